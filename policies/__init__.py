@@ -1,0 +1,1 @@
+"""Written policies: documents, their checks, and the library."""

@@ -1,0 +1,151 @@
+"""A policy document: front matter for machines, then the text that the model reads."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from policies.errors import PolicyError
+
+Effort = Literal["low", "medium", "high"]
+Harm = Literal["hate", "harassment", "sexual", "self_harm", "violence", "illicit", "fraud_spam", "injection"]
+
+LIBRARY = Path(__file__).parent / "library"
+_FRONT = re.compile(r"\A---\n(.*?\n)---\n(.*)\Z", re.DOTALL)
+_RULE = re.compile(r"^- ([A-Z]{2,4}\d{1,3}): ", re.MULTILINE)
+_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
+
+
+class AppliesTo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which content a policy concerns; an empty list means all."""
+
+    surfaces: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+
+
+class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What sends content to the reasoner; the gates are alternatives, any one is enough.
+
+    labels and threshold: summed probability of these harms, 0 to 1, in the worst window of the text.
+    terms: words or phrases, compared with the normalised text on word boundaries.
+    sample: share of all other content, 0 to 1, drawn by a hash of its id.
+    everything: all of it.
+    """
+
+    labels: tuple[Harm, ...] = ()
+    threshold: float = 1.0
+    terms: tuple[str, ...] = ()
+    sample: float = 0.0
+    everything: bool = False
+
+
+class _FrontMatter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    id: str
+    title: str
+    owner: str
+    rules: dict[str, str]
+    gate: Gate
+    applies_to: AppliesTo = AppliesTo()
+    effort: Effort = "low"
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """A policy that was parsed and found consistent.
+
+    text is what the model reads; version is the first 12 hex digits of its sha256.
+    violating and safe are the rule ids of the VIOLATES and SAFE sections, in order.
+    """
+
+    id: str
+    title: str
+    owner: str
+    rules: dict[str, str]
+    gate: Gate
+    applies_to: AppliesTo
+    effort: Effort
+    text: str
+    version: str
+    violating: tuple[str, ...]
+    safe: tuple[str, ...]
+    document: str
+
+    def applies(self, surface: str | None, language: str | None) -> bool:
+        """Content that does not say its surface or language is never exempt."""
+        wanted = self.applies_to
+        return (not wanted.surfaces or surface is None or surface in wanted.surfaces) and (
+            not wanted.languages or language is None or language in wanted.languages
+        )
+
+
+def _section(text: str, name: str) -> str:
+    found = re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    return found[1] if found else ""
+
+
+def parse(document: str, origin: str = "policy") -> Policy:
+    """Read a policy document.
+
+    Raises PolicyError with the origin and what to change.
+    """
+    found = _FRONT.match(document)
+    if not found:
+        raise PolicyError(f"{origin}: begin with front matter between two lines of ---")
+    try:
+        raw: Any = yaml.safe_load(found[1])
+        front = msgspec.convert(raw, _FrontMatter)
+    except (yaml.YAMLError, msgspec.ValidationError) as error:
+        raise PolicyError(f"{origin}: front matter: {error}") from error
+    if not _ID.match(front.id):
+        raise PolicyError(f"{origin}: id: use lower-case words joined by hyphens, not {front.id!r}")
+    for name, share in (("threshold", front.gate.threshold), ("sample", front.gate.sample)):
+        if not 0 <= share <= 1:
+            raise PolicyError(f"{origin}: gate.{name}: must lie between 0 and 1, not {share}")
+    text = found[2].strip() + "\n"
+    violating, safe = (tuple(_RULE.findall(_section(text, name))) for name in ("VIOLATES", "SAFE"))
+    written = [*violating, *safe]
+    if not violating or not safe:
+        raise PolicyError(f"{origin}: name at least one rule under ## VIOLATES and one under ## SAFE ('- ID: ...')")
+    if len(set(written)) != len(written):
+        raise PolicyError(f"{origin}: a rule id stands twice under VIOLATES and SAFE")
+    if set(written) != set(front.rules):
+        odd = ", ".join(sorted(set(written) ^ set(front.rules)))
+        raise PolicyError(f"{origin}: rules of the front matter and of the text differ: {odd}")
+    return Policy(
+        id=front.id,
+        title=front.title,
+        owner=front.owner,
+        rules=front.rules,
+        gate=front.gate,
+        applies_to=front.applies_to,
+        effort=front.effort,
+        text=text,
+        version=hashlib.sha256(text.encode()).hexdigest()[:12],
+        violating=violating,
+        safe=safe,
+        document=document,
+    )
+
+
+def load(path: Path) -> Policy:
+    """Read policy.md; raises PolicyError, also when the file cannot be read."""
+    try:
+        document = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyError(f"{path}: cannot be read: {error}") from error
+    return parse(document, str(path))
+
+
+def load_library(folder: Path = LIBRARY) -> dict[str, Policy]:
+    """All policies of a library folder (ID/policy.md), by id."""
+    policies = [load(path) for path in sorted(folder.glob("*/policy.md"))]
+    if not policies:
+        raise PolicyError(f"{folder}: no ID/policy.md in it")
+    for policy, path in zip(policies, sorted(folder.glob("*/policy.md")), strict=True):
+        if policy.id != path.parent.name:
+            raise PolicyError(f"{path}: id is {policy.id!r} but the folder is {path.parent.name!r}")
+    return {policy.id: policy for policy in policies}

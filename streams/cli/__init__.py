@@ -1,0 +1,37 @@
+"""The command line: `safeguard`. Commands of the reasoning worker join through the entry points safeguard.commands."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points
+
+import typer
+
+from policies.errors import PolicyError
+from streams.cli import demo, policy, prefilter, publish, topics, verdicts
+from streams.errors import SafeguardError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Streaming content moderation on Apache Kafka. Settings: environment variables SAFEGUARD_*, or safeguard.toml.",
+)
+app.command("demo")(demo.demo)
+app.command("publish")(publish.publish)
+app.add_typer(topics.app, name="topics")
+app.add_typer(prefilter.app, name="prefilter")
+app.add_typer(verdicts.app, name="verdicts")
+app.add_typer(policy.app, name="policy")
+for entry in sorted(entry_points(group="safeguard.commands"), key=lambda e: e.name):
+    app.add_typer(entry.load(), name=entry.name)
+
+
+def main() -> None:
+    """Run a command; an error made on purpose is one line on standard error and exit status 1."""
+    try:
+        app()
+    except (SafeguardError, PolicyError) as error:
+        print(f"safeguard: {error}", file=sys.stderr)
+        sys.exit(1)

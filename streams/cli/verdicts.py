@@ -1,0 +1,56 @@
+"""safeguard verdicts."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from streams import kafka, settings, topics
+from streams.cli.options import Bootstrap, Json
+from streams.errors import RecordError
+from streams.process import Stop, first_of
+from streams.records import Verdict, decode
+
+app = typer.Typer(no_args_is_help=True, help="Verdicts.")
+
+
+@app.command("tail")
+def tail(
+    policy: Annotated[str | None, typer.Option(help="Only verdicts under this policy.")] = None,
+    decision: Annotated[str | None, typer.Option(help="Only this decision: violates, safe or undetermined.")] = None,
+    from_beginning: Annotated[bool, typer.Option(help="Start with the oldest verdict, not with the next.")] = False,
+    cleared: Annotated[bool, typer.Option(help="Also what the prefilter cleared.")] = False,
+    bootstrap: Bootstrap = None,
+    as_json: Json = False,
+) -> None:
+    """Follow verdicts as they are published, until Ctrl-C."""
+    current = settings.load(bootstrap=bootstrap)
+    names = [topics.VERDICTS, topics.CLEARED] if cleared else [topics.VERDICTS]
+
+    async def follow() -> None:
+        await kafka.wait_for_broker(current, patience=10)
+        async with kafka.reader(current, names, from_end=not from_beginning) as consumer:
+            async for record in consumer:
+                try:
+                    verdict = decode(record.value, Verdict)
+                except RecordError:
+                    continue
+                if policy not in {None, verdict.policy_id} or decision not in {None, verdict.decision}:
+                    continue
+                print(record.value.decode() if as_json else line(verdict), flush=True)
+
+    async def work() -> None:
+        with Stop() as stop:
+            await first_of(follow(), stop.event.wait())
+
+    asyncio.run(work())
+
+
+def line(verdict: Verdict) -> str:
+    """One line for people."""
+    score = "" if verdict.score is None else f"{verdict.score:.2f}"
+    rules = ",".join(verdict.rule_ids)
+    moment = verdict.decided_at.isoformat(timespec="milliseconds")
+    return f"{moment} {verdict.decision:<12} {verdict.policy_id:<18} {rules:<8} {score:<4} {verdict.content_id}  {verdict.reason or ''}"

@@ -1,0 +1,37 @@
+"""Dead letters: what could not be handled, whole, with the reason."""
+
+from __future__ import annotations
+
+import base64
+
+from streams import topics
+from streams.bus import Output, Record
+from streams.errors import RecordError, SafeguardError
+from streams.records import DeadLetter, Origin, carried, encode, now, schema_header
+
+TRIES_HEADER = "safeguard-tries"
+
+
+def _base64(data: bytes | None) -> str | None:
+    return None if data is None else base64.b64encode(data).decode()
+
+
+def dead_letter(record: Record, error: Exception, *, stage: str, attempts: int) -> Output:
+    """The dead letter of a record. An unexpected error is named by its kind only: its text may quote content."""
+    expected = isinstance(error, SafeguardError)
+    earlier = next((int(value) for name, value in record.headers if name == TRIES_HEADER and value.isdigit()), 0)
+    letter = DeadLetter(
+        origin=Origin(record.topic, record.partition, record.offset, record.timestamp),
+        stage=stage,
+        error=type(error).__name__,
+        reason=str(error) if expected else f"unexpected {type(error).__name__} in {stage}",
+        attempts=earlier + attempts,
+        failed_at=now(),
+        field=error.field if isinstance(error, RecordError) else None,
+        key=_base64(record.key),
+        value=_base64(record.value),
+        headers=tuple((name, base64.b64encode(value).decode()) for name, value in record.headers),
+    )
+    return Output(
+        topics.DEAD_LETTERS, record.key, encode(letter), [schema_header(DeadLetter), *carried(record.headers)]
+    )

@@ -1,0 +1,371 @@
+"""The engine: consume, transform, produce, exactly once.
+
+    poll -> lane of the partition -> transform -> outputs + watermark + completed set, in one commit
+
+A transform is an async function from records to outputs; it knows nothing of the bus. In batches the records of
+one call finish together and in order; singly, each finishes when it is ready, and a slow one delays none behind it.
+
+Invariants
+- A record's outputs and the fact that it is done are committed together, or neither is.
+- Polling never stops: a lane that has enough is paused, not waited for.
+- A lane that failed to commit does not guess: it opens a new writer, reads the position, and drops what stands there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+import msgspec
+
+from streams.bus import Bus, Committed, Output, Partition, Record, Writer
+from streams.dead_letters import dead_letter
+from streams.errors import BusError, DependencyError, FencedError, RecordError, StalledError
+from streams.watermark import Watermark
+
+log = logging.getLogger(__name__)
+
+Transform = Callable[[Sequence[Record]], Awaitable[Sequence[Output]]]
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """How often a failing record is tried, and how long to wait in between (seconds, doubling).
+
+    Errors of `never` are not tried again.
+    """
+
+    attempts: int = 3
+    backoff: float = 0.2
+    longest: float = 5.0
+    never: tuple[type[Exception], ...] = (RecordError,)
+
+    def wait(self, failures: int) -> float:
+        return min(self.longest, self.backoff * 2 ** (failures - 1))
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Bounds of the engine; counts are records, times seconds.
+
+    batch: most records of one transform call (1: singly, out of order).
+    in_flight: most transform calls at once, over all partitions.
+    buffer, buffer_bytes: a lane with this much unfinished is paused, and resumed at half.
+    drain: what is under way when a partition is given up may take this long.
+    stalled: nothing finished for so long although records wait: the process should end.
+    reopen_pause: between tries to open a writer, longer after being fenced.
+    """
+
+    batch: int = 2000
+    in_flight: int = 64
+    buffer: int = 8000
+    buffer_bytes: int = 64 * 2**20
+    poll: int = 8000
+    commit_interval: float = 0.1
+    commit_timeout: float = 30.0
+    drain: float = 6.0
+    stalled: float = 300.0
+    reopen_pause: float = 1.0
+
+
+class Engine:
+    """Runs one transform over the partitions that the bus assigns."""
+
+    def __init__(
+        self, bus: Bus, transform: Transform, *, stage: str, limits: Limits | None = None, retry: Retry | None = None
+    ) -> None:
+        self.bus = bus
+        self.transform = transform
+        self.stage = stage
+        self.limits = limits or Limits()
+        self.retry = retry or Retry()
+        self.slots = asyncio.Semaphore(self.limits.in_flight)
+        self.committed = 0
+        self._lanes: dict[Partition, _Lane] = {}
+        self._failure: asyncio.Future[None] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether partitions are owned and each can be written for."""
+        return bool(self._lanes) and all(lane.ready for lane in self._lanes.values())
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Consume until `stop` is set; then finish what is under way, within limits.drain, commit it, leave the group.
+
+        Raises DependencyError or StalledError when the process should end and be started again.
+        """
+        self._failure = asyncio.get_running_loop().create_future()
+        await self.bus.start(self)
+        try:
+            while not stop.is_set():
+                for partition, records in (await self.bus.poll(0.1, self.limits.poll)).items():
+                    self._lane(partition).feed(records)
+                for lane in self._lanes.values():
+                    lane.balance()
+                if self._failure.done():
+                    self._failure.result()
+        finally:
+            await self.revoked(list(self._lanes))
+            await self.bus.stop()
+            await self.revoked(list(self._lanes))
+
+    def fail(self, error: Exception) -> None:
+        """End `run` with this error."""
+        if self._failure is not None and not self._failure.done():
+            self._failure.set_exception(error)
+
+    def assigned(self, partitions: Iterable[Partition]) -> None:
+        for partition in partitions:
+            self._lane(partition)
+
+    async def revoked(self, partitions: Iterable[Partition]) -> None:
+        lanes = [lane for p in partitions if (lane := self._lanes.pop(p, None))]
+        if lanes:
+            await asyncio.gather(*(lane.drain() for lane in lanes))
+
+    def start_over(self, partition: Partition, offset: int) -> None:
+        """Another owner has been at work: forget what is in hand, and go on from the position it left."""
+        self._lanes[partition] = _Lane(self, partition)
+        self.bus.seek(partition, offset)
+
+    def _lane(self, partition: Partition) -> _Lane:
+        # The bus may hand out records of a partition before it says that the partition is ours.
+        if partition not in self._lanes:
+            self._lanes[partition] = _Lane(self, partition)
+        return self._lanes[partition]
+
+
+class _Lane:
+    """One partition: what waits, what is under way, what is done but not committed."""
+
+    def __init__(self, engine: Engine, partition: Partition) -> None:
+        self.engine = engine
+        self.limits = engine.limits
+        self.partition = partition
+        self.ready = False
+        self._writer: Writer | None = None
+        self._committed = Committed(None, "")
+        self._watermark = Watermark(None)
+        self._buffer: deque[Record] = deque()
+        self._bytes = 0
+        self._running = 0
+        self._results: list[tuple[list[int], Sequence[Output]]] = []
+        self._calls: set[asyncio.Task[None]] = set()
+        self._fed = asyncio.Event()
+        self._finished = asyncio.Event()
+        self._room = asyncio.Event()
+        self._draining = False
+        self._paused = False
+        self._moved = time.monotonic()
+        self._dispatcher = asyncio.create_task(self._guard(self._open_and_dispatch()), name=f"dispatch {partition}")
+        self._committer = asyncio.create_task(self._guard(self._commit_forever()), name=f"commit {partition}")
+
+    # ------------------------------------------------------------------ input
+
+    def feed(self, records: Sequence[Record]) -> None:
+        """Take records as they were polled; never waits."""
+        if not self._unfinished:
+            self._moved = time.monotonic()
+        self._buffer.extend(records)
+        self._bytes += sum(len(r.value) for r in records if r.value is not None)
+        self._fed.set()
+
+    @property
+    def _unfinished(self) -> int:
+        return len(self._buffer) + self._watermark.waiting
+
+    @property
+    def _idle(self) -> bool:
+        return not self._buffer and not self._running
+
+    def balance(self) -> None:
+        """Pause or resume the partition, and raise the alarm when nothing moves."""
+        limits, unfinished = self.limits, self._unfinished
+        if not self._paused and (unfinished >= limits.buffer or self._bytes >= limits.buffer_bytes):
+            self._paused = True
+            self.engine.bus.pause(self.partition)
+        elif self._paused and unfinished <= limits.buffer // 2 and self._bytes <= limits.buffer_bytes // 2:
+            self._paused = False
+            self.engine.bus.resume(self.partition)
+        still = time.monotonic() - self._moved
+        if unfinished and still > limits.stalled:
+            where = f"{self.partition.topic}[{self.partition.partition}]"
+            self.engine.fail(StalledError(f"{where}: {unfinished} records wait and none finished for {still:.0f} s"))
+
+    # ------------------------------------------------------------------ work
+
+    async def _open_and_dispatch(self) -> None:
+        self._committed = await self._open()
+        self._watermark = Watermark(*self._committed)
+        while True:
+            await self._fed.wait()
+            self._fed.clear()
+            while self._buffer:
+                if not self._watermark.room(self._buffer[0].offset):
+                    self._room.clear()
+                    await self._room.wait()
+                elif batch := self._next_batch():
+                    await self._start(batch)
+
+    def _next_batch(self) -> list[Record]:
+        batch: list[Record] = []
+        watermark, buffer = self._watermark, self._buffer
+        while buffer and len(batch) < self.limits.batch and watermark.room(buffer[0].offset):
+            record = buffer.popleft()
+            if record.value is not None:
+                self._bytes -= len(record.value)
+            if watermark.seen(record.offset):
+                watermark.skip(record.offset)
+            else:
+                batch.append(record)
+                watermark.deliver(record.offset)
+        return batch
+
+    async def _start(self, batch: list[Record]) -> None:
+        await self.engine.slots.acquire()
+        self._running += 1
+        call = asyncio.create_task(self._guard(self._call(batch)))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        if self.limits.batch > 1:
+            await asyncio.wait({call})  # in order: the next batch starts when this one is done
+
+    async def _call(self, records: list[Record]) -> None:
+        try:
+            outputs = await self._isolated(records)
+            self._results.append(([r.offset for r in records], outputs))
+        finally:
+            self._running -= 1
+            self.engine.slots.release()
+            self._finished.set()
+
+    async def _isolated(self, records: Sequence[Record]) -> Sequence[Output]:
+        """The transform's outputs; a record at fault costs itself alone: a failing batch is halved until it is found."""
+        failures = 0
+        while True:
+            try:
+                return await self.engine.transform(records)
+            except DependencyError:
+                raise
+            except Exception as error:
+                failures += 1
+                if len(records) > 1:
+                    half = len(records) // 2
+                    return [*await self._isolated(records[:half]), *await self._isolated(records[half:])]
+                retry = self.engine.retry
+                if isinstance(error, retry.never) or failures >= retry.attempts:
+                    return [dead_letter(records[0], error, stage=self.engine.stage, attempts=failures)]
+                await asyncio.sleep(retry.wait(failures))
+
+    # ------------------------------------------------------------------ commit
+
+    async def _open(self) -> Committed:
+        """Become the partition's only writer and learn where it stands; tried until it works."""
+        while True:
+            writer = None
+            try:
+                writer = await self.engine.bus.writer(self.partition)
+                committed = await writer.committed()
+            except BusError as error:
+                log.warning("%s: cannot open a writer yet: %s", self.partition, error)
+                if writer is not None:
+                    await writer.close()
+                await asyncio.sleep(self.limits.reopen_pause)
+            else:
+                self._writer = writer
+                self.ready = True
+                return committed
+
+    async def _commit_forever(self) -> None:
+        last = 0.0
+        while not (self._draining and not self._running and not self._results):
+            await self._finished.wait()
+            # At once when nothing else waits; under load what finishes within the interval shares a commit.
+            pause = last + self.limits.commit_interval - time.monotonic()
+            if pause > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        while not self._idle and not self._draining:
+                            self._finished.clear()
+                            await self._finished.wait()
+            self._finished.clear()
+            if self._results:
+                await self._commit()
+                last = time.monotonic()
+
+    async def _commit(self) -> None:
+        results, self._results = self._results, []
+        offsets = [offset for done, _ in results for offset in done]
+        self._watermark.complete(offsets)
+        position = self._watermark.position
+        assert position is not None and self._writer is not None
+        wanted = Committed(position, self._watermark.metadata)
+        outputs = [output for _, said in results for output in said]
+        try:
+            async with asyncio.timeout(self.limits.commit_timeout):
+                await self._writer.commit(outputs, *wanted)
+        except (BusError, TimeoutError) as error:
+            await self._recover(results, wanted, error)
+            return
+        self._done(len(offsets), wanted)
+
+    def _done(self, count: int, committed: Committed) -> None:
+        self._committed = committed
+        self.engine.committed += count
+        self._moved = time.monotonic()
+        self._room.set()
+
+    async def _recover(
+        self, results: list[tuple[list[int], Sequence[Output]]], wanted: Committed, error: Exception
+    ) -> None:
+        """Whether the commit took place is not known here; the position says. Work in hand is kept, not repeated."""
+        log.warning("%s: commit failed (%s), opening a new writer", self.partition, error or type(error).__name__)
+        self.ready = False
+        if self._writer is not None:
+            await self._writer.close()
+            self._writer = None
+        # A fenced process learns from its next heartbeats whether the partition is still its own.
+        await asyncio.sleep(self.limits.reopen_pause * (5 if isinstance(error, FencedError) else 1))
+        found = await self._open()
+        if found == wanted:
+            self._done(sum(len(done) for done, _ in results), wanted)
+        elif found == self._committed:
+            self._results = [*results, *self._results]
+            self._finished.set()
+        else:
+            log.warning("%s: another owner went on to %s, starting over there", self.partition, found.offset)
+            self.abandon()
+            self.engine.start_over(self.partition, found.offset or 0)
+
+    # ------------------------------------------------------------------ end
+
+    async def drain(self) -> None:
+        """Give the partition up: nothing new is begun, what is under way may finish, what is done is committed."""
+        self._draining = True
+        self._dispatcher.cancel()
+        self._buffer.clear()  # not begun: the next owner reads it
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=self.limits.drain)
+        for call in self._calls:
+            call.cancel()
+        self._finished.set()
+        if self._writer is not None:
+            await asyncio.wait({self._committer}, timeout=self.limits.drain)
+        self.abandon()
+        if self._writer is not None:
+            await self._writer.close()
+
+    def abandon(self) -> None:
+        """Stop at once; what is not committed is left to the next owner."""
+        current = asyncio.current_task()
+        for task in [self._dispatcher, self._committer, *self._calls]:
+            if task is not current:
+                task.cancel()
+
+    async def _guard(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except Exception as error:
+            self.engine.fail(error)

@@ -1,0 +1,44 @@
+"""Errors of the pipeline.
+
+    SafeguardError              anything this package raises on purpose; the message says what to do next
+    |-- ConfigurationError      a setting, file or argument is wrong
+    |-- RecordError             a record cannot be handled, ever: it becomes a dead letter
+    |-- BusError                the broker did not do what was asked; trying again later may help
+    |   `-- FencedError         another process owns the partition now
+    |-- StalledError            records wait and nothing moves: the process ends, its supervisor restarts it
+    `-- DependencyError         something a transform needs is gone (an inference engine): the process ends
+"""
+
+from __future__ import annotations
+
+
+class SafeguardError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class ConfigurationError(SafeguardError):
+    """A setting, a file or an argument is wrong."""
+
+
+class RecordError(SafeguardError):
+    """A record cannot be handled, however often it is tried; `field` is the path of what is wrong with it."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+
+
+class BusError(SafeguardError):
+    """The broker did not do what was asked."""
+
+
+class FencedError(BusError):
+    """A newer owner of the partition has taken over; nothing more may be written for it here."""
+
+
+class StalledError(SafeguardError):
+    """An assigned partition makes no progress although records wait."""
+
+
+class DependencyError(SafeguardError):
+    """What a transform needs is gone; the record at hand is not at fault."""

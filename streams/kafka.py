@@ -1,0 +1,379 @@
+"""Kafka behind the contract of streams.bus, and the few other clients that the commands need.
+
+Why one transactional producer for each input partition: the client library sends no group generation with a
+transaction's offsets, so what fences a process that lost a partition without noticing is the transactional id,
+which only one living producer can hold: GROUP-TOPIC-PARTITION.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    InvalidProducerEpoch,
+    KafkaError,
+    ProducerFenced,
+    TopicAlreadyExistsError,
+    UnknownError,
+    for_code,
+)
+from aiokafka.structs import OffsetAndMetadata
+
+from streams import topics
+from streams.bus import Committed, Listener, Output, Partition, Record, Writer
+from streams.errors import BusError, ConfigurationError, FencedError
+from streams.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_STOP_SECONDS = 3.0
+_PRODUCER: dict[str, Any] = {
+    "acks": "all",
+    "max_batch_size": 2**19,
+    "max_request_size": topics.LARGEST_RECORD,
+    # Kafka 4 answers the first produce after a commit with a retriable error until the commit's markers are written.
+    "retry_backoff_ms": 5,
+    "request_timeout_ms": 20_000,
+}
+_FENCED = (ProducerFenced, InvalidProducerEpoch)
+
+
+async def _bounded_stop(client: Any) -> None:
+    """Clients may wait forever for a broker that is gone."""
+    try:
+        async with asyncio.timeout(_STOP_SECONDS):
+            await client.stop()
+    except (TimeoutError, KafkaError) as error:
+        log.debug("a client did not stop in time: %r", error)
+
+
+async def wait_for_broker(settings: Settings, patience: float | None = None) -> None:
+    """Return when the broker answers. With patience (seconds), raises BusError when that has passed."""
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    said = False
+    while True:
+        producer = AIOKafkaProducer(**settings.kafka(), request_timeout_ms=5000)
+        try:
+            async with asyncio.timeout(6):
+                await producer.start()
+            return
+        except AuthenticationFailedError as error:
+            raise ConfigurationError(f"{settings.bootstrap}: the broker refused these credentials: {error}") from error
+        except (KafkaError, TimeoutError, OSError) as error:
+            if patience is not None and loop.time() - start > patience:
+                raise BusError(f"no Kafka broker answers at {settings.bootstrap}; check SAFEGUARD_BOOTSTRAP") from error
+            if not said:
+                log.warning("no broker answers at %s yet, waiting for it", settings.bootstrap)
+                said = True
+            await asyncio.sleep(0.5)
+        finally:
+            await _bounded_stop(producer)
+
+
+async def has_transactions(settings: Settings, group: str) -> bool:
+    """Ask the broker. Only its plain 'unknown error' to a transactional id means no; other failures raise BusError."""
+    producer = AIOKafkaProducer(**settings.kafka(), transactional_id=f"{group}-probe", **_PRODUCER)
+    logging.getLogger("aiokafka.producer.sender").addFilter(_quiet_probe)
+    try:
+        async with asyncio.timeout(30):
+            await producer.start()
+        return True
+    except UnknownError:
+        return False
+    except (KafkaError, TimeoutError) as error:
+        raise BusError(f"cannot find out whether the broker has transactions: {error!r}") from error
+    finally:
+        logging.getLogger("aiokafka.producer.sender").removeFilter(_quiet_probe)
+        await _bounded_stop(producer)
+
+
+def _quiet_probe(record: logging.LogRecord) -> bool:
+    return "InitProducerIdRequest" not in record.getMessage()
+
+
+class KafkaBus:
+    """A group member on some topics (names without the prefix)."""
+
+    def __init__(self, settings: Settings, topic_names: Sequence[str], group: str) -> None:
+        self._settings = settings
+        self._topics = [settings.prefix + name for name in topic_names]
+        self.group = settings.prefix + group
+        self.transactional = False
+        self._consumer: AIOKafkaConsumer | None = None
+        self._shared: AIOKafkaProducer | None = None
+
+    @property
+    def consumer(self) -> AIOKafkaConsumer:
+        assert self._consumer is not None, "start the bus first"
+        return self._consumer
+
+    async def start(self, listener: Listener) -> None:
+        """Wait for the broker, ask whether it has transactions, join the group."""
+        await wait_for_broker(self._settings)
+        self.transactional = await has_transactions(self._settings, self.group)
+        if self.transactional:
+            log.info("%s: exactly once (transactions)", self.group)
+        else:
+            log.warning("%s: the broker has no transactions: at least once, with deterministic ids", self.group)
+            self._shared = AIOKafkaProducer(**self._settings.kafka(), **_PRODUCER)
+            await self._shared.start()
+        session = self._settings.session_timeout_ms
+        self._consumer = AIOKafkaConsumer(
+            **self._settings.kafka(),
+            group_id=self.group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            session_timeout_ms=session,
+            heartbeat_interval_ms=session // 5,
+            rebalance_timeout_ms=60_000,
+            max_partition_fetch_bytes=4 * topics.MiB,
+        )
+        self._consumer.subscribe(self._topics, listener=_Rebalance(listener))
+        await self._consumer.start()
+
+    async def poll(self, timeout: float, most: int) -> Mapping[Partition, Sequence[Record]]:
+        try:
+            polled = await self.consumer.getmany(timeout_ms=int(timeout * 1000), max_records=most)
+        except KafkaError as error:
+            log.warning("polling failed: %r", error)
+            await asyncio.sleep(0.5)
+            return {}
+        return {Partition(*tp): records for tp, records in polled.items()}
+
+    def assignment(self) -> set[Partition]:
+        return {Partition(*tp) for tp in self.consumer.assignment()}
+
+    def pause(self, partition: Partition) -> None:
+        if partition in self.assignment():
+            self.consumer.pause(TopicPartition(*partition))
+
+    def resume(self, partition: Partition) -> None:
+        if partition in self.assignment():
+            self.consumer.resume(TopicPartition(*partition))
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        if partition in self.assignment():
+            self.consumer.seek(TopicPartition(*partition), offset)
+
+    async def writer(self, partition: Partition) -> Writer:
+        if self._shared is not None:
+            return _PlainWriter(self, partition, self._shared)
+        transactional_id = f"{self.group}-{partition.topic}-{partition.partition}"
+        producer = AIOKafkaProducer(
+            **self._settings.kafka(), **_PRODUCER, transactional_id=transactional_id, transaction_timeout_ms=60_000
+        )
+        try:
+            async with asyncio.timeout(30):
+                await producer.start()
+        except (KafkaError, TimeoutError) as error:
+            await _bounded_stop(producer)
+            raise BusError(f"{transactional_id}: {error!r}") from error
+        except asyncio.CancelledError:
+            await _bounded_stop(producer)
+            raise
+        return _TransactionalWriter(self, partition, producer)
+
+    async def position(self, partition: Partition) -> Committed:
+        """What the group has committed, with its metadata (the public `committed` leaves the metadata out)."""
+        tp = TopicPartition(*partition)
+        try:
+            async with asyncio.timeout(30):
+                found: Mapping[TopicPartition, OffsetAndMetadata] = (
+                    await self.consumer._coordinator.fetch_committed_offsets([tp])
+                )
+        except (KafkaError, TimeoutError) as error:
+            raise BusError(f"{partition}: cannot read the committed position: {error!r}") from error
+        return Committed(found[tp].offset, found[tp].metadata or "") if tp in found else Committed(None, "")
+
+    async def produce(self, producer: AIOKafkaProducer, outputs: Sequence[Output], number: int) -> None:
+        """Write outputs in order, in few batches; returns when the broker has them all."""
+        by_topic: dict[str, list[Output]] = {}
+        for output in outputs:
+            by_topic.setdefault(output.topic, []).append(output)
+        sent = []
+        for name, group in by_topic.items():
+            topic = self._settings.prefix + name
+            count = len(await producer.partitions_for(topic))
+            target = number % count
+            batch = producer.create_batch()
+            for output in group:
+                if not _append(batch, output):
+                    sent.append(await producer.send_batch(batch, topic, partition=target))
+                    batch = producer.create_batch()
+                    if not _append(batch, output):
+                        raise BusError(f"{topic}: a record is too large for a batch")
+            sent.append(await producer.send_batch(batch, topic, partition=target))
+        for future in sent:
+            await future
+
+    async def stop(self) -> None:
+        if self._consumer is not None:
+            await _bounded_stop(self._consumer)
+        if self._shared is not None:
+            await _bounded_stop(self._shared)
+
+
+def _append(batch: Any, output: Output) -> bool:
+    return batch.append(key=output.key, value=output.value, timestamp=None, headers=output.headers) is not None
+
+
+class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # the library is untyped
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        self._listener.assigned([Partition(*tp) for tp in assigned])
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        await self._listener.revoked([Partition(*tp) for tp in revoked])
+
+
+class _TransactionalWriter:
+    def __init__(self, bus: KafkaBus, partition: Partition, producer: AIOKafkaProducer) -> None:
+        self._bus = bus
+        self._partition = partition
+        self._producer = producer
+
+    async def committed(self) -> Committed:
+        # The producer's start ended any transaction of an earlier holder, so the position is stable.
+        return await self._bus.position(self._partition)
+
+    async def commit(self, outputs: Sequence[Output], offset: int, metadata: str) -> None:
+        producer = self._producer
+        position = {TopicPartition(*self._partition): OffsetAndMetadata(offset, metadata)}
+        try:
+            await producer.begin_transaction()
+            await self._bus.produce(producer, outputs, self._partition.partition)
+            await producer.send_offsets_to_transaction(position, self._bus.group)
+            await producer.commit_transaction()
+        except _FENCED as error:
+            raise FencedError(f"{self._partition} is owned by another process: {error!r}") from error
+        except (KafkaError, AssertionError) as error:
+            raise BusError(f"{self._partition}: {error!r}") from error
+
+    async def close(self) -> None:
+        await _bounded_stop(self._producer)
+
+
+class _PlainWriter:
+    """At least once: outputs, then the position; a crash in between repeats outputs, with the same ids."""
+
+    def __init__(self, bus: KafkaBus, partition: Partition, producer: AIOKafkaProducer) -> None:
+        self._bus = bus
+        self._partition = partition
+        self._producer = producer
+
+    async def committed(self) -> Committed:
+        return await self._bus.position(self._partition)
+
+    async def commit(self, outputs: Sequence[Output], offset: int, metadata: str) -> None:
+        try:
+            await self._bus.produce(self._producer, outputs, self._partition.partition)
+            await self._bus.consumer.commit({TopicPartition(*self._partition): (offset, metadata)})
+        except KafkaError as error:
+            raise BusError(f"{self._partition}: {error!r}") from error
+
+    async def close(self) -> None:
+        return
+
+
+@contextlib.asynccontextmanager
+async def producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
+    """A plain producer for commands; all acknowledgements, stopped in bounded time."""
+    client = AIOKafkaProducer(**settings.kafka(), **_PRODUCER)
+    try:
+        await client.start()
+        yield client
+    except KafkaError as error:
+        raise BusError(f"{settings.bootstrap}: {error!r}") from error
+    finally:
+        await _bounded_stop(client)
+
+
+@contextlib.asynccontextmanager
+async def reader(settings: Settings, names: Sequence[str], *, from_end: bool = False) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer of whole topics without a group: read_committed, from the beginning or from what comes next."""
+    client = AIOKafkaConsumer(
+        **settings.kafka(),
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        max_partition_fetch_bytes=4 * topics.MiB,
+    )
+    try:
+        await client.start()
+        partitions = []
+        for name in names:
+            numbers = client.partitions_for_topic(settings.prefix + name) or await _partitions(client, settings, name)
+            partitions += [TopicPartition(settings.prefix + name, n) for n in sorted(numbers)]
+        client.assign(partitions)
+        if from_end:
+            await client.seek_to_end(*partitions)
+        else:
+            await client.seek_to_beginning(*partitions)
+        yield client
+    except KafkaError as error:
+        raise BusError(f"{settings.bootstrap}: {error!r}") from error
+    finally:
+        await _bounded_stop(client)
+
+
+async def _partitions(client: AIOKafkaConsumer, settings: Settings, name: str) -> set[int]:
+    await client.topics()  # refreshes the metadata
+    found: set[int] | None = client.partitions_for_topic(settings.prefix + name)
+    if not found:
+        raise ConfigurationError(f"topic {settings.prefix + name} does not exist; run: safeguard topics create")
+    return found
+
+
+async def read_all(settings: Settings, names: Sequence[str]) -> AsyncIterator[Record]:
+    """Every record that the topics hold now, partition by partition in order."""
+    async with reader(settings, names) as client:
+        ends = await client.end_offsets(list(client.assignment()))
+        open_ = {tp for tp, end in ends.items() if end > await client.position(tp)}
+        while open_:
+            for records in (await client.getmany(*open_, timeout_ms=500)).values():
+                for record in records:
+                    yield record
+            # A position is past the end also when only markers of transactions remain.
+            open_ = {tp for tp in open_ if await client.position(tp) < ends[tp]}
+
+
+async def create_topics(settings: Settings) -> dict[str, bool]:
+    """Create what is missing of the catalogue; name -> whether it was created now."""
+    admin = AIOKafkaAdminClient(**settings.kafka())
+    wanted = [
+        NewTopic(
+            settings.prefix + topic.name,
+            topic.partitions or settings.partitions,
+            settings.replication,
+            topic_configs=topic.config,
+        )
+        for topic in topics.CATALOGUE
+    ]
+    made: dict[str, bool] = {}
+    try:
+        await admin.start()
+        for topic in wanted:
+            response = await admin.create_topics([topic])
+            (name, code, *message), *_ = response.topic_errors
+            if code and for_code(code) is not TopicAlreadyExistsError:
+                raise BusError(f"topic {name}: {for_code(code).__name__}: {message}")
+            made[topic.name] = code == 0
+    except KafkaError as error:
+        raise BusError(f"{settings.bootstrap}: {error!r}") from error
+    finally:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_SECONDS):
+                await admin.close()
+    return made

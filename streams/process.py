@@ -1,0 +1,69 @@
+"""What the long-running processes share: logs, signals, and an end that is bounded in time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+END_SECONDS = 9.0  # a process that was told to end is gone after this long, whatever hangs
+
+
+def configure_logging(level: str = "INFO") -> None:
+    """Lines on standard error; libraries only from warnings on. Content is never logged."""
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    for ours in ("streams", "workers", "policies"):
+        logging.getLogger(ours).setLevel(level)
+    # Group changes are part of ordinary life, and this library calls them errors.
+    logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(logging.CRITICAL)
+
+
+class Stop:
+    """Set by SIGTERM or SIGINT; a process that has not ended END_SECONDS later ends at once, without committing."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+
+    def __enter__(self) -> Stop:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._told, signal.Signals(number).name)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+    def _told(self, name: str) -> None:
+        if not self.event.is_set():
+            log.info("%s: finishing what is under way", name)
+            asyncio.get_running_loop().call_later(END_SECONDS, self._too_late)
+            self.event.set()
+
+    @staticmethod
+    def _too_late() -> None:
+        log.error("not finished within %.0f s, leaving; what is not committed will be read again", END_SECONDS)
+        logging.shutdown()
+        os._exit(1)
+
+
+async def first_of(*works: Coroutine[Any, Any, Any]) -> None:
+    """Run together until the first ends; then cancel the others. Raises what the first raised."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,245 @@
+"""Records of all topics, and their JSON.
+
+Unknown fields are ignored. A missing or mistyped field raises RecordError that names it.
+Text is never put into an error message.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+import orjson
+
+from policies.document import Effort
+from streams.errors import RecordError
+
+Decision = Literal["violates", "safe", "undetermined"]
+Stage = Literal["prefilter", "reasoner"]
+Lane = Literal["live", "audit", "replay"]
+Confidence = Literal["low", "medium", "high"]
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+Headers = Sequence[tuple[str, bytes]]
+
+EVERY_POLICY = "*"  # policy_id of a verdict that clears content under all policies that apply to it
+
+
+class Message(msgspec.Struct, frozen=True):
+    """An earlier message of the conversation that content belongs to."""
+
+    role: str
+    text: str
+
+
+class ContentEvent(msgspec.Struct, frozen=True, omit_defaults=True):
+    """content.events: one piece of content. created_at is RFC 3339; without an offset it is taken as UTC.
+
+    policies limits which policies apply; empty means all that are released and concern this surface and language.
+    """
+
+    content_id: Id
+    text: str
+    created_at: datetime
+    author_id: str | None = None
+    surface: str | None = None
+    language: str | None = None
+    context: tuple[Message, ...] = ()
+    policies: tuple[str, ...] = ()
+    attributes: dict[str, Any] = {}
+
+
+class PrefilterResult(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why the prefilter decided as it did: the gate, its label, its score and threshold (both 0 to 1)."""
+
+    gate: str
+    label: str | None = None
+    score: float | None = None
+    threshold: float | None = None
+
+
+class Escalation(msgspec.Struct, frozen=True, omit_defaults=True):
+    """content.escalations and its lanes: content to be judged under one policy, of this revision or a newer one."""
+
+    event: ContentEvent
+    policy_id: str
+    policy_version: str
+    policy_revision: int
+    prefilter: PrefilterResult
+    lane: Lane
+    escalated_at: datetime
+    latency: dict[str, float] = {}
+    replay_id: str | None = None
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """Tokens spent on a verdict, all attempts together; cached ones are part of the prompt."""
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+
+
+class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
+    """moderation.cleared, moderation.verdicts, moderation.replays.
+
+    A cleared verdict has stage prefilter and policy_id "*": every policy that applies to the content let it pass,
+    and policy_version names the set of policies in force. score is 0 to 1, latency in ms per stage.
+    """
+
+    verdict_id: str
+    content_id: str
+    content_sha256: str
+    policy_id: str
+    policy_version: str
+    decision: Decision
+    stage: Stage
+    lane: Lane
+    model: str
+    decided_at: datetime
+    rule_ids: tuple[str, ...] = ()
+    score: float | None = None
+    confidence: Confidence | None = None
+    reason: str | None = None
+    reasoning_effort: Effort | None = None
+    prefilter: PrefilterResult | None = None
+    truncated: bool = False
+    cached: bool = False
+    tokens: Tokens | None = None
+    latency: dict[str, float] = {}
+    replay_id: str | None = None
+    supersedes: str | None = None
+
+
+class Rationale(msgspec.Struct, frozen=True, omit_defaults=True):
+    """moderation.rationales: what the model wrote, for auditors only. attempts has one entry for each output."""
+
+    verdict_id: str
+    content_id: str
+    policy_id: str
+    policy_version: str
+    model: str
+    attempts: tuple[Attempt, ...]
+    created_at: datetime
+
+
+class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One output of the model: its analysis, its final message, and why it was not accepted, if it was not."""
+
+    analysis: str
+    final: str
+    refused: str | None = None
+
+
+class PolicyRelease(msgspec.Struct, frozen=True, omit_defaults=True):
+    """moderation.policies: the whole document; revision counts the releases of this policy from 1."""
+
+    policy_id: str
+    version: str
+    revision: int
+    document: str
+    released_at: datetime
+    released_by: str
+    why: str = ""
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where a record came from; timestamp in ms since 1970."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+
+
+class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
+    """moderation.dead-letters: the original bytes in base64, where they came from, why, and how often they were tried."""
+
+    origin: Origin
+    stage: str
+    error: str
+    reason: str
+    attempts: int
+    failed_at: datetime
+    field: str | None = None
+    key: str | None = None
+    value: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def original(self) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]:
+        """Key, value and headers as they were."""
+        return (
+            None if self.key is None else base64.b64decode(self.key),
+            None if self.value is None else base64.b64decode(self.value),
+            [(name, base64.b64decode(value)) for name, value in self.headers],
+        )
+
+
+T = TypeVar("T", bound=msgspec.Struct)
+_PATH = re.compile(r" - at `\$\.?(.*)`$")
+_MISSING = re.compile(r"missing required field `(\w+)`")
+_encoder = msgspec.json.Encoder()
+
+
+def decode(value: bytes | None, kind: type[T]) -> T:
+    """Raises RecordError with the path of the field at fault, or `record` when it is no JSON object at all."""
+    if value is None:
+        raise RecordError("record", "is empty; send a JSON object")
+    try:
+        return msgspec.convert(orjson.loads(value), kind)
+    except orjson.JSONDecodeError as error:
+        # The library's message quotes no content beyond one character of it.
+        raise RecordError("record", f"is not JSON in UTF-8: {error.msg} at byte {error.pos}") from None
+    except msgspec.ValidationError as error:
+        raise _field_error(str(error)) from None
+    except RecursionError:
+        raise RecordError("record", "is nested too deeply") from None
+
+
+def _field_error(message: str) -> RecordError:
+    path = _PATH.search(message)
+    where = path[1] if path else ""
+    problem = message[: path.start()] if path else message
+    missing = _MISSING.search(problem)
+    if missing:
+        return RecordError(f"{where}.{missing[1]}".lstrip("."), "is missing")
+    return RecordError(where or "record", problem[0].lower() + problem[1:])
+
+
+def encode(record: msgspec.Struct) -> bytes:
+    """JSON in UTF-8; fields at their defaults are left out."""
+    return _encoder.encode(record)
+
+
+def schema_header(kind: type[msgspec.Struct]) -> tuple[str, bytes]:
+    """The header that names a record's kind and the version of its schema."""
+    return ("schema", f"{kind.__name__}/1".encode())
+
+
+def carried(headers: Headers) -> list[tuple[str, bytes]]:
+    """The headers that follow content through the pipeline: W3C trace context."""
+    return [(name, value) for name, value in headers if name in {"traceparent", "tracestate"}]
+
+
+def content_sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def verdict_id(*parts: str) -> str:
+    """32 hex digits; equal for equal content, policy version, model, effort, lane and replay."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def milliseconds_since(start: datetime, end: datetime | None = None) -> float:
+    """Elapsed ms, at least 0; a start without an offset is taken as UTC."""
+    if start.tzinfo is None:
+        start = start.replace(tzinfo=UTC)
+    return round(max(0.0, ((end or now()) - start).total_seconds() * 1000), 1)

@@ -1,0 +1,61 @@
+"""Settings: environment variables SAFEGUARD_*, over a TOML file (SAFEGUARD_CONFIG, else ./safeguard.toml)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from streams.errors import ConfigurationError
+
+
+class Settings(BaseSettings):
+    """All settings of all processes; each uses its own part."""
+
+    model_config = SettingsConfigDict(env_prefix="SAFEGUARD_", extra="forbid", frozen=True)
+
+    bootstrap: str = Field("127.0.0.1:9092", description="Kafka brokers, HOST:PORT joined by commas")
+    prefix: str = Field("", description="prefix of all topics, groups and transactional ids, for tenants on one cluster")
+    partitions: int = Field(6, ge=1, description="partitions of each topic when it is created")
+    replication: int = Field(-1, description="replicas of each topic when it is created; -1: the broker's default")
+    session_timeout_ms: int = Field(10_000, ge=1000, description="a member silent for so long loses its partitions")
+
+    host: str = Field("127.0.0.1", description="address that health endpoints listen on")
+    prefilter_port: int = Field(6066, description="port of the prefilter's web server")
+    reasoner_port: int = Field(6067, description="port of the reasoning worker's health endpoint")
+    prefilter_model: Path | None = Field(None, description="fastText model; by default the one in the package")
+
+    model: str = Field("small", description="reasoning model: a folder, a hub name, or 'small' for the one in the package")
+    in_flight: int = Field(64, ge=1, description="most contents that a reasoning worker judges at once")
+    max_model_len: int = Field(16_384, description="longest prompt and answer together, in tokens")
+    max_tokens: int = Field(4096, description="longest answer, in tokens; low effort is the better way to shorten answers")
+
+    def kafka(self) -> dict[str, Any]:
+        """Options that every Kafka client takes."""
+        return {"bootstrap_servers": self.bootstrap, "client_id": "safeguard"}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = Path(os.environ.get("SAFEGUARD_CONFIG", "safeguard.toml"))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
+
+
+def load(**given: Any) -> Settings:
+    """Settings, with `given` (None: not given) over environment and file. Raises ConfigurationError naming the setting."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        problems = "; ".join(
+            f"SAFEGUARD_{'_'.join(map(str, e['loc'])).upper()}: {e['msg'].lower()}" for e in error.errors()
+        )
+        raise ConfigurationError(problems) from None

@@ -1,0 +1,1 @@
+"""The reasoning worker: prompts, inference engines, strict parsing, verdicts."""

@@ -1,0 +1,117 @@
+"""The reasoning worker's process: policies, an inference engine, the bus engine, and a health endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from typing import Any
+
+import psutil
+from aiohttp import web
+
+from streams import topics
+from streams.engine import Engine, Limits
+from streams.errors import DependencyError
+from streams.kafka import KafkaBus
+from streams.policy_feed import PolicyFeed
+from streams.process import Stop, first_of
+from streams.settings import Settings
+from workers.judge import STAGE, Judge
+from workers.vllm_engine import VllmEngine
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Judges what is escalated, many at once and each finished when it is ready."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.feed = PolicyFeed()
+        self.engine: Engine | None = None
+        self.inference: VllmEngine | None = None
+
+    def state(self) -> dict[str, Any]:
+        """What /health/ready says."""
+        return {
+            "ready": self.engine is not None and self.engine.ready,
+            "model": self.inference.model if self.inference else None,
+            "policies": {name: r.policy.version for name, r in self.feed.policies.released.items()},
+            "committed": self.engine.committed if self.engine else 0,
+        }
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Judge until `stop`. Raises SafeguardError when the process should be started again."""
+        caught_up = asyncio.Event()
+        await first_of(self.feed.follow(self.settings, caught_up), self._judge(caught_up, stop))
+
+    async def _judge(self, caught_up: asyncio.Event, stop: asyncio.Event) -> None:
+        async def prepare() -> None:
+            self.inference = await VllmEngine.start(self.settings)
+            log.info("model %s is ready", self.inference.model)
+            await caught_up.wait()
+            await self.feed.wait_for_any()
+
+        await first_of(prepare(), stop.wait())
+        if stop.is_set() or self.inference is None:
+            return
+        judge = Judge(self.inference, self.feed, self.settings.max_tokens)
+        slots = self.settings.in_flight
+        self.engine = Engine(
+            KafkaBus(self.settings, list(topics.LANES.values()), STAGE),
+            judge,
+            stage=STAGE,
+            limits=Limits(batch=1, in_flight=slots, buffer=4 * slots, poll=4 * slots, stalled=900.0),
+        )
+        try:
+            await self.engine.run(stop)
+        except DependencyError:
+            # A Ctrl-C in a terminal reaches the engine's processes too: then this is no failure.
+            if not stop.is_set():
+                raise
+
+    async def health(self) -> web.AppRunner:
+        """Serve /health/live and /health/ready."""
+
+        async def live(_: web.Request) -> web.Response:
+            return web.json_response({"alive": True})
+
+        async def ready(_: web.Request) -> web.Response:
+            state = self.state()
+            return web.json_response(state, status=200 if state["ready"] else 503)
+
+        server = web.Application()
+        server.add_routes([web.get("/health/live", live), web.get("/health/ready", ready)])
+        runner = web.AppRunner(server)
+        await runner.setup()
+        await web.TCPSite(runner, self.settings.host, self.settings.reasoner_port).start()
+        return runner
+
+
+async def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, and leave no process of the inference engine behind."""
+    worker = Worker(settings)
+    try:
+        with Stop() as stop:
+            runner = await worker.health()
+            try:
+                await worker.run(stop.event)
+            finally:
+                await runner.cleanup()
+    finally:
+        _end_children()
+        if any(thread.name.startswith("asyncio_") for thread in threading.enumerate()) and worker.inference is None:
+            logging.shutdown()
+            os._exit(0 if stop.event.is_set() else 1)  # a model was still loading: its thread cannot be ended otherwise
+
+
+def _end_children() -> None:
+    """End the inference engine's processes; they have no state of their own."""
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        child.terminate()
+    _, alive = psutil.wait_procs(children, timeout=2)
+    for child in alive:
+        child.kill()
