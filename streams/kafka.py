@@ -336,17 +336,41 @@ async def _partitions(client: AIOKafkaConsumer, settings: Settings, name: str) -
     return found
 
 
+class Ends:
+    """Where a consumer's partitions ended when it was asked. Some brokers answer the plain question with too low an
+    offset, so the first fetch of each partition may raise it."""
+
+    def __init__(self, client: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> None:
+        self._client = client
+        self._ends = ends
+        self._open = {tp for tp, end in ends.items() if end > 0}
+        self._raised: set[TopicPartition] = set()
+
+    @classmethod
+    async def now(cls, client: AIOKafkaConsumer) -> Ends:
+        return cls(client, await client.end_offsets(list(client.assignment())))
+
+    async def open(self) -> set[TopicPartition]:
+        """The partitions that are not read to their ends yet."""
+        for tp in list(self._open):
+            fetched = self._client.last_stable_offset(tp)
+            if tp not in self._raised and fetched is not None and fetched >= 0:
+                self._raised.add(tp)
+                self._ends[tp] = max(self._ends[tp], fetched)
+            # A position is past the end also when only markers of transactions remain.
+            if await self._client.position(tp) >= self._ends[tp]:
+                self._open.discard(tp)
+        return self._open
+
+
 async def read_all(settings: Settings, names: Sequence[str]) -> AsyncIterator[Record]:
     """Every record that the topics hold now, partition by partition in order."""
     async with reader(settings, names) as client:
-        ends = await client.end_offsets(list(client.assignment()))
-        open_ = {tp for tp, end in ends.items() if end > await client.position(tp)}
-        while open_:
-            for records in (await client.getmany(*open_, timeout_ms=500)).values():
+        ends = await Ends.now(client)
+        while unread := await ends.open():
+            for records in (await client.getmany(*unread, timeout_ms=500)).values():
                 for record in records:
                     yield record
-            # A position is past the end also when only markers of transactions remain.
-            open_ = {tp for tp in open_ if await client.position(tp) < ends[tp]}
 
 
 async def create_topics(settings: Settings) -> dict[str, bool]:

@@ -94,15 +94,13 @@ class PolicyFeed:
         """Read the topic from its beginning for ever; sets `caught_up` at what was its end."""
         await kafka.wait_for_broker(settings)
         async with kafka.reader(settings, [topics.POLICIES]) as consumer:
-            ends = await consumer.end_offsets(list(consumer.assignment()))
+            ends = await kafka.Ends.now(consumer)
             while True:
                 for records in (await consumer.getmany(timeout_ms=200)).values():
                     for record in records:
                         self.take(record.key, record.value)
-                if not caught_up.is_set():
-                    positions = [(await consumer.position(tp), end) for tp, end in ends.items()]
-                    if all(position >= end for position, end in positions):
-                        caught_up.set()
+                if not caught_up.is_set() and not await ends.open():
+                    caught_up.set()
 
 
 async def current(settings: Settings) -> dict[str, PolicyRelease]:

@@ -143,6 +143,7 @@ async def run(settings: Settings) -> None:
         prefilter = PrefilterApp(settings)
         prefilter.stop = stop.event
         await prefilter.app.start()
+        prefilter.app.flow_control.resume()  # Faust's own consumer, which is not used, would open its channels
         log.info("health on http://%s:%d/health/ready", settings.host, settings.prefilter_port)
         try:
             await prefilter.ended

@@ -1,0 +1,133 @@
+"""What became of the events that were published: counts, latencies, and who is still without an answer."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from streams import topics
+from streams.bus import Record
+from streams.errors import RecordError
+from streams.records import DeadLetter, Escalation, Verdict, decode
+
+
+def percentile(values: Iterable[float], share: float) -> float | None:
+    """The value below which `share` (0 to 1) of the values lie, by the nearest rank; None of no values."""
+    ordered = sorted(values)
+    return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 1) if ordered else None
+
+
+def _digest(value: bytes) -> bytes:
+    return hashlib.sha256(value).digest()
+
+
+class Tally:
+    """Counts records of one run. An event is answered by one cleared verdict, or by a verdict for each policy that
+    escalated it; a line that is no event is answered by its dead letter."""
+
+    def __init__(self) -> None:
+        self.published = 0
+        self.topics: Counter[str] = Counter()
+        self.verdicts: list[Verdict] = []
+        self.latency: dict[str, list[float]] = {"cleared": [], "judged": []}
+        self._lines: Counter[bytes | None] = Counter()
+        self._lines_by_digest: dict[bytes, bytes | None] = {}
+        self._sent: dict[bytes | None, float] = {}
+        self._dead: Counter[bytes | None] = Counter()
+        self._cleared: Counter[bytes | None] = Counter()
+        self._escalated: dict[bytes | None, Counter[str]] = defaultdict(Counter)
+        self._judged: dict[bytes | None, Counter[str]] = defaultdict(Counter)
+        self.dead_letters: list[DeadLetter] = []
+
+    def sent(self, key: bytes | None, line: bytes) -> None:
+        """A line was handed to the broker now."""
+        self.published += 1
+        self._lines[key] += 1
+        self._lines_by_digest[_digest(line)] = key
+        self._sent[key] = time.monotonic()
+
+    def take(self, topic: str, record: Record) -> None:
+        """Count a record read from `topic` (without prefix); records of other runs are left out."""
+        if topic == topics.DEAD_LETTERS:
+            self._take_dead_letter(record)
+            return
+        if record.key not in self._lines and topic != topics.RATIONALES:
+            return
+        self.topics[topic] += 1
+        try:
+            if topic == topics.CLEARED:
+                self._cleared[record.key] += 1
+                self._answered("cleared", record.key)
+            elif topic == topics.ESCALATIONS:
+                self._escalated[record.key][decode(record.value, Escalation).policy_id] += 1
+            elif topic == topics.VERDICTS:
+                verdict = decode(record.value, Verdict)
+                self.verdicts.append(verdict)
+                self._judged[record.key][verdict.policy_id] += 1
+                self._answered("judged", record.key)
+        except RecordError:
+            self.topics["unreadable"] += 1
+
+    def _take_dead_letter(self, record: Record) -> None:
+        letter = decode(record.value, DeadLetter)
+        value = letter.original()[1]
+        if value is not None and _digest(value) in self._lines_by_digest:
+            self._dead[self._lines_by_digest[_digest(value)]] += 1
+            self.topics[topics.DEAD_LETTERS] += 1
+            self.dead_letters.append(letter)
+
+    def _answered(self, kind: str, key: bytes | None) -> None:
+        self.latency[kind].append((time.monotonic() - self._sent[key]) * 1000)
+
+    def unanswered(self) -> int:
+        """Lines that have no whole answer yet."""
+        missing = 0
+        for key, lines in self._lines.items():
+            escalated, judged = self._escalated[key], self._judged[key]
+            through = max(escalated.values(), default=0)
+            behind = max((count - judged[policy] for policy, count in escalated.items()), default=0)
+            missing += max(0, lines - self._dead[key] - self._cleared[key] - through) + max(0, behind)
+        return missing
+
+    def duplicates(self) -> int:
+        """Answers beyond the one that each event, or each escalation of it, is due."""
+        extra = 0
+        for key, lines in self._lines.items():
+            escalated, judged = self._escalated[key], self._judged[key]
+            through = max(escalated.values(), default=0)
+            extra += max(0, self._dead[key] + self._cleared[key] + through - lines)
+            extra += sum(max(0, count - escalated[policy]) for policy, count in judged.items())
+        return extra
+
+    @property
+    def escalated_events(self) -> int:
+        return sum(1 for policies in self._escalated.values() if policies)
+
+    def by_policy(self) -> dict[str, Counter[str]]:
+        """Decisions counted by policy."""
+        table: dict[str, Counter[str]] = defaultdict(Counter)
+        for verdict in self.verdicts:
+            table[verdict.policy_id][verdict.decision] += 1
+        return dict(sorted(table.items()))
+
+    def summary(self) -> dict[str, Any]:
+        """The demo's figures; latency in ms from publishing to reading the answer."""
+        return {
+            "published": self.published,
+            "cleared": self.topics[topics.CLEARED],
+            "escalated": self.escalated_events,
+            "escalations": self.topics[topics.ESCALATIONS],
+            "verdicts": self.topics[topics.VERDICTS],
+            "undetermined": sum(v.decision == "undetermined" for v in self.verdicts),
+            "dead_letters": self.topics[topics.DEAD_LETTERS],
+            "unanswered": self.unanswered(),
+            "duplicates": self.duplicates(),
+            "by_policy": {policy: dict(counts) for policy, counts in self.by_policy().items()},
+            "latency_ms": {
+                kind: {"p50": percentile(values, 0.5), "p99": percentile(values, 0.99)}
+                for kind, values in self.latency.items()
+            },
+        }
