@@ -38,7 +38,9 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.05)
-    raise BrokerError(f"no broker on port {port} within {START_SECONDS:.0f} s; its log ends with:\n{log.read_text()[-2000:]}")
+    raise BrokerError(
+        f"no broker on port {port} within {START_SECONDS:.0f} s; its log ends with:\n{log.read_text()[-2000:]}"
+    )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -90,7 +92,15 @@ def jars(cache: Path | None = None) -> Path:
     base.mkdir(parents=True, exist_ok=True)
     making = Path(tempfile.mkdtemp(prefix=".kafka-", dir=base))
     try:
-        command = ["mvn", "-q", "-B", "-f", str(JARS_POM), "dependency:copy-dependencies", f"-DoutputDirectory={making}"]
+        command = [
+            "mvn",
+            "-q",
+            "-B",
+            "-f",
+            str(JARS_POM),
+            "dependency:copy-dependencies",
+            f"-DoutputDirectory={making}",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise BrokerError(f"Maven could not fetch Kafka's jars:\n{(done.stdout + done.stderr)[-2000:]}")

@@ -44,7 +44,7 @@ class Retry(msgspec.Struct, frozen=True):
     never: tuple[type[Exception], ...] = (RecordError,)
 
     def wait(self, failures: int) -> float:
-        return min(self.longest, self.backoff * 2 ** (failures - 1))
+        return float(min(self.longest, self.backoff * 2 ** (failures - 1)))
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -300,12 +300,13 @@ class _Lane:
         offsets = [offset for done, _ in results for offset in done]
         self._watermark.complete(offsets)
         position = self._watermark.position
-        assert position is not None and self._writer is not None
+        assert position is not None
+        assert self._writer is not None
         wanted = Committed(position, self._watermark.metadata)
         outputs = [output for _, said in results for output in said]
         try:
             async with asyncio.timeout(self.limits.commit_timeout):
-                await self._writer.commit(outputs, *wanted)
+                await self._writer.commit(outputs, position, wanted.metadata)
         except (BusError, TimeoutError) as error:
             await self._recover(results, wanted, error)
             return

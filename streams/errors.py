@@ -1,12 +1,12 @@
 """Errors of the pipeline.
 
-    SafeguardError              anything this package raises on purpose; the message says what to do next
-    |-- ConfigurationError      a setting, file or argument is wrong
-    |-- RecordError             a record cannot be handled, ever: it becomes a dead letter
-    |-- BusError                the broker did not do what was asked; trying again later may help
-    |   `-- FencedError         another process owns the partition now
-    |-- StalledError            records wait and nothing moves: the process ends, its supervisor restarts it
-    `-- DependencyError         something a transform needs is gone (an inference engine): the process ends
+SafeguardError              anything this package raises on purpose; the message says what to do next
+|-- ConfigurationError      a setting, file or argument is wrong
+|-- RecordError             a record cannot be handled, ever: it becomes a dead letter
+|-- BusError                the broker did not do what was asked; trying again later may help
+|   `-- FencedError         another process owns the partition now
+|-- StalledError            records wait and nothing moves: the process ends, its supervisor restarts it
+`-- DependencyError         something a transform needs is gone (an inference engine): the process ends
 """
 
 from __future__ import annotations

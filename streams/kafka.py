@@ -187,9 +187,9 @@ class KafkaBus:
         tp = TopicPartition(*partition)
         try:
             async with asyncio.timeout(30):
-                found: Mapping[TopicPartition, OffsetAndMetadata] = (
-                    await self.consumer._coordinator.fetch_committed_offsets([tp])
-                )
+                found: Mapping[
+                    TopicPartition, OffsetAndMetadata
+                ] = await self.consumer._coordinator.fetch_committed_offsets([tp])
         except (KafkaError, TimeoutError) as error:
             raise BusError(f"{partition}: cannot read the committed position: {error!r}") from error
         return Committed(found[tp].offset, found[tp].metadata or "") if tp in found else Committed(None, "")
@@ -226,7 +226,7 @@ def _append(batch: Any, output: Output) -> bool:
     return batch.append(key=output.key, value=output.value, timestamp=None, headers=output.headers) is not None
 
 
-class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # the library is untyped
+class _Rebalance(ConsumerRebalanceListener):
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
 
@@ -300,7 +300,9 @@ async def producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
 
 
 @contextlib.asynccontextmanager
-async def reader(settings: Settings, names: Sequence[str], *, from_end: bool = False) -> AsyncIterator[AIOKafkaConsumer]:
+async def reader(
+    settings: Settings, names: Sequence[str], *, from_end: bool = False
+) -> AsyncIterator[AIOKafkaConsumer]:
     """A consumer of whole topics without a group: read_committed, from the beginning or from what comes next."""
     client = AIOKafkaConsumer(
         **settings.kafka(),

@@ -9,7 +9,9 @@ WINDOW, STRIDE = 20, 15  # tokens
 
 
 # Characters without width, directional marks, and controls other than white space.
-_INVISIBLE = re.compile("[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
+_INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]"
+)
 _URL = re.compile(r"(?:https?://|www\.)\S+")
 _USER = re.compile(r"(?<!\w)@\w+")
 _RUN = re.compile(r"(.)\1{3,}", re.DOTALL)

@@ -62,7 +62,9 @@ class PolicyFeed:
                 if policy.id != release.policy_id or policy.version != release.version:
                     raise PolicyError(f"release of {release.policy_id}: document is {policy.id} {policy.version}")
             except (RecordError, PolicyError) as error:
-                log.error("a record of moderation.policies is ignored, the policies stay as they were: %s", error)
+                log.error(  # noqa: TRY400  (the message says it all)
+                    "a record of moderation.policies is ignored, the policies stay as they were: %s", error
+                )
                 return
             released[policy.id] = Released(policy, release.revision)
             log.info("policy %s is in force: version %s, revision %d", policy.id, policy.version, release.revision)

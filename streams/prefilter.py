@@ -134,7 +134,7 @@ class Prefilter:
         if gate.everything:
             return True, PrefilterResult("everything")
         score = round(sum(scores.get(label, 0.0) for label in gate.labels), 4)
-        label = max(gate.labels, key=lambda name: scores.get(name, 0.0)) if gate.labels else None
+        label: str | None = max(gate.labels, key=lambda harm: scores.get(harm, 0.0)) if gate.labels else None
         result = PrefilterResult("label", label, score, gate.threshold)
         if gate.labels and score >= gate.threshold:
             return True, result
@@ -170,5 +170,3 @@ class Prefilter:
             latency=latency,
         )
         return Output(topics.CLEARED, record.key, encode(verdict), [_VERDICT, *trace])
-
-

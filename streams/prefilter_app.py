@@ -82,11 +82,11 @@ class PrefilterApp:
                     batch.outputs.set_exception(error)
 
         @self.app.page("/health/live")
-        async def live(web: Any, request: Any) -> Any:
+        async def live(web: Any, _: Any) -> Any:
             return web.json({"alive": True})
 
         @self.app.page("/health/ready")
-        async def ready(web: Any, request: Any) -> Any:
+        async def ready(web: Any, _: Any) -> Any:
             state = self.state()
             return web.json(state, status=200 if state["ready"] else 503)
 

@@ -18,7 +18,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SAFEGUARD_", extra="forbid", frozen=True)
 
     bootstrap: str = Field("127.0.0.1:9092", description="Kafka brokers, HOST:PORT joined by commas")
-    prefix: str = Field("", description="prefix of all topics, groups and transactional ids, for tenants on one cluster")
+    prefix: str = Field(
+        "", description="prefix of all topics, groups and transactional ids, for tenants on one cluster"
+    )
     partitions: int = Field(6, ge=1, description="partitions of each topic when it is created")
     replication: int = Field(-1, description="replicas of each topic when it is created; -1: the broker's default")
     session_timeout_ms: int = Field(10_000, ge=1000, description="a member silent for so long loses its partitions")
@@ -28,10 +30,14 @@ class Settings(BaseSettings):
     reasoner_port: int = Field(6067, description="port of the reasoning worker's health endpoint")
     prefilter_model: Path | None = Field(None, description="fastText model; by default the one in the package")
 
-    model: str = Field("small", description="reasoning model: a folder, a hub name, or 'small' for the one in the package")
+    model: str = Field(
+        "small", description="reasoning model: a folder, a hub name, or 'small' for the one in the package"
+    )
     in_flight: int = Field(64, ge=1, description="most contents that a reasoning worker judges at once")
     max_model_len: int = Field(16_384, description="longest prompt and answer together, in tokens")
-    max_tokens: int = Field(4096, description="longest answer, in tokens; low effort is the better way to shorten answers")
+    max_tokens: int = Field(
+        4096, description="longest answer, in tokens; low effort is the better way to shorten answers"
+    )
 
     def kafka(self) -> dict[str, Any]:
         """Options that every Kafka client takes."""
@@ -43,8 +49,8 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (the signature is the library's)
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         file = Path(os.environ.get("SAFEGUARD_CONFIG", "safeguard.toml"))
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)

@@ -35,7 +35,9 @@ QUANTISE: dict[str, Any] = {"qnorm": True, "dsub": 2}
 ESCALATED = (0.05, 0.10, 0.20, 0.30, 0.50)
 
 
-def read_folder(folder: Path, progress: Callable[[str], None] = lambda line: None) -> tuple[list[Labelled], list[Labelled]]:
+def read_folder(
+    folder: Path, progress: Callable[[str], None] = lambda line: None
+) -> tuple[list[Labelled], list[Labelled]]:
     """All rows of a folder: those to train on, and those that are kept from all training."""
     train: list[Labelled] = []
     held: list[Labelled] = []
@@ -116,7 +118,9 @@ def _licences(folder: Path) -> dict[str, dict[str, str]]:
     return {}
 
 
-def card(folder: Path, validation: Path | None, model: Path, train: Sequence[Labelled], held: Sequence[Labelled], seed: int) -> str:
+def card(
+    folder: Path, validation: Path | None, model: Path, train: Sequence[Labelled], held: Sequence[Labelled], seed: int
+) -> str:
     """The model card, in Markdown: data with licences and sha256, recipe, figures on texts that were not trained on."""
     classifier = Classifier(model)
     licences = _licences(folder)
@@ -127,12 +131,12 @@ def card(folder: Path, validation: Path | None, model: Path, train: Sequence[Lab
         f"Model `{classifier.name}`, {model.stat().st_size:,} bytes, labels {', '.join(classifier.labels)} and none.",
         "It decides what a reasoning model looks at; it decides about nobody's content by itself.",
         "",
-        f"Recipe: {json.dumps(RECIPE | QUANTISE | {'seed': seed})}. Text is normalised by `streams.normalise`; "
+        f"Recipe: {json.dumps(RECIPE | QUANTISE | {'seed': seed})}. Text is normalised by `streams.normalise`;",
         "a text is scored by its worst window of 20 tokens.",
         "",
         "One text in ten, chosen by a hash, was kept from training; the first table is measured on those.",
-        "Figures on a source whose other rows were trained on flatter the model; the second table is nearer to what new "
-        "content will see.",
+        "Figures on a source whose other rows were trained on flatter the model; the second table is nearer to what",
+        "new content will see.",
         "",
     ]
     tables = [("Held-out texts of the training sources", figures(classifier, held))]
@@ -143,11 +147,17 @@ def card(folder: Path, validation: Path | None, model: Path, train: Sequence[Lab
         columns = list(next(iter(table.values())))
         lines += [f"## {title}", "", f"| source | {' | '.join(columns)} |", "| --- |" + " --- |" * len(columns)]
         lines += [
-            f"| {source} | {' | '.join('' if v is None else str(v) for v in row.values())} |" for source, row in table.items()
+            f"| {source} | {' | '.join('' if v is None else str(v) for v in row.values())} |"
+            for source, row in table.items()
         ]
         known = [row["roc_auc"] for row in table.values() if row["roc_auc"] is not None]
         lines += ["", f"Mean ROC-AUC over sources with both sides: {sum(known) / len(known):.3f}.", ""]
-    lines += ["## Training data", "", "| file | rows used | source | licence | sha256 |", "| --- | --- | --- | --- | --- |"]
+    lines += [
+        "## Training data",
+        "",
+        "| file | rows used | source | licence | sha256 |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for path in labelled.files(folder):
         known_as = licences.get(path.name, {})
         name = path.name.removesuffix(".gz").removesuffix(".jsonl")

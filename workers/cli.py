@@ -26,7 +26,9 @@ def _needs_extra(error: ImportError) -> ConfigurationError:
 @app.command("run")
 def run(
     bootstrap: Bootstrap = None,
-    model: Annotated[str | None, typer.Option(help="A folder, a hub name, or 'small' (the model in the package).")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A folder, a hub name, or 'small' (the model in the package).")
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Port of the health endpoint.")] = None,
 ) -> None:
     """Judge what was escalated, with the model in this process. Ends on SIGTERM with its work committed."""
@@ -54,4 +56,4 @@ def train_small(
         from workers.small import report
     except ImportError as error:
         raise _needs_extra(error) from error
-    asyncio.run(report.train_and_measure(data, validation, out, steps, seed))
+    report.train_and_measure(data, validation, out, steps, seed)

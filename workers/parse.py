@@ -167,13 +167,14 @@ def _plain(tokens: Sequence[int], at: int) -> tuple[list[int], int]:
 
 def _text(tokens: Sequence[int]) -> str:
     """Undecodable bytes become U+FFFD, which is refused later."""
-    return encoding().decode(list(tokens)) if tokens else ""
+    text: str = encoding().decode(list(tokens)) if tokens else ""
+    return text
 
 
 def _lenient(tokens: Sequence[int]) -> str:
     """What an auditor may read of an output that is no sequence of messages."""
     try:
-        return encoding().decode(list(tokens))
+        return str(encoding().decode(list(tokens)))
     except Exception:  # ids outside the vocabulary
         return ""
 

@@ -95,7 +95,7 @@ class VllmEngine:
         )
         final: Any = None
         try:
-            async for final in self._engine.generate(
+            async for final in self._engine.generate(  # noqa: B007  (the last one is whole)
                 {"prompt_token_ids": list(prompt)}, sampling, f"judge-{next(self._ids)}"
             ):
                 pass

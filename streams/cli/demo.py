@@ -15,13 +15,16 @@ from streams.errors import ConfigurationError, SafeguardError
 
 
 def demo(
-    events: Annotated[str | None, typer.Option(metavar="FILE", help="JSON lines of your own; - for standard input.")] = None,
+    events: Annotated[
+        str | None, typer.Option(metavar="FILE", help="JSON lines of your own; - for standard input.")
+    ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Publish only so many events.")] = None,
     rate: Annotated[float, typer.Option(min=0.1, help="Events per second.")] = 40.0,
     keep: Annotated[bool, typer.Option("--keep", help="Stay up after the summary, until Ctrl-C.")] = False,
     bootstrap: Bootstrap = None,
     model: Annotated[
-        str | None, typer.Option(metavar="DIR_OR_NAME", help="Reasoning model; default 'small', the one in the package.")
+        str | None,
+        typer.Option(metavar="DIR_OR_NAME", help="Reasoning model; default 'small', the one in the package."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -35,7 +38,9 @@ def demo(
         from infra.brokers import BrokerError
         from streams.demo.run import Demo, Options
     except ImportError as error:
-        raise ConfigurationError(f"{error.name} is not installed here: pip install 'safeguard-streams[demo]'") from error
+        raise ConfigurationError(
+            f"{error.name} is not installed here: pip install 'safeguard-streams[demo]'"
+        ) from error
     console = Console(stderr=as_json)
     options = Options(events, count, rate, keep, bootstrap, model, as_json)
 

@@ -13,5 +13,7 @@ Bootstrap = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Data = Annotated[
     Path,
-    typer.Option("--data", help="Folder of labelled texts: JSON lines {text, violates, category, harm}, .jsonl or .jsonl.gz."),
+    typer.Option(
+        "--data", help="Folder of labelled texts: JSON lines {text, violates, category, harm}, .jsonl or .jsonl.gz."
+    ),
 ]

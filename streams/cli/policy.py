@@ -21,7 +21,9 @@ Library = Annotated[Path, typer.Option("--library", help="Folder of policies, ID
 
 
 @app.command("list")
-def show(library: Library = LIBRARY, bootstrap: Bootstrap = None, released: bool = False, as_json: Json = False) -> None:
+def show(
+    library: Library = LIBRARY, bootstrap: Bootstrap = None, released: bool = False, as_json: Json = False
+) -> None:
     """Policies of the library or, with --released, those in force on moderation.policies."""
     if released:
         releases = asyncio.run(policy_feed.current(settings.load(bootstrap=bootstrap)))

@@ -39,7 +39,9 @@ def run(
 @app.command("train")
 def train(
     data: Data,
-    out: Annotated[Path, typer.Option(help="The model to write; its card goes beside it as card.md.")] = Path("prefilter.ftz"),
+    out: Annotated[Path, typer.Option(help="The model to write; its card goes beside it as card.md.")] = Path(
+        "prefilter.ftz"
+    ),
     validation: Annotated[Path | None, typer.Option(help="Folder of sources that are only measured on.")] = None,
     seed: Annotated[int, typer.Option(help="Equal data and seed give an equal model.")] = 0,
 ) -> None:

@@ -47,5 +47,6 @@ def show(as_json: Json = False) -> None:
     table = Table("topic", "key", "record", "partitions", "cleanup", "retention, days", box=None)
     for topic, row in zip(catalogue.CATALOGUE, rows, strict=True):
         days = str(topic.retention // catalogue.DAY) if "delete" in topic.cleanup else ""
-        table.add_row(row["topic"], row["key"], row["record"], str(row["partitions"]), topic.cleanup, days)
+        shown = [str(row[column]) for column in ("topic", "key", "record", "partitions")]
+        table.add_row(*shown, topic.cleanup, days)
     Console().print(table)

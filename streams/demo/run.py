@@ -246,10 +246,10 @@ class Demo:
             for child in children:
                 if not child.running:
                     child.died()
-            if publishing.done() and not self.tally.unanswered() and not polled:
-                # An escalation may be read later than a verdict that was written after it.
-                if not await (await kafka.Ends.now(consumer)).open():
-                    return
+            answered = publishing.done() and not polled and not self.tally.unanswered()
+            # An escalation may be read later than a verdict that was written after it.
+            if answered and not await (await kafka.Ends.now(consumer)).open():
+                return
             if time.monotonic() - last > QUIET_SECONDS:
                 self.say(f"no answer for {QUIET_SECONDS:.0f} s, giving up")
                 return
@@ -290,5 +290,14 @@ class Demo:
             print(orjson.dumps(summary).decode())
             return
         self._report()
-        keys = ("published", "cleared", "escalated", "verdicts", "undetermined", "dead_letters", "unanswered", "duplicates")
+        keys = (
+            "published",
+            "cleared",
+            "escalated",
+            "verdicts",
+            "undetermined",
+            "dead_letters",
+            "unanswered",
+            "duplicates",
+        )
         self.console.print("  ".join(f"{key} {summary[key]}" for key in keys), highlight=False)

@@ -60,7 +60,9 @@ def shortened(text: str, longest: int = 46) -> str:
 
 def verdicts(tally: Tally, texts: Mapping[str, str], rows: int = ROWS) -> Table:
     """Some verdicts of each policy and decision, texts shortened."""
-    table = Table("text", "policy", "decision", "rules", "score", "reason", box=None, title="Some verdicts", title_justify="left")
+    table = Table(
+        "text", "policy", "decision", "rules", "score", "reason", box=None, title="Some verdicts", title_justify="left"
+    )
     groups: dict[tuple[str, str], list[Verdict]] = {}
     for verdict in tally.verdicts:
         groups.setdefault((verdict.policy_id, verdict.decision), []).append(verdict)

@@ -87,9 +87,13 @@ _INJECTION_SOURCES = {
     "red_instruct": 500,
     "medquad": 300,
 }
-_PRIZE = re.compile(r"\b(?:won|win|winner|prize|award|claim|free|guaranteed|ringtones?|txt|per ?min|p/min|£|1\.50)\b|£", re.I)
+_PRIZE = re.compile(
+    r"\b(?:won|win|winner|prize|award|claim|free|guaranteed|ringtones?|txt|per ?min|p/min|£|1\.50)\b|£", re.I
+)
 _DECEIT = re.compile(r"\b(?:account|bank|password|verify|invest|profit|crypto|bitcoin|loan|refund|card number)\b", re.I)
-_PERSONA = re.compile(r"\b(?:DAN|act as|role ?play|pretend|persona|character|from now on|mode|you are going to|jailbreak)\b", re.I)
+_PERSONA = re.compile(
+    r"\b(?:DAN|act as|role ?play|pretend|persona|character|from now on|mode|you are going to|jailbreak)\b", re.I
+)
 
 
 class Example(msgspec.Struct, frozen=True):
@@ -136,6 +140,7 @@ _TASKS = {
     "fraud-spam": (_SPAM_SOURCES, _spam),
     "prompt-injection": (_INJECTION_SOURCES, _injection),
 }
+TAUGHT = {policy: sources for policy, (sources, _) in _TASKS.items()}
 
 
 def collect(folder: Path, seed: int = 0) -> tuple[list[Example], list[Example]]:
@@ -190,7 +195,9 @@ def shorten(text: str, longest: int, seed: int) -> str:
     """A window of at most `longest` characters; long texts are taught by their beginnings, ends and middles."""
     if len(text) <= longest:
         return text
-    start = random.Random(seed).choice([0, 0, len(text) - longest, random.Random(seed + 1).randrange(len(text) - longest)])
+    start = random.Random(seed).choice(
+        [0, 0, len(text) - longest, random.Random(seed + 1).randrange(len(text) - longest)]
+    )
     return text[start : start + longest]
 
 

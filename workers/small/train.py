@@ -50,7 +50,12 @@ class Vocabulary:
 
 
 def _attention(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor, **_: Any
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor,
+    **ignored: Any,
 ) -> tuple[torch.Tensor, None]:
     """gpt-oss attention by PyTorch's fused kernel, with the sinks fixed at zero: a sink is one more key of logit 0
     whose value is 0. Keys that a sliding window can never reach are left out."""
@@ -82,7 +87,7 @@ class SmallModel(torch.nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.config = GptOssConfig(
+        self.config: Any = GptOssConfig(
             vocab_size=inputs,
             num_hidden_layers=2,
             hidden_size=HIDDEN,
@@ -120,19 +125,19 @@ class SmallModel(torch.nn.Module):
 
 
 def _encode(text: str) -> list[int]:
-    return prompt.encoding().encode(text, disallowed_special=())
+    tokens: list[int] = prompt.encoding().encode(text, disallowed_special=())
+    return tokens
 
 
 def _special(text: str) -> list[int]:
-    return prompt.encoding().encode(text, allowed_special="all")
+    tokens: list[int] = prompt.encoding().encode(text, allowed_special="all")
+    return tokens
 
 
 _TURN = "<|end|><|start|>assistant"
 
 
-def _batches(
-    groups: dict[str, list[Example]], policies: dict[str, Policy], size: int, steps: int, seed: int
-) -> Any:
+def _batches(groups: dict[str, list[Example]], policies: dict[str, Policy], size: int, steps: int, seed: int) -> Any:
     """Yields (policy text, examples): policies in turn, each half violating, of similar length."""
     draw = random.Random(seed)
     sides = {policy: balance(examples) for policy, examples in groups.items()}
@@ -149,7 +154,11 @@ def _batches(
                 draw.shuffle(pool)
                 # Long and short texts in different batches: less padding. Chunks are then drawn at random.
                 chunk = size * 16
-                pool = [e for i in range(0, len(pool), chunk) for e in sorted(pool[i : i + chunk], key=lambda e: len(e.text))]
+                pool = [
+                    e
+                    for i in range(0, len(pool), chunk)
+                    for e in sorted(pool[i : i + chunk], key=lambda e: len(e.text))
+                ]
                 groups_of = [pool[i : i + size // 2] for i in range(0, len(pool), size // 2)]
                 draw.shuffle(groups_of)
                 pool = [e for g in groups_of for e in g]
@@ -206,14 +215,19 @@ def train(
     for example in examples:
         counts.update(_encode(example.text[: 4 * LONGEST_TEXT]))
     said = {token for e in {(e.rule, e.confidence): e for e in examples}.values() for token in _special(answer(e))}
-    fixed = {token for p in policies.values() for token in prompt.prefix(p.text, p.effort)} | said | set(_special(_TURN))
+    fixed = (
+        {token for p in policies.values() for token in prompt.prefix(p.text, p.effort)} | said | set(_special(_TURN))
+    )
     inputs = Vocabulary(sorted({t for t, n in counts.items() if n >= RARE} | fixed))
     outputs = Vocabulary(sorted(said))
     model = SmallModel(len(inputs), len(outputs))
     decayed = [p for n, p in model.named_parameters() if p.dim() > 1 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.dim() <= 1 or "embed" in n]
     optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], lr=2e-3, betas=(0.9, 0.98), fused=True
+        [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
+        lr=2e-3,
+        betas=(0.9, 0.98),
+        fused=True,
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=2e-3, total_steps=steps, pct_start=0.05)
     mean = 0.0
@@ -230,9 +244,7 @@ def train(
 
 
 def _save(model: SmallModel, inputs: Vocabulary, outputs: Vocabulary, out: Path) -> None:
-    tensors = {
-        name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in model.state_dict().items()
-    }
+    tensors = {name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in model.state_dict().items()}
     config = model.config.to_dict()
     config.update(architectures=["GptOssForCausalLM"], vocab_size=VOCABULARY, dtype="bfloat16")
     for private in ("_name_or_path", "transformers_version"):

@@ -1,0 +1,55 @@
+# `make demo` and `make test` are all the set-up there is; both make .venv first.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
+EXTRA ?= cpu
+VENV := .venv
+BIN := $(VENV)/bin
+PINS := infra/requirements
+SOURCES := $(shell find streams workers policies infra -type f -not -name '*.pyc') pyproject.toml
+UV := $(BIN)/uv --quiet
+
+.PHONY: demo test lint unit clean requirements
+
+demo: $(VENV)/package-$(EXTRA) ## the whole pipeline on this machine; ARGS="--count 100", EXTRA=gpu MODEL=name
+	$(BIN)/safeguard demo $(if $(MODEL),--model $(MODEL)) $(ARGS)
+
+test: lint ## all checks and tests
+	$(BIN)/pytest $(ARGS)
+
+unit: $(VENV)/package-$(EXTRA) ## the tests that need no broker and no model
+	$(BIN)/pytest tests/unit $(ARGS)
+
+lint: $(VENV)/package-$(EXTRA)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/safeguard policy check --library policies/library
+
+$(VENV)/bin/uv: $(PINS)/uv.txt
+	@echo "== making $(VENV) with $(PYTHON)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(PINS)/uv.txt
+	@touch $@
+
+$(VENV)/pins-$(EXTRA): $(VENV)/bin/uv $(PINS)/all-$(EXTRA).txt
+	@echo "== installing the pinned libraries (vLLM and PyTorch among them: several GB, once)"
+	$(BIN)/uv pip sync --python $(BIN)/python --require-hashes $(PINS)/all-$(EXTRA).txt
+	@rm -f $(VENV)/pins-* $(VENV)/package-*; touch $@
+
+$(VENV)/package-$(EXTRA): $(VENV)/pins-$(EXTRA) $(SOURCES)
+	@echo "== installing safeguard-streams"
+	$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation --reinstall-package safeguard-streams .
+	@touch $@
+
+requirements: $(VENV)/bin/uv ## renew the pins in infra/requirements
+	for part in prefilter:prefilter reasoner-cpu:cpu reasoner-gpu:gpu all-cpu:prefilter,cpu,demo all-gpu:prefilter,gpu,demo uv:; do \
+	  name=$${part%%:*}; extras=$${part#*:}; options="--override $(PINS)/overrides.txt"; input=pyproject.toml; \
+	  case $$name in *cpu) options="$$options --override $(PINS)/overrides-cpu.txt";; uv) input=$(PINS)/uv.in;; esac; \
+	  case $$name in all-*) options="$$options --group dev";; esac; \
+	  for extra in $$(echo $$extras | tr , ' '); do options="$$options --extra $$extra"; done; \
+	  $(UV) pip compile $$input $$options --universal --python-version 3.11 --generate-hashes --no-annotate \
+	    --custom-compile-command "make requirements" --output-file $(PINS)/$$name.txt || exit 1; \
+	done
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
