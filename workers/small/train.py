@@ -55,7 +55,7 @@ def _attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor,
-    **ignored: Any,
+    **_ignored: Any,
 ) -> tuple[torch.Tensor, None]:
     """gpt-oss attention by PyTorch's fused kernel, with the sinks fixed at zero: a sink is one more key of logit 0
     whose value is 0. Keys that a sliding window can never reach are left out."""

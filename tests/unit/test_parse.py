@@ -1,0 +1,133 @@
+"""The parser: what is accepted, how each failure is named, and that nothing else can happen."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.document import load_library
+from workers import prompt
+from workers.parse import Malformed, parse
+
+POLICY = load_library()["hate-harassment"]
+FINAL = {"violation": 1, "rule_ids": ["HH1"], "confidence": "high", "reason": "It attacks a group."}
+ANALYSIS = "<|channel|>analysis<|message|>It violates HH1.<|end|>"
+LEAD = "<|start|>assistant<|channel|>final<|message|>"
+
+
+def tokens(text):
+    return prompt.encoding().encode(text, allowed_special="all")
+
+
+def completion(final=None, *, analysis=ANALYSIS, lead=LEAD, end="<|return|>"):
+    said = final if isinstance(final, str) else json.dumps({**FINAL, **(final or {})})
+    return tokens(f"{analysis}{lead}{said}{end}")
+
+
+def test_an_answer_in_the_form_asked_for_is_read():
+    answer = parse(completion(), POLICY)
+    assert answer.violates
+    assert answer.rule_ids == ("HH1",)
+    assert answer.confidence == "high"
+    assert answer.analysis == "It violates HH1."
+    assert prompt.encoding().decode([completion()[answer.label_at]]) == "1"
+    safe = parse(completion({"violation": 0, "rule_ids": ["HH5"]}), POLICY)
+    assert not safe.violates
+    assert prompt.encoding().decode([completion({"violation": 0, "rule_ids": ["HH5"]})[safe.label_at]]) == "0"
+
+
+def test_the_json_constraint_of_a_final_message_is_accepted():
+    lead = "<|start|>assistant<|channel|>final <|constrain|>json<|message|>"
+    assert parse(completion(lead=lead), POLICY).violates
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ([], "cut_off"),
+        (completion(end=""), "cut_off"),
+        (completion(end="<|end|>"), "cut_off"),
+        (completion(end="<|call|>"), "cut_off"),
+        (tokens("plain<|return|>"), "structure"),
+        (tokens('{"violation":0}<|return|>'), "structure"),
+        (completion(end="<|return|><|return|>"), "structure"),
+        (tokens("<|channel|>analysis<|message|>only this<|return|>"), "no_final"),
+        (completion(analysis="<|channel|>analysis<|message|> <|end|>"), "no_analysis"),
+        (tokens(f'{LEAD.removeprefix("<|start|>assistant")}{json.dumps(FINAL)}<|return|>'), "no_analysis"),
+        (tokens(f"{ANALYSIS}{LEAD}{json.dumps(FINAL)}<|end|>{LEAD}{json.dumps(FINAL)}<|return|>"), "several_finals"),
+        (completion(lead="<|start|>assistant<|channel|>commentary<|message|>"), "channel"),
+        (completion(lead="<|start|>assistant to=functions.x<|channel|>final<|message|>"), "channel"),
+        (completion(lead="<|start|>assistant<|channel|>final to=browser<|message|>"), "channel"),
+        (completion(lead="<|start|>user<|channel|>final<|message|>"), "channel"),
+        (completion(lead="<|start|>assistant<|channel|>final <|constrain|>xml<|message|>"), "structure"),
+        (completion("violation: 1"), "not_json"),
+        (completion(json.dumps(FINAL) + "\nThat is all."), "not_json"),
+        (completion("```json\n" + json.dumps(FINAL) + "\n```"), "not_json"),
+        (completion("[" * 5000), "not_json"),
+        (completion("1"), "fields"),
+        (completion("[1]"), "fields"),
+        (completion({"violation": True}), "fields"),
+        (completion({"violation": 2}), "fields"),
+        (completion({"violation": "1"}), "fields"),
+        (completion({"violation": 1.0}), "fields"),
+        (completion({"violation": None}), "fields"),
+        (completion({"confidence": "certain"}), "fields"),
+        (completion({"reason": " "}), "fields"),
+        (completion({"reason": "x" * 1001}), "fields"),
+        (completion({"rule_ids": []}), "fields"),
+        (completion({"rule_ids": "HH1"}), "fields"),
+        (completion({"rule_ids": ["HH1", "HH1"]}), "fields"),
+        (completion({"extra": 1}), "fields"),
+        (completion('{"violation":1,"violation":0,"rule_ids":["HH5"],"confidence":"low","reason":"x"}'), "fields"),
+        (completion({"rule_ids": ["HH9"]}), "unknown_rule"),
+        (completion({"rule_ids": ["HH5"]}), "contradiction"),
+        (completion({"rule_ids": ["HH1", "HH4"]}), "contradiction"),
+        (completion({"violation": 0}), "contradiction"),
+    ],
+)
+def test_each_way_to_fail_has_its_name(output, reason):
+    with pytest.raises(Malformed) as caught:
+        parse(output, POLICY)
+    assert caught.value.reason == reason
+
+
+def check(output):
+    """Either Malformed, or an answer that keeps every rule."""
+    try:
+        answer = parse(output, POLICY)
+    except Malformed:
+        return
+    said = json.loads(answer.final)
+    assert said["violation"] in {0, 1}
+    assert bool(said["violation"]) == answer.violates
+    assert set(answer.rule_ids) <= set(POLICY.violating if answer.violates else POLICY.safe)
+    assert answer.rule_ids
+    assert output[-1] == 200002
+
+
+special = st.integers(199_998, 201_090)
+ordinary = st.integers(0, 199_997)
+
+
+@given(st.lists(st.one_of(special, ordinary), max_size=40))
+def test_no_tokens_make_the_parser_raise_anything_else(output):
+    check(output)
+
+
+@settings(max_examples=400)
+@given(st.data())
+def test_outputs_that_were_damaged_are_never_taken_for_what_they_do_not_say(data):
+    output = completion(data.draw(st.sampled_from([None, {"violation": 0, "rule_ids": ["HH5"]}])))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(output) - 1))
+        kind = data.draw(st.sampled_from(["drop", "put", "change", "swap"]))
+        if kind == "drop" and len(output) > 1:
+            del output[at]
+        elif kind == "put":
+            output.insert(at, data.draw(st.one_of(special, st.integers(0, 300))))
+        elif kind == "change":
+            output[at] = data.draw(st.one_of(special, st.integers(0, 300)))
+        else:
+            output[at], output[-1 - at] = output[-1 - at], output[at]
+    check(output)
