@@ -22,6 +22,7 @@ from aiokafka.errors import (
     ProducerFenced,
     TopicAlreadyExistsError,
     UnknownError,
+    UnknownTopicOrPartitionError,
     for_code,
 )
 from aiokafka.structs import OffsetAndMetadata
@@ -223,7 +224,7 @@ class KafkaBus:
 
 
 def _append(batch: Any, output: Output) -> bool:
-    return batch.append(key=output.key, value=output.value, timestamp=None, headers=output.headers) is not None
+    return batch.append(key=output.key, value=output.value, timestamp=None, headers=[*output.headers]) is not None
 
 
 class _Rebalance(ConsumerRebalanceListener):
@@ -305,6 +306,7 @@ async def reader(
 ) -> AsyncIterator[AIOKafkaConsumer]:
     """A consumer of whole topics without a group: read_committed, from the beginning or from what comes next."""
     client = AIOKafkaConsumer(
+        *(settings.prefix + name for name in names),
         **settings.kafka(),
         group_id=None,
         enable_auto_commit=False,
@@ -314,28 +316,19 @@ async def reader(
     )
     try:
         await client.start()
-        partitions = []
-        for name in names:
-            numbers = client.partitions_for_topic(settings.prefix + name) or await _partitions(client, settings, name)
-            partitions += [TopicPartition(settings.prefix + name, n) for n in sorted(numbers)]
-        client.assign(partitions)
+        partitions = client.assignment()
         if from_end:
             await client.seek_to_end(*partitions)
         else:
             await client.seek_to_beginning(*partitions)
         yield client
+    except UnknownTopicOrPartitionError as error:
+        missing = ", ".join(settings.prefix + name for name in names)
+        raise ConfigurationError(f"not all of these topics exist: {missing}; run: safeguard topics create") from error
     except KafkaError as error:
         raise BusError(f"{settings.bootstrap}: {error!r}") from error
     finally:
         await _bounded_stop(client)
-
-
-async def _partitions(client: AIOKafkaConsumer, settings: Settings, name: str) -> set[int]:
-    await client.topics()  # refreshes the metadata
-    found: set[int] | None = client.partitions_for_topic(settings.prefix + name)
-    if not found:
-        raise ConfigurationError(f"topic {settings.prefix + name} does not exist; run: safeguard topics create")
-    return found
 
 
 class Ends:

@@ -16,7 +16,7 @@ class InferenceError(SafeguardError):
 
 class Completion(msgspec.Struct, frozen=True):
     """One completion. tokens are ids after the prompt, the stop token included; logprobs, where the engine gave them,
-    has for each token the natural logarithms of the likeliest ids' probabilities."""
+    has for each of them the natural logarithms of the label tokens' probabilities, and perhaps of others'."""
 
     tokens: Sequence[int]
     prompt_tokens: int

@@ -13,6 +13,7 @@ from typing import Any
 from streams.errors import ConfigurationError, DependencyError
 from streams.settings import Settings
 from workers.inference import Completion, InferenceError
+from workers.parse import ONE, ZERO
 from workers.prompt import encoding
 from workers.small.weights import expand
 
@@ -91,7 +92,11 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         sampling = SamplingParams(
-            temperature=0.0, max_tokens=most, detokenize=False, stop_token_ids=self._stops, logprobs=2
+            temperature=0.0,
+            max_tokens=most,
+            detokenize=False,
+            stop_token_ids=self._stops,
+            logprob_token_ids=[ZERO, ONE],
         )
         final: Any = None
         try:

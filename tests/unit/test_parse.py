@@ -54,7 +54,7 @@ def test_the_json_constraint_of_a_final_message_is_accepted():
         (completion(end="<|return|><|return|>"), "structure"),
         (tokens("<|channel|>analysis<|message|>only this<|return|>"), "no_final"),
         (completion(analysis="<|channel|>analysis<|message|> <|end|>"), "no_analysis"),
-        (tokens(f'{LEAD.removeprefix("<|start|>assistant")}{json.dumps(FINAL)}<|return|>'), "no_analysis"),
+        (tokens(f"{LEAD.removeprefix('<|start|>assistant')}{json.dumps(FINAL)}<|return|>"), "no_analysis"),
         (tokens(f"{ANALYSIS}{LEAD}{json.dumps(FINAL)}<|end|>{LEAD}{json.dumps(FINAL)}<|return|>"), "several_finals"),
         (completion(lead="<|start|>assistant<|channel|>commentary<|message|>"), "channel"),
         (completion(lead="<|start|>assistant to=functions.x<|channel|>final<|message|>"), "channel"),

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,17 @@ DECISION_TOKENS = 9  # of the answer: channel, then the words that decide and th
 WHOLE_ANSWERS = 0.25  # share of batches taught to the end; the rest only up to the decision
 UNKNOWN = 0.06  # share of a text's tokens shown as unknown ones, against learning texts by heart
 RARE = 4  # a token seen less often than this shares the row of the unknown
+
+
+EFFORTS = {"low": 0.8, "medium": 0.15, "high": 0.05}  # how often each is asked for: a retry asks for a higher one
+
+
+class _Batch(NamedTuple):
+    policy_text: str
+    effort: str
+    examples: list[Example]
+    whole: bool
+    draw: random.Random
 
 
 class Vocabulary:
@@ -144,7 +155,7 @@ def _batches(groups: dict[str, list[Example]], policies: dict[str, Policy], size
     pools: dict[tuple[str, int], list[Example]] = {}
     weights = {policy: len(examples) ** 0.5 for policy, examples in groups.items()}
     names = list(weights)
-    for _ in range(steps):
+    for step in range(steps):
         policy = draw.choices(names, [weights[n] for n in names])[0]
         batch: list[Example] = []
         for side in (0, 1):
@@ -164,22 +175,27 @@ def _batches(groups: dict[str, list[Example]], policies: dict[str, Policy], size
                 pool = [e for g in groups_of for e in g]
             batch += pool[-(size // 2) :]
             pools[policy, side] = pool[: -(size // 2)]
-        yield vary_policy(policies[policy], draw), policies[policy].effort, batch, draw
+        yield _Batch(
+            policy_text=vary_policy(policies[policy], draw),
+            effort=draw.choices(list(EFFORTS), list(EFFORTS.values()))[0],
+            examples=batch,
+            whole=step >= FINISH * steps or draw.random() < WHOLE_ANSWERS,
+            draw=draw,
+        )
 
 
-def _step(model: SmallModel, inputs: Vocabulary, outputs: Vocabulary, batch: Any) -> torch.Tensor:
-    policy_text, effort, examples, draw = batch
+def _step(model: SmallModel, inputs: Vocabulary, outputs: Vocabulary, batch: _Batch) -> torch.Tensor:
+    draw = batch.draw
     turn = _special(_TURN)
     rows: list[list[int]] = []
     answers: list[int] = []
-    whole = draw.random() < WHOLE_ANSWERS
-    for example in examples:
+    for example in batch.examples:
         text = shorten(example.text, LONGEST_TEXT, draw.randrange(2**30))
         if draw.random() < 0.15:
             text = text.lower()
         body = [t if draw.random() > UNKNOWN else -1 for t in _encode(text)]
         said = _special(answer(example))
-        if not whole:
+        if not batch.whole:
             said = said[:DECISION_TOKENS]
         rows.append([*body, *turn, *said])
         answers.append(len(said))
@@ -192,7 +208,7 @@ def _step(model: SmallModel, inputs: Vocabulary, outputs: Vocabulary, batch: Any
         start = len(row) - length
         target[i, start - 1 : len(row) - 1] = outputs.rows(row[start:])
         weight[i, start - 1 : start - 1 + DECISION_TOKENS] = 4.0
-    hidden = model(inputs.rows(list(prompt.prefix(policy_text, effort))), suffix)
+    hidden = model(inputs.rows(list(prompt.prefix(batch.policy_text, batch.effort))), suffix)
     chosen = target != -100
     losses = F.cross_entropy(model.logits(hidden[chosen]), target[chosen], reduction="none")
     return (losses * weight[chosen]).sum() / weight[chosen].sum()

@@ -1,0 +1,212 @@
+"""One contract for every bus: memory, the embedded broker, Apache Kafka."""
+
+import asyncio
+import contextlib
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from streams import kafka as kafka_bus
+from streams import topics
+from streams.bus import Committed, Output, Partition
+from streams.engine import Engine, Limits
+from streams.errors import FencedError
+from streams.kafka import KafkaBus
+from streams.memory import MemoryBroker, MemoryBus
+from tests.conftest import own_topics
+
+
+class Memory:
+    transactional = True
+
+    def __init__(self):
+        self.broker = MemoryBroker(partitions=2)
+
+    async def create(self):
+        return
+
+    def bus(self):
+        return MemoryBus(self.broker, [topics.EVENTS])
+
+    async def publish(self, values):
+        for n, value in enumerate(values):
+            self.broker.append(topics.EVENTS, value, str(n).encode(), n % 2)
+
+    async def read(self, topic):
+        return self.broker.read(topic)
+
+
+class OnBroker:
+    def __init__(self, settings, transactional):
+        self.settings = settings
+        self.transactional = transactional
+
+    async def create(self):
+        await kafka_bus.create_topics(self.settings)
+
+    def bus(self):
+        return KafkaBus(self.settings, [topics.EVENTS], "contract")
+
+    async def publish(self, values):
+        topic = self.settings.prefix + topics.EVENTS
+        async with kafka_bus.producer(self.settings) as producer:
+            for n, value in enumerate(values):
+                await producer.send(topic, value=value, key=str(n).encode(), partition=n % 2)
+            await producer.flush()
+
+    async def read(self, topic):
+        return [record async for record in kafka_bus.read_all(self.settings, [topic])]
+
+
+@pytest.fixture(params=["memory", "embedded", "kafka"])
+async def place(request):
+    if request.param == "memory":
+        made = Memory()
+    else:
+        made = OnBroker(own_topics(request.getfixturevalue(f"{request.param}_address")), request.param == "kafka")
+    await made.create()
+    return made
+
+
+class Listening:
+    def __init__(self):
+        self.owned = set()
+
+    def assigned(self, partitions):
+        self.owned |= set(partitions)
+
+    async def revoked(self, partitions):
+        self.owned -= set(partitions)
+
+
+@contextlib.asynccontextmanager
+async def started(place):
+    bus, listener = place.bus(), Listening()
+    await bus.start(listener)
+    try:
+        async with asyncio.timeout(60):
+            while len(listener.owned) < 2:
+                await bus.poll(0.1, 1)
+        yield bus, listener
+    finally:
+        await bus.stop()
+
+
+async def poll(bus, count):
+    records = []
+    async with asyncio.timeout(30):
+        while len(records) < count:
+            for polled in (await bus.poll(0.2, 1000)).values():
+                records += polled
+    return records
+
+
+async def echo(records):
+    return [Output(topics.CLEARED, r.key, r.value, r.headers) for r in records]
+
+
+async def run_engine(place, transform, count, limits=None):
+    engine = Engine(place.bus(), transform, stage="contract", limits=limits)
+    stop = asyncio.Event()
+
+    async def watch():
+        async with asyncio.timeout(60):
+            while engine.committed < count:
+                await asyncio.sleep(0.02)
+        stop.set()
+
+    await asyncio.gather(engine.run(stop), watch())
+
+
+async def test_a_partition_is_read_in_order_and_headers_arrive(place):
+    await place.publish([str(n).encode() for n in range(40)])
+    async with started(place) as (bus, _):
+        records = await poll(bus, 40)
+    for number in (0, 1):
+        mine = [r for r in records if r.partition == number]
+        assert [int(r.value) for r in mine] == list(range(number, 40, 2))
+        assert [r.offset for r in mine] == sorted(r.offset for r in mine)
+
+
+async def test_outputs_and_position_are_committed_together(place):
+    await place.publish([b"a", b"b"])
+    async with started(place) as (bus, listener):
+        partition = min(listener.owned)
+        writer = await bus.writer(partition)
+        assert await writer.committed() == Committed(None, "")
+        outputs = [Output(topics.CLEARED, b"k", b"1", [("h", b"v")]), Output(topics.VERDICTS, b"k", b"2")]
+        await writer.commit(outputs, 1, "beyond")
+        await writer.close()
+        writer = await bus.writer(partition)
+        # A broker that keeps no metadata makes the engine repeat what was done beyond the position, and lose nothing.
+        assert await writer.committed() in (
+            {Committed(1, "beyond")} | (set() if place.transactional else {Committed(1, "")})
+        )
+        await writer.commit([Output(topics.RATIONALES, b"k", None)], 2, "")
+        await writer.close()
+        writer = await bus.writer(partition)
+        assert await writer.committed() == Committed(2, "")
+        await writer.close()
+    (cleared,) = await place.read(topics.CLEARED)
+    assert (cleared.key, cleared.value, list(cleared.headers)) == (b"k", b"1", [("h", b"v")])
+    assert cleared.partition == partition.partition, "what is said of a content keeps its partition"
+    (tombstone,) = await place.read(topics.RATIONALES)
+    assert tombstone.value is None
+
+
+async def test_a_newer_writer_fences_the_older(place):
+    if not place.transactional:
+        pytest.skip("the embedded broker has no transactions, so nothing to fence with")
+    await place.publish([b"a", b"b"])
+    async with started(place) as (bus, listener):
+        partition = min(listener.owned)
+        zombie = await bus.writer(partition)
+        await zombie.commit([Output(topics.CLEARED, b"k", b"before")], 1, "")
+        owner = await bus.writer(partition)
+        with pytest.raises(FencedError):
+            await zombie.commit([Output(topics.CLEARED, b"k", b"zombie")], 2, "")
+        await owner.commit([Output(topics.CLEARED, b"k", b"after")], 2, "")
+        await zombie.close()
+        await owner.close()
+    assert [r.value for r in await place.read(topics.CLEARED)] == [b"before", b"after"]
+
+
+async def test_a_paused_partition_is_not_read_and_the_other_is(place):
+    async with started(place) as (bus, _):
+        bus.pause(Partition(*min(bus.assignment())))
+        await place.publish([str(n).encode() for n in range(10)])
+        assert {r.partition for r in await poll(bus, 5)} == {1}
+        assert not await bus.poll(0.3, 10)
+        bus.resume(min(bus.assignment()))
+        assert {r.partition for r in await poll(bus, 5)} == {0}
+        bus.seek(min(bus.assignment()), 2)
+        again = await poll(bus, 3)
+        assert [r.offset for r in again] == [2, 3, 4]
+
+
+@pytest.mark.parametrize("limits", [Limits(batch=50), Limits(batch=1, in_flight=16)], ids=["batches", "singly"])
+async def test_the_engine_answers_each_record_once_and_resumes(place, limits):
+    await place.publish([str(n).encode() for n in range(300)])
+    await run_engine(place, echo, 300, limits)
+    await place.publish([str(n).encode() for n in range(300, 400)])
+    await run_engine(place, echo, 100, limits)
+    assert sorted(int(r.value) for r in await place.read(topics.CLEARED)) == list(range(400))
+
+
+async def test_a_large_record_passes_whole(place):
+    large = b'"' + b"x" * (3 * topics.MiB) + b'"'
+    await place.publish([large, b"small"])
+    await run_engine(place, echo, 2)
+    assert sorted(len(r.value) for r in await place.read(topics.CLEARED)) == [5, len(large)]
+
+
+async def test_what_an_aborted_transaction_wrote_is_never_read(kafka):
+    place = OnBroker(kafka, transactional=True)
+    await place.create()
+    producer = AIOKafkaProducer(**kafka.kafka(), transactional_id=f"{kafka.prefix}abort")
+    await producer.start()
+    await producer.begin_transaction()
+    await producer.send_and_wait(kafka.prefix + topics.CLEARED, b"never", partition=0)
+    await producer.abort_transaction()
+    await producer.stop()
+    assert await place.read(topics.CLEARED) == []
