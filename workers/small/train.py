@@ -29,7 +29,8 @@ from workers.small.weights import VOCABULARY, save_compact
 HIDDEN = 128
 LONGEST_TEXT = 400  # characters taught of one text
 DECISION_TOKENS = 9  # of the answer: channel, then the words that decide and the rule
-WHOLE_ANSWERS = 0.25  # share of batches taught to the end; the rest only up to the decision
+WHOLE_ANSWERS = 0.25  # share of batches taught to the end, the rest only up to the decision;
+FINISH = 0.8  # from this share of the steps on, all are: form is learned last
 UNKNOWN = 0.06  # share of a text's tokens shown as unknown ones, against learning texts by heart
 RARE = 4  # a token seen less often than this shares the row of the unknown
 
@@ -148,8 +149,10 @@ def _special(text: str) -> list[int]:
 _TURN = "<|end|><|start|>assistant"
 
 
-def _batches(groups: dict[str, list[Example]], policies: dict[str, Policy], size: int, steps: int, seed: int) -> Any:
-    """Yields (policy text, examples): policies in turn, each half violating, of similar length."""
+def _batches(
+    groups: dict[str, list[Example]], policies: dict[str, Policy], size: int, steps: int, seed: int
+) -> Iterator[_Batch]:
+    """Batches under one policy each, half of the texts violating, all of similar length."""
     draw = random.Random(seed)
     sides = {policy: balance(examples) for policy, examples in groups.items()}
     pools: dict[tuple[str, int], list[Example]] = {}
