@@ -42,6 +42,8 @@ def demo(
             f"{error.name} is not installed here: pip install 'safeguard-streams[demo]'"
         ) from error
     console = Console(stderr=as_json)
+    if not console.is_terminal:
+        console = Console(stderr=as_json, width=150)  # a log file has no width
     options = Options(events, count, rate, keep, bootstrap, model, as_json)
 
     async def work() -> int:

@@ -53,7 +53,12 @@ def choose(data: Path, seed: int = 7) -> list[dict[str, object]]:
         draw.shuffle(rows)
         for violates, count in ((True, violating), (False, others)):
             for row in [r for r in rows if r.violates is violates][:count]:
-                attributes = {"source": entry["source"], "licence": entry["licence"], "labelled_as": row.category}
+                attributes = {
+                    "source": entry["source"],
+                    "licence": entry["licence"],
+                    "labelled_as": row.category,
+                    "violates": row.violates,
+                }
                 events.append({"text": row.text, "language": language, "surface": "demo", "attributes": attributes})
     draw.shuffle(events)
     return [{"content_id": f"demo-{number:04}", **event} for number, event in enumerate(events, 1)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rich.console import Group
-from rich.table import Table
+from rich.table import Column, Table
 
 from streams import topics
 from streams.demo.tally import Tally, percentile
@@ -61,7 +61,15 @@ def shortened(text: str, longest: int = 46) -> str:
 def verdicts(tally: Tally, texts: Mapping[str, str], rows: int = ROWS) -> Table:
     """Some verdicts of each policy and decision, texts shortened."""
     table = Table(
-        "text", "policy", "decision", "rules", "score", "reason", box=None, title="Some verdicts", title_justify="left"
+        Column("text", no_wrap=True, max_width=46),
+        "policy",
+        "decision",
+        "rules",
+        "score",
+        "reason",
+        box=None,
+        title="Some verdicts",
+        title_justify="left",
     )
     groups: dict[tuple[str, str], list[Verdict]] = {}
     for verdict in tally.verdicts:

@@ -1,0 +1,19 @@
+# The GPU side (EXTRA=gpu), or the same worker on a CPU (EXTRA=cpu). No Faust, no fastText.
+FROM python:3.11-slim-bookworm AS build
+ARG EXTRA=gpu
+COPY infra/requirements/uv.txt infra/requirements/reasoner-${EXTRA}.txt /pins/
+RUN python -m venv /opt/safeguard \
+ && /opt/safeguard/bin/pip install --no-cache-dir --require-hashes -r /pins/uv.txt \
+ && /opt/safeguard/bin/uv pip sync --no-cache --python /opt/safeguard/bin/python --require-hashes /pins/reasoner-${EXTRA}.txt
+COPY . /source
+RUN /opt/safeguard/bin/uv pip install --no-cache --python /opt/safeguard/bin/python --no-deps /source
+
+FROM python:3.11-slim-bookworm
+# PyTorch and vLLM compile small kernels at run time.
+RUN apt-get update && apt-get install -y --no-install-recommends gcc g++ libnuma1 && rm -rf /var/lib/apt/lists/*
+RUN useradd --create-home safeguard && install -d -o safeguard /home/safeguard/.cache/huggingface
+COPY --from=build /opt/safeguard /opt/safeguard
+ENV PATH=/opt/safeguard/bin:$PATH
+USER safeguard
+WORKDIR /home/safeguard
+ENTRYPOINT ["safeguard"]
