@@ -371,18 +371,19 @@ async def read_all(settings: Settings, names: Sequence[str]) -> AsyncIterator[Re
 async def create_topics(settings: Settings) -> dict[str, bool]:
     """Create what is missing of the catalogue; name -> whether it was created now."""
     admin = AIOKafkaAdminClient(**settings.kafka())
-    wanted = [
-        NewTopic(
-            settings.prefix + topic.name,
-            topic.partitions or settings.partitions,
-            settings.replication,
-            topic_configs=topic.config,
-        )
-        for topic in topics.CATALOGUE
-    ]
     made: dict[str, bool] = {}
     try:
         await admin.start()
+        replicas = settings.replication or min(3, len((await admin.describe_cluster())["brokers"]))
+        wanted = [
+            NewTopic(
+                settings.prefix + topic.name,
+                topic.partitions or settings.partitions,
+                replicas,
+                topic_configs=topic.config,
+            )
+            for topic in topics.CATALOGUE
+        ]
         for topic in wanted:
             response = await admin.create_topics([topic])
             (name, code, *message), *_ = response.topic_errors

@@ -22,7 +22,11 @@ class Settings(BaseSettings):
         "", description="prefix of all topics, groups and transactional ids, for tenants on one cluster"
     )
     partitions: int = Field(6, ge=1, description="partitions of each topic when it is created")
-    replication: int = Field(-1, description="replicas of each topic when it is created; -1: the broker's default")
+    replication: int | None = Field(
+        None,
+        ge=1,
+        description="replicas of each topic when it is created; by default 3, or one per broker if they are fewer",
+    )
     session_timeout_ms: int = Field(10_000, ge=1000, description="a member silent for so long loses its partitions")
 
     host: str = Field("127.0.0.1", description="address that health endpoints listen on")

@@ -53,6 +53,4 @@ def kafka(kafka_address):
 
 
 def own_topics(address):
-    return settings.load(
-        bootstrap=address, prefix=f"t{uuid.uuid4().hex[:8]}.", partitions=2, replication=1, session_timeout_ms=6000
-    )
+    return settings.load(bootstrap=address, prefix=f"t{uuid.uuid4().hex[:8]}.", partitions=2, session_timeout_ms=6000)

@@ -160,7 +160,7 @@ class Demo:
     def _settings(self, bootstrap: str) -> Settings:
         if self.options.bootstrap is None:
             # The embedded broker lets a group form only after half of the session timeout.
-            return settings.load(bootstrap=bootstrap, session_timeout_ms=4000, partitions=2, replication=1)
+            return settings.load(bootstrap=bootstrap, session_timeout_ms=4000, partitions=2)
         return settings.load(bootstrap=bootstrap)
 
     @contextlib.asynccontextmanager

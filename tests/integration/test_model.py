@@ -6,6 +6,7 @@ from importlib.resources import files
 
 import psutil
 import pytest
+import pytest_asyncio
 
 from policies.document import load_library
 from streams import settings
@@ -25,7 +26,7 @@ ABOUT = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine():
     engine = await VllmEngine.start(settings.load(max_model_len=4096))
     yield engine

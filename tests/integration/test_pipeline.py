@@ -79,7 +79,7 @@ async def test_every_valid_event_is_answered_and_every_invalid_one_is_a_dead_let
     lines = [json.dumps({"content_id": name, "text": text, "created_at": NOW}) for name, text in VALID.items()]
     events.write_text("\n".join([*lines, *INVALID]) + "\n", encoding="utf-8")
     arguments = ["--json", "--events", str(events), "--bootstrap", broker.bootstrap, "--rate", "100"]
-    settings = {"SAFEGUARD_PREFIX": broker.prefix, "SAFEGUARD_PARTITIONS": "2", "SAFEGUARD_REPLICATION": "1"}
+    settings = {"SAFEGUARD_PREFIX": broker.prefix, "SAFEGUARD_PARTITIONS": "2"}
     with demo(*arguments, **settings, SAFEGUARD_SESSION_TIMEOUT_MS="6000") as process:
         output, progress = await asyncio.to_thread(process.communicate, timeout=300)
     assert process.returncode == 0, progress
@@ -128,8 +128,9 @@ def test_an_interrupt_at_any_moment_stops_everything_within_ten_seconds(moment):
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
         took = time.monotonic() - begin
-        gone, alive = psutil.wait_procs(started, timeout=1)
-    assert not alive
+        _, alive = psutil.wait_procs(started, timeout=1)
+    # One that has ended may still wait for the system's first process to take note of it.
+    assert [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
     assert process.returncode == 130
     assert took < 10
 

@@ -1,0 +1,165 @@
+"""What the documentation says is what happens: snippets run, help texts are current, the compose file is valid."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from streams import settings as settings_module
+from streams import topics
+from streams.records import ContentEvent, Verdict, decode, encode
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+BIN = Path(sys.executable).parent
+COMMANDS = ["", "demo", "topics create", "policy release", "publish", "prefilter run", "reason run", "verdicts tail"]
+
+
+def block(marker):
+    found = re.search(
+        rf"<!-- {re.escape(marker)} -->\n```\w*\n(.*?)```\n", README.read_text(encoding="utf-8"), re.DOTALL
+    )
+    assert found, f"README has no block {marker}"
+    return found[1]
+
+
+def help_texts():
+    """What the README shows of --help; to renew it: .venv/bin/python -m tests.integration.test_documentation."""
+    texts = []
+    for command in COMMANDS:
+        words = [str(BIN / "safeguard"), *command.split(), "--help"]
+        wide = {**os.environ, "COLUMNS": "110", "TERMINAL_WIDTH": "110", "NO_COLOR": "1"}
+        shown = subprocess.run(words, capture_output=True, text=True, check=True, env=wide).stdout
+        name = " ".join(["safeguard", *command.split(), "--help"])
+        texts.append(f"$ {name}\n" + "\n".join(line.rstrip() for line in shown.strip().splitlines()))
+    return "\n\n".join(texts) + "\n"
+
+
+def test_the_readmes_help_texts_are_current():
+    assert block("help") == help_texts()
+
+
+def script(tmp_path, name, address):
+    path = tmp_path / f"{name}.py"
+    text = block(f"snippet: {name}")
+    assert "127.0.0.1:9092" in text
+    path.write_text(text.replace("127.0.0.1:9092", address))
+    return path
+
+
+@pytest.fixture
+def address(broker_address):
+    """A broker with the topics as they are named in the README."""
+    made = settings_module.load(bootstrap=broker_address, partitions=2)
+    subprocess.run(
+        [BIN / "safeguard", "topics", "create", "--bootstrap", broker_address], check=True, capture_output=True
+    )
+    return made.bootstrap
+
+
+async def last(address, topic, kind):
+    from streams import kafka
+
+    found = [decode(r.value, kind) async for r in kafka.read_all(settings_module.load(bootstrap=address), [topic])]
+    return found[-1]
+
+
+async def test_the_snippet_that_publishes(address, tmp_path):
+    subprocess.run([sys.executable, script(tmp_path, "publish", address)], check=True, timeout=60)
+    event = await last(address, topics.EVENTS, ContentEvent)
+    assert event.content_id == "post-1"
+
+
+@pytest.mark.parametrize("name", ["follow", "faust"])
+async def test_the_snippets_that_follow_verdicts(address, tmp_path, name):
+    from streams import kafka
+
+    current = settings_module.load(bootstrap=address)
+    moment = settings_module.Settings.__name__ + str(time.time_ns())
+    verdict = Verdict("v1", moment, "s", "fraud-spam", "1", "violates", "reasoner", "live", "m", _now(), ("FS2",))
+    async with kafka.producer(current) as producer:
+        await producer.send_and_wait(topics.VERDICTS, encode(verdict), key=moment.encode())
+    path = script(tmp_path, name, address)
+    command = [sys.executable, "-u", str(path)]
+    if name == "faust":
+        command = [sys.executable, "-m", "faust", "-A", name, "worker", "--without-web", "-l", "warn"]
+        # The module may not be called as the library is.
+        path.rename(tmp_path / "verdicts.py")
+        command[4] = "verdicts"
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            for line in process.stdout:
+                if moment in line:
+                    break
+            else:
+                pytest.fail("the snippet ended without printing the verdict")
+        finally:
+            process.kill()
+    assert "fraud-spam violates" in line
+
+
+def _now():
+    from streams.records import now
+
+    return now()
+
+
+def test_the_compose_file_is_valid_and_its_commands_and_settings_exist():
+    path = ROOT / "docker-compose.kafka.yml"
+    check = [BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", path]
+    subprocess.run(check, check=True, capture_output=True)
+    services = yaml.safe_load(path.read_text())["services"]
+    assert {"kafka", "topics", "prefilter", "reasoner", "reasoner-cpu"} <= set(services)
+    known = {f"SAFEGUARD_{name.upper()}" for name in settings_module.Settings.model_fields}
+    for name, service in services.items():
+        if "build" in service:
+            assert (ROOT / service["build"]["dockerfile"]).is_file()
+            words = service["command"]
+            subprocess.run([BIN / "safeguard", *words[:2], "--help"], check=True, capture_output=True)
+            assert set(service["environment"]) <= known, name
+            image = (ROOT / service["build"]["dockerfile"]).read_text()
+            assert "\nUSER safeguard\n" in image
+            for pins in re.findall(r"infra/requirements/(\S+)", image):
+                extra = service["build"].get("args", {}).get("EXTRA", "")
+                assert (ROOT / "infra/requirements" / pins.replace("${EXTRA}", extra)).is_file()
+    device = services["reasoner"]["deploy"]["resources"]["reservations"]["devices"][0]
+    assert device["capabilities"] == ["gpu"]
+    assert services["reasoner-cpu"]["profiles"] == ["cpu"]
+
+
+def test_tests_run_against_the_installed_package():
+    import infra
+    import policies
+    import streams
+    import workers
+
+    for package in (infra, policies, streams, workers):
+        assert "site-packages" in package.__file__
+        assert (Path(package.__file__).parent / "py.typed").is_file()
+
+
+def test_the_shipped_models_are_small_and_have_their_cards():
+    import streams
+    import workers
+
+    prefilter = Path(streams.__file__).parent / "model"
+    small = Path(workers.__file__).parent / "small"
+    assert (prefilter / "prefilter.ftz").stat().st_size <= 3_000_000
+    assert (small / "model.safetensors").stat().st_size <= 10_000_000
+    from streams.classifier import Classifier
+    from workers.small.weights import expand
+
+    assert Classifier().name in (prefilter / "card.md").read_text()
+    assert expand().name in (small / "card.md").read_text()
+
+
+if __name__ == "__main__":
+    text = README.read_text(encoding="utf-8")
+    README.write_text(text.replace(f"<!-- help -->\n```\n{block('help')}```", f"<!-- help -->\n```\n{help_texts()}```"))
