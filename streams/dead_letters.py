@@ -7,7 +7,7 @@ import base64
 from streams import topics
 from streams.bus import Output, Record
 from streams.errors import RecordError, SafeguardError
-from streams.records import DeadLetter, Origin, carried, encode, now, schema_header
+from streams.records import DeadLetter, Origin, carried, decode, encode, now, schema_header
 
 TRIES_HEADER = "safeguard-tries"
 
@@ -34,4 +34,17 @@ def dead_letter(record: Record, error: Exception, *, stage: str, attempts: int) 
     )
     return Output(
         topics.DEAD_LETTERS, record.key, encode(letter), [schema_header(DeadLetter), *carried(record.headers)]
+    )
+
+
+def retried(record: Record, prefix: str) -> Output:
+    """The record of a dead letter, back to its topic as it was, with a header that counts its tries.
+
+    Raises RecordError when it is no dead letter.
+    """
+    letter = decode(record.value, DeadLetter)
+    key, value, headers = letter.original()
+    kept = [(name, data) for name, data in headers if name != TRIES_HEADER]
+    return Output(
+        letter.origin.topic.removeprefix(prefix), key, value, [*kept, (TRIES_HEADER, str(letter.attempts).encode())]
     )

@@ -91,6 +91,11 @@ class Engine:
         """Whether partitions are owned and each can be written for."""
         return bool(self._lanes) and all(lane.ready for lane in self._lanes.values())
 
+    @property
+    def idle(self) -> bool:
+        """Whether all that was read is finished and committed."""
+        return not any(lane.unfinished for lane in self._lanes.values())
+
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until `stop` is set; then finish what is under way, within limits.drain, commit it, leave the group.
 
@@ -166,14 +171,15 @@ class _Lane:
 
     def feed(self, records: Sequence[Record]) -> None:
         """Take records as they were polled; never waits."""
-        if not self._unfinished:
+        if not self.unfinished:
             self._moved = time.monotonic()
         self._buffer.extend(records)
         self._bytes += sum(len(r.value) for r in records if r.value is not None)
         self._fed.set()
 
     @property
-    def _unfinished(self) -> int:
+    def unfinished(self) -> int:
+        """Records read and not committed."""
         return len(self._buffer) + self._watermark.waiting
 
     @property
@@ -182,7 +188,7 @@ class _Lane:
 
     def balance(self) -> None:
         """Pause or resume the partition, and raise the alarm when nothing moves."""
-        limits, unfinished = self.limits, self._unfinished
+        limits, unfinished = self.limits, self.unfinished
         if not self._paused and (unfinished >= limits.buffer or self._bytes >= limits.buffer_bytes):
             self._paused = True
             self.engine.bus.pause(self.partition)

@@ -8,9 +8,8 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from streams.cli.options import Bootstrap, Json
+from streams.cli.options import Bootstrap, Json, console
 from streams.errors import ConfigurationError, SafeguardError
 
 
@@ -41,9 +40,6 @@ def demo(
         raise ConfigurationError(
             f"{error.name} is not installed here: pip install 'safeguard-streams[demo]'"
         ) from error
-    console = Console(stderr=as_json)
-    if not console.is_terminal:
-        console = Console(stderr=as_json, width=150)  # a log file has no width
     options = Options(events, count, rate, keep, bootstrap, model, as_json)
 
     async def work() -> int:
@@ -51,7 +47,11 @@ def demo(
         assert running is not None
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, running.cancel)
-        run = Demo(options, lambda line: print(line, file=sys.stderr if as_json else sys.stdout, flush=True), console)
+        run = Demo(
+            options,
+            lambda line: print(line, file=sys.stderr if as_json else sys.stdout, flush=True),
+            console(stderr=as_json),
+        )
         try:
             summary = await run.run()
         except asyncio.CancelledError:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 Bootstrap = Annotated[
     str | None, typer.Option("--bootstrap", metavar="HOST:PORT", help="Kafka brokers; default SAFEGUARD_BOOTSTRAP.")
@@ -17,3 +18,9 @@ Data = Annotated[
         "--data", help="Folder of labelled texts: JSON lines {text, violates, category, harm}, .jsonl or .jsonl.gz."
     ),
 ]
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where tables go; a file or a pipe has no width of its own."""
+    shown = Console(stderr=stderr)
+    return shown if shown.is_terminal else Console(stderr=stderr, width=150)

@@ -8,12 +8,11 @@ from typing import Annotated
 
 import orjson
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from policies.document import LIBRARY, load, load_library
 from streams import kafka, policy_feed, settings
-from streams.cli.options import Bootstrap, Json
+from streams.cli.options import Bootstrap, Json, console
 from streams.errors import ConfigurationError
 
 app = typer.Typer(no_args_is_help=True, help="Written policies.")
@@ -42,7 +41,7 @@ def show(
     table = Table(*(rows[0] if rows else ["no policies"]), box=None)
     for row in rows:
         table.add_row(*map(str, row.values()))
-    Console().print(table)
+    console().print(table)
 
 
 @app.command("check")

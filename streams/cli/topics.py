@@ -6,12 +6,11 @@ import asyncio
 
 import orjson
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from streams import kafka, settings
 from streams import topics as catalogue
-from streams.cli.options import Bootstrap, Json
+from streams.cli.options import Bootstrap, Json, console
 
 app = typer.Typer(no_args_is_help=True, help="Topics of the pipeline.")
 
@@ -49,4 +48,4 @@ def show(as_json: Json = False) -> None:
         days = str(topic.retention // catalogue.DAY) if "delete" in topic.cleanup else ""
         shown = [str(row[column]) for column in ("topic", "key", "record", "partitions")]
         table.add_row(*shown, topic.cleanup, days)
-    Console().print(table)
+    console().print(table)

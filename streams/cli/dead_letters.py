@@ -1,0 +1,91 @@
+"""safeguard dead-letters."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Sequence
+
+import orjson
+import typer
+from rich.table import Table
+
+from streams import kafka, settings, topics
+from streams.bus import Output, Record
+from streams.cli.options import Bootstrap, Json, console
+from streams.dead_letters import retried
+from streams.engine import Engine, Limits
+from streams.errors import RecordError
+from streams.process import Stop, configure_logging
+from streams.records import DeadLetter, decode, encode
+from streams.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, help="What could not be handled, whole, with the reason.")
+GROUP = "dead-letters-retry"
+
+
+@app.command("list")
+def show(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
+    """Dead letters, oldest first in each partition. With --json one whole dead letter a line, content included."""
+    current = settings.load(bootstrap=bootstrap)
+
+    async def read() -> list[DeadLetter]:
+        await kafka.wait_for_broker(current, patience=10)
+        return [decode(r.value, DeadLetter) async for r in kafka.read_all(current, [topics.DEAD_LETTERS])]
+
+    letters = asyncio.run(read())
+    if as_json:
+        for letter in letters:
+            print(encode(letter).decode())
+        return
+    table = Table("from", "stage", "tries", "failed at", "bytes", "reason", box=None)
+    for letter in letters:
+        origin = f"{letter.origin.topic}[{letter.origin.partition}]@{letter.origin.offset}"
+        size = len(base64.b64decode(letter.value or ""))
+        moment = letter.failed_at.isoformat(timespec="seconds")
+        table.add_row(origin, letter.stage, str(letter.attempts), moment, str(size), letter.reason)
+    console().print(table)
+
+
+@app.command("retry")
+def retry(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
+    """Put back into their topics all dead letters that were not put back before, each exactly once.
+
+    A header counts how often a record was tried; what fails again becomes a new dead letter.
+    """
+    current = settings.load(bootstrap=bootstrap)
+    configure_logging("WARNING")
+    count = asyncio.run(_retry(current))
+    print(orjson.dumps({"retried": count}).decode() if as_json else f"put back {count}")
+
+
+async def _retry(current: Settings) -> int:
+    """Run the engine over the dead letters up to their end of now."""
+    count = 0
+
+    async def back(records: Sequence[Record]) -> list[Output]:
+        outputs = []
+        for record in records:
+            try:
+                outputs.append(retried(record, current.prefix))
+            except RecordError:
+                continue  # it stays listed; there is no topic to put it back into
+        nonlocal count
+        count += len(outputs)
+        return outputs
+
+    bus = kafka.KafkaBus(current, [topics.DEAD_LETTERS], GROUP)
+    engine = Engine(bus, back, stage=GROUP, limits=Limits(batch=500))
+
+    async def finish(stop: asyncio.Event) -> None:
+        while not stop.is_set() and not (engine.ready and engine.idle):
+            await asyncio.sleep(0.1)  # noqa: ASYNC110  (the broker is what is waited for)
+        ends = await kafka.Ends.now(bus.consumer)
+        while not stop.is_set() and (await ends.open() or not engine.idle):
+            await asyncio.sleep(0.1)
+        stop.set()
+
+    await kafka.wait_for_broker(current, patience=10)
+    with Stop() as stop:
+        await asyncio.gather(engine.run(stop.event), finish(stop.event))
+    return count
