@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import threading
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import psutil
@@ -18,20 +19,24 @@ from streams.kafka import KafkaBus
 from streams.policy_feed import PolicyFeed
 from streams.process import Stop, first_of
 from streams.settings import Settings
+from workers.inference import Inference
 from workers.judge import STAGE, Judge
 from workers.vllm_engine import VllmEngine
 
 log = logging.getLogger(__name__)
 
+StartInference = Callable[[Settings], Awaitable[Inference]]
+
 
 class Worker:
     """Judges what is escalated, many at once and each finished when it is ready."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, start: StartInference) -> None:
         self.settings = settings
         self.feed = PolicyFeed()
         self.engine: Engine | None = None
-        self.inference: VllmEngine | None = None
+        self.inference: Inference | None = None
+        self._start = start
 
     def state(self) -> dict[str, Any]:
         """What /health/ready says."""
@@ -49,7 +54,7 @@ class Worker:
 
     async def _judge(self, caught_up: asyncio.Event, stop: asyncio.Event) -> None:
         async def prepare() -> None:
-            self.inference = await VllmEngine.start(self.settings)
+            self.inference = await self._start(self.settings)
             log.info("model %s is ready", self.inference.model)
             await caught_up.wait()
             await self.feed.wait_for_any()
@@ -90,9 +95,9 @@ class Worker:
         return runner
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: Settings, start: StartInference = VllmEngine.start) -> None:
     """Serve until SIGTERM or SIGINT, and leave no process of the inference engine behind."""
-    worker = Worker(settings)
+    worker = Worker(settings, start)
     try:
         with Stop() as stop:
             runner = await worker.health()

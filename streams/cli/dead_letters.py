@@ -79,7 +79,7 @@ async def _retry(current: Settings) -> int:
 
     async def finish(stop: asyncio.Event) -> None:
         while not stop.is_set() and not (engine.ready and engine.idle):
-            await asyncio.sleep(0.1)  # noqa: ASYNC110  (the broker is what is waited for)
+            await asyncio.sleep(0.1)
         ends = await kafka.Ends.now(bus.consumer)
         while not stop.is_set() and (await ends.open() or not engine.idle):
             await asyncio.sleep(0.1)

@@ -1,0 +1,49 @@
+"""The reasoning worker as it is, but for the model: answers come in the harmony format after a random while.
+
+What is under test is the delivery, and a model on a CPU would judge in an hour what the suite sends in a minute.
+Each call is one line in the file named by the first argument.
+"""
+
+import asyncio
+import hashlib
+import json
+import random
+import sys
+
+from streams import settings
+from streams.process import configure_logging
+from workers import app, prompt
+from workers.inference import Completion
+
+FINAL = json.dumps({"violation": 0, "rule_ids": ["HH5"], "confidence": "high", "reason": "It attacks nobody."})
+TOKENS = prompt.encoding().encode(
+    f"<|channel|>analysis<|message|>Nothing.<|end|><|start|>assistant<|channel|>final<|message|>{FINAL}<|return|>",
+    allowed_special="all",
+)
+
+
+class Quick:
+    model = "stand-in"
+    longest = 16_384
+
+    def __init__(self, calls):
+        self._calls = calls
+
+    async def generate(self, tokens, most):
+        digest = hashlib.sha256(json.dumps(list(tokens)).encode()).hexdigest()[:16]
+        self._calls.write(f"{digest}\n")
+        self._calls.flush()
+        await asyncio.sleep(random.expovariate(1 / 0.03))
+        return Completion(TOKENS, len(tokens), 0)
+
+    async def close(self):
+        return
+
+
+async def start(_):
+    return Quick(open(sys.argv[1], "a"))  # noqa: ASYNC230, PTH123  (once, and open to the end)
+
+
+if __name__ == "__main__":
+    configure_logging()
+    asyncio.run(app.run(settings.load(), start))
