@@ -7,13 +7,16 @@ PINS := infra/requirements
 SOURCES := $(shell find streams workers policies infra -type f -not -name '*.pyc') pyproject.toml
 UV := $(BIN)/uv --quiet
 
-.PHONY: demo test lint unit clean requirements
+.PHONY: demo test test-faults lint unit clean requirements
 
 demo: $(VENV)/package-$(EXTRA) ## the whole pipeline on this machine; ARGS="--count 100", EXTRA=gpu MODEL=name
 	$(BIN)/safeguard demo $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 test: lint ## all checks and tests
 	$(BIN)/pytest $(ARGS)
+
+test-faults: $(VENV)/package-$(EXTRA) ## kills, zombies, lost brokers and poison on a three-broker Kafka; ARGS="--seed 1"
+	$(BIN)/python tests/faults/run.py $(ARGS)
 
 unit: $(VENV)/package-$(EXTRA) ## the tests that need no broker and no model
 	$(BIN)/pytest tests/unit $(ARGS)

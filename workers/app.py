@@ -63,6 +63,7 @@ class Worker:
         if stop.is_set() or self.inference is None:
             return
         judge = Judge(self.inference, self.feed, self.settings.max_tokens)
+        await judge.warm_up()
         slots = self.settings.in_flight
         self.engine = Engine(
             KafkaBus(self.settings, list(topics.LANES.values()), STAGE),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Sequence
@@ -70,6 +71,12 @@ class Judge:
         self._inference = inference
         self._feed = feed
         self._longest_answer = longest_answer
+
+    async def warm_up(self) -> None:
+        """Put each policy's text into the prefix cache: contents that arrive together would each compute it."""
+        for released in self._feed.policies.released.values():
+            with contextlib.suppress(InferenceError):
+                await self._inference.generate(prompt.render(released.policy.text, released.policy.effort, ""), 1)
 
     async def __call__(self, records: Sequence[Record]) -> list[Output]:
         return [output for record in records for output in await self.judge(record)]

@@ -1,0 +1,1 @@
+"""Benchmarks: `safeguard bench`. Each figure stands beside its baseline, measured in the same run."""

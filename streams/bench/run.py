@@ -1,0 +1,209 @@
+"""Runs the variants one after another on one broker, the same texts for each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psutil
+
+from infra import brokers
+from policies.document import load_library
+from streams import kafka, policy_feed, settings, topics
+from streams.demo.tally import percentile
+from streams.errors import SafeguardError
+from streams.records import now
+from streams.settings import Settings
+
+OUTPUTS = (topics.CLEARED, topics.ESCALATIONS)
+QUIET_SECONDS = 60.0
+Say = Callable[[str], None]
+
+
+@contextlib.contextmanager
+def broker(bootstrap: str | None) -> Iterator[str]:
+    """The given broker, or Apache Kafka from its jars for the length of the run."""
+    if bootstrap:
+        yield bootstrap
+        return
+    with brokers.kafka_cluster(1, "1g") as nodes:
+        yield brokers.addresses(nodes)
+
+
+def texts() -> list[str]:
+    """The demo's texts, which no model was trained on."""
+    lines = files("streams.demo").joinpath("events.jsonl").read_bytes().splitlines()
+    return [orjson.loads(line)["text"] for line in lines]
+
+
+def event(number: int, text: str) -> tuple[bytes, bytes]:
+    """Key and value of an event."""
+    name = f"bench-{number}"
+    return name.encode(), orjson.dumps({"content_id": name, "text": text, "created_at": now().isoformat()})
+
+
+@contextlib.contextmanager
+def process(variant: str, current: Settings, log: Path) -> Iterator[psutil.Process]:
+    """A variant as a process of its own; 'safeguard' is the prefilter as an operator runs it."""
+    beside = Path(sys.executable).with_name("safeguard")
+    command = [str(beside), "prefilter", "run", "--port", str(brokers.free_port())]
+    if variant != "safeguard":
+        command = [sys.executable, "-m", "streams.bench.variants", variant]
+    environment = {**os.environ, "SAFEGUARD_BOOTSTRAP": current.bootstrap, "SAFEGUARD_PREFIX": current.prefix}
+    with log.open("wb") as out:
+        child = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=log.parent
+        )
+    try:
+        yield psutil.Process(child.pid)
+    finally:
+        child.terminate()
+        try:
+            child.wait(12)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+async def fresh(bootstrap: str, partitions: int) -> Settings:
+    """Topics of a variant's own, with the library's policies released."""
+    current = settings.load(bootstrap=bootstrap, prefix=f"bench-{uuid.uuid4().hex[:8]}.", partitions=partitions)
+    await kafka.create_topics(current)
+    await policy_feed.release(current, load_library().values(), "bench")
+    return current
+
+
+async def drain(variant: str, bootstrap: str, count: int, folder: Path, say: Say) -> dict[str, Any]:
+    """Publish `count` events, then start the variant and let it work them off; events/s from the outputs' times."""
+    current = await fresh(bootstrap, 4)
+    sample = texts()
+    async with kafka.producer(current) as producer:
+        batches = {n: producer.create_batch() for n in range(4)}
+        for number in range(count):
+            key, value = event(number, sample[number % len(sample)])
+            target = number % 4
+            if batches[target].append(key=key, value=value, timestamp=None) is None:
+                await producer.send_batch(batches[target], current.prefix + topics.EVENTS, partition=target)
+                batches[target] = producer.create_batch()
+                batches[target].append(key=key, value=value, timestamp=None)
+        for target, batch in batches.items():
+            await producer.send_batch(batch, current.prefix + topics.EVENTS, partition=target)
+        await producer.flush()
+    say(f"{variant}: {count} events wait")
+    peak = 0
+    with process(variant, current, folder / f"{variant}.log") as child:
+        async with kafka.reader(current, OUTPUTS) as consumer:
+            last, moved = 0, time.monotonic()
+            while time.monotonic() - moved < (QUIET_SECONDS if not last else 5.0):
+                await asyncio.sleep(0.5)
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    peak = max(peak, child.memory_info().rss)
+                written = sum((await consumer.end_offsets(list(consumer.assignment()))).values())
+                if written > last:
+                    last, moved = written, time.monotonic()
+    answered: set[bytes | None] = set()
+    duplicates = 0
+    first, end = float("inf"), 0
+    async for record in kafka.read_all(current, OUTPUTS):
+        if record.topic.endswith(topics.CLEARED):
+            duplicates += record.key in answered
+        answered.add(record.key)
+        first, end = min(first, record.timestamp), max(end, record.timestamp)
+    if len(answered) < count:
+        tail = (folder / f"{variant}.log").read_text(errors="replace")[-1500:]
+        say(f"{variant}: only {len(answered)} of {count} answered; its log ends with:\n{tail}")
+    rate = len(answered) / max(0.001, (end - first) / 1000) if answered else 0.0
+    say(f"{variant}: {rate:,.0f} events/s")
+    return {
+        "events_per_s": round(rate),
+        "answered": len(answered),
+        "duplicates": duplicates,
+        "peak_rss_mb": round(peak / 2**20),
+    }
+
+
+async def prefilter(bootstrap: str, events: int, folder: Path, say: Say) -> dict[str, Any]:
+    """Throughput: plain Faust, a bare loop, ours; the plain agent, being slow, gets a tenth of the events."""
+    figures = {
+        "plain-faust": await drain("plain-faust", bootstrap, max(1000, events // 10), folder, say),
+        "bare": await drain("bare", bootstrap, events, folder, say),
+        "safeguard": await drain("safeguard", bootstrap, events, folder, say),
+    }
+    ours = figures["safeguard"]["events_per_s"]
+    ratios = {
+        "safeguard_to_bare": round(ours / max(1, figures["bare"]["events_per_s"]), 2),
+        "safeguard_to_plain_faust": round(ours / max(1, figures["plain-faust"]["events_per_s"]), 1),
+    }
+    return {"events": events, "variants": figures, "ratios": ratios}
+
+
+async def latency(variant: str, bootstrap: str, rate: float, seconds: float, folder: Path, say: Say) -> dict[str, Any]:
+    """Milliseconds from publishing to reading the cleared verdict under read_committed."""
+    current = await fresh(bootstrap, 4)
+    sample = [text for text in texts() if len(text) < 200]
+    sent: dict[bytes, float] = {}
+    took: list[float] = []
+    with process(variant, current, folder / f"{variant}.log"):
+        async with kafka.reader(current, OUTPUTS) as consumer, kafka.producer(current) as producer:
+
+            async def publish(first: int, count: int) -> None:
+                start = time.monotonic()
+                for number in range(first, first + count):
+                    pause = start + (number - first) / rate - time.monotonic()
+                    if pause > 0:
+                        await asyncio.sleep(pause)
+                    key, value = event(number, sample[number % len(sample)])
+                    sent[key] = time.monotonic()
+                    await producer.send(current.prefix + topics.EVENTS, value, key=key)
+                await producer.flush()
+
+            async def collect(seen: set[bytes], wanted: int, into: list[float]) -> None:
+                async with asyncio.timeout(60 + wanted / rate):
+                    while len(seen) < wanted:
+                        for tp, records in (await consumer.getmany(timeout_ms=100)).items():
+                            moment = time.monotonic()
+                            for record in records:
+                                seen.add(record.key)
+                                if tp.topic.endswith(topics.CLEARED):
+                                    into.append((moment - sent[record.key]) * 1000)
+
+            warm = int(max(20, rate))
+            seen: set[bytes] = set()
+            await asyncio.gather(publish(0, warm), collect(seen, warm, []))
+            count = int(rate * seconds)
+            await asyncio.gather(publish(warm, count), collect(seen, warm + count, took))
+    figures = {"p50_ms": percentile(took, 0.5), "p99_ms": percentile(took, 0.99), "cleared": len(took)}
+    say(f"{variant}: p50 {figures['p50_ms']} ms, p99 {figures['p99_ms']} ms at {rate:g}/s")
+    return figures
+
+
+async def pipeline(bootstrap: str, rate: float, seconds: float, folder: Path, say: Say) -> dict[str, Any]:
+    """Latency of cleared events: a bare loop with a transaction per poll, and ours."""
+    names: Sequence[str] = ("bare-txn", "safeguard")
+    return {
+        "rate": rate,
+        "variants": {name: await latency(name, bootstrap, rate, seconds, folder, say) for name in names},
+    }
+
+
+async def wait_for(bootstrap: str) -> None:
+    """Raise when the broker does not answer."""
+    await kafka.wait_for_broker(settings.load(bootstrap=bootstrap), patience=15)
+
+
+def check_extra() -> None:
+    """Raise when this host lacks the prefilter."""
+    try:
+        import faust  # noqa: F401
+    except ImportError as error:
+        raise SafeguardError("the benchmarks need the prefilter: pip install 'safeguard-streams[prefilter]'") from error
