@@ -16,7 +16,10 @@ from streams.cli.options import Bootstrap, Json, console
 from streams.errors import ConfigurationError
 
 app = typer.Typer(no_args_is_help=True, help="Written policies.")
-Library = Annotated[Path, typer.Option("--library", help="Folder of policies, ID/policy.md each.")]
+Library = Annotated[
+    Path,
+    typer.Option("--library", show_default="the one in the package", help="Folder of policies, ID/policy.md each."),
+]
 
 
 @app.command("list")

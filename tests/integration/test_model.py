@@ -1,6 +1,7 @@
 """vLLM itself with the small model."""
 
 import asyncio
+import contextlib
 import json
 from importlib.resources import files
 
@@ -26,14 +27,26 @@ ABOUT = {
 }
 
 
+def descendants():
+    return set(psutil.Process().children(recursive=True))
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine():
+async def started():
+    """The engine, and its processes."""
+    before = descendants()
     engine = await VllmEngine.start(settings.load(max_model_len=4096))
-    yield engine
+    processes = descendants() - before
+    yield engine, processes
     await engine.close()
-    for child in psutil.Process().children(recursive=True):
-        if "vllm" in " ".join(child.cmdline()).lower() or "multiprocessing" in " ".join(child.cmdline()):
-            child.kill()
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+@pytest.fixture
+def engine(started):
+    return started[0]
 
 
 async def judge(engine, policy, text):
@@ -86,11 +99,11 @@ async def test_what_content_says_of_itself_changes_nothing_in_the_form(engine):
     assert completion.prompt_tokens == len(prompt.render(policy.text, policy.effort, text))
 
 
-async def test_a_dead_engine_is_said_to_be_dead(engine):
-    """Last: it kills the engine's processes."""
-    for child in psutil.Process().children(recursive=True):
-        if "resource_tracker" not in " ".join(child.cmdline()):
-            child.kill()
+async def test_a_dead_engine_is_said_to_be_dead(started):
+    """Last of those with the engine: it kills the engine's processes."""
+    engine, processes = started
+    for process in processes:
+        process.kill()
     with pytest.raises(DependencyError, match="the inference engine died"):
         await judge(engine, LIBRARY["fraud-spam"], "anything")
 
