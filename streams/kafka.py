@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListen
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import (
     AuthenticationFailedError,
+    IllegalOperation,
     InvalidProducerEpoch,
     KafkaError,
     ProducerFenced,
@@ -43,7 +44,8 @@ _PRODUCER: dict[str, Any] = {
     "retry_backoff_ms": 5,
     "request_timeout_ms": 20_000,
 }
-_FENCED = (ProducerFenced, InvalidProducerEpoch)
+# A producer that was fenced says so once; after that it only says that it is in no transaction.
+_FENCED = (ProducerFenced, InvalidProducerEpoch, IllegalOperation)
 
 
 async def _bounded_stop(client: Any) -> None:
@@ -213,8 +215,9 @@ class KafkaBus:
                     if not _append(batch, output):
                         raise BusError(f"{topic}: a record is too large for a batch")
             sent.append(await producer.send_batch(batch, topic, partition=target))
-        for future in sent:
-            await future
+        for done in await asyncio.gather(*sent, return_exceptions=True):
+            if isinstance(done, BaseException):
+                raise done
 
     async def stop(self) -> None:
         if self._consumer is not None:

@@ -53,12 +53,12 @@ def demo(
             console(stderr=as_json),
         )
         try:
-            summary = await run.run()
+            await run.run()
         except asyncio.CancelledError:
-            print("interrupted; everything is stopped", file=sys.stderr)
-            return 130
-        run.report(summary)
-        return 1 if summary["unanswered"] else 0
+            if run.summary is None:
+                print("interrupted; everything is stopped", file=sys.stderr)
+                return 130
+        return 1 if run.summary is None or run.summary["unanswered"] else 0
 
     try:
         status = asyncio.run(work())

@@ -126,6 +126,7 @@ class Demo:
         self.say = say
         self.console = console
         self.tally = Tally()
+        self.summary: dict[str, Any] | None = None
         own = options.events is None
         lines = _sample() if own else lines_of(options.events or "")
         self._stamp = own
@@ -133,8 +134,8 @@ class Demo:
         if not self.lines:
             raise ConfigurationError(f"{options.events}: no events in it")
 
-    async def run(self) -> dict[str, Any]:
-        """The whole run; returns the summary. Raises SafeguardError when it cannot be done."""
+    async def run(self) -> None:
+        """The whole run; `summary` is set when every answer is in. Raises SafeguardError when it cannot be done."""
         async with contextlib.AsyncExitStack() as stack:
             bootstrap = self.options.bootstrap
             if bootstrap is None:
@@ -150,12 +151,12 @@ class Demo:
             children = await stack.enter_async_context(self._children(current, folder))
             await self._wait_until_ready(children)
             await self._publish_and_watch(current, children)
+            self.summary = self.tally.summary()
+            self._report(self.summary)
             if self.options.keep:
-                self._report()
                 self.say(f"staying up: SAFEGUARD_BOOTSTRAP={bootstrap} safeguard verdicts tail; Ctrl-C ends it")
                 await asyncio.Event().wait()
             self.say("stopping")
-        return self.tally.summary()
 
     def _settings(self, bootstrap: str) -> Settings:
         if self.options.bootstrap is None:
@@ -271,8 +272,10 @@ class Demo:
 
         yield refresh
 
-    def _report(self) -> None:
+    def _report(self, summary: dict[str, Any]) -> None:
+        """The end of the run, for people or for programs."""
         if self.options.as_json:
+            print(orjson.dumps(summary).decode(), flush=True)
             return
         texts = {}
         for line in self.lines:
@@ -283,13 +286,6 @@ class Demo:
         if self.tally.dead_letters:
             self.console.print(show.dead_letters(self.tally))
         self.console.print(show.counts(self.tally, len(self.lines)))
-
-    def report(self, summary: dict[str, Any]) -> None:
-        """The end of the run, for people or for programs."""
-        if self.options.as_json:
-            print(orjson.dumps(summary).decode())
-            return
-        self._report()
         keys = (
             "published",
             "cleared",

@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import random
 import signal
@@ -389,6 +390,7 @@ def main():
     parser.add_argument("--faults", type=int, default=40)
     parser.add_argument("--rate", type=float, default=300.0)
     options = parser.parse_args()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # brokers are killed on purpose here
     with tempfile.TemporaryDirectory(prefix="safeguard-faults-") as folder, brokers.kafka_cluster(3, "384m") as nodes:
         suite = Suite(options, nodes, Path(folder))
         summary = asyncio.run(suite.run())
