@@ -16,6 +16,7 @@ from streams.normalise import windows
 SHIPPED = Path(__file__).parent / "model" / "prefilter.ftz"
 NONE = "none"
 _LABEL = "__label__"
+_NONE = _LABEL + NONE
 
 log = logging.getLogger(__name__)
 Scores = dict[str, float]
@@ -32,15 +33,16 @@ class Classifier:
         except ValueError as error:
             raise ConfigurationError(f"{path}: not a fastText model: {error}") from error
         self._labels: list[str] = self._model.get_labels()
-        if _LABEL + NONE not in self._labels:
+        if _NONE not in self._labels:
             raise ConfigurationError(f"{path}: has no label {NONE!r}; train it with safeguard prefilter train")
+        self._short = {label: label.removeprefix(_LABEL) for label in self._labels}
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         self.name = f"fasttext-{digest}"
 
     @property
     def labels(self) -> list[str]:
         """All labels but none."""
-        return sorted(label.removeprefix(_LABEL) for label in self._labels if label != _LABEL + NONE)
+        return sorted(label.removeprefix(_LABEL) for label in self._labels if label != _NONE)
 
     def score(self, texts: Sequence[str]) -> list[Scores]:
         """For each text the probabilities by label, none included, of the window with the least of none."""
@@ -51,14 +53,17 @@ class Classifier:
             flat += parts
             counts.append(len(parts))
         labels, probabilities = self._model.predict(flat, k=len(self._labels))
-        cut = len(_LABEL)
-        rows = [
-            {label[cut:]: float(p) for label, p in zip(names, row, strict=True)}
-            for names, row in zip(labels, probabilities, strict=True)
-        ]
         scores: list[Scores] = []
         at = 0
         for count in counts:
-            scores.append(rows[at] if count == 1 else min(rows[at : at + count], key=lambda row: row[NONE]))
+            worst = at
+            if count > 1:
+                none = [
+                    row[names.index(_NONE)]
+                    for names, row in zip(labels[at : at + count], probabilities[at:], strict=False)
+                ]
+                worst = at + none.index(min(none))
+            short = self._short
+            scores.append({short[n]: p for n, p in zip(labels[worst], probabilities[worst].tolist(), strict=True)})
             at += count
         return scores

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
+from datetime import datetime
 
-from policies.document import Gate, Policy
 from streams import topics
 from streams.bus import Output, Record
 from streams.classifier import Classifier, Scores
@@ -33,12 +33,67 @@ from streams.records import (
 STAGE = "prefilter"
 _ESCALATION = schema_header(Escalation)
 _VERDICT = schema_header(Verdict)
+_64_BITS = 2**64 - 1
 
 
-def drawn(content_id: str, policy_id: str, share: float) -> bool:
-    """Whether a content is in a sample: the same answer each time it is asked."""
-    digest = hashlib.blake2b(f"{policy_id}\0{content_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < share * 2**64
+def _number(name: str) -> int:
+    """64 bits of a hash."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+
+
+def drawn(content: int, policy: int, share: float) -> bool:
+    """Whether a content is in a policy's sample, given the numbers of their ids: the same answer each time."""
+    mixed = (content ^ policy) * 0x9E3779B97F4A7C15 & _64_BITS
+    mixed = (mixed ^ (mixed >> 32)) * 0xD6E8FEB86659FD93 & _64_BITS
+    return mixed < share * 2**64
+
+
+class _Gate:
+    """A released policy's gate, made ready for many events."""
+
+    def __init__(self, released: Released) -> None:
+        policy = released.policy
+        self.released = released
+        self.policy_id = policy.id
+        self.labels = policy.gate.labels
+        self.threshold = policy.gate.threshold
+        self.everything = policy.gate.everything
+        self.sample = policy.gate.sample
+        self.terms = tuple(" " + " ".join(tokens(term)) + " " for term in policy.gate.terms)
+        self.number = _number(policy.id)
+        self.restricted = bool(policy.applies_to.surfaces or policy.applies_to.languages)
+
+    def concerns(self, event: ContentEvent) -> bool:
+        """Whether this policy is to look at the event at all."""
+        if event.policies and self.policy_id not in event.policies:
+            return False
+        return not self.restricted or self.released.policy.applies(event.surface, event.language)
+
+    def score(self, scores: Scores) -> float:
+        """Summed probability of the gate's labels, 0 to 1."""
+        total = 0.0
+        for label in self.labels:
+            total += scores.get(label, 0.0)
+        return total
+
+    def result(self, gate: str, scores: Scores) -> PrefilterResult:
+        """What verdicts say of this gate."""
+        if not self.labels:
+            return PrefilterResult(gate)
+        label = max(self.labels, key=lambda harm: scores.get(harm, 0.0))
+        return PrefilterResult(gate, label, round(self.score(scores), 4), self.threshold)
+
+    def fires(self, event: ContentEvent, score: float, number: int) -> str | None:
+        """The name of the gate that wants the event judged, if one does."""
+        if self.everything:
+            return "everything"
+        if self.labels and score >= self.threshold:
+            return "label"
+        if self.terms:
+            text = " " + " ".join(tokens(event.text)) + " "
+            if any(term in text for term in self.terms):
+                return "terms"
+        return "sample" if self.sample and drawn(number, self.number, self.sample) else None
 
 
 class Prefilter:
@@ -48,7 +103,8 @@ class Prefilter:
         self._classifier = classifier
         self._feed = feed
         self._policies = PolicySet({})
-        self._terms: dict[str, frozenset[str]] = {}
+        self._gates: list[_Gate] = []
+        self._version = ""
 
     async def __call__(self, records: Sequence[Record]) -> list[Output]:
         return self.judge(records)
@@ -70,45 +126,43 @@ class Prefilter:
                 events.append((record, event))
         if events:
             scores = self._classifier.score([event.text for _, event in events])
-            spent = (time.perf_counter() - started) * 1000 / len(events)
+            spent = round((time.perf_counter() - started) * 1000 / len(events), 3)
+            moment = now()
             for (record, event), score in zip(events, scores, strict=True):
-                outputs += self._decide(record, event, score, spent)
+                outputs += self._decide(record, event, score, moment, spent)
         return outputs
 
     def _adopt(self, policies: PolicySet) -> None:
         self._policies = policies
         self._version = policies.version
-        self._gates = {r.policy.id: (r, r.policy.gate) for r in policies.released.values()}
-        self._terms = {
-            name: frozenset(" " + " ".join(tokens(term)) + " " for term in gate.terms)
-            for name, (_, gate) in self._gates.items()
-        }
+        self._gates = [_Gate(released) for released in policies.released.values()]
 
     def _known(self, event: ContentEvent) -> None:
         for name in event.policies:
             if name not in self._policies.released:
                 raise RecordError("policies", f"no policy {name!r} is in force; see safeguard policy list")
 
-    def _decide(self, record: Record, event: ContentEvent, scores: Scores, spent: float) -> list[Output]:
-        nearest: PrefilterResult | None = None
-        margin = -1.0
-        wanted: list[tuple[Released, PrefilterResult]] = []
-        for name, (released, gate) in self._gates.items():
-            if event.policies and name not in event.policies:
+    def _decide(
+        self, record: Record, event: ContentEvent, scores: Scores, moment: datetime, spent: float
+    ) -> list[Output]:
+        number = _number(event.content_id)
+        nearest: _Gate | None = None
+        margin = -2.0
+        wanted: list[tuple[_Gate, str]] = []
+        for gate in self._gates:
+            if not gate.concerns(event):
                 continue
-            policy = released.policy
-            if not policy.applies(event.surface, event.language):
-                continue
-            fired, result = self._gate(policy, gate, event, scores)
+            score = gate.score(scores)
+            fired = gate.fires(event, score, number)
             if fired:
-                wanted.append((released, result))
-            elif result.score is not None and result.score - gate.threshold > margin:
-                nearest, margin = result, result.score - gate.threshold
-        moment = now()
-        latency = {"queue": milliseconds_since(event.created_at, moment), STAGE: round(spent, 3)}
+                wanted.append((gate, fired))
+            elif gate.labels and score - gate.threshold > margin:
+                nearest, margin = gate, score - gate.threshold
+        latency = {"queue": milliseconds_since(event.created_at, moment), STAGE: spent}
         trace = carried(record.headers) if record.headers else []
         if not wanted:
-            return [self._cleared(record, event, nearest, latency, trace)]
+            result = nearest.result("label", scores) if nearest else None
+            return [self._cleared(record, event, result, moment, latency, trace)]
         return [
             Output(
                 topics.ESCALATIONS,
@@ -116,10 +170,10 @@ class Prefilter:
                 encode(
                     Escalation(
                         event=event,
-                        policy_id=released.policy.id,
-                        policy_version=released.policy.version,
-                        policy_revision=released.revision,
-                        prefilter=result,
+                        policy_id=gate.policy_id,
+                        policy_version=gate.released.policy.version,
+                        policy_revision=gate.released.revision,
+                        prefilter=gate.result(fired, scores),
                         lane="live",
                         escalated_at=moment,
                         latency=latency,
@@ -127,30 +181,15 @@ class Prefilter:
                 ),
                 [_ESCALATION, *trace],
             )
-            for released, result in wanted
+            for gate, fired in wanted
         ]
-
-    def _gate(self, policy: Policy, gate: Gate, event: ContentEvent, scores: Scores) -> tuple[bool, PrefilterResult]:
-        if gate.everything:
-            return True, PrefilterResult("everything")
-        score = round(sum(scores.get(label, 0.0) for label in gate.labels), 4)
-        label: str | None = max(gate.labels, key=lambda harm: scores.get(harm, 0.0)) if gate.labels else None
-        result = PrefilterResult("label", label, score, gate.threshold)
-        if gate.labels and score >= gate.threshold:
-            return True, result
-        if gate.terms:
-            text = " " + " ".join(tokens(event.text)) + " "
-            if any(term in text for term in self._terms[policy.id]):
-                return True, PrefilterResult("terms")
-        if gate.sample and drawn(event.content_id, policy.id, gate.sample):
-            return True, PrefilterResult("sample", label, score, gate.threshold)
-        return False, result
 
     def _cleared(
         self,
         record: Record,
         event: ContentEvent,
         nearest: PrefilterResult | None,
+        moment: datetime,
         latency: dict[str, float],
         trace: list[tuple[str, bytes]],
     ) -> Output:
@@ -165,7 +204,7 @@ class Prefilter:
             stage="prefilter",
             lane="live",
             model=self._classifier.name,
-            decided_at=now(),
+            decided_at=moment,
             prefilter=nearest,
             latency=latency,
         )

@@ -14,7 +14,7 @@ from streams.errors import ConfigurationError
 from streams.memory import StoredRecord
 from streams.normalise import STRIDE, WINDOW, tokens, windows
 from streams.policy_feed import PolicyFeed
-from streams.prefilter import Prefilter, drawn
+from streams.prefilter import Prefilter, _number, drawn
 from streams.records import DeadLetter, Escalation, PolicyRelease, Verdict, decode, encode
 
 INSULT = "you are a stupid worthless bitch, kill yourself"
@@ -140,13 +140,15 @@ def test_odd_texts_are_scored(classifier, text):
 
 
 def test_a_sample_is_drawn_at_its_rate_and_always_alike():
-    names = [f"content-{n}" for n in range(20_000)]
-    taken = {n for n in names if drawn(n, "p", 0.1)}
-    assert 1800 < len(taken) < 2200
-    assert taken == {n for n in names if drawn(n, "p", 0.1)}
-    assert taken != {n for n in names if drawn(n, "q", 0.1)}
-    assert not any(drawn(n, "p", 0.0) for n in names)
-    assert all(drawn(n, "p", 1.0) for n in names)
+    contents = [_number(f"content-{n}") for n in range(20_000)]
+    p, q = _number("p"), _number("q")
+    taken = {c for c in contents if drawn(c, p, 0.1)}
+    assert 1850 < len(taken) < 2150
+    assert taken == {c for c in contents if drawn(c, p, 0.1)}
+    both = taken & {c for c in contents if drawn(c, q, 0.1)}
+    assert 140 < len(both) < 260, "the samples of two policies are independent"
+    assert not any(drawn(c, p, 0.0) for c in contents)
+    assert all(drawn(c, p, 1.0) for c in contents)
 
 
 def test_many_spellings_have_one_form():
