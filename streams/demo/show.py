@@ -61,13 +61,14 @@ def shortened(text: str, longest: int = 46) -> str:
 def verdicts(tally: Tally, texts: Mapping[str, str], rows: int = ROWS) -> Table:
     """Some verdicts of each policy and decision, texts shortened."""
     table = Table(
-        Column("text", no_wrap=True, max_width=46),
-        "policy",
-        "decision",
-        "rules",
-        "score",
-        "reason",
+        Column("text", no_wrap=True, ratio=2),
+        Column("policy", no_wrap=True, min_width=16),
+        Column("decision", no_wrap=True, min_width=8),
+        Column("rules", no_wrap=True, min_width=5),
+        Column("score", no_wrap=True, min_width=5),
+        Column("reason", no_wrap=True, ratio=3),
         box=None,
+        expand=True,
         title="Some verdicts",
         title_justify="left",
     )
