@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -99,8 +98,9 @@ class Worker:
 async def run(settings: Settings, start: StartInference = VllmEngine.start) -> None:
     """Serve until SIGTERM or SIGINT, and leave no process of the inference engine behind."""
     worker = Worker(settings, start)
+    stop = Stop()
     try:
-        with Stop() as stop:
+        with stop:
             runner = await worker.health()
             try:
                 await worker.run(stop.event)
@@ -108,9 +108,9 @@ async def run(settings: Settings, start: StartInference = VllmEngine.start) -> N
                 await runner.cleanup()
     finally:
         _end_children()
-        if any(thread.name.startswith("asyncio_") for thread in threading.enumerate()) and worker.inference is None:
+        if stop.event.is_set() and worker.inference is None:
             logging.shutdown()
-            os._exit(0 if stop.event.is_set() else 1)  # a model was still loading: its thread cannot be ended otherwise
+            os._exit(0)  # told to stop while a model was loading: its thread cannot be ended otherwise
 
 
 def _end_children() -> None:

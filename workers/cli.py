@@ -10,17 +10,10 @@ from typing import Annotated
 import typer
 
 from streams import settings
-from streams.cli.options import Bootstrap, Data
-from streams.errors import ConfigurationError
+from streams.cli.options import Bootstrap, Data, needs_extra
 from streams.process import configure_logging
 
 app = typer.Typer(no_args_is_help=True, help="The second stage: a reasoning model under written policies.")
-
-
-def _needs_extra(error: ImportError) -> ConfigurationError:
-    return ConfigurationError(
-        f"{error.name} is not installed here: pip install 'safeguard-streams[gpu]', or [cpu] without a GPU"
-    )
 
 
 @app.command("run")
@@ -35,7 +28,7 @@ def run(
     try:
         from workers import app as worker
     except ImportError as error:
-        raise _needs_extra(error) from error
+        raise needs_extra(error, "reasoner-gpu") from error
     configure_logging()
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(worker.run(settings.load(bootstrap=bootstrap, model=model, reasoner_port=port)))
@@ -55,5 +48,5 @@ def train_small(
     try:
         from workers.small import report
     except ImportError as error:
-        raise _needs_extra(error) from error
+        raise needs_extra(error, "reasoner-gpu") from error
     report.train_and_measure(data, validation, out, steps, seed)

@@ -204,6 +204,6 @@ async def wait_for(bootstrap: str) -> None:
 def check_extra() -> None:
     """Raise when this host lacks the prefilter."""
     try:
-        import faust  # noqa: F401
+        import faust  # noqa: F401  (only whether it is there)
     except ImportError as error:
         raise SafeguardError("the benchmarks need the prefilter: pip install 'safeguard-streams[prefilter]'") from error

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from streams.errors import ConfigurationError
+
 Bootstrap = Annotated[
     str | None, typer.Option("--bootstrap", metavar="HOST:PORT", help="Kafka brokers; default SAFEGUARD_BOOTSTRAP.")
 ]
@@ -24,3 +26,10 @@ def console(*, stderr: bool = False) -> Console:
     """Where tables go; a file or a pipe has no width of its own."""
     shown = Console(stderr=stderr)
     return shown if shown.is_terminal else Console(stderr=stderr, width=150)
+
+
+def needs_extra(error: ImportError, extra: str) -> ConfigurationError:
+    """What to say where a host lacks the libraries of a command."""
+    return ConfigurationError(
+        f"{error.name} is not installed here: install infra/requirements/{extra}.txt (see README)"
+    )

@@ -10,15 +10,10 @@ from typing import Annotated
 import typer
 
 from streams import settings
-from streams.cli.options import Bootstrap, Data
-from streams.errors import ConfigurationError
+from streams.cli.options import Bootstrap, Data, needs_extra
 from streams.process import configure_logging
 
 app = typer.Typer(no_args_is_help=True, help="The first stage: what needs a closer look.")
-
-
-def _needs_extra(error: ImportError) -> ConfigurationError:
-    return ConfigurationError(f"{error.name} is not installed here: pip install 'safeguard-streams[prefilter]'")
 
 
 @app.command("run")
@@ -30,7 +25,7 @@ def run(
     try:
         from streams import prefilter_app
     except ImportError as error:
-        raise _needs_extra(error) from error
+        raise needs_extra(error, "prefilter") from error
     configure_logging()
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(prefilter_app.run(settings.load(bootstrap=bootstrap, prefilter_port=port)))
@@ -49,7 +44,7 @@ def train(
     try:
         from streams import training
     except ImportError as error:
-        raise _needs_extra(error) from error
+        raise needs_extra(error, "prefilter") from error
     rows, held = training.read_folder(data, typer.echo)
     typer.echo(f"training on {len(rows)} rows; {len(held)} are held out (about half a minute for 300,000 rows)")
     training.fit(rows, out, seed)

@@ -135,6 +135,15 @@ def test_an_interrupt_at_any_moment_stops_everything_within_ten_seconds(moment):
     assert took < 10
 
 
+def test_a_worker_whose_model_is_not_there_says_so(embedded_address, tmp_path):
+    words = ["reason", "run", "--bootstrap", embedded_address, "--port", "0", "--model", str(tmp_path / "none")]
+    environment = {**os.environ, "SAFEGUARD_PREFIX": "nomodel."}
+    subprocess.run([SAFEGUARD, "topics", "create", "--bootstrap", embedded_address], env=environment, check=True)
+    done = subprocess.run([SAFEGUARD, *words], capture_output=True, text=True, timeout=60, env=environment, check=False)
+    assert done.returncode == 1
+    assert "none: no such model folder" in done.stderr
+
+
 def test_a_run_that_cannot_be_done_says_why(tmp_path):
     with demo("--bootstrap", "127.0.0.1:1", "--count", "1") as process:
         _, errors = process.communicate(timeout=60)
