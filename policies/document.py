@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import re2
 import yaml
 
+from policies.distilled import Distilled
+from policies.distilled import read as read_distilled
 from policies.errors import PolicyError
 
 Effort = Literal["low", "medium", "high"]
@@ -33,6 +36,10 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     labels and threshold: summed probability of these harms, 0 to 1, in the worst window of the text.
     terms: words or phrases, compared with the normalised text on word boundaries.
+    patterns: regular expressions in RE2's syntax, searched for in the folded text, whatever the case.
+    distilled: first 12 hex digits of the sha256 of the policy's distilled label (distilled.json beside policy.md), whose
+        probability the threshold is for, instead of that of the labels.
+    calibration: how the threshold was chosen and what to expect of it, for readers.
     sample: share of all other content, 0 to 1, drawn by a hash of its id.
     everything: all of it.
     """
@@ -40,6 +47,9 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     labels: tuple[Harm, ...] = ()
     threshold: float = 1.0
     terms: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+    distilled: str | None = None
+    calibration: dict[str, Any] | None = None
     sample: float = 0.0
     everything: bool = False
 
@@ -73,6 +83,8 @@ class Policy(msgspec.Struct, frozen=True):
     violating: tuple[str, ...]
     safe: tuple[str, ...]
     document: str
+    distilled: Distilled | None = None
+    distilled_file: str | None = None
 
     def applies(self, surface: str | None, language: str | None) -> bool:
         """Content that does not say its surface or language is never exempt."""
@@ -82,13 +94,21 @@ class Policy(msgspec.Struct, frozen=True):
         )
 
 
+def pattern_options() -> Any:
+    """How RE2 reads a gate's patterns."""
+    options = re2.Options()
+    options.case_sensitive = False
+    options.log_errors = False
+    return options
+
+
 def _section(text: str, name: str) -> str:
     found = re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
     return found[1] if found else ""
 
 
-def parse(document: str, origin: str = "policy") -> Policy:
-    """Read a policy document.
+def parse(document: str, origin: str = "policy", distilled: str | None = None) -> Policy:
+    """Read a policy document, and the text of its distilled label if its gate has one.
 
     Raises PolicyError with the origin and what to change.
     """
@@ -105,6 +125,17 @@ def parse(document: str, origin: str = "policy") -> Policy:
     for name, share in (("threshold", front.gate.threshold), ("sample", front.gate.sample)):
         if not 0 <= share <= 1:
             raise PolicyError(f"{origin}: gate.{name}: must lie between 0 and 1, not {share}")
+    for pattern in front.gate.patterns:
+        try:
+            re2.compile(pattern, pattern_options())
+        except re2.error as error:
+            why = error.args[0].decode() if isinstance(error.args[0], bytes) else error
+            raise PolicyError(f"{origin}: gate.patterns: {pattern!r} is no RE2 expression: {why}") from None
+    label = None
+    if front.gate.distilled is not None:
+        if distilled is None or hashlib.sha256(distilled.encode()).hexdigest()[:12] != front.gate.distilled:
+            raise PolicyError(f"{origin}: gate.distilled: distilled.json is missing or another one than the gate names")
+        label = read_distilled(distilled, f"{origin}: distilled.json")
     text = found[2].strip() + "\n"
     violating, safe = (tuple(_RULE.findall(_section(text, name))) for name in ("VIOLATES", "SAFE"))
     written = [*violating, *safe]
@@ -128,16 +159,38 @@ def parse(document: str, origin: str = "policy") -> Policy:
         violating=violating,
         safe=safe,
         document=document,
+        distilled=label,
+        distilled_file=distilled if label else None,
     )
+
+
+def with_gate(document: str, **changes: Any) -> str:
+    """The document with these fields of its gate set, or taken out where they are None; all else stays as it is."""
+    found = _FRONT.match(document)
+    assert found is not None, "the document was parsed before"
+    front = yaml.compose(found[1], Loader=yaml.SafeLoader)
+    assert isinstance(front, yaml.MappingNode)
+    for key, value in front.value:
+        if key.value == "gate":
+            gate = {**yaml.safe_load(found[1])["gate"], **changes}
+            kept = {name: setting for name, setting in gate.items() if setting is not None}
+            written = yaml.safe_dump(
+                {"gate": kept}, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None
+            )
+            start, end = found.start(1) + key.start_mark.index, found.start(1) + value.end_mark.index
+            return document[:start] + written.rstrip("\n") + "\n" + document[end:].lstrip("\n")
+    raise AssertionError("a parsed policy has a gate")
 
 
 def load(path: Path) -> Policy:
     """Read policy.md; raises PolicyError, also when the file cannot be read."""
     try:
         document = path.read_text(encoding="utf-8")
+        label = path.with_name("distilled.json")
+        distilled = label.read_text(encoding="utf-8") if label.is_file() else None
     except (OSError, UnicodeDecodeError) as error:
         raise PolicyError(f"{path}: cannot be read: {error}") from error
-    return parse(document, str(path))
+    return parse(document, str(path), distilled)
 
 
 def load_library(folder: Path = LIBRARY) -> dict[str, Policy]:

@@ -174,7 +174,7 @@ class _Lane:
         if not self.unfinished:
             self._moved = time.monotonic()
         self._buffer.extend(records)
-        self._bytes += sum(len(r.value) for r in records if r.value is not None)
+        self._bytes += sum([len(r.value) for r in records if r.value is not None])
         self._fed.set()
 
     @property
@@ -216,18 +216,12 @@ class _Lane:
                     await self._start(batch)
 
     def _next_batch(self) -> list[Record]:
-        batch: list[Record] = []
         watermark, buffer = self._watermark, self._buffer
-        while buffer and len(batch) < self.limits.batch and watermark.room(buffer[0].offset):
-            record = buffer.popleft()
-            if record.value is not None:
-                self._bytes -= len(record.value)
-            if watermark.seen(record.offset):
-                watermark.skip(record.offset)
-            else:
-                batch.append(record)
-                watermark.deliver(record.offset)
-        return batch
+        records: list[Record] = []
+        while buffer and len(records) < self.limits.batch and watermark.room(buffer[0].offset):
+            records.append(buffer.popleft())
+        self._bytes -= sum([len(r.value) for r in records if r.value is not None])
+        return [record for record in records if watermark.take(record.offset)]
 
     async def _start(self, batch: list[Record]) -> None:
         await self.engine.slots.acquire()

@@ -58,7 +58,7 @@ class PolicyFeed:
         else:
             try:
                 release = decode(value, PolicyRelease)
-                policy = parse(release.document, f"release of {release.policy_id}")
+                policy = parse(release.document, f"release of {release.policy_id}", release.distilled)
                 if policy.id != release.policy_id or policy.version != release.version:
                     raise PolicyError(f"release of {release.policy_id}: document is {policy.id} {policy.version}")
             except (RecordError, PolicyError) as error:
@@ -133,6 +133,7 @@ async def release(settings: Settings, policies: Iterable[Policy], why: str = "")
                 released_at=now(),
                 released_by=getpass.getuser(),
                 why=why,
+                distilled=policy.distilled_file,
             )
             await producer.send_and_wait(
                 settings.prefix + topics.POLICIES,

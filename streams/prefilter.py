@@ -6,19 +6,27 @@ import hashlib
 import time
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from streams import topics
 from streams.bus import Output, Record
-from streams.classifier import Classifier, Scores
+from streams.classifier import Classifier
 from streams.dead_letters import dead_letter
 from streams.errors import RecordError
-from streams.normalise import tokens
-from streams.policy_feed import PolicyFeed, PolicySet, Released
+from streams.gates import Gates, Scored
+from streams.normalise import Flags
+from streams.policy_feed import PolicyFeed, PolicySet
 from streams.records import (
     EVERY_POLICY,
     ContentEvent,
     Escalation,
+    Lane,
     PrefilterResult,
+    Stratum,
     Verdict,
     carried,
     content_sha256,
@@ -31,9 +39,27 @@ from streams.records import (
 )
 
 STAGE = "prefilter"
+NEAR = 0.5  # of the threshold: from here on, what passes is near it
 _ESCALATION = schema_header(Escalation)
 _VERDICT = schema_header(Verdict)
-_64_BITS = 2**64 - 1
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """Shares of what a policy's gates let pass that are judged all the same, to know what is missed.
+
+    near: of content that scores at least half the threshold; far: of all other content. 0 to 1.
+    """
+
+    near: float = 0.02
+    far: float = 0.002
+
+
+class _Why(NamedTuple):
+    """Why an event is judged under a policy (by its column), or which gate came nearest to wanting it."""
+
+    column: int
+    result: PrefilterResult
+    lane: Lane = "live"
 
 
 def _number(name: str) -> int:
@@ -41,81 +67,36 @@ def _number(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
-def drawn(content: int, policy: int, share: float) -> bool:
-    """Whether a content is in a policy's sample, given the numbers of their ids: the same answer each time."""
-    mixed = (content ^ policy) * 0x9E3779B97F4A7C15 & _64_BITS
-    mixed = (mixed ^ (mixed >> 32)) * 0xD6E8FEB86659FD93 & _64_BITS
-    return mixed < share * 2**64
-
-
-class _Gate:
-    """A released policy's gate, made ready for many events."""
-
-    def __init__(self, released: Released) -> None:
-        policy = released.policy
-        self.released = released
-        self.policy_id = policy.id
-        self.labels = policy.gate.labels
-        self.threshold = policy.gate.threshold
-        self.everything = policy.gate.everything
-        self.sample = policy.gate.sample
-        self.terms = tuple(" " + " ".join(tokens(term)) + " " for term in policy.gate.terms)
-        self.number = _number(policy.id)
-        self.restricted = bool(policy.applies_to.surfaces or policy.applies_to.languages)
-
-    def concerns(self, event: ContentEvent) -> bool:
-        """Whether this policy is to look at the event at all."""
-        if event.policies and self.policy_id not in event.policies:
-            return False
-        return not self.restricted or self.released.policy.applies(event.surface, event.language)
-
-    def score(self, scores: Scores) -> float:
-        """Summed probability of the gate's labels, 0 to 1."""
-        total = 0.0
-        for label in self.labels:
-            total += scores.get(label, 0.0)
-        return total
-
-    def result(self, gate: str, scores: Scores) -> PrefilterResult:
-        """What verdicts say of this gate."""
-        if not self.labels:
-            return PrefilterResult(gate)
-        label = max(self.labels, key=lambda harm: scores.get(harm, 0.0))
-        return PrefilterResult(gate, label, round(self.score(scores), 4), self.threshold)
-
-    def fires(self, event: ContentEvent, score: float, number: int) -> str | None:
-        """The name of the gate that wants the event judged, if one does."""
-        if self.everything:
-            return "everything"
-        if self.labels and score >= self.threshold:
-            return "label"
-        if self.terms:
-            text = " " + " ".join(tokens(event.text)) + " "
-            if any(term in text for term in self.terms):
-                return "terms"
-        return "sample" if self.sample and drawn(number, self.number, self.sample) else None
+def drawn(contents: NDArray[np.uint64], policies: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """[contents, policies]: a number from 0 to 1 that depends on nothing but the two ids, given as hashes."""
+    mixed = contents[:, None] ^ policies[None, :]
+    for factor in (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93):
+        mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(factor)
+    return (mixed >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
 class Prefilter:
     """Turns content events into escalations and cleared verdicts, a batch at a time."""
 
-    def __init__(self, classifier: Classifier, feed: PolicyFeed) -> None:
+    def __init__(self, classifier: Classifier, feed: PolicyFeed, audit: Audit | None = None) -> None:
         self._classifier = classifier
         self._feed = feed
-        self._policies = PolicySet({})
-        self._gates: list[_Gate] = []
-        self._version = ""
+        self._audit = audit or Audit()
+        self._adopt(PolicySet({}))
 
     async def __call__(self, records: Sequence[Record]) -> list[Output]:
         return self.judge(records)
 
     def judge(self, records: Sequence[Record]) -> list[Output]:
-        """Outputs for these records, in their order: each event is escalated under some policies or cleared under all."""
+        """Outputs for these records, in their order: an event is escalated under some policies or cleared under all.
+
+        What a policy's gates let pass may besides be drawn for the audit lane.
+        """
         started = time.perf_counter()
         if self._policies is not self._feed.policies:
             self._adopt(self._feed.policies)
         outputs: list[Output] = []
-        events: list[tuple[Record, ContentEvent]] = []
+        read_well: list[tuple[Record, ContentEvent]] = []
         for record in records:
             try:
                 event = decode(record.value, ContentEvent)
@@ -123,66 +104,136 @@ class Prefilter:
             except RecordError as error:
                 outputs.append(dead_letter(record, error, stage=STAGE, attempts=1))
             else:
-                events.append((record, event))
-        if events:
-            scores = self._classifier.score([event.text for _, event in events])
-            spent = round((time.perf_counter() - started) * 1000 / len(events), 3)
+                read_well.append((record, event))
+        if read_well:
+            judged, nearest = self._ask([event for _, event in read_well])
             moment = now()
-            for (record, event), score in zip(events, scores, strict=True):
-                outputs += self._decide(record, event, score, moment, spent)
+            spent = round((time.perf_counter() - started) * 1000 / len(read_well), 3)
+            for i, (record, event) in enumerate(read_well):
+                reasons = judged.get(i, ())
+                latency = {"queue": milliseconds_since(event.created_at, moment), STAGE: spent}
+                trace = carried(record.headers) if record.headers else []
+                outputs += [self._escalated(record, event, why, moment, latency, trace) for why in reasons]
+                if all(why.lane == "audit" for why in reasons):
+                    outputs.append(self._cleared(record, event, nearest[i], moment, latency, trace))
         return outputs
 
     def _adopt(self, policies: PolicySet) -> None:
         self._policies = policies
         self._version = policies.version
-        self._gates = [_Gate(released) for released in policies.released.values()]
+        self._released = list(policies.released.values())
+        self._gates = Gates([r.policy for r in self._released], self._classifier)
+        gates = [r.policy.gate for r in self._released]
+        self._everything = np.array([gate.everything for gate in gates], dtype=bool)
+        self._shares = np.array([gate.sample for gate in gates], dtype=np.float64)
+        self._seeds = np.array([_number(r.policy.id) for r in self._released], dtype=np.uint64)
 
     def _known(self, event: ContentEvent) -> None:
         for name in event.policies:
             if name not in self._policies.released:
                 raise RecordError("policies", f"no policy {name!r} is in force; see safeguard policy list")
 
-    def _decide(
-        self, record: Record, event: ContentEvent, scores: Scores, moment: datetime, spent: float
-    ) -> list[Output]:
-        number = _number(event.content_id)
-        nearest: _Gate | None = None
-        margin = -2.0
-        wanted: list[tuple[_Gate, str]] = []
-        for gate in self._gates:
-            if not gate.concerns(event):
-                continue
-            score = gate.score(scores)
-            fired = gate.fires(event, score, number)
-            if fired:
-                wanted.append((gate, fired))
-            elif gate.labels and score - gate.threshold > margin:
-                nearest, margin = gate, score - gate.threshold
-        latency = {"queue": milliseconds_since(event.created_at, moment), STAGE: spent}
-        trace = carried(record.headers) if record.headers else []
-        if not wanted:
-            result = nearest.result("label", scores) if nearest else None
-            return [self._cleared(record, event, result, moment, latency, trace)]
+    def _concerned(self, events: Sequence[ContentEvent]) -> Flags:
+        """[events, policies]: whether this policy is to look at this event at all."""
+        kinds = [(event.surface, event.language, event.policies) for event in events]
+        rows = {
+            (surface, language, wanted): [
+                (not wanted or r.policy.id in wanted) and r.policy.applies(surface, language) for r in self._released
+            ]
+            for surface, language, wanted in set(kinds)
+        }
+        return np.array([rows[kind] for kind in kinds], dtype=bool)
+
+    def _ask(self, events: Sequence[ContentEvent]) -> tuple[dict[int, list[_Why]], list[PrefilterResult | None]]:
+        """Why events are judged, by their number; and for each the gate that came nearest, if it has a classifier's."""
+        said = self._gates.ask([event.text for event in events])
+        found = np.zeros(said.scores.shape, dtype=bool)
+        for cell in said.terms:
+            found[cell] = True
+        concerned = self._concerned(events)
+        sure = concerned & (said.over | found | self._everything)
+        passed = concerned & ~sure
+        draws = drawn(np.array([_number(e.content_id) for e in events], dtype=np.uint64), self._seeds)
+        sampled = passed & (draws < self._shares)
+        passed &= ~sampled
+        near = said.scores >= NEAR * self._gates.thresholds
+        rates = np.where(near, self._audit.near, self._audit.far)
+        audited = passed & (draws < self._shares + (1 - self._shares) * rates)
+
+        judged: dict[int, list[_Why]] = {}
+        for i, column in np.argwhere(sure | sampled | audited).tolist():
+            if sampled[i, column]:
+                why = _Why(column, self._result("sample", said, i, column, rate=float(self._shares[column])))
+            elif audited[i, column]:
+                stratum: Stratum = "near" if near[i, column] else "far"
+                rate = float(rates[i, column] * (1 - self._shares[column]))
+                why = _Why(column, self._result("audit", said, i, column, rate=rate, stratum=stratum), "audit")
+            else:
+                why = _Why(column, self._sure(said, i, column))
+            judged.setdefault(i, []).append(why)
+        return judged, self._nearest(said, passed)
+
+    def _sure(self, said: Scored, i: int, column: int) -> PrefilterResult:
+        if self._everything[column]:
+            return PrefilterResult("everything")
+        if said.over[i, column]:
+            return self._result("label", said, i, column)
+        return PrefilterResult("terms", said.terms[i, column])
+
+    def _result(
+        self,
+        gate: str,
+        said: Scored,
+        i: int,
+        column: int,
+        rate: float | None = None,
+        stratum: Stratum | None = None,
+    ) -> PrefilterResult:
+        if not self._gates.scored[column]:
+            return PrefilterResult(gate, rate=rate, stratum=stratum)
+        label = self._classifier.labels[said.labels[i, column]]
+        score, threshold = round(float(said.scores[i, column]), 4), float(self._gates.thresholds[column])
+        return PrefilterResult(gate, label, score, threshold, rate, stratum)
+
+    def _nearest(self, said: Scored, passed: Flags) -> list[PrefilterResult | None]:
+        if not self._released:
+            return [None] * len(passed)
+        margins = np.where(passed, said.scores - self._gates.thresholds, -9.0)
+        columns = margins.argmax(axis=1)
+        rows = np.arange(len(columns))
+        scores = said.scores[rows, columns].round(4).tolist()
+        labels = said.labels[rows, columns].tolist()
+        thresholds: list[float] = self._gates.thresholds.tolist()
+        names = self._classifier.labels
+        # Below -1 there is a policy without labels, or none that let the content pass.
         return [
-            Output(
-                topics.ESCALATIONS,
-                record.key,
-                encode(
-                    Escalation(
-                        event=event,
-                        policy_id=gate.policy_id,
-                        policy_version=gate.released.policy.version,
-                        policy_revision=gate.released.revision,
-                        prefilter=gate.result(fired, scores),
-                        lane="live",
-                        escalated_at=moment,
-                        latency=latency,
-                    )
-                ),
-                [_ESCALATION, *trace],
+            PrefilterResult("label", names[label], score, thresholds[column]) if margin >= -1 else None
+            for label, score, column, margin in zip(
+                labels, scores, columns.tolist(), margins[rows, columns].tolist(), strict=True
             )
-            for gate, fired in wanted
         ]
+
+    def _escalated(
+        self,
+        record: Record,
+        event: ContentEvent,
+        why: _Why,
+        moment: datetime,
+        latency: dict[str, float],
+        trace: list[tuple[str, bytes]],
+    ) -> Output:
+        released = self._released[why.column]
+        escalation = Escalation(
+            event=event,
+            policy_id=released.policy.id,
+            policy_version=released.policy.version,
+            policy_revision=released.revision,
+            prefilter=why.result,
+            lane=why.lane,
+            escalated_at=moment,
+            latency=latency,
+        )
+        return Output(topics.LANES[why.lane], record.key, encode(escalation), [_ESCALATION, *trace])
 
     def _cleared(
         self,

@@ -21,8 +21,8 @@ from streams.classifier import SHIPPED, Classifier
 from streams.engine import Engine, Limits
 from streams.kafka import KafkaBus
 from streams.policy_feed import PolicyFeed
-from streams.prefilter import STAGE, Prefilter
-from streams.process import END_SECONDS, Stop, first_of
+from streams.prefilter import STAGE, Audit, Prefilter
+from streams.process import END_SECONDS, Stop, collect_rarely, first_of
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,9 @@ class PrefilterApp:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.feed = PolicyFeed()
-        self.prefilter = Prefilter(Classifier(settings.prefilter_model or SHIPPED), self.feed)
+        self.prefilter = Prefilter(
+            Classifier(settings.prefilter_model or SHIPPED), self.feed, Audit(settings.audit_near, settings.audit_far)
+        )
         self.engine = Engine(
             KafkaBus(settings, [topics.EVENTS], STAGE), self.through_agent, stage=STAGE, limits=Limits(in_flight=4)
         )
@@ -141,6 +143,7 @@ async def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises SafeguardError when the process should be started again."""
     with Stop() as stop:
         prefilter = PrefilterApp(settings)
+        collect_rarely()
         prefilter.stop = stop.event
         await prefilter.app.start()
         prefilter.app.flow_control.resume()  # Faust's own consumer, which is not used, would open its channels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -24,6 +25,13 @@ def configure_logging(level: str = "INFO") -> None:
         logging.getLogger(ours).setLevel(level)
     # Group changes are part of ordinary life, and this library calls them errors.
     logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(logging.CRITICAL)
+
+
+def collect_rarely() -> None:
+    """Look for reference cycles seldom: a batch of records makes many objects and no cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 100)
 
 
 class Stop:

@@ -22,6 +22,7 @@ from streams.errors import RecordError
 Decision = Literal["violates", "safe", "undetermined"]
 Stage = Literal["prefilter", "reasoner"]
 Lane = Literal["live", "audit", "replay"]
+Stratum = Literal["near", "far"]
 Confidence = Literal["low", "medium", "high"]
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 Headers = Sequence[tuple[str, bytes]]
@@ -54,12 +55,18 @@ class ContentEvent(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PrefilterResult(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why the prefilter decided as it did: the gate, its label, its score and threshold (both 0 to 1)."""
+    """Why the prefilter decided as it did: the gate (label, terms, everything, sample, audit), its score and threshold.
+
+    label is the harm, or for terms what was found. score and threshold are 0 to 1. rate, 0 to 1, is how much of such
+    content a sample or an audit draws: each stands for 1/rate others. stratum is how near an audit's content came.
+    """
 
     gate: str
     label: str | None = None
     score: float | None = None
     threshold: float | None = None
+    rate: float | None = None
+    stratum: Stratum | None = None
 
 
 class Escalation(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -136,7 +143,9 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PolicyRelease(msgspec.Struct, frozen=True, omit_defaults=True):
-    """moderation.policies: the whole document; revision counts the releases of this policy from 1."""
+    """moderation.policies: the whole document, and the distilled label that its gate names; revision counts the releases
+    of this policy from 1.
+    """
 
     policy_id: str
     version: str
@@ -145,6 +154,7 @@ class PolicyRelease(msgspec.Struct, frozen=True, omit_defaults=True):
     released_at: datetime
     released_by: str
     why: str = ""
+    distilled: str | None = None
 
 
 class Origin(msgspec.Struct, frozen=True):

@@ -34,6 +34,11 @@ class Settings(BaseSettings):
     reasoner_port: int = Field(6067, description="port of the reasoning worker's health endpoint")
     prefilter_model: Path | None = Field(None, description="fastText model; by default the one in the package")
 
+    audit_near: float = Field(
+        0.02, ge=0, le=1, description="share of what passes a gate near its threshold that is judged all the same"
+    )
+    audit_far: float = Field(0.002, ge=0, le=1, description="share of all else that passes a gate, likewise")
+
     model: str = Field(
         "small", description="reasoning model: a folder, a hub name, or 'small' for the one in the package"
     )

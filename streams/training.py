@@ -1,38 +1,50 @@
-"""Training of the prefilter's classifier, with a model card that says on what and how well."""
+"""Training of the prefilter's classifier."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
+import subprocess
+import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import fasttext
 import numpy as np
+from numpy.typing import NDArray
 
 from policies import labelled
 from policies.labelled import Labelled
-from streams.classifier import NONE, Classifier
+from streams.classifier import NONE
 from streams.errors import ConfigurationError
 from streams.normalise import tokens
 
 RECIPE: dict[str, Any] = {
     "lr": 0.5,
     "epoch": 4,
-    "dim": 16,
+    "dim": 16,  # of each of the two models that are put side by side
     "wordNgrams": 1,
     "minn": 3,
     "maxn": 5,
-    "minCount": 5,
-    "bucket": 100_000,
+    "minCount": 8,
+    "bucket": 45_000,
     "loss": "softmax",
     "thread": 1,  # more threads would make each training differ
 }
-QUANTISE: dict[str, Any] = {"qnorm": True, "dsub": 2}
-ESCALATED = (0.05, 0.10, 0.20, 0.30, 0.50)
+"""What the shipped model is trained with."""
+
+FULL: dict[str, Any] = RECIPE | {"minCount": 3, "bucket": 500_000}
+"""A model without regard to size, which the shipped one is compared with."""
+
+FEWEST_OF_A_SIDE = 15  # rows, for a source to have labels of its own
+OWN_SHARE = 0.5  # of what tells one harm from the others, in the averaged labels
+AVERAGED_WEIGHT = 1.5  # of the averaged labels beside those of all rows alike
+_LABEL = "__label__"
+
+Matrix = NDArray[np.float32]
 
 
 def read_folder(
@@ -49,119 +61,85 @@ def read_folder(
     return train, held
 
 
-def fit(rows: Sequence[Labelled], out: Path, seed: int = 0) -> None:
-    """Train on the rows' harms and write a quantised model; equal rows and seed give an equal model."""
+def fit(rows: Sequence[Labelled], out: Path, seed: int = 0, recipe: dict[str, Any] = RECIPE) -> None:
+    """Train on the rows and write the model; equal rows, seed and recipe give an equal model.
+
+    Two models in one. The first learns the harms from all rows alike. In the second each source has labels of its own
+    while training, so that what tells sources apart is not taken for what tells harm apart; afterwards the directions
+    that lead from none to harm are averaged over the sources (those that have only one side share theirs). Side by
+    side, their logits add up. Raises ConfigurationError when there is nothing to tell apart.
+    """
     if len({row.harm for row in rows}) < 2 or NONE not in {row.harm for row in rows}:
         raise ConfigurationError("training needs rows of at least one harm and rows that violate nothing")
+    sides = Counter((row.source, row.violates) for row in rows)
+    both = {row.source for row in rows if min(sides[row.source, True], sides[row.source, False]) >= FEWEST_OF_A_SIDE}
     order = np.random.default_rng(seed).permutation(len(rows))
+    texts = [" ".join(tokens(row.text)) for row in rows]
+    counts: Counter[tuple[str, str]] = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        lines = Path(folder) / "train.txt"
-        with lines.open("w", encoding="utf-8") as file:
+        lines, names = Path(folder) / "sources.txt", Path(folder) / "harms.txt"
+        with lines.open("w", encoding="utf-8") as by_source, names.open("w", encoding="utf-8") as plain:
             for i in order:
-                words = " ".join(tokens(rows[i].text))
-                if words:
-                    file.write(f"__label__{rows[i].harm} {words}\n")
-        model = fasttext.train_supervised(str(lines), **RECIPE, seed=seed, verbose=0)
-        model.quantize(**QUANTISE)
+                if texts[i]:
+                    source = rows[i].source if rows[i].source in both else "rest"
+                    counts[rows[i].harm, source] += 1
+                    by_source.write(f"{_LABEL}{rows[i].harm}@{source} {texts[i]}\n")
+                    plain.write(f"{_LABEL}{rows[i].harm} {texts[i]}\n")
+        harms = _train(names, Path(folder) / "harms.bin", recipe | {"seed": seed})
+        sources = _train(lines, Path(folder) / "sources.bin", recipe | {"seed": seed})
+        # Untrained, with room for both: what fastText writes a model of.
+        both_sides = recipe | {"seed": seed, "epoch": 1, "lr": 0.0, "dim": 2 * recipe["dim"]}
+        model = _train(names, Path(folder) / "model.bin", both_sides)
+        inputs = [_inputs(part, model) for part in (harms, sources)]
+        outputs = [_outputs(harms, model), _averaged(sources, counts, model)]
+        model.set_matrices(np.concatenate(inputs, axis=1), np.concatenate(outputs, axis=1))
         model.save_model(str(out))
 
 
-def roc_auc(scores: Sequence[float], positive: Sequence[bool]) -> float | None:
-    """Area under the ROC curve, ties counted half; None when one side is empty."""
-    s, y = np.asarray(scores, dtype=float), np.asarray(positive, dtype=bool)
-    if y.all() or not y.any():
-        return None
-    _, inverse, counts = np.unique(s, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    up, down = int(y.sum()), int((~y).sum())
-    return float((ranks[y].sum() - up * (up + 1) / 2) / (up * down))
+def _train(lines: Path, out: Path, arguments: dict[str, Any]) -> Any:
+    """Train in a process of its own, whose memory is fresh: with one thread fastText sets only a tenth of its matrix, and
+    takes the rest as the allocator hands it out.
+    """
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, "-m", "streams.training", str(lines), str(out), json.dumps(arguments)]
+    subprocess.run(command, check=True, env=environment)
+    return fasttext.load_model(str(out))
 
 
-def recall_when_escalating(scores: Sequence[float], positive: Sequence[bool], share: float) -> float | None:
-    """Share of the violating texts among the `share` of texts with the highest scores."""
-    y = np.asarray(positive, dtype=bool)
-    if not y.any():
-        return None
-    top = np.argsort(-np.asarray(scores, dtype=float), kind="stable")[: max(1, round(share * len(y)))]
-    return float(y[top].sum() / y.sum())
+def _inputs(part: Any, model: Any) -> Matrix:
+    """The part's input rows in the order of the model's words."""
+    rows: Matrix = part.get_input_matrix().astype(np.float32)
+    known = {word: i for i, word in enumerate(part.get_words())}
+    words = rows[[known[word] for word in model.get_words()]]
+    return np.concatenate([words, rows[len(known) :]])
 
 
-def figures(classifier: Classifier, rows: Iterable[Labelled]) -> dict[str, dict[str, Any]]:
-    """By source: rows, violating, ROC-AUC, and recall at some shares escalated; score = 1 - P(none)."""
-    by_source: dict[str, list[Labelled]] = {}
-    for row in rows:
-        by_source.setdefault(row.source, []).append(row)
-    table: dict[str, dict[str, Any]] = {}
-    for source, group in sorted(by_source.items()):
-        scores = [1 - s[NONE] for s in classifier.score([row.text for row in group])]
-        positive = [row.violates for row in group]
-        auc = roc_auc(scores, positive)
-        table[source] = {
-            "rows": len(group),
-            "violating": sum(positive),
-            "roc_auc": None if auc is None else round(auc, 3),
-            **{
-                f"recall_at_{round(share * 100)}%": None if recall is None else round(recall, 3)
-                for share in ESCALATED
-                for recall in [recall_when_escalating(scores, positive, share)]
-            },
-        }
-    return table
+def _outputs(part: Any, model: Any) -> Matrix:
+    """The part's output rows in the order of the model's labels."""
+    rows = dict(zip(part.get_labels(), part.get_output_matrix(), strict=True))
+    return np.array([rows[label] for label in model.get_labels()], dtype=np.float32)
 
 
-def _licences(folder: Path) -> dict[str, dict[str, str]]:
-    """Source and licence of each file, from the manifest.json in the folder or above it, when there is one."""
-    for place in (folder / "manifest.json", folder.parent / "manifest.json"):
-        if place.is_file():
-            entries = json.loads(place.read_text(encoding="utf-8"))
-            return {Path(e["file"]).name: {"source": e["source"], "licence": e["licence"]} for e in entries}
-    return {}
+def _averaged(part: Any, counts: Counter[tuple[str, str]], model: Any) -> Matrix:
+    """Output rows for the model's labels, from the part's labels HARM@SOURCE, that occur so often."""
+    outputs = dict(zip(part.get_labels(), part.get_output_matrix(), strict=True))
+    harms = sorted({harm for harm, _ in counts} - {NONE})
+    towards, apart = [], {harm: [np.zeros(part.get_dimension())] for harm in harms}
+    for source in sorted({source for _, source in counts}):
+        there = {harm: outputs[f"{_LABEL}{harm}@{source}"] for harm in harms if counts[harm, source]}
+        if there and counts[NONE, source]:
+            weights = [counts[harm, source] for harm in there]
+            mean = np.average(list(there.values()), axis=0, weights=weights)
+            towards.append(mean - outputs[f"{_LABEL}{NONE}@{source}"])
+        for harm, output in there.items():
+            if len(there) > 1:
+                apart[harm].append(output - np.mean(list(there.values()), axis=0))
+    rows = {NONE: np.zeros(part.get_dimension())}
+    for harm in harms:
+        own = np.mean(apart[harm][1:] or apart[harm], axis=0)
+        rows[harm] = AVERAGED_WEIGHT * (np.mean(towards, axis=0) + OWN_SHARE * own)
+    return np.array([rows[label.removeprefix(_LABEL)] for label in model.get_labels()], dtype=np.float32)
 
 
-def card(
-    folder: Path, validation: Path | None, model: Path, train: Sequence[Labelled], held: Sequence[Labelled], seed: int
-) -> str:
-    """The model card, in Markdown: data with licences and sha256, recipe, figures on texts that were not trained on."""
-    classifier = Classifier(model)
-    licences = _licences(folder)
-    rows = Counter(row.source for row in train)
-    lines = [
-        "# Prefilter model card",
-        "",
-        f"Model `{classifier.name}`, {model.stat().st_size:,} bytes, labels {', '.join(classifier.labels)} and none.",
-        "It decides what a reasoning model looks at; it decides about nobody's content by itself.",
-        "",
-        f"Recipe: {json.dumps(RECIPE | QUANTISE | {'seed': seed})}. Text is normalised by `streams.normalise`;",
-        "a text is scored by its worst window of 20 tokens.",
-        "",
-        "One text in ten, chosen by a hash, was kept from training; the first table is measured on those.",
-        "Figures on a source whose other rows were trained on flatter the model; the second table is nearer to what",
-        "new content will see.",
-        "",
-    ]
-    tables = [("Held-out texts of the training sources", figures(classifier, held))]
-    if validation is not None:
-        unseen = [row for path in labelled.files(validation) for row in labelled.read(path)]
-        tables.append(("Sources that were not trained on", figures(classifier, unseen)))
-    for title, table in tables:
-        columns = list(next(iter(table.values())))
-        lines += [f"## {title}", "", f"| source | {' | '.join(columns)} |", "| --- |" + " --- |" * len(columns)]
-        lines += [
-            f"| {source} | {' | '.join('' if v is None else str(v) for v in row.values())} |"
-            for source, row in table.items()
-        ]
-        known = [row["roc_auc"] for row in table.values() if row["roc_auc"] is not None]
-        lines += ["", f"Mean ROC-AUC over sources with both sides: {sum(known) / len(known):.3f}.", ""]
-    lines += [
-        "## Training data",
-        "",
-        "| file | rows used | source | licence | sha256 |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for path in labelled.files(folder):
-        known_as = licences.get(path.name, {})
-        name = path.name.removesuffix(".gz").removesuffix(".jsonl")
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        source, licence = known_as.get("source", "not stated"), known_as.get("licence", "not stated")
-        lines.append(f"| {path.name} | {rows[name]} | {source} | {licence} | {digest} |")
-    return "\n".join(lines) + "\n"
+if __name__ == "__main__":
+    fasttext.train_supervised(sys.argv[1], **json.loads(sys.argv[3]), verbose=0).save_model(sys.argv[2])

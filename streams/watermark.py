@@ -35,18 +35,22 @@ class Watermark:
         position = self.position
         return pack(position, self._done) if position is not None else ""
 
-    def seen(self, offset: int) -> bool:
-        """Already delivered here, or done before this owner came."""
-        return (self._next is not None and offset < self._next) or offset in self._done
-
     def room(self, offset: int) -> bool:
         """Whether this offset may be started without running too far ahead of the watermark."""
         return not self._pending or offset - self._pending[0] < SPAN
 
-    def deliver(self, offset: int) -> None:
-        """Take the next offset into account; it must not have been seen."""
+    def take(self, offset: int) -> bool:
+        """Take the next offset into account. False when it is not to be done: delivered already, or done by an earlier
+        owner.
+        """
+        if self._next is not None and offset < self._next:
+            return False
         self._pending.append(offset)
         self._next = offset + 1
+        if offset in self._done:
+            self.complete(())
+            return False
+        return True
 
     def complete(self, offsets: Iterable[int]) -> None:
         """Mark delivered offsets as done; the watermark moves over what is done."""
@@ -54,12 +58,6 @@ class Watermark:
         pending, done = self._pending, self._done
         while pending and pending[0] in done:
             done.discard(pending.popleft())
-
-    def skip(self, offset: int) -> None:
-        """An offset that was done before this owner came has been read again."""
-        if self._next is None or offset >= self._next:
-            self.deliver(offset)
-            self.complete((offset,))
 
     @property
     def waiting(self) -> int:

@@ -1,6 +1,6 @@
 """What the prefilter is measured against: python -m streams.bench.variants NAME, settings from the environment.
 
-plain-faust    the agent one would write from Faust's documentation: an event at a time, topic.send
+plain-faust    the agent one would write from Faust's documentation: an event at a time, fastText's predict, topic.send
 bare           an aiokafka loop around the same decision, in batches, position committed after the outputs
 bare-txn       the same loop with a transaction for each partition of each poll
 """
@@ -9,24 +9,46 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import ahocorasick_rs
+import fasttext
 import faust
+import re2
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from policies.document import Policy, pattern_options
 from streams import settings, topics
 from streams.bus import Output
-from streams.classifier import Classifier
-from streams.policy_feed import PolicyFeed
+from streams.classifier import SHIPPED, Classifier
+from streams.policy_feed import PolicyFeed, PolicySet, Released
 from streams.prefilter import Prefilter
-from streams.process import first_of
+from streams.process import collect_rarely, first_of
+from streams.records import (
+    ContentEvent,
+    Escalation,
+    PrefilterResult,
+    Verdict,
+    content_sha256,
+    decode,
+    encode,
+    now,
+    verdict_id,
+)
 from streams.settings import Settings
 
 
-async def _prefilter(current: Settings) -> Prefilter:
+async def _policies(current: Settings) -> PolicyFeed:
     feed, caught_up = PolicyFeed(), asyncio.Event()
     await first_of(feed.follow(current, caught_up), caught_up.wait())
+    return feed
+
+
+def prefilter_under(policies: Iterable[Policy]) -> Prefilter:
+    """The decision without a bus, under these policies."""
+    feed = PolicyFeed()
+    feed.policies = PolicySet({policy.id: Released(policy, 1) for policy in policies})
     return Prefilter(Classifier(), feed)
 
 
@@ -42,18 +64,46 @@ def plain_faust(current: Settings) -> None:
         web_enabled=False,
         datadir=f"/tmp/{current.prefix}plain-faust",  # noqa: S108  (Faust wants a folder, and keeps nothing there)
     )
-    outputs = {
-        name: app.topic(current.prefix + name, value_serializer="raw", key_type=bytes, key_serializer="raw")
-        for name in (topics.CLEARED, topics.ESCALATIONS, topics.DEAD_LETTERS)
-    }
-    state: dict[str, Prefilter] = {}
+    cleared, escalations = (
+        app.topic(current.prefix + name, value_serializer="raw", key_type=bytes, key_serializer="raw")
+        for name in (topics.CLEARED, topics.ESCALATIONS)
+    )
+    model: Any = fasttext.load_model(str(SHIPPED))
+    gates: list[tuple[Policy, set[str], Any, Any]] = []
 
     @app.agent(app.topic(current.prefix + topics.EVENTS, value_type=bytes, value_serializer="raw", key_type=bytes))
     async def judge(stream: Any) -> None:
-        state["prefilter"] = await _prefilter(current)
+        for released in (await _policies(current)).policies.released.values():
+            gate = released.policy.gate
+            terms = ahocorasick_rs.AhoCorasick([term.lower() for term in gate.terms]) if gate.terms else None
+            patterns = re2.Set.SearchSet(pattern_options())
+            for pattern in gate.patterns:
+                patterns.Add(pattern)
+            if gate.patterns:
+                patterns.Compile()
+            gates.append(
+                (released.policy, {f"__label__{label}" for label in gate.labels}, terms, gate.patterns and patterns)
+            )
         async for event in stream.events():
-            for output in state["prefilter"].judge([event.message]):
-                await outputs[output.topic].send(key=output.key, value=output.value)
+            content = decode(event.value, ContentEvent)
+            text = " ".join(content.text.lower().split())
+            found = dict(zip(*model.predict(text, k=-1), strict=True))
+            wanted = [
+                policy
+                for policy, labels, terms, patterns in gates
+                if sum(found[label] for label in labels) >= policy.gate.threshold
+                or (terms and terms.find_matches_as_indexes(text))
+                or (patterns and patterns.Match(text))
+            ]
+            for policy in wanted:
+                result = PrefilterResult("label", threshold=policy.gate.threshold)
+                escalation = Escalation(content, policy.id, policy.version, 1, result, "live", now())
+                await escalations.send(key=event.key, value=encode(escalation))
+            if not wanted:
+                digest = content_sha256(content.text)
+                name = verdict_id(content.content_id, digest)
+                verdict = Verdict(name, content.content_id, digest, "*", "", "safe", "prefilter", "live", "", now())
+                await cleared.send(key=event.key, value=encode(verdict))
 
     faust.Worker(app, loglevel="WARNING").execute_from_commandline()
 
@@ -82,7 +132,8 @@ def _send(producer: AIOKafkaProducer, current: Settings, outputs: Sequence[Outpu
 
 async def bare(current: Settings, *, transactions: bool) -> None:
     """Run until killed."""
-    prefilter = await _prefilter(current)
+    prefilter = Prefilter(Classifier(), await _policies(current))
+    collect_rarely()
     group = f"{current.prefix}bare"
     options: dict[str, Any] = {"max_batch_size": 2**19, "acks": "all", "retry_backoff_ms": 5}
     consumer = AIOKafkaConsumer(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from policies.document import Policy, load
 from streams.errors import ConfigurationError
 
 Bootstrap = Annotated[
@@ -20,6 +21,19 @@ Data = Annotated[
         "--data", help="Folder of labelled texts: JSON lines {text, violates, category, harm}, .jsonl or .jsonl.gz."
     ),
 ]
+Library = Annotated[
+    Path,
+    typer.Option("--library", show_default="the one in the package", help="Folder of policies, ID/policy.md each."),
+]
+
+
+def policy_of(name: str, library: Path) -> tuple[Policy, Path]:
+    """A policy and its file, by its id in the library or by its file."""
+    path = Path(name) if name.endswith(".md") else library / name / "policy.md"
+    if not path.is_file():
+        known = ", ".join(sorted(found.parent.name for found in library.glob("*/policy.md")))
+        raise ConfigurationError(f"no policy {name!r} in {library}; there are: {known}; or name a policy.md file")
+    return load(path), path
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -12,14 +12,10 @@ from rich.table import Table
 
 from policies.document import LIBRARY, load, load_library
 from streams import kafka, policy_feed, settings
-from streams.cli.options import Bootstrap, Json, console
+from streams.cli.options import Bootstrap, Json, Library, console
 from streams.errors import ConfigurationError
 
 app = typer.Typer(no_args_is_help=True, help="Written policies.")
-Library = Annotated[
-    Path,
-    typer.Option("--library", show_default="the one in the package", help="Folder of policies, ID/policy.md each."),
-]
 
 
 @app.command("list")

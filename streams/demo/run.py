@@ -33,7 +33,14 @@ from streams.settings import Settings
 STARTUP_SECONDS = 300.0
 QUIET_SECONDS = 120.0  # no answer for so long: the run is given up
 END_SECONDS = 8.0
-WATCHED = (topics.ESCALATIONS, topics.CLEARED, topics.VERDICTS, topics.RATIONALES, topics.DEAD_LETTERS)
+WATCHED = (
+    topics.ESCALATIONS,
+    topics.ESCALATIONS_AUDIT,
+    topics.CLEARED,
+    topics.VERDICTS,
+    topics.RATIONALES,
+    topics.DEAD_LETTERS,
+)
 
 
 class Options(msgspec.Struct, frozen=True):

@@ -32,6 +32,7 @@ def counts(tally: Tally, total: int) -> Group:
     notes = {
         topics.CLEARED: _ms(tally.latency["cleared"]),
         topics.ESCALATIONS: f"{tally.escalated_events} events, {share} of those answered",
+        topics.ESCALATIONS_AUDIT: "drawn from what was cleared",
         topics.VERDICTS: _ms(tally.latency["judged"]),
         topics.RATIONALES: "",
         topics.DEAD_LETTERS: "",

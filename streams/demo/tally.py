@@ -11,7 +11,7 @@ from typing import Any
 from streams import topics
 from streams.bus import Record
 from streams.errors import RecordError
-from streams.records import DeadLetter, Escalation, Verdict, decode
+from streams.records import DeadLetter, Escalation, Lane, Verdict, decode
 
 
 def percentile(values: Iterable[float], share: float) -> float | None:
@@ -24,9 +24,14 @@ def _digest(value: bytes) -> bytes:
     return hashlib.sha256(value).digest()
 
 
+def _through(escalated: Counter[tuple[str, Lane]]) -> int:
+    """How often an event went to the reasoner in place of being cleared; what is audited was cleared."""
+    return max((count for (_, lane), count in escalated.items() if lane == "live"), default=0)
+
+
 class Tally:
     """Counts records of one run. An event is answered by one cleared verdict, or by a verdict for each policy that
-    escalated it; a line that is no event is answered by its dead letter."""
+    escalated it (and by those of its audits besides); a line that is no event is answered by its dead letter."""
 
     def __init__(self) -> None:
         self.published = 0
@@ -38,8 +43,9 @@ class Tally:
         self._sent: dict[bytes | None, float] = {}
         self._dead: Counter[bytes | None] = Counter()
         self._cleared: Counter[bytes | None] = Counter()
-        self._escalated: dict[bytes | None, Counter[str]] = defaultdict(Counter)
-        self._judged: dict[bytes | None, Counter[str]] = defaultdict(Counter)
+        # By key, counted by policy and lane.
+        self._escalated: dict[bytes | None, Counter[tuple[str, Lane]]] = defaultdict(Counter)
+        self._judged: dict[bytes | None, Counter[tuple[str, Lane]]] = defaultdict(Counter)
         self.dead_letters: list[DeadLetter] = []
 
     def sent(self, key: bytes | None, line: bytes) -> None:
@@ -61,12 +67,13 @@ class Tally:
             if topic == topics.CLEARED:
                 self._cleared[record.key] += 1
                 self._answered("cleared", record.key)
-            elif topic == topics.ESCALATIONS:
-                self._escalated[record.key][decode(record.value, Escalation).policy_id] += 1
+            elif topic in {topics.ESCALATIONS, topics.ESCALATIONS_AUDIT}:
+                escalation = decode(record.value, Escalation)
+                self._escalated[record.key][escalation.policy_id, escalation.lane] += 1
             elif topic == topics.VERDICTS:
                 verdict = decode(record.value, Verdict)
                 self.verdicts.append(verdict)
-                self._judged[record.key][verdict.policy_id] += 1
+                self._judged[record.key][verdict.policy_id, verdict.lane] += 1
                 self._answered("judged", record.key)
         except RecordError:
             self.topics["unreadable"] += 1
@@ -87,8 +94,8 @@ class Tally:
         missing = 0
         for key, lines in self._lines.items():
             escalated, judged = self._escalated[key], self._judged[key]
-            through = max(escalated.values(), default=0)
-            behind = max((count - judged[policy] for policy, count in escalated.items()), default=0)
+            through = _through(escalated)
+            behind = max((count - judged[asked] for asked, count in escalated.items()), default=0)
             missing += max(0, lines - self._dead[key] - self._cleared[key] - through) + max(0, behind)
         return missing
 
@@ -97,14 +104,14 @@ class Tally:
         extra = 0
         for key, lines in self._lines.items():
             escalated, judged = self._escalated[key], self._judged[key]
-            through = max(escalated.values(), default=0)
+            through = _through(escalated)
             extra += max(0, self._dead[key] + self._cleared[key] + through - lines)
-            extra += sum(max(0, count - escalated[policy]) for policy, count in judged.items())
+            extra += sum(max(0, count - escalated[asked]) for asked, count in judged.items())
         return extra
 
     @property
     def escalated_events(self) -> int:
-        return sum(1 for policies in self._escalated.values() if policies)
+        return sum(1 for asked in self._escalated.values() if _through(asked))
 
     def by_policy(self) -> dict[str, Counter[str]]:
         """Decisions counted by policy."""
@@ -120,6 +127,7 @@ class Tally:
             "cleared": self.topics[topics.CLEARED],
             "escalated": self.escalated_events,
             "escalations": self.topics[topics.ESCALATIONS],
+            "audited": self.topics[topics.ESCALATIONS_AUDIT],
             "verdicts": self.topics[topics.VERDICTS],
             "undetermined": sum(v.decision == "undetermined" for v in self.verdicts),
             "dead_letters": self.topics[topics.DEAD_LETTERS],

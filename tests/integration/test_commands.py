@@ -12,7 +12,7 @@ import pytest
 from policies.document import load_library
 from streams import kafka as kafka_bus
 from streams import topics
-from streams.records import ContentEvent, Verdict, decode, encode, now
+from streams.records import ContentEvent, Escalation, PrefilterResult, Verdict, decode, encode, now
 
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
 
@@ -77,3 +77,82 @@ async def test_verdicts_are_followed_with_filters(broker, safeguard, environment
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
     assert verdict.verdict_id == "v2"
+
+
+ROWS = [json.loads(line) for line in Path("tests/data/labelled.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+async def test_gates_are_calibrated_distilled_and_audited_from_the_verdicts_on_kafka(broker, safeguard, tmp_path):
+    safeguard("topics", "create")
+    async with kafka_bus.producer(broker) as producer:
+        for number, row in enumerate(ROWS[:900:2] + ROWS[900::2]):
+            event = ContentEvent(f"c{number}", row["text"], now())
+            # What scores low was drawn: one in ten, near the threshold or far from it.
+            score = 0.9 if row["violates"] and number % 4 else 0.05
+            result = PrefilterResult("label", "hate", score, 0.2)
+            if score < 0.2:
+                result = PrefilterResult("audit", "hate", score, 0.2, 0.1, "far")
+            lane = "audit" if result.gate == "audit" else "live"
+            escalation = Escalation(event, "hate-harassment", "v1", 1, result, lane, now())
+            decision = "violates" if row["violates"] else "safe"
+            verdict = Verdict(
+                f"v{number}",
+                f"c{number}",
+                "s",
+                "hate-harassment",
+                "v1",
+                decision,
+                "reasoner",
+                lane,
+                "m",
+                now(),
+                prefilter=result,
+            )
+            key = f"c{number}".encode()
+            await producer.send(broker.prefix + topics.LANES[lane], encode(escalation), key=key)
+            await producer.send(broker.prefix + topics.VERDICTS, encode(verdict), key=key)
+        await producer.flush()
+
+    found = json.loads(safeguard("prefilter", "recall", "--json"))["hate-harassment"]
+    violating = sum(row["violates"] for row in ROWS[:900:2] + ROWS[900::2])
+    assert found["caught"] + found["missed"] / 10 == pytest.approx(violating)
+    assert found["low"] < found["recall"] < found["high"]
+    assert "95 % interval" in safeguard("prefilter", "recall", "hate-harassment")
+
+    policy = tmp_path / "hate-harassment" / "policy.md"
+    policy.parent.mkdir()
+    policy.write_text(load_library()["hate-harassment"].document, encoding="utf-8")
+    result = json.loads(safeguard("prefilter", "calibrate", str(policy), "--target-recall", "0.2", "--write", "--json"))
+    assert result["threshold"] == 0.9
+    written = load_library(tmp_path)["hate-harassment"].gate
+    assert written.threshold == 0.9
+    assert written.calibration["source"] == "verdicts"
+
+    out, plot = tmp_path / "proposal" / "hate-harassment", tmp_path / "curves.svg"
+    said = json.loads(safeguard("prefilter", "distill", str(policy), "--out", str(out), "--plot", str(plot), "--json"))
+    assert said["rows"] == len(ROWS) // 2
+    assert said["after"]["roc_auc"]["value"] > 0.8
+    assert plot.read_text().startswith("<?xml")
+    proposed = load_library(out.parent)["hate-harassment"]
+    assert proposed.distilled is not None
+    assert proposed.version == load_library()["hate-harassment"].version, "the text is the same"
+    safeguard("policy", "release", "--library", str(out.parent))
+
+
+def test_sets_are_evaluated_and_labels_distilled_from_files(safeguard, tmp_path):
+    labels = tmp_path / "sets" / "mine.jsonl"
+    labels.parent.mkdir()
+    labels.write_text("\n".join(json.dumps(row) for row in ROWS[::3]) + "\n", encoding="utf-8")
+    said = json.loads(safeguard("prefilter", "evaluate", "--data", str(labels.parent), "--json"))
+    assert said["sets"][0]["name"] == "mine"
+    assert said["sets"][0]["roc_auc"]["low"] > 0.8
+    assert {harm["name"] for harm in said["harms"]} >= {"hate", "harassment", "fraud_spam"}
+    out = tmp_path / "proposal"
+    safeguard("prefilter", "distill", "hate-harassment", "--labels", str(labels), "--out", str(out))
+    again = json.loads(
+        safeguard("prefilter", "evaluate", "--data", str(labels.parent), "--policy", str(out / "policy.md"), "--json")
+    )
+    assert again["sets"][0]["roc_auc"]["value"] > said["sets"][0]["roc_auc"]["value"]
+    table = safeguard("prefilter", "evaluate", "--data", str(labels.parent), "--plot", str(tmp_path / "recall.png"))
+    assert "| mine | 500 |" in table
+    assert "threshold" in safeguard("prefilter", "calibrate", "hate-harassment", "--labels", str(labels))

@@ -3,18 +3,16 @@
 import json
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from policies.document import load_library, parse
+from policies.document import load_library, parse, with_gate
+from policies.errors import PolicyError
 from streams import topics
 from streams.classifier import Classifier
-from streams.errors import ConfigurationError
 from streams.memory import StoredRecord
-from streams.normalise import STRIDE, WINDOW, tokens, windows
 from streams.policy_feed import PolicyFeed
-from streams.prefilter import Prefilter, _number, drawn
+from streams.prefilter import Audit, Prefilter, _number, drawn
 from streams.records import DeadLetter, Escalation, PolicyRelease, Verdict, decode, encode
 
 INSULT = "you are a stupid worthless bitch, kill yourself"
@@ -85,6 +83,9 @@ def test_only_policies_that_apply_are_asked(classifier, feed):
     ("gate", "fires", "passes"),
     [
         ("terms: [magic beans]", "buy MAGIC   beans!", "magic and beans"),
+        ("terms: [magic beans]", "(m\u0430gic be\u200bans)", "magic beansprouts"),
+        ("terms: ['\u5927\u4fbf\u5b9c']", "\u8fd9\u662f\u5927\u4fbf\u5b9c\u554a", "\u4fbf\u5b9c"),
+        ("patterns: ['\\bfree\\s+(?:\\w+\\s+){0,2}crypto\\b']", "FREE bags of Crypto", "free as a bird of crypto"),
         ("everything: true", KIND, None),
         ("sample: 1.0", KIND, None),
     ],
@@ -96,7 +97,7 @@ def test_gates_that_need_no_training(classifier, gate, fires, passes):
     prefilter = Prefilter(classifier, feed)
     (output,) = prefilter.judge([event(fires)])
     assert output.topic == topics.ESCALATIONS
-    assert decode(output.value, Escalation).prefilter.gate == gate.split(":")[0]
+    assert decode(output.value, Escalation).prefilter.gate == gate.split(":")[0].replace("patterns", "terms")
     if passes:
         assert prefilter.judge([event(passes)])[0].topic == topics.CLEARED
 
@@ -125,60 +126,84 @@ def test_equal_events_get_equal_verdict_ids(classifier, feed):
     assert decode(first.value, Verdict).verdict_id != decode(other.value, Verdict).verdict_id
 
 
-def test_the_worst_window_of_a_long_text_counts(classifier):
-    hidden = f"{KIND} " * 40 + INSULT + f" {KIND}" * 40
-    plain, found = classifier.score([f"{KIND} " * 80, hidden])
-    assert found["none"] < 0.5 < plain["none"]
-
-
-@pytest.mark.parametrize(
-    "text", ["", " ", "\x00", "\n\n", "\u200b", "\u0301" * 100_000, "a" * 1_000_000, "\ud7ff\U0010ffff"]
-)
-def test_odd_texts_are_scored(classifier, text):
-    (scores,) = classifier.score([text])
-    assert sum(scores.values()) == pytest.approx(1, abs=0.02)
-
-
 def test_a_sample_is_drawn_at_its_rate_and_always_alike():
-    contents = [_number(f"content-{n}") for n in range(20_000)]
-    p, q = _number("p"), _number("q")
-    taken = {c for c in contents if drawn(c, p, 0.1)}
-    assert 1850 < len(taken) < 2150
-    assert taken == {c for c in contents if drawn(c, p, 0.1)}
-    both = taken & {c for c in contents if drawn(c, q, 0.1)}
-    assert 140 < len(both) < 260, "the samples of two policies are independent"
-    assert not any(drawn(c, p, 0.0) for c in contents)
-    assert all(drawn(c, p, 1.0) for c in contents)
+    contents = np.array([_number(f"content-{n}") for n in range(20_000)], dtype=np.uint64)
+    policies = np.array([_number("p"), _number("q")], dtype=np.uint64)
+    draws = drawn(contents, policies)
+    assert (draws == drawn(contents, policies)).all()
+    taken = draws < 0.1
+    assert 1850 < taken[:, 0].sum() < 2150
+    assert 140 < taken.all(axis=1).sum() < 260, "the samples of two policies are independent"
+    assert draws.min() >= 0
+    assert draws.max() < 1
 
 
-def test_many_spellings_have_one_form():
-    assert tokens("HELLO   World") == ["hello", "world"]
-    assert tokens("\uff28\uff45llo") == ["hello"]
-    assert tokens("he\u200bllo") == ["hello"]
-    assert tokens("sooooooo") == ["sooo"]
-    assert tokens("see https://x.example/a?b=c now") == ["see", "<url>", "now"]
-    assert tokens("hi @some_one!") == ["hi", "<user>", "!"]
-    assert tokens("mail a@b.example") == ["mail", "a", "@", "b", ".", "example"]
+def test_what_passes_is_audited_by_strata_and_cleared_all_the_same(classifier, feed):
+    events = [event(f"{KIND} {n}", n, policies=["fraud-spam"]) for n in range(4000)]
+    outputs = Prefilter(classifier, feed, Audit(near=0.5, far=0.05)).judge(events)
+    audits = [decode(o.value, Escalation) for o in outputs if o.topic == topics.ESCALATIONS_AUDIT]
+    cleared = {decode(o.value, Verdict).content_id for o in outputs if o.topic == topics.CLEARED}
+    assert {a.event.content_id for a in audits} <= cleared
+    assert {(a.lane, a.prefilter.gate) for a in audits} == {("audit", "audit")}
+    far = [a for a in audits if a.prefilter.stratum == "far"]
+    assert 120 < len(far) < 280
+    sample = feed.policies.released["fraud-spam"].policy.gate.sample
+    assert all(a.prefilter.rate == pytest.approx(0.05 * (1 - sample)) for a in far)
+    assert all(a.prefilter.score < a.prefilter.threshold / 2 for a in far)
+    again = Prefilter(classifier, feed, Audit(near=0.5, far=0.05)).judge(events)
+    assert [o.key for o in again if o.topic == topics.ESCALATIONS_AUDIT] == [
+        a.event.content_id.encode() for a in audits
+    ]
 
 
-@given(st.text(max_size=300))
-def test_normalising_twice_changes_nothing(text):
-    once = tokens(text)
-    assert tokens(" ".join(once)) == once or any(t in {"<url>", "<user>"} for t in once)
+def test_nothing_is_audited_at_rate_zero_and_everything_at_one(classifier, feed):
+    events = [event(KIND, n, policies=["fraud-spam"]) for n in range(50)]
+    none = Prefilter(classifier, feed, Audit(0.0, 0.0)).judge(events)
+    assert not any(o.topic == topics.ESCALATIONS_AUDIT for o in none)
+    every = Prefilter(classifier, feed, Audit(1.0, 1.0)).judge(events)
+    counts = [sum(o.topic == name for o in every) for name in (topics.ESCALATIONS_AUDIT, topics.ESCALATIONS)]
+    assert sum(counts) == 50
 
 
-@given(st.integers(0, 200))
-def test_windows_cover_every_token(count):
-    words = [f"w{n}" for n in range(count)]
-    parts = windows(" ".join(words))
-    assert {w for part in parts for w in part.split()} == set(words)
-    assert all(len(part.split()) <= WINDOW for part in parts)
-    assert len(parts) <= 1 + max(0, count - WINDOW + STRIDE - 1) // STRIDE
+def gated(gate):
+    document = load_library()["fraud-spam"].document
+    return releasing(with_gate(document, labels=None, threshold=None, sample=None, **gate))
 
 
-def test_a_model_that_is_none_is_refused(tmp_path):
-    with pytest.raises(ConfigurationError, match="no such fastText model"):
-        Classifier(tmp_path / "none.ftz")
-    (tmp_path / "bad.ftz").write_bytes(b"not a model")
-    with pytest.raises(ConfigurationError, match="not a fastText model"):
-        Classifier(tmp_path / "bad.ftz")
+@pytest.mark.parametrize("text", ["a" * 1_000_000 + "!", "x" * 500_000, "\u0301" * 100_000, "ab " * 300_000])
+def test_a_pattern_that_backtracks_forever_elsewhere_is_answered(classifier, text):
+    feed = gated({"patterns": [r"(a+)+$", r"(x+x+)+y", r"^(a|b|ab)*c"], "terms": ["a b", "never said"]})
+    outputs = Prefilter(classifier, feed, Audit(0, 0)).judge([event(text)])
+    assert len(outputs) == 1
+
+
+def test_the_verdict_says_which_term_was_found_and_under_each_policy(classifier):
+    feed = gated({"terms": ["magic beans", "beans"], "patterns": [r"\bbe[a-z]ns\b"]})
+    (output,) = Prefilter(classifier, feed, Audit(0, 0)).judge([event("magic beans here", 1)])
+    assert decode(output.value, Escalation).prefilter.label in {"magic beans", "beans"}
+
+
+def test_many_terms_and_patterns_are_each_found(classifier):
+    terms = [f"word{n} and{n}" for n in range(3000)]
+    patterns = [rf"\bpattern{n}\s+\d+" for n in range(300)]
+    feed = gated({"terms": terms, "patterns": patterns})
+    texts = [f"say word{n} and{n} now" for n in range(0, 3000, 37)] + [f"a pattern{n}  7" for n in range(0, 300, 7)]
+    outputs = Prefilter(classifier, feed, Audit(0, 0)).judge([event(text, n) for n, text in enumerate(texts)])
+    found = [decode(output.value, Escalation).prefilter.label for output in outputs]
+    assert found == [terms[n] for n in range(0, 3000, 37)] + [patterns[n] for n in range(0, 300, 7)]
+
+
+@pytest.mark.parametrize("pattern", ["(?<=a)b", r"(a)\1", "(", "a{5000}"])
+def test_a_pattern_that_re2_does_not_know_is_refused_by_name(pattern):
+    document = with_gate(load_library()["fraud-spam"].document, patterns=[pattern])
+    with pytest.raises(PolicyError, match="gate.patterns: .* is no RE2 expression"):
+        parse(document)
+
+
+def test_surface_and_language_select_before_any_gate(classifier):
+    document = with_gate(load_library()["fraud-spam"].document, everything=True).replace(
+        "languages: []", "languages: [de]"
+    )
+    prefilter = Prefilter(classifier, releasing(document), Audit(0, 0))
+    topics_of = [prefilter.judge([event(KIND, language=language)])[0].topic for language in ("de", "en", None)]
+    assert topics_of == [topics.ESCALATIONS, topics.CLEARED, topics.ESCALATIONS]
