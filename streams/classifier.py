@@ -86,7 +86,9 @@ class Classifier:
         return sorted(label for label in self.labels if label != NONE)
 
     def beside(self, distilled: Sequence[Distilled]) -> Classifier:
-        """The same classifier, scoring these labels, too."""
+        """The same classifier, scoring these labels, too; itself, with what it has in its table, if it does already."""
+        if list(distilled) == self._distilled:
+            return self
         other = copy(self)
         other._begin(distilled)  # noqa: SLF001  (it is of this class)
         return other

@@ -15,6 +15,7 @@ from policies.labelled import Labelled
 ESCALATED = (0.05, 0.10, 0.20, 0.30, 0.50)
 RECALLS = (0.90, 0.95, 0.99)
 RESAMPLES = 200
+POINTS = 201  # of a curve that is drawn
 
 Floats = NDArray[np.float64]
 Score = Callable[[Sequence[str]], Floats]
@@ -92,7 +93,7 @@ def figures(name: str, scores: Floats, violates: NDArray[np.bool_], seed: int = 
 
 def by_set(rows: Iterable[Labelled], score: Score) -> list[Figures]:
     """Figures of each source in the rows."""
-    return [figures(name, *group) for name, group in _groups(rows, score, lambda row: row.source)]
+    return [figures(name, *group) for name, group in groups(rows, score, lambda row: row.source)]
 
 
 def by_label(rows: Sequence[Labelled], score: Score) -> list[Figures]:
@@ -101,19 +102,20 @@ def by_label(rows: Sequence[Labelled], score: Score) -> list[Figures]:
     found = []
     for harm in harms:
         chosen = [row for row in rows if not row.violates or row.harm == harm]
-        found += [figures(harm, *group) for _, group in _groups(chosen, score, lambda _: harm)]  # noqa: B023
+        found += [figures(harm, *group) for _, group in groups(chosen, score, lambda _: harm)]  # noqa: B023
     return found
 
 
-def _groups(
+def groups(
     rows: Iterable[Labelled], score: Score, of: Callable[[Labelled], str]
 ) -> list[tuple[str, tuple[Floats, NDArray[np.bool_]]]]:
-    groups: dict[str, list[Labelled]] = {}
+    """Scores and truth of the rows, by a name for each."""
+    by_name: dict[str, list[Labelled]] = {}
     for row in rows:
-        groups.setdefault(of(row), []).append(row)
+        by_name.setdefault(of(row), []).append(row)
     return [
         (name, (score([row.text for row in group]), np.array([row.violates for row in group])))
-        for name, group in sorted(groups.items())
+        for name, group in sorted(by_name.items())
     ]
 
 
@@ -141,6 +143,7 @@ def markdown(table: Sequence[Figures]) -> list[str]:
 
 def plot(curves: dict[str, tuple[Floats, NDArray[np.bool_]]], path: Path, title: str) -> None:
     """Recall against the share escalated, a line for each name, as SVG or PNG by the file's ending."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5, 6), layout="constrained")
@@ -149,9 +152,11 @@ def plot(curves: dict[str, tuple[Floats, NDArray[np.bool_]]], path: Path, title:
         if violates.any() and not violates.all():
             order = np.argsort(-scores, kind="stable")
             recall = np.append(0, np.cumsum(violates[order]) / violates.sum())
-            axes.plot(np.linspace(0, 1, len(recall)), recall, label=name, linewidth=1.3)
+            shares = np.linspace(0, 1, POINTS)
+            axes.plot(shares, np.interp(shares, np.linspace(0, 1, len(recall)), recall), label=name, linewidth=1.3)
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="by chance")
     axes.set(xlabel="share escalated", ylabel="recall", title=title, xlim=(0, 1), ylim=(0, 1))
     axes.grid(alpha=0.3)
     axes.legend(fontsize="x-small", ncols=2 if len(curves) > 8 else 1)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    with rc_context({"svg.hashsalt": "safeguard"}):  # equal curves give an equal file
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

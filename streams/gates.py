@@ -43,7 +43,7 @@ class Gates:
     def __init__(self, policies: Sequence[Policy], classifier: Classifier) -> None:
         gates = [policy.gate for policy in policies]
         self._distilled = [(column, p.distilled) for column, p in enumerate(policies) if p.distilled is not None]
-        self._classifier = classifier.beside([label for _, label in self._distilled])
+        self.classifier = classifier.beside([label for _, label in self._distilled])
         harms = [d.labels or tuple(classifier.harms) if (d := p.distilled) else p.gate.labels for p in policies]
         self._chosen = np.array(
             [[label in chosen for chosen in harms] for label in classifier.labels], dtype=np.float64
@@ -60,10 +60,10 @@ class Gates:
     def ask(self, texts: Sequence[str]) -> Scored:
         """What the gates say of each text."""
         views = read(texts)
-        found = self._classifier.windows(views)
+        found = self.classifier.windows(views)
         scores = np.zeros((len(texts), len(self.thresholds)))
         np.maximum.at(scores, found.text, found.probabilities @ self._chosen)
-        best = np.zeros((len(texts), len(self._classifier.labels)))
+        best = np.zeros((len(texts), len(self.classifier.labels)))
         np.maximum.at(best, found.text, found.probabilities)
         likeliest = np.zeros(scores.shape, dtype=np.intp)
         for column, members in enumerate(self._members):

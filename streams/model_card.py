@@ -16,7 +16,7 @@ from policies import labelled
 from policies.labelled import Labelled
 from streams import training
 from streams.classifier import NONE, STRIDE, WINDOW, Classifier
-from streams.evaluation import Figures, Floats, by_label, by_set, markdown, mean_roc_auc
+from streams.evaluation import Figures, Floats, by_label, by_set, groups, markdown, mean_roc_auc, plot
 
 FEWEST = 15  # of each side, for a source to be measured when it is left out
 MOST_MEASURED = 4000  # texts of a source that is left out
@@ -90,6 +90,11 @@ def card(
         progress(f"measuring on {validation}")
         unseen = [row for path in labelled.files(validation) for row in labelled.read(path)]
         lines += ["## Sources that were not trained on", "", *markdown(by_set(unseen, score)), ""]
+        curves = dict(groups(unseen, score, lambda row: row.source))
+        plot(
+            curves, model.with_name("recall.svg"), f"Recall of {classifier.name} on sources that it was not trained on"
+        )
+        lines += ["![recall against the share escalated](recall.svg)", ""]
         progress("comparing with a model without regard to size, and with a quantised one")
         lines += ["## Size", "", *_sizes(train, unseen, model, seed), ""]
     if leave_one_out:

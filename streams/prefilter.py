@@ -75,14 +75,48 @@ def drawn(contents: NDArray[np.uint64], policies: NDArray[np.uint64]) -> NDArray
     return (mixed >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
+class _Rules:
+    """The policies in force, made ready for batches. Columns are the policies."""
+
+    def __init__(self, policies: PolicySet, classifier: Classifier) -> None:
+        self.policies = policies
+        self.version = policies.version
+        self.released = list(policies.released.values())
+        self.gates = Gates([r.policy for r in self.released], classifier)
+        gates = [r.policy.gate for r in self.released]
+        self.everything = np.array([gate.everything for gate in gates], dtype=bool)
+        self.shares = np.array([gate.sample for gate in gates], dtype=np.float64)
+        self.seeds = np.array([_number(r.policy.id) for r in self.released], dtype=np.uint64)
+
+    def concerned(self, events: Sequence[ContentEvent]) -> Flags:
+        """[events, policies]: whether this policy is to look at this event at all."""
+        kinds = [(event.surface, event.language, event.policies) for event in events]
+        rows = {
+            (surface, language, wanted): [
+                (not wanted or r.policy.id in wanted) and r.policy.applies(surface, language) for r in self.released
+            ]
+            for surface, language, wanted in set(kinds)
+        }
+        return np.array([rows[kind] for kind in kinds], dtype=bool)
+
+
 class Prefilter:
     """Turns content events into escalations and cleared verdicts, a batch at a time."""
 
     def __init__(self, classifier: Classifier, feed: PolicyFeed, audit: Audit | None = None) -> None:
-        self._classifier = classifier
         self._feed = feed
         self._audit = audit or Audit()
-        self._adopt(PolicySet({}))
+        self._labels, self._model = classifier.labels, classifier.name
+        self._rules = _Rules(feed.policies, classifier)
+
+    @property
+    def current(self) -> bool:
+        """Whether the rules are those of the policies in force."""
+        return self._rules.policies is self._feed.policies
+
+    def renew(self) -> None:
+        """Make the rules of the policies in force; meanwhile, in another thread, the former ones go on deciding."""
+        self._rules = _Rules(self._feed.policies, self._rules.gates.classifier)
 
     async def __call__(self, records: Sequence[Record]) -> list[Output]:
         return self.judge(records)
@@ -93,118 +127,96 @@ class Prefilter:
         What a policy's gates let pass may besides be drawn for the audit lane.
         """
         started = time.perf_counter()
-        if self._policies is not self._feed.policies:
-            self._adopt(self._feed.policies)
+        rules = self._rules  # the same for the whole batch, whatever is renewed meanwhile
         outputs: list[Output] = []
         read_well: list[tuple[Record, ContentEvent]] = []
         for record in records:
             try:
                 event = decode(record.value, ContentEvent)
-                self._known(event)
+                for name in event.policies:
+                    if name not in rules.policies.released:
+                        raise RecordError("policies", f"no policy {name!r} is in force; see safeguard policy list")
             except RecordError as error:
                 outputs.append(dead_letter(record, error, stage=STAGE, attempts=1))
             else:
                 read_well.append((record, event))
         if read_well:
-            judged, nearest = self._ask([event for _, event in read_well])
+            judged, nearest = self._ask(rules, [event for _, event in read_well])
             moment = now()
             spent = round((time.perf_counter() - started) * 1000 / len(read_well), 3)
             for i, (record, event) in enumerate(read_well):
                 reasons = judged.get(i, ())
                 latency = {"queue": milliseconds_since(event.created_at, moment), STAGE: spent}
                 trace = carried(record.headers) if record.headers else []
-                outputs += [self._escalated(record, event, why, moment, latency, trace) for why in reasons]
+                outputs += [_escalated(record, event, rules, why, moment, latency, trace) for why in reasons]
                 if all(why.lane == "audit" for why in reasons):
-                    outputs.append(self._cleared(record, event, nearest[i], moment, latency, trace))
+                    outputs.append(self._cleared(record, event, rules, nearest[i], moment, latency, trace))
         return outputs
 
-    def _adopt(self, policies: PolicySet) -> None:
-        self._policies = policies
-        self._version = policies.version
-        self._released = list(policies.released.values())
-        self._gates = Gates([r.policy for r in self._released], self._classifier)
-        gates = [r.policy.gate for r in self._released]
-        self._everything = np.array([gate.everything for gate in gates], dtype=bool)
-        self._shares = np.array([gate.sample for gate in gates], dtype=np.float64)
-        self._seeds = np.array([_number(r.policy.id) for r in self._released], dtype=np.uint64)
-
-    def _known(self, event: ContentEvent) -> None:
-        for name in event.policies:
-            if name not in self._policies.released:
-                raise RecordError("policies", f"no policy {name!r} is in force; see safeguard policy list")
-
-    def _concerned(self, events: Sequence[ContentEvent]) -> Flags:
-        """[events, policies]: whether this policy is to look at this event at all."""
-        kinds = [(event.surface, event.language, event.policies) for event in events]
-        rows = {
-            (surface, language, wanted): [
-                (not wanted or r.policy.id in wanted) and r.policy.applies(surface, language) for r in self._released
-            ]
-            for surface, language, wanted in set(kinds)
-        }
-        return np.array([rows[kind] for kind in kinds], dtype=bool)
-
-    def _ask(self, events: Sequence[ContentEvent]) -> tuple[dict[int, list[_Why]], list[PrefilterResult | None]]:
+    def _ask(
+        self, rules: _Rules, events: Sequence[ContentEvent]
+    ) -> tuple[dict[int, list[_Why]], list[PrefilterResult | None]]:
         """Why events are judged, by their number; and for each the gate that came nearest, if it has a classifier's."""
-        said = self._gates.ask([event.text for event in events])
+        said = rules.gates.ask([event.text for event in events])
         found = np.zeros(said.scores.shape, dtype=bool)
         for cell in said.terms:
             found[cell] = True
-        concerned = self._concerned(events)
-        sure = concerned & (said.over | found | self._everything)
+        concerned = rules.concerned(events)
+        sure = concerned & (said.over | found | rules.everything)
         passed = concerned & ~sure
-        draws = drawn(np.array([_number(e.content_id) for e in events], dtype=np.uint64), self._seeds)
-        sampled = passed & (draws < self._shares)
+        draws = drawn(np.array([_number(e.content_id) for e in events], dtype=np.uint64), rules.seeds)
+        sampled = passed & (draws < rules.shares)
         passed &= ~sampled
-        near = said.scores >= NEAR * self._gates.thresholds
+        near = said.scores >= NEAR * rules.gates.thresholds
         rates = np.where(near, self._audit.near, self._audit.far)
-        audited = passed & (draws < self._shares + (1 - self._shares) * rates)
+        audited = passed & (draws < rules.shares + (1 - rules.shares) * rates)
 
         judged: dict[int, list[_Why]] = {}
         for i, column in np.argwhere(sure | sampled | audited).tolist():
             if sampled[i, column]:
-                why = _Why(column, self._result("sample", said, i, column, rate=float(self._shares[column])))
+                why = _Why(column, self._result("sample", rules, said, i, column, rate=float(rules.shares[column])))
             elif audited[i, column]:
                 stratum: Stratum = "near" if near[i, column] else "far"
-                rate = float(rates[i, column] * (1 - self._shares[column]))
-                why = _Why(column, self._result("audit", said, i, column, rate=rate, stratum=stratum), "audit")
+                rate = float(rates[i, column] * (1 - rules.shares[column]))
+                why = _Why(column, self._result("audit", rules, said, i, column, rate=rate, stratum=stratum), "audit")
             else:
-                why = _Why(column, self._sure(said, i, column))
+                why = _Why(column, self._sure(rules, said, i, column))
             judged.setdefault(i, []).append(why)
-        return judged, self._nearest(said, passed)
+        return judged, self._nearest(rules, said, passed)
 
-    def _sure(self, said: Scored, i: int, column: int) -> PrefilterResult:
-        if self._everything[column]:
+    def _sure(self, rules: _Rules, said: Scored, i: int, column: int) -> PrefilterResult:
+        if rules.everything[column]:
             return PrefilterResult("everything")
         if said.over[i, column]:
-            return self._result("label", said, i, column)
+            return self._result("label", rules, said, i, column)
         return PrefilterResult("terms", said.terms[i, column])
 
     def _result(
         self,
         gate: str,
+        rules: _Rules,
         said: Scored,
         i: int,
         column: int,
         rate: float | None = None,
         stratum: Stratum | None = None,
     ) -> PrefilterResult:
-        if not self._gates.scored[column]:
+        if not rules.gates.scored[column]:
             return PrefilterResult(gate, rate=rate, stratum=stratum)
-        label = self._classifier.labels[said.labels[i, column]]
-        score, threshold = round(float(said.scores[i, column]), 4), float(self._gates.thresholds[column])
+        label = self._labels[said.labels[i, column]]
+        score, threshold = round(float(said.scores[i, column]), 4), float(rules.gates.thresholds[column])
         return PrefilterResult(gate, label, score, threshold, rate, stratum)
 
-    def _nearest(self, said: Scored, passed: Flags) -> list[PrefilterResult | None]:
-        if not self._released:
+    def _nearest(self, rules: _Rules, said: Scored, passed: Flags) -> list[PrefilterResult | None]:
+        if not rules.released:
             return [None] * len(passed)
-        margins = np.where(passed, said.scores - self._gates.thresholds, -9.0)
+        margins = np.where(passed, said.scores - rules.gates.thresholds, -9.0)
         columns = margins.argmax(axis=1)
         rows = np.arange(len(columns))
         scores = said.scores[rows, columns].round(4).tolist()
         labels = said.labels[rows, columns].tolist()
-        thresholds: list[float] = self._gates.thresholds.tolist()
-        names = self._classifier.labels
+        thresholds: list[float] = rules.gates.thresholds.tolist()
+        names = self._labels
         # Below -1 there is a policy without labels, or none that let the content pass.
         return [
             PrefilterResult("label", names[label], score, thresholds[column]) if margin >= -1 else None
@@ -213,32 +225,11 @@ class Prefilter:
             )
         ]
 
-    def _escalated(
-        self,
-        record: Record,
-        event: ContentEvent,
-        why: _Why,
-        moment: datetime,
-        latency: dict[str, float],
-        trace: list[tuple[str, bytes]],
-    ) -> Output:
-        released = self._released[why.column]
-        escalation = Escalation(
-            event=event,
-            policy_id=released.policy.id,
-            policy_version=released.policy.version,
-            policy_revision=released.revision,
-            prefilter=why.result,
-            lane=why.lane,
-            escalated_at=moment,
-            latency=latency,
-        )
-        return Output(topics.LANES[why.lane], record.key, encode(escalation), [_ESCALATION, *trace])
-
     def _cleared(
         self,
         record: Record,
         event: ContentEvent,
+        rules: _Rules,
         nearest: PrefilterResult | None,
         moment: datetime,
         latency: dict[str, float],
@@ -246,17 +237,40 @@ class Prefilter:
     ) -> Output:
         digest = content_sha256(event.text)
         verdict = Verdict(
-            verdict_id=verdict_id(event.content_id, digest, EVERY_POLICY, self._version, self._classifier.name, "live"),
+            verdict_id=verdict_id(event.content_id, digest, EVERY_POLICY, rules.version, self._model, "live"),
             content_id=event.content_id,
             content_sha256=digest,
             policy_id=EVERY_POLICY,
-            policy_version=self._version,
+            policy_version=rules.version,
             decision="safe",
             stage="prefilter",
             lane="live",
-            model=self._classifier.name,
+            model=self._model,
             decided_at=moment,
             prefilter=nearest,
             latency=latency,
         )
         return Output(topics.CLEARED, record.key, encode(verdict), [_VERDICT, *trace])
+
+
+def _escalated(
+    record: Record,
+    event: ContentEvent,
+    rules: _Rules,
+    why: _Why,
+    moment: datetime,
+    latency: dict[str, float],
+    trace: list[tuple[str, bytes]],
+) -> Output:
+    released = rules.released[why.column]
+    escalation = Escalation(
+        event=event,
+        policy_id=released.policy.id,
+        policy_version=released.policy.version,
+        policy_revision=released.revision,
+        prefilter=why.result,
+        lane=why.lane,
+        escalated_at=moment,
+        latency=latency,
+    )
+    return Output(topics.LANES[why.lane], record.key, encode(escalation), [_ESCALATION, *trace])

@@ -25,6 +25,8 @@ from streams.prefilter import STAGE, Audit, Prefilter
 from streams.process import END_SECONDS, Stop, collect_rarely, first_of
 from streams.settings import Settings
 
+RENEWAL = 0.1  # seconds between looks at the policies in force
+
 log = logging.getLogger(__name__)
 
 
@@ -123,16 +125,25 @@ class PrefilterApp:
         """Follow the policies, run the engine when there are some, end when told."""
         caught_up = asyncio.Event()
         try:
-            await first_of(self.feed.follow(self.settings, caught_up), self._consume(caught_up))
+            await first_of(self.feed.follow(self.settings, caught_up), self._renew(), self._consume(caught_up))
         except Exception as error:
             self.ended.set_exception(error)
         else:
             self.ended.set_result(None)
 
+    async def _renew(self) -> None:
+        """Make the rules of each release beside the work, so that many terms and patterns cause no pause."""
+        while True:
+            if not self.prefilter.current:
+                await asyncio.to_thread(self.prefilter.renew)
+            await asyncio.sleep(RENEWAL)
+
     async def _consume(self, caught_up: asyncio.Event) -> None:
         async def ready_to_judge() -> None:
             await caught_up.wait()
             await self.feed.wait_for_any()
+            while not self.prefilter.current:
+                await asyncio.sleep(RENEWAL)
 
         await first_of(ready_to_judge(), self.stop.wait())
         if not self.stop.is_set():

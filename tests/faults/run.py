@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from infra import brokers
 from policies.document import load_library
@@ -45,6 +47,7 @@ KINDS = {
     "remove reasoner": 1,
     "kill broker": 3,
     "move leaders": 1,
+    "refuse offsets": 2,
 }
 WORDS = [
     "the",
@@ -264,6 +267,10 @@ class Suite:
             await asyncio.sleep(3)  # in sync again before the next one may be killed
         elif action == "move":
             await asyncio.to_thread(self.elect)
+        elif action == "refuse":
+            await self.offsets_need(len(self.nodes) + 1)  # replicas that there are not: no position can be written
+            await asyncio.sleep(self.draw.uniform(2, 6))
+            await self.offsets_need(1)
         elif action == "kill":
             member = self.some(target)
             member.send(signal.SIGKILL)
@@ -289,6 +296,16 @@ class Suite:
         member.send(signal.SIGTERM)
         took = await member.wait(15)
         self.stop_seconds.append(15.0 if took is None else round(took, 1))
+
+    async def offsets_need(self, replicas):
+        """The brokers take a position only when so many replicas have it."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.settings.bootstrap)
+        await admin.start()
+        try:
+            wanted = {"min.insync.replicas": str(replicas)}
+            await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, "__consumer_offsets", configs=wanted)])
+        finally:
+            await admin.close()
 
     def elect(self):
         """Kafka's own tool: leadership back to the preferred replicas."""
@@ -380,7 +397,7 @@ class Suite:
         return summary
 
 
-WATCHED = (topics.CLEARED, topics.ESCALATIONS, topics.VERDICTS, topics.DEAD_LETTERS)
+WATCHED = (topics.CLEARED, topics.ESCALATIONS, topics.ESCALATIONS_AUDIT, topics.VERDICTS, topics.DEAD_LETTERS)
 
 
 def main():

@@ -113,6 +113,8 @@ def test_a_release_is_taken_between_two_batches_and_a_broken_one_changes_nothing
         b"hate-harassment",
         encode(PolicyRelease("hate-harassment", parse(document).version, 9, document, datetime.now(UTC), "t")),
     )
+    assert prefilter.judge([event(INSULT)])[0].topic == topics.ESCALATIONS, "until the new rules are made"
+    prefilter.renew()
     assert prefilter.judge([event(INSULT)])[0].topic == topics.CLEARED
     feed.take(b"hate-harassment", None)
     assert "hate-harassment" not in feed.policies.released
