@@ -43,6 +43,9 @@ class Settings(BaseSettings):
         "small", description="reasoning model: a folder, a hub name, or 'small' for the one in the package"
     )
     in_flight: int = Field(64, ge=1, description="most contents that a reasoning worker judges at once")
+    kept_judgements: int = Field(
+        10_000, ge=0, description="judgements that a worker keeps, to answer equal content without asking again"
+    )
     max_model_len: int = Field(16_384, description="longest prompt and answer together, in tokens")
     max_tokens: int = Field(
         4096, description="longest answer, in tokens; low effort is the better way to shorten answers"

@@ -61,7 +61,7 @@ class Worker:
         await first_of(prepare(), stop.wait())
         if stop.is_set() or self.inference is None:
             return
-        judge = Judge(self.inference, self.feed, self.settings.max_tokens)
+        judge = Judge(self.inference, self.feed, self.settings.max_tokens, self.settings.kept_judgements)
         await judge.warm_up()
         slots = self.settings.in_flight
         self.engine = Engine(

@@ -16,6 +16,7 @@ from streams.bus import Output, Record
 from streams.policy_feed import PolicyFeed
 from streams.records import (
     Attempt,
+    ContentEvent,
     Decision,
     Escalation,
     Rationale,
@@ -33,10 +34,13 @@ from streams.records import (
 from workers import prompt
 from workers.inference import Completion, Inference, InferenceError
 from workers.parse import ONE, ZERO, Answer, Malformed, parse
+from workers.reuse import Reuse
 
 STAGE = "reasoner"
 POLICY_PATIENCE = 10.0  # seconds that a release may take to arrive after an escalation under it
 LONG_TEXT = 20_000  # characters; longer texts are tokenised on another thread
+MOST_WINDOWS = 16  # of one content; what is longer still is judged in so many samples of it, and marked truncated
+FEWEST_TOKENS = 64  # of content that a window must have room for
 _HIGHER: dict[Effort, Effort] = {"low": "medium", "medium": "high", "high": "high"}
 _VERDICT, _RATIONALE = schema_header(Verdict), schema_header(Rationale)
 
@@ -52,6 +56,25 @@ class _Judgement(msgspec.Struct):
     answer: Answer | None = None
     score: float | None = None
     why: str = ""
+    truncated: bool = False
+
+    def take(self, part: _Judgement) -> None:
+        """Add the judgement of one more window: the worst decides, and of equal ones that with the highest score."""
+        first = not self.attempts and not self.why
+        before, after = _badness(self), _badness(part)
+        if first or after > before:
+            self.effort, self.answer, self.score, self.why = part.effort, part.answer, part.score, part.why
+        self.attempts += part.attempts
+        self.prompt_tokens += part.prompt_tokens
+        self.cached_tokens += part.cached_tokens
+        self.completion_tokens += part.completion_tokens
+
+
+def _badness(judgement: _Judgement) -> tuple[int, float]:
+    """Violating above undetermined above safe; then by score."""
+    if judgement.answer is None:
+        return 1, 0.0
+    return (2 if judgement.answer.violates else 0), judgement.score or 0.0
 
 
 def score_of(completion: Completion, answer: Answer) -> float | None:
@@ -65,9 +88,10 @@ def score_of(completion: Completion, answer: Answer) -> float | None:
 
 
 class Judge:
-    """The reasoner's transform. `longest_answer` is in tokens."""
+    """The reasoner's transform. `longest_answer` is in tokens; `kept` is how many judgements are kept for equal content."""
 
-    def __init__(self, inference: Inference, feed: PolicyFeed, longest_answer: int) -> None:
+    def __init__(self, inference: Inference, feed: PolicyFeed, longest_answer: int, kept: int = 10_000) -> None:
+        self._reuse: Reuse[_Judgement] = Reuse(kept, lambda judgement: judgement.answer is not None)
         self._inference = inference
         self._feed = feed
         self._longest_answer = longest_answer
@@ -87,10 +111,10 @@ class Judge:
         started, clock = now(), time.perf_counter()
         released = await self._feed.wait_for(escalation.policy_id, escalation.policy_revision, POLICY_PATIENCE)
         if released is None:
-            judgement = _Judgement("low", [], why="the policy is no longer in force")
+            judgement, cached = _Judgement("low", [], why="the policy is no longer in force"), False
             version = escalation.policy_version
         else:
-            judgement = await self._ask(released.policy, escalation)
+            judgement, cached = await self._ask(released.policy, escalation)
             version = released.policy.version
         event = escalation.event
         digest = content_sha256(event.text)
@@ -124,7 +148,11 @@ class Judge:
             reason=answer.reason if answer else judgement.why,
             reasoning_effort=judgement.effort,
             prefilter=escalation.prefilter,
-            tokens=Tokens(judgement.prompt_tokens, judgement.cached_tokens, judgement.completion_tokens),
+            truncated=judgement.truncated,
+            cached=cached,
+            tokens=Tokens()
+            if cached
+            else Tokens(judgement.prompt_tokens, judgement.cached_tokens, judgement.completion_tokens),
             latency={
                 **escalation.latency,
                 "escalation": milliseconds_since(escalation.escalated_at, started),
@@ -148,22 +176,43 @@ class Judge:
             outputs.append(Output(topics.RATIONALES, identity.encode(), encode(rationale), [_RATIONALE, *trace]))
         return outputs
 
-    async def _ask(self, policy: Policy, escalation: Escalation) -> _Judgement:
+    async def _ask(self, policy: Policy, escalation: Escalation) -> tuple[_Judgement, bool]:
+        """The judgement, and whether it is that of an equal content. A replay is compared with what was judged before, and
+        is judged anew.
+        """
+        event = escalation.event
+        key = (policy.version, policy.effort, escalation.replay_id, prompt.user_message(event.text, event.context))
+        return await self._reuse.ask(key, lambda: self._judge_windows(policy, event))
+
+    async def _judge_windows(self, policy: Policy, event: ContentEvent) -> _Judgement:
+        """Judge the content, in several windows if it is long: one that violates decides, else one that is undetermined."""
+        head, content = prompt.before_content(event.context), event.text
+        if len(head) + len(content) > LONG_TEXT:
+            tokens = await asyncio.to_thread(lambda: (prompt.encode(head), prompt.encode(content)))
+        else:
+            tokens = (prompt.encode(head), prompt.encode(content))
+        answer_room = min(self._longest_answer, self._inference.longest // 4)
+        empty = len(prompt.render_tokens(policy.text, _HIGHER[policy.effort], ()))
+        room = self._inference.longest - answer_room - empty
+        if room < FEWEST_TOKENS:
+            return _Judgement(policy.effort, [], why="the policy leaves the model no room for content")
+        parts, truncated = prompt.windows(*tokens, room, MOST_WINDOWS)
+        whole = _Judgement(policy.effort, [], truncated=truncated)
+        for part in parts:
+            whole.take(await self._judge_part(policy, part))
+            if whole.answer is not None and whole.answer.violates:
+                break
+        return whole
+
+    async def _judge_part(self, policy: Policy, user: Sequence[int]) -> _Judgement:
         """Ask, and once more at a higher effort when the output is malformed or the engine failed the request."""
-        user = prompt.user_message(escalation.event.text, escalation.event.context)
         judgement = _Judgement(policy.effort, [])
         for effort in (policy.effort, _HIGHER[policy.effort]):
             judgement.effort = effort
-            if len(user) > LONG_TEXT:
-                tokens = await asyncio.to_thread(prompt.render, policy.text, effort, user)
-            else:
-                tokens = prompt.render(policy.text, effort, user)
-            room = self._inference.longest - len(tokens)
-            if room < min(self._longest_answer, self._inference.longest // 4):
-                judgement.why = "the content is longer than the model can read"
-                return judgement
+            tokens = prompt.render_tokens(policy.text, effort, user)
+            most = min(self._inference.longest - len(tokens), self._longest_answer)
             try:
-                completion = await self._inference.generate(tokens, min(room, self._longest_answer))
+                completion = await self._inference.generate(tokens, most)
             except InferenceError:
                 judgement.why = "the model could not be asked"
                 continue

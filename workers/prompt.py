@@ -39,12 +39,17 @@ def encoding() -> HarmonyEncoding:
     return load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
 
 
-def user_message(text: str, context: Sequence[ContextMessage] = ()) -> str:
-    """What the model judges. Context comes first, every line of it quoted, so that it cannot pose as the content."""
+def before_content(context: Sequence[ContextMessage]) -> str:
+    """What stands before the content: its context, every line of it quoted, so that it cannot pose as the content."""
     if not context:
-        return text
+        return ""
     quoted = "\n".join(f"> {line}" for m in context for line in f"{m.role}: {m.text}".splitlines())
-    return f"Conversation so far, for context only:\n{quoted}\n\nContent to judge:\n{text}"
+    return f"Conversation so far, for context only:\n{quoted}\n\nContent to judge:\n"
+
+
+def user_message(text: str, context: Sequence[ContextMessage] = ()) -> str:
+    """What the model judges, after its context."""
+    return before_content(context) + text
 
 
 @lru_cache(maxsize=256)
@@ -69,4 +74,33 @@ def _suffix() -> tuple[int, ...]:
 
 def render(policy_text: str, effort: str, user: str) -> list[int]:
     """The whole prompt. Markup of special tokens inside `user` is encoded as ordinary text."""
-    return [*prefix(policy_text, effort), *encoding().encode(user, disallowed_special=()), *_suffix()]
+    return render_tokens(policy_text, effort, encode(user))
+
+
+def render_tokens(policy_text: str, effort: str, user: Sequence[int]) -> list[int]:
+    """The whole prompt around a user message that is tokens already."""
+    return [*prefix(policy_text, effort), *user, *_suffix()]
+
+
+def encode(user: str) -> list[int]:
+    """Tokens of a user's text, none of them special."""
+    return list(encoding().encode(user, disallowed_special=()))
+
+
+def windows(head: Sequence[int], content: Sequence[int], room: int, most: int) -> tuple[list[list[int]], bool]:
+    """User messages of at most `room` tokens that cover the content with an overlap of an eighth, each after `head`;
+    and whether some of the content is left out, because that would take more than `most` of them.
+    """
+    if len(head) + len(content) <= room:
+        return [[*head, *content]], False
+    if len(head) > room // 2:
+        head = ()  # a context this long leaves no room for what is to be judged
+    width = room - len(head)
+    stride = width - width // 8
+    count = 1 + max(0, -(-(len(content) - width) // stride))
+    last = max(0, len(content) - width)
+    starts = [min(n * stride, last) for n in range(count)]
+    if count > most:
+        # Spread over the whole, so that neither its beginning nor its end is a place to hide.
+        starts = [round(n * last / (most - 1)) for n in range(most)]
+    return [[*head, *content[start : start + width]] for start in starts], count > most

@@ -270,7 +270,8 @@ class Suite:
         elif action == "refuse":
             await self.offsets_need(len(self.nodes) + 1)  # replicas that there are not: no position can be written
             await asyncio.sleep(self.draw.uniform(2, 6))
-            await self.offsets_need(1)
+            # Back to a majority: with fewer, a broker's end could take positions with it.
+            await self.offsets_need(len(self.nodes) // 2 + 1)
         elif action == "kill":
             member = self.some(target)
             member.send(signal.SIGKILL)

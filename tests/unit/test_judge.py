@@ -1,10 +1,13 @@
 """Judging, with an engine that says what the test wants: the logic around the model is ours."""
 
+import asyncio
 import json
 import math
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from policies.document import load_library
 from streams import topics
@@ -17,6 +20,7 @@ from streams.records import (
     PolicyRelease,
     PrefilterResult,
     Rationale,
+    Tokens,
     Verdict,
     decode,
     encode,
@@ -70,8 +74,16 @@ def feed():
     return feed
 
 
-def escalation(text="some text", *, policy=POLICY.id, revision=3, lane="live", replay=None):
-    event = ContentEvent("c1", text, datetime.now(UTC))
+class Slow(Scripted):
+    """Takes a moment for each."""
+
+    async def generate(self, tokens, most):
+        await asyncio.sleep(0.02)
+        return await super().generate(tokens, most)
+
+
+def escalation(text="some text", *, policy=POLICY.id, revision=3, lane="live", replay=None, number=1):
+    event = ContentEvent(f"c{number}", text, datetime.now(UTC))
     result = PrefilterResult("label", "hate", 0.8, 0.3)
     record = Escalation(event, policy, "old-version", revision, result, lane, datetime.now(UTC), {"queue": 1.0}, replay)
     return StoredRecord("content.escalations", 0, 0, 0, b"c1", encode(record), [("traceparent", b"00-t")])
@@ -127,12 +139,94 @@ async def test_a_dead_engine_is_not_the_records_fault(feed):
         await judged(Scripted(DependencyError("dead")), feed)
 
 
-async def test_content_longer_than_the_model_reads_is_undetermined_not_cut(feed):
-    engine = Scripted()
-    _, verdict, _ = await judged(engine, feed, escalation("word " * 20_000))
+SAFE = said(0, ("HH5",), 0.1)
+
+
+async def test_long_content_is_judged_in_windows_and_the_worst_decides(feed):
+    engine = Scripted(SAFE, MALFORMED, MALFORMED, said(), SAFE)
+    _, verdict, rationale = await judged(engine, feed, escalation("word " * 20_000))
+    assert verdict.decision == "violates"
+    assert not verdict.truncated
+    assert len(engine.prompts) == 4, "after one that violates nothing else needs to be asked"
+    assert verdict.tokens.prompt == 600 * 4
+    assert len(rationale.attempts) == 4
+
+
+async def test_a_window_that_cannot_be_judged_leaves_long_content_undetermined(feed):
+    _, verdict, _ = await judged(Scripted(SAFE, MALFORMED, MALFORMED, SAFE, SAFE), feed, escalation("word " * 20_000))
     assert verdict.decision == "undetermined"
-    assert "longer" in verdict.reason
-    assert not engine.prompts
+
+
+async def test_content_beyond_all_windows_is_sampled_whole_and_said_to_be_truncated(feed):
+    engine = Scripted(*[SAFE] * judging.MOST_WINDOWS)
+    text = "the beginning " + "word " * 400_000 + "the end"
+    _, verdict, _ = await judged(engine, feed, escalation(text))
+    assert verdict.truncated
+    assert verdict.decision == "safe"
+    assert "the beginning" in engine.prompts[0]
+    assert "the end" in engine.prompts[-1]
+
+
+@given(st.integers(0, 30), st.integers(0, 400), st.integers(16, 80), st.integers(2, 9))
+def test_windows_cover_the_content(head, length, room, most):
+    content = list(range(1000, 1000 + length))
+    parts, truncated = prompt.windows([7] * head, content, room, most)
+    assert all(len(part) <= room for part in parts)
+    assert len(parts) <= most
+    seen = {token for part in parts for token in part if token >= 1000}
+    assert truncated or seen == set(content)
+    if content:
+        assert {content[0], content[-1]} <= seen
+
+
+async def test_a_flood_of_one_text_costs_one_call(feed):
+    engine = Slow(said())
+    judge = Judge(engine, feed, 500)
+    floods = await asyncio.gather(*(judge([escalation(number=n)]) for n in range(50)))
+    floods.append(await judge([escalation(number=50)]))
+    assert len(engine.prompts) == 1
+    verdicts = [decode(outputs[0].value, Verdict) for outputs in floods]
+    assert len({v.verdict_id for v in verdicts}) == 51, "each content has a verdict of its own"
+    assert {v.decision for v in verdicts} == {"violates"}
+    assert [v.cached for v in verdicts].count(False) == 1
+    assert all(v.tokens == Tokens() for v in verdicts if v.cached)
+    assert len({decode(outputs[1].value, Rationale).verdict_id for outputs in floods}) == 51
+
+
+async def test_what_was_not_judged_is_asked_again(feed):
+    engine = Slow(MALFORMED, MALFORMED, said())
+    judge = Judge(engine, feed, 500)
+    first = decode((await judge([escalation()]))[0].value, Verdict)
+    second = decode((await judge([escalation()]))[0].value, Verdict)
+    assert (first.decision, second.decision) == ("undetermined", "violates")
+
+
+async def test_a_replay_is_judged_anew(feed):
+    engine = Slow(said(), SAFE, SAFE)
+    judge = Judge(engine, feed, 500)
+    for record in (escalation(), escalation(lane="replay", replay="r1"), escalation(lane="replay", replay="r2")):
+        await judge([record])
+    assert len(engine.prompts) == 3
+
+
+async def test_who_waits_asks_when_the_one_who_asked_is_gone(feed):
+    engine = Slow(said(), said())
+    judge = Judge(engine, feed, 500)
+    first = asyncio.create_task(judge([escalation()]))
+    await asyncio.sleep(0.005)
+    second = asyncio.create_task(judge([escalation(number=2)]))
+    await asyncio.sleep(0.005)
+    first.cancel()
+    verdict = decode((await second)[0].value, Verdict)
+    assert (verdict.decision, verdict.cached) == ("violates", False)
+
+
+async def test_few_judgements_are_kept(feed):
+    engine = Slow(*[SAFE] * 5)
+    judge = Judge(engine, feed, 500, kept=2)
+    for text in ("a", "b", "c", "a", "a"):
+        await judge([escalation(text)])
+    assert len(engine.prompts) == 4
 
 
 @pytest.mark.parametrize(("policy", "revision"), [("unknown", 1), (POLICY.id, 4)])
