@@ -29,6 +29,8 @@ from streams.settings import Settings
 
 OUTPUTS = (topics.CLEARED, topics.ESCALATIONS)
 QUIET_SECONDS = 60.0
+PARTITIONS = 4
+TICK = 0.003  # seconds
 Say = Callable[[str], None]
 
 
@@ -87,13 +89,13 @@ async def fresh(bootstrap: str, partitions: int) -> Settings:
 
 async def drain(variant: str, bootstrap: str, count: int, folder: Path, say: Say) -> dict[str, Any]:
     """Publish `count` events, then start the variant and let it work them off; events/s from the outputs' times."""
-    current = await fresh(bootstrap, 4)
+    current = await fresh(bootstrap, PARTITIONS)
     sample = texts()
     async with kafka.producer(current) as producer:
-        batches = {n: producer.create_batch() for n in range(4)}
+        batches = {n: producer.create_batch() for n in range(PARTITIONS)}
         for number in range(count):
             key, value = event(number, sample[number % len(sample)])
-            target = number % 4
+            target = number % PARTITIONS
             if batches[target].append(key=key, value=value, timestamp=None) is None:
                 await producer.send_batch(batches[target], current.prefix + topics.EVENTS, partition=target)
                 batches[target] = producer.create_batch()
@@ -174,7 +176,7 @@ def rules(say: Say) -> dict[str, float]:
 
 async def latency(variant: str, bootstrap: str, rate: float, seconds: float, folder: Path, say: Say) -> dict[str, Any]:
     """Milliseconds from publishing to reading the cleared verdict under read_committed."""
-    current = await fresh(bootstrap, 4)
+    current = await fresh(bootstrap, PARTITIONS)
     sample = [text for text in texts() if len(text) < 200]
     sent: dict[bytes, float] = {}
     took: list[float] = []
@@ -182,14 +184,20 @@ async def latency(variant: str, bootstrap: str, rate: float, seconds: float, fol
         async with kafka.reader(current, OUTPUTS) as consumer, kafka.producer(current) as producer:
 
             async def publish(first: int, count: int) -> None:
-                start = time.monotonic()
-                for number in range(first, first + count):
-                    pause = start + (number - first) / rate - time.monotonic()
-                    if pause > 0:
-                        await asyncio.sleep(pause)
-                    key, value = event(number, sample[number % len(sample)])
-                    sent[key] = time.monotonic()
-                    await producer.send(current.prefix + topics.EVENTS, value, key=key)
+                """At the rate; what is due goes as one batch to one partition after the other."""
+                start, number, turn = time.monotonic(), first, 0
+                while number < first + count:
+                    due = min(first + count, first + 1 + int((time.monotonic() - start) * rate))
+                    batch = producer.create_batch()
+                    while number < due:
+                        key, value = event(number, sample[number % len(sample)])
+                        batch.append(key=key, value=value, timestamp=None)
+                        sent[key] = time.monotonic()
+                        number += 1
+                    if batch.record_count():
+                        await producer.send_batch(batch, current.prefix + topics.EVENTS, partition=turn % PARTITIONS)
+                        turn += 1
+                    await asyncio.sleep(TICK)
                 await producer.flush()
 
             async def collect(seen: set[bytes], wanted: int, into: list[float]) -> None:
