@@ -18,13 +18,14 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
 from streams.bus import Bus, Committed, Output, Partition, Record, Writer
 from streams.dead_letters import dead_letter
 from streams.errors import BusError, DependencyError, FencedError, RecordError, StalledError
+from streams.slots import Slots
 from streams.watermark import Watermark
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ class Limits(msgspec.Struct, frozen=True):
 
     batch: most records of one transform call (1: singly, out of order).
     in_flight: most transform calls at once, over all partitions.
+    rank: topics (as the bus names them) whose work comes after that of all others, and in which order: 1, 2, ...
+    reserve: of in_flight, what work of rank 0 always finds free of later ranks.
     buffer, buffer_bytes: a lane with this much unfinished is paused, and resumed at half.
     drain: what is under way when a partition is given up may take this long.
     stalled: nothing finished for so long although records wait: the process should end.
@@ -60,6 +63,8 @@ class Limits(msgspec.Struct, frozen=True):
 
     batch: int = 2000
     in_flight: int = 64
+    rank: Mapping[str, int] = {}
+    reserve: int = 0
     buffer: int = 8000
     buffer_bytes: int = 64 * 2**20
     poll: int = 8000
@@ -81,7 +86,8 @@ class Engine:
         self.stage = stage
         self.limits = limits or Limits()
         self.retry = retry or Retry()
-        self.slots = asyncio.Semaphore(self.limits.in_flight)
+        ranks = 1 + max(self.limits.rank.values(), default=0)
+        self.slots = Slots(self.limits.in_flight, ranks, self.limits.reserve)
         self.committed = 0
         self._lanes: dict[Partition, _Lane] = {}
         self._failure: asyncio.Future[None] | None = None
@@ -150,6 +156,7 @@ class _Lane:
         self.limits = engine.limits
         self.partition = partition
         self.ready = False
+        self._rank = engine.limits.rank.get(partition.topic, 0)
         self._writer: Writer | None = None
         self._committed = Committed(None, "")
         self._watermark = Watermark(None)
@@ -224,22 +231,24 @@ class _Lane:
         return [record for record in records if watermark.take(record.offset)]
 
     async def _start(self, batch: list[Record]) -> None:
-        await self.engine.slots.acquire()
+        await self.engine.slots.acquire(self._rank)
         self._running += 1
         call = asyncio.create_task(self._guard(self._call(batch)))
         self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
+        call.add_done_callback(self._ended)
         if self.limits.batch > 1:
             await asyncio.wait({call})  # in order: the next batch starts when this one is done
 
     async def _call(self, records: list[Record]) -> None:
-        try:
-            outputs = await self._isolated(records)
-            self._results.append(([r.offset for r in records], outputs))
-        finally:
-            self._running -= 1
-            self.engine.slots.release()
-            self._finished.set()
+        outputs = await self._isolated(records)
+        self._results.append(([r.offset for r in records], outputs))
+
+    def _ended(self, call: asyncio.Task[None]) -> None:
+        """However it ended, also when it was cancelled before it began."""
+        self._calls.discard(call)
+        self._running -= 1
+        self.engine.slots.release(self._rank)
+        self._finished.set()
 
     async def _isolated(self, records: Sequence[Record]) -> Sequence[Output]:
         """The transform's outputs; a record at fault costs itself alone: a failing batch is halved until it is found."""

@@ -24,6 +24,10 @@ from workers.vllm_engine import VllmEngine
 
 log = logging.getLogger(__name__)
 
+# Live content comes first, then what was drawn for audit, then replays.
+RANKS = {topics.ESCALATIONS_AUDIT: 1, topics.ESCALATIONS_REPLAY: 2}
+FEWEST_SLOTS = 4
+
 StartInference = Callable[[Settings], Awaitable[Inference]]
 
 
@@ -68,7 +72,18 @@ class Worker:
             KafkaBus(self.settings, list(topics.LANES.values()), STAGE),
             judge,
             stage=STAGE,
-            limits=Limits(batch=1, in_flight=slots, buffer=4 * slots, poll=4 * slots, stalled=900.0),
+            limits=Limits(
+                batch=1,
+                in_flight=slots,
+                buffer=4 * slots,
+                poll=4 * slots,
+                stalled=900.0,
+                # With few slots all lanes take turns: nothing could be kept free.
+                rank={self.settings.prefix + name: rank for name, rank in RANKS.items()}
+                if slots >= FEWEST_SLOTS
+                else {},
+                reserve=slots // 4,
+            ),
         )
         try:
             await self.engine.run(stop)

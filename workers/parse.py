@@ -107,6 +107,8 @@ def parse(tokens: Sequence[int], policy: Policy) -> Answer:
         checked = msgspec.convert(said, _Final)
     except msgspec.ValidationError:
         raise refuse("fields") from None
+    except UnicodeEncodeError:  # half of a surrogate pair, written as an escape
+        raise refuse("not_text") from None
     reason = checked.reason.strip()
     if not reason or len(reason) > LONGEST_REASON or not checked.rule_ids or isinstance(said["violation"], bool):
         raise refuse("fields")
@@ -146,7 +148,7 @@ def _messages(tokens: Sequence[int]) -> list[_Message]:
             raise Malformed("structure", _lenient(tokens))
         start = at + 1
         body, at = _plain(tokens, start)
-        messages.append(_Message(_text(name).strip(), constrain, start, body))
+        messages.append(_Message(_text(name).rstrip(" "), constrain, start, body))
         end = tokens[at] if at < len(tokens) else None
         if end == RETURN and at == len(tokens) - 1:
             return messages

@@ -139,7 +139,10 @@ async def test_gates_are_calibrated_distilled_and_audited_from_the_verdicts_on_k
     safeguard("policy", "release", "--library", str(out.parent))
 
 
-def test_sets_are_evaluated_and_labels_distilled_from_files(safeguard, tmp_path):
+def test_sets_are_evaluated_and_labels_distilled_from_files(tmp_path):
+    def safeguard(*arguments):
+        return subprocess.run([SAFEGUARD, *arguments], capture_output=True, text=True, timeout=60, check=True).stdout
+
     labels = tmp_path / "sets" / "mine.jsonl"
     labels.parent.mkdir()
     labels.write_text("\n".join(json.dumps(row) for row in ROWS[::3]) + "\n", encoding="utf-8")

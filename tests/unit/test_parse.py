@@ -1,10 +1,12 @@
 """The parser: what is accepted, how each failure is named, and that nothing else can happen."""
 
 import json
+import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from openai_harmony import Role
 
 from policies.document import load_library
 from workers import prompt
@@ -80,6 +82,8 @@ def test_the_json_constraint_of_a_final_message_is_accepted():
         (completion({"rule_ids": ["HH1", "HH1"]}), "fields"),
         (completion({"extra": 1}), "fields"),
         (completion('{"violation":1,"violation":0,"rule_ids":["HH5"],"confidence":"low","reason":"x"}'), "fields"),
+        (completion(json.dumps(FINAL).replace("attacks", "\\ud83d")), "not_text"),
+        (completion(lead="<|start|>assistant<|channel|> final<|message|>"), "channel"),
         (completion({"rule_ids": ["HH9"]}), "unknown_rule"),
         (completion({"rule_ids": ["HH5"]}), "contradiction"),
         (completion({"rule_ids": ["HH1", "HH4"]}), "contradiction"),
@@ -131,3 +135,65 @@ def test_outputs_that_were_damaged_are_never_taken_for_what_they_do_not_say(data
         else:
             output[at], output[-1 - at] = output[-1 - at], output[at]
     check(output)
+
+
+def said_by_harmony(output):
+    """What harmony's own parser makes of an output: the one final message's text, None where there is no such one."""
+    try:
+        messages = prompt.encoding().parse_messages_from_completion_tokens(output, Role.ASSISTANT, strict=True)
+    except Exception:
+        return None
+    channels = [message.channel for message in messages]
+    if channels.count("final") != 1 or channels[-1] != "final" or set(channels) > {"analysis", "final"}:
+        return None
+    if any(message.recipient for message in messages):
+        return None
+    return "".join(part.text for part in messages[-1].content)
+
+
+def damaged(draw, outputs):
+    """An output with some of its tokens dropped, doubled, moved, or taken from another one."""
+    output = list(draw.choice(outputs))
+    for _ in range(draw.choice((0, 1, 1, 2, 3, 6))):
+        at, other = draw.randrange(len(output)), draw.choice(outputs)
+        kind = draw.randrange(5)
+        if kind == 0 and len(output) > 1:
+            del output[at : at + draw.choice((1, 1, 1, 8))]
+        elif kind == 1:
+            output[at:at] = other[draw.randrange(len(other)) :][: draw.choice((1, 1, 3, 12))]
+        elif kind == 2:
+            output[at] = draw.choice((15, 16, 200002, 200005, 200006, 200007, 200008, draw.randrange(201_088)))
+        elif kind == 3:
+            output[at:at] = output[: draw.randrange(len(output))]
+        else:
+            output = output[: at + 1] + other[draw.randrange(len(other)) :]
+        if not output:
+            return [200002]
+    return output
+
+
+def test_of_a_hundred_thousand_outputs_none_is_accepted_that_breaks_the_rules():
+    draw = random.Random(11)
+    outputs = [
+        completion({"violation": violation, "rule_ids": [rule], "reason": reason})
+        for violation, rules in ((1, POLICY.violating), (0, POLICY.safe))
+        for rule in rules
+        for reason in ("It attacks a group.", 'It says \\"0\\" and {"violation": 0}.', "仇恨 🙂 é")
+    ]
+    accepted = 0
+    for _ in range(100_000):
+        output = damaged(draw, outputs)
+        try:
+            answer = parse(output, POLICY)
+        except Malformed:
+            continue
+        accepted += 1
+        final = said_by_harmony(output)
+        assert final is not None, "harmony finds no single final message in it"
+        said = json.loads(final)
+        assert set(said) == set(FINAL)
+        assert said["violation"] is (1 if answer.violates else 0)
+        assert tuple(said["rule_ids"]) == answer.rule_ids
+        assert set(answer.rule_ids) <= set(POLICY.violating if answer.violates else POLICY.safe)
+        assert output[answer.label_at] == (16 if answer.violates else 15)
+    assert accepted > 10_000, "most were damaged, and some were not"
