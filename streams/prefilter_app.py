@@ -22,7 +22,7 @@ from streams.engine import Engine, Limits
 from streams.kafka import KafkaBus
 from streams.policy_feed import PolicyFeed
 from streams.prefilter import STAGE, Audit, Prefilter
-from streams.process import END_SECONDS, Stop, collect_rarely, first_of
+from streams.process import END_SECONDS, Stop, collect_by_the_clock, collect_rarely, first_of
 from streams.settings import Settings
 
 RENEWAL = 0.1  # seconds between looks at the policies in force
@@ -125,7 +125,12 @@ class PrefilterApp:
         """Follow the policies, run the engine when there are some, end when told."""
         caught_up = asyncio.Event()
         try:
-            await first_of(self.feed.follow(self.settings, caught_up), self._renew(), self._consume(caught_up))
+            await first_of(
+                self.feed.follow(self.settings, caught_up),
+                self._renew(),
+                self._consume(caught_up),
+                collect_by_the_clock(),
+            )
         except Exception as error:
             self.ended.set_exception(error)
         else:

@@ -13,6 +13,7 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
+COLLECTION = 2.0  # seconds
 END_SECONDS = 9.0  # a process that was told to end is gone after this long, whatever hangs
 
 
@@ -28,10 +29,17 @@ def configure_logging(level: str = "INFO") -> None:
 
 
 def collect_rarely() -> None:
-    """Look for reference cycles seldom: a batch of records makes many objects and no cycles."""
+    """Leave looking for reference cycles to `collect_by_the_clock`: a batch of records makes many objects, few cycles."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)
+
+
+async def collect_by_the_clock() -> None:
+    """Free what only cycles keep, every few seconds: the clients' answers, of megabytes, are among it."""
+    while True:
+        await asyncio.sleep(COLLECTION)
+        gc.collect()
 
 
 class Stop:
