@@ -82,7 +82,7 @@ def test_the_json_constraint_of_a_final_message_is_accepted():
         (completion({"rule_ids": ["HH1", "HH1"]}), "fields"),
         (completion({"extra": 1}), "fields"),
         (completion('{"violation":1,"violation":0,"rule_ids":["HH5"],"confidence":"low","reason":"x"}'), "fields"),
-        (completion(json.dumps(FINAL).replace("attacks", "\\ud83d")), "not_text"),
+        (completion(json.dumps(FINAL).replace("attacks", chr(92) + "ud83d")), "not_text"),
         (completion(lead="<|start|>assistant<|channel|> final<|message|>"), "channel"),
         (completion({"rule_ids": ["HH9"]}), "unknown_rule"),
         (completion({"rule_ids": ["HH5"]}), "contradiction"),
