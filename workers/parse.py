@@ -105,6 +105,7 @@ def parse(tokens: Sequence[int], policy: Policy) -> Answer:
         raise refuse("fields") from None
     try:
         checked = msgspec.convert(said, _Final)
+        checked.reason.encode()
     except msgspec.ValidationError:
         raise refuse("fields") from None
     except UnicodeEncodeError:  # half of a surrogate pair, written as an escape
