@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +17,11 @@ from policies.distilled import read as read_distilled
 from policies.errors import PolicyError
 
 Effort = Literal["low", "medium", "high"]
+EFFORTS: tuple[Effort, ...] = ("low", "medium", "high")
 Harm = Literal["hate", "harassment", "sexual", "self_harm", "violence", "illicit", "fraud_spam", "injection"]
 
+MOST_SAMPLES = 25
+SURE = 0.001  # scores are no surer than that for a score map: after a chain of thought nearly all are 0 or 1
 LIBRARY = Path(__file__).parent / "library"
 _FRONT = re.compile(r"\A---\n(.*?\n)---\n(.*)\Z", re.DOTALL)
 _RULE = re.compile(r"^- ([A-Z]{2,4}\d{1,3}): ", re.MULTILINE)
@@ -54,6 +58,42 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     everything: bool = False
 
 
+class ScoreMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From the model's score to the probability of violating: a line through the log odds of both (Platt's scaling).
+
+    fitted says on what it was fitted and what came of it, for readers.
+    """
+
+    slope: float
+    intercept: float
+    fitted: dict[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """What verdicts call it: 12 hex digits, equal for equal maps."""
+        return hashlib.sha256(f"{self.slope!r} {self.intercept!r}".encode()).hexdigest()[:12]
+
+    def apply(self, score: float) -> float:
+        """A score, 0 to 1, as a probability, 0 to 1. Scores nearer to 0 or 1 than SURE count as SURE."""
+        kept = min(1 - SURE, max(SURE, score))
+        return round(1 / (1 + math.exp(-self.intercept - self.slope * math.log(kept / (1 - kept)))), 4)
+
+
+class Judging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the reasoner asks.
+
+    bundle: policies with the same name here are judged together, in one call.
+    samples: judgements of each content, sampled at temperature 1; with 1 there is one, the likeliest.
+    agreement: of several samples, the share that must agree, 0 to 1; otherwise the verdict is undetermined.
+    score_map: what is applied to the score; `safeguard reason calibrate` fits it.
+    """
+
+    bundle: str | None = None
+    samples: int = 1
+    agreement: float = 0.5
+    score_map: ScoreMap | None = None
+
+
 class _FrontMatter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str
     title: str
@@ -62,6 +102,7 @@ class _FrontMatter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gate: Gate
     applies_to: AppliesTo = AppliesTo()
     effort: Effort = "low"
+    judging: Judging = Judging()
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -78,6 +119,7 @@ class Policy(msgspec.Struct, frozen=True):
     gate: Gate
     applies_to: AppliesTo
     effort: Effort
+    judging: Judging
     text: str
     version: str
     violating: tuple[str, ...]
@@ -122,9 +164,17 @@ def parse(document: str, origin: str = "policy", distilled: str | None = None) -
         raise PolicyError(f"{origin}: front matter: {error}") from error
     if not _ID.match(front.id):
         raise PolicyError(f"{origin}: id: use lower-case words joined by hyphens, not {front.id!r}")
-    for name, share in (("threshold", front.gate.threshold), ("sample", front.gate.sample)):
+    for name, share in (
+        ("gate.threshold", front.gate.threshold),
+        ("gate.sample", front.gate.sample),
+        ("judging.agreement", front.judging.agreement),
+    ):
         if not 0 <= share <= 1:
-            raise PolicyError(f"{origin}: gate.{name}: must lie between 0 and 1, not {share}")
+            raise PolicyError(f"{origin}: {name}: must lie between 0 and 1, not {share}")
+    if not 1 <= front.judging.samples <= MOST_SAMPLES:
+        raise PolicyError(
+            f"{origin}: judging.samples: must lie between 1 and {MOST_SAMPLES}, not {front.judging.samples}"
+        )
     for pattern in front.gate.patterns:
         try:
             re2.compile(pattern, pattern_options())
@@ -154,6 +204,7 @@ def parse(document: str, origin: str = "policy", distilled: str | None = None) -
         gate=front.gate,
         applies_to=front.applies_to,
         effort=front.effort,
+        judging=front.judging,
         text=text,
         version=hashlib.sha256(text.encode()).hexdigest()[:12],
         violating=violating,
@@ -164,22 +215,20 @@ def parse(document: str, origin: str = "policy", distilled: str | None = None) -
     )
 
 
-def with_gate(document: str, **changes: Any) -> str:
-    """The document with these fields of its gate set, or taken out where they are None; all else stays as it is."""
+def with_changes(document: str, section: Literal["gate", "judging"], **changes: Any) -> str:
+    """The document with these fields of its gate or judging set, or taken out where they are None; all else stays as it is."""
     found = _FRONT.match(document)
     assert found is not None, "the document was parsed before"
     front = yaml.compose(found[1], Loader=yaml.SafeLoader)
     assert isinstance(front, yaml.MappingNode)
+    fields = {**(yaml.safe_load(found[1]).get(section) or {}), **changes}
+    kept = {name: setting for name, setting in fields.items() if setting is not None}
+    written = yaml.safe_dump({section: kept}, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
+    start = end = found.end(1)  # a section that is not there yet comes last
     for key, value in front.value:
-        if key.value == "gate":
-            gate = {**yaml.safe_load(found[1])["gate"], **changes}
-            kept = {name: setting for name, setting in gate.items() if setting is not None}
-            written = yaml.safe_dump(
-                {"gate": kept}, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None
-            )
+        if key.value == section:
             start, end = found.start(1) + key.start_mark.index, found.start(1) + value.end_mark.index
-            return document[:start] + written.rstrip("\n") + "\n" + document[end:].lstrip("\n")
-    raise AssertionError("a parsed policy has a gate")
+    return document[:start] + written.rstrip("\n") + "\n" + document[end:].lstrip("\n")
 
 
 def load(path: Path) -> Policy:

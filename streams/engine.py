@@ -55,6 +55,7 @@ class Limits(msgspec.Struct, frozen=True):
     in_flight: most transform calls at once, over all partitions.
     rank: topics (as the bus names them) whose work comes after that of all others, and in which order: 1, 2, ...
     reserve: of in_flight, what work of rank 0 always finds free of later ranks.
+    background: of in_flight, what later ranks take while there is work of rank 0; None: no such bound.
     buffer, buffer_bytes: a lane with this much unfinished is paused, and resumed at half.
     drain: what is under way when a partition is given up may take this long.
     stalled: nothing finished for so long although records wait: the process should end.
@@ -65,6 +66,7 @@ class Limits(msgspec.Struct, frozen=True):
     in_flight: int = 64
     rank: Mapping[str, int] = {}
     reserve: int = 0
+    background: int | None = None
     buffer: int = 8000
     buffer_bytes: int = 64 * 2**20
     poll: int = 8000
@@ -87,7 +89,7 @@ class Engine:
         self.limits = limits or Limits()
         self.retry = retry or Retry()
         ranks = 1 + max(self.limits.rank.values(), default=0)
-        self.slots = Slots(self.limits.in_flight, ranks, self.limits.reserve)
+        self.slots = Slots(self.limits.in_flight, ranks, self.limits.reserve, self.limits.background)
         self.committed = 0
         self._lanes: dict[Partition, _Lane] = {}
         self._failure: asyncio.Future[None] | None = None

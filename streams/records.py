@@ -95,7 +95,8 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
     """moderation.cleared, moderation.verdicts, moderation.replays.
 
     A cleared verdict has stage prefilter and policy_id "*": every policy that applies to the content let it pass,
-    and policy_version names the set of policies in force. score is 0 to 1, latency in ms per stage.
+    and policy_version names the set of policies in force. score is 0 to 1, latency in ms per stage. score_map names the
+    map of the policy that was applied to the score; bundle the text that several policies were judged by in one call.
     """
 
     verdict_id: str
@@ -110,6 +111,7 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
     decided_at: datetime
     rule_ids: tuple[str, ...] = ()
     score: float | None = None
+    score_map: str | None = None
     confidence: Confidence | None = None
     reason: str | None = None
     reasoning_effort: Effort | None = None
@@ -120,6 +122,7 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
     latency: dict[str, float] = {}
     replay_id: str | None = None
     supersedes: str | None = None
+    bundle: str | None = None
 
 
 class Rationale(msgspec.Struct, frozen=True, omit_defaults=True):

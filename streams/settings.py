@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from policies.document import Effort
 from streams.errors import ConfigurationError
 
 
@@ -42,7 +43,41 @@ class Settings(BaseSettings):
     model: str = Field(
         "small", description="reasoning model: a folder, a hub name, or 'small' for the one in the package"
     )
-    in_flight: int = Field(64, ge=1, description="most contents that a reasoning worker judges at once")
+    servers: str = Field(
+        "",
+        description="inference servers in place of a model in the worker's process: base URLs of OpenAI-compatible "
+        "routes, as in http://gpu-1:8000/v1, joined by commas",
+    )
+    route: Literal["completions", "chat"] | None = Field(
+        None,
+        description="how servers are asked: completions with token ids, as vLLM offers them, or chat; by default as "
+        "each server says of itself",
+    )
+    api_key: SecretStr | None = Field(None, description="key of the inference servers")
+    answer_seconds: float = Field(
+        600.0, gt=0, description="longest wait for a server's answer before it is asked again"
+    )
+
+    in_flight: int | None = Field(
+        None,
+        ge=1,
+        description="most contents that a reasoning worker judges at once; by default 64, and 8 where its model runs "
+        "on a CPU",
+    )
+    tokens_in_flight: int | None = Field(
+        None,
+        ge=1000,
+        description="most tokens of contents and answers that a worker has at the engine at once; by default what fits "
+        "the engine's cache, where it says so",
+    )
+    background: float = Field(
+        0.25, ge=0, le=1, description="share of both that audits and replays take while there is live content"
+    )
+    effort_lag: dict[Effort, float] = Field(
+        {},
+        description="live content that has waited longer than so many seconds is judged at this effort at most, as in "
+        '{"medium": 30, "low": 120}',
+    )
     kept_judgements: int = Field(
         10_000, ge=0, description="judgements that a worker keeps, to answer equal content without asking again"
     )
@@ -50,6 +85,8 @@ class Settings(BaseSettings):
     max_tokens: int = Field(
         4096, description="longest answer, in tokens; low effort is the better way to shorten answers"
     )
+    gpu_memory: float = Field(0.9, gt=0, le=1, description="share of a GPU's memory that the engine takes")
+    tensor_parallel: int = Field(1, ge=1, description="GPUs that the model in the worker's process is spread over")
 
     def kafka(self) -> dict[str, Any]:
         """Options that every Kafka client takes."""

@@ -1,59 +1,83 @@
-"""Who may begin work when there are few places: the first rank before the second, and none of them starved."""
+"""Who may begin work when there is little room: the first rank before the second, and none of them starved."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 
+BUSY = 2.0  # seconds after the last work of rank 0 for which more of it is expected
+
 
 class Slots:
-    """`total` places for work of several ranks, 0 first.
+    """`total` units of room for work of several ranks, 0 first; a piece of work takes one unit, or as many as it weighs.
 
-    Rank 0 may take them all but the floors. Lower ranks leave `reserve` places free, so that work of rank 0 that comes
-    finds one, and are always allowed `floor` places each, so that they move however much comes before them.
+    Rank 0 may take them all, but for one piece of each lower rank that waits and has none under way. Lower ranks leave
+    `reserve` units free, so that work of rank 0 that comes finds room; while there is work of rank 0 they take no more
+    than `background` units, since work that goes on beside other work slows it; and each may always have one piece under
+    way, so that it moves however much comes before it.
+
+    What weighs more than a share of the room counts as that share: it must be possible to begin it.
     """
 
-    def __init__(self, total: int, ranks: int = 1, reserve: int = 0, floor: int = 1) -> None:
-        if ranks > 1 and total <= reserve + floor * (ranks - 1):
-            raise ValueError(f"{total} places are too few for a reserve of {reserve} and {ranks} ranks")
+    def __init__(self, total: int, ranks: int = 1, reserve: int = 0, background: int | None = None) -> None:
+        if ranks > 1 and total < reserve + ranks:
+            raise ValueError(f"{total} units are too few for a reserve of {reserve} and {ranks} ranks")
         self._total = total
         self._reserve = reserve
-        self._floor = floor
+        self._background = total if background is None else background
+        self._heaviest = (total - reserve) // ranks
         self._taken = [0] * ranks
-        self._waiting: list[deque[asyncio.Future[None]]] = [deque() for _ in range(ranks)]
+        self._waiting: list[deque[tuple[int, asyncio.Future[None]]]] = [deque() for _ in range(ranks)]
+        self._last = -BUSY
 
-    async def acquire(self, rank: int = 0) -> None:
-        """Wait for a place."""
-        if not self._waiting[rank] and self._allowed(rank):
-            self._taken[rank] += 1
+    async def acquire(self, rank: int = 0, weight: int = 1) -> None:
+        """Wait for room."""
+        weight = min(weight, self._heaviest)
+        if not self._waiting[rank] and self._allowed(rank, weight):
+            self._taken[rank] += weight
             return
-        turn = asyncio.get_running_loop().create_future()
+        turn = (weight, asyncio.get_running_loop().create_future())
         self._waiting[rank].append(turn)
         try:
-            await turn
+            await turn[1]
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.release(rank)  # it was granted in the same moment
+            if not turn[1].cancelled():
+                self.release(rank, weight)  # it was granted in the same moment
+            elif turn in self._waiting[rank]:
+                self._waiting[rank].remove(turn)
+                self._grant()  # what waits behind it may be lighter
             raise
 
-    def release(self, rank: int = 0) -> None:
-        """Give a place back; it goes to the first rank that waits and may have it."""
-        self._taken[rank] -= 1
-        for other, waiting in enumerate(self._waiting):
-            while waiting and self._allowed(other):
-                turn = waiting.popleft()
+    def release(self, rank: int = 0, weight: int = 1) -> None:
+        """Give room back; it goes to the first rank that waits and may have it."""
+        self._taken[rank] -= min(weight, self._heaviest)
+        if rank == 0:
+            self._last = asyncio.get_running_loop().time()
+        self._grant()
+
+    def _grant(self) -> None:
+        for rank, waiting in enumerate(self._waiting):
+            while waiting and self._allowed(rank, waiting[0][0]):
+                weight, turn = waiting.popleft()
                 if not turn.cancelled():
-                    self._taken[other] += 1
+                    self._taken[rank] += weight
                     turn.set_result(None)
 
-    def _allowed(self, rank: int) -> bool:
+    def _allowed(self, rank: int, weight: int) -> bool:
         free = self._total - sum(self._taken)
         if rank == 0:
-            # What lower ranks have not yet taken of their floors is kept for those of them that wait.
-            owed = sum(
-                max(0, self._floor - taken)
+            firsts = [
+                waiting[0][0]
                 for taken, waiting in zip(self._taken[1:], self._waiting[1:], strict=True)
-                if waiting
-            )
-            return free > owed
-        return free > self._reserve or (self._taken[rank] < self._floor and free > 0)
+                if waiting and not taken
+            ]
+            return free >= weight + sum(firsts)
+        if not self._taken[rank]:
+            return free >= weight
+        if free - weight < self._reserve:
+            return False
+        return not self._busy() or sum(self._taken[1:]) + weight <= self._background
+
+    def _busy(self) -> bool:
+        """Whether there is work of rank 0, or was a moment ago."""
+        return bool(self._taken[0] or self._waiting[0]) or asyncio.get_running_loop().time() - self._last < BUSY

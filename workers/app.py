@@ -19,16 +19,21 @@ from streams.policy_feed import PolicyFeed
 from streams.process import Stop, first_of
 from streams.settings import Settings
 from workers.inference import Inference
-from workers.judge import STAGE, Judge
+from workers.judge import RANKS, STAGE, Judge
+from workers.reasoner import Economy
+from workers.remote import RemoteEngine
 from workers.vllm_engine import VllmEngine
 
 log = logging.getLogger(__name__)
 
-# Live content comes first, then what was drawn for audit, then replays.
-RANKS = {topics.ESCALATIONS_AUDIT: 1, topics.ESCALATIONS_REPLAY: 2}
 FEWEST_SLOTS = 4
 
 StartInference = Callable[[Settings], Awaitable[Inference]]
+
+
+async def start_engine(settings: Settings) -> Inference:
+    """The servers that the settings name, or else vLLM in this process."""
+    return await (RemoteEngine.start(settings) if settings.servers else VllmEngine.start(settings))
 
 
 class Worker:
@@ -39,15 +44,20 @@ class Worker:
         self.feed = PolicyFeed()
         self.engine: Engine | None = None
         self.inference: Inference | None = None
+        self.judge: Judge | None = None
         self._start = start
 
     def state(self) -> dict[str, Any]:
         """What /health/ready says."""
         return {
-            "ready": self.engine is not None and self.engine.ready,
+            "ready": self.engine is not None
+            and self.engine.ready
+            and self.inference is not None
+            and self.inference.well,
             "model": self.inference.model if self.inference else None,
             "policies": {name: r.policy.version for name, r in self.feed.policies.released.items()},
             "committed": self.engine.committed if self.engine else 0,
+            "malformed": dict(self.judge.reasoner.malformed) if self.judge else {},
         }
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -65,12 +75,19 @@ class Worker:
         await first_of(prepare(), stop.wait())
         if stop.is_set() or self.inference is None:
             return
-        judge = Judge(self.inference, self.feed, self.settings.max_tokens, self.settings.kept_judgements)
-        await judge.warm_up()
-        slots = self.settings.in_flight
+        current, slots = self.settings, self.inference.slots
+        economy = Economy(
+            longest_answer=current.max_tokens,
+            kept=current.kept_judgements,
+            in_flight=current.tokens_in_flight or self.inference.capacity,
+            background=current.background,
+            effort_lag=current.effort_lag,
+        )
+        self.judge = Judge(self.inference, self.feed, economy)
+        await self.judge.warm_up()
         self.engine = Engine(
-            KafkaBus(self.settings, list(topics.LANES.values()), STAGE),
-            judge,
+            KafkaBus(current, list(topics.LANES.values()), STAGE),
+            self.judge,
             stage=STAGE,
             limits=Limits(
                 batch=1,
@@ -79,10 +96,11 @@ class Worker:
                 poll=4 * slots,
                 stalled=900.0,
                 # With few slots all lanes take turns: nothing could be kept free.
-                rank={self.settings.prefix + name: rank for name, rank in RANKS.items()}
+                rank={current.prefix + topics.LANES[lane]: rank for lane, rank in RANKS.items() if rank}
                 if slots >= FEWEST_SLOTS
                 else {},
                 reserve=slots // 4,
+                background=round(slots * current.background),
             ),
         )
         try:
@@ -110,7 +128,7 @@ class Worker:
         return runner
 
 
-async def run(settings: Settings, start: StartInference = VllmEngine.start) -> None:
+async def run(settings: Settings, start: StartInference = start_engine) -> None:
     """Serve until SIGTERM or SIGINT, and leave no process of the inference engine behind."""
     worker = Worker(settings, start)
     stop = Stop()

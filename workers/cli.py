@@ -22,16 +22,28 @@ def run(
     model: Annotated[
         str | None, typer.Option(help="A folder, a hub name, or 'small' (the model in the package).")
     ] = None,
+    server: Annotated[
+        list[str] | None,
+        typer.Option(help="Ask this inference server instead, as in http://gpu-1:8000/v1; may be given several times."),
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Port of the health endpoint.")] = None,
 ) -> None:
-    """Judge what was escalated, with the model in this process. Ends on SIGTERM with its work committed."""
+    """Judge what was escalated, with the model in this process or on inference servers. Ends on SIGTERM with its work
+    committed.
+    """
     try:
         from workers import app as worker
     except ImportError as error:
         raise needs_extra(error, "reasoner-gpu") from error
     configure_logging()
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(worker.run(settings.load(bootstrap=bootstrap, model=model, reasoner_port=port)))
+        asyncio.run(
+            worker.run(
+                settings.load(
+                    bootstrap=bootstrap, model=model, reasoner_port=port, servers=",".join(server) if server else None
+                )
+            )
+        )
 
 
 @app.command("train-small")

@@ -1,4 +1,4 @@
-"""What the worker asks of an inference engine: token ids in, token ids out."""
+"""What the worker asks of an inference engine: a question in, the tokens of its completion out."""
 
 from __future__ import annotations
 
@@ -7,11 +7,29 @@ from typing import Protocol
 
 import msgspec
 
+from policies.document import Effort
 from streams.errors import SafeguardError
+from workers import prompt
 
 
 class InferenceError(SafeguardError):
-    """The engine refused or failed this one request."""
+    """The engine refused or failed this one question."""
+
+
+class Question(msgspec.Struct, frozen=True):
+    """Content to be judged by a text of policy. user is the user message as tokens; most is the longest answer in tokens;
+    temperature 0 is greedy."""
+
+    policy_text: str
+    effort: Effort
+    user: Sequence[int]
+    most: int
+    temperature: float = 0.0
+
+    @property
+    def prompt(self) -> list[int]:
+        """All of it as token ids in the harmony format."""
+        return prompt.render_tokens(self.policy_text, self.effort, self.user)
 
 
 class Completion(msgspec.Struct, frozen=True):
@@ -35,9 +53,20 @@ class Inference(Protocol):
     def longest(self) -> int:
         """Most tokens of a prompt and its completion together."""
 
-    async def generate(self, prompt: Sequence[int], most: int) -> Completion:
-        """Complete a prompt with at most `most` tokens, greedily. Raises InferenceError for this request,
-        DependencyError when the engine is gone."""
+    @property
+    def slots(self) -> int:
+        """Questions that it answers at once without loss."""
+
+    @property
+    def capacity(self) -> int | None:
+        """Tokens that fit its cache at once, all requests together; None where it does not say."""
+
+    @property
+    def well(self) -> bool:
+        """Whether it can be asked now."""
+
+    async def generate(self, question: Question) -> Completion:
+        """Answer a question. Raises InferenceError for this question, DependencyError when the engine is gone."""
 
     async def close(self) -> None:
         """End the engine and its processes."""

@@ -1,8 +1,9 @@
 """Strict parsing of a completion in the harmony format.
 
 Accepted: one or more analysis messages, then exactly one final message that ends with <|return|>, addressed to
-nobody, whose text is one JSON object of the policy's output form. Everything else is Malformed, with a reason that
-can be counted; nothing is repaired, and nothing malformed is ever taken as safe.
+nobody, whose text is one JSON object of the policy's output form; of a bundle of policies, one JSON object that has
+such an object for each of them, by its id. Everything else is Malformed, with a reason that can be counted; nothing is
+repaired, and nothing malformed is ever taken as safe.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import msgspec
 
 from policies.document import Policy
 from streams.records import Confidence
-from workers.prompt import encoding
+from workers.prompt import decode, encoding
 
 Reason = Literal[
     "cut_off",  # the last token is not <|return|>
@@ -27,7 +28,7 @@ Reason = Literal[
     "channel",  # another channel, or a recipient
     "not_text",  # bytes that are not UTF-8
     "not_json",
-    "fields",  # missing, mistyped, unknown or doubled
+    "fields",  # missing, mistyped, unknown or doubled; of a bundle also policies
     "unknown_rule",
     "contradiction",  # the label and the rules do not agree
 ]
@@ -50,15 +51,21 @@ class Malformed(Exception):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """An accepted output. label_at is the index of the label's token among the completion's tokens."""
+    """What was said of one policy. label_at is the index of the label's token among the completion's tokens."""
 
     violates: bool
     rule_ids: tuple[str, ...]
     confidence: Confidence
     reason: str
+    label_at: int | None = None
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """An accepted output: an answer for each policy, in their order."""
+
+    answers: tuple[Answer, ...]
     analysis: str
     final: str
-    label_at: int | None
 
 
 class _Final(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,60 +82,77 @@ class _Message(msgspec.Struct):
     body: list[int]
 
 
-def parse(tokens: Sequence[int], policy: Policy) -> Answer:
+def parse(tokens: Sequence[int], policies: Sequence[Policy]) -> Accepted:
     """Parse the completion's token ids (after the prompt's '<|start|>assistant'). Raises Malformed, nothing else."""
     messages = _messages(tokens)
-    analysis = "\n".join(_text(m.body) for m in messages if m.channel == "analysis")
+    analysis = "\n".join(decode(m.body) for m in messages if m.channel == "analysis")
     finals = [m for m in messages if m.channel == "final"]
-    final = _text(finals[0].body) if finals else ""
-
-    def refuse(reason: Reason) -> Malformed:
-        return Malformed(reason, analysis, final)
-
-    if any(m.channel not in {"analysis", "final"} for m in messages):
-        raise refuse("channel")
-    if not finals:
-        raise refuse("no_final")
-    if len(finals) > 1:
-        raise refuse("several_finals")
-    if messages[-1] is not finals[0] or finals[0].constrain not in {None, "json"}:
-        raise refuse("structure")
-    if not analysis.strip():
-        raise refuse("no_analysis")
-    if "\ufffd" in final or "\ufffd" in analysis:
-        raise refuse("not_text")
+    final = decode(finals[0].body) if finals else ""
     try:
-        said = json.loads(final, object_pairs_hook=_unique)
+        _check_structure(messages, finals, analysis, final)
+        said = _json(final)
+        if len(policies) == 1:
+            answers = [_answer(said, policies[0])]
+        elif isinstance(said, dict) and set(said) == {policy.id for policy in policies}:
+            answers = [_answer(said[policy.id], policy) for policy in policies]
+        else:
+            raise Malformed("fields")
+    except Malformed as malformed:
+        raise Malformed(malformed.reason, analysis, final) from None
+    labels = [finals[0].start + at for at in labels_at(finals[0].body)]
+    if len(labels) == len(answers):
+        # In a bundle's object the labels stand in the order of its keys.
+        order = list(said) if len(policies) > 1 else [policies[0].id]
+        where = dict(zip(order, labels, strict=True))
+        answers = [
+            msgspec.structs.replace(answer, label_at=where[policy.id])
+            for answer, policy in zip(answers, policies, strict=True)
+        ]
+    return Accepted(tuple(answers), analysis, final)
+
+
+def _check_structure(messages: Sequence[_Message], finals: Sequence[_Message], analysis: str, final: str) -> None:
+    if any(m.channel not in {"analysis", "final"} for m in messages):
+        raise Malformed("channel")
+    if not finals:
+        raise Malformed("no_final")
+    if len(finals) > 1:
+        raise Malformed("several_finals")
+    if messages[-1] is not finals[0] or finals[0].constrain not in {None, "json"}:
+        raise Malformed("structure")
+    if not analysis.strip():
+        raise Malformed("no_analysis")
+    if "\ufffd" in final or "\ufffd" in analysis:
+        raise Malformed("not_text")
+
+
+def _json(final: str) -> Any:
+    try:
+        return json.loads(final, object_pairs_hook=_unique)
     except (ValueError, RecursionError):
-        raise refuse("not_json") from None
+        raise Malformed("not_json") from None
     except KeyError:
-        raise refuse("fields") from None
+        raise Malformed("fields") from None
+
+
+def _answer(said: Any, policy: Policy) -> Answer:
     try:
         checked = msgspec.convert(said, _Final)
         checked.reason.encode()
     except msgspec.ValidationError:
-        raise refuse("fields") from None
+        raise Malformed("fields") from None
     except UnicodeEncodeError:  # half of a surrogate pair, written as an escape
-        raise refuse("not_text") from None
-    reason = checked.reason.strip()
-    if not reason or len(reason) > LONGEST_REASON or not checked.rule_ids or isinstance(said["violation"], bool):
-        raise refuse("fields")
-    if len(set(checked.rule_ids)) != len(checked.rule_ids):
-        raise refuse("fields")
-    if not set(checked.rule_ids) <= set(policy.rules):
-        raise refuse("unknown_rule")
-    allowed = policy.violating if checked.violation else policy.safe
-    if not set(checked.rule_ids) <= set(allowed):
-        raise refuse("contradiction")
-    return Answer(
-        violates=bool(checked.violation),
-        rule_ids=checked.rule_ids,
-        confidence=checked.confidence,
-        reason=reason,
-        analysis=analysis,
-        final=final,
-        label_at=_label_at(finals[0]),
-    )
+        raise Malformed("not_text") from None
+    reason, rules = checked.reason.strip(), set(checked.rule_ids)
+    if not reason or len(reason) > LONGEST_REASON or isinstance(said["violation"], bool):
+        raise Malformed("fields")
+    if not rules or len(rules) != len(checked.rule_ids):
+        raise Malformed("fields")
+    if not rules <= set(policy.rules):
+        raise Malformed("unknown_rule")
+    if not rules <= set(policy.violating if checked.violation else policy.safe):
+        raise Malformed("contradiction")
+    return Answer(bool(checked.violation), checked.rule_ids, checked.confidence, reason)
 
 
 def _messages(tokens: Sequence[int]) -> list[_Message]:
@@ -144,19 +168,19 @@ def _messages(tokens: Sequence[int]) -> list[_Message]:
         constrain = None
         if at < len(tokens) and tokens[at] == CONSTRAIN:
             kind, at = _plain(tokens, at + 1)
-            constrain = _text(kind).strip()
+            constrain = decode(kind).strip()
         if at >= len(tokens) or tokens[at] != MESSAGE:
             raise Malformed("structure", _lenient(tokens))
         start = at + 1
         body, at = _plain(tokens, start)
-        messages.append(_Message(_text(name).rstrip(" "), constrain, start, body))
+        messages.append(_Message(decode(name).rstrip(" "), constrain, start, body))
         end = tokens[at] if at < len(tokens) else None
         if end == RETURN and at == len(tokens) - 1:
             return messages
         if end != END or tokens[at + 1 : at + 2] != [START]:
             raise Malformed("structure", _lenient(tokens))
         role, at = _plain(tokens, at + 2)
-        if _text(role) != "assistant":
+        if decode(role) != "assistant":
             raise Malformed("channel", _lenient(tokens))
 
 
@@ -168,16 +192,10 @@ def _plain(tokens: Sequence[int], at: int) -> tuple[list[int], int]:
     return list(tokens[start:at]), at
 
 
-def _text(tokens: Sequence[int]) -> str:
-    """Undecodable bytes become U+FFFD, which is refused later."""
-    text: str = encoding().decode(list(tokens)) if tokens else ""
-    return text
-
-
 def _lenient(tokens: Sequence[int]) -> str:
     """What an auditor may read of an output that is no sequence of messages."""
     try:
-        return str(encoding().decode(list(tokens)))
+        return decode(tokens)
     except Exception:  # ids outside the vocabulary
         return ""
 
@@ -189,10 +207,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _label_at(final: _Message) -> int | None:
-    said = b""
-    for i, token in enumerate(final.body):
+def labels_at(final: Sequence[int]) -> list[int]:
+    """Where in the tokens of a final message a label stands, the token 0 or 1 after "violation": ."""
+    said, found = b"", []
+    for i, token in enumerate(final):
         if token in {ZERO, ONE} and _LABEL.search(said):
-            return final.start + i
-        said += encoding().decode([token]).encode()
-    return None
+            found.append(i)
+        said = (said + encoding().decode([token]).encode())[-100:]
+    return found

@@ -21,6 +21,8 @@ from openai_harmony import (
     load_harmony_encoding,
 )
 
+from streams.errors import ConfigurationError
+
 # Pinned: a prompt that names today's date changes at midnight, with its prefix cache and its verdicts.
 PROMPT_DATE = "2025-10-29"
 _EFFORTS = {"low": ReasoningEffort.LOW, "medium": ReasoningEffort.MEDIUM, "high": ReasoningEffort.HIGH}
@@ -64,12 +66,34 @@ def prefix(policy_text: str, effort: str) -> tuple[int, ...]:
         ]
     )
     tokens = encoding().render_conversation(head)
-    return (*tokens, *encoding().encode("<|start|>user<|message|>", allowed_special="all"))
+    return (*tokens, *markup("<|start|>user<|message|>"))
+
+
+def check_vocabulary() -> None:
+    """Raises ConfigurationError when the encoding cannot be had."""
+    try:
+        encoding()
+    except Exception as error:
+        raise ConfigurationError(
+            f"the vocabulary of gpt-oss cannot be loaded ({type(error).__name__}): install oss-harmony, which has it inside, "
+            "in place of openai-harmony, which downloads it"
+        ) from error
+
+
+def markup(text: str) -> list[int]:
+    """Tokens of our own markup, special ones among them."""
+    return list(encoding().encode(text, allowed_special="all"))
+
+
+@cache
+def stop_tokens() -> list[int]:
+    """What ends a completion."""
+    return list(encoding().stop_tokens_for_assistant_actions())
 
 
 @cache
 def _suffix() -> tuple[int, ...]:
-    return tuple(encoding().encode("<|end|><|start|>assistant", allowed_special="all"))
+    return tuple(markup("<|end|><|start|>assistant"))
 
 
 def render(policy_text: str, effort: str, user: str) -> list[int]:
@@ -85,6 +109,12 @@ def render_tokens(policy_text: str, effort: str, user: Sequence[int]) -> list[in
 def encode(user: str) -> list[int]:
     """Tokens of a user's text, none of them special."""
     return list(encoding().encode(user, disallowed_special=()))
+
+
+def decode(tokens: Sequence[int]) -> str:
+    """The text of tokens; bytes that are no UTF-8 become U+FFFD."""
+    text: str = encoding().decode(list(tokens)) if tokens else ""
+    return text
 
 
 def windows(head: Sequence[int], content: Sequence[int], room: int, most: int) -> tuple[list[list[int]], bool]:

@@ -6,32 +6,20 @@ import asyncio
 import itertools
 import logging
 import os
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
+
+import psutil
 
 from streams.errors import ConfigurationError, DependencyError
 from streams.settings import Settings
-from workers.inference import Completion, InferenceError
+from workers import preflight, prompt
+from workers.inference import Completion, InferenceError, Question
 from workers.parse import ONE, ZERO
-from workers.prompt import encoding
-from workers.small.weights import expand
 
 log = logging.getLogger(__name__)
 
-SMALL = "small"
-
-
-def resolve_model(model: str) -> tuple[str, str]:
-    """What to load, and the name that verdicts give: 'small', a folder, or a hub name."""
-    if model == SMALL:
-        folder = expand()
-        return str(folder), folder.name
-    if Path(model).is_dir():
-        return model, Path(model).name
-    if Path(model).exists() or model.startswith((".", "/")):
-        raise ConfigurationError(f"{model}: no such model folder; give a folder with config.json, or a hub name")
-    return model, model
+CPU_SLOTS, GPU_SLOTS = 8, 64  # more at once make each slower and, on a CPU, all of them together no faster
+CPU_BLOCK = 32  # tokens of the prefix cache's unit; the default of 128 would leave much of a policy uncached
 
 
 def _environment() -> None:
@@ -44,24 +32,28 @@ def _environment() -> None:
 class VllmEngine:
     """Start with `await VllmEngine.start(settings)`; it takes most of a minute on a CPU."""
 
-    def __init__(self, engine: Any, model: str, longest: int, stops: list[int]) -> None:
+    def __init__(self, engine: Any, model: str, longest: int, slots: int) -> None:
+        cache = engine.vllm_config.cache_config
         self._engine = engine
-        self._stops = stops
         self._ids = itertools.count()
         self.model = model
         self.longest = longest
+        self.slots = slots
+        self.capacity: int | None = (cache.num_gpu_blocks or 0) * cache.block_size or None
+
+    @property
+    def well(self) -> bool:
+        return not self._engine.errored
 
     @classmethod
     async def start(cls, settings: Settings) -> VllmEngine:
-        """Load the model. Raises ConfigurationError when it cannot be loaded."""
+        """Load the model. Raises ConfigurationError when it cannot be loaded, with what to do."""
         return await asyncio.to_thread(cls._start, settings)
 
     @classmethod
     def _start(cls, settings: Settings) -> VllmEngine:
-        path, name = resolve_model(settings.model)
+        prompt.check_vocabulary()
         _environment()
-        if Path(path).is_dir():
-            os.environ.setdefault("HF_HUB_OFFLINE", "1")
         try:
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.platforms import current_platform
@@ -70,44 +62,62 @@ class VllmEngine:
             raise ConfigurationError(
                 f"{error.name} is not installed here: pip install 'safeguard-streams[gpu]' (or [cpu])"
             ) from error
+        preflight.check_platform(current_platform)
+        folder, name = preflight.locate(settings.model)
         on_cpu = current_platform.is_cpu()
-        log.info("loading %s on the %s", name, "CPU" if on_cpu else current_platform.device_name)
+        if on_cpu:
+            preflight.check_memory(folder, psutil.virtual_memory().total, 1.0, 1, "machine")
+        else:
+            total = current_platform.get_device_total_memory()
+            preflight.check_memory(folder, total, settings.gpu_memory, settings.tensor_parallel, "GPU")
+        slots = settings.in_flight or (CPU_SLOTS if on_cpu else GPU_SLOTS)
+        log.info("loading %s on the %s", name, "CPU" if on_cpu else current_platform.get_device_name())
         arguments = AsyncEngineArgs(
-            model=path,
+            model=str(folder),
             skip_tokenizer_init=True,  # prompts are rendered to token ids here, outputs parsed from them
             max_model_len=settings.max_model_len,
-            max_num_seqs=settings.in_flight,
+            max_num_seqs=slots,
             enable_prefix_caching=True,  # a policy's text is computed once, not for every content
-            enforce_eager=on_cpu,  # compiling takes minutes on a CPU and gains nothing for a small model
             disable_log_stats=True,
+            # On a CPU compiling takes minutes and gains nothing for a small model.
+            **(
+                {"enforce_eager": True, "block_size": CPU_BLOCK}
+                if on_cpu
+                else {
+                    "gpu_memory_utilization": settings.gpu_memory,
+                    "tensor_parallel_size": settings.tensor_parallel,
+                }
+            ),
         )
         try:
             engine = AsyncLLM.from_engine_args(arguments)
         except Exception as error:
-            raise ConfigurationError(f"{settings.model}: vLLM could not start it: {error}") from error
-        return cls(engine, name, settings.max_model_len, encoding().stop_tokens_for_assistant_actions())
+            raise ConfigurationError(
+                f"{settings.model}: vLLM could not start it, for the reason above: {error}"
+            ) from error
+        return cls(engine, name, settings.max_model_len, slots)
 
-    async def generate(self, prompt: Sequence[int], most: int) -> Completion:
+    async def generate(self, question: Question) -> Completion:
         from vllm import SamplingParams
         from vllm.v1.engine.exceptions import EngineDeadError
 
         sampling = SamplingParams(
-            temperature=0.0,
-            max_tokens=most,
+            temperature=question.temperature,
+            max_tokens=question.most,
             detokenize=False,
-            stop_token_ids=self._stops,
+            stop_token_ids=prompt.stop_tokens(),
             logprob_token_ids=[ZERO, ONE],
         )
         final: Any = None
         try:
             async for final in self._engine.generate(  # noqa: B007  (the last one is whole)
-                {"prompt_token_ids": list(prompt)}, sampling, f"judge-{next(self._ids)}"
+                {"prompt_token_ids": question.prompt}, sampling, f"judge-{next(self._ids)}"
             ):
                 pass
         except EngineDeadError as error:
             raise DependencyError("the inference engine died; start the worker again") from error
         except Exception as error:
-            raise InferenceError(f"the engine failed this request: {type(error).__name__}") from error
+            raise InferenceError(f"the engine failed this question: {type(error).__name__}") from error
         said = final.outputs[0]
         return Completion(
             tokens=list(said.token_ids),

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from policies.document import LIBRARY, with_gate
+from policies.document import LIBRARY, with_changes
 from streams import settings
 from streams.cli.options import Bootstrap, Data, Json, Library, console, needs_extra, policy_of
 from streams.process import configure_logging
@@ -192,7 +192,7 @@ def calibrate(
             "rows": result.rows,
             "source": source,
         }
-        changed = with_gate(document.document, threshold=result.threshold, calibration=expected)
+        changed = with_changes(document.document, "gate", threshold=result.threshold, calibration=expected)
         path.write_text(changed, encoding="utf-8")
     if as_json:
         print(msgspec.json.encode(result).decode())
@@ -291,7 +291,7 @@ def distill(
     if out:
         out.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256(proposal.label).hexdigest()[:12]
-        gate = with_gate(document.document, distilled=digest, threshold=threshold, calibration=None)
+        gate = with_changes(document.document, "gate", distilled=digest, threshold=threshold, calibration=None)
         files = {out / "distilled.json": proposal.label, out / "policy.md": gate.encode()}
         for path, content in files.items():
             path.write_bytes(content)

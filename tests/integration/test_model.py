@@ -13,10 +13,12 @@ from policies.document import load_library
 from streams import settings
 from streams.errors import ConfigurationError, DependencyError
 from workers import prompt
-from workers.judge import score_of
+from workers.inference import Question
+from workers.judgement import score_of
 from workers.parse import Malformed, parse
+from workers.preflight import locate
 from workers.small.weights import VOCABULARY, expand
-from workers.vllm_engine import VllmEngine, resolve_model
+from workers.vllm_engine import VllmEngine
 
 pytestmark = [pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
 LIBRARY = load_library()
@@ -50,9 +52,9 @@ def engine(started):
 
 
 async def judge(engine, policy, text):
-    completion = await engine.generate(prompt.render(policy.text, policy.effort, text), 256)
+    completion = await engine.generate(Question(policy.text, policy.effort, prompt.encode(text), 256))
     try:
-        return completion, parse(completion.tokens, policy)
+        return completion, parse(completion.tokens, [policy]).answers[0]
     except Malformed as malformed:
         return completion, malformed
 
@@ -123,5 +125,4 @@ async def test_the_small_model_is_expanded_once_to_the_real_vocabulary(tmp_path)
 
 async def test_a_model_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigurationError, match="no such model folder"):
-        resolve_model(str(tmp_path / "none"))
-    assert resolve_model("openai/gpt-oss-safeguard-20b")[1] == "openai/gpt-oss-safeguard-20b"
+        locate(str(tmp_path / "none"))

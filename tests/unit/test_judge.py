@@ -29,6 +29,7 @@ from workers import judge as judging
 from workers import prompt
 from workers.inference import Completion, InferenceError
 from workers.judge import Judge
+from workers.reasoner import MOST_WINDOWS, Economy
 
 POLICY = load_library()["hate-harassment"]
 
@@ -50,13 +51,16 @@ class Scripted:
 
     model = "scripted"
     longest = 8000
+    slots = 64
+    capacity = None
+    well = True
 
     def __init__(self, *script):
         self.script = list(script)
         self.prompts = []
 
-    async def generate(self, tokens, most):
-        self.prompts.append(prompt.encoding().decode(list(tokens)))
+    async def generate(self, question):
+        self.prompts.append(prompt.decode(question.prompt))
         step = self.script.pop(0)
         if isinstance(step, Exception):
             raise step
@@ -77,9 +81,9 @@ def feed():
 class Slow(Scripted):
     """Takes a moment for each."""
 
-    async def generate(self, tokens, most):
+    async def generate(self, question):
         await asyncio.sleep(0.02)
-        return await super().generate(tokens, most)
+        return await super().generate(question)
 
 
 def escalation(text="some text", *, policy=POLICY.id, revision=3, lane="live", replay=None, number=1):
@@ -90,7 +94,7 @@ def escalation(text="some text", *, policy=POLICY.id, revision=3, lane="live", r
 
 
 async def judged(engine, feed, record=None):
-    outputs = await Judge(engine, feed, 500)([record or escalation()])
+    outputs = await Judge(engine, feed, Economy(500))([record or escalation()])
     rationale = [decode(o.value, Rationale) for o in outputs if o.topic == topics.RATIONALES]
     return outputs[0], decode(outputs[0].value, Verdict), rationale[0] if rationale else None
 
@@ -158,7 +162,7 @@ async def test_a_window_that_cannot_be_judged_leaves_long_content_undetermined(f
 
 
 async def test_content_beyond_all_windows_is_sampled_whole_and_said_to_be_truncated(feed):
-    engine = Scripted(*[SAFE] * judging.MOST_WINDOWS)
+    engine = Scripted(*[SAFE] * MOST_WINDOWS)
     text = "the beginning " + "word " * 400_000 + "the end"
     _, verdict, _ = await judged(engine, feed, escalation(text))
     assert verdict.truncated
@@ -181,7 +185,7 @@ def test_windows_cover_the_content(head, length, room, most):
 
 async def test_a_flood_of_one_text_costs_one_call(feed):
     engine = Slow(said())
-    judge = Judge(engine, feed, 500)
+    judge = Judge(engine, feed, Economy(500))
     floods = await asyncio.gather(*(judge([escalation(number=n)]) for n in range(50)))
     floods.append(await judge([escalation(number=50)]))
     assert len(engine.prompts) == 1
@@ -195,7 +199,7 @@ async def test_a_flood_of_one_text_costs_one_call(feed):
 
 async def test_what_was_not_judged_is_asked_again(feed):
     engine = Slow(MALFORMED, MALFORMED, said())
-    judge = Judge(engine, feed, 500)
+    judge = Judge(engine, feed, Economy(500))
     first = decode((await judge([escalation()]))[0].value, Verdict)
     second = decode((await judge([escalation()]))[0].value, Verdict)
     assert (first.decision, second.decision) == ("undetermined", "violates")
@@ -203,7 +207,7 @@ async def test_what_was_not_judged_is_asked_again(feed):
 
 async def test_a_replay_is_judged_anew(feed):
     engine = Slow(said(), SAFE, SAFE)
-    judge = Judge(engine, feed, 500)
+    judge = Judge(engine, feed, Economy(500))
     for record in (escalation(), escalation(lane="replay", replay="r1"), escalation(lane="replay", replay="r2")):
         await judge([record])
     assert len(engine.prompts) == 3
@@ -211,7 +215,7 @@ async def test_a_replay_is_judged_anew(feed):
 
 async def test_who_waits_asks_when_the_one_who_asked_is_gone(feed):
     engine = Slow(said(), said())
-    judge = Judge(engine, feed, 500)
+    judge = Judge(engine, feed, Economy(500))
     first = asyncio.create_task(judge([escalation()]))
     await asyncio.sleep(0.005)
     second = asyncio.create_task(judge([escalation(number=2)]))
@@ -223,7 +227,7 @@ async def test_who_waits_asks_when_the_one_who_asked_is_gone(feed):
 
 async def test_few_judgements_are_kept(feed):
     engine = Slow(*[SAFE] * 5)
-    judge = Judge(engine, feed, 500, kept=2)
+    judge = Judge(engine, feed, Economy(500, kept=2))
     for text in ("a", "b", "c", "a", "a"):
         await judge([escalation(text)])
     assert len(engine.prompts) == 4
@@ -250,4 +254,4 @@ async def test_replayed_content_goes_to_its_own_topic_and_id(feed):
 async def test_a_record_that_is_no_escalation_is_refused(feed):
     record = StoredRecord("content.escalations", 0, 0, 0, None, b"{}")
     with pytest.raises(RecordError, match="event: is missing"):
-        await Judge(Scripted(), feed, 500)([record])
+        await Judge(Scripted(), feed, Economy(500))([record])

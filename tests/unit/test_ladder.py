@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from policies.document import load_library, parse, with_gate
+from policies.document import load_library, parse, with_changes
 from streams import topics
 from streams.classifier import Classifier
 from streams.distilling import gate_scores, propose
@@ -77,7 +77,7 @@ def classifier():
 
 def test_a_gate_gets_better_by_the_verdicts_that_it_collects(classifier):
     document = load_library()["hate-harassment"].document
-    first = with_gate(document, labels=None, threshold=None, terms=["my card", "my account"], sample=0.3)
+    first = with_changes(document, "gate", labels=None, threshold=None, terms=["my card", "my account"], sample=0.3)
     feed = in_force(first)
     found = list(escalations(Prefilter(classifier, feed, Audit(near=0.2, far=0.2)), STREAM))
     verdicts = [verdict(escalation, STREAM[number]["violates"]) for number, escalation in found]
@@ -92,11 +92,11 @@ def test_a_gate_gets_better_by_the_verdicts_that_it_collects(classifier):
     before, share = recall(list(escalations(Prefilter(classifier, feed, Audit(0, 0)), LATER)), LATER)
     name = hashlib.sha256(proposal.label).hexdigest()[:12]
     label = proposal.label.decode()
-    policy = parse(with_gate(first, terms=None, sample=None, distilled=name), distilled=label)
+    policy = parse(with_changes(first, "gate", terms=None, sample=None, distilled=name), distilled=label)
     # A threshold that escalates no more than the first gate did.
     scores = gate_scores(policy, classifier, [row["text"] for row in STREAM])
     threshold = threshold_for(scores, scores > -1, share)
-    second = with_gate(policy.document, threshold=float(threshold))
+    second = with_changes(policy.document, "gate", threshold=float(threshold))
     after, cost = recall(list(escalations(Prefilter(classifier, in_force(second, label), Audit(0, 0)), LATER)), LATER)
     print(f"recall {before:.3f} escalating {share:.3f}, then {after:.3f} escalating {cost:.3f}")
     assert cost <= share + 0.05
@@ -110,7 +110,7 @@ def test_too_few_verdicts_are_refused_with_what_to_do(classifier):
 
 
 def test_a_label_that_the_gate_does_not_name_is_refused():
-    document = with_gate(load_library()["hate-harassment"].document, distilled="0123456789ab")
+    document = with_changes(load_library()["hate-harassment"].document, "gate", distilled="0123456789ab")
     feed = in_force_raw(document)
     assert not feed.policies.released
 

@@ -27,21 +27,25 @@ def completion(final=None, *, analysis=ANALYSIS, lead=LEAD, end="<|return|>"):
     return tokens(f"{analysis}{lead}{said}{end}")
 
 
+def read(output):
+    return parse(output, [POLICY]).answers[0]
+
+
 def test_an_answer_in_the_form_asked_for_is_read():
-    answer = parse(completion(), POLICY)
+    answer = read(completion())
+    assert parse(completion(), [POLICY]).analysis == "It violates HH1."
     assert answer.violates
     assert answer.rule_ids == ("HH1",)
     assert answer.confidence == "high"
-    assert answer.analysis == "It violates HH1."
     assert prompt.encoding().decode([completion()[answer.label_at]]) == "1"
-    safe = parse(completion({"violation": 0, "rule_ids": ["HH5"]}), POLICY)
+    safe = read(completion({"violation": 0, "rule_ids": ["HH5"]}))
     assert not safe.violates
     assert prompt.encoding().decode([completion({"violation": 0, "rule_ids": ["HH5"]})[safe.label_at]]) == "0"
 
 
 def test_the_json_constraint_of_a_final_message_is_accepted():
     lead = "<|start|>assistant<|channel|>final <|constrain|>json<|message|>"
-    assert parse(completion(lead=lead), POLICY).violates
+    assert read(completion(lead=lead)).violates
 
 
 @pytest.mark.parametrize(
@@ -92,17 +96,18 @@ def test_the_json_constraint_of_a_final_message_is_accepted():
 )
 def test_each_way_to_fail_has_its_name(output, reason):
     with pytest.raises(Malformed) as caught:
-        parse(output, POLICY)
+        parse(output, [POLICY])
     assert caught.value.reason == reason
 
 
 def check(output):
     """Either Malformed, or an answer that keeps every rule."""
     try:
-        answer = parse(output, POLICY)
+        accepted = parse(output, [POLICY])
     except Malformed:
         return
-    said = json.loads(answer.final)
+    answer = accepted.answers[0]
+    said = json.loads(accepted.final)
     assert said["violation"] in {0, 1}
     assert bool(said["violation"]) == answer.violates
     assert set(answer.rule_ids) <= set(POLICY.violating if answer.violates else POLICY.safe)
@@ -184,7 +189,7 @@ def test_of_a_hundred_thousand_outputs_none_is_accepted_that_breaks_the_rules():
     for _ in range(100_000):
         output = damaged(draw, outputs)
         try:
-            answer = parse(output, POLICY)
+            answer = parse(output, [POLICY]).answers[0]
         except Malformed:
             continue
         accepted += 1
@@ -197,3 +202,36 @@ def test_of_a_hundred_thousand_outputs_none_is_accepted_that_breaks_the_rules():
         assert set(answer.rule_ids) <= set(POLICY.violating if answer.violates else POLICY.safe)
         assert output[answer.label_at] == (16 if answer.violates else 15)
     assert accepted > 10_000, "most were damaged, and some were not"
+
+
+BUNDLE = [load_library()[name] for name in ("fraud-spam", "hate-harassment")]
+TOGETHER = {
+    "hate-harassment": {**FINAL, "rule_ids": ["HH2"]},
+    "fraud-spam": {"violation": 0, "rule_ids": ["FS4"], "confidence": "low", "reason": "It sells nothing."},
+}
+
+
+def test_of_a_bundle_each_policy_has_its_answer_and_its_label():
+    output = completion(json.dumps(TOGETHER))
+    fraud, hate = parse(output, BUNDLE).answers
+    assert (fraud.violates, fraud.rule_ids) == (False, ("FS4",))
+    assert (hate.violates, hate.rule_ids) == (True, ("HH2",))
+    assert [prompt.decode([output[a.label_at]]) for a in (fraud, hate)] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (FINAL, "fields"),
+        ({"hate-harassment": FINAL}, "fields"),
+        ({**TOGETHER, "another": FINAL}, "fields"),
+        ({**TOGETHER, "fraud-spam": FINAL}, "unknown_rule"),
+        ({**TOGETHER, "fraud-spam": {**TOGETHER["fraud-spam"], "violation": 1}}, "contradiction"),
+        ([TOGETHER], "fields"),
+        ({**TOGETHER, "fraud-spam": None}, "fields"),
+    ],
+)
+def test_a_bundle_with_one_wrong_part_is_malformed_whole(said, reason):
+    with pytest.raises(Malformed) as caught:
+        parse(completion(json.dumps(said)), BUNDLE)
+    assert caught.value.reason == reason

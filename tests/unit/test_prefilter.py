@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from policies.document import load_library, parse, with_gate
+from policies.document import load_library, parse, with_changes
 from policies.errors import PolicyError
 from streams import topics
 from streams.classifier import Classifier
@@ -169,7 +169,7 @@ def test_nothing_is_audited_at_rate_zero_and_everything_at_one(classifier, feed)
 
 def gated(gate):
     document = load_library()["fraud-spam"].document
-    return releasing(with_gate(document, labels=None, threshold=None, sample=None, **gate))
+    return releasing(with_changes(document, "gate", labels=None, threshold=None, sample=None, **gate))
 
 
 @pytest.mark.parametrize("text", ["a" * 1_000_000 + "!", "x" * 500_000, "\u0301" * 100_000, "ab " * 300_000])
@@ -197,13 +197,13 @@ def test_many_terms_and_patterns_are_each_found(classifier):
 
 @pytest.mark.parametrize("pattern", ["(?<=a)b", r"(a)\1", "(", "a{5000}"])
 def test_a_pattern_that_re2_does_not_know_is_refused_by_name(pattern):
-    document = with_gate(load_library()["fraud-spam"].document, patterns=[pattern])
+    document = with_changes(load_library()["fraud-spam"].document, "gate", patterns=[pattern])
     with pytest.raises(PolicyError, match="gate.patterns: .* is no RE2 expression"):
         parse(document)
 
 
 def test_surface_and_language_select_before_any_gate(classifier):
-    document = with_gate(load_library()["fraud-spam"].document, everything=True).replace(
+    document = with_changes(load_library()["fraud-spam"].document, "gate", everything=True).replace(
         "languages: []", "languages: [de]"
     )
     prefilter = Prefilter(classifier, releasing(document), Audit(0, 0))

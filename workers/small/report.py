@@ -16,7 +16,7 @@ from policies import labelled
 from policies.document import Policy, load_library
 from streams import settings
 from workers import prompt
-from workers.inference import Inference
+from workers.inference import Inference, Question
 from workers.parse import Malformed, parse
 from workers.small.examples import TAUGHT, Example, by_policy, collect
 from workers.small.train import train
@@ -47,9 +47,10 @@ async def judge_all(inference: Inference, policies: dict[str, Policy], examples:
     async def judge(example: Example) -> Outcome:
         policy = policies[example.policy_id]
         async with slots:
-            completion = await inference.generate(prompt.render(policy.text, policy.effort, example.text), ANSWER)
+            question = Question(policy.text, policy.effort, prompt.encode(example.text), ANSWER)
+            completion = await inference.generate(question)
         try:
-            answer = parse(completion.tokens, policy)
+            answer = parse(completion.tokens, [policy]).answers[0]
         except Malformed as malformed:
             return Outcome(example, None, malformed=malformed.reason)
         return Outcome(example, answer.violates, answer.rule_ids)

@@ -2,7 +2,8 @@
 
 Compacted: embedding and output rows only for token ids that were trained, one shared row for all others;
 embedding rows as int8 with a scale each.
-Expanded: an ordinary gpt-oss checkpoint folder with all 201,088 rows, as vLLM loads it.
+Expanded: an ordinary gpt-oss checkpoint folder with all 201,088 rows, as vLLM loads it, and a tokenizer that can turn
+tokens into text, as vLLM's server needs one. It cannot do the reverse: prompts are made by the harmony encoding.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from workers import prompt
+from workers.parse import FIRST_SPECIAL
+
 SHIPPED = Path(__file__).parent / "model.safetensors"
 VOCABULARY = 201_088
+LAYOUT = b"2"  # of the folder
 _EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -37,7 +42,7 @@ def cache_folder() -> Path:
 
 def expand(compact: Path = SHIPPED, cache: Path | None = None) -> Path:
     """The folder of the expanded model, made on first use; concurrent first uses do not disturb each other."""
-    digest = hashlib.sha256(compact.read_bytes()).hexdigest()[:12]
+    digest = hashlib.sha256(LAYOUT + compact.read_bytes()).hexdigest()[:12]
     folder = (cache or cache_folder()) / f"small-gpt-oss-{digest}"
     if folder.is_dir():
         return folder
@@ -70,3 +75,36 @@ def _write(compact: Path, folder: Path) -> None:
         tensors[name] = table.to(torch.bfloat16).contiguous()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    _write_tokenizer(folder)
+
+
+def _write_tokenizer(folder: Path) -> None:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    vocabulary: dict[str, int] = {}
+    special = []
+    for token in range(VOCABULARY):
+        try:
+            text = prompt.decode([token])
+        except Exception:  # ids that the encoding leaves unused
+            text = ""
+        if token >= FIRST_SPECIAL:
+            text = text or f"<|reserved_{token}|>"
+            special.append(text)
+            vocabulary[text] = token
+        else:
+            # Parts of characters have no text of their own: they all read as U+FFFD, whatever they are called here.
+            written = "".join(
+                piece for piece, _ in pre_tokenizers.ByteLevel(False, use_regex=False).pre_tokenize_str(text)
+            )
+            vocabulary[written if written not in vocabulary else f"{written}{token}"] = token
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    about = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|return|>",
+        "clean_up_tokenization_spaces": False,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(about) + "\n")
