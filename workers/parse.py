@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
+from openai_harmony import HarmonyError
 
 from policies.document import Policy
 from streams.records import Confidence
@@ -89,7 +90,7 @@ def parse(tokens: Sequence[int], policies: Sequence[Policy]) -> Accepted:
     finals = [m for m in messages if m.channel == "final"]
     final = decode(finals[0].body) if finals else ""
     try:
-        _check_structure(messages, finals, analysis, final)
+        _check_structure(messages, finals, analysis)
         said = _json(final)
         if len(policies) == 1:
             answers = [_answer(said, policies[0])]
@@ -111,7 +112,7 @@ def parse(tokens: Sequence[int], policies: Sequence[Policy]) -> Accepted:
     return Accepted(tuple(answers), analysis, final)
 
 
-def _check_structure(messages: Sequence[_Message], finals: Sequence[_Message], analysis: str, final: str) -> None:
+def _check_structure(messages: Sequence[_Message], finals: Sequence[_Message], analysis: str) -> None:
     if any(m.channel not in {"analysis", "final"} for m in messages):
         raise Malformed("channel")
     if not finals:
@@ -122,8 +123,11 @@ def _check_structure(messages: Sequence[_Message], finals: Sequence[_Message], a
         raise Malformed("structure")
     if not analysis.strip():
         raise Malformed("no_analysis")
-    if "\ufffd" in final or "\ufffd" in analysis:
-        raise Malformed("not_text")
+    for message in messages:
+        try:
+            encoding().decode_utf8(message.body)
+        except HarmonyError:
+            raise Malformed("not_text") from None
 
 
 def _json(final: str) -> Any:

@@ -56,6 +56,7 @@ class _Server:
         self.longest = settings.max_model_len
         self.open = 0
         self.well = asyncio.Event()
+        self._away = asyncio.Event()
         self._http = http
         self._settings = settings
         self._route: Route | None = None
@@ -67,24 +68,24 @@ class _Server:
         if self.well.is_set():
             log.warning("%s is not asked for now: %s", self.url, why)
         self.well.clear()
+        self._away.set()
         self._left_alone_until = time.monotonic() + why.wait
 
     async def watch(self) -> None:
         """Ask after it whenever it is away, for ever."""
-        pause = BACKOFF
         while True:
-            await asyncio.sleep(max(pause, self._left_alone_until - time.monotonic()))
-            if self.well.is_set():
-                pause = BACKOFF
-                continue
-            pause = min(LONGEST_BACKOFF, 2 * pause)
-            try:
-                await self.ping()
-                log.info("%s is well", self.url)
-            except (_Away, _Failed):
-                continue
-            except SafeguardError as error:
-                log.warning("%s", error)
+            await self._away.wait()
+            pause = BACKOFF
+            while not self.well.is_set():
+                await asyncio.sleep(max(pause, self._left_alone_until - time.monotonic()))
+                pause = min(LONGEST_BACKOFF, 2 * pause)
+                try:
+                    await self.ping()
+                    log.info("%s is well", self.url)
+                except (_Away, _Failed):
+                    continue
+                except SafeguardError as error:
+                    log.warning("%s", error)
 
     async def ping(self) -> None:
         """Learn what it serves and how to ask it. Raises _Away, _Failed, or ConfigurationError with what to change."""
@@ -107,6 +108,7 @@ class _Server:
         if self._route is None:
             chat = self._settings.route == "chat" or models[wanted].get("owned_by") != "vllm"
             self._route = Chat() if chat and self._settings.route != "completions" else Completions()
+        self._away.clear()
         self.well.set()
 
     async def ask(self, question: Question) -> Completion:
@@ -174,6 +176,9 @@ class RemoteEngine:
         self.slots = slots
         self._servers = servers
         self._http = http
+        for server in servers:
+            if not server.well.is_set():
+                server.went_away(_Away("it has not answered yet"))
         self._watches = [asyncio.create_task(server.watch()) for server in servers]
 
     @classmethod

@@ -10,8 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from importlib.resources import files
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import psutil
 from infra import brokers
 from streams import kafka, policy_feed, settings, topics
 from streams.bench import in_force
+from streams.bench.common import Say, texts
 from streams.demo.tally import percentile
 from streams.errors import SafeguardError
 from streams.memory import StoredRecord
@@ -31,23 +31,6 @@ OUTPUTS = (topics.CLEARED, topics.ESCALATIONS)
 QUIET_SECONDS = 60.0
 PARTITIONS = 4
 TICK = 0.003  # seconds
-Say = Callable[[str], None]
-
-
-@contextlib.contextmanager
-def broker(bootstrap: str | None) -> Iterator[str]:
-    """The given broker, or Apache Kafka from its jars for the length of the run."""
-    if bootstrap:
-        yield bootstrap
-        return
-    with brokers.kafka_cluster(1, "1g") as nodes:
-        yield brokers.addresses(nodes)
-
-
-def texts() -> list[str]:
-    """The demo's texts, which no model was trained on."""
-    lines = files("streams.demo").joinpath("events.jsonl").read_bytes().splitlines()
-    return [orjson.loads(line)["text"] for line in lines]
 
 
 def event(number: int, text: str) -> tuple[bytes, bytes]:
@@ -227,11 +210,6 @@ async def pipeline(bootstrap: str, rate: float, seconds: float, folder: Path, sa
         "rate": rate,
         "variants": {name: await latency(name, bootstrap, rate, seconds, folder, say) for name in names},
     }
-
-
-async def wait_for(bootstrap: str) -> None:
-    """Raise when the broker does not answer."""
-    await kafka.wait_for_broker(settings.load(bootstrap=bootstrap), patience=15)
 
 
 def check_extra() -> None:

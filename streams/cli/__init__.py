@@ -1,4 +1,4 @@
-"""The command line: `safeguard`. Commands of the reasoning worker join through the entry points safeguard.commands."""
+"""The command line: `safeguard`. Commands of the reasoning worker join through entry points."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(dead_letters.app, name="dead-letters")
 for entry in sorted(entry_points(group="safeguard.commands"), key=lambda e: e.name):
     app.add_typer(entry.load(), name=entry.name)
+for entry in entry_points(group="safeguard.bench"):
+    bench.app.command(entry.name)(entry.load())
 
 
 def main() -> None:

@@ -2,56 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
-import tempfile
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import orjson
 import typer
-from rich.table import Table
 
-from streams.cli.options import Bootstrap, Json, console
-from streams.errors import SafeguardError
+from streams.cli.measured import measured
+from streams.cli.options import Bootstrap, Json
 
 app = typer.Typer(no_args_is_help=True, help="Figures beside their baselines, measured in one run.")
-
-
-def _run(
-    measure: Callable[[str, Path, Callable[[str], None]], Awaitable[dict[str, Any]]],
-    bootstrap: str | None,
-    as_json: bool,
-) -> None:
-    from infra.brokers import BrokerError
-    from streams.bench import run
-
-    run.check_extra()
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    async def work(address: str) -> dict[str, Any]:
-        await run.wait_for(address)
-        with tempfile.TemporaryDirectory(prefix="safeguard-bench-") as folder:
-            return await measure(address, Path(folder), say)
-
-    try:
-        with run.broker(bootstrap) as address:
-            figures = asyncio.run(work(address))
-    except BrokerError as error:
-        raise SafeguardError(f"{error}; or give a broker with --bootstrap") from error
-    if as_json:
-        print(orjson.dumps(figures).decode())
-        return
-    variants = figures["variants"]
-    table = Table("variant", *next(iter(variants.values())), box=None)
-    for name, row in variants.items():
-        table.add_row(name, *(f"{value:,}" if value is not None else "-" for value in row.values()))
-    console().print(table)
-    for name, value in figures.get("ratios", {}).items():
-        print(f"{name.replace('_', ' ')}: {value}")
 
 
 @app.command("prefilter")
@@ -66,7 +24,8 @@ def prefilter(
     """
     from streams.bench import run
 
-    _run(lambda address, folder, say: run.prefilter(address, events, folder, say), bootstrap, as_json)
+    run.check_extra()
+    measured(lambda address, folder, say: run.prefilter(address, events, folder, say), bootstrap, as_json)
 
 
 @app.command("pipeline")
@@ -79,4 +38,5 @@ def pipeline(
     """Latency of cleared events, exactly once: a bare loop with a transaction per poll, and the prefilter."""
     from streams.bench import run
 
-    _run(lambda address, folder, say: run.pipeline(address, rate, seconds, folder, say), bootstrap, as_json)
+    run.check_extra()
+    measured(lambda address, folder, say: run.pipeline(address, rate, seconds, folder, say), bootstrap, as_json)

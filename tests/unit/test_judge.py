@@ -3,13 +3,16 @@
 import asyncio
 import json
 import math
+import time
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.document import load_library
+from policies.document import ScoreMap, load_library, with_changes
+from policies.document import parse as parse_policy
 from streams import topics
 from streams.errors import DependencyError, RecordError
 from streams.memory import StoredRecord
@@ -58,8 +61,10 @@ class Scripted:
     def __init__(self, *script):
         self.script = list(script)
         self.prompts = []
+        self.questions = []
 
     async def generate(self, question):
+        self.questions.append(question)
         self.prompts.append(prompt.decode(question.prompt))
         step = self.script.pop(0)
         if isinstance(step, Exception):
@@ -255,3 +260,160 @@ async def test_a_record_that_is_no_escalation_is_refused(feed):
     record = StoredRecord("content.escalations", 0, 0, 0, None, b"{}")
     with pytest.raises(RecordError, match="event: is missing"):
         await Judge(Scripted(), feed, Economy(500))([record])
+
+
+def released(*documents):
+    feed = PolicyFeed()
+    for document in documents:
+        policy = parse_policy(document)
+        release = PolicyRelease(policy.id, policy.version, 3, document, datetime.now(UTC), "test")
+        feed.take(policy.id.encode(), encode(release))
+    return feed
+
+
+def judging_with(policy=POLICY, **changes):
+    return with_changes(policy.document, "judging", **changes)
+
+
+async def test_of_several_samples_most_decide_and_their_mean_is_the_score():
+    feed = released(judging_with(samples=3, agreement=0.6))
+    engine = Scripted(said(p=0.99), SAFE, said(rules=("HH2",), p=0.95))
+    _, verdict, rationale = await judged(engine, feed)
+    assert verdict.decision == "violates"
+    assert verdict.score == pytest.approx((0.99 + 0.1 + 0.95) / 3, abs=1e-3)
+    assert {question.temperature for question in engine.questions} == {1.0}
+    assert verdict.tokens.prompt == 1800
+    assert len(rationale.attempts) == 3
+
+
+async def test_samples_that_disagree_leave_content_undetermined_and_say_so():
+    feed = released(judging_with(samples=4, agreement=0.8))
+    _, verdict, _ = await judged(Scripted(said(), said(), said(), SAFE), feed)
+    assert verdict.decision == "undetermined"
+    assert verdict.reason == "4 judgements disagree: 3 violates, 1 safe"
+    assert verdict.score == pytest.approx((0.9 * 3 + 0.1) / 4, abs=1e-3)
+
+
+async def test_a_sample_that_cannot_be_read_agrees_with_none():
+    feed = released(judging_with(samples=2, agreement=1.0))
+    _, verdict, _ = await judged(Scripted(said(), MALFORMED, MALFORMED), feed)
+    assert verdict.decision == "undetermined"
+
+
+async def test_a_released_map_is_applied_to_the_score_and_named():
+    score_map = ScoreMap(slope=0.5, intercept=-1.0)
+    feed = released(judging_with(score_map={"slope": 0.5, "intercept": -1.0}))
+    _, verdict, _ = await judged(Scripted(said(p=0.9)), feed)
+    assert verdict.score_map == score_map.name
+    assert verdict.score == pytest.approx(1 / (1 + math.exp(1 - 0.5 * math.log(9))), abs=1e-3)
+    _, plain, _ = await judged(Scripted(said(p=0.9)), released(POLICY.document))
+    assert plain.score_map is None
+
+
+@given(st.floats(0.01, 5), st.floats(-5, 5), st.floats(0, 1), st.floats(0, 1))
+def test_a_map_keeps_the_order_of_scores(slope, intercept, one, other):
+    score_map = ScoreMap(slope, intercept)
+    low, high = sorted((one, other))
+    assert 0 <= score_map.apply(low) <= score_map.apply(high) <= 1
+
+
+FRAUD = load_library()["fraud-spam"]
+
+
+def said_together(hate=1, fraud=0):
+    final = {
+        FRAUD.id: {
+            "violation": fraud,
+            "rule_ids": ["FS1" if fraud else "FS4"],
+            "confidence": "high",
+            "reason": "Money.",
+        },
+        POLICY.id: {"violation": hate, "rule_ids": ["HH1" if hate else "HH5"], "confidence": "low", "reason": "Hate."},
+    }
+    return Completion(
+        prompt.markup(
+            "<|channel|>analysis<|message|>Both.<|end|><|start|>assistant<|channel|>final<|message|>"
+            f"{json.dumps(final)}<|return|>"
+        ),
+        1200,
+        1024,
+    )
+
+
+async def test_a_bundle_is_judged_in_one_call_with_a_verdict_for_each_policy():
+    feed = released(
+        judging_with(bundle="all"), judging_with(FRAUD, bundle="all"), load_library()["prompt-injection"].document
+    )
+    engine = Slow(said_together())
+    judge = Judge(engine, feed, Economy(500))
+    outputs = await asyncio.gather(judge([escalation()]), judge([escalation(policy=FRAUD.id)]))
+    hate, fraud = (decode(said[0].value, Verdict) for said in outputs)
+    assert len(engine.prompts) == 1
+    assert (hate.policy_id, hate.decision, hate.rule_ids, hate.policy_version) == (
+        POLICY.id,
+        "violates",
+        ("HH1",),
+        POLICY.version,
+    )
+    assert (fraud.policy_id, fraud.decision, fraud.rule_ids) == (FRAUD.id, "safe", ("FS4",))
+    assert hate.bundle == fraud.bundle is not None
+    assert sorted(v.cached for v in (hate, fraud)) == [False, True]
+    text = engine.questions[0].policy_text
+    assert text.index(f"# Policy {FRAUD.id}") < text.index(f"# Policy {POLICY.id}")
+    assert text.count("## Output") == 0
+    assert "HH3: Threatens violence" in text
+    assert "PI1" not in text
+
+
+async def test_a_bundle_of_one_is_the_policy_itself():
+    engine = Scripted(said())
+    _, verdict, _ = await judged(engine, released(judging_with(bundle="all")))
+    assert engine.questions[0].policy_text == POLICY.text
+    assert verdict.bundle is None
+
+
+async def test_of_a_bundle_with_one_wrong_part_nothing_is_taken():
+    feed = released(judging_with(bundle="all"), judging_with(FRAUD, bundle="all"))
+    wrong = said()
+    _, verdict, _ = await judged(Scripted(wrong, wrong), feed)
+    assert verdict.decision == "undetermined"
+
+
+async def test_effort_steps_down_while_live_content_waits_long_and_comes_back():
+    feed = released(POLICY.document.replace("effort: low", "effort: high"))
+    judge = Judge(
+        Scripted(said(), said(), said(), said(), said()), feed, Economy(effort_lag={"medium": 30, "low": 120})
+    )
+    efforts = []
+    for waited, lane in ((0, "live"), (60, "live"), (300, "live"), (300, "audit"), (1, "live")):
+        record = msgspec.structs.replace(
+            escalation(f"text {waited} {lane}", lane=lane), timestamp=round((time.time() - waited) * 1000)
+        )
+        efforts.append(decode((await judge([record]))[0].value, Verdict))
+    assert [v.reasoning_effort for v in efforts] == ["high", "medium", "low", "high", "high"]
+
+
+async def test_outputs_that_are_not_accepted_are_counted_by_reason(feed):
+    judge = Judge(Scripted(MALFORMED, said(1, ("HH5",))), feed, Economy(500))
+    await judge([escalation()])
+    assert judge.reasoner.malformed == {"cut_off": 1, "contradiction": 1}
+
+
+async def test_questions_are_admitted_by_their_tokens(feed):
+    class Counting(Slow):
+        under_way = most = 0
+
+        async def generate(self, question):
+            self.under_way += len(question.user)
+            self.most = max(self.most, self.under_way)
+            try:
+                return await super().generate(question)
+            finally:
+                self.under_way -= len(question.user)
+
+    engine = Counting(*[SAFE] * 40)
+    judge = Judge(engine, feed, Economy(500, in_flight=4000))
+    records = [escalation(f"{n} " + "word " * (900 if n % 2 else 20), number=n) for n in range(40)]
+    await asyncio.gather(*(judge([record]) for record in records))
+    assert len(engine.prompts) == 40
+    assert 1800 < engine.most <= 4000

@@ -115,3 +115,52 @@ async def test_live_records_pass_a_flood_of_replays():
     stop.set()
     await running
     assert finished.count("replay") == 200
+
+
+async def test_lower_ranks_take_their_share_while_there_is_live_work_and_more_when_it_has_been_quiet(monkeypatch):
+    monkeypatch.setattr("streams.slots.BUSY", 0.05)
+    slots = Slots(10, ranks=2, reserve=2, background=3)
+    await slots.acquire(0)
+    replays = [await begin(slots, 1) for _ in range(20)]
+    assert sum(task.done() for task in replays) == 3
+    slots.release(0)
+    slots.release(1)
+    await asyncio.sleep(0)
+    assert sum(task.done() for task in replays) == 4, "live work was there a moment ago"
+    await asyncio.sleep(0.06)
+    slots.release(1)
+    await asyncio.sleep(0)
+    assert slots._taken == [0, 8]
+    for task in replays:
+        task.cancel()
+
+
+async def test_work_takes_room_by_its_weight_and_none_is_too_heavy_to_begin():
+    slots = Slots(100, ranks=2, reserve=20)
+    heavy = [await begin_heavy(slots, 0, 1000) for _ in range(3)]
+    assert [task.done() for task in heavy] == [True, True, False], "what is heavier than a share counts as that share"
+    light = await begin_heavy(slots, 1, 20)
+    assert light.done(), "a lower rank that has none may begin"
+    slots.release(0, 1000)
+    await asyncio.sleep(0)
+    assert heavy[2].done()
+    for rank, weight in ((0, 1000), (0, 1000), (1, 20)):
+        slots.release(rank, weight)
+    assert slots._taken == [0, 0]
+
+
+async def begin_heavy(slots, rank, weight):
+    task = asyncio.create_task(slots.acquire(rank, weight))
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_who_is_cancelled_while_waiting_makes_way_for_what_is_lighter():
+    slots = Slots(10)
+    await slots.acquire(0, 6)
+    heavy, light = await begin_heavy(slots, 0, 8), await begin_heavy(slots, 0, 3)
+    assert not light.done()
+    heavy.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert light.done()

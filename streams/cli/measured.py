@@ -1,0 +1,50 @@
+"""How a benchmark is run and shown."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+from rich.table import Table
+
+from streams.cli.options import console
+from streams.errors import SafeguardError
+
+
+def measured(
+    measure: Callable[[str, Path, Callable[[str], None]], Awaitable[dict[str, Any]]],
+    bootstrap: str | None,
+    as_json: bool,
+) -> None:
+    """Run a measurement on the broker, or on one started for it, and print its table."""
+    from infra.brokers import BrokerError
+    from streams.bench import common
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    async def work(address: str) -> dict[str, Any]:
+        await common.wait_for(address)
+        with tempfile.TemporaryDirectory(prefix="safeguard-bench-") as folder:
+            return await measure(address, Path(folder), say)
+
+    try:
+        with common.broker(bootstrap) as address:
+            figures = asyncio.run(work(address))
+    except BrokerError as error:
+        raise SafeguardError(f"{error}; or give a broker with --bootstrap") from error
+    if as_json:
+        print(orjson.dumps(figures).decode())
+        return
+    variants = figures["variants"]
+    table = Table("variant", *next(iter(variants.values())), box=None)
+    for name, row in variants.items():
+        table.add_row(name, *(f"{value:,}" if value is not None else "-" for value in row.values()))
+    console().print(table)
+    for name, value in figures.get("ratios", {}).items():
+        print(f"{name.replace('_', ' ')}: {value}")

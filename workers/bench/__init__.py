@@ -1,0 +1,1 @@
+"""What the reasoning worker adds to its engine, measured."""

@@ -1,0 +1,280 @@
+"""Runs the variants one after another: the same contents, the same engine settings, one broker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+
+from infra import brokers
+from streams import kafka, policy_feed, settings, topics
+from streams.demo.tally import percentile
+from streams.errors import SafeguardError
+from streams.records import Verdict, decode
+from streams.settings import Settings
+from workers.bench.baselines import DUPLICATES, figures
+from workers.bench.contents import contents, escalations, policies
+from workers.preflight import locate
+from workers.vllm_engine import CPU_BLOCK, CPU_SLOTS
+
+Say = Callable[[str], None]
+STARTUP = 600.0  # seconds
+QUIET = 120.0
+LONGEST = 8192  # tokens of a prompt and its answer
+LIVE_SHARE = 0.3  # of the worker's throughput, in the measure of lanes
+LIVE_SECONDS = 40.0
+
+
+@contextlib.contextmanager
+def _process(command: Sequence[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A variant with its own processes, all ended afterwards."""
+    with log.open("wb") as errors:
+        child = subprocess.Popen(
+            command,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=errors,
+            stderr=errors,
+            start_new_session=True,
+        )
+    try:
+        yield child
+    finally:
+        child.terminate()
+        try:
+            child.wait(15)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, 9)
+
+
+def _failed(name: str, log: Path) -> SafeguardError:
+    return SafeguardError(f"{name} ended by itself; its log ends with:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+async def _ready(child: subprocess.Popen[bytes], url: str, name: str, log: Path) -> None:
+    deadline = time.monotonic() + STARTUP
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as http:
+        while time.monotonic() < deadline:
+            if child.poll() is not None:
+                raise _failed(name, log)
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                async with http.get(url) as response:
+                    if response.status == 200:
+                        return
+            await asyncio.sleep(0.5)
+    raise _failed(name, log)
+
+
+async def _fresh(bootstrap: str) -> Settings:
+    current = settings.load(bootstrap=bootstrap, prefix=f"bench-{uuid.uuid4().hex[:8]}.", partitions=2)
+    await kafka.create_topics(current)
+    await policy_feed.release(current, policies(), "bench")
+    return current
+
+
+async def _publish(current: Settings, topic: str, records: Sequence[tuple[bytes, bytes]], rate: float = 0.0) -> None:
+    """All at once, or as they come at random at a rate (records/s)."""
+    draw = random.Random(0)
+    async with kafka.producer(current) as producer:
+        due = time.monotonic()
+        for key, value in records:
+            if rate:
+                due += draw.expovariate(rate)
+                await asyncio.sleep(due - time.monotonic())
+            await producer.send(current.prefix + topic, key=key, value=value)
+        await producer.flush()
+
+
+class _Answers:
+    """What was answered, as it comes: key, when the broker had it (s), the record's value."""
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+
+    async def take(self, count: int, prefix: str) -> list[tuple[str, float, bytes]]:
+        """The next `count` whose key begins so. Raises SafeguardError when none comes for QUIET seconds."""
+        found: list[tuple[str, float, bytes]] = []
+        moved = time.monotonic()
+        while len(found) < count:
+            for records in (await self._consumer.getmany(timeout_ms=100)).values():
+                moved = time.monotonic()
+                found += [
+                    (record.key.decode(), record.timestamp / 1000, record.value)
+                    for record in records
+                    if record.key.decode().startswith(prefix)
+                ]
+            if time.monotonic() - moved > QUIET:
+                raise SafeguardError(f"only {len(found)} of {count} were answered")
+        return found
+
+
+def _row(answers: Sequence[tuple[str, float, bytes]]) -> dict[str, Any]:
+    """Figures of a drain, from the beginning of the first judgement to the writing of the last verdict."""
+    verdicts = [decode(value, Verdict) for _, _, value in answers]
+    begun = min(v.decided_at.timestamp() - v.latency["reasoner"] / 1000 for v in verdicts)
+    tokens = [v.tokens for v in verdicts if v.tokens is not None]
+    return figures(
+        [v.latency["reasoner"] / 1000 for v in verdicts],
+        max(at for _, at, _ in answers) - begun,
+        sum(t.prompt for t in tokens),
+        sum(t.cached for t in tokens),
+        sum(t.completion for t in tokens),
+    )
+
+
+@contextlib.asynccontextmanager
+async def _worker(current: Settings, environment: dict[str, str], folder: Path) -> AsyncIterator[_Answers]:
+    port, log = brokers.free_port(), folder / "worker.log"
+    command = [str(Path(sys.executable).with_name("safeguard")), "reason", "run", "--port", str(port)]
+    given = {"SAFEGUARD_BOOTSTRAP": current.bootstrap, "SAFEGUARD_PREFIX": current.prefix}
+    with _process(command, {**environment, **given}, log) as child:
+        await _ready(child, f"http://127.0.0.1:{port}/health/ready", "the worker", log)
+        async with kafka.reader(current, [topics.VERDICTS, topics.REPLAYS]) as consumer:
+            yield _Answers(consumer)
+
+
+async def _worker_rows(
+    bootstrap: str, count: int, environment: dict[str, str], folder: Path, say: Say
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The worker's rows, and the measure of lanes."""
+    current = await _fresh(bootstrap)
+    async with _worker(current, environment, folder) as answers:
+        rows = []
+        for name, made in (("plain", contents(count)), ("duplicates", contents(count, DUPLICATES, seed=1))):
+            await _publish(current, topics.ESCALATIONS, escalations(made, "live", name))
+            rows.append(_row(await answers.take(count, name)))
+            say(f"worker, {name}: {rows[-1]['requests_per_s']} requests/s")
+        lanes = await _lanes(current, answers, rows[0]["requests_per_s"], say)
+    return rows, lanes
+
+
+async def _lanes(current: Settings, answers: _Answers, throughput: float, say: Say) -> dict[str, Any]:
+    """Live content at a share of the throughput, alone and beside a replay that would fill the engine."""
+    rate = throughput * LIVE_SHARE
+    count = round(rate * LIVE_SECONDS)
+    figures: dict[str, Any] = {"live_per_s": round(rate, 2), "contents": count}
+
+    async def live(name: str, seed: int) -> list[float]:
+        records = escalations(contents(count, seed=seed), "live", name)
+        sent: dict[str, float] = {}
+        publishing = asyncio.create_task(_publish(current, topics.ESCALATIONS, records, rate))
+        found = await answers.take(count, name)
+        await publishing
+        del sent
+        return [sum(decode(v, Verdict).latency[s] for s in ("escalation", "reasoner")) for _, _, v in found]
+
+    alone = await live("alone", 2)
+    replay = escalations(contents(round(throughput * LIVE_SECONDS * 2), seed=4), "replay", "replay", "bench")
+    await _publish(current, topics.ESCALATIONS_REPLAY, replay)
+    await asyncio.sleep(5)
+    begin = time.time()
+    beside = await live("beside", 3)
+    end = time.time()
+    done = [d async for r in kafka.read_all(current, [topics.REPLAYS]) if begin <= (d := r.timestamp / 1000) <= end]
+    for name, took in (("alone", alone), ("beside_replay", beside)):
+        figures |= {f"{name}_p50_ms": percentile(took, 0.5), f"{name}_p99_ms": percentile(took, 0.99)}
+    figures["p99_ratio"] = round(figures["beside_replay_p99_ms"] / figures["alone_p99_ms"], 2)
+    figures["replayed_meanwhile"] = len(done)
+    say(f"live p99 {figures['alone_p99_ms']} ms alone, {figures['beside_replay_p99_ms']} ms beside a replay")
+    return figures
+
+
+async def _alone_rows(count: int, environment: dict[str, str], folder: Path, say: Say) -> list[dict[str, Any]]:
+    log, out = folder / "alone.log", folder / "alone.json"
+    command = [sys.executable, "-m", "workers.bench.baselines", "alone", str(count), str(out)]
+    with _process(command, environment, log) as child:
+        if await asyncio.to_thread(child.wait):
+            raise _failed("the engine alone", log)
+    rows: list[dict[str, Any]] = orjson.loads(out.read_bytes())
+    say(f"engine alone: {rows[0]['requests_per_s']} requests/s")
+    return rows
+
+
+async def _chat_row(
+    bootstrap: str, count: int, model: str, slots: int, environment: dict[str, str], folder: Path, say: Say
+) -> dict[str, Any]:
+    current = await _fresh(bootstrap)
+    await _publish(current, topics.ESCALATIONS, escalations(contents(count), "live", "chat"))
+    port, log = brokers.free_port(), folder / "server.log"
+    weights, name = await asyncio.to_thread(locate, model)
+    server = [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(weights)),
+        *("--served-model-name", name, "--host", "127.0.0.1", "--port", str(port)),
+        *("--max-model-len", str(LONGEST), "--max-num-seqs", str(slots), "--enable-prompt-tokens-details"),
+    ]
+    if slots == CPU_SLOTS:
+        server += ["--enforce-eager", "--block-size", str(CPU_BLOCK)]
+    with _process(server, environment, log) as child:
+        await _ready(child, f"http://127.0.0.1:{port}/health", "the server", log)
+        given = {
+            "SAFEGUARD_BOOTSTRAP": current.bootstrap,
+            "SAFEGUARD_PREFIX": current.prefix,
+            "SAFEGUARD_SERVERS": f"http://127.0.0.1:{port}/v1",
+            "SAFEGUARD_MODEL": name,
+        }
+        loop = [sys.executable, "-m", "workers.bench.baselines", "chat"]
+        with _process(loop, {**environment, **given}, folder / "chat.log"):
+            async with kafka.reader(current, [topics.VERDICTS]) as consumer:
+                answers = await _Answers(consumer).take(count, "chat")
+    said = [(at, orjson.loads(value)) for _, at, value in answers]
+    usages = [verdict["usage"] for _, verdict in said]
+    row = figures(
+        [verdict["took"] for _, verdict in said],
+        max(at for at, _ in said) - min(at - verdict["took"] for at, verdict in said),
+        sum(usage["prompt_tokens"] for usage in usages),
+        sum((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0 for usage in usages),
+        sum(usage["completion_tokens"] for usage in usages),
+    )
+    say(f"plain chat loop: {row['requests_per_s']} requests/s")
+    return row
+
+
+async def reason(bootstrap: str, count: int, model: str, folder: Path, say: Say) -> dict[str, Any]:
+    """The engine alone, the worker, a plain chat loop; with duplicates; and live content beside a replay."""
+    slots = settings.load().in_flight or CPU_SLOTS
+    environment = {
+        "SAFEGUARD_MODEL": model,
+        "SAFEGUARD_IN_FLIGHT": str(slots),
+        "SAFEGUARD_MAX_MODEL_LEN": str(LONGEST),
+        "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    say("each variant loads the model first")
+    alone = await _alone_rows(count, environment, folder, say)
+    worker, lanes = await _worker_rows(bootstrap, count, environment, folder, say)
+    chat = await _chat_row(bootstrap, count, model, slots, environment, folder, say)
+    return {
+        "in_flight": slots,
+        "variants": {
+            "engine-alone": alone[0],
+            "safeguard": worker[0],
+            "plain-chat-loop": chat,
+            "engine-alone, duplicates": alone[1],
+            "safeguard, duplicates": worker[1],
+        },
+        "lanes": lanes,
+        "ratios": {
+            "safeguard_to_engine_alone": round(worker[0]["requests_per_s"] / alone[0]["requests_per_s"], 3),
+            "safeguard_to_plain_chat_loop": round(worker[0]["requests_per_s"] / chat["requests_per_s"], 2),
+            "safeguard_to_engine_alone_with_duplicates": round(
+                worker[1]["requests_per_s"] / alone[1]["requests_per_s"], 2
+            ),
+            "live_p99_beside_a_replay_to_alone": lanes["p99_ratio"],
+            "replayed_meanwhile": lanes["replayed_meanwhile"],
+        },
+    }
