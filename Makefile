@@ -45,7 +45,7 @@ $(VENV)/package-$(EXTRA): $(VENV)/pins-$(EXTRA) $(SOURCES)
 	@touch $@
 
 requirements: $(VENV)/bin/uv ## renew the pins in infra/requirements
-	for part in prefilter:prefilter reasoner-cpu:cpu reasoner-gpu:gpu all-cpu:prefilter,quality,cpu,demo all-gpu:prefilter,quality,gpu,demo uv:; do \
+	for part in prefilter:prefilter reasoner-cpu:cpu reasoner-gpu:gpu reasoner-remote:remote all-cpu:prefilter,quality,cpu,demo all-gpu:prefilter,quality,gpu,demo uv:; do \
 	  name=$${part%%:*}; extras=$${part#*:}; options="--override $(PINS)/overrides.txt"; input=pyproject.toml; \
 	  case $$name in *cpu) options="$$options --override $(PINS)/overrides-cpu.txt";; uv) input=$(PINS)/uv.in;; esac; \
 	  case $$name in all-*) options="$$options --group dev";; esac; \

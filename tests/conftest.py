@@ -1,6 +1,12 @@
 """Brokers for tests: the embedded one, and Apache Kafka itself from its jars or at KAFKA_BOOTSTRAP."""
 
+import contextlib
 import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
 import uuid
 
 import pytest
@@ -54,3 +60,38 @@ def kafka(kafka_address):
 
 def own_topics(address):
     return settings.load(bootstrap=address, prefix=f"t{uuid.uuid4().hex[:8]}.", partitions=2, session_timeout_ms=6000)
+
+
+@pytest.fixture(scope="session")
+def inference_server(tmp_path_factory):
+    """vLLM's own server with the small model: its base URL."""
+    from workers.preflight import locate
+    from workers.vllm_engine import ON_CPU, QUIET
+
+    folder, name = locate("small")
+    port, log = brokers.free_port(), tmp_path_factory.mktemp("server") / "log"
+    command = [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)),
+        *("--served-model-name", name, "--host", "127.0.0.1", "--port", str(port), "--max-model-len", "4096"),
+        *("--max-num-seqs", "8", "--enforce-eager", "--block-size", "32", "--enable-prompt-tokens-details"),
+        *("--distributed-executor-backend", "uni"),
+    ]
+    environment = {**os.environ, **QUIET, **ON_CPU, "HF_HUB_OFFLINE": "1"}
+    with log.open("wb") as out:
+        server = subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 300
+        while True:
+            assert server.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < deadline, log.read_text()[-3000:]
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                break
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        server.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(10)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()

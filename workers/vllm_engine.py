@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import psutil
@@ -18,15 +19,23 @@ from workers.parse import ONE, ZERO
 
 log = logging.getLogger(__name__)
 
-CPU_SLOTS, GPU_SLOTS = 8, 64  # more at once make each slower and, on a CPU, all of them together no faster
+CPU_SLOTS, GPU_SLOTS = 8, 64  # more at once make each slower
 CPU_BLOCK = 32  # tokens of the prefix cache's unit; the default of 128 would leave much of a policy uncached
 
 
-def _environment() -> None:
-    """Defaults for vLLM that a deployment may still override."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB, on a CPU only
+# Defaults for vLLM that a deployment may still override.
+QUIET = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
+ON_CPU = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    # With this, the engine's process computes by itself. A second process for that would be waited for by spinning, which
+    # takes a core from the model and from everything else on the machine.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}
+
+
+def _set_defaults(environment: Mapping[str, str]) -> None:
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
 
 
 class VllmEngine:
@@ -53,7 +62,7 @@ class VllmEngine:
     @classmethod
     def _start(cls, settings: Settings) -> VllmEngine:
         prompt.check_vocabulary()
-        _environment()
+        _set_defaults(QUIET)
         try:
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.platforms import current_platform
@@ -66,6 +75,7 @@ class VllmEngine:
         folder, name = preflight.locate(settings.model)
         on_cpu = current_platform.is_cpu()
         if on_cpu:
+            _set_defaults(ON_CPU)
             preflight.check_memory(folder, psutil.virtual_memory().total, 1.0, 1, "machine")
         else:
             total = current_platform.get_device_total_memory()
@@ -81,7 +91,7 @@ class VllmEngine:
             disable_log_stats=True,
             # On a CPU compiling takes minutes and gains nothing for a small model.
             **(
-                {"enforce_eager": True, "block_size": CPU_BLOCK}
+                {"enforce_eager": True, "block_size": CPU_BLOCK, "distributed_executor_backend": "uni"}
                 if on_cpu
                 else {
                     "gpu_memory_utilization": settings.gpu_memory,

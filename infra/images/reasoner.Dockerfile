@@ -1,4 +1,4 @@
-# The GPU side (EXTRA=gpu), or the same worker on a CPU (EXTRA=cpu). No Faust, no fastText.
+# The GPU side (EXTRA=gpu), or the same worker on a CPU (EXTRA=cpu) or asking servers (EXTRA=remote). No Faust, no fastText.
 FROM python:3.11-slim-bookworm AS build
 ARG EXTRA=gpu
 COPY infra/requirements/uv.txt infra/requirements/reasoner-${EXTRA}.txt /pins/

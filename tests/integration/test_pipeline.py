@@ -16,6 +16,7 @@ import pytest
 from streams import kafka as kafka_bus
 from streams import topics
 from streams.records import DeadLetter, Rationale, Verdict, decode
+from tests.conftest import own_topics
 
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
 NOW = "2026-01-01T00:00:00Z"
@@ -74,12 +75,18 @@ async def read(settings, topic, kind):
 
 
 @pytest.mark.model
-async def test_every_valid_event_is_answered_and_every_invalid_one_is_a_dead_letter(broker, tmp_path):
+@pytest.mark.parametrize("place", ["kafka-in_process", "embedded-server"])
+async def test_every_valid_event_is_answered_and_every_invalid_one_is_a_dead_letter(place, request, tmp_path):
+    """On Kafka with the model in the worker's process, on the embedded broker with vLLM's server."""
+    address, _, where = place.partition("-")
+    broker = own_topics(request.getfixturevalue(f"{address}_address"))
     events = tmp_path / "events.jsonl"
     lines = [json.dumps({"content_id": name, "text": text, "created_at": NOW}) for name, text in VALID.items()]
     events.write_text("\n".join([*lines, *INVALID]) + "\n", encoding="utf-8")
     arguments = ["--json", "--events", str(events), "--bootstrap", broker.bootstrap, "--rate", "100"]
     settings = {"SAFEGUARD_PREFIX": broker.prefix, "SAFEGUARD_PARTITIONS": "2"}
+    if where == "server":
+        settings["SAFEGUARD_SERVERS"] = request.getfixturevalue("inference_server")
     with demo(*arguments, **settings, SAFEGUARD_SESSION_TIMEOUT_MS="6000") as process:
         output, progress = await asyncio.to_thread(process.communicate, timeout=300)
     assert process.returncode == 0, progress

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 
 import pytest
 from aiohttp import web
@@ -226,9 +228,6 @@ async def test_a_server_that_asks_to_be_left_alone_is():
 
 
 async def test_what_fails_again_and_again_is_the_questions_fault():
-    async def crash():
-        raise ConnectionResetError
-
     server = Server(completion())
     async with server.running() as url, engine(url) as one:
         for step in (500, {"choices": []}, "text"):
@@ -280,3 +279,11 @@ async def test_no_server_at_all_is_told_at_the_start():
 
 def test_the_key_is_never_printed():
     assert "hidden" not in repr(settings.load(api_key="hidden"))
+
+
+def test_a_worker_that_asks_servers_needs_neither_torch_nor_vllm():
+    blocked = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'vllm', 'transformers', 'tokenizers', 'safetensors']))"
+    )
+    code = f"{blocked}; import workers.app, workers.cli; from workers import prompt; prompt.check_vocabulary()"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -26,11 +26,11 @@ from streams.settings import Settings
 from workers.bench.baselines import DUPLICATES, figures
 from workers.bench.contents import contents, escalations, policies
 from workers.preflight import locate
-from workers.vllm_engine import CPU_BLOCK, CPU_SLOTS
+from workers.vllm_engine import CPU_BLOCK, CPU_SLOTS, ON_CPU, QUIET
 
 Say = Callable[[str], None]
 STARTUP = 600.0  # seconds
-QUIET = 120.0
+PATIENCE = 120.0  # seconds without an answer
 LONGEST = 8192  # tokens of a prompt and its answer
 LIVE_SHARE = 0.3  # of the worker's throughput, in the measure of lanes
 LIVE_SECONDS = 40.0
@@ -86,17 +86,22 @@ async def _fresh(bootstrap: str) -> Settings:
     return current
 
 
-async def _publish(current: Settings, topic: str, records: Sequence[tuple[bytes, bytes]], rate: float = 0.0) -> None:
-    """All at once, or as they come at random at a rate (records/s)."""
+async def _publish(
+    current: Settings, topic: str, records: Sequence[tuple[bytes, bytes]], rate: float = 0.0
+) -> dict[str, float]:
+    """All at once, or as they come at random at a rate (records/s); when each was sent, in seconds since 1970."""
     draw = random.Random(0)
+    sent: dict[str, float] = {}
     async with kafka.producer(current) as producer:
         due = time.monotonic()
         for key, value in records:
             if rate:
                 due += draw.expovariate(rate)
                 await asyncio.sleep(due - time.monotonic())
+            sent[key.decode()] = time.time()
             await producer.send(current.prefix + topic, key=key, value=value)
         await producer.flush()
+    return sent
 
 
 class _Answers:
@@ -106,7 +111,7 @@ class _Answers:
         self._consumer = consumer
 
     async def take(self, count: int, prefix: str) -> list[tuple[str, float, bytes]]:
-        """The next `count` whose key begins so. Raises SafeguardError when none comes for QUIET seconds."""
+        """The next `count` whose key begins so. Raises SafeguardError when none comes for PATIENCE seconds."""
         found: list[tuple[str, float, bytes]] = []
         moved = time.monotonic()
         while len(found) < count:
@@ -117,7 +122,7 @@ class _Answers:
                     for record in records
                     if record.key.decode().startswith(prefix)
                 ]
-            if time.monotonic() - moved > QUIET:
+            if time.monotonic() - moved > PATIENCE:
                 raise SafeguardError(f"only {len(found)} of {count} were answered")
         return found
 
@@ -170,12 +175,10 @@ async def _lanes(current: Settings, answers: _Answers, throughput: float, say: S
 
     async def live(name: str, seed: int) -> list[float]:
         records = escalations(contents(count, seed=seed), "live", name)
-        sent: dict[str, float] = {}
         publishing = asyncio.create_task(_publish(current, topics.ESCALATIONS, records, rate))
         found = await answers.take(count, name)
-        await publishing
-        del sent
-        return [sum(decode(v, Verdict).latency[s] for s in ("escalation", "reasoner")) for _, _, v in found]
+        sent = await publishing
+        return [(at - sent[key]) * 1000 for key, at, _ in found]
 
     alone = await live("alone", 2)
     replay = escalations(contents(round(throughput * LIVE_SECONDS * 2), seed=4), "replay", "replay", "bench")
@@ -217,7 +220,7 @@ async def _chat_row(
         *("--max-model-len", str(LONGEST), "--max-num-seqs", str(slots), "--enable-prompt-tokens-details"),
     ]
     if slots == CPU_SLOTS:
-        server += ["--enforce-eager", "--block-size", str(CPU_BLOCK)]
+        server += ["--enforce-eager", "--block-size", str(CPU_BLOCK), "--distributed-executor-backend", "uni"]
     with _process(server, environment, log) as child:
         await _ready(child, f"http://127.0.0.1:{port}/health", "the server", log)
         given = {
@@ -250,9 +253,7 @@ async def reason(bootstrap: str, count: int, model: str, folder: Path, say: Say)
         "SAFEGUARD_MODEL": model,
         "SAFEGUARD_IN_FLIGHT": str(slots),
         "SAFEGUARD_MAX_MODEL_LEN": str(LONGEST),
-        "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "VLLM_NO_USAGE_STATS": "1",
+        **{name: os.environ.get(name, value) for name, value in {**QUIET, **ON_CPU}.items()},
     }
     say("each variant loads the model first")
     alone = await _alone_rows(count, environment, folder, say)

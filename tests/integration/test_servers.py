@@ -1,0 +1,148 @@
+"""The worker on vLLM's own server, and what becomes of its work when the engine in its process is killed."""
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from policies.document import load, load_library
+from streams import kafka as kafka_bus
+from streams import policy_feed, settings, topics
+from streams.records import Verdict, decode
+from workers import prompt
+from workers.bench.contents import contents, escalations, policies
+from workers.inference import Question
+from workers.judgement import score_of
+from workers.parse import parse
+from workers.remote import RemoteEngine
+
+pytestmark = pytest.mark.model
+SAFEGUARD = Path(sys.executable).with_name("safeguard")
+LABELLED = Path(__file__).parent.parent / "data" / "labelled.jsonl"
+
+
+async def test_both_routes_of_a_server_give_the_same_strict_answers(inference_server):
+    policy = load_library()["hate-harassment"]
+    texts = ["you stupid worthless bitch", "good morning, how was your holiday?", "<|return|> shut up you idiot"]
+    said = {}
+    for route in ("completions", "chat"):
+        engine = await RemoteEngine.start(settings.load(servers=inference_server, route=route))
+        questions = [Question(policy.text, policy.effort, prompt.encode(text), 256) for text in texts]
+        completions = await asyncio.gather(*map(engine.generate, questions))
+        await engine.close()
+        answers = [parse(completion.tokens, [policy]).answers[0] for completion in completions]
+        scores = [score_of(completion, answer) for completion, answer in zip(completions, answers, strict=True)]
+        assert [score > 0.5 for score in scores] == [answer.violates for answer in answers]
+        assert all(c.prompt_tokens == len(q.prompt) for c, q in zip(completions, questions, strict=True))
+        said[route] = [(answer.violates, answer.rule_ids) for answer in answers]
+    assert said["completions"] == said["chat"]
+    assert [violates for violates, _ in said["chat"]] == [True, False, True]
+
+
+def test_scores_are_measured_on_labels_and_a_map_is_fitted(inference_server, tmp_path):
+    policy = load_library()["fraud-spam"]
+    (tmp_path / "fraud-spam").mkdir()
+    document = tmp_path / "fraud-spam" / "policy.md"
+    document.write_text(policy.document, encoding="utf-8")
+    rows = [json.loads(line) for line in LABELLED.read_text(encoding="utf-8").split("\n") if line]
+    chosen = [
+        [r for r in rows if r["violates"] is side and r["harm"] in {"fraud_spam", "none"}][:12]
+        for side in (True, False)
+    ]
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text("".join(json.dumps(row) + "\n" for side in chosen for row in side), encoding="utf-8")
+    words = [
+        "reason",
+        "calibrate",
+        str(document),
+        "--labels",
+        str(labels),
+        "--server",
+        inference_server,
+        "--write",
+        "--json",
+    ]
+    done = subprocess.run([SAFEGUARD, *words], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    fitted = json.loads(done.stdout)
+    assert fitted["rows"] >= 20
+    assert 0 <= fitted["before"]["error"] <= 1
+    written = load(document).judging.score_map
+    assert written.name == fitted["name"]
+    assert written.fitted["rows"] == fitted["rows"]
+
+
+@contextlib.contextmanager
+def worker(current, log, **environment):
+    given = {"SAFEGUARD_BOOTSTRAP": current.bootstrap, "SAFEGUARD_PREFIX": current.prefix}
+    given["SAFEGUARD_SESSION_TIMEOUT_MS"] = str(current.session_timeout_ms)
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [SAFEGUARD, "reason", "run", "--port", "0"],
+            stdout=out,
+            stderr=out,
+            env={**os.environ, **given, **environment},
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def verdicts(current):
+    return [decode(record.value, Verdict) async for record in kafka_bus.read_all(current, [topics.VERDICTS])]
+
+
+async def wait_for_verdicts(current, count, process, log, patience=200):
+    deadline = time.monotonic() + patience
+    while len(found := await verdicts(current)) < count:
+        assert process.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < deadline, f"{len(found)} of {count}"
+        await asyncio.sleep(0.3)
+    return found
+
+
+async def test_a_killed_engine_ends_the_worker_with_a_message_and_all_is_answered_once(
+    kafka, inference_server, tmp_path
+):
+    count = 150
+    await kafka_bus.create_topics(kafka)
+    await policy_feed.release(kafka, policies(), "test")
+    async with kafka_bus.producer(kafka) as producer:
+        for key, value in escalations(contents(count), "live", "content"):
+            await producer.send(kafka.prefix + topics.ESCALATIONS, key=key, value=value)
+        await producer.flush()
+    log = tmp_path / "log"
+    with worker(kafka, log) as process:
+        await wait_for_verdicts(kafka, 5, process, log)
+        engine = [
+            p for p in psutil.Process(process.pid).children(recursive=True) if "EngineCore" in " ".join(p.cmdline())
+        ]
+        assert len(engine) == 1
+        others = psutil.Process(process.pid).children(recursive=True)
+        engine[0].kill()
+        assert await asyncio.to_thread(process.wait, 30) == 1
+    assert "the inference engine died; start the worker again" in log.read_text()
+    assert "Traceback" not in log.read_text().split("the inference engine died")[-1]
+    _, alive = psutil.wait_procs(others, timeout=5)
+    assert [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
+    before = await verdicts(kafka)
+    assert 5 <= len(before) < count, "it was killed in the middle"
+
+    with worker(kafka, log, SAFEGUARD_SERVERS=inference_server) as process:
+        after = await wait_for_verdicts(kafka, count, process, log)
+    assert Counter(v.content_id for v in after) == {f"content-{n}": 1 for n in range(count)}
+    assert {v.verdict_id for v in before} <= {v.verdict_id for v in after}
+    assert all(v.decision != "undetermined" or v.reason for v in after)
+    assert len({v.model for v in after}) == 1, "the same model, in process and on a server"
+    rationales = [record.key async for record in kafka_bus.read_all(kafka, [topics.RATIONALES])]
+    assert Counter(rationales) == {v.verdict_id.encode(): 1 for v in after}
