@@ -27,6 +27,8 @@ from workers.vllm_engine import VllmEngine
 log = logging.getLogger(__name__)
 
 FEWEST_SLOTS = 4
+# Seconds under load. A judgement takes longer than that, and each commit takes processor time from what judges.
+COMMIT_INTERVAL = 0.25
 
 StartInference = Callable[[Settings], Awaitable[Inference]]
 
@@ -75,7 +77,9 @@ class Worker:
         await first_of(prepare(), stop.wait())
         if stop.is_set() or self.inference is None:
             return
-        current, slots = self.settings, self.inference.slots
+        current = self.settings
+        # Some more than the engine takes at once: when one is finished, the next is already there.
+        slots = self.inference.slots + self.inference.slots // 4
         economy = Economy(
             longest_answer=current.max_tokens,
             kept=current.kept_judgements,
@@ -95,6 +99,7 @@ class Worker:
                 buffer=4 * slots,
                 poll=4 * slots,
                 stalled=900.0,
+                commit_interval=COMMIT_INTERVAL,
                 # With few slots all lanes take turns: nothing could be kept free.
                 rank={current.prefix + topics.LANES[lane]: rank for lane, rank in RANKS.items() if rank}
                 if slots >= FEWEST_SLOTS

@@ -39,6 +39,11 @@ class Brief(msgspec.Struct, frozen=True):
     samples: int
 
     @property
+    def key(self) -> tuple[str, int, tuple[float, ...]]:
+        """Equal where the same content is judged in the same way."""
+        return self.version, self.samples, tuple(policy.judging.agreement for policy in self.policies)
+
+    @property
     def version(self) -> str:
         """First 12 hex digits of the text's sha256; of one policy, its version."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:12]

@@ -155,6 +155,6 @@ class Judge:
         is judged anew.
         """
         event = escalation.event
-        key = (wanted.version, effort, escalation.replay_id, prompt.user_message(event.text, event.context))
+        key = (wanted.key, effort, escalation.replay_id, prompt.user_message(event.text, event.context))
         rank = RANKS[escalation.lane]
         return await self._reuse.ask(key, lambda: self.reasoner.judge(wanted, effort, event.text, event.context, rank))

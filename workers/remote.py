@@ -48,10 +48,11 @@ class _Failed(Exception):
 
 
 class _Server:
-    """One base URL; open is the number of questions it has, well whether it can be asked."""
+    """One base URL; wanted is the model it must serve, open the number of questions it has, well whether it can be asked."""
 
     def __init__(self, url: str, http: aiohttp.ClientSession, settings: Settings) -> None:
         self.url = url.rstrip("/")
+        self.wanted = settings.model if "model" in settings.model_fields_set else None
         self.model = ""
         self.longest = settings.max_model_len
         self.open = 0
@@ -96,9 +97,7 @@ class _Server:
             raise ConfigurationError(
                 f"{self.url} is no OpenAI-compatible server: /models says something else"
             ) from error
-        wanted = self._settings.model if "model" in self._settings.model_fields_set else None
-        if wanted is None and len(models) == 1:
-            wanted = next(iter(models))
+        wanted = self.wanted or (next(iter(models)) if len(models) == 1 else None)
         if wanted not in models:
             raise ConfigurationError(
                 f"{self.url} serves {', '.join(sorted(models)) or 'no model'}: set SAFEGUARD_MODEL to what it serves"
@@ -270,7 +269,14 @@ async def _first_answer(servers: Sequence[_Server]) -> None:
         for answer in await asyncio.gather(*(server.ping() for server in servers), return_exceptions=True):
             if isinstance(answer, BaseException) and not isinstance(answer, (_Away, _Failed)):
                 raise answer
-        if any(server.well.is_set() for server in servers):
+        served = sorted({server.model for server in servers if server.well.is_set()})
+        if len(served) > 1:
+            raise ConfigurationError(
+                f"{urls} serve different models, {' and '.join(served)}: set SAFEGUARD_MODEL to one"
+            )
+        if served:
+            for server in servers:
+                server.wanted = served[0]  # those that come later too
             return
         if time.monotonic() - start > PATIENCE:
             raise ConfigurationError(f"no inference server answers at {urls}: start one, or correct SAFEGUARD_SERVERS")

@@ -30,6 +30,9 @@ ON_CPU = {
     # With this, the engine's process computes by itself. A second process for that would be waited for by spinning, which
     # takes a core from the model and from everything else on the machine.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # One core is left to the worker and, on a machine for trying things, the broker: threads that compute together wait for
+    # the one that was interrupted.
+    "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) - 1)),
 }
 
 

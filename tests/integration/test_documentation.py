@@ -20,6 +20,7 @@ BIN = Path(sys.executable).parent
 COMMANDS = [
     *("", "demo", "topics create", "policy release", "publish", "prefilter run", "reason run", "verdicts tail"),
     *("prefilter calibrate", "prefilter recall", "prefilter distill", "prefilter evaluate"),
+    *("reason calibrate", "bench reason"),
 ]
 
 

@@ -272,6 +272,15 @@ async def test_a_server_set_up_wrongly_is_told_at_the_start(server, more, messag
             await RemoteEngine.start(settings.load(servers=url, **more))
 
 
+async def test_servers_of_different_models_are_told_apart():
+    async with (
+        Server(completion(), models=("a",)).running() as one,
+        Server(completion(), models=("b",)).running() as two,
+    ):
+        with pytest.raises(ConfigurationError, match="serve different models, a and b"):
+            await RemoteEngine.start(settings.load(servers=f"{one},{two}"))
+
+
 async def test_no_server_at_all_is_told_at_the_start():
     with pytest.raises(ConfigurationError, match=r"no inference server answers at http://127.0.0.1:1/v1"):
         await RemoteEngine.start(settings.load(servers="http://127.0.0.1:1/v1/"))
@@ -285,5 +294,5 @@ def test_a_worker_that_asks_servers_needs_neither_torch_nor_vllm():
     blocked = (
         "import sys; sys.modules.update(dict.fromkeys(['torch', 'vllm', 'transformers', 'tokenizers', 'safetensors']))"
     )
-    code = f"{blocked}; import workers.app, workers.cli; from workers import prompt; prompt.check_vocabulary()"
+    code = f"{blocked}; import streams.cli, workers.app; from workers import prompt; prompt.check_vocabulary()"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

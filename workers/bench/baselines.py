@@ -44,7 +44,7 @@ def figures(took: Sequence[float], seconds: float, prompts: int, cached: int, co
 
 async def _alone(engine: VllmEngine, made: Sequence[str]) -> dict[str, Any]:
     under = policies()
-    slots = asyncio.Semaphore(engine.slots)
+    slots = asyncio.Semaphore(engine.slots + engine.slots // 4)  # as many as the worker hands over
     took: list[float] = []
 
     async def ask(number: int, text: str) -> Completion:
