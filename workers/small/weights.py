@@ -21,7 +21,7 @@ from workers.parse import FIRST_SPECIAL
 
 SHIPPED = Path(__file__).parent / "model.safetensors"
 VOCABULARY = 201_088
-LAYOUT = b"2"  # of the folder
+LAYOUT = "layout-2"  # of the folder: what an older release expanded is not taken for a whole one
 _EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -42,8 +42,8 @@ def cache_folder() -> Path:
 
 def expand(compact: Path = SHIPPED, cache: Path | None = None) -> Path:
     """The folder of the expanded model, made on first use; concurrent first uses do not disturb each other."""
-    digest = hashlib.sha256(LAYOUT + compact.read_bytes()).hexdigest()[:12]
-    folder = (cache or cache_folder()) / f"small-gpt-oss-{digest}"
+    digest = hashlib.sha256(compact.read_bytes()).hexdigest()[:12]
+    folder = (cache or cache_folder() / LAYOUT) / f"small-gpt-oss-{digest}"
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
