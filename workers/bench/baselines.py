@@ -22,7 +22,7 @@ from streams import settings, topics
 from streams.demo.tally import percentile
 from streams.settings import Settings
 from workers import prompt
-from workers.bench.contents import ANSWER, contents, policies
+from workers.bench.contents import ANSWER, contents, policies, under
 from workers.inference import Completion, Question
 from workers.vllm_engine import VllmEngine
 
@@ -43,12 +43,12 @@ def figures(took: Sequence[float], seconds: float, prompts: int, cached: int, co
 
 
 async def _alone(engine: VllmEngine, made: Sequence[str]) -> dict[str, Any]:
-    under = policies()
+    among = policies()
     slots = asyncio.Semaphore(engine.slots + engine.slots // 4)  # as many as the worker hands over
     took: list[float] = []
 
-    async def ask(number: int, text: str) -> Completion:
-        policy = under[number % len(under)]
+    async def ask(text: str) -> Completion:
+        policy = under(text, among)
         question = Question(policy.text, policy.effort, prompt.encode(text), ANSWER)
         async with slots:
             start = time.perf_counter()
@@ -57,7 +57,7 @@ async def _alone(engine: VllmEngine, made: Sequence[str]) -> dict[str, Any]:
         return completion
 
     start = time.perf_counter()
-    said = await asyncio.gather(*(ask(number, text) for number, text in enumerate(made)))
+    said = await asyncio.gather(*(ask(text) for text in made))
     seconds = time.perf_counter() - start
     return figures(
         took,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Sequence
 
 from policies.document import Policy, load_library
@@ -17,6 +18,11 @@ ANSWER = 512  # tokens, at most
 def policies() -> list[Policy]:
     """The library's."""
     return list(load_library().values())
+
+
+def under(text: str, among: Sequence[Policy]) -> Policy:
+    """The policy that a content is judged by; equal contents by the same."""
+    return among[zlib.crc32(text.encode()) % len(among)]
 
 
 def contents(count: int, duplicates: float = 0.0, seed: int = 0) -> list[str]:
@@ -37,12 +43,12 @@ def contents(count: int, duplicates: float = 0.0, seed: int = 0) -> list[str]:
 
 
 def escalations(made: Sequence[str], lane: Lane, name: str, replay_id: str | None = None) -> list[tuple[bytes, bytes]]:
-    """Keys and values of escalations, under one policy after the other."""
-    under = policies()
+    """Keys and values of escalations."""
+    among = policies()
     result = PrefilterResult("everything")
     records = []
     for number, text in enumerate(made):
-        policy, key = under[number % len(under)], f"{name}-{number}"
+        policy, key = under(text, among), f"{name}-{number}"
         event = ContentEvent(key, text, now())
         escalation = Escalation(event, policy.id, policy.version, 1, result, lane, now(), replay_id=replay_id)
         records.append((key.encode(), encode(escalation)))
