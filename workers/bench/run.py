@@ -26,7 +26,7 @@ from streams.settings import Settings
 from workers.bench.baselines import DUPLICATES, figures
 from workers.bench.contents import contents, escalations, policies
 from workers.preflight import locate
-from workers.vllm_engine import CPU_BLOCK, CPU_SLOTS, ON_CPU, QUIET
+from workers.vllm_engine import CPU_BLOCK, CPU_SLOTS, GPU_SLOTS, ON_CPU, QUIET
 
 Say = Callable[[str], None]
 STARTUP = 600.0  # seconds
@@ -208,7 +208,14 @@ async def _alone_rows(count: int, environment: dict[str, str], folder: Path, say
 
 
 async def _chat_row(
-    bootstrap: str, count: int, model: str, slots: int, environment: dict[str, str], folder: Path, say: Say
+    bootstrap: str,
+    count: int,
+    model: str,
+    slots: int,
+    on_cpu: bool,
+    environment: dict[str, str],
+    folder: Path,
+    say: Say,
 ) -> dict[str, Any]:
     current = await _fresh(bootstrap)
     await _publish(current, topics.ESCALATIONS, escalations(contents(count), "live", "chat"))
@@ -219,7 +226,7 @@ async def _chat_row(
         *("--served-model-name", name, "--host", "127.0.0.1", "--port", str(port)),
         *("--max-model-len", str(LONGEST), "--max-num-seqs", str(slots), "--enable-prompt-tokens-details"),
     ]
-    if slots == CPU_SLOTS:
+    if on_cpu:
         server += ["--enforce-eager", "--block-size", str(CPU_BLOCK), "--distributed-executor-backend", "uni"]
     with _process(server, environment, log) as child:
         await _ready(child, f"http://127.0.0.1:{port}/health", "the server", log)
@@ -246,19 +253,26 @@ async def _chat_row(
     return row
 
 
+def _on_cpu() -> bool:
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_cpu())
+
+
 async def reason(bootstrap: str, count: int, model: str, folder: Path, say: Say) -> dict[str, Any]:
     """The engine alone, the worker, a plain chat loop; with duplicates; and live content beside a replay."""
-    slots = settings.load().in_flight or CPU_SLOTS
+    on_cpu = await asyncio.to_thread(_on_cpu)
+    slots = settings.load().in_flight or (CPU_SLOTS if on_cpu else GPU_SLOTS)
     environment = {
         "SAFEGUARD_MODEL": model,
         "SAFEGUARD_IN_FLIGHT": str(slots),
         "SAFEGUARD_MAX_MODEL_LEN": str(LONGEST),
-        **{name: os.environ.get(name, value) for name, value in {**QUIET, **ON_CPU}.items()},
+        **{name: os.environ.get(name, value) for name, value in {**QUIET, **(ON_CPU if on_cpu else {})}.items()},
     }
     say("each variant loads the model first")
     alone = await _alone_rows(count, environment, folder, say)
     worker, lanes = await _worker_rows(bootstrap, count, environment, folder, say)
-    chat = await _chat_row(bootstrap, count, model, slots, environment, folder, say)
+    chat = await _chat_row(bootstrap, count, model, slots, on_cpu, environment, folder, say)
     return {
         "in_flight": slots,
         "variants": {
