@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import orjson
 
 from infra import brokers
 from streams import kafka, policy_feed, settings, topics
+from streams.bench.common import Say
 from streams.demo.tally import percentile
 from streams.errors import SafeguardError
 from streams.records import Verdict, decode
@@ -28,7 +29,6 @@ from workers.bench.contents import contents, escalations, policies
 from workers.preflight import locate
 from workers.vllm_engine import CPU_BLOCK, CPU_SLOTS, GPU_SLOTS, ON_CPU, QUIET
 
-Say = Callable[[str], None]
 STARTUP = 600.0  # seconds
 PATIENCE = 120.0  # seconds without an answer
 LONGEST = 8192  # tokens of a prompt and its answer
