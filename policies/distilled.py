@@ -52,7 +52,9 @@ class Distilled(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def table(self) -> Floats:
         """Weights by bucket."""
-        packed = np.frombuffer(zlib.decompress(base64.b64decode(self.weights)), dtype=np.int8)
+        # Bounded: a few kilobytes could unpack to gigabytes.
+        unpacked = zlib.decompressobj().decompress(base64.b64decode(self.weights), BUCKETS + 1)
+        packed = np.frombuffer(unpacked, dtype=np.int8)
         return packed.astype(np.float64) * self.unit
 
     def sum(self, word: str) -> float:
