@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
@@ -297,6 +297,36 @@ async def producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
     try:
         await client.start()
         yield client
+    except KafkaError as error:
+        raise BusError(f"{settings.bootstrap}: {error!r}") from error
+    finally:
+        await _bounded_stop(client)
+
+
+@contextlib.asynccontextmanager
+async def exclusive_writer(
+    settings: Settings, name: str
+) -> AsyncIterator[Callable[[Sequence[Output]], Awaitable[None]]]:
+    """A function that writes records all or nothing, for the one holder of a name: whoever opens it later fences the former.
+
+    On a broker without transactions they are written one after the other, and nobody is fenced.
+    """
+    group = settings.prefix + name
+    transactional = await has_transactions(settings, group)
+    client = AIOKafkaProducer(**settings.kafka(), **_PRODUCER, **({"transactional_id": group} if transactional else {}))
+
+    async def write(outputs: Sequence[Output]) -> None:
+        async with client.transaction() if transactional else contextlib.nullcontext():
+            for output in outputs:
+                topic = settings.prefix + output.topic
+                headers = list(output.headers)
+                await client.send_and_wait(topic, value=output.value, key=output.key, headers=headers)
+
+    try:
+        await client.start()
+        yield write
+    except _FENCED as error:
+        raise BusError(f"another process does the same at this moment ({name}); try again") from error
     except KafkaError as error:
         raise BusError(f"{settings.bootstrap}: {error!r}") from error
     finally:

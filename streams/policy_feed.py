@@ -4,35 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import getpass
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
-from policies.document import Policy, parse
+from policies.document import Policy
 from policies.errors import PolicyError
+from policies.parsing import parse
 from streams import kafka, topics
-from streams.bus import Record
 from streams.errors import RecordError
-from streams.records import PolicyRelease, decode, encode, now, schema_header
+from streams.records import SHADOW, PolicyRelease, decode
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
 class Released(msgspec.Struct, frozen=True):
-    """A policy as it was released; revision counts its releases."""
+    """A policy as it was released; revision counts its releases. share: of content that it judges, 1 but for a shadow."""
 
     policy: Policy
     revision: int
+    share: float = 1.0
 
 
 class PolicySet(msgspec.Struct, frozen=True):
-    """All policies in force at one time, by id; version names the set."""
+    """All policies in force at one time, and the shadows beside them, by id; version names those in force."""
 
     released: Mapping[str, Released]
+    shadows: Mapping[str, Released] = {}
 
     @property
     def version(self) -> str:
@@ -49,26 +50,31 @@ class PolicyFeed:
         self.changed = asyncio.Event()
 
     def take(self, key: bytes | None, value: bytes | None) -> None:
-        """Apply one record of moderation.policies."""
-        name = (key or b"").decode("utf-8", "replace")
-        released = dict(self.policies.released)
+        """Apply one record of moderation.policies. Never raises, whatever the record."""
+        released, shadows = dict(self.policies.released), dict(self.policies.shadows)
         if value is None:
-            released.pop(name, None)
+            name = (key or b"").decode("utf-8", "replace")
+            of_kind = shadows if name.endswith(SHADOW) else released
+            of_kind.pop(name.removesuffix(SHADOW), None)
             log.info("policy %s is retired", name)
         else:
             try:
                 release = decode(value, PolicyRelease)
                 policy = parse(release.document, f"release of {release.policy_id}", release.distilled)
-                if policy.id != release.policy_id or policy.version != release.version:
+                if (policy.id, policy.version) != (release.policy_id, release.version) or key != release.key:
                     raise PolicyError(f"release of {release.policy_id}: document is {policy.id} {policy.version}")
             except (RecordError, PolicyError) as error:
                 log.error(  # noqa: TRY400  (the message says it all)
                     "a record of moderation.policies is ignored, the policies stay as they were: %s", error
                 )
                 return
-            released[policy.id] = Released(policy, release.revision)
-            log.info("policy %s is in force: version %s, revision %d", policy.id, policy.version, release.revision)
-        self.policies = PolicySet(released)
+            if release.shadow is None:
+                released[policy.id] = Released(policy, release.revision)
+            else:
+                shadows[policy.id] = Released(policy, release.revision, release.shadow)
+            kind = "in force" if release.shadow is None else f"a shadow on {release.shadow:.1%} of content"
+            log.info("policy %s is %s: version %s, revision %d", policy.id, kind, policy.version, release.revision)
+        self.policies = PolicySet(released, shadows)
         self.changed.set()
 
     async def wait_for_any(self) -> PolicySet:
@@ -80,12 +86,14 @@ class PolicyFeed:
             await self.changed.wait()
         return self.policies
 
-    async def wait_for(self, policy_id: str, revision: int, patience: float) -> Released | None:
-        """The policy at this revision or a newer one; None when it has not come within `patience` seconds."""
+    async def wait_for(
+        self, policy_id: str, revision: int, patience: float, *, shadow: bool = False
+    ) -> Released | None:
+        """The policy (or its shadow) at this revision or a newer one; None when it has not come within `patience` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 while True:
-                    found = self.policies.released.get(policy_id)
+                    found = (self.policies.shadows if shadow else self.policies.released).get(policy_id)
                     if found is not None and found.revision >= revision:
                         return found
                     self.changed.clear()
@@ -103,43 +111,3 @@ class PolicyFeed:
                         self.take(record.key, record.value)
                 if not caught_up.is_set() and not await ends.open():
                     caught_up.set()
-
-
-async def current(settings: Settings) -> dict[str, PolicyRelease]:
-    """The newest readable release of each policy that is not retired."""
-    releases: dict[str, PolicyRelease] = {}
-    record: Record
-    async for record in kafka.read_all(settings, [topics.POLICIES]):
-        name = (record.key or b"").decode("utf-8", "replace")
-        releases.pop(name, None)
-        if record.value is not None:
-            with contextlib.suppress(RecordError):
-                releases[name] = decode(record.value, PolicyRelease)
-    return releases
-
-
-async def release(settings: Settings, policies: Iterable[Policy], why: str = "") -> list[PolicyRelease]:
-    """Publish policies; the revision of each goes up by one."""
-    before = await current(settings)
-    made = []
-    async with kafka.producer(settings) as producer:
-        for policy in policies:
-            last = before.get(policy.id)
-            record = PolicyRelease(
-                policy_id=policy.id,
-                version=policy.version,
-                revision=1 + (last.revision if last else 0),
-                document=policy.document,
-                released_at=now(),
-                released_by=getpass.getuser(),
-                why=why,
-                distilled=policy.distilled_file,
-            )
-            await producer.send_and_wait(
-                settings.prefix + topics.POLICIES,
-                key=policy.id.encode(),
-                value=encode(record),
-                headers=[schema_header(PolicyRelease)],
-            )
-            made.append(record)
-    return made

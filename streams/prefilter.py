@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -19,9 +20,10 @@ from streams.dead_letters import dead_letter
 from streams.errors import RecordError
 from streams.gates import Gates, Scored
 from streams.normalise import Flags
-from streams.policy_feed import PolicyFeed, PolicySet
+from streams.policy_feed import PolicyFeed, PolicySet, Released
 from streams.records import (
     EVERY_POLICY,
+    SHADOW,
     ContentEvent,
     Escalation,
     Lane,
@@ -37,6 +39,8 @@ from streams.records import (
     schema_header,
     verdict_id,
 )
+
+log = logging.getLogger(__name__)
 
 STAGE = "prefilter"
 NEAR = 0.5  # of the threshold: from here on, what passes is near it
@@ -75,13 +79,47 @@ def drawn(contents: NDArray[np.uint64], policies: NDArray[np.uint64]) -> NDArray
     return (mixed >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
+class _Shadow(NamedTuple):
+    """The column of a shadow, and that of the version in force, if there is one."""
+
+    column: int
+    beside: int | None
+    released: Released
+
+
+def _usable(policies: PolicySet, classifier: Classifier) -> PolicySet:
+    """Those of the policies whose gates can be made ready, each by itself."""
+    kept: list[dict[str, Released]] = []
+    for group in (policies.released, policies.shadows):
+        kept.append({})
+        for name, released in group.items():
+            try:
+                Gates([released.policy], classifier)
+            except Exception as error:  # whatever is in a release, the process goes on
+                log.error(  # noqa: TRY400  (no traceback: patterns and terms may quote content)
+                    "policy %s revision %d is left out, its gate cannot be made ready: %s",
+                    name,
+                    released.revision,
+                    type(error).__name__,
+                )
+            else:
+                kept[-1][name] = released
+    return PolicySet(*kept)
+
+
 class _Rules:
-    """The policies in force, made ready for batches. Columns are the policies."""
+    """The policies in force, made ready for batches. Columns are the policies, and after them the shadows."""
 
     def __init__(self, policies: PolicySet, classifier: Classifier) -> None:
         self.policies = policies
         self.version = policies.version
-        self.released = list(policies.released.values())
+        in_force = list(policies.released)
+        self.live = len(in_force)
+        self.released = [*policies.released.values(), *policies.shadows.values()]
+        self.shadows = [
+            _Shadow(column, in_force.index(name) if name in policies.released else None, released)
+            for column, (name, released) in enumerate(policies.shadows.items(), self.live)
+        ]
         self.gates = Gates([r.policy for r in self.released], classifier)
         gates = [r.policy.gate for r in self.released]
         self.everything = np.array([gate.everything for gate in gates], dtype=bool)
@@ -107,16 +145,26 @@ class Prefilter:
         self._feed = feed
         self._audit = audit or Audit()
         self._labels, self._model = classifier.labels, classifier.name
-        self._rules = _Rules(feed.policies, classifier)
+        self._rules = _Rules(PolicySet({}), classifier)
+        self._made_of: PolicySet | None = None
+        self.renew()
 
     @property
     def current(self) -> bool:
         """Whether the rules are those of the policies in force."""
-        return self._rules.policies is self._feed.policies
+        return self._made_of is self._feed.policies
 
     def renew(self) -> None:
-        """Make the rules of the policies in force; meanwhile, in another thread, the former ones go on deciding."""
-        self._rules = _Rules(self._feed.policies, self._rules.gates.classifier)
+        """Make the rules of the policies in force; meanwhile, in another thread, the former ones go on deciding.
+
+        A policy whose gate cannot be made ready is left out, with a line in the log: the others stay in force.
+        """
+        policies, classifier = self._feed.policies, self._rules.gates.classifier
+        try:
+            self._rules = _Rules(policies, classifier)
+        except Exception:  # some gate is at fault; which, is found by making each by itself
+            self._rules = _Rules(_usable(policies, classifier), classifier)
+        self._made_of = policies
 
     async def __call__(self, records: Sequence[Record]) -> list[Output]:
         return self.judge(records)
@@ -149,7 +197,7 @@ class Prefilter:
                 latency = {"queue": milliseconds_since(event.created_at, moment), STAGE: spent}
                 trace = carried(record.headers) if record.headers else []
                 outputs += [_escalated(record, event, rules, why, moment, latency, trace) for why in reasons]
-                if all(why.lane == "audit" for why in reasons):
+                if all(why.lane != "live" for why in reasons):
                     outputs.append(self._cleared(record, event, rules, nearest[i], moment, latency, trace))
         return outputs
 
@@ -164,7 +212,9 @@ class Prefilter:
         concerned = rules.concerned(events)
         sure = concerned & (said.over | found | rules.everything)
         passed = concerned & ~sure
-        draws = drawn(np.array([_number(e.content_id) for e in events], dtype=np.uint64), rules.seeds)
+        passed[:, rules.live :] = False  # a shadow clears nothing, and is not audited
+        contents = np.array([_number(e.content_id) for e in events], dtype=np.uint64)
+        draws = drawn(contents, rules.seeds)
         sampled = passed & (draws < rules.shares)
         passed &= ~sampled
         near = said.scores >= NEAR * rules.gates.thresholds
@@ -172,7 +222,7 @@ class Prefilter:
         audited = passed & (draws < rules.shares + (1 - rules.shares) * rates)
 
         judged: dict[int, list[_Why]] = {}
-        for i, column in np.argwhere(sure | sampled | audited).tolist():
+        for i, column in np.argwhere((sure | sampled | audited)[:, : rules.live]).tolist():
             if sampled[i, column]:
                 why = _Why(column, self._result("sample", rules, said, i, column, rate=float(rules.shares[column])))
             elif audited[i, column]:
@@ -182,7 +232,29 @@ class Prefilter:
             else:
                 why = _Why(column, self._sure(rules, said, i, column))
             judged.setdefault(i, []).append(why)
+        for shadow in rules.shadows:
+            wants = (sure | (concerned & (draws < rules.shares)))[:, shadow.column]
+            of_share = drawn(contents, np.array([_number(f"{shadow.released.policy.id}{SHADOW}")], dtype=np.uint64))[
+                :, 0
+            ]
+            live = np.zeros(len(events), dtype=bool)
+            if shadow.beside is not None:
+                live = (sure | sampled)[:, shadow.beside]
+            for i in np.flatnonzero((wants | live) & (of_share < shadow.released.share)).tolist():
+                result = self._shadowed(
+                    rules, said, i, shadow.column, wanted=bool(wants[i]), surely=bool(sure[i, shadow.column])
+                )
+                result = msgspec.structs.replace(result, live=bool(live[i]), rate=shadow.released.share)
+                judged.setdefault(i, []).append(_Why(shadow.column, result, "shadow"))
         return judged, self._nearest(rules, said, passed)
+
+    def _shadowed(
+        self, rules: _Rules, said: Scored, i: int, column: int, *, wanted: bool, surely: bool
+    ) -> PrefilterResult:
+        """Why a shadow judges an event: by its own gate, or because the version in force does."""
+        if not wanted:
+            return self._result("live", rules, said, i, column)
+        return self._sure(rules, said, i, column) if surely else self._result("sample", rules, said, i, column)
 
     def _sure(self, rules: _Rules, said: Scored, i: int, column: int) -> PrefilterResult:
         if rules.everything[column]:
@@ -210,7 +282,7 @@ class Prefilter:
     def _nearest(self, rules: _Rules, said: Scored, passed: Flags) -> list[PrefilterResult | None]:
         if not rules.released:
             return [None] * len(passed)
-        margins = np.where(passed, said.scores - rules.gates.thresholds, -9.0)
+        margins = np.where(passed, said.scores - rules.gates.thresholds, -9.0)[:, : max(rules.live, 1)]
         columns = margins.argmax(axis=1)
         rows = np.arange(len(columns))
         scores = said.scores[rows, columns].round(4).tolist()

@@ -21,12 +21,14 @@ from streams.errors import RecordError
 
 Decision = Literal["violates", "safe", "undetermined"]
 Stage = Literal["prefilter", "reasoner"]
-Lane = Literal["live", "audit", "replay"]
+Lane = Literal["live", "audit", "shadow", "replay"]
+Change = Literal["release", "rollback", "retire", "shadow", "end-shadow"]
 Stratum = Literal["near", "far"]
 Confidence = Literal["low", "medium", "high"]
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 Headers = Sequence[tuple[str, bytes]]
 
+SHADOW = ".shadow"  # after a policy's id: the key of its shadow
 EVERY_POLICY = "*"  # policy_id of a verdict that clears content under all policies that apply to it
 
 
@@ -59,6 +61,8 @@ class PrefilterResult(msgspec.Struct, frozen=True, omit_defaults=True):
 
     label is the harm, or for terms what was found. score and threshold are 0 to 1. rate, 0 to 1, is how much of such
     content a sample or an audit draws: each stands for 1/rate others. stratum is how near an audit's content came.
+    live, of a shadow's: whether the policy's version in force judges the content too; its gate is "live" where only the
+    gates of that version wanted it judged.
     """
 
     gate: str
@@ -67,6 +71,7 @@ class PrefilterResult(msgspec.Struct, frozen=True, omit_defaults=True):
     threshold: float | None = None
     rate: float | None = None
     stratum: Stratum | None = None
+    live: bool | None = None
 
 
 class Escalation(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -147,7 +152,8 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class PolicyRelease(msgspec.Struct, frozen=True, omit_defaults=True):
     """moderation.policies: the whole document, and the distilled label that its gate names; revision counts the releases
-    of this policy from 1.
+    of this policy from 1. shadow: the share of content, 0 to 1, that is judged under it beside the version in force, for
+    comparison only; None for the version in force.
     """
 
     policy_id: str
@@ -158,6 +164,30 @@ class PolicyRelease(msgspec.Struct, frozen=True, omit_defaults=True):
     released_by: str
     why: str = ""
     distilled: str | None = None
+    shadow: float | None = None
+
+    @property
+    def key(self) -> bytes:
+        """Its key on moderation.policies: a policy has a place for its version in force and one for a shadow."""
+        return policy_key(self.policy_id, shadow=self.shadow is not None)
+
+
+def policy_key(policy_id: str, *, shadow: bool) -> bytes:
+    """The key of a policy's version in force, or of its shadow, on moderation.policies."""
+    return f"{policy_id}{SHADOW if shadow else ''}".encode()
+
+
+class PolicyChange(msgspec.Struct, frozen=True, omit_defaults=True):
+    """moderation.policies.history: what was done to a policy, by whom and why. release is what came into force, or into
+    the shadow; None where something ended.
+    """
+
+    action: Change
+    policy_id: str
+    changed_at: datetime
+    changed_by: str
+    why: str = ""
+    release: PolicyRelease | None = None
 
 
 class Origin(msgspec.Struct, frozen=True):

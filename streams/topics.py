@@ -11,6 +11,7 @@ from streams.records import (
     DeadLetter,
     Escalation,
     Lane,
+    PolicyChange,
     PolicyRelease,
     Rationale,
     Verdict,
@@ -19,16 +20,24 @@ from streams.records import (
 EVENTS = "content.events"
 ESCALATIONS = "content.escalations"
 ESCALATIONS_AUDIT = "content.escalations.audit"
+ESCALATIONS_SHADOW = "content.escalations.shadow"
 ESCALATIONS_REPLAY = "content.escalations.replay"
 CLEARED = "moderation.cleared"
 VERDICTS = "moderation.verdicts"
 RATIONALES = "moderation.rationales"
 REPLAYS = "moderation.replays"
 POLICIES = "moderation.policies"
+POLICIES_HISTORY = "moderation.policies.history"
 ACTIONS = "moderation.actions"
 DEAD_LETTERS = "moderation.dead-letters"
 
-LANES: dict[Lane, str] = {"live": ESCALATIONS, "audit": ESCALATIONS_AUDIT, "replay": ESCALATIONS_REPLAY}
+LANES: dict[Lane, str] = {
+    "live": ESCALATIONS,
+    "audit": ESCALATIONS_AUDIT,
+    "shadow": ESCALATIONS_SHADOW,
+    "replay": ESCALATIONS_REPLAY,
+}
+FOREVER = -1
 
 MiB = 2**20
 DAY = 24 * 3600 * 1000
@@ -38,7 +47,7 @@ LARGEST_RECORD = 20 * MiB
 
 
 class Topic(msgspec.Struct, frozen=True):
-    """One topic. partitions None: as many as the settings say; retention in ms."""
+    """One topic. partitions None: as many as the settings say; retention in ms, or FOREVER."""
 
     name: str
     key: str
@@ -60,12 +69,14 @@ CATALOGUE: tuple[Topic, ...] = (
     Topic(EVENTS, "content_id", ContentEvent, retention=30 * DAY),
     Topic(ESCALATIONS, "content_id", Escalation),
     Topic(ESCALATIONS_AUDIT, "content_id", Escalation),
+    Topic(ESCALATIONS_SHADOW, "content_id", Escalation),
     Topic(ESCALATIONS_REPLAY, "content_id", Escalation),
     Topic(CLEARED, "content_id", Verdict),
     Topic(VERDICTS, "content_id", Verdict, retention=90 * DAY),
     Topic(RATIONALES, "verdict_id", Rationale, retention=90 * DAY, cleanup="compact,delete"),
     Topic(REPLAYS, "content_id", Verdict, retention=30 * DAY),
     Topic(POLICIES, "policy_id", PolicyRelease, cleanup="compact", partitions=1),
+    Topic(POLICIES_HISTORY, "policy_id", PolicyChange, retention=FOREVER, partitions=1),
     Topic(ACTIONS, "content_id", None, retention=90 * DAY),
     Topic(DEAD_LETTERS, "as it came", DeadLetter, retention=30 * DAY, largest=LARGEST_RECORD),
 )

@@ -11,7 +11,8 @@ import msgspec
 import typer
 from rich.table import Table
 
-from policies.document import LIBRARY, parse, with_changes
+from policies.files import LIBRARY, with_changes
+from policies.parsing import parse
 from streams import judged, settings
 from streams.cli.measured import measured
 from streams.cli.options import Bootstrap, Data, Json, Library, console, needs_extra, policy_of
@@ -32,7 +33,7 @@ Servers = Annotated[
 ]
 
 
-def _settings(model: str | None, server: list[str] | None, **more: Any) -> Settings:
+def settings_for(model: str | None, server: list[str] | None, **more: Any) -> Settings:
     return settings.load(model=model, servers=",".join(server) if server else None, **more)
 
 
@@ -52,7 +53,7 @@ def run(
         raise needs_extra(error, "reasoner-gpu") from error
     configure_logging()
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(worker.run(_settings(model, server, bootstrap=bootstrap, reasoner_port=port)))
+        asyncio.run(worker.run(settings_for(model, server, bootstrap=bootstrap, reasoner_port=port)))
 
 
 @app.command("calibrate")
@@ -78,8 +79,14 @@ def calibrate(
     document, path = policy_of(policy, library)
     rows = judged.from_file(labels).rows
     plain = parse(with_changes(document.document, "judging", score_map=None), str(path), document.distilled_file)
-    found = asyncio.run(measure.findings(_settings(model, server), plain, [row.text or "" for row in rows]))
-    scored = [(f.score, row.violates) for f, row in zip(found, rows, strict=True) if f.score is not None]
+
+    async def work() -> list[float | None]:
+        async with measure.measurement(settings_for(model, server)) as measured:
+            judged = await measured.judge(plain, [row.text or "" for row in rows])
+        return [judgement.findings[0].score for judgement in judged]
+
+    found = asyncio.run(work())
+    scored = [(score, row.violates) for score, row in zip(found, rows, strict=True) if score is not None]
     fitted = reliability.fit([score for score, _ in scored], [violates for _, violates in scored])
     if plot:
         reliability.plot(fitted, plot, f"{document.id}, version {document.version}")

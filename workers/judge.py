@@ -35,8 +35,8 @@ from workers.reuse import Reuse
 
 STAGE = "reasoner"
 POLICY_PATIENCE = 10.0  # seconds that a release may take to arrive after an escalation under it
-# Live content comes first, then what was drawn for audit, then replays.
-RANKS: Mapping[Lane, int] = {"live": 0, "audit": 1, "replay": 2}
+# Live content comes first, then what was drawn for audit, then shadows and replays.
+RANKS: Mapping[Lane, int] = {"live": 0, "audit": 1, "shadow": 2, "replay": 2}
 _VERDICT, _RATIONALE = schema_header(Verdict), schema_header(Rationale)
 
 
@@ -60,15 +60,20 @@ class Judge:
     async def __call__(self, records: Sequence[Record]) -> list[Output]:
         return [output for record in records for output in await self.judge(record)]
 
-    def _in_force(self) -> list[Policy]:
-        return [released.policy for released in self._feed.policies.released.values()]
+    def _in_force(self, instead: Policy | None = None) -> list[Policy]:
+        """The policies in force, with a shadow in the place of its version in force."""
+        policies = {name: released.policy for name, released in self._feed.policies.released.items()}
+        return list((policies | {instead.id: instead} if instead else policies).values())
 
     async def judge(self, record: Record) -> list[Output]:
         """A verdict and its rationale for one escalation; an undetermined one where no judgement can be had."""
         escalation = decode(record.value, Escalation)
         started, clock = now(), time.perf_counter()
         event, lane = escalation.event, escalation.lane
-        released = await self._feed.wait_for(escalation.policy_id, escalation.policy_revision, POLICY_PATIENCE)
+        shadow = lane == "shadow"
+        released = await self._feed.wait_for(
+            escalation.policy_id, escalation.policy_revision, POLICY_PATIENCE, shadow=shadow
+        )
         asked: Effort = "low"
         version, together, score_map = escalation.policy_version, None, None
         if released is None:
@@ -76,7 +81,7 @@ class Judge:
         else:
             policy = released.policy
             version, asked, score_map = policy.version, policy.effort, policy.judging.score_map
-            wanted = brief.of(policy, self._in_force())
+            wanted = brief.of(policy, self._in_force(instead=policy if shadow else None))
             together = wanted.version if len(wanted.policies) > 1 else None
             effort = self._effort(wanted.effort, lane, record.timestamp)
             judgement, cached = await self._ask(wanted, effort, escalation)
@@ -127,7 +132,8 @@ class Judge:
             replay_id=escalation.replay_id,
         )
         trace = carried(record.headers)
-        topic = topics.REPLAYS if lane == "replay" else topics.VERDICTS
+        # What is for comparison only goes where no enforcement reads.
+        topic = topics.REPLAYS if lane in ("replay", "shadow") else topics.VERDICTS
         outputs = [Output(topic, record.key, encode(verdict), [_VERDICT, *trace])]
         if judgement.attempts:
             rationale = Rationale(
@@ -151,10 +157,11 @@ class Judge:
         return min([effort, *steps], key=EFFORTS.index)
 
     async def _ask(self, wanted: Brief, effort: Effort, escalation: Escalation) -> tuple[Judgement, bool]:
-        """The judgement, and whether it is that of an equal content. A replay is compared with what was judged before, and
-        is judged anew.
+        """The judgement, and whether it is that of an equal content. Replays and shadows are compared with what was judged
+        before, and are judged anew.
         """
         event = escalation.event
-        key = (wanted.key, effort, escalation.replay_id, prompt.user_message(event.text, event.context))
+        anew = (escalation.lane == "shadow", escalation.replay_id)
+        key = (wanted.key, effort, anew, prompt.user_message(event.text, event.context))
         rank = RANKS[escalation.lane]
         return await self._reuse.ask(key, lambda: self.reasoner.judge(wanted, effort, event.text, event.context, rank))

@@ -17,8 +17,9 @@ import msgspec
 from openai_harmony import HarmonyError
 
 from policies.document import Policy
+from policies.tokens import encoding
 from streams.records import Confidence
-from workers.prompt import decode, encoding
+from workers.prompt import decode
 
 Reason = Literal[
     "cut_off",  # the last token is not <|return|>

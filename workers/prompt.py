@@ -12,15 +12,13 @@ from typing import Protocol
 from openai_harmony import (
     Conversation,
     DeveloperContent,
-    HarmonyEncoding,
-    HarmonyEncodingName,
     Message,
     ReasoningEffort,
     Role,
     SystemContent,
-    load_harmony_encoding,
 )
 
+from policies.tokens import encoding
 from streams.errors import ConfigurationError
 
 # Pinned: a prompt that names today's date changes at midnight, with its prefix cache and its verdicts.
@@ -33,12 +31,6 @@ class ContextMessage(Protocol):
     def role(self) -> str: ...
     @property
     def text(self) -> str: ...
-
-
-@cache
-def encoding() -> HarmonyEncoding:
-    """The harmony encoding of gpt-oss (o200k vocabulary, read from the package, no network)."""
-    return load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
 
 
 def before_content(context: Sequence[ContextMessage]) -> str:

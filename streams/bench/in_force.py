@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from policies.document import Policy, load_library, parse
+from policies.document import Policy
+from policies.files import load_library
+from policies.parsing import parse
 
 POLICIES = 6
 _LIST = """---

@@ -18,7 +18,7 @@ import orjson
 import psutil
 
 from infra import brokers
-from streams import kafka, policy_feed, settings, topics
+from streams import kafka, releases, settings, topics
 from streams.bench import in_force
 from streams.bench.common import Say, texts
 from streams.demo.tally import percentile
@@ -66,7 +66,7 @@ async def fresh(bootstrap: str, partitions: int) -> Settings:
     """Topics of a variant's own, with the benchmark's policies released."""
     current = settings.load(bootstrap=bootstrap, prefix=f"bench-{uuid.uuid4().hex[:8]}.", partitions=partitions)
     await kafka.create_topics(current)
-    await policy_feed.release(current, in_force.policies(texts()), "bench")
+    await releases.release(current, in_force.policies(texts()), releases.Author("bench"))
     return current
 
 

@@ -28,8 +28,9 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(dead_letters.app, name="dead-letters")
 for entry in sorted(entry_points(group="safeguard.commands"), key=lambda e: e.name):
     app.add_typer(entry.load(), name=entry.name)
-for entry in entry_points(group="safeguard.bench"):
-    bench.app.command(entry.name)(entry.load())
+for group, parent in (("safeguard.bench", bench.app), ("safeguard.policy", policy.app)):
+    for entry in sorted(entry_points(group=group), key=lambda e: e.name):
+        parent.command(entry.name)(entry.load())
 
 
 def main() -> None:

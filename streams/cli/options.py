@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from policies.document import Policy, load
+from policies.document import Policy
+from policies.files import load
 from streams.errors import ConfigurationError
 
 Bootstrap = Annotated[
@@ -27,12 +28,18 @@ Library = Annotated[
 ]
 
 
-def policy_of(name: str, library: Path) -> tuple[Policy, Path]:
-    """A policy and its file, by its id in the library or by its file."""
+def policy_path(name: str, library: Path) -> Path:
+    """A policy's file, by its id in the library or by the file itself."""
     path = Path(name) if name.endswith(".md") else library / name / "policy.md"
     if not path.is_file():
         known = ", ".join(sorted(found.parent.name for found in library.glob("*/policy.md")))
         raise ConfigurationError(f"no policy {name!r} in {library}; there are: {known}; or name a policy.md file")
+    return path
+
+
+def policy_of(name: str, library: Path) -> tuple[Policy, Path]:
+    """A policy and its file, by its id in the library or by the file itself."""
+    path = policy_path(name, library)
     return load(path), path
 
 

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from policies.document import LIBRARY, with_changes
+from policies.files import LIBRARY, with_changes
 from streams import settings
 from streams.cli.options import Bootstrap, Data, Json, Library, console, needs_extra, policy_of
 from streams.process import configure_logging

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.live import Live
 
 from infra import brokers
-from policies.document import load_library
-from streams import kafka, policy_feed, settings, topics
+from policies.files import load_library
+from streams import kafka, releases, settings, topics
 from streams.cli.publish import key_of, lines_of
 from streams.demo import show
 from streams.demo.tally import Tally
@@ -152,7 +152,7 @@ class Demo:
             self.say(f"broker at {bootstrap}: creating topics")
             await kafka.wait_for_broker(current, patience=15)
             await kafka.create_topics(current)
-            for record in await policy_feed.release(current, load_library().values(), "demo"):
+            for record in await releases.release(current, load_library().values(), releases.Author("demo")):
                 self.say(f"released policy {record.policy_id}, version {record.version}")
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="safeguard-demo-")))
             children = await stack.enter_async_context(self._children(current, folder))

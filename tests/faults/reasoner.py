@@ -10,13 +10,14 @@ import json
 import random
 import sys
 
+from policies.tokens import encoding
 from streams import settings
 from streams.process import configure_logging
-from workers import app, prompt
+from workers import app
 from workers.inference import Completion
 
 FINAL = json.dumps({"violation": 0, "rule_ids": ["HH5"], "confidence": "high", "reason": "It attacks nobody."})
-TOKENS = prompt.encoding().encode(
+TOKENS = encoding().encode(
     f"<|channel|>analysis<|message|>Nothing.<|end|><|start|>assistant<|channel|>final<|message|>{FINAL}<|return|>",
     allowed_special="all",
 )

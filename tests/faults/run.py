@@ -25,8 +25,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from infra import brokers
-from policies.document import load_library
-from streams import kafka, policy_feed, settings, topics
+from policies.files import load_library
+from streams import kafka, releases, settings, topics
 from streams.demo.tally import Tally
 from streams.records import DeadLetter, decode
 
@@ -187,7 +187,7 @@ class Suite:
     async def run(self):
         await kafka.create_topics(self.settings)
         policy = load_library()["hate-harassment"]
-        await policy_feed.release(self.settings, [policy], "faults")
+        await releases.release(self.settings, [policy], releases.Author("faults"))
         for kind in ("prefilter", "prefilter", "reasoner", "reasoner"):
             self.add(kind)
         plan = self.plan()

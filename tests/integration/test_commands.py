@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from policies.document import load_library
+from policies.files import load_library
 from streams import kafka as kafka_bus
 from streams import topics
 from streams.records import ContentEvent, Escalation, PrefilterResult, Verdict, decode, encode, now

@@ -9,7 +9,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from policies.document import load_library
+from policies.files import load_library
 from streams import settings
 from streams.errors import ConfigurationError, DependencyError
 from workers import prompt

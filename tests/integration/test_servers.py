@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from policies.document import load, load_library
+from policies.files import load, load_library
 from streams import kafka as kafka_bus
-from streams import policy_feed, settings, topics
+from streams import releases, settings, topics
 from streams.records import Verdict, decode
 from workers import prompt
 from workers.bench.contents import contents, escalations, policies
@@ -116,7 +116,7 @@ async def test_a_killed_engine_ends_the_worker_with_a_message_and_all_is_answere
 ):
     count = 150
     await kafka_bus.create_topics(kafka)
-    await policy_feed.release(kafka, policies(), "test")
+    await releases.release(kafka, policies(), releases.Author("test"))
     async with kafka_bus.producer(kafka) as producer:
         for key, value in escalations(contents(count), "live", "content"):
             await producer.send(kafka.prefix + topics.ESCALATIONS, key=key, value=value)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from policies.document import load_library
+from policies.files import load_library
 from streams.calibration import calibrate
 from streams.classifier import Classifier
 from streams.distilling import gate_scores

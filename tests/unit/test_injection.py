@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from openai_harmony import Role
 
-from policies.document import load_library
+from policies.files import load_library
+from policies.tokens import encoding
 from streams.records import ContentEvent
 from streams.records import Message as ContextMessage
 from workers import prompt
@@ -55,7 +56,7 @@ def test_the_developer_message_and_the_markup_stay_as_they_are(text):
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_harmony_itself_reads_one_developer_message_and_the_content_as_one_user_message(text):
-    messages = prompt.encoding().parse_messages_from_completion_tokens(rendered(text)[:-2], None)
+    messages = encoding().parse_messages_from_completion_tokens(rendered(text)[:-2], None)
     assert [m.author.role for m in messages] == [Role.SYSTEM, Role.DEVELOPER, Role.USER]
     assert messages[2].content[0].text == text
     assert POLICY.text in messages[1].content[0].text

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.document import ScoreMap, load_library, with_changes
-from policies.document import parse as parse_policy
+from policies.document import ScoreMap
+from policies.files import load_library, with_changes
+from policies.parsing import parse as parse_policy
+from policies.tokens import encoding
 from streams import topics
 from streams.errors import DependencyError, RecordError
 from streams.memory import StoredRecord
@@ -39,14 +41,14 @@ POLICY = load_library()["hate-harassment"]
 
 def said(violation=1, rules=("HH1",), p=0.9):
     final = json.dumps({"violation": violation, "rule_ids": rules, "confidence": "high", "reason": "It attacks."})
-    tokens = prompt.encoding().encode(
+    tokens = encoding().encode(
         f"<|channel|>analysis<|message|>Because.<|end|><|start|>assistant<|channel|>final<|message|>{final}<|return|>",
         allowed_special="all",
     )
     return Completion(tokens, 600, 512, [{15: math.log(1 - p), 16: math.log(p)}] * len(tokens))
 
 
-MALFORMED = Completion(prompt.encoding().encode("I think it is fine."), 600, 0)
+MALFORMED = Completion(encoding().encode("I think it is fine."), 600, 0)
 
 
 class Scripted:
@@ -417,3 +419,38 @@ async def test_questions_are_admitted_by_their_tokens(feed):
     await asyncio.gather(*(judge([record]) for record in records))
     assert len(engine.prompts) == 40
     assert 1800 < engine.most <= 4000
+
+
+async def test_a_shadow_is_judged_by_its_own_text_and_its_verdict_goes_where_no_enforcement_reads(feed):
+    text = POLICY.document.replace("You review user content", "You look at user content")
+    shadow = parse_policy(text)
+    made = PolicyRelease(POLICY.id, shadow.version, 4, text, datetime.now(UTC), "test", shadow=0.5)
+    feed.take(made.key, encode(made))
+    engine = Scripted(said(), said(0, ("HH5",), 0.1))
+    judge = Judge(engine, feed, Economy(500))
+    live = await judge([escalation()])
+    beside = await judge([escalation(lane="shadow", revision=4)])
+    assert [o.topic for o in beside] == [topics.REPLAYS, topics.RATIONALES]
+    one, other = decode(live[0].value, Verdict), decode(beside[0].value, Verdict)
+    assert (one.lane, one.policy_version, one.decision) == ("live", POLICY.version, "violates")
+    assert (other.lane, other.policy_version, other.decision) == ("shadow", shadow.version, "safe")
+    assert one.verdict_id != other.verdict_id
+    assert "You look at user content" in engine.prompts[1]
+
+
+async def test_a_shadow_of_the_same_text_is_judged_anew_which_shows_the_noise(feed):
+    made = PolicyRelease(POLICY.id, POLICY.version, 4, POLICY.document, datetime.now(UTC), "test", shadow=1.0)
+    feed.take(made.key, encode(made))
+    engine = Scripted(said(), said())
+    judge = Judge(engine, feed, Economy(500))
+    await judge([escalation()])
+    (verdict, _) = await judge([escalation(lane="shadow", revision=4)])
+    assert not decode(verdict.value, Verdict).cached
+    assert len(engine.prompts) == 2
+
+
+async def test_a_shadow_that_has_ended_is_answered_undetermined(feed, monkeypatch):
+    monkeypatch.setattr(judging, "POLICY_PATIENCE", 0.01)
+    (verdict,) = await Judge(Scripted(), feed, Economy(500))([escalation(lane="shadow", revision=3)])
+    assert decode(verdict.value, Verdict).decision == "undetermined"
+    assert verdict.topic == topics.REPLAYS

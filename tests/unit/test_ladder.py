@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from policies.document import load_library, parse, with_changes
+from policies.files import load_library, with_changes
+from policies.parsing import parse
 from streams import topics
 from streams.classifier import Classifier
 from streams.distilling import gate_scores, propose

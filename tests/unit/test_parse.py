@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai_harmony import Role
 
-from policies.document import load_library
+from policies.files import load_library
+from policies.tokens import encoding
 from workers import prompt
 from workers.parse import Malformed, parse
 
@@ -19,7 +20,7 @@ LEAD = "<|start|>assistant<|channel|>final<|message|>"
 
 
 def tokens(text):
-    return prompt.encoding().encode(text, allowed_special="all")
+    return encoding().encode(text, allowed_special="all")
 
 
 def completion(final=None, *, analysis=ANALYSIS, lead=LEAD, end="<|return|>"):
@@ -37,10 +38,10 @@ def test_an_answer_in_the_form_asked_for_is_read():
     assert answer.violates
     assert answer.rule_ids == ("HH1",)
     assert answer.confidence == "high"
-    assert prompt.encoding().decode([completion()[answer.label_at]]) == "1"
+    assert encoding().decode([completion()[answer.label_at]]) == "1"
     safe = read(completion({"violation": 0, "rule_ids": ["HH5"]}))
     assert not safe.violates
-    assert prompt.encoding().decode([completion({"violation": 0, "rule_ids": ["HH5"]})[safe.label_at]]) == "0"
+    assert encoding().decode([completion({"violation": 0, "rule_ids": ["HH5"]})[safe.label_at]]) == "0"
 
 
 def test_the_json_constraint_of_a_final_message_is_accepted():
@@ -145,7 +146,7 @@ def test_outputs_that_were_damaged_are_never_taken_for_what_they_do_not_say(data
 def said_by_harmony(output):
     """What harmony's own parser makes of an output: the one final message's text, None where there is no such one."""
     try:
-        messages = prompt.encoding().parse_messages_from_completion_tokens(output, Role.ASSISTANT, strict=True)
+        messages = encoding().parse_messages_from_completion_tokens(output, Role.ASSISTANT, strict=True)
     except Exception:
         return None
     channels = [message.channel for message in messages]

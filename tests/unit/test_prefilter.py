@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from policies.document import load_library, parse, with_changes
 from policies.errors import PolicyError
+from policies.files import load_library, with_changes
+from policies.parsing import parse
+from streams import prefilter as prefilter_module
 from streams import topics
 from streams.classifier import Classifier
 from streams.memory import StoredRecord
@@ -24,18 +26,23 @@ def classifier():
     return Classifier()
 
 
+def release(feed, document, number=1, shadow=None):
+    policy = parse(document)
+    made = PolicyRelease(policy.id, policy.version, number, document, datetime.now(UTC), "test", shadow=shadow)
+    feed.take(made.key, encode(made))
+
+
 def releasing(*documents):
     feed = PolicyFeed()
     for number, document in enumerate(documents, 1):
-        policy = parse(document)
-        release = PolicyRelease(policy.id, policy.version, number, document, datetime.now(UTC), "test")
-        feed.take(policy.id.encode(), encode(release))
+        release(feed, document, number)
     return feed
 
 
 @pytest.fixture
 def feed():
-    return releasing(*(p.document for p in load_library().values()))
+    library = load_library()
+    return releasing(*(library[name].document for name in ("fraud-spam", "hate-harassment", "prompt-injection")))
 
 
 def event(text, number=0, **more):
@@ -167,9 +174,14 @@ def test_nothing_is_audited_at_rate_zero_and_everything_at_one(classifier, feed)
     assert sum(counts) == 50
 
 
+def document_with(**gate):
+    """The fraud policy with this gate and nothing else in it."""
+    nothing = dict.fromkeys(("labels", "threshold", "sample", "calibration"))
+    return with_changes(load_library()["fraud-spam"].document, "gate", **{**nothing, **gate})
+
+
 def gated(gate):
-    document = load_library()["fraud-spam"].document
-    return releasing(with_changes(document, "gate", labels=None, threshold=None, sample=None, **gate))
+    return releasing(document_with(**gate))
 
 
 @pytest.mark.parametrize("text", ["a" * 1_000_000 + "!", "x" * 500_000, "\u0301" * 100_000, "ab " * 300_000])
@@ -209,3 +221,64 @@ def test_surface_and_language_select_before_any_gate(classifier):
     prefilter = Prefilter(classifier, releasing(document), Audit(0, 0))
     topics_of = [prefilter.judge([event(KIND, language=language)])[0].topic for language in ("de", "en", None)]
     assert topics_of == [topics.ESCALATIONS, topics.CLEARED, topics.ESCALATIONS]
+
+
+def test_a_shadow_judges_what_either_version_would_and_answers_no_event(classifier):
+    feed = releasing(document_with(terms=["alpha", "both"]))
+    release(feed, document_with(terms=["beta", "both"]).replace("Judge what", "Weigh what"), 2, shadow=1.0)
+    prefilter = Prefilter(classifier, feed, Audit(0, 0))
+    outputs = prefilter.judge([event("alpha", 1), event("beta", 2), event("both", 3), event("neither", 4)])
+    by_topic = {
+        topic: [decode(o.value, Escalation) for o in outputs if o.topic == topic]
+        for topic in (topics.ESCALATIONS, topics.ESCALATIONS_SHADOW)
+    }
+    cleared = [decode(o.value, Verdict).content_id for o in outputs if o.topic == topics.CLEARED]
+    assert [e.event.content_id for e in by_topic[topics.ESCALATIONS]] == ["c1", "c3"]
+    assert cleared == ["c2", "c4"]
+    shadows = by_topic[topics.ESCALATIONS_SHADOW]
+    found = [(e.event.content_id, e.prefilter.gate, e.prefilter.label, e.prefilter.live) for e in shadows]
+    assert found == [("c1", "live", None, True), ("c2", "terms", "beta", False), ("c3", "terms", "both", True)]
+    version = feed.policies.shadows["fraud-spam"].policy.version
+    assert {(e.lane, e.policy_revision, e.policy_version) for e in shadows} == {("shadow", 2, version)}
+    assert version != feed.policies.released["fraud-spam"].policy.version
+
+
+def test_a_shadow_takes_its_share_and_ends_with_its_record(classifier):
+    feed = releasing(document_with(everything=True))
+    release(feed, document_with(everything=True), 2, shadow=0.25)
+    prefilter = Prefilter(classifier, feed)
+    events = [event("some text", number) for number in range(2000)]
+    shadows = [o for o in prefilter.judge(events) if o.topic == topics.ESCALATIONS_SHADOW]
+    assert len(shadows) == pytest.approx(500, abs=80)
+    assert decode(shadows[0].value, Escalation).prefilter.rate == 0.25
+    feed.take(b"fraud-spam.shadow", None)
+    assert not prefilter.current
+    prefilter.renew()
+    assert {o.topic for o in prefilter.judge(events)} == {topics.ESCALATIONS}
+    assert "fraud-spam" in feed.policies.released
+
+
+def test_a_shadow_of_a_policy_that_is_not_in_force_yet_clears_nothing_by_itself(classifier):
+    feed = releasing(load_library()["hate-harassment"].document)
+    release(feed, document_with(everything=True), 1, shadow=1.0)
+    outputs = Prefilter(classifier, feed, Audit(0, 0)).judge([event(KIND)])
+    assert [o.topic for o in outputs] == [topics.ESCALATIONS_SHADOW, topics.CLEARED]
+    assert decode(outputs[1].value, Verdict).policy_version == feed.policies.version
+
+
+def test_a_gate_that_cannot_be_made_ready_leaves_the_others_in_force(classifier, monkeypatch, caplog):
+    feed = releasing(document_with(terms=["alpha"]))
+    prefilter = Prefilter(classifier, feed, Audit(0, 0))
+    release(feed, load_library()["self-harm"].document, 2)
+    made = prefilter_module.Gates
+
+    def failing(policies, classifier):
+        if any(policy.id == "self-harm" for policy in policies):
+            raise MemoryError
+        return made(policies, classifier)
+
+    monkeypatch.setattr(prefilter_module, "Gates", failing)
+    prefilter.renew()
+    assert prefilter.current
+    assert "self-harm revision 2 is left out" in caplog.text
+    assert [o.topic for o in prefilter.judge([event("alpha", 1)])] == [topics.ESCALATIONS]

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai_harmony import Conversation, DeveloperContent, Message, ReasoningEffort, Role, SystemContent
 
-from policies.document import load_library
+from policies.files import load_library
+from policies.tokens import encoding
 from streams.records import Message as ContextMessage
 from workers import prompt
 from workers.parse import FIRST_SPECIAL
@@ -30,7 +31,7 @@ def in_full(effort, user):
             Message.from_role_and_content(Role.USER, user),
         ]
     )
-    return prompt.encoding().render_conversation_for_completion(conversation, Role.ASSISTANT)
+    return encoding().render_conversation_for_completion(conversation, Role.ASSISTANT)
 
 
 @given(st.text(max_size=200))
@@ -56,7 +57,7 @@ def test_context_is_quoted_and_cannot_pose_as_the_content():
 
 
 def test_nothing_in_a_prompt_depends_on_today():
-    text = prompt.encoding().decode(list(prompt.prefix(POLICY, "low")))
+    text = encoding().decode(list(prompt.prefix(POLICY, "low")))
     assert f"Current date: {prompt.PROMPT_DATE}" in text
     assert "Reasoning: low" in text
     assert POLICY.strip() in text

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from policies.document import load_library, parse, with_changes
+from policies.files import load_library, with_changes
+from policies.parsing import parse
 from streams.errors import ConfigurationError
 from workers import reliability
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from aiohttp import web
 
-from policies.document import load_library
+from policies.files import load_library
 from streams import settings
 from streams.errors import ConfigurationError, DependencyError
 from workers import prompt, remote

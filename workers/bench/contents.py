@@ -6,7 +6,8 @@ import random
 import zlib
 from collections.abc import Sequence
 
-from policies.document import Policy, load_library
+from policies.document import Policy
+from policies.files import load_library
 from streams.bench.common import texts
 from streams.records import ContentEvent, Escalation, Lane, PrefilterResult, encode, now
 from workers import prompt

@@ -18,7 +18,7 @@ import aiohttp
 import orjson
 
 from infra import brokers
-from streams import kafka, policy_feed, settings, topics
+from streams import kafka, releases, settings, topics
 from streams.bench.common import Say
 from streams.demo.tally import percentile
 from streams.errors import SafeguardError
@@ -82,7 +82,7 @@ async def _ready(child: subprocess.Popen[bytes], url: str, name: str, log: Path)
 async def _fresh(bootstrap: str) -> Settings:
     current = settings.load(bootstrap=bootstrap, prefix=f"bench-{uuid.uuid4().hex[:8]}.", partitions=2)
     await kafka.create_topics(current)
-    await policy_feed.release(current, policies(), "bench")
+    await releases.release(current, policies(), releases.Author("bench"))
     return current
 
 

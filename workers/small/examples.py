@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.resources import as_file, files
+from itertools import cycle, islice
 from pathlib import Path
 
 import msgspec
@@ -12,22 +14,45 @@ import orjson
 
 from policies import labelled
 from policies.document import Policy
+from policies.files import load, load_library
 from policies.labelled import Labelled
+from workers.small.sentences import sentences
 
 REASONS = {
     "HH1": "It attacks or degrades people for who they are.",
     "HH2": "It insults or demeans a person.",
     "HH3": "It threatens or calls for harm.",
-    "HH5": "It attacks nobody.",
+    "HH4": "It speaks about abuse without sharing in it.",
+    "HH5": "It attacks nobody for who they are.",
     "FS1": "It tries to obtain money or data by deceit.",
     "FS2": "It lures the reader with a prize or a paid service.",
     "FS3": "It is promotion that nobody asked for.",
     "FS4": "It is ordinary conversation.",
+    "FS5": "It warns of a scam or asks about one.",
     "PI1": "It tries to override or reveal an assistant's instructions.",
     "PI2": "It sets up a persona without limits.",
     "PI3": "It plants instructions for an assistant in other content.",
     "PI4": "It is an ordinary request or text.",
+    "PI5": "It discusses an attack without performing it.",
+    "SH1": "It encourages people to hurt themselves.",
+    "SH2": "It gives or asks for methods of self-harm.",
+    "SH3": "It may be written by someone in danger.",
+    "SH4": "It speaks of pain, recovery or support.",
+    "SH5": "It encourages nobody to hurt themselves.",
+    "BM1": "It claims a cure that evidence contradicts.",
+    "BM2": "It turns people from care that works.",
+    "BM3": "It denies what is known about a disease.",
+    "BM4": "It is information, experience or opinion.",
+    "BM5": "It reports or corrects a false claim.",
+    "GC1": "It attacks players for who they are.",
+    "GC2": "It degrades or harasses a player.",
+    "GC3": "It threatens or exposes a player outside the game.",
+    "GC4": "It offers cheating, accounts or a scam.",
+    "GC5": "It is play, banter or strong language at nobody.",
+    "GC6": "It reports or discusses conduct.",
 }
+SAFE = {"HH4", "HH5", "FS4", "FS5", "PI4", "PI5", "SH4", "SH5", "BM4", "BM5", "GC5", "GC6"}
+SENTENCES = 400  # of our own for a rule, repeated where there are fewer different ones
 
 _HATE = {"hate": "HH1", "harassment": "HH2", "violence": "HH3"}
 _HATE_SOURCES = {
@@ -87,6 +112,46 @@ _INJECTION_SOURCES = {
     "red_instruct": 500,
     "medquad": 300,
 }
+_LENIENT_SOURCES = {
+    "davidson": 12000,
+    "hatexplain": 6000,
+    "toxic_spans": 4000,
+    "cold_zh": 5000,
+    "goemotions_benign": 4000,
+    "topical_chat": 2000,
+    "sms_spam": 500,
+    "synthetic_templates": 300,
+}
+_SELF_HARM_SOURCES = {
+    "synthetic_templates": 300,
+    "multijail": 300,
+    "navirocker_redteam": 100,
+    "goemotions_benign": 3000,
+    "topical_chat": 1500,
+    "medquad": 800,
+    "davidson": 1000,
+    "sms_spam": 800,
+    "clinc_oos": 300,
+}
+_BIOMEDICAL_SOURCES = {
+    "medquad": 3000,
+    "goemotions_benign": 2000,
+    "topical_chat": 1500,
+    "sms_spam": 800,
+    "davidson": 500,
+    "cold_zh": 300,
+    "clinc_oos": 300,
+}
+_GAMING_SOURCES = {
+    "davidson": 6000,
+    "hatexplain": 3000,
+    "toxic_spans": 3000,
+    "goemotions_benign": 4000,
+    "topical_chat": 2000,
+    "sms_spam": 500,
+    "youtube_spam": 500,
+    "synthetic_templates": 300,
+}
 _PRIZE = re.compile(
     r"\b(?:won|win|winner|prize|award|claim|free|guaranteed|ringtones?|txt|per ?min|p/min|£|1\.50)\b|£", re.I
 )
@@ -97,7 +162,9 @@ _PERSONA = re.compile(
 
 
 class Example(msgspec.Struct, frozen=True):
-    policy_id: str
+    """lesson names the policy document that it is judged by."""
+
+    lesson: str
     source: str
     text: str
     violates: bool
@@ -135,16 +202,63 @@ def _injection(row: Labelled) -> tuple[str, str] | None:
     return "PI4", "high" if row.harm == "none" else "medium"
 
 
-_TASKS = {
-    "hate-harassment": (_HATE_SOURCES, _hate),
-    "fraud-spam": (_SPAM_SOURCES, _spam),
-    "prompt-injection": (_INJECTION_SOURCES, _injection),
+def _lenient(row: Labelled) -> tuple[str, str] | None:
+    """Under the policy that tolerates insults: hate and threats only."""
+    said = _hate(row)
+    if said is None or said[0] != "HH2":
+        return said
+    return "HH5", "high"
+
+
+def _self_harm(row: Labelled) -> tuple[str, str] | None:
+    if row.harm == "self_harm":
+        # Questions of method come from the sets of requests; the templates are mostly statements of intent.
+        return ("SH3" if row.category.startswith("template") and "how" not in row.text.lower() else "SH2"), "high"
+    return None if row.source in {"multijail", "navirocker_redteam"} else ("SH5", "high")
+
+
+def _biomedical(_: Labelled) -> tuple[str, str] | None:
+    return "BM4", "high"
+
+
+def _gaming(row: Labelled) -> tuple[str, str] | None:
+    if row.harm == "fraud_spam":
+        return "GC4", "medium"
+    said = _hate(row)
+    return (_GAMING[said[0]], said[1]) if said else None
+
+
+_GAMING = {"HH1": "GC1", "HH2": "GC2", "HH3": "GC3", "HH5": "GC5"}
+
+
+class Lesson(msgspec.Struct, frozen=True):
+    """What is taught of one policy document: rows of data sets, by the most of each side, and our own sentences."""
+
+    sources: Mapping[str, int]
+    rule_of: Callable[[Labelled], tuple[str, str] | None]
+    rules: tuple[str, ...] = ()
+
+
+LENIENT = "hate-harassment, lenient"  # the same policy, changed to tolerate insults: the model has to read the text
+LESSONS = {
+    "hate-harassment": Lesson(_HATE_SOURCES, _hate, ("HH4",)),
+    LENIENT: Lesson(_LENIENT_SOURCES, _lenient, ("HH4",)),
+    "fraud-spam": Lesson(_SPAM_SOURCES, _spam, ("FS5",)),
+    "prompt-injection": Lesson(_INJECTION_SOURCES, _injection, ("PI5",)),
+    "self-harm": Lesson(_SELF_HARM_SOURCES, _self_harm, ("SH1", "SH2", "SH3", "SH4", "SH5")),
+    "biomedical-misinformation": Lesson(_BIOMEDICAL_SOURCES, _biomedical, ("BM1", "BM2", "BM3", "BM4", "BM5")),
+    "gaming-conduct": Lesson(_GAMING_SOURCES, _gaming, ("GC1", "GC2", "GC3", "GC4", "GC5", "GC6")),
 }
-TAUGHT = {policy: sources for policy, (sources, _) in _TASKS.items()}
+
+
+def taught_policies() -> dict[str, Policy]:
+    """The documents of all lessons."""
+    with as_file(files("streams.demo").joinpath("lenient/policy.md")) as path:
+        return {**{name: p for name, p in load_library().items() if name in LESSONS}, LENIENT: load(path)}
 
 
 def collect(folder: Path, seed: int = 0) -> tuple[list[Example], list[Example]]:
-    """Examples to train on and examples held out, from a folder of labelled texts.
+    """Examples to train on and examples held out, from a folder of labelled texts and our own sentences.
 
     Held-out texts are held out for every policy. A source that the folder lacks is left out.
     """
@@ -153,23 +267,30 @@ def collect(folder: Path, seed: int = 0) -> tuple[list[Example], list[Example]]:
     order = random.Random(seed)
     for path in labelled.files(folder):
         source = path.name.removesuffix(".gz").removesuffix(".jsonl")
-        wanted = {policy: task for policy, task in _TASKS.items() if source in task[0]}
+        wanted = {name: lesson for name, lesson in LESSONS.items() if source in lesson.sources}
         if not wanted:
             continue
         rows = list(labelled.read(path))
         order.shuffle(rows)
-        for policy, (sources, rule_of) in wanted.items():
+        for name, lesson in wanted.items():
             taken = {True: 0, False: 0}
             for row in rows:
-                found = rule_of(row)
+                found = lesson.rule_of(row)
                 if found is None or not row.text.strip():
                     continue
-                violates = found[0] not in {"HH5", "FS4", "PI4"}
-                if taken[violates] >= sources[source]:
+                violates = found[0] not in SAFE
+                if taken[violates] >= lesson.sources[source]:
                     continue
                 taken[violates] += 1
-                example = Example(policy, source, row.text, violates, *found)
+                example = Example(name, source, row.text, violates, *found)
                 (held if labelled.held_out(row.text) else train).append(example)
+    for name, lesson in LESSONS.items():
+        for rule in lesson.rules:
+            own = [
+                Example(name, "sentences", s, rule not in SAFE, rule, "high") for s in sentences(rule, SENTENCES, seed)
+            ]
+            held += [example for example in own if labelled.held_out(example.text)]
+            train += islice(cycle([e for e in own if not labelled.held_out(e.text)]), SENTENCES)
     return train, held
 
 
@@ -212,10 +333,10 @@ def vary_policy(policy: Policy, draw: random.Random) -> str:
     return "\n".join(line for i, line in enumerate(lines) if i not in gone) + "\n"
 
 
-def by_policy(examples: Iterable[Example]) -> dict[str, list[Example]]:
+def by_lesson(examples: Iterable[Example]) -> dict[str, list[Example]]:
     grouped: dict[str, list[Example]] = {}
     for example in examples:
-        grouped.setdefault(example.policy_id, []).append(example)
+        grouped.setdefault(example.lesson, []).append(example)
     return grouped
 
 

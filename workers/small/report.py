@@ -13,12 +13,12 @@ import msgspec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from policies import labelled
-from policies.document import Policy, load_library
+from policies.document import Policy
 from streams import settings
 from workers import prompt
 from workers.inference import Inference, Question
 from workers.parse import Malformed, parse
-from workers.small.examples import TAUGHT, Example, by_policy, collect
+from workers.small.examples import LESSONS, SENTENCES, Example, by_lesson, collect, taught_policies
 from workers.small.train import train
 from workers.small.weights import expand
 from workers.vllm_engine import VllmEngine
@@ -45,7 +45,7 @@ async def judge_all(inference: Inference, policies: dict[str, Policy], examples:
     slots = asyncio.Semaphore(64)
 
     async def judge(example: Example) -> Outcome:
-        policy = policies[example.policy_id]
+        policy = policies[example.lesson]
         async with slots:
             question = Question(policy.text, policy.effort, prompt.encode(example.text), ANSWER)
             completion = await inference.generate(question)
@@ -94,8 +94,8 @@ def _table(outcomes: Sequence[Outcome]) -> list[str]:
     lines.append("| --- | --- | --- | --- | --- | --- | --- |")
     groups: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
-        groups[outcome.example.policy_id, "all"].append(outcome)
-        groups[outcome.example.policy_id, outcome.example.source].append(outcome)
+        groups[outcome.example.lesson, "all"].append(outcome)
+        groups[outcome.example.lesson, outcome.example.source].append(outcome)
     for (policy, source), group in sorted(
         groups.items(), key=lambda item: (item[0][0], item[0][1] != "all", item[0][1])
     ):
@@ -118,8 +118,8 @@ def card(name: str, size: int, seconds: float, held: Sequence[Outcome], unseen: 
         [
             "# Small gpt-oss model card",
             "",
-            "**For trying the pipeline on a machine without a GPU. It is no judge of content:** it has learned three",
-            "policies from a few public data sets and follows no other text. What replaces it is",
+            "**For trying the pipeline on a machine without a GPU. It is no judge of content:** it has learned the",
+            "library's policies, and one changed text of the first, from a few public data sets, and follows no other text. What replaces it is",
             "openai/gpt-oss-safeguard-20b or -120b, through the same worker.",
             "",
             f"Model `{name}`, {size:,} bytes compacted. The architecture of gpt-oss (mixture of experts, sliding and full",
@@ -147,7 +147,14 @@ def card(name: str, size: int, seconds: float, held: Sequence[Outcome], unseen: 
             "",
             "Most rows taken of each side, by source (sources and licences are in the prefilter's card):",
             "",
-            *(f"- {policy}: {', '.join(f'{s} {n}' for s, n in sources.items())}" for policy, sources in TAUGHT.items()),
+            *(
+                f"- {name}: {', '.join(f'{s} {n}' for s, n in lesson.sources.items())}"
+                for name, lesson in LESSONS.items()
+            ),
+            "",
+            f"Besides, {SENTENCES} sentences of our own for each of these rules, made of frames (`sentences.py`), because no data",
+            f"set is about them: {', '.join(rule for lesson in LESSONS.values() for rule in lesson.rules)}. They teach the form of",
+            "a rule, not its meaning, and figures on them say little.",
             "",
         ]
     )
@@ -155,7 +162,6 @@ def card(name: str, size: int, seconds: float, held: Sequence[Outcome], unseen: 
 
 def train_and_measure(data: Path, validation: Path | None, out: Path, steps: int, seed: int) -> None:
     """Train on `data`, write the compacted model and its card beside it."""
-    policies = load_library()
     taught, held = collect(data, seed)
     print(f"{len(taught)} examples to learn from, {len(held)} held out", flush=True)
     start = time.monotonic()
@@ -166,7 +172,7 @@ def train_and_measure(data: Path, validation: Path | None, out: Path, steps: int
         def step(number: int, loss: float) -> None:
             bar.update(task, completed=number, description=f"training, loss {loss:.3f}")
 
-        train(taught, {name: policies[name] for name in TAUGHT}, out, steps=steps, seed=seed, progress=step)
+        train(taught, taught_policies(), out, steps=steps, seed=seed, progress=step)
     text = asyncio.run(measure(data, validation, out, steps, time.monotonic() - start))
     out.with_name("card.md").write_text(text, encoding="utf-8")
     print(text)
@@ -174,11 +180,11 @@ def train_and_measure(data: Path, validation: Path | None, out: Path, steps: int
 
 async def measure(data: Path, validation: Path | None, out: Path, steps: int, seconds: float) -> str:
     """Measure a compacted model through vLLM; returns its card."""
-    policies = load_library()
+    policies = taught_policies()
     size = out.stat().st_size  # noqa: ASYNC240  (nothing else runs yet)
     _, held = collect(data)
-    chosen = [e for group in by_policy(held).values() for e in _sample(group)]
-    others = [e for group in by_policy(_unseen(validation) if validation else []).values() for e in _sample(group)]
+    chosen = [e for group in by_lesson(held).values() for e in _sample(group)]
+    others = [e for group in by_lesson(_unseen(validation) if validation else []).values() for e in _sample(group)]
     print(f"measuring {len(chosen) + len(others)} texts through vLLM", flush=True)
     folder = await asyncio.to_thread(expand, out)
     inference = await VllmEngine.start(settings.load(model=str(folder)))

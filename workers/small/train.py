@@ -22,8 +22,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssModel
 
 from policies.document import Policy
+from policies.tokens import encoding
 from workers import prompt
-from workers.small.examples import Example, answer, balance, by_policy, shorten, vary_policy
+from workers.small.examples import Example, answer, balance, by_lesson, shorten, vary_policy
 from workers.small.weights import VOCABULARY, save_compact
 
 HIDDEN = 128
@@ -137,12 +138,12 @@ class SmallModel(torch.nn.Module):
 
 
 def _encode(text: str) -> list[int]:
-    tokens: list[int] = prompt.encoding().encode(text, disallowed_special=())
+    tokens: list[int] = encoding().encode(text, disallowed_special=())
     return tokens
 
 
 def _special(text: str) -> list[int]:
-    tokens: list[int] = prompt.encoding().encode(text, allowed_special="all")
+    tokens: list[int] = encoding().encode(text, allowed_special="all")
     return tokens
 
 
@@ -229,7 +230,7 @@ def train(
 ) -> None:
     """Train and write the compacted model to `out`. progress gets the step (from 1) and a running mean of the loss."""
     torch.manual_seed(seed)
-    groups = by_policy(examples)
+    groups = by_lesson(examples)
     counts: Counter[int] = Counter()
     for example in examples:
         counts.update(_encode(example.text[: 4 * LONGEST_TEXT]))
