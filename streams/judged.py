@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import orjson
@@ -74,12 +75,13 @@ async def from_kafka(settings: Settings, policy_id: str, version: str | None = N
 
 class _Line(msgspec.Struct):
     text: str
-    violates: bool
+    violates: bool | None = None
     weight: float = 1.0
+    decision: Literal["violates", "safe"] | None = None
 
 
 def from_file(path: Path) -> Labels:
-    """JSON lines {text, violates, weight}; weight is 1 when it is left out.
+    """JSON lines {text, violates, weight}; weight is 1 when it is left out. A golden set's {text, decision} will do too.
 
     Raises ConfigurationError that names file and line.
     """
@@ -96,5 +98,8 @@ def from_file(path: Path) -> Labels:
                 raise ConfigurationError(f"{path}:{number}: {error}") from error
             if not row.weight > 0:
                 raise ConfigurationError(f"{path}:{number}: weight must be above 0, not {row.weight}")
-            rows.append(Judged(row.violates, row.weight, text=row.text))
+            if row.violates is None and row.decision is None:
+                raise ConfigurationError(f"{path}:{number}: say whether it violates: true or false")
+            violates = row.decision == "violates" if row.violates is None else row.violates
+            rows.append(Judged(violates, row.weight, text=row.text))
     return Labels(rows)

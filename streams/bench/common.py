@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from importlib.resources import files
 
 import orjson
 
 from infra import brokers
-from streams import kafka, settings
+from policies.document import Policy
+from streams import kafka, releases, settings
+from streams.settings import Settings
 
 Say = Callable[[str], None]
 
@@ -33,3 +36,11 @@ def texts() -> list[str]:
     """The demo's texts, which no model was trained on."""
     lines = files("streams.demo").joinpath("events.jsonl").read_bytes().splitlines()
     return [orjson.loads(line)["text"] for line in lines]
+
+
+async def fresh(bootstrap: str, partitions: int, policies: Iterable[Policy]) -> Settings:
+    """Topics of a measurement's own, with these policies in force."""
+    current = settings.load(bootstrap=bootstrap, prefix=f"bench-{uuid.uuid4().hex[:8]}.", partitions=partitions)
+    await kafka.create_topics(current)
+    await releases.release(current, policies, releases.Author("bench"))
+    return current

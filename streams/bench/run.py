@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import statistics
-import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +15,9 @@ import orjson
 import psutil
 
 from infra import brokers
-from streams import kafka, releases, settings, topics
-from streams.bench import in_force
-from streams.bench.common import Say, texts
+from streams import kafka, topics
+from streams.bench import in_force, processes
+from streams.bench.common import Say, fresh, texts
 from streams.demo.tally import percentile
 from streams.errors import SafeguardError
 from streams.memory import StoredRecord
@@ -40,39 +37,18 @@ def event(number: int, text: str) -> tuple[bytes, bytes]:
 
 
 @contextlib.contextmanager
-def process(variant: str, current: Settings, log: Path) -> Iterator[psutil.Process]:
+def running(variant: str, current: Settings, log: Path) -> Iterator[psutil.Process]:
     """A variant as a process of its own; 'safeguard' is the prefilter as an operator runs it."""
-    beside = Path(sys.executable).with_name("safeguard")
-    command = [str(beside), "prefilter", "run", "--port", str(brokers.free_port())]
+    command = processes.safeguard("prefilter", "run", "--port", str(brokers.free_port()))
     if variant != "safeguard":
         command = [sys.executable, "-m", "streams.bench.variants", variant]
-    environment = {**os.environ, "SAFEGUARD_BOOTSTRAP": current.bootstrap, "SAFEGUARD_PREFIX": current.prefix}
-    with log.open("wb") as out:
-        child = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=log.parent
-        )
-    try:
+    with processes.process(command, processes.environment(current), log) as child:
         yield psutil.Process(child.pid)
-    finally:
-        child.terminate()
-        try:
-            child.wait(12)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-
-
-async def fresh(bootstrap: str, partitions: int) -> Settings:
-    """Topics of a variant's own, with the benchmark's policies released."""
-    current = settings.load(bootstrap=bootstrap, prefix=f"bench-{uuid.uuid4().hex[:8]}.", partitions=partitions)
-    await kafka.create_topics(current)
-    await releases.release(current, in_force.policies(texts()), releases.Author("bench"))
-    return current
 
 
 async def drain(variant: str, bootstrap: str, count: int, folder: Path, say: Say) -> dict[str, Any]:
     """Publish `count` events, then start the variant and let it work them off; events/s from the outputs' times."""
-    current = await fresh(bootstrap, PARTITIONS)
+    current = await fresh(bootstrap, PARTITIONS, in_force.policies(texts()))
     sample = texts()
     async with kafka.producer(current) as producer:
         batches = {n: producer.create_batch() for n in range(PARTITIONS)}
@@ -88,7 +64,7 @@ async def drain(variant: str, bootstrap: str, count: int, folder: Path, say: Say
         await producer.flush()
     say(f"{variant}: {count} events wait")
     peak = 0
-    with process(variant, current, folder / f"{variant}.log") as child:
+    with running(variant, current, folder / f"{variant}.log") as child:
         async with kafka.reader(current, OUTPUTS) as consumer:
             last, moved = 0, time.monotonic()
             while time.monotonic() - moved < (QUIET_SECONDS if not last else 5.0):
@@ -159,11 +135,11 @@ def rules(say: Say) -> dict[str, float]:
 
 async def latency(variant: str, bootstrap: str, rate: float, seconds: float, folder: Path, say: Say) -> dict[str, Any]:
     """Milliseconds from publishing to reading the cleared verdict under read_committed."""
-    current = await fresh(bootstrap, PARTITIONS)
+    current = await fresh(bootstrap, PARTITIONS, in_force.policies(texts()))
     sample = [text for text in texts() if len(text) < 200]
     sent: dict[bytes, float] = {}
     took: list[float] = []
-    with process(variant, current, folder / f"{variant}.log"):
+    with running(variant, current, folder / f"{variant}.log"):
         async with kafka.reader(current, OUTPUTS) as consumer, kafka.producer(current) as producer:
 
             async def publish(first: int, count: int) -> None:

@@ -40,3 +40,25 @@ def pipeline(
 
     run.check_extra()
     measured(lambda address, folder, say: run.pipeline(address, rate, seconds, folder, say), bootstrap, as_json)
+
+
+@app.command("release")
+def release(
+    rate: Annotated[float, typer.Option(min=10, help="Events per second.")] = 1000.0,
+    seconds: Annotated[float, typer.Option(min=6, help="How long.")] = 30.0,
+    escalated: Annotated[float, typer.Option(min=0.1, help="Events per second that are judged.")] = 5.0,
+    bootstrap: Bootstrap = None,
+    as_json: Json = False,
+) -> None:
+    """A policy released and rolled back under load: when each stage takes it, and whether any event goes unanswered or is
+    judged by a version that was not released, or by one older than it was escalated under.
+    """
+    from streams.bench import release as measurement
+    from streams.bench import run
+
+    run.check_extra()
+    measured(
+        lambda address, folder, say: measurement.release(address, rate, seconds, escalated, folder, say),
+        bootstrap,
+        as_json,
+    )

@@ -46,5 +46,5 @@ def measured(
     for name, row in variants.items():
         table.add_row(name, *(f"{value:,}" if value is not None else "-" for value in row.values()))
     console().print(table)
-    for name, value in figures.get("ratios", {}).items():
+    for name, value in {**figures.get("ratios", {}), **figures.get("counts", {})}.items():
         print(f"{name.replace('_', ' ')}: {value}")

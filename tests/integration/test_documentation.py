@@ -1,34 +1,46 @@
 """What the documentation says is what happens: snippets run, help texts are current, the compose file is valid."""
 
-import os
 import re
+import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
+from typer.testing import CliRunner
 
+from policies.check import check
 from streams import settings as settings_module
 from streams import topics
+from streams.cli import app
 from streams.records import ContentEvent, Verdict, decode, encode
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+GUIDE = ROOT / "policies/GUIDE.md"
 BIN = Path(sys.executable).parent
 COMMANDS = [
     *("", "demo", "topics create", "policy release", "publish", "prefilter run", "reason run", "verdicts tail"),
     *("prefilter calibrate", "prefilter recall", "prefilter distill", "prefilter evaluate"),
-    *("reason calibrate", "bench reason"),
+    *(
+        "policy check",
+        "policy test",
+        "policy diff",
+        "policy compare",
+        "policy rollback",
+        "policy retire",
+        "policy history",
+    ),
+    *("reason calibrate", "bench reason", "bench release"),
 ]
 
 
-def block(marker):
-    found = re.search(
-        rf"<!-- {re.escape(marker)} -->\n```\w*\n(.*?)```\n", README.read_text(encoding="utf-8"), re.DOTALL
-    )
-    assert found, f"README has no block {marker}"
+def block(marker, path=README):
+    found = re.search(rf"<!-- {re.escape(marker)} -->\n```\w*\n(.*?)```\n", path.read_text(encoding="utf-8"), re.DOTALL)
+    assert found, f"{path.name} has no block {marker}"
     return found[1]
 
 
@@ -36,9 +48,10 @@ def help_texts():
     """What the README shows of --help; to renew it: .venv/bin/python -m tests.integration.test_documentation."""
     texts = []
     for command in COMMANDS:
-        words = [str(BIN / "safeguard"), *command.split(), "--help"]
-        wide = {**os.environ, "COLUMNS": "110", "TERMINAL_WIDTH": "110", "NO_COLOR": "1"}
-        shown = subprocess.run(words, capture_output=True, text=True, check=True, env=wide).stdout
+        wide = {"COLUMNS": "110", "TERMINAL_WIDTH": "110", "NO_COLOR": "1"}
+        result = CliRunner(env=wide).invoke(app, [*command.split(), "--help"], prog_name="safeguard")
+        assert result.exit_code == 0, result.output
+        shown = result.stdout
         name = " ".join(["safeguard", *command.split(), "--help"])
         texts.append(f"$ {name}\n" + "\n".join(line.rstrip() for line in shown.strip().splitlines()))
     return "\n\n".join(texts) + "\n"
@@ -46,6 +59,39 @@ def help_texts():
 
 def test_the_readmes_help_texts_are_current():
     assert block("help") == help_texts()
+
+
+def commands(path):
+    """Every command line of a document, from its code blocks and from the text."""
+    text = re.sub(r"<!-- (help|demo) -->\n```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    code = [line for part in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL) for line in part.splitlines()]
+    inline = re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    for line in [*code, *(" ".join(part.split()) for part in inline)]:
+        if line.startswith("safeguard ") and "*" not in line:
+            yield line.split(" #")[0].strip()
+
+
+@pytest.mark.parametrize("path", [README, GUIDE], ids=lambda path: path.name)
+def test_every_command_that_is_shown_exists_with_its_options(path):
+    found = list(commands(path))
+    assert len(found) > 8
+    root = typer.main.get_command(app)
+    for line in found:
+        command, words = root, shlex.split(line)[1:]
+        while words and hasattr(command, "commands"):
+            assert words[0] in command.commands, line
+            command, words = command.commands[words[0]], words[1:]
+        known = {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
+        assert {word for word in words if word.startswith("--")} <= known | {"--help"}, line
+
+
+def test_the_guides_policy_and_golden_texts_are_fit_for_release(tmp_path):
+    (tmp_path / "policy.md").write_text(block("policy", GUIDE))
+    (tmp_path / "golden.jsonl").write_text(block("golden", GUIDE))
+    checked = check(tmp_path / "policy.md")
+    assert checked.errors == []
+    assert {problem.code for problem in checked.problems} <= {"golden", "tokens"}
+    assert checked.golden == 2
 
 
 def script(tmp_path, name, address):

@@ -6,20 +6,19 @@ import asyncio
 import contextlib
 import os
 import random
-import subprocess
 import sys
 import time
-import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import orjson
 
 from infra import brokers
-from streams import kafka, releases, settings, topics
-from streams.bench.common import Say
+from streams import kafka, settings, topics
+from streams.bench import processes
+from streams.bench.common import Say, fresh
+from streams.bench.processes import failed, process, ready
 from streams.demo.tally import percentile
 from streams.errors import SafeguardError
 from streams.records import Verdict, decode
@@ -29,61 +28,10 @@ from workers.bench.contents import contents, escalations, policies
 from workers.preflight import locate
 from workers.vllm_engine import CPU_BLOCK, CPU_SLOTS, GPU_SLOTS, ON_CPU, QUIET
 
-STARTUP = 600.0  # seconds
 PATIENCE = 120.0  # seconds without an answer
 LONGEST = 8192  # tokens of a prompt and its answer
 LIVE_SHARE = 0.3  # of the worker's throughput, in the measure of lanes
 LIVE_SECONDS = 40.0
-
-
-@contextlib.contextmanager
-def _process(command: Sequence[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A variant with its own processes, all ended afterwards."""
-    with log.open("wb") as errors:
-        child = subprocess.Popen(
-            command,
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=errors,
-            stderr=errors,
-            start_new_session=True,
-        )
-    try:
-        yield child
-    finally:
-        child.terminate()
-        try:
-            child.wait(15)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, 9)
-
-
-def _failed(name: str, log: Path) -> SafeguardError:
-    return SafeguardError(f"{name} ended by itself; its log ends with:\n{log.read_text(errors='replace')[-2000:]}")
-
-
-async def _ready(child: subprocess.Popen[bytes], url: str, name: str, log: Path) -> None:
-    deadline = time.monotonic() + STARTUP
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as http:
-        while time.monotonic() < deadline:
-            if child.poll() is not None:
-                raise _failed(name, log)
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                async with http.get(url) as response:
-                    if response.status == 200:
-                        return
-            await asyncio.sleep(0.5)
-    raise _failed(name, log)
-
-
-async def _fresh(bootstrap: str) -> Settings:
-    current = settings.load(bootstrap=bootstrap, prefix=f"bench-{uuid.uuid4().hex[:8]}.", partitions=2)
-    await kafka.create_topics(current)
-    await releases.release(current, policies(), releases.Author("bench"))
-    return current
 
 
 async def _publish(
@@ -144,10 +92,9 @@ def _row(answers: Sequence[tuple[str, float, bytes]]) -> dict[str, Any]:
 @contextlib.asynccontextmanager
 async def _worker(current: Settings, environment: dict[str, str], folder: Path) -> AsyncIterator[_Answers]:
     port, log = brokers.free_port(), folder / "worker.log"
-    command = [str(Path(sys.executable).with_name("safeguard")), "reason", "run", "--port", str(port)]
-    given = {"SAFEGUARD_BOOTSTRAP": current.bootstrap, "SAFEGUARD_PREFIX": current.prefix}
-    with _process(command, {**environment, **given}, log) as child:
-        await _ready(child, f"http://127.0.0.1:{port}/health/ready", "the worker", log)
+    command = processes.safeguard("reason", "run", "--port", str(port))
+    with process(command, {**environment, **processes.environment(current)}, log) as child:
+        await ready(child, f"http://127.0.0.1:{port}/health/ready", "the worker", log)
         async with kafka.reader(current, [topics.VERDICTS, topics.REPLAYS]) as consumer:
             yield _Answers(consumer)
 
@@ -156,7 +103,7 @@ async def _worker_rows(
     bootstrap: str, count: int, environment: dict[str, str], folder: Path, say: Say
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The worker's rows, and the measure of lanes."""
-    current = await _fresh(bootstrap)
+    current = await fresh(bootstrap, 2, policies())
     async with _worker(current, environment, folder) as answers:
         rows = []
         for name, made in (("plain", contents(count)), ("duplicates", contents(count, DUPLICATES, seed=1))):
@@ -199,9 +146,9 @@ async def _lanes(current: Settings, answers: _Answers, throughput: float, say: S
 async def _alone_rows(count: int, environment: dict[str, str], folder: Path, say: Say) -> list[dict[str, Any]]:
     log, out = folder / "alone.log", folder / "alone.json"
     command = [sys.executable, "-m", "workers.bench.baselines", "alone", str(count), str(out)]
-    with _process(command, environment, log) as child:
+    with process(command, environment, log) as child:
         if await asyncio.to_thread(child.wait):
-            raise _failed("the engine alone", log)
+            raise failed("the engine alone", log)
     rows: list[dict[str, Any]] = orjson.loads(out.read_bytes())
     say(f"engine alone: {rows[0]['requests_per_s']} requests/s")
     return rows
@@ -217,7 +164,7 @@ async def _chat_row(
     folder: Path,
     say: Say,
 ) -> dict[str, Any]:
-    current = await _fresh(bootstrap)
+    current = await fresh(bootstrap, 2, policies())
     await _publish(current, topics.ESCALATIONS, escalations(contents(count), "live", "chat"))
     port, log = brokers.free_port(), folder / "server.log"
     weights, name = await asyncio.to_thread(locate, model)
@@ -228,16 +175,15 @@ async def _chat_row(
     ]
     if on_cpu:
         server += ["--enforce-eager", "--block-size", str(CPU_BLOCK), "--distributed-executor-backend", "uni"]
-    with _process(server, environment, log) as child:
-        await _ready(child, f"http://127.0.0.1:{port}/health", "the server", log)
+    with process(server, environment, log) as child:
+        await ready(child, f"http://127.0.0.1:{port}/health", "the server", log)
         given = {
-            "SAFEGUARD_BOOTSTRAP": current.bootstrap,
-            "SAFEGUARD_PREFIX": current.prefix,
+            **processes.environment(current),
             "SAFEGUARD_SERVERS": f"http://127.0.0.1:{port}/v1",
             "SAFEGUARD_MODEL": name,
         }
         loop = [sys.executable, "-m", "workers.bench.baselines", "chat"]
-        with _process(loop, {**environment, **given}, folder / "chat.log"):
+        with process(loop, {**environment, **given}, folder / "chat.log"):
             async with kafka.reader(current, [topics.VERDICTS]) as consumer:
                 answers = await _Answers(consumer).take(count, "chat")
     said = [(at, orjson.loads(value)) for _, at, value in answers]

@@ -1,0 +1,160 @@
+"""Releases on a broker: history, rollback, shadows, retirement; and a release while events flow."""
+
+import asyncio
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from policies.errors import PolicyError
+from policies.files import LIBRARY, load, load_library
+from streams import kafka as kafka_bus
+from streams import releases, topics
+from streams.bench import release as measurement
+from streams.cli import app
+from streams.errors import BusError, ConfigurationError
+from streams.policy_feed import PolicyFeed
+from streams.releases import Author
+
+NAME = "self-harm"
+SCRIPTED = Path(__file__).parents[1] / "faults" / "reasoner.py"
+
+
+@pytest.fixture
+def run(broker, monkeypatch):
+    """A command line on topics of this test's own."""
+    monkeypatch.setenv("SAFEGUARD_BOOTSTRAP", broker.bootstrap)
+    monkeypatch.setenv("SAFEGUARD_PREFIX", broker.prefix)
+    asyncio.run(kafka_bus.create_topics(broker))
+
+    def invoke(*words):
+        result = CliRunner().invoke(app, ["policy", *words])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.stdout
+
+    return invoke
+
+
+async def followed(settings):
+    """What a process that reads the topic from its beginning has in force."""
+    feed, caught_up = PolicyFeed(), asyncio.Event()
+    task = asyncio.create_task(feed.follow(settings, caught_up))
+    await asyncio.wait_for(caught_up.wait(), 20)
+    task.cancel()
+    return feed.policies
+
+
+def test_a_policys_life_from_its_release_to_its_retirement(run, broker, tmp_path):
+    shutil.copytree(LIBRARY / NAME, tmp_path / NAME)
+    edited = tmp_path / NAME / "policy.md"
+    first = load(edited)
+    edited.write_text(first.document.replace("sadness alone never violates", "sadness never violates"))
+    second = load(edited)
+
+    assert f"released {NAME} version {first.version} revision 1" in run(
+        "release", NAME, "--why", "begin", "--by", "ann"
+    )
+    assert "revision 2" in run("release", str(edited), "--why", "shorter", "--by", "ben")
+    edited.write_text(second.document.replace("- SH5: ", "- SH6: "))
+    with pytest.raises(PolicyError, match=r"policy\.md:11: error: SH5 has no line"):
+        run("release", str(edited), "--why", "broken")
+    assert f"to version {first.version}, now revision 3" in run("rollback", NAME, "--why", "ben was wrong")
+    edited.write_text(second.document)
+    assert "as a shadow on 10.00% of content" in run("release", str(edited), "--shadow", "0.1", "--by", "ben")
+    in_force = json.loads(run("list", "--released", "--json"))
+    assert [(r["version"], r["revision"], r["shadow"]) for r in in_force] == [
+        (first.version, 3, ""),
+        (second.version, 4, "0.1"),
+    ]
+    policies = asyncio.run(followed(broker))
+    assert policies.released[NAME].revision == 3
+    assert (policies.shadows[NAME].revision, policies.shadows[NAME].share) == (4, 0.1)
+
+    run("release", str(edited), "--why", "the shadow was right")
+    assert asyncio.run(followed(broker)).shadows == {}
+    run("rollback", NAME, "--to", "1", "--why", "once more")
+    run("retire", NAME, "--why", "replaced")
+    assert json.loads(run("list", "--released", "--json")) == []
+    assert asyncio.run(followed(broker)).released == {}
+    with pytest.raises(ConfigurationError, match="is not in force"):
+        run("retire", NAME)
+    assert "revision 7" in run("release", NAME, "--why", "back again"), "a revision is never given twice"
+
+    history = json.loads(run("history", NAME, "--json"))
+    assert [(e["action"], e["revision"]) for e in history] == [
+        *(("release", 1), ("release", 2), ("rollback", 3), ("shadow", 4), ("release", 5), ("end-shadow", "")),
+        *(("rollback", 6), ("retire", ""), ("release", 7)),
+    ]
+    assert [e["by"] for e in history[:2]] == ["ann", "ben"]
+    assert [e["why"] for e in history[:3]] == ["begin", "shorter", "ben was wrong"]
+    assert NAME in run("history")
+    for which in ("live", "7", "1", first.version[:6]):
+        assert asyncio.run(releases.past(broker)).find(NAME, which).version == first.version
+    shown = run("diff", f"{NAME}@{second.version}", f"{NAME}@live", "--text-only")
+    assert "+You review user content about suicide" in shown
+    assert "sadness never violates" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("rollback", NAME), "has no release before"),
+        (("rollback", NAME, "--to", "9"), "has no release '9'"),
+        (("retire", NAME), "is not in force; there are: none"),
+        (("history", NAME), "nothing was done to a policy 'self-harm'; there are: none yet"),
+        (("compare", NAME), "no shadow of self-harm has judged anything yet"),
+        (("diff", f"{NAME}@live", NAME, "--text-only"), "has no release 'live'"),
+        (("release", "nonsense"), "no policy 'nonsense'"),
+    ],
+)
+def test_what_cannot_be_done_is_said_with_what_there_is(run, words, message):
+    with pytest.raises(ConfigurationError, match=message):
+        run(*words)
+
+
+async def test_two_operators_at_once_never_give_a_revision_twice(kafka):
+    await kafka_bus.create_topics(kafka)
+    policy = load_library()[NAME]
+
+    async def one(name):
+        try:
+            return await releases.release(kafka, [policy], Author("at once", name))
+        except BusError as error:
+            assert "another process does the same" in str(error)
+            return []
+
+    made = [r.revision for found in await asyncio.gather(*(one(f"operator {n}") for n in range(4))) for r in found]
+    assert made
+    assert len(set(made)) == len(made)
+    assert [change.release.revision for change in (await releases.past(kafka)).changes] == sorted(made)
+
+
+async def test_broken_records_between_releases_stop_nobody(broker):
+    await kafka_bus.create_topics(broker)
+    await releases.release(broker, [load_library()[NAME]], Author("test"))
+    async with kafka_bus.producer(broker) as producer:
+        for value in (b"not json", b"{}", b'{"policy_id": "self-harm", "version": "x"}', b"\xff" * 2000, b"[" * 9000):
+            await producer.send_and_wait(broker.prefix + topics.POLICIES, value=value, key=NAME.encode())
+            await producer.send_and_wait(broker.prefix + topics.POLICIES_HISTORY, value=value, key=NAME.encode())
+    await releases.release(broker, [load_library()["fraud-spam"]], Author("test"))
+    policies = await followed(broker)
+    assert set(policies.released) == {NAME, "fraud-spam"}
+    assert [change.policy_id for change in (await releases.past(broker)).changes] == [NAME, "fraud-spam"]
+
+
+async def test_a_release_under_load_loses_nothing_and_mixes_nothing(kafka_address, tmp_path):
+    reasoner = [sys.executable, str(SCRIPTED), str(tmp_path / "calls")]
+    found = await measurement.release(kafka_address, 1000, 9, 30, tmp_path, lambda line: None, reasoner)
+    counts = found["counts"]
+    assert counts["events"] == counts["answered"] == 9000
+    wrong = {name for name in counts if name.startswith("verdicts_by")} | {
+        *("unanswered", "answered_twice", "dead_letters", "undetermined"),
+    }
+    assert {name: counts[name] for name in wrong} == dict.fromkeys(wrong, 0)
+    assert counts["verdicts"] > 100
+    for row in found["variants"].values():
+        assert None not in (row["first_cleared_s"], row["first_verdict_s"])
