@@ -96,17 +96,19 @@ class Document:
 
     def read_front(self) -> _FrontMatter | None:
         """The front matter, or None when there are problems."""
+        # The loader in C, because it is linear in the text and refuses what is nested too deeply: releases are read by
+        # running processes.
         try:
-            for event in yaml.parse(self.front, Loader=yaml.SafeLoader):
+            for event in yaml.parse(self.front, Loader=yaml.CSafeLoader):
                 # A few lines of aliases can stand for gigabytes.
                 if isinstance(event, yaml.NodeEvent) and event.anchor:
                     line = event.start_mark.line + 2 if event.start_mark else 2
                     self.error(line, "yaml", "write it out: anchors and aliases (& and *) are not read")
                     return None
-            self._root = yaml.compose(self.front, Loader=yaml.SafeLoader)
+            self._root = yaml.compose(self.front, Loader=yaml.CSafeLoader)
             if self._twice(self._root):
                 return None
-            return msgspec.convert(yaml.safe_load(self.front), _FrontMatter)
+            return msgspec.convert(yaml.load(self.front, Loader=yaml.CSafeLoader), _FrontMatter)
         except msgspec.ValidationError as error:
             self._mistyped(str(error))
         except yaml.MarkedYAMLError as error:

@@ -256,7 +256,9 @@ def test_a_damaged_document_is_a_policy_or_a_policy_error_and_nothing_else(at, c
 @pytest.mark.parametrize(
     "front",
     [
-        "a: " + "[" * 5000,
+        "a: " + "[" * 150_000,
+        "a: " + "[" * 990 + "]" * 990,
+        "\n".join(" " * depth + "a:" for depth in range(600)),
         "a: 2026-13-45",
         "a: !!timestamp x",
         "a: !!python/object/apply:os.system [ls]",
