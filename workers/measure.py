@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Sequence
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -45,6 +46,10 @@ class Measurement:
 @contextlib.asynccontextmanager
 async def measurement(current: Settings) -> AsyncIterator[Measurement]:
     """Start the engine that the settings name, and end it after."""
+    # What is measured is read by people: a worker's log has vLLM's warnings.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    out = console(stderr=True)
+    out.print(f"starting {current.servers or current.model}; a model takes most of a minute on a CPU", highlight=False)
     engine = await start_engine(current)
     try:
         yield Measurement(engine, current.max_tokens)

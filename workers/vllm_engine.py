@@ -24,7 +24,11 @@ CPU_BLOCK = 32  # tokens of the prefix cache's unit; the default of 128 would le
 
 
 # Defaults for vLLM that a deployment may still override.
-QUIET = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
+QUIET = {
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # standard output is for what a command was asked for
+    "VLLM_NO_USAGE_STATS": "1",
+}
 ON_CPU = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     # With this, the engine's process computes by itself. A second process for that would be waited for by spinning, which

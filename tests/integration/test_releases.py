@@ -11,13 +11,22 @@ from typer.testing import CliRunner
 
 from policies.errors import PolicyError
 from policies.files import LIBRARY, load, load_library
+from policies.parsing import parse
+from policies.tokens import encoding
+from streams import comparing, releases, topics
 from streams import kafka as kafka_bus
-from streams import releases, topics
 from streams.bench import release as measurement
+from streams.classifier import Classifier
 from streams.cli import app
 from streams.errors import BusError, ConfigurationError
+from streams.memory import StoredRecord
 from streams.policy_feed import PolicyFeed
+from streams.prefilter import Audit, Prefilter
+from streams.records import ContentEvent, Verdict, decode, encode, now
 from streams.releases import Author
+from workers.inference import Completion
+from workers.judge import Judge
+from workers.reasoner import Economy
 
 NAME = "self-harm"
 SCRIPTED = Path(__file__).parents[1] / "faults" / "reasoner.py"
@@ -158,3 +167,61 @@ async def test_a_release_under_load_loses_nothing_and_mixes_nothing(kafka_addres
     assert counts["verdicts"] > 100
     for row in found["variants"].values():
         assert None not in (row["first_cleared_s"], row["first_verdict_s"])
+
+
+class Stern:
+    """A model that finds everything violating under a text that says so, and nothing under another."""
+
+    model = "stand-in"
+    longest = 16_384
+    slots = 8
+    capacity = None
+    well = True
+
+    async def generate(self, question):
+        final = {"violation": 0, "rule_ids": ["SH5"], "confidence": "high", "reason": "It encourages nobody."}
+        if "sadness violates" in question.policy_text:
+            final |= {"violation": 1, "rule_ids": ["SH1"], "reason": "It is sad."}
+        text = (
+            f"<|channel|>analysis<|message|>So.<|end|><|start|>assistant<|channel|>final<|message|>{json.dumps(final)}"
+        )
+        tokens = encoding().encode(f"{text}<|return|>", allowed_special="all")
+        return Completion(tokens, 100, 0)
+
+
+async def test_a_shadow_is_judged_beside_the_version_in_force_and_compared(broker, monkeypatch):
+    """From the release through both stages to the command that compares, over a broker's topics."""
+    await kafka_bus.create_topics(broker)
+    document = load_library()[NAME].document
+    stern = parse(
+        document.replace("sadness alone never violates", "sadness violates").replace("[suicide,", "[sad, suicide,")
+    )
+    await releases.release(broker, [load_library()[NAME]], Author("test"))
+    await releases.release(broker, [stern], Author("test"), shadow=1.0)
+    feed = PolicyFeed()
+    async for record in kafka_bus.read_all(broker, [topics.POLICIES]):
+        feed.take(record.key, record.value)
+    texts = [*["a talk on suicide prevention"] * 6, *["i am so sad today"] * 3, "the bus was late"]
+    events = [
+        StoredRecord(topics.EVENTS, 0, n, 0, f"c{n}".encode(), encode(ContentEvent(f"c{n}", text, now())))
+        for n, text in enumerate(texts)
+    ]
+    judge = Judge(Stern(), feed, Economy(500))
+    async with kafka_bus.producer(broker) as producer:
+        for output in Prefilter(Classifier(), feed, Audit(0, 0)).judge(events):
+            made = [output]
+            if output.topic in (topics.ESCALATIONS, topics.ESCALATIONS_SHADOW):
+                made += await judge.judge(StoredRecord(output.topic, 0, 0, 0, output.key, output.value))
+            for one in made:
+                await producer.send_and_wait(broker.prefix + one.topic, value=one.value, key=one.key)
+    enforced = [decode(r.value, Verdict) async for r in kafka_bus.read_all(broker, [topics.VERDICTS])]
+    assert {(v.policy_version, v.decision) for v in enforced} == {(load_library()[NAME].version, "safe")}
+    found = await comparing.from_kafka(broker, NAME)
+    assert (found.both, found.to_violates.count, found.agree.count) == (6, 6, 0)
+    assert (found.only_shadow.count, found.only_shadow.of, found.waiting) == (3, 3, 0)
+    monkeypatch.setenv("SAFEGUARD_BOOTSTRAP", broker.bootstrap)
+    monkeypatch.setenv("SAFEGUARD_PREFIX", broker.prefix)
+    shown = (await asyncio.to_thread(CliRunner().invoke, app, ["policy", "compare", NAME])).stdout
+    assert f"beside shadow {stern.version}" in shown
+    assert "It is sad." in shown
+    assert "a talk on" not in shown, "content stays on its topics"
