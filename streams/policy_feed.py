@@ -15,7 +15,7 @@ from policies.errors import PolicyError
 from policies.parsing import parse
 from streams import kafka, topics
 from streams.errors import RecordError
-from streams.records import SHADOW, PolicyRelease, decode
+from streams.records import SHADOW, PolicyRelease, decode, policy_key
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class PolicyFeed:
     def __init__(self) -> None:
         self.policies = PolicySet({})
         self.changed = asyncio.Event()
+        self._ended: dict[bytes, int] = {}  # keys to the last revision before they ended
 
     def take(self, key: bytes | None, value: bytes | None) -> None:
         """Apply one record of moderation.policies. Never raises, whatever the record."""
@@ -55,7 +56,9 @@ class PolicyFeed:
         if value is None:
             name = (key or b"").decode("utf-8", "replace")
             of_kind = shadows if name.endswith(SHADOW) else released
-            of_kind.pop(name.removesuffix(SHADOW), None)
+            ended = of_kind.pop(name.removesuffix(SHADOW), None)
+            if ended is not None and key is not None:
+                self._ended[key] = ended.revision
             log.info("policy %s is retired", name)
         else:
             try:
@@ -89,13 +92,18 @@ class PolicyFeed:
     async def wait_for(
         self, policy_id: str, revision: int, patience: float, *, shadow: bool = False
     ) -> Released | None:
-        """The policy (or its shadow) at this revision or a newer one; None when it has not come within `patience` seconds."""
+        """The policy (or its shadow) at this revision or a newer one; None when it has ended since, or has not come within
+        `patience` seconds.
+        """
+        key = policy_key(policy_id, shadow=shadow)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 while True:
                     found = (self.policies.shadows if shadow else self.policies.released).get(policy_id)
                     if found is not None and found.revision >= revision:
                         return found
+                    if found is None and self._ended.get(key, 0) >= revision:
+                        return None
                     self.changed.clear()
                     await self.changed.wait()
         return None

@@ -110,7 +110,8 @@ def _fit_for_release(ids: list[str] | None, library: Path) -> list[Policy]:
     """Named policies, or all of the library; each checked. Raises PolicyError with all that is wrong."""
     if not ids:
         return checking.require(checking.check_library(library))
-    return checking.require([checking.check(policy_path(name, library)) for name in ids])
+    paths = [(policy_path(name, library), not name.endswith(".md")) for name in ids]
+    return checking.require([checking.check(path, named_by_folder=by_id) for path, by_id in paths])
 
 
 @app.command("release")

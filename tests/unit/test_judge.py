@@ -454,3 +454,19 @@ async def test_a_shadow_that_has_ended_is_answered_undetermined(feed, monkeypatc
     (verdict,) = await Judge(Scripted(), feed, Economy(500))([escalation(lane="shadow", revision=3)])
     assert decode(verdict.value, Verdict).decision == "undetermined"
     assert verdict.topic == topics.REPLAYS
+
+
+async def test_content_escalated_under_a_policy_that_has_ended_since_holds_no_place(feed):
+    feed.take(POLICY.id.encode(), None)
+    async with asyncio.timeout(1):
+        (verdict,) = await Judge(Scripted(), feed, Economy(500))([escalation()])
+    assert decode(verdict.value, Verdict).reason == "the policy is no longer in force"
+
+
+async def test_a_release_after_the_end_is_waited_for(feed):
+    feed.take(POLICY.id.encode(), None)
+    judging_it = asyncio.create_task(judged(Scripted(said()), feed, escalation(revision=4)))
+    await asyncio.sleep(0.01)
+    made = PolicyRelease(POLICY.id, POLICY.version, 4, POLICY.document, datetime.now(UTC), "test")
+    feed.take(made.key, encode(made))
+    assert (await judging_it)[1].decision == "violates"
