@@ -87,21 +87,23 @@ class _Shadow(NamedTuple):
     released: Released
 
 
-def _usable(policies: PolicySet, classifier: Classifier) -> PolicySet:
-    """Those of the policies whose gates can be made ready, each by itself."""
+def _usable(policies: PolicySet, former: PolicySet, classifier: Classifier) -> PolicySet:
+    """The policies, but in the place of each whose gate cannot be made ready its former release, if there is one."""
     kept: list[dict[str, Released]] = []
-    for group in (policies.released, policies.shadows):
+    for group, before in ((policies.released, former.released), (policies.shadows, former.shadows)):
         kept.append({})
         for name, released in group.items():
             try:
                 Gates([released.policy], classifier)
             except Exception as error:  # whatever is in a release, the process goes on
                 log.error(  # noqa: TRY400  (no traceback: patterns and terms may quote content)
-                    "policy %s revision %d is left out, its gate cannot be made ready: %s",
+                    "policy %s revision %d is not taken, its gate cannot be made ready: %s",
                     name,
                     released.revision,
                     type(error).__name__,
                 )
+                if name in before:
+                    kept[-1][name] = before[name]
             else:
                 kept[-1][name] = released
     return PolicySet(*kept)
@@ -120,6 +122,7 @@ class _Rules:
             _Shadow(column, in_force.index(name) if name in policies.released else None, released)
             for column, (name, released) in enumerate(policies.shadows.items(), self.live)
         ]
+        self.shadow_seeds = np.array([_number(f"{name}{SHADOW}") for name in policies.shadows], dtype=np.uint64)
         self.gates = Gates([r.policy for r in self.released], classifier)
         gates = [r.policy.gate for r in self.released]
         self.everything = np.array([gate.everything for gate in gates], dtype=bool)
@@ -157,13 +160,13 @@ class Prefilter:
     def renew(self) -> None:
         """Make the rules of the policies in force; meanwhile, in another thread, the former ones go on deciding.
 
-        A policy whose gate cannot be made ready is left out, with a line in the log: the others stay in force.
+        A release whose gate cannot be made ready is not taken, with a line in the log: what it follows stays in force.
         """
         policies, classifier = self._feed.policies, self._rules.gates.classifier
         try:
             self._rules = _Rules(policies, classifier)
         except Exception:  # some gate is at fault; which, is found by making each by itself
-            self._rules = _Rules(_usable(policies, classifier), classifier)
+            self._rules = _Rules(_usable(policies, self._rules.policies, classifier), classifier)
         self._made_of = policies
 
     async def __call__(self, records: Sequence[Record]) -> list[Output]:
@@ -232,29 +235,22 @@ class Prefilter:
             else:
                 why = _Why(column, self._sure(rules, said, i, column))
             judged.setdefault(i, []).append(why)
-        for shadow in rules.shadows:
-            wants = (sure | (concerned & (draws < rules.shares)))[:, shadow.column]
-            of_share = drawn(contents, np.array([_number(f"{shadow.released.policy.id}{SHADOW}")], dtype=np.uint64))[
-                :, 0
-            ]
+        wanted = sure | (concerned & (draws < rules.shares))
+        in_share = drawn(contents, rules.shadow_seeds)
+        for number, shadow in enumerate(rules.shadows):
             live = np.zeros(len(events), dtype=bool)
             if shadow.beside is not None:
                 live = (sure | sampled)[:, shadow.beside]
-            for i in np.flatnonzero((wants | live) & (of_share < shadow.released.share)).tolist():
-                result = self._shadowed(
-                    rules, said, i, shadow.column, wanted=bool(wants[i]), surely=bool(sure[i, shadow.column])
-                )
+            chosen = (wanted[:, shadow.column] | live) & (in_share[:, number] < shadow.released.share)
+            for i in np.flatnonzero(chosen).tolist():
+                result = self._result("live", rules, said, i, shadow.column)
+                if sure[i, shadow.column]:
+                    result = self._sure(rules, said, i, shadow.column)
+                elif wanted[i, shadow.column]:
+                    result = self._result("sample", rules, said, i, shadow.column)
                 result = msgspec.structs.replace(result, live=bool(live[i]), rate=shadow.released.share)
                 judged.setdefault(i, []).append(_Why(shadow.column, result, "shadow"))
         return judged, self._nearest(rules, said, passed)
-
-    def _shadowed(
-        self, rules: _Rules, said: Scored, i: int, column: int, *, wanted: bool, surely: bool
-    ) -> PrefilterResult:
-        """Why a shadow judges an event: by its own gate, or because the version in force does."""
-        if not wanted:
-            return self._result("live", rules, said, i, column)
-        return self._sure(rules, said, i, column) if surely else self._result("sample", rules, said, i, column)
 
     def _sure(self, rules: _Rules, said: Scored, i: int, column: int) -> PrefilterResult:
         if rules.everything[column]:

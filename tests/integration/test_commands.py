@@ -32,7 +32,7 @@ def safeguard(environment):
     def run(*arguments, given=None):
         command = [SAFEGUARD, *arguments]
         done = subprocess.run(
-            command, input=given, capture_output=True, text=True, timeout=60, env=environment, check=False
+            command, input=given, capture_output=True, text=True, timeout=240, env=environment, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -266,19 +266,23 @@ def test_a_shadow_of_a_policy_that_is_not_in_force_yet_clears_nothing_by_itself(
     assert decode(outputs[1].value, Verdict).policy_version == feed.policies.version
 
 
-def test_a_gate_that_cannot_be_made_ready_leaves_the_others_in_force(classifier, monkeypatch, caplog):
+def test_a_gate_that_cannot_be_made_ready_leaves_in_force_what_was(classifier, monkeypatch, caplog):
     feed = releasing(document_with(terms=["alpha"]))
     prefilter = Prefilter(classifier, feed, Audit(0, 0))
     release(feed, load_library()["self-harm"].document, 2)
+    release(feed, document_with(terms=["alpha", "beta", "too much"]), 3)
     made = prefilter_module.Gates
 
     def failing(policies, classifier):
-        if any(policy.id == "self-harm" for policy in policies):
+        if any(policy.id == "self-harm" or "too much" in policy.gate.terms for policy in policies):
             raise MemoryError
         return made(policies, classifier)
 
     monkeypatch.setattr(prefilter_module, "Gates", failing)
     prefilter.renew()
     assert prefilter.current
-    assert "self-harm revision 2 is left out" in caplog.text
-    assert [o.topic for o in prefilter.judge([event("alpha", 1)])] == [topics.ESCALATIONS]
+    assert "self-harm revision 2 is not taken" in caplog.text
+    assert "fraud-spam revision 3 is not taken" in caplog.text
+    outputs = prefilter.judge([event("alpha", 1), event("beta", 2)])
+    assert [o.topic for o in outputs] == [topics.ESCALATIONS, topics.CLEARED]
+    assert decode(outputs[0].value, Escalation).policy_revision == 1
