@@ -34,9 +34,12 @@ for group, parent in (("safeguard.bench", bench.app), ("safeguard.policy", polic
 
 
 def main() -> None:
-    """Run a command; an error made on purpose is one line on standard error and exit status 1."""
+    """Run a command; an error made on purpose is said on standard error, with exit status 1."""
     try:
         app()
-    except (SafeguardError, PolicyError) as error:
+    except PolicyError as error:  # it begins with file and line, as editors read them
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except SafeguardError as error:
         print(f"safeguard: {error}", file=sys.stderr)
         sys.exit(1)
