@@ -15,8 +15,9 @@ demo: $(VENV)/package-$(EXTRA) ## the whole pipeline on this machine; ARGS="--co
 test: lint ## all checks and tests
 	$(BIN)/pytest $(ARGS)
 
-test-faults: $(VENV)/package-$(EXTRA) ## kills, zombies, lost brokers and poison on a three-broker Kafka; ARGS="--seed 1"
+test-faults: $(VENV)/package-$(EXTRA) ## kills, zombies, lost brokers and poison on a three-broker Kafka, then a replay whose processes are killed; ARGS="--seed 1"
 	$(BIN)/python tests/faults/run.py $(ARGS)
+	$(BIN)/python tests/faults/replay.py
 
 unit: $(VENV)/package-$(EXTRA) ## the tests that need no broker and no model
 	$(BIN)/pytest tests/unit $(ARGS)

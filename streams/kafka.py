@@ -291,6 +291,37 @@ class _PlainWriter:
 
 
 @contextlib.asynccontextmanager
+async def _outsider(settings: Settings, group: str, partitions: Iterable[TopicPartition]) -> AsyncIterator[Any]:
+    """A client that speaks for a group without being a member."""
+    client = AIOKafkaConsumer(**settings.kafka(), group_id=settings.prefix + group, enable_auto_commit=False)
+    try:
+        client.assign(list(partitions))
+        await client.start()
+        yield client
+    except KafkaError as error:
+        raise BusError(f"{settings.bootstrap}: {error!r}") from error
+    finally:
+        await _bounded_stop(client)
+
+
+async def group_positions(settings: Settings, group: str, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+    """Where a group stands in partitions of a topic: the next offset that it reads; without those that it has not read."""
+    wanted = [TopicPartition(settings.prefix + topic, partition) for partition in partitions]
+    async with _outsider(settings, group, wanted) as client:
+        found = {tp.partition: await client.committed(tp) for tp in wanted}
+    return {partition: offset for partition, offset in found.items() if offset is not None}
+
+
+async def set_first_positions(settings: Settings, group: str, topic: str, starts: Mapping[int, int]) -> None:
+    """Where a group that has not read yet begins; positions that it has already stay as they are."""
+    known = await group_positions(settings, group, topic, starts)
+    first = {TopicPartition(settings.prefix + topic, p): at for p, at in starts.items() if p not in known}
+    if first:
+        async with _outsider(settings, group, first) as client:
+            await client.commit({tp: OffsetAndMetadata(at, "") for tp, at in first.items()})
+
+
+@contextlib.asynccontextmanager
 async def producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
     """A plain producer for commands; all acknowledgements, stopped in bounded time."""
     client = AIOKafkaProducer(**settings.kafka(), **_PRODUCER)
@@ -377,6 +408,15 @@ class Ends:
     @classmethod
     async def now(cls, client: AIOKafkaConsumer) -> Ends:
         return cls(client, await client.end_offsets(list(client.assignment())))
+
+    async def fixed(self) -> dict[TopicPartition, int]:
+        """The ends, after a fetch of each partition that has one."""
+        waiting = set(self._open)
+        while waiting:
+            await self._client.getmany(*waiting, timeout_ms=200, max_records=1)
+            waiting = {tp for tp in waiting if (self._client.last_stable_offset(tp) or -1) < 0}
+        await self.open()
+        return dict(self._ends)
 
     async def open(self) -> set[TopicPartition]:
         """The partitions that are not read to their ends yet."""

@@ -43,23 +43,21 @@ class PolicySet(msgspec.Struct, frozen=True):
 
 
 class PolicyFeed:
-    """Holds the newest readable release of each policy. A broken record is logged and changes nothing."""
+    """Holds the newest readable release of each key. A broken record is logged and changes nothing."""
 
     def __init__(self) -> None:
         self.policies = PolicySet({})
         self.changed = asyncio.Event()
+        self._by_key: dict[bytes, Released] = {}
         self._ended: dict[bytes, int] = {}  # keys to the last revision before they ended
 
     def take(self, key: bytes | None, value: bytes | None) -> None:
         """Apply one record of moderation.policies. Never raises, whatever the record."""
-        released, shadows = dict(self.policies.released), dict(self.policies.shadows)
         if value is None:
-            name = (key or b"").decode("utf-8", "replace")
-            of_kind = shadows if name.endswith(SHADOW) else released
-            ended = of_kind.pop(name.removesuffix(SHADOW), None)
+            ended = self._by_key.pop(key or b"", None)
             if ended is not None and key is not None:
                 self._ended[key] = ended.revision
-            log.info("policy %s is retired", name)
+            log.info("policy %s is retired", (key or b"").decode("utf-8", "replace"))
         else:
             try:
                 release = decode(value, PolicyRelease)
@@ -71,13 +69,13 @@ class PolicyFeed:
                     "a record of moderation.policies is ignored, the policies stay as they were: %s", error
                 )
                 return
-            if release.shadow is None:
-                released[policy.id] = Released(policy, release.revision)
-            else:
-                shadows[policy.id] = Released(policy, release.revision, release.shadow)
-            kind = "in force" if release.shadow is None else f"a shadow on {release.shadow:.1%} of content"
-            log.info("policy %s is %s: version %s, revision %d", policy.id, kind, policy.version, release.revision)
-        self.policies = PolicySet(released, shadows)
+            share = 1.0 if release.shadow is None else release.shadow
+            self._by_key[release.key] = Released(policy, release.revision, share)
+            log.info("policy %s is taken: version %s, revision %d", key.decode(), policy.version, release.revision)
+        self.policies = PolicySet(
+            {r.policy.id: r for key, r in self._by_key.items() if key == policy_key(r.policy.id)},
+            {r.policy.id: r for key, r in self._by_key.items() if key == policy_key(r.policy.id, SHADOW)},
+        )
         self.changed.set()
 
     async def wait_for_any(self) -> PolicySet:
@@ -89,20 +87,17 @@ class PolicyFeed:
             await self.changed.wait()
         return self.policies
 
-    async def wait_for(
-        self, policy_id: str, revision: int, patience: float, *, shadow: bool = False
-    ) -> Released | None:
-        """The policy (or its shadow) at this revision or a newer one; None when it has ended since, or has not come within
-        `patience` seconds.
+    async def wait_for(self, key: bytes, revision: int, patience: float) -> Released | None:
+        """What stands under a key of moderation.policies, at this revision or a newer one; None when it has ended since, or has
+        not come within `patience` seconds.
         """
-        key = policy_key(policy_id, shadow=shadow)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 while True:
-                    found = (self.policies.shadows if shadow else self.policies.released).get(policy_id)
+                    found = self._by_key.get(key)
                     if found is not None and found.revision >= revision:
                         return found
-                    if found is None and self._ended.get(key, 0) >= revision:
+                    if found is None and self._ended.get(key, -1) >= revision:
                         return None
                     self.changed.clear()
                     await self.changed.wait()

@@ -58,7 +58,7 @@ class Audit(msgspec.Struct, frozen=True):
     far: float = 0.002
 
 
-class _Why(NamedTuple):
+class Why(NamedTuple):
     """Why an event is judged under a policy (by its column), or which gate came nearest to wanting it."""
 
     column: int
@@ -66,7 +66,7 @@ class _Why(NamedTuple):
     lane: Lane = "live"
 
 
-def _number(name: str) -> int:
+def hashed(name: str) -> int:
     """64 bits of a hash."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
 
@@ -122,12 +122,12 @@ class _Rules:
             _Shadow(column, in_force.index(name) if name in policies.released else None, released)
             for column, (name, released) in enumerate(policies.shadows.items(), self.live)
         ]
-        self.shadow_seeds = np.array([_number(f"{name}{SHADOW}") for name in policies.shadows], dtype=np.uint64)
+        self.shadow_seeds = np.array([hashed(f"{name}{SHADOW}") for name in policies.shadows], dtype=np.uint64)
         self.gates = Gates([r.policy for r in self.released], classifier)
         gates = [r.policy.gate for r in self.released]
         self.everything = np.array([gate.everything for gate in gates], dtype=bool)
         self.shares = np.array([gate.sample for gate in gates], dtype=np.float64)
-        self.seeds = np.array([_number(r.policy.id) for r in self.released], dtype=np.uint64)
+        self.seeds = np.array([hashed(r.policy.id) for r in self.released], dtype=np.uint64)
 
     def concerned(self, events: Sequence[ContentEvent]) -> Flags:
         """[events, policies]: whether this policy is to look at this event at all."""
@@ -172,6 +172,10 @@ class Prefilter:
     async def __call__(self, records: Sequence[Record]) -> list[Output]:
         return self.judge(records)
 
+    def ask(self, events: Sequence[ContentEvent]) -> tuple[dict[int, list[Why]], list[Released]]:
+        """Why events are judged, by their number; a column is the number of a policy in the list."""
+        return self._ask(self._rules, events)[0], self._rules.released
+
     def judge(self, records: Sequence[Record]) -> list[Output]:
         """Outputs for these records, in their order: an event is escalated under some policies or cleared under all.
 
@@ -206,7 +210,7 @@ class Prefilter:
 
     def _ask(
         self, rules: _Rules, events: Sequence[ContentEvent]
-    ) -> tuple[dict[int, list[_Why]], list[PrefilterResult | None]]:
+    ) -> tuple[dict[int, list[Why]], list[PrefilterResult | None]]:
         """Why events are judged, by their number; and for each the gate that came nearest, if it has a classifier's."""
         said = rules.gates.ask([event.text for event in events])
         found = np.zeros(said.scores.shape, dtype=bool)
@@ -216,7 +220,7 @@ class Prefilter:
         sure = concerned & (said.over | found | rules.everything)
         passed = concerned & ~sure
         passed[:, rules.live :] = False  # a shadow clears nothing, and is not audited
-        contents = np.array([_number(e.content_id) for e in events], dtype=np.uint64)
+        contents = np.array([hashed(e.content_id) for e in events], dtype=np.uint64)
         draws = drawn(contents, rules.seeds)
         sampled = passed & (draws < rules.shares)
         passed &= ~sampled
@@ -224,16 +228,16 @@ class Prefilter:
         rates = np.where(near, self._audit.near, self._audit.far)
         audited = passed & (draws < rules.shares + (1 - rules.shares) * rates)
 
-        judged: dict[int, list[_Why]] = {}
+        judged: dict[int, list[Why]] = {}
         for i, column in np.argwhere((sure | sampled | audited)[:, : rules.live]).tolist():
             if sampled[i, column]:
-                why = _Why(column, self._result("sample", rules, said, i, column, rate=float(rules.shares[column])))
+                why = Why(column, self._result("sample", rules, said, i, column, rate=float(rules.shares[column])))
             elif audited[i, column]:
                 stratum: Stratum = "near" if near[i, column] else "far"
                 rate = float(rates[i, column] * (1 - rules.shares[column]))
-                why = _Why(column, self._result("audit", rules, said, i, column, rate=rate, stratum=stratum), "audit")
+                why = Why(column, self._result("audit", rules, said, i, column, rate=rate, stratum=stratum), "audit")
             else:
-                why = _Why(column, self._sure(rules, said, i, column))
+                why = Why(column, self._sure(rules, said, i, column))
             judged.setdefault(i, []).append(why)
         wanted = sure | (concerned & (draws < rules.shares))
         in_share = drawn(contents, rules.shadow_seeds)
@@ -249,7 +253,7 @@ class Prefilter:
                 elif wanted[i, shadow.column]:
                     result = self._result("sample", rules, said, i, shadow.column)
                 result = msgspec.structs.replace(result, live=bool(live[i]), rate=shadow.released.share)
-                judged.setdefault(i, []).append(_Why(shadow.column, result, "shadow"))
+                judged.setdefault(i, []).append(Why(shadow.column, result, "shadow"))
         return judged, self._nearest(rules, said, passed)
 
     def _sure(self, rules: _Rules, said: Scored, i: int, column: int) -> PrefilterResult:
@@ -325,7 +329,7 @@ def _escalated(
     record: Record,
     event: ContentEvent,
     rules: _Rules,
-    why: _Why,
+    why: Why,
     moment: datetime,
     latency: dict[str, float],
     trace: list[tuple[str, bytes]],

@@ -23,12 +23,15 @@ Decision = Literal["violates", "safe", "undetermined"]
 Stage = Literal["prefilter", "reasoner"]
 Lane = Literal["live", "audit", "shadow", "replay"]
 Change = Literal["release", "rollback", "retire", "shadow", "end-shadow"]
+ReplayState = Literal["running", "paused", "cancelled", "escalated"]
 Stratum = Literal["near", "far"]
 Confidence = Literal["low", "medium", "high"]
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 Headers = Sequence[tuple[str, bytes]]
 
-SHADOW = ".shadow"  # after a policy's id: the key of its shadow
+# Places of a policy on moderation.policies beside its version in force, written after its id.
+SHADOW = ".shadow"
+REPLAYED = ".replay."  # and the version
 EVERY_POLICY = "*"  # policy_id of a verdict that clears content under all policies that apply to it
 
 
@@ -153,7 +156,7 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
 class PolicyRelease(msgspec.Struct, frozen=True, omit_defaults=True):
     """moderation.policies: the whole document, and the distilled label that its gate names; revision counts the releases
     of this policy from 1. shadow: the share of content, 0 to 1, that is judged under it beside the version in force, for
-    comparison only; None for the version in force.
+    comparison only; None for the version in force. replay: a version that replays judge by, whatever is in force.
     """
 
     policy_id: str
@@ -165,16 +168,20 @@ class PolicyRelease(msgspec.Struct, frozen=True, omit_defaults=True):
     why: str = ""
     distilled: str | None = None
     shadow: float | None = None
+    replay: bool = False
 
     @property
     def key(self) -> bytes:
-        """Its key on moderation.policies: a policy has a place for its version in force and one for a shadow."""
-        return policy_key(self.policy_id, shadow=self.shadow is not None)
+        """Its key on moderation.policies: a policy has a place for its version in force, one for a shadow, and one for each
+        version that is replayed."""
+        if self.replay:
+            return policy_key(self.policy_id, REPLAYED + self.version)
+        return policy_key(self.policy_id, "" if self.shadow is None else SHADOW)
 
 
-def policy_key(policy_id: str, *, shadow: bool) -> bytes:
-    """The key of a policy's version in force, or of its shadow, on moderation.policies."""
-    return f"{policy_id}{SHADOW if shadow else ''}".encode()
+def policy_key(policy_id: str, place: str = "") -> bytes:
+    """The key of a policy on moderation.policies: of its version in force, or of another place of it."""
+    return f"{policy_id}{place}".encode()
 
 
 class PolicyChange(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -188,6 +195,48 @@ class PolicyChange(msgspec.Struct, frozen=True, omit_defaults=True):
     changed_by: str
     why: str = ""
     release: PolicyRelease | None = None
+
+
+class Replayed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A policy of a replay: the version to judge by, and the one that it is compared with, if there is one. Documents are
+    whole.
+    """
+
+    policy_id: str
+    version: str
+    document: str
+    distilled: str | None = None
+    before_version: str | None = None
+    before_document: str | None = None
+    before_distilled: str | None = None
+
+
+class Replay(msgspec.Struct, frozen=True, omit_defaults=True):
+    """moderation.replays.jobs: content of the past, judged again. Everything that a runner needs is in it.
+
+    starts and ends are offsets of content.events by partition, the end excluded; both are fixed when it is made. sample
+    and noise are shares, 0 to 1: of the content, and of what is judged that the version before judges again. surfaces,
+    languages and decisions choose content; empty means all. decisions are those of the versions before.
+    """
+
+    replay_id: str
+    policies: tuple[Replayed, ...]
+    starts: dict[str, int]
+    ends: dict[str, int]
+    state: ReplayState
+    created_at: datetime
+    created_by: str
+    why: str = ""
+    sample: float = 1.0
+    noise: float = 0.1
+    surfaces: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """Offsets between the starts and the ends."""
+        return sum(end - self.starts[partition] for partition, end in self.ends.items())
 
 
 class Origin(msgspec.Struct, frozen=True):

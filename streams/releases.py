@@ -15,6 +15,7 @@ from streams import kafka, topics
 from streams.bus import Output
 from streams.errors import ConfigurationError, RecordError
 from streams.records import (
+    SHADOW,
     Change,
     PolicyChange,
     PolicyRelease,
@@ -81,7 +82,7 @@ async def past(settings: Settings) -> Past:
                 newest[record.key or b""] = decode(record.value, PolicyRelease)
     return Past(
         changes,
-        {r.policy_id: r for r in newest.values() if r.shadow is None},
+        {r.policy_id: r for r in newest.values() if r.shadow is None and not r.replay},
         {r.policy_id: r for r in newest.values() if r.shadow is not None},
     )
 
@@ -186,7 +187,7 @@ async def _change_policies(settings: Settings, plan: Callable[[Past], list[Polic
         changes = plan(await past(settings))
         outputs = []
         for change in changes:
-            key = policy_key(change.policy_id, shadow=change.action in ("shadow", "end-shadow"))
+            key = policy_key(change.policy_id, SHADOW if change.action in ("shadow", "end-shadow") else "")
             value = encode(change.release) if change.release else None
             outputs.append(Output(topics.POLICIES, key, value, [schema_header(PolicyRelease)]))
             entry = encode(change)

@@ -14,6 +14,7 @@ from streams.records import (
     PolicyChange,
     PolicyRelease,
     Rationale,
+    Replay,
     Verdict,
 )
 
@@ -26,6 +27,7 @@ CLEARED = "moderation.cleared"
 VERDICTS = "moderation.verdicts"
 RATIONALES = "moderation.rationales"
 REPLAYS = "moderation.replays"
+REPLAY_JOBS = "moderation.replays.jobs"
 POLICIES = "moderation.policies"
 POLICIES_HISTORY = "moderation.policies.history"
 ACTIONS = "moderation.actions"
@@ -75,6 +77,7 @@ CATALOGUE: tuple[Topic, ...] = (
     Topic(VERDICTS, "content_id", Verdict, retention=90 * DAY),
     Topic(RATIONALES, "verdict_id", Rationale, retention=90 * DAY, cleanup="compact,delete"),
     Topic(REPLAYS, "content_id", Verdict, retention=30 * DAY),
+    Topic(REPLAY_JOBS, "replay_id", Replay, cleanup="compact", partitions=1),
     Topic(POLICIES, "policy_id", PolicyRelease, cleanup="compact", partitions=1),
     Topic(POLICIES_HISTORY, "policy_id", PolicyChange, retention=FOREVER, partitions=1),
     Topic(ACTIONS, "content_id", None, retention=90 * DAY),

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from policies.document import EFFORTS, Effort, Policy
 from streams import topics
 from streams.bus import Output, Record
-from streams.policy_feed import PolicyFeed
+from streams.policy_feed import PolicyFeed, Released
 from streams.records import (
+    REPLAYED,
+    SHADOW,
     Decision,
     Escalation,
     Lane,
@@ -23,6 +25,7 @@ from streams.records import (
     encode,
     milliseconds_since,
     now,
+    policy_key,
     schema_header,
     verdict_id,
 )
@@ -61,19 +64,28 @@ class Judge:
         return [output for record in records for output in await self.judge(record)]
 
     def _in_force(self, instead: Policy | None = None) -> list[Policy]:
-        """The policies in force, with a shadow in the place of its version in force."""
+        """The policies in force, with this one in the place of its version in force."""
         policies = {name: released.policy for name, released in self._feed.policies.released.items()}
         return list((policies | {instead.id: instead} if instead else policies).values())
+
+    async def _released(self, escalation: Escalation) -> Released | None:
+        """The version to judge by: of live content and audits that in force at the escalation or a newer one; of a shadow
+        likewise; of a replay the very version that it names.
+        """
+        place, revision = "", escalation.policy_revision
+        if escalation.lane == "shadow":
+            place = SHADOW
+        in_force = self._feed.policies.released.get(escalation.policy_id)
+        if escalation.lane == "replay" and (in_force is None or in_force.policy.version != escalation.policy_version):
+            place, revision = REPLAYED + escalation.policy_version, 0
+        return await self._feed.wait_for(policy_key(escalation.policy_id, place), revision, POLICY_PATIENCE)
 
     async def judge(self, record: Record) -> list[Output]:
         """A verdict and its rationale for one escalation; an undetermined one where no judgement can be had."""
         escalation = decode(record.value, Escalation)
         started, clock = now(), time.perf_counter()
         event, lane = escalation.event, escalation.lane
-        shadow = lane == "shadow"
-        released = await self._feed.wait_for(
-            escalation.policy_id, escalation.policy_revision, POLICY_PATIENCE, shadow=shadow
-        )
+        released = await self._released(escalation)
         asked: Effort = "low"
         version, together, score_map = escalation.policy_version, None, None
         if released is None:
@@ -81,7 +93,7 @@ class Judge:
         else:
             policy = released.policy
             version, asked, score_map = policy.version, policy.effort, policy.judging.score_map
-            wanted = brief.of(policy, self._in_force(instead=policy if shadow else None))
+            wanted = brief.of(policy, self._in_force(instead=policy))
             together = wanted.version if len(wanted.policies) > 1 else None
             effort = self._effort(wanted.effort, lane, record.timestamp)
             judgement, cached = await self._ask(wanted, effort, escalation)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import orjson
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from policies.document import Policy
 from policies.files import load
@@ -47,6 +49,17 @@ def console(*, stderr: bool = False) -> Console:
     """Where tables go; a file or a pipe has no width of its own."""
     shown = Console(stderr=stderr)
     return shown if shown.is_terminal else Console(stderr=stderr, width=150)
+
+
+def show_rows(rows: list[dict[str, Any]], none: str, *, as_json: bool) -> None:
+    """Rows as a table, or as JSON for programs; `none` is what to say of no rows."""
+    if as_json:
+        print(orjson.dumps(rows).decode())
+        return
+    table = Table(*(rows[0] if rows else [none]), box=None)
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    console().print(table)
 
 
 def needs_extra(error: ImportError, extra: str) -> ConfigurationError:

@@ -15,7 +15,7 @@ from policies import check as checking
 from policies.document import Policy
 from policies.files import LIBRARY, load_library
 from streams import comparing, kafka, releases, settings
-from streams.cli.options import Bootstrap, Json, Library, console, policy_path
+from streams.cli.options import Bootstrap, Json, Library, console, policy_path, show_rows
 from streams.errors import ConfigurationError
 from streams.records import PolicyChange
 from streams.releases import Author
@@ -54,17 +54,7 @@ def show(
             {"id": p.id, "version": p.version, "title": p.title, "owner": p.owner, "rules": ", ".join(p.rules)}
             for p in load_library(library).values()
         ]
-    _rows(rows, "no policies", as_json=as_json)
-
-
-def _rows(rows: list[dict[str, Any]], none: str, *, as_json: bool) -> None:
-    if as_json:
-        print(orjson.dumps(rows).decode())
-        return
-    table = Table(*(rows[0] if rows else [none]), box=None)
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    console().print(table)
+    show_rows(rows, "no policies", as_json=as_json)
 
 
 @app.command("check")
@@ -191,7 +181,7 @@ def history(
     if policy_id and not rows:
         ids = ", ".join(sorted({change.policy_id for change in known.changes})) or "none yet"
         raise ConfigurationError(f"nothing was done to a policy {policy_id!r}; there are: {ids}")
-    _rows(rows, "nothing yet", as_json=as_json)
+    show_rows(rows, "nothing yet", as_json=as_json)
 
 
 def _entry(change: PolicyChange) -> dict[str, Any]:

@@ -34,6 +34,7 @@ COMMANDS = [
         "policy retire",
         "policy history",
     ),
+    *("replay start", "replay status", "replay resume"),
     *("reason calibrate", "bench reason", "bench release"),
 ]
 

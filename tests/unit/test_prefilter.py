@@ -14,7 +14,7 @@ from streams import topics
 from streams.classifier import Classifier
 from streams.memory import StoredRecord
 from streams.policy_feed import PolicyFeed
-from streams.prefilter import Audit, Prefilter, _number, drawn
+from streams.prefilter import Audit, Prefilter, drawn, hashed
 from streams.records import DeadLetter, Escalation, PolicyRelease, Verdict, decode, encode
 
 INSULT = "you are a stupid worthless bitch, kill yourself"
@@ -136,8 +136,8 @@ def test_equal_events_get_equal_verdict_ids(classifier, feed):
 
 
 def test_a_sample_is_drawn_at_its_rate_and_always_alike():
-    contents = np.array([_number(f"content-{n}") for n in range(20_000)], dtype=np.uint64)
-    policies = np.array([_number("p"), _number("q")], dtype=np.uint64)
+    contents = np.array([hashed(f"content-{n}") for n in range(20_000)], dtype=np.uint64)
+    policies = np.array([hashed("p"), hashed("q")], dtype=np.uint64)
     draws = drawn(contents, policies)
     assert (draws == drawn(contents, policies)).all()
     taken = draws < 0.1

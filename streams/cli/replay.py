@@ -1,0 +1,214 @@
+"""safeguard replay."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import msgspec
+import orjson
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from policies import check as checking
+from policies.files import LIBRARY
+from streams import kafka, replay, settings
+from streams.cli.options import Bootstrap, Json, Library, console, needs_extra, policy_path, show_rows
+from streams.errors import ConfigurationError
+from streams.process import Stop, configure_logging
+from streams.records import Decision, Replay, ReplayState
+from streams.releases import Author
+
+app = typer.Typer(no_args_is_help=True, help="Content of the past, judged again by another version of a policy.")
+
+ReplayId = Annotated[str, typer.Argument(metavar="REPLAY", help="Id of a replay, or the beginning of it.")]
+_AGO = re.compile(r"(\d+)([smhd])\Z")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def _moment(given: str | None, option: str) -> datetime | None:
+    """A moment as RFC 3339, or so long ago, as in 7d."""
+    if given is None:
+        return None
+    ago = _AGO.match(given)
+    if ago:
+        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    try:
+        found = datetime.fromisoformat(given)
+    except ValueError:
+        raise ConfigurationError(
+            f"{option}: write a time as 2026-01-31T12:00:00Z, or so long ago as 7d, 12h, 30m"
+        ) from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _decisions(given: list[str]) -> tuple[Decision, ...]:
+    try:
+        return msgspec.convert(given, tuple[Decision, ...])
+    except msgspec.ValidationError:
+        raise ConfigurationError(f"--decision: violates, safe or undetermined, not {', '.join(given)}") from None
+
+
+@app.command("start")
+def start(
+    policies: Annotated[
+        list[str],
+        typer.Argument(metavar="POLICY...", help="Policies to judge by: ids of the library, or policy.md files."),
+    ],
+    library: Library = LIBRARY,
+    since: Annotated[
+        str | None,
+        typer.Option(help="From events written at this time on: 2026-01-31T12:00:00Z, or 7d for seven days ago."),
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="To events written before this time.")] = None,
+    first: Annotated[int | None, typer.Option(min=0, help="First offset, in each partition.")] = None,
+    last: Annotated[int | None, typer.Option(min=0, help="Last offset, in each partition.")] = None,
+    sample: Annotated[
+        float, typer.Option(min=0.0001, max=1.0, help="Share of the content, by a hash of its id.")
+    ] = 1.0,
+    noise: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Share that the version in force judges again: flips between equal texts mean nothing.",
+        ),
+    ] = 0.1,
+    surface: Annotated[
+        list[str] | None, typer.Option(help="Only content of this surface; may be given several times.")
+    ] = None,
+    language: Annotated[list[str] | None, typer.Option(help="Only content in this language; likewise.")] = None,
+    decision: Annotated[
+        list[str] | None,
+        typer.Option(help="Only content that was judged so before: violates, safe or undetermined; likewise."),
+    ] = None,
+    why: Annotated[str, typer.Option(help="Why, for the record.")] = "",
+    by: Annotated[str | None, typer.Option(help="Who, for the record; by default who is logged in.")] = None,
+    bootstrap: Bootstrap = None,
+    as_json: Json = False,
+) -> None:
+    """Judge content of the past by a version of a policy that need not be in force: what the version in force or the new one
+    would escalate goes through the replay lane, its verdicts to moderation.replays, where no enforcement reads.
+
+    The end is fixed now. Ctrl-C leaves it where it is, and so does a crash: go on with replay resume.
+    """
+    wanted = checking.require([checking.check(policy_path(name, library)) for name in policies])
+    current = settings.load(bootstrap=bootstrap)
+    chosen = replay.Wanted(
+        wanted,
+        _moment(since, "--since"),
+        _moment(until, "--until"),
+        first,
+        last,
+        sample,
+        noise,
+        tuple(surface or ()),
+        tuple(language or ()),
+        _decisions(decision or []),
+    )
+
+    async def create() -> Replay:
+        await kafka.wait_for_broker(current, patience=10)
+        return await replay.create(current, chosen, Author(why, by) if by else Author(why))
+
+    _run(current, asyncio.run(create()), as_json=as_json)
+
+
+def _run(current: settings.Settings, job: Replay, *, as_json: bool) -> None:
+    try:
+        from streams.classifier import SHIPPED, Classifier
+    except ImportError as error:
+        raise needs_extra(error, "prefilter") from error
+    configure_logging("WARNING")
+    out = console(stderr=True)
+    versions = ", ".join(f"{one.policy_id} {one.version}" for one in job.policies)
+    out.print(f"replay {job.replay_id}: {job.total:,} events under {versions}", highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+
+    async def work() -> str:
+        with Stop() as stop, Progress(*columns, console=out) as progress:
+            task = progress.add_task("escalating", total=job.total)
+            begun, before = time.monotonic(), -1
+
+            def told(done: int) -> None:
+                nonlocal before
+                before = done if before < 0 else before
+                rate = (done - before) / max(0.1, time.monotonic() - begun)
+                progress.update(task, completed=done, description=f"escalating, {rate:,.0f} events/s")
+
+            classifier = Classifier(current.prefilter_model or SHIPPED)
+            return await replay.run(current, job, classifier, stop.event, told)
+
+    state = asyncio.run(work())
+    if as_json:
+        print(orjson.dumps({"replay_id": job.replay_id, "state": state, "events": job.total}).decode())
+    elif state == "running":
+        print(f"replay {job.replay_id} stopped; go on with: safeguard replay resume {job.replay_id}")
+    else:
+        print(f"replay {job.replay_id} is {state}; see: safeguard replay status {job.replay_id}")
+
+
+@app.command("status")
+def status(
+    replay_id: Annotated[str | None, typer.Argument(metavar="[REPLAY]", help="Only this replay.")] = None,
+    bootstrap: Bootstrap = None,
+    as_json: Json = False,
+) -> None:
+    """How far replays are: events read, escalated, judged."""
+    current = settings.load(bootstrap=bootstrap)
+
+    async def work() -> list[dict[str, Any]]:
+        known = await replay.jobs(current)
+        chosen = [await replay.job(current, replay_id)] if replay_id else list(known.values())
+        counts = await replay.counts(current, {job.replay_id for job in chosen})
+        return [
+            {
+                "replay": job.replay_id,
+                "state": job.state,
+                "policies": ", ".join(f"{one.policy_id} {one.version}" for one in job.policies),
+                "read": await replay.progress(current, job),
+                "of": job.total,
+                "escalated": counts[job.replay_id][0],
+                "judged": counts[job.replay_id][1],
+                "by": job.created_by,
+                "why": job.why,
+            }
+            for job in chosen
+        ]
+
+    show_rows(asyncio.run(work()), "no replays", as_json=as_json)
+
+
+@app.command("pause")
+def pause(replay_id: ReplayId, bootstrap: Bootstrap = None) -> None:
+    """Stop a replay where it is, whoever runs it; what is escalated already will be judged."""
+    _set(replay_id, "paused", bootstrap)
+
+
+@app.command("cancel")
+def cancel(replay_id: ReplayId, bootstrap: Bootstrap = None) -> None:
+    """End a replay for good; what was escalated and is not judged yet is answered undetermined, without asking the model."""
+    _set(replay_id, "cancelled", bootstrap)
+
+
+def _set(replay_id: str, state: ReplayState, bootstrap: str | None) -> None:
+    current = settings.load(bootstrap=bootstrap)
+
+    async def work() -> Replay:
+        return await replay.set_state(current, await replay.job(current, replay_id), state)
+
+    print(f"replay {asyncio.run(work()).replay_id} is {state}")
+
+
+@app.command("resume")
+def resume(replay_id: ReplayId, bootstrap: Bootstrap = None, as_json: Json = False) -> None:
+    """Go on with a replay that was paused, stopped or killed, from its last commit."""
+    current = settings.load(bootstrap=bootstrap)
+
+    async def work() -> Replay:
+        return await replay.set_state(current, await replay.job(current, replay_id), "running")
+
+    _run(current, asyncio.run(work()), as_json=as_json)

@@ -1,0 +1,161 @@
+"""A replay of 100,000 events on Apache Kafka whose runner and reasoner are killed: python tests/faults/replay.py.
+
+Says what it does; its last line is one JSON object. Exit status 0 only if under read_committed each event that either
+version of the policy wants was judged once by the new version, and those drawn for noise once by the old one.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+from infra import brokers
+from policies.files import load_library, with_changes
+from policies.parsing import parse
+from streams import kafka, releases, replay, settings, topics
+from streams.records import ContentEvent, Verdict, decode, encode
+
+BIN = Path(sys.executable).parent
+NAME = "hate-harassment"
+NOISE = 0.1
+KILLS = (0.25, 0.6)  # of what is to be done, twice each
+PATIENCE = 300.0  # seconds
+
+
+def say(text):
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def version(document, *terms):
+    nothing = dict.fromkeys(("labels", "threshold", "sample", "calibration"))
+    return with_changes(document, "gate", **nothing, terms=list(terms))
+
+
+class Process:
+    """A process that is started again after it was killed."""
+
+    def __init__(self, name, command, environment, folder):
+        self.name, self.command, self.environment, self.log = name, command, environment, folder / f"{name}.log"
+        self.start()
+
+    def start(self):
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(self.command, env=self.environment, stdout=out, stderr=out)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        say(f"killed the {self.name}")
+
+
+async def publish(current, count):
+    words = ("only the old gate", "only the new gate", "either gate", "no one")
+    async with kafka.producer(current) as producer:
+        for number in range(count):
+            event = ContentEvent(f"c{number}", f"{words[number % 4]} {number}", datetime.now(UTC))
+            await producer.send(current.prefix + topics.EVENTS, key=f"c{number}".encode(), value=encode(event))
+        await producer.flush()
+
+
+async def run(address, count, folder):
+    current = settings.load(bootstrap=address, prefix="faults.", partitions=4, session_timeout_ms=6000)
+    await kafka.create_topics(current)
+    document = load_library()[NAME].document
+    old = parse(version(document, "old gate", "either gate"))
+    changed = version(document, "new gate", "either gate").replace(
+        "You review user content", "You look at user content"
+    )
+    new = parse(changed)
+    (folder / "policy.md").write_text(changed)
+    await releases.release(current, [old], releases.Author("faults"))
+    say(f"publishing {count:,} events")
+    await publish(current, count)
+    environment = {**os.environ, "SAFEGUARD_BOOTSTRAP": address, "SAFEGUARD_PREFIX": current.prefix}
+    environment |= {"SAFEGUARD_SESSION_TIMEOUT_MS": "6000", "SAFEGUARD_REASONER_PORT": str(brokers.free_port())}
+    reasoner = [sys.executable, str(Path(__file__).with_name("reasoner.py")), str(folder / "calls")]
+    judging = Process("reasoner", reasoner, environment, folder)
+    start = [BIN / "safeguard", "replay", "start", str(folder / "policy.md"), "--noise", str(NOISE)]
+    running = Process("runner", start, environment, folder)
+    try:
+        return await watch(current, count, old.version, new.version, running, judging)
+    finally:
+        running.process.kill()
+        judging.process.kill()
+
+
+async def watch(current, count, old, new, running, judging):
+    found, kills = Counter(), {"runner": 0, "reasoner": 0}
+    wanted = {f"c{n}" for n in range(count) if n % 4 != 3}
+    deadline, moved = time.monotonic() + PATIENCE, 0
+    async with kafka.reader(current, [topics.REPLAYS]) as consumer:
+        while True:
+            for records in (await consumer.getmany(timeout_ms=300)).values():
+                for record in records:
+                    verdict = decode(record.value, Verdict)
+                    found[verdict.content_id, verdict.policy_version] += 1
+            judged = sum(v == new for _, v in found)
+            if judged > moved:
+                moved, deadline = judged, time.monotonic() + PATIENCE
+            assert time.monotonic() < deadline, f"{judged} of {len(wanted)} were judged, and no more come"
+            jobs = list((await replay.jobs(current)).values())
+            done = await replay.progress(current, jobs[0]) if jobs else 0
+            if kills["runner"] < len(KILLS) and jobs and KILLS[kills["runner"]] * count < done < count:
+                running.kill()
+                kills["runner"] += 1
+                running.command = [BIN / "safeguard", "replay", "resume", jobs[0].replay_id]
+                running.start()
+            if kills["reasoner"] < len(KILLS) and judged > KILLS[kills["reasoner"]] * len(wanted):
+                judging.kill()
+                kills["reasoner"] += 1
+                judging.start()
+            if jobs and jobs[0].state == "escalated":
+                counts = (await replay.counts(current, {jobs[0].replay_id}))[jobs[0].replay_id]
+                if counts[0] == counts[1] == sum(found.values()):
+                    break
+    by_new = {content for content, v in found if v == new}
+    by_old = {content for content, v in found if v == old}
+    summary = {
+        "events": count,
+        "wanted": len(wanted),
+        "judged": len(by_new),
+        "missing": len(wanted - by_new),
+        "not_wanted": len(by_new - wanted),
+        "judged_again_by_the_old_version": len(by_old),
+        "judged_twice": sum(times > 1 for times in found.values()),
+        "kills": kills,
+    }
+    again_at_most = {f"c{n}" for n in range(count) if n % 4 in (0, 2)}
+    summary["passed"] = (
+        by_new == wanted
+        and by_old <= again_at_most
+        and abs(len(by_old) / len(again_at_most) - NOISE) < NOISE / 4
+        and not summary["judged_twice"]
+        and set(kills.values()) == {len(KILLS)}
+    )
+    return summary
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--events", type=int, default=100_000)
+    options = parser.parse_args()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    with tempfile.TemporaryDirectory(prefix="safeguard-replay-") as folder, brokers.kafka_cluster(1, "768m") as nodes:
+        summary = asyncio.run(run(brokers.addresses(nodes), options.events, Path(folder)))
+        if not summary["passed"]:
+            for log in sorted(Path(folder).glob("*.log")):
+                print(f"--- end of {log.name}\n{log.read_text(errors='replace')[-1500:]}")
+    print(json.dumps(summary))
+    sys.exit(0 if summary["passed"] else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""Replays: what is chosen, that each event is escalated once whatever is killed, and what an operator does to them."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from policies.files import load_library, with_changes
+from policies.parsing import parse
+from policies.tokens import encoding
+from streams import kafka as kafka_bus
+from streams import releases, replay, topics
+from streams.classifier import Classifier
+from streams.cli import app
+from streams.errors import ConfigurationError
+from streams.memory import StoredRecord
+from streams.policy_feed import PolicyFeed
+from streams.records import ContentEvent, Escalation, Verdict, decode, encode
+from streams.releases import Author
+from streams.replay import Chooser, Wanted
+from workers.inference import Completion
+from workers.judge import Judge
+from workers.reasoner import Economy
+
+SAFEGUARD = Path(sys.executable).with_name("safeguard")
+NAME = "fraud-spam"
+WHEN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def version(word, **gate):
+    """The fraud policy with a changed text and this gate only."""
+    nothing = dict.fromkeys(("labels", "threshold", "sample", "calibration"))
+    document = with_changes(load_library()[NAME].document, "gate", **{**nothing, **gate})
+    return parse(document.replace("Judge what", f"{word} what"))
+
+
+OLD, NEW = version("Judge", terms=["old", "both"]), version("Weigh", terms=["new", "both"])
+OTHER = load_library()["self-harm"]
+TEXTS = ("old", "new", "both", "neither")
+
+
+def event(number, **more):
+    return ContentEvent(f"c{number}", f"{TEXTS[number % 4]} {number}", WHEN, **more)
+
+
+def job(**more):
+    known = {"sample": 1.0, "noise": 0.0, "surfaces": (), "languages": (), "decisions": ()} | more
+    replayed = replay.Replayed(NAME, NEW.version, NEW.document, None, OLD.version, OLD.document)
+    return replay.Replay("r1", (replayed,), {"0": 10}, {"0": 50}, "running", WHEN, "test", **known)
+
+
+async def chosen(events, earlier=(), **more):
+    records = [StoredRecord(topics.EVENTS, 0, n, 0, f"c{n}".encode(), encode(e)) for n, e in enumerate(events)]
+    outputs = await Chooser(job(**more), Classifier(), dict(earlier))(records)
+    assert {o.topic for o in outputs} <= {topics.ESCALATIONS_REPLAY}
+    return [decode(o.value, Escalation) for o in outputs]
+
+
+async def test_what_either_version_wants_is_judged_by_the_new_one_between_the_bounds():
+    found = await chosen([event(n) for n in range(100)])
+    assert {e.event.content_id for e in found} == {f"c{n}" for n in range(10, 50) if n % 4 != 3}
+    assert {(e.lane, e.replay_id, e.policy_version) for e in found} == {("replay", "r1", NEW.version)}
+    gates = {(e.event.text.split()[0], e.prefilter.gate, e.prefilter.live) for e in found}
+    assert gates == {("old", "live", True), ("new", "terms", False), ("both", "terms", True)}
+
+
+async def test_the_version_before_judges_its_share_again():
+    found = Counter(e.policy_version for e in await chosen([event(n) for n in range(50)], noise=1.0))
+    assert found == {NEW.version: 30, OLD.version: 20}
+
+
+async def test_samples_and_filters_choose():
+    events = [event(n, surface="chat" if n % 8 < 4 else "mail", language="de") for n in range(50)]
+    assert {e.event.surface for e in await chosen(events, surfaces=("mail",))} == {"mail"}
+    assert await chosen(events, languages=("fr",)) == []
+    assert 5 < len(await chosen([event(n) for n in range(50)], sample=0.5)) < 25
+    earlier = {(f"c{n}", NAME): "violates" if n < 20 else "safe" for n in range(50)}
+    ids = {e.event.content_id for e in await chosen([event(n) for n in range(50)], earlier, decisions=("violates",))}
+    assert ids == {f"c{n}" for n in range(10, 20) if n % 4 != 3}
+
+
+async def publish(settings, count):
+    async with kafka_bus.producer(settings) as producer:
+        for number in range(count):
+            await producer.send(settings.prefix + topics.EVENTS, key=f"c{number}".encode(), value=encode(event(number)))
+        await producer.send(settings.prefix + topics.EVENTS, key=b"broken", value=b"no event")
+        await producer.flush()
+
+
+async def escalated(settings):
+    return [decode(r.value, Escalation) async for r in kafka_bus.read_all(settings, [topics.ESCALATIONS_REPLAY])]
+
+
+@contextlib.contextmanager
+def running(settings, *words):
+    environment = {**os.environ, "SAFEGUARD_BOOTSTRAP": settings.bootstrap, "SAFEGUARD_PREFIX": settings.prefix}
+    environment["SAFEGUARD_SESSION_TIMEOUT_MS"] = str(settings.session_timeout_ms)
+    command = [SAFEGUARD, "replay", *words]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+async def wait_until_some(settings, least, process):
+    deadline = time.monotonic() + 60
+    while len(found := await escalated(settings)) < least:
+        assert process.poll() is None, process.stderr.read()[-2000:]
+        assert time.monotonic() < deadline
+    return len(found)
+
+
+async def test_a_replay_that_is_killed_twice_escalates_each_event_once(kafka, tmp_path):
+    count = 40_000
+    await kafka_bus.create_topics(kafka)
+    await releases.release(kafka, [OLD], Author("test"))
+    await publish(kafka, count)
+    policy = tmp_path / "policy.md"
+    policy.write_text(NEW.document)
+    killed = []
+    words = ["start", str(policy), "--noise", "0.5", "--why", "test"]
+    for _ in range(2):
+        with running(kafka, *words) as process:
+            killed.append(await wait_until_some(kafka, 1 + (killed[-1] if killed else 0), process))
+            process.send_signal(signal.SIGKILL)
+            await asyncio.to_thread(process.wait)
+        words = ["resume", next(iter(await replay.jobs(kafka)))]
+    with running(kafka, *words, "--json") as process:
+        output, errors = await asyncio.to_thread(process.communicate, timeout=120)
+    assert process.returncode == 0, errors
+    assert json.loads(output)["state"] == "escalated"
+    found = Counter((e.event.content_id, e.policy_version) for e in await escalated(kafka))
+    assert set(found.values()) == {1}
+    assert {content for content, v in found if v == NEW.version} == {f"c{n}" for n in range(count) if n % 4 != 3}
+    again = {content for content, v in found if v == OLD.version}
+    assert len(again) == pytest.approx(count / 4, rel=0.1)
+    assert killed[0] < killed[1] < len(found), "it was killed in the middle"
+    (only,) = (await replay.jobs(kafka)).values()
+    assert (only.state, only.why) == ("escalated", "test")
+    assert await replay.progress(kafka, only) == only.total == count + 1
+
+
+async def test_the_versions_of_a_replay_reach_the_reasoner_and_change_nothing_in_force(broker):
+    await kafka_bus.create_topics(broker)
+    await releases.release(broker, [OLD], Author("test"))
+    await publish(broker, 10)
+    made = await replay.create(broker, Wanted([NEW]), Author("test"))
+    feed = PolicyFeed()
+    async for record in kafka_bus.read_all(broker, [topics.POLICIES]):
+        feed.take(record.key, record.value)
+    assert {name: r.policy.version for name, r in feed.policies.released.items()} == {NAME: OLD.version}
+    for each in (OLD, NEW):
+        found = await feed.wait_for(f"{NAME}.replay.{each.version}".encode(), 0, 0.1)
+        assert found.policy.document == each.document
+    assert (await releases.past(broker)).in_force[NAME].version == OLD.version
+    assert made.total == 11
+
+
+async def test_a_replay_is_paused_resumed_and_cancelled_by_anybody(kafka):
+    await kafka_bus.create_topics(kafka)
+    await publish(kafka, 20)
+    with pytest.raises(ConfigurationError, match="no event lies between these bounds"):
+        await replay.create(kafka, Wanted([NEW], first=1000), Author("test"))
+    made = await replay.create(kafka, Wanted([NEW], first=2, last=5), Author("test"))
+    assert all(end - made.starts[partition] <= 4 for partition, end in made.ends.items())
+    await replay.set_state(kafka, made, "paused")
+    stop = asyncio.Event()
+    assert await replay.run(kafka, made, Classifier(), stop) == "paused"
+    await replay.set_state(kafka, made, "running")
+    assert await replay.run(kafka, made, Classifier(), stop) == "escalated"
+    with pytest.raises(ConfigurationError, match="is escalated: start another one"):
+        await replay.set_state(kafka, made, "paused")
+    with pytest.raises(ConfigurationError, match="0 replays begin with 'nonsense'"):
+        await replay.job(kafka, "nonsense")
+    assert made.policies[0].before_version is None, "the policy was never in force"
+    other = await replay.create(kafka, Wanted([NEW]), Author("test"))
+    await replay.set_state(kafka, other, "cancelled")
+    assert await replay.run(kafka, other, Classifier(), stop) == "cancelled"
+
+
+class Quick:
+    """A model that answers as it is told, at once."""
+
+    model = "stand-in"
+    longest = 16_384
+    slots = 8
+    capacity = None
+    well = True
+
+    async def generate(self, question):
+        violates = "Weigh what" in question.policy_text
+        final = {"violation": int(violates), "rule_ids": ["FS1" if violates else "FS4"], "confidence": "high"}
+        text = json.dumps({**final, "reason": "Because."})
+        said = f"<|channel|>analysis<|message|>So.<|end|><|start|>assistant<|channel|>final<|message|>{text}<|return|>"
+        return Completion(encoding().encode(said, allowed_special="all"), 100, 0)
+
+
+async def test_a_replay_is_judged_by_its_versions_whatever_is_in_force_and_its_state_is_shown(broker, monkeypatch):
+    await kafka_bus.create_topics(broker)
+    await releases.release(broker, [OLD], Author("test"))
+    await publish(broker, 12)
+    made = await replay.create(broker, Wanted([NEW], noise=1.0), Author("why it is", "ann"))
+    assert await replay.run(broker, made, Classifier(), asyncio.Event()) == "escalated"
+    await releases.release(broker, [OTHER], Author("test"))
+    await releases.retire(broker, NAME, Author("test"))
+    feed = PolicyFeed()
+    async for record in kafka_bus.read_all(broker, [topics.POLICIES]):
+        feed.take(record.key, record.value)
+    judge = Judge(Quick(), feed, Economy(500))
+    async with kafka_bus.producer(broker) as producer:
+        async for record in kafka_bus.read_all(broker, [topics.ESCALATIONS_REPLAY]):
+            for output in await judge.judge(record):
+                await producer.send_and_wait(broker.prefix + output.topic, value=output.value, key=output.key)
+    verdicts = [decode(r.value, Verdict) async for r in kafka_bus.read_all(broker, [topics.REPLAYS])]
+    said = Counter((v.policy_version, v.decision, v.lane, v.replay_id) for v in verdicts)
+    assert said == {
+        (NEW.version, "violates", "replay", made.replay_id): 9,
+        (OLD.version, "safe", "replay", made.replay_id): 6,
+    }
+    monkeypatch.setenv("SAFEGUARD_BOOTSTRAP", broker.bootstrap)
+    monkeypatch.setenv("SAFEGUARD_PREFIX", broker.prefix)
+    shown = await asyncio.to_thread(CliRunner().invoke, app, ["replay", "status", made.replay_id[:15], "--json"])
+    (row,) = json.loads(shown.stdout)
+    assert (row["state"], row["read"], row["of"], row["escalated"], row["judged"]) == ("escalated", 13, 13, 15, 15)
+    assert (row["by"], row["why"]) == ("ann", "why it is")
