@@ -6,12 +6,15 @@ import asyncio
 import re
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import orjson
 import typer
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from policies import check as checking
 from policies.files import LIBRARY
@@ -180,6 +183,74 @@ def status(
         ]
 
     show_rows(asyncio.run(work()), "no replays", as_json=as_json)
+
+
+@app.command("diff")
+def diff(
+    replay_id: ReplayId,
+    policy: Annotated[str | None, typer.Option(help="Which of the replay's policies, if it has several.")] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(help="Also write the joined contents to this file: ids, decisions, rules, no texts.")
+    ] = None,
+    bootstrap: Bootstrap = None,
+    as_json: Json = False,
+) -> None:
+    """What a replay changes: flips each way beside the noise floor, by rule and language, with examples and their rationales,
+    and what it cost. It needs the right to read moderation.rationales.
+    """
+    try:
+        from streams import replay_diff
+    except ImportError as error:
+        raise needs_extra(error, "all-cpu") from error
+    current = settings.load(bootstrap=bootstrap)
+
+    async def work() -> replay_diff.Diff:
+        job = await replay.job(current, replay_id)
+        return await replay_diff.compute(current, job, replay_diff.policy_of(job, policy), parquet)
+
+    found = asyncio.run(work())
+    if as_json:
+        print(msgspec.json.encode(found).decode())
+        return
+    before = f"version {found.before_version}" if found.before_version else "not in force before"
+    print(f"replay {found.replay_id}: {found.policy_id}, {before}, now judged by {found.version}")
+    print(
+        f"about {found.events:,} events, {found.wanted:,} wanted by either version, {found.waiting:,} not judged yet, "
+        f"{found.unknown:,} without a verdict before, {found.compared:,} compared"
+    )
+    table = Table("", "contents", "of", "share (95 % interval)", box=None)
+    for name, one in (
+        ("flip to violates", found.to_violates),
+        ("flip to safe", found.to_safe),
+        ("noise floor: flips between equal versions", found.noise),
+        ("violating before, of all events", found.before),
+        ("violating after, of all events", found.after),
+    ):
+        table.add_row(name, f"{one.count:,}", f"{one.of:,}", str(one))
+    console().print(table)
+    if found.by_gate:
+        print(f"{found.by_gate:,} of the flips to safe are content that the new gate would not send to the model")
+    kinds = ("violates", "safe", "undetermined", "cleared")
+    matrix = Table("before \\ after", *kinds, box=None)
+    for name, row in found.decisions.items():
+        matrix.add_row(name, *(f"{row.get(kind, 0):,}" for kind in kinds))
+    console().print(matrix)
+    for title, sides in (("rule", found.rules), ("language", found.languages)):
+        by = Table(title, "to violates", "to safe", "compared", box=None)
+        for name, side in sides.items():
+            by.add_row(name or "not said", f"{side.to_violates:,}", f"{side.to_safe:,}", f"{side.compared:,}")
+        console().print(by)
+    examples = Table("content", "before", "after", "rationale before", "rationale after", box=None)
+    for flip in found.examples:
+        sides_of = ((flip.before, flip.rules_before), (flip.after, flip.rules_after))
+        words = [" ".join([decision, *rules]) for decision, rules in sides_of]
+        examples.add_row(flip.content_id, *words, escape(flip.rationale_before), escape(flip.rationale_after))
+    console().print(examples)
+    spent = found.tokens
+    print(
+        f"cost: {spent.prompt:,} prompt tokens ({spent.cached:,} cached), {spent.completion:,} completion tokens, "
+        f"{found.seconds:,.1f} s of judgements"
+    )
 
 
 @app.command("pause")

@@ -208,7 +208,9 @@ class Quick:
         return Completion(encoding().encode(said, allowed_special="all"), 100, 0)
 
 
-async def test_a_replay_is_judged_by_its_versions_whatever_is_in_force_and_its_state_is_shown(broker, monkeypatch):
+async def test_a_replay_is_judged_by_its_versions_whatever_is_in_force_and_its_state_is_shown(
+    broker, monkeypatch, tmp_path
+):
     await kafka_bus.create_topics(broker)
     await releases.release(broker, [OLD], Author("test"))
     await publish(broker, 12)
@@ -221,6 +223,23 @@ async def test_a_replay_is_judged_by_its_versions_whatever_is_in_force_and_its_s
         feed.take(record.key, record.value)
     judge = Judge(Quick(), feed, Economy(500))
     async with kafka_bus.producer(broker) as producer:
+        for number in (n for n in range(12) if n % 4 in (0, 2)):
+            live = Verdict(
+                *(
+                    f"live-{number}",
+                    f"c{number}",
+                    "sha",
+                    NAME,
+                    OLD.version,
+                    "safe",
+                    "reasoner",
+                    "live",
+                    "m",
+                    WHEN,
+                    ("FS4",),
+                ),
+            )
+            await producer.send_and_wait(broker.prefix + topics.VERDICTS, value=encode(live), key=f"c{number}".encode())
         async for record in kafka_bus.read_all(broker, [topics.ESCALATIONS_REPLAY]):
             for output in await judge.judge(record):
                 await producer.send_and_wait(broker.prefix + output.topic, value=output.value, key=output.key)
@@ -236,3 +255,13 @@ async def test_a_replay_is_judged_by_its_versions_whatever_is_in_force_and_its_s
     (row,) = json.loads(shown.stdout)
     assert (row["state"], row["read"], row["of"], row["escalated"], row["judged"]) == ("escalated", 13, 13, 15, 15)
     assert (row["by"], row["why"]) == ("ann", "why it is")
+    words = ["replay", "diff", made.replay_id, "--json", "--parquet", str(tmp_path / "pairs.parquet")]
+    found = json.loads((await asyncio.to_thread(CliRunner().invoke, app, words)).stdout)
+    assert found["decisions"] == {"cleared": {"violates": 3}, "safe": {"cleared": 3, "violates": 3}}
+    assert (found["to_violates"]["count"], found["to_safe"]["count"], found["compared"]) == (6, 0, 9)
+    assert (found["noise"]["count"], found["noise"]["of"]) == (0, 6)
+    assert {flip["rationale_after"] for flip in found["examples"]} == {"So."}
+    assert (tmp_path / "pairs.parquet").stat().st_size > 500
+    shown = (await asyncio.to_thread(CliRunner().invoke, app, words[:3])).stdout
+    assert "noise floor" in shown
+    assert "flip to violates" in shown
