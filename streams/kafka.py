@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -334,10 +335,14 @@ async def producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
         await _bounded_stop(client)
 
 
+class Write(Protocol):
+    """Writes records together; partitions, where they are given, one for each record, None for that of its key."""
+
+    async def __call__(self, outputs: Sequence[Output], partitions: Sequence[int | None] = ()) -> None: ...
+
+
 @contextlib.asynccontextmanager
-async def exclusive_writer(
-    settings: Settings, name: str
-) -> AsyncIterator[Callable[[Sequence[Output]], Awaitable[None]]]:
+async def exclusive_writer(settings: Settings, name: str) -> AsyncIterator[Write]:
     """A function that writes records all or nothing, for the one holder of a name: whoever opens it later fences the former.
 
     On a broker without transactions they are written one after the other, and nobody is fenced.
@@ -346,12 +351,19 @@ async def exclusive_writer(
     transactional = await has_transactions(settings, group)
     client = AIOKafkaProducer(**settings.kafka(), **_PRODUCER, **({"transactional_id": group} if transactional else {}))
 
-    async def write(outputs: Sequence[Output]) -> None:
+    async def write(outputs: Sequence[Output], partitions: Sequence[int | None] = ()) -> None:
         async with client.transaction() if transactional else contextlib.nullcontext():
-            for output in outputs:
-                topic = settings.prefix + output.topic
-                headers = list(output.headers)
-                await client.send_and_wait(topic, value=output.value, key=output.key, headers=headers)
+            sent = [
+                await client.send(
+                    settings.prefix + output.topic,
+                    value=output.value,
+                    key=output.key,
+                    partition=partition,
+                    headers=list(output.headers),
+                )
+                for output, partition in zip_longest(outputs, partitions)
+            ]
+            await asyncio.gather(*sent)
 
     try:
         await client.start()

@@ -379,3 +379,12 @@ async def _passed(bus: kafka.KafkaBus, replay: Replay) -> bool:
         if end is not None and await bus.consumer.position(TopicPartition(*tp)) < end:
             return False
     return bool(bus.consumer.assignment())
+
+
+def policy_of(replay: Replay, policy_id: str | None) -> Replayed:
+    """The policy of a replay that is meant. Raises ConfigurationError when it has several and none is named."""
+    found = [one for one in replay.policies if policy_id in (None, one.policy_id)]
+    if len(found) != 1:
+        names = ", ".join(one.policy_id for one in replay.policies)
+        raise ConfigurationError(f"name one of the replay's policies with --policy: {names}")
+    return found[0]

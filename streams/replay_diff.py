@@ -18,7 +18,7 @@ import duckdb
 import msgspec
 
 from streams import kafka, topics
-from streams.errors import ConfigurationError, RecordError
+from streams.errors import RecordError
 from streams.records import Escalation, Rationale, Replay, Replayed, Tokens, Verdict, decode
 from streams.settings import Settings
 from streams.shares import Share, share
@@ -307,12 +307,3 @@ def _sides(db: duckdb.DuckDBPyConnection, of: str) -> Iterator[tuple[str, Side]]
         FROM (SELECT {of} AS name, flip FROM pairs WHERE before <> 'unknown') GROUP BY name ORDER BY v + s DESC, name"""  # noqa: S608
     for row in _rows(db, query):
         yield row["name"], Side(row["v"], row["s"], row["n"])
-
-
-def policy_of(replay: Replay, policy_id: str | None) -> Replayed:
-    """The policy of a replay that is meant. Raises ConfigurationError when it has several and none is named."""
-    found = [one for one in replay.policies if policy_id in (None, one.policy_id)]
-    if len(found) != 1:
-        names = ", ".join(one.policy_id for one in replay.policies)
-        raise ConfigurationError(f"name one of the replay's policies with --policy: {names}")
-    return found[0]

@@ -19,10 +19,12 @@ from rich.table import Table
 from policies import check as checking
 from policies.files import LIBRARY
 from streams import kafka, replay, settings
+from streams import promote as promoting
 from streams.cli.options import Bootstrap, Json, Library, console, needs_extra, policy_path, show_rows
 from streams.errors import ConfigurationError
 from streams.process import Stop, configure_logging
-from streams.records import Decision, Replay, ReplayState
+from streams.promote import Way
+from streams.records import Decision, Replay, Replayed, ReplayState
 from streams.releases import Author
 
 app = typer.Typer(no_args_is_help=True, help="Content of the past, judged again by another version of a policy.")
@@ -206,7 +208,7 @@ def diff(
 
     async def work() -> replay_diff.Diff:
         job = await replay.job(current, replay_id)
-        return await replay_diff.compute(current, job, replay_diff.policy_of(job, policy), parquet)
+        return await replay_diff.compute(current, job, replay.policy_of(job, policy), parquet)
 
     found = asyncio.run(work())
     if as_json:
@@ -251,6 +253,69 @@ def diff(
         f"cost: {spent.prompt:,} prompt tokens ({spent.cached:,} cached), {spent.completion:,} completion tokens, "
         f"{found.seconds:,.1f} s of judgements"
     )
+
+
+@app.command("promote")
+def promote(
+    replay_id: ReplayId,
+    policy: Annotated[str | None, typer.Option(help="Which of the replay's policies, if it has several.")] = None,
+    budget: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Refuse when more than this share of what was compared flips.")
+    ] = 0.05,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    bootstrap: Bootstrap = None,
+) -> None:
+    """Make a replay's decisions count: for each content that flips, a verdict on moderation.verdicts that supersedes the one
+    before. Shows the numbers and asks first; can be undone by replay revert.
+    """
+    _publish(replay_id, policy, "promote", budget, bootstrap, yes=yes)
+
+
+@app.command("revert")
+def revert(
+    replay_id: ReplayId,
+    policy: Annotated[str | None, typer.Option(help="Which of the replay's policies, if it has several.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    bootstrap: Bootstrap = None,
+) -> None:
+    """Take back what was promoted: each verdict is superseded by the one that stood before. Content that was judged again
+    since is left alone.
+    """
+    _publish(replay_id, policy, "revert", None, bootstrap, yes=yes)
+
+
+def _publish(
+    replay_id: str, policy: str | None, way: Way, budget: float | None, bootstrap: str | None, *, yes: bool
+) -> None:
+    current = settings.load(bootstrap=bootstrap)
+
+    async def look() -> tuple[Replay, Replayed, promoting.Plan]:
+        job = await replay.job(current, replay_id)
+        chosen = replay.policy_of(job, policy)
+        return job, chosen, await promoting.plan(current, job, chosen, way)
+
+    job, chosen, found = asyncio.run(look())
+    if job.state != "escalated":
+        raise ConfigurationError(f"replay {job.replay_id} is {job.state}: let it come to its end first")
+    for name, count in promoting.preview(found):
+        print(f"{name}: {count:,}")
+    if not found.changes:
+        print("nothing is to be written")
+        return
+    flips = found.share
+    if budget is not None and flips.value is not None and flips.value > budget:
+        raise ConfigurationError(
+            f"{flips.value:.1%} of what was compared would flip, more than the budget of {budget:.1%}: look at "
+            f"safeguard replay diff {job.replay_id}, and raise --budget if that is meant"
+        )
+    verb = "publish" if way == "promote" else "take back"
+    if not yes and not typer.confirm(f"{verb} {len(found.changes):,} verdicts under {chosen.policy_id}?"):
+        raise typer.Exit(1)
+    with Progress(TextColumn("writing"), BarColumn(), TaskProgressColumn(), console=console(stderr=True)) as progress:
+        task = progress.add_task("", total=len(found.changes))
+        told = lambda done, of: progress.update(task, completed=done, total=of)  # noqa: E731
+        written = asyncio.run(promoting.publish(current, job, chosen, way, told))
+    print(f"{written:,} superseding verdicts are on moderation.verdicts")
 
 
 @app.command("pause")

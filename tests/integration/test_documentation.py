@@ -34,7 +34,7 @@ COMMANDS = [
         "policy retire",
         "policy history",
     ),
-    *("replay start", "replay status", "replay diff", "replay resume"),
+    *("replay start", "replay status", "replay diff", "replay promote", "replay revert", "replay resume"),
     *("reason calibrate", "bench reason", "bench release"),
 ]
 

@@ -19,7 +19,7 @@ from policies.files import load_library, with_changes
 from policies.parsing import parse
 from policies.tokens import encoding
 from streams import kafka as kafka_bus
-from streams import releases, replay, topics
+from streams import promote, releases, replay, topics
 from streams.classifier import Classifier
 from streams.cli import app
 from streams.errors import ConfigurationError
@@ -265,3 +265,99 @@ async def test_a_replay_is_judged_by_its_versions_whatever_is_in_force_and_its_s
     shown = (await asyncio.to_thread(CliRunner().invoke, app, words[:3])).stdout
     assert "noise floor" in shown
     assert "flip to violates" in shown
+
+
+def last_decisions(verdicts):
+    return {v.content_id: v.decision for v in verdicts}
+
+
+async def test_flips_are_promoted_once_whatever_happens_and_taken_back(broker, monkeypatch):
+    await kafka_bus.create_topics(broker)
+    await releases.release(broker, [OLD], Author("test"))
+    await publish(broker, 40)
+    monkeypatch.setenv("SAFEGUARD_BOOTSTRAP", broker.bootstrap)
+    monkeypatch.setenv("SAFEGUARD_PREFIX", broker.prefix)
+
+    async def command(*words):
+        return await asyncio.to_thread(CliRunner().invoke, app, ["replay", *words])
+
+    async def verdicts():
+        return [decode(r.value, Verdict) async for r in kafka_bus.read_all(broker, [topics.VERDICTS])]
+
+    made = await replay.create(broker, Wanted([NEW], noise=0.0), Author("test"))
+    assert "is running: let it come to its end" in str((await command("promote", made.replay_id)).exception)
+    assert await replay.run(broker, made, Classifier(), asyncio.Event()) == "escalated"
+    feed = PolicyFeed()
+    async for record in kafka_bus.read_all(broker, [topics.POLICIES]):
+        feed.take(record.key, record.value)
+    judge = Judge(Quick(), feed, Economy(500))
+    async with kafka_bus.producer(broker) as producer:
+        async for record in kafka_bus.read_all(broker, [topics.ESCALATIONS_REPLAY]):
+            number = int(record.key[1:])
+            if number % 4 != 1:  # the gates of the version before let those pass
+                content = record.key.decode()
+                said = ("violates", ("FS1",)) if number % 8 == 0 else ("safe", ("FS4",))
+                live = Verdict(
+                    *(
+                        f"live-{number}",
+                        content,
+                        "sha",
+                        NAME,
+                        OLD.version,
+                        said[0],
+                        "reasoner",
+                        "live",
+                        "m",
+                        WHEN,
+                        said[1],
+                    )
+                )
+                topic = broker.prefix + topics.VERDICTS
+                await producer.send_and_wait(topic, value=encode(live), key=record.key, partition=record.partition)
+            verdict, *_ = await judge.judge(record)
+            topic = broker.prefix + topics.REPLAYS
+            await producer.send_and_wait(topic, value=verdict.value, key=record.key, partition=record.partition)
+    before = last_decisions(await verdicts())
+    assert Counter(before.values()) == {"safe": 15, "violates": 5}
+
+    refused = await command("promote", made.replay_id, "--yes")
+    assert "more than the budget of 5.0%" in str(refused.exception)
+    assert (await command("promote", made.replay_id, "--budget", "1")).exit_code == 1, "nobody said yes"
+    assert len(await verdicts()) == 20
+    monkeypatch.setattr(promote, "CHUNK", 4)
+
+    def dies(done, of):
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await promote.publish(broker, made, made.policies[0], "promote", dies)
+    assert len(await verdicts()) == 24, "it died after one chunk"
+    assert "21 superseding verdicts" in (await command("promote", made.replay_id, "--budget", "1", "--yes")).stdout
+    found = await verdicts()
+    assert len({v.verdict_id for v in found}) == len(found) == 45
+    assert Counter(last_decisions(found).values()) == {"violates": 30}
+    superseded = {v.content_id: v.supersedes for v in found if v.policy_version == NEW.version}
+    assert all(
+        supersedes == (f"live-{content[1:]}" if content in before else None)
+        for content, supersedes in superseded.items()
+    )
+    assert "nothing is to be written" in (await command("promote", made.replay_id, "--budget", "1", "--yes")).stdout
+
+    newer = Verdict(
+        "newer", "c2", "sha", NAME, NEW.version, "safe", "reasoner", "live", "m", datetime.now(UTC), ("FS4",)
+    )
+    partition = next(iter([p async for p in _partition_of(broker, b"c2")]))
+    async with kafka_bus.producer(broker) as producer:
+        topic = broker.prefix + topics.VERDICTS
+        await producer.send_and_wait(topic, value=encode(newer), key=b"c2", partition=partition)
+    assert "24 superseding verdicts" in (await command("revert", made.replay_id, "--yes")).stdout
+    after = last_decisions(await verdicts())
+    cleared = {f"c{n}": "safe" for n in range(40) if n % 4 == 1}
+    assert after == {**before, **cleared}, "as before, and c2 as it was judged since"
+    assert "nothing is to be written" in (await command("revert", made.replay_id, "--yes")).stdout
+
+
+async def _partition_of(broker, key):
+    async for record in kafka_bus.read_all(broker, [topics.REPLAYS]):
+        if record.key == key:
+            yield record.partition

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import duckdb
 import pytest
 
-from streams import replay_diff
+from streams import replay, replay_diff
 from streams.errors import ConfigurationError
 from streams.records import ContentEvent, Escalation, PrefilterResult, Replay, Replayed, Tokens, Verdict
 
@@ -149,7 +149,7 @@ def test_the_rows_hold_no_text(tmp_path):
 
 def test_one_of_several_policies_is_named():
     several = Replay("r2", (POLICY, Replayed("spam", "1", "d")), {}, {}, "escalated", WHEN, "test")
-    assert replay_diff.policy_of(several, "spam").policy_id == "spam"
-    assert replay_diff.policy_of(JOB, None) is POLICY
+    assert replay.policy_of(several, "spam").policy_id == "spam"
+    assert replay.policy_of(JOB, None) is POLICY
     with pytest.raises(ConfigurationError, match="--policy: hate, spam"):
-        replay_diff.policy_of(several, None)
+        replay.policy_of(several, None)
