@@ -271,28 +271,28 @@ def last_decisions(verdicts):
     return {v.content_id: v.decision for v in verdicts}
 
 
-async def test_flips_are_promoted_once_whatever_happens_and_taken_back(broker, monkeypatch):
-    await kafka_bus.create_topics(broker)
-    await releases.release(broker, [OLD], Author("test"))
-    await publish(broker, 40)
-    monkeypatch.setenv("SAFEGUARD_BOOTSTRAP", broker.bootstrap)
-    monkeypatch.setenv("SAFEGUARD_PREFIX", broker.prefix)
+async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, monkeypatch):
+    await kafka_bus.create_topics(kafka)
+    await releases.release(kafka, [OLD], Author("test"))
+    await publish(kafka, 40)
+    monkeypatch.setenv("SAFEGUARD_BOOTSTRAP", kafka.bootstrap)
+    monkeypatch.setenv("SAFEGUARD_PREFIX", kafka.prefix)
 
     async def command(*words):
         return await asyncio.to_thread(CliRunner().invoke, app, ["replay", *words])
 
     async def verdicts():
-        return [decode(r.value, Verdict) async for r in kafka_bus.read_all(broker, [topics.VERDICTS])]
+        return [decode(r.value, Verdict) async for r in kafka_bus.read_all(kafka, [topics.VERDICTS])]
 
-    made = await replay.create(broker, Wanted([NEW], noise=0.0), Author("test"))
+    made = await replay.create(kafka, Wanted([NEW], noise=0.0), Author("test"))
     assert "is running: let it come to its end" in str((await command("promote", made.replay_id)).exception)
-    assert await replay.run(broker, made, Classifier(), asyncio.Event()) == "escalated"
+    assert await replay.run(kafka, made, Classifier(), asyncio.Event()) == "escalated"
     feed = PolicyFeed()
-    async for record in kafka_bus.read_all(broker, [topics.POLICIES]):
+    async for record in kafka_bus.read_all(kafka, [topics.POLICIES]):
         feed.take(record.key, record.value)
     judge = Judge(Quick(), feed, Economy(500))
-    async with kafka_bus.producer(broker) as producer:
-        async for record in kafka_bus.read_all(broker, [topics.ESCALATIONS_REPLAY]):
+    async with kafka_bus.producer(kafka) as producer:
+        async for record in kafka_bus.read_all(kafka, [topics.ESCALATIONS_REPLAY]):
             number = int(record.key[1:])
             if number % 4 != 1:  # the gates of the version before let those pass
                 content = record.key.decode()
@@ -312,10 +312,10 @@ async def test_flips_are_promoted_once_whatever_happens_and_taken_back(broker, m
                         said[1],
                     )
                 )
-                topic = broker.prefix + topics.VERDICTS
+                topic = kafka.prefix + topics.VERDICTS
                 await producer.send_and_wait(topic, value=encode(live), key=record.key, partition=record.partition)
             verdict, *_ = await judge.judge(record)
-            topic = broker.prefix + topics.REPLAYS
+            topic = kafka.prefix + topics.REPLAYS
             await producer.send_and_wait(topic, value=verdict.value, key=record.key, partition=record.partition)
     before = last_decisions(await verdicts())
     assert Counter(before.values()) == {"safe": 15, "violates": 5}
@@ -330,7 +330,7 @@ async def test_flips_are_promoted_once_whatever_happens_and_taken_back(broker, m
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        await promote.publish(broker, made, made.policies[0], "promote", dies)
+        await promote.publish(kafka, made, made.policies[0], "promote", dies)
     assert len(await verdicts()) == 24, "it died after one chunk"
     assert "21 superseding verdicts" in (await command("promote", made.replay_id, "--budget", "1", "--yes")).stdout
     found = await verdicts()
@@ -346,9 +346,9 @@ async def test_flips_are_promoted_once_whatever_happens_and_taken_back(broker, m
     newer = Verdict(
         "newer", "c2", "sha", NAME, NEW.version, "safe", "reasoner", "live", "m", datetime.now(UTC), ("FS4",)
     )
-    partition = next(iter([p async for p in _partition_of(broker, b"c2")]))
-    async with kafka_bus.producer(broker) as producer:
-        topic = broker.prefix + topics.VERDICTS
+    partition = next(iter([p async for p in _partition_of(kafka, b"c2")]))
+    async with kafka_bus.producer(kafka) as producer:
+        topic = kafka.prefix + topics.VERDICTS
         await producer.send_and_wait(topic, value=encode(newer), key=b"c2", partition=partition)
     assert "24 superseding verdicts" in (await command("revert", made.replay_id, "--yes")).stdout
     after = last_decisions(await verdicts())
