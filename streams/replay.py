@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 import msgspec
@@ -347,29 +347,26 @@ async def run(
             current = await job(settings, replay.replay_id)
             if current.state != "running":
                 state = current.state
-                break
-            if engine.ready and engine.idle and await _passed(bus, replay):
+                return
+            # In this order: what was read to the end by then is committed, if nothing is unfinished after that.
+            if engine.ready and await _passed(bus, replay) and engine.idle:
                 owned = {str(tp.partition) for tp in bus.consumer.assignment()}
                 if owned >= set(replay.ends):  # else another runner has the rest, and ends it when it has all
                     state = (await set_state(settings, replay, "escalated")).state
                     told(replay.total)
-                break
+                return
             await asyncio.sleep(1)
-        ending.set()
 
-    async with _running(engine, ending):
-        await watch()
-    return state
-
-
-@contextlib.asynccontextmanager
-async def _running(engine: Engine, ending: asyncio.Event) -> AsyncIterator[None]:
-    task = asyncio.create_task(engine.run(ending))
+    working, watching = asyncio.create_task(engine.run(ending)), asyncio.create_task(watch())
     try:
-        yield
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         ending.set()
-        await task
+        if working.done():  # it ends by itself only when it failed
+            watching.cancel()
+        await working
+    await watching
+    return state
 
 
 async def _passed(bus: kafka.KafkaBus, replay: Replay) -> bool:
