@@ -96,7 +96,9 @@ class Slow(Scripted):
 def escalation(text="some text", *, policy=POLICY.id, revision=3, lane="live", replay=None, number=1):
     event = ContentEvent(f"c{number}", text, datetime.now(UTC))
     result = PrefilterResult("label", "hate", 0.8, 0.3)
-    record = Escalation(event, policy, "old-version", revision, result, lane, datetime.now(UTC), {"queue": 1.0}, replay)
+    # A replay names the very version that judges it.
+    version = POLICY.version if lane == "replay" else "old-version"
+    record = Escalation(event, policy, version, revision, result, lane, datetime.now(UTC), {"queue": 1.0}, replay)
     return StoredRecord("content.escalations", 0, 0, 0, b"c1", encode(record), [("traceparent", b"00-t")])
 
 
