@@ -14,7 +14,7 @@ from policies import files, golden, tokens
 from policies.document import Gate, Policy, pattern_options
 from policies.errors import PolicyError, Problem
 from policies.golden import Row
-from policies.parsing import Document, Line, parse_with_lines, sides_of
+from policies.parsing import Document, Line, parse_with_lines
 
 SECTIONS = ("Instruction", "Definitions", "VIOLATES", "SAFE", "Examples", "Output")
 ASKED_FOR = ("violation", "rule_ids", "confidence", "reason")
@@ -207,8 +207,8 @@ def _example(read: Document, policy: Policy, line: Line) -> _Example | None:
 def _check_sides(read: Document, origin: str, line: int, policy: Policy, decision: str, rules: Sequence[str]) -> None:
     """Rules must be of the decision's side."""
     for rule in rules:
-        (side,) = sides_of([rule], policy)
-        if side == "unknown":
+        side = "violates" if rule in policy.violating else "safe"
+        if rule not in policy.rules:
             message = f"the policy has no rule {rule}; it has {', '.join(policy.rules)}"
             read.problems.append(Problem(origin, line, "error", "unknown-rule", message))
         elif side != decision:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import msgspec
 import re2
@@ -291,8 +291,3 @@ def _compare(read: Document, named: dict[str, str], written: dict[str, int]) -> 
         read.error(read.line("rules", rule), "rules-differ", f"{rule} has no line under ## VIOLATES or ## SAFE")
     for rule in unnamed:
         read.error(written[rule], "rules-differ", f"{rule} is not among the rules of the front matter")
-
-
-def sides_of(rules: Sequence[str], policy: Policy) -> set[str]:
-    """To which sections some rules belong: 'violates', 'safe', 'unknown'."""
-    return {"violates" if rule in policy.violating else "safe" if rule in policy.safe else "unknown" for rule in rules}

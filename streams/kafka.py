@@ -37,6 +37,7 @@ from streams.settings import Settings
 log = logging.getLogger(__name__)
 
 _STOP_SECONDS = 3.0
+_SIGHT_SECONDS = 3.0
 _PRODUCER: dict[str, Any] = {
     "acks": "all",
     "max_batch_size": 2**19,
@@ -292,17 +293,24 @@ class _PlainWriter:
 
 
 @contextlib.asynccontextmanager
-async def _outsider(settings: Settings, group: str, partitions: Iterable[TopicPartition]) -> AsyncIterator[Any]:
-    """A client that speaks for a group without being a member."""
-    client = AIOKafkaConsumer(**settings.kafka(), group_id=settings.prefix + group, enable_auto_commit=False)
+async def _started(settings: Settings, client: Any) -> AsyncIterator[Any]:
+    """A client for as long as it is needed; what the broker refuses is a BusError, and it stops in bounded time."""
     try:
-        client.assign(list(partitions))
         await client.start()
         yield client
     except KafkaError as error:
         raise BusError(f"{settings.bootstrap}: {error!r}") from error
     finally:
         await _bounded_stop(client)
+
+
+@contextlib.asynccontextmanager
+async def _outsider(settings: Settings, group: str, partitions: Iterable[TopicPartition]) -> AsyncIterator[Any]:
+    """A client that speaks for a group without being a member."""
+    client = AIOKafkaConsumer(**settings.kafka(), group_id=settings.prefix + group, enable_auto_commit=False)
+    client.assign(list(partitions))
+    async with _started(settings, client):
+        yield client
 
 
 async def group_positions(settings: Settings, group: str, topic: str, partitions: Iterable[int]) -> dict[int, int]:
@@ -325,14 +333,8 @@ async def set_first_positions(settings: Settings, group: str, topic: str, starts
 @contextlib.asynccontextmanager
 async def producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
     """A plain producer for commands; all acknowledgements, stopped in bounded time."""
-    client = AIOKafkaProducer(**settings.kafka(), **_PRODUCER)
-    try:
-        await client.start()
+    async with _started(settings, AIOKafkaProducer(**settings.kafka(), **_PRODUCER)) as client:
         yield client
-    except KafkaError as error:
-        raise BusError(f"{settings.bootstrap}: {error!r}") from error
-    finally:
-        await _bounded_stop(client)
 
 
 class Write(Protocol):
@@ -344,6 +346,7 @@ class Write(Protocol):
 @contextlib.asynccontextmanager
 async def exclusive_writer(settings: Settings, name: str) -> AsyncIterator[Write]:
     """A function that writes records all or nothing, for the one holder of a name: whoever opens it later fences the former.
+    What it wrote can be read when it returns: a transaction is committed a moment before its records come into sight.
 
     On a broker without transactions they are written one after the other, and nobody is fenced.
     """
@@ -363,17 +366,24 @@ async def exclusive_writer(settings: Settings, name: str) -> AsyncIterator[Write
                 )
                 for output, partition in zip_longest(outputs, partitions)
             ]
-            await asyncio.gather(*sent)
+            written = await asyncio.gather(*sent)
+        if transactional:
+            await _in_sight(sight, {TopicPartition(at.topic, at.partition): at.offset for at in written})
 
-    try:
-        await client.start()
-        yield write
-    except _FENCED as error:
-        raise BusError(f"another process does the same at this moment ({name}); try again") from error
-    except KafkaError as error:
-        raise BusError(f"{settings.bootstrap}: {error!r}") from error
-    finally:
-        await _bounded_stop(client)
+    sight = AIOKafkaConsumer(**settings.kafka(), group_id=None, isolation_level="read_committed")
+    async with _started(settings, client), _started(settings, sight):
+        try:
+            yield write
+        except _FENCED as error:
+            raise BusError(f"another process does the same at this moment ({name}); try again") from error
+
+
+async def _in_sight(client: AIOKafkaConsumer, last: Mapping[TopicPartition, int]) -> None:
+    """Wait until readers of what is committed see these offsets; not for ever, as another's transaction may be open before."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_SIGHT_SECONDS):
+            while any(end <= last[tp] for tp, end in (await client.end_offsets(list(last))).items()):
+                await asyncio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager

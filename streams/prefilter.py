@@ -239,21 +239,22 @@ class Prefilter:
             else:
                 why = Why(column, self._sure(rules, said, i, column))
             judged.setdefault(i, []).append(why)
-        wanted = sure | (concerned & (draws < rules.shares))
-        in_share = drawn(contents, rules.shadow_seeds)
-        for number, shadow in enumerate(rules.shadows):
-            live = np.zeros(len(events), dtype=bool)
-            if shadow.beside is not None:
-                live = (sure | sampled)[:, shadow.beside]
-            chosen = (wanted[:, shadow.column] | live) & (in_share[:, number] < shadow.released.share)
-            for i in np.flatnonzero(chosen).tolist():
-                result = self._result("live", rules, said, i, shadow.column)
-                if sure[i, shadow.column]:
-                    result = self._sure(rules, said, i, shadow.column)
-                elif wanted[i, shadow.column]:
-                    result = self._result("sample", rules, said, i, shadow.column)
-                result = msgspec.structs.replace(result, live=bool(live[i]), rate=shadow.released.share)
-                judged.setdefault(i, []).append(Why(shadow.column, result, "shadow"))
+        if rules.shadows:
+            wanted = sure | (concerned & (draws < rules.shares))
+            in_share = drawn(contents, rules.shadow_seeds)
+            for number, shadow in enumerate(rules.shadows):
+                live = np.zeros(len(events), dtype=bool)
+                if shadow.beside is not None:
+                    live = (sure | sampled)[:, shadow.beside]
+                chosen = (wanted[:, shadow.column] | live) & (in_share[:, number] < shadow.released.share)
+                for i in np.flatnonzero(chosen).tolist():
+                    result = self._result("live", rules, said, i, shadow.column)
+                    if sure[i, shadow.column]:
+                        result = self._sure(rules, said, i, shadow.column)
+                    elif wanted[i, shadow.column]:
+                        result = self._result("sample", rules, said, i, shadow.column)
+                    result = msgspec.structs.replace(result, live=bool(live[i]), rate=shadow.released.share)
+                    judged.setdefault(i, []).append(Why(shadow.column, result, "shadow"))
         return judged, self._nearest(rules, said, passed)
 
     def _sure(self, rules: _Rules, said: Scored, i: int, column: int) -> PrefilterResult:

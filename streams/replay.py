@@ -216,6 +216,8 @@ class Chooser:
             _take(feed, one.policy_id, one.version, one.document, one.distilled, 1.0)
         # The version before is in force, the new one its shadow: each wants what either's gates want.
         self._prefilter = Prefilter(classifier, feed, Audit(0.0, 0.0))
+        # Where only the gate changes, both versions are one text, and judging it is a measure of the noise by itself.
+        self._before = {one.policy_id for one in replay.policies if one.before_version != one.version}
         self._seed = np.array([hashed(f"{replay.replay_id} sample")], dtype=np.uint64)
         self._noise = np.array([hashed(f"{replay.replay_id} noise")], dtype=np.uint64)
 
@@ -240,7 +242,8 @@ class Chooser:
             if in_sample[number]:
                 for why in whys.get(number, ()):
                     policy = released[why.column].policy
-                    if self._earlier_fits(event, policy.id) and (why.lane == "shadow" or again[number]):
+                    wanted = why.lane == "shadow" or (again[number] and policy.id in self._before)
+                    if wanted and self._earlier_fits(event, policy.id):
                         outputs.append(self._escalated(record, event, policy, why))
         return outputs
 

@@ -12,7 +12,9 @@ import uuid
 import pytest
 
 from infra import brokers
-from streams import settings
+from streams import kafka as kafka_bus
+from streams import settings, topics
+from streams.policy_feed import PolicyFeed
 
 # In CI a real Kafka must have been there: a suite that skipped it has shown nothing.
 REQUIRE_KAFKA = os.environ.get("SAFEGUARD_REQUIRE_KAFKA") == "1"
@@ -56,6 +58,14 @@ def broker(broker_address):
 def kafka(kafka_address):
     """Settings for Apache Kafka only."""
     return own_topics(kafka_address)
+
+
+async def feed_of(current):
+    """What a process that has read moderation.policies holds."""
+    feed = PolicyFeed()
+    async for record in kafka_bus.read_all(current, [topics.POLICIES]):
+        feed.take(record.key, record.value)
+    return feed
 
 
 def own_topics(address):

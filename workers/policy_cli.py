@@ -88,9 +88,8 @@ def _known_rules(policy: Policy, texts: Sequence[Golden], path: Path) -> None:
 
 
 class _Version(msgspec.Struct, frozen=True):
-    """A policy to be compared, what it was called, and where its golden set would be."""
+    """A policy to be compared, and where its golden set would be."""
 
-    name: str
     policy: Policy
     golden: Path
 
@@ -100,10 +99,10 @@ def _version(name: str, library: Path, bootstrap: str | None) -> _Version:
     policy_id, _, which = name.partition("@")
     if not which:
         path = policy_path(name, library)
-        return _Version(name, load(path), path.with_name(golden_sets.NAME))
+        return _Version(load(path), path.with_name(golden_sets.NAME))
     found = asyncio.run(releases.past(settings.load(bootstrap=bootstrap))).find(policy_id, which)
     policy = parse(found.document, f"{policy_id} revision {found.revision}", found.distilled)
-    return _Version(name, policy, library / policy_id / golden_sets.NAME)
+    return _Version(policy, library / policy_id / golden_sets.NAME)
 
 
 def diff(

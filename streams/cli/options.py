@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,9 +11,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from policies import check as checking
 from policies.document import Policy
 from policies.files import load
 from streams.errors import ConfigurationError
+from streams.releases import Author
 
 Bootstrap = Annotated[
     str | None, typer.Option("--bootstrap", metavar="HOST:PORT", help="Kafka brokers; default SAFEGUARD_BOOTSTRAP.")
@@ -28,6 +31,23 @@ Library = Annotated[
     Path,
     typer.Option("--library", show_default="the one in the package", help="Folder of policies, ID/policy.md each."),
 ]
+
+
+Why = Annotated[str, typer.Option(help="Why, for the history.")]
+By = Annotated[str | None, typer.Option(help="Who, for the history; by default who is logged in.")]
+
+
+def author(why: str, by: str | None) -> Author:
+    """Who does something to policies, and why."""
+    return Author(why, by) if by else Author(why)
+
+
+def fit_for_release(ids: Sequence[str], library: Path) -> list[Policy]:
+    """Policies by their ids or files, or all of the library; each checked. Raises PolicyError with all that is wrong."""
+    if not ids:
+        return checking.require(checking.check_library(library))
+    paths = [(policy_path(name, library), not name.endswith(".md")) for name in ids]
+    return checking.require([checking.check(path, named_by_folder=by_id) for path, by_id in paths])
 
 
 def policy_path(name: str, library: Path) -> Path:

@@ -12,23 +12,15 @@ import typer
 from rich.table import Table
 
 from policies import check as checking
-from policies.document import Policy
 from policies.files import LIBRARY, load_library
 from streams import comparing, kafka, releases, settings
-from streams.cli.options import Bootstrap, Json, Library, console, policy_path, show_rows
+from streams.cli.options import Bootstrap, By, Json, Library, Why, author, console, fit_for_release, show_rows
 from streams.errors import ConfigurationError
 from streams.records import PolicyChange
-from streams.releases import Author
 
 app = typer.Typer(no_args_is_help=True, help="Written policies: check, test, release, compare, roll back.")
 
-Why = Annotated[str, typer.Option(help="Why, for the history.")]
-By = Annotated[str | None, typer.Option(help="Who, for the history; by default who is logged in.")]
 PolicyId = Annotated[str, typer.Argument(metavar="ID", help="Id of a policy that was released.")]
-
-
-def _author(why: str, by: str | None) -> Author:
-    return Author(why, by) if by else Author(why)
 
 
 @app.command("list")
@@ -96,14 +88,6 @@ def check(
         raise typer.Exit(1)
 
 
-def _fit_for_release(ids: list[str] | None, library: Path) -> list[Policy]:
-    """Named policies, or all of the library; each checked. Raises PolicyError with all that is wrong."""
-    if not ids:
-        return checking.require(checking.check_library(library))
-    paths = [(policy_path(name, library), not name.endswith(".md")) for name in ids]
-    return checking.require([checking.check(path, named_by_folder=by_id) for path, by_id in paths])
-
-
 @app.command("release")
 def release(
     ids: Annotated[
@@ -126,12 +110,12 @@ def release(
     """Release policies to moderation.policies: prefilters and reasoning workers take them at once, without a restart.
     Nothing is released unless all of them pass the check.
     """
-    policies = _fit_for_release(ids, library)
+    policies = fit_for_release(ids or [], library)
     current = settings.load(bootstrap=bootstrap)
 
     async def work() -> None:
         await kafka.wait_for_broker(current, patience=10)
-        for record in await releases.release(current, policies, _author(why, by), shadow=shadow):
+        for record in await releases.release(current, policies, author(why, by), shadow=shadow):
             how = "" if shadow is None else f" as a shadow on {shadow:.2%} of content"
             print(f"released {record.policy_id} version {record.version} revision {record.revision}{how}")
 
@@ -150,7 +134,7 @@ def rollback(
 ) -> None:
     """Release a former version again, as a new revision."""
     current = settings.load(bootstrap=bootstrap)
-    record = asyncio.run(releases.rollback(current, policy_id, to, _author(why, by)))
+    record = asyncio.run(releases.rollback(current, policy_id, to, author(why, by)))
     print(f"rolled back {record.policy_id} to version {record.version}, now revision {record.revision}")
 
 
@@ -165,7 +149,7 @@ def retire(
     """Take a policy out of force, and its shadow with it. What was escalated under it and not judged yet is answered
     with an undetermined verdict.
     """
-    asyncio.run(releases.retire(settings.load(bootstrap=bootstrap), policy_id, _author(why, by), shadow=shadow))
+    asyncio.run(releases.retire(settings.load(bootstrap=bootstrap), policy_id, author(why, by), shadow=shadow))
     print(f"ended the shadow of {policy_id}" if shadow else f"retired {policy_id}")
 
 

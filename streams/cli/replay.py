@@ -16,16 +16,25 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from policies import check as checking
 from policies.files import LIBRARY
 from streams import kafka, replay, settings
 from streams import promote as promoting
-from streams.cli.options import Bootstrap, Json, Library, console, needs_extra, policy_path, show_rows
+from streams.cli.options import (
+    Bootstrap,
+    By,
+    Json,
+    Library,
+    Why,
+    author,
+    console,
+    fit_for_release,
+    needs_extra,
+    show_rows,
+)
 from streams.errors import ConfigurationError
 from streams.process import Stop, configure_logging
 from streams.promote import Way
 from streams.records import Decision, Replay, Replayed, ReplayState
-from streams.releases import Author
 
 app = typer.Typer(no_args_is_help=True, help="Content of the past, judged again by another version of a policy.")
 
@@ -90,8 +99,8 @@ def start(
         list[str] | None,
         typer.Option(help="Only content that was judged so before: violates, safe or undetermined; likewise."),
     ] = None,
-    why: Annotated[str, typer.Option(help="Why, for the record.")] = "",
-    by: Annotated[str | None, typer.Option(help="Who, for the record; by default who is logged in.")] = None,
+    why: Why = "",
+    by: By = None,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
@@ -100,7 +109,7 @@ def start(
 
     The end is fixed now. Ctrl-C leaves it where it is, and so does a crash: go on with replay resume.
     """
-    wanted = checking.require([checking.check(policy_path(name, library)) for name in policies])
+    wanted = fit_for_release(policies, library)
     current = settings.load(bootstrap=bootstrap)
     chosen = replay.Wanted(
         wanted,
@@ -117,7 +126,7 @@ def start(
 
     async def create() -> Replay:
         await kafka.wait_for_broker(current, patience=10)
-        return await replay.create(current, chosen, Author(why, by) if by else Author(why))
+        return await replay.create(current, chosen, author(why, by))
 
     _run(current, asyncio.run(create()), as_json=as_json)
 
@@ -313,7 +322,10 @@ def _publish(
         raise typer.Exit(1)
     with Progress(TextColumn("writing"), BarColumn(), TaskProgressColumn(), console=console(stderr=True)) as progress:
         task = progress.add_task("", total=len(found.changes))
-        told = lambda done, of: progress.update(task, completed=done, total=of)  # noqa: E731
+
+        def told(done: int, of: int) -> None:
+            progress.update(task, completed=done, total=of)
+
         written = asyncio.run(promoting.publish(current, job, chosen, way, told))
     print(f"{written:,} superseding verdicts are on moderation.verdicts")
 

@@ -24,7 +24,7 @@ from streams.policy_feed import PolicyFeed
 from streams.prefilter import Audit, Prefilter
 from streams.records import ContentEvent, Verdict, decode, encode, now
 from streams.releases import Author
-from tests.conftest import own_topics
+from tests.conftest import feed_of, own_topics
 from workers.inference import Completion
 from workers.judge import Judge
 from workers.reasoner import Economy
@@ -66,6 +66,7 @@ async def followed(settings):
     task = asyncio.create_task(feed.follow(settings, caught_up))
     await asyncio.wait_for(caught_up.wait(), 20)
     task.cancel()
+    await asyncio.wait({task})  # its consumer is closed by then
     return feed.policies
 
 
@@ -210,9 +211,7 @@ async def test_a_shadow_is_judged_beside_the_version_in_force_and_compared(broke
     )
     await releases.release(broker, [load_library()[NAME]], Author("test"))
     await releases.release(broker, [stern], Author("test"), shadow=1.0)
-    feed = PolicyFeed()
-    async for record in kafka_bus.read_all(broker, [topics.POLICIES]):
-        feed.take(record.key, record.value)
+    feed = await feed_of(broker)
     texts = [*["a talk on suicide prevention"] * 6, *["i am so sad today"] * 3, "the bus was late"]
     events = [
         StoredRecord(topics.EVENTS, 0, n, 0, f"c{n}".encode(), encode(ContentEvent(f"c{n}", text, now())))

@@ -24,10 +24,10 @@ from streams.classifier import Classifier
 from streams.cli import app
 from streams.errors import ConfigurationError
 from streams.memory import StoredRecord
-from streams.policy_feed import PolicyFeed
 from streams.records import ContentEvent, Escalation, Verdict, decode, encode
 from streams.releases import Author
 from streams.replay import Chooser, Wanted
+from tests.conftest import feed_of
 from workers.inference import Completion
 from workers.judge import Judge
 from workers.reasoner import Economy
@@ -56,7 +56,8 @@ def event(number, **more):
 def job(**more):
     known = {"sample": 1.0, "noise": 0.0, "surfaces": (), "languages": (), "decisions": ()} | more
     replayed = replay.Replayed(NAME, NEW.version, NEW.document, None, OLD.version, OLD.document)
-    return replay.Replay("r1", (replayed,), {"0": 10}, {"0": 50}, "running", WHEN, "test", **known)
+    policies = known.pop("policies", (replayed,))
+    return replay.Replay("r1", policies, {"0": 10}, {"0": 50}, "running", WHEN, "test", **known)
 
 
 async def chosen(events, earlier=(), **more):
@@ -77,6 +78,15 @@ async def test_what_either_version_wants_is_judged_by_the_new_one_between_the_bo
 async def test_the_version_before_judges_its_share_again():
     found = Counter(e.policy_version for e in await chosen([event(n) for n in range(50)], noise=1.0))
     assert found == {NEW.version: 30, OLD.version: 20}
+
+
+async def test_where_only_the_gate_changes_each_content_is_judged_once():
+    same = replay.Replayed(
+        NAME, NEW.version, NEW.document, None, NEW.version, version("Weigh", terms=["both"]).document
+    )
+    events = [event(n) for n in range(50)]
+    found = await chosen(events, noise=1.0, policies=(same,))
+    assert set(Counter(e.event.content_id for e in found).values()) == {1}
 
 
 async def test_samples_and_filters_choose():
@@ -158,9 +168,7 @@ async def test_the_versions_of_a_replay_reach_the_reasoner_and_change_nothing_in
     await releases.release(broker, [OLD], Author("test"))
     await publish(broker, 10)
     made = await replay.create(broker, Wanted([NEW]), Author("test"))
-    feed = PolicyFeed()
-    async for record in kafka_bus.read_all(broker, [topics.POLICIES]):
-        feed.take(record.key, record.value)
+    feed = await feed_of(broker)
     assert {name: r.policy.version for name, r in feed.policies.released.items()} == {NAME: OLD.version}
     for each in (OLD, NEW):
         found = await feed.wait_for(f"{NAME}.replay.{each.version}".encode(), 0, 0.1)
@@ -218,9 +226,7 @@ async def test_a_replay_is_judged_by_its_versions_whatever_is_in_force_and_its_s
     assert await replay.run(broker, made, Classifier(), asyncio.Event()) == "escalated"
     await releases.release(broker, [OTHER], Author("test"))
     await releases.retire(broker, NAME, Author("test"))
-    feed = PolicyFeed()
-    async for record in kafka_bus.read_all(broker, [topics.POLICIES]):
-        feed.take(record.key, record.value)
+    feed = await feed_of(broker)
     judge = Judge(Quick(), feed, Economy(500))
     async with kafka_bus.producer(broker) as producer:
         for number in (n for n in range(12) if n % 4 in (0, 2)):
@@ -287,9 +293,7 @@ async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, mo
     made = await replay.create(kafka, Wanted([NEW], noise=0.0), Author("test"))
     assert "is running: let it come to its end" in str((await command("promote", made.replay_id)).exception)
     assert await replay.run(kafka, made, Classifier(), asyncio.Event()) == "escalated"
-    feed = PolicyFeed()
-    async for record in kafka_bus.read_all(kafka, [topics.POLICIES]):
-        feed.take(record.key, record.value)
+    feed = await feed_of(kafka)
     judge = Judge(Quick(), feed, Economy(500))
     async with kafka_bus.producer(kafka) as producer:
         async for record in kafka_bus.read_all(kafka, [topics.ESCALATIONS_REPLAY]):
