@@ -219,7 +219,6 @@ class Prefilter:
         concerned = rules.concerned(events)
         sure = concerned & (said.over | found | rules.everything)
         passed = concerned & ~sure
-        passed[:, rules.live :] = False  # a shadow clears nothing, and is not audited
         contents = np.array([hashed(e.content_id) for e in events], dtype=np.uint64)
         draws = drawn(contents, rules.seeds)
         sampled = passed & (draws < rules.shares)

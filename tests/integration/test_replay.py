@@ -230,21 +230,7 @@ async def test_a_replay_is_judged_by_its_versions_whatever_is_in_force_and_its_s
     judge = Judge(Quick(), feed, Economy(500))
     async with kafka_bus.producer(broker) as producer:
         for number in (n for n in range(12) if n % 4 in (0, 2)):
-            live = Verdict(
-                *(
-                    f"live-{number}",
-                    f"c{number}",
-                    "sha",
-                    NAME,
-                    OLD.version,
-                    "safe",
-                    "reasoner",
-                    "live",
-                    "m",
-                    WHEN,
-                    ("FS4",),
-                ),
-            )
+            live = judged_before(number, "safe")
             await producer.send_and_wait(broker.prefix + topics.VERDICTS, value=encode(live), key=f"c{number}".encode())
         async for record in kafka_bus.read_all(broker, [topics.ESCALATIONS_REPLAY]):
             for output in await judge.judge(record):
@@ -271,6 +257,23 @@ async def test_a_replay_is_judged_by_its_versions_whatever_is_in_force_and_its_s
     shown = (await asyncio.to_thread(CliRunner().invoke, app, words[:3])).stdout
     assert "noise floor" in shown
     assert "flip to violates" in shown
+
+
+def judged_before(number, decision, since=WHEN):
+    rules = ("FS1",) if decision == "violates" else ("FS4",)
+    return Verdict(
+        f"live-{number}",
+        f"c{number}",
+        "sha",
+        NAME,
+        OLD.version,
+        decision,
+        "reasoner",
+        "live",
+        "m",
+        since,
+        rules,
+    )
 
 
 def last_decisions(verdicts):
@@ -300,22 +303,8 @@ async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, mo
             number = int(record.key[1:])
             if number % 4 != 1:  # the gates of the version before let those pass
                 content = record.key.decode()
-                said = ("violates", ("FS1",)) if number % 8 == 0 else ("safe", ("FS4",))
-                live = Verdict(
-                    *(
-                        f"live-{number}",
-                        content,
-                        "sha",
-                        NAME,
-                        OLD.version,
-                        said[0],
-                        "reasoner",
-                        "live",
-                        "m",
-                        WHEN,
-                        said[1],
-                    )
-                )
+                since = datetime(2099, 1, 1, tzinfo=UTC) if number == 38 else WHEN  # c38 was judged again meanwhile
+                live = judged_before(number, "violates" if number % 8 == 0 else "safe", since)
                 topic = kafka.prefix + topics.VERDICTS
                 await producer.send_and_wait(topic, value=encode(live), key=record.key, partition=record.partition)
             verdict, *_ = await judge.judge(record)
@@ -336,10 +325,11 @@ async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, mo
     with pytest.raises(RuntimeError):
         await promote.publish(kafka, made, made.policies[0], "promote", dies)
     assert len(await verdicts()) == 24, "it died after one chunk"
-    assert "21 superseding verdicts" in (await command("promote", made.replay_id, "--budget", "1", "--yes")).stdout
+    assert "20 superseding verdicts" in (await command("promote", made.replay_id, "--budget", "1", "--yes")).stdout
     found = await verdicts()
-    assert len({v.verdict_id for v in found}) == len(found) == 45
-    assert Counter(last_decisions(found).values()) == {"violates": 30}
+    assert len({v.verdict_id for v in found}) == len(found) == 44
+    assert Counter(last_decisions(found).values()) == {"violates": 29, "safe": 1}
+    assert last_decisions(found)["c38"] == "safe", "its newer verdict stands"
     superseded = {v.content_id: v.supersedes for v in found if v.policy_version == NEW.version}
     assert all(
         supersedes == (f"live-{content[1:]}" if content in before else None)
@@ -354,7 +344,7 @@ async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, mo
     async with kafka_bus.producer(kafka) as producer:
         topic = kafka.prefix + topics.VERDICTS
         await producer.send_and_wait(topic, value=encode(newer), key=b"c2", partition=partition)
-    assert "24 superseding verdicts" in (await command("revert", made.replay_id, "--yes")).stdout
+    assert "23 superseding verdicts" in (await command("revert", made.replay_id, "--yes")).stdout
     after = last_decisions(await verdicts())
     cleared = {f"c{n}": "safe" for n in range(40) if n % 4 == 1}
     assert after == {**before, **cleared}, "as before, and c2 as it was judged since"

@@ -1,13 +1,17 @@
 """Policy documents: what is read, what is refused, and that each problem is one line that says where and what to change."""
 
+import base64
 import json
 import shutil
+import zlib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.check import check, check_library, require
+from policies.distilled import BUCKETS
+from policies.distilled import read as read_label
 from policies.errors import PolicyError
 from policies.files import LIBRARY, load, load_library
 from policies.golden import NAME
@@ -274,3 +278,10 @@ def test_a_damaged_document_is_a_policy_or_a_policy_error_and_nothing_else(at, c
 def test_hostile_front_matter_is_a_policy_error(front):
     with pytest.raises(PolicyError):
         parse(f"---\n{front}\n---\n## VIOLATES\n- AB1: x\n## SAFE\n- AB2: y\n")
+
+
+def test_a_label_that_would_unpack_to_gigabytes_is_refused_at_its_bound():
+    bomb = base64.b64encode(zlib.compress(b"\0" * 50_000_000, 9)).decode()
+    label = {"policy_id": "p", "classifier": "c", "labels": [], "trust": [1, 0], "bias": 0, "unit": 1, "rows": 1}
+    with pytest.raises(PolicyError, match=f"has {BUCKETS + 1} weights"):
+        read_label(json.dumps({**label, "weights": bomb}))

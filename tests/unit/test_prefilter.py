@@ -112,7 +112,10 @@ def test_gates_that_need_no_training(classifier, gate, fires, passes):
 def test_a_release_is_taken_between_two_batches_and_a_broken_one_changes_nothing(classifier, feed):
     prefilter = Prefilter(classifier, feed)
     before = feed.policies
-    for value in (b"not json", b"{}", encode(PolicyRelease("x", "v", 1, "no document", datetime.now(UTC), "t"))):
+    policy = load_library()["self-harm"]
+    misplaced = PolicyRelease(policy.id, policy.version, 1, policy.document, datetime.now(UTC), "t")
+    nonsense = PolicyRelease("x", "v", 1, "no document", datetime.now(UTC), "t")
+    for value in (b"not json", b"{}", encode(nonsense), encode(misplaced)):
         feed.take(b"x", value)
     assert feed.policies is before
     document = load_library()["hate-harassment"].document.replace("[hate, harassment, violence]", "[]")
