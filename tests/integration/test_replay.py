@@ -302,7 +302,6 @@ async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, mo
         async for record in kafka_bus.read_all(kafka, [topics.ESCALATIONS_REPLAY]):
             number = int(record.key[1:])
             if number % 4 != 1:  # the gates of the version before let those pass
-                content = record.key.decode()
                 since = datetime(2099, 1, 1, tzinfo=UTC) if number == 38 else WHEN  # c38 was judged again meanwhile
                 live = judged_before(number, "violates" if number % 8 == 0 else "safe", since)
                 topic = kafka.prefix + topics.VERDICTS
