@@ -15,9 +15,10 @@ demo: $(VENV)/package-$(EXTRA) ## the whole pipeline on this machine; ARGS="--co
 test: lint ## all checks and tests
 	$(BIN)/pytest $(ARGS)
 
-test-faults: $(VENV)/package-$(EXTRA) ## kills, zombies, lost brokers and poison on a three-broker Kafka, then a replay whose processes are killed; ARGS="--seed 1"
+test-faults: $(VENV)/package-$(EXTRA) ## kills, zombies, lost brokers and poison on a three-broker Kafka, then a replay and an enforcement whose processes are killed; ARGS="--seed 1"
 	$(BIN)/python tests/faults/run.py $(ARGS)
 	$(BIN)/python tests/faults/replay.py
+	$(BIN)/python tests/faults/enforcement.py
 
 unit: $(VENV)/package-$(EXTRA) ## the tests that need no broker and no model
 	$(BIN)/pytest tests/unit $(ARGS)
@@ -46,7 +47,7 @@ $(VENV)/package-$(EXTRA): $(VENV)/pins-$(EXTRA) $(SOURCES)
 	@touch $@
 
 requirements: $(VENV)/bin/uv ## renew the pins in infra/requirements
-	for part in prefilter:prefilter reasoner-cpu:cpu reasoner-gpu:gpu reasoner-remote:remote all-cpu:prefilter,quality,cpu,demo all-gpu:prefilter,quality,gpu,demo uv:; do \
+	for part in prefilter:prefilter enforcement:enforcement reasoner-cpu:cpu reasoner-gpu:gpu reasoner-remote:remote all-cpu:prefilter,quality,enforcement,cpu,demo all-gpu:prefilter,quality,enforcement,gpu,demo uv:; do \
 	  name=$${part%%:*}; extras=$${part#*:}; options="--override $(PINS)/overrides.txt"; input=pyproject.toml; \
 	  case $$name in *cpu) options="$$options --override $(PINS)/overrides-cpu.txt";; uv) input=$(PINS)/uv.in;; esac; \
 	  case $$name in all-*) options="$$options --group dev";; esac; \

@@ -37,6 +37,11 @@ def dead_letter(record: Record, error: Exception, *, stage: str, attempts: int) 
     )
 
 
+def was_retried(record: Record) -> bool:
+    """Whether a record was put back from the dead letters, and so stands later in its topic than it belongs."""
+    return any(name == TRIES_HEADER for name, _ in record.headers)
+
+
 def retried(record: Record, prefix: str) -> Output:
     """The record of a dead letter, back to its topic as it was, with a header that counts its tries.
 

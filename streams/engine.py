@@ -31,6 +31,11 @@ from streams.watermark import Watermark
 log = logging.getLogger(__name__)
 
 Transform = Callable[[Sequence[Record]], Awaitable[Sequence[Output]]]
+Opened = Callable[[Partition], Awaitable[None]]
+
+
+async def _nothing_to_restore(_: Partition) -> None:
+    return
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -81,10 +86,21 @@ class Engine:
     """Runs one transform over the partitions that the bus assigns."""
 
     def __init__(
-        self, bus: Bus, transform: Transform, *, stage: str, limits: Limits | None = None, retry: Retry | None = None
+        self,
+        bus: Bus,
+        transform: Transform,
+        *,
+        stage: str,
+        limits: Limits | None = None,
+        retry: Retry | None = None,
+        opened: Opened = _nothing_to_restore,
     ) -> None:
+        """opened is called when a partition is owned and no earlier owner can write any more, before its first record: the
+        place to restore what the transform knows of the partition.
+        """
         self.bus = bus
         self.transform = transform
+        self.opened = opened
         self.stage = stage
         self.limits = limits or Limits()
         self.retry = retry or Retry()
@@ -213,6 +229,8 @@ class _Lane:
 
     async def _open_and_dispatch(self) -> None:
         self._committed = await self._open()
+        await self.engine.opened(self.partition)
+        self.ready = True
         self._watermark = Watermark(*self._committed)
         while True:
             await self._fed.wait()
@@ -286,7 +304,6 @@ class _Lane:
                 await asyncio.sleep(self.limits.reopen_pause)
             else:
                 self._writer = writer
-                self.ready = True
                 return committed
 
     async def _commit_forever(self) -> None:
@@ -341,6 +358,7 @@ class _Lane:
         # A fenced process learns from its next heartbeats whether the partition is still its own.
         await asyncio.sleep(self.limits.reopen_pause * (5 if isinstance(error, FencedError) else 1))
         found = await self._open()
+        self.ready = True
         if found == wanted:
             self._done(sum(len(done) for done, _ in results), wanted)
         elif found == self._committed:

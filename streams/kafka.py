@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Protocol
 
@@ -330,6 +330,13 @@ async def set_first_positions(settings: Settings, group: str, topic: str, starts
             await client.commit({tp: OffsetAndMetadata(at, "") for tp, at in first.items()})
 
 
+async def begin_at_end(settings: Settings, group: str, topic: str) -> None:
+    """Let a group that has not read yet begin with what comes next."""
+    async with reader(settings, [topic]) as client:
+        ends = await (await Ends.now(client)).fixed()
+    await set_first_positions(settings, group, topic, {tp.partition: end for tp, end in ends.items()})
+
+
 @contextlib.asynccontextmanager
 async def producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
     """A plain producer for commands; all acknowledgements, stopped in bounded time."""
@@ -388,11 +395,14 @@ async def _in_sight(client: AIOKafkaConsumer, last: Mapping[TopicPartition, int]
 
 @contextlib.asynccontextmanager
 async def reader(
-    settings: Settings, names: Sequence[str], *, from_end: bool = False
+    settings: Settings, names: Sequence[str], *, from_end: bool = False, partition: int | None = None
 ) -> AsyncIterator[AIOKafkaConsumer]:
-    """A consumer of whole topics without a group: read_committed, from the beginning or from what comes next."""
+    """A consumer of whole topics, or of one partition of each, without a group: read_committed, from the beginning or from
+    what comes next.
+    """
+    full = [settings.prefix + name for name in names]
     client = AIOKafkaConsumer(
-        *(settings.prefix + name for name in names),
+        *(full if partition is None else ()),
         **settings.kafka(),
         group_id=None,
         enable_auto_commit=False,
@@ -401,6 +411,8 @@ async def reader(
         max_partition_fetch_bytes=4 * topics.MiB,
     )
     try:
+        if partition is not None:
+            client.assign([TopicPartition(name, partition) for name in full])
         await client.start()
         partitions = client.assignment()
         if from_end:
@@ -409,8 +421,9 @@ async def reader(
             await client.seek_to_beginning(*partitions)
         yield client
     except UnknownTopicOrPartitionError as error:
-        missing = ", ".join(settings.prefix + name for name in names)
-        raise ConfigurationError(f"not all of these topics exist: {missing}; run: safeguard topics create") from error
+        raise ConfigurationError(
+            f"not all of these topics exist: {', '.join(full)}; run: safeguard topics create"
+        ) from error
     except KafkaError as error:
         raise BusError(f"{settings.bootstrap}: {error!r}") from error
     finally:
@@ -453,14 +466,22 @@ class Ends:
         return self._open
 
 
-async def read_all(settings: Settings, names: Sequence[str]) -> AsyncIterator[Record]:
-    """Every record that the topics hold now, partition by partition in order."""
-    async with reader(settings, names) as client:
+async def read_all(
+    settings: Settings, names: Sequence[str], partition: int | None = None
+) -> AsyncGenerator[Record, None]:
+    """Every record that the topics hold now, or one partition of each; partition by partition in order."""
+    async with reader(settings, names, partition=partition) as client:
         ends = await Ends.now(client)
         while unread := await ends.open():
             for records in (await client.getmany(*unread, timeout_ms=500)).values():
                 for record in records:
                     yield record
+
+
+async def partitions_of(settings: Settings, name: str) -> list[int]:
+    """The numbers of a topic's partitions."""
+    async with reader(settings, [name]) as client:
+        return sorted(tp.partition for tp in client.assignment())
 
 
 async def create_topics(settings: Settings) -> dict[str, bool]:

@@ -24,6 +24,8 @@ Stage = Literal["prefilter", "reasoner"]
 Lane = Literal["live", "audit", "shadow", "replay"]
 Change = Literal["release", "rollback", "retire", "shadow", "end-shadow"]
 ReplayState = Literal["running", "paused", "cancelled", "escalated"]
+Enforced = Literal["allow", "review", "label", "limit", "remove"]  # the later, the more severe
+ActionState = Literal["applied", "held", "overridden"]
 Stratum = Literal["near", "far"]
 Confidence = Literal["low", "medium", "high"]
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
@@ -104,7 +106,8 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
 
     A cleared verdict has stage prefilter and policy_id "*": every policy that applies to the content let it pass,
     and policy_version names the set of policies in force. score is 0 to 1, latency in ms per stage. score_map names the
-    map of the policy that was applied to the score; bundle the text that several policies were judged by in one call.
+    map of the policy that was applied to the score; bundle the text that several policies were judged by in one call;
+    surface, of a reasoner's verdict, where the content stands. supersedes is the verdict in whose place it stands.
     """
 
     verdict_id: str
@@ -131,6 +134,7 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
     replay_id: str | None = None
     supersedes: str | None = None
     bundle: str | None = None
+    surface: str | None = None
 
 
 class Rationale(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -151,6 +155,48 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
     analysis: str
     final: str
     refused: str | None = None
+
+
+class Action(msgspec.Struct, frozen=True, omit_defaults=True):
+    """moderation.actions: what enforcement did about a content and for which verdict, or what a person decided about it.
+
+    action is what the verdict leads to under its policy, previous what that was before, effective what stands on the content
+    over all its policies. state: held above a cap, and not done until a person releases it; overridden where a person's
+    decision stands. rule is the rule of enforcement that chose; reverses the action in whose place it stands; releases the
+    held action that a person let through; alert marks the first that is held. dry_run: nobody was told of it.
+
+    A person's decision has by (who) and why, concerns the content under all policies, and overrides all verdicts on it.
+    """
+
+    action_id: Id
+    content_id: Id
+    action: Enforced
+    acted_at: datetime
+    by: str | None = None
+    why: str = ""
+    state: ActionState = "applied"
+    effective: Enforced | None = None
+    previous: Enforced = "allow"
+    verdict_id: str | None = None
+    policy_id: str | None = None
+    policy_version: str | None = None
+    decision: Decision | None = None
+    rule_ids: tuple[str, ...] = ()
+    rule: str | None = None
+    reverses: str | None = None
+    releases: str | None = None
+    alert: bool = False
+    dry_run: bool = False
+
+    @property
+    def human(self) -> bool:
+        """Whether a person decided it about the content itself."""
+        return self.policy_id is None
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything is to be done: a person decided, or the policy's action is another than before."""
+        return self.state == "applied" and (self.human or self.action != self.previous)
 
 
 class PolicyRelease(msgspec.Struct, frozen=True, omit_defaults=True):

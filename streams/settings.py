@@ -88,6 +88,11 @@ class Settings(BaseSettings):
     gpu_memory: float = Field(0.9, gt=0, le=1, description="share of a GPU's memory that the engine takes")
     tensor_parallel: int = Field(1, ge=1, description="GPUs that the model in the worker's process is spread over")
 
+    enforcement_port: int = Field(6068, description="port of the enforcement agent's health endpoint")
+    webhook_secret: SecretStr | None = Field(
+        None, description="key that signs what enforcement delivers: whsec_ and the base64 of at least 24 random bytes"
+    )
+
     def kafka(self) -> dict[str, Any]:
         """Options that every Kafka client takes."""
         return {"bootstrap_servers": self.bootstrap, "client_id": "safeguard"}

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from streams.records import (
+    Action,
     ContentEvent,
     DeadLetter,
     Escalation,
@@ -53,7 +54,7 @@ class Topic(msgspec.Struct, frozen=True):
 
     name: str
     key: str
-    record: type[msgspec.Struct] | None
+    record: type[msgspec.Struct]
     retention: int = 7 * DAY
     cleanup: Literal["delete", "compact", "compact,delete"] = "delete"
     partitions: int | None = None
@@ -80,6 +81,6 @@ CATALOGUE: tuple[Topic, ...] = (
     Topic(REPLAY_JOBS, "replay_id", Replay, cleanup="compact", partitions=1),
     Topic(POLICIES, "policy_id", PolicyRelease, cleanup="compact", partitions=1),
     Topic(POLICIES_HISTORY, "policy_id", PolicyChange, retention=FOREVER, partitions=1),
-    Topic(ACTIONS, "content_id", None, retention=90 * DAY),
+    Topic(ACTIONS, "content_id", Action, retention=90 * DAY),
     Topic(DEAD_LETTERS, "as it came", DeadLetter, retention=30 * DAY, largest=LARGEST_RECORD),
 )

@@ -1,5 +1,6 @@
 """Brokers for tests: the embedded one, and Apache Kafka itself from its jars or at KAFKA_BOOTSTRAP."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -105,3 +106,28 @@ def inference_server(tmp_path_factory):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)
         server.wait()
+
+
+@contextlib.asynccontextmanager
+async def enforcing(current, rules, **more):
+    """An enforcement agent in this process."""
+    from streams.enforcement.app import Agent
+
+    agent = Agent(current, rules, current.partitions, **more)
+    stop = asyncio.Event()
+    running = asyncio.create_task(agent.run(stop))
+    try:
+        yield agent
+    finally:
+        stop.set()
+        await running
+
+
+async def standing_on(current):
+    """What stands on contents, restored from moderation.actions as an agent would."""
+    from streams.enforcement.ledger import Ledger
+
+    found = {}
+    for partition in range(current.partitions):
+        found |= (await Ledger.restore(current, partition)).restricted()
+    return found

@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import psutil
-from aiohttp import web
 
 from streams import topics
 from streams.engine import Engine, Limits
 from streams.errors import DependencyError
+from streams.health import served
 from streams.kafka import KafkaBus
 from streams.policy_feed import PolicyFeed
 from streams.process import Stop, first_of
@@ -115,23 +115,6 @@ class Worker:
             if not stop.is_set():
                 raise
 
-    async def health(self) -> web.AppRunner:
-        """Serve /health/live and /health/ready."""
-
-        async def live(_: web.Request) -> web.Response:
-            return web.json_response({"alive": True})
-
-        async def ready(_: web.Request) -> web.Response:
-            state = self.state()
-            return web.json_response(state, status=200 if state["ready"] else 503)
-
-        server = web.Application()
-        server.add_routes([web.get("/health/live", live), web.get("/health/ready", ready)])
-        runner = web.AppRunner(server)
-        await runner.setup()
-        await web.TCPSite(runner, self.settings.host, self.settings.reasoner_port).start()
-        return runner
-
 
 async def run(settings: Settings, start: StartInference = start_engine) -> None:
     """Serve until SIGTERM or SIGINT, and leave no process of the inference engine behind."""
@@ -139,11 +122,8 @@ async def run(settings: Settings, start: StartInference = start_engine) -> None:
     stop = Stop()
     try:
         with stop:
-            runner = await worker.health()
-            try:
+            async with served(settings.host, settings.reasoner_port, worker.state):
                 await worker.run(stop.event)
-            finally:
-                await runner.cleanup()
     finally:
         _end_children()
         if stop.event.is_set() and worker.inference is None:

@@ -142,6 +142,7 @@ class Judge:
                 STAGE: round((time.perf_counter() - clock) * 1000, 1),
             },
             replay_id=escalation.replay_id,
+            surface=event.surface,
         )
         trace = carried(record.headers)
         # What is for comparison only goes where no enforcement reads.

@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 import typer
 
 from policies.errors import PolicyError
-from streams.cli import bench, dead_letters, demo, policy, prefilter, publish, replay, topics, verdicts
+from streams.cli import bench, dead_letters, demo, enforce, policy, prefilter, publish, replay, topics, verdicts
 from streams.errors import SafeguardError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.add_typer(prefilter.app, name="prefilter")
 app.add_typer(verdicts.app, name="verdicts")
 app.add_typer(policy.app, name="policy")
 app.add_typer(replay.app, name="replay")
+app.add_typer(enforce.app, name="enforce")
 app.add_typer(bench.app, name="bench")
 app.add_typer(dead_letters.app, name="dead-letters")
 for entry in sorted(entry_points(group="safeguard.commands"), key=lambda e: e.name):

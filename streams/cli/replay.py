@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,21 +34,20 @@ from streams.errors import ConfigurationError
 from streams.process import Stop, configure_logging
 from streams.promote import Way
 from streams.records import Decision, Replay, Replayed, ReplayState
+from streams.spans import span
 
 app = typer.Typer(no_args_is_help=True, help="Content of the past, judged again by another version of a policy.")
 
 ReplayId = Annotated[str, typer.Argument(metavar="REPLAY", help="Id of a replay, or the beginning of it.")]
-_AGO = re.compile(r"(\d+)([smhd])\Z")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def _moment(given: str | None, option: str) -> datetime | None:
     """A moment as RFC 3339, or so long ago, as in 7d."""
     if given is None:
         return None
-    ago = _AGO.match(given)
-    if ago:
-        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    ago = span(given)
+    if ago is not None:
+        return datetime.now(UTC) - ago
     try:
         found = datetime.fromisoformat(given)
     except ValueError:

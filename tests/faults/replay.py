@@ -9,7 +9,6 @@ import asyncio
 import json
 import logging
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,43 +16,23 @@ from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
+from processes import BIN, Process, say
+
 from infra import brokers
 from policies.files import load_library, with_changes
 from policies.parsing import parse
 from streams import kafka, releases, replay, settings, topics
 from streams.records import ContentEvent, Verdict, decode, encode
 
-BIN = Path(sys.executable).parent
 NAME = "hate-harassment"
 NOISE = 0.1
 KILLS = (0.25, 0.6)  # of what is to be done, twice each
 PATIENCE = 300.0  # seconds
 
 
-def say(text):
-    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
-
-
 def version(document, *terms):
     nothing = dict.fromkeys(("labels", "threshold", "sample", "calibration"))
     return with_changes(document, "gate", **nothing, terms=list(terms))
-
-
-class Process:
-    """A process that is started again after it was killed."""
-
-    def __init__(self, name, command, environment, folder):
-        self.name, self.command, self.environment, self.log = name, command, environment, folder / f"{name}.log"
-        self.start()
-
-    def start(self):
-        with self.log.open("ab") as out:
-            self.process = subprocess.Popen(self.command, env=self.environment, stdout=out, stderr=out)
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-        say(f"killed the {self.name}")
 
 
 async def publish(current, count):

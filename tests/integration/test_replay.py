@@ -22,12 +22,14 @@ from streams import kafka as kafka_bus
 from streams import promote, releases, replay, topics
 from streams.classifier import Classifier
 from streams.cli import app
+from streams.enforcement import people
+from streams.enforcement.rules import Rule, Rules
 from streams.errors import ConfigurationError
 from streams.memory import StoredRecord
 from streams.records import ContentEvent, Escalation, Verdict, decode, encode
 from streams.releases import Author
 from streams.replay import Chooser, Wanted
-from tests.conftest import feed_of
+from tests.conftest import enforcing, feed_of, standing_on
 from workers.inference import Completion
 from workers.judge import Judge
 from workers.reasoner import Economy
@@ -276,11 +278,20 @@ def judged_before(number, decision, since=WHEN):
     )
 
 
+REMOVING = Rules((Rule("all", "remove"),))
+
+
+@pytest.fixture
+async def stack():
+    async with contextlib.AsyncExitStack() as opened:
+        yield opened
+
+
 def last_decisions(verdicts):
     return {v.content_id: v.decision for v in verdicts}
 
 
-async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, monkeypatch):
+async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, monkeypatch, stack):
     await kafka_bus.create_topics(kafka)
     await releases.release(kafka, [OLD], Author("test"))
     await publish(kafka, 40)
@@ -311,6 +322,10 @@ async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, mo
             await producer.send_and_wait(topic, value=verdict.value, key=record.key, partition=record.partition)
     before = last_decisions(await verdicts())
     assert Counter(before.values()) == {"safe": 15, "violates": 5}
+    enforced = await stack.enter_async_context(enforcing(kafka, REMOVING))
+    assert await removed(enforced, kafka, 5) == {
+        content for content, decision in before.items() if decision == "violates"
+    }
 
     refused = await command("promote", made.replay_id, "--yes")
     assert "more than the budget of 5.0%" in str(refused.exception)
@@ -329,6 +344,7 @@ async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, mo
     assert len({v.verdict_id for v in found}) == len(found) == 44
     assert Counter(last_decisions(found).values()) == {"violates": 29, "safe": 1}
     assert last_decisions(found)["c38"] == "safe", "its newer verdict stands"
+    assert len(await removed(enforced, kafka, 29)) == 29
     superseded = {v.content_id: v.supersedes for v in found if v.policy_version == NEW.version}
     assert all(
         supersedes == (f"live-{content[1:]}" if content in before else None)
@@ -347,7 +363,21 @@ async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, mo
     after = last_decisions(await verdicts())
     cleared = {f"c{n}": "safe" for n in range(40) if n % 4 == 1}
     assert after == {**before, **cleared}, "as before, and c2 as it was judged since"
+    assert await removed(enforced, kafka, 5) == {
+        content for content, decision in before.items() if decision == "violates"
+    }
+    changes = Counter(a.action for _, a in [one async for one in people.actions(kafka)] if a.changes)
+    assert changes == {"remove": 29, "allow": 24}, "each flip was done once and taken back once"
     assert "nothing is to be written" in (await command("revert", made.replay_id, "--yes")).stdout
+
+
+async def removed(agent, current, count):
+    """What stands removed, when it is so many contents and the agent has followed all verdicts."""
+    async with asyncio.timeout(30):
+        while len(found := await standing_on(current)) != count or not agent.state()["ready"]:
+            await asyncio.sleep(0.2)
+    assert set(found.values()) <= {"remove"}
+    return set(found)
 
 
 async def _partition_of(broker, key):

@@ -1,0 +1,1 @@
+"""Enforcement: verdicts in, actions out, as rules in a file say."""

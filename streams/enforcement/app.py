@@ -1,0 +1,153 @@
+"""The enforcement agent's process: verdicts to actions, exactly once; and actions to a webhook, at least once.
+
+    moderation.verdicts -> Enforcer -> moderation.actions -> Delivery -> webhook
+                                        ^ people's decisions
+
+What an agent knows of a partition is the sum of that partition of moderation.actions. It is restored when the partition is
+taken over, after any earlier owner was fenced; from then on the agent's own actions are all that is added, and what people
+write, which is followed beside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+
+from streams import kafka, topics
+from streams.bus import Bus, Partition
+from streams.enforcement.enforcer import STAGE, Enforcer
+from streams.enforcement.ledger import Ledger
+from streams.enforcement.rules import Rules, Webhook
+from streams.enforcement.webhook import STAGE as DELIVERY
+from streams.enforcement.webhook import Delivery, key_of
+from streams.engine import Engine, Limits
+from streams.errors import ConfigurationError, RecordError
+from streams.health import served
+from streams.kafka import KafkaBus
+from streams.process import Stop, first_of
+from streams.records import Action, decode
+from streams.settings import Settings
+
+log = logging.getLogger(__name__)
+
+DELIVERIES = 32  # at once
+
+
+class Agent:
+    """Both engines of one process."""
+
+    def __init__(self, settings: Settings, rules: Rules, partitions: int, *, dry_run: bool = False) -> None:
+        self.settings = settings
+        self.enforcer = Enforcer(rules, partitions, dry_run=dry_run)
+        self.delivery: Delivery | None = None
+        self._dry_run = dry_run
+        self._followed = asyncio.Event()
+        group = f"{STAGE}-dry-run" if dry_run else STAGE
+        bus = KafkaBus(settings, [topics.VERDICTS], group)
+        self._engines = [Engine(bus, self.enforcer, stage=STAGE, limits=Limits(batch=500), opened=self._restore)]
+
+    def state(self) -> dict[str, Any]:
+        """What /health/ready says."""
+        return {
+            "ready": all(engine.ready for engine in self._engines),
+            "committed": self._engines[0].committed,
+            "held": dict(self.enforcer.held()),
+            "delivered": dict(self.delivery.delivered) if self.delivery else {},
+            "webhook": self.delivery.failing if self.delivery else None,
+        }
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Enforce until `stop`. Raises SafeguardError when the process should be started again."""
+        async with self._delivering():
+            await first_of(self._follow_people(), self._run_engines(stop))
+
+    async def _run_engines(self, stop: asyncio.Event) -> None:
+        """Both to their ends; when one fails, the other is told to stop."""
+        running = [asyncio.create_task(engine.run(stop)) for engine in self._engines]
+        try:
+            await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            stop.set()
+            await asyncio.gather(*running)
+
+    @contextlib.asynccontextmanager
+    async def _delivering(self) -> AsyncIterator[None]:
+        webhook = self.enforcer.rules.webhook
+        if webhook is None or self._dry_run:
+            yield
+            return
+        key = key_of(self._secret())
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=DELIVERIES)) as http:
+            self._engines.append(self._deliver(webhook, key, http))
+            yield
+
+    def _secret(self) -> str:
+        if self.settings.webhook_secret is None:
+            raise ConfigurationError(
+                "the rules name a webhook: set SAFEGUARD_WEBHOOK_SECRET, which signs what it is sent"
+            )
+        return self.settings.webhook_secret.get_secret_value()
+
+    def _deliver(self, webhook: Webhook, key: bytes, http: aiohttp.ClientSession) -> Engine:
+        self.delivery = delivery = Delivery(webhook, key, http)
+        bus = KafkaBus(self.settings, [topics.ACTIONS], DELIVERY)
+
+        async def restore(partition: Partition) -> None:
+            delivery.ledgers[partition.partition] = await Ledger.restore(self.settings, partition.partition)
+            _forget(delivery.ledgers, bus)
+
+        # However long the receiver is away, waiting for it is right: nothing here could be mended by a new process.
+        limits = Limits(batch=1, in_flight=DELIVERIES, buffer=4 * DELIVERIES, stalled=math.inf)
+        return Engine(bus, delivery, stage=DELIVERY, limits=limits, opened=restore)
+
+    async def _restore(self, partition: Partition) -> None:
+        await self._followed.wait()  # else what a person writes in between would be read by neither
+        ledger = await Ledger.restore(self.settings, partition.partition, dry_run=self._dry_run)
+        self.enforcer.ledgers[partition.partition] = ledger
+        _forget(self.enforcer.ledgers, self._engines[0].bus)
+
+    async def _follow_people(self) -> None:
+        """Add what people write to the ledgers; the agent's own actions are in them already."""
+        async with kafka.reader(self.settings, [topics.ACTIONS], from_end=True) as consumer:
+            for tp in consumer.assignment():
+                await consumer.position(tp)
+            self._followed.set()
+            async for record in consumer:
+                with contextlib.suppress(RecordError):
+                    action = decode(record.value, Action)
+                    ledger = self.enforcer.ledgers.get(record.partition)
+                    if ledger is not None and (action.human or action.releases):
+                        ledger.take(action)
+
+
+def _forget(ledgers: dict[int, Ledger], bus: Bus) -> None:
+    """Drop the ledgers of partitions that others own now."""
+    for number in set(ledgers) - {owned.partition for owned in bus.assignment()}:
+        del ledgers[number]
+
+
+async def run(settings: Settings, rules: Rules, *, from_now: bool = False, dry_run: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT. from_now: where it has not run before, leave out what is there already."""
+    with Stop() as stop:
+        await kafka.wait_for_broker(settings)
+        partitions = await kafka.partitions_of(settings, topics.VERDICTS)
+        if partitions != await kafka.partitions_of(settings, topics.ACTIONS):
+            raise ConfigurationError(
+                f"{topics.VERDICTS} and {topics.ACTIONS} need the same number of partitions: what is done about a content has "
+                "to be found where its verdicts are"
+            )
+        if from_now:
+            for group, topic in (
+                (f"{STAGE}-dry-run" if dry_run else STAGE, topics.VERDICTS),
+                (DELIVERY, topics.ACTIONS),
+            ):
+                await kafka.begin_at_end(settings, group, topic)
+        agent = Agent(settings, rules, len(partitions), dry_run=dry_run)
+        async with served(settings.host, settings.enforcement_port, agent.state):
+            await agent.run(stop.event)

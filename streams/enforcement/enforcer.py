@@ -1,0 +1,95 @@
+"""Verdicts to actions: the transform, and what it knows of its partitions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from streams import topics
+from streams.bus import Output, Record
+from streams.enforcement.ledger import Ledger
+from streams.enforcement.rules import Rules, severity
+from streams.records import Action, ActionState, Verdict, carried, decode, encode, now, schema_header, verdict_id
+
+log = logging.getLogger(__name__)
+
+STAGE = "enforcement"
+_ACTION = schema_header(Action)
+
+
+class Enforcer:
+    """The transform of the engine, in batches. `ledgers` are those of the partitions it owns, kept up by whoever opens them;
+    partitions is the count of them all.
+    """
+
+    def __init__(self, rules: Rules, partitions: int, *, dry_run: bool = False) -> None:
+        self.rules = rules
+        self.ledgers: dict[int, Ledger] = {}
+        self._partitions = partitions
+        self._dry_run = dry_run
+
+    async def __call__(self, records: Sequence[Record]) -> list[Output]:
+        # All are read before any counts: a record at fault is then found without the others counting twice.
+        verdicts = [decode(record.value, Verdict) for record in records]
+        outputs = []
+        for record, verdict in zip(records, verdicts, strict=True):
+            ledger = self.ledgers[record.partition]
+            action = self._follow(verdict, ledger, record.partition) if ledger.seen.add(verdict.verdict_id) else None
+            if action is not None:
+                ledger.take(action)
+                outputs.append(Output(topics.ACTIONS, record.key, encode(action), [_ACTION, *carried(record.headers)]))
+        return outputs
+
+    def _follow(self, verdict: Verdict, ledger: Ledger, partition: int) -> Action | None:
+        """The action for a verdict; None where it allows what is allowed already."""
+        content, policy = verdict.content_id, verdict.policy_id
+        standing = ledger.standing(content, policy)
+        previous = standing.applied.action
+        action, rule = self.rules.decide(verdict)
+        if verdict.decision == "undetermined" and severity(previous) > severity(action):
+            # It says nothing of the content: what stands, stands.
+            action, rule = previous, f"{rule}; what stands is kept"
+        if action == previous == "allow" and standing.held is None:
+            return None
+        moment, cap = now(), self.rules.cap_of(policy)
+        state: ActionState = "applied"
+        why = ""
+        if content in ledger.people:
+            state, why = "overridden", f"a person decided: {ledger.people[content]}"
+        elif action != previous and ledger.above(policy, cap, cap.of_partition(partition, self._partitions), moment):
+            state, why = "held", f"above the cap of {cap.most} in {cap.window}"
+        alert = state == "held" and not ledger.alerted(policy, cap, moment)
+        if alert:
+            log.error(
+                "%s: actions are held, above the cap of %d in %s; see: safeguard enforce held",
+                policy,
+                cap.most,
+                cap.window,
+            )
+        return Action(
+            action_id=verdict_id(verdict.verdict_id, "dry run" if self._dry_run else "action"),
+            content_id=content,
+            action=action,
+            acted_at=moment,
+            why=why,
+            state=state,
+            effective=ledger.effective(content, policy, action if state == "applied" else previous),
+            previous=previous,
+            verdict_id=verdict.verdict_id,
+            policy_id=policy,
+            policy_version=verdict.policy_version,
+            decision=verdict.decision,
+            rule_ids=verdict.rule_ids,
+            rule=rule,
+            reverses=standing.applied.action_id or None,
+            alert=alert,
+            dry_run=self._dry_run,
+        )
+
+    def held(self) -> Mapping[str, int]:
+        """Actions that wait for a person, by policy, of the partitions that are owned."""
+        total: dict[str, int] = {}
+        for ledger in self.ledgers.values():
+            for policy, count in ledger.held().items():
+                total[policy] = total.get(policy, 0) + count
+        return total

@@ -1,0 +1,210 @@
+"""Enforcement on Apache Kafka whose agent is killed and whose webhook's receiver misbehaves: python tests/faults/enforcement.py.
+
+Says what it does; its last line is one JSON object. Exit status 0 only if each verdict led to its action once, every action
+that changes anything was delivered, of each content in order, none was applied twice by a receiver that honours the key, and
+the receiver knows of every content what stands on moderation.actions.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import math
+import os
+import random
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from processes import BIN, Process, say
+from receiver import SECRET, Receiver
+
+from infra import brokers
+from streams import kafka, settings, topics
+from streams.enforcement.ledger import Ledger
+from streams.records import Action, Verdict, decode, encode
+
+KILLS = (0.2, 0.4, 0.6)  # of the actions; one in five changes nothing and is not delivered
+PATIENCE = 120.0  # seconds
+TIMEOUT = 0.5  # seconds, of the webhook
+PEOPLE = 20  # contents that people decide about
+RULES = """
+[[rule]]
+name = "threats"
+rules = ["HH3"]
+action = "remove"
+[[rule]]
+name = "insults"
+rules = ["HH2"]
+action = "limit"
+[cap]
+most = 1000000
+window = "1h"
+[webhook]
+url = "http://127.0.0.1:{port}/actions"
+timeout = {timeout}
+"""
+
+
+def verdicts(count, seed):
+    """Some on each of a third as many contents, each superseding the one before."""
+    chance, last = random.Random(seed), {}
+    for number in range(count):
+        content = f"c{chance.randrange(count // 3)}"
+        rule = chance.choice(["HH2", "HH3", "HH5"])
+        yield verdict(f"v{number}", content, rule, last.get(content))
+        last[content] = f"v{number}"
+
+
+def verdict(name, content, rule, supersedes=None):
+    decision = "safe" if rule == "HH5" else "violates"
+    return Verdict(
+        name, content, "sha", "hate-harassment", "p1", decision, "reasoner", "live", "m", datetime.now(UTC),
+        rule_ids=(rule,), supersedes=supersedes,
+    )  # fmt: skip
+
+
+def due(found):
+    """The verdicts that lead to an action: all but those that allow what is allowed already."""
+    stands, named = {}, set()
+    for one in found:
+        if one.decision == "violates" or stands.get(one.content_id) == "violates":
+            named.add(one.verdict_id)
+        stands[one.content_id] = one.decision
+    return named
+
+
+async def publish(current, topic, records, rate=math.inf):
+    async with kafka.producer(current) as producer:
+        start = time.monotonic()
+        for number, record in enumerate(records):
+            await producer.send(current.prefix + topic, key=record.content_id.encode(), value=encode(record))
+            await asyncio.sleep(max(0.0, start + number / rate - time.monotonic()))
+        await producer.flush()
+
+
+async def acted(current):
+    return [decode(r.value, Action) async for r in kafka.read_all(current, [topics.ACTIONS])]
+
+
+async def until(condition, agent, what):
+    """Wait for an async condition; gives up when the agent has ended by itself or nothing comes of it."""
+    deadline = time.monotonic() + PATIENCE
+    while not await condition():
+        assert agent.process.poll() is None, f"the agent ended: {agent.log.read_text()[-2000:]}"
+        assert time.monotonic() < deadline, f"waited {PATIENCE:g} s for {what}"
+        await asyncio.sleep(0.3)
+
+
+async def run(address, options, folder):
+    current = settings.load(bootstrap=address, prefix=f"enforcing{os.getpid()}.", partitions=4, session_timeout_ms=6000)
+    await kafka.create_topics(current)
+    receiver = Receiver(brokers.free_port(), 2 * TIMEOUT, options.seed)
+    (folder / "rules.toml").write_text(RULES.format(port=receiver.port, timeout=TIMEOUT))
+    environment = {**os.environ, "SAFEGUARD_BOOTSTRAP": address, "SAFEGUARD_PREFIX": current.prefix}
+    environment |= {"SAFEGUARD_SESSION_TIMEOUT_MS": "6000", "SAFEGUARD_WEBHOOK_SECRET": SECRET}
+    command = [BIN / "safeguard", "enforce", "run", folder / "rules.toml", "--port", str(brokers.free_port())]
+    agent = Process("agent", command, environment, folder)
+    found = list(verdicts(options.verdicts, options.seed))
+    publishing = asyncio.create_task(publish(current, topics.VERDICTS, found, options.rate))
+    try:
+        await receiver.start()
+        await misbehave(options.down, receiver, agent, len(due(found)))
+        await publishing
+        await until(lambda: settled(current, receiver, found), agent, "all verdicts to be followed and delivered")
+        say("all is delivered; people decide, and more verdicts come")
+        contents = sorted(receiver.of_content)[:PEOPLE]
+        people = [Action(f"d-{content}", content, "label", datetime.now(UTC), by="ann") for content in contents]
+        await publish(current, topics.ACTIONS, people)
+        await until(lambda: settled(current, receiver, found), agent, "people's decisions to be delivered")
+        late = [verdict(f"late-{content}", content, "HH3") for content in contents]
+        await publish(current, topics.VERDICTS, late)
+        await until(lambda: settled(current, receiver, [*found, *late]), agent, "the last verdicts to be followed")
+        return summary(await acted(current), [*found, *late], receiver)
+    finally:
+        publishing.cancel()
+        agent.process.kill()
+        await receiver.stop()
+
+
+async def misbehave(down, receiver, agent, count):
+    """Kill the agent when parts of what it has to do are delivered, and let the receiver be away after the first."""
+
+    async def reached():
+        return len(receiver.had) >= part * count
+
+    for part in KILLS:
+        await until(reached, agent, f"deliveries of {part:.0%} of the actions")
+        agent.kill()
+        agent.start()
+        if part == KILLS[0]:
+            say(f"the receiver is away for {down:g} s")
+            await receiver.stop()
+            await asyncio.sleep(down)
+            await receiver.start()
+
+
+def keys(actions):
+    return {f"action-{action.action_id}" for action in actions if action.changes}
+
+
+async def settled(current, receiver, found):
+    actions = await acted(current)
+    return {a.verdict_id for a in actions if not a.human} >= due(found) and set(receiver.had) >= keys(actions)
+
+
+def summary(actions, found, receiver):
+    followed = Counter(action.verdict_id for action in actions if not action.human)
+    ledger, in_order = Ledger(), defaultdict(list)
+    for action in actions:
+        ledger.take(action)
+        if action.changes:
+            in_order[action.content_id].append(action.action_id)
+    had = {content: [one["action_id"] for one in of_content] for content, of_content in receiver.of_content.items()}
+    counts = {
+        "verdicts": len(found),
+        "actions": len(actions),
+        "verdicts_without_their_action": len(due(found) - set(followed)),
+        "verdicts_followed_twice": sum(times > 1 for times in followed.values()),
+        "overridden": sum(action.state == "overridden" for action in actions),
+        "due": len(keys(actions)),
+        "delivered": len(receiver.had),
+        "not_delivered": len(keys(actions) - set(receiver.had)),
+        "not_due": len(set(receiver.had) - keys(actions)),
+        "out_of_order": sum(ids != had.get(content) for content, ids in in_order.items()),
+        "requests": dict(receiver.requests),
+        "standing": len(ledger.restricted()),
+        "receiver_knows": receiver.stands() == ledger.restricted(),
+        "kills": len(KILLS),
+    }
+    none = ("verdicts_without_their_action", "verdicts_followed_twice", "not_delivered", "not_due", "out_of_order")
+    repeated = receiver.requests.total() > len(receiver.had)
+    passed = not any(counts[name] for name in none) and counts["receiver_knows"] and repeated
+    return {**counts, "passed": passed and counts["overridden"] == PEOPLE}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--verdicts", type=int, default=6000)
+    parser.add_argument("--rate", type=float, default=100.0, help="verdicts per second")
+    parser.add_argument("--down", type=float, default=60.0, help="seconds that the receiver is away")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--bootstrap", help="a broker that is there already")
+    options = parser.parse_args()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="safeguard-enforcement-")))
+        address = options.bootstrap or brokers.addresses(stack.enter_context(brokers.kafka_cluster(1, "768m")))
+        found = asyncio.run(run(address, options, folder))
+        if not found["passed"]:
+            print(f"--- end of the agent's log\n{(folder / 'agent.log').read_text(errors='replace')[-3000:]}")
+    print(json.dumps(found))
+    sys.exit(0 if found["passed"] else 1)
+
+
+if __name__ == "__main__":
+    main()

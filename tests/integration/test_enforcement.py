@@ -1,0 +1,336 @@
+"""Enforcement on real brokers: what it does about verdicts, what people do about that, and a webhook's receiver."""
+
+import asyncio
+import contextlib
+import json
+import re
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import aiohttp
+import pytest
+from standardwebhooks import Webhook as Checker
+from typer.testing import CliRunner
+
+from infra import brokers
+from streams import kafka as kafka_bus
+from streams import settings, topics
+from streams.cli import app
+from streams.dead_letters import TRIES_HEADER
+from streams.enforcement import people, webhook
+from streams.enforcement.app import Agent
+from streams.enforcement.ledger import Ledger
+from streams.enforcement.rules import Cap, Rule, Rules, Webhook
+from streams.enforcement.webhook import Backoff, Delivery, key_of, message, signed
+from streams.errors import ConfigurationError, RecordError
+from streams.memory import StoredRecord
+from streams.records import Action, ContentEvent, DeadLetter, Verdict, decode, encode
+from streams.releases import Author
+from tests.conftest import enforcing, standing_on
+from tests.faults.receiver import SECRET, Receiver
+
+WHEN = datetime(2026, 1, 1, tzinfo=UTC)
+RULES = Rules((Rule("threats", "remove", rules=("HH3",)),), Cap(1000))
+WELL = {"well": 1}
+
+
+def verdict(name, content, rule="HH3", decision="violates", supersedes=None):
+    return Verdict(
+        name, content, "sha", "hate", "p1", decision, "reasoner", "live", "m", WHEN, (rule,), supersedes=supersedes
+    )
+
+
+async def publish(current, topic, *records):
+    async with kafka_bus.producer(current) as producer:
+        for record in records:
+            value = record if isinstance(record, bytes) else encode(record)
+            key = b"broken" if isinstance(record, bytes) else record.content_id.encode()
+            await producer.send_and_wait(current.prefix + topic, key=key, value=value)
+
+
+async def actions(current):
+    return [action async for _, action in people.actions(current)]
+
+
+async def until(condition, patience=30):
+    async with asyncio.timeout(patience):
+        while not await condition():
+            await asyncio.sleep(0.1)
+
+
+@pytest.fixture
+def command(broker, monkeypatch):
+    monkeypatch.setenv("SAFEGUARD_BOOTSTRAP", broker.bootstrap)
+    monkeypatch.setenv("SAFEGUARD_PREFIX", broker.prefix)
+
+    async def invoke(*words, **more):
+        return await asyncio.to_thread(CliRunner().invoke, app, ["enforce", *words], **more)
+
+    return invoke
+
+
+async def test_verdicts_are_followed_and_people_have_the_last_word(broker, command):
+    await kafka_bus.create_topics(broker)
+    await publish(broker, topics.EVENTS, ContentEvent("c9", "never judged", WHEN))
+    await publish(
+        broker,
+        topics.VERDICTS,
+        verdict("v1", "c1"),
+        b"no verdict",
+        verdict("v2", "c2"),
+        verdict("v3", "c3", "HH5", "safe"),
+    )
+    async with enforcing(broker, RULES):
+        await until(lambda: holds(broker, {"c1": "remove", "c2": "remove"}))
+        await publish(broker, topics.VERDICTS, verdict("v4", "c1", "HH5", "safe", "v1"))
+        await until(lambda: holds(broker, {"c2": "remove"}))
+        said = await command("decide", "c2", "label", "--why", "satire", "--by", "ann")
+        assert "c2: label, decided by ann" in said.stdout
+        decided = json.loads((await command("decide", "c9", "remove", "--json")).stdout)
+        assert decided["action"] == "remove"
+        assert "nothing is known of content 'c8'" in str((await command("decide", "c8", "allow")).exception)
+        assert "'ban' is no action" in str((await command("decide", "c9", "ban")).exception)
+        await until(lambda: holds(broker, {"c2": "label", "c9": "remove"}))
+        await asyncio.sleep(0.5)  # the agent follows what people write beside its work
+        await publish(broker, topics.VERDICTS, verdict("v5", "c2"))
+        await until(lambda: followed(broker, "v5"))
+    history = json.loads((await command("show", "c2", "--json")).stdout)
+    assert [(a["action"], a.get("state", "applied"), a["effective"]) for a in history] == [
+        ("remove", "applied", "remove"),
+        ("label", "applied", "label"),
+        ("remove", "overridden", "label"),
+    ]
+    shown = (await command("show", "c1")).stdout
+    assert re.search(r"remove +applied +remove +hate +violates HH3 +threats", shown)
+    assert re.search(r"allow +applied +allow +hate +safe HH5 +safe, no rule fits", shown)
+    assert await standing_on(broker) == {"c2": "label", "c9": "remove"}
+    (letter,) = [decode(r.value, DeadLetter) async for r in kafka_bus.read_all(broker, [topics.DEAD_LETTERS])]
+    assert (letter.stage, letter.original()[1]) == ("enforcement", b"no verdict")
+
+
+async def holds(current, wanted):
+    return await standing_on(current) == wanted
+
+
+async def followed(current, name):
+    return any(action.verdict_id == name for action in await actions(current))
+
+
+async def test_what_is_held_waits_for_a_person(broker, command):
+    await kafka_bus.create_topics(broker)
+    assert "nothing is held" in (await command("held")).stdout
+    async with enforcing(broker, Rules(RULES.rule, Cap(4))) as agent:
+        await publish(broker, topics.VERDICTS, *(verdict(f"v{n}", f"c{n}") for n in range(20)))
+        await until(lambda: followed_by(broker, 20))
+        assert agent.state()["held"] == {"hate": 16}
+        (row,) = json.loads((await command("held", "--json")).stdout)
+        assert (row["policy"], row["action"], row["contents"]) == ("hate", "remove", 16)
+        held = sorted(one.action.content_id for one in await people.held(broker))
+        await people.decide(broker, held[0], "allow", Author("quotation", "ann"))
+        await asyncio.sleep(0.5)
+        await publish(broker, topics.VERDICTS, verdict("w1", held[1], "HH5", "safe", "v1"))
+        await until(lambda: followed(broker, "w1"))
+        assert (await command("release", "hate", input="n\n")).exit_code == 1
+        assert "14 actions are let through" in (await command("release", "hate", "--yes", "--why", "checked")).stdout
+        assert "nothing is held under hate" in (await command("release", "hate", "--yes")).stdout
+        await until(lambda: emptied(agent))
+    found = await standing_on(broker)
+    assert set(found) == {f"c{n}" for n in range(20)} - set(held[:2])
+    released = [a for a in await actions(broker) if a.releases]
+    assert {(a.why, a.effective, a.changes) for a in released} == {("checked", "remove", True)}
+
+
+async def followed_by(current, count):
+    return len(await actions(current)) == count
+
+
+async def emptied(agent):
+    return not agent.state()["held"]
+
+
+async def test_a_trial_changes_nothing(broker):
+    await kafka_bus.create_topics(broker)
+    await publish(broker, topics.VERDICTS, verdict("v1", "c1"))
+    async with enforcing(broker, RULES, dry_run=True):
+        await until(lambda: followed(broker, "v1"))
+    assert await standing_on(broker) == {}
+    async with enforcing(broker, RULES):
+        await until(lambda: holds(broker, {"c1": "remove"}))
+    assert [action.dry_run for action in await actions(broker)] == [True, False]
+
+
+async def test_it_may_begin_with_what_comes_next(kafka, tmp_path):
+    await kafka_bus.create_topics(kafka)
+    await publish(kafka, topics.VERDICTS, *(verdict(f"old{n}", f"c{n}") for n in range(10)))
+    await kafka_bus.begin_at_end(kafka, "enforcement", topics.VERDICTS)
+    async with enforcing(kafka, RULES) as agent:
+        await until(lambda: ready(agent))
+        await publish(kafka, topics.VERDICTS, verdict("v1", "c1"))
+        await until(lambda: followed(kafka, "v1"))
+    assert [action.verdict_id for action in await actions(kafka)] == ["v1"]
+
+
+async def ready(agent):
+    return agent.state()["ready"]
+
+
+def test_killed_agents_and_a_bad_receiver_cost_no_action_and_double_none(kafka_address):
+    suite = Path(__file__).parents[1] / "faults" / "enforcement.py"
+    arguments = ["--verdicts", "400", "--rate", "150", "--down", "2", "--bootstrap", kafka_address]
+    done = subprocess.run([sys.executable, suite, *arguments], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["passed"]
+
+
+# ---------------------------------------------------------------- deliveries, one by one
+
+
+@contextlib.asynccontextmanager
+async def delivering(moods=None, late=1.0, timeout=0.3, **backoff):
+    receiver = Receiver(brokers.free_port(), late, 1, moods or WELL)
+    await receiver.start()
+    async with aiohttp.ClientSession() as http:
+        hook = Webhook(f"http://127.0.0.1:{receiver.port}/", timeout)
+        delivery = Delivery(hook, key_of(SECRET), http, Backoff(**({"first": 0.01, "longest": 0.05} | backoff)))
+        delivery.ledgers[0] = Ledger()
+        yield delivery, receiver
+    await receiver.stop()
+
+
+def act(name, content="c1", action="remove", previous="allow", **more):
+    return Action(
+        name,
+        content,
+        action,
+        WHEN,
+        previous=previous,
+        effective=action,
+        **({"policy_id": "hate", "verdict_id": name} | more),
+    )
+
+
+def record(offset, action, headers=()):
+    return StoredRecord(topics.ACTIONS, 0, offset, 0, action.content_id.encode(), encode(action), headers)
+
+
+async def test_a_message_is_signed_and_says_where_a_decision_belongs():
+    name, body = message(act("a1"), 3)
+    headers = signed(key_of(SECRET), name, int(time.time()), body)
+    found = Checker(SECRET).verify(body, headers)
+    assert (found["type"], found["partition"], found["data"]["action"], name) == ("action", 3, "remove", "action-a1")
+    with pytest.raises(Exception, match="No matching signature"):
+        Checker(SECRET).verify(body + b" ", headers)
+
+
+async def test_only_what_changes_anything_is_delivered():
+    async with delivering() as (delivery, receiver):
+        records = [
+            act("a1"),
+            act("a2", previous="remove"),
+            act("a3", "c2", state="held"),
+            act("a4", "c3", state="overridden"),
+            act("a5", "c4", dry_run=True),
+            act("a6", "c5", state="held", alert=True),
+        ]
+        for offset, action in enumerate(records):
+            await delivery([record(offset, action)])
+        assert list(receiver.had) == ["action-a1", "alert-a6"]
+        assert delivery.delivered == {"action": 1, "alert": 1}
+
+
+async def test_of_one_content_messages_go_out_in_order_and_a_slow_one_delays_no_other_content():
+    async with delivering({"fails before": 1}) as (delivery, receiver):
+        first = asyncio.create_task(delivery([record(0, act("a1"))]))
+        second = asyncio.create_task(delivery([record(1, act("a2", action="allow", previous="remove"))]))
+        await asyncio.sleep(0.1)
+        assert delivery.failing == "answered 500"
+        receiver.moods = WELL
+        await delivery([record(2, act("a3", "c2"))])
+        await asyncio.gather(first, second)
+        assert [one["action_id"] for one in receiver.of_content["c1"]] == ["a1", "a2"]
+        assert delivery.failing is None
+        assert not delivery._turns
+
+
+@pytest.mark.parametrize("mood", ["fails after", "says nothing", "late", "twice"])
+async def test_what_was_applied_but_not_answered_is_sent_again_under_the_same_key(mood):
+    async with delivering({mood: 1}) as (delivery, receiver):
+        sending = asyncio.create_task(delivery([record(0, act("a1"))]))
+        await asyncio.sleep(0.1 if mood == "twice" else 1.2)
+        receiver.moods = WELL
+        await sending
+        await delivery([record(1, act("a2", "c2"))])
+        assert list(receiver.had) == ["action-a1", "action-a2"]
+        assert receiver.requests.total() > 2 or mood == "twice"
+
+
+async def test_what_is_refused_for_good_is_a_dead_letter_and_a_wrong_page_is_not():
+    answers = [404, 503, 401, 400]
+
+    async def serve(reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(re.search(rb"content-length: (\d+)", head, re.I)[1]))
+        writer.write(
+            b"HTTP/1.1 %d x\r\nretry-after: 0\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % answers.pop(0)
+        )
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with aiohttp.ClientSession() as http:
+        hook = Webhook(f"http://127.0.0.1:{port}/", 1)
+        delivery = Delivery(hook, key_of(SECRET), http, Backoff(0.01, 0.02))
+        delivery.ledgers[0] = Ledger()
+        with pytest.raises(RecordError, match="webhook: the receiver refused it: answered 400"):
+            await delivery([record(0, act("a1"))])
+    assert not answers
+    server.close()
+    await server.wait_closed()
+
+
+async def test_what_a_person_or_a_newer_verdict_overtook_is_not_delivered():
+    async with delivering() as (delivery, receiver):
+        tried = ((TRIES_HEADER, b"1"),)
+        decided = Action("d1", "c1", "allow", WHEN, by="ann")
+        await delivery([record(0, act("a0"))])
+        await delivery([record(1, decided)])
+        await delivery([record(2, act("a1"))])  # its writer did not know yet
+        await delivery([record(3, act("b1", "c2"))])
+        await delivery([record(4, act("b2", "c2", action="allow", previous="remove"))])
+        await delivery([record(5, act("b1", "c2"), tried)])  # a dead letter that was put back
+        await delivery([record(6, act("b2", "c2", action="allow", previous="remove"), tried)])
+        await delivery([record(7, act("r1", "c2", releases="gone"))])  # let through when it had ceased to wait
+        assert list(receiver.had) == ["action-a0", "action-d1", "action-b1", "action-b2"]
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_c2hvcnQ=", "c2FmZWd1YXJkIHRlc3RzIG9ubHksIG5vIHNlY3JldCE=", "whsec_*"])
+def test_a_secret_at_fault_is_refused_without_being_named(secret):
+    with pytest.raises(ConfigurationError) as caught:
+        key_of(secret)
+    assert not secret or f" {secret} " not in f" {caught.value} "
+
+
+async def test_a_webhook_needs_a_secret_and_the_secret_is_never_shown(kafka_address):
+    current = settings.load(bootstrap=kafka_address, webhook_secret=SECRET)
+    assert SECRET not in repr(current)
+    rules = Rules(webhook=Webhook("http://127.0.0.1:1/"))
+    agent = Agent(settings.load(bootstrap=kafka_address), rules, 2)
+    with pytest.raises(ConfigurationError, match="set SAFEGUARD_WEBHOOK_SECRET"):
+        await agent.run(asyncio.Event())
+
+
+@pytest.mark.parametrize(
+    ("header", "low", "high"),
+    [(None, 0, 0), ("7", 7, 7), ("99999", 3600, 3600), ("soon", 0, 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0)],
+)
+def test_a_receiver_may_ask_for_a_pause(header, low, high):
+    assert low <= webhook._asked_to_wait(header) <= high
+
+
+def test_pauses_grow_and_are_bounded():
+    waits = [Backoff(1, 30).wait(failures) for failures in range(1, 2000)]
+    assert 0.5 <= waits[0] <= 1
+    assert all(15 <= wait <= 30 for wait in waits[5:])
