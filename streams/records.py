@@ -102,7 +102,7 @@ class Tokens(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
-    """moderation.cleared, moderation.verdicts, moderation.replays.
+    """moderation.cleared, moderation.verdicts, moderation.replays: a decision on content under a policy.
 
     A cleared verdict has stage prefilter and policy_id "*": every policy that applies to the content let it pass,
     and policy_version names the set of policies in force. score is 0 to 1, latency in ms per stage. score_map names the

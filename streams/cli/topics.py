@@ -8,6 +8,7 @@ import orjson
 import typer
 from rich.table import Table
 
+from streams import asyncapi as described
 from streams import kafka, settings
 from streams import topics as catalogue
 from streams.cli.options import Bootstrap, Json, console
@@ -34,7 +35,7 @@ def show(as_json: Json = False) -> None:
         {
             "topic": current.prefix + topic.name,
             "key": topic.key,
-            "record": topic.record.__name__ if topic.record else "Action",
+            "record": topic.record.__name__,
             "partitions": topic.partitions or current.partitions,
             **topic.config,
         }
@@ -49,3 +50,9 @@ def show(as_json: Json = False) -> None:
         shown = [str(row[column]) for column in ("topic", "key", "record", "partitions")]
         table.add_row(*shown, topic.cleanup, days)
     console().print(table)
+
+
+@app.command("asyncapi")
+def asyncapi() -> None:
+    """The topics and their records as an AsyncAPI 3 document, for code in other languages."""
+    print(orjson.dumps(described.document(), option=orjson.OPT_INDENT_2).decode())

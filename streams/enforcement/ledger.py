@@ -6,7 +6,7 @@ Only what is restricted, waits for a person or was decided by one is kept: a con
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict, deque
+from collections import deque
 from datetime import datetime
 
 import msgspec
@@ -16,6 +16,7 @@ from streams.dead_letters import was_retried
 from streams.enforcement.rules import Cap, severity
 from streams.errors import RecordError
 from streams.records import Action, Enforced, decode
+from streams.seen import Seen
 from streams.settings import Settings
 
 MOST_SEEN = 100_000  # verdicts
@@ -38,24 +39,6 @@ class Standing(msgspec.Struct):
     held: Entry | None = None
 
 
-class Seen:
-    """Ids that were seen, the last MOST_SEEN of them."""
-
-    def __init__(self, most: int = MOST_SEEN) -> None:
-        self._ids: OrderedDict[str, None] = OrderedDict()
-        self._most = most
-
-    def add(self, name: str) -> bool:
-        """Whether it is new."""
-        if name in self._ids:
-            self._ids.move_to_end(name)
-            return False
-        self._ids[name] = None
-        if len(self._ids) > self._most:
-            self._ids.popitem(last=False)
-        return True
-
-
 class Ledger:
     """One partition. dry_run: the ledger of a trial, which knows its own actions and those of people. restored: the offset
     before which all actions are in it from the start.
@@ -63,7 +46,7 @@ class Ledger:
 
     def __init__(self, *, dry_run: bool = False) -> None:
         self.people: dict[str, Enforced] = {}
-        self.seen = Seen()
+        self.seen = Seen(MOST_SEEN)
         self.restored = 0
         self._dry_run = dry_run
         self._contents: dict[str, dict[str, Standing]] = {}

@@ -1,9 +1,12 @@
 """What the documentation says is what happens: snippets run, help texts are current, the compose file is valid."""
 
+import asyncio
+import json
 import re
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,15 +15,17 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
+from infra import brokers
 from policies.check import check
+from streams import asyncapi, topics
 from streams import settings as settings_module
-from streams import topics
 from streams.cli import app
 from streams.records import ContentEvent, Verdict, decode, encode
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 GUIDE = ROOT / "policies/GUIDE.md"
+EXAMPLES = ROOT / "streams/examples"
 BIN = Path(sys.executable).parent
 COMMANDS = [
     *("", "demo", "topics create", "policy release", "publish", "prefilter run", "reason run", "verdicts tail"),
@@ -35,6 +40,7 @@ COMMANDS = [
         "policy history",
     ),
     *("replay start", "replay status", "replay diff", "replay promote", "replay revert", "replay resume"),
+    *("enforce run", "enforce check", "enforce show", "enforce decide", "enforce held", "enforce release"),
     *("reason calibrate", "bench reason", "bench release"),
 ]
 
@@ -132,7 +138,7 @@ async def test_the_snippets_that_follow_verdicts(address, tmp_path, name):
 
     current = settings_module.load(bootstrap=address)
     moment = settings_module.Settings.__name__ + str(time.time_ns())
-    verdict = Verdict("v1", moment, "s", "fraud-spam", "1", "violates", "reasoner", "live", "m", _now(), ("FS2",))
+    verdict = Verdict(moment, moment, "s", "fraud-spam", "1", "violates", "reasoner", "live", "m", _now(), ("FS2",))
     async with kafka.producer(current) as producer:
         await producer.send_and_wait(topics.VERDICTS, encode(verdict), key=moment.encode())
     path = script(tmp_path, name, address)
@@ -145,6 +151,8 @@ async def test_the_snippets_that_follow_verdicts(address, tmp_path, name):
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
+        patience = threading.Timer(60, process.kill)
+        patience.start()
         try:
             for line in process.stdout:
                 if moment in line:
@@ -152,8 +160,104 @@ async def test_the_snippets_that_follow_verdicts(address, tmp_path, name):
             else:
                 pytest.fail("the snippet ended without printing the verdict")
         finally:
+            patience.cancel()
             process.kill()
     assert "fraud-spam violates" in line
+
+
+async def test_the_example_in_java_follows_verdicts(kafka_address, tmp_path):
+    from streams import kafka
+
+    current = settings_module.load(bootstrap=kafka_address, prefix=f"java{time.time_ns()}.", partitions=2)
+    await kafka.create_topics(current)
+    found = [
+        Verdict("v1", "c1", "s", "fraud-spam", "1", "violates", "reasoner", "live", "m", _now(), ("FS2",)),
+        Verdict(
+            "v2", "c1", "s", "fraud-spam", "1", "safe", "reasoner", "live", "m", _now(), supersedes="v1", score=0.1
+        ),
+    ]
+    async with kafka.producer(current) as producer:
+        for verdict in [found[0], *found]:
+            await producer.send_and_wait(current.prefix + topics.VERDICTS, encode(verdict), key=b"c1")
+    jars = f"{brokers.jars()}/*"
+    command = [
+        "java",
+        "-cp",
+        jars,
+        EXAMPLES / "FollowVerdicts.java",
+        kafka_address,
+        "java",
+        current.prefix + topics.VERDICTS,
+    ]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            lines = [process.stdout.readline().strip() for _ in range(2)]
+        finally:
+            process.kill()
+    assert lines == ["c1 fraud-spam violates", "c1 fraud-spam safe in place of v1"]
+
+
+async def test_the_example_that_acts_on_kafka_acts_once_though_it_is_killed(kafka_address):
+    from streams import kafka
+
+    count, group, topic = 200, f"g{time.time_ns()}", topics.ACTIONS
+    current = settings_module.load(bootstrap=kafka_address, partitions=2)
+    await kafka.create_topics(current)
+    async with kafka.producer(current) as producer:
+        for number in range(count):
+            verdict = Verdict(
+                f"{group}-{number}", f"{group}-{number}", "s", "p", "1", "violates", "reasoner", "live", "m", _now()
+            )
+            await producer.send(topics.VERDICTS, encode(verdict), key=verdict.content_id.encode())
+        await producer.flush()
+
+    async def acted():
+        found = [r.key.decode() async for r in kafka.read_all(current, [topic])]
+        return [key for key in found if key.startswith(group)]
+
+    command = [sys.executable, EXAMPLES / "exactly_once.py", kafka_address, group, topic]
+    for part in (0.4, 1.0):
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            try:
+                async with asyncio.timeout(60):
+                    while len(await acted()) < part * count:
+                        assert process.poll() is None
+                        await asyncio.sleep(0.1)
+            finally:
+                process.kill()
+    assert sorted(await acted()) == sorted(f"{group}-{number}" for number in range(count))
+
+
+def test_the_asyncapi_document_is_current_and_whole():
+    path = ROOT / "streams/asyncapi.json"
+    written = json.loads(path.read_text())
+    assert written == json.loads(json.dumps(asyncapi.document())), (
+        "run: safeguard topics asyncapi > streams/asyncapi.json"
+    )
+    assert set(written["channels"]) == {topic.name for topic in topics.CATALOGUE}
+    for reference in re.findall(r'"\$ref": "#/([^"]+)"', path.read_text()):
+        target = written
+        for step in reference.split("/"):
+            target = target[step]
+    schemas = written["components"]["schemas"]
+    assert schemas["Verdict"]["properties"]["decided_at"]["format"] == "date-time"
+    assert schemas["Verdict"]["required"][:2] == ["verdict_id", "content_id"]
+
+
+def test_the_java_example_has_the_fields_of_the_asyncapi_document():
+    text = (EXAMPLES / "FollowVerdicts.java").read_text()
+    fields = re.findall(r"(\w+(?:<\w+>)?) (\w+)[,)]", re.search(r"record Verdict\((.*?)\{", text, re.DOTALL)[1])
+    properties = json.loads((ROOT / "streams/asyncapi.json").read_text())["components"]["schemas"]["Verdict"][
+        "properties"
+    ]
+    kinds = {"String": "string", "Double": "number", "List<String>": "array"}
+    assert len(fields) > 8
+    for kind, name in fields:
+        schema = properties[name]
+        possible = [one.get("type", "string" if "enum" in one else None) for one in schema.get("anyOf", [schema])]
+        assert kinds[kind] in possible, name
 
 
 def _now():

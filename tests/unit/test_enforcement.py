@@ -15,11 +15,12 @@ from streams.cli import app
 from streams.enforcement import enforcer as module
 from streams.enforcement import rules as rules_of
 from streams.enforcement.enforcer import Enforcer
-from streams.enforcement.ledger import Ledger, Seen
+from streams.enforcement.ledger import Ledger
 from streams.enforcement.rules import Cap, Rule, Rules
 from streams.errors import ConfigurationError, RecordError
 from streams.memory import StoredRecord
 from streams.records import Action, Verdict, decode, encode
+from streams.seen import Seen
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 RULES = Rules(

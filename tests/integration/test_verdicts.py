@@ -1,0 +1,156 @@
+"""The library for those who act on verdicts, on real brokers."""
+
+import asyncio
+from collections import Counter
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams import kafka as kafka_bus
+from streams import topics
+from streams.errors import BusError
+from streams.records import Verdict, encode
+from streams.verdicts import Resolver, Verdicts
+
+WHEN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def verdict(name, content="c1", policy="hate", supersedes=None):
+    return Verdict(name, content, "sha", policy, "p1", "violates", "reasoner", "live", "m", WHEN, supersedes=supersedes)
+
+
+async def publish(current, *verdicts):
+    async with kafka_bus.producer(current) as producer:
+        for one in verdicts:
+            value = one if isinstance(one, bytes) else encode(one)
+            key = b"broken" if isinstance(one, bytes) else one.content_id.encode()
+            await producer.send_and_wait(current.prefix + topics.VERDICTS, key=key, value=value)
+
+
+def following(current, **more):
+    timing = {"session_timeout_ms": 6000, "heartbeat_interval_ms": 500}
+    return Verdicts(current.bootstrap, current.prefix + "group", prefix=current.prefix, **timing, **more)
+
+
+async def take(verdicts, count, *, commit=True):
+    """The next so many, and that no other comes."""
+    found = []
+    async with asyncio.timeout(30):
+        while len(found) < count:
+            found.append(await anext(verdicts))
+    if commit:
+        await verdicts.commit()
+    return found
+
+
+async def nothing_comes(verdicts, seconds=1.0):
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await anext(verdicts)
+    return True
+
+
+async def test_each_verdict_comes_once_in_order_and_says_what_it_replaces(broker):
+    await kafka_bus.create_topics(broker)
+    await publish(broker, verdict("a"), b"no verdict", verdict("x", policy="fraud"), verdict("a"))
+    async with following(broker) as verdicts:
+        first = await take(verdicts, 2)
+        assert [(f.verdict.verdict_id, f.replaces) for f in first] == [("a", None), ("x", None)]
+        await publish(broker, verdict("b", supersedes="a"), verdict("a"))
+        assert [(f.verdict.verdict_id, f.replaces) for f in await take(verdicts, 1)] == [("b", "a")]
+        assert await nothing_comes(verdicts)
+
+
+async def test_what_was_superseded_meanwhile_does_not_come(kafka):
+    await kafka_bus.create_topics(kafka)
+    await publish(kafka, verdict("a"))
+    async with following(kafka) as verdicts:
+        await take(verdicts, 1)
+    await publish(kafka, verdict("b", supersedes="a"), verdict("c", supersedes="b"), verdict("d", "c2"))
+    async with following(kafka) as verdicts:
+        found = {f.verdict.verdict_id: f.replaces for f in await take(verdicts, 2)}
+        assert found == {"c": "a", "d": None}, "also what came before the restart is remembered"
+        await publish(kafka, verdict("a"))
+        assert await nothing_comes(verdicts)
+
+
+async def test_what_was_not_committed_comes_again_and_a_store_of_its_own_decides(kafka):
+    await kafka_bus.create_topics(kafka)
+    await publish(kafka, *(verdict(f"v{n}", f"c{n}") for n in range(20)))
+    async with following(kafka) as verdicts:
+        first = await take(verdicts, 5)
+        await take(verdicts, 5, commit=False)
+        stored = verdicts.positions
+    async with following(kafka) as verdicts:
+        again = await take(verdicts, 15, commit=False)
+        assert {f.verdict.verdict_id for f in [*first, *again]} == {f"v{n}" for n in range(20)}
+        assert await nothing_comes(verdicts)
+
+    async def positions(partition):
+        return next((at for tp, at in stored.items() if tp.partition == partition), None)
+
+    async with following(kafka, positions=positions) as verdicts:
+        assert len(await take(verdicts, 10)) == 10
+        assert await nothing_comes(verdicts)
+
+
+async def test_members_share_and_take_over(kafka):
+    await kafka_bus.create_topics(kafka)
+    counts = Counter()
+
+    async def consume(verdicts):
+        async for followed in verdicts:
+            counts[followed.verdict.verdict_id] += 1
+            await verdicts.commit()
+
+    async with following(kafka) as first:
+        one = asyncio.create_task(consume(first))
+        await publish(kafka, *(verdict(f"v{n}", f"c{n}") for n in range(50)))
+        async with following(kafka) as second:
+            other = asyncio.create_task(consume(second))
+            async with asyncio.timeout(30):
+                while not (len(first._partitions) == len(second._partitions) == 1):
+                    await asyncio.sleep(0.05)
+            await publish(kafka, *(verdict(f"w{n}", f"c{n}") for n in range(50)))
+            async with asyncio.timeout(30):
+                while len(counts) < 100:
+                    await asyncio.sleep(0.05)
+            other.cancel()
+        await publish(kafka, *(verdict(f"x{n}", f"c{n}") for n in range(50)))
+        async with asyncio.timeout(30):
+            while len(counts) < 150:
+                await asyncio.sleep(0.05)
+        one.cancel()
+    assert set(counts.values()) <= {1, 2}, "what was under way when members came and went may come twice"
+    assert sum(counts.values()) < 160
+
+
+async def test_a_broker_that_is_not_there_is_said():
+    with pytest.raises(BusError, match="cannot follow"):
+        async with Verdicts("127.0.0.1:1", "group"):
+            pass
+
+
+names = st.sampled_from(["a", "b", "c", "d", "e", "f"])
+
+
+@given(st.lists(st.lists(st.tuples(names, st.one_of(st.none(), names)), max_size=6), max_size=6))
+def test_no_verdict_comes_twice_and_none_that_was_superseded_in_its_batch(batches):
+    resolver, came = Resolver(), []
+    for batch in batches:
+        verdicts = [verdict(name, supersedes=supersedes) for name, supersedes in batch]
+        for number, replaces in resolver.resolve(verdicts):
+            name = verdicts[number].verdict_id
+            assert name not in {v.supersedes for v in verdicts}
+            assert replaces == (came[-1] if came else verdicts[number].supersedes)
+            came.append(name)
+    assert len(came) == len(set(came))
+
+
+def test_memory_is_bounded():
+    resolver = Resolver(3)
+    for number in range(100):
+        resolver.resolve([verdict(f"v{number}", f"c{number}")])
+    assert len(resolver._standing) == len(resolver._seen._ids) == 3
