@@ -201,6 +201,9 @@ def diff(
     parquet: Annotated[
         Path | None, typer.Option(help="Also write the joined contents to this file: ids, decisions, rules, no texts.")
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page with charts to this file, for those who decide about it.")
+    ] = None,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
@@ -208,16 +211,18 @@ def diff(
     and what it cost. It needs the right to read moderation.rationales.
     """
     try:
-        from streams import replay_diff
+        from streams import replay_diff, replay_page
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
     current = settings.load(bootstrap=bootstrap)
 
-    async def work() -> replay_diff.Diff:
+    async def work() -> tuple[Replay, replay_diff.Diff]:
         job = await replay.job(current, replay_id)
-        return await replay_diff.compute(current, job, replay.policy_of(job, policy), parquet)
+        return job, await replay_diff.compute(current, job, replay.policy_of(job, policy), parquet)
 
-    found = asyncio.run(work())
+    job, found = asyncio.run(work())
+    if html is not None:
+        html.write_text(replay_page.page(found, job), encoding="utf-8")
     if as_json:
         print(msgspec.json.encode(found).decode())
         return

@@ -250,12 +250,14 @@ async def test_a_replay_is_judged_by_its_versions_whatever_is_in_force_and_its_s
     assert (row["state"], row["read"], row["of"], row["escalated"], row["judged"]) == ("escalated", 13, 13, 15, 15)
     assert (row["by"], row["why"]) == ("ann", "why it is")
     words = ["replay", "diff", made.replay_id, "--json", "--parquet", str(tmp_path / "pairs.parquet")]
+    words += ["--html", str(tmp_path / "page.html")]
     found = json.loads((await asyncio.to_thread(CliRunner().invoke, app, words)).stdout)
     assert found["decisions"] == {"cleared": {"violates": 3}, "safe": {"cleared": 3, "violates": 3}}
     assert (found["to_violates"]["count"], found["to_safe"]["count"], found["compared"]) == (6, 0, 9)
     assert (found["noise"]["count"], found["noise"]["of"]) == (0, 6)
     assert {flip["rationale_after"] for flip in found["examples"]} == {"So."}
     assert (tmp_path / "pairs.parquet").stat().st_size > 500
+    assert "6</b>become violating" in (tmp_path / "page.html").read_text()
     shown = (await asyncio.to_thread(CliRunner().invoke, app, words[:3])).stdout
     assert "noise floor" in shown
     assert "flip to violates" in shown

@@ -1,0 +1,205 @@
+"""The page of a replay's diff: what it says, that nothing in it runs, and how it looks in a browser."""
+
+import re
+import shutil
+import struct
+import subprocess
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+
+import msgspec
+import pytest
+
+from policies.files import load_library
+from streams.records import Replay, Replayed, Tokens
+from streams.replay_diff import Diff, Flip, Side
+from streams.replay_page import page, sentence
+from streams.shares import share
+
+WHEN = datetime(2026, 1, 1, tzinfo=UTC)
+HOSTILE = "</pre><script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">" + "long" * 200
+STRICT = load_library()["hate-harassment"]
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def flip(number, before="violates", after="safe"):
+    return Flip(
+        f"content-{number}", "en", before, after, ("HH2",), ("HH5",), f"It insults. {HOSTILE}", "It is rude, no more.",
+        f"The words are {HOSTILE}", "The policy tolerates insults."
+    )  # fmt: skip
+
+
+def diff(**more):
+    rules = {"HH2": Side(3, 60, 400), "HH1": Side(12, 5, 300), "HH5": Side(15, 65, 650)}
+    languages = {
+        "en": Side(9, 40, 700),
+        "de": Side(4, 20, 250),
+        "": Side(2, 5, 50),
+        **{f"x{n}": Side(0, 1, 3) for n in range(30)},
+    }
+    known = {
+        "replay_id": "20260101-120000-ab12",
+        "policy_id": "hate-harassment",
+        "version": "b27594ece489",
+        "before_version": "a1b2c3d4e5f6",
+        "events": 12_000,
+        "wanted": 1100,
+        "waiting": 0,
+        "unknown": 12,
+        "compared": 1000,
+        "decisions": {
+            "violates": {"violates": 200, "safe": 65},
+            "safe": {"safe": 700, "violates": 15, "undetermined": 3},
+        },
+        "to_violates": share(15, 1000),
+        "to_safe": share(65, 1000),
+        "by_gate": 7,
+        "noise": share(1, 200),
+        "before": share(265, 12_000),
+        "after": share(215, 12_000),
+        "rules": rules,
+        "languages": languages,
+        "versions_before": {"a1b2c3d4e5f6": 1000},
+        "tokens": Tokens(700_000, 650_000, 90_000),
+        "seconds": 5321.5,
+        "examples": [flip(n) for n in range(8)],
+    } | more
+    return Diff(**known)
+
+
+def nothing():
+    return diff(
+        to_violates=share(0, 1000), to_safe=share(0, 1000), by_gate=0, noise=share(0, 0), rules={"HH1": Side(0, 0, 1000)},
+        languages={"en": Side(0, 0, 1000)}, examples=[], decisions={"safe": {"safe": 1000}},
+    )  # fmt: skip
+
+
+REPLAY = Replay(
+    "20260101-120000-ab12",
+    (Replayed("hate-harassment", STRICT.version, STRICT.document, None, STRICT.version, STRICT.document),),
+    {"0": 0},
+    {"0": 12_000},
+    "escalated",
+    WHEN,
+    "ann",
+    f"profanity is tolerated {HOSTILE}",
+)
+
+
+class Reading(HTMLParser):
+    """The elements of a page, and its text."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements, self.attributes, self.text = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append(tag)
+        self.attributes += [name for name, _ in attributes]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def read(html):
+    reading = Reading()
+    reading.feed(html)
+    return reading, " ".join(" ".join(reading.text).split())
+
+
+def test_the_page_says_what_the_figures_say():
+    _, text = read(page(diff(), REPLAY))
+    for part in (
+        "hate-harassment: what the new version changes",
+        "The change is more than noise",
+        "15 become violating 1.50 % of what was compared",
+        "65 become safe 6.50 % of what was compared; 7 because the new gate lets them pass",
+        "1,000 compared of about 12,000 events; 12 without a verdict before",
+        "1 of 200 differ when the same version judges twice",
+        "HH2 Insults, demeans or harasses a person",
+        "not said",
+        "And 21 languages with fewer flips.",
+        "The policy tolerates insults.",
+        "700,000 prompt tokens, 650,000 of them cached",
+        "safeguard replay promote 20260101-120000-ab12",
+    ):
+        assert part in text
+
+
+def test_nothing_in_it_runs_or_is_fetched():
+    reading, text = read(page(diff(), REPLAY))
+    assert not {"script", "img", "link", "iframe", "object", "form", "a"} & set(reading.elements)
+    assert not {name for name in reading.attributes if name.startswith("on")} | {"src", "href"} & set(
+        reading.attributes
+    )
+    assert "<script>document.title" in text, "it stands there as text"
+    assert "default-src 'none'" in page(diff(), REPLAY)
+    assert "http" not in re.sub(r"http-equiv", "", page(nothing(), msgspec.structs.replace(REPLAY, why="")))
+
+
+def test_a_page_without_flips_and_one_without_a_version_before_are_whole():
+    _, text = read(page(nothing(), REPLAY))
+    assert "No content changes its decision." in text
+    assert "By rule" not in text
+    assert "replay promote" not in text
+    _, text = read(page(diff(before_version=None, compared=0), msgspec.structs.replace(REPLAY, policies=())))
+    assert "which had no version in force before" in text
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (diff(), "more than noise"),
+        (diff(noise=share(12, 100)), "cannot be told from noise"),
+        (diff(noise=share(0, 0)), "No noise floor was measured"),
+        (diff(compared=0), "Nothing could be compared"),
+        (nothing(), "No content changes"),
+    ],
+)
+def test_the_sentence_promises_no_more_than_the_figures(found, said):
+    assert said in sentence(found)
+
+
+def browse(tmp_path, html, width, *arguments):
+    path = tmp_path / "page.html"
+    path.write_text(html, encoding="utf-8")
+    command = [
+        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--disable-quic", f"--user-data-dir={tmp_path / 'profile'}",
+        "--force-device-scale-factor=1", f"--window-size={width},900", *arguments, path.as_uri(),
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+MEASURE = """<script>
+const wide = document.documentElement;
+const bars = [...document.querySelectorAll('.bar i, .both i')].map(bar => bar.getBoundingClientRect());
+const outside = bars.filter(bar => { return bar.right > wide.clientWidth || bar.left < 0; }).length;
+document.title = JSON.stringify([wide.scrollWidth, wide.clientWidth, bars.length, outside]);
+</script></body>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+@pytest.mark.parametrize("width", [1280, 820, 500])
+@pytest.mark.parametrize("found", [diff(), nothing()], ids=["flips", "no flips"])
+def test_in_a_browser_it_fits_and_its_bars_are_drawn(tmp_path, found, width):
+    html = page(found, REPLAY)
+    measured = re.sub(r"<meta http-equiv=.*?>", "", html).replace("</body>", MEASURE)
+    # Hostile words would set the title as well, if they ran.
+    dom = browse(tmp_path, measured, width, "--dump-dom")
+    title = re.search(r"<title>\[(\d+),(\d+),(\d+),(\d+)\]</title>", dom)
+    assert title, dom[:500]
+    scrolled, shown, bars, outside = map(int, title.groups())
+    assert scrolled <= shown
+    assert bars >= (20 if found.examples else 4)
+    assert outside == 0
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_in_a_browser_no_word_of_it_runs(tmp_path):
+    assert "<title>Replay of hate-harassment: what changes</title>" in browse(
+        tmp_path, page(diff(), REPLAY), 1280, "--dump-dom"
+    )
+    shot = tmp_path / "page.png"
+    browse(tmp_path, page(diff(), REPLAY), 1280, f"--screenshot={shot}")
+    assert struct.unpack(">II", shot.read_bytes()[16:24]) == (1280, 900)
