@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,6 +20,14 @@ def demo(
     count: Annotated[int | None, typer.Option(min=1, help="Publish only so many events.")] = None,
     rate: Annotated[float, typer.Option(min=0.1, help="Events per second.")] = 40.0,
     keep: Annotated[bool, typer.Option("--keep", help="Stay up after the summary, until Ctrl-C.")] = False,
+    replay: Annotated[
+        bool,
+        typer.Option(
+            "--replay",
+            help="A second act: enforcement follows the verdicts, the policy on hate becomes lenient, the past is judged again "
+            "and compared, and what was removed for mere insults comes back.",
+        ),
+    ] = False,
     bootstrap: Bootstrap = None,
     model: Annotated[
         str | None,
@@ -40,7 +48,7 @@ def demo(
         raise ConfigurationError(
             f"{error.name} is not installed here: pip install 'safeguard-streams[demo]'"
         ) from error
-    options = Options(events, count, rate, keep, bootstrap, model, as_json)
+    options = Options(events, count, rate, keep, bootstrap, model, replay, as_json)
 
     async def work() -> int:
         running = asyncio.current_task()
@@ -58,10 +66,16 @@ def demo(
             if run.summary is None:
                 print("interrupted; everything is stopped", file=sys.stderr)
                 return 130
-        return 1 if run.summary is None or run.summary["unanswered"] else 0
+        return 0 if run.summary is not None and _whole(run.summary) else 1
 
     try:
         status = asyncio.run(work())
     except BrokerError as error:
         raise SafeguardError(str(error)) from error
     raise typer.Exit(status)
+
+
+def _whole(summary: dict[str, Any]) -> bool:
+    """Whether every event was answered, and every promoted verdict followed."""
+    second = summary.get("replay", {"followed": 0, "due": 0})
+    return not summary["unanswered"] and second["followed"] == second["due"]

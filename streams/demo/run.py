@@ -25,6 +25,7 @@ from policies.files import load_library
 from streams import kafka, releases, settings, topics
 from streams.cli.publish import key_of, lines_of
 from streams.demo import show
+from streams.demo.second_act import SecondAct
 from streams.demo.tally import Tally
 from streams.errors import ConfigurationError, SafeguardError
 from streams.records import ContentEvent, now, schema_header
@@ -52,6 +53,7 @@ class Options(msgspec.Struct, frozen=True):
     keep: bool = False
     bootstrap: str | None = None
     model: str | None = None
+    replay: bool = False
     as_json: bool = False
 
 
@@ -62,6 +64,7 @@ class Child:
         self.name = name
         self.port = brokers.free_port()
         self.log = folder / f"{name}.log"
+        self.words = command
         self._command = [*command, "--port", str(self.port)]
         self._environment = environment
         self.process: asyncio.subprocess.Process | None = None
@@ -158,8 +161,14 @@ class Demo:
             children = await stack.enter_async_context(self._children(current, folder))
             await self._wait_until_ready(children)
             await self._publish_and_watch(current, children)
-            self.summary = self.tally.summary()
-            self._report(self.summary)
+            summary = self.tally.summary()
+            self._report(summary)
+            if self.options.replay:
+                out = sys.stderr.fileno() if self.options.as_json else sys.stdout.fileno()
+                summary["replay"] = await SecondAct(current, self.tally, self.say, _command(), out).run()
+            if self.options.as_json:
+                print(orjson.dumps(summary).decode(), flush=True)
+            self.summary = summary
             if self.options.keep:
                 self.say(f"staying up: SAFEGUARD_BOOTSTRAP={bootstrap} safeguard verdicts tail; Ctrl-C ends it")
                 await asyncio.Event().wait()
@@ -183,9 +192,12 @@ class Demo:
             Child("prefilter", [_command(), "prefilter", "run"], environment, folder),
             Child("reasoner", [_command(), "reason", "run", *model], environment, folder),
         ]
+        if self.options.replay:
+            # Verdicts of earlier runs on the same broker are none of its business.
+            children.append(Child("enforcement", [_command(), "enforce", "run", "--from-now"], environment, folder))
         try:
             for child in children:
-                self.say(f"starting safeguard {'prefilter' if child.name == 'prefilter' else 'reason'} run")
+                self.say(f"starting safeguard {' '.join(child.words[1:3])}")
                 await child.start()
             yield children
         finally:
@@ -280,9 +292,8 @@ class Demo:
         yield refresh
 
     def _report(self, summary: dict[str, Any]) -> None:
-        """The end of the run, for people or for programs."""
+        """What became of the events, for people."""
         if self.options.as_json:
-            print(orjson.dumps(summary).decode(), flush=True)
             return
         texts = {}
         for line in self.lines:

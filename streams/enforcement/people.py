@@ -52,6 +52,14 @@ async def actions(settings: Settings) -> AsyncIterator[tuple[int, Action]]:
                 yield record.partition, decode(record.value, Action)
 
 
+async def standing(settings: Settings) -> dict[str, Enforced]:
+    """What stands on each content that is not simply allowed."""
+    ledgers: dict[int, Ledger] = {}
+    async for partition, action in actions(settings):
+        ledgers.setdefault(partition, Ledger()).take(action)
+    return {content: action for ledger in ledgers.values() for content, action in ledger.restricted().items()}
+
+
 class Held(msgspec.Struct, frozen=True):
     """An action above a cap, the partition that it stands in, and what would stand on the content if it were let through."""
 

@@ -271,7 +271,7 @@ def test_the_compose_file_is_valid_and_its_commands_and_settings_exist():
     check = [BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", path]
     subprocess.run(check, check=True, capture_output=True)
     services = yaml.safe_load(path.read_text())["services"]
-    assert {"kafka", "topics", "prefilter", "reasoner", "reasoner-cpu"} <= set(services)
+    assert {"kafka", "topics", "prefilter", "enforcement", "reasoner", "reasoner-cpu"} <= set(services)
     known = {f"SAFEGUARD_{name.upper()}" for name in settings_module.Settings.model_fields}
     for name, service in services.items():
         if "build" in service:

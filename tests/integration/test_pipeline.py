@@ -52,13 +52,14 @@ INVALID = {
 
 
 @contextlib.contextmanager
-def demo(*arguments, **environment):
+def demo(*arguments, cwd=None, **environment):
     process = subprocess.Popen(
         [SAFEGUARD, "demo", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **environment},
+        cwd=cwd,
     )
     try:
         yield process
@@ -122,6 +123,27 @@ def _descendants(process):
 
 
 @pytest.mark.model
+@pytest.mark.model
+def test_in_the_second_act_a_lenient_policy_brings_back_what_was_removed(kafka_address, inference_server, tmp_path):
+    broker = own_topics(kafka_address)
+    settings = {"SAFEGUARD_PREFIX": broker.prefix, "SAFEGUARD_PARTITIONS": "2", "SAFEGUARD_SERVERS": inference_server}
+    arguments = ["--json", "--replay", "--count", "100", "--rate", "100", "--bootstrap", kafka_address]
+    with demo(*arguments, cwd=tmp_path, **settings, SAFEGUARD_SESSION_TIMEOUT_MS="6000") as process:
+        output, progress = process.communicate(timeout=300)
+    assert process.returncode == 0, progress
+    summary = json.loads(output)
+    second = summary["replay"]
+    assert summary["unanswered"] == summary["duplicates"] == 0
+    assert second["followed"] == second["due"] > 3
+    assert second["to_safe"] + second["to_violates"] == second["promoted"]
+    assert second["reversed"] > 3
+    before, after = sum(second["standing_before"].values()), sum(second["standing_after"].values())
+    assert before - second["reversed"] <= after < before
+    assert "no longer violate" in (tmp_path / "safeguard-replay.html").read_text()
+    for command in ("replay start", "replay diff", "policy release", "replay promote"):
+        assert f"$ safeguard {command}" in progress
+
+
 @pytest.mark.parametrize("moment", ["starting safeguard reason", "prefilter is ready", "published"])
 def test_an_interrupt_at_any_moment_stops_everything_within_ten_seconds(moment):
     with demo("--json", "--rate", "30") as process:

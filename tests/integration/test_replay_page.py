@@ -113,7 +113,7 @@ def test_the_page_says_what_the_figures_say():
         "hate-harassment: what the new version changes",
         "The change is more than noise",
         "15 become violating 1.50 % of what was compared",
-        "65 become safe 6.50 % of what was compared; 7 because the new gate lets them pass",
+        "65 no longer violate 6.50 % of what was compared; 7 because the new gate lets them pass",
         "1,000 compared of about 12,000 events; 12 without a verdict before",
         "1 of 200 differ when the same version judges twice",
         "HH2 Insults, demeans or harasses a person",
