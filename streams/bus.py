@@ -80,7 +80,9 @@ class Writer(Protocol):
 
 
 class Bus(Protocol):
-    """Consumer of some topics in a group, with a writer for each partition it owns."""
+    """Consumer of some topics in a group, with a writer for each partition it owns. group is its whole name."""
+
+    group: str
 
     async def start(self, listener: Listener) -> None:
         """Join the group."""
@@ -90,6 +92,9 @@ class Bus(Protocol):
 
     def assignment(self) -> set[Partition]:
         """What is owned now."""
+
+    def end(self, partition: Partition) -> int | None:
+        """The offset at which a partition ended when it was last read from, None where that is not known."""
 
     def pause(self, partition: Partition) -> None: ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 
-from streams import topics
+from streams import metrics, topics
 from streams.bus import Output, Record
 from streams.errors import RecordError, SafeguardError
 from streams.records import DeadLetter, Origin, carried, decode, encode, now, schema_header
@@ -19,6 +19,7 @@ def _base64(data: bytes | None) -> str | None:
 def dead_letter(record: Record, error: Exception, *, stage: str, attempts: int) -> Output:
     """The dead letter of a record. An unexpected error is named by its kind only: its text may quote content."""
     expected = isinstance(error, SafeguardError)
+    metrics.DEAD_LETTERS.add(1, {"stage": stage, "error": type(error).__name__})
     earlier = next((int(value) for name, value in record.headers if name == TRIES_HEADER and value.isdigit()), 0)
     letter = DeadLetter(
         origin=Origin(record.topic, record.partition, record.offset, record.timestamp),

@@ -17,21 +17,31 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
+from streams import metrics
 from streams.bus import Bus, Committed, Output, Partition, Record, Writer
 from streams.dead_letters import dead_letter
 from streams.errors import BusError, DependencyError, FencedError, RecordError, StalledError
 from streams.slots import Slots
+from streams.tracing import Tracing
 from streams.watermark import Watermark
 
 log = logging.getLogger(__name__)
 
 Transform = Callable[[Sequence[Record]], Awaitable[Sequence[Output]]]
 Opened = Callable[[Partition], Awaitable[None]]
+
+
+class _Done(msgspec.Struct, frozen=True):
+    """Records that are finished and not committed; oldest is the timestamp of the first of them, in ms since 1970."""
+
+    offsets: list[int]
+    outputs: Sequence[Output]
+    oldest: int
 
 
 async def _nothing_to_restore(_: Partition) -> None:
@@ -94,9 +104,11 @@ class Engine:
         limits: Limits | None = None,
         retry: Retry | None = None,
         opened: Opened = _nothing_to_restore,
+        trace_share: float = 0.0,
     ) -> None:
         """opened is called when a partition is owned and no earlier owner can write any more, before its first record: the
-        place to restore what the transform knows of the partition.
+        place to restore what the transform knows of the partition. trace_share, 0 to 1: of records without a trace, how
+        many begin one.
         """
         self.bus = bus
         self.transform = transform
@@ -107,6 +119,7 @@ class Engine:
         ranks = 1 + max(self.limits.rank.values(), default=0)
         self.slots = Slots(self.limits.in_flight, ranks, self.limits.reserve, self.limits.background)
         self.committed = 0
+        self.tracing = Tracing(stage, bus.group, trace_share)
         self._lanes: dict[Partition, _Lane] = {}
         self._failure: asyncio.Future[None] | None = None
 
@@ -126,6 +139,10 @@ class Engine:
         Raises DependencyError or StalledError when the process should end and be started again.
         """
         self._failure = asyncio.get_running_loop().create_future()
+        with self._observed():
+            await self._run(stop, self._failure)
+
+    async def _run(self, stop: asyncio.Event, failure: asyncio.Future[None]) -> None:
         await self.bus.start(self)
         try:
             while not stop.is_set():
@@ -133,12 +150,33 @@ class Engine:
                     self._lane(partition).feed(records)
                 for lane in self._lanes.values():
                     lane.balance()
-                if self._failure.done():
-                    self._failure.result()
+                if failure.done():
+                    failure.result()
         finally:
             await self.revoked(list(self._lanes))
             await self.bus.stop()
             await self.revoked(list(self._lanes))
+
+    def _observed(self) -> contextlib.AbstractContextManager[None]:
+        """Let what waits and what is under way be seen."""
+
+        def each(value: Callable[[_Lane], float]) -> list[tuple[float, metrics.Attributes]]:
+            return [(value(lane), self._attributes(lane.partition)) for lane in list(self._lanes.values())]
+
+        def running() -> list[tuple[float, metrics.Attributes]]:
+            return [(sum(lane.running for lane in list(self._lanes.values())), {"stage": self.stage})]
+
+        return metrics.observed(
+            {
+                metrics.LAG_RECORDS: lambda: each(lambda lane: lane.lag),
+                metrics.LAG_SECONDS: lambda: each(lambda lane: lane.age),
+                metrics.IN_FLIGHT: running,
+            }
+        )
+
+    def _attributes(self, partition: Partition) -> metrics.Attributes:
+        topic, number = partition
+        return {metrics.TOPIC: topic, metrics.PARTITION: str(number), metrics.GROUP: self.bus.group}
 
     def fail(self, error: Exception) -> None:
         """End `run` with this error."""
@@ -180,9 +218,9 @@ class _Lane:
         self._watermark = Watermark(None)
         self._buffer: deque[Record] = deque()
         self._bytes = 0
-        self._running = 0
-        self._results: list[tuple[list[int], Sequence[Output]]] = []
-        self._calls: set[asyncio.Task[None]] = set()
+        self.running = 0
+        self._results: list[_Done] = []
+        self._calls: dict[asyncio.Task[None], int] = {}  # to the timestamp of the oldest record of each
         self._fed = asyncio.Event()
         self._finished = asyncio.Event()
         self._room = asyncio.Event()
@@ -208,8 +246,22 @@ class _Lane:
         return len(self._buffer) + self._watermark.waiting
 
     @property
+    def lag(self) -> int:
+        """Records of the partition that are not finished, as far as its end is known."""
+        end, position = self.engine.bus.end(self.partition), self._watermark.position
+        return self.unfinished if end is None or position is None else max(0, end - position)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the oldest record that was read and is not finished was written."""
+        oldest = [*self._calls.values(), *(done.oldest for done in self._results)]
+        if not oldest and self._buffer:
+            oldest = [self._buffer[0].timestamp]
+        return max(0.0, time.time() - min(oldest) / 1000) if oldest else 0.0
+
+    @property
     def _idle(self) -> bool:
-        return not self._buffer and not self._running
+        return not self._buffer and not self.running
 
     def balance(self) -> None:
         """Pause or resume the partition, and raise the alarm when nothing moves."""
@@ -252,21 +304,24 @@ class _Lane:
 
     async def _start(self, batch: list[Record]) -> None:
         await self.engine.slots.acquire(self._rank)
-        self._running += 1
+        self.running += 1
         call = asyncio.create_task(self._guard(self._call(batch)))
-        self._calls.add(call)
+        self._calls[call] = batch[0].timestamp
         call.add_done_callback(self._ended)
         if self.limits.batch > 1:
             await asyncio.wait({call})  # in order: the next batch starts when this one is done
 
     async def _call(self, records: list[Record]) -> None:
-        outputs = await self._isolated(records)
-        self._results.append(([r.offset for r in records], outputs))
+        started = time.perf_counter()
+        with self.engine.tracing.processing(records) as handed:
+            outputs = await self._isolated(handed)
+        metrics.PROCESSED.record(time.perf_counter() - started, {"stage": self.engine.stage})
+        self._results.append(_Done([r.offset for r in records], outputs, records[0].timestamp))
 
     def _ended(self, call: asyncio.Task[None]) -> None:
         """However it ended, also when it was cancelled before it began."""
-        self._calls.discard(call)
-        self._running -= 1
+        self._calls.pop(call, None)
+        self.running -= 1
         self.engine.slots.release(self._rank)
         self._finished.set()
 
@@ -308,7 +363,7 @@ class _Lane:
 
     async def _commit_forever(self) -> None:
         last = 0.0
-        while not (self._draining and not self._running and not self._results):
+        while not (self._draining and not self.running and not self._results):
             await self._finished.wait()
             # At once when nothing else waits; under load what finishes within the interval shares a commit.
             pause = last + self.limits.commit_interval - time.monotonic()
@@ -325,42 +380,53 @@ class _Lane:
 
     async def _commit(self) -> None:
         results, self._results = self._results, []
-        offsets = [offset for done, _ in results for offset in done]
-        self._watermark.complete(offsets)
+        self._watermark.complete([offset for done in results for offset in done.offsets])
         position = self._watermark.position
         assert position is not None
         assert self._writer is not None
         wanted = Committed(position, self._watermark.metadata)
-        outputs = [output for _, said in results for output in said]
+        outputs = [output for done in results for output in done.outputs]
         try:
             async with asyncio.timeout(self.limits.commit_timeout):
                 await self._writer.commit(outputs, position, wanted.metadata)
         except (BusError, TimeoutError) as error:
             await self._recover(results, wanted, error)
             return
-        self._done(len(offsets), wanted)
+        self._done(results, wanted)
 
-    def _done(self, count: int, committed: Committed) -> None:
+    def _done(self, results: list[_Done], committed: Committed) -> None:
         self._committed = committed
-        self.engine.committed += count
+        self.engine.committed += sum(len(done.offsets) for done in results)
+        self._count(results)
         self._moved = time.monotonic()
         self._room.set()
 
-    async def _recover(
-        self, results: list[tuple[list[int], Sequence[Output]]], wanted: Committed, error: Exception
-    ) -> None:
+    def _count(self, results: list[_Done]) -> None:
+        """What was committed, for those who watch."""
+        topic, stage, moment = self.partition.topic, self.engine.stage, time.time()
+        consumed = sum(len(done.offsets) for done in results)
+        metrics.CONSUMED.add(consumed, {metrics.TOPIC: topic, metrics.GROUP: self.engine.bus.group})
+        metrics.COMMITS.add(1, {"stage": stage, "outcome": "done"})
+        for name, count in Counter(output.topic for done in results for output in done.outputs).items():
+            metrics.SENT.add(count, {metrics.TOPIC: name})
+        for done in results:
+            metrics.DELAY.record(max(0.0, moment - done.oldest / 1000), {"stage": stage, metrics.TOPIC: topic})
+
+    async def _recover(self, results: list[_Done], wanted: Committed, error: Exception) -> None:
         """Whether the commit took place is not known here; the position says. Work in hand is kept, not repeated."""
         log.warning("%s: commit failed (%s), opening a new writer", self.partition, error or type(error).__name__)
+        fenced = isinstance(error, FencedError)
+        metrics.COMMITS.add(1, {"stage": self.engine.stage, "outcome": "fenced" if fenced else "failed"})
         self.ready = False
         if self._writer is not None:
             await self._writer.close()
             self._writer = None
         # A fenced process learns from its next heartbeats whether the partition is still its own.
-        await asyncio.sleep(self.limits.reopen_pause * (5 if isinstance(error, FencedError) else 1))
+        await asyncio.sleep(self.limits.reopen_pause * (5 if fenced else 1))
         found = await self._open()
         self.ready = True
         if found == wanted:
-            self._done(sum(len(done) for done, _ in results), wanted)
+            self._done(results, wanted)
         elif found == self._committed:
             self._results = [*results, *self._results]
             self._finished.set()

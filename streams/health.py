@@ -8,10 +8,12 @@ from typing import Any
 
 from aiohttp import web
 
+from streams import telemetry
+
 
 @contextlib.asynccontextmanager
 async def served(host: str, port: int, state: Callable[[], dict[str, Any]]) -> AsyncIterator[None]:
-    """Serve /health/live, and /health/ready: `state()` as JSON, with status 503 until its `ready` is true."""
+    """Serve /health/live, /health/ready (`state()` as JSON, with status 503 until its `ready` is true) and /metrics."""
 
     async def live(_: web.Request) -> web.Response:
         return web.json_response({"alive": True})
@@ -20,8 +22,11 @@ async def served(host: str, port: int, state: Callable[[], dict[str, Any]]) -> A
         found = state()
         return web.json_response(found, status=200 if found["ready"] else 503)
 
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=telemetry.page(), headers={"content-type": telemetry.CONTENT_TYPE})
+
     server = web.Application()
-    server.add_routes([web.get("/health/live", live), web.get("/health/ready", ready)])
+    server.add_routes([web.get("/health/live", live), web.get("/health/ready", ready), web.get("/metrics", metrics)])
     runner = web.AppRunner(server)
     await runner.setup()
     try:

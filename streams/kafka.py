@@ -157,6 +157,12 @@ class KafkaBus:
     def assignment(self) -> set[Partition]:
         return {Partition(*tp) for tp in self.consumer.assignment()}
 
+    def end(self, partition: Partition) -> int | None:
+        if self._consumer is None or partition not in self.assignment():
+            return None
+        found: int | None = self._consumer.last_stable_offset(TopicPartition(*partition))
+        return found if found is not None and found >= 0 else None
+
     def pause(self, partition: Partition) -> None:
         if partition in self.assignment():
             self.consumer.pause(TopicPartition(*partition))

@@ -53,6 +53,7 @@ class MemoryBus:
 
     def __init__(self, broker: MemoryBroker, topics: Sequence[str]) -> None:
         self.broker = broker
+        self.group = "memory"
         self._owned = {Partition(t, p) for t in topics for p in range(broker.partitions)}
         self._next: dict[Partition, int] = {}
         self._paused: set[Partition] = set()
@@ -89,6 +90,9 @@ class MemoryBus:
 
     def assignment(self) -> set[Partition]:
         return set(self._owned)
+
+    def end(self, partition: Partition) -> int | None:
+        return len(self.broker.logs[partition])
 
     def pause(self, partition: Partition) -> None:
         self._paused.add(partition)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streams import topics
+from streams import metrics, topics
 from streams.bus import Output, Record
 from streams.classifier import Classifier
 from streams.dead_letters import dead_letter
@@ -206,6 +207,7 @@ class Prefilter:
                 outputs += [_escalated(record, event, rules, why, moment, latency, trace) for why in reasons]
                 if all(why.lane != "live" for why in reasons):
                     outputs.append(self._cleared(record, event, rules, nearest[i], moment, latency, trace))
+            _count(rules, judged, len(read_well))
         return outputs
 
     def _ask(
@@ -323,6 +325,16 @@ class Prefilter:
             latency=latency,
         )
         return Output(topics.CLEARED, record.key, encode(verdict), [_VERDICT, *trace])
+
+
+def _count(rules: _Rules, judged: Mapping[int, Sequence[Why]], events: int) -> None:
+    """What a batch came to, for those who watch."""
+    whys = [why for reasons in judged.values() for why in reasons]
+    kinds = Counter((rules.released[why.column].policy.id, why.result.gate, why.lane) for why in whys)
+    for (policy, gate, lane), count in kinds.items():
+        metrics.ESCALATED.add(count, {"policy": policy, "gate": gate, "lane": lane})
+    through = sum(any(why.lane == "live" for why in reasons) for reasons in judged.values())
+    metrics.CLEARED.add(events - through)
 
 
 def _escalated(

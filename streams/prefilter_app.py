@@ -15,7 +15,7 @@ import faust
 from faust.app.base import BootStrategy
 from mode import Service
 
-from streams import topics
+from streams import telemetry, topics
 from streams.bus import Output, Record
 from streams.classifier import SHIPPED, Classifier
 from streams.engine import Engine, Limits
@@ -59,7 +59,11 @@ class PrefilterApp:
             Classifier(settings.prefilter_model or SHIPPED), self.feed, Audit(settings.audit_near, settings.audit_far)
         )
         self.engine = Engine(
-            KafkaBus(settings, [topics.EVENTS], STAGE), self.through_agent, stage=STAGE, limits=Limits(in_flight=4)
+            KafkaBus(settings, [topics.EVENTS], STAGE),
+            self.through_agent,
+            stage=STAGE,
+            limits=Limits(in_flight=4),
+            trace_share=settings.trace_share,
         )
         self.stop = asyncio.Event()
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -93,6 +97,10 @@ class PrefilterApp:
         async def ready(web: Any, _: Any) -> Any:
             state = self.state()
             return web.json(state, status=200 if state["ready"] else 503)
+
+        @self.app.page("/metrics")
+        async def metrics(web: Any, _: Any) -> Any:
+            return web.bytes(telemetry.page(), headers={"Content-Type": telemetry.CONTENT_TYPE})
 
         owner = self
 
@@ -157,7 +165,7 @@ class PrefilterApp:
 
 async def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises SafeguardError when the process should be started again."""
-    with Stop() as stop:
+    with Stop() as stop, telemetry.exported(STAGE):
         prefilter = PrefilterApp(settings)
         collect_rarely()
         prefilter.stop = stop.event

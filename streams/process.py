@@ -9,7 +9,11 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 from typing import Any
+
+import orjson
+from opentelemetry import trace
 
 log = logging.getLogger(__name__)
 
@@ -17,11 +21,34 @@ COLLECTION = 2.0  # seconds
 END_SECONDS = 9.0  # a process that was told to end is gone after this long, whatever hangs
 
 
-def configure_logging(level: str = "INFO") -> None:
-    """Lines on standard error; libraries only from warnings on. Content is never logged."""
+class _Json(logging.Formatter):
+    """One JSON object a line, with the trace that the line belongs to."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        said = {
+            "time": datetime.fromtimestamp(record.created, UTC),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        context = trace.get_current_span().get_span_context()
+        if context.is_valid:
+            said |= {
+                "trace_id": trace.format_trace_id(context.trace_id),
+                "span_id": trace.format_span_id(context.span_id),
+            }
+        if record.exc_info:
+            said["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(said, default=str).decode()
+
+
+def configure_logging(level: str = "INFO", form: str = "text") -> None:
+    """Lines on standard error, as text or json; libraries only from warnings on. Content is never logged."""
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
+    if form == "json":
+        logging.getLogger().handlers[0].setFormatter(_Json())
     for ours in ("streams", "workers", "policies"):
         logging.getLogger(ours).setLevel(level)
     # Group changes are part of ordinary life, and this library calls them errors.

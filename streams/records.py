@@ -163,7 +163,8 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
     action is what the verdict leads to under its policy, previous what that was before, effective what stands on the content
     over all its policies. state: held above a cap, and not done until a person releases it; overridden where a person's
     decision stands. rule is the rule of enforcement that chose; reverses the action in whose place it stands; releases the
-    held action that a person let through; alert marks the first that is held. dry_run: nobody was told of it.
+    held action that a person let through; alert marks the first that is held. dry_run: nobody was told of it. reason is the
+    verdict's, for whoever the content is of.
 
     A person's decision has by (who) and why, concerns the content under all policies, and overrides all verdicts on it.
     """
@@ -182,6 +183,7 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
     policy_version: str | None = None
     decision: Decision | None = None
     rule_ids: tuple[str, ...] = ()
+    reason: str | None = None
     rule: str | None = None
     reverses: str | None = None
     releases: str | None = None

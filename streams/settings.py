@@ -30,6 +30,11 @@ class Settings(BaseSettings):
     )
     session_timeout_ms: int = Field(10_000, ge=1000, description="a member silent for so long loses its partitions")
 
+    trace_share: float = Field(
+        0.001, ge=0, le=1, description="of content whose producer gave no traceparent, the share that is traced"
+    )
+    log_format: Literal["text", "json"] = Field("text", description="form of the log lines on standard error")
+
     host: str = Field("127.0.0.1", description="address that health endpoints listen on")
     prefilter_port: int = Field(6066, description="port of the prefilter's web server")
     reasoner_port: int = Field(6067, description="port of the reasoning worker's health endpoint")

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from streams import topics
+from streams import telemetry, topics
 from streams.engine import Engine, Limits
 from streams.errors import DependencyError
 from streams.health import served
@@ -121,7 +121,7 @@ async def run(settings: Settings, start: StartInference = start_engine) -> None:
     worker = Worker(settings, start)
     stop = Stop()
     try:
-        with stop:
+        with stop, telemetry.exported(STAGE):
             async with served(settings.host, settings.reasoner_port, worker.state):
                 await worker.run(stop.event)
     finally:

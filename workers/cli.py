@@ -51,9 +51,10 @@ def run(
         from workers import app as worker
     except ImportError as error:
         raise needs_extra(error, "reasoner-gpu") from error
-    configure_logging()
+    current = settings_for(model, server, bootstrap=bootstrap, reasoner_port=port)
+    configure_logging(form=current.log_format)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(worker.run(settings_for(model, server, bootstrap=bootstrap, reasoner_port=port)))
+        asyncio.run(worker.run(current))
 
 
 @app.command("calibrate")

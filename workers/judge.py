@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from policies.document import EFFORTS, Effort, Policy
-from streams import topics
+from streams import metrics, topics
 from streams.bus import Output, Record
 from streams.policy_feed import PolicyFeed, Released
 from streams.records import (
@@ -144,6 +144,7 @@ class Judge:
             replay_id=escalation.replay_id,
             surface=event.surface,
         )
+        _count(verdict)
         trace = carried(record.headers)
         # What is for comparison only goes where no enforcement reads.
         topic = topics.REPLAYS if lane in ("replay", "shadow") else topics.VERDICTS
@@ -178,3 +179,17 @@ class Judge:
         key = (wanted.key, effort, anew, prompt.user_message(event.text, event.context))
         rank = RANKS[escalation.lane]
         return await self._reuse.ask(key, lambda: self.reasoner.judge(wanted, effort, event.text, event.context, rank))
+
+
+def _count(verdict: Verdict) -> None:
+    """A verdict, for those who watch."""
+    policy, kind = {"policy": verdict.policy_id}, {"decision": verdict.decision, "lane": verdict.lane}
+    metrics.VERDICTS.add(1, {**policy, **kind})
+    for rule in verdict.rule_ids:
+        metrics.RULES.add(1, {**policy, "rule": rule, **kind})
+    if verdict.cached:
+        metrics.REUSED.add(1, policy)
+    if verdict.decision == "violates" and verdict.lane in ("live", "audit"):
+        rate = verdict.prefilter.rate if verdict.prefilter else None
+        found_by = "audit" if verdict.lane == "audit" or rate else "gate"
+        metrics.VIOLATIONS.add(1 / rate if rate else 1, {**policy, "found_by": found_by})

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from policies.document import Effort
+from streams import metrics, tracing
 from streams.records import Attempt, Message
 from streams.slots import Slots
 from workers import prompt
@@ -21,6 +23,7 @@ LONG_TEXT = 20_000  # characters; longer texts are tokenised on another thread
 MOST_WINDOWS = 16  # of one content; what is longer still is judged in so many samples of it, and marked truncated
 FEWEST_TOKENS = 64  # of content that a window must have room for
 SAMPLING = 1.0  # temperature of several judgements of one content
+PROVIDER = "self-hosted"
 RANKS = 3  # live content, audits, replays
 _HIGHER: dict[Effort, Effort] = {"low": "medium", "medium": "high", "high": "high"}
 
@@ -105,6 +108,7 @@ class Reasoner:
             accepted = parse(completion.tokens, brief.policies)
         except Malformed as malformed:
             self.malformed[malformed.reason] += 1
+            metrics.MALFORMED.add(1, {"reason": malformed.reason})
             attempt = Attempt(malformed.analysis, malformed.final, malformed.reason)
             findings = _nothing(brief, effort, "the model gave no answer in the form asked for").findings
             return Judgement(findings, (attempt,), *cost)
@@ -114,14 +118,45 @@ class Reasoner:
     async def _admitted(self, question: Question, rank: int) -> Completion:
         """Ask when there is room for the question's own tokens: those of its policy are shared with all others."""
         if self._room is None:
-            return await self.inference.generate(question)
+            return await self._measured(question)
         weight = len(question.user) + round(self._usual_answer)
         await self._room.acquire(rank, weight)
         try:
-            completion = await self.inference.generate(question)
+            completion = await self._measured(question)
         finally:
             self._room.release(rank, weight)
         self._usual_answer += 0.02 * (len(completion.tokens) - self._usual_answer)
+        return completion
+
+    async def _measured(self, question: Question) -> Completion:
+        """Ask, for those who watch: how long it took, how many tokens, and its span in the trace of the content."""
+        attributes = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": PROVIDER,
+            "gen_ai.request.model": self.inference.model,
+        }
+        started, failed = time.perf_counter(), {}
+        try:
+            with tracing.asking(f"chat {self.inference.model}", attributes) as span:
+                completion = await self.inference.generate(question)
+                span.set_attributes(
+                    {
+                        "gen_ai.request.max_tokens": question.most,
+                        "gen_ai.request.temperature": question.temperature,
+                        "gen_ai.usage.input_tokens": completion.prompt_tokens,
+                        "gen_ai.usage.output_tokens": len(completion.tokens),
+                        "safeguard.usage.cached_tokens": completion.cached_tokens,
+                        "safeguard.reasoning_effort": question.effort,
+                    }
+                )
+        except Exception as error:
+            failed = {"error.type": type(error).__name__}
+            raise
+        finally:
+            metrics.ASKED.record(time.perf_counter() - started, {**attributes, **failed})
+        metrics.TOKEN_USAGE.record(completion.prompt_tokens, {**attributes, "gen_ai.token.type": "input"})
+        metrics.TOKEN_USAGE.record(len(completion.tokens), {**attributes, "gen_ai.token.type": "output"})
+        metrics.CACHED_TOKENS.add(completion.cached_tokens, {"gen_ai.request.model": self.inference.model})
         return completion
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -48,7 +49,11 @@ def _set_defaults(environment: Mapping[str, str]) -> None:
 class VllmEngine:
     """Start with `await VllmEngine.start(settings)`; it takes most of a minute on a CPU."""
 
-    def __init__(self, engine: Any, model: str, longest: int, slots: int) -> None:
+    def __init__(self, engine: Any, model: str, longest: int, slots: int, stats: list[Any]) -> None:
+        from workers.engine_stats import observed
+
+        self._observed = contextlib.ExitStack()
+        self._observed.enter_context(observed(stats, model))
         cache = engine.vllm_config.cache_config
         self._engine = engine
         self._ids = itertools.count()
@@ -74,6 +79,8 @@ class VllmEngine:
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.platforms import current_platform
             from vllm.v1.engine.async_llm import AsyncLLM
+
+            from workers.engine_stats import EngineStats
         except ImportError as error:
             raise ConfigurationError(
                 f"{error.name} is not installed here: pip install 'safeguard-streams[gpu]' (or [cpu])"
@@ -95,7 +102,7 @@ class VllmEngine:
             max_model_len=settings.max_model_len,
             max_num_seqs=slots,
             enable_prefix_caching=True,  # a policy's text is computed once, not for every content
-            disable_log_stats=True,
+            disable_log_stats=True,  # its own are lines in the log; EngineStats takes the figures
             # On a CPU compiling takes minutes and gains nothing for a small model.
             **(
                 {"enforce_eager": True, "block_size": CPU_BLOCK, "distributed_executor_backend": "uni"}
@@ -106,13 +113,19 @@ class VllmEngine:
                 }
             ),
         )
+        stats: list[EngineStats] = []
+
+        def figures(config: Any, number: int = 0) -> EngineStats:
+            stats.append(EngineStats(config, number))
+            return stats[-1]
+
         try:
-            engine = AsyncLLM.from_engine_args(arguments)
+            engine = AsyncLLM.from_engine_args(arguments, stat_loggers=[figures])
         except Exception as error:
             raise ConfigurationError(
                 f"{settings.model}: vLLM could not start it, for the reason above: {error}"
             ) from error
-        return cls(engine, name, settings.max_model_len, slots)
+        return cls(engine, name, settings.max_model_len, slots, stats)
 
     async def generate(self, question: Question) -> Completion:
         from vllm import SamplingParams
@@ -144,4 +157,5 @@ class VllmEngine:
         )
 
     async def close(self) -> None:
+        self._observed.close()
         self._engine.shutdown()

@@ -7,12 +7,13 @@ import contextlib
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 import psutil
+from aiohttp import web
 
 from infra import brokers
 from streams import kafka, topics
@@ -37,16 +38,20 @@ def event(number: int, text: str) -> tuple[bytes, bytes]:
 
 
 @contextlib.contextmanager
-def running(variant: str, current: Settings, log: Path) -> Iterator[psutil.Process]:
+def running(
+    variant: str, current: Settings, log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[psutil.Process]:
     """A variant as a process of its own; 'safeguard' is the prefilter as an operator runs it."""
     command = processes.safeguard("prefilter", "run", "--port", str(brokers.free_port()))
     if variant != "safeguard":
         command = [sys.executable, "-m", "streams.bench.variants", variant]
-    with processes.process(command, processes.environment(current), log) as child:
+    with processes.process(command, {**processes.environment(current), **(environment or {})}, log) as child:
         yield psutil.Process(child.pid)
 
 
-async def drain(variant: str, bootstrap: str, count: int, folder: Path, say: Say) -> dict[str, Any]:
+async def drain(
+    variant: str, bootstrap: str, count: int, folder: Path, say: Say, environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Publish `count` events, then start the variant and let it work them off; events/s from the outputs' times."""
     current = await fresh(bootstrap, PARTITIONS, in_force.policies(texts()))
     sample = texts()
@@ -64,7 +69,7 @@ async def drain(variant: str, bootstrap: str, count: int, folder: Path, say: Say
         await producer.flush()
     say(f"{variant}: {count} events wait")
     peak = 0
-    with running(variant, current, folder / f"{variant}.log") as child:
+    with running(variant, current, folder / f"{variant}.log", environment) as child:
         async with kafka.reader(current, OUTPUTS) as consumer:
             last, moved = 0, time.monotonic()
             while time.monotonic() - moved < (QUIET_SECONDS if not last else 5.0):
@@ -108,6 +113,49 @@ async def prefilter(bootstrap: str, events: int, folder: Path, say: Say) -> dict
         "safeguard_to_plain_faust": round(ours / max(1, figures["plain-faust"]["events_per_s"]), 1),
     }
     return {"events": events, "variants": figures, "ratios": {**ratios, **rules(say)}}
+
+
+async def telemetry(bootstrap: str, events: int, folder: Path, say: Say) -> dict[str, Any]:
+    """Throughput of the prefilter without telemetry and with all of it, in turns; medians of each three.
+
+    With it: metrics and traces go to a collector, here one that takes them and does nothing, and the default share of the
+    content is traced.
+    """
+    taken = 0
+
+    async def take(request: web.Request) -> web.Response:
+        nonlocal taken
+        taken += len(await request.read())
+        return web.Response()
+
+    collector = web.Application(client_max_size=64 * topics.MiB)
+    collector.router.add_post("/v1/{signal}", take)
+    runner = web.AppRunner(collector)
+    await runner.setup()
+    port = brokers.free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    ways = {
+        "off": {"OTEL_SDK_DISABLED": "true"},
+        "on": {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}", "OTEL_METRIC_EXPORT_INTERVAL": "10000"},
+    }
+    rates: dict[str, list[int]] = {"off": [], "on": []}
+    try:
+        for turn in range(3):
+            for way in ("off", "on") if turn % 2 == 0 else ("on", "off"):
+                say(f"telemetry {way}")
+                rates[way].append((await drain("safeguard", bootstrap, events, folder, say, ways[way]))["events_per_s"])
+    finally:
+        await runner.cleanup()
+    variants = {
+        way: {
+            **{f"events_per_s_{turn}": rate for turn, rate in enumerate(found, 1)},
+            "median": statistics.median(found),
+        }
+        for way, found in rates.items()
+    }
+    ratio = variants["on"]["median"] / max(1, variants["off"]["median"])
+    counts = {"bytes_exported": taken}
+    return {"events": events, "variants": variants, "ratios": {"on_to_off": round(ratio, 3)}, "counts": counts}
 
 
 def rules(say: Say) -> dict[str, float]:

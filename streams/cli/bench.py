@@ -42,6 +42,19 @@ def pipeline(
     measured(lambda address, folder, say: run.pipeline(address, rate, seconds, folder, say), bootstrap, as_json)
 
 
+@app.command("telemetry")
+def telemetry(
+    events: Annotated[int, typer.Option(min=1000, help="Events to work off, each time.")] = 200_000,
+    bootstrap: Bootstrap = None,
+    as_json: Json = False,
+) -> None:
+    """What telemetry costs: the prefilter's throughput without it, and with metrics and traces exported, in turns."""
+    from streams.bench import run
+
+    run.check_extra()
+    measured(lambda address, folder, say: run.telemetry(address, events, folder, say), bootstrap, as_json)
+
+
 @app.command("release")
 def release(
     rate: Annotated[float, typer.Option(min=10, help="Events per second.")] = 1000.0,

@@ -59,7 +59,7 @@ def run(
         raise needs_extra(error, "enforcement") from error
     current = settings.load(bootstrap=bootstrap, enforcement_port=port)
     found = rules_of.load(rules)
-    configure_logging()
+    configure_logging(form=current.log_format)
     asyncio.run(agent.run(current, found, from_now=from_now, dry_run=dry_run))
 
 

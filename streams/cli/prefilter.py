@@ -43,9 +43,10 @@ def run(
         from streams import prefilter_app
     except ImportError as error:
         raise needs_extra(error, "prefilter") from error
-    configure_logging()
+    current = settings.load(bootstrap=bootstrap, prefilter_port=port)
+    configure_logging(form=current.log_format)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(prefilter_app.run(settings.load(bootstrap=bootstrap, prefilter_port=port)))
+        asyncio.run(prefilter_app.run(current))
 
 
 @app.command("train")

@@ -19,8 +19,9 @@ from typing import Any
 
 import aiohttp
 
-from streams import kafka, topics
+from streams import kafka, metrics, telemetry, topics
 from streams.bus import Bus, Partition
+from streams.dead_letters import was_retried
 from streams.enforcement.enforcer import STAGE, Enforcer
 from streams.enforcement.ledger import Ledger
 from streams.enforcement.rules import Rules, Webhook
@@ -48,8 +49,7 @@ class Agent:
         self.delivery: Delivery | None = None
         self._dry_run = dry_run
         self._followed = asyncio.Event()
-        group = f"{STAGE}-dry-run" if dry_run else STAGE
-        bus = KafkaBus(settings, [topics.VERDICTS], group)
+        bus = KafkaBus(settings, [topics.VERDICTS], _group(dry_run=dry_run))
         self._engines = [Engine(bus, self.enforcer, stage=STAGE, limits=Limits(batch=500), opened=self._restore)]
 
     def state(self) -> dict[str, Any]:
@@ -64,8 +64,12 @@ class Agent:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Enforce until `stop`. Raises SafeguardError when the process should be started again."""
-        async with self._delivering():
-            await first_of(self._follow_people(), self._run_engines(stop))
+        with metrics.observed({metrics.HELD: self._held}):
+            async with self._delivering():
+                await first_of(self._follow_people(), self._run_engines(stop))
+
+    def _held(self) -> list[tuple[float, metrics.Attributes]]:
+        return [(count, {"policy": policy}) for policy, count in self.enforcer.held().items()]
 
     async def _run_engines(self, stop: asyncio.Event) -> None:
         """Both to their ends; when one fails, the other is told to stop."""
@@ -122,8 +126,13 @@ class Agent:
                 with contextlib.suppress(RecordError):
                     action = decode(record.value, Action)
                     ledger = self.enforcer.ledgers.get(record.partition)
-                    if ledger is not None and (action.human or action.releases):
+                    if ledger is not None and (action.human or action.releases) and not was_retried(record):
                         ledger.take(action)
+
+
+def _group(*, dry_run: bool) -> str:
+    """The consumer group of verdicts, without the deployment's prefix."""
+    return f"{STAGE}-dry-run" if dry_run else STAGE
 
 
 def _forget(ledgers: dict[int, Ledger], bus: Bus) -> None:
@@ -134,7 +143,7 @@ def _forget(ledgers: dict[int, Ledger], bus: Bus) -> None:
 
 async def run(settings: Settings, rules: Rules, *, from_now: bool = False, dry_run: bool = False) -> None:
     """Serve until SIGTERM or SIGINT. from_now: where it has not run before, leave out what is there already."""
-    with Stop() as stop:
+    with Stop() as stop, telemetry.exported(STAGE):
         await kafka.wait_for_broker(settings)
         partitions = await kafka.partitions_of(settings, topics.VERDICTS)
         if partitions != await kafka.partitions_of(settings, topics.ACTIONS):
@@ -142,12 +151,15 @@ async def run(settings: Settings, rules: Rules, *, from_now: bool = False, dry_r
                 f"{topics.VERDICTS} and {topics.ACTIONS} need the same number of partitions: what is done about a content has "
                 "to be found where its verdicts are"
             )
+        small = [name for name, cap in {"cap": rules.cap, **rules.caps}.items() if cap.most < len(partitions)]
+        if small:
+            raise ConfigurationError(
+                f"{small[0]}: a cap is shared by the partitions, so let it be {len(partitions)} at least"
+            )
         if from_now:
-            for group, topic in (
-                (f"{STAGE}-dry-run" if dry_run else STAGE, topics.VERDICTS),
-                (DELIVERY, topics.ACTIONS),
-            ):
-                await kafka.begin_at_end(settings, group, topic)
+            await kafka.begin_at_end(settings, _group(dry_run=dry_run), topics.VERDICTS)
+            if not dry_run:
+                await kafka.begin_at_end(settings, DELIVERY, topics.ACTIONS)
         agent = Agent(settings, rules, len(partitions), dry_run=dry_run)
         async with served(settings.host, settings.enforcement_port, agent.state):
             await agent.run(stop.event)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from streams import topics
+from streams import metrics, topics
 from streams.bus import Output, Record
 from streams.enforcement.ledger import Ledger
 from streams.enforcement.rules import Rules, severity
@@ -37,6 +37,8 @@ class Enforcer:
             action = self._follow(verdict, ledger, record.partition) if ledger.seen.add(verdict.verdict_id) else None
             if action is not None:
                 ledger.take(action)
+                state = "dry-run" if action.dry_run else action.state
+                metrics.ACTIONS.add(1, {"policy": verdict.policy_id, "action": action.action, "state": state})
                 outputs.append(Output(topics.ACTIONS, record.key, encode(action), [_ACTION, *carried(record.headers)]))
         return outputs
 
@@ -80,6 +82,7 @@ class Enforcer:
             policy_version=verdict.policy_version,
             decision=verdict.decision,
             rule_ids=verdict.rule_ids,
+            reason=verdict.reason,
             rule=rule,
             reverses=standing.applied.action_id or None,
             alert=alert,

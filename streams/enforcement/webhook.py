@@ -25,6 +25,7 @@ import aiohttp
 import msgspec
 import orjson
 
+from streams import metrics, tracing
 from streams.bus import Output, Record
 from streams.dead_letters import was_retried
 from streams.enforcement.ledger import Ledger
@@ -118,7 +119,8 @@ class Delivery:
         try:
             async with turn:
                 if action.alert or self._stands(action, ledger, retried=retried):
-                    await self._send(*message(action, partition))
+                    with tracing.asking("POST", {"http.request.method": "POST", "url.full": self._webhook.url}):
+                        await self._send(*message(action, partition))
         finally:
             self._waiting[content] -= 1
             if not self._waiting[content]:
@@ -142,26 +144,30 @@ class Delivery:
         while True:
             pause = 0.0
             try:
+                headers = {**signed(self._key, name, int(time.time()), body), **tracing.current_headers()}
                 async with self._http.post(
                     self._webhook.url,
                     data=body,
-                    headers=signed(self._key, name, int(time.time()), body),
+                    headers=headers,
                     timeout=aiohttp.ClientTimeout(total=self._webhook.timeout),
                     allow_redirects=False,
                 ) as response:
                     status, pause = response.status, _asked_to_wait(response.headers.get("retry-after"))
                 if 200 <= status < 300:
                     self.delivered[name.partition("-")[0]] += 1
+                    metrics.DELIVERIES.add(1, {"outcome": "delivered"})
                     self._well()
                     return
                 problem = f"answered {status}"
                 if status in _REFUSED:
+                    metrics.DELIVERIES.add(1, {"outcome": "refused"})
                     raise RecordError("webhook", f"the receiver refused it: {problem}")
             except TimeoutError:
                 problem = f"gave no answer within {self._webhook.timeout:g} s"
             except (aiohttp.ClientError, OSError) as error:
                 problem = type(error).__name__
             failures += 1
+            metrics.DELIVERIES.add(1, {"outcome": "failed"})
             self._unwell(problem)
             await asyncio.sleep(max(pause, self._backoff.wait(failures)))
 

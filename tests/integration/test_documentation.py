@@ -41,7 +41,7 @@ COMMANDS = [
     ),
     *("replay start", "replay status", "replay diff", "replay promote", "replay revert", "replay resume"),
     *("enforce run", "enforce check", "enforce show", "enforce decide", "enforce held", "enforce release"),
-    *("reason calibrate", "bench reason", "bench release"),
+    *("reason calibrate", "bench reason", "bench release", "bench telemetry"),
 ]
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -95,6 +96,8 @@ async def test_verdicts_are_followed_and_people_have_the_last_word(broker, comma
         assert "'ban' is no action" in str((await command("decide", "c9", "ban")).exception)
         await until(lambda: holds(broker, {"c2": "label", "c9": "remove"}))
         await asyncio.sleep(0.5)  # the agent follows what people write beside its work
+        await put_back(broker, "c2", "remove")  # an old decision, from the dead letters
+        await asyncio.sleep(0.5)
         await publish(broker, topics.VERDICTS, verdict("v5", "c2"))
         await until(lambda: followed(broker, "v5"))
     history = json.loads((await command("show", "c2", "--json")).stdout)
@@ -109,6 +112,14 @@ async def test_verdicts_are_followed_and_people_have_the_last_word(broker, comma
     assert await standing_on(broker) == {"c2": "label", "c9": "remove"}
     (letter,) = [decode(r.value, DeadLetter) async for r in kafka_bus.read_all(broker, [topics.DEAD_LETTERS])]
     assert (letter.stage, letter.original()[1]) == ("enforcement", b"no verdict")
+
+
+async def put_back(current, content, action):
+    async with kafka_bus.producer(current) as producer:
+        value = encode(Action("d0", content, action, WHEN, by="bob"))
+        headers = [(TRIES_HEADER, b"1")]
+        topic, partition = current.prefix + topics.ACTIONS, await people._partition_of(current, content)
+        await producer.send_and_wait(topic, value, key=content.encode(), partition=partition, headers=headers)
 
 
 async def holds(current, wanted):
@@ -171,6 +182,17 @@ async def test_it_may_begin_with_what_comes_next(kafka, tmp_path):
         await publish(kafka, topics.VERDICTS, verdict("v1", "c1"))
         await until(lambda: followed(kafka, "v1"))
     assert [action.verdict_id for action in await actions(kafka)] == ["v1"]
+
+
+def test_a_run_that_cannot_be_right_is_refused(kafka, tmp_path):
+    asyncio.run(kafka_bus.create_topics(kafka))
+    rules = tmp_path / "rules.toml"
+    rules.write_text("[caps.hate]\nmost = 1\n")
+    environment = {**os.environ, "SAFEGUARD_BOOTSTRAP": kafka.bootstrap, "SAFEGUARD_PREFIX": kafka.prefix}
+    command = [Path(sys.executable).with_name("safeguard"), "enforce", "run", rules, "--from-now", "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert (done.returncode, done.stderr.count("Traceback")) == (1, 0)
+    assert "hate: a cap is shared by the partitions, so let it be 2 at least" in done.stderr
 
 
 async def ready(agent):

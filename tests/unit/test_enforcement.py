@@ -131,7 +131,8 @@ def test_the_rules_in_the_package_name_policies_and_rules_that_exist(tmp_path):
 
 def test_an_action_names_its_verdict_and_what_stands():
     run = Run()
-    (action,) = run(verdict(1, rule_ids=("HH3",)))
+    (action,) = run(verdict(1, rule_ids=("HH3",), reason="It threatens."))
+    assert action.reason == "It threatens."
     assert (action.verdict_id, action.policy_id, action.policy_version, action.rule_ids) == (
         "v1",
         "hate",

@@ -1,0 +1,310 @@
+"""What the pipeline says of itself: one trace over four processes, every metric of the catalogue, logs without content."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import urllib.request
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import yaml
+from aiohttp import web
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from infra import brokers
+from policies.files import load_library, with_changes
+from policies.parsing import parse
+from streams import dashboards, metrics, releases, topics
+from streams import kafka as kafka_bus
+from streams.records import ContentEvent, encode
+from tests.faults.receiver import SECRET, Receiver
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+TEXT = "a text that is nobody's business"
+POLICY = "hate-harassment"
+RULES = """
+[[rule]]
+name = "undecided"
+decision = "safe"
+action = "label"
+[webhook]
+url = "http://127.0.0.1:{port}/"
+"""
+# What only vLLM in the worker's process shows, or only trouble makes.
+NOT_HERE = {
+    metrics.ENGINE_RUNNING,
+    metrics.ENGINE_WAITING,
+    metrics.ENGINE_CACHE,
+    metrics.MALFORMED,
+    metrics.VIOLATIONS,
+    metrics.HELD,
+}
+
+
+class Collector:
+    """Takes spans by OTLP."""
+
+    def __init__(self):
+        self.port = brokers.free_port()
+        self.spans = {}
+
+    async def _traces(self, request):
+        sent = ExportTraceServiceRequest.FromString(await request.read())
+        for resource in sent.resource_spans:
+            service = {a.key: a.value.string_value for a in resource.resource.attributes}["service.name"]
+            for scope in resource.scope_spans:
+                for span in scope.spans:
+                    self.spans[span.span_id.hex()] = (service, span)
+        return web.Response()
+
+    async def _metrics(self, _):
+        return web.Response()
+
+    @contextlib.asynccontextmanager
+    async def running(self):
+        app = web.Application()
+        app.add_routes([web.post("/v1/traces", self._traces), web.post("/v1/metrics", self._metrics)])
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self.port).start()
+        yield f"http://127.0.0.1:{self.port}"
+        await runner.cleanup()
+
+    def tree(self, trace_id, parent, depth=0):
+        """The spans of a trace below a span, as lines."""
+        for name, (service, span) in sorted(self.spans.items(), key=lambda item: item[1][1].start_time_unix_nano):
+            if span.trace_id.hex() == trace_id and span.parent_span_id.hex() == parent:
+                took = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e6
+                yield f"{'  ' * depth}{service}: {span.name} ({took:.1f} ms)"
+                yield from self.tree(trace_id, name, depth + 1)
+
+
+@contextlib.contextmanager
+def process(words, environment, log):
+    with log.open("wb") as out, subprocess.Popen(words, env=environment, stdout=out, stderr=out) as running:
+        try:
+            yield running
+        finally:
+            running.terminate()
+            running.wait(20)
+
+
+async def until(condition, patience=60):
+    async with asyncio.timeout(patience):
+        while not condition():
+            await asyncio.sleep(0.2)
+
+
+def scraped(port):
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        return answer.read().decode()
+    return ""
+
+
+async def test_one_trace_leads_from_the_producer_to_enforcement_and_each_metric_is_seen(kafka, tmp_path):
+    await kafka_bus.create_topics(kafka)
+    document = load_library()[POLICY].document
+    gate = with_changes(document, "gate", labels=None, threshold=None, calibration=None, terms=["nobody's business"])
+    await releases.release(kafka, [parse(gate)], releases.Author("test"))
+    collector, receiver = Collector(), Receiver(brokers.free_port(), 1.0, 1, {"well": 1})
+    (tmp_path / "rules.toml").write_text(RULES.format(port=receiver.port))
+    ports = {stage: brokers.free_port() for stage in ("prefilter", "reasoner", "enforcement")}
+    await receiver.start()
+    async with collector.running() as endpoint:
+        environment = {
+            **os.environ,
+            "SAFEGUARD_BOOTSTRAP": kafka.bootstrap,
+            "SAFEGUARD_PREFIX": kafka.prefix,
+            "SAFEGUARD_REASONER_PORT": str(ports["reasoner"]),
+            "SAFEGUARD_SESSION_TIMEOUT_MS": "6000",
+            "SAFEGUARD_WEBHOOK_SECRET": SECRET,
+            "SAFEGUARD_LOG_FORMAT": "json",
+            "SAFEGUARD_TRACE_SHARE": "0",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+            "OTEL_BSP_SCHEDULE_DELAY": "200",
+        }
+        commands = {
+            "prefilter": [BIN / "safeguard", "prefilter", "run", "--port", str(ports["prefilter"])],
+            "reasoner": [sys.executable, ROOT / "tests/faults/reasoner.py", tmp_path / "calls"],
+            "enforcement": [
+                BIN / "safeguard",
+                "enforce",
+                "run",
+                tmp_path / "rules.toml",
+                "--port",
+                str(ports["enforcement"]),
+            ],
+        }
+        with contextlib.ExitStack() as stack:
+            for stage, words in commands.items():
+                stack.enter_context(process(words, environment, tmp_path / f"{stage}.log"))
+            trace_id, producer_span = secrets.token_hex(16), secrets.token_hex(8)
+            await publish(kafka, trace_id, producer_span)
+            wanted = ("content.events", "content.escalations", "moderation.verdicts", "moderation.actions")
+            await until(lambda: len(list(collector.tree(trace_id, producer_span))) >= 6)
+            await until(lambda: receiver.had)
+            pages = {stage: await asyncio.to_thread(scraped, port) for stage, port in ports.items()}
+    await receiver.stop()
+    tree = list(collector.tree(trace_id, producer_span))
+    print("\n".join(tree))
+    assert [re.sub(r" \(.*| .*?\.(?=content|moderation)", " ", line.strip()).split() for line in tree] == [
+        ["safeguard-prefilter:", wanted[0]],
+        ["safeguard-reasoner:", wanted[1]],
+        ["safeguard-reasoner:", "chat", "stand-in"],
+        ["safeguard-enforcement:", wanted[2]],
+        ["safeguard-enforcement:", wanted[3]],
+        ["safeguard-enforcement:", "POST"],
+    ]
+    assert len({trace for _, span in collector.spans.values() if (trace := span.trace_id.hex())}) >= 1
+    batches = [span for _, span in collector.spans.values() if span.name.startswith("process batch")]
+    assert any(link.trace_id.hex() == trace_id for span in batches for link in span.links)
+    check_pages(pages)
+    check_logs(tmp_path)
+
+
+async def publish(current, trace_id, span_id):
+    """One event whose producer traces it, among some whose producers do not, and one that is no event."""
+    async with kafka_bus.producer(current) as producer:
+        for number in range(20):
+            event = ContentEvent(f"c{number}", TEXT if number < 10 else "fine weather", datetime.now(UTC))
+            headers = [("traceparent", f"00-{trace_id}-{span_id}-01".encode())] if number == 0 else []
+            topic = current.prefix + topics.EVENTS
+            await producer.send(topic, encode(event), key=event.content_id.encode(), headers=headers)
+        await producer.send(current.prefix + topics.EVENTS, b"no event", key=b"broken")
+        await producer.flush()
+
+
+def check_pages(pages):
+    """All that is shown is declared, and all that is declared is shown."""
+    shown = {}
+    for page in pages.values():
+        for name, labels in re.findall(r"^(\w+?)(?:_bucket|_count|_sum)?\{([^}]*)\} ", page, re.MULTILINE):
+            if name.startswith(("safeguard_", "messaging_", "gen_ai_")):
+                shown.setdefault(name, set()).update(re.findall(r'(\w+)="', labels))
+        assert "process_resident_memory_bytes" in page
+        assert TEXT not in page
+    declared = {metric.prometheus: metric for metric in metrics.CATALOGUE}
+    assert set(shown) <= set(declared)
+    assert set(declared) - set(shown) <= {metric.prometheus for metric in NOT_HERE}
+    for name, labels in shown.items():
+        of_exporter = {label for label in labels if label.startswith("otel_scope") or label == "le"}
+        assert labels - of_exporter <= {a.replace(".", "_") for a in declared[name].attributes}, name
+
+
+def check_logs(folder):
+    for stage in ("prefilter", "enforcement"):
+        lines = (folder / f"{stage}.log").read_text().splitlines()
+        assert lines
+        for line in lines:
+            if line.startswith("{"):
+                assert {"time", "level", "logger", "message"} <= set(json.loads(line))
+    for path in folder.glob("*.log"):
+        assert TEXT not in path.read_text()
+        assert "fine weather" not in path.read_text()
+        assert SECRET not in path.read_text()
+
+
+def test_every_metric_is_documented_once():
+    names = [metric.name for metric in metrics.CATALOGUE]
+    assert len(set(names)) == len(names) > 20
+    assert all(metric.about.endswith(".") for metric in metrics.CATALOGUE)
+    assert all(metric.buckets for metric in metrics.CATALOGUE if metric.kind == "histogram")
+
+
+@pytest.mark.parametrize(
+    ("header", "found"),
+    [
+        (b"00-%s-%s-01" % (b"a" * 32, b"b" * 16), True),
+        (b"00-%s-%s-00" % (b"a" * 32, b"b" * 16), False),
+        (b"00-%s-%s-03" % (b"a" * 32, b"b" * 16), True),
+        (b"", False),
+        (b"\xff" * 55, False),
+        (b"nonsense", False),
+    ],
+)
+def test_only_what_is_sampled_is_traced(header, found):
+    from streams.tracing import sampled
+
+    assert sampled([("other", b"1"), ("traceparent", header)]) is found
+    assert not sampled([])
+
+
+# ---------------------------------------------------------------- dashboards and alerts
+
+TELEMETRY = ROOT / "infra" / "telemetry"
+
+
+def names_in(query):
+    """The metrics that a query of Prometheus asks for."""
+    without = re.sub(r"\{[^}]*\}|\"[^\"]*\"|by \([^)]*\)|\[[^\]]*\]|\$\w+", " ", query)
+    return set(re.findall(r"\b(?:safeguard|messaging|gen_ai|up|process)\w*", without))
+
+
+def declared():
+    shown = set()
+    for metric in metrics.CATALOGUE:
+        kinds = ("_bucket", "_count", "_sum") if metric.kind == "histogram" else ("",)
+        shown |= {metric.prometheus + kind for kind in kinds}
+    return shown | {"up"}
+
+
+def labels_in(query):
+    return {
+        *re.findall(r"(\w+)\s*(?:=~|!=|!~|=)\s*\"", query),
+        *(name.strip() for group in re.findall(r"by \(([^)]*)\)", query) for name in group.split(",")),
+    }
+
+
+def known_labels():
+    return {a.replace(".", "_") for metric in metrics.CATALOGUE for a in metric.attributes} | {"le", "job", "instance"}
+
+
+def test_dashboards_are_current_and_ask_for_what_is_shown():
+    for name, content in dashboards.documents().items():
+        path = TELEMETRY / "dashboards" / name
+        assert path.read_bytes() == content, f"run: python -m streams.dashboards {path.parent}"
+        panels = json.loads(content)["panels"]
+        assert len(panels) > 5
+        for panel in panels:
+            for target in panel["targets"]:
+                assert names_in(target["expr"]) <= declared(), panel["title"]
+                assert names_in(target["expr"])
+                assert labels_in(target["expr"]) <= known_labels(), panel["title"]
+    asked = "".join(content.decode() for content in dashboards.documents().values())
+    assert [metric.name for metric in metrics.CATALOGUE if metric.prometheus not in asked] == []
+
+
+def test_alerts_ask_for_what_is_shown_and_lead_to_what_to_do():
+    (group,) = yaml.safe_load((TELEMETRY / "alerts.yml").read_text())["groups"]
+    runbook = (TELEMETRY / "RUNBOOK.md").read_text()
+    for rule in group["rules"]:
+        assert names_in(rule["expr"]) <= declared(), rule["alert"]
+        assert labels_in(rule["expr"]) <= known_labels() | {"job"}, rule["alert"]
+        assert rule["labels"]["severity"] in ("page", "ticket")
+        assert rule["annotations"]["runbook_url"] == f"infra/telemetry/RUNBOOK.md#{rule['alert'].lower()}"
+        assert f"\n## {rule['alert']}\n" in runbook
+    assert runbook.count("\n## ") == len(group["rules"])
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool here")
+def test_prometheus_own_tool_loads_them(tmp_path):
+    for path in ("alerts.yml", "prometheus.yml"):
+        shutil.copy(TELEMETRY / path, tmp_path)
+    for words in (["rules", "alerts.yml"], ["config", "prometheus.yml"]):
+        done = subprocess.run(["promtool", "check", *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    for content in dashboards.documents().values():
+        for panel in json.loads(content)["panels"]:
+            for target in panel["targets"]:
+                query = target["expr"].replace("$__rate_interval", "5m")
+                subprocess.run(
+                    ["promtool", "promql", "format", query, "--experimental"], check=True, capture_output=True
+                )
