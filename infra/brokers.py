@@ -111,11 +111,70 @@ def jars(cache: Path | None = None) -> Path:
     return folder
 
 
+class Secure:
+    """Certificates, users and rules of a Kafka that trusts nobody: SASL_SSL (SCRAM and OAUTHBEARER) and access lists.
+
+    passwords: users to their passwords; admin may do everything. ca_file is what clients trust.
+    """
+
+    def __init__(self, folder: Path, passwords: dict[str, str]) -> None:
+        self.passwords = passwords
+        self.ca_file = folder / "ca.pem"
+        self._store = folder / "broker.p12"
+        self._store_password = "changeit"  # noqa: S105  (a key that lives as long as a test)
+        keytool = ["keytool", "-keystore", str(self._store), "-storepass", self._store_password, "-alias", "broker"]
+        names = ["-dname", "CN=127.0.0.1", "-ext", "san=ip:127.0.0.1", "-keyalg", "RSA", "-storetype", "PKCS12"]
+        for words in ([*keytool, "-genkeypair", *names], [*keytool, "-exportcert", "-rfc", "-file", str(self.ca_file)]):
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise BrokerError(f"keytool failed:\n{(done.stdout + done.stderr)[-1000:]}")
+
+    def users(self) -> list[str]:
+        """Arguments that make the users."""
+        found = [f"SCRAM-SHA-512=[name={name},password={word}]" for name, word in self.passwords.items()]
+        return [word for user in found for word in ("--add-scram", user)]
+
+    def properties(self, port: int, controller: int) -> dict[str, object]:
+        module = "org.apache.kafka.common.security"
+        admin = f'username="admin" password="{self.passwords["admin"]}"'
+        unsecured = f"{module}.oauthbearer.internals.unsecured.OAuthBearerUnsecuredValidatorCallbackHandler"
+        return {
+            "listeners": f"SASL_SSL://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"SASL_SSL://127.0.0.1:{port}",
+            "listener.security.protocol.map": "SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT",
+            "inter.broker.listener.name": "SASL_SSL",
+            "sasl.enabled.mechanisms": "SCRAM-SHA-512,OAUTHBEARER",
+            "sasl.mechanism.inter.broker.protocol": "SCRAM-SHA-512",
+            "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config": f"{module}.scram.ScramLoginModule required {admin};",
+            "listener.name.sasl_ssl.oauthbearer.sasl.jaas.config": (
+                f"{module}.oauthbearer.OAuthBearerLoginModule required;"
+            ),
+            "listener.name.sasl_ssl.oauthbearer.sasl.server.callback.handler.class": unsecured,
+            "ssl.keystore.location": self._store,
+            "ssl.keystore.password": self._store_password,
+            "ssl.keystore.type": "PKCS12",
+            "ssl.truststore.location": self.ca_file,
+            "ssl.truststore.type": "PEM",
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:admin;User:ANONYMOUS",  # the controller's own listener, on this machine only
+            "allow.everyone.if.no.acl.found": "false",
+        }
+
+
 class KafkaNode:
     """One Kafka process in combined mode (broker and controller). It can be killed and started again."""
 
-    def __init__(self, folder: Path, node: int, ports: list[tuple[int, int]], cluster: str, heap: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        node: int,
+        ports: list[tuple[int, int]],
+        cluster: str,
+        heap: str,
+        secure: Secure | None = None,
+    ) -> None:
         self.node = node
+        self._secure = secure
         self.port = ports[node][0]
         self.folder = folder / f"node-{node}"
         self._heap = heap
@@ -142,6 +201,7 @@ class KafkaNode:
             "group.initial.rebalance.delay.ms": 0,
             "message.max.bytes": 20 * 2**20,
             "replica.fetch.max.bytes": 20 * 2**20,
+            **(secure.properties(self.port, ports[node][1]) if secure else {}),
         }
         self.folder.mkdir(parents=True)
         self._properties = self.folder / "server.properties"
@@ -153,7 +213,10 @@ class KafkaNode:
         return ["java", *options, "-cp", f"{jars()}/*", main, *arguments]
 
     def format(self) -> None:
-        command = self._java("kafka.tools.StorageTool", "format", "-t", self._cluster, "-c", str(self._properties))
+        users = self._secure.users() if self._secure else []
+        command = self._java(
+            "kafka.tools.StorageTool", "format", "-t", self._cluster, "-c", str(self._properties), *users
+        )
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise BrokerError(f"formatting Kafka's storage failed:\n{(done.stdout + done.stderr)[-2000:]}")
@@ -186,13 +249,13 @@ class KafkaNode:
 
 
 @contextlib.contextmanager
-def kafka_cluster(nodes: int = 1, heap: str = "512m") -> Iterator[list[KafkaNode]]:
+def kafka_cluster(nodes: int = 1, heap: str = "512m", secure: Secure | None = None) -> Iterator[list[KafkaNode]]:
     """Apache Kafka in KRaft mode, `nodes` processes; yields them, started."""
     jars()
     with tempfile.TemporaryDirectory(prefix="safeguard-kafka-", ignore_cleanup_errors=True) as folder:
         ports = [(free_port(), free_port()) for _ in range(nodes)]
         cluster = "c2FmZWd1YXJkLXRlc3RzLQ"
-        members = [KafkaNode(Path(folder), i, ports, cluster, heap) for i in range(nodes)]
+        members = [KafkaNode(Path(folder), i, ports, cluster, heap, secure) for i in range(nodes)]
         try:
             for member in members:
                 member.format()

@@ -1,7 +1,7 @@
-"""Grafana's dashboards, made from the catalogue of metrics, so that none asks for what nobody shows.
+"""Grafana's dashboards and the list of metrics, made from the catalogue, so that none asks for what nobody shows.
 
-infra/telemetry/dashboards has them as Grafana loads them; a test says when they are stale, and `python -m streams.dashboards FOLDER`
-renews them.
+infra/telemetry has them as Grafana and people read them; a test says when they are stale, and
+`python -m streams.dashboards infra/telemetry` renews them.
 """
 
 from __future__ import annotations
@@ -115,11 +115,25 @@ DASHBOARDS: dict[str, tuple[str, tuple[Panel, ...]]] = {
 
 
 def documents() -> dict[str, bytes]:
-    """File names to what Grafana loads."""
-    return {
-        f"{name}.json": orjson.dumps(_dashboard(name, title, panels), option=orjson.OPT_INDENT_2) + b"\n"
+    """Files of infra/telemetry and what is in them."""
+    boards = {
+        f"dashboards/{name}.json": orjson.dumps(_dashboard(name, title, panels), option=orjson.OPT_INDENT_2) + b"\n"
         for name, (title, panels) in DASHBOARDS.items()
     }
+    return {"METRICS.md": _listed().encode(), **boards}
+
+
+def _listed() -> str:
+    rows = [
+        f"| `{metric.name}` | `{metric.prometheus}` | {metric.kind} | {metric.unit.strip('{}')} | "
+        f"{' '.join(f'`{name}`' for name in metric.attributes)} | {metric.about} |"
+        for metric in metrics.CATALOGUE
+    ]
+    head = (
+        "# Metrics\n\nWhat the processes show of themselves: for Prometheus at /metrics of the health ports, and by OTLP.\n\n"
+        "| name | in Prometheus | kind | unit | attributes | what it says |\n| --- | --- | --- | --- | --- | --- |\n"
+    )
+    return head + "\n".join(rows) + "\n"
 
 
 def _dashboard(name: str, title: str, panels: Sequence[Panel]) -> dict[str, Any]:

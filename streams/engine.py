@@ -129,9 +129,14 @@ class Engine:
         return bool(self._lanes) and all(lane.ready for lane in self._lanes.values())
 
     @property
+    def unfinished(self) -> int:
+        """Records that were read and are not committed."""
+        return sum(lane.unfinished for lane in self._lanes.values())
+
+    @property
     def idle(self) -> bool:
         """Whether all that was read is finished and committed."""
-        return not any(lane.unfinished for lane in self._lanes.values())
+        return not self.unfinished
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until `stop` is set; then finish what is under way, within limits.drain, commit it, leave the group.

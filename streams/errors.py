@@ -2,6 +2,7 @@
 
 SafeguardError              anything this package raises on purpose; the message says what to do next
 |-- ConfigurationError      a setting, file or argument is wrong
+|   `-- ForbiddenError      the broker does not let this user do it
 |-- RecordError             a record cannot be handled, ever: it becomes a dead letter
 |-- BusError                the broker did not do what was asked; trying again later may help
 |   `-- FencedError         another process owns the partition now
@@ -18,6 +19,10 @@ class SafeguardError(Exception):
 
 class ConfigurationError(SafeguardError):
     """A setting, a file or an argument is wrong."""
+
+
+class ForbiddenError(ConfigurationError):
+    """The broker does not let this user do what was asked; its access lists say who may."""
 
 
 class RecordError(SafeguardError):

@@ -10,28 +10,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
+from ssl import SSLCertVerificationError
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import (
     AuthenticationFailedError,
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
     IllegalOperation,
     InvalidProducerEpoch,
     KafkaError,
     ProducerFenced,
+    SaslAuthenticationFailed,
     TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
     UnknownError,
     UnknownTopicOrPartitionError,
     for_code,
 )
+from aiokafka.protocol.admin import CreateAclsRequest
 from aiokafka.structs import OffsetAndMetadata
 
 from streams import topics
+from streams.access import Binding
 from streams.bus import Committed, Listener, Output, Partition, Record, Writer
-from streams.errors import BusError, ConfigurationError, FencedError
+from streams.errors import BusError, ConfigurationError, FencedError, ForbiddenError
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -46,21 +54,75 @@ _PRODUCER: dict[str, Any] = {
     "retry_backoff_ms": 5,
     "request_timeout_ms": 20_000,
 }
+# What no further try will change, unless somebody changes the access lists.
+_FORBIDDEN = (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
 # A producer that was fenced says so once; after that it only says that it is in no transaction.
 _FENCED = (ProducerFenced, InvalidProducerEpoch, IllegalOperation)
 
 
-async def _bounded_stop(client: Any) -> None:
+def _forbidden(error: KafkaError) -> ForbiddenError:
+    what = type(error).__name__.partition("Authorization")[0].lower()
+    named = error.args[0] if error.args else ""
+    names = named if isinstance(named, str) else ", ".join(sorted(map(str, named)))
+    return ForbiddenError(f"the broker refuses this user: {what} {names}".rstrip() + "; see: safeguard topics acls")
+
+
+async def _bounded_stop(stop: Callable[[], Awaitable[None]]) -> None:
     """Clients may wait forever for a broker that is gone."""
     try:
         async with asyncio.timeout(_STOP_SECONDS):
-            await client.stop()
+            await stop()
+    except asyncio.CancelledError:
+        # A client that is stopped before it did anything says that it was cancelled; only if this task was, it is so.
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
     except (TimeoutError, KafkaError) as error:
         log.debug("a client did not stop in time: %r", error)
 
 
+class _Reasons(logging.Filter):
+    """Why connections failed: the client says it in its log alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: list[BaseException] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.errors += [said for said in record.args or () if isinstance(said, BaseException)]
+        return True
+
+    def check(self, address: str) -> None:
+        """Raise ConfigurationError for what no patience mends."""
+        for error in self.errors:
+            if isinstance(error, (AuthenticationFailedError, SaslAuthenticationFailed)):
+                raise ConfigurationError(
+                    f"{address}: the broker refused these credentials; see SAFEGUARD_USERNAME and SAFEGUARD_PASSWORD"
+                )
+            if isinstance(error, SSLCertVerificationError):
+                raise ConfigurationError(
+                    f"{address}: the broker's certificate is not trusted ({error.verify_message}); see SAFEGUARD_CA_FILE"
+                )
+
+
 async def wait_for_broker(settings: Settings, patience: float | None = None) -> None:
-    """Return when the broker answers. With patience (seconds), raises BusError when that has passed."""
+    """Return when the broker answers. With patience (seconds), raises BusError when that has passed; ConfigurationError when
+    it refuses this user, or is not to be trusted.
+    """
+    reasons, client_log = _Reasons(), logging.getLogger("aiokafka")
+    client_log.addFilter(reasons)
+    try:
+        await _wait_for_broker(settings, patience, reasons)
+    finally:
+        client_log.removeFilter(reasons)
+
+
+async def _wait_for_broker(settings: Settings, patience: float | None, reasons: _Reasons) -> None:
     loop = asyncio.get_running_loop()
     start = loop.time()
     said = False
@@ -70,9 +132,8 @@ async def wait_for_broker(settings: Settings, patience: float | None = None) -> 
             async with asyncio.timeout(6):
                 await producer.start()
             return
-        except AuthenticationFailedError as error:
-            raise ConfigurationError(f"{settings.bootstrap}: the broker refused these credentials: {error}") from error
         except (KafkaError, TimeoutError, OSError) as error:
+            reasons.check(settings.bootstrap)
             if patience is not None and loop.time() - start > patience:
                 raise BusError(f"no Kafka broker answers at {settings.bootstrap}; check SAFEGUARD_BOOTSTRAP") from error
             if not said:
@@ -80,7 +141,7 @@ async def wait_for_broker(settings: Settings, patience: float | None = None) -> 
                 said = True
             await asyncio.sleep(0.5)
         finally:
-            await _bounded_stop(producer)
+            await _bounded_stop(producer.stop)
 
 
 async def has_transactions(settings: Settings, group: str) -> bool:
@@ -93,11 +154,13 @@ async def has_transactions(settings: Settings, group: str) -> bool:
         return True
     except UnknownError:
         return False
+    except _FORBIDDEN as error:
+        raise _forbidden(error) from error
     except (KafkaError, TimeoutError) as error:
         raise BusError(f"cannot find out whether the broker has transactions: {error!r}") from error
     finally:
         logging.getLogger("aiokafka.producer.sender").removeFilter(_quiet_probe)
-        await _bounded_stop(producer)
+        await _bounded_stop(producer.stop)
 
 
 def _quiet_probe(record: logging.LogRecord) -> bool:
@@ -148,6 +211,8 @@ class KafkaBus:
     async def poll(self, timeout: float, most: int) -> Mapping[Partition, Sequence[Record]]:
         try:
             polled = await self.consumer.getmany(timeout_ms=int(timeout * 1000), max_records=most)
+        except _FORBIDDEN as error:
+            raise _forbidden(error) from error
         except KafkaError as error:
             log.warning("polling failed: %r", error)
             await asyncio.sleep(0.5)
@@ -186,10 +251,10 @@ class KafkaBus:
             async with asyncio.timeout(30):
                 await producer.start()
         except (KafkaError, TimeoutError) as error:
-            await _bounded_stop(producer)
+            await _bounded_stop(producer.stop)
             raise BusError(f"{transactional_id}: {error!r}") from error
         except asyncio.CancelledError:
-            await _bounded_stop(producer)
+            await _bounded_stop(producer.stop)
             raise
         return _TransactionalWriter(self, partition, producer)
 
@@ -229,9 +294,9 @@ class KafkaBus:
 
     async def stop(self) -> None:
         if self._consumer is not None:
-            await _bounded_stop(self._consumer)
+            await _bounded_stop(self._consumer.stop)
         if self._shared is not None:
-            await _bounded_stop(self._shared)
+            await _bounded_stop(self._shared.stop)
 
 
 def _append(batch: Any, output: Output) -> bool:
@@ -269,11 +334,13 @@ class _TransactionalWriter:
             await producer.commit_transaction()
         except _FENCED as error:
             raise FencedError(f"{self._partition} is owned by another process: {error!r}") from error
+        except _FORBIDDEN as error:
+            raise _forbidden(error) from error
         except (KafkaError, AssertionError) as error:
             raise BusError(f"{self._partition}: {error!r}") from error
 
     async def close(self) -> None:
-        await _bounded_stop(self._producer)
+        await _bounded_stop(self._producer.stop)
 
 
 class _PlainWriter:
@@ -299,15 +366,19 @@ class _PlainWriter:
 
 
 @contextlib.asynccontextmanager
-async def _started(settings: Settings, client: Any) -> AsyncIterator[Any]:
+async def _started(
+    settings: Settings, client: Any, stop: Callable[[], Awaitable[None]] | None = None
+) -> AsyncIterator[Any]:
     """A client for as long as it is needed; what the broker refuses is a BusError, and it stops in bounded time."""
     try:
         await client.start()
         yield client
+    except _FORBIDDEN as error:
+        raise _forbidden(error) from error
     except KafkaError as error:
         raise BusError(f"{settings.bootstrap}: {error!r}") from error
     finally:
-        await _bounded_stop(client)
+        await _bounded_stop(stop or client.stop)
 
 
 @contextlib.asynccontextmanager
@@ -430,10 +501,12 @@ async def reader(
         raise ConfigurationError(
             f"not all of these topics exist: {', '.join(full)}; run: safeguard topics create"
         ) from error
+    except _FORBIDDEN as error:
+        raise _forbidden(error) from error
     except KafkaError as error:
         raise BusError(f"{settings.bootstrap}: {error!r}") from error
     finally:
-        await _bounded_stop(client)
+        await _bounded_stop(client.stop)
 
 
 class Ends:
@@ -490,6 +563,31 @@ async def partitions_of(settings: Settings, name: str) -> list[int]:
         return sorted(tp.partition for tp in client.assignment())
 
 
+_TYPES = {"topic": 2, "group": 3, "transactional-id": 5}
+_OPERATIONS = {"read": 3, "write": 4, "create": 5}
+_LITERAL, _PREFIXED, _ALLOW = 3, 4, 3
+
+
+async def allow(settings: Settings, wanted: Sequence[Binding]) -> None:
+    """Write access lists; what is there already stays as it is. Raises BusError when the broker has no authorizer, or refuses."""
+    admin = AIOKafkaAdminClient(**settings.kafka())
+    async with _started(settings, admin, admin.close):
+        for binding in wanted:
+            request = CreateAclsRequest(
+                _TYPES[binding.resource],
+                binding.name,
+                _PREFIXED if binding.prefixed else _LITERAL,
+                binding.principal,
+                "*",
+                _OPERATIONS[binding.operation],
+                _ALLOW,
+            )
+            # The library has the request, and no method for it yet.
+            for code, message in (await admin._send_to_controller(request)).creation_responses:
+                if code:
+                    raise BusError(f"{binding.resource} {binding.name}: {message or for_code(code).__name__}")
+
+
 async def create_topics(settings: Settings) -> dict[str, bool]:
     """Create what is missing of the catalogue; name -> whether it was created now."""
     admin = AIOKafkaAdminClient(**settings.kafka())
@@ -509,9 +607,13 @@ async def create_topics(settings: Settings) -> dict[str, bool]:
         for topic in wanted:
             response = await admin.create_topics([topic])
             (name, code, *message), *_ = response.topic_errors
+            if code and issubclass(for_code(code), _FORBIDDEN):
+                raise _forbidden(for_code(code)([topic.name]))
             if code and for_code(code) is not TopicAlreadyExistsError:
                 raise BusError(f"topic {name}: {for_code(code).__name__}: {message}")
             made[topic.name] = code == 0
+    except _FORBIDDEN as error:
+        raise _forbidden(error) from error
     except KafkaError as error:
         raise BusError(f"{settings.bootstrap}: {error!r}") from error
     finally:

@@ -18,7 +18,7 @@ import duckdb
 import msgspec
 
 from streams import kafka, topics
-from streams.errors import RecordError
+from streams.errors import ForbiddenError, RecordError
 from streams.records import Escalation, Rationale, Replay, Replayed, Tokens, Verdict, decode
 from streams.settings import Settings
 from streams.shares import Share, share
@@ -223,7 +223,14 @@ def _rows(db: duckdb.DuckDBPyConnection, query: str, *parameters: Any) -> list[d
 
 
 async def _rationales(settings: Settings, wanted: set[str | None]) -> dict[str, str]:
+    """The model's analyses by verdict; none where the user may not read them."""
     found: dict[str, str] = {}
+    with contextlib.suppress(ForbiddenError):
+        await _add_rationales(settings, wanted, found)
+    return found
+
+
+async def _add_rationales(settings: Settings, wanted: set[str | None], found: dict[str, str]) -> None:
     async for record in kafka.read_all(settings, [topics.RATIONALES]):
         name = (record.key or b"").decode(errors="replace")
         if name in wanted:
@@ -231,7 +238,6 @@ async def _rationales(settings: Settings, wanted: set[str | None]) -> dict[str, 
             if record.value is not None:  # a tombstone erases
                 with contextlib.suppress(RecordError):
                     found[name] = decode(record.value, Rationale).attempts[-1].analysis
-    return found
 
 
 def _flip(row: dict[str, Any], rationales: dict[str, str]) -> Flip:

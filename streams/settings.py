@@ -1,4 +1,6 @@
-"""Settings: environment variables SAFEGUARD_*, over a TOML file (SAFEGUARD_CONFIG, else ./safeguard.toml)."""
+"""Settings: environment variables SAFEGUARD_*, over a TOML file (SAFEGUARD_CONFIG, else ./safeguard.toml), over files in a
+folder (SAFEGUARD_SECRETS, else /run/secrets), one for each setting, as in safeguard_password.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from policies.document import Effort
+from streams import security
 from streams.errors import ConfigurationError
 
 
@@ -22,6 +31,25 @@ class Settings(BaseSettings):
     prefix: str = Field(
         "", description="prefix of all topics, groups and transactional ids, for tenants on one cluster"
     )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how the brokers are spoken to"
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
+        "SCRAM-SHA-512", description="how this process says who it is, where the protocol has SASL"
+    )
+    username: str = Field("", description="user of SASL; of OAUTHBEARER the client's id")
+    password: SecretStr | None = Field(None, description="password of SASL; of OAUTHBEARER the client's secret")
+    oauth_url: str = Field(
+        "", pattern=r"^(https?://.*)?$", description="where OAUTHBEARER's tokens are had, by client credentials"
+    )
+    oauth_scope: str = Field("", description="scope that is asked for with them")
+    ca_file: Path | None = Field(
+        None, description="certificates that the brokers' are signed by, PEM; by default those of the system"
+    )
+    cert_file: Path | None = Field(None, description="certificate of this process, PEM, where brokers ask for one")
+    key_file: Path | None = Field(None, description="its key, PEM")
+    key_password: SecretStr | None = Field(None, description="password of the key")
+
     partitions: int = Field(6, ge=1, description="partitions of each topic when it is created")
     replication: int | None = Field(
         None,
@@ -36,7 +64,7 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field("text", description="form of the log lines on standard error")
 
     host: str = Field("127.0.0.1", description="address that health endpoints listen on")
-    prefilter_port: int = Field(6066, description="port of the prefilter's web server")
+    prefilter_port: int = Field(6066, ge=1, le=65_535, description="port of the prefilter's web server")
     reasoner_port: int = Field(6067, description="port of the reasoning worker's health endpoint")
     prefilter_model: Path | None = Field(None, description="fastText model; by default the one in the package")
 
@@ -100,7 +128,7 @@ class Settings(BaseSettings):
 
     def kafka(self) -> dict[str, Any]:
         """Options that every Kafka client takes."""
-        return {"bootstrap_servers": self.bootstrap, "client_id": "safeguard"}
+        return {"bootstrap_servers": self.bootstrap, "client_id": "safeguard", **security.options(self)}
 
     @classmethod
     def settings_customise_sources(
@@ -112,7 +140,9 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         file = Path(os.environ.get("SAFEGUARD_CONFIG", "safeguard.toml"))
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
+        secrets = Path(os.environ.get("SAFEGUARD_SECRETS", "/run/secrets"))
+        sources = (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file))
+        return (*sources, SecretsSettingsSource(settings_cls, secrets)) if secrets.is_dir() else sources
 
 
 def load(**given: Any) -> Settings:

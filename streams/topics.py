@@ -44,6 +44,7 @@ FOREVER = -1
 
 MiB = 2**20
 DAY = 24 * 3600 * 1000
+COMPACTION_LAG = DAY  # what a tombstone erases is gone from the disks after this long
 # Content may be this large as a record; a dead letter holds it in base64 and needs half as much again.
 LARGEST_CONTENT = 12 * MiB
 LARGEST_RECORD = 20 * MiB
@@ -65,6 +66,8 @@ class Topic(msgspec.Struct, frozen=True):
         config = {"cleanup.policy": self.cleanup, "max.message.bytes": str(self.largest)}
         if "delete" in self.cleanup:
             config["retention.ms"] = str(self.retention)
+        if self.cleanup == "compact,delete":
+            config["max.compaction.lag.ms"] = str(COMPACTION_LAG)
         return config
 
 

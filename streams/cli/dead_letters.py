@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import orjson
 import typer
+from aiokafka import TopicPartition
 from rich.table import Table
 
 from streams import kafka, settings, topics
@@ -22,6 +23,7 @@ from streams.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="What could not be handled, whole, with the reason.")
 GROUP = "dead-letters-retry"
+IN_FLIGHT = 20_000  # more than a buffer holds: what is left to the next time takes no place from others
 
 
 @app.command("list")
@@ -60,32 +62,37 @@ def retry(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
 
 
 async def _retry(current: Settings) -> int:
-    """Run the engine over the dead letters up to their end of now."""
-    count = 0
+    """Run the engine over the dead letters up to their end of now; what becomes one meanwhile is left to the next time."""
+    await kafka.wait_for_broker(current, patience=10)
+    async with kafka.reader(current, [topics.DEAD_LETTERS]) as reader:
+        ends = await (await kafka.Ends.now(reader)).fixed()
+    count = later = 0
 
     async def back(records: Sequence[Record]) -> list[Output]:
-        outputs = []
-        for record in records:
-            try:
-                outputs.append(retried(record, current.prefix))
-            except RecordError:
-                continue  # it stays listed; there is no topic to put it back into
-        nonlocal count
-        count += len(outputs)
-        return outputs
+        nonlocal count, later
+        (record,) = records
+        if record.offset >= ends[TopicPartition(record.topic, record.partition)]:
+            later += 1
+            await asyncio.Event().wait()  # never finished, so never committed
+        try:
+            output = retried(record, current.prefix)
+        except RecordError:
+            return []  # it stays listed; there is no topic to put it back into
+        count += 1
+        return [output]
 
     bus = kafka.KafkaBus(current, [topics.DEAD_LETTERS], GROUP)
-    engine = Engine(bus, back, stage=GROUP, limits=Limits(batch=500))
+    engine = Engine(bus, back, stage=GROUP, limits=Limits(batch=1, in_flight=IN_FLIGHT, drain=0.5))
+
+    async def read_to_the_ends() -> bool:
+        owned = bus.consumer.assignment()
+        return bool(owned) and all([await bus.consumer.position(tp) >= ends[tp] for tp in owned])
 
     async def finish(stop: asyncio.Event) -> None:
-        while not stop.is_set() and not (engine.ready and engine.idle):
-            await asyncio.sleep(0.1)
-        ends = await kafka.Ends.now(bus.consumer)
-        while not stop.is_set() and (await ends.open() or not engine.idle):
+        while not stop.is_set() and not (engine.ready and await read_to_the_ends() and engine.unfinished == later):
             await asyncio.sleep(0.1)
         stop.set()
 
-    await kafka.wait_for_broker(current, patience=10)
     with Stop() as stop:
         await asyncio.gather(engine.run(stop.event), finish(stop.event))
     return count

@@ -208,7 +208,7 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """What a replay changes: flips each way beside the noise floor, by rule and language, with examples and their rationales,
-    and what it cost. It needs the right to read moderation.rationales.
+    and what it cost. Rationales are shown to those who may read moderation.rationales: auditors.
     """
     try:
         from streams import replay_diff, replay_page

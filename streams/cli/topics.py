@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Annotated
 
+import msgspec
 import orjson
 import typer
 from rich.table import Table
 
+from streams import access, kafka, settings
 from streams import asyncapi as described
-from streams import kafka, settings
 from streams import topics as catalogue
 from streams.cli.options import Bootstrap, Json, console
+from streams.errors import ConfigurationError
 
 app = typer.Typer(no_args_is_help=True, help="Topics of the pipeline.")
 
@@ -56,3 +59,34 @@ def show(as_json: Json = False) -> None:
 def asyncapi() -> None:
     """The topics and their records as an AsyncAPI 3 document, for code in other languages."""
     print(orjson.dumps(described.document(), option=orjson.OPT_INDENT_2).decode())
+
+
+@app.command("acls")
+def acls(
+    role: Annotated[
+        str | None, typer.Argument(metavar="[ROLE]", help=f"Only this role: {', '.join(access.ROLES)}.")
+    ] = None,
+    principal: Annotated[
+        str | None, typer.Option(help="Who has the role, as in User:prefilter-1; by default User: and the role.")
+    ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Write them to the broker, as a user who may.")] = False,
+    bootstrap: Bootstrap = None,
+    as_json: Json = False,
+) -> None:
+    """The access lists of each role, made from the catalogue: as commands of Kafka's own tool, as JSON, or written at once."""
+    if role is not None and role not in access.ROLES:
+        raise ConfigurationError(f"no role {role!r}; there are: {', '.join(access.ROLES)}")
+    current = settings.load(bootstrap=bootstrap)
+    found = [
+        binding
+        for name in ([role] if role else access.ROLES)
+        for binding in access.bindings(name, principal or f"User:{name}", current.prefix)
+    ]
+    if apply:
+        asyncio.run(kafka.allow(current, found))
+        print(f"{len(found)} lines are written")
+    elif as_json:
+        print(orjson.dumps([msgspec.to_builtins(binding) for binding in found]).decode())
+    else:
+        for binding in found:
+            print(binding.command)

@@ -1,0 +1,105 @@
+"""Who may do what: each role's rights, by topics of the catalogue, and the access lists that give them.
+
+Rights are the least that a role's processes and commands need. Rationales, the model's thoughts about content, are for auditors
+alone; who erases them may write there, not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+from streams import topics
+
+Resource = Literal["topic", "group", "transactional-id"]
+Operation = Literal["read", "write", "create"]
+
+
+class Role(msgspec.Struct, frozen=True):
+    """Topics that are read and written, and the beginnings of names of groups and of transactional ids."""
+
+    about: str
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    transactions: tuple[str, ...] = ()
+    creates_topics: bool = False
+
+
+ROLES: dict[str, Role] = {
+    "producer": Role("publishes content", writes=(topics.EVENTS,)),
+    "prefilter": Role(
+        "safeguard prefilter run",
+        reads=(topics.EVENTS, topics.POLICIES),
+        writes=(
+            *(topics.ESCALATIONS, topics.ESCALATIONS_AUDIT, topics.ESCALATIONS_SHADOW, topics.CLEARED),
+            topics.DEAD_LETTERS,
+        ),
+        groups=("prefilter",),
+        transactions=("prefilter",),
+    ),
+    "reasoner": Role(
+        "safeguard reason run",
+        reads=(*topics.LANES.values(), topics.POLICIES),
+        writes=(topics.VERDICTS, topics.RATIONALES, topics.REPLAYS, topics.DEAD_LETTERS),
+        groups=("reasoner",),
+        transactions=("reasoner",),
+    ),
+    "enforcement": Role(
+        "safeguard enforce run, and what acts on verdicts in its place",
+        reads=(topics.VERDICTS, topics.ACTIONS),
+        writes=(topics.ACTIONS, topics.DEAD_LETTERS),
+        groups=("enforcement",),
+        transactions=("enforcement",),
+    ),
+    "auditor": Role(
+        "looks at what was judged, why, and what was done",
+        reads=(
+            *(topics.EVENTS, topics.CLEARED, topics.VERDICTS, topics.RATIONALES, topics.REPLAYS, topics.REPLAY_JOBS),
+            *(topics.ESCALATIONS_REPLAY, topics.ACTIONS, topics.POLICIES, topics.POLICIES_HISTORY),
+        ),
+    ),
+    "operator": Role(
+        "creates topics, releases policies, replays, promotes, decides, puts dead letters back, erases",
+        reads=tuple(topic.name for topic in topics.CATALOGUE if topic.name != topics.RATIONALES),
+        writes=tuple(topic.name for topic in topics.CATALOGUE),
+        groups=("replay-", "dead-letters"),
+        transactions=("policy-releases", "replay-", "promote-", "dead-letters", "enforcement-people"),
+        creates_topics=True,
+    ),
+}
+
+
+class Binding(msgspec.Struct, frozen=True):
+    """One line of an access list: a principal may do an operation on a resource; prefixed: on all whose names begin so."""
+
+    principal: str
+    operation: Operation
+    resource: Resource
+    name: str
+    prefixed: bool = False
+
+    @property
+    def command(self) -> str:
+        """As Kafka's own tool takes it, after the address of the broker."""
+        option = {"topic": "--topic", "group": "--group", "transactional-id": "--transactional-id"}[self.resource]
+        pattern = " --resource-pattern-type prefixed" if self.prefixed else ""
+        return f"kafka-acls.sh --add --allow-principal {self.principal} --operation {self.operation} {option} {self.name!r}{pattern}"
+
+
+def bindings(role: str, principal: str, prefix: str = "") -> Iterator[Binding]:
+    """The access list of a role for a principal, as in User:prefilter; prefix is the deployment's."""
+    rights = ROLES[role]
+    for name in rights.reads:
+        yield Binding(principal, "read", "topic", prefix + name)
+    for name in rights.writes:
+        yield Binding(principal, "write", "topic", prefix + name)
+    for name in rights.groups:
+        yield Binding(principal, "read", "group", prefix + name, prefixed=True)
+    for name in rights.transactions:
+        yield Binding(principal, "write", "transactional-id", prefix + name, prefixed=True)
+    if rights.creates_topics:
+        for topic in topics.CATALOGUE:
+            yield Binding(principal, "create", "topic", prefix + topic.name)

@@ -1,0 +1,355 @@
+"""Apache Kafka that trusts nobody: every role does its work, and nothing else; secrets are never shown."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import TopicAuthorizationFailedError
+from typer.testing import CliRunner
+
+from infra import brokers
+from policies.files import load_library, with_changes
+from streams import access, kafka, security, topics
+from streams import settings as settings_module
+from streams.cli import app
+from streams.errors import BusError, ConfigurationError
+from streams.records import Action, ContentEvent, Rationale, Verdict, decode, encode
+from tests.conftest import REQUIRE_KAFKA
+
+ROOT = Path(__file__).parents[2]
+SAFEGUARD = Path(sys.executable).with_name("safeguard")
+PREFIX = "sec."
+PASSWORDS = {name: f"{name}-k3eps-its-s3cret" for name in ("admin", "stranger", *access.ROLES)}
+POLICY = "hate-harassment"
+RULES = '[[rule]]\nname = "all"\ndecision = "safe"\naction = "label"\n'
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory):
+    """A Kafka with users and certificates, its topics made by the operator, its access lists by the administrator."""
+    try:
+        brokers.jars()
+    except brokers.BrokerError as error:
+        if REQUIRE_KAFKA:
+            raise
+        pytest.skip(f"not run on Apache Kafka: {error}")
+    made = brokers.Secure(tmp_path_factory.mktemp("secure"), PASSWORDS)
+    with brokers.kafka_cluster(1, secure=made) as nodes:
+        made.address = brokers.addresses(nodes)
+        done = command(made, "admin", "topics", "acls", "--apply")
+        assert "lines are written" in done.stdout, done.stderr
+        assert command(made, "operator", "topics", "create").returncode == 0
+        yield made
+
+
+def environment(secure, user):
+    return {
+        "SAFEGUARD_BOOTSTRAP": secure.address,
+        "SAFEGUARD_PREFIX": PREFIX,
+        "SAFEGUARD_PARTITIONS": "2",
+        "SAFEGUARD_SESSION_TIMEOUT_MS": "6000",
+        "SAFEGUARD_SECURITY_PROTOCOL": "SASL_SSL",
+        "SAFEGUARD_CA_FILE": str(secure.ca_file),
+        "SAFEGUARD_USERNAME": user,
+        "SAFEGUARD_PASSWORD": PASSWORDS[user],
+    }
+
+
+def command(secure, user, *words, **more):
+    given = {**os.environ, **environment(secure, user)}
+    return subprocess.run(
+        [SAFEGUARD, *words], env=given, capture_output=True, text=True, timeout=120, check=False, **more
+    )
+
+
+def as_user(secure, user, **more):
+    given = {
+        "bootstrap": secure.address,
+        "prefix": PREFIX,
+        "partitions": 2,
+        "session_timeout_ms": 6000,
+        "security_protocol": "SASL_SSL",
+        "ca_file": secure.ca_file,
+        "username": user,
+        "password": PASSWORDS.get(user),
+    }
+    return settings_module.load(**given | more)
+
+
+async def may(settings, topic):
+    """Whether a user may read and write a topic, by trying. Who may do neither does not learn that it is there."""
+    name = settings.prefix + topic
+    admin = AIOKafkaAdminClient(**settings.kafka())
+    await admin.start()
+    (described,) = await admin.describe_topics([name])
+    await admin.close()
+    if described["error_code"]:
+        return False, False
+    consumer = AIOKafkaConsumer(**settings.kafka(), group_id=None)
+    consumer.assign([TopicPartition(name, 0)])
+    await consumer.start()
+    await consumer.seek_to_beginning()
+    try:
+        await consumer.getmany(timeout_ms=200)
+        reads = True
+    except TopicAuthorizationFailedError:
+        reads = False
+    await consumer.stop()
+    producer = AIOKafkaProducer(**settings.kafka())
+    await producer.start()
+    try:
+        await producer.send_and_wait(name, b"{}", key=b"try", partition=0)
+        writes = True
+    except TopicAuthorizationFailedError:
+        writes = False
+    await producer.stop()
+    return reads, writes
+
+
+# ---------------------------------------------------------------- the pipeline, each process as its own user
+
+
+@contextlib.contextmanager
+def process(secure, user, words, folder, **more):
+    with (folder / f"{user}.log").open("wb") as out:
+        running = subprocess.Popen(
+            words, env={**os.environ, **environment(secure, user), **more}, stdout=out, stderr=out, cwd=folder
+        )
+    try:
+        yield running
+    finally:
+        running.terminate()
+        running.wait(20)
+
+
+async def read(secure, user, topic, kind):
+    return [decode(r.value, kind) async for r in kafka.read_all(as_user(secure, user), [topic])]
+
+
+async def until(condition, patience=60):
+    async with asyncio.timeout(patience):
+        while not await condition():
+            await asyncio.sleep(0.3)
+
+
+async def test_each_role_does_its_work(secure, tmp_path):
+    policy = tmp_path / "policy.md"
+    gate = {**dict.fromkeys(("labels", "threshold", "calibration")), "terms": ["suspicious"]}
+    policy.write_text(with_changes(load_library()[POLICY].document, "gate", **gate))
+    changed = tmp_path / "changed.md"
+    changed.write_text(policy.read_text().replace("You review user content", "You look at user content"))
+    (tmp_path / "rules.toml").write_text(RULES)
+    events = tmp_path / "events.jsonl"
+    moment = datetime.now(UTC)
+    texts = ["a suspicious text", "fine weather", "another suspicious one"]
+    lines = [encode(ContentEvent(f"c{number}", text, moment)).decode() for number, text in enumerate(texts)]
+    events.write_text("\n".join([*lines, "no event"]))
+    released = command(secure, "operator", "policy", "release", str(policy), "--why", "test")
+    assert released.returncode == 0, released.stderr
+    stages = {
+        "prefilter": [SAFEGUARD, "prefilter", "run", "--port", str(brokers.free_port())],
+        "reasoner": [sys.executable, ROOT / "tests/faults/reasoner.py", tmp_path / "calls"],
+        "enforcement": [SAFEGUARD, "enforce", "run", "rules.toml", "--port", str(brokers.free_port())],
+    }
+    ports = {"SAFEGUARD_REASONER_PORT": str(brokers.free_port())}
+    with contextlib.ExitStack() as stack:
+        for user, words in stages.items():
+            stack.enter_context(process(secure, user, words, tmp_path, **ports))
+        published = command(secure, "producer", "publish", str(events))
+        assert published.returncode == 0, published.stderr
+
+        async def acted():
+            return len({a.content_id for a in await read(secure, "auditor", topics.ACTIONS, Action)}) == 2
+
+        await until(acted)
+        rationales = await read(secure, "auditor", topics.RATIONALES, Rationale)
+        assert {rationale.content_id for rationale in rationales} == {"c0", "c2"}
+        assert [v.content_id for v in await read(secure, "auditor", topics.CLEARED, Verdict)] == ["c1"]
+
+        def operate(*words):
+            done = command(secure, "operator", *words, cwd=tmp_path)
+            assert done.returncode == 0, f"{words}: {done.stderr}"
+            return done.stdout
+
+        operate("enforce", "decide", "c0", "allow", "--why", "test")
+        letters = [json.loads(line) for line in operate("dead-letters", "list", "--json").splitlines()]
+        assert [letter["stage"] for letter in letters] == ["prefilter"]
+        assert json.loads(operate("dead-letters", "retry", "--json")) == {"retried": 1}
+        made = json.loads(operate("replay", "start", str(changed), "--json").splitlines()[-1])
+        assert made["state"] == "escalated"
+
+        async def judged():
+            return len(await read(secure, "auditor", topics.REPLAYS, Verdict)) >= 2
+
+        await until(judged)
+        found = json.loads(operate("replay", "diff", made["replay_id"], "--json"))
+        assert found["compared"] == 2
+        assert found["examples"] == []
+        operate("replay", "promote", made["replay_id"], "--yes")
+        shown = command(secure, "auditor", "enforce", "show", "c0", "--json")
+        assert [action["action"] for action in json.loads(shown.stdout)] == ["label", "allow"]
+        erased = json.loads(operate("erase", "c0", "--json"))
+        assert erased["rationales"] == 2, "its verdict's and its replay's"
+        held = {one["topic"]: one["text"] for one in erased["remains"]}
+        assert held[topics.EVENTS] is held[topics.ESCALATIONS] is True
+        assert held[topics.VERDICTS] is held[topics.ACTIONS] is False
+        assert "0 rationales" in operate("erase", "c-unknown")
+        left = [r async for r in kafka.read_all(as_user(secure, "auditor"), [topics.RATIONALES])]
+        assert sum(r.value is None for r in left) == 2
+        last = {r.key: r for r in left}
+        assert {decode(r.value, Rationale).content_id for r in last.values() if r.value} == {"c2"}
+        before = {r.key: r.partition for r in left if r.value}
+        assert all(before[r.key] == r.partition for r in left), "a tombstone lies where its rationale does"
+    for log in tmp_path.glob("*.log"):
+        assert not any(word in log.read_text() for word in PASSWORDS.values())
+
+
+async def test_nobody_does_what_is_not_theirs(secure, capsys):
+    """Every role against every topic: what its access list says is what the broker lets it do."""
+    table = {}
+    for role, rights in access.ROLES.items():
+        settings = as_user(secure, role)
+        found = await asyncio.gather(*(may(settings, topic.name) for topic in topics.CATALOGUE))
+        table[role] = {topic.name: can for topic, can in zip(topics.CATALOGUE, found, strict=True)}
+        for topic, (reads, writes) in table[role].items():
+            assert reads == (topic in rights.reads), (role, topic)
+            assert writes == (topic in rights.writes), (role, topic)
+    assert {role for role, row in table.items() if row[topics.RATIONALES][0]} == {"auditor"}
+    with capsys.disabled():
+        print("\n" + " " * 34 + " ".join(f"{role:<11}" for role in table))
+        for topic in topics.CATALOGUE:
+            marks = [
+                "".join(mark for mark, can in zip("rw", table[role][topic.name], strict=True) if can) for role in table
+            ]
+            print(f"{topic.name:<34}" + " ".join(f"{mark or '-':<11}" for mark in marks))
+
+
+async def test_what_is_refused_says_what_to_do(secure, tmp_path):
+    for user, words in (
+        ("producer", ["topics", "create"]),
+        ("prefilter", ["dead-letters", "retry"]),
+        ("reasoner", ["enforce", "run", "--port", "0"]),
+        ("operator", ["prefilter", "run", "--port", str(brokers.free_port())]),
+        ("stranger", ["replay", "status"]),
+    ):
+        done = command(secure, user, *words)
+        assert done.returncode == 1, (user, done.stdout, done.stderr)
+        assert "the broker refuses this user" in done.stderr, (user, done.stderr)
+        assert "Traceback" not in done.stderr
+        assert PASSWORDS[user] not in done.stderr
+    with pytest.raises(ConfigurationError, match="refused these credentials"):
+        await kafka.wait_for_broker(as_user(secure, "producer", password="wrong"), 5)
+    with pytest.raises(ConfigurationError, match="certificate is not trusted .*; see SAFEGUARD_CA_FILE"):
+        await kafka.wait_for_broker(as_user(secure, "producer", ca_file=_other_ca(tmp_path)), 5)
+
+
+def _other_ca(folder):
+    return brokers.Secure(folder, {"admin": "x"}).ca_file
+
+
+# ---------------------------------------------------------------- tokens
+
+
+def token(subject, seconds=3600):
+    """One without a signature, as the test broker takes it."""
+    now = time.time()
+    parts = ({"alg": "none"}, {"sub": subject, "iat": now - 1, "exp": now + seconds})
+    words = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts]
+    return ".".join([*words, ""])
+
+
+@contextlib.asynccontextmanager
+async def oauth_server(asked):
+    async def give(request):
+        form = await request.post()
+        asked.append(dict(form))
+        if form["client_secret"] != PASSWORDS["producer"]:
+            return web.Response(status=401)
+        return web.json_response({"access_token": token(form["client_id"]), "expires_in": 3600})
+
+    server = web.Application()
+    server.router.add_post("/token", give)
+    runner = web.AppRunner(server)
+    await runner.setup()
+    port = brokers.free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    yield f"http://127.0.0.1:{port}/token"
+    await runner.cleanup()
+
+
+async def test_tokens_of_an_oauth_server_are_taken_and_kept(secure):
+    asked = []
+    async with oauth_server(asked) as url:
+        oauth = {"sasl_mechanism": "OAUTHBEARER", "oauth_url": url, "oauth_scope": "kafka"}
+        settings = as_user(secure, "producer", **oauth)
+        assert await may(settings, topics.EVENTS) == (False, True)
+        assert await may(settings, topics.RATIONALES) == (False, False)
+        assert asked == [
+            {
+                "grant_type": "client_credentials",
+                "client_id": "producer",
+                "client_secret": PASSWORDS["producer"],
+                "scope": "kafka",
+            }
+        ]
+        with pytest.raises(BusError, match="gives no token: HTTP 401"):
+            await security.Tokens(url, "producer", "wrong", "").token()
+    with pytest.raises(BusError, match="gives no token: URLError"):
+        await security.Tokens(url, "producer", "wrong", "").token()
+
+
+# ---------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"security_protocol": "SASL_SSL"}, "SCRAM-SHA-512 needs SAFEGUARD_USERNAME and SAFEGUARD_PASSWORD"),
+        ({"security_protocol": "SASL_SSL", "sasl_mechanism": "OAUTHBEARER"}, "set SAFEGUARD_OAUTH_URL"),
+        ({"security_protocol": "SSL", "ca_file": "/nowhere.pem"}, "SAFEGUARD_CA_FILE"),
+        ({"security_protocol": "TLS"}, "SAFEGUARD_SECURITY_PROTOCOL"),
+        ({"oauth_url": "file:///etc/passwd"}, "SAFEGUARD_OAUTH_URL"),
+    ],
+)
+def test_settings_that_cannot_work_say_what_to_set(given, said):
+    with pytest.raises(ConfigurationError, match=said):
+        settings_module.load(**given).kafka()
+
+
+def test_secrets_come_from_files_and_are_never_shown(tmp_path, monkeypatch):
+    (tmp_path / "safeguard_password").write_text("kept-in-a-file\n")
+    (tmp_path / "safeguard_webhook_secret").write_text("whsec_kept-in-a-file")
+    monkeypatch.setenv("SAFEGUARD_SECRETS", str(tmp_path))
+    found = settings_module.load(username="ann")
+    assert found.password.get_secret_value() == "kept-in-a-file"
+    assert "kept-in-a-file" not in f"{found!r} {found} {found.model_dump()}"
+    monkeypatch.setenv("SAFEGUARD_PASSWORD", "kept-in-the-environment")
+    assert settings_module.load().password.get_secret_value() == "kept-in-the-environment"
+    for words in ([], ["enforce", "run"], ["topics", "acls"], ["prefilter", "run"]):
+        shown = CliRunner().invoke(app, [*words, "--help"]).output
+        assert "kept-in" not in shown
+    monkeypatch.setenv("SAFEGUARD_KEY_PASSWORD", "[1]")
+    monkeypatch.setenv("SAFEGUARD_PARTITIONS", "none")
+    with pytest.raises(ConfigurationError) as caught:
+        settings_module.load()
+    assert "kept-in" not in str(caught.value)
+
+
+def test_access_lists_are_shown_as_commands_and_as_json():
+    shown = CliRunner().invoke(app, ["topics", "acls", "producer", "--principal", "User:web"]).stdout
+    assert shown == "kafka-acls.sh --add --allow-principal User:web --operation write --topic 'content.events'\n"
+    rows = json.loads(CliRunner().invoke(app, ["topics", "acls", "--json"]).stdout)
+    readers = {row["principal"] for row in rows if (row["operation"], row["name"]) == ("read", topics.RATIONALES)}
+    assert readers == {"User:auditor"}
+    assert "no role 'king'" in str(CliRunner().invoke(app, ["topics", "acls", "king"]).exception)
