@@ -82,6 +82,7 @@ async def test_verdicts_are_followed_with_filters(broker, safeguard, environment
 ROWS = [json.loads(line) for line in Path("tests/data/labelled.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.parametrize("broker_address", ["kafka"], indirect=True)
 async def test_gates_are_calibrated_distilled_and_audited_from_the_verdicts_on_kafka(broker, safeguard, tmp_path):
     safeguard("topics", "create")
     async with kafka_bus.producer(broker) as producer:

@@ -130,6 +130,7 @@ async def followed(current, name):
     return any(action.verdict_id == name for action in await actions(current))
 
 
+@pytest.mark.parametrize("broker_address", ["kafka"], indirect=True)
 async def test_what_is_held_waits_for_a_person(broker, command):
     await kafka_bus.create_topics(broker)
     assert "nothing is held" in (await command("held")).stdout
@@ -162,6 +163,7 @@ async def emptied(agent):
     return not agent.state()["held"]
 
 
+@pytest.mark.parametrize("broker_address", ["kafka"], indirect=True)
 async def test_a_trial_changes_nothing(broker):
     await kafka_bus.create_topics(broker)
     await publish(broker, topics.VERDICTS, verdict("v1", "c1"))

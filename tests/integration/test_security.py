@@ -143,7 +143,9 @@ async def until(condition, patience=60):
             await asyncio.sleep(0.3)
 
 
-async def test_each_role_does_its_work(secure, tmp_path):
+async def test_each_role_does_its_work(secure, tmp_path, monkeypatch):
+    for name, value in environment(secure, "operator").items():
+        monkeypatch.setenv(name, value)
     policy = tmp_path / "policy.md"
     gate = {**dict.fromkeys(("labels", "threshold", "calibration")), "terms": ["suspicious"]}
     policy.write_text(with_changes(load_library()[POLICY].document, "gate", **gate))
@@ -177,34 +179,37 @@ async def test_each_role_does_its_work(secure, tmp_path):
         assert {rationale.content_id for rationale in rationales} == {"c0", "c2"}
         assert [v.content_id for v in await read(secure, "auditor", topics.CLEARED, Verdict)] == ["c1"]
 
-        def operate(*words):
-            done = command(secure, "operator", *words, cwd=tmp_path)
-            assert done.returncode == 0, f"{words}: {done.stderr}"
+        async def operate(*words):
+            done = await asyncio.to_thread(CliRunner().invoke, app, words)
+            assert done.exit_code == 0, f"{words}: {done.exception!r} {done.stderr}"
             return done.stdout
 
-        operate("enforce", "decide", "c0", "allow", "--why", "test")
-        letters = [json.loads(line) for line in operate("dead-letters", "list", "--json").splitlines()]
+        await operate("enforce", "decide", "c0", "allow", "--why", "test")
+        letters = [json.loads(line) for line in (await operate("dead-letters", "list", "--json")).splitlines()]
         assert [letter["stage"] for letter in letters] == ["prefilter"]
-        assert json.loads(operate("dead-letters", "retry", "--json")) == {"retried": 1}
-        made = json.loads(operate("replay", "start", str(changed), "--json").splitlines()[-1])
+        retried = command(secure, "operator", "dead-letters", "retry", "--json")
+        assert json.loads(retried.stdout) == {"retried": 1}, retried.stderr
+        started = command(secure, "operator", "replay", "start", str(changed), "--json")
+        assert started.returncode == 0, started.stderr
+        made = json.loads(started.stdout.splitlines()[-1])
         assert made["state"] == "escalated"
 
         async def judged():
             return len(await read(secure, "auditor", topics.REPLAYS, Verdict)) >= 2
 
         await until(judged)
-        found = json.loads(operate("replay", "diff", made["replay_id"], "--json"))
+        found = json.loads(await operate("replay", "diff", made["replay_id"], "--json"))
         assert found["compared"] == 2
         assert found["examples"] == []
-        operate("replay", "promote", made["replay_id"], "--yes")
+        await operate("replay", "promote", made["replay_id"], "--yes")
         shown = command(secure, "auditor", "enforce", "show", "c0", "--json")
         assert [action["action"] for action in json.loads(shown.stdout)] == ["label", "allow"]
-        erased = json.loads(operate("erase", "c0", "--json"))
+        erased = json.loads(await operate("erase", "c0", "--json"))
         assert erased["rationales"] == 2, "its verdict's and its replay's"
         held = {one["topic"]: one["text"] for one in erased["remains"]}
         assert held[topics.EVENTS] is held[topics.ESCALATIONS] is True
         assert held[topics.VERDICTS] is held[topics.ACTIONS] is False
-        assert "0 rationales" in operate("erase", "c-unknown")
+        assert "0 rationales" in await operate("erase", "c-unknown")
         left = [r async for r in kafka.read_all(as_user(secure, "auditor"), [topics.RATIONALES])]
         assert sum(r.value is None for r in left) == 2
         last = {r.key: r for r in left}
