@@ -8,7 +8,7 @@ COPY . /source
 RUN /opt/safeguard/bin/uv pip install --no-cache --python /opt/safeguard/bin/python --no-deps /source
 
 FROM python:3.11-slim-bookworm
-RUN useradd --create-home safeguard
+RUN useradd --create-home --uid 1000 safeguard
 COPY --from=build /opt/safeguard /opt/safeguard
 ENV PATH=/opt/safeguard/bin:$PATH
 USER safeguard

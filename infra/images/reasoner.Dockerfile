@@ -11,7 +11,7 @@ RUN /opt/safeguard/bin/uv pip install --no-cache --python /opt/safeguard/bin/pyt
 FROM python:3.11-slim-bookworm
 # PyTorch and vLLM compile small kernels at run time.
 RUN apt-get update && apt-get install -y --no-install-recommends gcc g++ libnuma1 && rm -rf /var/lib/apt/lists/*
-RUN useradd --create-home safeguard && install -d -o safeguard /home/safeguard/.cache/huggingface
+RUN useradd --create-home --uid 1000 safeguard && install -d -o safeguard /home/safeguard/.cache/huggingface
 COPY --from=build /opt/safeguard /opt/safeguard
 ENV PATH=/opt/safeguard/bin:$PATH
 USER safeguard

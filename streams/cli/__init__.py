@@ -8,7 +8,20 @@ from importlib.metadata import entry_points
 import typer
 
 from policies.errors import PolicyError
-from streams.cli import bench, dead_letters, demo, enforce, erase, policy, prefilter, publish, replay, topics, verdicts
+from streams.cli import (
+    bench,
+    capacity,
+    dead_letters,
+    demo,
+    enforce,
+    erase,
+    policy,
+    prefilter,
+    publish,
+    replay,
+    topics,
+    verdicts,
+)
 from streams.errors import SafeguardError
 
 app = typer.Typer(
@@ -21,6 +34,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("publish")(publish.publish)
 app.command("erase")(erase.erase)
+app.command("capacity")(capacity.capacity)
 app.add_typer(topics.app, name="topics")
 app.add_typer(prefilter.app, name="prefilter")
 app.add_typer(verdicts.app, name="verdicts")

@@ -81,9 +81,21 @@ def test_the_readmes_help_texts_are_current():
     assert block("help") == help_texts()
 
 
+def capacities():
+    """The README's example, and what it prints."""
+    line = block("capacity").splitlines()[0]
+    found = CliRunner(env={"COLUMNS": "110"}).invoke(app, shlex.split(line)[2:])
+    assert found.exit_code == 0, found.output
+    return line + "\n" + "\n".join(row.rstrip() for row in found.stdout.splitlines()) + "\n"
+
+
+def test_the_readmes_capacities_are_what_the_command_says():
+    assert block("capacity") == capacities()
+
+
 def commands(path):
     """Every command line of a document, from its code blocks and from the text."""
-    text = re.sub(r"<!-- (help|demo) -->\n```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = re.sub(r"<!-- (help|demo|capacity) -->\n```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
     code = [line for part in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL) for line in part.splitlines()]
     inline = re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     for line in [*code, *(" ".join(part.split()) for part in inline)]:
@@ -329,5 +341,9 @@ def test_the_shipped_models_are_small_and_have_their_cards():
 
 
 if __name__ == "__main__":
-    text = README.read_text(encoding="utf-8")
-    README.write_text(text.replace(f"<!-- help -->\n```\n{block('help')}```", f"<!-- help -->\n```\n{help_texts()}```"))
+    for name, made in (("help", help_texts), ("capacity", capacities)):
+        text = README.read_text(encoding="utf-8")
+        README.write_text(
+            text.replace(f"<!-- {name} -->\n```\n{block(name)}```", f"<!-- {name} -->\n```\n{made()}```"),
+            encoding="utf-8",
+        )
