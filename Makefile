@@ -7,7 +7,7 @@ PINS := infra/requirements
 SOURCES := $(shell find streams workers policies infra -type f -not -name '*.pyc') pyproject.toml
 UV := $(BIN)/uv --quiet
 
-.PHONY: demo test test-faults lint unit clean requirements
+.PHONY: audit demo test test-faults lint unit clean requirements
 
 demo: $(VENV)/package-$(EXTRA) ## the whole pipeline on this machine; ARGS="--count 100", EXTRA=gpu MODEL=name
 	$(BIN)/safeguard demo $(if $(MODEL),--model $(MODEL)) $(ARGS)
@@ -55,6 +55,10 @@ requirements: $(VENV)/bin/uv ## renew the pins in infra/requirements
 	  $(UV) pip compile $$input $$options --universal --python-version 3.11 --generate-hashes --no-annotate \
 	    --custom-compile-command "make requirements" --output-file $(PINS)/$$name.txt || exit 1; \
 	done
+
+audit: $(VENV)/bin/uv ## known weaknesses of the pinned libraries; asks their public list
+	for part in prefilter enforcement reasoner-remote reasoner-cpu reasoner-gpu; do \
+	  $(BIN)/uv tool run pip-audit --require-hashes --disable-pip -r $(PINS)/$$part.txt || exit 1; done
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

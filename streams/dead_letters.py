@@ -8,6 +8,7 @@ from streams import metrics, topics
 from streams.bus import Output, Record
 from streams.errors import RecordError, SafeguardError
 from streams.records import DeadLetter, Origin, carried, decode, encode, now, schema_header
+from streams.tracing import original_headers
 
 TRIES_HEADER = "safeguard-tries"
 
@@ -31,7 +32,7 @@ def dead_letter(record: Record, error: Exception, *, stage: str, attempts: int) 
         field=error.field if isinstance(error, RecordError) else None,
         key=_base64(record.key),
         value=_base64(record.value),
-        headers=tuple((name, base64.b64encode(value).decode()) for name, value in record.headers),
+        headers=tuple((name, base64.b64encode(value).decode()) for name, value in original_headers(record)),
     )
     return Output(
         topics.DEAD_LETTERS, record.key, encode(letter), [schema_header(DeadLetter), *carried(record.headers)]

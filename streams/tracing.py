@@ -27,8 +27,8 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 _SAMPLED = frozenset(b"13579bdf")  # the last digit of the flags, if its lowest bit is set
 
 
-class _Carrying(msgspec.Struct, frozen=True):
-    """A record with other headers."""
+class Carrying(msgspec.Struct, frozen=True):
+    """A record whose headers name the span of this stage; `original` are those that it came with."""
 
     topic: str
     partition: int
@@ -37,6 +37,12 @@ class _Carrying(msgspec.Struct, frozen=True):
     key: bytes | None
     value: bytes | None
     headers: Headers
+    original: Headers
+
+
+def original_headers(record: Record) -> Headers:
+    """The headers that a record came with."""
+    return record.original if isinstance(record, Carrying) else record.headers
 
 
 def sampled(headers: Headers) -> bool:
@@ -130,7 +136,8 @@ def _carrying(record: Record, span: Span) -> Record:
     _PROPAGATOR.inject(carrier, trace.set_span_in_context(span, Context()))
     kept = [(name, value) for name, value in record.headers if name not in ("traceparent", "tracestate")]
     headers = [*kept, *((name, value.encode()) for name, value in carrier.items())]
-    return _Carrying(record.topic, record.partition, record.offset, record.timestamp, record.key, record.value, headers)
+    place = (record.topic, record.partition, record.offset, record.timestamp)
+    return Carrying(*place, record.key, record.value, headers, record.headers)
 
 
 @contextlib.contextmanager

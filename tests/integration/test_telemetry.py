@@ -23,7 +23,10 @@ from policies.files import load_library, with_changes
 from policies.parsing import parse
 from streams import dashboards, metrics, releases, topics
 from streams import kafka as kafka_bus
-from streams.records import ContentEvent, encode
+from streams.dead_letters import dead_letter
+from streams.errors import RecordError
+from streams.records import ContentEvent, DeadLetter, decode, encode
+from streams.tracing import Carrying, sampled
 from tests.faults.receiver import SECRET, Receiver
 
 ROOT = Path(__file__).parents[2]
@@ -231,8 +234,6 @@ def test_every_metric_is_documented_once():
     ],
 )
 def test_only_what_is_sampled_is_traced(header, found):
-    from streams.tracing import sampled
-
     assert sampled([("other", b"1"), ("traceparent", header)]) is found
     assert not sampled([])
 
@@ -310,3 +311,12 @@ def test_prometheus_own_tool_loads_them(tmp_path):
                 subprocess.run(
                     ["promtool", "promql", "format", query, "--experimental"], check=True, capture_output=True
                 )
+
+
+def test_a_dead_letter_of_a_traced_record_is_whole_and_in_its_trace():
+    came, goes = [("traceparent", b"00-a"), ("x", b"1")], [("x", b"1"), ("traceparent", b"00-b")]
+    record = Carrying("content.events", 0, 1, 2, b"key", b"no event", goes, came)
+    output = dead_letter(record, RecordError("record", "is not JSON"), stage="test", attempts=1)
+    letter = decode(output.value, DeadLetter)
+    assert letter.original() == (b"key", b"no event", came)
+    assert ("traceparent", b"00-b") in output.headers
