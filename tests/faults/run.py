@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import ClassVar
 
@@ -146,6 +146,10 @@ class Member:
             self.restarts += 1
             say(f"{self.name} ended by itself with {self.process.returncode}, starting it again")
             self.start()
+
+
+def _clock(seconds):
+    return time.strftime("%H:%M:%S", time.localtime(seconds))
 
 
 class Suite:
@@ -353,16 +357,31 @@ class Suite:
                 say(f"{last} are without an answer, and none came for 120 s")
                 return
 
+    def show_duplicates(self, places):
+        """Where and when answers were written again: what happened then is in the faults above."""
+        again = defaultdict(list)
+        for (topic, partition, _, _), records in places.items():
+            for record in records[1:]:
+                again[topic, partition].append((records[0], record))
+        for (topic, partition), pairs in sorted(again.items()):
+            firsts, seconds = ([pair[n].timestamp / 1000 for pair in pairs] for n in (0, 1))
+            spans = [f"{_clock(min(times))}-{_clock(max(times))}" for times in (firsts, seconds)]
+            say(f"{topic}[{partition}]: {len(pairs)} written at {spans[0]} were written again at {spans[1]}")
+
     async def verdict(self):
         """Count everything again, from the beginning, under read_committed."""
         final = Tally()
         final._lines, final._lines_by_digest = self.tally._lines, self.tally._lines_by_digest
         final._sent, final.published = self.tally._sent, self.tally.published
         whole = 0
+        places = defaultdict(list)
         async for record in kafka.read_all(self.settings, WATCHED):
             final.take(record.topic, record)
+            if record.topic in (topics.CLEARED, topics.VERDICTS):
+                places[record.topic, record.partition, record.key, record.value[:60]].append(record)
             if record.topic == topics.DEAD_LETTERS:
                 whole += 1 if decode(record.value, DeadLetter).original()[1] else 0
+        self.show_duplicates(places)
         calls = Counter()
         for path in self.folder.glob("*.calls"):
             calls.update(path.read_text().split())
