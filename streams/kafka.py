@@ -40,9 +40,11 @@ from streams import topics
 from streams.access import Binding
 from streams.bus import Committed, Listener, Output, Partition, Record, Writer
 from streams.errors import BusError, ConfigurationError, FencedError, ForbiddenError
+from streams.positions import read_strictly
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
+read_strictly()
 
 _STOP_SECONDS = 3.0
 _SIGHT_SECONDS = 3.0

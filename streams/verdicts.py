@@ -29,10 +29,12 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from streams import topics
 from streams.errors import BusError, RecordError
+from streams.positions import read_strictly
 from streams.records import Verdict, decode
 from streams.seen import Seen
 
 log = logging.getLogger(__name__)
+read_strictly()
 
 WINDOW = 10_000  # verdicts of a partition
 Positions = Callable[[int], Awaitable[int | None]]
