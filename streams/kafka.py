@@ -222,7 +222,7 @@ class KafkaBus:
         return {Partition(*tp): records for tp, records in polled.items()}
 
     def assignment(self) -> set[Partition]:
-        return {Partition(*tp) for tp in self.consumer.assignment()}
+        return {Partition(*tp) for tp in self._consumer.assignment()} if self._consumer is not None else set()
 
     def end(self, partition: Partition) -> int | None:
         if self._consumer is None or partition not in self.assignment():

@@ -14,13 +14,14 @@ import asyncio
 import contextlib
 import logging
 import math
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 
 from streams import kafka, metrics, telemetry, topics
-from streams.bus import Bus, Partition
+from streams.bus import Partition
 from streams.dead_letters import was_retried
 from streams.enforcement.enforcer import STAGE, Enforcer
 from streams.enforcement.ledger import Ledger
@@ -57,19 +58,27 @@ class Agent:
         return {
             "ready": all(engine.ready for engine in self._engines),
             "committed": self._engines[0].committed,
-            "held": dict(self.enforcer.held()),
+            "held": dict(self._held()),
             "delivered": dict(self.delivery.delivered) if self.delivery else {},
             "webhook": self.delivery.failing if self.delivery else None,
         }
 
     async def run(self, stop: asyncio.Event) -> None:
         """Enforce until `stop`. Raises SafeguardError when the process should be started again."""
-        with metrics.observed({metrics.HELD: self._held}):
+        with metrics.observed({metrics.HELD: self._held_observed}):
             async with self._delivering():
                 await first_of(self._follow_people(), self._run_engines(stop))
 
-    def _held(self) -> list[tuple[float, metrics.Attributes]]:
-        return [(count, {"policy": policy}) for policy, count in self.enforcer.held().items()]
+    def _held(self) -> Counter[str]:
+        """Actions that wait for a person, by policy, of the partitions that are owned now."""
+        total: Counter[str] = Counter()
+        for owned in self._engines[0].bus.assignment():
+            ledger = self.enforcer.ledgers.get(owned.partition)
+            total.update(ledger.held() if ledger else {})
+        return total
+
+    def _held_observed(self) -> list[tuple[float, metrics.Attributes]]:
+        return [(count, {"policy": policy}) for policy, count in self._held().items()]
 
     async def _run_engines(self, stop: asyncio.Event) -> None:
         """Both to their ends; when one fails, the other is told to stop."""
@@ -104,7 +113,6 @@ class Agent:
 
         async def restore(partition: Partition) -> None:
             delivery.ledgers[partition.partition] = await Ledger.restore(self.settings, partition.partition)
-            _forget(delivery.ledgers, bus)
 
         # However long the receiver is away, waiting for it is right: nothing here could be mended by a new process.
         limits = Limits(batch=1, in_flight=DELIVERIES, buffer=4 * DELIVERIES, stalled=math.inf)
@@ -114,7 +122,6 @@ class Agent:
         await self._followed.wait()  # else what a person writes in between would be read by neither
         ledger = await Ledger.restore(self.settings, partition.partition, dry_run=self._dry_run)
         self.enforcer.ledgers[partition.partition] = ledger
-        _forget(self.enforcer.ledgers, self._engines[0].bus)
 
     async def _follow_people(self) -> None:
         """Add what people write to the ledgers; the agent's own actions are in them already."""
@@ -133,12 +140,6 @@ class Agent:
 def _group(*, dry_run: bool) -> str:
     """The consumer group of verdicts, without the deployment's prefix."""
     return f"{STAGE}-dry-run" if dry_run else STAGE
-
-
-def _forget(ledgers: dict[int, Ledger], bus: Bus) -> None:
-    """Drop the ledgers of partitions that others own now."""
-    for number in set(ledgers) - {owned.partition for owned in bus.assignment()}:
-        del ledgers[number]
 
 
 async def run(settings: Settings, rules: Rules, *, from_now: bool = False, dry_run: bool = False) -> None:

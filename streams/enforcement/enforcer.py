@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from streams import metrics, topics
 from streams.bus import Output, Record
@@ -18,8 +18,8 @@ _ACTION = schema_header(Action)
 
 
 class Enforcer:
-    """The transform of the engine, in batches. `ledgers` are those of the partitions it owns, kept up by whoever opens them;
-    partitions is the count of them all.
+    """The transform of the engine, in batches. `ledgers` are those of the partitions that it owns or has owned, restored by
+    whoever opens them: what is written by one that is out of date is fenced. partitions is the count of them all.
     """
 
     def __init__(self, rules: Rules, partitions: int, *, dry_run: bool = False) -> None:
@@ -88,11 +88,3 @@ class Enforcer:
             alert=alert,
             dry_run=self._dry_run,
         )
-
-    def held(self) -> Mapping[str, int]:
-        """Actions that wait for a person, by policy, of the partitions that are owned."""
-        total: dict[str, int] = {}
-        for ledger in self.ledgers.values():
-            for policy, count in ledger.held().items():
-                total[policy] = total.get(policy, 0) + count
-        return total

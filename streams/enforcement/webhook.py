@@ -86,7 +86,9 @@ def message(action: Action, partition: int) -> tuple[str, bytes]:
 
 
 class Delivery:
-    """The transform of the engine, singly. `ledgers` are those of the partitions it owns, restored by whoever opens them."""
+    """The transform of the engine, singly. `ledgers` are those of the partitions that it owns or has owned, restored by whoever opens
+    them.
+    """
 
     def __init__(
         self, webhook: Webhook, key: bytes, http: aiohttp.ClientSession, backoff: Backoff | None = None

@@ -184,7 +184,16 @@ async def test_a_paused_partition_is_not_read_and_the_other_is(place):
         assert [r.offset for r in again] == [2, 3, 4]
 
 
-@pytest.mark.parametrize("limits", [Limits(batch=50), Limits(batch=1, in_flight=16)], ids=["batches", "singly"])
+BATCHES, SINGLY = Limits(batch=50), Limits(batch=1, in_flight=16)
+
+
+@pytest.mark.parametrize(
+    ("place", "limits"),
+    # On the embedded broker, where each start takes its time, the way that asks more of a bus.
+    [("memory", BATCHES), ("memory", SINGLY), ("embedded", SINGLY), ("kafka", BATCHES), ("kafka", SINGLY)],
+    ids=["memory-batches", "memory-singly", "embedded-singly", "kafka-batches", "kafka-singly"],
+    indirect=["place"],
+)
 async def test_the_engine_answers_each_record_once_and_resumes(place, limits):
     await place.publish([str(n).encode() for n in range(300)])
     await run_engine(place, echo, 300, limits)

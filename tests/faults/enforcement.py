@@ -113,7 +113,7 @@ async def run(address, options, folder):
     publishing = asyncio.create_task(publish(current, topics.VERDICTS, found, options.rate))
     try:
         await receiver.start()
-        await misbehave(options.down, receiver, agent, len(due(found)))
+        await misbehave(KILLS[: options.kills], options.down, receiver, agent, len(due(found)))
         await publishing
         await until(lambda: settled(current, receiver, found), agent, "all verdicts to be followed and delivered")
         say("all is delivered; people decide, and more verdicts come")
@@ -124,24 +124,24 @@ async def run(address, options, folder):
         late = [verdict(f"late-{content}", content, "HH3") for content in contents]
         await publish(current, topics.VERDICTS, late)
         await until(lambda: settled(current, receiver, [*found, *late]), agent, "the last verdicts to be followed")
-        return summary(await acted(current), [*found, *late], receiver)
+        return {**summary(await acted(current), [*found, *late], receiver), "kills": options.kills}
     finally:
         publishing.cancel()
         agent.process.kill()
         await receiver.stop()
 
 
-async def misbehave(down, receiver, agent, count):
+async def misbehave(kills, down, receiver, agent, count):
     """Kill the agent when parts of what it has to do are delivered, and let the receiver be away after the first."""
 
     async def reached():
         return len(receiver.had) >= part * count
 
-    for part in KILLS:
+    for part in kills:
         await until(reached, agent, f"deliveries of {part:.0%} of the actions")
         agent.kill()
         agent.start()
-        if part == KILLS[0]:
+        if part == kills[0]:
             say(f"the receiver is away for {down:g} s")
             await receiver.stop()
             await asyncio.sleep(down)
@@ -179,7 +179,6 @@ def summary(actions, found, receiver):
         "requests": dict(receiver.requests),
         "standing": len(ledger.restricted()),
         "receiver_knows": receiver.stands() == ledger.restricted(),
-        "kills": len(KILLS),
     }
     none = ("verdicts_without_their_action", "verdicts_followed_twice", "not_delivered", "not_due", "out_of_order")
     repeated = receiver.requests.total() > len(receiver.had)
@@ -192,6 +191,7 @@ def main():
     parser.add_argument("--verdicts", type=int, default=6000)
     parser.add_argument("--rate", type=float, default=100.0, help="verdicts per second")
     parser.add_argument("--down", type=float, default=60.0, help="seconds that the receiver is away")
+    parser.add_argument("--kills", type=int, default=len(KILLS), help="of the agent")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--bootstrap", help="a broker that is there already")
     options = parser.parse_args()

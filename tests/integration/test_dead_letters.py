@@ -36,6 +36,7 @@ def safeguard(broker):
     return run
 
 
+@pytest.mark.parametrize("broker_address", ["kafka"], indirect=True)
 async def test_a_dead_letter_is_listed_and_put_back_once(broker, safeguard):
     await kafka_bus.create_topics(broker)
     topic = broker.prefix + topics.EVENTS

@@ -203,7 +203,7 @@ async def ready(agent):
 
 def test_killed_agents_and_a_bad_receiver_cost_no_action_and_double_none(kafka_address):
     suite = Path(__file__).parents[1] / "faults" / "enforcement.py"
-    arguments = ["--verdicts", "400", "--rate", "150", "--down", "2", "--bootstrap", kafka_address]
+    arguments = ["--verdicts", "300", "--rate", "150", "--down", "2", "--kills", "1", "--bootstrap", kafka_address]
     done = subprocess.run([sys.executable, suite, *arguments], capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["passed"]

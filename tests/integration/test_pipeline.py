@@ -127,7 +127,7 @@ def _descendants(process):
 def test_in_the_second_act_a_lenient_policy_brings_back_what_was_removed(kafka_address, inference_server, tmp_path):
     broker = own_topics(kafka_address)
     settings = {"SAFEGUARD_PREFIX": broker.prefix, "SAFEGUARD_PARTITIONS": "2", "SAFEGUARD_SERVERS": inference_server}
-    arguments = ["--json", "--replay", "--count", "100", "--rate", "100", "--bootstrap", kafka_address]
+    arguments = ["--json", "--replay", "--count", "70", "--rate", "100", "--bootstrap", kafka_address]
     with demo(*arguments, cwd=tmp_path, **settings, SAFEGUARD_SESSION_TIMEOUT_MS="6000") as process:
         output, progress = process.communicate(timeout=300)
     assert process.returncode == 0, progress
