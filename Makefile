@@ -7,13 +7,16 @@ PINS := infra/requirements
 SOURCES := $(shell find streams workers policies infra -type f -not -name '*.pyc') pyproject.toml
 UV := $(BIN)/uv --quiet
 
-.PHONY: audit demo test test-faults lint unit clean requirements
+.PHONY: audit demo test test-faults test-long lint unit clean requirements
 
 demo: $(VENV)/package-$(EXTRA) ## the whole pipeline on this machine; ARGS="--count 100", EXTRA=gpu MODEL=name
 	$(BIN)/safeguard demo $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 test: lint ## all checks and tests
 	$(BIN)/pytest $(ARGS)
+
+test-long: $(VENV)/package-$(EXTRA) ## the tests that would make `make test` too long
+	$(BIN)/pytest -m long $(ARGS)
 
 test-faults: $(VENV)/package-$(EXTRA) ## kills, zombies, lost brokers and poison on a three-broker Kafka, then a replay and an enforcement whose processes are killed; ARGS="--seed 1"
 	$(BIN)/python tests/faults/run.py $(ARGS)

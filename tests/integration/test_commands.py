@@ -140,6 +140,7 @@ async def test_gates_are_calibrated_distilled_and_audited_from_the_verdicts_on_k
     safeguard("policy", "release", "--library", str(out.parent))
 
 
+@pytest.mark.long
 def test_sets_are_evaluated_and_labels_distilled_from_files(tmp_path):
     def safeguard(*arguments):
         return subprocess.run([SAFEGUARD, *arguments], capture_output=True, text=True, timeout=60, check=True).stdout

@@ -224,6 +224,7 @@ async def test_the_example_in_java_follows_verdicts(kafka_address, tmp_path):
     assert lines == ["c1 fraud-spam violates", "c1 fraud-spam safe in place of v1"]
 
 
+@pytest.mark.long
 async def test_the_example_that_acts_on_kafka_acts_once_though_it_is_killed(kafka_address):
     from streams import kafka
 

@@ -111,6 +111,7 @@ async def wait_for_verdicts(current, count, process, log, patience=200):
     return found
 
 
+@pytest.mark.long
 async def test_a_killed_engine_ends_the_worker_with_a_message_and_all_is_answered_once(
     kafka, inference_server, tmp_path
 ):

@@ -177,7 +177,9 @@ async def publish(current, trace_id, span_id):
     """One event whose producer traces it, among some whose producers do not, and one that is no event."""
     async with kafka_bus.producer(current) as producer:
         for number in range(20):
-            event = ContentEvent(f"c{number}", TEXT if number < 10 else "fine weather", datetime.now(UTC))
+            # Equal contents share a question; the traced one has its own, whichever comes first.
+            text = f"{TEXT}, again" if number == 0 else TEXT if number < 10 else "fine weather"
+            event = ContentEvent(f"c{number}", text, datetime.now(UTC))
             headers = [("traceparent", f"00-{trace_id}-{span_id}-01".encode())] if number == 0 else []
             topic = current.prefix + topics.EVENTS
             await producer.send(topic, encode(event), key=event.content_id.encode(), headers=headers)
