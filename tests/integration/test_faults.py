@@ -15,7 +15,7 @@ def test_a_short_seed_of_the_fault_suite():
         assert os.environ.get("SAFEGUARD_REQUIRE_KAFKA") != "1"
         pytest.skip("not run on Apache Kafka: Java 17 and Maven are missing")
     suite = Path(__file__).parents[1] / "faults" / "run.py"
-    arguments = ["--seed", "11", "--events", "3000", "--faults", "4", "--rate", "150"]
+    arguments = ["--seed", "11", "--events", "4000", "--faults", "5", "--rate", "150"]
     done = subprocess.run([sys.executable, suite, *arguments], capture_output=True, text=True, timeout=390, check=False)
     summary = json.loads(done.stdout.splitlines()[-1])
     assert summary["lost"] == 0, done.stdout
