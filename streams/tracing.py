@@ -75,7 +75,9 @@ class Tracing:
             handed[number] = _carrying(records[number], span)
         batch = self._batch(records, spans) if len(records) > 1 else None
         # What is asked of others on behalf of a single content belongs to its trace.
-        current = trace.use_span(spans[0], record_exception=False) if len(records) == 1 else contextlib.nullcontext()
+        current: Any = contextlib.nullcontext()
+        if len(records) == 1:
+            current = trace.use_span(spans[0], record_exception=False, set_status_on_exception=False)
         try:
             with current:
                 yield handed
