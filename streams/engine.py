@@ -230,6 +230,7 @@ class _Lane:
         self._finished = asyncio.Event()
         self._room = asyncio.Event()
         self._draining = False
+        self._over = False
         self._paused = False
         self._moved = time.monotonic()
         self._dispatcher = asyncio.create_task(self._guard(self._open_and_dispatch()), name=f"dispatch {partition}")
@@ -357,18 +358,18 @@ class _Lane:
             try:
                 writer = await self.engine.bus.writer(self.partition)
                 committed = await writer.committed()
-            except BusError as error:
-                log.warning("%s: cannot open a writer yet: %s", self.partition, error)
-                if writer is not None:
-                    await writer.close()
-                await asyncio.sleep(self.limits.reopen_pause)
-            else:
                 self._writer = writer
                 return committed
+            except BusError as error:
+                log.warning("%s: cannot open a writer yet: %s", self.partition, error)
+            finally:
+                if writer is not None and writer is not self._writer:
+                    await writer.close()
+            await asyncio.sleep(self.limits.reopen_pause)
 
     async def _commit_forever(self) -> None:
         last = 0.0
-        while not (self._draining and not self.running and not self._results):
+        while not self._over and not (self._draining and not self.running and not self._results):
             await self._finished.wait()
             # At once when nothing else waits; under load what finishes within the interval shares a commit.
             pause = last + self.limits.commit_interval - time.monotonic()
@@ -437,8 +438,9 @@ class _Lane:
             self._finished.set()
         else:
             log.warning("%s: another owner went on to %s, starting over there", self.partition, found.offset)
-            self.abandon()
-            self.engine.start_over(self.partition, found.offset or 0)
+            await self.drop()
+            if not self._draining:
+                self.engine.start_over(self.partition, found.offset or 0)
 
     # ------------------------------------------------------------------ end
 
@@ -454,16 +456,18 @@ class _Lane:
         self._finished.set()
         if self._writer is not None:
             await asyncio.wait({self._committer}, timeout=self.limits.drain)
-        self.abandon()
-        if self._writer is not None:
-            await self._writer.close()
+        await self.drop()
 
-    def abandon(self) -> None:
-        """Stop at once; what is not committed is left to the next owner."""
+    async def drop(self) -> None:
+        """Stop at once; what is not committed is left to the next owner, and nothing is committed after this."""
+        self._over = True
+        self._results.clear()
         current = asyncio.current_task()
         for task in [self._dispatcher, self._committer, *self._calls]:
             if task is not current:
                 task.cancel()
+        if self._writer is not None:
+            await self._writer.close()
 
     async def _guard(self, work: Awaitable[None]) -> None:
         try:

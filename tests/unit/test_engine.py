@@ -99,7 +99,7 @@ async def test_each_record_is_answered_once_through_kills_and_restarts():
         task = asyncio.create_task(engine.run(asyncio.Event()))
         await asyncio.sleep(0.15)
         for lane in list(engine._lanes.values()):
-            lane.abandon()
+            await lane.drop()
         engine._lanes.clear()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -208,6 +208,72 @@ async def test_when_another_owner_went_on_its_work_is_not_repeated():
     limits = Limits(batch=1, in_flight=1, reopen_pause=0.01)
     await run(broker, transform, lambda: len(values(broker)) >= 100, limits=limits)
     assert sorted(values(broker)) == list(range(100))
+
+
+class SlowBus(MemoryBus):
+    """Opening a writer takes a while, as it does on a broker."""
+
+    async def writer(self, partition):
+        await asyncio.sleep(0.05)
+        return await super().writer(partition)
+
+
+async def test_work_in_hand_that_finishes_while_another_owner_goes_on_is_dropped():
+    broker = MemoryBroker()
+    fill(broker, 100)
+    answered = asyncio.Event()
+
+    async def transform(records):
+        number = int(records[0].value)
+        if number >= 60 or answered.is_set():
+            return echo(records)
+        if number == 0:
+            # Another member judges the first 60; this one learns of it when it commits.
+            thief = await MemoryBus(broker, [SOURCE]).writer(Partition(SOURCE, 0))
+            await thief.commit([Output(SINK, None, str(n).encode()) for n in range(60)], 60, "")
+            answered.set()
+        else:
+            await answered.wait()
+            await asyncio.sleep(0.02)  # finishes between this member's failed commit and its new writer
+        return echo(records)
+
+    limits = Limits(batch=1, in_flight=8, reopen_pause=0.01)
+    bus = SlowBus(broker, [SOURCE])
+    await run(broker, transform, lambda: len(set(values(broker))) == 100, limits=limits, bus=bus)
+    assert sorted(values(broker)) == list(range(100))
+
+
+async def test_a_lane_that_was_given_up_while_it_recovered_opens_no_other():
+    broker = MemoryBroker()
+    fill(broker, 8)
+    partition = Partition(SOURCE, 0)
+    bus = SlowBus(broker, [SOURCE])
+    begun = asyncio.Event()
+
+    async def transform(records):
+        if records[0].offset:
+            begun.set()
+            await asyncio.sleep(0.3)  # still under way when the partition is given up
+        else:
+            await begun.wait()
+            thief = await MemoryBus(broker, [SOURCE]).writer(partition)
+            await thief.commit([Output(SINK, None, b"0"), Output(SINK, None, b"1")], 2, "")
+        return echo(records)
+
+    engine = Engine(bus, transform, stage="test", limits=Limits(batch=1, in_flight=2, reopen_pause=0.01))
+    stop = asyncio.Event()
+    running = asyncio.create_task(engine.run(stop))
+    await begun.wait()
+    while broker.positions.get(partition) is None:
+        await asyncio.sleep(0.001)
+    bus._owned = set()
+    await engine.revoked([partition])
+    await asyncio.sleep(0.2)
+    assert broker.epochs[partition] <= 3, "the thief's writer, this member's, and at most one to look"
+    assert not engine.unfinished
+    assert not engine._lanes
+    stop.set()
+    await running
 
 
 async def test_stopping_finishes_what_is_under_way_and_begins_nothing():
