@@ -358,11 +358,11 @@ class Suite:
                 return
 
     def show_duplicates(self, places):
-        """Where and when answers were written again: what happened then is in the faults above."""
+        """Where and when answers and escalations were written again: what happened then is in the faults above."""
         again = defaultdict(list)
-        for (topic, partition, _, _), records in places.items():
+        for (topic, _), records in places.items():
             for record in records[1:]:
-                again[topic, partition].append((records[0], record))
+                again[topic, record.partition].append((records[0], record))
         for (topic, partition), pairs in sorted(again.items()):
             firsts, seconds = ([pair[n].timestamp / 1000 for pair in pairs] for n in (0, 1))
             spans = [f"{_clock(min(times))}-{_clock(max(times))}" for times in (firsts, seconds)]
@@ -377,8 +377,8 @@ class Suite:
         places = defaultdict(list)
         async for record in kafka.read_all(self.settings, WATCHED):
             final.take(record.topic, record)
-            if record.topic in (topics.CLEARED, topics.VERDICTS):
-                places[record.topic, record.partition, record.key, record.value[:60]].append(record)
+            if record.topic != topics.DEAD_LETTERS:
+                places[record.topic, record.key].append(record)
             if record.topic == topics.DEAD_LETTERS:
                 whole += 1 if decode(record.value, DeadLetter).original()[1] else 0
         self.show_duplicates(places)
