@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 PINS := infra/requirements
 SOURCES := $(shell find streams workers policies infra -type f -not -name '*.pyc') pyproject.toml
 UV := $(BIN)/uv --quiet
+export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: audit demo test test-faults test-long lint unit clean requirements
+.PHONY: audit demo docs test test-faults test-long lint unit clean requirements
 
 demo: $(VENV)/package-$(EXTRA) ## the whole pipeline on this machine; ARGS="--count 100", EXTRA=gpu MODEL=name
 	$(BIN)/safeguard demo $(if $(MODEL),--model $(MODEL)) $(ARGS)
@@ -23,6 +24,9 @@ test-faults: $(VENV)/package-$(EXTRA) ## kills, zombies, lost brokers and poison
 	$(BIN)/python tests/faults/replay.py
 	$(BIN)/python tests/faults/enforcement.py
 
+docs: $(VENV)/package-$(EXTRA) ## the documentation as a site, in site/
+	$(BIN)/mkdocs build --quiet
+
 unit: $(VENV)/package-$(EXTRA) ## the tests that need no broker and no model
 	$(BIN)/pytest tests/unit $(ARGS)
 
@@ -32,6 +36,7 @@ lint: $(VENV)/package-$(EXTRA)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/safeguard policy check --strict --library policies/library
+	$(BIN)/mkdocs build --quiet
 
 $(VENV)/bin/uv: $(PINS)/uv.txt
 	@echo "== making $(VENV) with $(PYTHON)"
@@ -64,4 +69,4 @@ audit: $(VENV)/bin/uv ## known weaknesses of the pinned libraries; asks their pu
 	  $(BIN)/uv tool run pip-audit --require-hashes --disable-pip -r $(PINS)/$$part.txt || exit 1; done
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist site

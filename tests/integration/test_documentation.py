@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-import typer
 import yaml
 from typer.testing import CliRunner
 
@@ -23,103 +22,36 @@ from streams.cli import app
 from streams.records import ContentEvent, Verdict, decode, encode
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
-GUIDE = ROOT / "policies/GUIDE.md"
-SECURITY = ROOT / "SECURITY.md"
-RUNBOOK = ROOT / "infra/telemetry/RUNBOOK.md"
+SITE = ROOT / "docs"
+CAPACITY = SITE / "guides/capacity.md"
+# All that is shown to people; the reference of the site is made from the code.
+DOCUMENTS = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "infra/telemetry/RUNBOOK.md", *sorted(SITE.rglob("*.md"))]
 EXAMPLES = ROOT / "streams/examples"
 BIN = Path(sys.executable).parent
-COMMANDS = [
-    *(
-        "",
-        "demo",
-        "topics create",
-        "topics acls",
-        "erase",
-        "policy release",
-        "publish",
-        "prefilter run",
-        "reason run",
-        "verdicts tail",
-    ),
-    *("prefilter calibrate", "prefilter recall", "prefilter distill", "prefilter evaluate"),
-    *(
-        "policy check",
-        "policy test",
-        "policy diff",
-        "policy compare",
-        "policy rollback",
-        "policy retire",
-        "policy history",
-    ),
-    *("replay start", "replay status", "replay diff", "replay promote", "replay revert", "replay resume"),
-    *("enforce run", "enforce check", "enforce show", "enforce decide", "enforce held", "enforce release"),
-    *("reason calibrate", "bench reason", "bench release", "bench telemetry"),
-]
 
 
-def block(marker, path=README):
-    found = re.search(rf"<!-- {re.escape(marker)} -->\n```\w*\n(.*?)```\n", path.read_text(encoding="utf-8"), re.DOTALL)
-    assert found, f"{path.name} has no block {marker}"
-    return found[1]
-
-
-def help_texts():
-    """What the README shows of --help; to renew it: .venv/bin/python -m tests.integration.test_documentation."""
-    texts = []
-    for command in COMMANDS:
-        wide = {"COLUMNS": "110", "TERMINAL_WIDTH": "110", "NO_COLOR": "1"}
-        result = CliRunner(env=wide).invoke(app, [*command.split(), "--help"], prog_name="safeguard")
-        assert result.exit_code == 0, result.output
-        shown = result.stdout
-        name = " ".join(["safeguard", *command.split(), "--help"])
-        texts.append(f"$ {name}\n" + "\n".join(line.rstrip() for line in shown.strip().splitlines()))
-    return "\n\n".join(texts) + "\n"
-
-
-def test_the_readmes_help_texts_are_current():
-    assert block("help") == help_texts()
+def block(marker):
+    """The one code block behind this marker, wherever it is."""
+    pattern = re.compile(rf"<!-- {re.escape(marker)} -->\n```\w*\n(.*?)```\n", re.DOTALL)
+    (found,) = [text for path in DOCUMENTS for text in pattern.findall(path.read_text(encoding="utf-8"))]
+    return found
 
 
 def capacities():
-    """The README's example, and what it prints."""
+    """The example, and what it prints; to renew it: .venv/bin/python -m tests.integration.test_documentation."""
     line = block("capacity").splitlines()[0]
     found = CliRunner(env={"COLUMNS": "110"}).invoke(app, shlex.split(line)[2:])
     assert found.exit_code == 0, found.output
     return line + "\n" + "\n".join(row.rstrip() for row in found.stdout.splitlines()) + "\n"
 
 
-def test_the_readmes_capacities_are_what_the_command_says():
+def test_the_capacities_are_what_the_command_says():
     assert block("capacity") == capacities()
 
 
-def commands(path):
-    """Every command line of a document, from its code blocks and from the text."""
-    text = re.sub(r"<!-- (help|demo|capacity) -->\n```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
-    code = [line for part in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL) for line in part.splitlines()]
-    inline = re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-    for line in [*code, *(" ".join(part.split()) for part in inline)]:
-        if line.startswith("safeguard ") and "*" not in line:
-            yield line.split(" #")[0].strip()
-
-
-@pytest.mark.parametrize("path", [README, GUIDE, SECURITY, RUNBOOK], ids=lambda path: path.name)
-def test_every_command_that_is_shown_exists_with_its_options(path):
-    found = list(commands(path))
-    assert len(found) > 1
-    root = typer.main.get_command(app)
-    for line in found:
-        command, words = root, shlex.split(line)[1:]
-        while words and hasattr(command, "commands"):
-            assert words[0] in command.commands, line
-            command, words = command.commands[words[0]], words[1:]
-        known = {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
-        assert {word for word in words if word.startswith("--")} <= known | {"--help"}, line
-
-
 def test_the_guides_policy_and_golden_texts_are_fit_for_release(tmp_path):
-    (tmp_path / "policy.md").write_text(block("policy", GUIDE))
-    (tmp_path / "golden.jsonl").write_text(block("golden", GUIDE))
+    (tmp_path / "policy.md").write_text(block("policy"))
+    (tmp_path / "golden.jsonl").write_text(block("golden"))
     checked = check(tmp_path / "policy.md")
     assert checked.errors == []
     assert {problem.code for problem in checked.problems} <= {"golden", "tokens"}
@@ -136,7 +68,7 @@ def script(tmp_path, name, address):
 
 @pytest.fixture
 def address(broker_address):
-    """A broker with the topics as they are named in the README."""
+    """A broker with the topics as they are named in the guides."""
     made = settings_module.load(bootstrap=broker_address, partitions=2)
     subprocess.run(
         [BIN / "safeguard", "topics", "create", "--bootstrap", broker_address], check=True, capture_output=True
@@ -342,9 +274,5 @@ def test_the_shipped_models_are_small_and_have_their_cards():
 
 
 if __name__ == "__main__":
-    for name, made in (("help", help_texts), ("capacity", capacities)):
-        text = README.read_text(encoding="utf-8")
-        README.write_text(
-            text.replace(f"<!-- {name} -->\n```\n{block(name)}```", f"<!-- {name} -->\n```\n{made()}```"),
-            encoding="utf-8",
-        )
+    text = CAPACITY.read_text(encoding="utf-8")
+    CAPACITY.write_text(text.replace(block("capacity"), capacities()), encoding="utf-8")

@@ -1,0 +1,110 @@
+"""The reference pages, written from the code itself whenever the site is built."""
+
+import json
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from typer.testing import CliRunner
+
+from streams import asyncapi, dashboards, topics
+from streams.cli import app
+from streams.settings import Settings
+
+DAY = 86_400_000
+
+
+def on_files(files: Files, *, config: MkDocsConfig) -> Files:
+    pages = {"commands.md": commands(), "settings.md": settings(), "topics.md": catalogue(), "metrics.md": metrics()}
+    pages["asyncapi.json"] = json.dumps(asyncapi.document(), indent=2)
+    for name, text in pages.items():
+        files.append(File.generated(config, f"reference/{name}", content=text))
+    return files
+
+
+def commands() -> str:
+    """Every command with its help text."""
+    runner = CliRunner(env={"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"})
+    parts = ["# Commands\n"]
+    for words in _leaves(typer.main.get_command(app), []):
+        shown = runner.invoke(app, [*words, "--help"], prog_name="safeguard")
+        assert shown.exit_code == 0, shown.output
+        lines = "\n".join(line.rstrip() for line in shown.stdout.strip().splitlines())
+        parts.append(f"## safeguard {' '.join(words)}\n\n```\n{lines}\n```\n")
+    return "\n".join(parts)
+
+
+def _leaves(command: Any, words: list[str]) -> Iterator[list[str]]:
+    under = getattr(command, "commands", None)
+    if under is None:
+        yield words
+        return
+    for name, child in under.items():
+        yield from _leaves(child, [*words, name])
+
+
+def settings() -> str:
+    """Every setting with its default."""
+    rows = ["| variable | values | default | what it is |", "| --- | --- | --- | --- |"]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default in (None, "", {}) else f"`{field.default}`"
+        rows.append(f"| `SAFEGUARD_{name.upper()}` | {_values(field.annotation)} | {default} | {field.description} |")
+    about = (
+        "Environment variables, over a TOML file (`SAFEGUARD_CONFIG`, by default `./safeguard.toml`; the names there are in "
+        "lower case and without the prefix), over files in the folder of secrets (`SAFEGUARD_SECRETS`, by default "
+        "`/run/secrets`; one file for each, as in `safeguard_password`)."
+    )
+    return f"# Settings\n\n{about}\n\n" + "\n".join(rows) + "\n"
+
+
+def _values(kind: Any) -> str:
+    if typing.get_origin(kind) is typing.Literal:
+        return ", ".join(f"`{value}`" for value in typing.get_args(kind))
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        return _values(next(part for part in typing.get_args(kind) if part is not type(None)))
+    named = {str: "text", int: "number", float: "number", bool: "true, false"}
+    return named.get(kind, {"Path": "path", "SecretStr": "secret"}.get(getattr(kind, "__name__", ""), "JSON"))
+
+
+def catalogue() -> str:
+    """The topics, and the fields of their records."""
+    document = asyncapi.document()
+    rows = ["| topic | record | key | kept |", "| --- | --- | --- | --- |"]
+    for topic in topics.CATALOGUE:
+        name = topic.record.__name__
+        kept = f"{topic.retention // DAY} days" if topic.retention > 0 else "for ever"
+        kept = kept if "delete" in topic.cleanup else "the last of each key"
+        rows.append(f"| `{topic.name}` | [{name}](#{name.lower()}) | {topic.key} | {kept} |")
+    parts = [f"# Topics and records\n\n{document['info']['description']}", "\n".join(rows)]
+    parts.append("The same for programs, as an AsyncAPI document: [asyncapi.json](asyncapi.json).")
+    for name, schema in document["components"]["schemas"].items():
+        if "properties" in schema:
+            parts.append(f"## {name}\n\n{schema['description']}")
+            fields = ["| field | type | |", "| --- | --- | --- |"]
+            for field, about in schema["properties"].items():
+                required = "required" if field in schema.get("required", ()) else ""
+                fields.append(f"| `{field}` | {_kind(about)} | {required} |")
+            parts.append("\n".join(fields))
+    return "\n\n".join(parts) + "\n"
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in schema:
+        return " or ".join(_kind(part) for part in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if schema.get("type") == "array":
+        parts = schema.get("prefixItems")  # a tuple
+        return f"({', '.join(map(_kind, parts))})" if parts else "list of " + _kind(schema.get("items") or {})
+    return str(schema.get("format") or schema.get("type", "any"))
+
+
+def metrics() -> str:
+    return dashboards.documents()["METRICS.md"].decode()
