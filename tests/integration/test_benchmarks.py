@@ -1,0 +1,43 @@
+"""The benchmarks run and give figures; what the figures are is no matter of tests."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SAFEGUARD = Path(sys.executable).with_name("safeguard")
+SHORT = {
+    ("bench", "prefilter"): ("--events", "5000"),
+    ("bench", "pipeline"): ("--rate", "100", "--seconds", "3"),
+    ("bench", "reason"): ("--count", "20"),
+    ("bench", "release"): ("--rate", "50", "--seconds", "6"),
+    ("bench", "telemetry"): ("--events", "5000"),
+}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("command", SHORT, ids=" ".join)
+def test_a_short_run_gives_figures(kafka_address, command):
+    environment = {**os.environ, "SAFEGUARD_BOOTSTRAP": kafka_address}
+    words = [SAFEGUARD, *command, *SHORT[command], "--json"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=800, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert figures
+    numbers = [value for value in _values(figures) if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    assert len(numbers) > 3
+    assert max(numbers) > 0
+
+
+def _values(found):
+    if isinstance(found, dict):
+        found = list(found.values())
+    for value in found:
+        if isinstance(value, (dict, list)):
+            yield from _values(value)
+        else:
+            yield value

@@ -1,0 +1,260 @@
+"""The commands that people are shown: each exists, and each is run here, in the order in which the site shows them.
+
+What is marked in its comment as needing a GPU (or Docker, or a cluster) is not run.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from infra import brokers
+from streams.cli import app
+from streams.errors import SafeguardError
+from workers.preflight import locate
+
+from .test_documentation import BIN, DOCUMENTS, ROOT, SITE, block
+
+# Run by other tests, where there is what they need: verdicts enough to learn from, access lists, minutes.
+ELSEWHERE = {
+    ("prefilter", "calibrate"): "integration/test_commands.py",
+    ("prefilter", "distill"): "integration/test_commands.py",
+    ("prefilter", "recall"): "integration/test_commands.py",
+    ("topics", "acls"): "integration/test_security.py",
+    ("capacity",): "integration/test_documentation.py",
+    ("policy", "compare"): "integration/test_releases.py",
+    ("bench", "prefilter"): "integration/test_benchmarks.py",
+    ("bench", "pipeline"): "integration/test_benchmarks.py",
+    ("bench", "reason"): "integration/test_benchmarks.py",
+    ("bench", "release"): "integration/test_benchmarks.py",
+    ("bench", "telemetry"): "integration/test_benchmarks.py",
+}
+PORTS = {"prefilter": "PREFILTER_PORT", "reason": "REASONER_PORT", "enforce": "ENFORCEMENT_PORT"}
+
+
+def pages():
+    """The documents in the order of the site's navigation, then the others."""
+    found = re.findall(r"\S+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    ordered = [SITE / name for name in found if (SITE / name).is_file()]
+    return [*ordered, *(path for path in DOCUMENTS if path not in ordered)]
+
+
+def lines(path):
+    """Every line of a document that may be a command, with its comment: from code blocks, and from code in the text."""
+    for part, inline in re.findall(r"```\w*\n(.*?)```|`([^`]+)`", path.read_text(encoding="utf-8"), re.DOTALL):
+        for line in part.splitlines() or [" ".join(inline.split())]:
+            command, _, comment = line.strip().removeprefix("$ ").partition(" #")
+            yield command.strip(), comment, bool(part)
+
+
+def parsed(command):
+    """The words that name a command, the others, and what the command takes."""
+    found, words = typer.main.get_command(app), shlex.split(command)[1:]
+    names = []
+    while words and hasattr(found, "commands"):
+        assert words[0] in found.commands, command
+        names.append(words[0])
+        found, words = found.commands[words[0]], words[1:]
+    return tuple(names), words, found
+
+
+def commands(path):
+    for command, comment, _ in lines(path):
+        if command.startswith("safeguard ") and "*" not in command:
+            yield command, comment
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_that_is_shown_exists_with_its_options(path):
+    for command, _ in commands(path):
+        _, words, found = parsed(command)
+        known = {option for parameter in found.params for option in [*parameter.opts, *parameter.secondary_opts]}
+        assert {word for word in words if word.startswith("--")} <= known | {"--help"}, command
+
+
+def test_what_needs_more_than_this_machine_says_so():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for path in DOCUMENTS:
+        for command, comment, in_block in lines(path):
+            program, *words = command.split() or [""]
+            if in_block and program in {"docker", "kubectl", "vllm"}:
+                assert "needs" in comment, command
+            if program == "make":
+                assert words[0] in targets, command
+                assert "needs a GPU" in comment or "gpu" not in command or not in_block, command
+
+
+def scenario():
+    """What is run: each command line once, without those that only name a command whose arguments they leave out."""
+    seen = set()
+    for path in pages():
+        for command, comment in commands(path):
+            names, words, found = parsed(command)
+            required = sum(1 for p in found.params if p.required and p.param_type_name == "argument")
+            given = [word for word in words if not word.startswith("-")]
+            if command in seen or "needs a GPU" in comment or hasattr(found, "commands") or len(given) < required:
+                continue
+            seen.add(command)
+            if names not in ELSEWHERE:
+                yield command, names, words
+
+
+def test_what_is_run_elsewhere_is_run_there():
+    for names, where in ELSEWHERE.items():
+        text = (ROOT / "tests" / where).read_text(encoding="utf-8")
+        words = ", ".join(f'"{name}"' for name in names)
+        assert words in text or " ".join(["safeguard", *names]) in text, names
+
+
+class Stage:
+    """Runs commands as a reader would, in a folder with the files that the site shows; processes stay until the end."""
+
+    def __init__(self, folder, environment, server):
+        self.folder = folder
+        self.environment = environment
+        self.server = server
+        self.processes = {}
+        self.replay = ""  # the last one that was started
+
+    def words(self, words):
+        """What the site leaves open, filled in."""
+        filled = {
+            "CONTENT_ID": "post-1",
+            "POLICY": "fraud-spam",
+            "REPLAY": self.replay,
+            "small": os.environ["SAFEGUARD_MODEL"],  # that model, on a server that is up already
+            "http://gpu-1:8000/v1": self.server,
+            "http://gpu-2:8000/v1": self.server,
+        }
+        return [filled.get(word, word) for word in words]
+
+    def call(self, words, given="y\n"):
+        done = CliRunner().invoke(app, words, input=given)
+        if isinstance(done.exception, SafeguardError):  # the command line prints it, and ends with status 1
+            return 1, done.stdout, str(done.exception)
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        if words[:2] == ["replay", "start"]:
+            self.replay = done.stdout.split()[1]
+        return done.exit_code, done.stdout, done.output
+
+    def start(self, words):
+        port = brokers.free_port()
+        more = {f"SAFEGUARD_{name}": str(port) for kind, name in PORTS.items() if kind == words[0]}
+        environment = {**self.environment, **more}
+        log = (self.folder / f"{'-'.join(words[:2])}-{port}.log").open("wb+")
+        process = subprocess.Popen([BIN / "safeguard", *words], env=environment, stdout=log, stderr=log)
+        self.processes[tuple(words)] = process
+        return process, port, Path(log.name)
+
+    def end(self, process, expected=0):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == expected
+        self.processes = {words: one for words, one in self.processes.items() if one is not process}
+
+
+@pytest.fixture
+def stage(kafka, inference_server, tmp_path, monkeypatch):
+    settings = {
+        "BOOTSTRAP": kafka.bootstrap,
+        "PREFIX": kafka.prefix,
+        "PARTITIONS": "2",
+        "SESSION_TIMEOUT_MS": "6000",
+        "SERVERS": inference_server,
+        "MODEL": locate("small")[1],
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(f"SAFEGUARD_{name}", value)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "events.jsonl").write_text(block("file: events.jsonl"))
+    touting = tmp_path / "my/ticket-touting"
+    touting.mkdir(parents=True)
+    (touting / "policy.md").write_text(block("policy"))
+    (touting / "golden.jsonl").write_text(block("golden"))
+    import policies
+    import streams
+
+    package = Path(policies.__file__).parent
+    shutil.copy(package / "enforcement.toml", tmp_path / "my/enforcement.toml")
+    shutil.copy(Path(streams.__file__).parent / "demo/lenient/policy.md", tmp_path / "my/policy.md")
+    golden = (package / "library/hate-harassment/golden.jsonl").read_text().splitlines()[:4]
+    (tmp_path / "my/golden.jsonl").write_text("\n".join(golden) + "\n")
+    made = Stage(tmp_path, dict(os.environ), inference_server)
+    yield made
+    for process in made.processes.values():
+        process.kill()
+        process.wait()
+
+
+def edit(path):
+    """What a reader does between two commands: the first step of a change."""
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("## Output", '- "printed 45, yours for 46" -> violates, TT1\n\n## Output', 1), "utf-8")
+
+
+# A policy test fails when the small model falls short; a promotion is refused above its budget; nothing may be held.
+MAY_FAIL = {("policy", "test"): "F1", ("replay", "promote"): "budget", ("enforce", "release"): "held"}
+
+
+@pytest.mark.timeout(600)
+def test_every_command_that_is_shown_runs(stage):
+    ran, problems = 0, []
+    for command, names, shown in scenario():
+        print(time.strftime("%T"), command)
+        words = stage.words([*names, *shown])
+        if command.startswith("safeguard policy diff ticket-touting@live"):
+            edit(stage.folder / "my/ticket-touting/policy.md")
+        if names == ("verdicts", "tail"):
+            follow(stage, words, "post-1" if "--from-beginning" in words else None)
+        elif names[-1] == "run":
+            process, port, log = stage.start(words)
+            ready(process, port, log)
+            if "--dry-run" in words or "--server" in words:
+                stage.end(process)
+        else:
+            code, out, output = stage.call(words)
+            if code and MAY_FAIL.get(names, "\0") not in output:
+                problems.append(f"{command}: {output}")
+            elif not code and not out.strip():
+                problems.append(f"{command} says nothing")
+        ran += 1
+    for process in list(stage.processes.values()):
+        stage.end(process)
+    assert not problems, "\n".join(problems)
+    assert ran > 40
+
+
+def ready(process, port, log):
+    deadline = time.monotonic() + 60
+    while True:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=5):
+            return
+        time.sleep(0.1)
+
+
+def follow(stage, words, expected):
+    """Until the expected line comes; where none must come, until it had the time to fail."""
+    command = [BIN / "safeguard", *words]
+    with subprocess.Popen(command, env=stage.environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            if expected:
+                assert any(expected in line for line in process.stdout)
+            else:
+                with suppress(subprocess.TimeoutExpired):
+                    pytest.fail(f"{words} ended with {process.wait(3)}")
+            process.send_signal(signal.SIGINT)
+            process.wait(10)
+        finally:
+            process.kill()
