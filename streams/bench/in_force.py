@@ -10,6 +10,7 @@ from policies.files import load_library
 from policies.parsing import parse
 
 POLICIES = 6
+_TERMS = 8000  # of one list; a document has bounds
 _LIST = """---
 id: bench-list-{number}
 title: Terms and patterns of a benchmark
@@ -32,11 +33,11 @@ gate:
 
 
 def policies(texts: Sequence[str], terms: int = 2000, patterns: int = 50) -> list[Policy]:
-    """POLICIES of them; their terms and patterns, so many in all, are made of words that the texts hold, at random."""
+    """POLICIES of them, or more where there are many terms; their terms and patterns, so many in all, are made of words that the texts hold, at random."""
     made = list(load_library().values())[: POLICIES - 1]
     words = sorted({word for text in texts for word in text.lower().split() if word.isalpha() and len(word) > 3})
     draw = random.Random(0)
-    lists = POLICIES - len(made)
+    lists = max(POLICIES - len(made), -(-terms // _TERMS))
     for number in range(lists):
         pairs = [draw.sample(words, 2) for _ in range(terms // lists + (number < terms % lists))]
         gaps = [draw.sample(words, 2) for _ in range(patterns // lists + (number < patterns % lists))]
