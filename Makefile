@@ -8,7 +8,7 @@ SOURCES := $(shell find streams workers policies infra -type f -not -name '*.pyc
 UV := $(BIN)/uv --quiet
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: audit demo docs test test-faults test-long lint unit clean requirements
+.PHONY: audit demo docs test test-faults test-long test-secure lint unit clean requirements
 
 demo: $(VENV)/package-$(EXTRA) ## the whole pipeline on this machine; ARGS="--count 100", EXTRA=gpu MODEL=name
 	$(BIN)/safeguard demo $(if $(MODEL),--model $(MODEL)) $(ARGS)
@@ -26,6 +26,9 @@ test-faults: $(VENV)/package-$(EXTRA) ## kills, zombies, lost brokers and poison
 
 docs: $(VENV)/package-$(EXTRA) ## the documentation as a site, in site/
 	$(BIN)/mkdocs build --quiet
+
+test-secure: $(VENV)/package-$(EXTRA) ## the pipeline's suites on a Kafka with SASL_SSL and access lists
+	SAFEGUARD_TEST_SECURE=1 $(BIN)/pytest tests/contract $(addprefix tests/integration/test_,commands.py dead_letters.py enforcement.py pipeline.py releases.py replay.py site.py telemetry.py verdicts.py) $(ARGS)
 
 unit: $(VENV)/package-$(EXTRA) ## the tests that need no broker and no model
 	$(BIN)/pytest tests/unit $(ARGS)

@@ -19,16 +19,20 @@ from streams.policy_feed import PolicyFeed
 
 # In CI a real Kafka must have been there: a suite that skipped it has shown nothing.
 REQUIRE_KAFKA = os.environ.get("SAFEGUARD_REQUIRE_KAFKA") == "1"
+# `make test-secure`: all that runs on a Kafka runs on one with SASL_SSL and access lists.
+SECURE = os.environ.get("SAFEGUARD_TEST_SECURE") == "1"
 
 
 @pytest.fixture(scope="session")
 def embedded_address():
+    if SECURE:
+        pytest.skip("the embedded broker has no SASL")
     with brokers.embedded() as address:
         yield address
 
 
 @pytest.fixture(scope="session")
-def kafka_address():
+def kafka_address(tmp_path_factory):
     given = os.environ.get("KAFKA_BOOTSTRAP")
     if given:
         yield given
@@ -39,7 +43,16 @@ def kafka_address():
         if REQUIRE_KAFKA:
             raise
         pytest.skip(f"not run on Apache Kafka: {error}")
-    with brokers.kafka_cluster() as nodes:
+    if not SECURE:
+        with brokers.kafka_cluster() as nodes:
+            yield brokers.addresses(nodes)
+        return
+    secure = brokers.Secure(tmp_path_factory.mktemp("secure"), {"admin": uuid.uuid4().hex})
+    with brokers.kafka_cluster(secure=secure) as nodes, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SAFEGUARD_SECURITY_PROTOCOL", "SASL_SSL")
+        environment.setenv("SAFEGUARD_CA_FILE", str(secure.ca_file))
+        environment.setenv("SAFEGUARD_USERNAME", "admin")
+        environment.setenv("SAFEGUARD_PASSWORD", secure.passwords["admin"])
         yield brokers.addresses(nodes)
 
 

@@ -189,7 +189,7 @@ async def test_each_role_does_its_work(secure, tmp_path, monkeypatch):
         assert [letter["stage"] for letter in letters] == ["prefilter"]
         retried = command(secure, "operator", "dead-letters", "retry", "--json")
         assert json.loads(retried.stdout) == {"retried": 1}, retried.stderr
-        started = command(secure, "operator", "replay", "start", str(changed), "--json")
+        started = command(secure, "operator", "replay", "start", str(changed), "--noise", "0", "--json")
         assert started.returncode == 0, started.stderr
         made = json.loads(started.stdout.splitlines()[-1])
         assert made["state"] == "escalated"

@@ -253,7 +253,7 @@ def follow(stage, words, expected):
                 assert any(expected in line for line in process.stdout)
             else:
                 with suppress(subprocess.TimeoutExpired):
-                    pytest.fail(f"{words} ended with {process.wait(3)}")
+                    pytest.fail(f"{words} ended with {process.wait(1.5)}")
             process.send_signal(signal.SIGINT)
             process.wait(10)
         finally:
