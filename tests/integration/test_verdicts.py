@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams import kafka as kafka_bus
-from streams import topics
+from streams import security, topics
 from streams.errors import BusError
 from streams.records import Verdict, encode
 from streams.verdicts import Resolver, Verdicts
@@ -31,7 +31,14 @@ async def publish(current, *verdicts):
 
 def following(current, **more):
     timing = {"session_timeout_ms": 6000, "heartbeat_interval_ms": 500}
-    return Verdicts(current.bootstrap, current.prefix + "group", prefix=current.prefix, **timing, **more)
+    return Verdicts(
+        current.bootstrap,
+        current.prefix + "group",
+        prefix=current.prefix,
+        **security.options(current),
+        **timing,
+        **more,
+    )
 
 
 async def take(verdicts, count, *, commit=True):
