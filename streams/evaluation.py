@@ -86,8 +86,8 @@ def figures(name: str, scores: Floats, violates: NDArray[np.bool_], seed: int = 
         int(violates.sum()),
         estimate(lambda s, y: float(roc_auc_score(y, s))) if both else None,
         estimate(lambda s, y: float(average_precision_score(y, s))) if both else None,
-        {f"{e:.0%}": estimate(lambda s, y, e=e: recall_at(s, y, e)) for e in ESCALATED if both},  # type: ignore[misc]
-        {f"{r:.2f}": estimate(lambda s, y, r=r: escalated_for(s, y, r)) for r in RECALLS if both},  # type: ignore[misc]
+        {f"{e:.0%}": estimate(lambda s, y, e=e: recall_at(s, y, e)) for e in ESCALATED if both},  # type: ignore[misc]  # mypy infers no lambda with a default
+        {f"{r:.2f}": estimate(lambda s, y, r=r: escalated_for(s, y, r)) for r in RECALLS if both},  # type: ignore[misc]  # mypy infers no lambda with a default
     )
 
 
@@ -102,7 +102,7 @@ def by_label(rows: Sequence[Labelled], score: Score) -> list[Figures]:
     found = []
     for harm in harms:
         chosen = [row for row in rows if not row.violates or row.harm == harm]
-        found += [figures(harm, *group) for _, group in groups(chosen, score, lambda _: harm)]  # noqa: B023
+        found += [figures(harm, *group) for _, group in groups(chosen, score, lambda _: harm)]  # noqa: B023  (called before the next turn)
     return found
 
 

@@ -90,7 +90,7 @@ class Tokens(AbstractTokenProvider):
         body = urllib.parse.urlencode(self._form).encode()
         request = urllib.request.Request(self._url, body, {"Accept": "application/json"})  # noqa: S310  (http, https: see settings)
         try:
-            with urllib.request.urlopen(request, timeout=TOKEN_SECONDS) as response:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=TOKEN_SECONDS) as response:  # noqa: S310  (likewise)
                 said = orjson.loads(response.read())
             return str(said["access_token"]), float(said.get("expires_in", 60))
         except urllib.error.HTTPError as error:

@@ -137,7 +137,7 @@ class Settings(BaseSettings):
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (the signature is the library's)
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (likewise)
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         file = Path(os.environ.get("SAFEGUARD_CONFIG", "safeguard.toml"))
         secrets = Path(os.environ.get("SAFEGUARD_SECRETS", "/run/secrets"))

@@ -77,7 +77,7 @@ def test_verdict_ids_are_equal_only_for_equal_parts():
 
 
 def test_a_time_without_an_offset_is_utc():
-    assert milliseconds_since(datetime(2026, 1, 1), datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC)) == 1000.0  # noqa: DTZ001
+    assert milliseconds_since(datetime(2026, 1, 1), datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC)) == 1000.0  # noqa: DTZ001  (a time without a zone is what is tested)
     assert milliseconds_since(datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)) == 0.0
 
 

@@ -254,7 +254,7 @@ def train(
     for step, item in enumerate(_batches(groups, policies, batch, steps, seed), 1):
         loss = _step(model, inputs, outputs, item)
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # PyTorch has no type for it
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()
