@@ -11,9 +11,10 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from typer.testing import CliRunner
 
-from streams import asyncapi, dashboards, topics
-from streams.cli import app
-from streams.settings import Settings
+from safeguard_streams.cli import app
+from safeguard_streams.contract import asyncapi, topics
+from safeguard_streams.operations import dashboards
+from safeguard_streams.runtime.settings import Settings
 
 DAY = 86_400_000
 

@@ -16,11 +16,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from safeguard_streams.errors import SafeguardError
+
 JARS_POM = Path(__file__).parent / "kafka" / "pom.xml"
 START_SECONDS = 60.0
 
 
-class BrokerError(RuntimeError):
+class BrokerError(SafeguardError):
     """A broker cannot be started here; the message says what is missing."""
 
 

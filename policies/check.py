@@ -10,11 +10,11 @@ from pathlib import Path
 import msgspec
 import re2
 
-from policies import files, golden, tokens
-from policies.document import Gate, Policy, pattern_options
-from policies.errors import PolicyError, Problem
-from policies.golden import Row
-from policies.parsing import Document, Line, parse_with_lines
+from safeguard_streams.errors import PolicyError, Problem
+from safeguard_streams.policies import files, golden, tokens
+from safeguard_streams.policies.document import Gate, Policy, pattern_options
+from safeguard_streams.policies.golden import Row
+from safeguard_streams.policies.parsing import Document, Line, parse_with_lines
 
 SECTIONS = ("Instruction", "Definitions", "VIOLATES", "SAFE", "Examples", "Output")
 ASKED_FOR = ("violation", "rule_ids", "confidence", "reason")

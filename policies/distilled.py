@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.errors import PolicyError
+from safeguard_streams.errors import PolicyError
 
 Floats = NDArray[np.float64]
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import re2
 
-from policies.distilled import Distilled
-
-Effort = Literal["low", "medium", "high"]
-EFFORTS: tuple[Effort, ...] = ("low", "medium", "high")
-Harm = Literal["hate", "harassment", "sexual", "self_harm", "violence", "illicit", "fraud_spam", "injection"]
+from safeguard_streams.policies.distilled import Distilled
+from safeguard_streams.policies.vocabulary import Effort, Harm
 
 MOST_SAMPLES = 25
 SURE = 0.001  # scores are no surer than that for a score map: after a chain of thought nearly all are 0 or 1

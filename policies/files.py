@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import yaml
 
-from policies.document import Policy
-from policies.errors import PolicyError
-from policies.parsing import FRONT, parse
+from safeguard_streams.errors import PolicyError
+from safeguard_streams.policies.document import Policy
+from safeguard_streams.policies.parsing import FRONT, parse
 
 LIBRARY = Path(__file__).parent / "library"
 

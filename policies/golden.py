@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 import orjson
 
-from policies.errors import PolicyError, Problem
+from safeguard_streams.errors import PolicyError, Problem
 
 NAME = "golden.jsonl"
 Kind = Literal["clear", "boundary", "language", "evasion", "quotation", "reclaimed", "news", "fiction"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import orjson
 
-from policies.errors import PolicyError
+from safeguard_streams.errors import PolicyError
 
 # One text in ten is kept from every model that this project trains, so that figures, the demo
 # and later comparisons all rest on texts that no shipped model has seen.

@@ -10,17 +10,10 @@ import msgspec
 import re2
 import yaml
 
-from policies import distilled as labels
-from policies.document import (
-    MOST_SAMPLES,
-    AppliesTo,
-    Effort,
-    Gate,
-    Judging,
-    Policy,
-    pattern_options,
-)
-from policies.errors import PolicyError, Problem
+from safeguard_streams.errors import PolicyError, Problem
+from safeguard_streams.policies import distilled as labels
+from safeguard_streams.policies.document import MOST_SAMPLES, AppliesTo, Gate, Judging, Policy, pattern_options
+from safeguard_streams.policies.vocabulary import Effort
 
 FRONT = re.compile(r"\A---\n(.*?\n)---\n(.*)\Z", re.DOTALL)
 LONGEST = 200_000  # characters of a document

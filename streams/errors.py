@@ -7,10 +7,16 @@ SafeguardError              anything this package raises on purpose; the message
 |-- BusError                the broker did not do what was asked; trying again later may help
 |   `-- FencedError         another process owns the partition now
 |-- StalledError            records wait and nothing moves: the process ends, its supervisor restarts it
-`-- DependencyError         something a transform needs is gone (an inference engine): the process ends
+|-- DependencyError         something a transform needs is gone (an inference engine): the process ends
+`-- PolicyError             a policy document is malformed; the message names the file, the line and the fix
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
 
 
 class SafeguardError(Exception):
@@ -47,3 +53,25 @@ class StalledError(SafeguardError):
 
 class DependencyError(SafeguardError):
     """What a transform needs is gone; the record at hand is not at fault."""
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One thing to mend in a file, said as a compiler says it. line counts from 1; code names the kind of problem."""
+
+    origin: str
+    line: int
+    severity: Literal["error", "warning"]
+    code: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.origin}:{self.line}: {self.severity}: {self.message} [{self.code}]"
+
+
+class PolicyError(SafeguardError):
+    """A policy document is malformed; the message says where and what to change, a line for each problem."""
+
+    @classmethod
+    def of(cls, problems: Sequence[Problem]) -> PolicyError:
+        """An error that says all of them."""
+        return cls("\n".join(map(str, problems)))

@@ -12,10 +12,11 @@ import uuid
 
 import pytest
 
-from infra import brokers
-from streams import kafka as kafka_bus
-from streams import settings, topics
-from streams.policy_feed import PolicyFeed
+from safeguard_streams.bus import kafka as kafka_bus
+from safeguard_streams.contract import topics
+from safeguard_streams.infra import brokers
+from safeguard_streams.releases.feed import PolicyFeed
+from safeguard_streams.runtime import settings
 
 # In CI a real Kafka must have been there: a suite that skipped it has shown nothing.
 REQUIRE_KAFKA = os.environ.get("SAFEGUARD_REQUIRE_KAFKA") == "1"
@@ -89,8 +90,8 @@ def own_topics(address):
 @pytest.fixture(scope="session")
 def inference_server(tmp_path_factory):
     """vLLM's own server with the small model: its base URL."""
-    from workers.preflight import locate
-    from workers.vllm_engine import ON_CPU, QUIET
+    from safeguard_streams.workers.inference.preflight import locate
+    from safeguard_streams.workers.inference.vllm import ON_CPU, QUIET
 
     folder, name = locate("small")
     port, log = brokers.free_port(), tmp_path_factory.mktemp("server") / "log"
@@ -124,7 +125,7 @@ def inference_server(tmp_path_factory):
 @contextlib.asynccontextmanager
 async def enforcing(current, rules, **more):
     """An enforcement agent in this process."""
-    from streams.enforcement.app import Agent
+    from safeguard_streams.enforcement.app import Agent
 
     agent = Agent(current, rules, current.partitions, **more)
     stop = asyncio.Event()
@@ -138,7 +139,7 @@ async def enforcing(current, rules, **more):
 
 async def standing_on(current):
     """What stands on contents, restored from moderation.actions as an agent would."""
-    from streams.enforcement.ledger import Ledger
+    from safeguard_streams.enforcement.state import Ledger
 
     found = {}
     for partition in range(current.partitions):

@@ -10,19 +10,20 @@ from typing import Any
 
 import psutil
 
-from streams import telemetry, topics
-from streams.engine import Engine, Limits
-from streams.errors import DependencyError
-from streams.health import served
-from streams.kafka import KafkaBus
-from streams.policy_feed import PolicyFeed
-from streams.process import Stop, first_of
-from streams.settings import Settings
-from workers.inference import Inference
-from workers.judge import RANKS, STAGE, Judge
-from workers.reasoner import Economy
-from workers.remote import RemoteEngine
-from workers.vllm_engine import VllmEngine
+from safeguard_streams.bus.engine import Engine, Limits
+from safeguard_streams.bus.kafka import KafkaBus
+from safeguard_streams.contract import topics
+from safeguard_streams.errors import DependencyError
+from safeguard_streams.releases.feed import PolicyFeed
+from safeguard_streams.runtime import telemetry
+from safeguard_streams.runtime.health import served
+from safeguard_streams.runtime.process import Stop, first_of
+from safeguard_streams.runtime.settings import Settings
+from safeguard_streams.workers.inference.interface import Inference
+from safeguard_streams.workers.inference.remote import RemoteEngine
+from safeguard_streams.workers.inference.vllm import VllmEngine
+from safeguard_streams.workers.judging.judge import RANKS, STAGE, Judge
+from safeguard_streams.workers.judging.reasoner import Economy
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,12 @@ from importlib.resources import files
 
 import orjson
 
-from infra import brokers
-from policies.document import Policy
-from streams import kafka, releases, settings
-from streams.settings import Settings
+from safeguard_streams.bus import kafka
+from safeguard_streams.infra import brokers
+from safeguard_streams.policies.document import Policy
+from safeguard_streams.releases import operator
+from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.settings import Settings
 
 Say = Callable[[str], None]
 
@@ -34,7 +36,7 @@ async def wait_for(bootstrap: str) -> None:
 
 def texts() -> list[str]:
     """The demo's texts, which no model was trained on."""
-    lines = files("streams.demo").joinpath("events.jsonl").read_bytes().splitlines()
+    lines = files("safeguard_streams.demo").joinpath("events.jsonl").read_bytes().splitlines()
     return [orjson.loads(line)["text"] for line in lines]
 
 
@@ -42,5 +44,5 @@ async def fresh(bootstrap: str, partitions: int, policies: Iterable[Policy]) -> 
     """Topics of a measurement's own, with these policies in force."""
     current = settings.load(bootstrap=bootstrap, prefix=f"bench-{uuid.uuid4().hex[:8]}.", partitions=partitions)
     await kafka.create_topics(current)
-    await releases.release(current, policies, releases.Author("bench"))
+    await operator.release(current, policies, operator.Author("bench"))
     return current

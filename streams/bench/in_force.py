@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from policies.document import Policy
-from policies.files import load_library
-from policies.parsing import parse
+from safeguard_streams.policies.document import Policy
+from safeguard_streams.policies.files import load_library
+from safeguard_streams.policies.parsing import parse
 
 POLICIES = 6
 _TERMS = 8000  # of one list; a document has bounds

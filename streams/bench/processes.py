@@ -13,8 +13,8 @@ from pathlib import Path
 
 import aiohttp
 
-from streams.errors import SafeguardError
-from streams.settings import Settings
+from safeguard_streams.errors import SafeguardError
+from safeguard_streams.runtime.settings import Settings
 
 STARTUP = 600.0  # seconds
 

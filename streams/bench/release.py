@@ -14,19 +14,21 @@ from typing import Any
 
 import msgspec
 
-from infra import brokers
-from policies.document import Policy
-from policies.files import load_library, with_changes
-from policies.parsing import parse
-from streams import kafka, releases, topics
-from streams.bench import processes
-from streams.bench.common import Say, fresh, texts
-from streams.bench.run import event
-from streams.errors import SafeguardError
-from streams.policy_feed import PolicySet, Released
-from streams.records import Escalation, PolicyRelease, Verdict, decode
-from streams.releases import Author
-from streams.settings import Settings
+from safeguard_streams.bench import processes
+from safeguard_streams.bench.common import Say, fresh, texts
+from safeguard_streams.bench.run import event
+from safeguard_streams.bus import kafka
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import Escalation, PolicyRelease, Verdict, decode
+from safeguard_streams.errors import SafeguardError
+from safeguard_streams.infra import brokers
+from safeguard_streams.policies.document import Policy
+from safeguard_streams.policies.files import load_library, with_changes
+from safeguard_streams.policies.parsing import parse
+from safeguard_streams.releases import operator
+from safeguard_streams.releases.feed import PolicySet, Released
+from safeguard_streams.releases.operator import Author
+from safeguard_streams.runtime.settings import Settings
 
 POLICY = "hate-harassment"
 PARTITIONS = 2
@@ -71,7 +73,7 @@ async def release(
     """
     before, after = versions(min(1.0, escalated / rate))
     current = await fresh(bootstrap, PARTITIONS, [before])
-    first = (await releases.past(current)).in_force[POLICY]
+    first = (await operator.past(current)).in_force[POLICY]
     given = {**processes.environment(current), "SAFEGUARD_AUDIT_NEAR": "0", "SAFEGUARD_AUDIT_FAR": "0"}
     ports = {"prefilter": brokers.free_port(), "reasoner": brokers.free_port()}
     given |= {f"SAFEGUARD_{name.upper()}_PORT": str(port) for name, port in ports.items()}
@@ -89,11 +91,11 @@ async def release(
         publishing = asyncio.create_task(_publish(current, rate, seconds))
         came = [Release("first", first, before, time.time())]
         await asyncio.sleep(seconds / 3)
-        (made,) = await releases.release(current, [after], Author("bench"))
+        (made,) = await operator.release(current, [after], Author("bench"))
         came.append(Release("release", made, after, time.time()))
         say(f"released version {made.version}")
         await asyncio.sleep(seconds / 3)
-        made = await releases.rollback(current, POLICY, None, Author("bench"))
+        made = await operator.rollback(current, POLICY, None, Author("bench"))
         came.append(Release("rollback", made, before, time.time()))
         say(f"rolled back to version {made.version}")
         published = await publishing

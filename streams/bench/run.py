@@ -15,15 +15,16 @@ import orjson
 import psutil
 from aiohttp import web
 
-from infra import brokers
-from streams import kafka, topics
-from streams.bench import in_force, processes
-from streams.bench.common import Say, fresh, texts
-from streams.demo.tally import percentile
-from streams.errors import SafeguardError
-from streams.memory import StoredRecord
-from streams.records import now
-from streams.settings import Settings
+from safeguard_streams.bench import in_force, processes
+from safeguard_streams.bench.common import Say, fresh, texts
+from safeguard_streams.bus import kafka
+from safeguard_streams.bus.memory import StoredRecord
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import now
+from safeguard_streams.demo.tally import percentile
+from safeguard_streams.errors import SafeguardError
+from safeguard_streams.infra import brokers
+from safeguard_streams.runtime.settings import Settings
 
 OUTPUTS = (topics.CLEARED, topics.ESCALATIONS)
 QUIET_SECONDS = 60.0
@@ -44,7 +45,7 @@ def running(
     """A variant as a process of its own; 'safeguard' is the prefilter as an operator runs it."""
     command = processes.safeguard("prefilter", "run", "--port", str(brokers.free_port()))
     if variant != "safeguard":
-        command = [sys.executable, "-m", "streams.bench.variants", variant]
+        command = [sys.executable, "-m", "safeguard_streams.bench.variants", variant]
     with processes.process(command, {**processes.environment(current), **(environment or {})}, log) as child:
         yield psutil.Process(child.pid)
 
@@ -160,7 +161,7 @@ async def telemetry(bootstrap: str, events: int, folder: Path, say: Say) -> dict
 
 def rules(say: Say) -> dict[str, float]:
     """Time of the decision alone with 20,000 terms and patterns in force, over that with 2,050; medians of 9 batches."""
-    from streams.bench.variants import prefilter_under
+    from safeguard_streams.bench.variants import prefilter_under
 
     sample = texts()
     records = [StoredRecord(topics.EVENTS, 0, i, 0, *event(i, text)) for i, text in enumerate(sample)]

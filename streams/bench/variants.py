@@ -1,4 +1,4 @@
-"""What the prefilter is measured against: python -m streams.bench.variants NAME, settings from the environment.
+"""What the prefilter is measured against: python -m safeguard_streams.bench.variants NAME, settings from the environment.
 
 plain-faust    the agent one would write from Faust's documentation: an event at a time, fastText's predict, topic.send
 bare           an aiokafka loop around the same decision, in batches, position committed after the outputs
@@ -18,14 +18,9 @@ import faust
 import re2
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from policies.document import Policy, pattern_options
-from streams import settings, topics
-from streams.bus import Output
-from streams.classifier import SHIPPED, Classifier
-from streams.policy_feed import PolicyFeed, PolicySet, Released
-from streams.prefilter import Prefilter
-from streams.process import collect_rarely, first_of
-from streams.records import (
+from safeguard_streams.bus.interface import Output
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import (
     ContentEvent,
     Escalation,
     PrefilterResult,
@@ -36,7 +31,14 @@ from streams.records import (
     now,
     verdict_id,
 )
-from streams.settings import Settings
+from safeguard_streams.policies.document import Policy, pattern_options
+from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
+from safeguard_streams.prefilter.decision import Prefilter
+from safeguard_streams.releases.feed import PolicyFeed, PolicySet, Released
+from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.process import collect_rarely, first_of
+from safeguard_streams.runtime.security import client_options
+from safeguard_streams.runtime.settings import Settings
 
 
 async def _policies(current: Settings) -> PolicyFeed:
@@ -138,7 +140,7 @@ async def bare(current: Settings, *, transactions: bool) -> None:
     options: dict[str, Any] = {"max_batch_size": 2**19, "acks": "all", "retry_backoff_ms": 5}
     consumer = AIOKafkaConsumer(
         current.prefix + topics.EVENTS,
-        **current.kafka(),
+        **client_options(current),
         group_id=group,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
@@ -151,7 +153,7 @@ async def bare(current: Settings, *, transactions: bool) -> None:
         key = number if transactions else -1
         if key not in producers:
             identity = {"transactional_id": f"{group}-{number}"} if transactions else {}
-            producers[key] = AIOKafkaProducer(**current.kafka(), **options, **identity)
+            producers[key] = AIOKafkaProducer(**client_options(current), **options, **identity)
             await producers[key].start()
         return producers[key]
 

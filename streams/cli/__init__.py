@@ -7,8 +7,7 @@ from importlib.metadata import entry_points
 
 import typer
 
-from policies.errors import PolicyError
-from streams.cli import (
+from safeguard_streams.cli import (
     bench,
     capacity,
     dead_letters,
@@ -22,7 +21,7 @@ from streams.cli import (
     topics,
     verdicts,
 )
-from streams.errors import SafeguardError
+from safeguard_streams.errors import PolicyError, SafeguardError
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from streams.cli.measured import measured
-from streams.cli.options import Bootstrap, Json
+from safeguard_streams.cli.measured import measured
+from safeguard_streams.cli.options import Bootstrap, Json
 
 app = typer.Typer(no_args_is_help=True, help="Figures beside their baselines, measured in one run.")
 
@@ -22,7 +22,7 @@ def prefilter(
 
     Without --bootstrap on Apache Kafka started from its jars (Java 17 and Maven).
     """
-    from streams.bench import run
+    from safeguard_streams.bench import run
 
     run.check_extra()
     measured(lambda address, folder, say: run.prefilter(address, events, folder, say), bootstrap, as_json)
@@ -36,7 +36,7 @@ def pipeline(
     as_json: Json = False,
 ) -> None:
     """Latency of cleared events, exactly once: a bare loop with a transaction per poll, and the prefilter."""
-    from streams.bench import run
+    from safeguard_streams.bench import run
 
     run.check_extra()
     measured(lambda address, folder, say: run.pipeline(address, rate, seconds, folder, say), bootstrap, as_json)
@@ -49,7 +49,7 @@ def telemetry(
     as_json: Json = False,
 ) -> None:
     """What telemetry costs: the prefilter's throughput without it, and with metrics and traces exported, in turns."""
-    from streams.bench import run
+    from safeguard_streams.bench import run
 
     run.check_extra()
     measured(lambda address, folder, say: run.telemetry(address, events, folder, say), bootstrap, as_json)
@@ -66,8 +66,8 @@ def release(
     """A policy released and rolled back under load: when each stage takes it, and whether any event goes unanswered or is
     judged by a version that was not released, or by one older than it was escalated under.
     """
-    from streams.bench import release as measurement
-    from streams.bench import run
+    from safeguard_streams.bench import release as measurement
+    from safeguard_streams.bench import run
 
     run.check_extra()
     measured(

@@ -9,9 +9,9 @@ import msgspec
 import orjson
 import typer
 
-from streams import capacity as planning
-from streams.cli.options import Json, show_rows
-from streams.errors import ConfigurationError
+from safeguard_streams.cli.options import Json, show_rows
+from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.operations import capacity as planning
 
 
 def capacity(

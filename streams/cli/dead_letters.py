@@ -11,15 +11,17 @@ import typer
 from aiokafka import TopicPartition
 from rich.table import Table
 
-from streams import kafka, settings, topics
-from streams.bus import Output, Record
-from streams.cli.options import Bootstrap, Json, console
-from streams.dead_letters import retried
-from streams.engine import Engine, Limits
-from streams.errors import RecordError
-from streams.process import Stop, configure_logging
-from streams.records import DeadLetter, decode, encode
-from streams.settings import Settings
+from safeguard_streams.bus import kafka
+from safeguard_streams.bus.dead_letters import retried
+from safeguard_streams.bus.engine import Engine, Limits
+from safeguard_streams.bus.interface import Output, Record
+from safeguard_streams.cli.options import Bootstrap, Json, console
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import DeadLetter, decode, encode
+from safeguard_streams.errors import RecordError
+from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.process import Stop, configure_logging
+from safeguard_streams.runtime.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="What could not be handled, whole, with the reason.")
 GROUP = "dead-letters-retry"
@@ -65,7 +67,7 @@ async def _retry(current: Settings) -> int:
     """Run the engine over the dead letters up to their end of now; what becomes one meanwhile is left to the next time."""
     await kafka.wait_for_broker(current, patience=10)
     async with kafka.reader(current, [topics.DEAD_LETTERS]) as reader:
-        ends = await (await kafka.Ends.now(reader)).fixed()
+        ends = await (await kafka.EndOffsets.now(reader)).resolve()
     count = later = 0
 
     async def back(records: Sequence[Record]) -> list[Output]:

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from streams.cli.options import Bootstrap, Json, console
-from streams.errors import ConfigurationError, SafeguardError
+from safeguard_streams.cli.options import Bootstrap, Json, console
+from safeguard_streams.errors import ConfigurationError, SafeguardError
 
 
 def demo(
@@ -42,8 +42,8 @@ def demo(
     Exit status 0 only if every event was answered.
     """
     try:
-        from infra.brokers import BrokerError
-        from streams.demo.run import Demo, Options
+        from safeguard_streams.demo.run import Demo, Options
+        from safeguard_streams.infra.brokers import BrokerError
     except ImportError as error:
         raise ConfigurationError(
             f"{error.name} is not installed here: pip install 'safeguard-streams[demo]'"

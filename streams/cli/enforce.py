@@ -11,14 +11,14 @@ import msgspec
 import orjson
 import typer
 
-from policies.files import LIBRARY, load_library
-from streams import settings
-from streams.cli.options import Bootstrap, By, Json, Library, Why, author, needs_extra, show_rows
-from streams.enforcement import people
-from streams.enforcement import rules as rules_of
-from streams.errors import ConfigurationError
-from streams.process import configure_logging
-from streams.records import Action, Enforced
+from safeguard_streams.cli.options import Bootstrap, By, Json, Library, Why, author, needs_extra, show_rows
+from safeguard_streams.contract.records import Action, Enforced
+from safeguard_streams.enforcement import moderators
+from safeguard_streams.enforcement import rules as rules_of
+from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.policies.files import LIBRARY, load_library
+from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.process import configure_logging
 
 app = typer.Typer(no_args_is_help=True, help="Actions that follow verdicts.")
 
@@ -54,7 +54,7 @@ def run(
     A verdict that supersedes another reverses its action. Above a policy's cap, actions are held and an alert is raised.
     """
     try:
-        from streams.enforcement import app as agent
+        from safeguard_streams.enforcement import app as agent
     except ImportError as error:
         raise needs_extra(error, "enforcement") from error
     current = settings.load(bootstrap=bootstrap, enforcement_port=port)
@@ -87,7 +87,7 @@ def check(
 def held(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
     """What is held above a cap and waits for a person, by policy and action."""
     current = settings.load(bootstrap=bootstrap)
-    waiting = asyncio.run(people.held(current))
+    waiting = asyncio.run(moderators.held(current))
     counts = Counter((one.action.policy_id or "", one.action.action) for one in waiting)
     rows: list[dict[str, Any]] = [
         {
@@ -115,7 +115,7 @@ def release(
 ) -> None:
     """Let through what is held under a policy. Content that was decided otherwise since is left alone."""
     current = settings.load(bootstrap=bootstrap)
-    waiting = [one for one in asyncio.run(people.held(current)) if one.action.policy_id == policy]
+    waiting = [one for one in asyncio.run(moderators.held(current)) if one.action.policy_id == policy]
     counts = Counter(one.action.action for one in waiting)
     if not waiting:
         print(f"nothing is held under {policy}")
@@ -123,7 +123,7 @@ def release(
     words = ", ".join(f"{action} {count:,}" for action, count in sorted(counts.items()))
     if not yes and not typer.confirm(f"let through under {policy}: {words}?"):
         raise typer.Exit(1)
-    print(f"{asyncio.run(people.release(current, policy, author(why, by))):,} actions are let through")
+    print(f"{asyncio.run(moderators.release(current, policy, author(why, by))):,} actions are let through")
 
 
 @app.command("decide")
@@ -141,7 +141,7 @@ def decide(
         chosen = msgspec.convert(action, Enforced)
     except msgspec.ValidationError:
         raise ConfigurationError(f"{action!r} is no action: allow, review, label, limit or remove") from None
-    decision = asyncio.run(people.decide(current, content, chosen, author(why, by)))
+    decision = asyncio.run(moderators.decide(current, content, chosen, author(why, by)))
     if as_json:
         print(msgspec.json.encode(decision).decode())
     else:
@@ -158,7 +158,7 @@ def show(
     current = settings.load(bootstrap=bootstrap)
 
     async def work() -> list[Action]:
-        return [action async for _, action in people.actions(current) if action.content_id == content]
+        return [action async for _, action in moderators.actions(current) if action.content_id == content]
 
     found = asyncio.run(work())
     if as_json:

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from streams import erasure, settings
-from streams.cli.options import Bootstrap, Json, console, show_rows
+from safeguard_streams.cli.options import Bootstrap, Json, console, show_rows
+from safeguard_streams.operations import erasure
+from safeguard_streams.runtime import settings
 
 
 def erase(

@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 from rich.table import Table
 
-from streams.cli.options import console
-from streams.errors import SafeguardError
+from safeguard_streams.cli.options import console
+from safeguard_streams.errors import SafeguardError
 
 
 def measured(
@@ -22,8 +22,8 @@ def measured(
     as_json: bool,
 ) -> None:
     """Run a measurement on the broker, or on one started for it, and print its table."""
-    from infra.brokers import BrokerError
-    from streams.bench import common
+    from safeguard_streams.bench import common
+    from safeguard_streams.infra.brokers import BrokerError
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)

@@ -11,11 +11,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from policies import check as checking
-from policies.document import Policy
-from policies.files import load
-from streams.errors import ConfigurationError
-from streams.releases import Author
+from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.policies import check as checking
+from safeguard_streams.policies.document import Policy
+from safeguard_streams.policies.files import load
+from safeguard_streams.releases.operator import Author
 
 Bootstrap = Annotated[
     str | None, typer.Option("--bootstrap", metavar="HOST:PORT", help="Kafka brokers; default SAFEGUARD_BOOTSTRAP.")

@@ -11,12 +11,15 @@ import orjson
 import typer
 from rich.table import Table
 
-from policies import check as checking
-from policies.files import LIBRARY, load_library
-from streams import comparing, kafka, releases, settings
-from streams.cli.options import Bootstrap, By, Json, Library, Why, author, console, fit_for_release, show_rows
-from streams.errors import ConfigurationError
-from streams.records import PolicyChange
+from safeguard_streams.bus import kafka
+from safeguard_streams.cli.options import Bootstrap, By, Json, Library, Why, author, console, fit_for_release, show_rows
+from safeguard_streams.contract.records import PolicyChange
+from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.policies import check as checking
+from safeguard_streams.policies.files import LIBRARY, load_library
+from safeguard_streams.quality import shadow_comparison
+from safeguard_streams.releases import operator
+from safeguard_streams.runtime import settings
 
 app = typer.Typer(no_args_is_help=True, help="Written policies: check, test, release, compare, roll back.")
 
@@ -29,7 +32,7 @@ def show(
 ) -> None:
     """Policies of the library or, with --released, those in force on moderation.policies and the shadows beside them."""
     if released:
-        known = asyncio.run(releases.past(settings.load(bootstrap=bootstrap)))
+        known = asyncio.run(operator.past(settings.load(bootstrap=bootstrap)))
         rows: list[dict[str, Any]] = [
             {
                 "id": r.policy_id,
@@ -115,7 +118,7 @@ def release(
 
     async def work() -> None:
         await kafka.wait_for_broker(current, patience=10)
-        for record in await releases.release(current, policies, author(why, by), shadow=shadow):
+        for record in await operator.release(current, policies, author(why, by), shadow=shadow):
             how = "" if shadow is None else f" as a shadow on {shadow:.2%} of content"
             print(f"released {record.policy_id} version {record.version} revision {record.revision}{how}")
 
@@ -134,7 +137,7 @@ def rollback(
 ) -> None:
     """Release a former version again, as a new revision."""
     current = settings.load(bootstrap=bootstrap)
-    record = asyncio.run(releases.rollback(current, policy_id, to, author(why, by)))
+    record = asyncio.run(operator.rollback(current, policy_id, to, author(why, by)))
     print(f"rolled back {record.policy_id} to version {record.version}, now revision {record.revision}")
 
 
@@ -149,7 +152,7 @@ def retire(
     """Take a policy out of force, and its shadow with it. What was escalated under it and not judged yet is answered
     with an undetermined verdict.
     """
-    asyncio.run(releases.retire(settings.load(bootstrap=bootstrap), policy_id, author(why, by), shadow=shadow))
+    asyncio.run(operator.retire(settings.load(bootstrap=bootstrap), policy_id, author(why, by), shadow=shadow))
     print(f"ended the shadow of {policy_id}" if shadow else f"retired {policy_id}")
 
 
@@ -160,7 +163,7 @@ def history(
     as_json: Json = False,
 ) -> None:
     """What was done to policies, by whom and why, oldest first."""
-    known = asyncio.run(releases.past(settings.load(bootstrap=bootstrap)))
+    known = asyncio.run(operator.past(settings.load(bootstrap=bootstrap)))
     rows = [_entry(change) for change in known.changes if policy_id in (None, change.policy_id)]
     if policy_id and not rows:
         ids = ", ".join(sorted({change.policy_id for change in known.changes})) or "none yet"
@@ -192,7 +195,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """A policy's shadow beside its version in force, by their verdicts on the same content."""
-    found = asyncio.run(comparing.from_kafka(settings.load(bootstrap=bootstrap), policy_id, version))
+    found = asyncio.run(shadow_comparison.from_kafka(settings.load(bootstrap=bootstrap), policy_id, version))
     if not found.shadow_version:
         raise ConfigurationError(
             f"no shadow of {policy_id} has judged anything yet; begin with: safeguard policy release {policy_id} --shadow 0.05"
@@ -227,5 +230,5 @@ def compare(
     print(f"{found.waiting:,} wait for the version in force; the shadow took {found.tokens:,} tokens")
 
 
-def _said(flip: comparing.Flip) -> list[tuple[str, tuple[str, ...]]]:
+def _said(flip: shadow_comparison.Flip) -> list[tuple[str, tuple[str, ...]]]:
     return [(flip.live, flip.live_rules), (flip.shadow, flip.shadow_rules)]

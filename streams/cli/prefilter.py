@@ -13,10 +13,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from policies.files import LIBRARY, with_changes
-from streams import settings
-from streams.cli.options import Bootstrap, Data, Json, Library, console, needs_extra, policy_of
-from streams.process import configure_logging
+from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, console, needs_extra, policy_of
+from safeguard_streams.policies.files import LIBRARY, with_changes
+from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.process import configure_logging
 
 app = typer.Typer(no_args_is_help=True, help="The first stage: what needs a closer look.")
 PolicyName = Annotated[
@@ -40,13 +40,13 @@ def run(
 ) -> None:
     """Classify content.events: clear most of it, escalate the rest. Ends on SIGTERM with its work committed."""
     try:
-        from streams import prefilter_app
+        from safeguard_streams.prefilter.app import run as run_prefilter
     except ImportError as error:
         raise needs_extra(error, "prefilter") from error
     current = settings.load(bootstrap=bootstrap, prefilter_port=port)
     configure_logging(form=current.log_format)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(prefilter_app.run(current))
+        asyncio.run(run_prefilter(current))
 
 
 @app.command("train")
@@ -63,7 +63,7 @@ def train(
 ) -> None:
     """Train the fastText classifier and write its model card."""
     try:
-        from streams import model_card, training
+        from safeguard_streams.quality import model_card, training
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
     rows, held = training.read_folder(data, typer.echo)
@@ -92,19 +92,19 @@ def evaluate(
     """
     import numpy as np
 
-    from policies import labelled
-    from streams.classifier import NONE, SHIPPED, Classifier
+    from safeguard_streams.policies import labelled
+    from safeguard_streams.prefilter.classifier import NONE, SHIPPED, Classifier
 
     try:
-        from streams import distilling, evaluation
+        from safeguard_streams.quality import distillation, evaluation
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
     classifier = Classifier(model or SHIPPED)
-    judged = policy_of(policy, library)[0] if policy else None
+    under = policy_of(policy, library)[0] if policy else None
 
     def score(texts: Any) -> Any:
-        if judged:
-            return distilling.gate_scores(judged, classifier, texts)
+        if under:
+            return distillation.gate_scores(under, classifier, texts)
         return np.array([1 - scores[NONE] for scores in classifier.score(texts)])
 
     rows = []
@@ -121,7 +121,7 @@ def evaluate(
         status.update("measuring by harm")
         harms = evaluation.by_label(rows, score)
     if plot:
-        evaluation.plot(curves, plot, f"Recall of {classifier.name}" + (f", gate of {judged.id}" if judged else ""))
+        evaluation.plot(curves, plot, f"Recall of {classifier.name}" + (f", gate of {under.id}" if under else ""))
     if as_json:
         found = {
             "model": classifier.name,
@@ -157,27 +157,27 @@ def calibrate(
     """
     import numpy as np
 
-    from streams import judged
-    from streams.classifier import SHIPPED, Classifier
-    from streams.errors import ConfigurationError
+    from safeguard_streams.errors import ConfigurationError
+    from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
+    from safeguard_streams.quality import verdict_labels
 
     try:
-        from streams import calibration, distilling
+        from safeguard_streams.quality import distillation, threshold
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
     document, path = policy_of(policy, library)
     if labels:
-        rows = judged.from_file(labels).rows
-        scores = distilling.gate_scores(document, Classifier(model or SHIPPED), [row.text or "" for row in rows])
+        rows = verdict_labels.from_file(labels).rows
+        scores = distillation.gate_scores(document, Classifier(model or SHIPPED), [row.text or "" for row in rows])
         source = "labels"
     else:
-        found = asyncio.run(judged.from_kafka(settings.load(bootstrap=bootstrap), document.id))
+        found = asyncio.run(verdict_labels.from_kafka(settings.load(bootstrap=bootstrap), document.id))
         rows = [row for row in found.rows if row.prefilter and row.prefilter.score is not None]
         if not rows:
             raise ConfigurationError(f"no verdicts with scores for {document.id} on Kafka; give --labels")
         scores = np.array([row.prefilter.score or 0.0 for row in rows if row.prefilter])
         source = "verdicts"
-    result = calibration.calibrate(
+    result = threshold.calibrate(
         scores,
         [row.violates for row in rows],
         target_recall,
@@ -216,8 +216,10 @@ def recall(
     """Recall of each policy's gates on live traffic, from the verdicts on what the audit lane drew, with a 95 % interval;
     what was missed by stratum; and what a higher recall would cost.
     """
-    from streams import audit, judged, kafka, topics
-    from streams.records import Verdict, decode
+    from safeguard_streams.bus import kafka
+    from safeguard_streams.contract import topics
+    from safeguard_streams.contract.records import Verdict, decode
+    from safeguard_streams.quality import gate_recall, verdict_labels
 
     async def read() -> list[Verdict]:
         current = settings.load(bootstrap=bootstrap)
@@ -226,7 +228,7 @@ def recall(
 
     verdicts = asyncio.run(read())
     names = policies or sorted({v.policy_id for v in verdicts if v.stage == "reasoner"})
-    found = {name: audit.estimate(judged.from_verdicts(verdicts, name).rows) for name in names}
+    found = {name: gate_recall.estimate(verdict_labels.from_verdicts(verdicts, name).rows) for name in names}
     if as_json:
         print(msgspec.json.encode(found).decode())
         return
@@ -272,27 +274,27 @@ def distill(
     """
     import hashlib
 
-    from streams import judged
-    from streams.classifier import SHIPPED, Classifier
+    from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
+    from safeguard_streams.quality import verdict_labels
 
     try:
-        from streams import calibration, distilling, evaluation
+        from safeguard_streams.quality import distillation, evaluation, threshold
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
     document, _ = policy_of(policy, library)
     classifier = Classifier(model or SHIPPED)
     if labels:
-        found = judged.from_file(labels)
+        found = verdict_labels.from_file(labels)
     else:
-        found = asyncio.run(judged.from_kafka(settings.load(bootstrap=bootstrap), document.id, texts=True))
+        found = asyncio.run(verdict_labels.from_kafka(settings.load(bootstrap=bootstrap), document.id, texts=True))
     with Console(stderr=True).status(f"distilling from {len(found.rows):,} judged texts"):
-        proposal = distilling.propose(document, classifier, found.rows, seed)
-    threshold = calibration.calibrate(proposal.scores[1], proposal.violates, target_recall).threshold
+        proposal = distillation.propose(document, classifier, found.rows, seed)
+    proposed = threshold.calibrate(proposal.scores[1], proposal.violates, target_recall).threshold
     files = {}
     if out:
         out.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256(proposal.label).hexdigest()[:12]
-        gate = with_changes(document.document, "gate", distilled=digest, threshold=threshold, calibration=None)
+        gate = with_changes(document.document, "gate", distilled=digest, threshold=proposed, calibration=None)
         files = {out / "distilled.json": proposal.label, out / "policy.md": gate.encode()}
         for path, content in files.items():
             path.write_bytes(content)
@@ -306,13 +308,13 @@ def distill(
             "rows": len(found.rows),
             "before": msgspec.to_builtins(proposal.before),
             "after": msgspec.to_builtins(proposal.after),
-            "threshold": threshold,
+            "threshold": proposed,
             "files": [str(path) for path in files],
         }
         print(orjson.dumps(said).decode())
         return
     print("\n".join(evaluation.markdown([proposal.before, proposal.after])[:-2]))
-    print(f"threshold for recall {target_recall:.2f}: {threshold:.4f}")
+    print(f"threshold for recall {target_recall:.2f}: {proposed:.4f}")
     if out:
         print(
             f"proposed in {out}: policy.md, distilled.json. To switch, put both into the library and release the policy."

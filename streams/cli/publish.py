@@ -3,45 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 import typer
 
-from streams import kafka, settings, topics
-from streams.cli.options import Bootstrap, Json
-from streams.errors import ConfigurationError
-from streams.records import ContentEvent, schema_header
-
-
-def lines_of(file: str) -> list[bytes]:
-    """The non-empty lines of a file or, for '-', of standard input."""
-    try:
-        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{file}: cannot be read: {error.strerror}") from error
-    return [line for line in data.split(b"\n") if line.strip()]
-
-
-def key_of(line: bytes) -> bytes | None:
-    """The content_id of an event; None when there is none to read: such a line ends in the dead letters."""
-    try:
-        content_id = orjson.loads(line)["content_id"]
-        return content_id.encode() if isinstance(content_id, str) else None
-    except (ValueError, TypeError, KeyError):
-        return None
-
-
-async def send(producer: Any, topic: str, lines: Iterable[bytes]) -> int:
-    """Publish lines as they are; returns how many, when the broker has them all."""
-    header = [schema_header(ContentEvent)]
-    sent = [await producer.send(topic, value=line, key=key_of(line), headers=header) for line in lines]
-    for future in sent:
-        await future
-    return len(sent)
+from safeguard_streams.bus import kafka
+from safeguard_streams.cli.options import Bootstrap, Json
+from safeguard_streams.client.publisher import lines_of, send
+from safeguard_streams.contract import topics
+from safeguard_streams.runtime import settings
 
 
 def publish(

@@ -15,10 +15,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from policies.files import LIBRARY
-from streams import kafka, replay, settings
-from streams import promote as promoting
-from streams.cli.options import (
+from safeguard_streams.bus import kafka
+from safeguard_streams.cli.options import (
     Bootstrap,
     By,
     Json,
@@ -30,11 +28,15 @@ from streams.cli.options import (
     needs_extra,
     show_rows,
 )
-from streams.errors import ConfigurationError
-from streams.process import Stop, configure_logging
-from streams.promote import Way
-from streams.records import Decision, Replay, Replayed, ReplayState
-from streams.spans import span
+from safeguard_streams.contract.records import Decision, Replay, Replayed, ReplayState
+from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.policies.files import LIBRARY
+from safeguard_streams.replay import promotion as promoting
+from safeguard_streams.replay import runner
+from safeguard_streams.replay.promotion import Way
+from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.durations import span
+from safeguard_streams.runtime.process import Stop, configure_logging
 
 app = typer.Typer(no_args_is_help=True, help="Content of the past, judged again by another version of a policy.")
 
@@ -109,7 +111,7 @@ def start(
     """
     wanted = fit_for_release(policies, library)
     current = settings.load(bootstrap=bootstrap)
-    chosen = replay.Wanted(
+    chosen = runner.Wanted(
         wanted,
         _moment(since, "--since"),
         _moment(until, "--until"),
@@ -124,14 +126,14 @@ def start(
 
     async def create() -> Replay:
         await kafka.wait_for_broker(current, patience=10)
-        return await replay.create(current, chosen, author(why, by))
+        return await runner.create(current, chosen, author(why, by))
 
     _run(current, asyncio.run(create()), as_json=as_json)
 
 
 def _run(current: settings.Settings, job: Replay, *, as_json: bool) -> None:
     try:
-        from streams.classifier import SHIPPED, Classifier
+        from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
     except ImportError as error:
         raise needs_extra(error, "prefilter") from error
     configure_logging("WARNING")
@@ -152,7 +154,7 @@ def _run(current: settings.Settings, job: Replay, *, as_json: bool) -> None:
                 progress.update(task, completed=done, description=f"escalating, {rate:,.0f} events/s")
 
             classifier = Classifier(current.prefilter_model or SHIPPED)
-            return await replay.run(current, job, classifier, stop.event, told)
+            return await runner.run(current, job, classifier, stop.event, told)
 
     state = asyncio.run(work())
     if as_json:
@@ -173,15 +175,15 @@ def status(
     current = settings.load(bootstrap=bootstrap)
 
     async def work() -> list[dict[str, Any]]:
-        known = await replay.jobs(current)
-        chosen = [await replay.job(current, replay_id)] if replay_id else list(known.values())
-        counts = await replay.counts(current, {job.replay_id for job in chosen})
+        known = await runner.jobs(current)
+        chosen = [await runner.job(current, replay_id)] if replay_id else list(known.values())
+        counts = await runner.counts(current, {job.replay_id for job in chosen})
         return [
             {
                 "replay": job.replay_id,
                 "state": job.state,
                 "policies": ", ".join(f"{one.policy_id} {one.version}" for one in job.policies),
-                "read": await replay.progress(current, job),
+                "read": await runner.progress(current, job),
                 "of": job.total,
                 "escalated": counts[job.replay_id][0],
                 "judged": counts[job.replay_id][1],
@@ -211,18 +213,18 @@ def diff(
     and what it cost. Rationales are shown to those who may read moderation.rationales: auditors.
     """
     try:
-        from streams import replay_diff, replay_page
+        from safeguard_streams.replay import diff, page
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
     current = settings.load(bootstrap=bootstrap)
 
-    async def work() -> tuple[Replay, replay_diff.Diff]:
-        job = await replay.job(current, replay_id)
-        return job, await replay_diff.compute(current, job, replay.policy_of(job, policy), parquet)
+    async def work() -> tuple[Replay, diff.Diff]:
+        job = await runner.job(current, replay_id)
+        return job, await diff.compute(current, job, runner.policy_of(job, policy), parquet)
 
     job, found = asyncio.run(work())
     if html is not None:
-        html.write_text(replay_page.page(found, job), encoding="utf-8")
+        html.write_text(page.page(found, job), encoding="utf-8")
     if as_json:
         print(msgspec.json.encode(found).decode())
         return
@@ -302,8 +304,8 @@ def _publish(
     current = settings.load(bootstrap=bootstrap)
 
     async def look() -> tuple[Replay, Replayed, promoting.Plan]:
-        job = await replay.job(current, replay_id)
-        chosen = replay.policy_of(job, policy)
+        job = await runner.job(current, replay_id)
+        chosen = runner.policy_of(job, policy)
         return job, chosen, await promoting.plan(current, job, chosen, way)
 
     job, chosen, found = asyncio.run(look())
@@ -349,7 +351,7 @@ def _set(replay_id: str, state: ReplayState, bootstrap: str | None) -> None:
     current = settings.load(bootstrap=bootstrap)
 
     async def work() -> Replay:
-        return await replay.set_state(current, await replay.job(current, replay_id), state)
+        return await runner.set_state(current, await runner.job(current, replay_id), state)
 
     print(f"replay {asyncio.run(work()).replay_id} is {state}")
 
@@ -360,6 +362,6 @@ def resume(replay_id: ReplayId, bootstrap: Bootstrap = None, as_json: Json = Fal
     current = settings.load(bootstrap=bootstrap)
 
     async def work() -> Replay:
-        return await replay.set_state(current, await replay.job(current, replay_id), "running")
+        return await runner.set_state(current, await runner.job(current, replay_id), "running")
 
     _run(current, asyncio.run(work()), as_json=as_json)

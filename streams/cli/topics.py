@@ -10,11 +10,13 @@ import orjson
 import typer
 from rich.table import Table
 
-from streams import access, kafka, settings
-from streams import asyncapi as described
-from streams import topics as catalogue
-from streams.cli.options import Bootstrap, Json, console
-from streams.errors import ConfigurationError
+from safeguard_streams.bus import kafka
+from safeguard_streams.cli.options import Bootstrap, Json, console
+from safeguard_streams.contract import asyncapi as described
+from safeguard_streams.contract import topics as catalogue
+from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.operations import acls as access_lists
+from safeguard_streams.runtime import settings
 
 app = typer.Typer(no_args_is_help=True, help="Topics of the pipeline.")
 
@@ -64,7 +66,7 @@ def asyncapi() -> None:
 @app.command("acls")
 def acls(
     role: Annotated[
-        str | None, typer.Argument(metavar="[ROLE]", help=f"Only this role: {', '.join(access.ROLES)}.")
+        str | None, typer.Argument(metavar="[ROLE]", help=f"Only this role: {', '.join(access_lists.ROLES)}.")
     ] = None,
     principal: Annotated[
         str | None, typer.Option(help="Who has the role, as in User:prefilter-1; by default User: and the role.")
@@ -74,16 +76,16 @@ def acls(
     as_json: Json = False,
 ) -> None:
     """The access lists of each role, made from the catalogue: as commands of Kafka's own tool, as JSON, or written at once."""
-    if role is not None and role not in access.ROLES:
-        raise ConfigurationError(f"no role {role!r}; there are: {', '.join(access.ROLES)}")
+    if role is not None and role not in access_lists.ROLES:
+        raise ConfigurationError(f"no role {role!r}; there are: {', '.join(access_lists.ROLES)}")
     current = settings.load(bootstrap=bootstrap)
     found = [
         binding
-        for name in ([role] if role else access.ROLES)
-        for binding in access.bindings(name, principal or f"User:{name}", current.prefix)
+        for name in ([role] if role else access_lists.ROLES)
+        for binding in access_lists.bindings(name, principal or f"User:{name}", current.prefix)
     ]
     if apply:
-        asyncio.run(kafka.allow(current, found))
+        asyncio.run(access_lists.allow(current, found))
         print(f"{len(found)} lines are written")
     elif as_json:
         print(orjson.dumps([msgspec.to_builtins(binding) for binding in found]).decode())

@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
-from streams import kafka, settings, topics
-from streams.cli.options import Bootstrap, Json
-from streams.errors import RecordError
-from streams.process import Stop, first_of
-from streams.records import Verdict, decode
+from safeguard_streams.bus import kafka
+from safeguard_streams.cli.options import Bootstrap, Json
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import Verdict, decode
+from safeguard_streams.errors import RecordError
+from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.process import Stop, first_of
 
 app = typer.Typer(no_args_is_help=True, help="Verdicts.")
 

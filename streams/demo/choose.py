@@ -1,4 +1,4 @@
-"""Chooses the demo's texts: python -m streams.demo.choose DATA OUT, where DATA has train/, validation/, manifest.json.
+"""Chooses the demo's texts: python -m safeguard_streams.demo.choose DATA OUT, where DATA has train/, validation/, manifest.json.
 
 Only texts that were kept from all training, from sources whose licence allows passing them on; each event names
 both in its attributes.
@@ -11,7 +11,7 @@ import random
 import sys
 from pathlib import Path
 
-from policies import labelled
+from safeguard_streams.policies import labelled
 
 # file: (language, violating texts, others)
 WANTED = {

@@ -20,16 +20,19 @@ import orjson
 from rich.console import Console
 from rich.live import Live
 
-from infra import brokers
-from policies.files import load_library
-from streams import kafka, releases, settings, topics
-from streams.cli.publish import key_of, lines_of
-from streams.demo import show
-from streams.demo.second_act import SecondAct
-from streams.demo.tally import Tally
-from streams.errors import ConfigurationError, SafeguardError
-from streams.records import ContentEvent, now, schema_header
-from streams.settings import Settings
+from safeguard_streams.bus import kafka
+from safeguard_streams.client.publisher import key_of, lines_of
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import ContentEvent, now, schema_header
+from safeguard_streams.demo import show
+from safeguard_streams.demo.second_act import SecondAct
+from safeguard_streams.demo.tally import Tally
+from safeguard_streams.errors import ConfigurationError, SafeguardError
+from safeguard_streams.infra import brokers
+from safeguard_streams.policies.files import load_library
+from safeguard_streams.releases import operator
+from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.settings import Settings
 
 STARTUP_SECONDS = 300.0
 QUIET_SECONDS = 120.0  # no answer for so long: the run is given up
@@ -119,7 +122,7 @@ def _command() -> str:
 def _sample() -> list[bytes]:
     """The events in the package, as if they were created now by this run."""
     run = f"{int(time.time()):x}"
-    lines = files("streams.demo").joinpath("events.jsonl").read_bytes().splitlines()
+    lines = files("safeguard_streams.demo").joinpath("events.jsonl").read_bytes().splitlines()
     events = [orjson.loads(line) for line in lines]
     return [orjson.dumps({**event, "content_id": f"{event['content_id']}-{run}"}) for event in events]
 
@@ -155,7 +158,7 @@ class Demo:
             self.say(f"broker at {bootstrap}: creating topics")
             await kafka.wait_for_broker(current, patience=8)
             await kafka.create_topics(current)
-            for record in await releases.release(current, load_library().values(), releases.Author("demo")):
+            for record in await operator.release(current, load_library().values(), operator.Author("demo")):
                 self.say(f"released policy {record.policy_id}, version {record.version}")
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="safeguard-demo-")))
             children = await stack.enter_async_context(self._children(current, folder))
@@ -268,7 +271,7 @@ class Demo:
                     child.died()
             answered = publishing.done() and not polled and not self.tally.unanswered()
             # An escalation may be read later than a verdict that was written after it.
-            if answered and not await (await kafka.Ends.now(consumer)).open():
+            if answered and not await (await kafka.EndOffsets.now(consumer)).remaining():
                 return
             if time.monotonic() - last > QUIET_SECONDS:
                 self.say(f"no answer for {QUIET_SECONDS:.0f} s, giving up")

@@ -15,15 +15,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from streams import kafka, replay, topics
-from streams.demo.tally import Tally
-from streams.enforcement import people
-from streams.errors import SafeguardError
-from streams.records import Action, Replay, Verdict, decode
-from streams.settings import Settings
+from safeguard_streams.bus import kafka
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import Action, Replay, Verdict, decode
+from safeguard_streams.demo.tally import Tally
+from safeguard_streams.enforcement import moderators
+from safeguard_streams.errors import SafeguardError
+from safeguard_streams.replay import runner
+from safeguard_streams.runtime.settings import Settings
 
 POLICY = "hate-harassment"
-LENIENT = Path(str(files("streams.demo") / "lenient" / "policy.md"))
+LENIENT = Path(str(files("safeguard_streams.demo") / "lenient" / "policy.md"))
 PAGE = Path("safeguard-replay.html")
 PATIENCE = 180.0  # seconds without any progress
 WHY = "insults and profanity are tolerated from today on"
@@ -51,7 +53,7 @@ class SecondAct:
         before = await self._standing()
         self.say(f"enforcement has acted on {len(before)} contents: {_words(before)}")
         await self._safeguard("replay", "start", str(LENIENT), "--noise", "0.2", "--why", WHY)
-        job = list((await replay.jobs(self.settings)).values())[-1]
+        job = list((await runner.jobs(self.settings)).values())[-1]
         await self._until("the replay is judged", lambda: self._judged(job))
         await self._safeguard("replay", "diff", job.replay_id, "--html", str(PAGE))
         self.say(f"the same with charts: {PAGE}")
@@ -108,13 +110,13 @@ class SecondAct:
             await asyncio.sleep(0.5)
 
     async def _actions(self) -> list[Action]:
-        return [action async for _, action in people.actions(self.settings)]
+        return [action async for _, action in moderators.actions(self.settings)]
 
     async def _followed(self, due: set[str]) -> tuple[int, int]:
         return len(due & {action.verdict_id for action in await self._actions() if action.verdict_id}), len(due)
 
     async def _judged(self, job: Replay) -> tuple[int, int]:
-        escalated, judged = (await replay.counts(self.settings, {job.replay_id}))[job.replay_id]
+        escalated, judged = (await runner.counts(self.settings, {job.replay_id}))[job.replay_id]
         return judged, escalated
 
     async def _verdicts(self) -> Any:
@@ -124,7 +126,7 @@ class SecondAct:
     async def _standing(self) -> dict[str, str]:
         """What stands on the contents of this run."""
         contents = {verdict.content_id for verdict in self.tally.verdicts}
-        found = await people.standing(self.settings)
+        found = await moderators.standing(self.settings)
         return {content: action for content, action in found.items() if content in contents}
 
 

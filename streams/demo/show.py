@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from rich.console import Group
 from rich.table import Column, Table
 
-from streams import topics
-from streams.demo.tally import Tally, percentile
-from streams.records import Verdict
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import Verdict
+from safeguard_streams.demo.tally import Tally, percentile
 
 ROWS = 24
 

@@ -8,10 +8,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from streams import topics
-from streams.bus import Record
-from streams.errors import RecordError
-from streams.records import DeadLetter, Escalation, Lane, Verdict, decode
+from safeguard_streams.bus.interface import Record
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import DeadLetter, Escalation, Lane, Verdict, decode
+from safeguard_streams.errors import RecordError
 
 
 def percentile(values: Iterable[float], share: float) -> float | None:

@@ -20,21 +20,23 @@ from typing import Any
 
 import aiohttp
 
-from streams import kafka, metrics, telemetry, topics
-from streams.bus import Partition
-from streams.dead_letters import was_retried
-from streams.enforcement.enforcer import STAGE, Enforcer
-from streams.enforcement.ledger import Ledger
-from streams.enforcement.rules import Rules, Webhook
-from streams.enforcement.webhook import STAGE as DELIVERY
-from streams.enforcement.webhook import Delivery, key_of
-from streams.engine import Engine, Limits
-from streams.errors import ConfigurationError, RecordError
-from streams.health import served
-from streams.kafka import KafkaBus
-from streams.process import Stop, first_of
-from streams.records import Action, decode
-from streams.settings import Settings
+from safeguard_streams.bus import kafka
+from safeguard_streams.bus.dead_letters import was_retried
+from safeguard_streams.bus.engine import Engine, Limits
+from safeguard_streams.bus.interface import Partition
+from safeguard_streams.bus.kafka import KafkaBus
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import Action, decode
+from safeguard_streams.enforcement.delivery import STAGE as DELIVERY
+from safeguard_streams.enforcement.delivery import Delivery, key_of
+from safeguard_streams.enforcement.rules import Rules, Webhook
+from safeguard_streams.enforcement.state import Ledger
+from safeguard_streams.enforcement.transform import STAGE, Enforcer
+from safeguard_streams.errors import ConfigurationError, RecordError
+from safeguard_streams.runtime import metrics, telemetry
+from safeguard_streams.runtime.health import served
+from safeguard_streams.runtime.process import Stop, first_of
+from safeguard_streams.runtime.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from typing import Annotated, get_args
 
 import msgspec
 
-from streams.errors import ConfigurationError
-from streams.records import Confidence, Decision, Enforced, Verdict
-from streams.spans import span
+from safeguard_streams.contract.records import Confidence, Decision, Enforced, Verdict
+from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.runtime.durations import span
 
-SHIPPED = Path(str(files("policies") / "enforcement.toml"))
+SHIPPED = Path(str(files("safeguard_streams.policies") / "enforcement.toml"))
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _SEVERITY: tuple[Enforced, ...] = get_args(Enforced)
 

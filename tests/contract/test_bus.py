@@ -6,13 +6,14 @@ import contextlib
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from streams import kafka as kafka_bus
-from streams import topics
-from streams.bus import Committed, Output, Partition
-from streams.engine import Engine, Limits
-from streams.errors import FencedError
-from streams.kafka import KafkaBus
-from streams.memory import MemoryBroker, MemoryBus
+from safeguard_streams.bus import kafka as kafka_bus
+from safeguard_streams.bus.engine import Engine, Limits
+from safeguard_streams.bus.interface import Committed, Output, Partition
+from safeguard_streams.bus.kafka import KafkaBus
+from safeguard_streams.bus.memory import MemoryBroker, MemoryBus
+from safeguard_streams.contract import topics
+from safeguard_streams.errors import FencedError
+from safeguard_streams.runtime.security import client_options
 from tests.conftest import own_topics
 
 
@@ -212,7 +213,7 @@ async def test_a_large_record_passes_whole(place):
 async def test_what_an_aborted_transaction_wrote_is_never_read(kafka):
     place = OnBroker(kafka, transactional=True)
     await place.create()
-    producer = AIOKafkaProducer(**kafka.kafka(), transactional_id=f"{kafka.prefix}abort")
+    producer = AIOKafkaProducer(**client_options(kafka), transactional_id=f"{kafka.prefix}abort")
     await producer.start()
     await producer.begin_transaction()
     await producer.send_and_wait(kafka.prefix + topics.CLEARED, b"never", partition=0)

@@ -8,7 +8,7 @@ import random
 import sys
 from pathlib import Path
 
-from policies import labelled
+from safeguard_streams.policies import labelled
 
 WANTED = {  # file: (violating texts, others)
     "davidson": (170, 40),

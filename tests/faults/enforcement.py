@@ -23,10 +23,12 @@ from pathlib import Path
 from processes import BIN, Process, say
 from receiver import SECRET, Receiver
 
-from infra import brokers
-from streams import kafka, settings, topics
-from streams.enforcement.ledger import Ledger
-from streams.records import Action, Verdict, decode, encode
+from safeguard_streams.bus import kafka
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import Action, Verdict, decode, encode
+from safeguard_streams.enforcement.state import Ledger
+from safeguard_streams.infra import brokers
+from safeguard_streams.runtime import settings
 
 KILLS = (0.2, 0.4, 0.6)  # of the actions; one in five changes nothing and is not delivered
 PATIENCE = 120.0  # seconds

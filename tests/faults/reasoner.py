@@ -10,11 +10,11 @@ import json
 import random
 import sys
 
-from policies.tokens import encoding
-from streams import settings
-from streams.process import configure_logging
-from workers import app
-from workers.inference import Completion
+from safeguard_streams.policies.tokens import encoding
+from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.process import configure_logging
+from safeguard_streams.workers import app
+from safeguard_streams.workers.inference.interface import Completion
 
 FINAL = json.dumps({"violation": 0, "rule_ids": ["HH5"], "confidence": "high", "reason": "It attacks nobody."})
 TOKENS = encoding().encode(

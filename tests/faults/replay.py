@@ -18,11 +18,15 @@ from pathlib import Path
 
 from processes import BIN, Process, say
 
-from infra import brokers
-from policies.files import load_library, with_changes
-from policies.parsing import parse
-from streams import kafka, releases, replay, settings, topics
-from streams.records import ContentEvent, Verdict, decode, encode
+from safeguard_streams.bus import kafka
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import ContentEvent, Verdict, decode, encode
+from safeguard_streams.infra import brokers
+from safeguard_streams.policies.files import load_library, with_changes
+from safeguard_streams.policies.parsing import parse
+from safeguard_streams.releases import operator
+from safeguard_streams.replay import runner
+from safeguard_streams.runtime import settings
 
 NAME = "hate-harassment"
 NOISE = 0.1
@@ -54,7 +58,7 @@ async def run(address, count, folder):
     )
     new = parse(changed)
     (folder / "policy.md").write_text(changed)
-    await releases.release(current, [old], releases.Author("faults"))
+    await operator.release(current, [old], operator.Author("faults"))
     say(f"publishing {count:,} events")
     await publish(current, count)
     environment = {**os.environ, "SAFEGUARD_BOOTSTRAP": address, "SAFEGUARD_PREFIX": current.prefix}
@@ -84,8 +88,8 @@ async def watch(current, count, old, new, running, judging):
             if judged > moved:
                 moved, deadline = judged, time.monotonic() + PATIENCE
             assert time.monotonic() < deadline, f"{judged} of {len(wanted)} were judged, and no more come"
-            jobs = list((await replay.jobs(current)).values())
-            done = await replay.progress(current, jobs[0]) if jobs else 0
+            jobs = list((await runner.jobs(current)).values())
+            done = await runner.progress(current, jobs[0]) if jobs else 0
             if kills["runner"] < len(KILLS) and jobs and KILLS[kills["runner"]] * count < done < count:
                 running.kill()
                 kills["runner"] += 1
@@ -96,7 +100,7 @@ async def watch(current, count, old, new, running, judging):
                 kills["reasoner"] += 1
                 judging.start()
             if jobs and jobs[0].state == "escalated":
-                counts = (await replay.counts(current, {jobs[0].replay_id}))[jobs[0].replay_id]
+                counts = (await runner.counts(current, {jobs[0].replay_id}))[jobs[0].replay_id]
                 if counts[0] == counts[1] == sum(found.values()):
                     break
     by_new = {content for content, v in found if v == new}

@@ -24,11 +24,14 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from infra import brokers
-from policies.files import load_library
-from streams import kafka, releases, settings, topics
-from streams.demo.tally import Tally
-from streams.records import DeadLetter, decode
+from safeguard_streams.bus import kafka
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import DeadLetter, decode
+from safeguard_streams.demo.tally import Tally
+from safeguard_streams.infra import brokers
+from safeguard_streams.policies.files import load_library
+from safeguard_streams.releases import operator
+from safeguard_streams.runtime import settings
 
 BIN = Path(sys.executable).parent
 NOW = "2026-01-01T00:00:00Z"
@@ -191,7 +194,7 @@ class Suite:
     async def run(self):
         await kafka.create_topics(self.settings)
         policy = load_library()["hate-harassment"]
-        await releases.release(self.settings, [policy], releases.Author("faults"))
+        await operator.release(self.settings, [policy], operator.Author("faults"))
         for kind in ("prefilter", "prefilter", "reasoner", "reasoner"):
             self.add(kind)
         plan = self.plan()

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from policies.files import load_library
-from streams import kafka as kafka_bus
-from streams import topics
-from streams.records import ContentEvent, Escalation, PrefilterResult, Verdict, decode, encode, now
+from safeguard_streams.bus import kafka as kafka_bus
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import ContentEvent, Escalation, PrefilterResult, Verdict, decode, encode, now
+from safeguard_streams.policies.files import load_library
 
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from streams import kafka as kafka_bus
-from streams import topics
-from streams.dead_letters import TRIES_HEADER, dead_letter
-from streams.errors import RecordError
-from streams.memory import StoredRecord
+from safeguard_streams.bus import kafka as kafka_bus
+from safeguard_streams.bus.dead_letters import TRIES_HEADER, dead_letter
+from safeguard_streams.bus.memory import StoredRecord
+from safeguard_streams.contract import topics
+from safeguard_streams.errors import RecordError
 
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
 

@@ -8,25 +8,26 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
-from infra import brokers
-from policies.check import check
-from streams import asyncapi, topics
-from streams import settings as settings_module
-from streams.cli import app
-from streams.records import ContentEvent, Verdict, decode, encode
+from safeguard_streams.cli import app
+from safeguard_streams.contract import asyncapi, topics
+from safeguard_streams.contract.records import ContentEvent, Verdict, decode, encode
+from safeguard_streams.infra import brokers
+from safeguard_streams.policies.check import check
+from safeguard_streams.runtime import settings as settings_module
 
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "docs"
 CAPACITY = SITE / "guides/capacity.md"
 # All that is shown to people; the reference of the site is made from the code.
 DOCUMENTS = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "infra/telemetry/RUNBOOK.md", *sorted(SITE.rglob("*.md"))]
-EXAMPLES = ROOT / "streams/examples"
+EXAMPLES = ROOT / "streams/client/examples"
 BIN = Path(sys.executable).parent
 
 
@@ -77,7 +78,7 @@ def address(broker_address):
 
 
 async def last(address, topic, kind):
-    from streams import kafka
+    from safeguard_streams.bus import kafka
 
     found = [decode(r.value, kind) async for r in kafka.read_all(settings_module.load(bootstrap=address), [topic])]
     return found[-1]
@@ -91,7 +92,7 @@ async def test_the_snippet_that_publishes(address, tmp_path):
 
 @pytest.mark.parametrize("name", ["follow", "faust"])
 async def test_the_snippets_that_follow_verdicts(address, tmp_path, name):
-    from streams import kafka
+    from safeguard_streams.bus import kafka
 
     current = settings_module.load(bootstrap=address)
     moment = settings_module.Settings.__name__ + str(time.time_ns())
@@ -123,7 +124,7 @@ async def test_the_snippets_that_follow_verdicts(address, tmp_path, name):
 
 
 async def test_the_example_in_java_follows_verdicts(kafka_address, tmp_path):
-    from streams import kafka
+    from safeguard_streams.bus import kafka
 
     current = settings_module.load(bootstrap=kafka_address, prefix=f"java{time.time_ns()}.", partitions=2)
     await kafka.create_topics(current)
@@ -158,7 +159,7 @@ async def test_the_example_in_java_follows_verdicts(kafka_address, tmp_path):
 
 @pytest.mark.long
 async def test_the_example_that_acts_on_kafka_acts_once_though_it_is_killed(kafka_address):
-    from streams import kafka
+    from safeguard_streams.bus import kafka
 
     count, group, topic = 200, f"g{time.time_ns()}", topics.ACTIONS
     current = settings_module.load(bootstrap=kafka_address, partitions=2)
@@ -189,10 +190,10 @@ async def test_the_example_that_acts_on_kafka_acts_once_though_it_is_killed(kafk
 
 
 def test_the_asyncapi_document_is_current_and_whole():
-    path = ROOT / "streams/asyncapi.json"
+    path = ROOT / "streams/contract/asyncapi.json"
     written = json.loads(path.read_text())
     assert written == json.loads(json.dumps(asyncapi.document())), (
-        "run: safeguard topics asyncapi > streams/asyncapi.json"
+        "run: safeguard topics asyncapi > streams/contract/asyncapi.json"
     )
     assert set(written["channels"]) == {topic.name for topic in topics.CATALOGUE}
     for reference in re.findall(r'"\$ref": "#/([^"]+)"', path.read_text()):
@@ -207,7 +208,7 @@ def test_the_asyncapi_document_is_current_and_whole():
 def test_the_java_example_has_the_fields_of_the_asyncapi_document():
     text = (EXAMPLES / "FollowVerdicts.java").read_text()
     fields = re.findall(r"(\w+(?:<\w+>)?) (\w+)[,)]", re.search(r"record Verdict\((.*?)\{", text, re.DOTALL)[1])
-    properties = json.loads((ROOT / "streams/asyncapi.json").read_text())["components"]["schemas"]["Verdict"][
+    properties = json.loads((ROOT / "streams/contract/asyncapi.json").read_text())["components"]["schemas"]["Verdict"][
         "properties"
     ]
     kinds = {"String": "string", "Double": "number", "List<String>": "array"}
@@ -219,7 +220,7 @@ def test_the_java_example_has_the_fields_of_the_asyncapi_document():
 
 
 def _now():
-    from streams.records import now
+    from safeguard_streams.contract.records import now
 
     return now()
 
@@ -248,26 +249,19 @@ def test_the_compose_file_is_valid_and_its_commands_and_settings_exist():
 
 
 def test_tests_run_against_the_installed_package():
-    import infra
-    import policies
-    import streams
-    import workers
+    import safeguard_streams
 
-    for package in (infra, policies, streams, workers):
-        assert "site-packages" in package.__file__
-        assert (Path(package.__file__).parent / "py.typed").is_file()
+    assert "site-packages" in safeguard_streams.__file__
+    assert (Path(safeguard_streams.__file__).parent / "py.typed").is_file()
 
 
 def test_the_shipped_models_are_small_and_have_their_cards():
-    import streams
-    import workers
-
-    prefilter = Path(streams.__file__).parent / "model"
-    small = Path(workers.__file__).parent / "small"
+    package = files("safeguard_streams")
+    prefilter, small = package / "prefilter" / "model", package / "workers" / "small"
     assert (prefilter / "prefilter.bin").stat().st_size <= 12_000_000
     assert (small / "model.safetensors").stat().st_size <= 10_000_000
-    from streams.classifier import Classifier
-    from workers.small.weights import expand
+    from safeguard_streams.prefilter.classifier import Classifier
+    from safeguard_streams.workers.small.weights import expand
 
     assert Classifier().name in (prefilter / "card.md").read_text()
     assert expand().name in (small / "card.md").read_text()

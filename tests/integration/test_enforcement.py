@@ -16,20 +16,21 @@ import pytest
 from standardwebhooks import Webhook as Checker
 from typer.testing import CliRunner
 
-from infra import brokers
-from streams import kafka as kafka_bus
-from streams import settings, topics
-from streams.cli import app
-from streams.dead_letters import TRIES_HEADER
-from streams.enforcement import people, webhook
-from streams.enforcement.app import Agent
-from streams.enforcement.ledger import Ledger
-from streams.enforcement.rules import Cap, Rule, Rules, Webhook
-from streams.enforcement.webhook import Backoff, Delivery, key_of, message, signed
-from streams.errors import ConfigurationError, RecordError
-from streams.memory import StoredRecord
-from streams.records import Action, ContentEvent, DeadLetter, Verdict, decode, encode
-from streams.releases import Author
+from safeguard_streams.bus import kafka as kafka_bus
+from safeguard_streams.bus.dead_letters import TRIES_HEADER
+from safeguard_streams.bus.memory import StoredRecord
+from safeguard_streams.cli import app
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import Action, ContentEvent, DeadLetter, Verdict, decode, encode
+from safeguard_streams.enforcement import delivery, moderators
+from safeguard_streams.enforcement.app import Agent
+from safeguard_streams.enforcement.delivery import Backoff, Delivery, key_of, message, signed
+from safeguard_streams.enforcement.rules import Cap, Rule, Rules, Webhook
+from safeguard_streams.enforcement.state import Ledger
+from safeguard_streams.errors import ConfigurationError, RecordError
+from safeguard_streams.infra import brokers
+from safeguard_streams.releases.operator import Author
+from safeguard_streams.runtime import settings
 from tests.conftest import enforcing, standing_on
 from tests.faults.receiver import SECRET, Receiver
 
@@ -53,7 +54,7 @@ async def publish(current, topic, *records):
 
 
 async def actions(current):
-    return [action async for _, action in people.actions(current)]
+    return [action async for _, action in moderators.actions(current)]
 
 
 async def until(condition, patience=30):
@@ -118,7 +119,7 @@ async def put_back(current, content, action):
     async with kafka_bus.producer(current) as producer:
         value = encode(Action("d0", content, action, WHEN, by="bob"))
         headers = [(TRIES_HEADER, b"1")]
-        topic, partition = current.prefix + topics.ACTIONS, await people._partition_of(current, content)
+        topic, partition = current.prefix + topics.ACTIONS, await moderators._partition_of(current, content)
         await producer.send_and_wait(topic, value, key=content.encode(), partition=partition, headers=headers)
 
 
@@ -140,8 +141,8 @@ async def test_what_is_held_waits_for_a_person(broker, command):
         assert agent.state()["held"] == {"hate": 16}
         (row,) = json.loads((await command("held", "--json")).stdout)
         assert (row["policy"], row["action"], row["contents"]) == ("hate", "remove", 16)
-        held = sorted(one.action.content_id for one in await people.held(broker))
-        await people.decide(broker, held[0], "allow", Author("quotation", "ann"))
+        held = sorted(one.action.content_id for one in await moderators.held(broker))
+        await moderators.decide(broker, held[0], "allow", Author("quotation", "ann"))
         await asyncio.sleep(0.5)
         await publish(broker, topics.VERDICTS, verdict("w1", held[1], "HH5", "safe", "v1"))
         await until(lambda: followed(broker, "w1"))
@@ -351,7 +352,7 @@ async def test_a_webhook_needs_a_secret_and_the_secret_is_never_shown(kafka_addr
     [(None, 0, 0), ("7", 7, 7), ("99999", 3600, 3600), ("soon", 0, 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0)],
 )
 def test_a_receiver_may_ask_for_a_pause(header, low, high):
-    assert low <= webhook._asked_to_wait(header) <= high
+    assert low <= delivery._asked_to_wait(header) <= high
 
 
 def test_pauses_grow_and_are_bounded():

@@ -9,16 +9,16 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from policies.files import load_library
-from streams import settings
-from streams.errors import ConfigurationError, DependencyError
-from workers import prompt
-from workers.inference import Question
-from workers.judgement import score_of
-from workers.parse import Malformed, parse
-from workers.preflight import locate
-from workers.small.weights import VOCABULARY, expand
-from workers.vllm_engine import VllmEngine
+from safeguard_streams.errors import ConfigurationError, DependencyError
+from safeguard_streams.policies.files import load_library
+from safeguard_streams.runtime import settings
+from safeguard_streams.workers.inference.interface import Question
+from safeguard_streams.workers.inference.preflight import locate
+from safeguard_streams.workers.inference.vllm import VllmEngine
+from safeguard_streams.workers.judging import prompt
+from safeguard_streams.workers.judging.judgement import score_of
+from safeguard_streams.workers.judging.parse import Malformed, parse
+from safeguard_streams.workers.small.weights import VOCABULARY, expand
 
 pytestmark = [pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
 LIBRARY = load_library()
@@ -60,7 +60,9 @@ async def judge(engine, policy, text):
 
 
 def examples(policy_id):
-    events = [json.loads(line) for line in files("streams.demo").joinpath("events.jsonl").read_bytes().splitlines()]
+    events = [
+        json.loads(line) for line in files("safeguard_streams.demo").joinpath("events.jsonl").read_bytes().splitlines()
+    ]
     return [
         (e["text"], e["attributes"]["violates"])
         for e in events

@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from streams import kafka as kafka_bus
-from streams import topics
-from streams.records import DeadLetter, Rationale, Verdict, decode
+from safeguard_streams.bus import kafka as kafka_bus
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import DeadLetter, Rationale, Verdict, decode
 from tests.conftest import own_topics
 
 SAFEGUARD = Path(sys.executable).with_name("safeguard")

@@ -9,25 +9,26 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from policies.errors import PolicyError
-from policies.files import LIBRARY, load, load_library
-from policies.parsing import parse
-from policies.tokens import encoding
-from streams import comparing, releases, topics
-from streams import kafka as kafka_bus
-from streams.bench import release as measurement
-from streams.classifier import Classifier
-from streams.cli import app
-from streams.errors import BusError, ConfigurationError
-from streams.memory import StoredRecord
-from streams.policy_feed import PolicyFeed
-from streams.prefilter import Audit, Prefilter
-from streams.records import ContentEvent, Verdict, decode, encode, now
-from streams.releases import Author
+from safeguard_streams.bench import release as measurement
+from safeguard_streams.bus import kafka as kafka_bus
+from safeguard_streams.bus.memory import StoredRecord
+from safeguard_streams.cli import app
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import ContentEvent, Verdict, decode, encode, now
+from safeguard_streams.errors import BusError, ConfigurationError, PolicyError
+from safeguard_streams.policies.files import LIBRARY, load, load_library
+from safeguard_streams.policies.parsing import parse
+from safeguard_streams.policies.tokens import encoding
+from safeguard_streams.prefilter.classifier import Classifier
+from safeguard_streams.prefilter.decision import Audit, Prefilter
+from safeguard_streams.quality import shadow_comparison
+from safeguard_streams.releases import operator
+from safeguard_streams.releases.feed import PolicyFeed
+from safeguard_streams.releases.operator import Author
+from safeguard_streams.workers.inference.interface import Completion
+from safeguard_streams.workers.judging.judge import Judge
+from safeguard_streams.workers.judging.reasoner import Economy
 from tests.conftest import feed_of, own_topics
-from workers.inference import Completion
-from workers.judge import Judge
-from workers.reasoner import Economy
 
 NAME = "self-harm"
 SCRIPTED = Path(__file__).parents[1] / "faults" / "reasoner.py"
@@ -115,7 +116,7 @@ def test_a_policys_life_from_its_release_to_its_retirement(run, broker, tmp_path
     assert [e["why"] for e in history[:3]] == ["begin", "shorter", "ben was wrong"]
     assert NAME in run("history")
     for which in ("live", "7", "1", first.version[:6]):
-        assert asyncio.run(releases.past(broker)).find(NAME, which).version == first.version
+        assert asyncio.run(operator.past(broker)).find(NAME, which).version == first.version
     shown = run("diff", f"{NAME}@{second.version}", f"{NAME}@live", "--text-only")
     assert "+You review user content about suicide" in shown
     assert "sadness never violates" in shown
@@ -144,7 +145,7 @@ async def test_two_operators_at_once_never_give_a_revision_twice(kafka):
 
     async def one(name):
         try:
-            return await releases.release(kafka, [policy], Author("at once", name))
+            return await operator.release(kafka, [policy], Author("at once", name))
         except BusError as error:
             assert "another process does the same" in str(error)
             return []
@@ -152,20 +153,20 @@ async def test_two_operators_at_once_never_give_a_revision_twice(kafka):
     made = [r.revision for found in await asyncio.gather(*(one(f"operator {n}") for n in range(4))) for r in found]
     assert made
     assert len(set(made)) == len(made)
-    assert [change.release.revision for change in (await releases.past(kafka)).changes] == sorted(made)
+    assert [change.release.revision for change in (await operator.past(kafka)).changes] == sorted(made)
 
 
 async def test_broken_records_between_releases_stop_nobody(broker):
     await kafka_bus.create_topics(broker)
-    await releases.release(broker, [load_library()[NAME]], Author("test"))
+    await operator.release(broker, [load_library()[NAME]], Author("test"))
     async with kafka_bus.producer(broker) as producer:
         for value in (b"not json", b"{}", b'{"policy_id": "self-harm", "version": "x"}', b"\xff" * 2000, b"[" * 9000):
             await producer.send_and_wait(broker.prefix + topics.POLICIES, value=value, key=NAME.encode())
             await producer.send_and_wait(broker.prefix + topics.POLICIES_HISTORY, value=value, key=NAME.encode())
-    await releases.release(broker, [load_library()["fraud-spam"]], Author("test"))
+    await operator.release(broker, [load_library()["fraud-spam"]], Author("test"))
     policies = await followed(broker)
     assert set(policies.released) == {NAME, "fraud-spam"}
-    assert [change.policy_id for change in (await releases.past(broker)).changes] == [NAME, "fraud-spam"]
+    assert [change.policy_id for change in (await operator.past(broker)).changes] == [NAME, "fraud-spam"]
 
 
 async def test_a_release_under_load_loses_nothing_and_mixes_nothing(kafka_address, tmp_path):
@@ -209,8 +210,8 @@ async def test_a_shadow_is_judged_beside_the_version_in_force_and_compared(broke
     stern = parse(
         document.replace("sadness alone never violates", "sadness violates").replace("[suicide,", "[sad, suicide,")
     )
-    await releases.release(broker, [load_library()[NAME]], Author("test"))
-    await releases.release(broker, [stern], Author("test"), shadow=1.0)
+    await operator.release(broker, [load_library()[NAME]], Author("test"))
+    await operator.release(broker, [stern], Author("test"), shadow=1.0)
     feed = await feed_of(broker)
     texts = [*["a talk on suicide prevention"] * 6, *["i am so sad today"] * 3, "the bus was late"]
     events = [
@@ -227,7 +228,7 @@ async def test_a_shadow_is_judged_beside_the_version_in_force_and_compared(broke
                 await producer.send_and_wait(broker.prefix + one.topic, value=one.value, key=one.key)
     enforced = [decode(r.value, Verdict) async for r in kafka_bus.read_all(broker, [topics.VERDICTS])]
     assert {(v.policy_version, v.decision) for v in enforced} == {(load_library()[NAME].version, "safe")}
-    found = await comparing.from_kafka(broker, NAME)
+    found = await shadow_comparison.from_kafka(broker, NAME)
     assert (found.both, found.to_violates.count, found.agree.count) == (6, 6, 0)
     assert (found.only_shadow.count, found.only_shadow.of, found.waiting) == (3, 3, 0)
     monkeypatch.setenv("SAFEGUARD_BOOTSTRAP", broker.bootstrap)

@@ -15,24 +15,26 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from policies.files import load_library, with_changes
-from policies.parsing import parse
-from policies.tokens import encoding
-from streams import kafka as kafka_bus
-from streams import promote, releases, replay, topics
-from streams.classifier import Classifier
-from streams.cli import app
-from streams.enforcement import people
-from streams.enforcement.rules import Rule, Rules
-from streams.errors import ConfigurationError
-from streams.memory import StoredRecord
-from streams.records import ContentEvent, Escalation, Verdict, decode, encode
-from streams.releases import Author
-from streams.replay import Chooser, Wanted
+from safeguard_streams.bus import kafka as kafka_bus
+from safeguard_streams.bus.memory import StoredRecord
+from safeguard_streams.cli import app
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import ContentEvent, Escalation, Verdict, decode, encode
+from safeguard_streams.enforcement import moderators
+from safeguard_streams.enforcement.rules import Rule, Rules
+from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.policies.files import load_library, with_changes
+from safeguard_streams.policies.parsing import parse
+from safeguard_streams.policies.tokens import encoding
+from safeguard_streams.prefilter.classifier import Classifier
+from safeguard_streams.releases import operator
+from safeguard_streams.releases.operator import Author
+from safeguard_streams.replay import promotion, runner
+from safeguard_streams.replay.runner import Chooser, Wanted
+from safeguard_streams.workers.inference.interface import Completion
+from safeguard_streams.workers.judging.judge import Judge
+from safeguard_streams.workers.judging.reasoner import Economy
 from tests.conftest import enforcing, feed_of, standing_on
-from workers.inference import Completion
-from workers.judge import Judge
-from workers.reasoner import Economy
 
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
 NAME = "fraud-spam"
@@ -57,9 +59,9 @@ def event(number, **more):
 
 def job(**more):
     known = {"sample": 1.0, "noise": 0.0, "surfaces": (), "languages": (), "decisions": ()} | more
-    replayed = replay.Replayed(NAME, NEW.version, NEW.document, None, OLD.version, OLD.document)
+    replayed = runner.Replayed(NAME, NEW.version, NEW.document, None, OLD.version, OLD.document)
     policies = known.pop("policies", (replayed,))
-    return replay.Replay("r1", policies, {"0": 10}, {"0": 50}, "running", WHEN, "test", **known)
+    return runner.Replay("r1", policies, {"0": 10}, {"0": 50}, "running", WHEN, "test", **known)
 
 
 async def chosen(events, earlier=(), **more):
@@ -83,7 +85,7 @@ async def test_the_version_before_judges_its_share_again():
 
 
 async def test_where_only_the_gate_changes_each_content_is_judged_once():
-    same = replay.Replayed(
+    same = runner.Replayed(
         NAME, NEW.version, NEW.document, None, NEW.version, version("Weigh", terms=["both"]).document
     )
     events = [event(n) for n in range(50)]
@@ -138,7 +140,7 @@ async def wait_until_some(settings, least, process):
 async def test_a_replay_that_is_killed_twice_escalates_each_event_once(kafka, tmp_path):
     count = 40_000
     await kafka_bus.create_topics(kafka)
-    await releases.release(kafka, [OLD], Author("test"))
+    await operator.release(kafka, [OLD], Author("test"))
     await publish(kafka, count)
     policy = tmp_path / "policy.md"
     policy.write_text(NEW.document)
@@ -149,7 +151,7 @@ async def test_a_replay_that_is_killed_twice_escalates_each_event_once(kafka, tm
             killed.append(await wait_until_some(kafka, 1 + (killed[-1] if killed else 0), process))
             process.send_signal(signal.SIGKILL)
             await asyncio.to_thread(process.wait)
-        words = ["resume", next(iter(await replay.jobs(kafka)))]
+        words = ["resume", next(iter(await runner.jobs(kafka)))]
     with running(kafka, *words, "--json") as process:
         output, errors = await asyncio.to_thread(process.communicate, timeout=120)
     assert process.returncode == 0, errors
@@ -160,22 +162,22 @@ async def test_a_replay_that_is_killed_twice_escalates_each_event_once(kafka, tm
     again = {content for content, v in found if v == OLD.version}
     assert len(again) == pytest.approx(count / 4, rel=0.1)
     assert killed[0] < killed[1] < len(found), "it was killed in the middle"
-    (only,) = (await replay.jobs(kafka)).values()
+    (only,) = (await runner.jobs(kafka)).values()
     assert (only.state, only.why) == ("escalated", "test")
-    assert await replay.progress(kafka, only) == only.total == count + 1
+    assert await runner.progress(kafka, only) == only.total == count + 1
 
 
 async def test_the_versions_of_a_replay_reach_the_reasoner_and_change_nothing_in_force(broker):
     await kafka_bus.create_topics(broker)
-    await releases.release(broker, [OLD], Author("test"))
+    await operator.release(broker, [OLD], Author("test"))
     await publish(broker, 10)
-    made = await replay.create(broker, Wanted([NEW]), Author("test"))
+    made = await runner.create(broker, Wanted([NEW]), Author("test"))
     feed = await feed_of(broker)
     assert {name: r.policy.version for name, r in feed.policies.released.items()} == {NAME: OLD.version}
     for each in (OLD, NEW):
         found = await feed.wait_for(f"{NAME}.replay.{each.version}".encode(), 0, 0.1)
         assert found.policy.document == each.document
-    assert (await releases.past(broker)).in_force[NAME].version == OLD.version
+    assert (await operator.past(broker)).in_force[NAME].version == OLD.version
     assert made.total == 11
 
 
@@ -183,22 +185,22 @@ async def test_a_replay_is_paused_resumed_and_cancelled_by_anybody(kafka):
     await kafka_bus.create_topics(kafka)
     await publish(kafka, 20)
     with pytest.raises(ConfigurationError, match="no event lies between these bounds"):
-        await replay.create(kafka, Wanted([NEW], first=1000), Author("test"))
-    made = await replay.create(kafka, Wanted([NEW], first=2, last=5), Author("test"))
+        await runner.create(kafka, Wanted([NEW], first=1000), Author("test"))
+    made = await runner.create(kafka, Wanted([NEW], first=2, last=5), Author("test"))
     assert all(end - made.starts[partition] <= 4 for partition, end in made.ends.items())
-    await replay.set_state(kafka, made, "paused")
+    await runner.set_state(kafka, made, "paused")
     stop = asyncio.Event()
-    assert await replay.run(kafka, made, Classifier(), stop) == "paused"
-    await replay.set_state(kafka, made, "running")
-    assert await replay.run(kafka, made, Classifier(), stop) == "escalated"
+    assert await runner.run(kafka, made, Classifier(), stop) == "paused"
+    await runner.set_state(kafka, made, "running")
+    assert await runner.run(kafka, made, Classifier(), stop) == "escalated"
     with pytest.raises(ConfigurationError, match="is escalated: start another one"):
-        await replay.set_state(kafka, made, "paused")
+        await runner.set_state(kafka, made, "paused")
     with pytest.raises(ConfigurationError, match="0 replays begin with 'nonsense'"):
-        await replay.job(kafka, "nonsense")
+        await runner.job(kafka, "nonsense")
     assert made.policies[0].before_version is None, "the policy was never in force"
-    other = await replay.create(kafka, Wanted([NEW]), Author("test"))
-    await replay.set_state(kafka, other, "cancelled")
-    assert await replay.run(kafka, other, Classifier(), stop) == "cancelled"
+    other = await runner.create(kafka, Wanted([NEW]), Author("test"))
+    await runner.set_state(kafka, other, "cancelled")
+    assert await runner.run(kafka, other, Classifier(), stop) == "cancelled"
 
 
 class Quick:
@@ -222,12 +224,12 @@ async def test_a_replay_is_judged_by_its_versions_whatever_is_in_force_and_its_s
     broker, monkeypatch, tmp_path
 ):
     await kafka_bus.create_topics(broker)
-    await releases.release(broker, [OLD], Author("test"))
+    await operator.release(broker, [OLD], Author("test"))
     await publish(broker, 12)
-    made = await replay.create(broker, Wanted([NEW], noise=1.0), Author("why it is", "ann"))
-    assert await replay.run(broker, made, Classifier(), asyncio.Event()) == "escalated"
-    await releases.release(broker, [OTHER], Author("test"))
-    await releases.retire(broker, NAME, Author("test"))
+    made = await runner.create(broker, Wanted([NEW], noise=1.0), Author("why it is", "ann"))
+    assert await runner.run(broker, made, Classifier(), asyncio.Event()) == "escalated"
+    await operator.release(broker, [OTHER], Author("test"))
+    await operator.retire(broker, NAME, Author("test"))
     feed = await feed_of(broker)
     judge = Judge(Quick(), feed, Economy(500))
     async with kafka_bus.producer(broker) as producer:
@@ -295,7 +297,7 @@ def last_decisions(verdicts):
 
 async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, monkeypatch, stack):
     await kafka_bus.create_topics(kafka)
-    await releases.release(kafka, [OLD], Author("test"))
+    await operator.release(kafka, [OLD], Author("test"))
     await publish(kafka, 40)
     monkeypatch.setenv("SAFEGUARD_BOOTSTRAP", kafka.bootstrap)
     monkeypatch.setenv("SAFEGUARD_PREFIX", kafka.prefix)
@@ -306,9 +308,9 @@ async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, mo
     async def verdicts():
         return [decode(r.value, Verdict) async for r in kafka_bus.read_all(kafka, [topics.VERDICTS])]
 
-    made = await replay.create(kafka, Wanted([NEW], noise=0.0), Author("test"))
+    made = await runner.create(kafka, Wanted([NEW], noise=0.0), Author("test"))
     assert "is running: let it come to its end" in str((await command("promote", made.replay_id)).exception)
-    assert await replay.run(kafka, made, Classifier(), asyncio.Event()) == "escalated"
+    assert await runner.run(kafka, made, Classifier(), asyncio.Event()) == "escalated"
     feed = await feed_of(kafka)
     judge = Judge(Quick(), feed, Economy(500))
     async with kafka_bus.producer(kafka) as producer:
@@ -333,13 +335,13 @@ async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, mo
     assert "more than the budget of 5.0%" in str(refused.exception)
     assert (await command("promote", made.replay_id, "--budget", "1")).exit_code == 1, "nobody said yes"
     assert len(await verdicts()) == 20
-    monkeypatch.setattr(promote, "CHUNK", 4)
+    monkeypatch.setattr(promotion, "CHUNK", 4)
 
     def dies(done, of):
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        await promote.publish(kafka, made, made.policies[0], "promote", dies)
+        await promotion.publish(kafka, made, made.policies[0], "promote", dies)
     assert len(await verdicts()) == 24, "it died after one chunk"
     assert "20 superseding verdicts" in (await command("promote", made.replay_id, "--budget", "1", "--yes")).stdout
     found = await verdicts()
@@ -368,7 +370,7 @@ async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, mo
     assert await removed(enforced, kafka, 5) == {
         content for content, decision in before.items() if decision == "violates"
     }
-    changes = Counter(a.action for _, a in [one async for one in people.actions(kafka)] if a.changes)
+    changes = Counter(a.action for _, a in [one async for one in moderators.actions(kafka)] if a.changes)
     assert changes == {"remove": 29, "allow": 24}, "each flip was done once and taken back once"
     assert "nothing is to be written" in (await command("revert", made.replay_id, "--yes")).stdout
 

@@ -10,11 +10,11 @@ from html.parser import HTMLParser
 import msgspec
 import pytest
 
-from policies.files import load_library
-from streams.records import Replay, Replayed, Tokens
-from streams.replay_diff import Diff, Flip, Side
-from streams.replay_page import page, sentence
-from streams.shares import share
+from safeguard_streams.contract.records import Replay, Replayed, Tokens
+from safeguard_streams.policies.files import load_library
+from safeguard_streams.quality.proportions import share
+from safeguard_streams.replay.diff import Diff, Flip, Side
+from safeguard_streams.replay.page import page, sentence
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 HOSTILE = "</pre><script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">" + "long" * 200

@@ -18,19 +18,23 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import TopicAuthorizationFailedError
 from typer.testing import CliRunner
 
-from infra import brokers
-from policies.files import load_library, with_changes
-from streams import access, kafka, security, topics
-from streams import settings as settings_module
-from streams.cli import app
-from streams.errors import BusError, ConfigurationError
-from streams.records import Action, ContentEvent, Rationale, Verdict, decode, encode
+from safeguard_streams.bus import kafka
+from safeguard_streams.cli import app
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import Action, ContentEvent, Rationale, Verdict, decode, encode
+from safeguard_streams.errors import BusError, ConfigurationError
+from safeguard_streams.infra import brokers
+from safeguard_streams.operations import acls
+from safeguard_streams.policies.files import load_library, with_changes
+from safeguard_streams.runtime import security
+from safeguard_streams.runtime import settings as settings_module
+from safeguard_streams.runtime.security import client_options
 from tests.conftest import REQUIRE_KAFKA
 
 ROOT = Path(__file__).parents[2]
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
 PREFIX = "sec."
-PASSWORDS = {name: f"{name}-k3eps-its-s3cret" for name in ("admin", "stranger", *access.ROLES)}
+PASSWORDS = {name: f"{name}-k3eps-its-s3cret" for name in ("admin", "stranger", *acls.ROLES)}
 POLICY = "hate-harassment"
 RULES = '[[rule]]\nname = "all"\ndecision = "safe"\naction = "label"\n'
 
@@ -90,13 +94,13 @@ def as_user(secure, user, **more):
 async def may(settings, topic):
     """Whether a user may read and write a topic, by trying. Who may do neither does not learn that it is there."""
     name = settings.prefix + topic
-    admin = AIOKafkaAdminClient(**settings.kafka())
+    admin = AIOKafkaAdminClient(**client_options(settings))
     await admin.start()
     (described,) = await admin.describe_topics([name])
     await admin.close()
     if described["error_code"]:
         return False, False
-    consumer = AIOKafkaConsumer(**settings.kafka(), group_id=None)
+    consumer = AIOKafkaConsumer(**client_options(settings), group_id=None)
     consumer.assign([TopicPartition(name, 0)])
     await consumer.start()
     await consumer.seek_to_beginning()
@@ -106,7 +110,7 @@ async def may(settings, topic):
     except TopicAuthorizationFailedError:
         reads = False
     await consumer.stop()
-    producer = AIOKafkaProducer(**settings.kafka())
+    producer = AIOKafkaProducer(**client_options(settings))
     await producer.start()
     try:
         await producer.send_and_wait(name, b"{}", key=b"try", partition=0)
@@ -223,7 +227,7 @@ async def test_each_role_does_its_work(secure, tmp_path, monkeypatch):
 async def test_nobody_does_what_is_not_theirs(secure, capsys):
     """Every role against every topic: what its access list says is what the broker lets it do."""
     table = {}
-    for role, rights in access.ROLES.items():
+    for role, rights in acls.ROLES.items():
         settings = as_user(secure, role)
         found = await asyncio.gather(*(may(settings, topic.name) for topic in topics.CATALOGUE))
         table[role] = {topic.name: can for topic, can in zip(topics.CATALOGUE, found, strict=True)}
@@ -329,7 +333,7 @@ async def test_tokens_of_an_oauth_server_are_taken_and_kept(secure):
 )
 def test_settings_that_cannot_work_say_what_to_set(given, said):
     with pytest.raises(ConfigurationError, match=said):
-        settings_module.load(**given).kafka()
+        client_options(settings_module.load(**given))
 
 
 def test_secrets_come_from_files_and_are_never_shown(tmp_path, monkeypatch):

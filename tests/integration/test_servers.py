@@ -13,16 +13,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from policies.files import load, load_library
-from streams import kafka as kafka_bus
-from streams import releases, settings, topics
-from streams.records import Verdict, decode
-from workers import prompt
-from workers.bench.contents import contents, escalations, policies
-from workers.inference import Question
-from workers.judgement import score_of
-from workers.parse import parse
-from workers.remote import RemoteEngine
+from safeguard_streams.bus import kafka as kafka_bus
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import Verdict, decode
+from safeguard_streams.policies.files import load, load_library
+from safeguard_streams.releases import operator
+from safeguard_streams.runtime import settings
+from safeguard_streams.workers.bench.contents import contents, escalations, policies
+from safeguard_streams.workers.inference.interface import Question
+from safeguard_streams.workers.inference.remote import RemoteEngine
+from safeguard_streams.workers.judging import prompt
+from safeguard_streams.workers.judging.judgement import score_of
+from safeguard_streams.workers.judging.parse import parse
 
 pytestmark = pytest.mark.model
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
@@ -117,7 +119,7 @@ async def test_a_killed_engine_ends_the_worker_with_a_message_and_all_is_answere
 ):
     count = 150
     await kafka_bus.create_topics(kafka)
-    await releases.release(kafka, policies(), releases.Author("test"))
+    await operator.release(kafka, policies(), operator.Author("test"))
     async with kafka_bus.producer(kafka) as producer:
         for key, value in escalations(contents(count), "live", "content"):
             await producer.send(kafka.prefix + topics.ESCALATIONS, key=key, value=value)

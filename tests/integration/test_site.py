@@ -18,10 +18,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from infra import brokers
-from streams.cli import app
-from streams.errors import SafeguardError
-from workers.preflight import locate
+from safeguard_streams.cli import app
+from safeguard_streams.errors import SafeguardError
+from safeguard_streams.infra import brokers
+from safeguard_streams.workers.inference.preflight import locate
 
 from .test_documentation import BIN, DOCUMENTS, ROOT, SITE, block
 
@@ -181,13 +181,12 @@ def stage(kafka, inference_server, tmp_path, monkeypatch):
     touting.mkdir(parents=True)
     (touting / "policy.md").write_text(block("policy"))
     (touting / "golden.jsonl").write_text(block("golden"))
-    import policies
-    import streams
+    import safeguard_streams
 
-    package = Path(policies.__file__).parent
-    shutil.copy(package / "enforcement.toml", tmp_path / "my/enforcement.toml")
-    shutil.copy(Path(streams.__file__).parent / "demo/lenient/policy.md", tmp_path / "my/policy.md")
-    golden = (package / "library/hate-harassment/golden.jsonl").read_text().splitlines()[:4]
+    package = Path(safeguard_streams.__file__).parent
+    shutil.copy(package / "policies/enforcement.toml", tmp_path / "my/enforcement.toml")
+    shutil.copy(package / "demo/lenient/policy.md", tmp_path / "my/policy.md")
+    golden = (package / "policies/library/hate-harassment/golden.jsonl").read_text().splitlines()[:4]
     (tmp_path / "my/golden.jsonl").write_text("\n".join(golden) + "\n")
     made = Stage(tmp_path, dict(os.environ), inference_server)
     yield made

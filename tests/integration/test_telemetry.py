@@ -18,15 +18,18 @@ import yaml
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from infra import brokers
-from policies.files import load_library, with_changes
-from policies.parsing import parse
-from streams import dashboards, metrics, releases, topics
-from streams import kafka as kafka_bus
-from streams.dead_letters import dead_letter
-from streams.errors import RecordError
-from streams.records import ContentEvent, DeadLetter, decode, encode
-from streams.tracing import Carrying, sampled
+from safeguard_streams.bus import kafka as kafka_bus
+from safeguard_streams.bus.dead_letters import dead_letter
+from safeguard_streams.bus.tracing import Carrying, sampled
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import ContentEvent, DeadLetter, decode, encode
+from safeguard_streams.errors import RecordError
+from safeguard_streams.infra import brokers
+from safeguard_streams.operations import dashboards
+from safeguard_streams.policies.files import load_library, with_changes
+from safeguard_streams.policies.parsing import parse
+from safeguard_streams.releases import operator
+from safeguard_streams.runtime import metrics
 from tests.faults.receiver import SECRET, Receiver
 
 ROOT = Path(__file__).parents[2]
@@ -116,7 +119,7 @@ async def test_one_trace_leads_from_the_producer_to_enforcement_and_each_metric_
     await kafka_bus.create_topics(kafka)
     document = load_library()[POLICY].document
     gate = with_changes(document, "gate", labels=None, threshold=None, calibration=None, terms=["nobody's business"])
-    await releases.release(kafka, [parse(gate)], releases.Author("test"))
+    await operator.release(kafka, [parse(gate)], operator.Author("test"))
     collector, receiver = Collector(), Receiver(brokers.free_port(), 1.0, 1, {"well": 1})
     (tmp_path / "rules.toml").write_text(RULES.format(port=receiver.port))
     ports = {stage: brokers.free_port() for stage in ("prefilter", "reasoner", "enforcement")}
@@ -272,7 +275,9 @@ def known_labels():
 
 def test_dashboards_are_current_and_ask_for_what_is_shown():
     for name, content in dashboards.documents().items():
-        assert (TELEMETRY / name).read_bytes() == content, "run: python -m streams.dashboards infra/telemetry"
+        assert (TELEMETRY / name).read_bytes() == content, (
+            "run: python -m safeguard_streams.operations.dashboards infra/telemetry"
+        )
         if not name.endswith(".json"):
             continue
         panels = json.loads(content)["panels"]

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams import kafka as kafka_bus
-from streams import security, topics
-from streams.errors import BusError
-from streams.records import Verdict, encode
-from streams.verdicts import Resolver, Verdicts
+from safeguard_streams.bus import kafka as kafka_bus
+from safeguard_streams.client.verdicts import Resolver, Verdicts
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import Verdict, encode
+from safeguard_streams.errors import BusError
+from safeguard_streams.runtime import security
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -1,4 +1,4 @@
-"""What the worker is measured against: python -m workers.bench.baselines NAME ..., settings from the environment.
+"""What the worker is measured against: python -m safeguard_streams.workers.bench.baselines NAME ..., settings from the environment.
 
 alone COUNT FILE
         AsyncLLM with the same prompts and no Kafka: COUNT contents, then COUNT with duplicates; the figures to FILE
@@ -18,13 +18,15 @@ import aiohttp
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from streams import settings, topics
-from streams.demo.tally import percentile
-from streams.settings import Settings
-from workers import prompt
-from workers.bench.contents import ANSWER, contents, policies, under
-from workers.inference import Completion, Question
-from workers.vllm_engine import VllmEngine
+from safeguard_streams.contract import topics
+from safeguard_streams.demo.tally import percentile
+from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.security import client_options
+from safeguard_streams.runtime.settings import Settings
+from safeguard_streams.workers.bench.contents import ANSWER, contents, policies, under
+from safeguard_streams.workers.inference.interface import Completion, Question
+from safeguard_streams.workers.inference.vllm import VllmEngine
+from safeguard_streams.workers.judging import prompt
 
 IN_FLIGHT = 64
 DUPLICATES = 0.3
@@ -83,12 +85,12 @@ async def chat(current: Settings) -> None:
     by_id = {policy.id: policy for policy in policies()}
     consumer = AIOKafkaConsumer(
         current.prefix + topics.ESCALATIONS,
-        **current.kafka(),
+        **client_options(current),
         group_id=f"{current.prefix}chat",
         enable_auto_commit=False,
         auto_offset_reset="earliest",
     )
-    producer = AIOKafkaProducer(**current.kafka(), acks="all")
+    producer = AIOKafkaProducer(**client_options(current), acks="all")
     await consumer.start()
     await producer.start()
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600)) as http:

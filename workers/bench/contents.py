@@ -6,11 +6,11 @@ import random
 import zlib
 from collections.abc import Sequence
 
-from policies.document import Policy
-from policies.files import load_library
-from streams.bench.common import texts
-from streams.records import ContentEvent, Escalation, Lane, PrefilterResult, encode, now
-from workers import prompt
+from safeguard_streams.bench.common import texts
+from safeguard_streams.contract.records import ContentEvent, Escalation, Lane, PrefilterResult, encode, now
+from safeguard_streams.policies.document import Policy
+from safeguard_streams.policies.files import load_library
+from safeguard_streams.workers.judging import prompt
 
 LENGTH = 60  # tokens of each content
 ANSWER = 512  # tokens, at most

@@ -14,19 +14,21 @@ from typing import Any
 
 import orjson
 
-from infra import brokers
-from streams import kafka, settings, topics
-from streams.bench import processes
-from streams.bench.common import Say, fresh
-from streams.bench.processes import failed, process, ready
-from streams.demo.tally import percentile
-from streams.errors import SafeguardError
-from streams.records import Verdict, decode
-from streams.settings import Settings
-from workers.bench.baselines import DUPLICATES, figures
-from workers.bench.contents import contents, escalations, policies
-from workers.preflight import locate
-from workers.vllm_engine import CPU_BLOCK, CPU_SLOTS, GPU_SLOTS, ON_CPU, QUIET
+from safeguard_streams.bench import processes
+from safeguard_streams.bench.common import Say, fresh
+from safeguard_streams.bench.processes import failed, process, ready
+from safeguard_streams.bus import kafka
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import Verdict, decode
+from safeguard_streams.demo.tally import percentile
+from safeguard_streams.errors import SafeguardError
+from safeguard_streams.infra import brokers
+from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.settings import Settings
+from safeguard_streams.workers.bench.baselines import DUPLICATES, figures
+from safeguard_streams.workers.bench.contents import contents, escalations, policies
+from safeguard_streams.workers.inference.preflight import locate
+from safeguard_streams.workers.inference.vllm import CPU_BLOCK, CPU_SLOTS, GPU_SLOTS, ON_CPU, QUIET
 
 PATIENCE = 120.0  # seconds without an answer
 LONGEST = 8192  # tokens of a prompt and its answer
@@ -145,7 +147,7 @@ async def _lanes(current: Settings, answers: _Answers, throughput: float, say: S
 
 async def _alone_rows(count: int, environment: dict[str, str], folder: Path, say: Say) -> list[dict[str, Any]]:
     log, out = folder / "alone.log", folder / "alone.json"
-    command = [sys.executable, "-m", "workers.bench.baselines", "alone", str(count), str(out)]
+    command = [sys.executable, "-m", "safeguard_streams.workers.bench.baselines", "alone", str(count), str(out)]
     with process(command, environment, log) as child:
         if await asyncio.to_thread(child.wait):
             raise failed("the engine alone", log)
@@ -182,7 +184,7 @@ async def _chat_row(
             "SAFEGUARD_SERVERS": f"http://127.0.0.1:{port}/v1",
             "SAFEGUARD_MODEL": name,
         }
-        loop = [sys.executable, "-m", "workers.bench.baselines", "chat"]
+        loop = [sys.executable, "-m", "safeguard_streams.workers.bench.baselines", "chat"]
         with process(loop, {**environment, **given}, folder / "chat.log"):
             async with kafka.reader(current, [topics.VERDICTS]) as consumer:
                 answers = await _Answers(consumer).take(count, "chat")

@@ -12,11 +12,11 @@ from pathlib import Path
 import msgspec
 import orjson
 
-from policies import labelled
-from policies.document import Policy
-from policies.files import load, load_library
-from policies.labelled import Labelled
-from workers.small.sentences import sentences
+from safeguard_streams.policies import labelled
+from safeguard_streams.policies.document import Policy
+from safeguard_streams.policies.files import load, load_library
+from safeguard_streams.policies.labelled import Labelled
+from safeguard_streams.workers.small.sentences import sentences
 
 REASONS = {
     "HH1": "It attacks or degrades people for who they are.",
@@ -253,7 +253,7 @@ LESSONS = {
 
 def taught_policies() -> dict[str, Policy]:
     """The documents of all lessons."""
-    with as_file(files("streams.demo").joinpath("lenient/policy.md")) as path:
+    with as_file(files("safeguard_streams.demo").joinpath("lenient/policy.md")) as path:
         return {**{name: p for name, p in load_library().items() if name in LESSONS}, LENIENT: load(path)}
 
 

@@ -12,16 +12,16 @@ from pathlib import Path
 import msgspec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from policies import labelled
-from policies.document import Policy
-from streams import settings
-from workers import prompt
-from workers.inference import Inference, Question
-from workers.parse import Malformed, parse
-from workers.small.examples import LESSONS, SENTENCES, Example, by_lesson, collect, taught_policies
-from workers.small.train import train
-from workers.small.weights import expand
-from workers.vllm_engine import VllmEngine
+from safeguard_streams.policies import labelled
+from safeguard_streams.policies.document import Policy
+from safeguard_streams.runtime import settings
+from safeguard_streams.workers.inference.interface import Inference, Question
+from safeguard_streams.workers.inference.vllm import VllmEngine
+from safeguard_streams.workers.judging import prompt
+from safeguard_streams.workers.judging.parse import Malformed, parse
+from safeguard_streams.workers.small.examples import LESSONS, SENTENCES, Example, by_lesson, collect, taught_policies
+from safeguard_streams.workers.small.train import train
+from safeguard_streams.workers.small.weights import expand
 
 MEASURED = 600  # at most, of each side of a policy
 ANSWER = 256  # tokens

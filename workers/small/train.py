@@ -21,11 +21,11 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssModel
 
-from policies.document import Policy
-from policies.tokens import encoding
-from workers import prompt
-from workers.small.examples import Example, answer, balance, by_lesson, shorten, vary_policy
-from workers.small.weights import VOCABULARY, save_compact
+from safeguard_streams.policies.document import Policy
+from safeguard_streams.policies.tokens import encoding
+from safeguard_streams.workers.judging import prompt
+from safeguard_streams.workers.small.examples import Example, answer, balance, by_lesson, shorten, vary_policy
+from safeguard_streams.workers.small.weights import VOCABULARY, save_compact
 
 HIDDEN = 128
 LONGEST_TEXT = 400  # characters taught of one text

@@ -16,8 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from workers import prompt
-from workers.parse import FIRST_SPECIAL
+from safeguard_streams.workers.judging import prompt
+from safeguard_streams.workers.judging.parse import FIRST_SPECIAL
 
 SHIPPED = Path(__file__).parent / "model.safetensors"
 VOCABULARY = 201_088

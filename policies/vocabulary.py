@@ -1,0 +1,9 @@
+"""Words that policies, records and settings share. This module imports nothing of the project."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Effort = Literal["low", "medium", "high"]
+EFFORTS: tuple[Effort, ...] = ("low", "medium", "high")
+Harm = Literal["hate", "harassment", "sexual", "self_harm", "violence", "illicit", "fraud_spam", "injection"]

@@ -1,0 +1,141 @@
+"""A member of a consumer group on Kafka, behind the interface of the bus."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+from aiokafka import AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import (
+    KafkaError,
+)
+
+from safeguard_streams.bus.interface import Listener, Partition, Record, Writer
+from safeguard_streams.bus.kafka.clients import (
+    FORBIDDEN_ERRORS,
+    PRODUCER_OPTIONS,
+    bounded_stop,
+    forbidden,
+)
+from safeguard_streams.bus.kafka.probes import has_transactions, wait_for_broker
+from safeguard_streams.bus.kafka.writers import PlainWriter, TransactionalWriter
+from safeguard_streams.contract import topics
+from safeguard_streams.errors import BusError
+from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
+from safeguard_streams.runtime.security import client_options
+from safeguard_streams.runtime.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class KafkaBus:
+    """A group member on some topics (names without the prefix)."""
+
+    def __init__(self, settings: Settings, topic_names: Sequence[str], group: str) -> None:
+        self._settings = settings
+        self._topics = [settings.prefix + name for name in topic_names]
+        self.group = settings.prefix + group
+        self.transactional = False
+        self._consumer: StrictConsumer | None = None
+        self._shared: AIOKafkaProducer | None = None
+
+    @property
+    def consumer(self) -> StrictConsumer:
+        assert self._consumer is not None, "start the bus first"
+        return self._consumer
+
+    async def start(self, listener: Listener) -> None:
+        """Wait for the broker, ask whether it has transactions, join the group."""
+        await wait_for_broker(self._settings)
+        self.transactional = await has_transactions(self._settings, self.group)
+        if self.transactional:
+            log.info("%s: exactly once (transactions)", self.group)
+        else:
+            log.warning("%s: the broker has no transactions: at least once, with deterministic ids", self.group)
+            self._shared = AIOKafkaProducer(**client_options(self._settings), **PRODUCER_OPTIONS)
+            await self._shared.start()
+        session = self._settings.session_timeout_ms
+        self._consumer = StrictConsumer(
+            **client_options(self._settings),
+            group_id=self.group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            session_timeout_ms=session,
+            heartbeat_interval_ms=session // 5,
+            rebalance_timeout_ms=60_000,
+            max_partition_fetch_bytes=4 * topics.MiB,
+        )
+        self._consumer.subscribe(self._topics, listener=_Rebalance(listener))
+        await self._consumer.start()
+
+    async def poll(self, timeout: float, most: int) -> Mapping[Partition, Sequence[Record]]:
+        try:
+            polled = await self.consumer.getmany(timeout_ms=int(timeout * 1000), max_records=most)
+        except FORBIDDEN_ERRORS as error:
+            raise forbidden(error) from error
+        except KafkaError as error:
+            log.warning("polling failed: %r", error)
+            await asyncio.sleep(0.5)
+            return {}
+        return {Partition(*tp): records for tp, records in polled.items()}
+
+    def assignment(self) -> set[Partition]:
+        return {Partition(*tp) for tp in self._consumer.assignment()} if self._consumer is not None else set()
+
+    def end(self, partition: Partition) -> int | None:
+        if self._consumer is None or partition not in self.assignment():
+            return None
+        found: int | None = self._consumer.last_stable_offset(TopicPartition(*partition))
+        return found if found is not None and found >= 0 else None
+
+    def pause(self, partition: Partition) -> None:
+        if partition in self.assignment():
+            self.consumer.pause(TopicPartition(*partition))
+
+    def resume(self, partition: Partition) -> None:
+        if partition in self.assignment():
+            self.consumer.resume(TopicPartition(*partition))
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        if partition in self.assignment():
+            self.consumer.seek(TopicPartition(*partition), offset)
+
+    async def writer(self, partition: Partition) -> Writer:
+        if self._shared is not None:
+            return PlainWriter(self.consumer, self._settings.prefix, partition, self._shared)
+        transactional_id = f"{self.group}-{partition.topic}-{partition.partition}"
+        producer = AIOKafkaProducer(
+            **client_options(self._settings),
+            **PRODUCER_OPTIONS,
+            transactional_id=transactional_id,
+            transaction_timeout_ms=60_000,
+        )
+        try:
+            async with asyncio.timeout(30):
+                await producer.start()
+        except (KafkaError, TimeoutError) as error:
+            await bounded_stop(producer.stop)
+            raise BusError(f"{transactional_id}: {error!r}") from error
+        except asyncio.CancelledError:
+            await bounded_stop(producer.stop)
+            raise
+        return TransactionalWriter(self.consumer, self._settings.prefix, partition, producer, self.group)
+
+    async def stop(self) -> None:
+        if self._consumer is not None:
+            await bounded_stop(self._consumer.stop)
+        if self._shared is not None:
+            await bounded_stop(self._shared.stop)
+
+
+class _Rebalance(ConsumerRebalanceListener):
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        self._listener.assigned([Partition(*tp) for tp in assigned])
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        await self._listener.revoked([Partition(*tp) for tp in revoked])

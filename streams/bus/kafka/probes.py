@@ -1,0 +1,108 @@
+"""Questions to a broker: does it answer, does it have transactions?"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from ssl import SSLCertVerificationError
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    UnknownError,
+)
+
+from safeguard_streams.bus.kafka.clients import (
+    FORBIDDEN_ERRORS,
+    PRODUCER_OPTIONS,
+    bounded_stop,
+    forbidden,
+)
+from safeguard_streams.errors import BusError, ConfigurationError
+from safeguard_streams.runtime.security import client_options
+from safeguard_streams.runtime.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class _Reasons(logging.Filter):
+    """Why connections failed: the client says it in its log alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: list[BaseException] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.errors += [said for said in record.args or () if isinstance(said, BaseException)]
+        return True
+
+    def check(self, address: str) -> None:
+        """Raise ConfigurationError for what no patience mends."""
+        for error in self.errors:
+            if isinstance(error, (AuthenticationFailedError, SaslAuthenticationFailed)):
+                raise ConfigurationError(
+                    f"{address}: the broker refused these credentials; see SAFEGUARD_USERNAME and SAFEGUARD_PASSWORD"
+                )
+            if isinstance(error, SSLCertVerificationError):
+                raise ConfigurationError(
+                    f"{address}: the broker's certificate is not trusted ({error.verify_message}); see SAFEGUARD_CA_FILE"
+                )
+
+
+async def wait_for_broker(settings: Settings, patience: float | None = None) -> None:
+    """Return when the broker answers. With patience (seconds), raises BusError when that has passed; ConfigurationError when
+    it refuses this user, or is not to be trusted.
+    """
+    reasons, client_log = _Reasons(), logging.getLogger("aiokafka")
+    client_log.addFilter(reasons)
+    try:
+        await _wait_for_broker(settings, patience, reasons)
+    finally:
+        client_log.removeFilter(reasons)
+
+
+async def _wait_for_broker(settings: Settings, patience: float | None, reasons: _Reasons) -> None:
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    said = False
+    while True:
+        producer = AIOKafkaProducer(**client_options(settings), request_timeout_ms=5000)
+        try:
+            async with asyncio.timeout(6):
+                await producer.start()
+            return
+        except (KafkaError, TimeoutError, OSError) as error:
+            reasons.check(settings.bootstrap)
+            if patience is not None and loop.time() - start > patience:
+                raise BusError(f"no Kafka broker answers at {settings.bootstrap}; check SAFEGUARD_BOOTSTRAP") from error
+            if not said:
+                log.warning("no broker answers at %s yet, waiting for it", settings.bootstrap)
+                said = True
+            await asyncio.sleep(0.5)
+        finally:
+            await bounded_stop(producer.stop)
+
+
+async def has_transactions(settings: Settings, group: str) -> bool:
+    """Ask the broker. Only its plain 'unknown error' to a transactional id means no; other failures raise BusError."""
+    producer = AIOKafkaProducer(**client_options(settings), transactional_id=f"{group}-probe", **PRODUCER_OPTIONS)
+    logging.getLogger("aiokafka.producer.sender").addFilter(_quiet_probe)
+    try:
+        async with asyncio.timeout(30):
+            await producer.start()
+        return True
+    except UnknownError:
+        return False
+    except FORBIDDEN_ERRORS as error:
+        raise forbidden(error) from error
+    except (KafkaError, TimeoutError) as error:
+        raise BusError(f"cannot find out whether the broker has transactions: {error!r}") from error
+    finally:
+        logging.getLogger("aiokafka.producer.sender").removeFilter(_quiet_probe)
+        await bounded_stop(producer.stop)
+
+
+def _quiet_probe(record: logging.LogRecord) -> bool:
+    return "InitProducerIdRequest" not in record.getMessage()

@@ -1,0 +1,174 @@
+"""Writers: transactional ones, plain ones for brokers without transactions, and one for the holder of a name."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any, Protocol
+
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import (
+    KafkaError,
+)
+from aiokafka.structs import OffsetAndMetadata
+
+from safeguard_streams.bus.interface import Committed, Output, Partition
+from safeguard_streams.bus.kafka.clients import (
+    FENCED_ERRORS,
+    FORBIDDEN_ERRORS,
+    PRODUCER_OPTIONS,
+    bounded_stop,
+    forbidden,
+    started,
+)
+from safeguard_streams.bus.kafka.positions import committed
+from safeguard_streams.bus.kafka.probes import has_transactions
+from safeguard_streams.errors import BusError, FencedError
+from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
+from safeguard_streams.runtime.security import client_options
+from safeguard_streams.runtime.settings import Settings
+
+_SIGHT_SECONDS = 3.0
+
+
+class TransactionalWriter:
+    """Exactly once: outputs and offset in one transaction of the partition's only producer."""
+
+    def __init__(
+        self,
+        consumer: StrictConsumer,
+        prefix: str,
+        partition: Partition,
+        producer: AIOKafkaProducer,
+        group: str,
+    ) -> None:
+        self._consumer = consumer
+        self._prefix = prefix
+        self._partition = partition
+        self._producer = producer
+        self._group = group
+
+    async def committed(self) -> Committed:
+        # The producer's start ended any transaction of an earlier holder, so the position is stable.
+        return await committed(self._consumer, self._partition)
+
+    async def commit(self, outputs: Sequence[Output], offset: int, metadata: str) -> None:
+        producer = self._producer
+        position = {TopicPartition(*self._partition): OffsetAndMetadata(offset, metadata)}
+        try:
+            await producer.begin_transaction()
+            await _produce(producer, self._prefix, outputs, self._partition.partition)
+            await producer.send_offsets_to_transaction(position, self._group)
+            await producer.commit_transaction()
+        except FENCED_ERRORS as error:
+            raise FencedError(f"{self._partition} is owned by another process: {error!r}") from error
+        except FORBIDDEN_ERRORS as error:
+            raise forbidden(error) from error
+        except (KafkaError, AssertionError) as error:
+            raise BusError(f"{self._partition}: {error!r}") from error
+
+    async def close(self) -> None:
+        await bounded_stop(self._producer.stop)
+
+
+class PlainWriter:
+    """At least once: outputs, then the position; a crash in between repeats outputs, with the same ids."""
+
+    def __init__(self, consumer: StrictConsumer, prefix: str, partition: Partition, producer: AIOKafkaProducer) -> None:
+        self._consumer = consumer
+        self._prefix = prefix
+        self._partition = partition
+        self._producer = producer
+
+    async def committed(self) -> Committed:
+        return await committed(self._consumer, self._partition)
+
+    async def commit(self, outputs: Sequence[Output], offset: int, metadata: str) -> None:
+        try:
+            await _produce(self._producer, self._prefix, outputs, self._partition.partition)
+            await self._consumer.commit({TopicPartition(*self._partition): (offset, metadata)})
+        except KafkaError as error:
+            raise BusError(f"{self._partition}: {error!r}") from error
+
+    async def close(self) -> None:
+        return
+
+
+async def _produce(producer: AIOKafkaProducer, prefix: str, outputs: Sequence[Output], number: int) -> None:
+    """Write outputs in order, in few batches; returns when the broker has them all."""
+    by_topic: dict[str, list[Output]] = {}
+    for output in outputs:
+        by_topic.setdefault(output.topic, []).append(output)
+    sent = []
+    for name, group in by_topic.items():
+        topic = prefix + name
+        count = len(await producer.partitions_for(topic))
+        target = number % count
+        batch = producer.create_batch()
+        for output in group:
+            if not _append(batch, output):
+                sent.append(await producer.send_batch(batch, topic, partition=target))
+                batch = producer.create_batch()
+                if not _append(batch, output):
+                    raise BusError(f"{topic}: a record is too large for a batch")
+        sent.append(await producer.send_batch(batch, topic, partition=target))
+    for done in await asyncio.gather(*sent, return_exceptions=True):
+        if isinstance(done, BaseException):
+            raise done
+
+
+def _append(batch: Any, output: Output) -> bool:
+    return batch.append(key=output.key, value=output.value, timestamp=None, headers=[*output.headers]) is not None
+
+
+class Write(Protocol):
+    """Writes records together; partitions, where they are given, one for each record, None for that of its key."""
+
+    async def __call__(self, outputs: Sequence[Output], partitions: Sequence[int | None] = ()) -> None: ...
+
+
+@contextlib.asynccontextmanager
+async def exclusive_writer(settings: Settings, name: str) -> AsyncIterator[Write]:
+    """A function that writes records all or nothing, for the one holder of a name: whoever opens it later fences the former.
+    What it wrote can be read when it returns: a transaction is committed a moment before its records come into sight.
+
+    On a broker without transactions they are written one after the other, and nobody is fenced.
+    """
+    group = settings.prefix + name
+    transactional = await has_transactions(settings, group)
+    client = AIOKafkaProducer(
+        **client_options(settings), **PRODUCER_OPTIONS, **({"transactional_id": group} if transactional else {})
+    )
+
+    async def write(outputs: Sequence[Output], partitions: Sequence[int | None] = ()) -> None:
+        async with client.transaction() if transactional else contextlib.nullcontext():
+            sent = [
+                await client.send(
+                    settings.prefix + output.topic,
+                    value=output.value,
+                    key=output.key,
+                    partition=partition,
+                    headers=list(output.headers),
+                )
+                for output, partition in zip_longest(outputs, partitions)
+            ]
+            written = await asyncio.gather(*sent)
+        if transactional:
+            await _in_sight(sight, {TopicPartition(at.topic, at.partition): at.offset for at in written})
+
+    sight = StrictConsumer(**client_options(settings), group_id=None, isolation_level="read_committed")
+    async with started(settings, client), started(settings, sight):
+        try:
+            yield write
+        except FENCED_ERRORS as error:
+            raise BusError(f"another process does the same at this moment ({name}); try again") from error
+
+
+async def _in_sight(client: StrictConsumer, last: Mapping[TopicPartition, int]) -> None:
+    """Wait until readers of what is committed see these offsets; not for ever, as another's transaction may be open before."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_SIGHT_SECONDS):
+            while any(end <= last[tp] for tp, end in (await client.end_offsets(list(last))).items()):
+                await asyncio.sleep(0.01)

@@ -1,0 +1,135 @@
+"""A bus in memory: topics are lists, commits are atomic, a new writer fences the old one. For tests of logic."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from safeguard_streams.bus.interface import Committed, Listener, Output, Partition, Record
+from safeguard_streams.contract.records import Headers
+from safeguard_streams.errors import FencedError
+
+
+class StoredRecord(msgspec.Struct, frozen=True):
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+
+class MemoryBroker:
+    """What outlives a process: the logs, the group's positions, who may write. All topics have `partitions` partitions."""
+
+    def __init__(self, partitions: int = 1) -> None:
+        self.partitions = partitions
+        self.logs: dict[Partition, list[StoredRecord]] = defaultdict(list)
+        self.positions: dict[Partition, Committed] = {}
+        self.epochs: dict[Partition, int] = defaultdict(int)
+        self.changed = asyncio.Event()
+
+    def append(
+        self, topic: str, value: bytes | None, key: bytes | None = None, partition: int = 0, headers: Headers = ()
+    ) -> StoredRecord:
+        log = self.logs[Partition(topic, partition)]
+        record = StoredRecord(topic, partition, len(log), int(time.time() * 1000), key, value, headers)
+        log.append(record)
+        self.changed.set()
+        return record
+
+    def read(self, topic: str) -> list[StoredRecord]:
+        """All records of a topic, partition by partition."""
+        return [r for (name, _), log in sorted(self.logs.items()) if name == topic for r in log]
+
+
+class MemoryBus:
+    """One member of a group that owns all partitions of its topics."""
+
+    def __init__(self, broker: MemoryBroker, topics: Sequence[str]) -> None:
+        self.broker = broker
+        self.group = "memory"
+        self._owned = {Partition(t, p) for t in topics for p in range(broker.partitions)}
+        self._next: dict[Partition, int] = {}
+        self._paused: set[Partition] = set()
+        self._listener: Listener | None = None
+
+    async def start(self, listener: Listener) -> None:
+        self._listener = listener
+        for partition in self._owned:
+            self._next[partition] = self.broker.positions.get(partition, Committed(0, "")).offset or 0
+        listener.assigned(self._owned)
+
+    async def poll(self, timeout: float, most: int) -> Mapping[Partition, Sequence[Record]]:
+        polled = self._take(most)
+        if not polled:
+            self.broker.changed.clear()
+            try:
+                await asyncio.wait_for(self.broker.changed.wait(), timeout)
+            except TimeoutError:
+                return {}
+            polled = self._take(most)
+        await asyncio.sleep(0)
+        return polled
+
+    def _take(self, most: int) -> dict[Partition, list[StoredRecord]]:
+        polled: dict[Partition, list[StoredRecord]] = {}
+        for partition in sorted(self._owned - self._paused):
+            start = self._next[partition]
+            records = self.broker.logs[partition][start : start + most]
+            if records:
+                polled[partition] = records
+                self._next[partition] = start + len(records)
+                most -= len(records)
+        return polled
+
+    def assignment(self) -> set[Partition]:
+        return set(self._owned)
+
+    def end(self, partition: Partition) -> int | None:
+        return len(self.broker.logs[partition])
+
+    def pause(self, partition: Partition) -> None:
+        self._paused.add(partition)
+
+    def resume(self, partition: Partition) -> None:
+        self._paused.discard(partition)
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        self._next[partition] = offset
+
+    async def writer(self, partition: Partition) -> MemoryWriter:
+        self.broker.epochs[partition] += 1
+        return MemoryWriter(self.broker, partition, self.broker.epochs[partition])
+
+    async def stop(self) -> None:
+        if self._listener is not None:
+            await self._listener.revoked(self._owned)
+        self._owned = set()
+
+
+class MemoryWriter:
+    def __init__(self, broker: MemoryBroker, partition: Partition, epoch: int) -> None:
+        self._broker = broker
+        self._partition = partition
+        self._epoch = epoch
+
+    async def committed(self) -> Committed:
+        return self._broker.positions.get(self._partition, Committed(None, ""))
+
+    async def commit(self, outputs: Sequence[Output], offset: int, metadata: str) -> None:
+        await asyncio.sleep(0)
+        if self._broker.epochs[self._partition] != self._epoch:
+            raise FencedError(f"{self._partition} has a newer writer")
+        for output in outputs:
+            partition = self._partition.partition % self._broker.partitions
+            self._broker.append(output.topic, output.value, output.key, partition, output.headers)
+        self._broker.positions[self._partition] = Committed(offset, metadata)
+
+    async def close(self) -> None:
+        return

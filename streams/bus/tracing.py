@@ -1,0 +1,167 @@
+"""One trace along the path of a content: from its producer through every stage, over Kafka, to what enforcement did.
+
+A record whose traceparent (W3C Trace Context) says that it is sampled gets a span of its own in each stage, and what follows from
+it carries that span's traceparent on. All others cost a look at their headers. Of content whose producer gave no
+traceparent, a small share begins a trace of its own at the first stage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+from opentelemetry import context as contexts
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from safeguard_streams.bus.interface import Record
+from safeguard_streams.contract.records import Headers
+
+SCOPE = "safeguard"
+_PROPAGATOR = TraceContextTextMapPropagator()
+_SAMPLED = frozenset(b"13579bdf")  # the last digit of the flags, if its lowest bit is set
+
+
+class Carrying(msgspec.Struct, frozen=True):
+    """A record whose headers name the span of this stage; `original` are those that it came with."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    original: Headers
+
+
+def original_headers(record: Record) -> Headers:
+    """The headers that a record came with."""
+    return record.original if isinstance(record, Carrying) else record.headers
+
+
+def sampled(headers: Headers) -> bool:
+    """Whether they hold the context of a trace that is recorded."""
+    for name, value in headers:
+        if name == "traceparent":
+            return len(value) == 55 and value[-1] in _SAMPLED
+    return False
+
+
+class Tracing:
+    """Spans of one stage. share, 0 to 1: of records without any context, how many begin a trace."""
+
+    def __init__(self, stage: str, group: str, share: float = 0.0) -> None:
+        self._stage = stage
+        self._group = group
+        self._share = share
+        self._tracer = trace.get_tracer(SCOPE)
+
+    @contextlib.contextmanager
+    def processing(self, records: Sequence[Record]) -> Iterator[Sequence[Record]]:
+        """The records to hand to the transform, while their spans are open."""
+        chosen = self._chosen(records) if recording() else []
+        if not chosen:
+            yield records
+            return
+        spans = {number: self._span(records[number]) for number in chosen}
+        handed = list(records)
+        for number, span in spans.items():
+            handed[number] = _carrying(records[number], span)
+        batch = self._batch(records, spans) if len(records) > 1 else None
+        # What is asked of others on behalf of a single content belongs to its trace.
+        current: Any = contextlib.nullcontext()
+        if len(records) == 1:
+            current = trace.use_span(spans[0], record_exception=False, set_status_on_exception=False)
+        try:
+            with current:
+                yield handed
+        except BaseException as error:
+            for span in spans.values():
+                # An exception's text may quote content, its kind does not.
+                span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            raise
+        finally:
+            for span in [*spans.values(), *([batch] if batch else [])]:
+                span.end()
+
+    def _chosen(self, records: Sequence[Record]) -> list[int]:
+        chosen = [number for number, record in enumerate(records) if record.headers and sampled(record.headers)]
+        if not chosen and self._share and random.random() < self._share * len(records):
+            number = random.randrange(len(records))
+            if not any(name == "traceparent" for name, _ in records[number].headers):
+                return [number]
+        return chosen
+
+    def _span(self, record: Record) -> Span:
+        carrier = {name: value.decode("ascii", "replace") for name, value in record.headers if name.startswith("trace")}
+        attributes: dict[str, Any] = {
+            **self._attributes(record.topic),
+            "messaging.destination.partition.id": str(record.partition),
+            "messaging.kafka.offset": record.offset,
+            "messaging.kafka.message.key": (record.key or b"").decode("utf-8", "replace"),
+        }
+        context = _PROPAGATOR.extract(carrier, context=Context())
+        return self._tracer.start_span(f"process {record.topic}", context, SpanKind.CONSUMER, attributes)
+
+    def _batch(self, records: Sequence[Record], spans: dict[int, Span]) -> Span:
+        """A span of the whole call, linked with those of the contents in it."""
+        links = [Link(span.get_span_context()) for span in spans.values()]
+        attributes = {**self._attributes(records[0].topic), "messaging.batch.message_count": len(records)}
+        return self._tracer.start_span(
+            f"process batch {records[0].topic}", Context(), SpanKind.CONSUMER, attributes, links
+        )
+
+    def _attributes(self, topic: str) -> dict[str, Any]:
+        return {
+            "messaging.system": "kafka",
+            "messaging.operation.type": "process",
+            "messaging.operation.name": "process",
+            "messaging.destination.name": topic,
+            "messaging.consumer.group.name": self._group,
+            "safeguard.stage": self._stage,
+        }
+
+
+def recording() -> bool:
+    """Whether this process exports traces."""
+    return not isinstance(trace.get_tracer_provider(), (trace.ProxyTracerProvider, trace.NoOpTracerProvider))
+
+
+def _carrying(record: Record, span: Span) -> Record:
+    carrier: dict[str, str] = {}
+    _PROPAGATOR.inject(carrier, trace.set_span_in_context(span, Context()))
+    kept = [(name, value) for name, value in record.headers if name not in ("traceparent", "tracestate")]
+    headers = [*kept, *((name, value.encode()) for name, value in carrier.items())]
+    place = (record.topic, record.partition, record.offset, record.timestamp)
+    return Carrying(*place, record.key, record.value, headers, record.headers)
+
+
+@contextlib.contextmanager
+def asking(name: str, attributes: dict[str, Any]) -> Iterator[Span]:
+    """A span of a question to another service, on behalf of the content that is handled now, if that is traced."""
+    if not trace.get_current_span().get_span_context().is_valid:
+        yield trace.INVALID_SPAN
+        return
+    tracer = trace.get_tracer(SCOPE)
+    with tracer.start_as_current_span(
+        name, kind=SpanKind.CLIENT, attributes=attributes, record_exception=False, set_status_on_exception=False
+    ) as span:
+        try:
+            yield span
+        except BaseException as error:
+            span.set_attribute("error.type", type(error).__name__)
+            span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            raise
+
+
+def current_headers() -> dict[str, str]:
+    """traceparent and tracestate of what is handled now, for a request to another service; empty where nothing is traced."""
+    carrier: dict[str, str] = {}
+    _PROPAGATOR.inject(carrier, contexts.get_current())
+    return carrier

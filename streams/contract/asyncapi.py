@@ -1,0 +1,109 @@
+"""The topics as an AsyncAPI 3 document, made from the catalogue: for code in other languages, and for those who read.
+
+streams/contract/asyncapi.json is this document; a test says when it is stale, and `safeguard topics asyncapi > streams/asyncapi.json`
+renews it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+from msgspec.inspect import DateTimeType, Field, StructType, type_info
+
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.topics import Topic
+
+# What others write; all other topics are written by the pipeline alone. What people decide is an action.
+_RECEIVED = (topics.EVENTS, topics.ACTIONS)
+_REFERENCE = "#/components/schemas/{name}"
+
+
+def document() -> dict[str, Any]:
+    """The whole document, as JSON would hold it."""
+    records = {topic.record.__name__: topic.record for topic in topics.CATALOGUE}
+    schemas, components = msgspec.json.schema_components(list(records.values()), ref_template=_REFERENCE)
+    for name, schema in components.items():
+        schema["description"] = inspect.cleandoc(schema.get("description", name))
+    for name, record in records.items():
+        for field in _fields(record):
+            if isinstance(field.type, DateTimeType):  # written with an offset always, and read without one too
+                components[name]["properties"][field.encode_name]["format"] = "date-time"
+    messages = {name: _message(record, schema) for (name, record), schema in zip(records.items(), schemas, strict=True)}
+    operations = {}
+    for topic in topics.CATALOGUE:
+        if topic.name in _RECEIVED:
+            operations[f"receive {topic.name}"] = _operation("receive", topic)
+        if topic.name != topics.EVENTS:
+            operations[f"send {topic.name}"] = _operation("send", topic)
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "safeguard-streams",
+            "version": version("safeguard-streams"),
+            "description": "Content events in, verdicts out. Read with isolation level read_committed, drop what was seen by "
+            "verdict_id, ignore fields that you do not know. Topics may have a prefix, for several tenants on a cluster.",
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "channels": {topic.name: _channel(topic) for topic in topics.CATALOGUE},
+        "operations": operations,
+        "components": {"messages": messages, "schemas": dict(sorted(components.items()))},
+    }
+
+
+def _fields(record: type[msgspec.Struct]) -> tuple[Field, ...]:
+    found = type_info(record)
+    assert isinstance(found, StructType)
+    return found.fields
+
+
+def _message(record: type[msgspec.Struct], schema: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": record.__name__,
+        "summary": _summary(record),
+        "headers": {
+            "type": "object",
+            "properties": {
+                "schema": {"type": "string", "const": f"{record.__name__}/1", "description": "kind and version"},
+                "traceparent": {"type": "string", "description": "W3C trace context, where the producer gave one"},
+            },
+        },
+        "payload": schema,
+    }
+
+
+def _summary(record: type[msgspec.Struct]) -> str:
+    """The first sentence of what a record's docstring says behind the topics' names."""
+    text = " ".join((inspect.getdoc(record) or "").split())
+    return text.partition(": ")[2].partition(". ")[0].rstrip(".")
+
+
+def _channel(topic: Topic) -> dict[str, Any]:
+    name = topic.record.__name__
+    config: dict[str, Any] = {
+        "cleanup.policy": topic.cleanup.split(","),
+        "max.message.bytes": topic.largest,
+    }
+    if "delete" in topic.cleanup:
+        config["retention.ms"] = topic.retention
+    kafka: dict[str, Any] = {"topicConfiguration": config, "bindingVersion": "0.5.0"}
+    if topic.partitions:
+        kafka["partitions"] = topic.partitions
+    return {
+        "address": topic.name,
+        "description": f"Key: {topic.key}.",
+        "messages": {name: {"$ref": f"#/components/messages/{name}"}},
+        "bindings": {"kafka": kafka},
+    }
+
+
+def _operation(action: str, topic: Topic) -> dict[str, Any]:
+    escaped = topic.name.replace("~", "~0").replace("/", "~1")
+    return {
+        "action": action,
+        "channel": {"$ref": f"#/channels/{escaped}"},
+        "messages": [{"$ref": f"#/channels/{escaped}/messages/{topic.record.__name__}"}],
+    }

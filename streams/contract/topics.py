@@ -1,0 +1,89 @@
+"""The catalogue of topics: names, keys, records, partitions, retention."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from safeguard_streams.contract.records import (
+    Action,
+    ContentEvent,
+    DeadLetter,
+    Escalation,
+    Lane,
+    PolicyChange,
+    PolicyRelease,
+    Rationale,
+    Replay,
+    Verdict,
+)
+
+EVENTS = "content.events"
+ESCALATIONS = "content.escalations"
+ESCALATIONS_AUDIT = "content.escalations.audit"
+ESCALATIONS_SHADOW = "content.escalations.shadow"
+ESCALATIONS_REPLAY = "content.escalations.replay"
+CLEARED = "moderation.cleared"
+VERDICTS = "moderation.verdicts"
+RATIONALES = "moderation.rationales"
+REPLAYS = "moderation.replays"
+REPLAY_JOBS = "moderation.replays.jobs"
+POLICIES = "moderation.policies"
+POLICIES_HISTORY = "moderation.policies.history"
+ACTIONS = "moderation.actions"
+DEAD_LETTERS = "moderation.dead-letters"
+
+LANES: dict[Lane, str] = {
+    "live": ESCALATIONS,
+    "audit": ESCALATIONS_AUDIT,
+    "shadow": ESCALATIONS_SHADOW,
+    "replay": ESCALATIONS_REPLAY,
+}
+FOREVER = -1
+
+MiB = 2**20
+DAY = 24 * 3600 * 1000
+COMPACTION_LAG = DAY  # what a tombstone erases is gone from the disks after this long
+# Content may be this large as a record; a dead letter holds it in base64 and needs half as much again.
+LARGEST_CONTENT = 12 * MiB
+LARGEST_RECORD = 20 * MiB
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """One topic. partitions None: as many as the settings say; retention in ms, or FOREVER."""
+
+    name: str
+    key: str
+    record: type[msgspec.Struct]
+    retention: int = 7 * DAY
+    cleanup: Literal["delete", "compact", "compact,delete"] = "delete"
+    partitions: int | None = None
+    largest: int = LARGEST_CONTENT
+
+    @property
+    def config(self) -> dict[str, str]:
+        config = {"cleanup.policy": self.cleanup, "max.message.bytes": str(self.largest)}
+        if "delete" in self.cleanup:
+            config["retention.ms"] = str(self.retention)
+        if self.cleanup == "compact,delete":
+            config["max.compaction.lag.ms"] = str(COMPACTION_LAG)
+        return config
+
+
+CATALOGUE: tuple[Topic, ...] = (
+    Topic(EVENTS, "content_id", ContentEvent, retention=30 * DAY),
+    Topic(ESCALATIONS, "content_id", Escalation),
+    Topic(ESCALATIONS_AUDIT, "content_id", Escalation),
+    Topic(ESCALATIONS_SHADOW, "content_id", Escalation),
+    Topic(ESCALATIONS_REPLAY, "content_id", Escalation),
+    Topic(CLEARED, "content_id", Verdict),
+    Topic(VERDICTS, "content_id", Verdict, retention=90 * DAY),
+    Topic(RATIONALES, "verdict_id", Rationale, retention=90 * DAY, cleanup="compact,delete"),
+    Topic(REPLAYS, "content_id", Verdict, retention=30 * DAY),
+    Topic(REPLAY_JOBS, "replay_id", Replay, cleanup="compact", partitions=1),
+    Topic(POLICIES, "policy_id", PolicyRelease, cleanup="compact", partitions=1),
+    Topic(POLICIES_HISTORY, "policy_id", PolicyChange, retention=FOREVER, partitions=1),
+    Topic(ACTIONS, "content_id", Action, retention=90 * DAY),
+    Topic(DEAD_LETTERS, "as it came", DeadLetter, retention=30 * DAY, largest=LARGEST_RECORD),
+)

@@ -1,0 +1,36 @@
+"""Liveness and readiness over HTTP, for processes that have no web server of their own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from aiohttp import web
+
+from safeguard_streams.runtime import telemetry
+
+
+@contextlib.asynccontextmanager
+async def served(host: str, port: int, state: Callable[[], dict[str, Any]]) -> AsyncIterator[None]:
+    """Serve /health/live, /health/ready (`state()` as JSON, with status 503 until its `ready` is true) and /metrics."""
+
+    async def live(_: web.Request) -> web.Response:
+        return web.json_response({"alive": True})
+
+    async def ready(_: web.Request) -> web.Response:
+        found = state()
+        return web.json_response(found, status=200 if found["ready"] else 503)
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=telemetry.page(), headers={"content-type": telemetry.CONTENT_TYPE})
+
+    server = web.Application()
+    server.add_routes([web.get("/health/live", live), web.get("/health/ready", ready), web.get("/metrics", metrics)])
+    runner = web.AppRunner(server)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        yield
+    finally:
+        await runner.cleanup()

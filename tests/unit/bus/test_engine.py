@@ -1,0 +1,352 @@
+"""The engine on the bus in memory: order, isolation, recovery, end."""
+
+import asyncio
+import random
+
+import pytest
+
+from safeguard_streams.bus.engine import Engine, Limits, Retry
+from safeguard_streams.bus.interface import Committed, Output, Partition
+from safeguard_streams.bus.memory import MemoryBroker, MemoryBus, MemoryWriter
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import DeadLetter, decode
+from safeguard_streams.errors import BusError, DependencyError, FencedError, RecordError, StalledError
+
+SOURCE = "source"
+SINK = "sink"
+SINGLY = Limits(batch=1, in_flight=8, drain=2.0)
+
+
+def echo(records):
+    return [Output(SINK, r.key, r.value) for r in records]
+
+
+async def batches(records):
+    return echo(records)
+
+
+def fill(broker, count, partitions=1):
+    for n in range(count):
+        broker.append(SOURCE, str(n).encode(), partition=n % partitions)
+
+
+async def run(broker, transform, until, *, limits=None, retry=None, bus=None, patience=10.0):
+    """Run an engine until a condition on the broker holds."""
+    engine = Engine(bus or MemoryBus(broker, [SOURCE]), transform, stage="test", limits=limits, retry=retry)
+    stop = asyncio.Event()
+
+    async def watch():
+        async with asyncio.timeout(patience):
+            while not until():
+                await asyncio.sleep(0.01)
+        stop.set()
+
+    await asyncio.gather(engine.run(stop), watch())
+    return engine
+
+
+def values(broker, topic=SINK):
+    return [int(r.value) for r in broker.read(topic)]
+
+
+async def test_batches_keep_their_order():
+    broker = MemoryBroker(partitions=3)
+    fill(broker, 3000, 3)
+    await run(broker, batches, lambda: len(values(broker)) == 3000, limits=Limits(batch=70))
+    for partition in range(3):
+        got = [int(r.value) for r in broker.logs[Partition(SINK, partition)]]
+        assert got == [n for n in range(3000) if n % 3 == partition]
+    assert all(broker.positions[Partition(SOURCE, p)] == Committed(1000, "") for p in range(3))
+
+
+async def test_a_slow_record_delays_none_behind_it():
+    broker = MemoryBroker()
+    fill(broker, 50)
+    release = asyncio.Event()
+
+    async def transform(records):
+        if records[0].value == b"0":
+            await release.wait()
+        return echo(records)
+
+    def others_are_out():
+        if len(values(broker)) == 49:
+            position, metadata = broker.positions[Partition(SOURCE, 0)]
+            assert position == 0
+            assert metadata
+            release.set()
+        return len(values(broker)) == 50
+
+    await run(broker, transform, others_are_out, limits=SINGLY)
+    assert values(broker)[-1] == 0
+    assert broker.positions[Partition(SOURCE, 0)] == Committed(50, "")
+
+
+async def test_each_record_is_answered_once_through_kills_and_restarts():
+    broker = MemoryBroker(partitions=2)
+    fill(broker, 600, 2)
+    draw = random.Random(3)
+    calls = 0
+
+    async def transform(records):
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(draw.random() * 0.01)
+        return echo(records)
+
+    for _ in range(6):  # killed without a chance to drain
+        engine = Engine(MemoryBus(broker, [SOURCE]), transform, stage="test", limits=SINGLY)
+        task = asyncio.create_task(engine.run(asyncio.Event()))
+        await asyncio.sleep(0.15)
+        for lane in list(engine._lanes.values()):
+            await lane.drop()
+        engine._lanes.clear()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await run(broker, transform, lambda: len(values(broker)) >= 600, limits=SINGLY)
+    assert sorted(values(broker)) == list(range(600))
+    # What a kill repeats is at most what was under way or finished since the last commit.
+    assert calls - 600 <= 6 * 2 * (8 + 40)
+
+
+async def test_a_record_at_fault_costs_itself_alone():
+    broker = MemoryBroker()
+    fill(broker, 200)
+
+    async def transform(records):
+        if any(r.value in {b"7", b"150"} for r in records):
+            raise RecordError("text", "is wrong")
+        return echo(records)
+
+    await run(broker, transform, lambda: len(broker.read(topics.DEAD_LETTERS)) == 2)
+    assert values(broker) == [n for n in range(200) if n not in {7, 150}]
+    letters = [decode(r.value, DeadLetter) for r in broker.read(topics.DEAD_LETTERS)]
+    assert [letter.origin.offset for letter in letters] == [7, 150]
+    assert letters[0].field == "text"
+    assert letters[0].reason == "text: is wrong"
+    assert letters[0].original()[1] == b"7"
+
+
+async def test_errors_are_retried_as_the_policy_says_and_their_text_is_kept_out():
+    broker = MemoryBroker()
+    broker.append(SOURCE, b"secret words", key=b"k", headers=[("traceparent", b"00-x")])
+    tries = 0
+
+    async def transform(records):
+        nonlocal tries
+        tries += 1
+        raise ValueError(records[0].value.decode())
+
+    retry = Retry(attempts=4, backoff=0.001)
+    await run(broker, transform, lambda: broker.read(topics.DEAD_LETTERS), limits=SINGLY, retry=retry)
+    assert tries == 4
+    (dead,) = broker.read(topics.DEAD_LETTERS)
+    letter = decode(dead.value, DeadLetter)
+    assert letter.attempts == 4
+    assert letter.error == "ValueError"
+    assert "secret" not in letter.reason
+    assert letter.original() == (b"k", b"secret words", [("traceparent", b"00-x")])
+
+
+class FlakyBus(MemoryBus):
+    """Commits fail, before or after they took effect, as its plan says."""
+
+    def __init__(self, broker, plan):
+        super().__init__(broker, [SOURCE])
+        self.plan = list(plan)
+
+    async def writer(self, partition):
+        inner = await super().writer(partition)
+        bus = self
+
+        class Flaky(MemoryWriter):
+            async def commit(self, outputs, offset, metadata):
+                step = bus.plan.pop(0) if bus.plan else "works"
+                if step == "fails":
+                    raise BusError("broker away")
+                if step == "fenced":
+                    raise FencedError("another owner")
+                await inner.commit(outputs, offset, metadata)
+                if step == "answer lost":
+                    raise BusError("timed out")
+
+        return Flaky(self.broker, partition, inner._epoch)
+
+
+@pytest.mark.parametrize("plan", [["fails"], ["answer lost"], ["fenced"], ["works", "answer lost", "fails", "works"]])
+async def test_a_commit_that_failed_or_only_seemed_to_is_neither_lost_nor_doubled(plan):
+    broker = MemoryBroker()
+    fill(broker, 300)
+    calls = 0
+
+    async def transform(records):
+        nonlocal calls
+        calls += len(records)
+        await asyncio.sleep(0.002)
+        return echo(records)
+
+    limits = Limits(batch=1, in_flight=4, reopen_pause=0.01)
+    await run(broker, transform, lambda: len(values(broker)) >= 300, limits=limits, bus=FlakyBus(broker, plan))
+    assert sorted(values(broker)) == list(range(300))
+    assert calls == 300, "work in hand is kept when a commit fails"
+
+
+async def test_when_another_owner_went_on_its_work_is_not_repeated():
+    broker = MemoryBroker()
+    fill(broker, 100)
+    taken_over = False
+
+    async def transform(records):
+        nonlocal taken_over
+        if not taken_over:
+            taken_over = True
+            # Another member judges the first 60 while this one is under way.
+            thief = await MemoryBus(broker, [SOURCE]).writer(Partition(SOURCE, 0))
+            await thief.commit([Output(SINK, None, str(n).encode()) for n in range(60)], 60, "")
+        return echo(records)
+
+    limits = Limits(batch=1, in_flight=1, reopen_pause=0.01)
+    await run(broker, transform, lambda: len(values(broker)) >= 100, limits=limits)
+    assert sorted(values(broker)) == list(range(100))
+
+
+class SlowBus(MemoryBus):
+    """Opening a writer takes a while, as it does on a broker."""
+
+    async def writer(self, partition):
+        await asyncio.sleep(0.05)
+        return await super().writer(partition)
+
+
+async def test_work_in_hand_that_finishes_while_another_owner_goes_on_is_dropped():
+    broker = MemoryBroker()
+    fill(broker, 100)
+    answered = asyncio.Event()
+
+    async def transform(records):
+        number = int(records[0].value)
+        if number >= 60 or answered.is_set():
+            return echo(records)
+        if number == 0:
+            # Another member judges the first 60; this one learns of it when it commits.
+            thief = await MemoryBus(broker, [SOURCE]).writer(Partition(SOURCE, 0))
+            await thief.commit([Output(SINK, None, str(n).encode()) for n in range(60)], 60, "")
+            answered.set()
+        else:
+            await answered.wait()
+            await asyncio.sleep(0.02)  # finishes between this member's failed commit and its new writer
+        return echo(records)
+
+    limits = Limits(batch=1, in_flight=8, reopen_pause=0.01)
+    bus = SlowBus(broker, [SOURCE])
+    await run(broker, transform, lambda: len(set(values(broker))) == 100, limits=limits, bus=bus)
+    assert sorted(values(broker)) == list(range(100))
+
+
+async def test_a_lane_that_was_given_up_while_it_recovered_opens_no_other():
+    broker = MemoryBroker()
+    fill(broker, 8)
+    partition = Partition(SOURCE, 0)
+    bus = SlowBus(broker, [SOURCE])
+    begun = asyncio.Event()
+
+    async def transform(records):
+        if records[0].offset:
+            begun.set()
+            await asyncio.sleep(0.3)  # still under way when the partition is given up
+        else:
+            await begun.wait()
+            thief = await MemoryBus(broker, [SOURCE]).writer(partition)
+            await thief.commit([Output(SINK, None, b"0"), Output(SINK, None, b"1")], 2, "")
+        return echo(records)
+
+    engine = Engine(bus, transform, stage="test", limits=Limits(batch=1, in_flight=2, reopen_pause=0.01))
+    stop = asyncio.Event()
+    running = asyncio.create_task(engine.run(stop))
+    await begun.wait()
+    while broker.positions.get(partition) is None:
+        await asyncio.sleep(0.001)
+    bus._owned = set()
+    await engine.revoked([partition])
+    await asyncio.sleep(0.2)
+    assert broker.epochs[partition] <= 3, "the thief's writer, this member's, and at most one to look"
+    assert not engine.unfinished
+    assert not engine._lanes
+    stop.set()
+    await running
+
+
+async def test_stopping_finishes_what_is_under_way_and_begins_nothing():
+    broker = MemoryBroker()
+    fill(broker, 100)
+    stop = asyncio.Event()
+    begun = 0
+
+    async def transform(records):
+        nonlocal begun
+        begun += 1
+        if begun == 5:
+            stop.set()
+        await asyncio.sleep(0.05)
+        return echo(records)
+
+    await Engine(MemoryBus(broker, [SOURCE]), transform, stage="test", limits=SINGLY).run(stop)
+    assert len(values(broker)) == begun < 100
+
+
+async def test_a_lost_dependency_ends_the_engine_and_makes_no_dead_letters():
+    broker = MemoryBroker()
+    fill(broker, 20)
+
+    async def transform(records):
+        if records[0].offset < 3:
+            return echo(records)
+        raise DependencyError("the engine died")
+
+    engine = Engine(MemoryBus(broker, [SOURCE]), transform, stage="test", limits=SINGLY)
+    with pytest.raises(DependencyError):
+        await engine.run(asyncio.Event())
+    assert not broker.read(topics.DEAD_LETTERS)
+    assert sorted(values(broker)) == [0, 1, 2]
+
+
+async def test_a_partition_that_does_not_move_raises_the_alarm():
+    broker = MemoryBroker()
+    fill(broker, 1)
+
+    async def transform(_):
+        await asyncio.sleep(3600)
+
+    limits = Limits(batch=1, stalled=0.2, drain=0.1)
+    with pytest.raises(StalledError, match=r"source\[0\]: 1 records wait"):
+        await Engine(MemoryBus(broker, [SOURCE]), transform, stage="test", limits=limits).run(asyncio.Event())
+
+
+class Watched(MemoryBus):
+    """Counts pauses."""
+
+    pauses = 0
+
+    def pause(self, partition):
+        self.pauses += 1
+        super().pause(partition)
+
+
+async def test_a_full_lane_is_paused_while_polling_goes_on():
+    broker = MemoryBroker()
+    fill(broker, 500)
+    bus = Watched(broker, [SOURCE])
+    most = 0
+
+    async def transform(records):
+        nonlocal most
+        await asyncio.sleep(0.01)
+        (position,) = bus._next.values()
+        most = max(most, position - len(values(broker)))
+        return echo(records)
+
+    limits = Limits(batch=10, buffer=40, poll=20)
+    await run(broker, transform, lambda: len(values(broker)) == 500, limits=limits, bus=bus)
+    assert values(broker) == list(range(500))
+    assert bus.pauses > 3
+    assert most <= 40 + 20

@@ -1,0 +1,102 @@
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safeguard_streams.bus.dead_letters import dead_letter
+from safeguard_streams.bus.memory import StoredRecord
+from safeguard_streams.contract.records import (
+    ContentEvent,
+    DeadLetter,
+    Verdict,
+    carried,
+    decode,
+    encode,
+    milliseconds_since,
+    verdict_id,
+)
+from safeguard_streams.errors import RecordError
+
+GOOD = {"content_id": "a", "text": "hello", "created_at": "2026-01-02T03:04:05Z"}
+
+
+def bad(change, drop=()):
+    return json.dumps({k: v for k, v in {**GOOD, **change}.items() if k not in drop}).encode()
+
+
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        (bad({}, ["text"]), "text"),
+        (bad({}, ["content_id"]), "content_id"),
+        (bad({}, ["created_at"]), "created_at"),
+        (bad({"text": 5}), "text"),
+        (bad({"text": None}), "text"),
+        (bad({"content_id": ""}), "content_id"),
+        (bad({"content_id": "x" * 513}), "content_id"),
+        (bad({"created_at": "yesterday"}), "created_at"),
+        (bad({"created_at": 1700000000}), "created_at"),
+        (bad({"context": [{"role": "user"}]}), "context[0].text"),
+        (bad({"context": "earlier"}), "context"),
+        (bad({"policies": [1]}), "policies[0]"),
+        (bad({"attributes": []}), "attributes"),
+        (b"not json", "record"),
+        (b"", "record"),
+        (None, "record"),
+        (b"[]", "record"),
+        (b"\xff\xfe", "record"),
+        (b'{"content_id":"a","text":"\\ud800","created_at":"2026-01-02T03:04:05Z"}', "record"),
+        (b"[" * 100_000, "record"),
+    ],
+)
+def test_a_record_at_fault_is_refused_by_the_name_of_its_field(value, field):
+    with pytest.raises(RecordError) as caught:
+        decode(value, ContentEvent)
+    assert caught.value.field == field
+    assert str(caught.value).startswith(field)
+    assert "hello" not in str(caught.value)
+
+
+def test_unknown_fields_and_odd_texts_are_accepted():
+    event = decode(bad({"text": "\x00 \u200b \U0001f600", "new_field": {"x": 1}}), ContentEvent)
+    assert event.text == "\x00 \u200b \U0001f600"
+    assert decode(bad({"text": ""}), ContentEvent).text == ""
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_raise_anything_else(value):
+    try:
+        decode(value, ContentEvent)
+    except RecordError as error:
+        assert error.field
+
+
+def test_a_verdict_survives_the_journey_and_leaves_defaults_out():
+    verdict = Verdict("v", "c", "s", "p", "1", "violates", "reasoner", "live", "m", datetime.now(UTC), ("A1",), 0.5)
+    assert decode(encode(verdict), Verdict) == verdict
+    assert b"supersedes" not in encode(verdict)
+
+
+def test_verdict_ids_are_equal_only_for_equal_parts():
+    assert verdict_id("a", "b") == verdict_id("a", "b")
+    assert verdict_id("a", "b") != verdict_id("ab", "")
+    assert len(verdict_id("a")) == 32
+
+
+def test_a_time_without_an_offset_is_utc():
+    assert milliseconds_since(datetime(2026, 1, 1), datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC)) == 1000.0  # noqa: DTZ001  (a time without a zone is what is tested)
+    assert milliseconds_since(datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)) == 0.0
+
+
+def test_a_dead_letter_holds_the_record_whole_and_counts_earlier_tries():
+    headers = [("traceparent", b"00-1"), ("safeguard-tries", b"2")]
+    record = StoredRecord("content.events", 3, 42, 1700000000000, b"\x00key", b"\xff\x00raw", headers)
+    output = dead_letter(record, RecordError("text", "is missing"), stage="prefilter", attempts=1)
+    letter = decode(output.value, DeadLetter)
+    assert letter.original() == (b"\x00key", b"\xff\x00raw", headers)
+    assert (letter.origin.topic, letter.origin.partition, letter.origin.offset) == ("content.events", 3, 42)
+    assert letter.attempts == 3
+    assert letter.field == "text"
+    assert carried(output.headers) == [("traceparent", b"00-1")]

@@ -1,0 +1,88 @@
+"""The demo's tally and its texts."""
+
+import json
+from datetime import UTC, datetime
+from importlib.resources import files
+
+import pytest
+
+from safeguard_streams.bus.dead_letters import dead_letter
+from safeguard_streams.bus.memory import StoredRecord
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import ContentEvent, Escalation, PrefilterResult, Verdict, encode
+from safeguard_streams.demo.tally import Tally, percentile
+from safeguard_streams.errors import RecordError
+from safeguard_streams.policies import labelled
+
+
+def stored(topic, key, value):
+    return StoredRecord(topic, 0, 0, 0, key, value)
+
+
+def verdict(key, policy, decision="safe"):
+    record = Verdict(f"{key}{policy}", key, "s", policy, "1", decision, "reasoner", "live", "m", datetime.now(UTC))
+    return stored(topics.VERDICTS, key.encode(), encode(record))
+
+
+def escalation(key, policy):
+    event = ContentEvent(key, "t", datetime.now(UTC))
+    record = Escalation(event, policy, "1", 1, PrefilterResult("label"), "live", datetime.now(UTC))
+    return stored(topics.ESCALATIONS, key.encode(), encode(record))
+
+
+@pytest.fixture
+def tally():
+    tally = Tally()
+    for key in "abc":
+        tally.sent(key.encode(), key.encode())
+    return tally
+
+
+def test_an_event_is_answered_when_every_policy_that_escalated_it_has_judged(tally):
+    assert tally.unanswered() == 3
+    tally.take(topics.CLEARED, stored(topics.CLEARED, b"a", b""))
+    tally.take(topics.ESCALATIONS, escalation("b", "x"))
+    tally.take(topics.ESCALATIONS, escalation("b", "y"))
+    tally.take(topics.VERDICTS, verdict("b", "x"))
+    assert tally.unanswered() == 2
+    tally.take(topics.VERDICTS, verdict("b", "y", "undetermined"))
+    letter = dead_letter(stored("content.events", b"c", b"c"), RecordError("text", "is missing"), stage="s", attempts=1)
+    tally.take(topics.DEAD_LETTERS, stored(topics.DEAD_LETTERS, b"c", letter.value))
+    summary = tally.summary()
+    assert (summary["unanswered"], summary["duplicates"], summary["dead_letters"]) == (0, 0, 1)
+    assert summary["undetermined"] == 1
+    assert summary["escalated"] == 1
+
+
+def test_a_second_answer_is_a_duplicate(tally):
+    for _ in range(2):
+        tally.take(topics.CLEARED, stored(topics.CLEARED, b"a", b""))
+    tally.take(topics.ESCALATIONS, escalation("b", "x"))
+    for _ in range(3):
+        tally.take(topics.VERDICTS, verdict("b", "x"))
+    assert tally.duplicates() == 3
+
+
+def test_records_of_others_are_not_counted(tally):
+    tally.take(topics.CLEARED, stored(topics.CLEARED, b"someone else", b""))
+    tally.take(topics.VERDICTS, verdict("z", "x"))
+    assert tally.summary()["cleared"] == tally.summary()["verdicts"] == 0
+
+
+def test_percentiles():
+    assert percentile([], 0.5) is None
+    assert percentile(range(100), 0.5) == 50
+    assert percentile(range(100), 0.99) == 99
+
+
+def test_the_demos_texts_were_never_trained_on_and_state_their_licence():
+    events = [
+        json.loads(line) for line in files("safeguard_streams.demo").joinpath("events.jsonl").read_bytes().splitlines()
+    ]
+    assert len(events) >= 600
+    assert len({e["language"] for e in events}) >= 6
+    for event in events:
+        assert event["attributes"]["licence"]
+        source = event["attributes"]["source"]
+        unseen = any(word in source for word in ("hatecheck", "exaggerated-safety", "prompt-injections, test"))
+        assert unseen or labelled.held_out(event["text"]), source

@@ -1,0 +1,308 @@
+"""Rules, the ledger and the transform of enforcement: which action a verdict leads to, and what stands on a content."""
+
+import asyncio
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from safeguard_streams.bus.memory import StoredRecord
+from safeguard_streams.cli import app
+from safeguard_streams.client.recent_ids import Seen
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import Action, Verdict, decode, encode
+from safeguard_streams.enforcement import rules as rules_of
+from safeguard_streams.enforcement import transform as module
+from safeguard_streams.enforcement.rules import Cap, Rule, Rules
+from safeguard_streams.enforcement.state import Ledger
+from safeguard_streams.enforcement.transform import Enforcer
+from safeguard_streams.errors import ConfigurationError, RecordError
+
+WHEN = datetime(2026, 1, 1, tzinfo=UTC)
+RULES = Rules(
+    (
+        Rule("threats", "remove", rules=("HH3",)),
+        Rule("sure", "limit", policies=("hate",), min_score=0.9, confidence=("high",)),
+        Rule("chat", "label", surfaces=("chat",)),
+    )
+)
+
+
+def verdict(number=0, content="c1", policy="hate", decision="violates", **more):
+    return Verdict(
+        verdict_id=f"v{number}",
+        content_id=content,
+        content_sha256="sha",
+        policy_id=policy,
+        policy_version="p1",
+        decision=decision,
+        stage="reasoner",
+        lane="live",
+        model="m",
+        decided_at=WHEN,
+        **more,
+    )
+
+
+def person(content="c1", action="allow"):
+    return Action("d1", content, action, WHEN, by="ann", why="seen")
+
+
+class Run:
+    """An enforcer that is handed verdicts in one partition, and all the actions that it wrote."""
+
+    def __init__(self, rules=RULES, partitions=1, **more):
+        self.enforcer = Enforcer(rules, partitions, **more)
+        self.ledger = self.enforcer.ledgers[0] = Ledger(**more)
+        self.actions = []
+
+    def __call__(self, *verdicts):
+        records = [
+            StoredRecord(topics.VERDICTS, 0, n, 0, v.content_id.encode(), encode(v)) for n, v in enumerate(verdicts)
+        ]
+        outputs = asyncio.run(self.enforcer(records))
+        assert {o.topic for o in outputs} <= {topics.ACTIONS}
+        found = [decode(o.value, Action) for o in outputs]
+        self.actions += found
+        return found
+
+    def restored(self):
+        """A ledger made of what was written, as another owner would make it."""
+        ledger = Ledger()
+        for action in self.actions:
+            ledger.take(action)
+        return ledger
+
+
+@pytest.mark.parametrize(
+    ("given", "action", "rule"),
+    [
+        (verdict(rule_ids=("HH1", "HH3")), "remove", "threats"),
+        (verdict(score=0.95, confidence="high"), "limit", "sure"),
+        (verdict(score=0.89, confidence="high"), "review", "violates, no rule fits"),
+        (verdict(score=0.95, confidence="low"), "review", "violates, no rule fits"),
+        (verdict(confidence="high"), "review", "violates, no rule fits"),  # without a score no threshold is reached
+        (verdict(policy="fraud", score=0.95, confidence="high"), "review", "violates, no rule fits"),
+        (verdict(policy="fraud", surface="chat"), "label", "chat"),
+        (verdict(decision="safe", rule_ids=("HH3",)), "allow", "safe, no rule fits"),
+        (verdict(decision="undetermined"), "review", "undetermined, no rule fits"),
+    ],
+)
+def test_the_first_rule_that_fits_decides(given, action, rule):
+    assert RULES.decide(given) == (action, rule)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[[rule]]\nname = 'a'\naction = 'ban'", "Invalid enum value 'ban' - at `$.rule[0].action`"),
+        ("[[rule]]\naction = 'remove'", "missing required field `name`"),
+        ("[[rule]]\nname = 'a'\naction = 'remove'\npolicy = 'x'", "unknown field `policy`"),
+        ("[[rule]]\nname = 'a'\naction = 'remove'\nmin_score = 1.5", "<= 1.0 - at `$.rule[0].min_score`"),
+        ("[cap]\nmost = 0", ">= 1 - at `$.cap.most`"),
+        ("[cap]\nwindow = 'soon'", "$.cap.window"),
+        ("[webhook]\nurl = 'ftp://x'", "$.webhook.url"),
+        ("[webhook", "not TOML"),
+        ("[[rule]]\nname = 'a'\naction = 'remove'\n" * 2, "two rules are 'a'"),
+    ],
+)
+def test_a_file_at_fault_is_refused_with_the_place(tmp_path, text, problem):
+    path = tmp_path / "rules.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        rules_of.load(path)
+    assert problem in str(caught.value)
+    assert str(path) in str(caught.value)
+    with pytest.raises(ConfigurationError, match="No such file"):
+        rules_of.load(tmp_path / "none.toml")
+
+
+def test_the_rules_in_the_package_name_policies_and_rules_that_exist(tmp_path):
+    assert "no problem" in CliRunner().invoke(app, ["enforce", "check"]).stdout
+    for line, said in (('policies = ["hat"]', "no policy 'hat'"), ('rules = ["HH9"]', "'HH9' is no rule of")):
+        path = tmp_path / "rules.toml"
+        path.write_text(f'[[rule]]\nname = "a"\naction = "remove"\n{line}\n')
+        assert said in str(CliRunner().invoke(app, ["enforce", "check", str(path)]).exception)
+
+
+def test_an_action_names_its_verdict_and_what_stands():
+    run = Run()
+    (action,) = run(verdict(1, rule_ids=("HH3",), reason="It threatens."))
+    assert action.reason == "It threatens."
+    assert (action.verdict_id, action.policy_id, action.policy_version, action.rule_ids) == (
+        "v1",
+        "hate",
+        "p1",
+        ("HH3",),
+    )
+    assert (action.action, action.previous, action.effective, action.state, action.changes) == (
+        *("remove", "allow", "remove", "applied"),
+        True,
+    )
+    assert action.rule == "threats"
+    (other,) = run(verdict(2, policy="fraud", surface="chat"))
+    assert (other.action, other.effective) == ("label", "remove"), "the severest of its policies stands"
+    (again,) = run(verdict(3, rule_ids=("HH3",)))
+    assert not again.changes
+    assert again.reverses == action.action_id
+    assert run.ledger.restricted() == run.restored().restricted() == {"c1": "remove"}
+
+
+def test_a_verdict_that_supersedes_reverses_and_taking_it_back_restores():
+    run = Run()
+    run(
+        verdict(1, rule_ids=("HH3",)),
+        verdict(2, "c2", decision="safe"),
+        verdict(3, "c3", policy="fraud", surface="chat"),
+    )
+    before = run.ledger.restricted()
+    (back,) = run(verdict(4, decision="safe", supersedes="v1"))
+    assert (back.action, back.previous, back.effective, back.changes) == ("allow", "remove", "allow", True)
+    assert back.reverses == run.actions[0].action_id
+    assert run.ledger.restricted() == {"c3": "label"}
+    run(verdict(5, rule_ids=("HH3",), supersedes="v4"))
+    assert run.ledger.restricted() == run.restored().restricted() == before
+
+
+def test_what_is_allowed_and_stays_so_is_no_action():
+    run = Run()
+    assert run(verdict(1, decision="safe")) == []
+
+
+def test_a_repeated_verdict_is_followed_once():
+    run = Run()
+    assert len(run(verdict(1, rule_ids=("HH3",)), verdict(1, rule_ids=("HH3",)))) == 1
+    assert run(verdict(1, rule_ids=("HH3",))) == []
+    run.enforcer.ledgers[0] = run.restored()
+    assert run(verdict(1, rule_ids=("HH3",))) == [], "nor by the next owner"
+
+
+def test_undetermined_takes_nothing_back():
+    run = Run()
+    run(verdict(1, rule_ids=("HH3",)))
+    (kept,) = run(verdict(2, decision="undetermined"))
+    assert (kept.action, kept.changes, kept.decision) == ("remove", False, "undetermined")
+    (new,) = run(verdict(3, "c9", decision="undetermined"))
+    assert (new.action, new.changes) == ("review", True)
+
+
+def test_a_person_overrides_what_stands_and_what_comes():
+    run = Run()
+    run(verdict(1, rule_ids=("HH3",)))
+    run.ledger.take(person())
+    assert run.ledger.restricted() == {}
+    (action,) = run(verdict(2, rule_ids=("HH3",)), verdict(3, policy="fraud", decision="safe"))
+    assert (action.state, action.effective, action.changes) == ("overridden", "allow", False)
+    run.ledger.take(person(action="remove"))
+    assert run.ledger.restricted() == {"c1": "remove"}
+
+
+def test_above_the_cap_actions_are_held_until_the_window_has_passed(monkeypatch):
+    moment = WHEN
+    monkeypatch.setattr(module, "now", lambda: moment)
+    run = Run(Rules(RULES.rule, Cap(3, "1h"), {"fraud": Cap(100, "1m")}))
+    first = [run(verdict(n, f"c{n}", rule_ids=("HH3",)))[0] for n in range(6)]
+    assert [a.state for a in first] == ["applied"] * 3 + ["held"] * 3
+    assert [a.alert for a in first] == [False] * 3 + [True] + [False] * 2, "one alert for all"
+    assert [a.effective for a in first[3:]] == ["allow"] * 3
+    assert "above the cap of 3 in 1h" in first[3].why
+    assert run.ledger.held() == {"hate": 3}
+    assert len(run.ledger.restricted()) == 3
+    (other,) = run(verdict(7, "c3", policy="fraud", surface="chat"))
+    assert other.state == "applied", "another policy has its own cap"
+    run.enforcer.ledgers[0] = run.restored()
+    (still,) = run(verdict(8, "c8", rule_ids=("HH3",)))
+    assert (still.state, still.alert) == ("held", False), "the next owner knows"
+    moment += timedelta(hours=1)
+    (later,) = run(verdict(9, "c9", rule_ids=("HH3",)))
+    assert later.state == "applied"
+    (dropped,) = run(verdict(10, "c4", decision="safe", supersedes="v4"))
+    assert (dropped.action, dropped.changes) == ("allow", False), "it was never done"
+    assert run.restored().held() == {"hate": 3}
+
+
+def test_the_caps_of_partitions_sum_up_to_the_cap():
+    for most in (1, 5, 6, 7, 1000):
+        assert sum(Cap(most).of_partition(p, 6) for p in range(6)) == most
+
+
+def test_what_is_released_counts_once_and_only_while_it_waits():
+    run = Run(Rules(RULES.rule, Cap(1)))
+    run(verdict(0, "c0", rule_ids=("HH3",)))
+    (held,) = run(verdict(1, rule_ids=("HH3",)))
+    let = msgspec.structs.replace(held, state="applied", releases=held.action_id, action_id="r1", alert=False)
+    run.ledger.take(let)
+    run.ledger.take(let)
+    assert run.ledger.restricted()["c1"] == "remove"
+    assert run.ledger.held() == {}
+    (back,) = run(verdict(2, rule_ids=(), decision="safe"))
+    assert (back.state, back.previous) == ("held", "remove"), "a reversal is a change as well"
+    run.ledger.take(let)
+    assert run.ledger.held() == {"hate": 1}, "that was released before"
+
+
+def test_a_trial_marks_its_actions_and_leaves_what_stands():
+    run = Run(dry_run=True)
+    (action,) = run(verdict(1, rule_ids=("HH3",)))
+    assert action.dry_run
+    assert action.action_id != Run()(verdict(1, rule_ids=("HH3",)))[0].action_id
+    assert run.restored().restricted() == {}
+    assert run.ledger.restricted() == {"c1": "remove"}
+
+
+def test_a_verdict_at_fault_is_found_without_others_counting_twice():
+    run = Run()
+    good = StoredRecord(topics.VERDICTS, 0, 0, 0, b"c1", encode(verdict(1, rule_ids=("HH3",))))
+    bad = StoredRecord(topics.VERDICTS, 0, 1, 0, b"c2", b"{}")
+    with pytest.raises(RecordError):
+        asyncio.run(run.enforcer([good, bad]))
+    assert len(asyncio.run(run.enforcer([good]))) == 1
+
+
+def test_old_ids_are_forgotten():
+    seen = Seen(2)
+    assert [seen.add(name) for name in ("a", "b", "a", "c", "b", "a")] == [True, True, False, True, True, True]
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["c1", "c2"]),
+        st.sampled_from(["hate", "fraud"]),
+        st.sampled_from(["violates", "safe", "undetermined"]),
+        st.sampled_from(["HH3", "HH1"]),
+        st.sampled_from(["verdict", "allow", "remove"]),
+    ),
+    max_size=30,
+)
+
+
+@given(steps)
+def test_what_stands_is_what_the_last_verdicts_and_people_say(events):
+    """Against the plain definition: of each policy the last determined verdict, or review; a person before all."""
+    run = Run(Rules(RULES.rule, Cap(10_000)))
+    model, people = {}, {}
+    for number, (content, policy, decision, cited, kind) in enumerate(events):
+        if kind != "verdict":
+            run.ledger.take(person(content, kind))
+            run.actions.append(person(content, kind))
+            people[content] = kind
+            continue
+        run(verdict(number, content, policy, decision, rule_ids=(cited,)))
+        if content in people:
+            continue
+        wanted = {"safe": "allow", "undetermined": "review"}.get(decision, "remove" if cited == "HH3" else "review")
+        if not (decision == "undetermined" and model.get((content, policy)) == "remove"):
+            model[content, policy] = wanted
+    order = ["allow", "review", "remove"]
+    expected = {}
+    for content in {content for content, _ in model} | set(people):
+        standing = [action for (name, _), action in model.items() if name == content]
+        action = people.get(content) or max(standing, key=order.index)
+        if action != "allow":
+            expected[content] = action
+    assert run.ledger.restricted() == run.restored().restricted() == expected
+    assert max(Counter(a.verdict_id for a in run.actions if a.verdict_id).values(), default=1) == 1

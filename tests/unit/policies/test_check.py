@@ -1,0 +1,287 @@
+"""Policy documents: what is read, what is refused, and that each problem is one line that says where and what to change."""
+
+import base64
+import json
+import shutil
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safeguard_streams.errors import PolicyError
+from safeguard_streams.policies.check import check, check_library, require
+from safeguard_streams.policies.distilled import BUCKETS
+from safeguard_streams.policies.distilled import read as read_label
+from safeguard_streams.policies.files import LIBRARY, load, load_library
+from safeguard_streams.policies.golden import NAME
+from safeguard_streams.policies.parsing import parse
+
+GOOD = (LIBRARY / "fraud-spam" / "policy.md").read_text()
+GOLDEN = (LIBRARY / "fraud-spam" / NAME).read_text()
+SIX = {
+    *("hate-harassment", "self-harm", "fraud-spam", "biomedical-misinformation", "gaming-conduct", "prompt-injection"),
+}
+
+
+def line_of(text, document=GOOD):
+    return document[: document.index(text)].count("\n") + 1
+
+
+def test_the_library_has_the_six_policies_fit_for_release_without_a_warning():
+    found = {one.policy.id: one for one in check_library()}
+    assert set(found) == SIX
+    assert [str(problem) for one in found.values() for problem in one.problems] == []
+    assert all(400 <= one.tokens <= 600 for one in found.values())
+    assert all(one.golden >= 60 for one in found.values())
+
+
+@pytest.mark.parametrize("name", sorted(SIX))
+def test_a_golden_set_has_both_sides_each_rule_and_each_kind_of_difficulty(name):
+    policy = load_library()[name]
+    rows = [json.loads(line) for line in (LIBRARY / name / NAME).read_text().splitlines()]
+    assert {row["rule"] for row in rows} == set(policy.rules)
+    assert {"clear", "boundary", "language", "evasion", "quotation", "news"} <= {row["kind"] for row in rows}
+    boundary = [row["decision"] for row in rows if row["kind"] == "boundary"]
+    assert min(boundary.count("violates"), boundary.count("safe")) >= 4
+    assert len({row.get("language", "en") for row in rows}) >= 5
+
+
+def test_the_version_follows_what_the_model_reads_and_nothing_else():
+    policy = parse(GOOD)
+    assert parse(GOOD.replace("owner: trust-and-safety", "owner: someone")).version == policy.version
+    assert parse(GOOD.replace("asked for\n", "wanted\n")).version == policy.version
+    assert parse(GOOD.replace("Judge what the content", "Judge that the content")).version != policy.version
+
+
+OUTPUT = GOOD[GOOD.index("## Output") :]
+LONG = "- Word: " + "the same again and again, " * 2500 + "\n"
+# What is changed (old text, new text), the line of the problem (a text that stands there, or a number), its message.
+BROKEN = [
+    ("---\nid: fraud-spam", "id: fraud-spam", 1, "begin with front matter"),
+    ("id: fraud-spam\n", "", 1, "id is missing in the front matter"),
+    ("id: fraud-spam", "id: Fraud Spam", 2, "lower-case words joined by hyphens"),
+    ("title: Spam", "title: [", 3, "not YAML"),
+    ("owner: trust-and-safety", "owner: 7", 4, "owner: expected str, got int"),
+    ("owner: trust-and-safety", "owner: &me you", 4, "anchors and aliases"),
+    ("effort: low", "effort: none", "effort:", "effort: invalid enum value"),
+    ("effort: low", "effort: low\neffort: high", "rules:", "effort stands here for the second time"),
+    ("  sample: 0.01", "  samples: 0.01", "  sample: 0.01", "there is no field samples in gate"),
+    ("  threshold: 0.", "  threshold: 2.", "  threshold: ", "gate.threshold must lie between 0 and 1"),
+    ("  threshold: ", "  threshold: high #", "  threshold: ", "gate.threshold: expected float, got str"),
+    ("labels: [fraud_spam]", "labels: [spam]", "  labels:", "gate.labels[0]: invalid enum value 'spam'"),
+    ("labels: [fraud_spam]", "labels: []", "  threshold:", "a threshold needs labels"),
+    ("  threshold: 0.0007\n", "", "gate:", "give gate.threshold"),
+    ("  sample: 0.01", "  patterns: ['(']", "  sample: 0.01", "is no RE2 expression: missing )"),
+    ("  sample: 0.01", "  patterns: ['(?=x)']", "  sample: 0.01", "is no RE2 expression"),
+    ("  sample: 0.01", "  patterns: ['x*']", "  sample: 0.01", "is found in every text"),
+    ("  sample: 0.01", "  terms: ['!!!']", "  sample: 0.01", "has no letter and no digit"),
+    ("  sample: 0.01", "  distilled: 0123456789ab", "  sample: 0.01", "distilled.json is missing"),
+    ("  languages: []", "  languages: [english]", "  languages:", "is no language tag"),
+    ("  FS5:", "  FS6:", "  FS5:", "FS6 has no line under ## VIOLATES or ## SAFE, but FS5 in line"),
+    ("  FS2: Lures", "  FS2: ''  # Lures", "  FS2:", "say in one line what FS2 is"),
+    ("- FS5:", "- FS4:", "- FS5:", "FS4 stands already in line"),
+    ("- FS3: Uns", "- FS3 Uns", "- FS3:", "begin each rule with its id"),
+    ("## SAFE\n", "## Safe\n", "## SAFE", "a section '## SAFE' is missing: write it so"),
+    ("## Definitions\n", "## Words\n", "# Spam and fraud policy", "a section '## Definitions' is missing"),
+    (GOOD[GOOD.index("- Fraud:") : GOOD.index("\n## VIOLATES")], "", "## Definitions", "## Definitions is empty"),
+    (OUTPUT, "## Output\nAnswer yes or no.\n", "## Output", 'must ask for "violation", "rule_ids"'),
+    ('"confidence":"low, medium or high",', "", "## Output", 'must ask for "confidence"'),
+    ("-> violates, FS1", "-> safe, FS1", '- "your account', "called safe, but FS1 is a rule of VIOLATES"),
+    ("-> safe, FS5", "-> safe, FS9", '- "got a text', "the policy has no rule FS9; it has FS1"),
+    ("-> safe, FS5", "is safe", '- "got a text', "write an example as"),
+    (
+        '- "got a text that i won a prize, it is a scam, do not call"',
+        '- "WINNER! claim your 900 prize, call 0900 000 now, 1.50 per MIN"',
+        '- "got a text',
+        "the same text is violates in line",
+    ),
+    ("a lure, or for", "a lure (see FS7), or for", "You review user", "the policy has no rule FS7"),
+    ("Judge what", "<|end|> Judge what", "You review user", "<|end|> is markup of the prompt's format"),
+    (
+        GOOD[GOOD.index("- FS5: ") : GOOD.index("\n\n## Examples")],
+        "- FS5: " + GOOD[GOOD.index("- FS4: ") + 7 : GOOD.index("\n- FS5: ")],
+        "- FS5:",
+        "FS5 says the same as FS4: no content can reach it",
+    ),
+    ("- Lure: ", LONG + "- Lure: ", "# Spam and fraud", "tokens: no model follows more than 10,000"),
+    ("- Lure: ", LONG * 4 + "- Lure: ", 1, "characters; 200,000 are read"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    shutil.copytree(LIBRARY / "fraud-spam", tmp_path / "fraud-spam")
+    return tmp_path / "fraud-spam"
+
+
+@pytest.mark.parametrize(("old", "new", "where", "message"), BROKEN, ids=range(len(BROKEN)))
+def test_a_broken_document_has_one_message_with_its_line(folder, old, new, where, message):
+    assert old in GOOD
+    path = folder / "policy.md"
+    path.write_text(GOOD.replace(old, new, 1))
+    (problem,) = check(path).errors
+    assert message in problem.message
+    assert str(problem) == f"{path}:{problem.line}: error: {problem.message} [{problem.code}]"
+    assert problem.line == (where if isinstance(where, int) else line_of(where)), problem
+
+
+ROWS = GOLDEN.splitlines()
+# What is put in the place of the golden set's second line, and the message.
+BROKEN_GOLDEN = [
+    ("{", "unexpected end of data"),
+    (ROWS[1].replace('"text"', '"texts"'), "object contains unknown field texts"),
+    (ROWS[1].replace('"decision": "violates", ', ""), "object missing required field decision"),
+    (ROWS[1].replace('"violates"', '"maybe"'), "invalid enum value 'maybe' - at $.decision"),
+    (ROWS[1].replace('"FS1"', '"FS4"'), "called violates, but FS4 is a rule of SAFE"),
+    (ROWS[1].replace('"FS1"', '"XX1"'), "the policy has no rule XX1"),
+    (ROWS[0].replace('"violates"', '"safe"').replace('"FS1"', '"FS4"'), "the same text is violates in line 1"),
+    (
+        ROWS[1].replace(json.loads(ROWS[1])["text"], "The song  is amazing, best of the year").replace("The", "this"),
+        "the policy's example in line",
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), BROKEN_GOLDEN)
+def test_a_broken_golden_text_has_one_message_with_its_line(folder, line, message):
+    (folder / NAME).write_text("\n".join([ROWS[0], line, *ROWS[2:]]))
+    (problem,) = check(folder / "policy.md").errors
+    assert problem.origin == str(folder / NAME)
+    assert problem.line == 2
+    assert message in problem.message
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("policy.md", GOOD[GOOD.index("- Lure: ") : GOOD.index("- Promotion")] * 1, "- Lure: it.\n", None),
+        ("policy.md", "- Lure: ", "- Lure: " + "a long story, " * 30, "best are 400 to 600"),
+        (
+            "policy.md",
+            GOOD[GOOD.index("## Examples") : GOOD.index('- "this song')],
+            "## Examples\n",
+            "2 examples: four",
+        ),
+        ("policy.md", "  sample: 0.01", "  sample: 0.01\n  terms: [prize, Prize]", "second time"),
+        ("policy.md", "  sample: 0.01", "  everything: true", "other parts change nothing"),
+        ("golden.jsonl", GOLDEN, "\n".join(ROWS[:20]), "20 golden texts"),
+        ("golden.jsonl", ROWS[1], ROWS[0], "the same text stands in line 1"),
+    ],
+)
+def test_what_could_be_better_is_a_warning_and_no_error(folder, file, old, new, message):
+    path = folder / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    checked = check(folder / "policy.md")
+    assert checked.errors == []
+    said = [problem.message for problem in checked.problems]
+    assert (message is None and said == []) or any(message in one for one in said), said
+
+
+def test_a_policy_without_a_golden_set_is_told_so_and_may_be_released(folder):
+    (folder / NAME).unlink()
+    checked = check(folder / "policy.md")
+    assert [problem.code for problem in checked.problems] == ["golden"]
+    assert require([checked])[0].id == "fraud-spam"
+
+
+def test_errors_of_all_policies_are_said_at_once_and_none_is_released(folder):
+    (folder / "policy.md").write_text(GOOD.replace("effort: low", "effort: none"))
+    good = check(LIBRARY / "self-harm" / "policy.md")
+    with pytest.raises(PolicyError, match="effort"):
+        require([good, check(folder / "policy.md")])
+
+
+def test_content_that_does_not_say_its_surface_is_not_exempt():
+    policy = parse(GOOD.replace("surfaces: []", "surfaces: [chat]").replace("languages: []", "languages: [de]"))
+    assert policy.applies("chat", "de")
+    assert policy.applies(None, None)
+    assert not policy.applies("mail", "de")
+    assert not policy.applies("chat", "en")
+
+
+def test_a_missing_file_and_a_misplaced_one_are_named(tmp_path):
+    with pytest.raises(PolicyError, match="cannot be read"):
+        load(tmp_path / "policy.md")
+    with pytest.raises(PolicyError, match="no ID/policy.md"):
+        load_library(tmp_path)
+    with pytest.raises(PolicyError, match="no ID/policy.md"):
+        check_library(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "policy.md").write_text(GOOD)
+    with pytest.raises(PolicyError, match="folder is 'other'"):
+        load_library(tmp_path)
+    (checked,) = check_library(tmp_path)
+    assert [problem.message for problem in checked.errors] == ["id is fraud-spam, but the folder is other"]
+
+
+PIECES = [
+    *GOOD.splitlines(keepends=True),
+    "---\n",
+    "  ",
+    ": ",
+    "[",
+    "{",
+    "&a ",
+    "*a",
+    "!!python/object:os.system ",
+    "\x00",
+    "\ud800",
+]
+PIECES += [
+    "? ",
+    "2026-99-99\n",
+    "0x",
+    "1e999\n",
+    ".inf\n",
+    "- ",
+    "|\n",
+    "%YAML 9\n",
+    "\t",
+    "\u2028",
+    "'",
+    '"',
+    "- FS1: ",
+    "## SAFE\n",
+]
+
+
+@given(st.integers(0, len(GOOD)), st.integers(0, 80), st.lists(st.sampled_from(PIECES), max_size=4))
+def test_a_damaged_document_is_a_policy_or_a_policy_error_and_nothing_else(at, cut, put):
+    damaged = GOOD[:at] + "".join(put) + GOOD[at + cut :]
+    try:
+        assert parse(damaged).violating
+    except PolicyError as error:
+        assert "policy:" in str(error)
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        "a: " + "[" * 150_000,
+        "a: " + "[" * 990 + "]" * 990,
+        "\n".join(" " * depth + "a:" for depth in range(600)),
+        "a: 2026-13-45",
+        "a: !!timestamp x",
+        "a: !!python/object/apply:os.system [ls]",
+        "\x07",
+        "? [a]\n: b",
+        "a: &x [1]\nb: *x",
+        "1: 2",
+        "null",
+        "- a",
+        "",
+    ],
+)
+def test_hostile_front_matter_is_a_policy_error(front):
+    with pytest.raises(PolicyError):
+        parse(f"---\n{front}\n---\n## VIOLATES\n- AB1: x\n## SAFE\n- AB2: y\n")
+
+
+def test_a_label_that_would_unpack_to_gigabytes_is_refused_at_its_bound():
+    bomb = base64.b64encode(zlib.compress(b"\0" * 50_000_000, 9)).decode()
+    label = {"policy_id": "p", "classifier": "c", "labels": [], "trust": [1, 0], "bias": 0, "unit": 1, "rows": 1}
+    with pytest.raises(PolicyError, match=f"has {BUCKETS + 1} weights"):
+        read_label(json.dumps({**label, "weights": bomb}))

@@ -1,0 +1,125 @@
+"""Calibration and recall on live traffic: figures that hold on streams made by chance."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from safeguard_streams.contract.records import PrefilterResult
+from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.quality import evaluation, gate_recall, threshold
+from safeguard_streams.quality.verdict_labels import Judged
+
+
+def stream(draw, violating, size, threshold=0.25):
+    """Scores and truth of a stream, and what passes."""
+    truth = draw.random(size) < violating
+    scores = 1 / (1 + np.exp(-(draw.normal(-2.5, 1, size) + draw.uniform(0.5, 2.5) * truth)))
+    return scores, truth, scores < threshold
+
+
+def audited(draw, scores, truth, passed, near, far, threshold=0.25):
+    rows = [Judged(bool(violates)) for violates in truth[~passed]]
+    close = scores >= threshold / 2
+    for i in np.flatnonzero(passed & (draw.random(len(scores)) < np.where(close, near, far))):
+        rate, stratum = (near, "near") if close[i] else (far, "far")
+        result = PrefilterResult("audit", "hate", float(scores[i]), threshold, rate, stratum)
+        rows.append(Judged(bool(truth[i]), 1 / rate, prefilter=result))
+    return rows
+
+
+def test_the_interval_covers_the_true_recall():
+    covered = 0
+    for seed in range(100):
+        draw = np.random.default_rng(seed)
+        scores, truth, passed = stream(draw, draw.uniform(0.005, 0.05), 50_000)
+        rows = audited(draw, scores, truth, passed, near=0.05, far=0.005)
+        found = gate_recall.estimate(rows, seed)
+        covered += found.low <= (truth & ~passed).sum() / truth.sum() <= found.high
+    assert covered >= 93
+
+
+def test_costs_name_a_threshold_that_reaches_the_recall():
+    draw = np.random.default_rng(1)
+    scores, truth, passed = stream(draw, 0.05, 100_000)
+    found = gate_recall.estimate(audited(draw, scores, truth, passed, near=0.5, far=0.2))
+    cost = next(cost for cost in found.costs if cost.recall == 0.90)
+    assert cost.threshold is not None
+    assert (scores[truth] >= cost.threshold).mean() == pytest.approx(0.90, abs=0.03)
+    assert (scores >= cost.threshold).mean() == pytest.approx(cost.escalated, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([], "nothing was audited yet"),
+        ([Judged(True)] * 10, "nothing was audited yet"),
+        ([Judged(False, 100.0, prefilter=PrefilterResult("audit", rate=0.01, stratum="far"))] * 5, "nothing violating"),
+        (
+            [Judged(True)] * 3 + [Judged(False, 500.0, prefilter=PrefilterResult("audit", rate=0.002, stratum="far"))],
+            "too small to say anything",
+        ),
+    ],
+)
+def test_it_says_when_the_sample_is_too_small(rows, why):
+    found = gate_recall.estimate(rows)
+    assert why in found.why
+    assert not found.enough
+    assert 0 <= found.low <= found.high <= 1
+
+
+def test_a_threshold_reaches_its_recall_on_texts_it_was_not_set_on():
+    draw = np.random.default_rng(2)
+    scores, truth, _ = stream(draw, 0.2, 4000)
+    found = threshold.calibrate(scores[:2000], truth[:2000], 0.95)
+    later = (scores[2000:][truth[2000:]] >= found.threshold).mean()
+    assert found.recall.low - 0.02 <= later <= found.recall.high + 0.02
+    assert found.map in {"isotonic", "platt"}
+    assert found.brier[found.map] == min(found.brier.values())
+
+
+def test_weights_undo_how_content_was_drawn():
+    draw = np.random.default_rng(3)
+    scores, truth, passed = stream(draw, 0.1, 60_000)
+    rate = np.where(passed, 0.1, 1.0)
+    kept = draw.random(len(scores)) < rate
+    whole = threshold.calibrate(scores, truth, 0.9).threshold
+    drawn = threshold.calibrate(scores[kept], truth[kept], 0.9, 1 / rate[kept]).threshold
+    biased = threshold.calibrate(scores[kept], truth[kept], 0.9).threshold
+    assert abs(drawn - whole) < abs(biased - whole) / 2
+
+
+def test_content_that_other_gates_escalate_needs_no_score():
+    scores, truth = np.array([0.1] * 50 + [0.8] * 50 + [0.0] * 50), np.array([True] * 100 + [False] * 50)
+    sure = np.array([True] * 50 + [False] * 100)
+    assert threshold.calibrate(scores, truth, 0.9, sure=sure).threshold == pytest.approx(0.8)
+
+
+def test_too_few_violating_texts_set_no_threshold():
+    with pytest.raises(ConfigurationError, match="at least 20 that violate"):
+        threshold.calibrate([0.5] * 30, [True] * 5 + [False] * 25, 0.9)
+
+
+def test_figures_are_those_of_the_definitions():
+    draw = np.random.default_rng(4)
+    scores, truth, _ = stream(draw, 0.3, 500)
+    found = evaluation.figures("set", scores, truth)
+    assert found.roc_auc.value == pytest.approx(roc_auc_score(truth, scores), abs=1e-4)
+    assert found.roc_auc.low < found.roc_auc.value < found.roc_auc.high
+    top = np.argsort(-scores)[:50]
+    assert found.recall["10%"].value == pytest.approx(truth[top].sum() / truth.sum(), abs=1e-4)
+    reached = evaluation.threshold_for(scores, truth, 0.95)
+    assert (scores[truth] >= reached).mean() >= 0.95
+    assert found.escalated["0.95"].value == pytest.approx((scores >= reached).mean(), abs=1e-4)
+
+
+def test_equal_scores_favour_no_order():
+    truth = np.array([True] * 10 + [False] * 90)
+    assert evaluation.recall_at(np.zeros(100), truth, 0.2) == pytest.approx(0.2)
+
+
+def test_the_plot_is_a_picture(tmp_path):
+    draw = np.random.default_rng(5)
+    scores, truth, _ = stream(draw, 0.3, 300)
+    for name in ("curve.svg", "curve.png"):
+        evaluation.plot({"gate": (scores, truth)}, tmp_path / name, "Recall")
+        assert (tmp_path / name).stat().st_size > 5000

@@ -1,0 +1,163 @@
+"""The difference that a replay makes: DuckDB's join against the same thing computed record by record."""
+
+import random
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import duckdb
+import pytest
+
+from safeguard_streams.contract.records import (
+    ContentEvent,
+    Escalation,
+    PrefilterResult,
+    Replay,
+    Replayed,
+    Tokens,
+    Verdict,
+)
+from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.replay import diff, runner
+
+WHEN = datetime(2026, 1, 1, tzinfo=UTC)
+POLICY = Replayed("hate", "new", "document", before_version="old", before_document="document")
+JOB = Replay("r1", (POLICY,), {"0": 0, "1": 5}, {"0": 600, "1": 405}, "escalated", WHEN, "test")
+DECISIONS = ("violates", "safe", "undetermined")
+
+
+def escalation(content, *, version="new", gate="label", live=True, language="en"):
+    event = ContentEvent(content, "a text that is nobody's business", WHEN, language=language, surface="chat")
+    result = PrefilterResult(gate, live=live)
+    return Escalation(event, "hate", version, 0, result, "replay", WHEN, replay_id="r1")
+
+
+def verdict(content, decision, *, version="new", later=0, rules=(), lane="replay"):
+    return Verdict(
+        f"{content}-{version}-{lane}-{later}",
+        content,
+        "sha",
+        "hate",
+        version,
+        decision,
+        "reasoner",
+        lane,
+        "m",
+        WHEN + timedelta(seconds=later),
+        rules,
+        score=0.5,
+        reason=f"{decision} by {version}",
+        tokens=Tokens(100, 60, 10),
+        latency={"reasoner": 500.0},
+        replay_id="r1" if lane == "replay" else None,
+    )
+
+
+def stream(seed):
+    """Escalations, verdicts of the replay, earlier verdicts; some late, some doubled, some missing, in any order."""
+    draw = random.Random(seed)
+    escalated, replayed, earlier = [], [], []
+    for number in range(300):
+        content = f"c{number}"
+        live = draw.random() < 0.7
+        gate = "live" if live and draw.random() < 0.3 else "label"
+        language = draw.choice(["en", "de", None])
+        escalated.append(escalation(content, gate=gate, live=live, language=language))
+        rules = tuple(draw.sample(["H1", "H2", "H3"], draw.randint(1, 2)))
+        if draw.random() < 0.95:
+            replayed.append(verdict(content, draw.choice(DECISIONS), rules=rules))
+        if draw.random() < 0.05:
+            replayed.append(verdict(content, draw.choice(DECISIONS), rules=rules, later=5))
+        if live and draw.random() < 0.9:
+            version = draw.choice(["old", "older"])
+            earlier.append(verdict(content, draw.choice(DECISIONS), version=version, rules=rules, lane="live"))
+            if draw.random() < 0.2:
+                earlier.append(
+                    verdict(content, draw.choice(DECISIONS), version="old", rules=rules, lane="live", later=9)
+                )
+        if live and draw.random() < 0.2:
+            escalated.append(escalation(content, version="old"))
+            replayed.append(verdict(content, draw.choice(DECISIONS), version="old"))
+    for records in (escalated, replayed, earlier):
+        draw.shuffle(records)
+    return escalated, replayed, earlier
+
+
+def last(verdicts, *versions):
+    found = {}
+    for v in sorted(verdicts, key=lambda v: v.decided_at):
+        if not versions or v.policy_version in versions:
+            found[v.content_id] = v
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_join_equals_one_made_record_by_record(seed):
+    escalated, replayed, earlier = stream(seed)
+    with diff.joined(POLICY, escalated, replayed, earlier) as db:
+        found = diff.count(db, JOB, POLICY, [])
+        pairs = {row[0]: row[1:] for row in db.execute("SELECT content_id, before, after FROM pairs").fetchall()}
+
+    new, before, again = last(replayed, "new"), last(earlier), last(replayed, "old")
+    expected, decisions, languages, rules = {}, Counter(), Counter(), Counter()
+    for e in escalated:
+        if e.policy_version != "new" or (content := e.event.content_id) not in new:
+            continue
+        was = "cleared" if not e.prefilter.live else before[content].decision if content in before else "unknown"
+        now = "cleared" if e.prefilter.gate == "live" else new[content].decision
+        expected[content] = (was, now)
+        decisions[was, now] += 1
+        flip = ""
+        if now == "violates" and was in ("safe", "cleared", "undetermined"):
+            flip = "v"
+        elif was == "violates" and now != "violates":
+            flip = "s"
+        if was != "unknown":
+            languages[e.event.language or "", flip] += 1
+            cited = set(new[content].rule_ids) | (set(before[content].rule_ids) if e.prefilter.live else set())
+            rules.update((rule, flip) for rule in cited)
+    assert pairs == expected
+    assert {(b, a): n for b, row in found.decisions.items() for a, n in row.items()} == decisions
+    known = [pair for pair in expected.values() if pair[0] != "unknown"]
+    assert (found.compared, found.unknown) == (len(known), len(expected) - len(known))
+    assert found.wanted == sum(e.policy_version == "new" for e in escalated)
+    assert found.waiting == found.wanted - len(expected)
+    assert found.to_violates.count == sum(n for (_, flip), n in languages.items() if flip == "v")
+    assert found.to_safe.count == sum(n for (_, flip), n in languages.items() if flip == "s")
+    for name, side in found.languages.items():
+        assert (side.to_violates, side.to_safe) == (languages[name, "v"], languages[name, "s"])
+        assert side.compared == sum(languages[name, flip] for flip in ("v", "s", ""))
+    for name, side in found.rules.items():
+        assert (side.to_violates, side.to_safe) == (rules[name, "v"], rules[name, "s"])
+    both = [c for c, v in again.items() if c in before and before[c].policy_version == "old"]
+    noisy = sum(again[c].decision != before[c].decision for c in both)
+    assert (found.noise.count, found.noise.of) == (noisy, len(both))
+    assert found.events == 1000
+    assert found.tokens == Tokens(100 * len(replayed), 60 * len(replayed), 10 * len(replayed))
+    assert found.seconds == pytest.approx(0.5 * len(replayed), abs=0.1)
+
+
+def test_nothing_judged_yet_and_no_version_before_are_no_errors():
+    with diff.joined(POLICY, [escalation("a")], [], []) as db:
+        found = diff.count(db, JOB, POLICY, [])
+    assert (found.wanted, found.waiting, found.compared, found.to_safe.value) == (1, 1, 0, None)
+    new = Replayed("hate", "new", "document")
+    with diff.joined(new, [escalation("a", live=False)], [verdict("a", "violates")], []) as db:
+        found = diff.count(db, JOB, new, [])
+    assert found.decisions == {"cleared": {"violates": 1}}
+    assert found.to_violates.count == 1
+
+
+def test_the_rows_hold_no_text(tmp_path):
+    with diff.joined(POLICY, *stream(1)) as db:
+        db.table("pairs").write_parquet(str(tmp_path / "pairs.parquet"))
+    whole = duckdb.sql(f"SELECT * FROM '{tmp_path / 'pairs.parquet'}'").fetchall()
+    assert len(whole) > 200
+    assert not any("nobody's business" in str(row) for row in whole)
+
+
+def test_one_of_several_policies_is_named():
+    several = Replay("r2", (POLICY, Replayed("spam", "1", "d")), {}, {}, "escalated", WHEN, "test")
+    assert runner.policy_of(several, "spam").policy_id == "spam"
+    assert runner.policy_of(JOB, None) is POLICY
+    with pytest.raises(ConfigurationError, match="--policy: hate, spam"):
+        runner.policy_of(several, None)

@@ -1,0 +1,64 @@
+"""A coordinator that says "not now" is asked again; it is not taken for one that knows of no position."""
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    GroupLoadInProgressError,
+    NotCoordinatorForGroupError,
+)
+from aiokafka.protocol.commit import OffsetFetchResponse_v3
+from aiokafka.structs import OffsetAndMetadata
+
+from safeguard_streams.runtime.aiokafka_patch import check_offset_fetches
+
+PARTITION = TopicPartition("topic", 0)
+FOUND = OffsetFetchResponse_v3(0, [("topic", [(0, 42, "done", 0)])], 0)
+NOTHING = OffsetFetchResponse_v3(0, [("topic", [(0, -1, "", 0)])], 0)
+
+
+def not_now(error):
+    return OffsetFetchResponse_v3(0, [], error.errno)
+
+
+class Coordinator(GroupCoordinator):
+    """The library's, with answers of the test's own."""
+
+    def __init__(self, *answers):
+        self.group_id, self.coordinator_id = "group", 1
+        self._retry_backoff_ms = 1
+        self._client = self
+        self.answers, self.dead = list(answers), 0
+        check_offset_fetches(self)
+
+    async def send(self, node, request, group):
+        return self.answers.pop(0)
+
+    async def ensure_coordinator_known(self):
+        return
+
+    def coordinator_dead(self):
+        self.dead += 1
+
+    async def close(self):
+        return
+
+    def __del__(self, *_, **__):
+        return
+
+
+async def test_what_is_there_is_found_after_every_not_now():
+    coordinator = Coordinator(not_now(GroupLoadInProgressError), not_now(NotCoordinatorForGroupError), FOUND)
+    assert await coordinator.fetch_committed_offsets([PARTITION]) == {PARTITION: OffsetAndMetadata(42, "done")}
+    assert coordinator.dead == 2
+    assert not coordinator.answers
+
+
+async def test_nothing_committed_is_an_answer():
+    assert await Coordinator(NOTHING).fetch_committed_offsets([PARTITION]) == {}
+
+
+async def test_what_no_further_try_mends_is_raised():
+    with pytest.raises(GroupAuthorizationFailedError):
+        await Coordinator(not_now(GroupAuthorizationFailedError)).fetch_committed_offsets([PARTITION])

@@ -1,0 +1,52 @@
+import pytest
+from typer.testing import CliRunner
+
+from safeguard_streams.cli import app
+from safeguard_streams.contract import topics
+from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.runtime import settings
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_environment_over_file_over_default(monkeypatch, tmp_path):
+    (tmp_path / "safeguard.toml").write_text('bootstrap = "from-file:1"\npartitions = 3\n')
+    assert settings.load().bootstrap == "from-file:1"
+    monkeypatch.setenv("SAFEGUARD_BOOTSTRAP", "from-env:2")
+    assert settings.load().bootstrap == "from-env:2"
+    assert settings.load().partitions == 3
+    assert settings.load(bootstrap="given:3", partitions=None).bootstrap == "given:3"
+
+
+def test_a_wrong_setting_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("SAFEGUARD_PARTITIONS", "0")
+    with pytest.raises(ConfigurationError, match="SAFEGUARD_PARTITIONS: .*greater than or equal to 1"):
+        settings.load()
+    monkeypatch.delenv("SAFEGUARD_PARTITIONS")
+    (tmp_path / "safeguard.toml").write_text("partition = 3\n")
+    with pytest.raises(ConfigurationError, match="SAFEGUARD_PARTITION: extra inputs"):
+        settings.load()
+
+
+def test_the_catalogue_holds_every_topic_once():
+    names = [t.name for t in topics.CATALOGUE]
+    assert len(set(names)) == len(names) == 14
+    assert set(topics.LANES.values()) < set(names)
+    dead = next(t for t in topics.CATALOGUE if t.name == topics.DEAD_LETTERS)
+    assert dead.largest >= topics.LARGEST_CONTENT * 4 / 3, "a dead letter holds the largest record in base64"
+
+
+def test_topics_take_the_prefix(monkeypatch):
+    monkeypatch.setenv("SAFEGUARD_PREFIX", "tenant-a.")
+    result = CliRunner().invoke(app, ["topics", "list", "--json"])
+    assert result.exit_code == 0
+    assert '"tenant-a.content.events"' in result.output
+
+
+def test_a_command_without_a_broker_says_so():
+    result = CliRunner().invoke(app, ["policy", "release", "nonsense"])
+    assert isinstance(result.exception, ConfigurationError)
+    assert "no policy 'nonsense'" in str(result.exception)

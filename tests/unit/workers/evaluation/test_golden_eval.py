@@ -1,0 +1,112 @@
+"""A policy on trial: what is counted of a golden set, with outcomes that the test wants."""
+
+import pytest
+
+from safeguard_streams.contract.records import Tokens
+from safeguard_streams.policies.files import load_library
+from safeguard_streams.policies.golden import Golden
+from safeguard_streams.policies.parsing import parse
+from safeguard_streams.workers.evaluation import golden_eval
+from safeguard_streams.workers.evaluation.golden_eval import Outcome
+from safeguard_streams.workers.judging.judgement import Finding, Judgement
+from safeguard_streams.workers.judging.parse import Answer
+
+POLICY = load_library()["hate-harassment"]
+GOLDEN = [
+    Golden("one", "violates", "HH1", "clear"),
+    Golden("two", "violates", "HH2", "boundary"),
+    Golden("three", "safe", "HH5", "clear"),
+    Golden("four", "safe", "HH4", "quotation"),
+]
+
+
+def said(decision, *rules, rationale="because"):
+    return Outcome(decision, rules, 0.9, "short", rationale, Tokens(100, 80, 20))
+
+
+FIRST = [said("violates", "HH1"), said("safe", "HH5"), said("violates", "HH1"), said("undetermined")]
+SECOND = [said("violates", "HH1"), said("violates", "HH2"), said("violates", "HH1"), said("undetermined")]
+
+
+def test_every_figure_of_a_report():
+    found = golden_eval.report(POLICY, "model", GOLDEN, [FIRST, SECOND])
+    assert found.confusion == {
+        "violates": {"violates": 1, "safe": 1},
+        "safe": {"violates": 1, "undetermined": 1},
+    }
+    assert found.f1 == (0.5, 0.8)
+    assert (found.precision.count, found.precision.of, found.recall.count, found.recall.of) == (1, 2, 1, 2)
+    assert (found.right.count, found.right.of) == (1, 4)
+    assert (found.rules["HH1"].recall.of, found.rules["HH1"].precision.of) == (1, 2)
+    assert found.rules["HH3"].recall.value is None
+    assert {kind: (s.count, s.of) for kind, s in found.kinds.items()} == {
+        "boundary": (0, 1),
+        "clear": (1, 2),
+        "quotation": (0, 1),
+    }
+    assert (found.noise.count, found.noise.of) == (1, 4)
+    assert found.tokens == Tokens(800, 640, 160)
+    assert [(d.golden.text, d.runs) for d in found.disagreements] == [("two", 1), ("three", 2), ("four", 2)]
+
+
+def test_one_run_has_no_noise_floor_and_nothing_caught_has_no_f1():
+    found = golden_eval.report(POLICY, "model", GOLDEN, [[said("safe", "HH5")] * 4])
+    assert found.noise is None
+    assert found.f1 == (0.0,)
+    assert found.precision.value is None
+
+
+def test_a_golden_set_that_contradicts_its_policy_disagrees_text_by_text():
+    right = [said(g.decision, g.rule) for g in GOLDEN]
+    turned = [Golden(g.text, "safe" if g.decision == "violates" else "violates", g.rule, g.kind) for g in GOLDEN]
+    assert golden_eval.report(POLICY, "m", GOLDEN, [right]).disagreements == []
+    assert len(golden_eval.report(POLICY, "m", turned, [right]).disagreements) == 4
+
+
+class Asked:
+    """Judges by the text; notes the order."""
+
+    def __init__(self):
+        self.orders = []
+
+    async def judge(self, policy, texts, title):
+        self.orders.append(list(texts))
+        answers = {"one": Answer(True, ("HH1",), "high", "r"), "two": None}
+        found = [answers.get(text, Answer(False, ("HH5",), "high", "r")) for text in texts]
+        return [
+            Judgement((Finding("low", answer, 0.5, "" if answer else "no answer"),), (), 10, 5, 1) for answer in found
+        ]
+
+
+async def test_runs_differ_in_their_order_and_outcomes_stay_with_their_texts():
+    asked = Asked()
+    golden = [*GOLDEN, *(Golden(f"more {n}", "safe", "HH5", "clear") for n in range(20))]
+    runs = await golden_eval.run(asked, POLICY, golden, 3)
+    assert asked.orders[0] == [g.text for g in golden]
+    assert sorted(asked.orders[1]) == sorted(asked.orders[0])
+    assert len({tuple(order) for order in asked.orders}) == 3
+    for outcomes in runs:
+        assert [o.decision for o in outcomes[:3]] == ["violates", "undetermined", "safe"]
+        assert outcomes[1].reason == "no answer"
+
+
+def test_flips_and_whether_they_are_steady():
+    (flip,) = golden_eval.flips(GOLDEN, [FIRST, FIRST], [[FIRST[0], SECOND[1], *FIRST[2:]], FIRST])
+    assert (flip.golden.text, flip.before.decision, flip.after.decision) == ("two", "safe", "violates")
+    assert not flip.steady
+    assert golden_eval.flips(GOLDEN, [FIRST, FIRST], [SECOND, SECOND])[0].steady
+
+
+def test_a_difference_names_the_rules_that_came_and_went():
+    changed = parse(POLICY.document.replace("HH2", "HH9"))
+    found = golden_eval.difference(POLICY, changed, ("now", "next"))
+    assert (found.rules_gone, found.rules_new) == (("HH2",), ("HH9",))
+    assert found.text[0] == f"--- now {POLICY.version}"
+    assert any(line.startswith("+- HH9:") for line in found.text)
+    assert golden_eval.difference(POLICY, POLICY).text == ()
+
+
+@pytest.mark.parametrize("golden", [GOLDEN[:0]])
+def test_no_golden_texts_are_no_division_by_nothing(golden):
+    found = golden_eval.report(POLICY, "m", golden, [[]])
+    assert (found.f1, found.right.value) == ((0.0,), None)

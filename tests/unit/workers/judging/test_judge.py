@@ -1,0 +1,474 @@
+"""Judging, with an engine that says what the test wants: the logic around the model is ours."""
+
+import asyncio
+import json
+import math
+import time
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safeguard_streams.bus.memory import StoredRecord
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import (
+    ContentEvent,
+    Escalation,
+    PolicyRelease,
+    PrefilterResult,
+    Rationale,
+    Tokens,
+    Verdict,
+    decode,
+    encode,
+)
+from safeguard_streams.errors import DependencyError, RecordError
+from safeguard_streams.policies.document import ScoreMap
+from safeguard_streams.policies.files import load_library, with_changes
+from safeguard_streams.policies.parsing import parse as parse_policy
+from safeguard_streams.policies.tokens import encoding
+from safeguard_streams.releases.feed import PolicyFeed
+from safeguard_streams.workers.inference.interface import Completion, InferenceError
+from safeguard_streams.workers.judging import judge as judging
+from safeguard_streams.workers.judging import prompt
+from safeguard_streams.workers.judging.judge import Judge
+from safeguard_streams.workers.judging.reasoner import MOST_WINDOWS, Economy
+
+POLICY = load_library()["hate-harassment"]
+
+
+def said(violation=1, rules=("HH1",), p=0.9):
+    final = json.dumps({"violation": violation, "rule_ids": rules, "confidence": "high", "reason": "It attacks."})
+    tokens = encoding().encode(
+        f"<|channel|>analysis<|message|>Because.<|end|><|start|>assistant<|channel|>final<|message|>{final}<|return|>",
+        allowed_special="all",
+    )
+    return Completion(tokens, 600, 512, [{15: math.log(1 - p), 16: math.log(p)}] * len(tokens))
+
+
+MALFORMED = Completion(encoding().encode("I think it is fine."), 600, 0)
+
+
+class Scripted:
+    """Answers as scripted; an exception is raised."""
+
+    model = "scripted"
+    longest = 8000
+    slots = 64
+    capacity = None
+    well = True
+
+    def __init__(self, *script):
+        self.script = list(script)
+        self.prompts = []
+        self.questions = []
+
+    async def generate(self, question):
+        self.questions.append(question)
+        self.prompts.append(prompt.decode(question.prompt))
+        step = self.script.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+    async def close(self):
+        return
+
+
+@pytest.fixture
+def feed():
+    feed = PolicyFeed()
+    release = PolicyRelease(POLICY.id, POLICY.version, 3, POLICY.document, datetime.now(UTC), "test")
+    feed.take(POLICY.id.encode(), encode(release))
+    return feed
+
+
+class Slow(Scripted):
+    """Takes a moment for each."""
+
+    async def generate(self, question):
+        await asyncio.sleep(0.02)
+        return await super().generate(question)
+
+
+def escalation(text="some text", *, policy=POLICY.id, revision=3, lane="live", replay=None, number=1):
+    event = ContentEvent(f"c{number}", text, datetime.now(UTC))
+    result = PrefilterResult("label", "hate", 0.8, 0.3)
+    # A replay names the very version that judges it.
+    version = POLICY.version if lane == "replay" else "old-version"
+    record = Escalation(event, policy, version, revision, result, lane, datetime.now(UTC), {"queue": 1.0}, replay)
+    return StoredRecord("content.escalations", 0, 0, 0, b"c1", encode(record), [("traceparent", b"00-t")])
+
+
+async def judged(engine, feed, record=None):
+    outputs = await Judge(engine, feed, Economy(500))([record or escalation()])
+    rationale = [decode(o.value, Rationale) for o in outputs if o.topic == topics.RATIONALES]
+    return outputs[0], decode(outputs[0].value, Verdict), rationale[0] if rationale else None
+
+
+async def test_an_answer_becomes_a_verdict_and_a_rationale(feed):
+    output, verdict, rationale = await judged(Scripted(said()), feed)
+    assert output.topic == topics.VERDICTS
+    assert output.key == b"c1"
+    assert ("traceparent", b"00-t") in output.headers
+    assert (verdict.decision, verdict.rule_ids, verdict.confidence) == ("violates", ("HH1",), "high")
+    assert verdict.score == pytest.approx(0.9, abs=1e-4)
+    assert verdict.policy_version == POLICY.version, "the verdict names the version that judged it"
+    assert (verdict.tokens.prompt, verdict.tokens.cached) == (600, 512)
+    assert {"queue", "escalation", "reasoner"} <= set(verdict.latency)
+    assert rationale.verdict_id == verdict.verdict_id
+    assert rationale.attempts[0].analysis == "Because."
+    assert "Because" not in output.value.decode(), "the analysis is for auditors only"
+
+
+async def test_a_malformed_output_is_asked_again_at_higher_effort(feed):
+    engine = Scripted(MALFORMED, said(0, ("HH5",), 0.1))
+    _, verdict, rationale = await judged(engine, feed)
+    assert verdict.decision == "safe"
+    assert verdict.reasoning_effort == "medium"
+    assert ["Reasoning: low" in engine.prompts[0], "Reasoning: medium" in engine.prompts[1]] == [True, True]
+    assert [a.refused for a in rationale.attempts] == ["cut_off", None]
+
+
+async def test_malformed_twice_is_undetermined_and_never_safe(feed):
+    _, verdict, rationale = await judged(Scripted(MALFORMED, MALFORMED), feed)
+    assert verdict.decision == "undetermined"
+    assert verdict.score is None
+    assert verdict.rule_ids == ()
+    assert verdict.reason == "the model gave no answer in the form asked for"
+    assert len(rationale.attempts) == 2
+
+
+async def test_a_request_that_the_engine_fails_twice_is_undetermined(feed):
+    _, verdict, rationale = await judged(Scripted(InferenceError("no"), InferenceError("no")), feed)
+    assert verdict.decision == "undetermined"
+    assert rationale is None
+
+
+async def test_a_dead_engine_is_not_the_records_fault(feed):
+    with pytest.raises(DependencyError):
+        await judged(Scripted(DependencyError("dead")), feed)
+
+
+SAFE = said(0, ("HH5",), 0.1)
+
+
+async def test_long_content_is_judged_in_windows_and_the_worst_decides(feed):
+    engine = Scripted(SAFE, MALFORMED, MALFORMED, said(), SAFE)
+    _, verdict, rationale = await judged(engine, feed, escalation("word " * 20_000))
+    assert verdict.decision == "violates"
+    assert not verdict.truncated
+    assert len(engine.prompts) == 4, "after one that violates nothing else needs to be asked"
+    assert verdict.tokens.prompt == 600 * 4
+    assert len(rationale.attempts) == 4
+
+
+async def test_a_window_that_cannot_be_judged_leaves_long_content_undetermined(feed):
+    _, verdict, _ = await judged(Scripted(SAFE, MALFORMED, MALFORMED, SAFE, SAFE), feed, escalation("word " * 20_000))
+    assert verdict.decision == "undetermined"
+
+
+async def test_content_beyond_all_windows_is_sampled_whole_and_said_to_be_truncated(feed):
+    engine = Scripted(*[SAFE] * MOST_WINDOWS)
+    text = "the beginning " + "word " * 400_000 + "the end"
+    _, verdict, _ = await judged(engine, feed, escalation(text))
+    assert verdict.truncated
+    assert verdict.decision == "safe"
+    assert "the beginning" in engine.prompts[0]
+    assert "the end" in engine.prompts[-1]
+
+
+@given(st.integers(0, 30), st.integers(0, 400), st.integers(16, 80), st.integers(2, 9))
+def test_windows_cover_the_content(head, length, room, most):
+    content = list(range(1000, 1000 + length))
+    parts, truncated = prompt.windows([7] * head, content, room, most)
+    assert all(len(part) <= room for part in parts)
+    assert len(parts) <= most
+    seen = {token for part in parts for token in part if token >= 1000}
+    assert truncated or seen == set(content)
+    if content:
+        assert {content[0], content[-1]} <= seen
+
+
+async def test_a_flood_of_one_text_costs_one_call(feed):
+    engine = Slow(said())
+    judge = Judge(engine, feed, Economy(500))
+    floods = await asyncio.gather(*(judge([escalation(number=n)]) for n in range(50)))
+    floods.append(await judge([escalation(number=50)]))
+    assert len(engine.prompts) == 1
+    verdicts = [decode(outputs[0].value, Verdict) for outputs in floods]
+    assert len({v.verdict_id for v in verdicts}) == 51, "each content has a verdict of its own"
+    assert {v.decision for v in verdicts} == {"violates"}
+    assert [v.cached for v in verdicts].count(False) == 1
+    assert all(v.tokens == Tokens() for v in verdicts if v.cached)
+    assert len({decode(outputs[1].value, Rationale).verdict_id for outputs in floods}) == 51
+
+
+async def test_what_was_not_judged_is_asked_again(feed):
+    engine = Slow(MALFORMED, MALFORMED, said())
+    judge = Judge(engine, feed, Economy(500))
+    first = decode((await judge([escalation()]))[0].value, Verdict)
+    second = decode((await judge([escalation()]))[0].value, Verdict)
+    assert (first.decision, second.decision) == ("undetermined", "violates")
+
+
+async def test_a_replay_is_judged_anew(feed):
+    engine = Slow(said(), SAFE, SAFE)
+    judge = Judge(engine, feed, Economy(500))
+    for record in (escalation(), escalation(lane="replay", replay="r1"), escalation(lane="replay", replay="r2")):
+        await judge([record])
+    assert len(engine.prompts) == 3
+
+
+async def test_who_waits_asks_when_the_one_who_asked_is_gone(feed):
+    engine = Slow(said(), said())
+    judge = Judge(engine, feed, Economy(500))
+    first = asyncio.create_task(judge([escalation()]))
+    await asyncio.sleep(0.005)
+    second = asyncio.create_task(judge([escalation(number=2)]))
+    await asyncio.sleep(0.005)
+    first.cancel()
+    verdict = decode((await second)[0].value, Verdict)
+    assert (verdict.decision, verdict.cached) == ("violates", False)
+
+
+async def test_few_judgements_are_kept(feed):
+    engine = Slow(*[SAFE] * 5)
+    judge = Judge(engine, feed, Economy(500, kept=2))
+    for text in ("a", "b", "c", "a", "a"):
+        await judge([escalation(text)])
+    assert len(engine.prompts) == 4
+
+
+@pytest.mark.parametrize(("policy", "revision"), [("unknown", 1), (POLICY.id, 4)])
+async def test_a_policy_that_never_comes_leaves_no_content_unanswered(feed, monkeypatch, policy, revision):
+    monkeypatch.setattr(judging, "POLICY_PATIENCE", 0.01)
+    _, verdict, _ = await judged(Scripted(), feed, escalation(policy=policy, revision=revision))
+    assert verdict.decision == "undetermined"
+    assert verdict.policy_version == "old-version"
+
+
+async def test_replayed_content_goes_to_its_own_topic_and_id(feed):
+    _, live, _ = await judged(Scripted(said()), feed)
+    output, verdict, _ = await judged(Scripted(said()), feed, escalation(lane="replay", replay="r1"))
+    assert output.topic == topics.REPLAYS
+    assert verdict.replay_id == "r1"
+    assert verdict.verdict_id != live.verdict_id
+    _, again, _ = await judged(Scripted(said()), feed)
+    assert again.verdict_id == live.verdict_id
+
+
+async def test_a_record_that_is_no_escalation_is_refused(feed):
+    record = StoredRecord("content.escalations", 0, 0, 0, None, b"{}")
+    with pytest.raises(RecordError, match="event: is missing"):
+        await Judge(Scripted(), feed, Economy(500))([record])
+
+
+def released(*documents):
+    feed = PolicyFeed()
+    for document in documents:
+        policy = parse_policy(document)
+        release = PolicyRelease(policy.id, policy.version, 3, document, datetime.now(UTC), "test")
+        feed.take(policy.id.encode(), encode(release))
+    return feed
+
+
+def judging_with(policy=POLICY, **changes):
+    return with_changes(policy.document, "judging", **changes)
+
+
+async def test_of_several_samples_most_decide_and_their_mean_is_the_score():
+    feed = released(judging_with(samples=3, agreement=0.6))
+    engine = Scripted(said(p=0.99), SAFE, said(rules=("HH2",), p=0.95))
+    _, verdict, rationale = await judged(engine, feed)
+    assert verdict.decision == "violates"
+    assert verdict.score == pytest.approx((0.99 + 0.1 + 0.95) / 3, abs=1e-3)
+    assert {question.temperature for question in engine.questions} == {1.0}
+    assert verdict.tokens.prompt == 1800
+    assert len(rationale.attempts) == 3
+
+
+async def test_samples_that_disagree_leave_content_undetermined_and_say_so():
+    feed = released(judging_with(samples=4, agreement=0.8))
+    _, verdict, _ = await judged(Scripted(said(), said(), said(), SAFE), feed)
+    assert verdict.decision == "undetermined"
+    assert verdict.reason == "4 judgements disagree: 3 violates, 1 safe"
+    assert verdict.score == pytest.approx((0.9 * 3 + 0.1) / 4, abs=1e-3)
+
+
+async def test_a_sample_that_cannot_be_read_agrees_with_none():
+    feed = released(judging_with(samples=2, agreement=1.0))
+    _, verdict, _ = await judged(Scripted(said(), MALFORMED, MALFORMED), feed)
+    assert verdict.decision == "undetermined"
+
+
+async def test_a_released_map_is_applied_to_the_score_and_named():
+    score_map = ScoreMap(slope=0.5, intercept=-1.0)
+    feed = released(judging_with(score_map={"slope": 0.5, "intercept": -1.0}))
+    _, verdict, _ = await judged(Scripted(said(p=0.9)), feed)
+    assert verdict.score_map == score_map.name
+    assert verdict.score == pytest.approx(1 / (1 + math.exp(1 - 0.5 * math.log(9))), abs=1e-3)
+    _, plain, _ = await judged(Scripted(said(p=0.9)), released(POLICY.document))
+    assert plain.score_map is None
+
+
+@given(st.floats(0.01, 5), st.floats(-5, 5), st.floats(0, 1), st.floats(0, 1))
+def test_a_map_keeps_the_order_of_scores(slope, intercept, one, other):
+    score_map = ScoreMap(slope, intercept)
+    low, high = sorted((one, other))
+    assert 0 <= score_map.apply(low) <= score_map.apply(high) <= 1
+
+
+FRAUD = load_library()["fraud-spam"]
+
+
+def said_together(hate=1, fraud=0):
+    final = {
+        FRAUD.id: {
+            "violation": fraud,
+            "rule_ids": ["FS1" if fraud else "FS4"],
+            "confidence": "high",
+            "reason": "Money.",
+        },
+        POLICY.id: {"violation": hate, "rule_ids": ["HH1" if hate else "HH5"], "confidence": "low", "reason": "Hate."},
+    }
+    return Completion(
+        prompt.markup(
+            "<|channel|>analysis<|message|>Both.<|end|><|start|>assistant<|channel|>final<|message|>"
+            f"{json.dumps(final)}<|return|>"
+        ),
+        1200,
+        1024,
+    )
+
+
+async def test_a_bundle_is_judged_in_one_call_with_a_verdict_for_each_policy():
+    feed = released(
+        judging_with(bundle="all"), judging_with(FRAUD, bundle="all"), load_library()["prompt-injection"].document
+    )
+    engine = Slow(said_together())
+    judge = Judge(engine, feed, Economy(500))
+    outputs = await asyncio.gather(judge([escalation()]), judge([escalation(policy=FRAUD.id)]))
+    hate, fraud = (decode(said[0].value, Verdict) for said in outputs)
+    assert len(engine.prompts) == 1
+    assert (hate.policy_id, hate.decision, hate.rule_ids, hate.policy_version) == (
+        POLICY.id,
+        "violates",
+        ("HH1",),
+        POLICY.version,
+    )
+    assert (fraud.policy_id, fraud.decision, fraud.rule_ids) == (FRAUD.id, "safe", ("FS4",))
+    assert hate.bundle == fraud.bundle is not None
+    assert sorted(v.cached for v in (hate, fraud)) == [False, True]
+    text = engine.questions[0].policy_text
+    assert text.index(f"# Policy {FRAUD.id}") < text.index(f"# Policy {POLICY.id}")
+    assert text.count("## Output") == 0
+    assert "HH3: Threatens violence" in text
+    assert "PI1" not in text
+
+
+async def test_a_bundle_of_one_is_the_policy_itself():
+    engine = Scripted(said())
+    _, verdict, _ = await judged(engine, released(judging_with(bundle="all")))
+    assert engine.questions[0].policy_text == POLICY.text
+    assert verdict.bundle is None
+
+
+async def test_of_a_bundle_with_one_wrong_part_nothing_is_taken():
+    feed = released(judging_with(bundle="all"), judging_with(FRAUD, bundle="all"))
+    wrong = said()
+    _, verdict, _ = await judged(Scripted(wrong, wrong), feed)
+    assert verdict.decision == "undetermined"
+
+
+async def test_effort_steps_down_while_live_content_waits_long_and_comes_back():
+    feed = released(POLICY.document.replace("effort: low", "effort: high"))
+    judge = Judge(
+        Scripted(said(), said(), said(), said(), said()), feed, Economy(effort_lag={"medium": 30, "low": 120})
+    )
+    efforts = []
+    for waited, lane in ((0, "live"), (60, "live"), (300, "live"), (300, "audit"), (1, "live")):
+        record = msgspec.structs.replace(
+            escalation(f"text {waited} {lane}", lane=lane), timestamp=round((time.time() - waited) * 1000)
+        )
+        efforts.append(decode((await judge([record]))[0].value, Verdict))
+    assert [v.reasoning_effort for v in efforts] == ["high", "medium", "low", "high", "high"]
+
+
+async def test_outputs_that_are_not_accepted_are_counted_by_reason(feed):
+    judge = Judge(Scripted(MALFORMED, said(1, ("HH5",))), feed, Economy(500))
+    await judge([escalation()])
+    assert judge.reasoner.malformed == {"cut_off": 1, "contradiction": 1}
+
+
+async def test_questions_are_admitted_by_their_tokens(feed):
+    class Counting(Slow):
+        under_way = most = 0
+
+        async def generate(self, question):
+            self.under_way += len(question.user)
+            self.most = max(self.most, self.under_way)
+            try:
+                return await super().generate(question)
+            finally:
+                self.under_way -= len(question.user)
+
+    engine = Counting(*[SAFE] * 40)
+    judge = Judge(engine, feed, Economy(500, in_flight=4000))
+    records = [escalation(f"{n} " + "word " * (900 if n % 2 else 20), number=n) for n in range(40)]
+    await asyncio.gather(*(judge([record]) for record in records))
+    assert len(engine.prompts) == 40
+    assert 1800 < engine.most <= 4000
+
+
+async def test_a_shadow_is_judged_by_its_own_text_and_its_verdict_goes_where_no_enforcement_reads(feed):
+    text = POLICY.document.replace("You review user content", "You look at user content")
+    shadow = parse_policy(text)
+    made = PolicyRelease(POLICY.id, shadow.version, 4, text, datetime.now(UTC), "test", shadow=0.5)
+    feed.take(made.key, encode(made))
+    engine = Scripted(said(), said(0, ("HH5",), 0.1))
+    judge = Judge(engine, feed, Economy(500))
+    live = await judge([escalation()])
+    beside = await judge([escalation(lane="shadow", revision=4)])
+    assert [o.topic for o in beside] == [topics.REPLAYS, topics.RATIONALES]
+    one, other = decode(live[0].value, Verdict), decode(beside[0].value, Verdict)
+    assert (one.lane, one.policy_version, one.decision) == ("live", POLICY.version, "violates")
+    assert (other.lane, other.policy_version, other.decision) == ("shadow", shadow.version, "safe")
+    assert one.verdict_id != other.verdict_id
+    assert "You look at user content" in engine.prompts[1]
+
+
+async def test_a_shadow_of_the_same_text_is_judged_anew_which_shows_the_noise(feed):
+    made = PolicyRelease(POLICY.id, POLICY.version, 4, POLICY.document, datetime.now(UTC), "test", shadow=1.0)
+    feed.take(made.key, encode(made))
+    engine = Scripted(said(), said())
+    judge = Judge(engine, feed, Economy(500))
+    await judge([escalation()])
+    (verdict, _) = await judge([escalation(lane="shadow", revision=4)])
+    assert not decode(verdict.value, Verdict).cached
+    assert len(engine.prompts) == 2
+
+
+async def test_a_shadow_that_has_ended_is_answered_undetermined(feed, monkeypatch):
+    monkeypatch.setattr(judging, "POLICY_PATIENCE", 0.01)
+    (verdict,) = await Judge(Scripted(), feed, Economy(500))([escalation(lane="shadow", revision=3)])
+    assert decode(verdict.value, Verdict).decision == "undetermined"
+    assert verdict.topic == topics.REPLAYS
+
+
+async def test_content_escalated_under_a_policy_that_has_ended_since_holds_no_place(feed):
+    feed.take(POLICY.id.encode(), None)
+    async with asyncio.timeout(1):
+        (verdict,) = await Judge(Scripted(), feed, Economy(500))([escalation()])
+    assert decode(verdict.value, Verdict).reason == "the policy is no longer in force"
+
+
+async def test_a_release_after_the_end_is_waited_for(feed):
+    feed.take(POLICY.id.encode(), None)
+    judging_it = asyncio.create_task(judged(Scripted(said()), feed, escalation(revision=4)))
+    await asyncio.sleep(0.01)
+    made = PolicyRelease(POLICY.id, POLICY.version, 4, POLICY.document, datetime.now(UTC), "test")
+    feed.take(made.key, encode(made))
+    assert (await judging_it)[1].decision == "violates"

@@ -1,0 +1,238 @@
+"""The parser: what is accepted, how each failure is named, and that nothing else can happen."""
+
+import json
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from openai_harmony import Role
+
+from safeguard_streams.policies.files import load_library
+from safeguard_streams.policies.tokens import encoding
+from safeguard_streams.workers.judging import prompt
+from safeguard_streams.workers.judging.parse import Malformed, parse
+
+POLICY = load_library()["hate-harassment"]
+FINAL = {"violation": 1, "rule_ids": ["HH1"], "confidence": "high", "reason": "It attacks a group."}
+ANALYSIS = "<|channel|>analysis<|message|>It violates HH1.<|end|>"
+LEAD = "<|start|>assistant<|channel|>final<|message|>"
+
+
+def tokens(text):
+    return encoding().encode(text, allowed_special="all")
+
+
+def completion(final=None, *, analysis=ANALYSIS, lead=LEAD, end="<|return|>"):
+    said = final if isinstance(final, str) else json.dumps({**FINAL, **(final or {})})
+    return tokens(f"{analysis}{lead}{said}{end}")
+
+
+def read(output):
+    return parse(output, [POLICY]).answers[0]
+
+
+def test_an_answer_in_the_form_asked_for_is_read():
+    answer = read(completion())
+    assert parse(completion(), [POLICY]).analysis == "It violates HH1."
+    assert answer.violates
+    assert answer.rule_ids == ("HH1",)
+    assert answer.confidence == "high"
+    assert encoding().decode([completion()[answer.label_at]]) == "1"
+    safe = read(completion({"violation": 0, "rule_ids": ["HH5"]}))
+    assert not safe.violates
+    assert encoding().decode([completion({"violation": 0, "rule_ids": ["HH5"]})[safe.label_at]]) == "0"
+
+
+def test_the_json_constraint_of_a_final_message_is_accepted():
+    lead = "<|start|>assistant<|channel|>final <|constrain|>json<|message|>"
+    assert read(completion(lead=lead)).violates
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ([], "cut_off"),
+        (completion(end=""), "cut_off"),
+        (completion(end="<|end|>"), "cut_off"),
+        (completion(end="<|call|>"), "cut_off"),
+        (tokens("plain<|return|>"), "structure"),
+        (tokens('{"violation":0}<|return|>'), "structure"),
+        (completion(end="<|return|><|return|>"), "structure"),
+        (tokens("<|channel|>analysis<|message|>only this<|return|>"), "no_final"),
+        (completion(analysis="<|channel|>analysis<|message|> <|end|>"), "no_analysis"),
+        (tokens(f"{LEAD.removeprefix('<|start|>assistant')}{json.dumps(FINAL)}<|return|>"), "no_analysis"),
+        (tokens(f"{ANALYSIS}{LEAD}{json.dumps(FINAL)}<|end|>{LEAD}{json.dumps(FINAL)}<|return|>"), "several_finals"),
+        (completion(lead="<|start|>assistant<|channel|>commentary<|message|>"), "channel"),
+        (completion(lead="<|start|>assistant to=functions.x<|channel|>final<|message|>"), "channel"),
+        (completion(lead="<|start|>assistant<|channel|>final to=browser<|message|>"), "channel"),
+        (completion(lead="<|start|>user<|channel|>final<|message|>"), "channel"),
+        (completion(lead="<|start|>assistant<|channel|>final <|constrain|>xml<|message|>"), "structure"),
+        (completion("violation: 1"), "not_json"),
+        (completion(json.dumps(FINAL) + "\nThat is all."), "not_json"),
+        (completion("```json\n" + json.dumps(FINAL) + "\n```"), "not_json"),
+        (completion("[" * 5000), "not_json"),
+        (completion("1"), "fields"),
+        (completion("[1]"), "fields"),
+        (completion({"violation": True}), "fields"),
+        (completion({"violation": 2}), "fields"),
+        (completion({"violation": "1"}), "fields"),
+        (completion({"violation": 1.0}), "fields"),
+        (completion({"violation": None}), "fields"),
+        (completion({"confidence": "certain"}), "fields"),
+        (completion({"reason": " "}), "fields"),
+        (completion({"reason": "x" * 1001}), "fields"),
+        (completion({"rule_ids": []}), "fields"),
+        (completion({"rule_ids": "HH1"}), "fields"),
+        (completion({"rule_ids": ["HH1", "HH1"]}), "fields"),
+        (completion({"extra": 1}), "fields"),
+        (completion('{"violation":1,"violation":0,"rule_ids":["HH5"],"confidence":"low","reason":"x"}'), "fields"),
+        (completion(json.dumps(FINAL).replace("attacks", chr(92) + "ud83d")), "not_text"),
+        (completion(lead="<|start|>assistant<|channel|> final<|message|>"), "channel"),
+        (completion({"rule_ids": ["HH9"]}), "unknown_rule"),
+        (completion({"rule_ids": ["HH5"]}), "contradiction"),
+        (completion({"rule_ids": ["HH1", "HH4"]}), "contradiction"),
+        (completion({"violation": 0}), "contradiction"),
+    ],
+)
+def test_each_way_to_fail_has_its_name(output, reason):
+    with pytest.raises(Malformed) as caught:
+        parse(output, [POLICY])
+    assert caught.value.reason == reason
+
+
+def check(output):
+    """Either Malformed, or an answer that keeps every rule."""
+    try:
+        accepted = parse(output, [POLICY])
+    except Malformed:
+        return
+    answer = accepted.answers[0]
+    said = json.loads(accepted.final)
+    assert said["violation"] in {0, 1}
+    assert bool(said["violation"]) == answer.violates
+    assert set(answer.rule_ids) <= set(POLICY.violating if answer.violates else POLICY.safe)
+    assert answer.rule_ids
+    assert output[-1] == 200002
+
+
+special = st.integers(199_998, 201_090)
+ordinary = st.integers(0, 199_997)
+
+
+@given(st.lists(st.one_of(special, ordinary), max_size=40))
+def test_no_tokens_make_the_parser_raise_anything_else(output):
+    check(output)
+
+
+@settings(max_examples=400)
+@given(st.data())
+def test_outputs_that_were_damaged_are_never_taken_for_what_they_do_not_say(data):
+    output = completion(data.draw(st.sampled_from([None, {"violation": 0, "rule_ids": ["HH5"]}])))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(output) - 1))
+        kind = data.draw(st.sampled_from(["drop", "put", "change", "swap"]))
+        if kind == "drop" and len(output) > 1:
+            del output[at]
+        elif kind == "put":
+            output.insert(at, data.draw(st.one_of(special, st.integers(0, 300))))
+        elif kind == "change":
+            output[at] = data.draw(st.one_of(special, st.integers(0, 300)))
+        else:
+            output[at], output[-1 - at] = output[-1 - at], output[at]
+    check(output)
+
+
+def said_by_harmony(output):
+    """What harmony's own parser makes of an output: the one final message's text, None where there is no such one."""
+    try:
+        messages = encoding().parse_messages_from_completion_tokens(output, Role.ASSISTANT, strict=True)
+    except Exception:
+        return None
+    channels = [message.channel for message in messages]
+    if channels.count("final") != 1 or channels[-1] != "final" or set(channels) > {"analysis", "final"}:
+        return None
+    if any(message.recipient for message in messages):
+        return None
+    return "".join(part.text for part in messages[-1].content)
+
+
+def damaged(draw, outputs):
+    """An output with some of its tokens dropped, doubled, moved, or taken from another one."""
+    output = list(draw.choice(outputs))
+    for _ in range(draw.choice((0, 1, 1, 2, 3, 6))):
+        at, other = draw.randrange(len(output)), draw.choice(outputs)
+        kind = draw.randrange(5)
+        if kind == 0 and len(output) > 1:
+            del output[at : at + draw.choice((1, 1, 1, 8))]
+        elif kind == 1:
+            output[at:at] = other[draw.randrange(len(other)) :][: draw.choice((1, 1, 3, 12))]
+        elif kind == 2:
+            output[at] = draw.choice((15, 16, 200002, 200005, 200006, 200007, 200008, draw.randrange(201_088)))
+        elif kind == 3:
+            output[at:at] = output[: draw.randrange(len(output))]
+        else:
+            output = output[: at + 1] + other[draw.randrange(len(other)) :]
+        if not output:
+            return [200002]
+    return output
+
+
+def test_of_a_hundred_thousand_outputs_none_is_accepted_that_breaks_the_rules():
+    draw = random.Random(11)
+    outputs = [
+        completion({"violation": violation, "rule_ids": [rule], "reason": reason})
+        for violation, rules in ((1, POLICY.violating), (0, POLICY.safe))
+        for rule in rules
+        for reason in ("It attacks a group.", 'It says \\"0\\" and {"violation": 0}.', "仇恨 🙂 é")
+    ]
+    accepted = 0
+    for _ in range(100_000):
+        output = damaged(draw, outputs)
+        try:
+            answer = parse(output, [POLICY]).answers[0]
+        except Malformed:
+            continue
+        accepted += 1
+        final = said_by_harmony(output)
+        assert final is not None, "harmony finds no single final message in it"
+        said = json.loads(final)
+        assert set(said) == set(FINAL)
+        assert said["violation"] is (1 if answer.violates else 0)
+        assert tuple(said["rule_ids"]) == answer.rule_ids
+        assert set(answer.rule_ids) <= set(POLICY.violating if answer.violates else POLICY.safe)
+        assert output[answer.label_at] == (16 if answer.violates else 15)
+    assert accepted > 10_000, "most were damaged, and some were not"
+
+
+BUNDLE = [load_library()[name] for name in ("fraud-spam", "hate-harassment")]
+TOGETHER = {
+    "hate-harassment": {**FINAL, "rule_ids": ["HH2"]},
+    "fraud-spam": {"violation": 0, "rule_ids": ["FS4"], "confidence": "low", "reason": "It sells nothing."},
+}
+
+
+def test_of_a_bundle_each_policy_has_its_answer_and_its_label():
+    output = completion(json.dumps(TOGETHER))
+    fraud, hate = parse(output, BUNDLE).answers
+    assert (fraud.violates, fraud.rule_ids) == (False, ("FS4",))
+    assert (hate.violates, hate.rule_ids) == (True, ("HH2",))
+    assert [prompt.decode([output[a.label_at]]) for a in (fraud, hate)] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (FINAL, "fields"),
+        ({"hate-harassment": FINAL}, "fields"),
+        ({**TOGETHER, "another": FINAL}, "fields"),
+        ({**TOGETHER, "fraud-spam": FINAL}, "unknown_rule"),
+        ({**TOGETHER, "fraud-spam": {**TOGETHER["fraud-spam"], "violation": 1}}, "contradiction"),
+        ([TOGETHER], "fields"),
+        ({**TOGETHER, "fraud-spam": None}, "fields"),
+    ],
+)
+def test_a_bundle_with_one_wrong_part_is_malformed_whole(said, reason):
+    with pytest.raises(Malformed) as caught:
+        parse(completion(json.dumps(said)), BUNDLE)
+    assert caught.value.reason == reason
