@@ -139,9 +139,9 @@ async def enforcing(current, rules, **more):
 
 async def standing_on(current):
     """What stands on contents, restored from moderation.actions as an agent would."""
-    from safeguard_streams.enforcement.state import Ledger
+    from safeguard_streams.enforcement.state import EnforcementState
 
     found = {}
     for partition in range(current.partitions):
-        found |= (await Ledger.restore(current, partition)).restricted()
+        found |= (await EnforcementState.restore(current, partition)).restricted()
     return found

@@ -17,13 +17,13 @@ from safeguard_streams.errors import DependencyError
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime import telemetry
 from safeguard_streams.runtime.health import served
-from safeguard_streams.runtime.process import Stop, first_of
+from safeguard_streams.runtime.process import Stop, run_until_first
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.inference.interface import Inference
 from safeguard_streams.workers.inference.remote import RemoteEngine
 from safeguard_streams.workers.inference.vllm import VllmEngine
 from safeguard_streams.workers.judging.judge import RANKS, STAGE, Judge
-from safeguard_streams.workers.judging.reasoner import Economy
+from safeguard_streams.workers.judging.reasoner import InferenceBudget
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Worker:
             "ready": self.engine is not None
             and self.engine.ready
             and self.inference is not None
-            and self.inference.well,
+            and self.inference.healthy,
             "model": self.inference.model if self.inference else None,
             "policies": {name: r.policy.version for name, r in self.feed.policies.released.items()},
             "committed": self.engine.committed if self.engine else 0,
@@ -66,7 +66,7 @@ class Worker:
     async def run(self, stop: asyncio.Event) -> None:
         """Judge until `stop`. Raises SafeguardError when the process should be started again."""
         caught_up = asyncio.Event()
-        await first_of(self.feed.follow(self.settings, caught_up), self._judge(caught_up, stop))
+        await run_until_first(self.feed.follow(self.settings, caught_up), self._judge(caught_up, stop))
 
     async def _judge(self, caught_up: asyncio.Event, stop: asyncio.Event) -> None:
         async def prepare() -> None:
@@ -75,18 +75,18 @@ class Worker:
             await caught_up.wait()
             await self.feed.wait_for_any()
 
-        await first_of(prepare(), stop.wait())
+        await run_until_first(prepare(), stop.wait())
         if stop.is_set() or self.inference is None:
             return
         current = self.settings
         # Some more than the engine takes at once: when one is finished, the next is already there.
         slots = self.inference.slots + self.inference.slots // 4
-        economy = Economy(
+        economy = InferenceBudget(
             longest_answer=current.max_tokens,
-            kept=current.kept_judgements,
-            in_flight=current.tokens_in_flight or self.inference.capacity,
-            background=current.background,
-            effort_lag=current.effort_lag,
+            kept=current.judgement_cache_size,
+            in_flight=current.max_tokens_in_flight or self.inference.capacity,
+            background=current.background_share,
+            effort_by_lag=current.effort_by_lag,
         )
         self.judge = Judge(self.inference, self.feed, economy)
         await self.judge.warm_up()
@@ -106,7 +106,7 @@ class Worker:
                 if slots >= FEWEST_SLOTS
                 else {},
                 reserve=slots // 4,
-                background=round(slots * current.background),
+                background=round(slots * current.background_share),
             ),
         )
         try:

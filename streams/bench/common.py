@@ -31,7 +31,7 @@ def broker(bootstrap: str | None) -> Iterator[str]:
 
 async def wait_for(bootstrap: str) -> None:
     """Raise when the broker does not answer."""
-    await kafka.wait_for_broker(settings.load(bootstrap=bootstrap), patience=15)
+    await kafka.wait_for_broker(settings.load(bootstrap=bootstrap), timeout=15)
 
 
 def texts() -> list[str]:

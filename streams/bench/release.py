@@ -74,7 +74,7 @@ async def release(
     before, after = versions(min(1.0, escalated / rate))
     current = await fresh(bootstrap, PARTITIONS, [before])
     first = (await operator.past(current)).in_force[POLICY]
-    given = {**processes.environment(current), "SAFEGUARD_AUDIT_NEAR": "0", "SAFEGUARD_AUDIT_FAR": "0"}
+    given = {**processes.environment(current), "SAFEGUARD_AUDIT_RATE_NEAR": "0", "SAFEGUARD_AUDIT_RATE_FAR": "0"}
     ports = {"prefilter": brokers.free_port(), "reasoner": brokers.free_port()}
     given |= {f"SAFEGUARD_{name.upper()}_PORT": str(port) for name, port in ports.items()}
     commands = {"prefilter": processes.safeguard("prefilter", "run")}

@@ -36,14 +36,14 @@ from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
 from safeguard_streams.prefilter.decision import Prefilter
 from safeguard_streams.releases.feed import PolicyFeed, PolicySet, Released
 from safeguard_streams.runtime import settings
-from safeguard_streams.runtime.process import collect_rarely, first_of
+from safeguard_streams.runtime.process import collect_rarely, run_until_first
 from safeguard_streams.runtime.security import client_options
 from safeguard_streams.runtime.settings import Settings
 
 
 async def _policies(current: Settings) -> PolicyFeed:
     feed, caught_up = PolicyFeed(), asyncio.Event()
-    await first_of(feed.follow(current, caught_up), caught_up.wait())
+    await run_until_first(feed.follow(current, caught_up), caught_up.wait())
     return feed
 
 

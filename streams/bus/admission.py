@@ -8,7 +8,7 @@ from collections import deque
 BUSY = 2.0  # seconds after the last work of rank 0 for which more of it is expected
 
 
-class Slots:
+class PriorityAdmission:
     """`total` units of room for work of several ranks, 0 first; a piece of work takes one unit, or as many as it weighs.
 
     Rank 0 may take them all, but for one piece of each lower rank that waits and has none under way. Lower ranks leave

@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from safeguard_streams.bus.admission import Slots
+from safeguard_streams.bus.admission import PriorityAdmission
 from safeguard_streams.bus.dead_letters import dead_letter
 from safeguard_streams.bus.interface import Bus, Committed, Output, Partition, Record, Writer
 from safeguard_streams.bus.tracing import Tracing
@@ -33,7 +33,7 @@ from safeguard_streams.runtime import metrics
 log = logging.getLogger(__name__)
 
 Transform = Callable[[Sequence[Record]], Awaitable[Sequence[Output]]]
-Opened = Callable[[Partition], Awaitable[None]]
+OnPartitionOpened = Callable[[Partition], Awaitable[None]]
 
 
 class _Done(msgspec.Struct, frozen=True):
@@ -57,7 +57,7 @@ class Retry(msgspec.Struct, frozen=True):
     attempts: int = 3
     backoff: float = 0.2
     longest: float = 5.0
-    never: tuple[type[Exception], ...] = (RecordError,)
+    non_retryable: tuple[type[Exception], ...] = (RecordError,)
 
     def wait(self, failures: int) -> float:
         return float(min(self.longest, self.backoff * 2 ** (failures - 1)))
@@ -103,35 +103,35 @@ class Engine:
         stage: str,
         limits: Limits | None = None,
         retry: Retry | None = None,
-        opened: Opened = _nothing_to_restore,
-        trace_share: float = 0.0,
+        on_partition_opened: OnPartitionOpened = _nothing_to_restore,
+        trace_sample_rate: float = 0.0,
     ) -> None:
         """opened is called when a partition is owned and no earlier owner can write any more, before its first record: the
-        place to restore what the transform knows of the partition. trace_share, 0 to 1: of records without a trace, how
+        place to restore what the transform knows of the partition. trace_sample_rate, 0 to 1: of records without a trace, how
         many begin one.
         """
         self.bus = bus
         self.transform = transform
-        self.opened = opened
+        self.on_partition_opened = on_partition_opened
         self.stage = stage
         self.limits = limits or Limits()
         self.retry = retry or Retry()
         ranks = 1 + max(self.limits.rank.values(), default=0)
-        self.slots = Slots(self.limits.in_flight, ranks, self.limits.reserve, self.limits.background)
+        self.admission = PriorityAdmission(self.limits.in_flight, ranks, self.limits.reserve, self.limits.background)
         self.committed = 0
-        self.tracing = Tracing(stage, bus.group, trace_share)
-        self._lanes: dict[Partition, _Lane] = {}
+        self.tracing = Tracing(stage, bus.group, trace_sample_rate)
+        self._workers: dict[Partition, PartitionWorker] = {}
         self._failure: asyncio.Future[None] | None = None
 
     @property
     def ready(self) -> bool:
         """Whether partitions are owned and each can be written for."""
-        return bool(self._lanes) and all(lane.ready for lane in self._lanes.values())
+        return bool(self._workers) and all(worker.ready for worker in self._workers.values())
 
     @property
     def unfinished(self) -> int:
         """Records that were read and are not committed."""
-        return sum(lane.unfinished for lane in self._lanes.values())
+        return sum(worker.unfinished for worker in self._workers.values())
 
     @property
     def idle(self) -> bool:
@@ -152,29 +152,29 @@ class Engine:
         try:
             while not stop.is_set():
                 for partition, records in (await self.bus.poll(0.1, self.limits.poll)).items():
-                    self._lane(partition).feed(records)
-                for lane in self._lanes.values():
-                    lane.balance()
+                    self._worker(partition).feed(records)
+                for worker in self._workers.values():
+                    worker.balance()
                 if failure.done():
                     failure.result()
         finally:
-            await self.revoked(list(self._lanes))
+            await self.revoked(list(self._workers))
             await self.bus.stop()
-            await self.revoked(list(self._lanes))
+            await self.revoked(list(self._workers))
 
     def _observed(self) -> contextlib.AbstractContextManager[None]:
         """Let what waits and what is under way be seen."""
 
-        def each(value: Callable[[_Lane], float]) -> list[tuple[float, metrics.Attributes]]:
-            return [(value(lane), self._attributes(lane.partition)) for lane in list(self._lanes.values())]
+        def each(value: Callable[[PartitionWorker], float]) -> list[tuple[float, metrics.Attributes]]:
+            return [(value(worker), self._attributes(worker.partition)) for worker in list(self._workers.values())]
 
         def running() -> list[tuple[float, metrics.Attributes]]:
-            return [(sum(lane.running for lane in list(self._lanes.values())), {"stage": self.stage})]
+            return [(sum(worker.running for worker in list(self._workers.values())), {"stage": self.stage})]
 
         return metrics.observed(
             {
-                metrics.LAG_RECORDS: lambda: each(lambda lane: lane.lag),
-                metrics.LAG_SECONDS: lambda: each(lambda lane: lane.age),
+                metrics.LAG_RECORDS: lambda: each(lambda worker: worker.lag),
+                metrics.LAG_SECONDS: lambda: each(lambda worker: worker.age),
                 metrics.IN_FLIGHT: running,
             }
         )
@@ -190,26 +190,26 @@ class Engine:
 
     def assigned(self, partitions: Iterable[Partition]) -> None:
         for partition in partitions:
-            self._lane(partition)
+            self._worker(partition)
 
     async def revoked(self, partitions: Iterable[Partition]) -> None:
-        lanes = [lane for p in partitions if (lane := self._lanes.pop(p, None))]
-        if lanes:
-            await asyncio.gather(*(lane.drain() for lane in lanes))
+        workers = [worker for p in partitions if (worker := self._workers.pop(p, None))]
+        if workers:
+            await asyncio.gather(*(worker.drain() for worker in workers))
 
     def start_over(self, partition: Partition, offset: int) -> None:
         """Another owner has been at work: forget what is in hand, and go on from the position it left."""
-        self._lanes[partition] = _Lane(self, partition)
+        self._workers[partition] = PartitionWorker(self, partition)
         self.bus.seek(partition, offset)
 
-    def _lane(self, partition: Partition) -> _Lane:
+    def _worker(self, partition: Partition) -> PartitionWorker:
         # The bus may hand out records of a partition before it says that the partition is ours.
-        if partition not in self._lanes:
-            self._lanes[partition] = _Lane(self, partition)
-        return self._lanes[partition]
+        if partition not in self._workers:
+            self._workers[partition] = PartitionWorker(self, partition)
+        return self._workers[partition]
 
 
-class _Lane:
+class PartitionWorker:
     """One partition: what waits, what is under way, what is done but not committed."""
 
     def __init__(self, engine: Engine, partition: Partition) -> None:
@@ -287,7 +287,7 @@ class _Lane:
 
     async def _open_and_dispatch(self) -> None:
         self._committed = await self._open()
-        await self.engine.opened(self.partition)
+        await self.engine.on_partition_opened(self.partition)
         self.ready = True
         self._watermark = Watermark(*self._committed)
         while True:
@@ -309,7 +309,7 @@ class _Lane:
         return [record for record in records if watermark.take(record.offset)]
 
     async def _start(self, batch: list[Record]) -> None:
-        await self.engine.slots.acquire(self._rank)
+        await self.engine.admission.acquire(self._rank)
         self.running += 1
         call = asyncio.create_task(self._guard(self._call(batch)))
         self._calls[call] = batch[0].timestamp
@@ -328,7 +328,7 @@ class _Lane:
         """However it ended, also when it was cancelled before it began."""
         self._calls.pop(call, None)
         self.running -= 1
-        self.engine.slots.release(self._rank)
+        self.engine.admission.release(self._rank)
         self._finished.set()
 
     async def _isolated(self, records: Sequence[Record]) -> Sequence[Output]:
@@ -345,7 +345,7 @@ class _Lane:
                     half = len(records) // 2
                     return [*await self._isolated(records[:half]), *await self._isolated(records[half:])]
                 retry = self.engine.retry
-                if isinstance(error, retry.never) or failures >= retry.attempts:
+                if isinstance(error, retry.non_retryable) or failures >= retry.attempts:
                     return [dead_letter(records[0], error, stage=self.engine.stage, attempts=failures)]
                 await asyncio.sleep(retry.wait(failures))
 

@@ -34,7 +34,7 @@ def show(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
     current = settings.load(bootstrap=bootstrap)
 
     async def read() -> list[DeadLetter]:
-        await kafka.wait_for_broker(current, patience=10)
+        await kafka.wait_for_broker(current, timeout=10)
         return [decode(r.value, DeadLetter) async for r in kafka.read_all(current, [topics.DEAD_LETTERS])]
 
     letters = asyncio.run(read())
@@ -65,7 +65,7 @@ def retry(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
 
 async def _retry(current: Settings) -> int:
     """Run the engine over the dead letters up to their end of now; what becomes one meanwhile is left to the next time."""
-    await kafka.wait_for_broker(current, patience=10)
+    await kafka.wait_for_broker(current, timeout=10)
     async with kafka.reader(current, [topics.DEAD_LETTERS]) as reader:
         ends = await (await kafka.EndOffsets.now(reader)).resolve()
     count = later = 0

@@ -80,7 +80,7 @@ def check(
         if strange:
             names = ", ".join(policy.id for policy in of)
             raise ConfigurationError(f"{rules}: rule {rule.name!r}: {strange[0]!r} is no rule of {names}")
-    print(f"{rules}: {len(found.rule)} rules, a cap of {found.cap.most} in {found.cap.window}: no problem")
+    print(f"{rules}: {len(found.rule)} rules, a cap of {found.cap.max_actions} in {found.cap.window}: no problem")
 
 
 @app.command("held")

@@ -117,7 +117,7 @@ def release(
     current = settings.load(bootstrap=bootstrap)
 
     async def work() -> None:
-        await kafka.wait_for_broker(current, patience=10)
+        await kafka.wait_for_broker(current, timeout=10)
         for record in await operator.release(current, policies, author(why, by), shadow=shadow):
             how = "" if shadow is None else f" as a shadow on {shadow:.2%} of content"
             print(f"released {record.policy_id} version {record.version} revision {record.revision}{how}")

@@ -223,7 +223,7 @@ def recall(
 
     async def read() -> list[Verdict]:
         current = settings.load(bootstrap=bootstrap)
-        await kafka.wait_for_broker(current, patience=10)
+        await kafka.wait_for_broker(current, timeout=10)
         return [decode(record.value, Verdict) async for record in kafka.read_all(current, [topics.VERDICTS])]
 
     verdicts = asyncio.run(read())

@@ -25,7 +25,7 @@ def publish(
     lines = lines_of(file)
 
     async def work() -> int:
-        await kafka.wait_for_broker(current, patience=10)
+        await kafka.wait_for_broker(current, timeout=10)
         async with kafka.producer(current) as producer:
             return await send(producer, current.prefix + topics.EVENTS, lines)
 

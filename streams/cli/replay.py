@@ -111,7 +111,7 @@ def start(
     """
     wanted = fit_for_release(policies, library)
     current = settings.load(bootstrap=bootstrap)
-    chosen = runner.Wanted(
+    chosen = runner.ReplayRequest(
         wanted,
         _moment(since, "--since"),
         _moment(until, "--until"),
@@ -125,7 +125,7 @@ def start(
     )
 
     async def create() -> Replay:
-        await kafka.wait_for_broker(current, patience=10)
+        await kafka.wait_for_broker(current, timeout=10)
         return await runner.create(current, chosen, author(why, by))
 
     _run(current, asyncio.run(create()), as_json=as_json)
@@ -147,14 +147,14 @@ def _run(current: settings.Settings, job: Replay, *, as_json: bool) -> None:
             task = progress.add_task("escalating", total=job.total)
             begun, before = time.monotonic(), -1
 
-            def told(done: int) -> None:
+            def on_progress(done: int) -> None:
                 nonlocal before
                 before = done if before < 0 else before
                 rate = (done - before) / max(0.1, time.monotonic() - begun)
                 progress.update(task, completed=done, description=f"escalating, {rate:,.0f} events/s")
 
             classifier = Classifier(current.prefilter_model or SHIPPED)
-            return await runner.run(current, job, classifier, stop.event, told)
+            return await runner.run(current, job, classifier, stop.event, on_progress)
 
     state = asyncio.run(work())
     if as_json:
@@ -328,10 +328,10 @@ def _publish(
     with Progress(TextColumn("writing"), BarColumn(), TaskProgressColumn(), console=console(stderr=True)) as progress:
         task = progress.add_task("", total=len(found.changes))
 
-        def told(done: int, of: int) -> None:
+        def on_progress(done: int, of: int) -> None:
             progress.update(task, completed=done, total=of)
 
-        written = asyncio.run(promoting.publish(current, job, chosen, way, told))
+        written = asyncio.run(promoting.publish(current, job, chosen, way, on_progress))
     print(f"{written:,} superseding verdicts are on moderation.verdicts")
 
 

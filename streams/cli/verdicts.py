@@ -13,7 +13,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Verdict, decode
 from safeguard_streams.errors import RecordError
 from safeguard_streams.runtime import settings
-from safeguard_streams.runtime.process import Stop, first_of
+from safeguard_streams.runtime.process import Stop, run_until_first
 
 app = typer.Typer(no_args_is_help=True, help="Verdicts.")
 
@@ -32,7 +32,7 @@ def tail(
     names = [topics.VERDICTS, topics.CLEARED] if cleared else [topics.VERDICTS]
 
     async def follow() -> None:
-        await kafka.wait_for_broker(current, patience=10)
+        await kafka.wait_for_broker(current, timeout=10)
         async with kafka.reader(current, names, from_end=not from_beginning) as consumer:
             async for record in consumer:
                 try:
@@ -45,7 +45,7 @@ def tail(
 
     async def work() -> None:
         with Stop() as stop:
-            await first_of(follow(), stop.event.wait())
+            await run_until_first(follow(), stop.event.wait())
 
     asyncio.run(work())
 

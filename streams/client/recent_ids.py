@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 
-class Seen:
+class RecentIds:
     """The last `most` ids."""
 
     def __init__(self, most: int) -> None:

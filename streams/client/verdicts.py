@@ -27,7 +27,7 @@ import msgspec
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
-from safeguard_streams.client.recent_ids import Seen
+from safeguard_streams.client.recent_ids import RecentIds
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Verdict, decode
 from safeguard_streams.errors import BusError, RecordError
@@ -54,7 +54,7 @@ class Resolver:
     """What of a partition's verdicts is news, and what each takes the place of. It remembers the last `window` of them."""
 
     def __init__(self, window: int = WINDOW) -> None:
-        self._seen = Seen(window)
+        self._seen = RecentIds(window)
         self._standing: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._window = window
 

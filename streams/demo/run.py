@@ -156,7 +156,7 @@ class Demo:
                 bootstrap = stack.enter_context(brokers.embedded())
             current = self._settings(bootstrap)
             self.say(f"broker at {bootstrap}: creating topics")
-            await kafka.wait_for_broker(current, patience=8)
+            await kafka.wait_for_broker(current, timeout=8)
             await kafka.create_topics(current)
             for record in await operator.release(current, load_library().values(), operator.Author("demo")):
                 self.say(f"released policy {record.policy_id}, version {record.version}")

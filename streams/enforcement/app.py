@@ -30,12 +30,12 @@ from safeguard_streams.contract.records import Action, decode
 from safeguard_streams.enforcement.delivery import STAGE as DELIVERY
 from safeguard_streams.enforcement.delivery import Delivery, key_of
 from safeguard_streams.enforcement.rules import Rules, Webhook
-from safeguard_streams.enforcement.state import Ledger
+from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.enforcement.transform import STAGE, Enforcer
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.runtime import metrics, telemetry
 from safeguard_streams.runtime.health import served
-from safeguard_streams.runtime.process import Stop, first_of
+from safeguard_streams.runtime.process import Stop, run_until_first
 from safeguard_streams.runtime.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,9 @@ class Agent:
         self._dry_run = dry_run
         self._followed = asyncio.Event()
         bus = KafkaBus(settings, [topics.VERDICTS], _group(dry_run=dry_run))
-        self._engines = [Engine(bus, self.enforcer, stage=STAGE, limits=Limits(batch=500), opened=self._restore)]
+        self._engines = [
+            Engine(bus, self.enforcer, stage=STAGE, limits=Limits(batch=500), on_partition_opened=self._restore)
+        ]
 
     def state(self) -> dict[str, Any]:
         """What /health/ready says."""
@@ -69,14 +71,14 @@ class Agent:
         """Enforce until `stop`. Raises SafeguardError when the process should be started again."""
         with metrics.observed({metrics.HELD: self._held_observed}):
             async with self._delivering():
-                await first_of(self._follow_people(), self._run_engines(stop))
+                await run_until_first(self._follow_people(), self._run_engines(stop))
 
     def _held(self) -> Counter[str]:
         """Actions that wait for a person, by policy, of the partitions that are owned now."""
         total: Counter[str] = Counter()
         for owned in self._engines[0].bus.assignment():
-            ledger = self.enforcer.ledgers.get(owned.partition)
-            total.update(ledger.held() if ledger else {})
+            standing_state = self.enforcer.states.get(owned.partition)
+            total.update(standing_state.held() if standing_state else {})
         return total
 
     def _held_observed(self) -> list[tuple[float, metrics.Attributes]]:
@@ -114,16 +116,16 @@ class Agent:
         bus = KafkaBus(self.settings, [topics.ACTIONS], DELIVERY)
 
         async def restore(partition: Partition) -> None:
-            delivery.ledgers[partition.partition] = await Ledger.restore(self.settings, partition.partition)
+            delivery.states[partition.partition] = await EnforcementState.restore(self.settings, partition.partition)
 
         # However long the receiver is away, waiting for it is right: nothing here could be mended by a new process.
         limits = Limits(batch=1, in_flight=DELIVERIES, buffer=4 * DELIVERIES, stalled=math.inf)
-        return Engine(bus, delivery, stage=DELIVERY, limits=limits, opened=restore)
+        return Engine(bus, delivery, stage=DELIVERY, limits=limits, on_partition_opened=restore)
 
     async def _restore(self, partition: Partition) -> None:
         await self._followed.wait()  # else what a person writes in between would be read by neither
-        ledger = await Ledger.restore(self.settings, partition.partition, dry_run=self._dry_run)
-        self.enforcer.ledgers[partition.partition] = ledger
+        standing_state = await EnforcementState.restore(self.settings, partition.partition, dry_run=self._dry_run)
+        self.enforcer.states[partition.partition] = standing_state
 
     async def _follow_people(self) -> None:
         """Add what people write to the ledgers; the agent's own actions are in them already."""
@@ -134,9 +136,9 @@ class Agent:
             async for record in consumer:
                 with contextlib.suppress(RecordError):
                     action = decode(record.value, Action)
-                    ledger = self.enforcer.ledgers.get(record.partition)
-                    if ledger is not None and (action.human or action.releases) and not was_retried(record):
-                        ledger.take(action)
+                    standing_state = self.enforcer.states.get(record.partition)
+                    if standing_state is not None and (action.human or action.releases) and not was_retried(record):
+                        standing_state.take(action)
 
 
 def _group(*, dry_run: bool) -> str:
@@ -154,7 +156,7 @@ async def run(settings: Settings, rules: Rules, *, from_now: bool = False, dry_r
                 f"{topics.VERDICTS} and {topics.ACTIONS} need the same number of partitions: what is done about a content has "
                 "to be found where its verdicts are"
             )
-        small = [name for name, cap in {"cap": rules.cap, **rules.caps}.items() if cap.most < len(partitions)]
+        small = [name for name, cap in {"cap": rules.cap, **rules.caps}.items() if cap.max_actions < len(partitions)]
         if small:
             raise ConfigurationError(
                 f"{small[0]}: a cap is shared by the partitions, so let it be {len(partitions)} at least"

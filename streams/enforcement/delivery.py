@@ -30,7 +30,7 @@ from safeguard_streams.bus.dead_letters import was_retried
 from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.contract.records import Action, decode, now
 from safeguard_streams.enforcement.rules import Webhook
-from safeguard_streams.enforcement.state import Ledger
+from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.runtime import metrics
 
@@ -94,7 +94,7 @@ class Delivery:
     def __init__(
         self, webhook: Webhook, key: bytes, http: aiohttp.ClientSession, backoff: Backoff | None = None
     ) -> None:
-        self.ledgers: dict[int, Ledger] = {}
+        self.states: dict[int, EnforcementState] = {}
         self.delivered: Counter[str] = Counter()
         self.failing: str | None = None
         self._webhook = webhook
@@ -107,21 +107,23 @@ class Delivery:
     async def __call__(self, records: Sequence[Record]) -> list[Output]:
         for record in records:
             action = decode(record.value, Action)
-            ledger = self.ledgers[record.partition]
+            standing_state = self.states[record.partition]
             retried = was_retried(record)
-            if not retried and record.offset >= ledger.restored:
-                ledger.take(action)  # before anything is waited for, so in the order of the topic
+            if not retried and record.offset >= standing_state.restored:
+                standing_state.take(action)  # before anything is waited for, so in the order of the topic
             if not action.dry_run and (action.changes or action.alert):
-                await self._in_turn(action, record.partition, ledger, retried=retried)
+                await self._in_turn(action, record.partition, standing_state, retried=retried)
         return []
 
-    async def _in_turn(self, action: Action, partition: int, ledger: Ledger, *, retried: bool) -> None:
+    async def _in_turn(
+        self, action: Action, partition: int, standing_state: EnforcementState, *, retried: bool
+    ) -> None:
         content = action.content_id
         turn = self._turns.setdefault(content, asyncio.Lock())
         self._waiting[content] += 1
         try:
             async with turn:
-                if action.alert or self._stands(action, ledger, retried=retried):
+                if action.alert or self._stands(action, standing_state, retried=retried):
                     with tracing.asking("POST", {"http.request.method": "POST", "url.full": self._webhook.url}):
                         await self._send(*message(action, partition))
         finally:
@@ -130,15 +132,15 @@ class Delivery:
                 del self._waiting[content], self._turns[content]
 
     @staticmethod
-    def _stands(action: Action, ledger: Ledger, *, retried: bool) -> bool:
+    def _stands(action: Action, standing_state: EnforcementState, *, retried: bool) -> bool:
         """Not what a person has decided otherwise; of what came out of its order (a dead letter put back, a held action let
         through), not what another action has taken the place of.
         """
         if action.human:
-            return not retried or ledger.people.get(action.content_id) == action.action
-        if action.content_id in ledger.people:
+            return not retried or standing_state.people.get(action.content_id) == action.action
+        if action.content_id in standing_state.people:
             return False
-        standing = ledger.standing(action.content_id, action.policy_id or "").applied
+        standing = standing_state.standing(action.content_id, action.policy_id or "").applied
         return standing.action == action.action or not (retried or action.releases)
 
     async def _send(self, name: str, body: bytes) -> None:

@@ -13,7 +13,7 @@ from safeguard_streams.bus.dead_letters import was_retried
 from safeguard_streams.bus.interface import Output
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, Enforced, decode, encode, now, schema_header, verdict_id
-from safeguard_streams.enforcement.state import Ledger
+from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.releases.operator import Author
 from safeguard_streams.runtime.settings import Settings
@@ -55,10 +55,12 @@ async def actions(settings: Settings) -> AsyncIterator[tuple[int, Action]]:
 
 async def standing(settings: Settings) -> dict[str, Enforced]:
     """What stands on each content that is not simply allowed."""
-    ledgers: dict[int, Ledger] = {}
+    states: dict[int, EnforcementState] = {}
     async for partition, action in actions(settings):
-        ledgers.setdefault(partition, Ledger()).take(action)
-    return {content: action for ledger in ledgers.values() for content, action in ledger.restricted().items()}
+        states.setdefault(partition, EnforcementState()).take(action)
+    return {
+        content: action for standing_state in states.values() for content, action in standing_state.restricted().items()
+    }
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -71,18 +73,18 @@ class Held(msgspec.Struct, frozen=True):
 
 async def held(settings: Settings) -> list[Held]:
     """What waits for a person, oldest first."""
-    ledgers: dict[int, Ledger] = {}
+    states: dict[int, EnforcementState] = {}
     waiting: dict[str, tuple[int, Action]] = {}
     async for partition, action in actions(settings):
-        ledgers.setdefault(partition, Ledger()).take(action)
+        states.setdefault(partition, EnforcementState()).take(action)
         if action.state == "held" and not action.dry_run:
             waiting[action.action_id] = partition, action
     found = []
     for partition, action in sorted(waiting.values(), key=lambda one: one[1].acted_at):
-        ledger, content, policy = ledgers[partition], action.content_id, action.policy_id or ""
-        last = ledger.standing(content, policy).held
-        if last and last.action_id == action.action_id and content not in ledger.people:
-            found.append(Held(action, partition, ledger.effective(content, policy, action.action)))
+        standing_state, content, policy = states[partition], action.content_id, action.policy_id or ""
+        last = standing_state.standing(content, policy).held
+        if last and last.action_id == action.action_id and content not in standing_state.people:
+            found.append(Held(action, partition, standing_state.effective(content, policy, action.action)))
     return found
 
 

@@ -20,7 +20,7 @@ from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.durations import span
 
 SHIPPED = Path(str(files("safeguard_streams.policies") / "enforcement.toml"))
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Proportion = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _SEVERITY: tuple[Enforced, ...] = get_args(Enforced)
 
 
@@ -37,7 +37,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decision: Decision = "violates"
     policies: tuple[str, ...] = ()
     rules: tuple[str, ...] = ()
-    min_score: Share | None = None
+    min_score: Proportion | None = None
     confidence: tuple[Confidence, ...] = ()
     surfaces: tuple[str, ...] = ()
 
@@ -55,7 +55,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Cap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Most changes under a policy in any window of this length, as in 15m or 1h."""
 
-    most: Annotated[int, msgspec.Meta(ge=1)] = 1000
+    max_actions: Annotated[int, msgspec.Meta(ge=1)] = 1000
     window: Annotated[str, msgspec.Meta(pattern=r"^[1-9]\d*[smhd]$")] = "1h"
 
     @property
@@ -66,7 +66,7 @@ class Cap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """A partition's share of the cap; those of all partitions sum up to it, so that it holds without them asking each
         other.
         """
-        return self.most // partitions + (partition < self.most % partitions)
+        return self.max_actions // partitions + (partition < self.max_actions % partitions)
 
 
 class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

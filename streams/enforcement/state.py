@@ -13,7 +13,7 @@ import msgspec
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.dead_letters import was_retried
-from safeguard_streams.client.recent_ids import Seen
+from safeguard_streams.client.recent_ids import RecentIds
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, Enforced, decode
 from safeguard_streams.enforcement.rules import Cap, severity
@@ -40,14 +40,14 @@ class Standing(msgspec.Struct):
     held: Entry | None = None
 
 
-class Ledger:
+class EnforcementState:
     """One partition. dry_run: the ledger of a trial, which knows its own actions and those of people. restored: the offset
     before which all actions are in it from the start.
     """
 
     def __init__(self, *, dry_run: bool = False) -> None:
         self.people: dict[str, Enforced] = {}
-        self.seen = Seen(MOST_SEEN)
+        self.seen = RecentIds(MOST_SEEN)
         self.restored = 0
         self._dry_run = dry_run
         self._contents: dict[str, dict[str, Standing]] = {}
@@ -88,15 +88,15 @@ class Ledger:
             self._changes.setdefault(policy, deque()).append(action.acted_at)
 
     @classmethod
-    async def restore(cls, settings: Settings, partition: int, *, dry_run: bool = False) -> Ledger:
+    async def restore(cls, settings: Settings, partition: int, *, dry_run: bool = False) -> EnforcementState:
         """Read all that a partition holds now."""
-        ledger = cls(dry_run=dry_run)
+        standing_state = cls(dry_run=dry_run)
         async for record in kafka.read_all(settings, [topics.ACTIONS], partition):
-            ledger.restored = record.offset + 1
+            standing_state.restored = record.offset + 1
             with contextlib.suppress(RecordError):  # it is among the dead letters
                 if not was_retried(record):
-                    ledger.take(decode(record.value, Action))
-        return ledger
+                    standing_state.take(decode(record.value, Action))
+        return standing_state
 
     def standing(self, content_id: str, policy_id: str) -> Standing:
         return self._contents.get(content_id, {}).get(policy_id, Standing())

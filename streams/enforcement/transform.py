@@ -19,7 +19,7 @@ from safeguard_streams.contract.records import (
     verdict_id,
 )
 from safeguard_streams.enforcement.rules import Rules, severity
-from safeguard_streams.enforcement.state import Ledger
+from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.runtime import metrics
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Enforcer:
 
     def __init__(self, rules: Rules, partitions: int, *, dry_run: bool = False) -> None:
         self.rules = rules
-        self.ledgers: dict[int, Ledger] = {}
+        self.states: dict[int, EnforcementState] = {}
         self._partitions = partitions
         self._dry_run = dry_run
 
@@ -44,19 +44,23 @@ class Enforcer:
         verdicts = [decode(record.value, Verdict) for record in records]
         outputs = []
         for record, verdict in zip(records, verdicts, strict=True):
-            ledger = self.ledgers[record.partition]
-            action = self._follow(verdict, ledger, record.partition) if ledger.seen.add(verdict.verdict_id) else None
+            standing_state = self.states[record.partition]
+            action = (
+                self._follow(verdict, standing_state, record.partition)
+                if standing_state.seen.add(verdict.verdict_id)
+                else None
+            )
             if action is not None:
-                ledger.take(action)
+                standing_state.take(action)
                 state = "dry-run" if action.dry_run else action.state
                 metrics.ACTIONS.add(1, {"policy": verdict.policy_id, "action": action.action, "state": state})
                 outputs.append(Output(topics.ACTIONS, record.key, encode(action), [_ACTION, *carried(record.headers)]))
         return outputs
 
-    def _follow(self, verdict: Verdict, ledger: Ledger, partition: int) -> Action | None:
+    def _follow(self, verdict: Verdict, standing_state: EnforcementState, partition: int) -> Action | None:
         """The action for a verdict; None where it allows what is allowed already."""
         content, policy = verdict.content_id, verdict.policy_id
-        standing = ledger.standing(content, policy)
+        standing = standing_state.standing(content, policy)
         previous = standing.applied.action
         action, rule = self.rules.decide(verdict)
         if verdict.decision == "undetermined" and severity(previous) > severity(action):
@@ -67,16 +71,18 @@ class Enforcer:
         moment, cap = now(), self.rules.cap_of(policy)
         state: ActionState = "applied"
         why = ""
-        if content in ledger.people:
-            state, why = "overridden", f"a person decided: {ledger.people[content]}"
-        elif action != previous and ledger.above(policy, cap, cap.of_partition(partition, self._partitions), moment):
-            state, why = "held", f"above the cap of {cap.most} in {cap.window}"
-        alert = state == "held" and not ledger.alerted(policy, cap, moment)
+        if content in standing_state.people:
+            state, why = "overridden", f"a person decided: {standing_state.people[content]}"
+        elif action != previous and standing_state.above(
+            policy, cap, cap.of_partition(partition, self._partitions), moment
+        ):
+            state, why = "held", f"above the cap of {cap.max_actions} in {cap.window}"
+        alert = state == "held" and not standing_state.alerted(policy, cap, moment)
         if alert:
             log.error(
                 "%s: actions are held, above the cap of %d in %s; see: safeguard enforce held",
                 policy,
-                cap.most,
+                cap.max_actions,
                 cap.window,
             )
         return Action(
@@ -86,7 +92,7 @@ class Enforcer:
             acted_at=moment,
             why=why,
             state=state,
-            effective=ledger.effective(content, policy, action if state == "applied" else previous),
+            effective=standing_state.effective(content, policy, action if state == "applied" else previous),
             previous=previous,
             verdict_id=verdict.verdict_id,
             policy_id=policy,

@@ -67,7 +67,7 @@ def plan(load: Load, host: Host) -> Plan:
     if late(load.slo, judged=0.0, service=service, servers=1) > MISSED:
         raise ConfigurationError(
             f"one judgement takes {service:.1f} s, and more than {MISSED:.0%} of them longer than {load.slo:g} s whatever the number of "
-            "GPUs: lower the effort or the places (SAFEGUARD_IN_FLIGHT), or allow more time"
+            "GPUs: lower the effort or the places (SAFEGUARD_MAX_IN_FLIGHT), or allow more time"
         )
     gpus = max(1, math.ceil(judged * service / (BUSY * host.slots)))
     while late(load.slo, judged, service, gpus * host.slots) > MISSED:

@@ -49,13 +49,13 @@ class _Named(msgspec.Struct, frozen=True):
     verdict_id: str
 
 
-async def erase(settings: Settings, content_id: str, told: Callable[[str], None] = lambda topic: None) -> Erased:
+async def erase(settings: Settings, content_id: str, on_progress: Callable[[str], None] = lambda topic: None) -> Erased:
     """Write tombstones for all rationales about a content. told gets each topic before it is read."""
     key = content_id.encode()
     found: dict[str, list[int]] = {}
     judged: dict[str, int] = {}  # verdict ids to the partition where their rationale lies: that of the verdict
     for topic in _HOLD_TEXT:
-        told(topic)
+        on_progress(topic)
         async for record in kafka.read_all(settings, [topic]):
             if record.key == key:
                 found.setdefault(topic, []).append(record.timestamp)

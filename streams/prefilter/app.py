@@ -20,10 +20,10 @@ from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.bus.kafka import KafkaBus
 from safeguard_streams.contract import topics
 from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
-from safeguard_streams.prefilter.decision import STAGE, Audit, Prefilter
+from safeguard_streams.prefilter.decision import STAGE, AuditRates, Prefilter
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime import telemetry
-from safeguard_streams.runtime.process import END_SECONDS, Stop, collect_by_the_clock, collect_rarely, first_of
+from safeguard_streams.runtime.process import END_SECONDS, Stop, collect_by_the_clock, collect_rarely, run_until_first
 from safeguard_streams.runtime.settings import Settings
 
 RENEWAL = 0.1  # seconds between looks at the policies in force
@@ -57,14 +57,16 @@ class PrefilterApp:
         self.settings = settings
         self.feed = PolicyFeed()
         self.prefilter = Prefilter(
-            Classifier(settings.prefilter_model or SHIPPED), self.feed, Audit(settings.audit_near, settings.audit_far)
+            Classifier(settings.prefilter_model or SHIPPED),
+            self.feed,
+            AuditRates(settings.audit_rate_near, settings.audit_rate_far),
         )
         self.engine = Engine(
             KafkaBus(settings, [topics.EVENTS], STAGE),
             self.through_agent,
             stage=STAGE,
             limits=Limits(in_flight=4),
-            trace_share=settings.trace_share,
+            trace_sample_rate=settings.trace_sample_rate,
         )
         self.stop = asyncio.Event()
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -134,7 +136,7 @@ class PrefilterApp:
         """Follow the policies, run the engine when there are some, end when told."""
         caught_up = asyncio.Event()
         try:
-            await first_of(
+            await run_until_first(
                 self.feed.follow(self.settings, caught_up),
                 self._renew(),
                 self._consume(caught_up),
@@ -159,7 +161,7 @@ class PrefilterApp:
             while not self.prefilter.current:
                 await asyncio.sleep(RENEWAL)
 
-        await first_of(ready_to_judge(), self.stop.wait())
+        await run_until_first(ready_to_judge(), self.stop.wait())
         if not self.stop.is_set():
             await self.engine.run(self.stop)
 

@@ -50,7 +50,7 @@ _ESCALATION = schema_header(Escalation)
 _VERDICT = schema_header(Verdict)
 
 
-class Audit(msgspec.Struct, frozen=True):
+class AuditRates(msgspec.Struct, frozen=True):
     """Shares of what a policy's gates let pass that are judged all the same, to know what is missed.
 
     near: of content that scores at least half the threshold; far: of all other content. 0 to 1.
@@ -60,7 +60,7 @@ class Audit(msgspec.Struct, frozen=True):
     far: float = 0.002
 
 
-class Why(NamedTuple):
+class EscalationReason(NamedTuple):
     """Why an event is judged under a policy (by its column), or which gate came nearest to wanting it."""
 
     column: int
@@ -146,9 +146,9 @@ class _Rules:
 class Prefilter:
     """Turns content events into escalations and cleared verdicts, a batch at a time."""
 
-    def __init__(self, classifier: Classifier, feed: PolicyFeed, audit: Audit | None = None) -> None:
+    def __init__(self, classifier: Classifier, feed: PolicyFeed, audit: AuditRates | None = None) -> None:
         self._feed = feed
-        self._audit = audit or Audit()
+        self._audit = audit or AuditRates()
         self._labels, self._model = classifier.labels, classifier.name
         self._rules = _Rules(PolicySet({}), classifier)
         self._made_of: PolicySet | None = None
@@ -174,7 +174,7 @@ class Prefilter:
     async def __call__(self, records: Sequence[Record]) -> list[Output]:
         return self.judge(records)
 
-    def ask(self, events: Sequence[ContentEvent]) -> tuple[dict[int, list[Why]], list[Released]]:
+    def ask(self, events: Sequence[ContentEvent]) -> tuple[dict[int, list[EscalationReason]], list[Released]]:
         """Why events are judged, by their number; a column is the number of a policy in the list."""
         return self._ask(self._rules, events)[0], self._rules.released
 
@@ -213,7 +213,7 @@ class Prefilter:
 
     def _ask(
         self, rules: _Rules, events: Sequence[ContentEvent]
-    ) -> tuple[dict[int, list[Why]], list[PrefilterResult | None]]:
+    ) -> tuple[dict[int, list[EscalationReason]], list[PrefilterResult | None]]:
         """Why events are judged, by their number; and for each the gate that came nearest, if it has a classifier's."""
         said = rules.gates.ask([event.text for event in events])
         found = np.zeros(said.scores.shape, dtype=bool)
@@ -230,16 +230,20 @@ class Prefilter:
         rates = np.where(near, self._audit.near, self._audit.far)
         audited = passed & (draws < rules.shares + (1 - rules.shares) * rates)
 
-        judged: dict[int, list[Why]] = {}
+        judged: dict[int, list[EscalationReason]] = {}
         for i, column in np.argwhere((sure | sampled | audited)[:, : rules.live]).tolist():
             if sampled[i, column]:
-                why = Why(column, self._result("sample", rules, said, i, column, rate=float(rules.shares[column])))
+                why = EscalationReason(
+                    column, self._result("sample", rules, said, i, column, rate=float(rules.shares[column]))
+                )
             elif audited[i, column]:
                 stratum: Stratum = "near" if near[i, column] else "far"
                 rate = float(rates[i, column] * (1 - rules.shares[column]))
-                why = Why(column, self._result("audit", rules, said, i, column, rate=rate, stratum=stratum), "audit")
+                why = EscalationReason(
+                    column, self._result("audit", rules, said, i, column, rate=rate, stratum=stratum), "audit"
+                )
             else:
-                why = Why(column, self._sure(rules, said, i, column))
+                why = EscalationReason(column, self._sure(rules, said, i, column))
             judged.setdefault(i, []).append(why)
         if rules.shadows:
             wanted = sure | (concerned & (draws < rules.shares))
@@ -256,7 +260,7 @@ class Prefilter:
                     elif wanted[i, shadow.column]:
                         result = self._result("sample", rules, said, i, shadow.column)
                     result = msgspec.structs.replace(result, live=bool(live[i]), rate=shadow.released.share)
-                    judged.setdefault(i, []).append(Why(shadow.column, result, "shadow"))
+                    judged.setdefault(i, []).append(EscalationReason(shadow.column, result, "shadow"))
         return judged, self._nearest(rules, said, passed)
 
     def _sure(self, rules: _Rules, said: Scored, i: int, column: int) -> PrefilterResult:
@@ -328,10 +332,10 @@ class Prefilter:
         return Output(topics.CLEARED, record.key, encode(verdict), [_VERDICT, *trace])
 
 
-def _count(rules: _Rules, judged: Mapping[int, Sequence[Why]], events: int) -> None:
+def _count(rules: _Rules, judged: Mapping[int, Sequence[EscalationReason]], events: int) -> None:
     """What a batch came to, for those who watch."""
-    whys = [why for reasons in judged.values() for why in reasons]
-    kinds = Counter((rules.released[why.column].policy.id, why.result.gate, why.lane) for why in whys)
+    reasons = [why for reasons in judged.values() for why in reasons]
+    kinds = Counter((rules.released[why.column].policy.id, why.result.gate, why.lane) for why in reasons)
     for (policy, gate, lane), count in kinds.items():
         metrics.ESCALATED.add(count, {"policy": policy, "gate": gate, "lane": lane})
     through = sum(any(why.lane == "live" for why in reasons) for reasons in judged.values())
@@ -342,7 +346,7 @@ def _escalated(
     record: Record,
     event: ContentEvent,
     rules: _Rules,
-    why: Why,
+    why: EscalationReason,
     moment: datetime,
     latency: dict[str, float],
     trace: list[tuple[str, bytes]],

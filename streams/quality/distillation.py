@@ -20,7 +20,7 @@ from safeguard_streams.prefilter.classifier import Classifier, Floats
 from safeguard_streams.prefilter.gates import Gates
 from safeguard_streams.prefilter.normalise import tokens
 from safeguard_streams.quality.evaluation import Figures, figures
-from safeguard_streams.quality.verdict_labels import Judged
+from safeguard_streams.quality.verdict_labels import LabeledItem
 
 FEWEST = 100  # rows; and at least FEWEST_EACH of each side
 FEWEST_EACH = 20
@@ -50,7 +50,7 @@ def gate_scores(policy: Policy, classifier: Classifier, texts: Sequence[str]) ->
     return np.concatenate([gates.ask(texts[at : at + 1000]).scores[:, 0] for at in range(0, len(texts), 1000)])
 
 
-def propose(policy: Policy, classifier: Classifier, rows: Sequence[Judged], seed: int = 0) -> Proposal:
+def propose(policy: Policy, classifier: Classifier, rows: Sequence[LabeledItem], seed: int = 0) -> Proposal:
     """Compare the gate in force with labels distilled from three quarters of the rows on the fourth; distil from all.
 
     Raises ConfigurationError when there are too few rows to learn from.

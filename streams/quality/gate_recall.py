@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from safeguard_streams.quality.verdict_labels import Judged
+from safeguard_streams.quality.verdict_labels import LabeledItem
 
 DRAWS = 20_000
 TOO_WIDE = 0.5  # an interval this wide says nothing
@@ -58,7 +58,7 @@ class Recall(msgspec.Struct, frozen=True):
     costs: list[Cost]
 
 
-def estimate(rows: Sequence[Judged], seed: int = 0) -> Recall:
+def estimate(rows: Sequence[LabeledItem], seed: int = 0) -> Recall:
     """Recall over the time that the verdicts cover; rows are one policy's, of live and audit lanes."""
     live = [row for row in rows if row.prefilter is None or row.prefilter.gate != "audit"]
     audits = [row for row in rows if row.prefilter is not None and row.prefilter.gate == "audit"]
@@ -108,7 +108,7 @@ def _interval(means: np.ndarray, at_least: int) -> tuple[float, float]:
 
 def _why_not(caught: int, audited: int, width: float) -> str:
     if not audited:
-        return "nothing was audited yet: wait, or raise SAFEGUARD_AUDIT_NEAR and SAFEGUARD_AUDIT_FAR"
+        return "nothing was audited yet: wait, or raise SAFEGUARD_AUDIT_RATE_NEAR and SAFEGUARD_AUDIT_RATE_FAR"
     if not caught:
         return "nothing violating was caught yet, so there is nothing to compare what is missed with"
     if width > TOO_WIDE:
@@ -116,7 +116,7 @@ def _why_not(caught: int, audited: int, width: float) -> str:
     return ""
 
 
-def _costs(live: Sequence[Judged], audits: Sequence[Judged]) -> list[Cost]:
+def _costs(live: Sequence[LabeledItem], audits: Sequence[LabeledItem]) -> list[Cost]:
     """Thresholds below the one in force, from the audited content's scores; only gates that score can be lowered."""
     caught = sum(row.violates for row in live)
     scored = [row for row in audits if row.prefilter is not None and row.prefilter.score is not None]

@@ -9,7 +9,7 @@ import msgspec
 Z = 1.959964  # 95 %
 
 
-class Share(msgspec.Struct, frozen=True):
+class Proportion(msgspec.Struct, frozen=True):
     """count of `of`, as a share with its 95 % interval, all 0 to 1; value is None of nothing at all."""
 
     count: int
@@ -22,11 +22,11 @@ class Share(msgspec.Struct, frozen=True):
         return "-" if self.value is None else f"{self.value:.3f} ({self.low:.3f}-{self.high:.3f})"
 
 
-def share(count: int, of: int) -> Share:
+def proportion(count: int, of: int) -> Proportion:
     """Wilson's score interval (Wilson 1927): it holds also for few counts, and near 0 and 1."""
     if not of:
-        return Share(count, of, None, 0.0, 1.0)
+        return Proportion(count, of, None, 0.0, 1.0)
     p = count / of
     middle = (p + Z * Z / (2 * of)) / (1 + Z * Z / of)
     half = Z * math.sqrt(p * (1 - p) / of + Z * Z / (4 * of * of)) / (1 + Z * Z / of)
-    return Share(count, of, round(p, 4), round(max(0.0, middle - half), 4), round(min(1.0, middle + half), 4))
+    return Proportion(count, of, round(p, 4), round(max(0.0, middle - half), 4), round(min(1.0, middle + half), 4))

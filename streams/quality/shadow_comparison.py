@@ -10,7 +10,7 @@ import msgspec
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Decision, Verdict, decode
-from safeguard_streams.quality.proportions import Share, share
+from safeguard_streams.quality.proportions import Proportion, proportion
 from safeguard_streams.runtime.settings import Settings
 
 MOST_EXAMPLES = 20
@@ -43,13 +43,13 @@ class Comparison(msgspec.Struct, frozen=True):
     live_versions: dict[str, int]
     shadow_version: str
     both: int
-    agree: Share
-    to_violates: Share
-    to_safe: Share
-    undetermined: Share
-    only_shadow: Share
-    only_live: Share
-    violating: tuple[Share, Share]
+    agree: Proportion
+    to_violates: Proportion
+    to_safe: Proportion
+    undetermined: Proportion
+    only_shadow: Proportion
+    only_live: Proportion
+    violating: tuple[Proportion, Proportion]
     waiting: int
     rules: dict[str, tuple[int, int]]
     tokens: int
@@ -118,13 +118,16 @@ def compare(
         live_versions=dict(versions),
         shadow_version=version or "",
         both=both,
-        agree=share(counts["agree"], both),
-        to_violates=share(counts["to violates"], both),
-        to_safe=share(counts["to safe"], both),
-        undetermined=share(counts["undetermined"], both),
-        only_shadow=share(counts["only shadow violates"], counts["only shadow"]),
-        only_live=share(counts["only live violates"], counts["only live"]),
-        violating=(share(counts["live violates"], counts["all"]), share(counts["shadow violates"], counts["all"])),
+        agree=proportion(counts["agree"], both),
+        to_violates=proportion(counts["to violates"], both),
+        to_safe=proportion(counts["to safe"], both),
+        undetermined=proportion(counts["undetermined"], both),
+        only_shadow=proportion(counts["only shadow violates"], counts["only shadow"]),
+        only_live=proportion(counts["only live violates"], counts["only live"]),
+        violating=(
+            proportion(counts["live violates"], counts["all"]),
+            proportion(counts["shadow violates"], counts["all"]),
+        ),
         waiting=counts["waiting"],
         rules={rule: (before, after) for rule, (before, after) in sorted(rules.items())},
         tokens=sum(v.tokens.prompt + v.tokens.completion for v in newest.values() if v.tokens),

@@ -16,7 +16,7 @@ from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.settings import Settings
 
 
-class Judged(msgspec.Struct, frozen=True):
+class LabeledItem(msgspec.Struct, frozen=True):
     """One content under one policy. weight: how many contents of the stream it stands for."""
 
     violates: bool
@@ -29,7 +29,7 @@ class Judged(msgspec.Struct, frozen=True):
 class Labels(msgspec.Struct, frozen=True):
     """What was found; older: verdicts under other versions of the policy, left out, as are undetermined ones."""
 
-    rows: list[Judged]
+    rows: list[LabeledItem]
     version: str = ""
     undetermined: int = 0
     older: int = 0
@@ -47,7 +47,7 @@ def from_verdicts(verdicts: Iterable[Verdict], policy_id: str, version: str | No
         version = max(latest.values(), key=lambda verdict: verdict.decided_at).policy_version
     of_version = [verdict for verdict in latest.values() if verdict.policy_version == version]
     rows = [
-        Judged(v.decision == "violates", 1 / _rate(v.prefilter), v.content_id, None, v.prefilter)
+        LabeledItem(v.decision == "violates", 1 / _rate(v.prefilter), v.content_id, None, v.prefilter)
         for v in of_version
         if v.decision != "undetermined"
     ]
@@ -102,5 +102,5 @@ def from_file(path: Path) -> Labels:
             if row.violates is None and row.decision is None:
                 raise ConfigurationError(f"{path}:{number}: say whether it violates: true or false")
             violates = row.decision == "violates" if row.violates is None else row.violates
-            rows.append(Judged(violates, row.weight, text=row.text))
+            rows.append(LabeledItem(violates, row.weight, text=row.text))
     return Labels(rows)

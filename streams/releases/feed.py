@@ -87,12 +87,12 @@ class PolicyFeed:
             await self.changed.wait()
         return self.policies
 
-    async def wait_for(self, key: bytes, revision: int, patience: float) -> Released | None:
+    async def wait_for(self, key: bytes, revision: int, timeout: float) -> Released | None:
         """What stands under a key of moderation.policies, at this revision or a newer one; None when it has ended since, or has
         not come within `patience` seconds.
         """
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 while True:
                     found = self._by_key.get(key)
                     if found is not None and found.revision >= revision:

@@ -37,7 +37,7 @@ class Author(msgspec.Struct, frozen=True):
     by: str = msgspec.field(default_factory=getpass.getuser)
 
 
-class Past(msgspec.Struct, frozen=True):
+class ReleaseHistory(msgspec.Struct, frozen=True):
     """The history, oldest first, and what stands in force and in shadow now, by id."""
 
     changes: Sequence[PolicyChange]
@@ -68,7 +68,7 @@ class Past(msgspec.Struct, frozen=True):
         return found
 
 
-async def past(settings: Settings) -> Past:
+async def past(settings: Settings) -> ReleaseHistory:
     """Read the history and what is in force. Records that cannot be read are left out."""
     changes = []
     async for record in kafka.read_all(settings, [topics.POLICIES_HISTORY]):
@@ -80,7 +80,7 @@ async def past(settings: Settings) -> Past:
         if record.value is not None:
             with contextlib.suppress(RecordError):
                 newest[record.key or b""] = decode(record.value, PolicyRelease)
-    return Past(
+    return ReleaseHistory(
         changes,
         {r.policy_id: r for r in newest.values() if r.shadow is None and not r.replay},
         {r.policy_id: r for r in newest.values() if r.shadow is not None},
@@ -96,7 +96,7 @@ async def release(
     """
     wanted = list(policies)
 
-    def plan(known: Past) -> list[PolicyChange]:
+    def plan(known: ReleaseHistory) -> list[PolicyChange]:
         changes = []
         for policy in wanted:
             made = _made(known, policy.id, policy.version, policy.document, policy.distilled_file, author, shadow)
@@ -112,7 +112,7 @@ async def release(
 async def rollback(settings: Settings, policy_id: str, to: str | None, author: Author) -> PolicyRelease:
     """Release a former version again; by default the one that was in force before. Raises ConfigurationError without one."""
 
-    def plan(known: Past) -> list[PolicyChange]:
+    def plan(known: ReleaseHistory) -> list[PolicyChange]:
         before = known.find(policy_id, to) if to else _before(known, policy_id)
         try:
             parse(before.document, f"revision {before.revision} of {policy_id}", before.distilled)
@@ -126,7 +126,7 @@ async def rollback(settings: Settings, policy_id: str, to: str | None, author: A
     return change.release
 
 
-def _before(known: Past, policy_id: str) -> PolicyRelease:
+def _before(known: ReleaseHistory, policy_id: str) -> PolicyRelease:
     """The last release with another document than what is in force; after a policy was retired, its last one."""
     current = known.in_force.get(policy_id)
     for change in reversed(known.changes):
@@ -141,7 +141,7 @@ def _before(known: Past, policy_id: str) -> PolicyRelease:
 async def retire(settings: Settings, policy_id: str, author: Author, *, shadow: bool = False) -> None:
     """Take a policy out of force, with its shadow; or end the shadow only. Raises ConfigurationError when there is none."""
 
-    def plan(known: Past) -> list[PolicyChange]:
+    def plan(known: ReleaseHistory) -> list[PolicyChange]:
         ends: list[PolicyChange] = []
         if not shadow and policy_id in known.in_force:
             ends.append(_change("retire", policy_id, author))
@@ -156,7 +156,7 @@ async def retire(settings: Settings, policy_id: str, author: Author, *, shadow: 
 
 
 def _made(
-    known: Past,
+    known: ReleaseHistory,
     policy_id: str,
     version: str,
     document: str,
@@ -181,7 +181,9 @@ def _change(action: Change, policy_id: str, author: Author, made: PolicyRelease 
     return PolicyChange(action, policy_id, now(), author.by, author.why, made)
 
 
-async def _change_policies(settings: Settings, plan: Callable[[Past], list[PolicyChange]]) -> list[PolicyChange]:
+async def _change_policies(
+    settings: Settings, plan: Callable[[ReleaseHistory], list[PolicyChange]]
+) -> list[PolicyChange]:
     """Read what is, decide, write: in one transaction, and by one operator at a time, where the broker has transactions."""
     async with kafka.exclusive_writer(settings, _WRITER) as write:
         changes = plan(await past(settings))

@@ -21,7 +21,7 @@ from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Escalation, Rationale, Replay, Replayed, Tokens, Verdict, decode
 from safeguard_streams.errors import ForbiddenError, RecordError
-from safeguard_streams.quality.proportions import Share, share
+from safeguard_streams.quality.proportions import Proportion, proportion
 from safeguard_streams.runtime.settings import Settings
 
 MOST_EXAMPLES = 20
@@ -116,12 +116,12 @@ class Diff(msgspec.Struct, frozen=True):
     unknown: int
     compared: int
     decisions: dict[str, dict[str, int]]
-    to_violates: Share
-    to_safe: Share
+    to_violates: Proportion
+    to_safe: Proportion
     by_gate: int
-    noise: Share
-    before: Share
-    after: Share
+    noise: Proportion
+    before: Proportion
+    after: Proportion
     rules: dict[str, Side]
     languages: dict[str, Side]
     versions_before: dict[str, int]
@@ -287,12 +287,12 @@ def count(db: duckdb.DuckDBPyConnection, replay: Replay, policy: Replayed, examp
         unknown=totals["unknown"],
         compared=compared,
         decisions=decisions,
-        to_violates=share(totals["to_violates"], compared),
-        to_safe=share(totals["to_safe"], compared),
+        to_violates=proportion(totals["to_violates"], compared),
+        to_safe=proportion(totals["to_safe"], compared),
         by_gate=totals["by_gate"],
-        noise=share(noise["d"], noise["n"]),
-        before=share(totals["before"], events),
-        after=share(totals["after"], events),
+        noise=proportion(noise["d"], noise["n"]),
+        before=proportion(totals["before"], events),
+        after=proportion(totals["after"], events),
         rules=dict(_sides(db, "unnest(list_distinct(list_concat(rules_before, rules_after)))")),
         languages=dict(_sides(db, "language")),
         versions_before={

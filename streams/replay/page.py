@@ -14,7 +14,7 @@ import jinja2
 from safeguard_streams.contract.records import Replay
 from safeguard_streams.errors import PolicyError
 from safeguard_streams.policies.parsing import parse
-from safeguard_streams.quality.proportions import Share
+from safeguard_streams.quality.proportions import Proportion
 from safeguard_streams.replay.diff import Diff, Side
 
 MOST_LANGUAGES = 12
@@ -80,9 +80,9 @@ def _number(value: int) -> str:
     return f"{value:,}"
 
 
-def _percent(share: Share) -> str:
+def _percent(share: Proportion) -> str:
     return "-" if share.value is None else f"{100 * share.value:.2f} %"
 
 
-def _interval(share: Share) -> str:
+def _interval(share: Proportion) -> str:
     return "" if share.value is None else f"{100 * share.low:.2f} to {100 * share.high:.2f} %"

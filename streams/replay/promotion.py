@@ -19,7 +19,7 @@ from safeguard_streams.bus import kafka
 from safeguard_streams.bus.interface import Output
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Replay, Replayed, Verdict, decode, encode, now, schema_header, verdict_id
-from safeguard_streams.quality.proportions import Share, share
+from safeguard_streams.quality.proportions import Proportion, proportion
 from safeguard_streams.runtime.settings import Settings
 
 CHUNK = 2000  # verdicts in one transaction
@@ -68,9 +68,9 @@ class Plan(msgspec.Struct, frozen=True):
     compared: int
 
     @property
-    def share(self) -> Share:
+    def share(self) -> Proportion:
         """Flips of what was compared."""
-        return share(len(self.changes), self.compared)
+        return proportion(len(self.changes), self.compared)
 
     def count(self, decision: str) -> int:
         """Flips to a decision."""
@@ -130,7 +130,7 @@ async def publish(
     replay: Replay,
     policy: Replayed,
     way: Way,
-    told: Callable[[int, int], None] = lambda done, of: None,
+    on_progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> int:
     """Write the superseding verdicts that are not there yet; returns how many. told gets how many are written, of how many."""
     async with kafka.exclusive_writer(settings, f"promote-{replay.replay_id}") as write:
@@ -138,7 +138,7 @@ async def publish(
         for start in range(0, len(changes), CHUNK):
             chunk = changes[start : start + CHUNK]
             await write([_output(change, way) for change in chunk], [change.partition for change in chunk])
-            told(start + len(chunk), len(changes))
+            on_progress(start + len(chunk), len(changes))
     return len(changes)
 
 

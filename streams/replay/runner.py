@@ -41,7 +41,7 @@ from safeguard_streams.contract.records import (
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.prefilter.classifier import Classifier
-from safeguard_streams.prefilter.decision import Audit, Prefilter, Why, drawn, hashed
+from safeguard_streams.prefilter.decision import AuditRates, EscalationReason, Prefilter, drawn, hashed
 from safeguard_streams.releases import operator
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime.settings import Settings
@@ -51,7 +51,7 @@ _WRITER = "replay-jobs"
 _ESCALATION = schema_header(Escalation)
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class ReplayRequest(msgspec.Struct, frozen=True):
     """What is to be replayed. since and until bound the time at which events were written to the topic; first and last
     their offsets in each partition, both included. Shares are 0 to 1.
     """
@@ -68,7 +68,7 @@ class Wanted(msgspec.Struct, frozen=True):
     decisions: tuple[Decision, ...] = ()
 
 
-async def create(settings: Settings, wanted: Wanted, author: operator.Author) -> Replay:
+async def create(settings: Settings, wanted: ReplayRequest, author: operator.Author) -> Replay:
     """Fix what is replayed, and tell the reasoners the versions to judge by. Nothing is replayed yet."""
     known = await operator.past(settings)
     starts, ends = await _bounds(settings, wanted)
@@ -125,7 +125,7 @@ def _job(replay: Replay) -> Output:
     return Output(topics.REPLAY_JOBS, replay.replay_id.encode(), encode(replay), [schema_header(Replay)])
 
 
-async def _bounds(settings: Settings, wanted: Wanted) -> tuple[dict[str, int], dict[str, int]]:
+async def _bounds(settings: Settings, wanted: ReplayRequest) -> tuple[dict[str, int], dict[str, int]]:
     async with kafka.reader(settings, [topics.EVENTS]) as consumer:
         partitions = sorted(consumer.assignment())
         begins = await consumer.beginning_offsets(partitions)
@@ -205,7 +205,7 @@ class _OfReplay(msgspec.Struct, frozen=True):
     replay_id: str | None = None
 
 
-class Chooser:
+class ReplaySelector:
     """The transform of a replay: which events are escalated again, and under which versions."""
 
     def __init__(self, replay: Replay, classifier: Classifier, earlier: dict[tuple[str, str], Decision]) -> None:
@@ -217,7 +217,7 @@ class Chooser:
                 _take(feed, one.policy_id, one.before_version, one.before_document, one.before_distilled, None)
             _take(feed, one.policy_id, one.version, one.document, one.distilled, 1.0)
         # The version before is in force, the new one its shadow: each wants what either's gates want.
-        self._prefilter = Prefilter(classifier, feed, Audit(0.0, 0.0))
+        self._prefilter = Prefilter(classifier, feed, AuditRates(0.0, 0.0))
         # Where only the gate changes, both versions are one text, and judging it is a measure of the noise by itself.
         self._before = {one.policy_id for one in replay.policies if one.before_version != one.version}
         self._seed = np.array([hashed(f"{replay.replay_id} sample")], dtype=np.uint64)
@@ -238,11 +238,11 @@ class Chooser:
         contents = np.array([hashed(event.content_id) for _, event in kept], dtype=np.uint64)
         in_sample = drawn(contents, self._seed)[:, 0] < replay.sample
         again = drawn(contents, self._noise)[:, 0] < replay.noise
-        whys, released = self._prefilter.ask([event for _, event in kept])
+        reasons, released = self._prefilter.ask([event for _, event in kept])
         outputs = []
         for number, (record, event) in enumerate(kept):
             if in_sample[number]:
-                for why in whys.get(number, ()):
+                for why in reasons.get(number, ()):
                     policy = released[why.column].policy
                     wanted = why.lane == "shadow" or (again[number] and policy.id in self._before)
                     if wanted and self._earlier_fits(event, policy.id):
@@ -258,7 +258,7 @@ class Chooser:
     def _earlier_fits(self, event: ContentEvent, policy_id: str) -> bool:
         return not self._replay.decisions or self._earlier.get((event.content_id, policy_id)) in self._replay.decisions
 
-    def _escalated(self, record: Record, event: ContentEvent, policy: Policy, why: Why) -> Output:
+    def _escalated(self, record: Record, event: ContentEvent, policy: Policy, why: EscalationReason) -> Output:
         escalation = Escalation(
             event=event,
             policy_id=policy.id,
@@ -331,7 +331,7 @@ async def run(
     replay: Replay,
     classifier: Classifier,
     stop: asyncio.Event,
-    told: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> ReplayState:
     """Escalate what a replay chooses, from where it is to its end. told gets how many offsets are done, again and again.
 
@@ -339,7 +339,7 @@ async def run(
     """
     starts = {int(partition): offset for partition, offset in replay.starts.items()}
     await kafka.set_first_positions(settings, group(replay), topics.EVENTS, starts)
-    chooser = Chooser(replay, classifier, await earlier_decisions(settings, replay))
+    chooser = ReplaySelector(replay, classifier, await earlier_decisions(settings, replay))
     bus = kafka.KafkaBus(settings, [topics.EVENTS], group(replay))
     engine = Engine(bus, chooser, stage=STAGE, limits=Limits(batch=500, in_flight=2))
     ending = asyncio.Event()
@@ -348,7 +348,7 @@ async def run(
     async def watch() -> None:
         nonlocal state
         while not stop.is_set():
-            told(await progress(settings, replay))
+            on_progress(await progress(settings, replay))
             current = await job(settings, replay.replay_id)
             if current.state != "running":
                 state = current.state
@@ -358,7 +358,7 @@ async def run(
                 owned = {str(tp.partition) for tp in bus.consumer.assignment()}
                 if owned >= set(replay.ends):  # else another runner has the rest, and ends it when it has all
                     state = (await set_state(settings, replay, "escalated")).state
-                    told(replay.total)
+                    on_progress(replay.total)
                 return
             await asyncio.sleep(1)
 

@@ -99,7 +99,7 @@ class Stop:
         os._exit(1)
 
 
-async def first_of(*works: Coroutine[Any, Any, Any]) -> None:
+async def run_until_first(*works: Coroutine[Any, Any, Any]) -> None:
     """Run together until the first ends; then cancel the others. Raises what the first raised."""
     tasks = [asyncio.create_task(work) for work in works]
     try:

@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     )
     session_timeout_ms: int = Field(10_000, ge=1000, description="a member silent for so long loses its partitions")
 
-    trace_share: float = Field(
+    trace_sample_rate: float = Field(
         0.001, ge=0, le=1, description="of content whose producer gave no traceparent, the share that is traced"
     )
     log_format: Literal["text", "json"] = Field("text", description="form of the log lines on standard error")
@@ -67,10 +67,10 @@ class Settings(BaseSettings):
     reasoner_port: int = Field(6067, description="port of the reasoning worker's health endpoint")
     prefilter_model: Path | None = Field(None, description="fastText model; by default the one in the package")
 
-    audit_near: float = Field(
+    audit_rate_near: float = Field(
         0.02, ge=0, le=1, description="share of what passes a gate near its threshold that is judged all the same"
     )
-    audit_far: float = Field(0.002, ge=0, le=1, description="share of all else that passes a gate, likewise")
+    audit_rate_far: float = Field(0.002, ge=0, le=1, description="share of all else that passes a gate, likewise")
 
     model: str = Field(
         "small", description="reasoning model: a folder, a hub name, or 'small' for the one in the package"
@@ -86,31 +86,31 @@ class Settings(BaseSettings):
         "each server says of itself",
     )
     api_key: SecretStr | None = Field(None, description="key of the inference servers")
-    answer_seconds: float = Field(
+    inference_timeout: float = Field(
         600.0, gt=0, description="longest wait for a server's answer before it is asked again"
     )
 
-    in_flight: int | None = Field(
+    max_in_flight: int | None = Field(
         None,
         ge=1,
         description="most contents that a reasoning worker judges at once; by default 64, and 8 where its model runs "
         "on a CPU",
     )
-    tokens_in_flight: int | None = Field(
+    max_tokens_in_flight: int | None = Field(
         None,
         ge=1000,
         description="most tokens of contents and answers that a worker has at the engine at once; by default what fits "
         "the engine's cache, where it says so",
     )
-    background: float = Field(
+    background_share: float = Field(
         0.25, ge=0, le=1, description="share of both that audits and replays take while there is live content"
     )
-    effort_lag: dict[Effort, float] = Field(
+    effort_by_lag: dict[Effort, float] = Field(
         {},
         description="live content that has waited longer than so many seconds is judged at this effort at most, as in "
         '{"medium": 30, "low": 120}',
     )
-    kept_judgements: int = Field(
+    judgement_cache_size: int = Field(
         10_000, ge=0, description="judgements that a worker keeps, to answer equal content without asking again"
     )
     max_model_len: int = Field(16_384, description="longest prompt and answer together, in tokens")

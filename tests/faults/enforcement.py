@@ -26,7 +26,7 @@ from receiver import SECRET, Receiver
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, Verdict, decode, encode
-from safeguard_streams.enforcement.state import Ledger
+from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.infra import brokers
 from safeguard_streams.runtime import settings
 
@@ -44,7 +44,7 @@ name = "insults"
 rules = ["HH2"]
 action = "limit"
 [cap]
-most = 1000000
+max_actions = 1000000
 window = "1h"
 [webhook]
 url = "http://127.0.0.1:{port}/actions"
@@ -161,9 +161,9 @@ async def settled(current, receiver, found):
 
 def summary(actions, found, receiver):
     followed = Counter(action.verdict_id for action in actions if not action.human)
-    ledger, in_order = Ledger(), defaultdict(list)
+    standing_state, in_order = EnforcementState(), defaultdict(list)
     for action in actions:
-        ledger.take(action)
+        standing_state.take(action)
         if action.changes:
             in_order[action.content_id].append(action.action_id)
     had = {content: [one["action_id"] for one in of_content] for content, of_content in receiver.of_content.items()}
@@ -179,8 +179,8 @@ def summary(actions, found, receiver):
         "not_due": len(set(receiver.had) - keys(actions)),
         "out_of_order": sum(ids != had.get(content) for content, ids in in_order.items()),
         "requests": dict(receiver.requests),
-        "standing": len(ledger.restricted()),
-        "receiver_knows": receiver.stands() == ledger.restricted(),
+        "standing": len(standing_state.restricted()),
+        "receiver_knows": receiver.stands() == standing_state.restricted(),
     }
     none = ("verdicts_without_their_action", "verdicts_followed_twice", "not_delivered", "not_due", "out_of_order")
     repeated = receiver.requests.total() > len(receiver.had)

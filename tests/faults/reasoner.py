@@ -28,7 +28,7 @@ class Quick:
     longest = 16_384
     slots = 64
     capacity = None
-    well = True
+    healthy = True
 
     def __init__(self, calls):
         self._calls = calls

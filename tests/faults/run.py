@@ -168,7 +168,7 @@ class Suite:
             **os.environ,
             "SAFEGUARD_BOOTSTRAP": self.settings.bootstrap,
             "SAFEGUARD_SESSION_TIMEOUT_MS": str(self.settings.session_timeout_ms),
-            "SAFEGUARD_IN_FLIGHT": str(IN_FLIGHT),
+            "SAFEGUARD_MAX_IN_FLIGHT": str(IN_FLIGHT),
         }
         self.members = []
         self.tally = Tally()

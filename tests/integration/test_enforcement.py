@@ -26,7 +26,7 @@ from safeguard_streams.enforcement import delivery, moderators
 from safeguard_streams.enforcement.app import Agent
 from safeguard_streams.enforcement.delivery import Backoff, Delivery, key_of, message, signed
 from safeguard_streams.enforcement.rules import Cap, Rule, Rules, Webhook
-from safeguard_streams.enforcement.state import Ledger
+from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.infra import brokers
 from safeguard_streams.releases.operator import Author
@@ -57,8 +57,8 @@ async def actions(current):
     return [action async for _, action in moderators.actions(current)]
 
 
-async def until(condition, patience=30):
-    async with asyncio.timeout(patience):
+async def until(condition, timeout=30):
+    async with asyncio.timeout(timeout):
         while not await condition():
             await asyncio.sleep(0.1)
 
@@ -190,7 +190,7 @@ async def test_it_may_begin_with_what_comes_next(kafka, tmp_path):
 def test_a_run_that_cannot_be_right_is_refused(kafka, tmp_path):
     asyncio.run(kafka_bus.create_topics(kafka))
     rules = tmp_path / "rules.toml"
-    rules.write_text("[caps.hate]\nmost = 1\n")
+    rules.write_text("[caps.hate]\nmax_actions = 1\n")
     environment = {**os.environ, "SAFEGUARD_BOOTSTRAP": kafka.bootstrap, "SAFEGUARD_PREFIX": kafka.prefix}
     command = [Path(sys.executable).with_name("safeguard"), "enforce", "run", rules, "--from-now", "--port", "0"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
@@ -220,7 +220,7 @@ async def delivering(moods=None, late=1.0, timeout=0.3, **backoff):
     async with aiohttp.ClientSession() as http:
         hook = Webhook(f"http://127.0.0.1:{receiver.port}/", timeout)
         delivery = Delivery(hook, key_of(SECRET), http, Backoff(**({"first": 0.01, "longest": 0.05} | backoff)))
-        delivery.ledgers[0] = Ledger()
+        delivery.states[0] = EnforcementState()
         yield delivery, receiver
     await receiver.stop()
 
@@ -308,7 +308,7 @@ async def test_what_is_refused_for_good_is_a_dead_letter_and_a_wrong_page_is_not
     async with aiohttp.ClientSession() as http:
         hook = Webhook(f"http://127.0.0.1:{port}/", 1)
         delivery = Delivery(hook, key_of(SECRET), http, Backoff(0.01, 0.02))
-        delivery.ledgers[0] = Ledger()
+        delivery.states[0] = EnforcementState()
         with pytest.raises(RecordError, match="webhook: the receiver refused it: answered 400"):
             await delivery([record(0, act("a1"))])
     assert not answers

@@ -20,14 +20,14 @@ from safeguard_streams.policies.files import LIBRARY, load, load_library
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.policies.tokens import encoding
 from safeguard_streams.prefilter.classifier import Classifier
-from safeguard_streams.prefilter.decision import Audit, Prefilter
+from safeguard_streams.prefilter.decision import AuditRates, Prefilter
 from safeguard_streams.quality import shadow_comparison
 from safeguard_streams.releases import operator
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.releases.operator import Author
 from safeguard_streams.workers.inference.interface import Completion
 from safeguard_streams.workers.judging.judge import Judge
-from safeguard_streams.workers.judging.reasoner import Economy
+from safeguard_streams.workers.judging.reasoner import InferenceBudget
 from tests.conftest import feed_of, own_topics
 
 NAME = "self-harm"
@@ -190,7 +190,7 @@ class Stern:
     longest = 16_384
     slots = 8
     capacity = None
-    well = True
+    healthy = True
 
     async def generate(self, question):
         final = {"violation": 0, "rule_ids": ["SH5"], "confidence": "high", "reason": "It encourages nobody."}
@@ -218,9 +218,9 @@ async def test_a_shadow_is_judged_beside_the_version_in_force_and_compared(broke
         StoredRecord(topics.EVENTS, 0, n, 0, f"c{n}".encode(), encode(ContentEvent(f"c{n}", text, now())))
         for n, text in enumerate(texts)
     ]
-    judge = Judge(Stern(), feed, Economy(500))
+    judge = Judge(Stern(), feed, InferenceBudget(500))
     async with kafka_bus.producer(broker) as producer:
-        for output in Prefilter(Classifier(), feed, Audit(0, 0)).judge(events):
+        for output in Prefilter(Classifier(), feed, AuditRates(0, 0)).judge(events):
             made = [output]
             if output.topic in (topics.ESCALATIONS, topics.ESCALATIONS_SHADOW):
                 made += await judge.judge(StoredRecord(output.topic, 0, 0, 0, output.key, output.value))

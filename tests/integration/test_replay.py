@@ -30,10 +30,10 @@ from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.releases import operator
 from safeguard_streams.releases.operator import Author
 from safeguard_streams.replay import promotion, runner
-from safeguard_streams.replay.runner import Chooser, Wanted
+from safeguard_streams.replay.runner import ReplayRequest, ReplaySelector
 from safeguard_streams.workers.inference.interface import Completion
 from safeguard_streams.workers.judging.judge import Judge
-from safeguard_streams.workers.judging.reasoner import Economy
+from safeguard_streams.workers.judging.reasoner import InferenceBudget
 from tests.conftest import enforcing, feed_of, standing_on
 
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
@@ -66,7 +66,7 @@ def job(**more):
 
 async def chosen(events, earlier=(), **more):
     records = [StoredRecord(topics.EVENTS, 0, n, 0, f"c{n}".encode(), encode(e)) for n, e in enumerate(events)]
-    outputs = await Chooser(job(**more), Classifier(), dict(earlier))(records)
+    outputs = await ReplaySelector(job(**more), Classifier(), dict(earlier))(records)
     assert {o.topic for o in outputs} <= {topics.ESCALATIONS_REPLAY}
     return [decode(o.value, Escalation) for o in outputs]
 
@@ -171,7 +171,7 @@ async def test_the_versions_of_a_replay_reach_the_reasoner_and_change_nothing_in
     await kafka_bus.create_topics(broker)
     await operator.release(broker, [OLD], Author("test"))
     await publish(broker, 10)
-    made = await runner.create(broker, Wanted([NEW]), Author("test"))
+    made = await runner.create(broker, ReplayRequest([NEW]), Author("test"))
     feed = await feed_of(broker)
     assert {name: r.policy.version for name, r in feed.policies.released.items()} == {NAME: OLD.version}
     for each in (OLD, NEW):
@@ -185,8 +185,8 @@ async def test_a_replay_is_paused_resumed_and_cancelled_by_anybody(kafka):
     await kafka_bus.create_topics(kafka)
     await publish(kafka, 20)
     with pytest.raises(ConfigurationError, match="no event lies between these bounds"):
-        await runner.create(kafka, Wanted([NEW], first=1000), Author("test"))
-    made = await runner.create(kafka, Wanted([NEW], first=2, last=5), Author("test"))
+        await runner.create(kafka, ReplayRequest([NEW], first=1000), Author("test"))
+    made = await runner.create(kafka, ReplayRequest([NEW], first=2, last=5), Author("test"))
     assert all(end - made.starts[partition] <= 4 for partition, end in made.ends.items())
     await runner.set_state(kafka, made, "paused")
     stop = asyncio.Event()
@@ -198,7 +198,7 @@ async def test_a_replay_is_paused_resumed_and_cancelled_by_anybody(kafka):
     with pytest.raises(ConfigurationError, match="0 replays begin with 'nonsense'"):
         await runner.job(kafka, "nonsense")
     assert made.policies[0].before_version is None, "the policy was never in force"
-    other = await runner.create(kafka, Wanted([NEW]), Author("test"))
+    other = await runner.create(kafka, ReplayRequest([NEW]), Author("test"))
     await runner.set_state(kafka, other, "cancelled")
     assert await runner.run(kafka, other, Classifier(), stop) == "cancelled"
 
@@ -210,7 +210,7 @@ class Quick:
     longest = 16_384
     slots = 8
     capacity = None
-    well = True
+    healthy = True
 
     async def generate(self, question):
         violates = "Weigh what" in question.policy_text
@@ -226,12 +226,12 @@ async def test_a_replay_is_judged_by_its_versions_whatever_is_in_force_and_its_s
     await kafka_bus.create_topics(broker)
     await operator.release(broker, [OLD], Author("test"))
     await publish(broker, 12)
-    made = await runner.create(broker, Wanted([NEW], noise=1.0), Author("why it is", "ann"))
+    made = await runner.create(broker, ReplayRequest([NEW], noise=1.0), Author("why it is", "ann"))
     assert await runner.run(broker, made, Classifier(), asyncio.Event()) == "escalated"
     await operator.release(broker, [OTHER], Author("test"))
     await operator.retire(broker, NAME, Author("test"))
     feed = await feed_of(broker)
-    judge = Judge(Quick(), feed, Economy(500))
+    judge = Judge(Quick(), feed, InferenceBudget(500))
     async with kafka_bus.producer(broker) as producer:
         for number in (n for n in range(12) if n % 4 in (0, 2)):
             live = judged_before(number, "safe")
@@ -308,11 +308,11 @@ async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, mo
     async def verdicts():
         return [decode(r.value, Verdict) async for r in kafka_bus.read_all(kafka, [topics.VERDICTS])]
 
-    made = await runner.create(kafka, Wanted([NEW], noise=0.0), Author("test"))
+    made = await runner.create(kafka, ReplayRequest([NEW], noise=0.0), Author("test"))
     assert "is running: let it come to its end" in str((await command("promote", made.replay_id)).exception)
     assert await runner.run(kafka, made, Classifier(), asyncio.Event()) == "escalated"
     feed = await feed_of(kafka)
-    judge = Judge(Quick(), feed, Economy(500))
+    judge = Judge(Quick(), feed, InferenceBudget(500))
     async with kafka_bus.producer(kafka) as producer:
         async for record in kafka_bus.read_all(kafka, [topics.ESCALATIONS_REPLAY]):
             number = int(record.key[1:])

@@ -12,7 +12,7 @@ import pytest
 
 from safeguard_streams.contract.records import Replay, Replayed, Tokens
 from safeguard_streams.policies.files import load_library
-from safeguard_streams.quality.proportions import share
+from safeguard_streams.quality.proportions import proportion
 from safeguard_streams.replay.diff import Diff, Flip, Side
 from safeguard_streams.replay.page import page, sentence
 
@@ -51,12 +51,12 @@ def diff(**more):
             "violates": {"violates": 200, "safe": 65},
             "safe": {"safe": 700, "violates": 15, "undetermined": 3},
         },
-        "to_violates": share(15, 1000),
-        "to_safe": share(65, 1000),
+        "to_violates": proportion(15, 1000),
+        "to_safe": proportion(65, 1000),
         "by_gate": 7,
-        "noise": share(1, 200),
-        "before": share(265, 12_000),
-        "after": share(215, 12_000),
+        "noise": proportion(1, 200),
+        "before": proportion(265, 12_000),
+        "after": proportion(215, 12_000),
         "rules": rules,
         "languages": languages,
         "versions_before": {"a1b2c3d4e5f6": 1000},
@@ -69,7 +69,7 @@ def diff(**more):
 
 def nothing():
     return diff(
-        to_violates=share(0, 1000), to_safe=share(0, 1000), by_gate=0, noise=share(0, 0), rules={"HH1": Side(0, 0, 1000)},
+        to_violates=proportion(0, 1000), to_safe=proportion(0, 1000), by_gate=0, noise=proportion(0, 0), rules={"HH1": Side(0, 0, 1000)},
         languages={"en": Side(0, 0, 1000)}, examples=[], decisions={"safe": {"safe": 1000}},
     )  # fmt: skip
 
@@ -150,8 +150,8 @@ def test_a_page_without_flips_and_one_without_a_version_before_are_whole():
     ("found", "said"),
     [
         (diff(), "more than noise"),
-        (diff(noise=share(12, 100)), "cannot be told from noise"),
-        (diff(noise=share(0, 0)), "No noise floor was measured"),
+        (diff(noise=proportion(12, 100)), "cannot be told from noise"),
+        (diff(noise=proportion(0, 0)), "No noise floor was measured"),
         (diff(compared=0), "Nothing could be compared"),
         (nothing(), "No content changes"),
     ],

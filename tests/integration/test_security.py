@@ -141,8 +141,8 @@ async def read(secure, user, topic, kind):
     return [decode(r.value, kind) async for r in kafka.read_all(as_user(secure, user), [topic])]
 
 
-async def until(condition, patience=60):
-    async with asyncio.timeout(patience):
+async def until(condition, timeout=60):
+    async with asyncio.timeout(timeout):
         while not await condition():
             await asyncio.sleep(0.3)
 

@@ -104,8 +104,8 @@ async def verdicts(current):
     return [decode(record.value, Verdict) async for record in kafka_bus.read_all(current, [topics.VERDICTS])]
 
 
-async def wait_for_verdicts(current, count, process, log, patience=200):
-    deadline = time.monotonic() + patience
+async def wait_for_verdicts(current, count, process, log, timeout=200):
+    deadline = time.monotonic() + timeout
     while len(found := await verdicts(current)) < count:
         assert process.poll() is None, log.read_text()[-3000:]
         assert time.monotonic() < deadline, f"{len(found)} of {count}"

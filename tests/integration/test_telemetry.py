@@ -103,8 +103,8 @@ def process(words, environment, log):
             running.wait(20)
 
 
-async def until(condition, patience=60):
-    async with asyncio.timeout(patience):
+async def until(condition, timeout=60):
+    async with asyncio.timeout(timeout):
         while not condition():
             await asyncio.sleep(0.2)
 
@@ -133,7 +133,7 @@ async def test_one_trace_leads_from_the_producer_to_enforcement_and_each_metric_
             "SAFEGUARD_SESSION_TIMEOUT_MS": "6000",
             "SAFEGUARD_WEBHOOK_SECRET": SECRET,
             "SAFEGUARD_LOG_FORMAT": "json",
-            "SAFEGUARD_TRACE_SHARE": "0",
+            "SAFEGUARD_TRACE_SAMPLE_RATE": "0",
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
             "OTEL_BSP_SCHEDULE_DELAY": "200",
         }

@@ -213,7 +213,7 @@ async def reason(bootstrap: str, count: int, model: str, folder: Path, say: Say)
     slots = settings.load().in_flight or (CPU_SLOTS if on_cpu else GPU_SLOTS)
     environment = {
         "SAFEGUARD_MODEL": model,
-        "SAFEGUARD_IN_FLIGHT": str(slots),
+        "SAFEGUARD_MAX_IN_FLIGHT": str(slots),
         "SAFEGUARD_MAX_MODEL_LEN": str(LONGEST),
         **{name: os.environ.get(name, value) for name, value in {**QUIET, **(ON_CPU if on_cpu else {})}.items()},
     }

@@ -136,7 +136,7 @@ def bench_reason(
     as_json: Json = False,
 ) -> None:
     """Judgements from Kafka to Kafka, exactly once, beside the engine alone and a plain loop of chat calls; with 30 %
-    duplicates; and the latency of live content beside a replay. SAFEGUARD_IN_FLIGHT sets how many at once.
+    duplicates; and the latency of live content beside a replay. SAFEGUARD_MAX_IN_FLIGHT sets how many at once.
     """
     try:
         from safeguard_streams.workers.bench import run

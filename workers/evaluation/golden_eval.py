@@ -13,7 +13,7 @@ import msgspec
 from safeguard_streams.contract.records import Decision, Tokens
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.golden import Golden, Kind
-from safeguard_streams.quality.proportions import Share, share
+from safeguard_streams.quality.proportions import Proportion, proportion
 from safeguard_streams.workers.judging.judgement import Judgement
 
 
@@ -48,8 +48,8 @@ class RuleFigures(msgspec.Struct, frozen=True):
     this rule.
     """
 
-    recall: Share
-    precision: Share
+    recall: Proportion
+    precision: Proportion
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -65,12 +65,12 @@ class Report(msgspec.Struct, frozen=True):
     texts: int
     confusion: dict[str, dict[str, int]]
     f1: tuple[float, ...]
-    precision: Share
-    recall: Share
-    right: Share
+    precision: Proportion
+    recall: Proportion
+    right: Proportion
     rules: dict[str, RuleFigures]
-    kinds: dict[Kind, Share]
-    noise: Share | None
+    kinds: dict[Kind, Proportion]
+    noise: Proportion | None
     tokens: Tokens
     disagreements: list[Disagreement]
 
@@ -121,12 +121,12 @@ def report(policy: Policy, model: str, golden: Sequence[Golden], runs: Sequence[
         texts=len(golden),
         confusion={side: {str(name): n for name, n in counts.items()} for side, counts in confusion.items()},
         f1=tuple(f1(golden, outcomes) for outcomes in runs),
-        precision=share(caught, called),
-        recall=share(caught, confusion["violates"].total()),
-        right=share(sum(o.decision == g.decision for g, o in pairs), len(pairs)),
+        precision=proportion(caught, called),
+        recall=proportion(caught, confusion["violates"].total()),
+        right=proportion(sum(o.decision == g.decision for g, o in pairs), len(pairs)),
         rules={rule: _of_rule(rule, pairs) for rule in policy.rules},
         kinds={
-            kind: share(sum(o.decision == g.decision for g, o in pairs if g.kind == kind), count)
+            kind: proportion(sum(o.decision == g.decision for g, o in pairs if g.kind == kind), count)
             for kind, count in sorted(Counter(g.kind for g in golden).items())
         },
         noise=noise(runs),
@@ -142,7 +142,8 @@ def report(policy: Policy, model: str, golden: Sequence[Golden], runs: Sequence[
 def _of_rule(rule: str, pairs: Sequence[tuple[Golden, Outcome]]) -> RuleFigures:
     both = sum(g.rule == rule and rule in o.rules for g, o in pairs)
     return RuleFigures(
-        share(both, sum(g.rule == rule for g, _ in pairs)), share(both, sum(rule in o.rules for _, o in pairs))
+        proportion(both, sum(g.rule == rule for g, _ in pairs)),
+        proportion(both, sum(rule in o.rules for _, o in pairs)),
     )
 
 
@@ -155,12 +156,12 @@ def f1(golden: Sequence[Golden], outcomes: Run) -> float:
     return round(2 * caught / (2 * caught + missed + wrong), 4) if caught else 0.0
 
 
-def noise(runs: Sequence[Run]) -> Share | None:
+def noise(runs: Sequence[Run]) -> Proportion | None:
     """Texts whose decision differs between runs of the same policy: flips that mean nothing."""
     if len(runs) < 2:
         return None
     decisions = [{outcome.decision for outcome in of_text} for of_text in zip(*runs, strict=True)]
-    return share(sum(len(found) > 1 for found in decisions), len(decisions))
+    return proportion(sum(len(found) > 1 for found in decisions), len(decisions))
 
 
 def total_tokens(runs: Sequence[Run]) -> Tokens:
@@ -200,7 +201,7 @@ class Difference(msgspec.Struct, frozen=True):
     rules_new: tuple[str, ...]
     texts: int = 0
     f1: tuple[float, float] | None = None
-    noise: Share | None = None
+    noise: Proportion | None = None
     flips: tuple[Flip, ...] = ()
 
 

@@ -16,7 +16,7 @@ from safeguard_streams.workers.app import start_engine
 from safeguard_streams.workers.inference.interface import Inference
 from safeguard_streams.workers.judging import instructions
 from safeguard_streams.workers.judging.judgement import Judgement
-from safeguard_streams.workers.judging.reasoner import Economy, Reasoner
+from safeguard_streams.workers.judging.reasoner import InferenceBudget, Reasoner
 
 
 class Measurement:
@@ -25,7 +25,7 @@ class Measurement:
     def __init__(self, inference: Inference, longest_answer: int) -> None:
         self.model = inference.model
         self._slots = asyncio.Semaphore(inference.slots)
-        self._reasoner = Reasoner(inference, Economy(longest_answer=longest_answer))
+        self._reasoner = Reasoner(inference, InferenceBudget(longest_answer=longest_answer))
 
     async def judge(self, policy: Policy, texts: Sequence[str], title: str = "judging") -> list[Judgement]:
         """What the model says of each text under a policy, many at once, with a bar of progress on standard error."""

@@ -62,7 +62,7 @@ class Inference(Protocol):
         """Tokens that fit its cache at once, all requests together; None where it does not say."""
 
     @property
-    def well(self) -> bool:
+    def healthy(self) -> bool:
         """Whether it can be asked now."""
 
     async def generate(self, question: Question) -> Completion:

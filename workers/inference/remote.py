@@ -17,7 +17,7 @@ import aiohttp
 import orjson
 
 from safeguard_streams.errors import ConfigurationError, DependencyError, SafeguardError
-from safeguard_streams.runtime.process import first_of
+from safeguard_streams.runtime.process import run_until_first
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.inference.interface import Completion, InferenceError, Question
 from safeguard_streams.workers.inference.routes import Chat, Completions, NoTokenIds, Route
@@ -56,19 +56,19 @@ class _Server:
         self.model = ""
         self.longest = settings.max_model_len
         self.open = 0
-        self.well = asyncio.Event()
+        self.healthy = asyncio.Event()
         self._away = asyncio.Event()
         self._http = http
         self._settings = settings
         self._route: Route | None = None
         self._left_alone_until = 0.0
         self._patience = aiohttp.ClientTimeout(total=PING)
-        self._answer = aiohttp.ClientTimeout(total=settings.answer_seconds, sock_connect=PING)
+        self._answer = aiohttp.ClientTimeout(total=settings.inference_timeout, sock_connect=PING)
 
-    def went_away(self, why: _Away) -> None:
-        if self.well.is_set():
+    def mark_unavailable(self, why: _Away) -> None:
+        if self.healthy.is_set():
             log.warning("%s is not asked for now: %s", self.url, why)
-        self.well.clear()
+        self.healthy.clear()
         self._away.set()
         self._left_alone_until = time.monotonic() + why.wait
 
@@ -77,7 +77,7 @@ class _Server:
         while True:
             await self._away.wait()
             pause = BACKOFF
-            while not self.well.is_set():
+            while not self.healthy.is_set():
                 await asyncio.sleep(max(pause, self._left_alone_until - time.monotonic()))
                 pause = min(LONGEST_BACKOFF, 2 * pause)
                 try:
@@ -108,7 +108,7 @@ class _Server:
             chat = self._settings.route == "chat" or models[wanted].get("owned_by") != "vllm"
             self._route = Chat() if chat and self._settings.route != "completions" else Completions()
         self._away.clear()
-        self.well.set()
+        self.healthy.set()
 
     async def ask(self, question: Question) -> Completion:
         """Raises _Away, _Failed, InferenceError or DependencyError."""
@@ -176,8 +176,8 @@ class RemoteEngine:
         self._servers = servers
         self._http = http
         for server in servers:
-            if not server.well.is_set():
-                server.went_away(_Away("it has not answered yet"))
+            if not server.healthy.is_set():
+                server.mark_unavailable(_Away("it has not answered yet"))
         self._watches = [asyncio.create_task(server.watch()) for server in servers]
 
     @classmethod
@@ -196,7 +196,7 @@ class RemoteEngine:
         servers = [_Server(url.strip(), http, settings) for url in settings.servers.split(",") if url.strip()]
         try:
             await _first_answer(servers)
-            engine = cls(servers, http, settings.in_flight or SLOTS * len(servers))
+            engine = cls(servers, http, settings.max_in_flight or SLOTS * len(servers))
         except BaseException:
             await http.close()
             raise
@@ -224,8 +224,8 @@ class RemoteEngine:
         return min(server.longest for server in self._servers)
 
     @property
-    def well(self) -> bool:
-        return any(server.well.is_set() for server in self._servers)
+    def healthy(self) -> bool:
+        return any(server.healthy.is_set() for server in self._servers)
 
     async def generate(self, question: Question) -> Completion:
         """Answer a question. Raises InferenceError when it was tried often enough, DependencyError as the servers are set up
@@ -237,7 +237,7 @@ class RemoteEngine:
             try:
                 return await server.ask(question)
             except _Away as away:
-                server.went_away(away)
+                server.mark_unavailable(away)
                 failures += away.begun
                 why: Exception = away
             except _Failed as failed:
@@ -245,15 +245,15 @@ class RemoteEngine:
                 why = failed
             if failures >= ATTEMPTS:
                 raise InferenceError(f"{failures} tries failed, the last because: {why}")
-            if server.well.is_set():
+            if server.healthy.is_set():
                 await asyncio.sleep(BACKOFF * 2 ** (failures - 1))
             last = server
 
     async def _choose(self, last: _Server | None) -> _Server:
         """The least loaded of those that are well; the one that failed last only if there is no other."""
-        while not (well := [server for server in self._servers if server.well.is_set()]):
-            await first_of(*(server.well.wait() for server in self._servers))
-        return min(well, key=lambda server: (server is last, server.open))
+        while not (healthy := [server for server in self._servers if server.healthy.is_set()]):
+            await run_until_first(*(server.healthy.wait() for server in self._servers))
+        return min(healthy, key=lambda server: (server is last, server.open))
 
     async def close(self) -> None:
         for watch in self._watches:
@@ -269,7 +269,7 @@ async def _first_answer(servers: Sequence[_Server]) -> None:
         for answer in await asyncio.gather(*(server.ping() for server in servers), return_exceptions=True):
             if isinstance(answer, BaseException) and not isinstance(answer, (_Away, _Failed)):
                 raise answer
-        served = sorted({server.model for server in servers if server.well.is_set()})
+        served = sorted({server.model for server in servers if server.healthy.is_set()})
         if len(served) > 1:
             raise ConfigurationError(
                 f"{urls} serve different models, {' and '.join(served)}: set SAFEGUARD_MODEL to one"

@@ -64,7 +64,7 @@ class VllmEngine:
         self.capacity: int | None = (cache.num_gpu_blocks or 0) * cache.block_size or None
 
     @property
-    def well(self) -> bool:
+    def healthy(self) -> bool:
         return not self._engine.errored
 
     @classmethod
@@ -95,7 +95,7 @@ class VllmEngine:
         else:
             total = current_platform.get_device_total_memory()
             preflight.check_memory(folder, total, settings.gpu_memory, settings.tensor_parallel, "GPU")
-        slots = settings.in_flight or (CPU_SLOTS if on_cpu else GPU_SLOTS)
+        slots = settings.max_in_flight or (CPU_SLOTS if on_cpu else GPU_SLOTS)
         log.info("loading %s on the %s", name, "CPU" if on_cpu else current_platform.get_device_name())
         arguments = AsyncEngineArgs(
             model=str(folder),

@@ -31,7 +31,7 @@ _FORM = (
 )
 
 
-class Brief(msgspec.Struct, frozen=True):
+class Instructions(msgspec.Struct, frozen=True):
     """text is the developer message; effort the highest, samples the most that one of the policies asks for."""
 
     policies: tuple[Policy, ...]
@@ -50,7 +50,7 @@ class Brief(msgspec.Struct, frozen=True):
         return hashlib.sha256(self.text.encode()).hexdigest()[:12]
 
 
-def of(policy: Policy, in_force: Iterable[Policy]) -> Brief:
+def of(policy: Policy, in_force: Iterable[Policy]) -> Instructions:
     """The brief for a policy: with all others of its bundle that are in force, in the order of their ids."""
     bundle = policy.judging.bundle
     if bundle is None:
@@ -66,8 +66,8 @@ def _together(texts: tuple[tuple[str, str], ...]) -> str:
     return "\n".join(parts)
 
 
-def _brief(policies: tuple[Policy, ...]) -> Brief:
-    return Brief(
+def _brief(policies: tuple[Policy, ...]) -> Instructions:
+    return Instructions(
         policies,
         policies[0].text if len(policies) == 1 else _together(tuple((p.id, p.text) for p in policies)),
         max((p.effort for p in policies), key=EFFORTS.index),

@@ -34,9 +34,9 @@ from safeguard_streams.runtime import metrics
 from safeguard_streams.workers.inference.interface import Inference, InferenceError, Question
 from safeguard_streams.workers.judging import instructions, prompt
 from safeguard_streams.workers.judging.cache import Reuse
-from safeguard_streams.workers.judging.instructions import Brief
+from safeguard_streams.workers.judging.instructions import Instructions
 from safeguard_streams.workers.judging.judgement import Finding, Judgement
-from safeguard_streams.workers.judging.reasoner import Economy, Reasoner
+from safeguard_streams.workers.judging.reasoner import InferenceBudget, Reasoner
 
 STAGE = "reasoner"
 POLICY_PATIENCE = 10.0  # seconds that a release may take to arrive after an escalation under it
@@ -48,12 +48,12 @@ _VERDICT, _RATIONALE = schema_header(Verdict), schema_header(Rationale)
 class Judge:
     """The reasoner's transform."""
 
-    def __init__(self, inference: Inference, feed: PolicyFeed, economy: Economy) -> None:
+    def __init__(self, inference: Inference, feed: PolicyFeed, economy: InferenceBudget) -> None:
         self.reasoner = Reasoner(inference, economy)
         self._reuse: Reuse[Judgement] = Reuse(economy.kept, lambda judgement: judgement.decided)
         self._model = inference.model
         self._feed = feed
-        self._effort_lag = economy.effort_lag
+        self._effort_by_lag = economy.effort_by_lag
 
     async def warm_up(self) -> None:
         """Put each policy's text into the prefix cache: contents that arrive together would each compute it."""
@@ -169,10 +169,10 @@ class Judge:
         if lane != "live":
             return effort
         lag = time.time() - timestamp / 1000
-        steps = [step for step, seconds in self._effort_lag.items() if lag > seconds]
+        steps = [step for step, seconds in self._effort_by_lag.items() if lag > seconds]
         return min([effort, *steps], key=EFFORTS.index)
 
-    async def _ask(self, wanted: Brief, effort: Effort, escalation: Escalation) -> tuple[Judgement, bool]:
+    async def _ask(self, wanted: Instructions, effort: Effort, escalation: Escalation) -> tuple[Judgement, bool]:
         """The judgement, and whether it is that of an equal content. Replays and shadows are compared with what was judged
         before, and are judged anew.
         """

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from safeguard_streams.bus import tracing
-from safeguard_streams.bus.admission import Slots
+from safeguard_streams.bus.admission import PriorityAdmission
 from safeguard_streams.contract.records import Attempt, Message
 from safeguard_streams.policies.vocabulary import Effort
 from safeguard_streams.runtime import metrics
 from safeguard_streams.workers.inference.interface import Completion, Inference, InferenceError, Question
 from safeguard_streams.workers.judging import prompt
-from safeguard_streams.workers.judging.instructions import Brief
+from safeguard_streams.workers.judging.instructions import Instructions
 from safeguard_streams.workers.judging.judgement import Finding, Judgement, score_of, total, vote, worst
 from safeguard_streams.workers.judging.parse import Malformed, Reason, parse
 
@@ -29,36 +29,36 @@ RANKS = 3  # live content, audits, replays
 _HIGHER: dict[Effort, Effort] = {"low": "medium", "medium": "high", "high": "high"}
 
 
-class Economy(msgspec.Struct, frozen=True):
+class InferenceBudget(msgspec.Struct, frozen=True):
     """How a worker spends its engine.
 
     longest_answer: tokens.
     kept: judgements that are kept for equal content.
     in_flight: tokens of all questions at once; None: no bound.
     background: the share of these that lower ranks take while there is work of rank 0.
-    effort_lag: live content that has waited longer than so many seconds is judged at this effort at most.
+    effort_by_lag: live content that has waited longer than so many seconds is judged at this effort at most.
     """
 
     longest_answer: int = 4096
     kept: int = 10_000
     in_flight: int | None = None
     background: float = 0.25
-    effort_lag: Mapping[Effort, float] = {}
+    effort_by_lag: Mapping[Effort, float] = {}
 
 
 class Reasoner:
     """Judges content through an engine. `malformed` counts outputs that were not accepted, by reason."""
 
-    def __init__(self, inference: Inference, economy: Economy) -> None:
+    def __init__(self, inference: Inference, economy: InferenceBudget) -> None:
         self.inference = inference
         self.malformed: Counter[Reason] = Counter()
         self._longest_answer = economy.longest_answer
         room = economy.in_flight
-        self._room = Slots(room, RANKS, room // 4, int(room * economy.background)) if room else None
+        self._room = PriorityAdmission(room, RANKS, room // 4, int(room * economy.background)) if room else None
         self._usual_answer = 100.0  # tokens, a running mean
 
     async def judge(
-        self, brief: Brief, effort: Effort, text: str, context: Sequence[Message] = (), rank: int = 0
+        self, instructions: Instructions, effort: Effort, text: str, context: Sequence[Message] = (), rank: int = 0
     ) -> Judgement:
         """Judge the text, in several windows if it is long: one that violates decides, else one that is undetermined."""
         head, content = prompt.before_content(context), text
@@ -67,51 +67,53 @@ class Reasoner:
         else:
             tokens = (prompt.encode(head), prompt.encode(content))
         answer_room = min(self._longest_answer, self.inference.longest // 4)
-        empty = len(prompt.render_tokens(brief.text, _HIGHER[effort], ()))
+        empty = len(prompt.render_tokens(instructions.text, _HIGHER[effort], ()))
         room = self.inference.longest - answer_room - empty
         if room < FEWEST_TOKENS:
-            return _nothing(brief, effort, "the policy leaves the model no room for content")
+            return _nothing(instructions, effort, "the policy leaves the model no room for content")
         parts, truncated = prompt.windows(*tokens, room, MOST_WINDOWS)
         windows: list[Judgement] = []
         for part in parts:
-            windows.append(await self._window(brief, effort, part, rank))
+            windows.append(await self._window(instructions, effort, part, rank))
             if windows[-1].violates_all:
                 break
         return msgspec.structs.replace(worst(windows), truncated=truncated)
 
-    async def _window(self, brief: Brief, effort: Effort, user: Sequence[int], rank: int) -> Judgement:
+    async def _window(self, instructions: Instructions, effort: Effort, user: Sequence[int], rank: int) -> Judgement:
         """One judgement, or as many samples as a policy asks for and what most of them say."""
-        if brief.samples == 1:
-            return await self._once(brief, effort, user, rank, 0.0)
-        samples = [self._once(brief, effort, user, rank, SAMPLING) for _ in range(brief.samples)]
-        return vote(await asyncio.gather(*samples), [policy.judging.agreement for policy in brief.policies])
+        if instructions.samples == 1:
+            return await self._once(instructions, effort, user, rank, 0.0)
+        samples = [self._once(instructions, effort, user, rank, SAMPLING) for _ in range(instructions.samples)]
+        return vote(await asyncio.gather(*samples), [policy.judging.agreement for policy in instructions.policies])
 
     async def _once(
-        self, brief: Brief, effort: Effort, user: Sequence[int], rank: int, temperature: float
+        self, instructions: Instructions, effort: Effort, user: Sequence[int], rank: int, temperature: float
     ) -> Judgement:
         """Ask, and once more at a higher effort when the output is malformed or the engine failed the question."""
         tries: list[Judgement] = []
         for tried in (effort, _HIGHER[effort]):
-            tries.append(await self._try(brief, tried, user, rank, temperature))
+            tries.append(await self._try(instructions, tried, user, rank, temperature))
             if tries[-1].decided:
                 break
         return total(tries, tries[-1].findings)
 
-    async def _try(self, brief: Brief, effort: Effort, user: Sequence[int], rank: int, temperature: float) -> Judgement:
-        used = len(prompt.render_tokens(brief.text, effort, user))
+    async def _try(
+        self, instructions: Instructions, effort: Effort, user: Sequence[int], rank: int, temperature: float
+    ) -> Judgement:
+        used = len(prompt.render_tokens(instructions.text, effort, user))
         most = min(self.inference.longest - used, self._longest_answer)
         try:
-            completion = await self._admitted(Question(brief.text, effort, user, most, temperature), rank)
+            completion = await self._admitted(Question(instructions.text, effort, user, most, temperature), rank)
         except InferenceError:
-            return _nothing(brief, effort, "the model could not be asked")
+            return _nothing(instructions, effort, "the model could not be asked")
         cost = (completion.prompt_tokens, completion.cached_tokens, len(completion.tokens))
         try:
-            accepted = parse(completion.tokens, brief.policies)
+            accepted = parse(completion.tokens, instructions.policies)
         except Malformed as malformed:
             self.malformed[malformed.reason] += 1
             metrics.MALFORMED.add(1, {"reason": malformed.reason})
             attempt = Attempt(malformed.analysis, malformed.final, malformed.reason)
-            findings = _nothing(brief, effort, "the model gave no answer in the form asked for").findings
+            findings = _nothing(instructions, effort, "the model gave no answer in the form asked for").findings
             return Judgement(findings, (attempt,), *cost)
         findings = tuple(Finding(effort, answer, score_of(completion, answer)) for answer in accepted.answers)
         return Judgement(findings, (Attempt(accepted.analysis, accepted.final),), *cost)
@@ -161,5 +163,5 @@ class Reasoner:
         return completion
 
 
-def _nothing(brief: Brief, effort: Effort, why: str) -> Judgement:
-    return Judgement((Finding(effort, why=why),) * len(brief.policies))
+def _nothing(instructions: Instructions, effort: Effort, why: str) -> Judgement:
+    return Judgement((Finding(effort, why=why),) * len(instructions.policies))

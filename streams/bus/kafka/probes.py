@@ -51,19 +51,19 @@ class _Reasons(logging.Filter):
                 )
 
 
-async def wait_for_broker(settings: Settings, patience: float | None = None) -> None:
+async def wait_for_broker(settings: Settings, timeout: float | None = None) -> None:
     """Return when the broker answers. With patience (seconds), raises BusError when that has passed; ConfigurationError when
     it refuses this user, or is not to be trusted.
     """
     reasons, client_log = _Reasons(), logging.getLogger("aiokafka")
     client_log.addFilter(reasons)
     try:
-        await _wait_for_broker(settings, patience, reasons)
+        await _wait_for_broker(settings, timeout, reasons)
     finally:
         client_log.removeFilter(reasons)
 
 
-async def _wait_for_broker(settings: Settings, patience: float | None, reasons: _Reasons) -> None:
+async def _wait_for_broker(settings: Settings, timeout: float | None, reasons: _Reasons) -> None:
     loop = asyncio.get_running_loop()
     start = loop.time()
     said = False
@@ -75,7 +75,7 @@ async def _wait_for_broker(settings: Settings, patience: float | None, reasons: 
             return
         except (KafkaError, TimeoutError, OSError) as error:
             reasons.check(settings.bootstrap)
-            if patience is not None and loop.time() - start > patience:
+            if timeout is not None and loop.time() - start > timeout:
                 raise BusError(f"no Kafka broker answers at {settings.bootstrap}; check SAFEGUARD_BOOTSTRAP") from error
             if not said:
                 log.warning("no broker answers at %s yet, waiting for it", settings.bootstrap)

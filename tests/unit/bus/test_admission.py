@@ -5,60 +5,60 @@ import random
 
 import pytest
 
-from safeguard_streams.bus.admission import Slots
+from safeguard_streams.bus.admission import PriorityAdmission
 from safeguard_streams.bus.engine import Engine, Limits
 from safeguard_streams.bus.interface import Output
 from safeguard_streams.bus.memory import MemoryBroker, MemoryBus
 
 
-async def begin(slots, rank):
-    task = asyncio.create_task(slots.acquire(rank))
+async def begin(admission, rank):
+    task = asyncio.create_task(admission.acquire(rank))
     await asyncio.sleep(0)
     return task
 
 
 async def test_lower_ranks_leave_the_reserve_free():
-    slots = Slots(8, ranks=3, reserve=2)
-    replays = [await begin(slots, 2) for _ in range(20)]
+    admission = PriorityAdmission(8, ranks=3, reserve=2)
+    replays = [await begin(admission, 2) for _ in range(20)]
     assert sum(task.done() for task in replays) == 6
-    live = [await begin(slots, 0) for _ in range(2)]
+    live = [await begin(admission, 0) for _ in range(2)]
     assert all(task.done() for task in live), "live work finds a place at once"
     for task in replays:
         task.cancel()
 
 
 async def test_a_place_that_is_given_back_goes_to_the_first_rank_that_waits():
-    slots = Slots(4, ranks=3)
-    taken = [await begin(slots, 0) for _ in range(4)]
-    waiting = {rank: await begin(slots, rank) for rank in (2, 1, 0)}
+    admission = PriorityAdmission(4, ranks=3)
+    taken = [await begin(admission, 0) for _ in range(4)]
+    waiting = {rank: await begin(admission, rank) for rank in (2, 1, 0)}
     assert all(task.done() for task in taken)
-    slots.release(0)
+    admission.release(0)
     await asyncio.sleep(0)
     assert [rank for rank, task in waiting.items() if task.done()] == [1], "its floor is kept for a rank that has none"
-    slots.release(1)
-    slots.release(0)
+    admission.release(1)
+    admission.release(0)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert waiting[2].done()
-    slots.release(0)
-    slots.release(2)
+    admission.release(0)
+    admission.release(2)
     await asyncio.sleep(0)
     assert waiting[0].done()
 
 
 async def test_lower_ranks_never_starve_and_places_are_never_exceeded():
-    slots = Slots(6, ranks=3, reserve=1)
+    admission = PriorityAdmission(6, ranks=3, reserve=1)
     draw = random.Random(1)
     done, under_way, most = [0, 0, 0], 0, 0
 
     async def work(rank):
         nonlocal under_way, most
-        await slots.acquire(rank)
+        await admission.acquire(rank)
         under_way += 1
         most = max(most, under_way)
         await asyncio.sleep(draw.random() / 500)
         under_way -= 1
-        slots.release(rank)
+        admission.release(rank)
         done[rank] += 1
 
     live = [asyncio.create_task(work(0)) for _ in range(600)]
@@ -68,22 +68,22 @@ async def test_lower_ranks_never_starve_and_places_are_never_exceeded():
     await asyncio.gather(*live)
     assert most <= 6
     assert done == [600, 20, 20]
-    assert slots._taken == [0, 0, 0]
+    assert admission._taken == [0, 0, 0]
 
 
 async def test_who_is_cancelled_while_waiting_takes_no_place():
-    slots = Slots(1)
-    await slots.acquire()
-    waiting = await begin(slots, 0)
+    admission = PriorityAdmission(1)
+    await admission.acquire()
+    waiting = await begin(admission, 0)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    slots.release()
-    await asyncio.wait_for(slots.acquire(), 1)
+    admission.release()
+    await asyncio.wait_for(admission.acquire(), 1)
 
 
 def test_a_reserve_that_leaves_nothing_is_refused():
     with pytest.raises(ValueError, match="too few"):
-        Slots(3, ranks=3, reserve=1)
+        PriorityAdmission(3, ranks=3, reserve=1)
 
 
 async def test_live_records_pass_a_flood_of_replays():
@@ -119,46 +119,46 @@ async def test_live_records_pass_a_flood_of_replays():
 
 async def test_lower_ranks_take_their_share_while_there_is_live_work_and_more_when_it_has_been_quiet(monkeypatch):
     monkeypatch.setattr("safeguard_streams.bus.admission.BUSY", 0.05)
-    slots = Slots(10, ranks=2, reserve=2, background=3)
-    await slots.acquire(0)
-    replays = [await begin(slots, 1) for _ in range(20)]
+    admission = PriorityAdmission(10, ranks=2, reserve=2, background=3)
+    await admission.acquire(0)
+    replays = [await begin(admission, 1) for _ in range(20)]
     assert sum(task.done() for task in replays) == 3
-    slots.release(0)
-    slots.release(1)
+    admission.release(0)
+    admission.release(1)
     await asyncio.sleep(0)
     assert sum(task.done() for task in replays) == 4, "live work was there a moment ago"
     await asyncio.sleep(0.06)
-    slots.release(1)
+    admission.release(1)
     await asyncio.sleep(0)
-    assert slots._taken == [0, 8]
+    assert admission._taken == [0, 8]
     for task in replays:
         task.cancel()
 
 
 async def test_work_takes_room_by_its_weight_and_none_is_too_heavy_to_begin():
-    slots = Slots(100, ranks=2, reserve=20)
-    heavy = [await begin_heavy(slots, 0, 1000) for _ in range(3)]
+    admission = PriorityAdmission(100, ranks=2, reserve=20)
+    heavy = [await begin_heavy(admission, 0, 1000) for _ in range(3)]
     assert [task.done() for task in heavy] == [True, True, False], "what is heavier than a share counts as that share"
-    light = await begin_heavy(slots, 1, 20)
+    light = await begin_heavy(admission, 1, 20)
     assert light.done(), "a lower rank that has none may begin"
-    slots.release(0, 1000)
+    admission.release(0, 1000)
     await asyncio.sleep(0)
     assert heavy[2].done()
     for rank, weight in ((0, 1000), (0, 1000), (1, 20)):
-        slots.release(rank, weight)
-    assert slots._taken == [0, 0]
+        admission.release(rank, weight)
+    assert admission._taken == [0, 0]
 
 
-async def begin_heavy(slots, rank, weight):
-    task = asyncio.create_task(slots.acquire(rank, weight))
+async def begin_heavy(admission, rank, weight):
+    task = asyncio.create_task(admission.acquire(rank, weight))
     await asyncio.sleep(0)
     return task
 
 
 async def test_who_is_cancelled_while_waiting_makes_way_for_what_is_lighter():
-    slots = Slots(10)
-    await slots.acquire(0, 6)
-    heavy, light = await begin_heavy(slots, 0, 8), await begin_heavy(slots, 0, 3)
+    admission = PriorityAdmission(10)
+    await admission.acquire(0, 6)
+    heavy, light = await begin_heavy(admission, 0, 8), await begin_heavy(admission, 0, 3)
     assert not light.done()
     heavy.cancel()
     await asyncio.sleep(0)

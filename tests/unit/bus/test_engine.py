@@ -30,13 +30,13 @@ def fill(broker, count, partitions=1):
         broker.append(SOURCE, str(n).encode(), partition=n % partitions)
 
 
-async def run(broker, transform, until, *, limits=None, retry=None, bus=None, patience=10.0):
+async def run(broker, transform, until, *, limits=None, retry=None, bus=None, timeout=10.0):
     """Run an engine until a condition on the broker holds."""
     engine = Engine(bus or MemoryBus(broker, [SOURCE]), transform, stage="test", limits=limits, retry=retry)
     stop = asyncio.Event()
 
     async def watch():
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(timeout):
             while not until():
                 await asyncio.sleep(0.01)
         stop.set()

@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 
 from safeguard_streams.bus.memory import StoredRecord
 from safeguard_streams.cli import app
-from safeguard_streams.client.recent_ids import Seen
+from safeguard_streams.client.recent_ids import RecentIds
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, Verdict, decode, encode
 from safeguard_streams.enforcement import rules as rules_of
 from safeguard_streams.enforcement import transform as module
 from safeguard_streams.enforcement.rules import Cap, Rule, Rules
-from safeguard_streams.enforcement.state import Ledger
+from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.enforcement.transform import Enforcer
 from safeguard_streams.errors import ConfigurationError, RecordError
 
@@ -57,7 +57,7 @@ class Run:
 
     def __init__(self, rules=RULES, partitions=1, **more):
         self.enforcer = Enforcer(rules, partitions, **more)
-        self.ledger = self.enforcer.ledgers[0] = Ledger(**more)
+        self.standing_state = self.enforcer.states[0] = EnforcementState(**more)
         self.actions = []
 
     def __call__(self, *verdicts):
@@ -72,10 +72,10 @@ class Run:
 
     def restored(self):
         """A ledger made of what was written, as another owner would make it."""
-        ledger = Ledger()
+        standing_state = EnforcementState()
         for action in self.actions:
-            ledger.take(action)
-        return ledger
+            standing_state.take(action)
+        return standing_state
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_the_first_rule_that_fits_decides(given, action, rule):
         ("[[rule]]\naction = 'remove'", "missing required field `name`"),
         ("[[rule]]\nname = 'a'\naction = 'remove'\npolicy = 'x'", "unknown field `policy`"),
         ("[[rule]]\nname = 'a'\naction = 'remove'\nmin_score = 1.5", "<= 1.0 - at `$.rule[0].min_score`"),
-        ("[cap]\nmost = 0", ">= 1 - at `$.cap.most`"),
+        ("[cap]\nmax_actions = 0", ">= 1 - at `$.cap.max_actions`"),
         ("[cap]\nwindow = 'soon'", "$.cap.window"),
         ("[webhook]\nurl = 'ftp://x'", "$.webhook.url"),
         ("[webhook", "not TOML"),
@@ -149,7 +149,7 @@ def test_an_action_names_its_verdict_and_what_stands():
     (again,) = run(verdict(3, rule_ids=("HH3",)))
     assert not again.changes
     assert again.reverses == action.action_id
-    assert run.ledger.restricted() == run.restored().restricted() == {"c1": "remove"}
+    assert run.standing_state.restricted() == run.restored().restricted() == {"c1": "remove"}
 
 
 def test_a_verdict_that_supersedes_reverses_and_taking_it_back_restores():
@@ -159,13 +159,13 @@ def test_a_verdict_that_supersedes_reverses_and_taking_it_back_restores():
         verdict(2, "c2", decision="safe"),
         verdict(3, "c3", policy="fraud", surface="chat"),
     )
-    before = run.ledger.restricted()
+    before = run.standing_state.restricted()
     (back,) = run(verdict(4, decision="safe", supersedes="v1"))
     assert (back.action, back.previous, back.effective, back.changes) == ("allow", "remove", "allow", True)
     assert back.reverses == run.actions[0].action_id
-    assert run.ledger.restricted() == {"c3": "label"}
+    assert run.standing_state.restricted() == {"c3": "label"}
     run(verdict(5, rule_ids=("HH3",), supersedes="v4"))
-    assert run.ledger.restricted() == run.restored().restricted() == before
+    assert run.standing_state.restricted() == run.restored().restricted() == before
 
 
 def test_what_is_allowed_and_stays_so_is_no_action():
@@ -177,7 +177,7 @@ def test_a_repeated_verdict_is_followed_once():
     run = Run()
     assert len(run(verdict(1, rule_ids=("HH3",)), verdict(1, rule_ids=("HH3",)))) == 1
     assert run(verdict(1, rule_ids=("HH3",))) == []
-    run.enforcer.ledgers[0] = run.restored()
+    run.enforcer.states[0] = run.restored()
     assert run(verdict(1, rule_ids=("HH3",))) == [], "nor by the next owner"
 
 
@@ -193,12 +193,12 @@ def test_undetermined_takes_nothing_back():
 def test_a_person_overrides_what_stands_and_what_comes():
     run = Run()
     run(verdict(1, rule_ids=("HH3",)))
-    run.ledger.take(person())
-    assert run.ledger.restricted() == {}
+    run.standing_state.take(person())
+    assert run.standing_state.restricted() == {}
     (action,) = run(verdict(2, rule_ids=("HH3",)), verdict(3, policy="fraud", decision="safe"))
     assert (action.state, action.effective, action.changes) == ("overridden", "allow", False)
-    run.ledger.take(person(action="remove"))
-    assert run.ledger.restricted() == {"c1": "remove"}
+    run.standing_state.take(person(action="remove"))
+    assert run.standing_state.restricted() == {"c1": "remove"}
 
 
 def test_above_the_cap_actions_are_held_until_the_window_has_passed(monkeypatch):
@@ -210,11 +210,11 @@ def test_above_the_cap_actions_are_held_until_the_window_has_passed(monkeypatch)
     assert [a.alert for a in first] == [False] * 3 + [True] + [False] * 2, "one alert for all"
     assert [a.effective for a in first[3:]] == ["allow"] * 3
     assert "above the cap of 3 in 1h" in first[3].why
-    assert run.ledger.held() == {"hate": 3}
-    assert len(run.ledger.restricted()) == 3
+    assert run.standing_state.held() == {"hate": 3}
+    assert len(run.standing_state.restricted()) == 3
     (other,) = run(verdict(7, "c3", policy="fraud", surface="chat"))
     assert other.state == "applied", "another policy has its own cap"
-    run.enforcer.ledgers[0] = run.restored()
+    run.enforcer.states[0] = run.restored()
     (still,) = run(verdict(8, "c8", rule_ids=("HH3",)))
     assert (still.state, still.alert) == ("held", False), "the next owner knows"
     moment += timedelta(hours=1)
@@ -235,14 +235,14 @@ def test_what_is_released_counts_once_and_only_while_it_waits():
     run(verdict(0, "c0", rule_ids=("HH3",)))
     (held,) = run(verdict(1, rule_ids=("HH3",)))
     let = msgspec.structs.replace(held, state="applied", releases=held.action_id, action_id="r1", alert=False)
-    run.ledger.take(let)
-    run.ledger.take(let)
-    assert run.ledger.restricted()["c1"] == "remove"
-    assert run.ledger.held() == {}
+    run.standing_state.take(let)
+    run.standing_state.take(let)
+    assert run.standing_state.restricted()["c1"] == "remove"
+    assert run.standing_state.held() == {}
     (back,) = run(verdict(2, rule_ids=(), decision="safe"))
     assert (back.state, back.previous) == ("held", "remove"), "a reversal is a change as well"
-    run.ledger.take(let)
-    assert run.ledger.held() == {"hate": 1}, "that was released before"
+    run.standing_state.take(let)
+    assert run.standing_state.held() == {"hate": 1}, "that was released before"
 
 
 def test_a_trial_marks_its_actions_and_leaves_what_stands():
@@ -251,7 +251,7 @@ def test_a_trial_marks_its_actions_and_leaves_what_stands():
     assert action.dry_run
     assert action.action_id != Run()(verdict(1, rule_ids=("HH3",)))[0].action_id
     assert run.restored().restricted() == {}
-    assert run.ledger.restricted() == {"c1": "remove"}
+    assert run.standing_state.restricted() == {"c1": "remove"}
 
 
 def test_a_verdict_at_fault_is_found_without_others_counting_twice():
@@ -264,7 +264,7 @@ def test_a_verdict_at_fault_is_found_without_others_counting_twice():
 
 
 def test_old_ids_are_forgotten():
-    seen = Seen(2)
+    seen = RecentIds(2)
     assert [seen.add(name) for name in ("a", "b", "a", "c", "b", "a")] == [True, True, False, True, True, True]
 
 
@@ -287,7 +287,7 @@ def test_what_stands_is_what_the_last_verdicts_and_people_say(events):
     model, people = {}, {}
     for number, (content, policy, decision, cited, kind) in enumerate(events):
         if kind != "verdict":
-            run.ledger.take(person(content, kind))
+            run.standing_state.take(person(content, kind))
             run.actions.append(person(content, kind))
             people[content] = kind
             continue
@@ -304,5 +304,5 @@ def test_what_stands_is_what_the_last_verdicts_and_people_say(events):
         action = people.get(content) or max(standing, key=order.index)
         if action != "allow":
             expected[content] = action
-    assert run.ledger.restricted() == run.restored().restricted() == expected
+    assert run.standing_state.restricted() == run.restored().restricted() == expected
     assert max(Counter(a.verdict_id for a in run.actions if a.verdict_id).values(), default=1) == 1

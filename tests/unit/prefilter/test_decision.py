@@ -14,7 +14,7 @@ from safeguard_streams.policies.files import load_library, with_changes
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.prefilter import decision as prefilter_module
 from safeguard_streams.prefilter.classifier import Classifier
-from safeguard_streams.prefilter.decision import Audit, Prefilter, drawn, hashed
+from safeguard_streams.prefilter.decision import AuditRates, Prefilter, drawn, hashed
 from safeguard_streams.releases.feed import PolicyFeed
 
 INSULT = "you are a stupid worthless bitch, kill yourself"
@@ -152,7 +152,7 @@ def test_a_sample_is_drawn_at_its_rate_and_always_alike():
 
 def test_what_passes_is_audited_by_strata_and_cleared_all_the_same(classifier, feed):
     events = [event(f"{KIND} {n}", n, policies=["fraud-spam"]) for n in range(4000)]
-    outputs = Prefilter(classifier, feed, Audit(near=0.5, far=0.05)).judge(events)
+    outputs = Prefilter(classifier, feed, AuditRates(near=0.5, far=0.05)).judge(events)
     audits = [decode(o.value, Escalation) for o in outputs if o.topic == topics.ESCALATIONS_AUDIT]
     cleared = {decode(o.value, Verdict).content_id for o in outputs if o.topic == topics.CLEARED}
     assert {a.event.content_id for a in audits} <= cleared
@@ -162,7 +162,7 @@ def test_what_passes_is_audited_by_strata_and_cleared_all_the_same(classifier, f
     sample = feed.policies.released["fraud-spam"].policy.gate.sample
     assert all(a.prefilter.rate == pytest.approx(0.05 * (1 - sample)) for a in far)
     assert all(a.prefilter.score < a.prefilter.threshold / 2 for a in far)
-    again = Prefilter(classifier, feed, Audit(near=0.5, far=0.05)).judge(events)
+    again = Prefilter(classifier, feed, AuditRates(near=0.5, far=0.05)).judge(events)
     assert [o.key for o in again if o.topic == topics.ESCALATIONS_AUDIT] == [
         a.event.content_id.encode() for a in audits
     ]
@@ -170,9 +170,9 @@ def test_what_passes_is_audited_by_strata_and_cleared_all_the_same(classifier, f
 
 def test_nothing_is_audited_at_rate_zero_and_everything_at_one(classifier, feed):
     events = [event(KIND, n, policies=["fraud-spam"]) for n in range(50)]
-    none = Prefilter(classifier, feed, Audit(0.0, 0.0)).judge(events)
+    none = Prefilter(classifier, feed, AuditRates(0.0, 0.0)).judge(events)
     assert not any(o.topic == topics.ESCALATIONS_AUDIT for o in none)
-    every = Prefilter(classifier, feed, Audit(1.0, 1.0)).judge(events)
+    every = Prefilter(classifier, feed, AuditRates(1.0, 1.0)).judge(events)
     counts = [sum(o.topic == name for o in every) for name in (topics.ESCALATIONS_AUDIT, topics.ESCALATIONS)]
     assert sum(counts) == 50
 
@@ -190,13 +190,13 @@ def gated(gate):
 @pytest.mark.parametrize("text", ["a" * 1_000_000 + "!", "x" * 500_000, "\u0301" * 100_000, "ab " * 300_000])
 def test_a_pattern_that_backtracks_forever_elsewhere_is_answered(classifier, text):
     feed = gated({"patterns": [r"(a+)+$", r"(x+x+)+y", r"^(a|b|ab)*c"], "terms": ["a b", "never said"]})
-    outputs = Prefilter(classifier, feed, Audit(0, 0)).judge([event(text)])
+    outputs = Prefilter(classifier, feed, AuditRates(0, 0)).judge([event(text)])
     assert len(outputs) == 1
 
 
 def test_the_verdict_says_which_term_was_found_and_under_each_policy(classifier):
     feed = gated({"terms": ["magic beans", "beans"], "patterns": [r"\bbe[a-z]ns\b"]})
-    (output,) = Prefilter(classifier, feed, Audit(0, 0)).judge([event("magic beans here", 1)])
+    (output,) = Prefilter(classifier, feed, AuditRates(0, 0)).judge([event("magic beans here", 1)])
     assert decode(output.value, Escalation).prefilter.label in {"magic beans", "beans"}
 
 
@@ -205,7 +205,7 @@ def test_many_terms_and_patterns_are_each_found(classifier):
     patterns = [rf"\bpattern{n}\s+\d+" for n in range(300)]
     feed = gated({"terms": terms, "patterns": patterns})
     texts = [f"say word{n} and{n} now" for n in range(0, 3000, 37)] + [f"a pattern{n}  7" for n in range(0, 300, 7)]
-    outputs = Prefilter(classifier, feed, Audit(0, 0)).judge([event(text, n) for n, text in enumerate(texts)])
+    outputs = Prefilter(classifier, feed, AuditRates(0, 0)).judge([event(text, n) for n, text in enumerate(texts)])
     found = [decode(output.value, Escalation).prefilter.label for output in outputs]
     assert found == [terms[n] for n in range(0, 3000, 37)] + [patterns[n] for n in range(0, 300, 7)]
 
@@ -221,7 +221,7 @@ def test_surface_and_language_select_before_any_gate(classifier):
     document = with_changes(load_library()["fraud-spam"].document, "gate", everything=True).replace(
         "languages: []", "languages: [de]"
     )
-    prefilter = Prefilter(classifier, releasing(document), Audit(0, 0))
+    prefilter = Prefilter(classifier, releasing(document), AuditRates(0, 0))
     topics_of = [prefilter.judge([event(KIND, language=language)])[0].topic for language in ("de", "en", None)]
     assert topics_of == [topics.ESCALATIONS, topics.CLEARED, topics.ESCALATIONS]
 
@@ -229,7 +229,7 @@ def test_surface_and_language_select_before_any_gate(classifier):
 def test_a_shadow_judges_what_either_version_would_and_answers_no_event(classifier):
     feed = releasing(document_with(terms=["alpha", "both"]))
     release(feed, document_with(terms=["beta", "both"]).replace("Judge what", "Weigh what"), 2, shadow=1.0)
-    prefilter = Prefilter(classifier, feed, Audit(0, 0))
+    prefilter = Prefilter(classifier, feed, AuditRates(0, 0))
     outputs = prefilter.judge([event("alpha", 1), event("beta", 2), event("both", 3), event("neither", 4)])
     by_topic = {
         topic: [decode(o.value, Escalation) for o in outputs if o.topic == topic]
@@ -264,14 +264,14 @@ def test_a_shadow_takes_its_share_and_ends_with_its_record(classifier):
 def test_a_shadow_of_a_policy_that_is_not_in_force_yet_clears_nothing_by_itself(classifier):
     feed = releasing(load_library()["hate-harassment"].document)
     release(feed, document_with(everything=True), 1, shadow=1.0)
-    outputs = Prefilter(classifier, feed, Audit(0, 0)).judge([event(KIND)])
+    outputs = Prefilter(classifier, feed, AuditRates(0, 0)).judge([event(KIND)])
     assert [o.topic for o in outputs] == [topics.ESCALATIONS_SHADOW, topics.CLEARED]
     assert decode(outputs[1].value, Verdict).policy_version == feed.policies.version
 
 
 def test_a_gate_that_cannot_be_made_ready_leaves_in_force_what_was(classifier, monkeypatch, caplog):
     feed = releasing(document_with(terms=["alpha"]))
-    prefilter = Prefilter(classifier, feed, Audit(0, 0))
+    prefilter = Prefilter(classifier, feed, AuditRates(0, 0))
     release(feed, load_library()["self-harm"].document, 2)
     release(feed, document_with(terms=["alpha", "beta", "too much"]), 3)
     made = prefilter_module.Gates

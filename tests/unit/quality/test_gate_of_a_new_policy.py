@@ -18,7 +18,7 @@ from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import load_library, with_changes
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.prefilter.classifier import Classifier
-from safeguard_streams.prefilter.decision import Audit, Prefilter
+from safeguard_streams.prefilter.decision import AuditRates, Prefilter
 from safeguard_streams.quality.distillation import gate_scores, propose
 from safeguard_streams.quality.evaluation import threshold_for
 from safeguard_streams.quality.verdict_labels import from_verdicts
@@ -80,7 +80,7 @@ def test_a_gate_gets_better_by_the_verdicts_that_it_collects(classifier):
     document = load_library()["hate-harassment"].document
     first = with_changes(document, "gate", labels=None, threshold=None, terms=["my card", "my account"], sample=0.3)
     feed = in_force(first)
-    found = list(escalations(Prefilter(classifier, feed, Audit(near=0.2, far=0.2)), STREAM))
+    found = list(escalations(Prefilter(classifier, feed, AuditRates(near=0.2, far=0.2)), STREAM))
     verdicts = [verdict(escalation, STREAM[number]["violates"]) for number, escalation in found]
     texts = {escalation.event.content_id: escalation.event.text for _, escalation in found}
     labels = from_verdicts(verdicts, "hate-harassment")
@@ -90,7 +90,7 @@ def test_a_gate_gets_better_by_the_verdicts_that_it_collects(classifier):
     proposal = propose(parse(first), classifier, rows)
     assert proposal.after.roc_auc.low > proposal.before.roc_auc.high
 
-    before, share = recall(list(escalations(Prefilter(classifier, feed, Audit(0, 0)), LATER)), LATER)
+    before, share = recall(list(escalations(Prefilter(classifier, feed, AuditRates(0, 0)), LATER)), LATER)
     name = hashlib.sha256(proposal.label).hexdigest()[:12]
     label = proposal.label.decode()
     policy = parse(with_changes(first, "gate", terms=None, sample=None, distilled=name), distilled=label)
@@ -98,7 +98,9 @@ def test_a_gate_gets_better_by_the_verdicts_that_it_collects(classifier):
     scores = gate_scores(policy, classifier, [row["text"] for row in STREAM])
     threshold = threshold_for(scores, scores > -1, share)
     second = with_changes(policy.document, "gate", threshold=float(threshold))
-    after, cost = recall(list(escalations(Prefilter(classifier, in_force(second, label), Audit(0, 0)), LATER)), LATER)
+    after, cost = recall(
+        list(escalations(Prefilter(classifier, in_force(second, label), AuditRates(0, 0)), LATER)), LATER
+    )
     print(f"recall {before:.3f} escalating {share:.3f}, then {after:.3f} escalating {cost:.3f}")
     assert cost <= share + 0.05
     assert after >= before + 0.2

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from safeguard_streams.contract.records import PrefilterResult, Tokens, Verdict
-from safeguard_streams.quality.proportions import share
+from safeguard_streams.quality.proportions import proportion
 from safeguard_streams.quality.shadow_comparison import compare
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -90,6 +90,6 @@ def test_the_shadow_that_judged_last_is_compared_unless_another_is_named():
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
 def test_the_interval_is_wilsons(count, of, low, high):
-    found = share(count, of)
+    found = proportion(count, of)
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
-    assert str(share(0, 0)) == "-"
+    assert str(proportion(0, 0)) == "-"

@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 from safeguard_streams.contract.records import PrefilterResult
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.quality import evaluation, gate_recall, threshold
-from safeguard_streams.quality.verdict_labels import Judged
+from safeguard_streams.quality.verdict_labels import LabeledItem
 
 
 def stream(draw, violating, size, threshold=0.25):
@@ -18,12 +18,12 @@ def stream(draw, violating, size, threshold=0.25):
 
 
 def audited(draw, scores, truth, passed, near, far, threshold=0.25):
-    rows = [Judged(bool(violates)) for violates in truth[~passed]]
+    rows = [LabeledItem(bool(violates)) for violates in truth[~passed]]
     close = scores >= threshold / 2
     for i in np.flatnonzero(passed & (draw.random(len(scores)) < np.where(close, near, far))):
         rate, stratum = (near, "near") if close[i] else (far, "far")
         result = PrefilterResult("audit", "hate", float(scores[i]), threshold, rate, stratum)
-        rows.append(Judged(bool(truth[i]), 1 / rate, prefilter=result))
+        rows.append(LabeledItem(bool(truth[i]), 1 / rate, prefilter=result))
     return rows
 
 
@@ -52,10 +52,14 @@ def test_costs_name_a_threshold_that_reaches_the_recall():
     ("rows", "why"),
     [
         ([], "nothing was audited yet"),
-        ([Judged(True)] * 10, "nothing was audited yet"),
-        ([Judged(False, 100.0, prefilter=PrefilterResult("audit", rate=0.01, stratum="far"))] * 5, "nothing violating"),
+        ([LabeledItem(True)] * 10, "nothing was audited yet"),
         (
-            [Judged(True)] * 3 + [Judged(False, 500.0, prefilter=PrefilterResult("audit", rate=0.002, stratum="far"))],
+            [LabeledItem(False, 100.0, prefilter=PrefilterResult("audit", rate=0.01, stratum="far"))] * 5,
+            "nothing violating",
+        ),
+        (
+            [LabeledItem(True)] * 3
+            + [LabeledItem(False, 500.0, prefilter=PrefilterResult("audit", rate=0.002, stratum="far"))],
             "too small to say anything",
         ),
     ],

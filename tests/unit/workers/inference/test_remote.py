@@ -212,10 +212,10 @@ async def test_questions_wait_while_no_server_is_well_and_none_is_lost():
         asking = [asyncio.create_task(one.generate(QUESTION)) for _ in range(5)]
         await asyncio.sleep(0.2)
         assert not any(task.done() for task in asking)
-        assert not one.well
+        assert not one.healthy
         async with server.running(port):
             assert all(said.tokens == TOKENS for said in await asyncio.wait_for(asyncio.gather(*asking), 10))
-            assert one.well
+            assert one.healthy
 
 
 async def test_a_server_that_asks_to_be_left_alone_is():
@@ -246,7 +246,7 @@ async def test_a_question_without_an_answer_in_time_is_given_up():
         await asyncio.sleep(60)
 
     server = Server(completion())
-    async with server.running() as url, engine(url, answer_seconds=0.1) as one:
+    async with server.running() as url, engine(url, inference_timeout=0.1) as one:
         server.usual = never
         with pytest.raises(InferenceError, match="no answer in time"):
             await one.generate(QUESTION)

@@ -34,7 +34,7 @@ from safeguard_streams.workers.inference.interface import Completion, InferenceE
 from safeguard_streams.workers.judging import judge as judging
 from safeguard_streams.workers.judging import prompt
 from safeguard_streams.workers.judging.judge import Judge
-from safeguard_streams.workers.judging.reasoner import MOST_WINDOWS, Economy
+from safeguard_streams.workers.judging.reasoner import MOST_WINDOWS, InferenceBudget
 
 POLICY = load_library()["hate-harassment"]
 
@@ -58,7 +58,7 @@ class Scripted:
     longest = 8000
     slots = 64
     capacity = None
-    well = True
+    healthy = True
 
     def __init__(self, *script):
         self.script = list(script)
@@ -103,7 +103,7 @@ def escalation(text="some text", *, policy=POLICY.id, revision=3, lane="live", r
 
 
 async def judged(engine, feed, record=None):
-    outputs = await Judge(engine, feed, Economy(500))([record or escalation()])
+    outputs = await Judge(engine, feed, InferenceBudget(500))([record or escalation()])
     rationale = [decode(o.value, Rationale) for o in outputs if o.topic == topics.RATIONALES]
     return outputs[0], decode(outputs[0].value, Verdict), rationale[0] if rationale else None
 
@@ -194,7 +194,7 @@ def test_windows_cover_the_content(head, length, room, most):
 
 async def test_a_flood_of_one_text_costs_one_call(feed):
     engine = Slow(said())
-    judge = Judge(engine, feed, Economy(500))
+    judge = Judge(engine, feed, InferenceBudget(500))
     floods = await asyncio.gather(*(judge([escalation(number=n)]) for n in range(50)))
     floods.append(await judge([escalation(number=50)]))
     assert len(engine.prompts) == 1
@@ -208,7 +208,7 @@ async def test_a_flood_of_one_text_costs_one_call(feed):
 
 async def test_what_was_not_judged_is_asked_again(feed):
     engine = Slow(MALFORMED, MALFORMED, said())
-    judge = Judge(engine, feed, Economy(500))
+    judge = Judge(engine, feed, InferenceBudget(500))
     first = decode((await judge([escalation()]))[0].value, Verdict)
     second = decode((await judge([escalation()]))[0].value, Verdict)
     assert (first.decision, second.decision) == ("undetermined", "violates")
@@ -216,7 +216,7 @@ async def test_what_was_not_judged_is_asked_again(feed):
 
 async def test_a_replay_is_judged_anew(feed):
     engine = Slow(said(), SAFE, SAFE)
-    judge = Judge(engine, feed, Economy(500))
+    judge = Judge(engine, feed, InferenceBudget(500))
     for record in (escalation(), escalation(lane="replay", replay="r1"), escalation(lane="replay", replay="r2")):
         await judge([record])
     assert len(engine.prompts) == 3
@@ -224,7 +224,7 @@ async def test_a_replay_is_judged_anew(feed):
 
 async def test_who_waits_asks_when_the_one_who_asked_is_gone(feed):
     engine = Slow(said(), said())
-    judge = Judge(engine, feed, Economy(500))
+    judge = Judge(engine, feed, InferenceBudget(500))
     first = asyncio.create_task(judge([escalation()]))
     await asyncio.sleep(0.005)
     second = asyncio.create_task(judge([escalation(number=2)]))
@@ -236,7 +236,7 @@ async def test_who_waits_asks_when_the_one_who_asked_is_gone(feed):
 
 async def test_few_judgements_are_kept(feed):
     engine = Slow(*[SAFE] * 5)
-    judge = Judge(engine, feed, Economy(500, kept=2))
+    judge = Judge(engine, feed, InferenceBudget(500, kept=2))
     for text in ("a", "b", "c", "a", "a"):
         await judge([escalation(text)])
     assert len(engine.prompts) == 4
@@ -263,7 +263,7 @@ async def test_replayed_content_goes_to_its_own_topic_and_id(feed):
 async def test_a_record_that_is_no_escalation_is_refused(feed):
     record = StoredRecord("content.escalations", 0, 0, 0, None, b"{}")
     with pytest.raises(RecordError, match="event: is missing"):
-        await Judge(Scripted(), feed, Economy(500))([record])
+        await Judge(Scripted(), feed, InferenceBudget(500))([record])
 
 
 def released(*documents):
@@ -349,7 +349,7 @@ async def test_a_bundle_is_judged_in_one_call_with_a_verdict_for_each_policy():
         judging_with(bundle="all"), judging_with(FRAUD, bundle="all"), load_library()["prompt-injection"].document
     )
     engine = Slow(said_together())
-    judge = Judge(engine, feed, Economy(500))
+    judge = Judge(engine, feed, InferenceBudget(500))
     outputs = await asyncio.gather(judge([escalation()]), judge([escalation(policy=FRAUD.id)]))
     hate, fraud = (decode(said[0].value, Verdict) for said in outputs)
     assert len(engine.prompts) == 1
@@ -386,7 +386,9 @@ async def test_of_a_bundle_with_one_wrong_part_nothing_is_taken():
 async def test_effort_steps_down_while_live_content_waits_long_and_comes_back():
     feed = released(POLICY.document.replace("effort: low", "effort: high"))
     judge = Judge(
-        Scripted(said(), said(), said(), said(), said()), feed, Economy(effort_lag={"medium": 30, "low": 120})
+        Scripted(said(), said(), said(), said(), said()),
+        feed,
+        InferenceBudget(effort_by_lag={"medium": 30, "low": 120}),
     )
     efforts = []
     for waited, lane in ((0, "live"), (60, "live"), (300, "live"), (300, "audit"), (1, "live")):
@@ -398,7 +400,7 @@ async def test_effort_steps_down_while_live_content_waits_long_and_comes_back():
 
 
 async def test_outputs_that_are_not_accepted_are_counted_by_reason(feed):
-    judge = Judge(Scripted(MALFORMED, said(1, ("HH5",))), feed, Economy(500))
+    judge = Judge(Scripted(MALFORMED, said(1, ("HH5",))), feed, InferenceBudget(500))
     await judge([escalation()])
     assert judge.reasoner.malformed == {"cut_off": 1, "contradiction": 1}
 
@@ -416,7 +418,7 @@ async def test_questions_are_admitted_by_their_tokens(feed):
                 self.under_way -= len(question.user)
 
     engine = Counting(*[SAFE] * 40)
-    judge = Judge(engine, feed, Economy(500, in_flight=4000))
+    judge = Judge(engine, feed, InferenceBudget(500, in_flight=4000))
     records = [escalation(f"{n} " + "word " * (900 if n % 2 else 20), number=n) for n in range(40)]
     await asyncio.gather(*(judge([record]) for record in records))
     assert len(engine.prompts) == 40
@@ -429,7 +431,7 @@ async def test_a_shadow_is_judged_by_its_own_text_and_its_verdict_goes_where_no_
     made = PolicyRelease(POLICY.id, shadow.version, 4, text, datetime.now(UTC), "test", shadow=0.5)
     feed.take(made.key, encode(made))
     engine = Scripted(said(), said(0, ("HH5",), 0.1))
-    judge = Judge(engine, feed, Economy(500))
+    judge = Judge(engine, feed, InferenceBudget(500))
     live = await judge([escalation()])
     beside = await judge([escalation(lane="shadow", revision=4)])
     assert [o.topic for o in beside] == [topics.REPLAYS, topics.RATIONALES]
@@ -444,7 +446,7 @@ async def test_a_shadow_of_the_same_text_is_judged_anew_which_shows_the_noise(fe
     made = PolicyRelease(POLICY.id, POLICY.version, 4, POLICY.document, datetime.now(UTC), "test", shadow=1.0)
     feed.take(made.key, encode(made))
     engine = Scripted(said(), said())
-    judge = Judge(engine, feed, Economy(500))
+    judge = Judge(engine, feed, InferenceBudget(500))
     await judge([escalation()])
     (verdict, _) = await judge([escalation(lane="shadow", revision=4)])
     assert not decode(verdict.value, Verdict).cached
@@ -453,7 +455,7 @@ async def test_a_shadow_of_the_same_text_is_judged_anew_which_shows_the_noise(fe
 
 async def test_a_shadow_that_has_ended_is_answered_undetermined(feed, monkeypatch):
     monkeypatch.setattr(judging, "POLICY_PATIENCE", 0.01)
-    (verdict,) = await Judge(Scripted(), feed, Economy(500))([escalation(lane="shadow", revision=3)])
+    (verdict,) = await Judge(Scripted(), feed, InferenceBudget(500))([escalation(lane="shadow", revision=3)])
     assert decode(verdict.value, Verdict).decision == "undetermined"
     assert verdict.topic == topics.REPLAYS
 
@@ -461,7 +463,7 @@ async def test_a_shadow_that_has_ended_is_answered_undetermined(feed, monkeypatc
 async def test_content_escalated_under_a_policy_that_has_ended_since_holds_no_place(feed):
     feed.take(POLICY.id.encode(), None)
     async with asyncio.timeout(1):
-        (verdict,) = await Judge(Scripted(), feed, Economy(500))([escalation()])
+        (verdict,) = await Judge(Scripted(), feed, InferenceBudget(500))([escalation()])
     assert decode(verdict.value, Verdict).reason == "the policy is no longer in force"
 
 
