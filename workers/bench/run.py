@@ -210,7 +210,7 @@ def _on_cpu() -> bool:
 async def reason(bootstrap: str, count: int, model: str, folder: Path, say: Say) -> dict[str, Any]:
     """The engine alone, the worker, a plain chat loop; with duplicates; and live content beside a replay."""
     on_cpu = await asyncio.to_thread(_on_cpu)
-    slots = settings.load().in_flight or (CPU_SLOTS if on_cpu else GPU_SLOTS)
+    slots = settings.load().max_in_flight or (CPU_SLOTS if on_cpu else GPU_SLOTS)
     environment = {
         "SAFEGUARD_MODEL": model,
         "SAFEGUARD_MAX_IN_FLIGHT": str(slots),

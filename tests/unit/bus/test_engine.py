@@ -98,9 +98,9 @@ async def test_each_record_is_answered_once_through_kills_and_restarts():
         engine = Engine(MemoryBus(broker, [SOURCE]), transform, stage="test", limits=SINGLY)
         task = asyncio.create_task(engine.run(asyncio.Event()))
         await asyncio.sleep(0.15)
-        for lane in list(engine._lanes.values()):
+        for lane in list(engine._workers.values()):
             await lane.drop()
-        engine._lanes.clear()
+        engine._workers.clear()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     await run(broker, transform, lambda: len(values(broker)) >= 600, limits=SINGLY)
@@ -271,7 +271,7 @@ async def test_a_lane_that_was_given_up_while_it_recovered_opens_no_other():
     await asyncio.sleep(0.2)
     assert broker.epochs[partition] <= 3, "the thief's writer, this member's, and at most one to look"
     assert not engine.unfinished
-    assert not engine._lanes
+    assert not engine._workers
     stop.set()
     await running
 
