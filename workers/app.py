@@ -12,6 +12,7 @@ import psutil
 
 from safeguard_streams.bus.engine import Engine, Limits
 from safeguard_streams.bus.kafka import KafkaBus
+from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import DependencyError
 from safeguard_streams.releases.feed import PolicyFeed
@@ -92,21 +93,21 @@ class Worker:
         await self.judge.warm_up()
         self.engine = Engine(
             KafkaBus(current, list(topics.LANES.values()), STAGE),
-            self.judge,
+            stateless(self.judge),
             stage=STAGE,
             limits=Limits(
-                batch=1,
-                in_flight=slots,
-                buffer=4 * slots,
-                poll=4 * slots,
-                stalled=900.0,
+                max_batch=1,
+                max_in_flight=slots,
+                max_buffered=4 * slots,
+                max_poll_records=4 * slots,
+                stall_timeout=900.0,
                 commit_interval=COMMIT_INTERVAL,
                 # With few slots all lanes take turns: nothing could be kept free.
-                rank={current.prefix + topics.LANES[lane]: rank for lane, rank in RANKS.items() if rank}
+                ranks={current.prefix + topics.LANES[lane]: rank for lane, rank in RANKS.items() if rank}
                 if slots >= FEWEST_SLOTS
                 else {},
                 reserve=slots // 4,
-                background=round(slots * current.background_share),
+                max_background=round(slots * current.background_share),
             ),
         )
         try:

@@ -87,14 +87,17 @@ class Bus(Protocol):
     async def start(self, listener: Listener) -> None:
         """Join the group."""
 
-    async def poll(self, timeout: float, most: int) -> Mapping[Partition, Sequence[Record]]:
-        """Records of partitions that are not paused; waits at most `timeout` seconds for the first."""
+    async def poll(self, timeout: float, max_records: int) -> Mapping[Partition, Sequence[Record]]:
+        """Records of partitions that are not paused, none of them empty; waits at most `timeout` seconds for the first."""
 
     def assignment(self) -> set[Partition]:
         """What is owned now."""
 
     def end(self, partition: Partition) -> int | None:
         """The offset at which a partition ended when it was last read from, None where that is not known."""
+
+    async def position(self, partition: Partition) -> int | None:
+        """The offset that is read next, past what `poll` returned; None while it is not known. Waits a moment at most."""
 
     def pause(self, partition: Partition) -> None: ...
 

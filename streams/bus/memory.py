@@ -65,15 +65,15 @@ class MemoryBus:
             self._next[partition] = self.broker.positions.get(partition, Committed(0, "")).offset or 0
         listener.assigned(self._owned)
 
-    async def poll(self, timeout: float, most: int) -> Mapping[Partition, Sequence[Record]]:
-        polled = self._take(most)
+    async def poll(self, timeout: float, max_records: int) -> Mapping[Partition, Sequence[Record]]:
+        polled = self._take(max_records)
         if not polled:
             self.broker.changed.clear()
             try:
                 await asyncio.wait_for(self.broker.changed.wait(), timeout)
             except TimeoutError:
                 return {}
-            polled = self._take(most)
+            polled = self._take(max_records)
         await asyncio.sleep(0)
         return polled
 
@@ -93,6 +93,9 @@ class MemoryBus:
 
     def end(self, partition: Partition) -> int | None:
         return len(self.broker.logs[partition])
+
+    async def position(self, partition: Partition) -> int | None:
+        return self._next.get(partition)
 
     def pause(self, partition: Partition) -> None:
         self._paused.add(partition)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 from collections.abc import Sequence
 
 import orjson
 import typer
-from aiokafka import TopicPartition
 from rich.table import Table
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.dead_letters import retried
-from safeguard_streams.bus.engine import Engine, Limits
+from safeguard_streams.bus.engine import Engine
 from safeguard_streams.bus.interface import Output, Record
+from safeguard_streams.bus.transform import stateless
 from safeguard_streams.cli.options import Bootstrap, Json, console
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import DeadLetter, decode, encode
@@ -25,7 +26,6 @@ from safeguard_streams.runtime.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="What could not be handled, whole, with the reason.")
 GROUP = "dead-letters-retry"
-IN_FLIGHT = 20_000  # more than a buffer holds: what is left to the next time takes no place from others
 
 
 @app.command("list")
@@ -64,37 +64,22 @@ def retry(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
 
 
 async def _retry(current: Settings) -> int:
-    """Run the engine over the dead letters up to their end of now; what becomes one meanwhile is left to the next time."""
+    """Requeue the dead letters that are there now. Letters written meanwhile are left to the next run."""
     await kafka.wait_for_broker(current, timeout=10)
     async with kafka.reader(current, [topics.DEAD_LETTERS]) as reader:
         ends = await (await kafka.EndOffsets.now(reader)).resolve()
-    count = later = 0
+    count = 0
 
-    async def back(records: Sequence[Record]) -> list[Output]:
-        nonlocal count, later
-        (record,) = records
-        if record.offset >= ends[TopicPartition(record.topic, record.partition)]:
-            later += 1
-            await asyncio.Event().wait()  # never finished, so never committed
-        try:
-            output = retried(record, current.prefix)
-        except RecordError:
-            return []  # it stays listed; there is no topic to put it back into
-        count += 1
-        return [output]
+    async def requeue(records: Sequence[Record]) -> list[Output]:
+        nonlocal count
+        outputs = []
+        for record in records:
+            with contextlib.suppress(RecordError):  # it stays listed: there is no topic to put it back into
+                outputs.append(retried(record, current.prefix))
+        count += len(outputs)
+        return outputs
 
     bus = kafka.KafkaBus(current, [topics.DEAD_LETTERS], GROUP)
-    engine = Engine(bus, back, stage=GROUP, limits=Limits(batch=1, in_flight=IN_FLIGHT, drain=0.5))
-
-    async def read_to_the_ends() -> bool:
-        owned = bus.consumer.assignment()
-        return bool(owned) and all([await bus.consumer.position(tp) >= ends[tp] for tp in owned])
-
-    async def finish(stop: asyncio.Event) -> None:
-        while not stop.is_set() and not (engine.ready and await read_to_the_ends() and engine.unfinished == later):
-            await asyncio.sleep(0.1)
-        stop.set()
-
     with Stop() as stop:
-        await asyncio.gather(engine.run(stop.event), finish(stop.event))
+        await Engine(bus, stateless(requeue), stage=GROUP).run(stop.event, until=ends)
     return count

@@ -48,14 +48,12 @@ class Agent:
 
     def __init__(self, settings: Settings, rules: Rules, partitions: int, *, dry_run: bool = False) -> None:
         self.settings = settings
-        self.enforcer = Enforcer(rules, partitions, dry_run=dry_run)
+        self.enforcer = Enforcer(rules, partitions, self._restore, dry_run=dry_run)
         self.delivery: Delivery | None = None
         self._dry_run = dry_run
         self._followed = asyncio.Event()
         bus = KafkaBus(settings, [topics.VERDICTS], _group(dry_run=dry_run))
-        self._engines = [
-            Engine(bus, self.enforcer, stage=STAGE, limits=Limits(batch=500), on_partition_opened=self._restore)
-        ]
+        self._engines = [Engine(bus, self.enforcer, stage=STAGE, limits=Limits(max_batch=500))]
 
     def state(self) -> dict[str, Any]:
         """What /health/ready says."""
@@ -112,20 +110,19 @@ class Agent:
         return self.settings.webhook_secret.get_secret_value()
 
     def _deliver(self, webhook: Webhook, key: bytes, http: aiohttp.ClientSession) -> Engine:
-        self.delivery = delivery = Delivery(webhook, key, http)
+
+        async def restore(partition: Partition) -> EnforcementState:
+            return await EnforcementState.restore(self.settings, partition.partition)
+
+        self.delivery = Delivery(webhook, key, http, restore)
         bus = KafkaBus(self.settings, [topics.ACTIONS], DELIVERY)
-
-        async def restore(partition: Partition) -> None:
-            delivery.states[partition.partition] = await EnforcementState.restore(self.settings, partition.partition)
-
         # However long the receiver is away, waiting for it is right: nothing here could be mended by a new process.
-        limits = Limits(batch=1, in_flight=DELIVERIES, buffer=4 * DELIVERIES, stalled=math.inf)
-        return Engine(bus, delivery, stage=DELIVERY, limits=limits, on_partition_opened=restore)
+        limits = Limits(max_batch=1, max_in_flight=DELIVERIES, max_buffered=4 * DELIVERIES, stall_timeout=math.inf)
+        return Engine(bus, self.delivery, stage=DELIVERY, limits=limits)
 
-    async def _restore(self, partition: Partition) -> None:
+    async def _restore(self, partition: Partition) -> EnforcementState:
         await self._followed.wait()  # else what a person writes in between would be read by neither
-        standing_state = await EnforcementState.restore(self.settings, partition.partition, dry_run=self._dry_run)
-        self.enforcer.states[partition.partition] = standing_state
+        return await EnforcementState.restore(self.settings, partition.partition, dry_run=self._dry_run)
 
     async def _follow_people(self) -> None:
         """Add what people write to the ledgers; the agent's own actions are in them already."""

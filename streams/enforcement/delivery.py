@@ -27,10 +27,10 @@ import orjson
 
 from safeguard_streams.bus import tracing
 from safeguard_streams.bus.dead_letters import was_retried
-from safeguard_streams.bus.interface import Output, Record
+from safeguard_streams.bus.interface import Output, Partition, Record
 from safeguard_streams.contract.records import Action, decode, now
 from safeguard_streams.enforcement.rules import Webhook
-from safeguard_streams.enforcement.state import EnforcementState
+from safeguard_streams.enforcement.state import EnforcementState, RestoreState
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.runtime import metrics
 
@@ -87,14 +87,20 @@ def message(action: Action, partition: int) -> tuple[str, bytes]:
 
 
 class Delivery:
-    """The transform of the engine, singly. `ledgers` are those of the partitions that it owns or has owned, restored by whoever opens
-    them.
+    """The transform of the engine, singly. `states` are those of the partitions that it owns: `restore` reads one when its
+    partition is opened, and it is dropped when the partition is closed.
     """
 
     def __init__(
-        self, webhook: Webhook, key: bytes, http: aiohttp.ClientSession, backoff: Backoff | None = None
+        self,
+        webhook: Webhook,
+        key: bytes,
+        http: aiohttp.ClientSession,
+        restore: RestoreState,
+        backoff: Backoff | None = None,
     ) -> None:
         self.states: dict[int, EnforcementState] = {}
+        self._restore = restore
         self.delivered: Counter[str] = Counter()
         self.failing: str | None = None
         self._webhook = webhook
@@ -104,7 +110,13 @@ class Delivery:
         self._turns: dict[str, asyncio.Lock] = {}
         self._waiting: Counter[str] = Counter()
 
-    async def __call__(self, records: Sequence[Record]) -> list[Output]:
+    async def opened(self, partition: Partition) -> None:
+        self.states[partition.partition] = await self._restore(partition)
+
+    def closed(self, partition: Partition) -> None:
+        self.states.pop(partition.partition, None)
+
+    async def process(self, records: Sequence[Record]) -> list[Output]:
         for record in records:
             action = decode(record.value, Action)
             standing_state = self.states[record.partition]

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 import msgspec
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.dead_letters import was_retried
+from safeguard_streams.bus.interface import Partition
 from safeguard_streams.client.recent_ids import RecentIds
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, Enforced, decode
@@ -20,6 +22,7 @@ from safeguard_streams.enforcement.rules import Cap, severity
 from safeguard_streams.errors import RecordError
 from safeguard_streams.runtime.settings import Settings
 
+RestoreState = Callable[[Partition], Awaitable["EnforcementState"]]
 MOST_SEEN = 100_000  # verdicts
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from safeguard_streams.bus.interface import Output, Record
+from safeguard_streams.bus.interface import Output, Partition, Record
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     Action,
@@ -19,7 +19,7 @@ from safeguard_streams.contract.records import (
     verdict_id,
 )
 from safeguard_streams.enforcement.rules import Rules, severity
-from safeguard_streams.enforcement.state import EnforcementState
+from safeguard_streams.enforcement.state import EnforcementState, RestoreState
 from safeguard_streams.runtime import metrics
 
 log = logging.getLogger(__name__)
@@ -29,17 +29,24 @@ _ACTION = schema_header(Action)
 
 
 class Enforcer:
-    """The transform of the engine, in batches. `ledgers` are those of the partitions that it owns or has owned, restored by
-    whoever opens them: what is written by one that is out of date is fenced. partitions is the count of them all.
+    """The transform of the engine, in batches. `states` are those of the partitions that it owns: `restore` reads one when
+    its partition is opened, and it is dropped when the partition is closed. partitions is the count of them all.
     """
 
-    def __init__(self, rules: Rules, partitions: int, *, dry_run: bool = False) -> None:
+    def __init__(self, rules: Rules, partitions: int, restore: RestoreState, *, dry_run: bool = False) -> None:
         self.rules = rules
         self.states: dict[int, EnforcementState] = {}
+        self._restore = restore
         self._partitions = partitions
         self._dry_run = dry_run
 
-    async def __call__(self, records: Sequence[Record]) -> list[Output]:
+    async def opened(self, partition: Partition) -> None:
+        self.states[partition.partition] = await self._restore(partition)
+
+    def closed(self, partition: Partition) -> None:
+        self.states.pop(partition.partition, None)
+
+    async def process(self, records: Sequence[Record]) -> list[Output]:
         # All are read before any counts: a record at fault is then found without the others counting twice.
         verdicts = [decode(record.value, Verdict) for record in records]
         outputs = []

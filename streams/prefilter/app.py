@@ -18,6 +18,7 @@ from mode import Service
 from safeguard_streams.bus.engine import Engine, Limits
 from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.bus.kafka import KafkaBus
+from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
 from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
 from safeguard_streams.prefilter.decision import STAGE, AuditRates, Prefilter
@@ -63,9 +64,9 @@ class PrefilterApp:
         )
         self.engine = Engine(
             KafkaBus(settings, [topics.EVENTS], STAGE),
-            self.through_agent,
+            stateless(self.through_agent),
             stage=STAGE,
-            limits=Limits(in_flight=4),
+            limits=Limits(max_in_flight=4),
             trace_sample_rate=settings.trace_sample_rate,
         )
         self.stop = asyncio.Event()

@@ -15,11 +15,11 @@ from datetime import datetime
 
 import msgspec
 import numpy as np
-from aiokafka import TopicPartition
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.engine import Engine, Limits
-from safeguard_streams.bus.interface import Output, Record
+from safeguard_streams.bus.interface import Output, Partition, Record
+from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     REPLAYED,
@@ -333,54 +333,50 @@ async def run(
     stop: asyncio.Event,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> ReplayState:
-    """Escalate what a replay chooses, from where it is to its end. told gets how many offsets are done, again and again.
+    """Escalate what a replay chooses, from where it is to its end. on_progress gets how many offsets are done, again and again.
 
     Returns the state in which it ended: escalated, or paused or cancelled by somebody, or running when `stop` was set.
     """
     starts = {int(partition): offset for partition, offset in replay.starts.items()}
     await kafka.set_first_positions(settings, group(replay), topics.EVENTS, starts)
     chooser = ReplaySelector(replay, classifier, await earlier_decisions(settings, replay))
-    bus = kafka.KafkaBus(settings, [topics.EVENTS], group(replay))
-    engine = Engine(bus, chooser, stage=STAGE, limits=Limits(batch=500, in_flight=2))
+    engine = Engine(
+        kafka.KafkaBus(settings, [topics.EVENTS], group(replay)),
+        stateless(chooser),
+        stage=STAGE,
+        limits=Limits(max_batch=500, max_in_flight=2),
+    )
+    topic = settings.prefix + topics.EVENTS
+    ends = {Partition(topic, int(partition)): end for partition, end in replay.ends.items()}
     ending = asyncio.Event()
-    state: ReplayState = "running"
 
-    async def watch() -> None:
-        nonlocal state
-        while not stop.is_set():
+    async def until_changed() -> ReplayState:
+        while True:
             on_progress(await progress(settings, replay))
-            current = await job(settings, replay.replay_id)
-            if current.state != "running":
-                state = current.state
-                return
-            # In this order: what was read to the end by then is committed, if nothing is unfinished after that.
-            if engine.ready and await _passed(bus, replay) and engine.idle:
-                owned = {str(tp.partition) for tp in bus.consumer.assignment()}
-                if owned >= set(replay.ends):  # else another runner has the rest, and ends it when it has all
-                    state = (await set_state(settings, replay, "escalated")).state
-                    on_progress(replay.total)
-                return
+            state = (await job(settings, replay.replay_id)).state
+            if state != "running":
+                return state
             await asyncio.sleep(1)
 
-    working, watching = asyncio.create_task(engine.run(ending)), asyncio.create_task(watch())
+    working = asyncio.create_task(engine.run(ending, until=ends))
+    watching, stopping = asyncio.create_task(until_changed()), asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait({working, watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
     finally:
+        watching.cancel()
+        stopping.cancel()
         ending.set()
-        if working.done():  # it ends by itself only when it failed
-            watching.cancel()
-        await working
-    await watching
+        await asyncio.wait({working, watching, stopping})
+    finished = working.result()
+    if watching in done:
+        return watching.result()
+    if not ends.keys() <= finished:  # stopped, or another runner has the rest, and ends the replay when it has all
+        return "running"
+    state = (await job(settings, replay.replay_id)).state
+    if state == "running":
+        state = (await set_state(settings, replay, "escalated")).state
+        on_progress(replay.total)
     return state
-
-
-async def _passed(bus: kafka.KafkaBus, replay: Replay) -> bool:
-    """Whether all partitions are read to their ends; a position passes markers of transactions too."""
-    for tp in bus.consumer.assignment():
-        end = replay.ends.get(str(tp.partition))
-        if end is not None and await bus.consumer.position(TopicPartition(*tp)) < end:
-            return False
-    return bool(bus.consumer.assignment())
 
 
 def policy_of(replay: Replay, policy_id: str | None) -> Replayed:

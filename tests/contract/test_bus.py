@@ -11,6 +11,7 @@ from safeguard_streams.bus.engine import Engine, Limits
 from safeguard_streams.bus.interface import Committed, Output, Partition
 from safeguard_streams.bus.kafka import KafkaBus
 from safeguard_streams.bus.memory import MemoryBroker, MemoryBus
+from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import FencedError
 from safeguard_streams.runtime.security import client_options
@@ -107,7 +108,7 @@ async def echo(records):
 
 
 async def run_engine(place, transform, count, limits=None):
-    engine = Engine(place.bus(), transform, stage="contract", limits=limits)
+    engine = Engine(place.bus(), stateless(transform), stage="contract", limits=limits)
     stop = asyncio.Event()
 
     async def watch():
@@ -185,7 +186,7 @@ async def test_a_paused_partition_is_not_read_and_the_other_is(place):
         assert [r.offset for r in again] == [2, 3, 4]
 
 
-BATCHES, SINGLY = Limits(batch=50), Limits(batch=1, in_flight=16)
+BATCHES, SINGLY = Limits(max_batch=50), Limits(max_batch=1, max_in_flight=16)
 
 
 @pytest.mark.parametrize(

@@ -213,13 +213,19 @@ def test_killed_agents_and_a_bad_receiver_cost_no_action_and_double_none(kafka_a
 # ---------------------------------------------------------------- deliveries, one by one
 
 
+async def nothing(_):
+    return EnforcementState()
+
+
 @contextlib.asynccontextmanager
 async def delivering(moods=None, late=1.0, timeout=0.3, **backoff):
     receiver = Receiver(brokers.free_port(), late, 1, moods or WELL)
     await receiver.start()
     async with aiohttp.ClientSession() as http:
         hook = Webhook(f"http://127.0.0.1:{receiver.port}/", timeout)
-        delivery = Delivery(hook, key_of(SECRET), http, Backoff(**({"first": 0.01, "longest": 0.05} | backoff)))
+        delivery = Delivery(
+            hook, key_of(SECRET), http, nothing, Backoff(**({"first": 0.01, "longest": 0.05} | backoff))
+        )
         delivery.states[0] = EnforcementState()
         yield delivery, receiver
     await receiver.stop()
@@ -261,19 +267,19 @@ async def test_only_what_changes_anything_is_delivered():
             act("a6", "c5", state="held", alert=True),
         ]
         for offset, action in enumerate(records):
-            await delivery([record(offset, action)])
+            await delivery.process([record(offset, action)])
         assert list(receiver.had) == ["action-a1", "alert-a6"]
         assert delivery.delivered == {"action": 1, "alert": 1}
 
 
 async def test_of_one_content_messages_go_out_in_order_and_a_slow_one_delays_no_other_content():
     async with delivering({"fails before": 1}) as (delivery, receiver):
-        first = asyncio.create_task(delivery([record(0, act("a1"))]))
-        second = asyncio.create_task(delivery([record(1, act("a2", action="allow", previous="remove"))]))
+        first = asyncio.create_task(delivery.process([record(0, act("a1"))]))
+        second = asyncio.create_task(delivery.process([record(1, act("a2", action="allow", previous="remove"))]))
         await asyncio.sleep(0.1)
         assert delivery.failing == "answered 500"
         receiver.moods = WELL
-        await delivery([record(2, act("a3", "c2"))])
+        await delivery.process([record(2, act("a3", "c2"))])
         await asyncio.gather(first, second)
         assert [one["action_id"] for one in receiver.of_content["c1"]] == ["a1", "a2"]
         assert delivery.failing is None
@@ -283,11 +289,11 @@ async def test_of_one_content_messages_go_out_in_order_and_a_slow_one_delays_no_
 @pytest.mark.parametrize("mood", ["fails after", "says nothing", "late", "twice"])
 async def test_what_was_applied_but_not_answered_is_sent_again_under_the_same_key(mood):
     async with delivering({mood: 1}) as (delivery, receiver):
-        sending = asyncio.create_task(delivery([record(0, act("a1"))]))
+        sending = asyncio.create_task(delivery.process([record(0, act("a1"))]))
         await asyncio.sleep(0.1 if mood == "twice" else 1.2)
         receiver.moods = WELL
         await sending
-        await delivery([record(1, act("a2", "c2"))])
+        await delivery.process([record(1, act("a2", "c2"))])
         assert list(receiver.had) == ["action-a1", "action-a2"]
         assert receiver.requests.total() > 2 or mood == "twice"
 
@@ -307,10 +313,10 @@ async def test_what_is_refused_for_good_is_a_dead_letter_and_a_wrong_page_is_not
     port = server.sockets[0].getsockname()[1]
     async with aiohttp.ClientSession() as http:
         hook = Webhook(f"http://127.0.0.1:{port}/", 1)
-        delivery = Delivery(hook, key_of(SECRET), http, Backoff(0.01, 0.02))
+        delivery = Delivery(hook, key_of(SECRET), http, nothing, Backoff(0.01, 0.02))
         delivery.states[0] = EnforcementState()
         with pytest.raises(RecordError, match="webhook: the receiver refused it: answered 400"):
-            await delivery([record(0, act("a1"))])
+            await delivery.process([record(0, act("a1"))])
     assert not answers
     server.close()
     await server.wait_closed()
@@ -320,14 +326,14 @@ async def test_what_a_person_or_a_newer_verdict_overtook_is_not_delivered():
     async with delivering() as (delivery, receiver):
         tried = ((TRIES_HEADER, b"1"),)
         decided = Action("d1", "c1", "allow", WHEN, by="ann")
-        await delivery([record(0, act("a0"))])
-        await delivery([record(1, decided)])
-        await delivery([record(2, act("a1"))])  # its writer did not know yet
-        await delivery([record(3, act("b1", "c2"))])
-        await delivery([record(4, act("b2", "c2", action="allow", previous="remove"))])
-        await delivery([record(5, act("b1", "c2"), tried)])  # a dead letter that was put back
-        await delivery([record(6, act("b2", "c2", action="allow", previous="remove"), tried)])
-        await delivery([record(7, act("r1", "c2", releases="gone"))])  # let through when it had ceased to wait
+        await delivery.process([record(0, act("a0"))])
+        await delivery.process([record(1, decided)])
+        await delivery.process([record(2, act("a1"))])  # its writer did not know yet
+        await delivery.process([record(3, act("b1", "c2"))])
+        await delivery.process([record(4, act("b2", "c2", action="allow", previous="remove"))])
+        await delivery.process([record(5, act("b1", "c2"), tried)])  # a dead letter that was put back
+        await delivery.process([record(6, act("b2", "c2", action="allow", previous="remove"), tried)])
+        await delivery.process([record(7, act("r1", "c2", releases="gone"))])  # let through when it had ceased to wait
         assert list(receiver.had) == ["action-a0", "action-d1", "action-b1", "action-b2"]
 
 

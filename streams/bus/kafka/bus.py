@@ -28,6 +28,8 @@ from safeguard_streams.runtime.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_POSITION_SECONDS = 0.1
+
 
 class KafkaBus:
     """A group member on some topics (names without the prefix)."""
@@ -41,8 +43,9 @@ class KafkaBus:
         self._shared: AIOKafkaProducer | None = None
 
     @property
-    def consumer(self) -> StrictConsumer:
-        assert self._consumer is not None, "start the bus first"
+    def _member(self) -> StrictConsumer:
+        if self._consumer is None:
+            raise BusError(f"{self.group}: the bus is not started; call start() first")
         return self._consumer
 
     async def start(self, listener: Listener) -> None:
@@ -70,9 +73,9 @@ class KafkaBus:
         self._consumer.subscribe(self._topics, listener=_Rebalance(listener))
         await self._consumer.start()
 
-    async def poll(self, timeout: float, most: int) -> Mapping[Partition, Sequence[Record]]:
+    async def poll(self, timeout: float, max_records: int) -> Mapping[Partition, Sequence[Record]]:
         try:
-            polled = await self.consumer.getmany(timeout_ms=int(timeout * 1000), max_records=most)
+            polled = await self._member.getmany(timeout_ms=int(timeout * 1000), max_records=max_records)
         except FORBIDDEN_ERRORS as error:
             raise forbidden(error) from error
         except KafkaError as error:
@@ -90,21 +93,31 @@ class KafkaBus:
         found: int | None = self._consumer.last_stable_offset(TopicPartition(*partition))
         return found if found is not None and found >= 0 else None
 
+    async def position(self, partition: Partition) -> int | None:
+        if partition not in self.assignment():
+            return None
+        try:
+            async with asyncio.timeout(_POSITION_SECONDS):
+                position: int = await self._member.position(TopicPartition(*partition))
+        except (KafkaError, TimeoutError):
+            return None
+        return position
+
     def pause(self, partition: Partition) -> None:
         if partition in self.assignment():
-            self.consumer.pause(TopicPartition(*partition))
+            self._member.pause(TopicPartition(*partition))
 
     def resume(self, partition: Partition) -> None:
         if partition in self.assignment():
-            self.consumer.resume(TopicPartition(*partition))
+            self._member.resume(TopicPartition(*partition))
 
     def seek(self, partition: Partition, offset: int) -> None:
         if partition in self.assignment():
-            self.consumer.seek(TopicPartition(*partition), offset)
+            self._member.seek(TopicPartition(*partition), offset)
 
     async def writer(self, partition: Partition) -> Writer:
         if self._shared is not None:
-            return PlainWriter(self.consumer, self._settings.prefix, partition, self._shared)
+            return PlainWriter(self._member, self._settings.prefix, partition, self._shared)
         transactional_id = f"{self.group}-{partition.topic}-{partition.partition}"
         producer = AIOKafkaProducer(
             **client_options(self._settings),
@@ -121,7 +134,7 @@ class KafkaBus:
         except asyncio.CancelledError:
             await bounded_stop(producer.stop)
             raise
-        return TransactionalWriter(self.consumer, self._settings.prefix, partition, producer, self.group)
+        return TransactionalWriter(self._member, self._settings.prefix, partition, producer, self.group)
 
     async def stop(self) -> None:
         if self._consumer is not None:

@@ -11,7 +11,7 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
 )
 
-from safeguard_streams.bus.interface import Record
+from safeguard_streams.bus.interface import Partition, Record
 from safeguard_streams.bus.kafka.clients import (
     FORBIDDEN_ERRORS,
     bounded_stop,
@@ -77,14 +77,14 @@ class EndOffsets:
     async def now(cls, client: StrictConsumer) -> EndOffsets:
         return cls(client, await client.end_offsets(list(client.assignment())))
 
-    async def resolve(self) -> dict[TopicPartition, int]:
+    async def resolve(self) -> dict[Partition, int]:
         """The ends, after a fetch of each partition that has one."""
         waiting = set(self._open)
         while waiting:
             await self._client.getmany(*waiting, timeout_ms=200, max_records=1)
             waiting = {tp for tp in waiting if (self._client.last_stable_offset(tp) or -1) < 0}
         await self.remaining()
-        return dict(self._ends)
+        return {Partition(*tp): end for tp, end in self._ends.items()}
 
     async def remaining(self) -> set[TopicPartition]:
         """The partitions that are not read to their ends yet."""

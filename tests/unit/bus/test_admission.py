@@ -9,6 +9,7 @@ from safeguard_streams.bus.admission import PriorityAdmission
 from safeguard_streams.bus.engine import Engine, Limits
 from safeguard_streams.bus.interface import Output
 from safeguard_streams.bus.memory import MemoryBroker, MemoryBus
+from safeguard_streams.bus.transform import stateless
 
 
 async def begin(admission, rank):
@@ -97,8 +98,10 @@ async def test_live_records_pass_a_flood_of_replays():
         finished.append(records[0].topic)
         return [Output("sink", None, r.value) for r in records]
 
-    limits = Limits(batch=1, in_flight=8, buffer=400, poll=400, rank={"replay": 1}, reserve=2)
-    engine = Engine(MemoryBus(broker, ["live", "replay"]), slow, stage="test", limits=limits)
+    limits = Limits(
+        max_batch=1, max_in_flight=8, max_buffered=400, max_poll_records=400, ranks={"replay": 1}, reserve=2
+    )
+    engine = Engine(MemoryBus(broker, ["live", "replay"]), stateless(slow), stage="test", limits=limits)
     stop = asyncio.Event()
     running = asyncio.create_task(engine.run(stop))
     while len(finished) < 20:

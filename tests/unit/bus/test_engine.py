@@ -8,13 +8,14 @@ import pytest
 from safeguard_streams.bus.engine import Engine, Limits, Retry
 from safeguard_streams.bus.interface import Committed, Output, Partition
 from safeguard_streams.bus.memory import MemoryBroker, MemoryBus, MemoryWriter
+from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import DeadLetter, decode
 from safeguard_streams.errors import BusError, DependencyError, FencedError, RecordError, StalledError
 
 SOURCE = "source"
 SINK = "sink"
-SINGLY = Limits(batch=1, in_flight=8, drain=2.0)
+SINGLY = Limits(max_batch=1, max_in_flight=8, drain_timeout=2.0)
 
 
 def echo(records):
@@ -32,7 +33,7 @@ def fill(broker, count, partitions=1):
 
 async def run(broker, transform, until, *, limits=None, retry=None, bus=None, timeout=10.0):
     """Run an engine until a condition on the broker holds."""
-    engine = Engine(bus or MemoryBus(broker, [SOURCE]), transform, stage="test", limits=limits, retry=retry)
+    engine = Engine(bus or MemoryBus(broker, [SOURCE]), stateless(transform), stage="test", limits=limits, retry=retry)
     stop = asyncio.Event()
 
     async def watch():
@@ -52,7 +53,7 @@ def values(broker, topic=SINK):
 async def test_batches_keep_their_order():
     broker = MemoryBroker(partitions=3)
     fill(broker, 3000, 3)
-    await run(broker, batches, lambda: len(values(broker)) == 3000, limits=Limits(batch=70))
+    await run(broker, batches, lambda: len(values(broker)) == 3000, limits=Limits(max_batch=70))
     for partition in range(3):
         got = [int(r.value) for r in broker.logs[Partition(SINK, partition)]]
         assert got == [n for n in range(3000) if n % 3 == partition]
@@ -95,11 +96,11 @@ async def test_each_record_is_answered_once_through_kills_and_restarts():
         return echo(records)
 
     for _ in range(6):  # killed without a chance to drain
-        engine = Engine(MemoryBus(broker, [SOURCE]), transform, stage="test", limits=SINGLY)
+        engine = Engine(MemoryBus(broker, [SOURCE]), stateless(transform), stage="test", limits=SINGLY)
         task = asyncio.create_task(engine.run(asyncio.Event()))
         await asyncio.sleep(0.15)
-        for lane in list(engine._workers.values()):
-            await lane.drop()
+        for worker in list(engine._workers.values()):
+            await worker.close()
         engine._workers.clear()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -137,7 +138,7 @@ async def test_errors_are_retried_as_the_policy_says_and_their_text_is_kept_out(
         tries += 1
         raise ValueError(records[0].value.decode())
 
-    retry = Retry(attempts=4, backoff=0.001)
+    retry = Retry(max_attempts=4, initial_delay=0.001)
     await run(broker, transform, lambda: broker.read(topics.DEAD_LETTERS), limits=SINGLY, retry=retry)
     assert tries == 4
     (dead,) = broker.read(topics.DEAD_LETTERS)
@@ -185,7 +186,7 @@ async def test_a_commit_that_failed_or_only_seemed_to_is_neither_lost_nor_double
         await asyncio.sleep(0.002)
         return echo(records)
 
-    limits = Limits(batch=1, in_flight=4, reopen_pause=0.01)
+    limits = Limits(max_batch=1, max_in_flight=4, reopen_delay=0.01)
     await run(broker, transform, lambda: len(values(broker)) >= 300, limits=limits, bus=FlakyBus(broker, plan))
     assert sorted(values(broker)) == list(range(300))
     assert calls == 300, "work in hand is kept when a commit fails"
@@ -205,7 +206,7 @@ async def test_when_another_owner_went_on_its_work_is_not_repeated():
             await thief.commit([Output(SINK, None, str(n).encode()) for n in range(60)], 60, "")
         return echo(records)
 
-    limits = Limits(batch=1, in_flight=1, reopen_pause=0.01)
+    limits = Limits(max_batch=1, max_in_flight=1, reopen_delay=0.01)
     await run(broker, transform, lambda: len(values(broker)) >= 100, limits=limits)
     assert sorted(values(broker)) == list(range(100))
 
@@ -237,7 +238,7 @@ async def test_work_in_hand_that_finishes_while_another_owner_goes_on_is_dropped
             await asyncio.sleep(0.02)  # finishes between this member's failed commit and its new writer
         return echo(records)
 
-    limits = Limits(batch=1, in_flight=8, reopen_pause=0.01)
+    limits = Limits(max_batch=1, max_in_flight=8, reopen_delay=0.01)
     bus = SlowBus(broker, [SOURCE])
     await run(broker, transform, lambda: len(set(values(broker))) == 100, limits=limits, bus=bus)
     assert sorted(values(broker)) == list(range(100))
@@ -260,7 +261,9 @@ async def test_a_lane_that_was_given_up_while_it_recovered_opens_no_other():
             await thief.commit([Output(SINK, None, b"0"), Output(SINK, None, b"1")], 2, "")
         return echo(records)
 
-    engine = Engine(bus, transform, stage="test", limits=Limits(batch=1, in_flight=2, reopen_pause=0.01))
+    engine = Engine(
+        bus, stateless(transform), stage="test", limits=Limits(max_batch=1, max_in_flight=2, reopen_delay=0.01)
+    )
     stop = asyncio.Event()
     running = asyncio.create_task(engine.run(stop))
     await begun.wait()
@@ -290,7 +293,7 @@ async def test_stopping_finishes_what_is_under_way_and_begins_nothing():
         await asyncio.sleep(0.05)
         return echo(records)
 
-    await Engine(MemoryBus(broker, [SOURCE]), transform, stage="test", limits=SINGLY).run(stop)
+    await Engine(MemoryBus(broker, [SOURCE]), stateless(transform), stage="test", limits=SINGLY).run(stop)
     assert len(values(broker)) == begun < 100
 
 
@@ -303,7 +306,7 @@ async def test_a_lost_dependency_ends_the_engine_and_makes_no_dead_letters():
             return echo(records)
         raise DependencyError("the engine died")
 
-    engine = Engine(MemoryBus(broker, [SOURCE]), transform, stage="test", limits=SINGLY)
+    engine = Engine(MemoryBus(broker, [SOURCE]), stateless(transform), stage="test", limits=SINGLY)
     with pytest.raises(DependencyError):
         await engine.run(asyncio.Event())
     assert not broker.read(topics.DEAD_LETTERS)
@@ -317,9 +320,11 @@ async def test_a_partition_that_does_not_move_raises_the_alarm():
     async def transform(_):
         await asyncio.sleep(3600)
 
-    limits = Limits(batch=1, stalled=0.2, drain=0.1)
+    limits = Limits(max_batch=1, stall_timeout=0.2, drain_timeout=0.1)
     with pytest.raises(StalledError, match=r"source\[0\]: 1 records wait"):
-        await Engine(MemoryBus(broker, [SOURCE]), transform, stage="test", limits=limits).run(asyncio.Event())
+        await Engine(MemoryBus(broker, [SOURCE]), stateless(transform), stage="test", limits=limits).run(
+            asyncio.Event()
+        )
 
 
 class Watched(MemoryBus):
@@ -345,8 +350,26 @@ async def test_a_full_lane_is_paused_while_polling_goes_on():
         most = max(most, position - len(values(broker)))
         return echo(records)
 
-    limits = Limits(batch=10, buffer=40, poll=20)
+    limits = Limits(max_batch=10, max_buffered=40, max_poll_records=20)
     await run(broker, transform, lambda: len(values(broker)) == 500, limits=limits, bus=bus)
     assert values(broker) == list(range(500))
     assert bus.pauses > 3
     assert most <= 40 + 20
+
+
+async def test_a_paused_partition_that_another_owner_overtook_is_read_on():
+    broker = MemoryBroker()
+    fill(broker, 100)
+    taken_over = False
+
+    async def transform(records):
+        nonlocal taken_over
+        if not taken_over:
+            taken_over = True
+            thief = await MemoryBus(broker, [SOURCE]).writer(Partition(SOURCE, 0))
+            await thief.commit([Output(SINK, None, str(n).encode()) for n in range(30)], 30, "")
+        return echo(records)
+
+    limits = Limits(max_batch=1, max_in_flight=1, max_buffered=20, max_poll_records=50, reopen_delay=0.01)
+    await run(broker, transform, lambda: len(values(broker)) >= 100, limits=limits)
+    assert sorted(values(broker)) == list(range(100))

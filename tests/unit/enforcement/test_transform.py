@@ -52,11 +52,15 @@ def person(content="c1", action="allow"):
     return Action("d1", content, action, WHEN, by="ann", why="seen")
 
 
+async def empty(_):
+    return EnforcementState()
+
+
 class Run:
     """An enforcer that is handed verdicts in one partition, and all the actions that it wrote."""
 
     def __init__(self, rules=RULES, partitions=1, **more):
-        self.enforcer = Enforcer(rules, partitions, **more)
+        self.enforcer = Enforcer(rules, partitions, empty, **more)
         self.standing_state = self.enforcer.states[0] = EnforcementState(**more)
         self.actions = []
 
@@ -64,7 +68,7 @@ class Run:
         records = [
             StoredRecord(topics.VERDICTS, 0, n, 0, v.content_id.encode(), encode(v)) for n, v in enumerate(verdicts)
         ]
-        outputs = asyncio.run(self.enforcer(records))
+        outputs = asyncio.run(self.enforcer.process(records))
         assert {o.topic for o in outputs} <= {topics.ACTIONS}
         found = [decode(o.value, Action) for o in outputs]
         self.actions += found
@@ -259,8 +263,8 @@ def test_a_verdict_at_fault_is_found_without_others_counting_twice():
     good = StoredRecord(topics.VERDICTS, 0, 0, 0, b"c1", encode(verdict(1, rule_ids=("HH3",))))
     bad = StoredRecord(topics.VERDICTS, 0, 1, 0, b"c2", b"{}")
     with pytest.raises(RecordError):
-        asyncio.run(run.enforcer([good, bad]))
-    assert len(asyncio.run(run.enforcer([good]))) == 1
+        asyncio.run(run.enforcer.process([good, bad]))
+    assert len(asyncio.run(run.enforcer.process([good]))) == 1
 
 
 def test_old_ids_are_forgotten():

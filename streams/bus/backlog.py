@@ -1,0 +1,138 @@
+"""The accounts of one partition: which records wait, are under way, or are finished and not committed.
+
+    add -> waiting -> next_batch -> begin -> under way -> finish, end -> finished -> collect -> committed
+
+The backlog does no work and starts no task. A record leaves it when its offset is below the watermark; until then it
+counts as unfinished.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+
+import msgspec
+
+from safeguard_streams.bus.interface import Committed, Output, Record
+from safeguard_streams.bus.watermark import Watermark
+
+
+class FinishedCall(msgspec.Struct, frozen=True):
+    """Records of one call that are finished and not committed. oldest: timestamp of the first, in ms since 1970."""
+
+    offsets: list[int]
+    outputs: Sequence[Output]
+    oldest: int
+
+
+class Backlog:
+    """Counts records, and the bytes of those that wait."""
+
+    def __init__(self) -> None:
+        self.waiting_bytes = 0
+        self._watermark = Watermark(None)
+        self._waiting: deque[Record] = deque()
+        self._calls: dict[asyncio.Task[None], int] = {}  # to the timestamp of the oldest record of each
+        self._finished: list[FinishedCall] = []
+
+    def start_at(self, committed: Committed) -> None:
+        """Count on from a committed position; called before the first batch is taken."""
+        self._watermark = Watermark(*committed)
+
+    # ------------------------------------------------------------------ a record's way
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Let records wait."""
+        self._waiting.extend(records)
+        self.waiting_bytes += _size(records)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the next record would run too far ahead of the watermark."""
+        return bool(self._waiting) and not self._watermark.room(self._waiting[0].offset)
+
+    def next_batch(self, max_records: int) -> list[Record]:
+        """Take the next records that wait, without those that are done already."""
+        watermark, waiting = self._watermark, self._waiting
+        records: list[Record] = []
+        while waiting and len(records) < max_records and watermark.room(waiting[0].offset):
+            records.append(waiting.popleft())
+        self.waiting_bytes -= _size(records)
+        return [record for record in records if watermark.take(record.offset)]
+
+    def begin(self, call: asyncio.Task[None], batch: Sequence[Record]) -> None:
+        self._calls[call] = batch[0].timestamp
+
+    def finish(self, records: Sequence[Record], outputs: Sequence[Output]) -> None:
+        self._finished.append(FinishedCall([r.offset for r in records], outputs, records[0].timestamp))
+
+    def end(self, call: asyncio.Task[None]) -> None:
+        self._calls.pop(call, None)
+
+    def collect(self) -> list[FinishedCall]:
+        """Take what is finished, to commit it; `to_commit` is then the position that includes it."""
+        collected, self._finished = self._finished, []
+        self._watermark.complete([offset for call in collected for offset in call.offsets])
+        return collected
+
+    def put_back(self, collected: list[FinishedCall]) -> None:
+        """Keep what was collected and not committed for the next commit."""
+        self._finished = [*collected, *self._finished]
+
+    def drop_waiting(self) -> None:
+        self._waiting.clear()
+        self.waiting_bytes = 0
+
+    def drop_finished(self) -> None:
+        self._finished.clear()
+
+    # ------------------------------------------------------------------ figures
+
+    @property
+    def to_commit(self) -> Committed:
+        """The position and the completed set as they stand."""
+        return Committed(self._watermark.position, self._watermark.metadata)
+
+    @property
+    def waiting(self) -> int:
+        """Records that are read and not begun."""
+        return len(self._waiting)
+
+    @property
+    def calls(self) -> Collection[asyncio.Task[None]]:
+        """The calls under way."""
+        return self._calls.keys()
+
+    @property
+    def has_finished(self) -> bool:
+        """Whether there is something to commit."""
+        return bool(self._finished)
+
+    @property
+    def unfinished(self) -> int:
+        """Records that are read and not below the watermark."""
+        return len(self._waiting) + self._watermark.waiting
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing is under way."""
+        return not self._waiting and not self._calls
+
+    def lag(self, end: int | None) -> int:
+        """Records of the partition that are not finished; only those that are read where its end is not known."""
+        position = self._watermark.position
+        return self.unfinished if end is None or position is None else max(0, end - position)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the oldest record that is read and not committed was written; 0 where there is none."""
+        oldest = [*self._calls.values(), *(call.oldest for call in self._finished)]
+        if not oldest and self._waiting:
+            oldest = [self._waiting[0].timestamp]
+        return max(0.0, time.time() - min(oldest) / 1000) if oldest else 0.0
+
+
+def _size(records: Iterable[Record]) -> int:
+    return sum([len(record.value) for record in records if record.value is not None])
