@@ -1,16 +1,19 @@
 """The reference pages, written from the code itself whenever the site is built."""
 
+import inspect
 import json
 import types
 import typing
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from typer.testing import CliRunner
 
+import safeguard_streams
 from safeguard_streams.cli import app
 from safeguard_streams.contract import asyncapi, topics
 from safeguard_streams.operations import dashboards
@@ -21,6 +24,7 @@ DAY = 86_400_000
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     pages = {"commands.md": commands(), "settings.md": settings(), "topics.md": catalogue(), "metrics.md": metrics()}
+    pages["api.md"] = api()
     pages["asyncapi.json"] = json.dumps(asyncapi.document(), indent=2)
     for name, text in pages.items():
         files.append(File.generated(config, f"reference/{name}", content=text))
@@ -71,24 +75,76 @@ def _values(kind: Any) -> str:
     return named.get(kind, {"Path": "path", "SecretStr": "secret"}.get(getattr(kind, "__name__", ""), "JSON"))
 
 
+def api() -> str:
+    """The public face: what `from safeguard_streams import ...` offers, from the docstrings."""
+    parts = ["# Python API", (inspect.getdoc(safeguard_streams) or "").partition("\n\n")[2]]
+    for title, module in (
+        ("Clients", ("client.", "runtime.")),
+        ("Records", ("contract.",)),
+        ("Errors", ("errors",)),
+    ):
+        parts.append(f"## {title}")
+        for name in safeguard_streams.__all__:
+            member = getattr(safeguard_streams, name)
+            if member.__module__.removeprefix("safeguard_streams.").startswith(module):
+                parts.append(f"### {name}\n\n{_signature(member)}{inspect.getdoc(member)}")
+                parts += [f"- `{_call(key, value)}`: {_first(value)}" for key, value in _methods(member)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _signature(member: Any) -> str:
+    """A function's or a client's signature as code; a record's fields are on the page of topics."""
+    if isinstance(member, type) and issubclass(member, msgspec.Struct):
+        fields = f"Fields: [{member.__name__}](topics.md#{member.__name__.lower()}).\n\n"
+        return fields if member.__module__.endswith("records") else ""
+    if isinstance(member, type) and issubclass(member, Exception):
+        return ""
+    return f"```python\n{member.__name__}{inspect.signature(member)}\n```\n\n"
+
+
+def _methods(member: Any) -> list[tuple[str, Any]]:
+    if not isinstance(member, type) or issubclass(member, Exception):
+        return []
+    return [
+        (name, value)
+        for name, value in vars(member).items()
+        if not name.startswith("_")
+        and inspect.getdoc(value)
+        and (inspect.isfunction(value) or isinstance(value, property))
+        and not name.startswith("on_")
+    ]
+
+
+def _call(name: str, value: Any) -> str:
+    return (
+        name
+        if isinstance(value, property)
+        else f"{name}{inspect.signature(value)}".replace("(self, ", "(").replace("(self)", "()")
+    )
+
+
+def _first(value: Any) -> str:
+    return " ".join((inspect.getdoc(value) or "").split())
+
+
 def catalogue() -> str:
     """The topics, and the fields of their records."""
     document = asyncapi.document()
     rows = ["| topic | record | key | kept |", "| --- | --- | --- | --- |"]
     for topic in topics.CATALOGUE:
         name = topic.record.__name__
-        kept = f"{topic.retention // DAY} days" if topic.retention > 0 else "for ever"
-        kept = kept if "delete" in topic.cleanup else "the last of each key"
+        kept = f"{topic.retention // DAY} days" if topic.retention > 0 else "without limit"
+        kept = kept if "delete" in topic.cleanup else "the last record of each key"
         rows.append(f"| `{topic.name}` | [{name}](#{name.lower()}) | {topic.key} | {kept} |")
     parts = [f"# Topics and records\n\n{document['info']['description']}", "\n".join(rows)]
-    parts.append("The same for programs, as an AsyncAPI document: [asyncapi.json](asyncapi.json).")
+    parts.append("For programs, as an AsyncAPI document: [asyncapi.json](asyncapi.json).")
     for name, schema in document["components"]["schemas"].items():
         if "properties" in schema:
             parts.append(f"## {name}\n\n{schema['description']}")
-            fields = ["| field | type | |", "| --- | --- | --- |"]
+            fields = ["| field | type | required | what it is |", "| --- | --- | --- | --- |"]
             for field, about in schema["properties"].items():
-                required = "required" if field in schema.get("required", ()) else ""
-                fields.append(f"| `{field}` | {_kind(about)} | {required} |")
+                required = "yes" if field in schema.get("required", ()) else ""
+                fields.append(f"| `{field}` | {_kind(about)} | {required} | {about.get('description', '')} |")
             parts.append("\n".join(fields))
     return "\n\n".join(parts) + "\n"
 

@@ -1,1 +1,84 @@
-"""All that runs on the bus: records, topics, the engine, the prefilter, replay, enforcement, the command line."""
+"""safeguard-streams: streaming content moderation on Apache Kafka.
+
+What a producer of content or a consumer of verdicts needs is here:
+
+    from safeguard_streams import ContentEvent, Publisher, Verdicts
+
+The names load on first use. They need aiokafka, msgspec and orjson; every other part of the pipeline is an extra.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from safeguard_streams.client.publisher import Publisher
+    from safeguard_streams.client.verdicts import FollowedVerdict, Resolver, Verdicts
+    from safeguard_streams.contract.records import (
+        Action,
+        Attempt,
+        ContentEvent,
+        DeadLetter,
+        Message,
+        Origin,
+        PrefilterResult,
+        Rationale,
+        Tokens,
+        Verdict,
+        decode,
+        encode,
+    )
+    from safeguard_streams.errors import (
+        BusError,
+        ConfigurationError,
+        ForbiddenError,
+        RecordError,
+        SafeguardError,
+    )
+    from safeguard_streams.runtime.memory_broker import MemoryBroker
+
+__all__ = [
+    "Action",
+    "Attempt",
+    "BusError",
+    "ConfigurationError",
+    "ContentEvent",
+    "DeadLetter",
+    "FollowedVerdict",
+    "ForbiddenError",
+    "MemoryBroker",
+    "Message",
+    "Origin",
+    "PrefilterResult",
+    "Publisher",
+    "Rationale",
+    "RecordError",
+    "Resolver",
+    "SafeguardError",
+    "Tokens",
+    "Verdict",
+    "Verdicts",
+    "decode",
+    "encode",
+]
+
+_MODULES = {
+    "client.publisher": ["Publisher"],
+    "client.verdicts": ["FollowedVerdict", "Resolver", "Verdicts"],
+    "errors": ["BusError", "ConfigurationError", "ForbiddenError", "RecordError", "SafeguardError"],
+    "runtime.memory_broker": ["MemoryBroker"],
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME.get(name, 'contract.records')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

@@ -1,14 +1,16 @@
-"""Errors of the pipeline.
+"""The errors that this package raises on purpose. The message of each says what to do next.
 
-SafeguardError              anything this package raises on purpose; the message says what to do next
-|-- ConfigurationError      a setting, file or argument is wrong
-|   `-- ForbiddenError      the broker does not let this user do it
-|-- RecordError             a record cannot be handled, ever: it becomes a dead letter
-|-- BusError                the broker did not do what was asked; trying again later may help
+SafeguardError              base of all errors below
+|-- ConfigurationError      a setting, a file or an argument is wrong
+|   `-- ForbiddenError      the broker denies this user access
+|-- RecordError             a record can never be processed; it becomes a dead letter
+|-- BusError                the broker did not do what was asked; a later retry may succeed
 |   `-- FencedError         another process owns the partition now
-|-- StalledError            records wait and nothing moves: the process ends, its supervisor restarts it
-|-- DependencyError         something a transform needs is gone (an inference engine): the process ends
-`-- PolicyError             a policy document is malformed; the message names the file, the line and the fix
+|-- StalledError            records wait and none finishes; the process ends and its supervisor restarts it
+|-- DependencyError         an inference backend or another dependency is gone; the process ends
+|-- InferenceError          the inference backend cannot answer one question (workers.inference.interface)
+|-- PolicyError             a policy document is malformed; the message names file, line and fix
+`-- BrokerError             a development broker cannot be started on this machine (infra.brokers)
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import msgspec
 
 
 class SafeguardError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors that this package raises on purpose."""
 
 
 class ConfigurationError(SafeguardError):
@@ -28,11 +30,11 @@ class ConfigurationError(SafeguardError):
 
 
 class ForbiddenError(ConfigurationError):
-    """The broker does not let this user do what was asked; its access lists say who may."""
+    """The broker denies this user access; its access lists say who has it."""
 
 
 class RecordError(SafeguardError):
-    """A record cannot be handled, however often it is tried; `field` is the path of what is wrong with it."""
+    """A record can never be processed. `field` is the path of the field at fault."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
@@ -44,19 +46,19 @@ class BusError(SafeguardError):
 
 
 class FencedError(BusError):
-    """A newer owner of the partition has taken over; nothing more may be written for it here."""
+    """A newer owner has taken the partition over. This process must write nothing more for it."""
 
 
 class StalledError(SafeguardError):
-    """An assigned partition makes no progress although records wait."""
+    """An assigned partition makes no progress while records wait."""
 
 
 class DependencyError(SafeguardError):
-    """What a transform needs is gone; the record at hand is not at fault."""
+    """A dependency of a transform is gone. The record is not at fault."""
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One thing to mend in a file, said as a compiler says it. line counts from 1; code names the kind of problem."""
+    """One problem in a file, in a compiler's format. line counts from 1; code names the kind of problem."""
 
     origin: str
     line: int
@@ -69,9 +71,9 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class PolicyError(SafeguardError):
-    """A policy document is malformed; the message says where and what to change, a line for each problem."""
+    """A policy document is malformed. The message has one line per problem: where it is and what to change."""
 
     @classmethod
     def of(cls, problems: Sequence[Problem]) -> PolicyError:
-        """An error that says all of them."""
+        """One error for all problems."""
         return cls("\n".join(map(str, problems)))

@@ -18,12 +18,12 @@ from aiohttp import web
 from safeguard_streams.bench import in_force, processes
 from safeguard_streams.bench.common import Say, fresh, texts
 from safeguard_streams.bus import kafka
-from safeguard_streams.bus.memory import StoredRecord
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import now
 from safeguard_streams.demo.tally import percentile
 from safeguard_streams.errors import SafeguardError
 from safeguard_streams.infra import brokers
+from safeguard_streams.runtime.memory_broker import StoredRecord
 from safeguard_streams.runtime.settings import Settings
 
 OUTPUTS = (topics.CLEARED, topics.ESCALATIONS)

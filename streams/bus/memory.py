@@ -1,51 +1,13 @@
-"""A bus in memory: topics are lists, commits are atomic, a new writer fences the old one. For tests of logic."""
+"""The interface of the bus on a MemoryBroker: commits are atomic and a new writer fences the old one. For tests of logic."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-import msgspec
-
 from safeguard_streams.bus.interface import Committed, Listener, Output, Partition, Record
-from safeguard_streams.contract.records import Headers
 from safeguard_streams.errors import FencedError
-
-
-class StoredRecord(msgspec.Struct, frozen=True):
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers = ()
-
-
-class MemoryBroker:
-    """What outlives a process: the logs, the group's positions, who may write. All topics have `partitions` partitions."""
-
-    def __init__(self, partitions: int = 1) -> None:
-        self.partitions = partitions
-        self.logs: dict[Partition, list[StoredRecord]] = defaultdict(list)
-        self.positions: dict[Partition, Committed] = {}
-        self.epochs: dict[Partition, int] = defaultdict(int)
-        self.changed = asyncio.Event()
-
-    def append(
-        self, topic: str, value: bytes | None, key: bytes | None = None, partition: int = 0, headers: Headers = ()
-    ) -> StoredRecord:
-        log = self.logs[Partition(topic, partition)]
-        record = StoredRecord(topic, partition, len(log), int(time.time() * 1000), key, value, headers)
-        log.append(record)
-        self.changed.set()
-        return record
-
-    def read(self, topic: str) -> list[StoredRecord]:
-        """All records of a topic, partition by partition."""
-        return [r for (name, _), log in sorted(self.logs.items()) if name == topic for r in log]
+from safeguard_streams.runtime.memory_broker import ENGINE_GROUP, MemoryBroker, StoredRecord
 
 
 class MemoryBus:
@@ -53,7 +15,7 @@ class MemoryBus:
 
     def __init__(self, broker: MemoryBroker, topics: Sequence[str]) -> None:
         self.broker = broker
-        self.group = "memory"
+        self.group = ENGINE_GROUP
         self._owned = {Partition(t, p) for t in topics for p in range(broker.partitions)}
         self._next: dict[Partition, int] = {}
         self._paused: set[Partition] = set()
@@ -62,7 +24,7 @@ class MemoryBus:
     async def start(self, listener: Listener) -> None:
         self._listener = listener
         for partition in self._owned:
-            self._next[partition] = self.broker.positions.get(partition, Committed(0, "")).offset or 0
+            self._next[partition] = self.broker.positions.get(partition, (0, ""))[0] or 0
         listener.assigned(self._owned)
 
     async def poll(self, timeout: float, max_records: int) -> Mapping[Partition, Sequence[Record]]:
@@ -77,15 +39,15 @@ class MemoryBus:
         await asyncio.sleep(0)
         return polled
 
-    def _take(self, most: int) -> dict[Partition, list[StoredRecord]]:
+    def _take(self, max_records: int) -> dict[Partition, list[StoredRecord]]:
         polled: dict[Partition, list[StoredRecord]] = {}
         for partition in sorted(self._owned - self._paused):
             start = self._next[partition]
-            records = self.broker.logs[partition][start : start + most]
+            records = self.broker.logs[partition][start : start + max_records]
             if records:
                 polled[partition] = records
                 self._next[partition] = start + len(records)
-                most -= len(records)
+                max_records -= len(records)
         return polled
 
     def assignment(self) -> set[Partition]:
@@ -123,7 +85,7 @@ class MemoryWriter:
         self._epoch = epoch
 
     async def committed(self) -> Committed:
-        return self._broker.positions.get(self._partition, Committed(None, ""))
+        return Committed(*self._broker.positions.get(self._partition, (None, "")))
 
     async def commit(self, outputs: Sequence[Output], offset: int, metadata: str) -> None:
         await asyncio.sleep(0)

@@ -20,7 +20,7 @@ def publish(
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
-    """Publish content events to content.events, each line as it is: what is no event ends in the dead letters."""
+    """Publish content events to content.events. Lines are sent unchanged; the prefilter dead-letters invalid ones."""
     current = settings.load(bootstrap=bootstrap)
     lines = lines_of(file)
 

@@ -18,12 +18,12 @@ from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.operations import acls as access_lists
 from safeguard_streams.runtime import settings
 
-app = typer.Typer(no_args_is_help=True, help="Topics of the pipeline.")
+app = typer.Typer(no_args_is_help=True, help="Manage the pipeline's topics.")
 
 
 @app.command("create")
 def create(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
-    """Create the topics that are missing; those that exist are left as they are."""
+    """Create missing topics. Existing topics stay unchanged."""
     made = asyncio.run(kafka.create_topics(settings.load(bootstrap=bootstrap)))
     if as_json:
         print(orjson.dumps(made).decode())
@@ -34,7 +34,7 @@ def create(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
 
 @app.command("list")
 def show(as_json: Json = False) -> None:
-    """The catalogue: names, keys, records, retention."""
+    """List the catalogue: names, keys, records, retention."""
     current = settings.load()
     rows = [
         {
@@ -59,7 +59,7 @@ def show(as_json: Json = False) -> None:
 
 @app.command("asyncapi")
 def asyncapi() -> None:
-    """The topics and their records as an AsyncAPI 3 document, for code in other languages."""
+    """Print topics and records as an AsyncAPI 3 document, for code in other languages."""
     print(orjson.dumps(described.document(), option=orjson.OPT_INDENT_2).decode())
 
 
@@ -69,13 +69,18 @@ def acls(
         str | None, typer.Argument(metavar="[ROLE]", help=f"Only this role: {', '.join(access_lists.ROLES)}.")
     ] = None,
     principal: Annotated[
-        str | None, typer.Option(help="Who has the role, as in User:prefilter-1; by default User: and the role.")
+        str | None,
+        typer.Option(
+            help="Principal that gets the role, such as User:prefilter-1; default: User: and the role's name."
+        ),
     ] = None,
-    apply: Annotated[bool, typer.Option("--apply", help="Write them to the broker, as a user who may.")] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Write them to the broker; needs a user with that right.")
+    ] = False,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
-    """The access lists of each role, made from the catalogue: as commands of Kafka's own tool, as JSON, or written at once."""
+    """Print or apply the access lists of each role, as commands for Kafka's own tool or as JSON."""
     if role is not None and role not in access_lists.ROLES:
         raise ConfigurationError(f"no role {role!r}; there are: {', '.join(access_lists.ROLES)}")
     current = settings.load(bootstrap=bootstrap)
@@ -86,7 +91,7 @@ def acls(
     ]
     if apply:
         asyncio.run(access_lists.allow(current, found))
-        print(f"{len(found)} lines are written")
+        print(f"{len(found)} access lists written")
     elif as_json:
         print(orjson.dumps([msgspec.to_builtins(binding) for binding in found]).decode())
     else:

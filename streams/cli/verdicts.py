@@ -15,15 +15,17 @@ from safeguard_streams.errors import RecordError
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.process import Stop, run_until_first
 
-app = typer.Typer(no_args_is_help=True, help="Verdicts.")
+app = typer.Typer(no_args_is_help=True, help="Follow verdicts.")
 
 
 @app.command("tail")
 def tail(
     policy: Annotated[str | None, typer.Option(help="Only verdicts under this policy.")] = None,
     decision: Annotated[str | None, typer.Option(help="Only this decision: violates, safe or undetermined.")] = None,
-    from_beginning: Annotated[bool, typer.Option(help="Start with the oldest verdict, not with the next.")] = False,
-    cleared: Annotated[bool, typer.Option(help="Also what the prefilter cleared.")] = False,
+    from_beginning: Annotated[
+        bool, typer.Option(help="Start with the oldest verdict instead of the next one.")
+    ] = False,
+    cleared: Annotated[bool, typer.Option(help="Include verdicts of items that the prefilter cleared.")] = False,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
@@ -51,7 +53,7 @@ def tail(
 
 
 def line(verdict: Verdict) -> str:
-    """One line for people."""
+    """A verdict as one line of text."""
     score = "" if verdict.score is None else f"{verdict.score:.2f}"
     rules = ",".join(verdict.rule_ids)
     moment = verdict.decided_at.isoformat(timespec="milliseconds")

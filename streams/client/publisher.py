@@ -1,20 +1,121 @@
-"""Publishing content events."""
+"""Publish content events."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    TopicAuthorizationFailedError,
+)
 
-from safeguard_streams.contract.records import ContentEvent, schema_header
-from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import ContentEvent, decode, encode, schema_header
+from safeguard_streams.errors import BusError, ConfigurationError, ForbiddenError, RecordError
+from safeguard_streams.runtime.memory_broker import MemoryBroker, MemoryProducer
+
+_HEADERS = [schema_header(ContentEvent)]
+_FORBIDDEN = (ClusterAuthorizationFailedError, TopicAuthorizationFailedError)
+
+
+class Publisher:
+    """Publishes content events to content.events, keyed by content_id.
+
+        async with Publisher("127.0.0.1:9092") as publisher:
+            await publisher.publish(ContentEvent(content_id="c1", text="...", created_at=datetime.now(UTC)))
+
+    bootstrap: brokers as HOST:PORT,HOST:PORT, or a MemoryBroker in tests. prefix: the deployment's topic prefix.
+    options: further options of aiokafka's producer, such as security.
+    Raises BusError if Kafka does not acknowledge, and ForbiddenError if it refuses access.
+    """
+
+    def __init__(self, bootstrap: str | MemoryBroker, *, prefix: str = "", **options: Any) -> None:
+        self._topic = prefix + topics.EVENTS
+        self._producer = _producer(bootstrap, options)
+
+    async def __aenter__(self) -> Publisher:
+        try:
+            await self._producer.start()
+        except BaseException as error:
+            await self._producer.stop()
+            raise self._translated(error) from error
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._producer.stop()
+
+    async def publish(self, event: ContentEvent) -> None:
+        """Publish an event; returns when the brokers have it. Raises RecordError, naming the field, for an invalid event."""
+        await self.publish_many([event])
+
+    async def publish_many(self, events: Iterable[ContentEvent]) -> None:
+        """Publish events in order; returns when the brokers have them all. Checks all of them before it sends the first."""
+        records = [(_checked(event), event.content_id.encode()) for event in events]
+        try:
+            sent = [
+                await self._producer.send(self._topic, value=value, key=key, headers=_HEADERS) for value, key in records
+            ]
+            for acknowledged in sent:
+                await acknowledged
+        except KafkaError as error:
+            raise self._translated(error) from error
+
+    def _translated(self, error: BaseException) -> BaseException:
+        if isinstance(error, MessageSizeTooLargeError):
+            return RecordError("record", f"is larger than the topic takes ({topics.LARGEST_CONTENT:,} bytes)")
+        if isinstance(error, _FORBIDDEN):
+            return ForbiddenError(
+                f"the broker does not let this user write to {self._topic}; see: safeguard topics acls"
+            )
+        if isinstance(error, KafkaError):
+            return BusError(f"cannot publish to {self._topic}: {error!r}; publishing again is safe")
+        return error
+
+
+def _checked(event: ContentEvent) -> bytes:
+    """The event's JSON, if the pipeline can read it."""
+    try:
+        value = encode(event)
+    except UnicodeEncodeError:
+        name = next((name for name in event.__struct_fields__ if _unpaired(getattr(event, name))), "record")
+        raise RecordError(name, "holds half of a surrogate pair; send valid Unicode") from None
+    decode(value, ContentEvent)
+    return value
+
+
+def _unpaired(value: object) -> bool:
+    return isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value)
+
+
+class EventProducer(Protocol):
+    """What `Publisher` asks of a producer: aiokafka's, or the one of a MemoryBroker."""
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    async def send(
+        self, topic: str, *, value: bytes, key: bytes | None, headers: Iterable[tuple[str, bytes]]
+    ) -> Any: ...
+
+
+def _producer(bootstrap: str | MemoryBroker, options: Mapping[str, Any]) -> EventProducer:
+    if isinstance(bootstrap, MemoryBroker):
+        return MemoryProducer(bootstrap)
+    producer: EventProducer = AIOKafkaProducer(
+        bootstrap_servers=bootstrap,
+        **{"acks": "all", "enable_idempotence": True, "max_request_size": topics.LARGEST_RECORD, **options},
+    )
+    return producer
 
 
 def lines_of(file: str) -> list[bytes]:
-    """The non-empty lines of a file or, for '-', of standard input."""
+    """The non-empty lines of a file or, for '-', of standard input. Raises ConfigurationError if it cannot be read."""
     try:
         data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
@@ -23,7 +124,7 @@ def lines_of(file: str) -> list[bytes]:
 
 
 def key_of(line: bytes) -> bytes | None:
-    """The content_id of an event; None when there is none to read: such a line ends in the dead letters."""
+    """The content_id of an event's JSON as a record key; None if there is none, in which case the prefilter dead-letters it."""
     try:
         content_id = orjson.loads(line)["content_id"]
         return content_id.encode() if isinstance(content_id, str) else None
@@ -31,10 +132,9 @@ def key_of(line: bytes) -> bytes | None:
         return None
 
 
-async def send(producer: Any, topic: str, lines: Iterable[bytes]) -> int:
-    """Publish lines as they are; returns how many, when the broker has them all."""
-    header = [schema_header(ContentEvent)]
-    sent = [await producer.send(topic, value=line, key=key_of(line), headers=header) for line in lines]
-    for future in sent:
-        await future
+async def send(producer: EventProducer, topic: str, lines: Iterable[bytes]) -> int:
+    """Publish lines of JSON unchanged. Returns their number when the brokers have them all."""
+    sent = [await producer.send(topic, value=line, key=key_of(line), headers=_HEADERS) for line in lines]
+    for acknowledged in sent:
+        await acknowledged
     return len(sent)

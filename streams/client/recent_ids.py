@@ -1,4 +1,4 @@
-"""Ids that were seen, as many as are worth remembering."""
+"""A bounded set of ids, for deduplication."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections import OrderedDict
 
 
 class RecentIds:
-    """The last `most` ids."""
+    """The last `size` ids that were added."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, size: int) -> None:
         self._ids: OrderedDict[str, None] = OrderedDict()
-        self._most = most
+        self._size = size
 
     def add(self, name: str) -> bool:
-        """Whether it is new."""
+        """Add an id. Returns whether it is new."""
         if name in self._ids:
             self._ids.move_to_end(name)
             return False
         self._ids[name] = None
-        if len(self._ids) > self._most:
+        if len(self._ids) > self._size:
             self._ids.popitem(last=False)
         return True

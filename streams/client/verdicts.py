@@ -1,47 +1,57 @@
-"""Verdicts for those who act on them: an async iterator that needs neither Faust nor vLLM.
+"""Follow verdicts with an async iterator. It needs neither Faust nor vLLM.
 
     async with Verdicts("127.0.0.1:9092", "my-enforcement") as verdicts:
         async for followed in verdicts:
             apply(followed.verdict)
             await verdicts.commit()
 
-What it takes care of
-- Only what is committed is read. A verdict that was written twice, as brokers without transactions allow, comes once.
-- What is said of one content comes in the order in which it was said.
-- A verdict that another has taken the place of already, when both are read at once, does not come at all; and each says which
-  verdict, as far as this consumer was told, it takes the place of.
-- It goes on where the consumer left off: after the last `commit`, or from where the consumer's own transaction says (`positions`).
+`Verdicts` handles these cases:
 
-Whatever was handled and not committed before a crash, or before other consumers joined, comes again: let acting twice on one
-verdict_id be harmless, or store `partition` and `offset` in the transaction that acts, and give them back as `positions`.
+- It reads committed records only, and drops a verdict that a broker without transactions holds twice.
+- It yields the verdicts on one content item in the order in which the pipeline wrote them.
+- It skips a verdict that was superseded before it was read. Each verdict names the one that it replaces, if this consumer saw it.
+- It resumes after the last `commit`, or at the offsets that your own transaction stored (`positions`).
+
+After a crash or a rebalance, verdicts that were handled and not committed come again. Make acting twice on one verdict_id
+harmless, or store `partition` and `offset` in the transaction that acts and return them from `positions`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
 from aiokafka import ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import (
+    CommitFailedError,
+    GroupAuthorizationFailedError,
+    IllegalStateError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+)
 
 from safeguard_streams.client.recent_ids import RecentIds
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Verdict, decode
-from safeguard_streams.errors import BusError, RecordError
+from safeguard_streams.errors import BusError, ForbiddenError, RecordError
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
+from safeguard_streams.runtime.memory_broker import MemoryBroker, MemoryConsumer
 
 log = logging.getLogger(__name__)
 
 WINDOW = 10_000  # verdicts of a partition
 Positions = Callable[[int], Awaitable[int | None]]
+_FORBIDDEN = (GroupAuthorizationFailedError, TopicAuthorizationFailedError)
 
 
-class Followed(msgspec.Struct, frozen=True):
-    """A verdict that stands now. replaces: the verdict_id that stood on this content under this policy, None where none is
-    known. offset is the next to be read of `partition`, once this one is handled.
+class FollowedVerdict(msgspec.Struct, frozen=True):
+    """A verdict that stands now.
+
+    replaces: verdict_id of the verdict that stood on this item under this policy; None if this consumer knows of none.
+    offset: the next offset to read of `partition`, once this verdict is handled.
     """
 
     verdict: Verdict
@@ -51,7 +61,10 @@ class Followed(msgspec.Struct, frozen=True):
 
 
 class Resolver:
-    """What of a partition's verdicts is news, and what each takes the place of. It remembers the last `window` of them."""
+    """Finds the verdicts of one partition that are new, and the verdict that each replaces.
+
+    It remembers the last `window` verdicts. For Kafka Streams, Flink or any consumer of your own.
+    """
 
     def __init__(self, window: int = WINDOW) -> None:
         self._seen = RecentIds(window)
@@ -59,25 +72,51 @@ class Resolver:
         self._window = window
 
     def resolve(self, verdicts: Sequence[Verdict]) -> list[tuple[int, str | None]]:
-        """Of verdicts in their order, the numbers of those that stand, and what each replaces."""
+        """Take verdicts in topic order. Returns, for each that stands, its index and the verdict_id that it replaces."""
         superseded = {verdict.supersedes for verdict in verdicts if verdict.supersedes}
-        found = []
-        for number, verdict in enumerate(verdicts):
+        standing = []
+        for index, verdict in enumerate(verdicts):
             if self._seen.add(verdict.verdict_id) and verdict.verdict_id not in superseded:
-                found.append((number, self._put(verdict)))
-        return found
+                standing.append((index, self._replace(verdict)))
+        return standing
 
-    def _put(self, verdict: Verdict) -> str | None:
-        name = (verdict.content_id, verdict.policy_id)
-        before = self._standing.pop(name, verdict.supersedes)
-        self._standing[name] = verdict.verdict_id
+    def _replace(self, verdict: Verdict) -> str | None:
+        key = (verdict.content_id, verdict.policy_id)
+        previous = self._standing.pop(key, verdict.supersedes)
+        self._standing[key] = verdict.verdict_id
         if len(self._standing) > self._window:
             self._standing.popitem(last=False)
-        return before
+        return previous
+
+
+class VerdictConsumer(Protocol):
+    """What `Verdicts` asks of a consumer: aiokafka's, or the one of a MemoryBroker."""
+
+    def subscribe(self, topics: Sequence[str], *, listener: ConsumerRebalanceListener) -> None: ...
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    async def getmany(self, *, timeout_ms: int) -> Mapping[TopicPartition, Sequence[Any]]: ...
+    async def committed(self, partition: TopicPartition) -> int | None: ...
+    async def commit(self, offsets: Mapping[TopicPartition, int]) -> None: ...
+    def seek(self, partition: TopicPartition, offset: int) -> None: ...
+
+
+def _consumer(bootstrap: str | MemoryBroker, group: str, options: dict[str, Any]) -> VerdictConsumer:
+    if isinstance(bootstrap, MemoryBroker):
+        return MemoryConsumer(bootstrap, group)
+    consumer: VerdictConsumer = StrictConsumer(
+        bootstrap_servers=bootstrap,
+        group_id=group,
+        isolation_level="read_committed",
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        **options,
+    )
+    return consumer
 
 
 class _Partition:
-    """What is known of a partition that is owned: below `quiet`, verdicts are only remembered."""
+    """An owned partition. Verdicts below offset `quiet` are remembered and not yielded."""
 
     def __init__(self, quiet: int, window: int) -> None:
         self.quiet = quiet
@@ -85,41 +124,39 @@ class _Partition:
 
 
 class Verdicts(ConsumerRebalanceListener):
-    """Verdicts of all policies, of the partitions that this member of the group owns.
+    """The verdicts of all policies, from the partitions that this member of the group owns.
 
-    positions, by the number of a partition: the offset to go on from, None where the group's own is to be taken. client:
-    options of aiokafka's consumer, for security. Raises BusError where Kafka cannot be reached.
+    bootstrap: brokers as HOST:PORT,HOST:PORT, or a MemoryBroker in tests. prefix: the deployment's topic prefix.
+    positions: an async function from a partition number to the offset to resume at; None means the group's own offset.
+    window: how many verdicts of each partition to remember. options: further options of aiokafka's consumer, such as security.
+    Raises BusError if Kafka cannot be reached, and ForbiddenError if it refuses access.
     """
 
     def __init__(
         self,
-        bootstrap: str,
+        bootstrap: str | MemoryBroker,
         group: str,
         *,
         prefix: str = "",
         positions: Positions | None = None,
         window: int = WINDOW,
-        **client: Any,
+        **options: Any,
     ) -> None:
         self._topic = prefix + topics.VERDICTS
         self._stored = positions
         self._window = window
         self._partitions: dict[TopicPartition, _Partition] = {}
-        self._waiting: deque[Followed] = deque()
+        self._waiting: deque[FollowedVerdict] = deque()
         self._handled: dict[TopicPartition, int] = {}
-        self._consumer = StrictConsumer(
-            bootstrap_servers=bootstrap,
-            group_id=group,
-            isolation_level="read_committed",
-            auto_offset_reset="earliest",
-            enable_auto_commit=False,
-            **client,
-        )
+        self._consumer = _consumer(bootstrap, group, options)
 
     async def __aenter__(self) -> Verdicts:
         self._consumer.subscribe([self._topic], listener=self)
         try:
             await self._consumer.start()
+        except _FORBIDDEN as error:
+            await self._consumer.stop()
+            raise ForbiddenError(f"the broker does not let this user read {self._topic}: {error!r}") from error
         except KafkaError as error:
             await self._consumer.stop()
             raise BusError(f"cannot follow {self._topic}: {error!r}") from error
@@ -131,7 +168,7 @@ class Verdicts(ConsumerRebalanceListener):
     def __aiter__(self) -> Verdicts:
         return self
 
-    async def __anext__(self) -> Followed:
+    async def __anext__(self) -> FollowedVerdict:
         while not self._waiting:
             for tp, records in (await self._consumer.getmany(timeout_ms=1000)).items():
                 self._take(tp, records)
@@ -141,22 +178,22 @@ class Verdicts(ConsumerRebalanceListener):
 
     @property
     def positions(self) -> dict[TopicPartition, int]:
-        """The next offset of each partition, when all that has come so far is handled: for a transaction of one's own."""
+        """The offsets to commit once every yielded verdict is handled, for a transaction of your own."""
         return dict(self._handled)
 
     async def commit(self) -> None:
-        """Say that all that has come so far, the last one too, is handled. What others own by now is theirs to say."""
+        """Commit every verdict that was yielded so far, the last one included. Skips partitions that were lost."""
         try:
             if self._handled:
                 await self._consumer.commit(self._handled)
         except (CommitFailedError, IllegalStateError):
-            log.info("%s: partitions have gone to others; what was not committed comes to them", self._topic)
+            log.info("commit skipped, partitions were lost: topic=%s", self._topic)
         except KafkaError as error:
             raise BusError(f"{self._topic}: {error!r}") from error
 
     def _take(self, tp: TopicPartition, records: Sequence[Any]) -> None:
         known = self._partitions.get(tp)
-        if known is None:  # it was given up while these were on their way
+        if known is None:  # revoked while these records were on their way
             return
         verdicts, offsets = [], []
         for record in records:
@@ -164,15 +201,17 @@ class Verdicts(ConsumerRebalanceListener):
                 verdicts.append(decode(record.value, Verdict))
                 offsets.append(record.offset)
             except RecordError as error:
-                log.warning("%s, offset %d: no verdict, left out: %s", tp, record.offset, error)
+                log.warning(
+                    "skipped a record that is no verdict: partition=%s offset=%d error=%s", tp, record.offset, error
+                )
         split = sum(offset < known.quiet for offset in offsets)
         known.resolver.resolve(verdicts[:split])
         for number, replaces in known.resolver.resolve(verdicts[split:]):
             offset = offsets[split + number] + 1
-            self._waiting.append(Followed(verdicts[split + number], replaces, tp.partition, offset))
+            self._waiting.append(FollowedVerdict(verdicts[split + number], replaces, tp.partition, offset))
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        """Begin each at its position, a window earlier: what lies between is remembered, and does not come."""
+        """Seek each partition to a window before its offset; verdicts in between are remembered and not yielded."""
         for tp in assigned:
             start = await self._stored(tp.partition) if self._stored else None
             if start is None:
@@ -182,7 +221,7 @@ class Verdicts(ConsumerRebalanceListener):
                 self._consumer.seek(tp, max(0, start - self._window))
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        """Forget what has not come yet: it comes to the next owner."""
+        """Drop verdicts that were not yielded yet: the next owner reads them."""
         given_up = set(revoked)
         numbers = {tp.partition for tp in given_up}
         self._waiting = deque(one for one in self._waiting if one.partition not in numbers)

@@ -1,4 +1,4 @@
-"""The topics as an AsyncAPI 3 document, made from the catalogue: for code in other languages, and for those who read.
+"""The topics as an AsyncAPI 3 document, generated from the catalogue, for code in other languages.
 
 streams/contract/asyncapi.json is this document; a test says when it is stale, and `safeguard topics asyncapi > streams/asyncapi.json`
 renews it.
@@ -43,8 +43,8 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "safeguard-streams",
             "version": version("safeguard-streams"),
-            "description": "Content events in, verdicts out. Read with isolation level read_committed, drop what was seen by "
-            "verdict_id, ignore fields that you do not know. Topics may have a prefix, for several tenants on a cluster.",
+            "description": "Content events in, verdicts out. Read with isolation level read_committed, deduplicate on "
+            "verdict_id and ignore unknown fields. Topics may have a prefix, so that tenants can share a cluster.",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",
@@ -67,8 +67,12 @@ def _message(record: type[msgspec.Struct], schema: dict[str, Any]) -> dict[str, 
         "headers": {
             "type": "object",
             "properties": {
-                "schema": {"type": "string", "const": f"{record.__name__}/1", "description": "kind and version"},
-                "traceparent": {"type": "string", "description": "W3C trace context, where the producer gave one"},
+                "schema": {
+                    "type": "string",
+                    "const": f"{record.__name__}/1",
+                    "description": "the record's kind and schema version",
+                },
+                "traceparent": {"type": "string", "description": "W3C trace context, if the producer sent one"},
             },
         },
         "payload": schema,

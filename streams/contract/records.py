@@ -1,7 +1,7 @@
-"""Records of all topics, and their JSON.
+"""The records of all topics, and their JSON.
 
-Unknown fields are ignored. A missing or mistyped field raises RecordError that names it.
-Text is never put into an error message.
+Unknown fields are ignored. A missing or mistyped field raises a RecordError that names it.
+Error messages never contain text of the record.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import orjson
+from msgspec import Meta
 
 from safeguard_streams.errors import RecordError
 from safeguard_streams.policies.vocabulary import Effort
@@ -24,171 +25,194 @@ Stage = Literal["prefilter", "reasoner"]
 Lane = Literal["live", "audit", "shadow", "replay"]
 Change = Literal["release", "rollback", "retire", "shadow", "end-shadow"]
 ReplayState = Literal["running", "paused", "cancelled", "escalated"]
-Enforced = Literal["allow", "review", "label", "limit", "remove"]  # the later, the more severe
+Enforced = Literal["allow", "review", "label", "limit", "remove"]  # in order of severity
 ActionState = Literal["applied", "held", "overridden"]
 Stratum = Literal["near", "far"]
 Confidence = Literal["low", "medium", "high"]
-Id = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+Id = Annotated[str, Meta(min_length=1, max_length=512)]
 Headers = Sequence[tuple[str, bytes]]
 
-# Places of a policy on moderation.policies beside its version in force, written after its id.
+# Suffixes of a policy's keys on moderation.policies, beside the key of its version in force.
 SHADOW = ".shadow"
-REPLAYED = ".replay."  # and the version
-EVERY_POLICY = "*"  # policy_id of a verdict that clears content under all policies that apply to it
+REPLAYED = ".replay."  # followed by the version
+EVERY_POLICY = "*"  # policy_id of a verdict that clears an item under all policies that apply to it
 
 
 class Message(msgspec.Struct, frozen=True):
-    """An earlier message of the conversation that content belongs to."""
+    """An earlier message of the conversation that an item belongs to."""
 
-    role: str
-    text: str
+    role: Annotated[str, Meta(description="who wrote the message, such as user or assistant")]
+    text: Annotated[str, Meta(description="the message in full")]
 
 
 class ContentEvent(msgspec.Struct, frozen=True, omit_defaults=True):
-    """content.events: one piece of content. created_at is RFC 3339; without an offset it is taken as UTC.
+    """content.events: one content item, as its producer sends it."""
 
-    policies limits which policies apply; empty means all that are released and concern this surface and language.
-    """
-
-    content_id: Id
-    text: str
-    created_at: datetime
-    author_id: str | None = None
-    surface: str | None = None
-    language: str | None = None
-    context: tuple[Message, ...] = ()
-    policies: tuple[str, ...] = ()
-    attributes: dict[str, Any] = {}
+    content_id: Annotated[Id, Meta(description="the producer's id of the item; also the record's key")]
+    text: Annotated[str, Meta(description="the text to moderate, in full")]
+    created_at: Annotated[
+        datetime, Meta(description="when the item was created, RFC 3339; a time without an offset is taken as UTC")
+    ]
+    author_id: Annotated[str | None, Meta(description="the producer's id of the author")] = None
+    surface: Annotated[str | None, Meta(description="where the item appears, such as comment or profile")] = None
+    language: Annotated[str | None, Meta(description="language of the text, as a BCP 47 tag")] = None
+    context: Annotated[tuple[Message, ...], Meta(description="earlier messages of the conversation, oldest first")] = ()
+    policies: Annotated[
+        tuple[str, ...],
+        Meta(description="ids of the only policies to apply; empty for all released policies that cover the item"),
+    ] = ()
+    attributes: Annotated[dict[str, Any], Meta(description="further data of the producer, which no stage reads")] = {}
 
 
 class PrefilterResult(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why the prefilter decided as it did: the gate (label, terms, everything, sample, audit), its score and threshold.
+    """Why the prefilter escalated or cleared an item."""
 
-    label is the harm, or for terms what was found. score and threshold are 0 to 1. rate, 0 to 1, is how much of such
-    content a sample or an audit draws: each stands for 1/rate others. stratum is how near an audit's content came.
-    live, of a shadow's: whether the policy's version in force judges the content too; its gate is "live" where only the
-    gates of that version wanted it judged.
-    """
-
-    gate: str
-    label: str | None = None
-    score: float | None = None
-    threshold: float | None = None
-    rate: float | None = None
-    stratum: Stratum | None = None
-    live: bool | None = None
+    gate: Annotated[
+        str,
+        Meta(
+            description="the gate that decided: label, terms, everything, sample or audit; live if only the version in force escalates"
+        ),
+    ]
+    label: Annotated[
+        str | None, Meta(description="the harm that scored highest, or the term or pattern that matched")
+    ] = None
+    score: Annotated[float | None, Meta(description="harm probability from the gate's classifier, 0 to 1")] = None
+    threshold: Annotated[float | None, Meta(description="score from which the gate escalates, 0 to 1")] = None
+    rate: Annotated[
+        float | None,
+        Meta(
+            description="share of such items that a sample or an audit draws, 0 to 1; the item stands for 1/rate others"
+        ),
+    ] = None
+    stratum: Annotated[Stratum | None, Meta(description="how close an audited item came to the threshold")] = None
+    live: Annotated[
+        bool | None, Meta(description="for a shadow: whether the version in force escalates the item too")
+    ] = None
 
 
 class Escalation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """content.escalations and its lanes: content to be judged under one policy, of this revision or a newer one."""
+    """content.escalations and its lanes: an item to judge under one policy, at this revision or a newer one."""
 
-    event: ContentEvent
-    policy_id: str
-    policy_version: str
-    policy_revision: int
-    prefilter: PrefilterResult
-    lane: Lane
-    escalated_at: datetime
-    latency: dict[str, float] = {}
-    replay_id: str | None = None
+    event: Annotated[ContentEvent, Meta(description="the item as its producer sent it")]
+    policy_id: Annotated[str, Meta(description="the policy to judge under")]
+    policy_version: Annotated[str, Meta(description="the policy's version when the item was escalated")]
+    policy_revision: Annotated[int, Meta(description="the release number of that version, counted from 1")]
+    prefilter: Annotated[PrefilterResult, Meta(description="why the item was escalated")]
+    lane: Annotated[Lane, Meta(description="the traffic class, which sets priority and output topic")]
+    escalated_at: Annotated[datetime, Meta(description="when the prefilter or a replay escalated the item")]
+    latency: Annotated[dict[str, float], Meta(description="milliseconds spent per stage so far")] = {}
+    replay_id: Annotated[str | None, Meta(description="the replay that escalated the item")] = None
 
 
 class Tokens(msgspec.Struct, frozen=True):
-    """Tokens spent on a verdict, all attempts together; cached ones are part of the prompt."""
+    """Tokens spent on a verdict, all attempts together."""
 
-    prompt: int = 0
-    cached: int = 0
-    completion: int = 0
+    prompt: Annotated[int, Meta(description="prompt tokens, cached ones included")] = 0
+    cached: Annotated[int, Meta(description="prompt tokens that the prefix cache answered")] = 0
+    completion: Annotated[int, Meta(description="tokens that the model generated")] = 0
 
 
 class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
-    """moderation.cleared, moderation.verdicts, moderation.replays: a decision on content under a policy.
+    """moderation.cleared, moderation.verdicts, moderation.replays: a decision on an item under a policy.
 
-    A cleared verdict has stage prefilter and policy_id "*": every policy that applies to the content let it pass,
-    and policy_version names the set of policies in force. score is 0 to 1, latency in ms per stage. score_map names the
-    map of the policy that was applied to the score; bundle the text that several policies were judged by in one call;
-    surface, of a reasoner's verdict, where the content stands. supersedes is the verdict in whose place it stands.
+    A cleared verdict has stage prefilter and policy_id "*": no policy that applies to the item escalated it.
     """
 
-    verdict_id: str
-    content_id: str
-    content_sha256: str
-    policy_id: str
-    policy_version: str
-    decision: Decision
-    stage: Stage
-    lane: Lane
-    model: str
-    decided_at: datetime
-    rule_ids: tuple[str, ...] = ()
-    score: float | None = None
-    score_map: str | None = None
-    confidence: Confidence | None = None
-    reason: str | None = None
-    reasoning_effort: Effort | None = None
-    prefilter: PrefilterResult | None = None
-    truncated: bool = False
-    cached: bool = False
-    tokens: Tokens | None = None
-    latency: dict[str, float] = {}
-    replay_id: str | None = None
-    supersedes: str | None = None
-    bundle: str | None = None
-    surface: str | None = None
+    verdict_id: Annotated[
+        str, Meta(description="deterministic id: equal input gives an equal id, and consumers deduplicate on it")
+    ]
+    content_id: Annotated[str, Meta(description="the item that was judged")]
+    content_sha256: Annotated[str, Meta(description="SHA-256 of the text in UTF-8, as hex")]
+    policy_id: Annotated[str, Meta(description="the policy that was applied; * for a cleared verdict")]
+    policy_version: Annotated[
+        str,
+        Meta(description="the policy's version; for a cleared verdict, the version of the set of policies in force"),
+    ]
+    decision: Annotated[Decision, Meta(description="violates, safe, or undetermined if the item could not be judged")]
+    stage: Annotated[Stage, Meta(description="the stage that decided")]
+    lane: Annotated[Lane, Meta(description="the traffic class of the item")]
+    model: Annotated[str, Meta(description="name of the classifier or the reasoning model")]
+    decided_at: Annotated[datetime, Meta(description="when the verdict was made")]
+    rule_ids: Annotated[tuple[str, ...], Meta(description="the policy's rules that the model cited")] = ()
+    score: Annotated[float | None, Meta(description="probability that the item violates the policy, 0 to 1")] = None
+    score_map: Annotated[
+        str | None, Meta(description="name of the policy's calibration map, if one was applied to the score")
+    ] = None
+    confidence: Annotated[Confidence | None, Meta(description="the model's own statement of its confidence")] = None
+    reason: Annotated[str | None, Meta(description="one short reason that may be shown to the author")] = None
+    reasoning_effort: Annotated[Effort | None, Meta(description="reasoning effort that the model was asked for")] = None
+    prefilter: Annotated[
+        PrefilterResult | None, Meta(description="why the prefilter escalated or cleared the item")
+    ] = None
+    truncated: Annotated[bool, Meta(description="whether only samples of a very long text were judged")] = False
+    cached: Annotated[bool, Meta(description="whether the judgement of equal content was reused")] = False
+    tokens: Annotated[Tokens | None, Meta(description="tokens spent on the judgement")] = None
+    latency: Annotated[dict[str, float], Meta(description="milliseconds spent per stage")] = {}
+    replay_id: Annotated[str | None, Meta(description="the replay that this verdict belongs to")] = None
+    supersedes: Annotated[str | None, Meta(description="verdict_id of the verdict that this one replaces")] = None
+    bundle: Annotated[str | None, Meta(description="id of the bundle of policies that were judged in one call")] = None
+    surface: Annotated[str | None, Meta(description="where the item appears; only on the reasoner's verdicts")] = None
 
 
 class Rationale(msgspec.Struct, frozen=True, omit_defaults=True):
-    """moderation.rationales: what the model wrote, for auditors only. attempts has one entry for each output."""
+    """moderation.rationales: what the model wrote, for auditors only."""
 
-    verdict_id: str
-    content_id: str
-    policy_id: str
-    policy_version: str
-    model: str
-    attempts: tuple[Attempt, ...]
-    created_at: datetime
+    verdict_id: Annotated[str, Meta(description="the verdict that the rationale explains; also the record's key")]
+    content_id: Annotated[str, Meta(description="the item that was judged")]
+    policy_id: Annotated[str, Meta(description="the policy that was applied")]
+    policy_version: Annotated[str, Meta(description="the version of that policy")]
+    model: Annotated[str, Meta(description="name of the reasoning model")]
+    attempts: Annotated[tuple[Attempt, ...], Meta(description="every output of the model, in order")]
+    created_at: Annotated[datetime, Meta(description="when the rationale was written")]
 
 
 class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One output of the model: its analysis, its final message, and why it was not accepted, if it was not."""
+    """One output of the model."""
 
-    analysis: str
-    final: str
-    refused: str | None = None
+    analysis: Annotated[str, Meta(description="the model's reasoning, never to be shown to authors")]
+    final: Annotated[str, Meta(description="the final message as the model wrote it")]
+    refused: Annotated[str | None, Meta(description="why the output was rejected; absent if it was accepted")] = None
 
 
 class Action(msgspec.Struct, frozen=True, omit_defaults=True):
-    """moderation.actions: what enforcement did about a content and for which verdict, or what a person decided about it.
+    """moderation.actions: what enforcement did about an item and for which verdict, or what a moderator decided.
 
-    action is what the verdict leads to under its policy, previous what that was before, effective what stands on the content
-    over all its policies. state: held above a cap, and not done until a person releases it; overridden where a person's
-    decision stands. rule is the rule of enforcement that chose; reverses the action in whose place it stands; releases the
-    held action that a person let through; alert marks the first that is held. dry_run: nobody was told of it. reason is the
-    verdict's, for whoever the content is of.
-
-    A person's decision has by (who) and why, concerns the content under all policies, and overrides all verdicts on it.
+    A moderator's decision has no policy_id. It covers the item under all policies and overrides all verdicts on it.
     """
 
-    action_id: Id
-    content_id: Id
-    action: Enforced
-    acted_at: datetime
-    by: str | None = None
-    why: str = ""
-    state: ActionState = "applied"
-    effective: Enforced | None = None
-    previous: Enforced = "allow"
-    verdict_id: str | None = None
-    policy_id: str | None = None
-    policy_version: str | None = None
-    decision: Decision | None = None
-    rule_ids: tuple[str, ...] = ()
-    reason: str | None = None
-    rule: str | None = None
-    reverses: str | None = None
-    releases: str | None = None
-    alert: bool = False
-    dry_run: bool = False
+    action_id: Annotated[Id, Meta(description="deterministic id of the action; receivers deduplicate on it")]
+    content_id: Annotated[Id, Meta(description="the item that the action is about")]
+    action: Annotated[
+        Enforced, Meta(description="what the verdict leads to under its policy, or what the moderator decided")
+    ]
+    acted_at: Annotated[datetime, Meta(description="when the action was written")]
+    by: Annotated[str | None, Meta(description="the moderator who decided or released the action")] = None
+    why: Annotated[str, Meta(description="the moderator's stated reason")] = ""
+    state: Annotated[
+        ActionState,
+        Meta(
+            description="applied, held above a cap until a moderator releases it, or overridden by a moderator's decision"
+        ),
+    ] = "applied"
+    effective: Annotated[
+        Enforced | None, Meta(description="what stands on the item over all its policies after this action")
+    ] = None
+    previous: Annotated[Enforced, Meta(description="what stood under this policy before")] = "allow"
+    verdict_id: Annotated[str | None, Meta(description="the verdict that the action follows")] = None
+    policy_id: Annotated[
+        str | None, Meta(description="the policy of that verdict; absent for a moderator's decision")
+    ] = None
+    policy_version: Annotated[str | None, Meta(description="the version of that policy")] = None
+    decision: Annotated[Decision | None, Meta(description="the decision of that verdict")] = None
+    rule_ids: Annotated[tuple[str, ...], Meta(description="the policy's rules that the verdict cites")] = ()
+    reason: Annotated[str | None, Meta(description="the verdict's reason, which may be shown to the author")] = None
+    rule: Annotated[str | None, Meta(description="name of the enforcement rule that chose the action")] = None
+    reverses: Annotated[str | None, Meta(description="action_id of the action that this one replaces")] = None
+    releases: Annotated[str | None, Meta(description="action_id of the held action that a moderator released")] = None
+    alert: Annotated[
+        bool, Meta(description="whether this is the first action held above a cap, which alerts the receiver")
+    ] = False
+    dry_run: Annotated[bool, Meta(description="whether the agent ran dry, so that nothing was delivered")] = False
 
     @property
     def human(self) -> bool:
@@ -202,21 +226,23 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PolicyRelease(msgspec.Struct, frozen=True, omit_defaults=True):
-    """moderation.policies: the whole document, and the distilled label that its gate names; revision counts the releases
-    of this policy from 1. shadow: the share of content, 0 to 1, that is judged under it beside the version in force, for
-    comparison only; None for the version in force. replay: a version that replays judge by, whatever is in force.
-    """
+    """moderation.policies: a whole policy document in force, in shadow, or kept for a replay."""
 
-    policy_id: str
-    version: str
-    revision: int
-    document: str
-    released_at: datetime
-    released_by: str
-    why: str = ""
-    distilled: str | None = None
-    shadow: float | None = None
-    replay: bool = False
+    policy_id: Annotated[str, Meta(description="the policy's id")]
+    version: Annotated[str, Meta(description="short SHA-256 of what the model sees")]
+    revision: Annotated[int, Meta(description="number of the release, counted from 1 for each policy")]
+    document: Annotated[str, Meta(description="the whole policy document, front matter included")]
+    released_at: Annotated[datetime, Meta(description="when the operator released it")]
+    released_by: Annotated[str, Meta(description="the operator who released it")]
+    why: Annotated[str, Meta(description="the operator's stated reason")] = ""
+    distilled: Annotated[str | None, Meta(description="the distilled classifier that the gate names, as JSON")] = None
+    shadow: Annotated[
+        float | None,
+        Meta(
+            description="share of content judged under it for comparison only, 0 to 1; absent for the version in force"
+        ),
+    ] = None
+    replay: Annotated[bool, Meta(description="whether the version is kept for replays, whatever is in force")] = False
 
     @property
     def key(self) -> bytes:
@@ -233,53 +259,55 @@ def policy_key(policy_id: str, place: str = "") -> bytes:
 
 
 class PolicyChange(msgspec.Struct, frozen=True, omit_defaults=True):
-    """moderation.policies.history: what was done to a policy, by whom and why. release is what came into force, or into
-    the shadow; None where something ended.
-    """
+    """moderation.policies.history: one change to the policies in force."""
 
-    action: Change
-    policy_id: str
-    changed_at: datetime
-    changed_by: str
-    why: str = ""
-    release: PolicyRelease | None = None
+    action: Annotated[Change, Meta(description="what the operator did")]
+    policy_id: Annotated[str, Meta(description="the policy that changed")]
+    changed_at: Annotated[datetime, Meta(description="when it changed")]
+    changed_by: Annotated[str, Meta(description="the operator who changed it")]
+    why: Annotated[str, Meta(description="the operator's stated reason")] = ""
+    release: Annotated[
+        PolicyRelease | None,
+        Meta(description="the release that came into force or into the shadow; absent if something ended"),
+    ] = None
 
 
 class Replayed(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A policy of a replay: the version to judge by, and the one that it is compared with, if there is one. Documents are
-    whole.
-    """
+    """One policy of a replay: the version to judge by, and the version to compare it with."""
 
-    policy_id: str
-    version: str
-    document: str
-    distilled: str | None = None
-    before_version: str | None = None
-    before_document: str | None = None
-    before_distilled: str | None = None
+    policy_id: Annotated[str, Meta(description="the policy's id")]
+    version: Annotated[str, Meta(description="the version to judge by")]
+    document: Annotated[str, Meta(description="that version's whole document")]
+    distilled: Annotated[str | None, Meta(description="that version's distilled classifier, as JSON")] = None
+    before_version: Annotated[
+        str | None, Meta(description="the version to compare with; absent if the policy was never in force")
+    ] = None
+    before_document: Annotated[str | None, Meta(description="the whole document of the version to compare with")] = None
+    before_distilled: Annotated[
+        str | None, Meta(description="the distilled classifier of the version to compare with, as JSON")
+    ] = None
 
 
 class Replay(msgspec.Struct, frozen=True, omit_defaults=True):
-    """moderation.replays.jobs: content of the past, judged again. Everything that a runner needs is in it.
+    """moderation.replays.jobs: past content to judge again. The record holds everything that a runner needs."""
 
-    starts and ends are offsets of content.events by partition, the end excluded; both are fixed when it is made. sample
-    and noise are shares, 0 to 1: of the content, and of what is judged that the version before judges again. surfaces,
-    languages and decisions choose content; empty means all. decisions are those of the versions before.
-    """
-
-    replay_id: str
-    policies: tuple[Replayed, ...]
-    starts: dict[str, int]
-    ends: dict[str, int]
-    state: ReplayState
-    created_at: datetime
-    created_by: str
-    why: str = ""
-    sample: float = 1.0
-    noise: float = 0.1
-    surfaces: tuple[str, ...] = ()
-    languages: tuple[str, ...] = ()
-    decisions: tuple[Decision, ...] = ()
+    replay_id: Annotated[str, Meta(description="the replay's id; also the record's key")]
+    policies: Annotated[tuple[Replayed, ...], Meta(description="the policies to judge under")]
+    starts: Annotated[dict[str, int], Meta(description="first offset of content.events to read, by partition number")]
+    ends: Annotated[dict[str, int], Meta(description="offset of content.events to stop before, by partition number")]
+    state: Annotated[ReplayState, Meta(description="what the replay is doing")]
+    created_at: Annotated[datetime, Meta(description="when the operator started it")]
+    created_by: Annotated[str, Meta(description="the operator who started it")]
+    why: Annotated[str, Meta(description="the operator's stated reason")] = ""
+    sample: Annotated[float, Meta(description="share of the items to replay, 0 to 1")] = 1.0
+    noise: Annotated[
+        float, Meta(description="share of the replayed items that the version before judges again, 0 to 1")
+    ] = 0.1
+    surfaces: Annotated[tuple[str, ...], Meta(description="surfaces to replay; empty for all")] = ()
+    languages: Annotated[tuple[str, ...], Meta(description="languages to replay; empty for all")] = ()
+    decisions: Annotated[
+        tuple[Decision, ...], Meta(description="decisions of the version before to replay; empty for all")
+    ] = ()
 
     @property
     def total(self) -> int:
@@ -288,27 +316,29 @@ class Replay(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Where a record came from; timestamp in ms since 1970."""
+    """Where a record came from."""
 
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
+    topic: Annotated[str, Meta(description="the record's topic, deployment prefix included")]
+    partition: Annotated[int, Meta(description="the record's partition number")]
+    offset: Annotated[int, Meta(description="the record's offset in the partition")]
+    timestamp: Annotated[int, Meta(description="the record's timestamp, in milliseconds since 1970")]
 
 
 class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
-    """moderation.dead-letters: the original bytes in base64, where they came from, why, and how often they were tried."""
+    """moderation.dead-letters: a record that a stage could not process, whole."""
 
-    origin: Origin
-    stage: str
-    error: str
-    reason: str
-    attempts: int
-    failed_at: datetime
-    field: str | None = None
-    key: str | None = None
-    value: str | None = None
-    headers: tuple[tuple[str, str], ...] = ()
+    origin: Annotated[Origin, Meta(description="where the record came from")]
+    stage: Annotated[str, Meta(description="the stage that failed")]
+    error: Annotated[str, Meta(description="class name of the error")]
+    reason: Annotated[str, Meta(description="what is wrong and what to do about it")]
+    attempts: Annotated[int, Meta(description="how often the stage tried")]
+    failed_at: Annotated[datetime, Meta(description="when the stage gave up")]
+    field: Annotated[str | None, Meta(description="path of the field at fault")] = None
+    key: Annotated[str | None, Meta(description="the record's key, in base64")] = None
+    value: Annotated[str | None, Meta(description="the record's value, in base64")] = None
+    headers: Annotated[
+        tuple[tuple[str, str], ...], Meta(description="the record's headers: names, and values in base64")
+    ] = ()
 
     def original(self) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]:
         """Key, value and headers as they were."""

@@ -10,10 +10,11 @@ from safeguard_streams.bus import kafka as kafka_bus
 from safeguard_streams.bus.engine import Engine, Limits
 from safeguard_streams.bus.interface import Committed, Output, Partition
 from safeguard_streams.bus.kafka import KafkaBus
-from safeguard_streams.bus.memory import MemoryBroker, MemoryBus
+from safeguard_streams.bus.memory import MemoryBus
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import FencedError
+from safeguard_streams.runtime.memory_broker import MemoryBroker
 from safeguard_streams.runtime.security import client_options
 from tests.conftest import own_topics
 

@@ -10,9 +10,9 @@ import pytest
 
 from safeguard_streams.bus import kafka as kafka_bus
 from safeguard_streams.bus.dead_letters import TRIES_HEADER, dead_letter
-from safeguard_streams.bus.memory import StoredRecord
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import RecordError
+from safeguard_streams.runtime.memory_broker import StoredRecord
 
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
 

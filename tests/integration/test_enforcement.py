@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 
 from safeguard_streams.bus import kafka as kafka_bus
 from safeguard_streams.bus.dead_letters import TRIES_HEADER
-from safeguard_streams.bus.memory import StoredRecord
 from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, ContentEvent, DeadLetter, Verdict, decode, encode
@@ -31,6 +30,7 @@ from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.infra import brokers
 from safeguard_streams.releases.operator import Author
 from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.memory_broker import StoredRecord
 from tests.conftest import enforcing, standing_on
 from tests.faults.receiver import SECRET, Receiver
 

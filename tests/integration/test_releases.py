@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from safeguard_streams.bench import release as measurement
 from safeguard_streams.bus import kafka as kafka_bus
-from safeguard_streams.bus.memory import StoredRecord
 from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import ContentEvent, Verdict, decode, encode, now
@@ -25,6 +24,7 @@ from safeguard_streams.quality import shadow_comparison
 from safeguard_streams.releases import operator
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.releases.operator import Author
+from safeguard_streams.runtime.memory_broker import StoredRecord
 from safeguard_streams.workers.inference.interface import Completion
 from safeguard_streams.workers.judging.judge import Judge
 from safeguard_streams.workers.judging.reasoner import InferenceBudget

@@ -16,7 +16,6 @@ import pytest
 from typer.testing import CliRunner
 
 from safeguard_streams.bus import kafka as kafka_bus
-from safeguard_streams.bus.memory import StoredRecord
 from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import ContentEvent, Escalation, Verdict, decode, encode
@@ -31,6 +30,7 @@ from safeguard_streams.releases import operator
 from safeguard_streams.releases.operator import Author
 from safeguard_streams.replay import promotion, runner
 from safeguard_streams.replay.runner import ReplayRequest, ReplaySelector
+from safeguard_streams.runtime.memory_broker import StoredRecord
 from safeguard_streams.workers.inference.interface import Completion
 from safeguard_streams.workers.judging.judge import Judge
 from safeguard_streams.workers.judging.reasoner import InferenceBudget

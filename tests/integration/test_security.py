@@ -52,7 +52,7 @@ def secure(tmp_path_factory):
     with brokers.kafka_cluster(1, secure=made) as nodes:
         made.address = brokers.addresses(nodes)
         done = command(made, "admin", "topics", "acls", "--apply")
-        assert "lines are written" in done.stdout, done.stderr
+        assert "access lists written" in done.stdout, done.stderr
         assert command(made, "operator", "topics", "create").returncode == 0
         yield made
 

@@ -1,4 +1,4 @@
-"""Acts on verdicts exactly once: what it does is a record on Kafka, written in one transaction with where it stands.
+"""Act on verdicts exactly once: write a record to Kafka and the offset in one transaction.
 
 python exactly_once.py 127.0.0.1:9092 my-enforcement my.removals
 """
@@ -9,11 +9,11 @@ import sys
 
 from aiokafka import AIOKafkaProducer
 
-from safeguard_streams.client.verdicts import Verdicts
+from safeguard_streams import Verdicts
 
 
 async def main(bootstrap: str, group: str, topic: str) -> None:
-    # One name for one process: a second one that is started under it ends this one's transactions.
+    # Run one process per group: a second one under the same transactional id fences this one.
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, transactional_id=group)
     await producer.start()
     try:

@@ -8,8 +8,9 @@ import pytest
 from safeguard_streams.bus.admission import PriorityAdmission
 from safeguard_streams.bus.engine import Engine, Limits
 from safeguard_streams.bus.interface import Output
-from safeguard_streams.bus.memory import MemoryBroker, MemoryBus
+from safeguard_streams.bus.memory import MemoryBus
 from safeguard_streams.bus.transform import stateless
+from safeguard_streams.runtime.memory_broker import MemoryBroker
 
 
 async def begin(admission, rank):

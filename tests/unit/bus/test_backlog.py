@@ -5,8 +5,8 @@ import time
 
 from safeguard_streams.bus.backlog import Backlog
 from safeguard_streams.bus.interface import Committed
-from safeguard_streams.bus.memory import StoredRecord
 from safeguard_streams.bus.watermark import SPAN, pack
+from safeguard_streams.runtime.memory_broker import StoredRecord
 
 
 def records(*offsets, value=b"12345", timestamp=1000):

@@ -7,11 +7,12 @@ import pytest
 
 from safeguard_streams.bus.engine import Engine, Limits, Retry
 from safeguard_streams.bus.interface import Committed, Output, Partition
-from safeguard_streams.bus.memory import MemoryBroker, MemoryBus, MemoryWriter
+from safeguard_streams.bus.memory import MemoryBus, MemoryWriter
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import DeadLetter, decode
 from safeguard_streams.errors import BusError, DependencyError, FencedError, RecordError, StalledError
+from safeguard_streams.runtime.memory_broker import MemoryBroker
 
 SOURCE = "source"
 SINK = "sink"

@@ -4,8 +4,9 @@ import asyncio
 
 from safeguard_streams.bus.engine import Engine, Limits
 from safeguard_streams.bus.interface import Committed, Output, Partition
-from safeguard_streams.bus.memory import MemoryBroker, MemoryBus
+from safeguard_streams.bus.memory import MemoryBus
 from safeguard_streams.bus.transform import stateless
+from safeguard_streams.runtime.memory_broker import MemoryBroker
 
 SOURCE, SINK = "source", "sink"
 FIRST, SECOND = Partition(SOURCE, 0), Partition(SOURCE, 1)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safeguard_streams.bus.dead_letters import dead_letter
-from safeguard_streams.bus.memory import StoredRecord
+from safeguard_streams.contract import asyncapi
 from safeguard_streams.contract.records import (
     ContentEvent,
     DeadLetter,
@@ -18,6 +18,7 @@ from safeguard_streams.contract.records import (
     verdict_id,
 )
 from safeguard_streams.errors import RecordError
+from safeguard_streams.runtime.memory_broker import StoredRecord
 
 GOOD = {"content_id": "a", "text": "hello", "created_at": "2026-01-02T03:04:05Z"}
 
@@ -100,3 +101,11 @@ def test_a_dead_letter_holds_the_record_whole_and_counts_earlier_tries():
     assert letter.attempts == 3
     assert letter.field == "text"
     assert carried(output.headers) == [("traceparent", b"00-1")]
+
+
+def test_every_field_of_every_record_is_described():
+    """In the code, and so in the AsyncAPI document and the reference."""
+    schemas = asyncapi.document()["components"]["schemas"]
+    for name, schema in schemas.items():
+        for field, about in schema.get("properties", {}).items():
+            assert len(about.get("description", "").split()) >= 3, f"{name}.{field}"

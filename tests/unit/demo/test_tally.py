@@ -7,12 +7,12 @@ from importlib.resources import files
 import pytest
 
 from safeguard_streams.bus.dead_letters import dead_letter
-from safeguard_streams.bus.memory import StoredRecord
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import ContentEvent, Escalation, PrefilterResult, Verdict, encode
 from safeguard_streams.demo.tally import Tally, percentile
 from safeguard_streams.errors import RecordError
 from safeguard_streams.policies import labelled
+from safeguard_streams.runtime.memory_broker import StoredRecord
 
 
 def stored(topic, key, value):

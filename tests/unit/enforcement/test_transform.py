@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from safeguard_streams.bus.memory import StoredRecord
 from safeguard_streams.cli import app
 from safeguard_streams.client.recent_ids import RecentIds
 from safeguard_streams.contract import topics
@@ -21,6 +20,7 @@ from safeguard_streams.enforcement.rules import Cap, Rule, Rules
 from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.enforcement.transform import Enforcer
 from safeguard_streams.errors import ConfigurationError, RecordError
+from safeguard_streams.runtime.memory_broker import StoredRecord
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 RULES = Rules(

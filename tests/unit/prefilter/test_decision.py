@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from safeguard_streams.bus.memory import StoredRecord
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import DeadLetter, Escalation, PolicyRelease, Verdict, decode, encode
 from safeguard_streams.errors import PolicyError
@@ -16,6 +15,7 @@ from safeguard_streams.prefilter import decision as prefilter_module
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.decision import AuditRates, Prefilter, drawn, hashed
 from safeguard_streams.releases.feed import PolicyFeed
+from safeguard_streams.runtime.memory_broker import StoredRecord
 
 INSULT = "you are a stupid worthless bitch, kill yourself"
 KIND = "thank you for the lovely recipe, my family enjoyed the soup"

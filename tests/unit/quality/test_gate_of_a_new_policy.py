@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from safeguard_streams.bus.memory import StoredRecord
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Escalation, PolicyRelease, Verdict, decode, encode
 from safeguard_streams.errors import ConfigurationError
@@ -23,6 +22,7 @@ from safeguard_streams.quality.distillation import gate_scores, propose
 from safeguard_streams.quality.evaluation import threshold_for
 from safeguard_streams.quality.verdict_labels import from_verdicts
 from safeguard_streams.releases.feed import PolicyFeed
+from safeguard_streams.runtime.memory_broker import StoredRecord
 
 ROWS = [json.loads(line) for line in Path("tests/data/labelled.jsonl").read_text(encoding="utf-8").splitlines()]
 ROWS = [{"text": row["text"], "violates": "banking77" in row["source"]} for row in ROWS]

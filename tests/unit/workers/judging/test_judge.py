@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safeguard_streams.bus.memory import StoredRecord
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     ContentEvent,
@@ -30,6 +29,7 @@ from safeguard_streams.policies.files import load_library, with_changes
 from safeguard_streams.policies.parsing import parse as parse_policy
 from safeguard_streams.policies.tokens import encoding
 from safeguard_streams.releases.feed import PolicyFeed
+from safeguard_streams.runtime.memory_broker import StoredRecord
 from safeguard_streams.workers.inference.interface import Completion, InferenceError
 from safeguard_streams.workers.judging import judge as judging
 from safeguard_streams.workers.judging import prompt

@@ -1,0 +1,22 @@
+"""The entry point of the command `safeguard`. It imports nothing that a consumer's installation lacks."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line, or say which extra it needs."""
+    try:
+        from safeguard_streams.cli import main as run
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("safeguard_streams"):
+            raise
+        sys.exit(
+            f"safeguard: {error.name} is not installed; the command line needs: pip install 'safeguard-streams[cli]'"
+        )
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Publisher and Verdicts on the broker in memory keep the promises that they keep on Kafka."""
+
+import asyncio
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.resources import files
+
+import pytest
+
+from safeguard_streams import ContentEvent, MemoryBroker, Publisher, RecordError, Verdict, Verdicts, encode
+from safeguard_streams.contract import topics
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def verdict(name, content="c1", policy="hate", **more):
+    return Verdict(name, content, "0" * 64, policy, "1", "violates", "reasoner", "live", "model", NOW, **more)
+
+
+async def take(verdicts, count):
+    return [await anext(verdicts) for _ in range(count)]
+
+
+def ids(followed):
+    return [one.verdict.verdict_id for one in followed]
+
+
+async def test_what_was_not_committed_comes_again():
+    broker = MemoryBroker()
+    for number in range(5):
+        broker.add_verdict(verdict(f"v{number}", f"c{number}"))
+    async with Verdicts(broker, "group") as verdicts:
+        assert ids(await take(verdicts, 2)) == ["v0", "v1"]
+        await verdicts.commit()
+        await take(verdicts, 2)
+    async with Verdicts(broker, "group") as verdicts:
+        assert ids(await take(verdicts, 3)) == ["v2", "v3", "v4"]
+    async with Verdicts(broker, "another group") as verdicts:
+        assert ids(await take(verdicts, 5)) == ["v0", "v1", "v2", "v3", "v4"]
+
+
+async def test_doubled_and_superseded_verdicts_are_left_out_and_each_names_what_it_replaces():
+    broker = MemoryBroker()
+    for one in (
+        verdict("v1"),
+        verdict("v1"),
+        verdict("v2"),
+        verdict("gone", "c2"),
+        verdict("v3", "c2", supersedes="gone"),
+    ):
+        broker.add_verdict(one)
+    broker.append(topics.VERDICTS, b"no verdict", b"c1")
+    async with Verdicts(broker, "group") as verdicts:
+        followed = await take(verdicts, 3)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(verdicts), 0.05)
+    assert [(one.verdict.verdict_id, one.replaces) for one in followed] == [("v1", None), ("v2", "v1"), ("v3", "gone")]
+
+
+async def test_verdicts_that_are_written_later_come_while_it_waits():
+    broker = MemoryBroker(partitions=3)
+    async with Verdicts(broker, "group") as verdicts:
+        waiting = asyncio.create_task(anext(verdicts))
+        await asyncio.sleep(0)
+        broker.add_verdict(verdict("late"))
+        assert (await waiting).verdict.verdict_id == "late"
+
+
+async def test_an_item_stays_in_one_partition_and_in_order():
+    broker = MemoryBroker(partitions=4)
+    async with Publisher(broker, prefix="eu.") as publisher:
+        await publisher.publish_many([ContentEvent(f"c{n % 8}", str(n), NOW) for n in range(64)])
+    assert broker.read(topics.EVENTS) == []
+    records = broker.read("eu." + topics.EVENTS)
+    for item in range(8):
+        of_item = [record for record in records if record.key == b"c%d" % item]
+        assert len({record.partition for record in of_item}) == 1
+        assert [event.text for event in broker.events("eu.") if event.content_id == f"c{item}"] == [
+            str(n) for n in range(item, 64, 8)
+        ]
+    assert all(record.headers == [("schema", b"ContentEvent/1")] for record in records)
+
+
+@pytest.mark.parametrize(
+    ("event", "field"),
+    [
+        (ContentEvent("", "text", NOW), "content_id"),
+        (ContentEvent("c" * 513, "text", NOW), "content_id"),
+        (ContentEvent("c1", "half \ud83d", NOW), "text"),
+        (ContentEvent("\udc00", "text", NOW), "content_id"),
+        (ContentEvent("c1", None, NOW), "text"),
+        (ContentEvent("c1", "text", "yesterday"), "created_at"),
+        (ContentEvent("c1", "text", NOW, attributes={"a": "\ud800"}), "record"),
+    ],
+)
+async def test_an_invalid_event_is_refused_and_nothing_of_its_batch_is_sent(event, field):
+    broker = MemoryBroker()
+    async with Publisher(broker) as publisher:
+        with pytest.raises(RecordError) as refused:
+            await publisher.publish_many([ContentEvent("c0", "good", NOW), event])
+    assert refused.value.field == field
+    assert broker.events() == []
+
+
+async def test_events_are_written_as_the_pipeline_reads_them():
+    broker, event = MemoryBroker(), ContentEvent("c1", "текст 🙂", NOW, surface="comment", attributes={"a": [1, None]})
+    async with Publisher(broker) as publisher:
+        await publisher.publish(event)
+    assert broker.events() == [event]
+    assert broker.read(topics.EVENTS)[0].value == encode(event)
+
+
+def test_the_example_of_the_guide_passes():
+    example = files("safeguard_streams.client") / "examples" / "test_enforcement.py"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        "/",
+        "-c",
+        "/dev/null",
+        str(example),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
