@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import types
 import typing
 from collections.abc import Iterator
@@ -99,7 +100,12 @@ def _signature(member: Any) -> str:
         return fields if member.__module__.endswith("records") else ""
     if isinstance(member, type) and issubclass(member, Exception):
         return ""
-    return f"```python\n{member.__name__}{inspect.signature(member)}\n```\n\n"
+    return f"```python\n{_plain(member)}\n```\n\n"
+
+
+def _plain(member: Any) -> str:
+    """Name and signature; annotations lose the quotes that postponed evaluation leaves around them."""
+    return member.__name__ + re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(member)))
 
 
 def _methods(member: Any) -> list[tuple[str, Any]]:
@@ -116,11 +122,7 @@ def _methods(member: Any) -> list[tuple[str, Any]]:
 
 
 def _call(name: str, value: Any) -> str:
-    return (
-        name
-        if isinstance(value, property)
-        else f"{name}{inspect.signature(value)}".replace("(self, ", "(").replace("(self)", "()")
-    )
+    return name if isinstance(value, property) else _plain(value).replace("(self, ", "(").replace("(self)", "()")
 
 
 def _first(value: Any) -> str:

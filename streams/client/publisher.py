@@ -52,11 +52,17 @@ class Publisher:
         await self._producer.stop()
 
     async def publish(self, event: ContentEvent) -> None:
-        """Publish an event; returns when the brokers have it. Raises RecordError, naming the field, for an invalid event."""
+        """Publish an event; returns when the brokers have it.
+
+        Raises RecordError, naming the field, for an invalid event.
+        """
         await self.publish_many([event])
 
     async def publish_many(self, events: Iterable[ContentEvent]) -> None:
-        """Publish events in order; returns when the brokers have them all. Checks all of them before it sends the first."""
+        """Publish events in order; returns when the brokers have them all.
+
+        Checks all of them before it sends the first.
+        """
         records = [(_checked(event), event.content_id.encode()) for event in events]
         try:
             sent = [
@@ -124,7 +130,9 @@ def lines_of(file: str) -> list[bytes]:
 
 
 def key_of(line: bytes) -> bytes | None:
-    """The content_id of an event's JSON as a record key; None if there is none, in which case the prefilter dead-letters it."""
+    """The content_id of an event's JSON as a record key; None if there is none, in which case the prefilter
+    dead-letters it.
+    """
     try:
         content_id = orjson.loads(line)["content_id"]
         return content_id.encode() if isinstance(content_id, str) else None

@@ -9,11 +9,12 @@
 
 - It reads committed records only, and drops a verdict that a broker without transactions holds twice.
 - It yields the verdicts on one content item in the order in which the pipeline wrote them.
-- It skips a verdict that was superseded before it was read. Each verdict names the one that it replaces, if this consumer saw it.
+- It skips a verdict that was superseded before it was read. Each verdict names the one that it replaces, if this
+  consumer saw it.
 - It resumes after the last `commit`, or at the offsets that your own transaction stored (`positions`).
 
-After a crash or a rebalance, verdicts that were handled and not committed come again. Make acting twice on one verdict_id
-harmless, or store `partition` and `offset` in the transaction that acts and return them from `positions`.
+After a crash or a rebalance, verdicts that were handled and not committed come again. Make acting twice on one
+verdict_id harmless, or store `partition` and `offset` in the transaction that acts and return them from `positions`.
 """
 
 from __future__ import annotations
@@ -72,7 +73,10 @@ class Resolver:
         self._window = window
 
     def resolve(self, verdicts: Sequence[Verdict]) -> list[tuple[int, str | None]]:
-        """Take verdicts in topic order. Returns, for each that stands, its index and the verdict_id that it replaces."""
+        """Take verdicts in topic order.
+
+        Returns, for each that stands, its index and the verdict_id that it replaces.
+        """
         superseded = {verdict.supersedes for verdict in verdicts if verdict.supersedes}
         standing = []
         for index, verdict in enumerate(verdicts):
@@ -128,8 +132,8 @@ class Verdicts(ConsumerRebalanceListener):
 
     bootstrap: brokers as HOST:PORT,HOST:PORT, or a MemoryBroker in tests. prefix: the deployment's topic prefix.
     positions: an async function from a partition number to the offset to resume at; None means the group's own offset.
-    window: how many verdicts of each partition to remember. options: further options of aiokafka's consumer, such as security.
-    Raises BusError if Kafka cannot be reached, and ForbiddenError if it refuses access.
+    window: how many verdicts of each partition to remember. options: further options of aiokafka's consumer, such as
+    security. Raises BusError if Kafka cannot be reached, and ForbiddenError if it refuses access.
     """
 
     def __init__(

@@ -1,0 +1,17 @@
+"""What is on the wire: records, topics, and the AsyncAPI document that describes them.
+
+Producers and consumers in any language depend on this package's contract. Field names, topics and keys change only with
+a new schema version in the `schema` header. Unknown fields are ignored; a missing or mistyped field becomes a dead
+letter that names it.
+
+- `records`: every record as a typed struct, and the one place that reads and writes their JSON.
+- `topics`: the catalogue, from which topics are created and access lists and documents are generated.
+- `asyncapi`: the catalogue as an AsyncAPI 3 document.
+
+## Design decisions
+
+- **orjson reads, msgspec checks and writes.** orjson refuses lone surrogates and invalid UTF-8. msgspec checks types at
+  four times the speed of pydantic.
+- **One cleared verdict for all policies.** One verdict per policy would multiply the busiest topic by the number of
+  policies. The `policy_version` of a cleared verdict is the version of the set of policies in force.
+"""

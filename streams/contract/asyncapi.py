@@ -1,7 +1,7 @@
 """The topics as an AsyncAPI 3 document, generated from the catalogue, for code in other languages.
 
-streams/contract/asyncapi.json is this document; a test says when it is stale, and `safeguard topics asyncapi > streams/asyncapi.json`
-renews it.
+The committed copy is streams/contract/asyncapi.json. A test fails if it is stale; regenerate it with
+`safeguard topics asyncapi > streams/contract/asyncapi.json`.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from msgspec.inspect import DateTimeType, Field, StructType, type_info
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.topics import Topic
 
-# What others write; all other topics are written by the pipeline alone. What people decide is an action.
+# Topics that others may write. The pipeline alone writes the rest.
 _RECEIVED = (topics.EVENTS, topics.ACTIONS)
 _REFERENCE = "#/components/schemas/{name}"
 
 
 def document() -> dict[str, Any]:
-    """The whole document, as JSON would hold it."""
+    """The whole document, in JSON's types."""
     records = {topic.record.__name__: topic.record for topic in topics.CATALOGUE}
     schemas, components = msgspec.json.schema_components(list(records.values()), ref_template=_REFERENCE)
     for name, schema in components.items():
         schema["description"] = inspect.cleandoc(schema.get("description", name))
     for name, record in records.items():
         for field in _fields(record):
-            if isinstance(field.type, DateTimeType):  # written with an offset always, and read without one too
+            if isinstance(field.type, DateTimeType):  # written with an offset, and also read without one
                 components[name]["properties"][field.encode_name]["format"] = "date-time"
     messages = {name: _message(record, schema) for (name, record), schema in zip(records.items(), schemas, strict=True)}
     operations = {}
@@ -80,7 +80,7 @@ def _message(record: type[msgspec.Struct], schema: dict[str, Any]) -> dict[str, 
 
 
 def _summary(record: type[msgspec.Struct]) -> str:
-    """The first sentence of what a record's docstring says behind the topics' names."""
+    """The first sentence of a record's docstring, without the topics' names."""
     text = " ".join((inspect.getdoc(record) or "").split())
     return text.partition(": ")[2].partition(". ")[0].rstrip(".")
 

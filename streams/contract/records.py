@@ -216,12 +216,14 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def human(self) -> bool:
-        """Whether a person decided it about the content itself."""
+        """Whether a moderator decided about the item itself."""
         return self.policy_id is None
 
     @property
     def changes(self) -> bool:
-        """Whether anything is to be done: a person decided, or the policy's action is another than before."""
+        """Whether the action changes anything: a moderator decided, or the policy's action differs from the previous
+        one.
+        """
         return self.state == "applied" and (self.human or self.action != self.previous)
 
 
@@ -246,15 +248,16 @@ class PolicyRelease(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def key(self) -> bytes:
-        """Its key on moderation.policies: a policy has a place for its version in force, one for a shadow, and one for each
-        version that is replayed."""
+        """The record key. A policy has one for its version in force, one for its shadow, and one per replayed
+        version.
+        """
         if self.replay:
             return policy_key(self.policy_id, REPLAYED + self.version)
         return policy_key(self.policy_id, "" if self.shadow is None else SHADOW)
 
 
 def policy_key(policy_id: str, place: str = "") -> bytes:
-    """The key of a policy on moderation.policies: of its version in force, or of another place of it."""
+    """A policy's key on moderation.policies; place is empty for the version in force, or one of the suffixes above."""
     return f"{policy_id}{place}".encode()
 
 
@@ -311,7 +314,7 @@ class Replay(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def total(self) -> int:
-        """Offsets between the starts and the ends."""
+        """The number of offsets between starts and ends."""
         return sum(end - self.starts[partition] for partition, end in self.ends.items())
 
 
@@ -341,7 +344,7 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     ] = ()
 
     def original(self) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]:
-        """Key, value and headers as they were."""
+        """The original key, value and headers."""
         return (
             None if self.key is None else base64.b64decode(self.key),
             None if self.value is None else base64.b64decode(self.value),
@@ -356,13 +359,15 @@ _encoder = msgspec.json.Encoder()
 
 
 def decode(value: bytes | None, kind: type[T]) -> T:
-    """Raises RecordError with the path of the field at fault, or `record` when it is no JSON object at all."""
+    """A record from its JSON. Raises RecordError with the path of the field at fault, or `record` if it is no JSON
+    object.
+    """
     if value is None:
         raise RecordError("record", "is empty; send a JSON object")
     try:
         return msgspec.convert(orjson.loads(value), kind)
     except orjson.JSONDecodeError as error:
-        # The library's message quotes no content beyond one character of it.
+        # The library's message quotes at most one character of the content.
         raise RecordError("record", f"is not JSON in UTF-8: {error.msg} at byte {error.pos}") from None
     except msgspec.ValidationError as error:
         raise _field_error(str(error)) from None
@@ -381,17 +386,17 @@ def _field_error(message: str) -> RecordError:
 
 
 def encode(record: msgspec.Struct) -> bytes:
-    """JSON in UTF-8; fields at their defaults are left out."""
+    """A record as JSON in UTF-8, without fields at their defaults."""
     return _encoder.encode(record)
 
 
 def schema_header(kind: type[msgspec.Struct]) -> tuple[str, bytes]:
-    """The header that names a record's kind and the version of its schema."""
+    """The header that names a record's kind and schema version."""
     return ("schema", f"{kind.__name__}/1".encode())
 
 
 def carried(headers: Headers) -> list[tuple[str, bytes]]:
-    """The headers that follow content through the pipeline: W3C trace context."""
+    """The headers that every stage passes on: W3C trace context."""
     return [(name, value) for name, value in headers if name in {"traceparent", "tracestate"}]
 
 
@@ -409,7 +414,7 @@ def now() -> datetime:
 
 
 def milliseconds_since(start: datetime, end: datetime | None = None) -> float:
-    """Elapsed ms, at least 0; a start without an offset is taken as UTC."""
+    """Elapsed milliseconds, at least 0. A start without an offset is taken as UTC."""
     if start.tzinfo is None:
         start = start.replace(tzinfo=UTC)
     return round(max(0.0, ((end or now()) - start).total_seconds() * 1000), 1)

@@ -44,14 +44,17 @@ FOREVER = -1
 
 MiB = 2**20
 DAY = 24 * 3600 * 1000
-COMPACTION_LAG = DAY  # what a tombstone erases is gone from the disks after this long
-# Content may be this large as a record; a dead letter holds it in base64 and needs half as much again.
+COMPACTION_LAG = DAY  # compaction removes an erased record from disk within this time
+# A record with content may have this many bytes. A dead letter holds it in base64, which needs half as much again.
 LARGEST_CONTENT = 12 * MiB
 LARGEST_RECORD = 20 * MiB
 
 
 class Topic(msgspec.Struct, frozen=True):
-    """One topic. partitions None: as many as the settings say; retention in ms, or FOREVER."""
+    """One topic. partitions None: the number in the settings. retention: milliseconds, or FOREVER.
+
+    largest: bytes of a record.
+    """
 
     name: str
     key: str
@@ -85,5 +88,5 @@ CATALOGUE: tuple[Topic, ...] = (
     Topic(POLICIES, "policy_id", PolicyRelease, cleanup="compact", partitions=1),
     Topic(POLICIES_HISTORY, "policy_id", PolicyChange, retention=FOREVER, partitions=1),
     Topic(ACTIONS, "content_id", Action, retention=90 * DAY),
-    Topic(DEAD_LETTERS, "as it came", DeadLetter, retention=30 * DAY, largest=LARGEST_RECORD),
+    Topic(DEAD_LETTERS, "the original key", DeadLetter, retention=30 * DAY, largest=LARGEST_RECORD),
 )
