@@ -63,11 +63,11 @@ class OnBroker:
 @pytest.fixture(params=["memory", "embedded", "kafka"])
 async def place(request):
     if request.param == "memory":
-        made = Memory()
+        bus_place = Memory()
     else:
-        made = OnBroker(own_topics(request.getfixturevalue(f"{request.param}_address")), request.param == "kafka")
-    await made.create()
-    return made
+        bus_place = OnBroker(own_topics(request.getfixturevalue(f"{request.param}_address")), request.param == "kafka")
+    await bus_place.create()
+    return bus_place
 
 
 class Listening:
@@ -140,7 +140,7 @@ async def test_outputs_and_position_are_committed_together(place):
         await writer.commit(outputs, 1, "beyond")
         await writer.close()
         writer = await bus.writer(partition)
-        # A broker that keeps no metadata makes the engine repeat what was done beyond the position, and lose nothing.
+        # On a broker that keeps no metadata the engine repeats what was done above the position, and loses nothing.
         assert await writer.committed() in (
             {Committed(1, "beyond")} | (set() if place.transactional else {Committed(1, "")})
         )
@@ -151,7 +151,7 @@ async def test_outputs_and_position_are_committed_together(place):
         await writer.close()
     (cleared,) = await place.read(topics.CLEARED)
     assert (cleared.key, cleared.value, list(cleared.headers)) == (b"k", b"1", [("h", b"v")])
-    assert cleared.partition == partition.partition, "what is said of a content keeps its partition"
+    assert cleared.partition == partition.partition, "everything about a content item stays in its partition"
     (tombstone,) = await place.read(topics.RATIONALES)
     assert tombstone.value is None
 
@@ -191,12 +191,12 @@ BATCHES, SINGLY = Limits(max_batch=50), Limits(max_batch=1, max_in_flight=16)
 
 @pytest.mark.parametrize(
     ("place", "limits"),
-    # On the embedded broker, where each start takes its time, the way that asks more of a bus.
+    # On the embedded broker, which starts slowly, only the mode that demands more of a bus.
     [("memory", BATCHES), ("memory", SINGLY), ("embedded", SINGLY), ("kafka", BATCHES), ("kafka", SINGLY)],
     ids=["memory-batches", "memory-singly", "embedded-singly", "kafka-batches", "kafka-singly"],
     indirect=["place"],
 )
-async def test_the_engine_answers_each_record_once_and_resumes(place, limits):
+async def test_the_engine_processes_each_record_once_and_resumes(place, limits):
     await place.publish([str(n).encode() for n in range(300)])
     await run_engine(place, echo, 300, limits)
     await place.publish([str(n).encode() for n in range(300, 400)])
@@ -211,7 +211,7 @@ async def test_a_large_record_passes_whole(place):
     assert sorted(len(r.value) for r in await place.read(topics.CLEARED)) == [5, len(large)]
 
 
-async def test_what_an_aborted_transaction_wrote_is_never_read(kafka):
+async def test_records_of_an_aborted_transaction_are_never_read(kafka):
     place = OnBroker(kafka, transactional=True)
     await place.create()
     producer = AIOKafkaProducer(**client_options(kafka), transactional_id=f"{kafka.prefix}abort")
