@@ -27,8 +27,11 @@ class Memory:
     async def create(self):
         return
 
-    def bus(self):
-        return MemoryBus(self.broker, [topics.EVENTS])
+    def bus(self, topic=topics.EVENTS):
+        return MemoryBus(self.broker, [topic])
+
+    async def ends(self, topic):
+        return {Partition(topic, number): len(self.broker.logs[Partition(topic, number)]) for number in (0, 1)}
 
     async def publish(self, values):
         for n, value in enumerate(values):
@@ -46,8 +49,12 @@ class OnBroker:
     async def create(self):
         await kafka_bus.create_topics(self.settings)
 
-    def bus(self):
-        return KafkaBus(self.settings, [topics.EVENTS], "contract")
+    def bus(self, topic=topics.EVENTS):
+        return KafkaBus(self.settings, [topic], "contract")
+
+    async def ends(self, topic):
+        async with kafka_bus.reader(self.settings, [topic]) as reader:
+            return await (await kafka_bus.EndOffsets.now(reader)).resolve()
 
     async def publish(self, values):
         topic = self.settings.prefix + topics.EVENTS
@@ -184,6 +191,32 @@ async def test_a_paused_partition_is_not_read_and_the_other_is(place):
         bus.seek(min(bus.assignment()), 2)
         again = await poll(bus, 3)
         assert [r.offset for r in again] == [2, 3, 4]
+
+
+async def test_the_position_is_past_what_was_polled(place):
+    await place.publish([str(n).encode() for n in range(6)])
+    async with started(place) as (bus, listener):
+        await poll(bus, 6)
+        assert [await bus.position(partition) for partition in sorted(listener.owned)] == [3, 3]
+        assert await bus.position(Partition("another topic", 0)) is None
+
+
+async def test_a_run_ends_at_its_ends_also_where_these_are_markers_of_transactions(place):
+    await place.publish([str(n).encode() for n in range(20)])
+    await run_engine(place, echo, 20)  # on a bus with transactions, each partition of its output ends with a marker
+    ends = await place.ends(topics.CLEARED)
+
+    async def publish(records):
+        await place.publish([b"late"] * len(records))
+        return [Output(topics.VERDICTS, record.key, record.value) for record in records]
+
+    engine = Engine(place.bus(topics.CLEARED), stateless(publish), stage="contract")
+    async with asyncio.timeout(60):
+        ended = await engine.run(asyncio.Event(), until={partition: end for partition, end in ends.items() if end})
+    assert len(ended) >= 2
+    assert ended >= {partition for partition, end in ends.items() if end}
+    assert engine.committed == 20
+    assert sorted(int(r.value) for r in await place.read(topics.VERDICTS)) == list(range(20))
 
 
 BATCHES, SINGLY = Limits(max_batch=50), Limits(max_batch=1, max_in_flight=16)
