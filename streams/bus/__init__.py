@@ -23,7 +23,7 @@ a dead letter and delays no other.
 
 - **The completed set travels in the commit.** Reasoning finishes out of order. The records that are done above the
   watermark are a bitmap in the committed offset's metadata, in the same transaction as their outputs. The broker takes
-  4,096 bytes of metadata, so completion runs at most 16,384 offsets ahead.
+  4,096 bytes of metadata. Completion therefore runs at most 16,384 offsets ahead of the watermark.
 - **A failed commit is never guessed about.** The partition worker opens a new writer, which fences the old one, and
   reads the position. If it is the requested one, the commit took place. If it is the one before, the worker sends the
   same outputs again without processing the records again. Any other position means that another owner has been at
@@ -35,9 +35,9 @@ a dead letter and delays no other.
   partitioner its producer uses, and a transaction touches few partitions.
 - **State belongs to one ownership of a partition.** `opened` restores it after earlier owners are fenced, and `closed`
   drops it when nothing more will be committed. State that outlived its ownership would miss what the next owner wrote.
-- **Background work has a bounded share.** Work that runs beside other work slows it, so a free place is no reason to
-  fill it with a replay. While there is live content, and for a moment after, lower ranks take a bounded number of
-  places.
+- **Background work has a bounded share.** Work that runs beside other work slows it. A free place is therefore no
+  reason to fill it with a replay. While there is live content, and for a moment after, lower ranks take a bounded
+  number of places.
 - **A trace is decided where it begins.** A record whose producer sampled it gets a span in each stage. All others
   cost a look at their headers. The hot path therefore pays for metrics alone, which are counted by batch after the
   commit.

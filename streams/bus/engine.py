@@ -147,8 +147,7 @@ class Engine:
 
     async def _poll(self, until: Mapping[Partition, int] | None) -> None:
         for partition, records in (await self.bus.poll(_POLL_SECONDS, self.limits.max_poll_records)).items():
-            wanted = records if until is None else self._before_end(partition, records, until)
-            self._worker(partition).feed(wanted)
+            self._worker(partition).feed(records if until is None else self._before_end(partition, records, until))
         for worker in self._workers.values():
             worker.balance()
 
@@ -189,7 +188,7 @@ class Engine:
             await asyncio.gather(*(worker.drain() for worker in workers))
 
     def replace(self, worker: PartitionWorker, offset: int) -> None:
-        """Put a new worker in the place of one that another owner overtook; it goes on from the position of that owner.
+        """Replace an overtaken worker by a new one, which continues at the other owner's position.
 
         Does nothing when the partition was given up meanwhile.
         """

@@ -1,4 +1,4 @@
-"""What the engine runs for one input partition: it processes the partition's records and commits what is finished.
+"""Processes the records of one input partition and commits those that are finished.
 
                  a commit failed
     OPENING --> RUNNING <--------> RECOVERING
@@ -49,7 +49,7 @@ class WorkerState(Enum):
 
 
 class PartitionWorker:
-    """Processes and commits one partition, from when it is owned until it is given up, lost or overtaken."""
+    """Processes and commits one partition for one ownership: until it is given up or another owner overtakes it."""
 
     _dispatcher: asyncio.Task[None]
     _committer: asyncio.Task[None]
@@ -79,12 +79,12 @@ class PartitionWorker:
 
     @property
     def ready(self) -> bool:
-        """Whether it can process and commit."""
+        """Whether the worker can process and commit."""
         return self.state is WorkerState.RUNNING
 
     @property
     def lag(self) -> int:
-        """Records of the partition that are not finished, as far as its end is known."""
+        """Records of the partition that are not done; of an unknown end, those that are read."""
         return self.backlog.lag(self._engine.bus.end(self.partition))
 
     @property
@@ -94,14 +94,14 @@ class PartitionWorker:
     # ------------------------------------------------------------------ input
 
     def feed(self, records: Sequence[Record]) -> None:
-        """Take records as they were polled; never waits."""
+        """Take polled records; never waits."""
         if not self.backlog.unfinished:
             self._progressed_at = time.monotonic()
         self.backlog.add(records)
         self._fed.set()
 
     def balance(self) -> None:
-        """Pause or resume the partition by what is unfinished, and end the engine where nothing finishes any more."""
+        """Pause or resume the partition by its unfinished records, and end the engine when it makes no progress."""
         limits, unfinished, size = self._limits, self.backlog.unfinished, self.backlog.waiting_bytes
         if not self._paused and (unfinished >= limits.max_buffered or size >= limits.max_buffered_bytes):
             self._paused = True

@@ -21,9 +21,9 @@ class Transform(Protocol):
     async def opened(self, partition: Partition) -> None:
         """Restore the state of a partition.
 
-        The partition is owned and every earlier writer of it is fenced, so everything that they wrote can be read. No
-        record of the partition is processed before this returns. An error ends the engine. The engine cancels the call
-        when the partition is lost meanwhile.
+        The partition is owned and every earlier writer of it is fenced. Everything that they wrote can be read. No
+        record of the partition is processed before this returns. An error ends the engine. The engine cancels the
+        call when the partition is lost meanwhile.
         """
 
     async def process(self, records: Sequence[Record]) -> Sequence[Output]:

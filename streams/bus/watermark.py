@@ -1,7 +1,7 @@
 """Which records of a partition are done when they finish in any order, and how a commit remembers it.
 
 Offsets are taken in rising order and may have gaps. The watermark is the lowest taken offset that is not done, or one
-past the last taken. It is the position that is committed. What is done above it travels in the commit's metadata:
+past the last taken. A commit stores it as its position, and the done offsets above it in its metadata:
 
     offset      40    41    42    43    44    45    46    47    48
     state       done  done  -     done  -     done  done  -     not taken yet

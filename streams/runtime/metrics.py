@@ -2,7 +2,7 @@
 
 Names follow OpenTelemetry's conventions for messaging and generative AI where these have one. All others begin with
 `safeguard`. Prometheus sees them with underscores, the unit, and `_total` for counters. No attribute holds content or
-ids of content, so the number of series is bounded by topics, policies and rules.
+ids of content. Topics, policies and rules bound the number of series.
 """
 
 from __future__ import annotations

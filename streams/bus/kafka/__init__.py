@@ -15,8 +15,8 @@ and outputs are then written before the position. Every client stops in bounded 
 ## Design decisions
 
 - **One transactional producer for each input partition.** aiokafka sends no group generation with a transaction's
-  offsets, so a process that lost its partition must be fenced by its transactional id, GROUP-TOPIC-PARTITION. Only one
-  living producer can hold it. The new owner opens its producer first and reads the position after that.
+  offsets. A process that lost its partition must therefore be fenced by its transactional id, GROUP-TOPIC-PARTITION.
+  Only one living producer can hold it. The new owner opens its producer first and reads the position after that.
 - **A refusal by the broker ends the process.** No retry changes an access list, and a process that retries without end
   looks alive.
 """
