@@ -1,22 +1,22 @@
-"""Who may begin work when there is little room: the first rank before the second, and none of them starved."""
+"""Which work begins next when there is little room: a higher rank first, and no rank starved."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 
-BUSY = 2.0  # seconds after the last work of rank 0 for which more of it is expected
+BUSY = 2.0  # seconds after the last work of rank 0 in which more of it is expected
 
 
 class PriorityAdmission:
-    """`total` units of room for work of several ranks, 0 first; a piece of work takes one unit, or as many as it weighs.
+    """Shares `total` units of room among work of several ranks, 0 first. A call takes one unit, or its weight.
 
-    Rank 0 may take them all, but for one piece of each lower rank that waits and has none under way. Lower ranks leave
-    `reserve` units free, so that work of rank 0 that comes finds room; while there is work of rank 0 they take no more
-    than `background` units, since work that goes on beside other work slows it; and each may always have one piece under
-    way, so that it moves however much comes before it.
+    - Rank 0 may take all units but those for one call of each lower rank that waits and has none under way.
+    - Lower ranks leave `reserve` units free, which new work of rank 0 finds at once.
+    - While there is work of rank 0, lower ranks together take at most `background` units, because they slow it.
+    - Each lower rank may always have one call under way, and therefore progresses whatever comes before it.
 
-    What weighs more than a share of the room counts as that share: it must be possible to begin it.
+    A weight above an equal share of the room counts as that share: any call can begin.
     """
 
     def __init__(self, total: int, ranks: int = 1, reserve: int = 0, background: int | None = None) -> None:
@@ -31,7 +31,7 @@ class PriorityAdmission:
         self._last = -BUSY
 
     async def acquire(self, rank: int = 0, weight: int = 1) -> None:
-        """Wait for room."""
+        """Wait for room, and take it."""
         weight = min(weight, self._heaviest)
         if not self._waiting[rank] and self._allowed(rank, weight):
             self._taken[rank] += weight
@@ -42,14 +42,14 @@ class PriorityAdmission:
             await turn[1]
         except asyncio.CancelledError:
             if not turn[1].cancelled():
-                self.release(rank, weight)  # it was granted in the same moment
+                self.release(rank, weight)  # granted in the same moment
             elif turn in self._waiting[rank]:
                 self._waiting[rank].remove(turn)
-                self._grant()  # what waits behind it may be lighter
+                self._grant()  # a call that waits behind it may be lighter
             raise
 
     def release(self, rank: int = 0, weight: int = 1) -> None:
-        """Give room back; it goes to the first rank that waits and may have it."""
+        """Give room back. It goes to the first rank that waits and may have it."""
         self._taken[rank] -= min(weight, self._heaviest)
         if rank == 0:
             self._last = asyncio.get_running_loop().time()
@@ -66,12 +66,12 @@ class PriorityAdmission:
     def _allowed(self, rank: int, weight: int) -> bool:
         free = self._total - sum(self._taken)
         if rank == 0:
-            firsts = [
+            guaranteed = [
                 waiting[0][0]
                 for taken, waiting in zip(self._taken[1:], self._waiting[1:], strict=True)
                 if waiting and not taken
             ]
-            return free >= weight + sum(firsts)
+            return free >= weight + sum(guaranteed)
         if not self._taken[rank]:
             return free >= weight
         if free - weight < self._reserve:
@@ -79,5 +79,5 @@ class PriorityAdmission:
         return not self._busy() or sum(self._taken[1:]) + weight <= self._background
 
     def _busy(self) -> bool:
-        """Whether there is work of rank 0, or was a moment ago."""
+        """Whether there is work of rank 0, or was within the last BUSY seconds."""
         return bool(self._taken[0] or self._waiting[0]) or asyncio.get_running_loop().time() - self._last < BUSY

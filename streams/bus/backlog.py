@@ -38,13 +38,13 @@ class Backlog:
         self._finished: list[FinishedCall] = []
 
     def start_at(self, committed: Committed) -> None:
-        """Count on from a committed position; called before the first batch is taken."""
+        """Continue at a committed position. Call this before the first batch is taken."""
         self._watermark = Watermark(*committed)
 
     # ------------------------------------------------------------------ a record's way
 
     def add(self, records: Sequence[Record]) -> None:
-        """Let records wait."""
+        """Append polled records to those that wait."""
         self._waiting.extend(records)
         self.waiting_bytes += _size(records)
 
@@ -54,7 +54,7 @@ class Backlog:
         return bool(self._waiting) and not self._watermark.room(self._waiting[0].offset)
 
     def next_batch(self, max_records: int) -> list[Record]:
-        """Take the next records that wait, without those that are done already."""
+        """Take the next waiting records. Those that an earlier owner has done are left out."""
         watermark, waiting = self._watermark, self._waiting
         records: list[Record] = []
         while waiting and len(records) < max_records and watermark.room(waiting[0].offset):
@@ -63,22 +63,25 @@ class Backlog:
         return [record for record in records if watermark.take(record.offset)]
 
     def begin(self, call: asyncio.Task[None], batch: Sequence[Record]) -> None:
+        """Note that a call of a batch is under way."""
         self._calls[call] = batch[0].timestamp
 
     def finish(self, records: Sequence[Record], outputs: Sequence[Output]) -> None:
+        """Note that records are finished, with their outputs."""
         self._finished.append(FinishedCall([r.offset for r in records], outputs, records[0].timestamp))
 
     def end(self, call: asyncio.Task[None]) -> None:
+        """Note that a call has ended, with or without result."""
         self._calls.pop(call, None)
 
     def collect(self) -> list[FinishedCall]:
-        """Take what is finished, to commit it; `to_commit` is then the position that includes it."""
+        """Take the finished calls for a commit. `to_commit` then includes them."""
         collected, self._finished = self._finished, []
         self._watermark.complete([offset for call in collected for offset in call.offsets])
         return collected
 
     def put_back(self, collected: list[FinishedCall]) -> None:
-        """Keep what was collected and not committed for the next commit."""
+        """Keep collected calls, whose commit failed, for the next commit."""
         self._finished = [*collected, *self._finished]
 
     def drop_waiting(self) -> None:
@@ -92,7 +95,7 @@ class Backlog:
 
     @property
     def to_commit(self) -> Committed:
-        """The position and the completed set as they stand."""
+        """The current position and completed set."""
         return Committed(self._watermark.position, self._watermark.metadata)
 
     @property
@@ -121,7 +124,7 @@ class Backlog:
         return not self._waiting and not self._calls
 
     def lag(self, end: int | None) -> int:
-        """Records of the partition that are not finished; only those that are read where its end is not known."""
+        """Records of the partition below `end` that are not done; of an unknown end, those that are read."""
         position = self._watermark.position
         return self.unfinished if end is None or position is None else max(0, end - position)
 

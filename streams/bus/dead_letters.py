@@ -1,4 +1,4 @@
-"""Dead letters: what could not be handled, whole, with the reason."""
+"""Dead letters: records that could not be processed, whole, with the reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _base64(data: bytes | None) -> str | None:
 
 
 def dead_letter(record: Record, error: Exception, *, stage: str, attempts: int) -> Output:
-    """The dead letter of a record. An unexpected error is named by its kind only: its text may quote content."""
+    """The dead letter of a record. Names an unexpected error by its type only, because its text may quote content."""
     expected = isinstance(error, SafeguardError)
     metrics.DEAD_LETTERS.add(1, {"stage": stage, "error": type(error).__name__})
     earlier = next((int(value) for name, value in record.headers if name == TRIES_HEADER and value.isdigit()), 0)
@@ -40,15 +40,15 @@ def dead_letter(record: Record, error: Exception, *, stage: str, attempts: int) 
     )
 
 
-def was_retried(record: Record) -> bool:
-    """Whether a record was put back from the dead letters, and so stands later in its topic than it belongs."""
+def was_requeued(record: Record) -> bool:
+    """Whether a record was requeued from the dead letters and stands later in its topic than it belongs."""
     return any(name == TRIES_HEADER for name, _ in record.headers)
 
 
-def retried(record: Record, prefix: str) -> Output:
-    """The record of a dead letter, back to its topic as it was, with a header that counts its tries.
+def requeued(record: Record, prefix: str) -> Output:
+    """The original record of a dead letter, for its topic, with a header that counts the attempts.
 
-    Raises RecordError when it is no dead letter.
+    Raises RecordError when the record is no dead letter.
     """
     letter = decode(record.value, DeadLetter)
     key, value, headers = letter.original()

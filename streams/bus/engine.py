@@ -32,7 +32,9 @@ _POLL_SECONDS = 0.1
 
 
 class Retry(msgspec.Struct, frozen=True):
-    """How often a failing record is tried, and the delay in between (seconds, doubling from initial_delay to max_delay).
+    """How often a failing record is tried, and the delay between attempts.
+
+    Delays are in seconds and double from initial_delay to max_delay.
 
     Errors of the `non_retryable` types make a dead letter at once.
     """
@@ -119,11 +121,11 @@ class Engine:
     # ------------------------------------------------------------------ run
 
     async def run(self, stop: asyncio.Event, until: Mapping[Partition, int] | None = None) -> frozenset[Partition]:
-        """Consume until `stop` is set or the ends are reached; then finish what is under way, commit it, leave the group.
+        """Consume until `stop` is set or the ends are reached, then finish and commit calls under way, leave the group.
 
-        until: the offset at which each partition ends. Records from there on are not processed, nor are those of
-        partitions without an end. The run ends when partitions are owned and each is committed to its end; it returns
-        these partitions, and none when `stop` ended it. Where another member owns the rest, that member reads them.
+        until: the offset at which each partition ends. The engine leaves records from there on, and all records of a
+        partition without an end. The run ends when it owns partitions and each of them is committed to its end. It
+        returns these partitions, or none when `stop` ended it. Another member of the group may own others.
 
         Raises DependencyError or StalledError when the process should end and be started again.
         """
@@ -145,8 +147,7 @@ class Engine:
 
     async def _poll(self, until: Mapping[Partition, int] | None) -> None:
         for partition, records in (await self.bus.poll(_POLL_SECONDS, self.limits.max_poll_records)).items():
-            wanted = records if until is None else self._before_end(partition, records, until)
-            self._worker(partition).feed(wanted)
+            self._worker(partition).feed(records if until is None else self._before_end(partition, records, until))
         for worker in self._workers.values():
             worker.balance()
 
@@ -187,7 +188,7 @@ class Engine:
             await asyncio.gather(*(worker.drain() for worker in workers))
 
     def replace(self, worker: PartitionWorker, offset: int) -> None:
-        """Put a new worker in the place of one that another owner overtook; it goes on from the position of that owner.
+        """Replace an overtaken worker by a new one, which continues at the other owner's position.
 
         Does nothing when the partition was given up meanwhile.
         """

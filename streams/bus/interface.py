@@ -1,4 +1,4 @@
-"""What the engine asks of a bus. Kafka (streams.kafka) and memory (streams.memory) keep the same contract."""
+"""What the engine asks of a bus. The buses on Kafka and in memory pass the same contract tests."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from safeguard_streams.contract.records import Headers
 
 
 class Partition(NamedTuple):
+    """One partition of a topic, whose name is that on the bus, with the deployment's prefix."""
+
     topic: str
     partition: int
 
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]"
+
 
 class Record(Protocol):
-    """One record as it was read. timestamp is in ms since 1970."""
+    """One record read from a partition. timestamp is in ms since 1970."""
 
     @property
     def topic(self) -> str: ...
@@ -35,7 +40,7 @@ class Record(Protocol):
 
 
 class Output(msgspec.Struct, frozen=True):
-    """One record to write; topic without the deployment's prefix, value None for a tombstone."""
+    """One record to write. topic is without the deployment's prefix; value None makes a tombstone."""
 
     topic: str
     key: bytes | None
@@ -44,7 +49,7 @@ class Output(msgspec.Struct, frozen=True):
 
 
 class Committed(NamedTuple):
-    """The group's position in a partition: the next offset to read (None at first) and the metadata kept with it."""
+    """The group's position in a partition: the next offset to read (None at first) and the metadata stored with it."""
 
     offset: int | None
     metadata: str
@@ -54,33 +59,37 @@ class Listener(Protocol):
     """Called by the bus when ownership changes."""
 
     def assigned(self, partitions: Iterable[Partition]) -> None:
-        """New partitions. Must not wait: records may arrive at once."""
+        """Partitions are owned from now on. Records of them may have arrived already."""
 
     async def revoked(self, partitions: Iterable[Partition]) -> None:
-        """Partitions about to be given up. May wait a bounded time to finish work."""
+        """Partitions are about to be given up; returns when work on them has ended, in bounded time.
+
+        The bus hands out no records of them until they are assigned again.
+        """
 
 
 class Writer(Protocol):
-    """Writes for one input partition, on whose behalf it alone may write once it is open."""
+    """Writes for one input partition. Once it is open, no earlier writer of that partition can write."""
 
     async def committed(self) -> Committed:
-        """The position as it stands now that no earlier writer can change it."""
+        """The committed position, which no earlier writer can change any more. Raises BusError."""
 
     async def commit(self, outputs: Sequence[Output], offset: int, metadata: str) -> None:
-        """Outputs and position, all or nothing on a bus with transactions; outputs first, then the position, without.
+        """Write outputs and position: all or nothing on a bus with transactions, else outputs first, then the position.
 
-        An output goes to the partition of its topic that has the input's number (modulo the topic's count), so
-        that what is said of one content stays in one partition, in order.
-        Raises FencedError, or BusError when it is not known whether the commit took place: open a new writer and
-        read the position.
+        An output goes to the partition of its topic that has the input's number (modulo the topic's count). Everything
+        about one content item therefore stays in one partition, in order.
+
+        Raises FencedError, or BusError when it is unknown whether the commit took place: open a new writer and read the
+        position.
         """
 
     async def close(self) -> None:
-        """Let go; never raises, waits a bounded time."""
+        """Release the writer in bounded time; never raises."""
 
 
 class Bus(Protocol):
-    """Consumer of some topics in a group, with a writer for each partition it owns. group is its whole name."""
+    """A member of a consumer group, with a writer for each partition that it owns. group includes the prefix."""
 
     group: str
 
@@ -88,26 +97,29 @@ class Bus(Protocol):
         """Join the group."""
 
     async def poll(self, timeout: float, max_records: int) -> Mapping[Partition, Sequence[Record]]:
-        """Records of partitions that are not paused, none of them empty; waits at most `timeout` seconds for the first."""
+        """Records by partition, without paused partitions and without empty lists.
+
+        Waits at most `timeout` seconds for the first record. Raises ForbiddenError.
+        """
 
     def assignment(self) -> set[Partition]:
-        """What is owned now."""
+        """The partitions that are owned now."""
 
     def end(self, partition: Partition) -> int | None:
-        """The offset at which a partition ended when it was last read from, None where that is not known."""
+        """The offset at which a partition ended at its last fetch; None where that is unknown."""
 
     async def position(self, partition: Partition) -> int | None:
-        """The offset that is read next, past what `poll` returned; None while it is not known. Waits a moment at most."""
+        """The offset to read next, past what `poll` returned; None while that is unknown. Waits a moment at most."""
 
     def pause(self, partition: Partition) -> None: ...
 
     def resume(self, partition: Partition) -> None: ...
 
     def seek(self, partition: Partition, offset: int) -> None:
-        """Read on from this offset."""
+        """Continue reading at this offset."""
 
     async def writer(self, partition: Partition) -> Writer:
-        """Open a writer; any earlier writer of the partition is fenced from here on."""
+        """Open a writer, which fences every earlier writer of the partition. Raises BusError."""
 
     async def stop(self) -> None:
-        """Leave the group (calls revoked first); bounded."""
+        """Call `revoked`, then leave the group, in bounded time."""

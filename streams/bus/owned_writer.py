@@ -1,7 +1,7 @@
-"""The writer of a partition that is owned, opened until it works and opened again after a commit failed.
+"""The writer of an owned partition: opened with retries, and replaced after a failed commit.
 
-After a failed commit nobody here knows whether it took place. A new writer fences the old one, so the position that it
-then reads is final: `reopen` returns it, and the partition worker compares it with what it wanted to commit.
+After a failed commit its outcome is unknown. A new writer fences the old one, and the position that it then reads is
+final. `reopen` returns that position, and the partition worker compares it with the requested one.
 """
 
 from __future__ import annotations

@@ -1,15 +1,17 @@
-"""What the engine runs for one input partition: it processes the partition's records and commits what is finished.
+"""Processes the records of one input partition and commits those that are finished.
 
-    OPENING ----> RUNNING <----> RECOVERING      a commit failed: a new writer reads the position
-       |             |               |   |
-       +-------------+-------+-------+   |       the partition is given up
-                             v           v       or another owner went on
-                         DRAINING ----> CLOSED
+                 a commit failed
+    OPENING --> RUNNING <--------> RECOVERING
+       |           |                |      |
+       +-----------+----------------+      | another owner
+                   | given up              | went on
+                   v                       v
+               DRAINING ------------> CLOSED
 
 Two tasks do the work. The dispatcher opens the partition, then begins calls of the transform as records, room below the
-watermark and admission allow. The committer commits finished calls, and recovers when a commit failed.
-
-`Backlog` keeps the accounts of the records, `OwnedWriter` the partition's writer.
+watermark and admission allow. The committer commits finished calls. After a failed commit it opens a new writer and
+reads the position, which says whether that commit took place. `Backlog` keeps the accounts of the records, and
+`OwnedWriter` opens and replaces the writer.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ class WorkerState(Enum):
 
 
 class PartitionWorker:
-    """Processes and commits one partition, from when it is owned until it is given up, lost or overtaken."""
+    """Processes and commits one partition for one ownership: until it is given up or another owner overtakes it."""
 
     _dispatcher: asyncio.Task[None]
     _committer: asyncio.Task[None]
@@ -77,12 +79,12 @@ class PartitionWorker:
 
     @property
     def ready(self) -> bool:
-        """Whether it can process and commit."""
+        """Whether the worker can process and commit."""
         return self.state is WorkerState.RUNNING
 
     @property
     def lag(self) -> int:
-        """Records of the partition that are not finished, as far as its end is known."""
+        """Records of the partition that are not done; of an unknown end, those that are read."""
         return self.backlog.lag(self._engine.bus.end(self.partition))
 
     @property
@@ -92,14 +94,14 @@ class PartitionWorker:
     # ------------------------------------------------------------------ input
 
     def feed(self, records: Sequence[Record]) -> None:
-        """Take records as they were polled; never waits."""
+        """Take polled records; never waits."""
         if not self.backlog.unfinished:
             self._progressed_at = time.monotonic()
         self.backlog.add(records)
         self._fed.set()
 
     def balance(self) -> None:
-        """Pause or resume the partition by what is unfinished, and end the engine where nothing finishes any more."""
+        """Pause or resume the partition by its unfinished records, and end the engine when it makes no progress."""
         limits, unfinished, size = self._limits, self.backlog.unfinished, self.backlog.waiting_bytes
         if not self._paused and (unfinished >= limits.max_buffered or size >= limits.max_buffered_bytes):
             self._paused = True
@@ -109,8 +111,9 @@ class PartitionWorker:
             self._engine.bus.resume(self.partition)
         still = time.monotonic() - self._progressed_at
         if unfinished and still > limits.stall_timeout:
-            where = f"{self.partition.topic}[{self.partition.partition}]"
-            self._engine.fail(StalledError(f"{where}: {unfinished} records wait and none finished for {still:.0f} s"))
+            self._engine.fail(
+                StalledError(f"{self.partition}: {unfinished} records wait and none finished for {still:.0f} s")
+            )
 
     # ------------------------------------------------------------------ dispatcher
 
@@ -151,7 +154,7 @@ class PartitionWorker:
         self._finished.set()
 
     async def _isolated(self, records: Sequence[Record]) -> Sequence[Output]:
-        """The transform's outputs. Halves a failing batch until the failing record is alone, and retries that one only."""
+        """The transform's outputs. Halves a failing batch until the failing record is alone, then retries it."""
         failures = 0
         while True:
             try:
@@ -252,7 +255,10 @@ class PartitionWorker:
     # ------------------------------------------------------------------ end
 
     async def drain(self) -> None:
-        """Give the partition up: begin nothing, let calls under way finish, commit them. Bounded by drain_timeout twice."""
+        """Give the partition up: begin no call, let those under way finish, commit them.
+
+        Waits at most drain_timeout for the calls, and as long again for the commit.
+        """
         if self.state is not WorkerState.CLOSED:
             self.state = WorkerState.DRAINING
         self._dispatcher.cancel()
@@ -276,8 +282,14 @@ class PartitionWorker:
             if task is not current:
                 task.cancel()
         if first:
-            self._engine.transform.closed(self.partition)  # before any wait, so before a next ownership begins
+            self._close_transform()  # before any wait, hence before the next ownership begins
         await self._writer.close()
+
+    def _close_transform(self) -> None:
+        try:
+            self._engine.transform.closed(self.partition)
+        except Exception as error:
+            self._engine.fail(error)
 
     async def _guard(self, work: Awaitable[None]) -> None:
         try:

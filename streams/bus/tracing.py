@@ -1,8 +1,8 @@
-"""One trace along the path of a content: from its producer through every stage, over Kafka, to what enforcement did.
+"""One trace along the path of a content item: from its producer through every stage, over Kafka, to enforcement.
 
-A record whose traceparent (W3C Trace Context) says that it is sampled gets a span of its own in each stage, and what follows from
-it carries that span's traceparent on. All others cost a look at their headers. Of content whose producer gave no
-traceparent, a small share begins a trace of its own at the first stage.
+A record whose traceparent (W3C Trace Context) is sampled gets a span in each stage, and the outputs that follow from
+it carry that span's traceparent. All others cost a look at their headers. Of the records whose producer gave no
+traceparent, a small share begins a trace at the first stage.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from safeguard_streams.contract.records import Headers
 
 SCOPE = "safeguard"
 _PROPAGATOR = TraceContextTextMapPropagator()
-_SAMPLED = frozenset(b"13579bdf")  # the last digit of the flags, if its lowest bit is set
+_SAMPLED = frozenset(b"13579bdf")  # last digits of the flags with the lowest bit set
 
 
-class Carrying(msgspec.Struct, frozen=True):
-    """A record whose headers name the span of this stage; `original` are those that it came with."""
+class TracedRecord(msgspec.Struct, frozen=True):
+    """A record whose headers name the span of this stage; `original` are the headers that it was read with."""
 
     topic: str
     partition: int
@@ -41,12 +41,12 @@ class Carrying(msgspec.Struct, frozen=True):
 
 
 def original_headers(record: Record) -> Headers:
-    """The headers that a record came with."""
-    return record.original if isinstance(record, Carrying) else record.headers
+    """The headers that a record was read with."""
+    return record.original if isinstance(record, TracedRecord) else record.headers
 
 
 def sampled(headers: Headers) -> bool:
-    """Whether they hold the context of a trace that is recorded."""
+    """Whether the headers hold the context of a sampled trace."""
     for name, value in headers:
         if name == "traceparent":
             return len(value) == 55 and value[-1] in _SAMPLED
@@ -54,17 +54,17 @@ def sampled(headers: Headers) -> bool:
 
 
 class Tracing:
-    """Spans of one stage. share, 0 to 1: of records without any context, how many begin a trace."""
+    """Spans of one stage. sample_rate, 0 to 1: share of the records without a context that begin a trace."""
 
-    def __init__(self, stage: str, group: str, share: float = 0.0) -> None:
+    def __init__(self, stage: str, group: str, sample_rate: float = 0.0) -> None:
         self._stage = stage
         self._group = group
-        self._share = share
+        self._sample_rate = sample_rate
         self._tracer = trace.get_tracer(SCOPE)
 
     @contextlib.contextmanager
     def processing(self, records: Sequence[Record]) -> Iterator[Sequence[Record]]:
-        """The records to hand to the transform, while their spans are open."""
+        """The records for the transform, with open spans for the block."""
         chosen = self._chosen(records) if recording() else []
         if not chosen:
             yield records
@@ -72,9 +72,9 @@ class Tracing:
         spans = {number: self._span(records[number]) for number in chosen}
         handed = list(records)
         for number, span in spans.items():
-            handed[number] = _carrying(records[number], span)
+            handed[number] = _traced(records[number], span)
         batch = self._batch(records, spans) if len(records) > 1 else None
-        # What is asked of others on behalf of a single content belongs to its trace.
+        # Requests to other services on behalf of a single content item belong to its trace.
         current: Any = contextlib.nullcontext()
         if len(records) == 1:
             current = trace.use_span(spans[0], record_exception=False, set_status_on_exception=False)
@@ -83,7 +83,7 @@ class Tracing:
                 yield handed
         except BaseException as error:
             for span in spans.values():
-                # An exception's text may quote content, its kind does not.
+                # The text of an exception may quote content, its type does not.
                 span.set_status(Status(StatusCode.ERROR, type(error).__name__))
             raise
         finally:
@@ -92,7 +92,7 @@ class Tracing:
 
     def _chosen(self, records: Sequence[Record]) -> list[int]:
         chosen = [number for number, record in enumerate(records) if record.headers and sampled(record.headers)]
-        if not chosen and self._share and random.random() < self._share * len(records):
+        if not chosen and self._sample_rate and random.random() < self._sample_rate * len(records):
             number = random.randrange(len(records))
             if not any(name == "traceparent" for name, _ in records[number].headers):
                 return [number]
@@ -110,7 +110,7 @@ class Tracing:
         return self._tracer.start_span(f"process {record.topic}", context, SpanKind.CONSUMER, attributes)
 
     def _batch(self, records: Sequence[Record], spans: dict[int, Span]) -> Span:
-        """A span of the whole call, linked with those of the contents in it."""
+        """A span of the whole call, linked with those of its content items."""
         links = [Link(span.get_span_context()) for span in spans.values()]
         attributes = {**self._attributes(records[0].topic), "messaging.batch.message_count": len(records)}
         return self._tracer.start_span(
@@ -133,18 +133,18 @@ def recording() -> bool:
     return not isinstance(trace.get_tracer_provider(), (trace.ProxyTracerProvider, trace.NoOpTracerProvider))
 
 
-def _carrying(record: Record, span: Span) -> Record:
+def _traced(record: Record, span: Span) -> Record:
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier, trace.set_span_in_context(span, Context()))
     kept = [(name, value) for name, value in record.headers if name not in ("traceparent", "tracestate")]
     headers = [*kept, *((name, value.encode()) for name, value in carrier.items())]
     place = (record.topic, record.partition, record.offset, record.timestamp)
-    return Carrying(*place, record.key, record.value, headers, record.headers)
+    return TracedRecord(*place, record.key, record.value, headers, record.headers)
 
 
 @contextlib.contextmanager
 def asking(name: str, attributes: dict[str, Any]) -> Iterator[Span]:
-    """A span of a question to another service, on behalf of the content that is handled now, if that is traced."""
+    """A span of a request to another service for the current content item, if that item is traced."""
     if not trace.get_current_span().get_span_context().is_valid:
         yield trace.INVALID_SPAN
         return
@@ -161,7 +161,7 @@ def asking(name: str, attributes: dict[str, Any]) -> Iterator[Span]:
 
 
 def current_headers() -> dict[str, str]:
-    """traceparent and tracestate of what is handled now, for a request to another service; empty where nothing is traced."""
+    """traceparent and tracestate of the current span, for a request to a service; empty where nothing is traced."""
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier, contexts.get_current())
     return carrier

@@ -1,4 +1,4 @@
-"""safeguard dead-letters."""
+"""The commands `safeguard dead-letters`: list them, and requeue the records that they hold."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.bus.dead_letters import retried
+from safeguard_streams.bus.dead_letters import requeued
 from safeguard_streams.bus.engine import Engine
 from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.bus.transform import stateless
@@ -24,13 +24,16 @@ from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.process import Stop, configure_logging
 from safeguard_streams.runtime.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="What could not be handled, whole, with the reason.")
+app = typer.Typer(no_args_is_help=True, help="Records that could not be processed: list or requeue them.")
 GROUP = "dead-letters-retry"
 
 
 @app.command("list")
 def show(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
-    """Dead letters, oldest first in each partition. With --json one whole dead letter a line, content included."""
+    """List dead letters, oldest first in each partition.
+
+    With --json, print one whole dead letter per line, content included.
+    """
     current = settings.load(bootstrap=bootstrap)
 
     async def read() -> list[DeadLetter]:
@@ -42,7 +45,7 @@ def show(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
         for letter in letters:
             print(encode(letter).decode())
         return
-    table = Table("from", "stage", "tries", "failed at", "bytes", "reason", box=None)
+    table = Table("from", "stage", "attempts", "failed at", "bytes", "reason", box=None)
     for letter in letters:
         origin = f"{letter.origin.topic}[{letter.origin.partition}]@{letter.origin.offset}"
         size = len(base64.b64decode(letter.value or ""))
@@ -53,14 +56,14 @@ def show(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
 
 @app.command("retry")
 def retry(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
-    """Put back into their topics all dead letters that were not put back before, each exactly once.
+    """Requeue to its topic, exactly once, each record that was not requeued before.
 
-    A header counts how often a record was tried; what fails again becomes a new dead letter.
+    A header counts the attempts. A record that fails again becomes a new dead letter.
     """
     current = settings.load(bootstrap=bootstrap)
     configure_logging("WARNING")
     count = asyncio.run(_retry(current))
-    print(orjson.dumps({"retried": count}).decode() if as_json else f"put back {count}")
+    print(orjson.dumps({"retried": count}).decode() if as_json else f"requeued {count}")
 
 
 async def _retry(current: Settings) -> int:
@@ -74,8 +77,8 @@ async def _retry(current: Settings) -> int:
         nonlocal count
         outputs = []
         for record in records:
-            with contextlib.suppress(RecordError):  # it stays listed: there is no topic to put it back into
-                outputs.append(retried(record, current.prefix))
+            with contextlib.suppress(RecordError):  # it stays listed: no topic is known for it
+                outputs.append(requeued(record, current.prefix))
         count += len(outputs)
         return outputs
 

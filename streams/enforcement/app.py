@@ -21,7 +21,7 @@ from typing import Any
 import aiohttp
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.bus.dead_letters import was_retried
+from safeguard_streams.bus.dead_letters import was_requeued
 from safeguard_streams.bus.engine import Engine, Limits
 from safeguard_streams.bus.interface import Partition
 from safeguard_streams.bus.kafka import KafkaBus
@@ -134,7 +134,7 @@ class Agent:
                 with contextlib.suppress(RecordError):
                     action = decode(record.value, Action)
                     standing_state = self.enforcer.states.get(record.partition)
-                    if standing_state is not None and (action.human or action.releases) and not was_retried(record):
+                    if standing_state is not None and (action.human or action.releases) and not was_requeued(record):
                         standing_state.take(action)
 
 

@@ -26,7 +26,7 @@ import msgspec
 import orjson
 
 from safeguard_streams.bus import tracing
-from safeguard_streams.bus.dead_letters import was_retried
+from safeguard_streams.bus.dead_letters import was_requeued
 from safeguard_streams.bus.interface import Output, Partition, Record
 from safeguard_streams.contract.records import Action, decode, now
 from safeguard_streams.enforcement.rules import Webhook
@@ -120,7 +120,7 @@ class Delivery:
         for record in records:
             action = decode(record.value, Action)
             standing_state = self.states[record.partition]
-            retried = was_retried(record)
+            retried = was_requeued(record)
             if not retried and record.offset >= standing_state.restored:
                 standing_state.take(action)  # before anything is waited for, so in the order of the topic
             if not action.dry_run and (action.changes or action.alert):

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.bus.dead_letters import was_retried
+from safeguard_streams.bus.dead_letters import was_requeued
 from safeguard_streams.bus.interface import Output
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, Enforced, decode, encode, now, schema_header, verdict_id
@@ -49,7 +49,7 @@ async def actions(settings: Settings) -> AsyncIterator[tuple[int, Action]]:
     """All actions, with the partitions that they stand in; of each partition in order."""
     async for record in kafka.read_all(settings, [topics.ACTIONS]):
         with contextlib.suppress(RecordError):
-            if not was_retried(record):
+            if not was_requeued(record):
                 yield record.partition, decode(record.value, Action)
 
 

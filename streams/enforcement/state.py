@@ -13,7 +13,7 @@ from datetime import datetime
 import msgspec
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.bus.dead_letters import was_retried
+from safeguard_streams.bus.dead_letters import was_requeued
 from safeguard_streams.bus.interface import Partition
 from safeguard_streams.client.recent_ids import RecentIds
 from safeguard_streams.contract import topics
@@ -97,7 +97,7 @@ class EnforcementState:
         async for record in kafka.read_all(settings, [topics.ACTIONS], partition):
             standing_state.restored = record.offset + 1
             with contextlib.suppress(RecordError):  # it is among the dead letters
-                if not was_retried(record):
+                if not was_requeued(record):
                     standing_state.take(decode(record.value, Action))
         return standing_state
 

@@ -333,7 +333,7 @@ async def run(
     stop: asyncio.Event,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> ReplayState:
-    """Escalate what a replay chooses, from where it is to its end. on_progress gets how many offsets are done, again and again.
+    """Escalate what a replay chooses, from its position to its end. on_progress gets how many offsets are done, repeatedly.
 
     Returns the state in which it ended: escalated, or paused or cancelled by somebody, or running when `stop` was set.
     """

@@ -1,0 +1,22 @@
+"""What every process and command shares: settings, security, logs, signals, health pages, telemetry.
+
+Settings come from the environment, a file and a folder of secrets, and a wrong one is named with its reason. A
+process that is told to end is gone within nine seconds. Content is never logged, and no metric holds it.
+
+- `settings`: all settings, by the role that uses them.
+- `security`: TLS and SASL options of Kafka clients.
+- `aiokafka_patch`: a consumer that never mistakes a failed offset fetch for "no offset".
+- `process`: logs, signals, garbage collection, tasks that end together.
+- `health`: liveness, readiness and metrics over HTTP.
+- `metrics`: every metric, declared once.
+- `telemetry`: export of metrics and traces.
+- `durations`: spans of time such as 15m.
+
+## Design decisions
+
+- **A failed offset fetch is never "no offset".** aiokafka takes a coordinator's "not now" for "nothing was committed"
+  and starts again from the beginning. Our consumers raise the error instead, and aiokafka retries. aiokafka itself
+  stays unchanged for the other consumers of a process.
+- **Metrics are objects, not strings.** Code, dashboards, the list in METRICS.md and the tests name the same object. A
+  test scrapes all processes and finds every declared metric, and no other.
+"""

@@ -1,9 +1,11 @@
 """A consumer that never mistakes a failed offset fetch for "no offset committed".
 
-When a group's coordinator cannot answer yet (it is loading the group, or another broker has taken over), Kafka reports one error
-for the whole response, and the response holds no offsets. aiokafka checks only the errors of single partitions, so it reads such
-a response as "nothing was committed" and starts again from the beginning. `StrictConsumer` raises the error instead, and aiokafka
-retries, as it does for other retriable errors. Only consumers of this class are changed; aiokafka itself stays as it is.
+A group's coordinator cannot answer while it loads the group or after another broker took over. Kafka then reports one
+error for the whole response, and the response holds no offsets. aiokafka checks only the errors of single partitions.
+It reads such a response as "nothing was committed" and starts again from the beginning.
+
+`StrictConsumer` raises the error instead, and aiokafka retries, as it does after other retriable errors. Only consumers
+of this class are changed; aiokafka itself stays unchanged.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ class StrictConsumer(AIOKafkaConsumer):
 
 
 def check_offset_fetches(client: Any) -> None:
-    """Make this connection raise the error of a failed offset fetch. The group coordinator then looks for its broker again."""
+    """Make a client raise the error of a failed offset fetch; aiokafka then looks for the coordinator again."""
     send = client.send
 
     async def send_checked(node_id: int, request: Any, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Spans of time as people write them: 30s, 15m, 12h, 7d."""
+"""Durations as people write them: 30s, 15m, 12h, 7d."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def span(text: str) -> timedelta | None:
-    """The span, or None where the text is none."""
-    found = _SPAN.match(text)
-    return timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else None
+    """The duration, or None when the text is not one."""
+    match = _SPAN.match(text)
+    return timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else None

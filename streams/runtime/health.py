@@ -1,4 +1,4 @@
-"""Liveness and readiness over HTTP, for processes that have no web server of their own."""
+"""Liveness, readiness and metrics over HTTP, for processes without a web server of their own."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from safeguard_streams.runtime import telemetry
 
 @contextlib.asynccontextmanager
 async def served(host: str, port: int, state: Callable[[], dict[str, Any]]) -> AsyncIterator[None]:
-    """Serve /health/live, /health/ready (`state()` as JSON, with status 503 until its `ready` is true) and /metrics."""
+    """Serve /health/live, /health/ready and /metrics for the block.
+
+    /health/ready returns `state()` as JSON, with status 503 until its `ready` is true.
+    """
 
     async def live(_: web.Request) -> web.Response:
         return web.json_response({"alive": True})
 
     async def ready(_: web.Request) -> web.Response:
-        found = state()
-        return web.json_response(found, status=200 if found["ready"] else 503)
+        current = state()
+        return web.json_response(current, status=200 if current["ready"] else 503)
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=telemetry.page(), headers={"content-type": telemetry.CONTENT_TYPE})

@@ -1,8 +1,8 @@
-"""Every metric of the pipeline, each declared once: name, unit, what it says, its attributes.
+"""Every metric of the pipeline, declared once: name, unit, description, attributes.
 
-Names follow OpenTelemetry's conventions for messaging and generative AI where those have one, and begin with `safeguard`
-where they have none. Prometheus sees them with underscores, the unit, and `_total` for what only grows. No attribute holds
-content, nor ids of content: their number is bounded by topics, policies and rules.
+Names follow OpenTelemetry's conventions for messaging and generative AI where these have one. All others begin with
+`safeguard`. Prometheus sees them with underscores, the unit, and `_total` for counters. No attribute holds content or
+ids of content. Topics, policies and rules bound the number of series.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from opentelemetry import metrics as api
 from opentelemetry.metrics import CallbackOptions, Observation
 
 Attributes = Mapping[str, str]
-Ask = Callable[[], Iterable[tuple[float, Attributes]]]
+Callback = Callable[[], Iterable[tuple[float, Attributes]]]
 SCOPE = "safeguard"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 TOKENS = (1.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0)
 
 
 class Metric(msgspec.Struct, frozen=True, eq=False):
-    """One instrument. buckets, of a histogram, are in its unit."""
+    """One instrument. buckets: bounds of a histogram, in its unit."""
 
     name: str
     kind: Literal["counter", "histogram", "gauge"]
@@ -34,16 +34,16 @@ class Metric(msgspec.Struct, frozen=True, eq=False):
     buckets: tuple[float, ...] = ()
 
     def add(self, amount: float, attributes: Attributes | None = None) -> None:
-        """Of a counter."""
+        """Add to a counter."""
         _instrument(self).add(amount, attributes)
 
     def record(self, value: float, attributes: Attributes | None = None) -> None:
-        """Of a histogram."""
+        """Record a value in a histogram."""
         _instrument(self).record(value, attributes)
 
     @property
     def prometheus(self) -> str:
-        """Its name where Prometheus reads it."""
+        """The name of the metric in Prometheus."""
         unit = {"s": "_seconds", "1": "_ratio"}.get(self.unit, "")
         name = self.name.replace(".", "_")
         if self.kind == "counter":
@@ -52,44 +52,46 @@ class Metric(msgspec.Struct, frozen=True, eq=False):
 
 
 _instruments: dict[str, Any] = {}
-_asked: dict[str, list[Ask]] = {}
+_callbacks: dict[str, list[Callback]] = {}
 
 
 @contextlib.contextmanager
-def observed(gauges: Mapping[Metric, Ask]) -> Iterator[None]:
-    """For so long, ask for the values of gauges, with their attributes, whenever they are read. Several may be asked for one."""
-    for metric, ask in gauges.items():
-        asked = _asked.setdefault(metric.name, [])
+def observed(gauges: Mapping[Metric, Callback]) -> Iterator[None]:
+    """Within the block, read each gauge by its callback, which returns values with their attributes.
+
+    A gauge may have several callbacks at once.
+    """
+    for metric, callback in gauges.items():
+        callbacks = _callbacks.setdefault(metric.name, [])
         if metric.name not in _instruments:
-            callback = partial(_observations, asked)
             _instruments[metric.name] = api.get_meter(SCOPE).create_observable_gauge(
-                metric.name, [callback], metric.unit, metric.about
+                metric.name, [partial(_observations, callbacks)], metric.unit, metric.about
             )
-        asked.append(ask)
+        callbacks.append(callback)
     try:
         yield
     finally:
-        for metric, ask in gauges.items():
-            _asked[metric.name].remove(ask)
+        for metric, callback in gauges.items():
+            _callbacks[metric.name].remove(callback)
 
 
-def _observations(asked: list[Ask], _: CallbackOptions) -> Iterable[Observation]:
-    return [Observation(value, attributes) for ask in list(asked) for value, attributes in ask()]
+def _observations(callbacks: list[Callback], _: CallbackOptions) -> Iterable[Observation]:
+    return [Observation(value, attributes) for callback in list(callbacks) for value, attributes in callback()]
 
 
 def _instrument(metric: Metric) -> Any:
-    """Made on first use: until a process is set up for telemetry, it does nothing."""
-    found = _instruments.get(metric.name)
-    if found is None:
+    """Created on first use; does nothing until the process exports telemetry."""
+    instrument = _instruments.get(metric.name)
+    if instrument is None:
         meter = api.get_meter(SCOPE)
         if metric.kind == "counter":
-            found = meter.create_counter(metric.name, metric.unit, metric.about)
+            instrument = meter.create_counter(metric.name, metric.unit, metric.about)
         else:
-            found = meter.create_histogram(
+            instrument = meter.create_histogram(
                 metric.name, metric.unit, metric.about, explicit_bucket_boundaries_advisory=metric.buckets
             )
-        _instruments[metric.name] = found
-    return found
+        _instruments[metric.name] = instrument
+    return instrument
 
 
 TOPIC, GROUP, PARTITION = (
@@ -99,53 +101,65 @@ TOPIC, GROUP, PARTITION = (
 )
 
 CONSUMED = Metric(
-    "messaging.client.consumed.messages", "counter", "{message}", "Records read and finished, by topic.", (TOPIC, GROUP)
+    "messaging.client.consumed.messages",
+    "counter",
+    "{message}",
+    "Records that were read and are done, by topic.",
+    (TOPIC, GROUP),
 )
 SENT = Metric(
-    "messaging.client.sent.messages", "counter", "{message}", "Records written and committed, by topic.", (TOPIC,)
+    "messaging.client.sent.messages",
+    "counter",
+    "{message}",
+    "Records that were written and committed, by topic.",
+    (TOPIC,),
 )
 PROCESSED = Metric(
     "messaging.process.duration",
     "histogram",
     "s",
-    "Time of one call of a stage: of a batch, or of one content.",
+    "Duration of one call of a stage, for a batch or for one content item.",
     ("stage",),
     SECONDS,
 )
 DELAY = Metric(
     "safeguard.delay", "histogram", "s",
-    "From the moment a record was written to the moment what follows from it is committed; of a batch that of its oldest.",
+    "Time from when a record was written to when its outputs are committed; for a batch, that of its oldest record.",
     ("stage", TOPIC), SECONDS,
 )  # fmt: skip
 LAG_RECORDS = Metric(
-    "safeguard.lag.records", "gauge", "{message}", "Records that wait in a partition.", (TOPIC, PARTITION, GROUP)
+    "safeguard.lag.records",
+    "gauge",
+    "{message}",
+    "Records of a partition that are not done yet.",
+    (TOPIC, PARTITION, GROUP),
 )
 LAG_SECONDS = Metric(
-    "safeguard.lag.time", "gauge", "s", "Age of the oldest record of a partition that was read and is not finished.",
+    "safeguard.lag.time", "gauge", "s", "Age of the oldest record of a partition that was read and is not committed.",
     (TOPIC, PARTITION, GROUP),
 )  # fmt: skip
-IN_FLIGHT = Metric("safeguard.in_flight", "gauge", "{call}", "Calls of a stage under way.", ("stage",))
+IN_FLIGHT = Metric("safeguard.in_flight", "gauge", "{call}", "Calls of a stage that are under way.", ("stage",))
 COMMITS = Metric(
     "safeguard.commits",
     "counter",
     "{commit}",
-    "Transactions, by their end: done, failed or fenced.",
+    "Commits, by outcome: done, failed or fenced.",
     ("stage", "outcome"),
 )
 DEAD_LETTERS = Metric(
     "safeguard.dead_letters",
     "counter",
     "{message}",
-    "Records that could not be handled, by kind of error.",
+    "Records that could not be processed, by type of error.",
     ("stage", "error"),
 )
 
-CLEARED = Metric("safeguard.cleared", "counter", "{event}", "Events that no gate wanted judged.")
+CLEARED = Metric("safeguard.cleared", "counter", "{event}", "Events that the prefilter cleared.")
 ESCALATED = Metric(
     "safeguard.escalated",
     "counter",
     "{escalation}",
-    "Contents to be judged, by policy, gate and lane.",
+    "Content items that the prefilter escalated, by policy, gate and lane.",
     ("policy", "gate", "lane"),
 )
 
@@ -165,33 +179,33 @@ RULES = Metric(
 )
 VIOLATIONS = Metric(
     "safeguard.violations", "counter", "{content}",
-    "Violating contents, by what found them: a gate, or an audit, each of which stands for 1/rate others. Recall of the gates is "
-    "the gates' share of both.",
+    "Violating content items, by what found them: a gate, or an audit, where each stands for 1/rate items. Recall of "
+    "the gates is the gates' share of both.",
     ("policy", "found_by"),
 )  # fmt: skip
 REUSED = Metric(
     "safeguard.judgements.reused",
     "counter",
     "{verdict}",
-    "Verdicts that took the judgement of equal content.",
+    "Verdicts that reused the judgement of equal content.",
     ("policy",),
 )
 MALFORMED = Metric(
-    "safeguard.malformed", "counter", "{output}", "Outputs of the model that were not accepted, by reason.", ("reason",)
+    "safeguard.malformed", "counter", "{output}", "Model outputs that were rejected, by reason.", ("reason",)
 )
 CACHED_TOKENS = Metric(
     "safeguard.tokens.cached",
     "counter",
     "{token}",
-    "Tokens of prompts that came from the prefix cache.",
+    "Prompt tokens that came from the prefix cache.",
     ("gen_ai.request.model",),
 )
 TOKEN_USAGE = Metric(
-    "gen_ai.client.token.usage", "histogram", "{token}", "Tokens of a question and its answer: input, output.",
+    "gen_ai.client.token.usage", "histogram", "{token}", "Tokens of a request to the model, by type: input or output.",
     ("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "gen_ai.token.type"), TOKENS,
 )  # fmt: skip
 ASKED = Metric(
-    "gen_ai.client.operation.duration", "histogram", "s", "Time from a question to its answer.",
+    "gen_ai.client.operation.duration", "histogram", "s", "Time from a request to the model to its response.",
     ("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "error.type"), SECONDS,
 )  # fmt: skip
 ENGINE_RUNNING = Metric(
@@ -212,17 +226,17 @@ ACTIONS = Metric(
     "safeguard.actions",
     "counter",
     "{action}",
-    "Actions of enforcement, by policy and what became of them.",
+    "Enforcement actions, by policy, action and state.",
     ("policy", "action", "state"),
 )
 HELD = Metric(
-    "safeguard.actions.held", "gauge", "{content}", "Actions above a cap that wait for a person.", ("policy",)
+    "safeguard.actions.held", "gauge", "{content}", "Actions above a cap that wait for a moderator.", ("policy",)
 )
 DELIVERIES = Metric(
     "safeguard.webhook.deliveries",
     "counter",
     "{message}",
-    "Tries to deliver: delivered, failed (tried again) or refused.",
+    "Webhook delivery attempts, by outcome: delivered, failed (and retried) or refused.",
     ("outcome",),
 )
 

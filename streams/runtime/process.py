@@ -1,4 +1,4 @@
-"""What the long-running processes share: logs, signals, and an end that is bounded in time."""
+"""What the long-running processes share: logs, signals, garbage collection, and an end that is bounded in time."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from opentelemetry import trace
 
 log = logging.getLogger(__name__)
 
-COLLECTION = 2.0  # seconds
-END_SECONDS = 9.0  # a process that was told to end is gone after this long, whatever hangs
+COLLECTION_SECONDS = 2.0
+END_SECONDS = 9.0  # a process that got a signal exits within this time, whatever hangs
 
 
 class _Json(logging.Formatter):
-    """One JSON object a line, with the trace that the line belongs to."""
+    """Formats a line as a JSON object, with the trace that it belongs to."""
 
     def format(self, record: logging.LogRecord) -> str:
-        said = {
+        line = {
             "time": datetime.fromtimestamp(record.created, UTC),
             "level": record.levelname,
             "logger": record.name,
@@ -33,44 +33,43 @@ class _Json(logging.Formatter):
         }
         context = trace.get_current_span().get_span_context()
         if context.is_valid:
-            said |= {
+            line |= {
                 "trace_id": trace.format_trace_id(context.trace_id),
                 "span_id": trace.format_span_id(context.span_id),
             }
         if record.exc_info:
-            said["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(said, default=str).decode()
+            line["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str).decode()
 
 
 def configure_logging(level: str = "INFO", form: str = "text") -> None:
-    """Lines on standard error, as text or json; libraries only from warnings on. Content is never logged."""
+    """Log to standard error, as text or json. Of libraries, log warnings and errors only. Content is never logged."""
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
     if form == "json":
         logging.getLogger().handlers[0].setFormatter(_Json())
-    for ours in ("safeguard_streams",):
-        logging.getLogger(ours).setLevel(level)
-    # Group changes are part of ordinary life, and this library calls them errors.
+    logging.getLogger("safeguard_streams").setLevel(level)
+    # aiokafka logs ordinary changes of a group as errors.
     logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(logging.CRITICAL)
 
 
 def collect_rarely() -> None:
-    """Leave looking for reference cycles to `collect_by_the_clock`: a batch of records makes many objects, few cycles."""
+    """Leave reference cycles to `collect_by_the_clock`: a batch of records makes many objects and few cycles."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)
 
 
 async def collect_by_the_clock() -> None:
-    """Free what only cycles keep, every few seconds: the clients' answers, of megabytes, are among it."""
+    """Free reference cycles every COLLECTION_SECONDS; the clients' responses, of megabytes, are among them."""
     while True:
-        await asyncio.sleep(COLLECTION)
+        await asyncio.sleep(COLLECTION_SECONDS)
         gc.collect()
 
 
 class Stop:
-    """Set by SIGTERM or SIGINT; a process that has not ended END_SECONDS later ends at once, without committing."""
+    """Sets its event on SIGTERM or SIGINT. After END_SECONDS more, the process exits at once, without committing."""
 
     def __init__(self) -> None:
         self.event = asyncio.Event()
@@ -78,7 +77,7 @@ class Stop:
     def __enter__(self) -> Stop:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._told, signal.Signals(number).name)
+            loop.add_signal_handler(number, self._on_signal, signal.Signals(number).name)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -86,22 +85,22 @@ class Stop:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
 
-    def _told(self, name: str) -> None:
+    def _on_signal(self, name: str) -> None:
         if not self.event.is_set():
-            log.info("%s: finishing what is under way", name)
-            asyncio.get_running_loop().call_later(END_SECONDS, self._too_late)
+            log.info("stop requested, finishing calls under way signal=%s", name)
+            asyncio.get_running_loop().call_later(END_SECONDS, self._exit)
             self.event.set()
 
     @staticmethod
-    def _too_late() -> None:
-        log.error("not finished within %.0f s, leaving; what is not committed will be read again", END_SECONDS)
+    def _exit() -> None:
+        log.error("not stopped in time, exiting; uncommitted records will be read again timeout=%.0fs", END_SECONDS)
         logging.shutdown()
         os._exit(1)
 
 
-async def run_until_first(*works: Coroutine[Any, Any, Any]) -> None:
-    """Run together until the first ends; then cancel the others. Raises what the first raised."""
-    tasks = [asyncio.create_task(work) for work in works]
+async def run_until_first(*coroutines: Coroutine[Any, Any, Any]) -> None:
+    """Run coroutines together until the first ends, then cancel the others. Raises the error of the first."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:

@@ -1,7 +1,8 @@
-"""Encryption and authentication towards Kafka: the options that every client takes, from the settings.
+"""Encryption and authentication for Kafka clients: the options that every client takes, from the settings.
 
-TLS by a CA's certificate or the system's, mutual TLS by a certificate of one's own; SASL by user and password (SCRAM, PLAIN), or by
-tokens of an OAuth 2.0 server (OAUTHBEARER, client credentials: RFC 6749, section 4.4).
+TLS trusts a given CA's certificate or the system's, and mutual TLS adds a certificate of the client. SASL takes user
+and password (SCRAM, PLAIN), or tokens of an OAuth 2.0 server (OAUTHBEARER, client credentials: RFC 6749, section
+4.4).
 """
 
 from __future__ import annotations
@@ -22,38 +23,38 @@ from aiokafka.helpers import create_ssl_context
 from safeguard_streams.errors import BusError, ConfigurationError
 from safeguard_streams.runtime.settings import Settings
 
-TOKEN_SECONDS = 10.0  # for the OAuth server's answer
-_MARGIN = 30.0  # seconds that a token must still be good for
+TOKEN_SECONDS = 10.0  # timeout of a request to the OAuth server
+_MARGIN = 30.0  # seconds for which a token must remain valid
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
-    """Options that every aiokafka client takes. Raises ConfigurationError with what to set."""
+    """Options for every aiokafka client. Raises ConfigurationError naming the settings that are missing or wrong."""
     return {"bootstrap_servers": settings.bootstrap, "client_id": "safeguard", **_security_options(settings)}
 
 
 def _security_options(settings: Settings) -> dict[str, Any]:
-    found: dict[str, Any] = {"security_protocol": settings.security_protocol}
+    options: dict[str, Any] = {"security_protocol": settings.security_protocol}
     if settings.security_protocol in ("SSL", "SASL_SSL"):
-        found["ssl_context"] = _context(settings)
+        options["ssl_context"] = _context(settings)
     if not settings.security_protocol.startswith("SASL"):
-        return found
-    found["sasl_mechanism"] = settings.sasl_mechanism
+        return options
+    options["sasl_mechanism"] = settings.sasl_mechanism
     if settings.sasl_mechanism == "OAUTHBEARER":
         if not (settings.oauth_url and settings.username and settings.password):
             raise ConfigurationError(
-                "OAUTHBEARER asks for tokens: set SAFEGUARD_OAUTH_URL, SAFEGUARD_USERNAME (the client's id) and "
+                "OAUTHBEARER needs a token server: set SAFEGUARD_OAUTH_URL, SAFEGUARD_USERNAME (the client's id) and "
                 "SAFEGUARD_PASSWORD (its secret)"
             )
         secret = settings.password.get_secret_value()
-        found["sasl_oauth_token_provider"] = _provider(
+        options["sasl_oauth_token_provider"] = _provider(
             settings.oauth_url, settings.username, secret, settings.oauth_scope
         )
-        return found
+        return options
     if not (settings.username and settings.password):
         raise ConfigurationError(f"{settings.sasl_mechanism} needs SAFEGUARD_USERNAME and SAFEGUARD_PASSWORD")
-    found["sasl_plain_username"] = settings.username
-    found["sasl_plain_password"] = settings.password.get_secret_value()
-    return found
+    options["sasl_plain_username"] = settings.username
+    options["sasl_plain_password"] = settings.password.get_secret_value()
+    return options
 
 
 def _context(settings: Settings) -> SSLContext:
@@ -70,7 +71,7 @@ def _context(settings: Settings) -> SSLContext:
     return context
 
 
-class Tokens(AbstractTokenProvider):
+class OAuthTokenProvider(AbstractTokenProvider):
     """Tokens of an OAuth server, each kept until shortly before it expires."""
 
     def __init__(self, url: str, client: str, secret: str, scope: str) -> None:
@@ -79,22 +80,23 @@ class Tokens(AbstractTokenProvider):
         if scope:
             self._form["scope"] = scope
         self._token = ""
-        self._good_until = 0.0
+        self._valid_until = 0.0
 
     async def token(self) -> str:
-        """A token that is good for a while. Raises BusError when the server gives none."""
-        if time.monotonic() > self._good_until:
-            self._token, seconds = await asyncio.to_thread(self._ask)
-            self._good_until = time.monotonic() + max(0.0, seconds - _MARGIN)
+        """A token that is valid for a while. Raises BusError when the server gives none."""
+        if time.monotonic() > self._valid_until:
+            self._token, seconds = await asyncio.to_thread(self._request)
+            self._valid_until = time.monotonic() + max(0.0, seconds - _MARGIN)
         return self._token
 
-    def _ask(self) -> tuple[str, float]:
+    def _request(self) -> tuple[str, float]:
+        """A new token, and for how many seconds it is valid."""
         body = urllib.parse.urlencode(self._form).encode()
         request = urllib.request.Request(self._url, body, {"Accept": "application/json"})  # noqa: S310  (http, https: see settings)
         try:
-            with urllib.request.urlopen(request, timeout=TOKEN_SECONDS) as response:  # noqa: S310  (likewise)
-                said = orjson.loads(response.read())
-            return str(said["access_token"]), float(said.get("expires_in", 60))
+            with urllib.request.urlopen(request, timeout=TOKEN_SECONDS) as response:  # noqa: S310  (the same)
+                answer = orjson.loads(response.read())
+            return str(answer["access_token"]), float(answer.get("expires_in", 60))
         except urllib.error.HTTPError as error:
             raise BusError(f"{self._url} gives no token: HTTP {error.code}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -102,6 +104,6 @@ class Tokens(AbstractTokenProvider):
 
 
 @cache
-def _provider(url: str, client: str, secret: str, scope: str) -> Tokens:
-    """One for all clients of a process."""
-    return Tokens(url, client, secret, scope)
+def _provider(url: str, client: str, secret: str, scope: str) -> OAuthTokenProvider:
+    """One provider for all clients of a process."""
+    return OAuthTokenProvider(url, client, secret, scope)

@@ -1,6 +1,6 @@
-"""Setting a process up for telemetry: metrics for Prometheus, metrics and traces by OTLP, logs as lines or JSON.
+"""Exports telemetry of a process: metrics for Prometheus, metrics and traces over OTLP.
 
-Prometheus reads /metrics on the port of the health pages. OTLP is on when the environment says where to:
+Prometheus reads /metrics on the port of the health pages. OTLP is on when the environment names an endpoint:
 OTEL_EXPORTER_OTLP_ENDPOINT, and the other variables that OpenTelemetry defines.
 """
 
@@ -30,18 +30,18 @@ CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 
 @contextlib.contextmanager
 def exported(stage: str) -> Iterator[None]:
-    """Export what this process measures, until it ends; what is left then is sent within FLUSH_SECONDS, or lost."""
+    """Export metrics and traces of this process for the block; what is not sent FLUSH_SECONDS after it is lost."""
     resource = Resource.create(
         {"service.name": f"safeguard-{stage}", "service.instance.id": f"{socket.gethostname()}-{os.getpid()}"}
     )
     readers: list[MetricReader] = [PrometheusMetricReader()]
-    if _wanted("METRICS"):
+    if _exports("METRICS"):
         readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
     meters = MeterProvider(readers, resource, shutdown_on_exit=False)
     metrics.set_meter_provider(meters)
     flushes: list[Callable[[int], bool]] = [meters.force_flush]
-    if _wanted("TRACES"):
-        # Which contents are traced is decided where they come in; here all of them are recorded.
+    if _exports("TRACES"):
+        # The first stage decides which content items are traced; here all of those are recorded.
         tracers = TracerProvider(ParentBased(ALWAYS_ON), resource, shutdown_on_exit=False)
         tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         trace.set_tracer_provider(tracers)
@@ -56,10 +56,11 @@ def exported(stage: str) -> Iterator[None]:
             thread.join(FLUSH_SECONDS)
 
 
-def _wanted(signal: str) -> bool:
+def _exports(signal: str) -> bool:
+    """Whether the environment names an OTLP endpoint for METRICS or TRACES."""
     return any(os.environ.get(f"OTEL_EXPORTER_OTLP_{name}") for name in ("ENDPOINT", f"{signal}_ENDPOINT"))
 
 
 def page() -> bytes:
-    """What Prometheus reads."""
+    """The metrics page that Prometheus reads."""
     return prometheus_client.generate_latest()

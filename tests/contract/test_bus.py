@@ -28,8 +28,11 @@ class Memory:
     async def create(self):
         return
 
-    def bus(self):
-        return MemoryBus(self.broker, [topics.EVENTS])
+    def bus(self, topic=topics.EVENTS):
+        return MemoryBus(self.broker, [topic])
+
+    async def ends(self, topic):
+        return {Partition(topic, number): len(self.broker.logs[Partition(topic, number)]) for number in (0, 1)}
 
     async def publish(self, values):
         for n, value in enumerate(values):
@@ -47,8 +50,12 @@ class OnBroker:
     async def create(self):
         await kafka_bus.create_topics(self.settings)
 
-    def bus(self):
-        return KafkaBus(self.settings, [topics.EVENTS], "contract")
+    def bus(self, topic=topics.EVENTS):
+        return KafkaBus(self.settings, [topic], "contract")
+
+    async def ends(self, topic):
+        async with kafka_bus.reader(self.settings, [topic]) as reader:
+            return await (await kafka_bus.EndOffsets.now(reader)).resolve()
 
     async def publish(self, values):
         topic = self.settings.prefix + topics.EVENTS
@@ -64,11 +71,11 @@ class OnBroker:
 @pytest.fixture(params=["memory", "embedded", "kafka"])
 async def place(request):
     if request.param == "memory":
-        made = Memory()
+        bus_place = Memory()
     else:
-        made = OnBroker(own_topics(request.getfixturevalue(f"{request.param}_address")), request.param == "kafka")
-    await made.create()
-    return made
+        bus_place = OnBroker(own_topics(request.getfixturevalue(f"{request.param}_address")), request.param == "kafka")
+    await bus_place.create()
+    return bus_place
 
 
 class Listening:
@@ -141,7 +148,7 @@ async def test_outputs_and_position_are_committed_together(place):
         await writer.commit(outputs, 1, "beyond")
         await writer.close()
         writer = await bus.writer(partition)
-        # A broker that keeps no metadata makes the engine repeat what was done beyond the position, and lose nothing.
+        # On a broker that keeps no metadata the engine repeats what was done above the position, and loses nothing.
         assert await writer.committed() in (
             {Committed(1, "beyond")} | (set() if place.transactional else {Committed(1, "")})
         )
@@ -152,7 +159,7 @@ async def test_outputs_and_position_are_committed_together(place):
         await writer.close()
     (cleared,) = await place.read(topics.CLEARED)
     assert (cleared.key, cleared.value, list(cleared.headers)) == (b"k", b"1", [("h", b"v")])
-    assert cleared.partition == partition.partition, "what is said of a content keeps its partition"
+    assert cleared.partition == partition.partition, "everything about a content item stays in its partition"
     (tombstone,) = await place.read(topics.RATIONALES)
     assert tombstone.value is None
 
@@ -187,17 +194,43 @@ async def test_a_paused_partition_is_not_read_and_the_other_is(place):
         assert [r.offset for r in again] == [2, 3, 4]
 
 
+async def test_the_position_is_past_what_was_polled(place):
+    await place.publish([str(n).encode() for n in range(6)])
+    async with started(place) as (bus, listener):
+        await poll(bus, 6)
+        assert [await bus.position(partition) for partition in sorted(listener.owned)] == [3, 3]
+        assert await bus.position(Partition("another topic", 0)) is None
+
+
+async def test_a_run_ends_at_its_ends_also_where_these_are_markers_of_transactions(place):
+    await place.publish([str(n).encode() for n in range(20)])
+    await run_engine(place, echo, 20)  # on a bus with transactions, each partition of its output ends with a marker
+    ends = await place.ends(topics.CLEARED)
+
+    async def publish(records):
+        await place.publish([b"late"] * len(records))
+        return [Output(topics.VERDICTS, record.key, record.value) for record in records]
+
+    engine = Engine(place.bus(topics.CLEARED), stateless(publish), stage="contract")
+    async with asyncio.timeout(60):
+        ended = await engine.run(asyncio.Event(), until={partition: end for partition, end in ends.items() if end})
+    assert len(ended) >= 2
+    assert ended >= {partition for partition, end in ends.items() if end}
+    assert engine.committed == 20
+    assert sorted(int(r.value) for r in await place.read(topics.VERDICTS)) == list(range(20))
+
+
 BATCHES, SINGLY = Limits(max_batch=50), Limits(max_batch=1, max_in_flight=16)
 
 
 @pytest.mark.parametrize(
     ("place", "limits"),
-    # On the embedded broker, where each start takes its time, the way that asks more of a bus.
+    # On the embedded broker, which starts slowly, only the mode that demands more of a bus.
     [("memory", BATCHES), ("memory", SINGLY), ("embedded", SINGLY), ("kafka", BATCHES), ("kafka", SINGLY)],
     ids=["memory-batches", "memory-singly", "embedded-singly", "kafka-batches", "kafka-singly"],
     indirect=["place"],
 )
-async def test_the_engine_answers_each_record_once_and_resumes(place, limits):
+async def test_the_engine_processes_each_record_once_and_resumes(place, limits):
     await place.publish([str(n).encode() for n in range(300)])
     await run_engine(place, echo, 300, limits)
     await place.publish([str(n).encode() for n in range(300, 400)])
@@ -212,7 +245,7 @@ async def test_a_large_record_passes_whole(place):
     assert sorted(len(r.value) for r in await place.read(topics.CLEARED)) == [5, len(large)]
 
 
-async def test_what_an_aborted_transaction_wrote_is_never_read(kafka):
+async def test_records_of_an_aborted_transaction_are_never_read(kafka):
     place = OnBroker(kafka, transactional=True)
     await place.create()
     producer = AIOKafkaProducer(**client_options(kafka), transactional_id=f"{kafka.prefix}abort")

@@ -313,9 +313,9 @@ async def test_tokens_of_an_oauth_server_are_taken_and_kept(secure):
             }
         ]
         with pytest.raises(BusError, match="gives no token: HTTP 401"):
-            await security.Tokens(url, "producer", "wrong", "").token()
+            await security.OAuthTokenProvider(url, "producer", "wrong", "").token()
     with pytest.raises(BusError, match="gives no token: URLError"):
-        await security.Tokens(url, "producer", "wrong", "").token()
+        await security.OAuthTokenProvider(url, "producer", "wrong", "").token()
 
 
 # ---------------------------------------------------------------- settings

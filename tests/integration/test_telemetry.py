@@ -20,7 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from safeguard_streams.bus import kafka as kafka_bus
 from safeguard_streams.bus.dead_letters import dead_letter
-from safeguard_streams.bus.tracing import Carrying, sampled
+from safeguard_streams.bus.tracing import TracedRecord, sampled
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import ContentEvent, DeadLetter, decode, encode
 from safeguard_streams.errors import RecordError
@@ -322,7 +322,7 @@ def test_prometheus_own_tool_loads_them(tmp_path):
 
 def test_a_dead_letter_of_a_traced_record_is_whole_and_in_its_trace():
     came, goes = [("traceparent", b"00-a"), ("x", b"1")], [("x", b"1"), ("traceparent", b"00-b")]
-    record = Carrying("content.events", 0, 1, 2, b"key", b"no event", goes, came)
+    record = TracedRecord("content.events", 0, 1, 2, b"key", b"no event", goes, came)
     output = dead_letter(record, RecordError("record", "is not JSON"), stage="test", attempts=1)
     letter = decode(output.value, DeadLetter)
     assert letter.original() == (b"key", b"no event", came)

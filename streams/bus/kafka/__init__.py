@@ -1,13 +1,24 @@
-"""Kafka behind the interface of the bus, and the few other clients that commands need.
+"""The bus on Apache Kafka, and the Kafka clients that commands need.
 
-Each input partition has a transactional producer of its own. aiokafka sends no group generation with a transaction's offsets, so
-a process that lost a partition without noticing must be fenced by the transactional id, GROUP-TOPIC-PARTITION: only one living
-producer can hold it.
+On a broker with transactions, outputs and position are committed in one transaction. A broker without them is detected,
+and outputs are then written before the position. Every client stops in bounded time and raises the errors of
+`safeguard_streams.errors` with a hint at what to do.
 
-clients    shared options, translated errors, bounded stops      probes     does the broker answer, has it transactions?
-bus        group membership, polling, positions                  writers    commits of outputs and offset together
-reading    whole topics up to their ends                         positions  offsets of groups, from outside
-admin      creates topics
+- `clients`: options that all clients share, translated errors, bounded stops.
+- `probes`: whether the broker answers, and whether it has transactions.
+- `bus`: membership in a consumer group, polling, positions.
+- `writers`: commits of outputs and position; writes under an exclusive name.
+- `reading`: whole topics without a group, up to their ends.
+- `positions`: committed positions of groups, read and set from outside.
+- `admin`: creates the topics of the catalogue.
+
+## Design decisions
+
+- **One transactional producer for each input partition.** aiokafka sends no group generation with a transaction's
+  offsets. A process that lost its partition must therefore be fenced by its transactional id, GROUP-TOPIC-PARTITION.
+  Only one living producer can hold it. The new owner opens its producer first and reads the position after that.
+- **A refusal by the broker ends the process.** No retry changes an access list, and a process that retries without end
+  looks alive.
 """
 
 from safeguard_streams.bus.kafka.admin import create_topics

@@ -6,17 +6,9 @@ import asyncio
 import contextlib
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import (
-    KafkaError,
-    TopicAlreadyExistsError,
-    for_code,
-)
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from safeguard_streams.bus.kafka.clients import (
-    FORBIDDEN_ERRORS,
-    STOP_SECONDS,
-    forbidden,
-)
+from safeguard_streams.bus.kafka.clients import FORBIDDEN_ERRORS, STOP_SECONDS, forbidden
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import BusError
 from safeguard_streams.runtime.security import client_options
@@ -24,13 +16,16 @@ from safeguard_streams.runtime.settings import Settings
 
 
 async def create_topics(settings: Settings) -> dict[str, bool]:
-    """Create what is missing of the catalogue; name -> whether it was created now."""
+    """Create the missing topics of the catalogue. Returns, by name with the prefix, whether it was created now.
+
+    Raises ForbiddenError or BusError.
+    """
     admin = AIOKafkaAdminClient(**client_options(settings))
-    made: dict[str, bool] = {}
+    created: dict[str, bool] = {}
     try:
         await admin.start()
         replicas = settings.replication or min(3, len((await admin.describe_cluster())["brokers"]))
-        wanted = [
+        catalogue = [
             NewTopic(
                 settings.prefix + topic.name,
                 topic.partitions or settings.partitions,
@@ -39,14 +34,14 @@ async def create_topics(settings: Settings) -> dict[str, bool]:
             )
             for topic in topics.CATALOGUE
         ]
-        for topic in wanted:
+        for topic in catalogue:
             response = await admin.create_topics([topic])
             (name, code, *message), *_ = response.topic_errors
             if code and issubclass(for_code(code), FORBIDDEN_ERRORS):
                 raise forbidden(for_code(code)([topic.name]))
             if code and for_code(code) is not TopicAlreadyExistsError:
                 raise BusError(f"topic {name}: {for_code(code).__name__}: {message}")
-            made[topic.name] = code == 0
+            created[topic.name] = code == 0
     except FORBIDDEN_ERRORS as error:
         raise forbidden(error) from error
     except KafkaError as error:
@@ -55,4 +50,4 @@ async def create_topics(settings: Settings) -> dict[str, bool]:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
                 await admin.close()
-    return made
+    return created

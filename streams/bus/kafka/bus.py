@@ -1,4 +1,4 @@
-"""A member of a consumer group on Kafka, behind the interface of the bus."""
+"""A member of a consumer group on Kafka, as the interface of the bus asks for it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,10 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 from aiokafka import AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import (
-    KafkaError,
-)
+from aiokafka.errors import KafkaError
 
 from safeguard_streams.bus.interface import Listener, Partition, Record, Writer
-from safeguard_streams.bus.kafka.clients import (
-    FORBIDDEN_ERRORS,
-    PRODUCER_OPTIONS,
-    bounded_stop,
-    forbidden,
-)
+from safeguard_streams.bus.kafka.clients import FORBIDDEN_ERRORS, PRODUCER_OPTIONS, bounded_stop, forbidden
 from safeguard_streams.bus.kafka.probes import has_transactions, wait_for_broker
 from safeguard_streams.bus.kafka.writers import PlainWriter, TransactionalWriter
 from safeguard_streams.contract import topics
@@ -32,7 +25,7 @@ _POSITION_SECONDS = 0.1
 
 
 class KafkaBus:
-    """A group member on some topics (names without the prefix)."""
+    """A group member on some topics. topic_names and group are without the deployment's prefix."""
 
     def __init__(self, settings: Settings, topic_names: Sequence[str], group: str) -> None:
         self._settings = settings
@@ -49,13 +42,13 @@ class KafkaBus:
         return self._consumer
 
     async def start(self, listener: Listener) -> None:
-        """Wait for the broker, ask whether it has transactions, join the group."""
+        """Wait for the broker, find out whether it has transactions, join the group."""
         await wait_for_broker(self._settings)
         self.transactional = await has_transactions(self._settings, self.group)
         if self.transactional:
-            log.info("%s: exactly once (transactions)", self.group)
+            log.info("group joins with transactions group=%s delivery=exactly-once", self.group)
         else:
-            log.warning("%s: the broker has no transactions: at least once, with deterministic ids", self.group)
+            log.warning("broker has no transactions group=%s delivery=at-least-once", self.group)
             self._shared = AIOKafkaProducer(**client_options(self._settings), **PRODUCER_OPTIONS)
             await self._shared.start()
         session = self._settings.session_timeout_ms
@@ -79,7 +72,7 @@ class KafkaBus:
         except FORBIDDEN_ERRORS as error:
             raise forbidden(error) from error
         except KafkaError as error:
-            log.warning("polling failed: %r", error)
+            log.warning("poll failed, retrying group=%s error=%r", self.group, error)
             await asyncio.sleep(0.5)
             return {}
         return {Partition(*tp): records for tp, records in polled.items()}
@@ -90,8 +83,8 @@ class KafkaBus:
     def end(self, partition: Partition) -> int | None:
         if self._consumer is None or partition not in self.assignment():
             return None
-        found: int | None = self._consumer.last_stable_offset(TopicPartition(*partition))
-        return found if found is not None and found >= 0 else None
+        end: int | None = self._consumer.last_stable_offset(TopicPartition(*partition))
+        return end if end is not None and end >= 0 else None
 
     async def position(self, partition: Partition) -> int | None:
         if partition not in self.assignment():
@@ -118,7 +111,11 @@ class KafkaBus:
     async def writer(self, partition: Partition) -> Writer:
         if self._shared is not None:
             return PlainWriter(self._member, self._settings.prefix, partition, self._shared)
-        transactional_id = f"{self.group}-{partition.topic}-{partition.partition}"
+        producer = await self._transactional_producer(f"{self.group}-{partition.topic}-{partition.partition}")
+        return TransactionalWriter(self._member, self._settings.prefix, partition, producer, self.group)
+
+    async def _transactional_producer(self, transactional_id: str) -> AIOKafkaProducer:
+        """Started; its start fences any earlier producer of this id and ends that one's transaction."""
         producer = AIOKafkaProducer(
             **client_options(self._settings),
             **PRODUCER_OPTIONS,
@@ -134,7 +131,7 @@ class KafkaBus:
         except asyncio.CancelledError:
             await bounded_stop(producer.stop)
             raise
-        return TransactionalWriter(self._member, self._settings.prefix, partition, producer, self.group)
+        return producer
 
     async def stop(self) -> None:
         if self._consumer is not None:

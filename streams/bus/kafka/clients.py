@@ -1,4 +1,4 @@
-"""Kafka clients with bounded ends and translated errors, and the options that they share."""
+"""Kafka clients with bounded stops and translated errors, and the options that they share."""
 
 from __future__ import annotations
 
@@ -36,43 +36,44 @@ PRODUCER_OPTIONS: dict[str, Any] = {
     "retry_backoff_ms": 5,
     "request_timeout_ms": 20_000,
 }
-# What no further try will change, unless somebody changes the access lists.
+# Retries change none of these: only new access lists do.
 FORBIDDEN_ERRORS = (
     ClusterAuthorizationFailedError,
     GroupAuthorizationFailedError,
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
 )
-# A producer that was fenced says so once; after that it only says that it is in no transaction.
+# A fenced producer raises ProducerFenced once; after that it only reports that it is in no transaction.
 FENCED_ERRORS = (ProducerFenced, InvalidProducerEpoch, IllegalOperation)
 
 
 def forbidden(error: KafkaError) -> ForbiddenError:
-    what = type(error).__name__.partition("Authorization")[0].lower()
-    named = error.args[0] if error.args else ""
-    names = named if isinstance(named, str) else ", ".join(sorted(map(str, named)))
-    return ForbiddenError(f"the broker refuses this user: {what} {names}".rstrip() + "; see: safeguard topics acls")
+    """The error for a refusal by the broker's access lists, with the names that it refused."""
+    kind = type(error).__name__.partition("Authorization")[0].lower()
+    refused = error.args[0] if error.args else ""
+    names = refused if isinstance(refused, str) else ", ".join(sorted(map(str, refused)))
+    return ForbiddenError(f"the broker refuses this user: {kind} {names}".rstrip() + "; see: safeguard topics acls")
 
 
 async def bounded_stop(stop: Callable[[], Awaitable[None]]) -> None:
-    """Clients may wait forever for a broker that is gone."""
+    """Stop a client within STOP_SECONDS; it may wait without end for a broker that is gone."""
     try:
         async with asyncio.timeout(STOP_SECONDS):
             await stop()
     except asyncio.CancelledError:
-        # A client that is stopped before it did anything says that it was cancelled; only if this task was, it is so.
+        # A client that is stopped before it did anything raises this too, although nobody cancelled this task.
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
     except (TimeoutError, KafkaError) as error:
-        log.debug("a client did not stop in time: %r", error)
+        log.debug("client not stopped in time error=%r", error)
 
 
 @contextlib.asynccontextmanager
 async def started(
     settings: Settings, client: Any, stop: Callable[[], Awaitable[None]] | None = None
 ) -> AsyncIterator[Any]:
-    """A client for as long as it is needed; what the broker refuses is a BusError, and it stops in bounded time."""
+    """Run a client for the block, and stop it in bounded time. Raises BusError, or ForbiddenError for a refusal."""
     try:
         await client.start()
         yield client
@@ -86,6 +87,6 @@ async def started(
 
 @contextlib.asynccontextmanager
 async def producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
-    """A plain producer for commands; all acknowledgements, stopped in bounded time."""
+    """A producer without transactions for commands, which waits for all acknowledgements."""
     async with started(settings, AIOKafkaProducer(**client_options(settings), **PRODUCER_OPTIONS)) as client:
         yield client

@@ -1,4 +1,4 @@
-"""Positions of groups, read and set from outside the group."""
+"""Committed positions of groups, read and set from outside the group."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from safeguard_streams.bus.interface import Committed, Partition
-from safeguard_streams.bus.kafka.clients import (
-    started,
-)
+from safeguard_streams.bus.kafka.clients import started
 from safeguard_streams.bus.kafka.reading import EndOffsets, reader
 from safeguard_streams.errors import BusError
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
@@ -23,21 +21,24 @@ from safeguard_streams.runtime.settings import Settings
 
 
 async def committed(consumer: StrictConsumer, partition: Partition) -> Committed:
-    """What a member's group has committed, with its metadata (the public `committed` leaves the metadata out)."""
+    """The position and metadata that a member's group has committed. Raises BusError.
+
+    aiokafka's public `committed` leaves the metadata out.
+    """
     tp = TopicPartition(*partition)
     try:
         async with asyncio.timeout(30):
-            found: Mapping[TopicPartition, OffsetAndMetadata] = await consumer._coordinator.fetch_committed_offsets(
-                [tp]
-            )
+            positions: Mapping[TopicPartition, OffsetAndMetadata]
+            positions = await consumer._coordinator.fetch_committed_offsets([tp])
     except (KafkaError, TimeoutError) as error:
         raise BusError(f"{partition}: cannot read the committed position: {error!r}") from error
-    return Committed(found[tp].offset, found[tp].metadata or "") if tp in found else Committed(None, "")
+    position = positions.get(tp)
+    return Committed(position.offset, position.metadata or "") if position is not None else Committed(None, "")
 
 
 @contextlib.asynccontextmanager
 async def _outsider(settings: Settings, group: str, partitions: Iterable[TopicPartition]) -> AsyncIterator[Any]:
-    """A client that speaks for a group without being a member."""
+    """A client that reads and commits positions of a group without being a member."""
     client = StrictConsumer(**client_options(settings), group_id=settings.prefix + group, enable_auto_commit=False)
     client.assign(list(partitions))
     async with started(settings, client):
@@ -45,24 +46,24 @@ async def _outsider(settings: Settings, group: str, partitions: Iterable[TopicPa
 
 
 async def group_positions(settings: Settings, group: str, topic: str, partitions: Iterable[int]) -> dict[int, int]:
-    """Where a group stands in partitions of a topic: the next offset that it reads; without those that it has not read."""
-    wanted = [TopicPartition(settings.prefix + topic, partition) for partition in partitions]
-    async with _outsider(settings, group, wanted) as client:
-        found = {tp.partition: await client.committed(tp) for tp in wanted}
-    return {partition: offset for partition, offset in found.items() if offset is not None}
+    """The next offset that a group reads in each partition; partitions without a committed position are left out."""
+    asked = [TopicPartition(settings.prefix + topic, partition) for partition in partitions]
+    async with _outsider(settings, group, asked) as client:
+        committed_offsets = {tp.partition: await client.committed(tp) for tp in asked}
+    return {partition: offset for partition, offset in committed_offsets.items() if offset is not None}
 
 
 async def set_first_positions(settings: Settings, group: str, topic: str, starts: Mapping[int, int]) -> None:
-    """Where a group that has not read yet begins; positions that it has already stay as they are."""
-    known = await group_positions(settings, group, topic, starts)
-    first = {TopicPartition(settings.prefix + topic, p): at for p, at in starts.items() if p not in known}
+    """Set where a group begins in the partitions in which it has committed nothing yet."""
+    present = await group_positions(settings, group, topic, starts)
+    first = {TopicPartition(settings.prefix + topic, p): at for p, at in starts.items() if p not in present}
     if first:
         async with _outsider(settings, group, first) as client:
             await client.commit({tp: OffsetAndMetadata(at, "") for tp, at in first.items()})
 
 
 async def begin_at_end(settings: Settings, group: str, topic: str) -> None:
-    """Let a group that has not read yet begin with what comes next."""
+    """Let a group that has committed nothing yet begin with the records that come next."""
     async with reader(settings, [topic]) as client:
         ends = await (await EndOffsets.now(client)).resolve()
     await set_first_positions(settings, group, topic, {tp.partition: end for tp, end in ends.items()})

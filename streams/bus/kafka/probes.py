@@ -1,4 +1,4 @@
-"""Questions to a broker: does it answer, does it have transactions?"""
+"""Whether a broker answers, and whether it has transactions."""
 
 from __future__ import annotations
 
@@ -7,19 +7,9 @@ import logging
 from ssl import SSLCertVerificationError
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import (
-    AuthenticationFailedError,
-    KafkaError,
-    SaslAuthenticationFailed,
-    UnknownError,
-)
+from aiokafka.errors import AuthenticationFailedError, KafkaError, SaslAuthenticationFailed, UnknownError
 
-from safeguard_streams.bus.kafka.clients import (
-    FORBIDDEN_ERRORS,
-    PRODUCER_OPTIONS,
-    bounded_stop,
-    forbidden,
-)
+from safeguard_streams.bus.kafka.clients import FORBIDDEN_ERRORS, PRODUCER_OPTIONS, bounded_stop, forbidden
 from safeguard_streams.errors import BusError, ConfigurationError
 from safeguard_streams.runtime.security import client_options
 from safeguard_streams.runtime.settings import Settings
@@ -27,19 +17,19 @@ from safeguard_streams.runtime.settings import Settings
 log = logging.getLogger(__name__)
 
 
-class _Reasons(logging.Filter):
-    """Why connections failed: the client says it in its log alone."""
+class _ConnectionErrors(logging.Filter):
+    """Collects why connections failed: the client reports it only in its log."""
 
     def __init__(self) -> None:
         super().__init__()
         self.errors: list[BaseException] = []
 
     def filter(self, record: logging.LogRecord) -> bool:
-        self.errors += [said for said in record.args or () if isinstance(said, BaseException)]
+        self.errors += [value for value in record.args or () if isinstance(value, BaseException)]
         return True
 
     def check(self, address: str) -> None:
-        """Raise ConfigurationError for what no patience mends."""
+        """Raise ConfigurationError for errors that no retry mends."""
         for error in self.errors:
             if isinstance(error, (AuthenticationFailedError, SaslAuthenticationFailed)):
                 raise ConfigurationError(
@@ -47,15 +37,18 @@ class _Reasons(logging.Filter):
                 )
             if isinstance(error, SSLCertVerificationError):
                 raise ConfigurationError(
-                    f"{address}: the broker's certificate is not trusted ({error.verify_message}); see SAFEGUARD_CA_FILE"
+                    f"{address}: the broker's certificate is not trusted ({error.verify_message}); "
+                    "see SAFEGUARD_CA_FILE"
                 )
 
 
 async def wait_for_broker(settings: Settings, timeout: float | None = None) -> None:
-    """Return when the broker answers. With patience (seconds), raises BusError when that has passed; ConfigurationError when
-    it refuses this user, or is not to be trusted.
+    """Return when the broker answers.
+
+    Raises BusError after `timeout` seconds, and ConfigurationError when the broker refuses the credentials or its
+    certificate is not trusted.
     """
-    reasons, client_log = _Reasons(), logging.getLogger("aiokafka")
+    reasons, client_log = _ConnectionErrors(), logging.getLogger("aiokafka")
     client_log.addFilter(reasons)
     try:
         await _wait_for_broker(settings, timeout, reasons)
@@ -63,10 +56,10 @@ async def wait_for_broker(settings: Settings, timeout: float | None = None) -> N
         client_log.removeFilter(reasons)
 
 
-async def _wait_for_broker(settings: Settings, timeout: float | None, reasons: _Reasons) -> None:
+async def _wait_for_broker(settings: Settings, timeout: float | None, reasons: _ConnectionErrors) -> None:
     loop = asyncio.get_running_loop()
     start = loop.time()
-    said = False
+    logged = False
     while True:
         producer = AIOKafkaProducer(**client_options(settings), request_timeout_ms=5000)
         try:
@@ -77,16 +70,16 @@ async def _wait_for_broker(settings: Settings, timeout: float | None, reasons: _
             reasons.check(settings.bootstrap)
             if timeout is not None and loop.time() - start > timeout:
                 raise BusError(f"no Kafka broker answers at {settings.bootstrap}; check SAFEGUARD_BOOTSTRAP") from error
-            if not said:
-                log.warning("no broker answers at %s yet, waiting for it", settings.bootstrap)
-                said = True
+            if not logged:
+                log.warning("no broker answered, waiting bootstrap=%s", settings.bootstrap)
+                logged = True
             await asyncio.sleep(0.5)
         finally:
             await bounded_stop(producer.stop)
 
 
 async def has_transactions(settings: Settings, group: str) -> bool:
-    """Ask the broker. Only its plain 'unknown error' to a transactional id means no; other failures raise BusError."""
+    """Ask the broker. Only a plain "unknown error" to a transactional id means no; other failures raise BusError."""
     producer = AIOKafkaProducer(**client_options(settings), transactional_id=f"{group}-probe", **PRODUCER_OPTIONS)
     logging.getLogger("aiokafka.producer.sender").addFilter(_quiet_probe)
     try:
@@ -98,7 +91,7 @@ async def has_transactions(settings: Settings, group: str) -> bool:
     except FORBIDDEN_ERRORS as error:
         raise forbidden(error) from error
     except (KafkaError, TimeoutError) as error:
-        raise BusError(f"cannot find out whether the broker has transactions: {error!r}") from error
+        raise BusError(f"cannot determine whether the broker has transactions: {error!r}") from error
     finally:
         logging.getLogger("aiokafka.producer.sender").removeFilter(_quiet_probe)
         await bounded_stop(producer.stop)

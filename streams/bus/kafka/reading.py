@@ -1,4 +1,4 @@
-"""Readers of whole topics, without a group, up to where the topics end now."""
+"""Reads whole topics without a group, up to where they end now."""
 
 from __future__ import annotations
 
@@ -6,17 +6,10 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from aiokafka import TopicPartition
-from aiokafka.errors import (
-    KafkaError,
-    UnknownTopicOrPartitionError,
-)
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
 from safeguard_streams.bus.interface import Partition, Record
-from safeguard_streams.bus.kafka.clients import (
-    FORBIDDEN_ERRORS,
-    bounded_stop,
-    forbidden,
-)
+from safeguard_streams.bus.kafka.clients import FORBIDDEN_ERRORS, bounded_stop, forbidden
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import BusError, ConfigurationError
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
@@ -28,8 +21,10 @@ from safeguard_streams.runtime.settings import Settings
 async def reader(
     settings: Settings, names: Sequence[str], *, from_end: bool = False, partition: int | None = None
 ) -> AsyncIterator[StrictConsumer]:
-    """A consumer of whole topics, or of one partition of each, without a group: read_committed, from the beginning or from
-    what comes next.
+    """A consumer of whole topics, or of one partition of each, that reads committed records only.
+
+    It begins at the first record, or with the records that come next. Raises ConfigurationError when a topic is
+    missing, ForbiddenError or BusError.
     """
     full = [settings.prefix + name for name in names]
     client = StrictConsumer(
@@ -64,22 +59,25 @@ async def reader(
 
 
 class EndOffsets:
-    """Where a consumer's partitions ended when it was asked. Some brokers answer the plain question with too low an
-    offset, so the first fetch of each partition may raise it."""
+    """Where a consumer's partitions ended at one moment.
+
+    Some brokers report too low an end offset, so the first fetch of each partition may raise it.
+    """
 
     def __init__(self, client: StrictConsumer, ends: dict[TopicPartition, int]) -> None:
         self._client = client
         self._ends = ends
-        self._open = {tp for tp, end in ends.items() if end > 0}
-        self._raised: set[TopicPartition] = set()
+        self._remaining = {tp for tp, end in ends.items() if end > 0}
+        self._fetched: set[TopicPartition] = set()
 
     @classmethod
     async def now(cls, client: StrictConsumer) -> EndOffsets:
+        """The ends of all partitions that the consumer is assigned."""
         return cls(client, await client.end_offsets(list(client.assignment())))
 
     async def resolve(self) -> dict[Partition, int]:
-        """The ends, after a fetch of each partition that has one."""
-        waiting = set(self._open)
+        """The end of each partition, after a fetch of those that hold records. The fetched records are lost."""
+        waiting = set(self._remaining)
         while waiting:
             await self._client.getmany(*waiting, timeout_ms=200, max_records=1)
             waiting = {tp for tp in waiting if (self._client.last_stable_offset(tp) or -1) < 0}
@@ -87,22 +85,22 @@ class EndOffsets:
         return {Partition(*tp): end for tp, end in self._ends.items()}
 
     async def remaining(self) -> set[TopicPartition]:
-        """The partitions that are not read to their ends yet."""
-        for tp in list(self._open):
-            fetched = self._client.last_stable_offset(tp)
-            if tp not in self._raised and fetched is not None and fetched >= 0:
-                self._raised.add(tp)
-                self._ends[tp] = max(self._ends[tp], fetched)
-            # A position is past the end also when only markers of transactions remain.
+        """The partitions that the consumer has not read to their ends yet."""
+        for tp in list(self._remaining):
+            end = self._client.last_stable_offset(tp)
+            if tp not in self._fetched and end is not None and end >= 0:
+                self._fetched.add(tp)
+                self._ends[tp] = max(self._ends[tp], end)
+            # A position passes the markers of transactions, which end a partition after its last record.
             if await self._client.position(tp) >= self._ends[tp]:
-                self._open.discard(tp)
-        return self._open
+                self._remaining.discard(tp)
+        return self._remaining
 
 
 async def read_all(
     settings: Settings, names: Sequence[str], partition: int | None = None
 ) -> AsyncGenerator[Record, None]:
-    """Every record that the topics hold now, or one partition of each; partition by partition in order."""
+    """Every record that the topics hold now, or one partition of each; in order within each partition."""
     async with reader(settings, names, partition=partition) as client:
         ends = await EndOffsets.now(client)
         while unread := await ends.remaining():

@@ -1,4 +1,4 @@
-"""Writers: transactional ones, plain ones for brokers without transactions, and one for the holder of a name."""
+"""Writers: with transactions, without them, and one for the exclusive holder of a name."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from itertools import zip_longest
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import (
-    KafkaError,
-)
+from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from safeguard_streams.bus.interface import Committed, Output, Partition
@@ -30,11 +28,11 @@ from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
 from safeguard_streams.runtime.security import client_options
 from safeguard_streams.runtime.settings import Settings
 
-_SIGHT_SECONDS = 3.0
+_VISIBLE_SECONDS = 3.0
 
 
 class TransactionalWriter:
-    """Exactly once: outputs and offset in one transaction of the partition's only producer."""
+    """Exactly once: commits outputs and position in one transaction of the partition's only producer."""
 
     def __init__(
         self,
@@ -51,7 +49,7 @@ class TransactionalWriter:
         self._group = group
 
     async def committed(self) -> Committed:
-        # The producer's start ended any transaction of an earlier holder, so the position is stable.
+        # The producer's start ended any transaction of an earlier holder, so the position is final.
         return await committed(self._consumer, self._partition)
 
     async def commit(self, outputs: Sequence[Output], offset: int, metadata: str) -> None:
@@ -74,7 +72,7 @@ class TransactionalWriter:
 
 
 class PlainWriter:
-    """At least once: outputs, then the position; a crash in between repeats outputs, with the same ids."""
+    """At least once: writes outputs, then the position. A crash in between repeats outputs, with the same ids."""
 
     def __init__(self, consumer: StrictConsumer, prefix: str, partition: Partition, producer: AIOKafkaProducer) -> None:
         self._consumer = consumer
@@ -97,7 +95,7 @@ class PlainWriter:
 
 
 async def _produce(producer: AIOKafkaProducer, prefix: str, outputs: Sequence[Output], number: int) -> None:
-    """Write outputs in order, in few batches; returns when the broker has them all."""
+    """Write outputs in order, in few batches. Returns when the broker has acknowledged them all."""
     by_topic: dict[str, list[Output]] = {}
     for output in outputs:
         by_topic.setdefault(output.topic, []).append(output)
@@ -124,17 +122,17 @@ def _append(batch: Any, output: Output) -> bool:
 
 
 class Write(Protocol):
-    """Writes records together; partitions, where they are given, one for each record, None for that of its key."""
+    """Writes records together. partitions: one entry for each record, None for the partition of its key."""
 
     async def __call__(self, outputs: Sequence[Output], partitions: Sequence[int | None] = ()) -> None: ...
 
 
 @contextlib.asynccontextmanager
 async def exclusive_writer(settings: Settings, name: str) -> AsyncIterator[Write]:
-    """A function that writes records all or nothing, for the one holder of a name: whoever opens it later fences the former.
-    What it wrote can be read when it returns: a transaction is committed a moment before its records come into sight.
+    """A function that writes records all or nothing, for the one holder of a name. A new holder fences the old one.
 
-    On a broker without transactions they are written one after the other, and nobody is fenced.
+    The records are visible to readers when the function returns. On a broker without transactions they are written one
+    after the other, and nobody is fenced. Raises BusError when another holder fenced this one.
     """
     group = settings.prefix + name
     transactional = await has_transactions(settings, group)
@@ -156,19 +154,22 @@ async def exclusive_writer(settings: Settings, name: str) -> AsyncIterator[Write
             ]
             written = await asyncio.gather(*sent)
         if transactional:
-            await _in_sight(sight, {TopicPartition(at.topic, at.partition): at.offset for at in written})
+            await _until_visible(observer, {TopicPartition(at.topic, at.partition): at.offset for at in written})
 
-    sight = StrictConsumer(**client_options(settings), group_id=None, isolation_level="read_committed")
-    async with started(settings, client), started(settings, sight):
+    observer = StrictConsumer(**client_options(settings), group_id=None, isolation_level="read_committed")
+    async with started(settings, client), started(settings, observer):
         try:
             yield write
         except FENCED_ERRORS as error:
             raise BusError(f"another process does the same at this moment ({name}); try again") from error
 
 
-async def _in_sight(client: StrictConsumer, last: Mapping[TopicPartition, int]) -> None:
-    """Wait until readers of what is committed see these offsets; not for ever, as another's transaction may be open before."""
+async def _until_visible(client: StrictConsumer, last: Mapping[TopicPartition, int]) -> None:
+    """Wait until readers of committed records see these offsets.
+
+    The wait is bounded, because another producer's transaction may be open before these offsets.
+    """
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_SIGHT_SECONDS):
+        async with asyncio.timeout(_VISIBLE_SECONDS):
             while any(end <= last[tp] for tp, end in (await client.end_offsets(list(last))).items()):
                 await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Live work first, the rest of the places to the rest, and nothing starves."""
+"""Live work comes first, lower ranks share the remaining room, and no rank starves."""
 
 import asyncio
 import random
@@ -24,19 +24,21 @@ async def test_lower_ranks_leave_the_reserve_free():
     replays = [await begin(admission, 2) for _ in range(20)]
     assert sum(task.done() for task in replays) == 6
     live = [await begin(admission, 0) for _ in range(2)]
-    assert all(task.done() for task in live), "live work finds a place at once"
+    assert all(task.done() for task in live), "live work finds room at once"
     for task in replays:
         task.cancel()
 
 
-async def test_a_place_that_is_given_back_goes_to_the_first_rank_that_waits():
+async def test_released_room_goes_to_the_first_rank_that_waits():
     admission = PriorityAdmission(4, ranks=3)
     taken = [await begin(admission, 0) for _ in range(4)]
     waiting = {rank: await begin(admission, rank) for rank in (2, 1, 0)}
     assert all(task.done() for task in taken)
     admission.release(0)
     await asyncio.sleep(0)
-    assert [rank for rank, task in waiting.items() if task.done()] == [1], "its floor is kept for a rank that has none"
+    assert [rank for rank, task in waiting.items() if task.done()] == [1], (
+        "one call is guaranteed to a rank that has none under way"
+    )
     admission.release(1)
     admission.release(0)
     await asyncio.sleep(0)
@@ -48,16 +50,16 @@ async def test_a_place_that_is_given_back_goes_to_the_first_rank_that_waits():
     assert waiting[0].done()
 
 
-async def test_lower_ranks_never_starve_and_places_are_never_exceeded():
+async def test_lower_ranks_never_starve_and_the_room_is_never_exceeded():
     admission = PriorityAdmission(6, ranks=3, reserve=1)
     draw = random.Random(1)
-    done, under_way, most = [0, 0, 0], 0, 0
+    done, under_way, max_under_way = [0, 0, 0], 0, 0
 
     async def work(rank):
-        nonlocal under_way, most
+        nonlocal under_way, max_under_way
         await admission.acquire(rank)
         under_way += 1
-        most = max(most, under_way)
+        max_under_way = max(max_under_way, under_way)
         await asyncio.sleep(draw.random() / 500)
         under_way -= 1
         admission.release(rank)
@@ -66,14 +68,14 @@ async def test_lower_ranks_never_starve_and_places_are_never_exceeded():
     live = [asyncio.create_task(work(0)) for _ in range(600)]
     lower = [asyncio.create_task(work(rank)) for rank in (1, 2) for _ in range(20)]
     await asyncio.gather(*lower)
-    assert done[0] < 600, "the lower ranks moved while live work waited"
+    assert done[0] < 600, "lower ranks progressed while live work waited"
     await asyncio.gather(*live)
-    assert most <= 6
+    assert max_under_way <= 6
     assert done == [600, 20, 20]
     assert admission._taken == [0, 0, 0]
 
 
-async def test_who_is_cancelled_while_waiting_takes_no_place():
+async def test_a_call_cancelled_while_it_waits_takes_no_room():
     admission = PriorityAdmission(1)
     await admission.acquire()
     waiting = await begin(admission, 0)
@@ -121,7 +123,7 @@ async def test_live_records_pass_a_flood_of_replays():
     assert finished.count("replay") == 200
 
 
-async def test_lower_ranks_take_their_share_while_there_is_live_work_and_more_when_it_has_been_quiet(monkeypatch):
+async def test_lower_ranks_take_their_share_beside_live_work_and_more_after_a_quiet_moment(monkeypatch):
     monkeypatch.setattr("safeguard_streams.bus.admission.BUSY", 0.05)
     admission = PriorityAdmission(10, ranks=2, reserve=2, background=3)
     await admission.acquire(0)
@@ -139,7 +141,7 @@ async def test_lower_ranks_take_their_share_while_there_is_live_work_and_more_wh
         task.cancel()
 
 
-async def test_work_takes_room_by_its_weight_and_none_is_too_heavy_to_begin():
+async def test_calls_take_room_by_weight_and_none_is_too_heavy_to_begin():
     admission = PriorityAdmission(100, ranks=2, reserve=20)
     heavy = [await begin_heavy(admission, 0, 1000) for _ in range(3)]
     assert [task.done() for task in heavy] == [True, True, False], "what is heavier than a share counts as that share"
@@ -159,7 +161,7 @@ async def begin_heavy(admission, rank, weight):
     return task
 
 
-async def test_who_is_cancelled_while_waiting_makes_way_for_what_is_lighter():
+async def test_a_call_cancelled_while_it_waits_makes_way_for_a_lighter_one():
     admission = PriorityAdmission(10)
     await admission.acquire(0, 6)
     heavy, light = await begin_heavy(admission, 0, 8), await begin_heavy(admission, 0, 3)

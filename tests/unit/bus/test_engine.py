@@ -84,7 +84,7 @@ async def test_a_slow_record_delays_none_behind_it():
     assert broker.positions[Partition(SOURCE, 0)] == Committed(50, "")
 
 
-async def test_each_record_is_answered_once_through_kills_and_restarts():
+async def test_each_record_takes_effect_once_through_kills_and_restarts():
     broker = MemoryBroker(partitions=2)
     fill(broker, 600, 2)
     draw = random.Random(3)
@@ -107,11 +107,11 @@ async def test_each_record_is_answered_once_through_kills_and_restarts():
         await asyncio.gather(task, return_exceptions=True)
     await run(broker, transform, lambda: len(values(broker)) >= 600, limits=SINGLY)
     assert sorted(values(broker)) == list(range(600))
-    # What a kill repeats is at most what was under way or finished since the last commit.
+    # A kill repeats at most the calls that were under way, or finished since the last commit.
     assert calls - 600 <= 6 * 2 * (8 + 40)
 
 
-async def test_a_record_at_fault_costs_itself_alone():
+async def test_a_failing_record_becomes_a_dead_letter_and_the_others_pass():
     broker = MemoryBroker()
     fill(broker, 200)
 
@@ -129,7 +129,7 @@ async def test_a_record_at_fault_costs_itself_alone():
     assert letters[0].original()[1] == b"7"
 
 
-async def test_errors_are_retried_as_the_policy_says_and_their_text_is_kept_out():
+async def test_errors_are_retried_up_to_the_limit_and_their_text_stays_out_of_dead_letters():
     broker = MemoryBroker()
     broker.append(SOURCE, b"secret words", key=b"k", headers=[("traceparent", b"00-x")])
     tries = 0
@@ -151,7 +151,7 @@ async def test_errors_are_retried_as_the_policy_says_and_their_text_is_kept_out(
 
 
 class FlakyBus(MemoryBus):
-    """Commits fail, before or after they took effect, as its plan says."""
+    """Fails commits before or after they take effect, as planned."""
 
     def __init__(self, broker, plan):
         super().__init__(broker, [SOURCE])
@@ -176,7 +176,7 @@ class FlakyBus(MemoryBus):
 
 
 @pytest.mark.parametrize("plan", [["fails"], ["answer lost"], ["fenced"], ["works", "answer lost", "fails", "works"]])
-async def test_a_commit_that_failed_or_only_seemed_to_is_neither_lost_nor_doubled(plan):
+async def test_a_commit_that_failed_or_seemed_to_is_neither_lost_nor_doubled(plan):
     broker = MemoryBroker()
     fill(broker, 300)
     calls = 0
@@ -190,10 +190,10 @@ async def test_a_commit_that_failed_or_only_seemed_to_is_neither_lost_nor_double
     limits = Limits(max_batch=1, max_in_flight=4, reopen_delay=0.01)
     await run(broker, transform, lambda: len(values(broker)) >= 300, limits=limits, bus=FlakyBus(broker, plan))
     assert sorted(values(broker)) == list(range(300))
-    assert calls == 300, "work in hand is kept when a commit fails"
+    assert calls == 300, "finished calls are kept when a commit fails"
 
 
-async def test_when_another_owner_went_on_its_work_is_not_repeated():
+async def test_work_that_another_owner_committed_is_not_repeated():
     broker = MemoryBroker()
     fill(broker, 100)
     taken_over = False
@@ -202,7 +202,7 @@ async def test_when_another_owner_went_on_its_work_is_not_repeated():
         nonlocal taken_over
         if not taken_over:
             taken_over = True
-            # Another member judges the first 60 while this one is under way.
+            # Another member processes the first 60 during this call.
             thief = await MemoryBus(broker, [SOURCE]).writer(Partition(SOURCE, 0))
             await thief.commit([Output(SINK, None, str(n).encode()) for n in range(60)], 60, "")
         return echo(records)
@@ -213,14 +213,14 @@ async def test_when_another_owner_went_on_its_work_is_not_repeated():
 
 
 class SlowBus(MemoryBus):
-    """Opening a writer takes a while, as it does on a broker."""
+    """Takes a while to open a writer, as a broker does."""
 
     async def writer(self, partition):
         await asyncio.sleep(0.05)
         return await super().writer(partition)
 
 
-async def test_work_in_hand_that_finishes_while_another_owner_goes_on_is_dropped():
+async def test_calls_that_finish_after_another_owner_took_over_are_dropped():
     broker = MemoryBroker()
     fill(broker, 100)
     answered = asyncio.Event()
@@ -230,7 +230,7 @@ async def test_work_in_hand_that_finishes_while_another_owner_goes_on_is_dropped
         if number >= 60 or answered.is_set():
             return echo(records)
         if number == 0:
-            # Another member judges the first 60; this one learns of it when it commits.
+            # Another member processes the first 60; this one learns of it when it commits.
             thief = await MemoryBus(broker, [SOURCE]).writer(Partition(SOURCE, 0))
             await thief.commit([Output(SINK, None, str(n).encode()) for n in range(60)], 60, "")
             answered.set()
@@ -245,7 +245,7 @@ async def test_work_in_hand_that_finishes_while_another_owner_goes_on_is_dropped
     assert sorted(values(broker)) == list(range(100))
 
 
-async def test_a_lane_that_was_given_up_while_it_recovered_opens_no_other():
+async def test_a_worker_that_is_given_up_while_it_recovers_is_not_replaced():
     broker = MemoryBroker()
     fill(broker, 8)
     partition = Partition(SOURCE, 0)
@@ -280,7 +280,7 @@ async def test_a_lane_that_was_given_up_while_it_recovered_opens_no_other():
     await running
 
 
-async def test_stopping_finishes_what_is_under_way_and_begins_nothing():
+async def test_stopping_finishes_calls_under_way_and_begins_none():
     broker = MemoryBroker()
     fill(broker, 100)
     stop = asyncio.Event()
@@ -314,7 +314,7 @@ async def test_a_lost_dependency_ends_the_engine_and_makes_no_dead_letters():
     assert sorted(values(broker)) == [0, 1, 2]
 
 
-async def test_a_partition_that_does_not_move_raises_the_alarm():
+async def test_a_partition_without_progress_ends_the_engine():
     broker = MemoryBroker()
     fill(broker, 1)
 
@@ -338,27 +338,27 @@ class Watched(MemoryBus):
         super().pause(partition)
 
 
-async def test_a_full_lane_is_paused_while_polling_goes_on():
+async def test_a_full_partition_is_paused_while_polling_continues():
     broker = MemoryBroker()
     fill(broker, 500)
     bus = Watched(broker, [SOURCE])
-    most = 0
+    max_ahead = 0
 
     async def transform(records):
-        nonlocal most
+        nonlocal max_ahead
         await asyncio.sleep(0.01)
         (position,) = bus._next.values()
-        most = max(most, position - len(values(broker)))
+        max_ahead = max(max_ahead, position - len(values(broker)))
         return echo(records)
 
     limits = Limits(max_batch=10, max_buffered=40, max_poll_records=20)
     await run(broker, transform, lambda: len(values(broker)) == 500, limits=limits, bus=bus)
     assert values(broker) == list(range(500))
     assert bus.pauses > 3
-    assert most <= 40 + 20
+    assert max_ahead <= 40 + 20
 
 
-async def test_a_paused_partition_that_another_owner_overtook_is_read_on():
+async def test_a_partition_that_was_paused_when_another_owner_overtook_it_is_resumed():
     broker = MemoryBroker()
     fill(broker, 100)
     taken_over = False

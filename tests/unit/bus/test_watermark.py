@@ -1,4 +1,4 @@
-"""The watermark and completed set, against a model that only knows sets."""
+"""The watermark and the completed set, against a model made of plain sets."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +32,7 @@ class Partition(RuleBasedStateMachine):
                 break
             self.at += 1
             if self.watermark.take(offset):
-                assert offset not in self.done, "done work is begun again"
+                assert offset not in self.done, "a done record was taken again"
                 self.running.append(offset)
             else:
                 assert offset in self.done
@@ -82,13 +82,13 @@ def test_the_worst_completed_set_fits():
     assert len(pack(0, scattered)) < 4096
 
 
-def test_running_ahead_is_bounded():
+def test_work_ahead_of_the_watermark_is_bounded():
     watermark = Watermark(0)
     assert watermark.take(0)
     assert watermark.room(SPAN - 1)
     assert not watermark.room(SPAN)
 
 
-def test_foreign_metadata_repeats_work_but_loses_none():
+def test_metadata_of_another_origin_repeats_work_but_loses_none():
     for metadata in ("written by another tool", "{}", "\u00e9"):
         assert unpack(5, metadata) == set()

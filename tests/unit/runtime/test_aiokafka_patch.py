@@ -1,4 +1,4 @@
-"""A coordinator that says "not now" is asked again; it is not taken for one that knows of no position."""
+"""A coordinator that answers "not now" is asked again; its answer never counts as "no offset committed"."""
 
 import pytest
 from aiokafka import TopicPartition
@@ -14,8 +14,8 @@ from aiokafka.structs import OffsetAndMetadata
 from safeguard_streams.runtime.aiokafka_patch import check_offset_fetches
 
 PARTITION = TopicPartition("topic", 0)
-FOUND = OffsetFetchResponse_v3(0, [("topic", [(0, 42, "done", 0)])], 0)
-NOTHING = OffsetFetchResponse_v3(0, [("topic", [(0, -1, "", 0)])], 0)
+OFFSET_42 = OffsetFetchResponse_v3(0, [("topic", [(0, 42, "done", 0)])], 0)
+NO_OFFSET = OffsetFetchResponse_v3(0, [("topic", [(0, -1, "", 0)])], 0)
 
 
 def not_now(error):
@@ -23,7 +23,7 @@ def not_now(error):
 
 
 class Coordinator(GroupCoordinator):
-    """The library's, with answers of the test's own."""
+    """aiokafka's coordinator with prepared answers."""
 
     def __init__(self, *answers):
         self.group_id, self.coordinator_id = "group", 1
@@ -48,17 +48,17 @@ class Coordinator(GroupCoordinator):
         return
 
 
-async def test_what_is_there_is_found_after_every_not_now():
-    coordinator = Coordinator(not_now(GroupLoadInProgressError), not_now(NotCoordinatorForGroupError), FOUND)
+async def test_a_committed_offset_is_found_after_every_not_now():
+    coordinator = Coordinator(not_now(GroupLoadInProgressError), not_now(NotCoordinatorForGroupError), OFFSET_42)
     assert await coordinator.fetch_committed_offsets([PARTITION]) == {PARTITION: OffsetAndMetadata(42, "done")}
     assert coordinator.dead == 2
     assert not coordinator.answers
 
 
-async def test_nothing_committed_is_an_answer():
-    assert await Coordinator(NOTHING).fetch_committed_offsets([PARTITION]) == {}
+async def test_no_offset_committed_is_an_answer():
+    assert await Coordinator(NO_OFFSET).fetch_committed_offsets([PARTITION]) == {}
 
 
-async def test_what_no_further_try_mends_is_raised():
+async def test_an_error_that_no_retry_mends_is_raised():
     with pytest.raises(GroupAuthorizationFailedError):
         await Coordinator(not_now(GroupAuthorizationFailedError)).fetch_committed_offsets([PARTITION])
