@@ -12,10 +12,10 @@ import pytest_asyncio
 from safeguard_streams.errors import ConfigurationError, DependencyError
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.runtime import settings
-from safeguard_streams.workers.inference.interface import Question
+from safeguard_streams.workers.inference import harmony
+from safeguard_streams.workers.inference.interface import InferenceRequest
 from safeguard_streams.workers.inference.preflight import locate
-from safeguard_streams.workers.inference.vllm import VllmEngine
-from safeguard_streams.workers.judging import prompt
+from safeguard_streams.workers.inference.vllm import VllmBackend
 from safeguard_streams.workers.judging.judgement import score_of
 from safeguard_streams.workers.judging.parse import Malformed, parse
 from safeguard_streams.workers.small.weights import VOCABULARY, expand
@@ -37,7 +37,7 @@ def descendants():
 async def started():
     """The engine, and its processes."""
     before = descendants()
-    engine = await VllmEngine.start(settings.load(max_model_len=4096))
+    engine = await VllmBackend.start(settings.load(max_model_len=4096))
     processes = descendants() - before
     yield engine, processes
     await engine.close()
@@ -52,9 +52,9 @@ def engine(started):
 
 
 async def judge(engine, policy, text):
-    completion = await engine.generate(Question(policy.text, policy.effort, prompt.encode(text), 256))
+    completion = await engine.generate(InferenceRequest(policy.text, policy.effort, harmony.encode_text(text), 256))
     try:
-        return completion, parse(completion.tokens, [policy]).answers[0]
+        return completion, parse(completion.tokens, [policy]).answers[policy.id]
     except Malformed as malformed:
         return completion, malformed
 
@@ -103,7 +103,7 @@ async def test_what_content_says_of_itself_changes_nothing_in_the_form(engine):
     )
     completion, answer = await judge(engine, policy, text)
     assert not isinstance(answer, Malformed) or answer.reason
-    assert completion.prompt_tokens == len(prompt.render(policy.text, policy.effort, text))
+    assert completion.prompt_tokens == len(harmony.render(policy.text, policy.effort, text))
 
 
 async def test_a_dead_engine_is_said_to_be_dead(started):
@@ -111,7 +111,7 @@ async def test_a_dead_engine_is_said_to_be_dead(started):
     engine, processes = started
     for process in processes:
         process.kill()
-    with pytest.raises(DependencyError, match="the inference engine died"):
+    with pytest.raises(DependencyError, match="the inference backend died"):
         await judge(engine, LIBRARY["fraud-spam"], "anything")
 
 
