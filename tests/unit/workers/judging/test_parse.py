@@ -120,12 +120,13 @@ special = st.integers(199_998, 201_090)
 ordinary = st.integers(0, 199_997)
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(special, ordinary), max_size=40))
 def test_no_tokens_make_the_parser_raise_anything_else(output):
     check(output)
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_a_damaged_output_is_never_read_as_something_that_it_does_not_say(data):
     output = completion(data.draw(st.sampled_from([None, {"violation": 0, "rule_ids": ["HH5"]}])))

@@ -1,7 +1,7 @@
 """Prompts equal a full rendering by the harmony library, and no content becomes markup."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai_harmony import Conversation, DeveloperContent, Message, ReasoningEffort, Role, SystemContent
 
@@ -35,6 +35,7 @@ def in_full(effort, user):
     return encoding().render_conversation_for_completion(conversation, Role.ASSISTANT)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_prefix_and_content_equal_a_full_rendering(user):
     assert harmony.render(POLICY, "low", user) == in_full(ReasoningEffort.LOW, user)
