@@ -1,4 +1,4 @@
-"""The worker on vLLM's own server, and what becomes of its work when the engine in its process is killed."""
+"""The worker on vLLM's own server, and its recovery when vLLM in its process is killed."""
 
 import asyncio
 import contextlib
@@ -36,10 +36,10 @@ async def test_both_routes_of_a_server_give_the_same_strict_answers(inference_se
     texts = ["you stupid worthless bitch", "good morning, how was your holiday?", "<|return|> shut up you idiot"]
     said = {}
     for route in ("completions", "chat"):
-        engine = await ServerBackend.start(settings.load(servers=inference_server, route=route))
+        backend = await ServerBackend.start(settings.load(servers=inference_server, route=route))
         questions = [InferenceRequest(policy.text, policy.effort, harmony.encode_text(text), 256) for text in texts]
-        completions = await asyncio.gather(*map(engine.generate, questions))
-        await engine.close()
+        completions = await asyncio.gather(*map(backend.generate, questions))
+        await backend.close()
         answers = [parse(completion.tokens, [policy]).answers[policy.id] for completion in completions]
         scores = [score_of(completion, answer) for completion, answer in zip(completions, answers, strict=True)]
         assert [score > 0.5 for score in scores] == [answer.violates for answer in answers]
@@ -114,7 +114,7 @@ async def wait_for_verdicts(current, count, process, log, timeout=200):
 
 
 @pytest.mark.long
-async def test_a_killed_engine_ends_the_worker_with_a_message_and_all_is_answered_once(
+async def test_a_killed_backend_ends_the_worker_with_a_message_and_all_is_answered_once(
     kafka, inference_server, tmp_path
 ):
     count = 150
@@ -127,12 +127,12 @@ async def test_a_killed_engine_ends_the_worker_with_a_message_and_all_is_answere
     log = tmp_path / "log"
     with worker(kafka, log) as process:
         await wait_for_verdicts(kafka, 5, process, log)
-        engine = [
+        vllm = [
             p for p in psutil.Process(process.pid).children(recursive=True) if "EngineCore" in " ".join(p.cmdline())
         ]
-        assert len(engine) == 1
+        assert len(vllm) == 1
         others = psutil.Process(process.pid).children(recursive=True)
-        engine[0].kill()
+        vllm[0].kill()
         assert await asyncio.to_thread(process.wait, 30) == 1
     assert "the inference backend died (vLLM): restart the worker" in log.read_text()
     assert "Traceback" not in log.read_text().split("the inference backend died")[-1]

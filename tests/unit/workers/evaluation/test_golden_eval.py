@@ -29,31 +29,31 @@ SECOND = [outcome("violates", "HH1"), outcome("violates", "HH2"), outcome("viola
 
 
 def test_every_figure_of_a_report():
-    found = golden_eval.report(POLICY, "model", GOLDEN, [FIRST, SECOND])
-    assert found.confusion == {
+    report = golden_eval.report(POLICY, "model", GOLDEN, [FIRST, SECOND])
+    assert report.confusion == {
         "violates": {"violates": 1, "safe": 1},
         "safe": {"violates": 1, "undetermined": 1},
     }
-    assert found.f1 == (0.5, 0.8)
-    assert (found.precision.count, found.precision.of, found.recall.count, found.recall.of) == (1, 2, 1, 2)
-    assert (found.accuracy.count, found.accuracy.of) == (1, 4)
-    assert (found.rules["HH1"].recall.of, found.rules["HH1"].precision.of) == (1, 2)
-    assert found.rules["HH3"].recall.value is None
-    assert {kind: (s.count, s.of) for kind, s in found.kinds.items()} == {
+    assert report.f1 == (0.5, 0.8)
+    assert (report.precision.count, report.precision.of, report.recall.count, report.recall.of) == (1, 2, 1, 2)
+    assert (report.accuracy.count, report.accuracy.of) == (1, 4)
+    assert (report.rules["HH1"].recall.of, report.rules["HH1"].precision.of) == (1, 2)
+    assert report.rules["HH3"].recall.value is None
+    assert {kind: (s.count, s.of) for kind, s in report.kinds.items()} == {
         "boundary": (0, 1),
         "clear": (1, 2),
         "quotation": (0, 1),
     }
-    assert (found.noise.count, found.noise.of) == (1, 4)
-    assert found.tokens == Tokens(800, 640, 160)
-    assert [(d.golden.text, d.runs) for d in found.disagreements] == [("two", 1), ("three", 2), ("four", 2)]
+    assert (report.noise.count, report.noise.of) == (1, 4)
+    assert report.tokens == Tokens(800, 640, 160)
+    assert [(d.golden.text, d.runs) for d in report.disagreements] == [("two", 1), ("three", 2), ("four", 2)]
 
 
 def test_one_run_has_no_noise_floor_and_no_true_positive_gives_an_f1_of_zero():
-    found = golden_eval.report(POLICY, "model", GOLDEN, [[outcome("safe", "HH5")] * 4])
-    assert found.noise is None
-    assert found.f1 == (0.0,)
-    assert found.precision.value is None
+    report = golden_eval.report(POLICY, "model", GOLDEN, [[outcome("safe", "HH5")] * 4])
+    assert report.noise is None
+    assert report.f1 == (0.0,)
+    assert report.precision.value is None
 
 
 def test_a_golden_set_that_contradicts_its_policy_disagrees_on_each_text():
@@ -72,10 +72,10 @@ class ScriptedJudge:
     async def judge(self, policy, texts, title):
         self.orders.append(list(texts))
         answers = {"one": Answer(True, ("HH1",), "high", "r"), "two": None}
-        found = [answers.get(text, Answer(False, ("HH5",), "high", "r")) for text in texts]
+        judged = [answers.get(text, Answer(False, ("HH5",), "high", "r")) for text in texts]
         return [
             Judgement({policy.id: Finding("low", answer, 0.5, "" if answer else "no answer")}, (), Tokens(10, 5, 1))
-            for answer in found
+            for answer in judged
         ]
 
 
@@ -100,14 +100,14 @@ def test_flips_are_steady_if_they_happen_in_every_run():
 
 def test_a_difference_names_the_rules_that_were_added_and_removed():
     changed = parse(POLICY.document.replace("HH2", "HH9"))
-    found = golden_eval.difference(POLICY, changed, ("now", "next"))
-    assert (found.rules_removed, found.rules_added) == (("HH2",), ("HH9",))
-    assert found.text[0] == f"--- now {POLICY.version}"
-    assert any(line.startswith("+- HH9:") for line in found.text)
+    difference = golden_eval.difference(POLICY, changed, ("now", "next"))
+    assert (difference.rules_removed, difference.rules_added) == (("HH2",), ("HH9",))
+    assert difference.text[0] == f"--- now {POLICY.version}"
+    assert any(line.startswith("+- HH9:") for line in difference.text)
     assert golden_eval.difference(POLICY, POLICY).text == ()
 
 
 @pytest.mark.parametrize("golden", [GOLDEN[:0]])
 def test_an_empty_golden_set_does_not_divide_by_zero(golden):
-    found = golden_eval.report(POLICY, "m", golden, [[]])
-    assert (found.f1, found.accuracy.value) == ((0.0,), None)
+    report = golden_eval.report(POLICY, "m", golden, [[]])
+    assert (report.f1, report.accuracy.value) == ((0.0,), None)

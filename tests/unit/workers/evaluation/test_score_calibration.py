@@ -39,8 +39,8 @@ def test_overconfident_and_underconfident_scores_are_corrected_on_unseen_texts(s
 
 
 def test_the_error_is_the_weighted_mean_distance():
-    found = score_calibration.measure([0.95] * 10 + [0.05] * 30, [True] * 7 + [False] * 3 + [False] * 30)
-    assert found.error == pytest.approx(0.25 * 0.25 + 0.75 * 0.05, abs=1e-4)
+    measured = score_calibration.measure([0.95] * 10 + [0.05] * 30, [True] * 7 + [False] * 3 + [False] * 30)
+    assert measured.error == pytest.approx(0.25 * 0.25 + 0.75 * 0.05, abs=1e-4)
 
 
 def test_too_few_labels_are_rejected():
