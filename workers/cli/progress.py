@@ -13,9 +13,10 @@ from safeguard_streams.workers.evaluation.interface import OnProgress
 
 
 def announce_start(settings: Settings) -> None:
-    """Say which model is loaded, because nothing else moves for a while."""
-    target = settings.servers or settings.model
-    console(stderr=True).print(f"starting {target}; loading a model takes up to a minute on a CPU", highlight=False)
+    """Say what the command waits for before its first progress."""
+    loading = f"loading {settings.model}, which takes up to a minute on a CPU"
+    line = f"connecting to {settings.servers}" if settings.servers else loading
+    console(stderr=True).print(line, highlight=False)
 
 
 @contextlib.contextmanager
