@@ -7,7 +7,7 @@ SafeguardError              anything this package raises on purpose; the message
 |-- BusError                the broker did not do what was asked; trying again later may help
 |   `-- FencedError         another process owns the partition now
 |-- StalledError            records wait and nothing moves: the process ends, its supervisor restarts it
-|-- DependencyError         something a transform needs is gone (an inference engine): the process ends
+|-- DependencyError         something a transform needs is gone (an inference backend): the process ends
 `-- PolicyError             a policy document is malformed; the message names the file, the line and the fix
 """
 

@@ -47,7 +47,7 @@ RANKS: Mapping[Lane, int] = {"live": 0, "audit": 1, "shadow": 2, "replay": 2}
 _VERDICT, _RATIONALE = schema_header(Verdict), schema_header(Rationale)
 
 
-class Result(msgspec.Struct, frozen=True):
+class EscalationResult(msgspec.Struct, frozen=True):
     """The judgement of one escalation under its own policy.
 
     policy: the version that judged it; None if the policy has ended.
@@ -116,8 +116,8 @@ class Judge:
     async def _resolve(self, escalation: Escalation) -> Policy | None:
         """The version that judges: None if the policy has ended, or has not arrived within POLICY_TIMEOUT.
 
-        Live content, audits and shadows are judged by the version in force at the escalation, or a newer one.
-        A replay is judged by exactly the version that it names.
+        Live content and audits are judged by the version in force at the escalation, or a newer one. Shadows are judged
+        by the shadow of that time, or a newer one. A replay is judged by exactly the version that it names.
         """
         place, revision = "", escalation.policy_revision
         if escalation.lane == "shadow":
@@ -131,14 +131,16 @@ class Judge:
     def _policies_in_force(self) -> list[Policy]:
         return [released.policy for released in self._feed.policies.released.values()]
 
-    async def _run(self, policy: Policy, escalation: Escalation, timestamp: int) -> Result:
+    async def _run(self, policy: Policy, escalation: Escalation, timestamp: int) -> EscalationResult:
         """Judge an escalation under a policy and its bundle. timestamp: of the record, in ms since 1970."""
         others = [other for other in self._policies_in_force() if other.id != policy.id]
         instructions = instructions_for(policy, [policy, *others])
         effort = self._effort(instructions.effort, escalation.lane, timestamp)
         cached = await self._ask(instructions, effort, escalation)
         judgement = cached.judgement
-        return Result(policy, judgement.findings[policy.id], judgement, cached.cached, instructions.bundle_version)
+        return EscalationResult(
+            policy, judgement.findings[policy.id], judgement, cached.cached, instructions.bundle_version
+        )
 
     def _effort(self, effort: Effort, lane: Lane, timestamp: int) -> Effort:
         """The effort to judge at: lower than the policies' own for live content that has waited long."""
@@ -162,11 +164,11 @@ class Judge:
         )
 
 
-def _policy_ended() -> Result:
-    return Result(None, Finding("low", problem="the policy is no longer in force"), Judgement({}))
+def _policy_ended() -> EscalationResult:
+    return EscalationResult(None, Finding("low", problem="the policy is no longer in force"), Judgement({}))
 
 
-def build_verdict(escalation: Escalation, result: Result, model: str, timing: Timing) -> Verdict:
+def build_verdict(escalation: Escalation, result: EscalationResult, model: str, timing: Timing) -> Verdict:
     """The verdict of one escalation. Its id depends only on the content, the policy, the model and the lane."""
     event, finding, answer = escalation.event, result.finding, result.finding.answer
     version = result.policy.version if result.policy else escalation.policy_version
