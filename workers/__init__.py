@@ -1,1 +1,22 @@
-"""The reasoning worker: prompts, inference engines, strict parsing, verdicts."""
+"""The reasoning worker: a model judges escalated content under written policies.
+
+The worker consumes escalations and writes one verdict and one rationale for each. Verdicts are written exactly once,
+and content that cannot be judged becomes `undetermined`, never `safe`. The packages, in the order in which a request
+travels:
+
+- `app`: the process: policies, an inference backend, the stream engine and the health endpoint.
+- `judging`: from an escalation to a verdict.
+- `inference`: from a request to the tokens of its completion, with vLLM in the process or on servers.
+- `evaluation`: judges labelled texts without Kafka, for the authors of policies.
+- `cli`: the commands `safeguard reason`, `safeguard policy test` and `safeguard policy diff`.
+- `bench`: measures the worker beside vLLM alone and a plain loop.
+- `small`: a tiny model with the same architecture, for machines without a GPU.
+
+## Design decisions
+
+- **Background work is bounded even while capacity is free.** Work beside other work slows it, so a free place is not a
+  reason to fill it with a replay. While there is live content, and for a moment after it, lower ranks take a bounded
+  share of calls and tokens.
+- **The engine hands over more calls than the backend serves at once.** A quarter more are in flight. When a request
+  finishes, the next one is already waiting at the model.
+"""

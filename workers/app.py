@@ -1,4 +1,4 @@
-"""The reasoning worker's process: policies, an inference engine, the bus engine, and a health endpoint."""
+"""The process of the reasoning worker: policies, an inference backend, the stream engine and a health endpoint."""
 
 from __future__ import annotations
 
@@ -20,106 +20,28 @@ from safeguard_streams.runtime import telemetry
 from safeguard_streams.runtime.health import served
 from safeguard_streams.runtime.process import Stop, run_until_first
 from safeguard_streams.runtime.settings import Settings
-from safeguard_streams.workers.inference.interface import Inference
-from safeguard_streams.workers.inference.remote import RemoteEngine
-from safeguard_streams.workers.inference.vllm import VllmEngine
+from safeguard_streams.workers.inference.interface import InferenceBackend
+from safeguard_streams.workers.inference.remote import ServerBackend
+from safeguard_streams.workers.inference.vllm import VllmBackend
 from safeguard_streams.workers.judging.judge import RANKS, STAGE, Judge
 from safeguard_streams.workers.judging.reasoner import InferenceBudget
 
 log = logging.getLogger(__name__)
 
-FEWEST_SLOTS = 4
-# Seconds under load. A judgement takes longer than that, and each commit takes processor time from what judges.
+MIN_CALLS_FOR_RANKS = 4  # with fewer calls in flight, no call can be reserved for live content
+# Seconds under load. A judgement takes longer, and each commit takes processor time from the model.
 COMMIT_INTERVAL = 0.25
 
-StartInference = Callable[[Settings], Awaitable[Inference]]
+StartBackend = Callable[[Settings], Awaitable[InferenceBackend]]
 
 
-async def start_engine(settings: Settings) -> Inference:
-    """The servers that the settings name, or else vLLM in this process."""
-    return await (RemoteEngine.start(settings) if settings.servers else VllmEngine.start(settings))
+async def start_backend(settings: Settings) -> InferenceBackend:
+    """The inference servers that the settings name, or else vLLM in this process."""
+    return await (ServerBackend.start(settings) if settings.servers else VllmBackend.start(settings))
 
 
-class Worker:
-    """Judges what is escalated, many at once and each finished when it is ready."""
-
-    def __init__(self, settings: Settings, start: StartInference) -> None:
-        self.settings = settings
-        self.feed = PolicyFeed()
-        self.engine: Engine | None = None
-        self.inference: Inference | None = None
-        self.judge: Judge | None = None
-        self._start = start
-
-    def state(self) -> dict[str, Any]:
-        """What /health/ready says."""
-        return {
-            "ready": self.engine is not None
-            and self.engine.ready
-            and self.inference is not None
-            and self.inference.healthy,
-            "model": self.inference.model if self.inference else None,
-            "policies": {name: r.policy.version for name, r in self.feed.policies.released.items()},
-            "committed": self.engine.committed if self.engine else 0,
-            "malformed": dict(self.judge.reasoner.malformed) if self.judge else {},
-        }
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Judge until `stop`. Raises SafeguardError when the process should be started again."""
-        caught_up = asyncio.Event()
-        await run_until_first(self.feed.follow(self.settings, caught_up), self._judge(caught_up, stop))
-
-    async def _judge(self, caught_up: asyncio.Event, stop: asyncio.Event) -> None:
-        async def prepare() -> None:
-            self.inference = await self._start(self.settings)
-            log.info("model %s is ready", self.inference.model)
-            await caught_up.wait()
-            await self.feed.wait_for_any()
-
-        await run_until_first(prepare(), stop.wait())
-        if stop.is_set() or self.inference is None:
-            return
-        current = self.settings
-        # Some more than the engine takes at once: when one is finished, the next is already there.
-        slots = self.inference.slots + self.inference.slots // 4
-        economy = InferenceBudget(
-            longest_answer=current.max_tokens,
-            kept=current.judgement_cache_size,
-            in_flight=current.max_tokens_in_flight or self.inference.capacity,
-            background=current.background_share,
-            effort_by_lag=current.effort_by_lag,
-        )
-        self.judge = Judge(self.inference, self.feed, economy)
-        await self.judge.warm_up()
-        self.engine = Engine(
-            KafkaBus(current, list(topics.LANES.values()), STAGE),
-            stateless(self.judge),
-            stage=STAGE,
-            limits=Limits(
-                max_batch=1,
-                max_in_flight=slots,
-                max_buffered=4 * slots,
-                max_poll_records=4 * slots,
-                stall_timeout=900.0,
-                commit_interval=COMMIT_INTERVAL,
-                # With few slots all lanes take turns: nothing could be kept free.
-                ranks={current.prefix + topics.LANES[lane]: rank for lane, rank in RANKS.items() if rank}
-                if slots >= FEWEST_SLOTS
-                else {},
-                reserve=slots // 4,
-                max_background=round(slots * current.background_share),
-            ),
-        )
-        try:
-            await self.engine.run(stop)
-        except DependencyError:
-            # A Ctrl-C in a terminal reaches the engine's processes too: then this is no failure.
-            if not stop.is_set():
-                raise
-
-
-async def run(settings: Settings, start: StartInference = start_engine) -> None:
-    """Serve until SIGTERM or SIGINT, and leave no process of the inference engine behind."""
+async def run(settings: Settings, start: StartBackend = start_backend) -> None:
+    """Serve until SIGTERM or SIGINT. Leaves no process of the inference backend behind."""
     worker = Worker(settings, start)
     stop = Stop()
     try:
@@ -128,13 +50,93 @@ async def run(settings: Settings, start: StartInference = start_engine) -> None:
                 await worker.run(stop.event)
     finally:
         _end_children()
-        if stop.event.is_set() and worker.inference is None:
+        if stop.event.is_set() and worker.backend is None:
             logging.shutdown()
-            os._exit(0)  # told to stop while a model was loading: its thread cannot be ended otherwise
+            os._exit(0)  # stopped while a model was loading: nothing else ends the thread that loads it
+
+
+class Worker:
+    """Judges escalations, many at once. Each finishes as soon as it is ready."""
+
+    def __init__(self, settings: Settings, start: StartBackend) -> None:
+        self.settings = settings
+        self.feed = PolicyFeed()
+        self.backend: InferenceBackend | None = None
+        self.judge: Judge | None = None
+        self.engine: Engine | None = None
+        self._start = start
+
+    def state(self) -> dict[str, Any]:
+        """The body of /health/ready."""
+        ready = self.engine is not None and self.engine.ready
+        return {
+            "ready": ready and self.backend is not None and self.backend.healthy,
+            "model": self.backend.model if self.backend else None,
+            "policies": {name: r.policy.version for name, r in self.feed.policies.released.items()},
+            "committed": self.engine.committed if self.engine else 0,
+            "malformed": dict(self.judge.reasoner.malformed) if self.judge else {},
+        }
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Judge until `stop` is set. Raises SafeguardError when the process should be restarted."""
+        caught_up = asyncio.Event()
+        await run_until_first(self.feed.follow(self.settings, caught_up), self._judge(caught_up, stop))
+
+    async def _judge(self, caught_up: asyncio.Event, stop: asyncio.Event) -> None:
+        """Load the model, wait for policies, warm up the cache, then run the engine."""
+        await run_until_first(self._prepare(caught_up), stop.wait())
+        if stop.is_set() or self.backend is None:
+            return
+        self.judge = Judge(self.backend, self.feed, self._budget(self.backend))
+        await self.judge.warm_up()
+        self.engine = Engine(
+            KafkaBus(self.settings, list(topics.LANES.values()), STAGE),
+            stateless(self.judge),
+            stage=STAGE,
+            limits=self._limits(self.backend),
+        )
+        try:
+            await self.engine.run(stop)
+        except DependencyError:
+            # Ctrl-C in a terminal also reaches the backend's processes: their end is then no failure.
+            if not stop.is_set():
+                raise
+
+    async def _prepare(self, caught_up: asyncio.Event) -> None:
+        self.backend = await self._start(self.settings)
+        log.info("inference backend started model=%s", self.backend.model)
+        await caught_up.wait()
+        await self.feed.wait_for_any()
+
+    def _budget(self, backend: InferenceBackend) -> InferenceBudget:
+        settings = self.settings
+        return InferenceBudget(
+            max_answer_tokens=settings.max_tokens,
+            cache_size=settings.judgement_cache_size,
+            max_tokens_in_flight=settings.max_tokens_in_flight or backend.cache_tokens,
+            background_share=settings.background_share,
+            effort_by_lag=settings.effort_by_lag,
+        )
+
+    def _limits(self, backend: InferenceBackend) -> Limits:
+        # A quarter more than the backend serves at once: when a request finishes, the next is already there.
+        calls = backend.concurrency + backend.concurrency // 4
+        later_lanes = {lane: rank for lane, rank in RANKS.items() if rank} if calls >= MIN_CALLS_FOR_RANKS else {}
+        return Limits(
+            max_batch=1,
+            max_in_flight=calls,
+            max_buffered=4 * calls,
+            max_poll_records=4 * calls,
+            stall_timeout=900.0,
+            commit_interval=COMMIT_INTERVAL,
+            ranks={self.settings.prefix + topics.LANES[lane]: rank for lane, rank in later_lanes.items()},
+            reserve=calls // 4,
+            max_background=round(calls * self.settings.background_share),
+        )
 
 
 def _end_children() -> None:
-    """End the inference engine's processes; they have no state of their own."""
+    """End the processes of the inference backend; they hold no state of their own."""
     children = psutil.Process().children(recursive=True)
     for child in children:
         child.terminate()

@@ -191,7 +191,7 @@ REUSED = Metric(
     ("policy",),
 )
 MALFORMED = Metric(
-    "safeguard.malformed", "counter", "{output}", "Model outputs that were rejected, by reason.", ("reason",)
+    "safeguard.malformed", "counter", "{output}", "Model outputs that the parser rejected, by reason.", ("reason",)
 )
 CACHED_TOKENS = Metric(
     "safeguard.tokens.cached",
@@ -201,25 +201,33 @@ CACHED_TOKENS = Metric(
     ("gen_ai.request.model",),
 )
 TOKEN_USAGE = Metric(
-    "gen_ai.client.token.usage", "histogram", "{token}", "Tokens of a request to the model, by type: input or output.",
+    "gen_ai.client.token.usage", "histogram", "{token}", "Tokens of a request to the model: input, output.",
     ("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "gen_ai.token.type"), TOKENS,
 )  # fmt: skip
 ASKED = Metric(
-    "gen_ai.client.operation.duration", "histogram", "s", "Time from a request to the model to its response.",
+    "gen_ai.client.operation.duration", "histogram", "s", "Duration of a request to the model.",
     ("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "error.type"), SECONDS,
 )  # fmt: skip
-ENGINE_RUNNING = Metric(
-    "safeguard.engine.running",
+INFERENCE_RUNNING = Metric(
+    "safeguard.inference.running",
     "gauge",
-    "{question}",
-    "Questions that the engine answers now.",
+    "{request}",
+    "Requests that the inference backend is running.",
     ("gen_ai.request.model",),
 )
-ENGINE_WAITING = Metric(
-    "safeguard.engine.waiting", "gauge", "{question}", "Questions that wait for the engine.", ("gen_ai.request.model",)
+INFERENCE_WAITING = Metric(
+    "safeguard.inference.waiting",
+    "gauge",
+    "{request}",
+    "Requests that wait for the inference backend.",
+    ("gen_ai.request.model",),
 )
-ENGINE_CACHE = Metric(
-    "safeguard.engine.cache", "gauge", "1", "Share of the engine's KV cache in use.", ("gen_ai.request.model",)
+INFERENCE_CACHE = Metric(
+    "safeguard.inference.cache",
+    "gauge",
+    "1",
+    "Share of the inference backend's KV cache in use.",
+    ("gen_ai.request.model",),
 )
 
 ACTIONS = Metric(

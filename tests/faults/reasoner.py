@@ -25,9 +25,9 @@ TOKENS = encoding().encode(
 
 class Quick:
     model = "stand-in"
-    longest = 16_384
-    slots = 64
-    capacity = None
+    max_model_tokens = 16_384
+    concurrency = 64
+    cache_tokens = None
     healthy = True
 
     def __init__(self, calls):

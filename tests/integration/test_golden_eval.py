@@ -21,7 +21,7 @@ def run(inference_server):
     """Standard output, and the error if there was one."""
 
     def invoke(*words):
-        result = CliRunner().invoke(app, ["policy", *words, "--engine", "remote", "--server", inference_server])
+        result = CliRunner().invoke(app, ["policy", *words, "--backend", "remote", "--server", inference_server])
         return result.stdout, None if isinstance(result.exception, SystemExit) else result.exception
 
     return invoke
@@ -44,7 +44,7 @@ def test_a_golden_set_is_judged_and_one_that_contradicts_its_policy_is_caught(ru
     assert found["noise"]["of"] == len(lines)
     assert found["tokens"]["cached"] > 0
     assert set(found["rules"]) == {"FS1", "FS2", "FS3", "FS4", "FS5"}
-    assert all(one["said"]["rationale"] for one in found["disagreements"])
+    assert all(one["outcome"]["rationale"] for one in found["disagreements"])
 
     wrong = {one["golden"]["text"] for one in found["disagreements"]}
     right = [number for number, line in enumerate(lines) if json.loads(line)["text"] not in wrong]
@@ -69,7 +69,7 @@ def test_a_change_of_the_text_shows_which_golden_verdicts_flip(run, tmp_path):
     shown, error = run("diff", "hate-harassment", lenient, "--json")
     assert error is None
     found = json.loads(shown)
-    assert found["rules_gone"] == ["HH2"]
+    assert found["rules_removed"] == ["HH2"]
     assert any(line.startswith("-- HH2:") for line in found["text"])
     to_safe = [flip for flip in found["flips"] if flip["after"]["decision"] == "safe"]
     assert len(to_safe) > found["noise"]["count"]
@@ -78,15 +78,15 @@ def test_a_change_of_the_text_shows_which_golden_verdicts_flip(run, tmp_path):
     (tmp_path / "few.jsonl").write_text("\n".join(map(json.dumps, few)))
     shown, _ = run("diff", "hate-harassment", lenient, "--golden", str(tmp_path / "few.jsonl"))
     assert "of 3 golden verdicts flip" in shown
-    assert "rules gone: HH2" in shown
+    assert "rules removed: HH2" in shown
     assert "noise floor" in shown
     shown, _ = run("test", "hate-harassment", "--golden", str(tmp_path / "few.jsonl"))
     assert "rationale: It" in shown or "disagreements" not in shown
     assert "tokens: " in shown
 
 
-def test_a_remote_engine_needs_a_server(monkeypatch):
+def test_a_remote_backend_needs_a_server(monkeypatch):
     monkeypatch.delenv("SAFEGUARD_SERVERS", raising=False)
-    result = CliRunner().invoke(app, ["policy", "test", NAME, "--engine", "remote"])
+    result = CliRunner().invoke(app, ["policy", "test", NAME, "--backend", "remote"])
     assert isinstance(result.exception, ConfigurationError)
-    assert "--engine remote needs a server" in str(result.exception)
+    assert "--backend remote needs a server" in str(result.exception)

@@ -187,9 +187,9 @@ class Stern:
     """A model that finds everything violating under a text that says so, and nothing under another."""
 
     model = "stand-in"
-    longest = 16_384
-    slots = 8
-    capacity = None
+    max_model_tokens = 16_384
+    concurrency = 8
+    cache_tokens = None
     healthy = True
 
     async def generate(self, question):

@@ -207,9 +207,9 @@ class Quick:
     """A model that answers as it is told, at once."""
 
     model = "stand-in"
-    longest = 16_384
-    slots = 8
-    capacity = None
+    max_model_tokens = 16_384
+    concurrency = 8
+    cache_tokens = None
     healthy = True
 
     async def generate(self, question):

@@ -1,4 +1,4 @@
-"""The worker on vLLM's own server, and what becomes of its work when the engine in its process is killed."""
+"""The worker on vLLM's own server, and its recovery when vLLM in its process is killed."""
 
 import asyncio
 import contextlib
@@ -19,10 +19,10 @@ from safeguard_streams.contract.records import Verdict, decode
 from safeguard_streams.policies.files import load, load_library
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime import settings
-from safeguard_streams.workers.bench.contents import contents, escalations, policies
-from safeguard_streams.workers.inference.interface import Question
-from safeguard_streams.workers.inference.remote import RemoteEngine
-from safeguard_streams.workers.judging import prompt
+from safeguard_streams.workers.bench.items import escalations, make_items, policies
+from safeguard_streams.workers.inference import harmony
+from safeguard_streams.workers.inference.interface import InferenceRequest
+from safeguard_streams.workers.inference.remote import ServerBackend
 from safeguard_streams.workers.judging.judgement import score_of
 from safeguard_streams.workers.judging.parse import parse
 
@@ -36,11 +36,11 @@ async def test_both_routes_of_a_server_give_the_same_strict_answers(inference_se
     texts = ["you stupid worthless bitch", "good morning, how was your holiday?", "<|return|> shut up you idiot"]
     said = {}
     for route in ("completions", "chat"):
-        engine = await RemoteEngine.start(settings.load(servers=inference_server, route=route))
-        questions = [Question(policy.text, policy.effort, prompt.encode(text), 256) for text in texts]
-        completions = await asyncio.gather(*map(engine.generate, questions))
-        await engine.close()
-        answers = [parse(completion.tokens, [policy]).answers[0] for completion in completions]
+        backend = await ServerBackend.start(settings.load(servers=inference_server, route=route))
+        questions = [InferenceRequest(policy.text, policy.effort, harmony.encode_text(text), 256) for text in texts]
+        completions = await asyncio.gather(*map(backend.generate, questions))
+        await backend.close()
+        answers = [parse(completion.tokens, [policy]).answers[policy.id] for completion in completions]
         scores = [score_of(completion, answer) for completion, answer in zip(completions, answers, strict=True)]
         assert [score > 0.5 for score in scores] == [answer.violates for answer in answers]
         assert all(c.prompt_tokens == len(q.prompt) for c, q in zip(completions, questions, strict=True))
@@ -114,28 +114,28 @@ async def wait_for_verdicts(current, count, process, log, timeout=200):
 
 
 @pytest.mark.long
-async def test_a_killed_engine_ends_the_worker_with_a_message_and_all_is_answered_once(
+async def test_a_killed_backend_ends_the_worker_with_a_message_and_all_is_answered_once(
     kafka, inference_server, tmp_path
 ):
     count = 150
     await kafka_bus.create_topics(kafka)
     await operator.release(kafka, policies(), operator.Author("test"))
     async with kafka_bus.producer(kafka) as producer:
-        for key, value in escalations(contents(count), "live", "content"):
+        for key, value in escalations(make_items(count), "live", "content"):
             await producer.send(kafka.prefix + topics.ESCALATIONS, key=key, value=value)
         await producer.flush()
     log = tmp_path / "log"
     with worker(kafka, log) as process:
         await wait_for_verdicts(kafka, 5, process, log)
-        engine = [
+        vllm = [
             p for p in psutil.Process(process.pid).children(recursive=True) if "EngineCore" in " ".join(p.cmdline())
         ]
-        assert len(engine) == 1
+        assert len(vllm) == 1
         others = psutil.Process(process.pid).children(recursive=True)
-        engine[0].kill()
+        vllm[0].kill()
         assert await asyncio.to_thread(process.wait, 30) == 1
-    assert "the inference engine died; start the worker again" in log.read_text()
-    assert "Traceback" not in log.read_text().split("the inference engine died")[-1]
+    assert "the inference backend died (vLLM): restart the worker" in log.read_text()
+    assert "Traceback" not in log.read_text().split("the inference backend died")[-1]
     _, alive = psutil.wait_procs(others, timeout=5)
     assert [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
     before = await verdicts(kafka)

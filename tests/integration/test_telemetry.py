@@ -46,9 +46,9 @@ url = "http://127.0.0.1:{port}/"
 """
 # What only vLLM in the worker's process shows, or only trouble makes.
 NOT_HERE = {
-    metrics.ENGINE_RUNNING,
-    metrics.ENGINE_WAITING,
-    metrics.ENGINE_CACHE,
+    metrics.INFERENCE_RUNNING,
+    metrics.INFERENCE_WAITING,
+    metrics.INFERENCE_CACHE,
     metrics.MALFORMED,
     metrics.VIOLATIONS,
     metrics.HELD,

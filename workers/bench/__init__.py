@@ -1,1 +1,8 @@
-"""What the reasoning worker adds to its engine, measured."""
+"""Measures what the reasoning worker adds to its model: throughput from Kafka to Kafka, and latency of live content.
+
+Every variant judges equal content items with equal vLLM settings on one broker.
+
+- `run`: runs the variants one after another and compares them.
+- `baselines`: vLLM without Kafka, and a plain loop of chat calls.
+- `items`: the content items.
+"""

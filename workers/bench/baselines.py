@@ -1,8 +1,10 @@
-"""What the worker is measured against: python -m safeguard_streams.workers.bench.baselines NAME ..., settings from the environment.
+"""Baselines for the worker: python -m safeguard_streams.workers.bench.baselines NAME ...
+
+Settings come from the environment.
 
 alone COUNT FILE
-        AsyncLLM with the same prompts and no Kafka: COUNT contents, then COUNT with duplicates; the figures to FILE
-chat    a plain loop over the escalations topic: a poll, a chat call for each message, 64 in flight, a commit
+        AsyncLLM with the same prompts and no Kafka: COUNT items, then COUNT with duplicates. Figures go to FILE.
+chat    a plain loop over the escalations topic: poll, one chat call for each message, 64 in flight, commit
 """
 
 from __future__ import annotations
@@ -19,64 +21,64 @@ import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import Tokens
 from safeguard_streams.demo.tally import percentile
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.security import client_options
 from safeguard_streams.runtime.settings import Settings
-from safeguard_streams.workers.bench.contents import ANSWER, contents, policies, under
-from safeguard_streams.workers.inference.interface import Completion, Question
-from safeguard_streams.workers.inference.vllm import VllmEngine
-from safeguard_streams.workers.judging import prompt
+from safeguard_streams.workers.bench.items import MAX_ANSWER_TOKENS, make_items, policies, policy_for
+from safeguard_streams.workers.inference import harmony
+from safeguard_streams.workers.inference.interface import Completion, InferenceRequest
+from safeguard_streams.workers.inference.vllm import VllmBackend
 
 IN_FLIGHT = 64
 DUPLICATES = 0.3
 
 
-def figures(took: Sequence[float], seconds: float, prompts: int, cached: int, completion: int) -> dict[str, Any]:
-    """One row of the table; took is seconds for each request, the counts are tokens."""
+def figures(durations: Sequence[float], seconds: float, tokens: Tokens) -> dict[str, Any]:
+    """One row of the table. durations: of each request, in seconds. seconds: of the whole measurement."""
     return {
-        "requests": len(took),
-        "requests_per_s": round(len(took) / seconds, 2),
-        "tokens_per_s": round(completion / seconds),
-        "prompt_cached_percent": round(100 * cached / prompts, 1) if prompts else None,
-        "p50_ms": percentile([t * 1000 for t in took], 0.5),
-        "p99_ms": percentile([t * 1000 for t in took], 0.99),
+        "requests": len(durations),
+        "requests_per_s": round(len(durations) / seconds, 2),
+        "tokens_per_s": round(tokens.completion / seconds),
+        "prompt_cached_percent": round(100 * tokens.cached / tokens.prompt, 1) if tokens.prompt else None,
+        "p50_ms": percentile([duration * 1000 for duration in durations], 0.5),
+        "p99_ms": percentile([duration * 1000 for duration in durations], 0.99),
     }
 
 
-async def _alone(engine: VllmEngine, made: Sequence[str]) -> dict[str, Any]:
-    among = policies()
-    slots = asyncio.Semaphore(engine.slots + engine.slots // 4)  # as many as the worker hands over
-    took: list[float] = []
+async def _alone(backend: VllmBackend, items: Sequence[str]) -> dict[str, Any]:
+    candidates = policies()
+    slots = asyncio.Semaphore(backend.concurrency + backend.concurrency // 4)  # as many as the worker hands over
+    durations: list[float] = []
 
-    async def ask(text: str) -> Completion:
-        policy = under(text, among)
-        question = Question(policy.text, policy.effort, prompt.encode(text), ANSWER)
+    async def judge(text: str) -> Completion:
+        policy = policy_for(text, candidates)
+        request = InferenceRequest(policy.text, policy.effort, harmony.encode_text(text), MAX_ANSWER_TOKENS)
         async with slots:
             start = time.perf_counter()
-            completion = await engine.generate(question)
-            took.append(time.perf_counter() - start)
+            completion = await backend.generate(request)
+            durations.append(time.perf_counter() - start)
         return completion
 
     start = time.perf_counter()
-    said = await asyncio.gather(*(ask(text) for text in made))
+    completions = await asyncio.gather(*(judge(text) for text in items))
     seconds = time.perf_counter() - start
-    return figures(
-        took,
-        seconds,
-        sum(c.prompt_tokens for c in said),
-        sum(c.cached_tokens for c in said),
-        sum(len(c.tokens) for c in said),
+    tokens = Tokens(
+        sum(c.prompt_tokens for c in completions),
+        sum(c.cached_tokens for c in completions),
+        sum(len(c.tokens) for c in completions),
     )
+    return figures(durations, seconds, tokens)
 
 
 async def alone(current: Settings, count: int) -> list[dict[str, Any]]:
     """The figures without duplicates, and with them."""
-    engine = await VllmEngine.start(current)
+    backend = await VllmBackend.start(current)
     for policy in policies():
-        await engine.generate(Question(policy.text, policy.effort, (), 1))
-    rows = [await _alone(engine, contents(count)), await _alone(engine, contents(count, DUPLICATES, seed=1))]
-    await engine.close()
+        await backend.generate(InferenceRequest(policy.text, policy.effort, (), 1))
+    rows = [await _alone(backend, make_items(count)), await _alone(backend, make_items(count, DUPLICATES, seed=1))]
+    await backend.close()
     return rows
 
 
@@ -107,15 +109,15 @@ async def chat(current: Settings) -> None:
                 ],
                 "reasoning_effort": policy.effort,
                 "temperature": 0,
-                "max_tokens": ANSWER,
+                "max_tokens": MAX_ANSWER_TOKENS,
             }
             async with http.post(f"{current.servers}/chat/completions", json=body) as response:
-                said = await response.json()
+                result = await response.json()
             verdict = {
                 "content_id": escalation["event"]["content_id"],
-                "answer": said["choices"][0]["message"]["content"],
+                "answer": result["choices"][0]["message"]["content"],
                 "took": time.perf_counter() - start,
-                "usage": said["usage"],
+                "usage": result["usage"],
             }
             await producer.send_and_wait(current.prefix + topics.VERDICTS, key=record.key, value=orjson.dumps(verdict))
 
@@ -126,8 +128,8 @@ async def chat(current: Settings) -> None:
 
 
 if __name__ == "__main__":
-    chosen = settings.load()
+    loaded = settings.load()
     if sys.argv[1] == "alone":
-        Path(sys.argv[3]).write_bytes(orjson.dumps(asyncio.run(alone(chosen, int(sys.argv[2])))))
+        Path(sys.argv[3]).write_bytes(orjson.dumps(asyncio.run(alone(loaded, int(sys.argv[2])))))
     else:
-        asyncio.run(chat(chosen))
+        asyncio.run(chat(loaded))

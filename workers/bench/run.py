@@ -1,4 +1,4 @@
-"""Runs the variants one after another: the same contents, the same engine settings, one broker."""
+"""Runs the variants one after another with equal content items, equal vLLM settings and one broker."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import orjson
 
 from safeguard_streams.bench import processes
@@ -19,186 +20,86 @@ from safeguard_streams.bench.common import Say, fresh
 from safeguard_streams.bench.processes import failed, process, ready
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Verdict, decode
+from safeguard_streams.contract.records import Tokens, Verdict, decode
 from safeguard_streams.demo.tally import percentile
 from safeguard_streams.errors import SafeguardError
 from safeguard_streams.infra import brokers
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.bench.baselines import DUPLICATES, figures
-from safeguard_streams.workers.bench.contents import contents, escalations, policies
+from safeguard_streams.workers.bench.items import KeyValue, escalations, make_items, policies
 from safeguard_streams.workers.inference.preflight import locate
-from safeguard_streams.workers.inference.vllm import CPU_BLOCK, CPU_SLOTS, GPU_SLOTS, ON_CPU, QUIET
+from safeguard_streams.workers.inference.vllm import CPU_BLOCK, CPU_CONCURRENCY, GPU_CONCURRENCY, ON_CPU, QUIET
+from safeguard_streams.workers.judging.judgement import total_tokens
 
-PATIENCE = 120.0  # seconds without an answer
-LONGEST = 8192  # tokens of a prompt and its answer
-LIVE_SHARE = 0.3  # of the worker's throughput, in the measure of lanes
+ANSWER_TIMEOUT = 120.0  # seconds without an answer
+MAX_MODEL_LEN = 8192  # tokens of a prompt and its answer
+LIVE_SHARE = 0.3  # of the worker's throughput, in the measurement of lanes
 LIVE_SECONDS = 40.0
 
 
-async def _publish(
-    current: Settings, topic: str, records: Sequence[tuple[bytes, bytes]], rate: float = 0.0
-) -> dict[str, float]:
-    """All at once, or as they come at random at a rate (records/s); when each was sent, in seconds since 1970."""
-    draw = random.Random(0)
-    sent: dict[str, float] = {}
-    async with kafka.producer(current) as producer:
-        due = time.monotonic()
-        for key, value in records:
-            if rate:
-                due += draw.expovariate(rate)
-                await asyncio.sleep(due - time.monotonic())
-            sent[key.decode()] = time.time()
-            await producer.send(current.prefix + topic, key=key, value=value)
-        await producer.flush()
-    return sent
+class ReasonBench(msgspec.Struct, frozen=True):
+    """One benchmark run. environment: of every process that loads the model."""
+
+    bootstrap: str
+    count: int
+    model: str
+    concurrency: int
+    on_cpu: bool
+    environment: dict[str, str]
+    folder: Path
+    say: Say
 
 
-class _Answers:
-    """What was answered, as it comes: key, when the broker had it (s), the record's value."""
+class WorkerFigures(NamedTuple):
+    """The worker's rows without and with duplicates, and the measurement of lanes."""
 
-    def __init__(self, consumer: Any) -> None:
-        self._consumer = consumer
-
-    async def take(self, count: int, prefix: str) -> list[tuple[str, float, bytes]]:
-        """The next `count` whose key begins so. Raises SafeguardError when none comes for PATIENCE seconds."""
-        found: list[tuple[str, float, bytes]] = []
-        moved = time.monotonic()
-        while len(found) < count:
-            for records in (await self._consumer.getmany(timeout_ms=100)).values():
-                moved = time.monotonic()
-                found += [
-                    (record.key.decode(), record.timestamp / 1000, record.value)
-                    for record in records
-                    if record.key.decode().startswith(prefix)
-                ]
-            if time.monotonic() - moved > PATIENCE:
-                raise SafeguardError(f"only {len(found)} of {count} were answered")
-        return found
+    plain: dict[str, Any]
+    duplicates: dict[str, Any]
+    lanes: dict[str, Any]
 
 
-def _row(answers: Sequence[tuple[str, float, bytes]]) -> dict[str, Any]:
-    """Figures of a drain, from the beginning of the first judgement to the writing of the last verdict."""
-    verdicts = [decode(value, Verdict) for _, _, value in answers]
-    begun = min(v.decided_at.timestamp() - v.latency["reasoner"] / 1000 for v in verdicts)
-    tokens = [v.tokens for v in verdicts if v.tokens is not None]
-    return figures(
-        [v.latency["reasoner"] / 1000 for v in verdicts],
-        max(at for _, at, _ in answers) - begun,
-        sum(t.prompt for t in tokens),
-        sum(t.cached for t in tokens),
-        sum(t.completion for t in tokens),
-    )
+class _Answer(NamedTuple):
+    """at: when the broker stored the record, in seconds since 1970."""
+
+    key: str
+    at: float
+    value: bytes
 
 
-@contextlib.asynccontextmanager
-async def _worker(current: Settings, environment: dict[str, str], folder: Path) -> AsyncIterator[_Answers]:
-    port, log = brokers.free_port(), folder / "worker.log"
-    command = processes.safeguard("reason", "run", "--port", str(port))
-    with process(command, {**environment, **processes.environment(current)}, log) as child:
-        await ready(child, f"http://127.0.0.1:{port}/health/ready", "the worker", log)
-        async with kafka.reader(current, [topics.VERDICTS, topics.REPLAYS]) as consumer:
-            yield _Answers(consumer)
-
-
-async def _worker_rows(
-    bootstrap: str, count: int, environment: dict[str, str], folder: Path, say: Say
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The worker's rows, and the measure of lanes."""
-    current = await fresh(bootstrap, 2, policies())
-    async with _worker(current, environment, folder) as answers:
-        rows = []
-        for name, made in (("plain", contents(count)), ("duplicates", contents(count, DUPLICATES, seed=1))):
-            await _publish(current, topics.ESCALATIONS, escalations(made, "live", name))
-            rows.append(_row(await answers.take(count, name)))
-            say(f"worker, {name}: {rows[-1]['requests_per_s']} requests/s")
-        lanes = await _lanes(current, answers, rows[0]["requests_per_s"], say)
-    return rows, lanes
-
-
-async def _lanes(current: Settings, answers: _Answers, throughput: float, say: Say) -> dict[str, Any]:
-    """Live content at a share of the throughput, alone and beside a replay that would fill the engine."""
-    rate = throughput * LIVE_SHARE
-    count = round(rate * LIVE_SECONDS)
-    figures: dict[str, Any] = {"live_per_s": round(rate, 2), "contents": count}
-
-    async def live(name: str, seed: int) -> list[float]:
-        records = escalations(contents(count, seed=seed), "live", name)
-        publishing = asyncio.create_task(_publish(current, topics.ESCALATIONS, records, rate))
-        found = await answers.take(count, name)
-        sent = await publishing
-        return [(at - sent[key]) * 1000 for key, at, _ in found]
-
-    alone = await live("alone", 2)
-    replay = escalations(contents(round(throughput * LIVE_SECONDS * 2), seed=4), "replay", "replay", "bench")
-    await _publish(current, topics.ESCALATIONS_REPLAY, replay)
-    await asyncio.sleep(5)
-    begin = time.time()
-    beside = await live("beside", 3)
-    end = time.time()
-    done = [d async for r in kafka.read_all(current, [topics.REPLAYS]) if begin <= (d := r.timestamp / 1000) <= end]
-    for name, took in (("alone", alone), ("beside_replay", beside)):
-        figures |= {f"{name}_p50_ms": percentile(took, 0.5), f"{name}_p99_ms": percentile(took, 0.99)}
-    figures["p99_ratio"] = round(figures["beside_replay_p99_ms"] / figures["alone_p99_ms"], 2)
-    figures["replayed_meanwhile"] = len(done)
-    say(f"live p99 {figures['alone_p99_ms']} ms alone, {figures['beside_replay_p99_ms']} ms beside a replay")
-    return figures
-
-
-async def _alone_rows(count: int, environment: dict[str, str], folder: Path, say: Say) -> list[dict[str, Any]]:
-    log, out = folder / "alone.log", folder / "alone.json"
-    command = [sys.executable, "-m", "safeguard_streams.workers.bench.baselines", "alone", str(count), str(out)]
-    with process(command, environment, log) as child:
-        if await asyncio.to_thread(child.wait):
-            raise failed("the engine alone", log)
-    rows: list[dict[str, Any]] = orjson.loads(out.read_bytes())
-    say(f"engine alone: {rows[0]['requests_per_s']} requests/s")
-    return rows
-
-
-async def _chat_row(
-    bootstrap: str,
-    count: int,
-    model: str,
-    slots: int,
-    on_cpu: bool,
-    environment: dict[str, str],
-    folder: Path,
-    say: Say,
-) -> dict[str, Any]:
-    current = await fresh(bootstrap, 2, policies())
-    await _publish(current, topics.ESCALATIONS, escalations(contents(count), "live", "chat"))
-    port, log = brokers.free_port(), folder / "server.log"
-    weights, name = await asyncio.to_thread(locate, model)
-    server = [
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(weights)),
-        *("--served-model-name", name, "--host", "127.0.0.1", "--port", str(port)),
-        *("--max-model-len", str(LONGEST), "--max-num-seqs", str(slots), "--enable-prompt-tokens-details"),
-    ]
-    if on_cpu:
-        server += ["--enforce-eager", "--block-size", str(CPU_BLOCK), "--distributed-executor-backend", "uni"]
-    with process(server, environment, log) as child:
-        await ready(child, f"http://127.0.0.1:{port}/health", "the server", log)
-        given = {
-            **processes.environment(current),
-            "SAFEGUARD_SERVERS": f"http://127.0.0.1:{port}/v1",
-            "SAFEGUARD_MODEL": name,
-        }
-        loop = [sys.executable, "-m", "safeguard_streams.workers.bench.baselines", "chat"]
-        with process(loop, {**environment, **given}, folder / "chat.log"):
-            async with kafka.reader(current, [topics.VERDICTS]) as consumer:
-                answers = await _Answers(consumer).take(count, "chat")
-    said = [(at, orjson.loads(value)) for _, at, value in answers]
-    usages = [verdict["usage"] for _, verdict in said]
-    row = figures(
-        [verdict["took"] for _, verdict in said],
-        max(at for at, _ in said) - min(at - verdict["took"] for at, verdict in said),
-        sum(usage["prompt_tokens"] for usage in usages),
-        sum((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0 for usage in usages),
-        sum(usage["completion_tokens"] for usage in usages),
-    )
-    say(f"plain chat loop: {row['requests_per_s']} requests/s")
-    return row
+async def reason(bootstrap: str, count: int, model: str, folder: Path, say: Say) -> dict[str, Any]:
+    """Measure vLLM alone, the worker, and a plain chat loop, with duplicates, and live content beside a replay."""
+    on_cpu = await asyncio.to_thread(_on_cpu)
+    concurrency = settings.load().max_in_flight or (CPU_CONCURRENCY if on_cpu else GPU_CONCURRENCY)
+    environment = {
+        "SAFEGUARD_MODEL": model,
+        "SAFEGUARD_MAX_IN_FLIGHT": str(concurrency),
+        "SAFEGUARD_MAX_MODEL_LEN": str(MAX_MODEL_LEN),
+        **{name: os.environ.get(name, value) for name, value in {**QUIET, **(ON_CPU if on_cpu else {})}.items()},
+    }
+    bench = ReasonBench(bootstrap, count, model, concurrency, on_cpu, environment, folder, say)
+    say("each variant loads the model first")
+    alone, alone_duplicates = await _vllm_alone(bench)
+    worker = await _worker_figures(bench)
+    chat = await _chat_loop(bench)
+    return {
+        "in_flight": concurrency,
+        "variants": {
+            "vllm-alone": alone,
+            "safeguard": worker.plain,
+            "plain-chat-loop": chat,
+            "vllm-alone, duplicates": alone_duplicates,
+            "safeguard, duplicates": worker.duplicates,
+        },
+        "lanes": worker.lanes,
+        "ratios": {
+            "safeguard_to_vllm_alone": _ratio(worker.plain, alone, 3),
+            "safeguard_to_plain_chat_loop": _ratio(worker.plain, chat, 2),
+            "safeguard_to_vllm_alone_with_duplicates": _ratio(worker.duplicates, alone_duplicates, 2),
+            "live_p99_beside_a_replay_to_alone": worker.lanes["p99_ratio"],
+            "replayed_meanwhile": worker.lanes["replayed_meanwhile"],
+        },
+    }
 
 
 def _on_cpu() -> bool:
@@ -207,37 +108,165 @@ def _on_cpu() -> bool:
     return bool(current_platform.is_cpu())
 
 
-async def reason(bootstrap: str, count: int, model: str, folder: Path, say: Say) -> dict[str, Any]:
-    """The engine alone, the worker, a plain chat loop; with duplicates; and live content beside a replay."""
-    on_cpu = await asyncio.to_thread(_on_cpu)
-    slots = settings.load().max_in_flight or (CPU_SLOTS if on_cpu else GPU_SLOTS)
-    environment = {
-        "SAFEGUARD_MODEL": model,
-        "SAFEGUARD_MAX_IN_FLIGHT": str(slots),
-        "SAFEGUARD_MAX_MODEL_LEN": str(LONGEST),
-        **{name: os.environ.get(name, value) for name, value in {**QUIET, **(ON_CPU if on_cpu else {})}.items()},
-    }
-    say("each variant loads the model first")
-    alone = await _alone_rows(count, environment, folder, say)
-    worker, lanes = await _worker_rows(bootstrap, count, environment, folder, say)
-    chat = await _chat_row(bootstrap, count, model, slots, on_cpu, environment, folder, say)
-    return {
-        "in_flight": slots,
-        "variants": {
-            "engine-alone": alone[0],
-            "safeguard": worker[0],
-            "plain-chat-loop": chat,
-            "engine-alone, duplicates": alone[1],
-            "safeguard, duplicates": worker[1],
-        },
-        "lanes": lanes,
-        "ratios": {
-            "safeguard_to_engine_alone": round(worker[0]["requests_per_s"] / alone[0]["requests_per_s"], 3),
-            "safeguard_to_plain_chat_loop": round(worker[0]["requests_per_s"] / chat["requests_per_s"], 2),
-            "safeguard_to_engine_alone_with_duplicates": round(
-                worker[1]["requests_per_s"] / alone[1]["requests_per_s"], 2
-            ),
-            "live_p99_beside_a_replay_to_alone": lanes["p99_ratio"],
-            "replayed_meanwhile": lanes["replayed_meanwhile"],
-        },
-    }
+def _ratio(row: dict[str, Any], baseline: dict[str, Any], digits: int) -> float:
+    return round(float(row["requests_per_s"]) / float(baseline["requests_per_s"]), digits)
+
+
+async def _publish(current: Settings, topic: str, records: Sequence[KeyValue], rate: float = 0.0) -> dict[str, float]:
+    """Publish all at once, or at random intervals with a mean rate in records/s.
+
+    Returns when each key was sent, in seconds since 1970.
+    """
+    draw = random.Random(0)
+    sent: dict[str, float] = {}
+    async with kafka.producer(current) as producer:
+        due = time.monotonic()
+        for record in records:
+            if rate:
+                due += draw.expovariate(rate)
+                await asyncio.sleep(due - time.monotonic())
+            sent[record.key.decode()] = time.time()
+            await producer.send(current.prefix + topic, key=record.key, value=record.value)
+        await producer.flush()
+    return sent
+
+
+class _Answers:
+    """Verdicts as they arrive."""
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+
+    async def take(self, count: int, prefix: str) -> list[_Answer]:
+        """The next `count` answers whose key starts with a prefix.
+
+        Raises SafeguardError after ANSWER_TIMEOUT seconds without an answer.
+        """
+        answers: list[_Answer] = []
+        last_progress = time.monotonic()
+        while len(answers) < count:
+            for records in (await self._consumer.getmany(timeout_ms=100)).values():
+                last_progress = time.monotonic()
+                answers += [
+                    _Answer(record.key.decode(), record.timestamp / 1000, record.value)
+                    for record in records
+                    if record.key.decode().startswith(prefix)
+                ]
+            if time.monotonic() - last_progress > ANSWER_TIMEOUT:
+                raise SafeguardError(f"only {len(answers)} of {count} were answered")
+        return answers
+
+
+async def _vllm_alone(bench: ReasonBench) -> list[dict[str, Any]]:
+    log, out = bench.folder / "alone.log", bench.folder / "alone.json"
+    command = [sys.executable, "-m", "safeguard_streams.workers.bench.baselines", "alone", str(bench.count), str(out)]
+    with process(command, bench.environment, log) as child:
+        if await asyncio.to_thread(child.wait):
+            raise failed("vLLM alone", log)
+    rows: list[dict[str, Any]] = orjson.loads(out.read_bytes())
+    bench.say(f"vLLM alone: {rows[0]['requests_per_s']} requests/s")
+    return rows
+
+
+async def _worker_figures(bench: ReasonBench) -> WorkerFigures:
+    current = await fresh(bench.bootstrap, 2, policies())
+    async with _worker(current, bench) as answers:
+        rows = []
+        for name, duplicates, seed in (("plain", 0.0, 0), ("duplicates", DUPLICATES, 1)):
+            items = make_items(bench.count, duplicates, seed)
+            await _publish(current, topics.ESCALATIONS, escalations(items, "live", name))
+            rows.append(_drain_figures(await answers.take(bench.count, name)))
+            bench.say(f"worker, {name}: {rows[-1]['requests_per_s']} requests/s")
+        lanes = await _lanes(current, answers, rows[0]["requests_per_s"], bench.say)
+    return WorkerFigures(rows[0], rows[1], lanes)
+
+
+@contextlib.asynccontextmanager
+async def _worker(current: Settings, bench: ReasonBench) -> AsyncIterator[_Answers]:
+    port, log = brokers.free_port(), bench.folder / "worker.log"
+    command = processes.safeguard("reason", "run", "--port", str(port))
+    with process(command, {**bench.environment, **processes.environment(current)}, log) as child:
+        await ready(child, f"http://127.0.0.1:{port}/health/ready", "the worker", log)
+        async with kafka.reader(current, [topics.VERDICTS, topics.REPLAYS]) as consumer:
+            yield _Answers(consumer)
+
+
+def _drain_figures(answers: Sequence[_Answer]) -> dict[str, Any]:
+    """Figures of a drain, from the start of the first judgement to the write of the last verdict."""
+    verdicts = [decode(answer.value, Verdict) for answer in answers]
+    started = min(v.decided_at.timestamp() - v.latency["reasoner"] / 1000 for v in verdicts)
+    return figures(
+        [v.latency["reasoner"] / 1000 for v in verdicts],
+        max(answer.at for answer in answers) - started,
+        total_tokens(v.tokens for v in verdicts if v.tokens is not None),
+    )
+
+
+async def _lanes(current: Settings, answers: _Answers, throughput: float, say: Say) -> dict[str, Any]:
+    """Latency of live content at a share of the throughput, alone and beside a replay that would fill the backend."""
+    rate = throughput * LIVE_SHARE
+    count = round(rate * LIVE_SECONDS)
+    figures: dict[str, Any] = {"live_per_s": round(rate, 2), "items": count}
+
+    async def live_latencies(name: str, seed: int) -> list[float]:
+        records = escalations(make_items(count, seed=seed), "live", name)
+        publishing = asyncio.create_task(_publish(current, topics.ESCALATIONS, records, rate))
+        taken = await answers.take(count, name)
+        sent = await publishing
+        return [(answer.at - sent[answer.key]) * 1000 for answer in taken]
+
+    alone = await live_latencies("alone", 2)
+    replay = escalations(make_items(round(throughput * LIVE_SECONDS * 2), seed=4), "replay", "replay", "bench")
+    await _publish(current, topics.ESCALATIONS_REPLAY, replay)
+    await asyncio.sleep(5)
+    begin = time.time()
+    beside = await live_latencies("beside", 3)
+    end = time.time()
+    replayed = [t async for r in kafka.read_all(current, [topics.REPLAYS]) if begin <= (t := r.timestamp / 1000) <= end]
+    for name, latencies in (("alone", alone), ("beside_replay", beside)):
+        figures |= {f"{name}_p50_ms": percentile(latencies, 0.5), f"{name}_p99_ms": percentile(latencies, 0.99)}
+    figures["p99_ratio"] = round(figures["beside_replay_p99_ms"] / figures["alone_p99_ms"], 2)
+    figures["replayed_meanwhile"] = len(replayed)
+    say(f"live p99 {figures['alone_p99_ms']} ms alone, {figures['beside_replay_p99_ms']} ms beside a replay")
+    return figures
+
+
+async def _chat_loop(bench: ReasonBench) -> dict[str, Any]:
+    current = await fresh(bench.bootstrap, 2, policies())
+    await _publish(current, topics.ESCALATIONS, escalations(make_items(bench.count), "live", "chat"))
+    port, log = brokers.free_port(), bench.folder / "server.log"
+    model = await asyncio.to_thread(locate, bench.model)
+    server = [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model.folder)),
+        *("--served-model-name", model.name, "--host", "127.0.0.1", "--port", str(port)),
+        *("--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", str(bench.concurrency)),
+        "--enable-prompt-tokens-details",
+    ]
+    if bench.on_cpu:
+        server += ["--enforce-eager", "--block-size", str(CPU_BLOCK), "--distributed-executor-backend", "uni"]
+    with process(server, bench.environment, log) as child:
+        await ready(child, f"http://127.0.0.1:{port}/health", "the server", log)
+        environment = {
+            **bench.environment,
+            **processes.environment(current),
+            "SAFEGUARD_SERVERS": f"http://127.0.0.1:{port}/v1",
+            "SAFEGUARD_MODEL": model.name,
+        }
+        loop = [sys.executable, "-m", "safeguard_streams.workers.bench.baselines", "chat"]
+        with process(loop, environment, bench.folder / "chat.log"):
+            async with kafka.reader(current, [topics.VERDICTS]) as consumer:
+                answers = await _Answers(consumer).take(bench.count, "chat")
+    verdicts = [orjson.loads(answer.value) for answer in answers]
+    started = min(answer.at - verdict["took"] for answer, verdict in zip(answers, verdicts, strict=True))
+    row = figures(
+        [verdict["took"] for verdict in verdicts],
+        max(answer.at for answer in answers) - started,
+        total_tokens(_tokens(verdict["usage"]) for verdict in verdicts),
+    )
+    bench.say(f"plain chat loop: {row['requests_per_s']} requests/s")
+    return row
+
+
+def _tokens(usage: dict[str, Any]) -> Tokens:
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    return Tokens(usage["prompt_tokens"], cached, usage["completion_tokens"])

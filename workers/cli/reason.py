@@ -1,36 +1,39 @@
-"""safeguard reason."""
+"""The commands of `safeguard reason`, and `safeguard bench reason`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
-from rich.table import Table
 
 from safeguard_streams.cli.measured import measured
-from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, console, needs_extra, policy_of
-from safeguard_streams.policies.files import LIBRARY, with_changes
-from safeguard_streams.policies.parsing import parse
+from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, needs_extra, policy_of
+from safeguard_streams.policies.files import LIBRARY
 from safeguard_streams.quality import verdict_labels
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.process import configure_logging
 from safeguard_streams.runtime.settings import Settings
+from safeguard_streams.workers.cli import tables
+from safeguard_streams.workers.cli.progress import announce_start, progress_bars
+
+if TYPE_CHECKING:
+    from safeguard_streams.workers.evaluation.score_calibration import CalibrationFit
 
 app = typer.Typer(no_args_is_help=True, help="The second stage: a reasoning model under written policies.")
 
 Model = Annotated[
     str | None,
-    typer.Option(help="A folder, a hub name, or 'small' (the model in the package); of a server, what it serves."),
+    typer.Option(
+        help="Model folder, hub name, or 'small' (the model in the package). With --server: the name it serves."
+    ),
 ]
 Servers = Annotated[
     list[str] | None,
-    typer.Option(
-        "--server", help="Ask this inference server instead, as in http://gpu-1:8000/v1; may be given several times."
-    ),
+    typer.Option("--server", help="Inference server to use instead, as in http://gpu-1:8000/v1. Repeatable."),
 ]
 
 
@@ -45,8 +48,9 @@ def run(
     server: Servers = None,
     port: Annotated[int | None, typer.Option(help="Port of the health endpoint.")] = None,
 ) -> None:
-    """Judge what was escalated, with the model in this process or on inference servers. Ends on SIGTERM with its work
-    committed.
+    """Run the reasoning worker: judge escalations with the model in this process or on inference servers.
+
+    SIGTERM ends it after its finished work is committed.
     """
     try:
         from safeguard_streams.workers import app as worker
@@ -63,16 +67,18 @@ def calibrate(
     policy: Annotated[
         str, typer.Argument(metavar="POLICY", help="Id of a policy in the library, or a policy.md file.")
     ],
-    labels: Annotated[Path, typer.Option(help="JSON lines {text, violates}, labelled by people.")],
+    labels: Annotated[Path, typer.Option(help="Texts labelled by people: JSON lines {text, violates}.")],
     library: Library = LIBRARY,
     model: Model = None,
     server: Servers = None,
-    write: Annotated[bool, typer.Option("--write", help="Set the map in the policy's file.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw the reliability: a .svg or .png file.")] = None,
+    write: Annotated[bool, typer.Option("--write", help="Set the fitted map in the policy's file.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw a reliability diagram: a .svg or .png file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure what a policy's scores are worth on labelled texts (reliability, expected calibration error), and fit the
-    map that makes probabilities of them. Verdicts name the map once the policy is released with it.
+    """Measure how well calibrated a policy's scores are, and fit a map from scores to probabilities.
+
+    Prints reliability by bin and the expected calibration error on labelled texts. Verdicts name the map once the
+    policy is released with it.
     """
     try:
         from safeguard_streams.workers.evaluation import offline, score_calibration
@@ -80,63 +86,61 @@ def calibrate(
         raise needs_extra(error, "all-cpu") from error
     document, path = policy_of(policy, library)
     rows = verdict_labels.from_file(labels).rows
-    plain = parse(with_changes(document.document, "judging", score_map=None), str(path), document.distilled_file)
+    current = settings_for(model, server)
 
-    async def work() -> list[float | None]:
-        async with offline.measurement(settings_for(model, server)) as measured:
-            judged = await measured.judge(plain, [row.text or "" for row in rows])
-        return [judgement.findings[0].score for judgement in judged]
+    async def judge_and_fit() -> CalibrationFit:
+        with progress_bars() as on_progress:
+            async with offline.offline_judge(current, on_progress) as judge:
+                return await score_calibration.calibrate(judge, document, rows)
 
-    found = asyncio.run(work())
-    scored = [(score, row.violates) for score, row in zip(found, rows, strict=True) if score is not None]
-    fitted = score_calibration.fit([score for score, _ in scored], [violates for _, violates in scored])
+    announce_start(current)
+    fitted = asyncio.run(judge_and_fit())
     if plot:
         score_calibration.plot(fitted, plot, f"{document.id}, version {document.version}")
     if write:
-        score_map = msgspec.to_builtins(fitted.score_map)
-        path.write_text(with_changes(document.document, "judging", score_map=score_map), encoding="utf-8")
+        score_calibration.write_score_map(document, path, fitted.score_map)
     if as_json:
         print(msgspec.json.encode({"name": fitted.score_map.name, **msgspec.to_builtins(fitted)}).decode())
         return
-    table = Table("score", "contents", "mean score", "violating", box=None)
-    for b in fitted.before.bins:
-        table.add_row(f"{int(b.score * 10) / 10:.1f}", f"{b.count:,}", f"{b.score:.3f}", f"{b.violating:.3f}")
-    console().print(table)
-    print(f"{fitted.rows:,} of {len(rows):,} contents have a score, {fitted.violating:,} of them violate")
-    print(f"expected calibration error {fitted.before.error:.3f}, Brier score {fitted.before.brier:.3f}")
-    print(
-        f"mapped (by folds, on contents that the map did not see): {fitted.after.error:.3f}, {fitted.after.brier:.3f}; "
-        f"map {fitted.score_map.name}"
-    )
-    print(f"written to {path}" if write else "nothing was changed; --write sets the map in the policy's file")
+    tables.calibration(fitted, len(rows))
+    print(f"wrote the map to {path}" if write else "changed nothing; --write sets the map in the policy's file")
 
 
 @app.command("train-small")
 def train_small(
     data: Data,
-    out: Annotated[Path, typer.Option(help="The compacted model to write; its card goes beside it as card.md.")] = Path(
-        "model.safetensors"
-    ),
-    validation: Annotated[Path | None, typer.Option(help="Folder of sources that are only measured on.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="Compacted model to write; its model card goes beside it as card.md.")
+    ] = Path("model.safetensors"),
+    validation: Annotated[Path | None, typer.Option(help="Folder of sources to measure on, never to train on.")] = None,
     steps: Annotated[int, typer.Option(help="Batches of 32; 12,000 take about 45 minutes on two cores.")] = 12_000,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
 ) -> None:
-    """Train the small model for machines without a GPU, and measure it through vLLM. It is for trying the pipeline only."""
+    """Train the small model for machines without a GPU, and measure it through vLLM.
+
+    The small model is only for trying the pipeline.
+    """
     try:
         from safeguard_streams.workers.small import report
     except ImportError as error:
         raise needs_extra(error, "reasoner-gpu") from error
-    report.train_and_measure(data, validation, out, steps, seed)
+    with progress_bars() as on_progress:
+        card = report.train_and_measure(data, validation, out, steps, seed, on_progress)
+    print(card)
 
 
 def bench_reason(
-    count: Annotated[int, typer.Option(min=20, help="Contents to judge.")] = 300,
-    model: Annotated[str, typer.Option(help="A folder, a hub name, or 'small' (the model in the package).")] = "small",
+    count: Annotated[int, typer.Option(min=20, help="Number of content items to judge.")] = 300,
+    model: Annotated[
+        str, typer.Option(help="Model folder, hub name, or 'small' (the model in the package).")
+    ] = "small",
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
-    """Judgements from Kafka to Kafka, exactly once, beside the engine alone and a plain loop of chat calls; with 30 %
-    duplicates; and the latency of live content beside a replay. SAFEGUARD_MAX_IN_FLIGHT sets how many at once.
+    """Measure the reasoning worker from Kafka to Kafka, exactly once.
+
+    Compares it with vLLM alone and with a plain loop of chat calls, also with 30% duplicates, and measures the latency
+    of live content beside a replay. SAFEGUARD_MAX_IN_FLIGHT sets the number of requests at once.
     """
     try:
         from safeguard_streams.workers.bench import run

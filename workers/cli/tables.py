@@ -1,76 +1,88 @@
-"""Tables of a policy's trial, for a terminal."""
+"""Tables of evaluations for a terminal."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
 from safeguard_streams.cli.options import console
-from safeguard_streams.workers.evaluation.golden_eval import Difference, Report
+from safeguard_streams.workers.evaluation.golden_eval import Disagreement, GoldenReport, PolicyDifference
+
+if TYPE_CHECKING:
+    from safeguard_streams.workers.evaluation.score_calibration import CalibrationFit
 
 _COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
 
-def report(found: Report) -> None:
-    """A golden set's figures and disagreements."""
+def golden_report(report: GoldenReport) -> None:
+    """Print the figures and disagreements of a golden set."""
     out = console()
-    print(f"{found.policy_id} {found.version}, {found.texts} golden texts, model {found.model}")
+    print(f"{report.policy_id} {report.version}, {report.texts} golden texts, model {report.model}")
     table = Table("labelled", "judged violates", "safe", "undetermined", box=None)
-    for side, counts in found.confusion.items():
+    for side, counts in report.confusion.items():
         table.add_row(side, *(f"{counts.get(name, 0):,}" for name in ("violates", "safe", "undetermined")))
     out.print(table)
-    print(f"F1 {', '.join(f'{value:.3f}' for value in found.f1)}  precision {found.precision}  recall {found.recall}")
+    print(
+        f"F1 {', '.join(f'{value:.3f}' for value in report.f1)}  precision {report.precision}  recall {report.recall}"
+    )
     rules = Table("rule", "texts", "recall", "cited", "precision", box=None)
-    for rule, figures in found.rules.items():
+    for rule, figures in report.rules.items():
         recall, precision = figures.recall, figures.precision
         rules.add_row(rule, str(recall.of), str(recall), str(precision.of), str(precision))
     out.print(rules)
     kinds = Table("kind", "texts", "judged as labelled", box=None)
-    for kind, figures_of_kind in found.kinds.items():
-        kinds.add_row(kind, str(figures_of_kind.of), str(figures_of_kind))
+    for kind, accuracy in report.kinds.items():
+        kinds.add_row(kind, str(accuracy.of), str(accuracy))
     out.print(kinds)
-    if found.disagreements:
-        print(f"{len(found.disagreements)} disagreements; either the policy's text is unclear, or the label is wrong:")
-    for one in found.disagreements:
-        said, text = one.said, one.golden
-        score = "" if said.score is None else f", score {said.score:.2f}"
-        out.print(f"  [bold]{escape(_short(text.text))}[/bold]", highlight=False)
-        out.print(f"    labelled {text.decision} {text.rule} ({text.kind}, {text.language})", highlight=False)
-        out.print(
-            f"    judged {said.decision} {' '.join(said.rules)}{score}, otherwise than labelled in {one.runs} of {len(found.f1)} runs",
-            highlight=False,
-        )
-        out.print(f"    rationale: {escape(_short(said.rationale or said.reason, 300))}", highlight=False)
-    if found.noise is not None:
-        print(
-            f"noise floor, texts whose decision differs between runs: {found.noise.count} of {found.noise.of}, {found.noise}"
-        )
-    spent, judged = found.tokens, found.texts * len(found.f1)
+    if report.disagreements:
+        count = len(report.disagreements)
+        print(f"{count} disagreements; for each, either the policy's text is unclear or the label is wrong:")
+    for disagreement in report.disagreements:
+        _disagreement(disagreement, len(report.f1))
+    if report.noise is not None:
+        noise = report.noise
+        print(f"noise floor, texts whose decision differs between runs: {noise.count} of {noise.of}, {noise}")
+    tokens, judgements = report.tokens, report.texts * len(report.f1)
     print(
-        f"tokens: {spent.prompt:,} prompt ({spent.cached:,} cached), {spent.completion:,} completion; "
-        f"{(spent.prompt + spent.completion) / judged:.0f} for each judgement"
+        f"tokens: {tokens.prompt:,} prompt ({tokens.cached:,} cached), {tokens.completion:,} completion; "
+        f"{(tokens.prompt + tokens.completion) / judgements:.0f} for each judgement"
     )
 
 
-def _short(text: str, most: int = 110) -> str:
+def _disagreement(disagreement: Disagreement, runs: int) -> None:
+    outcome, text = disagreement.outcome, disagreement.golden
+    score = "" if outcome.score is None else f", score {outcome.score:.2f}"
+    judged = f"{outcome.decision} {' '.join(outcome.rules)}{score}"
+    for line in (
+        f"  [bold]{escape(_short(text.text))}[/bold]",
+        f"    labelled {text.decision} {text.rule} ({text.kind}, {text.language})",
+        f"    judged {judged}; differs from the label in {disagreement.runs} of {runs} runs",
+        f"    rationale: {escape(_short(outcome.rationale or outcome.reason, 300))}",
+    ):
+        console().print(line, highlight=False)
+
+
+def _short(text: str, max_length: int = 110) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= most else f"{line[: most - 1]}…"
+    return line if len(line) <= max_length else f"{line[: max_length - 1]}…"
 
 
-def difference(found: Difference) -> None:
-    """What changed in the text, and what flips."""
+def difference(policies: PolicyDifference) -> None:
+    """Print the changes in the text, and the golden verdicts that flip."""
     out = console()
-    for line in found.text:
+    for line in policies.text:
         out.print(escape(line), style=_COLOURS.get(line[:1]), highlight=False, soft_wrap=True)
-    if not found.text:
-        print("the documents are the same")
-    for what, rules in (("gone", found.rules_gone), ("new", found.rules_new)):
+    if not policies.text:
+        print("the documents are equal")
+    for change, rules in (("removed", policies.rules_removed), ("added", policies.rules_added)):
         if rules:
-            print(f"rules {what}: {', '.join(rules)}")
-    if found.f1 is None:
+            print(f"rules {change}: {', '.join(rules)}")
+    if policies.f1 is None:
         return
-    table = Table("golden text", "labelled", found.before, found.after, "every run", "reason", box=None)
-    for flip in found.flips:
+    table = Table("golden text", "labelled", policies.before, policies.after, "every run", "reason", box=None)
+    for flip in policies.flips:
         table.add_row(
             escape(_short(flip.golden.text, 50)),
             f"{flip.golden.decision} {flip.golden.rule}",
@@ -80,10 +92,23 @@ def difference(found: Difference) -> None:
             escape(_short(flip.after.reason, 50)),
         )
     out.print(table)
+    f1_before, f1_after = policies.f1
+    flips = f"{len(policies.flips)} of {policies.texts} golden verdicts flip"
+    print(f"{flips}; F1 {f1_before:.3f} before, {f1_after:.3f} after")
+    if policies.noise is not None:
+        noise = policies.noise
+        print(f"noise floor, decisions that differ between runs of {policies.before}: {noise.count} of {noise.of}")
+
+
+def calibration(fitted: CalibrationFit, rows: int) -> None:
+    """Print the calibration of raw and mapped scores. rows: labelled texts, with and without a score."""
+    table = Table("score", "texts", "mean score", "violating", box=None)
+    for b in fitted.before.bins:
+        table.add_row(f"{int(b.score * 10) / 10:.1f}", f"{b.count:,}", f"{b.score:.3f}", f"{b.violating:.3f}")
+    console().print(table)
+    print(f"{fitted.rows:,} of {rows:,} texts have a score; {fitted.violating:,} of them violate")
+    print(f"expected calibration error {fitted.before.error:.3f}, Brier score {fitted.before.brier:.3f}")
     print(
-        f"{len(found.flips)} of {found.texts} golden verdicts flip; F1 {found.f1[0]:.3f} before, {found.f1[1]:.3f} after"
+        f"after the map {fitted.score_map.name} (cross-validated): expected calibration error "
+        f"{fitted.after.error:.3f}, Brier score {fitted.after.brier:.3f}"
     )
-    if found.noise is not None:
-        print(
-            f"noise floor, decisions that differ between runs of {found.before}: {found.noise.count} of {found.noise.of}"
-        )

@@ -1,4 +1,4 @@
-"""A policy on trial: its golden set through an engine, several times, counted."""
+"""Evaluation of a policy on its golden set: the model judges each text several times, and the results are counted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import difflib
 import random
 from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol
 
 import msgspec
 
@@ -14,18 +13,12 @@ from safeguard_streams.contract.records import Decision, Tokens
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.golden import Golden, Kind
 from safeguard_streams.quality.proportions import Proportion, proportion
-from safeguard_streams.workers.judging.judgement import Judgement
+from safeguard_streams.workers.evaluation.interface import TextJudge
+from safeguard_streams.workers.judging.judgement import Judgement, total_tokens
 
 
-class Asked(Protocol):
-    """An engine that judges texts: workers.measure has it."""
-
-    async def judge(self, policy: Policy, texts: Sequence[str], title: str) -> list[Judgement]:
-        """A judgement for each text."""
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """What the model said of a golden text in one run. rationale is its analysis, for those who write the policy."""
+class GoldenOutcome(msgspec.Struct, frozen=True):
+    """The model's result for a golden text in one run. rationale is the model's analysis, for the policy's author."""
 
     decision: Decision
     rules: tuple[str, ...]
@@ -36,27 +29,31 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Disagreement(msgspec.Struct, frozen=True):
-    """A golden text that the model decides otherwise in the first run. runs: in how many runs it does."""
+    """A golden text whose decision in the first run differs from its label. runs: the number of runs that differ."""
 
     golden: Golden
-    said: Outcome
+    outcome: GoldenOutcome
     runs: int
 
 
 class RuleFigures(msgspec.Struct, frozen=True):
-    """recall: of the texts of this rule, those whose verdict cites it. precision: of the verdicts that cite it, the texts of
-    this rule.
+    """recall: verdicts that cite the rule, of the texts labelled with it.
+
+    precision: texts labelled with the rule, of the verdicts that cite it.
     """
 
     recall: Proportion
     precision: Proportion
 
 
-class Report(msgspec.Struct, frozen=True):
-    """Counts are of the first run; f1 is of each run. f1, precision and recall are of violating texts.
+class GoldenReport(msgspec.Struct, frozen=True):
+    """Counts are of the first run.
 
-    confusion: from the golden decision to the model's decision. noise: texts whose decision is not the same in all runs;
-    None with a single run. tokens: of all runs.
+    confusion: by label, the counts of the model's decisions.
+    f1: of violating texts, for each run. precision and recall: of violating texts.
+    accuracy: texts judged as labelled. kinds: the same for each kind of text.
+    noise: texts whose decision is not the same in all runs; None for a single run.
+    tokens: of all runs.
     """
 
     policy_id: str
@@ -67,7 +64,7 @@ class Report(msgspec.Struct, frozen=True):
     f1: tuple[float, ...]
     precision: Proportion
     recall: Proportion
-    right: Proportion
+    accuracy: Proportion
     rules: dict[str, RuleFigures]
     kinds: dict[Kind, Proportion]
     noise: Proportion | None
@@ -75,62 +72,60 @@ class Report(msgspec.Struct, frozen=True):
     disagreements: list[Disagreement]
 
 
-Run = Sequence[Outcome]
+Run = Sequence[GoldenOutcome]  # one outcome for each golden text, in the order of the golden set
 
 
-async def run(asked: Asked, policy: Policy, golden: Sequence[Golden], runs: int) -> list[Run]:
-    """Judge a golden set so many times. After the first run the order is another one: texts then meet others in a batch,
-    which is what makes equal questions differ.
+async def run(judge: TextJudge, policy: Policy, golden: Sequence[Golden], runs: int) -> list[Run]:
+    """Judge a golden set `runs` times.
+
+    Each run after the first judges the texts in another order. Batches then differ, and with them the results of
+    equal requests.
     """
-    done: list[Run] = []
+    outcomes: list[Run] = []
     for number in range(runs):
         order = list(range(len(golden)))
         if number:
             random.Random(number).shuffle(order)
         title = f"judging under {policy.id} {policy.version}, run {number + 1} of {runs}"
-        judged = await asked.judge(policy, [golden[i].text for i in order], title)
-        by_place = dict(zip(order, judged, strict=True))
-        done.append([_outcome(by_place[i]) for i in range(len(golden))])
-    return done
+        judgements = await judge.judge(policy, [golden[i].text for i in order], title)
+        by_index = dict(zip(order, judgements, strict=True))
+        outcomes.append([_outcome(by_index[i], policy) for i in range(len(golden))])
+    return outcomes
 
 
-def _outcome(judgement: Judgement) -> Outcome:
-    finding = judgement.findings[0]
+def _outcome(judgement: Judgement, policy: Policy) -> GoldenOutcome:
+    finding = judgement.findings[policy.id]
     answer = finding.answer
-    return Outcome(
-        decision="undetermined" if answer is None else "violates" if answer.violates else "safe",
+    return GoldenOutcome(
+        decision=finding.decision,
         rules=answer.rule_ids if answer else (),
         score=finding.score,
-        reason=answer.reason if answer else finding.why,
+        reason=answer.reason if answer else finding.problem,
         rationale="\n".join(attempt.analysis for attempt in judgement.attempts),
-        tokens=Tokens(judgement.prompt_tokens, judgement.cached_tokens, judgement.completion_tokens),
+        tokens=judgement.tokens,
     )
 
 
-def report(policy: Policy, model: str, golden: Sequence[Golden], runs: Sequence[Run]) -> Report:
-    """All figures. Undetermined counts as wrong."""
-    first = runs[0]
-    pairs = list(zip(golden, first, strict=True))
+def report(policy: Policy, model: str, golden: Sequence[Golden], runs: Sequence[Run]) -> GoldenReport:
+    """All figures of an evaluation. An undetermined decision counts as wrong."""
+    pairs = list(zip(golden, runs[0], strict=True))
     confusion = {side: Counter(o.decision for g, o in pairs if g.decision == side) for side in ("violates", "safe")}
     caught = confusion["violates"]["violates"]
-    called = caught + confusion["safe"]["violates"]
-    return Report(
+    flagged = caught + confusion["safe"]["violates"]
+    return GoldenReport(
         policy_id=policy.id,
         version=policy.version,
         model=model,
         texts=len(golden),
         confusion={side: {str(name): n for name, n in counts.items()} for side, counts in confusion.items()},
         f1=tuple(f1(golden, outcomes) for outcomes in runs),
-        precision=proportion(caught, called),
+        precision=proportion(caught, flagged),
         recall=proportion(caught, confusion["violates"].total()),
-        right=proportion(sum(o.decision == g.decision for g, o in pairs), len(pairs)),
-        rules={rule: _of_rule(rule, pairs) for rule in policy.rules},
-        kinds={
-            kind: proportion(sum(o.decision == g.decision for g, o in pairs if g.kind == kind), count)
-            for kind, count in sorted(Counter(g.kind for g in golden).items())
-        },
+        accuracy=_accuracy(pairs),
+        rules={rule: _rule_figures(rule, pairs) for rule in policy.rules},
+        kinds={kind: _accuracy([p for p in pairs if p[0].kind == kind]) for kind in sorted({g.kind for g in golden})},
         noise=noise(runs),
-        tokens=total_tokens(runs),
+        tokens=total_tokens(outcome.tokens for outcomes in runs for outcome in outcomes),
         disagreements=[
             Disagreement(g, o, sum(outcomes[i].decision != g.decision for outcomes in runs))
             for i, (g, o) in enumerate(pairs)
@@ -139,7 +134,11 @@ def report(policy: Policy, model: str, golden: Sequence[Golden], runs: Sequence[
     )
 
 
-def _of_rule(rule: str, pairs: Sequence[tuple[Golden, Outcome]]) -> RuleFigures:
+def _accuracy(pairs: Sequence[tuple[Golden, GoldenOutcome]]) -> Proportion:
+    return proportion(sum(o.decision == g.decision for g, o in pairs), len(pairs))
+
+
+def _rule_figures(rule: str, pairs: Sequence[tuple[Golden, GoldenOutcome]]) -> RuleFigures:
     both = sum(g.rule == rule and rule in o.rules for g, o in pairs)
     return RuleFigures(
         proportion(both, sum(g.rule == rule for g, _ in pairs)),
@@ -157,62 +156,78 @@ def f1(golden: Sequence[Golden], outcomes: Run) -> float:
 
 
 def noise(runs: Sequence[Run]) -> Proportion | None:
-    """Texts whose decision differs between runs of the same policy: flips that mean nothing."""
+    """Texts whose decision differs between runs of the same policy; None for a single run."""
     if len(runs) < 2:
         return None
     decisions = [{outcome.decision for outcome in of_text} for of_text in zip(*runs, strict=True)]
-    return proportion(sum(len(found) > 1 for found in decisions), len(decisions))
+    return proportion(sum(len(distinct) > 1 for distinct in decisions), len(decisions))
 
 
-def total_tokens(runs: Sequence[Run]) -> Tokens:
-    """All tokens of all runs."""
-    spent = [outcome.tokens for outcomes in runs for outcome in outcomes]
-    return Tokens(sum(t.prompt for t in spent), sum(t.cached for t in spent), sum(t.completion for t in spent))
+class GoldenFlip(msgspec.Struct, frozen=True):
+    """A golden text that two versions decide differently in their first runs.
 
-
-class Flip(msgspec.Struct, frozen=True):
-    """A golden text that two versions decide differently. steady: in every run."""
+    steady: no run of one version has the decision of a run of the other.
+    """
 
     golden: Golden
-    before: Outcome
-    after: Outcome
+    before: GoldenOutcome
+    after: GoldenOutcome
     steady: bool
 
 
-def flips(golden: Sequence[Golden], before: Sequence[Run], after: Sequence[Run]) -> list[Flip]:
-    """What flips between the first runs of two versions."""
-    found = []
+def flips(golden: Sequence[Golden], before: Sequence[Run], after: Sequence[Run]) -> list[GoldenFlip]:
+    """The golden texts whose decision flips between the first runs of two versions."""
+    flipped = []
     for i, text in enumerate(golden):
-        olds, news = [run[i].decision for run in before], [run[i].decision for run in after]
-        if olds[0] != news[0]:
-            found.append(Flip(text, before[0][i], after[0][i], not set(olds) & set(news)))
-    return found
+        decisions_before, decisions_after = [run[i].decision for run in before], [run[i].decision for run in after]
+        if decisions_before[0] != decisions_after[0]:
+            steady = not set(decisions_before) & set(decisions_after)
+            flipped.append(GoldenFlip(text, before[0][i], after[0][i], steady))
+    return flipped
 
 
-class Difference(msgspec.Struct, frozen=True):
-    """Two versions of a policy. text: a unified diff. With a model: flips of golden verdicts, and as noise the texts whose
-    decision differs between runs of the version before.
+class PolicyDifference(msgspec.Struct, frozen=True):
+    """The difference between two versions of a policy.
+
+    text: a unified diff of the documents.
+    The rest is set if a model judged the golden set: f1 of the first run of each version, the flips, and as noise the
+    texts whose decision differs between runs of the version before.
     """
 
     before: str
     after: str
     text: tuple[str, ...]
-    rules_gone: tuple[str, ...]
-    rules_new: tuple[str, ...]
+    rules_removed: tuple[str, ...]
+    rules_added: tuple[str, ...]
     texts: int = 0
     f1: tuple[float, float] | None = None
     noise: Proportion | None = None
-    flips: tuple[Flip, ...] = ()
+    flips: tuple[GoldenFlip, ...] = ()
 
 
-def difference(before: Policy, after: Policy, names: tuple[str, str] = ("before", "after")) -> Difference:
-    """What changed in the documents."""
+def difference(before: Policy, after: Policy, names: tuple[str, str] = ("before", "after")) -> PolicyDifference:
+    """The difference between the documents. `names` appear in the diff's header."""
     old, new = f"{names[0]} {before.version}", f"{names[1]} {after.version}"
-    changed = difflib.unified_diff(before.document.splitlines(), after.document.splitlines(), old, new, lineterm="")
-    return Difference(
+    diff = difflib.unified_diff(before.document.splitlines(), after.document.splitlines(), old, new, lineterm="")
+    return PolicyDifference(
         before.version,
         after.version,
-        tuple(changed),
+        tuple(diff),
         tuple(rule for rule in before.rules if rule not in after.rules),
         tuple(rule for rule in after.rules if rule not in before.rules),
+    )
+
+
+async def compare(
+    judge: TextJudge, before: Policy, after: Policy, golden: Sequence[Golden], runs: int, documents: PolicyDifference
+) -> PolicyDifference:
+    """Judge a golden set under two versions, and add the results to the difference of their documents."""
+    runs_before = await run(judge, before, golden, runs)
+    runs_after = await run(judge, after, golden, runs)
+    return msgspec.structs.replace(
+        documents,
+        texts=len(golden),
+        f1=(f1(golden, runs_before[0]), f1(golden, runs_after[0])),
+        noise=noise(runs_before),
+        flips=tuple(flips(golden, runs_before, runs_after)),
     )

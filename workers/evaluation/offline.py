@@ -1,4 +1,4 @@
-"""Labelled texts judged through an engine, without Kafka."""
+"""Labelled texts judged through an inference backend, without Kafka."""
 
 from __future__ import annotations
 
@@ -7,51 +7,49 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Sequence
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from safeguard_streams.cli.options import console
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.runtime.settings import Settings
-from safeguard_streams.workers.app import start_engine
-from safeguard_streams.workers.inference.interface import Inference
-from safeguard_streams.workers.judging import instructions
+from safeguard_streams.workers.app import start_backend
+from safeguard_streams.workers.evaluation.interface import OnProgress
+from safeguard_streams.workers.inference.interface import InferenceBackend
+from safeguard_streams.workers.judging.instructions import instructions_for
 from safeguard_streams.workers.judging.judgement import Judgement
 from safeguard_streams.workers.judging.reasoner import InferenceBudget, Reasoner
 
 
-class Measurement:
-    """An engine that is up, for as many policies and texts as there are."""
+class OfflineJudge:
+    """Judges texts with a backend that is running."""
 
-    def __init__(self, inference: Inference, longest_answer: int) -> None:
-        self.model = inference.model
-        self._slots = asyncio.Semaphore(inference.slots)
-        self._reasoner = Reasoner(inference, InferenceBudget(longest_answer=longest_answer))
+    def __init__(self, backend: InferenceBackend, max_answer_tokens: int, on_progress: OnProgress) -> None:
+        self.model = backend.model
+        self._slots = asyncio.Semaphore(backend.concurrency)
+        self._reasoner = Reasoner(backend, InferenceBudget(max_answer_tokens=max_answer_tokens))
+        self._on_progress = on_progress
 
     async def judge(self, policy: Policy, texts: Sequence[str], title: str = "judging") -> list[Judgement]:
-        """What the model says of each text under a policy, many at once, with a bar of progress on standard error."""
-        wanted = instructions.of(policy, [policy])
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console(stderr=True)) as progress:
-            task = progress.add_task(title, total=len(texts))
+        """A judgement of each text under a policy, in the order of the texts. `title` is passed to on_progress."""
+        instructions = instructions_for(policy, [policy])
+        judged = 0
+        self._on_progress(title, judged, len(texts))
 
-            async def one(text: str) -> Judgement:
-                async with self._slots:
-                    judgement = await self._reasoner.judge(wanted, wanted.effort, text)
-                progress.advance(task)
-                return judgement
+        async def judge_one(text: str) -> Judgement:
+            nonlocal judged
+            async with self._slots:
+                judgement = await self._reasoner.judge(instructions, instructions.effort, text)
+            judged += 1
+            self._on_progress(title, judged, len(texts))
+            return judgement
 
-            return list(await asyncio.gather(*map(one, texts)))
+        return list(await asyncio.gather(*map(judge_one, texts)))
 
 
 @contextlib.asynccontextmanager
-async def measurement(current: Settings) -> AsyncIterator[Measurement]:
-    """Start the engine that the settings name, and end it after."""
-    # What is measured is read by people: a worker's log has vLLM's warnings.
+async def offline_judge(settings: Settings, on_progress: OnProgress) -> AsyncIterator[OfflineJudge]:
+    """Start the backend that the settings name, and close it afterwards."""
+    # People read the output of an evaluation; vLLM's warnings are for a worker's log.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    out = console(stderr=True)
-    out.print(f"starting {current.servers or current.model}; a model takes most of a minute on a CPU", highlight=False)
-    engine = await start_engine(current)
+    backend = await start_backend(settings)
     try:
-        yield Measurement(engine, current.max_tokens)
+        yield OfflineJudge(backend, settings.max_tokens, on_progress)
     finally:
-        await engine.close()
+        await backend.close()

@@ -1,4 +1,4 @@
-"""Whether scores mean what they say: reliability by bin, expected calibration error, and a map that mends it."""
+"""Calibration of scores: reliability by bin, expected calibration error, and a map from scores to probabilities."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from sklearn.metrics import brier_score_loss
 from sklearn.model_selection import StratifiedKFold
 
 from safeguard_streams.errors import ConfigurationError
-from safeguard_streams.policies.document import SURE, ScoreMap
+from safeguard_streams.policies.document import SURE, Policy, ScoreMap
+from safeguard_streams.policies.files import with_changes
+from safeguard_streams.quality.verdict_labels import LabeledItem
+from safeguard_streams.workers.evaluation.interface import TextJudge
 
 BINS = 10
 FOLDS = 5
@@ -23,54 +26,80 @@ Flags = NDArray[np.bool_]
 
 
 class Bin(msgspec.Struct, frozen=True):
-    """Contents whose scores lie in one tenth: how many, their mean score, and the share of them that violate."""
+    """Content items whose scores lie in one tenth: their number, their mean score, and the share that violates."""
 
     count: int
     score: float
     violating: float
 
 
-class Reliability(msgspec.Struct, frozen=True):
-    """error is the expected calibration error: the mean distance between score and share violating over the bins,
-    weighted by their counts, 0 to 1. brier is the mean squared distance to the label, 0 to 1."""
+class Calibration(msgspec.Struct, frozen=True):
+    """How close scores are to probabilities.
+
+    error: the expected calibration error, 0 to 1: the mean distance between a bin's score and its share that violates,
+        weighted by the bins' counts.
+    brier: the mean squared distance to the label, 0 to 1.
+    """
 
     bins: tuple[Bin, ...]
     error: float
     brier: float
 
 
-class Fit(msgspec.Struct, frozen=True):
-    """before is of the scores as they are, after of scores mapped by a fit that did not see them (by folds)."""
+class CalibrationFit(msgspec.Struct, frozen=True):
+    """A fitted score map, and the calibration of raw and mapped scores.
+
+    rows, violating: the numbers of scored rows, and of those that violate.
+    after: cross-validated; the map of each fold was fitted without the rows that it is measured on.
+    """
 
     rows: int
     violating: int
-    before: Reliability
-    after: Reliability
+    before: Calibration
+    after: Calibration
     score_map: ScoreMap
 
 
-def measure(scores: Sequence[float] | Floats, violates: Sequence[bool] | Flags) -> Reliability:
-    """Reliability of scores, 0 to 1. Source of the error: Naeini et al. 2015, with bins of equal width."""
+async def calibrate(judge: TextJudge, policy: Policy, rows: Sequence[LabeledItem]) -> CalibrationFit:
+    """Judge labelled texts and fit a map to their raw scores. Texts without a score are left out.
+
+    Raises ConfigurationError as `fit` does.
+    """
+    title = f"judging under {policy.id} {policy.version}"
+    judgements = await judge.judge(policy, [row.text or "" for row in rows], title)
+    scores = [judgement.findings[policy.id].score for judgement in judgements]
+    scored = [(score, row.violates) for score, row in zip(scores, rows, strict=True) if score is not None]
+    return fit([score for score, _ in scored], [violates for _, violates in scored])
+
+
+def write_score_map(policy: Policy, path: Path, score_map: ScoreMap) -> None:
+    """Set the map in a policy's file."""
+    changed = with_changes(policy.document, "judging", score_map=msgspec.to_builtins(score_map))
+    path.write_text(changed, encoding="utf-8")
+
+
+def measure(scores: Sequence[float] | Floats, violates: Sequence[bool] | Flags) -> Calibration:
+    """The calibration of scores from 0 to 1. Source of the error: Naeini et al. 2015, with bins of equal width."""
     s, y = np.asarray(scores, dtype=np.float64), np.asarray(violates, dtype=np.bool_)
-    places = np.minimum((s * BINS).astype(int), BINS - 1)
+    bin_of = np.minimum((s * BINS).astype(int), BINS - 1)
     bins = [
-        Bin(int(here.sum()), round(float(s[here].mean()), 4), round(float(y[here].mean()), 4))
-        for place in range(BINS)
-        if (here := places == place).any()
+        Bin(int(members.sum()), round(float(s[members].mean()), 4), round(float(y[members].mean()), 4))
+        for number in range(BINS)
+        if (members := bin_of == number).any()
     ]
     error = sum(b.count * abs(b.score - b.violating) for b in bins) / len(s)
-    return Reliability(tuple(bins), round(error, 4), round(float(brier_score_loss(y, s)), 4))
+    return Calibration(tuple(bins), round(error, 4), round(float(brier_score_loss(y, s)), 4))
 
 
-def fit(scores: Sequence[float], violates: Sequence[bool], seed: int = 0) -> Fit:
-    """Fit a score map, and measure what it does on rows that it did not see.
+def fit(scores: Sequence[float], violates: Sequence[bool], seed: int = 0) -> CalibrationFit:
+    """Fit a score map, and measure it by cross-validation.
 
-    Raises ConfigurationError with fewer than FOLDS rows of either side.
+    Raises ConfigurationError with fewer than FOLDS violating or other rows.
     """
     s, y = np.asarray(scores, dtype=np.float64), np.asarray(violates, dtype=np.bool_)
     if min(y.sum(), (~y).sum()) < FOLDS:
         raise ConfigurationError(
-            f"{int(y.sum())} violating and {int((~y).sum())} other contents were decided: give at least {FOLDS} of each"
+            f"{int(y.sum())} violating and {int((~y).sum())} other texts have a score: give at least {FOLDS} of each"
         )
     unseen = np.empty_like(s)
     for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(s, y):
@@ -79,37 +108,37 @@ def fit(scores: Sequence[float], violates: Sequence[bool], seed: int = 0) -> Fit
     before, after = measure(s, y), measure(unseen, y)
     fitted = {"rows": len(s), "violating": int(y.sum()), "error": [before.error, after.error]}
     whole = _platt(s, y)
-    return Fit(len(s), int(y.sum()), before, after, ScoreMap(whole.slope, whole.intercept, fitted))
+    return CalibrationFit(len(s), int(y.sum()), before, after, ScoreMap(whole.slope, whole.intercept, fitted))
 
 
 def _platt(scores: Floats, violates: Flags) -> ScoreMap:
-    kept = np.clip(scores, SURE, 1 - SURE)
-    odds = np.log(kept / (1 - kept)).reshape(-1, 1)
-    # Slightly held back: where a few contents are all on their right sides, the slope would have no end.
+    clipped = np.clip(scores, SURE, 1 - SURE)
+    odds = np.log(clipped / (1 - clipped)).reshape(-1, 1)
+    # Slightly regularised: on a few rows that the scores separate perfectly, the slope would grow without bound.
     line = LogisticRegression(C=10.0).fit(odds, violates)
     return ScoreMap(round(float(line.coef_[0, 0]), 6), round(float(line.intercept_[0]), 6))
 
 
-def plot(fitted: Fit, path: Path, title: str) -> None:
-    """Reliability before and after, as a picture: .svg or .png."""
+def plot(fitted: CalibrationFit, path: Path, title: str) -> None:
+    """Draw a reliability diagram of raw and mapped scores: .svg or .png."""
     import matplotlib as mpl
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(5.5, 5.0))
-    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, label="as it should be")
-    for name, reliability, marker in (("as scored", fitted.before, "o"), ("mapped", fitted.after, "s")):
-        sizes = [20 + 200 * b.count / fitted.rows for b in reliability.bins]
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, label="perfectly calibrated")
+    for name, calibration, marker in (("raw scores", fitted.before, "o"), ("mapped scores", fitted.after, "s")):
+        sizes = [20 + 200 * b.count / fitted.rows for b in calibration.bins]
         axes.scatter(
-            [b.score for b in reliability.bins],
-            [b.violating for b in reliability.bins],
+            [b.score for b in calibration.bins],
+            [b.violating for b in calibration.bins],
             sizes,
             marker=marker,
             alpha=0.7,
-            label=f"{name}, error {reliability.error:.3f}",
+            label=f"{name}, error {calibration.error:.3f}",
         )
-    axes.set(xlabel="mean score", ylabel="share that violates", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), title=title)
+    axes.set(xlabel="mean score", ylabel="share violating", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), title=title)
     axes.legend()
     figure.tight_layout()
     figure.savefig(path)

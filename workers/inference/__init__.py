@@ -1,0 +1,28 @@
+"""Inference: a request goes to the model, and the tokens of its completion come back.
+
+Judging sees only the protocol `InferenceBackend`. A backend raises `InferenceError` when one request failed, and
+`DependencyError` when the model is gone, which ends the worker. The modules, in reading order:
+
+- `interface`: `InferenceBackend`, `InferenceRequest` and `Completion`.
+- `harmony`: the model's format in token ids.
+- `preflight`: what must be present before a model is loaded.
+- `vllm`, `vllm_stats`: vLLM in this process, and its metrics.
+- `remote`: one or several inference servers, with retries and health checks.
+- `routes`: the two ways to ask a server, in token ids or by chat.
+
+## Design decisions
+
+- **Prompts are token ids, and this project parses the outputs.** A chat route would write today's date into the prompt
+  and repair malformed output. The policy's part of the prompt is equal for all content items, so the prefix cache
+  holds it.
+- **Content cannot become markup.** The user message is encoded without special tokens, so text that looks like markup
+  stays text.
+- **A chat server's answer is put back into the harmony format.** There is one parser, and it is equally strict for
+  every server. It rejects what a server's own parsing would pass over: missing reasoning, a tool call, an answer that
+  was cut off.
+- **A server's failure is not the request's failure.** A request moves to another server, or waits, when a server is
+  unreachable or overloaded. Only failures that the request may have caused count as attempts. Otherwise an outage
+  would turn content into undetermined verdicts.
+- **What is missing is reported before a model is loaded.** Loading takes long, and an error after it would come
+  late. The checks name the setting or the command that helps.
+"""

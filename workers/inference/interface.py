@@ -1,4 +1,4 @@
-"""What the worker asks of an inference engine: a question in, the tokens of its completion out."""
+"""The protocol between judging and the model: a request goes in, the tokens of its completion come out."""
 
 from __future__ import annotations
 
@@ -9,32 +9,41 @@ import msgspec
 
 from safeguard_streams.errors import SafeguardError
 from safeguard_streams.policies.vocabulary import Effort
-from safeguard_streams.workers.judging import prompt
+from safeguard_streams.workers.inference import harmony
 
 
 class InferenceError(SafeguardError):
-    """The engine refused or failed this one question."""
+    """The backend refused or failed this one request."""
 
 
-class Question(msgspec.Struct, frozen=True):
-    """Content to be judged by a text of policy. user is the user message as tokens; most is the longest answer in tokens;
-    temperature 0 is greedy."""
+class InferenceRequest(msgspec.Struct, frozen=True):
+    """One user message to be judged under a policy text.
+
+    user: the user message as token ids.
+    max_tokens: the longest completion, in tokens.
+    temperature: 0 samples greedily.
+    """
 
     policy_text: str
     effort: Effort
     user: Sequence[int]
-    most: int
+    max_tokens: int
     temperature: float = 0.0
 
     @property
     def prompt(self) -> list[int]:
-        """All of it as token ids in the harmony format."""
-        return prompt.render_tokens(self.policy_text, self.effort, self.user)
+        """The whole prompt as token ids in the harmony format."""
+        return harmony.render_tokens(self.policy_text, self.effort, self.user)
 
 
 class Completion(msgspec.Struct, frozen=True):
-    """One completion. tokens are ids after the prompt, the stop token included; logprobs, where the engine gave them,
-    has for each of them the natural logarithms of the label tokens' probabilities, and perhaps of others'."""
+    """The model's output for one request.
+
+    tokens: ids after the prompt, including the stop token.
+    prompt_tokens, cached_tokens: sizes of the prompt, and of its part that came from the prefix cache.
+    logprobs: for each token the natural logarithms of the decision tokens' probabilities, where the backend returned
+        them. Entries of other tokens may be among them.
+    """
 
     tokens: Sequence[int]
     prompt_tokens: int
@@ -42,31 +51,34 @@ class Completion(msgspec.Struct, frozen=True):
     logprobs: Sequence[Mapping[int, float]] = ()
 
 
-class Inference(Protocol):
-    """An engine that is ready to generate."""
+class InferenceBackend(Protocol):
+    """A model that is loaded and ready to generate."""
 
     @property
     def model(self) -> str:
-        """The name that verdicts give."""
+        """The model's name as verdicts show it."""
 
     @property
-    def longest(self) -> int:
-        """Most tokens of a prompt and its completion together."""
+    def max_model_tokens(self) -> int:
+        """Maximum length of a prompt and its completion together, in tokens."""
 
     @property
-    def slots(self) -> int:
-        """Questions that it answers at once without loss."""
+    def concurrency(self) -> int:
+        """Number of requests that the backend serves at once without losing throughput."""
 
     @property
-    def capacity(self) -> int | None:
-        """Tokens that fit its cache at once, all requests together; None where it does not say."""
+    def cache_tokens(self) -> int | None:
+        """Number of tokens that fit the KV cache, all requests together; None if the backend does not report it."""
 
     @property
     def healthy(self) -> bool:
-        """Whether it can be asked now."""
+        """Whether the backend accepts requests now."""
 
-    async def generate(self, question: Question) -> Completion:
-        """Answer a question. Raises InferenceError for this question, DependencyError when the engine is gone."""
+    async def generate(self, request: InferenceRequest) -> Completion:
+        """Run one request.
+
+        Raises InferenceError when this request failed, and DependencyError when the backend is gone.
+        """
 
     async def close(self) -> None:
-        """End the engine and its processes."""
+        """Stop the backend and end its processes."""

@@ -1,43 +1,48 @@
-"""The two ways to ask an OpenAI-compatible server: what is sent, and how its answer becomes a completion.
+"""The two routes of an OpenAI-compatible server: what each sends, and how its response becomes a completion.
 
-completions  token ids both ways, as vLLM's server offers them: the same prompt and the same strict parsing as in process
-chat         texts both ways (Ollama, LM Studio, hosted models): the server renders the prompt and takes its output apart,
-             so what it says is put back into the harmony format here, and parsed as strictly
+- completions: token ids both ways, as vLLM's server offers them. Prompt and parsing are the same as in process.
+- chat: text both ways (Ollama, LM Studio, hosted models). The server renders the prompt and splits its output into
+  fields; this module puts them back into the harmony format, so that the same strict parser reads them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from safeguard_streams.workers.inference.interface import Completion, Question
-from safeguard_streams.workers.judging import prompt
-from safeguard_streams.workers.judging.parse import ONE, RETURN, ZERO, labels_at
+import msgspec
 
-TOP = 5  # likeliest tokens that are asked for where the labels cannot be named
-_REASONING = ("reasoning", "reasoning_content", "thinking")  # as different servers call it
-_LABEL = re.compile(r'"violation"\s*:\s*\Z')
-_LABELS = {"0": ZERO, "1": ONE}
+from safeguard_streams.workers.inference import harmony
+from safeguard_streams.workers.inference.harmony import ONE, RETURN, ZERO, decision_positions
+from safeguard_streams.workers.inference.interface import Completion, InferenceRequest
+
+TOP_LOGPROBS = 5  # likeliest tokens to return, for servers that cannot return the decision tokens by id
+_REASONING = ("reasoning", "reasoning_content", "thinking")  # field names of different servers
+_BEFORE_DECISION = re.compile(r'"violation"\s*:\s*\Z')
+_DECISIONS = {"0": ZERO, "1": ONE}
 
 
 class NoTokenIds(Exception):
-    """The server answers in text although token ids were asked for."""
+    """The server answered in text although the request asked for token ids."""
 
 
 class Route(Protocol):
-    """path is below the server's base URL."""
+    """path is relative to the server's base URL."""
 
     path: str
 
-    def body(self, model: str, question: Question) -> dict[str, Any]:
-        """The request."""
+    def body(self, model: str, request: InferenceRequest) -> dict[str, Any]:
+        """The JSON body of a request."""
 
     def without_logprobs(self) -> Route | None:
-        """The same for a server that gives no log-probabilities; None where there is no such thing."""
+        """The same route without log-probabilities, for servers that refuse them; None if there is no such variant."""
 
     def read(self, response: Any) -> Completion:
-        """The answer. Raises KeyError, TypeError, IndexError, AttributeError or ValueError where it has not the form of one."""
+        """The completion in a response.
+
+        Raises KeyError, TypeError, IndexError, AttributeError or ValueError when the response is malformed.
+        """
 
 
 class Completions:
@@ -45,18 +50,18 @@ class Completions:
 
     path = "completions"
 
-    def body(self, model: str, question: Question) -> dict[str, Any]:
+    def body(self, model: str, request: InferenceRequest) -> dict[str, Any]:
         return {
             "model": model,
-            "prompt": question.prompt,
-            "max_tokens": question.most,
-            "temperature": question.temperature,
-            "stop_token_ids": prompt.stop_tokens(),
+            "prompt": request.prompt,
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "stop_token_ids": harmony.stop_tokens(),
             "skip_special_tokens": False,
             "return_token_ids": True,
             "return_tokens_as_token_ids": True,
-            # A server that does not know the second of these gives the likeliest tokens in place of the labels.
-            "logprobs": TOP,
+            # Servers that do not support logprob_token_ids return the likeliest tokens instead.
+            "logprobs": TOP_LOGPROBS,
             "logprob_token_ids": [ZERO, ONE],
         }
 
@@ -67,34 +72,34 @@ class Completions:
         choice = response["choices"][0]
         if choice.get("token_ids") is None:
             raise NoTokenIds
-        given = choice.get("logprobs") or {}
+        usage = _usage(response)
         logprobs = [
             {int(name.removeprefix("token_id:")): float(logprob) for name, logprob in (top or {}).items()}
-            for top in given.get("top_logprobs") or ()
+            for top in (choice.get("logprobs") or {}).get("top_logprobs") or ()
         ]
-        return Completion([int(token) for token in choice["token_ids"]], *_usage(response), logprobs)
+        return Completion([int(token) for token in choice["token_ids"]], usage.prompt, usage.cached, logprobs)
 
 
 class Chat:
-    """The chat route; `scored` with log-probabilities, which some servers refuse to give."""
+    """The chat route. scored: ask for log-probabilities, which some servers refuse."""
 
     path = "chat/completions"
 
     def __init__(self, *, scored: bool = True) -> None:
         self._scored = scored
 
-    def body(self, model: str, question: Question) -> dict[str, Any]:
+    def body(self, model: str, request: InferenceRequest) -> dict[str, Any]:
         return {
             "model": model,
             "messages": [
-                # The templates of these models make the developer message of it, after a system message of their own.
-                {"role": "system", "content": question.policy_text},
-                {"role": "user", "content": prompt.decode(question.user)},
+                # The chat templates of these models render it as the developer message, after their own system message.
+                {"role": "system", "content": request.policy_text},
+                {"role": "user", "content": harmony.decode_tokens(request.user)},
             ],
-            "max_tokens": question.most,
-            "temperature": question.temperature,
-            "reasoning_effort": question.effort,
-            **({"logprobs": True, "top_logprobs": TOP} if self._scored else {}),
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "reasoning_effort": request.effort,
+            **({"logprobs": True, "top_logprobs": TOP_LOGPROBS} if self._scored else {}),
         }
 
     def without_logprobs(self) -> Route | None:
@@ -103,39 +108,54 @@ class Chat:
     def read(self, response: Any) -> Completion:
         choice = response["choices"][0]
         message = choice["message"]
-        reasoning = next((message[name] for name in _REASONING if message.get(name)), "")
-        final = message.get("content") or ""
-        tokens: list[int] = []
-        if reasoning:
-            tokens += prompt.markup("<|channel|>analysis<|message|>")
-            tokens += [*prompt.encode(reasoning), *prompt.markup("<|end|><|start|>assistant")]
-        if message.get("tool_calls"):
-            tokens += prompt.markup("<|channel|>commentary<|message|><|end|><|start|>assistant")
-        tokens += prompt.markup("<|channel|>final<|message|>")
-        start = len(tokens)
-        tokens += prompt.encode(final)
-        labels = list(labels_at(tokens[start:]))
-        said = list(_labels_of((choice.get("logprobs") or {}).get("content") or (), len(labels)))
+        before_final = _before_final(message)
+        final = harmony.encode_text(message.get("content") or "")
+        tokens = [*before_final, *final]
         if choice.get("finish_reason") == "stop":
             tokens.append(RETURN)
-        found = dict(zip((start + at for at in labels), said, strict=False))
-        return Completion(tokens, *_usage(response), [found.get(at, {}) for at in range(len(tokens))])
+        positions = [len(before_final) + position for position in decision_positions(final)]
+        entries = (choice.get("logprobs") or {}).get("content") or ()
+        by_position = dict(zip(positions, _decision_logprobs(entries, len(positions)), strict=False))
+        usage = _usage(response)
+        return Completion(
+            tokens, usage.prompt, usage.cached, [by_position.get(position, {}) for position in range(len(tokens))]
+        )
 
 
-def _labels_of(entries: Sequence[Mapping[str, Any]], count: int) -> Iterable[dict[int, float]]:
-    """The log-probabilities of 0 and 1 at the last `count` places where a label stands in the text of all tokens."""
-    text, found = "", []
+def _before_final(message: Mapping[str, Any]) -> list[int]:
+    """The tokens in front of the final message's text: the analysis, and a tool call, which the parser rejects."""
+    tokens: list[int] = []
+    reasoning = next((message[name] for name in _REASONING if message.get(name)), "")
+    if reasoning:
+        tokens += harmony.encode_markup("<|channel|>analysis<|message|>")
+        tokens += [*harmony.encode_text(reasoning), *harmony.encode_markup("<|end|><|start|>assistant")]
+    if message.get("tool_calls"):
+        tokens += harmony.encode_markup("<|channel|>commentary<|message|><|end|><|start|>assistant")
+    return tokens + harmony.encode_markup("<|channel|>final<|message|>")
+
+
+def _decision_logprobs(entries: Sequence[Mapping[str, Any]], count: int) -> Sequence[Mapping[int, float]]:
+    """The log-probabilities of 0 and 1 at the last `count` decisions in the server's tokens; empty if there are fewer.
+
+    The last ones count, because the reasoning, which comes first, may quote the output form.
+    """
+    text, decisions = "", []
     for entry in entries:
-        if entry["token"] in _LABELS and _LABEL.search(text):
+        if entry["token"] in _DECISIONS and _BEFORE_DECISION.search(text):
             tops = {top["token"]: float(top["logprob"]) for top in (*(entry.get("top_logprobs") or ()), entry)}
-            found.append({_LABELS[token]: logprob for token, logprob in tops.items() if token in _LABELS})
+            decisions.append({_DECISIONS[token]: logprob for token, logprob in tops.items() if token in _DECISIONS})
         text = (text + entry["token"])[-100:]
-    return found[len(found) - count :] if len(found) >= count else ()
+    return decisions[len(decisions) - count :] if len(decisions) >= count else ()
 
 
-def _usage(response: Mapping[str, Any]) -> tuple[int, int]:
-    """Tokens of the prompt, and how many of them came from the server's cache; 0 where it does not say."""
+class _Usage(msgspec.Struct, frozen=True):
+    """Tokens of the prompt, and of its part that came from the server's cache; 0 where the server reports none."""
+
+    prompt: int
+    cached: int
+
+
+def _usage(response: Mapping[str, Any]) -> _Usage:
     usage = response.get("usage") or {}
-    return int(usage.get("prompt_tokens") or 0), int(
-        (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    )
+    details = usage.get("prompt_tokens_details") or {}
+    return _Usage(int(usage.get("prompt_tokens") or 0), int(details.get("cached_tokens") or 0))

@@ -1,4 +1,4 @@
-"""What vLLM in this process says of itself: questions under way and waiting, and how full its cache is."""
+"""Metrics of vLLM in this process: requests that run and wait, and KV cache usage."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 from safeguard_streams.runtime import metrics
 
 
-class EngineStats(StatLoggerBase):
-    """The last figures, as the engine gives them after each step."""
+class VllmStats(StatLoggerBase):
+    """The latest figures of one of vLLM's engine cores, which reports them after each step."""
 
     def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:  # noqa: ARG002  (the signature is the library's)
         self.running = self.waiting = 0
-        self.cache = 0.0
+        self.cache_usage = 0.0
 
     def record(self, scheduler_stats: Any, *_: Any, **__: Any) -> None:
         if scheduler_stats is not None:
             self.running = scheduler_stats.num_running_reqs
             self.waiting = scheduler_stats.num_waiting_reqs
-            self.cache = scheduler_stats.kv_cache_usage
+            self.cache_usage = scheduler_stats.kv_cache_usage
 
     def log_engine_initialized(self) -> None:
         return
 
 
-def observed(stats: list[EngineStats], model: str) -> AbstractContextManager[None]:
-    """The gauges of an engine, all its parts together."""
+def observed(cores: list[VllmStats], model: str) -> AbstractContextManager[None]:
+    """Report the gauges of all cores together while the context is open."""
     attributes = {"gen_ai.request.model": model}
     return metrics.observed(
         {
-            metrics.ENGINE_RUNNING: lambda: [(sum(one.running for one in stats), attributes)],
-            metrics.ENGINE_WAITING: lambda: [(sum(one.waiting for one in stats), attributes)],
-            metrics.ENGINE_CACHE: lambda: [(max([0.0, *(one.cache for one in stats)]), attributes)],
+            metrics.INFERENCE_RUNNING: lambda: [(sum(core.running for core in cores), attributes)],
+            metrics.INFERENCE_WAITING: lambda: [(sum(core.waiting for core in cores), attributes)],
+            metrics.INFERENCE_CACHE: lambda: [(max([0.0, *(core.cache_usage for core in cores)]), attributes)],
         }
     )

@@ -1,43 +1,52 @@
-"""No question twice: equal questions that are open at once are asked once, and recent answers are kept."""
+"""A cache of judgements: concurrent requests for one judgement share a single call, and recent judgements are kept."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, TypeVar
 
-T = TypeVar("T")
+import msgspec
+
+from safeguard_streams.workers.judging.judgement import Judgement
 
 
-class Reuse(Generic[T]):
-    """Keeps at most `most` answers, those used last; `good` says which may be kept beyond those who wait for them."""
+class CachedJudgement(msgspec.Struct, frozen=True):
+    """cached: the judgement was made for an equal content item."""
 
-    def __init__(self, most: int, good: Callable[[T], bool]) -> None:
-        self._most = most
-        self._good = good
-        self._kept: OrderedDict[Hashable, T] = OrderedDict()
-        self._open: dict[Hashable, asyncio.Future[tuple[T] | None]] = {}
+    judgement: Judgement
+    cached: bool
 
-    async def ask(self, key: Hashable, question: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
-        """The answer, and whether it was another's. When the one who asks fails, one of those who wait asks again."""
-        while key not in self._kept and key in self._open:
-            said = await asyncio.shield(self._open[key])
-            if said is not None:
-                return said[0], True
+
+class JudgementCache:
+    """Keeps the `max_size` judgements used last. Only judgements that decide are kept."""
+
+    def __init__(self, max_size: int) -> None:
+        self._max_size = max_size
+        self._kept: OrderedDict[Hashable, Judgement] = OrderedDict()
+        self._pending: dict[Hashable, asyncio.Future[Judgement | None]] = {}
+
+    async def get_or_judge(self, key: Hashable, judge: Callable[[], Awaitable[Judgement]]) -> CachedJudgement:
+        """Return the judgement for a key; call `judge` unless it is kept or under way.
+
+        Callers that wait share the result. When the call under way fails or is cancelled, one of them calls `judge`.
+        """
+        while key not in self._kept and key in self._pending:
+            shared = await asyncio.shield(self._pending[key])
+            if shared is not None:
+                return CachedJudgement(shared, cached=True)
         if key in self._kept:
             self._kept.move_to_end(key)
-            return self._kept[key], True
-        opened = self._open[key] = asyncio.get_running_loop().create_future()
-        said = None
+            return CachedJudgement(self._kept[key], cached=True)
+        pending = self._pending[key] = asyncio.get_running_loop().create_future()
+        judgement: Judgement | None = None
         try:
-            answer = await question()
-            said = (answer,)
+            judgement = await judge()
         finally:
-            del self._open[key]
-            opened.set_result(said)
-        if self._good(answer):
-            self._kept[key] = answer
-            if len(self._kept) > self._most:
+            del self._pending[key]
+            pending.set_result(judgement)
+        if judgement.decided:
+            self._kept[key] = judgement
+            if len(self._kept) > self._max_size:
                 self._kept.popitem(last=False)
-        return answer, False
+        return CachedJudgement(judgement, cached=False)

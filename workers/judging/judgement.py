@@ -1,110 +1,145 @@
-"""What the model's answers come to: several windows of one content, several samples of one question."""
+"""Judgements: how a score is read from a completion, and how windows and samples of one content item are combined."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from safeguard_streams.contract.records import Attempt
+from safeguard_streams.contract.records import Attempt, Decision, Tokens
 from safeguard_streams.policies.vocabulary import Effort
+from safeguard_streams.workers.inference.harmony import ONE, ZERO
 from safeguard_streams.workers.inference.interface import Completion
-from safeguard_streams.workers.judging.parse import ONE, ZERO, Answer
+from safeguard_streams.workers.judging.instructions import Instructions
+from safeguard_streams.workers.judging.parse import Answer
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """Under one policy: the answer and its score, or why there is none, in a sentence for the verdict."""
+    """The result under one policy: an answer with its score, or the problem that left the content undetermined.
+
+    score: the probability of violating, 0 to 1; None where the backend returned no log-probabilities.
+    problem: a sentence for the verdict's reason. Empty if there is an answer.
+    """
 
     effort: Effort
     answer: Answer | None = None
     score: float | None = None
-    why: str = ""
+    problem: str = ""
 
     @property
-    def badness(self) -> tuple[int, float]:
-        """Violating above undetermined above safe; then by score."""
+    def decision(self) -> Decision:
+        if self.answer is None:
+            return "undetermined"
+        return "violates" if self.answer.violates else "safe"
+
+    @property
+    def severity(self) -> tuple[int, float]:
+        """Sorts violating above undetermined above safe, then by score."""
         if self.answer is None:
             return 1, 0.0
         return (2 if self.answer.violates else 0), self.score or 0.0
 
 
 class Judgement(msgspec.Struct, frozen=True):
-    """A finding for each policy of the brief, and what it cost. Counts are tokens."""
+    """The findings for one content item by policy id, and what they cost.
 
-    findings: tuple[Finding, ...]
+    attempts: every output of the model, in order.
+    tokens: spent on all attempts together.
+    truncated: a part of the content was not judged.
+    """
+
+    findings: Mapping[str, Finding]
     attempts: tuple[Attempt, ...] = ()
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
+    tokens: Tokens = Tokens()
     truncated: bool = False
 
     @property
     def decided(self) -> bool:
-        return all(finding.answer is not None for finding in self.findings)
+        """Whether every policy has an answer."""
+        return all(finding.answer is not None for finding in self.findings.values())
 
     @property
     def violates_all(self) -> bool:
-        return all(finding.answer is not None and finding.answer.violates for finding in self.findings)
+        """Whether the content violates every policy."""
+        return all(finding.decision == "violates" for finding in self.findings.values())
+
+
+def undetermined(instructions: Instructions, effort: Effort, problem: str) -> Judgement:
+    """A judgement that decides under none of the policies."""
+    return Judgement({policy.id: Finding(effort, problem=problem) for policy in instructions.policies})
 
 
 def score_of(completion: Completion, answer: Answer) -> float | None:
-    """The probability of violating, 0 to 1, from the label token's logarithms; None where the engine gave none.
+    """The probability of violating, 0 to 1, from the log-probabilities at the decision token.
 
-    Where one label is not among the likeliest tokens that the engine gave, its probability is what the other leaves.
+    If the backend returned only one of the two decision tokens, the other has the remaining probability.
+    None if it returned neither.
     """
-    at = answer.label_at
-    if at is None or at >= len(completion.logprobs):
+    position = answer.decision_at
+    if position is None or position >= len(completion.logprobs):
         return None
-    said = completion.logprobs[at]
-    if ONE in said and ZERO in said:
-        one, zero = math.exp(said[ONE]), math.exp(said[ZERO])
+    logprobs = completion.logprobs[position]
+    if ONE in logprobs and ZERO in logprobs:
+        one, zero = math.exp(logprobs[ONE]), math.exp(logprobs[ZERO])
         return round(one / (one + zero), 4) if one + zero > 0 else None
-    if ONE in said:
-        return round(math.exp(said[ONE]), 4)
-    return round(1 - math.exp(said[ZERO]), 4) if ZERO in said else None
+    if ONE in logprobs:
+        return round(math.exp(logprobs[ONE]), 4)
+    return round(1 - math.exp(logprobs[ZERO]), 4) if ZERO in logprobs else None
 
 
-def total(judgements: Sequence[Judgement], findings: Sequence[Finding]) -> Judgement:
-    """These findings, at the cost of all these judgements."""
+def total_tokens(tokens: Iterable[Tokens]) -> Tokens:
+    """The sum of several counts."""
+    counts = list(tokens)
+    return Tokens(sum(t.prompt for t in counts), sum(t.cached for t in counts), sum(t.completion for t in counts))
+
+
+def combine(judgements: Sequence[Judgement], findings: Mapping[str, Finding]) -> Judgement:
+    """One judgement with these findings and the attempts and cost of all the judgements."""
     return Judgement(
-        tuple(findings),
-        tuple(attempt for j in judgements for attempt in j.attempts),
-        sum(j.prompt_tokens for j in judgements),
-        sum(j.cached_tokens for j in judgements),
-        sum(j.completion_tokens for j in judgements),
+        findings,
+        tuple(attempt for judgement in judgements for attempt in judgement.attempts),
+        total_tokens(judgement.tokens for judgement in judgements),
     )
 
 
 def worst(windows: Sequence[Judgement]) -> Judgement:
-    """Of the windows of one content: for each policy the worst finding."""
-    columns = zip(*(judgement.findings for judgement in windows), strict=True)
-    return total(windows, [max(column, key=lambda finding: finding.badness) for column in columns])
+    """Combine the windows of one content item: the most severe finding counts, for each policy separately."""
+    return combine(
+        windows,
+        {
+            policy_id: max((window.findings[policy_id] for window in windows), key=lambda finding: finding.severity)
+            for policy_id in windows[0].findings
+        },
+    )
 
 
-def vote(samples: Sequence[Judgement], agreement: Sequence[float]) -> Judgement:
-    """Of several samples of one question: for each policy what most of them say, with their mean score.
+def vote(samples: Sequence[Judgement], agreement: Mapping[str, float]) -> Judgement:
+    """Combine several samples of one request: the majority decides under each policy, and the score is the mean.
 
-    Undetermined where fewer than `agreement` of the samples (a share, one for each policy) say the same.
+    agreement: by policy id, the share of samples (0 to 1) that must agree; fewer leave the content undetermined.
     """
-    columns = zip(*(judgement.findings for judgement in samples), strict=True)
-    return total(samples, [_vote(column, least) for column, least in zip(columns, agreement, strict=True)])
+    return combine(
+        samples,
+        {
+            policy_id: _majority([sample.findings[policy_id] for sample in samples], min_share)
+            for policy_id, min_share in agreement.items()
+        },
+    )
 
 
-def _vote(findings: Sequence[Finding], least: float) -> Finding:
-    votes = Counter(finding.answer.violates for finding in findings if finding.answer is not None)
-    effort = findings[0].effort
-    if not votes:
-        return Finding(effort, why=findings[0].why)
-    decision, count = votes.most_common(1)[0]
+def _majority(findings: Sequence[Finding], min_share: float) -> Finding:
+    answers = [finding.answer for finding in findings if finding.answer is not None]
+    if not answers:
+        return findings[0]
     scores = [finding.score for finding in findings if finding.score is not None]
     score = round(sum(scores) / len(scores), 4) if scores else None
-    if count / len(findings) < least or votes[True] == votes[False]:
-        return Finding(
-            effort, None, score, f"{len(findings)} judgements disagree: {votes[True]} violates, {votes[False]} safe"
-        )
-    agreeing = [f for f in findings if f.answer is not None and f.answer.violates is decision]
-    rules = Counter(f.answer.rule_ids for f in agreeing if f.answer is not None).most_common(1)[0][0]
-    chosen = next(f for f in agreeing if f.answer is not None and f.answer.rule_ids == rules)
+    votes = Counter(answer.violates for answer in answers)
+    violates, count = votes.most_common(1)[0]
+    if count / len(findings) < min_share or votes[True] == votes[False]:
+        problem = f"{len(findings)} judgements disagree: {votes[True]} violates, {votes[False]} safe"
+        return Finding(findings[0].effort, None, score, problem)
+    rule_ids, _ = Counter(answer.rule_ids for answer in answers if answer.violates is violates).most_common(1)[0]
+    chosen = next(f for f in findings if f.answer and (f.answer.violates, f.answer.rule_ids) == (violates, rule_ids))
     return Finding(chosen.effort, chosen.answer, score)

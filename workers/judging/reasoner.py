@@ -1,4 +1,7 @@
-"""A content under a brief: asked in windows, in samples, once more if need be. Knows no records and no lanes but by rank."""
+"""Runs the model on one content item: windows, samples, a retry, and admission by tokens. Knows no records or lanes.
+
+The call chain is judge > _judge_window > _judge_with_retry > _attempt > _admit > _generate.
+"""
 
 from __future__ import annotations
 
@@ -11,157 +14,190 @@ import msgspec
 
 from safeguard_streams.bus import tracing
 from safeguard_streams.bus.admission import PriorityAdmission
-from safeguard_streams.contract.records import Attempt, Message
+from safeguard_streams.contract.records import Attempt, Message, Tokens
 from safeguard_streams.policies.vocabulary import Effort
 from safeguard_streams.runtime import metrics
-from safeguard_streams.workers.inference.interface import Completion, Inference, InferenceError, Question
+from safeguard_streams.workers.inference import harmony
+from safeguard_streams.workers.inference.interface import (
+    Completion,
+    InferenceBackend,
+    InferenceError,
+    InferenceRequest,
+)
 from safeguard_streams.workers.judging import prompt
 from safeguard_streams.workers.judging.instructions import Instructions
-from safeguard_streams.workers.judging.judgement import Finding, Judgement, score_of, total, vote, worst
-from safeguard_streams.workers.judging.parse import Malformed, Reason, parse
+from safeguard_streams.workers.judging.judgement import Finding, Judgement, combine, score_of, undetermined, vote, worst
+from safeguard_streams.workers.judging.parse import Malformed, MalformedReason, parse
 
-LONG_TEXT = 20_000  # characters; longer texts are tokenised on another thread
-MOST_WINDOWS = 16  # of one content; what is longer still is judged in so many samples of it, and marked truncated
-FEWEST_TOKENS = 64  # of content that a window must have room for
-SAMPLING = 1.0  # temperature of several judgements of one content
+ENCODE_IN_THREAD = 20_000  # characters; longer texts are tokenised on another thread
+MAX_WINDOWS = 16  # of one content item; longer content is sampled in this many windows and marked as truncated
+MIN_WINDOW_TOKENS = 64  # a policy must leave at least this much room for content
+SAMPLING_TEMPERATURE = 1.0  # where a policy asks for several samples
 PROVIDER = "self-hosted"
-RANKS = 3  # live content, audits, replays
+RANKS = 3  # live content, audits, replays and shadows
 _HIGHER: dict[Effort, Effort] = {"low": "medium", "medium": "high", "high": "high"}
 
 
 class InferenceBudget(msgspec.Struct, frozen=True):
-    """How a worker spends its engine.
+    """How a worker spends the capacity of its inference backend.
 
-    longest_answer: tokens.
-    kept: judgements that are kept for equal content.
-    in_flight: tokens of all questions at once; None: no bound.
-    background: the share of these that lower ranks take while there is work of rank 0.
-    effort_by_lag: live content that has waited longer than so many seconds is judged at this effort at most.
+    max_answer_tokens: the longest completion.
+    cache_size: number of judgements that are kept for equal content.
+    max_tokens_in_flight: bound on the tokens of all requests under way; None for no bound.
+    background_share: share of that bound, 0 to 1, that lower ranks may take while there is work of rank 0.
+    effort_by_lag: by effort, a lag in seconds. Live content that has waited longer is judged at this effort at most.
     """
 
-    longest_answer: int = 4096
-    kept: int = 10_000
-    in_flight: int | None = None
-    background: float = 0.25
+    max_answer_tokens: int = 4096
+    cache_size: int = 10_000
+    max_tokens_in_flight: int | None = None
+    background_share: float = 0.25
     effort_by_lag: Mapping[Effort, float] = {}
 
 
-class Reasoner:
-    """Judges content through an engine. `malformed` counts outputs that were not accepted, by reason."""
+class AttemptRequest(msgspec.Struct, frozen=True):
+    """What one attempt needs. user: the user message in tokens. rank: 0 is admitted first."""
 
-    def __init__(self, inference: Inference, economy: InferenceBudget) -> None:
-        self.inference = inference
-        self.malformed: Counter[Reason] = Counter()
-        self._longest_answer = economy.longest_answer
-        room = economy.in_flight
-        self._room = PriorityAdmission(room, RANKS, room // 4, int(room * economy.background)) if room else None
-        self._usual_answer = 100.0  # tokens, a running mean
+    instructions: Instructions
+    effort: Effort
+    user: Sequence[int]
+    rank: int
+    temperature: float = 0.0
+
+
+class Reasoner:
+    """Judges content through an inference backend. `malformed` counts rejected outputs by reason."""
+
+    def __init__(self, backend: InferenceBackend, budget: InferenceBudget) -> None:
+        self.backend = backend
+        self.malformed: Counter[MalformedReason] = Counter()
+        self._max_answer_tokens = budget.max_answer_tokens
+        self._admission = _admission(budget)
+        self._mean_answer_tokens = 100.0  # running mean
 
     async def judge(
         self, instructions: Instructions, effort: Effort, text: str, context: Sequence[Message] = (), rank: int = 0
     ) -> Judgement:
-        """Judge the text, in several windows if it is long: one that violates decides, else one that is undetermined."""
-        head, content = prompt.before_content(context), text
-        if len(head) + len(content) > LONG_TEXT:
-            tokens = await asyncio.to_thread(lambda: (prompt.encode(head), prompt.encode(content)))
-        else:
-            tokens = (prompt.encode(head), prompt.encode(content))
-        answer_room = min(self._longest_answer, self.inference.longest // 4)
-        empty = len(prompt.render_tokens(instructions.text, _HIGHER[effort], ()))
-        room = self.inference.longest - answer_room - empty
-        if room < FEWEST_TOKENS:
-            return _nothing(instructions, effort, "the policy leaves the model no room for content")
-        parts, truncated = prompt.windows(*tokens, room, MOST_WINDOWS)
-        windows: list[Judgement] = []
-        for part in parts:
-            windows.append(await self._window(instructions, effort, part, rank))
-            if windows[-1].violates_all:
-                break
-        return msgspec.structs.replace(worst(windows), truncated=truncated)
+        """Judge a text, in several windows if it is long.
 
-    async def _window(self, instructions: Instructions, effort: Effort, user: Sequence[int], rank: int) -> Judgement:
-        """One judgement, or as many samples as a policy asks for and what most of them say."""
+        The most severe window decides. Windows after one that violates every policy are not judged.
+        """
+        max_tokens = self._max_window_tokens(instructions, effort)
+        if max_tokens < MIN_WINDOW_TOKENS:
+            return undetermined(instructions, effort, "the policy leaves the model no room for content")
+        head = prompt.quoted_context(context)
+        windows = prompt.windows(await _encode(head), await _encode(text), max_tokens, MAX_WINDOWS)
+        judgements: list[Judgement] = []
+        for message in windows.messages:
+            judgements.append(await self._judge_window(AttemptRequest(instructions, effort, message, rank)))
+            if judgements[-1].violates_all:
+                break
+        return msgspec.structs.replace(worst(judgements), truncated=windows.truncated)
+
+    def _max_window_tokens(self, instructions: Instructions, effort: Effort) -> int:
+        """Room for a user message beside the policy and the answer."""
+        # At the effort of the retry, whose prefix may be longer.
+        policy = len(harmony.render_tokens(instructions.text, _HIGHER[effort], ()))
+        answer = min(self._max_answer_tokens, self.backend.max_model_tokens // 4)
+        return self.backend.max_model_tokens - answer - policy
+
+    async def _judge_window(self, request: AttemptRequest) -> Judgement:
+        """One judgement, or the majority of as many samples as the policies ask for."""
+        instructions = request.instructions
         if instructions.samples == 1:
-            return await self._once(instructions, effort, user, rank, 0.0)
-        samples = [self._once(instructions, effort, user, rank, SAMPLING) for _ in range(instructions.samples)]
-        return vote(await asyncio.gather(*samples), [policy.judging.agreement for policy in instructions.policies])
+            return await self._judge_with_retry(request)
+        sampled = msgspec.structs.replace(request, temperature=SAMPLING_TEMPERATURE)
+        samples = await asyncio.gather(*(self._judge_with_retry(sampled) for _ in range(instructions.samples)))
+        return vote(samples, {policy.id: policy.judging.agreement for policy in instructions.policies})
 
-    async def _once(
-        self, instructions: Instructions, effort: Effort, user: Sequence[int], rank: int, temperature: float
-    ) -> Judgement:
-        """Ask, and once more at a higher effort when the output is malformed or the engine failed the question."""
-        tries: list[Judgement] = []
-        for tried in (effort, _HIGHER[effort]):
-            tries.append(await self._try(instructions, tried, user, rank, temperature))
-            if tries[-1].decided:
-                break
-        return total(tries, tries[-1].findings)
+    async def _judge_with_retry(self, request: AttemptRequest) -> Judgement:
+        """Retry once, at a higher effort, when the output is malformed or the backend failed the request."""
+        first = await self._attempt(request)
+        if first.decided:
+            return first
+        second = await self._attempt(msgspec.structs.replace(request, effort=_HIGHER[request.effort]))
+        return combine([first, second], second.findings)
 
-    async def _try(
-        self, instructions: Instructions, effort: Effort, user: Sequence[int], rank: int, temperature: float
-    ) -> Judgement:
-        used = len(prompt.render_tokens(instructions.text, effort, user))
-        most = min(self.inference.longest - used, self._longest_answer)
+    async def _attempt(self, request: AttemptRequest) -> Judgement:
+        instructions, effort = request.instructions, request.effort
+        prompt_tokens = len(harmony.render_tokens(instructions.text, effort, request.user))
+        max_tokens = min(self.backend.max_model_tokens - prompt_tokens, self._max_answer_tokens)
+        inference = InferenceRequest(instructions.text, effort, request.user, max_tokens, request.temperature)
         try:
-            completion = await self._admitted(Question(instructions.text, effort, user, most, temperature), rank)
+            completion = await self._admit(inference, request.rank)
         except InferenceError:
-            return _nothing(instructions, effort, "the model could not be asked")
-        cost = (completion.prompt_tokens, completion.cached_tokens, len(completion.tokens))
+            return undetermined(instructions, effort, "the model could not be asked")
+        return self._read(completion, instructions, effort)
+
+    def _read(self, completion: Completion, instructions: Instructions, effort: Effort) -> Judgement:
+        tokens = Tokens(completion.prompt_tokens, completion.cached_tokens, len(completion.tokens))
         try:
             accepted = parse(completion.tokens, instructions.policies)
         except Malformed as malformed:
             self.malformed[malformed.reason] += 1
             metrics.MALFORMED.add(1, {"reason": malformed.reason})
+            failed = undetermined(instructions, effort, "the model gave no answer in the required format")
             attempt = Attempt(malformed.analysis, malformed.final, malformed.reason)
-            findings = _nothing(instructions, effort, "the model gave no answer in the form asked for").findings
-            return Judgement(findings, (attempt,), *cost)
-        findings = tuple(Finding(effort, answer, score_of(completion, answer)) for answer in accepted.answers)
-        return Judgement(findings, (Attempt(accepted.analysis, accepted.final),), *cost)
+            return msgspec.structs.replace(failed, attempts=(attempt,), tokens=tokens)
+        findings = {
+            policy_id: Finding(effort, answer, score_of(completion, answer))
+            for policy_id, answer in accepted.answers.items()
+        }
+        return Judgement(findings, (Attempt(accepted.analysis, accepted.final),), tokens)
 
-    async def _admitted(self, question: Question, rank: int) -> Completion:
-        """Ask when there is room for the question's own tokens: those of its policy are shared with all others."""
-        if self._room is None:
-            return await self._measured(question)
-        weight = len(question.user) + round(self._usual_answer)
-        await self._room.acquire(rank, weight)
+    async def _admit(self, request: InferenceRequest, rank: int) -> Completion:
+        """Wait until there is room for the request's own tokens. The policy's tokens are shared and do not count."""
+        if self._admission is None:
+            return await self._generate(request)
+        weight = len(request.user) + round(self._mean_answer_tokens)
+        await self._admission.acquire(rank, weight)
         try:
-            completion = await self._measured(question)
+            completion = await self._generate(request)
         finally:
-            self._room.release(rank, weight)
-        self._usual_answer += 0.02 * (len(completion.tokens) - self._usual_answer)
+            self._admission.release(rank, weight)
+        self._mean_answer_tokens += 0.02 * (len(completion.tokens) - self._mean_answer_tokens)
         return completion
 
-    async def _measured(self, question: Question) -> Completion:
-        """Ask, for those who watch: how long it took, how many tokens, and its span in the trace of the content."""
+    async def _generate(self, request: InferenceRequest) -> Completion:
+        """Run the request, with a span in the content item's trace and the metrics of generative AI."""
         attributes = {
             "gen_ai.operation.name": "chat",
             "gen_ai.provider.name": PROVIDER,
-            "gen_ai.request.model": self.inference.model,
+            "gen_ai.request.model": self.backend.model,
         }
-        started, failed = time.perf_counter(), {}
+        started, failure = time.perf_counter(), {}
         try:
-            with tracing.asking(f"chat {self.inference.model}", attributes) as span:
-                completion = await self.inference.generate(question)
+            with tracing.asking(f"chat {self.backend.model}", attributes) as span:
+                completion = await self.backend.generate(request)
                 span.set_attributes(
                     {
-                        "gen_ai.request.max_tokens": question.most,
-                        "gen_ai.request.temperature": question.temperature,
+                        "gen_ai.request.max_tokens": request.max_tokens,
+                        "gen_ai.request.temperature": request.temperature,
                         "gen_ai.usage.input_tokens": completion.prompt_tokens,
                         "gen_ai.usage.output_tokens": len(completion.tokens),
                         "safeguard.usage.cached_tokens": completion.cached_tokens,
-                        "safeguard.reasoning_effort": question.effort,
+                        "safeguard.reasoning_effort": request.effort,
                     }
                 )
         except Exception as error:
-            failed = {"error.type": type(error).__name__}
+            failure = {"error.type": type(error).__name__}
             raise
         finally:
-            metrics.ASKED.record(time.perf_counter() - started, {**attributes, **failed})
+            metrics.ASKED.record(time.perf_counter() - started, {**attributes, **failure})
         metrics.TOKEN_USAGE.record(completion.prompt_tokens, {**attributes, "gen_ai.token.type": "input"})
         metrics.TOKEN_USAGE.record(len(completion.tokens), {**attributes, "gen_ai.token.type": "output"})
-        metrics.CACHED_TOKENS.add(completion.cached_tokens, {"gen_ai.request.model": self.inference.model})
+        metrics.CACHED_TOKENS.add(completion.cached_tokens, {"gen_ai.request.model": self.backend.model})
         return completion
 
 
-def _nothing(instructions: Instructions, effort: Effort, why: str) -> Judgement:
-    return Judgement((Finding(effort, why=why),) * len(instructions.policies))
+def _admission(budget: InferenceBudget) -> PriorityAdmission | None:
+    total = budget.max_tokens_in_flight
+    if not total:
+        return None
+    return PriorityAdmission(total, RANKS, total // 4, int(total * budget.background_share))
+
+
+async def _encode(text: str) -> list[int]:
+    if len(text) > ENCODE_IN_THREAD:
+        return await asyncio.to_thread(harmony.encode_text, text)
+    return harmony.encode_text(text)

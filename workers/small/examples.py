@@ -1,4 +1,4 @@
-"""What the small model is taught: a text, a policy of the library, and the answer in the real model's form."""
+"""Training examples of the small model: a text, a policy of the library, and the answer in the real model's format."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import as_file, files
 from itertools import cycle, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import orjson
@@ -52,11 +53,11 @@ REASONS = {
     "GC6": "It reports or discusses conduct.",
 }
 SAFE = {"HH4", "HH5", "FS4", "FS5", "PI4", "PI5", "SH4", "SH5", "BM4", "BM5", "GC5", "GC6"}
-SENTENCES = 400  # of our own for a rule, repeated where there are fewer different ones
+SENTENCES = 400  # the project's own for each such rule, repeated if there are fewer distinct ones
 
 _HATE = {"hate": "HH1", "harassment": "HH2", "violence": "HH3"}
 _HATE_SOURCES = {
-    # source: most rows taken of each side. Sets whose labels need the conversation around them, or were written to
+    # source: maximum number of rows of each side. Sets whose labels depend on the conversation, or that were written to
     # deceive classifiers, are left out: a model this small learns noise from them.
     "davidson": 12000,
     "hatexplain": 5000,
@@ -162,7 +163,7 @@ _PERSONA = re.compile(
 
 
 class Example(msgspec.Struct, frozen=True):
-    """lesson names the policy document that it is judged by."""
+    """A text with its label. lesson: the name of the policy document that judges it."""
 
     lesson: str
     source: str
@@ -172,74 +173,96 @@ class Example(msgspec.Struct, frozen=True):
     confidence: str
 
 
-def _hate(row: Labelled) -> tuple[str, str] | None:
+class _RuleLabel(NamedTuple):
+    """The rule that decides a row, and the confidence of the answer."""
+
+    rule: str
+    confidence: str
+
+
+def _hate(row: Labelled) -> _RuleLabel | None:
     if row.source == "hatexplain" and row.category not in {"hate", "normal"}:
-        return None  # its annotators did not agree on these
+        return None  # the annotators disagree about these
     if not row.violates:
-        return "HH5", "high"
+        return _RuleLabel("HH5", "high")
     rule = None if row.source == "context_toxicity" else _HATE.get(row.harm)
-    return (rule, "medium" if row.category in {"offensive", "nospan"} else "high") if rule else None
+    return _RuleLabel(rule, "medium" if row.category in {"offensive", "nospan"} else "high") if rule else None
 
 
-def _spam(row: Labelled) -> tuple[str, str] | None:
+def _spam(row: Labelled) -> _RuleLabel | None:
     if row.harm != "fraud_spam":
-        return ("FS4", "high") if row.harm in {"none", "hate", "harassment"} else None
+        return _RuleLabel("FS4", "high") if row.harm in {"none", "hate", "harassment"} else None
     if row.source == "youtube_spam":
-        return "FS3", "high"
+        return _RuleLabel("FS3", "high")
     if row.source == "sms_spam":
-        return ("FS2", "high") if _PRIZE.search(row.text) else ("FS3", "medium")
-    return "FS1" if _DECEIT.search(row.text) else "FS3", "medium"
+        return _RuleLabel("FS2", "high") if _PRIZE.search(row.text) else _RuleLabel("FS3", "medium")
+    return _RuleLabel("FS1" if _DECEIT.search(row.text) else "FS3", "medium")
 
 
-def _injection(row: Labelled) -> tuple[str, str] | None:
+def _injection(row: Labelled) -> _RuleLabel | None:
     if row.harm == "injection":
         if row.source == "bipia_email" or row.category == "indirect_injection":
-            return "PI3", "high"
+            return _RuleLabel("PI3", "high")
         if row.source in {"inthewild_jailbreak", "gptfuzz"} or _PERSONA.search(row.text):
-            return "PI2", "high"
-        return "PI1", "high"
-    # Asking for harm outright is another policy's concern: here it is an ordinary request.
-    return "PI4", "high" if row.harm == "none" else "medium"
+            return _RuleLabel("PI2", "high")
+        return _RuleLabel("PI1", "high")
+    # An open request for harm is a matter of other policies. Under this one it is an ordinary request.
+    return _RuleLabel("PI4", "high" if row.harm == "none" else "medium")
 
 
-def _lenient(row: Labelled) -> tuple[str, str] | None:
-    """Under the policy that tolerates insults: hate and threats only."""
-    said = _hate(row)
-    if said is None or said[0] != "HH2":
-        return said
-    return "HH5", "high"
+def _lenient(row: Labelled) -> _RuleLabel | None:
+    """Under the policy that tolerates insults, only hate and threats violate."""
+    label = _hate(row)
+    if label is None or label.rule != "HH2":
+        return label
+    return _RuleLabel("HH5", "high")
 
 
-def _self_harm(row: Labelled) -> tuple[str, str] | None:
+def _self_harm(row: Labelled) -> _RuleLabel | None:
     if row.harm == "self_harm":
-        # Questions of method come from the sets of requests; the templates are mostly statements of intent.
-        return ("SH3" if row.category.startswith("template") and "how" not in row.text.lower() else "SH2"), "high"
-    return None if row.source in {"multijail", "navirocker_redteam"} else ("SH5", "high")
+        # Questions about methods come from the sets of requests. The templates are mostly statements of intent.
+        intent = row.category.startswith("template") and "how" not in row.text.lower()
+        return _RuleLabel("SH3" if intent else "SH2", "high")
+    return None if row.source in {"multijail", "navirocker_redteam"} else _RuleLabel("SH5", "high")
 
 
-def _biomedical(_: Labelled) -> tuple[str, str] | None:
-    return "BM4", "high"
+def _biomedical(_: Labelled) -> _RuleLabel | None:
+    return _RuleLabel("BM4", "high")
 
 
-def _gaming(row: Labelled) -> tuple[str, str] | None:
+def _gaming(row: Labelled) -> _RuleLabel | None:
     if row.harm == "fraud_spam":
-        return "GC4", "medium"
-    said = _hate(row)
-    return (_GAMING[said[0]], said[1]) if said else None
+        return _RuleLabel("GC4", "medium")
+    label = _hate(row)
+    return _RuleLabel(_GAMING[label.rule], label.confidence) if label else None
 
 
 _GAMING = {"HH1": "GC1", "HH2": "GC2", "HH3": "GC3", "HH5": "GC5"}
 
 
 class Lesson(msgspec.Struct, frozen=True):
-    """What is taught of one policy document: rows of data sets, by the most of each side, and our own sentences."""
+    """The training material for one policy document.
+
+    sources: data sets, with the maximum number of rows of each side.
+    rule_of: the label of a row; None to leave it out.
+    rules: rules that the project's own sentences cover.
+    """
 
     sources: Mapping[str, int]
-    rule_of: Callable[[Labelled], tuple[str, str] | None]
+    rule_of: Callable[[Labelled], _RuleLabel | None]
     rules: tuple[str, ...] = ()
 
 
-LENIENT = "hate-harassment, lenient"  # the same policy, changed to tolerate insults: the model has to read the text
+class TrainingData(NamedTuple):
+    """Examples to train on, and examples to measure on."""
+
+    train: list[Example]
+    held_out: list[Example]
+
+
+LENIENT = (
+    "hate-harassment, lenient"  # the same policy, changed to tolerate insults, so that the model must read the text
+)
 LESSONS = {
     "hate-harassment": Lesson(_HATE_SOURCES, _hate, ("HH4",)),
     LENIENT: Lesson(_LENIENT_SOURCES, _lenient, ("HH4",)),
@@ -252,46 +275,46 @@ LESSONS = {
 
 
 def taught_policies() -> dict[str, Policy]:
-    """The documents of all lessons."""
+    """The policy documents of all lessons, by name."""
     with as_file(files("safeguard_streams.demo").joinpath("lenient/policy.md")) as path:
         return {**{name: p for name, p in load_library().items() if name in LESSONS}, LENIENT: load(path)}
 
 
-def collect(folder: Path, seed: int = 0) -> tuple[list[Example], list[Example]]:
-    """Examples to train on and examples held out, from a folder of labelled texts and our own sentences.
+def collect(folder: Path, seed: int = 0) -> TrainingData:
+    """Examples from a folder of labelled texts and from the project's own sentences.
 
-    Held-out texts are held out for every policy. A source that the folder lacks is left out.
+    Texts are held out for every policy alike. Sources that the folder lacks are skipped.
     """
     train: list[Example] = []
-    held: list[Example] = []
+    held_out: list[Example] = []
     order = random.Random(seed)
     for path in labelled.files(folder):
         source = path.name.removesuffix(".gz").removesuffix(".jsonl")
-        wanted = {name: lesson for name, lesson in LESSONS.items() if source in lesson.sources}
-        if not wanted:
+        lessons = {name: lesson for name, lesson in LESSONS.items() if source in lesson.sources}
+        if not lessons:
             continue
         rows = list(labelled.read(path))
         order.shuffle(rows)
-        for name, lesson in wanted.items():
+        for name, lesson in lessons.items():
             taken = {True: 0, False: 0}
             for row in rows:
-                found = lesson.rule_of(row)
-                if found is None or not row.text.strip():
+                label = lesson.rule_of(row)
+                if label is None or not row.text.strip():
                     continue
-                violates = found[0] not in SAFE
+                violates = label.rule not in SAFE
                 if taken[violates] >= lesson.sources[source]:
                     continue
                 taken[violates] += 1
-                example = Example(name, source, row.text, violates, *found)
-                (held if labelled.held_out(row.text) else train).append(example)
+                example = Example(name, source, row.text, violates, *label)
+                (held_out if labelled.held_out(row.text) else train).append(example)
     for name, lesson in LESSONS.items():
         for rule in lesson.rules:
             own = [
                 Example(name, "sentences", s, rule not in SAFE, rule, "high") for s in sentences(rule, SENTENCES, seed)
             ]
-            held += [example for example in own if labelled.held_out(example.text)]
+            held_out += [example for example in own if labelled.held_out(example.text)]
             train += islice(cycle([e for e in own if not labelled.held_out(e.text)]), SENTENCES)
-    return train, held
+    return TrainingData(train, held_out)
 
 
 def answer(example: Example) -> str:
@@ -312,25 +335,27 @@ def answer(example: Example) -> str:
     )
 
 
-def shorten(text: str, longest: int, seed: int) -> str:
-    """A window of at most `longest` characters; long texts are taught by their beginnings, ends and middles."""
-    if len(text) <= longest:
+def shorten(text: str, max_length: int, seed: int) -> str:
+    """A window of at most `max_length` characters: the beginning, the end or somewhere between, at random."""
+    if len(text) <= max_length:
         return text
     start = random.Random(seed).choice(
-        [0, 0, len(text) - longest, random.Random(seed + 1).randrange(len(text) - longest)]
+        [0, 0, len(text) - max_length, random.Random(seed + 1).randrange(len(text) - max_length)]
     )
-    return text[start : start + longest]
+    return text[start : start + max_length]
 
 
 def vary_policy(policy: Policy, draw: random.Random) -> str:
-    """The policy's text as it is half of the time, else with a line or two left out, so that a small edit
-    by an operator does not leave the model without an answer."""
+    """The policy's text, half of the time without one to three of its lines.
+
+    The model then still answers when an operator makes a small edit.
+    """
     if draw.random() < 0.5:
         return policy.text
     lines = policy.text.splitlines()
     removable = [i for i, line in enumerate(lines) if line.startswith("- ") and not line[2:5].isupper()]
-    gone = set(draw.sample(removable, min(len(removable), draw.randint(1, 3))))
-    return "\n".join(line for i, line in enumerate(lines) if i not in gone) + "\n"
+    removed = set(draw.sample(removable, min(len(removable), draw.randint(1, 3))))
+    return "\n".join(line for i, line in enumerate(lines) if i not in removed) + "\n"
 
 
 def by_lesson(examples: Iterable[Example]) -> dict[str, list[Example]]:
@@ -341,5 +366,5 @@ def by_lesson(examples: Iterable[Example]) -> dict[str, list[Example]]:
 
 
 def balance(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """Violating and safe apart: training draws equally from both."""
+    """Violating and safe examples apart; training draws equally from both."""
     return [e for e in examples if e.violates], [e for e in examples if not e.violates]

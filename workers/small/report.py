@@ -1,4 +1,4 @@
-"""`safeguard reason train-small`: trains the small model, measures it through vLLM, writes its card."""
+"""Trains the small model, measures it through vLLM, and writes its model card."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ import asyncio
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from safeguard_streams.policies import labelled
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.runtime import settings
-from safeguard_streams.workers.inference.interface import Inference, Question
-from safeguard_streams.workers.inference.vllm import VllmEngine
-from safeguard_streams.workers.judging import prompt
+from safeguard_streams.workers.evaluation.interface import OnProgress
+from safeguard_streams.workers.inference import harmony
+from safeguard_streams.workers.inference.interface import InferenceBackend, InferenceRequest
+from safeguard_streams.workers.inference.vllm import VllmBackend
 from safeguard_streams.workers.judging.parse import Malformed, parse
 from safeguard_streams.workers.small.examples import LESSONS, SENTENCES, Example, by_lesson, collect, taught_policies
 from safeguard_streams.workers.small.train import train
 from safeguard_streams.workers.small.weights import expand
 
-MEASURED = 600  # at most, of each side of a policy
-ANSWER = 256  # tokens
+MAX_MEASURED = 600  # texts of each side of a policy
+MAX_ANSWER_TOKENS = 256
 _OTHER_SOURCES = {
     "hate-harassment": ("hatecheck", "bias_madlibs", "mhc_german", "mhc_mandarin"),
     "prompt-injection": ("deepset_inj_test",),
 }
 
 
-class Outcome(msgspec.Struct, frozen=True):
-    """What the model made of an example; violates is None for a malformed output."""
+class ExampleOutcome(msgspec.Struct, frozen=True):
+    """The model's result for an example; violates is None for a malformed output."""
 
     example: Example
     violates: bool | None
@@ -40,26 +40,35 @@ class Outcome(msgspec.Struct, frozen=True):
     malformed: str | None = None
 
 
-async def judge_all(inference: Inference, policies: dict[str, Policy], examples: Sequence[Example]) -> list[Outcome]:
-    """One attempt each, as many at once as the engine takes."""
+async def judge_all(
+    backend: InferenceBackend, policies: dict[str, Policy], examples: Sequence[Example], on_progress: OnProgress
+) -> list[ExampleOutcome]:
+    """One attempt for each example, without a retry."""
     slots = asyncio.Semaphore(64)
+    judged = 0
 
-    async def judge(example: Example) -> Outcome:
+    async def judge(example: Example) -> ExampleOutcome:
+        nonlocal judged
         policy = policies[example.lesson]
         async with slots:
-            question = Question(policy.text, policy.effort, prompt.encode(example.text), ANSWER)
-            completion = await inference.generate(question)
+            request = InferenceRequest(policy.text, policy.effort, harmony.encode_text(example.text), MAX_ANSWER_TOKENS)
+            completion = await backend.generate(request)
+        judged += 1
+        on_progress("measuring through vLLM", judged, len(examples))
         try:
-            answer = parse(completion.tokens, [policy]).answers[0]
+            answer = parse(completion.tokens, [policy]).answers[policy.id]
         except Malformed as malformed:
-            return Outcome(example, None, malformed=malformed.reason)
-        return Outcome(example, answer.violates, answer.rule_ids)
+            return ExampleOutcome(example, None, malformed=malformed.reason)
+        return ExampleOutcome(example, answer.violates, answer.rule_ids)
 
     return list(await asyncio.gather(*map(judge, examples)))
 
 
-def balanced_accuracy(outcomes: Sequence[Outcome]) -> float | None:
-    """Mean of the shares judged rightly on either side, malformed outputs counted as wrong; None without a side."""
+def balanced_accuracy(outcomes: Sequence[ExampleOutcome]) -> float | None:
+    """Mean of the shares judged correctly on either side; None if a side has no texts.
+
+    Malformed output counts as wrong.
+    """
     shares = []
     for side in (True, False):
         of_side = [o for o in outcomes if o.example.violates is side]
@@ -74,12 +83,12 @@ def _sample(examples: Sequence[Example], seed: int = 1) -> list[Example]:
     chosen = []
     for side in (True, False):
         of_side = [e for e in examples if e.violates is side]
-        chosen += draw.sample(of_side, min(MEASURED, len(of_side)))
+        chosen += draw.sample(of_side, min(MAX_MEASURED, len(of_side)))
     return chosen
 
 
 def _unseen(validation: Path) -> list[Example]:
-    """Texts of sources that were not trained on at all, for the policies that they are about."""
+    """Texts of sources that no training used, for the policies that they are about."""
     examples = []
     for policy, sources in _OTHER_SOURCES.items():
         for source in sources:
@@ -89,10 +98,10 @@ def _unseen(validation: Path) -> list[Example]:
     return examples
 
 
-def _table(outcomes: Sequence[Outcome]) -> list[str]:
-    lines = ["| policy | source | violating | judged rightly | safe | judged rightly | balanced accuracy |"]
+def _table(outcomes: Sequence[ExampleOutcome]) -> list[str]:
+    lines = ["| policy | source | violating | correct | safe | correct | balanced accuracy |"]
     lines.append("| --- | --- | --- | --- | --- | --- | --- |")
-    groups: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[ExampleOutcome]] = defaultdict(list)
     for outcome in outcomes:
         groups[outcome.example.lesson, "all"].append(outcome)
         groups[outcome.example.lesson, outcome.example.source].append(outcome)
@@ -102,95 +111,110 @@ def _table(outcomes: Sequence[Outcome]) -> list[str]:
         cells = []
         for side in (True, False):
             of_side = [o for o in group if o.example.violates is side]
-            right = f"{sum(o.violates is side for o in of_side) / len(of_side):.3f}" if of_side else ""
-            cells += [str(len(of_side)), right]
+            correct = f"{sum(o.violates is side for o in of_side) / len(of_side):.3f}" if of_side else ""
+            cells += [str(len(of_side)), correct]
         balanced = balanced_accuracy(group)
         lines.append(f"| {policy} | {source} | {' | '.join(cells)} | {'' if balanced is None else f'{balanced:.3f}'} |")
     return lines
 
 
-def card(name: str, size: int, seconds: float, held: Sequence[Outcome], unseen: Sequence[Outcome], steps: int) -> str:
-    """The model card, in Markdown."""
-    malformed = Counter(o.malformed for o in [*held, *unseen] if o.malformed)
-    total = len(held) + len(unseen)
-    right_rule = [o.rules == (o.example.rule,) for o in held if o.violates is not None]
-    return "\n".join(
-        [
-            "# Small gpt-oss model card",
-            "",
-            "**For trying the pipeline on a machine without a GPU. It is no judge of content:** it has learned the",
-            "library's policies, and one changed text of the first, from a few public data sets, and follows no other text. What replaces it is",
-            "openai/gpt-oss-safeguard-20b or -120b, through the same worker.",
-            "",
-            f"Model `{name}`, {size:,} bytes compacted. The architecture of gpt-oss (mixture of experts, sliding and full",
-            f"attention, sinks, yarn) with 2 layers of 128, the o200k vocabulary, harmony in and out. {steps:,} steps of 32",
-            f"texts, {seconds / 60:.0f} minutes on two cores. Weights: this project's, Apache-2.0.",
-            "",
-            f"Outputs that parsed strictly at the first try: {total - sum(malformed.values())} of {total}",
-            f"({100 * (1 - sum(malformed.values()) / total):.2f} %). Refused: {dict(malformed) or 'none'}.",
-            f"Rule as labelled, of the held-out texts that parsed: {100 * sum(right_rule) / len(right_rule):.1f} %.",
-            "",
-            "## Held-out texts of the sources it was taught from",
-            "",
-            "One text in ten, chosen by a hash, was kept from training; at most 600 of each side of a policy, drawn at random.",
-            "",
-            *_table(held),
-            "",
-            "## Sources it was not taught from",
-            "",
-            "Here it is hardly better than chance where templates, languages or subjects differ from its sources:",
-            "the reason why it is for trying the pipeline only.",
-            "",
-            *_table(unseen),
-            "",
-            "## Data",
-            "",
-            "Most rows taken of each side, by source (sources and licences are in the prefilter's card):",
-            "",
-            *(
-                f"- {name}: {', '.join(f'{s} {n}' for s, n in lesson.sources.items())}"
-                for name, lesson in LESSONS.items()
-            ),
-            "",
-            f"Besides, {SENTENCES} sentences of our own for each of these rules, made of frames (`sentences.py`), because no data",
-            f"set is about them: {', '.join(rule for lesson in LESSONS.values() for rule in lesson.rules)}. They teach the form of",
-            "a rule, not its meaning, and figures on them say little.",
-            "",
-        ]
-    )
+def card(
+    name: str,
+    size: int,
+    seconds: float,
+    held_out: Sequence[ExampleOutcome],
+    unseen: Sequence[ExampleOutcome],
+    steps: int,
+) -> str:
+    """The model card, in Markdown. size: of the compacted model, in bytes. seconds: of the training."""
+    malformed = Counter(o.malformed for o in [*held_out, *unseen] if o.malformed)
+    total = len(held_out) + len(unseen)
+    accepted = total - sum(malformed.values())
+    correct_rule = [o.rules == (o.example.rule,) for o in held_out if o.violates is not None]
+    sources = [f"- {name}: {_listed(lesson.sources)}" for name, lesson in LESSONS.items()]
+    own_rules = ", ".join(rule for lesson in LESSONS.values() for rule in lesson.rules)
+    return f"""# Small gpt-oss model card
+
+**This model is only for trying the pipeline on a machine without a GPU. Do not moderate with it.** It has learned
+the library's policies, and one changed version of the first, from a few public data sets. It follows no other policy
+text. For moderation, use openai/gpt-oss-safeguard-20b or -120b with the same worker.
+
+Model `{name}`, {size:,} bytes compacted. It has the architecture of gpt-oss (mixture
+of experts, sliding and full attention, sinks, yarn) with 2 layers of 128, the o200k vocabulary, and the harmony format.
+Training took {steps:,} steps of 32 texts, {seconds / 60:.0f} minutes on two cores.
+The weights are this project's, under Apache-2.0.
+
+Outputs that the strict parser accepted at the first attempt: {accepted} of {total} ({100 * accepted / total:.2f}%).
+Rejected, by reason: {_listed(malformed)}.
+Accepted held-out texts whose rule is as labelled: {100 * sum(correct_rule) / len(correct_rule):.1f}%.
+
+## Held-out texts of its training sources
+
+One text in ten, chosen by a hash, was kept from training. The figures are of at most {MAX_MEASURED} of these texts
+for each side of a policy, drawn at random.
+
+{_lines(_table(held_out))}
+
+## Sources it was not trained on
+
+On templates, languages or subjects that differ from its training sources, the model is hardly better than chance.
+This is why it is only for trying the pipeline.
+
+{_lines(_table(unseen))}
+
+## Data
+
+Maximum number of rows of each side, by source (sources and licences are in the prefilter's card):
+
+{_lines(sources)}
+
+No data set covers these rules: {own_rules}.
+For each of them, training used {SENTENCES} of the project's own sentences, made from frames (`sentences.py`). These
+sentences teach the form of a rule, not its meaning. Figures on them say little.
+"""
 
 
-def train_and_measure(data: Path, validation: Path | None, out: Path, steps: int, seed: int) -> None:
-    """Train on `data`, write the compacted model and its card beside it."""
-    taught, held = collect(data, seed)
-    print(f"{len(taught)} examples to learn from, {len(held)} held out", flush=True)
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+
+
+def _lines(lines: Sequence[str]) -> str:
+    return "\n".join(lines)
+
+
+def train_and_measure(
+    data: Path, validation: Path | None, out: Path, steps: int, seed: int, on_progress: OnProgress
+) -> str:
+    """Train on `data`, write the compacted model and its card beside it. Returns the card."""
+    examples, _ = collect(data, seed)
     start = time.monotonic()
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns) as bar:
-        task = bar.add_task("training", total=steps)
-
-        def step(number: int, loss: float) -> None:
-            bar.update(task, completed=number, description=f"training, loss {loss:.3f}")
-
-        train(taught, taught_policies(), out, steps=steps, seed=seed, progress=step)
-    text = asyncio.run(measure(data, validation, out, steps, time.monotonic() - start))
+    train(
+        examples,
+        taught_policies(),
+        out,
+        steps=steps,
+        seed=seed,
+        on_step=lambda step, loss: on_progress("training", step, steps, f"loss {loss:.3f}"),
+    )
+    text = asyncio.run(measure(data, validation, out, steps, time.monotonic() - start, on_progress))
     out.with_name("card.md").write_text(text, encoding="utf-8")
-    print(text)
+    return text
 
 
-async def measure(data: Path, validation: Path | None, out: Path, steps: int, seconds: float) -> str:
+async def measure(
+    data: Path, validation: Path | None, out: Path, steps: int, seconds: float, on_progress: OnProgress
+) -> str:
     """Measure a compacted model through vLLM; returns its card."""
     policies = taught_policies()
     size = out.stat().st_size  # noqa: ASYNC240  (nothing else runs yet)
-    _, held = collect(data)
-    chosen = [e for group in by_lesson(held).values() for e in _sample(group)]
+    _, held_out = collect(data)
+    chosen = [e for group in by_lesson(held_out).values() for e in _sample(group)]
     others = [e for group in by_lesson(_unseen(validation) if validation else []).values() for e in _sample(group)]
-    print(f"measuring {len(chosen) + len(others)} texts through vLLM", flush=True)
     folder = await asyncio.to_thread(expand, out)
-    inference = await VllmEngine.start(settings.load(model=str(folder)))
+    backend = await VllmBackend.start(settings.load(model=str(folder)))
     try:
-        outcomes = await judge_all(inference, policies, [*chosen, *others])
+        outcomes = await judge_all(backend, policies, [*chosen, *others], on_progress)
     finally:
-        await inference.close()
+        await backend.close()
     split = len(chosen)
     return card(folder.name, size, seconds, outcomes[:split], outcomes[split:], steps)

@@ -1,8 +1,7 @@
-"""Training of the small model, on a CPU.
+"""Training of the small model on a CPU.
 
-Each step judges a batch under one policy: the prompt up to the user's text is run once and its keys and
-values are shared by the batch, which makes a step several times cheaper than with whole prompts.
-The loss is taken on the answer's tokens only.
+Each step judges a batch under one policy. The prompt up to the user's text runs once, and the batch shares its keys and
+values. This makes a step several times cheaper than one with whole prompts. The loss covers only the answer's tokens.
 """
 
 from __future__ import annotations
@@ -22,21 +21,18 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssModel
 
 from safeguard_streams.policies.document import Policy
-from safeguard_streams.policies.tokens import encoding
-from safeguard_streams.workers.judging import prompt
+from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.small.examples import Example, answer, balance, by_lesson, shorten, vary_policy
 from safeguard_streams.workers.small.weights import VOCABULARY, save_compact
 
 HIDDEN = 128
-LONGEST_TEXT = 400  # characters taught of one text
-DECISION_TOKENS = 9  # of the answer: channel, then the words that decide and the rule
-WHOLE_ANSWERS = 0.25  # share of batches taught to the end, the rest only up to the decision;
-FINISH = 0.8  # from this share of the steps on, all are: form is learned last
-UNKNOWN = 0.06  # share of a text's tokens shown as unknown ones, against learning texts by heart
-RARE = 4  # a token seen less often than this shares the row of the unknown
-
-
-EFFORTS = {"low": 0.8, "medium": 0.15, "high": 0.05}  # how often each is asked for: a retry asks for a higher one
+MAX_TEXT = 400  # characters of one text
+DECISION_TOKENS = 9  # of the answer: the channel, the words that decide, and the rule
+WHOLE_ANSWERS = 0.25  # share of batches with whole answers; the other answers end after the decision
+FINISH = 0.8  # from this share of the steps on, all answers are whole, because the form is learned last
+UNKNOWN = 0.06  # share of a text's tokens replaced by the unknown token, against overfitting
+RARE = 4  # tokens seen less often than this share the row of the unknown token
+EFFORTS = {"low": 0.8, "medium": 0.15, "high": 0.05}  # how often a batch has each effort; retries use higher ones
 
 
 class _Batch(NamedTuple):
@@ -48,7 +44,7 @@ class _Batch(NamedTuple):
 
 
 class Vocabulary:
-    """Token ids of the o200k vocabulary to rows of a compact table; the last row is everything else."""
+    """Maps token ids of the o200k vocabulary to rows of a compact table. All other tokens share the last row."""
 
     def __init__(self, ids: list[int]) -> None:
         self.ids = torch.tensor(sorted(ids), dtype=torch.int32)
@@ -70,8 +66,10 @@ def _attention(
     attention_mask: torch.Tensor,
     **_ignored: Any,
 ) -> tuple[torch.Tensor, None]:
-    """gpt-oss attention by PyTorch's fused kernel, with the sinks fixed at zero: a sink is one more key of logit 0
-    whose value is 0. Keys that a sliding window can never reach are left out."""
+    """gpt-oss attention with PyTorch's fused kernel and the sinks fixed at zero.
+
+    A sink is one more key with logit 0 and value 0. Keys outside the sliding window are left out.
+    """
     mask = attention_mask
     if module.sliding_window is not None:
         reach = query.shape[2] + module.sliding_window
@@ -121,7 +119,7 @@ class SmallModel(torch.nn.Module):
                 torch.nn.init.zeros_(parameter)
             elif parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=0.05 if "embed" in name else 0.08)
-        # The shared output row stands for that many tokens of the full vocabulary.
+        # The shared output row represents this many tokens of the full vocabulary.
         self.shared_rows = float(torch.log(torch.tensor(VOCABULARY - outputs + 1.0)))
 
     def forward(self, prefix: torch.Tensor, suffix: torch.Tensor) -> torch.Tensor:
@@ -137,23 +135,13 @@ class SmallModel(torch.nn.Module):
         return torch.cat([out[..., :-1], out[..., -1:] + self.shared_rows], dim=-1)
 
 
-def _encode(text: str) -> list[int]:
-    tokens: list[int] = encoding().encode(text, disallowed_special=())
-    return tokens
-
-
-def _special(text: str) -> list[int]:
-    tokens: list[int] = encoding().encode(text, allowed_special="all")
-    return tokens
-
-
 _TURN = "<|end|><|start|>assistant"
 
 
 def _batches(
     groups: dict[str, list[Example]], policies: dict[str, Policy], size: int, steps: int, seed: int
 ) -> Iterator[_Batch]:
-    """Batches under one policy each, half of the texts violating, all of similar length."""
+    """Batches of one policy each. Half of the texts violate, and all are of similar length."""
     draw = random.Random(seed)
     sides = {policy: balance(examples) for policy, examples in groups.items()}
     pools: dict[tuple[str, int], list[Example]] = {}
@@ -167,7 +155,7 @@ def _batches(
             if len(pool) < size // 2:
                 pool = list(sides[policy][side])
                 draw.shuffle(pool)
-                # Long and short texts in different batches: less padding. Chunks are then drawn at random.
+                # Long and short texts go into different batches, for less padding. The batches are then shuffled.
                 chunk = size * 16
                 pool = [
                     e
@@ -190,29 +178,29 @@ def _batches(
 
 def _step(model: SmallModel, inputs: Vocabulary, outputs: Vocabulary, batch: _Batch) -> torch.Tensor:
     draw = batch.draw
-    turn = _special(_TURN)
+    turn = harmony.encode_markup(_TURN)
     rows: list[list[int]] = []
-    answers: list[int] = []
+    lengths: list[int] = []
     for example in batch.examples:
-        text = shorten(example.text, LONGEST_TEXT, draw.randrange(2**30))
+        text = shorten(example.text, MAX_TEXT, draw.randrange(2**30))
         if draw.random() < 0.15:
             text = text.lower()
-        body = [t if draw.random() > UNKNOWN else -1 for t in _encode(text)]
-        said = _special(answer(example))
+        body = [t if draw.random() > UNKNOWN else -1 for t in harmony.encode_text(text)]
+        completion = harmony.encode_markup(answer(example))
         if not batch.whole:
-            said = said[:DECISION_TOKENS]
-        rows.append([*body, *turn, *said])
-        answers.append(len(said))
-    longest = max(map(len, rows))
-    suffix = torch.zeros(len(rows), longest, dtype=torch.long)
-    target = torch.full((len(rows), longest), -100)
-    weight = torch.ones(len(rows), longest)
-    for i, (row, length) in enumerate(zip(rows, answers, strict=True)):
+            completion = completion[:DECISION_TOKENS]
+        rows.append([*body, *turn, *completion])
+        lengths.append(len(completion))
+    width = max(map(len, rows))
+    suffix = torch.zeros(len(rows), width, dtype=torch.long)
+    target = torch.full((len(rows), width), -100)
+    weight = torch.ones(len(rows), width)
+    for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
         suffix[i, : len(row)] = inputs.rows(row)
         start = len(row) - length
         target[i, start - 1 : len(row) - 1] = outputs.rows(row[start:])
         weight[i, start - 1 : start - 1 + DECISION_TOKENS] = 4.0
-    hidden = model(inputs.rows(list(prompt.prefix(batch.policy_text, batch.effort))), suffix)
+    hidden = model(inputs.rows(list(harmony.prefix(batch.policy_text, batch.effort))), suffix)
     chosen = target != -100
     losses = F.cross_entropy(model.logits(hidden[chosen]), target[chosen], reduction="none")
     return (losses * weight[chosen]).sum() / weight[chosen].sum()
@@ -226,20 +214,20 @@ def train(
     steps: int,
     batch: int = 32,
     seed: int = 0,
-    progress: Callable[[int, float], None] = lambda step, loss: None,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> None:
-    """Train and write the compacted model to `out`. progress gets the step (from 1) and a running mean of the loss."""
+    """Train, and write the compacted model to `out`. on_step gets the step, from 1, and a running mean of the loss."""
     torch.manual_seed(seed)
     groups = by_lesson(examples)
     counts: Counter[int] = Counter()
     for example in examples:
-        counts.update(_encode(example.text[: 4 * LONGEST_TEXT]))
-    said = {token for e in {(e.rule, e.confidence): e for e in examples}.values() for token in _special(answer(e))}
-    fixed = (
-        {token for p in policies.values() for token in prompt.prefix(p.text, p.effort)} | said | set(_special(_TURN))
-    )
+        counts.update(harmony.encode_text(example.text[: 4 * MAX_TEXT]))
+    different = {(e.rule, e.confidence): e for e in examples}.values()
+    answer_tokens = {token for example in different for token in harmony.encode_markup(answer(example))}
+    prompt_tokens = {token for p in policies.values() for token in harmony.prefix(p.text, p.effort)}
+    fixed = prompt_tokens | answer_tokens | set(harmony.encode_markup(_TURN))
     inputs = Vocabulary(sorted({t for t, n in counts.items() if n >= RARE} | fixed))
-    outputs = Vocabulary(sorted(said))
+    outputs = Vocabulary(sorted(answer_tokens))
     model = SmallModel(len(inputs), len(outputs))
     decayed = [p for n, p in model.named_parameters() if p.dim() > 1 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.dim() <= 1 or "embed" in n]
@@ -254,12 +242,12 @@ def train(
     for step, item in enumerate(_batches(groups, policies, batch, steps, seed), 1):
         loss = _step(model, inputs, outputs, item)
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # PyTorch has no type for it
+        loss.backward()  # type: ignore[no-untyped-call]  # PyTorch does not annotate it
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()
         mean = loss.item() if step == 1 else 0.98 * mean + 0.02 * loss.item()
-        progress(step, mean)
+        on_step(step, mean)
     _save(model, inputs, outputs, out)
 
 

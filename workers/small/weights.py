@@ -1,9 +1,9 @@
 """The small model on disk: compacted for shipping, expanded for vLLM.
 
-Compacted: embedding and output rows only for token ids that were trained, one shared row for all others;
-embedding rows as int8 with a scale each.
-Expanded: an ordinary gpt-oss checkpoint folder with all 201,088 rows, as vLLM loads it, and a tokenizer that can turn
-tokens into text, as vLLM's server needs one. It cannot do the reverse: prompts are made by the harmony encoding.
+- Compacted: embedding and output rows only for token ids that were trained, and one shared row for all others. Each
+  embedding row is int8 with a scale.
+- Expanded: an ordinary gpt-oss checkpoint folder with all 201,088 rows, as vLLM loads it. Its tokenizer turns tokens
+  into text, which vLLM's server needs. It cannot encode text; the harmony encoding renders the prompts.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from safeguard_streams.workers.judging import prompt
-from safeguard_streams.workers.judging.parse import FIRST_SPECIAL
+from safeguard_streams.workers.inference import harmony
+from safeguard_streams.workers.inference.harmony import FIRST_SPECIAL
 
 SHIPPED = Path(__file__).parent / "model.safetensors"
 VOCABULARY = 201_088
-LAYOUT = "layout-2"  # of the folder: what an older release expanded is not taken for a whole one
+LAYOUT = "layout-2"  # of the folder: a folder that an older release expanded may lack files
 _EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def save_compact(path: Path, tensors: dict[str, Any], config: dict[str, Any]) -> None:
-    """Write a checkpoint whose two tables have the rows of `input_ids` and `output_ids`, and last the shared row."""
+    """Write a checkpoint whose two tables have the rows of `input_ids` and `output_ids`, then the shared row."""
     from safetensors.torch import save_file
 
     rows = tensors.pop(_EMBED).float()
@@ -36,26 +36,26 @@ def save_compact(path: Path, tensors: dict[str, Any], config: dict[str, Any]) ->
 
 
 def cache_folder() -> Path:
-    """Where expanded models are kept: $XDG_CACHE_HOME or ~/.cache, in safeguard-streams."""
+    """The folder of expanded models: safeguard-streams in $XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "safeguard-streams"
 
 
 def expand(compact: Path = SHIPPED, cache: Path | None = None) -> Path:
-    """The folder of the expanded model, made on first use; concurrent first uses do not disturb each other."""
+    """The folder of the expanded model. The first use writes it; concurrent first uses are safe."""
     digest = hashlib.sha256(compact.read_bytes()).hexdigest()[:12]
     folder = (cache or cache_folder() / LAYOUT) / f"small-gpt-oss-{digest}"
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    making = Path(tempfile.mkdtemp(prefix=".small-", dir=folder.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=".small-", dir=folder.parent))
     try:
-        _write(compact, making)
-        making.rename(folder)
+        _write(compact, temporary)
+        temporary.rename(folder)
     except OSError:
-        if not folder.is_dir():  # otherwise another process was first, and its folder is as good
+        if not folder.is_dir():  # otherwise another process wrote the same folder first
             raise
     finally:
-        shutil.rmtree(making, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
@@ -66,7 +66,7 @@ def _write(compact: Path, folder: Path) -> None:
 
     with safe_open(compact, framework="pt") as file:
         config = json.loads(file.metadata()["config"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no mapping)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is not a mapping)
     tensors[_EMBED] = tensors.pop("embed_rows").float() * tensors.pop("embed_scales")
     for name, ids in ((_EMBED, tensors.pop("input_ids")), (_HEAD, tensors.pop("output_ids"))):
         rows = tensors[name]
@@ -85,26 +85,26 @@ def _write_tokenizer(folder: Path) -> None:
     special = []
     for token in range(VOCABULARY):
         try:
-            text = prompt.decode([token])
-        except Exception:  # ids that the encoding leaves unused
+            text = harmony.decode_tokens([token])
+        except Exception:  # ids that the encoding does not use
             text = ""
         if token >= FIRST_SPECIAL:
             text = text or f"<|reserved_{token}|>"
             special.append(text)
             vocabulary[text] = token
         else:
-            # Parts of characters have no text of their own: they all read as U+FFFD, whatever they are called here.
-            written = "".join(
+            # Parts of characters all decode to U+FFFD, so their names here only have to be unique.
+            name = "".join(
                 piece for piece, _ in pre_tokenizers.ByteLevel(False, use_regex=False).pre_tokenize_str(text)
             )
-            vocabulary[written if written not in vocabulary else f"{written}{token}"] = token
+            vocabulary[name if name not in vocabulary else f"{name}{token}"] = token
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special])
     tokenizer.save(str(folder / "tokenizer.json"))
-    about = {
+    config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": "<|return|>",
         "clean_up_tokenization_spaces": False,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(about) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config) + "\n")

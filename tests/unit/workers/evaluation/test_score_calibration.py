@@ -1,4 +1,4 @@
-"""Scores and what they are worth."""
+"""Calibration of scores."""
 
 import random
 
@@ -11,7 +11,7 @@ from safeguard_streams.workers.evaluation import score_calibration
 
 
 def drawn(count, sharpen, seed=1):
-    """Scores that say more than they know: the true probability's log odds times `sharpen`."""
+    """Scores with the true probability's log odds times `sharpen`: overconfident above 1, underconfident below."""
     draw = random.Random(seed)
     scores, violates = [], []
     for _ in range(count):
@@ -22,7 +22,7 @@ def drawn(count, sharpen, seed=1):
     return scores, violates
 
 
-def test_scores_that_are_probabilities_have_little_error_and_are_left_as_they_are():
+def test_scores_that_are_probabilities_have_little_error_and_are_hardly_changed():
     fitted = score_calibration.fit(*drawn(4000, 1.0))
     assert fitted.before.error < 0.03
     assert fitted.score_map.slope == pytest.approx(1, abs=0.1)
@@ -30,7 +30,7 @@ def test_scores_that_are_probabilities_have_little_error_and_are_left_as_they_ar
 
 
 @pytest.mark.parametrize("sharpen", [0.4, 3.0])
-def test_scores_that_are_too_sure_or_not_sure_enough_are_mended_on_contents_not_seen(sharpen):
+def test_overconfident_and_underconfident_scores_are_corrected_on_unseen_texts(sharpen):
     fitted = score_calibration.fit(*drawn(4000, sharpen))
     assert fitted.before.error > 0.05
     assert fitted.after.error < fitted.before.error / 2
@@ -38,17 +38,17 @@ def test_scores_that_are_too_sure_or_not_sure_enough_are_mended_on_contents_not_
     assert fitted.score_map.fitted["error"] == [fitted.before.error, fitted.after.error]
 
 
-def test_the_error_is_the_weighted_distance():
-    found = score_calibration.measure([0.95] * 10 + [0.05] * 30, [True] * 7 + [False] * 3 + [False] * 30)
-    assert found.error == pytest.approx(0.25 * 0.25 + 0.75 * 0.05, abs=1e-4)
+def test_the_error_is_the_weighted_mean_distance():
+    measured = score_calibration.measure([0.95] * 10 + [0.05] * 30, [True] * 7 + [False] * 3 + [False] * 30)
+    assert measured.error == pytest.approx(0.25 * 0.25 + 0.75 * 0.05, abs=1e-4)
 
 
-def test_too_few_labels_are_refused():
+def test_too_few_labels_are_rejected():
     with pytest.raises(ConfigurationError, match="at least 5 of each"):
         score_calibration.fit([0.1] * 10 + [0.9] * 4, [False] * 10 + [True] * 4)
 
 
-def test_a_map_travels_in_the_policys_document_and_all_else_stays(tmp_path):
+def test_a_score_map_is_stored_in_the_policy_document_and_changes_nothing_else(tmp_path):
     fitted = score_calibration.fit(*drawn(500, 3.0))
     policy = load_library()["hate-harassment"]
     score_map = {"slope": fitted.score_map.slope, "intercept": fitted.score_map.intercept, "fitted": {"rows": 500}}

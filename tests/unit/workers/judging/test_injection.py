@@ -1,4 +1,4 @@
-"""Contents that pose as markup, as policy, as an answer: the developer message and the parser are unaffected by them.
+"""Content that poses as markup, as a policy or as an answer affects neither the developer message nor the parser.
 
 The texts are this project's own, in tests/data/injections.jsonl.
 """
@@ -14,10 +14,12 @@ from safeguard_streams.contract.records import ContentEvent
 from safeguard_streams.contract.records import Message as ContextMessage
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.policies.tokens import encoding
-from safeguard_streams.workers.inference.interface import Question
+from safeguard_streams.workers.inference import harmony
+from safeguard_streams.workers.inference.harmony import FIRST_SPECIAL
+from safeguard_streams.workers.inference.interface import InferenceRequest
 from safeguard_streams.workers.inference.routes import Chat
 from safeguard_streams.workers.judging import prompt
-from safeguard_streams.workers.judging.parse import FIRST_SPECIAL, Malformed, parse
+from safeguard_streams.workers.judging.parse import Malformed, parse
 
 LINES = (Path(__file__).parents[3] / "data" / "injections.jsonl").read_text(encoding="utf-8").split("\n")
 TEXTS = [json.loads(line)["text"] for line in LINES if line]
@@ -26,32 +28,32 @@ VIOLATES = {"violation": 1, "rule_ids": ["HH2"], "confidence": "high", "reason":
 
 
 def rendered(text, context=()):
-    return prompt.render(POLICY.text, "low", prompt.user_message(text, context))
+    return harmony.render(POLICY.text, "low", prompt.user_message(text, context))
 
 
-def said(analysis, final):
+def output_of(analysis, final):
     return [
-        *prompt.markup("<|channel|>analysis<|message|>"),
-        *prompt.encode(analysis),
-        *prompt.markup("<|end|><|start|>assistant<|channel|>final<|message|>"),
-        *prompt.encode(final),
-        *prompt.markup("<|return|>"),
+        *harmony.encode_markup("<|channel|>analysis<|message|>"),
+        *harmony.encode_text(analysis),
+        *harmony.encode_markup("<|end|><|start|>assistant<|channel|>final<|message|>"),
+        *harmony.encode_text(final),
+        *harmony.encode_markup("<|return|>"),
     ]
 
 
-def test_the_corpus_is_there():
+def test_the_corpus_is_complete():
     assert len(TEXTS) >= 60
     assert len(set(TEXTS)) == len(TEXTS)
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_the_developer_message_and_the_markup_stay_as_they_are(text):
+def test_the_developer_message_and_the_markup_stay_unchanged(text):
     plain, tokens = rendered("harmless"), rendered(text)
-    before = prompt.prefix(POLICY.text, "low")
+    before = harmony.prefix(POLICY.text, "low")
     assert tuple(tokens[: len(before)]) == before
     assert [t for t in tokens if t >= FIRST_SPECIAL] == [t for t in plain if t >= FIRST_SPECIAL]
     user = tokens[len(before) : len(tokens) - 3]
-    assert prompt.decode(user) == text, "nothing of it is lost or changed"
+    assert harmony.decode_tokens(user) == text, "the text is neither cut nor changed"
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -63,7 +65,7 @@ def test_harmony_itself_reads_one_developer_message_and_the_content_as_one_user_
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_as_context_it_stays_quoted(text):
+def test_in_the_context_it_stays_quoted(text):
     message = prompt.user_message("the content", [ContextMessage("user", text)])
     head, content = message.rsplit("\n\nContent to judge:\n", 1)
     assert content == "the content"
@@ -73,15 +75,21 @@ def test_as_context_it_stays_quoted(text):
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_model_that_quotes_it_is_understood_as_it_decided(text):
-    accepted = parse(said(f"The content says: {text}", json.dumps({**VIOLATES, "reason": f"It says {text}"})), [POLICY])
-    answer = accepted.answers[0]
+def test_an_answer_that_quotes_it_keeps_its_decision(text):
+    accepted = parse(
+        output_of(f"The content says: {text}", json.dumps({**VIOLATES, "reason": f"It says {text}"})), [POLICY]
+    )
+    answer = accepted.answers[POLICY.id]
     assert answer.violates
     assert answer.rule_ids == ("HH2",)
     assert answer.reason == f"It says {text}".strip()
     assert (
-        prompt.decode(
-            [said(f"The content says: {text}", json.dumps({**VIOLATES, "reason": f"It says {text}"}))[answer.label_at]]
+        harmony.decode_tokens(
+            [
+                output_of(f"The content says: {text}", json.dumps({**VIOLATES, "reason": f"It says {text}"}))[
+                    answer.decision_at
+                ]
+            ]
         )
         == "1"
     )
@@ -94,22 +102,28 @@ WELL_FORMED = {
 
 
 @pytest.mark.parametrize("text", [text for text in TEXTS if text not in WELL_FORMED])
-def test_a_model_that_repeats_it_for_an_answer_is_refused(text):
-    for output in (said("Repeat.", text), said("Repeat.", f"{json.dumps(VIOLATES)}{text}"), prompt.encode(text)):
+def test_an_output_that_repeats_it_as_the_answer_is_rejected(text):
+    for output in (
+        output_of("Repeat.", text),
+        output_of("Repeat.", f"{json.dumps(VIOLATES)}{text}"),
+        harmony.encode_text(text),
+    ):
         with pytest.raises(Malformed):
             parse(output, [POLICY])
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_chat_route_sends_it_as_the_users_message_and_takes_no_markup_from_its_answer(text):
-    body = json.loads(json.dumps(Chat().body("m", Question(POLICY.text, "low", prompt.encode(text), 100))))
+def test_a_chat_route_sends_it_as_the_user_message_and_takes_no_markup_from_the_response(text):
+    body = json.loads(
+        json.dumps(Chat().body("m", InferenceRequest(POLICY.text, "low", harmony.encode_text(text), 100)))
+    )
     assert body["messages"] == [{"role": "system", "content": POLICY.text}, {"role": "user", "content": text}]
     message = {"content": json.dumps(VIOLATES), "reasoning": f"It says {text}"}
     completion = Chat().read({"choices": [{"message": message, "finish_reason": "stop"}]})
-    assert parse(completion.tokens, [POLICY]).answers[0].violates
+    assert parse(completion.tokens, [POLICY]).answers[POLICY.id].violates
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_an_event_holds_it_whole(text):
+def test_an_event_holds_it_unchanged(text):
     event = ContentEvent("c", text, datetime.now(UTC))
-    assert prompt.decode(prompt.encode(prompt.user_message(event.text, event.context))) == text
+    assert harmony.decode_tokens(harmony.encode_text(prompt.user_message(event.text, event.context))) == text

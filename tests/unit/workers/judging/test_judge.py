@@ -1,4 +1,4 @@
-"""Judging, with an engine that says what the test wants: the logic around the model is ours."""
+"""Judging with a scripted backend: these tests cover the logic around the model."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safeguard_streams.contract import topics
@@ -30,16 +30,17 @@ from safeguard_streams.policies.parsing import parse as parse_policy
 from safeguard_streams.policies.tokens import encoding
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime.memory_broker import StoredRecord
+from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.inference.interface import Completion, InferenceError
 from safeguard_streams.workers.judging import judge as judging
 from safeguard_streams.workers.judging import prompt
 from safeguard_streams.workers.judging.judge import Judge
-from safeguard_streams.workers.judging.reasoner import MOST_WINDOWS, InferenceBudget
+from safeguard_streams.workers.judging.reasoner import MAX_WINDOWS, InferenceBudget
 
 POLICY = load_library()["hate-harassment"]
 
 
-def said(violation=1, rules=("HH1",), p=0.9):
+def completed(violation=1, rules=("HH1",), p=0.9):
     final = json.dumps({"violation": violation, "rule_ids": rules, "confidence": "high", "reason": "It attacks."})
     tokens = encoding().encode(
         f"<|channel|>analysis<|message|>Because.<|end|><|start|>assistant<|channel|>final<|message|>{final}<|return|>",
@@ -52,22 +53,22 @@ MALFORMED = Completion(encoding().encode("I think it is fine."), 600, 0)
 
 
 class Scripted:
-    """Answers as scripted; an exception is raised."""
+    """Returns the scripted completions in order; raises those that are exceptions."""
 
     model = "scripted"
-    longest = 8000
-    slots = 64
-    capacity = None
+    max_model_tokens = 8000
+    concurrency = 64
+    cache_tokens = None
     healthy = True
 
     def __init__(self, *script):
         self.script = list(script)
         self.prompts = []
-        self.questions = []
+        self.requests = []
 
-    async def generate(self, question):
-        self.questions.append(question)
-        self.prompts.append(prompt.decode(question.prompt))
+    async def generate(self, request):
+        self.requests.append(request)
+        self.prompts.append(harmony.decode_tokens(request.prompt))
         step = self.script.pop(0)
         if isinstance(step, Exception):
             raise step
@@ -86,11 +87,11 @@ def feed():
 
 
 class Slow(Scripted):
-    """Takes a moment for each."""
+    """Takes a moment for each request."""
 
-    async def generate(self, question):
+    async def generate(self, request):
         await asyncio.sleep(0.02)
-        return await super().generate(question)
+        return await super().generate(request)
 
 
 def escalation(text="some text", *, policy=POLICY.id, revision=3, lane="live", replay=None, number=1):
@@ -102,14 +103,14 @@ def escalation(text="some text", *, policy=POLICY.id, revision=3, lane="live", r
     return StoredRecord("content.escalations", 0, 0, 0, b"c1", encode(record), [("traceparent", b"00-t")])
 
 
-async def judged(engine, feed, record=None):
-    outputs = await Judge(engine, feed, InferenceBudget(500))([record or escalation()])
+async def judged(backend, feed, record=None):
+    outputs = await Judge(backend, feed, InferenceBudget(500))([record or escalation()])
     rationale = [decode(o.value, Rationale) for o in outputs if o.topic == topics.RATIONALES]
     return outputs[0], decode(outputs[0].value, Verdict), rationale[0] if rationale else None
 
 
 async def test_an_answer_becomes_a_verdict_and_a_rationale(feed):
-    output, verdict, rationale = await judged(Scripted(said()), feed)
+    output, verdict, rationale = await judged(Scripted(completed()), feed)
     assert output.topic == topics.VERDICTS
     assert output.key == b"c1"
     assert ("traceparent", b"00-t") in output.headers
@@ -123,44 +124,44 @@ async def test_an_answer_becomes_a_verdict_and_a_rationale(feed):
     assert "Because" not in output.value.decode(), "the analysis is for auditors only"
 
 
-async def test_a_malformed_output_is_asked_again_at_higher_effort(feed):
-    engine = Scripted(MALFORMED, said(0, ("HH5",), 0.1))
-    _, verdict, rationale = await judged(engine, feed)
+async def test_a_malformed_output_is_retried_at_a_higher_effort(feed):
+    backend = Scripted(MALFORMED, completed(0, ("HH5",), 0.1))
+    _, verdict, rationale = await judged(backend, feed)
     assert verdict.decision == "safe"
     assert verdict.reasoning_effort == "medium"
-    assert ["Reasoning: low" in engine.prompts[0], "Reasoning: medium" in engine.prompts[1]] == [True, True]
+    assert ["Reasoning: low" in backend.prompts[0], "Reasoning: medium" in backend.prompts[1]] == [True, True]
     assert [a.refused for a in rationale.attempts] == ["cut_off", None]
 
 
-async def test_malformed_twice_is_undetermined_and_never_safe(feed):
+async def test_two_malformed_outputs_are_undetermined_and_never_safe(feed):
     _, verdict, rationale = await judged(Scripted(MALFORMED, MALFORMED), feed)
     assert verdict.decision == "undetermined"
     assert verdict.score is None
     assert verdict.rule_ids == ()
-    assert verdict.reason == "the model gave no answer in the form asked for"
+    assert verdict.reason == "the model gave no answer in the required format"
     assert len(rationale.attempts) == 2
 
 
-async def test_a_request_that_the_engine_fails_twice_is_undetermined(feed):
+async def test_a_request_that_the_backend_fails_twice_is_undetermined(feed):
     _, verdict, rationale = await judged(Scripted(InferenceError("no"), InferenceError("no")), feed)
     assert verdict.decision == "undetermined"
     assert rationale is None
 
 
-async def test_a_dead_engine_is_not_the_records_fault(feed):
+async def test_a_dead_backend_is_not_the_records_fault(feed):
     with pytest.raises(DependencyError):
         await judged(Scripted(DependencyError("dead")), feed)
 
 
-SAFE = said(0, ("HH5",), 0.1)
+SAFE = completed(0, ("HH5",), 0.1)
 
 
 async def test_long_content_is_judged_in_windows_and_the_worst_decides(feed):
-    engine = Scripted(SAFE, MALFORMED, MALFORMED, said(), SAFE)
-    _, verdict, rationale = await judged(engine, feed, escalation("word " * 20_000))
+    backend = Scripted(SAFE, MALFORMED, MALFORMED, completed(), SAFE)
+    _, verdict, rationale = await judged(backend, feed, escalation("word " * 20_000))
     assert verdict.decision == "violates"
     assert not verdict.truncated
-    assert len(engine.prompts) == 4, "after one that violates nothing else needs to be asked"
+    assert len(backend.prompts) == 4, "windows after one that violates are not judged"
     assert verdict.tokens.prompt == 600 * 4
     assert len(rationale.attempts) == 4
 
@@ -170,61 +171,62 @@ async def test_a_window_that_cannot_be_judged_leaves_long_content_undetermined(f
     assert verdict.decision == "undetermined"
 
 
-async def test_content_beyond_all_windows_is_sampled_whole_and_said_to_be_truncated(feed):
-    engine = Scripted(*[SAFE] * MOST_WINDOWS)
+async def test_content_beyond_all_windows_is_sampled_from_end_to_end_and_marked_truncated(feed):
+    backend = Scripted(*[SAFE] * MAX_WINDOWS)
     text = "the beginning " + "word " * 400_000 + "the end"
-    _, verdict, _ = await judged(engine, feed, escalation(text))
+    _, verdict, _ = await judged(backend, feed, escalation(text))
     assert verdict.truncated
     assert verdict.decision == "safe"
-    assert "the beginning" in engine.prompts[0]
-    assert "the end" in engine.prompts[-1]
+    assert "the beginning" in backend.prompts[0]
+    assert "the end" in backend.prompts[-1]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 30), st.integers(0, 400), st.integers(16, 80), st.integers(2, 9))
-def test_windows_cover_the_content(head, length, room, most):
+def test_windows_cover_the_content(head, length, max_tokens, max_windows):
     content = list(range(1000, 1000 + length))
-    parts, truncated = prompt.windows([7] * head, content, room, most)
-    assert all(len(part) <= room for part in parts)
-    assert len(parts) <= most
-    seen = {token for part in parts for token in part if token >= 1000}
-    assert truncated or seen == set(content)
+    windows = prompt.windows([7] * head, content, max_tokens, max_windows)
+    assert all(len(message) <= max_tokens for message in windows.messages)
+    assert len(windows.messages) <= max_windows
+    seen = {token for message in windows.messages for token in message if token >= 1000}
+    assert windows.truncated or seen == set(content)
     if content:
         assert {content[0], content[-1]} <= seen
 
 
 async def test_a_flood_of_one_text_costs_one_call(feed):
-    engine = Slow(said())
-    judge = Judge(engine, feed, InferenceBudget(500))
+    backend = Slow(completed())
+    judge = Judge(backend, feed, InferenceBudget(500))
     floods = await asyncio.gather(*(judge([escalation(number=n)]) for n in range(50)))
     floods.append(await judge([escalation(number=50)]))
-    assert len(engine.prompts) == 1
+    assert len(backend.prompts) == 1
     verdicts = [decode(outputs[0].value, Verdict) for outputs in floods]
-    assert len({v.verdict_id for v in verdicts}) == 51, "each content has a verdict of its own"
+    assert len({v.verdict_id for v in verdicts}) == 51, "each content item has its own verdict"
     assert {v.decision for v in verdicts} == {"violates"}
     assert [v.cached for v in verdicts].count(False) == 1
     assert all(v.tokens == Tokens() for v in verdicts if v.cached)
     assert len({decode(outputs[1].value, Rationale).verdict_id for outputs in floods}) == 51
 
 
-async def test_what_was_not_judged_is_asked_again(feed):
-    engine = Slow(MALFORMED, MALFORMED, said())
-    judge = Judge(engine, feed, InferenceBudget(500))
+async def test_an_undetermined_judgement_is_not_cached(feed):
+    backend = Slow(MALFORMED, MALFORMED, completed())
+    judge = Judge(backend, feed, InferenceBudget(500))
     first = decode((await judge([escalation()]))[0].value, Verdict)
     second = decode((await judge([escalation()]))[0].value, Verdict)
     assert (first.decision, second.decision) == ("undetermined", "violates")
 
 
-async def test_a_replay_is_judged_anew(feed):
-    engine = Slow(said(), SAFE, SAFE)
-    judge = Judge(engine, feed, InferenceBudget(500))
+async def test_a_replay_shares_no_judgement_with_live_content(feed):
+    backend = Slow(completed(), SAFE, SAFE)
+    judge = Judge(backend, feed, InferenceBudget(500))
     for record in (escalation(), escalation(lane="replay", replay="r1"), escalation(lane="replay", replay="r2")):
         await judge([record])
-    assert len(engine.prompts) == 3
+    assert len(backend.prompts) == 3
 
 
-async def test_who_waits_asks_when_the_one_who_asked_is_gone(feed):
-    engine = Slow(said(), said())
-    judge = Judge(engine, feed, InferenceBudget(500))
+async def test_a_waiting_caller_judges_when_the_first_caller_is_cancelled(feed):
+    backend = Slow(completed(), completed())
+    judge = Judge(backend, feed, InferenceBudget(500))
     first = asyncio.create_task(judge([escalation()]))
     await asyncio.sleep(0.005)
     second = asyncio.create_task(judge([escalation(number=2)]))
@@ -234,33 +236,33 @@ async def test_who_waits_asks_when_the_one_who_asked_is_gone(feed):
     assert (verdict.decision, verdict.cached) == ("violates", False)
 
 
-async def test_few_judgements_are_kept(feed):
-    engine = Slow(*[SAFE] * 5)
-    judge = Judge(engine, feed, InferenceBudget(500, kept=2))
+async def test_the_cache_keeps_the_judgements_used_last(feed):
+    backend = Slow(*[SAFE] * 5)
+    judge = Judge(backend, feed, InferenceBudget(500, cache_size=2))
     for text in ("a", "b", "c", "a", "a"):
         await judge([escalation(text)])
-    assert len(engine.prompts) == 4
+    assert len(backend.prompts) == 4
 
 
 @pytest.mark.parametrize(("policy", "revision"), [("unknown", 1), (POLICY.id, 4)])
-async def test_a_policy_that_never_comes_leaves_no_content_unanswered(feed, monkeypatch, policy, revision):
-    monkeypatch.setattr(judging, "POLICY_PATIENCE", 0.01)
+async def test_content_whose_policy_never_arrives_is_answered_undetermined(feed, monkeypatch, policy, revision):
+    monkeypatch.setattr(judging, "POLICY_TIMEOUT", 0.01)
     _, verdict, _ = await judged(Scripted(), feed, escalation(policy=policy, revision=revision))
     assert verdict.decision == "undetermined"
     assert verdict.policy_version == "old-version"
 
 
 async def test_replayed_content_goes_to_its_own_topic_and_id(feed):
-    _, live, _ = await judged(Scripted(said()), feed)
-    output, verdict, _ = await judged(Scripted(said()), feed, escalation(lane="replay", replay="r1"))
+    _, live, _ = await judged(Scripted(completed()), feed)
+    output, verdict, _ = await judged(Scripted(completed()), feed, escalation(lane="replay", replay="r1"))
     assert output.topic == topics.REPLAYS
     assert verdict.replay_id == "r1"
     assert verdict.verdict_id != live.verdict_id
-    _, again, _ = await judged(Scripted(said()), feed)
+    _, again, _ = await judged(Scripted(completed()), feed)
     assert again.verdict_id == live.verdict_id
 
 
-async def test_a_record_that_is_no_escalation_is_refused(feed):
+async def test_a_record_that_is_not_an_escalation_is_rejected(feed):
     record = StoredRecord("content.escalations", 0, 0, 0, None, b"{}")
     with pytest.raises(RecordError, match="event: is missing"):
         await Judge(Scripted(), feed, InferenceBudget(500))([record])
@@ -279,43 +281,44 @@ def judging_with(policy=POLICY, **changes):
     return with_changes(policy.document, "judging", **changes)
 
 
-async def test_of_several_samples_most_decide_and_their_mean_is_the_score():
+async def test_the_majority_of_several_samples_decides_and_their_mean_is_the_score():
     feed = released(judging_with(samples=3, agreement=0.6))
-    engine = Scripted(said(p=0.99), SAFE, said(rules=("HH2",), p=0.95))
-    _, verdict, rationale = await judged(engine, feed)
+    backend = Scripted(completed(p=0.99), SAFE, completed(rules=("HH2",), p=0.95))
+    _, verdict, rationale = await judged(backend, feed)
     assert verdict.decision == "violates"
     assert verdict.score == pytest.approx((0.99 + 0.1 + 0.95) / 3, abs=1e-3)
-    assert {question.temperature for question in engine.questions} == {1.0}
+    assert {request.temperature for request in backend.requests} == {1.0}
     assert verdict.tokens.prompt == 1800
     assert len(rationale.attempts) == 3
 
 
-async def test_samples_that_disagree_leave_content_undetermined_and_say_so():
+async def test_samples_that_disagree_leave_content_undetermined_with_the_reason():
     feed = released(judging_with(samples=4, agreement=0.8))
-    _, verdict, _ = await judged(Scripted(said(), said(), said(), SAFE), feed)
+    _, verdict, _ = await judged(Scripted(completed(), completed(), completed(), SAFE), feed)
     assert verdict.decision == "undetermined"
     assert verdict.reason == "4 judgements disagree: 3 violates, 1 safe"
     assert verdict.score == pytest.approx((0.9 * 3 + 0.1) / 4, abs=1e-3)
 
 
-async def test_a_sample_that_cannot_be_read_agrees_with_none():
+async def test_a_malformed_sample_agrees_with_no_other():
     feed = released(judging_with(samples=2, agreement=1.0))
-    _, verdict, _ = await judged(Scripted(said(), MALFORMED, MALFORMED), feed)
+    _, verdict, _ = await judged(Scripted(completed(), MALFORMED, MALFORMED), feed)
     assert verdict.decision == "undetermined"
 
 
-async def test_a_released_map_is_applied_to_the_score_and_named():
+async def test_a_released_score_map_is_applied_and_named():
     score_map = ScoreMap(slope=0.5, intercept=-1.0)
     feed = released(judging_with(score_map={"slope": 0.5, "intercept": -1.0}))
-    _, verdict, _ = await judged(Scripted(said(p=0.9)), feed)
+    _, verdict, _ = await judged(Scripted(completed(p=0.9)), feed)
     assert verdict.score_map == score_map.name
     assert verdict.score == pytest.approx(1 / (1 + math.exp(1 - 0.5 * math.log(9))), abs=1e-3)
-    _, plain, _ = await judged(Scripted(said(p=0.9)), released(POLICY.document))
+    _, plain, _ = await judged(Scripted(completed(p=0.9)), released(POLICY.document))
     assert plain.score_map is None
 
 
+@settings(deadline=None)
 @given(st.floats(0.01, 5), st.floats(-5, 5), st.floats(0, 1), st.floats(0, 1))
-def test_a_map_keeps_the_order_of_scores(slope, intercept, one, other):
+def test_a_score_map_keeps_the_order_of_scores(slope, intercept, one, other):
     score_map = ScoreMap(slope, intercept)
     low, high = sorted((one, other))
     assert 0 <= score_map.apply(low) <= score_map.apply(high) <= 1
@@ -324,7 +327,7 @@ def test_a_map_keeps_the_order_of_scores(slope, intercept, one, other):
 FRAUD = load_library()["fraud-spam"]
 
 
-def said_together(hate=1, fraud=0):
+def bundle_completion(hate=1, fraud=0):
     final = {
         FRAUD.id: {
             "violation": fraud,
@@ -335,7 +338,7 @@ def said_together(hate=1, fraud=0):
         POLICY.id: {"violation": hate, "rule_ids": ["HH1" if hate else "HH5"], "confidence": "low", "reason": "Hate."},
     }
     return Completion(
-        prompt.markup(
+        harmony.encode_markup(
             "<|channel|>analysis<|message|>Both.<|end|><|start|>assistant<|channel|>final<|message|>"
             f"{json.dumps(final)}<|return|>"
         ),
@@ -348,11 +351,11 @@ async def test_a_bundle_is_judged_in_one_call_with_a_verdict_for_each_policy():
     feed = released(
         judging_with(bundle="all"), judging_with(FRAUD, bundle="all"), load_library()["prompt-injection"].document
     )
-    engine = Slow(said_together())
-    judge = Judge(engine, feed, InferenceBudget(500))
+    backend = Slow(bundle_completion())
+    judge = Judge(backend, feed, InferenceBudget(500))
     outputs = await asyncio.gather(judge([escalation()]), judge([escalation(policy=FRAUD.id)]))
-    hate, fraud = (decode(said[0].value, Verdict) for said in outputs)
-    assert len(engine.prompts) == 1
+    hate, fraud = (decode(output[0].value, Verdict) for output in outputs)
+    assert len(backend.prompts) == 1
     assert (hate.policy_id, hate.decision, hate.rule_ids, hate.policy_version) == (
         POLICY.id,
         "violates",
@@ -362,31 +365,31 @@ async def test_a_bundle_is_judged_in_one_call_with_a_verdict_for_each_policy():
     assert (fraud.policy_id, fraud.decision, fraud.rule_ids) == (FRAUD.id, "safe", ("FS4",))
     assert hate.bundle == fraud.bundle is not None
     assert sorted(v.cached for v in (hate, fraud)) == [False, True]
-    text = engine.questions[0].policy_text
+    text = backend.requests[0].policy_text
     assert text.index(f"# Policy {FRAUD.id}") < text.index(f"# Policy {POLICY.id}")
     assert text.count("## Output") == 0
     assert "HH3: Threatens violence" in text
     assert "PI1" not in text
 
 
-async def test_a_bundle_of_one_is_the_policy_itself():
-    engine = Scripted(said())
-    _, verdict, _ = await judged(engine, released(judging_with(bundle="all")))
-    assert engine.questions[0].policy_text == POLICY.text
+async def test_a_bundle_of_one_policy_uses_the_policys_own_text():
+    backend = Scripted(completed())
+    _, verdict, _ = await judged(backend, released(judging_with(bundle="all")))
+    assert backend.requests[0].policy_text == POLICY.text
     assert verdict.bundle is None
 
 
-async def test_of_a_bundle_with_one_wrong_part_nothing_is_taken():
+async def test_a_bundle_with_one_wrong_part_is_undetermined_as_a_whole():
     feed = released(judging_with(bundle="all"), judging_with(FRAUD, bundle="all"))
-    wrong = said()
+    wrong = completed()
     _, verdict, _ = await judged(Scripted(wrong, wrong), feed)
     assert verdict.decision == "undetermined"
 
 
-async def test_effort_steps_down_while_live_content_waits_long_and_comes_back():
+async def test_effort_steps_down_while_live_content_waits_long_and_then_recovers():
     feed = released(POLICY.document.replace("effort: low", "effort: high"))
     judge = Judge(
-        Scripted(said(), said(), said(), said(), said()),
+        Scripted(completed(), completed(), completed(), completed(), completed()),
         feed,
         InferenceBudget(effort_by_lag={"medium": 30, "low": 120}),
     )
@@ -399,39 +402,39 @@ async def test_effort_steps_down_while_live_content_waits_long_and_comes_back():
     assert [v.reasoning_effort for v in efforts] == ["high", "medium", "low", "high", "high"]
 
 
-async def test_outputs_that_are_not_accepted_are_counted_by_reason(feed):
-    judge = Judge(Scripted(MALFORMED, said(1, ("HH5",))), feed, InferenceBudget(500))
+async def test_rejected_outputs_are_counted_by_reason(feed):
+    judge = Judge(Scripted(MALFORMED, completed(1, ("HH5",))), feed, InferenceBudget(500))
     await judge([escalation()])
     assert judge.reasoner.malformed == {"cut_off": 1, "contradiction": 1}
 
 
-async def test_questions_are_admitted_by_their_tokens(feed):
+async def test_requests_are_admitted_by_their_tokens(feed):
     class Counting(Slow):
-        under_way = most = 0
+        in_flight = peak = 0
 
-        async def generate(self, question):
-            self.under_way += len(question.user)
-            self.most = max(self.most, self.under_way)
+        async def generate(self, request):
+            self.in_flight += len(request.user)
+            self.peak = max(self.peak, self.in_flight)
             try:
-                return await super().generate(question)
+                return await super().generate(request)
             finally:
-                self.under_way -= len(question.user)
+                self.in_flight -= len(request.user)
 
-    engine = Counting(*[SAFE] * 40)
-    judge = Judge(engine, feed, InferenceBudget(500, in_flight=4000))
+    backend = Counting(*[SAFE] * 40)
+    judge = Judge(backend, feed, InferenceBudget(500, max_tokens_in_flight=4000))
     records = [escalation(f"{n} " + "word " * (900 if n % 2 else 20), number=n) for n in range(40)]
     await asyncio.gather(*(judge([record]) for record in records))
-    assert len(engine.prompts) == 40
-    assert 1800 < engine.most <= 4000
+    assert len(backend.prompts) == 40
+    assert 1800 < backend.peak <= 4000
 
 
 async def test_a_shadow_is_judged_by_its_own_text_and_its_verdict_goes_where_no_enforcement_reads(feed):
     text = POLICY.document.replace("You review user content", "You look at user content")
     shadow = parse_policy(text)
-    made = PolicyRelease(POLICY.id, shadow.version, 4, text, datetime.now(UTC), "test", shadow=0.5)
-    feed.take(made.key, encode(made))
-    engine = Scripted(said(), said(0, ("HH5",), 0.1))
-    judge = Judge(engine, feed, InferenceBudget(500))
+    release = PolicyRelease(POLICY.id, shadow.version, 4, text, datetime.now(UTC), "test", shadow=0.5)
+    feed.take(release.key, encode(release))
+    backend = Scripted(completed(), completed(0, ("HH5",), 0.1))
+    judge = Judge(backend, feed, InferenceBudget(500))
     live = await judge([escalation()])
     beside = await judge([escalation(lane="shadow", revision=4)])
     assert [o.topic for o in beside] == [topics.REPLAYS, topics.RATIONALES]
@@ -439,38 +442,38 @@ async def test_a_shadow_is_judged_by_its_own_text_and_its_verdict_goes_where_no_
     assert (one.lane, one.policy_version, one.decision) == ("live", POLICY.version, "violates")
     assert (other.lane, other.policy_version, other.decision) == ("shadow", shadow.version, "safe")
     assert one.verdict_id != other.verdict_id
-    assert "You look at user content" in engine.prompts[1]
+    assert "You look at user content" in backend.prompts[1]
 
 
-async def test_a_shadow_of_the_same_text_is_judged_anew_which_shows_the_noise(feed):
-    made = PolicyRelease(POLICY.id, POLICY.version, 4, POLICY.document, datetime.now(UTC), "test", shadow=1.0)
-    feed.take(made.key, encode(made))
-    engine = Scripted(said(), said())
-    judge = Judge(engine, feed, InferenceBudget(500))
+async def test_a_shadow_of_the_same_text_is_judged_again_to_show_the_noise(feed):
+    release = PolicyRelease(POLICY.id, POLICY.version, 4, POLICY.document, datetime.now(UTC), "test", shadow=1.0)
+    feed.take(release.key, encode(release))
+    backend = Scripted(completed(), completed())
+    judge = Judge(backend, feed, InferenceBudget(500))
     await judge([escalation()])
     (verdict, _) = await judge([escalation(lane="shadow", revision=4)])
     assert not decode(verdict.value, Verdict).cached
-    assert len(engine.prompts) == 2
+    assert len(backend.prompts) == 2
 
 
 async def test_a_shadow_that_has_ended_is_answered_undetermined(feed, monkeypatch):
-    monkeypatch.setattr(judging, "POLICY_PATIENCE", 0.01)
+    monkeypatch.setattr(judging, "POLICY_TIMEOUT", 0.01)
     (verdict,) = await Judge(Scripted(), feed, InferenceBudget(500))([escalation(lane="shadow", revision=3)])
     assert decode(verdict.value, Verdict).decision == "undetermined"
     assert verdict.topic == topics.REPLAYS
 
 
-async def test_content_escalated_under_a_policy_that_has_ended_since_holds_no_place(feed):
+async def test_content_escalated_under_an_ended_policy_does_not_wait_for_it(feed):
     feed.take(POLICY.id.encode(), None)
     async with asyncio.timeout(1):
         (verdict,) = await Judge(Scripted(), feed, InferenceBudget(500))([escalation()])
     assert decode(verdict.value, Verdict).reason == "the policy is no longer in force"
 
 
-async def test_a_release_after_the_end_is_waited_for(feed):
+async def test_a_newer_release_after_the_end_is_waited_for(feed):
     feed.take(POLICY.id.encode(), None)
-    judging_it = asyncio.create_task(judged(Scripted(said()), feed, escalation(revision=4)))
+    judging_it = asyncio.create_task(judged(Scripted(completed()), feed, escalation(revision=4)))
     await asyncio.sleep(0.01)
-    made = PolicyRelease(POLICY.id, POLICY.version, 4, POLICY.document, datetime.now(UTC), "test")
-    feed.take(made.key, encode(made))
+    release = PolicyRelease(POLICY.id, POLICY.version, 4, POLICY.document, datetime.now(UTC), "test")
+    feed.take(release.key, encode(release))
     assert (await judging_it)[1].decision == "violates"

@@ -1,4 +1,4 @@
-"""The parser: what is accepted, how each failure is named, and that nothing else can happen."""
+"""The parser accepts exactly the required format, and names each failure."""
 
 import json
 import random
@@ -10,7 +10,7 @@ from openai_harmony import Role
 
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.policies.tokens import encoding
-from safeguard_streams.workers.judging import prompt
+from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.judging.parse import Malformed, parse
 
 POLICY = load_library()["hate-harassment"]
@@ -24,24 +24,24 @@ def tokens(text):
 
 
 def completion(final=None, *, analysis=ANALYSIS, lead=LEAD, end="<|return|>"):
-    said = final if isinstance(final, str) else json.dumps({**FINAL, **(final or {})})
-    return tokens(f"{analysis}{lead}{said}{end}")
+    text = final if isinstance(final, str) else json.dumps({**FINAL, **(final or {})})
+    return tokens(f"{analysis}{lead}{text}{end}")
 
 
 def read(output):
-    return parse(output, [POLICY]).answers[0]
+    return parse(output, [POLICY]).answers[POLICY.id]
 
 
-def test_an_answer_in_the_form_asked_for_is_read():
+def test_an_answer_in_the_required_format_is_read():
     answer = read(completion())
     assert parse(completion(), [POLICY]).analysis == "It violates HH1."
     assert answer.violates
     assert answer.rule_ids == ("HH1",)
     assert answer.confidence == "high"
-    assert encoding().decode([completion()[answer.label_at]]) == "1"
+    assert encoding().decode([completion()[answer.decision_at]]) == "1"
     safe = read(completion({"violation": 0, "rule_ids": ["HH5"]}))
     assert not safe.violates
-    assert encoding().decode([completion({"violation": 0, "rule_ids": ["HH5"]})[safe.label_at]]) == "0"
+    assert encoding().decode([completion({"violation": 0, "rule_ids": ["HH5"]})[safe.decision_at]]) == "0"
 
 
 def test_the_json_constraint_of_a_final_message_is_accepted():
@@ -95,22 +95,22 @@ def test_the_json_constraint_of_a_final_message_is_accepted():
         (completion({"violation": 0}), "contradiction"),
     ],
 )
-def test_each_way_to_fail_has_its_name(output, reason):
+def test_each_failure_has_its_reason(output, reason):
     with pytest.raises(Malformed) as caught:
         parse(output, [POLICY])
     assert caught.value.reason == reason
 
 
 def check(output):
-    """Either Malformed, or an answer that keeps every rule."""
+    """The output is malformed, or its answer keeps every rule of the parser."""
     try:
         accepted = parse(output, [POLICY])
     except Malformed:
         return
-    answer = accepted.answers[0]
-    said = json.loads(accepted.final)
-    assert said["violation"] in {0, 1}
-    assert bool(said["violation"]) == answer.violates
+    answer = accepted.answers[POLICY.id]
+    written = json.loads(accepted.final)
+    assert written["violation"] in {0, 1}
+    assert bool(written["violation"]) == answer.violates
     assert set(answer.rule_ids) <= set(POLICY.violating if answer.violates else POLICY.safe)
     assert answer.rule_ids
     assert output[-1] == 200002
@@ -120,14 +120,15 @@ special = st.integers(199_998, 201_090)
 ordinary = st.integers(0, 199_997)
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(special, ordinary), max_size=40))
 def test_no_tokens_make_the_parser_raise_anything_else(output):
     check(output)
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(st.data())
-def test_outputs_that_were_damaged_are_never_taken_for_what_they_do_not_say(data):
+def test_a_damaged_output_is_never_read_as_something_that_it_does_not_say(data):
     output = completion(data.draw(st.sampled_from([None, {"violation": 0, "rule_ids": ["HH5"]}])))
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(output) - 1))
@@ -143,8 +144,8 @@ def test_outputs_that_were_damaged_are_never_taken_for_what_they_do_not_say(data
     check(output)
 
 
-def said_by_harmony(output):
-    """What harmony's own parser makes of an output: the one final message's text, None where there is no such one."""
+def read_by_harmony(output):
+    """The text of the single final message that harmony's own parser reads; None if there is no such message."""
     try:
         messages = encoding().parse_messages_from_completion_tokens(output, Role.ASSISTANT, strict=True)
     except Exception:
@@ -158,7 +159,7 @@ def said_by_harmony(output):
 
 
 def damaged(draw, outputs):
-    """An output with some of its tokens dropped, doubled, moved, or taken from another one."""
+    """An output with some tokens dropped, duplicated, moved, or taken from another output."""
     output = list(draw.choice(outputs))
     for _ in range(draw.choice((0, 1, 1, 2, 3, 6))):
         at, other = draw.randrange(len(output)), draw.choice(outputs)
@@ -178,7 +179,7 @@ def damaged(draw, outputs):
     return output
 
 
-def test_of_a_hundred_thousand_outputs_none_is_accepted_that_breaks_the_rules():
+def test_the_parser_accepts_no_output_of_a_hundred_thousand_that_breaks_its_rules():
     draw = random.Random(11)
     outputs = [
         completion({"violation": violation, "rule_ids": [rule], "reason": reason})
@@ -190,19 +191,19 @@ def test_of_a_hundred_thousand_outputs_none_is_accepted_that_breaks_the_rules():
     for _ in range(100_000):
         output = damaged(draw, outputs)
         try:
-            answer = parse(output, [POLICY]).answers[0]
+            answer = parse(output, [POLICY]).answers[POLICY.id]
         except Malformed:
             continue
         accepted += 1
-        final = said_by_harmony(output)
+        final = read_by_harmony(output)
         assert final is not None, "harmony finds no single final message in it"
-        said = json.loads(final)
-        assert set(said) == set(FINAL)
-        assert said["violation"] is (1 if answer.violates else 0)
-        assert tuple(said["rule_ids"]) == answer.rule_ids
+        written = json.loads(final)
+        assert set(written) == set(FINAL)
+        assert written["violation"] is (1 if answer.violates else 0)
+        assert tuple(written["rule_ids"]) == answer.rule_ids
         assert set(answer.rule_ids) <= set(POLICY.violating if answer.violates else POLICY.safe)
-        assert output[answer.label_at] == (16 if answer.violates else 15)
-    assert accepted > 10_000, "most were damaged, and some were not"
+        assert output[answer.decision_at] == (16 if answer.violates else 15)
+    assert accepted > 10_000, "most outputs are damaged, and some are not"
 
 
 BUNDLE = [load_library()[name] for name in ("fraud-spam", "hate-harassment")]
@@ -212,16 +213,17 @@ TOGETHER = {
 }
 
 
-def test_of_a_bundle_each_policy_has_its_answer_and_its_label():
+def test_each_policy_of_a_bundle_has_its_answer_and_its_decision_token():
     output = completion(json.dumps(TOGETHER))
-    fraud, hate = parse(output, BUNDLE).answers
+    answers = parse(output, BUNDLE).answers
+    fraud, hate = answers["fraud-spam"], answers["hate-harassment"]
     assert (fraud.violates, fraud.rule_ids) == (False, ("FS4",))
     assert (hate.violates, hate.rule_ids) == (True, ("HH2",))
-    assert [prompt.decode([output[a.label_at]]) for a in (fraud, hate)] == ["0", "1"]
+    assert [harmony.decode_tokens([output[a.decision_at]]) for a in (fraud, hate)] == ["0", "1"]
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("output", "reason"),
     [
         (FINAL, "fields"),
         ({"hate-harassment": FINAL}, "fields"),
@@ -232,7 +234,7 @@ def test_of_a_bundle_each_policy_has_its_answer_and_its_label():
         ({**TOGETHER, "fraud-spam": None}, "fields"),
     ],
 )
-def test_a_bundle_with_one_wrong_part_is_malformed_whole(said, reason):
+def test_a_bundle_with_one_wrong_part_is_malformed_as_a_whole(output, reason):
     with pytest.raises(Malformed) as caught:
-        parse(completion(json.dumps(said)), BUNDLE)
+        parse(completion(json.dumps(output)), BUNDLE)
     assert caught.value.reason == reason
