@@ -1,6 +1,6 @@
 """The demo's second act: the policy on hate tolerates mere profanity, and posts removed for it are restored.
 
-Each step is a command that an operator would type. Between the steps, the act waits for the reasoner and for enforcement.
+Each step is a command that an operator would type. Between the steps, it waits for the reasoner and for enforcement.
 """
 
 from __future__ import annotations

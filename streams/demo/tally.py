@@ -32,8 +32,8 @@ def _escalated_live(escalated: Counter[tuple[str, Lane]]) -> int:
 class Tally:
     """Counts the records of one run, by key.
 
-    The answer to an event is one cleared verdict, or one verdict for each policy that escalated it. Each audit adds a verdict.
-    The answer to a line that is not a valid event is its dead letter.
+    The answer to an event is one cleared verdict, or one verdict for each policy that escalated it. Each audit adds a
+    verdict. The answer to a line that is not a valid event is its dead letter.
     """
 
     def __init__(self) -> None:

@@ -11,8 +11,8 @@ import msgspec
 import typer
 from rich.table import Table
 
-from safeguard_streams.cli.measured import measured
-from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, console, needs_extra, policy_of
+from safeguard_streams.cli.benchmark import run_benchmark
+from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, console, load_policy, needs_extra
 from safeguard_streams.policies.files import LIBRARY, with_changes
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.quality import verdict_labels
@@ -78,7 +78,7 @@ def calibrate(
         from safeguard_streams.workers.evaluation import offline, score_calibration
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
-    document, path = policy_of(policy, library)
+    document, path = load_policy(policy, library)
     rows = verdict_labels.from_file(labels).rows
     plain = parse(with_changes(document.document, "judging", score_map=None), str(path), document.distilled_file)
 
@@ -142,4 +142,4 @@ def bench_reason(
         from safeguard_streams.workers.bench import run
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
-    measured(lambda address, folder, say: run.reason(address, count, model, folder, say), bootstrap, as_json)
+    run_benchmark(lambda address, folder, say: run.reason(address, count, model, folder, say), bootstrap, as_json)
