@@ -59,5 +59,8 @@ def test_delays_count_from_the_release(answers):
     answers.take(*answer("b", topics.CLEARED, first.set_version, 200.5))
     answers.take(*answer("c", topics.CLEARED, second.set_version, 201))
     answers.take(*answer("d", topics.VERDICTS, SECOND.version, 203))
-    delays = delays(answers, second, first, RELEASES)
-    assert delays == {"first_cleared_s": 1.0, "last_cleared_by_the_former_s": 0.5, "first_verdict_s": 3.0}
+    assert delays(answers, second, first, RELEASES) == {
+        "first_cleared_s": 1.0,
+        "last_cleared_by_the_former_s": 0.5,
+        "first_verdict_s": 3.0,
+    }
