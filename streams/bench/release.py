@@ -137,19 +137,19 @@ async def _wait_for_answers(current: Settings, count: int, say: Say) -> None:
     say(f"{answers:,} answers")
 
 
-class Answer(NamedTuple):
+class WrittenAnswer(NamedTuple):
     """When an answer was written (s since 1970), and by which version of the policy (or of the set, if cleared)."""
 
     moment: float
     version: str
 
 
-class Answers:
+class AnswerCheck:
     """All answers of a run, checked against the versions in force."""
 
     def __init__(self, releases: Sequence[Release], escalated: Mapping[str, int]) -> None:
-        self.cleared: list[Answer] = []
-        self.judged: list[Answer] = []
+        self.cleared: list[WrittenAnswer] = []
+        self.judged: list[WrittenAnswer] = []
         self.by_key: Counter[bytes] = Counter()
         self.undetermined = self.dead_letters = self.unreleased = self.outdated = 0
         self._releases = releases
@@ -162,7 +162,7 @@ class Answers:
             self.dead_letters += 1
             return
         verdict = decode(record.value, Verdict)
-        answer = Answer(record.timestamp / 1000, verdict.policy_version)
+        answer = WrittenAnswer(record.timestamp / 1000, verdict.policy_version)
         if topic.endswith(topics.VERDICTS):
             self.judged.append(answer)
             self._check_judged(verdict)
@@ -187,7 +187,7 @@ async def _figures(current: Settings, published: int, releases: Sequence[Release
     async for record in kafka.read_all(current, [topics.ESCALATIONS]):
         escalation = decode(record.value, Escalation)
         escalated[escalation.event.content_id] = escalation.policy_revision
-    answers = Answers(releases, escalated)
+    answers = AnswerCheck(releases, escalated)
     async for record in kafka.read_all(current, [topics.CLEARED, topics.VERDICTS, topics.DEAD_LETTERS]):
         answers.take(record.topic, record)
     return {
@@ -210,7 +210,7 @@ async def _figures(current: Settings, published: int, releases: Sequence[Release
 
 
 def delays(
-    answers: Answers, release: Release, former: Release, releases: Sequence[Release]
+    answers: AnswerCheck, release: Release, former: Release, releases: Sequence[Release]
 ) -> dict[str, float | None]:
     """Seconds from a release until its first answers, and until the last answer by the version before it."""
     start = release.moment - SLACK

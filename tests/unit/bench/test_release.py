@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from safeguard_streams.bench.release import Answers, Release, delays, versions
+from safeguard_streams.bench.release import AnswerCheck, Release, delays, versions
 from safeguard_streams.bus.memory import StoredRecord
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import PolicyRelease, Verdict, encode
@@ -31,7 +31,7 @@ def answer(key, topic, version, moment):
 
 @pytest.fixture
 def answers():
-    return Answers(RELEASES, {"b": 1, "c": 2, "d": 1})
+    return AnswerCheck(RELEASES, {"b": 1, "c": 2, "d": 1})
 
 
 def test_an_answer_by_a_version_that_was_not_released_is_counted(answers):
