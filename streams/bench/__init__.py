@@ -1,1 +1,19 @@
-"""Benchmarks: `safeguard bench`. Each figure stands beside its baseline, measured in the same run."""
+"""Benchmarks of the prefilter and of releases: `safeguard bench`.
+
+Each benchmark prints its figures beside baselines measured in the same run, on the same broker and the same texts.
+Modules in reading order:
+
+- `common`: the broker, the texts, topics for one measurement.
+- `policies`: the policies in force during a benchmark.
+- `processes`: processes started as an operator would start them.
+- `variants`: the baselines: a plain Faust agent and bare consumer loops.
+- `prefilter`: throughput, latency, and the cost of telemetry and of many terms.
+- `release`: a policy released and rolled back under load.
+
+## Design decisions
+
+- **Baselines run in the same command.** Figures from different machines or days are not comparable. One run
+  compares the pipeline with what a reader would write by hand.
+- **Figures are read back from Kafka.** Throughput and latency come from committed output records, so work that was not
+  committed does not count.
+"""

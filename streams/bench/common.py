@@ -1,4 +1,4 @@
-"""What all benchmarks share: a broker, and texts."""
+"""The broker, the texts and the topics of a benchmark."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Say = Callable[[str], None]
 
 @contextlib.contextmanager
 def broker(bootstrap: str | None) -> Iterator[str]:
-    """The given broker, or Apache Kafka from its jars for the length of the run."""
+    """The given broker, or Apache Kafka started from its jars for the duration of the run."""
     if bootstrap:
         yield bootstrap
         return
@@ -30,18 +30,18 @@ def broker(bootstrap: str | None) -> Iterator[str]:
 
 
 async def wait_for(bootstrap: str) -> None:
-    """Raise when the broker does not answer."""
+    """Wait for the broker. Raises BusError when none answers within 15 s."""
     await kafka.wait_for_broker(settings.load(bootstrap=bootstrap), timeout=15)
 
 
 def texts() -> list[str]:
-    """The demo's texts, which no model was trained on."""
+    """The demo's texts, which are held out from all training."""
     lines = files("safeguard_streams.demo").joinpath("events.jsonl").read_bytes().splitlines()
     return [orjson.loads(line)["text"] for line in lines]
 
 
 async def fresh(bootstrap: str, partitions: int, policies: Iterable[Policy]) -> Settings:
-    """Topics of a measurement's own, with these policies in force."""
+    """Create topics for one measurement and release the policies there; the settings lead to them."""
     current = settings.load(bootstrap=bootstrap, prefix=f"bench-{uuid.uuid4().hex[:8]}.", partitions=partitions)
     await kafka.create_topics(current)
     await operator.release(current, policies, operator.Author("bench"))

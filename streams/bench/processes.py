@@ -1,4 +1,4 @@
-"""Processes that a benchmark measures: started as an operator would, ended with all of theirs."""
+"""The processes that a benchmark measures: started as an operator would start them, stopped with their children."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ import aiohttp
 from safeguard_streams.errors import SafeguardError
 from safeguard_streams.runtime.settings import Settings
 
-STARTUP = 600.0  # seconds
+STARTUP_SECONDS = 600.0
 
 
 def safeguard(*words: str) -> list[str]:
-    """The command line of `safeguard` as it is installed beside this Python."""
+    """A command line of the `safeguard` that is installed beside this Python."""
     return [str(Path(sys.executable).with_name("safeguard")), *words]
 
 
 def environment(current: Settings) -> dict[str, str]:
-    """Where the broker is, and whose topics."""
+    """The environment variables that name the broker and the topics' prefix."""
     return {"SAFEGUARD_BOOTSTRAP": current.bootstrap, "SAFEGUARD_PREFIX": current.prefix}
 
 
 @contextlib.contextmanager
-def process(command: Sequence[str], given: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a group of its own, its output in a file."""
+def process(command: Sequence[str], variables: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in its own process group; its output goes to a file."""
     with log.open("wb") as out:
         child = subprocess.Popen(
             command,
-            env={**os.environ, **given},
+            env={**os.environ, **variables},
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -56,13 +56,15 @@ def process(command: Sequence[str], given: Mapping[str, str], log: Path) -> Iter
 
 
 def failed(name: str, log: Path) -> SafeguardError:
-    """What to say of a process that ended by itself, or never came up."""
-    return SafeguardError(f"{name} ended by itself; its log ends with:\n{log.read_text(errors='replace')[-2000:]}")
+    """The error for a process that ended unexpectedly or never became ready."""
+    return SafeguardError(
+        f"{name} ended or was not ready; its log ends with:\n{log.read_text(errors='replace')[-2000:]}"
+    )
 
 
 async def ready(child: subprocess.Popen[bytes], url: str, name: str, log: Path) -> None:
-    """Wait until the process says that it is ready. Raises SafeguardError when it ended, or after STARTUP seconds."""
-    deadline = time.monotonic() + STARTUP
+    """Wait until the process is ready. Raises SafeguardError when it ended, or after STARTUP_SECONDS."""
+    deadline = time.monotonic() + STARTUP_SECONDS
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as http:
         while time.monotonic() < deadline:
             if child.poll() is not None:

@@ -1,4 +1,20 @@
-"""The command line: `safeguard`. Commands of the reasoning worker join through entry points."""
+"""The command line `safeguard`.
+
+Each module holds one command or one group of commands. It parses arguments, calls the package that does the work, and
+prints the result as tables or, with --json, as JSON. A SafeguardError ends the command with exit status 1, and its
+message goes to standard error.
+
+- `options`: options, tables and errors that commands share; `benchmark` runs and prints a benchmark.
+- `demo`, `publish`, `verdicts`: try the pipeline, send content, follow verdicts.
+- `topics`, `prefilter`, `policy`, `replay`, `enforce`, `bench`, `dead_letters`, `erase`, `capacity`: operate it.
+
+## Design decisions
+
+- **Commands of the reasoning worker join through entry points.** The bus side runs without vLLM and must not import
+  workers/. `safeguard reason`, `bench reason`, `policy test` and `policy diff` are therefore entry points.
+- **Libraries of an extra are imported inside the command.** `safeguard --help` works on every host. A command
+  whose libraries are missing names what to install.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +44,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Streaming content moderation on Apache Kafka. Settings: environment variables SAFEGUARD_*, or safeguard.toml.",
+    help="Moderate streaming content on Apache Kafka. Settings: environment variables SAFEGUARD_*, or safeguard.toml.",
 )
 app.command("demo")(demo.demo)
 app.command("publish")(publish.publish)
@@ -50,10 +66,10 @@ for group, parent in (("safeguard.bench", bench.app), ("safeguard.policy", polic
 
 
 def main() -> None:
-    """Run a command; an error made on purpose is said on standard error, with exit status 1."""
+    """Run a command. A SafeguardError is printed on standard error and ends the process with exit status 1."""
     try:
         app()
-    except PolicyError as error:  # it begins with file and line, as editors read them
+    except PolicyError as error:  # begins with file and line, which editors parse
         print(error, file=sys.stderr)
         sys.exit(1)
     except SafeguardError as error:

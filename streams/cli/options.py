@@ -1,10 +1,10 @@
-"""Options that several commands share."""
+"""Options, tables and errors that several commands share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import orjson
 import typer
@@ -31,19 +31,17 @@ Library = Annotated[
     Path,
     typer.Option("--library", show_default="the one in the package", help="Folder of policies, ID/policy.md each."),
 ]
-
-
-Why = Annotated[str, typer.Option(help="Why, for the history.")]
-By = Annotated[str | None, typer.Option(help="Who, for the history; by default who is logged in.")]
+Why = Annotated[str, typer.Option(help="Reason, for the history.")]
+By = Annotated[str | None, typer.Option(help="Name, for the history; default: the logged-in user.")]
 
 
 def author(why: str, by: str | None) -> Author:
-    """Who does something to policies, and why."""
+    """Who changes policies, and why."""
     return Author(why, by) if by else Author(why)
 
 
 def fit_for_release(ids: Sequence[str], library: Path) -> list[Policy]:
-    """Policies by their ids or files, or all of the library; each checked. Raises PolicyError with all that is wrong."""
+    """Check policies by id or file, or the whole library. Raises PolicyError with every problem."""
     if not ids:
         return checking.require(checking.check_library(library))
     paths = [(policy_path(name, library), not name.endswith(".md")) for name in ids]
@@ -51,28 +49,35 @@ def fit_for_release(ids: Sequence[str], library: Path) -> list[Policy]:
 
 
 def policy_path(name: str, library: Path) -> Path:
-    """A policy's file, by its id in the library or by the file itself."""
+    """A policy's file, by its id in the library or by its path. Raises ConfigurationError when there is none."""
     path = Path(name) if name.endswith(".md") else library / name / "policy.md"
     if not path.is_file():
-        known = ", ".join(sorted(found.parent.name for found in library.glob("*/policy.md")))
-        raise ConfigurationError(f"no policy {name!r} in {library}; there are: {known}; or name a policy.md file")
+        ids = ", ".join(sorted(file.parent.name for file in library.glob("*/policy.md")))
+        raise ConfigurationError(f"no policy {name!r} in {library}; it has {ids}; or name a policy.md file")
     return path
 
 
-def policy_of(name: str, library: Path) -> tuple[Policy, Path]:
-    """A policy and its file, by its id in the library or by the file itself."""
+class LoadedPolicy(NamedTuple):
+    """A policy and the file that it was read from."""
+
+    policy: Policy
+    path: Path
+
+
+def load_policy(name: str, library: Path) -> LoadedPolicy:
+    """Read a policy, by its id in the library or by its path. Raises PolicyError when it is malformed."""
     path = policy_path(name, library)
-    return load(path), path
+    return LoadedPolicy(load(path), path)
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Where tables go; a file or a pipe has no width of its own."""
-    shown = Console(stderr=stderr)
-    return shown if shown.is_terminal else Console(stderr=stderr, width=150)
+    """The console for tables: as wide as the terminal, or 150 columns in a file or pipe."""
+    terminal = Console(stderr=stderr)
+    return terminal if terminal.is_terminal else Console(stderr=stderr, width=150)
 
 
 def show_rows(rows: list[dict[str, Any]], none: str, *, as_json: bool) -> None:
-    """Rows as a table, or as JSON for programs; `none` is what to say of no rows."""
+    """Print rows as a table or as JSON; `none` is the table's heading when there are no rows."""
     if as_json:
         print(orjson.dumps(rows).decode())
         return
@@ -83,7 +88,7 @@ def show_rows(rows: list[dict[str, Any]], none: str, *, as_json: bool) -> None:
 
 
 def needs_extra(error: ImportError, extra: str) -> ConfigurationError:
-    """What to say where a host lacks the libraries of a command."""
+    """The error for a command whose libraries are not installed on this host."""
     return ConfigurationError(
         f"{error.name} is not installed here: install infra/requirements/{extra}.txt (see README)"
     )

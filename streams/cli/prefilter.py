@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, console, needs_extra, policy_of
+from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, console, load_policy, needs_extra
 from safeguard_streams.policies.files import LIBRARY, with_changes
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.process import configure_logging
@@ -100,7 +100,7 @@ def evaluate(
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
     classifier = Classifier(model or SHIPPED)
-    under = policy_of(policy, library)[0] if policy else None
+    under = load_policy(policy, library)[0] if policy else None
 
     def score(texts: Any) -> Any:
         if under:
@@ -165,7 +165,7 @@ def calibrate(
         from safeguard_streams.quality import distillation, threshold
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
-    document, path = policy_of(policy, library)
+    document, path = load_policy(policy, library)
     if labels:
         rows = verdict_labels.from_file(labels).rows
         scores = distillation.gate_scores(document, Classifier(model or SHIPPED), [row.text or "" for row in rows])
@@ -281,7 +281,7 @@ def distill(
         from safeguard_streams.quality import distillation, evaluation, threshold
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
-    document, _ = policy_of(policy, library)
+    document, _ = load_policy(policy, library)
     classifier = Classifier(model or SHIPPED)
     if labels:
         found = verdict_labels.from_file(labels)

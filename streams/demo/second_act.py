@@ -1,6 +1,6 @@
-"""The demo's second act: the policy on hate becomes lenient on mere profanity, and what was removed for it comes back.
+"""The demo's second act: the policy on hate tolerates mere profanity, and posts removed for it are restored.
 
-Each step is a command as an operator would type it; in between it waits for the reasoner and for enforcement.
+Each step is a command that an operator would type. Between the steps, it waits for the reasoner and for enforcement.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
@@ -27,12 +27,20 @@ from safeguard_streams.runtime.settings import Settings
 POLICY = "hate-harassment"
 LENIENT = Path(str(files("safeguard_streams.demo") / "lenient" / "policy.md"))
 PAGE = Path("safeguard-replay.html")
-PATIENCE = 180.0  # seconds without any progress
+TIMEOUT = 180.0  # seconds without progress
+PROGRESS_SECONDS = 3.0  # between two lines of progress
 WHY = "insults and profanity are tolerated from today on"
 
 
+class Progress(NamedTuple):
+    """How many of the expected records exist."""
+
+    done: int
+    total: int
+
+
 class SecondAct:
-    """One run. say prints a line for people; out is where the commands' own output goes, a file descriptor."""
+    """One run. say prints a line of progress; out is the file descriptor for the output of the commands."""
 
     def __init__(self, settings: Settings, tally: Tally, say: Callable[[str], None], command: str, out: int) -> None:
         self.settings = settings
@@ -47,25 +55,25 @@ class SecondAct:
         }
 
     async def run(self) -> dict[str, Any]:
-        """Judge again, compare, promote, and see enforcement follow. Raises SafeguardError when a step fails."""
+        """Replay, compare, promote, and wait for enforcement. Raises SafeguardError when a step fails."""
         due = {v.verdict_id for v in self.tally.verdicts if v.decision != "safe"}
-        await self._until("enforcement follows the verdicts", lambda: self._followed(due))
-        before = await self._standing()
-        self.say(f"enforcement has acted on {len(before)} contents: {_words(before)}")
+        await self._until("enforcement has acted on the verdicts", lambda: self._followed(due))
+        before = await self._actions_in_force()
+        self.say(f"enforcement has acted on {len(before)} content items: {_counts(before)}")
         await self._safeguard("replay", "start", str(LENIENT), "--noise", "0.2", "--why", WHY)
         job = list((await runner.jobs(self.settings)).values())[-1]
         await self._until("the replay is judged", lambda: self._judged(job))
         await self._safeguard("replay", "diff", job.replay_id, "--html", str(PAGE))
-        self.say(f"the same with charts: {PAGE}")
+        self.say(f"this comparison with charts: {PAGE}")
         await self._safeguard("policy", "release", str(LENIENT), "--why", WHY)
         await self._safeguard("replay", "promote", job.replay_id, "--yes", "--budget", "1")
         promoted = [v async for v in self._verdicts() if v.replay_id == job.replay_id]
         due = {v.verdict_id for v in promoted if v.decision == "violates" or v.content_id in before}
-        await self._until("enforcement follows the superseding verdicts", lambda: self._followed(due))
-        after = await self._standing()
+        await self._until("enforcement has acted on the superseding verdicts", lambda: self._followed(due))
+        after = await self._actions_in_force()
         actions = [action for action in await self._actions() if action.verdict_id in due]
         reversals = [a for a in actions if a.action == "allow" and a.changes]
-        self.say(f"enforcement has taken back {len(reversals)} actions; what stands now: {_words(after)}")
+        self.say(f"enforcement has reversed {len(reversals)} actions; now in force: {_counts(after)}")
         return {
             "replay_id": job.replay_id,
             "promoted": len(promoted),
@@ -79,7 +87,7 @@ class SecondAct:
         }
 
     async def _safeguard(self, *words: str) -> None:
-        """A command of the command line, shown and run."""
+        """Print a command and run it. Raises SafeguardError when it fails."""
         self.say(f"\n$ safeguard {' '.join(words)}")
         process = await asyncio.create_subprocess_exec(
             self._command, *words, env=self._environment, stdin=asyncio.subprocess.DEVNULL, stdout=self._out
@@ -92,44 +100,45 @@ class SecondAct:
         if status:
             raise SafeguardError(f"safeguard {words[0]} {words[1]} ended with status {status}")
 
-    async def _until(self, what: str, measure: Callable[[], Awaitable[tuple[int, int]]]) -> None:
-        """Wait until so much is done of so much; says how far it is."""
-        moved = said = time.monotonic()
+    async def _until(self, what: str, measure: Callable[[], Awaitable[Progress]]) -> None:
+        """Wait until everything expected exists, and report progress. Raises SafeguardError when progress stops."""
+        progressed = reported = time.monotonic()
         last = -1
         while True:
-            done, of = await measure()
-            if done >= of:
+            done, total = await measure()
+            if done >= total:
                 return
             if done > last:
-                last, moved = done, time.monotonic()
-            if time.monotonic() - moved > PATIENCE:
-                raise SafeguardError(f"waited {PATIENCE:.0f} s until {what}: {done} of {of}")
-            if time.monotonic() - said > 3:
-                said = time.monotonic()
-                self.say(f"until {what}: {done} of {of}")
+                last, progressed = done, time.monotonic()
+            if time.monotonic() - progressed > TIMEOUT:
+                raise SafeguardError(f"no progress for {TIMEOUT:.0f} s while waiting until {what}: {done} of {total}")
+            if time.monotonic() - reported > PROGRESS_SECONDS:
+                reported = time.monotonic()
+                self.say(f"waiting until {what}: {done} of {total}")
             await asyncio.sleep(0.5)
 
     async def _actions(self) -> list[Action]:
         return [action async for _, action in moderators.actions(self.settings)]
 
-    async def _followed(self, due: set[str]) -> tuple[int, int]:
-        return len(due & {action.verdict_id for action in await self._actions() if action.verdict_id}), len(due)
+    async def _followed(self, due: set[str]) -> Progress:
+        followed = {action.verdict_id for action in await self._actions() if action.verdict_id}
+        return Progress(len(due & followed), len(due))
 
-    async def _judged(self, job: Replay) -> tuple[int, int]:
+    async def _judged(self, job: Replay) -> Progress:
         escalated, judged = (await runner.counts(self.settings, {job.replay_id}))[job.replay_id]
-        return judged, escalated
+        return Progress(judged, escalated)
 
-    async def _verdicts(self) -> Any:
+    async def _verdicts(self) -> AsyncIterator[Verdict]:
         async for record in kafka.read_all(self.settings, [topics.VERDICTS]):
             yield decode(record.value, Verdict)
 
-    async def _standing(self) -> dict[str, str]:
-        """What stands on the contents of this run."""
-        contents = {verdict.content_id for verdict in self.tally.verdicts}
-        found = await moderators.standing(self.settings)
-        return {content: action for content, action in found.items() if content in contents}
+    async def _actions_in_force(self) -> dict[str, str]:
+        """The actions in force on this run's content items, by content_id."""
+        items = {verdict.content_id for verdict in self.tally.verdicts}
+        in_force = await moderators.standing(self.settings)
+        return {content_id: action for content_id, action in in_force.items() if content_id in items}
 
 
-def _words(standing: dict[str, str]) -> str:
-    counts = Counter(standing.values())
+def _counts(actions: dict[str, str]) -> str:
+    counts = Counter(actions.values())
     return ", ".join(f"{action} {count}" for action, count in sorted(counts.items())) or "nothing"

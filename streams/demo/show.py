@@ -1,4 +1,4 @@
-"""The demo's pictures for the terminal."""
+"""The demo's tables for the terminal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Verdict
 from safeguard_streams.demo.tally import Tally, percentile
 
-ROWS = 24
+MAX_ROWS = 24
 
 
 def _percentage(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.0f} %" if whole else "-"
+    return f"{100 * part / whole:.0f}%" if whole else "-"
 
 
 def _ms(values: Sequence[float]) -> str:
@@ -24,15 +24,15 @@ def _ms(values: Sequence[float]) -> str:
 
 
 def counts(tally: Tally, total: int) -> Group:
-    """Topics, share escalated, decisions by policy, latency: shown live and at the end."""
+    """Records by topic, escalated share, latency, and decisions by policy; shown live and at the end."""
     flow = Table("topic", "records", "", box=None, title="Flow", title_justify="left")
     flow.add_row(topics.EVENTS, str(tally.published), f"of {total}")
     answered = tally.published - tally.unanswered()
     share = _percentage(tally.escalated_events, answered)
     notes = {
         topics.CLEARED: _ms(tally.latency["cleared"]),
-        topics.ESCALATIONS: f"{tally.escalated_events} events, {share} of those answered",
-        topics.ESCALATIONS_AUDIT: "drawn from what was cleared",
+        topics.ESCALATIONS: f"{tally.escalated_events} events, {share} of the answered",
+        topics.ESCALATIONS_AUDIT: "sampled from cleared events",
         topics.VERDICTS: _ms(tally.latency["judged"]),
         topics.RATIONALES: "",
         topics.DEAD_LETTERS: "",
@@ -46,7 +46,7 @@ def counts(tally: Tally, total: int) -> Group:
 
 
 def line(tally: Tally, total: int) -> str:
-    """One line of progress, where there is no terminal to draw on."""
+    """One line of progress, for output that is not a terminal."""
     return (
         f"published {tally.published}/{total}  cleared {tally.topics[topics.CLEARED]}  "
         f"escalations {tally.topics[topics.ESCALATIONS]}  verdicts {tally.topics[topics.VERDICTS]}  "
@@ -54,13 +54,13 @@ def line(tally: Tally, total: int) -> str:
     )
 
 
-def shortened(text: str, longest: int = 46) -> str:
+def shortened(text: str, max_length: int = 46) -> str:
     flat = " ".join(text.split())
-    return flat if len(flat) <= longest else flat[: longest - 1] + "…"
+    return flat if len(flat) <= max_length else flat[: max_length - 1] + "…"
 
 
-def verdicts(tally: Tally, texts: Mapping[str, str], rows: int = ROWS) -> Table:
-    """Some verdicts of each policy and decision, texts shortened."""
+def verdicts(tally: Tally, texts: Mapping[str, str], max_rows: int = MAX_ROWS) -> Table:
+    """Some verdicts of each policy and decision, with shortened texts."""
     table = Table(
         Column("text", no_wrap=True, ratio=2),
         Column("policy", no_wrap=True, min_width=16),
@@ -76,9 +76,9 @@ def verdicts(tally: Tally, texts: Mapping[str, str], rows: int = ROWS) -> Table:
     groups: dict[tuple[str, str], list[Verdict]] = {}
     for verdict in tally.verdicts:
         groups.setdefault((verdict.policy_id, verdict.decision), []).append(verdict)
-    each = max(1, rows // max(1, len(groups)))
+    rows_per_group = max(1, max_rows // max(1, len(groups)))
     for (policy, decision), group in sorted(groups.items()):
-        for verdict in group[:each]:
+        for verdict in group[:rows_per_group]:
             score = "" if verdict.score is None else f"{verdict.score:.2f}"
             text = shortened(texts.get(verdict.content_id, ""))
             table.add_row(text, policy, decision, " ".join(verdict.rule_ids), score, verdict.reason or "")
@@ -86,7 +86,7 @@ def verdicts(tally: Tally, texts: Mapping[str, str], rows: int = ROWS) -> Table:
 
 
 def dead_letters(tally: Tally) -> Table:
-    table = Table("dead letter of", "reason", box=None, title="Dead letters", title_justify="left")
-    for letter in tally.dead_letters[:ROWS]:
+    table = Table("record", "reason", box=None, title="Dead letters", title_justify="left")
+    for letter in tally.dead_letters[:MAX_ROWS]:
         table.add_row(f"{letter.origin.topic}[{letter.origin.partition}]@{letter.origin.offset}", letter.reason)
     return table

@@ -1,4 +1,4 @@
-"""What became of the events that were published: counts, latencies, and who is still without an answer."""
+"""Counts the answers to published events: totals, latencies, and what is unanswered or duplicated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safeguard_streams.errors import RecordError
 
 
 def percentile(values: Iterable[float], share: float) -> float | None:
-    """The value below which `share` (0 to 1) of the values lie, by the nearest rank; None of no values."""
+    """The value below which `share` (0 to 1) of the values lie, by nearest rank; None when there are no values."""
     ordered = sorted(values)
     return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 1) if ordered else None
 
@@ -24,14 +24,17 @@ def _digest(value: bytes) -> bytes:
     return hashlib.sha256(value).digest()
 
 
-def _through(escalated: Counter[tuple[str, Lane]]) -> int:
-    """How often an event went to the reasoner in place of being cleared; what is audited was cleared."""
+def _escalated_live(escalated: Counter[tuple[str, Lane]]) -> int:
+    """How often an event was escalated instead of cleared; an audited event was cleared."""
     return max((count for (_, lane), count in escalated.items() if lane == "live"), default=0)
 
 
 class Tally:
-    """Counts records of one run. An event is answered by one cleared verdict, or by a verdict for each policy that
-    escalated it (and by those of its audits besides); a line that is no event is answered by its dead letter."""
+    """Counts the records of one run, by key.
+
+    The answer to an event is one cleared verdict, or one verdict for each policy that escalated it. Each audit adds a
+    verdict. The answer to a line that is not a valid event is its dead letter.
+    """
 
     def __init__(self) -> None:
         self.published = 0
@@ -43,20 +46,20 @@ class Tally:
         self._sent: dict[bytes | None, float] = {}
         self._dead: Counter[bytes | None] = Counter()
         self._cleared: Counter[bytes | None] = Counter()
-        # By key, counted by policy and lane.
+        # By key: counts by policy and lane.
         self._escalated: dict[bytes | None, Counter[tuple[str, Lane]]] = defaultdict(Counter)
         self._judged: dict[bytes | None, Counter[tuple[str, Lane]]] = defaultdict(Counter)
         self.dead_letters: list[DeadLetter] = []
 
     def sent(self, key: bytes | None, line: bytes) -> None:
-        """A line was handed to the broker now."""
+        """Record that a line was handed to the broker now."""
         self.published += 1
         self._lines[key] += 1
         self._lines_by_digest[_digest(line)] = key
         self._sent[key] = time.monotonic()
 
     def take(self, topic: str, record: Record) -> None:
-        """Count a record read from `topic` (without prefix); records of other runs are left out."""
+        """Count a record read from `topic` (without prefix); records of other runs are ignored."""
         if topic == topics.DEAD_LETTERS:
             self._take_dead_letter(record)
             return
@@ -90,28 +93,27 @@ class Tally:
         self.latency[kind].append((time.monotonic() - self._sent[key]) * 1000)
 
     def unanswered(self) -> int:
-        """Lines that have no whole answer yet."""
+        """The number of lines without a complete answer."""
         missing = 0
         for key, lines in self._lines.items():
             escalated, judged = self._escalated[key], self._judged[key]
-            through = _through(escalated)
-            behind = max((count - judged[asked] for asked, count in escalated.items()), default=0)
-            missing += max(0, lines - self._dead[key] - self._cleared[key] - through) + max(0, behind)
+            undecided = lines - self._dead[key] - self._cleared[key] - _escalated_live(escalated)
+            unjudged = max((count - judged[question] for question, count in escalated.items()), default=0)
+            missing += max(0, undecided) + max(0, unjudged)
         return missing
 
     def duplicates(self) -> int:
-        """Answers beyond the one that each event, or each escalation of it, is due."""
+        """The number of answers beyond one for each event, or for each of its escalations."""
         extra = 0
         for key, lines in self._lines.items():
             escalated, judged = self._escalated[key], self._judged[key]
-            through = _through(escalated)
-            extra += max(0, self._dead[key] + self._cleared[key] + through - lines)
-            extra += sum(max(0, count - escalated[asked]) for asked, count in judged.items())
+            extra += max(0, self._dead[key] + self._cleared[key] + _escalated_live(escalated) - lines)
+            extra += sum(max(0, count - escalated[question]) for question, count in judged.items())
         return extra
 
     @property
     def escalated_events(self) -> int:
-        return sum(1 for asked in self._escalated.values() if _through(asked))
+        return sum(1 for escalated in self._escalated.values() if _escalated_live(escalated))
 
     def by_policy(self) -> dict[str, Counter[str]]:
         """Decisions counted by policy."""
@@ -121,7 +123,7 @@ class Tally:
         return dict(sorted(table.items()))
 
     def summary(self) -> dict[str, Any]:
-        """The demo's figures; latency in ms from publishing to reading the answer."""
+        """The figures of the run; latency in ms, from publishing an event to reading its answer."""
         return {
             "published": self.published,
             "cleared": self.topics[topics.CLEARED],

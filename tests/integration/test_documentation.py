@@ -90,7 +90,7 @@ async def test_the_snippet_that_publishes(address, tmp_path):
     assert event.content_id == "post-1"
 
 
-@pytest.mark.parametrize("name", ["follow", "faust"])
+@pytest.mark.parametrize("name", ["first", "follow", "faust"])
 async def test_the_snippets_that_follow_verdicts(address, tmp_path, name):
     from safeguard_streams.bus import kafka
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from safeguard_streams.cli.measured import measured
-from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, needs_extra, policy_of
+from safeguard_streams.cli.benchmark import run_benchmark
+from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, load_policy, needs_extra
 from safeguard_streams.policies.files import LIBRARY
 from safeguard_streams.quality import verdict_labels
 from safeguard_streams.runtime import settings
@@ -84,7 +84,7 @@ def calibrate(
         from safeguard_streams.workers.evaluation import offline, score_calibration
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
-    document, path = policy_of(policy, library)
+    document, path = load_policy(policy, library)
     rows = verdict_labels.from_file(labels).rows
     current = settings_for(model, server)
 
@@ -146,4 +146,4 @@ def bench_reason(
         from safeguard_streams.workers.bench import run
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
-    measured(lambda address, folder, say: run.reason(address, count, model, folder, say), bootstrap, as_json)
+    run_benchmark(lambda address, folder, say: run.reason(address, count, model, folder, say), bootstrap, as_json)

@@ -1,4 +1,4 @@
-"""How a benchmark is run and shown."""
+"""Runs a benchmark and prints its figures."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from safeguard_streams.cli.options import console
 from safeguard_streams.errors import SafeguardError
 
 
-def measured(
+def run_benchmark(
     measure: Callable[[str, Path, Callable[[str], None]], Awaitable[dict[str, Any]]],
     bootstrap: str | None,
     as_json: bool,
 ) -> None:
-    """Run a measurement on the broker, or on one started for it, and print its table."""
+    """Run a benchmark on the given broker, or on one started for it, and print its figures as a table or JSON."""
     from safeguard_streams.bench import common
     from safeguard_streams.infra.brokers import BrokerError
 
@@ -37,7 +37,7 @@ def measured(
         with common.broker(bootstrap) as address:
             figures = asyncio.run(work(address))
     except BrokerError as error:
-        raise SafeguardError(f"{error}; or give a broker with --bootstrap") from error
+        raise SafeguardError(f"{error}; or name a broker with --bootstrap") from error
     if as_json:
         print(orjson.dumps(figures).decode())
         return
