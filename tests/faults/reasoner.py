@@ -1,7 +1,7 @@
 """The reasoning worker as it is, but for the model: answers come in the harmony format after a random while.
 
 What is under test is the delivery, and a model on a CPU would judge in an hour what the suite sends in a minute.
-Each call is one line in the file named by the first argument.
+Each call is one line in the file named by the first argument: the time it began and the digest of its prompt.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import hashlib
 import json
 import random
 import sys
+import time
 
 from safeguard_streams.policies.tokens import encoding
 from safeguard_streams.runtime import settings
@@ -36,7 +37,7 @@ class Quick:
     async def generate(self, question):
         tokens = question.prompt
         digest = hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:16]
-        self._calls.write(f"{digest}\n")
+        self._calls.write(f"{time.time():.2f} {digest}\n")
         self._calls.flush()
         await asyncio.sleep(random.expovariate(1 / 0.03))
         return Completion(TOKENS, len(tokens), 0)

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
@@ -371,6 +372,26 @@ class Suite:
             spans = [f"{_clock(min(times))}-{_clock(max(times))}" for times in (firsts, seconds)]
             say(f"{topic}[{partition}]: {len(pairs)} written at {spans[0]} were written again at {spans[1]}")
 
+    def calls(self):
+        """By the digest of the prompt: the time of each call and the reasoner that made it, in order of time."""
+        calls = defaultdict(list)
+        for path in self.folder.glob("*.calls"):
+            for line in path.read_text().splitlines():
+                moment, digest = line.split()
+                calls[digest].append((float(moment), path.stem))
+        return {digest: sorted(made) for digest, made in calls.items()}
+
+    def show_repeated_calls(self, calls):
+        """Which reasoner repeated whose judgements, and when."""
+        pairs = defaultdict(list)
+        for made in calls.values():
+            for (first, owner), (second, repeater) in pairwise(made):
+                pairs[owner, repeater].append((first, second))
+        for (owner, repeater), times in sorted(pairs.items()):
+            firsts, seconds = zip(*times, strict=True)
+            spans = [f"{_clock(min(moments))}-{_clock(max(moments))}" for moments in (firsts, seconds)]
+            say(f"{repeater} repeated {len(times)} calls: {owner} made them at {spans[0]}, again at {spans[1]}")
+
     async def verdict(self):
         """Count everything again, from the beginning, under read_committed."""
         final = Tally()
@@ -385,13 +406,12 @@ class Suite:
             if record.topic == topics.DEAD_LETTERS:
                 whole += 1 if decode(record.value, DeadLetter).original()[1] else 0
         self.show_duplicates(places)
-        calls = Counter()
-        for path in self.folder.glob("*.calls"):
-            calls.update(path.read_text().split())
+        calls = self.calls()
+        self.show_repeated_calls(calls)
         hits = sum(count for kind, count in self.done.items() if kind.split()[0] in {"kill", "stop"})
         # Of each reasoner that was hit: what was under way, and what finished within one commit interval.
         bound = hits * 2 * (2 * IN_FLIGHT)
-        repeated = sum(calls.values()) - len(calls)
+        repeated = sum(len(made) - 1 for made in calls.values())
         summary = {
             "seed": self.options.seed,
             "sent": final.published,
@@ -404,7 +424,7 @@ class Suite:
             "dead_letters_expected": self.poisoned,
             "dead_letters_found": final.topics[topics.DEAD_LETTERS],
             "dead_letters_whole": whole,
-            "reasoner_calls": sum(calls.values()),
+            "reasoner_calls": sum(map(len, calls.values())),
             "reasoner_calls_repeated": repeated,
             "reasoner_calls_repeated_bound": bound,
             "restarted_by_supervisor": sum(m.restarts for m in self.members),
