@@ -1,14 +1,17 @@
 """Faults on a real three-broker Kafka: python tests/faults/run.py --seed 1 --events 100000 --faults 40.
 
 Prints its random plan, then what it does; its last line is one JSON object. Exit status 0 only if every event was
-answered exactly once under read_committed, and every poison record is a dead letter, whole.
+answered exactly once under read_committed, every poison record is a whole dead letter, and every repeated judgement
+follows from a fault (see `explain`).
 """
 
 import argparse
 import asyncio
 import contextlib
+import hashlib
 import json
 import logging
+import math
 import os
 import random
 import signal
@@ -33,11 +36,13 @@ from safeguard_streams.infra import brokers
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime import settings
+from safeguard_streams.workers.judging import prompt
 
 BIN = Path(sys.executable).parent
 NOW = "2026-01-01T00:00:00Z"
-IN_FLIGHT = 16
+CALLS_AT_ONCE = 80  # of one reasoner: the slots of the stand-in for the model, and a quarter more
 SESSION = 6.0  # seconds
+TIMEOUT = 120.0  # seconds without any progress, far above what a busy machine needs
 KINDS = {
     "kill prefilter": 6,
     "kill reasoner": 6,
@@ -75,6 +80,14 @@ WORDS = [
 SUSPICIOUS = "you stupid worthless idiot shut up"
 
 
+def digest(tokens):
+    """How a reasoner notes whose text a call is about."""
+    return hashlib.sha256(json.dumps(list(tokens)).encode()).hexdigest()[:16]
+
+
+WARM_UP = digest(())
+
+
 def say(text):
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
@@ -100,7 +113,7 @@ def event(number, draw):
     if draw.random() < 0.01:
         text += " \x00 nul"
     key = f"content-{number}"
-    return key.encode(), json.dumps({"content_id": key, "text": text, "created_at": NOW}).encode()
+    return key.encode(), text, json.dumps({"content_id": key, "text": text, "created_at": NOW}).encode()
 
 
 class Member:
@@ -169,12 +182,15 @@ class Suite:
             **os.environ,
             "SAFEGUARD_BOOTSTRAP": self.settings.bootstrap,
             "SAFEGUARD_SESSION_TIMEOUT_MS": str(self.settings.session_timeout_ms),
-            "SAFEGUARD_MAX_IN_FLIGHT": str(IN_FLIGHT),
         }
         self.members = []
         self.tally = Tally()
+        self.lines = []
+        self.content_ids = {}  # by the digest of the text, which is what a reasoner notes of a call
+        self.hit = set()  # reasoners that were killed or stopped
         self.poisoned = 0
         self.stop_seconds = []
+        self.killed_after_sigterm = []
         self.done = Counter()
 
     def plan(self):
@@ -221,6 +237,17 @@ class Suite:
                     os.killpg(member.process.pid, signal.SIGKILL)
                 member.process.wait()
 
+    def sent(self, key, line):
+        self.lines.append((key, line))
+        self.tally.sent(key, line)
+
+    def new_tally(self):
+        """A tally that knows the lines published so far and has counted no answer."""
+        tally = Tally()
+        for key, line in self.lines:
+            tally.sent(key, line)
+        return tally
+
     async def publish(self):
         producer = AIOKafkaProducer(
             bootstrap_servers=self.settings.bootstrap,
@@ -237,18 +264,19 @@ class Suite:
             delay = start + number / self.options.rate - time.monotonic()
             if delay > 0.01:
                 await asyncio.sleep(delay)
-            key, value = event(number, self.draw)
-            self.tally.sent(key, value)
+            key, text, value = event(number, self.draw)
+            self.content_ids[digest(prompt.encode(text))] = key
+            self.sent(key, value)
             sent.append(await producer.send(topics.EVENTS, value, key=key))
             if self.draw.random() < 0.002:
                 key, value = poison(number, self.draw)
                 self.poisoned += 1
-                self.tally.sent(key, value)
+                self.sent(key, value)
                 sent.append(await producer.send(topics.EVENTS, value, key=key))
             if number == self.options.events // 2:
                 value = b'"' + b"x" * (10 * topics.MiB) + b'"'
                 self.poisoned += 1
-                self.tally.sent(b"large", value)
+                self.sent(b"large", value)
                 sent.append(await producer.send(topics.EVENTS, value, key=b"large"))
         for future in sent:
             await future
@@ -282,11 +310,13 @@ class Suite:
             await self.offsets_need(len(self.nodes) // 2 + 1)
         elif action == "kill":
             member = self.some(target)
+            self.hit.add(member.name)
             member.send(signal.SIGKILL)
-            await member.wait(5)
+            await asyncio.to_thread(member.process.wait)
             member.start()
         elif action == "stop and continue":
             member = self.some(target)
+            self.hit.add(member.name)
             member.send(signal.SIGSTOP)
             await asyncio.sleep(SESSION + self.draw.uniform(1, 4))
             member.send(signal.SIGCONT)
@@ -303,8 +333,13 @@ class Suite:
     async def terminate(self, member):
         member.wanted = False
         member.send(signal.SIGTERM)
-        took = await member.wait(15)
-        self.stop_seconds.append(15.0 if took is None else round(took, 1))
+        seconds = await member.wait(TIMEOUT)
+        if seconds is None:
+            self.killed_after_sigterm.append(member.name)
+            member.send(signal.SIGKILL)
+            member.process.wait()
+        else:
+            self.stop_seconds.append(round(seconds, 1))
 
     async def offsets_need(self, replicas):
         """The brokers take a position only when so many replicas have it."""
@@ -332,20 +367,15 @@ class Suite:
         return f"published {self.tally.published}, answered {self.tally.published - self.tally.unanswered()}"
 
     async def watch(self):
-        """Follow the outputs for progress only; the verdict is read afterwards, from the beginning."""
+        """Follow the outputs, for progress only: the verdict is read from the beginning afterwards."""
         while True:
             with contextlib.suppress(Exception):
                 async with kafka.reader(self.settings, WATCHED) as consumer:
-                    fresh = Tally()
-                    fresh._lines, fresh._lines_by_digest = self.tally._lines, self.tally._lines_by_digest
-                    fresh._sent, fresh.published = self.tally._sent, 0
+                    self.tally = self.new_tally()
                     while True:
                         for tp, records in (await consumer.getmany(timeout_ms=500)).items():
                             for record in records:
-                                fresh.take(tp.topic, record)
-                        fresh.published = self.tally.published
-                        self.tally._cleared, self.tally._escalated = fresh._cleared, fresh._escalated
-                        self.tally._judged, self.tally._dead = fresh._judged, fresh._dead
+                                self.tally.take(tp.topic, record)
             await asyncio.sleep(0.5)
 
     async def settle(self):
@@ -357,8 +387,8 @@ class Suite:
             now = self.tally.unanswered()
             if now != last:
                 last, moved = now, time.monotonic()
-            if time.monotonic() - moved > 120:
-                say(f"{last} are without an answer, and none came for 120 s")
+            if time.monotonic() - moved > TIMEOUT:
+                say(f"{last} are without an answer, and none came for {TIMEOUT:.0f} s")
                 return
 
     def show_duplicates(self, places):
@@ -392,11 +422,42 @@ class Suite:
             spans = [f"{_clock(min(moments))}-{_clock(max(moments))}" for moments in (firsts, seconds)]
             say(f"{repeater} repeated {len(times)} calls: {owner} made them at {spans[0]}, again at {spans[1]}")
 
+    def explain(self, calls, places):
+        """Count the repeated calls by the reason that the design gives for each.
+
+        A judgement is repeated only if its result was not committed when the next owner of the partition read the
+        position. The number of such judgements depends on the speed of the machine: on how many finish within one commit.
+        Their reasons do not:
+
+        - "lost with a process": the reasoner that judged first was killed, stopped, or fenced by the next owner.
+          What it had in flight, or finished and not committed, is lost.
+        - "judged by a former owner": the verdict was committed already, and a stopped (or starved) reasoner judged the
+          record all the same: it reads and judges until its first heartbeat or commit is refused.
+        - "cut off in a rebalance": a reasoner that no fault hit gave up its partitions. It commits what is finished, and
+          cancels what is still in flight when the time limit of the drain ends: in each rebalance at most CALLS_AT_ONCE.
+        - "not explained": the verdict was committed and the repeating reasoner owned its partitions throughout. The engine
+          would have read a position wrong, or ignored the set of records that are finished beyond it.
+        """
+        disturbed = self.hit | {path.stem for path in self.folder.glob("*.log") if "Fenced" in path.read_text("utf-8")}
+        committed = {
+            key: min(record.timestamp / 1000 for record in records)
+            for (topic, key), records in places.items()
+            if topic == topics.VERDICTS
+        }
+        reasons = Counter()
+        for text, made in calls.items():
+            for (_, owner), (moment, repeater) in pairwise(made):
+                if text == WARM_UP:
+                    continue  # each reasoner begins with a call that has the policy and no text
+                if moment > committed.get(self.content_ids[text], math.inf):
+                    reasons["judged by a former owner" if repeater in disturbed else "not explained"] += 1
+                else:
+                    reasons["lost with a process" if owner in disturbed else "cut off in a rebalance"] += 1
+        return reasons
+
     async def verdict(self):
         """Count everything again, from the beginning, under read_committed."""
-        final = Tally()
-        final._lines, final._lines_by_digest = self.tally._lines, self.tally._lines_by_digest
-        final._sent, final.published = self.tally._sent, self.tally.published
+        final = self.new_tally()
         whole = 0
         places = defaultdict(list)
         async for record in kafka.read_all(self.settings, WATCHED):
@@ -408,10 +469,8 @@ class Suite:
         self.show_duplicates(places)
         calls = self.calls()
         self.show_repeated_calls(calls)
-        hits = sum(count for kind, count in self.done.items() if kind.split()[0] in {"kill", "stop"})
-        # Of each reasoner that was hit: what was under way, and what finished within one commit interval.
-        bound = hits * 2 * (2 * IN_FLIGHT)
-        repeated = sum(len(made) - 1 for made in calls.values())
+        repeats = self.explain(calls, places)
+        rebalances = 2 * sum(self.done.values())  # a member leaves and one joins
         summary = {
             "seed": self.options.seed,
             "sent": final.published,
@@ -425,17 +484,19 @@ class Suite:
             "dead_letters_found": final.topics[topics.DEAD_LETTERS],
             "dead_letters_whole": whole,
             "reasoner_calls": sum(map(len, calls.values())),
-            "reasoner_calls_repeated": repeated,
-            "reasoner_calls_repeated_bound": bound,
+            "reasoner_calls_repeated": repeats.total(),
+            "reasoner_calls_repeated_by_reason": dict(repeats),
             "restarted_by_supervisor": sum(m.restarts for m in self.members),
             "sigterm_seconds_max": max(self.stop_seconds, default=None),
+            "killed_after_sigterm": self.killed_after_sigterm,
         }
         summary["passed"] = (
             not summary["lost"]
             and not summary["duplicates"]
             and summary["dead_letters_found"] == summary["dead_letters_whole"] == self.poisoned
-            and repeated <= bound
-            and summary["sigterm_seconds_max"] < 10
+            and not repeats["not explained"]
+            and repeats["cut off in a rebalance"] <= rebalances * CALLS_AT_ONCE
+            and not self.killed_after_sigterm
         )
         return summary
 
