@@ -18,7 +18,7 @@ SHORT = {
 }
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("command", SHORT, ids=" ".join)
 def test_a_short_run_gives_figures(kafka_address, command):

@@ -13,6 +13,7 @@ from safeguard_streams.bus.dead_letters import TRIES_HEADER, dead_letter
 from safeguard_streams.bus.memory import StoredRecord
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import RecordError
+from tests.conftest import TIMEOUT
 
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
 
@@ -28,7 +29,7 @@ def safeguard(broker):
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=TIMEOUT,
             env={**os.environ, **environment},
         )
         return done.stdout

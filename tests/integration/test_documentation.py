@@ -21,6 +21,7 @@ from safeguard_streams.contract.records import ContentEvent, Verdict, decode, en
 from safeguard_streams.infra import brokers
 from safeguard_streams.policies.check import check
 from safeguard_streams.runtime import settings as settings_module
+from tests.conftest import TIMEOUT
 
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "docs"
@@ -85,7 +86,7 @@ async def last(address, topic, kind):
 
 
 async def test_the_snippet_that_publishes(address, tmp_path):
-    subprocess.run([sys.executable, script(tmp_path, "publish", address)], check=True, timeout=60)
+    subprocess.run([sys.executable, script(tmp_path, "publish", address)], check=True, timeout=TIMEOUT)
     event = await last(address, topics.EVENTS, ContentEvent)
     assert event.content_id == "post-1"
 
@@ -109,8 +110,8 @@ async def test_the_snippets_that_follow_verdicts(address, tmp_path, name):
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        patience = threading.Timer(60, process.kill)
-        patience.start()
+        timer = threading.Timer(TIMEOUT, process.kill)
+        timer.start()
         try:
             for line in process.stdout:
                 if moment in line:
@@ -118,7 +119,7 @@ async def test_the_snippets_that_follow_verdicts(address, tmp_path, name):
             else:
                 pytest.fail("the snippet ended without printing the verdict")
         finally:
-            patience.cancel()
+            timer.cancel()
             process.kill()
     assert "fraud-spam violates" in line
 
@@ -157,7 +158,7 @@ async def test_the_example_in_java_follows_verdicts(kafka_address, tmp_path):
     assert lines == ["c1 fraud-spam violates", "c1 fraud-spam safe in place of v1"]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 async def test_the_example_that_acts_on_kafka_acts_once_though_it_is_killed(kafka_address):
     from safeguard_streams.bus import kafka
 
@@ -180,7 +181,7 @@ async def test_the_example_that_acts_on_kafka_acts_once_though_it_is_killed(kafk
     for part in (0.4, 1.0):
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             try:
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(TIMEOUT):
                     while len(await acted()) < part * count:
                         assert process.poll() is None
                         await asyncio.sleep(0.1)

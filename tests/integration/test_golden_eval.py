@@ -63,7 +63,7 @@ def test_a_golden_set_is_judged_and_one_that_contradicts_its_policy_is_caught(ru
     assert len(missed) <= found["noise"]["count"], "each edited label is among the disagreements"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_change_of_the_text_shows_which_golden_verdicts_flip(run, tmp_path):
     lenient = str(LIBRARY.parents[1] / "demo" / "lenient" / "policy.md")
     shown, error = run("diff", "hate-harassment", lenient, "--json")

@@ -72,7 +72,7 @@ def examples(policy_id):
 
 # What the model knows changes with its weights alone: one policy here, the others in `make test-long`.
 @pytest.mark.parametrize(
-    "policy_id", [n if n == "prompt-injection" else pytest.param(n, marks=pytest.mark.long) for n in sorted(ABOUT)]
+    "policy_id", [n if n == "prompt-injection" else pytest.param(n, marks=pytest.mark.slow) for n in sorted(ABOUT)]
 )
 async def test_it_judges_texts_that_it_was_not_trained_on(engine, policy_id):
     policy = LIBRARY[policy_id]

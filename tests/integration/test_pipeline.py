@@ -16,7 +16,7 @@ import pytest
 from safeguard_streams.bus import kafka as kafka_bus
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import DeadLetter, Rationale, Verdict, decode
-from tests.conftest import own_topics
+from tests.conftest import TIMEOUT, own_topics
 
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
 NOW = "2026-01-01T00:00:00Z"
@@ -66,7 +66,7 @@ def demo(*arguments, cwd=None, **environment):
     finally:
         if process.poll() is None:
             process.terminate()
-            process.wait(20)
+            process.wait(TIMEOUT)
         process.stdout.close()
         process.stderr.close()
 
@@ -129,7 +129,7 @@ def test_in_the_second_act_a_lenient_policy_brings_back_what_was_removed(kafka_a
     settings = {"SAFEGUARD_PREFIX": broker.prefix, "SAFEGUARD_PARTITIONS": "2", "SAFEGUARD_SERVERS": inference_server}
     arguments = ["--json", "--replay", "--count", "70", "--rate", "100", "--bootstrap", kafka_address]
     with demo(*arguments, cwd=tmp_path, **settings, SAFEGUARD_SESSION_TIMEOUT_MS="6000") as process:
-        output, progress = process.communicate(timeout=300)
+        output, progress = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0, progress
     summary = json.loads(output)
     second = summary["replay"]
@@ -176,17 +176,19 @@ def test_a_worker_whose_model_is_not_there_says_so(embedded_address, tmp_path):
     words = ["reason", "run", "--bootstrap", embedded_address, "--port", "0", "--model", str(tmp_path / "none")]
     environment = {**os.environ, "SAFEGUARD_PREFIX": "nomodel."}
     subprocess.run([SAFEGUARD, "topics", "create", "--bootstrap", embedded_address], env=environment, check=True)
-    done = subprocess.run([SAFEGUARD, *words], capture_output=True, text=True, timeout=60, env=environment, check=False)
+    done = subprocess.run(
+        [SAFEGUARD, *words], capture_output=True, text=True, timeout=TIMEOUT, env=environment, check=False
+    )
     assert done.returncode == 1
     assert "none: no such model folder" in done.stderr
 
 
 def test_a_run_that_cannot_be_done_says_why(tmp_path):
     with demo("--bootstrap", "127.0.0.1:1", "--count", "1") as process:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 1
     assert "no Kafka broker answers at 127.0.0.1:1" in errors
     with demo("--events", str(tmp_path / "missing.jsonl")) as process:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 1
     assert "missing.jsonl: cannot be read" in errors

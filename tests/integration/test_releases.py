@@ -28,7 +28,7 @@ from safeguard_streams.releases.operator import Author
 from safeguard_streams.workers.inference.interface import Completion
 from safeguard_streams.workers.judging.judge import Judge
 from safeguard_streams.workers.judging.reasoner import InferenceBudget
-from tests.conftest import feed_of, own_topics
+from tests.conftest import TIMEOUT, feed_of, own_topics
 
 NAME = "self-harm"
 SCRIPTED = Path(__file__).parents[1] / "faults" / "reasoner.py"
@@ -65,7 +65,7 @@ async def followed(settings):
     """What a process that reads the topic from its beginning has in force."""
     feed, caught_up = PolicyFeed(), asyncio.Event()
     task = asyncio.create_task(feed.follow(settings, caught_up))
-    await asyncio.wait_for(caught_up.wait(), 20)
+    await asyncio.wait_for(caught_up.wait(), TIMEOUT)
     task.cancel()
     await asyncio.wait({task})  # its consumer is closed by then
     return feed.policies

@@ -34,7 +34,7 @@ from safeguard_streams.replay.runner import ReplayRequest, ReplaySelector
 from safeguard_streams.workers.inference.interface import Completion
 from safeguard_streams.workers.judging.judge import Judge
 from safeguard_streams.workers.judging.reasoner import InferenceBudget
-from tests.conftest import enforcing, feed_of, standing_on
+from tests.conftest import TIMEOUT, enforcing, feed_of, standing_on
 
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
 NAME = "fraud-spam"
@@ -130,7 +130,7 @@ def running(settings, *words):
 
 
 async def wait_until_some(settings, least, process):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + TIMEOUT
     while len(found := await escalated(settings)) < least:
         assert process.poll() is None, process.stderr.read()[-2000:]
         assert time.monotonic() < deadline
@@ -153,7 +153,7 @@ async def test_a_replay_that_is_killed_twice_escalates_each_event_once(kafka, tm
             await asyncio.to_thread(process.wait)
         words = ["resume", next(iter(await runner.jobs(kafka)))]
     with running(kafka, *words, "--json") as process:
-        output, errors = await asyncio.to_thread(process.communicate, timeout=120)
+        output, errors = await asyncio.to_thread(process.communicate, timeout=TIMEOUT)
     assert process.returncode == 0, errors
     assert json.loads(output)["state"] == "escalated"
     found = Counter((e.event.content_id, e.policy_version) for e in await escalated(kafka))
@@ -377,7 +377,7 @@ async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, mo
 
 async def removed(agent, current, count):
     """What stands removed, when it is so many contents and the agent has followed all verdicts."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(TIMEOUT):
         while len(found := await standing_on(current)) != count or not agent.state()["ready"]:
             await asyncio.sleep(0.2)
     assert set(found.values()) <= {"remove"}

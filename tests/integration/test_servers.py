@@ -25,6 +25,7 @@ from safeguard_streams.workers.inference.remote import RemoteEngine
 from safeguard_streams.workers.judging import prompt
 from safeguard_streams.workers.judging.judgement import score_of
 from safeguard_streams.workers.judging.parse import parse
+from tests.conftest import TIMEOUT
 
 pytestmark = pytest.mark.model
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
@@ -72,7 +73,7 @@ def test_scores_are_measured_on_labels_and_a_map_is_fitted(inference_server, tmp
         "--write",
         "--json",
     ]
-    done = subprocess.run([SAFEGUARD, *words], capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run([SAFEGUARD, *words], capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert done.returncode == 0, done.stderr
     fitted = json.loads(done.stdout)
     assert fitted["rows"] >= 20
@@ -104,8 +105,8 @@ async def verdicts(current):
     return [decode(record.value, Verdict) async for record in kafka_bus.read_all(current, [topics.VERDICTS])]
 
 
-async def wait_for_verdicts(current, count, process, log, timeout=200):
-    deadline = time.monotonic() + timeout
+async def wait_for_verdicts(current, count, process, log):
+    deadline = time.monotonic() + TIMEOUT
     while len(found := await verdicts(current)) < count:
         assert process.poll() is None, log.read_text()[-3000:]
         assert time.monotonic() < deadline, f"{len(found)} of {count}"
@@ -113,7 +114,7 @@ async def wait_for_verdicts(current, count, process, log, timeout=200):
     return found
 
 
-@pytest.mark.long
+@pytest.mark.slow
 async def test_a_killed_engine_ends_the_worker_with_a_message_and_all_is_answered_once(
     kafka, inference_server, tmp_path
 ):
@@ -133,10 +134,10 @@ async def test_a_killed_engine_ends_the_worker_with_a_message_and_all_is_answere
         assert len(engine) == 1
         others = psutil.Process(process.pid).children(recursive=True)
         engine[0].kill()
-        assert await asyncio.to_thread(process.wait, 30) == 1
+        assert await asyncio.to_thread(process.wait, TIMEOUT) == 1
     assert "the inference engine died; start the worker again" in log.read_text()
     assert "Traceback" not in log.read_text().split("the inference engine died")[-1]
-    _, alive = psutil.wait_procs(others, timeout=5)
+    _, alive = psutil.wait_procs(others, timeout=TIMEOUT)
     assert [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
     before = await verdicts(kafka)
     assert 5 <= len(before) < count, "it was killed in the middle"

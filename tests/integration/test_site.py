@@ -22,6 +22,7 @@ from safeguard_streams.cli import app
 from safeguard_streams.errors import SafeguardError
 from safeguard_streams.infra import brokers
 from safeguard_streams.workers.inference.preflight import locate
+from tests.conftest import TIMEOUT
 
 from .test_documentation import BIN, DOCUMENTS, ROOT, SITE, block
 
@@ -159,7 +160,7 @@ class Stage:
 
     def end(self, process):
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(TIMEOUT) == 0
         self.processes.remove(process)
 
 
@@ -234,7 +235,7 @@ def test_every_command_that_is_shown_runs(stage):
 
 
 def ready(process, port, log):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + TIMEOUT
     while True:
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
@@ -254,6 +255,6 @@ def follow(stage, words, expected):
                 with suppress(subprocess.TimeoutExpired):
                     pytest.fail(f"{words} ended with {process.wait(1.5)}")
             process.send_signal(signal.SIGINT)
-            process.wait(10)
+            process.wait(TIMEOUT)
         finally:
             process.kill()
