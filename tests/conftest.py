@@ -1,5 +1,7 @@
-"""What the tests share: brokers (the embedded one, and Apache Kafka from its jars or at KAFKA_BOOTSTRAP), a model server
-with the small model, and the rule that CI skips nothing for want of a tool."""
+"""What the tests share: brokers, a server with the small model, and the rule that CI skips no test for want of a tool.
+
+The brokers are the embedded one, and Apache Kafka from its jars or at KAFKA_BOOTSTRAP.
+"""
 
 import asyncio
 import contextlib

@@ -34,9 +34,9 @@ from safeguard_streams.contract.records import DeadLetter, decode
 from safeguard_streams.demo.tally import Tally
 from safeguard_streams.infra import brokers
 from safeguard_streams.policies.files import load_library
+from safeguard_streams.policies.tokens import encoding
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime import settings
-from safeguard_streams.workers.judging import prompt
 
 BIN = Path(sys.executable).parent
 NOW = "2026-01-01T00:00:00Z"
@@ -81,7 +81,7 @@ SUSPICIOUS = "you stupid worthless idiot shut up"
 
 
 def digest(tokens):
-    """How a reasoner notes whose text a call is about."""
+    """The form in which a reasoner logs the text of a call."""
     return hashlib.sha256(json.dumps(list(tokens)).encode()).hexdigest()[:16]
 
 
@@ -93,7 +93,7 @@ def say(text):
 
 
 def poison(number, draw):
-    """A record that can never be handled."""
+    """A record that no stage can process."""
     key = f"poison-{number}"
     kinds = [
         b"not JSON %d" % number,
@@ -117,7 +117,7 @@ def event(number, draw):
 
 
 class Member:
-    """One prefilter or reasoner, started again by its supervisor when it ends by itself."""
+    """One prefilter or reasoner. Its supervisor restarts it when it exits without being told to."""
 
     count: ClassVar = Counter()
 
@@ -150,7 +150,7 @@ class Member:
             self.process.send_signal(number)
 
     async def wait(self, seconds):
-        """Seconds until it ended, None if it did not."""
+        """The seconds until the process exited; None if it did not."""
         begin = time.monotonic()
         while time.monotonic() - begin < seconds:
             if self.process.poll() is not None:
@@ -161,7 +161,7 @@ class Member:
     def supervise(self):
         if self.wanted and self.process.poll() is not None:
             self.restarts += 1
-            say(f"{self.name} ended by itself with {self.process.returncode}, starting it again")
+            say(f"{self.name} exited with {self.process.returncode}; restarting it")
             self.start()
 
 
@@ -186,7 +186,7 @@ class Suite:
         self.members = []
         self.tally = Tally()
         self.lines = []
-        self.content_ids = {}  # by the digest of the text, which is what a reasoner notes of a call
+        self.content_ids = {}  # by the digest of the text
         self.hit = set()  # reasoners that were killed or stopped
         self.poisoned = 0
         self.stop_seconds = []
@@ -221,7 +221,7 @@ class Suite:
         watching = asyncio.create_task(self.watch())
         try:
             await asyncio.gather(self.publish(), self.inject(plan))
-            say("all is published, waiting for the answers")
+            say("published everything, waiting for the answers")
             await self.settle()
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
@@ -265,7 +265,7 @@ class Suite:
             if delay > 0.01:
                 await asyncio.sleep(delay)
             key, text, value = event(number, self.draw)
-            self.content_ids[digest(prompt.encode(text))] = key
+            self.content_ids[digest(encoding().encode(text, disallowed_special=()))] = key
             self.sent(key, value)
             sent.append(await producer.send(topics.EVENTS, value, key=key))
             if self.draw.random() < 0.002:
@@ -300,13 +300,13 @@ class Suite:
             await asyncio.sleep(self.draw.uniform(0.5, 4))
             node.start(wait=False)
             await asyncio.to_thread(node.wait)
-            await asyncio.sleep(3)  # in sync again before the next one may be killed
+            await asyncio.sleep(3)  # the replicas are in sync again before the next kill
         elif action == "move":
             await asyncio.to_thread(self.elect)
         elif action == "refuse":
-            await self.offsets_need(len(self.nodes) + 1)  # replicas that there are not: no position can be written
+            await self.offsets_need(len(self.nodes) + 1)  # more replicas than brokers: no offset can be committed
             await asyncio.sleep(self.draw.uniform(2, 6))
-            # Back to a majority: with fewer, a broker's end could take positions with it.
+            # Back to a majority: with fewer, the loss of a broker could lose offsets.
             await self.offsets_need(len(self.nodes) // 2 + 1)
         elif action == "kill":
             member = self.some(target)
@@ -342,7 +342,7 @@ class Suite:
             self.stop_seconds.append(round(seconds, 1))
 
     async def offsets_need(self, replicas):
-        """The brokers take a position only when so many replicas have it."""
+        """Let the brokers accept a committed offset only when this many replicas have it."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.settings.bootstrap)
         await admin.start()
         try:
@@ -352,7 +352,7 @@ class Suite:
             await admin.close()
 
     def elect(self):
-        """Kafka's own tool: leadership back to the preferred replicas."""
+        """Return leadership to the preferred replicas, with Kafka's own tool."""
         tool = "org.apache.kafka.tools.LeaderElectionCommand"
         arguments = [
             "--bootstrap-server",
@@ -388,11 +388,11 @@ class Suite:
             if now != last:
                 last, moved = now, time.monotonic()
             if time.monotonic() - moved > TIMEOUT:
-                say(f"{last} are without an answer, and none came for {TIMEOUT:.0f} s")
+                say(f"{last} events have no answer, and none arrived for {TIMEOUT:.0f} s")
                 return
 
     def show_duplicates(self, places):
-        """Where and when answers and escalations were written again: what happened then is in the faults above."""
+        """Print where and when answers and escalations were duplicated."""
         again = defaultdict(list)
         for (topic, _), records in places.items():
             for record in records[1:]:
@@ -400,10 +400,10 @@ class Suite:
         for (topic, partition), pairs in sorted(again.items()):
             firsts, seconds = ([pair[n].timestamp / 1000 for pair in pairs] for n in (0, 1))
             spans = [f"{_clock(min(times))}-{_clock(max(times))}" for times in (firsts, seconds)]
-            say(f"{topic}[{partition}]: {len(pairs)} written at {spans[0]} were written again at {spans[1]}")
+            say(f"{topic}[{partition}]: {len(pairs)} written at {spans[0]} and again at {spans[1]}")
 
     def calls(self):
-        """By the digest of the prompt: the time of each call and the reasoner that made it, in order of time."""
+        """The calls by the digest of their text: times and reasoners, in order of time."""
         calls = defaultdict(list)
         for path in self.folder.glob("*.calls"):
             for line in path.read_text().splitlines():
@@ -412,7 +412,7 @@ class Suite:
         return {digest: sorted(made) for digest, made in calls.items()}
 
     def show_repeated_calls(self, calls):
-        """Which reasoner repeated whose judgements, and when."""
+        """Print which reasoner repeated whose judgements, and when."""
         pairs = defaultdict(list)
         for made in calls.values():
             for (first, owner), (second, repeater) in pairwise(made):
@@ -425,18 +425,17 @@ class Suite:
     def explain(self, calls, places):
         """Count the repeated calls by the reason that the design gives for each.
 
-        A judgement is repeated only if its result was not committed when the next owner of the partition read the
-        position. The number of such judgements depends on the speed of the machine: on how many finish within one commit.
-        Their reasons do not:
+        The owner of a partition repeats a judgement only if it was not committed when the owner read the offset. The
+        number of these depends on the machine: on how many judgements finish during one commit. The reasons do not:
 
-        - "lost with a process": the reasoner that judged first was killed, stopped, or fenced by the next owner.
-          What it had in flight, or finished and not committed, is lost.
-        - "judged by a former owner": the verdict was committed already, and a stopped (or starved) reasoner judged the
-          record all the same: it reads and judges until its first heartbeat or commit is refused.
-        - "cut off in a rebalance": a reasoner that no fault hit gave up its partitions. It commits what is finished, and
-          cancels what is still in flight when the time limit of the drain ends: in each rebalance at most CALLS_AT_ONCE.
-        - "not explained": the verdict was committed and the repeating reasoner owned its partitions throughout. The engine
-          would have read a position wrong, or ignored the set of records that are finished beyond it.
+        - "lost with a process": the reasoner that judged first was killed, stopped, or fenced by the next owner. It
+          loses its calls in flight and its uncommitted results.
+        - "judged by a former owner": a reasoner that was stopped (or starved) past its session judged a record whose
+          verdict the new owner had committed. It reads and judges until the broker refuses a heartbeat or a commit.
+        - "cut off in a rebalance": a reasoner that no fault hit gave up its partitions. It commits its results and
+          cancels the calls that outlast the time limit of the drain: in each rebalance at most CALLS_AT_ONCE.
+        - "not explained": the verdict was committed and the repeating reasoner was not disturbed. The engine has misread
+          a committed offset or the set of records that finished beyond it.
         """
         disturbed = self.hit | {path.stem for path in self.folder.glob("*.log") if "Fenced" in path.read_text("utf-8")}
         committed = {
@@ -448,7 +447,7 @@ class Suite:
         for text, made in calls.items():
             for (_, owner), (moment, repeater) in pairwise(made):
                 if text == WARM_UP:
-                    continue  # each reasoner begins with a call that has the policy and no text
+                    continue  # a reasoner starts with a call that has the policy and no text
                 if moment > committed.get(self.content_ids[text], math.inf):
                     reasons["judged by a former owner" if repeater in disturbed else "not explained"] += 1
                 else:
@@ -456,7 +455,7 @@ class Suite:
         return reasons
 
     async def verdict(self):
-        """Count everything again, from the beginning, under read_committed."""
+        """The summary, counted from the beginning of each topic under read_committed."""
         final = self.new_tally()
         whole = 0
         places = defaultdict(list)

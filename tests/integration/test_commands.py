@@ -1,4 +1,4 @@
-"""The commands that an operator uses beside the two processes, on both brokers."""
+"""The commands of operators, on both brokers."""
 
 import json
 import os
@@ -57,7 +57,7 @@ async def test_releases_are_counted_and_listed(safeguard):
     assert listed["fraud-spam"]["why"] == "all"
 
 
-async def test_lines_are_published_as_they_are(broker, safeguard):
+async def test_lines_are_published_unchanged(broker, safeguard):
     safeguard("topics", "create")
     lines = [encode(ContentEvent("a", "x\u2028y", now())).decode(), "not an event"]
     assert json.loads(safeguard("publish", "-", "--json", given="\n".join(lines) + "\n\n")) == {"published": 2}
@@ -142,7 +142,7 @@ async def test_gates_are_calibrated_distilled_and_audited_from_the_verdicts_on_k
 
 
 @pytest.mark.slow
-def test_sets_are_evaluated_and_labels_distilled_from_files(tmp_path):
+def test_sets_are_evaluated_and_classifiers_distilled_from_files(tmp_path):
     def safeguard(*arguments):
         return subprocess.run(
             [SAFEGUARD, *arguments], capture_output=True, text=True, timeout=TIMEOUT, check=True

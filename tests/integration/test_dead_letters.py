@@ -1,4 +1,4 @@
-"""Dead letters are listed, and put back exactly once each, on both brokers."""
+"""Dead letters are listed, and requeued exactly once each."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def safeguard(broker):
 
 
 @pytest.mark.parametrize("broker_address", ["kafka"], indirect=True)
-async def test_a_dead_letter_is_listed_and_put_back_once(broker, safeguard):
+async def test_a_dead_letter_is_listed_and_requeued_once(broker, safeguard):
     await kafka_bus.create_topics(broker)
     topic = broker.prefix + topics.EVENTS
     async with kafka_bus.producer(broker) as producer:

@@ -1,4 +1,4 @@
-"""What the documentation says is what happens: snippets run, help texts are current, the compose file is valid."""
+"""The documentation is true: snippets run, shown output is current, the compose file is valid."""
 
 import asyncio
 import json
@@ -26,28 +26,28 @@ from tests.conftest import TIMEOUT
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "docs"
 CAPACITY = SITE / "guides/capacity.md"
-# All that is shown to people; the reference of the site is made from the code.
+# Every document that people read; the reference pages are generated from the code.
 DOCUMENTS = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "infra/telemetry/RUNBOOK.md", *sorted(SITE.rglob("*.md"))]
 EXAMPLES = ROOT / "streams/client/examples"
 BIN = Path(sys.executable).parent
 
 
 def block(marker):
-    """The one code block behind this marker, wherever it is."""
+    """The only code block after this marker, in any document."""
     pattern = re.compile(rf"<!-- {re.escape(marker)} -->\n```\w*\n(.*?)```\n", re.DOTALL)
     (found,) = [text for path in DOCUMENTS for text in pattern.findall(path.read_text(encoding="utf-8"))]
     return found
 
 
 def capacities():
-    """The example, and what it prints; to renew it: .venv/bin/python -m tests.integration.test_documentation."""
+    """The example and its output. To renew it, run .venv/bin/python -m tests.integration.test_documentation."""
     line = block("capacity").splitlines()[0]
     found = CliRunner(env={"COLUMNS": "110"}).invoke(app, shlex.split(line)[2:])
     assert found.exit_code == 0, found.output
     return line + "\n" + "\n".join(row.rstrip() for row in found.stdout.splitlines()) + "\n"
 
 
-def test_the_capacities_are_what_the_command_says():
+def test_the_capacities_are_the_output_of_the_command():
     assert block("capacity") == capacities()
 
 
@@ -70,7 +70,7 @@ def script(tmp_path, name, address):
 
 @pytest.fixture
 def address(broker_address):
-    """A broker with the topics as they are named in the guides."""
+    """A broker with the topics under the names that the guides use."""
     made = settings_module.load(bootstrap=broker_address, partitions=2)
     subprocess.run(
         [BIN / "safeguard", "topics", "create", "--bootstrap", broker_address], check=True, capture_output=True
@@ -159,7 +159,7 @@ async def test_the_example_in_java_follows_verdicts(kafka_address, tmp_path):
 
 
 @pytest.mark.slow
-async def test_the_example_that_acts_on_kafka_acts_once_though_it_is_killed(kafka_address):
+async def test_the_exactly_once_example_acts_once_although_it_is_killed(kafka_address):
     from safeguard_streams.bus import kafka
 
     count, group, topic = 200, f"g{time.time_ns()}", topics.ACTIONS
@@ -190,7 +190,7 @@ async def test_the_example_that_acts_on_kafka_acts_once_though_it_is_killed(kafk
     assert sorted(await acted()) == sorted(f"{group}-{number}" for number in range(count))
 
 
-def test_the_asyncapi_document_is_current_and_whole():
+def test_the_asyncapi_document_is_current_and_complete():
     path = ROOT / "streams/contract/asyncapi.json"
     written = json.loads(path.read_text())
     assert written == json.loads(json.dumps(asyncapi.document())), (

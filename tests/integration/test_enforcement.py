@@ -1,4 +1,4 @@
-"""Enforcement on real brokers: what it does about verdicts, what people do about that, and a webhook's receiver."""
+"""Enforcement on real brokers: actions after verdicts, moderators' decisions, and deliveries to a webhook."""
 
 import asyncio
 import contextlib
@@ -68,7 +68,7 @@ def command(broker, monkeypatch):
     return invoke
 
 
-async def test_verdicts_are_followed_and_people_have_the_last_word(broker, command):
+async def test_verdicts_lead_to_actions_and_moderators_have_the_last_word(broker, command):
     await kafka_bus.create_topics(broker)
     await publish(broker, topics.EVENTS, ContentEvent("c9", "never judged", WHEN))
     await publish(
@@ -135,7 +135,7 @@ async def followed(current, name):
 
 
 @pytest.mark.parametrize("broker_address", ["kafka"], indirect=True)
-async def test_what_is_held_waits_for_a_person(broker, command):
+async def test_held_actions_wait_for_a_moderator(broker, command):
     await kafka_bus.create_topics(broker)
     assert "nothing is held" in (await command("held")).stdout
     async with enforcing(broker, Rules(RULES.rule, Cap(4))) as agent:
@@ -164,7 +164,7 @@ async def followed_by(current, count):
 
 
 @pytest.mark.parametrize("broker_address", ["kafka"], indirect=True)
-async def test_a_trial_changes_nothing(broker):
+async def test_a_dry_run_changes_nothing(broker):
     await kafka_bus.create_topics(broker)
     await publish(broker, topics.VERDICTS, verdict("v1", "c1"))
     async with enforcing(broker, RULES, dry_run=True):
@@ -175,7 +175,7 @@ async def test_a_trial_changes_nothing(broker):
     assert [action.dry_run for action in await actions(broker)] == [True, False]
 
 
-async def test_it_may_begin_with_what_comes_next(kafka, tmp_path):
+async def test_enforcement_can_begin_with_the_next_verdict(kafka, tmp_path):
     await kafka_bus.create_topics(kafka)
     await publish(kafka, topics.VERDICTS, *(verdict(f"old{n}", f"c{n}") for n in range(10)))
     await kafka_bus.begin_at_end(kafka, "enforcement", topics.VERDICTS)
@@ -186,7 +186,7 @@ async def test_it_may_begin_with_what_comes_next(kafka, tmp_path):
     assert [action.verdict_id for action in await actions(kafka)] == ["v1"]
 
 
-def test_a_run_that_cannot_be_right_is_refused(kafka, tmp_path):
+def test_a_cap_below_the_number_of_partitions_is_refused(kafka, tmp_path):
     asyncio.run(kafka_bus.create_topics(kafka))
     rules = tmp_path / "rules.toml"
     rules.write_text("[caps.hate]\nmax_actions = 1\n")
@@ -197,7 +197,7 @@ def test_a_run_that_cannot_be_right_is_refused(kafka, tmp_path):
     assert "hate: a cap is shared by the partitions, so let it be 2 at least" in done.stderr
 
 
-def test_killed_agents_and_a_bad_receiver_cost_no_action_and_double_none(kafka_address):
+def test_killed_agents_and_a_faulty_receiver_neither_lose_nor_repeat_an_action(kafka_address):
     suite = Path(__file__).parents[1] / "faults" / "enforcement.py"
     arguments = ["--verdicts", "300", "--rate", "150", "--down", "2", "--kills", "1", "--bootstrap", kafka_address]
     done = subprocess.run([sys.executable, suite, *arguments], capture_output=True, text=True, timeout=600, check=False)
@@ -236,7 +236,7 @@ def record(offset, action, headers=()):
     return StoredRecord(topics.ACTIONS, 0, offset, 0, action.content_id.encode(), encode(action), headers)
 
 
-async def test_a_message_is_signed_and_says_where_a_decision_belongs():
+async def test_a_message_is_signed_and_names_its_partition():
     name, body = message(act("a1"), 3)
     headers = signed(key_of(SECRET), name, int(time.time()), body)
     found = Checker(SECRET).verify(body, headers)
@@ -245,7 +245,7 @@ async def test_a_message_is_signed_and_says_where_a_decision_belongs():
         Checker(SECRET).verify(body + b" ", headers)
 
 
-async def test_only_what_changes_anything_is_delivered():
+async def test_only_actions_with_an_effect_are_delivered():
     async with delivering() as (delivery, receiver):
         records = [
             act("a1"),
@@ -261,7 +261,7 @@ async def test_only_what_changes_anything_is_delivered():
         assert delivery.delivered == {"action": 1, "alert": 1}
 
 
-async def test_of_one_content_messages_go_out_in_order_and_a_slow_one_delays_no_other_content():
+async def test_messages_of_one_content_item_go_out_in_order_and_delay_no_other_item():
     async with delivering({"fails before": 1}) as (delivery, receiver):
         first = asyncio.create_task(delivery([record(0, act("a1"))]))
         second = asyncio.create_task(delivery([record(1, act("a2", action="allow", previous="remove"))]))
@@ -275,7 +275,7 @@ async def test_of_one_content_messages_go_out_in_order_and_a_slow_one_delays_no_
 
 
 @pytest.mark.parametrize("mood", ["fails after", "says nothing", "late", "twice"])
-async def test_what_was_applied_but_not_answered_is_sent_again_under_the_same_key(mood):
+async def test_an_unanswered_message_is_sent_again_under_the_same_key(mood):
     async with delivering({mood: 1}) as (delivery, receiver):
         sending = asyncio.create_task(delivery([record(0, act("a1"))]))
         await until(lambda: receiver.had and (mood == "twice" or receiver.requests[mood] > 1))
@@ -286,7 +286,7 @@ async def test_what_was_applied_but_not_answered_is_sent_again_under_the_same_ke
         assert receiver.requests.total() > 2 or mood == "twice"
 
 
-async def test_what_is_refused_for_good_is_a_dead_letter_and_a_wrong_page_is_not():
+async def test_a_refused_message_is_a_dead_letter_and_other_errors_are_retried():
     answers = [404, 503, 401, 400]
 
     async def serve(reader, writer):
@@ -310,29 +310,29 @@ async def test_what_is_refused_for_good_is_a_dead_letter_and_a_wrong_page_is_not
     await server.wait_closed()
 
 
-async def test_what_a_person_or_a_newer_verdict_overtook_is_not_delivered():
+async def test_an_action_that_a_moderator_or_a_newer_verdict_overtook_is_not_delivered():
     async with delivering() as (delivery, receiver):
         tried = ((TRIES_HEADER, b"1"),)
         decided = Action("d1", "c1", "allow", WHEN, by="ann")
         await delivery([record(0, act("a0"))])
         await delivery([record(1, decided)])
-        await delivery([record(2, act("a1"))])  # its writer did not know yet
+        await delivery([record(2, act("a1"))])  # written before its writer knew the decision
         await delivery([record(3, act("b1", "c2"))])
         await delivery([record(4, act("b2", "c2", action="allow", previous="remove"))])
-        await delivery([record(5, act("b1", "c2"), tried)])  # a dead letter that was put back
+        await delivery([record(5, act("b1", "c2"), tried)])  # a requeued dead letter
         await delivery([record(6, act("b2", "c2", action="allow", previous="remove"), tried)])
-        await delivery([record(7, act("r1", "c2", releases="gone"))])  # let through when it had ceased to wait
+        await delivery([record(7, act("r1", "c2", releases="gone"))])  # released after it was no longer held
         assert list(receiver.had) == ["action-a0", "action-d1", "action-b1", "action-b2"]
 
 
 @pytest.mark.parametrize("secret", ["", "whsec_c2hvcnQ=", "c2FmZWd1YXJkIHRlc3RzIG9ubHksIG5vIHNlY3JldCE=", "whsec_*"])
-def test_a_secret_at_fault_is_refused_without_being_named(secret):
+def test_an_invalid_secret_is_refused_and_not_printed(secret):
     with pytest.raises(ConfigurationError) as caught:
         key_of(secret)
     assert not secret or f" {secret} " not in f" {caught.value} "
 
 
-async def test_a_webhook_needs_a_secret_and_the_secret_is_never_shown(kafka_address):
+async def test_a_webhook_needs_a_secret_and_the_secret_is_never_printed(kafka_address):
     current = settings.load(bootstrap=kafka_address, webhook_secret=SECRET)
     assert SECRET not in repr(current)
     rules = Rules(webhook=Webhook("http://127.0.0.1:1/"))
@@ -345,7 +345,7 @@ async def test_a_webhook_needs_a_secret_and_the_secret_is_never_shown(kafka_addr
     ("header", "low", "high"),
     [(None, 0, 0), ("7", 7, 7), ("99999", 3600, 3600), ("soon", 0, 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0)],
 )
-def test_a_receiver_may_ask_for_a_pause(header, low, high):
+def test_a_receiver_can_ask_for_a_pause(header, low, high):
     assert low <= delivery._asked_to_wait(header) <= high
 
 

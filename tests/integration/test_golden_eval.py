@@ -18,7 +18,7 @@ OTHER_SIDE = {"violates": ("safe", "FS4"), "safe": ("violates", "FS3")}
 
 @pytest.fixture
 def run(inference_server):
-    """Standard output, and the error if there was one."""
+    """Standard output, and the error or None."""
 
     def invoke(*words):
         result = CliRunner().invoke(app, ["policy", *words, "--engine", "remote", "--server", inference_server])
@@ -64,7 +64,7 @@ def test_a_golden_set_is_judged_and_one_that_contradicts_its_policy_is_caught(ru
 
 
 @pytest.mark.slow
-def test_a_change_of_the_text_shows_which_golden_verdicts_flip(run, tmp_path):
+def test_a_changed_policy_shows_which_golden_verdicts_flip(run, tmp_path):
     lenient = str(LIBRARY.parents[1] / "demo" / "lenient" / "policy.md")
     shown, error = run("diff", "hate-harassment", lenient, "--json")
     assert error is None

@@ -1,4 +1,4 @@
-"""Replays: what is chosen, that each event is escalated once whatever is killed, and what an operator does to them."""
+"""Replays: the selection, exactly one escalation for each event despite kills, and the operator's commands."""
 
 import asyncio
 import contextlib
@@ -71,7 +71,7 @@ async def chosen(events, earlier=(), **more):
     return [decode(o.value, Escalation) for o in outputs]
 
 
-async def test_what_either_version_wants_is_judged_by_the_new_one_between_the_bounds():
+async def test_the_new_version_judges_what_either_version_escalates_within_the_bounds():
     found = await chosen([event(n) for n in range(100)])
     assert {e.event.content_id for e in found} == {f"c{n}" for n in range(10, 50) if n % 4 != 3}
     assert {(e.lane, e.replay_id, e.policy_version) for e in found} == {("replay", "r1", NEW.version)}
@@ -79,12 +79,12 @@ async def test_what_either_version_wants_is_judged_by_the_new_one_between_the_bo
     assert gates == {("old", "live", True), ("new", "terms", False), ("both", "terms", True)}
 
 
-async def test_the_version_before_judges_its_share_again():
+async def test_the_current_version_judges_its_share_for_noise():
     found = Counter(e.policy_version for e in await chosen([event(n) for n in range(50)], noise=1.0))
     assert found == {NEW.version: 30, OLD.version: 20}
 
 
-async def test_where_only_the_gate_changes_each_content_is_judged_once():
+async def test_when_only_the_gate_changes_each_content_item_is_judged_once():
     same = runner.Replayed(
         NAME, NEW.version, NEW.document, None, NEW.version, version("Weigh", terms=["both"]).document
     )
@@ -93,7 +93,7 @@ async def test_where_only_the_gate_changes_each_content_is_judged_once():
     assert set(Counter(e.event.content_id for e in found).values()) == {1}
 
 
-async def test_samples_and_filters_choose():
+async def test_samples_and_filters_select():
     events = [event(n, surface="chat" if n % 8 < 4 else "mail", language="de") for n in range(50)]
     assert {e.event.surface for e in await chosen(events, surfaces=("mail",))} == {"mail"}
     assert await chosen(events, languages=("fr",)) == []
@@ -181,7 +181,7 @@ async def test_the_versions_of_a_replay_reach_the_reasoner_and_change_nothing_in
     assert made.total == 11
 
 
-async def test_a_replay_is_paused_resumed_and_cancelled_by_anybody(kafka):
+async def test_any_process_can_pause_resume_and_cancel_a_replay(kafka):
     await kafka_bus.create_topics(kafka)
     await publish(kafka, 20)
     with pytest.raises(ConfigurationError, match="no event lies between these bounds"):
@@ -203,8 +203,8 @@ async def test_a_replay_is_paused_resumed_and_cancelled_by_anybody(kafka):
     assert await runner.run(kafka, other, Classifier(), stop) == "cancelled"
 
 
-class Quick:
-    """A model that answers as it is told, at once."""
+class ScriptedModel:
+    """Answers at once, as its argument says."""
 
     model = "stand-in"
     longest = 16_384
@@ -231,7 +231,7 @@ async def test_a_replay_is_judged_by_its_versions_whatever_is_in_force_and_its_s
     await operator.release(broker, [OTHER], Author("test"))
     await operator.retire(broker, NAME, Author("test"))
     feed = await feed_of(broker)
-    judge = Judge(Quick(), feed, InferenceBudget(500))
+    judge = Judge(ScriptedModel(), feed, InferenceBudget(500))
     async with kafka_bus.producer(broker) as producer:
         for number in (n for n in range(12) if n % 4 in (0, 2)):
             live = judged_before(number, "safe")
@@ -295,7 +295,7 @@ def last_decisions(verdicts):
     return {v.content_id: v.decision for v in verdicts}
 
 
-async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, monkeypatch, stack):
+async def test_flips_are_promoted_once_despite_failures_and_reverted(kafka, monkeypatch, stack):
     await kafka_bus.create_topics(kafka)
     await operator.release(kafka, [OLD], Author("test"))
     await publish(kafka, 40)
@@ -312,7 +312,7 @@ async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, mo
     assert "is running: let it come to its end" in str((await command("promote", made.replay_id)).exception)
     assert await runner.run(kafka, made, Classifier(), asyncio.Event()) == "escalated"
     feed = await feed_of(kafka)
-    judge = Judge(Quick(), feed, InferenceBudget(500))
+    judge = Judge(ScriptedModel(), feed, InferenceBudget(500))
     async with kafka_bus.producer(kafka) as producer:
         async for record in kafka_bus.read_all(kafka, [topics.ESCALATIONS_REPLAY]):
             number = int(record.key[1:])
@@ -376,7 +376,7 @@ async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, mo
 
 
 async def removed(agent, current, count):
-    """What stands removed, when it is so many contents and the agent has followed all verdicts."""
+    """The ids of the removed content items, once there are `count` and the agent is ready."""
     async with asyncio.timeout(TIMEOUT):
         while len(found := await standing_on(current)) != count or not agent.state()["ready"]:
             await asyncio.sleep(0.2)

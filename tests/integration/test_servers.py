@@ -1,4 +1,4 @@
-"""The worker on vLLM's own server, and what becomes of its work when the engine in its process is killed."""
+"""The worker with a vLLM server, and its recovery after vLLM in its own process is killed."""
 
 import asyncio
 import contextlib
@@ -115,9 +115,7 @@ async def wait_for_verdicts(current, count, process, log):
 
 
 @pytest.mark.slow
-async def test_a_killed_engine_ends_the_worker_with_a_message_and_all_is_answered_once(
-    kafka, inference_server, tmp_path
-):
+async def test_a_worker_whose_vllm_is_killed_exits_and_everything_is_answered_once(kafka, inference_server, tmp_path):
     count = 150
     await kafka_bus.create_topics(kafka)
     await operator.release(kafka, policies(), operator.Author("test"))
