@@ -187,7 +187,7 @@ class Suite:
         self.tally = Tally()
         self.lines = []
         self.content_ids = {}  # by the digest of the text
-        self.hit = set()  # reasoners that were killed or stopped
+        self.hits = defaultdict(list)  # by member: when it was killed or stopped
         self.poisoned = 0
         self.stop_seconds = []
         self.killed_after_sigterm = []
@@ -310,13 +310,13 @@ class Suite:
             await self.offsets_need(len(self.nodes) // 2 + 1)
         elif action == "kill":
             member = self.some(target)
-            self.hit.add(member.name)
+            self.hits[member.name].append(time.time())
             member.send(signal.SIGKILL)
             await asyncio.to_thread(member.process.wait)
             member.start()
         elif action == "stop and continue":
             member = self.some(target)
-            self.hit.add(member.name)
+            self.hits[member.name].append(time.time())
             member.send(signal.SIGSTOP)
             await asyncio.sleep(SESSION + self.draw.uniform(1, 4))
             member.send(signal.SIGCONT)
@@ -437,7 +437,8 @@ class Suite:
         - "not explained": the verdict was committed and the repeating reasoner was not disturbed. The engine has misread
           a committed offset or the set of records that finished beyond it.
         """
-        disturbed = self.hit | {path.stem for path in self.folder.glob("*.log") if "Fenced" in path.read_text("utf-8")}
+        fenced = {path.stem for path in self.folder.glob("*.log") if "Fenced" in path.read_text("utf-8", "replace")}
+        starved = fenced - self.hits.keys()
         committed = {
             key: min(record.timestamp / 1000 for record in records)
             for (topic, key), records in places.items()
@@ -445,13 +446,16 @@ class Suite:
         }
         reasons = Counter()
         for text, made in calls.items():
+            if text == WARM_UP:
+                continue  # a reasoner starts with a call that has the policy and no text
+            done = committed.get(self.content_ids[text], math.inf)
             for (_, owner), (moment, repeater) in pairwise(made):
-                if text == WARM_UP:
-                    continue  # a reasoner starts with a call that has the policy and no text
-                if moment > committed.get(self.content_ids[text], math.inf):
-                    reasons["judged by a former owner" if repeater in disturbed else "not explained"] += 1
+                if moment > done:
+                    former = repeater in starved or any(hit < done for hit in self.hits.get(repeater, ()))
+                    reasons["judged by a former owner" if former else "not explained"] += 1
                 else:
-                    reasons["lost with a process" if owner in disturbed else "cut off in a rebalance"] += 1
+                    disturbed = owner in fenced or owner in self.hits
+                    reasons["lost with a process" if disturbed else "cut off in a rebalance"] += 1
         return reasons
 
     async def verdict(self):

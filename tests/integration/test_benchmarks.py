@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
 SHORT = {
     ("bench", "prefilter"): ("--events", "5000"),
@@ -18,8 +19,6 @@ SHORT = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("command", SHORT, ids=" ".join)
 def test_a_short_run_prints_figures(kafka_address, command):
     environment = {**os.environ, "SAFEGUARD_BOOTSTRAP": kafka_address}

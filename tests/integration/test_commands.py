@@ -15,6 +15,7 @@ from safeguard_streams.contract.records import ContentEvent, Escalation, Prefilt
 from safeguard_streams.policies.files import load_library
 from tests.conftest import TIMEOUT
 
+pytestmark = pytest.mark.slow
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
 
 
@@ -141,7 +142,6 @@ async def test_gates_are_calibrated_distilled_and_audited_from_the_verdicts_on_k
     safeguard("policy", "release", "--library", str(out.parent))
 
 
-@pytest.mark.slow
 def test_sets_are_evaluated_and_classifiers_distilled_from_files(tmp_path):
     def safeguard(*arguments):
         return subprocess.run(

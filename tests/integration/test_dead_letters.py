@@ -15,6 +15,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.errors import RecordError
 from tests.conftest import TIMEOUT
 
+pytestmark = pytest.mark.slow
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
 
 

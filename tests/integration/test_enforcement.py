@@ -68,6 +68,7 @@ def command(broker, monkeypatch):
     return invoke
 
 
+@pytest.mark.slow
 async def test_verdicts_lead_to_actions_and_moderators_have_the_last_word(broker, command):
     await kafka_bus.create_topics(broker)
     await publish(broker, topics.EVENTS, ContentEvent("c9", "never judged", WHEN))
@@ -134,6 +135,7 @@ async def followed(current, name):
     return any(action.verdict_id == name for action in await actions(current))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broker_address", ["kafka"], indirect=True)
 async def test_held_actions_wait_for_a_moderator(broker, command):
     await kafka_bus.create_topics(broker)
@@ -163,6 +165,7 @@ async def followed_by(current, count):
     return len(await actions(current)) == count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broker_address", ["kafka"], indirect=True)
 async def test_a_dry_run_changes_nothing(broker):
     await kafka_bus.create_topics(broker)
@@ -175,6 +178,7 @@ async def test_a_dry_run_changes_nothing(broker):
     assert [action.dry_run for action in await actions(broker)] == [True, False]
 
 
+@pytest.mark.slow
 async def test_enforcement_can_begin_with_the_next_verdict(kafka, tmp_path):
     await kafka_bus.create_topics(kafka)
     await publish(kafka, topics.VERDICTS, *(verdict(f"old{n}", f"c{n}") for n in range(10)))
@@ -186,6 +190,7 @@ async def test_enforcement_can_begin_with_the_next_verdict(kafka, tmp_path):
     assert [action.verdict_id for action in await actions(kafka)] == ["v1"]
 
 
+@pytest.mark.slow
 def test_a_cap_below_the_number_of_partitions_is_refused(kafka, tmp_path):
     asyncio.run(kafka_bus.create_topics(kafka))
     rules = tmp_path / "rules.toml"
@@ -197,6 +202,7 @@ def test_a_cap_below_the_number_of_partitions_is_refused(kafka, tmp_path):
     assert "hate: a cap is shared by the partitions, so let it be 2 at least" in done.stderr
 
 
+@pytest.mark.slow
 def test_killed_agents_and_a_faulty_receiver_neither_lose_nor_repeat_an_action(kafka_address):
     suite = Path(__file__).parents[1] / "faults" / "enforcement.py"
     arguments = ["--verdicts", "300", "--rate", "150", "--down", "2", "--kills", "1", "--bootstrap", kafka_address]
@@ -332,6 +338,7 @@ def test_an_invalid_secret_is_refused_and_not_printed(secret):
     assert not secret or f" {secret} " not in f" {caught.value} "
 
 
+@pytest.mark.slow
 async def test_a_webhook_needs_a_secret_and_the_secret_is_never_printed(kafka_address):
     current = settings.load(bootstrap=kafka_address, webhook_secret=SECRET)
     assert SECRET not in repr(current)

@@ -20,7 +20,7 @@ from safeguard_streams.workers.judging.judgement import score_of
 from safeguard_streams.workers.judging.parse import Malformed, parse
 from safeguard_streams.workers.small.weights import VOCABULARY, expand
 
-pytestmark = [pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.slow, pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
 LIBRARY = load_library()
 ABOUT = {
     "hate-harassment": ("hate-speech-and-offensive", "COLDataset", "toxic_spans", "Topical-Chat", "GoEmotions"),
@@ -70,10 +70,7 @@ def examples(policy_id):
     ]
 
 
-# What the model knows changes with its weights alone: one policy in `make test`, the others in `make test-all`.
-@pytest.mark.parametrize(
-    "policy_id", [n if n == "prompt-injection" else pytest.param(n, marks=pytest.mark.slow) for n in sorted(ABOUT)]
-)
+@pytest.mark.parametrize("policy_id", sorted(ABOUT))
 async def test_the_small_model_judges_texts_outside_its_training_data(engine, policy_id):
     policy = LIBRARY[policy_id]
     texts = examples(policy_id)

@@ -177,6 +177,7 @@ def test_an_interrupt_at_any_moment_stops_everything(moment, request):
     assert process.returncode == 130
 
 
+@pytest.mark.slow
 def test_a_worker_without_its_model_names_the_missing_folder(embedded_address, tmp_path):
     words = ["reason", "run", "--bootstrap", embedded_address, "--port", "0", "--model", str(tmp_path / "none")]
     environment = {**os.environ, "SAFEGUARD_PREFIX": "nomodel."}
@@ -188,6 +189,7 @@ def test_a_worker_without_its_model_names_the_missing_folder(embedded_address, t
     assert "none: no such model folder" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_demo_that_cannot_run_says_why(tmp_path):
     with demo("--bootstrap", "127.0.0.1:1", "--count", "1") as process:
         _, errors = process.communicate(timeout=TIMEOUT)

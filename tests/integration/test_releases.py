@@ -30,6 +30,7 @@ from safeguard_streams.workers.judging.judge import Judge
 from safeguard_streams.workers.judging.reasoner import InferenceBudget
 from tests.conftest import TIMEOUT, feed_of, own_topics
 
+pytestmark = pytest.mark.slow
 NAME = "self-harm"
 SCRIPTED = Path(__file__).parents[1] / "faults" / "reasoner.py"
 

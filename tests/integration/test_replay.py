@@ -137,6 +137,7 @@ async def wait_until_some(settings, least, process):
     return len(found)
 
 
+@pytest.mark.slow
 async def test_a_replay_that_is_killed_twice_escalates_each_event_once(kafka, tmp_path):
     count = 40_000
     await kafka_bus.create_topics(kafka)
@@ -167,6 +168,7 @@ async def test_a_replay_that_is_killed_twice_escalates_each_event_once(kafka, tm
     assert await runner.progress(kafka, only) == only.total == count + 1
 
 
+@pytest.mark.slow
 async def test_the_versions_of_a_replay_reach_the_reasoner_and_change_nothing_in_force(broker):
     await kafka_bus.create_topics(broker)
     await operator.release(broker, [OLD], Author("test"))
@@ -181,6 +183,7 @@ async def test_the_versions_of_a_replay_reach_the_reasoner_and_change_nothing_in
     assert made.total == 11
 
 
+@pytest.mark.slow
 async def test_any_process_can_pause_resume_and_cancel_a_replay(kafka):
     await kafka_bus.create_topics(kafka)
     await publish(kafka, 20)
@@ -220,6 +223,7 @@ class ScriptedModel:
         return Completion(encoding().encode(said, allowed_special="all"), 100, 0)
 
 
+@pytest.mark.slow
 async def test_a_replay_is_judged_by_its_versions_whatever_is_in_force_and_its_state_is_shown(
     broker, monkeypatch, tmp_path
 ):
@@ -295,6 +299,7 @@ def last_decisions(verdicts):
     return {v.content_id: v.decision for v in verdicts}
 
 
+@pytest.mark.slow
 async def test_flips_are_promoted_once_despite_failures_and_reverted(kafka, monkeypatch, stack):
     await kafka_bus.create_topics(kafka)
     await operator.release(kafka, [OLD], Author("test"))

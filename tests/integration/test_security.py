@@ -139,6 +139,7 @@ async def read(secure, user, topic, kind):
     return [decode(r.value, kind) async for r in kafka.read_all(as_user(secure, user), [topic])]
 
 
+@pytest.mark.slow
 async def test_each_role_does_its_work(secure, tmp_path, monkeypatch):
     for name, value in environment(secure, "operator").items():
         monkeypatch.setenv(name, value)
@@ -216,6 +217,7 @@ async def test_each_role_does_its_work(secure, tmp_path, monkeypatch):
         assert not any(word in log.read_text() for word in PASSWORDS.values())
 
 
+@pytest.mark.slow
 async def test_no_role_exceeds_its_access_list(secure, capsys):
     """For every role and topic, the broker allows exactly what the access list grants."""
     table = {}
@@ -236,6 +238,7 @@ async def test_no_role_exceeds_its_access_list(secure, capsys):
             print(f"{topic.name:<34}" + " ".join(f"{mark or '-':<11}" for mark in marks))
 
 
+@pytest.mark.slow
 async def test_a_refusal_says_what_to_do(secure, tmp_path):
     for user, words in (
         ("producer", ["topics", "create"]),
@@ -289,6 +292,7 @@ async def oauth_server(asked):
     await runner.cleanup()
 
 
+@pytest.mark.slow
 async def test_tokens_are_fetched_from_an_oauth_server_and_cached(secure):
     asked = []
     async with oauth_server(asked) as url:

@@ -27,7 +27,7 @@ from safeguard_streams.workers.judging.judgement import score_of
 from safeguard_streams.workers.judging.parse import parse
 from tests.conftest import TIMEOUT
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.slow, pytest.mark.model]
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
 LABELLED = Path(__file__).parent.parent / "data" / "labelled.jsonl"
 
@@ -114,7 +114,6 @@ async def wait_for_verdicts(current, count, process, log):
     return found
 
 
-@pytest.mark.slow
 async def test_a_worker_whose_vllm_is_killed_exits_and_everything_is_answered_once(kafka, inference_server, tmp_path):
     count = 150
     await kafka_bus.create_topics(kafka)

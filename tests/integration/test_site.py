@@ -206,7 +206,7 @@ def edit(path):
 MAY_FAIL = {("policy", "test"): "F1", ("replay", "promote"): "budget", ("enforce", "release"): "held"}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_every_documented_command_runs(stage):
     ran, problems = 0, []
     for command, names, shown in scenario():

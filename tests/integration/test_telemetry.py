@@ -110,6 +110,7 @@ def scraped(port):
     return ""
 
 
+@pytest.mark.slow
 async def test_one_trace_spans_producer_to_enforcement_and_each_metric_is_exported(kafka, tmp_path):
     await kafka_bus.create_topics(kafka)
     document = load_library()[POLICY].document
