@@ -1,4 +1,16 @@
-# `make demo` and `make test` are all the set-up there is; both make .venv first.
+# `make demo` and `make test` need no other set-up: each makes .venv first.
+#
+#   demo         the whole pipeline on this machine; ARGS="--count 100", EXTRA=gpu MODEL=name
+#   test         checks, unit tests, the bus on Kafka, and one run of the whole pipeline: about 5 minutes
+#   test-all     every check and test but those of test-faults and test-secure
+#   test-faults  the long fault suites: kills, stops, lost brokers and poison records on Kafka; ARGS="--seed 1"
+#   test-secure  the suites that use Kafka, on one with SASL_SSL and access lists
+#   unit         the tests that need neither broker nor model
+#   lint         linters, types, import layers, policies and the documentation's links
+#   docs         the documentation as a site, in site/
+#   audit        known vulnerabilities of the pinned libraries
+#   requirements renew the pins in infra/requirements
+#   clean        remove the environment and caches
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
 EXTRA ?= cpu
 VENV := .venv
@@ -8,31 +20,34 @@ SOURCES := $(shell find streams workers policies infra -type f -not -name '*.pyc
 UV := $(BIN)/uv --quiet
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: audit demo docs test test-faults test-long test-secure lint unit clean requirements
+.PHONY: audit clean demo docs lint requirements test test-all test-faults test-rest test-secure unit
 
-demo: $(VENV)/package-$(EXTRA) ## the whole pipeline on this machine; ARGS="--count 100", EXTRA=gpu MODEL=name
+demo: $(VENV)/package-$(EXTRA)
 	$(BIN)/safeguard demo $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
-test: lint ## all checks and tests
+test: lint
 	$(BIN)/pytest $(ARGS)
 
-test-long: $(VENV)/package-$(EXTRA) ## the tests that would make `make test` too long
-	$(BIN)/pytest -m long $(ARGS)
+test-all: test test-rest
 
-test-faults: $(VENV)/package-$(EXTRA) ## kills, zombies, lost brokers and poison on a three-broker Kafka, then a replay and an enforcement whose processes are killed; ARGS="--seed 1"
+test-rest: $(VENV)/package-$(EXTRA) # what `make test` leaves out
+	$(BIN)/pytest -m slow $(ARGS)
+
+test-faults: $(VENV)/package-$(EXTRA)
 	$(BIN)/python tests/faults/run.py $(ARGS)
 	$(BIN)/python tests/faults/replay.py
 	$(BIN)/python tests/faults/enforcement.py
 
-docs: $(VENV)/package-$(EXTRA) ## the documentation as a site, in site/
-	$(BIN)/mkdocs build --quiet
+test-secure: $(VENV)/package-$(EXTRA) # without the demos that start a broker of their own
+	SAFEGUARD_TEST_SECURE=1 $(BIN)/pytest -m "slow or not slow" tests/contract \
+	  $(addprefix tests/integration/test_,commands.py dead_letters.py enforcement.py pipeline.py releases.py replay.py telemetry.py verdicts.py) \
+	  -k "not interrupt and not demo_that_cannot_run" $(ARGS)
 
-test-secure: $(VENV)/package-$(EXTRA) ## the pipeline's suites on a Kafka with SASL_SSL and access lists
-	SAFEGUARD_TEST_SECURE=1 $(BIN)/pytest tests/contract $(addprefix tests/integration/test_,commands.py dead_letters.py enforcement.py pipeline.py releases.py replay.py telemetry.py verdicts.py) \
-	  -k "not interrupt and not cannot_be_done" $(ARGS) # those demos start a broker of their own
-
-unit: $(VENV)/package-$(EXTRA) ## the tests that need no broker and no model
+unit: $(VENV)/package-$(EXTRA)
 	$(BIN)/pytest tests/unit $(ARGS)
+
+docs: $(VENV)/package-$(EXTRA)
+	$(BIN)/mkdocs build --quiet
 
 lint: $(VENV)/package-$(EXTRA)
 	$(BIN)/ruff check .
@@ -58,7 +73,7 @@ $(VENV)/package-$(EXTRA): $(VENV)/pins-$(EXTRA) $(SOURCES)
 	$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation --reinstall-package safeguard-streams .
 	@touch $@
 
-requirements: $(VENV)/bin/uv ## renew the pins in infra/requirements
+requirements: $(VENV)/bin/uv
 	for part in prefilter:prefilter enforcement:enforcement reasoner-cpu:cpu reasoner-gpu:gpu reasoner-remote:remote all-cpu:prefilter,quality,enforcement,cpu,demo all-gpu:prefilter,quality,enforcement,gpu,demo uv:; do \
 	  name=$${part%%:*}; extras=$${part#*:}; options="--override $(PINS)/overrides.txt"; input=pyproject.toml; \
 	  case $$name in *cpu) options="$$options --override $(PINS)/overrides-cpu.txt";; uv) input=$(PINS)/uv.in;; esac; \
@@ -68,9 +83,9 @@ requirements: $(VENV)/bin/uv ## renew the pins in infra/requirements
 	    --custom-compile-command "make requirements" --output-file $(PINS)/$$name.txt || exit 1; \
 	done
 
-audit: $(VENV)/bin/uv ## known weaknesses of the pinned libraries; asks their public list
+audit: $(VENV)/bin/uv
 	for part in prefilter enforcement reasoner-remote reasoner-cpu reasoner-gpu; do \
 	  $(BIN)/uv tool run pip-audit --require-hashes --disable-pip -r $(PINS)/$$part.txt || exit 1; done
 
-clean: ## remove the environment and caches
+clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist site

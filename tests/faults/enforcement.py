@@ -1,8 +1,8 @@
-"""Enforcement on Apache Kafka whose agent is killed and whose webhook's receiver misbehaves: python tests/faults/enforcement.py.
+"""Enforcement on Apache Kafka with a killed agent and a misbehaving receiver: python tests/faults/enforcement.py.
 
-Says what it does; its last line is one JSON object. Exit status 0 only if each verdict led to its action once, every action
-that changes anything was delivered, of each content in order, none was applied twice by a receiver that honours the key, and
-the receiver knows of every content what stands on moderation.actions.
+Logs its steps; its last line is one JSON object. Exit status 0 only if each verdict led to its action once, every action
+with an effect was delivered, in order for each content item, a receiver that honours the key applied none twice, and the
+receiver knows the effective action of every content item on moderation.actions.
 """
 
 import argparse
@@ -30,10 +30,10 @@ from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.infra import brokers
 from safeguard_streams.runtime import settings
 
-KILLS = (0.2, 0.4, 0.6)  # of the actions; one in five changes nothing and is not delivered
-PATIENCE = 120.0  # seconds
+KILLS = (0.2, 0.4, 0.6)  # of the actions; one in five has no effect and is not delivered
+TIMEOUT_SECONDS = 120.0  # seconds
 TIMEOUT = 0.5  # seconds, of the webhook
-PEOPLE = 20  # contents that people decide about
+DECISIONS = 20  # content items that moderators decide about
 RULES = """
 [[rule]]
 name = "threats"
@@ -53,7 +53,7 @@ timeout = {timeout}
 
 
 def verdicts(count, seed):
-    """Some on each of a third as many contents, each superseding the one before."""
+    """Verdicts on a third as many content items; each supersedes the previous verdict on its item."""
     chance, last = random.Random(seed), {}
     for number in range(count):
         content = f"c{chance.randrange(count // 3)}"
@@ -71,7 +71,7 @@ def verdict(name, content, rule, supersedes=None):
 
 
 def due(found):
-    """The verdicts that lead to an action: all but those that allow what is allowed already."""
+    """The ids of verdicts that lead to an action: all but those that allow an item which is already allowed."""
     stands, named = {}, set()
     for one in found:
         if one.decision == "violates" or stands.get(one.content_id) == "violates":
@@ -94,11 +94,11 @@ async def acted(current):
 
 
 async def until(condition, agent, what):
-    """Wait for an async condition; gives up when the agent has ended by itself or nothing comes of it."""
-    deadline = time.monotonic() + PATIENCE
+    """Wait for an async condition. Fails when the agent exits or the time is up."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not await condition():
         assert agent.process.poll() is None, f"the agent ended: {agent.log.read_text()[-2000:]}"
-        assert time.monotonic() < deadline, f"waited {PATIENCE:g} s for {what}"
+        assert time.monotonic() < deadline, f"waited {TIMEOUT_SECONDS:g} s for {what}"
         await asyncio.sleep(0.3)
 
 
@@ -117,13 +117,13 @@ async def run(address, options, folder):
         await receiver.start()
         await misbehave(KILLS[: options.kills], options.down, receiver, agent, len(due(found)))
         await publishing
-        await until(lambda: settled(current, receiver, found), agent, "all verdicts to be followed and delivered")
-        say("all is delivered; people decide, and more verdicts come")
-        contents = sorted(receiver.of_content)[:PEOPLE]
-        people = [Action(f"d-{content}", content, "label", datetime.now(UTC), by="ann") for content in contents]
-        await publish(current, topics.ACTIONS, people)
-        await until(lambda: settled(current, receiver, found), agent, "people's decisions to be delivered")
-        late = [verdict(f"late-{content}", content, "HH3") for content in contents]
+        await until(lambda: settled(current, receiver, found), agent, "the actions of all verdicts to be delivered")
+        say("all actions are delivered; moderators decide, and more verdicts follow")
+        content_ids = sorted(receiver.of_content)[:DECISIONS]
+        decisions = [Action(f"d-{content}", content, "label", datetime.now(UTC), by="ann") for content in content_ids]
+        await publish(current, topics.ACTIONS, decisions)
+        await until(lambda: settled(current, receiver, found), agent, "the moderators' decisions to be delivered")
+        late = [verdict(f"late-{content}", content, "HH3") for content in content_ids]
         await publish(current, topics.VERDICTS, late)
         await until(lambda: settled(current, receiver, [*found, *late]), agent, "the last verdicts to be followed")
         return {**summary(await acted(current), [*found, *late], receiver), "kills": options.kills}
@@ -134,7 +134,7 @@ async def run(address, options, folder):
 
 
 async def misbehave(kills, down, receiver, agent, count):
-    """Kill the agent when parts of what it has to do are delivered, and let the receiver be away after the first."""
+    """Kill the agent when these parts of its actions are delivered; after the first, take the receiver down."""
 
     async def reached():
         return len(receiver.had) >= part * count
@@ -144,7 +144,7 @@ async def misbehave(kills, down, receiver, agent, count):
         agent.kill()
         agent.start()
         if part == kills[0]:
-            say(f"the receiver is away for {down:g} s")
+            say(f"the receiver is down for {down:g} s")
             await receiver.stop()
             await asyncio.sleep(down)
             await receiver.start()
@@ -185,17 +185,17 @@ def summary(actions, found, receiver):
     none = ("verdicts_without_their_action", "verdicts_followed_twice", "not_delivered", "not_due", "out_of_order")
     repeated = receiver.requests.total() > len(receiver.had)
     passed = not any(counts[name] for name in none) and counts["receiver_knows"] and repeated
-    return {**counts, "passed": passed and counts["overridden"] == PEOPLE}
+    return {**counts, "passed": passed and counts["overridden"] == DECISIONS}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--verdicts", type=int, default=6000)
     parser.add_argument("--rate", type=float, default=100.0, help="verdicts per second")
-    parser.add_argument("--down", type=float, default=60.0, help="seconds that the receiver is away")
-    parser.add_argument("--kills", type=int, default=len(KILLS), help="of the agent")
+    parser.add_argument("--down", type=float, default=60.0, help="seconds that the receiver is down")
+    parser.add_argument("--kills", type=int, default=len(KILLS), help="number of times the agent is killed")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--bootstrap", help="a broker that is there already")
+    parser.add_argument("--bootstrap", help="an existing broker")
     options = parser.parse_args()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Processes that are killed and started again."""
+"""Processes that are killed and restarted."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ def say(text):
 
 
 class Process:
-    """A process that is started again after it was killed."""
+    """A process that can be killed and restarted."""
 
     def __init__(self, name, command, environment, folder):
         self.name, self.command, self.environment, self.log = name, command, environment, folder / f"{name}.log"

@@ -1,7 +1,7 @@
-"""The reasoning worker as it is, but for the model: answers come in the harmony format after a random while.
+"""The reasoning worker with a stand-in for the model, which answers in the harmony format after a random time.
 
-What is under test is the delivery, and a model on a CPU would judge in an hour what the suite sends in a minute.
-Each call is one line in the file named by the first argument.
+These suites test the delivery. A real model on a CPU would need an hour for what they send in a minute.
+Each call is one line in the file named by the first argument: the time it began and the digest of the text.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import hashlib
 import json
 import random
 import sys
+import time
 
 from safeguard_streams.policies.tokens import encoding
 from safeguard_streams.runtime import settings
@@ -35,8 +36,8 @@ class Quick:
 
     async def generate(self, question):
         tokens = question.prompt
-        digest = hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:16]
-        self._calls.write(f"{digest}\n")
+        digest = hashlib.sha256(json.dumps(list(question.user)).encode()).hexdigest()[:16]
+        self._calls.write(f"{time.time():.2f} {digest}\n")
         self._calls.flush()
         await asyncio.sleep(random.expovariate(1 / 0.03))
         return Completion(TOKENS, len(tokens), 0)

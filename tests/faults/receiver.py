@@ -1,6 +1,6 @@
-"""A webhook's receiver on its worst days: away, answering 500 before or after it has done its work, late, twice or not at all.
+"""A webhook receiver that misbehaves: down, answering 500 before or after its work, late, twice or not at all.
 
-It honours the key: what it has had is answered and not applied again.
+It honours the key: it answers a repeated message and does not apply it again.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ MOODS = {"well": 70, "fails before": 8, "fails after": 7, "says nothing": 5, "la
 
 
 class Receiver:
-    """Speaks HTTP by itself, because servers that keep to the rules cannot misbehave as it does."""
+    """Speaks HTTP without a library, because a correct server cannot misbehave in these ways."""
 
     def __init__(self, port, late, seed, moods=None):
         self.port, self.late = port, late
@@ -50,7 +50,7 @@ class Receiver:
             ConnectionError,
             asyncio.IncompleteReadError,
             asyncio.CancelledError,
-        ):  # it was stopped, or the caller left
+        ):  # the receiver was stopped, or the caller disconnected
             pass
         finally:
             self._open.discard(task)
@@ -83,6 +83,6 @@ class Receiver:
             self.of_content[message["data"]["content_id"]].append(message["data"])
 
     def stands(self):
-        """What each content is, as far as the receiver knows."""
+        """The action in effect by content id, as far as the receiver knows."""
         found = {content: had[-1].get("effective", had[-1]["action"]) for content, had in self.of_content.items()}
         return {content: action for content, action in found.items() if action != "allow"}

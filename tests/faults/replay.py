@@ -1,7 +1,7 @@
 """A replay of 100,000 events on Apache Kafka whose runner and reasoner are killed: python tests/faults/replay.py.
 
-Says what it does; its last line is one JSON object. Exit status 0 only if under read_committed each event that either
-version of the policy wants was judged once by the new version, and those drawn for noise once by the old one.
+Logs its steps; its last line is one JSON object. Exit status 0 only if, under read_committed, the new version judged once
+each event that either version of the policy escalates, and the old version judged once each event drawn for noise.
 """
 
 import argparse
@@ -30,8 +30,8 @@ from safeguard_streams.runtime import settings
 
 NAME = "hate-harassment"
 NOISE = 0.1
-KILLS = (0.25, 0.6)  # of what is to be done, twice each
-PATIENCE = 300.0  # seconds
+KILLS = (0.25, 0.6)  # of the work; the runner and the reasoner are each killed at both
+TIMEOUT_SECONDS = 300.0  # seconds
 
 
 def version(document, *terms):
@@ -77,7 +77,7 @@ async def run(address, count, folder):
 async def watch(current, count, old, new, running, judging):
     found, kills = Counter(), {"runner": 0, "reasoner": 0}
     wanted = {f"c{n}" for n in range(count) if n % 4 != 3}
-    deadline, moved = time.monotonic() + PATIENCE, 0
+    deadline, moved = time.monotonic() + TIMEOUT_SECONDS, 0
     async with kafka.reader(current, [topics.REPLAYS]) as consumer:
         while True:
             for records in (await consumer.getmany(timeout_ms=300)).values():
@@ -86,8 +86,8 @@ async def watch(current, count, old, new, running, judging):
                     found[verdict.content_id, verdict.policy_version] += 1
             judged = sum(v == new for _, v in found)
             if judged > moved:
-                moved, deadline = judged, time.monotonic() + PATIENCE
-            assert time.monotonic() < deadline, f"{judged} of {len(wanted)} were judged, and no more come"
+                moved, deadline = judged, time.monotonic() + TIMEOUT_SECONDS
+            assert time.monotonic() < deadline, f"{judged} of {len(wanted)} were judged, and no more arrive"
             jobs = list((await runner.jobs(current)).values())
             done = await runner.progress(current, jobs[0]) if jobs else 0
             if kills["runner"] < len(KILLS) and jobs and KILLS[kills["runner"]] * count < done < count:

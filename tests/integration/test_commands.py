@@ -1,4 +1,4 @@
-"""The commands that an operator uses beside the two processes, on both brokers."""
+"""The commands of operators, on both brokers."""
 
 import json
 import os
@@ -13,7 +13,9 @@ from safeguard_streams.bus import kafka as kafka_bus
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import ContentEvent, Escalation, PrefilterResult, Verdict, decode, encode, now
 from safeguard_streams.policies.files import load_library
+from tests.conftest import TIMEOUT
 
+pytestmark = pytest.mark.slow
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
 
 
@@ -32,7 +34,7 @@ def safeguard(environment):
     def run(*arguments, given=None):
         command = [SAFEGUARD, *arguments]
         done = subprocess.run(
-            command, input=given, capture_output=True, text=True, timeout=240, env=environment, check=False
+            command, input=given, capture_output=True, text=True, timeout=TIMEOUT, env=environment, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -56,7 +58,7 @@ async def test_releases_are_counted_and_listed(safeguard):
     assert listed["fraud-spam"]["why"] == "all"
 
 
-async def test_lines_are_published_as_they_are(broker, safeguard):
+async def test_lines_are_published_unchanged(broker, safeguard):
     safeguard("topics", "create")
     lines = [encode(ContentEvent("a", "x\u2028y", now())).decode(), "not an event"]
     assert json.loads(safeguard("publish", "-", "--json", given="\n".join(lines) + "\n\n")) == {"published": 2}
@@ -75,7 +77,7 @@ async def test_verdicts_are_followed_with_filters(broker, safeguard, environment
     with subprocess.Popen([SAFEGUARD, *words], stdout=subprocess.PIPE, text=True, env=environment) as process:
         verdict = decode(process.stdout.readline().encode(), Verdict)
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(TIMEOUT) == 0
     assert verdict.verdict_id == "v2"
 
 
@@ -140,10 +142,11 @@ async def test_gates_are_calibrated_distilled_and_audited_from_the_verdicts_on_k
     safeguard("policy", "release", "--library", str(out.parent))
 
 
-@pytest.mark.long
-def test_sets_are_evaluated_and_labels_distilled_from_files(tmp_path):
+def test_sets_are_evaluated_and_classifiers_distilled_from_files(tmp_path):
     def safeguard(*arguments):
-        return subprocess.run([SAFEGUARD, *arguments], capture_output=True, text=True, timeout=60, check=True).stdout
+        return subprocess.run(
+            [SAFEGUARD, *arguments], capture_output=True, text=True, timeout=TIMEOUT, check=True
+        ).stdout
 
     labels = tmp_path / "sets" / "mine.jsonl"
     labels.parent.mkdir()

@@ -1,4 +1,4 @@
-"""Dead letters are listed, and put back exactly once each, on both brokers."""
+"""Dead letters are listed, and requeued exactly once each."""
 
 import json
 import os
@@ -13,7 +13,9 @@ from safeguard_streams.bus.dead_letters import TRIES_HEADER, dead_letter
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import RecordError
 from safeguard_streams.runtime.memory_broker import StoredRecord
+from tests.conftest import TIMEOUT
 
+pytestmark = pytest.mark.slow
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
 
 
@@ -28,7 +30,7 @@ def safeguard(broker):
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=TIMEOUT,
             env={**os.environ, **environment},
         )
         return done.stdout
@@ -37,7 +39,7 @@ def safeguard(broker):
 
 
 @pytest.mark.parametrize("broker_address", ["kafka"], indirect=True)
-async def test_a_dead_letter_is_listed_and_put_back_once(broker, safeguard):
+async def test_a_dead_letter_is_listed_and_requeued_once(broker, safeguard):
     await kafka_bus.create_topics(broker)
     topic = broker.prefix + topics.EVENTS
     async with kafka_bus.producer(broker) as producer:

@@ -1,4 +1,4 @@
-"""What the documentation says is what happens: snippets run, help texts are current, the compose file is valid."""
+"""The documentation is true: snippets run, shown output is current, the compose file is valid."""
 
 import asyncio
 import json
@@ -21,32 +21,33 @@ from safeguard_streams.contract.records import ContentEvent, Verdict, decode, en
 from safeguard_streams.infra import brokers
 from safeguard_streams.policies.check import check
 from safeguard_streams.runtime import settings as settings_module
+from tests.conftest import TIMEOUT
 
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "docs"
 CAPACITY = SITE / "guides/capacity.md"
-# All that is shown to people; the reference of the site is made from the code.
+# Every document that people read; the reference pages are generated from the code.
 DOCUMENTS = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "infra/telemetry/RUNBOOK.md", *sorted(SITE.rglob("*.md"))]
 EXAMPLES = ROOT / "streams/client/examples"
 BIN = Path(sys.executable).parent
 
 
 def block(marker):
-    """The one code block behind this marker, wherever it is."""
+    """The only code block after this marker, in any document."""
     pattern = re.compile(rf"<!-- {re.escape(marker)} -->\n```\w*\n(.*?)```\n", re.DOTALL)
     (found,) = [text for path in DOCUMENTS for text in pattern.findall(path.read_text(encoding="utf-8"))]
     return found
 
 
 def capacities():
-    """The example, and what it prints; to renew it: .venv/bin/python -m tests.integration.test_documentation."""
+    """The example and its output. To renew it, run .venv/bin/python -m tests.integration.test_documentation."""
     line = block("capacity").splitlines()[0]
     found = CliRunner(env={"COLUMNS": "110"}).invoke(app, shlex.split(line)[2:])
     assert found.exit_code == 0, found.output
     return line + "\n" + "\n".join(row.rstrip() for row in found.stdout.splitlines()) + "\n"
 
 
-def test_the_capacities_are_what_the_command_says():
+def test_the_capacities_are_the_output_of_the_command():
     assert block("capacity") == capacities()
 
 
@@ -69,7 +70,7 @@ def script(tmp_path, name, address):
 
 @pytest.fixture
 def address(broker_address):
-    """A broker with the topics as they are named in the guides."""
+    """A broker with the topics under the names that the guides use."""
     made = settings_module.load(bootstrap=broker_address, partitions=2)
     subprocess.run(
         [BIN / "safeguard", "topics", "create", "--bootstrap", broker_address], check=True, capture_output=True
@@ -85,7 +86,7 @@ async def last(address, topic, kind):
 
 
 async def test_the_snippet_that_publishes(address, tmp_path):
-    subprocess.run([sys.executable, script(tmp_path, "publish", address)], check=True, timeout=60)
+    subprocess.run([sys.executable, script(tmp_path, "publish", address)], check=True, timeout=TIMEOUT)
     event = await last(address, topics.EVENTS, ContentEvent)
     assert event.content_id == "post-1"
 
@@ -109,8 +110,8 @@ async def test_the_snippets_that_follow_verdicts(address, tmp_path, name):
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        patience = threading.Timer(60, process.kill)
-        patience.start()
+        timer = threading.Timer(TIMEOUT, process.kill)
+        timer.start()
         try:
             for line in process.stdout:
                 if moment in line:
@@ -118,7 +119,7 @@ async def test_the_snippets_that_follow_verdicts(address, tmp_path, name):
             else:
                 pytest.fail("the snippet ended without printing the verdict")
         finally:
-            patience.cancel()
+            timer.cancel()
             process.kill()
     assert "fraud-spam violates" in line
 
@@ -157,8 +158,8 @@ async def test_the_example_in_java_follows_verdicts(kafka_address, tmp_path):
     assert lines == ["c1 fraud-spam violates", "c1 fraud-spam safe in place of v1"]
 
 
-@pytest.mark.long
-async def test_the_example_that_acts_on_kafka_acts_once_though_it_is_killed(kafka_address):
+@pytest.mark.slow
+async def test_the_exactly_once_example_acts_once_although_it_is_killed(kafka_address):
     from safeguard_streams.bus import kafka
 
     count, group, topic = 200, f"g{time.time_ns()}", topics.ACTIONS
@@ -180,7 +181,7 @@ async def test_the_example_that_acts_on_kafka_acts_once_though_it_is_killed(kafk
     for part in (0.4, 1.0):
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             try:
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(TIMEOUT):
                     while len(await acted()) < part * count:
                         assert process.poll() is None
                         await asyncio.sleep(0.1)
@@ -189,7 +190,7 @@ async def test_the_example_that_acts_on_kafka_acts_once_though_it_is_killed(kafk
     assert sorted(await acted()) == sorted(f"{group}-{number}" for number in range(count))
 
 
-def test_the_asyncapi_document_is_current_and_whole():
+def test_the_asyncapi_document_is_current_and_complete():
     path = ROOT / "streams/contract/asyncapi.json"
     written = json.loads(path.read_text())
     assert written == json.loads(json.dumps(asyncapi.document())), (

@@ -11,14 +11,14 @@ from safeguard_streams.errors import ConfigurationError, SafeguardError
 from safeguard_streams.policies.check import check
 from safeguard_streams.policies.files import LIBRARY
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.slow, pytest.mark.model]
 NAME = "fraud-spam"
 OTHER_SIDE = {"violates": ("safe", "FS4"), "safe": ("violates", "FS3")}
 
 
 @pytest.fixture
 def run(inference_server):
-    """Standard output, and the error if there was one."""
+    """Standard output, and the error or None."""
 
     def invoke(*words):
         result = CliRunner().invoke(app, ["policy", *words, "--backend", "remote", "--server", inference_server])
@@ -63,8 +63,7 @@ def test_a_golden_set_is_judged_and_one_that_contradicts_its_policy_is_caught(ru
     assert len(missed) <= found["noise"]["count"], "each edited label is among the disagreements"
 
 
-@pytest.mark.long
-def test_a_change_of_the_text_shows_which_golden_verdicts_flip(run, tmp_path):
+def test_a_changed_policy_shows_which_golden_verdicts_flip(run, tmp_path):
     lenient = str(LIBRARY.parents[1] / "demo" / "lenient" / "policy.md")
     shown, error = run("diff", "hate-harassment", lenient, "--json")
     assert error is None

@@ -1,4 +1,4 @@
-"""Releases on a broker: history, rollback, shadows, retirement; and a release while events flow."""
+"""Releases on a broker: history, rollback, shadows, retirement, and a release under load."""
 
 import asyncio
 import json
@@ -28,8 +28,9 @@ from safeguard_streams.runtime.memory_broker import StoredRecord
 from safeguard_streams.workers.inference.interface import Completion
 from safeguard_streams.workers.judging.judge import Judge
 from safeguard_streams.workers.judging.reasoner import InferenceBudget
-from tests.conftest import feed_of, own_topics
+from tests.conftest import TIMEOUT, feed_of, own_topics
 
+pytestmark = pytest.mark.slow
 NAME = "self-harm"
 SCRIPTED = Path(__file__).parents[1] / "faults" / "reasoner.py"
 
@@ -51,21 +52,21 @@ def command_line(settings, monkeypatch):
 
 @pytest.fixture
 def run(broker, monkeypatch):
-    """The command line on topics of this test's own, on both brokers."""
+    """The command line under a topic prefix of this test's own, on both brokers."""
     return command_line(broker, monkeypatch)
 
 
 @pytest.fixture
 def run_once(embedded_address, monkeypatch):
-    """Likewise, on the embedded broker only."""
+    """The same on the embedded broker only."""
     return command_line(own_topics(embedded_address), monkeypatch)
 
 
 async def followed(settings):
-    """What a process that reads the topic from its beginning has in force."""
+    """The policies in force for a process that reads the topic from its beginning."""
     feed, caught_up = PolicyFeed(), asyncio.Event()
     task = asyncio.create_task(feed.follow(settings, caught_up))
-    await asyncio.wait_for(caught_up.wait(), 20)
+    await asyncio.wait_for(caught_up.wait(), TIMEOUT)
     task.cancel()
     await asyncio.wait({task})  # its consumer is closed by then
     return feed.policies
@@ -134,12 +135,12 @@ def test_a_policys_life_from_its_release_to_its_retirement(run, broker, tmp_path
         (("release", "nonsense"), "no policy 'nonsense'"),
     ],
 )
-def test_what_cannot_be_done_is_said_with_what_there_is(run_once, words, message):
+def test_an_impossible_request_is_refused_with_a_reason(run_once, words, message):
     with pytest.raises(ConfigurationError, match=message):
         run_once(*words)
 
 
-async def test_two_operators_at_once_never_give_a_revision_twice(kafka):
+async def test_concurrent_operators_never_assign_a_revision_twice(kafka):
     await kafka_bus.create_topics(kafka)
     policy = load_library()[NAME]
 
@@ -156,7 +157,7 @@ async def test_two_operators_at_once_never_give_a_revision_twice(kafka):
     assert [change.release.revision for change in (await operator.past(kafka)).changes] == sorted(made)
 
 
-async def test_broken_records_between_releases_stop_nobody(broker):
+async def test_malformed_records_between_releases_are_ignored(broker):
     await kafka_bus.create_topics(broker)
     await operator.release(broker, [load_library()[NAME]], Author("test"))
     async with kafka_bus.producer(broker) as producer:
@@ -169,7 +170,7 @@ async def test_broken_records_between_releases_stop_nobody(broker):
     assert [change.policy_id for change in (await operator.past(broker)).changes] == [NAME, "fraud-spam"]
 
 
-async def test_a_release_under_load_loses_nothing_and_mixes_nothing(kafka_address, tmp_path):
+async def test_a_release_under_load_loses_no_event_and_mixes_no_versions(kafka_address, tmp_path):
     reasoner = [sys.executable, str(SCRIPTED), str(tmp_path / "calls")]
     found = await measurement.release(kafka_address, 1000, 9, 30, tmp_path, lambda line: None, reasoner)
     counts = found["counts"]
@@ -183,8 +184,8 @@ async def test_a_release_under_load_loses_nothing_and_mixes_nothing(kafka_addres
         assert None not in (row["first_cleared_s"], row["first_verdict_s"])
 
 
-class Stern:
-    """A model that finds everything violating under a text that says so, and nothing under another."""
+class StrictModel:
+    """Finds that everything violates a policy which says "sadness violates", and that nothing violates any other."""
 
     model = "stand-in"
     max_model_tokens = 16_384
@@ -218,7 +219,7 @@ async def test_a_shadow_is_judged_beside_the_version_in_force_and_compared(broke
         StoredRecord(topics.EVENTS, 0, n, 0, f"c{n}".encode(), encode(ContentEvent(f"c{n}", text, now())))
         for n, text in enumerate(texts)
     ]
-    judge = Judge(Stern(), feed, InferenceBudget(500))
+    judge = Judge(StrictModel(), feed, InferenceBudget(500))
     async with kafka_bus.producer(broker) as producer:
         for output in Prefilter(Classifier(), feed, AuditRates(0, 0)).judge(events):
             made = [output]

@@ -1,4 +1,4 @@
-"""Replays: what is chosen, that each event is escalated once whatever is killed, and what an operator does to them."""
+"""Replays: the selection, exactly one escalation for each event despite kills, and the operator's commands."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ from safeguard_streams.runtime.memory_broker import StoredRecord
 from safeguard_streams.workers.inference.interface import Completion
 from safeguard_streams.workers.judging.judge import Judge
 from safeguard_streams.workers.judging.reasoner import InferenceBudget
-from tests.conftest import enforcing, feed_of, standing_on
+from tests.conftest import TIMEOUT, enforcing, feed_of, standing_on
 
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
 NAME = "fraud-spam"
@@ -71,7 +71,7 @@ async def chosen(events, earlier=(), **more):
     return [decode(o.value, Escalation) for o in outputs]
 
 
-async def test_what_either_version_wants_is_judged_by_the_new_one_between_the_bounds():
+async def test_the_new_version_judges_what_either_version_escalates_within_the_bounds():
     found = await chosen([event(n) for n in range(100)])
     assert {e.event.content_id for e in found} == {f"c{n}" for n in range(10, 50) if n % 4 != 3}
     assert {(e.lane, e.replay_id, e.policy_version) for e in found} == {("replay", "r1", NEW.version)}
@@ -79,12 +79,12 @@ async def test_what_either_version_wants_is_judged_by_the_new_one_between_the_bo
     assert gates == {("old", "live", True), ("new", "terms", False), ("both", "terms", True)}
 
 
-async def test_the_version_before_judges_its_share_again():
+async def test_the_current_version_judges_its_share_for_noise():
     found = Counter(e.policy_version for e in await chosen([event(n) for n in range(50)], noise=1.0))
     assert found == {NEW.version: 30, OLD.version: 20}
 
 
-async def test_where_only_the_gate_changes_each_content_is_judged_once():
+async def test_when_only_the_gate_changes_each_content_item_is_judged_once():
     same = runner.Replayed(
         NAME, NEW.version, NEW.document, None, NEW.version, version("Weigh", terms=["both"]).document
     )
@@ -93,7 +93,7 @@ async def test_where_only_the_gate_changes_each_content_is_judged_once():
     assert set(Counter(e.event.content_id for e in found).values()) == {1}
 
 
-async def test_samples_and_filters_choose():
+async def test_samples_and_filters_select():
     events = [event(n, surface="chat" if n % 8 < 4 else "mail", language="de") for n in range(50)]
     assert {e.event.surface for e in await chosen(events, surfaces=("mail",))} == {"mail"}
     assert await chosen(events, languages=("fr",)) == []
@@ -130,13 +130,14 @@ def running(settings, *words):
 
 
 async def wait_until_some(settings, least, process):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + TIMEOUT
     while len(found := await escalated(settings)) < least:
         assert process.poll() is None, process.stderr.read()[-2000:]
         assert time.monotonic() < deadline
     return len(found)
 
 
+@pytest.mark.slow
 async def test_a_replay_that_is_killed_twice_escalates_each_event_once(kafka, tmp_path):
     count = 40_000
     await kafka_bus.create_topics(kafka)
@@ -153,7 +154,7 @@ async def test_a_replay_that_is_killed_twice_escalates_each_event_once(kafka, tm
             await asyncio.to_thread(process.wait)
         words = ["resume", next(iter(await runner.jobs(kafka)))]
     with running(kafka, *words, "--json") as process:
-        output, errors = await asyncio.to_thread(process.communicate, timeout=120)
+        output, errors = await asyncio.to_thread(process.communicate, timeout=TIMEOUT)
     assert process.returncode == 0, errors
     assert json.loads(output)["state"] == "escalated"
     found = Counter((e.event.content_id, e.policy_version) for e in await escalated(kafka))
@@ -167,6 +168,7 @@ async def test_a_replay_that_is_killed_twice_escalates_each_event_once(kafka, tm
     assert await runner.progress(kafka, only) == only.total == count + 1
 
 
+@pytest.mark.slow
 async def test_the_versions_of_a_replay_reach_the_reasoner_and_change_nothing_in_force(broker):
     await kafka_bus.create_topics(broker)
     await operator.release(broker, [OLD], Author("test"))
@@ -181,7 +183,8 @@ async def test_the_versions_of_a_replay_reach_the_reasoner_and_change_nothing_in
     assert made.total == 11
 
 
-async def test_a_replay_is_paused_resumed_and_cancelled_by_anybody(kafka):
+@pytest.mark.slow
+async def test_any_process_can_pause_resume_and_cancel_a_replay(kafka):
     await kafka_bus.create_topics(kafka)
     await publish(kafka, 20)
     with pytest.raises(ConfigurationError, match="no event lies between these bounds"):
@@ -203,8 +206,8 @@ async def test_a_replay_is_paused_resumed_and_cancelled_by_anybody(kafka):
     assert await runner.run(kafka, other, Classifier(), stop) == "cancelled"
 
 
-class Quick:
-    """A model that answers as it is told, at once."""
+class ScriptedModel:
+    """Answers at once, as its argument says."""
 
     model = "stand-in"
     max_model_tokens = 16_384
@@ -220,6 +223,7 @@ class Quick:
         return Completion(encoding().encode(said, allowed_special="all"), 100, 0)
 
 
+@pytest.mark.slow
 async def test_a_replay_is_judged_by_its_versions_whatever_is_in_force_and_its_state_is_shown(
     broker, monkeypatch, tmp_path
 ):
@@ -231,7 +235,7 @@ async def test_a_replay_is_judged_by_its_versions_whatever_is_in_force_and_its_s
     await operator.release(broker, [OTHER], Author("test"))
     await operator.retire(broker, NAME, Author("test"))
     feed = await feed_of(broker)
-    judge = Judge(Quick(), feed, InferenceBudget(500))
+    judge = Judge(ScriptedModel(), feed, InferenceBudget(500))
     async with kafka_bus.producer(broker) as producer:
         for number in (n for n in range(12) if n % 4 in (0, 2)):
             live = judged_before(number, "safe")
@@ -295,7 +299,8 @@ def last_decisions(verdicts):
     return {v.content_id: v.decision for v in verdicts}
 
 
-async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, monkeypatch, stack):
+@pytest.mark.slow
+async def test_flips_are_promoted_once_despite_failures_and_reverted(kafka, monkeypatch, stack):
     await kafka_bus.create_topics(kafka)
     await operator.release(kafka, [OLD], Author("test"))
     await publish(kafka, 40)
@@ -312,7 +317,7 @@ async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, mo
     assert "is running: let it come to its end" in str((await command("promote", made.replay_id)).exception)
     assert await runner.run(kafka, made, Classifier(), asyncio.Event()) == "escalated"
     feed = await feed_of(kafka)
-    judge = Judge(Quick(), feed, InferenceBudget(500))
+    judge = Judge(ScriptedModel(), feed, InferenceBudget(500))
     async with kafka_bus.producer(kafka) as producer:
         async for record in kafka_bus.read_all(kafka, [topics.ESCALATIONS_REPLAY]):
             number = int(record.key[1:])
@@ -376,8 +381,8 @@ async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, mo
 
 
 async def removed(agent, current, count):
-    """What stands removed, when it is so many contents and the agent has followed all verdicts."""
-    async with asyncio.timeout(30):
+    """The ids of the removed content items, once there are `count` and the agent is ready."""
+    async with asyncio.timeout(TIMEOUT):
         while len(found := await standing_on(current)) != count or not agent.state()["ready"]:
             await asyncio.sleep(0.2)
     assert set(found.values()) <= {"remove"}

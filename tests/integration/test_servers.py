@@ -1,4 +1,4 @@
-"""The worker on vLLM's own server, and its recovery when vLLM in its process is killed."""
+"""The worker with a vLLM server, and its recovery after vLLM in its own process is killed."""
 
 import asyncio
 import contextlib
@@ -25,8 +25,9 @@ from safeguard_streams.workers.inference.interface import InferenceRequest
 from safeguard_streams.workers.inference.remote import ServerBackend
 from safeguard_streams.workers.judging.judgement import score_of
 from safeguard_streams.workers.judging.parse import parse
+from tests.conftest import TIMEOUT
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.slow, pytest.mark.model]
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
 LABELLED = Path(__file__).parent.parent / "data" / "labelled.jsonl"
 
@@ -72,7 +73,7 @@ def test_scores_are_measured_on_labels_and_a_map_is_fitted(inference_server, tmp
         "--write",
         "--json",
     ]
-    done = subprocess.run([SAFEGUARD, *words], capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run([SAFEGUARD, *words], capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert done.returncode == 0, done.stderr
     fitted = json.loads(done.stdout)
     assert fitted["rows"] >= 20
@@ -104,8 +105,8 @@ async def verdicts(current):
     return [decode(record.value, Verdict) async for record in kafka_bus.read_all(current, [topics.VERDICTS])]
 
 
-async def wait_for_verdicts(current, count, process, log, timeout=200):
-    deadline = time.monotonic() + timeout
+async def wait_for_verdicts(current, count, process, log):
+    deadline = time.monotonic() + TIMEOUT
     while len(found := await verdicts(current)) < count:
         assert process.poll() is None, log.read_text()[-3000:]
         assert time.monotonic() < deadline, f"{len(found)} of {count}"
@@ -113,10 +114,7 @@ async def wait_for_verdicts(current, count, process, log, timeout=200):
     return found
 
 
-@pytest.mark.long
-async def test_a_killed_backend_ends_the_worker_with_a_message_and_all_is_answered_once(
-    kafka, inference_server, tmp_path
-):
+async def test_a_worker_whose_vllm_is_killed_exits_and_everything_is_answered_once(kafka, inference_server, tmp_path):
     count = 150
     await kafka_bus.create_topics(kafka)
     await operator.release(kafka, policies(), operator.Author("test"))
@@ -133,10 +131,10 @@ async def test_a_killed_backend_ends_the_worker_with_a_message_and_all_is_answer
         assert len(vllm) == 1
         others = psutil.Process(process.pid).children(recursive=True)
         vllm[0].kill()
-        assert await asyncio.to_thread(process.wait, 30) == 1
+        assert await asyncio.to_thread(process.wait, TIMEOUT) == 1
     assert "the inference backend died (vLLM): restart the worker" in log.read_text()
     assert "Traceback" not in log.read_text().split("the inference backend died")[-1]
-    _, alive = psutil.wait_procs(others, timeout=5)
+    _, alive = psutil.wait_procs(others, timeout=TIMEOUT)
     assert [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
     before = await verdicts(kafka)
     assert 5 <= len(before) < count, "it was killed in the middle"

@@ -1,6 +1,6 @@
-"""The commands that people are shown: each exists, and each is run here, in the order in which the site shows them.
+"""The commands in the documentation: each exists, and each runs here, in the order of the site.
 
-What is marked in its comment as needing a GPU (or Docker, or a cluster) is not run.
+Commands whose comment says that they need a GPU, Docker or a cluster do not run.
 """
 
 import os
@@ -22,10 +22,11 @@ from safeguard_streams.cli import app
 from safeguard_streams.errors import SafeguardError
 from safeguard_streams.infra import brokers
 from safeguard_streams.workers.inference.preflight import locate
+from tests.conftest import TIMEOUT
 
 from .test_documentation import BIN, DOCUMENTS, ROOT, SITE, block
 
-# Run by other tests, where there is what they need: verdicts enough to learn from, access lists, minutes.
+# Commands that other tests run, because they need many verdicts, access lists or minutes.
 ELSEWHERE = {
     ("prefilter", "calibrate"): "integration/test_commands.py",
     ("prefilter", "distill"): "integration/test_commands.py",
@@ -50,7 +51,7 @@ def pages():
 
 
 def lines(path):
-    """Every line of a document that may be a command, with its comment: from code blocks, and from code in the text."""
+    """Each line of code that can be a command, with its comment, and whether it comes from a code block."""
     for part, inline in re.findall(r"```\w*\n(.*?)```|`([^`]+)`", path.read_text(encoding="utf-8"), re.DOTALL):
         for line in part.splitlines() or [" ".join(inline.split())]:
             command, _, comment = line.strip().removeprefix("$ ").partition(" #")
@@ -58,7 +59,7 @@ def lines(path):
 
 
 def parsed(command):
-    """The words that name a command, the others, and what the command takes."""
+    """The words that name a command, the other words, and the command."""
     found, words = typer.main.get_command(app), shlex.split(command)[1:]
     names = []
     while words and hasattr(found, "commands"):
@@ -75,14 +76,14 @@ def commands(path):
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_every_command_that_is_shown_exists_with_its_options(path):
+def test_every_documented_command_exists_with_its_options(path):
     for command, _ in commands(path):
         _, words, found = parsed(command)
         known = {option for parameter in found.params for option in [*parameter.opts, *parameter.secondary_opts]}
         assert {word for word in words if word.startswith("--")} <= known | {"--help"}, command
 
 
-def test_what_needs_more_than_this_machine_says_so():
+def test_commands_that_need_other_hardware_or_tools_say_so():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for path in DOCUMENTS:
         for command, comment, in_block in lines(path):
@@ -95,7 +96,7 @@ def test_what_needs_more_than_this_machine_says_so():
 
 
 def scenario():
-    """What is run: each command line once, without those that only name a command whose arguments they leave out."""
+    """The command lines to run, each once, without mentions of a command that leave out its arguments."""
     seen = set()
     for path in pages():
         for command, comment in commands(path):
@@ -109,7 +110,7 @@ def scenario():
                 yield command, names, words
 
 
-def test_what_is_run_elsewhere_is_run_there():
+def test_commands_that_other_tests_run_are_run_there():
     for names, where in ELSEWHERE.items():
         text = (ROOT / "tests" / where).read_text(encoding="utf-8")
         words = ", ".join(f'"{name}"' for name in names)
@@ -117,7 +118,7 @@ def test_what_is_run_elsewhere_is_run_there():
 
 
 class Stage:
-    """Runs commands as a reader would, in a folder with the files that the site shows; processes stay until the end."""
+    """Runs commands in a folder with the files that the site shows. Its processes run until the end."""
 
     def __init__(self, folder, environment, server):
         self.folder = folder
@@ -127,7 +128,7 @@ class Stage:
         self.replay = ""  # the last one that was started
 
     def words(self, words):
-        """What the site leaves open, filled in."""
+        """The words, with the placeholders of the site filled in."""
         filled = {
             "CONTENT_ID": "post-1",
             "POLICY": "fraud-spam",
@@ -159,7 +160,7 @@ class Stage:
 
     def end(self, process):
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(TIMEOUT) == 0
         self.processes.remove(process)
 
 
@@ -196,7 +197,7 @@ def stage(kafka, inference_server, tmp_path, monkeypatch):
 
 
 def edit(path):
-    """What a reader does between two commands: the first step of a change."""
+    """Edit a policy as the guide asks its reader to, between two commands."""
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace("## Output", '- "printed 45, yours for 46" -> violates, TT1\n\n## Output', 1), "utf-8")
 
@@ -205,8 +206,8 @@ def edit(path):
 MAY_FAIL = {("policy", "test"): "F1", ("replay", "promote"): "budget", ("enforce", "release"): "held"}
 
 
-@pytest.mark.timeout(600)
-def test_every_command_that_is_shown_runs(stage):
+@pytest.mark.slow
+def test_every_documented_command_runs(stage):
     ran, problems = 0, []
     for command, names, shown in scenario():
         print(time.strftime("%T"), command)
@@ -225,7 +226,7 @@ def test_every_command_that_is_shown_runs(stage):
             if code and MAY_FAIL.get(names, "\0") not in output:
                 problems.append(f"{command}: {output}")
             elif not code and not out.strip():
-                problems.append(f"{command} says nothing")
+                problems.append(f"{command} prints nothing")
         ran += 1
     for process in list(stage.processes):
         stage.end(process)
@@ -234,7 +235,7 @@ def test_every_command_that_is_shown_runs(stage):
 
 
 def ready(process, port, log):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + TIMEOUT
     while True:
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
@@ -244,7 +245,7 @@ def ready(process, port, log):
 
 
 def follow(stage, words, expected):
-    """Until the expected line comes; where none must come, until it had the time to fail."""
+    """Run the command until the expected line arrives or, where none is expected, until it had time to fail."""
     command = [BIN / "safeguard", *words]
     with subprocess.Popen(command, env=stage.environment, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -254,6 +255,6 @@ def follow(stage, words, expected):
                 with suppress(subprocess.TimeoutExpired):
                     pytest.fail(f"{words} ended with {process.wait(1.5)}")
             process.send_signal(signal.SIGINT)
-            process.wait(10)
+            process.wait(TIMEOUT)
         finally:
             process.kill()
