@@ -27,7 +27,7 @@ from safeguard_streams.policies.files import load_library, with_changes
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.releases import operator
 from safeguard_streams.releases.feed import PolicySet, Released
-from safeguard_streams.releases.operator import Author
+from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime.settings import Settings
 
 POLICY = "hate-harassment"
@@ -73,7 +73,7 @@ async def release(
     """
     before, after = versions(min(1.0, escalated / rate))
     current = await fresh(bootstrap, PARTITIONS, [before])
-    first = (await operator.past(current)).in_force[POLICY]
+    first = (await operator.history(current)).in_force[POLICY]
     given = {**processes.environment(current), "SAFEGUARD_AUDIT_RATE_NEAR": "0", "SAFEGUARD_AUDIT_RATE_FAR": "0"}
     ports = {"prefilter": brokers.free_port(), "reasoner": brokers.free_port()}
     given |= {f"SAFEGUARD_{name.upper()}_PORT": str(port) for name, port in ports.items()}
@@ -91,11 +91,11 @@ async def release(
         publishing = asyncio.create_task(_publish(current, rate, seconds))
         came = [Release("first", first, before, time.time())]
         await asyncio.sleep(seconds / 3)
-        (made,) = await operator.release(current, [after], Author("bench"))
+        (made,) = await operator.release(current, [after], ChangedBy("bench"))
         came.append(Release("release", made, after, time.time()))
         say(f"released version {made.version}")
         await asyncio.sleep(seconds / 3)
-        made = await operator.rollback(current, POLICY, None, Author("bench"))
+        made = await operator.rollback(current, POLICY, None, ChangedBy("bench"))
         came.append(Release("rollback", made, before, time.time()))
         say(f"rolled back to version {made.version}")
         published = await publishing

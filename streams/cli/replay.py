@@ -22,7 +22,7 @@ from safeguard_streams.cli.options import (
     Json,
     Library,
     Why,
-    author,
+    changed_by,
     console,
     fit_for_release,
     needs_extra,
@@ -126,7 +126,7 @@ def start(
 
     async def create() -> Replay:
         await kafka.wait_for_broker(current, timeout=10)
-        return await runner.create(current, chosen, author(why, by))
+        return await runner.create(current, chosen, changed_by(why, by))
 
     _run(current, asyncio.run(create()), as_json=as_json)
 

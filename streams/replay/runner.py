@@ -68,9 +68,9 @@ class ReplayRequest(msgspec.Struct, frozen=True):
     decisions: tuple[Decision, ...] = ()
 
 
-async def create(settings: Settings, wanted: ReplayRequest, author: operator.Author) -> Replay:
+async def create(settings: Settings, wanted: ReplayRequest, author: operator.ChangedBy) -> Replay:
     """Fix what is replayed, and tell the reasoners the versions to judge by. Nothing is replayed yet."""
-    known = await operator.past(settings)
+    known = await operator.history(settings)
     starts, ends = await _bounds(settings, wanted)
     replay = Replay(
         replay_id=f"{now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}",
@@ -106,7 +106,7 @@ def _replayed(policy: Policy, before: PolicyRelease | None) -> Replayed:
     )
 
 
-def _versions(replay: Replay, author: operator.Author) -> list[Output]:
+def _versions(replay: Replay, author: operator.ChangedBy) -> list[Output]:
     """Records that tell reasoners the versions of a replay, those before included: they may be out of force when it runs."""
     outputs = []
     for one in replay.policies:

@@ -58,7 +58,7 @@ async def run(address, count, folder):
     )
     new = parse(changed)
     (folder / "policy.md").write_text(changed)
-    await operator.release(current, [old], operator.Author("faults"))
+    await operator.release(current, [old], operator.ChangedBy("faults"))
     say(f"publishing {count:,} events")
     await publish(current, count)
     environment = {**os.environ, "SAFEGUARD_BOOTSTRAP": address, "SAFEGUARD_PREFIX": current.prefix}

@@ -28,7 +28,7 @@ from safeguard_streams.policies.parsing import parse
 from safeguard_streams.policies.tokens import encoding
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.releases import operator
-from safeguard_streams.releases.operator import Author
+from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.replay import promotion, runner
 from safeguard_streams.replay.runner import ReplayRequest, ReplaySelector
 from safeguard_streams.workers.inference.interface import Completion
@@ -140,7 +140,7 @@ async def wait_until_some(settings, least, process):
 async def test_a_replay_that_is_killed_twice_escalates_each_event_once(kafka, tmp_path):
     count = 40_000
     await kafka_bus.create_topics(kafka)
-    await operator.release(kafka, [OLD], Author("test"))
+    await operator.release(kafka, [OLD], ChangedBy("test"))
     await publish(kafka, count)
     policy = tmp_path / "policy.md"
     policy.write_text(NEW.document)
@@ -169,15 +169,15 @@ async def test_a_replay_that_is_killed_twice_escalates_each_event_once(kafka, tm
 
 async def test_the_versions_of_a_replay_reach_the_reasoner_and_change_nothing_in_force(broker):
     await kafka_bus.create_topics(broker)
-    await operator.release(broker, [OLD], Author("test"))
+    await operator.release(broker, [OLD], ChangedBy("test"))
     await publish(broker, 10)
-    made = await runner.create(broker, ReplayRequest([NEW]), Author("test"))
+    made = await runner.create(broker, ReplayRequest([NEW]), ChangedBy("test"))
     feed = await feed_of(broker)
     assert {name: r.policy.version for name, r in feed.policies.released.items()} == {NAME: OLD.version}
     for each in (OLD, NEW):
         found = await feed.wait_for(f"{NAME}.replay.{each.version}".encode(), 0, 0.1)
         assert found.policy.document == each.document
-    assert (await operator.past(broker)).in_force[NAME].version == OLD.version
+    assert (await operator.history(broker)).in_force[NAME].version == OLD.version
     assert made.total == 11
 
 
@@ -185,8 +185,8 @@ async def test_a_replay_is_paused_resumed_and_cancelled_by_anybody(kafka):
     await kafka_bus.create_topics(kafka)
     await publish(kafka, 20)
     with pytest.raises(ConfigurationError, match="no event lies between these bounds"):
-        await runner.create(kafka, ReplayRequest([NEW], first=1000), Author("test"))
-    made = await runner.create(kafka, ReplayRequest([NEW], first=2, last=5), Author("test"))
+        await runner.create(kafka, ReplayRequest([NEW], first=1000), ChangedBy("test"))
+    made = await runner.create(kafka, ReplayRequest([NEW], first=2, last=5), ChangedBy("test"))
     assert all(end - made.starts[partition] <= 4 for partition, end in made.ends.items())
     await runner.set_state(kafka, made, "paused")
     stop = asyncio.Event()
@@ -198,7 +198,7 @@ async def test_a_replay_is_paused_resumed_and_cancelled_by_anybody(kafka):
     with pytest.raises(ConfigurationError, match="0 replays begin with 'nonsense'"):
         await runner.job(kafka, "nonsense")
     assert made.policies[0].before_version is None, "the policy was never in force"
-    other = await runner.create(kafka, ReplayRequest([NEW]), Author("test"))
+    other = await runner.create(kafka, ReplayRequest([NEW]), ChangedBy("test"))
     await runner.set_state(kafka, other, "cancelled")
     assert await runner.run(kafka, other, Classifier(), stop) == "cancelled"
 
@@ -224,12 +224,12 @@ async def test_a_replay_is_judged_by_its_versions_whatever_is_in_force_and_its_s
     broker, monkeypatch, tmp_path
 ):
     await kafka_bus.create_topics(broker)
-    await operator.release(broker, [OLD], Author("test"))
+    await operator.release(broker, [OLD], ChangedBy("test"))
     await publish(broker, 12)
-    made = await runner.create(broker, ReplayRequest([NEW], noise=1.0), Author("why it is", "ann"))
+    made = await runner.create(broker, ReplayRequest([NEW], noise=1.0), ChangedBy("why it is", "ann"))
     assert await runner.run(broker, made, Classifier(), asyncio.Event()) == "escalated"
-    await operator.release(broker, [OTHER], Author("test"))
-    await operator.retire(broker, NAME, Author("test"))
+    await operator.release(broker, [OTHER], ChangedBy("test"))
+    await operator.retire(broker, NAME, ChangedBy("test"))
     feed = await feed_of(broker)
     judge = Judge(Quick(), feed, InferenceBudget(500))
     async with kafka_bus.producer(broker) as producer:
@@ -297,7 +297,7 @@ def last_decisions(verdicts):
 
 async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, monkeypatch, stack):
     await kafka_bus.create_topics(kafka)
-    await operator.release(kafka, [OLD], Author("test"))
+    await operator.release(kafka, [OLD], ChangedBy("test"))
     await publish(kafka, 40)
     monkeypatch.setenv("SAFEGUARD_BOOTSTRAP", kafka.bootstrap)
     monkeypatch.setenv("SAFEGUARD_PREFIX", kafka.prefix)
@@ -308,7 +308,7 @@ async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, mo
     async def verdicts():
         return [decode(r.value, Verdict) async for r in kafka_bus.read_all(kafka, [topics.VERDICTS])]
 
-    made = await runner.create(kafka, ReplayRequest([NEW], noise=0.0), Author("test"))
+    made = await runner.create(kafka, ReplayRequest([NEW], noise=0.0), ChangedBy("test"))
     assert "is running: let it come to its end" in str((await command("promote", made.replay_id)).exception)
     assert await runner.run(kafka, made, Classifier(), asyncio.Event()) == "escalated"
     feed = await feed_of(kafka)

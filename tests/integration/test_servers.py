@@ -119,7 +119,7 @@ async def test_a_killed_engine_ends_the_worker_with_a_message_and_all_is_answere
 ):
     count = 150
     await kafka_bus.create_topics(kafka)
-    await operator.release(kafka, policies(), operator.Author("test"))
+    await operator.release(kafka, policies(), operator.ChangedBy("test"))
     async with kafka_bus.producer(kafka) as producer:
         for key, value in escalations(contents(count), "live", "content"):
             await producer.send(kafka.prefix + topics.ESCALATIONS, key=key, value=value)
