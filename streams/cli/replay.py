@@ -31,9 +31,9 @@ from safeguard_streams.cli.options import (
 from safeguard_streams.contract.records import Decision, Replay, Replayed, ReplayState
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import LIBRARY
+from safeguard_streams.replay import jobs, runner
 from safeguard_streams.replay import promotion as promoting
-from safeguard_streams.replay import runner
-from safeguard_streams.replay.promotion import Way
+from safeguard_streams.replay.promotion import Direction
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.durations import span
 from safeguard_streams.runtime.process import Stop, configure_logging
@@ -111,7 +111,7 @@ def start(
     """
     wanted = fit_for_release(policies, library)
     current = settings.load(bootstrap=bootstrap)
-    chosen = runner.ReplayRequest(
+    chosen = jobs.ReplayRequest(
         wanted,
         _moment(since, "--since"),
         _moment(until, "--until"),
@@ -126,7 +126,7 @@ def start(
 
     async def create() -> Replay:
         await kafka.wait_for_broker(current, timeout=10)
-        return await runner.create(current, chosen, changed_by(why, by))
+        return await jobs.create(current, chosen, changed_by(why, by))
 
     _run(current, asyncio.run(create()), as_json=as_json)
 
@@ -175,15 +175,15 @@ def status(
     current = settings.load(bootstrap=bootstrap)
 
     async def work() -> list[dict[str, Any]]:
-        known = await runner.jobs(current)
-        chosen = [await runner.job(current, replay_id)] if replay_id else list(known.values())
-        counts = await runner.counts(current, {job.replay_id for job in chosen})
+        known = await jobs.read_all(current)
+        chosen = [await jobs.find(current, replay_id)] if replay_id else list(known.values())
+        counts = await jobs.counts(current, {job.replay_id for job in chosen})
         return [
             {
                 "replay": job.replay_id,
                 "state": job.state,
                 "policies": ", ".join(f"{one.policy_id} {one.version}" for one in job.policies),
-                "read": await runner.progress(current, job),
+                "read": await jobs.progress(current, job),
                 "of": job.total,
                 "escalated": counts[job.replay_id][0],
                 "judged": counts[job.replay_id][1],
@@ -219,8 +219,8 @@ def diff(
     current = settings.load(bootstrap=bootstrap)
 
     async def work() -> tuple[Replay, diff.Diff]:
-        job = await runner.job(current, replay_id)
-        return job, await diff.compute(current, job, runner.policy_of(job, policy), parquet)
+        job = await jobs.find(current, replay_id)
+        return job, await diff.compute(current, job, jobs.policy_of(job, policy), parquet)
 
     job, found = asyncio.run(work())
     if html is not None:
@@ -299,13 +299,13 @@ def revert(
 
 
 def _publish(
-    replay_id: str, policy: str | None, way: Way, budget: float | None, bootstrap: str | None, *, yes: bool
+    replay_id: str, policy: str | None, way: Direction, budget: float | None, bootstrap: str | None, *, yes: bool
 ) -> None:
     current = settings.load(bootstrap=bootstrap)
 
-    async def look() -> tuple[Replay, Replayed, promoting.Plan]:
-        job = await runner.job(current, replay_id)
-        chosen = runner.policy_of(job, policy)
+    async def look() -> tuple[Replay, Replayed, promoting.PromotionPlan]:
+        job = await jobs.find(current, replay_id)
+        chosen = jobs.policy_of(job, policy)
         return job, chosen, await promoting.plan(current, job, chosen, way)
 
     job, chosen, found = asyncio.run(look())
@@ -351,7 +351,7 @@ def _set(replay_id: str, state: ReplayState, bootstrap: str | None) -> None:
     current = settings.load(bootstrap=bootstrap)
 
     async def work() -> Replay:
-        return await runner.set_state(current, await runner.job(current, replay_id), state)
+        return await jobs.set_state(current, await jobs.find(current, replay_id), state)
 
     print(f"replay {asyncio.run(work()).replay_id} is {state}")
 
@@ -362,6 +362,6 @@ def resume(replay_id: ReplayId, bootstrap: Bootstrap = None, as_json: Json = Fal
     current = settings.load(bootstrap=bootstrap)
 
     async def work() -> Replay:
-        return await runner.set_state(current, await runner.job(current, replay_id), "running")
+        return await jobs.set_state(current, await jobs.find(current, replay_id), "running")
 
     _run(current, asyncio.run(work()), as_json=as_json)

@@ -21,7 +21,7 @@ from safeguard_streams.contract.records import Action, Replay, Verdict, decode
 from safeguard_streams.demo.tally import Tally
 from safeguard_streams.enforcement import moderators
 from safeguard_streams.errors import SafeguardError
-from safeguard_streams.replay import runner
+from safeguard_streams.replay import jobs
 from safeguard_streams.runtime.settings import Settings
 
 POLICY = "hate-harassment"
@@ -53,7 +53,7 @@ class SecondAct:
         before = await self._standing()
         self.say(f"enforcement has acted on {len(before)} contents: {_words(before)}")
         await self._safeguard("replay", "start", str(LENIENT), "--noise", "0.2", "--why", WHY)
-        job = list((await runner.jobs(self.settings)).values())[-1]
+        job = list((await jobs.read_all(self.settings)).values())[-1]
         await self._until("the replay is judged", lambda: self._judged(job))
         await self._safeguard("replay", "diff", job.replay_id, "--html", str(PAGE))
         self.say(f"the same with charts: {PAGE}")
@@ -116,7 +116,7 @@ class SecondAct:
         return len(due & {action.verdict_id for action in await self._actions() if action.verdict_id}), len(due)
 
     async def _judged(self, job: Replay) -> tuple[int, int]:
-        escalated, judged = (await runner.counts(self.settings, {job.replay_id}))[job.replay_id]
+        escalated, judged = (await jobs.counts(self.settings, {job.replay_id}))[job.replay_id]
         return judged, escalated
 
     async def _verdicts(self) -> Any:

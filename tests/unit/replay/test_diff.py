@@ -17,7 +17,7 @@ from safeguard_streams.contract.records import (
     Verdict,
 )
 from safeguard_streams.errors import ConfigurationError
-from safeguard_streams.replay import diff, runner
+from safeguard_streams.replay import diff, jobs
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 POLICY = Replayed("hate", "new", "document", before_version="old", before_document="document")
@@ -157,7 +157,7 @@ def test_the_rows_hold_no_text(tmp_path):
 
 def test_one_of_several_policies_is_named():
     several = Replay("r2", (POLICY, Replayed("spam", "1", "d")), {}, {}, "escalated", WHEN, "test")
-    assert runner.policy_of(several, "spam").policy_id == "spam"
-    assert runner.policy_of(JOB, None) is POLICY
+    assert jobs.policy_of(several, "spam").policy_id == "spam"
+    assert jobs.policy_of(JOB, None) is POLICY
     with pytest.raises(ConfigurationError, match="--policy: hate, spam"):
-        runner.policy_of(several, None)
+        jobs.policy_of(several, None)
