@@ -23,7 +23,7 @@ def verdict(name, content, decision, *, minutes=0, live=None, version="new"):
 
 
 def stream(seed, items=200):
-    """Verdicts of a replay, and those on moderation.verdicts: earlier, newer, promoted and reverted, in random order."""
+    """Verdicts of a replay, and those on moderation.verdicts: earlier, newer, promoted, reverted, in random order."""
     draw = random.Random(seed)
     replayed, verdicts = [], []
     for number in range(items):
