@@ -240,5 +240,5 @@ def compare(
     print(f"{found.waiting:,} wait for the version in force; the shadow took {found.tokens:,} tokens")
 
 
-def _said(flip: shadow_comparison.Flip) -> list[tuple[str, tuple[str, ...]]]:
+def _said(flip: shadow_comparison.ShadowFlip) -> list[tuple[str, tuple[str, ...]]]:
     return [(flip.live, flip.live_rules), (flip.shadow, flip.shadow_rules)]

@@ -23,6 +23,7 @@ from safeguard_streams.prefilter.classifier import Classifier, Floats
 from safeguard_streams.prefilter.normalise import tokens
 from safeguard_streams.quality.evaluation import Figures, Flags, ScoredSet, figures
 from safeguard_streams.quality.scoring import gate_scores
+from safeguard_streams.quality.threshold import calibrate
 from safeguard_streams.quality.verdict_labels import LabeledItem
 
 MIN_ROWS = 100
@@ -44,6 +45,10 @@ class Proposal(msgspec.Struct, frozen=True):
     after: Figures
     scored_before: ScoredSet
     scored_after: ScoredSet
+
+    def threshold(self, target_recall: float) -> float:
+        """The distilled classifier's threshold for this recall, 0 to 1."""
+        return calibrate(self.scored_after.scores, self.scored_after.violates, target_recall).threshold
 
 
 def propose(policy: Policy, classifier: Classifier, rows: Sequence[LabeledItem], seed: int = 0) -> Proposal:

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Verdict, decode
-from safeguard_streams.prefilter.classifier import Floats
 from safeguard_streams.quality.verdict_labels import LabeledItem, from_verdicts
 from safeguard_streams.runtime.settings import Settings
 
@@ -129,7 +129,7 @@ def _stratum_name(row: LabeledItem) -> str:
     return (row.prefilter.stratum if row.prefilter else None) or ""
 
 
-def _stratum(group: Sequence[LabeledItem], violating: int, means: Floats) -> StratumRecall:
+def _stratum(group: Sequence[LabeledItem], violating: int, means: NDArray[np.float64]) -> StratumRecall:
     """The estimates of a stratum. means: draws of the number missed; at least the violating audits were missed."""
     weight = group[0].weight
     low, high = np.percentile(means, [2.5, 97.5])

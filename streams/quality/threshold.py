@@ -122,7 +122,7 @@ class _Samples(NamedTuple):
     certain: Flags
 
     def take(self, rows: NDArray[np.intp]) -> _Samples:
-        return _Samples(*(column[rows] for column in self))
+        return _Samples(self.scores[rows], self.violates[rows], self.weights[rows], self.certain[rows])
 
     def threshold(self, recall: float) -> float:
         return weighted_threshold(self.scores, self.violates, self.weights, self.certain, recall)

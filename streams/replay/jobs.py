@@ -67,6 +67,14 @@ class ReplayCounts(NamedTuple):
     judged: int
 
 
+class ReplayStatus(NamedTuple):
+    """A replay and how far it has come. read is the number of its offsets that are committed."""
+
+    replay: Replay
+    read: int
+    counts: ReplayCounts
+
+
 class _Bounds(NamedTuple):
     """Offsets by partition, the end excluded. Partitions without events between them are left out."""
 
@@ -241,6 +249,13 @@ async def progress(settings: Settings, replay: Replay) -> int:
         start = replay.starts[partition]
         done += min(max(positions.get(int(partition), start), start), end) - start
     return done
+
+
+async def statuses(settings: Settings, replay_id: str | None = None) -> list[ReplayStatus]:
+    """The status of all replays, oldest first, or of the one with this id. Raises ConfigurationError as `find` does."""
+    replays = [await find(settings, replay_id)] if replay_id else list((await read_all(settings)).values())
+    records = await counts(settings, [replay.replay_id for replay in replays])
+    return [ReplayStatus(replay, await progress(settings, replay), records[replay.replay_id]) for replay in replays]
 
 
 class _OfReplay(msgspec.Struct, frozen=True):

@@ -353,7 +353,7 @@ async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, mo
         supersedes == (f"live-{content[1:]}" if content in before else None)
         for content, supersedes in superseded.items()
     )
-    assert "nothing is to be written" in (await command("promote", made.replay_id, "--budget", "1", "--yes")).stdout
+    assert "there is nothing to write" in (await command("promote", made.replay_id, "--budget", "1", "--yes")).stdout
 
     newer = Verdict(
         "newer", "c2", "sha", NAME, NEW.version, "safe", "reasoner", "live", "m", datetime.now(UTC), ("FS4",)
@@ -371,7 +371,7 @@ async def test_flips_are_promoted_once_whatever_happens_and_taken_back(kafka, mo
     }
     changes = Counter(a.action for _, a in [one async for one in moderators.actions(kafka)] if a.changes)
     assert changes == {"remove": 29, "allow": 24}, "each flip was done once and taken back once"
-    assert "nothing is to be written" in (await command("revert", made.replay_id, "--yes")).stdout
+    assert "there is nothing to write" in (await command("revert", made.replay_id, "--yes")).stdout
 
 
 async def removed(agent, current, count):
