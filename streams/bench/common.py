@@ -44,5 +44,5 @@ async def fresh(bootstrap: str, partitions: int, policies: Iterable[Policy]) -> 
     """Create topics for one measurement and release the policies there; the settings lead to them."""
     current = settings.load(bootstrap=bootstrap, prefix=f"bench-{uuid.uuid4().hex[:8]}.", partitions=partitions)
     await kafka.create_topics(current)
-    await operator.release(current, policies, operator.Author("bench"))
+    await operator.release(current, policies, operator.ChangedBy("bench"))
     return current

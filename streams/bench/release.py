@@ -29,7 +29,7 @@ from safeguard_streams.policies.files import load_library, with_changes
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.releases import operator
 from safeguard_streams.releases.feed import PolicySet, Released
-from safeguard_streams.releases.operator import Author
+from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime.settings import Settings
 
 POLICY = "hate-harassment"
@@ -77,7 +77,7 @@ async def release(
     """
     before, after = versions(min(1.0, escalated / rate))
     current = await fresh(bootstrap, PARTITIONS, [before])
-    first = (await operator.past(current)).in_force[POLICY]
+    first = (await operator.history(current)).in_force[POLICY]
     variables = {**processes.environment(current), "SAFEGUARD_AUDIT_RATE_NEAR": "0", "SAFEGUARD_AUDIT_RATE_FAR": "0"}
     ports = {"prefilter": brokers.free_port(), "reasoner": brokers.free_port()}
     variables |= {f"SAFEGUARD_{name.upper()}_PORT": str(port) for name, port in ports.items()}
@@ -95,11 +95,11 @@ async def release(
         publishing = asyncio.create_task(_publish(current, rate, seconds))
         releases = [Release("first", first, before, time.time())]
         await asyncio.sleep(seconds / 3)
-        (released,) = await operator.release(current, [after], Author("bench"))
+        (released,) = await operator.release(current, [after], ChangedBy("bench"))
         releases.append(Release("release", released, after, time.time()))
         say(f"released version {released.version}")
         await asyncio.sleep(seconds / 3)
-        released = await operator.rollback(current, POLICY, None, Author("bench"))
+        released = await operator.rollback(current, POLICY, None, ChangedBy("bench"))
         releases.append(Release("rollback", released, before, time.time()))
         say(f"rolled back to version {released.version}")
         published = await publishing

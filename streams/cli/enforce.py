@@ -11,7 +11,7 @@ import msgspec
 import orjson
 import typer
 
-from safeguard_streams.cli.options import Bootstrap, By, Json, Library, Why, author, needs_extra, show_rows
+from safeguard_streams.cli.options import Bootstrap, By, Json, Library, Why, changed_by, needs_extra, show_rows
 from safeguard_streams.contract.records import Action, Enforced
 from safeguard_streams.enforcement import moderators
 from safeguard_streams.enforcement import rules as rules_of
@@ -123,7 +123,7 @@ def release(
     words = ", ".join(f"{action} {count:,}" for action, count in sorted(counts.items()))
     if not yes and not typer.confirm(f"let through under {policy}: {words}?"):
         raise typer.Exit(1)
-    print(f"{asyncio.run(moderators.release(current, policy, author(why, by))):,} actions are let through")
+    print(f"{asyncio.run(moderators.release(current, policy, changed_by(why, by))):,} actions are let through")
 
 
 @app.command("decide")
@@ -141,7 +141,7 @@ def decide(
         chosen = msgspec.convert(action, Enforced)
     except msgspec.ValidationError:
         raise ConfigurationError(f"{action!r} is no action: allow, review, label, limit or remove") from None
-    decision = asyncio.run(moderators.decide(current, content, chosen, author(why, by)))
+    decision = asyncio.run(moderators.decide(current, content, chosen, changed_by(why, by)))
     if as_json:
         print(msgspec.json.encode(decision).decode())
     else:

@@ -15,7 +15,7 @@ from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies import check as checking
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.files import load
-from safeguard_streams.releases.operator import Author
+from safeguard_streams.releases.operator import ChangedBy
 
 Bootstrap = Annotated[
     str | None, typer.Option("--bootstrap", metavar="HOST:PORT", help="Kafka brokers; default SAFEGUARD_BOOTSTRAP.")
@@ -35,9 +35,9 @@ Why = Annotated[str, typer.Option(help="Reason, for the history.")]
 By = Annotated[str | None, typer.Option(help="Name, for the history; default: the logged-in user.")]
 
 
-def author(why: str, by: str | None) -> Author:
+def changed_by(why: str, by: str | None) -> ChangedBy:
     """Who changes policies, and why."""
-    return Author(why, by) if by else Author(why)
+    return ChangedBy(why, by) if by else ChangedBy(why)
 
 
 def fit_for_release(ids: Sequence[str], library: Path) -> list[Policy]:

@@ -6,14 +6,12 @@ import asyncio
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import orjson
 import typer
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.cli.options import (
@@ -22,41 +20,41 @@ from safeguard_streams.cli.options import (
     Json,
     Library,
     Why,
-    author,
+    changed_by,
     console,
     fit_for_release,
     needs_extra,
     show_rows,
 )
-from safeguard_streams.contract.records import Decision, Replay, Replayed, ReplayState
+from safeguard_streams.contract.records import Decision, Replay, ReplayState
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import LIBRARY
-from safeguard_streams.replay import promotion as promoting
-from safeguard_streams.replay import runner
-from safeguard_streams.replay.promotion import Way
+from safeguard_streams.replay import jobs, promotion, runner
+from safeguard_streams.replay.promotion import Direction
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.durations import span
 from safeguard_streams.runtime.process import Stop, configure_logging
 
-app = typer.Typer(no_args_is_help=True, help="Content of the past, judged again by another version of a policy.")
+app = typer.Typer(no_args_is_help=True, help="Replays: judge past content again by another version of a policy.")
 
 ReplayId = Annotated[str, typer.Argument(metavar="REPLAY", help="Id of a replay, or the beginning of it.")]
+PolicyOption = Annotated[str | None, typer.Option("--policy", help="Policy of the replay; required if it has several.")]
 
 
 def _moment(given: str | None, option: str) -> datetime | None:
-    """A moment as RFC 3339, or so long ago, as in 7d."""
+    """A time in RFC 3339, or a time span before now such as 7d. Raises ConfigurationError."""
     if given is None:
         return None
     ago = span(given)
     if ago is not None:
         return datetime.now(UTC) - ago
     try:
-        found = datetime.fromisoformat(given)
+        moment = datetime.fromisoformat(given)
     except ValueError:
         raise ConfigurationError(
-            f"{option}: write a time as 2026-01-31T12:00:00Z, or so long ago as 7d, 12h, 30m"
+            f"{option}: write a time such as 2026-01-31T12:00:00Z, or a time span before now: 7d, 12h, 30m"
         ) from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _decisions(given: list[str]) -> tuple[Decision, ...]:
@@ -70,99 +68,98 @@ def _decisions(given: list[str]) -> tuple[Decision, ...]:
 def start(
     policies: Annotated[
         list[str],
-        typer.Argument(metavar="POLICY...", help="Policies to judge by: ids of the library, or policy.md files."),
+        typer.Argument(metavar="POLICY...", help="Policies to judge by: ids in the library, or policy.md files."),
     ],
     library: Library = LIBRARY,
     since: Annotated[
         str | None,
-        typer.Option(help="From events written at this time on: 2026-01-31T12:00:00Z, or 7d for seven days ago."),
+        typer.Option(help="Start at events written at this time: 2026-01-31T12:00:00Z, or 7d for seven days ago."),
     ] = None,
-    until: Annotated[str | None, typer.Option(help="To events written before this time.")] = None,
-    first: Annotated[int | None, typer.Option(min=0, help="First offset, in each partition.")] = None,
-    last: Annotated[int | None, typer.Option(min=0, help="Last offset, in each partition.")] = None,
+    until: Annotated[str | None, typer.Option(help="Stop before events written at this time.")] = None,
+    first: Annotated[int | None, typer.Option(min=0, help="First offset to replay in each partition.")] = None,
+    last: Annotated[int | None, typer.Option(min=0, help="Last offset to replay in each partition.")] = None,
     sample: Annotated[
-        float, typer.Option(min=0.0001, max=1.0, help="Share of the content, by a hash of its id.")
+        float, typer.Option(min=0.0001, max=1.0, help="Share of content to replay, drawn by a hash of its id.")
     ] = 1.0,
     noise: Annotated[
         float,
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Share that the version in force judges again: flips between equal texts mean nothing.",
+            help="Share of it that the version in force judges again, to measure the noise floor.",
         ),
     ] = 0.1,
-    surface: Annotated[
-        list[str] | None, typer.Option(help="Only content of this surface; may be given several times.")
-    ] = None,
-    language: Annotated[list[str] | None, typer.Option(help="Only content in this language; likewise.")] = None,
+    surface: Annotated[list[str] | None, typer.Option(help="Only content of this surface; repeatable.")] = None,
+    language: Annotated[list[str] | None, typer.Option(help="Only content in this language; repeatable.")] = None,
     decision: Annotated[
         list[str] | None,
-        typer.Option(help="Only content that was judged so before: violates, safe or undetermined; likewise."),
+        typer.Option(help="Only content with this earlier decision: violates, safe or undetermined; repeatable."),
     ] = None,
     why: Why = "",
     by: By = None,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
-    """Judge content of the past by a version of a policy that need not be in force: what the version in force or the new one
-    would escalate goes through the replay lane, its verdicts to moderation.replays, where no enforcement reads.
+    """Judge past content by another version of a policy. The replay covers everything that this version or the one in
+    force escalates. Its verdicts go to moderation.replays, which enforcement never reads.
 
-    The end is fixed now. Ctrl-C leaves it where it is, and so does a crash: go on with replay resume.
+    The end is fixed at the start. After Ctrl-C or a crash, continue with: safeguard replay resume.
     """
-    wanted = fit_for_release(policies, library)
+    requested = fit_for_release(policies, library)
     current = settings.load(bootstrap=bootstrap)
-    chosen = runner.ReplayRequest(
-        wanted,
-        _moment(since, "--since"),
-        _moment(until, "--until"),
-        first,
-        last,
-        sample,
-        noise,
-        tuple(surface or ()),
-        tuple(language or ()),
-        _decisions(decision or []),
+    request = jobs.ReplayRequest(
+        policies=requested,
+        since=_moment(since, "--since"),
+        until=_moment(until, "--until"),
+        first=first,
+        last=last,
+        sample=sample,
+        noise=noise,
+        surfaces=tuple(surface or ()),
+        languages=tuple(language or ()),
+        decisions=_decisions(decision or []),
     )
 
     async def create() -> Replay:
         await kafka.wait_for_broker(current, timeout=10)
-        return await runner.create(current, chosen, author(why, by))
+        return await jobs.create(current, request, changed_by(why, by))
 
     _run(current, asyncio.run(create()), as_json=as_json)
 
 
-def _run(current: settings.Settings, job: Replay, *, as_json: bool) -> None:
+def _run(current: settings.Settings, replay: Replay, *, as_json: bool) -> None:
+    """Run a replay with a progress bar until it ends or is stopped."""
     try:
         from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
     except ImportError as error:
         raise needs_extra(error, "prefilter") from error
     configure_logging("WARNING")
     out = console(stderr=True)
-    versions = ", ".join(f"{one.policy_id} {one.version}" for one in job.policies)
-    out.print(f"replay {job.replay_id}: {job.total:,} events under {versions}", highlight=False)
+    versions = ", ".join(f"{one.policy_id} {one.version}" for one in replay.policies)
+    out.print(f"replay {replay.replay_id}: {replay.total:,} events under {versions}", highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
 
     async def work() -> str:
         with Stop() as stop, Progress(*columns, console=out) as progress:
-            task = progress.add_task("escalating", total=job.total)
-            begun, before = time.monotonic(), -1
+            task = progress.add_task("escalating", total=replay.total)
+            started, first = time.monotonic(), -1
 
             def on_progress(done: int) -> None:
-                nonlocal before
-                before = done if before < 0 else before
-                rate = (done - before) / max(0.1, time.monotonic() - begun)
+                nonlocal first
+                first = done if first < 0 else first
+                rate = (done - first) / max(0.1, time.monotonic() - started)
                 progress.update(task, completed=done, description=f"escalating, {rate:,.0f} events/s")
 
             classifier = Classifier(current.prefilter_model or SHIPPED)
-            return await runner.run(current, job, classifier, stop.event, on_progress)
+            return await runner.run(current, replay, classifier, stop.event, on_progress)
 
     state = asyncio.run(work())
     if as_json:
-        print(orjson.dumps({"replay_id": job.replay_id, "state": state, "events": job.total}).decode())
+        print(orjson.dumps({"replay_id": replay.replay_id, "state": state, "events": replay.total}).decode())
     elif state == "running":
-        print(f"replay {job.replay_id} stopped; go on with: safeguard replay resume {job.replay_id}")
+        print(f"replay {replay.replay_id} stopped; continue with: safeguard replay resume {replay.replay_id}")
     else:
-        print(f"replay {job.replay_id} is {state}; see: safeguard replay status {job.replay_id}")
+        print(f"replay {replay.replay_id} is {state}; see: safeguard replay status {replay.replay_id}")
 
 
 @app.command("status")
@@ -171,116 +168,73 @@ def status(
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
-    """How far replays are: events read, escalated, judged."""
-    current = settings.load(bootstrap=bootstrap)
-
-    async def work() -> list[dict[str, Any]]:
-        known = await runner.jobs(current)
-        chosen = [await runner.job(current, replay_id)] if replay_id else list(known.values())
-        counts = await runner.counts(current, {job.replay_id for job in chosen})
-        return [
-            {
-                "replay": job.replay_id,
-                "state": job.state,
-                "policies": ", ".join(f"{one.policy_id} {one.version}" for one in job.policies),
-                "read": await runner.progress(current, job),
-                "of": job.total,
-                "escalated": counts[job.replay_id][0],
-                "judged": counts[job.replay_id][1],
-                "by": job.created_by,
-                "why": job.why,
-            }
-            for job in chosen
-        ]
-
-    show_rows(asyncio.run(work()), "no replays", as_json=as_json)
+    """Show the progress of replays: events read, escalated and judged."""
+    rows = [
+        {
+            "replay": replay.replay_id,
+            "state": replay.state,
+            "policies": ", ".join(f"{one.policy_id} {one.version}" for one in replay.policies),
+            "read": read,
+            "of": replay.total,
+            "escalated": counts.escalated,
+            "judged": counts.judged,
+            "by": replay.created_by,
+            "why": replay.why,
+        }
+        for replay, read, counts in asyncio.run(jobs.statuses(settings.load(bootstrap=bootstrap), replay_id))
+    ]
+    show_rows(rows, "no replays", as_json=as_json)
 
 
 @app.command("diff")
 def diff(
     replay_id: ReplayId,
-    policy: Annotated[str | None, typer.Option(help="Which of the replay's policies, if it has several.")] = None,
+    policy: PolicyOption = None,
     parquet: Annotated[
-        Path | None, typer.Option(help="Also write the joined contents to this file: ids, decisions, rules, no texts.")
+        Path | None,
+        typer.Option(help="Also write one row for each compared item to this file: ids, decisions, rules, no texts."),
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(help="Also write a page with charts to this file, for those who decide about it.")
+        Path | None, typer.Option(help="Also write a page with charts to this file, for those who decide.")
     ] = None,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
-    """What a replay changes: flips each way beside the noise floor, by rule and language, with examples and their rationales,
-    and what it cost. Rationales are shown to those who may read moderation.rationales: auditors.
+    """Show what a replay changes: flips each way and the noise floor, by rule and language, with examples and cost.
+    Users who may read moderation.rationales (auditors) also see the examples' rationales.
     """
     try:
+        from safeguard_streams.cli import replay_tables
         from safeguard_streams.replay import diff, page
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
     current = settings.load(bootstrap=bootstrap)
 
     async def work() -> tuple[Replay, diff.Diff]:
-        job = await runner.job(current, replay_id)
-        return job, await diff.compute(current, job, runner.policy_of(job, policy), parquet)
+        replay = await jobs.find(current, replay_id)
+        return replay, await diff.compute(current, replay, jobs.policy_of(replay, policy), parquet)
 
-    job, found = asyncio.run(work())
+    replay, result = asyncio.run(work())
     if html is not None:
-        html.write_text(page.page(found, job), encoding="utf-8")
+        html.write_text(page.render(result, replay), encoding="utf-8")
     if as_json:
-        print(msgspec.json.encode(found).decode())
+        print(msgspec.json.encode(result).decode())
         return
-    before = f"version {found.before_version}" if found.before_version else "not in force before"
-    print(f"replay {found.replay_id}: {found.policy_id}, {before}, now judged by {found.version}")
-    print(
-        f"about {found.events:,} events, {found.wanted:,} wanted by either version, {found.waiting:,} not judged yet, "
-        f"{found.unknown:,} without a verdict before, {found.compared:,} compared"
-    )
-    table = Table("", "contents", "of", "share (95 % interval)", box=None)
-    for name, one in (
-        ("flip to violates", found.to_violates),
-        ("flip to safe", found.to_safe),
-        ("noise floor: flips between equal versions", found.noise),
-        ("violating before, of all events", found.before),
-        ("violating after, of all events", found.after),
-    ):
-        table.add_row(name, f"{one.count:,}", f"{one.of:,}", str(one))
-    console().print(table)
-    if found.by_gate:
-        print(f"{found.by_gate:,} of the flips to safe are content that the new gate would not send to the model")
-    kinds = ("violates", "safe", "undetermined", "cleared")
-    matrix = Table("before \\ after", *kinds, box=None)
-    for name, row in found.decisions.items():
-        matrix.add_row(name, *(f"{row.get(kind, 0):,}" for kind in kinds))
-    console().print(matrix)
-    for title, sides in (("rule", found.rules), ("language", found.languages)):
-        by = Table(title, "to violates", "to safe", "compared", box=None)
-        for name, side in sides.items():
-            by.add_row(name or "not said", f"{side.to_violates:,}", f"{side.to_safe:,}", f"{side.compared:,}")
-        console().print(by)
-    examples = Table("content", "before", "after", "rationale before", "rationale after", box=None)
-    for flip in found.examples:
-        sides_of = ((flip.before, flip.rules_before), (flip.after, flip.rules_after))
-        words = [" ".join([decision, *rules]) for decision, rules in sides_of]
-        examples.add_row(flip.content_id, *words, escape(flip.rationale_before), escape(flip.rationale_after))
-    console().print(examples)
-    spent = found.tokens
-    print(
-        f"cost: {spent.prompt:,} prompt tokens ({spent.cached:,} cached), {spent.completion:,} completion tokens, "
-        f"{found.seconds:,.1f} s of judgements"
-    )
+    replay_tables.show_diff(result)
 
 
 @app.command("promote")
 def promote(
     replay_id: ReplayId,
-    policy: Annotated[str | None, typer.Option(help="Which of the replay's policies, if it has several.")] = None,
+    policy: PolicyOption = None,
     budget: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Refuse when more than this share of what was compared flips.")
+        float, typer.Option(min=0.0, max=1.0, help="Refuse if more than this share of the compared items flips.")
     ] = 0.05,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     bootstrap: Bootstrap = None,
 ) -> None:
-    """Make a replay's decisions count: for each content that flips, a verdict on moderation.verdicts that supersedes the one
-    before. Shows the numbers and asks first; can be undone by replay revert.
+    """Publish a replay's changed decisions: one verdict on moderation.verdicts for each flip, which supersedes the one
+    before. Shows the numbers and asks for confirmation. Undo with: safeguard replay revert.
     """
     _publish(replay_id, policy, "promote", budget, bootstrap, yes=yes)
 
@@ -288,80 +242,74 @@ def promote(
 @app.command("revert")
 def revert(
     replay_id: ReplayId,
-    policy: Annotated[str | None, typer.Option(help="Which of the replay's policies, if it has several.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    policy: PolicyOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     bootstrap: Bootstrap = None,
 ) -> None:
-    """Take back what was promoted: each verdict is superseded by the one that stood before. Content that was judged again
-    since is left alone.
+    """Undo a promotion: supersede each promoted verdict by the one that stood before it. Content that was judged again
+    since then keeps its newer verdict.
     """
     _publish(replay_id, policy, "revert", None, bootstrap, yes=yes)
 
 
 def _publish(
-    replay_id: str, policy: str | None, way: Way, budget: float | None, bootstrap: str | None, *, yes: bool
+    replay_id: str, policy: str | None, direction: Direction, budget: float | None, bootstrap: str | None, *, yes: bool
 ) -> None:
+    """Preview, confirm and write the superseding verdicts of a replay."""
     current = settings.load(bootstrap=bootstrap)
-
-    async def look() -> tuple[Replay, Replayed, promoting.Plan]:
-        job = await runner.job(current, replay_id)
-        chosen = runner.policy_of(job, policy)
-        return job, chosen, await promoting.plan(current, job, chosen, way)
-
-    job, chosen, found = asyncio.run(look())
-    if job.state != "escalated":
-        raise ConfigurationError(f"replay {job.replay_id} is {job.state}: let it come to its end first")
-    for name, count in promoting.preview(found):
-        print(f"{name}: {count:,}")
-    if not found.changes:
-        print("nothing is to be written")
+    replay = asyncio.run(jobs.find(current, replay_id))
+    if replay.state != "escalated":
+        raise ConfigurationError(f"replay {replay.replay_id} is {replay.state}: let it come to its end first")
+    chosen = jobs.policy_of(replay, policy)
+    plan = asyncio.run(promotion.plan(current, replay, chosen, direction))
+    print(f"content items that become violating: {plan.count('violates'):,}")
+    print(f"content items that become safe: {plan.count('safe'):,}")
+    print(f"content items compared: {plan.compared:,}")
+    if not plan.changes:
+        print("there is nothing to write")
         return
-    flips = found.share
-    if budget is not None and flips.value is not None and flips.value > budget:
+    flips = plan.share.value
+    if budget is not None and flips is not None and flips > budget:
         raise ConfigurationError(
-            f"{flips.value:.1%} of what was compared would flip, more than the budget of {budget:.1%}: look at "
-            f"safeguard replay diff {job.replay_id}, and raise --budget if that is meant"
+            f"{flips:.1%} of the compared items would flip, more than the budget of {budget:.1%}: check "
+            f"safeguard replay diff {replay.replay_id}, and raise --budget if this is intended"
         )
-    verb = "publish" if way == "promote" else "take back"
-    if not yes and not typer.confirm(f"{verb} {len(found.changes):,} verdicts under {chosen.policy_id}?"):
+    verb = "publish" if direction == "promote" else "take back"
+    if not yes and not typer.confirm(f"{verb} {len(plan.changes):,} verdicts under {chosen.policy_id}?"):
         raise typer.Exit(1)
     with Progress(TextColumn("writing"), BarColumn(), TaskProgressColumn(), console=console(stderr=True)) as progress:
-        task = progress.add_task("", total=len(found.changes))
+        task = progress.add_task("", total=len(plan.changes))
 
         def on_progress(done: int, of: int) -> None:
             progress.update(task, completed=done, total=of)
 
-        written = asyncio.run(promoting.publish(current, job, chosen, way, on_progress))
-    print(f"{written:,} superseding verdicts are on moderation.verdicts")
+        written = asyncio.run(promotion.publish(current, replay, chosen, direction, on_progress))
+    print(f"wrote {written:,} superseding verdicts to moderation.verdicts")
 
 
 @app.command("pause")
 def pause(replay_id: ReplayId, bootstrap: Bootstrap = None) -> None:
-    """Stop a replay where it is, whoever runs it; what is escalated already will be judged."""
-    _set(replay_id, "paused", bootstrap)
+    """Pause a replay, whichever process runs it. Content that is already escalated will still be judged."""
+    _set_state(replay_id, "paused", bootstrap)
 
 
 @app.command("cancel")
 def cancel(replay_id: ReplayId, bootstrap: Bootstrap = None) -> None:
-    """End a replay for good; what was escalated and is not judged yet is answered undetermined, without asking the model."""
-    _set(replay_id, "cancelled", bootstrap)
+    """End a replay for good. Waiting escalations get undetermined verdicts without asking the model."""
+    _set_state(replay_id, "cancelled", bootstrap)
 
 
-def _set(replay_id: str, state: ReplayState, bootstrap: str | None) -> None:
-    current = settings.load(bootstrap=bootstrap)
+def _set_state(replay_id: str, state: ReplayState, bootstrap: str | None) -> None:
+    replay = asyncio.run(_change(settings.load(bootstrap=bootstrap), replay_id, state))
+    print(f"replay {replay.replay_id} is {state}")
 
-    async def work() -> Replay:
-        return await runner.set_state(current, await runner.job(current, replay_id), state)
 
-    print(f"replay {asyncio.run(work()).replay_id} is {state}")
+async def _change(current: settings.Settings, replay_id: str, state: ReplayState) -> Replay:
+    return await jobs.set_state(current, await jobs.find(current, replay_id), state)
 
 
 @app.command("resume")
 def resume(replay_id: ReplayId, bootstrap: Bootstrap = None, as_json: Json = False) -> None:
-    """Go on with a replay that was paused, stopped or killed, from its last commit."""
+    """Resume a replay that was paused, stopped or killed, from its last commit."""
     current = settings.load(bootstrap=bootstrap)
-
-    async def work() -> Replay:
-        return await runner.set_state(current, await runner.job(current, replay_id), "running")
-
-    _run(current, asyncio.run(work()), as_json=as_json)
+    _run(current, asyncio.run(_change(current, replay_id, "running")), as_json=as_json)

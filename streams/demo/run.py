@@ -114,7 +114,7 @@ class Demo:
             self.say(f"broker at {bootstrap}: creating topics")
             await kafka.wait_for_broker(current, timeout=8)
             await kafka.create_topics(current)
-            for record in await operator.release(current, load_library().values(), operator.Author("demo")):
+            for record in await operator.release(current, load_library().values(), operator.ChangedBy("demo")):
                 self.say(f"released policy {record.policy_id}, version {record.version}")
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="safeguard-demo-")))
             children = await stack.enter_async_context(self._children(current, folder))

@@ -21,7 +21,7 @@ from safeguard_streams.contract.records import Action, Replay, Verdict, decode
 from safeguard_streams.demo.tally import Tally
 from safeguard_streams.enforcement import moderators
 from safeguard_streams.errors import SafeguardError
-from safeguard_streams.replay import runner
+from safeguard_streams.replay import jobs
 from safeguard_streams.runtime.settings import Settings
 
 POLICY = "hate-harassment"
@@ -61,7 +61,7 @@ class SecondAct:
         before = await self._actions_in_force()
         self.say(f"enforcement has acted on {len(before)} content items: {_counts(before)}")
         await self._safeguard("replay", "start", str(LENIENT), "--noise", "0.2", "--why", WHY)
-        job = list((await runner.jobs(self.settings)).values())[-1]
+        job = list((await jobs.read_all(self.settings)).values())[-1]
         await self._until("the replay is judged", lambda: self._judged(job))
         await self._safeguard("replay", "diff", job.replay_id, "--html", str(PAGE))
         self.say(f"this comparison with charts: {PAGE}")
@@ -125,7 +125,7 @@ class SecondAct:
         return Progress(len(due & followed), len(due))
 
     async def _judged(self, job: Replay) -> Progress:
-        escalated, judged = (await runner.counts(self.settings, {job.replay_id}))[job.replay_id]
+        escalated, judged = (await jobs.counts(self.settings, {job.replay_id}))[job.replay_id]
         return Progress(judged, escalated)
 
     async def _verdicts(self) -> AsyncIterator[Verdict]:

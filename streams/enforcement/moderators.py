@@ -15,7 +15,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, Enforced, decode, encode, now, schema_header, verdict_id
 from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.errors import ConfigurationError, RecordError
-from safeguard_streams.releases.operator import Author
+from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime.settings import Settings
 
 CHUNK = 2000  # actions in one transaction
@@ -24,7 +24,7 @@ _WRITER = "enforcement-people"
 _TRACES = (topics.ACTIONS, topics.VERDICTS, topics.CLEARED, topics.EVENTS)
 
 
-async def decide(settings: Settings, content_id: str, action: Enforced, author: Author) -> Action:
+async def decide(settings: Settings, content_id: str, action: Enforced, author: ChangedBy) -> Action:
     """A person's decision on a content: it overrides all verdicts on it, those to come too.
 
     Raises ConfigurationError when the pipeline never saw the content.
@@ -88,7 +88,7 @@ async def held(settings: Settings) -> list[Held]:
     return found
 
 
-async def release(settings: Settings, policy_id: str, author: Author) -> int:
+async def release(settings: Settings, policy_id: str, author: ChangedBy) -> int:
     """Let through what is held under a policy; what was decided otherwise since is left alone. Returns how many."""
     async with kafka.exclusive_writer(settings, _WRITER) as write:
         found = [one for one in await held(settings) if one.action.policy_id == policy_id]
@@ -98,7 +98,7 @@ async def release(settings: Settings, policy_id: str, author: Author) -> int:
     return len(found)
 
 
-def _released(held: Held, author: Author) -> Action:
+def _released(held: Held, author: ChangedBy) -> Action:
     return msgspec.structs.replace(
         held.action,
         action_id=verdict_id(held.action.action_id, "release"),

@@ -1,8 +1,10 @@
-"""Distil a label for one policy from texts that were judged under it, and say whether its gate would gain by it."""
+"""Distils a classifier for one policy from texts judged under it, and measures whether the policy's gate improves."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -16,50 +18,49 @@ from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies import distilled
 from safeguard_streams.policies.distilled import log_odds
 from safeguard_streams.policies.document import Policy
+from safeguard_streams.policies.files import with_changes
 from safeguard_streams.prefilter.classifier import Classifier, Floats
-from safeguard_streams.prefilter.gates import Gates
 from safeguard_streams.prefilter.normalise import tokens
-from safeguard_streams.quality.evaluation import Figures, figures
+from safeguard_streams.quality.evaluation import Figures, Flags, ScoredSet, figures
+from safeguard_streams.quality.scoring import gate_scores
+from safeguard_streams.quality.threshold import calibrate
 from safeguard_streams.quality.verdict_labels import LabeledItem
 
-FEWEST = 100  # rows; and at least FEWEST_EACH of each side
-FEWEST_EACH = 20
-TRUST = 0.2  # how far the harms' log odds are trusted before there is evidence
-STRENGTHS = (2.0, 6.0, 20.0)  # inverse of the regularisation
+MIN_ROWS = 100
+MIN_ROWS_PER_SIDE = 20  # that violate, and that do not
+TRUST = 0.2  # in the harms' log odds before there is evidence
+INVERSE_STRENGTHS = (2.0, 6.0, 20.0)  # of the regularisation
 FOLDS = 4
-
-Flags = NDArray[np.bool_]
 
 
 class Proposal(msgspec.Struct, frozen=True):
-    """A distilled label, trained on all rows; after is of labels on the rows that each did not see."""
+    """A distilled classifier, trained on all rows, compared with the gate in force.
 
-    label: bytes
+    distilled is the file that travels with the policy. In cross-validation each row of scored_after comes from a
+    classifier that did not see it.
+    """
+
+    distilled: bytes
     before: Figures
     after: Figures
-    scores: tuple[Floats, Floats]  # before, after [rows]
-    violates: Flags  # [rows]
+    scored_before: ScoredSet
+    scored_after: ScoredSet
 
-
-def gate_scores(policy: Policy, classifier: Classifier, texts: Sequence[str]) -> Floats:
-    """What the policy's gate gives these texts, 0 to 1; of a gate without labels, 1 - P(none)."""
-    if policy.distilled is None and not policy.gate.labels:
-        gate = msgspec.structs.replace(policy.gate, labels=tuple(classifier.harms))
-        policy = msgspec.structs.replace(policy, gate=gate)
-    gates = Gates([policy], classifier)
-    return np.concatenate([gates.ask(texts[at : at + 1000]).scores[:, 0] for at in range(0, len(texts), 1000)])
+    def threshold(self, target_recall: float) -> float:
+        """The distilled classifier's threshold for this recall, 0 to 1."""
+        return calibrate(self.scored_after.scores, self.scored_after.violates, target_recall).threshold
 
 
 def propose(policy: Policy, classifier: Classifier, rows: Sequence[LabeledItem], seed: int = 0) -> Proposal:
-    """Compare the gate in force with labels distilled from three quarters of the rows on the fourth; distil from all.
+    """Distil from all rows, and compare with the gate in force by cross-validation.
 
     Raises ConfigurationError when there are too few rows to learn from.
     """
     violates = np.array([row.violates for row in rows], dtype=bool)
-    if len(rows) < FEWEST or min(violates.sum(), (~violates).sum()) < FEWEST_EACH:
+    if len(rows) < MIN_ROWS or min(violates.sum(), (~violates).sum()) < MIN_ROWS_PER_SIDE:
         raise ConfigurationError(
             f"{policy.id}: {len(rows)} judged texts, {int(violates.sum())} of them violating: too few to learn from; "
-            f"at least {FEWEST} are needed, {FEWEST_EACH} of each side. Raise the policy's sample rate, and wait"
+            f"at least {MIN_ROWS} are needed, {MIN_ROWS_PER_SIDE} of each side. Raise the policy's sample rate and wait"
         )
     texts = [row.text or "" for row in rows]
     weights = np.array([row.weight for row in rows])
@@ -68,54 +69,69 @@ def propose(policy: Policy, classifier: Classifier, rows: Sequence[LabeledItem],
     after = np.zeros(len(rows))
     for seen, unseen in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(texts, violates):
         after[unseen] = _fit(features, seen, violates, weights, seed).scores(features, unseen)
-    label = _fit(features, np.arange(len(rows)), violates, weights, seed)
-    written = distilled.write(
-        label.weights,
+    model = _fit(features, np.arange(len(rows)), violates, weights, seed)
+    distilled_file = distilled.write(
+        model.weights,
         policy_id=policy.id,
         classifier=classifier.name,
         labels=policy.gate.labels,
-        trust=(float(label.trust[0]), float(label.trust[1])),
-        bias=label.bias,
+        trust=(float(model.trust[0]), float(model.trust[1])),
+        bias=model.bias,
         rows=len(rows),
     )
+    scored_before = ScoredSet("gate in force", before, violates)
+    scored_after = ScoredSet("distilled classifier", after, violates)
     return Proposal(
-        written,
-        figures("gate in force", before, violates, seed),
-        figures("distilled label", after, violates, seed),
-        (before, after),
-        violates,
+        distilled=distilled_file,
+        before=figures(scored_before.name, before, violates, seed),
+        after=figures(scored_after.name, after, violates, seed),
+        scored_before=scored_before,
+        scored_after=scored_after,
     )
+
+
+def write(policy: Policy, proposal: Proposal, threshold: float, folder: Path) -> list[Path]:
+    """Write policy.md and distilled.json with the proposed classifier and threshold. Returns their paths."""
+    digest = hashlib.sha256(proposal.distilled).hexdigest()[:12]
+    document = with_changes(policy.document, "gate", distilled=digest, threshold=threshold, calibration=None)
+    files = {folder / "distilled.json": proposal.distilled, folder / "policy.md": document.encode()}
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, content in files.items():
+        path.write_bytes(content)
+    return list(files)
 
 
 class _Features:
-    """Texts as counts of letter groups over the square root of their number, and the log odds of the gate's labels and of
-    any harm [texts, 2], whatever is in force.
+    """What the distilled classifier sees of texts.
+
+    groups counts letter groups, over the square root of their number [texts, buckets]. odds is the log odds of the
+    gate's harms and of any harm [texts, 2], whatever gate is in force.
     """
 
     def __init__(self, policy: Policy, classifier: Classifier, texts: Sequence[str]) -> None:
         rows, columns, values = [], [], []
         for row, text in enumerate(texts):
-            found = [group for word in tokens(text) for group in distilled.groups(word)]
-            groups, counts = np.unique(np.array(found, dtype=np.intp), return_counts=True)
+            in_text = [group for word in tokens(text) for group in distilled.groups(word)]
+            groups, counts = np.unique(np.array(in_text, dtype=np.intp), return_counts=True)
             rows += [row] * len(groups)
             columns += groups.tolist()
-            values += (counts / np.sqrt(max(1, len(found)))).tolist()
+            values += (counts / np.sqrt(max(1, len(in_text)))).tolist()
         self.groups = sparse.csr_matrix((values, (rows, columns)), shape=(len(texts), distilled.BUCKETS))
-        plain = msgspec.structs.replace(policy, distilled=None)
-        broad = msgspec.structs.replace(plain, gate=msgspec.structs.replace(policy.gate, labels=()))
-        harms = [gate_scores(p, classifier, texts) for p in (plain, broad)]
+        gate_harms = msgspec.structs.replace(policy, distilled=None)
+        any_harm = msgspec.structs.replace(gate_harms, gate=msgspec.structs.replace(policy.gate, labels=()))
+        harms = [gate_scores(p, classifier, texts) for p in (gate_harms, any_harm)]
         self.odds = log_odds(np.column_stack(harms))
 
     def matrix(self, idf: Floats) -> sparse.csr_matrix:
         return sparse.hstack([self.groups.multiply(idf), self.odds * TRUST]).tocsr()
 
     def idf(self, rows: NDArray[np.intp]) -> Floats:
-        """Rare groups weigh more; a group that is not there yet weighs nothing."""
+        """Inverse document frequency [buckets]: rare groups weigh more, and groups that do not occur weigh nothing."""
         frequency = np.asarray((self.groups[rows] > 0).sum(axis=0)).ravel()
         return np.where(frequency > 0, np.log((1 + len(rows)) / (1 + frequency)) / 3, 0.0)
 
 
-class _Label(msgspec.Struct, frozen=True):
+class _LinearModel(msgspec.Struct, frozen=True):
     weights: Floats
     trust: Floats
     bias: float
@@ -125,8 +141,8 @@ class _Label(msgspec.Struct, frozen=True):
         return np.asarray(1 / (1 + np.exp(-logits)))
 
 
-def _fit(features: _Features, rows: NDArray[np.intp], violates: Flags, weights: Floats, seed: int) -> _Label:
-    """Logistic regression; its strength and whether rare groups weigh more are chosen by cross-validation."""
+def _fit(features: _Features, rows: NDArray[np.intp], violates: Flags, weights: Floats, seed: int) -> _LinearModel:
+    """Logistic regression. Cross-validation chooses its strength and whether rare groups weigh more."""
     y, w = violates[rows], weights[rows]
     folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(rows, y))
 
@@ -138,14 +154,14 @@ def _fit(features: _Features, rows: NDArray[np.intp], violates: Flags, weights: 
     idf = features.idf(rows)
     for table in (idf, np.ones_like(idf)):
         x = features.matrix(table)[rows]
-        for strength in STRENGTHS:
-            said = np.zeros(len(rows))
+        for strength in INVERSE_STRENGTHS:
+            predicted = np.zeros(len(rows))
             for train, test in folds:
-                said[test] = fit(strength, x, train).predict_proba(x[test])[:, 1]
-            loss = float(log_loss(y, said, sample_weight=w))
+                predicted[test] = fit(strength, x, train).predict_proba(x[test])[:, 1]
+            loss = float(log_loss(y, predicted, sample_weight=w))
             if best is None or loss < best[0]:
                 best = loss, fit(strength, x, np.arange(len(rows))), table
     assert best is not None
     _, model, table = best
     coefficients = model.coef_[0]
-    return _Label(coefficients[:-2] * table, coefficients[-2:] * TRUST, float(model.intercept_[0]))
+    return _LinearModel(coefficients[:-2] * table, coefficients[-2:] * TRUST, float(model.intercept_[0]))

@@ -1,8 +1,9 @@
-"""How well scores rank violating texts first: tables with bootstrap intervals, and curves."""
+"""How well scores rank violating texts above the rest: tables with bootstrap intervals, and curves."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -10,19 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from safeguard_streams.policies import labelled
 from safeguard_streams.policies.labelled import Labelled
+from safeguard_streams.prefilter.classifier import Floats
+from safeguard_streams.quality.scoring import Score
 
-ESCALATED = (0.05, 0.10, 0.20, 0.30, 0.50)
-RECALLS = (0.90, 0.95, 0.99)
+SHARES = (0.05, 0.10, 0.20, 0.30, 0.50)  # escalated, for which recall is reported
+RECALLS = (0.90, 0.95, 0.99)  # for which the escalated share is reported
 RESAMPLES = 200
-POINTS = 201  # of a curve that is drawn
+POINTS = 201  # of a curve in a plot
 
-Floats = NDArray[np.float64]
-Score = Callable[[Sequence[str]], Floats]
+Flags = NDArray[np.bool_]
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """A figure with its 95 % interval."""
+    """A figure with its 95% interval."""
 
     value: float
     low: float
@@ -33,9 +36,10 @@ class Estimate(msgspec.Struct, frozen=True):
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """One set, or one label of it. recall is by share escalated, escalated by recall wanted; all 0 to 1.
+    """Figures of one set of texts, all 0 to 1.
 
-    roc_auc is None where only one side is there.
+    recall is by escalated share, escalated by the recall to reach. They are empty, and roc_auc and average_precision
+    are None, in a set where all texts violate or none does.
     """
 
     name: str
@@ -47,9 +51,26 @@ class Figures(msgspec.Struct, frozen=True):
     escalated: dict[str, Estimate]
 
 
-def recall_at(scores: Floats, violates: NDArray[np.bool_], share: float) -> float:
-    """Share of the violating texts among the `share` of texts with the highest scores; texts of equal score are taken
-    in part, so that their order does not matter.
+class ScoredSet(msgspec.Struct, frozen=True):
+    """A named set of texts: their scores [texts], and which of them violate [texts]."""
+
+    name: str
+    scores: Floats
+    violates: Flags
+
+
+class Evaluation(msgspec.Struct, frozen=True):
+    """Figures of several sets, and of each harm over all of them."""
+
+    scored: list[ScoredSet]
+    sets: list[Figures]
+    harms: list[Figures]
+
+
+def recall_at(scores: Floats, violates: Flags, share: float) -> float:
+    """The share of violating texts among this share of texts with the highest scores.
+
+    Texts of equal score count in part, which makes their order irrelevant.
     """
     take = share * len(scores)
     edge = np.sort(scores)[::-1][min(len(scores) - 1, max(0, int(np.ceil(take)) - 1))]
@@ -58,79 +79,104 @@ def recall_at(scores: Floats, violates: NDArray[np.bool_], share: float) -> floa
     return float((violates[above].sum() + part * violates[level].sum()) / violates.sum())
 
 
-def escalated_for(scores: Floats, violates: NDArray[np.bool_], recall: float) -> float:
-    """Share of texts whose score reaches the threshold that catches this share of the violating ones."""
+def escalated_for(scores: Floats, violates: Flags, recall: float) -> float:
+    """The share of texts that reach the threshold for this recall."""
     return float((scores >= threshold_for(scores, violates, recall)).mean())
 
 
-def threshold_for(scores: Floats, violates: NDArray[np.bool_], recall: float) -> float:
+def threshold_for(scores: Floats, violates: Flags, recall: float) -> float:
     """The highest threshold that at least this share of the violating texts reaches."""
     ranked = np.sort(scores[violates])[::-1]
     return float(ranked[int(np.ceil(recall * len(ranked) - 1e-9)) - 1])
 
 
-def figures(name: str, scores: Floats, violates: NDArray[np.bool_], seed: int = 0) -> Figures:
+def _roc_auc(scores: Floats, violates: Flags) -> float:
+    return float(roc_auc_score(violates, scores))
+
+
+def _average_precision(scores: Floats, violates: Flags) -> float:
+    return float(average_precision_score(violates, scores))
+
+
+def figures(name: str, scores: Floats, violates: Flags, seed: int = 0) -> Figures:
     """All figures of a set, with percentile bootstrap intervals over its texts."""
     draw = np.random.default_rng(seed)
     picks = [draw.integers(0, len(scores), len(scores)) for _ in range(RESAMPLES)]
 
-    def estimate(measure: Callable[[Floats, NDArray[np.bool_]], float]) -> Estimate:
+    def estimate(measure: Callable[[Floats, Flags], float]) -> Estimate:
         values = [measure(scores[p], violates[p]) for p in picks if violates[p].any() and not violates[p].all()]
         low, high = np.percentile(values, [2.5, 97.5]) if values else (0.0, 1.0)
         return Estimate(*(round(float(x), 4) for x in (measure(scores, violates), low, high)))
 
-    both = bool(violates.any() and not violates.all())
+    both_sides = bool(violates.any() and not violates.all())
     return Figures(
-        name,
-        len(scores),
-        int(violates.sum()),
-        estimate(lambda s, y: float(roc_auc_score(y, s))) if both else None,
-        estimate(lambda s, y: float(average_precision_score(y, s))) if both else None,
-        {f"{e:.0%}": estimate(lambda s, y, e=e: recall_at(s, y, e)) for e in ESCALATED if both},  # type: ignore[misc]  # mypy infers no lambda with a default
-        {f"{r:.2f}": estimate(lambda s, y, r=r: escalated_for(s, y, r)) for r in RECALLS if both},  # type: ignore[misc]  # mypy infers no lambda with a default
+        name=name,
+        rows=len(scores),
+        violating=int(violates.sum()),
+        roc_auc=estimate(_roc_auc) if both_sides else None,
+        average_precision=estimate(_average_precision) if both_sides else None,
+        recall={f"{share:.0%}": estimate(partial(recall_at, share=share)) for share in SHARES if both_sides},
+        escalated={
+            f"{recall:.2f}": estimate(partial(escalated_for, recall=recall)) for recall in RECALLS if both_sides
+        },
     )
+
+
+def scored_sets(rows: Iterable[Labelled], score: Score) -> list[ScoredSet]:
+    """The rows of each source, by its name, with their scores."""
+    by_source: dict[str, list[Labelled]] = {}
+    for row in rows:
+        by_source.setdefault(row.source, []).append(row)
+    return [_scored(name, group, score) for name, group in sorted(by_source.items())]
+
+
+def _scored(name: str, rows: Sequence[Labelled], score: Score) -> ScoredSet:
+    return ScoredSet(name, score([row.text for row in rows]), np.array([row.violates for row in rows]))
 
 
 def by_set(rows: Iterable[Labelled], score: Score) -> list[Figures]:
     """Figures of each source in the rows."""
-    return [figures(name, *group) for name, group in groups(rows, score, lambda row: row.source)]
+    return [figures(one.name, one.scores, one.violates) for one in scored_sets(rows, score)]
 
 
-def by_label(rows: Sequence[Labelled], score: Score) -> list[Figures]:
-    """Figures of each harm that rows name, against all rows that violate nothing."""
-    harms = sorted({row.harm for row in rows if row.violates and row.harm})
-    found = []
-    for harm in harms:
-        chosen = [row for row in rows if not row.violates or row.harm == harm]
-        found += [figures(harm, *group) for _, group in groups(chosen, score, lambda _: harm)]  # noqa: B023  (called before the next turn)
-    return found
+def by_harm(rows: Sequence[Labelled], scores: Floats) -> list[Figures]:
+    """Figures of each harm in the rows, against all rows that do not violate. scores: [rows]."""
+    violates = np.array([row.violates for row in rows], dtype=bool)
+    harms = np.array([row.harm for row in rows], dtype=object)
+    measured = []
+    for harm in sorted({row.harm for row in rows if row.violates and row.harm}):
+        chosen = ~violates | (harms == harm)
+        measured.append(figures(harm, scores[chosen], violates[chosen]))
+    return measured
 
 
-def groups(
-    rows: Iterable[Labelled], score: Score, of: Callable[[Labelled], str]
-) -> list[tuple[str, tuple[Floats, NDArray[np.bool_]]]]:
-    """Scores and truth of the rows, by a name for each."""
-    by_name: dict[str, list[Labelled]] = {}
-    for row in rows:
-        by_name.setdefault(of(row), []).append(row)
-    return [
-        (name, (score([row.text for row in group]), np.array([row.violates for row in group])))
-        for name, group in sorted(by_name.items())
-    ]
+def evaluate_folder(folder: Path, score: Score, on_progress: Callable[[str], None] = lambda step: None) -> Evaluation:
+    """Score the labelled texts of a folder's files. on_progress gets each step's name."""
+    rows: list[Labelled] = []
+    scored = []
+    sets = []
+    for path in labelled.files(folder):
+        on_progress(path.name)
+        group = list(labelled.read(path))
+        rows += group
+        one = _scored(group[0].source, group, score)
+        scored.append(one)
+        sets.append(figures(one.name, one.scores, one.violates))
+    on_progress("harms")
+    return Evaluation(scored, sets, by_harm(rows, np.concatenate([one.scores for one in scored])))
 
 
 def mean_roc_auc(table: Sequence[Figures]) -> float:
-    """Mean over the sets that have both sides."""
+    """Mean over the sets that have violating and other texts."""
     known = [row.roc_auc.value for row in table if row.roc_auc]
     return sum(known) / len(known) if known else float("nan")
 
 
-def markdown(table: Sequence[Figures]) -> list[str]:
-    """A table in Markdown: figures with intervals for ROC-AUC, plain for the rest."""
-    names = [
-        "set", "rows", "violating", "ROC-AUC", "average precision",
-        *(f"recall at {e:.0%}" for e in ESCALATED), *(f"escalated for {r:.2f}" for r in RECALLS),
-    ]  # fmt: skip
+def table_lines(table: Sequence[Figures]) -> list[str]:
+    """A Markdown table. ROC-AUC has its interval; the other figures have none."""
+    names = ["set", "rows", "violating", "ROC-AUC", "average precision"]
+    names += [f"recall at {share:.0%}" for share in SHARES]
+    names += [f"escalated for {recall:.2f}" for recall in RECALLS]
     lines = [f"| {' | '.join(names)} |", "| --- |" + " ---: |" * (len(names) - 1)]
     for row in table:
         cells = [row.name, f"{row.rows:,}", f"{row.violating:,}", str(row.roc_auc or "")]
@@ -138,25 +184,31 @@ def markdown(table: Sequence[Figures]) -> list[str]:
         cells += [f"{e.value:.3f}" for e in (*row.recall.values(), *row.escalated.values())]
         cells += [""] * (len(names) - len(cells))
         lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, "", f"Mean ROC-AUC over sets with both sides: {mean_roc_auc(table):.3f}."]
+    return lines
 
 
-def plot(curves: dict[str, tuple[Floats, NDArray[np.bool_]]], path: Path, title: str) -> None:
-    """Recall against the share escalated, a line for each name, as SVG or PNG by the file's ending."""
+def markdown(table: Sequence[Figures]) -> list[str]:
+    """The table in Markdown, and the mean ROC-AUC below it."""
+    mean = f"Mean ROC-AUC over sets with violating and other texts: {mean_roc_auc(table):.3f}."
+    return [*table_lines(table), "", mean]
+
+
+def plot(sets: Sequence[ScoredSet], path: Path, title: str) -> None:
+    """Draw recall against the share escalated, one line for each set, as SVG or PNG by the file's suffix."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5, 6), layout="constrained")
     axes = figure.subplots()
-    for name, (scores, violates) in curves.items():
-        if violates.any() and not violates.all():
-            order = np.argsort(-scores, kind="stable")
-            recall = np.append(0, np.cumsum(violates[order]) / violates.sum())
+    for one in sets:
+        if one.violates.any() and not one.violates.all():
+            order = np.argsort(-one.scores, kind="stable")
+            recall = np.append(0, np.cumsum(one.violates[order]) / one.violates.sum())
             shares = np.linspace(0, 1, POINTS)
-            axes.plot(shares, np.interp(shares, np.linspace(0, 1, len(recall)), recall), label=name, linewidth=1.3)
+            axes.plot(shares, np.interp(shares, np.linspace(0, 1, len(recall)), recall), label=one.name, linewidth=1.3)
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="by chance")
     axes.set(xlabel="share escalated", ylabel="recall", title=title, xlim=(0, 1), ylim=(0, 1))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="x-small", ncols=2 if len(curves) > 8 else 1)
+    axes.legend(fontsize="x-small", ncols=2 if len(sets) > 8 else 1)
     with rc_context({"svg.hashsalt": "safeguard"}):  # equal curves give an equal file
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -1,4 +1,4 @@
-"""Shares of counts with their intervals."""
+"""Proportions of counts with their intervals."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 
 import msgspec
 
-Z = 1.959964  # 95 %
+Z = 1.959964  # 95%
 
 
 class Proportion(msgspec.Struct, frozen=True):
-    """count of `of`, as a share with its 95 % interval, all 0 to 1; value is None of nothing at all."""
+    """count out of `of`, as a share with its 95% interval, all 0 to 1. value is None where `of` is 0."""
 
     count: int
     of: int
@@ -23,7 +23,7 @@ class Proportion(msgspec.Struct, frozen=True):
 
 
 def proportion(count: int, of: int) -> Proportion:
-    """Wilson's score interval (Wilson 1927): it holds also for few counts, and near 0 and 1."""
+    """A proportion with Wilson's score interval (Wilson 1927), which also holds for small counts and near 0 and 1."""
     if not of:
         return Proportion(count, of, None, 0.0, 1.0)
     p = count / of

@@ -1,9 +1,11 @@
-"""A shadow beside the version in force: verdicts on the same content, joined and counted."""
+"""A shadow compared with the version in force, by their verdicts on the same content."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
+from enum import Enum, auto
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,11 +15,11 @@ from safeguard_streams.contract.records import Decision, Verdict, decode
 from safeguard_streams.quality.proportions import Proportion, proportion
 from safeguard_streams.runtime.settings import Settings
 
-MOST_EXAMPLES = 20
+MAX_EXAMPLES = 20
 
 
-class Flip(msgspec.Struct, frozen=True):
-    """One content that the two versions judge differently. Reasons are the verdicts' short ones."""
+class ShadowFlip(msgspec.Struct, frozen=True):
+    """One content item that the two versions judge differently. The reasons are the verdicts' short ones."""
 
     content_id: str
     live: Decision
@@ -28,15 +30,29 @@ class Flip(msgspec.Struct, frozen=True):
     shadow_reason: str | None
 
 
-class Comparison(msgspec.Struct, frozen=True):
-    """What the versions say of the content that was drawn.
+class BothShares(NamedTuple):
+    """A share of each version."""
 
-    both: contents that both judged; of these, agree, and flips each way. undetermined: one of the two decided nothing.
-    only_shadow: contents that the version in force let pass and the shadow's gates caught, and how many of them violate.
-    only_live: contents that the shadow's gates would let pass, and how many violate by the version in force.
-    violating: share of the contents drawn that violates, by the version in force and by the shadow, gates counted in.
-    waiting: judged by the shadow, not yet by the version in force. rules: violating verdicts that cite a rule, of the
-    version in force and of the shadow. tokens: of the shadow's verdicts, all together.
+    live: Proportion
+    shadow: Proportion
+
+
+class BothCounts(NamedTuple):
+    """A count of each version's verdicts."""
+
+    live: int
+    shadow: int
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """How a shadow and the version in force decide about the content that was drawn for the shadow.
+
+    both: content items that both judged. agree, to_violates, to_safe and undetermined split them: equal decisions,
+    flips each way as seen from the version in force, and items that one version left undetermined. only_shadow: of the
+    items that only the shadow's gates escalate, those that violate. only_live: of the items that the shadow's gates let
+    pass, those that violate by the version in force. violating: of all items drawn, those that violate, with each
+    version's gates taken into account. waiting: items that the shadow judged and the version in force has not judged
+    yet. rules: violating verdicts that cite a rule. tokens: prompt and completion tokens of all the shadow's verdicts.
     """
 
     policy_id: str
@@ -49,110 +65,139 @@ class Comparison(msgspec.Struct, frozen=True):
     undetermined: Proportion
     only_shadow: Proportion
     only_live: Proportion
-    violating: tuple[Proportion, Proportion]
+    violating: BothShares
     waiting: int
-    rules: dict[str, tuple[int, int]]
+    rules: dict[str, BothCounts]
     tokens: int
-    examples: list[Flip]
+    examples: list[ShadowFlip]
+
+
+class PairOutcome(Enum):
+    """What a shadow's verdict and the live one on the same content item say together."""
+
+    WAITING = auto()  # the version in force has not judged the item yet
+    ONLY_SHADOW = auto()  # the version in force let the item pass
+    AGREE = auto()
+    TO_VIOLATES = auto()
+    TO_SAFE = auto()
+    UNDETERMINED = auto()
+
+
+class ShadowPair(NamedTuple):
+    """A shadow's verdict on a content item, and that of the version in force, if there is one."""
+
+    shadow: Verdict
+    live: Verdict | None
+
+    @property
+    def outcome(self) -> PairOutcome:
+        if self.live is None:
+            result = self.shadow.prefilter
+            return PairOutcome.WAITING if result is not None and result.live else PairOutcome.ONLY_SHADOW
+        if "undetermined" in (self.live.decision, self.shadow.decision):
+            return PairOutcome.UNDETERMINED
+        if self.live.decision == self.shadow.decision:
+            return PairOutcome.AGREE
+        return PairOutcome.TO_VIOLATES if self.shadow.decision == "violates" else PairOutcome.TO_SAFE
+
+    @property
+    def passed(self) -> bool:
+        """Whether the shadow's gates let the item pass; it was judged because those in force escalated it."""
+        return self.shadow.prefilter is not None and self.shadow.prefilter.gate == "live"
+
+    @property
+    def live_violates(self) -> bool:
+        return self.live is not None and self.live.decision == "violates"
+
+    @property
+    def shadow_violates(self) -> bool:
+        """Whether the shadow's text finds a violation, whatever its gates do."""
+        return self.shadow.decision == "violates"
 
 
 def compare(
     policy_id: str, live: Iterable[Verdict], shadows: Iterable[Verdict], version: str | None = None
 ) -> Comparison:
-    """Join on content and its hash; the shadow's version is the one judged last, or the one given.
+    """Join verdicts on content id and hash. version names the shadow; the default is the version judged last.
 
-    Of several verdicts on one content the last counts.
+    Of several verdicts on one content item the last counts.
     """
     of_policy = [v for v in shadows if v.policy_id == policy_id and v.lane == "shadow"]
     if version is None and of_policy:
         version = max(of_policy, key=lambda verdict: verdict.decided_at).policy_version
-    newest = _newest(v for v in of_policy if v.policy_version == version)
+    by_shadow = _newest(v for v in of_policy if v.policy_version == version)
     in_force = _newest(v for v in live if v.policy_id == policy_id and v.lane in ("live", "audit"))
-    counts: Counter[str] = Counter()
-    rules: dict[str, list[int]] = {}
-    examples: list[Flip] = []
-    versions: Counter[str] = Counter()
-    for key, shadow in newest.items():
-        verdict = in_force.get(key)
-        if shadow.prefilter is not None and shadow.prefilter.live and verdict is None:
-            counts["waiting"] += 1
-            continue
-        counts["all"] += 1
-        passed = shadow.prefilter is not None and shadow.prefilter.gate == "live"
-        counts["shadow violates"] += shadow.decision == "violates" and not passed
-        counts["live violates"] += verdict is not None and verdict.decision == "violates"
-        if passed and verdict is not None:
-            counts["only live"] += 1
-            counts["only live violates"] += verdict.decision == "violates"
-        for place, said in enumerate((verdict, shadow)):
-            if said is not None and said.decision == "violates":
-                for rule in said.rule_ids:
-                    rules.setdefault(rule, [0, 0])[place] += 1
-        if verdict is None:
-            counts["only shadow"] += 1
-            counts["only shadow violates"] += shadow.decision == "violates"
-            continue
-        versions[verdict.policy_version] += 1
-        counts["both"] += 1
-        if "undetermined" in (verdict.decision, shadow.decision):
-            counts["undetermined"] += 1
-        elif verdict.decision == shadow.decision:
-            counts["agree"] += 1
-        else:
-            counts[f"to {shadow.decision}"] += 1
-        if verdict.decision != shadow.decision and len(examples) < MOST_EXAMPLES:
-            examples.append(
-                Flip(
-                    verdict.content_id,
-                    verdict.decision,
-                    shadow.decision,
-                    verdict.rule_ids,
-                    shadow.rule_ids,
-                    verdict.reason,
-                    shadow.reason,
-                )
-            )
-    both = counts["both"]
+    pairs = [ShadowPair(verdict, in_force.get(key)) for key, verdict in by_shadow.items()]
+    outcomes = Counter(pair.outcome for pair in pairs)
+    drawn = [pair for pair in pairs if pair.outcome is not PairOutcome.WAITING]
+    only_shadow = [pair for pair in drawn if pair.live is None]
+    both = [pair for pair in drawn if pair.live is not None]
+    only_live = [pair for pair in both if pair.passed]
     return Comparison(
         policy_id=policy_id,
-        live_versions=dict(versions),
+        live_versions=dict(Counter(pair.live.policy_version for pair in both if pair.live)),
         shadow_version=version or "",
-        both=both,
-        agree=proportion(counts["agree"], both),
-        to_violates=proportion(counts["to violates"], both),
-        to_safe=proportion(counts["to safe"], both),
-        undetermined=proportion(counts["undetermined"], both),
-        only_shadow=proportion(counts["only shadow violates"], counts["only shadow"]),
-        only_live=proportion(counts["only live violates"], counts["only live"]),
-        violating=(
-            proportion(counts["live violates"], counts["all"]),
-            proportion(counts["shadow violates"], counts["all"]),
+        both=len(both),
+        agree=proportion(outcomes[PairOutcome.AGREE], len(both)),
+        to_violates=proportion(outcomes[PairOutcome.TO_VIOLATES], len(both)),
+        to_safe=proportion(outcomes[PairOutcome.TO_SAFE], len(both)),
+        undetermined=proportion(outcomes[PairOutcome.UNDETERMINED], len(both)),
+        only_shadow=proportion(sum(pair.shadow_violates for pair in only_shadow), len(only_shadow)),
+        only_live=proportion(sum(pair.live_violates for pair in only_live), len(only_live)),
+        violating=BothShares(
+            proportion(sum(pair.live_violates for pair in drawn), len(drawn)),
+            proportion(sum(pair.shadow_violates and not pair.passed for pair in drawn), len(drawn)),
         ),
-        waiting=counts["waiting"],
-        rules={rule: (before, after) for rule, (before, after) in sorted(rules.items())},
-        tokens=sum(v.tokens.prompt + v.tokens.completion for v in newest.values() if v.tokens),
-        examples=examples,
+        waiting=outcomes[PairOutcome.WAITING],
+        rules=_rules(drawn),
+        tokens=sum(v.tokens.prompt + v.tokens.completion for v in by_shadow.values() if v.tokens),
+        examples=_examples(both),
     )
 
 
 def _newest(verdicts: Iterable[Verdict]) -> dict[tuple[str, str], Verdict]:
-    found: dict[tuple[str, str], Verdict] = {}
+    """The last verdict by content id and hash."""
+    newest: dict[tuple[str, str], Verdict] = {}
     for verdict in verdicts:
         key = (verdict.content_id, verdict.content_sha256)
-        known = found.get(key)
-        if known is None or known.decided_at <= verdict.decided_at:
-            found[key] = verdict
-    return found
+        current = newest.get(key)
+        if current is None or current.decided_at <= verdict.decided_at:
+            newest[key] = verdict
+    return newest
+
+
+def _rules(drawn: Sequence[ShadowPair]) -> dict[str, BothCounts]:
+    live = Counter(rule for pair in drawn if pair.live and pair.live_violates for rule in pair.live.rule_ids)
+    shadow = Counter(rule for pair in drawn if pair.shadow_violates for rule in pair.shadow.rule_ids)
+    return {rule: BothCounts(live[rule], shadow[rule]) for rule in sorted(live | shadow)}
+
+
+def _examples(both: Sequence[ShadowPair]) -> list[ShadowFlip]:
+    """The first items about which the versions decide differently."""
+    flips = [
+        ShadowFlip(
+            content_id=pair.live.content_id,
+            live=pair.live.decision,
+            shadow=pair.shadow.decision,
+            live_rules=pair.live.rule_ids,
+            shadow_rules=pair.shadow.rule_ids,
+            live_reason=pair.live.reason,
+            shadow_reason=pair.shadow.reason,
+        )
+        for pair in both
+        if pair.live and pair.live.decision != pair.shadow.decision
+    ]
+    return flips[:MAX_EXAMPLES]
 
 
 async def from_kafka(settings: Settings, policy_id: str, version: str | None = None) -> Comparison:
-    """Compare what stands on moderation.verdicts and moderation.replays now."""
+    """Compare the verdicts that are on moderation.verdicts and moderation.replays now."""
 
     async def read(topic: str) -> AsyncIterator[Verdict]:
         async for record in kafka.read_all(settings, [topic]):
             yield decode(record.value, Verdict)
 
     shadows = [v async for v in read(topics.REPLAYS) if v.policy_id == policy_id and v.lane == "shadow"]
-    wanted = {v.content_id for v in shadows}
-    live = [v async for v in read(topics.VERDICTS) if v.policy_id == policy_id and v.content_id in wanted]
+    judged = {v.content_id for v in shadows}
+    live = [v async for v in read(topics.VERDICTS) if v.policy_id == policy_id and v.content_id in judged]
     return compare(policy_id, live, shadows, version)

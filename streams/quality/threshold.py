@@ -1,8 +1,10 @@
-"""The threshold of a gate for a wanted recall, and what to expect of it, from labelled or judged content."""
+"""The gate threshold for a target recall, and its expected effect, from labelled or judged content."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,21 +16,28 @@ from sklearn.model_selection import StratifiedKFold
 
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.distilled import log_odds
-from safeguard_streams.quality.evaluation import Estimate, Floats
+from safeguard_streams.policies.document import Policy
+from safeguard_streams.policies.files import with_changes
+from safeguard_streams.prefilter.classifier import Classifier, Floats
+from safeguard_streams.quality import verdict_labels
+from safeguard_streams.quality.evaluation import Estimate, Flags
+from safeguard_streams.quality.scoring import gate_scores
+from safeguard_streams.quality.verdict_labels import LabeledItem
+from safeguard_streams.runtime.settings import Settings
 
-FEWEST_VIOLATING = 20
+MIN_VIOLATING = 20
 RESAMPLES = 400
 FOLDS = 5
 
-Flags = NDArray[np.bool_]
+MapName = Literal["isotonic", "platt"]
 
 
 class Calibration(msgspec.Struct, frozen=True):
-    """A threshold and what it does to content like that which it was set on.
+    """A threshold and its expected effect on content like that which set it.
 
-    recall and escalated: of content that was not used to set the threshold, with 95 % intervals, 0 to 1.
-    probability: of violating, at the threshold, by the map (isotonic or platt) that predicts unseen rows better;
-    brier: mean squared error of both maps on unseen rows.
+    recall and escalated are measured on content that did not set the threshold, 0 to 1. probability is that of
+    violating at the threshold, by the map from scores to probabilities that predicts unseen rows better. brier is the
+    mean squared error of each map on unseen rows.
     """
 
     target_recall: float
@@ -37,23 +46,86 @@ class Calibration(msgspec.Struct, frozen=True):
     escalated: Estimate
     rows: int
     violating: int
-    map: str
+    map: MapName
     probability: float
     brier: dict[str, float]
 
 
-def weighted_threshold(scores: Floats, violates: Flags, weights: Floats, sure: Flags, recall: float) -> float:
-    """The highest threshold at which this share of the violating weight scores enough, or is escalated for sure."""
+class ScoredLabels(msgspec.Struct, frozen=True):
+    """Labelled items and their gate scores [items]. source tells where the labels come from."""
+
+    items: Sequence[LabeledItem]
+    scores: Floats
+    source: Literal["labels", "verdicts"]
+
+
+def score_file(policy: Policy, classifier: Classifier, path: Path) -> ScoredLabels:
+    """Labelled texts of a file, scored by the policy's gate. Raises ConfigurationError that names file and line."""
+    items = verdict_labels.from_file(path).rows
+    return ScoredLabels(items, gate_scores(policy, classifier, [item.text or "" for item in items]), "labels")
+
+
+async def score_verdicts(settings: Settings, policy_id: str) -> ScoredLabels:
+    """Verdicts on Kafka with the scores that the gate gave. Raises ConfigurationError when there are none."""
+    labels = await verdict_labels.from_kafka(settings, policy_id)
+    scored = [item for item in labels.rows if item.prefilter is not None and item.prefilter.score is not None]
+    if not scored:
+        raise ConfigurationError(f"no verdicts with scores for {policy_id} on Kafka; give --labels")
+    scores = np.array([item.prefilter.score for item in scored if item.prefilter], dtype=float)
+    return ScoredLabels(scored, scores, "verdicts")
+
+
+def calibrate_gate(labels: ScoredLabels, target_recall: float) -> Calibration:
+    """The threshold of a gate for this recall. Items that terms or everything escalated need no score."""
+    return calibrate(
+        labels.scores,
+        [item.violates for item in labels.items],
+        target_recall,
+        [item.weight for item in labels.items],
+        [item.prefilter is not None and item.prefilter.gate in {"terms", "everything"} for item in labels.items],
+    )
+
+
+def with_calibration(policy: Policy, calibration: Calibration, source: str) -> str:
+    """The policy's document with the threshold in its gate, and the expected effect beside it."""
+    expected = {
+        "target_recall": calibration.target_recall,
+        "recall": [calibration.recall.value, calibration.recall.low, calibration.recall.high],
+        "escalated": [calibration.escalated.value, calibration.escalated.low, calibration.escalated.high],
+        "violating": calibration.violating,
+        "rows": calibration.rows,
+        "source": source,
+    }
+    return with_changes(policy.document, "gate", threshold=calibration.threshold, calibration=expected)
+
+
+def weighted_threshold(scores: Floats, violates: Flags, weights: Floats, certain: Flags, recall: float) -> float:
+    """The highest threshold at which this share of the violating weight is escalated, by score or certainly."""
     total = weights[violates].sum()
-    caught = weights[violates & sure].sum()
-    open_ = violates & ~sure
-    order = np.argsort(-scores[open_], kind="stable")
-    reached = caught + np.cumsum(weights[open_][order])
+    caught = weights[violates & certain].sum()
+    uncertain = violates & ~certain
+    order = np.argsort(-scores[uncertain], kind="stable")
+    reached = caught + np.cumsum(weights[uncertain][order])
     enough = np.flatnonzero(reached >= recall * total - 1e-9)
     if caught >= recall * total - 1e-9:
         return 1.0
-    ranked = scores[open_][order]
+    ranked = scores[uncertain][order]
     return float(ranked[enough[0]]) if len(enough) else 0.0
+
+
+class _Samples(NamedTuple):
+    """Scores, truth, weights and certain escalation, one of each for a row."""
+
+    scores: Floats
+    violates: Flags
+    weights: Floats
+    certain: Flags
+
+    def take(self, rows: NDArray[np.intp]) -> _Samples:
+        return _Samples(self.scores[rows], self.violates[rows], self.weights[rows], self.certain[rows])
+
+    def threshold(self, recall: float) -> float:
+        return weighted_threshold(self.scores, self.violates, self.weights, self.certain, recall)
 
 
 def calibrate(
@@ -61,44 +133,50 @@ def calibrate(
     violates: Sequence[bool] | Flags,
     target_recall: float,
     weights: Sequence[float] | Floats | None = None,
-    sure: Sequence[bool] | Flags | None = None,
+    certain: Sequence[bool] | Flags | None = None,
     seed: int = 0,
 ) -> Calibration:
-    """Scores of a gate, 0 to 1, and the truth; weights by how content was drawn; sure: escalated whatever the score.
+    """The threshold of a gate, from scores 0 to 1 and the truth, one of each for a row.
 
-    Raises ConfigurationError when too few violating rows are there, or none that does not violate.
+    weights undo how content was drawn. certain marks rows that are escalated whatever their score. Raises
+    ConfigurationError when too few rows violate, or all do.
     """
-    s, y = np.asarray(scores, dtype=float), np.asarray(violates, dtype=bool)
-    w = np.ones(len(s)) if weights is None else np.asarray(weights, dtype=float)
-    other = np.zeros(len(s), dtype=bool) if sure is None else np.asarray(sure, dtype=bool)
-    if y.sum() < FEWEST_VIOLATING or y.all():
+    rows = len(scores)
+    samples = _Samples(
+        np.asarray(scores, dtype=float),
+        np.asarray(violates, dtype=bool),
+        np.ones(rows) if weights is None else np.asarray(weights, dtype=float),
+        np.zeros(rows, dtype=bool) if certain is None else np.asarray(certain, dtype=bool),
+    )
+    violating = int(samples.violates.sum())
+    if violating < MIN_VIOLATING or violating == rows:
         raise ConfigurationError(
-            f"{int(y.sum())} violating of {len(y)} texts: a threshold needs at least {FEWEST_VIOLATING} that violate, "
+            f"{violating} violating of {rows} texts: a threshold needs at least {MIN_VIOLATING} that violate, "
             "and some that do not"
         )
-    # Rounded down, so that what is scored 0.12345 here and there passes alike.
-    threshold = np.floor(weighted_threshold(s, y, w, other, target_recall) * 1e4) / 1e4
+    # Rounded down: scores that equal the threshold up to rounding must reach it.
+    threshold = float(np.floor(samples.threshold(target_recall) * 1e4) / 1e4)
     draw = np.random.default_rng(seed)
     recalls, shares = [], []
     for _ in range(RESAMPLES):
-        pick = draw.integers(0, len(s), len(s))
-        left = np.setdiff1d(np.arange(len(s)), pick)
-        if y[pick].any() and y[left].any():
-            at = weighted_threshold(s[pick], y[pick], w[pick], other[pick], target_recall)
-            taken = (s[left] >= at) | other[left]
-            recalls.append(float(w[left][taken & y[left]].sum() / w[left][y[left]].sum()))
-            shares.append(float(w[left][taken].sum() / w[left].sum()))
-    brier, chosen, probability = _map(s, y, w, float(threshold), seed)
+        pick = draw.integers(0, rows, rows)
+        drawn, unseen = samples.take(pick), samples.take(np.setdiff1d(np.arange(rows), pick))
+        if drawn.violates.any() and unseen.violates.any():
+            taken = (unseen.scores >= drawn.threshold(target_recall)) | unseen.certain
+            weight = unseen.weights
+            recalls.append(float(weight[taken & unseen.violates].sum() / weight[unseen.violates].sum()))
+            shares.append(float(weight[taken].sum() / weight.sum()))
+    probability = _probability(samples, threshold, seed)
     return Calibration(
-        target_recall,
-        float(threshold),
-        _estimate(recalls),
-        _estimate(shares),
-        len(s),
-        int(y.sum()),
-        chosen,
-        probability,
-        brier,
+        target_recall=target_recall,
+        threshold=threshold,
+        recall=_estimate(recalls),
+        escalated=_estimate(shares),
+        rows=rows,
+        violating=violating,
+        map=probability.map,
+        probability=probability.at_threshold,
+        brier=probability.brier,
     )
 
 
@@ -107,23 +185,34 @@ def _estimate(values: Sequence[float]) -> Estimate:
     return Estimate(*(round(float(x), 4) for x in (np.mean(values), low, high)))
 
 
-def _map(s: Floats, y: Flags, w: Floats, threshold: float, seed: int) -> tuple[dict[str, float], str, float]:
-    """Brier scores of the two maps on unseen rows, the better one's name, and P(violates) at the threshold by it."""
+class _Probability(NamedTuple):
+    """The better map, P(violates) at the threshold by it, and both maps' Brier scores on unseen rows."""
 
-    def isotonic(train: NDArray[np.intp], at: Floats) -> Floats:
+    map: MapName
+    at_threshold: float
+    brier: dict[str, float]
+
+
+def _probability(samples: _Samples, threshold: float, seed: int) -> _Probability:
+    def isotonic(train: _Samples, at: Floats) -> Floats:
         model = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
-        return np.asarray(model.fit(s[train], y[train], sample_weight=w[train]).predict(at))
+        return np.asarray(model.fit(train.scores, train.violates, sample_weight=train.weights).predict(at))
 
-    def platt(train: NDArray[np.intp], at: Floats) -> Floats:
-        model = LogisticRegression().fit(log_odds(s[train])[:, None], y[train], sample_weight=w[train])
+    def platt(train: _Samples, at: Floats) -> Floats:
+        odds = log_odds(train.scores)[:, None]
+        model = LogisticRegression().fit(odds, train.violates, sample_weight=train.weights)
         return np.asarray(model.predict_proba(log_odds(at)[:, None])[:, 1])
 
+    rows = len(samples.scores)
     maps = {"isotonic": isotonic, "platt": platt}
-    said = {name: np.zeros(len(s)) for name in maps}
-    for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(s, y):
-        for name, fit in maps.items():
-            said[name][test] = fit(train, s[test])
-    brier = {name: round(float(brier_score_loss(y, p, sample_weight=w)), 5) for name, p in said.items()}
-    chosen = min(brier, key=lambda name: brier[name])
-    at_threshold = maps[chosen](np.arange(len(s)), np.array([threshold]))
-    return brier, chosen, round(float(at_threshold[0]), 4)
+    predicted = {name: np.zeros(rows) for name in maps}
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    for train, test in folds.split(samples.scores, samples.violates):
+        for name, predict in maps.items():
+            predicted[name][test] = predict(samples.take(train), samples.scores[test])
+    brier = {
+        name: round(float(brier_score_loss(samples.violates, values, sample_weight=samples.weights)), 5)
+        for name, values in predicted.items()
+    }
+    best: MapName = "isotonic" if brier["isotonic"] <= brier["platt"] else "platt"
+    return _Probability(best, round(float(maps[best](samples, np.array([threshold]))[0]), 4), brier)

@@ -1,4 +1,4 @@
-"""Training of the prefilter's classifier."""
+"""Trains the prefilter's fastText classifier."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fasttext
 import numpy as np
@@ -25,54 +25,59 @@ from safeguard_streams.prefilter.normalise import tokens
 RECIPE: dict[str, Any] = {
     "lr": 0.5,
     "epoch": 4,
-    "dim": 16,  # of each of the two models that are put side by side
+    "dim": 16,  # of each of the two models that are joined
     "wordNgrams": 1,
     "minn": 3,
     "maxn": 5,
     "minCount": 8,
     "bucket": 45_000,
     "loss": "softmax",
-    "thread": 1,  # more threads would make each training differ
+    "thread": 1,  # training with more threads is not reproducible
 }
-"""What the shipped model is trained with."""
+"""Arguments of the shipped model."""
 
 FULL: dict[str, Any] = RECIPE | {"minCount": 3, "bucket": 500_000}
-"""A model without regard to size, which the shipped one is compared with."""
+"""Arguments of a model of unrestricted size, for comparison."""
 
-FEWEST_OF_A_SIDE = 15  # rows, for a source to have labels of its own
-OWN_SHARE = 0.5  # of what tells one harm from the others, in the averaged labels
-AVERAGED_WEIGHT = 1.5  # of the averaged labels beside those of all rows alike
-_LABEL = "__label__"
+MIN_ROWS_PER_SIDE = 15  # violating and other rows, for a source to have classes of its own
+OWN_SHARE = 0.5  # of what tells one harm from the others, in the averaged classes
+AVERAGED_WEIGHT = 1.5  # of the averaged classes against those of all rows
+_CLASS = "__label__"  # fastText's prefix of a class
 
 Matrix = NDArray[np.float32]
 
 
-def read_folder(
-    folder: Path, progress: Callable[[str], None] = lambda line: None
-) -> tuple[list[Labelled], list[Labelled]]:
-    """All rows of a folder: those to train on, and those that are kept from all training."""
-    train: list[Labelled] = []
-    held: list[Labelled] = []
+class TrainingData(NamedTuple):
+    """Rows to train on, and rows that are held out from all training."""
+
+    train: list[Labelled]
+    held_out: list[Labelled]
+
+
+def read_folder(folder: Path, on_progress: Callable[[str], None] = lambda line: None) -> TrainingData:
+    """All rows of a folder's files. on_progress gets a line for each file."""
+    data = TrainingData([], [])
     for path in labelled.files(folder):
-        before = len(train), len(held)
+        before = len(data.train), len(data.held_out)
         for row in labelled.read(path):
-            (held if labelled.held_out(row.text) else train).append(row)
-        progress(f"{path.name}: {len(train) - before[0]} rows to train on, {len(held) - before[1]} held out")
-    return train, held
+            (data.held_out if labelled.held_out(row.text) else data.train).append(row)
+        train, held_out = len(data.train) - before[0], len(data.held_out) - before[1]
+        on_progress(f"{path.name}: {train:,} rows to train on, {held_out:,} held out")
+    return data
 
 
 def fit(rows: Sequence[Labelled], out: Path, seed: int = 0, recipe: dict[str, Any] = RECIPE) -> None:
-    """Train on the rows and write the model; equal rows, seed and recipe give an equal model.
+    """Train on the rows and write the model to `out`. Equal rows, seed and recipe give an equal model.
 
-    Two models in one. The first learns the harms from all rows alike. In the second each source has labels of its own
-    while training, so that what tells sources apart is not taken for what tells harm apart; afterwards the directions
-    that lead from none to harm are averaged over the sources (those that have only one side share theirs). Side by
-    side, their logits add up. Raises ConfigurationError when there is nothing to tell apart.
+    The file joins two models, whose logits add up. The first learns the harms from all rows. The second has classes of
+    their own for each source while it trains, which keeps it from mistaking differences between sources for harm. Its
+    directions from none to each harm are then averaged over the sources. Sources with only one side share their
+    classes. Raises ConfigurationError when the rows hold no harm, or no text that violates nothing.
     """
     if len({row.harm for row in rows}) < 2 or NONE not in {row.harm for row in rows}:
         raise ConfigurationError("training needs rows of at least one harm and rows that violate nothing")
     sides = Counter((row.source, row.violates) for row in rows)
-    both = {row.source for row in rows if min(sides[row.source, True], sides[row.source, False]) >= FEWEST_OF_A_SIDE}
+    both = {row.source for row in rows if min(sides[row.source, True], sides[row.source, False]) >= MIN_ROWS_PER_SIDE}
     order = np.random.default_rng(seed).permutation(len(rows))
     texts = [" ".join(tokens(row.text)) for row in rows]
     counts: Counter[tuple[str, str]] = Counter()
@@ -83,13 +88,13 @@ def fit(rows: Sequence[Labelled], out: Path, seed: int = 0, recipe: dict[str, An
                 if texts[i]:
                     source = rows[i].source if rows[i].source in both else "rest"
                     counts[rows[i].harm, source] += 1
-                    by_source.write(f"{_LABEL}{rows[i].harm}@{source} {texts[i]}\n")
-                    plain.write(f"{_LABEL}{rows[i].harm} {texts[i]}\n")
+                    by_source.write(f"{_CLASS}{rows[i].harm}@{source} {texts[i]}\n")
+                    plain.write(f"{_CLASS}{rows[i].harm} {texts[i]}\n")
         harms = _train(names, Path(folder) / "harms.bin", recipe | {"seed": seed})
         sources = _train(lines, Path(folder) / "sources.bin", recipe | {"seed": seed})
-        # Untrained, with room for both: what fastText writes a model of.
-        both_sides = recipe | {"seed": seed, "epoch": 1, "lr": 0.0, "dim": 2 * recipe["dim"]}
-        model = _train(names, Path(folder) / "model.bin", both_sides)
+        # fastText writes only models of its own making: an untrained one with room for both.
+        joined = recipe | {"seed": seed, "epoch": 1, "lr": 0.0, "dim": 2 * recipe["dim"]}
+        model = _train(names, Path(folder) / "model.bin", joined)
         inputs = [_inputs(part, model) for part in (harms, sources)]
         outputs = [_outputs(harms, model), _averaged(sources, counts, model)]
         model.set_matrices(np.concatenate(inputs, axis=1), np.concatenate(outputs, axis=1))
@@ -97,8 +102,9 @@ def fit(rows: Sequence[Labelled], out: Path, seed: int = 0, recipe: dict[str, An
 
 
 def _train(lines: Path, out: Path, arguments: dict[str, Any]) -> Any:
-    """Train in a process of its own, whose memory is fresh: with one thread fastText sets only a tenth of its matrix, and
-    takes the rest as the allocator hands it out.
+    """Train in a new process with fresh memory.
+
+    With one thread fastText initialises only a tenth of its matrix, and leaves the rest as the allocator returns it.
     """
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     command = [sys.executable, "-m", "safeguard_streams.quality.training", str(lines), str(out), json.dumps(arguments)]
@@ -107,7 +113,7 @@ def _train(lines: Path, out: Path, arguments: dict[str, Any]) -> Any:
 
 
 def _inputs(part: Any, model: Any) -> Matrix:
-    """The part's input rows in the order of the model's words."""
+    """The part's input rows, in the order of the model's words [words and buckets, dim]."""
     rows: Matrix = part.get_input_matrix().astype(np.float32)
     known = {word: i for i, word in enumerate(part.get_words())}
     words = rows[[known[word] for word in model.get_words()]]
@@ -115,30 +121,33 @@ def _inputs(part: Any, model: Any) -> Matrix:
 
 
 def _outputs(part: Any, model: Any) -> Matrix:
-    """The part's output rows in the order of the model's labels."""
+    """The part's output rows, in the order of the model's classes [classes, dim]."""
     rows = dict(zip(part.get_labels(), part.get_output_matrix(), strict=True))
     return np.array([rows[label] for label in model.get_labels()], dtype=np.float32)
 
 
 def _averaged(part: Any, counts: Counter[tuple[str, str]], model: Any) -> Matrix:
-    """Output rows for the model's labels, from the part's labels HARM@SOURCE, that occur so often."""
+    """Output rows for the model's classes [classes, dim], averaged over the part's classes HARM@SOURCE.
+
+    counts: training rows by harm and source.
+    """
     outputs = dict(zip(part.get_labels(), part.get_output_matrix(), strict=True))
     harms = sorted({harm for harm, _ in counts} - {NONE})
     towards, apart = [], {harm: [np.zeros(part.get_dimension())] for harm in harms}
     for source in sorted({source for _, source in counts}):
-        there = {harm: outputs[f"{_LABEL}{harm}@{source}"] for harm in harms if counts[harm, source]}
-        if there and counts[NONE, source]:
-            weights = [counts[harm, source] for harm in there]
-            mean = np.average(list(there.values()), axis=0, weights=weights)
-            towards.append(mean - outputs[f"{_LABEL}{NONE}@{source}"])
-        for harm, output in there.items():
-            if len(there) > 1:
-                apart[harm].append(output - np.mean(list(there.values()), axis=0))
+        of_source = {harm: outputs[f"{_CLASS}{harm}@{source}"] for harm in harms if counts[harm, source]}
+        if of_source and counts[NONE, source]:
+            weights = [counts[harm, source] for harm in of_source]
+            mean = np.average(list(of_source.values()), axis=0, weights=weights)
+            towards.append(mean - outputs[f"{_CLASS}{NONE}@{source}"])
+        for harm, output in of_source.items():
+            if len(of_source) > 1:
+                apart[harm].append(output - np.mean(list(of_source.values()), axis=0))
     rows = {NONE: np.zeros(part.get_dimension())}
     for harm in harms:
         own = np.mean(apart[harm][1:] or apart[harm], axis=0)
         rows[harm] = AVERAGED_WEIGHT * (np.mean(towards, axis=0) + OWN_SHARE * own)
-    return np.array([rows[label.removeprefix(_LABEL)] for label in model.get_labels()], dtype=np.float32)
+    return np.array([rows[label.removeprefix(_CLASS)] for label in model.get_labels()], dtype=np.float32)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the reasoner said of one policy's content, as labels: verdicts read from Kafka, weighted by how they were drawn."""
+"""Labels under one policy: the reasoner's verdicts, weighted by how their content was drawn, or a file's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from safeguard_streams.runtime.settings import Settings
 
 
 class LabeledItem(msgspec.Struct, frozen=True):
-    """One content under one policy. weight: how many contents of the stream it stands for."""
+    """One content item under one policy. weight is the number of items in the stream that it stands for."""
 
     violates: bool
     weight: float = 1.0
@@ -27,7 +27,10 @@ class LabeledItem(msgspec.Struct, frozen=True):
 
 
 class Labels(msgspec.Struct, frozen=True):
-    """What was found; older: verdicts under other versions of the policy, left out, as are undetermined ones."""
+    """Labels under one version of a policy.
+
+    Verdicts under other versions (older) and undetermined ones are only counted.
+    """
 
     rows: list[LabeledItem]
     version: str = ""
@@ -36,12 +39,12 @@ class Labels(msgspec.Struct, frozen=True):
 
 
 def from_verdicts(verdicts: Iterable[Verdict], policy_id: str, version: str | None = None) -> Labels:
-    """The last verdict on each content under this version of the policy; by default the version judged last."""
+    """The last verdict on each content item under this version of the policy, by default the one judged last."""
     latest: dict[str, Verdict] = {}
     for verdict in verdicts:
         if verdict.policy_id == policy_id and verdict.stage == "reasoner" and verdict.lane != "replay":
-            known = latest.get(verdict.content_id)
-            if known is None or known.decided_at <= verdict.decided_at:
+            current = latest.get(verdict.content_id)
+            if current is None or current.decided_at <= verdict.decided_at:
                 latest[verdict.content_id] = verdict
     if version is None and latest:
         version = max(latest.values(), key=lambda verdict: verdict.decided_at).policy_version
@@ -59,18 +62,20 @@ def _rate(result: PrefilterResult | None) -> float:
 
 
 async def from_kafka(settings: Settings, policy_id: str, version: str | None = None, *, texts: bool = False) -> Labels:
-    """Verdicts on moderation.verdicts; with `texts`, those whose escalation is still there, with its text."""
+    """Labels from moderation.verdicts. With texts, only those whose escalation still exists, with its text."""
     verdicts = [decode(record.value, Verdict) async for record in kafka.read_all(settings, [topics.VERDICTS])]
     labels = from_verdicts(verdicts, policy_id, version)
     if not texts:
         return labels
-    wanted = {row.content_id for row in labels.rows}
-    found: dict[str, str] = {}
+    labelled = {row.content_id for row in labels.rows}
+    text_of: dict[str, str] = {}
     async for record in kafka.read_all(settings, [topics.ESCALATIONS, topics.ESCALATIONS_AUDIT]):
-        if (record.key or b"").decode(errors="replace") in wanted:
+        if (record.key or b"").decode(errors="replace") in labelled:
             event = decode(record.value, Escalation).event
-            found[event.content_id] = event.text
-    rows = [msgspec.structs.replace(row, text=found[row.content_id]) for row in labels.rows if row.content_id in found]
+            text_of[event.content_id] = event.text
+    rows = [
+        msgspec.structs.replace(row, text=text_of[row.content_id]) for row in labels.rows if row.content_id in text_of
+    ]
     return msgspec.structs.replace(labels, rows=rows)
 
 
@@ -82,25 +87,25 @@ class _Line(msgspec.Struct):
 
 
 def from_file(path: Path) -> Labels:
-    """JSON lines {text, violates, weight}; weight is 1 when it is left out. A golden set's {text, decision} will do too.
+    """Labels from JSON lines {text, violates, weight}, or {text, decision} as in golden sets. weight defaults to 1.
 
     Raises ConfigurationError that names file and line.
     """
-    rows = []
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                row = msgspec.convert(orjson.loads(line), _Line)
-            except (orjson.JSONDecodeError, msgspec.ValidationError) as error:
-                raise ConfigurationError(f"{path}:{number}: {error}") from error
-            if not row.weight > 0:
-                raise ConfigurationError(f"{path}:{number}: weight must be above 0, not {row.weight}")
-            if row.violates is None and row.decision is None:
-                raise ConfigurationError(f"{path}:{number}: say whether it violates: true or false")
-            violates = row.decision == "violates" if row.violates is None else row.violates
-            rows.append(LabeledItem(violates, row.weight, text=row.text))
-    return Labels(rows)
+    return Labels([_labeled(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()])
+
+
+def _labeled(line: bytes, place: str) -> LabeledItem:
+    try:
+        row = msgspec.convert(orjson.loads(line), _Line)
+    except (orjson.JSONDecodeError, msgspec.ValidationError) as error:
+        raise ConfigurationError(f"{place}: {error}") from error
+    if not row.weight > 0:
+        raise ConfigurationError(f"{place}: weight must be above 0, not {row.weight}")
+    if row.violates is None and row.decision is None:
+        raise ConfigurationError(f"{place}: add the field violates, true or false")
+    violates = row.decision == "violates" if row.violates is None else row.violates
+    return LabeledItem(violates, row.weight, text=row.text)

@@ -1,0 +1,17 @@
+"""Policies in force: how processes follow them, and how operators change them.
+
+Every process that needs policies follows `moderation.policies` and applies each release without a restart. Operators
+release, roll back, retire and shadow policies, and each change has an entry in the history. A record that cannot be
+read is logged and changes nothing.
+
+- `feed`: the policies in force, as a process follows them.
+- `operator`: what operators do to policies, and the history of it.
+
+## Design decisions
+
+- **History has its own topic.** `moderation.policies` is compacted, and compaction removes the versions that were in
+  force last month. Each change is written to both topics in one transaction. Only one operator writes at a time,
+  because the transactional id fences any other.
+- **A distilled classifier travels with its policy.** It is linear in letter groups, 20 to 40 kB of JSON, and is part
+  of the release record. A prefilter therefore applies the policy and its classifier together, or neither.
+"""

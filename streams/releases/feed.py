@@ -22,7 +22,11 @@ log = logging.getLogger(__name__)
 
 
 class Released(msgspec.Struct, frozen=True):
-    """A policy as it was released; revision counts its releases. share: of content that it judges, 1 but for a shadow."""
+    """A policy and its release.
+
+    revision counts the policy's releases from 1. share is the share of content that the policy judges, 0 to 1. It is
+    below 1 only for a shadow.
+    """
 
     policy: Policy
     revision: int
@@ -30,81 +34,82 @@ class Released(msgspec.Struct, frozen=True):
 
 
 class PolicySet(msgspec.Struct, frozen=True):
-    """All policies in force at one time, and the shadows beside them, by id; version names those in force."""
+    """All policies in force at one time and their shadows, both by policy id."""
 
     released: Mapping[str, Released]
     shadows: Mapping[str, Released] = {}
 
     @property
     def version(self) -> str:
-        """12 hex digits, equal for equal policies and versions."""
+        """12 hex digits that identify the policies in force; equal sets have equal versions. Shadows do not count."""
         names = " ".join(f"{name}@{r.policy.version}" for name, r in sorted(self.released.items()))
         return hashlib.sha256(names.encode()).hexdigest()[:12]
 
 
 class PolicyFeed:
-    """Holds the newest readable release of each key. A broken record is logged and changes nothing."""
+    """The newest readable release of each key. A broken record is logged and changes nothing."""
 
     def __init__(self) -> None:
         self.policies = PolicySet({})
         self.changed = asyncio.Event()
         self._by_key: dict[bytes, Released] = {}
-        self._ended: dict[bytes, int] = {}  # keys to the last revision before they ended
+        self._ended: dict[bytes, int] = {}  # each ended key's last revision
 
     def take(self, key: bytes | None, value: bytes | None) -> None:
-        """Apply one record of moderation.policies. Never raises, whatever the record."""
+        """Apply one record of moderation.policies. Never raises."""
         if value is None:
-            ended = self._by_key.pop(key or b"", None)
-            if ended is not None and key is not None:
-                self._ended[key] = ended.revision
-            log.info("policy %s is retired", (key or b"").decode("utf-8", "replace"))
+            self._end(key or b"")
         else:
             try:
-                release = decode(value, PolicyRelease)
-                policy = parse(release.document, f"release of {release.policy_id}", release.distilled)
-                if (policy.id, policy.version) != (release.policy_id, release.version) or key != release.key:
-                    raise PolicyError(f"release of {release.policy_id}: document is {policy.id} {policy.version}")
+                release, policy = _read(key, value)
             except (RecordError, PolicyError) as error:
-                log.error(  # noqa: TRY400  (the message says it all)
-                    "a record of moderation.policies is ignored, the policies stay as they were: %s", error
-                )
+                log.error("ignored a record of moderation.policies: %s", error)  # noqa: TRY400  (the message suffices)
                 return
             share = 1.0 if release.shadow is None else release.shadow
             self._by_key[release.key] = Released(policy, release.revision, share)
-            log.info("policy %s is taken: version %s, revision %d", key.decode(), policy.version, release.revision)
+            log.info(
+                "applied policy: key=%s version=%s revision=%d", release.key.decode(), policy.version, release.revision
+            )
         self.policies = PolicySet(
             {r.policy.id: r for key, r in self._by_key.items() if key == policy_key(r.policy.id)},
             {r.policy.id: r for key, r in self._by_key.items() if key == policy_key(r.policy.id, SHADOW)},
         )
         self.changed.set()
 
+    def _end(self, key: bytes) -> None:
+        ended = self._by_key.pop(key, None)
+        if ended is not None:
+            self._ended[key] = ended.revision
+        log.info("retired policy: key=%s", key.decode("utf-8", "replace"))
+
     async def wait_for_any(self) -> PolicySet:
-        """Wait until at least one policy is released: without one, everything would be cleared."""
+        """Wait until at least one policy is in force. A prefilter without policies would clear all content."""
         if not self.policies.released:
-            log.warning("no policy is released yet; waiting for: safeguard policy release")
+            log.warning("found no released policy, waiting; run: safeguard policy release")
         while not self.policies.released:
             self.changed.clear()
             await self.changed.wait()
         return self.policies
 
     async def wait_for(self, key: bytes, revision: int, timeout: float) -> Released | None:
-        """What stands under a key of moderation.policies, at this revision or a newer one; None when it has ended since, or has
-        not come within `patience` seconds.
+        """The release under a key of moderation.policies, at this revision or a newer one.
+
+        Returns None when the policy has ended since, or when nothing arrives within `timeout` seconds.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while True:
-                    found = self._by_key.get(key)
-                    if found is not None and found.revision >= revision:
-                        return found
-                    if found is None and self._ended.get(key, -1) >= revision:
+                    current = self._by_key.get(key)
+                    if current is not None and current.revision >= revision:
+                        return current
+                    if current is None and self._ended.get(key, -1) >= revision:
                         return None
                     self.changed.clear()
                     await self.changed.wait()
         return None
 
     async def follow(self, settings: Settings, caught_up: asyncio.Event) -> None:
-        """Read the topic from its beginning for ever; sets `caught_up` at what was its end."""
+        """Read the topic from its beginning until cancelled. Sets `caught_up` at the end offsets found at the start."""
         await kafka.wait_for_broker(settings)
         async with kafka.reader(settings, [topics.POLICIES]) as consumer:
             ends = await kafka.EndOffsets.now(consumer)
@@ -114,3 +119,12 @@ class PolicyFeed:
                         self.take(record.key, record.value)
                 if not caught_up.is_set() and not await ends.remaining():
                     caught_up.set()
+
+
+def _read(key: bytes | None, value: bytes) -> tuple[PolicyRelease, Policy]:
+    """A release and its parsed policy. Raises RecordError or PolicyError, also when the two disagree."""
+    release = decode(value, PolicyRelease)
+    policy = parse(release.document, f"release of {release.policy_id}", release.distilled)
+    if (policy.id, policy.version) != (release.policy_id, release.version) or key != release.key:
+        raise PolicyError(f"release of {release.policy_id}: document is {policy.id} {policy.version}")
+    return release, policy

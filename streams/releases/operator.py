@@ -1,4 +1,4 @@
-"""What an operator does to the policies in force: release, roll back, retire, shadow; each with its entry in the history."""
+"""What operators do to policies: release, roll back, retire, shadow. Each change has an entry in the history."""
 
 from __future__ import annotations
 
@@ -30,46 +30,62 @@ from safeguard_streams.runtime.settings import Settings
 _WRITER = "policy-releases"
 
 
-class Author(msgspec.Struct, frozen=True):
-    """Who changes a policy, and why."""
+class ChangedBy(msgspec.Struct, frozen=True):
+    """Who changes something, and why, for the history. The default is the logged-in user."""
 
     why: str = ""
     by: str = msgspec.field(default_factory=getpass.getuser)
 
 
 class ReleaseHistory(msgspec.Struct, frozen=True):
-    """The history, oldest first, and what stands in force and in shadow now, by id."""
+    """All changes, oldest first, and what is in force and in shadow now, by policy id."""
 
     changes: Sequence[PolicyChange]
     in_force: dict[str, PolicyRelease]
     shadows: dict[str, PolicyRelease]
 
+    def releases(self, policy_id: str) -> list[PolicyRelease]:
+        """The releases of a policy, shadows included, oldest first."""
+        return [change.release for change in self.changes if change.policy_id == policy_id and change.release]
+
     def revision(self, policy_id: str) -> int:
         """The newest revision of a policy, 0 before its first."""
-        releases = [c.release for c in self.changes if c.policy_id == policy_id and c.release]
-        releases += [current[policy_id] for current in (self.in_force, self.shadows) if policy_id in current]
-        return max((release.revision for release in releases), default=0)
+        current = [held[policy_id] for held in (self.in_force, self.shadows) if policy_id in held]
+        return max((release.revision for release in [*self.releases(policy_id), *current]), default=0)
 
     def find(self, policy_id: str, which: str) -> PolicyRelease:
-        """A release by its revision, by its version or the beginning of it, or by 'live' or 'shadow'.
+        """A release by its revision, by its version or at least 4 leading characters of it, or by 'live' or 'shadow'.
+
+        Of several the newest. Raises ConfigurationError when there is none.
+        """
+        if which in ("live", "shadow"):
+            release = (self.in_force if which == "live" else self.shadows).get(policy_id)
+        else:
+            by_version = len(which) >= 4
+            matches = [
+                r
+                for r in self.releases(policy_id)
+                if which == str(r.revision) or (by_version and r.version.startswith(which))
+            ]
+            release = matches[-1] if matches else None
+        if release is None:
+            raise ConfigurationError(f"{policy_id} has no release {which!r}; see: safeguard policy history {policy_id}")
+        return release
+
+    def previous(self, policy_id: str) -> PolicyRelease:
+        """The last release whose document differs from the one in force; of a retired policy, its last release.
 
         Raises ConfigurationError when there is none.
         """
-        if which in ("live", "shadow"):
-            found = (self.in_force if which == "live" else self.shadows).get(policy_id)
-        else:
-            of_policy = [c.release for c in self.changes if c.policy_id == policy_id and c.release]
-            matching = [
-                r for r in of_policy if which == str(r.revision) or (len(which) >= 4 and r.version.startswith(which))
-            ]
-            found = matching[-1] if matching else None
-        if found is None:
-            raise ConfigurationError(f"{policy_id} has no release {which!r}; see: safeguard policy history {policy_id}")
-        return found
+        current = self.in_force.get(policy_id)
+        for release in reversed(self.releases(policy_id)):
+            if release.shadow is None and (current is None or release.document != current.document):
+                return release
+        raise ConfigurationError(f"{policy_id} has no earlier release; see: safeguard policy history {policy_id}")
 
 
-async def past(settings: Settings) -> ReleaseHistory:
-    """Read the history and what is in force. Records that cannot be read are left out."""
+async def history(settings: Settings) -> ReleaseHistory:
+    """Read the history and the policies in force. Unreadable records are skipped."""
     changes = []
     async for record in kafka.read_all(settings, [topics.POLICIES_HISTORY]):
         with contextlib.suppress(RecordError):
@@ -87,106 +103,107 @@ async def past(settings: Settings) -> ReleaseHistory:
     )
 
 
+class _Version(msgspec.Struct, frozen=True):
+    """What a release puts into force: a document and its distilled classifier, and the share of content of a shadow."""
+
+    policy_id: str
+    version: str
+    document: str
+    distilled: str | None
+    shadow: float | None = None
+
+
 async def release(
-    settings: Settings, policies: Iterable[Policy], author: Author, *, shadow: float | None = None
+    settings: Settings, policies: Iterable[Policy], changed_by: ChangedBy, *, shadow: float | None = None
 ) -> list[PolicyRelease]:
-    """Put policies into force, or each as the shadow of its version in force on this share of content, 0 to 1.
+    """Put policies into force or, with shadow, release each as a shadow on this share of content, 0 to 1.
 
-    The revision of each goes up by one. A policy that comes into force as it stands in the shadow ends that shadow.
+    The revision of each goes up by one. Releasing the version that is in shadow ends the shadow.
     """
-    wanted = list(policies)
+    requested = list(policies)
 
-    def plan(known: ReleaseHistory) -> list[PolicyChange]:
+    def plan(current: ReleaseHistory) -> list[PolicyChange]:
         changes = []
-        for policy in wanted:
-            made = _made(known, policy.id, policy.version, policy.document, policy.distilled_file, author, shadow)
-            changes.append(_change("release" if shadow is None else "shadow", policy.id, author, made))
-            beside = known.shadows.get(policy.id)
-            if shadow is None and beside is not None and beside.version == policy.version:
-                changes.append(_change("end-shadow", policy.id, author))
+        for policy in requested:
+            version = _Version(policy.id, policy.version, policy.document, policy.distilled_file, shadow)
+            new = _release(current, version, changed_by)
+            changes.append(_change("release" if shadow is None else "shadow", policy.id, changed_by, new))
+            in_shadow = current.shadows.get(policy.id)
+            if shadow is None and in_shadow is not None and in_shadow.version == policy.version:
+                changes.append(_change("end-shadow", policy.id, changed_by))
         return changes
 
     return [change.release for change in await _change_policies(settings, plan) if change.release is not None]
 
 
-async def rollback(settings: Settings, policy_id: str, to: str | None, author: Author) -> PolicyRelease:
-    """Release a former version again; by default the one that was in force before. Raises ConfigurationError without one."""
+async def rollback(settings: Settings, policy_id: str, to: str | None, changed_by: ChangedBy) -> PolicyRelease:
+    """Release an earlier version again, by default the previous one. Raises ConfigurationError when there is none."""
 
-    def plan(known: ReleaseHistory) -> list[PolicyChange]:
-        before = known.find(policy_id, to) if to else _before(known, policy_id)
+    def plan(current: ReleaseHistory) -> list[PolicyChange]:
+        earlier = current.find(policy_id, to) if to else current.previous(policy_id)
         try:
-            parse(before.document, f"revision {before.revision} of {policy_id}", before.distilled)
+            parse(earlier.document, f"revision {earlier.revision} of {policy_id}", earlier.distilled)
         except PolicyError as error:
-            raise ConfigurationError(f"revision {before.revision} cannot be read any more: {error}") from error
-        made = _made(known, policy_id, before.version, before.document, before.distilled, author, None)
-        return [_change("rollback", policy_id, author, made)]
+            raise ConfigurationError(
+                f"revision {earlier.revision} no longer parses, release a corrected document: {error}"
+            ) from error
+        version = _Version(policy_id, earlier.version, earlier.document, earlier.distilled)
+        return [_change("rollback", policy_id, changed_by, _release(current, version, changed_by))]
 
     (change,) = await _change_policies(settings, plan)
     assert change.release is not None
     return change.release
 
 
-def _before(known: ReleaseHistory, policy_id: str) -> PolicyRelease:
-    """The last release with another document than what is in force; after a policy was retired, its last one."""
-    current = known.in_force.get(policy_id)
-    for change in reversed(known.changes):
-        former = change.release
-        if change.policy_id != policy_id or former is None or former.shadow is not None:
-            continue
-        if current is None or former.document != current.document:
-            return former
-    raise ConfigurationError(f"{policy_id} has no release before; see: safeguard policy history {policy_id}")
+async def retire(settings: Settings, policy_id: str, changed_by: ChangedBy, *, shadow: bool = False) -> None:
+    """Take a policy and its shadow out of force; with shadow, end only its shadow.
 
+    Raises ConfigurationError when there is nothing to end.
+    """
 
-async def retire(settings: Settings, policy_id: str, author: Author, *, shadow: bool = False) -> None:
-    """Take a policy out of force, with its shadow; or end the shadow only. Raises ConfigurationError when there is none."""
-
-    def plan(known: ReleaseHistory) -> list[PolicyChange]:
+    def plan(current: ReleaseHistory) -> list[PolicyChange]:
         ends: list[PolicyChange] = []
-        if not shadow and policy_id in known.in_force:
-            ends.append(_change("retire", policy_id, author))
-        if policy_id in known.shadows:
-            ends.append(_change("end-shadow", policy_id, author))
+        if not shadow and policy_id in current.in_force:
+            ends.append(_change("retire", policy_id, changed_by))
+        if policy_id in current.shadows:
+            ends.append(_change("end-shadow", policy_id, changed_by))
         if not ends:
-            there = ", ".join(sorted(known.shadows if shadow else known.in_force)) or "none"
-            raise ConfigurationError(f"{policy_id} is not {'a shadow' if shadow else 'in force'}; there are: {there}")
+            ids = ", ".join(sorted(current.shadows if shadow else current.in_force)) or "none"
+            raise ConfigurationError(f"{policy_id} is not {'a shadow' if shadow else 'in force'}; there are: {ids}")
         return ends
 
     await _change_policies(settings, plan)
 
 
-def _made(
-    known: ReleaseHistory,
-    policy_id: str,
-    version: str,
-    document: str,
-    distilled: str | None,
-    author: Author,
-    shadow: float | None,
-) -> PolicyRelease:
+def _release(current: ReleaseHistory, version: _Version, changed_by: ChangedBy) -> PolicyRelease:
     return PolicyRelease(
-        policy_id=policy_id,
-        version=version,
-        revision=known.revision(policy_id) + 1,
-        document=document,
+        policy_id=version.policy_id,
+        version=version.version,
+        revision=current.revision(version.policy_id) + 1,
+        document=version.document,
         released_at=now(),
-        released_by=author.by,
-        why=author.why,
-        distilled=distilled,
-        shadow=shadow,
+        released_by=changed_by.by,
+        why=changed_by.why,
+        distilled=version.distilled,
+        shadow=version.shadow,
     )
 
 
-def _change(action: Change, policy_id: str, author: Author, made: PolicyRelease | None = None) -> PolicyChange:
-    return PolicyChange(action, policy_id, now(), author.by, author.why, made)
+def _change(
+    action: Change, policy_id: str, changed_by: ChangedBy, release: PolicyRelease | None = None
+) -> PolicyChange:
+    return PolicyChange(action, policy_id, now(), changed_by.by, changed_by.why, release)
 
 
 async def _change_policies(
     settings: Settings, plan: Callable[[ReleaseHistory], list[PolicyChange]]
 ) -> list[PolicyChange]:
-    """Read what is, decide, write: in one transaction, and by one operator at a time, where the broker has transactions."""
+    """Read the history, plan, and write in one transaction.
+
+    On a broker with transactions only one operator writes at a time.
+    """
     async with kafka.exclusive_writer(settings, _WRITER) as write:
-        changes = plan(await past(settings))
+        changes = plan(await history(settings))
         outputs = []
         for change in changes:
             key = policy_key(change.policy_id, SHADOW if change.action in ("shadow", "end-shadow") else "")

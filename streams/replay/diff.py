@@ -1,18 +1,20 @@
-"""What a replay changes: its verdicts joined with those that were given before, in DuckDB.
+"""What a replay changes: its verdicts joined with the earlier ones, in DuckDB.
 
-A content's decision before is that of its last verdict, or `cleared` where the gates of the version before let it pass, or
-`unknown` where they did not and no verdict is there (any more). Its decision after is that of the replay's verdict, or
-`cleared` where the gates of the new version would let it pass. Only content that either version wants was replayed: all
-other is cleared by both.
+The decision before is that of the content item's last verdict. It is `cleared` where the old version's gates let the
+item pass, and `unknown` where they escalated it and its verdict no longer exists. The decision after is that of the
+replay's verdict, or `cleared` where the new version's gates let the item pass. A replay judges only what either
+version's gates escalate; both versions clear all other content.
 """
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from datetime import datetime
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import msgspec
@@ -24,57 +26,17 @@ from safeguard_streams.errors import ForbiddenError, RecordError
 from safeguard_streams.quality.proportions import Proportion, proportion
 from safeguard_streams.runtime.settings import Settings
 
-MOST_EXAMPLES = 20
-_ESCALATED = {
-    "content_id": "VARCHAR",
-    "version": "VARCHAR",
-    "language": "VARCHAR",
-    "surface": "VARCHAR",
-    "gate": "VARCHAR",
-    "live": "BOOLEAN",
-}
-_JUDGED = {
-    "verdict_id": "VARCHAR",
-    "content_id": "VARCHAR",
-    "version": "VARCHAR",
-    "decision": "VARCHAR",
-    "rules": "VARCHAR[]",
-    "score": "DOUBLE",
-    "reason": "VARCHAR",
-    "decided_at": "TIMESTAMPTZ",
-    "prompt": "BIGINT",
-    "cached": "BIGINT",
-    "completion": "BIGINT",
-    "seconds": "DOUBLE",
-}  # fmt: skip
-_PAIRS = """
-CREATE TABLE last_before AS SELECT * FROM earlier QUALIFY row_number() OVER (PARTITION BY content_id ORDER BY decided_at DESC) = 1;
-CREATE TABLE last_after AS SELECT * FROM replayed WHERE version = $new
-    QUALIFY row_number() OVER (PARTITION BY content_id ORDER BY decided_at DESC) = 1;
-CREATE TABLE wanted AS SELECT * FROM escalated WHERE version = $new QUALIFY row_number() OVER (PARTITION BY content_id) = 1;
-CREATE TABLE pairs AS
-    SELECT w.content_id, coalesce(w.language, '') AS language, coalesce(w.surface, '') AS surface,
-        CASE WHEN NOT w.live THEN 'cleared' ELSE coalesce(b.decision, 'unknown') END AS before,
-        CASE WHEN w.gate = 'live' THEN 'cleared' ELSE a.decision END AS after,
-        a.decision AS text_after,
-        CASE WHEN w.live THEN b.version END AS version_before,
-        CASE WHEN w.live THEN b.rules ELSE [] END AS rules_before, a.rules AS rules_after,
-        CASE WHEN w.live THEN b.reason END AS reason_before, a.reason AS reason_after, a.score AS score_after,
-        CASE WHEN w.live THEN b.verdict_id END AS verdict_before, a.verdict_id AS verdict_after
-    FROM wanted w JOIN last_after a USING (content_id) LEFT JOIN last_before b USING (content_id);
-ALTER TABLE pairs ADD COLUMN flip VARCHAR;
-UPDATE pairs SET flip = CASE
-    WHEN after = 'violates' AND before IN ('safe', 'cleared', 'undetermined') THEN 'to_violates'
-    WHEN before = 'violates' AND after IN ('safe', 'cleared', 'undetermined') THEN 'to_safe' END;
-CREATE TABLE again AS SELECT r.content_id, r.decision AS decision, b.decision AS before
-    FROM (SELECT * FROM replayed WHERE version = $old
-          QUALIFY row_number() OVER (PARTITION BY content_id ORDER BY decided_at DESC) = 1) r
-    JOIN (SELECT * FROM last_before WHERE version = $old) b USING (content_id);
-"""
+MAX_EXAMPLES = 20
+_SQL = files("safeguard_streams.replay") / "sql"
+OfPolicy = TypeVar("OfPolicy", Escalation, Verdict)
+Row = TypeVar("Row")
 
 
-class Flip(msgspec.Struct, frozen=True):
-    """One content whose decision changes. Rationales are the model's analyses, for those who may read them."""
+class ReplayFlip(msgspec.Struct, frozen=True):
+    """One content item whose decision changes.
+
+    The rationales are the model's analyses, and empty for users who may not read moderation.rationales.
+    """
 
     content_id: str
     language: str
@@ -88,8 +50,8 @@ class Flip(msgspec.Struct, frozen=True):
     rationale_after: str
 
 
-class Side(msgspec.Struct, frozen=True):
-    """Flips each way of some content, and how much of it was compared."""
+class FlipCounts(msgspec.Struct, frozen=True):
+    """Content items of one rule or language: those that flip either way, and all that were compared."""
 
     to_violates: int
     to_safe: int
@@ -97,13 +59,13 @@ class Side(msgspec.Struct, frozen=True):
 
 
 class Diff(msgspec.Struct, frozen=True):
-    """One policy of a replay.
+    """What a replay changes under one policy. Counts are of content items.
 
-    events: contents that the bounds and the sample hold, about. wanted: those that either version's gates want. waiting: not
-    judged yet. unknown: the version in force wanted them, and their verdicts are not there. compared: all others.
-    decisions: contents by their decisions before and after. noise: of the contents that the version in force judged again,
-    those whose decision differs. before and after: violating contents of all events. seconds: of the reasoner, all
-    judgements together; tokens likewise.
+    events estimates the content between the bounds and in the sample. escalated: by either version's gates. waiting:
+    not judged yet. unknown: escalated by the version in force, with no verdict left. compared: all other judged items.
+    decisions: items by decision before, then after. to_safe_by_gate: flips to safe because the new gates let the item
+    pass. noise: of the items that the version before judged twice, those whose decisions differ. violating_before and
+    violating_after: violating items among all events. seconds and tokens: the reasoner's, all verdicts together.
     """
 
     replay_id: str
@@ -111,206 +73,251 @@ class Diff(msgspec.Struct, frozen=True):
     version: str
     before_version: str | None
     events: int
-    wanted: int
+    escalated: int
     waiting: int
     unknown: int
     compared: int
     decisions: dict[str, dict[str, int]]
     to_violates: Proportion
     to_safe: Proportion
-    by_gate: int
+    to_safe_by_gate: int
     noise: Proportion
-    before: Proportion
-    after: Proportion
-    rules: dict[str, Side]
-    languages: dict[str, Side]
+    violating_before: Proportion
+    violating_after: Proportion
+    rules: dict[str, FlipCounts]
+    languages: dict[str, FlipCounts]
     versions_before: dict[str, int]
     tokens: Tokens
     seconds: float
-    examples: list[Flip]
+    examples: list[ReplayFlip]
 
 
 async def compute(settings: Settings, replay: Replay, policy: Replayed, parquet: Path | None = None) -> Diff:
-    """Read the topics, join, count. parquet: where the joined contents are written, one row each."""
+    """Read the topics, join and count. parquet: a file to write the joined items to, one row each, without texts."""
     with joined(
         policy,
-        [e async for e in _read(settings, topics.ESCALATIONS_REPLAY, Escalation, replay, policy)],
-        [v async for v in _read(settings, topics.REPLAYS, Verdict, replay, policy)],
-        [v async for v in _read(settings, topics.VERDICTS, Verdict, None, policy)],
+        [e async for e in _read(settings, topics.ESCALATIONS_REPLAY, Escalation, policy, replay)],
+        [v async for v in _read(settings, topics.REPLAYS, Verdict, policy, replay)],
+        [v async for v in _read(settings, topics.VERDICTS, Verdict, policy)],
     ) as db:
         if parquet is not None:
             db.table("pairs").write_parquet(str(parquet))
-        flips = _rows(
-            db, "SELECT * FROM pairs WHERE flip IS NOT NULL ORDER BY hash(content_id) LIMIT $1", MOST_EXAMPLES
-        )
-        rationales = await _rationales(settings, {row[k] for row in flips for k in ("verdict_before", "verdict_after")})
-        return count(db, replay, policy, [_flip(row, rationales) for row in flips])
+        examples = _query(db, "examples", _Example, max_examples=MAX_EXAMPLES)
+        verdicts = {name for one in examples for name in (one.verdict_before, one.verdict_after) if name}
+        rationales = await _rationales(settings, verdicts)
+        return count(db, replay, policy, [_flip(one, rationales) for one in examples])
+
+
+async def _read(
+    settings: Settings, topic: str, kind: type[OfPolicy], policy: Replayed, replay: Replay | None = None
+) -> AsyncIterator[OfPolicy]:
+    """The readable records of a topic under one policy and, where given, of one replay."""
+    async for record in kafka.read_all(settings, [topic]):
+        with contextlib.suppress(RecordError):
+            one = decode(record.value, kind)
+            if one.policy_id == policy.policy_id and (replay is None or one.replay_id == replay.replay_id):
+                yield one
 
 
 @contextlib.contextmanager
 def joined(
     policy: Replayed, escalated: Iterable[Escalation], replayed: Iterable[Verdict], earlier: Iterable[Verdict]
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database whose table `pairs` has a row for each content that a replay judged: its decisions before and after."""
+    """A database with a table `pairs`: one row for each content item that the replay judged, with both decisions."""
     with tempfile.TemporaryDirectory(prefix="safeguard-diff-") as name, duckdb.connect() as db:
         folder = Path(name)
-        db.execute("SET TimeZone = 'UTC'")
-        _load(db, folder, "escalated", _ESCALATED, map(_escalated, escalated))
-        _load(db, folder, "replayed", _JUDGED, map(_judged, replayed))
-        _load(db, folder, "earlier", _JUDGED, map(_judged, earlier))
-        values = {"new": policy.version, "old": policy.before_version or ""}
-        for statement in filter(str.strip, _PAIRS.split(";\n")):
-            db.execute(statement, {key: value for key, value in values.items() if f"${key}" in statement})
+        db.execute(_sql("tables"))
+        _load(db, folder / "escalations.jsonl", map(_escalation_row, escalated))
+        _load(db, folder / "replayed.jsonl", map(_verdict_row, replayed))
+        _load(db, folder / "earlier.jsonl", map(_verdict_row, earlier))
+        db.execute("SET VARIABLE new_version = $version", {"version": policy.version})
+        db.execute("SET VARIABLE old_version = $version", {"version": policy.before_version or ""})
+        db.execute(_sql("pairs"))
         yield db
 
 
-async def _read(settings: Settings, topic: str, kind: type[Any], replay: Replay | None, policy: Replayed) -> Any:
-    async for record in kafka.read_all(settings, [topic]):
-        with contextlib.suppress(RecordError):
-            found = decode(record.value, kind)
-            if found.policy_id == policy.policy_id and (replay is None or found.replay_id == replay.replay_id):
-                yield found
+class _EscalationRow(msgspec.Struct):
+    content_id: str
+    version: str
+    language: str | None
+    surface: str | None
+    gate: str
+    live: bool
 
 
-def _escalated(e: Escalation) -> dict[str, Any]:
-    return {
-        "content_id": e.event.content_id,
-        "version": e.policy_version,
-        "language": e.event.language,
-        "surface": e.event.surface,
-        "gate": e.prefilter.gate,
-        "live": bool(e.prefilter.live),
-    }
+class _VerdictRow(msgspec.Struct):
+    verdict_id: str
+    content_id: str
+    version: str
+    decision: str
+    rules: tuple[str, ...]
+    reason: str | None
+    score: float | None
+    decided_at: datetime
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    seconds: float
 
 
-def _judged(v: Verdict) -> dict[str, Any]:
-    tokens = v.tokens or Tokens()
-    return {
-        "verdict_id": v.verdict_id,
-        "content_id": v.content_id,
-        "version": v.policy_version,
-        "decision": v.decision,
-        "rules": v.rule_ids,
-        "score": v.score,
-        "reason": v.reason,
-        "decided_at": v.decided_at,
-        "prompt": tokens.prompt,
-        "cached": tokens.cached,
-        "completion": tokens.completion,
-        "seconds": v.latency.get("reasoner", 0.0) / 1000,
-    }
+def _escalation_row(escalation: Escalation) -> _EscalationRow:
+    event, result = escalation.event, escalation.prefilter
+    return _EscalationRow(
+        content_id=event.content_id,
+        version=escalation.policy_version,
+        language=event.language,
+        surface=event.surface,
+        gate=result.gate,
+        live=bool(result.live),
+    )
 
 
-def _load(
-    db: duckdb.DuckDBPyConnection, folder: Path, table: str, columns: dict[str, str], rows: Iterable[Any]
-) -> None:
-    path = folder / f"{table}.jsonl"
-    path.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
-    declared = ", ".join(f"{name} {kind}" for name, kind in columns.items())
-    db.execute(f"CREATE TABLE {table} ({declared})")
+def _verdict_row(verdict: Verdict) -> _VerdictRow:
+    tokens = verdict.tokens or Tokens()
+    return _VerdictRow(
+        verdict_id=verdict.verdict_id,
+        content_id=verdict.content_id,
+        version=verdict.policy_version,
+        decision=verdict.decision,
+        rules=verdict.rule_ids,
+        reason=verdict.reason,
+        score=verdict.score,
+        decided_at=verdict.decided_at,
+        prompt_tokens=tokens.prompt,
+        cached_tokens=tokens.cached,
+        completion_tokens=tokens.completion,
+        seconds=verdict.latency.get("reasoner", 0.0) / 1000,
+    )
+
+
+def _load(db: duckdb.DuckDBPyConnection, path: Path, rows: Iterable[_EscalationRow | _VerdictRow]) -> None:
+    """Load rows into the table that the file is named after."""
+    path.write_bytes(msgspec.json.Encoder().encode_lines(rows))
     if path.stat().st_size:
-        names = "{" + ", ".join(f"{name}: '{kind}'" for name, kind in columns.items()) + "}"
-        db.execute(
-            f"INSERT INTO {table} SELECT {', '.join(columns)} FROM read_json($1, columns = {names}, "  # noqa: S608  (names of this module)
-            "format = 'newline_delimited', maximum_object_size = 33554432)",
-            [str(path)],
-        )
+        db.execute(f"COPY {path.stem} FROM $path (FORMAT json)", {"path": str(path)})
 
 
-def _rows(db: duckdb.DuckDBPyConnection, query: str, *parameters: Any) -> list[dict[str, Any]]:
-    found = db.execute(query, list(parameters))
-    names = [column[0] for column in found.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+def _sql(name: str) -> str:
+    return (_SQL / f"{name}.sql").read_text(encoding="utf-8")
 
 
-async def _rationales(settings: Settings, wanted: set[str | None]) -> dict[str, str]:
-    """The model's analyses by verdict; none where the user may not read them."""
-    found: dict[str, str] = {}
-    with contextlib.suppress(ForbiddenError):
-        await _add_rationales(settings, wanted, found)
-    return found
+def _query(db: duckdb.DuckDBPyConnection, name: str, kind: type[Row], **parameters: Any) -> list[Row]:
+    """The result of a query in sql/, one struct for each row."""
+    result = db.execute(_sql(name), parameters)
+    columns = [column[0] for column in result.description or ()]
+    return [msgspec.convert(dict(zip(columns, row, strict=True)), kind) for row in result.fetchall()]
 
 
-async def _add_rationales(settings: Settings, wanted: set[str | None], found: dict[str, str]) -> None:
-    async for record in kafka.read_all(settings, [topics.RATIONALES]):
-        name = (record.key or b"").decode(errors="replace")
-        if name in wanted:
-            found.pop(name, None)
-            if record.value is not None:  # a tombstone erases
-                with contextlib.suppress(RecordError):
-                    found[name] = decode(record.value, Rationale).attempts[-1].analysis
+class _Example(msgspec.Struct):
+    content_id: str
+    language: str
+    before: str
+    after: str
+    rules_before: tuple[str, ...]
+    rules_after: tuple[str, ...]
+    reason_before: str | None
+    reason_after: str | None
+    verdict_before: str | None
+    verdict_after: str
 
 
-def _flip(row: dict[str, Any], rationales: dict[str, str]) -> Flip:
-    return Flip(
-        row["content_id"],
-        row["language"],
-        row["before"],
-        row["after"],
-        tuple(row["rules_before"] or ()),
-        tuple(row["rules_after"] or ()),
-        row["reason_before"],
-        row["reason_after"],
-        rationales.get(row["verdict_before"], ""),
-        rationales.get(row["verdict_after"], ""),
-    )
+class _Totals(msgspec.Struct):
+    escalated: int
+    judged: int
+    unknown: int
+    to_violates: int
+    to_safe: int
+    to_safe_by_gate: int
+    violating_before: int
+    violating_after: int
+    judged_twice: int
+    disagreeing: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    seconds: float
 
 
-def count(db: duckdb.DuckDBPyConnection, replay: Replay, policy: Replayed, examples: list[Flip]) -> Diff:
+class _Decisions(msgspec.Struct):
+    before: str
+    after: str
+    items: int
+
+
+class _Group(msgspec.Struct):
+    kind: str
+    name: str
+    to_violates: int
+    to_safe: int
+    compared: int
+
+
+class _Version(msgspec.Struct):
+    version: str
+    items: int
+
+
+def count(db: duckdb.DuckDBPyConnection, replay: Replay, policy: Replayed, examples: list[ReplayFlip]) -> Diff:
     """All figures, from the tables of `joined`."""
-    (totals,) = _rows(
-        db,
-        """SELECT count(*) AS judged, count(*) FILTER (before = 'unknown') AS unknown, count(*) FILTER (flip = 'to_violates') AS to_violates,
-        count(*) FILTER (flip = 'to_safe') AS to_safe, count(*) FILTER (flip = 'to_safe' AND after = 'cleared') AS by_gate,
-        count(*) FILTER (before = 'violates') AS before, count(*) FILTER (after = 'violates' AND before <> 'unknown') AS after FROM pairs""",
-    )
-    (cost,) = _rows(
-        db,
-        "SELECT coalesce(sum(prompt), 0) AS p, coalesce(sum(cached), 0) AS c, coalesce(sum(completion), 0) AS o, "
-        "coalesce(sum(seconds), 0) AS s FROM replayed",
-    )
-    (noise,) = _rows(db, "SELECT count(*) AS n, count(*) FILTER (decision <> before) AS d FROM again")
-    (wanted,) = _rows(db, "SELECT count(*) AS n FROM wanted")
+    (totals,) = _query(db, "totals", _Totals)
     decisions: dict[str, dict[str, int]] = {}
-    for row in _rows(db, "SELECT before, after, count(*) AS n FROM pairs GROUP BY ALL ORDER BY ALL"):
-        decisions.setdefault(row["before"], {})[row["after"]] = row["n"]
-    compared = totals["judged"] - totals["unknown"]
-    events = max(round(replay.total * replay.sample), wanted["n"])
+    for row in _query(db, "decisions", _Decisions):
+        decisions.setdefault(row.before, {})[row.after] = row.items
+    groups: dict[str, dict[str, FlipCounts]] = {"rule": {}, "language": {}}
+    for group in _query(db, "groups", _Group):
+        groups[group.kind][group.name] = FlipCounts(group.to_violates, group.to_safe, group.compared)
+    compared = totals.judged - totals.unknown
+    events = max(round(replay.total * replay.sample), totals.escalated)
     return Diff(
         replay_id=replay.replay_id,
         policy_id=policy.policy_id,
         version=policy.version,
         before_version=policy.before_version,
         events=events,
-        wanted=wanted["n"],
-        waiting=wanted["n"] - totals["judged"],
-        unknown=totals["unknown"],
+        escalated=totals.escalated,
+        waiting=totals.escalated - totals.judged,
+        unknown=totals.unknown,
         compared=compared,
         decisions=decisions,
-        to_violates=proportion(totals["to_violates"], compared),
-        to_safe=proportion(totals["to_safe"], compared),
-        by_gate=totals["by_gate"],
-        noise=proportion(noise["d"], noise["n"]),
-        before=proportion(totals["before"], events),
-        after=proportion(totals["after"], events),
-        rules=dict(_sides(db, "unnest(list_distinct(list_concat(rules_before, rules_after)))")),
-        languages=dict(_sides(db, "language")),
-        versions_before={
-            row["v"]: row["n"]
-            for row in _rows(
-                db,
-                "SELECT version_before AS v, count(*) AS n FROM pairs WHERE v IS NOT NULL GROUP BY ALL ORDER BY n DESC",
-            )
-        },
-        tokens=Tokens(cost["p"], cost["c"], cost["o"]),
-        seconds=round(cost["s"], 1),
+        to_violates=proportion(totals.to_violates, compared),
+        to_safe=proportion(totals.to_safe, compared),
+        to_safe_by_gate=totals.to_safe_by_gate,
+        noise=proportion(totals.disagreeing, totals.judged_twice),
+        violating_before=proportion(totals.violating_before, events),
+        violating_after=proportion(totals.violating_after, events),
+        rules=groups["rule"],
+        languages=groups["language"],
+        versions_before={row.version: row.items for row in _query(db, "versions_before", _Version)},
+        tokens=Tokens(totals.prompt_tokens, totals.cached_tokens, totals.completion_tokens),
+        seconds=round(totals.seconds, 1),
         examples=examples,
     )
 
 
-def _sides(db: duckdb.DuckDBPyConnection, of: str) -> Iterator[tuple[str, Side]]:
-    # `of` is an expression of this module.
-    query = f"""SELECT name, count(*) FILTER (flip = 'to_violates') AS v, count(*) FILTER (flip = 'to_safe') AS s, count(*) AS n
-        FROM (SELECT {of} AS name, flip FROM pairs WHERE before <> 'unknown') GROUP BY name ORDER BY v + s DESC, name"""  # noqa: S608
-    for row in _rows(db, query):
-        yield row["name"], Side(row["v"], row["s"], row["n"])
+def _flip(example: _Example, rationales: dict[str, str]) -> ReplayFlip:
+    return ReplayFlip(
+        content_id=example.content_id,
+        language=example.language,
+        before=example.before,
+        after=example.after,
+        rules_before=example.rules_before,
+        rules_after=example.rules_after,
+        reason_before=example.reason_before,
+        reason_after=example.reason_after,
+        rationale_before=rationales.get(example.verdict_before or "", ""),
+        rationale_after=rationales.get(example.verdict_after, ""),
+    )
+
+
+async def _rationales(settings: Settings, verdicts: set[str]) -> dict[str, str]:
+    """The model's analyses by verdict id. Empty where the user may not read them."""
+    analyses: dict[str, str] = {}
+    with contextlib.suppress(ForbiddenError):
+        async for record in kafka.read_all(settings, [topics.RATIONALES]):
+            name = (record.key or b"").decode(errors="replace")
+            if name in verdicts:
+                analyses.pop(name, None)
+                if record.value is not None:  # a tombstone erases
+                    with contextlib.suppress(RecordError):
+                        analyses[name] = decode(record.value, Rationale).attempts[-1].analysis
+    return analyses

@@ -1,17 +1,17 @@
-"""Making a replay's flips count: superseding verdicts on moderation.verdicts, and taking them back.
+"""Promotes a replay: writes its changed decisions to moderation.verdicts, or takes them back.
 
-Only content whose decision changes gets one; content that was cleared before counts as safe. What the new text says of a
-content decides, also where the new gate would not send it to the model: it is known now. Content that was judged again since
-is left alone.
+Only content whose decision changes gets a superseding verdict. Content that was cleared before counts as safe. The new
+text's decision counts even where the new gate would not escalate the content, because the decision is known now.
+Content that was judged again after the replay keeps its newer verdict.
 
-What is written already is read from the topic itself, after any other writer was fenced: whatever is killed, running it
-again writes what is missing and nothing twice.
+Each run fences any other writer, reads the topic, and writes only the verdicts that are missing. Repeating a killed run
+writes no duplicates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -24,11 +24,19 @@ from safeguard_streams.runtime.settings import Settings
 
 CHUNK = 2000  # verdicts in one transaction
 _VERDICT = schema_header(Verdict)
-Way = Literal["promote", "revert"]
+Direction = Literal["promote", "revert"]
 
 
-class Change(msgspec.Struct, frozen=True):
-    """A content that flips: its verdict before, if it had one, the replay's, and the partition that holds what is said of it."""
+class ReplayedVerdict(NamedTuple):
+    """A verdict of a replay and its place on moderation.replays."""
+
+    partition: int
+    offset: int
+    verdict: Verdict
+
+
+class VerdictChange(msgspec.Struct, frozen=True):
+    """A content item whose decision changes. before is None where it was cleared. partition holds it on all topics."""
 
     before: Verdict | None
     after: Verdict
@@ -36,7 +44,7 @@ class Change(msgspec.Struct, frozen=True):
 
     @property
     def promoted(self) -> Verdict:
-        """The verdict that makes the replay's decision count."""
+        """The superseding verdict that promotes the replay's decision."""
         return msgspec.structs.replace(
             self.after,
             verdict_id=_id(self.after, "promote"),
@@ -47,12 +55,12 @@ class Change(msgspec.Struct, frozen=True):
 
     @property
     def reverted(self) -> Verdict:
-        """The verdict that takes the promoted one back: what stood before, or that it is safe where it was cleared."""
-        stood = self.before or msgspec.structs.replace(
+        """The superseding verdict that restores the one before; safe where the item was cleared."""
+        restored = self.before or msgspec.structs.replace(
             self.after, decision="safe", rule_ids=(), score=None, confidence=None, reason=None
         )
         return msgspec.structs.replace(
-            stood,
+            restored,
             verdict_id=_id(self.after, "revert"),
             lane="live",
             decided_at=now(),
@@ -61,96 +69,131 @@ class Change(msgspec.Struct, frozen=True):
         )
 
 
-class Plan(msgspec.Struct, frozen=True):
-    """What promoting or reverting would write, and how many contents were compared for it."""
+class PromotionPlan(msgspec.Struct, frozen=True):
+    """The changes that promoting or reverting would write now, and the number of content items compared."""
 
-    changes: list[Change]
+    changes: list[VerdictChange]
     compared: int
 
     @property
     def share(self) -> Proportion:
-        """Flips of what was compared."""
+        """Changes as a share of what was compared."""
         return proportion(len(self.changes), self.compared)
 
     def count(self, decision: str) -> int:
-        """Flips to a decision."""
+        """Changes to a decision of the replay."""
         return sum(change.after.decision == decision for change in self.changes)
 
 
-def _id(verdict: Verdict, way: Way) -> str:
-    return verdict_id(verdict.verdict_id, way)
+class Pair:
+    """A content item that a replay judged, and what moderation.verdicts holds about it under the same policy.
+
+    after is the replay's verdict. before is the last verdict that stood before its promotion. last_id is the id of the
+    newest verdict, and promoted tells whether the replay's verdict was ever promoted.
+    """
+
+    __slots__ = ("after", "before", "last_id", "partition", "promote_id", "promoted", "revert_id")
+
+    def __init__(self, partition: int, after: Verdict) -> None:
+        self.partition = partition
+        self.after = after
+        self.promote_id = _id(after, "promote")
+        self.revert_id = _id(after, "revert")
+        self.before: Verdict | None = None
+        self.last_id: str | None = None
+        self.promoted = False
+
+    def add(self, verdict: Verdict) -> None:
+        """Take the next verdict on the item, in the order of the topic."""
+        self.last_id = verdict.verdict_id
+        if verdict.verdict_id == self.promote_id:
+            self.promoted = True
+        elif verdict.verdict_id != self.revert_id and not self.promoted:
+            self.before = verdict
+
+    @property
+    def compared(self) -> bool:
+        """Whether the decision before is known. It is not where the item was escalated and its verdict is gone."""
+        result = self.after.prefilter
+        return self.before is not None or result is None or not result.live
+
+    @property
+    def to_promote(self) -> bool:
+        """Whether the replay's decision is to be promoted: it differs, none is newer, and it was not promoted yet."""
+        before = "safe" if self.before is None else self.before.decision
+        newer = self.before is not None and self.before.decided_at > self.after.decided_at
+        return self.compared and self.after.decision not in (before, "undetermined") and not newer and not self.promoted
+
+    @property
+    def to_revert(self) -> bool:
+        """Whether the promoted verdict is still the newest."""
+        return self.last_id == self.promote_id
+
+    @property
+    def change(self) -> VerdictChange:
+        """What promoting the item changes, or what reverting it restores."""
+        return VerdictChange(self.before, self.after, self.partition)
 
 
-async def plan(settings: Settings, replay: Replay, policy: Replayed, way: Way) -> Plan:
-    """Read the replay's verdicts and all others on the same content, and choose what is to be written now."""
-    after: dict[str, tuple[int, int, Verdict]] = {}
+def pair_up(replayed: Iterable[ReplayedVerdict]) -> dict[str, Pair]:
+    """A pair for each replayed content item, by content id and in the order of the topic. The last verdict counts."""
+    last = {one.verdict.content_id: one for one in replayed}
+    return {one.verdict.content_id: Pair(one.partition, one.verdict) for one in sorted(last.values(), key=_place)}
+
+
+def _place(replayed: ReplayedVerdict) -> tuple[int, int]:
+    return replayed.partition, replayed.offset
+
+
+def decide(pairs: Iterable[Pair], direction: Direction) -> PromotionPlan:
+    """The changes to write, from pairs that hold all verdicts."""
+    if direction == "revert":
+        promoted = [pair for pair in pairs if pair.promoted]
+        return PromotionPlan([pair.change for pair in promoted if pair.to_revert], len(promoted))
+    compared = [pair for pair in pairs if pair.compared]
+    return PromotionPlan([pair.change for pair in compared if pair.to_promote], len(compared))
+
+
+def _id(verdict: Verdict, direction: Direction) -> str:
+    return verdict_id(verdict.verdict_id, direction)
+
+
+async def plan(settings: Settings, replay: Replay, policy: Replayed, direction: Direction) -> PromotionPlan:
+    """Read the replay's verdicts, then all others on the same content, and decide what to write now."""
+    replayed = []
     async for record in kafka.read_all(settings, [topics.REPLAYS]):
         verdict = decode(record.value, Verdict)
-        mine = (verdict.replay_id, verdict.policy_id) == (replay.replay_id, policy.policy_id)
-        if mine and verdict.policy_version == policy.version:
-            after[verdict.content_id] = record.partition, record.offset, verdict
-    promoted = {_id(verdict, "promote") for _, _, verdict in after.values()}
-    reverted = {_id(verdict, "revert") for _, _, verdict in after.values()}
-    before: dict[str, Verdict] = {}
-    last: dict[str, str] = {}
-    there: set[str] = set()
+        version = verdict.replay_id, verdict.policy_id, verdict.policy_version
+        if version == (replay.replay_id, policy.policy_id, policy.version):
+            replayed.append(ReplayedVerdict(record.partition, record.offset, verdict))
+    pairs = pair_up(replayed)
     async for record in kafka.read_all(settings, [topics.VERDICTS]):
         verdict = decode(record.value, Verdict)
-        content = verdict.content_id
-        if verdict.policy_id != policy.policy_id or content not in after:
-            continue
-        last[content] = verdict.verdict_id
-        if verdict.verdict_id in promoted | reverted:
-            there.add(verdict.verdict_id)
-        elif _id(after[content][2], "promote") not in there:
-            before[content] = verdict
-    changes, compared = [], 0
-    for content, (partition, _, verdict) in sorted(after.items(), key=lambda item: item[1][:2]):
-        known = before.get(content)
-        change = Change(known, verdict, partition)
-        if way == "revert":
-            # Only where the promoted verdict still is the last word.
-            if last.get(content) == _id(verdict, "promote"):
-                changes.append(change)
-            compared += _id(verdict, "promote") in there
-            continue
-        if known is None and verdict.prefilter is not None and verdict.prefilter.live:
-            continue  # it had a verdict, which is not there: nothing is known to change
-        compared += 1
-        newer = known is not None and known.decided_at > verdict.decided_at
-        decision = known.decision if known else "safe"
-        flips = verdict.decision not in (decision, "undetermined")
-        if flips and not newer and _id(verdict, "promote") not in there:
-            changes.append(change)
-    return Plan(changes, compared)
+        if verdict.policy_id == policy.policy_id and verdict.content_id in pairs:
+            pairs[verdict.content_id].add(verdict)
+    return decide(pairs.values(), direction)
 
 
 async def publish(
     settings: Settings,
     replay: Replay,
     policy: Replayed,
-    way: Way,
+    direction: Direction,
     on_progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> int:
-    """Write the superseding verdicts that are not there yet; returns how many. told gets how many are written, of how many."""
+    """Write the superseding verdicts that are missing, and return their number.
+
+    on_progress gets how many are written, and of how many.
+    """
     async with kafka.exclusive_writer(settings, f"promote-{replay.replay_id}") as write:
-        changes = (await plan(settings, replay, policy, way)).changes
+        changes = (await plan(settings, replay, policy, direction)).changes
         for start in range(0, len(changes), CHUNK):
             chunk = changes[start : start + CHUNK]
-            await write([_output(change, way) for change in chunk], [change.partition for change in chunk])
+            await write([_output(change, direction) for change in chunk], [change.partition for change in chunk])
             on_progress(start + len(chunk), len(changes))
     return len(changes)
 
 
-def _output(change: Change, way: Way) -> Output:
-    verdict = change.promoted if way == "promote" else change.reverted
+def _output(change: VerdictChange, direction: Direction) -> Output:
+    verdict = change.promoted if direction == "promote" else change.reverted
     return Output(topics.VERDICTS, verdict.content_id.encode(), encode(verdict), [_VERDICT])
-
-
-def preview(found: Plan) -> Sequence[tuple[str, int]]:
-    """Numbers for whoever has to confirm."""
-    return [
-        ("content that becomes violating", found.count("violates")),
-        ("content that becomes safe", found.count("safe")),
-        ("content compared", found.compared),
-    ]

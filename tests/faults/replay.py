@@ -25,7 +25,7 @@ from safeguard_streams.infra import brokers
 from safeguard_streams.policies.files import load_library, with_changes
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.releases import operator
-from safeguard_streams.replay import runner
+from safeguard_streams.replay import jobs
 from safeguard_streams.runtime import settings
 
 NAME = "hate-harassment"
@@ -58,7 +58,7 @@ async def run(address, count, folder):
     )
     new = parse(changed)
     (folder / "policy.md").write_text(changed)
-    await operator.release(current, [old], operator.Author("faults"))
+    await operator.release(current, [old], operator.ChangedBy("faults"))
     say(f"publishing {count:,} events")
     await publish(current, count)
     environment = {**os.environ, "SAFEGUARD_BOOTSTRAP": address, "SAFEGUARD_PREFIX": current.prefix}
@@ -88,19 +88,19 @@ async def watch(current, count, old, new, running, judging):
             if judged > moved:
                 moved, deadline = judged, time.monotonic() + TIMEOUT_SECONDS
             assert time.monotonic() < deadline, f"{judged} of {len(wanted)} were judged, and no more arrive"
-            jobs = list((await runner.jobs(current)).values())
-            done = await runner.progress(current, jobs[0]) if jobs else 0
-            if kills["runner"] < len(KILLS) and jobs and KILLS[kills["runner"]] * count < done < count:
+            replays = list((await jobs.read_all(current)).values())
+            done = await jobs.progress(current, replays[0]) if replays else 0
+            if kills["runner"] < len(KILLS) and replays and KILLS[kills["runner"]] * count < done < count:
                 running.kill()
                 kills["runner"] += 1
-                running.command = [BIN / "safeguard", "replay", "resume", jobs[0].replay_id]
+                running.command = [BIN / "safeguard", "replay", "resume", replays[0].replay_id]
                 running.start()
             if kills["reasoner"] < len(KILLS) and judged > KILLS[kills["reasoner"]] * len(wanted):
                 judging.kill()
                 kills["reasoner"] += 1
                 judging.start()
-            if jobs and jobs[0].state == "escalated":
-                counts = (await runner.counts(current, {jobs[0].replay_id}))[jobs[0].replay_id]
+            if replays and replays[0].state == "escalated":
+                counts = (await jobs.counts(current, {replays[0].replay_id}))[replays[0].replay_id]
                 if counts[0] == counts[1] == sum(found.values()):
                     break
     by_new = {content for content, v in found if v == new}

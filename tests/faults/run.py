@@ -211,7 +211,7 @@ class Suite:
     async def run(self):
         await kafka.create_topics(self.settings)
         policy = load_library()["hate-harassment"]
-        await operator.release(self.settings, [policy], operator.Author("faults"))
+        await operator.release(self.settings, [policy], operator.ChangedBy("faults"))
         for kind in ("prefilter", "prefilter", "reasoner", "reasoner"):
             self.add(kind)
         plan = self.plan()

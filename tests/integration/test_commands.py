@@ -120,7 +120,7 @@ async def test_gates_are_calibrated_distilled_and_audited_from_the_verdicts_on_k
     violating = sum(row["violates"] for row in ROWS[:900:2] + ROWS[900::2])
     assert found["caught"] + found["missed"] / 10 == pytest.approx(violating)
     assert found["low"] < found["recall"] < found["high"]
-    assert "95 % interval" in safeguard("prefilter", "recall", "hate-harassment")
+    assert "95% interval" in safeguard("prefilter", "recall", "hate-harassment")
 
     policy = tmp_path / "hate-harassment" / "policy.md"
     policy.parent.mkdir()

@@ -28,7 +28,7 @@ from safeguard_streams.enforcement.rules import Cap, Rule, Rules, Webhook
 from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.infra import brokers
-from safeguard_streams.releases.operator import Author
+from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.memory_broker import StoredRecord
 from tests.conftest import TIMEOUT, enforcing, standing_on, until
@@ -147,7 +147,7 @@ async def test_held_actions_wait_for_a_moderator(broker, command):
         (row,) = json.loads((await command("held", "--json")).stdout)
         assert (row["policy"], row["action"], row["contents"]) == ("hate", "remove", 16)
         held = sorted(one.action.content_id for one in await moderators.held(broker))
-        await moderators.decide(broker, held[0], "allow", Author("quotation", "ann"))
+        await moderators.decide(broker, held[0], "allow", ChangedBy("quotation", "ann"))
         await until(lambda: agent.state()["held"] == {"hate": 15})
         await publish(broker, topics.VERDICTS, verdict("w1", held[1], "HH5", "safe", "v1"))
         await until(lambda: followed(broker, "w1"))

@@ -23,7 +23,7 @@ from safeguard_streams.prefilter.decision import AuditRates, Prefilter
 from safeguard_streams.quality import shadow_comparison
 from safeguard_streams.releases import operator
 from safeguard_streams.releases.feed import PolicyFeed
-from safeguard_streams.releases.operator import Author
+from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime.memory_broker import StoredRecord
 from safeguard_streams.workers.inference.interface import Completion
 from safeguard_streams.workers.judging.judge import Judge
@@ -117,7 +117,7 @@ def test_a_policys_life_from_its_release_to_its_retirement(run, broker, tmp_path
     assert [e["why"] for e in history[:3]] == ["begin", "shorter", "ben was wrong"]
     assert NAME in run("history")
     for which in ("live", "7", "1", first.version[:6]):
-        assert asyncio.run(operator.past(broker)).find(NAME, which).version == first.version
+        assert asyncio.run(operator.history(broker)).find(NAME, which).version == first.version
     shown = run("diff", f"{NAME}@{second.version}", f"{NAME}@live", "--text-only")
     assert "+You review user content about suicide" in shown
     assert "sadness never violates" in shown
@@ -126,7 +126,7 @@ def test_a_policys_life_from_its_release_to_its_retirement(run, broker, tmp_path
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("rollback", NAME), "has no release before"),
+        (("rollback", NAME), "has no earlier release"),
         (("rollback", NAME, "--to", "9"), "has no release '9'"),
         (("retire", NAME), "is not in force; there are: none"),
         (("history", NAME), "nothing was done to a policy 'self-harm'; there are: none yet"),
@@ -146,7 +146,7 @@ async def test_concurrent_operators_never_assign_a_revision_twice(kafka):
 
     async def one(name):
         try:
-            return await operator.release(kafka, [policy], Author("at once", name))
+            return await operator.release(kafka, [policy], ChangedBy("at once", name))
         except BusError as error:
             assert "another process does the same" in str(error)
             return []
@@ -154,20 +154,20 @@ async def test_concurrent_operators_never_assign_a_revision_twice(kafka):
     made = [r.revision for found in await asyncio.gather(*(one(f"operator {n}") for n in range(4))) for r in found]
     assert made
     assert len(set(made)) == len(made)
-    assert [change.release.revision for change in (await operator.past(kafka)).changes] == sorted(made)
+    assert [change.release.revision for change in (await operator.history(kafka)).changes] == sorted(made)
 
 
 async def test_malformed_records_between_releases_are_ignored(broker):
     await kafka_bus.create_topics(broker)
-    await operator.release(broker, [load_library()[NAME]], Author("test"))
+    await operator.release(broker, [load_library()[NAME]], ChangedBy("test"))
     async with kafka_bus.producer(broker) as producer:
         for value in (b"not json", b"{}", b'{"policy_id": "self-harm", "version": "x"}', b"\xff" * 2000, b"[" * 9000):
             await producer.send_and_wait(broker.prefix + topics.POLICIES, value=value, key=NAME.encode())
             await producer.send_and_wait(broker.prefix + topics.POLICIES_HISTORY, value=value, key=NAME.encode())
-    await operator.release(broker, [load_library()["fraud-spam"]], Author("test"))
+    await operator.release(broker, [load_library()["fraud-spam"]], ChangedBy("test"))
     policies = await followed(broker)
     assert set(policies.released) == {NAME, "fraud-spam"}
-    assert [change.policy_id for change in (await operator.past(broker)).changes] == [NAME, "fraud-spam"]
+    assert [change.policy_id for change in (await operator.history(broker)).changes] == [NAME, "fraud-spam"]
 
 
 async def test_a_release_under_load_loses_no_event_and_mixes_no_versions(kafka_address, tmp_path):
@@ -211,8 +211,8 @@ async def test_a_shadow_is_judged_beside_the_version_in_force_and_compared(broke
     stern = parse(
         document.replace("sadness alone never violates", "sadness violates").replace("[suicide,", "[sad, suicide,")
     )
-    await operator.release(broker, [load_library()[NAME]], Author("test"))
-    await operator.release(broker, [stern], Author("test"), shadow=1.0)
+    await operator.release(broker, [load_library()[NAME]], ChangedBy("test"))
+    await operator.release(broker, [stern], ChangedBy("test"), shadow=1.0)
     feed = await feed_of(broker)
     texts = [*["a talk on suicide prevention"] * 6, *["i am so sad today"] * 3, "the bus was late"]
     events = [

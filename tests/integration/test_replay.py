@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from safeguard_streams.bus import kafka as kafka_bus
 from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import ContentEvent, Escalation, Verdict, decode, encode
+from safeguard_streams.contract.records import ContentEvent, Escalation, Replay, Replayed, Verdict, decode, encode
 from safeguard_streams.enforcement import moderators
 from safeguard_streams.enforcement.rules import Rule, Rules
 from safeguard_streams.errors import ConfigurationError
@@ -27,9 +27,10 @@ from safeguard_streams.policies.parsing import parse
 from safeguard_streams.policies.tokens import encoding
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.releases import operator
-from safeguard_streams.releases.operator import Author
-from safeguard_streams.replay import promotion, runner
-from safeguard_streams.replay.runner import ReplayRequest, ReplaySelector
+from safeguard_streams.releases.operator import ChangedBy
+from safeguard_streams.replay import jobs, promotion, runner
+from safeguard_streams.replay.jobs import ReplayRequest
+from safeguard_streams.replay.selection import ReplaySelector
 from safeguard_streams.runtime.memory_broker import StoredRecord
 from safeguard_streams.workers.inference.interface import Completion
 from safeguard_streams.workers.judging.judge import Judge
@@ -59,9 +60,9 @@ def event(number, **more):
 
 def job(**more):
     known = {"sample": 1.0, "noise": 0.0, "surfaces": (), "languages": (), "decisions": ()} | more
-    replayed = runner.Replayed(NAME, NEW.version, NEW.document, None, OLD.version, OLD.document)
+    replayed = Replayed(NAME, NEW.version, NEW.document, None, OLD.version, OLD.document)
     policies = known.pop("policies", (replayed,))
-    return runner.Replay("r1", policies, {"0": 10}, {"0": 50}, "running", WHEN, "test", **known)
+    return Replay("r1", policies, {"0": 10}, {"0": 50}, "running", WHEN, "test", **known)
 
 
 async def chosen(events, earlier=(), **more):
@@ -85,9 +86,7 @@ async def test_the_current_version_judges_its_share_for_noise():
 
 
 async def test_when_only_the_gate_changes_each_content_item_is_judged_once():
-    same = runner.Replayed(
-        NAME, NEW.version, NEW.document, None, NEW.version, version("Weigh", terms=["both"]).document
-    )
+    same = Replayed(NAME, NEW.version, NEW.document, None, NEW.version, version("Weigh", terms=["both"]).document)
     events = [event(n) for n in range(50)]
     found = await chosen(events, noise=1.0, policies=(same,))
     assert set(Counter(e.event.content_id for e in found).values()) == {1}
@@ -141,7 +140,7 @@ async def wait_until_some(settings, least, process):
 async def test_a_replay_that_is_killed_twice_escalates_each_event_once(kafka, tmp_path):
     count = 40_000
     await kafka_bus.create_topics(kafka)
-    await operator.release(kafka, [OLD], Author("test"))
+    await operator.release(kafka, [OLD], ChangedBy("test"))
     await publish(kafka, count)
     policy = tmp_path / "policy.md"
     policy.write_text(NEW.document)
@@ -152,7 +151,7 @@ async def test_a_replay_that_is_killed_twice_escalates_each_event_once(kafka, tm
             killed.append(await wait_until_some(kafka, 1 + (killed[-1] if killed else 0), process))
             process.send_signal(signal.SIGKILL)
             await asyncio.to_thread(process.wait)
-        words = ["resume", next(iter(await runner.jobs(kafka)))]
+        words = ["resume", next(iter(await jobs.read_all(kafka)))]
     with running(kafka, *words, "--json") as process:
         output, errors = await asyncio.to_thread(process.communicate, timeout=TIMEOUT)
     assert process.returncode == 0, errors
@@ -163,23 +162,23 @@ async def test_a_replay_that_is_killed_twice_escalates_each_event_once(kafka, tm
     again = {content for content, v in found if v == OLD.version}
     assert len(again) == pytest.approx(count / 4, rel=0.1)
     assert killed[0] < killed[1] < len(found), "it was killed in the middle"
-    (only,) = (await runner.jobs(kafka)).values()
+    (only,) = (await jobs.read_all(kafka)).values()
     assert (only.state, only.why) == ("escalated", "test")
-    assert await runner.progress(kafka, only) == only.total == count + 1
+    assert await jobs.progress(kafka, only) == only.total == count + 1
 
 
 @pytest.mark.slow
 async def test_the_versions_of_a_replay_reach_the_reasoner_and_change_nothing_in_force(broker):
     await kafka_bus.create_topics(broker)
-    await operator.release(broker, [OLD], Author("test"))
+    await operator.release(broker, [OLD], ChangedBy("test"))
     await publish(broker, 10)
-    made = await runner.create(broker, ReplayRequest([NEW]), Author("test"))
+    made = await jobs.create(broker, ReplayRequest([NEW]), ChangedBy("test"))
     feed = await feed_of(broker)
     assert {name: r.policy.version for name, r in feed.policies.released.items()} == {NAME: OLD.version}
     for each in (OLD, NEW):
         found = await feed.wait_for(f"{NAME}.replay.{each.version}".encode(), 0, 0.1)
         assert found.policy.document == each.document
-    assert (await operator.past(broker)).in_force[NAME].version == OLD.version
+    assert (await operator.history(broker)).in_force[NAME].version == OLD.version
     assert made.total == 11
 
 
@@ -188,21 +187,21 @@ async def test_any_process_can_pause_resume_and_cancel_a_replay(kafka):
     await kafka_bus.create_topics(kafka)
     await publish(kafka, 20)
     with pytest.raises(ConfigurationError, match="no event lies between these bounds"):
-        await runner.create(kafka, ReplayRequest([NEW], first=1000), Author("test"))
-    made = await runner.create(kafka, ReplayRequest([NEW], first=2, last=5), Author("test"))
+        await jobs.create(kafka, ReplayRequest([NEW], first=1000), ChangedBy("test"))
+    made = await jobs.create(kafka, ReplayRequest([NEW], first=2, last=5), ChangedBy("test"))
     assert all(end - made.starts[partition] <= 4 for partition, end in made.ends.items())
-    await runner.set_state(kafka, made, "paused")
+    await jobs.set_state(kafka, made, "paused")
     stop = asyncio.Event()
     assert await runner.run(kafka, made, Classifier(), stop) == "paused"
-    await runner.set_state(kafka, made, "running")
+    await jobs.set_state(kafka, made, "running")
     assert await runner.run(kafka, made, Classifier(), stop) == "escalated"
     with pytest.raises(ConfigurationError, match="is escalated: start another one"):
-        await runner.set_state(kafka, made, "paused")
+        await jobs.set_state(kafka, made, "paused")
     with pytest.raises(ConfigurationError, match="0 replays begin with 'nonsense'"):
-        await runner.job(kafka, "nonsense")
+        await jobs.find(kafka, "nonsense")
     assert made.policies[0].before_version is None, "the policy was never in force"
-    other = await runner.create(kafka, ReplayRequest([NEW]), Author("test"))
-    await runner.set_state(kafka, other, "cancelled")
+    other = await jobs.create(kafka, ReplayRequest([NEW]), ChangedBy("test"))
+    await jobs.set_state(kafka, other, "cancelled")
     assert await runner.run(kafka, other, Classifier(), stop) == "cancelled"
 
 
@@ -228,12 +227,12 @@ async def test_a_replay_is_judged_by_its_versions_whatever_is_in_force_and_its_s
     broker, monkeypatch, tmp_path
 ):
     await kafka_bus.create_topics(broker)
-    await operator.release(broker, [OLD], Author("test"))
+    await operator.release(broker, [OLD], ChangedBy("test"))
     await publish(broker, 12)
-    made = await runner.create(broker, ReplayRequest([NEW], noise=1.0), Author("why it is", "ann"))
+    made = await jobs.create(broker, ReplayRequest([NEW], noise=1.0), ChangedBy("why it is", "ann"))
     assert await runner.run(broker, made, Classifier(), asyncio.Event()) == "escalated"
-    await operator.release(broker, [OTHER], Author("test"))
-    await operator.retire(broker, NAME, Author("test"))
+    await operator.release(broker, [OTHER], ChangedBy("test"))
+    await operator.retire(broker, NAME, ChangedBy("test"))
     feed = await feed_of(broker)
     judge = Judge(ScriptedModel(), feed, InferenceBudget(500))
     async with kafka_bus.producer(broker) as producer:
@@ -302,7 +301,7 @@ def last_decisions(verdicts):
 @pytest.mark.slow
 async def test_flips_are_promoted_once_despite_failures_and_reverted(kafka, monkeypatch, stack):
     await kafka_bus.create_topics(kafka)
-    await operator.release(kafka, [OLD], Author("test"))
+    await operator.release(kafka, [OLD], ChangedBy("test"))
     await publish(kafka, 40)
     monkeypatch.setenv("SAFEGUARD_BOOTSTRAP", kafka.bootstrap)
     monkeypatch.setenv("SAFEGUARD_PREFIX", kafka.prefix)
@@ -313,7 +312,7 @@ async def test_flips_are_promoted_once_despite_failures_and_reverted(kafka, monk
     async def verdicts():
         return [decode(r.value, Verdict) async for r in kafka_bus.read_all(kafka, [topics.VERDICTS])]
 
-    made = await runner.create(kafka, ReplayRequest([NEW], noise=0.0), Author("test"))
+    made = await jobs.create(kafka, ReplayRequest([NEW], noise=0.0), ChangedBy("test"))
     assert "is running: let it come to its end" in str((await command("promote", made.replay_id)).exception)
     assert await runner.run(kafka, made, Classifier(), asyncio.Event()) == "escalated"
     feed = await feed_of(kafka)
@@ -359,7 +358,7 @@ async def test_flips_are_promoted_once_despite_failures_and_reverted(kafka, monk
         supersedes == (f"live-{content[1:]}" if content in before else None)
         for content, supersedes in superseded.items()
     )
-    assert "nothing is to be written" in (await command("promote", made.replay_id, "--budget", "1", "--yes")).stdout
+    assert "there is nothing to write" in (await command("promote", made.replay_id, "--budget", "1", "--yes")).stdout
 
     newer = Verdict(
         "newer", "c2", "sha", NAME, NEW.version, "safe", "reasoner", "live", "m", datetime.now(UTC), ("FS4",)
@@ -377,7 +376,7 @@ async def test_flips_are_promoted_once_despite_failures_and_reverted(kafka, monk
     }
     changes = Counter(a.action for _, a in [one async for one in moderators.actions(kafka)] if a.changes)
     assert changes == {"remove": 29, "allow": 24}, "each flip was done once and taken back once"
-    assert "nothing is to be written" in (await command("revert", made.replay_id, "--yes")).stdout
+    assert "there is nothing to write" in (await command("revert", made.replay_id, "--yes")).stdout
 
 
 async def removed(agent, current, count):

@@ -1,4 +1,4 @@
-"""The page of a replay's diff: what it says, that nothing in it runs, and how it looks in a browser."""
+"""The page of a replay's diff: what it says, that nothing in it runs, and that it fits a browser."""
 
 import re
 import shutil
@@ -13,8 +13,8 @@ import pytest
 from safeguard_streams.contract.records import Replay, Replayed, Tokens
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.quality.proportions import proportion
-from safeguard_streams.replay.diff import Diff, Flip, Side
-from safeguard_streams.replay.page import page, sentence
+from safeguard_streams.replay.diff import Diff, FlipCounts, ReplayFlip
+from safeguard_streams.replay.page import render, summary
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 HOSTILE = "</pre><script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">" + "long" * 200
@@ -23,19 +23,19 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 
 
 def flip(number, before="violates", after="safe"):
-    return Flip(
+    return ReplayFlip(
         f"content-{number}", "en", before, after, ("HH2",), ("HH5",), f"It insults. {HOSTILE}", "It is rude, no more.",
         f"The words are {HOSTILE}", "The policy tolerates insults."
     )  # fmt: skip
 
 
 def diff(**more):
-    rules = {"HH2": Side(3, 60, 400), "HH1": Side(12, 5, 300), "HH5": Side(15, 65, 650)}
+    rules = {"HH2": FlipCounts(3, 60, 400), "HH1": FlipCounts(12, 5, 300), "HH5": FlipCounts(15, 65, 650)}
     languages = {
-        "en": Side(9, 40, 700),
-        "de": Side(4, 20, 250),
-        "": Side(2, 5, 50),
-        **{f"x{n}": Side(0, 1, 3) for n in range(30)},
+        "en": FlipCounts(9, 40, 700),
+        "de": FlipCounts(4, 20, 250),
+        "": FlipCounts(2, 5, 50),
+        **{f"x{n}": FlipCounts(0, 1, 3) for n in range(30)},
     }
     known = {
         "replay_id": "20260101-120000-ab12",
@@ -43,7 +43,7 @@ def diff(**more):
         "version": "b27594ece489",
         "before_version": "a1b2c3d4e5f6",
         "events": 12_000,
-        "wanted": 1100,
+        "escalated": 1100,
         "waiting": 0,
         "unknown": 12,
         "compared": 1000,
@@ -53,10 +53,10 @@ def diff(**more):
         },
         "to_violates": proportion(15, 1000),
         "to_safe": proportion(65, 1000),
-        "by_gate": 7,
+        "to_safe_by_gate": 7,
         "noise": proportion(1, 200),
-        "before": proportion(265, 12_000),
-        "after": proportion(215, 12_000),
+        "violating_before": proportion(265, 12_000),
+        "violating_after": proportion(215, 12_000),
         "rules": rules,
         "languages": languages,
         "versions_before": {"a1b2c3d4e5f6": 1000},
@@ -69,8 +69,9 @@ def diff(**more):
 
 def nothing():
     return diff(
-        to_violates=proportion(0, 1000), to_safe=proportion(0, 1000), by_gate=0, noise=proportion(0, 0), rules={"HH1": Side(0, 0, 1000)},
-        languages={"en": Side(0, 0, 1000)}, examples=[], decisions={"safe": {"safe": 1000}},
+        to_violates=proportion(0, 1000), to_safe=proportion(0, 1000), to_safe_by_gate=0, noise=proportion(0, 0),
+        rules={"HH1": FlipCounts(0, 0, 1000)},
+        languages={"en": FlipCounts(0, 0, 1000)}, examples=[], decisions={"safe": {"safe": 1000}},
     )  # fmt: skip
 
 
@@ -107,57 +108,57 @@ def read(html):
     return reading, " ".join(" ".join(reading.text).split())
 
 
-def test_the_page_says_what_the_figures_say():
-    _, text = read(page(diff(), REPLAY))
+def test_the_page_states_the_figures():
+    _, text = read(render(diff(), REPLAY))
     for part in (
         "hate-harassment: what the new version changes",
         "The change is more than noise",
-        "15 become violating 1.50 % of what was compared",
-        "65 no longer violate 6.50 % of what was compared; 7 because the new gate lets them pass",
-        "1,000 compared of about 12,000 events; 12 without a verdict before",
-        "1 of 200 differ when the same version judges twice",
+        "15 become violating 1.50% of the items compared",
+        "65 no longer violate 6.50% of the items compared; the new gate lets 7 of them pass",
+        "1,000 items compared of about 12,000 events; 12 without an earlier verdict",
+        "1 of 200 decisions differ when the same version judges twice",
         "HH2 Insults, demeans or harasses a person",
-        "not said",
-        "And 21 languages with fewer flips.",
+        "not specified",
+        "21 more languages have no more flips than these.",
         "The policy tolerates insults.",
-        "700,000 prompt tokens, 650,000 of them cached",
+        "700,000 prompt tokens (650,000 of them cached)",
         "safeguard replay promote 20260101-120000-ab12",
     ):
         assert part in text
 
 
-def test_nothing_in_it_runs_or_is_fetched():
-    reading, text = read(page(diff(), REPLAY))
+def test_nothing_in_the_page_runs_or_is_fetched():
+    reading, text = read(render(diff(), REPLAY))
     assert not {"script", "img", "link", "iframe", "object", "form", "a"} & set(reading.elements)
     assert not {name for name in reading.attributes if name.startswith("on")} | {"src", "href"} & set(
         reading.attributes
     )
-    assert "<script>document.title" in text, "it stands there as text"
-    assert "default-src 'none'" in page(diff(), REPLAY)
-    assert "http" not in re.sub(r"http-equiv", "", page(nothing(), msgspec.structs.replace(REPLAY, why="")))
+    assert "<script>document.title" in text, "it is shown as text"
+    assert "default-src 'none'" in render(diff(), REPLAY)
+    assert "http" not in re.sub(r"http-equiv", "", render(nothing(), msgspec.structs.replace(REPLAY, why="")))
 
 
-def test_a_page_without_flips_and_one_without_a_version_before_are_whole():
-    _, text = read(page(nothing(), REPLAY))
-    assert "No content changes its decision." in text
+def test_pages_without_flips_or_without_a_version_before_are_complete():
+    _, text = read(render(nothing(), REPLAY))
+    assert "No decision changes." in text
     assert "By rule" not in text
     assert "replay promote" not in text
-    _, text = read(page(diff(before_version=None, compared=0), msgspec.structs.replace(REPLAY, policies=())))
-    assert "which had no version in force before" in text
+    _, text = read(render(diff(before_version=None, compared=0), msgspec.structs.replace(REPLAY, policies=())))
+    assert "no version was in force before" in text
 
 
 @pytest.mark.parametrize(
-    ("found", "said"),
+    ("result", "expected"),
     [
         (diff(), "more than noise"),
         (diff(noise=proportion(12, 100)), "cannot be told from noise"),
         (diff(noise=proportion(0, 0)), "No noise floor was measured"),
-        (diff(compared=0), "Nothing could be compared"),
-        (nothing(), "No content changes"),
+        (diff(compared=0), "There is nothing to compare"),
+        (nothing(), "No decision changes"),
     ],
 )
-def test_the_sentence_promises_no_more_than_the_figures(found, said):
-    assert said in sentence(found)
+def test_the_summary_claims_no_more_than_the_figures(result, expected):
+    assert expected in summary(result)
 
 
 def browse(tmp_path, html, width, *arguments):
@@ -181,9 +182,9 @@ document.title = JSON.stringify([wide.scrollWidth, wide.clientWidth, bars.length
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 @pytest.mark.parametrize("width", [1280, 820, 500])
-@pytest.mark.parametrize("found", [diff(), nothing()], ids=["flips", "no flips"])
-def test_in_a_browser_it_fits_and_its_bars_are_drawn(tmp_path, found, width):
-    html = page(found, REPLAY)
+@pytest.mark.parametrize("result", [diff(), nothing()], ids=["flips", "no flips"])
+def test_in_a_browser_the_page_fits_and_its_bars_are_drawn(tmp_path, result, width):
+    html = render(result, REPLAY)
     measured = re.sub(r"<meta http-equiv=.*?>", "", html).replace("</body>", MEASURE)
     # Hostile words would set the title as well, if they ran.
     dom = browse(tmp_path, measured, width, "--dump-dom")
@@ -191,15 +192,15 @@ def test_in_a_browser_it_fits_and_its_bars_are_drawn(tmp_path, found, width):
     assert title, dom[:500]
     scrolled, shown, bars, outside = map(int, title.groups())
     assert scrolled <= shown
-    assert bars >= (20 if found.examples else 4)
+    assert bars >= (20 if result.examples else 4)
     assert outside == 0
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-def test_in_a_browser_no_word_of_it_runs(tmp_path):
+def test_in_a_browser_no_text_of_the_page_runs(tmp_path):
     assert "<title>Replay of hate-harassment: what changes</title>" in browse(
-        tmp_path, page(diff(), REPLAY), 1280, "--dump-dom"
+        tmp_path, render(diff(), REPLAY), 1280, "--dump-dom"
     )
     shot = tmp_path / "page.png"
-    browse(tmp_path, page(diff(), REPLAY), 1280, f"--screenshot={shot}")
+    browse(tmp_path, render(diff(), REPLAY), 1280, f"--screenshot={shot}")
     assert struct.unpack(">II", shot.read_bytes()[16:24]) == (1280, 900)

@@ -117,7 +117,7 @@ async def wait_for_verdicts(current, count, process, log):
 async def test_a_worker_whose_vllm_is_killed_exits_and_everything_is_answered_once(kafka, inference_server, tmp_path):
     count = 150
     await kafka_bus.create_topics(kafka)
-    await operator.release(kafka, policies(), operator.Author("test"))
+    await operator.release(kafka, policies(), operator.ChangedBy("test"))
     async with kafka_bus.producer(kafka) as producer:
         for key, value in escalations(make_items(count), "live", "content"):
             await producer.send(kafka.prefix + topics.ESCALATIONS, key=key, value=value)

@@ -115,7 +115,7 @@ async def test_one_trace_spans_producer_to_enforcement_and_each_metric_is_export
     await kafka_bus.create_topics(kafka)
     document = load_library()[POLICY].document
     gate = with_changes(document, "gate", labels=None, threshold=None, calibration=None, terms=["nobody's business"])
-    await operator.release(kafka, [parse(gate)], operator.Author("test"))
+    await operator.release(kafka, [parse(gate)], operator.ChangedBy("test"))
     collector, receiver = Collector(), Receiver(brokers.free_port(), 1.0, 1, {"well": 1})
     (tmp_path / "rules.toml").write_text(RULES.format(port=receiver.port))
     ports = {stage: brokers.free_port() for stage in ("prefilter", "reasoner", "enforcement")}

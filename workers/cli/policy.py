@@ -110,7 +110,7 @@ def _version(name: str, library: Path, bootstrap: str | None) -> _Version:
     if not which:
         path = policy_path(name, library)
         return _Version(load(path), path.with_name(golden_sets.NAME))
-    release = asyncio.run(operator.past(settings.load(bootstrap=bootstrap))).find(policy_id, which)
+    release = asyncio.run(operator.history(settings.load(bootstrap=bootstrap))).find(policy_id, which)
     policy = parse(release.document, f"{policy_id} revision {release.revision}", release.distilled)
     return _Version(policy, library / policy_id / golden_sets.NAME)
 

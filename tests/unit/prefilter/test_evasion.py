@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.prefilter.classifier import Classifier
-from safeguard_streams.quality.distillation import gate_scores
+from safeguard_streams.quality.scoring import gate_scores
 from safeguard_streams.quality.threshold import calibrate
 
 ROWS = [json.loads(line) for line in Path("tests/data/labelled.jsonl").read_text(encoding="utf-8").splitlines()]

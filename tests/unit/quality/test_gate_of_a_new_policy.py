@@ -1,7 +1,7 @@
-"""The gate ladder: a policy that begins with terms and a sample gets a label of its own from its verdicts, and gains.
+"""The gate ladder: a policy starts with terms and a sample, and gains by a classifier distilled from its verdicts.
 
-The policy, that questions about one's bank account belong elsewhere, is one that no classifier was trained for. The
-reasoner is played by where the texts come from.
+The policy says that questions about one's bank account belong elsewhere. No classifier was trained for it. The source
+of a text stands in for the reasoner.
 """
 
 import hashlib
@@ -18,8 +18,9 @@ from safeguard_streams.policies.files import load_library, with_changes
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.decision import AuditRates, Prefilter
-from safeguard_streams.quality.distillation import gate_scores, propose
+from safeguard_streams.quality.distillation import propose
 from safeguard_streams.quality.evaluation import threshold_for
+from safeguard_streams.quality.scoring import gate_scores
 from safeguard_streams.quality.verdict_labels import from_verdicts
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime.memory_broker import StoredRecord
@@ -39,7 +40,7 @@ def in_force(document, distilled=None):
 
 
 def escalations(prefilter, rows):
-    """What is escalated of a stream, live or for audit, as (number of the row, escalation)."""
+    """What the prefilter escalates of a stream, live or for audit, as (number of the row, escalation)."""
     records = []
     for number, row in enumerate(rows):
         value = {"content_id": f"c{number}", "text": row["text"], "created_at": "2026-01-01T00:00:00Z"}
@@ -76,7 +77,7 @@ def classifier():
     return Classifier()
 
 
-def test_a_gate_gets_better_by_the_verdicts_that_it_collects(classifier):
+def test_a_gate_improves_with_the_verdicts_that_it_collects(classifier):
     document = load_library()["hate-harassment"].document
     first = with_changes(document, "gate", labels=None, threshold=None, terms=["my card", "my account"], sample=0.3)
     feed = in_force(first)
@@ -91,15 +92,15 @@ def test_a_gate_gets_better_by_the_verdicts_that_it_collects(classifier):
     assert proposal.after.roc_auc.low > proposal.before.roc_auc.high
 
     before, share = recall(list(escalations(Prefilter(classifier, feed, AuditRates(0, 0)), LATER)), LATER)
-    name = hashlib.sha256(proposal.label).hexdigest()[:12]
-    label = proposal.label.decode()
-    policy = parse(with_changes(first, "gate", terms=None, sample=None, distilled=name), distilled=label)
+    name = hashlib.sha256(proposal.distilled).hexdigest()[:12]
+    distilled = proposal.distilled.decode()
+    policy = parse(with_changes(first, "gate", terms=None, sample=None, distilled=name), distilled=distilled)
     # A threshold that escalates no more than the first gate did.
     scores = gate_scores(policy, classifier, [row["text"] for row in STREAM])
     threshold = threshold_for(scores, scores > -1, share)
     second = with_changes(policy.document, "gate", threshold=float(threshold))
     after, cost = recall(
-        list(escalations(Prefilter(classifier, in_force(second, label), AuditRates(0, 0)), LATER)), LATER
+        list(escalations(Prefilter(classifier, in_force(second, distilled), AuditRates(0, 0)), LATER)), LATER
     )
     print(f"recall {before:.3f} escalating {share:.3f}, then {after:.3f} escalating {cost:.3f}")
     assert cost <= share + 0.05
@@ -112,7 +113,7 @@ def test_too_few_verdicts_are_refused_with_what_to_do(classifier):
         propose(policy, classifier, from_verdicts([], policy.id).rows)
 
 
-def test_a_label_that_the_gate_does_not_name_is_refused():
+def test_a_distilled_classifier_that_the_gate_does_not_name_is_refused():
     document = with_changes(load_library()["hate-harassment"].document, "gate", distilled="0123456789ab")
     feed = in_force_raw(document)
     assert not feed.policies.released

@@ -1,4 +1,4 @@
-"""A shadow beside the version in force: what is joined, and what is counted."""
+"""A shadow compared with the version in force: what is joined, and what is counted."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -55,24 +55,24 @@ SHADOWS = [
 ]
 
 
-def test_each_pair_is_counted_once_and_gates_beside():
-    found = compare(P, LIVE, SHADOWS)
-    assert (found.both, found.agree.count, found.to_violates.count, found.to_safe.count) == (5, 2, 1, 1)
-    assert found.undetermined.count == 1
-    assert (found.only_shadow.count, found.only_shadow.of) == (1, 2)
-    assert (found.only_live.count, found.only_live.of) == (1, 1), "its gates would let e pass, which violates"
-    assert found.waiting == 1
-    assert [(s.count, s.of) for s in found.violating] == [(3, 7), (3, 7)]
-    assert found.rules == {"HH1": (2, 2), "HH2": (1, 0), "HH3": (0, 2)}
-    assert {flip.content_id for flip in found.examples} == {"b", "c", "d"}
-    assert found.tokens == 8 * 110
-    assert (found.live_versions, found.shadow_version) == ({"v1": 5}, "v2")
+def test_each_pair_is_counted_once_and_the_gates_separately():
+    result = compare(P, LIVE, SHADOWS)
+    assert (result.both, result.agree.count, result.to_violates.count, result.to_safe.count) == (5, 2, 1, 1)
+    assert result.undetermined.count == 1
+    assert (result.only_shadow.count, result.only_shadow.of) == (1, 2)
+    assert (result.only_live.count, result.only_live.of) == (1, 1), "its gates would let e pass, which violates"
+    assert result.waiting == 1
+    assert [(s.count, s.of) for s in result.violating] == [(3, 7), (3, 7)]
+    assert result.rules == {"HH1": (2, 2), "HH2": (1, 0), "HH3": (0, 2)}
+    assert {flip.content_id for flip in result.examples} == {"b", "c", "d"}
+    assert result.tokens == 8 * 110
+    assert (result.live_versions, result.shadow_version) == ({"v1": 5}, "v2")
 
 
-def test_the_last_verdict_on_a_content_counts_and_another_text_is_another_content():
+def test_the_last_verdict_on_an_item_counts_and_another_text_is_another_item():
     again = verdict("a", "safe", later=9)
-    found = compare(P, [again, *LIVE], [shadow("a", "violates", rules=("HH1",)), shadow("b", "safe", sha="other")])
-    assert (found.to_violates.count, found.both, found.waiting) == (1, 1, 1)
+    result = compare(P, [again, *LIVE], [shadow("a", "violates", rules=("HH1",)), shadow("b", "safe", sha="other")])
+    assert (result.to_violates.count, result.both, result.waiting) == (1, 1, 1)
 
 
 def test_the_shadow_that_judged_last_is_compared_unless_another_is_named():
@@ -90,6 +90,6 @@ def test_the_shadow_that_judged_last_is_compared_unless_another_is_named():
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
 def test_the_interval_is_wilsons(count, of, low, high):
-    found = proportion(count, of)
-    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
+    result = proportion(count, of)
+    assert (result.low, result.high) == pytest.approx((low, high), abs=1e-4)
     assert str(proportion(0, 0)) == "-"

@@ -1,4 +1,4 @@
-"""Calibration and recall on live traffic: figures that hold on streams made by chance."""
+"""Calibration and recall on live traffic: the figures hold on random streams."""
 
 import numpy as np
 import pytest
@@ -33,16 +33,16 @@ def test_the_interval_covers_the_true_recall():
         draw = np.random.default_rng(seed)
         scores, truth, passed = stream(draw, draw.uniform(0.005, 0.05), 50_000)
         rows = audited(draw, scores, truth, passed, near=0.05, far=0.005)
-        found = gate_recall.estimate(rows, seed)
-        covered += found.low <= (truth & ~passed).sum() / truth.sum() <= found.high
+        result = gate_recall.estimate(rows, seed)
+        covered += result.low <= (truth & ~passed).sum() / truth.sum() <= result.high
     assert covered >= 93
 
 
 def test_costs_name_a_threshold_that_reaches_the_recall():
     draw = np.random.default_rng(1)
     scores, truth, passed = stream(draw, 0.05, 100_000)
-    found = gate_recall.estimate(audited(draw, scores, truth, passed, near=0.5, far=0.2))
-    cost = next(cost for cost in found.costs if cost.recall == 0.90)
+    result = gate_recall.estimate(audited(draw, scores, truth, passed, near=0.5, far=0.2))
+    cost = next(cost for cost in result.costs if cost.recall == 0.90)
     assert cost.threshold is not None
     assert (scores[truth] >= cost.threshold).mean() == pytest.approx(0.90, abs=0.03)
     assert (scores >= cost.threshold).mean() == pytest.approx(cost.escalated, abs=0.03)
@@ -60,25 +60,25 @@ def test_costs_name_a_threshold_that_reaches_the_recall():
         (
             [LabeledItem(True)] * 3
             + [LabeledItem(False, 500.0, prefilter=PrefilterResult("audit", rate=0.002, stratum="far"))],
-            "too small to say anything",
+            "too small to be informative",
         ),
     ],
 )
-def test_it_says_when_the_sample_is_too_small(rows, why):
-    found = gate_recall.estimate(rows)
-    assert why in found.why
-    assert not found.enough
-    assert 0 <= found.low <= found.high <= 1
+def test_a_sample_that_is_too_small_is_reported_with_the_reason(rows, why):
+    result = gate_recall.estimate(rows)
+    assert why in result.why
+    assert not result.enough
+    assert 0 <= result.low <= result.high <= 1
 
 
-def test_a_threshold_reaches_its_recall_on_texts_it_was_not_set_on():
+def test_a_threshold_reaches_its_recall_on_other_texts():
     draw = np.random.default_rng(2)
     scores, truth, _ = stream(draw, 0.2, 4000)
-    found = threshold.calibrate(scores[:2000], truth[:2000], 0.95)
-    later = (scores[2000:][truth[2000:]] >= found.threshold).mean()
-    assert found.recall.low - 0.02 <= later <= found.recall.high + 0.02
-    assert found.map in {"isotonic", "platt"}
-    assert found.brier[found.map] == min(found.brier.values())
+    result = threshold.calibrate(scores[:2000], truth[:2000], 0.95)
+    later = (scores[2000:][truth[2000:]] >= result.threshold).mean()
+    assert result.recall.low - 0.02 <= later <= result.recall.high + 0.02
+    assert result.map in {"isotonic", "platt"}
+    assert result.brier[result.map] == min(result.brier.values())
 
 
 def test_weights_undo_how_content_was_drawn():
@@ -92,10 +92,10 @@ def test_weights_undo_how_content_was_drawn():
     assert abs(drawn - whole) < abs(biased - whole) / 2
 
 
-def test_content_that_other_gates_escalate_needs_no_score():
+def test_content_that_terms_escalate_needs_no_score():
     scores, truth = np.array([0.1] * 50 + [0.8] * 50 + [0.0] * 50), np.array([True] * 100 + [False] * 50)
-    sure = np.array([True] * 50 + [False] * 100)
-    assert threshold.calibrate(scores, truth, 0.9, sure=sure).threshold == pytest.approx(0.8)
+    certain = np.array([True] * 50 + [False] * 100)
+    assert threshold.calibrate(scores, truth, 0.9, certain=certain).threshold == pytest.approx(0.8)
 
 
 def test_too_few_violating_texts_set_no_threshold():
@@ -103,27 +103,27 @@ def test_too_few_violating_texts_set_no_threshold():
         threshold.calibrate([0.5] * 30, [True] * 5 + [False] * 25, 0.9)
 
 
-def test_figures_are_those_of_the_definitions():
+def test_figures_follow_their_definitions():
     draw = np.random.default_rng(4)
     scores, truth, _ = stream(draw, 0.3, 500)
-    found = evaluation.figures("set", scores, truth)
-    assert found.roc_auc.value == pytest.approx(roc_auc_score(truth, scores), abs=1e-4)
-    assert found.roc_auc.low < found.roc_auc.value < found.roc_auc.high
+    result = evaluation.figures("set", scores, truth)
+    assert result.roc_auc.value == pytest.approx(roc_auc_score(truth, scores), abs=1e-4)
+    assert result.roc_auc.low < result.roc_auc.value < result.roc_auc.high
     top = np.argsort(-scores)[:50]
-    assert found.recall["10%"].value == pytest.approx(truth[top].sum() / truth.sum(), abs=1e-4)
+    assert result.recall["10%"].value == pytest.approx(truth[top].sum() / truth.sum(), abs=1e-4)
     reached = evaluation.threshold_for(scores, truth, 0.95)
     assert (scores[truth] >= reached).mean() >= 0.95
-    assert found.escalated["0.95"].value == pytest.approx((scores >= reached).mean(), abs=1e-4)
+    assert result.escalated["0.95"].value == pytest.approx((scores >= reached).mean(), abs=1e-4)
 
 
-def test_equal_scores_favour_no_order():
+def test_the_order_of_equal_scores_is_irrelevant():
     truth = np.array([True] * 10 + [False] * 90)
     assert evaluation.recall_at(np.zeros(100), truth, 0.2) == pytest.approx(0.2)
 
 
-def test_the_plot_is_a_picture(tmp_path):
+def test_the_plot_is_written_as_svg_and_png(tmp_path):
     draw = np.random.default_rng(5)
     scores, truth, _ = stream(draw, 0.3, 300)
     for name in ("curve.svg", "curve.png"):
-        evaluation.plot({"gate": (scores, truth)}, tmp_path / name, "Recall")
+        evaluation.plot([evaluation.ScoredSet("gate", scores, truth)], tmp_path / name, "Recall")
         assert (tmp_path / name).stat().st_size > 5000

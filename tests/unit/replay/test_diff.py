@@ -1,4 +1,4 @@
-"""The difference that a replay makes: DuckDB's join against the same thing computed record by record."""
+"""What a replay changes: DuckDB's join against the same join computed record by record."""
 
 import random
 from collections import Counter
@@ -17,7 +17,7 @@ from safeguard_streams.contract.records import (
     Verdict,
 )
 from safeguard_streams.errors import ConfigurationError
-from safeguard_streams.replay import diff, runner
+from safeguard_streams.replay import diff, jobs
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 POLICY = Replayed("hate", "new", "document", before_version="old", before_document="document")
@@ -53,7 +53,7 @@ def verdict(content, decision, *, version="new", later=0, rules=(), lane="replay
 
 
 def stream(seed):
-    """Escalations, verdicts of the replay, earlier verdicts; some late, some doubled, some missing, in any order."""
+    """Escalations, the replay's verdicts, earlier verdicts: some late, duplicated or missing, in random order."""
     draw = random.Random(seed)
     escalated, replayed, earlier = [], [], []
     for number in range(300):
@@ -83,18 +83,18 @@ def stream(seed):
 
 
 def last(verdicts, *versions):
-    found = {}
+    result = {}
     for v in sorted(verdicts, key=lambda v: v.decided_at):
         if not versions or v.policy_version in versions:
-            found[v.content_id] = v
-    return found
+            result[v.content_id] = v
+    return result
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_join_equals_one_made_record_by_record(seed):
+def test_the_join_equals_one_computed_record_by_record(seed):
     escalated, replayed, earlier = stream(seed)
     with diff.joined(POLICY, escalated, replayed, earlier) as db:
-        found = diff.count(db, JOB, POLICY, [])
+        result = diff.count(db, JOB, POLICY, [])
         pairs = {row[0]: row[1:] for row in db.execute("SELECT content_id, before, after FROM pairs").fetchall()}
 
     new, before, again = last(replayed, "new"), last(earlier), last(replayed, "old")
@@ -116,38 +116,38 @@ def test_the_join_equals_one_made_record_by_record(seed):
             cited = set(new[content].rule_ids) | (set(before[content].rule_ids) if e.prefilter.live else set())
             rules.update((rule, flip) for rule in cited)
     assert pairs == expected
-    assert {(b, a): n for b, row in found.decisions.items() for a, n in row.items()} == decisions
+    assert {(b, a): n for b, row in result.decisions.items() for a, n in row.items()} == decisions
     known = [pair for pair in expected.values() if pair[0] != "unknown"]
-    assert (found.compared, found.unknown) == (len(known), len(expected) - len(known))
-    assert found.wanted == sum(e.policy_version == "new" for e in escalated)
-    assert found.waiting == found.wanted - len(expected)
-    assert found.to_violates.count == sum(n for (_, flip), n in languages.items() if flip == "v")
-    assert found.to_safe.count == sum(n for (_, flip), n in languages.items() if flip == "s")
-    for name, side in found.languages.items():
+    assert (result.compared, result.unknown) == (len(known), len(expected) - len(known))
+    assert result.escalated == sum(e.policy_version == "new" for e in escalated)
+    assert result.waiting == result.escalated - len(expected)
+    assert result.to_violates.count == sum(n for (_, flip), n in languages.items() if flip == "v")
+    assert result.to_safe.count == sum(n for (_, flip), n in languages.items() if flip == "s")
+    for name, side in result.languages.items():
         assert (side.to_violates, side.to_safe) == (languages[name, "v"], languages[name, "s"])
         assert side.compared == sum(languages[name, flip] for flip in ("v", "s", ""))
-    for name, side in found.rules.items():
+    for name, side in result.rules.items():
         assert (side.to_violates, side.to_safe) == (rules[name, "v"], rules[name, "s"])
     both = [c for c, v in again.items() if c in before and before[c].policy_version == "old"]
     noisy = sum(again[c].decision != before[c].decision for c in both)
-    assert (found.noise.count, found.noise.of) == (noisy, len(both))
-    assert found.events == 1000
-    assert found.tokens == Tokens(100 * len(replayed), 60 * len(replayed), 10 * len(replayed))
-    assert found.seconds == pytest.approx(0.5 * len(replayed), abs=0.1)
+    assert (result.noise.count, result.noise.of) == (noisy, len(both))
+    assert result.events == 1000
+    assert result.tokens == Tokens(100 * len(replayed), 60 * len(replayed), 10 * len(replayed))
+    assert result.seconds == pytest.approx(0.5 * len(replayed), abs=0.1)
 
 
-def test_nothing_judged_yet_and_no_version_before_are_no_errors():
+def test_a_replay_without_verdicts_or_without_a_version_before_has_a_diff():
     with diff.joined(POLICY, [escalation("a")], [], []) as db:
-        found = diff.count(db, JOB, POLICY, [])
-    assert (found.wanted, found.waiting, found.compared, found.to_safe.value) == (1, 1, 0, None)
+        result = diff.count(db, JOB, POLICY, [])
+    assert (result.escalated, result.waiting, result.compared, result.to_safe.value) == (1, 1, 0, None)
     new = Replayed("hate", "new", "document")
     with diff.joined(new, [escalation("a", live=False)], [verdict("a", "violates")], []) as db:
-        found = diff.count(db, JOB, new, [])
-    assert found.decisions == {"cleared": {"violates": 1}}
-    assert found.to_violates.count == 1
+        result = diff.count(db, JOB, new, [])
+    assert result.decisions == {"cleared": {"violates": 1}}
+    assert result.to_violates.count == 1
 
 
-def test_the_rows_hold_no_text(tmp_path):
+def test_the_joined_rows_hold_no_text(tmp_path):
     with diff.joined(POLICY, *stream(1)) as db:
         db.table("pairs").write_parquet(str(tmp_path / "pairs.parquet"))
     whole = duckdb.sql(f"SELECT * FROM '{tmp_path / 'pairs.parquet'}'").fetchall()
@@ -155,9 +155,9 @@ def test_the_rows_hold_no_text(tmp_path):
     assert not any("nobody's business" in str(row) for row in whole)
 
 
-def test_one_of_several_policies_is_named():
+def test_one_of_several_policies_must_be_named():
     several = Replay("r2", (POLICY, Replayed("spam", "1", "d")), {}, {}, "escalated", WHEN, "test")
-    assert runner.policy_of(several, "spam").policy_id == "spam"
-    assert runner.policy_of(JOB, None) is POLICY
+    assert jobs.policy_of(several, "spam").policy_id == "spam"
+    assert jobs.policy_of(JOB, None) is POLICY
     with pytest.raises(ConfigurationError, match="--policy: hate, spam"):
-        runner.policy_of(several, None)
+        jobs.policy_of(several, None)

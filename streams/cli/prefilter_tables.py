@@ -1,0 +1,91 @@
+"""What the commands of `safeguard prefilter` print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from safeguard_streams.cli.options import console
+from safeguard_streams.policies.document import Policy
+from safeguard_streams.quality.gate_recall import GateRecall
+
+if TYPE_CHECKING:  # these need scikit-learn, which `prefilter recall` does not
+    from safeguard_streams.quality.distillation import Proposal
+    from safeguard_streams.quality.evaluation import Evaluation
+    from safeguard_streams.quality.threshold import Calibration
+
+
+def show_evaluation(evaluation: Evaluation, plot: Path | None) -> None:
+    """Figures by set and by harm, in Markdown."""
+    from safeguard_streams.quality.evaluation import markdown
+
+    print("\n".join(markdown(evaluation.sets)))
+    if evaluation.harms:
+        print("\nBy harm, against all texts that do not violate:\n")
+        print("\n".join(markdown(evaluation.harms)))
+    if plot:
+        print(f"\nplot: {plot}")
+
+
+def show_calibration(policy: Policy, calibration: Calibration, source: str, written: Path | None) -> None:
+    """The threshold and its expected effect."""
+    print(
+        f"{policy.id}: threshold {calibration.threshold:.4f} for recall {calibration.target_recall:.2f} "
+        f"(now {policy.gate.threshold})"
+    )
+    print(f"from {calibration.rows:,} {source}, {calibration.violating:,} of them violating")
+    print(f"expected on similar content: recall {calibration.recall}, escalated {calibration.escalated}")
+    print(
+        f"at the threshold {calibration.probability:.1%} violate, by the {calibration.map} map "
+        f"(Brier scores {calibration.brier})"
+    )
+    print(f"wrote {written}" if written else "changed nothing; --write sets the threshold in the policy's file")
+
+
+def show_recall(results: Mapping[str, GateRecall]) -> None:
+    """Recall, strata and costs of each policy."""
+    if not results:
+        print("no verdicts yet")
+    for name, result in results.items():
+        value = "-" if result.recall is None else f"{result.recall:.3f}"
+        print(f"{name}: recall {value}, 95% interval {result.low:.3f} to {result.high:.3f}")
+        print(f"  violating: {result.caught:,} caught, about {result.missed:,.0f} missed")
+        print(f"  escalated: {result.escalated:.2%} of content")
+        if result.why:
+            print(f"  {result.why}")
+        if result.strata:
+            console().print(_strata(result))
+        for cost in result.costs:
+            change = "reached now" if cost.threshold is None else f"threshold {cost.threshold:.4f}"
+            print(f"  recall {cost.recall:.2f}: {change}, {cost.escalated:.2%} escalated")
+
+
+def _strata(result: GateRecall) -> Table:
+    table = Table("stratum", "audit rate", "audited", "violating", "items", "missed", "95% interval", box=None)
+    for stratum in result.strata:
+        table.add_row(
+            stratum.name,
+            f"{stratum.rate:.2%}",
+            f"{stratum.audited:,}",
+            f"{stratum.violating:,}",
+            f"{stratum.items:,.0f}",
+            f"{stratum.missed:,.0f}",
+            f"{stratum.low:,.0f} to {stratum.high:,.0f}",
+        )
+    return table
+
+
+def show_proposal(proposal: Proposal, target_recall: float, threshold: float, files: Sequence[Path]) -> None:
+    """The gate in force and the distilled classifier side by side, and how to switch."""
+    from safeguard_streams.quality.evaluation import table_lines
+
+    print("\n".join(table_lines([proposal.before, proposal.after])))
+    print(f"threshold for recall {target_recall:.2f}: {threshold:.4f}")
+    if files:
+        print(f"wrote {', '.join(map(str, files))}")
+        print("to switch, put both files into the library and release the policy")
+    else:
+        print("wrote nothing; --out FOLDER writes the policy with its new gate")

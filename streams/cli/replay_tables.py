@@ -1,0 +1,73 @@
+"""What `safeguard replay diff` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from safeguard_streams.cli.options import console
+from safeguard_streams.replay.diff import Diff, FlipCounts, ReplayFlip
+from safeguard_streams.replay.page import DECISIONS
+
+
+def show_diff(diff: Diff) -> None:
+    """Flips and noise, decisions, rules, languages, examples and cost."""
+    before = f"version {diff.before_version}" if diff.before_version else "not in force before"
+    print(f"replay {diff.replay_id}: {diff.policy_id}, {before}, judged again by {diff.version}")
+    print(
+        f"about {diff.events:,} events, {diff.escalated:,} escalated by either version, "
+        f"{diff.waiting:,} not judged yet, {diff.unknown:,} without an earlier verdict, {diff.compared:,} compared"
+    )
+    console().print(_shares(diff))
+    if diff.to_safe_by_gate:
+        print(f"{diff.to_safe_by_gate:,} of the flips to safe are items that the new gate lets pass")
+    console().print(_decisions(diff.decisions))
+    console().print(_groups("rule", diff.rules))
+    console().print(_groups("language", diff.languages))
+    console().print(_examples(diff.examples))
+    print(
+        f"cost: {diff.tokens.prompt:,} prompt tokens ({diff.tokens.cached:,} cached), "
+        f"{diff.tokens.completion:,} completion tokens, {diff.seconds:,.1f} s of judgements"
+    )
+
+
+def _shares(diff: Diff) -> Table:
+    table = Table("", "items", "of", "share (95% interval)", box=None)
+    for name, share in (
+        ("flip to violates", diff.to_violates),
+        ("flip to safe", diff.to_safe),
+        ("noise floor: flips of the same version", diff.noise),
+        ("violating before, of all events", diff.violating_before),
+        ("violating after, of all events", diff.violating_after),
+    ):
+        table.add_row(name, f"{share.count:,}", f"{share.of:,}", str(share))
+    return table
+
+
+def _decisions(decisions: Mapping[str, Mapping[str, int]]) -> Table:
+    table = Table("before \\ after", *DECISIONS, box=None)
+    for before, row in decisions.items():
+        table.add_row(before, *(f"{row.get(after, 0):,}" for after in DECISIONS))
+    return table
+
+
+def _groups(title: str, groups: Mapping[str, FlipCounts]) -> Table:
+    table = Table(title, "to violates", "to safe", "compared", box=None)
+    for name, counts in groups.items():
+        table.add_row(name or "not specified", f"{counts.to_violates:,}", f"{counts.to_safe:,}", f"{counts.compared:,}")
+    return table
+
+
+def _examples(examples: Sequence[ReplayFlip]) -> Table:
+    table = Table("content item", "before", "after", "rationale before", "rationale after", box=None)
+    for flip in examples:
+        table.add_row(
+            flip.content_id,
+            " ".join([flip.before, *flip.rules_before]),
+            " ".join([flip.after, *flip.rules_after]),
+            escape(flip.rationale_before),
+            escape(flip.rationale_after),
+        )
+    return table

@@ -1,0 +1,31 @@
+"""Scores of texts, 0 to 1: the probability of any harm, and what a policy's gate gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+import numpy as np
+
+from safeguard_streams.policies.document import Policy
+from safeguard_streams.prefilter.classifier import NONE, Classifier, Floats
+from safeguard_streams.prefilter.gates import Gates
+
+BATCH = 1000  # texts
+Score = Callable[[Sequence[str]], Floats]
+"""Texts to their scores, one for each."""
+
+
+def harm_scores(classifier: Classifier, texts: Sequence[str]) -> Floats:
+    """The probability of any harm, 1 - P(none) [texts]."""
+    batches = (classifier.score(texts[at : at + BATCH]) for at in range(0, len(texts), BATCH))
+    return np.array([1 - scores[NONE] for batch in batches for scores in batch])
+
+
+def gate_scores(policy: Policy, classifier: Classifier, texts: Sequence[str]) -> Floats:
+    """The scores of the policy's gate [texts]. A gate without harms and distilled classifier scores 1 - P(none)."""
+    if policy.distilled is None and not policy.gate.labels:
+        gate = msgspec.structs.replace(policy.gate, labels=tuple(classifier.harms))
+        policy = msgspec.structs.replace(policy, gate=gate)
+    gates = Gates([policy], classifier)
+    return np.concatenate([gates.ask(texts[at : at + BATCH]).scores[:, 0] for at in range(0, len(texts), BATCH)])

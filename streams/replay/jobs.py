@@ -1,0 +1,281 @@
+"""Replay jobs: created, found, paused, resumed, cancelled, and how far each has come.
+
+A job is a record on moderation.replays.jobs. Its progress is the committed offsets of its own consumer group on
+content.events.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import msgspec
+
+from safeguard_streams.bus import kafka
+from safeguard_streams.bus.interface import Output
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import (
+    REPLAYED,
+    Decision,
+    PolicyRelease,
+    Replay,
+    Replayed,
+    ReplayState,
+    decode,
+    encode,
+    now,
+    policy_key,
+    schema_header,
+)
+from safeguard_streams.errors import ConfigurationError, RecordError
+from safeguard_streams.policies.document import Policy
+from safeguard_streams.releases import operator
+from safeguard_streams.runtime.settings import Settings
+
+_WRITER = "replay-jobs"
+
+
+class ReplayRequest(msgspec.Struct, frozen=True):
+    """The content to replay and the policies to judge it by.
+
+    since and until bound the time at which events were written to the topic. first and last bound the offsets in each
+    partition, both included. sample is the share of content to replay. noise is the share of it that the version in
+    force judges again. Both are 0 to 1. surfaces, languages and decisions (the earlier ones) filter content, and empty
+    means all.
+    """
+
+    policies: Sequence[Policy]
+    since: datetime | None = None
+    until: datetime | None = None
+    first: int | None = None
+    last: int | None = None
+    sample: float = 1.0
+    noise: float = 0.1
+    surfaces: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+
+
+class ReplayCounts(NamedTuple):
+    """Records of a replay: its escalations and its verdicts."""
+
+    escalated: int
+    judged: int
+
+
+class ReplayStatus(NamedTuple):
+    """A replay and how far it has come. read is the number of its offsets that are committed."""
+
+    replay: Replay
+    read: int
+    counts: ReplayCounts
+
+
+class _Bounds(NamedTuple):
+    """Offsets by partition, the end excluded. Partitions without events between them are left out."""
+
+    starts: dict[str, int]
+    ends: dict[str, int]
+
+
+def group(replay: Replay) -> str:
+    """The consumer group of a replay, without the deployment's prefix."""
+    return f"replay-{replay.replay_id}"
+
+
+async def create(settings: Settings, request: ReplayRequest, changed_by: operator.ChangedBy) -> Replay:
+    """Write a job with fixed bounds, and send its policy versions to the reasoning workers. Replays nothing yet.
+
+    Raises ConfigurationError when no event lies between the bounds.
+    """
+    history = await operator.history(settings)
+    bounds = await _bounds(settings, request)
+    replay = Replay(
+        replay_id=f"{now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}",
+        policies=tuple(_replayed(policy, history.in_force.get(policy.id)) for policy in request.policies),
+        starts=bounds.starts,
+        ends=bounds.ends,
+        state="running",
+        created_at=now(),
+        created_by=changed_by.by,
+        why=changed_by.why,
+        sample=request.sample,
+        noise=request.noise,
+        surfaces=request.surfaces,
+        languages=request.languages,
+        decisions=request.decisions,
+    )
+    if not replay.total:
+        raise ConfigurationError("no event lies between these bounds; change --since, --until, --first or --last")
+    async with kafka.exclusive_writer(settings, _WRITER) as write:
+        await write([*_versions(replay, changed_by), _job(replay)])
+    return replay
+
+
+def _replayed(policy: Policy, before: PolicyRelease | None) -> Replayed:
+    return Replayed(
+        policy.id,
+        policy.version,
+        policy.document,
+        policy.distilled_file,
+        before.version if before else None,
+        before.document if before else None,
+        before.distilled if before else None,
+    )
+
+
+def _versions(replay: Replay, changed_by: operator.ChangedBy) -> list[Output]:
+    """Release records with every version of a replay, for the reasoning workers.
+
+    They include the versions before, which may be out of force by the time that the replay runs.
+    """
+    outputs = []
+    for one in replay.policies:
+        versions = [(one.version, one.document, one.distilled)]
+        if one.before_version and one.before_document:
+            versions.append((one.before_version, one.before_document, one.before_distilled))
+        for version, document, distilled in versions:
+            release = PolicyRelease(
+                one.policy_id, version, 0, document, now(), changed_by.by, changed_by.why, distilled, replay=True
+            )
+            outputs.append(Output(topics.POLICIES, release.key, encode(release), [schema_header(PolicyRelease)]))
+    return outputs
+
+
+def _job(replay: Replay) -> Output:
+    return Output(topics.REPLAY_JOBS, replay.replay_id.encode(), encode(replay), [schema_header(Replay)])
+
+
+async def _bounds(settings: Settings, request: ReplayRequest) -> _Bounds:
+    async with kafka.reader(settings, [topics.EVENTS]) as consumer:
+        partitions = sorted(consumer.assignment())
+        starts = await consumer.beginning_offsets(partitions)
+        ends = await (await kafka.EndOffsets.now(consumer)).resolve()
+        if request.since:
+            at = await consumer.offsets_for_times(dict.fromkeys(partitions, _milliseconds(request.since)))
+            starts = {tp: at[tp].offset if at[tp] else ends[tp] for tp in partitions}
+        if request.until:
+            at = await consumer.offsets_for_times(dict.fromkeys(partitions, _milliseconds(request.until)))
+            ends = {tp: at[tp].offset if at[tp] else ends[tp] for tp in partitions}
+    if request.first is not None:
+        starts = {tp: max(start, request.first) for tp, start in starts.items()}
+    if request.last is not None:
+        ends = {tp: min(end, request.last + 1) for tp, end in ends.items()}
+    kept = [tp for tp in partitions if starts[tp] < ends[tp]]
+    return _Bounds({str(tp.partition): starts[tp] for tp in kept}, {str(tp.partition): ends[tp] for tp in kept})
+
+
+def _milliseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
+async def read_all(settings: Settings) -> dict[str, Replay]:
+    """All replays by id, oldest first."""
+    replays: dict[str, Replay] = {}
+    async for record in kafka.read_all(settings, [topics.REPLAY_JOBS]):
+        with contextlib.suppress(RecordError):
+            replay = decode(record.value, Replay)
+            replays[replay.replay_id] = replay
+    return dict(sorted(replays.items()))
+
+
+async def find(settings: Settings, replay_id: str) -> Replay:
+    """A replay by its id or the beginning of it. Raises ConfigurationError unless exactly one matches."""
+    replays = await read_all(settings)
+    matches = [replay for name, replay in replays.items() if name.startswith(replay_id)]
+    if len(matches) != 1:
+        raise ConfigurationError(
+            f"{len(matches)} replays begin with {replay_id!r}; there are: {', '.join(replays) or 'none'}"
+        )
+    return matches[0]
+
+
+def policy_of(replay: Replay, policy_id: str | None) -> Replayed:
+    """The named policy of a replay, or its only one. Raises ConfigurationError when none or several match."""
+    matches = [one for one in replay.policies if policy_id in (None, one.policy_id)]
+    if len(matches) != 1:
+        names = ", ".join(one.policy_id for one in replay.policies)
+        raise ConfigurationError(f"name one of the replay's policies with --policy: {names}")
+    return matches[0]
+
+
+async def set_state(settings: Settings, replay: Replay, state: ReplayState) -> Replay:
+    """Pause, resume, cancel or finish a replay. Its runner notices within seconds.
+
+    Raises ConfigurationError for a replay that is cancelled, or escalated and not to be cancelled.
+    """
+    async with kafka.exclusive_writer(settings, _WRITER) as write:
+        replays = await read_all(settings)
+        current = replays[replay.replay_id]
+        over = current.state == "cancelled" or (current.state == "escalated" and state != "cancelled")
+        if over and current.state != state:
+            raise ConfigurationError(f"replay {current.replay_id} is {current.state}: start another one")
+        changed = msgspec.structs.replace(current, state=state)
+        tombstones = _unneeded_versions(changed, replays.values()) if state == "cancelled" else []
+        await write([_job(changed), *tombstones])
+    return changed
+
+
+def _unneeded_versions(cancelled: Replay, replays: Iterable[Replay]) -> list[Output]:
+    """Tombstones for the versions that only a cancelled replay needs.
+
+    Reasoning workers then answer the replay's waiting escalations as undetermined, without asking the model.
+    """
+    needed = {
+        key
+        for other in replays
+        if other.replay_id != cancelled.replay_id and other.state != "cancelled"
+        for key in _keys(other)
+    }
+    return [Output(topics.POLICIES, key, None) for key in sorted(_keys(cancelled) - needed)]
+
+
+def _keys(replay: Replay) -> set[bytes]:
+    versions = [(one.policy_id, v) for one in replay.policies for v in (one.version, one.before_version) if v]
+    return {policy_key(policy_id, REPLAYED + version) for policy_id, version in versions}
+
+
+async def progress(settings: Settings, replay: Replay) -> int:
+    """How many of a replay's offsets its consumer group has committed, 0 to replay.total."""
+    if replay.state == "escalated":
+        return replay.total
+    positions = await kafka.group_positions(settings, group(replay), topics.EVENTS, map(int, replay.ends))
+    done = 0
+    for partition, end in replay.ends.items():
+        start = replay.starts[partition]
+        done += min(max(positions.get(int(partition), start), start), end) - start
+    return done
+
+
+async def statuses(settings: Settings, replay_id: str | None = None) -> list[ReplayStatus]:
+    """The status of all replays, oldest first, or of the one with this id. Raises ConfigurationError as `find` does."""
+    replays = [await find(settings, replay_id)] if replay_id else list((await read_all(settings)).values())
+    records = await counts(settings, [replay.replay_id for replay in replays])
+    return [ReplayStatus(replay, await progress(settings, replay), records[replay.replay_id]) for replay in replays]
+
+
+class _OfReplay(msgspec.Struct, frozen=True):
+    """The field that escalations and verdicts of replays share."""
+
+    replay_id: str | None = None
+
+
+async def counts(settings: Settings, replay_ids: Iterable[str]) -> dict[str, ReplayCounts]:
+    """How many escalations and verdicts each of these replays has, by replay id."""
+    escalated = await _count(settings, topics.ESCALATIONS_REPLAY)
+    judged = await _count(settings, topics.REPLAYS)
+    return {name: ReplayCounts(escalated[name], judged[name]) for name in replay_ids}
+
+
+async def _count(settings: Settings, topic: str) -> Counter[str]:
+    records: Counter[str] = Counter()
+    async for record in kafka.read_all(settings, [topic]):
+        with contextlib.suppress(RecordError):
+            replay_id = decode(record.value, _OfReplay).replay_id
+            if replay_id is not None:
+                records[replay_id] += 1
+    return records

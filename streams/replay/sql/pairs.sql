@@ -1,0 +1,57 @@
+-- Joins the replay's verdicts with the earlier ones. Variables: new_version, old_version ('' where there is none).
+CREATE TABLE last_earlier AS
+FROM earlier
+QUALIFY row_number() OVER (PARTITION BY content_id ORDER BY decided_at DESC) = 1;
+
+CREATE TABLE last_replayed AS
+FROM replayed
+WHERE version IN (getvariable('new_version'), getvariable('old_version'))
+QUALIFY row_number() OVER (PARTITION BY version, content_id ORDER BY decided_at DESC) = 1;
+
+-- Content items that either version's gates escalate.
+CREATE TABLE escalated AS
+FROM escalations
+WHERE version = getvariable('new_version')
+QUALIFY row_number() OVER (PARTITION BY content_id) = 1;
+
+-- Content items that the new version judged. The columns about before are null where the old gates cleared the item.
+CREATE TABLE pairs AS
+SELECT
+    escalated.content_id,
+    coalesce(escalated.language, '') AS language,
+    coalesce(escalated.surface, '') AS surface,
+    CASE WHEN NOT escalated.live THEN 'cleared' ELSE coalesce(old.decision, 'unknown') END AS before,
+    CASE WHEN escalated.gate = 'live' THEN 'cleared' ELSE new.decision END AS after,
+    new.decision AS text_after,
+    CASE WHEN escalated.live THEN old.version END AS version_before,
+    CASE WHEN escalated.live THEN old.rules ELSE [] END AS rules_before,
+    new.rules AS rules_after,
+    CASE WHEN escalated.live THEN old.reason END AS reason_before,
+    new.reason AS reason_after,
+    new.score AS score_after,
+    CASE WHEN escalated.live THEN old.verdict_id END AS verdict_before,
+    new.verdict_id AS verdict_after,
+    CASE
+        WHEN after = 'violates' AND before IN ('safe', 'cleared', 'undetermined') THEN 'to_violates'
+        WHEN before = 'violates' AND after IN ('safe', 'cleared', 'undetermined') THEN 'to_safe'
+    END AS flip
+FROM escalated
+JOIN last_replayed AS new ON new.content_id = escalated.content_id AND new.version = getvariable('new_version')
+LEFT JOIN last_earlier AS old ON old.content_id = escalated.content_id;
+
+-- Content items that the old version judged twice.
+CREATE TABLE judged_twice AS
+SELECT last_earlier.decision AS first_decision, last_replayed.decision AS second_decision
+FROM last_replayed
+JOIN last_earlier USING (content_id, version)
+WHERE version = getvariable('old_version');
+
+-- The compared items once for their language and once for each rule that either verdict cites.
+CREATE VIEW grouped AS
+SELECT 'language' AS kind, language AS name, flip
+FROM pairs
+WHERE before <> 'unknown'
+UNION ALL
+SELECT 'rule' AS kind, unnest(list_distinct(list_concat(rules_before, rules_after))) AS name, flip
+FROM pairs
+WHERE before <> 'unknown';

@@ -1,0 +1,30 @@
+-- What is read from the topics, one row for each record. No text of content is stored.
+SET TimeZone = 'UTC';
+
+CREATE TABLE escalations (
+    content_id VARCHAR,
+    version VARCHAR,
+    language VARCHAR,
+    surface VARCHAR,
+    gate VARCHAR,
+    live BOOLEAN
+);
+
+-- The replay's verdicts, of both versions.
+CREATE TABLE replayed (
+    verdict_id VARCHAR,
+    content_id VARCHAR,
+    version VARCHAR,
+    decision VARCHAR,
+    rules VARCHAR[],
+    reason VARCHAR,
+    score DOUBLE,
+    decided_at TIMESTAMPTZ,
+    prompt_tokens BIGINT,
+    cached_tokens BIGINT,
+    completion_tokens BIGINT,
+    seconds DOUBLE
+);
+
+-- The verdicts on moderation.verdicts, whatever their version.
+CREATE TABLE earlier AS FROM replayed;

@@ -1,0 +1,132 @@
+"""What promoting a replay writes: decided item by item, and equal to a plain model on any stream of verdicts."""
+
+import random
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from safeguard_streams.contract.records import PrefilterResult, Verdict
+from safeguard_streams.replay import promotion
+from safeguard_streams.replay.promotion import ReplayedVerdict, decide, pair_up
+
+WHEN = datetime(2026, 1, 1, tzinfo=UTC)
+DECISIONS = ("violates", "safe", "undetermined")
+
+
+def verdict(name, content, decision, *, minutes=0, live=None, version="new"):
+    result = None if live is None else PrefilterResult("label", live=live)
+    decided_at = WHEN + timedelta(minutes=minutes)
+    return Verdict(
+        name, content, "sha", "hate", version, decision, "reasoner", "live", "m", decided_at, prefilter=result
+    )
+
+
+def stream(seed, items=200):
+    """Verdicts of a replay, and those on moderation.verdicts: earlier, newer, promoted, reverted, in random order."""
+    draw = random.Random(seed)
+    replayed, verdicts = [], []
+    for number in range(items):
+        content = f"c{number}"
+        for again in range(draw.choice([1, 1, 1, 2])):
+            live = draw.choice([True, False, None])
+            after = verdict(f"{content}-r{again}", content, draw.choice(DECISIONS), minutes=10, live=live)
+            replayed.append(after)
+        history = []
+        for place in range(draw.randint(0, 2)):
+            minutes = draw.choice([0, 5, 20])
+            history.append(verdict(f"{content}-{place}", content, draw.choice(DECISIONS), minutes=minutes))
+        for direction in ("promote", "revert")[: draw.choice([0, 0, 1, 2])]:
+            name = promotion.verdict_id(after.verdict_id, direction)
+            history.append(verdict(name, content, after.decision, minutes=30))
+        history += [verdict(f"{content}-9", content, "safe", minutes=40)] * draw.choice([0, 0, 1])
+        verdicts.append(history)
+    draw.shuffle(replayed)
+    topic = [history.pop(0) for history in draw.sample(verdicts * 5, 5 * items) if history]
+    last = {v.content_id: v for v in replayed}
+    assert len(last) == items
+    places = [ReplayedVerdict(number % 3, number, v) for number, v in enumerate(replayed)]
+    return places, topic
+
+
+def planned(replayed, topic, direction):
+    pairs = pair_up(replayed)
+    for one in topic:
+        pairs[one.content_id].add(one)
+    return decide(pairs.values(), direction)
+
+
+def model(replayed, topic, direction):
+    """The same by looking at everything for each item."""
+    changes, compared = [], 0
+    for partition, offset, after in sorted(replayed, key=lambda one: one[:2]):
+        later = [one for one in replayed if one.verdict.content_id == after.content_id and one.offset > offset]
+        if later:
+            continue
+        history = [v for v in topic if v.content_id == after.content_id]
+        names = [v.verdict_id for v in history]
+        promote, revert = (promotion.verdict_id(after.verdict_id, way) for way in ("promote", "revert"))
+        until = names.index(promote) if promote in names else len(names)
+        earlier = [v for v in history[:until] if v.verdict_id != revert]
+        before = earlier[-1] if earlier else None
+        if direction == "revert":
+            compared += promote in names
+            chosen = bool(names) and names[-1] == promote
+        else:
+            lost = before is None and after.prefilter is not None and bool(after.prefilter.live)
+            compared += not lost
+            was = before.decision if before else "safe"
+            differs = after.decision not in ("undetermined", was)
+            chosen = (
+                differs and not lost and promote not in names and not (before and before.decided_at > after.decided_at)
+            )
+        if chosen:
+            changes.append((before, after, partition))
+    return changes, compared
+
+
+@pytest.mark.parametrize("direction", ["promote", "revert"])
+@pytest.mark.parametrize("seed", range(20))
+def test_a_plan_equals_one_made_by_looking_at_everything_for_each_item(seed, direction):
+    replayed, topic = stream(seed)
+    plan = planned(replayed, topic, direction)
+    changes, compared = model(replayed, topic, direction)
+    assert [(change.before, change.after, change.partition) for change in plan.changes] == changes
+    assert plan.compared == compared
+    assert changes, "the stream holds something to write"
+    assert plan.count("violates") + plan.count("safe") + plan.count("undetermined") == len(changes)
+
+
+@pytest.mark.parametrize("items", [50, 500])
+def test_its_cost_is_linear_in_the_replay(items, monkeypatch):
+    """Each replayed item costs two ids and one decision, and each verdict is added once, to its own item."""
+    calls = Counter()
+
+    def counting(name, function):
+        def call(*arguments):
+            calls[name] += 1
+            return function(*arguments)
+
+        return call
+
+    replayed, topic = stream(7, items)
+    monkeypatch.setattr(promotion, "verdict_id", counting("ids", promotion.verdict_id))
+    monkeypatch.setattr(promotion.Pair, "add", counting("added", promotion.Pair.add))
+    to_promote = promotion.Pair.to_promote.fget
+    monkeypatch.setattr(promotion.Pair, "to_promote", property(counting("decided", to_promote)))
+    planned(replayed, topic, "promote")
+    assert calls["ids"] == 2 * items
+    assert calls["added"] == len(topic)
+    assert 0 < calls["decided"] <= items
+
+
+def test_a_pair_holds_only_its_own_verdicts():
+    """Deciding about an item looks at nothing else, whatever the size of the replay."""
+    (pair,) = pair_up([ReplayedVerdict(0, 0, verdict("r", "c", "violates", live=True))]).values()
+    sizes = set()
+    for number in range(100):
+        pair.add(verdict(f"v{number}", "c", "safe"))
+        sizes.add(sum(getattr(pair, slot) is not None for slot in pair.__slots__))
+    assert sizes == {len(pair.__slots__)}
+    assert not any(isinstance(getattr(pair, slot), (set, list, dict, tuple)) for slot in pair.__slots__)
+    assert (pair.before.verdict_id, pair.last_id) == ("v99", "v99")
