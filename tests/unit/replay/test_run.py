@@ -5,10 +5,11 @@ import asyncio
 import pytest
 
 from safeguard_streams.bus.interface import Output, Partition
-from safeguard_streams.bus.memory import MemoryBroker, MemoryBus
+from safeguard_streams.bus.memory import MemoryBus
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Replay, now
-from safeguard_streams.replay import runner
+from safeguard_streams.replay import jobs, runner
+from safeguard_streams.runtime.memory_broker import MemoryBroker
 from safeguard_streams.runtime.settings import Settings
 
 SINK = "sink"
@@ -25,8 +26,9 @@ class Place:
         self.replay = Replay("r", (), {"0": 0, "1": 0}, {"0": 15, "1": 20}, "running", now(), "ann", "why")
         self.bus = MemoryBus(self.broker, [topics.EVENTS])
         self.changes, self.delay = [], 0.0
-        for name in ("job", "progress", "set_state", "earlier_decisions"):
-            monkeypatch.setattr(runner, name, getattr(self, name))
+        for name in ("find", "progress", "set_state"):
+            monkeypatch.setattr(jobs, name, getattr(self, name))
+        monkeypatch.setattr(runner, "earlier_decisions", self.nothing)
         monkeypatch.setattr(runner, "ReplaySelector", lambda *_: self.select)
         monkeypatch.setattr(runner.kafka, "KafkaBus", lambda *_: self.bus)
         monkeypatch.setattr(runner.kafka, "set_first_positions", self.nothing)
@@ -34,13 +36,11 @@ class Place:
     async def nothing(self, *_):
         return None
 
-    earlier_decisions = nothing
-
     async def select(self, records):
         await asyncio.sleep(self.delay)
         return [Output(SINK, None, record.value) for record in records]
 
-    async def job(self, *_):
+    async def find(self, *_):
         return self.replay
 
     async def progress(self, *_):
