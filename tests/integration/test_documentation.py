@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from safeguard_streams.cli import app
 from safeguard_streams.contract import asyncapi, topics
 from safeguard_streams.contract.records import ContentEvent, Verdict, decode, encode
+from safeguard_streams.demo.tally import Tally
 from safeguard_streams.infra import brokers
 from safeguard_streams.policies.check import check
 from safeguard_streams.runtime import settings as settings_module
@@ -49,6 +51,22 @@ def capacities():
 
 def test_the_capacities_are_the_output_of_the_command():
     assert block("capacity") == capacities()
+
+
+def test_the_demo_output_in_the_readme_agrees_with_the_events_of_the_demo():
+    title, header, *rows, totals = block("demo").splitlines()
+    assert (title, header.split()) == ("Some verdicts", ["text", "policy", "decision", "rules", "score", "reason"])
+    events = [json.loads(line) for line in files("safeguard_streams.demo").joinpath("events.jsonl").open()]
+    texts = [" ".join(event["text"].split()) for event in events]
+    for row in rows[:-1]:
+        beginning, ellipsis, _ = row.strip().partition("…")
+        if not ellipsis:
+            beginning = row.strip().split("  ")[0]
+        assert any(text.startswith(beginning) for text in texts), row
+    counts = {name: int(number) for name, number in re.findall(r"(\w+) (\d+)", totals)}
+    assert counts.keys() <= Tally().summary().keys()
+    assert counts["published"] == counts["cleared"] + counts["escalated"] == len(events)
+    assert counts["unanswered"] == counts["duplicates"] == 0
 
 
 def test_the_guides_policy_and_golden_texts_are_fit_for_release(tmp_path):
@@ -254,6 +272,14 @@ def test_tests_run_against_the_installed_package():
 
     assert "site-packages" in safeguard_streams.__file__
     assert (Path(safeguard_streams.__file__).parent / "py.typed").is_file()
+
+
+def test_the_distribution_installs_one_package_and_nothing_beside_it():
+    folders = {path.parts[0] for path in metadata.files("safeguard-streams")}
+    packages = {
+        name for name in folders if name != ".." and not name.endswith(".dist-info")
+    }  # "..": the commands in bin/
+    assert packages == {"safeguard_streams"}
 
 
 def test_the_shipped_models_are_small_and_have_their_cards():
