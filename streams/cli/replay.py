@@ -86,7 +86,7 @@ def start(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Share of it that the version in force judges again, to measure the noise floor.",
+            help="Share of replayed content that the version in force judges again, to measure the noise floor.",
         ),
     ] = 0.1,
     surface: Annotated[list[str] | None, typer.Option(help="Only content of this surface; repeatable.")] = None,

@@ -132,6 +132,8 @@ class _Features:
 
 
 class _LinearModel(msgspec.Struct, frozen=True):
+    """Weights of the letter groups [buckets], trust in the two log odds [2], and the bias."""
+
     weights: Floats
     trust: Floats
     bias: float

@@ -103,7 +103,7 @@ async def history(settings: Settings) -> ReleaseHistory:
     )
 
 
-class _Version(msgspec.Struct, frozen=True):
+class _ReleasedVersion(msgspec.Struct, frozen=True):
     """What a release puts into force: a document and its distilled classifier, and the share of content of a shadow."""
 
     policy_id: str
@@ -125,7 +125,7 @@ async def release(
     def plan(current: ReleaseHistory) -> list[PolicyChange]:
         changes = []
         for policy in requested:
-            version = _Version(policy.id, policy.version, policy.document, policy.distilled_file, shadow)
+            version = _ReleasedVersion(policy.id, policy.version, policy.document, policy.distilled_file, shadow)
             new = _release(current, version, changed_by)
             changes.append(_change("release" if shadow is None else "shadow", policy.id, changed_by, new))
             in_shadow = current.shadows.get(policy.id)
@@ -147,7 +147,7 @@ async def rollback(settings: Settings, policy_id: str, to: str | None, changed_b
             raise ConfigurationError(
                 f"revision {earlier.revision} no longer parses, release a corrected document: {error}"
             ) from error
-        version = _Version(policy_id, earlier.version, earlier.document, earlier.distilled)
+        version = _ReleasedVersion(policy_id, earlier.version, earlier.document, earlier.distilled)
         return [_change("rollback", policy_id, changed_by, _release(current, version, changed_by))]
 
     (change,) = await _change_policies(settings, plan)
@@ -175,7 +175,7 @@ async def retire(settings: Settings, policy_id: str, changed_by: ChangedBy, *, s
     await _change_policies(settings, plan)
 
 
-def _release(current: ReleaseHistory, version: _Version, changed_by: ChangedBy) -> PolicyRelease:
+def _release(current: ReleaseHistory, version: _ReleasedVersion, changed_by: ChangedBy) -> PolicyRelease:
     return PolicyRelease(
         policy_id=version.policy_id,
         version=version.version,

@@ -102,7 +102,7 @@ async def compute(settings: Settings, replay: Replay, policy: Replayed, parquet:
     ) as db:
         if parquet is not None:
             db.table("pairs").write_parquet(str(parquet))
-        examples = _query(db, "examples", _Example, max_examples=MAX_EXAMPLES)
+        examples = _query(db, "examples", _FlipRow, max_examples=MAX_EXAMPLES)
         verdicts = {name for one in examples for name in (one.verdict_before, one.verdict_after) if name}
         rationales = await _rationales(settings, verdicts)
         return count(db, replay, policy, [_flip(one, rationales) for one in examples])
@@ -208,7 +208,7 @@ def _query(db: duckdb.DuckDBPyConnection, name: str, kind: type[Row], **paramete
     return [msgspec.convert(dict(zip(columns, row, strict=True)), kind) for row in result.fetchall()]
 
 
-class _Example(msgspec.Struct):
+class _FlipRow(msgspec.Struct):
     content_id: str
     language: str
     before: str
@@ -238,13 +238,13 @@ class _Totals(msgspec.Struct):
     seconds: float
 
 
-class _Decisions(msgspec.Struct):
+class _DecisionCount(msgspec.Struct):
     before: str
     after: str
     items: int
 
 
-class _Group(msgspec.Struct):
+class _GroupCounts(msgspec.Struct):
     kind: str
     name: str
     to_violates: int
@@ -252,7 +252,7 @@ class _Group(msgspec.Struct):
     compared: int
 
 
-class _Version(msgspec.Struct):
+class _VersionCount(msgspec.Struct):
     version: str
     items: int
 
@@ -261,10 +261,10 @@ def count(db: duckdb.DuckDBPyConnection, replay: Replay, policy: Replayed, examp
     """All figures, from the tables of `joined`."""
     (totals,) = _query(db, "totals", _Totals)
     decisions: dict[str, dict[str, int]] = {}
-    for row in _query(db, "decisions", _Decisions):
+    for row in _query(db, "decisions", _DecisionCount):
         decisions.setdefault(row.before, {})[row.after] = row.items
     groups: dict[str, dict[str, FlipCounts]] = {"rule": {}, "language": {}}
-    for group in _query(db, "groups", _Group):
+    for group in _query(db, "groups", _GroupCounts):
         groups[group.kind][group.name] = FlipCounts(group.to_violates, group.to_safe, group.compared)
     compared = totals.judged - totals.unknown
     events = max(round(replay.total * replay.sample), totals.escalated)
@@ -287,14 +287,14 @@ def count(db: duckdb.DuckDBPyConnection, replay: Replay, policy: Replayed, examp
         violating_after=proportion(totals.violating_after, events),
         rules=groups["rule"],
         languages=groups["language"],
-        versions_before={row.version: row.items for row in _query(db, "versions_before", _Version)},
+        versions_before={row.version: row.items for row in _query(db, "versions_before", _VersionCount)},
         tokens=Tokens(totals.prompt_tokens, totals.cached_tokens, totals.completion_tokens),
         seconds=round(totals.seconds, 1),
         examples=examples,
     )
 
 
-def _flip(example: _Example, rationales: dict[str, str]) -> ReplayFlip:
+def _flip(example: _FlipRow, rationales: dict[str, str]) -> ReplayFlip:
     return ReplayFlip(
         content_id=example.content_id,
         language=example.language,

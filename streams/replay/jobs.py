@@ -1,4 +1,4 @@
-"""Replay jobs: created, found, paused, resumed, cancelled, and how far each has come.
+"""Replay jobs: creating and finding them, changing their state, and their progress.
 
 A job is a record on moderation.replays.jobs. Its progress is the committed offsets of its own consumer group on
 content.events.

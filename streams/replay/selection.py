@@ -59,11 +59,11 @@ class ReplaySelector:
             if one.before_version and one.before_document:
                 _put(feed, one.policy_id, one.before_version, one.before_document, one.before_distilled, None)
             _put(feed, one.policy_id, one.version, one.document, one.distilled, 1.0)
-        # The version before is in force here and the new one its shadow, so the prefilter escalates what either one's
-        # gates escalate.
+        # The version before is in force here and the new one is its shadow: the prefilter escalates what the gates of
+        # either one escalate.
         self._prefilter = Prefilter(classifier, feed, AuditRates(0.0, 0.0))
-        # Policies whose text changes. Where only the gate changes both versions are one text, and its verdicts measure
-        # the noise already.
+        # Policies whose text changes. Where only the gate changes, both versions have one text and its verdicts already
+        # measure the noise.
         self._changed = {one.policy_id for one in replay.policies if one.before_version != one.version}
         self._sample_seed = np.array([hashed(f"{replay.replay_id} sample")], dtype=np.uint64)
         self._noise_seed = np.array([hashed(f"{replay.replay_id} noise")], dtype=np.uint64)

@@ -67,8 +67,8 @@ def verdict(escalation, violates):
     )
 
 
-def recall(found, rows):
-    live = {number for number, escalation in found if escalation.lane == "live"}
+def recall(escalated, rows):
+    live = {number for number, escalation in escalated if escalation.lane == "live"}
     return sum(rows[n]["violates"] for n in live) / sum(row["violates"] for row in rows), len(live) / len(rows)
 
 
@@ -81,9 +81,9 @@ def test_a_gate_improves_with_the_verdicts_that_it_collects(classifier):
     document = load_library()["hate-harassment"].document
     first = with_changes(document, "gate", labels=None, threshold=None, terms=["my card", "my account"], sample=0.3)
     feed = in_force(first)
-    found = list(escalations(Prefilter(classifier, feed, AuditRates(near=0.2, far=0.2)), STREAM))
-    verdicts = [verdict(escalation, STREAM[number]["violates"]) for number, escalation in found]
-    texts = {escalation.event.content_id: escalation.event.text for _, escalation in found}
+    escalated = list(escalations(Prefilter(classifier, feed, AuditRates(near=0.2, far=0.2)), STREAM))
+    verdicts = [verdict(escalation, STREAM[number]["violates"]) for number, escalation in escalated]
+    texts = {escalation.event.content_id: escalation.event.text for _, escalation in escalated}
     labels = from_verdicts(verdicts, "hate-harassment")
     rows = [type(row)(row.violates, row.weight, row.content_id, texts[row.content_id]) for row in labels.rows]
     assert {round(row.weight, 2) for row in rows} == {1.0, round(1 / 0.3, 2), round(1 / 0.14, 2)}

@@ -1,13 +1,18 @@
 """Calibration and recall on live traffic: the figures hold on random streams."""
 
+import json
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from safeguard_streams.contract.records import PrefilterResult
 from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.policies.files import load_library
+from safeguard_streams.policies.parsing import parse
+from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.quality import evaluation, gate_recall, threshold
-from safeguard_streams.quality.verdict_labels import LabeledItem
+from safeguard_streams.quality.verdict_labels import LabeledItem, from_file
 
 
 def stream(draw, violating, size, threshold=0.25):
@@ -96,6 +101,39 @@ def test_content_that_terms_escalate_needs_no_score():
     scores, truth = np.array([0.1] * 50 + [0.8] * 50 + [0.0] * 50), np.array([True] * 100 + [False] * 50)
     certain = np.array([True] * 50 + [False] * 100)
     assert threshold.calibrate(scores, truth, 0.9, certain=certain).threshold == pytest.approx(0.8)
+
+
+def test_a_gate_is_calibrated_from_a_file_and_its_policy_keeps_the_expectation(tmp_path):
+    policy = load_library()["hate-harassment"]
+    path = tmp_path / "labels.jsonl"
+    rows = [{"text": f"You are scum number {n}, get lost", "violates": True} for n in range(30)]
+    rows += [{"text": f"The train leaves at {n} past nine", "decision": "safe", "weight": 2} for n in range(30)]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    labels = threshold.score_file(policy, Classifier(), path)
+    assert [item.weight for item in labels.items] == [1.0] * 30 + [2.0] * 30
+    result = threshold.calibrate_gate(labels, 0.9)
+    assert (result.rows, result.violating) == (60, 30)
+    assert (labels.scores[:30] >= result.threshold).mean() >= 0.9
+    gate = parse(threshold.with_calibration(policy, result, labels.source)).gate
+    assert gate.threshold == result.threshold
+    assert gate.calibration["source"] == "labels"
+    assert gate.calibration["recall"] == [result.recall.value, result.recall.low, result.recall.high]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"text": "a"}', "add the field violates"),
+        ('{"text": "a", "violates": true, "weight": 0}', "weight must be above 0, not 0"),
+        ("no JSON", "line 1 column 1"),
+        ('{"violates": true}', "text"),
+    ],
+)
+def test_a_broken_line_of_labels_is_refused_with_file_and_line(tmp_path, line, problem):
+    path = tmp_path / "labels.jsonl"
+    path.write_text('{"text": "fine", "violates": false}\n\n' + line, encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=rf"labels.jsonl:3: .*{problem}"):
+        from_file(path)
 
 
 def test_too_few_violating_texts_set_no_threshold():
