@@ -16,7 +16,7 @@ SINK = "sink"
 FIRST = Partition(topics.EVENTS, 0)
 
 
-class Place:
+class ReplayRun:
     """A broker in memory, and the record of one replay that can be changed from outside."""
 
     def __init__(self, monkeypatch):
@@ -61,59 +61,59 @@ class Place:
 
 
 @pytest.fixture
-def place(monkeypatch, tmp_path):
+def replay_run(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    return Place(monkeypatch)
+    return ReplayRun(monkeypatch)
 
 
-async def test_a_replay_is_escalated_when_all_is_committed_to_its_ends(place):
+async def test_a_replay_is_escalated_when_all_is_committed_to_its_ends(replay_run):
     reported = []
-    assert await place.run(on_progress=reported.append) == "escalated"
-    assert place.changes == ["escalated"]
-    assert place.selected == sorted([*range(0, 30, 2), *range(1, 40, 2)])
-    assert place.broker.positions[FIRST].offset == 15
-    assert reported[-1] == place.replay.total == 35
+    assert await replay_run.run(on_progress=reported.append) == "escalated"
+    assert replay_run.changes == ["escalated"]
+    assert replay_run.selected == sorted([*range(0, 30, 2), *range(1, 40, 2)])
+    assert replay_run.broker.positions[FIRST].offset == 15
+    assert reported[-1] == replay_run.replay.total == 35
 
 
-async def test_a_replay_that_somebody_pauses_ends_and_keeps_its_position(place):
-    place.delay = 0.1
-    running = asyncio.create_task(place.run())
-    place.replay = Replay("r", (), place.replay.starts, place.replay.ends, "paused", now(), "ann", "why")
+async def test_a_replay_that_somebody_pauses_ends_and_keeps_its_position(replay_run):
+    replay_run.delay = 0.1
+    running = asyncio.create_task(replay_run.run())
+    replay_run.replay = Replay("r", (), replay_run.replay.starts, replay_run.replay.ends, "paused", now(), "ann", "why")
     assert await running == "paused"
-    assert place.changes == []
+    assert replay_run.changes == []
 
 
-async def test_a_runner_that_is_stopped_leaves_the_replay_running(place):
+async def test_a_runner_that_is_stopped_leaves_the_replay_running(replay_run):
     stop = asyncio.Event()
     stop.set()
-    place.delay = 0.3
-    assert await place.run(stop) == "running"
-    assert place.changes == []
+    replay_run.delay = 0.3
+    assert await replay_run.run(stop) == "running"
+    assert replay_run.changes == []
 
 
-async def test_a_runner_that_owns_a_part_leaves_the_end_to_the_one_that_has_the_rest(place):
-    place.bus._owned = {FIRST}
-    assert await place.run() == "running"
-    assert place.changes == []
-    assert place.selected == list(range(0, 30, 2))
+async def test_a_runner_that_owns_a_part_leaves_the_end_to_the_one_that_has_the_rest(replay_run):
+    replay_run.bus._owned = {FIRST}
+    assert await replay_run.run() == "running"
+    assert replay_run.changes == []
+    assert replay_run.selected == list(range(0, 30, 2))
 
 
-async def test_a_replay_that_was_cancelled_as_it_ended_stays_cancelled(place):
+async def test_a_replay_that_was_cancelled_as_it_ended_stays_cancelled(replay_run, monkeypatch):
     async def job(*_):
-        state = "cancelled" if place.selected else "running"
-        return Replay("r", (), place.replay.starts, place.replay.ends, state, now(), "ann", "why")
+        state = "cancelled" if replay_run.selected else "running"
+        return Replay("r", (), replay_run.replay.starts, replay_run.replay.ends, state, now(), "ann", "why")
 
-    runner.job = job
-    assert await place.run() == "cancelled"
-    assert place.changes == []
+    monkeypatch.setattr(jobs, "find", job)
+    assert await replay_run.run() == "cancelled"
+    assert replay_run.changes == []
 
 
-async def test_an_error_of_the_watch_ends_the_run_and_is_raised(place):
+async def test_an_error_of_the_watch_ends_the_run_and_is_raised(replay_run, monkeypatch):
     async def progress(*_):
         raise ConnectionError("away")
 
-    runner.progress = progress
-    place.delay = 0.1
+    monkeypatch.setattr(jobs, "progress", progress)
+    replay_run.delay = 0.1
     with pytest.raises(ConnectionError, match="away"):
-        await place.run()
-    assert place.bus.assignment() == set()
+        await replay_run.run()
+    assert replay_run.bus.assignment() == set()
