@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,12 +15,15 @@ from aiokafka.errors import (
     KafkaError,
     MessageSizeTooLargeError,
     TopicAuthorizationFailedError,
+    UnknownError,
 )
 
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import ContentEvent, decode, encode, schema_header
-from safeguard_streams.errors import BusError, ConfigurationError, ForbiddenError, RecordError
+from safeguard_streams.errors import BusError, ConfigurationError, ForbiddenError, RecordError, SafeguardError
 from safeguard_streams.runtime.memory_broker import MemoryBroker, MemoryProducer
+
+log = logging.getLogger(__name__)
 
 _HEADERS = [schema_header(ContentEvent)]
 _FORBIDDEN = (ClusterAuthorizationFailedError, TopicAuthorizationFailedError)
@@ -38,15 +42,27 @@ class Publisher:
 
     def __init__(self, bootstrap: str | MemoryBroker, *, prefix: str = "", **options: Any) -> None:
         self._topic = prefix + topics.EVENTS
+        self._bootstrap = bootstrap
+        self._options = options
         self._producer = _producer(bootstrap, options)
 
     async def __aenter__(self) -> Publisher:
         try:
-            await self._producer.start()
-        except BaseException as error:
-            await self._producer.stop()
+            await self._start()
+        except UnknownError:
+            log.warning("broker has no idempotent producers, events may be written twice: topic=%s", self._topic)
+            self._producer = _producer(self._bootstrap, {**self._options, "enable_idempotence": False})
+            await self._start()
+        except KafkaError as error:
             raise self._translated(error) from error
         return self
+
+    async def _start(self) -> None:
+        try:
+            await self._producer.start()
+        except BaseException:
+            await self._producer.stop()
+            raise
 
     async def __aexit__(self, *_: object) -> None:
         await self._producer.stop()
@@ -73,16 +89,14 @@ class Publisher:
         except KafkaError as error:
             raise self._translated(error) from error
 
-    def _translated(self, error: BaseException) -> BaseException:
+    def _translated(self, error: KafkaError) -> SafeguardError:
         if isinstance(error, MessageSizeTooLargeError):
             return RecordError("record", f"is larger than the topic takes ({topics.LARGEST_CONTENT:,} bytes)")
         if isinstance(error, _FORBIDDEN):
             return ForbiddenError(
                 f"the broker does not let this user write to {self._topic}; see: safeguard topics acls"
             )
-        if isinstance(error, KafkaError):
-            return BusError(f"cannot publish to {self._topic}: {error!r}; publishing again is safe")
-        return error
+        return BusError(f"cannot publish to {self._topic}: {error!r}; publishing again is safe")
 
 
 def _checked(event: ContentEvent) -> bytes:

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 import msgspec
-from msgspec.inspect import DateTimeType, Field, StructType, type_info
+from msgspec.inspect import DateTimeType, Field, Metadata, StructType, type_info
 
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.topics import Topic
@@ -29,7 +29,8 @@ def document() -> dict[str, Any]:
         schema["description"] = inspect.cleandoc(schema.get("description", name))
     for name, record in records.items():
         for field in _fields(record):
-            if isinstance(field.type, DateTimeType):  # written with an offset, and also read without one
+            kind = field.type.type if isinstance(field.type, Metadata) else field.type
+            if isinstance(kind, DateTimeType):  # written with an offset, and also read without one
                 components[name]["properties"][field.encode_name]["format"] = "date-time"
     messages = {name: _message(record, schema) for (name, record), schema in zip(records.items(), schemas, strict=True)}
     operations = {}

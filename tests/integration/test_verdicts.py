@@ -32,11 +32,12 @@ async def publish(current, *verdicts):
 
 def following(current, **more):
     timing = {"session_timeout_ms": 6000, "heartbeat_interval_ms": 500}
+    options = security.client_options(current)
     return Verdicts(
-        current.bootstrap,
+        options.pop("bootstrap_servers"),
         current.prefix + "group",
         prefix=current.prefix,
-        **security.options(current),
+        **options,
         **timing,
         **more,
     )
