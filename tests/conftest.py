@@ -125,9 +125,9 @@ def inference_server(tmp_path_factory):
 @contextlib.asynccontextmanager
 async def enforcing(current, rules, **more):
     """An enforcement agent in this process."""
-    from safeguard_streams.enforcement.app import Agent
+    from safeguard_streams.enforcement.app import EnforcementAgent
 
-    agent = Agent(current, rules, current.partitions, **more)
+    agent = EnforcementAgent(current, rules, current.partitions, **more)
     stop = asyncio.Event()
     running = asyncio.create_task(agent.run(stop))
     try:

@@ -23,9 +23,9 @@ from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, ContentEvent, DeadLetter, Verdict, decode, encode
 from safeguard_streams.enforcement import delivery, moderators
-from safeguard_streams.enforcement.app import Agent
-from safeguard_streams.enforcement.delivery import Backoff, Delivery, key_of, message, signed
-from safeguard_streams.enforcement.rules import Cap, Rule, Rules, Webhook
+from safeguard_streams.enforcement.app import EnforcementAgent
+from safeguard_streams.enforcement.delivery import Backoff, Delivery, message_for, signed_headers, signing_key
+from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, Webhook
 from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.infra import brokers
@@ -35,7 +35,7 @@ from tests.conftest import enforcing, standing_on
 from tests.faults.receiver import SECRET, Receiver
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
-RULES = Rules((Rule("threats", "remove", rules=("HH3",)),), Cap(1000))
+RULES = EnforcementRules((EnforcementRule("threats", "remove", rules=("HH3",)),), Cap(1000))
 WELL = {"well": 1}
 
 
@@ -93,7 +93,9 @@ async def test_verdicts_are_followed_and_people_have_the_last_word(broker, comma
         assert "c2: label, decided by ann" in said.stdout
         decided = json.loads((await command("decide", "c9", "remove", "--json")).stdout)
         assert decided["action"] == "remove"
-        assert "nothing is known of content 'c8'" in str((await command("decide", "c8", "allow")).exception)
+        assert "no event, verdict or action has the content id 'c8'" in str(
+            (await command("decide", "c8", "allow")).exception
+        )
         assert "'ban' is no action" in str((await command("decide", "c9", "ban")).exception)
         await until(lambda: holds(broker, {"c2": "label", "c9": "remove"}))
         await asyncio.sleep(0.5)  # the agent follows what people write beside its work
@@ -109,7 +111,7 @@ async def test_verdicts_are_followed_and_people_have_the_last_word(broker, comma
     ]
     shown = (await command("show", "c1")).stdout
     assert re.search(r"remove +applied +remove +hate +violates HH3 +threats", shown)
-    assert re.search(r"allow +applied +allow +hate +safe HH5 +safe, no rule fits", shown)
+    assert re.search(r"allow +applied +allow +hate +safe HH5 +safe, no rule matches", shown)
     assert await standing_on(broker) == {"c2": "label", "c9": "remove"}
     (letter,) = [decode(r.value, DeadLetter) async for r in kafka_bus.read_all(broker, [topics.DEAD_LETTERS])]
     assert (letter.stage, letter.original()[1]) == ("enforcement", b"no verdict")
@@ -135,7 +137,7 @@ async def followed(current, name):
 async def test_what_is_held_waits_for_a_person(broker, command):
     await kafka_bus.create_topics(broker)
     assert "nothing is held" in (await command("held")).stdout
-    async with enforcing(broker, Rules(RULES.rule, Cap(4))) as agent:
+    async with enforcing(broker, EnforcementRules(RULES.rule, Cap(4))) as agent:
         await publish(broker, topics.VERDICTS, *(verdict(f"v{n}", f"c{n}") for n in range(20)))
         await until(lambda: followed_by(broker, 20))
         assert agent.state()["held"] == {"hate": 16}
@@ -195,7 +197,7 @@ def test_a_run_that_cannot_be_right_is_refused(kafka, tmp_path):
     command = [Path(sys.executable).with_name("safeguard"), "enforce", "run", rules, "--from-now", "--port", "0"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
     assert (done.returncode, done.stderr.count("Traceback")) == (1, 0)
-    assert "hate: a cap is shared by the partitions, so let it be 2 at least" in done.stderr
+    assert "hate: the partitions share a cap: set max_actions to 2 or more" in done.stderr
 
 
 async def ready(agent):
@@ -219,7 +221,9 @@ async def delivering(moods=None, late=1.0, timeout=0.3, **backoff):
     await receiver.start()
     async with aiohttp.ClientSession() as http:
         hook = Webhook(f"http://127.0.0.1:{receiver.port}/", timeout)
-        delivery = Delivery(hook, key_of(SECRET), http, Backoff(**({"first": 0.01, "longest": 0.05} | backoff)))
+        delivery = Delivery(
+            hook, signing_key(SECRET), http, Backoff(**({"initial": 0.01, "max_delay": 0.05} | backoff))
+        )
         delivery.states[0] = EnforcementState()
         yield delivery, receiver
     await receiver.stop()
@@ -242,8 +246,8 @@ def record(offset, action, headers=()):
 
 
 async def test_a_message_is_signed_and_says_where_a_decision_belongs():
-    name, body = message(act("a1"), 3)
-    headers = signed(key_of(SECRET), name, int(time.time()), body)
+    name, body = message = message_for(act("a1"), 3)
+    headers = signed_headers(signing_key(SECRET), message, int(time.time()))
     found = Checker(SECRET).verify(body, headers)
     assert (found["type"], found["partition"], found["data"]["action"], name) == ("action", 3, "remove", "action-a1")
     with pytest.raises(Exception, match="No matching signature"):
@@ -307,7 +311,7 @@ async def test_what_is_refused_for_good_is_a_dead_letter_and_a_wrong_page_is_not
     port = server.sockets[0].getsockname()[1]
     async with aiohttp.ClientSession() as http:
         hook = Webhook(f"http://127.0.0.1:{port}/", 1)
-        delivery = Delivery(hook, key_of(SECRET), http, Backoff(0.01, 0.02))
+        delivery = Delivery(hook, signing_key(SECRET), http, Backoff(0.01, 0.02))
         delivery.states[0] = EnforcementState()
         with pytest.raises(RecordError, match="webhook: the receiver refused it: answered 400"):
             await delivery([record(0, act("a1"))])
@@ -334,15 +338,15 @@ async def test_what_a_person_or_a_newer_verdict_overtook_is_not_delivered():
 @pytest.mark.parametrize("secret", ["", "whsec_c2hvcnQ=", "c2FmZWd1YXJkIHRlc3RzIG9ubHksIG5vIHNlY3JldCE=", "whsec_*"])
 def test_a_secret_at_fault_is_refused_without_being_named(secret):
     with pytest.raises(ConfigurationError) as caught:
-        key_of(secret)
+        signing_key(secret)
     assert not secret or f" {secret} " not in f" {caught.value} "
 
 
 async def test_a_webhook_needs_a_secret_and_the_secret_is_never_shown(kafka_address):
     current = settings.load(bootstrap=kafka_address, webhook_secret=SECRET)
     assert SECRET not in repr(current)
-    rules = Rules(webhook=Webhook("http://127.0.0.1:1/"))
-    agent = Agent(settings.load(bootstrap=kafka_address), rules, 2)
+    rules = EnforcementRules(webhook=Webhook("http://127.0.0.1:1/"))
+    agent = EnforcementAgent(settings.load(bootstrap=kafka_address), rules, 2)
     with pytest.raises(ConfigurationError, match="set SAFEGUARD_WEBHOOK_SECRET"):
         await agent.run(asyncio.Event())
 
@@ -352,10 +356,10 @@ async def test_a_webhook_needs_a_secret_and_the_secret_is_never_shown(kafka_addr
     [(None, 0, 0), ("7", 7, 7), ("99999", 3600, 3600), ("soon", 0, 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0)],
 )
 def test_a_receiver_may_ask_for_a_pause(header, low, high):
-    assert low <= delivery._asked_to_wait(header) <= high
+    assert low <= delivery._retry_after(header) <= high
 
 
 def test_pauses_grow_and_are_bounded():
-    waits = [Backoff(1, 30).wait(failures) for failures in range(1, 2000)]
+    waits = [Backoff(1, 30).delay(failures) for failures in range(1, 2000)]
     assert 0.5 <= waits[0] <= 1
     assert all(15 <= wait <= 30 for wait in waits[5:])
