@@ -136,21 +136,21 @@ async def followed(current, name):
 @pytest.mark.parametrize("broker_address", ["kafka"], indirect=True)
 async def test_what_is_held_waits_for_a_person(broker, command):
     await kafka_bus.create_topics(broker)
-    assert "nothing is held" in (await command("held")).stdout
+    assert "no actions are held" in (await command("held")).stdout
     async with enforcing(broker, EnforcementRules(RULES.rule, Cap(4))) as agent:
         await publish(broker, topics.VERDICTS, *(verdict(f"v{n}", f"c{n}") for n in range(20)))
         await until(lambda: followed_by(broker, 20))
         assert agent.state()["held"] == {"hate": 16}
         (row,) = json.loads((await command("held", "--json")).stdout)
-        assert (row["policy"], row["action"], row["contents"]) == ("hate", "remove", 16)
+        assert (row["policy"], row["action"], row["items"]) == ("hate", "remove", 16)
         held = sorted(one.action.content_id for one in await moderators.held(broker))
         await moderators.decide(broker, held[0], "allow", Author("quotation", "ann"))
         await asyncio.sleep(0.5)
         await publish(broker, topics.VERDICTS, verdict("w1", held[1], "HH5", "safe", "v1"))
         await until(lambda: followed(broker, "w1"))
         assert (await command("release", "hate", input="n\n")).exit_code == 1
-        assert "14 actions are let through" in (await command("release", "hate", "--yes", "--why", "checked")).stdout
-        assert "nothing is held under hate" in (await command("release", "hate", "--yes")).stdout
+        assert "14 actions were released" in (await command("release", "hate", "--yes", "--why", "checked")).stdout
+        assert "no actions are held under hate" in (await command("release", "hate", "--yes")).stdout
         await until(lambda: emptied(agent))
     found = await standing_on(broker)
     assert set(found) == {f"c{n}" for n in range(20)} - set(held[:2])
@@ -331,7 +331,7 @@ async def test_what_a_person_or_a_newer_verdict_overtook_is_not_delivered():
         await delivery([record(4, act("b2", "c2", action="allow", previous="remove"))])
         await delivery([record(5, act("b1", "c2"), tried)])  # a dead letter that was put back
         await delivery([record(6, act("b2", "c2", action="allow", previous="remove"), tried)])
-        await delivery([record(7, act("r1", "c2", releases="gone"))])  # let through when it had ceased to wait
+        await delivery([record(7, act("r1", "c2", releases="gone"))])  # released after a newer action replaced it
         assert list(receiver.had) == ["action-a0", "action-d1", "action-b1", "action-b2"]
 
 
