@@ -48,7 +48,7 @@ def kafka_address(tmp_path_factory):
         with brokers.kafka_cluster() as nodes:
             yield brokers.addresses(nodes)
         return
-    secure = brokers.Secure(tmp_path_factory.mktemp("secure"), {"admin": uuid.uuid4().hex})
+    secure = brokers.KafkaSecurity(tmp_path_factory.mktemp("secure"), {"admin": uuid.uuid4().hex})
     with brokers.kafka_cluster(secure=secure) as nodes, pytest.MonkeyPatch.context() as environment:
         environment.setenv("SAFEGUARD_SECURITY_PROTOCOL", "SASL_SSL")
         environment.setenv("SAFEGUARD_CA_FILE", str(secure.ca_file))

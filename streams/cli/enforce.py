@@ -69,7 +69,10 @@ def check(
     rules: RulesFile = rules_of.SHIPPED,
     library: Library = LIBRARY,
 ) -> None:
-    """Check that enforcement rules are valid and that the policies and rules that they name exist."""
+    """Check enforcement rules.
+
+    The file must be valid, and the policies and rules that it names must exist.
+    """
     loaded = rules_of.load(rules)
     known_policies = load_library(library)
     unknown_policies = sorted(loaded.policies - set(known_policies))
@@ -89,7 +92,10 @@ def check(
 
 @app.command("held")
 def held(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
-    """List the actions held above a cap, which wait for a moderator, by policy and action."""
+    """List held actions, by policy and action.
+
+    The agent holds actions above a policy's cap until a moderator releases them.
+    """
     current = settings.load(bootstrap=bootstrap)
     waiting = asyncio.run(moderators.held(current))
     counts = Counter((one.action.policy_id or "", one.action.action) for one in waiting)
@@ -117,7 +123,10 @@ def release(
     yes: Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")] = False,
     bootstrap: Bootstrap = None,
 ) -> None:
-    """Release the actions held under a policy, except those that a later verdict or decision replaced."""
+    """Release the actions held under a policy.
+
+    Actions that a later verdict or decision replaced are not released.
+    """
     current = settings.load(bootstrap=bootstrap)
     waiting = [one for one in asyncio.run(moderators.held(current)) if one.action.policy_id == policy]
     counts = Counter(one.action.action for one in waiting)
@@ -139,7 +148,10 @@ def decide(
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
-    """Decide about a content item as a moderator; the decision overrides all current and future verdicts on it."""
+    """Decide about a content item as a moderator.
+
+    The decision overrides all current and future verdicts on the item.
+    """
     current = settings.load(bootstrap=bootstrap)
     try:
         chosen = msgspec.convert(action, Enforced)
@@ -158,7 +170,10 @@ def show(
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
-    """List all actions on a content item, oldest first, each with its verdict or moderator, its rule and its effect."""
+    """List all actions on a content item, oldest first.
+
+    Each row names the verdict or the moderator, the rule, and the action that stood afterwards.
+    """
     current = settings.load(bootstrap=bootstrap)
 
     async def history() -> list[Action]:
