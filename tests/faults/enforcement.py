@@ -1,8 +1,8 @@
-"""Enforcement on Apache Kafka with a killed agent and a misbehaving receiver: python tests/faults/enforcement.py.
+"""Enforcement on Apache Kafka whose agent is killed and whose webhook's receiver misbehaves: python tests/faults/enforcement.py.
 
-It prints its progress; its last line is one JSON object. It exits with status 0 only if each verdict led to its action
-once, every action that changes anything was delivered, in the order of each content item, a receiver that honours
-message ids applied none twice, and the receiver knows what stands on every content item on moderation.actions.
+Says what it does; its last line is one JSON object. Exit status 0 only if each verdict led to its action once, every action
+that changes anything was delivered, of each content in order, none was applied twice by a receiver that honours the key, and
+the receiver knows of every content what stands on moderation.actions.
 """
 
 import argparse
@@ -30,10 +30,10 @@ from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.infra import brokers
 from safeguard_streams.runtime import settings
 
-KILLS = (0.2, 0.4, 0.6)  # shares of the actions; one in five changes nothing and is not delivered
-TIMEOUT = 120.0  # seconds
-WEBHOOK_TIMEOUT = 0.5  # seconds
-DECISIONS = 20  # content items that moderators decide about
+KILLS = (0.2, 0.4, 0.6)  # of the actions; one in five changes nothing and is not delivered
+PATIENCE = 120.0  # seconds
+TIMEOUT = 0.5  # seconds, of the webhook
+PEOPLE = 20  # contents that people decide about
 RULES = """
 [[rule]]
 name = "threats"
@@ -53,7 +53,7 @@ timeout = {timeout}
 
 
 def verdicts(count, seed):
-    """About three for each content item; each supersedes the one before."""
+    """Some on each of a third as many contents, each superseding the one before."""
     chance, last = random.Random(seed), {}
     for number in range(count):
         content = f"c{chance.randrange(count // 3)}"
@@ -71,7 +71,7 @@ def verdict(name, content, rule, supersedes=None):
 
 
 def due(found):
-    """Ids of the verdicts that lead to an action: all but those that allow content that is already allowed."""
+    """The verdicts that lead to an action: all but those that allow what is allowed already."""
     stands, named = {}, set()
     for one in found:
         if one.decision == "violates" or stands.get(one.content_id) == "violates":
@@ -94,19 +94,19 @@ async def acted(current):
 
 
 async def until(condition, agent, what):
-    """Wait for an async condition. Fails when the agent ends or the timeout passes."""
-    deadline = time.monotonic() + TIMEOUT
+    """Wait for an async condition; gives up when the agent has ended by itself or nothing comes of it."""
+    deadline = time.monotonic() + PATIENCE
     while not await condition():
         assert agent.process.poll() is None, f"the agent ended: {agent.log.read_text()[-2000:]}"
-        assert time.monotonic() < deadline, f"waited {TIMEOUT:g} s for {what}"
+        assert time.monotonic() < deadline, f"waited {PATIENCE:g} s for {what}"
         await asyncio.sleep(0.3)
 
 
 async def run(address, options, folder):
     current = settings.load(bootstrap=address, prefix=f"enforcing{os.getpid()}.", partitions=4, session_timeout_ms=6000)
     await kafka.create_topics(current)
-    receiver = Receiver(brokers.free_port(), 2 * WEBHOOK_TIMEOUT, options.seed)
-    (folder / "rules.toml").write_text(RULES.format(port=receiver.port, timeout=WEBHOOK_TIMEOUT))
+    receiver = Receiver(brokers.free_port(), 2 * TIMEOUT, options.seed)
+    (folder / "rules.toml").write_text(RULES.format(port=receiver.port, timeout=TIMEOUT))
     environment = {**os.environ, "SAFEGUARD_BOOTSTRAP": address, "SAFEGUARD_PREFIX": current.prefix}
     environment |= {"SAFEGUARD_SESSION_TIMEOUT_MS": "6000", "SAFEGUARD_WEBHOOK_SECRET": SECRET}
     command = [BIN / "safeguard", "enforce", "run", folder / "rules.toml", "--port", str(brokers.free_port())]
@@ -118,12 +118,12 @@ async def run(address, options, folder):
         await misbehave(KILLS[: options.kills], options.down, receiver, agent, len(due(found)))
         await publishing
         await until(lambda: settled(current, receiver, found), agent, "all verdicts to be followed and delivered")
-        say("all actions are delivered; moderators decide, and more verdicts arrive")
-        items = sorted(receiver.of_content)[:DECISIONS]
-        decisions = [Action(f"d-{content}", content, "label", datetime.now(UTC), by="ann") for content in items]
-        await publish(current, topics.ACTIONS, decisions)
-        await until(lambda: settled(current, receiver, found), agent, "the moderators' decisions to be delivered")
-        late = [verdict(f"late-{content}", content, "HH3") for content in items]
+        say("all is delivered; people decide, and more verdicts come")
+        contents = sorted(receiver.of_content)[:PEOPLE]
+        people = [Action(f"d-{content}", content, "label", datetime.now(UTC), by="ann") for content in contents]
+        await publish(current, topics.ACTIONS, people)
+        await until(lambda: settled(current, receiver, found), agent, "people's decisions to be delivered")
+        late = [verdict(f"late-{content}", content, "HH3") for content in contents]
         await publish(current, topics.VERDICTS, late)
         await until(lambda: settled(current, receiver, [*found, *late]), agent, "the last verdicts to be followed")
         return {**summary(await acted(current), [*found, *late], receiver), "kills": options.kills}
@@ -134,17 +134,17 @@ async def run(address, options, folder):
 
 
 async def misbehave(kills, down, receiver, agent, count):
-    """Kill the agent at shares of the deliveries, and stop the receiver for a time after the first kill."""
+    """Kill the agent when parts of what it has to do are delivered, and let the receiver be away after the first."""
 
     async def reached():
-        return len(receiver.applied) >= part * count
+        return len(receiver.had) >= part * count
 
     for part in kills:
         await until(reached, agent, f"deliveries of {part:.0%} of the actions")
         agent.kill()
         agent.start()
         if part == kills[0]:
-            say(f"the receiver is unavailable for {down:g} s")
+            say(f"the receiver is away for {down:g} s")
             await receiver.stop()
             await asyncio.sleep(down)
             await receiver.start()
@@ -156,7 +156,7 @@ def keys(actions):
 
 async def settled(current, receiver, found):
     actions = await acted(current)
-    return {a.verdict_id for a in actions if not a.human} >= due(found) and set(receiver.applied) >= keys(actions)
+    return {a.verdict_id for a in actions if not a.human} >= due(found) and set(receiver.had) >= keys(actions)
 
 
 def summary(actions, found, receiver):
@@ -174,28 +174,28 @@ def summary(actions, found, receiver):
         "verdicts_followed_twice": sum(times > 1 for times in followed.values()),
         "overridden": sum(action.state == "overridden" for action in actions),
         "due": len(keys(actions)),
-        "delivered": len(receiver.applied),
-        "not_delivered": len(keys(actions) - set(receiver.applied)),
-        "not_due": len(set(receiver.applied) - keys(actions)),
+        "delivered": len(receiver.had),
+        "not_delivered": len(keys(actions) - set(receiver.had)),
+        "not_due": len(set(receiver.had) - keys(actions)),
         "out_of_order": sum(ids != had.get(content) for content, ids in in_order.items()),
         "requests": dict(receiver.requests),
         "standing": len(state.restricted()),
         "receiver_knows": receiver.stands() == state.restricted(),
     }
     none = ("verdicts_without_their_action", "verdicts_followed_twice", "not_delivered", "not_due", "out_of_order")
-    repeated = receiver.requests.total() > len(receiver.applied)
+    repeated = receiver.requests.total() > len(receiver.had)
     passed = not any(counts[name] for name in none) and counts["receiver_knows"] and repeated
-    return {**counts, "passed": passed and counts["overridden"] == DECISIONS}
+    return {**counts, "passed": passed and counts["overridden"] == PEOPLE}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--verdicts", type=int, default=6000)
     parser.add_argument("--rate", type=float, default=100.0, help="verdicts per second")
-    parser.add_argument("--down", type=float, default=60.0, help="seconds for which the receiver is unavailable")
-    parser.add_argument("--kills", type=int, default=len(KILLS), help="number of kills of the agent")
+    parser.add_argument("--down", type=float, default=60.0, help="seconds that the receiver is away")
+    parser.add_argument("--kills", type=int, default=len(KILLS), help="of the agent")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--bootstrap", help="HOST:PORT of a running broker")
+    parser.add_argument("--bootstrap", help="a broker that is there already")
     options = parser.parse_args()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:

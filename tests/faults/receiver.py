@@ -1,6 +1,6 @@
-"""A misbehaving webhook receiver: unavailable, answering 500 before or after it applied a message, late, twice, never.
+"""A webhook's receiver on its worst days: away, answering 500 before or after it has done its work, late, twice or not at all.
 
-It honours message ids: it answers a message that it already applied, and does not apply it again.
+It honours the key: what it has had is answered and not applied again.
 """
 
 import asyncio
@@ -13,17 +13,17 @@ from standardwebhooks import Webhook
 SECRET = "whsec_" + "c2FmZWd1YXJkIHRlc3RzIG9ubHksIG5vIHNlY3JldCE="
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 FAILED = b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n"
-MOODS = {"healthy": 70, "fails before": 8, "fails after": 7, "no response": 5, "late": 5, "twice": 5}
+MOODS = {"well": 70, "fails before": 8, "fails after": 7, "says nothing": 5, "late": 5, "twice": 5}
 
 
 class Receiver:
-    """Implements HTTP itself, because correct HTTP servers cannot misbehave in these ways."""
+    """Speaks HTTP by itself, because servers that keep to the rules cannot misbehave as it does."""
 
     def __init__(self, port, late, seed, moods=None):
         self.port, self.late = port, late
         self.random = random.Random(seed)
         self.moods = MOODS if moods is None else moods
-        self.applied = {}  # message ids to messages, in the order in which they were applied
+        self.had = {}  # keys to messages, as they were applied, in order
         self.of_content = defaultdict(list)
         self.requests = Counter()
         self.checker = Webhook(SECRET)
@@ -50,7 +50,7 @@ class Receiver:
             ConnectionError,
             asyncio.IncompleteReadError,
             asyncio.CancelledError,
-        ):  # it was stopped, or the caller disconnected
+        ):  # it was stopped, or the caller left
             pass
         finally:
             self._open.discard(task)
@@ -62,7 +62,7 @@ class Receiver:
             name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head.split("\r\n"))
         }
         body = await reader.readexactly(int(headers["content-length"]))
-        self.checker.verify(body, headers)  # raises when the signature does not match the body
+        self.checker.verify(body, headers)  # raises when the signature is not that of the body
         (mood,) = self.random.choices(list(self.moods), list(self.moods.values()))
         self.requests[mood] += 1
         if mood == "fails before":
@@ -71,19 +71,18 @@ class Receiver:
         if mood == "late":
             await asyncio.sleep(self.late)
         self._apply(headers["webhook-id"], json.loads(body))
-        if mood == "no response":
+        if mood == "says nothing":
             return False
         writer.write(FAILED if mood == "fails after" else OK * 2 if mood == "twice" else OK)
         await writer.drain()
         return mood != "twice"
 
-    def _apply(self, message_id, message):
-        if message_id not in self.applied:
-            self.applied[message_id] = message
+    def _apply(self, key, message):
+        if key not in self.had:
+            self.had[key] = message
             self.of_content[message["data"]["content_id"]].append(message["data"])
 
     def stands(self):
-        """What stands on each content item that is not allowed, as far as the receiver knows."""
-        last = {content_id: actions[-1] for content_id, actions in self.of_content.items()}
-        effective = {content_id: action.get("effective", action["action"]) for content_id, action in last.items()}
-        return {content_id: action for content_id, action in effective.items() if action != "allow"}
+        """What each content is, as far as the receiver knows."""
+        found = {content: had[-1].get("effective", had[-1]["action"]) for content, had in self.of_content.items()}
+        return {content: action for content, action in found.items() if action != "allow"}

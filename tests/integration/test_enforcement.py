@@ -1,4 +1,4 @@
-"""Enforcement on real brokers: actions on verdicts, moderators' decisions, and delivery to a webhook."""
+"""Enforcement on real brokers: what it does about verdicts, what people do about that, and a webhook's receiver."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ from tests.faults.receiver import SECRET, Receiver
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 RULES = EnforcementRules((EnforcementRule("threats", "remove", rules=("HH3",)),), Cap(1000))
-HEALTHY = {"healthy": 1}
+WELL = {"well": 1}
 
 
 def verdict(name, content, rule="HH3", decision="violates", supersedes=None):
@@ -74,7 +74,7 @@ def command(broker, monkeypatch):
     return invoke
 
 
-async def test_verdicts_lead_to_actions_and_moderators_have_the_last_word(broker, command):
+async def test_verdicts_are_followed_and_people_have_the_last_word(broker, command):
     await kafka_bus.create_topics(broker)
     await publish(broker, topics.EVENTS, ContentEvent("c9", "never judged", WHEN))
     await publish(
@@ -93,13 +93,12 @@ async def test_verdicts_lead_to_actions_and_moderators_have_the_last_word(broker
         assert "c2: label, decided by ann" in said.stdout
         decided = json.loads((await command("decide", "c9", "remove", "--json")).stdout)
         assert decided["action"] == "remove"
-        assert "no event, verdict or action has the content id 'c8'" in str(
-            (await command("decide", "c8", "allow")).exception
-        )
+        unknown = (await command("decide", "c8", "allow")).exception
+        assert "no event, verdict or action has the content id 'c8'" in str(unknown)
         assert "'ban' is no action" in str((await command("decide", "c9", "ban")).exception)
         await until(lambda: holds(broker, {"c2": "label", "c9": "remove"}))
-        await asyncio.sleep(0.5)  # the agent follows moderators' decisions in a task of its own
-        await requeue(broker, "c2", "remove")  # an old decision, from the dead letters
+        await asyncio.sleep(0.5)  # the agent follows what people write beside its work
+        await put_back(broker, "c2", "remove")  # an old decision, from the dead letters
         await asyncio.sleep(0.5)
         await publish(broker, topics.VERDICTS, verdict("v5", "c2"))
         await until(lambda: followed(broker, "v5"))
@@ -117,7 +116,7 @@ async def test_verdicts_lead_to_actions_and_moderators_have_the_last_word(broker
     assert (letter.stage, letter.original()[1]) == ("enforcement", b"no verdict")
 
 
-async def requeue(current, content, action):
+async def put_back(current, content, action):
     async with kafka_bus.producer(current) as producer:
         value = encode(Action("d0", content, action, WHEN, by="bob"))
         headers = [(TRIES_HEADER, b"1")]
@@ -134,7 +133,7 @@ async def followed(current, name):
 
 
 @pytest.mark.parametrize("broker_address", ["kafka"], indirect=True)
-async def test_held_actions_wait_for_a_moderator(broker, command):
+async def test_what_is_held_waits_for_a_person(broker, command):
     await kafka_bus.create_topics(broker)
     assert "no actions are held" in (await command("held")).stdout
     async with enforcing(broker, EnforcementRules(RULES.rule, Cap(4))) as agent:
@@ -167,7 +166,7 @@ async def emptied(agent):
 
 
 @pytest.mark.parametrize("broker_address", ["kafka"], indirect=True)
-async def test_a_dry_run_changes_nothing(broker):
+async def test_a_trial_changes_nothing(broker):
     await kafka_bus.create_topics(broker)
     await publish(broker, topics.VERDICTS, verdict("v1", "c1"))
     async with enforcing(broker, RULES, dry_run=True):
@@ -178,7 +177,7 @@ async def test_a_dry_run_changes_nothing(broker):
     assert [action.dry_run for action in await actions(broker)] == [True, False]
 
 
-async def test_the_agent_can_begin_with_the_next_verdict(kafka, tmp_path):
+async def test_it_may_begin_with_what_comes_next(kafka, tmp_path):
     await kafka_bus.create_topics(kafka)
     await publish(kafka, topics.VERDICTS, *(verdict(f"old{n}", f"c{n}") for n in range(10)))
     await kafka_bus.begin_at_end(kafka, "enforcement", topics.VERDICTS)
@@ -189,7 +188,7 @@ async def test_the_agent_can_begin_with_the_next_verdict(kafka, tmp_path):
     assert [action.verdict_id for action in await actions(kafka)] == ["v1"]
 
 
-def test_a_cap_below_the_number_of_partitions_is_refused(kafka, tmp_path):
+def test_a_run_that_cannot_be_right_is_refused(kafka, tmp_path):
     asyncio.run(kafka_bus.create_topics(kafka))
     rules = tmp_path / "rules.toml"
     rules.write_text("[caps.hate]\nmax_actions = 1\n")
@@ -204,7 +203,7 @@ async def ready(agent):
     return agent.state()["ready"]
 
 
-def test_killed_agents_and_a_misbehaving_receiver_lose_and_duplicate_no_action(kafka_address):
+def test_killed_agents_and_a_bad_receiver_cost_no_action_and_double_none(kafka_address):
     suite = Path(__file__).parents[1] / "faults" / "enforcement.py"
     arguments = ["--verdicts", "300", "--rate", "150", "--down", "2", "--kills", "1", "--bootstrap", kafka_address]
     done = subprocess.run([sys.executable, suite, *arguments], capture_output=True, text=True, timeout=200, check=False)
@@ -217,7 +216,7 @@ def test_killed_agents_and_a_misbehaving_receiver_lose_and_duplicate_no_action(k
 
 @contextlib.asynccontextmanager
 async def delivering(moods=None, late=1.0, timeout=0.3, **backoff):
-    receiver = Receiver(brokers.free_port(), late, 1, moods or HEALTHY)
+    receiver = Receiver(brokers.free_port(), late, 1, moods or WELL)
     await receiver.start()
     async with aiohttp.ClientSession() as http:
         hook = Webhook(f"http://127.0.0.1:{receiver.port}/", timeout)
@@ -245,7 +244,7 @@ def record(offset, action, headers=()):
     return StoredRecord(topics.ACTIONS, 0, offset, 0, action.content_id.encode(), encode(action), headers)
 
 
-async def test_a_message_is_signed_and_names_the_partition_for_a_decision():
+async def test_a_message_is_signed_and_says_where_a_decision_belongs():
     name, body = message = message_for(act("a1"), 3)
     headers = signed_headers(signing_key(SECRET), message, int(time.time()))
     found = Checker(SECRET).verify(body, headers)
@@ -254,7 +253,7 @@ async def test_a_message_is_signed_and_names_the_partition_for_a_decision():
         Checker(SECRET).verify(body + b" ", headers)
 
 
-async def test_only_changes_and_alerts_are_delivered():
+async def test_only_what_changes_anything_is_delivered():
     async with delivering() as (delivery, receiver):
         records = [
             act("a1"),
@@ -266,17 +265,17 @@ async def test_only_changes_and_alerts_are_delivered():
         ]
         for offset, action in enumerate(records):
             await delivery([record(offset, action)])
-        assert list(receiver.applied) == ["action-a1", "alert-a6"]
+        assert list(receiver.had) == ["action-a1", "alert-a6"]
         assert delivery.delivered == {"action": 1, "alert": 1}
 
 
-async def test_messages_about_one_content_item_go_out_in_order_and_delay_no_other_item():
+async def test_of_one_content_messages_go_out_in_order_and_a_slow_one_delays_no_other_content():
     async with delivering({"fails before": 1}) as (delivery, receiver):
         first = asyncio.create_task(delivery([record(0, act("a1"))]))
         second = asyncio.create_task(delivery([record(1, act("a2", action="allow", previous="remove"))]))
         await asyncio.sleep(0.1)
         assert delivery.failing == "answered 500"
-        receiver.moods = HEALTHY
+        receiver.moods = WELL
         await delivery([record(2, act("a3", "c2"))])
         await asyncio.gather(first, second)
         assert [one["action_id"] for one in receiver.of_content["c1"]] == ["a1", "a2"]
@@ -284,19 +283,19 @@ async def test_messages_about_one_content_item_go_out_in_order_and_delay_no_othe
         assert not delivery._turns
 
 
-@pytest.mark.parametrize("mood", ["fails after", "no response", "late", "twice"])
-async def test_a_message_applied_but_not_acknowledged_is_retried_under_the_same_id(mood):
+@pytest.mark.parametrize("mood", ["fails after", "says nothing", "late", "twice"])
+async def test_what_was_applied_but_not_answered_is_sent_again_under_the_same_key(mood):
     async with delivering({mood: 1}) as (delivery, receiver):
         sending = asyncio.create_task(delivery([record(0, act("a1"))]))
         await asyncio.sleep(0.1 if mood == "twice" else 1.2)
-        receiver.moods = HEALTHY
+        receiver.moods = WELL
         await sending
         await delivery([record(1, act("a2", "c2"))])
-        assert list(receiver.applied) == ["action-a1", "action-a2"]
+        assert list(receiver.had) == ["action-a1", "action-a2"]
         assert receiver.requests.total() > 2 or mood == "twice"
 
 
-async def test_a_refused_message_is_a_dead_letter_and_a_missing_page_is_retried():
+async def test_what_is_refused_for_good_is_a_dead_letter_and_a_wrong_page_is_not():
     answers = [404, 503, 401, 400]
 
     async def serve(reader, writer):
@@ -320,7 +319,7 @@ async def test_a_refused_message_is_a_dead_letter_and_a_missing_page_is_retried(
     await server.wait_closed()
 
 
-async def test_an_action_that_a_moderator_or_a_newer_verdict_replaced_is_not_delivered():
+async def test_what_a_person_or_a_newer_verdict_overtook_is_not_delivered():
     async with delivering() as (delivery, receiver):
         tried = ((TRIES_HEADER, b"1"),)
         decided = Action("d1", "c1", "allow", WHEN, by="ann")
@@ -329,14 +328,14 @@ async def test_an_action_that_a_moderator_or_a_newer_verdict_replaced_is_not_del
         await delivery([record(2, act("a1"))])  # its writer did not know yet
         await delivery([record(3, act("b1", "c2"))])
         await delivery([record(4, act("b2", "c2", action="allow", previous="remove"))])
-        await delivery([record(5, act("b1", "c2"), tried)])  # a requeued dead letter
+        await delivery([record(5, act("b1", "c2"), tried)])  # a dead letter that was put back
         await delivery([record(6, act("b2", "c2", action="allow", previous="remove"), tried)])
-        await delivery([record(7, act("r1", "c2", releases="gone"))])  # released after a newer action replaced it
-        assert list(receiver.applied) == ["action-a0", "action-d1", "action-b1", "action-b2"]
+        await delivery([record(7, act("r1", "c2", releases="gone"))])  # let through when it had ceased to wait
+        assert list(receiver.had) == ["action-a0", "action-d1", "action-b1", "action-b2"]
 
 
 @pytest.mark.parametrize("secret", ["", "whsec_c2hvcnQ=", "c2FmZWd1YXJkIHRlc3RzIG9ubHksIG5vIHNlY3JldCE=", "whsec_*"])
-def test_an_invalid_secret_is_refused_without_being_shown(secret):
+def test_a_secret_at_fault_is_refused_without_being_named(secret):
     with pytest.raises(ConfigurationError) as caught:
         signing_key(secret)
     assert not secret or f" {secret} " not in f" {caught.value} "
@@ -355,11 +354,11 @@ async def test_a_webhook_needs_a_secret_and_the_secret_is_never_shown(kafka_addr
     ("header", "low", "high"),
     [(None, 0, 0), ("7", 7, 7), ("99999", 3600, 3600), ("soon", 0, 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0)],
 )
-def test_a_receiver_can_ask_for_a_delay(header, low, high):
+def test_a_receiver_may_ask_for_a_pause(header, low, high):
     assert low <= delivery._retry_after(header) <= high
 
 
-def test_delays_grow_and_are_bounded():
+def test_pauses_grow_and_are_bounded():
     waits = [Backoff(1, 30).delay(failures) for failures in range(1, 2000)]
     assert 0.5 <= waits[0] <= 1
     assert all(15 <= wait <= 30 for wait in waits[5:])
