@@ -71,14 +71,14 @@ def signing_key(secret: str) -> bytes:
     return key
 
 
-class Message(NamedTuple):
+class WebhookMessage(NamedTuple):
     """A message of the webhook: the id, which receivers use to drop duplicates, and the JSON body."""
 
     message_id: str
     body: bytes
 
 
-def signed_headers(key: bytes, message: Message, timestamp: int) -> dict[str, str]:
+def signed_headers(key: bytes, message: WebhookMessage, timestamp: int) -> dict[str, str]:
     """The headers of a message; timestamp in seconds since 1970."""
     digest = hmac.new(key, f"{message.message_id}.{timestamp}.".encode() + message.body, hashlib.sha256).digest()
     return {
@@ -89,7 +89,7 @@ def signed_headers(key: bytes, message: Message, timestamp: int) -> dict[str, st
     }
 
 
-def message_for(action: Action, partition: int) -> Message:
+def message_for(action: Action, partition: int) -> WebhookMessage:
     """The message about an action. Its type is `action`, or `alert` for the first action that is held above a cap.
 
     `partition` is the action's own partition of moderation.actions. A moderator's decision on the content item belongs
@@ -97,10 +97,10 @@ def message_for(action: Action, partition: int) -> Message:
     """
     kind = "alert" if action.alert else "action"
     body = {"type": kind, "timestamp": action.acted_at, "partition": partition, "data": msgspec.to_builtins(action)}
-    return Message(f"{kind}-{action.action_id}", orjson.dumps(body))
+    return WebhookMessage(f"{kind}-{action.action_id}", orjson.dumps(body))
 
 
-class _Attempt(msgspec.Struct, frozen=True):
+class _DeliveryAttempt(msgspec.Struct, frozen=True):
     """The result of sending a message once. retry_after: seconds that the receiver asked to wait."""
 
     outcome: Literal["delivered", "failed", "refused"]
@@ -156,7 +156,7 @@ class Delivery:
             if not self._waiting[content_id]:
                 del self._waiting[content_id], self._turns[content_id]
 
-    async def _send(self, message: Message) -> None:
+    async def _send(self, message: WebhookMessage) -> None:
         """Send until the receiver accepts the message. Raises RecordError when the receiver refuses it for good."""
         failures = 0
         while True:
@@ -172,7 +172,7 @@ class Delivery:
             self._mark_failing(attempt.problem)
             await asyncio.sleep(max(attempt.retry_after, self._backoff.delay(failures)))
 
-    async def _attempt(self, message: Message) -> _Attempt:
+    async def _attempt(self, message: WebhookMessage) -> _DeliveryAttempt:
         headers = {**signed_headers(self._key, message, int(time.time())), **tracing.current_headers()}
         try:
             async with self._http.post(
@@ -184,14 +184,14 @@ class Delivery:
             ) as response:
                 problem = f"answered {response.status}"
                 if 200 <= response.status < 300:
-                    return _Attempt("delivered")
+                    return _DeliveryAttempt("delivered")
                 if response.status in _NON_RETRYABLE:
-                    return _Attempt("refused", problem)
-                return _Attempt("failed", problem, _retry_after(response.headers.get("retry-after")))
+                    return _DeliveryAttempt("refused", problem)
+                return _DeliveryAttempt("failed", problem, _retry_after(response.headers.get("retry-after")))
         except TimeoutError:
-            return _Attempt("failed", f"timed out after {self._webhook.timeout:g} s")
+            return _DeliveryAttempt("failed", f"timed out after {self._webhook.timeout:g} s")
         except (aiohttp.ClientError, OSError) as error:
-            return _Attempt("failed", type(error).__name__)
+            return _DeliveryAttempt("failed", type(error).__name__)
 
     def _mark_failing(self, problem: str) -> None:
         if self.failing is None:

@@ -20,7 +20,7 @@ from safeguard_streams.runtime.metrics import Metric
 WINDOW = "$__rate_interval"
 
 
-class Line(NamedTuple):
+class ChartLine(NamedTuple):
     """One line of a chart: a PromQL query and its legend."""
 
     query: str
@@ -33,7 +33,7 @@ class Panel(msgspec.Struct, frozen=True):
     title: str
     about: str
     unit: str
-    lines: tuple[Line, ...]
+    lines: tuple[ChartLine, ...]
 
 
 def rate(metric: Metric, by: Sequence[str] = (), where: str = "") -> str:
@@ -67,18 +67,18 @@ UNDETERMINED = f'decision="undetermined", {LIVE}'
 EVENTS = f'{M.TOPIC.replace(".", "_")}=~".*content[.]events"'
 
 
-def _rates(metric: Metric, *by: str, where: str = "") -> tuple[Line, ...]:
+def _rates(metric: Metric, *by: str, where: str = "") -> tuple[ChartLine, ...]:
     """A counter's increase per second, one line for each combination of attributes."""
-    return (Line(rate(metric, by, where), _legend(*by)),)
+    return (ChartLine(rate(metric, by, where), _legend(*by)),)
 
 
-def _quantiles(metric: Metric, shares: Sequence[float], *by: str) -> tuple[Line, ...]:
+def _quantiles(metric: Metric, shares: Sequence[float], *by: str) -> tuple[ChartLine, ...]:
     """One line for each share, as in p99."""
-    return tuple(Line(quantile(metric, share, by), f"p{100 * share:g} {_legend(*by)}".strip()) for share in shares)
+    return tuple(ChartLine(quantile(metric, share, by), f"p{100 * share:g} {_legend(*by)}".strip()) for share in shares)
 
 
-def _ratio(part: str, whole: str, legend: str) -> tuple[Line, ...]:
-    return (Line(f"{part} / {whole}", legend),)
+def _ratio(part: str, whole: str, legend: str) -> tuple[ChartLine, ...]:
+    return (ChartLine(f"{part} / {whole}", legend),)
 
 
 PIPELINE = (
@@ -88,13 +88,13 @@ PIPELINE = (
         "Lag",
         "Records that are not done yet, by topic and consumer group.",
         "short",
-        (Line(gauge(M.LAG_RECORDS, [M.TOPIC, M.GROUP]), _legend(M.TOPIC, M.GROUP)),),
+        (ChartLine(gauge(M.LAG_RECORDS, [M.TOPIC, M.GROUP]), _legend(M.TOPIC, M.GROUP)),),
     ),
     Panel(
         "Age",
         "Age of the oldest record that was read and is not committed, by topic.",
         "s",
-        (Line(gauge(M.LAG_SECONDS, [M.TOPIC], "max"), _legend(M.TOPIC)),),
+        (ChartLine(gauge(M.LAG_SECONDS, [M.TOPIC], "max"), _legend(M.TOPIC)),),
     ),
     Panel(
         "Delay",
@@ -129,7 +129,7 @@ PIPELINE = (
         "Held",
         "Actions above a cap that wait for a moderator, by policy.",
         "short",
-        (Line(gauge(M.HELD, ["policy"]), _legend("policy")),),
+        (ChartLine(gauge(M.HELD, ["policy"]), _legend("policy")),),
     ),
     Panel("Webhook", "Delivery attempts, by outcome.", "cps", _rates(M.DELIVERIES, "outcome")),
 )
@@ -141,11 +141,11 @@ REASONER = (
         "Tokens of requests to the model and of its responses, per second.",
         "cps",
         (
-            Line(
+            ChartLine(
                 f"sum by (gen_ai_token_type) (rate({M.TOKEN_USAGE.prometheus}_sum[{WINDOW}]))",
                 _legend("gen_ai.token.type"),
             ),
-            Line(rate(M.CACHED_TOKENS), "input, cached"),
+            ChartLine(rate(M.CACHED_TOKENS), "input, cached"),
         ),
     ),
     Panel(
@@ -153,15 +153,15 @@ REASONER = (
         "Requests that run and wait, of the model in the worker's process.",
         "short",
         (
-            Line(gauge(M.ENGINE_RUNNING, [MODEL]), "running " + _legend(MODEL)),
-            Line(gauge(M.ENGINE_WAITING, [MODEL]), "waiting " + _legend(MODEL)),
+            ChartLine(gauge(M.ENGINE_RUNNING, [MODEL]), "running " + _legend(MODEL)),
+            ChartLine(gauge(M.ENGINE_WAITING, [MODEL]), "waiting " + _legend(MODEL)),
         ),
     ),
     Panel(
         "KV cache",
         "Share of the KV cache in use.",
         "percentunit",
-        (Line(gauge(M.ENGINE_CACHE, [MODEL], "max"), _legend(MODEL)),),
+        (ChartLine(gauge(M.ENGINE_CACHE, [MODEL], "max"), _legend(MODEL)),),
     ),
     Panel("Malformed", "Model outputs that the parser rejected, by reason.", "cps", _rates(M.MALFORMED, "reason")),
     Panel(
@@ -174,7 +174,7 @@ REASONER = (
         "Calls in flight",
         "Calls in flight, by stage.",
         "short",
-        (Line(gauge(M.IN_FLIGHT, ["stage"]), _legend("stage")),),
+        (ChartLine(gauge(M.IN_FLIGHT, ["stage"]), _legend("stage")),),
     ),
     Panel(
         "Call duration",
@@ -219,7 +219,7 @@ POLICIES = (
         "cps",
         _rates(M.ESCALATED, "policy", "gate", "lane"),
     ),
-    Panel("Cleared", "Events that the prefilter cleared.", "cps", (Line(rate(M.CLEARED), "cleared"),)),
+    Panel("Cleared", "Events that the prefilter cleared.", "cps", (ChartLine(rate(M.CLEARED), "cleared"),)),
 )
 DASHBOARDS: dict[str, tuple[str, tuple[Panel, ...]]] = {
     "pipeline": ("Safeguard: pipeline", PIPELINE),
