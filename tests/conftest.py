@@ -79,7 +79,7 @@ def kafka_address(tmp_path_factory):
         with brokers.kafka_cluster() as nodes:
             yield brokers.addresses(nodes)
         return
-    secure = brokers.Secure(tmp_path_factory.mktemp("secure"), {"admin": uuid.uuid4().hex})
+    secure = brokers.KafkaSecurity(tmp_path_factory.mktemp("secure"), {"admin": uuid.uuid4().hex})
     with brokers.kafka_cluster(secure=secure) as nodes, pytest.MonkeyPatch.context() as environment:
         environment.setenv("SAFEGUARD_SECURITY_PROTOCOL", "SASL_SSL")
         environment.setenv("SAFEGUARD_CA_FILE", str(secure.ca_file))
@@ -156,9 +156,9 @@ def inference_server(tmp_path_factory):
 @contextlib.asynccontextmanager
 async def enforcing(current, rules, **more):
     """An enforcement agent in this process."""
-    from safeguard_streams.enforcement.app import Agent
+    from safeguard_streams.enforcement.app import EnforcementAgent
 
-    agent = Agent(current, rules, current.partitions, **more)
+    agent = EnforcementAgent(current, rules, current.partitions, **more)
     stop = asyncio.Event()
     running = asyncio.create_task(agent.run(stop))
     try:

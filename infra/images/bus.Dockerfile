@@ -1,4 +1,4 @@
-# The bus side: prefilter, commands, everything but the reasoning model.
+# The bus side: prefilter, enforcement and all commands, without the reasoning model.
 FROM python:3.11-slim-bookworm AS build
 COPY infra/requirements/uv.txt infra/requirements/prefilter.txt /pins/
 RUN python -m venv /opt/safeguard \

@@ -1,4 +1,5 @@
-# The GPU side (EXTRA=gpu), or the same worker on a CPU (EXTRA=cpu) or asking servers (EXTRA=remote). No Faust, no fastText.
+# The reasoning worker with vLLM on a GPU (EXTRA=gpu) or a CPU (EXTRA=cpu), or with inference servers (EXTRA=remote).
+# It has neither Faust nor fastText.
 FROM python:3.11-slim-bookworm AS build
 ARG EXTRA=gpu
 COPY infra/requirements/uv.txt infra/requirements/reasoner-${EXTRA}.txt /pins/
@@ -9,7 +10,7 @@ COPY . /source
 RUN /opt/safeguard/bin/uv pip install --no-cache --python /opt/safeguard/bin/python --no-deps /source
 
 FROM python:3.11-slim-bookworm
-# PyTorch and vLLM compile small kernels at run time.
+# PyTorch and vLLM compile small kernels at run time and need a compiler.
 RUN apt-get update && apt-get install -y --no-install-recommends gcc g++ libnuma1 && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home --uid 1000 safeguard && install -d -o safeguard /home/safeguard/.cache/huggingface
 COPY --from=build /opt/safeguard /opt/safeguard

@@ -15,36 +15,43 @@ from safeguard_streams.operations import capacity as planning
 
 
 def capacity(
-    rate: Annotated[list[float], typer.Option(min=0.001, help="Events per second; may be given several times.")],
+    rate: Annotated[
+        list[float], typer.Option(min=0.001, help="Events per second; repeat the option to compare rates.")
+    ],
     share_escalated: Annotated[
         float,
-        typer.Option(min=0.0, help="Judgements for each event: share escalated, times the policies that want it."),
+        typer.Option(
+            min=0.0, help="Judgements per event: share of events escalated, times policies per escalated event."
+        ),
     ] = 0.05,
-    tokens: Annotated[float, typer.Option(min=1, help="Tokens of completion for each judgement.")] = 300.0,
+    tokens: Annotated[float, typer.Option(min=1, help="Completion tokens per judgement.")] = 300.0,
     slo: Annotated[
-        float, typer.Option(min=0.01, help="Seconds from an escalation to its verdict, for 99 of 100.")
+        float, typer.Option(min=0.01, help="Seconds from escalation to verdict, for 99% of judgements.")
     ] = 30.0,
     bench_prefilter: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What safeguard bench prefilter --json said on such a host.")
+        Path | None, typer.Option(metavar="FILE", help="Output of safeguard bench prefilter --json on such a host.")
     ] = None,
     bench_reason: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What safeguard bench reason --json said on such a GPU.")
+        Path | None, typer.Option(metavar="FILE", help="Output of safeguard bench reason --json on such a GPU.")
     ] = None,
     prefilter_rate: Annotated[
-        float | None, typer.Option(min=1, help="Events per second of one prefilter, in place of a file.")
+        float | None, typer.Option(min=1, help="Events per second of one prefilter, instead of --bench-prefilter.")
     ] = None,
     gpu_tokens: Annotated[
-        float | None, typer.Option(min=1, help="Tokens of completion per second of one GPU, in place of a file.")
+        float | None, typer.Option(min=1, help="Completion tokens per second of one GPU, instead of --bench-reason.")
     ] = None,
-    slots: Annotated[int, typer.Option(min=1, help="Judgements at once on one GPU.")] = 64,
+    slots: Annotated[int, typer.Option(min=1, help="Concurrent judgements on one GPU.")] = 64,
     as_json: Json = False,
 ) -> None:
-    """Partitions, prefilter processes and GPUs for a load, from what was measured on your hosts: safeguard bench prefilter and
-    reason. The formula is in streams/capacity.py.
+    """Plan partitions, prefilter processes and GPUs for a load, from benchmarks on your hosts.
+
+    Run safeguard bench prefilter and safeguard bench reason first. The formula is in streams/operations/capacity.py.
     """
-    one = prefilter_rate or _figure(bench_prefilter, "events_per_s", "--bench-prefilter or --prefilter-rate")
-    gpu = gpu_tokens or _figure(bench_reason, "tokens_per_s", "--bench-reason or --gpu-tokens")
-    host = planning.Host(one, gpu, slots)
+    host = planning.MeasuredHost(
+        prefilter_rate or _benchmark_result(bench_prefilter, "events_per_s", "--bench-prefilter or --prefilter-rate"),
+        gpu_tokens or _benchmark_result(bench_reason, "tokens_per_s", "--bench-reason or --gpu-tokens"),
+        slots,
+    )
     rows: list[dict[str, Any]] = [
         {
             "events per s": each,
@@ -58,11 +65,13 @@ def capacity(
     show_rows(rows, "no rate", as_json=as_json)
 
 
-def _figure(path: Path | None, name: str, options: str) -> float:
-    """A figure of this pipeline from a benchmark's JSON."""
+def _benchmark_result(path: Path | None, name: str, options: str) -> float:
+    """A result of this pipeline from a benchmark's JSON."""
     if path is None:
-        raise ConfigurationError(f"give {options}: how fast a host is has to be measured")
+        raise ConfigurationError(f"give {options}: a plan needs the measured speed of your hosts")
     try:
         return float(orjson.loads(path.read_bytes())["variants"]["safeguard"][name])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigurationError(f"{path}: no figures of a benchmark with --json ({type(error).__name__})") from None
+        raise ConfigurationError(
+            f"{path}: no results of a benchmark ({type(error).__name__}): give the output of safeguard bench --json"
+        ) from None

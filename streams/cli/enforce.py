@@ -20,13 +20,13 @@ from safeguard_streams.policies.files import LIBRARY, load_library
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.process import configure_logging
 
-app = typer.Typer(no_args_is_help=True, help="Actions that follow verdicts.")
+app = typer.Typer(
+    no_args_is_help=True, help="Act on verdicts: run the agent, decide as a moderator, release held actions."
+)
 
 RulesFile = Annotated[
     Path,
-    typer.Argument(
-        metavar="[RULES]", show_default="the rules in the package", help="Rules of enforcement, a TOML file."
-    ),
+    typer.Argument(metavar="[RULES]", show_default="the rules in the package", help="Enforcement rules, a TOML file."),
 ]
 Port = Annotated[int | None, typer.Option(help="Port of the health endpoint.")]
 
@@ -38,29 +38,30 @@ def run(
         bool,
         typer.Option(
             "--dry-run",
-            help="Only write what would be done, marked dry_run: nothing is delivered, and nothing that stands changes.",
+            help="Write the actions marked dry_run, without delivering them or changing what stands.",
         ),
     ] = False,
     from_now: Annotated[
         bool,
-        typer.Option("--from-now", help="Where it has not run before, begin with the next verdict, not the oldest."),
+        typer.Option("--from-now", help="On the first run, begin with the next verdict instead of the oldest."),
     ] = False,
     port: Port = None,
     bootstrap: Bootstrap = None,
 ) -> None:
-    """Follow verdicts with actions, as rules say, until SIGTERM or Ctrl-C: each verdict once, on moderation.actions, and what
-    changes anything to the webhook of the rules, signed with SAFEGUARD_WEBHOOK_SECRET.
+    """Run the enforcement agent until SIGTERM or Ctrl-C.
 
-    A verdict that supersedes another reverses its action. Above a policy's cap, actions are held and an alert is raised.
+    It writes one action for each verdict to moderation.actions. It posts the actions that change anything to the
+    webhook of the rules, signed with SAFEGUARD_WEBHOOK_SECRET. A superseding verdict reverses the action of the verdict
+    before it. Above a policy's cap, the agent holds actions and raises an alert.
     """
     try:
         from safeguard_streams.enforcement import app as agent
     except ImportError as error:
         raise needs_extra(error, "enforcement") from error
     current = settings.load(bootstrap=bootstrap, enforcement_port=port)
-    found = rules_of.load(rules)
+    loaded = rules_of.load(rules)
     configure_logging(form=current.log_format)
-    asyncio.run(agent.run(current, found, from_now=from_now, dry_run=dry_run))
+    asyncio.run(agent.run(current, loaded, from_now=from_now, dry_run=dry_run))
 
 
 @app.command("check")
@@ -68,24 +69,33 @@ def check(
     rules: RulesFile = rules_of.SHIPPED,
     library: Library = LIBRARY,
 ) -> None:
-    """Read rules as run would, and see whether the policies and rules that they name exist."""
-    found = rules_of.load(rules)
-    known = load_library(library)
-    unknown = sorted(found.policies - set(known))
-    if unknown:
-        raise ConfigurationError(f"{rules}: no policy {unknown[0]!r} in {library}; there are: {', '.join(known)}")
-    for rule in found.rule:
-        of = [known[name] for name in rule.policies] or list(known.values())
-        strange = sorted(set(rule.rules) - {cited for policy in of for cited in policy.rules})
-        if strange:
-            names = ", ".join(policy.id for policy in of)
-            raise ConfigurationError(f"{rules}: rule {rule.name!r}: {strange[0]!r} is no rule of {names}")
-    print(f"{rules}: {len(found.rule)} rules, a cap of {found.cap.max_actions} in {found.cap.window}: no problem")
+    """Check enforcement rules.
+
+    The file must be valid, and the policies and rules that it names must exist.
+    """
+    loaded = rules_of.load(rules)
+    known_policies = load_library(library)
+    unknown_policies = sorted(loaded.policies - set(known_policies))
+    if unknown_policies:
+        raise ConfigurationError(
+            f"{rules}: no policy {unknown_policies[0]!r} in {library}; there are: {', '.join(known_policies)}"
+        )
+    for rule in loaded.rule:
+        policies = [known_policies[policy_id] for policy_id in rule.policies] or list(known_policies.values())
+        unknown_rules = sorted(set(rule.rules) - {rule_id for policy in policies for rule_id in policy.rules})
+        if unknown_rules:
+            ids = ", ".join(policy.id for policy in policies)
+            raise ConfigurationError(f"{rules}: rule {rule.name!r}: {unknown_rules[0]!r} is no rule of {ids}")
+    cap = loaded.cap
+    print(f"{rules}: {len(loaded.rule)} rules, a cap of {cap.max_actions} in {cap.window}: no problems found")
 
 
 @app.command("held")
 def held(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
-    """What is held above a cap and waits for a person, by policy and action."""
+    """List held actions, by policy and action.
+
+    The agent holds actions above a policy's cap until a moderator releases them.
+    """
     current = settings.load(bootstrap=bootstrap)
     waiting = asyncio.run(moderators.held(current))
     counts = Counter((one.action.policy_id or "", one.action.action) for one in waiting)
@@ -93,7 +103,7 @@ def held(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
         {
             "policy": policy,
             "action": action,
-            "contents": count,
+            "items": count,
             "oldest": next(
                 one.action.acted_at.isoformat(timespec="seconds")
                 for one in waiting
@@ -102,7 +112,7 @@ def held(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
         }
         for (policy, action), count in sorted(counts.items())
     ]
-    show_rows(rows, "nothing is held", as_json=as_json)
+    show_rows(rows, "no actions are held", as_json=as_json)
 
 
 @app.command("release")
@@ -110,59 +120,68 @@ def release(
     policy: Annotated[str, typer.Argument(metavar="POLICY", help="Id of a policy.")],
     why: Why = "",
     by: By = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")] = False,
     bootstrap: Bootstrap = None,
 ) -> None:
-    """Let through what is held under a policy. Content that was decided otherwise since is left alone."""
+    """Release the actions held under a policy.
+
+    Actions that a later verdict or decision replaced are not released.
+    """
     current = settings.load(bootstrap=bootstrap)
     waiting = [one for one in asyncio.run(moderators.held(current)) if one.action.policy_id == policy]
     counts = Counter(one.action.action for one in waiting)
     if not waiting:
-        print(f"nothing is held under {policy}")
+        print(f"no actions are held under {policy}")
         return
-    words = ", ".join(f"{action} {count:,}" for action, count in sorted(counts.items()))
-    if not yes and not typer.confirm(f"let through under {policy}: {words}?"):
+    summary = ", ".join(f"{action} {count:,}" for action, count in sorted(counts.items()))
+    if not yes and not typer.confirm(f"release under {policy}: {summary}?"):
         raise typer.Exit(1)
-    print(f"{asyncio.run(moderators.release(current, policy, changed_by(why, by))):,} actions are let through")
+    print(f"{asyncio.run(moderators.release(current, policy, changed_by(why, by))):,} actions were released")
 
 
 @app.command("decide")
 def decide(
-    content: Annotated[str, typer.Argument(metavar="CONTENT_ID", help="Id of a content.")],
+    content: Annotated[str, typer.Argument(metavar="CONTENT_ID", help="Id of a content item.")],
     action: Annotated[str, typer.Argument(metavar="ACTION", help="allow, review, label, limit or remove.")],
     why: Why = "",
     by: By = None,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
-    """Decide about a content as a person: it overrides all verdicts on it, those to come too."""
+    """Decide about a content item as a moderator.
+
+    The decision overrides all current and future verdicts on the item.
+    """
     current = settings.load(bootstrap=bootstrap)
     try:
         chosen = msgspec.convert(action, Enforced)
     except msgspec.ValidationError:
-        raise ConfigurationError(f"{action!r} is no action: allow, review, label, limit or remove") from None
+        raise ConfigurationError(f"{action!r} is no action; choose allow, review, label, limit or remove") from None
     decision = asyncio.run(moderators.decide(current, content, chosen, changed_by(why, by)))
     if as_json:
         print(msgspec.json.encode(decision).decode())
     else:
-        print(f"{content}: {action}, decided by {decision.by}; it overrides all verdicts")
+        print(f"{content}: {action}, decided by {decision.by}; this overrides all verdicts")
 
 
 @app.command("show")
 def show(
-    content: Annotated[str, typer.Argument(metavar="CONTENT_ID", help="Id of a content.")],
+    content: Annotated[str, typer.Argument(metavar="CONTENT_ID", help="Id of a content item.")],
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
-    """All actions on a content, oldest first: which verdict or person, which rule, and what stood after each."""
+    """List all actions on a content item, oldest first.
+
+    Each row names the verdict or the moderator, the rule, and the action that stood afterwards.
+    """
     current = settings.load(bootstrap=bootstrap)
 
-    async def work() -> list[Action]:
+    async def history() -> list[Action]:
         return [action async for _, action in moderators.actions(current) if action.content_id == content]
 
-    found = asyncio.run(work())
+    recorded = asyncio.run(history())
     if as_json:
-        print(orjson.dumps([msgspec.to_builtins(action) for action in found]).decode())
+        print(orjson.dumps([msgspec.to_builtins(action) for action in recorded]).decode())
         return
     rows = [
         {
@@ -170,12 +189,12 @@ def show(
             "action": action.action,
             "state": f"{action.state}, dry run" if action.dry_run else action.state,
             "stands": action.effective or action.action,
-            "policy": action.policy_id or "all, by a person",
+            "policy": action.policy_id or "all, by a moderator",
             "verdict": f"{action.decision} {' '.join(action.rule_ids)}" if action.decision else "",
             "rule": action.rule or "",
             "by": action.by or "",
             "why": action.why,
         }
-        for action in found
+        for action in recorded
     ]
-    show_rows(rows, f"no action on {content}", as_json=False)
+    show_rows(rows, f"no actions on {content}", as_json=False)

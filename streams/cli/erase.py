@@ -14,28 +14,32 @@ from safeguard_streams.runtime import settings
 
 
 def erase(
-    content: Annotated[str, typer.Argument(metavar="CONTENT_ID", help="Id of a content.")],
+    content: Annotated[str, typer.Argument(metavar="CONTENT_ID", help="Id of a content item.")],
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
-    """Erase what the model thought about a content, and say what else is known of it, where, and until when.
+    """Erase the model's rationales about a content item, and list which other records remain, and until when.
 
-    Kafka erases single records in compacted topics only: the rationales. All else goes with its topic's retention.
+    Kafka erases single records in compacted topics only, and only rationales are in such a topic. All other records are
+    gone when the retention of their topic ends.
     """
     current = settings.load(bootstrap=bootstrap)
     with console(stderr=True).status("reading") as status:
-        found = asyncio.run(erasure.erase(current, content, lambda topic: status.update(f"reading {topic}")))
+        result = asyncio.run(erasure.erase(current, content, lambda topic: status.update(f"reading {topic}")))
     if as_json:
-        print(msgspec.json.encode(found).decode())
+        print(msgspec.json.encode(result).decode())
         return
-    print(f"{found.rationales:,} rationales are erased; gone from the brokers' disks by {found.by:%Y-%m-%d %H:%M} UTC")
+    print(
+        f"{result.rationales:,} rationales were erased; compaction removes them from the brokers' disks by "
+        f"{result.by:%Y-%m-%d %H:%M} UTC"
+    )
     rows: list[dict[str, Any]] = [
         {
-            "topic": one.topic,
-            "records": one.records,
-            "text": "holds the text" if one.text else "no text",
-            "gone by": f"{one.until:%Y-%m-%d %H:%M} UTC",
+            "topic": remaining.topic,
+            "records": remaining.records,
+            "text": "holds the text" if remaining.text else "no text",
+            "gone by": f"{remaining.until:%Y-%m-%d %H:%M} UTC",
         }
-        for one in found.remains
+        for remaining in result.remains
     ]
-    show_rows(rows, "nothing else is known of it", as_json=False)
+    show_rows(rows, "no other records remain", as_json=False)

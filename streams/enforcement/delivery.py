@@ -1,8 +1,8 @@
-"""Actions delivered to a URL, signed: at least once, with a key by which a receiver drops what it has had.
+"""Delivery of actions to a webhook: signed, at least once, with an id by which a receiver drops duplicates.
 
-Messages and signatures follow Standard Webhooks (https://www.standardwebhooks.com): `webhook-id` is the key and stays
-the same however often a message is sent, `webhook-signature` is an HMAC of id, time and body. What a receiver cannot take now
-is tried again until it can; what it refuses for good becomes a dead letter. Of one content, messages go out in order and
+Messages and signatures follow Standard Webhooks (https://www.standardwebhooks.com). `webhook-id` is the same in every
+attempt; `webhook-signature` is an HMAC of id, time and body. Delivery retries a message until the receiver accepts it.
+A message that the receiver refuses for good becomes a dead letter. Messages about one content item go out in order and
 one at a time.
 """
 
@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from typing import Literal, NamedTuple
 
 import aiohttp
 import msgspec
@@ -37,58 +38,82 @@ from safeguard_streams.runtime import metrics
 log = logging.getLogger(__name__)
 
 STAGE = "enforcement-webhook"
-# What blames the message itself. All else, a missing page or a wrong key too, is mended at the receiver or here.
-_REFUSED = {400, 413, 415, 422}
-_PREFIX = "whsec_"
+# Statuses that blame the message itself. Any other failure, such as a missing page or a wrong key, can be repaired.
+_NON_RETRYABLE = {400, 413, 415, 422}
+_SECRET_PREFIX = "whsec_"  # noqa: S105  (every secret of Standard Webhooks begins so)
 
 
 class Backoff(msgspec.Struct, frozen=True):
-    """Seconds between tries: doubling from first to longest, each shortened at random by up to half."""
+    """Delays between attempts in seconds: they double from `initial` to `max_delay`, and each is shortened at random by
+    up to half.
+    """
 
-    first: float = 0.5
-    longest: float = 30.0
+    initial: float = 0.5
+    max_delay: float = 30.0
 
-    def wait(self, failures: int) -> float:
-        return random.uniform(0.5, 1) * min(self.longest, self.first * float(2 ** min(failures - 1, 20)))
+    def delay(self, failures: int) -> float:
+        return random.uniform(0.5, 1) * min(self.max_delay, self.initial * float(2 ** min(failures - 1, 20)))
 
 
-def key_of(secret: str) -> bytes:
-    """The bytes of a secret, as in whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw. Raises ConfigurationError without naming it."""
+def signing_key(secret: str) -> bytes:
+    """The bytes of a secret, as in whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw. Raises ConfigurationError that does not show
+    it.
+    """
     try:
-        key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
+        key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)
     except (binascii.Error, ValueError):
         key = b""
-    if not secret.startswith(_PREFIX) or len(key) < 24:
+    if not secret.startswith(_SECRET_PREFIX) or len(key) < 24:
         raise ConfigurationError(
-            "SAFEGUARD_WEBHOOK_SECRET: write whsec_ and the base64 of at least 24 random bytes, as "
-            'echo "whsec_$(head -c 32 /dev/urandom | base64)" makes one'
+            "SAFEGUARD_WEBHOOK_SECRET: set whsec_ followed by the base64 of at least 24 random bytes; "
+            'echo "whsec_$(head -c 32 /dev/urandom | base64)" generates one'
         )
     return key
 
 
-def signed(key: bytes, name: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """The headers of a message; timestamp in s since 1970."""
-    digest = hmac.new(key, f"{name}.{timestamp}.".encode() + body, hashlib.sha256).digest()
+class WebhookMessage(NamedTuple):
+    """A message of the webhook: the id, which receivers use to drop duplicates, and the JSON body."""
+
+    message_id: str
+    body: bytes
+
+
+def signed_headers(key: bytes, message: WebhookMessage, timestamp: int) -> dict[str, str]:
+    """The headers of a message; timestamp in seconds since 1970."""
+    digest = hmac.new(key, f"{message.message_id}.{timestamp}.".encode() + message.body, hashlib.sha256).digest()
     return {
-        "webhook-id": name,
+        "webhook-id": message.message_id,
         "webhook-timestamp": str(timestamp),
         "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
         "content-type": "application/json",
     }
 
 
-def message(action: Action, partition: int) -> tuple[str, bytes]:
-    """Id and body: type is action, or alert where actions are held above a cap. `partition` is that of moderation.actions,
-    to which a person's decision on the content has to be written.
+def message_for(action: Action, partition: int) -> WebhookMessage:
+    """The message about an action. Its type is `action`, or `alert` for the first action that is held above a cap.
+
+    `partition` is the action's own partition of moderation.actions. A moderator's decision on the content item belongs
+    there.
     """
     kind = "alert" if action.alert else "action"
     body = {"type": kind, "timestamp": action.acted_at, "partition": partition, "data": msgspec.to_builtins(action)}
-    return f"{kind}-{action.action_id}", orjson.dumps(body)
+    return WebhookMessage(f"{kind}-{action.action_id}", orjson.dumps(body))
+
+
+class _DeliveryAttempt(msgspec.Struct, frozen=True):
+    """The result of sending a message once. retry_after: seconds that the receiver asked to wait."""
+
+    outcome: Literal["delivered", "failed", "refused"]
+    problem: str = ""
+    retry_after: float = 0.0
 
 
 class Delivery:
-    """The transform of the engine, singly. `states` are those of the partitions that it owns: `restore` reads one when its
-    partition is opened, and it is dropped when the partition is closed.
+    """The transform of the engine, one record at a time. `states` are those of the partitions that it owns:
+    `restore` reads one when its partition is opened, and it is dropped when the partition is closed.
+
+    delivered: messages that the receiver accepted, by type. failing: the last problem with the receiver, None while it
+    is healthy.
     """
 
     def __init__(
@@ -119,88 +144,92 @@ class Delivery:
     async def process(self, records: Sequence[Record]) -> list[Output]:
         for record in records:
             action = decode(record.value, Action)
-            standing_state = self.states[record.partition]
-            retried = was_requeued(record)
-            if not retried and record.offset >= standing_state.restored:
-                standing_state.take(action)  # before anything is waited for, so in the order of the topic
+            state = self.states[record.partition]
+            requeued = was_requeued(record)
+            if not requeued and record.offset >= state.restored:
+                state.apply(action)  # before the first await, hence in topic order
             if not action.dry_run and (action.changes or action.alert):
-                await self._in_turn(action, record.partition, standing_state, retried=retried)
+                await self._deliver_in_order(action, record.partition, state, requeued=requeued)
         return []
 
-    async def _in_turn(
-        self, action: Action, partition: int, standing_state: EnforcementState, *, retried: bool
+    async def _deliver_in_order(
+        self, action: Action, partition: int, state: EnforcementState, *, requeued: bool
     ) -> None:
-        content = action.content_id
-        turn = self._turns.setdefault(content, asyncio.Lock())
-        self._waiting[content] += 1
+        content_id = action.content_id
+        turn = self._turns.setdefault(content_id, asyncio.Lock())
+        self._waiting[content_id] += 1
         try:
             async with turn:
-                if action.alert or self._stands(action, standing_state, retried=retried):
+                if action.alert or _stands(action, state, requeued=requeued):
                     with tracing.asking("POST", {"http.request.method": "POST", "url.full": self._webhook.url}):
-                        await self._send(*message(action, partition))
+                        await self._send(message_for(action, partition))
         finally:
-            self._waiting[content] -= 1
-            if not self._waiting[content]:
-                del self._waiting[content], self._turns[content]
+            self._waiting[content_id] -= 1
+            if not self._waiting[content_id]:
+                del self._waiting[content_id], self._turns[content_id]
 
-    @staticmethod
-    def _stands(action: Action, standing_state: EnforcementState, *, retried: bool) -> bool:
-        """Not what a person has decided otherwise; of what came out of its order (a dead letter put back, a held action let
-        through), not what another action has taken the place of.
-        """
-        if action.human:
-            return not retried or standing_state.people.get(action.content_id) == action.action
-        if action.content_id in standing_state.people:
-            return False
-        standing = standing_state.standing(action.content_id, action.policy_id or "").applied
-        return standing.action == action.action or not (retried or action.releases)
-
-    async def _send(self, name: str, body: bytes) -> None:
-        """Until the receiver has it. Raises RecordError when it refuses it for good."""
+    async def _send(self, message: WebhookMessage) -> None:
+        """Send until the receiver accepts the message. Raises RecordError when the receiver refuses it for good."""
         failures = 0
         while True:
-            pause = 0.0
-            try:
-                headers = {**signed(self._key, name, int(time.time()), body), **tracing.current_headers()}
-                async with self._http.post(
-                    self._webhook.url,
-                    data=body,
-                    headers=headers,
-                    timeout=aiohttp.ClientTimeout(total=self._webhook.timeout),
-                    allow_redirects=False,
-                ) as response:
-                    status, pause = response.status, _asked_to_wait(response.headers.get("retry-after"))
-                if 200 <= status < 300:
-                    self.delivered[name.partition("-")[0]] += 1
-                    metrics.DELIVERIES.add(1, {"outcome": "delivered"})
-                    self._well()
-                    return
-                problem = f"answered {status}"
-                if status in _REFUSED:
-                    metrics.DELIVERIES.add(1, {"outcome": "refused"})
-                    raise RecordError("webhook", f"the receiver refused it: {problem}")
-            except TimeoutError:
-                problem = f"gave no answer within {self._webhook.timeout:g} s"
-            except (aiohttp.ClientError, OSError) as error:
-                problem = type(error).__name__
+            attempt = await self._attempt(message)
+            metrics.DELIVERIES.add(1, {"outcome": attempt.outcome})
+            if attempt.outcome == "refused":
+                raise RecordError("webhook", f"the receiver refused it: {attempt.problem}")
+            if attempt.outcome == "delivered":
+                self.delivered[message.message_id.partition("-")[0]] += 1
+                self._mark_healthy()
+                return
             failures += 1
-            metrics.DELIVERIES.add(1, {"outcome": "failed"})
-            self._unwell(problem)
-            await asyncio.sleep(max(pause, self._backoff.wait(failures)))
+            self._mark_failing(attempt.problem)
+            await asyncio.sleep(max(attempt.retry_after, self._backoff.delay(failures)))
 
-    def _unwell(self, problem: str) -> None:
+    async def _attempt(self, message: WebhookMessage) -> _DeliveryAttempt:
+        headers = {**signed_headers(self._key, message, int(time.time())), **tracing.current_headers()}
+        try:
+            async with self._http.post(
+                self._webhook.url,
+                data=message.body,
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(total=self._webhook.timeout),
+                allow_redirects=False,
+            ) as response:
+                problem = f"answered {response.status}"
+                if 200 <= response.status < 300:
+                    return _DeliveryAttempt("delivered")
+                if response.status in _NON_RETRYABLE:
+                    return _DeliveryAttempt("refused", problem)
+                return _DeliveryAttempt("failed", problem, _retry_after(response.headers.get("retry-after")))
+        except TimeoutError:
+            return _DeliveryAttempt("failed", f"timed out after {self._webhook.timeout:g} s")
+        except (aiohttp.ClientError, OSError) as error:
+            return _DeliveryAttempt("failed", type(error).__name__)
+
+    def _mark_failing(self, problem: str) -> None:
         if self.failing is None:
-            log.warning("the webhook's receiver %s; trying again until it takes what is sent", problem)
+            log.warning("webhook delivery failed, retrying until the receiver accepts: problem=%s", problem)
         self.failing = problem
 
-    def _well(self) -> None:
+    def _mark_healthy(self) -> None:
         if self.failing is not None:
-            log.warning("the webhook's receiver is well again")
+            log.warning("webhook receiver recovered: last_problem=%s", self.failing)
         self.failing = None
 
 
-def _asked_to_wait(header: str | None) -> float:
-    """Seconds of a Retry-After header, at most an hour; 0 where there is none that can be read."""
+def _stands(action: Action, state: EnforcementState, *, requeued: bool) -> bool:
+    """Whether an action still holds when its turn comes. A moderator's decision overrides it. A requeued dead letter
+    and a released action arrive out of order, so a newer action overrides those too.
+    """
+    if action.human:
+        return not requeued or state.decisions.get(action.content_id) == action.action
+    if action.content_id in state.decisions:
+        return False
+    applied = state.standing(action.content_id, action.policy_id or "").applied
+    return applied.action == action.action or not (requeued or action.releases)
+
+
+def _retry_after(header: str | None) -> float:
+    """Seconds of a Retry-After header, at most 3600; 0 where it is missing or malformed."""
     if not header:
         return 0.0
     try:

@@ -1,4 +1,4 @@
-"""What people do: decide about a content, look at what is held above a cap, let it through."""
+"""What moderators do: decide about a content item, look at the actions held above a cap, and release them."""
 
 from __future__ import annotations
 
@@ -20,33 +20,35 @@ from safeguard_streams.runtime.settings import Settings
 
 CHUNK = 2000  # actions in one transaction
 _WRITER = "enforcement-people"
-# Where what was said of a content stands, the shorter topics first; all have it in the partition of the same number.
-_TRACES = (topics.ACTIONS, topics.VERDICTS, topics.CLEARED, topics.EVENTS)
+# Topics with records about a content item, the shorter topics first. All have them in the partition of the same number.
+_KEYED_BY_CONTENT = (topics.ACTIONS, topics.VERDICTS, topics.CLEARED, topics.EVENTS)
 
 
-async def decide(settings: Settings, content_id: str, action: Enforced, author: ChangedBy) -> Action:
-    """A person's decision on a content: it overrides all verdicts on it, those to come too.
+async def decide(settings: Settings, content_id: str, action: Enforced, moderator: ChangedBy) -> Action:
+    """Write a moderator's decision about a content item. It overrides all current and future verdicts on the item.
 
-    Raises ConfigurationError when the pipeline never saw the content.
+    Raises ConfigurationError when the pipeline never saw the item.
     """
     partition = await _partition_of(settings, content_id)
-    decision = Action(uuid.uuid4().hex, content_id, action, now(), author.by, author.why, effective=action)
+    decision = Action(uuid.uuid4().hex, content_id, action, now(), moderator.by, moderator.why, effective=action)
     async with kafka.exclusive_writer(settings, _WRITER) as write:
         await write([_output(decision)], [partition])
     return decision
 
 
 async def _partition_of(settings: Settings, content_id: str) -> int:
-    for topic in _TRACES:
+    for topic in _KEYED_BY_CONTENT:
         async with contextlib.aclosing(kafka.read_all(settings, [topic])) as records:
             async for record in records:
                 if record.key == content_id.encode():
                     return record.partition
-    raise ConfigurationError(f"nothing is known of content {content_id!r}: no event, no verdict, no action")
+    raise ConfigurationError(
+        f"no event, verdict or action has the content id {content_id!r}: check the id and SAFEGUARD_PREFIX"
+    )
 
 
 async def actions(settings: Settings) -> AsyncIterator[tuple[int, Action]]:
-    """All actions, with the partitions that they stand in; of each partition in order."""
+    """All actions with their partitions, in the order of each partition."""
     async for record in kafka.read_all(settings, [topics.ACTIONS]):
         with contextlib.suppress(RecordError):
             if not was_requeued(record):
@@ -54,60 +56,59 @@ async def actions(settings: Settings) -> AsyncIterator[tuple[int, Action]]:
 
 
 async def standing(settings: Settings) -> dict[str, Enforced]:
-    """What stands on each content that is not simply allowed."""
+    """What stands on each content item that is not simply allowed, by content id."""
     states: dict[int, EnforcementState] = {}
     async for partition, action in actions(settings):
-        states.setdefault(partition, EnforcementState()).take(action)
-    return {
-        content: action for standing_state in states.values() for content, action in standing_state.restricted().items()
-    }
+        states.setdefault(partition, EnforcementState()).apply(action)
+    return {content_id: action for state in states.values() for content_id, action in state.restricted().items()}
 
 
-class Held(msgspec.Struct, frozen=True):
-    """An action above a cap, the partition that it stands in, and what would stand on the content if it were let through."""
+class HeldAction(msgspec.Struct, frozen=True):
+    """An action held above a cap, its partition, and what would stand on the content item after a release."""
 
     action: Action
     partition: int
     effective: Enforced
 
 
-async def held(settings: Settings) -> list[Held]:
-    """What waits for a person, oldest first."""
+async def held(settings: Settings) -> list[HeldAction]:
+    """Actions that wait for a moderator, oldest first."""
     states: dict[int, EnforcementState] = {}
-    waiting: dict[str, tuple[int, Action]] = {}
+    candidates: dict[str, tuple[int, Action]] = {}
     async for partition, action in actions(settings):
-        states.setdefault(partition, EnforcementState()).take(action)
+        states.setdefault(partition, EnforcementState()).apply(action)
         if action.state == "held" and not action.dry_run:
-            waiting[action.action_id] = partition, action
-    found = []
-    for partition, action in sorted(waiting.values(), key=lambda one: one[1].acted_at):
-        standing_state, content, policy = states[partition], action.content_id, action.policy_id or ""
-        last = standing_state.standing(content, policy).held
-        if last and last.action_id == action.action_id and content not in standing_state.people:
-            found.append(Held(action, partition, standing_state.effective(content, policy, action.action)))
-    return found
+            candidates[action.action_id] = partition, action
+    waiting = []
+    for partition, action in sorted(candidates.values(), key=lambda candidate: candidate[1].acted_at):
+        state, content_id, policy_id = states[partition], action.content_id, action.policy_id or ""
+        latest = state.standing(content_id, policy_id).held
+        if latest and latest.action_id == action.action_id and content_id not in state.decisions:
+            effective = state.effective(content_id, policy_id, action.action)
+            waiting.append(HeldAction(action, partition, effective))
+    return waiting
 
 
-async def release(settings: Settings, policy_id: str, author: ChangedBy) -> int:
-    """Let through what is held under a policy; what was decided otherwise since is left alone. Returns how many."""
+async def release(settings: Settings, policy_id: str, moderator: ChangedBy) -> int:
+    """Release the actions held under a policy, except those that a later decision replaced. Returns their number."""
     async with kafka.exclusive_writer(settings, _WRITER) as write:
-        found = [one for one in await held(settings) if one.action.policy_id == policy_id]
-        for start in range(0, len(found), CHUNK):
-            chunk = found[start : start + CHUNK]
-            await write([_output(_released(one, author)) for one in chunk], [one.partition for one in chunk])
-    return len(found)
+        waiting = [one for one in await held(settings) if one.action.policy_id == policy_id]
+        for start in range(0, len(waiting), CHUNK):
+            chunk = waiting[start : start + CHUNK]
+            await write([_output(_released(one, moderator)) for one in chunk], [one.partition for one in chunk])
+    return len(waiting)
 
 
-def _released(held: Held, author: ChangedBy) -> Action:
+def _released(held_action: HeldAction, moderator: ChangedBy) -> Action:
     return msgspec.structs.replace(
-        held.action,
-        action_id=verdict_id(held.action.action_id, "release"),
+        held_action.action,
+        action_id=verdict_id(held_action.action.action_id, "release"),
         state="applied",
-        effective=held.effective,
+        effective=held_action.effective,
         acted_at=now(),
-        by=author.by,
-        why=author.why,
-        releases=held.action.action_id,
+        by=moderator.by,
+        why=moderator.why,
+        releases=held_action.action.action_id,
         alert=False,
     )
 

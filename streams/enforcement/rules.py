@@ -1,7 +1,7 @@
-"""Rules of enforcement: a TOML file, from verdicts to actions.
+"""Enforcement rules: a TOML file that maps verdicts to actions.
 
-The first rule that fits decides. Where none fits, what violates and what is undetermined goes to review, and what is safe is
-allowed.
+The first rule that matches decides. Where no rule matches, violating and undetermined content goes to review, and safe
+content is allowed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, NamedTuple, get_args
 
 import msgspec
 
@@ -20,28 +20,35 @@ from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.durations import span
 
 SHIPPED = Path(str(files("safeguard_streams.policies") / "enforcement.toml"))
-Proportion = Annotated[float, msgspec.Meta(ge=0, le=1)]
+MinScore = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _SEVERITY: tuple[Enforced, ...] = get_args(Enforced)
 
 
 def severity(action: Enforced) -> int:
-    """0 for allow, the more the more it takes from who published the content."""
+    """The rank of an action: 0 for allow, higher for actions that restrict the content more."""
     return _SEVERITY.index(action)
 
 
-class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One rule. Conditions that are left out fit everything; a verdict without a score fits no min_score."""
+class RuleChoice(NamedTuple):
+    """The action that the rules choose for a verdict, and the name of the rule that chose it."""
+
+    action: Enforced
+    rule: str
+
+
+class EnforcementRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One rule. An omitted condition matches every verdict; a verdict without a score matches no min_score."""
 
     name: Annotated[str, msgspec.Meta(min_length=1)]
     action: Enforced
     decision: Decision = "violates"
     policies: tuple[str, ...] = ()
     rules: tuple[str, ...] = ()
-    min_score: Proportion | None = None
+    min_score: MinScore | None = None
     confidence: tuple[Confidence, ...] = ()
     surfaces: tuple[str, ...] = ()
 
-    def fits(self, verdict: Verdict) -> bool:
+    def matches(self, verdict: Verdict) -> bool:
         return (
             verdict.decision == self.decision
             and (not self.policies or verdict.policy_id in self.policies)
@@ -53,7 +60,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Cap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Most changes under a policy in any window of this length, as in 15m or 1h."""
+    """The maximum number of changes under a policy in any window of this length, as in 15m or 1h."""
 
     max_actions: Annotated[int, msgspec.Meta(ge=1)] = 1000
     window: Annotated[str, msgspec.Meta(pattern=r"^[1-9]\d*[smhd]$")] = "1h"
@@ -62,34 +69,34 @@ class Cap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def length(self) -> timedelta:
         return span(self.window) or timedelta()
 
-    def of_partition(self, partition: int, partitions: int) -> int:
-        """A partition's share of the cap; those of all partitions sum up to it, so that it holds without them asking each
-        other.
+    def partition_share(self, partition: int, partitions: int) -> int:
+        """The changes that one of `partitions` partitions may make. The shares add up to max_actions, so the cap holds
+        although partitions never ask each other.
         """
         return self.max_actions // partitions + (partition < self.max_actions % partitions)
 
 
 class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where actions are delivered; an answer that takes longer than timeout, in seconds, is not waited for."""
+    """The URL that receives actions, and the time in seconds that it has to respond."""
 
     url: Annotated[str, msgspec.Meta(pattern=r"^https?://")]
     timeout: Annotated[float, msgspec.Meta(gt=0)] = 10.0
 
 
-class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EnforcementRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A whole file: [[rule]], [cap], [caps.POLICY], [webhook]."""
 
-    rule: tuple[Rule, ...] = ()
+    rule: tuple[EnforcementRule, ...] = ()
     cap: Cap = Cap()
     caps: Mapping[str, Cap] = {}
     webhook: Webhook | None = None
 
-    def decide(self, verdict: Verdict) -> tuple[Enforced, str]:
-        """The action for a verdict, and the name of the rule that chose it."""
+    def choose(self, verdict: Verdict) -> RuleChoice:
+        """The action for a verdict, by the first rule that matches it."""
         for rule in self.rule:
-            if rule.fits(verdict):
-                return rule.action, rule.name
-        return ("allow" if verdict.decision == "safe" else "review"), f"{verdict.decision}, no rule fits"
+            if rule.matches(verdict):
+                return RuleChoice(rule.action, rule.name)
+        return RuleChoice("allow" if verdict.decision == "safe" else "review", f"{verdict.decision}, no rule matches")
 
     def cap_of(self, policy_id: str) -> Cap:
         return self.caps.get(policy_id, self.cap)
@@ -100,10 +107,10 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return {policy for rule in self.rule for policy in rule.policies} | set(self.caps)
 
 
-def load(path: Path) -> Rules:
-    """Read a file of rules. Raises ConfigurationError that names the place and what is wrong with it."""
+def load(path: Path) -> EnforcementRules:
+    """Read a file of enforcement rules. Raises ConfigurationError that names the place and the problem."""
     try:
-        rules = msgspec.convert(tomllib.loads(path.read_text()), Rules)
+        rules = msgspec.convert(tomllib.loads(path.read_text()), EnforcementRules)
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -111,7 +118,9 @@ def load(path: Path) -> Rules:
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"{path}: {error}") from error
     names = [rule.name for rule in rules.rule]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigurationError(f"{path}: actions name the rule that chose them, and two rules are {twice[0]!r}")
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
+        raise ConfigurationError(
+            f"{path}: two rules are named {duplicates[0]!r}: give each its own name, because an action names its rule"
+        )
     return rules

@@ -1,7 +1,7 @@
-"""Who may do what: each role's rights, by topics of the catalogue, and the access lists that give them.
+"""Access control: the rights of each role on the topics of the catalogue, and the access lists that grant them.
 
-Rights are the least that a role's processes and commands need. Rationales, the model's thoughts about content, are for auditors
-alone; who erases them may write there, not read.
+A role has only the rights that its processes and commands need. Only auditors can read rationales, the model's
+reasoning about content. Operators can write to the topic of the rationales, to erase them, but cannot read it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Operation = Literal["read", "write", "create"]
 
 
 class Role(msgspec.Struct, frozen=True):
-    """Topics that are read and written, and the beginnings of names of groups and of transactional ids."""
+    """The topics that a role reads and writes, and the prefixes of its consumer groups and transactional ids."""
 
     about: str
     reads: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class Role(msgspec.Struct, frozen=True):
 
 
 ROLES: dict[str, Role] = {
-    "producer": Role("publishes content", writes=(topics.EVENTS,)),
+    "producer": Role("publish content", writes=(topics.EVENTS,)),
     "prefilter": Role(
         "safeguard prefilter run",
         reads=(topics.EVENTS, topics.POLICIES),
@@ -55,21 +55,21 @@ ROLES: dict[str, Role] = {
         transactions=("reasoner",),
     ),
     "enforcement": Role(
-        "safeguard enforce run, and what acts on verdicts in its place",
+        "safeguard enforce run, or your own consumer that acts on verdicts",
         reads=(topics.VERDICTS, topics.ACTIONS),
         writes=(topics.ACTIONS, topics.DEAD_LETTERS),
         groups=("enforcement",),
         transactions=("enforcement",),
     ),
     "auditor": Role(
-        "looks at what was judged, why, and what was done",
+        "read what was judged, why, and which actions followed",
         reads=(
             *(topics.EVENTS, topics.CLEARED, topics.VERDICTS, topics.RATIONALES, topics.REPLAYS, topics.REPLAY_JOBS),
             *(topics.ESCALATIONS_REPLAY, topics.ACTIONS, topics.POLICIES, topics.POLICIES_HISTORY),
         ),
     ),
     "operator": Role(
-        "creates topics, releases policies, replays, promotes, decides, puts dead letters back, erases",
+        "create topics, release policies, replay, promote, decide, requeue dead letters, erase",
         reads=tuple(topic.name for topic in topics.CATALOGUE if topic.name != topics.RATIONALES),
         writes=tuple(topic.name for topic in topics.CATALOGUE),
         groups=("replay-", "dead-letters"),
@@ -79,8 +79,10 @@ ROLES: dict[str, Role] = {
 }
 
 
-class Binding(msgspec.Struct, frozen=True):
-    """One line of an access list: a principal may do an operation on a resource; prefixed: on all whose names begin so."""
+class AclBinding(msgspec.Struct, frozen=True):
+    """One entry of an access list: a principal may perform an operation on a resource. prefixed: the entry covers all
+    resources whose names start with `name`.
+    """
 
     principal: str
     operation: Operation
@@ -90,26 +92,29 @@ class Binding(msgspec.Struct, frozen=True):
 
     @property
     def command(self) -> str:
-        """As Kafka's own tool takes it, after the address of the broker."""
+        """The command of Kafka's own tool, without the address of the broker."""
         option = {"topic": "--topic", "group": "--group", "transactional-id": "--transactional-id"}[self.resource]
         pattern = " --resource-pattern-type prefixed" if self.prefixed else ""
-        return f"kafka-acls.sh --add --allow-principal {self.principal} --operation {self.operation} {option} {self.name!r}{pattern}"
+        return (
+            f"kafka-acls.sh --add --allow-principal {self.principal} --operation {self.operation} "
+            f"{option} {self.name!r}{pattern}"
+        )
 
 
-def bindings(role: str, principal: str, prefix: str = "") -> Iterator[Binding]:
-    """The access list of a role for a principal, as in User:prefilter; prefix is the deployment's."""
+def bindings(role: str, principal: str, prefix: str = "") -> Iterator[AclBinding]:
+    """The access list of a role for a principal, as in User:prefilter. prefix is the deployment's prefix of names."""
     rights = ROLES[role]
     for name in rights.reads:
-        yield Binding(principal, "read", "topic", prefix + name)
+        yield AclBinding(principal, "read", "topic", prefix + name)
     for name in rights.writes:
-        yield Binding(principal, "write", "topic", prefix + name)
+        yield AclBinding(principal, "write", "topic", prefix + name)
     for name in rights.groups:
-        yield Binding(principal, "read", "group", prefix + name, prefixed=True)
+        yield AclBinding(principal, "read", "group", prefix + name, prefixed=True)
     for name in rights.transactions:
-        yield Binding(principal, "write", "transactional-id", prefix + name, prefixed=True)
+        yield AclBinding(principal, "write", "transactional-id", prefix + name, prefixed=True)
     if rights.creates_topics:
         for topic in topics.CATALOGUE:
-            yield Binding(principal, "create", "topic", prefix + topic.name)
+            yield AclBinding(principal, "create", "topic", prefix + topic.name)
 
 
 _TYPES = {"topic": 2, "group": 3, "transactional-id": 5}
@@ -117,11 +122,13 @@ _OPERATIONS = {"read": 3, "write": 4, "create": 5}
 _LITERAL, _PREFIXED, _ALLOW = 3, 4, 3
 
 
-async def allow(settings: Settings, wanted: Sequence[Binding]) -> None:
-    """Write access lists; what is there already stays as it is. Raises BusError when the broker has no authorizer, or refuses."""
+async def allow(settings: Settings, requested: Sequence[AclBinding]) -> None:
+    """Add entries to the broker's access lists; existing entries stay. Raises BusError when the broker has no
+    authorizer or refuses.
+    """
     admin = AIOKafkaAdminClient(**client_options(settings))
     async with started(settings, admin, admin.close):
-        for binding in wanted:
+        for binding in requested:
             request = CreateAclsRequest(
                 _TYPES[binding.resource],
                 binding.name,
@@ -131,7 +138,7 @@ async def allow(settings: Settings, wanted: Sequence[Binding]) -> None:
                 _OPERATIONS[binding.operation],
                 _ALLOW,
             )
-            # The library has the request, and no method for it yet.
+            # aiokafka has this request, but no public method that sends it.
             for code, message in (await admin._send_to_controller(request)).creation_responses:
                 if code:
                     raise BusError(f"{binding.resource} {binding.name}: {message or for_code(code).__name__}")

@@ -1,14 +1,18 @@
-"""How many partitions, prefilters and GPUs a load needs.
+"""Capacity planning: the partitions, prefilters and GPUs that a load needs.
 
-Prefilters: rate / (rate of one / head room). Reasoners: a judgement needs `tokens` of completion; a GPU writes so many a second, over
-`slots` judgements at once, so one takes S = tokens * slots / tokens per second. With n GPUs there are c = n * slots servers for
-J = rate * share judgements a second, an M/M/c queue: the share of judgements that take longer than t is
+Prefilters: rate * HEADROOM / rate of one prefilter.
 
-    P(T > t) = e^-mt + C * (e^-(cm-J)t - e^-mt) * m / (m - (cm - J)),   m = 1 / S,   C = Erlang's second formula
+Reasoners: a judgement needs `tokens` completion tokens. A GPU generates `gpu_tokens` tokens a second over `slots`
+concurrent judgements, so one judgement takes S = tokens * slots / gpu_tokens seconds. n GPUs give c = n * slots servers
+for J = rate * share judgements a second. The model is an M/M/c queue, in which the share of judgements that take longer
+than t is
 
-(Kleinrock, Queueing Systems I, section 3.5, and its convolution with the service time). The least n is taken at which no more
-than 1 % exceed the objective and at most BUSY of the servers are taken; beyond a hundred, to one in a hundred. Judgements do not
-take exponential times exactly; the approximation errs to the safe side for policies whose answers are of similar length.
+    P(T > t) = e^-mt + C * (e^-(cm-J)t - e^-mt) * m / (m - (cm - J)),   m = 1 / S,   C = Erlang's C formula
+
+(Kleinrock, Queueing Systems I, section 3.5, and its convolution with the service time). The plan takes the smallest n
+at which at most 1% of judgements exceed the objective and at most MAX_UTILIZATION of the servers are busy. Above 100
+GPUs, n is within 1% of the smallest. Service times are not exactly exponential. The approximation errs on the safe side
+for policies whose outputs have similar lengths.
 """
 
 from __future__ import annotations
@@ -19,16 +23,16 @@ import msgspec
 
 from safeguard_streams.errors import ConfigurationError
 
-HEAD_ROOM = 1.5  # what a prefilter, or a partition, must bear beyond the mean
-BUSY = 0.8  # most of the reasoner's places that are taken on the mean
-MISSED = 0.01  # share of judgements that may take longer than the objective
-PARTITION_RATE = 10_000.0  # events/s that one partition bears with ease, with three replicas
-GRAIN = 6  # partitions are a multiple of it, so that members share them evenly
+HEADROOM = 1.5  # capacity of prefilters and partitions, relative to the mean rate
+MAX_UTILIZATION = 0.8  # of the reasoners' slots, on average
+MAX_LATE = 0.01  # share of judgements that may take longer than the objective
+PARTITION_RATE = 10_000.0  # events/s that one partition with three replicas handles easily
+PARTITION_MULTIPLE = 6  # partitions are a multiple of it, which members of a group share evenly
 
 
 class Load(msgspec.Struct, frozen=True):
-    """rate: events/s. share: judgements for each event, 0 to 1 and beyond, where several policies want it. tokens: of
-    completion for each. slo: s from the escalation to the verdict, for 99 of 100.
+    """rate: events/s. share: judgements per event, above 1 where several policies escalate the same event. tokens:
+    completion tokens per judgement. slo: seconds from escalation to verdict, for 99% of judgements.
     """
 
     rate: float
@@ -37,9 +41,9 @@ class Load(msgspec.Struct, frozen=True):
     slo: float
 
 
-class Host(msgspec.Struct, frozen=True):
-    """What was measured. prefilter_rate: events/s of one process. gpu_tokens: of completion, a second, of one GPU with `slots`
-    judgements at once.
+class MeasuredHost(msgspec.Struct, frozen=True):
+    """Results of benchmarks. prefilter_rate: events/s of one process. gpu_tokens: completion tokens/s of one GPU with
+    `slots` concurrent judgements.
     """
 
     prefilter_rate: float
@@ -47,9 +51,9 @@ class Host(msgspec.Struct, frozen=True):
     slots: int
 
 
-class Plan(msgspec.Struct, frozen=True):
-    """partitions of each topic; processes; GPUs, one reasoner each; busy: the share of their places taken on the mean; p99: s
-    from the escalation to the verdict, as the formula has it.
+class CapacityPlan(msgspec.Struct, frozen=True):
+    """partitions: of each topic. prefilters: processes. gpus: one reasoner each. busy: the average share of the
+    reasoners' slots in use, 0 to 1. p99: seconds from escalation to verdict, by the formula.
     """
 
     partitions: int
@@ -59,30 +63,35 @@ class Plan(msgspec.Struct, frozen=True):
     p99: float
 
 
-def plan(load: Load, host: Host) -> Plan:
-    """Raises ConfigurationError when one judgement alone takes longer than the objective."""
-    prefilters = max(1, math.ceil(load.rate * HEAD_ROOM / host.prefilter_rate))
+def plan(load: Load, host: MeasuredHost) -> CapacityPlan:
+    """The smallest plan for a load. Raises ConfigurationError when one judgement alone exceeds the objective."""
+    prefilters = max(1, math.ceil(load.rate * HEADROOM / host.prefilter_rate))
     judged = load.rate * load.share
     service = load.tokens * host.slots / host.gpu_tokens
-    if late(load.slo, judged=0.0, service=service, servers=1) > MISSED:
+    if late(load.slo, judged=0.0, service=service, servers=1) > MAX_LATE:
         raise ConfigurationError(
-            f"one judgement takes {service:.1f} s, and more than {MISSED:.0%} of them longer than {load.slo:g} s whatever the number of "
-            "GPUs: lower the effort or the places (SAFEGUARD_MAX_IN_FLIGHT), or allow more time"
+            f"one judgement takes {service:.1f} s, so more than {MAX_LATE:.0%} of judgements exceed {load.slo:g} s "
+            "with any number of GPUs: lower the effort or SAFEGUARD_MAX_IN_FLIGHT, or raise --slo"
         )
-    gpus = max(1, math.ceil(judged * service / (BUSY * host.slots)))
-    while late(load.slo, judged, service, gpus * host.slots) > MISSED:
+    gpus = max(1, math.ceil(judged * service / (MAX_UTILIZATION * host.slots)))
+    while late(load.slo, judged, service, gpus * host.slots) > MAX_LATE:
         gpus += max(1, gpus // 100)
-    most = max(prefilters, gpus, math.ceil(load.rate * HEAD_ROOM / PARTITION_RATE))
-    partitions = GRAIN * math.ceil(most / GRAIN)
+    min_partitions = max(prefilters, gpus, math.ceil(load.rate * HEADROOM / PARTITION_RATE))
     servers = gpus * host.slots
-    return Plan(
-        partitions, prefilters, gpus, round(judged * service / servers, 3), round(_p99(judged, service, servers), 2)
+    return CapacityPlan(
+        partitions=PARTITION_MULTIPLE * math.ceil(min_partitions / PARTITION_MULTIPLE),
+        prefilters=prefilters,
+        gpus=gpus,
+        busy=round(judged * service / servers, 3),
+        p99=round(_p99(judged, service, servers), 2),
     )
 
 
-def waits(judged: float, service: float, servers: int) -> float:
-    """Erlang's second formula: the share of judgements that find all servers taken. By the recursion for the first, which does
-    not overflow.
+def erlang_c(judged: float, service: float, servers: int) -> float:
+    """Erlang's C formula: the share of judgements that find all servers busy. judged: per second. service: seconds
+    each.
+
+    It uses the recursion of the B formula, which does not overflow.
     """
     offered = judged * service
     if offered >= servers:
@@ -94,12 +103,12 @@ def waits(judged: float, service: float, servers: int) -> float:
 
 
 def late(seconds: float, judged: float, service: float, servers: int) -> float:
-    """The share of judgements that take longer, waiting included."""
+    """The share of judgements that take longer than `seconds`, waiting included."""
     one = 1 / service
     free = servers * one - judged
     if free <= 0:
         return 1.0
-    waiting = waits(judged, service, servers)
+    waiting = erlang_c(judged, service, servers)
     alone = math.exp(-one * seconds)
     if math.isclose(free, one, rel_tol=1e-9):
         return alone + waiting * one * seconds * alone
@@ -108,9 +117,9 @@ def late(seconds: float, judged: float, service: float, servers: int) -> float:
 
 def _p99(judged: float, service: float, servers: int) -> float:
     low, high = 0.0, service
-    while late(high, judged, service, servers) > MISSED:
+    while late(high, judged, service, servers) > MAX_LATE:
         high *= 2
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if late(middle, judged, service, servers) > MISSED else (low, middle)
+        low, high = (middle, high) if late(middle, judged, service, servers) > MAX_LATE else (low, middle)
     return high

@@ -1,7 +1,7 @@
-"""Grafana's dashboards and the list of metrics, made from the catalogue, so that none asks for what nobody shows.
+"""Grafana's dashboards and the list of metrics, generated from the metrics that the code declares.
 
-infra/telemetry has them as Grafana and people read them; a test says when they are stale, and
-`python -m safeguard_streams.operations.dashboards infra/telemetry` renews them.
+The generated files are in infra/telemetry. A test fails when they are out of date;
+`python -m safeguard_streams.operations.dashboards infra/telemetry` writes them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import orjson
@@ -20,28 +20,35 @@ from safeguard_streams.runtime.metrics import Metric
 WINDOW = "$__rate_interval"
 
 
+class ChartLine(NamedTuple):
+    """One line of a chart: a PromQL query and its legend."""
+
+    query: str
+    legend: str
+
+
 class Panel(msgspec.Struct, frozen=True):
-    """One chart: queries with the names of their lines, the unit as Grafana calls it, and what it says."""
+    """One chart. unit: Grafana's name of the unit. lines: a query and a legend for each."""
 
     title: str
     about: str
     unit: str
-    lines: tuple[tuple[str, str], ...]
+    lines: tuple[ChartLine, ...]
 
 
 def rate(metric: Metric, by: Sequence[str] = (), where: str = "") -> str:
-    """A counter's growth per second."""
+    """The increase of a counter per second."""
     return f"sum{_by(by)} (rate({metric.prometheus}{{{where}}}[{WINDOW}]))"
 
 
 def quantile(metric: Metric, share: float, by: Sequence[str] = (), where: str = "") -> str:
-    """A histogram's value below which a share of its observations lie."""
+    """The value below which a share of a histogram's observations lie, 0 to 1."""
     inner = f"sum{_by(['le', *by])} (rate({metric.prometheus}_bucket{{{where}}}[{WINDOW}]))"
     return f"histogram_quantile({share}, {inner})"
 
 
-def gauge(metric: Metric, by: Sequence[str] = (), how: str = "sum") -> str:
-    return f"{how}{_by(by)} ({metric.prometheus})"
+def gauge(metric: Metric, by: Sequence[str] = (), aggregation: str = "sum") -> str:
+    return f"{aggregation}{_by(by)} ({metric.prometheus})"
 
 
 def _by(names: Sequence[str]) -> str:
@@ -58,64 +65,171 @@ LIVE = 'lane="live"'
 VIOLATING = f'decision="violates", {LIVE}'
 UNDETERMINED = f'decision="undetermined", {LIVE}'
 EVENTS = f'{M.TOPIC.replace(".", "_")}=~".*content[.]events"'
+
+
+def _rates(metric: Metric, *by: str, where: str = "") -> tuple[ChartLine, ...]:
+    """A counter's increase per second, one line for each combination of attributes."""
+    return (ChartLine(rate(metric, by, where), _legend(*by)),)
+
+
+def _quantiles(metric: Metric, shares: Sequence[float], *by: str) -> tuple[ChartLine, ...]:
+    """One line for each share, as in p99."""
+    return tuple(ChartLine(quantile(metric, share, by), f"p{100 * share:g} {_legend(*by)}".strip()) for share in shares)
+
+
+def _ratio(part: str, whole: str, legend: str) -> tuple[ChartLine, ...]:
+    return (ChartLine(f"{part} / {whole}", legend),)
+
+
+PIPELINE = (
+    Panel("Read", "Records that were read and are done, by topic.", "cps", _rates(M.CONSUMED, M.TOPIC)),
+    Panel("Written", "Records that were written and committed, by topic.", "cps", _rates(M.SENT, M.TOPIC)),
+    Panel(
+        "Lag",
+        "Records that are not done yet, by topic and consumer group.",
+        "short",
+        (ChartLine(gauge(M.LAG_RECORDS, [M.TOPIC, M.GROUP]), _legend(M.TOPIC, M.GROUP)),),
+    ),
+    Panel(
+        "Age",
+        "Age of the oldest record that was read and is not committed, by topic.",
+        "s",
+        (ChartLine(gauge(M.LAG_SECONDS, [M.TOPIC], "max"), _legend(M.TOPIC)),),
+    ),
+    Panel(
+        "Delay",
+        "Time from when a record was written to when its outputs are committed, by stage.",
+        "s",
+        _quantiles(M.DELAY, (0.5, 0.99), "stage"),
+    ),
+    Panel(
+        "Share escalated",
+        "Live escalations as a share of all events, by policy and gate.",
+        "percentunit",
+        _ratio(
+            rate(M.ESCALATED, ["policy", "gate"], LIVE),
+            f"scalar({rate(M.CONSUMED, where=EVENTS)})",
+            _legend("policy", "gate"),
+        ),
+    ),
+    Panel("Commits", "Commits, by outcome: done, failed or fenced.", "cps", _rates(M.COMMITS, "stage", "outcome")),
+    Panel(
+        "Dead letters",
+        "Records that could not be processed, by stage and type of error.",
+        "cps",
+        _rates(M.DEAD_LETTERS, "stage", "error"),
+    ),
+    Panel(
+        "Actions",
+        "Enforcement actions, by policy, action and state.",
+        "cps",
+        _rates(M.ACTIONS, "policy", "action", "state"),
+    ),
+    Panel(
+        "Held",
+        "Actions above a cap that wait for a moderator, by policy.",
+        "short",
+        (ChartLine(gauge(M.HELD, ["policy"]), _legend("policy")),),
+    ),
+    Panel("Webhook", "Delivery attempts, by outcome.", "cps", _rates(M.DELIVERIES, "outcome")),
+)
+REASONER = (
+    Panel("Verdicts", "Verdicts, by lane.", "cps", _rates(M.VERDICTS, "lane")),
+    Panel("Request duration", "Duration of requests to the model.", "s", _quantiles(M.ASKED, (0.5, 0.9, 0.99))),
+    Panel(
+        "Tokens",
+        "Tokens of requests to the model and of its responses, per second.",
+        "cps",
+        (
+            ChartLine(
+                f"sum by (gen_ai_token_type) (rate({M.TOKEN_USAGE.prometheus}_sum[{WINDOW}]))",
+                _legend("gen_ai.token.type"),
+            ),
+            ChartLine(rate(M.CACHED_TOKENS), "input, cached"),
+        ),
+    ),
+    Panel(
+        "Inference backend",
+        "Requests that run and wait, of the model in the worker's process.",
+        "short",
+        (
+            ChartLine(gauge(M.INFERENCE_RUNNING, [MODEL]), "running " + _legend(MODEL)),
+            ChartLine(gauge(M.INFERENCE_WAITING, [MODEL]), "waiting " + _legend(MODEL)),
+        ),
+    ),
+    Panel(
+        "KV cache",
+        "Share of the KV cache in use.",
+        "percentunit",
+        (ChartLine(gauge(M.INFERENCE_CACHE, [MODEL], "max"), _legend(MODEL)),),
+    ),
+    Panel("Malformed", "Model outputs that the parser rejected, by reason.", "cps", _rates(M.MALFORMED, "reason")),
+    Panel(
+        "Reused",
+        "Share of verdicts that reused the judgement of equal content.",
+        "percentunit",
+        _ratio(rate(M.REUSED), rate(M.VERDICTS), "reused"),
+    ),
+    Panel(
+        "Calls in flight",
+        "Calls in flight, by stage.",
+        "short",
+        (ChartLine(gauge(M.IN_FLIGHT, ["stage"]), _legend("stage")),),
+    ),
+    Panel(
+        "Call duration",
+        "Duration of calls without waiting, by stage.",
+        "s",
+        _quantiles(M.PROCESSED, (0.99,), "stage"),
+    ),
+)
+POLICIES = (
+    Panel("Violating", "Live verdicts that violate, by policy.", "cps", _rates(M.VERDICTS, "policy", where=VIOLATING)),
+    Panel(
+        "Share violating",
+        "Share of live verdicts that violate, by policy. Look into a jump without a release.",
+        "percentunit",
+        _ratio(rate(M.VERDICTS, ["policy"], VIOLATING), rate(M.VERDICTS, ["policy"], LIVE), _legend("policy")),
+    ),
+    Panel(
+        "Rules",
+        "Rules that live verdicts cite.",
+        "cps",
+        _rates(M.RULES, "policy", "rule", "decision", where=LIVE),
+    ),
+    Panel(
+        "Undetermined",
+        "Share of live verdicts that are undetermined, by policy.",
+        "percentunit",
+        _ratio(rate(M.VERDICTS, ["policy"], UNDETERMINED), rate(M.VERDICTS, ["policy"], LIVE), _legend("policy")),
+    ),
+    Panel(
+        "Recall of the gates",
+        "Estimate from the audits of one day. `safeguard prefilter recall` adds its confidence interval.",
+        "percentunit",
+        _ratio(
+            f'sum by (policy) (increase({M.VIOLATIONS.prometheus}{{found_by="gate"}}[1d]))',
+            f"sum by (policy) (increase({M.VIOLATIONS.prometheus}[1d]))",
+            _legend("policy"),
+        ),
+    ),
+    Panel(
+        "Escalated",
+        "Escalations, by policy, gate and lane.",
+        "cps",
+        _rates(M.ESCALATED, "policy", "gate", "lane"),
+    ),
+    Panel("Cleared", "Events that the prefilter cleared.", "cps", (ChartLine(rate(M.CLEARED), "cleared"),)),
+)
 DASHBOARDS: dict[str, tuple[str, tuple[Panel, ...]]] = {
-    "pipeline": (
-        "Safeguard: pipeline",
-        (
-            Panel("Read", "Records read and finished, by topic.", "cps", ((rate(M.CONSUMED, [M.TOPIC]), _legend(M.TOPIC)),)),
-            Panel("Written", "Records written and committed, by topic.", "cps", ((rate(M.SENT, [M.TOPIC]), _legend(M.TOPIC)),)),
-            Panel("Lag", "Records that wait, by topic and group.", "short", ((gauge(M.LAG_RECORDS, [M.TOPIC, M.GROUP]), _legend(M.TOPIC, M.GROUP)),)),
-            Panel("Age", "Age of the oldest record that is read and not finished.", "s", ((gauge(M.LAG_SECONDS, [M.TOPIC], "max"), _legend(M.TOPIC)),)),
-            Panel("Delay", "From the moment a record was written to the commit of what follows from it.", "s",
-                  tuple((quantile(M.DELAY, share, ["stage"]), f"p{100 * share:g} {_legend('stage')}") for share in (0.5, 0.99))),
-            Panel("Share escalated", "Live escalations of all events, by policy and gate.", "percentunit",
-                  ((f"{rate(M.ESCALATED, ['policy', 'gate'], LIVE)} / scalar({rate(M.CONSUMED, where=EVENTS)})",
-                    _legend("policy", "gate")),)),
-            Panel("Commits", "Transactions by their end: done, failed, fenced.", "cps", ((rate(M.COMMITS, ["stage", "outcome"]), _legend("stage", "outcome")),)),
-            Panel("Dead letters", "What could not be handled, by stage and kind of error.", "cps", ((rate(M.DEAD_LETTERS, ["stage", "error"]), _legend("stage", "error")),)),
-            Panel("Actions", "Enforcement, by policy, action and what became of it.", "cps", ((rate(M.ACTIONS, ["policy", "action", "state"]), _legend("policy", "action", "state")),)),
-            Panel("Held", "Actions above a cap that wait for a person.", "short", ((gauge(M.HELD, ["policy"]), _legend("policy")),)),
-            Panel("Webhook", "Tries to deliver.", "cps", ((rate(M.DELIVERIES, ["outcome"]), _legend("outcome")),)),
-        ),
-    ),
-    "reasoner": (
-        "Safeguard: reasoner",
-        (
-            Panel("Verdicts", "By lane.", "cps", ((rate(M.VERDICTS, ["lane"]), _legend("lane")),)),
-            Panel("Request duration", "Of requests to the model.", "s",
-                  tuple((quantile(M.ASKED, share), f"p{100 * share:g}") for share in (0.5, 0.9, 0.99))),
-            Panel("Tokens", "Of requests to the model, per second.", "cps",
-                  ((f"sum by (gen_ai_token_type) (rate({M.TOKEN_USAGE.prometheus}_sum[{WINDOW}]))", _legend("gen_ai.token.type")), (rate(M.CACHED_TOKENS), "input, cached"))),
-            Panel("Inference backend", "Requests that run and wait, of the model in the worker's process.", "short",
-                  ((gauge(M.INFERENCE_RUNNING, [MODEL]), "running " + _legend(MODEL)), (gauge(M.INFERENCE_WAITING, [MODEL]), "waiting " + _legend(MODEL)))),
-            Panel("KV cache", "Share in use.", "percentunit", ((gauge(M.INFERENCE_CACHE, [MODEL], "max"), _legend(MODEL)),)),
-            Panel("Malformed", "Model outputs that the parser rejected, by reason.", "cps", ((rate(M.MALFORMED, ["reason"]), _legend("reason")),)),
-            Panel("Reused", "Share of verdicts that took the judgement of equal content.", "percentunit",
-                  ((f"{rate(M.REUSED)} / {rate(M.VERDICTS)}", "reused"),)),
-            Panel("Calls under way", "Of each stage.", "short", ((gauge(M.IN_FLIGHT, ["stage"]), _legend("stage")),)),
-            Panel("Time of a call", "Of each stage, without waiting.", "s", ((quantile(M.PROCESSED, 0.99, ["stage"]), "p99 " + _legend("stage")),)),
-        ),
-    ),
-    "policies": (
-        "Safeguard: policy quality",
-        (
-            Panel("Violating", "Live verdicts that violate, by policy.", "cps", ((rate(M.VERDICTS, ["policy"], VIOLATING), _legend("policy")),)),
-            Panel("Share violating", "Of live verdicts, by policy. A jump without a release is worth a look.", "percentunit",
-                  ((f"{rate(M.VERDICTS, ['policy'], VIOLATING)} / {rate(M.VERDICTS, ['policy'], LIVE)}", _legend("policy")),)),
-            Panel("Rules", "Rules that verdicts cite.", "cps", ((rate(M.RULES, ["policy", "rule", "decision"], LIVE), _legend("policy", "rule", "decision")),)),
-            Panel("Undetermined", "Share of live verdicts that decide nothing.", "percentunit",
-                  ((f"{rate(M.VERDICTS, ['policy'], UNDETERMINED)} / {rate(M.VERDICTS, ['policy'], LIVE)}", _legend("policy")),)),
-            Panel("Recall of the gates", "Estimated from audits, over a day; `safeguard prefilter recall` has it with its interval.", "percentunit",
-                  ((f'sum by (policy) (increase({M.VIOLATIONS.prometheus}{{found_by="gate"}}[1d])) / sum by (policy) (increase({M.VIOLATIONS.prometheus}[1d]))', _legend("policy")),)),
-            Panel("Escalated", "By policy, gate and lane.", "cps", ((rate(M.ESCALATED, ["policy", "gate", "lane"]), _legend("policy", "gate", "lane")),)),
-            Panel("Cleared", "Events that no gate wanted judged.", "cps", ((rate(M.CLEARED), "cleared"),)),
-        ),
-    ),
-}  # fmt: skip
+    "pipeline": ("Safeguard: pipeline", PIPELINE),
+    "reasoner": ("Safeguard: reasoner", REASONER),
+    "policies": ("Safeguard: policy quality", POLICIES),
+}
 
 
 def documents() -> dict[str, bytes]:
-    """Files of infra/telemetry and what is in them."""
+    """The generated files of infra/telemetry: content by path."""
     boards = {
         f"dashboards/{name}.json": orjson.dumps(_dashboard(name, title, panels), option=orjson.OPT_INDENT_2) + b"\n"
         for name, (title, panels) in DASHBOARDS.items()
@@ -130,8 +244,9 @@ def _listed() -> str:
         for metric in metrics.CATALOGUE
     ]
     head = (
-        "# Metrics\n\nWhat the processes show of themselves: for Prometheus at /metrics of the health ports, and by OTLP.\n\n"
-        "| name | in Prometheus | kind | unit | attributes | what it says |\n| --- | --- | --- | --- | --- | --- |\n"
+        "# Metrics\n\nThe processes expose these metrics at `/metrics` on their health ports, for Prometheus, and "
+        "export them by OTLP.\n\n| name | name in Prometheus | kind | unit | attributes | meaning |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
     )
     return head + "\n".join(rows) + "\n"
 

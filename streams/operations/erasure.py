@@ -1,7 +1,7 @@
-"""Erasing a content: tombstones where records can be erased, and what remains elsewhere until retention takes it.
+"""Erasure of a content item: tombstones where Kafka can erase records, and a list of what remains until retention ends.
 
-Kafka erases single records in compacted topics only. That is why the model's thoughts about a content lie in one, by verdict; all
-else about a content is gone when its topic's retention has passed.
+Kafka erases single records in compacted topics only. For this reason the model's rationales have a compacted topic,
+keyed by verdict. All other records about a content item are gone when the retention of their topic ends.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import decode
 from safeguard_streams.runtime.settings import Settings
 
-_WRITER = "policy-releases"  # an operator's name
-# Topics with records about contents, and whether these hold its text.
+_WRITER = "policy-releases"  # a transactional id that operators may use
+# Topics with records about content items, and whether these hold the text.
 _HOLD_TEXT = {
     **dict.fromkeys((topics.EVENTS, *topics.LANES.values(), topics.DEAD_LETTERS), True),
     **dict.fromkeys((topics.CLEARED, topics.VERDICTS, topics.REPLAYS, topics.ACTIONS), False),
@@ -27,8 +27,8 @@ _HOLD_TEXT = {
 _JUDGED = (topics.VERDICTS, topics.REPLAYS)
 
 
-class Remains(msgspec.Struct, frozen=True):
-    """Records about a content in a topic; text says whether they hold it, until when the last of them is gone."""
+class RemainingRecords(msgspec.Struct, frozen=True):
+    """Records about a content item in a topic. text: whether they hold its text. until: when the last is gone."""
 
     topic: str
     records: int
@@ -36,47 +36,51 @@ class Remains(msgspec.Struct, frozen=True):
     until: datetime
 
 
-class Erased(msgspec.Struct, frozen=True):
-    """What was erased, and what remains. by: when compaction has removed what was erased from the brokers' disks."""
+class Erasure(msgspec.Struct, frozen=True):
+    """The result of an erasure. rationales: the number erased. by: when compaction has removed them from the brokers'
+    disks. remains: the records that stay until retention ends.
+    """
 
     content_id: str
     rationales: int
     by: datetime
-    remains: list[Remains]
+    remains: list[RemainingRecords]
 
 
-class _Named(msgspec.Struct, frozen=True):
+class _VerdictRef(msgspec.Struct, frozen=True):
     verdict_id: str
 
 
-async def erase(settings: Settings, content_id: str, on_progress: Callable[[str], None] = lambda topic: None) -> Erased:
-    """Write tombstones for all rationales about a content. told gets each topic before it is read."""
+async def erase(
+    settings: Settings, content_id: str, on_progress: Callable[[str], None] = lambda topic: None
+) -> Erasure:
+    """Write tombstones for all rationales about a content item. on_progress receives each topic before it is read."""
     key = content_id.encode()
-    found: dict[str, list[int]] = {}
-    judged: dict[str, int] = {}  # verdict ids to the partition where their rationale lies: that of the verdict
+    timestamps: dict[str, list[int]] = {}  # of the records found, in ms, by topic
+    partitions: dict[str, int] = {}  # verdict ids to the verdict's partition, where its rationale is too
     for topic in _HOLD_TEXT:
         on_progress(topic)
         async for record in kafka.read_all(settings, [topic]):
             if record.key == key:
-                found.setdefault(topic, []).append(record.timestamp)
+                timestamps.setdefault(topic, []).append(record.timestamp)
                 if topic in _JUDGED:
-                    judged[decode(record.value, _Named).verdict_id] = record.partition
-    if judged:
+                    partitions[decode(record.value, _VerdictRef).verdict_id] = record.partition
+    if partitions:
         async with kafka.exclusive_writer(settings, _WRITER) as write:
-            tombstones = [Output(topics.RATIONALES, name.encode(), None) for name in judged]
-            await write(tombstones, list(judged.values()))
+            tombstones = [Output(topics.RATIONALES, name.encode(), None) for name in partitions]
+            await write(tombstones, list(partitions.values()))
     retention: dict[str, Any] = {topic.name: topic.retention for topic in topics.CATALOGUE}
-    return Erased(
+    return Erasure(
         content_id,
-        len(judged),
+        len(partitions),
         datetime.now(UTC) + timedelta(milliseconds=topics.COMPACTION_LAG),
         [
-            Remains(
+            RemainingRecords(
                 topic,
                 len(times),
                 _HOLD_TEXT[topic],
                 datetime.fromtimestamp((max(times) + retention[topic]) / 1000, UTC),
             )
-            for topic, times in found.items()
+            for topic, times in timestamps.items()
         ],
     )

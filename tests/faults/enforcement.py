@@ -161,9 +161,9 @@ async def settled(current, receiver, found):
 
 def summary(actions, found, receiver):
     followed = Counter(action.verdict_id for action in actions if not action.human)
-    standing_state, in_order = EnforcementState(), defaultdict(list)
+    state, in_order = EnforcementState(), defaultdict(list)
     for action in actions:
-        standing_state.take(action)
+        state.apply(action)
         if action.changes:
             in_order[action.content_id].append(action.action_id)
     had = {content: [one["action_id"] for one in of_content] for content, of_content in receiver.of_content.items()}
@@ -179,8 +179,8 @@ def summary(actions, found, receiver):
         "not_due": len(set(receiver.had) - keys(actions)),
         "out_of_order": sum(ids != had.get(content) for content, ids in in_order.items()),
         "requests": dict(receiver.requests),
-        "standing": len(standing_state.restricted()),
-        "receiver_knows": receiver.stands() == standing_state.restricted(),
+        "standing": len(state.restricted()),
+        "receiver_knows": receiver.stands() == state.restricted(),
     }
     none = ("verdicts_without_their_action", "verdicts_followed_twice", "not_delivered", "not_due", "out_of_order")
     repeated = receiver.requests.total() > len(receiver.had)

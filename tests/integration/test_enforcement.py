@@ -22,9 +22,9 @@ from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, ContentEvent, DeadLetter, Verdict, decode, encode
 from safeguard_streams.enforcement import delivery, moderators
-from safeguard_streams.enforcement.app import Agent
-from safeguard_streams.enforcement.delivery import Backoff, Delivery, key_of, message, signed
-from safeguard_streams.enforcement.rules import Cap, Rule, Rules, Webhook
+from safeguard_streams.enforcement.app import EnforcementAgent
+from safeguard_streams.enforcement.delivery import Backoff, Delivery, message_for, signed_headers, signing_key
+from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, Webhook
 from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.infra import brokers
@@ -35,7 +35,7 @@ from tests.conftest import TIMEOUT, enforcing, standing_on, until
 from tests.faults.receiver import SECRET, Receiver
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
-RULES = Rules((Rule("threats", "remove", rules=("HH3",)),), Cap(1000))
+RULES = EnforcementRules((EnforcementRule("threats", "remove", rules=("HH3",)),), Cap(1000))
 WELL = {"well": 1}
 
 
@@ -88,7 +88,8 @@ async def test_verdicts_lead_to_actions_and_moderators_have_the_last_word(broker
         assert "c2: label, decided by ann" in said.stdout
         decided = json.loads((await command("decide", "c9", "remove", "--json")).stdout)
         assert decided["action"] == "remove"
-        assert "nothing is known of content 'c8'" in str((await command("decide", "c8", "allow")).exception)
+        unknown = (await command("decide", "c8", "allow")).exception
+        assert "no event, verdict or action has the content id 'c8'" in str(unknown)
         assert "'ban' is no action" in str((await command("decide", "c9", "ban")).exception)
         await until(lambda: holds(broker, {"c2": "label", "c9": "remove"}))
         await until(lambda: known_to(agent).get("c2") == "label")
@@ -104,7 +105,7 @@ async def test_verdicts_lead_to_actions_and_moderators_have_the_last_word(broker
     ]
     shown = (await command("show", "c1")).stdout
     assert re.search(r"remove +applied +remove +hate +violates HH3 +threats", shown)
-    assert re.search(r"allow +applied +allow +hate +safe HH5 +safe, no rule fits", shown)
+    assert re.search(r"allow +applied +allow +hate +safe HH5 +safe, no rule matches", shown)
     assert await standing_on(broker) == {"c2": "label", "c9": "remove", "after": "limit"}
     (letter,) = [decode(r.value, DeadLetter) async for r in kafka_bus.read_all(broker, [topics.DEAD_LETTERS])]
     assert (letter.stage, letter.original()[1]) == ("enforcement", b"no verdict")
@@ -139,21 +140,21 @@ async def followed(current, name):
 @pytest.mark.parametrize("broker_address", ["kafka"], indirect=True)
 async def test_held_actions_wait_for_a_moderator(broker, command):
     await kafka_bus.create_topics(broker)
-    assert "nothing is held" in (await command("held")).stdout
-    async with enforcing(broker, Rules(RULES.rule, Cap(4))) as agent:
+    assert "no actions are held" in (await command("held")).stdout
+    async with enforcing(broker, EnforcementRules(RULES.rule, Cap(4))) as agent:
         await publish(broker, topics.VERDICTS, *(verdict(f"v{n}", f"c{n}") for n in range(20)))
         await until(lambda: followed_by(broker, 20))
         assert agent.state()["held"] == {"hate": 16}
         (row,) = json.loads((await command("held", "--json")).stdout)
-        assert (row["policy"], row["action"], row["contents"]) == ("hate", "remove", 16)
+        assert (row["policy"], row["action"], row["items"]) == ("hate", "remove", 16)
         held = sorted(one.action.content_id for one in await moderators.held(broker))
         await moderators.decide(broker, held[0], "allow", ChangedBy("quotation", "ann"))
         await until(lambda: agent.state()["held"] == {"hate": 15})
         await publish(broker, topics.VERDICTS, verdict("w1", held[1], "HH5", "safe", "v1"))
         await until(lambda: followed(broker, "w1"))
         assert (await command("release", "hate", input="n\n")).exit_code == 1
-        assert "14 actions are let through" in (await command("release", "hate", "--yes", "--why", "checked")).stdout
-        assert "nothing is held under hate" in (await command("release", "hate", "--yes")).stdout
+        assert "14 actions were released" in (await command("release", "hate", "--yes", "--why", "checked")).stdout
+        assert "no actions are held under hate" in (await command("release", "hate", "--yes")).stdout
         await until(lambda: not agent.state()["held"])
     found = await standing_on(broker)
     assert set(found) == {f"c{n}" for n in range(20)} - set(held[:2])
@@ -199,7 +200,7 @@ def test_a_cap_below_the_number_of_partitions_is_refused(kafka, tmp_path):
     command = [Path(sys.executable).with_name("safeguard"), "enforce", "run", rules, "--from-now", "--port", "0"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=TIMEOUT, check=False)
     assert (done.returncode, done.stderr.count("Traceback")) == (1, 0)
-    assert "hate: a cap is shared by the partitions, so let it be 2 at least" in done.stderr
+    assert "hate: the partitions share a cap: set max_actions to 2 or more" in done.stderr
 
 
 @pytest.mark.slow
@@ -225,7 +226,7 @@ async def delivering(moods=None, late=1.0, timeout=0.3, **backoff):
     async with aiohttp.ClientSession() as http:
         hook = Webhook(f"http://127.0.0.1:{receiver.port}/", timeout)
         delivery = Delivery(
-            hook, key_of(SECRET), http, nothing, Backoff(**({"first": 0.01, "longest": 0.05} | backoff))
+            hook, signing_key(SECRET), http, nothing, Backoff(**({"initial": 0.01, "max_delay": 0.05} | backoff))
         )
         delivery.states[0] = EnforcementState()
         yield delivery, receiver
@@ -249,8 +250,8 @@ def record(offset, action, headers=()):
 
 
 async def test_a_message_is_signed_and_names_its_partition():
-    name, body = message(act("a1"), 3)
-    headers = signed(key_of(SECRET), name, int(time.time()), body)
+    name, body = message = message_for(act("a1"), 3)
+    headers = signed_headers(signing_key(SECRET), message, int(time.time()))
     found = Checker(SECRET).verify(body, headers)
     assert (found["type"], found["partition"], found["data"]["action"], name) == ("action", 3, "remove", "action-a1")
     with pytest.raises(Exception, match="No matching signature"):
@@ -313,7 +314,7 @@ async def test_a_refused_message_is_a_dead_letter_and_other_errors_are_retried()
     port = server.sockets[0].getsockname()[1]
     async with aiohttp.ClientSession() as http:
         hook = Webhook(f"http://127.0.0.1:{port}/", 1)
-        delivery = Delivery(hook, key_of(SECRET), http, nothing, Backoff(0.01, 0.02))
+        delivery = Delivery(hook, signing_key(SECRET), http, nothing, Backoff(0.01, 0.02))
         delivery.states[0] = EnforcementState()
         with pytest.raises(RecordError, match="webhook: the receiver refused it: answered 400"):
             await delivery.process([record(0, act("a1"))])
@@ -340,7 +341,7 @@ async def test_an_action_that_a_moderator_or_a_newer_verdict_overtook_is_not_del
 @pytest.mark.parametrize("secret", ["", "whsec_c2hvcnQ=", "c2FmZWd1YXJkIHRlc3RzIG9ubHksIG5vIHNlY3JldCE=", "whsec_*"])
 def test_an_invalid_secret_is_refused_and_not_printed(secret):
     with pytest.raises(ConfigurationError) as caught:
-        key_of(secret)
+        signing_key(secret)
     assert not secret or f" {secret} " not in f" {caught.value} "
 
 
@@ -348,8 +349,8 @@ def test_an_invalid_secret_is_refused_and_not_printed(secret):
 async def test_a_webhook_needs_a_secret_and_the_secret_is_never_printed(kafka_address):
     current = settings.load(bootstrap=kafka_address, webhook_secret=SECRET)
     assert SECRET not in repr(current)
-    rules = Rules(webhook=Webhook("http://127.0.0.1:1/"))
-    agent = Agent(settings.load(bootstrap=kafka_address), rules, 2)
+    rules = EnforcementRules(webhook=Webhook("http://127.0.0.1:1/"))
+    agent = EnforcementAgent(settings.load(bootstrap=kafka_address), rules, 2)
     with pytest.raises(ConfigurationError, match="set SAFEGUARD_WEBHOOK_SECRET"):
         await agent.run(asyncio.Event())
 
@@ -359,10 +360,10 @@ async def test_a_webhook_needs_a_secret_and_the_secret_is_never_printed(kafka_ad
     [(None, 0, 0), ("7", 7, 7), ("99999", 3600, 3600), ("soon", 0, 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0)],
 )
 def test_a_receiver_can_ask_for_a_pause(header, low, high):
-    assert low <= delivery._asked_to_wait(header) <= high
+    assert low <= delivery._retry_after(header) <= high
 
 
 def test_pauses_grow_and_are_bounded():
-    waits = [Backoff(1, 30).wait(failures) for failures in range(1, 2000)]
+    waits = [Backoff(1, 30).delay(failures) for failures in range(1, 2000)]
     assert 0.5 <= waits[0] <= 1
     assert all(15 <= wait <= 30 for wait in waits[5:])

@@ -20,7 +20,7 @@ from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import ContentEvent, Escalation, Replay, Replayed, Verdict, decode, encode
 from safeguard_streams.enforcement import moderators
-from safeguard_streams.enforcement.rules import Rule, Rules
+from safeguard_streams.enforcement.rules import EnforcementRule, EnforcementRules
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import load_library, with_changes
 from safeguard_streams.policies.parsing import parse
@@ -285,7 +285,7 @@ def judged_before(number, decision, since=WHEN):
     )
 
 
-REMOVING = Rules((Rule("all", "remove"),))
+REMOVING = EnforcementRules((EnforcementRule("all", "remove"),))
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def secure(tmp_path_factory):
         brokers.jars()
     except brokers.BrokerError as error:
         pytest.skip(f"not run on Apache Kafka: {error}")
-    made = brokers.Secure(tmp_path_factory.mktemp("secure"), PASSWORDS)
+    made = brokers.KafkaSecurity(tmp_path_factory.mktemp("secure"), PASSWORDS)
     with brokers.kafka_cluster(1, secure=made) as nodes:
         made.address = brokers.addresses(nodes)
         done = command(made, "admin", "topics", "acls", "--apply")
@@ -259,7 +259,7 @@ async def test_a_refusal_says_what_to_do(secure, tmp_path):
 
 
 def _other_ca(folder):
-    return brokers.Secure(folder, {"admin": "x"}).ca_file
+    return brokers.KafkaSecurity(folder, {"admin": "x"}).ca_file
 
 
 # ---------------------------------------------------------------- tokens

@@ -1,4 +1,4 @@
-"""Rules, the ledger and the transform of enforcement: which action a verdict leads to, and what stands on a content."""
+"""Enforcement rules, state and transform: which action a verdict leads to, and what stands on a content item."""
 
 import asyncio
 from collections import Counter
@@ -16,18 +16,18 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, Verdict, decode, encode
 from safeguard_streams.enforcement import rules as rules_of
 from safeguard_streams.enforcement import transform as module
-from safeguard_streams.enforcement.rules import Cap, Rule, Rules
-from safeguard_streams.enforcement.state import EnforcementState
-from safeguard_streams.enforcement.transform import Enforcer
+from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, RuleChoice
+from safeguard_streams.enforcement.state import ActionRef, EnforcementState, PolicyStanding
+from safeguard_streams.enforcement.transform import Enforcer, Situation
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.runtime.memory_broker import StoredRecord
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
-RULES = Rules(
+RULES = EnforcementRules(
     (
-        Rule("threats", "remove", rules=("HH3",)),
-        Rule("sure", "limit", policies=("hate",), min_score=0.9, confidence=("high",)),
-        Rule("chat", "label", surfaces=("chat",)),
+        EnforcementRule("threats", "remove", rules=("HH3",)),
+        EnforcementRule("sure", "limit", policies=("hate",), min_score=0.9, confidence=("high",)),
+        EnforcementRule("chat", "label", surfaces=("chat",)),
     )
 )
 
@@ -56,12 +56,12 @@ async def empty(_):
     return EnforcementState()
 
 
-class Run:
-    """An enforcer that is handed verdicts in one partition, and all the actions that it wrote."""
+class Enforced:
+    """An enforcer that receives verdicts in one partition, and all the actions that it wrote."""
 
     def __init__(self, rules=RULES, partitions=1, **more):
         self.enforcer = Enforcer(rules, partitions, empty, **more)
-        self.standing_state = self.enforcer.states[0] = EnforcementState(**more)
+        self.state = self.enforcer.states[0] = EnforcementState(**more)
         self.actions = []
 
     def __call__(self, *verdicts):
@@ -70,16 +70,16 @@ class Run:
         ]
         outputs = asyncio.run(self.enforcer.process(records))
         assert {o.topic for o in outputs} <= {topics.ACTIONS}
-        found = [decode(o.value, Action) for o in outputs]
-        self.actions += found
-        return found
+        actions = [decode(o.value, Action) for o in outputs]
+        self.actions += actions
+        return actions
 
     def restored(self):
-        """A ledger made of what was written, as another owner would make it."""
-        standing_state = EnforcementState()
+        """The state that another owner would restore from the actions written."""
+        state = EnforcementState()
         for action in self.actions:
-            standing_state.take(action)
-        return standing_state
+            state.apply(action)
+        return state
 
 
 @pytest.mark.parametrize(
@@ -87,17 +87,17 @@ class Run:
     [
         (verdict(rule_ids=("HH1", "HH3")), "remove", "threats"),
         (verdict(score=0.95, confidence="high"), "limit", "sure"),
-        (verdict(score=0.89, confidence="high"), "review", "violates, no rule fits"),
-        (verdict(score=0.95, confidence="low"), "review", "violates, no rule fits"),
-        (verdict(confidence="high"), "review", "violates, no rule fits"),  # without a score no threshold is reached
-        (verdict(policy="fraud", score=0.95, confidence="high"), "review", "violates, no rule fits"),
+        (verdict(score=0.89, confidence="high"), "review", "violates, no rule matches"),
+        (verdict(score=0.95, confidence="low"), "review", "violates, no rule matches"),
+        (verdict(confidence="high"), "review", "violates, no rule matches"),  # without a score no threshold is reached
+        (verdict(policy="fraud", score=0.95, confidence="high"), "review", "violates, no rule matches"),
         (verdict(policy="fraud", surface="chat"), "label", "chat"),
-        (verdict(decision="safe", rule_ids=("HH3",)), "allow", "safe, no rule fits"),
-        (verdict(decision="undetermined"), "review", "undetermined, no rule fits"),
+        (verdict(decision="safe", rule_ids=("HH3",)), "allow", "safe, no rule matches"),
+        (verdict(decision="undetermined"), "review", "undetermined, no rule matches"),
     ],
 )
-def test_the_first_rule_that_fits_decides(given, action, rule):
-    assert RULES.decide(given) == (action, rule)
+def test_the_first_rule_that_matches_decides(given, action, rule):
+    assert RULES.choose(given) == (action, rule)
 
 
 @pytest.mark.parametrize(
@@ -111,10 +111,10 @@ def test_the_first_rule_that_fits_decides(given, action, rule):
         ("[cap]\nwindow = 'soon'", "$.cap.window"),
         ("[webhook]\nurl = 'ftp://x'", "$.webhook.url"),
         ("[webhook", "not TOML"),
-        ("[[rule]]\nname = 'a'\naction = 'remove'\n" * 2, "two rules are 'a'"),
+        ("[[rule]]\nname = 'a'\naction = 'remove'\n" * 2, "two rules are named 'a'"),
     ],
 )
-def test_a_file_at_fault_is_refused_with_the_place(tmp_path, text, problem):
+def test_an_invalid_file_is_refused_with_the_place_of_the_error(tmp_path, text, problem):
     path = tmp_path / "rules.toml"
     path.write_text(text)
     with pytest.raises(ConfigurationError) as caught:
@@ -126,15 +126,15 @@ def test_a_file_at_fault_is_refused_with_the_place(tmp_path, text, problem):
 
 
 def test_the_rules_in_the_package_name_policies_and_rules_that_exist(tmp_path):
-    assert "no problem" in CliRunner().invoke(app, ["enforce", "check"]).stdout
-    for line, said in (('policies = ["hat"]', "no policy 'hat'"), ('rules = ["HH9"]', "'HH9' is no rule of")):
+    assert "no problems found" in CliRunner().invoke(app, ["enforce", "check"]).stdout
+    for line, message in (('policies = ["hat"]', "no policy 'hat'"), ('rules = ["HH9"]', "'HH9' is no rule of")):
         path = tmp_path / "rules.toml"
         path.write_text(f'[[rule]]\nname = "a"\naction = "remove"\n{line}\n')
-        assert said in str(CliRunner().invoke(app, ["enforce", "check", str(path)]).exception)
+        assert message in str(CliRunner().invoke(app, ["enforce", "check", str(path)]).exception)
 
 
-def test_an_action_names_its_verdict_and_what_stands():
-    run = Run()
+def test_an_action_names_its_verdict_and_what_stands_now():
+    run = Enforced()
     (action,) = run(verdict(1, rule_ids=("HH3",), reason="It threatens."))
     assert action.reason == "It threatens."
     assert (action.verdict_id, action.policy_id, action.policy_version, action.rule_ids) == (
@@ -153,40 +153,40 @@ def test_an_action_names_its_verdict_and_what_stands():
     (again,) = run(verdict(3, rule_ids=("HH3",)))
     assert not again.changes
     assert again.reverses == action.action_id
-    assert run.standing_state.restricted() == run.restored().restricted() == {"c1": "remove"}
+    assert run.state.restricted() == run.restored().restricted() == {"c1": "remove"}
 
 
-def test_a_verdict_that_supersedes_reverses_and_taking_it_back_restores():
-    run = Run()
+def test_a_superseding_verdict_reverses_an_action_and_its_own_reversal_restores_it():
+    run = Enforced()
     run(
         verdict(1, rule_ids=("HH3",)),
         verdict(2, "c2", decision="safe"),
         verdict(3, "c3", policy="fraud", surface="chat"),
     )
-    before = run.standing_state.restricted()
+    before = run.state.restricted()
     (back,) = run(verdict(4, decision="safe", supersedes="v1"))
     assert (back.action, back.previous, back.effective, back.changes) == ("allow", "remove", "allow", True)
     assert back.reverses == run.actions[0].action_id
-    assert run.standing_state.restricted() == {"c3": "label"}
+    assert run.state.restricted() == {"c3": "label"}
     run(verdict(5, rule_ids=("HH3",), supersedes="v4"))
-    assert run.standing_state.restricted() == run.restored().restricted() == before
+    assert run.state.restricted() == run.restored().restricted() == before
 
 
-def test_what_is_allowed_and_stays_so_is_no_action():
-    run = Run()
+def test_a_safe_verdict_on_allowed_content_leads_to_no_action():
+    run = Enforced()
     assert run(verdict(1, decision="safe")) == []
 
 
-def test_a_repeated_verdict_is_followed_once():
-    run = Run()
+def test_a_repeated_verdict_leads_to_one_action():
+    run = Enforced()
     assert len(run(verdict(1, rule_ids=("HH3",)), verdict(1, rule_ids=("HH3",)))) == 1
     assert run(verdict(1, rule_ids=("HH3",))) == []
     run.enforcer.states[0] = run.restored()
-    assert run(verdict(1, rule_ids=("HH3",))) == [], "nor by the next owner"
+    assert run(verdict(1, rule_ids=("HH3",))) == [], "the next owner ignores it too"
 
 
-def test_undetermined_takes_nothing_back():
-    run = Run()
+def test_an_undetermined_verdict_reverses_nothing():
+    run = Enforced()
     run(verdict(1, rule_ids=("HH3",)))
     (kept,) = run(verdict(2, decision="undetermined"))
     assert (kept.action, kept.changes, kept.decision) == ("remove", False, "undetermined")
@@ -194,28 +194,28 @@ def test_undetermined_takes_nothing_back():
     assert (new.action, new.changes) == ("review", True)
 
 
-def test_a_person_overrides_what_stands_and_what_comes():
-    run = Run()
+def test_a_moderator_overrides_current_and_future_verdicts():
+    run = Enforced()
     run(verdict(1, rule_ids=("HH3",)))
-    run.standing_state.take(person())
-    assert run.standing_state.restricted() == {}
+    run.state.apply(person())
+    assert run.state.restricted() == {}
     (action,) = run(verdict(2, rule_ids=("HH3",)), verdict(3, policy="fraud", decision="safe"))
     assert (action.state, action.effective, action.changes) == ("overridden", "allow", False)
-    run.standing_state.take(person(action="remove"))
-    assert run.standing_state.restricted() == {"c1": "remove"}
+    run.state.apply(person(action="remove"))
+    assert run.state.restricted() == {"c1": "remove"}
 
 
-def test_above_the_cap_actions_are_held_until_the_window_has_passed(monkeypatch):
+def test_actions_above_the_cap_are_held_until_the_window_has_passed(monkeypatch):
     moment = WHEN
     monkeypatch.setattr(module, "now", lambda: moment)
-    run = Run(Rules(RULES.rule, Cap(3, "1h"), {"fraud": Cap(100, "1m")}))
+    run = Enforced(EnforcementRules(RULES.rule, Cap(3, "1h"), {"fraud": Cap(100, "1m")}))
     first = [run(verdict(n, f"c{n}", rule_ids=("HH3",)))[0] for n in range(6)]
     assert [a.state for a in first] == ["applied"] * 3 + ["held"] * 3
     assert [a.alert for a in first] == [False] * 3 + [True] + [False] * 2, "one alert for all"
     assert [a.effective for a in first[3:]] == ["allow"] * 3
     assert "above the cap of 3 in 1h" in first[3].why
-    assert run.standing_state.held() == {"hate": 3}
-    assert len(run.standing_state.restricted()) == 3
+    assert run.state.held() == {"hate": 3}
+    assert len(run.state.restricted()) == 3
     (other,) = run(verdict(7, "c3", policy="fraud", surface="chat"))
     assert other.state == "applied", "another policy has its own cap"
     run.enforcer.states[0] = run.restored()
@@ -229,37 +229,37 @@ def test_above_the_cap_actions_are_held_until_the_window_has_passed(monkeypatch)
     assert run.restored().held() == {"hate": 3}
 
 
-def test_the_caps_of_partitions_sum_up_to_the_cap():
-    for most in (1, 5, 6, 7, 1000):
-        assert sum(Cap(most).of_partition(p, 6) for p in range(6)) == most
+def test_the_caps_partition_shares_sum_up_to_the_cap():
+    for cap in (1, 5, 6, 7, 1000):
+        assert sum(Cap(cap).partition_share(p, 6) for p in range(6)) == cap
 
 
-def test_what_is_released_counts_once_and_only_while_it_waits():
-    run = Run(Rules(RULES.rule, Cap(1)))
+def test_a_release_counts_once_and_only_while_its_action_is_held():
+    run = Enforced(EnforcementRules(RULES.rule, Cap(1)))
     run(verdict(0, "c0", rule_ids=("HH3",)))
     (held,) = run(verdict(1, rule_ids=("HH3",)))
-    let = msgspec.structs.replace(held, state="applied", releases=held.action_id, action_id="r1", alert=False)
-    run.standing_state.take(let)
-    run.standing_state.take(let)
-    assert run.standing_state.restricted()["c1"] == "remove"
-    assert run.standing_state.held() == {}
+    release = msgspec.structs.replace(held, state="applied", releases=held.action_id, action_id="r1", alert=False)
+    run.state.apply(release)
+    run.state.apply(release)
+    assert run.state.restricted()["c1"] == "remove"
+    assert run.state.held() == {}
     (back,) = run(verdict(2, rule_ids=(), decision="safe"))
-    assert (back.state, back.previous) == ("held", "remove"), "a reversal is a change as well"
-    run.standing_state.take(let)
-    assert run.standing_state.held() == {"hate": 1}, "that was released before"
+    assert (back.state, back.previous) == ("held", "remove"), "a reversal is a change too"
+    run.state.apply(release)
+    assert run.state.held() == {"hate": 1}, "that action was released before"
 
 
-def test_a_trial_marks_its_actions_and_leaves_what_stands():
-    run = Run(dry_run=True)
+def test_a_dry_run_marks_its_actions_and_changes_nothing_that_stands():
+    run = Enforced(dry_run=True)
     (action,) = run(verdict(1, rule_ids=("HH3",)))
     assert action.dry_run
-    assert action.action_id != Run()(verdict(1, rule_ids=("HH3",)))[0].action_id
+    assert action.action_id != Enforced()(verdict(1, rule_ids=("HH3",)))[0].action_id
     assert run.restored().restricted() == {}
-    assert run.standing_state.restricted() == {"c1": "remove"}
+    assert run.state.restricted() == {"c1": "remove"}
 
 
-def test_a_verdict_at_fault_is_found_without_others_counting_twice():
-    run = Run()
+def test_an_invalid_verdict_fails_its_batch_before_the_others_count_as_seen():
+    run = Enforced()
     good = StoredRecord(topics.VERDICTS, 0, 0, 0, b"c1", encode(verdict(1, rule_ids=("HH3",))))
     bad = StoredRecord(topics.VERDICTS, 0, 1, 0, b"c2", b"{}")
     with pytest.raises(RecordError):
@@ -270,6 +270,39 @@ def test_a_verdict_at_fault_is_found_without_others_counting_twice():
 def test_old_ids_are_forgotten():
     seen = RecentIds(2)
     assert [seen.add(name) for name in ("a", "b", "a", "c", "b", "a")] == [True, True, False, True, True, True]
+
+
+HATE = PolicyStanding(ActionRef("remove", "a1"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ("remove", "applied", "", False)),
+        ({"cap_reached": True}, ("remove", "held", "above the cap of 3 in 1h", True)),
+        ({"cap_reached": True, "alerted": True}, ("remove", "held", "above the cap of 3 in 1h", False)),
+        ({"cap_reached": True, "standing": HATE}, ("remove", "applied", "", False)),
+        (
+            {"cap_reached": True, "moderator_decision": "label"},
+            ("remove", "overridden", "a moderator decided: label", False),
+        ),
+        ({"chosen": RuleChoice("allow", "r")}, None),
+        ({"chosen": RuleChoice("allow", "r"), "moderator_decision": "label"}, None),
+        (
+            {"chosen": RuleChoice("allow", "r"), "standing": PolicyStanding(held=ActionRef("remove", "a1"))},
+            ("allow", "applied", "", False),
+        ),
+        (
+            {"verdict": verdict(decision="undetermined"), "chosen": RuleChoice("review", "r"), "standing": HATE},
+            ("remove", "applied", "", False),
+        ),
+    ],
+)
+def test_the_decision_depends_on_the_situation_alone(changes, expected):
+    situation = Situation(verdict(), RuleChoice("remove", "r"), PolicyStanding(), None, Cap(3, "1h"), False, False)
+    decision = module.decide_action(msgspec.structs.replace(situation, **changes))
+    found = decision and (decision.chosen.action, decision.state, decision.why, decision.alert)
+    assert found == expected
 
 
 steps = st.lists(
@@ -285,28 +318,28 @@ steps = st.lists(
 
 
 @given(steps)
-def test_what_stands_is_what_the_last_verdicts_and_people_say(events):
-    """Against the plain definition: of each policy the last determined verdict, or review; a person before all."""
-    run = Run(Rules(RULES.rule, Cap(10_000)))
-    model, people = {}, {}
+def test_the_state_matches_the_plain_definition_of_what_stands(events):
+    """The severest of each policy's last determined verdict, or review; a moderator's decision overrides them all."""
+    run = Enforced(EnforcementRules(RULES.rule, Cap(10_000)))
+    model, decided = {}, {}
     for number, (content, policy, decision, cited, kind) in enumerate(events):
         if kind != "verdict":
-            run.standing_state.take(person(content, kind))
+            run.state.apply(person(content, kind))
             run.actions.append(person(content, kind))
-            people[content] = kind
+            decided[content] = kind
             continue
         run(verdict(number, content, policy, decision, rule_ids=(cited,)))
-        if content in people:
+        if content in decided:
             continue
         wanted = {"safe": "allow", "undetermined": "review"}.get(decision, "remove" if cited == "HH3" else "review")
         if not (decision == "undetermined" and model.get((content, policy)) == "remove"):
             model[content, policy] = wanted
     order = ["allow", "review", "remove"]
     expected = {}
-    for content in {content for content, _ in model} | set(people):
+    for content in {content for content, _ in model} | set(decided):
         standing = [action for (name, _), action in model.items() if name == content]
-        action = people.get(content) or max(standing, key=order.index)
+        action = decided.get(content) or max(standing, key=order.index)
         if action != "allow":
             expected[content] = action
-    assert run.standing_state.restricted() == run.restored().restricted() == expected
+    assert run.state.restricted() == run.restored().restricted() == expected
     assert max(Counter(a.verdict_id for a in run.actions if a.verdict_id).values(), default=1) == 1

@@ -1,4 +1,4 @@
-"""The manifests: valid for Kubernetes, and in step with what the processes are called, listen on and read."""
+"""The manifests: valid for Kubernetes, and consistent with the names, ports, topics and settings of the processes."""
 
 import json
 import shutil
@@ -59,14 +59,14 @@ def test_each_document_is_valid(number):
     kubernetes_validate.validate(document, KUBERNETES, strict=True)
 
 
-def test_a_document_at_fault_is_found():
+def test_an_invalid_document_is_rejected():
     broken = json.loads(json.dumps(of("Deployment")[PREFILTER]))
     broken["spec"]["template"]["spec"]["containers"][0]["port"] = 1
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(broken, KUBERNETES, strict=True)
 
 
-def test_processes_are_probed_where_they_listen_and_have_the_time_to_finish():
+def test_probes_use_the_ports_of_the_processes_which_have_time_to_finish():
     assert set(of("Deployment")) == set(PORTS)
     for name, pod in pods().items():
         (container,) = pod["containers"]
@@ -85,7 +85,7 @@ def test_processes_are_probed_where_they_listen_and_have_the_time_to_finish():
     assert not any("PASSWORD" in name or "SECRET" in name for name in config["data"])
 
 
-def test_nothing_runs_as_root_or_keeps_rights():
+def test_no_container_runs_as_root_or_keeps_capabilities():
     for pod in pods().values():
         assert pod["securityContext"]["runAsNonRoot"]
         assert pod["securityContext"]["runAsUser"] == 1000
@@ -100,7 +100,7 @@ def test_nothing_runs_as_root_or_keeps_rights():
         assert "\nUSER safeguard\n" in image.read_text()
 
 
-def test_what_waits_scales_what_works_on_it():
+def test_each_process_scales_by_the_lag_of_its_own_topic():
     partitions = int(of("ConfigMap")["safeguard"]["data"]["SAFEGUARD_PARTITIONS"])
     for name, scaled in of("ScaledObject").items():
         (trigger,) = scaled["spec"]["triggers"]
@@ -115,7 +115,7 @@ def test_what_waits_scales_what_works_on_it():
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
-def test_kubectl_puts_them_together():
+def test_kubectl_builds_all_documents():
     done = subprocess.run(["kubectl", "kustomize", FOLDER], capture_output=True, text=True, check=True)
     found = list(yaml.safe_load_all(done.stdout))
     assert len(found) == len(documents())
