@@ -84,7 +84,10 @@ def embedded() -> Iterator[str]:
 
 
 def jars(cache: Path | None = None) -> Path:
-    """The folder of Kafka's jars. Maven downloads them on first use (43 MB). Raises BrokerError without Java or Maven."""
+    """The folder of Kafka's jars; Maven downloads them on first use (43 MB).
+
+    Raises BrokerError without Java or Maven.
+    """
     for tool in ("java", "mvn"):
         if shutil.which(tool) is None:
             raise BrokerError(f"{tool} is not on the PATH: install Java 17 and Maven to run Apache Kafka")
