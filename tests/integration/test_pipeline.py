@@ -95,6 +95,7 @@ async def test_every_valid_event_is_answered_and_every_invalid_one_is_a_dead_let
         settings["SAFEGUARD_SERVERS"] = request.getfixturevalue("inference_server")
     with demo(*arguments, "--keep", **settings, SAFEGUARD_SESSION_TIMEOUT_MS="6000") as process:
         output = await asyncio.to_thread(process.stdout.readline)
+        assert output, process.stderr.read()
         progress = await asyncio.to_thread(_ended_by_an_interrupt, process)
     assert process.returncode == 0, progress
     summary = json.loads(output)
