@@ -107,9 +107,11 @@ def jars(cache: Path | None = None) -> Path:
             "dependency:copy-dependencies",
             f"-DoutputDirectory={download}",
         ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise BrokerError(f"Maven could not download Kafka's jars:\n{(done.stdout + done.stderr)[-2000:]}")
+        completed = subprocess.run(command, capture_output=True, text=True, check=False)
+        if completed.returncode:
+            raise BrokerError(
+                f"Maven could not download Kafka's jars:\n{(completed.stdout + completed.stderr)[-2000:]}"
+            )
         with contextlib.suppress(OSError):  # another process downloaded them first
             download.rename(folder)
     finally:
@@ -134,9 +136,9 @@ class KafkaSecurity:
             [*keytool, "-genkeypair", *names],
             [*keytool, "-exportcert", "-rfc", "-file", str(self.ca_file)],
         ):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise BrokerError(f"keytool failed:\n{(done.stdout + done.stderr)[-1000:]}")
+            completed = subprocess.run(command, capture_output=True, text=True, check=False)
+            if completed.returncode:
+                raise BrokerError(f"keytool failed:\n{(completed.stdout + completed.stderr)[-1000:]}")
 
     def users(self) -> list[str]:
         """Arguments of kafka-storage format that create the users."""
@@ -233,9 +235,9 @@ class KafkaNode:
         command = self._java(
             "kafka.tools.StorageTool", "format", "-t", self._cluster, "-c", str(self._properties), *users
         )
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise BrokerError(f"formatting Kafka's storage failed:\n{(done.stdout + done.stderr)[-2000:]}")
+        completed = subprocess.run(command, capture_output=True, text=True, check=False)
+        if completed.returncode:
+            raise BrokerError(f"formatting Kafka's storage failed:\n{(completed.stdout + completed.stderr)[-2000:]}")
 
     def start(self, wait: bool = True) -> None:
         with self.log.open("ab") as out:

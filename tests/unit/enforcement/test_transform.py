@@ -225,7 +225,7 @@ def test_actions_above_the_cap_are_held_until_the_window_has_passed(monkeypatch)
     (later,) = run(verdict(9, "c9", rule_ids=("HH3",)))
     assert later.state == "applied"
     (dropped,) = run(verdict(10, "c4", decision="safe", supersedes="v4"))
-    assert (dropped.action, dropped.changes) == ("allow", False), "it was never done"
+    assert (dropped.action, dropped.changes) == ("allow", False), "it was never applied"
     assert run.restored().held() == {"hate": 3}
 
 
@@ -301,8 +301,7 @@ HATE = PolicyStanding(ActionRef("remove", "a1"))
 def test_the_decision_depends_on_the_situation_alone(changes, expected):
     situation = Situation(verdict(), RuleChoice("remove", "r"), PolicyStanding(), None, Cap(3, "1h"), False, False)
     decision = module.decide_action(msgspec.structs.replace(situation, **changes))
-    found = decision and (decision.chosen.action, decision.state, decision.why, decision.alert)
-    assert found == expected
+    assert expected == (decision and (decision.chosen.action, decision.state, decision.why, decision.alert))
 
 
 steps = st.lists(
@@ -331,9 +330,10 @@ def test_the_state_matches_the_plain_definition_of_what_stands(events):
         run(verdict(number, content, policy, decision, rule_ids=(cited,)))
         if content in decided:
             continue
-        wanted = {"safe": "allow", "undetermined": "review"}.get(decision, "remove" if cited == "HH3" else "review")
+        violating = "remove" if cited == "HH3" else "review"
+        chosen = {"safe": "allow", "undetermined": "review"}.get(decision, violating)
         if not (decision == "undetermined" and model.get((content, policy)) == "remove"):
-            model[content, policy] = wanted
+            model[content, policy] = chosen
     order = ["allow", "review", "remove"]
     expected = {}
     for content in {content for content, _ in model} | set(decided):

@@ -43,7 +43,9 @@ def of(kind):
 
 def pods():
     return {
-        name: found["spec"]["template"]["spec"] for kind in ("Deployment", "Job") for name, found in of(kind).items()
+        name: document["spec"]["template"]["spec"]
+        for kind in ("Deployment", "Job")
+        for name, document in of(kind).items()
     }
 
 
@@ -116,10 +118,10 @@ def test_each_process_scales_by_the_lag_of_its_own_topic():
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
 def test_kubectl_builds_all_documents():
-    done = subprocess.run(["kubectl", "kustomize", FOLDER], capture_output=True, text=True, check=True)
-    found = list(yaml.safe_load_all(done.stdout))
-    assert len(found) == len(documents())
-    for document in found:
+    completed = subprocess.run(["kubectl", "kustomize", FOLDER], capture_output=True, text=True, check=True)
+    built = list(yaml.safe_load_all(completed.stdout))
+    assert len(built) == len(documents())
+    for document in built:
         if document["kind"] != "ScaledObject":
             kubernetes_validate.validate(document, KUBERNETES, strict=True)
         assert document["metadata"].get("namespace", "safeguard") == "safeguard"
