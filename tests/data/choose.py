@@ -1,6 +1,7 @@
-"""Chooses the labelled texts of the tests: python tests/data/choose.py DATA, a folder with train/ and manifest.json.
+"""Choose the labelled texts of the tests: python tests/data/choose.py DATA, a folder with train/ and manifest.json.
 
-Only texts that were kept from all training, from sources whose licence allows passing them on; each names both.
+It takes only texts that were held out of all training, from sources with a licence that permits redistribution. Each
+text names its source and its licence.
 """
 
 import json
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from safeguard_streams.policies import labelled
 
-WANTED = {  # file: (violating texts, others)
+COUNTS = {  # file: (violating texts, others)
     "davidson": (170, 40),
     "edos": (90, 210),
     "toxic_spans": (170, 0),
@@ -25,7 +26,7 @@ WANTED = {  # file: (violating texts, others)
 def choose(data):
     manifest = {entry["file"]: entry for entry in json.loads((data / "manifest.json").read_text(encoding="utf-8"))}
     draw = random.Random(3)
-    for name, counts in WANTED.items():
+    for name, counts in COUNTS.items():
         entry = manifest[f"train/{name}.jsonl.gz"]
         rows = [r for r in labelled.read(data / entry["file"]) if 12 < len(r.text) <= 300 and labelled.held_out(r.text)]
         draw.shuffle(rows)

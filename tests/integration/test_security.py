@@ -139,6 +139,29 @@ async def read(secure, user, topic, kind):
     return [decode(r.value, kind) async for r in kafka.read_all(as_user(secure, user), [topic])]
 
 
+async def operate(*words):
+    """Run a command as the operator; returns its output."""
+    done = await asyncio.to_thread(CliRunner().invoke, app, words)
+    assert done.exit_code == 0, f"{words}: {done.exception!r} {done.stderr}"
+    return done.stdout
+
+
+async def erase(secure):
+    """Erase c0 as the operator: only the rationale of c2 is left."""
+    erased = json.loads(await operate("erase", "c0", "--json"))
+    assert erased["rationales"] == 2, "its verdict's and its replay's"
+    remains = {one["topic"]: one["text"] for one in erased["remains"]}
+    assert remains[topics.EVENTS] is remains[topics.ESCALATIONS] is True
+    assert remains[topics.VERDICTS] is remains[topics.ACTIONS] is False
+    assert "0 rationales" in await operate("erase", "c-unknown")
+    records = [r async for r in kafka.read_all(as_user(secure, "auditor"), [topics.RATIONALES])]
+    assert sum(r.value is None for r in records) == 2
+    last = {r.key: r for r in records}
+    assert {decode(r.value, Rationale).content_id for r in last.values() if r.value} == {"c2"}
+    partitions = {r.key: r.partition for r in records if r.value}
+    assert all(partitions[r.key] == r.partition for r in records), "a tombstone lies where its rationale does"
+
+
 @pytest.mark.slow
 async def test_each_role_does_its_work(secure, tmp_path, monkeypatch):
     for name, value in environment(secure, "operator").items():
@@ -176,11 +199,6 @@ async def test_each_role_does_its_work(secure, tmp_path, monkeypatch):
         assert {rationale.content_id for rationale in rationales} == {"c0", "c2"}
         assert [v.content_id for v in await read(secure, "auditor", topics.CLEARED, Verdict)] == ["c1"]
 
-        async def operate(*words):
-            done = await asyncio.to_thread(CliRunner().invoke, app, words)
-            assert done.exit_code == 0, f"{words}: {done.exception!r} {done.stderr}"
-            return done.stdout
-
         await operate("enforce", "decide", "c0", "allow", "--why", "test")
         letters = [json.loads(line) for line in (await operate("dead-letters", "list", "--json")).splitlines()]
         assert [letter["stage"] for letter in letters] == ["prefilter"]
@@ -201,18 +219,7 @@ async def test_each_role_does_its_work(secure, tmp_path, monkeypatch):
         await operate("replay", "promote", made["replay_id"], "--yes")
         shown = command(secure, "auditor", "enforce", "show", "c0", "--json")
         assert [action["action"] for action in json.loads(shown.stdout)] == ["label", "allow"]
-        erased = json.loads(await operate("erase", "c0", "--json"))
-        assert erased["rationales"] == 2, "its verdict's and its replay's"
-        held = {one["topic"]: one["text"] for one in erased["remains"]}
-        assert held[topics.EVENTS] is held[topics.ESCALATIONS] is True
-        assert held[topics.VERDICTS] is held[topics.ACTIONS] is False
-        assert "0 rationales" in await operate("erase", "c-unknown")
-        left = [r async for r in kafka.read_all(as_user(secure, "auditor"), [topics.RATIONALES])]
-        assert sum(r.value is None for r in left) == 2
-        last = {r.key: r for r in left}
-        assert {decode(r.value, Rationale).content_id for r in last.values() if r.value} == {"c2"}
-        before = {r.key: r.partition for r in left if r.value}
-        assert all(before[r.key] == r.partition for r in left), "a tombstone lies where its rationale does"
+        await erase(secure)
     for log in tmp_path.glob("*.log"):
         assert not any(word in log.read_text() for word in PASSWORDS.values())
 

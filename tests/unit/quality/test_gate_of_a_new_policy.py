@@ -25,6 +25,8 @@ from safeguard_streams.quality.verdict_labels import from_verdicts
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime.memory_broker import StoredRecord
 
+pytestmark = pytest.mark.slow  # trains a classifier, about a minute
+
 ROWS = [json.loads(line) for line in Path("tests/data/labelled.jsonl").read_text(encoding="utf-8").splitlines()]
 ROWS = [{"text": row["text"], "violates": "banking77" in row["source"]} for row in ROWS]
 ROWS.sort(key=lambda row: hashlib.sha256(row["text"].encode()).digest())
