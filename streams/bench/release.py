@@ -54,7 +54,7 @@ class Release(msgspec.Struct, frozen=True):
 def versions(share: float) -> tuple[Policy, Policy]:
     """A policy that judges this share of content, drawn at random, and the same with a sentence changed."""
     document = load_library()[POLICY].document
-    gate = {"labels": None, "threshold": None, "calibration": None, "sample": share}
+    gate = {"harms": None, "threshold": None, "calibration": None, "sample": share}
     first = with_changes(document, "gate", **gate)
     return parse(first), parse(first.replace("You review user content", "You look at user content"))
 

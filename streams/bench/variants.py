@@ -84,7 +84,7 @@ def plain_faust(current: Settings) -> None:
             if gate.patterns:
                 patterns.Compile()
             gates.append(
-                (released.policy, {f"__label__{label}" for label in gate.labels}, terms, gate.patterns and patterns)
+                (released.policy, {f"__label__{label}" for label in gate.harms}, terms, gate.patterns and patterns)
             )
         async for event in stream.events():
             content = decode(event.value, ContentEvent)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safeguard_streams.errors import ConfigurationError
-from safeguard_streams.policies.distilled import Distilled
+from safeguard_streams.policies.distilled import DistilledClassifier
 from safeguard_streams.prefilter.normalise import Views, read, words
 
 SHIPPED = Path(__file__).parent / "model" / "prefilter.bin"
@@ -85,7 +85,7 @@ class Classifier:
         """All labels but none."""
         return sorted(label for label in self.labels if label != NONE)
 
-    def beside(self, distilled: Sequence[Distilled]) -> Classifier:
+    def beside(self, distilled: Sequence[DistilledClassifier]) -> Classifier:
         """The same classifier, scoring these labels, too; itself, with what it has in its table, if it does already."""
         if list(distilled) == self._distilled:
             return self
@@ -93,7 +93,7 @@ class Classifier:
         other._begin(distilled)  # noqa: SLF001  (it is of this class)
         return other
 
-    def _begin(self, distilled: Sequence[Distilled]) -> None:
+    def _begin(self, distilled: Sequence[DistilledClassifier]) -> None:
         self._distilled = list(distilled)
         self._rows = _Rows(lambda piece: np.rint(self._share(self.words(piece)) * _ONE), self._share([]).size)
         self._end = np.rint(self._share(["</s>"]) * _ONE)
@@ -143,7 +143,7 @@ class Classifier:
             share[labels] += inputs
             for column, distilled in enumerate(self._distilled, labels + 1):
                 share[column] += distilled.sum(word)
-            share[-1] += Distilled.features(word) if width else 0
+            share[-1] += DistilledClassifier.features(word) if width else 0
         return share
 
     def windows(self, views: Views) -> Windows:

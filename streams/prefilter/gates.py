@@ -44,7 +44,7 @@ class Gates:
         gates = [policy.gate for policy in policies]
         self._distilled = [(column, p.distilled) for column, p in enumerate(policies) if p.distilled is not None]
         self.classifier = classifier.beside([label for _, label in self._distilled])
-        harms = [d.labels or tuple(classifier.harms) if (d := p.distilled) else p.gate.labels for p in policies]
+        harms = [d.harms or tuple(classifier.harms) if (d := p.distilled) else p.gate.harms for p in policies]
         self._chosen = np.array(
             [[label in chosen for chosen in harms] for label in classifier.labels], dtype=np.float64
         )

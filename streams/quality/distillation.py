@@ -43,8 +43,8 @@ class Proposal(msgspec.Struct, frozen=True):
 
 def gate_scores(policy: Policy, classifier: Classifier, texts: Sequence[str]) -> Floats:
     """What the policy's gate gives these texts, 0 to 1; of a gate without labels, 1 - P(none)."""
-    if policy.distilled is None and not policy.gate.labels:
-        gate = msgspec.structs.replace(policy.gate, labels=tuple(classifier.harms))
+    if policy.distilled is None and not policy.gate.harms:
+        gate = msgspec.structs.replace(policy.gate, harms=tuple(classifier.harms))
         policy = msgspec.structs.replace(policy, gate=gate)
     gates = Gates([policy], classifier)
     return np.concatenate([gates.ask(texts[at : at + 1000]).scores[:, 0] for at in range(0, len(texts), 1000)])
@@ -73,7 +73,7 @@ def propose(policy: Policy, classifier: Classifier, rows: Sequence[LabeledItem],
         label.weights,
         policy_id=policy.id,
         classifier=classifier.name,
-        labels=policy.gate.labels,
+        harms=policy.gate.harms,
         trust=(float(label.trust[0]), float(label.trust[1])),
         bias=label.bias,
         rows=len(rows),
@@ -102,7 +102,7 @@ class _Features:
             values += (counts / np.sqrt(max(1, len(found)))).tolist()
         self.groups = sparse.csr_matrix((values, (rows, columns)), shape=(len(texts), distilled.BUCKETS))
         plain = msgspec.structs.replace(policy, distilled=None)
-        broad = msgspec.structs.replace(plain, gate=msgspec.structs.replace(policy.gate, labels=()))
+        broad = msgspec.structs.replace(plain, gate=msgspec.structs.replace(policy.gate, harms=()))
         harms = [gate_scores(p, classifier, texts) for p in (plain, broad)]
         self.odds = log_odds(np.column_stack(harms))
 

@@ -10,7 +10,7 @@ import json
 import random
 import sys
 
-from safeguard_streams.policies.tokens import encoding
+from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.process import configure_logging
 from safeguard_streams.workers import app

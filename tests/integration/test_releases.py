@@ -18,7 +18,7 @@ from safeguard_streams.contract.records import ContentEvent, Verdict, decode, en
 from safeguard_streams.errors import BusError, ConfigurationError, PolicyError
 from safeguard_streams.policies.files import LIBRARY, load, load_library
 from safeguard_streams.policies.parsing import parse
-from safeguard_streams.policies.tokens import encoding
+from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.decision import AuditRates, Prefilter
 from safeguard_streams.quality import shadow_comparison

@@ -13,7 +13,7 @@ from sklearn.metrics import brier_score_loss
 from sklearn.model_selection import StratifiedKFold
 
 from safeguard_streams.errors import ConfigurationError
-from safeguard_streams.policies.document import SURE, ScoreMap
+from safeguard_streams.policies.document import SCORE_BOUND, ScoreMap
 
 BINS = 10
 FOLDS = 5
@@ -83,7 +83,7 @@ def fit(scores: Sequence[float], violates: Sequence[bool], seed: int = 0) -> Fit
 
 
 def _platt(scores: Floats, violates: Flags) -> ScoreMap:
-    kept = np.clip(scores, SURE, 1 - SURE)
+    kept = np.clip(scores, SCORE_BOUND, 1 - SCORE_BOUND)
     odds = np.log(kept / (1 - kept)).reshape(-1, 1)
     # Slightly held back: where a few contents are all on their right sides, the slope would have no end.
     line = LogisticRegression(C=10.0).fit(odds, violates)

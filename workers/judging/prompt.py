@@ -19,7 +19,7 @@ from openai_harmony import (
 )
 
 from safeguard_streams.errors import ConfigurationError
-from safeguard_streams.policies.tokens import encoding
+from safeguard_streams.policies.harmony import encoding
 
 # Pinned: a prompt that names today's date changes at midnight, with its prefix cache and its verdicts.
 PROMPT_DATE = "2025-10-29"

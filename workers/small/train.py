@@ -22,7 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssModel
 
 from safeguard_streams.policies.document import Policy
-from safeguard_streams.policies.tokens import encoding
+from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.workers.judging import prompt
 from safeguard_streams.workers.small.examples import Example, answer, balance, by_lesson, shorten, vary_policy
 from safeguard_streams.workers.small.weights import VOCABULARY, save_compact

@@ -89,7 +89,7 @@ def test_a_distilled_label_is_scored_as_it_is_defined(classifier):
     for bucket in distilled.groups("zebra"):
         weights[bucket] = 0.5
     label = distilled.read(
-        distilled.write(weights, policy_id="p", classifier=classifier.name, labels=(), trust=(0, 0), bias=-1.0, rows=9)
+        distilled.write(weights, policy_id="p", classifier=classifier.name, harms=(), trust=(0, 0), bias=-1.0, rows=9)
     )
     windows = classifier.beside([label]).windows(read(["a zebra crossing", KIND]))
     groups = sum(len(distilled.groups(word)) for word in ("a", "zebra", "crossing"))

@@ -179,7 +179,7 @@ def test_nothing_is_audited_at_rate_zero_and_everything_at_one(classifier, feed)
 
 def document_with(**gate):
     """The fraud policy with this gate and nothing else in it."""
-    nothing = dict.fromkeys(("labels", "threshold", "sample", "calibration"))
+    nothing = dict.fromkeys(("harms", "threshold", "sample", "calibration"))
     return with_changes(load_library()["fraud-spam"].document, "gate", **{**nothing, **gate})
 
 
@@ -213,7 +213,7 @@ def test_many_terms_and_patterns_are_each_found(classifier):
 @pytest.mark.parametrize("pattern", ["(?<=a)b", r"(a)\1", "(", "a{5000}"])
 def test_a_pattern_that_re2_does_not_know_is_refused_by_name(pattern):
     document = with_changes(load_library()["fraud-spam"].document, "gate", patterns=[pattern])
-    with pytest.raises(PolicyError, match="gate.patterns: .* is no RE2 expression"):
+    with pytest.raises(PolicyError, match="gate.patterns: .* is not a valid RE2 expression"):
         parse(document)
 
 

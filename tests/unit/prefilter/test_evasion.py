@@ -61,7 +61,7 @@ def gate():
     """1 - P(none), by the gate of a policy that looks for every harm."""
     classifier = Classifier()
     policy = load_library()["hate-harassment"]
-    policy = replace(policy, gate=replace(policy.gate, labels=tuple(classifier.harms)))
+    policy = replace(policy, gate=replace(policy.gate, harms=tuple(classifier.harms)))
     scores = gate_scores(policy, classifier, [row["text"] for row in ROWS])
     threshold = calibrate(scores, [row["violates"] for row in ROWS], 0.90).threshold
     return policy, classifier, threshold

@@ -78,7 +78,7 @@ def classifier():
 
 def test_a_gate_gets_better_by_the_verdicts_that_it_collects(classifier):
     document = load_library()["hate-harassment"].document
-    first = with_changes(document, "gate", labels=None, threshold=None, terms=["my card", "my account"], sample=0.3)
+    first = with_changes(document, "gate", harms=None, threshold=None, terms=["my card", "my account"], sample=0.3)
     feed = in_force(first)
     found = list(escalations(Prefilter(classifier, feed, AuditRates(near=0.2, far=0.2)), STREAM))
     verdicts = [verdict(escalation, STREAM[number]["violates"]) for number, escalation in found]

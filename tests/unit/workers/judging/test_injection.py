@@ -13,7 +13,7 @@ from openai_harmony import Role
 from safeguard_streams.contract.records import ContentEvent
 from safeguard_streams.contract.records import Message as ContextMessage
 from safeguard_streams.policies.files import load_library
-from safeguard_streams.policies.tokens import encoding
+from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.workers.inference.interface import Question
 from safeguard_streams.workers.inference.routes import Chat
 from safeguard_streams.workers.judging import prompt
