@@ -162,10 +162,10 @@ async def bare(current: Settings, *, transactions: bool) -> None:
         position = {tp: records[-1].offset + 1}
         if transactions:
             async with producer.transaction():
-                await _send(producer, current, prefilter.judge(records), tp.partition)
+                await _send(producer, current, prefilter.decide(records), tp.partition)
                 await producer.send_offsets_to_transaction(position, group)
         else:
-            await _send(producer, current, prefilter.judge(records), tp.partition)
+            await _send(producer, current, prefilter.decide(records), tp.partition)
             await consumer.commit(position)
 
     while True:

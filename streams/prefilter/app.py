@@ -88,7 +88,7 @@ class PrefilterApp:
         async def prefilter(stream: Any) -> None:
             async for batch in stream:
                 try:
-                    batch.outputs.set_result(self.prefilter.judge(batch.records))
+                    batch.outputs.set_result(self.prefilter.decide(batch.records))
                 except Exception as error:  # the engine finds the record at fault
                     batch.outputs.set_exception(error)
 

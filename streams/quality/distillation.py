@@ -47,7 +47,7 @@ def gate_scores(policy: Policy, classifier: Classifier, texts: Sequence[str]) ->
         gate = msgspec.structs.replace(policy.gate, harms=tuple(classifier.harms))
         policy = msgspec.structs.replace(policy, gate=gate)
     gates = Gates([policy], classifier)
-    return np.concatenate([gates.ask(texts[at : at + 1000]).scores[:, 0] for at in range(0, len(texts), 1000)])
+    return np.concatenate([gates.evaluate(texts[at : at + 1000]).scores[:, 0] for at in range(0, len(texts), 1000)])
 
 
 def propose(policy: Policy, classifier: Classifier, rows: Sequence[LabeledItem], seed: int = 0) -> Proposal:

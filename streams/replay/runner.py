@@ -41,7 +41,8 @@ from safeguard_streams.contract.records import (
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.prefilter.classifier import Classifier
-from safeguard_streams.prefilter.decision import AuditRates, EscalationReason, Prefilter, drawn, hashed
+from safeguard_streams.prefilter.decision import AuditRates, EscalationReason, Prefilter
+from safeguard_streams.prefilter.sampling import drawn, hashed
 from safeguard_streams.releases import operator
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime.settings import Settings
@@ -238,7 +239,7 @@ class ReplaySelector:
         contents = np.array([hashed(event.content_id) for _, event in kept], dtype=np.uint64)
         in_sample = drawn(contents, self._seed)[:, 0] < replay.sample
         again = drawn(contents, self._noise)[:, 0] < replay.noise
-        reasons, released = self._prefilter.ask([event for _, event in kept])
+        reasons, released = self._prefilter.reasons([event for _, event in kept])
         outputs = []
         for number, (record, event) in enumerate(kept):
             if in_sample[number]:

@@ -220,7 +220,7 @@ async def test_a_shadow_is_judged_beside_the_version_in_force_and_compared(broke
     ]
     judge = Judge(Stern(), feed, InferenceBudget(500))
     async with kafka_bus.producer(broker) as producer:
-        for output in Prefilter(Classifier(), feed, AuditRates(0, 0)).judge(events):
+        for output in Prefilter(Classifier(), feed, AuditRates(0, 0)).decide(events):
             made = [output]
             if output.topic in (topics.ESCALATIONS, topics.ESCALATIONS_SHADOW):
                 made += await judge.judge(StoredRecord(output.topic, 0, 0, 0, output.key, output.value))

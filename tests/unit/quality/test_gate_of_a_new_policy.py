@@ -44,7 +44,7 @@ def escalations(prefilter, rows):
     for number, row in enumerate(rows):
         value = {"content_id": f"c{number}", "text": row["text"], "created_at": "2026-01-01T00:00:00Z"}
         records.append(StoredRecord(topics.EVENTS, 0, number, 0, b"c%d" % number, json.dumps(value).encode()))
-    for output in prefilter.judge(records):
+    for output in prefilter.decide(records):
         if output.topic in {topics.ESCALATIONS, topics.ESCALATIONS_AUDIT}:
             escalation = decode(output.value, Escalation)
             yield int(escalation.event.content_id[1:]), escalation
