@@ -173,7 +173,7 @@ def rules(say: Say) -> dict[str, float]:
     for _ in range(10):  # the first warms up
         for count, judge in judges.items():
             start = time.perf_counter()
-            judge.judge(records)
+            judge.decide(records)
             took.setdefault(count, []).append(time.perf_counter() - start)
     medians = {count: statistics.median(times[1:]) for count, times in took.items()}
     for count, median in medians.items():

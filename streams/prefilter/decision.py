@@ -221,7 +221,7 @@ class _Batch:
         return PrefilterResult(gate, harm, score, threshold, rate, stratum)
 
     def nearest(self) -> list[PrefilterResult | None]:
-        """For each event, the gate that it passed by the least margin, or None if it passed no gate that has a score."""
+        """For each event, the gate that it passed by the least margin, or None if it passed no gate with a score."""
         if not self._compiled.released:
             return [None] * len(self._ids)
         scores, thresholds = self._results.scores, self._compiled.gates.thresholds
