@@ -128,7 +128,7 @@ def test_a_policys_life_from_its_release_to_its_retirement(run, broker, tmp_path
         (("rollback", NAME), "has no release before"),
         (("rollback", NAME, "--to", "9"), "has no release '9'"),
         (("retire", NAME), "is not in force; there are: none"),
-        (("history", NAME), "nothing was done to a policy 'self-harm'; there are: none yet"),
+        (("history", NAME), "policy 'self-harm' has no history; policies with a history: none yet"),
         (("compare", NAME), "no shadow of self-harm has judged anything yet"),
         (("diff", f"{NAME}@live", NAME, "--text-only"), "has no release 'live'"),
         (("release", "nonsense"), "no policy 'nonsense'"),
