@@ -8,7 +8,7 @@ In reading order:
 - `document`: what a parsed policy holds.
 - `parsing`: from text to a policy or to problems with their lines.
 - `files`: reading policy.md and distilled.json, and changing a gate in place.
-- `golden`: golden sets, the labeled texts that show what a policy's rules mean.
+- `golden`: golden sets, the labelled texts that show what a policy's rules mean.
 - `harmony`: the encoding in which the model reads, for counting tokens.
 - `check`: what makes a policy fit for release.
 - `distilled`: classifiers distilled from one policy's verdicts.
@@ -17,7 +17,7 @@ In reading order:
 ## Design decisions
 
 - **The version names what the model reads.** It is a hash of the policy's text alone. A new owner, gate or threshold
-  leaves it unchanged, so verdicts stay comparable.
+  leaves it unchanged, and verdicts stay comparable.
 - **A distilled classifier travels with its policy.** It is linear in letter groups and takes 20 to 40 kB of JSON inside
   the release record. A prefilter therefore takes the policy and its classifier together, or neither.
 - **Parsing is safe on hostile input.** Running processes parse releases. YAML aliases are refused, patterns must be

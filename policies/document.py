@@ -13,7 +13,7 @@ from safeguard_streams.policies.distilled import DistilledClassifier
 from safeguard_streams.policies.vocabulary import Effort, Harm
 
 MAX_SAMPLES = 25
-SCORE_BOUND = 0.001  # a score map treats scores below it, or above 1 - it, as equal: most scores are nearly 0 or 1
+SCORE_BOUND = 0.001  # scores are clipped to [SCORE_BOUND, 1 - SCORE_BOUND], because most of them are nearly 0 or 1
 
 
 class AppliesTo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

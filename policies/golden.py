@@ -1,4 +1,4 @@
-"""Golden sets: labeled texts in golden.jsonl beside a policy, which show what its rules mean."""
+"""Golden sets: labelled texts in golden.jsonl beside a policy, which show what its rules mean."""
 
 from __future__ import annotations
 

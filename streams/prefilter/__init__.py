@@ -1,8 +1,8 @@
 """The first stage: it turns content events into escalations and cleared verdicts.
 
 Every event on content.events is answered. Each policy's gate either escalates it to the reasoner or lets it pass, and
-an event that passes all gates is cleared. Decisions depend only on the event and the policies in force, so a rerun
-gives the same outputs. A release applies between two batches, and one whose gate does not compile changes nothing.
+an event that passes all gates is cleared. Decisions depend only on the event and the policies in force, and a rerun
+repeats them. A release applies between two batches. One whose gate does not compile changes nothing.
 In reading order:
 
 - `app`: the process, from settings to the running engine.

@@ -75,9 +75,11 @@ class Classifier:
             raise ConfigurationError(f"{path}: has no class {NONE!r}; train it with safeguard prefilter train")
         self.name = f"fasttext-{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
         self._output = np.array(self._model.f.getOutputMatrix(), dtype=np.float64)
-        known, counts = self._model.get_words(include_freq=True)
+        vocabulary, counts = self._model.get_words(include_freq=True)
         # The cost of a known word is minus the log of its frequency in training.
-        self._costs: dict[str, float] = dict(zip(known, (np.log(counts.sum()) - np.log(counts)).tolist(), strict=True))
+        self._costs: dict[str, float] = dict(
+            zip(vocabulary, (np.log(counts.sum()) - np.log(counts)).tolist(), strict=True)
+        )
         self._set_distilled(())
 
     @property
@@ -102,13 +104,13 @@ class Classifier:
 
     def words(self, piece: str) -> list[str]:
         """Words of a piece. A long unknown word is split into the words that it seems to be made of."""
-        found: list[str] = []
+        result: list[str] = []
         for word in words(piece):
             if len(word) < _MIN_SPLIT or word in self._costs or len(word) > _MAX_SPLIT:
-                found.append(word)
+                result.append(word)
             else:
-                found += self._split(word)
-        return found
+                result += self._split(word)
+        return result
 
     def _split(self, word: str) -> list[str]:
         """The most likely sequence of words, where a word's probability is its frequency in training."""

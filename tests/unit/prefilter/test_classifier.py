@@ -33,8 +33,8 @@ def by_fasttext(model, classifier, line):
         labels, probabilities = model.predict(
             " ".join(w for p in pieces[start : start + WINDOW] for w in classifier.words(p)), k=-1
         )
-        found = {label.removeprefix("__label__"): p for label, p in zip(labels, probabilities, strict=True)}
-        yield [found[label] for label in classifier.classes]
+        by_class = {label.removeprefix("__label__"): p for label, p in zip(labels, probabilities, strict=True)}
+        yield [by_class[name] for name in classifier.classes]
 
 
 @settings(max_examples=60, deadline=None)
@@ -72,8 +72,8 @@ def test_the_table_is_cleared_when_it_is_full(classifier, monkeypatch):
 
 def test_the_worst_window_of_a_long_text_counts(classifier):
     hidden = f"{KIND} " * 40 + INSULT + f" {KIND}" * 40
-    plain, found = classifier.score([f"{KIND} " * 80, hidden])
-    assert found["none"] < 0.5 < plain["none"]
+    plain, mixed = classifier.score([f"{KIND} " * 80, hidden])
+    assert mixed["none"] < 0.5 < plain["none"]
 
 
 @pytest.mark.parametrize(

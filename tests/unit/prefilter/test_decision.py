@@ -29,8 +29,8 @@ def classifier():
 
 def release(feed, document, number=1, shadow=None):
     policy = parse(document)
-    made = PolicyRelease(policy.id, policy.version, number, document, datetime.now(UTC), "test", shadow=shadow)
-    feed.take(made.key, encode(made))
+    record = PolicyRelease(policy.id, policy.version, number, document, datetime.now(UTC), "test", shadow=shadow)
+    feed.take(record.key, encode(record))
 
 
 def releasing(*documents):
@@ -207,8 +207,8 @@ def test_many_terms_and_patterns_are_each_found(classifier):
     feed = gated({"terms": terms, "patterns": patterns})
     texts = [f"say word{n} and{n} now" for n in range(0, 3000, 37)] + [f"a pattern{n}  7" for n in range(0, 300, 7)]
     outputs = Prefilter(classifier, feed, AuditRates(0, 0)).decide([event(text, n) for n, text in enumerate(texts)])
-    found = [decode(output.value, Escalation).prefilter.label for output in outputs]
-    assert found == [terms[n] for n in range(0, 3000, 37)] + [patterns[n] for n in range(0, 300, 7)]
+    matches = [decode(output.value, Escalation).prefilter.label for output in outputs]
+    assert matches == [terms[n] for n in range(0, 3000, 37)] + [patterns[n] for n in range(0, 300, 7)]
 
 
 @pytest.mark.parametrize("pattern", ["(?<=a)b", r"(a)\1", "(", "a{5000}"])
@@ -240,8 +240,8 @@ def test_a_shadow_escalates_what_either_version_would_and_clears_nothing(classif
     assert [e.event.content_id for e in by_topic[topics.ESCALATIONS]] == ["c1", "c3"]
     assert cleared == ["c2", "c4"]
     shadows = by_topic[topics.ESCALATIONS_SHADOW]
-    found = [(e.event.content_id, e.prefilter.gate, e.prefilter.label, e.prefilter.live) for e in shadows]
-    assert found == [("c1", "live", None, True), ("c2", "terms", "beta", False), ("c3", "terms", "both", True)]
+    reasons = [(e.event.content_id, e.prefilter.gate, e.prefilter.label, e.prefilter.live) for e in shadows]
+    assert reasons == [("c1", "live", None, True), ("c2", "terms", "beta", False), ("c3", "terms", "both", True)]
     version = feed.policies.shadows["fraud-spam"].policy.version
     assert {(e.lane, e.policy_revision, e.policy_version) for e in shadows} == {("shadow", 2, version)}
     assert version != feed.policies.released["fraud-spam"].policy.version

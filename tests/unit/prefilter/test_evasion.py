@@ -1,4 +1,4 @@
-"""What people do to a text so that a filter does not see it costs little recall."""
+"""Common evasions of a filter cost little recall."""
 
 import json
 import random
