@@ -170,12 +170,12 @@ class _Batch:
         return by_event
 
     def _live_reason(self, i: int, column: int) -> EscalationReason:
-        sample = self._compiled.samples[column]
         if self._sampled[i, column]:
-            return EscalationReason(column, self._result("sample", i, column, rate=float(sample)))
+            rate = float(self._compiled.samples[column])
+            return EscalationReason(column, self._result("sample", i, column, rate=rate))
         if self._audited[i, column]:
             stratum: Stratum = "near" if self._near[i, column] else "far"
-            rate = float(self._audit_rates[i, column] * (1 - sample))
+            rate = float(self._audit_rates[i, column] * (1 - self._compiled.samples[column]))
             return EscalationReason(column, self._result("audit", i, column, rate=rate, stratum=stratum), "audit")
         return EscalationReason(column, self._trigger(i, column))
 

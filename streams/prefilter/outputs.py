@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import NamedTuple
+
+import msgspec
 
 from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.contract import topics
@@ -25,7 +26,7 @@ _ESCALATION = schema_header(Escalation)
 _VERDICT = schema_header(Verdict)
 
 
-class Decided(NamedTuple):
+class Decided(msgspec.Struct, frozen=True):
     """An event at the time of its decision, with what its outputs have in common.
 
     latency: milliseconds by stage; trace: the headers of the event's trace.
@@ -55,10 +56,11 @@ def escalated(decided: Decided, released: Released, result: PrefilterResult, lan
 
 def cleared(decided: Decided, policies_version: str, model: str, nearest: PrefilterResult | None) -> Output:
     """The verdict that clears an event under every policy. `nearest` is the result of the gate that came nearest."""
-    digest = content_sha256(decided.event.text)
+    event = decided.event
+    digest = content_sha256(event.text)
     verdict = Verdict(
-        verdict_id=verdict_id(decided.event.content_id, digest, EVERY_POLICY, policies_version, model, "live"),
-        content_id=decided.event.content_id,
+        verdict_id=verdict_id(event.content_id, digest, EVERY_POLICY, policies_version, model, "live"),
+        content_id=event.content_id,
         content_sha256=digest,
         policy_id=EVERY_POLICY,
         policy_version=policies_version,
