@@ -1,1 +1,25 @@
-"""Written policies: documents, their checks, and the library."""
+"""Written policies: their documents, the checks before a release, and the library.
+
+A policy is one Markdown document. Its front matter configures the pipeline, and its text is what the model reads.
+Parsing either returns a consistent policy or reports every problem with its file, its line and the fix.
+In reading order:
+
+- `vocabulary`: types that policies, records and settings share.
+- `document`: what a parsed policy holds.
+- `parsing`: from text to a policy or to problems with their lines.
+- `files`: reading policy.md and distilled.json, and changing a gate in place.
+- `golden`: golden sets, the labelled texts that show what a policy's rules mean.
+- `harmony`: the encoding in which the model reads, for counting tokens.
+- `check`: what makes a policy fit for release.
+- `distilled`: classifiers distilled from one policy's verdicts.
+- `labelled`: data sets of labelled texts, and the split that is held out from training.
+
+## Design decisions
+
+- **The version names what the model reads.** It is a hash of the policy's text alone. A new owner, gate or threshold
+  leaves it unchanged, and verdicts stay comparable.
+- **A distilled classifier travels with its policy.** It is linear in letter groups and takes 20 to 40 kB of JSON inside
+  the release record. A prefilter therefore takes the policy and its classifier together, or neither.
+- **Parsing is safe on hostile input.** Running processes parse releases. YAML aliases are refused, patterns must be
+  RE2, and sizes are bounded. The only error that any text can cause is `PolicyError`.
+"""

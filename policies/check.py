@@ -1,4 +1,4 @@
-"""Whether a policy is fit for release: its form, its rules, its examples, its gate, its golden set."""
+"""Check whether a policy is fit for release: its form, rules, examples, gate and golden set."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ import msgspec
 import re2
 
 from safeguard_streams.errors import PolicyError, Problem
-from safeguard_streams.policies import files, golden, tokens
+from safeguard_streams.policies import files, golden, harmony
 from safeguard_streams.policies.document import Gate, Policy, pattern_options
-from safeguard_streams.policies.golden import Row
+from safeguard_streams.policies.golden import GoldenRow
 from safeguard_streams.policies.parsing import Document, Line, parse_with_lines
 
 SECTIONS = ("Instruction", "Definitions", "VIOLATES", "SAFE", "Examples", "Output")
-ASKED_FOR = ("violation", "rule_ids", "confidence", "reason")
-BEST_TOKENS = (400, 600)  # the length at which the model follows a policy best, by its makers' guide
-MOST_TOKENS = 10_000
-FEWEST_EXAMPLES = 4
-FEWEST_GOLDEN = 60
+OUTPUT_FIELDS = ("violation", "rule_ids", "confidence", "reason")
+BEST_TOKENS = (400, 600)  # minimum and maximum length that the model follows best, by its makers' guide
+MAX_TOKENS = 10_000
+MIN_EXAMPLES = 4
+MIN_GOLDEN = 60
 _EXAMPLE = re.compile(r'- "(.+)" -> (violates|safe), ([A-Z]{2,4}\d{1,3}(?:, [A-Z]{2,4}\d{1,3})*)\s*\Z')
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*\Z")
 _MARKUP = re.compile(r"<\|\w+\|>")
 
 
 class Checked(msgspec.Struct, frozen=True):
-    """What was found of one policy. policy is None where it cannot be read; tokens are of what the model reads."""
+    """The result of checking one policy. policy is None where it cannot be parsed.
+
+    tokens: length of the text that the model reads; golden: number of golden texts.
+    """
 
     path: str
     policy: Policy | None
@@ -38,10 +41,39 @@ class Checked(msgspec.Struct, frozen=True):
 
     @property
     def errors(self) -> list[Problem]:
+        """The problems that rule out a release."""
         return [problem for problem in self.problems if problem.severity == "error"]
 
+    def failed(self, *, strict: bool) -> bool:
+        """Whether there are errors or, when strict, problems of any kind."""
+        return bool(self.problems if strict else self.errors)
 
-class _Example(msgspec.Struct, frozen=True):
+    def report(self) -> CheckReport:
+        """The result as `safeguard policy check --json` prints it."""
+        return CheckReport(
+            file=self.path,
+            id=self.policy.id if self.policy else None,
+            version=self.policy.version if self.policy else None,
+            tokens=self.tokens,
+            golden=self.golden,
+            problems=self.problems,
+        )
+
+
+class CheckReport(msgspec.Struct, frozen=True):
+    """A result of a check for programs. id and version are None where the policy cannot be parsed."""
+
+    file: str
+    id: str | None
+    version: str | None
+    tokens: int
+    golden: int
+    problems: tuple[Problem, ...]
+
+
+class _PolicyExample(msgspec.Struct, frozen=True):
+    """An example of the policy text: its line, text, decision, and the rules that decide."""
+
     line: int
     text: str
     decision: str
@@ -52,20 +84,21 @@ def check_library(folder: Path = files.LIBRARY) -> list[Checked]:
     """Check all policies of a library folder (ID/policy.md). Raises PolicyError when there are none."""
     paths = sorted(folder.glob("*/policy.md"))
     if not paths:
-        raise PolicyError(f"{folder}: no ID/policy.md in it")
+        raise PolicyError(f"{folder}: contains no ID/policy.md")
     return [check(path, named_by_folder=True) for path in paths]
 
 
 def check(path: Path, *, named_by_folder: bool = False) -> Checked:
     """Check policy.md, with the golden.jsonl and distilled.json beside it.
 
+    With `named_by_folder`, the policy's id must be the folder's name.
     Raises PolicyError only when a file cannot be read.
     """
     document, distilled = files.read(path)
     policy, read = parse_with_lines(document, str(path), distilled)
     if policy is None:
         return Checked(str(path), None, tuple(read.problems))
-    length = tokens.count(policy.text)
+    length = harmony.count(policy.text)
     if named_by_folder and policy.id != path.parent.name:
         read.error(read.line("id"), "id", f"id is {policy.id}, but the folder is {path.parent.name}")
     _check_sections(read)
@@ -80,8 +113,8 @@ def check(path: Path, *, named_by_folder: bool = False) -> Checked:
     return Checked(str(path), policy, tuple(read.problems), length, len(rows))
 
 
-def _same(text: str) -> str:
-    """Texts that a reader would take for the same one."""
+def _canonical(text: str) -> str:
+    """One form for texts that read the same."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
@@ -89,30 +122,30 @@ def _check_sections(read: Document) -> None:
     seen: dict[str, int] = {}
     for heading in read.headings:
         if heading.text in seen:
-            read.error(heading.number, "section", f"## {heading.text} stands already in line {seen[heading.text]}")
+            read.error(heading.number, "section", f"## {heading.text} is already in line {seen[heading.text]}")
         seen.setdefault(heading.text, heading.number)
     for name in SECTIONS:
         if name not in seen:
-            read.error(read.body_line, "section", f"a section '## {name}' is missing")
+            read.error(read.body_line, "section", f"the section '## {name}' is missing")
         elif not any(line.text.strip() for line in read.sections[name]):
             read.error(seen[name], "section", f"## {name} is empty")
     order = [seen[name] for name in SECTIONS if name in seen]
     if order != sorted(order):
-        read.warn(min(seen.values()), "order", f"the model reads best in this order: {', '.join(SECTIONS)}")
+        read.warn(min(seen.values()), "order", f"the model follows this order best: {', '.join(SECTIONS)}")
     output = "\n".join(line.text for line in read.sections.get("Output", ()))
-    left_out = [name for name in ASKED_FOR if f'"{name}"' not in output]
-    if output.strip() and left_out:
-        names = ", ".join(f'"{name}"' for name in left_out)
-        read.error(seen["Output"], "output", f"## Output must ask for {names}: an answer without it is not accepted")
+    missing = [name for name in OUTPUT_FIELDS if f'"{name}"' not in output]
+    if output.strip() and missing:
+        names = ", ".join(f'"{name}"' for name in missing)
+        read.error(seen["Output"], "output", f"## Output must ask for {names}: answers without it are rejected")
 
 
 def _check_length(read: Document, length: int) -> None:
-    least, most = BEST_TOKENS
-    if length > MOST_TOKENS:
-        read.error(read.body_line, "tokens", f"{length:,} tokens: no model follows more than {MOST_TOKENS:,}")
-    elif not least <= length <= most:
-        advice = "say more of the boundary" if length < least else "split it, or cut what decides nothing"
-        read.warn(read.body_line, "tokens", f"{length:,} tokens, best are {least} to {most}: {advice}")
+    low, high = BEST_TOKENS
+    if length > MAX_TOKENS:
+        read.error(read.body_line, "tokens", f"{length:,} tokens: the limit is {MAX_TOKENS:,}")
+    elif not low <= length <= high:
+        advice = "describe the boundary in more detail" if length < low else "split it, or cut what decides nothing"
+        read.warn(read.body_line, "tokens", f"{length:,} tokens; {low} to {high} work best: {advice}")
 
 
 def _check_text(read: Document, policy: Policy) -> None:
@@ -120,107 +153,111 @@ def _check_text(read: Document, policy: Policy) -> None:
     mention = re.compile(rf"\b(?:{'|'.join(sorted(prefixes))})\d{{1,3}}\b")
     for number, text in enumerate(read.body.split("\n"), read.body_line):
         if markup := _MARKUP.search(text):
-            read.error(number, "markup", f"{markup[0]} is markup of the prompt's format: describe it in words")
+            read.error(number, "markup", f"{markup[0]} is markup of the prompt format: describe it in words")
         for rule in mention.findall(text):
             if rule not in policy.rules and not text.startswith('- "'):
                 read.error(number, "unknown-rule", f"the policy has no rule {rule}")
 
 
 def _check_rules(read: Document, policy: Policy) -> None:
-    for rule, said in policy.rules.items():
-        if not said.strip():
-            read.error(read.line("rules", rule), "rule", f"say in one line what {rule} is")
+    for rule_id, summary in policy.rules.items():
+        if not summary.strip():
+            read.error(read.line("rules", rule_id), "rule", f"describe {rule_id} in one line")
     seen: dict[str, str] = {}
     for section in ("VIOLATES", "SAFE"):
-        for line, rule, text in read.rules(section):
-            known = seen.setdefault(_same(text), rule)
-            if known != rule:
-                read.error(line.number, "unreachable", f"{rule} says the same as {known}: no content can reach it")
+        for rule in read.rules(section):
+            first = seen.setdefault(_canonical(rule.text), rule.id)
+            if first != rule.id:
+                read.error(rule.number, "unreachable", f"{rule.id} repeats {first}: no content can match it")
 
 
 def _check_gate(read: Document, gate: Gate) -> None:
     line = read.line("gate")
-    scored = bool(gate.labels or gate.distilled)
-    if not (scored or gate.terms or gate.patterns or gate.sample or gate.everything):
+    scored = bool(gate.harms or gate.distilled)
+    others = scored or gate.terms or gate.patterns or gate.sample
+    if not (others or gate.everything):
         read.error(
-            line, "gate", "nothing passes this gate: give labels and a threshold, terms, a sample, or everything"
+            line, "gate", "this gate escalates nothing: set harms and a threshold, terms, a sample, or everything"
         )
     if scored and gate.threshold == 1:
-        read.error(line, "gate", "give gate.threshold: without one, labels send nothing to the model")
+        read.error(line, "gate", "set gate.threshold: without it, harms escalate nothing")
     if gate.threshold != 1 and not scored:
-        read.error(read.line("gate", "threshold"), "gate", "a threshold needs labels, or a distilled label")
-    if gate.everything and (scored or gate.terms or gate.patterns or gate.sample):
-        read.warn(read.line("gate", "everything"), "gate", "everything passes: the gate's other parts change nothing")
-    seen: set[str] = set()
-    for number, term in enumerate(gate.terms):
-        at = read.line("gate", "terms", number)
-        if not any(map(str.isalnum, term)):
-            read.error(at, "gate", f"the term {term!r} has no letter and no digit: it is never found")
-        elif _same(term) in seen:
-            read.warn(at, "gate", f"the term {term!r} stands here for the second time")
-        seen.add(_same(term))
+        read.error(read.line("gate", "threshold"), "gate", "a threshold needs harms or a distilled classifier")
+    if gate.everything and others:
+        read.warn(read.line("gate", "everything"), "gate", "everything is escalated: the gate's other parts do nothing")
+    _check_terms(read, gate)
     for number, pattern in enumerate(gate.patterns):
         if re2.compile(pattern, pattern_options()).search(""):
-            at = read.line("gate", "patterns", number)
-            read.error(
-                at, "gate", f"the pattern {pattern!r} is found in every text: write 'everything: true' if you want it"
-            )
+            message = f"the pattern {pattern!r} matches every text: write 'everything: true' if you want that"
+            read.error(read.line("gate", "patterns", number), "gate", message)
+
+
+def _check_terms(read: Document, gate: Gate) -> None:
+    seen: set[str] = set()
+    for number, term in enumerate(gate.terms):
+        line = read.line("gate", "terms", number)
+        if not any(map(str.isalnum, term)):
+            read.error(line, "gate", f"the term {term!r} has no letter or digit: it never matches")
+        elif _canonical(term) in seen:
+            read.warn(line, "gate", f"the term {term!r} is listed twice")
+        seen.add(_canonical(term))
 
 
 def _check_scope(read: Document, policy: Policy) -> None:
     for number, language in enumerate(policy.applies_to.languages):
         if not _LANGUAGE.match(language):
             line = read.line("applies_to", "languages", number)
-            read.error(line, "language", f"{language!r} is no language tag: write it as in 'en' or 'pt-BR'")
+            read.error(line, "language", f"{language!r} is not a language tag: write it like 'en' or 'pt-BR'")
 
 
-def _check_examples(read: Document, policy: Policy) -> list[_Example]:
-    examples: list[_Example] = []
+def _check_examples(read: Document, policy: Policy) -> list[_PolicyExample]:
+    examples: list[_PolicyExample] = []
     for line in read.sections.get("Examples", ()):
         if not line.text.startswith("- "):
             continue
         example = _example(read, policy, line)
         if example is None:
             continue
-        known = next((e for e in examples if _same(e.text) == _same(example.text)), None)
-        if known and known.decision != example.decision:
-            read.error(line.number, "contradiction", f"the same text is {known.decision} in line {known.line}")
-        elif known:
-            read.warn(line.number, "example-twice", f"the same text stands in line {known.line}")
+        first = next((e for e in examples if _canonical(e.text) == _canonical(example.text)), None)
+        if first and first.decision != example.decision:
+            read.error(line.number, "contradiction", f"the same text is marked {first.decision} in line {first.line}")
+        elif first:
+            read.warn(line.number, "example-twice", f"the same text is already in line {first.line}")
         examples.append(example)
-    if len(examples) < FEWEST_EXAMPLES and any(h.text == "Examples" for h in read.headings):
+    if len(examples) < MIN_EXAMPLES and any(h.text == "Examples" for h in read.headings):
         heading = next(h.number for h in read.headings if h.text == "Examples")
         read.warn(heading, "examples", f"{len(examples)} examples: four to six near the boundary help the model most")
     return examples
 
 
-def _example(read: Document, policy: Policy, line: Line) -> _Example | None:
-    found = _EXAMPLE.match(line.text)
-    if not found:
+def _example(read: Document, policy: Policy, line: Line) -> _PolicyExample | None:
+    match = _EXAMPLE.match(line.text)
+    if not match:
         read.error(line.number, "example", "write an example as '- \"text\" -> violates, AB1' or '... -> safe, AB2'")
         return None
-    rules = tuple(found[3].split(", "))
-    _check_sides(read, str(read.origin), line.number, policy, found[2], rules)
-    return _Example(line.number, found[1], found[2], rules)
+    rules = tuple(match[3].split(", "))
+    _check_sides(read, str(read.origin), line.number, policy, match[2], rules)
+    return _PolicyExample(line.number, match[1], match[2], rules)
 
 
 def _check_sides(read: Document, origin: str, line: int, policy: Policy, decision: str, rules: Sequence[str]) -> None:
-    """Rules must be of the decision's side."""
+    """Report rules that are unknown or belong to the other side than the decision."""
     for rule in rules:
         side = "violates" if rule in policy.violating else "safe"
         if rule not in policy.rules:
             message = f"the policy has no rule {rule}; it has {', '.join(policy.rules)}"
             read.problems.append(Problem(origin, line, "error", "unknown-rule", message))
         elif side != decision:
-            message = f"called {decision}, but {rule} is a rule of {side.upper()}"
+            message = f"marked {decision}, but {rule} is a rule of {side.upper()}"
             read.problems.append(Problem(origin, line, "error", "contradiction", message))
 
 
-def _check_golden(read: Document, policy: Policy, examples: Sequence[_Example], path: Path) -> list[Row]:
+def _check_golden(read: Document, policy: Policy, examples: Sequence[_PolicyExample], path: Path) -> list[GoldenRow]:
     cited = {rule for example in examples for rule in example.rules}
+    rows: list[GoldenRow] = []
     if not path.is_file():
-        read.warn(1, "golden", f"no {golden.NAME} beside it: nothing says whether a change makes the policy worse")
-        rows: list[Row] = []
+        message = f"no {golden.NAME} beside it: nothing shows whether a change makes the policy worse"
+        read.warn(1, "golden", message)
     else:
         rows, problems = golden.read(path)
         read.problems += problems
@@ -235,36 +272,37 @@ def _check_golden(read: Document, policy: Policy, examples: Sequence[_Example], 
 
 
 def _golden_problems(
-    read: Document, policy: Policy, examples: Sequence[_Example], path: Path, rows: Sequence[Row]
+    read: Document, policy: Policy, examples: Sequence[_PolicyExample], path: Path, rows: Sequence[GoldenRow]
 ) -> Iterator[Problem]:
-    shown = {_same(example.text): example for example in examples}
-    seen: dict[str, Row] = {}
+    shown = {_canonical(example.text): example for example in examples}
+    seen: dict[str, GoldenRow] = {}
     for row in rows:
-        found = row.golden
-        _check_sides(read, str(path), row.line, policy, found.decision, [found.rule])
-        same = _same(found.text)
-        if not same:
+        text = row.golden
+        _check_sides(read, str(path), row.line, policy, text.decision, [text.rule])
+        canonical = _canonical(text.text)
+        if not canonical:
             yield Problem(str(path), row.line, "error", "golden", "the text is empty")
-        known, example = seen.setdefault(same, row), shown.get(same)
-        if known.golden.decision != found.decision:
-            message = f"the same text is {known.golden.decision} in line {known.line}"
+        first, example = seen.setdefault(canonical, row), shown.get(canonical)
+        if first.golden.decision != text.decision:
+            message = f"the same text is marked {first.golden.decision} in line {first.line}"
             yield Problem(str(path), row.line, "error", "contradiction", message)
-        elif known is not row:
-            yield Problem(str(path), row.line, "warning", "golden-twice", f"the same text stands in line {known.line}")
-        if example and example.decision != found.decision:
-            message = f"the policy's example in line {example.line} calls the same text {example.decision}"
+        elif first is not row:
+            message = f"the same text is already in line {first.line}"
+            yield Problem(str(path), row.line, "warning", "golden-twice", message)
+        if example and example.decision != text.decision:
+            message = f"the policy's example in line {example.line} marks the same text {example.decision}"
             yield Problem(str(path), row.line, "error", "contradiction", message)
         elif example:
-            message = f"the policy shows this text in line {example.line}: the model has read the answer"
+            message = f"the policy's example in line {example.line} has the same text: the model has read its answer"
             yield Problem(str(path), row.line, "warning", "golden-shown", message)
-    if len(rows) < FEWEST_GOLDEN:
-        message = f"{len(rows)} golden texts: with fewer than {FEWEST_GOLDEN}, figures say little"
+    if len(rows) < MIN_GOLDEN:
+        message = f"{len(rows)} golden texts: figures from fewer than {MIN_GOLDEN} are unreliable"
         yield Problem(str(path), 1, "warning", "golden", message)
 
 
 def require(checked: Sequence[Checked]) -> list[Policy]:
-    """The policies, all of them fit for release. Raises PolicyError with every error of any of them."""
-    errors = [problem for one in checked for problem in one.errors]
+    """The policies, when all are fit for release. Raises PolicyError with every error of each policy otherwise."""
+    errors = [problem for result in checked for problem in result.errors]
     if errors:
         raise PolicyError.of(errors)
-    return [one.policy for one in checked if one.policy is not None]
+    return [result.policy for result in checked if result.policy is not None]

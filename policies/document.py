@@ -1,4 +1,4 @@
-"""What a policy document says: front matter for machines, and the text that the model reads."""
+"""A parsed policy: its front matter for machines, and the text that the model reads."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from typing import Any
 import msgspec
 import re2
 
-from safeguard_streams.policies.distilled import Distilled
+from safeguard_streams.policies.distilled import DistilledClassifier
 from safeguard_streams.policies.vocabulary import Effort, Harm
 
-MOST_SAMPLES = 25
-SURE = 0.001  # scores are no surer than that for a score map: after a chain of thought nearly all are 0 or 1
+MAX_SAMPLES = 25
+SCORE_BOUND = 0.001  # scores are clipped to [SCORE_BOUND, 1 - SCORE_BOUND], because most of them are nearly 0 or 1
 
 
 class AppliesTo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which content a policy concerns; an empty list means all."""
+    """The content that a policy covers. An empty list covers all."""
 
     surfaces: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
 
 
 class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What sends content to the reasoner; the gates are alternatives, any one is enough.
+    """Conditions that escalate content to the reasoner. Any one of them is enough.
 
-    labels and threshold: summed probability of these harms, 0 to 1, in the worst window of the text.
+    harms and threshold: escalate when the summed probability of these harms, 0 to 1, reaches the threshold in the
+        text's worst window.
     terms: words or phrases, compared with the normalised text on word boundaries.
-    patterns: regular expressions in RE2's syntax, searched for in the folded text, whatever the case.
-    distilled: first 12 hex digits of the sha256 of the policy's distilled label (distilled.json beside policy.md), whose
-        probability the threshold is for, instead of that of the labels.
+    patterns: regular expressions in RE2's syntax, searched for in the folded text, case ignored.
+    distilled: first 12 hex digits of the sha256 of distilled.json beside policy.md. Its classifier's probability then
+        replaces that of the harms in the comparison with the threshold.
     calibration: how the threshold was chosen and what to expect of it, for readers.
     sample: share of all other content, 0 to 1, drawn by a hash of its id.
-    everything: all of it.
+    everything: escalate all content.
     """
 
-    labels: tuple[Harm, ...] = ()
+    harms: tuple[Harm, ...] = ()
     threshold: float = 1.0
     terms: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
@@ -47,9 +48,9 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ScoreMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """From the model's score to the probability of violating: a line through the log odds of both (Platt's scaling).
+    """Maps the model's score to the probability of a violation: a line through both log odds (Platt scaling).
 
-    fitted says on what it was fitted and what came of it, for readers.
+    fitted: the data of the fit and its results, for readers.
     """
 
     slope: float
@@ -58,22 +59,22 @@ class ScoreMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def name(self) -> str:
-        """What verdicts call it: 12 hex digits, equal for equal maps."""
+        """The name in verdicts: 12 hex digits, equal for equal maps."""
         return hashlib.sha256(f"{self.slope!r} {self.intercept!r}".encode()).hexdigest()[:12]
 
     def apply(self, score: float) -> float:
-        """A score, 0 to 1, as a probability, 0 to 1. Scores nearer to 0 or 1 than SURE count as SURE."""
-        kept = min(1 - SURE, max(SURE, score))
-        return round(1 / (1 + math.exp(-self.intercept - self.slope * math.log(kept / (1 - kept)))), 4)
+        """The probability, 0 to 1, for a score, 0 to 1. Scores are first clipped to SCORE_BOUND and 1 - SCORE_BOUND."""
+        clipped = min(1 - SCORE_BOUND, max(SCORE_BOUND, score))
+        return round(1 / (1 + math.exp(-self.intercept - self.slope * math.log(clipped / (1 - clipped)))), 4)
 
 
 class Judging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the reasoner asks.
+    """How the reasoner judges content under a policy.
 
-    bundle: policies with the same name here are judged together, in one call.
-    samples: judgements of each content, sampled at temperature 1; with 1 there is one, the likeliest.
-    agreement: of several samples, the share that must agree, 0 to 1; otherwise the verdict is undetermined.
-    score_map: what is applied to the score; `safeguard reason calibrate` fits it.
+    bundle: policies with the same bundle name are judged together, in one call.
+    samples: judgements of each content item, sampled at temperature 1. With 1, the single most likely answer is taken.
+    agreement: share of the samples that must agree, 0 to 1. With less agreement the verdict is undetermined.
+    score_map: applied to the score; fitted by `safeguard reason calibrate`.
     """
 
     bundle: str | None = None
@@ -85,8 +86,9 @@ class Judging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Policy(msgspec.Struct, frozen=True):
     """A policy that was parsed and found consistent.
 
-    text is what the model reads; version is the first 12 hex digits of its sha256.
-    violating and safe are the rule ids of the VIOLATES and SAFE sections, in order.
+    text: what the model reads; version: the first 12 hex digits of its sha256.
+    violating and safe: the rule ids of the VIOLATES and SAFE sections, in order.
+    document and distilled_file: the texts of policy.md and distilled.json.
     """
 
     id: str
@@ -102,19 +104,19 @@ class Policy(msgspec.Struct, frozen=True):
     violating: tuple[str, ...]
     safe: tuple[str, ...]
     document: str
-    distilled: Distilled | None = None
+    distilled: DistilledClassifier | None = None
     distilled_file: str | None = None
 
     def applies(self, surface: str | None, language: str | None) -> bool:
-        """Content that does not say its surface or language is never exempt."""
-        wanted = self.applies_to
-        return (not wanted.surfaces or surface is None or surface in wanted.surfaces) and (
-            not wanted.languages or language is None or language in wanted.languages
+        """Whether the policy covers this content. Content without a surface or language is never exempt."""
+        scope = self.applies_to
+        return (not scope.surfaces or surface is None or surface in scope.surfaces) and (
+            not scope.languages or language is None or language in scope.languages
         )
 
 
 def pattern_options() -> Any:
-    """How RE2 reads a gate's patterns."""
+    """RE2 options for a gate's patterns."""
     options = re2.Options()
     options.case_sensitive = False
     options.log_errors = False

@@ -1,10 +1,10 @@
-"""Golden sets: labelled texts beside a policy, golden.jsonl, that say what its rules mean."""
+"""Golden sets: labelled texts in golden.jsonl beside a policy, which show what its rules mean."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import orjson
@@ -16,11 +16,11 @@ Kind = Literal["clear", "boundary", "language", "evasion", "quotation", "reclaim
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One text, the decision under the policy, and the rule that decides.
+    """One text, its decision under the policy, and the rule that decides.
 
-    kind says what the text tries: a clear case, one near the boundary, another language, evasion (spelling, homoglyphs,
-    euphemism), quotation, reclaimed words, news or fiction. language is a tag as in 'en'. source and licence are of texts
-    that are not the policy author's own.
+    kind: what the text tests. This is a clear case, one near the boundary, another language, an evasion (spelling,
+        homoglyphs, euphemism), a quotation, reclaimed words, news or fiction.
+    language: a tag such as 'en'. source and licence: of texts that the policy's author did not write.
     """
 
     text: str
@@ -32,35 +32,42 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     licence: str = ""
 
 
-class Row(msgspec.Struct, frozen=True):
-    """A golden text and its line in the file."""
+class GoldenRow(msgspec.Struct, frozen=True):
+    """A golden text and its line in the file, counted from 1."""
 
     line: int
     golden: Golden
 
 
-def read(path: Path) -> tuple[list[Row], list[Problem]]:
-    """Rows in their order, and what is wrong with lines that are none. Raises PolicyError when the file cannot be read."""
+class GoldenFile(NamedTuple):
+    """The rows of a golden set in file order, and the problems of the lines that are not rows."""
+
+    rows: list[GoldenRow]
+    problems: list[Problem]
+
+
+def read(path: Path) -> GoldenFile:
+    """Read a golden set. Raises PolicyError when the file cannot be read."""
     try:
         lines = path.read_bytes().split(b"\n")  # at newlines only: texts hold other line separators
     except OSError as error:
         raise PolicyError(f"{path}: cannot be read: {error}") from error
-    rows, problems = [], []
+    file = GoldenFile([], [])
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                rows.append(Row(number, msgspec.convert(orjson.loads(line), Golden)))
+                file.rows.append(GoldenRow(number, msgspec.convert(orjson.loads(line), Golden)))
             except (orjson.JSONDecodeError, msgspec.ValidationError) as error:
-                said = str(error).replace("`", "")
-                problems.append(Problem(str(path), number, "error", "golden", said[:1].lower() + said[1:]))
-    return rows, problems
+                message = str(error).replace("`", "")
+                file.problems.append(Problem(str(path), number, "error", "golden", message[:1].lower() + message[1:]))
+    return file
 
 
 def load(path: Path) -> Sequence[Golden]:
-    """The texts of a golden set. Raises PolicyError with each line that is none."""
+    """The texts of a golden set. Raises PolicyError with the problem of each invalid line."""
     rows, problems = read(path)
     if problems:
         raise PolicyError.of(problems)
     if not rows:
-        raise PolicyError(f"{path}: no golden text in it")
+        raise PolicyError(f"{path}: contains no golden text")
     return [row.golden for row in rows]

@@ -1,4 +1,4 @@
-"""Labelled texts: JSON lines {text, violates, category, harm}, and which of them are kept from all training."""
+"""Labelled texts: JSON lines {text, violates, category, harm}, and the split that is held out from training."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import orjson
 
 from safeguard_streams.errors import PolicyError
 
-# One text in ten is kept from every model that this project trains, so that figures, the demo
-# and later comparisons all rest on texts that no shipped model has seen.
+# No shipped model has seen these texts. Figures, the demo and later comparisons rest on them.
 HELD_OUT_SHARE = 0.1
 
 
 class Labelled(msgspec.Struct, frozen=True):
-    """One row. source is the file's name without its endings; harm is 'none' where the row does not violate."""
+    """One row. source: the file's name without its extensions; harm: 'none' where the text does not violate."""
 
     text: str
     violates: bool
@@ -28,24 +27,24 @@ class Labelled(msgspec.Struct, frozen=True):
 
 
 def held_out(text: str) -> bool:
-    """Decided by a hash of the text's letters and digits, so that near copies fall on the same side."""
+    """Whether no model may train on this text. A hash of its letters and digits keeps near copies on one side."""
     letters = "".join(filter(str.isalnum, text.casefold()))
     digest = hashlib.sha256(letters.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:4], "big") < HELD_OUT_SHARE * 2**32
 
 
 def files(folder: Path) -> list[Path]:
-    """The .jsonl and .jsonl.gz files of a folder, in order; raises PolicyError when there are none."""
-    found = sorted([*folder.glob("*.jsonl"), *folder.glob("*.jsonl.gz")])
-    if not found:
-        raise PolicyError(f"{folder}: no .jsonl or .jsonl.gz file in it")
-    return found
+    """The .jsonl and .jsonl.gz files of a folder, in order. Raises PolicyError when there are none."""
+    paths = sorted([*folder.glob("*.jsonl"), *folder.glob("*.jsonl.gz")])
+    if not paths:
+        raise PolicyError(f"{folder}: contains no .jsonl or .jsonl.gz file")
+    return paths
 
 
 def read(path: Path) -> Iterator[Labelled]:
-    """Rows of one file, split at newlines only (texts hold other line separators).
+    """Rows of one file, split at newlines only, because texts hold other line separators.
 
-    Raises PolicyError that names file and line.
+    Raises PolicyError with file and line.
     """
     source = path.name.removesuffix(".gz").removesuffix(".jsonl")
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:

@@ -200,7 +200,7 @@ def scaling(say: Say) -> dict[str, float]:
     for _ in range(10):  # the first warms up
         for count, compiled in prefilters.items():
             start = time.perf_counter()
-            compiled.judge(records)
+            compiled.decide(records)
             durations.setdefault(count, []).append(time.perf_counter() - start)
     medians = {count: statistics.median(times[1:]) for count, times in durations.items()}
     for count, median in medians.items():

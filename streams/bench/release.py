@@ -56,7 +56,7 @@ class Release(msgspec.Struct, frozen=True):
 def versions(share: float) -> tuple[Policy, Policy]:
     """A policy that escalates this share of content at random, and the same policy with a changed sentence."""
     document = load_library()[POLICY].document
-    gate = {"labels": None, "threshold": None, "calibration": None, "sample": share}
+    gate = {"harms": None, "threshold": None, "calibration": None, "sample": share}
     first = with_changes(document, "gate", **gate)
     return parse(first), parse(first.replace("You review user content", "You look at user content"))
 

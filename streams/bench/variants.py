@@ -72,7 +72,7 @@ def _plain_gate(policy: Policy) -> PlainGate:
         for pattern in gate.patterns:
             patterns.Add(pattern)
         patterns.Compile()
-    return PlainGate(policy, {f"__label__{label}" for label in gate.labels}, terms, patterns)
+    return PlainGate(policy, {f"__label__{label}" for label in gate.harms}, terms, patterns)
 
 
 def plain_faust(current: Settings) -> None:
@@ -170,10 +170,10 @@ async def bare(current: Settings, *, transactions: bool) -> None:
         offsets = {tp: records[-1].offset + 1}
         if transactions:
             async with producer.transaction():
-                await _send(producer, current, prefilter.judge(records), tp.partition)
+                await _send(producer, current, prefilter.decide(records), tp.partition)
                 await producer.send_offsets_to_transaction(offsets, group)
         else:
-            await _send(producer, current, prefilter.judge(records), tp.partition)
+            await _send(producer, current, prefilter.decide(records), tp.partition)
             await consumer.commit(offsets)
 
     while True:

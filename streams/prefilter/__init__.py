@@ -1,0 +1,36 @@
+"""The first stage: it turns content events into escalations and cleared verdicts.
+
+Every event on content.events is answered. Each policy's gate either escalates it to the reasoner or lets it pass, and
+an event that passes all gates is cleared. Decisions depend only on the event and the policies in force, and a rerun
+repeats them. A release applies between two batches. One whose gate does not compile changes nothing.
+In reading order:
+
+- `app`: the process, from settings to the running engine.
+- `faust_bridge`: the Faust app that carries batches from the engine to the prefilter.
+- `decision`: which policies escalate an event and why, and what is cleared.
+- `compiled`: the policies in force, compiled for batches.
+- `gates`: the gates of all policies, evaluated on a batch of texts.
+- `normalise`: one form of text for many spellings.
+- `classifier`: fastText's probabilities for windows of a text, and distilled classifiers.
+- `sampling`: random draws that depend only on ids.
+- `outputs`: the escalations and the cleared verdicts as records.
+
+## Design decisions
+
+- **Faust carries batches, not records, and not Kafka's.** Its consumer acknowledges unfinished records. A service of
+  the Faust app therefore owns the Kafka clients and hands batches to the agent over a channel. The engine commits a
+  batch after the agent has answered.
+- **One cleared verdict covers all policies.** A verdict for each policy would multiply the busiest topic by the number
+  of policies. `policy_version` of a cleared verdict is the version of the set of policies in force.
+- **The classifier uses fastText's model with its own arithmetic.** fastText's answer is a softmax over a mean of input
+  rows, and each piece of text has a fixed share in that mean. The shares are kept in a table. A batch is one gather,
+  one running sum and its differences, in integers. A text therefore has the same score in every batch. fastText's
+  `predict` took five times as long.
+- **Every step works on a batch.** Texts are the lines of one string while they are folded. Rare steps, such as joining
+  spaced-out letters or replacing homoglyphs, run only on the lines that need them. Comparing arrays of characters finds
+  those lines.
+- **A shadow is judged on what either version's gates escalate.** The comparison with the version in force is then
+  complete. Its escalations have their own lane, behind live content.
+- **Samples and audits are drawn by a hash of ids.** A rerun or another process draws the same content items, and the
+  draws of different policies are independent.
+"""

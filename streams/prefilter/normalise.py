@@ -1,7 +1,7 @@
 """Text as the prefilter sees it: one form for many spellings.
 
-Works on many texts at once, as the lines of one string: what nearly every text needs costs a few calls for all of
-them, and what few texts need is found by comparing arrays of characters and done for those alone.
+Works on many texts at once, as the lines of one string. Steps that nearly every text needs are a few calls for all of
+them. The texts that need a rarer step are found by comparing arrays of characters, and only they take it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 Flags = NDArray[np.bool_]
 
 # Characters without width, directional marks, variation selectors, controls other than white space, and the combining
-# marks of Latin, Greek and Cyrillic (those of other scripts are letters in their own right).
-_UNSEEN = re.compile(
+# marks of Latin, Greek and Cyrillic. Combining marks of other scripts are letters in their own right.
+_INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
     "\ufeff\uffa0\U000e0000-\U000e0fff\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"
     "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
@@ -30,14 +30,12 @@ _ADDRESS = re.compile(r"(?:https?://|www\.)\S+")
 _MENTION = re.compile(r"(?<!\w)@\w+")
 _SPACED = re.compile(r"(?<![^\W_])[^\W\d_]([^\w]|_)[^\W\d_](?:\1[^\W\d_])+(?![^\W_])")
 _RUN = re.compile(r"(.)\1{3,}")
-_LONGEST = (
-    60  # characters without a space; more are broken up, after marks if there are any, so that windows stay small
-)
+_MAX_PIECE = 60  # characters without a space; longer pieces are split, after marks if there are any
 _MARK = re.compile(r"([^\w\s]|_)(?=\S)")
-_LONG = re.compile(rf"(\S{{{_LONGEST}}})(?=\S)")
+_LONG = re.compile(rf"(\S{{{_MAX_PIECE}}})(?=\S)")
 _TOKEN = re.compile(r"<(?:url|user)>|[^\W_]+|[^\w\s]|_")
 
-_LATIN_LINE = 0.9  # share of ASCII from which a line is taken for Latin, its homoglyphs replaced
+_LATIN_LINE = 0.9  # share of ASCII, 0 to 1, at which a line counts as Latin and its homoglyphs are replaced
 _LEET = str.maketrans("013457890@$!+|", "oieastbgoasiti")
 _LEET_WORD = re.compile(r"(?!\d+[a-z]{1,2}$)(?=.*[a-z])(?=.*[\d@$!+|])[a-z\d@$!+|]{3,}")
 _AROUND = ".,!?;:'\"()[]"
@@ -46,11 +44,11 @@ _INSIDE = re.compile(r"(?<=[a-z0-9])[.*_~^=+|]+(?=[a-z0-9])")
 
 
 class Views(NamedTuple):
-    """Texts made ready for gates.
+    """Texts prepared for the gates.
 
-    folded: a line for each text, for patterns.
-    lines: a line for each text, its words found and repaired, then some more with their disguise taken off.
-    text: for each of `lines`, the number of the text that it is a view of.
+    folded: one line for each text, for patterns.
+    lines: one line for each text with its words repaired, followed by extra lines with the disguise removed.
+    text: for each of `lines`, the number of its text.
     """
 
     folded: list[str]
@@ -59,7 +57,7 @@ class Views(NamedTuple):
 
 
 def read(texts: Sequence[str]) -> Views:
-    """Fold the texts, repair their words, and add a view without disguise where there seems to be one."""
+    """Fold the texts, repair their words, and add an undisguised view of each text that seems disguised."""
     folded = fold([text if text.isprintable() else _BREAKS.sub(" ", text) for text in texts])
     lines, disguised = _repair(folded)
     numbers = list(range(len(lines)))
@@ -77,8 +75,8 @@ def words(line: str) -> list[str]:
 
 
 def tokens(text: str) -> list[str]:
-    """Words and marks of one text, without the view that takes disguise off."""
-    (line,), _ = _repair(fold([_BREAKS.sub(" ", text)]))
+    """Words and marks of one text, without its undisguised view."""
+    (line,) = _repair(fold([_BREAKS.sub(" ", text)])).lines
     return words(line)
 
 
@@ -86,7 +84,7 @@ def tokens(text: str) -> list[str]:
 
 
 def fold(lines: Sequence[str]) -> list[str]:
-    """Compatibility forms and case folded, what is not seen out, homoglyphs to Latin; idempotent."""
+    """Fold compatibility forms and case, remove invisible characters, replace homoglyphs by Latin. Idempotent."""
     folded = "\n".join(lines).lower().split("\n")
     odd = [i for i, line in enumerate(folded) if not (line.isascii() and line.isprintable())]
     if odd:
@@ -98,18 +96,16 @@ def fold(lines: Sequence[str]) -> list[str]:
 
 def _fold(text: str) -> str:
     text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
-    return _in_latin(unicodedata.normalize("NFC", _UNSEEN.sub("", text)))
+    return _in_latin(unicodedata.normalize("NFC", _INVISIBLE.sub("", text)))
 
 
 @cache
 def _skeleton() -> dict[int, str]:
-    """Letters of other scripts, and enclosed ones, that look like a Latin letter: code point to that letter."""
+    """Code points of letters that look Latin, of other scripts or enclosed, to the Latin letters."""
     from confusable_homoglyphs.confusables import confusables_data
 
     table: dict[int, str] = {}
-    for shape in (
-        ascii_lowercase + ascii_uppercase
-    ):  # what looks like a small letter is that, whatever its capital is like
+    for shape in ascii_lowercase + ascii_uppercase:  # a likeness to a small letter comes before one to a capital
         for entry in confusables_data.get(shape, ()):
             folded = unicodedata.normalize("NFKC", entry["c"]).casefold()
             if len(folded) == 1 and not folded.isascii() and folded.isalpha():
@@ -121,21 +117,21 @@ def _skeleton() -> dict[int, str]:
 
 @cache
 def _is_homoglyph() -> Flags:
-    """By code point; the last entry stands for all above it."""
+    """By code point. The last entry stands for all higher ones."""
     table = np.zeros(max(_skeleton()) + 2, dtype=bool)
     table[list(_skeleton())] = True
     return table
 
 
 def _in_latin(text: str) -> str:
-    """Homoglyphs replaced in lines that are Latin but for them; in other lines, in words that mix them with Latin."""
+    """Replace homoglyphs: everywhere in lines that are otherwise Latin, elsewhere in words that mix them with Latin."""
     points = codes(text)
     table = _is_homoglyph()
-    found = table[np.minimum(points, len(table) - 1)]
-    if not found.any():
+    homoglyphs = table[np.minimum(points, len(table) - 1)]
+    if not homoglyphs.any():
         return text
     lines = text.split("\n")
-    for i in _lines_of(np.flatnonzero(found), points):
+    for i in _lines_of(np.flatnonzero(homoglyphs), points):
         line = lines[i]
         replaced = line.translate(_skeleton())
         if len(replaced.encode("ascii", "ignore")) >= _LATIN_LINE * len(replaced):
@@ -158,7 +154,7 @@ _LETTER, _LEETISH, _INNER = 1, 2, 4
 
 
 def _classes() -> NDArray[np.uint8]:
-    """What an ASCII character may be part of; the last entry stands for all others."""
+    """Roles of each ASCII character, as bits. The last entry stands for all other characters."""
     table = np.zeros(129, dtype=np.uint8)
     for code in range(128):
         char = chr(code)
@@ -175,44 +171,77 @@ def codes(text: str) -> NDArray[np.uint32]:
 
 
 def _lines_of(places: NDArray[np.intp], points: NDArray[np.uint32]) -> list[int]:
-    """Numbers of the lines that hold these places, in order."""
+    """Numbers of the lines that contain these places, in order."""
     numbers: list[int] = np.unique(np.searchsorted(np.flatnonzero(points == ord("\n")), places)).tolist()
     return numbers
 
 
-def _repair(folded: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Lines with addresses and mentions masked, spaced letters joined, runs cut to three, spaces where there are none
-    for long; and the numbers of those that seem disguised.
-    """
-    lines = list(folded)
-    for i, line in enumerate(lines):
-        if "http" in line or "www." in line or "@" in line:
-            lines[i] = _MENTION.sub("<user>", _ADDRESS.sub("<url>", line))
-    points = codes("\n".join(lines) + "\n" * 4)  # so that each line's last character has four after it
-    kinds = _CLASSES[np.minimum(points, 128)]
-    letter, leet, inner = (kinds & kind > 0 for kind in (_LETTER, _LEETISH, _INNER))
-    word = letter | (points > 127)
-    same = points[1:] == points[:-1]
-    lone = word.copy()
-    lone[1:] &= ~word[:-1]
-    lone[:-1] &= ~word[1:]
-    spaced = lone[:-4] & lone[2:-2] & lone[4:]
-    runs = same[:-3] & same[1:-2] & same[2:-1]
-    gaps = np.flatnonzero((points == ord(" ")) | (points == ord("\n")))
-    long = gaps[np.diff(gaps, prepend=-1) > _LONGEST + 1]
-    for i in _lines_of(np.flatnonzero(spaced), points):
-        lines[i] = _SPACED.sub(lambda found: found[0].replace(found[1], ""), lines[i])
-    for i in _lines_of(np.flatnonzero(runs), points):
+class _Repaired(NamedTuple):
+    """Repaired lines, and the numbers of those that seem disguised."""
+
+    lines: list[str]
+    disguised: list[int]
+
+
+def _repair(folded: Sequence[str]) -> _Repaired:
+    """Mask addresses and mentions, join spaced-out letters, cut runs to three characters, and split long pieces."""
+    lines = [_mask(line) if "http" in line or "www." in line or "@" in line else line for line in folded]
+    # Four characters follow the last one of each line, which the masks below look at.
+    points = codes("\n".join(lines) + "\n" * 4)
+    roles = _CLASSES[np.minimum(points, 128)]
+    letter = roles & _LETTER > 0
+    repeated = points[1:] == points[:-1]
+
+    for i in _lines_of(np.flatnonzero(_spaced_letters(letter | (points > 127))), points):
+        lines[i] = _SPACED.sub(lambda match: match[0].replace(match[1], ""), lines[i])
+    for i in _lines_of(np.flatnonzero(_runs(repeated)), points):
         lines[i] = _RUN.sub(r"\1\1\1", lines[i])
-    for i in _lines_of(long, points):
+    for i in _lines_of(_ends_of_long_pieces(points), points):
         lines[i] = _LONG.sub(r"\1 ", _MARK.sub(r"\1 ", lines[i]))
-    inside = letter[:-2] & (leet | inner)[1:-1] & (letter | leet)[2:] | leet[:-2] & letter[1:-1] & letter[2:]
-    stretched = letter[:-2] & same[:-1] & same[1:]
-    return lines, _lines_of(np.flatnonzero(inside | stretched), points)
+    disguised = np.flatnonzero(_marked_words(letter, roles) | _stretched_letters(letter, repeated))
+    return _Repaired(lines, _lines_of(disguised, points))
+
+
+def _mask(line: str) -> str:
+    return _MENTION.sub("<user>", _ADDRESS.sub("<url>", line))
+
+
+# Each mask below is true where its pattern begins. It is shorter than the text by the pattern's length less one.
+
+
+def _spaced_letters(letter: Flags) -> Flags:
+    """Three single letters, one character apart."""
+    single = letter.copy()
+    single[1:] &= ~letter[:-1]
+    single[:-1] &= ~letter[1:]
+    return single[:-4] & single[2:-2] & single[4:]
+
+
+def _runs(repeated: Flags) -> Flags:
+    """Four equal characters."""
+    return repeated[:-3] & repeated[1:-2] & repeated[2:-1]
+
+
+def _ends_of_long_pieces(points: NDArray[np.uint32]) -> NDArray[np.intp]:
+    """Places where a piece longer than _MAX_PIECE ends."""
+    gaps = np.flatnonzero((points == ord(" ")) | (points == ord("\n")))
+    return gaps[np.diff(gaps, prepend=-1) > _MAX_PIECE + 1]
+
+
+def _marked_words(letter: Flags, roles: NDArray[np.uint8]) -> Flags:
+    """A letter, then leetspeak or a mark inside a word; or leetspeak before two letters."""
+    leet, inner = roles & _LEETISH > 0, roles & _INNER > 0
+    inside = letter[:-2] & (leet | inner)[1:-1] & (letter | leet)[2:]
+    return inside | leet[:-2] & letter[1:-1] & letter[2:]
+
+
+def _stretched_letters(letter: Flags, repeated: Flags) -> Flags:
+    """A letter three times."""
+    return letter[:-2] & repeated[:-1] & repeated[1:]
 
 
 def _unmask(line: str) -> str:
-    """Leetspeak read as letters, stretched letters once, marks inside words out."""
+    """Read leetspeak as letters, stretched letters once, and remove marks inside words."""
     return " ".join([word if word.isalpha() else _bare(word) for word in _STRETCHED.sub(r"\1", line).split(" ")])
 
 

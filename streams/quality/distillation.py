@@ -74,7 +74,7 @@ def propose(policy: Policy, classifier: Classifier, rows: Sequence[LabeledItem],
         model.weights,
         policy_id=policy.id,
         classifier=classifier.name,
-        labels=policy.gate.labels,
+        harms=policy.gate.harms,
         trust=(float(model.trust[0]), float(model.trust[1])),
         bias=model.bias,
         rows=len(rows),
@@ -118,7 +118,7 @@ class _Features:
             values += (counts / np.sqrt(max(1, len(in_text)))).tolist()
         self.groups = sparse.csr_matrix((values, (rows, columns)), shape=(len(texts), distilled.BUCKETS))
         gate_harms = msgspec.structs.replace(policy, distilled=None)
-        any_harm = msgspec.structs.replace(gate_harms, gate=msgspec.structs.replace(policy.gate, labels=()))
+        any_harm = msgspec.structs.replace(gate_harms, gate=msgspec.structs.replace(policy.gate, harms=()))
         harms = [gate_scores(p, classifier, texts) for p in (gate_harms, any_harm)]
         self.odds = log_odds(np.column_stack(harms))
 

@@ -24,8 +24,8 @@ def harm_scores(classifier: Classifier, texts: Sequence[str]) -> Floats:
 
 def gate_scores(policy: Policy, classifier: Classifier, texts: Sequence[str]) -> Floats:
     """The scores of the policy's gate [texts]. A gate without harms and distilled classifier scores 1 - P(none)."""
-    if policy.distilled is None and not policy.gate.labels:
-        gate = msgspec.structs.replace(policy.gate, labels=tuple(classifier.harms))
+    if policy.distilled is None and not policy.gate.harms:
+        gate = msgspec.structs.replace(policy.gate, harms=tuple(classifier.harms))
         policy = msgspec.structs.replace(policy, gate=gate)
     gates = Gates([policy], classifier)
-    return np.concatenate([gates.ask(texts[at : at + BATCH]).scores[:, 0] for at in range(0, len(texts), BATCH)])
+    return np.concatenate([gates.evaluate(texts[at : at + BATCH]).scores[:, 0] for at in range(0, len(texts), BATCH)])

@@ -26,7 +26,8 @@ from safeguard_streams.contract.records import (
 from safeguard_streams.errors import RecordError
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.prefilter.classifier import Classifier
-from safeguard_streams.prefilter.decision import AuditRates, EscalationReason, Prefilter, drawn, hashed
+from safeguard_streams.prefilter.decision import AuditRates, EscalationReason, Prefilter
+from safeguard_streams.prefilter.sampling import drawn, hashed
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime.settings import Settings
 
@@ -75,7 +76,7 @@ class ReplaySelector:
         ids = np.array([hashed(event.content_id) for _, event in selected], dtype=np.uint64)
         in_sample = drawn(ids, self._sample_seed)[:, 0] < self._replay.sample
         judged_again = drawn(ids, self._noise_seed)[:, 0] < self._replay.noise
-        reasons, released = self._prefilter.ask([event for _, event in selected])
+        reasons, released = self._prefilter.reasons([event for _, event in selected])
         outputs = []
         for row, (record, event) in enumerate(selected):
             if in_sample[row]:

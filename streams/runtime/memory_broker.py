@@ -1,6 +1,6 @@
 """A broker in memory, for tests that need no Kafka.
 
-`Verdicts` and `Publisher` take a MemoryBroker in place of an address, and the engine's MemoryBus runs on one. Topics
+`Verdicts` and `Publisher` take a MemoryBroker instead of an address, and the engine's MemoryBus runs on one. Topics
 are lists, commits are atomic, and records and offsets outlive the clients, as on Kafka. A group has one member, which
 owns all partitions.
 """

@@ -11,7 +11,7 @@ import random
 import sys
 import time
 
-from safeguard_streams.policies.tokens import encoding
+from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.process import configure_logging
 from safeguard_streams.workers import app

@@ -35,7 +35,7 @@ TIMEOUT_SECONDS = 300.0  # seconds
 
 
 def version(document, *terms):
-    nothing = dict.fromkeys(("labels", "threshold", "sample", "calibration"))
+    nothing = dict.fromkeys(("harms", "threshold", "sample", "calibration"))
     return with_changes(document, "gate", **nothing, terms=list(terms))
 
 

@@ -34,7 +34,7 @@ from safeguard_streams.contract.records import DeadLetter, decode
 from safeguard_streams.demo.tally import Tally
 from safeguard_streams.infra import brokers
 from safeguard_streams.policies.files import load_library
-from safeguard_streams.policies.tokens import encoding
+from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime import settings
 

@@ -16,8 +16,8 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import ContentEvent, Verdict, decode, encode, now
 from safeguard_streams.errors import BusError, ConfigurationError, PolicyError
 from safeguard_streams.policies.files import LIBRARY, load, load_library
+from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.policies.parsing import parse
-from safeguard_streams.policies.tokens import encoding
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.decision import AuditRates, Prefilter
 from safeguard_streams.quality import shadow_comparison
@@ -129,7 +129,7 @@ def test_a_policys_life_from_its_release_to_its_retirement(run, broker, tmp_path
         (("rollback", NAME), "has no earlier release"),
         (("rollback", NAME, "--to", "9"), "has no release '9'"),
         (("retire", NAME), "is not in force; there are: none"),
-        (("history", NAME), "nothing was done to a policy 'self-harm'; there are: none yet"),
+        (("history", NAME), "policy 'self-harm' has no history; policies with a history: none yet"),
         (("compare", NAME), "no shadow of self-harm has judged anything yet"),
         (("diff", f"{NAME}@live", NAME, "--text-only"), "has no release 'live'"),
         (("release", "nonsense"), "no policy 'nonsense'"),
@@ -221,7 +221,7 @@ async def test_a_shadow_is_judged_beside_the_version_in_force_and_compared(broke
     ]
     judge = Judge(StrictModel(), feed, InferenceBudget(500))
     async with kafka_bus.producer(broker) as producer:
-        for output in Prefilter(Classifier(), feed, AuditRates(0, 0)).judge(events):
+        for output in Prefilter(Classifier(), feed, AuditRates(0, 0)).decide(events):
             made = [output]
             if output.topic in (topics.ESCALATIONS, topics.ESCALATIONS_SHADOW):
                 made += await judge.judge(StoredRecord(output.topic, 0, 0, 0, output.key, output.value))

@@ -23,8 +23,8 @@ from safeguard_streams.enforcement import moderators
 from safeguard_streams.enforcement.rules import EnforcementRule, EnforcementRules
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import load_library, with_changes
+from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.policies.parsing import parse
-from safeguard_streams.policies.tokens import encoding
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.releases import operator
 from safeguard_streams.releases.operator import ChangedBy
@@ -44,7 +44,7 @@ WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 
 def version(word, **gate):
     """The fraud policy with a changed text and this gate only."""
-    nothing = dict.fromkeys(("labels", "threshold", "sample", "calibration"))
+    nothing = dict.fromkeys(("harms", "threshold", "sample", "calibration"))
     document = with_changes(load_library()[NAME].document, "gate", **{**nothing, **gate})
     return parse(document.replace("Judge what", f"{word} what"))
 

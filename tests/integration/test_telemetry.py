@@ -114,7 +114,7 @@ def scraped(port):
 async def test_one_trace_spans_producer_to_enforcement_and_each_metric_is_exported(kafka, tmp_path):
     await kafka_bus.create_topics(kafka)
     document = load_library()[POLICY].document
-    gate = with_changes(document, "gate", labels=None, threshold=None, calibration=None, terms=["nobody's business"])
+    gate = with_changes(document, "gate", harms=None, threshold=None, calibration=None, terms=["nobody's business"])
     await operator.release(kafka, [parse(gate)], operator.ChangedBy("test"))
     collector, receiver = Collector(), Receiver(brokers.free_port(), 1.0, 1, {"well": 1})
     (tmp_path / "rules.toml").write_text(RULES.format(port=receiver.port))
@@ -176,7 +176,7 @@ async def publish(current, trace_id, span_id):
     """Publish one traced event among untraced ones, and one record that is not an event."""
     async with kafka_bus.producer(current) as producer:
         for number in range(20):
-            # Equal contents share a question; the traced one has its own, whichever comes first.
+            # Equal content shares one request; the traced item has its own text, so that it gets a request of its own.
             text = f"{TEXT}, again" if number == 0 else TEXT if number < 10 else "fine weather"
             event = ContentEvent(f"c{number}", text, datetime.now(UTC))
             headers = [("traceparent", f"00-{trace_id}-{span_id}-01".encode())] if number == 0 else []

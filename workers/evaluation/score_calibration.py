@@ -13,7 +13,7 @@ from sklearn.metrics import brier_score_loss
 from sklearn.model_selection import StratifiedKFold
 
 from safeguard_streams.errors import ConfigurationError
-from safeguard_streams.policies.document import SURE, Policy, ScoreMap
+from safeguard_streams.policies.document import SCORE_BOUND, Policy, ScoreMap
 from safeguard_streams.policies.files import with_changes
 from safeguard_streams.quality.verdict_labels import LabeledItem
 from safeguard_streams.workers.evaluation.interface import TextJudge
@@ -112,7 +112,7 @@ def fit(scores: Sequence[float], violates: Sequence[bool], seed: int = 0) -> Cal
 
 
 def _platt(scores: Floats, violates: Flags) -> ScoreMap:
-    clipped = np.clip(scores, SURE, 1 - SURE)
+    clipped = np.clip(scores, SCORE_BOUND, 1 - SCORE_BOUND)
     odds = np.log(clipped / (1 - clipped)).reshape(-1, 1)
     # Slightly regularised: on a few rows that the scores separate perfectly, the slope would grow without bound.
     line = LogisticRegression(C=10.0).fit(odds, violates)

@@ -20,7 +20,7 @@ from openai_harmony import (
 )
 
 from safeguard_streams.errors import ConfigurationError
-from safeguard_streams.policies.tokens import encoding
+from safeguard_streams.policies.harmony import encoding
 
 START, END, MESSAGE, CHANNEL, CONSTRAIN, RETURN = 200006, 200007, 200008, 200005, 200003, 200002
 FIRST_SPECIAL = 199998  # ids from here on are special tokens

@@ -17,7 +17,7 @@ from openai_harmony import HarmonyError
 
 from safeguard_streams.contract.records import Confidence
 from safeguard_streams.policies.document import Policy
-from safeguard_streams.policies.tokens import encoding
+from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.workers.inference.harmony import (
     CHANNEL,
     CONSTRAIN,

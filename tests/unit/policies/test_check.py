@@ -1,4 +1,4 @@
-"""Policy documents: what is read, what is refused, and that each problem is one line that says where and what to change."""
+"""Policy documents: each is parsed or refused, and each problem is one line with its place and the fix."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safeguard_streams.errors import PolicyError
 from safeguard_streams.policies.check import check, check_library, require
 from safeguard_streams.policies.distilled import BUCKETS
-from safeguard_streams.policies.distilled import read as read_label
+from safeguard_streams.policies.distilled import read as read_distilled
 from safeguard_streams.policies.files import LIBRARY, load, load_library
 from safeguard_streams.policies.golden import NAME
 from safeguard_streams.policies.parsing import parse
@@ -29,11 +29,11 @@ def line_of(text, document=GOOD):
 
 
 def test_the_library_has_the_six_policies_fit_for_release_without_a_warning():
-    found = {one.policy.id: one for one in check_library()}
-    assert set(found) == SIX
-    assert [str(problem) for one in found.values() for problem in one.problems] == []
-    assert all(400 <= one.tokens <= 600 for one in found.values())
-    assert all(one.golden >= 60 for one in found.values())
+    results = {result.policy.id: result for result in check_library()}
+    assert set(results) == SIX
+    assert [str(problem) for result in results.values() for problem in result.problems] == []
+    assert all(400 <= result.tokens <= 600 for result in results.values())
+    assert all(result.golden >= 60 for result in results.values())
 
 
 @pytest.mark.parametrize("name", sorted(SIX))
@@ -56,7 +56,7 @@ def test_the_version_follows_what_the_model_reads_and_nothing_else():
 
 OUTPUT = GOOD[GOOD.index("## Output") :]
 LONG = "- Word: " + "the same again and again, " * 2500 + "\n"
-# What is changed (old text, new text), the line of the problem (a text that stands there, or a number), its message.
+# Old text, new text, the line of the problem (as a text in that line, or as a number), and its message.
 BROKEN = [
     ("---\nid: fraud-spam", "id: fraud-spam", 1, "begin with front matter"),
     ("id: fraud-spam\n", "", 1, "id is missing in the front matter"),
@@ -65,47 +65,47 @@ BROKEN = [
     ("owner: trust-and-safety", "owner: 7", 4, "owner: expected str, got int"),
     ("owner: trust-and-safety", "owner: &me you", 4, "anchors and aliases"),
     ("effort: low", "effort: none", "effort:", "effort: invalid enum value"),
-    ("effort: low", "effort: low\neffort: high", "rules:", "effort stands here for the second time"),
-    ("  sample: 0.01", "  samples: 0.01", "  sample: 0.01", "there is no field samples in gate"),
-    ("  threshold: 0.", "  threshold: 2.", "  threshold: ", "gate.threshold must lie between 0 and 1"),
+    ("effort: low", "effort: low\neffort: high", "rules:", "effort is set twice"),
+    ("  sample: 0.01", "  samples: 0.01", "  sample: 0.01", "unknown field samples in gate"),
+    ("  threshold: 0.", "  threshold: 2.", "  threshold: ", "gate.threshold must be between 0 and 1"),
     ("  threshold: ", "  threshold: high #", "  threshold: ", "gate.threshold: expected float, got str"),
-    ("labels: [fraud_spam]", "labels: [spam]", "  labels:", "gate.labels[0]: invalid enum value 'spam'"),
-    ("labels: [fraud_spam]", "labels: []", "  threshold:", "a threshold needs labels"),
-    ("  threshold: 0.0007\n", "", "gate:", "give gate.threshold"),
-    ("  sample: 0.01", "  patterns: ['(']", "  sample: 0.01", "is no RE2 expression: missing )"),
-    ("  sample: 0.01", "  patterns: ['(?=x)']", "  sample: 0.01", "is no RE2 expression"),
-    ("  sample: 0.01", "  patterns: ['x*']", "  sample: 0.01", "is found in every text"),
-    ("  sample: 0.01", "  terms: ['!!!']", "  sample: 0.01", "has no letter and no digit"),
+    ("harms: [fraud_spam]", "harms: [spam]", "  harms:", "gate.harms[0]: invalid enum value 'spam'"),
+    ("harms: [fraud_spam]", "harms: []", "  threshold:", "a threshold needs harms"),
+    ("  threshold: 0.0007\n", "", "gate:", "set gate.threshold"),
+    ("  sample: 0.01", "  patterns: ['(']", "  sample: 0.01", "is not a valid RE2 expression: missing )"),
+    ("  sample: 0.01", "  patterns: ['(?=x)']", "  sample: 0.01", "is not a valid RE2 expression"),
+    ("  sample: 0.01", "  patterns: ['x*']", "  sample: 0.01", "matches every text"),
+    ("  sample: 0.01", "  terms: ['!!!']", "  sample: 0.01", "has no letter or digit"),
     ("  sample: 0.01", "  distilled: 0123456789ab", "  sample: 0.01", "distilled.json is missing"),
-    ("  languages: []", "  languages: [english]", "  languages:", "is no language tag"),
+    ("  languages: []", "  languages: [english]", "  languages:", "is not a language tag"),
     ("  FS5:", "  FS6:", "  FS5:", "FS6 has no line under ## VIOLATES or ## SAFE, but FS5 in line"),
-    ("  FS2: Lures", "  FS2: ''  # Lures", "  FS2:", "say in one line what FS2 is"),
-    ("- FS5:", "- FS4:", "- FS5:", "FS4 stands already in line"),
+    ("  FS2: Lures", "  FS2: ''  # Lures", "  FS2:", "describe FS2 in one line"),
+    ("- FS5:", "- FS4:", "- FS5:", "FS4 is already in line"),
     ("- FS3: Uns", "- FS3 Uns", "- FS3:", "begin each rule with its id"),
-    ("## SAFE\n", "## Safe\n", "## SAFE", "a section '## SAFE' is missing: write it so"),
-    ("## Definitions\n", "## Words\n", "# Spam and fraud policy", "a section '## Definitions' is missing"),
+    ("## SAFE\n", "## Safe\n", "## SAFE", "the section '## SAFE' is missing: spell it exactly like this"),
+    ("## Definitions\n", "## Words\n", "# Spam and fraud policy", "the section '## Definitions' is missing"),
     (GOOD[GOOD.index("- Fraud:") : GOOD.index("\n## VIOLATES")], "", "## Definitions", "## Definitions is empty"),
     (OUTPUT, "## Output\nAnswer yes or no.\n", "## Output", 'must ask for "violation", "rule_ids"'),
     ('"confidence":"low, medium or high",', "", "## Output", 'must ask for "confidence"'),
-    ("-> violates, FS1", "-> safe, FS1", '- "your account', "called safe, but FS1 is a rule of VIOLATES"),
+    ("-> violates, FS1", "-> safe, FS1", '- "your account', "marked safe, but FS1 is a rule of VIOLATES"),
     ("-> safe, FS5", "-> safe, FS9", '- "got a text', "the policy has no rule FS9; it has FS1"),
     ("-> safe, FS5", "is safe", '- "got a text', "write an example as"),
     (
         '- "got a text that i won a prize, it is a scam, do not call"',
         '- "WINNER! claim your 900 prize, call 0900 000 now, 1.50 per MIN"',
         '- "got a text',
-        "the same text is violates in line",
+        "the same text is marked violates in line",
     ),
     ("a lure, or for", "a lure (see FS7), or for", "You review user", "the policy has no rule FS7"),
-    ("Judge what", "<|end|> Judge what", "You review user", "<|end|> is markup of the prompt's format"),
+    ("Judge what", "<|end|> Judge what", "You review user", "<|end|> is markup of the prompt format"),
     (
         GOOD[GOOD.index("- FS5: ") : GOOD.index("\n\n## Examples")],
         "- FS5: " + GOOD[GOOD.index("- FS4: ") + 7 : GOOD.index("\n- FS5: ")],
         "- FS5:",
-        "FS5 says the same as FS4: no content can reach it",
+        "FS5 repeats FS4: no content can match it",
     ),
-    ("- Lure: ", LONG + "- Lure: ", "# Spam and fraud", "tokens: no model follows more than 10,000"),
-    ("- Lure: ", LONG * 4 + "- Lure: ", 1, "characters; 200,000 are read"),
+    ("- Lure: ", LONG + "- Lure: ", "# Spam and fraud", "tokens: the limit is 10,000"),
+    ("- Lure: ", LONG * 4 + "- Lure: ", 1, "characters; the limit is 200,000"),
 ]
 
 
@@ -127,15 +127,15 @@ def test_a_broken_document_has_one_message_with_its_line(folder, old, new, where
 
 
 ROWS = GOLDEN.splitlines()
-# What is put in the place of the golden set's second line, and the message.
+# The replacement for the golden set's second line, and the message.
 BROKEN_GOLDEN = [
     ("{", "unexpected end of data"),
     (ROWS[1].replace('"text"', '"texts"'), "object contains unknown field texts"),
     (ROWS[1].replace('"decision": "violates", ', ""), "object missing required field decision"),
     (ROWS[1].replace('"violates"', '"maybe"'), "invalid enum value 'maybe' - at $.decision"),
-    (ROWS[1].replace('"FS1"', '"FS4"'), "called violates, but FS4 is a rule of SAFE"),
+    (ROWS[1].replace('"FS1"', '"FS4"'), "marked violates, but FS4 is a rule of SAFE"),
     (ROWS[1].replace('"FS1"', '"XX1"'), "the policy has no rule XX1"),
-    (ROWS[0].replace('"violates"', '"safe"').replace('"FS1"', '"FS4"'), "the same text is violates in line 1"),
+    (ROWS[0].replace('"violates"', '"safe"').replace('"FS1"', '"FS4"'), "the same text is marked violates in line 1"),
     (
         ROWS[1].replace(json.loads(ROWS[1])["text"], "The song  is amazing, best of the year").replace("The", "this"),
         "the policy's example in line",
@@ -156,45 +156,45 @@ def test_a_broken_golden_text_has_one_message_with_its_line(folder, line, messag
     ("file", "old", "new", "message"),
     [
         ("policy.md", GOOD[GOOD.index("- Lure: ") : GOOD.index("- Promotion")] * 1, "- Lure: it.\n", None),
-        ("policy.md", "- Lure: ", "- Lure: " + "a long story, " * 30, "best are 400 to 600"),
+        ("policy.md", "- Lure: ", "- Lure: " + "a long story, " * 30, "tokens; 400 to 600 work best"),
         (
             "policy.md",
             GOOD[GOOD.index("## Examples") : GOOD.index('- "this song')],
             "## Examples\n",
             "2 examples: four",
         ),
-        ("policy.md", "  sample: 0.01", "  sample: 0.01\n  terms: [prize, Prize]", "second time"),
-        ("policy.md", "  sample: 0.01", "  everything: true", "other parts change nothing"),
+        ("policy.md", "  sample: 0.01", "  sample: 0.01\n  terms: [prize, Prize]", "the term 'Prize' is listed twice"),
+        ("policy.md", "  sample: 0.01", "  everything: true", "other parts do nothing"),
         ("golden.jsonl", GOLDEN, "\n".join(ROWS[:20]), "20 golden texts"),
-        ("golden.jsonl", ROWS[1], ROWS[0], "the same text stands in line 1"),
+        ("golden.jsonl", ROWS[1], ROWS[0], "the same text is already in line 1"),
     ],
 )
-def test_what_could_be_better_is_a_warning_and_no_error(folder, file, old, new, message):
+def test_a_weakness_is_a_warning_and_not_an_error(folder, file, old, new, message):
     path = folder / file
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
     checked = check(folder / "policy.md")
     assert checked.errors == []
-    said = [problem.message for problem in checked.problems]
-    assert (message is None and said == []) or any(message in one for one in said), said
+    messages = [problem.message for problem in checked.problems]
+    assert (message is None and messages == []) or any(message in one for one in messages), messages
 
 
-def test_a_policy_without_a_golden_set_is_told_so_and_may_be_released(folder):
+def test_a_policy_without_a_golden_set_gets_a_warning_and_may_be_released(folder):
     (folder / NAME).unlink()
     checked = check(folder / "policy.md")
     assert [problem.code for problem in checked.problems] == ["golden"]
     assert require([checked])[0].id == "fraud-spam"
 
 
-def test_errors_of_all_policies_are_said_at_once_and_none_is_released(folder):
+def test_errors_of_all_policies_are_reported_at_once_and_none_is_released(folder):
     (folder / "policy.md").write_text(GOOD.replace("effort: low", "effort: none"))
     good = check(LIBRARY / "self-harm" / "policy.md")
     with pytest.raises(PolicyError, match="effort"):
         require([good, check(folder / "policy.md")])
 
 
-def test_content_that_does_not_say_its_surface_is_not_exempt():
+def test_content_without_a_surface_or_language_is_not_exempt():
     policy = parse(GOOD.replace("surfaces: []", "surfaces: [chat]").replace("languages: []", "languages: [de]"))
     assert policy.applies("chat", "de")
     assert policy.applies(None, None)
@@ -280,8 +280,8 @@ def test_hostile_front_matter_is_a_policy_error(front):
         parse(f"---\n{front}\n---\n## VIOLATES\n- AB1: x\n## SAFE\n- AB2: y\n")
 
 
-def test_a_label_that_would_unpack_to_gigabytes_is_refused_at_its_bound():
+def test_a_distilled_classifier_that_would_unpack_to_gigabytes_is_refused_at_its_bound():
     bomb = base64.b64encode(zlib.compress(b"\0" * 50_000_000, 9)).decode()
-    label = {"policy_id": "p", "classifier": "c", "labels": [], "trust": [1, 0], "bias": 0, "unit": 1, "rows": 1}
+    classifier = {"policy_id": "p", "classifier": "c", "harms": [], "trust": [1, 0], "bias": 0, "unit": 1, "rows": 1}
     with pytest.raises(PolicyError, match=f"has {BUCKETS + 1} weights"):
-        read_label(json.dumps({**label, "weights": bomb}))
+        read_distilled(json.dumps({**classifier, "weights": bomb}))

@@ -11,9 +11,10 @@ from safeguard_streams.contract.records import DeadLetter, Escalation, PolicyRel
 from safeguard_streams.errors import PolicyError
 from safeguard_streams.policies.files import load_library, with_changes
 from safeguard_streams.policies.parsing import parse
-from safeguard_streams.prefilter import decision as prefilter_module
+from safeguard_streams.prefilter import compiled
 from safeguard_streams.prefilter.classifier import Classifier
-from safeguard_streams.prefilter.decision import AuditRates, Prefilter, drawn, hashed
+from safeguard_streams.prefilter.decision import AuditRates, Prefilter
+from safeguard_streams.prefilter.sampling import drawn, hashed
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime.memory_broker import StoredRecord
 
@@ -28,8 +29,8 @@ def classifier():
 
 def release(feed, document, number=1, shadow=None):
     policy = parse(document)
-    made = PolicyRelease(policy.id, policy.version, number, document, datetime.now(UTC), "test", shadow=shadow)
-    feed.take(made.key, encode(made))
+    record = PolicyRelease(policy.id, policy.version, number, document, datetime.now(UTC), "test", shadow=shadow)
+    feed.take(record.key, encode(record))
 
 
 def releasing(*documents):
@@ -52,8 +53,8 @@ def event(text, number=0, **more):
     )
 
 
-def test_what_is_suspicious_is_escalated_and_the_rest_is_cleared(classifier, feed):
-    outputs = Prefilter(classifier, feed).judge([event(INSULT, 1), event(KIND, 2)])
+def test_suspicious_content_is_escalated_and_the_rest_is_cleared(classifier, feed):
+    outputs = Prefilter(classifier, feed).decide([event(INSULT, 1), event(KIND, 2)])
     assert [o.topic for o in outputs] == [topics.ESCALATIONS, topics.CLEARED]
     escalation = decode(outputs[0].value, Escalation)
     assert escalation.policy_id == "hate-harassment"
@@ -68,22 +69,22 @@ def test_what_is_suspicious_is_escalated_and_the_rest_is_cleared(classifier, fee
     assert all(("traceparent", b"00-t") in o.headers for o in outputs)
 
 
-def test_invalid_events_become_dead_letters_and_harm_no_neighbour(classifier, feed):
+def test_invalid_events_become_dead_letters_and_do_not_block_their_neighbours(classifier, feed):
     broken = StoredRecord(topics.EVENTS, 0, 1, 0, None, b'{"content_id":"x","created_at":"2026-01-01T00:00:00Z"}')
-    outputs = Prefilter(classifier, feed).judge([event(KIND, 0), broken, event(KIND, 2, policies=["nonsense"])])
+    outputs = Prefilter(classifier, feed).decide([event(KIND, 0), broken, event(KIND, 2, policies=["nonsense"])])
     assert sorted(o.topic for o in outputs) == [topics.CLEARED, topics.DEAD_LETTERS, topics.DEAD_LETTERS]
     letters = [decode(o.value, DeadLetter) for o in outputs if o.topic == topics.DEAD_LETTERS]
     assert [letter.field for letter in letters] == ["text", "policies"]
 
 
-def test_only_policies_that_apply_are_asked(classifier, feed):
+def test_only_policies_that_cover_the_content_escalate_it(classifier, feed):
     prefilter = Prefilter(classifier, feed)
-    (output,) = prefilter.judge([event(INSULT, policies=["fraud-spam"])])
+    (output,) = prefilter.decide([event(INSULT, policies=["fraud-spam"])])
     assert output.topic == topics.CLEARED
     document = load_library()["hate-harassment"].document.replace("surfaces: []", "surfaces: [chat]")
     elsewhere = Prefilter(classifier, releasing(document))
-    assert elsewhere.judge([event(INSULT, surface="mail")])[0].topic == topics.CLEARED
-    assert elsewhere.judge([event(INSULT, surface="chat")])[0].topic == topics.ESCALATIONS
+    assert elsewhere.decide([event(INSULT, surface="mail")])[0].topic == topics.CLEARED
+    assert elsewhere.decide([event(INSULT, surface="chat")])[0].topic == topics.ESCALATIONS
 
 
 @pytest.mark.parametrize(
@@ -102,14 +103,14 @@ def test_gates_that_need_no_training(classifier, gate, fires, passes):
     start, end = document.index("gate:"), document.index("---\n#")
     feed = releasing(f"{document[:start]}gate:\n  {gate}\n{document[end:]}")
     prefilter = Prefilter(classifier, feed)
-    (output,) = prefilter.judge([event(fires)])
+    (output,) = prefilter.decide([event(fires)])
     assert output.topic == topics.ESCALATIONS
     assert decode(output.value, Escalation).prefilter.gate == gate.split(":")[0].replace("patterns", "terms")
     if passes:
-        assert prefilter.judge([event(passes)])[0].topic == topics.CLEARED
+        assert prefilter.decide([event(passes)])[0].topic == topics.CLEARED
 
 
-def test_a_release_is_taken_between_two_batches_and_a_broken_one_changes_nothing(classifier, feed):
+def test_a_release_is_applied_between_two_batches_and_a_broken_one_changes_nothing(classifier, feed):
     prefilter = Prefilter(classifier, feed)
     before = feed.policies
     policy = load_library()["self-harm"]
@@ -123,26 +124,26 @@ def test_a_release_is_taken_between_two_batches_and_a_broken_one_changes_nothing
         b"hate-harassment",
         encode(PolicyRelease("hate-harassment", parse(document).version, 9, document, datetime.now(UTC), "t")),
     )
-    assert prefilter.judge([event(INSULT)])[0].topic == topics.ESCALATIONS, "until the new rules are made"
+    assert prefilter.decide([event(INSULT)])[0].topic == topics.ESCALATIONS, "until the new policies are compiled"
     prefilter.renew()
-    assert prefilter.judge([event(INSULT)])[0].topic == topics.CLEARED
+    assert prefilter.decide([event(INSULT)])[0].topic == topics.CLEARED
     feed.take(b"hate-harassment", None)
     assert "hate-harassment" not in feed.policies.released
 
 
 def test_equal_events_get_equal_verdict_ids(classifier, feed):
     first, again, other = (
-        Prefilter(classifier, feed).judge([e])[0] for e in (event(KIND), event(KIND), event(KIND + "!"))
+        Prefilter(classifier, feed).decide([e])[0] for e in (event(KIND), event(KIND), event(KIND + "!"))
     )
     assert decode(first.value, Verdict).verdict_id == decode(again.value, Verdict).verdict_id
     assert decode(first.value, Verdict).verdict_id != decode(other.value, Verdict).verdict_id
 
 
-def test_a_sample_is_drawn_at_its_rate_and_always_alike():
-    contents = np.array([hashed(f"content-{n}") for n in range(20_000)], dtype=np.uint64)
+def test_a_sample_is_drawn_at_its_rate_and_is_the_same_every_time():
+    items = np.array([hashed(f"content-{n}") for n in range(20_000)], dtype=np.uint64)
     policies = np.array([hashed("p"), hashed("q")], dtype=np.uint64)
-    draws = drawn(contents, policies)
-    assert (draws == drawn(contents, policies)).all()
+    draws = drawn(items, policies)
+    assert (draws == drawn(items, policies)).all()
     taken = draws < 0.1
     assert 1850 < taken[:, 0].sum() < 2150
     assert 140 < taken.all(axis=1).sum() < 260, "the samples of two policies are independent"
@@ -150,9 +151,9 @@ def test_a_sample_is_drawn_at_its_rate_and_always_alike():
     assert draws.max() < 1
 
 
-def test_what_passes_is_audited_by_strata_and_cleared_all_the_same(classifier, feed):
+def test_content_that_passes_is_audited_by_stratum_and_still_cleared(classifier, feed):
     events = [event(f"{KIND} {n}", n, policies=["fraud-spam"]) for n in range(4000)]
-    outputs = Prefilter(classifier, feed, AuditRates(near=0.5, far=0.05)).judge(events)
+    outputs = Prefilter(classifier, feed, AuditRates(near=0.5, far=0.05)).decide(events)
     audits = [decode(o.value, Escalation) for o in outputs if o.topic == topics.ESCALATIONS_AUDIT]
     cleared = {decode(o.value, Verdict).content_id for o in outputs if o.topic == topics.CLEARED}
     assert {a.event.content_id for a in audits} <= cleared
@@ -162,7 +163,7 @@ def test_what_passes_is_audited_by_strata_and_cleared_all_the_same(classifier, f
     sample = feed.policies.released["fraud-spam"].policy.gate.sample
     assert all(a.prefilter.rate == pytest.approx(0.05 * (1 - sample)) for a in far)
     assert all(a.prefilter.score < a.prefilter.threshold / 2 for a in far)
-    again = Prefilter(classifier, feed, AuditRates(near=0.5, far=0.05)).judge(events)
+    again = Prefilter(classifier, feed, AuditRates(near=0.5, far=0.05)).decide(events)
     assert [o.key for o in again if o.topic == topics.ESCALATIONS_AUDIT] == [
         a.event.content_id.encode() for a in audits
     ]
@@ -170,16 +171,16 @@ def test_what_passes_is_audited_by_strata_and_cleared_all_the_same(classifier, f
 
 def test_nothing_is_audited_at_rate_zero_and_everything_at_one(classifier, feed):
     events = [event(KIND, n, policies=["fraud-spam"]) for n in range(50)]
-    none = Prefilter(classifier, feed, AuditRates(0.0, 0.0)).judge(events)
+    none = Prefilter(classifier, feed, AuditRates(0.0, 0.0)).decide(events)
     assert not any(o.topic == topics.ESCALATIONS_AUDIT for o in none)
-    every = Prefilter(classifier, feed, AuditRates(1.0, 1.0)).judge(events)
+    every = Prefilter(classifier, feed, AuditRates(1.0, 1.0)).decide(events)
     counts = [sum(o.topic == name for o in every) for name in (topics.ESCALATIONS_AUDIT, topics.ESCALATIONS)]
     assert sum(counts) == 50
 
 
 def document_with(**gate):
     """The fraud policy with this gate and nothing else in it."""
-    nothing = dict.fromkeys(("labels", "threshold", "sample", "calibration"))
+    nothing = dict.fromkeys(("harms", "threshold", "sample", "calibration"))
     return with_changes(load_library()["fraud-spam"].document, "gate", **{**nothing, **gate})
 
 
@@ -188,15 +189,15 @@ def gated(gate):
 
 
 @pytest.mark.parametrize("text", ["a" * 1_000_000 + "!", "x" * 500_000, "\u0301" * 100_000, "ab " * 300_000])
-def test_a_pattern_that_backtracks_forever_elsewhere_is_answered(classifier, text):
+def test_a_pattern_that_would_backtrack_exponentially_elsewhere_completes(classifier, text):
     feed = gated({"patterns": [r"(a+)+$", r"(x+x+)+y", r"^(a|b|ab)*c"], "terms": ["a b", "never said"]})
-    outputs = Prefilter(classifier, feed, AuditRates(0, 0)).judge([event(text)])
+    outputs = Prefilter(classifier, feed, AuditRates(0, 0)).decide([event(text)])
     assert len(outputs) == 1
 
 
-def test_the_verdict_says_which_term_was_found_and_under_each_policy(classifier):
+def test_the_escalation_names_a_matching_term(classifier):
     feed = gated({"terms": ["magic beans", "beans"], "patterns": [r"\bbe[a-z]ns\b"]})
-    (output,) = Prefilter(classifier, feed, AuditRates(0, 0)).judge([event("magic beans here", 1)])
+    (output,) = Prefilter(classifier, feed, AuditRates(0, 0)).decide([event("magic beans here", 1)])
     assert decode(output.value, Escalation).prefilter.label in {"magic beans", "beans"}
 
 
@@ -205,15 +206,15 @@ def test_many_terms_and_patterns_are_each_found(classifier):
     patterns = [rf"\bpattern{n}\s+\d+" for n in range(300)]
     feed = gated({"terms": terms, "patterns": patterns})
     texts = [f"say word{n} and{n} now" for n in range(0, 3000, 37)] + [f"a pattern{n}  7" for n in range(0, 300, 7)]
-    outputs = Prefilter(classifier, feed, AuditRates(0, 0)).judge([event(text, n) for n, text in enumerate(texts)])
-    found = [decode(output.value, Escalation).prefilter.label for output in outputs]
-    assert found == [terms[n] for n in range(0, 3000, 37)] + [patterns[n] for n in range(0, 300, 7)]
+    outputs = Prefilter(classifier, feed, AuditRates(0, 0)).decide([event(text, n) for n, text in enumerate(texts)])
+    matches = [decode(output.value, Escalation).prefilter.label for output in outputs]
+    assert matches == [terms[n] for n in range(0, 3000, 37)] + [patterns[n] for n in range(0, 300, 7)]
 
 
 @pytest.mark.parametrize("pattern", ["(?<=a)b", r"(a)\1", "(", "a{5000}"])
-def test_a_pattern_that_re2_does_not_know_is_refused_by_name(pattern):
+def test_a_pattern_that_re2_does_not_support_is_refused_by_name(pattern):
     document = with_changes(load_library()["fraud-spam"].document, "gate", patterns=[pattern])
-    with pytest.raises(PolicyError, match="gate.patterns: .* is no RE2 expression"):
+    with pytest.raises(PolicyError, match="gate.patterns: .* is not a valid RE2 expression"):
         parse(document)
 
 
@@ -222,15 +223,15 @@ def test_surface_and_language_select_before_any_gate(classifier):
         "languages: []", "languages: [de]"
     )
     prefilter = Prefilter(classifier, releasing(document), AuditRates(0, 0))
-    topics_of = [prefilter.judge([event(KIND, language=language)])[0].topic for language in ("de", "en", None)]
+    topics_of = [prefilter.decide([event(KIND, language=language)])[0].topic for language in ("de", "en", None)]
     assert topics_of == [topics.ESCALATIONS, topics.CLEARED, topics.ESCALATIONS]
 
 
-def test_a_shadow_judges_what_either_version_would_and_answers_no_event(classifier):
+def test_a_shadow_escalates_what_either_version_would_and_clears_nothing(classifier):
     feed = releasing(document_with(terms=["alpha", "both"]))
     release(feed, document_with(terms=["beta", "both"]).replace("Judge what", "Weigh what"), 2, shadow=1.0)
     prefilter = Prefilter(classifier, feed, AuditRates(0, 0))
-    outputs = prefilter.judge([event("alpha", 1), event("beta", 2), event("both", 3), event("neither", 4)])
+    outputs = prefilter.decide([event("alpha", 1), event("beta", 2), event("both", 3), event("neither", 4)])
     by_topic = {
         topic: [decode(o.value, Escalation) for o in outputs if o.topic == topic]
         for topic in (topics.ESCALATIONS, topics.ESCALATIONS_SHADOW)
@@ -239,8 +240,8 @@ def test_a_shadow_judges_what_either_version_would_and_answers_no_event(classifi
     assert [e.event.content_id for e in by_topic[topics.ESCALATIONS]] == ["c1", "c3"]
     assert cleared == ["c2", "c4"]
     shadows = by_topic[topics.ESCALATIONS_SHADOW]
-    found = [(e.event.content_id, e.prefilter.gate, e.prefilter.label, e.prefilter.live) for e in shadows]
-    assert found == [("c1", "live", None, True), ("c2", "terms", "beta", False), ("c3", "terms", "both", True)]
+    reasons = [(e.event.content_id, e.prefilter.gate, e.prefilter.label, e.prefilter.live) for e in shadows]
+    assert reasons == [("c1", "live", None, True), ("c2", "terms", "beta", False), ("c3", "terms", "both", True)]
     version = feed.policies.shadows["fraud-spam"].policy.version
     assert {(e.lane, e.policy_revision, e.policy_version) for e in shadows} == {("shadow", 2, version)}
     assert version != feed.policies.released["fraud-spam"].policy.version
@@ -251,41 +252,41 @@ def test_a_shadow_takes_its_share_and_ends_with_its_record(classifier):
     release(feed, document_with(everything=True), 2, shadow=0.25)
     prefilter = Prefilter(classifier, feed)
     events = [event("some text", number) for number in range(2000)]
-    shadows = [o for o in prefilter.judge(events) if o.topic == topics.ESCALATIONS_SHADOW]
+    shadows = [o for o in prefilter.decide(events) if o.topic == topics.ESCALATIONS_SHADOW]
     assert len(shadows) == pytest.approx(500, abs=80)
     assert decode(shadows[0].value, Escalation).prefilter.rate == 0.25
     feed.take(b"fraud-spam.shadow", None)
     assert not prefilter.current
     prefilter.renew()
-    assert {o.topic for o in prefilter.judge(events)} == {topics.ESCALATIONS}
+    assert {o.topic for o in prefilter.decide(events)} == {topics.ESCALATIONS}
     assert "fraud-spam" in feed.policies.released
 
 
-def test_a_shadow_of_a_policy_that_is_not_in_force_yet_clears_nothing_by_itself(classifier):
+def test_a_shadow_of_a_policy_that_is_not_in_force_yet_clears_nothing(classifier):
     feed = releasing(load_library()["hate-harassment"].document)
     release(feed, document_with(everything=True), 1, shadow=1.0)
-    outputs = Prefilter(classifier, feed, AuditRates(0, 0)).judge([event(KIND)])
+    outputs = Prefilter(classifier, feed, AuditRates(0, 0)).decide([event(KIND)])
     assert [o.topic for o in outputs] == [topics.ESCALATIONS_SHADOW, topics.CLEARED]
     assert decode(outputs[1].value, Verdict).policy_version == feed.policies.version
 
 
-def test_a_gate_that_cannot_be_made_ready_leaves_in_force_what_was(classifier, monkeypatch, caplog):
+def test_a_gate_that_does_not_compile_leaves_the_former_release_in_force(classifier, monkeypatch, caplog):
     feed = releasing(document_with(terms=["alpha"]))
     prefilter = Prefilter(classifier, feed, AuditRates(0, 0))
     release(feed, load_library()["self-harm"].document, 2)
     release(feed, document_with(terms=["alpha", "beta", "too much"]), 3)
-    made = prefilter_module.Gates
+    compile_gates = compiled.Gates
 
     def failing(policies, classifier):
         if any(policy.id == "self-harm" or "too much" in policy.gate.terms for policy in policies):
             raise MemoryError
-        return made(policies, classifier)
+        return compile_gates(policies, classifier)
 
-    monkeypatch.setattr(prefilter_module, "Gates", failing)
+    monkeypatch.setattr(compiled, "Gates", failing)
     prefilter.renew()
     assert prefilter.current
-    assert "self-harm revision 2 is not taken" in caplog.text
-    assert "fraud-spam revision 3 is not taken" in caplog.text
-    outputs = prefilter.judge([event("alpha", 1), event("beta", 2)])
+    assert "policy=self-harm revision=2" in caplog.text
+    assert "policy=fraud-spam revision=3" in caplog.text
+    outputs = prefilter.decide([event("alpha", 1), event("beta", 2)])
     assert [o.topic for o in outputs] == [topics.ESCALATIONS, topics.CLEARED]
     assert decode(outputs[0].value, Escalation).policy_revision == 1

@@ -1,4 +1,4 @@
-"""What people do to a text so that a filter does not see it costs little recall."""
+"""Common evasions of a filter cost little recall."""
 
 import json
 import random
@@ -61,7 +61,7 @@ def gate():
     """1 - P(none), by the gate of a policy that looks for every harm."""
     classifier = Classifier()
     policy = load_library()["hate-harassment"]
-    policy = replace(policy, gate=replace(policy.gate, labels=tuple(classifier.harms)))
+    policy = replace(policy, gate=replace(policy.gate, harms=tuple(classifier.harms)))
     scores = gate_scores(policy, classifier, [row["text"] for row in ROWS])
     threshold = calibrate(scores, [row["violates"] for row in ROWS], 0.90).threshold
     return policy, classifier, threshold

@@ -1,4 +1,4 @@
-"""One form for many spellings, and what bounds its cost."""
+"""One form for many spellings, at a bounded cost."""
 
 import pytest
 from hypothesis import given
@@ -44,7 +44,7 @@ def test_many_spellings_have_one_form(text, expected):
         ("id*iot and mo.ron", "idiot and moron"),
     ],
 )
-def test_disguise_is_taken_off_in_a_view_of_its_own(text, unmasked):
+def test_an_extra_view_shows_the_text_without_its_disguise(text, unmasked):
     views = read(["good morning", text])
     assert views.lines[1] != unmasked, "the original stays"
     assert views.lines[2:] == [unmasked]
@@ -65,7 +65,7 @@ def test_folding_twice_changes_nothing(text):
 
 
 @given(st.lists(LINES, max_size=6))
-def test_a_text_is_read_alike_in_every_company(texts):
+def test_a_text_is_read_the_same_way_in_every_batch(texts):
     together = read(texts)
     for number, text in enumerate(texts):
         alone = read([text])
@@ -75,7 +75,7 @@ def test_a_text_is_read_alike_in_every_company(texts):
 
 
 @given(LINES)
-def test_no_piece_is_long(text):
+def test_long_pieces_are_split(text):
     assert all(len(piece) <= 61 for line in read([text * 5]).lines for piece in line.split(" "))
 
 
@@ -92,6 +92,6 @@ def test_no_piece_is_long(text):
     ],
     ids=["one letter", "marks", "accents", "dots", "mentions", "homoglyphs", "leetspeak"],
 )
-def test_what_is_made_to_be_slow_is_read_in_a_moment(text):
-    views = read([text])  # a quadratic step would meet the suite's time limit
+def test_a_text_made_to_be_slow_is_read_in_linear_time(text):
+    views = read([text])  # a quadratic step would exceed the time limit of the suite
     assert len(views.folded) == 1

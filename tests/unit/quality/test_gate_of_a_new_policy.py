@@ -47,7 +47,7 @@ def escalations(prefilter, rows):
     for number, row in enumerate(rows):
         value = {"content_id": f"c{number}", "text": row["text"], "created_at": "2026-01-01T00:00:00Z"}
         records.append(StoredRecord(topics.EVENTS, 0, number, 0, b"c%d" % number, json.dumps(value).encode()))
-    for output in prefilter.judge(records):
+    for output in prefilter.decide(records):
         if output.topic in {topics.ESCALATIONS, topics.ESCALATIONS_AUDIT}:
             escalation = decode(output.value, Escalation)
             yield int(escalation.event.content_id[1:]), escalation
@@ -81,7 +81,7 @@ def classifier():
 
 def test_a_gate_improves_with_the_verdicts_that_it_collects(classifier):
     document = load_library()["hate-harassment"].document
-    first = with_changes(document, "gate", labels=None, threshold=None, terms=["my card", "my account"], sample=0.3)
+    first = with_changes(document, "gate", harms=None, threshold=None, terms=["my card", "my account"], sample=0.3)
     feed = in_force(first)
     escalated = list(escalations(Prefilter(classifier, feed, AuditRates(near=0.2, far=0.2)), STREAM))
     verdicts = [verdict(escalation, STREAM[number]["violates"]) for number, escalation in escalated]

@@ -26,8 +26,8 @@ from safeguard_streams.contract.records import (
 from safeguard_streams.errors import DependencyError, RecordError
 from safeguard_streams.policies.document import ScoreMap
 from safeguard_streams.policies.files import load_library, with_changes
+from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.policies.parsing import parse as parse_policy
-from safeguard_streams.policies.tokens import encoding
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime.memory_broker import StoredRecord
 from safeguard_streams.workers.inference import harmony

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from openai_harmony import Role
 
 from safeguard_streams.policies.files import load_library
-from safeguard_streams.policies.tokens import encoding
+from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.judging.parse import Malformed, parse
 

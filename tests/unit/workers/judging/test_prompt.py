@@ -7,7 +7,7 @@ from openai_harmony import Conversation, DeveloperContent, Message, ReasoningEff
 
 from safeguard_streams.contract.records import Message as ContextMessage
 from safeguard_streams.policies.files import load_library
-from safeguard_streams.policies.tokens import encoding
+from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.inference.harmony import FIRST_SPECIAL
 from safeguard_streams.workers.judging import prompt

@@ -1,4 +1,4 @@
-"""The vocabulary that the model reads in: o200k in the harmony format, from the package, without a network."""
+"""The harmony encoding that the model reads (o200k tokens), loaded from the package without a network."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def encoding() -> HarmonyEncoding:
 
 
 def count(text: str) -> int:
-    """How many tokens a text has; markup of special tokens in it counts as ordinary text."""
+    """Number of tokens in a text. Markup of special tokens counts as ordinary text."""
     return len(encoding().encode(text, disallowed_special=()))

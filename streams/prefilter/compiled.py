@@ -1,0 +1,95 @@
+"""The policies in force, compiled for batches, with a fallback for releases whose gates do not compile."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from safeguard_streams.contract.records import SHADOW, ContentEvent
+from safeguard_streams.prefilter.classifier import Classifier
+from safeguard_streams.prefilter.gates import Gates
+from safeguard_streams.prefilter.normalise import Flags
+from safeguard_streams.prefilter.sampling import hashed
+from safeguard_streams.releases.feed import PolicySet, Released
+
+log = logging.getLogger(__name__)
+
+
+class CompiledShadow(NamedTuple):
+    """The column of a shadow, and that of the version in force or None where there is none."""
+
+    column: int
+    live_column: int | None
+    released: Released
+
+
+class CompiledPolicies:
+    """The policies in force, ready for batches. Columns are the policies in force, followed by the shadows.
+
+    live: number of policies in force; released: the release of each column.
+    everything, samples [columns]: those parts of the gates. seeds [columns], shadow_seeds [shadows]: for draws.
+    """
+
+    def __init__(self, policies: PolicySet, classifier: Classifier) -> None:
+        self.policies = policies
+        self.version = policies.version
+        in_force = list(policies.released)
+        self.live = len(in_force)
+        self.released = [*policies.released.values(), *policies.shadows.values()]
+        self.shadows = [
+            CompiledShadow(column, in_force.index(name) if name in policies.released else None, released)
+            for column, (name, released) in enumerate(policies.shadows.items(), self.live)
+        ]
+        self.gates = Gates([r.policy for r in self.released], classifier)
+        self.everything = np.array([r.policy.gate.everything for r in self.released], dtype=bool)
+        self.samples = np.array([r.policy.gate.sample for r in self.released], dtype=np.float64)
+        self.seeds = np.array([hashed(r.policy.id) for r in self.released], dtype=np.uint64)
+        self.shadow_seeds = np.array([hashed(f"{name}{SHADOW}") for name in policies.shadows], dtype=np.uint64)
+
+    def covers(self, events: Sequence[ContentEvent]) -> Flags:
+        """[events, columns]: whether a policy covers an event, by surface, language and the policies that it names."""
+        kinds = [(event.surface, event.language, event.policies) for event in events]
+        rows = {
+            (surface, language, requested): [
+                (not requested or r.policy.id in requested) and r.policy.applies(surface, language)
+                for r in self.released
+            ]
+            for surface, language, requested in set(kinds)
+        }
+        return np.array([rows[kind] for kind in kinds], dtype=bool)
+
+
+def compile_policies(policies: PolicySet, former: PolicySet, classifier: Classifier) -> CompiledPolicies:
+    """Compile the policies. A release whose gate does not compile is logged, and its former release is used if any."""
+    try:
+        return CompiledPolicies(policies, classifier)
+    except Exception:  # compiling each gate alone finds the failing one
+        usable = PolicySet(
+            _usable(policies.released, former.released, classifier),
+            _usable(policies.shadows, former.shadows, classifier),
+        )
+        return CompiledPolicies(usable, classifier)
+
+
+def _usable(
+    releases: Mapping[str, Released], former: Mapping[str, Released], classifier: Classifier
+) -> dict[str, Released]:
+    usable: dict[str, Released] = {}
+    for name, released in releases.items():
+        try:
+            Gates([released.policy], classifier)
+        except Exception as error:  # no release may end the process
+            log.error(  # noqa: TRY400  (no traceback: patterns and terms may quote content)
+                "rejected a release, its gate does not compile: policy=%s revision=%d error=%s",
+                name,
+                released.revision,
+                type(error).__name__,
+            )
+            if name in former:
+                usable[name] = former[name]
+        else:
+            usable[name] = released
+    return usable

@@ -1,0 +1,83 @@
+"""The Faust bridge, without Kafka: batches cross it, errors come back, and its pages follow the process's state."""
+
+import asyncio
+import socket
+
+import aiohttp
+import pytest
+
+from safeguard_streams.bus.interface import Output
+from safeguard_streams.bus.memory import StoredRecord
+from safeguard_streams.errors import BusError
+from safeguard_streams.prefilter.faust_bridge import BridgeHooks, FaustBridge
+from safeguard_streams.runtime import settings
+
+
+def record(value):
+    return StoredRecord("content.events", 0, 0, 0, None, value, [])
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def decide(records):
+    if any(r.value == b"bad" for r in records):
+        raise ValueError("bad record")
+    return [Output("cleared", r.key, r.value, []) for r in records]
+
+
+async def run_with(work, state=None):
+    """Run a bridge until `work`, given the bridge and its address, ends."""
+    current = settings.load(host="127.0.0.1", prefilter_port=free_port())
+
+    async def run():
+        await work(bridge, f"http://127.0.0.1:{current.prefilter_port}")
+
+    hooks = BridgeHooks(decide=decide, run=run, stop=asyncio.Event(), ready=lambda: state or {"ready": True})
+    bridge = FaustBridge("bridge-test", current, hooks)
+    await bridge.run()
+    return hooks
+
+
+async def test_the_agent_answers_a_batch_and_an_error_of_one_batch_leaves_the_agent_running():
+    async def work(bridge, _):
+        assert [o.value for o in await bridge.process([record(b"a"), record(b"b")])] == [b"a", b"b"]
+        with pytest.raises(ValueError, match="bad record"):
+            await bridge.process([record(b"a"), record(b"bad")])
+        assert [o.value for o in await bridge.process([record(b"c")])] == [b"c"]
+
+    assert (await run_with(work)).stop.is_set()
+
+
+async def test_the_pages_follow_the_state_of_the_process():
+    state = {"ready": False, "committed": 0}
+
+    async def work(_, address):
+        async with aiohttp.ClientSession() as http:
+
+            async def get(path):
+                while True:
+                    try:
+                        async with http.get(address + path) as response:
+                            return response.status, await response.text()
+                    except aiohttp.ClientConnectionError:  # the server starts beside the agent
+                        await asyncio.sleep(0.05)
+
+            assert (await get("/health/live"))[0] == 200
+            assert (await get("/health/ready"))[0] == 503
+            state["ready"] = True
+            assert (await get("/health/ready"))[0] == 200
+            assert (await get("/metrics"))[0] == 200
+
+    await run_with(work, state)
+
+
+async def test_an_error_of_the_process_ends_the_app_and_is_raised():
+    async def work(*_):
+        raise BusError("the broker is gone")
+
+    with pytest.raises(BusError, match="the broker is gone"):
+        await run_with(work)
