@@ -60,9 +60,9 @@ def settings() -> str:
         default = "" if field.default in (None, "", {}) else f"`{field.default}`"
         rows.append(f"| `SAFEGUARD_{name.upper()}` | {_values(field.annotation)} | {default} | {field.description} |")
     about = (
-        "Environment variables, over a TOML file (`SAFEGUARD_CONFIG`, by default `./safeguard.toml`; the names there are in "
-        "lower case and without the prefix), over files in the folder of secrets (`SAFEGUARD_SECRETS`, by default "
-        "`/run/secrets`; one file for each, as in `safeguard_password`)."
+        "An environment variable overrides the TOML file (`SAFEGUARD_CONFIG`, default `./safeguard.toml`), whose names "
+        "are in lower case and without the prefix. The TOML file overrides the files in the folder of secrets "
+        "(`SAFEGUARD_SECRETS`, default `/run/secrets`): one file for each setting, such as `safeguard_password`."
     )
     return f"# Settings\n\n{about}\n\n" + "\n".join(rows) + "\n"
 

@@ -1,4 +1,7 @@
-"""The interface of the bus on a MemoryBroker: commits are atomic and a new writer fences the old one. For tests of logic."""
+"""The interface of the bus on a MemoryBroker: commits are atomic and a new writer fences the old one.
+
+For tests of logic.
+"""
 
 from __future__ import annotations
 

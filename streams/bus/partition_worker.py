@@ -1,7 +1,7 @@
 """Processes the records of one input partition and commits those that are finished.
 
                  a commit failed
-    OPENING --> RUNNING <--------> RECOVERING
+    OPENING --> RUNNING <--------> RECOVERING, FENCED
        |           |                |      |
        +-----------+----------------+      | another owner
                    | given up              | went on
@@ -10,7 +10,8 @@
 
 Two tasks do the work. The dispatcher opens the partition, then begins calls of the transform as records, room below the
 watermark and admission allow. The committer commits finished calls. After a failed commit it opens a new writer and
-reads the position, which says whether that commit took place. `Backlog` keeps the accounts of the records, and
+reads the position, which says whether that commit took place. A fenced worker begins no call until then, because
+another owner may already process its records. `Backlog` keeps the accounts of the records, and
 `OwnedWriter` opens and replaces the writer.
 """
 
@@ -43,7 +44,8 @@ class WorkerState(Enum):
 
     OPENING = auto()
     RUNNING = auto()
-    RECOVERING = auto()
+    RECOVERING = auto()  # the outcome of a commit is unknown; calls go on
+    FENCED = auto()  # another writer was opened; no call begins
     DRAINING = auto()
     CLOSED = auto()
 
@@ -126,19 +128,30 @@ class PartitionWorker:
             await self._fed.wait()
             self._fed.clear()
             while self.backlog.waiting:
-                if self.backlog.blocked:
-                    self._room.clear()
-                    await self._room.wait()
+                if self.backlog.blocked or self.state is WorkerState.FENCED:
+                    await self._wait_for_room()
                 elif batch := self.backlog.next_batch(self._limits.max_batch):
                     await self._begin(batch)
 
     async def _begin(self, batch: list[Record]) -> None:
-        await self._engine.admission.acquire(self._rank)
+        await self._admit()
         call = asyncio.create_task(self._guard(self._call(batch)))
         self.backlog.begin(call, batch)
         call.add_done_callback(self._ended)
         if self._limits.max_batch > 1:
             await asyncio.wait({call})  # in order: the next batch begins when this one is done
+
+    async def _admit(self) -> None:
+        """Acquire a place for one call; a fenced worker holds none while it waits."""
+        await self._engine.admission.acquire(self._rank)
+        while self.state is WorkerState.FENCED:
+            self._engine.admission.release(self._rank)
+            await self._wait_for_room()
+            await self._engine.admission.acquire(self._rank)
+
+    async def _wait_for_room(self) -> None:
+        self._room.clear()
+        await self._room.wait()
 
     async def _call(self, records: list[Record]) -> None:
         started = time.perf_counter()
@@ -234,9 +247,11 @@ class PartitionWorker:
             "commit failed, opening a new writer partition=%s error=%s", self.partition, error or type(error).__name__
         )
         metrics.COMMITS.add(1, {"stage": self._engine.stage, "outcome": "fenced" if fenced else "failed"})
-        self._change(WorkerState.RUNNING, WorkerState.RECOVERING)
+        recovering = WorkerState.FENCED if fenced else WorkerState.RECOVERING
+        self._change(WorkerState.RUNNING, recovering)
         committed = await self._writer.reopen(fenced=fenced)
-        self._change(WorkerState.RECOVERING, WorkerState.RUNNING)
+        self._change(recovering, WorkerState.RUNNING)
+        self._room.set()
         if committed == requested:
             self._mark_committed(calls, requested)
         elif committed == self._committed:

@@ -57,4 +57,5 @@ def line(verdict: Verdict) -> str:
     score = "" if verdict.score is None else f"{verdict.score:.2f}"
     rules = ",".join(verdict.rule_ids)
     moment = verdict.decided_at.isoformat(timespec="milliseconds")
-    return f"{moment} {verdict.decision:<12} {verdict.policy_id:<18} {rules:<8} {score:<4} {verdict.content_id}  {verdict.reason or ''}"
+    decision = f"{verdict.decision:<12} {verdict.policy_id:<18} {rules:<8} {score:<4}"
+    return f"{moment} {decision} {verdict.content_id}  {verdict.reason or ''}"

@@ -69,9 +69,7 @@ class PrefilterResult(msgspec.Struct, frozen=True, omit_defaults=True):
 
     gate: Annotated[
         str,
-        Meta(
-            description="the gate that decided: label, terms, everything, sample or audit; live if only the version in force escalates"
-        ),
+        Meta(description="label, terms, everything, sample, audit, or live if only the version in force escalates"),
     ]
     label: Annotated[
         str | None, Meta(description="the harm that scored highest, or the term or pattern that matched")
@@ -190,9 +188,7 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
     why: Annotated[str, Meta(description="the moderator's stated reason")] = ""
     state: Annotated[
         ActionState,
-        Meta(
-            description="applied, held above a cap until a moderator releases it, or overridden by a moderator's decision"
-        ),
+        Meta(description="applied, held above a cap for a moderator, or overridden by a moderator's decision"),
     ] = "applied"
     effective: Annotated[
         Enforced | None, Meta(description="what stands on the item over all its policies after this action")

@@ -79,8 +79,9 @@ def _keep_standing(situation: Situation) -> RuleChoice:
 
 
 class Enforcer:
-    """The transform of the engine, in batches. `states` are those of the partitions that it owns: `restore` reads one when
-    its partition is opened, and it is dropped when the partition is closed. partitions is the number of partitions of the topic.
+    """The transform of the engine, in batches. `states` are those of the partitions that it owns: `restore` reads one
+    when its partition is opened, and it is dropped when the partition is closed. partitions is the number of partitions
+    of the topic.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Enforcement on Apache Kafka with a killed agent and a misbehaving receiver: python tests/faults/enforcement.py.
 
-Logs its steps; its last line is one JSON object. Exit status 0 only if each verdict led to its action once, every action
-with an effect was delivered, in order for each content item, a receiver that honours the key applied none twice, and the
-receiver knows the effective action of every content item on moderation.actions.
+Logs its steps; its last line is one JSON object. Exit status 0 only if each verdict led to its action once, every
+action with an effect was delivered, in order for each content item, a receiver that honours the key applied none twice,
+and the receiver knows the effective action of every content item on moderation.actions.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """A replay of 100,000 events on Apache Kafka whose runner and reasoner are killed: python tests/faults/replay.py.
 
-Logs its steps; its last line is one JSON object. Exit status 0 only if, under read_committed, the new version judged once
-each event that either version of the policy escalates, and the old version judged once each event drawn for noise.
+Logs its steps; its last line is one JSON object. Exit status 0 only if, under read_committed, the new version judged
+once each event that either version of the policy escalates, and the old version judged once each event drawn for noise.
 """
 
 import argparse

@@ -434,8 +434,8 @@ class Suite:
           verdict the new owner had committed. It reads and judges until the broker refuses a heartbeat or a commit.
         - "cut off in a rebalance": a reasoner that no fault hit gave up its partitions. It commits its results and
           cancels the calls that outlast the time limit of the drain: in each rebalance at most CALLS_AT_ONCE.
-        - "not explained": the verdict was committed and the repeating reasoner was not disturbed. The engine has misread
-          a committed offset or the set of records that finished beyond it.
+        - "not explained": the verdict was committed and the repeating reasoner was not disturbed. The engine has
+          misread a committed offset or the set of records that finished beyond it.
         """
         fenced = {path.stem for path in self.folder.glob("*.log") if "Fenced" in path.read_text("utf-8", "replace")}
         starved = fenced - self.hits.keys()

@@ -298,6 +298,23 @@ def last_decisions(verdicts):
     return {v.content_id: v.decision for v in verdicts}
 
 
+async def judge_replayed_items(kafka):
+    """Judge each replayed escalation under the new version; three of four items also get an earlier live verdict."""
+    feed = await feed_of(kafka)
+    judge = Judge(ScriptedModel(), feed, InferenceBudget(500))
+    async with kafka_bus.producer(kafka) as producer:
+        async for record in kafka_bus.read_all(kafka, [topics.ESCALATIONS_REPLAY]):
+            number = int(record.key[1:])
+            if number % 4 != 1:  # the gates of the version before let those pass
+                since = datetime(2099, 1, 1, tzinfo=UTC) if number == 38 else WHEN  # c38 was judged again meanwhile
+                live = judged_before(number, "violates" if number % 8 == 0 else "safe", since)
+                topic = kafka.prefix + topics.VERDICTS
+                await producer.send_and_wait(topic, value=encode(live), key=record.key, partition=record.partition)
+            verdict, *_ = await judge.judge(record)
+            topic = kafka.prefix + topics.REPLAYS
+            await producer.send_and_wait(topic, value=verdict.value, key=record.key, partition=record.partition)
+
+
 @pytest.mark.slow
 async def test_flips_are_promoted_once_despite_failures_and_reverted(kafka, monkeypatch, stack):
     await kafka_bus.create_topics(kafka)
@@ -315,19 +332,7 @@ async def test_flips_are_promoted_once_despite_failures_and_reverted(kafka, monk
     made = await jobs.create(kafka, ReplayRequest([NEW], noise=0.0), ChangedBy("test"))
     assert "is running: let it come to its end" in str((await command("promote", made.replay_id)).exception)
     assert await runner.run(kafka, made, Classifier(), asyncio.Event()) == "escalated"
-    feed = await feed_of(kafka)
-    judge = Judge(ScriptedModel(), feed, InferenceBudget(500))
-    async with kafka_bus.producer(kafka) as producer:
-        async for record in kafka_bus.read_all(kafka, [topics.ESCALATIONS_REPLAY]):
-            number = int(record.key[1:])
-            if number % 4 != 1:  # the gates of the version before let those pass
-                since = datetime(2099, 1, 1, tzinfo=UTC) if number == 38 else WHEN  # c38 was judged again meanwhile
-                live = judged_before(number, "violates" if number % 8 == 0 else "safe", since)
-                topic = kafka.prefix + topics.VERDICTS
-                await producer.send_and_wait(topic, value=encode(live), key=record.key, partition=record.partition)
-            verdict, *_ = await judge.judge(record)
-            topic = kafka.prefix + topics.REPLAYS
-            await producer.send_and_wait(topic, value=verdict.value, key=record.key, partition=record.partition)
+    await judge_replayed_items(kafka)
     before = last_decisions(await verdicts())
     assert Counter(before.values()) == {"safe": 15, "violates": 5}
     enforced = await stack.enter_async_context(enforcing(kafka, REMOVING))

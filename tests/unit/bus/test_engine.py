@@ -8,6 +8,7 @@ import pytest
 from safeguard_streams.bus.engine import Engine, Limits, Retry
 from safeguard_streams.bus.interface import Committed, Output, Partition
 from safeguard_streams.bus.memory import MemoryBus, MemoryWriter
+from safeguard_streams.bus.partition_worker import WorkerState
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import DeadLetter, decode
@@ -374,3 +375,36 @@ async def test_a_partition_that_was_paused_when_another_owner_overtook_it_is_res
     limits = Limits(max_batch=1, max_in_flight=1, max_buffered=20, max_poll_records=50, reopen_delay=0.01)
     await run(broker, transform, lambda: len(values(broker)) >= 100, limits=limits)
     assert sorted(values(broker)) == list(range(100))
+
+
+async def test_a_fenced_worker_begins_no_call_until_it_knows_its_position():
+    """Another owner may already process its records, so each call would be repeated work."""
+    broker, states, workers = MemoryBroker(), [], []
+    fill(broker, 200)
+
+    async def slow(records):
+        worker = workers[0]._workers[Partition(SOURCE, 0)]
+        states.append(worker.state)
+        if len(states) == 50:
+            await MemoryBus(broker, [SOURCE]).writer(Partition(SOURCE, 0))  # fences, and commits nothing
+        await asyncio.sleep(0.005)
+        return echo(records)
+
+    limits = Limits(max_batch=1, max_in_flight=4, reopen_delay=0.05, commit_interval=0.01)
+    engine = Engine(MemoryBus(broker, [SOURCE]), stateless(slow), stage="test", limits=limits)
+    workers.append(engine)
+    stop, fenced = asyncio.Event(), False
+
+    async def watch():
+        nonlocal fenced
+        async with asyncio.timeout(60):
+            while len(values(broker)) < 200:
+                fenced = fenced or any(worker.state is WorkerState.FENCED for worker in engine._workers.values())
+                await asyncio.sleep(0.005)
+        stop.set()
+
+    await asyncio.gather(engine.run(stop), watch())
+    assert fenced
+    assert WorkerState.FENCED not in states
+    assert sorted(values(broker)) == list(range(200))
+    assert len(states) == 200, "what was finished before it was fenced is committed, not repeated"
