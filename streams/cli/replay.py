@@ -29,7 +29,7 @@ from safeguard_streams.cli.options import (
 from safeguard_streams.contract.records import Decision, Replay, ReplayState
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import LIBRARY
-from safeguard_streams.replay import jobs, promotion, runner
+from safeguard_streams.replay import jobs, promotion
 from safeguard_streams.replay.promotion import Direction
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.durations import span
@@ -131,6 +131,7 @@ def _run(current: settings.Settings, replay: Replay, *, as_json: bool) -> None:
     """Run a replay with a progress bar until it ends or is stopped."""
     try:
         from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
+        from safeguard_streams.replay import runner
     except ImportError as error:
         raise needs_extra(error, "prefilter") from error
     configure_logging("WARNING")

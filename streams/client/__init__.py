@@ -5,6 +5,8 @@ It needs aiokafka, cramjam, msgspec and orjson, and it changes no other library.
 
 - `publisher`: checks content events and publishes them.
 - `verdicts`: follows verdicts, without duplicates and without superseded ones.
+- `memory`: both clients' connections to a MemoryBroker.
+- `kafka_errors`: Kafka's errors as errors of this package.
 - `recent_ids`: a bounded set of ids.
 
 ## Design decisions

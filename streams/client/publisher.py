@@ -10,23 +10,18 @@ from typing import Any, Protocol
 
 import orjson
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import (
-    ClusterAuthorizationFailedError,
-    KafkaError,
-    MessageSizeTooLargeError,
-    TopicAuthorizationFailedError,
-    UnknownError,
-)
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, UnknownError
 
+from safeguard_streams.client.kafka_errors import translated
+from safeguard_streams.client.memory import MemoryProducer
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import ContentEvent, decode, encode, schema_header
-from safeguard_streams.errors import BusError, ConfigurationError, ForbiddenError, RecordError, SafeguardError
-from safeguard_streams.runtime.memory_broker import MemoryBroker, MemoryProducer
+from safeguard_streams.errors import ConfigurationError, RecordError
+from safeguard_streams.runtime.memory_broker import MemoryBroker
 
 log = logging.getLogger(__name__)
 
 _HEADERS = [schema_header(ContentEvent)]
-_FORBIDDEN = (ClusterAuthorizationFailedError, TopicAuthorizationFailedError)
 
 
 class Publisher:
@@ -54,7 +49,7 @@ class Publisher:
             self._producer = _producer(self._bootstrap, {**self._options, "enable_idempotence": False})
             await self._start()
         except KafkaError as error:
-            raise self._translated(error) from error
+            raise translated(error, f"opening {self._topic}") from error
         return self
 
     async def _start(self) -> None:
@@ -86,17 +81,10 @@ class Publisher:
             ]
             for acknowledged in sent:
                 await acknowledged
+        except MessageSizeTooLargeError:
+            raise RecordError("record", f"is larger than the topic takes ({topics.LARGEST_CONTENT:,} bytes)") from None
         except KafkaError as error:
-            raise self._translated(error) from error
-
-    def _translated(self, error: KafkaError) -> SafeguardError:
-        if isinstance(error, MessageSizeTooLargeError):
-            return RecordError("record", f"is larger than the topic takes ({topics.LARGEST_CONTENT:,} bytes)")
-        if isinstance(error, _FORBIDDEN):
-            return ForbiddenError(
-                f"the broker does not let this user write to {self._topic}; see: safeguard topics acls"
-            )
-        return BusError(f"cannot publish to {self._topic}: {error!r}; publishing again is safe")
+            raise translated(error, f"publishing to {self._topic}") from error
 
 
 def _checked(event: ContentEvent) -> bytes:

