@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from safeguard_streams.client.publisher import Publisher
-    from safeguard_streams.client.verdicts import FollowedVerdict, Resolver, Verdicts
+    from safeguard_streams.client.verdicts import FollowedVerdict, Resolver, StandingVerdict, Verdicts
     from safeguard_streams.contract.records import (
         Action,
         Attempt,
@@ -56,6 +56,7 @@ __all__ = [
     "RecordError",
     "Resolver",
     "SafeguardError",
+    "StandingVerdict",
     "Tokens",
     "Verdict",
     "Verdicts",
@@ -65,7 +66,7 @@ __all__ = [
 
 _MODULES = {
     "client.publisher": ["Publisher"],
-    "client.verdicts": ["FollowedVerdict", "Resolver", "Verdicts"],
+    "client.verdicts": ["FollowedVerdict", "Resolver", "StandingVerdict", "Verdicts"],
     "errors": ["BusError", "ConfigurationError", "ForbiddenError", "RecordError", "SafeguardError"],
     "runtime.memory_broker": ["MemoryBroker"],
 }

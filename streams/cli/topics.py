@@ -24,11 +24,11 @@ app = typer.Typer(no_args_is_help=True, help="Manage the pipeline's topics.")
 @app.command("create")
 def create(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
     """Create missing topics. Existing topics stay unchanged."""
-    made = asyncio.run(kafka.create_topics(settings.load(bootstrap=bootstrap)))
+    created = asyncio.run(kafka.create_topics(settings.load(bootstrap=bootstrap)))
     if as_json:
-        print(orjson.dumps(made).decode())
+        print(orjson.dumps(created).decode())
     else:
-        for name, new in made.items():
+        for name, new in created.items():
             print(f"{'created' if new else 'exists '} {name}")
 
 
@@ -84,16 +84,16 @@ def acls(
     if role is not None and role not in access_lists.ROLES:
         raise ConfigurationError(f"no role {role!r}; there are: {', '.join(access_lists.ROLES)}")
     current = settings.load(bootstrap=bootstrap)
-    found = [
+    bindings = [
         binding
         for name in ([role] if role else access_lists.ROLES)
         for binding in access_lists.bindings(name, principal or f"User:{name}", current.prefix)
     ]
     if apply:
-        asyncio.run(access_lists.allow(current, found))
-        print(f"{len(found)} access lists written")
+        asyncio.run(access_lists.allow(current, bindings))
+        print(f"{len(bindings)} access lists written")
     elif as_json:
-        print(orjson.dumps([msgspec.to_builtins(binding) for binding in found]).decode())
+        print(orjson.dumps([msgspec.to_builtins(binding) for binding in bindings]).decode())
     else:
-        for binding in found:
+        for binding in bindings:
             print(binding.command)

@@ -22,7 +22,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from aiokafka import ConsumerRebalanceListener, TopicPartition
@@ -56,6 +56,15 @@ class FollowedVerdict(msgspec.Struct, frozen=True):
     offset: int
 
 
+class StandingVerdict(NamedTuple):
+    """A verdict that stands: its number among those given, from 0, and the verdict_id that it replaces, if one is
+    known.
+    """
+
+    number: int
+    replaces: str | None
+
+
 class Resolver:
     """Finds the verdicts of one partition that are new, and the verdict that each replaces.
 
@@ -67,16 +76,13 @@ class Resolver:
         self._standing: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._window = window
 
-    def resolve(self, verdicts: Sequence[Verdict]) -> list[tuple[int, str | None]]:
-        """Take verdicts in topic order.
-
-        Returns, for each that stands, its index and the verdict_id that it replaces.
-        """
+    def resolve(self, verdicts: Sequence[Verdict]) -> list[StandingVerdict]:
+        """Take verdicts in topic order and return those that stand."""
         superseded = {verdict.supersedes for verdict in verdicts if verdict.supersedes}
         standing = []
         for index, verdict in enumerate(verdicts):
             if self._seen.add(verdict.verdict_id) and verdict.verdict_id not in superseded:
-                standing.append((index, self._replace(verdict)))
+                standing.append(StandingVerdict(index, self._replace(verdict)))
         return standing
 
     def _replace(self, verdict: Verdict) -> str | None:

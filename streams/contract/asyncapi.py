@@ -56,9 +56,9 @@ def document() -> dict[str, Any]:
 
 
 def _fields(record: type[msgspec.Struct]) -> tuple[Field, ...]:
-    found = type_info(record)
-    assert isinstance(found, StructType)
-    return found.fields
+    info = type_info(record)
+    assert isinstance(info, StructType)
+    return info.fields
 
 
 def _message(record: type[msgspec.Struct], schema: dict[str, Any]) -> dict[str, Any]:

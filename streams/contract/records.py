@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 import orjson
@@ -323,6 +323,14 @@ class Origin(msgspec.Struct, frozen=True):
     timestamp: Annotated[int, Meta(description="the record's timestamp, in milliseconds since 1970")]
 
 
+class OriginalRecord(NamedTuple):
+    """A dead letter's record as it was read: key, value and headers in bytes."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+
+
 class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     """moderation.dead-letters: a record that a stage could not process, whole."""
 
@@ -339,9 +347,9 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
         tuple[tuple[str, str], ...], Meta(description="the record's headers: names, and values in base64")
     ] = ()
 
-    def original(self) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]:
-        """The original key, value and headers."""
-        return (
+    def original(self) -> OriginalRecord:
+        """The original record."""
+        return OriginalRecord(
             None if self.key is None else base64.b64decode(self.key),
             None if self.value is None else base64.b64decode(self.value),
             [(name, base64.b64decode(value)) for name, value in self.headers],

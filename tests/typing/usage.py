@@ -14,6 +14,7 @@ from safeguard_streams import (
     Publisher,
     Resolver,
     SafeguardError,
+    StandingVerdict,
     Verdict,
     Verdicts,
     decode,
@@ -50,7 +51,7 @@ def consume(value: bytes) -> None:
         raise caught from None
     assert_type(verdict, Verdict)
     assert_type(encode(verdict), bytes)
-    assert_type(Resolver(window=10).resolve([verdict]), list[tuple[int, str | None]])
+    assert_type(Resolver(window=10).resolve([verdict]), list[StandingVerdict])
     assert_type(decode(value, Action).state in {"applied", "held"}, bool)
     Publisher(42)  # type: ignore[arg-type]  # an address or a MemoryBroker
     ContentEvent("c1", "text")  # type: ignore[call-arg]  # created_at is missing

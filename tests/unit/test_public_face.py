@@ -50,7 +50,7 @@ def test_every_exported_record_brings_the_records_that_it_holds():
 
     for name in safeguard_streams.__all__:
         member = getattr(safeguard_streams, name)
-        for annotation in getattr(member, "__annotations__", {}).values():
+        for annotation in map(str, getattr(member, "__annotations__", {}).values()):
             held = {kind for kind in vars(records) if kind in annotation.replace("[", " ").replace("]", " ").split()}
             kinds = {kind for kind in held if inspect.isclass(getattr(records, kind))}
             assert kinds - {"Annotated", "Any", "Literal", "Meta", "datetime"} <= set(safeguard_streams.__all__), name
