@@ -137,7 +137,7 @@ async def test_members_share_and_take_over(kafka):
 
 
 async def test_a_broker_that_is_not_there_is_said():
-    with pytest.raises(BusError, match="cannot follow"):
+    with pytest.raises(BusError, match="opening moderation.verdicts failed"):
         async with Verdicts("127.0.0.1:1", "group"):
             pass
 
