@@ -12,6 +12,4 @@ letter that names it.
 
 - **orjson reads, msgspec checks and writes.** orjson refuses lone surrogates and invalid UTF-8. msgspec checks types at
   four times the speed of pydantic.
-- **One cleared verdict for all policies.** One verdict per policy would multiply the busiest topic by the number of
-  policies. The `policy_version` of a cleared verdict is the version of the set of policies in force.
 """

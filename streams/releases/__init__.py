@@ -12,6 +12,4 @@ read is logged and changes nothing.
 - **History has its own topic.** `moderation.policies` is compacted, and compaction removes the versions that were in
   force last month. Each change is written to both topics in one transaction. Only one operator writes at a time,
   because the transactional id fences any other.
-- **A distilled classifier travels with its policy.** It is linear in letter groups, 20 to 40 kB of JSON, and is part
-  of the release record. A prefilter therefore applies the policy and its classifier together, or neither.
 """
