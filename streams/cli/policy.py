@@ -38,7 +38,7 @@ def show(
         current = asyncio.run(operator.history(settings.load(bootstrap=bootstrap)))
         rows = [tables.release_row(r) for r in [*current.in_force.values(), *current.shadows.values()]]
     else:
-        rows = [tables.library_row(policy) for policy in load_library(library).values()]
+        rows = [tables.policy_row(policy) for policy in load_library(library).values()]
     show_rows(rows, "no policies", as_json=as_json)
 
 

@@ -16,7 +16,7 @@ from safeguard_streams.quality.shadow_comparison import Comparison
 Row = dict[str, Any]
 
 
-def library_row(policy: Policy) -> Row:
+def policy_row(policy: Policy) -> Row:
     """A policy of the library."""
     return {
         "id": policy.id,
