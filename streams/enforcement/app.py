@@ -60,6 +60,7 @@ class EnforcementAgent:
         self.delivery: Delivery | None = None
         self._dry_run = dry_run
         self._following = asyncio.Event()
+        self._restoring: set[_Restoring] = set()
         bus = KafkaBus(settings, [topics.VERDICTS], _group(dry_run=dry_run))
         self._engines = [Engine(bus, self.enforcer, stage=STAGE, limits=Limits(max_batch=500))]
 
@@ -132,7 +133,16 @@ class EnforcementAgent:
 
     async def _restore(self, partition: Partition) -> EnforcementState:
         await self._following.wait()  # otherwise neither would read what moderators write in between
-        return await EnforcementState.restore(self.settings, partition.partition, dry_run=self._dry_run)
+        restoring = _Restoring(partition.partition)
+        self._restoring.add(restoring)
+        try:
+            state = await EnforcementState.restore(self.settings, partition.partition, dry_run=self._dry_run)
+        finally:
+            self._restoring.remove(restoring)
+        for offset, action in restoring.followed:
+            if offset >= state.restored:
+                state.apply(action)
+        return state
 
     async def _follow_moderators(self) -> None:
         """Add moderators' decisions and releases to the states, which already include the agent's own actions."""
@@ -143,9 +153,27 @@ class EnforcementAgent:
             async for record in consumer:
                 with contextlib.suppress(RecordError):
                     action = decode(record.value, Action)
-                    state = self.enforcer.states.get(record.partition)
-                    if state is not None and (action.human or action.releases) and not was_requeued(record):
-                        state.apply(action)
+                    if (action.human or action.releases) and not was_requeued(record):
+                        self._add(record.partition, record.offset, action)
+
+    def _add(self, partition: int, offset: int, action: Action) -> None:
+        """Add a moderator's action to the state of its partition, also to one that is being restored."""
+        state = self.enforcer.states.get(partition)
+        if state is not None:
+            state.apply(action)
+        for restoring in self._restoring:
+            if restoring.partition == partition:
+                restoring.followed.append((offset, action))
+
+
+class _Restoring:
+    """A state that is being restored, and what moderators wrote meanwhile, with its offsets: the reading may end before
+    it.
+    """
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        self.followed: list[tuple[int, Action]] = []
 
 
 def _group(*, dry_run: bool) -> str:
