@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from collections.abc import Iterable, Mapping
@@ -78,7 +79,10 @@ class Publisher:
             raise ConfigurationError("the Publisher is not open; use it inside: async with Publisher(...) as publisher")
         records = [_checked(event) for event in events]
         try:
-            sent = [await producer.send(self._topic, value=value, key=key, headers=_HEADERS) for key, value in records]
+            sent = []
+            for key, value in records:
+                sent.append(await producer.send(self._topic, value=value, key=key, headers=_HEADERS))
+                sent[-1].add_done_callback(_retrieve)
             for acknowledged in sent:
                 await acknowledged
         except MessageSizeTooLargeError:
@@ -115,6 +119,12 @@ def _encodable(value: object) -> bool:
     except (TypeError, ValueError, RecursionError):
         return False
     return True
+
+
+def _retrieve(acknowledged: asyncio.Future[Any]) -> None:
+    """Keep asyncio from logging each event of a failed batch: `publish_many` raises the first error."""
+    if not acknowledged.cancelled():
+        acknowledged.exception()
 
 
 def _too_large() -> RecordError:

@@ -1,6 +1,7 @@
 """Publisher and Verdicts on the broker in memory keep the promises that they keep on Kafka."""
 
 import asyncio
+import gc
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -8,8 +9,10 @@ from importlib.resources import files
 from uuid import UUID
 
 import pytest
+from aiokafka.errors import KafkaTimeoutError
 
 from safeguard_streams import (
+    BusError,
     ConfigurationError,
     ContentEvent,
     MemoryBroker,
@@ -20,6 +23,7 @@ from safeguard_streams import (
     Verdicts,
     encode,
 )
+from safeguard_streams.client.memory import MemoryProducer
 from safeguard_streams.contract import topics
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -140,6 +144,21 @@ def test_a_client_is_made_anywhere_and_says_how_to_open_it(at):
                 await call
 
     asyncio.run(use())
+
+
+async def test_a_failed_batch_raises_one_error_and_logs_none(monkeypatch, caplog):
+    async def fail(self, topic, *, value, key, headers):
+        failed = asyncio.get_running_loop().create_future()
+        failed.set_exception(KafkaTimeoutError())
+        return failed
+
+    monkeypatch.setattr(MemoryProducer, "send", fail)
+    async with Publisher(MemoryBroker()) as publisher:
+        with pytest.raises(BusError, match="publishing to content.events failed"):
+            await publisher.publish_many([ContentEvent(f"c{n}", "text", NOW) for n in range(3)])
+    await asyncio.sleep(0)
+    gc.collect()
+    assert caplog.records == []
 
 
 async def test_a_closed_client_does_nothing_and_opens_again():
