@@ -4,7 +4,8 @@ What a producer of content or a consumer of verdicts needs is here:
 
     from safeguard_streams import ContentEvent, Publisher, Verdicts
 
-The names load on first use. They need aiokafka, msgspec and orjson; every other part of the pipeline is an extra.
+The names load on first use. They need aiokafka, cramjam, msgspec and orjson; every other part of the pipeline is an
+extra.
 """
 
 from __future__ import annotations

@@ -37,8 +37,11 @@ class RecordError(SafeguardError):
     """A record can never be processed. `field` is the path of the field at fault."""
 
     def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}")
+        super().__init__(field, problem)  # both, so that the error can be pickled
         self.field = field
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}: {self.args[1]}"
 
 
 class BusError(SafeguardError):

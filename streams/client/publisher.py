@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import orjson
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, UnknownError
@@ -15,7 +17,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError, UnknownError
 from safeguard_streams.client.kafka_errors import translated
 from safeguard_streams.client.memory import MemoryProducer
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import ContentEvent, decode, encode, schema_header
+from safeguard_streams.contract.records import ContentEvent, Message, decode, encode, schema_header
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.runtime.memory_broker import MemoryBroker
 
@@ -36,31 +38,29 @@ class Publisher:
     """
 
     def __init__(self, bootstrap: str | MemoryBroker, *, prefix: str = "", **options: Any) -> None:
-        self._topic = prefix + topics.EVENTS
+        self._topic = topics.prefixed(prefix, topics.EVENTS)
         self._bootstrap = bootstrap
         self._options = options
-        self._producer = _producer(bootstrap, options)
+        self._producer: EventProducer | None = None
 
     async def __aenter__(self) -> Publisher:
         try:
-            await self._start()
-        except UnknownError:
-            log.warning("broker has no idempotent producers, events may be written twice: topic=%s", self._topic)
-            self._producer = _producer(self._bootstrap, {**self._options, "enable_idempotence": False})
-            await self._start()
+            self._producer = await self._started()
         except KafkaError as error:
             raise translated(error, f"opening {self._topic}") from error
         return self
 
-    async def _start(self) -> None:
+    async def _started(self) -> EventProducer:
         try:
-            await self._producer.start()
-        except BaseException:
-            await self._producer.stop()
-            raise
+            return await _start(_producer(self._bootstrap, self._options))
+        except UnknownError:
+            log.warning("broker has no idempotent producers, events may be written twice: topic=%s", self._topic)
+            return await _start(_producer(self._bootstrap, {**self._options, "enable_idempotence": False}))
 
     async def __aexit__(self, *_: object) -> None:
-        await self._producer.stop()
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await producer.stop()
 
     async def publish(self, event: ContentEvent) -> None:
         """Publish an event; returns when the brokers have it.
@@ -74,32 +74,61 @@ class Publisher:
 
         Checks all of them before it sends the first.
         """
-        records = [(_checked(event), event.content_id.encode()) for event in events]
+        producer = self._producer
+        if producer is None:
+            raise ConfigurationError("the Publisher is not open; use it inside: async with Publisher(...) as publisher")
+        records = [_checked(event) for event in events]
         try:
-            sent = [
-                await self._producer.send(self._topic, value=value, key=key, headers=_HEADERS) for value, key in records
-            ]
+            sent = []
+            for key, value in records:
+                sent.append(await producer.send(self._topic, value=value, key=key, headers=_HEADERS))
+                sent[-1].add_done_callback(_retrieve)
             for acknowledged in sent:
                 await acknowledged
         except MessageSizeTooLargeError:
-            raise RecordError("record", f"is larger than the topic takes ({topics.LARGEST_CONTENT:,} bytes)") from None
+            raise _too_large() from None
         except KafkaError as error:
             raise translated(error, f"publishing to {self._topic}") from error
 
 
-def _checked(event: ContentEvent) -> bytes:
-    """The event's JSON, if the pipeline can read it."""
+def _checked(event: ContentEvent) -> tuple[bytes, bytes]:
+    """The event's key and JSON, if the pipeline can read them."""
+    if not isinstance(event, ContentEvent):
+        raise RecordError("record", f"expected `ContentEvent`, got `{type(event).__name__}`")
     try:
         value = encode(event)
-    except UnicodeEncodeError:
-        name = next((name for name in event.__struct_fields__ if _unpaired(getattr(event, name))), "record")
-        raise RecordError(name, "holds half of a surrogate pair; send valid Unicode") from None
-    decode(value, ContentEvent)
-    return value
+    except (UnicodeEncodeError, TypeError, ValueError, RecursionError) as error:
+        name = next((name for name in event.__struct_fields__ if not _encodable(getattr(event, name))), "record")
+        if isinstance(error, UnicodeEncodeError):
+            raise RecordError(name, "holds half of a surrogate pair; send valid Unicode") from None
+        raise RecordError(name, "holds what JSON cannot represent; send text, numbers, lists and dicts") from None
+    if len(value) > topics.LARGEST_CONTENT:
+        raise _too_large()
+    read = decode(value, ContentEvent)
+    # The encoder writes bytes in base64, which the model would judge instead of the text.
+    context = ((f"context[{n}].text", m.text) for n, m in enumerate(event.context) if isinstance(m, Message))
+    for name, text in (("content_id", event.content_id), ("text", event.text), *context):
+        if not isinstance(text, str):
+            raise RecordError(name, f"expected `str`, got `{type(text).__name__}`")
+    return read.content_id.encode(), value
 
 
-def _unpaired(value: object) -> bool:
-    return isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value)
+def _encodable(value: object) -> bool:
+    try:
+        msgspec.json.encode(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _retrieve(acknowledged: asyncio.Future[Any]) -> None:
+    """Keep asyncio from logging each event of a failed batch: `publish_many` raises the first error."""
+    if not acknowledged.cancelled():
+        acknowledged.exception()
+
+
+def _too_large() -> RecordError:
+    return RecordError("record", f"is larger than the topic takes ({topics.LARGEST_CONTENT:,} bytes)")
 
 
 class EventProducer(Protocol):
@@ -119,6 +148,15 @@ def _producer(bootstrap: str | MemoryBroker, options: Mapping[str, Any]) -> Even
         bootstrap_servers=bootstrap,
         **{"acks": "all", "enable_idempotence": True, "max_request_size": topics.LARGEST_RECORD, **options},
     )
+    return producer
+
+
+async def _start(producer: EventProducer) -> EventProducer:
+    try:
+        await producer.start()
+    except BaseException:
+        await producer.stop()
+        raise
     return producer
 
 

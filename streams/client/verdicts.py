@@ -26,14 +26,14 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from aiokafka import ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStateError, KafkaError
 
 from safeguard_streams.client.kafka_errors import translated
 from safeguard_streams.client.memory import MemoryConsumer
 from safeguard_streams.client.recent_ids import RecentIds
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Verdict, decode
-from safeguard_streams.errors import RecordError
+from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
 from safeguard_streams.runtime.memory_broker import MemoryBroker
 
@@ -134,7 +134,8 @@ class Verdicts(ConsumerRebalanceListener):
     bootstrap: brokers as HOST:PORT,HOST:PORT, or a MemoryBroker in tests. prefix: the deployment's topic prefix.
     positions: an async function from a partition number to the offset to resume at; None means the group's own offset.
     window: how many verdicts of each partition to remember. options: further options of aiokafka's consumer, such as
-    security. Raises BusError if Kafka cannot be reached, and ForbiddenError if it refuses access.
+    security. Raises BusError if Kafka cannot be reached, ForbiddenError if it refuses access, and the errors of
+    `positions`.
     """
 
     def __init__(
@@ -147,33 +148,58 @@ class Verdicts(ConsumerRebalanceListener):
         window: int = WINDOW,
         **options: Any,
     ) -> None:
-        self._topic = prefix + topics.VERDICTS
+        if not group:
+            raise ConfigurationError("group is empty; name the service that follows, so that its offsets can be kept")
+        self._topic = topics.prefixed(prefix, topics.VERDICTS)
+        self._bootstrap = bootstrap
+        self._group = group
+        self._options = options
         self._stored = positions
         self._window = window
         self._partitions: dict[TopicPartition, _Partition] = {}
         self._waiting: deque[FollowedVerdict] = deque()
         self._handled: dict[TopicPartition, int] = {}
-        self._consumer = _consumer(bootstrap, group, options)
+        self._failed: Exception | None = None  # why assigned partitions could not be taken
+        self._consumer: VerdictConsumer | None = None
 
     async def __aenter__(self) -> Verdicts:
+        for kept in (self._partitions, self._waiting, self._handled):  # from when it was open before
+            kept.clear()
+        self._consumer = _consumer(self._bootstrap, self._group, self._options)
         self._consumer.subscribe([self._topic], listener=self)
         try:
             await self._consumer.start()
         except KafkaError as error:
-            await self._consumer.stop()
+            await self.__aexit__()
             raise translated(error, f"opening {self._topic}") from error
+        except BaseException:
+            await self.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._consumer.stop()
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await consumer.stop()
+
+    def _opened(self) -> VerdictConsumer:
+        if self._consumer is None:
+            raise ConfigurationError("Verdicts is not open; use it inside: async with Verdicts(...) as verdicts")
+        return self._consumer
 
     def __aiter__(self) -> Verdicts:
         return self
 
     async def __anext__(self) -> FollowedVerdict:
+        consumer = self._opened()
         while not self._waiting:
+            if self._failed is not None:
+                raise self._failed
             try:
-                polled = await self._consumer.getmany(timeout_ms=1000)
+                polled = await consumer.getmany(timeout_ms=1000)
+            except ConsumerStoppedError:  # closed while this call waited
+                self._opened()
+                raise
             except KafkaError as error:
                 raise translated(error, f"reading {self._topic}") from error
             for tp, records in polled.items():
@@ -189,9 +215,10 @@ class Verdicts(ConsumerRebalanceListener):
 
     async def commit(self) -> None:
         """Commit every verdict that was yielded so far, the last one included. Skips partitions that were lost."""
+        consumer = self._opened()
         try:
             if self._handled:
-                await self._consumer.commit(self._handled)
+                await consumer.commit(self._handled)
         except (CommitFailedError, IllegalStateError):
             log.info("commit skipped, partitions were lost: topic=%s", self._topic)
         except KafkaError as error:
@@ -218,13 +245,23 @@ class Verdicts(ConsumerRebalanceListener):
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Seek each partition to a window before its offset; verdicts in between are remembered and not yielded."""
-        for tp in assigned:
-            start = await self._stored(tp.partition) if self._stored else None
-            if start is None:
-                start = await self._consumer.committed(tp)
-            self._partitions[tp] = _Partition(start or 0, self._window)
-            if start is not None:
-                self._consumer.seek(tp, max(0, start - self._window))
+        self._failed = None
+        try:
+            for tp in assigned:
+                await self._assign(tp)
+        except KafkaError as error:
+            self._failed = translated(error, f"reading the offsets of {self._topic}")
+        except Exception as error:  # aiokafka would log it, go on, and never give these partitions' verdicts
+            self._failed = error
+
+    async def _assign(self, tp: TopicPartition) -> None:
+        consumer = self._opened()
+        start = await self._stored(tp.partition) if self._stored else None
+        if start is None:
+            start = await consumer.committed(tp)
+        self._partitions[tp] = _Partition(start or 0, self._window)
+        if start is not None:
+            consumer.seek(tp, max(0, start - self._window))
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Drop verdicts that were not yielded yet: the next owner reads them."""

@@ -383,6 +383,8 @@ def _field_error(message: str) -> RecordError:
     path = _PATH.search(message)
     where = path[1] if path else ""
     problem = message[: path.start()] if path else message
+    if problem.startswith("Invalid enum value"):  # the library's message quotes the value
+        problem = "is not one of the values that the field takes"
     missing = _MISSING.search(problem)
     if missing:
         return RecordError(f"{where}.{missing[1]}".lstrip("."), "is missing")

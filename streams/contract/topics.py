@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import msgspec
@@ -18,6 +19,7 @@ from safeguard_streams.contract.records import (
     Replay,
     Verdict,
 )
+from safeguard_streams.errors import ConfigurationError
 
 EVENTS = "content.events"
 ESCALATIONS = "content.escalations"
@@ -48,6 +50,16 @@ COMPACTION_LAG = DAY  # compaction removes an erased record from disk within thi
 # A record with content may have this many bytes. A dead letter holds it in base64, which needs half as much again.
 LARGEST_CONTENT = 12 * MiB
 LARGEST_RECORD = 20 * MiB
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
+
+
+def prefixed(prefix: str, name: str) -> str:
+    """A deployment's name of a topic. Raises ConfigurationError if Kafka allows no such name."""
+    if not _NAME.fullmatch(prefix + name):
+        raise ConfigurationError(
+            f"prefix {prefix!r}: Kafka allows letters, digits, '.', '_' and '-' in a topic's name, and 249 characters"
+        )
+    return prefix + name
 
 
 class Topic(msgspec.Struct, frozen=True):

@@ -105,6 +105,21 @@ async def test_what_was_not_committed_comes_again_and_a_store_of_its_own_decides
         assert await nothing_comes(verdicts)
 
 
+async def test_no_verdict_is_lost_where_the_positions_cannot_be_read(broker):
+    await kafka_bus.create_topics(broker)
+    await publish(broker, verdict("a"))
+
+    async def positions(partition):
+        raise LookupError("the database is away")
+
+    async with following(broker, positions=positions) as verdicts:
+        with pytest.raises(LookupError, match="the database is away"):
+            async with asyncio.timeout(30):
+                await anext(verdicts)
+    async with following(broker) as verdicts:
+        assert [f.verdict.verdict_id for f in await take(verdicts, 1)] == ["a"]
+
+
 async def test_members_share_and_take_over(kafka):
     await kafka_bus.create_topics(kafka)
     counts = Counter()

@@ -78,7 +78,10 @@ for name in safeguard_streams.__all__:
 import asyncio
 async def use():
     for client in (safeguard_streams.Verdicts("127.0.0.1:1", "group"), safeguard_streams.Publisher("127.0.0.1:1")):
-        await client.__aexit__()
+        try:
+            await client.__aenter__()
+        except safeguard_streams.BusError:
+            pass
 asyncio.run(use())
 assert before == functions(), "aiokafka was changed"
 print(*{name.partition(".")[0] for name in sys.modules})

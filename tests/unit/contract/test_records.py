@@ -1,4 +1,5 @@
 import json
+import pickle
 from datetime import UTC, datetime
 
 import pytest
@@ -58,6 +59,18 @@ def test_a_record_at_fault_is_refused_by_the_name_of_its_field(value, field):
     assert caught.value.field == field
     assert str(caught.value).startswith(field)
     assert "hello" not in str(caught.value)
+
+
+def test_a_value_of_the_record_is_not_in_the_error():
+    value = encode(Verdict("v", "c", "s", "p", "1", "a secret", "reasoner", "live", "m", datetime.now(UTC)))
+    with pytest.raises(RecordError) as caught:
+        decode(value, Verdict)
+    assert str(caught.value) == "decision: is not one of the values that the field takes"
+
+
+def test_an_error_crosses_processes():
+    error = pickle.loads(pickle.dumps(RecordError("text", "is missing")))
+    assert (str(error), error.field) == ("text: is missing", "text")
 
 
 def test_unknown_fields_and_odd_texts_are_accepted():
