@@ -56,7 +56,7 @@ def show(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
 
 @app.command("retry")
 def retry(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
-    """Requeue to its topic, exactly once, each record that was not requeued before.
+    """Requeue each dead letter to its topic, exactly once, unless it was requeued before.
 
     A header counts the attempts. A record that fails again becomes a new dead letter.
     """
