@@ -1,4 +1,4 @@
-"""Delivery of actions to a webhook: signed, at least once, with an id by which a receiver drops duplicates.
+"""Delivery of actions to a webhook: signed, at least once, with an id that lets the receiver drop duplicates.
 
 Messages and signatures follow Standard Webhooks (https://www.standardwebhooks.com). `webhook-id` is the same in every
 attempt; `webhook-signature` is an HMAC of id, time and body. Delivery retries a message until the receiver accepts it.
