@@ -15,7 +15,7 @@ LIBRARY = Path(__file__).parent / "library"
 
 
 class PolicyFiles(NamedTuple):
-    """The texts of policy.md and of distilled.json; the latter is None where there is no such file."""
+    """The texts of policy.md and of distilled.json; the latter is None if there is no such file."""
 
     document: str
     distilled: str | None
@@ -32,7 +32,7 @@ def read(path: Path) -> PolicyFiles:
 
 
 def load(path: Path) -> Policy:
-    """Read and parse policy.md. Raises PolicyError, also when the file cannot be read."""
+    """Read and parse policy.md. Raises PolicyError, including when the file cannot be read."""
     document, distilled = read(path)
     return parse(document, str(path), distilled)
 

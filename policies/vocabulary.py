@@ -1,4 +1,4 @@
-"""Types that policies, records and settings share. This module imports nothing of the project."""
+"""Types that policies, records and settings share. This module imports nothing from the project."""
 
 from __future__ import annotations
 

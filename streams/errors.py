@@ -8,7 +8,7 @@ SafeguardError              base of all errors below
 |   `-- FencedError         another process owns the partition now
 |-- StalledError            records wait and none finishes; the process ends and its supervisor restarts it
 |-- DependencyError         an inference backend or another dependency is gone; the process ends
-|-- InferenceError          the inference backend cannot answer one question (workers.inference.interface)
+|-- InferenceError          the inference backend cannot answer one request (workers.inference.interface)
 |-- PolicyError             a policy document is malformed; the message names file, line and fix
 `-- BrokerError             a development broker cannot be started on this machine (infra.brokers)
 """

@@ -14,9 +14,9 @@ travels:
 
 ## Design decisions
 
-- **Background work is bounded even while capacity is free.** Work beside other work slows it, so a free place is not a
-  reason to fill it with a replay. While there is live content, and for a moment after it, lower ranks take a bounded
-  share of calls and tokens.
-- **The engine hands over more calls than the backend serves at once.** A quarter more are in flight. When a request
-  finishes, the next one is already waiting at the model.
+- **Background work is bounded even while capacity is free.** Concurrent work slows live content, so a replay must not
+  fill every free slot. While there is live content, and for a moment after it, lower ranks take a bounded share of
+  calls and tokens.
+- **The engine hands over more calls than the backend serves at once.** It keeps a quarter more in flight. When a
+  request finishes, the next one is already waiting at the model.
 """

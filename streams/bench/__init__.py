@@ -12,8 +12,8 @@ Modules in reading order:
 
 ## Design decisions
 
-- **Baselines run in the same command.** Figures from different machines or days are not comparable. One run
-  compares the pipeline with what a reader would write by hand.
+- **Baselines run in the same command.** Figures from different machines or days are not comparable. One run compares
+  the pipeline with hand-written alternatives.
 - **Figures are read back from Kafka.** Throughput and latency come from committed output records, so work that was not
   committed does not count.
 """

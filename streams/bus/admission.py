@@ -1,4 +1,4 @@
-"""Which work begins next when there is little room: a higher rank first, and no rank starved."""
+"""Which work begins next when capacity is short: a higher rank first, and no rank starved."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ BUSY = 2.0  # seconds after the last work of rank 0 in which more of it is expec
 class PriorityAdmission:
     """Shares `total` units of room among work of several ranks, 0 first. A call takes one unit, or its weight.
 
-    - Rank 0 may take all units but those for one call of each lower rank that waits and has none under way.
+    - Rank 0 may take all units but those for one call of each lower rank that waits and has none in progress.
     - Lower ranks leave `reserve` units free, which new work of rank 0 finds at once.
     - While there is work of rank 0, lower ranks together take at most `background` units, because they slow it.
-    - Each lower rank may always have one call under way, and therefore progresses whatever comes before it.
+    - Each lower rank may always have one call in progress, so it advances whatever comes before it.
 
     A weight above an equal share of the room counts as that share: any call can begin.
     """

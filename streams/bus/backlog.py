@@ -1,6 +1,6 @@
-"""The accounts of one partition: which records wait, are under way, or are finished and not committed.
+"""Tracks one partition's records: which wait, are in progress, or are finished and not committed.
 
-    add -> waiting -> next_batch -> begin -> under way -> finish, end -> finished -> collect -> committed
+    add -> waiting -> next_batch -> begin -> in progress -> finish, end -> finished -> collect -> committed
 
 The backlog does no work and starts no task. A record leaves it when its offset is below the watermark; until then it
 counts as unfinished.
@@ -63,7 +63,7 @@ class Backlog:
         return [record for record in records if watermark.take(record.offset)]
 
     def begin(self, call: asyncio.Task[None], batch: Sequence[Record]) -> None:
-        """Note that a call of a batch is under way."""
+        """Note that a call of a batch is in progress."""
         self._calls[call] = batch[0].timestamp
 
     def finish(self, records: Sequence[Record], outputs: Sequence[Output]) -> None:
@@ -71,7 +71,7 @@ class Backlog:
         self._finished.append(FinishedCall([r.offset for r in records], outputs, records[0].timestamp))
 
     def end(self, call: asyncio.Task[None]) -> None:
-        """Note that a call has ended, with or without result."""
+        """Note that a call has ended, with or without a result."""
         self._calls.pop(call, None)
 
     def collect(self) -> list[FinishedCall]:
@@ -105,7 +105,7 @@ class Backlog:
 
     @property
     def calls(self) -> Collection[asyncio.Task[None]]:
-        """The calls under way."""
+        """The calls in progress."""
         return self._calls.keys()
 
     @property
@@ -120,7 +120,7 @@ class Backlog:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits and nothing is under way."""
+        """Whether nothing waits and nothing is in progress."""
         return not self._waiting and not self._calls
 
     def lag(self, end: int | None) -> int:

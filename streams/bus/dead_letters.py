@@ -1,4 +1,4 @@
-"""Dead letters: records that could not be processed, whole, with the reason."""
+"""Dead letters: records that could not be processed, in full, with the reason."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def was_requeued(record: Record) -> bool:
 def requeued(record: Record, prefix: str) -> Output:
     """The original record of a dead letter, for its topic, with a header that counts the attempts.
 
-    Raises RecordError when the record is no dead letter.
+    Raises RecordError when the record is not a dead letter.
     """
     letter = decode(record.value, DeadLetter)
     key, value, headers = letter.original()

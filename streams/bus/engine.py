@@ -8,8 +8,7 @@ finishes when it is ready, and a slow one delays none behind it.
 Invariants
 - A record's outputs and the fact that it is done are committed together, or neither is.
 - Polling never stops: a partition that has enough is paused, not waited for.
-- A partition worker whose commit failed does not guess. It opens a new writer, reads the position, and drops what
-  another owner has done.
+- A partition worker whose commit failed opens a new writer, reads the position, and drops what another owner has done.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ class Limits(msgspec.Struct, frozen=True):
     max_poll_records: records of one poll.
     commit_interval: calls that finish within this time share a commit while others are in hand.
     commit_timeout: a commit that takes longer has failed.
-    drain_timeout: time for calls under way, and again for their commit, when a partition is given up.
+    drain_timeout: time for calls in progress, and again for their commit, when a partition is given up.
     stall_timeout: when records wait and none finishes for this long, the engine ends with StalledError.
     reopen_delay: between attempts to open a writer; five times as long after being fenced.
     """
@@ -110,7 +109,7 @@ class Engine:
 
     @property
     def ready(self) -> bool:
-        """Whether partitions are owned and each can be written for."""
+        """Whether partitions are owned and each has a writer."""
         return bool(self._workers) and all(worker.ready for worker in self._workers.values())
 
     @property
@@ -121,7 +120,7 @@ class Engine:
     # ------------------------------------------------------------------ run
 
     async def run(self, stop: asyncio.Event, until: Mapping[Partition, int] | None = None) -> frozenset[Partition]:
-        """Consume until `stop` is set or the ends are reached, then finish and commit calls under way, leave the group.
+        """Consume until `stop` is set or the ends are reached. Then commit calls in progress and leave the group.
 
         until: the offset at which each partition ends. The engine leaves records from there on, and all records of a
         partition without an end. The run ends when it owns partitions and each of them is committed to its end. It
@@ -190,7 +189,7 @@ class Engine:
     def replace(self, worker: PartitionWorker, offset: int) -> None:
         """Replace an overtaken worker by a new one, which continues at the other owner's position.
 
-        Does nothing when the partition was given up meanwhile.
+        Does nothing if the partition has been given up.
         """
         partition = worker.partition
         if self._workers.get(partition) is worker:

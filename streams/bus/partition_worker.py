@@ -263,7 +263,7 @@ class PartitionWorker:
             self._engine.replace(self, committed.offset or 0)
 
     def _change(self, before: WorkerState, after: WorkerState) -> None:
-        """Change the state, unless the partition was given up meanwhile."""
+        """Change the state, unless the partition has been given up."""
         if self.state is before:
             self.state = after
 

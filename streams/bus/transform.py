@@ -11,7 +11,7 @@ Process = Callable[[Sequence[Record]], Awaitable[Sequence[Output]]]
 
 
 class Transform(Protocol):
-    """Makes outputs from records. It knows nothing of offsets, commits or writers.
+    """Makes outputs from records. It knows nothing about offsets, commits or writers.
 
     For each ownership of a partition, the engine calls `opened`, then `process` any number of times, then `closed`. The
     next ownership of that partition in this process begins after `closed`. State kept by partition therefore belongs to
@@ -22,8 +22,8 @@ class Transform(Protocol):
         """Restore the state of a partition.
 
         The partition is owned and every earlier writer of it is fenced. Everything that they wrote can be read. No
-        record of the partition is processed before this returns. An error ends the engine. The engine cancels the
-        call when the partition is lost meanwhile.
+        record of the partition is processed before this returns. An error ends the engine. The engine cancels the call
+        if the partition is lost.
         """
 
     async def process(self, records: Sequence[Record]) -> Sequence[Output]:
@@ -40,8 +40,8 @@ class Transform(Protocol):
     def closed(self, partition: Partition) -> None:
         """Drop the state of a partition: nothing more will be committed for it.
 
-        Called once for each ownership, also when `opened` failed, was cancelled or had not begun. Calls of `process`
-        that were under way have been cancelled. An error ends the engine.
+        Called once for each ownership, even if `opened` failed, was cancelled or had not begun. Calls of `process` in
+        progress have been cancelled. An error ends the engine.
         """
 
 

@@ -29,10 +29,10 @@ def capacity(
         float, typer.Option(min=0.01, help="Seconds from escalation to verdict, for 99% of judgements.")
     ] = 30.0,
     bench_prefilter: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Output of safeguard bench prefilter --json on such a host.")
+        Path | None, typer.Option(metavar="FILE", help="Output of safeguard bench prefilter --json on a similar host.")
     ] = None,
     bench_reason: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Output of safeguard bench reason --json on such a GPU.")
+        Path | None, typer.Option(metavar="FILE", help="Output of safeguard bench reason --json on a similar GPU.")
     ] = None,
     prefilter_rate: Annotated[
         float | None, typer.Option(min=1, help="Events per second of one prefilter, instead of --bench-prefilter.")
@@ -73,5 +73,5 @@ def _benchmark_result(path: Path | None, name: str, options: str) -> float:
         return float(orjson.loads(path.read_bytes())["variants"]["safeguard"][name])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigurationError(
-            f"{path}: no results of a benchmark ({type(error).__name__}): give the output of safeguard bench --json"
+            f"{path}: not the output of a benchmark ({type(error).__name__}): give the output of safeguard bench --json"
         ) from None

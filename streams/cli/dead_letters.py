@@ -56,7 +56,7 @@ def show(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
 
 @app.command("retry")
 def retry(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
-    """Requeue to its topic, exactly once, each record that was not requeued before.
+    """Requeue each dead letter to its topic, exactly once, unless it was requeued before.
 
     A header counts the attempts. A record that fails again becomes a new dead letter.
     """
@@ -67,7 +67,7 @@ def retry(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
 
 
 async def _retry(current: Settings) -> int:
-    """Requeue the dead letters that are there now. Letters written meanwhile are left to the next run."""
+    """Requeue the dead letters written so far. Letters written during the run are left to the next one."""
     await kafka.wait_for_broker(current, timeout=10)
     async with kafka.reader(current, [topics.DEAD_LETTERS]) as reader:
         ends = await (await kafka.EndOffsets.now(reader)).resolve()

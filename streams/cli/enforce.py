@@ -78,14 +78,14 @@ def check(
     unknown_policies = sorted(loaded.policies - set(known_policies))
     if unknown_policies:
         raise ConfigurationError(
-            f"{rules}: no policy {unknown_policies[0]!r} in {library}; there are: {', '.join(known_policies)}"
+            f"{rules}: no policy {unknown_policies[0]!r} in {library}; it has: {', '.join(known_policies)}"
         )
     for rule in loaded.rule:
         policies = [known_policies[policy_id] for policy_id in rule.policies] or list(known_policies.values())
         unknown_rules = sorted(set(rule.rules) - {rule_id for policy in policies for rule_id in policy.rules})
         if unknown_rules:
             ids = ", ".join(policy.id for policy in policies)
-            raise ConfigurationError(f"{rules}: rule {rule.name!r}: {unknown_rules[0]!r} is no rule of {ids}")
+            raise ConfigurationError(f"{rules}: rule {rule.name!r}: {unknown_rules[0]!r} is not a rule of {ids}")
     cap = loaded.cap
     print(f"{rules}: {len(loaded.rule)} rules, a cap of {cap.max_actions} in {cap.window}: no problems found")
 
@@ -156,7 +156,7 @@ def decide(
     try:
         chosen = msgspec.convert(action, Enforced)
     except msgspec.ValidationError:
-        raise ConfigurationError(f"{action!r} is no action; choose allow, review, label, limit or remove") from None
+        raise ConfigurationError(f"{action!r} is not an action; choose allow, review, label, limit or remove") from None
     decision = asyncio.run(moderators.decide(current, content, chosen, changed_by(why, by)))
     if as_json:
         print(msgspec.json.encode(decision).decode())

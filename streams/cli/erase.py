@@ -18,10 +18,10 @@ def erase(
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
-    """Erase the model's rationales about a content item, and list which other records remain, and until when.
+    """Erase the model's rationales about a content item, and list which other records remain, and when they expire.
 
-    Kafka erases single records in compacted topics only, and only rationales are in such a topic. All other records are
-    gone when the retention of their topic ends.
+    Kafka can erase single records only in compacted topics, and only rationales are in such a topic. All other records
+    expire with the retention of their topic.
     """
     current = settings.load(bootstrap=bootstrap)
     with console(stderr=True).status("reading") as status:

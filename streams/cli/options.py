@@ -29,7 +29,7 @@ Data = Annotated[
 ]
 Library = Annotated[
     Path,
-    typer.Option("--library", show_default="the one in the package", help="Folder of policies, ID/policy.md each."),
+    typer.Option("--library", show_default="the one in the package", help="Folder of policies, one ID/policy.md each."),
 ]
 Why = Annotated[str, typer.Option(help="Reason, for the history.")]
 By = Annotated[str | None, typer.Option(help="Name, for the history; default: the logged-in user.")]

@@ -100,9 +100,7 @@ def release(
 @app.command("rollback")
 def rollback(
     policy_id: PolicyId,
-    to: Annotated[
-        str | None, typer.Option(help="Revision or version to return to; default: the one before the current.")
-    ] = None,
+    to: Annotated[str | None, typer.Option(help="Revision or version to return to; default: the previous one.")] = None,
     why: Why = "",
     by: By = None,
     bootstrap: Bootstrap = None,
@@ -132,7 +130,7 @@ def history(
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
-    """Show all changes of policies with their author and reason, oldest first."""
+    """Show all policy changes with their author and reason, oldest first."""
     changes = asyncio.run(operator.history(settings.load(bootstrap=bootstrap))).changes
     rows = [tables.change_row(change) for change in changes if policy_id in (None, change.policy_id)]
     if policy_id and not rows:

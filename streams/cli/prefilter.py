@@ -128,7 +128,7 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Compute the threshold of a policy's gate for a target recall, and its expected effect. Uses labelled texts or the
-    verdicts on Kafka (live and audit lanes). Weights undo how content was drawn.
+    verdicts on Kafka (live and audit lanes). Weights correct for sampling.
     """
     try:
         from safeguard_streams.cli import prefilter_tables
@@ -190,8 +190,8 @@ def distill(
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
-    """Distil a classifier for one policy from its verdicts on Kafka, and compare it with the gate in force on verdicts
-    that it did not see. This switches nothing: check the figures, then release the written policy.
+    """Distil a classifier for one policy from its verdicts on Kafka, and compare it with the gate in force on held-out
+    verdicts. The gate in force stays: check the figures, then release the policy in --out.
     """
     try:
         from safeguard_streams.cli import prefilter_tables

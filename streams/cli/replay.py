@@ -37,7 +37,7 @@ from safeguard_streams.runtime.process import Stop, configure_logging
 
 app = typer.Typer(no_args_is_help=True, help="Replays: judge past content again by another version of a policy.")
 
-ReplayId = Annotated[str, typer.Argument(metavar="REPLAY", help="Id of a replay, or the beginning of it.")]
+ReplayId = Annotated[str, typer.Argument(metavar="REPLAY", help="Id of a replay, or its first characters.")]
 PolicyOption = Annotated[str | None, typer.Option("--policy", help="Policy of the replay; required if it has several.")]
 
 
@@ -196,7 +196,7 @@ def diff(
         typer.Option(help="Also write one row for each compared item to this file: ids, decisions, rules, no texts."),
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(help="Also write a page with charts to this file, for those who decide.")
+        Path | None, typer.Option(help="Also write a page with charts to this file, for decision makers.")
     ] = None,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
@@ -260,7 +260,7 @@ def _publish(
     current = settings.load(bootstrap=bootstrap)
     replay = asyncio.run(jobs.find(current, replay_id))
     if replay.state != "escalated":
-        raise ConfigurationError(f"replay {replay.replay_id} is {replay.state}: let it come to its end first")
+        raise ConfigurationError(f"replay {replay.replay_id} is {replay.state}: wait until it ends")
     chosen = jobs.policy_of(replay, policy)
     plan = asyncio.run(promotion.plan(current, replay, chosen, direction))
     print(f"content items that become violating: {plan.count('violates'):,}")
@@ -296,7 +296,7 @@ def pause(replay_id: ReplayId, bootstrap: Bootstrap = None) -> None:
 
 @app.command("cancel")
 def cancel(replay_id: ReplayId, bootstrap: Bootstrap = None) -> None:
-    """End a replay for good. Waiting escalations get undetermined verdicts without asking the model."""
+    """End a replay permanently. Waiting escalations get undetermined verdicts without a call to the model."""
     _set_state(replay_id, "cancelled", bootstrap)
 
 

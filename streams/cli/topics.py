@@ -34,7 +34,7 @@ def create(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
 
 @app.command("list")
 def show(as_json: Json = False) -> None:
-    """List the catalogue: names, keys, records, retention."""
+    """List the topics: names, keys, records, retention."""
     current = settings.load()
     rows = [
         {
@@ -75,14 +75,14 @@ def acls(
         ),
     ] = None,
     apply: Annotated[
-        bool, typer.Option("--apply", help="Write them to the broker; needs a user with that right.")
+        bool, typer.Option("--apply", help="Write them to the broker; needs a user who may alter access lists.")
     ] = False,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
     """Print or apply the access lists of each role, as commands for Kafka's own tool or as JSON."""
     if role is not None and role not in access_lists.ROLES:
-        raise ConfigurationError(f"no role {role!r}; there are: {', '.join(access_lists.ROLES)}")
+        raise ConfigurationError(f"no role {role!r}; choose one of: {', '.join(access_lists.ROLES)}")
     current = settings.load(bootstrap=bootstrap)
     bindings = [
         binding

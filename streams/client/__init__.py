@@ -1,7 +1,7 @@
 """The library for applications: publish content events and follow verdicts.
 
-It needs aiokafka, cramjam, msgspec and orjson, and it changes no other library. Applications import it as
-`from safeguard_streams import Publisher, Verdicts`. Both take a MemoryBroker instead of an address in tests.
+It needs aiokafka, cramjam, msgspec and orjson, and it patches no other library. Applications import it as `from
+safeguard_streams import Publisher, Verdicts`. Both take a MemoryBroker instead of an address in tests.
 
 - `publisher`: checks content events and publishes them.
 - `verdicts`: follows verdicts, without duplicates and without superseded ones.

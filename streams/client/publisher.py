@@ -54,7 +54,7 @@ class Publisher:
         try:
             return await _start(_producer(self._bootstrap, self._options))
         except UnknownError:
-            log.warning("broker has no idempotent producers, events may be written twice: topic=%s", self._topic)
+            log.warning("broker has no idempotent producers, events may be written twice topic=%s", self._topic)
             return await _start(_producer(self._bootstrap, {**self._options, "enable_idempotence": False}))
 
     async def __aexit__(self, *_: object) -> None:
@@ -128,7 +128,7 @@ def _retrieve(acknowledged: asyncio.Future[Any]) -> None:
 
 
 def _too_large() -> RecordError:
-    return RecordError("record", f"is larger than the topic takes ({topics.LARGEST_CONTENT:,} bytes)")
+    return RecordError("record", f"exceeds the topic's maximum ({topics.LARGEST_CONTENT:,} bytes)")
 
 
 class EventProducer(Protocol):

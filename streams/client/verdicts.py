@@ -220,7 +220,7 @@ class Verdicts(ConsumerRebalanceListener):
             if self._handled:
                 await consumer.commit(self._handled)
         except (CommitFailedError, IllegalStateError):
-            log.info("commit skipped, partitions were lost: topic=%s", self._topic)
+            log.info("commit skipped, partitions were lost topic=%s", self._topic)
         except KafkaError as error:
             raise translated(error, f"committing offsets of {self._topic}") from error
 
@@ -235,7 +235,7 @@ class Verdicts(ConsumerRebalanceListener):
                 offsets.append(record.offset)
             except RecordError as error:
                 log.warning(
-                    "skipped a record that is no verdict: partition=%s offset=%d error=%s", tp, record.offset, error
+                    "record skipped, not a verdict partition=%s offset=%d error=%s", tp, record.offset, error
                 )
         split = sum(offset < known.quiet for offset in offsets)
         known.resolver.resolve(verdicts[:split])

@@ -1,8 +1,8 @@
 """What is on the wire: records, topics, and the AsyncAPI document that describes them.
 
 Producers and consumers in any language depend on this package's contract. Field names, topics and keys change only with
-a new schema version in the `schema` header. Unknown fields are ignored; a missing or mistyped field becomes a dead
-letter that names it.
+a new schema version in the `schema` header. Unknown fields are ignored; a record with a missing or mistyped field
+becomes a dead letter that names the field.
 
 - `records`: every record as a typed struct, and the one place that reads and writes their JSON.
 - `topics`: the catalogue, from which topics are created and access lists and documents are generated.

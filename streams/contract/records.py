@@ -75,7 +75,7 @@ class PrefilterResult(msgspec.Struct, frozen=True, omit_defaults=True):
         str | None, Meta(description="the harm that scored highest, or the term or pattern that matched")
     ] = None
     score: Annotated[float | None, Meta(description="harm probability from the gate's classifier, 0 to 1")] = None
-    threshold: Annotated[float | None, Meta(description="score from which the gate escalates, 0 to 1")] = None
+    threshold: Annotated[float | None, Meta(description="minimum score at which the gate escalates, 0 to 1")] = None
     rate: Annotated[
         float | None,
         Meta(
@@ -117,7 +117,8 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     verdict_id: Annotated[
-        str, Meta(description="deterministic id: equal input gives an equal id, and consumers deduplicate on it")
+        str,
+        Meta(description="deterministic id: identical input gives an identical id, and consumers deduplicate on it"),
     ]
     content_id: Annotated[str, Meta(description="the item that was judged")]
     content_sha256: Annotated[str, Meta(description="SHA-256 of the text in UTF-8, as hex")]
@@ -143,7 +144,7 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
         PrefilterResult | None, Meta(description="why the prefilter escalated or cleared the item")
     ] = None
     truncated: Annotated[bool, Meta(description="whether only samples of a very long text were judged")] = False
-    cached: Annotated[bool, Meta(description="whether the judgement of equal content was reused")] = False
+    cached: Annotated[bool, Meta(description="whether the judgement of identical content was reused")] = False
     tokens: Annotated[Tokens | None, Meta(description="tokens spent on the judgement")] = None
     latency: Annotated[dict[str, float], Meta(description="milliseconds spent per stage")] = {}
     replay_id: Annotated[str | None, Meta(description="the replay that this verdict belongs to")] = None
@@ -191,9 +192,9 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
         Meta(description="applied, held above a cap for a moderator, or overridden by a moderator's decision"),
     ] = "applied"
     effective: Annotated[
-        Enforced | None, Meta(description="what stands on the item over all its policies after this action")
+        Enforced | None, Meta(description="action that stands on the item under all policies after this one")
     ] = None
-    previous: Annotated[Enforced, Meta(description="what stood under this policy before")] = "allow"
+    previous: Annotated[Enforced, Meta(description="action that stood under this policy before")] = "allow"
     verdict_id: Annotated[str | None, Meta(description="the verdict that the action follows")] = None
     policy_id: Annotated[
         str | None, Meta(description="the policy of that verdict; absent for a moderator's decision")
@@ -208,7 +209,9 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
     alert: Annotated[
         bool, Meta(description="whether this is the first action held above a cap, which alerts the receiver")
     ] = False
-    dry_run: Annotated[bool, Meta(description="whether the agent ran dry, so that nothing was delivered")] = False
+    dry_run: Annotated[
+        bool, Meta(description="whether the agent ran with --dry-run, so that nothing was delivered")
+    ] = False
 
     @property
     def human(self) -> bool:

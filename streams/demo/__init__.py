@@ -14,5 +14,5 @@ answered. It fails when an event goes unanswered. Modules in reading order:
 
 - **The demo runs the real commands.** It starts `safeguard prefilter run` and `safeguard reason run` as child
   processes, exactly as an operator would.
-- **The texts are held out from all training.** A demo on training texts would show a classifier's memory.
+- **The texts are held out from all training.** A demo on training texts would only show what the classifier memorised.
 """

@@ -21,10 +21,10 @@ the same topic. In reading order:
 - **Actions are written before they are delivered.** Two engines do this, so an unavailable receiver does not delay the
   writing of actions. Moderators' decisions are actions too and reach the receiver by the same route. Each decision goes
   to the content item's own partition, so the order of the topic is the order of events.
-- **Each engine restores a state of its own.** The engines belong to two consumer groups, and a process may own
-  different partitions in each. The enforcer's state includes an action as soon as it is chosen; the delivery's state
-  includes an action only once it is committed.
-- **Partitions divide a cap.** An exact common count would make partitions ask each other before each action. A reversal
-  counts as a change: restoring a thousand removed posts by mistake is as bad as removing them.
+- **Each engine restores its own state.** The engines belong to two consumer groups, and a process may own different
+  partitions in each. The enforcer's state includes an action as soon as it is chosen; the delivery's state includes an
+  action only once it is committed.
+- **Partitions divide a cap.** An exact shared count would need coordination between partitions before each action. A
+  reversal counts as a change: restoring a thousand removed posts by mistake is as bad as removing them.
 - **An undetermined verdict reverses nothing.** It says nothing about the content.
 """

@@ -5,7 +5,7 @@
                               +------------+     |
                        decisions and releases    moderators
 
-Each transform has a state of its own for each of its partitions, and both states are restored from moderation.actions.
+Each transform has its own state for each of its partitions, and both states are restored from moderation.actions.
 The two engines belong to different consumer groups: this process may own partition 3 of the verdicts without owning
 partition 3 of the actions. The states also differ. The enforcer's state includes an action as soon as it is chosen,
 before the commit, and in a dry run only the dry run's actions. The delivery's state includes committed actions, in the

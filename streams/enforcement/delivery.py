@@ -1,9 +1,9 @@
-"""Delivery of actions to a webhook: signed, at least once, with an id by which a receiver drops duplicates.
+"""Delivery of actions to a webhook: signed, at least once, with an id that lets the receiver drop duplicates.
 
 Messages and signatures follow Standard Webhooks (https://www.standardwebhooks.com). `webhook-id` is the same in every
 attempt; `webhook-signature` is an HMAC of id, time and body. Delivery retries a message until the receiver accepts it.
-A message that the receiver refuses for good becomes a dead letter. Messages about one content item go out in order and
-one at a time.
+A message that the receiver rejects permanently becomes a dead letter. Messages about one content item go out in order
+and one at a time.
 """
 
 from __future__ import annotations
@@ -169,13 +169,13 @@ class Delivery:
                 del self._waiting[content_id], self._turns[content_id]
 
     async def _send(self, message: WebhookMessage) -> None:
-        """Send until the receiver accepts the message. Raises RecordError when the receiver refuses it for good."""
+        """Send until the receiver accepts the message. Raises RecordError when the receiver rejects it permanently."""
         failures = 0
         while True:
             attempt = await self._attempt(message)
             metrics.DELIVERIES.add(1, {"outcome": attempt.outcome})
             if attempt.outcome == "refused":
-                raise RecordError("webhook", f"the receiver refused it: {attempt.problem}")
+                raise RecordError("webhook", f"the receiver rejected the message: {attempt.problem}")
             if attempt.outcome == "delivered":
                 self.delivered[message.message_id.partition("-")[0]] += 1
                 self._mark_healthy()
@@ -207,12 +207,12 @@ class Delivery:
 
     def _mark_failing(self, problem: str) -> None:
         if self.failing is None:
-            log.warning("webhook delivery failed, retrying until the receiver accepts: problem=%s", problem)
+            log.warning("webhook delivery failed, retrying until the receiver accepts problem=%s", problem)
         self.failing = problem
 
     def _mark_healthy(self) -> None:
         if self.failing is not None:
-            log.warning("webhook receiver recovered: last_problem=%s", self.failing)
+            log.warning("webhook receiver recovered last_problem=%s", self.failing)
         self.failing = None
 
 

@@ -108,7 +108,7 @@ class EnforcementState:
         return self._standings.get(content_id, {}).get(policy_id, PolicyStanding())
 
     def effective(self, content_id: str, policy_id: str = "", replacement: Enforced = "allow") -> Enforced:
-        """What stands on a content item: a moderator's decision, or else the severest action of its policies, where
+        """What stands on a content item: a moderator's decision, or else the most severe action of its policies, where
         `replacement` replaces the action of policy_id.
         """
         if content_id in self.decisions:

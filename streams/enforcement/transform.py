@@ -135,7 +135,7 @@ class Enforcer:
             return None
         if decision.alert:
             log.error(
-                "actions were held: policy=%s max_actions=%d window=%s; run: safeguard enforce held",
+                "actions held above the cap policy=%s max_actions=%d window=%s; run: safeguard enforce held",
                 policy_id,
                 cap.max_actions,
                 cap.window,

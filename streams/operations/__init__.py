@@ -1,7 +1,7 @@
-"""What operators do beside the pipeline: access rights, capacity planning, dashboards and erasure.
+"""Operators' tools outside the pipeline: access rights, capacity planning, dashboards and erasure.
 
-Nothing here runs in the pipeline's processes; commands of the command line use it, and dashboards are generated files.
-The modules in the order in which a deployment needs them:
+Nothing here runs in the pipeline's processes; the command line uses it, and dashboards are generated files. The modules
+in the order in which a deployment needs them:
 
 - `capacity`: the partitions, prefilters and GPUs that a load needs.
 - `acls`: the rights of each role, and the access lists that grant them.
@@ -10,10 +10,10 @@ The modules in the order in which a deployment needs them:
 
 ## Design decisions
 
-- **Each role gets only the rights that it needs.** Rationales may quote content and show how to get around a policy, so
-  only auditors can read them. An operator who erases content can write to their topic without reading it.
-- **Kafka erases single records in compacted topics only.** The model's rationales therefore have a compacted topic,
-  keyed by verdict. All other records about a content item go when the retention of their topic ends.
+- **Each role gets only the rights that it needs.** Rationales may quote content and show how to evade a policy, so only
+  auditors can read them. An operator who erases content can write to their topic without reading it.
+- **Kafka can erase single records only in compacted topics.** The model's rationales therefore have a compacted topic,
+  keyed by verdict. All other records about a content item expire with the retention of their topic.
 - **Dashboards are generated from the metrics that the code declares.** A test fails when a file is out of date, and
   when a declared metric appears on no dashboard.
 """

@@ -86,7 +86,7 @@ PIPELINE = (
     Panel("Written", "Records that were written and committed, by topic.", "cps", _rates(M.SENT, M.TOPIC)),
     Panel(
         "Lag",
-        "Records that are not done yet, by topic and consumer group.",
+        "Records that are not completed yet, by topic and consumer group.",
         "short",
         (ChartLine(gauge(M.LAG_RECORDS, [M.TOPIC, M.GROUP]), _legend(M.TOPIC, M.GROUP)),),
     ),
@@ -166,7 +166,7 @@ REASONER = (
     Panel("Malformed", "Model outputs that the parser rejected, by reason.", "cps", _rates(M.MALFORMED, "reason")),
     Panel(
         "Reused",
-        "Share of verdicts that reused the judgement of equal content.",
+        "Share of verdicts that reused the judgement of identical content.",
         "percentunit",
         _ratio(rate(M.REUSED), rate(M.VERDICTS), "reused"),
     ),

@@ -1,8 +1,8 @@
 """The first stage: it turns content events into escalations and cleared verdicts.
 
 Every event on content.events is answered. Each policy's gate either escalates it to the reasoner or lets it pass, and
-an event that passes all gates is cleared. Decisions depend only on the event and the policies in force, and a rerun
-repeats them. A release applies between two batches. One whose gate does not compile changes nothing.
+an event that passes all gates is cleared. Decisions depend only on the event and the policies in force, so a rerun
+repeats them. A release takes effect between two batches. A release whose gate does not compile changes nothing.
 In reading order:
 
 - `app`: the process, from settings to the running engine.
@@ -17,7 +17,7 @@ In reading order:
 
 ## Design decisions
 
-- **Faust carries batches, not records, and not Kafka's.** Its consumer acknowledges unfinished records. A service of
+- **Faust carries batches, and does not consume from Kafka.** Its consumer acknowledges unfinished records. A service of
   the Faust app therefore owns the Kafka clients and hands batches to the agent over a channel. The engine commits a
   batch after the agent has answered.
 - **One cleared verdict covers all policies.** A verdict for each policy would multiply the busiest topic by the number

@@ -83,7 +83,7 @@ def _usable(
             Gates([released.policy], classifier)
         except Exception as error:  # no release may end the process
             log.error(  # noqa: TRY400  (no traceback: patterns and terms may quote content)
-                "rejected a release, its gate does not compile: policy=%s revision=%d error=%s",
+                "release rejected, its gate does not compile policy=%s revision=%d error=%s",
                 name,
                 released.revision,
                 type(error).__name__,

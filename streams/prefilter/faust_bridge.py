@@ -71,7 +71,7 @@ class FaustBridge:
         """Run the app until the `run` hook ends. Raises what the hook raises."""
         await self._app.start()
         self._app.flow_control.resume()  # channels open with Faust's own consumer, which is not used here
-        log.info("started the Faust app: health=%s", self._health)
+        log.info("Faust app started health=%s", self._health)
         try:
             await self._ended
         finally:
@@ -79,7 +79,7 @@ class FaustBridge:
                 async with asyncio.timeout(END_SECONDS):
                     await self._app.stop()
             except TimeoutError:
-                log.warning("Faust did not stop in time: timeout=%gs", END_SECONDS)
+                log.warning("Faust app not stopped in time timeout=%gs", END_SECONDS)
 
     def _add_agent(self, name: str) -> None:
         decide = self._hooks.decide

@@ -1,8 +1,8 @@
 """How good the gates, scores and policy versions are, and how to improve them.
 
-The figures come from labelled texts, or from the reasoner's verdicts weighted by how their content was drawn.
-Estimates have 95% intervals, and a result that is too uncertain to use is reported as such, with what to do. Nothing
-here changes a running pipeline: calibration and distillation write a policy that an operator then releases.
+The figures come from labelled texts, or from the reasoner's verdicts weighted by how their content was drawn. Estimates
+have 95% intervals, and a result that is too uncertain to use is reported as such, with the next step. Nothing here
+changes a running pipeline: calibration and distillation write a policy that an operator then releases.
 
 - `verdict_labels`: the reasoner's verdicts as labels.
 - `proportions`: shares of counts with their intervals.
@@ -17,10 +17,10 @@ here changes a running pipeline: calibration and distillation write a policy tha
 
 ## Design decisions
 
-- **A shadow has its own key, lane and topic.** Its own key lets a shadow and the version in force change
-  independently. Its own lane lets it yield to live content. Its verdicts go to a topic that enforcement never reads,
-  because a mark on a verdict protects only from readers that know it. The shadow judges what either version's gates
-  escalate, which makes the comparison complete.
+- **A shadow has its own key, lane and topic.** Its own key lets a shadow and the version in force change independently.
+  Its own lane lets it yield to live content. Its verdicts go to a topic that enforcement never reads, because a flag on
+  a verdict works only for readers that know it. The shadow judges what either version's gates escalate, which makes the
+  comparison complete.
 - **Missed content is estimated from random audits.** An audit draws content that the gates let pass at a known rate,
   and each violating audit stands for 1/rate items. The interval accounts for small samples.
 """

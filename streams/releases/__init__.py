@@ -5,7 +5,7 @@ release, roll back, retire and shadow policies, and each change has an entry in 
 read is logged and changes nothing.
 
 - `feed`: the policies in force, as a process follows them.
-- `operator`: what operators do to policies, and the history of it.
+- `operator`: operators' changes to policies, and their history.
 
 ## Design decisions
 

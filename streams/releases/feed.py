@@ -63,12 +63,12 @@ class PolicyFeed:
             try:
                 release, policy = _read(key, value)
             except (RecordError, PolicyError) as error:
-                log.error("ignored a record of moderation.policies: %s", error)  # noqa: TRY400  (the message suffices)
+                log.error("record of moderation.policies ignored error=%s", error)  # noqa: TRY400  (the message suffices)
                 return
             share = 1.0 if release.shadow is None else release.shadow
             self._by_key[release.key] = Released(policy, release.revision, share)
             log.info(
-                "applied policy: key=%s version=%s revision=%d", release.key.decode(), policy.version, release.revision
+                "policy applied key=%s version=%s revision=%d", release.key.decode(), policy.version, release.revision
             )
         self.policies = PolicySet(
             {r.policy.id: r for key, r in self._by_key.items() if key == policy_key(r.policy.id)},
@@ -80,12 +80,12 @@ class PolicyFeed:
         ended = self._by_key.pop(key, None)
         if ended is not None:
             self._ended[key] = ended.revision
-        log.info("retired policy: key=%s", key.decode("utf-8", "replace"))
+        log.info("policy retired key=%s", key.decode("utf-8", "replace"))
 
     async def wait_for_any(self) -> PolicySet:
         """Wait until at least one policy is in force. A prefilter without policies would clear all content."""
         if not self.policies.released:
-            log.warning("found no released policy, waiting; run: safeguard policy release")
+            log.warning("no released policy found, waiting; run: safeguard policy release")
         while not self.policies.released:
             self.changed.clear()
             await self.changed.wait()

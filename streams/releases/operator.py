@@ -169,7 +169,7 @@ async def retire(settings: Settings, policy_id: str, changed_by: ChangedBy, *, s
             ends.append(_change("end-shadow", policy_id, changed_by))
         if not ends:
             ids = ", ".join(sorted(current.shadows if shadow else current.in_force)) or "none"
-            raise ConfigurationError(f"{policy_id} is not {'a shadow' if shadow else 'in force'}; there are: {ids}")
+            raise ConfigurationError(f"{policy_id} is not {'a shadow' if shadow else 'in force'}; available: {ids}")
         return ends
 
     await _change_policies(settings, plan)

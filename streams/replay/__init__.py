@@ -1,15 +1,15 @@
 """Past content judged again by another version of a policy: run, compare, publish.
 
-A replay covers everything between its bounds that either version's gates escalate, and escalates each event once,
-whatever process is killed. Its verdicts go to `moderation.replays`, which enforcement never reads. They count only
-after an operator promotes them, and reverting restores what stood before.
+A replay covers everything between its bounds that either version's gates escalate, and escalates each event once, even
+if processes are killed. Its verdicts go to `moderation.replays`, which enforcement never reads. They count only after
+an operator promotes them, and reverting restores what stood before.
 
 - `jobs`: replay jobs, their state and progress.
 - `selection`: which events a replay escalates.
 - `runner`: runs a replay to its end.
 - `diff`: what a replay changes, computed in DuckDB from the queries in `sql/`.
-- `page`: the same as one HTML page for those who decide.
-- `promotion`: superseding verdicts, and taking them back.
+- `page`: the same as an HTML page for decision makers.
+- `promotion`: publishes superseding verdicts, and reverts them.
 
 ## Design decisions
 
@@ -19,7 +19,7 @@ after an operator promotes them, and reverting restores what stood before.
 - **A replay runs the prefilter's own code.** In the replay's prefilter the version before is in force and the new
   version is its shadow. Content that either version escalates is judged, by the same code as live content.
 - **The versions of a replay have their own keys.** They travel on `moderation.policies` under these keys. Reasoning
-  workers therefore have them whatever is in force.
+  workers therefore have them regardless of what is in force.
 - **Promotion reads the topic instead of keeping notes.** It fences any other writer, reads which superseding verdicts
   exist, and writes the missing ones. Repeating a killed promotion writes no duplicates.
 """

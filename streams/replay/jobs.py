@@ -184,7 +184,7 @@ async def read_all(settings: Settings) -> dict[str, Replay]:
 
 
 async def find(settings: Settings, replay_id: str) -> Replay:
-    """A replay by its id or the beginning of it. Raises ConfigurationError unless exactly one matches."""
+    """A replay by its id or its first characters. Raises ConfigurationError unless exactly one matches."""
     replays = await read_all(settings)
     matches = [replay for name, replay in replays.items() if name.startswith(replay_id)]
     if len(matches) != 1:
@@ -223,7 +223,7 @@ async def set_state(settings: Settings, replay: Replay, state: ReplayState) -> R
 def _unneeded_versions(cancelled: Replay, replays: Iterable[Replay]) -> list[Output]:
     """Tombstones for the versions that only a cancelled replay needs.
 
-    Reasoning workers then answer the replay's waiting escalations as undetermined, without asking the model.
+    Reasoning workers then answer the replay's waiting escalations as undetermined, without a call to the model.
     """
     needed = {
         key

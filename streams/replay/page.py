@@ -1,4 +1,4 @@
-"""A replay's changes as one HTML page for those who decide about them.
+"""A replay's changes as one HTML page for decision makers.
 
 The page is a single file without scripts, fonts or network access. All text by models and people is escaped, and the
 page's own security policy forbids loading or running anything.

@@ -1,7 +1,7 @@
 """What every process and command shares: settings, security, logs, signals, health pages, telemetry.
 
-Settings come from the environment, a file and a folder of secrets, and a wrong one is named with its reason. A
-process that is told to end is gone within nine seconds. Content is never logged, and no metric holds it.
+Settings come from the environment, a file and a folder of secrets, and an error names the invalid setting and the
+reason. A process exits within nine seconds of SIGTERM. Content is never logged, and no metric holds it.
 
 - `settings`: all settings, by the role that uses them.
 - `security`: TLS and SASL options of Kafka clients.
@@ -14,9 +14,9 @@ process that is told to end is gone within nine seconds. Content is never logged
 
 ## Design decisions
 
-- **A failed offset fetch is never "no offset".** aiokafka takes a coordinator's "not now" for "nothing was committed"
-  and starts again from the beginning. Our consumers raise the error instead, and aiokafka retries. aiokafka itself
-  stays unchanged for the other consumers of a process.
+- **A failed offset fetch is never "no offset".** aiokafka mistakes a coordinator's "not now" for "nothing was
+  committed" and starts again from the beginning. Our consumers raise the error instead, and aiokafka retries. aiokafka
+  itself stays unchanged for the other consumers of a process.
 - **Metrics are objects, not strings.** Code, dashboards, the list in METRICS.md and the tests name the same object. A
   test scrapes all processes and finds every declared metric, and no other.
 """

@@ -104,14 +104,14 @@ CONSUMED = Metric(
     "messaging.client.consumed.messages",
     "counter",
     "{message}",
-    "Records that were read and are done, by topic.",
+    "Records read and completed, by topic.",
     (TOPIC, GROUP),
 )
 SENT = Metric(
     "messaging.client.sent.messages",
     "counter",
     "{message}",
-    "Records that were written and committed, by topic.",
+    "Records written and committed, by topic.",
     (TOPIC,),
 )
 PROCESSED = Metric(
@@ -124,21 +124,21 @@ PROCESSED = Metric(
 )
 DELAY = Metric(
     "safeguard.delay", "histogram", "s",
-    "Time from when a record was written to when its outputs are committed; for a batch, that of its oldest record.",
+    "Time from the write of a record to the commit of its outputs; for a batch, the time of its oldest record.",
     ("stage", TOPIC), SECONDS,
 )  # fmt: skip
 LAG_RECORDS = Metric(
     "safeguard.lag.records",
     "gauge",
     "{message}",
-    "Records of a partition that are not done yet.",
+    "Records of a partition that are not completed yet.",
     (TOPIC, PARTITION, GROUP),
 )
 LAG_SECONDS = Metric(
-    "safeguard.lag.time", "gauge", "s", "Age of the oldest record of a partition that was read and is not committed.",
+    "safeguard.lag.time", "gauge", "s", "Age of the oldest record of a partition that was read but is not committed.",
     (TOPIC, PARTITION, GROUP),
 )  # fmt: skip
-IN_FLIGHT = Metric("safeguard.in_flight", "gauge", "{call}", "Calls of a stage that are under way.", ("stage",))
+IN_FLIGHT = Metric("safeguard.in_flight", "gauge", "{call}", "Calls of a stage in progress.", ("stage",))
 COMMITS = Metric(
     "safeguard.commits",
     "counter",
@@ -179,15 +179,15 @@ RULES = Metric(
 )
 VIOLATIONS = Metric(
     "safeguard.violations", "counter", "{content}",
-    "Violating content items, by what found them: a gate, or an audit, where each stands for 1/rate items. Recall of "
-    "the gates is the gates' share of both.",
+    "Violating content items, by what found them: a gate, or an audit, where each stands for 1/rate items. The "
+    "gates' recall is their share of both.",
     ("policy", "found_by"),
 )  # fmt: skip
 REUSED = Metric(
     "safeguard.judgements.reused",
     "counter",
     "{verdict}",
-    "Verdicts that reused the judgement of equal content.",
+    "Verdicts that reused the judgement of identical content.",
     ("policy",),
 )
 MALFORMED = Metric(

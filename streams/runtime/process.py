@@ -87,7 +87,7 @@ class Stop:
 
     def _on_signal(self, name: str) -> None:
         if not self.event.is_set():
-            log.info("stop requested, finishing calls under way signal=%s", name)
+            log.info("stop requested, finishing calls in progress signal=%s", name)
             asyncio.get_running_loop().call_later(END_SECONDS, self._exit)
             self.event.set()
 

@@ -98,9 +98,9 @@ class OAuthTokenProvider(AbstractTokenProvider):
                 answer = orjson.loads(response.read())
             return str(answer["access_token"]), float(answer.get("expires_in", 60))
         except urllib.error.HTTPError as error:
-            raise BusError(f"{self._url} gives no token: HTTP {error.code}") from None
+            raise BusError(f"{self._url} returned no token: HTTP {error.code}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BusError(f"{self._url} gives no token: {type(error).__name__}") from None
+            raise BusError(f"{self._url} returned no token: {type(error).__name__}") from None
 
 
 @cache

@@ -51,8 +51,8 @@ class Settings(BaseSettings):
         None, description="CA certificates to trust for brokers, PEM; default: those of the system"
     )
     cert_file: Path | None = Field(None, description="client certificate, PEM, for brokers that require one")
-    key_file: Path | None = Field(None, description="key of the client certificate, PEM")
-    key_password: SecretStr | None = Field(None, description="password of the key")
+    key_file: Path | None = Field(None, description="private key of the client certificate, PEM")
+    key_password: SecretStr | None = Field(None, description="password of the private key")
     session_timeout_ms: int = Field(
         10_000, ge=1000, description="time in ms after which a silent group member loses its partitions"
     )
@@ -127,15 +127,14 @@ class Settings(BaseSettings):
         0.25,
         ge=0,
         le=1,
-        description="share of these items and tokens that audits and replays may take while there is live content",
+        description="share of items and tokens in flight that audits and replays may take beside live content",
     )
     effort_by_lag: dict[Effort, float] = Field(
         {},
-        description="maximum effort for live content that has waited longer than so many seconds, as in "
-        '{"medium": 30, "low": 120}',
+        description='maximum effort for live content, by seconds waited, as in   {"medium": 30, "low": 120}',
     )
     judgement_cache_size: int = Field(
-        10_000, ge=0, description="number of judgements that a worker keeps and reuses for equal content"
+        10_000, ge=0, description="number of judgements that a worker keeps and reuses for identical content"
     )
 
     # The enforcement agent.

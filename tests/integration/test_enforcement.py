@@ -90,7 +90,7 @@ async def test_verdicts_lead_to_actions_and_moderators_have_the_last_word(broker
         assert decided["action"] == "remove"
         unknown = (await command("decide", "c8", "allow")).exception
         assert "no event, verdict or action has the content id 'c8'" in str(unknown)
-        assert "'ban' is no action" in str((await command("decide", "c9", "ban")).exception)
+        assert "'ban' is not an action" in str((await command("decide", "c9", "ban")).exception)
         await until(lambda: holds(broker, {"c2": "label", "c9": "remove"}))
         await until(lambda: known_to(agent).get("c2") == "label")
         await requeue_old_decision(broker, "c2", "remove")
@@ -316,7 +316,7 @@ async def test_a_refused_message_is_a_dead_letter_and_other_errors_are_retried()
         hook = Webhook(f"http://127.0.0.1:{port}/", 1)
         delivery = Delivery(hook, signing_key(SECRET), http, nothing, Backoff(0.01, 0.02))
         delivery.states[0] = EnforcementState()
-        with pytest.raises(RecordError, match="webhook: the receiver refused it: answered 400"):
+        with pytest.raises(RecordError, match="webhook: the receiver rejected the message: answered 400"):
             await delivery.process([record(0, act("a1"))])
     assert not answers
     server.close()

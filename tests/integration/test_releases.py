@@ -128,7 +128,7 @@ def test_a_policys_life_from_its_release_to_its_retirement(run, broker, tmp_path
     [
         (("rollback", NAME), "has no earlier release"),
         (("rollback", NAME, "--to", "9"), "has no release '9'"),
-        (("retire", NAME), "is not in force; there are: none"),
+        (("retire", NAME), "is not in force; available: none"),
         (("history", NAME), "policy 'self-harm' has no history; policies with a history: none yet"),
         (("compare", NAME), "no shadow of self-harm has judged anything yet"),
         (("diff", f"{NAME}@live", NAME, "--text-only"), "has no release 'live'"),
@@ -148,7 +148,7 @@ async def test_concurrent_operators_never_assign_a_revision_twice(kafka):
         try:
             return await operator.release(kafka, [policy], ChangedBy("at once", name))
         except BusError as error:
-            assert "another process does the same" in str(error)
+            assert "another process holds" in str(error)
             return []
 
     made = [r.revision for found in await asyncio.gather(*(one(f"operator {n}") for n in range(4))) for r in found]

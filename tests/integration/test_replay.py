@@ -330,7 +330,7 @@ async def test_flips_are_promoted_once_despite_failures_and_reverted(kafka, monk
         return [decode(r.value, Verdict) async for r in kafka_bus.read_all(kafka, [topics.VERDICTS])]
 
     made = await jobs.create(kafka, ReplayRequest([NEW], noise=0.0), ChangedBy("test"))
-    assert "is running: let it come to its end" in str((await command("promote", made.replay_id)).exception)
+    assert "is running: wait until it ends" in str((await command("promote", made.replay_id)).exception)
     assert await runner.run(kafka, made, Classifier(), asyncio.Event()) == "escalated"
     await judge_replayed_items(kafka)
     before = last_decisions(await verdicts())

@@ -315,9 +315,9 @@ async def test_tokens_are_fetched_from_an_oauth_server_and_cached(secure):
                 "scope": "kafka",
             }
         ]
-        with pytest.raises(BusError, match="gives no token: HTTP 401"):
+        with pytest.raises(BusError, match="returned no token: HTTP 401"):
             await security.OAuthTokenProvider(url, "producer", "wrong", "").token()
-    with pytest.raises(BusError, match="gives no token: URLError"):
+    with pytest.raises(BusError, match="returned no token: URLError"):
         await security.OAuthTokenProvider(url, "producer", "wrong", "").token()
 
 

@@ -60,8 +60,8 @@ def try_golden(
 ) -> None:
     """Judge a policy's golden set, and show how often the model agrees with its labels.
 
-    Shows the confusion, recall and precision of each rule with 95% intervals, each disagreement with the model's
-    rationale, the noise floor, and the cost in tokens.
+    Shows the confusion matrix, the recall and precision of each rule with 95% intervals, each disagreement with the
+    model's rationale, the noise floor, and the cost in tokens.
     """
     try:
         from safeguard_streams.workers.evaluation import offline

@@ -50,7 +50,7 @@ def run(
 ) -> None:
     """Run the reasoning worker: judge escalations with the model in this process or on inference servers.
 
-    SIGTERM ends it after its finished work is committed.
+    SIGTERM stops it after its finished work is committed.
     """
     try:
         from safeguard_streams.workers import app as worker
@@ -113,7 +113,9 @@ def train_small(
         Path, typer.Option(help="Compacted model to write; its model card goes beside it as card.md.")
     ] = Path("model.safetensors"),
     validation: Annotated[Path | None, typer.Option(help="Folder of sources to measure on, never to train on.")] = None,
-    steps: Annotated[int, typer.Option(help="Batches of 32; 12,000 take about 45 minutes on two cores.")] = 12_000,
+    steps: Annotated[
+        int, typer.Option(help="Training batches of 32 texts; 12,000 take about 45 minutes on two cores.")
+    ] = 12_000,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
 ) -> None:
     """Train the small model for machines without a GPU, and measure it through vLLM.

@@ -18,11 +18,11 @@ Judging sees only the protocol `InferenceBackend`. A backend raises `InferenceEr
 - **Content cannot become markup.** The user message is encoded without special tokens, so text that looks like markup
   stays text.
 - **A chat server's answer is put back into the harmony format.** There is one parser, and it is equally strict for
-  every server. It rejects what a server's own parsing would pass over: missing reasoning, a tool call, an answer that
-  was cut off.
+  every server. It rejects what a server's own parser would accept: missing reasoning, a tool call, an answer that was
+  cut off.
 - **A server's failure is not the request's failure.** A request moves to another server, or waits, when a server is
   unreachable or overloaded. Only failures that the request may have caused count as attempts. Otherwise an outage
   would turn content into undetermined verdicts.
-- **What is missing is reported before a model is loaded.** Loading takes long, and an error after it would come
-  late. The checks name the setting or the command that helps.
+- **What is missing is reported before a model is loaded.** Loading takes long, so an error afterwards would come late.
+  The checks name the setting or the command that helps.
 """

@@ -135,7 +135,7 @@ class _Server:
             if unscored is None:
                 raise
             completion = await self._post(unscored, request)  # raises again if log-probabilities were not the cause
-            log.warning("inference server refused log-probabilities, verdicts will have no score url=%s", self.url)
+            log.warning("inference server rejected log-probabilities, verdicts will have no score url=%s", self.url)
             self._route = unscored
             return completion
 

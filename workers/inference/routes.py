@@ -36,7 +36,7 @@ class Route(Protocol):
         """The JSON body of a request."""
 
     def without_logprobs(self) -> Route | None:
-        """The same route without log-probabilities, for servers that refuse them; None if there is no such variant."""
+        """The same route without log-probabilities, for servers that reject them; None if there is no such variant."""
 
     def read(self, response: Any) -> Completion:
         """The completion in a response.

@@ -94,7 +94,8 @@ class VllmBackend:
             total = current_platform.get_device_total_memory()
             preflight.check_memory(folder, total, settings.gpu_memory, settings.tensor_parallel, "GPU")
         concurrency = settings.max_in_flight or (CPU_CONCURRENCY if on_cpu else GPU_CONCURRENCY)
-        log.info("loading model=%s device=%s", name, "CPU" if on_cpu else current_platform.get_device_name())
+        device = "CPU" if on_cpu else current_platform.get_device_name()
+        log.info("model loading started model=%s device=%s", name, device)
         arguments = AsyncEngineArgs(
             model=str(folder),
             skip_tokenizer_init=True,  # this project renders prompts to token ids and parses outputs from them

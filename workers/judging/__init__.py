@@ -6,7 +6,7 @@ becomes `undetermined`. The model's reasoning goes to the rationale only. The mo
 
 - `judge`: the transform of the stream engine: resolves the policy, runs the model, builds the records.
 - `instructions`: the text to judge by, of one policy or of a bundle.
-- `cache`: equal items share one judgement.
+- `cache`: identical items share one judgement.
 - `reasoner`: windows, samples, the retry, and admission to the model.
 - `prompt`: the user message, and how long content is cut.
 - `parse`: the strict parser of completions.
@@ -18,13 +18,13 @@ becomes `undetermined`. The model's reasoning goes to the rationale only. The mo
   counted. Repaired output could state a decision that the model did not make.
 - **The score is the decision token's probability.** It is p(1) / (p(0) + p(1)) at the token after `"violation":`. The
   confidence that the model writes about itself is a separate field, and the score does not use it.
-- **A bundle is asked once.** Each policy of a bundle has its own escalation, and all of them make the same request for
-  the same content. Equal requests share one call, so a bundle needs no records of its own and no waiting.
+- **A bundle costs one call.** Each policy of a bundle has its own escalation, and all of them make the same request for
+  the same content. Identical requests share one call, so a bundle needs no separate records and no waiting.
 - **Effort steps down by each item's own lag.** There is no state that could oscillate: an item that has waited long is
   judged at less effort until the lag is gone. The verdict's id contains the policy's own effort, so a repeated
   judgement has the same id.
-- **Comparisons share no judgements.** Replays and shadows are judged again even for equal content. A shared judgement
-  would hide the difference, or the noise, that they measure.
+- **Comparisons reuse no judgements.** Replays and shadows are judged again even for identical content. A shared
+  judgement would hide the difference, or the noise, that they measure.
 - **Long content is judged in windows, and the most severe window decides.** Content beyond the maximum number of
   windows is sampled from its beginning to its end and marked as truncated. Authors then cannot hide a violation at
   either end.

@@ -12,7 +12,7 @@ from safeguard_streams.workers.judging.judgement import Judgement
 
 
 class CachedJudgement(msgspec.Struct, frozen=True):
-    """cached: the judgement was made for an equal content item."""
+    """cached: the judgement was made for an identical content item."""
 
     judgement: Judgement
     cached: bool
@@ -27,9 +27,9 @@ class JudgementCache:
         self._pending: dict[Hashable, asyncio.Future[Judgement | None]] = {}
 
     async def get_or_judge(self, key: Hashable, judge: Callable[[], Awaitable[Judgement]]) -> CachedJudgement:
-        """Return the judgement for a key; call `judge` unless it is kept or under way.
+        """Return the judgement for a key; call `judge` unless it is kept or in progress.
 
-        Callers that wait share the result. When the call under way fails or is cancelled, one of them calls `judge`.
+        Callers that wait share the result. When the call in progress fails or is cancelled, one of them calls `judge`.
         """
         while key not in self._kept and key in self._pending:
             shared = await asyncio.shield(self._pending[key])

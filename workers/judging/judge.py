@@ -1,4 +1,4 @@
-"""The reasoner's transform: an escalation comes in, a verdict and its rationale go out. Knows nothing of Kafka."""
+"""The reasoner's transform: an escalation comes in, a verdict and its rationale go out. Knows nothing about Kafka."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class Judge:
         return min([effort, *steps], key=EFFORTS.index)
 
     async def _ask(self, instructions: Instructions, effort: Effort, escalation: Escalation) -> CachedJudgement:
-        """Judge the content, or take the judgement of an equal item.
+        """Judge the content, or reuse the judgement of an identical item.
 
         Replays and shadows are compared with earlier judgements, so they share none with live content.
         """

@@ -42,8 +42,8 @@ class InferenceBudget(msgspec.Struct, frozen=True):
     """How a worker spends the capacity of its inference backend.
 
     max_answer_tokens: the longest completion.
-    cache_size: number of judgements that are kept for equal content.
-    max_tokens_in_flight: bound on the tokens of all requests under way; None for no bound.
+    cache_size: number of judgements that are kept for identical content.
+    max_tokens_in_flight: bound on the tokens of all requests in progress; None for no bound.
     background_share: share of that bound, 0 to 1, that lower ranks may take while there is work of rank 0.
     effort_by_lag: by effort, a lag in seconds. Live content that has waited longer is judged at this effort at most.
     """

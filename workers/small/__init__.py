@@ -1,7 +1,7 @@
 """A tiny model with gpt-oss's architecture, so that the whole pipeline runs on a machine without a GPU.
 
-It takes the same prompts as the real model, answers in the same format, and is loaded by the same vLLM. It has learned
-the library's policies and cannot judge under other texts. `card.md` has its figures.
+It takes the same prompts as the real model, answers in the same format, and is loaded by the same vLLM. It is trained
+on the library's policies and cannot judge under others. `card.md` has its figures.
 
 - `weights`: the model on disk, compacted for the package and expanded for vLLM.
 - `examples`, `sentences`: the training data.

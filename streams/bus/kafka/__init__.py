@@ -2,7 +2,7 @@
 
 On a broker with transactions, outputs and position are committed in one transaction. A broker without them is detected,
 and outputs are then written before the position. Every client stops in bounded time and raises the errors of
-`safeguard_streams.errors` with a hint at what to do.
+`safeguard_streams.errors` with a hint about what to do.
 
 - `clients`: options that all clients share, translated errors, bounded stops.
 - `probes`: whether the broker answers, and whether it has transactions.
@@ -16,9 +16,9 @@ and outputs are then written before the position. Every client stops in bounded 
 
 - **One transactional producer for each input partition.** aiokafka sends no group generation with a transaction's
   offsets. A process that lost its partition must therefore be fenced by its transactional id, GROUP-TOPIC-PARTITION.
-  Only one living producer can hold it. The new owner opens its producer first and reads the position after that.
-- **A refusal by the broker ends the process.** No retry changes an access list, and a process that retries without end
-  looks alive.
+  Only one live producer can hold it. The new owner opens its producer first and reads the position after that.
+- **A refusal by the broker ends the process.** A retry cannot change an access list, and a process that retries forever
+  looks healthy.
 """
 
 from safeguard_streams.bus.kafka.admin import create_topics

@@ -46,7 +46,7 @@ class KafkaBus:
         await wait_for_broker(self._settings)
         self.transactional = await has_transactions(self._settings, self.group)
         if self.transactional:
-            log.info("group joins with transactions group=%s delivery=exactly-once", self.group)
+            log.info("transactions enabled group=%s delivery=exactly-once", self.group)
         else:
             log.warning("broker has no transactions group=%s delivery=at-least-once", self.group)
             self._shared = AIOKafkaProducer(**client_options(self._settings), **PRODUCER_OPTIONS)

@@ -161,7 +161,7 @@ async def exclusive_writer(settings: Settings, name: str) -> AsyncIterator[Write
         try:
             yield write
         except FENCED_ERRORS as error:
-            raise BusError(f"another process does the same at this moment ({name}); try again") from error
+            raise BusError(f"another process holds {name}; try again when it has finished") from error
 
 
 async def _until_visible(client: StrictConsumer, last: Mapping[TopicPartition, int]) -> None:

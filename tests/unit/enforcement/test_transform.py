@@ -127,7 +127,7 @@ def test_an_invalid_file_is_refused_with_the_place_of_the_error(tmp_path, text, 
 
 def test_the_rules_in_the_package_name_policies_and_rules_that_exist(tmp_path):
     assert "no problems found" in CliRunner().invoke(app, ["enforce", "check"]).stdout
-    for line, message in (('policies = ["hat"]', "no policy 'hat'"), ('rules = ["HH9"]', "'HH9' is no rule of")):
+    for line, message in (('policies = ["hat"]', "no policy 'hat'"), ('rules = ["HH9"]', "'HH9' is not a rule of")):
         path = tmp_path / "rules.toml"
         path.write_text(f'[[rule]]\nname = "a"\naction = "remove"\n{line}\n')
         assert message in str(CliRunner().invoke(app, ["enforce", "check", str(path)]).exception)

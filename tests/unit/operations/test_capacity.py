@@ -74,4 +74,4 @@ def test_the_command_reads_the_output_of_benchmarks(tmp_path):
     assert "6,2" in CliRunner().invoke(app, [*words, *files]).stdout
     assert "--bench-reason or --gpu-tokens" in str(CliRunner().invoke(app, [*words, "--prefilter-rate", "1"]).exception)
     (tmp_path / "reason.json").write_text("[]")
-    assert "no results of a benchmark" in str(CliRunner().invoke(app, [*words, *files]).exception)
+    assert "not the output of a benchmark" in str(CliRunner().invoke(app, [*words, *files]).exception)
