@@ -234,9 +234,7 @@ class Verdicts(ConsumerRebalanceListener):
                 verdicts.append(decode(record.value, Verdict))
                 offsets.append(record.offset)
             except RecordError as error:
-                log.warning(
-                    "record skipped, not a verdict partition=%s offset=%d error=%s", tp, record.offset, error
-                )
+                log.warning("record skipped, not a verdict partition=%s offset=%d error=%s", tp, record.offset, error)
         split = sum(offset < known.quiet for offset in offsets)
         known.resolver.resolve(verdicts[:split])
         for number, replaces in known.resolver.resolve(verdicts[split:]):
