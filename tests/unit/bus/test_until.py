@@ -151,3 +151,27 @@ async def test_an_overtaken_partition_is_read_to_its_end():
     limits = Limits(max_batch=1, max_in_flight=2, reopen_delay=0.01)
     assert await run(broker, {FIRST: 15}, transform=overtaken, limits=limits) == {FIRST}
     assert values(broker) == list(range(15))
+
+
+class SlowCommits(MemoryBus):
+    """Its commits take longer than the engine waits for them when it leaves."""
+
+    async def writer(self, partition):
+        writer = await super().writer(partition)
+        commit = writer.commit
+
+        async def slow_commit(*arguments):
+            await asyncio.sleep(0.3)
+            await commit(*arguments)
+
+        writer.commit = slow_commit
+        return writer
+
+
+async def test_a_run_does_not_end_while_a_commit_is_under_way():
+    broker = MemoryBroker()
+    fill(broker, 4)
+    bus = SlowCommits(broker, [SOURCE])
+    assert await run(broker, {FIRST: 4}, bus=bus, limits=Limits(drain_timeout=0.05)) == {FIRST}
+    assert broker.positions == {FIRST: Committed(4, "")}
+    assert values(broker) == [0, 1, 2, 3]
