@@ -161,14 +161,15 @@ class Engine:
 
     async def _ended(self, until: Mapping[Partition, int]) -> frozenset[Partition]:
         """The owned partitions when all of them are committed to their ends, else none."""
-        # In this order: what was read by the time of these positions is committed if nothing is unfinished after that.
-        owned = frozenset(self.bus.assignment())
+        # In this order: what was read by the time of these positions is committed if the workers are idle after that.
+        owned, workers = frozenset(self.bus.assignment()), list(self._workers.values())
         for partition in owned:
             # A position passes the markers of transactions, which end a partition after its last record.
             position = await self.bus.position(partition)
             if position is None or position < until.get(partition, 0):
                 return frozenset()
-        return owned if self.ready and not self.unfinished else frozenset()
+        unchanged = workers == list(self._workers.values())  # after a rebalance these positions say nothing
+        return owned if unchanged and self.ready and all(worker.idle for worker in workers) else frozenset()
 
     def fail(self, error: Exception) -> None:
         """End `run` with this error."""

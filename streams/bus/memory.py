@@ -31,6 +31,7 @@ class MemoryBus:
         listener.assigned(self._owned)
 
     async def poll(self, timeout: float, max_records: int) -> Mapping[Partition, Sequence[Record]]:
+        await asyncio.sleep(0)  # before the records are taken: those that are taken reach the caller in the same step
         polled = self._take(max_records)
         if not polled:
             self.broker.changed.clear()
@@ -39,7 +40,6 @@ class MemoryBus:
             except TimeoutError:
                 return {}
             polled = self._take(max_records)
-        await asyncio.sleep(0)
         return polled
 
     def _take(self, max_records: int) -> dict[Partition, list[StoredRecord]]:

@@ -68,6 +68,7 @@ class PartitionWorker:
             engine.bus, partition, commit_timeout=limits.commit_timeout, reopen_delay=limits.reopen_delay
         )
         self._committed = Committed(None, "")
+        self._committing = False
         self._paused = False
         self._progressed_at = time.monotonic()
         self._fed = asyncio.Event()
@@ -83,6 +84,14 @@ class PartitionWorker:
     def ready(self) -> bool:
         """Whether the worker can process and commit."""
         return self.state is WorkerState.RUNNING
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything that was read is committed.
+
+        The backlog alone cannot tell: its watermark passes the records of a commit before that commit has succeeded.
+        """
+        return not (self.backlog.unfinished or self.backlog.has_finished or self._committing)
 
     @property
     def lag(self) -> int:
@@ -215,12 +224,15 @@ class PartitionWorker:
         calls = self.backlog.collect()
         position = self.backlog.to_commit
         outputs = [output for call in calls for output in call.outputs]
+        self._committing = True
         try:
             await self._writer.commit(outputs, position)
         except (BusError, TimeoutError) as error:
             await self._recover(calls, position, error)
         else:
             self._mark_committed(calls, position)
+        finally:
+            self._committing = False
 
     def _mark_committed(self, calls: list[FinishedCall], position: Committed) -> None:
         self._committed = position

@@ -151,3 +151,62 @@ async def test_an_overtaken_partition_is_read_to_its_end():
     limits = Limits(max_batch=1, max_in_flight=2, reopen_delay=0.01)
     assert await run(broker, {FIRST: 15}, transform=overtaken, limits=limits) == {FIRST}
     assert values(broker) == list(range(15))
+
+
+class SlowCommits(MemoryBus):
+    """Its commits take longer than the engine waits for them when it leaves."""
+
+    async def writer(self, partition):
+        writer = await super().writer(partition)
+        commit = writer.commit
+
+        async def slow_commit(*arguments):
+            await asyncio.sleep(0.3)
+            await commit(*arguments)
+
+        writer.commit = slow_commit
+        return writer
+
+
+async def test_a_run_does_not_end_while_a_commit_is_under_way():
+    broker = MemoryBroker()
+    fill(broker, 4)
+    bus = SlowCommits(broker, [SOURCE])
+    assert await run(broker, {FIRST: 4}, bus=bus, limits=Limits(drain_timeout=0.05)) == {FIRST}
+    assert broker.positions == {FIRST: Committed(4, "")}
+    assert values(broker) == [0, 1, 2, 3]
+
+
+class Rebalanced(MemoryBus):
+    """Loses its partition and is assigned it again while it is asked for a position."""
+
+    rebalanced = False
+
+    async def position(self, partition):
+        offset = await super().position(partition)
+        if offset == 4 and not self.rebalanced:
+            self.rebalanced = True
+            await self._listener.revoked([partition])
+            self.seek(partition, 0)
+            self._listener.assigned([partition])
+            await asyncio.sleep(0.05)
+        return offset
+
+
+async def test_a_run_does_not_end_by_positions_from_before_a_rebalance():
+    broker = MemoryBroker()
+    fill(broker, 4)
+    bus = Rebalanced(broker, [SOURCE])
+
+    calls = 0
+
+    async def stuck_at_first(records):
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            await asyncio.Event().wait()
+        return [Output(SINK, None, record.value) for record in records]
+
+    limits = Limits(drain_timeout=0.05)
+    assert await run(broker, {FIRST: 4}, bus=bus, transform=stuck_at_first, limits=limits) == {FIRST}
+    assert values(broker) == [0, 1, 2, 3]
