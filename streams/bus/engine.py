@@ -112,11 +112,6 @@ class Engine:
         """Whether partitions are owned and each has a writer."""
         return bool(self._workers) and all(worker.ready for worker in self._workers.values())
 
-    @property
-    def unfinished(self) -> int:
-        """Records that were read and are not committed."""
-        return sum(worker.backlog.unfinished for worker in self._workers.values())
-
     # ------------------------------------------------------------------ run
 
     async def run(self, stop: asyncio.Event, until: Mapping[Partition, int] | None = None) -> frozenset[Partition]:
