@@ -86,6 +86,11 @@ class PrefilterResult(msgspec.Struct, frozen=True, omit_defaults=True):
     live: Annotated[
         bool | None, Meta(description="for a shadow: whether the version in force escalates the item too")
     ] = None
+    fingerprint: Annotated[
+        str | None,
+        Meta(description="identifies the gate that scored: only scores with the same fingerprint compare"),
+    ] = None
+    truncated: Annotated[bool, Meta(description="whether the classifier saw only samples of a very long text")] = False
 
 
 class Escalation(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -100,6 +105,12 @@ class Escalation(msgspec.Struct, frozen=True, omit_defaults=True):
     escalated_at: Annotated[datetime, Meta(description="when the prefilter or a replay escalated the item")]
     latency: Annotated[dict[str, float], Meta(description="milliseconds spent per stage so far")] = {}
     replay_id: Annotated[str | None, Meta(description="the replay that escalated the item")] = None
+    origin: Annotated[
+        str | None, Meta(description="where the event stands on content.events: its partition and offset, as 3@1042")
+    ] = None
+    repaired: Annotated[
+        bool, Meta(description="whether bytes of the event that are no characters were replaced by U+FFFD")
+    ] = False
 
 
 class Tokens(msgspec.Struct, frozen=True):
@@ -151,6 +162,12 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
     supersedes: Annotated[str | None, Meta(description="verdict_id of the verdict that this one replaces")] = None
     bundle: Annotated[str | None, Meta(description="id of the bundle of policies that were judged in one call")] = None
     surface: Annotated[str | None, Meta(description="where the item appears; only on the reasoner's verdicts")] = None
+    origin: Annotated[
+        str | None, Meta(description="where the event stands on content.events: its partition and offset, as 3@1042")
+    ] = None
+    repaired: Annotated[
+        bool, Meta(description="whether bytes of the event that are no characters were replaced by U+FFFD")
+    ] = False
 
 
 class Rationale(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -357,6 +374,32 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
             None if self.value is None else base64.b64decode(self.value),
             [(name, base64.b64decode(value)) for name, value in self.headers],
         )
+
+
+class Position(msgspec.Struct, frozen=True, omit_defaults=True):
+    """moderation.positions: how far a consumer group is in a partition, for when Kafka has forgotten it.
+
+    Kafka drops the positions of a group that was empty for offsets.retention.minutes, by default 7 days.
+    """
+
+    group: Annotated[str, Meta(description="the consumer group, deployment prefix included")]
+    topic: Annotated[str, Meta(description="the topic, deployment prefix included")]
+    partition: Annotated[int, Meta(description="the partition's number")]
+    offset: Annotated[int, Meta(description="the next offset to read")]
+    metadata: Annotated[str, Meta(description="the offsets above it that are done, as the group commits them")] = ""
+
+    @property
+    def key(self) -> bytes:
+        """The record key, one for each group and partition."""
+        return f"{self.group} {self.topic} {self.partition}".encode()
+
+
+class ErasureRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """moderation.erasures: a content item that an operator erased. No stage works on its earlier events any more."""
+
+    content_id: Annotated[Id, Meta(description="the erased item; also the record's key")]
+    erased_at: Annotated[datetime, Meta(description="when; events written later are new content")]
+    erased_by: Annotated[str, Meta(description="the operator who erased it")]
 
 
 T = TypeVar("T", bound=msgspec.Struct)

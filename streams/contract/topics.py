@@ -11,10 +11,12 @@ from safeguard_streams.contract.records import (
     Action,
     ContentEvent,
     DeadLetter,
+    ErasureRequest,
     Escalation,
     Lane,
     PolicyChange,
     PolicyRelease,
+    Position,
     Rationale,
     Replay,
     Verdict,
@@ -35,6 +37,8 @@ POLICIES = "moderation.policies"
 POLICIES_HISTORY = "moderation.policies.history"
 ACTIONS = "moderation.actions"
 DEAD_LETTERS = "moderation.dead-letters"
+POSITIONS = "moderation.positions"
+ERASURES = "moderation.erasures"
 
 LANES: dict[Lane, str] = {
     "live": ESCALATIONS,
@@ -101,4 +105,6 @@ CATALOGUE: tuple[Topic, ...] = (
     Topic(POLICIES_HISTORY, "policy_id", PolicyChange, retention=FOREVER, partitions=1),
     Topic(ACTIONS, "content_id", Action, retention=90 * DAY),
     Topic(DEAD_LETTERS, "the original key", DeadLetter, retention=30 * DAY, largest=LARGEST_RECORD),
+    Topic(POSITIONS, "group, topic and partition", Position, cleanup="compact", partitions=1),
+    Topic(ERASURES, "content_id", ErasureRequest, cleanup="compact", partitions=1),
 )
