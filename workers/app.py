@@ -18,7 +18,7 @@ from safeguard_streams.errors import DependencyError
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime import telemetry
 from safeguard_streams.runtime.health import served
-from safeguard_streams.runtime.process import Stop, run_until_first
+from safeguard_streams.runtime.process import EventLoopPauses, Stop, run_until_first
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.inference.interface import InferenceBackend
 from safeguard_streams.workers.inference.remote import ServerBackend
@@ -80,7 +80,11 @@ class Worker:
     async def run(self, stop: asyncio.Event) -> None:
         """Judge until `stop` is set. Raises SafeguardError when the process should be restarted."""
         caught_up = asyncio.Event()
-        await run_until_first(self.feed.follow(self.settings, caught_up), self._judge(caught_up, stop))
+        await run_until_first(
+            self.feed.follow(self.settings, caught_up),
+            self._judge(caught_up, stop),
+            EventLoopPauses(STAGE).measure(),
+        )
 
     async def _judge(self, caught_up: asyncio.Event, stop: asyncio.Event) -> None:
         """Load the model, wait for policies, warm up the cache, then run the engine."""

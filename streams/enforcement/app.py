@@ -43,7 +43,7 @@ from safeguard_streams.enforcement.transform import STAGE, Enforcer
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.runtime import metrics, telemetry
 from safeguard_streams.runtime.health import served
-from safeguard_streams.runtime.process import Stop, run_until_first
+from safeguard_streams.runtime.process import EventLoopPauses, Stop, run_until_first
 from safeguard_streams.runtime.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,9 @@ class EnforcementAgent:
         """Enforce until `stop`. Raises SafeguardError when the process has to be restarted."""
         with metrics.observed({metrics.HELD: self._held_observed}):
             async with self._delivering():
-                await run_until_first(self._follow_moderators(), self._run_engines(stop))
+                await run_until_first(
+                    self._follow_moderators(), self._run_engines(stop), EventLoopPauses(STAGE).measure()
+                )
 
     def _held(self) -> Counter[str]:
         """The number of actions that wait for a moderator in the partitions owned now, by policy id."""

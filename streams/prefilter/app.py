@@ -14,7 +14,13 @@ from safeguard_streams.prefilter.decision import STAGE, AuditRates, Prefilter
 from safeguard_streams.prefilter.faust_bridge import BridgeHooks, FaustBridge
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime import telemetry
-from safeguard_streams.runtime.process import Stop, collect_by_the_clock, collect_rarely, run_until_first
+from safeguard_streams.runtime.process import (
+    EventLoopPauses,
+    Stop,
+    collect_by_the_clock,
+    collect_rarely,
+    run_until_first,
+)
 from safeguard_streams.runtime.settings import Settings
 
 RENEWAL_INTERVAL = 0.1  # seconds between looks at the policies in force
@@ -59,6 +65,7 @@ class PrefilterProcess:
             self._renew(),
             self._consume(caught_up),
             collect_by_the_clock(),
+            EventLoopPauses(STAGE).measure(),
         )
 
     def state(self) -> dict[str, Any]:

@@ -139,6 +139,13 @@ LAG_SECONDS = Metric(
     (TOPIC, PARTITION, GROUP),
 )  # fmt: skip
 IN_FLIGHT = Metric("safeguard.in_flight", "gauge", "{call}", "Calls of a stage in progress.", ("stage",))
+PAUSE = Metric(
+    "safeguard.event_loop.pause",
+    "gauge",
+    "s",
+    "Longest time within the last minutes in which a process's own work kept its event loop from running.",
+    ("stage",),
+)
 COMMITS = Metric(
     "safeguard.commits",
     "counter",

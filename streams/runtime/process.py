@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
@@ -15,9 +16,13 @@ from typing import Any
 import orjson
 from opentelemetry import trace
 
+from safeguard_streams.runtime import metrics
+
 log = logging.getLogger(__name__)
 
 COLLECTION_SECONDS = 2.0
+TICK_SECONDS = 0.05
+PAUSE_SECONDS = 0.5  # a longer pause of the event loop is logged
 END_SECONDS = 9.0  # a process that got a signal exits within this time, whatever hangs
 
 
@@ -66,6 +71,42 @@ async def collect_by_the_clock() -> None:
     while True:
         await asyncio.sleep(COLLECTION_SECONDS)
         gc.collect()
+
+
+class EventLoopPauses:
+    """Measures how long this process's own work kept its event loop from running.
+
+    Heartbeats, health and all other records wait in such a pause. Time in which the machine ran other processes, or in
+    which this process was stopped, is not its own: a pause is no longer than the processor time that passed in it.
+    """
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._longest = [0.0, 0.0]  # seconds, within this minute and the one before
+        self._minute = 0
+
+    async def measure(self) -> None:
+        """Measure until cancelled, report the longest pause as a metric, and log long ones."""
+        with metrics.observed({metrics.PAUSE: lambda: [(self.longest, {"stage": self._stage})]}):
+            while True:
+                wall, processor = time.monotonic(), time.process_time()
+                await asyncio.sleep(TICK_SECONDS)
+                late = time.monotonic() - wall - TICK_SECONDS
+                self._add(min(late, time.process_time() - processor))
+
+    @property
+    def longest(self) -> float:
+        """Seconds of the longest pause within the last one to two minutes."""
+        return max(self._longest)
+
+    def _add(self, pause: float) -> None:
+        minute = int(time.monotonic() // 60)
+        if minute != self._minute:
+            self._longest = [0.0, self._longest[0]]
+            self._minute = minute
+        self._longest[0] = max(self._longest[0], pause)
+        if pause > PAUSE_SECONDS:
+            log.warning("event loop paused stage=%s seconds=%.2f", self._stage, pause)
 
 
 class Stop:
