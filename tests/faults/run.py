@@ -1,8 +1,9 @@
 """Faults on a real three-broker Kafka: python tests/faults/run.py --seed 1 --events 100000 --faults 40.
 
-Prints its random plan, then what it does; its last line is one JSON object. Exit status 0 only if every event was
-answered exactly once under read_committed, every poison record is a whole dead letter, and every repeated judgement
-follows from a fault (see `explain`).
+Among the events it sends what hostile producers send (see `hostile`), and half-way it restores the input topic from a
+copy that lacks its end. Prints its random plan, then what it does; its last line is one JSON object. Exit status 0 only
+if every valid event was answered exactly once under read_committed, every invalid record is a dead letter, no input
+restarted a process or paused its event loop, and every repeated judgement follows from a fault (see `explain`).
 """
 
 import argparse
@@ -14,11 +15,13 @@ import logging
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections import Counter, defaultdict
 from itertools import pairwise
 from pathlib import Path
@@ -27,22 +30,27 @@ from typing import ClassVar
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError
+from answers import Answers, Sent
+from hostile import HostileProducer, HostileRecord, RawBatch
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import DeadLetter, decode
-from safeguard_streams.demo.tally import Tally
 from safeguard_streams.infra import brokers
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.releases import operator
-from safeguard_streams.runtime import settings
+from safeguard_streams.runtime import metrics, settings
 
 BIN = Path(sys.executable).parent
 NOW = "2026-01-01T00:00:00Z"
 CALLS_AT_ONCE = 80  # of one reasoner: the slots of the stand-in for the model, and a quarter more
 SESSION = 6.0  # seconds
 TIMEOUT = 120.0  # seconds without any progress, far above what a busy machine needs
+HOSTILE = 0.03  # share of hostile records beside the events
+KEPT = 40  # records of each partition that the restored copy of the input topic still has
+MAX_PAUSE = 0.5  # seconds of an event loop
+_PAUSE = re.compile(rf"^{metrics.PAUSE.prometheus}{{.*}} ([0-9.e+-]+)$", re.MULTILINE)
 KINDS = {
     "kill prefilter": 6,
     "kill reasoner": 6,
@@ -92,21 +100,6 @@ def say(text):
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
-def poison(number, draw):
-    """A record that no stage can process."""
-    key = f"poison-{number}"
-    kinds = [
-        b"not JSON %d" % number,
-        b'{"content_id":"%b"}' % key.encode(),
-        json.dumps({"content_id": key, "text": 5, "created_at": NOW}).encode(),
-        b'{"content_id":"%b","text":"\\ud800","created_at":"2026-01-01T00:00:00Z"}' % key.encode(),
-        b"[" * 5000 + b"%d" % number,
-        b"\x00\xff %d" % number,
-        json.dumps({"content_id": key, "text": "x", "created_at": NOW, "policies": ["none-such"]}).encode(),
-    ]
-    return key.encode(), draw.choice(kinds)
-
-
 def event(number, draw):
     words = " ".join(draw.choices(WORDS, k=draw.randint(3, 20)))
     text = f"{words} {SUSPICIOUS} {number}" if draw.random() < 0.1 else f"{words} {number}"
@@ -129,14 +122,12 @@ class Member:
         self._environment = environment
         self.process = None
         self.wanted = True
-        self.restarts = 0
+        self.restarts = []  # the last line of the log before each
+        self.pause = 0.0  # the longest pause of the event loop, in seconds
 
     def start(self):
-        environment = {
-            **self._environment,
-            "SAFEGUARD_PREFILTER_PORT": str(brokers.free_port()),
-            "SAFEGUARD_REASONER_PORT": str(brokers.free_port()),
-        }
+        self._port = brokers.free_port()
+        environment = {**self._environment, f"SAFEGUARD_{self.kind.upper()}_PORT": str(self._port)}
         command = [BIN / "safeguard", "prefilter", "run"]
         if self.kind == "reasoner":
             command = [sys.executable, Path(__file__).with_name("reasoner.py"), self._folder / f"{self.name}.calls"]
@@ -160,9 +151,17 @@ class Member:
 
     def supervise(self):
         if self.wanted and self.process.poll() is not None:
-            self.restarts += 1
-            say(f"{self.name} exited with {self.process.returncode}; restarting it")
+            lines = (self._folder / f"{self.name}.log").read_text("utf-8", "replace").splitlines()
+            self.restarts.append(lines[-1] if lines else "")
+            say(f"{self.name} exited with {self.process.returncode}; restarting it: {self.restarts[-1]}")
             self.start()
+
+    def look(self):
+        """Read the longest pause of the event loop from the process's own metrics."""
+        with contextlib.suppress(OSError):
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=2) as response:
+                found = _PAUSE.findall(response.read().decode())
+            self.pause = max(self.pause, *map(float, found)) if found else self.pause
 
 
 def _clock(seconds):
@@ -184,11 +183,13 @@ class Suite:
             "SAFEGUARD_SESSION_TIMEOUT_MS": str(self.settings.session_timeout_ms),
         }
         self.members = []
-        self.tally = Tally()
-        self.lines = []
+        self.answers = Answers()
+        self.hostile = HostileProducer(random.Random(options.seed + 1))
+        self.first = defaultdict(dict)  # by partition: the first records that were sent, by offset
+        self.calm = asyncio.Lock()  # held by a fault, and while the input topic is restored
         self.content_ids = {}  # by the digest of the text
         self.hits = defaultdict(list)  # by member: when it was killed or stopped
-        self.poisoned = 0
+        self.refused = Counter()  # records that the broker did not take, by kind
         self.stop_seconds = []
         self.killed_after_sigterm = []
         self.done = Counter()
@@ -218,7 +219,7 @@ class Suite:
         say(f"seed {self.options.seed}, {self.options.events} events at {self.options.rate}/s, {len(plan)} faults:")
         for moment, kind in plan:
             print(f"  {moment:7.1f} s  {kind}")
-        watching = asyncio.create_task(self.watch())
+        watching = asyncio.gather(self.watch(), self.look())
         try:
             await asyncio.gather(self.publish(), self.inject(plan))
             say("published everything, waiting for the answers")
@@ -237,17 +238,6 @@ class Suite:
                     os.killpg(member.process.pid, signal.SIGKILL)
                 member.process.wait()
 
-    def sent(self, key, line):
-        self.lines.append((key, line))
-        self.tally.sent(key, line)
-
-    def new_tally(self):
-        """A tally that knows the lines published so far and has counted no answer."""
-        tally = Tally()
-        for key, line in self.lines:
-            tally.sent(key, line)
-        return tally
-
     async def publish(self):
         producer = AIOKafkaProducer(
             bootstrap_servers=self.settings.bootstrap,
@@ -255,32 +245,77 @@ class Suite:
             acks="all",
             request_timeout_ms=60_000,
             retry_backoff_ms=50,
-            max_request_size=topics.LARGEST_CONTENT,
+            max_request_size=topics.LARGEST_RECORD,
         )
         await producer.start()
+        half = self.options.events // 2
+        await self.publish_events(producer, range(half))
+        await self.restore(producer)
+        await self.publish_events(producer, range(half, self.options.events))
+        await producer.stop()
+
+    async def publish_events(self, producer, numbers):
+        """Send events at the rate, hostile records among them, and huge ones spread over the events."""
         start = time.monotonic()
         sent = []
-        for number in range(self.options.events):
-            delay = start + number / self.options.rate - time.monotonic()
+        huge = dict(zip(self.draw.sample(numbers, k=10), self.hostile.huge(), strict=True))
+        for number in numbers:
+            delay = start + (number - numbers.start) / self.options.rate - time.monotonic()
             if delay > 0.01:
                 await asyncio.sleep(delay)
             key, text, value = event(number, self.draw)
             self.content_ids[digest(encoding().encode(text, disallowed_special=()))] = key
-            self.sent(key, value)
-            sent.append(await producer.send(topics.EVENTS, value, key=key))
-            if self.draw.random() < 0.002:
-                key, value = poison(number, self.draw)
-                self.poisoned += 1
-                self.sent(key, value)
-                sent.append(await producer.send(topics.EVENTS, value, key=key))
-            if number == self.options.events // 2:
-                value = b'"' + b"x" * (10 * topics.MiB) + b'"'
-                self.poisoned += 1
-                self.sent(b"large", value)
-                sent.append(await producer.send(topics.EVENTS, value, key=b"large"))
-        for future in sent:
-            await future
-        await producer.stop()
+            sent.append(
+                await self.send(producer, HostileRecord("event", "verdict", value, key, content_id=key.decode()))
+            )
+            if self.draw.random() < HOSTILE:
+                sent.append(await self.send(producer, self.hostile.next()))
+            if number in huge:
+                sent.append(await self.send(producer, huge[number]))
+        await asyncio.gather(*sent)
+
+    async def send(self, producer, record, partition=None, expected=None):
+        """Send a record as a batch of its own; returns a task that notes its place once the broker has it."""
+        number = self.draw.randrange(self.settings.partitions) if partition is None else partition
+        future = await producer.send_batch(RawBatch(record), topics.EVENTS, partition=number)
+        return asyncio.create_task(self.note(future, record, expected or record.answer))
+
+    async def note(self, future, record, expected):
+        try:
+            at = await future
+        except KafkaError as error:
+            if not record.refusable:
+                raise
+            self.refused[f"{record.kind}: {type(error).__name__}"] += 1
+            return
+        if at.offset < KEPT:
+            self.first[at.partition][at.offset] = record
+        size = None if record.value is None else len(record.value)
+        self.answers.add(at.partition, at.offset, Sent(record.kind, expected, size))
+
+    async def restore(self, producer):
+        """Replace the input topic by a copy that lacks its end, as a cluster restored from a backup has it."""
+        await self.settle()
+        async with self.calm:
+            say("all is answered; restoring the input topic from a copy that lacks its end")
+            stages = [member for member in self.members if member.wanted]
+            for member in stages:
+                await self.terminate(member)
+            admin = AIOKafkaAdminClient(bootstrap_servers=self.settings.bootstrap)
+            await admin.start()
+            await admin.delete_topics([topics.EVENTS])
+            await admin.close()
+            while not (await kafka.create_topics(self.settings))[topics.EVENTS]:
+                await asyncio.sleep(0.2)
+            kept, self.first = self.first, defaultdict(dict)
+            self.answers.created.append(int(time.time() * 1000))
+            await producer.client.force_metadata_update()
+            for partition, records in kept.items():
+                for offset in range(min(len(records), KEPT)):
+                    await (await self.send(producer, records[offset], partition, "at most one more"))
+            for member in stages:
+                member.wanted = True
+                member.start()
 
     async def inject(self, plan):
         start = time.monotonic()
@@ -289,9 +324,10 @@ class Suite:
                 for member in self.members:
                     member.supervise()
                 await asyncio.sleep(0.1)
-            say(f"{time.monotonic() - start:6.1f} s  {kind}  ({self.progress()})")
-            self.done[kind] += 1
-            await self.fault(*kind.rsplit(" ", 1))
+            async with self.calm:
+                say(f"{time.monotonic() - start:6.1f} s  {kind}  ({self.progress()})")
+                self.done[kind] += 1
+                await self.fault(*kind.rsplit(" ", 1))
 
     async def fault(self, action, target):
         if action == "kill" and target == "broker":
@@ -364,43 +400,40 @@ class Suite:
         subprocess.run(["java", "-cp", f"{brokers.jars()}/*", tool, *arguments], capture_output=True, check=False)
 
     def progress(self):
-        return f"published {self.tally.published}, answered {self.tally.published - self.tally.unanswered()}"
+        return f"published {len(self.answers.sent)}, unanswered {len(self.answers.missing())}"
 
     async def watch(self):
         """Follow the outputs, for progress only: the verdict is read from the beginning afterwards."""
         while True:
             with contextlib.suppress(Exception):
                 async with kafka.reader(self.settings, WATCHED) as consumer:
-                    self.tally = self.new_tally()
+                    self.answers.clear()
                     while True:
-                        for tp, records in (await consumer.getmany(timeout_ms=500)).items():
+                        for records in (await consumer.getmany(timeout_ms=500)).values():
                             for record in records:
-                                self.tally.take(tp.topic, record)
+                                self.answers.take(record)
             await asyncio.sleep(0.5)
 
+    async def look(self):
+        """Read the members' pauses now and then; a killed process takes the last seconds with it."""
+        while True:
+            for member in list(self.members):
+                if member.wanted and member.process.poll() is None:
+                    await asyncio.to_thread(member.look)
+            await asyncio.sleep(5)
+
     async def settle(self):
-        last, moved = self.tally.unanswered(), time.monotonic()
+        last, moved = len(self.answers.missing()), time.monotonic()
         while last:
             for member in self.members:
                 member.supervise()
             await asyncio.sleep(1)
-            now = self.tally.unanswered()
+            now = len(self.answers.missing())
             if now != last:
                 last, moved = now, time.monotonic()
             if time.monotonic() - moved > TIMEOUT:
-                say(f"{last} events have no answer, and none arrived for {TIMEOUT:.0f} s")
+                say(f"{last} records have no answer, and none arrived for {TIMEOUT:.0f} s")
                 return
-
-    def show_duplicates(self, places):
-        """Print where and when answers and escalations were duplicated."""
-        again = defaultdict(list)
-        for (topic, _), records in places.items():
-            for record in records[1:]:
-                again[topic, record.partition].append((records[0], record))
-        for (topic, partition), pairs in sorted(again.items()):
-            firsts, seconds = ([pair[n].timestamp / 1000 for pair in pairs] for n in (0, 1))
-            spans = [f"{_clock(min(times))}-{_clock(max(times))}" for times in (firsts, seconds)]
-            say(f"{topic}[{partition}]: {len(pairs)} written at {spans[0]} and again at {spans[1]}")
 
     def calls(self):
         """The calls by the digest of their text: times and reasoners, in order of time."""
@@ -448,6 +481,8 @@ class Suite:
         for text, made in calls.items():
             if text == WARM_UP:
                 continue  # a reasoner starts with a call that has the policy and no text
+            if text not in self.content_ids:
+                continue  # hostile texts are sent twice, and judged in windows
             done = committed.get(self.content_ids[text], math.inf)
             for (_, owner), (moment, repeater) in pairwise(made):
                 if moment > done:
@@ -460,45 +495,49 @@ class Suite:
 
     async def verdict(self):
         """The summary, counted from the beginning of each topic under read_committed."""
-        final = self.new_tally()
-        whole = 0
+        final = self.answers
+        final.clear()
         places = defaultdict(list)
         async for record in kafka.read_all(self.settings, WATCHED):
-            final.take(record.topic, record)
+            final.take(record)
             if record.topic != topics.DEAD_LETTERS:
                 places[record.topic, record.key].append(record)
-            if record.topic == topics.DEAD_LETTERS:
-                whole += 1 if decode(record.value, DeadLetter).original()[1] else 0
-        self.show_duplicates(places)
+        missing, doubled, wrong = final.missing(), final.duplicates(), final.wrong()
         calls = self.calls()
         self.show_repeated_calls(calls)
         repeats = self.explain(calls, places)
         rebalances = 2 * sum(self.done.values())  # a member leaves and one joins
+        restarts = [line for member in self.members for line in member.restarts]
+        expected = Counter(sent.expected for sent in final.sent.values())
         summary = {
             "seed": self.options.seed,
-            "sent": final.published,
+            "sent": len(final.sent),
+            "hostile_by_kind": dict(sorted(Counter(sent.kind for sent in final.sent.values()).items())),
+            "refused_by_the_broker": dict(self.refused),
+            "expected": dict(expected),
             "faults": sum(self.done.values()),
             "faults_by_kind": dict(sorted(self.done.items())),
-            "answered": final.published - final.unanswered(),
-            "lost": final.unanswered(),
-            "duplicates": final.duplicates(),
-            "escalated": final.escalated_events,
-            "dead_letters_expected": self.poisoned,
+            "lost": len(missing),
+            "lost_by_kind": dict(final.kinds(missing)),
+            "duplicates": len(doubled),
+            "duplicates_by_kind": dict(final.kinds(doubled)),
+            "answered_wrongly_by_kind": dict(wrong),
             "dead_letters_found": final.topics[topics.DEAD_LETTERS],
-            "dead_letters_whole": whole,
+            "dead_letters_whole": final.whole,
+            "dead_letters_of_later_stages": dict(final.strange),
             "reasoner_calls": sum(map(len, calls.values())),
             "reasoner_calls_repeated": repeats.total(),
             "reasoner_calls_repeated_by_reason": dict(repeats),
-            "restarted_by_supervisor": sum(m.restarts for m in self.members),
+            "restarted_by_supervisor": restarts,
+            "longest_pause_of_an_event_loop": {member.name: member.pause for member in self.members},
             "sigterm_seconds_max": max(self.stop_seconds, default=None),
             "killed_after_sigterm": self.killed_after_sigterm,
         }
         summary["passed"] = (
-            not summary["lost"]
-            and not summary["duplicates"]
-            and summary["dead_letters_found"] == summary["dead_letters_whole"] == self.poisoned
+            not (missing or doubled or wrong or final.strange or restarts)
             and not repeats["not explained"]
             and repeats["cut off in a rebalance"] <= rebalances * CALLS_AT_ONCE
+            and max(member.pause for member in self.members) <= MAX_PAUSE
             and not self.killed_after_sigterm
         )
         return summary
