@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from safeguard_streams.bus.interface import Committed, Listener, Output, Partition, Record
-from safeguard_streams.errors import FencedError, OutputTooLargeError
+from safeguard_streams.errors import FencedError, OutputRefusedError
 from safeguard_streams.runtime.memory_broker import ENGINE_GROUP, MemoryBroker, StoredRecord
 
 
@@ -101,7 +101,7 @@ class MemoryWriter:
             raise FencedError(f"{self._partition} has a newer writer")
         largest = max((len(output.value or b"") for output in outputs), default=0)
         if largest > self._broker.max_record_size:
-            raise OutputTooLargeError(f"{self._partition}: an output of {largest} bytes")
+            raise OutputRefusedError(f"{self._partition}: an output of {largest} bytes")
         for output in outputs:
             partition = self._partition.partition % self._broker.partitions
             self._broker.append(output.topic, output.value, output.key, partition, output.headers)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 
 from safeguard_streams.bus.interface import Bus, Committed, Output, Partition, Writer
-from safeguard_streams.errors import BusError, FencedError, OutputTooLargeError
+from safeguard_streams.errors import BusError, FencedError, OutputRefusedError
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class OwnedWriter:
         return await self.open()
 
     def _delay_after(self, error: Exception) -> float:
-        if isinstance(error, OutputTooLargeError):
+        if isinstance(error, OutputRefusedError):
             return 0.0  # the broker is well
         return self._reopen_delay * (_FENCED_FACTOR if isinstance(error, FencedError) else 1)
 

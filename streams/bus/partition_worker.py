@@ -41,7 +41,7 @@ from safeguard_streams.errors import (
     ConfigurationError,
     DependencyError,
     FencedError,
-    OutputTooLargeError,
+    OutputRefusedError,
     StalledError,
 )
 from safeguard_streams.runtime import metrics
@@ -314,7 +314,7 @@ class PartitionWorker:
     async def _recover(self, commit: Commit, error: Exception) -> None:
         """Learn from the position whether a failed commit took place. Finished calls are kept, not repeated."""
         fenced = isinstance(error, FencedError)
-        outcome = "fenced" if fenced else "refused" if isinstance(error, OutputTooLargeError) else "failed"
+        outcome = "fenced" if fenced else "refused" if isinstance(error, OutputRefusedError) else "failed"
         log.warning(
             "commit failed, opening a new writer partition=%s outcome=%s calls=%d bytes=%d error=%s",
             self.partition, outcome, len(commit.works), commit.output_size, error or type(error).__name__,
@@ -337,7 +337,7 @@ class PartitionWorker:
 
     async def _shrink(self, commit: Commit, error: Exception) -> None:
         """Try less than this commit, which did not take place, next time."""
-        works, refused = commit.works, isinstance(error, OutputTooLargeError)
+        works, refused = commit.works, isinstance(error, OutputRefusedError)
         if len(works) > 1:
             self._max_calls = len(works) // 2
         elif refused or commit.output_size > self._limits.max_commit_bytes:

@@ -378,7 +378,12 @@ async def test_bytes_of_results_that_are_not_committed_hold_back_calls():
         return [Output(SINK, None, b"x" * 10_000)]
 
     limits = Limits(
-        max_batch=1, max_in_flight=4, max_buffered_bytes=100_000, stall_timeout=0.4, reopen_delay=0.01, drain_timeout=0.1
+        max_batch=1,
+        max_in_flight=4,
+        max_buffered_bytes=100_000,
+        stall_timeout=0.4,
+        reopen_delay=0.01,
+        drain_timeout=0.1,
     )
     with pytest.raises(StalledError):
         await Engine(Refusing(broker, [SOURCE]), stateless(transform), stage="test", limits=limits).run(asyncio.Event())
