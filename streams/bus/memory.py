@@ -45,18 +45,21 @@ class MemoryBus:
 
     def _take(self, max_records: int) -> dict[Partition, list[StoredRecord]]:
         polled: dict[Partition, list[StoredRecord]] = {}
+        self._report_resets()
         for partition in sorted(self._owned - self._paused):
-            log = self.broker.logs[partition]
-            if self._next[partition] > len(log) and self._listener is not None:
-                self._next[partition] = 0
-                self._listener.reset(partition, 0)
             start = self._next[partition]
-            records = log[start : start + max_records]
+            records = self.broker.logs[partition][start : start + max_records]
             if records:
                 polled[partition] = records
                 self._next[partition] = start + len(records)
                 max_records -= len(records)
         return polled
+
+    def _report_resets(self) -> None:
+        for partition in self._owned:
+            if self._listener is not None and self._next[partition] > len(self.broker.logs[partition]):
+                self._next[partition] = 0
+                self._listener.reset(partition, 0)
 
     def assignment(self) -> set[Partition]:
         return set(self._owned)
