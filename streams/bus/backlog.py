@@ -84,10 +84,20 @@ class Backlog:
         self._done: deque[Work] = deque()
         self._committing: Commit | None = None
 
-    def start_at(self, committed: Committed) -> None:
-        """Continue at a committed position, unless the log was reset meanwhile. Call this before the first batch."""
-        if self.reset_to is None:
-            self._watermark = Watermark(*committed)
+    def start_at(self, committed: Committed, end: int | None = None) -> bool:
+        """Continue at a committed position, unless the log was reset meanwhile. Call this before the first batch.
+
+        end: where the log ends now, if that is known. Returns whether it ends before what was done: the log was then
+        cut off, and the completed set names records that are gone.
+        """
+        if self.reset_to is not None:
+            return False
+        self._watermark = Watermark(*committed)
+        cut_off = end is not None and self._watermark.last_done >= end
+        if cut_off:
+            self._watermark = Watermark(committed.offset)
+            self.reset_to, self.commit_due = committed.offset, True
+        return cut_off
 
     def reset(self, offset: int) -> None:
         """Go on at an offset of a new log, of which nothing is done."""

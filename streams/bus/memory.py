@@ -67,6 +67,9 @@ class MemoryBus:
     def end(self, partition: Partition) -> int | None:
         return len(self.broker.logs[partition])
 
+    async def log_end(self, partition: Partition) -> int | None:
+        return self.end(partition)
+
     async def position(self, partition: Partition) -> int | None:
         return self._next.get(partition)
 

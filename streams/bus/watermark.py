@@ -51,6 +51,11 @@ class Watermark:
         position = self.position
         return 0 if position is None else sum(offset > position for offset in self._done)
 
+    @property
+    def last_done(self) -> int:
+        """The last offset that is done above the position, -1 if none is."""
+        return max(self._done, default=-1)
+
     def room(self, offset: int) -> bool:
         """Whether this offset may be taken without running more than SPAN ahead of the watermark."""
         return not self._pending or offset - self._pending[0] < SPAN
