@@ -105,9 +105,8 @@ class MemoryWriter:
         await asyncio.sleep(0)
         if self._broker.epochs[self._partition] != self._epoch:
             raise FencedError(f"{self._partition} has a newer writer")
-        largest = max((len(output.value or b"") for output in outputs), default=0)
-        if largest > self._broker.max_record_size:
-            raise OutputRefusedError(f"{self._partition}: an output of {largest} bytes")
+        if any(len(output.value or b"") > self._broker.max_record_size for output in outputs):
+            raise OutputRefusedError(f"{self._partition}: an output is refused for its size")
         for output in outputs:
             partition = self._partition.partition % self._broker.partitions
             self._broker.append(output.topic, output.value, output.key, partition, output.headers)
