@@ -18,7 +18,7 @@ def _base64(data: bytes | None) -> str | None:
     return None if data is None else base64.b64encode(data).decode()
 
 
-def dead_letter(record: Record, error: Exception, *, stage: str, attempts: int) -> Output:
+def dead_letter(record: Record, error: Exception, *, stage: str, attempts: int, whole: bool = True) -> Output:
     """The dead letter of a record. Names an unexpected error by its type only, because its text may quote content."""
     expected = isinstance(error, SafeguardError)
     metrics.DEAD_LETTERS.add(1, {"stage": stage, "error": type(error).__name__})
@@ -32,7 +32,7 @@ def dead_letter(record: Record, error: Exception, *, stage: str, attempts: int) 
         failed_at=now(),
         field=error.field if isinstance(error, RecordError) else None,
         key=_base64(record.key),
-        value=_base64(record.value),
+        value=_base64(record.value) if whole else None,
         headers=tuple((name, base64.b64encode(value).decode()) for name, value in original_headers(record)),
     )
     return Output(

@@ -1,6 +1,7 @@
 """The interface of the bus on a MemoryBroker: commits are atomic and a new writer fences the old one.
 
-For tests of logic.
+For tests of logic. A broker with a bound on the size of records refuses commits, and a log that was cut off is reported
+as reset to its beginning.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from safeguard_streams.bus.interface import Committed, Listener, Output, Partition, Record
-from safeguard_streams.errors import FencedError
+from safeguard_streams.errors import FencedError, OutputRefusedError
 from safeguard_streams.runtime.memory_broker import ENGINE_GROUP, MemoryBroker, StoredRecord
 
 
@@ -44,6 +45,7 @@ class MemoryBus:
 
     def _take(self, max_records: int) -> dict[Partition, list[StoredRecord]]:
         polled: dict[Partition, list[StoredRecord]] = {}
+        self._report_resets()
         for partition in sorted(self._owned - self._paused):
             start = self._next[partition]
             records = self.broker.logs[partition][start : start + max_records]
@@ -53,11 +55,20 @@ class MemoryBus:
                 max_records -= len(records)
         return polled
 
+    def _report_resets(self) -> None:
+        for partition in self._owned:
+            if self._listener is not None and self._next[partition] > len(self.broker.logs[partition]):
+                self._next[partition] = 0
+                self._listener.reset(partition, 0)
+
     def assignment(self) -> set[Partition]:
         return set(self._owned)
 
     def end(self, partition: Partition) -> int | None:
         return len(self.broker.logs[partition])
+
+    async def log_end(self, partition: Partition) -> int | None:
+        return self.end(partition)
 
     async def position(self, partition: Partition) -> int | None:
         return self._next.get(partition)
@@ -94,6 +105,8 @@ class MemoryWriter:
         await asyncio.sleep(0)
         if self._broker.epochs[self._partition] != self._epoch:
             raise FencedError(f"{self._partition} has a newer writer")
+        if any(len(output.value or b"") > self._broker.max_record_size for output in outputs):
+            raise OutputRefusedError(f"{self._partition}: an output is refused for its size")
         for output in outputs:
             partition = self._partition.partition % self._broker.partitions
             self._broker.append(output.topic, output.value, output.key, partition, output.headers)

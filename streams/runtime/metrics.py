@@ -146,11 +146,23 @@ PAUSE = Metric(
     "Longest time within the last minutes in which a process's own work kept its event loop from running.",
     ("stage",),
 )
+CALL_AGE = Metric(
+    "safeguard.in_flight.time", "gauge", "s", "Time that the oldest call of a partition has been in progress.",
+    (TOPIC, PARTITION, GROUP),
+)  # fmt: skip
+BUFFERED_BYTES = Metric(
+    "safeguard.buffered", "gauge", "By", "Bytes of a partition's records and outputs that are not committed.",
+    (TOPIC, PARTITION, GROUP),
+)  # fmt: skip
+RESETS = Metric(
+    "safeguard.resets", "counter", "{reset}", "Logs that ended before the position, and were read again.",
+    (TOPIC, GROUP),
+)  # fmt: skip
 COMMITS = Metric(
     "safeguard.commits",
     "counter",
     "{commit}",
-    "Commits, by outcome: done, failed or fenced.",
+    "Commits, by outcome: done, failed, fenced or refused for their size.",
     ("stage", "outcome"),
 )
 DEAD_LETTERS = Metric(

@@ -22,6 +22,7 @@ from safeguard_streams.runtime.settings import Settings
 log = logging.getLogger(__name__)
 
 _POSITION_SECONDS = 0.1
+_END_SECONDS = 10.0
 
 
 class KafkaBus:
@@ -85,6 +86,15 @@ class KafkaBus:
             return None
         end: int | None = self._consumer.last_stable_offset(TopicPartition(*partition))
         return end if end is not None and end >= 0 else None
+
+    async def log_end(self, partition: Partition) -> int | None:
+        tp = TopicPartition(*partition)
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                ends: Mapping[TopicPartition, int] = await self._member.end_offsets([tp])
+        except (KafkaError, TimeoutError):
+            return None
+        return ends.get(tp)
 
     async def position(self, partition: Partition) -> int | None:
         if partition not in self.assignment():
