@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -53,9 +53,15 @@ def dead_letter(record: Record, error: Exception, *, stage: str, attempts: int, 
         return _last_resort(record, error, stage, attempts, failure)
 
 
-def unreadable_letters(records: list[UnreadableRecord], stage: str) -> list[Output]:
-    """The dead letters of what the bus could not take apart. No transform sees such records."""
-    return [dead_letter(record, RecordError("record", record.problem), stage=stage, attempts=1) for record in records]
+def set_apart(records: Sequence[Record], stage: str) -> tuple[Sequence[Record], list[Output]]:
+    """The records that a transform may see, and the dead letters of those that the bus could not take apart."""
+    unreadable = [record for record in records if isinstance(record, UnreadableRecord)]
+    if not unreadable:
+        return records, []
+    readable = [record for record in records if not isinstance(record, UnreadableRecord)]
+    return readable, [
+        dead_letter(record, RecordError("record", record.problem), stage=stage, attempts=1) for record in unreadable
+    ]
 
 
 def was_requeued(record: Record) -> bool:

@@ -42,7 +42,7 @@ class StrictConsumer(AIOKafkaConsumer):
         super().__setattr__(name, value)
 
 
-class _ReadableFetcher(Fetcher):  # type: ignore[misc]  # aiokafka has no types
+class _ReadableFetcher(Fetcher):
     """aiokafka's fetcher, whose results hold `ReadableRecords`."""
 
     batches: dict[TopicPartition, bytes]

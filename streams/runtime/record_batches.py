@@ -53,6 +53,8 @@ class UnreadableRecord(msgspec.Struct, frozen=True):
 class ReadableRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka has no types
     """The records that a fetch returned for one partition, which iterates past what cannot be read."""
 
+    next_fetch_offset: int
+
     def __init__(self, fetched: PartitionRecords, raw: bytes) -> None:
         """fetched: aiokafka's records, not iterated yet. raw: the batches that they consist of."""
         self.__dict__.update(fetched.__dict__)
@@ -62,7 +64,8 @@ class ReadableRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka has n
     def _unpack_records(self) -> Iterator[ConsumerRecord | UnreadableRecord]:
         while True:
             try:
-                return (yield from super()._unpack_records())
+                yield from super()._unpack_records()
+                return
             except Exception as error:
                 batch = self._records.current
                 if batch is None:

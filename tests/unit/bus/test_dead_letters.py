@@ -18,7 +18,7 @@ from safeguard_streams.bus.dead_letters import (
     TRIES_HEADER,
     dead_letter,
     requeued,
-    unreadable_letters,
+    set_apart,
     was_requeued,
 )
 from safeguard_streams.bus.tracing import Tracing
@@ -220,7 +220,10 @@ def test_an_unexpected_error_is_named_by_its_type_only():
 
 def test_what_could_not_be_read_is_kept_and_never_requeued():
     stored = UnreadableRecord("t.content.events", 1, 3, 7, -1, b"\x00batch", "cannot be read (X at offsets 3 to 7)")
-    (output,) = unreadable_letters([stored], "s")
+    good = [record(), record()]
+    assert set_apart(good, "s") == (good, [])
+    readable, (output,) = set_apart([good[0], stored, good[1]], "s")
+    assert readable == good
     letter = decode(output.value, DeadLetter)
     assert (letter.unreadable, letter.origin.offset, base64.b64decode(letter.value)) == (True, 7, b"\x00batch")
     assert "3 to 7" in letter.reason
