@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, Protocol
+from typing import Protocol
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from safeguard_streams.bus.interface import Committed, Output, Partition
+from safeguard_streams.bus.kafka.batches import append, new_batch
 from safeguard_streams.bus.kafka.clients import (
     FENCED_ERRORS,
     FORBIDDEN_ERRORS,
@@ -104,21 +105,17 @@ async def _produce(producer: AIOKafkaProducer, prefix: str, outputs: Sequence[Ou
         topic = prefix + name
         count = len(await producer.partitions_for(topic))
         target = number % count
-        batch = producer.create_batch()
+        batch = new_batch(producer, group)
         for output in group:
-            if not _append(batch, output):
+            if not append(batch, output):
                 sent.append(await producer.send_batch(batch, topic, partition=target))
-                batch = producer.create_batch()
-                if not _append(batch, output):
+                batch = new_batch(producer, group)
+                if not append(batch, output):
                     raise BusError(f"{topic}: a record is too large for a batch")
         sent.append(await producer.send_batch(batch, topic, partition=target))
     for done in await asyncio.gather(*sent, return_exceptions=True):
         if isinstance(done, BaseException):
             raise done
-
-
-def _append(batch: Any, output: Output) -> bool:
-    return batch.append(key=output.key, value=output.value, timestamp=None, headers=[*output.headers]) is not None
 
 
 class Write(Protocol):
