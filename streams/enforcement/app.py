@@ -21,7 +21,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -125,10 +124,7 @@ class EnforcementAgent:
 
         self.delivery = Delivery(webhook, key, http, restore)
         bus = KafkaBus(self.settings, [topics.ACTIONS], DELIVERY)
-        # Never stalled: while the receiver is unavailable, a restart of this process would not help.
-        limits = Limits(
-            max_batch=1, max_in_flight=MAX_DELIVERIES, max_buffered=4 * MAX_DELIVERIES, stall_timeout=math.inf
-        )
+        limits = Limits(max_batch=1, max_in_flight=MAX_DELIVERIES, max_buffered=4 * MAX_DELIVERIES)
         return Engine(bus, self.delivery, stage=DELIVERY, limits=limits)
 
     async def _restore(self, partition: Partition) -> EnforcementState:
