@@ -1,6 +1,6 @@
 """Takes apart what a fetch returned, batch by batch, so that one bad record or batch costs only that.
 
-aiokafka's own reader raises at the first record that it cannot decode, and its position then stays before it for ever.
+aiokafka's own reader raises at the first record that it cannot decode, and its position then stays before it.
 Here, such a batch is read again record by record: header names that are not UTF-8 keep their bytes (PEP 383), and what
 cannot be read at all becomes an `UnreadableRecord` with its place and its bytes.
 

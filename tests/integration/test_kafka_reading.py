@@ -270,6 +270,16 @@ async def test_a_log_that_ends_before_the_committed_position_is_read_from_its_fi
     assert "log ended before the position" in caplog.text
 
 
+async def test_all_records_of_a_log_that_ends_before_the_position_are_processed(place):
+    await write(place, [b"new %d" % n for n in range(80)])
+    await position_at(place, 130)
+    await process(place)
+    assert await cleared(place, 80) == Counter([b"new %d" % n for n in range(80)])
+    await write(place, [b"later"])
+    await process(place)
+    assert (await cleared(place, 81))[b"later"] == 1
+
+
 @pytest.mark.slow
 async def test_a_topic_created_again_while_it_is_read_is_read_from_its_first_record(place):
     await write(place, [b"old %d" % n for n in range(130)])
