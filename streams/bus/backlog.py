@@ -25,6 +25,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from safeguard_streams.bus.interface import Committed, Output, Record
+from safeguard_streams.bus.timestamps import age
 from safeguard_streams.bus.watermark import SPAN, Watermark
 
 
@@ -287,7 +288,7 @@ class Backlog:
         """Seconds since the oldest record in hand was written; 0 where there is none."""
         works = [*self._under_way, *self._done, *(self._committing.works if self._committing else ())]
         oldest = [*(work.oldest for work in works), *(record.timestamp for record in list(self._waiting)[:1])]
-        return max(0.0, time.time() - min(oldest) / 1000) if oldest else 0.0
+        return max(map(age, oldest), default=0.0)
 
     @property
     def call_age(self) -> float:

@@ -32,9 +32,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from safeguard_streams.bus.backlog import Backlog, Commit, Work
-from safeguard_streams.bus.dead_letters import dead_letter
+from safeguard_streams.bus.dead_letters import dead_letter, set_apart
 from safeguard_streams.bus.interface import Committed, Output, Partition, Record
 from safeguard_streams.bus.owned_writer import OwnedWriter
+from safeguard_streams.bus.timestamps import age
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import (
     BusError,
@@ -214,8 +215,10 @@ class PartitionWorker:
 
     async def _call(self, work: Work) -> None:
         started = time.perf_counter()
-        with self._engine.tracing.processing(work.records) as handed:
-            outputs = await self._isolated(handed)
+        readable, outputs = set_apart(work.records, self._engine.stage)
+        if readable:
+            with self._engine.tracing.processing(readable) as handed:
+                outputs += await self._isolated(handed)
         metrics.PROCESSED.record(time.perf_counter() - started, {"stage": self._engine.stage})
         self.backlog.finish(work, outputs)
 
@@ -313,7 +316,7 @@ class PartitionWorker:
         for name, count in Counter(output.topic for work in commit.works for output in work.outputs).items():
             metrics.SENT.add(count, {metrics.TOPIC: name})
         for work in commit.works:
-            metrics.DELAY.record(max(0.0, moment - work.oldest / 1000), {"stage": stage, metrics.TOPIC: topic})
+            metrics.DELAY.record(age(work.oldest, moment), {"stage": stage, metrics.TOPIC: topic})
 
     async def _recover(self, commit: Commit, error: Exception) -> None:
         """Learn from the position whether a failed commit took place. Finished calls are kept, not repeated."""

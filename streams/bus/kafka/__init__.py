@@ -8,6 +8,9 @@ and outputs are then written before the position. Every client stops in bounded 
 - `probes`: whether the broker answers, and whether it has transactions.
 - `bus`: membership in a consumer group, polling, positions.
 - `writers`: commits of outputs and position; writes under an exclusive name.
+- `batches`: batches to write, also with header names of any bytes.
+- `recording`: positions as records of our own, for when Kafka has none.
+- `topic_ids`: tells a topic from one that was created again under its name.
 - `reading`: whole topics without a group, up to their ends.
 - `positions`: committed positions of groups, read and set from outside.
 - `admin`: creates the topics of the catalogue.
@@ -17,6 +20,16 @@ and outputs are then written before the position. Every client stops in bounded 
 - **One transactional producer for each input partition.** aiokafka sends no group generation with a transaction's
   offsets. A process that lost its partition must therefore be fenced by its transactional id, GROUP-TOPIC-PARTITION.
   Only one live producer can hold it. The new owner opens its producer first and reads the position after that.
+- **The bus, not aiokafka, decides where reading goes on.** aiokafka may move the position of one partition and then
+  raise at another. After any error, every partition goes back to what was handed on last. What cannot be decoded
+  becomes a dead letter with its bytes, and its neighbours in the batch are read one by one.
+- **A log that ends before the position is read from its first record.** The log was cut, restored or created again.
+  Offsets and timestamps cannot tell which of its records are new: producers set timestamps, and a restored cluster
+  counts its leader epochs again. Rather twice than lost: enforcement deduplicates, and no alarm finds a lost record.
+- **Positions are records of our own, too.** Kafka drops the positions of a group that was empty for 7 days. Writers add
+  theirs to moderation.positions, in the same transaction: once a minute, and each time for finite runs.
+- **An unknown error is no answer.** A broker that ends other brokers' transactions has transactions, whatever it
+  answers at the moment. Only one without those requests makes a process at-least-once.
 - **A refusal by the broker ends the process.** A retry cannot change an access list, and a process that retries forever
   looks healthy.
 """

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, Protocol
+from typing import Protocol
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
@@ -21,6 +21,7 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata
 
 from safeguard_streams.bus.interface import Committed, Output, Partition
+from safeguard_streams.bus.kafka.batches import append, new_batch
 from safeguard_streams.bus.kafka.clients import (
     FENCED_ERRORS,
     FORBIDDEN_ERRORS,
@@ -76,7 +77,7 @@ class TransactionalWriter:
 
     async def committed(self) -> Committed:
         # The producer's start ended any transaction of an earlier holder, so the position is final.
-        return await committed(self._consumer, self._partition)
+        return (await committed(self._consumer, [self._partition]))[self._partition]
 
     async def commit(self, outputs: Sequence[Output], offset: int, metadata: str) -> None:
         producer = self._producer
@@ -109,7 +110,7 @@ class PlainWriter:
         self._producer = producer
 
     async def committed(self) -> Committed:
-        return await committed(self._consumer, self._partition)
+        return (await committed(self._consumer, [self._partition]))[self._partition]
 
     async def commit(self, outputs: Sequence[Output], offset: int, metadata: str) -> None:
         try:
@@ -138,21 +139,17 @@ async def _produce(producer: AIOKafkaProducer, prefix: str, outputs: Sequence[Ou
         topic = prefix + name
         count = len(await producer.partitions_for(topic))
         target = number % count
-        batch = producer.create_batch()
+        batch = new_batch(producer, group)
         for output in group:
-            if not _append(batch, output):
+            if not append(batch, output):
                 sent.append(await producer.send_batch(batch, topic, partition=target))
-                batch = producer.create_batch()
-                if not _append(batch, output):
+                batch = new_batch(producer, group)
+                if not append(batch, output):
                     raise OutputRefusedError(f"{topic}: a record is too large for a batch")
         sent.append(await producer.send_batch(batch, topic, partition=target))
     failures = [done for done in await asyncio.gather(*sent, return_exceptions=True) if isinstance(done, BaseException)]
     if failures:  # a refused batch may be the cause of the other failures
         raise next((failure for failure in failures if isinstance(failure, REFUSED_ERRORS)), failures[0])
-
-
-def _append(batch: Any, output: Output) -> bool:
-    return batch.append(key=output.key, value=output.value, timestamp=None, headers=[*output.headers]) is not None
 
 
 class Write(Protocol):
