@@ -113,6 +113,8 @@ class Worker:
         return InferenceBudget(
             max_answer_tokens=settings.max_tokens,
             cache_size=settings.judgement_cache_size,
+            content_seconds=settings.content_timeout,
+            content_tokens=settings.content_tokens,
             max_tokens_in_flight=settings.max_tokens_in_flight or backend.cache_tokens,
             background_share=settings.background_share,
             effort_by_lag=settings.effort_by_lag,

@@ -122,7 +122,7 @@ async def test_other_servers_get_chat_requests_with_effort_and_reasoning_mapped(
     assert path == "/v1/chat/completions"
     assert [m["role"] for m in body["messages"]] == ["system", "user"]
     assert body["messages"][0]["content"] == POLICY.text
-    assert body["messages"][1]["content"] == "you idiot <|end|>"
+    assert body["messages"][1]["content"] == "you idiot < |end| >"
     assert body["reasoning_effort"] == "low"
     assert list(completed.tokens) == TOKENS
     assert score_of(completed, answer(completed)) == pytest.approx(0.95, abs=0.01)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
+    SHADOW,
     ContentEvent,
     Escalation,
     PolicyRelease,
@@ -22,17 +23,18 @@ from safeguard_streams.contract.records import (
     Verdict,
     decode,
     encode,
+    policy_key,
 )
 from safeguard_streams.errors import DependencyError, RecordError
 from safeguard_streams.policies.document import ScoreMap
 from safeguard_streams.policies.files import load_library, with_changes
 from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.policies.parsing import parse as parse_policy
+from safeguard_streams.releases import feed as feed_module
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime.memory_broker import StoredRecord
 from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.inference.interface import Completion, InferenceError
-from safeguard_streams.workers.judging import judge as judging
 from safeguard_streams.workers.judging import prompt
 from safeguard_streams.workers.judging.judge import Judge
 from safeguard_streams.workers.judging.reasoner import MAX_WINDOWS, InferenceBudget
@@ -245,10 +247,15 @@ async def test_the_cache_keeps_the_judgements_used_last(feed):
 
 
 @pytest.mark.parametrize(("policy", "revision"), [("unknown", 1), (POLICY.id, 4)])
-async def test_content_whose_policy_never_arrives_is_answered_undetermined(feed, monkeypatch, policy, revision):
-    monkeypatch.setattr(judging, "POLICY_TIMEOUT", 0.01)
-    _, verdict, _ = await judged(Scripted(), feed, escalation(policy=policy, revision=revision))
-    assert verdict.decision == "undetermined"
+async def test_content_waits_for_a_release_that_is_late_however_late(feed, monkeypatch, caplog, policy, revision):
+    monkeypatch.setattr(feed_module, "LATE", 0.01)
+    waiting = asyncio.create_task(judged(Scripted(), feed, escalation(policy=policy, revision=revision)))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    assert "release not arrived" in caplog.text
+    feed.take(policy.encode(), None, [("revision", b"%d" % revision)])
+    _, verdict, _ = await waiting
+    assert (verdict.decision, verdict.reason) == ("undetermined", "the policy is no longer in force")
     assert verdict.policy_version == "old-version"
 
 
@@ -360,7 +367,7 @@ async def test_a_bundle_is_judged_in_one_call_with_a_verdict_for_each_policy():
         POLICY.id,
         "violates",
         ("HH1",),
-        POLICY.version,
+        feed.policies.released[POLICY.id].policy.version,
     )
     assert (fraud.policy_id, fraud.decision, fraud.rule_ids) == (FRAUD.id, "safe", ("FS4",))
     assert hate.bundle == fraud.bundle is not None
@@ -456,8 +463,8 @@ async def test_a_shadow_of_the_same_text_is_judged_again_to_show_the_noise(feed)
     assert len(backend.prompts) == 2
 
 
-async def test_a_shadow_that_has_ended_is_answered_undetermined(feed, monkeypatch):
-    monkeypatch.setattr(judging, "POLICY_TIMEOUT", 0.01)
+async def test_a_shadow_that_has_ended_is_answered_undetermined(feed):
+    feed.take(policy_key(POLICY.id, SHADOW), None)
     (verdict,) = await Judge(Scripted(), feed, InferenceBudget(500))([escalation(lane="shadow", revision=3)])
     assert decode(verdict.value, Verdict).decision == "undetermined"
     assert verdict.topic == topics.REPLAYS
