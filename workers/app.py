@@ -70,6 +70,7 @@ class Worker:
         """The body of /health/ready."""
         ready = self.engine is not None and self.engine.ready
         return {
+            "started": self.backend is not None,
             "ready": ready and self.backend is not None and self.backend.healthy,
             "model": self.backend.model if self.backend else None,
             "policies": {name: r.policy.version for name, r in self.feed.policies.released.items()},

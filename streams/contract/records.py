@@ -249,7 +249,9 @@ class PolicyRelease(msgspec.Struct, frozen=True, omit_defaults=True):
     """moderation.policies: a whole policy document in force, in shadow, or kept for a replay."""
 
     policy_id: Annotated[str, Meta(description="the policy's id")]
-    version: Annotated[str, Meta(description="short SHA-256 over everything that decides: text, judging, gate and scope")]
+    version: Annotated[
+        str, Meta(description="short SHA-256 over everything that decides: text, judging, gate and scope")
+    ]
     revision: Annotated[int, Meta(description="number of the release, counted from 1 for each policy")]
     document: Annotated[str, Meta(description="the whole policy document, front matter included")]
     released_at: Annotated[datetime, Meta(description="when the operator released it")]

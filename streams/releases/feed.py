@@ -144,6 +144,7 @@ def _read(key: bytes | None, value: bytes) -> tuple[PolicyRelease, Policy]:
     policy = parse(release.document, f"release of {release.policy_id}", release.distilled)
     if (policy.id, policy.version) != (release.policy_id, release.version) or key != release.key:
         raise PolicyError(
-            f"release of {release.policy_id} {release.version}: document is {policy.id} {policy.version}; release it again"
+            f"release of {release.policy_id} {release.version}: document is {policy.id} {policy.version}; "
+            "release it again"
         )
     return release, policy

@@ -156,10 +156,10 @@ async def _encode(text: str, enough: int | None = None) -> list[int]:
     while several := list(islice(pieces, PIECES_AT_ONCE)):
         for piece in several:
             tokens += harmony.encode_piece(piece)
-        if enough is not None and len(tokens) >= enough:
-            break
         if len(several) == PIECES_AT_ONCE:
             await asyncio.sleep(0)
+        if enough is not None and len(tokens) >= enough:
+            break
     return tokens
 
 
