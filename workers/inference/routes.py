@@ -83,8 +83,8 @@ class Completions:
         tokens = choice.get("token_ids")
         if tokens is None:
             raise NoTokenIds
-        if not all(type(token) is int and 0 <= token < VOCABULARY for token in tokens):
-            raise ValueError("ids outside the vocabulary")
+        if not isinstance(tokens, list) or not all(type(token) is int and 0 <= token < VOCABULARY for token in tokens):
+            raise ValueError("no list of ids in the vocabulary")
         usage = _usage(response)
         return Completion(tokens, usage.prompt, usage.cached, _logprobs_by_token(choice))
 

@@ -316,10 +316,9 @@ AWAY = [Server(401), Server(404), Server(500), Server(402), Server(400), Server(
 @pytest.mark.parametrize("first", [True, False])
 async def test_one_server_that_fails_every_request_keeps_no_worker_from_starting(away, first):
     good = Server(completion())
-    async with away.running() as bad_url, good.running() as good_url:
-        async with backend(*((bad_url, good_url) if first else (good_url, bad_url))) as both:
-            for _ in range(3):
-                assert (await both.generate(REQUEST)).tokens == TOKENS
+    async with away.running() as bad, good.running() as url, backend(*((bad, url) if first else (url, bad))) as both:
+        for _ in range(3):
+            assert (await both.generate(REQUEST)).tokens == TOKENS
 
 
 class Wrong(Server):
@@ -358,8 +357,8 @@ async def test_one_server_with_odd_models_is_away_and_the_others_go_on(caplog, s
                 await asyncio.sleep(0.01)
             good.usual = 500
             assert (await both.generate(REQUEST)).tokens == TOKENS
+        odd.response = status, body
         with pytest.raises((ConfigurationError, DependencyError)):
-            odd.response = status, body
             await ServerBackend.start(settings.load(servers=odd_url))
 
 
@@ -418,12 +417,14 @@ async def test_a_server_that_refuses_log_probabilities_is_asked_again_later(monk
     server = Unpaid(400, "top_logprobs is not supported")
     server.refuse = lambda body: "logprobs" in body
     async with server.running() as url, backend(url) as one:
-        assert score_of(completed := await one.generate(REQUEST), answer(completed)) is None
+        completed = await one.generate(REQUEST)
+        assert score_of(completed, answer(completed)) is None
         assert server.asked == [True, False, False]
         server.refuse = lambda body: False
         for each in one._servers:
             each._scores_at = 0.0  # the pause is over
-        assert score_of(completed := await one.generate(REQUEST), answer(completed)) is not None
+        completed = await one.generate(REQUEST)
+        assert score_of(completed, answer(completed)) is not None
 
 
 ODD_LOGPROBS = [5.0, 1e308, "0.5", None, True, [], {}, "NaN"]
