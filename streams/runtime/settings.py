@@ -140,8 +140,8 @@ class Settings(BaseSettings):
     content_timeout: float = Field(
         300.0,
         gt=0,
-        description="time in seconds that the requests for one content item may take, for each sample; afterwards the "
-        "verdict is undetermined",
+        description="time in seconds that requests for one content item may be in progress; afterwards the verdict is "
+        "undetermined",
     )
     content_tokens: int = Field(
         32_768,

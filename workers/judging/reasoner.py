@@ -45,8 +45,9 @@ class InferenceBudget(msgspec.Struct, frozen=True):
 
     max_answer_tokens: the longest completion.
     cache_size: number of judgements that are kept for identical content.
-    content_seconds, content_tokens: what the requests for one content item may take together, and what the model may
-        write in them; both for each sample. Waiting for admission and outages of the backend do not count.
+    content_seconds: time in which requests for one content item may be in progress. Waiting for admission and outages
+        of the backend do not count.
+    content_tokens: what the model may write about one content item, in tokens for each sample.
     max_tokens_in_flight: bound on the tokens of all requests in progress; None for no bound.
     background_share: share of that bound, 0 to 1, that lower ranks may take while there is work of rank 0.
     effort_by_lag: by effort, a lag in seconds. Live content that has waited longer is judged at this effort at most.
@@ -66,10 +67,11 @@ class _OverTimeError(Exception):
 
 
 class Allowance(msgspec.Struct):
-    """What is left to one content item: seconds of requests, and tokens for the model to write."""
+    """What is left to one content item: seconds with requests in progress, and tokens for the model to write."""
 
     seconds: float
     tokens: int
+    counted: float = 0.0  # up to this time of the clock, so that requests at once count once
 
     @property
     def problem(self) -> str:
@@ -77,6 +79,12 @@ class Allowance(msgspec.Struct):
         if self.seconds <= 0:
             return OVER_TIME
         return OVER_TOKENS if self.tokens <= 0 else ""
+
+    def spend_time(self, start: float, end: float, *, counts: bool) -> None:
+        """Take the time from `start` to `end`, as far as no other request has."""
+        if counts:
+            self.seconds -= max(0.0, end - max(start, self.counted))
+        self.counted = max(self.counted, end)
 
     def grant(self, wanted: int) -> int:
         """Take tokens for one request, at most what is left."""
@@ -133,7 +141,7 @@ class Reasoner:
 
     def _allowance(self, instructions: Instructions) -> Allowance:
         tokens = max(self._budget.content_tokens, self._budget.max_answer_tokens)
-        return Allowance(self._budget.content_seconds * instructions.samples, tokens * instructions.samples)
+        return Allowance(self._budget.content_seconds, tokens * instructions.samples)
 
     def _max_window_tokens(self, instructions: Instructions, effort: Effort) -> int:
         """Room for a user message beside the policy and the answer."""
@@ -220,8 +228,7 @@ class Reasoner:
                     raise _OverTimeError
                 started = time.perf_counter()
                 await asyncio.wait((generating,), timeout=min(TICK, allowance.seconds))
-                if self.backend.healthy:
-                    allowance.seconds -= time.perf_counter() - started
+                allowance.spend_time(started, time.perf_counter(), counts=self.backend.healthy)
             return generating.result()
         finally:
             generating.cancel()

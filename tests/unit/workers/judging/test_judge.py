@@ -723,3 +723,21 @@ async def test_the_cache_is_bounded_in_bytes():
     assert cache._bytes <= 100_000
     cache.forget("c")
     assert len(made) < 200, "ids of a flood count, too, and do not let it grow"
+
+
+async def test_samples_at_once_take_their_time_once_and_a_straggler_ends_with_the_item(monkeypatch):
+    class OneNever(Scripted):
+        async def generate(self, request):
+            self.requests.append(request)
+            if len(self.requests) == 5:
+                await asyncio.Event().wait()
+            await asyncio.sleep(0.05)
+            return completed()
+
+    monkeypatch.setattr(reasoning, "TICK", 0.01)
+    feed = released(judging_with(samples=5, agreement=0.8))
+    started = time.perf_counter()
+    outputs = await Judge(OneNever(), feed, InferenceBudget(500, content_seconds=0.5))([escalation()])
+    assert time.perf_counter() - started >= 0.4, "five samples of 0.05 s at once are not 0.25 s"
+    verdict = decode(outputs[0].value, Verdict)
+    assert (verdict.decision, verdict.truncated) == ("violates", False), "four of five agree"
