@@ -107,11 +107,6 @@ class Policy(msgspec.Struct, frozen=True):
     distilled: DistilledClassifier | None = None
     distilled_file: str | None = None
 
-    @property
-    def judged_by(self) -> tuple[str, Effort, Judging]:
-        """All that decides how escalated content is judged."""
-        return self.text, self.effort, self.judging
-
     def applies(self, surface: str | None, language: str | None) -> bool:
         """Whether the policy covers this content. Content without a surface or language is never exempt."""
         scope = self.applies_to
