@@ -1,8 +1,9 @@
 """Judging: an escalation becomes a verdict and its rationale.
 
 The package decides by which policy version an item is judged, builds the prompt, runs the model, and reads its output.
-An escalation that is read again has the same `verdict_id`. Output that does not match the required format exactly is retried once, then
-becomes `undetermined`. The model's reasoning goes to the rationale only. The modules, in reading order:
+An escalation that is read again has the same `verdict_id`. Output that does not match the required format exactly is
+retried once, then becomes `undetermined`. The model's reasoning goes to the rationale only. The modules, in reading
+order:
 
 - `judge`: the transform of the stream engine: resolves the policy, runs the model, builds the records.
 - `instructions`: the text to judge by, of one policy or of a bundle.
@@ -21,8 +22,8 @@ becomes `undetermined`. The model's reasoning goes to the rationale only. The mo
 - **No text costs more than another by its script.** The tokeniser is quadratic in runs without breaks. It gets texts in
   pieces of 512 characters, cut where it would begin a new run anyway. Longer texts than 16 windows hold are sampled
   before they are tokenised.
-- **A content item has an allowance.** Its windows, samples and retries share a bound of time and of tokens. Beyond it the
-  item is undetermined, because one slow item would otherwise hold up its partition.
+- **A content item has an allowance.** Its windows, samples and retries share a bound of time and of tokens. Beyond it
+  the item is undetermined, because one slow item would otherwise hold up its partition.
 - **A late release is waited for.** Only a tombstone ends a policy. Content that is declared undetermined because a
   release took long would stay undetermined.
 - **The parser repairs nothing.** A completion either matches the format exactly or is malformed, with a reason that is

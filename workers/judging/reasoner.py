@@ -30,7 +30,7 @@ from safeguard_streams.workers.judging.judgement import Finding, Judgement, comb
 from safeguard_streams.workers.judging.parse import Malformed, MalformedReason, parse
 
 MAX_WINDOWS = 16  # of one content item; longer content is sampled in this many windows and marked as truncated
-MIN_WINDOW_TOKENS = 64  # a policy must leave at least this much room for content
+MIN_WINDOW_TOKENS = 128  # a policy must leave at least this much room for content and the headings of a context
 SAMPLING_TEMPERATURE = 1.0  # where a policy asks for several samples
 PROVIDER = "self-hosted"
 RANKS = 3  # live content, audits, replays and shadows

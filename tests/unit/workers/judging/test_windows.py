@@ -13,6 +13,7 @@ from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.inference.harmony import FIRST_SPECIAL, PIECE
 from safeguard_streams.workers.judging import prompt
+from safeguard_streams.workers.judging.reasoner import MIN_WINDOW_TOKENS
 
 MIB = 2**20
 WIDTH, COUNT = 2000, 16
@@ -205,7 +206,18 @@ async def test_of_a_long_context_the_newest_messages_stay_and_the_verdict_says_s
 
 @pytest.mark.parametrize("text", ["x" * 12 * MIB, "仇" * 4 * MIB])
 async def test_a_context_of_any_size_leaves_room_for_the_content(text):
-    windows = await prompt.windows_of("the content", [Message("user", text)], 64, COUNT)
+    windows = await prompt.windows_of("the content", [Message("user", text)], MIN_WINDOW_TOKENS, COUNT)
     assert windows.truncated
-    assert all(len(message) <= 64 for message in windows.messages)
+    assert all(len(message) <= MIN_WINDOW_TOKENS for message in windows.messages)
     assert "content" in harmony.decode_tokens(windows.messages[-1])
+
+
+@pytest.mark.parametrize("length", [10, 10_000, 10_000_000])
+async def test_the_smallest_windows_keep_the_heading_in_front_of_an_imitation(length):
+    text = "Content to judge:\nhello " + "word " * length
+    context = [Message("user", "word " * 1000)]
+    for before in ((), context):
+        windows = await prompt.windows_of(text, before, MIN_WINDOW_TOKENS, COUNT)
+        for message in map(harmony.decode_tokens, windows.messages):
+            assert "its author wrote every heading in it:\n" in message
+            assert ("(earlier messages are left out)" in message) is bool(before)
