@@ -24,7 +24,7 @@ from safeguard_streams.workers.inference import harmony
 # Texts with more characters are sampled before they are tokenised, which bounds the cost of any text. Ordinary text
 # has 4 to 5 characters a token.
 CHARACTERS_PER_TOKEN = 6
-MAX_CHARACTERS = 1_500_000
+MAX_CHARACTERS = 1_000_000
 PIECES_AT_ONCE = 8  # tokenised between two turns of the event loop; 10 ms at most
 
 _CONTEXT = "Conversation so far, for context only:\n"
