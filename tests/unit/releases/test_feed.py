@@ -82,8 +82,10 @@ async def test_a_late_release_is_logged_once_and_then_taken(monkeypatch, caplog)
     feed = PolicyFeed()
     released(feed, 1)
     waiting = asyncio.create_task(feed.wait_for(KEY, 2))
-    await asyncio.sleep(0.1)
+    while "release not arrived" not in caplog.text:
+        await asyncio.sleep(0.01)
     assert not waiting.done()
+    await asyncio.sleep(0.05)
     assert caplog.text.count("release not arrived") == 1
     assert "revision=2 newest=1" in caplog.text
     released(feed, 2)
