@@ -86,7 +86,7 @@ class Judging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Policy(msgspec.Struct, frozen=True):
     """A policy that was parsed and found consistent.
 
-    text: what the model reads; version: the first 12 hex digits of its sha256.
+    text: what the model reads; version: 12 hex digits of a hash over everything that decides, see version_of.
     violating and safe: the rule ids of the VIOLATES and SAFE sections, in order.
     document and distilled_file: the texts of policy.md and distilled.json.
     """

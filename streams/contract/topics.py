@@ -50,6 +50,7 @@ FOREVER = -1
 
 MiB = 2**20
 DAY = 24 * 3600 * 1000
+TOMBSTONES = 30 * DAY  # a tombstone outlives all records that were written before what it ended
 COMPACTION_LAG = DAY  # compaction removes an erased record from disk within this time
 # A record with content may have this many bytes. A dead letter holds it in base64, which needs half as much again.
 LARGEST_CONTENT = 12 * MiB
@@ -83,6 +84,8 @@ class Topic(msgspec.Struct, frozen=True):
     @property
     def config(self) -> dict[str, str]:
         config = {"cleanup.policy": self.cleanup, "max.message.bytes": str(self.largest)}
+        if self.cleanup == "compact":
+            config["delete.retention.ms"] = str(TOMBSTONES)
         if "delete" in self.cleanup:
             config["retention.ms"] = str(self.retention)
         if self.cleanup == "compact,delete":

@@ -63,8 +63,7 @@ class ReplaySelector:
         # The version before is in force here and the new one is its shadow: the prefilter escalates what the gates of
         # either one escalate.
         self._prefilter = Prefilter(classifier, feed, AuditRates(0.0, 0.0))
-        # Policies whose text changes. Where only the gate changes, both versions have one text and its verdicts already
-        # measure the noise.
+        # Where a version is compared with itself, its own verdicts already measure the noise.
         self._changed = {one.policy_id for one in replay.policies if one.before_version != one.version}
         self._sample_seed = np.array([hashed(f"{replay.replay_id} sample")], dtype=np.uint64)
         self._noise_seed = np.array([hashed(f"{replay.replay_id} noise")], dtype=np.uint64)

@@ -44,7 +44,10 @@ async def test_both_routes_of_a_server_give_the_same_strict_answers(inference_se
         answers = [parse(completion.tokens, [policy]).answers[policy.id] for completion in completions]
         scores = [score_of(completion, answer) for completion, answer in zip(completions, answers, strict=True)]
         assert [score > 0.5 for score in scores] == [answer.violates for answer in answers]
-        assert all(c.prompt_tokens == len(q.prompt) for c, q in zip(completions, questions, strict=True))
+        # The chat route encodes text itself: markup in it is broken up before.
+        sent = [harmony.without_control_tokens(text) if route == "chat" else text for text in texts]
+        prompts = [harmony.render(policy.text, policy.effort, text) for text in sent]
+        assert [c.prompt_tokens for c in completions] == [len(prompt) for prompt in prompts]
         said[route] = [(answer.violates, answer.rule_ids) for answer in answers]
     assert said["completions"] == said["chat"]
     assert [violates for violates, _ in said["chat"]] == [True, False, True]
