@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import faust
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 class BridgeHooks(msgspec.Struct, frozen=True):
     """What the process gives to the bridge.
 
-    decide: the agent's work on one batch.
+    decide: the agent's work on one batch, done in a thread of its own.
     run: runs beside the agent until it ends by itself or `stop` is set; the app stops when it has ended.
     ready: the body of /health/ready; its `ready` decides between the statuses 200 and 503.
     """
@@ -57,6 +58,8 @@ class FaustBridge:
             autodiscover=False,
         )
         self._batches = self._app.channel()
+        # One thread: batches are decided in order, and the event loop stays free for heartbeats and health.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="decide")
         self._add_agent(name)
         self._add_pages()
         self._add_service()
@@ -80,17 +83,22 @@ class FaustBridge:
                     await self._app.stop()
             except TimeoutError:
                 log.warning("Faust app not stopped in time timeout=%gs", END_SECONDS)
+            self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _add_agent(self, name: str) -> None:
-        decide = self._hooks.decide
+        decide, loop = self._hooks.decide, asyncio.get_running_loop()
 
         @self._app.agent(self._batches, name=name)
         async def agent(stream: Any) -> None:
             async for batch in stream:
+                if batch.outputs.done():  # cancelled: the partition was given up
+                    continue
                 try:
-                    batch.outputs.set_result(decide(batch.records))
+                    outputs = await loop.run_in_executor(self._thread, decide, batch.records)
                 except Exception as error:  # the engine finds the failing record
-                    batch.outputs.set_exception(error)
+                    batch.fail(error)
+                else:
+                    batch.answer(outputs)
 
     def _add_pages(self) -> None:
         ready = self._hooks.ready
@@ -137,6 +145,15 @@ class _Batch:
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = records
         self.outputs: asyncio.Future[Sequence[Output]] = asyncio.get_running_loop().create_future()
+
+    def answer(self, outputs: Sequence[Output]) -> None:
+        """Hand the outputs over, unless nobody waits for them any more."""
+        if not self.outputs.done():
+            self.outputs.set_result(outputs)
+
+    def fail(self, error: Exception) -> None:
+        if not self.outputs.done():
+            self.outputs.set_exception(error)
 
 
 class _WithoutKafka(BootStrategy):
