@@ -38,7 +38,7 @@ class _Sent(ContentEvent, frozen=True):
 
 
 class Received(msgspec.Struct, frozen=True):
-    """An event. json: the bytes that its producer sent, repaired where `repaired` says so. attributes are only there."""
+    """An event. json: the bytes that its producer sent, with its attributes; repaired: whether these were mended."""
 
     event: ContentEvent
     json: bytes
@@ -51,8 +51,8 @@ _decoder = msgspec.json.Decoder(_Sent)
 def read_event(value: bytes | None) -> Received:
     """Read one event.
 
-    Raises RecordError with the path of the field at fault, or `record` if it is too large or no JSON object. The message
-    quotes nothing of the content.
+    Raises RecordError with the path of the field at fault, or `record` if it is too large or no JSON object. The
+    message quotes nothing of the content.
     """
     if value is None:
         raise RecordError("record", "is empty; send a JSON object")
