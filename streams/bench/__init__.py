@@ -1,6 +1,6 @@
 """Benchmarks of the prefilter and of releases: `safeguard bench`.
 
-Each benchmark prints its figures beside baselines measured in the same run, on the same broker and the same texts.
+Those on Kafka print their figures beside baselines measured in the same run, on the same broker and the same texts.
 Modules in reading order:
 
 - `common`: the broker, the texts, topics for one measurement.
@@ -8,6 +8,7 @@ Modules in reading order:
 - `processes`: processes started as an operator would start them.
 - `variants`: the baselines: a plain Faust agent and bare consumer loops.
 - `prefilter`: throughput, latency, and the cost of telemetry and of many terms.
+- `texts`: what a text costs by its kind and length, without a broker.
 - `release`: a policy released and rolled back under load.
 
 ## Design decisions

@@ -121,7 +121,7 @@ class Classifier:
         known: list[list[tuple[int, float]]] = [[] for _ in range(len(word) + 1)]  # by end: start and cost
         for number, start, end in self._known.find_matches_as_indexes(word, overlapping=True):
             known[end].append((start, self._known_costs[number]))
-        # For each end: the lowest cost, the same less the cost of the letters before it, and where its last part starts.
+        # For each end: the lowest cost, that cost less the letters before it, and where its last part starts.
         lowest, relative, starts = [0.0], [0.0], [0]
         for end in range(1, len(word) + 1):
             near = relative[-_MAX_PART:]
