@@ -20,8 +20,6 @@ from safeguard_streams.contract.records import (
     Lane,
     PrefilterResult,
     Stratum,
-    carried,
-    milliseconds_since,
     now,
 )
 from safeguard_streams.errors import RecordError
@@ -142,8 +140,7 @@ class Prefilter:
             spent = round((time.perf_counter() - started) * 1000 / len(valid), 3)
             for i, (record, received) in enumerate(valid):
                 reasons = by_event.get(i, ())
-                latency = {"queue": milliseconds_since(received.event.created_at, at), STAGE: spent}
-                decided = Decided(record, received, at, latency, carried(record.headers) if record.headers else [])
+                decided = Decided.of(record, received, at, spent)
                 outputs += [escalated(decided, compiled.released[r.column], r.result, r.lane) for r in reasons]
                 if all(reason.lane != "live" for reason in reasons):
                     outputs.append(cleared(decided, compiled.version, self._model, nearest[i]))
