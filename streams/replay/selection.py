@@ -28,6 +28,7 @@ from safeguard_streams.contract.records import (
 )
 from safeguard_streams.errors import RecordError
 from safeguard_streams.policies.document import Policy
+from safeguard_streams.prefilter.batches import parts
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.decision import AuditRates, EscalationReason, Prefilter
 from safeguard_streams.prefilter.outputs import as_sent
@@ -74,7 +75,7 @@ class ReplaySelector:
         self._noise_seed = np.array([hashed(f"{replay.replay_id} noise")], dtype=np.uint64)
 
     async def __call__(self, records: Sequence[Record]) -> list[Output]:
-        return await asyncio.to_thread(self._escalations, records)
+        return [output for part in parts(records) for output in await asyncio.to_thread(self._escalations, part)]
 
     def _escalations(self, records: Sequence[Record]) -> list[Output]:
         selected = self._select(records)

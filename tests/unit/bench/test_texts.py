@@ -32,10 +32,3 @@ def test_costs_are_shown_by_kind_and_length_without_what_this_host_lacks(monkeyp
 def test_a_measurement_that_takes_too_long_has_no_figures(monkeypatch):
     monkeypatch.setattr(texts, "SECONDS", 0.01)
     assert texts.measured(texts.MEASURED["prefilter"], "posts", 300) is None
-
-
-def test_the_cost_is_that_of_one_text_and_its_memory_above_the_rest():
-    held = []
-    cost = texts.cost(lambda text: held.append(bytearray(40 * 2**20) if text == "large" else None), "large")
-    assert cost.mib > 30
-    assert texts.cost(lambda text: None, "small").mib < 5
