@@ -59,10 +59,11 @@ def read_event(value: bytes | None) -> Received:
     """
     if value is None:
         raise RecordError("record", "is empty; send a JSON object")
-    _check_size(value)
-    sent = value.removeprefix(_BOM)
-    json = _repaired(sent)
-    _check_size(json)
+    json = sent = value.removeprefix(_BOM)
+    if (not json.isascii() or b"\\u" in json) and len(json) <= limits.EVENT_BYTES:
+        json = _repaired(json)
+    if len(json) > limits.EVENT_BYTES:
+        raise RecordError("record", f"has {len(json):,} bytes; an event may have {limits.EVENT_BYTES:,}")
     try:
         event = _decoder.decode(json)
     except msgspec.ValidationError as error:
@@ -73,11 +74,6 @@ def read_event(value: bytes | None) -> Received:
         raise _too_deep() from None
     _check(event, json)
     return Received(event, json, json != sent)
-
-
-def _check_size(json: bytes) -> None:
-    if len(json) > limits.EVENT_BYTES:
-        raise RecordError("record", f"has {len(json):,} bytes; an event may have {limits.EVENT_BYTES:,}")
 
 
 def _check(event: _Sent, json: bytes) -> None:
@@ -108,12 +104,11 @@ def _depth(json: bytes) -> int:
 
 def _repaired(json: bytes) -> bytes:
     """The same bytes with U+FFFD in place of those that are no characters."""
-    if not json.isascii():
-        try:
-            json.decode()
-        except UnicodeDecodeError:
-            json = _ENCODED_SURROGATES.sub(_character, json).decode(errors="replace").encode()
-    if b"\\u" in json and _SUSPECT.search(json):
+    try:
+        json.decode()
+    except UnicodeDecodeError:
+        json = _ENCODED_SURROGATES.sub(_character, json).decode(errors="replace").encode()
+    if _SUSPECT.search(json):
         json = _ESCAPE.sub(_without_half, json)
     return json
 
