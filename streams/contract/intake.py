@@ -34,13 +34,13 @@ _PAIR_BYTES = 6
 _NO_ATTRIBUTES = msgspec.Raw(b"{}")
 
 
-class _Sent(ContentEvent, frozen=True):
+class _Sent(ContentEvent, frozen=True, gc=False):
     """An event whose attributes stay bytes, because no stage reads them and their cost has no bound."""
 
     attributes: msgspec.Raw = _NO_ATTRIBUTES  # type: ignore[assignment]
 
 
-class Received(msgspec.Struct, frozen=True):
+class Received(msgspec.Struct, frozen=True, gc=False):
     """An event. json: the bytes that its producer sent, with its attributes; repaired: whether these were mended."""
 
     event: ContentEvent
@@ -60,7 +60,7 @@ def read_event(value: bytes | None) -> Received:
     if value is None:
         raise RecordError("record", "is empty; send a JSON object")
     json = sent = value.removeprefix(_BOM)
-    if (not json.isascii() or b"\\u" in json) and len(json) <= limits.EVENT_BYTES:
+    if (b"\\" in json or not json.isascii()) and len(json) <= limits.EVENT_BYTES:
         json = _repaired(json)
     if len(json) > limits.EVENT_BYTES:
         raise RecordError("record", f"has {len(json):,} bytes; an event may have {limits.EVENT_BYTES:,}")
@@ -103,12 +103,12 @@ def _depth(json: bytes) -> int:
 
 
 def _repaired(json: bytes) -> bytes:
-    """The same bytes with U+FFFD in place of those that are no characters."""
+    """The same bytes, with those that are no characters replaced by U+FFFD."""
     try:
         json.decode()
     except UnicodeDecodeError:
         json = _ENCODED_SURROGATES.sub(_character, json).decode(errors="replace").encode()
-    if _SUSPECT.search(json):
+    if b"\\u" in json and _SUSPECT.search(json):
         json = _ESCAPE.sub(_without_half, json)
     return json
 

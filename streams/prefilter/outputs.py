@@ -31,7 +31,7 @@ _ESCALATION = schema_header(Escalation)
 _VERDICT = schema_header(Verdict)
 
 
-class Decided(msgspec.Struct, frozen=True):
+class Decided(msgspec.Struct, frozen=True, gc=False):
     """An event at the time of its decision, with what its outputs have in common.
 
     latency: milliseconds by stage; trace: the headers of the event's trace; origin: its place on content.events.

@@ -97,7 +97,7 @@ def test_an_excerpt_has_a_bound(length):
 
 
 def test_the_classifier_reads_no_more_words_of_a_longer_text(classifier, monkeypatch):
-    """Counts what is read, in place of time."""
+    """Counts what is read, because times differ from run to run."""
     read = []
     numbers = classifying._Rows.numbers
     monkeypatch.setattr(
