@@ -18,7 +18,7 @@ from safeguard_streams.client.kafka_errors import translated
 from safeguard_streams.client.memory import MemoryProducer
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.intake import read_event
-from safeguard_streams.contract.records import ContentEvent, Message, decode, encode, schema_header
+from safeguard_streams.contract.records import ContentEvent, Message, encode, schema_header
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.runtime.memory_broker import MemoryBroker
 

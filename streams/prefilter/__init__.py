@@ -33,9 +33,9 @@ the last policy has been retired, the stage waits as at its start. In reading or
   those lines.
 - **A shadow is judged on what either version's gates escalate.** The comparison with the version in force is then
   complete. Its escalations have their own lane, behind live content.
-- **Costly decisions leave the event loop.** Ordinary batches are decided on it. A thread for all of them costs a quarter
-  of the throughput, because each call of the event loop then waits for the interpreter. A batch is cut by bytes. A
-  thread takes over once its parts have taken 0.1 s, and for an event larger than a part.
+- **Costly decisions leave the event loop.** Ordinary batches are decided on it. A thread for all of them costs a
+  quarter of the throughput, because each call of the event loop then waits for the interpreter. A batch is cut by
+  bytes. A thread takes over once its parts have taken 0.1 s, and for an event larger than a part.
 - **A very long text is judged in part.** The classifier reads its beginning, its end and samples, and the result says
   `truncated`. Terms and patterns see all of it, in overlapping sections. No text takes long or much memory.
 - **Samples and audits are drawn by a hash of ids.** A rerun or another process draws the same content items, and the
