@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import safeguard_streams
 from safeguard_streams.cli import app
 from safeguard_streams.contract import asyncapi, topics
+from safeguard_streams.contract import limits as bounds
 from safeguard_streams.operations import dashboards
 from safeguard_streams.runtime.settings import Settings
 
@@ -25,7 +26,7 @@ DAY = 86_400_000
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     pages = {"commands.md": commands(), "settings.md": settings(), "topics.md": catalogue(), "metrics.md": metrics()}
-    pages["api.md"] = api()
+    pages |= {"api.md": api(), "limits.md": limits()}
     pages["asyncapi.json"] = json.dumps(asyncapi.document(), indent=2)
     for name, text in pages.items():
         files.append(File.generated(config, f"reference/{name}", content=text))
@@ -149,6 +150,19 @@ def catalogue() -> str:
                 fields.append(f"| `{field}` | {_kind(about)} | {required} | {about.get('description', '')} |")
             parts.append("\n".join(fields))
     return "\n\n".join(parts) + "\n"
+
+
+def limits() -> str:
+    """What bounds the records, and what happens past each bound."""
+    rows = ["| what | limit | past it | enforced by |", "| --- | --- | --- | --- |"]
+    rows += [f"| {one.what} | {one.value:,} {one.unit} | {one.past} | {one.by} |" for one in bounds.TABLE]
+    about = (
+        "Content never waits behind a record that is too large. Each stage bounds what enters before it works on it. "
+        "`max.message.bytes` of Kafka bounds compressed batches only, hence these limits hold after decompression."
+    )
+    largest = ["| topic | bytes of a compressed batch |", "| --- | --- |"]
+    largest += [f"| `{topic.name}` | {topic.largest:,} |" for topic in topics.CATALOGUE]
+    return f"# Limits\n\n{about}\n\n" + "\n".join(rows) + "\n\n## Topics\n\n" + "\n".join(largest) + "\n"
 
 
 def _kind(schema: dict[str, Any]) -> str:

@@ -17,7 +17,8 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError, UnknownError
 from safeguard_streams.client.kafka_errors import translated
 from safeguard_streams.client.memory import MemoryProducer
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import ContentEvent, Message, decode, encode, schema_header
+from safeguard_streams.contract.intake import read_event
+from safeguard_streams.contract.records import ContentEvent, Message, encode, schema_header
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.runtime.memory_broker import MemoryBroker
 
@@ -104,7 +105,7 @@ def _checked(event: ContentEvent) -> tuple[bytes, bytes]:
         raise RecordError(name, "holds what JSON cannot represent; send text, numbers, lists and dicts") from None
     if len(value) > topics.LARGEST_CONTENT:
         raise _too_large()
-    read = decode(value, ContentEvent)
+    read = read_event(value).event
     # The encoder writes bytes in base64, which the model would judge instead of the text.
     context = ((f"context[{n}].text", m.text) for n, m in enumerate(event.context) if isinstance(m, Message))
     for name, text in (("content_id", event.content_id), ("text", event.text), *context):

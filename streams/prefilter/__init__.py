@@ -2,13 +2,15 @@
 
 Every event on content.events is answered. Each policy's gate either escalates it to the reasoner or lets it pass, and
 an event that passes all gates is cleared. Decisions depend only on the event and the policies in force, so a rerun
-repeats them. A release takes effect between two batches. A release whose gate does not compile changes nothing.
-In reading order:
+repeats them. A release takes effect between two batches. A release whose gate does not compile changes nothing. After
+the last policy has been retired, the stage waits as at its start. In reading order:
 
 - `app`: the process, from settings to the running engine.
 - `faust_bridge`: the Faust app that carries batches from the engine to the prefilter.
 - `decision`: which policies escalate an event and why, and what is cleared.
 - `compiled`: the policies in force, compiled for batches.
+- `batches`: cuts batches into parts whose cost has a bound.
+- `long_texts`: the gates on texts of any length, at a cost that has a bound.
 - `gates`: the gates of all policies, evaluated on a batch of texts.
 - `normalise`: one form of text for many spellings.
 - `classifier`: fastText's probabilities for windows of a text, and distilled classifiers.
@@ -31,6 +33,11 @@ In reading order:
   those lines.
 - **A shadow is judged on what either version's gates escalate.** The comparison with the version in force is then
   complete. Its escalations have their own lane, behind live content.
+- **Costly decisions leave the event loop.** Ordinary batches are decided on it. A thread for all of them costs a
+  quarter of the throughput, because each call of the event loop then waits for the interpreter. A batch is cut by
+  bytes. A thread takes over once its parts have taken 0.1 s, and for an event larger than a part.
+- **A very long text is judged in part.** The classifier reads its beginning, its end and samples, and the result says
+  `truncated`. Terms and patterns see all of it, in overlapping sections. No text takes long or much memory.
 - **Samples and audits are drawn by a hash of ids.** A rerun or another process draws the same content items, and the
   draws of different policies are independent.
 """

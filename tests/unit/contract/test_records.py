@@ -51,6 +51,8 @@ def bad(change, drop=()):
         (b"\xff\xfe", "record"),
         (b'{"content_id":"a","text":"\\ud800","created_at":"2026-01-02T03:04:05Z"}', "record"),
         (b"[" * 100_000, "record"),
+        (b'{"content_id":"a","text":"\\ud800","created_at":"2026-01-02T03:04:05Z","x":1E400}', "record"),
+        (b'{"content_id":"a","text":"t","created_at":"2026-01-02T03:04:05Z","x":NaN,"y":1E400}', "record"),
     ],
 )
 def test_a_record_at_fault_is_refused_by_the_name_of_its_field(value, field):

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from safeguard_streams.contract import topics
+from safeguard_streams.contract import limits, topics
 from safeguard_streams.contract.records import DeadLetter, Escalation, PolicyRelease, Verdict, decode, encode
 from safeguard_streams.errors import PolicyError
 from safeguard_streams.policies.files import load_library, with_changes
@@ -133,10 +133,19 @@ def test_a_release_is_applied_between_two_batches_and_a_broken_one_changes_nothi
 
 def test_equal_events_get_equal_verdict_ids(classifier, feed):
     first, again, other = (
-        Prefilter(classifier, feed).decide([e])[0] for e in (event(KIND), event(KIND), event(KIND + "!"))
+        decode(Prefilter(classifier, feed).decide([e])[0].value, Verdict)
+        for e in (event(KIND), event(KIND), event(KIND + "!"))
     )
-    assert decode(first.value, Verdict).verdict_id == decode(again.value, Verdict).verdict_id
-    assert decode(first.value, Verdict).verdict_id != decode(other.value, Verdict).verdict_id
+    assert first.verdict_id == again.verdict_id
+    assert first.verdict_id != other.verdict_id
+
+
+def test_the_same_item_published_again_gets_a_verdict_of_its_own(classifier, feed):
+    values = [event(KIND, 0), StoredRecord(topics.EVENTS, 2, 7, 0, b"c0", event(KIND, 0).value, [])]
+    first, again = (decode(o.value, Verdict) for o in Prefilter(classifier, feed).decide(values))
+    assert first.content_id == again.content_id
+    assert first.verdict_id != again.verdict_id
+    assert (first.origin, again.origin) == ("0@0", "2@7")
 
 
 def test_a_sample_is_drawn_at_its_rate_and_is_the_same_every_time():
@@ -290,3 +299,68 @@ def test_a_gate_that_does_not_compile_leaves_the_former_release_in_force(classif
     outputs = prefilter.decide([event("alpha", 1), event("beta", 2)])
     assert [o.topic for o in outputs] == [topics.ESCALATIONS, topics.CLEARED]
     assert decode(outputs[0].value, Escalation).policy_revision == 1
+
+
+def test_what_was_received_is_passed_on_as_its_own_bytes_under_the_content_id(classifier):
+    value = b' {"text":"alpha","n":1E400,"content_id":"c\xc3\xa9","created_at":"2026-01-01T00:00:00Z","n":1e15 }\n'
+    records = [StoredRecord(topics.EVENTS, 3, 42, 0, key, value, []) for key in (None, b"other", b"\xff")]
+    outputs = Prefilter(classifier, gated({"terms": ["alpha"]}), AuditRates(0, 0)).decide(records)
+    assert {(o.topic, o.key) for o in outputs} == {(topics.ESCALATIONS, "c\xe9".encode())}
+    for output in outputs:
+        assert value.strip() in output.value
+        escalation = decode(output.value, Escalation)
+        assert (escalation.origin, escalation.repaired, escalation.event.text) == ("3@42", False, "alpha")
+
+
+def test_the_escalation_of_the_largest_event_fits_its_topic_with_ids_of_any_characters(classifier):
+    name = "\U0001f600" * limits.ID_CHARACTERS
+    value = json.dumps({"content_id": name, "created_at": "2026-01-01T00:00:00Z", "text": ""}).encode()
+    value = value.replace(b'"text": ""', b'"text": "%s"' % (b"a" * (limits.EVENT_BYTES - len(value))))
+    assert len(value) == limits.EVENT_BYTES
+    record = StoredRecord(topics.EVENTS, 0, 0, 0, None, value, [("tracestate", b"x" * limits.TRACE_HEADER_BYTES)])
+    (output,) = Prefilter(classifier, gated({"everything": True})).decide([record])
+    size = len(output.value) + len(output.key) + sum(len(name) + len(data) for name, data in output.headers)
+    assert size < limits.EVENT_BYTES + 8 * limits.KiB < limits.ESCALATION_BYTES
+    by_name = {topic.name: topic for topic in topics.CATALOGUE}
+    for lane in topics.LANES.values():
+        assert by_name[lane].largest >= limits.EVENT_BYTES + limits.MiB
+    assert by_name[topics.EVENTS].largest == limits.EVENT_BYTES
+
+
+def test_an_event_that_grows_beyond_the_limit_when_it_is_decompressed_is_a_dead_letter(classifier, feed):
+    large = event("a" * limits.EVENT_BYTES)
+    outputs = Prefilter(classifier, feed).decide([event(KIND, 1), large])
+    assert sorted(o.topic for o in outputs) == [topics.CLEARED, topics.DEAD_LETTERS]
+
+
+def test_half_an_emoji_is_judged_and_marked(classifier, feed):
+    texts = [b"\\ud83d " + INSULT.encode(), b"\xed\xa0\xbd " + KIND.encode()]
+    half, clear = (
+        StoredRecord(topics.EVENTS, 0, 0, 0, None, event("X").value.replace(b"X", text), []) for text in texts
+    )
+    escalated, cleared = Prefilter(classifier, feed, AuditRates(0, 0)).decide([half, clear])
+    assert decode(escalated.value, Escalation).repaired
+    assert decode(escalated.value, Escalation).event.text == f"\ufffd {INSULT}"
+    assert decode(cleared.value, Verdict).repaired
+
+
+def test_after_the_last_policy_nothing_is_cleared_by_none(classifier):
+    feed = releasing(document_with(terms=["alpha"]))
+    prefilter = Prefilter(classifier, feed, AuditRates(0, 0))
+    assert prefilter.in_force
+    feed.take(b"fraud-spam", None)
+    assert not prefilter.in_force
+    prefilter.renew()
+    assert prefilter.current
+    assert not prefilter.in_force
+    assert [o.topic for o in prefilter.decide([event("alpha")])] == [topics.ESCALATIONS], "a batch under way"
+    release(feed, document_with(terms=["beta"]), 2)
+    assert not prefilter.in_force, "until it is compiled"
+    prefilter.renew()
+    assert prefilter.in_force
+    assert [o.topic for o in prefilter.decide([event("alpha"), event("beta")])] == [topics.CLEARED, topics.ESCALATIONS]
+
+
+def test_no_policy_is_in_force_at_the_start(classifier):
+    feed = PolicyFeed()
+    assert not Prefilter(classifier, feed).in_force

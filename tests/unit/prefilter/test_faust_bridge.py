@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 
 import aiohttp
 import pytest
@@ -29,7 +30,7 @@ def decide(records):
     return [Output("cleared", r.key, r.value, []) for r in records]
 
 
-async def run_with(work, state=None):
+async def run_with(work, state=None, decide=decide):
     """Run a bridge until `work`, given the bridge and its address, ends."""
     current = settings.load(host="127.0.0.1", prefilter_port=free_port())
 
@@ -82,3 +83,58 @@ async def test_an_error_of_the_process_ends_the_app_and_is_raised():
 
     with pytest.raises(BusError, match="the broker is gone"):
         await run_with(work)
+
+
+async def test_a_batch_that_is_cancelled_leaves_the_agent_running():
+    async def work(bridge, _):
+        for value in (b"slow", b"bad"):
+            cancelled = asyncio.create_task(bridge.process([record(value)]))
+            await asyncio.sleep(0)
+            cancelled.cancel()
+            under_way = asyncio.create_task(bridge.process([record(value * 50_000)]))  # in the thread
+            while not bridge._batches.empty():
+                await asyncio.sleep(0)
+            under_way.cancel()
+            await asyncio.wait({cancelled, under_way})
+            assert cancelled.cancelled()
+            assert under_way.cancelled()
+        assert [o.value for o in await bridge.process([record(b"c")])] == [b"c"]
+
+    await run_with(work)
+
+
+async def test_a_costly_batch_is_decided_in_order_while_the_event_loop_turns(monkeypatch):
+    """In parts, of which each but the first is in a thread. The decision waits for the event loop, or would hang."""
+    loop, threads, turned = asyncio.get_running_loop(), [], threading.Event()
+
+    def costly(records):
+        threads.append(threading.current_thread() is threading.main_thread())
+        if not threads[-1]:
+            loop.call_soon_threadsafe(turned.set)
+            assert turned.wait(30)
+        return decide(records)
+
+    async def work(bridge, _):
+        values = [b"%d" % number * 10_000 for number in range(40)]
+        assert [o.value for o in await bridge.process([record(value) for value in values])] == values
+        assert [o.value for o in await bridge.process([record(b"x" * 100_000)])] == [b"x" * 100_000]
+
+    monkeypatch.setattr("safeguard_streams.prefilter.faust_bridge.PAUSE_SECONDS", -1.0)
+    await run_with(work, decide=costly)
+    assert len(threads) > 5
+    assert not any(threads)
+
+
+async def test_an_ordinary_batch_stays_on_the_event_loop():
+    threads = []
+
+    def cheap(records):
+        threads.append(threading.current_thread() is threading.main_thread())
+        return decide(records)
+
+    async def work(bridge, _):
+        await bridge.process([record(b"a" * 100)] * 1000)
+
+    await run_with(work, decide=cheap)
+    assert threads
+    assert all(threads)
