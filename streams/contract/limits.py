@@ -21,7 +21,7 @@ LABEL_CHARACTERS = 512  # of author, surface and language
 EVENT_POLICIES = 256  # that an event may name
 ATTRIBUTES_BYTES = 1 * MiB  # as JSON
 NESTING = 100  # lists and objects inside each other
-TRACE_HEADER_BYTES = 1 * KiB
+TRACE_HEADER_BYTES = 512
 
 # The prefilter. Lengths of texts are in characters.
 JUDGED_IN_FULL = 128 * KiB  # longest text of which the classifier reads every word
