@@ -1,6 +1,6 @@
 """Benchmarks of the prefilter and of releases: `safeguard bench`.
 
-Each benchmark prints its figures beside baselines measured in the same run, on the same broker and the same texts.
+Those on Kafka print their figures beside baselines measured in the same run, on the same broker and the same texts.
 Modules in reading order:
 
 - `common`: the broker, the texts, topics for one measurement.
@@ -8,6 +8,8 @@ Modules in reading order:
 - `processes`: processes started as an operator would start them.
 - `variants`: the baselines: a plain Faust agent and bare consumer loops.
 - `prefilter`: throughput, latency, and the cost of telemetry and of many terms.
+- `costs`: texts by kind and length, and what work on one costs.
+- `texts`: what the prefilter and the prompt of a text cost, without a broker.
 - `release`: a policy released and rolled back under load.
 
 ## Design decisions

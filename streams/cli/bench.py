@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
-from safeguard_streams.cli.benchmark import run_benchmark
+from safeguard_streams.cli.benchmark import print_figures, run_benchmark
 from safeguard_streams.cli.options import Bootstrap, Json
+from safeguard_streams.contract.limits import EVENT_BYTES
 
 app = typer.Typer(no_args_is_help=True, help="Measure the pipeline beside its baselines, in one run.")
 
@@ -79,3 +81,21 @@ def release(
         bootstrap,
         as_json,
     )
+
+
+@app.command("texts")
+def texts(
+    largest: Annotated[int, typer.Option(min=300, help="Length of the longest texts, in bytes.")] = EVENT_BYTES,
+    as_json: Json = False,
+) -> None:
+    """Measure what a text costs by its kind and length, in microseconds and MiB of memory.
+
+    Covers the prefilter's decision, and the prompt where the reasoner is installed. Needs no broker. Each measurement
+    runs in a process of its own. A measurement of more than 2 minutes has no figures.
+    """
+    from safeguard_streams.bench import prefilter as requirements
+    from safeguard_streams.bench import texts as measurement
+
+    requirements.check_extra()
+    sizes = [size for size in measurement.SIZES if size <= largest]
+    print_figures(measurement.measure(sizes, lambda line: print(line, file=sys.stderr, flush=True)), as_json=as_json)

@@ -38,6 +38,11 @@ def run_benchmark(
             figures = asyncio.run(work(address))
     except BrokerError as error:
         raise SafeguardError(f"{error}; or name a broker with --bootstrap") from error
+    print_figures(figures, as_json=as_json)
+
+
+def print_figures(figures: dict[str, Any], *, as_json: bool) -> None:
+    """Print a benchmark's figures as a table or JSON."""
     if as_json:
         print(orjson.dumps(figures).decode())
         return

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 import orjson
 from msgspec import Meta
 
+from safeguard_streams.contract import limits
 from safeguard_streams.errors import RecordError
 from safeguard_streams.policies.vocabulary import Effort
 
@@ -29,7 +31,8 @@ Enforced = Literal["allow", "review", "label", "limit", "remove"]  # in order of
 ActionState = Literal["applied", "held", "overridden"]
 Stratum = Literal["near", "far"]
 Confidence = Literal["low", "medium", "high"]
-Id = Annotated[str, Meta(min_length=1, max_length=512)]
+Id = Annotated[str, Meta(min_length=1, max_length=limits.ID_CHARACTERS)]
+Label = Annotated[str, Meta(max_length=limits.LABEL_CHARACTERS)]
 Part = Literal["value", "headers", "key"]
 # Kafka allows null values and names of any bytes. Bytes of a name that are not UTF-8 are kept as surrogates (PEP 383).
 Headers = Sequence[tuple[str, bytes | None]]
@@ -41,30 +44,57 @@ REPLAYED = ".replay."  # followed by the version
 EVERY_POLICY = "*"  # policy_id of a verdict that clears an item under all policies that apply to it
 
 
+Field = TypeVar("Field")
+if TYPE_CHECKING:
+    OrNull = Annotated[Field, "on the wire also null, which is read as the field's default"]
+else:
+    OrNull = Field | None
+
+
 class Message(msgspec.Struct, frozen=True):
     """An earlier message of the conversation that an item belongs to."""
 
-    role: Annotated[str, Meta(description="who wrote the message, such as user or assistant")]
-    text: Annotated[str, Meta(description="the message in full")]
+    role: Annotated[OrNull[str], Meta(description="who wrote the message, such as user or assistant")]
+    text: Annotated[OrNull[str], Meta(description="the message in full")]
+
+    def __post_init__(self) -> None:
+        if None in (self.role, self.text):
+            _replace_null(self, "role", "unknown")
+            _replace_null(self, "text", "")
 
 
 class ContentEvent(msgspec.Struct, frozen=True, omit_defaults=True):
-    """content.events: one content item, as its producer sends it."""
+    """content.events: one content item, as its producer sends it. A field that is null is as if it were absent."""
 
     content_id: Annotated[Id, Meta(description="the producer's id of the item; also the record's key")]
     text: Annotated[str, Meta(description="the text to moderate, in full")]
     created_at: Annotated[
         datetime, Meta(description="when the item was created, RFC 3339; a time without an offset is taken as UTC")
     ]
-    author_id: Annotated[str | None, Meta(description="the producer's id of the author")] = None
-    surface: Annotated[str | None, Meta(description="where the item appears, such as comment or profile")] = None
-    language: Annotated[str | None, Meta(description="language of the text, as a BCP 47 tag")] = None
-    context: Annotated[tuple[Message, ...], Meta(description="earlier messages of the conversation, oldest first")] = ()
+    author_id: Annotated[Label | None, Meta(description="the producer's id of the author")] = None
+    surface: Annotated[Label | None, Meta(description="where the item appears, such as comment or profile")] = None
+    language: Annotated[Label | None, Meta(description="language of the text, as a BCP 47 tag")] = None
+    context: Annotated[
+        OrNull[tuple[Message, ...]], Meta(description="earlier messages of the conversation, oldest first")
+    ] = ()
     policies: Annotated[
-        tuple[str, ...],
+        OrNull[Annotated[tuple[str, ...], Meta(max_length=limits.EVENT_POLICIES)]],
         Meta(description="ids of the only policies to apply; empty for all released policies that cover the item"),
     ] = ()
-    attributes: Annotated[dict[str, Any], Meta(description="further data of the producer, which no stage reads")] = {}
+    attributes: Annotated[
+        OrNull[dict[str, Any]], Meta(description="further data of the producer, which no stage reads")
+    ] = {}
+
+    def __post_init__(self) -> None:
+        if None in (self.context, self.policies, self.attributes):
+            _replace_null(self, "context", ())
+            _replace_null(self, "policies", ())
+            _replace_null(self, "attributes", {})
+
+
+def _replace_null(record: msgspec.Struct, field: str, default: object) -> None:
+    if getattr(record, field) is None:
+        msgspec.structs.force_setattr(record, field, default)
 
 
 class PrefilterResult(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -433,6 +463,7 @@ class ErasureRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 T = TypeVar("T", bound=msgspec.Struct)
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
+_INT_DIGITS = 400  # a longer integer exceeds every float
 _encoder = msgspec.json.Encoder()
 
 
@@ -443,17 +474,41 @@ def decode(value: bytes | None, kind: type[T]) -> T:
     if value is None:
         raise RecordError("record", "is empty; send a JSON object")
     try:
-        return msgspec.convert(orjson.loads(value), kind)
+        return msgspec.convert(_loads(value), kind)
     except orjson.JSONDecodeError as error:
         # The library's message quotes at most one character of the content.
         raise RecordError("record", f"is not JSON in UTF-8: {error.msg} at byte {error.pos}") from None
     except msgspec.ValidationError as error:
-        raise _field_error(str(error)) from None
+        raise field_error(str(error)) from None
     except RecursionError:
         raise RecordError("record", "is nested too deeply") from None
 
 
-def _field_error(message: str) -> RecordError:
+def _loads(value: bytes) -> Any:
+    """JSON as Python objects. Numbers that orjson refuses, such as 1E400, become floats."""
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        if "infinity" not in error.msg:
+            raise
+        try:
+            loaded = json.loads(value.decode(), parse_int=_number, parse_constant=_no_number)
+            orjson.dumps(loaded)  # raises for half a surrogate pair
+        except (ValueError, TypeError):
+            raise error from None
+        return loaded
+
+
+def _number(digits: str) -> float:
+    return int(digits) if len(digits) <= _INT_DIGITS else float(digits)
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"JSON has no {name}")
+
+
+def field_error(message: str) -> RecordError:
+    """The error for a message of msgspec, which may end with the path of a field."""
     path = _PATH.search(message)
     where = path[1] if path else ""
     problem = message[: path.start()] if path else message
@@ -484,12 +539,17 @@ def carried(headers: Headers) -> list[tuple[str, bytes]]:
     return list(kept.items())
 
 
+def origin_of(partition: int, offset: int) -> str:
+    """The place of a record on content.events, as `Escalation.origin` and `Verdict.origin` name it."""
+    return f"{partition}@{offset}"
+
+
 def content_sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def verdict_id(*parts: str) -> str:
-    """32 hex digits; equal for equal content, policy version, model, effort, lane and replay."""
+    """32 hex digits; equal for equal parts, which are what a verdict depends on and where its event stands."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 

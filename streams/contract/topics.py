@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from safeguard_streams.contract import limits
 from safeguard_streams.contract.records import (
     Action,
     ContentEvent,
@@ -48,12 +49,12 @@ LANES: dict[Lane, str] = {
 }
 FOREVER = -1
 
-MiB = 2**20
+MiB = limits.MiB
 DAY = 24 * 3600 * 1000
 COMPACTION_LAG = DAY  # compaction removes an erased record from disk within this time
-# A record with content may have this many bytes. A dead letter holds it in base64, which needs half as much again.
-LARGEST_CONTENT = 12 * MiB
-LARGEST_RECORD = 20 * MiB
+LARGEST_CONTENT = limits.EVENT_BYTES
+LARGEST_ESCALATION = limits.ESCALATION_BYTES
+LARGEST_RECORD = limits.DEAD_LETTER_BYTES
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
@@ -92,10 +93,10 @@ class Topic(msgspec.Struct, frozen=True):
 
 CATALOGUE: tuple[Topic, ...] = (
     Topic(EVENTS, "content_id", ContentEvent, retention=30 * DAY),
-    Topic(ESCALATIONS, "content_id", Escalation),
-    Topic(ESCALATIONS_AUDIT, "content_id", Escalation),
-    Topic(ESCALATIONS_SHADOW, "content_id", Escalation),
-    Topic(ESCALATIONS_REPLAY, "content_id", Escalation),
+    Topic(ESCALATIONS, "content_id", Escalation, largest=LARGEST_ESCALATION),
+    Topic(ESCALATIONS_AUDIT, "content_id", Escalation, largest=LARGEST_ESCALATION),
+    Topic(ESCALATIONS_SHADOW, "content_id", Escalation, largest=LARGEST_ESCALATION),
+    Topic(ESCALATIONS_REPLAY, "content_id", Escalation, largest=LARGEST_ESCALATION),
     Topic(CLEARED, "content_id", Verdict),
     Topic(VERDICTS, "content_id", Verdict, retention=90 * DAY),
     Topic(RATIONALES, "verdict_id", Rationale, retention=90 * DAY, cleanup="compact,delete"),

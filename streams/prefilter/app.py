@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from safeguard_streams.bus.engine import Engine, Limits
+from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.bus.kafka import KafkaBus
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
@@ -45,7 +47,7 @@ class PrefilterProcess:
         )
         self.engine = Engine(
             KafkaBus(settings, [topics.EVENTS], STAGE),
-            stateless(self.bridge.process),
+            stateless(self._process),
             stage=STAGE,
             limits=Limits(max_in_flight=4),
             trace_sample_rate=settings.trace_sample_rate,
@@ -64,7 +66,7 @@ class PrefilterProcess:
     def state(self) -> dict[str, Any]:
         """The body of /health/ready."""
         return {
-            "ready": self.engine.ready,
+            "ready": self.engine.ready and self.prefilter.in_force,
             "policies": {name: r.policy.version for name, r in self.feed.policies.released.items()},
             "committed": self.engine.committed,
         }
@@ -77,14 +79,25 @@ class PrefilterProcess:
             await asyncio.sleep(RENEWAL_INTERVAL)
 
     async def _consume(self, caught_up: asyncio.Event) -> None:
-        """Run the engine once the policies in force are compiled. Without a policy, everything would be cleared."""
+        """Run the engine once the policies in force are compiled."""
 
         async def policies_compiled() -> None:
             await caught_up.wait()
-            await self.feed.wait_for_any()
+            await self._policies_in_force()
             while not self.prefilter.current:
                 await asyncio.sleep(RENEWAL_INTERVAL)
 
         await run_until_first(policies_compiled(), self.stop.wait())
         if not self.stop.is_set():
             await self.engine.run(self.stop)
+
+    async def _process(self, records: Sequence[Record]) -> Sequence[Output]:
+        """Decide a batch. After the last policy has been retired, wait as at the start."""
+        await self._policies_in_force()
+        return await self.bridge.process(records)
+
+    async def _policies_in_force(self) -> None:
+        """Wait until there are any, and they are compiled. Without a policy, everything would be cleared."""
+        while not self.prefilter.in_force:
+            await self.feed.wait_for_any()
+            await asyncio.sleep(RENEWAL_INTERVAL)

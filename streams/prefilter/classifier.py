@@ -13,6 +13,7 @@ from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ahocorasick_rs
 import fasttext
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +81,9 @@ class Classifier:
         self._costs: dict[str, float] = dict(
             zip(vocabulary, (np.log(counts.sum()) - np.log(counts)).tolist(), strict=True)
         )
+        short = [word for word in vocabulary if len(word) <= _MAX_PART]
+        self._known = ahocorasick_rs.AhoCorasick(short)
+        self._known_costs = [self._costs[word] for word in short]
         self._set_distilled(())
 
     @property
@@ -114,25 +118,27 @@ class Classifier:
 
     def _split(self, word: str) -> list[str]:
         """The most likely sequence of words, where a word's probability is its frequency in training."""
-        best: list[tuple[float, int]] = [(0.0, 0)]  # for each end: the lowest cost, and where its last part starts
+        known: list[list[tuple[int, float]]] = [[] for _ in range(len(word) + 1)]  # by end: start and cost
+        for number, start, end in self._known.find_matches_as_indexes(word, overlapping=True):
+            known[end].append((start, self._known_costs[number]))
+        # For each end: the lowest cost, that cost less the letters before it, and where its last part starts.
+        lowest, relative, starts = [0.0], [0.0], [0]
         for end in range(1, len(word) + 1):
-            best.append(
-                min(
-                    (best[start][0] + self._cost(word[start:end]), start)
-                    for start in range(max(0, end - _MAX_PART), end)
-                )
-            )
+            near = relative[-_MAX_PART:]
+            least = min(near)
+            best, start = least + _UNKNOWN_COST + _UNKNOWN_LETTER_COST * end, end - len(near) + near.index(least)
+            for known_start, cost in known[end]:
+                best, start = min((best, start), (lowest[known_start] + cost, known_start))
+            lowest.append(best)
+            relative.append(best - _UNKNOWN_LETTER_COST * end)
+            starts.append(start)
         parts: list[str] = []
         end = len(word)
         while end:
-            start = best[end][1]
+            start = starts[end]
             parts.append(word[start:end])
             end = start
         return parts[::-1] if len(word) >= _MIN_MEAN_PART * len(parts) else [word]
-
-    def _cost(self, part: str) -> float:
-        cost = self._costs.get(part)
-        return _UNKNOWN_COST + _UNKNOWN_LETTER_COST * len(part) if cost is None else cost
 
     def _contribution(self, of: Sequence[str]) -> Floats:
         """What words add to the sums of a window or section.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,19 +13,18 @@ import numpy as np
 
 from safeguard_streams.bus.dead_letters import dead_letter
 from safeguard_streams.bus.interface import Output, Record
+from safeguard_streams.contract.intake import Received, read_event
 from safeguard_streams.contract.records import (
     ContentEvent,
     Lane,
     PrefilterResult,
     Stratum,
-    carried,
-    decode,
-    milliseconds_since,
     now,
 )
 from safeguard_streams.errors import RecordError
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.compiled import CompiledPolicies, CompiledShadow, compile_policies
+from safeguard_streams.prefilter.long_texts import evaluate
 from safeguard_streams.prefilter.outputs import Decided, cleared, escalated
 from safeguard_streams.prefilter.sampling import drawn, hashed
 from safeguard_streams.releases.feed import PolicyFeed, PolicySet, Released
@@ -65,7 +65,7 @@ class EscalationReasons(NamedTuple):
 
 
 class Prefilter:
-    """Turns batches of content events into escalations and cleared verdicts."""
+    """Turns batches of content events into escalations and cleared verdicts. Safe in several threads."""
 
     def __init__(self, classifier: Classifier, feed: PolicyFeed, audit: AuditRates | None = None) -> None:
         self._feed = feed
@@ -73,6 +73,7 @@ class Prefilter:
         self._classes, self._model = classifier.classes, classifier.name
         self._compiled = CompiledPolicies(PolicySet({}), classifier)
         self._compiled_from: PolicySet | None = None
+        self._evaluating = threading.Lock()  # the classifier fills its table as it scores
         self.renew()
 
     @property
@@ -80,57 +81,72 @@ class Prefilter:
         """Whether the compiled policies are those in force."""
         return self._compiled_from is self._feed.policies
 
+    @property
+    def in_force(self) -> bool:
+        """Whether policies are in force, and some were when the last ones were compiled.
+
+        Without a policy, everything would be cleared.
+        """
+        former = self._compiled_from
+        return former is not None and bool(former.released) and bool(self._feed.policies.released)
+
     def renew(self) -> None:
-        """Compile the policies in force. Safe in another thread: the former ones decide until this is done.
+        """Compile the policies in force. The former ones decide until this is done, or for good after the last one has
+        been retired: `in_force` tells.
 
         A release whose gate does not compile is rejected with a line in the log. Its former release stays in force.
         """
         policies = self._feed.policies
-        self._compiled = compile_policies(policies, self._compiled.policies, self._compiled.gates.classifier)
+        if policies.released or not self._compiled.live:
+            self._compiled = compile_policies(policies, self._compiled.policies, self._compiled.gates.classifier)
         self._compiled_from = policies
 
     def reasons(self, events: Sequence[ContentEvent]) -> EscalationReasons:
         """Why events are escalated."""
         compiled = self._compiled
-        return EscalationReasons(_Batch(compiled, events, self._audit, self._classes).reasons(), compiled.released)
+        return EscalationReasons(self._batch(compiled, events).reasons(), compiled.released)
 
     def decide(self, records: Sequence[Record]) -> list[Output]:
-        """The outputs for these records. An event is either escalated under some policies or cleared under all of them.
+        """The outputs for these records: a part of a batch, as `batches` cuts it.
+
+        An event is either escalated under some policies or cleared under all of them.
 
         An audited event is cleared, and escalated on the audit lane. An invalid record becomes a dead letter.
         The outputs of valid records are in the order of the records.
         """
-        started = time.perf_counter()
         compiled = self._compiled  # one set for the whole batch, even if another thread renews it meanwhile
+        started = time.perf_counter()
         outputs: list[Output] = []
-        valid: list[tuple[Record, ContentEvent]] = []
+        valid: list[tuple[Record, Received]] = []
         for record in records:
             try:
                 valid.append((record, _valid_event(record, compiled)))
             except RecordError as error:
                 outputs.append(dead_letter(record, error, stage=STAGE, attempts=1))
         if valid:
-            batch = _Batch(compiled, [event for _, event in valid], self._audit, self._classes)
+            batch = self._batch(compiled, [received.event for _, received in valid])
             by_event, nearest = batch.reasons(), batch.nearest()
             at = now()
             spent = round((time.perf_counter() - started) * 1000 / len(valid), 3)
-            for i, (record, event) in enumerate(valid):
+            for i, (record, received) in enumerate(valid):
                 reasons = by_event.get(i, ())
-                latency = {"queue": milliseconds_since(event.created_at, at), STAGE: spent}
-                decided = Decided(record, event, at, latency, carried(record.headers) if record.headers else [])
+                decided = Decided.of(record, received, at, spent)
                 outputs += [escalated(decided, compiled.released[r.column], r.result, r.lane) for r in reasons]
                 if all(reason.lane != "live" for reason in reasons):
                     outputs.append(cleared(decided, compiled.version, self._model, nearest[i]))
             _count(compiled, by_event, len(valid))
         return outputs
 
+    def _batch(self, compiled: CompiledPolicies, events: Sequence[ContentEvent]) -> _Batch:
+        with self._evaluating:
+            return _Batch(compiled, events, self._audit, self._classes)
 
-def _valid_event(record: Record, compiled: CompiledPolicies) -> ContentEvent:
-    event = decode(record.value, ContentEvent)
-    for name in event.policies:
-        if name not in compiled.policies.released:
-            raise RecordError("policies", f"no policy {name!r} is in force; see safeguard policy list")
-    return event
+
+def _valid_event(record: Record, compiled: CompiledPolicies) -> Received:
+    received = read_event(record.value)
+    if not compiled.policies.released.keys() >= set(received.event.policies):
+        raise RecordError("policies", "names a policy that is not in force; see safeguard policy list")
+    return received
 
 
 class _Batch:
@@ -141,7 +157,8 @@ class _Batch:
     ) -> None:
         self._compiled = compiled
         self._classes = classes
-        self._results = results = compiled.gates.evaluate([event.text for event in events])
+        results, truncated = evaluate(compiled.gates, [event.text for event in events])
+        self._results, self._truncated = results, truncated.tolist()
         self._ids = np.array([hashed(event.content_id) for event in events], dtype=np.uint64)
         covered = compiled.covers(events)
         draws = drawn(self._ids, compiled.seeds)
@@ -204,10 +221,10 @@ class _Batch:
     def _trigger(self, i: int, column: int) -> PrefilterResult:
         """The gate that escalates a triggered event."""
         if self._compiled.everything[column]:
-            return PrefilterResult("everything")
+            return PrefilterResult("everything", truncated=self._truncated[i])
         if self._results.reached[i, column]:
             return self._result("label", i, column)
-        return PrefilterResult("terms", self._results.matches[i, column])
+        return PrefilterResult("terms", self._results.matches[i, column], truncated=self._truncated[i])
 
     def _result(
         self, gate: str, i: int, column: int, rate: float | None = None, stratum: Stratum | None = None
@@ -215,10 +232,10 @@ class _Batch:
         """A result with the score, if the policy's gate has one."""
         gates = self._compiled.gates
         if not gates.scored[column]:
-            return PrefilterResult(gate, rate=rate, stratum=stratum)
+            return PrefilterResult(gate, rate=rate, stratum=stratum, truncated=self._truncated[i])
         harm = self._classes[self._results.likeliest[i, column]]
         score, threshold = round(float(self._results.scores[i, column]), 4), float(gates.thresholds[column])
-        return PrefilterResult(gate, harm, score, threshold, rate, stratum)
+        return PrefilterResult(gate, harm, score, threshold, rate, stratum, truncated=self._truncated[i])
 
     def nearest(self) -> list[PrefilterResult | None]:
         """For each event, the gate that it passed by the least margin, or None if it passed no gate with a score."""
@@ -239,8 +256,10 @@ class _Batch:
         classes = self._classes
         # A margin below -1 means that the gate has no score, or that the event did not pass it.
         return [
-            PrefilterResult("label", classes[harm], score, threshold_of[column]) if margin >= -1 else None
-            for margin, column, score, harm in best
+            PrefilterResult("label", classes[harm], score, threshold_of[column], truncated=truncated)
+            if margin >= -1
+            else None
+            for truncated, (margin, column, score, harm) in zip(self._truncated, best, strict=True)
         ]
 
 

@@ -96,8 +96,16 @@ class Gates:
         scores = np.zeros((len(texts), len(self.thresholds)))
         np.maximum.at(scores, windows.text, windows.probabilities @ self._weights)
         self._apply_distilled(scores, windows)
-        matches = self._patterns.find(views) | self._terms.find(views)
-        return GateResults(scores, self._likeliest(len(texts), windows), scores >= self.thresholds, matches)
+        return GateResults(
+            scores, self._likeliest(len(texts), windows), scores >= self.thresholds, self._matches(views)
+        )
+
+    def matches(self, texts: Sequence[str]) -> Matches:
+        """The terms and patterns that match, without the classifier."""
+        return self._matches(read(texts))
+
+    def _matches(self, views: Views) -> Matches:
+        return self._patterns.find(views) | self._terms.find(views)
 
     def _likeliest(self, texts: int, windows: Windows) -> NDArray[np.intp]:
         best = np.zeros((texts, windows.probabilities.shape[1]))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import cast
 
 import msgspec
 
 from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.contract import topics
+from safeguard_streams.contract.intake import Received
 from safeguard_streams.contract.records import (
     EVERY_POLICY,
     ContentEvent,
@@ -15,8 +17,11 @@ from safeguard_streams.contract.records import (
     Lane,
     PrefilterResult,
     Verdict,
+    carried,
     content_sha256,
     encode,
+    milliseconds_since,
+    origin_of,
     schema_header,
     verdict_id,
 )
@@ -29,20 +34,40 @@ _VERDICT = schema_header(Verdict)
 class Decided(msgspec.Struct, frozen=True):
     """An event at the time of its decision, with what its outputs have in common.
 
-    latency: milliseconds by stage; trace: the headers of the event's trace.
+    latency: milliseconds by stage; trace: the headers of the event's trace; origin: its place on content.events.
+    key: of all outputs, whatever the producer's key: the content_id.
     """
 
-    record: Record
-    event: ContentEvent
+    received: Received
     at: datetime
     latency: dict[str, float]
     trace: list[tuple[str, bytes]]
+    origin: str
+    key: bytes
+
+    @classmethod
+    def of(cls, record: Record, received: Received, at: datetime, spent: float) -> Decided:
+        """spent: milliseconds that the decision took."""
+        event = received.event
+        return cls(
+            received,
+            at,
+            {"queue": milliseconds_since(event.created_at, at), "prefilter": spent},
+            carried(record.headers) if record.headers else [],
+            origin_of(record.partition, record.offset),
+            event.content_id.encode(),
+        )
+
+
+def as_sent(received: Received) -> ContentEvent:
+    """The event for a record that passes it on: encoded, it is the very bytes that were received."""
+    return cast("ContentEvent", msgspec.Raw(received.json))
 
 
 def escalated(decided: Decided, released: Released, result: PrefilterResult, lane: Lane) -> Output:
     """The escalation of an event under one policy."""
     escalation = Escalation(
-        event=decided.event,
+        event=as_sent(decided.received),
         policy_id=released.policy.id,
         policy_version=released.policy.version,
         policy_revision=released.revision,
@@ -50,16 +75,18 @@ def escalated(decided: Decided, released: Released, result: PrefilterResult, lan
         lane=lane,
         escalated_at=decided.at,
         latency=decided.latency,
+        origin=decided.origin,
+        repaired=decided.received.repaired,
     )
-    return Output(topics.LANES[lane], decided.record.key, encode(escalation), [_ESCALATION, *decided.trace])
+    return Output(topics.LANES[lane], decided.key, encode(escalation), [_ESCALATION, *decided.trace])
 
 
 def cleared(decided: Decided, policies_version: str, model: str, nearest: PrefilterResult | None) -> Output:
     """The verdict that clears an event under every policy. `nearest` is the result of the gate that came nearest."""
-    event = decided.event
+    event, origin = decided.received.event, decided.origin
     digest = content_sha256(event.text)
     verdict = Verdict(
-        verdict_id=verdict_id(event.content_id, digest, EVERY_POLICY, policies_version, model, "live"),
+        verdict_id=verdict_id(event.content_id, digest, EVERY_POLICY, policies_version, model, "live", origin),
         content_id=event.content_id,
         content_sha256=digest,
         policy_id=EVERY_POLICY,
@@ -71,5 +98,7 @@ def cleared(decided: Decided, policies_version: str, model: str, nearest: Prefil
         decided_at=decided.at,
         prefilter=nearest,
         latency=decided.latency,
+        origin=origin,
+        repaired=decided.received.repaired,
     )
-    return Output(topics.CLEARED, decided.record.key, encode(verdict), [_VERDICT, *decided.trace])
+    return Output(topics.CLEARED, decided.key, encode(verdict), [_VERDICT, *decided.trace])

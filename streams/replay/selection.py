@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 
@@ -10,6 +11,7 @@ import numpy as np
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.contract import topics
+from safeguard_streams.contract.intake import Received, read_event
 from safeguard_streams.contract.records import (
     ContentEvent,
     Decision,
@@ -21,12 +23,15 @@ from safeguard_streams.contract.records import (
     decode,
     encode,
     now,
+    origin_of,
     schema_header,
 )
 from safeguard_streams.errors import RecordError
 from safeguard_streams.policies.document import Policy
+from safeguard_streams.prefilter.batches import parts
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.decision import AuditRates, EscalationReason, Prefilter
+from safeguard_streams.prefilter.outputs import as_sent
 from safeguard_streams.prefilter.sampling import drawn, hashed
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.replay import jobs
@@ -76,24 +81,27 @@ class ReplaySelector:
         self._noise_seed = np.array([hashed(f"{replay.replay_id} noise")], dtype=np.uint64)
 
     async def __call__(self, records: Sequence[Record]) -> list[Output]:
+        return [output for part in parts(records) for output in await asyncio.to_thread(self._escalations, part)]
+
+    def _escalations(self, records: Sequence[Record]) -> list[Output]:
         selected = self._select(records)
         if not selected:
             return []
-        ids = np.array([hashed(event.content_id) for _, event in selected], dtype=np.uint64)
+        ids = np.array([hashed(received.event.content_id) for _, received in selected], dtype=np.uint64)
         in_sample = drawn(ids, self._sample_seed)[:, 0] < self._replay.sample
         judged_again = drawn(ids, self._noise_seed)[:, 0] < self._replay.noise
-        reasons, released = self._prefilter.reasons([event for _, event in selected])
+        reasons, released = self._prefilter.reasons([received.event for _, received in selected])
         outputs = []
-        for row, (record, event) in enumerate(selected):
+        for row, (record, received) in enumerate(selected):
             if in_sample[row]:
                 for reason in reasons.get(row, ()):
                     policy = released[reason.column].policy
                     judge = reason.lane == "shadow" or (judged_again[row] and policy.id in self._changed)
-                    if judge and self._fits_earlier(event, policy.id):
-                        outputs.append(self._escalation(record, event, policy, reason))
+                    if judge and self._fits_earlier(received.event, policy.id):
+                        outputs.append(self._escalation(record, received, policy, reason))
         return outputs
 
-    def _select(self, records: Sequence[Record]) -> list[tuple[Record, ContentEvent]]:
+    def _select(self, records: Sequence[Record]) -> list[tuple[Record, Received]]:
         """The readable events between the replay's bounds that pass its filters."""
         starts, ends = self._replay.starts, self._replay.ends
         selected = []
@@ -101,9 +109,9 @@ class ReplaySelector:
             partition = str(record.partition)
             if starts.get(partition, 0) <= record.offset < ends.get(partition, 0):
                 with contextlib.suppress(RecordError):  # the prefilter has already written it to the dead letters
-                    event = decode(record.value, ContentEvent)
-                    if self._fits(event):
-                        selected.append((record, event))
+                    received = read_event(record.value)
+                    if self._fits(received.event):
+                        selected.append((record, received))
         return selected
 
     def _fits(self, event: ContentEvent) -> bool:
@@ -115,9 +123,9 @@ class ReplaySelector:
     def _fits_earlier(self, event: ContentEvent, policy_id: str) -> bool:
         return not self._replay.decisions or self._earlier.get((event.content_id, policy_id)) in self._replay.decisions
 
-    def _escalation(self, record: Record, event: ContentEvent, policy: Policy, reason: EscalationReason) -> Output:
+    def _escalation(self, record: Record, received: Received, policy: Policy, reason: EscalationReason) -> Output:
         escalation = Escalation(
-            event=event,
+            event=as_sent(received),
             policy_id=policy.id,
             policy_version=policy.version,
             policy_revision=0,
@@ -125,10 +133,11 @@ class ReplaySelector:
             lane="replay",
             escalated_at=now(),
             replay_id=self._replay.replay_id,
+            origin=origin_of(record.partition, record.offset),
+            repaired=received.repaired,
         )
-        return Output(
-            topics.ESCALATIONS_REPLAY, record.key, encode(escalation), [_ESCALATION, *carried(record.headers)]
-        )
+        key = received.event.content_id.encode()
+        return Output(topics.ESCALATIONS_REPLAY, key, encode(escalation), [_ESCALATION, *carried(record.headers)])
 
 
 def _put(

@@ -5,4 +5,5 @@ Every variant judges equal content items with equal vLLM settings on one broker.
 - `run`: runs the variants one after another and compares them.
 - `baselines`: vLLM without Kafka, and a plain loop of chat calls.
 - `items`: the content items.
+- `texts`: what a prompt costs by kind and length of text, for `safeguard bench texts`.
 """

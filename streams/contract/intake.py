@@ -1,0 +1,128 @@
+"""Reads content events as their producers sent them, and keeps the bytes that they sent.
+
+Content must not escape moderation because a part of it is no character. Such parts are replaced by U+FFFD in the
+bytes themselves, and everything else stays as it came: numbers, order of keys, fields that no stage knows.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+import numpy as np
+
+from safeguard_streams.contract import limits
+from safeguard_streams.contract.records import ContentEvent, field_error
+from safeguard_streams.errors import RecordError
+
+_BOM = b"\xef\xbb\xbf"
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# True wherever _ESCAPE would find a half, and in few other places: that is slower where a text has many escapes.
+_SUSPECT = re.compile(
+    rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]|\\\\u[dD][89a-fA-F]", re.DOTALL
+)
+# Every escape is a match, so that the backslash of one is never taken for the beginning of another.
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u(?P<half>[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
+# Surrogates in UTF-8, as Java's modified UTF-8 and CESU-8 write them: pairs first, then what is left over.
+_ENCODED_SURROGATES = re.compile(rb"\xed[\xa0-\xaf][\x80-\xbf]\xed[\xb0-\xbf][\x80-\xbf]|\xed[\xa0-\xbf][\x80-\xbf]")
+_PAIR_BYTES = 6
+
+
+_NO_ATTRIBUTES = msgspec.Raw(b"{}")
+
+
+class _Sent(ContentEvent, frozen=True):
+    """An event whose attributes stay bytes, because no stage reads them and their cost has no bound."""
+
+    attributes: msgspec.Raw = _NO_ATTRIBUTES  # type: ignore[assignment]
+
+
+class Received(msgspec.Struct, frozen=True):
+    """An event. json: the bytes that its producer sent, with its attributes; repaired: whether these were mended."""
+
+    event: ContentEvent
+    json: bytes
+    repaired: bool
+
+
+_decoder = msgspec.json.Decoder(_Sent)
+
+
+def read_event(value: bytes | None) -> Received:
+    """Read one event.
+
+    Raises RecordError with the path of the field at fault, or `record` if it is too large or no JSON object. The
+    message quotes nothing of the content.
+    """
+    if value is None:
+        raise RecordError("record", "is empty; send a JSON object")
+    _check_size(value)
+    sent = value.removeprefix(_BOM)
+    json = _repaired(sent)
+    _check_size(json)
+    try:
+        event = _decoder.decode(json)
+    except msgspec.ValidationError as error:
+        raise field_error(str(error)) from None
+    except msgspec.DecodeError as error:
+        raise RecordError("record", f"is not JSON in UTF-8: {error}") from None
+    except RecursionError:
+        raise _too_deep() from None
+    _check(event, json)
+    return Received(event, json, json != sent)
+
+
+def _check_size(json: bytes) -> None:
+    if len(json) > limits.EVENT_BYTES:
+        raise RecordError("record", f"has {len(json):,} bytes; an event may have {limits.EVENT_BYTES:,}")
+
+
+def _check(event: _Sent, json: bytes) -> None:
+    if event.attributes is not _NO_ATTRIBUTES:
+        _check_attributes(event.attributes)
+    if json.count(b"[") + json.count(b"{") > limits.NESTING and _depth(json) > limits.NESTING:
+        raise _too_deep()
+
+
+def _check_attributes(attributes: msgspec.Raw) -> None:
+    sent = bytes(memoryview(attributes)[: limits.ATTRIBUTES_BYTES + 1])
+    if not sent.startswith((b"{", b"null")):
+        raise RecordError("attributes", "expected `object`")
+    if len(sent) > limits.ATTRIBUTES_BYTES:
+        raise RecordError("attributes", f"has more than {limits.ATTRIBUTES_BYTES:,} bytes")
+
+
+def _too_deep() -> RecordError:
+    return RecordError("record", f"is nested too deeply; at most {limits.NESTING} levels")
+
+
+def _depth(json: bytes) -> int:
+    """How many lists and objects of valid JSON are inside each other."""
+    points = np.frombuffer(_STRING.sub(b"", json), dtype=np.uint8) | 0x20  # [ and ] become { and }
+    brackets = points[(points == ord("{")) | (points == ord("}"))]
+    return int(np.where(brackets == ord("{"), 1, -1).cumsum(dtype=np.int32).max(initial=0))
+
+
+def _repaired(json: bytes) -> bytes:
+    """The same bytes with U+FFFD in place of those that are no characters."""
+    if not json.isascii():
+        try:
+            json.decode()
+        except UnicodeDecodeError:
+            json = _ENCODED_SURROGATES.sub(_character, json).decode(errors="replace").encode()
+    if b"\\u" in json and _SUSPECT.search(json):
+        json = _ESCAPE.sub(_without_half, json)
+    return json
+
+
+def _character(surrogates: re.Match[bytes]) -> bytes:
+    if len(surrogates[0]) < _PAIR_BYTES:
+        return "\ufffd".encode()
+    return surrogates[0].decode("utf-8", "surrogatepass").encode("utf-16", "surrogatepass").decode("utf-16").encode()
+
+
+def _without_half(escape: re.Match[bytes]) -> bytes:
+    return rb"\ufffd" if escape["half"] else escape[0]
