@@ -70,6 +70,7 @@ class Worker:
         """The body of /health/ready."""
         ready = self.engine is not None and self.engine.ready
         return {
+            "started": self.backend is not None,
             "ready": ready and self.backend is not None and self.backend.healthy,
             "model": self.backend.model if self.backend else None,
             "policies": {name: r.policy.version for name, r in self.feed.policies.released.items()},
@@ -113,6 +114,8 @@ class Worker:
         return InferenceBudget(
             max_answer_tokens=settings.max_tokens,
             cache_size=settings.judgement_cache_size,
+            content_seconds=settings.content_timeout,
+            content_tokens=settings.content_tokens,
             max_tokens_in_flight=settings.max_tokens_in_flight or backend.cache_tokens,
             background_share=settings.background_share,
             effort_by_lag=settings.effort_by_lag,

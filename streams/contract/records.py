@@ -213,6 +213,8 @@ class Rationale(msgspec.Struct, frozen=True, omit_defaults=True):
     model: Annotated[str, Meta(description="name of the reasoning model")]
     attempts: Annotated[tuple[Attempt, ...], Meta(description="every output of the model, in order")]
     created_at: Annotated[datetime, Meta(description="when the rationale was written")]
+    omitted: Annotated[int, Meta(description="outputs left out because the record would be too long")] = 0
+    cut: Annotated[int, Meta(description="characters cut from the middle of outputs that are too long")] = 0
 
 
 class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -280,7 +282,9 @@ class PolicyRelease(msgspec.Struct, frozen=True, omit_defaults=True):
     """moderation.policies: a whole policy document in force, in shadow, or kept for a replay."""
 
     policy_id: Annotated[str, Meta(description="the policy's id")]
-    version: Annotated[str, Meta(description="short SHA-256 of what the model sees")]
+    version: Annotated[
+        str, Meta(description="short SHA-256 over everything that decides: text, judging, gate and scope")
+    ]
     revision: Annotated[int, Meta(description="number of the release, counted from 1 for each policy")]
     document: Annotated[str, Meta(description="the whole policy document, front matter included")]
     released_at: Annotated[datetime, Meta(description="when the operator released it")]
@@ -549,7 +553,7 @@ def content_sha256(text: str) -> str:
 
 
 def verdict_id(*parts: str) -> str:
-    """32 hex digits; equal for equal parts, which are what a verdict depends on and where its event stands."""
+    """32 hex digits, equal for equal parts."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 

@@ -51,6 +51,7 @@ FOREVER = -1
 
 MiB = limits.MiB
 DAY = 24 * 3600 * 1000
+TOMBSTONES = 30 * DAY  # a tombstone outlives all records that were written before what it ended
 COMPACTION_LAG = DAY  # compaction removes an erased record from disk within this time
 LARGEST_CONTENT = limits.EVENT_BYTES
 LARGEST_ESCALATION = limits.ESCALATION_BYTES
@@ -84,6 +85,8 @@ class Topic(msgspec.Struct, frozen=True):
     @property
     def config(self) -> dict[str, str]:
         config = {"cleanup.policy": self.cleanup, "max.message.bytes": str(self.largest)}
+        if self.cleanup == "compact":
+            config["delete.retention.ms"] = str(TOMBSTONES)
         if "delete" in self.cleanup:
             config["retention.ms"] = str(self.retention)
         if self.cleanup == "compact,delete":

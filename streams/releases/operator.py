@@ -25,6 +25,7 @@ from safeguard_streams.contract.records import (
 from safeguard_streams.errors import ConfigurationError, PolicyError, RecordError
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.parsing import parse
+from safeguard_streams.releases.feed import REVISION
 from safeguard_streams.runtime.settings import Settings
 
 _WRITER = "policy-releases"
@@ -142,12 +143,12 @@ async def rollback(settings: Settings, policy_id: str, to: str | None, changed_b
     def plan(current: ReleaseHistory) -> list[PolicyChange]:
         earlier = current.find(policy_id, to) if to else current.previous(policy_id)
         try:
-            parse(earlier.document, f"revision {earlier.revision} of {policy_id}", earlier.distilled)
+            policy = parse(earlier.document, f"revision {earlier.revision} of {policy_id}", earlier.distilled)
         except PolicyError as error:
             raise ConfigurationError(
                 f"revision {earlier.revision} no longer parses, release a corrected document: {error}"
             ) from error
-        version = _ReleasedVersion(policy_id, earlier.version, earlier.document, earlier.distilled)
+        version = _ReleasedVersion(policy_id, policy.version, earlier.document, earlier.distilled)
         return [_change("rollback", policy_id, changed_by, _release(current, version, changed_by))]
 
     (change,) = await _change_policies(settings, plan)
@@ -203,12 +204,14 @@ async def _change_policies(
     On a broker with transactions only one operator writes at a time.
     """
     async with kafka.exclusive_writer(settings, _WRITER) as write:
-        changes = plan(await history(settings))
+        current = await history(settings)
+        changes = plan(current)
         outputs = []
         for change in changes:
             key = policy_key(change.policy_id, SHADOW if change.action in ("shadow", "end-shadow") else "")
             value = encode(change.release) if change.release else None
-            outputs.append(Output(topics.POLICIES, key, value, [schema_header(PolicyRelease)]))
+            revision = (REVISION, str(current.revision(change.policy_id)).encode())
+            outputs.append(Output(topics.POLICIES, key, value, [schema_header(PolicyRelease), revision]))
             entry = encode(change)
             outputs.append(
                 Output(topics.POLICIES_HISTORY, change.policy_id.encode(), entry, [schema_header(PolicyChange)])

@@ -202,6 +202,12 @@ REUSED = Metric(
 MALFORMED = Metric(
     "safeguard.malformed", "counter", "{output}", "Model outputs that the parser rejected, by reason.", ("reason",)
 )
+RELEASES_LATE = Metric(
+    "safeguard.releases.late",
+    "counter",
+    "{escalation}",
+    "Escalations whose policy release had not arrived after 10 s, so that they wait for it.",
+)
 CACHED_TOKENS = Metric(
     "safeguard.tokens.cached",
     "counter",

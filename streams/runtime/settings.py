@@ -137,6 +137,19 @@ class Settings(BaseSettings):
         10_000, ge=0, description="number of judgements that a worker keeps and reuses for identical content"
     )
 
+    content_timeout: float = Field(
+        300.0,
+        gt=0,
+        description="time in seconds that requests for one content item may be in progress; afterwards the verdict is "
+        "undetermined",
+    )
+    content_tokens: int = Field(
+        32_768,
+        ge=1,
+        description="number of tokens that the model may write about one content item, for each sample; afterwards the "
+        "verdict is undetermined",
+    )
+
     # The enforcement agent.
     enforcement_port: int = Field(6068, description="port of the enforcement agent's health endpoint")
     webhook_secret: SecretStr | None = Field(

@@ -86,7 +86,8 @@ async def test_the_current_version_judges_its_share_for_noise():
 
 
 async def test_when_only_the_gate_changes_each_content_item_is_judged_once():
-    same = Replayed(NAME, NEW.version, NEW.document, None, NEW.version, version("Weigh", terms=["both"]).document)
+    before = version("Weigh", terms=["both"])
+    same = Replayed(NAME, NEW.version, NEW.document, None, before.version, before.document)
     events = [event(n) for n in range(50)]
     found = await chosen(events, noise=1.0, policies=(same,))
     assert set(Counter(e.event.content_id for e in found).values()) == {1}
@@ -176,7 +177,7 @@ async def test_the_versions_of_a_replay_reach_the_reasoner_and_change_nothing_in
     feed = await feed_of(broker)
     assert {name: r.policy.version for name, r in feed.policies.released.items()} == {NAME: OLD.version}
     for each in (OLD, NEW):
-        found = await feed.wait_for(f"{NAME}.replay.{each.version}".encode(), 0, 0.1)
+        found = await feed.wait_for(f"{NAME}.replay.{each.version}".encode(), 0)
         assert found.policy.document == each.document
     assert (await operator.history(broker)).in_force[NAME].version == OLD.version
     assert made.total == 11
