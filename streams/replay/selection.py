@@ -20,7 +20,6 @@ from safeguard_streams.contract.records import (
     Replay,
     Verdict,
     carried,
-    decode,
     encode,
     now,
     origin_of,

@@ -10,10 +10,11 @@ because anyone may have written a tombstone or a record of another kind. A `Read
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import datetime
 from typing import TypeVar
@@ -24,6 +25,7 @@ from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
 from safeguard_streams.bus.interface import Partition, Record
 from safeguard_streams.bus.kafka.clients import FORBIDDEN_ERRORS, bounded_stop, forbidden
+from safeguard_streams.bus.kafka.probes import wait_for_broker
 from safeguard_streams.bus.timestamps import EARLIEST
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import decode
@@ -329,6 +331,19 @@ async def read_table(settings: Settings, name: str, kind: type[T], partition: in
             elif (decoded := decoded_or_left_out(settings, record, kind)) is not None:
                 table[record.key] = decoded
     return table
+
+
+async def follow(settings: Settings, name: str, take: Callable[[Record], None], caught_up: asyncio.Event) -> None:
+    """Hand on every record of a topic until cancelled. Sets `caught_up` at the end offsets found at the start."""
+    await wait_for_broker(settings)
+    async with reader(settings, [name]) as client:
+        ends = await EndOffsets.now(client)
+        while True:
+            for records in (await client.getmany(timeout_ms=200)).values():
+                for record in records:
+                    take(record)
+            if not caught_up.is_set() and not await ends.remaining():
+                caught_up.set()
 
 
 async def end_offsets(settings: Settings, name: str) -> dict[Partition, int]:
