@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -32,29 +31,13 @@ from safeguard_streams.policies.files import LIBRARY
 from safeguard_streams.replay import jobs, promotion
 from safeguard_streams.replay.promotion import Direction
 from safeguard_streams.runtime import settings
-from safeguard_streams.runtime.durations import span
+from safeguard_streams.runtime.durations import moment
 from safeguard_streams.runtime.process import Stop, configure_logging
 
 app = typer.Typer(no_args_is_help=True, help="Replays: judge past content again by another version of a policy.")
 
 ReplayId = Annotated[str, typer.Argument(metavar="REPLAY", help="Id of a replay, or its first characters.")]
 PolicyOption = Annotated[str | None, typer.Option("--policy", help="Policy of the replay; required if it has several.")]
-
-
-def _moment(given: str | None, option: str) -> datetime | None:
-    """A time in RFC 3339, or a time span before now such as 7d. Raises ConfigurationError."""
-    if given is None:
-        return None
-    ago = span(given)
-    if ago is not None:
-        return datetime.now(UTC) - ago
-    try:
-        moment = datetime.fromisoformat(given)
-    except ValueError:
-        raise ConfigurationError(
-            f"{option}: write a time such as 2026-01-31T12:00:00Z, or a time span before now: 7d, 12h, 30m"
-        ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _decisions(given: list[str]) -> tuple[Decision, ...]:
@@ -109,8 +92,8 @@ def start(
     current = settings.load(bootstrap=bootstrap)
     request = jobs.ReplayRequest(
         policies=requested,
-        since=_moment(since, "--since"),
-        until=_moment(until, "--until"),
+        since=moment(since, "--since") if since else None,
+        until=moment(until, "--until") if until else None,
         first=first,
         last=last,
         sample=sample,
