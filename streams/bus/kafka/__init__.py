@@ -8,7 +8,7 @@ and outputs are then written before the position. Every client stops in bounded 
 - `probes`: whether the broker answers, and whether it has transactions.
 - `bus`: membership in a consumer group, polling, positions.
 - `writers`: commits of outputs and position; writes under an exclusive name.
-- `reading`: whole topics without a group, up to their ends.
+- `reading`: topics without a group, up to their ends; what cannot be read is left out and counted.
 - `positions`: committed positions of groups, read and set from outside.
 - `admin`: creates the topics of the catalogue.
 
@@ -26,23 +26,42 @@ from safeguard_streams.bus.kafka.bus import KafkaBus
 from safeguard_streams.bus.kafka.clients import producer, started
 from safeguard_streams.bus.kafka.positions import begin_at_end, group_positions, set_first_positions
 from safeguard_streams.bus.kafka.probes import has_transactions, wait_for_broker
-from safeguard_streams.bus.kafka.reading import EndOffsets, partitions_of, read_all, reader
+from safeguard_streams.bus.kafka.reading import (
+    EndOffsets,
+    Reading,
+    decoded_or_left_out,
+    offsets_at,
+    partitions_of,
+    read_all,
+    read_decoded,
+    read_table,
+    reader,
+    watched,
+    watching,
+)
 from safeguard_streams.bus.kafka.writers import Write, exclusive_writer
 
 __all__ = [
     "EndOffsets",
     "KafkaBus",
+    "Reading",
     "Write",
     "begin_at_end",
     "create_topics",
+    "decoded_or_left_out",
     "exclusive_writer",
     "group_positions",
     "has_transactions",
+    "offsets_at",
     "partitions_of",
     "producer",
     "read_all",
+    "read_decoded",
+    "read_table",
     "reader",
     "set_first_positions",
     "started",
     "wait_for_broker",
+    "watched",
+    "watching",
 ]
