@@ -22,6 +22,13 @@ class Proportion(msgspec.Struct, frozen=True):
     low: float
     high: float
 
+    def scaled(self, part: int, whole: int) -> Proportion:
+        """The same count as a share of a larger whole, of which only this part may count."""
+        if self.value is None or not whole:
+            return self
+        value, low, high = (round(figure * part / whole, 4) for figure in (self.value, self.low, self.high))
+        return msgspec.structs.replace(self, value=value, low=low, high=high)
+
     def __str__(self) -> str:
         return "-" if self.value is None else f"{self.value:.3f} ({self.low:.3f}-{self.high:.3f})"
 
