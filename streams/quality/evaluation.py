@@ -148,7 +148,7 @@ def by_harm(rows: Sequence[Labelled], scores: Floats) -> list[Figures]:
     measured = []
     for harm in sorted({row.harm for row in rows if row.violates and row.harm}):
         chosen = ~violates | (harms == harm)
-        measured.append(figures(harm, scores[chosen], violates[chosen]))
+        measured.append(figures(_unweighted(harm, scores[chosen], violates[chosen])))
     return measured
 
 

@@ -212,10 +212,8 @@ def test_a_replays_noise_floor_covers_what_the_same_version_would_flip():
         size = 250
         tendency = draw.beta(0.3, 0.6, size)  # each item's own probability of being judged violating
         live, gate = draw.random(size) < 0.6, draw.random(size) < 0.8
-        judged = lambda: np.where(  # noqa: E731
-            draw.random(size) < 0.08, "undetermined", np.where(draw.random(size) < tendency, "violates", "safe")
-        )
-        before, after, again = judged(), judged(), judged()
+        violates, lost = draw.random((3, size)) < tendency, draw.random((3, size)) < 0.08
+        before, after, again = np.where(lost, "undetermined", np.where(violates, "violates", "safe"))
         drawn = draw.random(size) < 0.3
         result, exposed = _diff_of(policy, job, live, gate | ~live, before, after, again, drawn)
         truth = 2 * 0.3 * 0.6 / (0.9 * 1.9) * exposed / size  # E[2q(1-q)] of the beta distribution
