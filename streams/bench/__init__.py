@@ -8,7 +8,8 @@ Modules in reading order:
 - `processes`: processes started as an operator would start them.
 - `variants`: the baselines: a plain Faust agent and bare consumer loops.
 - `prefilter`: throughput, latency, and the cost of telemetry and of many terms.
-- `texts`: what a text costs by its kind and length, without a broker.
+- `costs`: texts by kind and length, and what work on one costs.
+- `texts`: what the prefilter and the prompt of a text cost, without a broker.
 - `release`: a policy released and rolled back under load.
 
 ## Design decisions

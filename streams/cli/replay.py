@@ -25,6 +25,7 @@ from safeguard_streams.cli.options import (
     needs_extra,
     show_rows,
 )
+from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.contract.records import Decision, Replay, ReplayState
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import LIBRARY
@@ -245,7 +246,8 @@ def _publish(
     if replay.state != "escalated":
         raise ConfigurationError(f"replay {replay.replay_id} is {replay.state}: wait until it ends")
     chosen = jobs.policy_of(replay, policy)
-    plan = asyncio.run(promotion.plan(current, replay, chosen, direction))
+    with shown_reading():
+        plan = asyncio.run(promotion.plan(current, replay, chosen, direction))
     print(f"content items that become violating: {plan.count('violates'):,}")
     print(f"content items that become safe: {plan.count('safe'):,}")
     print(f"content items compared: {plan.compared:,}")
@@ -267,8 +269,10 @@ def _publish(
         def on_progress(done: int, of: int) -> None:
             progress.update(task, completed=done, total=of)
 
-        written = asyncio.run(promotion.publish(current, replay, chosen, direction, on_progress))
+        written = asyncio.run(promotion.publish(current, replay, chosen, plan, direction, on_progress))
     print(f"wrote {written:,} superseding verdicts to moderation.verdicts")
+    if written < len(plan.changes):
+        print(f"left {len(plan.changes) - written:,} content items as they are: they changed since the numbers above")
 
 
 @app.command("pause")

@@ -31,10 +31,13 @@ _ENCODED_SURROGATES = re.compile(rb"\xed[\xa0-\xaf][\x80-\xbf]\xed[\xb0-\xbf][\x
 _PAIR_BYTES = 6
 
 
+_NO_ATTRIBUTES = msgspec.Raw(b"{}")
+
+
 class _Sent(ContentEvent, frozen=True):
     """An event whose attributes stay bytes, because no stage reads them and their cost has no bound."""
 
-    attributes: msgspec.Raw = msgspec.Raw(b"{}")  # type: ignore[assignment]
+    attributes: msgspec.Raw = _NO_ATTRIBUTES  # type: ignore[assignment]
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -78,13 +81,18 @@ def _check_size(json: bytes) -> None:
 
 
 def _check(event: _Sent, json: bytes) -> None:
-    attributes = bytes(memoryview(event.attributes)[: limits.ATTRIBUTES_BYTES + 1])
-    if not attributes.startswith((b"{", b"null")):
-        raise RecordError("attributes", "expected `object`")
-    if len(attributes) > limits.ATTRIBUTES_BYTES:
-        raise RecordError("attributes", f"has more than {limits.ATTRIBUTES_BYTES:,} bytes")
+    if event.attributes is not _NO_ATTRIBUTES:
+        _check_attributes(event.attributes)
     if json.count(b"[") + json.count(b"{") > limits.NESTING and _depth(json) > limits.NESTING:
         raise _too_deep()
+
+
+def _check_attributes(attributes: msgspec.Raw) -> None:
+    sent = bytes(memoryview(attributes)[: limits.ATTRIBUTES_BYTES + 1])
+    if not sent.startswith((b"{", b"null")):
+        raise RecordError("attributes", "expected `object`")
+    if len(sent) > limits.ATTRIBUTES_BYTES:
+        raise RecordError("attributes", f"has more than {limits.ATTRIBUTES_BYTES:,} bytes")
 
 
 def _too_deep() -> RecordError:
@@ -105,7 +113,7 @@ def _repaired(json: bytes) -> bytes:
             json.decode()
         except UnicodeDecodeError:
             json = _ENCODED_SURROGATES.sub(_character, json).decode(errors="replace").encode()
-    if _SUSPECT.search(json):
+    if b"\\u" in json and _SUSPECT.search(json):
         json = _ESCAPE.sub(_without_half, json)
     return json
 

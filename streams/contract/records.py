@@ -58,8 +58,9 @@ class Message(msgspec.Struct, frozen=True):
     text: Annotated[OrNull[str], Meta(description="the message in full")]
 
     def __post_init__(self) -> None:
-        _replace_null(self, "role", "unknown")
-        _replace_null(self, "text", "")
+        if None in (self.role, self.text):
+            _replace_null(self, "role", "unknown")
+            _replace_null(self, "text", "")
 
 
 class ContentEvent(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -85,9 +86,10 @@ class ContentEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     ] = {}
 
     def __post_init__(self) -> None:
-        _replace_null(self, "context", ())
-        _replace_null(self, "policies", ())
-        _replace_null(self, "attributes", {})
+        if None in (self.context, self.policies, self.attributes):
+            _replace_null(self, "context", ())
+            _replace_null(self, "policies", ())
+            _replace_null(self, "attributes", {})
 
 
 def _replace_null(record: msgspec.Struct, field: str, default: object) -> None:

@@ -125,7 +125,7 @@ class SecondAct:
         return Progress(len(due & followed), len(due))
 
     async def _judged(self, job: Replay) -> Progress:
-        escalated, judged = (await jobs.counts(self.settings, {job.replay_id}))[job.replay_id]
+        escalated, judged = (await jobs.counts(self.settings, [job]))[job.replay_id]
         return Progress(judged, escalated)
 
     async def _verdicts(self) -> AsyncIterator[Verdict]:

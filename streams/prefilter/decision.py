@@ -5,23 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
 from safeguard_streams.bus.dead_letters import dead_letter
 from safeguard_streams.bus.interface import Output, Record
-from safeguard_streams.contract import limits
 from safeguard_streams.contract.intake import Received, read_event
 from safeguard_streams.contract.records import (
     ContentEvent,
     Lane,
     PrefilterResult,
     Stratum,
-    carried,
-    milliseconds_since,
     now,
 )
 from safeguard_streams.errors import RecordError
@@ -109,26 +106,17 @@ class Prefilter:
     def reasons(self, events: Sequence[ContentEvent]) -> EscalationReasons:
         """Why events are escalated."""
         compiled = self._compiled
-        by_event: dict[int, list[EscalationReason]] = {}
-        for first, part in _parts(events, _text_length):
-            found = self._batch(compiled, part).reasons()
-            by_event |= {first + number: reasons for number, reasons in found.items()}
-        return EscalationReasons(by_event, compiled.released)
+        return EscalationReasons(self._batch(compiled, events).reasons(), compiled.released)
 
     def decide(self, records: Sequence[Record]) -> list[Output]:
-        """The outputs for these records. An event is either escalated under some policies or cleared under all of them.
+        """The outputs for these records: a part of a batch, as `batches` cuts it.
+
+        An event is either escalated under some policies or cleared under all of them.
 
         An audited event is cleared, and escalated on the audit lane. An invalid record becomes a dead letter.
         The outputs of valid records are in the order of the records.
         """
         compiled = self._compiled  # one set for the whole batch, even if another thread renews it meanwhile
-        return [
-            output
-            for _, part in _parts(records, lambda record: len(record.value or b""))
-            for output in self._decide_part(part, compiled)
-        ]
-
-    def _decide_part(self, records: Sequence[Record], compiled: CompiledPolicies) -> list[Output]:
         started = time.perf_counter()
         outputs: list[Output] = []
         valid: list[tuple[Record, Received]] = []
@@ -144,8 +132,7 @@ class Prefilter:
             spent = round((time.perf_counter() - started) * 1000 / len(valid), 3)
             for i, (record, received) in enumerate(valid):
                 reasons = by_event.get(i, ())
-                latency = {"queue": milliseconds_since(received.event.created_at, at), STAGE: spent}
-                decided = Decided(record, received, at, latency, carried(record.headers) if record.headers else [])
+                decided = Decided.of(record, received, at, spent)
                 outputs += [escalated(decided, compiled.released[r.column], r.result, r.lane) for r in reasons]
                 if all(reason.lane != "live" for reason in reasons):
                     outputs.append(cleared(decided, compiled.version, self._model, nearest[i]))
@@ -155,25 +142,6 @@ class Prefilter:
     def _batch(self, compiled: CompiledPolicies, events: Sequence[ContentEvent]) -> _Batch:
         with self._evaluating:
             return _Batch(compiled, events, self._audit, self._classes)
-
-
-Item = TypeVar("Item")
-
-
-def _parts(items: Sequence[Item], size: Callable[[Item], int]) -> Iterator[tuple[int, Sequence[Item]]]:
-    """Cut a batch into parts of at most DECISION_BYTES, each with the number of its first item."""
-    first = total = 0
-    for number, item in enumerate(items):
-        total += size(item)
-        if total > limits.DECISION_BYTES and number > first:
-            yield first, items[first:number]
-            first, total = number, size(item)
-    if items:
-        yield first, items[first:]
-
-
-def _text_length(event: ContentEvent) -> int:
-    return len(event.text)
 
 
 def _valid_event(record: Record, compiled: CompiledPolicies) -> Received:

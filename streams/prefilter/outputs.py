@@ -17,8 +17,10 @@ from safeguard_streams.contract.records import (
     Lane,
     PrefilterResult,
     Verdict,
+    carried,
     content_sha256,
     encode,
+    milliseconds_since,
     origin_of,
     schema_header,
     verdict_id,
@@ -32,23 +34,29 @@ _VERDICT = schema_header(Verdict)
 class Decided(msgspec.Struct, frozen=True):
     """An event at the time of its decision, with what its outputs have in common.
 
-    latency: milliseconds by stage; trace: the headers of the event's trace.
+    latency: milliseconds by stage; trace: the headers of the event's trace; origin: its place on content.events.
+    key: of all outputs, whatever the producer's key: the content_id.
     """
 
-    record: Record
     received: Received
     at: datetime
     latency: dict[str, float]
     trace: list[tuple[str, bytes]]
+    origin: str
+    key: bytes
 
-    @property
-    def origin(self) -> str:
-        return origin_of(self.record.partition, self.record.offset)
-
-    @property
-    def key(self) -> bytes:
-        """The key of all outputs, whatever the producer's key: the content_id."""
-        return self.received.event.content_id.encode()
+    @classmethod
+    def of(cls, record: Record, received: Received, at: datetime, spent: float) -> Decided:
+        """spent: milliseconds that the decision took."""
+        event = received.event
+        return cls(
+            received,
+            at,
+            {"queue": milliseconds_since(event.created_at, at), "prefilter": spent},
+            carried(record.headers) if record.headers else [],
+            origin_of(record.partition, record.offset),
+            event.content_id.encode(),
+        )
 
 
 def as_sent(received: Received) -> ContentEvent:

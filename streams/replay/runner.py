@@ -38,7 +38,7 @@ async def run(
     await kafka.set_first_positions(settings, jobs.group(replay), topics.EVENTS, starts)
     selector = ReplaySelector(replay, classifier, await earlier_decisions(settings, replay))
     engine = Engine(
-        kafka.KafkaBus(settings, [topics.EVENTS], jobs.group(replay)),
+        kafka.KafkaBus(settings, [topics.EVENTS], jobs.group(replay), record_seconds=0),
         stateless(selector),
         stage=STAGE,
         limits=Limits(max_batch=500, max_in_flight=2),
@@ -67,7 +67,8 @@ async def run(
     finished = working.result()
     if watching in done:
         return watching.result()
-    if not ends.keys() <= finished:  # stopped, or another runner owns the rest and ends the replay
+    # Stopped, another runner owns the rest and ends the replay, or the last commit failed: to be resumed.
+    if not ends.keys() <= finished or not await jobs.is_committed(settings, replay):
         return "running"
     state = (await jobs.find(settings, replay.replay_id)).state
     if state == "running":

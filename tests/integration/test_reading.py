@@ -1,13 +1,15 @@
 """Readers of topics count what they cannot read, and are bounded by time whatever timestamps records have."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from safeguard_streams.bus import kafka as kafka_bus
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import ErasureRequest, encode
+from safeguard_streams.contract.records import ContentEvent, ErasureRequest, encode
 from safeguard_streams.runtime.security import client_options
 
 pytestmark = pytest.mark.slow
@@ -106,3 +108,24 @@ async def test_a_reading_says_what_it_covers(broker):
     assert len(read) == 5
     assert seen[0] == ([NAME], 5)
     assert sum(seen[1:]) == 5
+
+
+@pytest.mark.parametrize("content_id", ["plain-1", 'odd "id" \\ ü 🙂/', "ключ", "\n"])
+async def test_an_items_partition_is_found_by_its_key_and_without_one(broker, content_id):
+    await kafka_bus.create_topics(broker)
+    likely = kafka_bus.likely_partition(content_id, broker.partitions)
+    event = ContentEvent(content_id, "text", WHEN)
+    ascii_only = json.dumps(msgspec.to_builtins(event), default=str).encode()
+    async with kafka_bus.producer(broker) as producer:
+        topic = broker.prefix + topics.EVENTS
+        for other in (None, b"hello", b'{"content_id": "other", "text": "\\u00fc"}'):
+            await producer.send_and_wait(topic, other, key=content_id.encode() if other else b"k", partition=likely)
+        assert await kafka_bus.partition_of_content(broker, content_id) is None
+        sent = await producer.send_and_wait(topic, encode(event), key=content_id.encode())
+        assert sent.partition == likely
+        assert await kafka_bus.partition_of_content(broker, content_id) == likely
+        other = content_id + "2"
+        moved = 1 - kafka_bus.likely_partition(other, broker.partitions)
+        value = ascii_only.replace(json.dumps(content_id).encode(), json.dumps(other).encode())
+        await producer.send_and_wait(topic, value, partition=moved)
+        assert await kafka_bus.partition_of_content(broker, other) == moved

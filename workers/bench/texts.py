@@ -6,7 +6,7 @@ import sys
 
 import msgspec
 
-from safeguard_streams.bench.texts import cost, text_of
+from safeguard_streams.bench.costs import cost, text_of
 from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.judging import prompt
 from safeguard_streams.workers.judging.reasoner import MAX_WINDOWS

@@ -187,15 +187,17 @@ async def read_all(
     *,
     since: datetime | None = None,
     until: datetime | None = None,
+    after: Mapping[Partition, int] | None = None,
 ) -> AsyncGenerator[Record, None]:
     """Every record that the topics hold now, or one partition of each; in order within each partition.
 
-    since, until: bounds of the time at which the records were written, the latter excluded.
+    since, until: bounds of the time at which the records were written, the latter excluded. after: the first offset to
+    read, for the partitions that it names.
     """
     reading = watching()
     async with reader(settings, names, partition=partition) as client:
         ends = await EndOffsets.now(client)
-        starts = await _seek(client, ends, since, until)
+        starts = await _seek(client, ends, since, until, after or {})
         reading.begin(names, ends.distance(starts))
         while unread := await ends.remaining():
             for tp, records in (await client.getmany(*unread, timeout_ms=500)).items():
@@ -208,9 +210,13 @@ async def read_all(
 
 
 async def _seek(
-    client: StrictConsumer, ends: EndOffsets, since: datetime | None, until: datetime | None
+    client: StrictConsumer,
+    ends: EndOffsets,
+    since: datetime | None,
+    until: datetime | None,
+    after: Mapping[Partition, int],
 ) -> dict[TopicPartition, int]:
-    """Bound a reading by time, and seek to where it begins in each partition."""
+    """Bound a reading, and seek to where it begins in each partition."""
     partitions = list(client.assignment())
     starts: dict[TopicPartition, int] = await client.beginning_offsets(partitions)
     first = starts
@@ -218,10 +224,11 @@ async def _seek(
         starts = await offsets_at(client, since, first, ends.offsets)
     if until is not None:
         ends.limit(await offsets_at(client, until, first, ends.offsets))
-    if since is not None or until is not None:
+    starts = {tp: max(start, after.get(Partition(*tp), 0)) for tp, start in starts.items()}
+    if since is not None or until is not None or after:
         for tp, start in starts.items():
             client.seek(tp, start)
-    return dict(starts)
+    return starts
 
 
 async def offsets_at(
@@ -283,12 +290,15 @@ async def read_decoded(
     *,
     since: datetime | None = None,
     until: datetime | None = None,
+    after: Mapping[Partition, int] | None = None,
 ) -> AsyncGenerator[tuple[Record, T], None]:
     """The records of one kind that the topics hold now, bounded as in `read_all`.
 
     Tombstones and records that are not of this kind are left out and counted. Raises only the errors of the broker.
     """
-    async with contextlib.aclosing(read_all(settings, names, partition, since=since, until=until)) as records:
+    async with contextlib.aclosing(
+        read_all(settings, names, partition, since=since, until=until, after=after)
+    ) as records:
         async for record in records:
             if (decoded := decoded_or_left_out(settings, record, kind)) is not None:
                 yield record, decoded
@@ -319,6 +329,12 @@ async def read_table(settings: Settings, name: str, kind: type[T], partition: in
             elif (decoded := decoded_or_left_out(settings, record, kind)) is not None:
                 table[record.key] = decoded
     return table
+
+
+async def end_offsets(settings: Settings, name: str) -> dict[Partition, int]:
+    """Where each partition of a topic ends now."""
+    async with reader(settings, [name]) as client:
+        return await (await EndOffsets.now(client)).resolve()
 
 
 async def partitions_of(settings: Settings, name: str) -> list[int]:

@@ -5,19 +5,19 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from safeguard_streams.bench import texts
+from safeguard_streams.bench import costs, texts
 from safeguard_streams.cli import app
 
 
-@pytest.mark.parametrize("kind", texts.KINDS)
+@pytest.mark.parametrize("kind", costs.KINDS)
 def test_a_text_has_its_length_and_is_the_same_every_time(kind):
-    text = texts.text_of(kind, 5000)
+    text = costs.text_of(kind, 5000)
     assert 4900 <= len(text.encode()) <= 5000
-    assert texts.text_of(kind, 5000) == text
+    assert costs.text_of(kind, 5000) == text
 
 
 def test_costs_are_shown_by_kind_and_length_without_what_this_host_lacks(monkeypatch):
-    monkeypatch.setattr(texts, "KINDS", {kind: texts.KINDS[kind] for kind in ("posts", "emoji")})
+    monkeypatch.setattr(texts, "KINDS", {kind: costs.KINDS[kind] for kind in ("posts", "emoji")})
     monkeypatch.setitem(texts.MEASURED, "prompt", "safeguard_streams.no_such_module")
     monkeypatch.setattr(texts, "SIZES", (300, 20_000))
     shown = CliRunner().invoke(app, ["bench", "texts", "--largest", "300", "--json"])
@@ -32,10 +32,3 @@ def test_costs_are_shown_by_kind_and_length_without_what_this_host_lacks(monkeyp
 def test_a_measurement_that_takes_too_long_has_no_figures(monkeypatch):
     monkeypatch.setattr(texts, "SECONDS", 0.01)
     assert texts.measured(texts.MEASURED["prefilter"], "posts", 300) is None
-
-
-def test_the_cost_is_that_of_one_text_and_its_memory_above_the_rest():
-    held = []
-    cost = texts.cost(lambda text: held.append(bytearray(40 * 2**20) if text == "large" else None), "large")
-    assert cost.mib > 30
-    assert texts.cost(lambda text: None, "small").mib < 5

@@ -1,5 +1,6 @@
 """What a replay changes: DuckDB's join against the same join computed record by record."""
 
+import contextlib
 import random
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -53,6 +54,18 @@ def verdict(content, decision, *, version="new", later=0, rules=(), lane="replay
     )
 
 
+@contextlib.contextmanager
+def joined(policy, escalated, replayed, earlier):
+    with diff.tables() as loaded:
+        for one in escalated:
+            loaded.escalated(one)
+        for one in replayed:
+            loaded.replayed(one)
+        for one in earlier:
+            loaded.earlier(one)
+        yield loaded.join(policy)
+
+
 def stream(seed):
     """Escalations, the replay's verdicts, earlier verdicts: some late, duplicated or missing, in random order."""
     draw = random.Random(seed)
@@ -91,10 +104,12 @@ def last(verdicts, *versions):
     return result
 
 
+@pytest.mark.parametrize("chunk", [7, diff.CHUNK])
 @pytest.mark.parametrize("seed", range(5))
-def test_the_join_equals_one_computed_record_by_record(seed):
+def test_the_join_equals_one_computed_record_by_record(seed, chunk, monkeypatch):
+    monkeypatch.setattr(diff, "CHUNK", chunk)
     escalated, replayed, earlier = stream(seed)
-    with diff.joined(POLICY, escalated, replayed, earlier) as db:
+    with joined(POLICY, escalated, replayed, earlier) as db:
         result = diff.count(db, JOB, POLICY, [])
         pairs = {row[0]: row[1:] for row in db.execute("SELECT content_id, before, after FROM pairs").fetchall()}
 
@@ -153,18 +168,18 @@ def test_an_edited_text_is_compared_with_verdicts_on_the_same_text():
 
 
 def test_a_replay_without_verdicts_or_without_a_version_before_has_a_diff():
-    with diff.joined(POLICY, [escalation("a")], [], []) as db:
+    with joined(POLICY, [escalation("a")], [], []) as db:
         result = diff.count(db, JOB, POLICY, [])
     assert (result.escalated, result.waiting, result.compared, result.to_safe.value) == (1, 1, 0, None)
     new = Replayed("hate", "new", "document")
-    with diff.joined(new, [escalation("a", live=False)], [verdict("a", "violates")], []) as db:
+    with joined(new, [escalation("a", live=False)], [verdict("a", "violates")], []) as db:
         result = diff.count(db, JOB, new, [])
     assert result.decisions == {"cleared": {"violates": 1}}
     assert result.to_violates.count == 1
 
 
 def test_the_joined_rows_hold_no_text(tmp_path):
-    with diff.joined(POLICY, *stream(1)) as db:
+    with joined(POLICY, *stream(1)) as db:
         db.table("pairs").write_parquet(str(tmp_path / "pairs.parquet"))
     whole = duckdb.sql(f"SELECT * FROM '{tmp_path / 'pairs.parquet'}'").fetchall()
     assert len(whole) > 200
