@@ -9,10 +9,11 @@ import msgspec
 import orjson
 import typer
 
-from safeguard_streams.cli.options import Bootstrap, By, Json, changed_by, moment, show_rows
+from safeguard_streams.cli.options import Bootstrap, By, Json, changed_by, show_rows
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.operations import erasure
 from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.durations import moment
 
 
 def erase(
@@ -39,7 +40,7 @@ def erase(
     only rationales are in such a topic. All other records expire with the retention of their topic.
     """
     current = settings.load(bootstrap=bootstrap)
-    search = erasure.Search(moment(since, "--since"), by_key)
+    search = erasure.Search(moment(since, "--since") if since else None, by_key)
     with shown_reading() as reading:
         result = asyncio.run(erasure.erase(current, content, changed_by("", by), search))
     if as_json:

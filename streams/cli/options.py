@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -18,7 +17,6 @@ from safeguard_streams.policies import check as checking
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.files import load
 from safeguard_streams.releases.operator import ChangedBy
-from safeguard_streams.runtime.durations import span
 
 Bootstrap = Annotated[
     str | None, typer.Option("--bootstrap", metavar="HOST:PORT", help="Kafka brokers; default SAFEGUARD_BOOTSTRAP.")
@@ -41,20 +39,6 @@ By = Annotated[str | None, typer.Option(help="Name, for the history; default: th
 def changed_by(why: str, by: str | None) -> ChangedBy:
     """Who changes policies, and why."""
     return ChangedBy(why, by) if by else ChangedBy(why)
-
-
-def moment(given: str | None, option: str) -> datetime | None:
-    """A time in RFC 3339, or a time span before now such as 7d. Raises ConfigurationError."""
-    if given is None:
-        return None
-    try:
-        ago = span(given)
-        time = datetime.fromisoformat(given) if ago is None else datetime.now(UTC) - ago
-        return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise ConfigurationError(
-            f"{option}: write a time such as 2026-01-31T12:00:00Z, or a time span before now: 7d, 12h, 30m"
-        ) from None
 
 
 def fit_for_release(ids: Sequence[str], library: Path) -> list[Policy]:

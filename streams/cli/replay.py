@@ -22,7 +22,6 @@ from safeguard_streams.cli.options import (
     changed_by,
     console,
     fit_for_release,
-    moment,
     needs_extra,
     show_rows,
 )
@@ -33,6 +32,7 @@ from safeguard_streams.policies.files import LIBRARY
 from safeguard_streams.replay import jobs, promotion
 from safeguard_streams.replay.promotion import Direction
 from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.durations import moment
 from safeguard_streams.runtime.process import Stop, configure_logging
 
 app = typer.Typer(no_args_is_help=True, help="Replays: judge past content again by another version of a policy.")
@@ -93,8 +93,8 @@ def start(
     current = settings.load(bootstrap=bootstrap)
     request = jobs.ReplayRequest(
         policies=requested,
-        since=moment(since, "--since"),
-        until=moment(until, "--until"),
+        since=moment(since, "--since") if since else None,
+        until=moment(until, "--until") if until else None,
         first=first,
         last=last,
         sample=sample,

@@ -112,10 +112,13 @@ class PrefilterResult(msgspec.Struct, frozen=True, omit_defaults=True):
     rate: Annotated[
         float | None,
         Meta(
-            description="share of such items that a sample or an audit draws, 0 to 1; the item stands for 1/rate others"
+            description="share of such items that sample and audit draw together, 0 to 1: each drawn item stands for "
+            "1/rate items; for a shadow, its share of content"
         ),
     ] = None
-    stratum: Annotated[Stratum | None, Meta(description="how close an audited item came to the threshold")] = None
+    stratum: Annotated[
+        Stratum | None, Meta(description="how close a sampled or audited item came to the threshold")
+    ] = None
     live: Annotated[
         bool | None, Meta(description="for a shadow: whether the version in force escalates the item too")
     ] = None

@@ -103,7 +103,7 @@ CATALOGUE: tuple[Topic, ...] = (
     Topic(CLEARED, "content_id", Verdict),
     Topic(VERDICTS, "content_id", Verdict, retention=90 * DAY),
     Topic(RATIONALES, "verdict_id", Rationale, retention=90 * DAY, cleanup="compact,delete"),
-    Topic(REPLAYS, "content_id", Verdict, retention=30 * DAY),
+    Topic(REPLAYS, "content_id", Verdict, retention=90 * DAY),  # as long as the rationales that it names
     Topic(REPLAY_JOBS, "replay_id", Replay, cleanup="compact", partitions=1),
     Topic(POLICIES, "policy_id", PolicyRelease, cleanup="compact", partitions=1),
     Topic(POLICIES_HISTORY, "policy_id", PolicyChange, retention=FOREVER, partitions=1),

@@ -205,7 +205,7 @@ POLICIES = (
     ),
     Panel(
         "Recall of the gates",
-        "Estimate from the audits of one day. `safeguard prefilter recall` adds its confidence interval.",
+        "Estimate from the audits and samples of one day. `safeguard prefilter recall` adds its confidence interval.",
         "percentunit",
         _ratio(
             f'sum by (policy) (increase({M.VIOLATIONS.prometheus}{{found_by="gate"}}[1d]))',

@@ -66,7 +66,8 @@ class Diff(msgspec.Struct, frozen=True):
     events estimates the content between the bounds and in the sample. escalated: by either version's gates. waiting:
     not judged yet. unknown: escalated by the version in force, with no verdict left. compared: all other judged items.
     decisions: items by decision before, then after. to_safe_by_gate: flips to safe because the new gates let the item
-    pass. noise: of the items that the version before judged twice, those whose decisions differ. violating_before and
+    pass. noise: the share of the compared items that would flip if the version before judged them again; its counts are
+    those of the items that it did judge twice, and of their decisions that differ. violating_before and
     violating_after: violating items among all events. seconds and tokens: the reasoner's, all verdicts together.
     """
 
@@ -198,6 +199,7 @@ class _EscalationRow(msgspec.Struct):
 class _VerdictRow(msgspec.Struct):
     verdict_id: str
     content_id: str
+    content_sha256: str
     version: str
     decision: str
     rules: tuple[str, ...]
@@ -227,6 +229,7 @@ def _verdict_row(verdict: Verdict) -> _VerdictRow:
     return _VerdictRow(
         verdict_id=verdict.verdict_id,
         content_id=verdict.content_id,
+        content_sha256=verdict.content_sha256,
         version=verdict.policy_version,
         decision=verdict.decision,
         rules=verdict.rule_ids,
@@ -273,6 +276,7 @@ class _Totals(msgspec.Struct):
     to_safe_by_gate: int
     violating_before: int
     violating_after: int
+    noisy: int
     judged_twice: int
     disagreeing: int
     prompt_tokens: int
@@ -325,7 +329,7 @@ def count(db: duckdb.DuckDBPyConnection, replay: Replay, policy: Replayed, examp
         to_violates=proportion(totals.to_violates, compared),
         to_safe=proportion(totals.to_safe, compared),
         to_safe_by_gate=totals.to_safe_by_gate,
-        noise=proportion(totals.disagreeing, totals.judged_twice),
+        noise=proportion(totals.disagreeing, totals.judged_twice).scaled(totals.noisy, compared),
         violating_before=proportion(totals.violating_before, events),
         violating_after=proportion(totals.violating_after, events),
         rules=groups["rule"],

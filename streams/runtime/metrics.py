@@ -188,9 +188,14 @@ RULES = Metric(
 )
 VIOLATIONS = Metric(
     "safeguard.violations", "counter", "{content}",
-    "Violating content items, by what found them: a gate, or an audit, where each stands for 1/rate items. The "
-    "gates' recall is their share of both.",
+    "Violating content items, by what found them: a gate, or an audit or sample of what the gates let pass, where "
+    "each stands for 1/rate items. The gates' recall is their share of both.",
     ("policy", "found_by"),
+)  # fmt: skip
+VIOLATIONS_VARIANCE = Metric(
+    "safeguard.violations.variance", "counter", "{content}",
+    "Variance of the violating items that audits and samples stand for: its square root is their standard error.",
+    ("policy",),
 )  # fmt: skip
 REUSED = Metric(
     "safeguard.judgements.reused",

@@ -14,6 +14,7 @@ CREATE TABLE escalations (
 CREATE TABLE replayed (
     verdict_id VARCHAR,
     content_id VARCHAR,
+    content_sha256 VARCHAR,
     version VARCHAR,
     decision VARCHAR,
     rules VARCHAR[],

@@ -6,6 +6,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import duckdb
+import msgspec
 import pytest
 
 from safeguard_streams.contract.records import (
@@ -143,12 +144,27 @@ def test_the_join_equals_one_computed_record_by_record(seed, chunk, monkeypatch)
         assert side.compared == sum(languages[name, flip] for flip in ("v", "s", ""))
     for name, side in result.rules.items():
         assert (side.to_violates, side.to_safe) == (rules[name, "v"], rules[name, "s"])
-    both = [c for c, v in again.items() if c in before and before[c].policy_version == "old"]
-    noisy = sum(again[c].decision != before[c].decision for c in both)
-    assert (result.noise.count, result.noise.of) == (noisy, len(both))
+    decided = ("violates", "safe")
+    both = [
+        c
+        for c, (was, now) in expected.items()
+        if c in again and was in decided and now != "cleared" and before[c].policy_version == "old"
+        if again[c].decision in decided
+    ]
+    differ = sum(again[c].decision != before[c].decision for c in both)
+    assert (result.noise.count, result.noise.of) == (differ, len(both))
+    exposed = sum(was in decided and now in decided for was, now in expected.values())
+    assert result.noise.value == pytest.approx(differ / len(both) * exposed / result.compared, abs=2e-4)
     assert result.events == 1000
     assert result.tokens == Tokens(100 * len(replayed), 60 * len(replayed), 10 * len(replayed))
     assert result.seconds == pytest.approx(0.5 * len(replayed), abs=0.1)
+
+
+def test_an_edited_text_is_compared_with_verdicts_on_the_same_text():
+    edited = msgspec.structs.replace(verdict("a", "violates", version="old", later=9, lane="live"), content_sha256="b")
+    earlier = [verdict("a", "safe", version="old", lane="live"), edited]
+    with diff.joined(POLICY, [escalation("a")], [verdict("a", "safe")], earlier) as db:
+        assert diff.count(db, JOB, POLICY, []).decisions == {"safe": {"safe": 1}}
 
 
 def test_a_replay_without_verdicts_or_without_a_version_before_has_a_diff():
