@@ -96,8 +96,7 @@ class PrefilterProcess:
             await self.engine.run(self.stop)
 
     async def _process(self, records: Sequence[Record]) -> Sequence[Output]:
-        """Decide a batch, without events of erased items. After the last policy has been retired, wait as at the start.
-        """
+        """Decide a batch without events of erased items. After the last policy was retired, wait as at the start."""
         await self._policies_in_force()
         kept = self.erasures.kept(records)
         return await self.bridge.process(kept) if kept else []

@@ -15,6 +15,7 @@ import msgspec
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.interface import Record
 from safeguard_streams.contract import topics
+from safeguard_streams.contract.intake import read_event
 from safeguard_streams.contract.records import ErasureRequest, decode
 from safeguard_streams.errors import RecordError
 from safeguard_streams.runtime.settings import Settings
@@ -24,6 +25,14 @@ log = logging.getLogger(__name__)
 
 class _Item(msgspec.Struct, frozen=True):
     content_id: str
+
+
+def _content_id(value: bytes | None) -> str:
+    """The id of an event, which may need the repairs of the intake. Raises RecordError."""
+    try:
+        return decode(value, _Item).content_id
+    except RecordError:
+        return read_event(value).event.content_id
 
 
 class ErasureList:
@@ -68,7 +77,7 @@ class ErasureList:
 
     def _is_erased(self, event: Record) -> bool:
         try:
-            return self.erased(decode(event.value, _Item).content_id, event.timestamp)
+            return self.erased(_content_id(event.value), event.timestamp)
         except RecordError:
             return False
 
