@@ -23,9 +23,9 @@ import msgspec
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.contract import topics
+from safeguard_streams.contract.intake import read_event
 from safeguard_streams.contract.records import (
     Action,
-    ContentEvent,
     DeadLetter,
     ErasureRequest,
     Escalation,
@@ -44,11 +44,14 @@ _WRITER = "policy-releases"  # a transactional id that operators may use
 _RETENTION: dict[str, int] = {topic.name: topic.retention for topic in topics.CATALOGUE}
 # What no search of topics finds, and what to do about it.
 ELSEWHERE = (
-    "content.events and the application that published the item: its own stores, and clients that publish it again",
+    "the application that published the item: its stores, and clients that may publish it again",
     "consumers of moderation.verdicts and moderation.actions, and the webhook's receiver: what they stored or showed",
-    "segments of all topics on the brokers' disks: Kafka deletes or compacts them some time after the dates above",
-    "files that commands wrote: replay pages, Parquet files, labels and training data made from verdicts",
-    "backups and mirrors of the cluster, and logs of inference servers that log prompts",
+    "segments on the brokers' disks: Kafka deletes or compacts them some time after the dates above",
+    "memory: caches of reasoners forget the item now, prefix caches of inference servers when they are full",
+    "files that commands wrote: pages and Parquet files of replays, training data, the output of dead-letters list",
+    "folders safeguard-diff-* for temporary files, which only a replay diff that was killed leaves behind",
+    "backups and mirrors of the cluster, and inference servers or proxies that log prompts",
+    "moderation.erasures: the id of the item, for as long as the erasure is to hold",
 )
 
 
@@ -182,7 +185,7 @@ async def _about(
 
 
 def _event(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
-    return _Place(text=True) if decode(value, ContentEvent).content_id == content_id else None
+    return _Place(text=True) if read_event(value).event.content_id == content_id else None
 
 
 def _escalation(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
