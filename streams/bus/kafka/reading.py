@@ -143,7 +143,12 @@ class EndOffsets:
         """The end of each partition, as far as it is known."""
         return self._ends
 
-    def __getitem__(self, tp: TopicPartition) -> int:
+    def of(self, tp: TopicPartition) -> int:
+        """The end of a partition, as its first fetch tells."""
+        end = self._client.last_stable_offset(tp)
+        if tp not in self._fetched and end is not None and end >= 0:
+            self._fetched.add(tp)
+            self._ends[tp] = max(self._ends[tp], min(end, self._limits.get(tp, end)))
         return self._ends[tp]
 
     def limit(self, limits: Mapping[TopicPartition, int]) -> None:
@@ -172,12 +177,8 @@ class EndOffsets:
     async def remaining(self) -> set[TopicPartition]:
         """The partitions that the consumer has not read to their ends yet."""
         for tp in list(self._remaining):
-            end = self._client.last_stable_offset(tp)
-            if tp not in self._fetched and end is not None and end >= 0:
-                self._fetched.add(tp)
-                self._ends[tp] = max(self._ends[tp], min(end, self._limits.get(tp, end)))
             # A position passes the markers of transactions, which end a partition after its last record.
-            if await self._client.position(tp) >= self._ends[tp]:
+            if await self._client.position(tp) >= self.of(tp):
                 self._remaining.discard(tp)
         return self._remaining
 
@@ -203,7 +204,8 @@ async def read_all(
         reading.begin(names, ends.distance(starts))
         while unread := await ends.remaining():
             for tp, records in (await client.getmany(*unread, timeout_ms=500)).items():
-                inside = [record for record in records if record.offset < ends[tp]]
+                end = ends.of(tp)
+                inside = [record for record in records if record.offset < end]
                 for record in inside:
                     yield record
                 if inside:
