@@ -227,7 +227,8 @@ async def _seek(
     if since is not None:
         starts = await offsets_at(client, since, first, ends.offsets)
     if until is not None:
-        ends.limit(await offsets_at(client, until, first, ends.offsets))
+        found = await offsets_at(client, until, first, ends.offsets)
+        ends.limit({tp: offset for tp, offset in found.items() if offset < ends.offsets[tp]})
     starts = {tp: max(start, after.get(Partition(*tp), 0)) for tp, start in starts.items()}
     if since is not None or until is not None or after:
         for tp, start in starts.items():
