@@ -11,6 +11,7 @@ from safeguard_streams.contract.records import (
     Action,
     ContentEvent,
     DeadLetter,
+    EnforcementInput,
     ErasureRequest,
     Escalation,
     Lane,
@@ -19,6 +20,7 @@ from safeguard_streams.contract.records import (
     Position,
     Rationale,
     Replay,
+    Standing,
     Verdict,
 )
 from safeguard_streams.errors import ConfigurationError
@@ -35,7 +37,9 @@ REPLAYS = "moderation.replays"
 REPLAY_JOBS = "moderation.replays.jobs"
 POLICIES = "moderation.policies"
 POLICIES_HISTORY = "moderation.policies.history"
+ENFORCEMENT = "moderation.enforcement"
 ACTIONS = "moderation.actions"
+STANDING = "moderation.standing"
 DEAD_LETTERS = "moderation.dead-letters"
 POSITIONS = "moderation.positions"
 ERASURES = "moderation.erasures"
@@ -103,7 +107,9 @@ CATALOGUE: tuple[Topic, ...] = (
     Topic(REPLAY_JOBS, "replay_id", Replay, cleanup="compact", partitions=1),
     Topic(POLICIES, "policy_id", PolicyRelease, cleanup="compact", partitions=1),
     Topic(POLICIES_HISTORY, "policy_id", PolicyChange, retention=FOREVER, partitions=1),
+    Topic(ENFORCEMENT, "content_id", EnforcementInput),
     Topic(ACTIONS, "content_id", Action, retention=90 * DAY),
+    Topic(STANDING, "content_id", Standing, cleanup="compact"),
     Topic(DEAD_LETTERS, "the original key", DeadLetter, retention=30 * DAY, largest=LARGEST_RECORD),
     Topic(POSITIONS, "group, topic and partition", Position, cleanup="compact", partitions=1),
     Topic(ERASURES, "content_id", ErasureRequest, cleanup="compact", partitions=1),

@@ -56,8 +56,8 @@ ROLES: dict[str, Role] = {
     ),
     "enforcement": Role(
         "safeguard enforce run, or your own consumer that acts on verdicts",
-        reads=(topics.VERDICTS, topics.ACTIONS),
-        writes=(topics.ACTIONS, topics.DEAD_LETTERS),
+        reads=(topics.VERDICTS, topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING),
+        writes=(topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING, topics.DEAD_LETTERS),
         groups=("enforcement",),
         transactions=("enforcement",),
     ),
@@ -65,7 +65,7 @@ ROLES: dict[str, Role] = {
         "read what was judged, why, and which actions followed",
         reads=(
             *(topics.EVENTS, topics.CLEARED, topics.VERDICTS, topics.RATIONALES, topics.REPLAYS, topics.REPLAY_JOBS),
-            *(topics.ESCALATIONS_REPLAY, topics.ACTIONS, topics.POLICIES, topics.POLICIES_HISTORY),
+            *(topics.ESCALATIONS_REPLAY, topics.ACTIONS, topics.STANDING, topics.POLICIES, topics.POLICIES_HISTORY),
         ),
     ),
     "operator": Role(

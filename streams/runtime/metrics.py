@@ -247,5 +247,8 @@ DELIVERIES = Metric(
     "Webhook delivery attempts, by outcome: delivered, failed (and retried) or refused.",
     ("outcome",),
 )
+UNDELIVERED = Metric(
+    "safeguard.webhook.oldest", "gauge", "s", "Age of the oldest action that the webhook's receiver has not accepted."
+)
 
 CATALOGUE: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
