@@ -1,0 +1,28 @@
+"""Who decides and why is plain text, in every script."""
+
+import pytest
+
+from safeguard_streams.enforcement import moderators
+from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.releases.operator import ChangedBy
+from safeguard_streams.runtime import settings
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a\nb", "a\r", "\x1b[31mred", "\x00", "\x7f", "\x9b2J", "a\u2028b", "\u202eevil", "\u2066x", "\ud800", "x" * 2001],
+)
+async def test_a_name_or_a_reason_that_is_no_plain_text_is_refused_before_anything_is_read(text):
+    for moderator in (ChangedBy(text, "ann"), ChangedBy("", text)):
+        with pytest.raises(ConfigurationError, match="--why|--by") as caught:
+            await moderators.decide(settings.load(bootstrap="127.0.0.1:1"), "c1", "allow", moderator)
+        assert text not in str(caught.value)
+        with pytest.raises(ConfigurationError, match="--why|--by"):
+            await moderators.release(settings.load(bootstrap="127.0.0.1:1"), [], moderator)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Ünal Öz", "сатира, не угроза", "讽刺", "هجاء", "👩‍⚖️ [/x] $(ls) 'quoted'", "a\u00a0b"]
+)
+def test_plain_text_of_every_script_is_accepted(text):
+    moderators._check(ChangedBy(text, text))
