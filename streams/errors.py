@@ -5,7 +5,8 @@ SafeguardError              base of all errors below
 |   `-- ForbiddenError      the broker denies this user access
 |-- RecordError             a record can never be processed; it becomes a dead letter
 |-- BusError                the broker did not do what was asked; a later retry may succeed
-|   `-- FencedError         another process owns the partition now
+|   |-- FencedError         another process owns the partition now
+|   `-- OutputTooLargeError the broker takes no record of this size
 |-- StalledError            records wait and none finishes; the process ends and its supervisor restarts it
 |-- DependencyError         an inference backend or another dependency is gone; the process ends
 |-- InferenceError          the inference backend cannot answer one request (workers.inference.interface)
@@ -50,6 +51,10 @@ class BusError(SafeguardError):
 
 class FencedError(BusError):
     """A newer owner has taken the partition over. This process must write nothing more for it."""
+
+
+class OutputTooLargeError(BusError):
+    """The client, a topic or the broker refuses outputs for their size, and will refuse them again."""
 
 
 class StalledError(SafeguardError):

@@ -9,13 +9,13 @@ counts as unfinished.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
 from safeguard_streams.bus.interface import Committed, Output, Record
+from safeguard_streams.bus.timestamps import age
 from safeguard_streams.bus.watermark import Watermark
 
 
@@ -134,7 +134,7 @@ class Backlog:
         oldest = [*self._calls.values(), *(call.oldest for call in self._finished)]
         if not oldest and self._waiting:
             oldest = [self._waiting[0].timestamp]
-        return max(0.0, time.time() - min(oldest) / 1000) if oldest else 0.0
+        return max(map(age, oldest), default=0.0)
 
 
 def _size(records: Iterable[Record]) -> int:

@@ -56,10 +56,26 @@ class Committed(NamedTuple):
 
 
 class Listener(Protocol):
-    """Called by the bus when ownership changes."""
+    """Called by the bus when ownership changes, and when a log was reset."""
 
     def assigned(self, partitions: Iterable[Partition]) -> None:
         """Partitions are owned from now on. Records of them may have arrived already."""
+
+    def reset(self, partition: Partition, offset: int) -> None:
+        """The log of an owned partition ends before the position: offsets from `offset` on name other records.
+
+        That follows an unclean leader election, a restored cluster or a topic that was created again. The bus calls
+        this from `poll`, or before it, as soon as the broker reports an end offset below the position, or the position
+        as out of range. The position may be the committed one, which the bus has not read from yet.
+
+        The bus chooses `offset`, no later than the first record that may be new: rather twice than lost. It has moved
+        its own position there, and hands out nothing of the earlier log after this call. Records from `offset` on
+        are new to the engine, whatever their numbers. The engine commits `offset` with an empty completed set even
+        before a record arrives, and finishes what it has read of the earlier log.
+
+        A position below the first offset of the log is no reset: retention deleted the records between. The bus then
+        moves its position to the first offset and calls nothing.
+        """
 
     async def revoked(self, partitions: Iterable[Partition]) -> None:
         """Partitions are about to be given up; returns when work on them has ended, in bounded time.
@@ -80,8 +96,9 @@ class Writer(Protocol):
         An output goes to the partition of its topic that has the input's number (modulo the topic's count). Everything
         about one content item therefore stays in one partition, in order.
 
-        Raises FencedError, or BusError when it is unknown whether the commit took place: open a new writer and read the
-        position.
+        Raises FencedError, OutputTooLargeError, or BusError when it is unknown whether the commit took place. After
+        each of them, open a new writer and read the position. OutputTooLargeError says that the same outputs will be
+        refused again, because the client, a topic or the broker takes no output, or no batch, of such a size.
         """
 
     async def close(self) -> None:
@@ -99,7 +116,9 @@ class Bus(Protocol):
     async def poll(self, timeout: float, max_records: int) -> Mapping[Partition, Sequence[Record]]:
         """Records by partition, without paused partitions and without empty lists.
 
-        Waits at most `timeout` seconds for the first record. Raises ForbiddenError.
+        Waits at most `timeout` seconds for the first record. Offsets of a partition rise. After a failed fetch, the
+        bus reads on behind what it returned last. Records that it returns twice are taken once; a record below the
+        first one that it returned since the assignment counts as a reset. Raises ForbiddenError.
         """
 
     def assignment(self) -> set[Partition]:

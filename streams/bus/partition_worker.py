@@ -27,9 +27,10 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from safeguard_streams.bus.backlog import Backlog, FinishedCall
-from safeguard_streams.bus.dead_letters import dead_letter
+from safeguard_streams.bus.dead_letters import dead_letter, set_apart
 from safeguard_streams.bus.interface import Committed, Output, Partition, Record
 from safeguard_streams.bus.owned_writer import OwnedWriter
+from safeguard_streams.bus.timestamps import age
 from safeguard_streams.errors import BusError, DependencyError, FencedError, StalledError
 from safeguard_streams.runtime import metrics
 
@@ -164,8 +165,10 @@ class PartitionWorker:
 
     async def _call(self, records: list[Record]) -> None:
         started = time.perf_counter()
-        with self._engine.tracing.processing(records) as handed:
-            outputs = await self._isolated(handed)
+        readable, outputs = set_apart(records, self._engine.stage)
+        if readable:
+            with self._engine.tracing.processing(readable) as handed:
+                outputs += await self._isolated(handed)
         metrics.PROCESSED.record(time.perf_counter() - started, {"stage": self._engine.stage})
         self.backlog.finish(records, outputs)
 
@@ -250,7 +253,7 @@ class PartitionWorker:
         for name, count in Counter(output.topic for call in calls for output in call.outputs).items():
             metrics.SENT.add(count, {metrics.TOPIC: name})
         for call in calls:
-            metrics.DELAY.record(max(0.0, moment - call.oldest / 1000), {"stage": stage, metrics.TOPIC: topic})
+            metrics.DELAY.record(age(call.oldest, moment), {"stage": stage, metrics.TOPIC: topic})
 
     async def _recover(self, calls: list[FinishedCall], requested: Committed, error: Exception) -> None:
         """Learn from the position whether a failed commit took place. Finished calls are kept, not repeated."""

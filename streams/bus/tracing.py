@@ -8,6 +8,7 @@ traceparent, a small share begins a trace at the first stage.
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,11 +21,14 @@ from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from safeguard_streams.bus.interface import Record
-from safeguard_streams.contract.records import Headers
+from safeguard_streams.contract.records import Headers, carried
+
+log = logging.getLogger(__name__)
 
 SCOPE = "safeguard"
 _PROPAGATOR = TraceContextTextMapPropagator()
 _SAMPLED = frozenset(b"13579bdf")  # last digits of the flags with the lowest bit set
+_LONGEST_KEY = 256  # bytes of a record's key in a span
 
 
 class TracedRecord(msgspec.Struct, frozen=True):
@@ -49,7 +53,7 @@ def sampled(headers: Headers) -> bool:
     """Whether the headers hold the context of a sampled trace."""
     for name, value in headers:
         if name == "traceparent":
-            return len(value) == 55 and value[-1] in _SAMPLED
+            return value is not None and len(value) == 55 and value[-1] in _SAMPLED
     return False
 
 
@@ -65,15 +69,10 @@ class Tracing:
     @contextlib.contextmanager
     def processing(self, records: Sequence[Record]) -> Iterator[Sequence[Record]]:
         """The records for the transform, with open spans for the block."""
-        chosen = self._chosen(records) if recording() else []
-        if not chosen:
+        spans, batch, handed = self._opened(records) if recording() else ({}, None, records)
+        if not spans:
             yield records
             return
-        spans = {number: self._span(records[number]) for number in chosen}
-        handed = list(records)
-        for number, span in spans.items():
-            handed[number] = _traced(records[number], span)
-        batch = self._batch(records, spans) if len(records) > 1 else None
         # Requests to other services on behalf of a single content item belong to its trace.
         current: Any = contextlib.nullcontext()
         if len(records) == 1:
@@ -90,6 +89,21 @@ class Tracing:
             for span in [*spans.values(), *([batch] if batch else [])]:
                 span.end()
 
+    def _opened(self, records: Sequence[Record]) -> tuple[dict[int, Span], Span | None, Sequence[Record]]:
+        """Spans by the number of the record, the span of the batch, and the records with the headers for outputs.
+
+        A trace that cannot be made is left out: no record fails for its headers.
+        """
+        try:
+            spans = {number: self._span(records[number]) for number in self._chosen(records)}
+            handed = list(records)
+            for number, span in spans.items():
+                handed[number] = _traced(records[number], span)
+            return spans, self._batch(records, spans) if spans and len(records) > 1 else None, handed
+        except Exception as error:
+            log.warning("trace not made topic=%s error=%s", records[0].topic, type(error).__name__)
+            return {}, None, records
+
     def _chosen(self, records: Sequence[Record]) -> list[int]:
         chosen = [number for number, record in enumerate(records) if record.headers and sampled(record.headers)]
         if not chosen and self._sample_rate and random.random() < self._sample_rate * len(records):
@@ -99,12 +113,12 @@ class Tracing:
         return chosen
 
     def _span(self, record: Record) -> Span:
-        carrier = {name: value.decode("ascii", "replace") for name, value in record.headers if name.startswith("trace")}
+        carrier = {name: value.decode("ascii", "replace") for name, value in carried(record.headers)}
         attributes: dict[str, Any] = {
             **self._attributes(record.topic),
             "messaging.destination.partition.id": str(record.partition),
             "messaging.kafka.offset": record.offset,
-            "messaging.kafka.message.key": (record.key or b"").decode("utf-8", "replace"),
+            "messaging.kafka.message.key": (record.key or b"")[:_LONGEST_KEY].decode("utf-8", "replace"),
         }
         context = _PROPAGATOR.extract(carrier, context=Context())
         return self._tracer.start_span(f"process {record.topic}", context, SpanKind.CONSUMER, attributes)

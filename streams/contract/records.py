@@ -30,7 +30,10 @@ ActionState = Literal["applied", "held", "overridden"]
 Stratum = Literal["near", "far"]
 Confidence = Literal["low", "medium", "high"]
 Id = Annotated[str, Meta(min_length=1, max_length=512)]
-Headers = Sequence[tuple[str, bytes]]
+Part = Literal["value", "headers", "key"]
+# Kafka allows null values and names of any bytes. Bytes of a name that are not UTF-8 are kept as surrogates (PEP 383).
+Headers = Sequence[tuple[str, bytes | None]]
+_CARRIED = {"traceparent": 55, "tracestate": 512}  # W3C Trace Context: largest size of each, in bytes
 
 # Suffixes of a policy's keys on moderation.policies, beside the key of its version in force.
 SHADOW = ".shadow"
@@ -418,11 +421,11 @@ class OriginalRecord(NamedTuple):
 
     key: bytes | None
     value: bytes | None
-    headers: list[tuple[str, bytes]]
+    headers: Headers
 
 
 class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
-    """moderation.dead-letters: a record that a stage could not process, whole."""
+    """moderation.dead-letters: a record that a stage could not process, whole if it fits."""
 
     origin: Annotated[Origin, Meta(description="where the record came from")]
     stage: Annotated[str, Meta(description="the stage that failed")]
@@ -434,16 +437,41 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     key: Annotated[str | None, Meta(description="the record's key, in base64")] = None
     value: Annotated[str | None, Meta(description="the record's value, in base64")] = None
     headers: Annotated[
-        tuple[tuple[str, str], ...], Meta(description="the record's headers: names, and values in base64")
+        tuple[tuple[str, str | None], ...],
+        Meta(description="the record's headers: names, and values in base64 or null"),
     ] = ()
+    header_names: Annotated[
+        tuple[str, ...], Meta(description="the headers' names in base64, if one of them is not UTF-8")
+    ] = ()
+    unreadable: Annotated[
+        bool,
+        Meta(description="whether the value is part of the log as it is stored, which could not be taken apart"),
+    ] = False
+    left_out: Annotated[
+        tuple[Part, ...], Meta(description="parts that were left out because the whole record would not fit")
+    ] = ()
+    value_bytes: Annotated[int | None, Meta(description="size of a value that was left out, in bytes")] = None
+    value_sha256: Annotated[str | None, Meta(description="SHA-256 of a value that was left out, as hex")] = None
 
     def original(self) -> OriginalRecord:
-        """The original record."""
-        return OriginalRecord(
-            None if self.key is None else base64.b64decode(self.key),
-            None if self.value is None else base64.b64decode(self.value),
-            [(name, base64.b64decode(value)) for name, value in self.headers],
-        )
+        """The original record. Raises RecordError if the dead letter does not hold all of it."""
+        if self.unreadable or self.left_out:
+            raise RecordError("value", "is not whole here; read the original at the place that `origin` names")
+        try:
+            names = [
+                base64.b64decode(name, validate=True).decode(errors="surrogateescape") for name in self.header_names
+            ]
+            names = names or [name for name, _ in self.headers]
+            values = [_from_base64(value) for _, value in self.headers]
+            return OriginalRecord(
+                _from_base64(self.key), _from_base64(self.value), list(zip(names, values, strict=True))
+            )
+        except ValueError:
+            raise RecordError("record", "has a key, value or header that is not base64") from None
+
+
+def _from_base64(data: str | None) -> bytes | None:
+    return None if data is None else base64.b64decode(data, validate=True)
 
 
 class Position(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -518,8 +546,12 @@ def schema_header(kind: type[msgspec.Struct]) -> tuple[str, bytes]:
 
 
 def carried(headers: Headers) -> list[tuple[str, bytes]]:
-    """The headers that every stage passes on: W3C trace context."""
-    return [(name, value) for name, value in headers if name in {"traceparent", "tracestate"}]
+    """The headers that every stage passes on: W3C trace context, the first of each name, if it has an allowed size."""
+    kept: dict[str, bytes] = {}
+    for name, value in headers:
+        if value and len(value) <= _CARRIED.get(name, 0):
+            kept.setdefault(name, value)
+    return list(kept.items())
 
 
 def content_sha256(text: str) -> str:

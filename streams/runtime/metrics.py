@@ -154,6 +154,15 @@ DEAD_LETTERS = Metric(
     ("stage", "error"),
 )
 
+POSITION_LOST = Metric(
+    "safeguard.positions.lost",
+    "counter",
+    "{partition}",
+    "Partitions whose position could not be used, by kind: retention deleted records that were not read, the log ended "
+    "before the position (truncated), or Kafka had forgotten it.",
+    (TOPIC, GROUP, "kind"),
+)
+
 CLEARED = Metric("safeguard.cleared", "counter", "{event}", "Events that the prefilter cleared.")
 ESCALATED = Metric(
     "safeguard.escalated",

@@ -8,7 +8,8 @@ and outputs are then written before the position. Every client stops in bounded 
 - `probes`: whether the broker answers, and whether it has transactions.
 - `bus`: membership in a consumer group, polling, positions.
 - `writers`: commits of outputs and position; writes under an exclusive name.
-- `reading`: whole topics without a group, up to their ends.
+- `reading`: topics without a group, up to their ends; what cannot be read is left out and counted.
+- `content`: where the records about a content item are.
 - `positions`: committed positions of groups, read and set from outside.
 - `admin`: creates the topics of the catalogue.
 
@@ -24,25 +25,48 @@ and outputs are then written before the position. Every client stops in bounded 
 from safeguard_streams.bus.kafka.admin import create_topics
 from safeguard_streams.bus.kafka.bus import KafkaBus
 from safeguard_streams.bus.kafka.clients import producer, started
+from safeguard_streams.bus.kafka.content import Mention, likely_partition, partition_of_content
 from safeguard_streams.bus.kafka.positions import begin_at_end, group_positions, set_first_positions
 from safeguard_streams.bus.kafka.probes import has_transactions, wait_for_broker
-from safeguard_streams.bus.kafka.reading import EndOffsets, partitions_of, read_all, reader
+from safeguard_streams.bus.kafka.reading import (
+    EndOffsets,
+    Reading,
+    decoded_or_left_out,
+    offsets_at,
+    partitions_of,
+    read_all,
+    read_decoded,
+    read_table,
+    reader,
+    watched,
+    watching,
+)
 from safeguard_streams.bus.kafka.writers import Write, exclusive_writer
 
 __all__ = [
     "EndOffsets",
     "KafkaBus",
+    "Mention",
+    "Reading",
     "Write",
     "begin_at_end",
     "create_topics",
+    "decoded_or_left_out",
     "exclusive_writer",
     "group_positions",
     "has_transactions",
+    "likely_partition",
+    "offsets_at",
+    "partition_of_content",
     "partitions_of",
     "producer",
     "read_all",
+    "read_decoded",
+    "read_table",
     "reader",
     "set_first_positions",
     "started",
     "wait_for_broker",
+    "watched",
+    "watching",
 ]

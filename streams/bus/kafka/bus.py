@@ -7,31 +7,51 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 from aiokafka import AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
 
 from safeguard_streams.bus.interface import Listener, Partition, Record, Writer
 from safeguard_streams.bus.kafka.clients import FORBIDDEN_ERRORS, PRODUCER_OPTIONS, bounded_stop, forbidden
+from safeguard_streams.bus.kafka.positions import committed
 from safeguard_streams.bus.kafka.probes import has_transactions, wait_for_broker
+from safeguard_streams.bus.kafka.reading import partitions_of
+from safeguard_streams.bus.kafka.recording import RecordedPositions, RecordingWriter
 from safeguard_streams.bus.kafka.writers import PlainWriter, TransactionalWriter
 from safeguard_streams.contract import topics
-from safeguard_streams.errors import BusError
+from safeguard_streams.errors import BusError, ConfigurationError, SafeguardError
+from safeguard_streams.runtime import metrics
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
 from safeguard_streams.runtime.security import client_options
 from safeguard_streams.runtime.settings import Settings
 
 log = logging.getLogger(__name__)
 
+START_SECONDS = 120.0  # for the broker to answer, and again to join the group
+RECORD_SECONDS = 60.0
 _POSITION_SECONDS = 0.1
+_RETRY_SECONDS = 0.5
 
 
 class KafkaBus:
-    """A group member on some topics. topic_names and group are without the deployment's prefix."""
+    """A group member on some topics. topic_names and group are without the deployment's prefix.
 
-    def __init__(self, settings: Settings, topic_names: Sequence[str], group: str) -> None:
+    The bus alone decides where reading begins and goes on. `_next` holds, for each owned partition, the offset behind
+    what `poll` returned last, or where reading begins. A fetch that fails may have moved aiokafka's own position of
+    another partition, so every partition then goes back to there.
+    """
+
+    def __init__(
+        self, settings: Settings, topic_names: Sequence[str], group: str, *, record_seconds: float = RECORD_SECONDS
+    ) -> None:
+        """record_seconds: time between records of the position on moderation.positions; 0: with each commit."""
         self._settings = settings
         self._topics = [settings.prefix + name for name in topic_names]
         self.group = settings.prefix + group
         self.transactional = False
+        self._record_seconds = record_seconds
+        self._recorded = RecordedPositions(settings, self.group)
+        self._next: dict[Partition, int] = {}
+        self._generation = 0
+        self._listener: Listener | None = None
         self._consumer: StrictConsumer | None = None
         self._shared: AIOKafkaProducer | None = None
 
@@ -42,8 +62,14 @@ class KafkaBus:
         return self._consumer
 
     async def start(self, listener: Listener) -> None:
-        """Wait for the broker, find out whether it has transactions, join the group."""
-        await wait_for_broker(self._settings)
+        """Wait for the broker, find out whether it has transactions, join the group.
+
+        Raises ConfigurationError if a topic is missing or the broker lacks what the settings require, ForbiddenError,
+        or BusError if this takes too long.
+        """
+        self._listener = listener
+        await wait_for_broker(self._settings, START_SECONDS)
+        await partitions_of(self._settings, topics.POSITIONS)
         self.transactional = await has_transactions(self._settings, self.group)
         if self.transactional:
             log.info("transactions enabled group=%s delivery=exactly-once", self.group)
@@ -56,26 +82,123 @@ class KafkaBus:
             **client_options(self._settings),
             group_id=self.group,
             enable_auto_commit=False,
-            auto_offset_reset="earliest",
+            auto_offset_reset="none",  # `_begin` and `_leave_range` choose
             isolation_level="read_committed",
             session_timeout_ms=session,
             heartbeat_interval_ms=session // 5,
             rebalance_timeout_ms=60_000,
             max_partition_fetch_bytes=4 * topics.MiB,
         )
-        self._consumer.subscribe(self._topics, listener=_Rebalance(listener))
-        await self._consumer.start()
+        self._consumer.subscribe(self._topics, listener=_Rebalance(self))
+        await self._join(self._consumer)
+
+    async def _join(self, consumer: StrictConsumer) -> None:
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await consumer.start()
+        except FORBIDDEN_ERRORS as error:
+            raise forbidden(error) from error
+        except UnknownTopicOrPartitionError as error:
+            names = ", ".join(self._topics)
+            raise ConfigurationError(f"not all of these topics exist: {names}; run: safeguard topics create") from error
+        except (KafkaError, TimeoutError) as error:
+            raise BusError(
+                f"{self.group}: could not join the group ({error!r}); see whether all brokers are up and "
+                "__consumer_offsets has a leader"
+            ) from error
+
+    # ------------------------------------------------------------------ reading
 
     async def poll(self, timeout: float, max_records: int) -> Mapping[Partition, Sequence[Record]]:
         try:
+            await self._begin()
             polled = await self._member.getmany(timeout_ms=int(timeout * 1000), max_records=max_records)
         except FORBIDDEN_ERRORS as error:
             raise forbidden(error) from error
-        except KafkaError as error:
-            log.warning("poll failed, retrying group=%s error=%r", self.group, error)
-            await asyncio.sleep(0.5)
+        except ConfigurationError:
+            raise
+        except Exception as error:
+            self._go_back()
+            await self._mend(error)
             return {}
-        return {Partition(*tp): records for tp, records in polled.items()}
+        records = {Partition(*tp): records for tp, records in polled.items()}
+        self._next |= {partition: handed[-1].offset + 1 for partition, handed in records.items()}
+        return records
+
+    async def _begin(self) -> None:
+        """Seek to where the group stands in partitions that were assigned since the last poll. Raises BusError."""
+        if not (new := self.assignment() - self._next.keys()):
+            return
+        generation = self._generation
+        starts = {
+            partition: (await self._recorded.instead_of(partition, position)).offset
+            for partition, position in (await committed(self._member, new)).items()
+        }
+        for partition, start in starts.items():
+            offset = await self._first_offset(partition) if start is None else start
+            if generation == self._generation and partition not in self._next:
+                self.seek(partition, offset)
+
+    def _go_back(self) -> None:
+        for partition, offset in self._next.items():
+            self.seek(partition, offset)
+
+    async def _mend(self, error: Exception) -> None:
+        """After a failed fetch: choose another position where that is what failed, else wait a moment."""
+        try:
+            if isinstance(error, OffsetOutOfRangeError):
+                for tp, position in error.args[0].items():
+                    await self._leave_range(Partition(*tp), position)
+                return
+        except (KafkaError, SafeguardError) as problem:
+            error = problem
+        if not isinstance(error, NoOffsetForPartitionError):  # of a partition that `_begin` has not come to
+            # The text of others' errors may quote content.
+            text = error if isinstance(error, SafeguardError) else type(error).__name__
+            log.warning("poll failed, retrying group=%s error=%s", self.group, text)
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _leave_range(self, partition: Partition, position: int) -> None:
+        """Go on in a partition whose log does not have the position.
+
+        Where the log begins after it, retention has deleted records that were not read. Where it ends before it, the
+        log was cut or created again. Which of its records are new cannot be known then, so all of them are read.
+        """
+        first = await self._first_offset(partition)
+        if partition not in self.assignment():
+            return
+        deleted = position < first
+        if deleted:
+            log.error(
+                "records were deleted before they were read partition=%s from=%s to=%s", partition, position, first
+            )
+        else:
+            log.error(
+                "log ended before the position, reading it from its first record partition=%s position=%s first=%s",
+                *(partition, position, first),
+            )
+        kind = "retention" if deleted else "truncated"
+        metrics.POSITION_LOST.add(1, {metrics.TOPIC: partition.topic, metrics.GROUP: self.group, "kind": kind})
+        self.seek(partition, first)
+        if not deleted and self._listener is not None:
+            self._listener.reset(partition, first)
+
+    async def _first_offset(self, partition: Partition) -> int:
+        tp = TopicPartition(*partition)
+        first: int = (await self._member.beginning_offsets([tp]))[tp]
+        return first
+
+    def assigned(self, partitions: Sequence[Partition]) -> None:
+        """Begin with a new assignment, which `partitions` are all of."""
+        self._generation += 1
+        self._next.clear()
+        if self._listener is not None:
+            self._listener.assigned(partitions)
+
+    async def revoked(self, partitions: Sequence[Partition]) -> None:
+        """Let work on partitions end before they are given up."""
+        if self._listener is not None:
+            await self._listener.revoked(partitions)
 
     def assignment(self) -> set[Partition]:
         return {Partition(*tp) for tp in self._consumer.assignment()} if self._consumer is not None else set()
@@ -106,9 +229,17 @@ class KafkaBus:
 
     def seek(self, partition: Partition, offset: int) -> None:
         if partition in self.assignment():
+            self._next[partition] = offset
             self._member.seek(TopicPartition(*partition), offset)
 
+    # ------------------------------------------------------------------ writing
+
     async def writer(self, partition: Partition) -> Writer:
+        return RecordingWriter(
+            await self._writer(partition), self.group, partition, self._recorded, self._record_seconds
+        )
+
+    async def _writer(self, partition: Partition) -> Writer:
         if self._shared is not None:
             return PlainWriter(self._member, self._settings.prefix, partition, self._shared)
         producer = await self._transactional_producer(f"{self.group}-{partition.topic}-{partition.partition}")
@@ -141,11 +272,11 @@ class KafkaBus:
 
 
 class _Rebalance(ConsumerRebalanceListener):
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
+    def __init__(self, bus: KafkaBus) -> None:
+        self._bus = bus
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        self._listener.assigned([Partition(*tp) for tp in assigned])
+        self._bus.assigned([Partition(*tp) for tp in assigned])
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        await self._listener.revoked([Partition(*tp) for tp in revoked])
+        await self._bus.revoked([Partition(*tp) for tp in revoked])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -12,28 +12,34 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from safeguard_streams.bus.interface import Committed, Partition
-from safeguard_streams.bus.kafka.clients import started
+from safeguard_streams.bus.kafka.clients import FORBIDDEN_ERRORS, forbidden, started
 from safeguard_streams.bus.kafka.reading import EndOffsets, reader
+from safeguard_streams.bus.kafka.recording import recorded_positions
 from safeguard_streams.errors import BusError
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
 from safeguard_streams.runtime.security import client_options
 from safeguard_streams.runtime.settings import Settings
 
 
-async def committed(consumer: StrictConsumer, partition: Partition) -> Committed:
-    """The position and metadata that a member's group has committed. Raises BusError.
+async def committed(consumer: StrictConsumer, partitions: Collection[Partition]) -> dict[Partition, Committed]:
+    """The positions and metadata that a member's group has committed. Raises BusError.
 
     aiokafka's public `committed` leaves the metadata out.
     """
-    tp = TopicPartition(*partition)
     try:
         async with asyncio.timeout(30):
             positions: Mapping[TopicPartition, OffsetAndMetadata]
-            positions = await consumer._coordinator.fetch_committed_offsets([tp])
+            positions = await consumer._coordinator.fetch_committed_offsets([TopicPartition(*p) for p in partitions])
+    except FORBIDDEN_ERRORS as error:
+        raise forbidden(error) from error
     except (KafkaError, TimeoutError) as error:
-        raise BusError(f"{partition}: cannot read the committed position: {error!r}") from error
-    position = positions.get(tp)
-    return Committed(position.offset, position.metadata or "") if position is not None else Committed(None, "")
+        names = ", ".join(map(str, partitions))
+        raise BusError(f"{names}: cannot read the committed position: {error!r}") from error
+    found = dict.fromkeys(partitions, Committed(None, ""))
+    for tp, position in positions.items():
+        if position.offset >= 0:
+            found[Partition(*tp)] = Committed(position.offset, position.metadata or "")
+    return found
 
 
 @contextlib.asynccontextmanager
@@ -46,15 +52,22 @@ async def _outsider(settings: Settings, group: str, partitions: Iterable[TopicPa
 
 
 async def group_positions(settings: Settings, group: str, topic: str, partitions: Iterable[int]) -> dict[int, int]:
-    """The next offset that a group reads in each partition; partitions without a committed position are left out."""
+    """The next offset that a group reads in each partition; partitions without a position are left out.
+
+    Where Kafka has forgotten a position, the one on moderation.positions counts.
+    """
     asked = [TopicPartition(settings.prefix + topic, partition) for partition in partitions]
     async with _outsider(settings, group, asked) as client:
-        committed_offsets = {tp.partition: await client.committed(tp) for tp in asked}
-    return {partition: offset for partition, offset in committed_offsets.items() if offset is not None}
+        offsets = {tp.partition: await client.committed(tp) for tp in asked}
+    if None in offsets.values():
+        for (name, partition), position in (await recorded_positions(settings, settings.prefix + group)).items():
+            if name == settings.prefix + topic and offsets.get(partition, 0) is None:
+                offsets[partition] = position.offset
+    return {partition: offset for partition, offset in offsets.items() if offset is not None}
 
 
 async def set_first_positions(settings: Settings, group: str, topic: str, starts: Mapping[int, int]) -> None:
-    """Set where a group begins in the partitions in which it has committed nothing yet."""
+    """Set where a group begins in the partitions in which it has no position yet."""
     present = await group_positions(settings, group, topic, starts)
     first = {TopicPartition(settings.prefix + topic, p): at for p, at in starts.items() if p not in present}
     if first:
@@ -63,7 +76,7 @@ async def set_first_positions(settings: Settings, group: str, topic: str, starts
 
 
 async def begin_at_end(settings: Settings, group: str, topic: str) -> None:
-    """Let a group that has committed nothing yet begin with the records that come next."""
+    """Let a group that has no position yet begin with the records that come next."""
     async with reader(settings, [topic]) as client:
         ends = await (await EndOffsets.now(client)).resolve()
     await set_first_positions(settings, group, topic, {tp.partition: end for tp, end in ends.items()})

@@ -50,7 +50,7 @@ class TransactionalWriter:
 
     async def committed(self) -> Committed:
         # The producer's start ended any transaction of an earlier holder, so the position is final.
-        return await committed(self._consumer, self._partition)
+        return (await committed(self._consumer, [self._partition]))[self._partition]
 
     async def commit(self, outputs: Sequence[Output], offset: int, metadata: str) -> None:
         producer = self._producer
@@ -81,7 +81,7 @@ class PlainWriter:
         self._producer = producer
 
     async def committed(self) -> Committed:
-        return await committed(self._consumer, self._partition)
+        return (await committed(self._consumer, [self._partition]))[self._partition]
 
     async def commit(self, outputs: Sequence[Output], offset: int, metadata: str) -> None:
         try:

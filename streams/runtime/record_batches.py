@@ -1,0 +1,316 @@
+"""Takes apart what a fetch returned, batch by batch, so that one bad record or batch costs only that.
+
+aiokafka's own reader raises at the first record that it cannot decode, and its position then stays before it for ever.
+Here, such a batch is read again record by record: header names that are not UTF-8 keep their bytes (PEP 383), and what
+cannot be read at all becomes an `UnreadableRecord` with its place and its bytes.
+
+A batch is decompressed up to LARGEST_BATCH bytes, because a few kilobytes can decompress to gigabytes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import cramjam
+import msgspec
+from aiokafka import TopicPartition
+from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
+from aiokafka.record.default_records import DefaultRecordBatch
+from aiokafka.record.legacy_records import LegacyRecordBatch
+from aiokafka.structs import ConsumerRecord
+
+LARGEST_BATCH = 256 * 2**20  # bytes, decompressed
+_HEADER = struct.Struct(">qiibIhiqqqhii")  # of a batch; see aiokafka.record.default_records
+_OVERHEAD = 12  # bytes of offset and length, which the length does not count
+_MAGIC, _ATTRIBUTES = 16, 21  # where they stand in a batch
+_CODEC, _NO_CODEC = 0x07, 0xF8  # bits of the attributes' low byte
+_SNAPPY_BLOCKS = b"\x82SNAPPY\x00\x00\x00\x00\x01\x00\x00\x00\x01"
+_Buffer = bytes | bytearray | memoryview
+
+
+class UnreadableRecord(msgspec.Struct, frozen=True):
+    """What could not be decoded: one record, or all records of a batch from offset `first` to `offset`.
+
+    value is the bytes as they are stored in the log, never content. problem says what is wrong with them.
+    """
+
+    topic: str
+    partition: int
+    first: int
+    offset: int
+    timestamp: int
+    value: bytes
+    problem: str
+    key: None = None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+
+
+class ReadableRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka has no types
+    """The records that a fetch returned for one partition, which iterates past what cannot be read."""
+
+    next_fetch_offset: int
+
+    def __init__(self, fetched: PartitionRecords, raw: bytes) -> None:
+        """fetched: aiokafka's records, not iterated yet. raw: the batches that they consist of."""
+        self.__dict__.update(fetched.__dict__)
+        self._records = _Batches(raw)
+        self._records_iterator = self._unpack_records()
+
+    def _unpack_records(self) -> Iterator[ConsumerRecord | UnreadableRecord]:
+        while True:
+            try:
+                yield from super()._unpack_records()
+                return
+            except Exception as error:
+                batch = self._records.current
+                if batch is None:
+                    raise
+                end = max(batch.next_offset, self.next_fetch_offset + 1)
+                records = list(_read_again(batch, self._tp, self.next_fetch_offset, end, error))
+            # The batch after this one comes next: that may be past the last record, where compaction removed the end.
+            last = len(records) - 1
+            for number, record in enumerate(records):
+                self.next_fetch_offset = end if number == last else record.offset + 1
+                yield record
+            self.next_fetch_offset = end
+
+
+class _Batches:
+    """The batches of a fetch, as aiokafka's reader asks for them. current: the one returned last."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = memoryview(raw)
+        self._position = 0
+        self.current: _Batch | None = None
+
+    def has_next(self) -> bool:
+        return len(self._raw) - self._position >= self._size() > _MAGIC
+
+    def next_batch(self) -> _Batch:
+        start = self._position
+        self._position += self._size()
+        following = int.from_bytes(self._raw[self._position : self._position + 8], "big") if self.has_next() else None
+        self.current = _Batch(self._raw[start : self._position], following)
+        return self.current
+
+    def _size(self) -> int:
+        """Bytes of the next batch; 0 where there is none."""
+        length = self._raw[self._position + 8 : self._position + _OVERHEAD]
+        return _OVERHEAD + int.from_bytes(length, "big", signed=True) if len(length) == 4 else 0
+
+
+class _Batch:
+    """One batch, which is decompressed when its records are asked for."""
+
+    def __init__(self, raw: memoryview, following: int | None) -> None:
+        """following: the first offset of the next batch, if there is one."""
+        self.raw = raw
+        self.modern = raw[_MAGIC] >= 2
+        self._inner = DefaultRecordBatch(raw) if self.modern else LegacyRecordBatch(raw, raw[_MAGIC])
+        self.producer_id = self._inner.producer_id
+        self.is_control_batch = self._inner.is_control_batch
+        self.is_transactional = self._inner.is_transactional
+        self.next_offset: int = self._inner.next_offset
+        self.intact = True
+        self._following = following
+
+    @property
+    def base_offset(self) -> int:
+        return int.from_bytes(self.raw[:8], "big")
+
+    def validate_crc(self) -> bool:
+        self.intact = self._inner.validate_crc()
+        if not self.intact and self._following is not None:
+            self.next_offset = self._following  # the batch's own header may be what is broken
+        return self.intact
+
+    def __next__(self) -> Any:
+        return next(self._inner)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(DefaultRecordBatch(self.plain()) if self.modern else self._inner)
+
+    def plain(self) -> _Buffer:
+        """The batch without compression. Raises if it cannot be decompressed to LARGEST_BATCH bytes."""
+        raw, codec = self.raw, self.raw[_ATTRIBUTES + 1] & _CODEC
+        if not codec:
+            return raw
+        plain = _decompressed(codec, raw[_HEADER.size :], room=_HEADER.size)
+        plain[: _HEADER.size] = raw[: _HEADER.size]
+        plain[_ATTRIBUTES + 1] &= _NO_CODEC
+        return plain
+
+
+def _decompressed(codec: int, data: memoryview, room: int) -> bytearray | memoryview:
+    """The decompressed data, after `room` bytes for a header."""
+    if codec == DefaultRecordBatch.CODEC_GZIP:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            plain = file.read(LARGEST_BATCH + 1)
+        if len(plain) > LARGEST_BATCH:
+            raise _too_large()
+        return bytearray(room) + plain
+    if codec == DefaultRecordBatch.CODEC_SNAPPY:
+        return _snappy(data, room)
+    if codec == DefaultRecordBatch.CODEC_LZ4:
+        return _within(cramjam.lz4.decompress_into, data, room)
+    if codec == DefaultRecordBatch.CODEC_ZSTD:
+        return _within(cramjam.zstd.decompress_into, data, room)
+    raise UnsupportedCodecError(f"codec {codec} is unknown")
+
+
+def _within(decompress_into: Callable[[memoryview, memoryview], int], data: memoryview, room: int) -> memoryview:
+    """Decompress into a buffer of sufficient size, which is not known before."""
+    size = max(2**16, 8 * len(data))
+    while True:
+        buffer = memoryview(bytearray(room + min(size, LARGEST_BATCH)))
+        try:
+            return buffer[: room + decompress_into(data, buffer[room:])]
+        except cramjam.DecompressionError:
+            if size >= LARGEST_BATCH:
+                raise
+            size *= 8
+
+
+def _snappy(data: memoryview, room: int) -> bytearray:
+    """Snappy as Java's producers write it, in blocks after a header, or as one block."""
+    plain = bytearray(room)
+    for block in _snappy_blocks(data):
+        if len(plain) + cramjam.snappy.decompress_raw_len(block) > room + LARGEST_BATCH:
+            raise _too_large()
+        plain += cramjam.snappy.decompress_raw(block)
+    return plain
+
+
+def _snappy_blocks(data: memoryview) -> Iterator[memoryview]:
+    if data[: len(_SNAPPY_BLOCKS)] != _SNAPPY_BLOCKS:
+        yield data
+        return
+    start = len(_SNAPPY_BLOCKS)
+    while start < len(data):
+        size = int.from_bytes(data[start : start + 4], "big")
+        yield data[start + 4 : start + 4 + size]
+        start += 4 + size
+
+
+def _too_large() -> CorruptRecordException:
+    return CorruptRecordException(f"more than {LARGEST_BATCH} bytes when decompressed")
+
+
+# ---------------------------------------------------------------------- reading again, record by record
+
+
+def _read_again(
+    batch: _Batch, tp: TopicPartition, first: int, end: int, error: Exception
+) -> Iterator[ConsumerRecord | UnreadableRecord]:
+    """The records of a batch from offset `first` on, in order, and what cannot be read of the offsets before `end`."""
+    plain: _Buffer | None = None
+    if batch.modern and batch.intact:
+        first = max(first, batch.base_offset)
+        try:
+            plain = batch.plain()
+        except Exception as problem:
+            error = problem
+    if plain is None:
+        yield _unreadable(tp, first, end, batch.raw, error)
+    else:
+        yield from _Records(plain, tp, first, end)
+
+
+class _Records:
+    """The records of a batch without compression, each read for itself."""
+
+    def __init__(self, plain: _Buffer, tp: TopicPartition, first: int, end: int) -> None:
+        self._plain = memoryview(plain)
+        self._tp = tp
+        self._next = first
+        self._end = end
+        header = _HEADER.unpack_from(plain)
+        self._base, self._attributes, self._count = header[0], header[5], header[12]
+        self._first_timestamp, self._max_timestamp = header[7], header[8]
+
+    def __iter__(self) -> Iterator[ConsumerRecord | UnreadableRecord]:
+        start = _HEADER.size
+        for _ in range(self._count):
+            try:
+                size, begin = _varint(self._plain, start)
+                stored = _taken(self._plain, begin, size)
+            except ValueError as error:  # where the next one would begin is unknown
+                if self._next < self._end:
+                    yield _unreadable(self._tp, self._next, self._end, self._plain[start:], error)
+                return
+            start = begin + size
+            record = self._read(stored)
+            if record.offset >= self._next:
+                self._next = record.offset + 1
+                yield record
+
+    def _read(self, stored: memoryview) -> ConsumerRecord | UnreadableRecord:
+        """One record; its offset is the expected one where it cannot be read."""
+        offset = self._next
+        try:
+            delta, at = _varint(stored, 1)  # after the attributes, which have no meaning yet
+            number, at = _varint(stored, at)
+            offset = self._base + number
+            key, at = _data(stored, at)
+            value, at = _data(stored, at)
+            headers, at = _headers(stored, at)
+            if at != len(stored) or not self._base <= offset < self._end:
+                raise ValueError("its size or offset is wrong")
+        except ValueError as error:
+            within = min(max(offset, self._next), self._end - 1)
+            return _unreadable(self._tp, within, within + 1, stored, error)
+        appended = bool(self._attributes & 0x08)  # the timestamps are the broker's
+        timestamp = self._max_timestamp if appended else self._first_timestamp + delta
+        sizes = [-1 if data is None else len(data) for data in (key, value)]
+        return ConsumerRecord(*self._tp, offset, timestamp, int(appended), key, value, None, *sizes, headers)
+
+
+def _unreadable(tp: TopicPartition, first: int, end: int, stored: _Buffer, error: Exception) -> UnreadableRecord:
+    last = max(first, end - 1)
+    where = f"offset {first}" if first == last else f"offsets {first} to {last}"
+    # The text of an error may quote content, its type does not.
+    problem = f"cannot be read ({type(error).__name__} at {where}); its bytes are kept as the log has them"
+    return UnreadableRecord(tp.topic, tp.partition, first, last, -1, bytes(stored), problem)
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    """A zigzag number and where it ends. Raises ValueError."""
+    value = shift = 0
+    while shift < 70:
+        if at >= len(data):
+            raise ValueError("it ends in a number")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return (value >> 1) ^ -(value & 1), at
+        shift += 7
+    raise ValueError("a number is too long")
+
+
+def _taken(data: memoryview, at: int, size: int) -> memoryview:
+    """So many bytes from `at` on. Raises ValueError where there are fewer."""
+    if size < 0 or at + size > len(data):
+        raise ValueError("it ends before its data")
+    return data[at : at + size]
+
+
+def _data(data: memoryview, at: int) -> tuple[bytes | None, int]:
+    """Bytes after their length, None for a negative one, and where they end."""
+    size, at = _varint(data, at)
+    return (None, at) if size < 0 else (bytes(_taken(data, at, size)), at + size)
+
+
+def _headers(data: memoryview, at: int) -> tuple[tuple[tuple[str, bytes | None], ...], int]:
+    headers = []
+    count, at = _varint(data, at)
+    for _ in range(count):
+        name, at = _data(data, at)
+        value, at = _data(data, at)
+        headers.append(((name or b"").decode(errors="surrogateescape"), value))
+    return tuple(headers), at
