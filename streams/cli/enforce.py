@@ -156,8 +156,8 @@ def standing(
     An item that is not listed is allowed, and nothing is held or decided about it.
     """
     current = settings.load(bootstrap=bootstrap)
-    found = asyncio.run(moderators.all_standing(current))
-    chosen = [one.standing for one in found if content in (None, one.standing.content_id)]
+    found = asyncio.run(moderators.all_standing(current, lambda one: content in (None, one.content_id)))
+    chosen = [one.standing for one in found]
     if as_json:
         print(orjson.dumps([msgspec.to_builtins(one) for one in chosen]).decode())
         return

@@ -73,7 +73,7 @@ def prefixed(prefix: str, name: str) -> str:
 class Topic(msgspec.Struct, frozen=True):
     """One topic. partitions None: the number in the settings. retention: milliseconds, or FOREVER.
 
-    largest: bytes of a record.
+    largest: bytes of a record. segment: bytes of a file of the log; the newest file is never compacted.
     """
 
     name: str
@@ -83,12 +83,15 @@ class Topic(msgspec.Struct, frozen=True):
     cleanup: Literal["delete", "compact", "compact,delete"] = "delete"
     partitions: int | None = None
     largest: int = LARGEST_CONTENT
+    segment: int | None = None
 
     @property
     def config(self) -> dict[str, str]:
         config = {"cleanup.policy": self.cleanup, "max.message.bytes": str(self.largest)}
         if "delete" in self.cleanup:
             config["retention.ms"] = str(self.retention)
+        if self.segment is not None:
+            config["segment.bytes"] = str(self.segment)
         if self.cleanup == "compact,delete":
             config["max.compaction.lag.ms"] = str(COMPACTION_LAG)
         return config
@@ -109,7 +112,7 @@ CATALOGUE: tuple[Topic, ...] = (
     Topic(POLICIES_HISTORY, "policy_id", PolicyChange, retention=FOREVER, partitions=1),
     Topic(ENFORCEMENT, "content_id", EnforcementInput),
     Topic(ACTIONS, "content_id", Action, retention=90 * DAY),
-    Topic(STANDING, "content_id", Standing, cleanup="compact"),
+    Topic(STANDING, "content_id", Standing, cleanup="compact", segment=64 * MiB),
     Topic(DEAD_LETTERS, "the original key", DeadLetter, retention=30 * DAY, largest=LARGEST_RECORD),
     Topic(POSITIONS, "group, topic and partition", Position, cleanup="compact", partitions=1),
     Topic(ERASURES, "content_id", ErasureRequest, cleanup="compact", partitions=1),

@@ -10,11 +10,10 @@ import contextlib
 import unicodedata
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
-from aiokafka.partitioner import DefaultPartitioner
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.dead_letters import was_requeued
@@ -23,21 +22,17 @@ from safeguard_streams.contract.records import (
     Action,
     Enforced,
     Standing,
-    decode,
     encode,
     now,
     schema_header,
     verdict_id,
 )
-from safeguard_streams.enforcement.state import standing_of
-from safeguard_streams.errors import ConfigurationError, RecordError
+from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime.settings import Settings
 
 FOLLOW_SECONDS = 10.0
 LONGEST_REASON = 2000  # characters
-# Topics with records about a content item, the shorter topics first. All have them in the partition of the same number.
-_KEYED_BY_CONTENT = (topics.STANDING, topics.ACTIONS, topics.VERDICTS, topics.CLEARED, topics.EVENTS)
 _CONTROLS = {"Cc", "Cs", "Zl", "Zp"}
 _DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
@@ -63,19 +58,23 @@ def _check(moderator: ChangedBy) -> None:
 
 
 async def _partition_of(settings: Settings, content_id: str) -> int:
-    """The partition of an item's records; tries the one that Kafka's own clients choose by the key first."""
-    key, numbers = content_id.encode(), await kafka.partitions_of(settings, topics.ACTIONS)
-    usual: int = DefaultPartitioner()(key, numbers, numbers)
-    others = [number for number in numbers if number != usual]
-    for number in [usual, *others]:
-        for topic in _KEYED_BY_CONTENT:
-            async with contextlib.aclosing(kafka.read_all(settings, [topic], number)) as records:
-                async for record in records:
-                    if record.key == key:
-                        return record.partition
+    """The partition of an item's records. What stands outlives all others, so look there first and last."""
+    count = len(await kafka.partitions_of(settings, topics.STANDING))
+    if await _stands(settings, content_id, kafka.likely_partition(content_id, count)):
+        return kafka.likely_partition(content_id, count)
+    partition = await kafka.partition_of_content(settings, content_id)
+    if partition is not None:
+        return partition
+    for number in range(count):
+        if await _stands(settings, content_id, number):
+            return number
     raise ConfigurationError(
         f"no event, verdict or action has the content id {content_id!r}: check the id and SAFEGUARD_PREFIX"
     )
+
+
+async def _stands(settings: Settings, content_id: str, partition: int) -> bool:
+    return bool(await all_standing(settings, lambda one: one.content_id == content_id, partition))
 
 
 async def actions(settings: Settings) -> AsyncIterator[tuple[int, Action]]:
@@ -83,10 +82,9 @@ async def actions(settings: Settings) -> AsyncIterator[tuple[int, Action]]:
 
     What a moderator wrote comes twice under one action_id: as written, and with a sequence once the agent followed it.
     """
-    async for record in kafka.read_all(settings, [topics.ACTIONS]):
-        with contextlib.suppress(RecordError):
-            if not was_requeued(record):
-                yield record.partition, decode(record.value, Action)
+    async for record, action in kafka.read_decoded(settings, [topics.ACTIONS], Action):
+        if not was_requeued(record):
+            yield record.partition, action
 
 
 async def history(settings: Settings, content_id: str) -> list[Action]:
@@ -105,27 +103,27 @@ class PlacedStanding(NamedTuple):
     standing: Standing
 
 
-async def all_standing(settings: Settings) -> list[PlacedStanding]:
-    """What stands on content items, from moderation.standing alone."""
+async def all_standing(
+    settings: Settings, wanted: Callable[[Standing], bool] = lambda _: True, partition: int | None = None
+) -> list[PlacedStanding]:
+    """What stands on the content items that are wanted, from moderation.standing alone. Keeps only these in memory."""
     found: dict[tuple[int, bytes], PlacedStanding] = {}
-    async for record in kafka.read_all(settings, [topics.STANDING]):
+    async for record in kafka.read_all(settings, [topics.STANDING], partition):
         if record.key is None:
             continue
-        standing = standing_of(record)
-        if standing is not None:
-            found[record.partition, record.key] = PlacedStanding(record.partition, standing)
-        elif record.value is None:
-            found.pop((record.partition, record.key), None)
+        place = (record.partition, record.key)
+        standing = kafka.decoded_or_left_out(settings, record, Standing)
+        if standing is not None and wanted(standing):
+            found[place] = PlacedStanding(record.partition, standing)
+        elif standing is not None or record.value is None:
+            found.pop(place, None)
     return list(found.values())
 
 
 async def standing(settings: Settings) -> dict[str, Enforced]:
     """What stands on each content item that is not simply allowed, by content id."""
-    return {
-        one.standing.content_id: one.standing.effective
-        for one in await all_standing(settings)
-        if one.standing.effective != "allow"
-    }
+    restricted = await all_standing(settings, lambda one: one.effective != "allow")
+    return {one.standing.content_id: one.standing.effective for one in restricted}
 
 
 class HeldAction(msgspec.Struct, frozen=True):
@@ -139,8 +137,7 @@ async def held(settings: Settings, policy_id: str | None = None) -> list[HeldAct
     """Actions that wait for a moderator, oldest first; with policy_id, those under one policy."""
     waiting = [
         HeldAction(policy.held, partition)
-        for partition, one in await all_standing(settings)
-        if one.decision is None
+        for partition, one in await all_standing(settings, _waits)
         for policy in one.policies
         if policy.held is not None and policy_id in (None, policy.policy_id)
     ]
@@ -166,14 +163,18 @@ async def release(settings: Settings, shown: Sequence[HeldAction], moderator: Ch
                 while waiting:
                     record = await client.getone()
                     if record.key in waiting:
-                        waiting[record.key] &= _held_ids(standing_of(record))
+                        waiting[record.key] &= _held_ids(kafka.decoded_or_left_out(settings, record, Standing))
                         if not waiting[record.key]:
                             del waiting[record.key]
     return len(shown) - sum(map(len, waiting.values()))
 
 
+def _waits(one: Standing) -> bool:
+    return one.decision is None and any(policy.held for policy in one.policies)
+
+
 def _held_ids(one: Standing | None) -> set[str]:
-    return {policy.held.action_id for policy in one.policies if policy.held} if one and one.decision is None else set()
+    return {policy.held.action_id for policy in one.policies if policy.held} if one and _waits(one) else set()
 
 
 def _released(action: Action, moderator: ChangedBy) -> Action:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from aiokafka.partitioner import DefaultPartitioner
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.interface import Output
@@ -17,7 +16,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Standing, encode, schema_header
 from safeguard_streams.enforcement import intake
 from safeguard_streams.enforcement.moderators import PlacedStanding, all_standing
-from safeguard_streams.enforcement.state import check_partitions, standing_of
+from safeguard_streams.enforcement.state import check_partitions
 from safeguard_streams.enforcement.transform import STAGE
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.settings import Settings
@@ -44,7 +43,7 @@ async def repartition(settings: Settings) -> int:
     Returns the number of items. The writer fences no agent: stop all agents first.
     """
     partitions = await partitions_of(settings)
-    placed = [one for one in await all_standing(settings) if one.standing.partitions != partitions]
+    placed = await all_standing(settings, lambda one: one.partitions != partitions)
     async with kafka.exclusive_writer(settings, "enforcement-people") as write:
         for start in range(0, len(placed), CHUNK):
             moves = [move for one in placed[start : start + CHUNK] for move in _moves(one, partitions)]
@@ -65,8 +64,7 @@ async def unfollowed(settings: Settings) -> int:
 
 def _moves(placed: PlacedStanding, partitions: int) -> Sequence[tuple[Output, int]]:
     """The record in its new place, and a tombstone in the former one."""
-    key, numbers = placed.standing.content_id.encode(), list(range(partitions))
-    target: int = DefaultPartitioner()(key, numbers, numbers)
+    key, target = placed.standing.content_id.encode(), kafka.likely_partition(placed.standing.content_id, partitions)
     moved = msgspec.structs.replace(placed.standing, partitions=partitions)
     headers = [schema_header(Standing)]
     written = [(Output(topics.STANDING, key, encode(moved), headers), target)]
@@ -85,7 +83,8 @@ async def check_recorded(settings: Settings, partitions: int) -> None:
         found: set[int] = set()
         while unread := {tp for tp in await ends.remaining() if tp.partition not in found}:
             for tp, records in (await client.getmany(*unread, timeout_ms=500, max_records=500)).items():
-                for standing in filter(None, map(standing_of, records)):
-                    check_partitions(standing, partitions)
-                    found.add(tp.partition)
-                    break
+                for record in records:
+                    if (standing := kafka.decoded_or_left_out(settings, record, Standing)) is not None:
+                        check_partitions(standing, partitions)
+                        found.add(tp.partition)
+                        break

@@ -5,25 +5,21 @@ Only items on which something stands take memory. Nothing stands on any other it
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
 
 import msgspec
-from aiokafka import TopicPartition
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.interface import Partition, Record
 from safeguard_streams.client.recent_ids import RecentIds
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Action, Enforced, Standing, decode, now
+from safeguard_streams.contract.records import Action, Enforced, Standing, now
 from safeguard_streams.enforcement.rules import Cap, severity
-from safeguard_streams.errors import ConfigurationError, RecordError
+from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.settings import Settings
-
-log = logging.getLogger(__name__)
 
 RestoreState = Callable[[Partition], Awaitable["EnforcementState"]]
 MAX_SEEN_VERDICTS = 100_000
@@ -72,6 +68,11 @@ class EnforcementState:
         if earlier is not None:
             self._held.subtract(_held_policies(earlier))
 
+    def keep_decisions(self) -> None:
+        """Forget what stands under policies, so that only moderators' decisions are left."""
+        for standing in list(self._standings.values()):
+            self.put(msgspec.structs.replace(standing, policies=()))
+
     def count(self, action: Action) -> None:
         """Count the agent's own action towards the cap of its policy, and its alert."""
         if action.policy_id is None or action.releases:  # a release is a moderator's choice
@@ -107,11 +108,9 @@ class EnforcementState:
 
         Raises ConfigurationError when the records are of another number of partitions.
         """
-        state = cls(partitions)
-        async for record in kafka.read_all(settings, [topics.STANDING], partition):
-            state.add(record)
-        async for record in _since(settings, Partition(topics.ACTIONS, partition), now() - window):
-            state.add_recent(record)
+        state = await cls._read(settings, partition, partitions)
+        async for _, action in kafka.read_decoded(settings, [topics.ACTIONS], Action, partition, since=now() - window):
+            state.add_recent(action)
         return state
 
     @classmethod
@@ -120,50 +119,32 @@ class EnforcementState:
 
         Raises ConfigurationError when the records are of another number of partitions.
         """
-        state = cls(partitions)
-        async for record in kafka.read_all(settings, [topics.STANDING], partition):
-            state.add(record)
-        for standing in list(state._standings.values()):
-            state.put(msgspec.structs.replace(standing, policies=()))
+        state = await cls._read(settings, partition, partitions)
+        state.keep_decisions()
         return state
 
-    def add(self, record: Record) -> None:
-        """Add a record of moderation.standing, in topic order."""
-        standing = standing_of(record)
+    @classmethod
+    async def _read(cls, settings: Settings, partition: int, partitions: int) -> EnforcementState:
+        state = cls(partitions)
+        async for record in kafka.read_all(settings, [topics.STANDING], partition):
+            state.add(record, kafka.decoded_or_left_out(settings, record, Standing))
+        return state
+
+    def add(self, record: Record, standing: Standing | None) -> None:
+        """Add a record of moderation.standing, in topic order; `standing` is its content, if it has any."""
         if standing is not None:
             check_partitions(standing, self.partitions)
             self.put(standing)
         elif record.value is None and record.key is not None:
             self.drop(record.key.decode("utf-8", "replace"))
 
-    def add_recent(self, record: Record) -> None:
-        """Add a record of moderation.actions within a cap's window, in topic order."""
-        try:
-            action = decode(record.value, Action)
-        except RecordError:
-            return
+    def add_recent(self, action: Action) -> None:
+        """Add an action of moderation.actions within a cap's window, in topic order."""
         if action.sequence is None or action.dry_run:
             return
         self.count(action)
         if action.verdict_id is not None and action.releases is None:
             self.seen_verdicts.add(action.verdict_id)
-
-
-def standing_of(record: Record) -> Standing | None:
-    """The record's content; None for a tombstone and for a record that something else wrote."""
-    if record.value is None:
-        return None
-    try:
-        return decode(record.value, Standing)
-    except RecordError as error:
-        log.warning(
-            "foreign record ignored topic=%s partition=%d offset=%d field=%s",
-            record.topic,
-            record.partition,
-            record.offset,
-            error.field,
-        )
-        return None
 
 
 def check_partitions(standing: Standing, partitions: int) -> None:
@@ -185,18 +166,3 @@ def _share_strings(standing: Standing) -> None:
     """Let the records of millions of items share their policies' ids."""
     for policy in standing.policies:
         msgspec.structs.force_setattr(policy, "policy_id", sys.intern(policy.policy_id))
-
-
-async def _since(settings: Settings, partition: Partition, moment: datetime) -> AsyncIterator[Record]:
-    """The records of a partition that were written at `moment` or later, up to its present end."""
-    async with kafka.reader(settings, [partition.topic], partition=partition.partition) as client:
-        tp = TopicPartition(settings.prefix + partition.topic, partition.partition)
-        ends = await kafka.EndOffsets.now(client)
-        first = (await client.offsets_for_times({tp: int(moment.timestamp() * 1000)}))[tp]
-        if first is None:
-            return
-        client.seek(tp, first.offset)
-        while unread := await ends.remaining():
-            for records in (await client.getmany(*unread, timeout_ms=500)).values():
-                for record in records:
-                    yield record

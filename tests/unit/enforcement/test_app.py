@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from safeguard_streams.bus.kafka import reading
 from safeguard_streams.bus.memory import MemoryBus
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, Verdict, decode, encode
@@ -58,16 +59,12 @@ class Broker(MemoryBroker):
     def bus(self, _, names, group):
         return MemoryBus(Group(self, group), names)
 
-    async def read_all(self, _, names, partition=None):
+    async def read_all(self, _, names, partition=None, **__):
         """The standing records up to their present end; slowly: `read_on` is set by a test."""
         records = list(self.logs[names[0], partition])
         self.reading.set()
         await self.read_on.wait()
         for record in records:
-            yield record
-
-    async def since(self, _, partition, moment):
-        for record in list(self.logs[partition.topic, partition.partition]):
             yield record
 
     def actions(self):
@@ -80,7 +77,7 @@ class Broker(MemoryBroker):
 def broker(monkeypatch):
     broker = Broker()
     monkeypatch.setattr(state.kafka, "read_all", broker.read_all)
-    monkeypatch.setattr(state, "_since", broker.since)
+    monkeypatch.setattr(reading, "read_all", broker.read_all)
     monkeypatch.setattr(app, "KafkaBus", broker.bus)
     return broker
 

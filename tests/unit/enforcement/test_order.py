@@ -60,9 +60,9 @@ class Pipeline:
     def restored(self):
         state = EnforcementState(1)
         for record in self.logs[topics.STANDING]:
-            state.add(record)
+            state.add(record, record.value and decode(record.value, Standing))
         for record in self.logs[topics.ACTIONS]:
-            state.add_recent(record)
+            state.add_recent(decode(record.value, Action))
         return state
 
     def write(self, topic, value, headers=()):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from safeguard_streams.bus.kafka import reading
 from safeguard_streams.cli import app
 from safeguard_streams.client.recent_ids import RecentIds
 from safeguard_streams.contract import topics
@@ -18,16 +19,19 @@ from safeguard_streams.contract.records import (
     EnforcementInput,
     ModeratorDecision,
     PolicyStanding,
+    Standing,
     Verdict,
     decode,
     encode,
 )
 from safeguard_streams.enforcement import rules as rules_of
+from safeguard_streams.enforcement import state
 from safeguard_streams.enforcement import transform as module
 from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, RuleChoice
 from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.enforcement.transform import Enforcer, Situation
 from safeguard_streams.errors import ConfigurationError, RecordError
+from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.memory_broker import StoredRecord
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -75,8 +79,11 @@ class Enforced:
 
     def __call__(self, *inputs, requeued=False):
         """Follow verdicts and moderators' records; returns the actions."""
+        return asyncio.run(self.follow(*inputs, requeued=requeued))
+
+    async def follow(self, *inputs, requeued=False):
         records = [self.record(one, requeued) for one in inputs]
-        outputs = asyncio.run(self.enforcer.process(records))
+        outputs = await self.enforcer.process(records)
         assert {o.topic for o in outputs} <= {topics.ACTIONS} if self.dry_run else {topics.ACTIONS, topics.STANDING}
         actions = [decode(o.value, Action) for o in outputs if o.topic == topics.ACTIONS]
         self.standings += [
@@ -99,9 +106,9 @@ class Enforced:
         """The state that another owner would restore from the records written."""
         state = EnforcementState(self.state.partitions)
         for record in self.standings:
-            state.add(record)
+            state.add(record, record.value and decode(record.value, Standing))
         for action in self.actions:
-            state.add_recent(StoredRecord(topics.ACTIONS, 0, 0, 0, None, encode(action)))
+            state.add_recent(action)
         return state
 
 
@@ -254,16 +261,26 @@ def test_a_state_of_another_number_of_partitions_is_refused():
     run = Enforced(partitions=2)
     run(verdict(1, rule_ids=("HH3",)))
     with pytest.raises(ConfigurationError, match="written with 2 partitions.*safeguard enforce repartition"):
-        EnforcementState(3).add(run.standings[0])
+        EnforcementState(3).add(run.standings[0], decode(run.standings[0].value, Standing))
 
 
 @pytest.mark.parametrize("value", [b"hello", b"{}", b"[1]", b"\xff", b"", None])
-@pytest.mark.parametrize("key", [None, b"", b"\xff", b"c1"])
-def test_a_foreign_record_among_those_that_stand_is_passed_over(key, value):
-    state = EnforcementState()
-    state.add(StoredRecord(topics.STANDING, 0, 0, 0, key, value))
-    state.add_recent(StoredRecord(topics.ACTIONS, 0, 0, 0, key, value))
-    assert len(state) == 0
+@pytest.mark.parametrize("key", [None, b"", b"\xff", b"c2"])
+async def test_foreign_records_and_tombstones_end_no_restore(key, value, monkeypatch):
+    run = Enforced()
+    await run.follow(verdict(1, rule_ids=("HH3",)))
+    foreign = StoredRecord(topics.STANDING, 0, 0, 0, key, value)
+
+    async def read_all(_, names, partition, **__):
+        for record in [*(run.standings if names == [topics.STANDING] else []), foreign]:
+            yield record
+
+    monkeypatch.setattr(reading, "read_all", read_all)
+    monkeypatch.setattr(state.kafka, "read_all", read_all)
+    restored = await EnforcementState.restore(settings.load(), 0, 1, timedelta(hours=1))
+    assert restored.restricted() == {"c1": "remove"}
+    decided = await EnforcementState.of_decisions(settings.load(), 0, 1)
+    assert decided.restricted() == {}
 
 
 @pytest.mark.parametrize("acted_at", [WHEN, WHEN.replace(tzinfo=None), WHEN - timedelta(days=900)])
