@@ -269,7 +269,7 @@ class ModeratorDecision(msgspec.Struct, frozen=True, omit_defaults=True, gc=Fals
     action: Annotated[Enforced, Meta(description="what the moderator decided")]
     action_id: Annotated[str, Meta(description="action_id of the decision")]
     at: Annotated[datetime, Meta(description="when the moderator decided")]
-    by: Annotated[str | None, Meta(description="the moderator")] = None
+    by: Annotated[str | None, Meta(description="the moderator who decided")] = None
     why: Annotated[str, Meta(description="the moderator's stated reason")] = ""
     content_sha256: Annotated[
         str | None, Meta(description="SHA-256 of the text that was last judged before; absent if none was")

@@ -32,7 +32,7 @@ from safeguard_streams.enforcement.delivery import STAGE as DELIVERY
 from safeguard_streams.enforcement.repartition import check_recorded, partitions_of
 from safeguard_streams.enforcement.rules import EnforcementRules
 from safeguard_streams.enforcement.state import EnforcementState
-from safeguard_streams.enforcement.transform import STAGE, Enforcer
+from safeguard_streams.enforcement.transform import ACTING, STAGE, Enforcer
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime import metrics, telemetry
 from safeguard_streams.runtime.health import served
@@ -54,13 +54,13 @@ class EnforcementAgent:
         limits = Limits(max_batch=500)
         if dry_run:
             bus = KafkaBus(settings, [topics.VERDICTS], _group(dry_run=True))
-            self._engines = [Engine(bus, self.enforcer, stage=STAGE, limits=limits)]
+            self._engines = [Engine(bus, self.enforcer, stage=ACTING, limits=limits)]
         else:
             taking = KafkaBus(settings, [topics.VERDICTS, topics.ACTIONS], _group(dry_run=False))
-            acting = KafkaBus(settings, [topics.ENFORCEMENT], STAGE)
+            acting = KafkaBus(settings, [topics.ENFORCEMENT], ACTING)
             self._engines = [
-                Engine(acting, self.enforcer, stage=STAGE, limits=limits),
-                Engine(taking, stateless(intake.collect), stage=intake.STAGE, limits=limits),
+                Engine(acting, self.enforcer, stage=ACTING, limits=limits),
+                Engine(taking, stateless(intake.collect), stage=STAGE, limits=limits),
             ]
 
     def state(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class EnforcementAgent:
 
 def _group(*, dry_run: bool) -> str:
     """The consumer group on moderation.verdicts, without the deployment's prefix."""
-    return f"{intake.STAGE}-dry-run" if dry_run else intake.STAGE
+    return f"{STAGE}-dry-run" if dry_run else STAGE
 
 
 async def run(settings: Settings, rules: EnforcementRules, *, from_now: bool = False, dry_run: bool = False) -> None:
@@ -158,7 +158,7 @@ async def run(settings: Settings, rules: EnforcementRules, *, from_now: bool = F
 
     Raises ConfigurationError when the topics or the caps do not fit the number of partitions.
     """
-    with Stop() as stop, telemetry.exported(intake.STAGE):
+    with Stop() as stop, telemetry.exported(STAGE):
         await kafka.wait_for_broker(settings)
         partitions = await partitions_of(settings)
         _check_caps(rules, partitions)

@@ -14,7 +14,6 @@ from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, EnforcementInput, Verdict, carried, decode, encode, schema_header
 
-STAGE = "enforcement"
 _SCHEMA = schema_header(EnforcementInput)
 
 

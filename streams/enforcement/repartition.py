@@ -14,10 +14,9 @@ from safeguard_streams.bus import kafka
 from safeguard_streams.bus.interface import Output
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Standing, encode, schema_header
-from safeguard_streams.enforcement import intake
 from safeguard_streams.enforcement.moderators import PlacedStanding, all_standing
 from safeguard_streams.enforcement.state import check_partitions
-from safeguard_streams.enforcement.transform import STAGE
+from safeguard_streams.enforcement.transform import ACTING, STAGE
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.settings import Settings
 
@@ -54,7 +53,7 @@ async def repartition(settings: Settings) -> int:
 async def unfollowed(settings: Settings) -> int:
     """The number of verdicts and other inputs, to within a few, that agents have still to follow where they lie."""
     left = 0
-    for name, group in ((topics.VERDICTS, intake.STAGE), (topics.ENFORCEMENT, STAGE)):
+    for name, group in ((topics.VERDICTS, STAGE), (topics.ENFORCEMENT, ACTING)):
         async with kafka.reader(settings, [name]) as client:
             ends = await (await kafka.EndOffsets.now(client)).resolve()
         done = await kafka.group_positions(settings, group, name, [tp.partition for tp in ends])

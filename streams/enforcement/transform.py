@@ -32,7 +32,8 @@ from safeguard_streams.runtime import metrics
 
 log = logging.getLogger(__name__)
 
-STAGE = "enforcement-actions"
+STAGE = "enforcement"
+ACTING = "enforcement-actions"  # the stage and group that follow the one order; STAGE reads the verdicts
 MAX_VERDICT_IDS = 8  # of one policy on one item, to recognise a verdict that comes again
 _ACTION, _STANDING = schema_header(Action), schema_header(Standing)
 

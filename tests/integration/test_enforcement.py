@@ -328,7 +328,7 @@ async def test_a_requeued_message_waits_until_the_agent_has_written_it_again():
 
 @contextlib.asynccontextmanager
 async def answering(statuses):
-    """A receiver that answers by content id, 200 where nothing else is said. Yields its port and the ids that came."""
+    """A receiver that answers by content id, 200 for those without a status. Yields its port and the ids that came."""
     came = []
 
     async def serve(reader, writer):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from safeguard_streams.cli.options import changed_by
 from safeguard_streams.enforcement import moderators
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.releases.operator import ChangedBy
@@ -26,3 +27,14 @@ async def test_a_name_or_a_reason_that_is_no_plain_text_is_refused_before_anythi
 )
 def test_plain_text_of_every_script_is_accepted(text):
     moderators._check(ChangedBy(text, text))
+
+
+@pytest.mark.parametrize("error", [KeyError("uid not found: 4711"), OSError("no username set")])
+def test_a_user_id_without_a_name_needs_one(error, monkeypatch):
+    def getuser():
+        raise error
+
+    monkeypatch.setattr("getpass.getuser", getuser)
+    with pytest.raises(ConfigurationError, match="say who you are with --by"):
+        changed_by("", None)
+    assert changed_by("", "ann").by == "ann"
