@@ -54,7 +54,7 @@ class EnforcementAgent:
         limits = Limits(max_batch=500)
         if dry_run:
             bus = KafkaBus(settings, [topics.VERDICTS], _group(dry_run=True))
-            self._engines = [Engine(bus, self.enforcer, stage=ACTING, limits=limits)]
+            self._engines = [Engine(bus, self.enforcer, stage=STAGE, limits=limits)]
         else:
             taking = KafkaBus(settings, [topics.VERDICTS, topics.ACTIONS], _group(dry_run=False))
             acting = KafkaBus(settings, [topics.ENFORCEMENT], ACTING)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from standardwebhooks import Webhook as Checker
 from typer.testing import CliRunner
 
@@ -22,7 +23,8 @@ from safeguard_streams.bus.dead_letters import TRIES_HEADER
 from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, ContentEvent, DeadLetter, Verdict, decode, encode
-from safeguard_streams.enforcement import delivery, moderators
+from safeguard_streams.enforcement import app as enforcement_app
+from safeguard_streams.enforcement import delivery, moderators, repartition
 from safeguard_streams.enforcement.app import EnforcementAgent
 from safeguard_streams.enforcement.delivery import Backoff, Delivery, message_for, signed_headers, signing_key
 from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, Webhook
@@ -54,7 +56,8 @@ async def publish(current, topic, *records):
 
 
 async def actions(current):
-    return [action async for _, action in moderators.actions(current)]
+    """What the agent did; not what moderators wrote."""
+    return [action async for _, action in moderators.actions(current) if action.sequence is not None or action.dry_run]
 
 
 @pytest.fixture
@@ -164,6 +167,71 @@ async def test_held_actions_wait_for_a_moderator(broker, command):
 
 async def followed_by(current, count):
     return len(await actions(current)) == count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broker_address", ["kafka"], indirect=True)
+async def test_what_was_shown_is_released_and_nothing_that_was_held_since(broker):
+    await kafka_bus.create_topics(broker)
+    async with enforcing(broker, EnforcementRules(RULES.rule, Cap(2))) as agent:
+        await publish(broker, topics.VERDICTS, *(verdict(f"v{n}", f"c{n}") for n in range(10)))
+        await until(lambda: followed_by(broker, 10))
+        shown = await moderators.held(broker, "hate")
+        await publish(broker, topics.VERDICTS, *(verdict(f"w{n}", f"d{n}") for n in range(20)))
+        await until(lambda: followed_by(broker, 30))
+        assert await moderators.release(broker, shown, ChangedBy("", "ann")) == len(shown) == 8
+        assert agent.state()["held"] == {"hate": 20}
+    assert not await moderators.held(broker, "fraud")
+    assert set(await standing_on(broker)) == {f"c{n}" for n in range(10)}
+    # Without an agent, a release waits for one.
+    moderators.FOLLOW_SECONDS, before = 0.5, moderators.FOLLOW_SECONDS
+    try:
+        assert await moderators.release(broker, (await moderators.held(broker))[:3], ChangedBy("", "ann")) == 0
+    finally:
+        moderators.FOLLOW_SECONDS = before
+    async with enforcing(broker, EnforcementRules(RULES.rule, Cap(2))) as agent:
+        await until(lambda: agent.state()["held"] == {"hate": 17})
+
+
+@pytest.mark.slow
+async def test_raised_partitions_are_refused_until_what_stands_is_moved(kafka):
+    await kafka_bus.create_topics(kafka)
+    content_ids = [f"c{number}" for number in range(12)]
+    async with enforcing(kafka, RULES):
+        await publish(kafka, topics.VERDICTS, *(verdict(f"v-{name}", name) for name in content_ids))
+        await until(lambda: followed_by(kafka, 12))
+        await moderators.decide(kafka, "c0", "allow", ChangedBy("", "ann"))
+        await until(lambda: holds(kafka, dict.fromkeys(content_ids[1:], "remove")))
+    raised = settings.load(bootstrap=kafka.bootstrap, prefix=kafka.prefix, partitions=5)
+    await raise_partitions(raised, [topics.VERDICTS])
+    with pytest.raises(ConfigurationError, match="different numbers of partitions: moderation.verdicts 5"):
+        await enforcement_app.run(raised, RULES)
+    await raise_partitions(raised, [topics.EVENTS, topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING])
+    with pytest.raises(ConfigurationError, match="with 2 partitions, and its topics now have 5.*enforce repartition"):
+        await enforcement_app.run(raised, RULES)
+    assert await repartition.unfollowed(raised) == 0
+    assert await repartition.repartition(raised) == 12
+    assert await repartition.repartition(raised) == 0
+    await repartition.check_recorded(raised, 5)
+    async with enforcing(raised, RULES):
+        await publish(raised, topics.VERDICTS, *(verdict(f"w-{name}", name) for name in content_ids[:2]))
+        await publish(raised, topics.VERDICTS, *(verdict(f"s-{n}", n, "HH5", "safe") for n in content_ids[2:]))
+        await until(lambda: holds(raised, {"c1": "remove"}))
+        await until(lambda: followed(raised, "w-c0"))
+    (again,) = [action for action in await actions(raised) if action.verdict_id == "w-c0"]
+    assert (again.state, again.effective) == ("overridden", "allow")
+
+
+async def raise_partitions(current, names):
+    admin = AIOKafkaAdminClient(bootstrap_servers=current.bootstrap)
+    async with kafka_bus.started(current, admin, admin.close):
+        await admin.create_partitions({current.prefix + name: NewPartitions(current.partitions) for name in names})
+    for name in names:
+        await until(lambda name=name: has_partitions(current, name))
+
+
+async def has_partitions(current, name):
+    return len(await kafka_bus.partitions_of(current, name)) == current.partitions
 
 
 @pytest.mark.slow
