@@ -27,6 +27,7 @@ from safeguard_streams.contract.records import (
     schema_header,
     verdict_id,
 )
+from safeguard_streams.enforcement.rules import severity
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime.settings import Settings
@@ -127,16 +128,17 @@ async def standing(settings: Settings) -> dict[str, Enforced]:
 
 
 class HeldAction(msgspec.Struct, frozen=True):
-    """An action held above a cap, and its partition."""
+    """An action held above a cap, its partition, and what would be in effect on the item after a release."""
 
     action: Action
     partition: int
+    effective: Enforced
 
 
 async def held(settings: Settings, policy_id: str | None = None) -> list[HeldAction]:
     """Actions that wait for a moderator, oldest first; with policy_id, those under one policy."""
     waiting = [
-        HeldAction(policy.held, partition)
+        HeldAction(policy.held, partition, _effective_after_release(one, policy.policy_id, policy.held.action))
         for partition, one in await all_standing(settings, _waits)
         for policy in one.policies
         if policy.held is not None and policy_id in (None, policy.policy_id)
@@ -154,7 +156,7 @@ async def release(settings: Settings, shown: Sequence[HeldAction], moderator: Ch
     async with kafka.reader(settings, [topics.STANDING], from_end=True) as client:
         for tp in client.assignment():
             await client.position(tp)
-        await _write(settings, [(one.partition, _released(one.action, moderator)) for one in shown])
+        await _write(settings, [(one.partition, _released(one, moderator)) for one in shown])
         waiting: dict[bytes, set[str]] = defaultdict(set)
         for one in shown:
             waiting[one.action.content_id.encode()].add(one.action.action_id)
@@ -169,6 +171,11 @@ async def release(settings: Settings, shown: Sequence[HeldAction], moderator: Ch
     return len(shown) - sum(map(len, waiting.values()))
 
 
+def _effective_after_release(one: Standing, policy_id: str, released: Enforced) -> Enforced:
+    others = [policy.action for policy in one.policies if policy.policy_id != policy_id]
+    return max([released, *others], key=severity)
+
+
 def _waits(one: Standing) -> bool:
     return one.decision is None and any(policy.held for policy in one.policies)
 
@@ -177,12 +184,13 @@ def _held_ids(one: Standing | None) -> set[str]:
     return {policy.held.action_id for policy in one.policies if policy.held} if one and _waits(one) else set()
 
 
-def _released(action: Action, moderator: ChangedBy) -> Action:
+def _released(held_action: HeldAction, moderator: ChangedBy) -> Action:
+    action = held_action.action
     return msgspec.structs.replace(
         action,
         action_id=verdict_id(action.action_id, "release"),
         state="applied",
-        effective=None,
+        effective=held_action.effective,
         acted_at=now(),
         by=moderator.by,
         why=moderator.why,

@@ -17,7 +17,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, Standing, decode, encode
 from safeguard_streams.enforcement import intake
 from safeguard_streams.enforcement.delivery import Delivery
-from safeguard_streams.enforcement.moderators import _released
+from safeguard_streams.enforcement.moderators import HeldAction, _released
 from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, Webhook
 from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.enforcement.transform import Enforcer
@@ -107,7 +107,7 @@ class Pipeline:
 
     def release(self, shown):
         for action in shown:
-            self.write(topics.ACTIONS, _released(action, Moderator))
+            self.write(topics.ACTIONS, _released(HeldAction(action, 0, "remove"), Moderator))
 
     def requeue(self):
         """Requeue what the receiver rejected, as `safeguard dead-letters retry` does."""
