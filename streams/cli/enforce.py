@@ -12,6 +12,7 @@ import orjson
 import typer
 
 from safeguard_streams.cli.options import Bootstrap, By, Json, Library, Why, changed_by, needs_extra, show_rows
+from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.contract.records import Enforced
 from safeguard_streams.enforcement import moderators
 from safeguard_streams.enforcement import repartition as partitioning
@@ -100,7 +101,9 @@ def held(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
     """
     current = settings.load(bootstrap=bootstrap)
     groups: dict[tuple[str, str], list[HeldAction]] = {}
-    for one in asyncio.run(moderators.held(current)):
+    with shown_reading():
+        found = asyncio.run(moderators.held(current))
+    for one in found:
         groups.setdefault((one.action.policy_id or "", one.action.action), []).append(one)
     rows: list[dict[str, Any]] = [
         {
@@ -129,7 +132,8 @@ def release(
     """
     current = settings.load(bootstrap=bootstrap)
     moderator = changed_by(why, by)
-    shown = asyncio.run(moderators.held(current, policy))
+    with shown_reading():
+        shown = asyncio.run(moderators.held(current, policy))
     counts = Counter(one.action.action for one in shown)
     if not shown:
         print(f"no actions are held under {policy}")
@@ -156,7 +160,8 @@ def standing(
     An item that is not listed is allowed, and nothing is held or decided about it.
     """
     current = settings.load(bootstrap=bootstrap)
-    found = asyncio.run(moderators.all_standing(current, lambda one: content in (None, one.content_id)))
+    with shown_reading():
+        found = asyncio.run(moderators.all_standing(current, lambda one: content in (None, one.content_id)))
     chosen = [one.standing for one in found]
     if as_json:
         print(orjson.dumps([msgspec.to_builtins(one) for one in chosen]).decode())
@@ -206,7 +211,9 @@ def decide(
         chosen = msgspec.convert(action, Enforced)
     except msgspec.ValidationError:
         raise ConfigurationError(f"{action!r} is not an action; choose allow, review, label, limit or remove") from None
-    decision = asyncio.run(moderators.decide(current, content, chosen, changed_by(why, by)))
+    moderator = changed_by(why, by)
+    with shown_reading():
+        decision = asyncio.run(moderators.decide(current, content, chosen, moderator))
     if as_json:
         print(msgspec.json.encode(decision).decode())
     else:
@@ -225,7 +232,8 @@ def show(
     """
     current = settings.load(bootstrap=bootstrap)
 
-    recorded = asyncio.run(moderators.history(current, content))
+    with shown_reading():
+        recorded = asyncio.run(moderators.history(current, content))
     if as_json:
         print(orjson.dumps([msgspec.to_builtins(action) for action in recorded]).decode())
         return

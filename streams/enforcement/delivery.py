@@ -160,7 +160,10 @@ class Delivery:
 
     async def process(self, records: Sequence[Record]) -> list[Output]:
         for record in records:
-            action = decode(record.value, Action)
+            try:
+                action = decode(record.value, Action)
+            except RecordError:
+                continue  # the intake, which reads the same topic, makes it a dead letter
             # The agent writes moderators' records and requeued actions again, in their place in the order.
             followed = action.sequence is not None and not action.dry_run and not was_requeued(record)
             if followed and (action.changes or action.alert):

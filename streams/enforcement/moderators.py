@@ -78,23 +78,27 @@ async def _stands(settings: Settings, content_id: str, partition: int) -> bool:
     return bool(await all_standing(settings, lambda one: one.content_id == content_id, partition))
 
 
-async def actions(settings: Settings) -> AsyncIterator[tuple[int, Action]]:
-    """All actions with their partitions, in the order of each partition.
+async def actions(settings: Settings, partition: int | None = None) -> AsyncIterator[tuple[int, Action]]:
+    """All actions with their partitions, or those of one partition; in the order of each.
 
     What a moderator wrote comes twice under one action_id: as written, and with a sequence once the agent followed it.
     """
-    async for record, action in kafka.read_decoded(settings, [topics.ACTIONS], Action):
+    async for record, action in kafka.read_decoded(settings, [topics.ACTIONS], Action, partition):
         if not was_requeued(record):
             yield record.partition, action
 
 
 async def history(settings: Settings, content_id: str) -> list[Action]:
     """All actions on a content item, oldest first, each once."""
-    by_id: dict[str, Action] = {}
-    async for _, action in actions(settings):
-        if action.content_id == content_id:
-            by_id[action.action_id] = action
-    return list(by_id.values())
+    count = len(await kafka.partitions_of(settings, topics.ACTIONS))
+    for partition in (kafka.likely_partition(content_id, count), None):
+        by_id: dict[str, Action] = {}
+        async for _, action in actions(settings, partition):
+            if action.content_id == content_id:
+                by_id[action.action_id] = action
+        if by_id:
+            return list(by_id.values())
+    return []
 
 
 class PlacedStanding(NamedTuple):
