@@ -110,7 +110,7 @@ CATALOGUE: tuple[Topic, ...] = (
     Topic(REPLAY_JOBS, "replay_id", Replay, cleanup="compact", partitions=1),
     Topic(POLICIES, "policy_id", PolicyRelease, cleanup="compact", partitions=1),
     Topic(POLICIES_HISTORY, "policy_id", PolicyChange, retention=FOREVER, partitions=1),
-    Topic(ENFORCEMENT, "content_id", EnforcementInput),
+    Topic(ENFORCEMENT, "content_id", EnforcementInput, largest=LARGEST_RECORD),
     Topic(ACTIONS, "content_id", Action, retention=90 * DAY),
     Topic(STANDING, "content_id", Standing, cleanup="compact", segment=64 * MiB),
     Topic(DEAD_LETTERS, "the original key", DeadLetter, retention=30 * DAY, largest=LARGEST_RECORD),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import unicodedata
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -27,15 +26,13 @@ from safeguard_streams.contract.records import (
     schema_header,
     verdict_id,
 )
+from safeguard_streams.enforcement.plain_text import problem
 from safeguard_streams.enforcement.rules import severity
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime.settings import Settings
 
 FOLLOW_SECONDS = 10.0
-LONGEST_REASON = 2000  # characters
-_CONTROLS = {"Cc", "Cs", "Zl", "Zp"}
-_DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
 async def decide(settings: Settings, content_id: str, action: Enforced, moderator: ChangedBy) -> Action:
@@ -52,10 +49,8 @@ async def decide(settings: Settings, content_id: str, action: Enforced, moderato
 
 def _check(moderator: ChangedBy) -> None:
     for option, text in {"--by": moderator.by, "--why": moderator.why}.items():
-        if any(unicodedata.category(one) in _CONTROLS or unicodedata.bidirectional(one) in _DIRECTIONS for one in text):
-            raise ConfigurationError(f"{option}: remove line breaks, control characters and marks of direction")
-        if len(text) > LONGEST_REASON:
-            raise ConfigurationError(f"{option}: write at most {LONGEST_REASON:,} characters")
+        if (what := problem(text)) is not None:
+            raise ConfigurationError(f"{option}: {what}")
 
 
 async def _partition_of(settings: Settings, content_id: str) -> int:

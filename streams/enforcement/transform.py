@@ -25,6 +25,7 @@ from safeguard_streams.contract.records import (
     schema_header,
     verdict_id,
 )
+from safeguard_streams.enforcement.plain_text import made_plain
 from safeguard_streams.enforcement.rules import Cap, EnforcementRules, RuleChoice, severity
 from safeguard_streams.enforcement.state import EnforcementState, RestoreState, effective
 from safeguard_streams.errors import RecordError
@@ -269,10 +270,17 @@ def _decided(action: Action, state: EnforcementState, sequence: int, *, requeued
     earlier = standing.decision
     if earlier is not None and (earlier.action_id == action.action_id or (requeued and at <= earlier.at)):
         return None
-    decision = ModeratorDecision(action.action, action.action_id, at, action.by, action.why, standing.content_sha256)
+    by, why = action.by and made_plain(action.by), made_plain(action.why)
+    decision = ModeratorDecision(action.action, action.action_id, at, by, why, standing.content_sha256)
     state.put(_with_effective(msgspec.structs.replace(standing, decision=decision)))
     return msgspec.structs.replace(
-        action, state="applied", previous=standing.effective, effective=action.action, sequence=sequence
+        action,
+        by=by,
+        why=why,
+        state="applied",
+        previous=standing.effective,
+        effective=action.action,
+        sequence=sequence,
     )
 
 
@@ -288,8 +296,8 @@ def _released(action: Action, state: EnforcementState, sequence: int) -> Action 
         state="applied",
         previous=policy.action,
         acted_at=action.acted_at,
-        by=action.by,
-        why=action.why,
+        by=action.by and made_plain(action.by),
+        why=made_plain(action.why),
         releases=action.releases,
         alert=False,
         sequence=sequence,

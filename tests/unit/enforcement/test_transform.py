@@ -283,6 +283,15 @@ async def test_foreign_records_and_tombstones_end_no_restore(key, value, monkeyp
     assert decided.restricted() == {}
 
 
+def test_what_another_tool_writes_about_a_decision_is_made_plain_and_cut():
+    run = Enforced()
+    (action,) = run(msgspec.structs.replace(person(), by="a\x1b[2Jnn", why="satire\r\n\u202e" + "x" * 10**6))
+    decision = run.restored()["c1"].decision
+    assert (action.by, action.why) == (decision.by, decision.why)
+    assert decision.by == "a\ufffd[2Jnn"
+    assert decision.why == "satire\ufffd\ufffd\ufffd" + "x" * 1991
+
+
 @pytest.mark.parametrize("acted_at", [WHEN, WHEN.replace(tzinfo=None), WHEN - timedelta(days=900)])
 def test_a_requeued_decision_overrides_no_newer_one(acted_at):
     run = Enforced()
