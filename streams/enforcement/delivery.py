@@ -49,7 +49,7 @@ class Backoff(msgspec.Struct, frozen=True):
     """
 
     initial: float = 0.5
-    max_delay: float = 30.0
+    max_delay: float = 15.0
 
     def delay(self, failures: int) -> float:
         return random.uniform(0.5, 1) * min(self.max_delay, self.initial * float(2 ** min(failures - 1, 20)))
