@@ -20,6 +20,7 @@ from safeguard_streams.enforcement.transform import ACTING, STAGE
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.settings import Settings
 
+NEWEST = 1000  # offsets
 CHUNK = 2000  # items in one transaction
 TOPICS = (topics.VERDICTS, topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING)
 
@@ -75,15 +76,17 @@ def _moves(placed: PlacedStanding, partitions: int) -> Sequence[tuple[Output, in
 async def check_recorded(settings: Settings, partitions: int) -> None:
     """Raise ConfigurationError when what stands was written with another number of partitions.
 
-    Looks at the first record of each partition. The agent checks every record of the partitions that it restores.
+    Looks at the newest records of each partition. The agent checks all that stands when it restores a partition.
     """
+    newest: dict[int, Standing] = {}
     async with kafka.reader(settings, [topics.STANDING]) as client:
         ends = await kafka.EndOffsets.now(client)
-        found: set[int] = set()
-        while unread := {tp for tp in await ends.remaining() if tp.partition not in found}:
-            for tp, records in (await client.getmany(*unread, timeout_ms=500, max_records=500)).items():
+        for tp, first in (await client.beginning_offsets(list(client.assignment()))).items():
+            client.seek(tp, max(first, ends[tp] - NEWEST))
+        while unread := await ends.remaining():
+            for tp, records in (await client.getmany(*unread, timeout_ms=500)).items():
                 for record in records:
                     if (standing := kafka.decoded_or_left_out(settings, record, Standing)) is not None:
-                        check_partitions(standing, partitions)
-                        found.add(tp.partition)
-                        break
+                        newest[tp.partition] = standing
+    for standing in newest.values():
+        check_partitions(standing, partitions)

@@ -128,12 +128,13 @@ class EnforcementState:
         state = cls(partitions)
         async for record in kafka.read_all(settings, [topics.STANDING], partition):
             state.add(record, kafka.decoded_or_left_out(settings, record, Standing))
+        for standing in state._standings.values():  # of each item the newest record: `repartition` replaces others
+            check_partitions(standing, partitions)
         return state
 
     def add(self, record: Record, standing: Standing | None) -> None:
         """Add a record of moderation.standing, in topic order; `standing` is its content, if it has any."""
         if standing is not None:
-            check_partitions(standing, self.partitions)
             self.put(standing)
         elif record.value is None and record.key is not None:
             self.drop(record.key.decode("utf-8", "replace"))

@@ -257,11 +257,28 @@ def test_the_ledger_of_an_agent_without_standing_records_is_taken_over():
     assert (back.previous, back.effective, back.reverses) == ("remove", "allow", "a0")
 
 
-def test_a_state_of_another_number_of_partitions_is_refused():
+async def test_a_state_of_another_number_of_partitions_is_refused_until_its_records_are_replaced(monkeypatch):
     run = Enforced(partitions=2)
-    run(verdict(1, rule_ids=("HH3",)))
+    await run.follow(verdict(1, rule_ids=("HH3",)), verdict(2, "c2", rule_ids=("HH3",)))
+    served(monkeypatch, run.standings)
     with pytest.raises(ConfigurationError, match="written with 2 partitions.*safeguard enforce repartition"):
-        EnforcementState(3).add(run.standings[0], decode(run.standings[0].value, Standing))
+        await EnforcementState.restore(settings.load(), 0, 3, timedelta(hours=1))
+    moved = msgspec.structs.replace(run.state["c1"], partitions=3)
+    run.standings.append(StoredRecord(topics.STANDING, 0, 0, 0, b"c1", encode(moved)))
+    run.standings.append(StoredRecord(topics.STANDING, 0, 0, 0, b"c2", None))
+    restored = await EnforcementState.restore(settings.load(), 0, 3, timedelta(hours=1))
+    assert restored.restricted() == {"c1": "remove"}
+
+
+def served(monkeypatch, standings, others=()):
+    """Let readers of topics find these records."""
+
+    async def read_all(_, names, partition, **__):
+        for record in [*(standings if names == [topics.STANDING] else []), *others]:
+            yield record
+
+    monkeypatch.setattr(reading, "read_all", read_all)
+    monkeypatch.setattr(state.kafka, "read_all", read_all)
 
 
 @pytest.mark.parametrize("value", [b"hello", b"{}", b"[1]", b"\xff", b"", None])
@@ -269,14 +286,7 @@ def test_a_state_of_another_number_of_partitions_is_refused():
 async def test_foreign_records_and_tombstones_end_no_restore(key, value, monkeypatch):
     run = Enforced()
     await run.follow(verdict(1, rule_ids=("HH3",)))
-    foreign = StoredRecord(topics.STANDING, 0, 0, 0, key, value)
-
-    async def read_all(_, names, partition, **__):
-        for record in [*(run.standings if names == [topics.STANDING] else []), foreign]:
-            yield record
-
-    monkeypatch.setattr(reading, "read_all", read_all)
-    monkeypatch.setattr(state.kafka, "read_all", read_all)
+    served(monkeypatch, run.standings, [StoredRecord(topics.STANDING, 0, 0, 0, key, value)])
     restored = await EnforcementState.restore(settings.load(), 0, 1, timedelta(hours=1))
     assert restored.restricted() == {"c1": "remove"}
     decided = await EnforcementState.of_decisions(settings.load(), 0, 1)
