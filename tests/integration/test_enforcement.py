@@ -39,6 +39,7 @@ from tests.faults.receiver import SECRET, Receiver
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 RULES = EnforcementRules((EnforcementRule("threats", "remove", rules=("HH3",)),), Cap(1000))
 WELL = {"well": 1}
+TOKEN = "Bearer hidden"
 
 
 def verdict(name, content, rule="HH3", decision="violates", supersedes=None):
@@ -290,7 +291,7 @@ async def delivering(moods=None, late=1.0, timeout=0.3, bounds=None, **backoff):
     async with aiohttp.ClientSession() as http:
         hook = Webhook(f"http://127.0.0.1:{receiver.port}/", timeout, **(bounds or {}))
         waits = Backoff(**({"initial": 0.01, "max_delay": 0.05} | backoff))
-        yield Delivery(hook, signing_key(SECRET), http, authorization="Bearer hidden", backoff=waits), receiver
+        yield Delivery(hook, signing_key(SECRET), http, authorization=TOKEN, backoff=waits), receiver
     await receiver.stop()
 
 
@@ -333,6 +334,8 @@ async def test_only_actions_with_an_effect_are_delivered():
         ]
         for offset, action in enumerate(records):
             await delivery.process([record(offset, action)])
+        for value in (None, b"", b"hello", b"{}"):  # the intake makes them dead letters
+            assert await delivery.process([StoredRecord(topics.ACTIONS, 0, 9, 0, None, value)]) == []
         assert list(receiver.had) == ["action-a1", "alert-a6"]
         assert delivery.delivered == {"action": 1, "alert": 1}
 
@@ -401,6 +404,7 @@ async def answering(statuses):
 
     async def serve(reader, writer):
         head = await reader.readuntil(b"\r\n\r\n")
+        assert b"\r\nAuthorization: Bearer hidden\r\n" in head.replace(b"authorization", b"Authorization")
         body = await reader.readexactly(int(re.search(rb"content-length: (\d+)", head, re.I)[1]))
         content = json.loads(body)["data"]["content_id"]
         came.append(content)
@@ -419,7 +423,7 @@ async def test_messages_that_always_fail_block_no_others_and_are_given_up(status
     statuses = {f"bad{number}": status for number in range(40)}  # more than connections
     async with answering(statuses) as (port, came), aiohttp.ClientSession() as http:
         hook = Webhook(f"http://127.0.0.1:{port}/", max_attempts=3)
-        delivery = Delivery(hook, signing_key(SECRET), http, backoff=Backoff(0.01, 0.02))
+        delivery = Delivery(hook, signing_key(SECRET), http, authorization=TOKEN, backoff=Backoff(0.01, 0.02))
         failing = [
             asyncio.create_task(delivery.process([record(n, act(f"a{n}", content))]))
             for n, content in enumerate(statuses)
@@ -441,7 +445,7 @@ async def test_messages_that_always_fail_block_no_others_and_are_given_up(status
 async def test_a_receiver_that_accepts_nothing_is_tried_for_as_long_as_the_rules_say():
     async with answering({"c1": 500}) as (port, came), aiohttp.ClientSession() as http:
         hook = Webhook(f"http://127.0.0.1:{port}/", max_attempts=1, retry_for="1s")
-        delivery = Delivery(hook, signing_key(SECRET), http, backoff=Backoff(0.01, 0.02))
+        delivery = Delivery(hook, signing_key(SECRET), http, authorization=TOKEN, backoff=Backoff(0.01, 0.02))
         started = time.monotonic()
         with pytest.raises(RecordError, match="did not accept the message"):
             await delivery.process([record(0, act("a0"))])
@@ -459,7 +463,7 @@ async def test_traces_and_logs_name_the_receivers_host_and_no_more(monkeypatch, 
 
     monkeypatch.setattr(delivery.tracing, "asking", asking)
     async with answering({"c1": 400}) as (port, _), aiohttp.ClientSession() as http:
-        one = Delivery(Webhook(f"http://127.0.0.1:{port}/services/hidden"), b"k", http, authorization="Bearer hidden")
+        one = Delivery(Webhook(f"http://127.0.0.1:{port}/services/hidden"), b"k", http, authorization=TOKEN)
         with pytest.raises(RecordError) as caught:
             await one.process([record(0, act("a0"))])
     assert asked == [("POST", {"http.request.method": "POST", "server.address": f"http://127.0.0.1:{port}"})]

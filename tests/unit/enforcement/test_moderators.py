@@ -4,6 +4,8 @@ import pytest
 
 from safeguard_streams.cli.options import changed_by
 from safeguard_streams.enforcement import moderators
+from safeguard_streams.enforcement.app import EnforcementAgent
+from safeguard_streams.enforcement.rules import EnforcementRules
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime import settings
@@ -27,6 +29,14 @@ async def test_a_name_or_a_reason_that_is_no_plain_text_is_refused_before_anythi
 )
 def test_plain_text_of_every_script_is_accepted(text):
     moderators._check(ChangedBy(text, text))
+
+
+@pytest.mark.parametrize("value", ["a\nb", "Bearer \x00", "Bearer ключ"])
+def test_an_authorization_that_no_header_can_carry_is_refused_and_not_printed(value):
+    agent = EnforcementAgent(settings.load(webhook_authorization=value), EnforcementRules(), 1)
+    with pytest.raises(ConfigurationError, match="SAFEGUARD_WEBHOOK_AUTHORIZATION") as caught:
+        agent._authorization()
+    assert value not in str(caught.value)
 
 
 @pytest.mark.parametrize("error", [KeyError("uid not found: 4711"), OSError("no username set")])
