@@ -275,6 +275,7 @@ def _decided(action: Action, state: EnforcementState, sequence: int, *, requeued
     state.put(_with_effective(msgspec.structs.replace(standing, decision=decision)))
     return msgspec.structs.replace(
         action,
+        acted_at=at,
         by=by,
         why=why,
         state="applied",
@@ -295,7 +296,7 @@ def _released(action: Action, state: EnforcementState, sequence: int) -> Action 
         action_id=action.action_id,
         state="applied",
         previous=policy.action,
-        acted_at=action.acted_at,
+        acted_at=_aware(action.acted_at),
         by=action.by and made_plain(action.by),
         why=made_plain(action.why),
         releases=action.releases,

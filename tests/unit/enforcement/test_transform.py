@@ -295,9 +295,13 @@ async def test_foreign_records_and_tombstones_end_no_restore(key, value, monkeyp
 
 def test_what_another_tool_writes_about_a_decision_is_made_plain_and_cut():
     run = Enforced()
-    (action,) = run(msgspec.structs.replace(person(), by="a\x1b[2Jnn", why="satire\r\n\u202e" + "x" * 10**6))
+    odd = datetime.min  # noqa: DTZ901  (without an offset, and before every time zone)
+    (action,) = run(
+        msgspec.structs.replace(person(), acted_at=odd, by="a\x1b[2Jnn", why="satire\r\n\u202e" + "x" * 10**6)
+    )
     decision = run.restored()["c1"].decision
-    assert (action.by, action.why) == (decision.by, decision.why)
+    assert (action.by, action.why, action.acted_at) == (decision.by, decision.why, decision.at)
+    assert decision.at == datetime.min.replace(tzinfo=UTC)
     assert decision.by == "a\ufffd[2Jnn"
     assert decision.why == "satire\ufffd\ufffd\ufffd" + "x" * 1991
 
