@@ -82,7 +82,7 @@ async def _retry(current: Settings) -> int:
         count += len(outputs)
         return outputs
 
-    bus = kafka.KafkaBus(current, [topics.DEAD_LETTERS], GROUP)
+    bus = kafka.KafkaBus(current, [topics.DEAD_LETTERS], GROUP, record_seconds=0)
     with Stop() as stop:
         await Engine(bus, stateless(requeue), stage=GROUP).run(stop.event, until=ends)
     return count

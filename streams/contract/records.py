@@ -485,6 +485,9 @@ class Position(msgspec.Struct, frozen=True, omit_defaults=True):
     partition: Annotated[int, Meta(description="the partition's number")]
     offset: Annotated[int, Meta(description="the next offset to read")]
     metadata: Annotated[str, Meta(description="the offsets above it that are done, as the group commits them")] = ""
+    topic_id: Annotated[
+        str | None, Meta(description="Kafka's id of the topic; a topic that was created again has another one")
+    ] = None
 
     @property
     def key(self) -> bytes:

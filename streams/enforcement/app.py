@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -135,10 +134,7 @@ class EnforcementAgent:
 
     def _deliver(self, delivery: Delivery) -> Engine:
         bus = KafkaBus(self.settings, [topics.ACTIONS], DELIVERY)
-        # Never stalled: while the receiver is unavailable, a restart of this process would not help.
-        limits = Limits(
-            max_batch=1, max_in_flight=MAX_DELIVERIES, max_buffered=4 * MAX_DELIVERIES, stall_timeout=math.inf
-        )
+        limits = Limits(max_batch=1, max_in_flight=MAX_DELIVERIES, max_buffered=4 * MAX_DELIVERIES)
         return Engine(bus, stateless(delivery.process), stage=DELIVERY, limits=limits)
 
     async def _restore(self, partition: Partition) -> EnforcementState:

@@ -38,7 +38,7 @@ async def run(
     await kafka.set_first_positions(settings, jobs.group(replay), topics.EVENTS, starts)
     selector = ReplaySelector(replay, classifier, await earlier_decisions(settings, replay))
     engine = Engine(
-        kafka.KafkaBus(settings, [topics.EVENTS], jobs.group(replay)),
+        kafka.KafkaBus(settings, [topics.EVENTS], jobs.group(replay), record_seconds=0),
         stateless(selector),
         stage=STAGE,
         limits=Limits(max_batch=500, max_in_flight=2),
