@@ -1,14 +1,19 @@
 """Who decides and why is plain text, in every script."""
 
 import pytest
+from typer.testing import CliRunner
 
+from safeguard_streams.cli import app
 from safeguard_streams.cli.options import changed_by
+from safeguard_streams.contract.records import Action
 from safeguard_streams.enforcement import moderators
 from safeguard_streams.enforcement.app import EnforcementAgent
+from safeguard_streams.enforcement.moderators import HeldAction
 from safeguard_streams.enforcement.rules import EnforcementRules
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime import settings
+from tests.unit.enforcement.test_transform import WHEN
 
 
 @pytest.mark.parametrize(
@@ -48,3 +53,28 @@ def test_a_user_id_without_a_name_needs_one(error, monkeypatch):
     with pytest.raises(ConfigurationError, match="say who you are with --by"):
         changed_by("", None)
     assert changed_by("", "ann").by == "ann"
+
+
+@pytest.mark.parametrize("answer", ["y\n", "n\n"])
+def test_what_is_confirmed_is_what_is_released(answer, monkeypatch):
+    """The number of held actions grows while the moderator reads the question."""
+    waiting, released = [held_action(0)], []
+
+    async def held(_, policy_id):
+        shown = [one for one in waiting if one.action.policy_id == policy_id]
+        waiting.extend(map(held_action, range(1, 201)))
+        return shown
+
+    async def release(_, shown, moderator):
+        released.extend(one.action.action_id for one in shown)
+        return len(shown)
+
+    monkeypatch.setattr(moderators, "held", held)
+    monkeypatch.setattr(moderators, "release", release)
+    done = CliRunner().invoke(app, ["enforce", "release", "hate", "--by", "ann"], input=answer)
+    assert "release under hate: remove 1?" in done.stdout
+    assert (released, done.exit_code) == ((["a0"], 0) if answer == "y\n" else ([], 1))
+
+
+def held_action(number):
+    return HeldAction(Action(f"a{number}", f"c{number}", "remove", WHEN, policy_id="hate", state="held"), 0, "remove")
