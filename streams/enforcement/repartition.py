@@ -78,7 +78,7 @@ async def check_recorded(settings: Settings, partitions: int) -> None:
 
     Looks at the newest records of each partition. The agent checks all that stands when it restores a partition.
     """
-    newest: dict[int, Standing] = {}
+    newest: dict[tuple[int, bytes | None], Standing] = {}
     async with kafka.reader(settings, [topics.STANDING]) as client:
         ends = await kafka.EndOffsets.now(client)
         for tp, first in (await client.beginning_offsets(list(client.assignment()))).items():
@@ -86,7 +86,9 @@ async def check_recorded(settings: Settings, partitions: int) -> None:
         while unread := await ends.remaining():
             for tp, records in (await client.getmany(*unread, timeout_ms=500)).items():
                 for record in records:
-                    if (standing := kafka.decoded_or_left_out(settings, record, Standing)) is not None:
-                        newest[tp.partition] = standing
+                    if record.value is None:
+                        newest.pop((tp.partition, record.key), None)
+                    elif (standing := kafka.decoded_or_left_out(settings, record, Standing)) is not None:
+                        newest[tp.partition, record.key] = standing
     for standing in newest.values():
         check_partitions(standing, partitions)

@@ -151,7 +151,7 @@ async def test_one_trace_spans_producer_to_enforcement_and_each_metric_is_export
             trace_id, producer_span = secrets.token_hex(16), secrets.token_hex(8)
             await publish(kafka, trace_id, producer_span)
             wanted = ("content.events", "content.escalations", "moderation.verdicts")
-            await until(lambda: len(list(collector.tree(trace_id, producer_span))) >= 7)
+            await until(lambda: len(list(collector.tree(trace_id, producer_span))) >= 8)
             await until(lambda: receiver.had)
             pages = {stage: await asyncio.to_thread(scraped, port) for stage, port in ports.items()}
     await receiver.stop()
@@ -163,6 +163,7 @@ async def test_one_trace_spans_producer_to_enforcement_and_each_metric_is_export
         ["safeguard-reasoner:", "chat", "stand-in"],
         ["safeguard-enforcement:", wanted[2]],
         ["safeguard-enforcement:", "moderation.enforcement"],
+        ["safeguard-enforcement:", "moderation.actions"],  # the intake's, and the delivery's
         ["safeguard-enforcement:", "moderation.actions"],
         ["safeguard-enforcement:", "POST"],
     ]
