@@ -157,15 +157,17 @@ async def test_one_trace_spans_producer_to_enforcement_and_each_metric_is_export
     await receiver.stop()
     tree = list(collector.tree(trace_id, producer_span))
     print("\n".join(tree))
-    assert [re.sub(r" \(.*| .*?\.(?=content|moderation)", " ", line.strip()).split() for line in tree] == [
+    rows = [re.sub(r" \(.*| .*?\.(?=content|moderation)", " ", line.strip()).split() for line in tree]
+    # The intake and the delivery read the actions at once, so their spans begin in any order.
+    assert rows[:5] + sorted(rows[5:]) == [
         ["safeguard-prefilter:", wanted[0]],
         ["safeguard-reasoner:", wanted[1]],
         ["safeguard-reasoner:", "chat", "stand-in"],
         ["safeguard-enforcement:", wanted[2]],
         ["safeguard-enforcement:", "moderation.enforcement"],
-        ["safeguard-enforcement:", "moderation.actions"],  # the intake's, and the delivery's
-        ["safeguard-enforcement:", "moderation.actions"],
         ["safeguard-enforcement:", "POST"],
+        ["safeguard-enforcement:", "moderation.actions"],
+        ["safeguard-enforcement:", "moderation.actions"],
     ]
     assert len({trace for _, span in collector.spans.values() if (trace := span.trace_id.hex())}) >= 1
     batches = [span for _, span in collector.spans.values() if span.name.startswith("process batch")]
