@@ -58,8 +58,8 @@ ROLES: dict[str, Role] = {
     ),
     "enforcement": Role(
         "safeguard enforce run, or your own consumer that acts on verdicts",
-        reads=(topics.VERDICTS, topics.ACTIONS, *_FOR_EVERY_STAGE),
-        writes=(topics.ACTIONS, topics.DEAD_LETTERS, topics.POSITIONS),
+        reads=(topics.VERDICTS, topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING, *_FOR_EVERY_STAGE),
+        writes=(topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING, topics.DEAD_LETTERS, topics.POSITIONS),
         groups=("enforcement",),
         transactions=("enforcement",),
     ),
@@ -67,7 +67,7 @@ ROLES: dict[str, Role] = {
         "read what was judged, why, and which actions followed",
         reads=(
             *(topics.EVENTS, topics.CLEARED, topics.VERDICTS, topics.RATIONALES, topics.REPLAYS, topics.REPLAY_JOBS),
-            *(topics.ESCALATIONS_REPLAY, topics.ACTIONS, topics.POLICIES, topics.POLICIES_HISTORY),
+            *(topics.ESCALATIONS_REPLAY, topics.ACTIONS, topics.STANDING, topics.POLICIES, topics.POLICIES_HISTORY),
         ),
     ),
     "operator": Role(

@@ -29,11 +29,18 @@ from safeguard_streams.runtime.settings import Settings
 _WRITER = "policy-releases"
 
 
+def _logged_in_user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # as in a container that runs under a bare number
+        raise ConfigurationError("this user id has no name on this host: say who you are with --by") from None
+
+
 class ChangedBy(msgspec.Struct, frozen=True):
     """Who changes something, and why, for the history. The default is the logged-in user."""
 
     why: str = ""
-    by: str = msgspec.field(default_factory=getpass.getuser)
+    by: str = msgspec.field(default_factory=_logged_in_user)
 
 
 class ReleaseHistory(msgspec.Struct, frozen=True):

@@ -7,10 +7,12 @@ one file for each setting, such as safeguard_password.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -22,6 +24,16 @@ from pydantic_settings import (
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.vocabulary import Effort
 
+_BROKER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s,:/\[\]]+):([0-9]{1,5})", re.ASCII)
+
+
+def _checked_brokers(brokers: str) -> str:
+    for broker in brokers.split(","):
+        address = _BROKER.fullmatch(broker.strip())
+        if address is None or not 1 <= int(address[2]) <= 65_535:
+            raise PydanticCustomError("brokers", "expected HOST:PORT, or several joined by commas")
+    return brokers
+
 
 class Settings(BaseSettings):
     """All settings of all processes and commands, grouped by the role that uses them."""
@@ -29,7 +41,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SAFEGUARD_", extra="forbid", frozen=True)
 
     # Every process and command: the connection to Kafka.
-    bootstrap: str = Field("127.0.0.1:9092", description="Kafka brokers, HOST:PORT joined by commas")
+    bootstrap: Annotated[str, AfterValidator(_checked_brokers)] = Field(
+        "127.0.0.1:9092", description="Kafka brokers, HOST:PORT joined by commas"
+    )
     prefix: str = Field(
         "", description="prefix of all topics, groups and transactional ids, for tenants that share a cluster"
     )
@@ -53,6 +67,10 @@ class Settings(BaseSettings):
     cert_file: Path | None = Field(None, description="client certificate, PEM, for brokers that require one")
     key_file: Path | None = Field(None, description="private key of the client certificate, PEM")
     key_password: SecretStr | None = Field(None, description="password of the private key")
+    delivery: Literal["auto", "exactly-once"] = Field(
+        "auto",
+        description="exactly-once refuses to start on brokers without transactions; auto falls back to at-least-once",
+    )
     session_timeout_ms: int = Field(
         10_000, ge=1000, description="time in ms after which a silent group member loses its partitions"
     )
@@ -154,6 +172,9 @@ class Settings(BaseSettings):
     enforcement_port: int = Field(6068, description="port of the enforcement agent's health endpoint")
     webhook_secret: SecretStr | None = Field(
         None, description="key that signs webhook deliveries: whsec_ and the base64 of at least 24 random bytes"
+    )
+    webhook_authorization: SecretStr | None = Field(
+        None, description="value of the Authorization header of webhook deliveries, as in Bearer TOKEN"
     )
 
     @classmethod

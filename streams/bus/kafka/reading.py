@@ -143,7 +143,7 @@ class EndOffsets:
         """The end of each partition, as far as it is known."""
         return self._ends
 
-    def of(self, tp: TopicPartition) -> int:
+    def __getitem__(self, tp: TopicPartition) -> int:
         """The end of a partition, as its first fetch tells."""
         end = self._client.last_stable_offset(tp)
         if tp not in self._fetched and end is not None and end >= 0:
@@ -178,7 +178,7 @@ class EndOffsets:
         """The partitions that the consumer has not read to their ends yet."""
         for tp in list(self._remaining):
             # A position passes the markers of transactions, which end a partition after its last record.
-            if await self._client.position(tp) >= self.of(tp):
+            if await self._client.position(tp) >= self[tp]:
                 self._remaining.discard(tp)
         return self._remaining
 
@@ -204,7 +204,7 @@ async def read_all(
         reading.begin(names, ends.distance(starts))
         while unread := await ends.remaining():
             for tp, records in (await client.getmany(*unread, timeout_ms=500)).items():
-                end = ends.of(tp)
+                end = ends[tp]
                 inside = [record for record in records if record.offset < end]
                 for record in inside:
                     yield record
