@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -14,6 +15,10 @@ from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.operations import erasure
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.durations import moment
+
+
+def _moment(until: datetime | None) -> str:
+    return f"{until:%Y-%m-%d %H:%M} UTC" if until else "unknown: compacted, or odd times"
 
 
 def erase(
@@ -62,7 +67,9 @@ def erase(
             "records": remaining.records,
             "text": "holds the text" if remaining.text else "no text",
             "may quote it in": ", ".join(remaining.quotes),
-            "gone by": f"{remaining.until:%Y-%m-%d %H:%M} UTC" if remaining.until else "unknown: odd timestamps",
+            "gone by": f"{remaining.until:%Y-%m-%d %H:%M} UTC"
+            if remaining.until
+            else "unknown: compacted, or odd times",
         }
         for remaining in result.remains
     ]

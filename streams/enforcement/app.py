@@ -33,9 +33,10 @@ from safeguard_streams.enforcement.rules import EnforcementRules
 from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.enforcement.transform import ACTING, STAGE, Enforcer
 from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.runtime import metrics, telemetry
 from safeguard_streams.runtime.health import served
-from safeguard_streams.runtime.process import Stop
+from safeguard_streams.runtime.process import Stop, run_until_first
 from safeguard_streams.runtime.settings import Settings
 
 MAX_DELIVERIES = 1024  # messages that are being sent or wait for their next attempt; MAX_CONNECTIONS bounds requests
@@ -48,6 +49,7 @@ class EnforcementAgent:
         self.settings = settings
         self.enforcer = Enforcer(rules, partitions, self._restore, dry_run=dry_run)
         self.delivery: Delivery | None = None
+        self._erasures = ErasureList()
         self._partitions = partitions
         self._dry_run = dry_run
         limits = Limits(max_batch=500)
@@ -80,7 +82,11 @@ class EnforcementAgent:
         """Enforce until `stop`. Raises SafeguardError when the process has to be restarted."""
         with metrics.observed({metrics.HELD: self._held_observed, metrics.UNDELIVERED: self._undelivered_observed}):
             async with self._delivering():
-                await self._run_engines(stop)
+                if self.delivery is None:
+                    await self._run_engines(stop)
+                    return
+                known = asyncio.Event()
+                await run_until_first(self._erasures.follow(self.settings, known), self._run_when(known, stop))
 
     def _held(self) -> Counter[str]:
         """The number of actions that wait for a moderator in the partitions owned now, by policy id."""
@@ -94,6 +100,11 @@ class EnforcementAgent:
 
     def _undelivered_observed(self) -> list[tuple[float, metrics.Attributes]]:
         return [(self.delivery.oldest, {})] if self.delivery else []
+
+    async def _run_when(self, known: asyncio.Event, stop: asyncio.Event) -> None:
+        """Run the engines once the erased items are known."""
+        await run_until_first(known.wait(), stop.wait())
+        await self._run_engines(stop)
 
     async def _run_engines(self, stop: asyncio.Event) -> None:
         """Run all engines to their ends. When one fails, the others stop."""
@@ -112,7 +123,7 @@ class EnforcementAgent:
             return
         key, authorization = signing_key(self._secret()), self._authorization()
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS)) as http:
-            self.delivery = Delivery(webhook, key, http, authorization=authorization)
+            self.delivery = Delivery(webhook, key, http, authorization=authorization, erased=self._erasures.erased)
             self._engines.append(self._deliver(self.delivery))
             yield
 

@@ -17,7 +17,7 @@ import logging
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Literal, NamedTuple
@@ -123,8 +123,9 @@ class Delivery:
     """The transform of the engine, one record at a time. It needs no state: the agent writes actions in the order in
     which they take effect, and each says what is in effect after it.
 
-    delivered: messages that the receiver accepted, by type. failing: the last problem with the receiver, None while it
-    is healthy. authorization: value of the Authorization header, if the receiver asks for one.
+    delivered: messages that the receiver accepted, by type. failing: the last problem with the receiver, None while
+    it is healthy. authorization: value of the Authorization header, if the receiver asks for one. erased: whether an item
+    was erased, by its id and a time in ms since 1970; its actions are delivered without words about it.
     """
 
     def __init__(
@@ -135,7 +136,9 @@ class Delivery:
         *,
         authorization: str | None = None,
         backoff: Backoff | None = None,
+        erased: Callable[[str, int], bool] = lambda content_id, timestamp: False,
     ) -> None:
+        self._erased = erased
         self.delivered: Counter[str] = Counter()
         self.failing: str | None = None
         self._webhook = webhook
@@ -178,11 +181,17 @@ class Delivery:
         try:
             async with turn:
                 with tracing.asking("POST", {"http.request.method": "POST", "server.address": self._webhook.origin}):
-                    await self._send(message_for(action, record.partition))
+                    await self._send(message_for(self._deliverable(action), record.partition))
         finally:
             waiting.popleft()
             if not waiting:
                 del self._undelivered[content_id], self._turns[content_id]
+
+    def _deliverable(self, action: Action) -> Action:
+        """An action without what may quote its item, if that was erased."""
+        if self._erased(action.content_id, round(action.acted_at.timestamp() * 1000)):
+            return msgspec.structs.replace(action, reason=None, why="")
+        return action
 
     async def _send(self, message: WebhookMessage) -> None:
         """Send until the receiver accepts the message. Raises RecordError when it rejects the message permanently or

@@ -27,9 +27,11 @@ from safeguard_streams.contract.intake import read_event
 from safeguard_streams.contract.records import (
     Action,
     DeadLetter,
+    EnforcementInput,
     ErasureRequest,
     Escalation,
     Rationale,
+    Standing,
     Verdict,
     decode,
     encode,
@@ -41,7 +43,8 @@ from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime.settings import Settings
 
 _WRITER = "policy-releases"  # a transactional id that operators may use
-_RETENTION: dict[str, int] = {topic.name: topic.retention for topic in topics.CATALOGUE}
+# Records of a compacted topic stay as long as something stands on the item.
+_RETENTION: dict[str, int] = {topic.name: topic.retention for topic in topics.CATALOGUE if topic.cleanup != "compact"}
 # What no search of topics finds, and what to do about it.
 ELSEWHERE = (
     "the application that published the item: its stores, and clients that may publish it again",
@@ -58,8 +61,8 @@ ELSEWHERE = (
 class RemainingRecords(msgspec.Struct, frozen=True):
     """Records about a content item in a topic.
 
-    text: whether they hold its text. quotes: fields that may quote it. until: when the last is gone; None if the
-    timestamp of a record cannot be true.
+    text: whether they hold its text. quotes: fields that may quote it. until: when the last is gone. It is
+    None where that is unknown: in a compacted topic, and if the timestamp of a record cannot be true.
     """
 
     topic: str
@@ -156,7 +159,7 @@ async def erase(settings: Settings, content_id: str, operator: ChangedBy, search
 
 
 def _until(topic: str, timestamps: list[int]) -> datetime | None:
-    if not all(map(kafka.plausible, timestamps)):
+    if topic not in _RETENTION or not all(map(kafka.plausible, timestamps)):
         return None
     return datetime.fromtimestamp((max(timestamps) + _RETENTION[topic]) / 1000, UTC)
 
@@ -210,6 +213,26 @@ def _action(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
     return _Place(quotes=tuple(name for name in ("reason", "why") if getattr(action, name)))
 
 
+def _input(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
+    read = decode(value, EnforcementInput)
+    if content_id not in {part.content_id for part in (read.verdict, read.action) if part is not None}:
+        return None
+    said = {
+        "reason": (read.verdict and read.verdict.reason) or (read.action and read.action.reason),
+        "why": read.action and read.action.why,
+    }
+    return _Place(quotes=tuple(name for name, words in said.items() if words))
+
+
+def _standing(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
+    standing = decode(value, Standing)
+    if standing.content_id != content_id:
+        return None
+    held = any(policy.held is not None and policy.held.reason for policy in standing.policies)
+    decided = standing.decision is not None and standing.decision.why
+    return _Place(quotes=tuple(name for name, words in (("reason", held), ("why", decided)) if words))
+
+
 def _rationale(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
     rationale = decode(value, Rationale)
     return _Place(verdict_id=rationale.verdict_id) if rationale.content_id == content_id else None
@@ -240,6 +263,8 @@ _SEARCHED: dict[str, _PlaceOf] = {
     topics.CLEARED: _cleared,
     topics.VERDICTS: _verdict,
     topics.REPLAYS: _verdict,
+    topics.ENFORCEMENT: _input,
+    topics.STANDING: _standing,
     topics.ACTIONS: _action,
     topics.DEAD_LETTERS: _dead_letter,
 }

@@ -15,10 +15,13 @@ from safeguard_streams.contract.records import (
     Action,
     Attempt,
     ContentEvent,
+    EnforcementInput,
     ErasureRequest,
     Escalation,
+    ModeratorDecision,
     PrefilterResult,
     Rationale,
+    Standing,
     Verdict,
     encode,
 )
@@ -49,6 +52,9 @@ def records_about(content):
     yield topics.VERDICTS, b"k", encode(_verdict("v1", content))
     yield topics.REPLAYS, b"k", encode(_verdict("r1", content))
     yield topics.ACTIONS, b"k", encode(Action("a1", content, "remove", WHEN, by="ann", why="said that", reason="said"))
+    yield topics.ENFORCEMENT, b"k", encode(EnforcementInput(_verdict("v1", content)))
+    decision = ModeratorDecision("remove", "a1", WHEN, "ann", "said that")
+    yield topics.STANDING, b"k", encode(Standing(content, "remove", 2, decision=decision))
     yield topics.DEAD_LETTERS, b"k", letter.value
     for name in ("v1", "r1", "old-replay"):
         rationale = Rationale(name, content, "hate", "1", "m", (Attempt("analysis", "final"),), WHEN)
@@ -86,10 +92,12 @@ async def test_every_place_is_named_and_rationales_are_erased(broker, monkeypatc
         topics.CLEARED: (1, False, []),
         topics.VERDICTS: (1, False, ["reason"]),
         topics.REPLAYS: (1, False, ["reason"]),
+        topics.ENFORCEMENT: (1, False, ["reason"]),
+        topics.STANDING: (1, False, ["why"]),
         topics.ACTIONS: (1, False, ["reason", "why"]),
         topics.DEAD_LETTERS: (1, True, []),
     }
-    assert all(one["until"] for one in result["remains"])
+    assert [one["topic"] for one in result["remains"] if one["until"] is None] == [topics.STANDING]
     assert (result["rationales"], result["all_rationales"]) == (3, True)
     assert any("webhook" in place for place in result["elsewhere"])
     last = {r.key: r.value async for r in kafka_bus.read_all(broker, [topics.RATIONALES])}
