@@ -123,9 +123,9 @@ class Delivery:
     """The transform of the engine, one record at a time. It needs no state: the agent writes actions in the order in
     which they take effect, and each says what is in effect after it.
 
-    delivered: messages that the receiver accepted, by type. failing: the last problem with the receiver, None while
-    it is healthy. authorization: value of the Authorization header, if the receiver asks for one. erased: whether an item
-    was erased, by its id and a time in ms since 1970; its actions are delivered without words about it.
+    delivered: messages that the receiver accepted, by type. failing: the last problem with the receiver, None while it
+    is healthy. authorization: value of the Authorization header, if the receiver asks for one. erased: tells by an id
+    and a time in ms since 1970 whether the item was erased. Its actions are then delivered without words about it.
     """
 
     def __init__(
