@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-_EARLIEST = 1_262_304_000_000  # ms: 2010-01-01, before Kafka existed; seconds since 1970 are below it, too
+EARLIEST = 1_262_304_000_000  # ms: 2010-01-01, before Kafka existed; seconds since 1970 are below it, too
 
 
 def age(timestamp: int, now: float | None = None) -> float:
@@ -12,6 +12,6 @@ def age(timestamp: int, now: float | None = None) -> float:
 
     timestamp: in ms since 1970. now: in seconds since 1970; default: the clock.
     """
-    if timestamp < _EARLIEST:
+    if timestamp < EARLIEST:
         return 0.0
     return max(0.0, (time.time() if now is None else now) - timestamp / 1000)

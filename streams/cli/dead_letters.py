@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import contextlib
-from collections.abc import Sequence
+import sys
+from typing import Annotated
 
-import orjson
+import msgspec
 import typer
 from rich.table import Table
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.bus.dead_letters import requeued
-from safeguard_streams.bus.engine import Engine
-from safeguard_streams.bus.interface import Output, Record
-from safeguard_streams.bus.transform import stateless
-from safeguard_streams.cli.options import Bootstrap, Json, console
+from safeguard_streams.cli.options import Bootstrap, Json, cell, console
+from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import DeadLetter, decode, encode
-from safeguard_streams.errors import RecordError
+from safeguard_streams.contract.records import DeadLetter, encode
+from safeguard_streams.operations import requeueing
 from safeguard_streams.runtime import settings
-from safeguard_streams.runtime.process import Stop, configure_logging
-from safeguard_streams.runtime.settings import Settings
+from safeguard_streams.runtime.process import configure_logging
 
 app = typer.Typer(no_args_is_help=True, help="Records that could not be processed: list or requeue them.")
-GROUP = "dead-letters-retry"
+_SHOWN_KEPT = 20
 
 
 @app.command("list")
@@ -36,53 +31,66 @@ def show(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
     """
     current = settings.load(bootstrap=bootstrap)
 
-    async def read() -> list[DeadLetter]:
-        await kafka.wait_for_broker(current, timeout=10)
-        return [decode(r.value, DeadLetter) async for r in kafka.read_all(current, [topics.DEAD_LETTERS])]
-
-    letters = asyncio.run(read())
-    if as_json:
-        for letter in letters:
-            print(encode(letter).decode())
-        return
     table = Table("from", "stage", "attempts", "failed at", "bytes", "reason", box=None)
-    for letter in letters:
-        origin = f"{letter.origin.topic}[{letter.origin.partition}]@{letter.origin.offset}"
-        size = len(base64.b64decode(letter.value or ""))
-        moment = letter.failed_at.isoformat(timespec="seconds")
-        table.add_row(origin, letter.stage, str(letter.attempts), moment, str(size), letter.reason)
-    console().print(table)
+
+    async def read() -> None:
+        await kafka.wait_for_broker(current, timeout=10)
+        async for _, letter in kafka.read_decoded(current, [topics.DEAD_LETTERS], DeadLetter):
+            if as_json:
+                print(encode(letter).decode())
+            else:
+                table.add_row(*map(cell, _row(letter)))
+
+    with shown_reading():
+        asyncio.run(read())
+    if not as_json:
+        console().print(table)
+
+
+def _row(letter: DeadLetter) -> list[str]:
+    origin = f"{letter.origin.topic}[{letter.origin.partition}]@{letter.origin.offset}"
+    size = letter.value_bytes if letter.value_bytes is not None else len(letter.value or "") * 3 // 4
+    moment = letter.failed_at.isoformat(timespec="seconds")
+    return [origin, letter.stage, str(letter.attempts), moment, str(size), letter.reason]
 
 
 @app.command("retry")
-def retry(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
-    """Requeue each dead letter to its topic, exactly once, unless it was requeued before.
+def retry(
+    yes: Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")] = False,
+    bootstrap: Bootstrap = None,
+    as_json: Json = False,
+) -> None:
+    """Requeue each dead letter to the topic that its stage read, exactly once, unless it was requeued before.
 
-    A header counts the attempts. A record that fails again becomes a new dead letter.
+    Shows the numbers and asks for confirmation, except with --json. Letters whose record is not whole, or whose stage
+    does not read the topic that they name, stay in place. A header counts the attempts. A record that fails again
+    becomes a new dead letter.
     """
     current = settings.load(bootstrap=bootstrap)
     configure_logging("WARNING")
-    count = asyncio.run(_retry(current))
-    print(orjson.dumps({"retried": count}).decode() if as_json else f"requeued {count}")
+
+    async def work() -> requeueing.RequeuePlan:
+        await kafka.wait_for_broker(current, timeout=10)
+        return await requeueing.plan(current)
+
+    with shown_reading() as reading:
+        planned = asyncio.run(work())
+    _show_plan(planned)
+    if planned.letters and not (yes or as_json) and not typer.confirm(f"requeue {len(planned.letters):,}?", err=True):
+        raise typer.Exit(1)
+    count = asyncio.run(requeueing.requeue(current, planned))
+    if as_json:
+        result = {"retried": count, "kept": planned.kept, "left_out": reading.left_out.total()}
+        print(msgspec.json.encode(result).decode())
+    else:
+        print(f"requeued {count}")
 
 
-async def _retry(current: Settings) -> int:
-    """Requeue the dead letters written so far. Letters written during the run are left to the next one."""
-    await kafka.wait_for_broker(current, timeout=10)
-    async with kafka.reader(current, [topics.DEAD_LETTERS]) as reader:
-        ends = await (await kafka.EndOffsets.now(reader)).resolve()
-    count = 0
-
-    async def requeue(records: Sequence[Record]) -> list[Output]:
-        nonlocal count
-        outputs = []
-        for record in records:
-            with contextlib.suppress(RecordError):  # it stays listed: no topic is known for it
-                outputs.append(requeued(record, current.prefix))
-        count += len(outputs)
-        return outputs
-
-    bus = kafka.KafkaBus(current, [topics.DEAD_LETTERS], GROUP, record_seconds=0)
-    with Stop() as stop:
-        await Engine(bus, stateless(requeue), stage=GROUP).run(stop.event, until=ends)
-    return count
+def _show_plan(planned: requeueing.RequeuePlan) -> None:
+    """Print what would be requeued, and what stays, on standard error."""
+    for (stage, topic), count in sorted(planned.counts.items()):
+        print(f"{count:,} letters of {stage} go back to {topic}", file=sys.stderr)
+    for letter in planned.kept[:_SHOWN_KEPT]:
+        print(cell(f"{letter.letter} of {letter.stage} from {letter.origin} stays: {letter.why}"), file=sys.stderr)
+    if len(planned.kept) > _SHOWN_KEPT:
+        print(f"{len(planned.kept) - _SHOWN_KEPT:,} more letters stay; see --json", file=sys.stderr)

@@ -10,6 +10,7 @@ import orjson
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies import check as checking
@@ -83,8 +84,13 @@ def show_rows(rows: list[dict[str, Any]], none: str, *, as_json: bool) -> None:
         return
     table = Table(*(rows[0] if rows else [none]), box=None)
     for row in rows:
-        table.add_row(*map(str, row.values()))
+        table.add_row(*map(cell, row.values()))
     console().print(table)
+
+
+def cell(value: object) -> Text:
+    """A value as the plain text of a table's cell: markup means nothing in it, and controls are shown escaped."""
+    return Text("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value)))
 
 
 def needs_extra(error: ImportError, extra: str) -> ConfigurationError:

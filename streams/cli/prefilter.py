@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +13,10 @@ import msgspec
 import typer
 
 from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, console, load_policy, needs_extra
+from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.policies.files import LIBRARY
 from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.durations import moment
 from safeguard_streams.runtime.process import configure_logging
 
 app = typer.Typer(no_args_is_help=True, help="The first stage: clear most content, escalate the rest.")
@@ -27,6 +30,10 @@ LabelsFile = Annotated[
     typer.Option(
         "--labels", help="File of labels as JSON lines {text, violates, weight}; by default the verdicts on Kafka."
     ),
+]
+Since = Annotated[
+    str | None,
+    typer.Option(help="Read verdicts written from this time on: 2026-01-31T12:00:00Z, or 7d for seven days ago."),
 ]
 Plot = Annotated[Path | None, typer.Option(help="Plot recall against the share escalated to this .svg or .png file.")]
 
@@ -124,6 +131,7 @@ def calibrate(
     library: Library = LIBRARY,
     model: Model = None,
     write: Annotated[bool, typer.Option("--write", help="Set the threshold in the policy's file.")] = False,
+    since: Since = None,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
@@ -140,14 +148,17 @@ def calibrate(
     if labels:
         scored = threshold.score_file(document, Classifier(model or SHIPPED), labels)
     else:
-        scored = asyncio.run(threshold.score_verdicts(settings.load(bootstrap=bootstrap), document.id))
+        with shown_reading():
+            scored = asyncio.run(
+                threshold.score_verdicts(settings.load(bootstrap=bootstrap), document.id, _since(since))
+            )
     result = threshold.calibrate_gate(scored, target_recall)
     if write:
         path.write_text(threshold.with_calibration(document, result, scored.source), encoding="utf-8")
     if as_json:
         _print_json(result)
         return
-    prefilter_tables.show_calibration(document, result, scored.source, path if write else None)
+    prefilter_tables.show_calibration(document, result, scored, path if write else None)
 
 
 @app.command("recall")
@@ -155,18 +166,20 @@ def recall(
     policies: Annotated[
         list[str] | None, typer.Argument(help="Ids of policies; by default all that have verdicts.")
     ] = None,
+    since: Since = None,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
-    """Estimate the recall of each policy's gates on live traffic from the verdicts of the audit lane, with 95%
-    intervals. Also shows what each stratum missed, and what a higher recall would cost.
+    """Estimate the recall of each policy's gates on live traffic from samples and audits of what they let pass, with
+    95% intervals. Also shows what each stratum missed, and what a higher recall would cost.
     """
     try:
         from safeguard_streams.cli import prefilter_tables
         from safeguard_streams.quality import gate_recall
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
-    results = asyncio.run(gate_recall.from_kafka(settings.load(bootstrap=bootstrap), policies))
+    with shown_reading():
+        results = asyncio.run(gate_recall.from_kafka(settings.load(bootstrap=bootstrap), policies, _since(since)))
     if as_json:
         _print_json(results)
         return
@@ -187,6 +200,7 @@ def distill(
     model: Model = None,
     plot: Plot = None,
     seed: Seed = 0,
+    since: Since = None,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
@@ -204,7 +218,8 @@ def distill(
         judged = verdict_labels.from_file(labels)
     else:
         current = settings.load(bootstrap=bootstrap)
-        judged = asyncio.run(verdict_labels.from_kafka(current, document.id, texts=True))
+        with shown_reading():
+            judged = asyncio.run(verdict_labels.from_kafka(current, document.id, texts=True, since=_since(since)))
     with console(stderr=True).status(f"distilling from {len(judged.rows):,} judged texts"):
         proposal = distillation.propose(document, Classifier(model or SHIPPED), judged.rows, seed)
     threshold = proposal.threshold(target_recall)
@@ -225,6 +240,10 @@ def distill(
         )
         return
     prefilter_tables.show_proposal(proposal, target_recall, threshold, files)
+
+
+def _since(given: str | None) -> datetime | None:
+    return moment(given, "--since") if given else None
 
 
 def _print_json(result: object) -> None:

@@ -10,12 +10,12 @@ from rich.table import Table
 
 from safeguard_streams.cli.options import console
 from safeguard_streams.policies.document import Policy
-from safeguard_streams.quality.gate_recall import GateRecall
 
-if TYPE_CHECKING:  # these need scikit-learn, which `prefilter recall` does not
+if TYPE_CHECKING:  # these need the extra `quality`
     from safeguard_streams.quality.distillation import Proposal
     from safeguard_streams.quality.evaluation import Evaluation
-    from safeguard_streams.quality.threshold import Calibration
+    from safeguard_streams.quality.gate_recall import GateRecall
+    from safeguard_streams.quality.threshold import Calibration, ScoredLabels
 
 
 def show_evaluation(evaluation: Evaluation, plot: Path | None) -> None:
@@ -30,13 +30,15 @@ def show_evaluation(evaluation: Evaluation, plot: Path | None) -> None:
         print(f"\nplot: {plot}")
 
 
-def show_calibration(policy: Policy, calibration: Calibration, source: str, written: Path | None) -> None:
+def show_calibration(policy: Policy, calibration: Calibration, labels: ScoredLabels, written: Path | None) -> None:
     """The threshold and its expected effect."""
     print(
         f"{policy.id}: threshold {calibration.threshold:.4f} for recall {calibration.target_recall:.2f} "
         f"(now {policy.gate.threshold})"
     )
-    print(f"from {calibration.rows:,} {source}, {calibration.violating:,} of them violating")
+    print(f"from {calibration.rows:,} {labels.source}, {calibration.violating:,} of them violating")
+    if labels.left_out:
+        print(f"left out: {labels.left_out}")
     print(f"expected on similar content: recall {calibration.recall}, escalated {calibration.escalated}")
     print(
         f"at the threshold {calibration.probability:.1%} violate, by the {calibration.map} map "
@@ -52,8 +54,10 @@ def show_recall(results: Mapping[str, GateRecall]) -> None:
     for name, result in results.items():
         value = "-" if result.recall is None else f"{result.recall:.3f}"
         print(f"{name}: recall {value}, 95% interval {result.low:.3f} to {result.high:.3f}")
-        print(f"  violating: {result.caught:,} caught, about {result.missed:,.0f} missed")
+        print(f"  violating: {result.caught:,.0f} caught, about {result.missed:,.0f} missed")
         print(f"  escalated: {result.escalated:.2%} of content")
+        if result.left_out:
+            print(f"  left out: {result.left_out}")
         if result.why:
             print(f"  {result.why}")
         if result.strata:
@@ -64,7 +68,7 @@ def show_recall(results: Mapping[str, GateRecall]) -> None:
 
 
 def _strata(result: GateRecall) -> Table:
-    table = Table("stratum", "audit rate", "audited", "violating", "items", "missed", "95% interval", box=None)
+    table = Table("stratum", "rate", "drawn", "violating", "items", "missed", "95% interval", box=None)
     for stratum in result.strata:
         table.add_row(
             stratum.name,

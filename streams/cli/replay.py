@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -26,35 +25,20 @@ from safeguard_streams.cli.options import (
     needs_extra,
     show_rows,
 )
+from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.contract.records import Decision, Replay, ReplayState
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import LIBRARY
 from safeguard_streams.replay import jobs, promotion
 from safeguard_streams.replay.promotion import Direction
 from safeguard_streams.runtime import settings
-from safeguard_streams.runtime.durations import span
+from safeguard_streams.runtime.durations import moment
 from safeguard_streams.runtime.process import Stop, configure_logging
 
 app = typer.Typer(no_args_is_help=True, help="Replays: judge past content again by another version of a policy.")
 
 ReplayId = Annotated[str, typer.Argument(metavar="REPLAY", help="Id of a replay, or its first characters.")]
 PolicyOption = Annotated[str | None, typer.Option("--policy", help="Policy of the replay; required if it has several.")]
-
-
-def _moment(given: str | None, option: str) -> datetime | None:
-    """A time in RFC 3339, or a time span before now such as 7d. Raises ConfigurationError."""
-    if given is None:
-        return None
-    ago = span(given)
-    if ago is not None:
-        return datetime.now(UTC) - ago
-    try:
-        moment = datetime.fromisoformat(given)
-    except ValueError:
-        raise ConfigurationError(
-            f"{option}: write a time such as 2026-01-31T12:00:00Z, or a time span before now: 7d, 12h, 30m"
-        ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _decisions(given: list[str]) -> tuple[Decision, ...]:
@@ -109,8 +93,8 @@ def start(
     current = settings.load(bootstrap=bootstrap)
     request = jobs.ReplayRequest(
         policies=requested,
-        since=_moment(since, "--since"),
-        until=_moment(until, "--until"),
+        since=moment(since, "--since") if since else None,
+        until=moment(until, "--until") if until else None,
         first=first,
         last=last,
         sample=sample,
@@ -170,6 +154,8 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show the progress of replays: events read, escalated and judged."""
+    with shown_reading():
+        statuses = asyncio.run(jobs.statuses(settings.load(bootstrap=bootstrap), replay_id))
     rows = [
         {
             "replay": replay.replay_id,
@@ -182,7 +168,7 @@ def status(
             "by": replay.created_by,
             "why": replay.why,
         }
-        for replay, read, counts in asyncio.run(jobs.statuses(settings.load(bootstrap=bootstrap), replay_id))
+        for replay, read, counts in statuses
     ]
     show_rows(rows, "no replays", as_json=as_json)
 
@@ -215,11 +201,12 @@ def diff(
         replay = await jobs.find(current, replay_id)
         return replay, await diff.compute(current, replay, jobs.policy_of(replay, policy), parquet)
 
-    replay, result = asyncio.run(work())
+    with shown_reading() as reading:
+        replay, result = asyncio.run(work())
     if html is not None:
         html.write_text(page.render(result, replay), encoding="utf-8")
     if as_json:
-        print(msgspec.json.encode(result).decode())
+        print(orjson.dumps({**msgspec.to_builtins(result), "left_out": reading.left_out.total()}).decode())
         return
     replay_tables.show_diff(result)
 
@@ -262,7 +249,8 @@ def _publish(
     if replay.state != "escalated":
         raise ConfigurationError(f"replay {replay.replay_id} is {replay.state}: wait until it ends")
     chosen = jobs.policy_of(replay, policy)
-    plan = asyncio.run(promotion.plan(current, replay, chosen, direction))
+    with shown_reading():
+        plan = asyncio.run(promotion.plan(current, replay, chosen, direction))
     print(f"content items that become violating: {plan.count('violates'):,}")
     print(f"content items that become safe: {plan.count('safe'):,}")
     print(f"content items compared: {plan.compared:,}")
@@ -284,8 +272,10 @@ def _publish(
         def on_progress(done: int, of: int) -> None:
             progress.update(task, completed=done, total=of)
 
-        written = asyncio.run(promotion.publish(current, replay, chosen, direction, on_progress))
+        written = asyncio.run(promotion.publish(current, replay, chosen, plan, direction, on_progress))
     print(f"wrote {written:,} superseding verdicts to moderation.verdicts")
+    if written < len(plan.changes):
+        print(f"left {len(plan.changes) - written:,} content items as they are: they changed since the numbers above")
 
 
 @app.command("pause")

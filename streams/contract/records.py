@@ -112,10 +112,13 @@ class PrefilterResult(msgspec.Struct, frozen=True, omit_defaults=True):
     rate: Annotated[
         float | None,
         Meta(
-            description="share of such items that a sample or an audit draws, 0 to 1; the item stands for 1/rate others"
+            description="share of such items that sample and audit draw together, 0 to 1: each drawn item stands for "
+            "1/rate items; for a shadow, its share of content"
         ),
     ] = None
-    stratum: Annotated[Stratum | None, Meta(description="how close an audited item came to the threshold")] = None
+    stratum: Annotated[
+        Stratum | None, Meta(description="how close a sampled or audited item came to the threshold")
+    ] = None
     live: Annotated[
         bool | None, Meta(description="for a shadow: whether the version in force escalates the item too")
     ] = None
@@ -264,6 +267,13 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
     dry_run: Annotated[
         bool, Meta(description="whether the agent ran with --dry-run, so that nothing was delivered")
     ] = False
+    sequence: Annotated[
+        int | None,
+        Meta(
+            description="place in the order in which the agent acted, rising for each item; absent until the agent has "
+            "followed what a moderator wrote"
+        ),
+    ] = None
 
     @property
     def human(self) -> bool:
@@ -276,6 +286,69 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
         one.
         """
         return self.state == "applied" and (self.human or self.action != self.previous)
+
+
+class EnforcementInput(msgspec.Struct, frozen=True, omit_defaults=True):
+    """moderation.enforcement: a verdict or a moderator's record, in the order in which enforcement follows them."""
+
+    verdict: Annotated[Verdict | None, Meta(description="a verdict of moderation.verdicts")] = None
+    action: Annotated[
+        Action | None, Meta(description="a record of moderation.actions that the agent has not followed yet")
+    ] = None
+    requeued: Annotated[bool, Meta(description="whether the record was requeued from the dead letters")] = False
+
+
+class ModeratorDecision(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What a moderator decided about an item."""
+
+    action: Annotated[Enforced, Meta(description="what the moderator decided")]
+    action_id: Annotated[str, Meta(description="action_id of the decision")]
+    at: Annotated[datetime, Meta(description="when the moderator decided")]
+    by: Annotated[str | None, Meta(description="the moderator who decided")] = None
+    why: Annotated[str, Meta(description="the moderator's stated reason")] = ""
+    content_sha256: Annotated[
+        str | None, Meta(description="SHA-256 of the text that was last judged before; absent if none was")
+    ] = None
+
+
+class PolicyStanding(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What stands on an item under one policy, after the last verdict that the agent followed."""
+
+    policy_id: Annotated[str, Meta(description="the policy's id")]
+    verdict_ids: Annotated[
+        tuple[str, ...], Meta(description="the last verdicts that the agent followed, newest first")
+    ] = ()
+    action: Annotated[Enforced, Meta(description="the action that is applied")] = "allow"
+    action_id: Annotated[str | None, Meta(description="action_id of that action; absent if nothing is applied")] = None
+    held: Annotated[Action | None, Meta(description="the action above a cap that waits for a moderator")] = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is applied and nothing is held."""
+        return self.action == "allow" and self.held is None
+
+
+class Standing(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """moderation.standing: all that stands on an item. An item on which nothing stands has a tombstone."""
+
+    content_id: Annotated[Id, Meta(description="the item; also the record's key")]
+    effective: Annotated[Enforced, Meta(description="the action in effect under all policies and decisions")]
+    partitions: Annotated[int, Meta(description="number of partitions of the topics when the record was written")]
+    policies: Annotated[tuple[PolicyStanding, ...], Meta(description="what stands under each policy")] = ()
+    decision: Annotated[ModeratorDecision | None, Meta(description="what a moderator decided, if one did")] = None
+    content_sha256: Annotated[str | None, Meta(description="SHA-256 of the text that was judged last")] = None
+
+    def policy(self, policy_id: str) -> PolicyStanding:
+        """What stands under a policy."""
+        for standing in self.policies:
+            if standing.policy_id == policy_id:
+                return standing
+        return PolicyStanding(policy_id)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing stands: no decision, no action and no held action."""
+        return self.decision is None and all(policy.empty for policy in self.policies)
 
 
 class PolicyRelease(msgspec.Struct, frozen=True, omit_defaults=True):

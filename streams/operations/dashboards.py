@@ -132,6 +132,12 @@ PIPELINE = (
         (ChartLine(gauge(M.HELD, ["policy"]), _legend("policy")),),
     ),
     Panel("Webhook", "Delivery attempts, by outcome.", "cps", _rates(M.DELIVERIES, "outcome")),
+    Panel(
+        "Oldest undelivered action",
+        "Age of the oldest action that the webhook's receiver has not accepted.",
+        "s",
+        (ChartLine(gauge(M.UNDELIVERED, aggregation="max"), "age"),),
+    ),
 )
 REASONER = (
     Panel("Verdicts", "Verdicts, by lane.", "cps", _rates(M.VERDICTS, "lane")),
@@ -205,7 +211,7 @@ POLICIES = (
     ),
     Panel(
         "Recall of the gates",
-        "Estimate from the audits of one day. `safeguard prefilter recall` adds its confidence interval.",
+        "Estimate from the audits and samples of one day. `safeguard prefilter recall` adds its confidence interval.",
         "percentunit",
         _ratio(
             f'sum by (policy) (increase({M.VIOLATIONS.prometheus}{{found_by="gate"}}[1d]))',

@@ -10,6 +10,7 @@ import numpy as np
 
 from safeguard_streams.contract.records import SHADOW, ContentEvent
 from safeguard_streams.prefilter.classifier import Classifier
+from safeguard_streams.prefilter.fingerprint import fingerprint
 from safeguard_streams.prefilter.gates import Gates
 from safeguard_streams.prefilter.normalise import Flags
 from safeguard_streams.prefilter.sampling import hashed
@@ -29,7 +30,7 @@ class CompiledShadow(NamedTuple):
 class CompiledPolicies:
     """The policies in force, ready for batches. Columns are the policies in force, followed by the shadows.
 
-    live: number of policies in force; released: the release of each column.
+    live: number of policies in force; released, fingerprints: the release and the gate's fingerprint of each column.
     everything, samples [columns]: those parts of the gates. seeds [columns], shadow_seeds [shadows]: for draws.
     """
 
@@ -44,6 +45,7 @@ class CompiledPolicies:
             for column, (name, released) in enumerate(policies.shadows.items(), self.live)
         ]
         self.gates = Gates([r.policy for r in self.released], classifier)
+        self.fingerprints = [fingerprint(r.policy, classifier.name) for r in self.released]
         self.everything = np.array([r.policy.gate.everything for r in self.released], dtype=bool)
         self.samples = np.array([r.policy.gate.sample for r in self.released], dtype=np.float64)
         self.seeds = np.array([hashed(r.policy.id) for r in self.released], dtype=np.uint64)

@@ -33,6 +33,8 @@ from safeguard_streams.runtime import metrics
 STAGE = "prefilter"
 NEAR = 0.5  # share of the threshold from which a cleared item counts as near it
 _NO_MARGIN = -9.0  # below any difference of a score and a threshold
+_SAMPLED: tuple[str, Lane] = ("sample", "live")
+_AUDITED: tuple[str, Lane] = ("audit", "audit")
 
 
 class AuditRates(msgspec.Struct, frozen=True):
@@ -172,9 +174,9 @@ class _Batch:
         self._sampled = self._in_sample & ~self._triggered
         self._passed = covered & ~self._triggered & ~self._in_sample
         self._near = results.scores >= NEAR * compiled.gates.thresholds
-        self._audit_rates = np.where(self._near, audit.near, audit.far)
-        audit_shares = (1 - compiled.samples) * self._audit_rates
-        self._audited = self._passed & (draws < compiled.samples + audit_shares)
+        # A sample and an audit draw apart. An item that either would draw stands for 1/rate items, whichever drew it.
+        self._rates = compiled.samples + (1 - compiled.samples) * np.where(self._near, audit.near, audit.far)
+        self._audited = self._passed & (draws < self._rates)
 
     def reasons(self) -> dict[int, list[EscalationReason]]:
         """The reasons by event number: for each event those of the policies in force, then those of the shadows."""
@@ -187,14 +189,12 @@ class _Batch:
         return by_event
 
     def _live_reason(self, i: int, column: int) -> EscalationReason:
-        if self._sampled[i, column]:
-            rate = float(self._compiled.samples[column])
-            return EscalationReason(column, self._result("sample", i, column, rate=rate))
-        if self._audited[i, column]:
-            stratum: Stratum = "near" if self._near[i, column] else "far"
-            rate = float(self._audit_rates[i, column] * (1 - self._compiled.samples[column]))
-            return EscalationReason(column, self._result("audit", i, column, rate=rate, stratum=stratum), "audit")
-        return EscalationReason(column, self._trigger(i, column))
+        if self._triggered[i, column]:
+            return EscalationReason(column, self._trigger(i, column))
+        stratum: Stratum = "near" if self._near[i, column] else "far"
+        gate, lane = _SAMPLED if self._sampled[i, column] else _AUDITED
+        result = self._result(gate, i, column, rate=float(self._rates[i, column]), stratum=stratum)
+        return EscalationReason(column, result, lane)
 
     def _shadow_reasons(self) -> Iterator[tuple[int, EscalationReason]]:
         """Each event that either version escalates, within the shadow's share of content."""
@@ -221,21 +221,31 @@ class _Batch:
     def _trigger(self, i: int, column: int) -> PrefilterResult:
         """The gate that escalates a triggered event."""
         if self._compiled.everything[column]:
-            return PrefilterResult("everything", truncated=self._truncated[i])
+            return self._result("everything", i, column)
         if self._results.reached[i, column]:
             return self._result("label", i, column)
-        return PrefilterResult("terms", self._results.matches[i, column], truncated=self._truncated[i])
+        return msgspec.structs.replace(self._result("terms", i, column), label=self._results.matches[i, column])
 
     def _result(
         self, gate: str, i: int, column: int, rate: float | None = None, stratum: Stratum | None = None
     ) -> PrefilterResult:
         """A result with the score, if the policy's gate has one."""
         gates = self._compiled.gates
+        result = PrefilterResult(
+            gate,
+            rate=rate,
+            stratum=stratum,
+            fingerprint=self._compiled.fingerprints[column],
+            truncated=self._truncated[i],
+        )
         if not gates.scored[column]:
-            return PrefilterResult(gate, rate=rate, stratum=stratum, truncated=self._truncated[i])
-        harm = self._classes[self._results.likeliest[i, column]]
-        score, threshold = round(float(self._results.scores[i, column]), 4), float(gates.thresholds[column])
-        return PrefilterResult(gate, harm, score, threshold, rate, stratum, truncated=self._truncated[i])
+            return result
+        return msgspec.structs.replace(
+            result,
+            label=self._classes[self._results.likeliest[i, column]],
+            score=round(float(self._results.scores[i, column]), 4),
+            threshold=float(gates.thresholds[column]),
+        )
 
     def nearest(self) -> list[PrefilterResult | None]:
         """For each event, the gate that it passed by the least margin, or None if it passed no gate with a score."""

@@ -5,6 +5,7 @@ have 95% intervals, and a result that is too uncertain to use is reported as suc
 changes a running pipeline: calibration and distillation write a policy that an operator then releases.
 
 - `verdict_labels`: the reasoner's verdicts as labels.
+- `weighted`: totals and shares of a stream from items drawn at known rates: the estimator of all figures.
 - `proportions`: shares of counts with their intervals.
 - `scoring`: the scores that are measured.
 - `evaluation`: how well scores rank violating texts.
@@ -21,6 +22,10 @@ changes a running pipeline: calibration and distillation write a policy that an 
   Its own lane lets it yield to live content. Its verdicts go to a topic that enforcement never reads, because a flag on
   a verdict works only for readers that know it. The shadow judges what either version's gates escalate, which makes the
   comparison complete.
-- **Missed content is estimated from random audits.** An audit draws content that the gates let pass at a known rate,
-  and each violating audit stands for 1/rate items. The interval accounts for small samples.
+- **Every drawn item stands for 1/rate items.** Samples and audits draw from the same content, which the gates let pass.
+  The prefilter therefore records the probability that either draws an item, and no estimator counts content twice.
+- **Intervals are Fay and Feuer's.** Missed content is a sum of few items with large weights, for which normal and
+  bootstrap intervals are too narrow. Simulations in the tests hold every estimator to 93% coverage.
+- **Scores of different gates are never pooled.** A verdict names the fingerprint of its gate. The newest gate counts,
+  and commands print how many verdicts they left out.
 """

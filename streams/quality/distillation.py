@@ -22,7 +22,7 @@ from safeguard_streams.policies.files import with_changes
 from safeguard_streams.prefilter.classifier import Classifier, Floats
 from safeguard_streams.prefilter.normalise import tokens
 from safeguard_streams.quality.evaluation import Figures, Flags, ScoredSet, figures
-from safeguard_streams.quality.scoring import gate_scores
+from safeguard_streams.quality.scoring import gate_answers, gate_scores
 from safeguard_streams.quality.threshold import calibrate
 from safeguard_streams.quality.verdict_labels import LabeledItem
 
@@ -37,7 +37,7 @@ class Proposal(msgspec.Struct, frozen=True):
     """A distilled classifier, trained on all rows, compared with the gate in force.
 
     distilled is the file that travels with the policy. In cross-validation each row of scored_after comes from a
-    classifier that did not see it.
+    classifier that did not see it. matched [rows]: whether the gate's terms or patterns match, which it keeps.
     """
 
     distilled: bytes
@@ -45,10 +45,12 @@ class Proposal(msgspec.Struct, frozen=True):
     after: Figures
     scored_before: ScoredSet
     scored_after: ScoredSet
+    matched: Flags
 
     def threshold(self, target_recall: float) -> float:
         """The distilled classifier's threshold for this recall, 0 to 1."""
-        return calibrate(self.scored_after.scores, self.scored_after.violates, target_recall).threshold
+        after = self.scored_after
+        return calibrate(after.scores, after.violates, target_recall, after.weights, self.matched).threshold
 
 
 def propose(policy: Policy, classifier: Classifier, rows: Sequence[LabeledItem], seed: int = 0) -> Proposal:
@@ -64,7 +66,7 @@ def propose(policy: Policy, classifier: Classifier, rows: Sequence[LabeledItem],
         )
     texts = [row.text or "" for row in rows]
     weights = np.array([row.weight for row in rows])
-    before = gate_scores(policy, classifier, texts)
+    before = gate_answers(policy, classifier, texts)
     features = _Features(policy, classifier, texts)
     after = np.zeros(len(rows))
     for seen, unseen in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(texts, violates):
@@ -79,14 +81,15 @@ def propose(policy: Policy, classifier: Classifier, rows: Sequence[LabeledItem],
         bias=model.bias,
         rows=len(rows),
     )
-    scored_before = ScoredSet("gate in force", before, violates)
-    scored_after = ScoredSet("distilled classifier", after, violates)
+    scored_before = ScoredSet("gate in force", before.scores, violates, weights)
+    scored_after = ScoredSet("distilled classifier", after, violates, weights)
     return Proposal(
         distilled=distilled_file,
-        before=figures(scored_before.name, before, violates, seed),
-        after=figures(scored_after.name, after, violates, seed),
+        before=figures(scored_before, seed),
+        after=figures(scored_after, seed),
         scored_before=scored_before,
         scored_after=scored_after,
+        matched=before.matched,
     )
 
 

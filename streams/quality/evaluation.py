@@ -15,6 +15,7 @@ from safeguard_streams.policies import labelled
 from safeguard_streams.policies.labelled import Labelled
 from safeguard_streams.prefilter.classifier import Floats
 from safeguard_streams.quality.scoring import Score
+from safeguard_streams.quality.weighted import Estimate
 
 SHARES = (0.05, 0.10, 0.20, 0.30, 0.50)  # escalated, for which recall is reported
 RECALLS = (0.90, 0.95, 0.99)  # for which the escalated share is reported
@@ -22,17 +23,6 @@ RESAMPLES = 200
 POINTS = 201  # of a curve in a plot
 
 Flags = NDArray[np.bool_]
-
-
-class Estimate(msgspec.Struct, frozen=True):
-    """A figure with its 95% interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f}-{self.high:.3f})"
 
 
 class Figures(msgspec.Struct, frozen=True):
@@ -52,11 +42,12 @@ class Figures(msgspec.Struct, frozen=True):
 
 
 class ScoredSet(msgspec.Struct, frozen=True):
-    """A named set of texts: their scores [texts], and which of them violate [texts]."""
+    """A named set of texts: their scores, which of them violate, and how many texts each stands for [texts]."""
 
     name: str
     scores: Floats
     violates: Flags
+    weights: Floats
 
 
 class Evaluation(msgspec.Struct, frozen=True):
@@ -67,50 +58,57 @@ class Evaluation(msgspec.Struct, frozen=True):
     harms: list[Figures]
 
 
-def recall_at(scores: Floats, violates: Flags, share: float) -> float:
-    """The share of violating texts among this share of texts with the highest scores.
+def recall_at(scores: Floats, violates: Flags, weights: Floats, share: float) -> float:
+    """The share of violating texts among this share of texts with the highest scores, both by weight.
 
     Texts of equal score count in part, which makes their order irrelevant.
     """
-    take = share * len(scores)
-    edge = np.sort(scores)[::-1][min(len(scores) - 1, max(0, int(np.ceil(take)) - 1))]
+    order = np.argsort(-scores, kind="stable")
+    take = share * weights.sum()
+    last = min(len(scores) - 1, int(np.searchsorted(np.cumsum(weights[order]), take - 1e-9)))
+    edge = scores[order[last]]
     above, level = scores > edge, scores == edge
-    part = (take - above.sum()) / level.sum()
-    return float((violates[above].sum() + part * violates[level].sum()) / violates.sum())
+    part = (take - weights[above].sum()) / weights[level].sum()
+    found = weights[above & violates].sum() + part * weights[level & violates].sum()
+    return float(found / weights[violates].sum())
 
 
-def escalated_for(scores: Floats, violates: Flags, recall: float) -> float:
-    """The share of texts that reach the threshold for this recall."""
-    return float((scores >= threshold_for(scores, violates, recall)).mean())
+def escalated_for(scores: Floats, violates: Flags, weights: Floats, recall: float) -> float:
+    """The share of texts, by weight, that reach the threshold for this recall."""
+    return float(weights[scores >= threshold_for(scores, violates, weights, recall)].sum() / weights.sum())
 
 
-def threshold_for(scores: Floats, violates: Flags, recall: float) -> float:
-    """The highest threshold that at least this share of the violating texts reaches."""
-    ranked = np.sort(scores[violates])[::-1]
-    return float(ranked[int(np.ceil(recall * len(ranked) - 1e-9)) - 1])
+def threshold_for(scores: Floats, violates: Flags, weights: Floats, recall: float) -> float:
+    """The highest threshold that at least this share of the violating texts, by weight, reaches."""
+    order = np.argsort(-scores[violates], kind="stable")
+    reached = np.cumsum(weights[violates][order])
+    return float(scores[violates][order][np.searchsorted(reached, recall * reached[-1] - 1e-9)])
 
 
-def _roc_auc(scores: Floats, violates: Flags) -> float:
-    return float(roc_auc_score(violates, scores))
+def _roc_auc(scores: Floats, violates: Flags, weights: Floats) -> float:
+    return float(roc_auc_score(violates, scores, sample_weight=weights))
 
 
-def _average_precision(scores: Floats, violates: Flags) -> float:
-    return float(average_precision_score(violates, scores))
+def _average_precision(scores: Floats, violates: Flags, weights: Floats) -> float:
+    return float(average_precision_score(violates, scores, sample_weight=weights))
 
 
-def figures(name: str, scores: Floats, violates: Flags, seed: int = 0) -> Figures:
+def figures(one: ScoredSet, seed: int = 0) -> Figures:
     """All figures of a set, with percentile bootstrap intervals over its texts."""
+    scores, violates, weights = one.scores, one.violates, one.weights
     draw = np.random.default_rng(seed)
     picks = [draw.integers(0, len(scores), len(scores)) for _ in range(RESAMPLES)]
 
-    def estimate(measure: Callable[[Floats, Flags], float]) -> Estimate:
-        values = [measure(scores[p], violates[p]) for p in picks if violates[p].any() and not violates[p].all()]
+    def estimate(measure: Callable[[Floats, Flags, Floats], float]) -> Estimate:
+        values = [
+            measure(scores[p], violates[p], weights[p]) for p in picks if violates[p].any() and not violates[p].all()
+        ]
         low, high = np.percentile(values, [2.5, 97.5]) if values else (0.0, 1.0)
-        return Estimate(*(round(float(x), 4) for x in (measure(scores, violates), low, high)))
+        return Estimate(*(round(float(x), 4) for x in (measure(scores, violates, weights), low, high)))
 
     both_sides = bool(violates.any() and not violates.all())
     return Figures(
-        name=name,
+        name=one.name,
         rows=len(scores),
         violating=int(violates.sum()),
         roc_auc=estimate(_roc_auc) if both_sides else None,
@@ -131,12 +129,16 @@ def scored_sets(rows: Iterable[Labelled], score: Score) -> list[ScoredSet]:
 
 
 def _scored(name: str, rows: Sequence[Labelled], score: Score) -> ScoredSet:
-    return ScoredSet(name, score([row.text for row in rows]), np.array([row.violates for row in rows]))
+    return _unweighted(name, score([row.text for row in rows]), np.array([row.violates for row in rows]))
+
+
+def _unweighted(name: str, scores: Floats, violates: Flags) -> ScoredSet:
+    return ScoredSet(name, scores, violates, np.ones(len(scores)))
 
 
 def by_set(rows: Iterable[Labelled], score: Score) -> list[Figures]:
     """Figures of each source in the rows."""
-    return [figures(one.name, one.scores, one.violates) for one in scored_sets(rows, score)]
+    return [figures(one) for one in scored_sets(rows, score)]
 
 
 def by_harm(rows: Sequence[Labelled], scores: Floats) -> list[Figures]:
@@ -146,7 +148,7 @@ def by_harm(rows: Sequence[Labelled], scores: Floats) -> list[Figures]:
     measured = []
     for harm in sorted({row.harm for row in rows if row.violates and row.harm}):
         chosen = ~violates | (harms == harm)
-        measured.append(figures(harm, scores[chosen], violates[chosen]))
+        measured.append(figures(_unweighted(harm, scores[chosen], violates[chosen])))
     return measured
 
 
@@ -161,7 +163,7 @@ def evaluate_folder(folder: Path, score: Score, on_progress: Callable[[str], Non
         rows += group
         one = _scored(group[0].source, group, score)
         scored.append(one)
-        sets.append(figures(one.name, one.scores, one.violates))
+        sets.append(figures(one))
     on_progress("harms")
     return Evaluation(scored, sets, by_harm(rows, np.concatenate([one.scores for one in scored])))
 
@@ -203,9 +205,10 @@ def plot(sets: Sequence[ScoredSet], path: Path, title: str) -> None:
     for one in sets:
         if one.violates.any() and not one.violates.all():
             order = np.argsort(-one.scores, kind="stable")
-            recall = np.append(0, np.cumsum(one.violates[order]) / one.violates.sum())
+            weights = one.weights[order]
+            recall, escalated = (np.append(0, np.cumsum(w) / w.sum()) for w in (weights * one.violates[order], weights))
             shares = np.linspace(0, 1, POINTS)
-            axes.plot(shares, np.interp(shares, np.linspace(0, 1, len(recall)), recall), label=one.name, linewidth=1.3)
+            axes.plot(shares, np.interp(shares, escalated, recall), label=one.name, linewidth=1.3)
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="by chance")
     axes.set(xlabel="share escalated", ylabel="recall", title=title, xlim=(0, 1), ylim=(0, 1))
     axes.grid(alpha=0.3)

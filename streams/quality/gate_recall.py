@@ -1,26 +1,25 @@
-"""The recall of a policy's gates on live traffic, estimated from audits of the content that they let pass.
+"""The recall of a policy's gates on live traffic, estimated from samples and audits of the content that they let pass.
 
-Caught content is counted: it is the violating verdicts of the live lane. Missed content is estimated: a violating audit
-verdict drawn at rate r stands for 1/r content items. The number drawn in a stratum is Poisson around rate times missed.
-Its uncertainty is that of a Poisson mean under Jeffreys' prior, which is drawn for each stratum separately and added
-up.
+Caught content is counted: it is the violating verdicts on what the gates escalate. Missed content is estimated: a
+violating item that the sample or the audit drew at rate r stands for 1/r items. Both draw from the same content, which
+is why r is the rate of both together. The interval is that of `weighted`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Verdict, decode
-from safeguard_streams.quality.verdict_labels import LabeledItem, from_verdicts
+from safeguard_streams.contract.records import Verdict
+from safeguard_streams.quality.verdict_labels import LabeledItem, Labels, from_verdicts
+from safeguard_streams.quality.weighted import Estimate, share, total
 from safeguard_streams.runtime.settings import Settings
 
-DRAWS = 20_000
 MAX_WIDTH = 0.5  # a wider interval is not informative
 TARGETS = (0.90, 0.95, 0.99)
 
@@ -28,8 +27,8 @@ TARGETS = (0.90, 0.95, 0.99)
 class StratumRecall(msgspec.Struct, frozen=True):
     """One stratum of the content that the gates let pass.
 
-    audited and violating are counts. items and missed are estimates for the stream, and low and high bound missed
-    (95%).
+    audited (by sample or audit) and violating are counts. items and missed are estimates for the stream, and low and
+    high bound missed (95%).
     """
 
     name: str
@@ -56,11 +55,12 @@ class RecallCost(msgspec.Struct, frozen=True):
 class GateRecall(msgspec.Struct, frozen=True):
     """Recall with its 95% interval, low to high. recall is None where nothing was audited or nothing violates.
 
-    enough is False when the interval is too wide to be informative, and why then tells what to do. escalated is the
-    share of content that the gates escalate now.
+    caught and missed are violating items of the stream, both estimates where verdicts are undetermined. enough is False
+    when the interval is too wide to be informative, and why then tells what to do. escalated is the share of content
+    that the gates escalate now. left_out tells which verdicts were not used.
     """
 
-    caught: int
+    caught: float
     missed: float
     recall: float | None
     low: float
@@ -70,57 +70,61 @@ class GateRecall(msgspec.Struct, frozen=True):
     escalated: float
     strata: list[StratumRecall]
     costs: list[RecallCost]
+    left_out: str = ""
 
 
-async def from_kafka(settings: Settings, policies: Sequence[str] | None = None) -> dict[str, GateRecall]:
-    """The recall of each of these policies, by default of all that the reasoner judged, from moderation.verdicts."""
+async def from_kafka(
+    settings: Settings, policies: Sequence[str] | None = None, since: datetime | None = None
+) -> dict[str, GateRecall]:
+    """The recall of each of these policies, by default of all that the reasoner judged, from moderation.verdicts.
+
+    since: when the oldest verdict to read was written; by default all.
+    """
     await kafka.wait_for_broker(settings, timeout=10)
-    verdicts = [decode(record.value, Verdict) async for record in kafka.read_all(settings, [topics.VERDICTS])]
+    verdicts = [v async for _, v in kafka.read_decoded(settings, [topics.VERDICTS], Verdict, since=since)]
     names = policies or sorted({verdict.policy_id for verdict in verdicts if verdict.stage == "reasoner"})
-    return {name: estimate(from_verdicts(verdicts, name).rows) for name in names}
+    return {name: from_labels(from_verdicts(verdicts, name)) for name in names}
 
 
-def estimate(rows: Sequence[LabeledItem], seed: int = 0) -> GateRecall:
+def from_labels(labels: Labels) -> GateRecall:
+    """The recall of the gate that the labels are of, and what was left out."""
+    return msgspec.structs.replace(estimate(labels.rows), left_out=labels.left_out)
+
+
+def estimate(rows: Sequence[LabeledItem]) -> GateRecall:
     """Recall over the time that the verdicts cover. rows are one policy's, of the live and audit lanes."""
-    live = [row for row in rows if row.prefilter is None or row.prefilter.gate != "audit"]
-    audits = [row for row in rows if row.prefilter is not None and row.prefilter.gate == "audit"]
-    caught = sum(row.violates for row in live)
-    draw = np.random.default_rng(seed)
-    missed_draws = np.zeros(DRAWS)
-    strata = []
-    for group in _strata(audits):
-        violating, weight = sum(row.violates for row in group), group[0].weight
-        # Content drawn at rate 1 was all judged, so the number missed is known.
-        means = draw.gamma(violating + 0.5, weight, DRAWS) if weight > 1 else np.full(DRAWS, float(violating))
-        missed_draws += means
-        strata.append(_stratum(group, violating, means))
-    missed = sum(stratum.missed for stratum in strata)
-    recalls = caught / np.maximum(caught + missed_draws, 1e-9) if caught else np.zeros(DRAWS)
-    low, high = (float(x) for x in np.percentile(recalls, [2.5, 97.5]))
-    if not any(stratum.violating for stratum in strata):
-        high = 1.0  # the audits found none missed, and perhaps none is
-    if not audits:
-        low, high = 0.0, 1.0
-    passed = sum(stratum.items for stratum in strata)
-    why = _why_not_enough(caught, len(audits), high - low)
+    caught_rows = [row for row in rows if not row.drawn]
+    passed = [row for row in rows if row.drawn]
+    caught, missed = _violating(caught_rows), _violating(passed)
+    recall = share(caught, missed) if passed else None
+    low, high = (recall.low, recall.high) if recall else (0.0, 1.0)
+    why = _why_not_enough(caught.value, len(passed), high - low)
+    live = sum(row.weight for row in caught_rows)
+    everything = live + sum(row.weight for row in passed)
     return GateRecall(
-        caught=caught,
-        missed=missed,
-        recall=caught / (caught + missed) if caught + missed and audits else None,
+        caught=caught.value,
+        missed=missed.value,
+        recall=recall.value if recall else None,
         low=low,
         high=high,
         enough=not why,
         why=why,
-        escalated=len(live) / (len(live) + passed) if live else 0.0,
-        strata=strata,
-        costs=_costs(live, audits),
+        escalated=live / everything if everything else 0.0,
+        strata=[_stratum(group) for group in _strata(passed)],
+        costs=_costs(caught.value, live, passed),
     )
 
 
-def _strata(audits: Iterable[LabeledItem]) -> list[list[LabeledItem]]:
-    """Audited items that share a stratum and a rate, in an order that equal verdicts always give."""
+def _violating(rows: Sequence[LabeledItem]) -> Estimate:
+    """The number of violating items in the stream that these drawn ones stand for."""
+    largest = max((row.weight for row in rows), default=0.0)
+    return total([row.weight for row in rows if row.violates], largest, finite=True)
+
+
+def _strata(passed: Iterable[LabeledItem]) -> list[list[LabeledItem]]:
+    """Drawn items that share a stratum and a weight, in an order that equal verdicts always give."""
     groups: dict[tuple[str, float], list[LabeledItem]] = {}
-    for row in audits:
+    for row in passed:
         groups.setdefault((_stratum_name(row), row.weight), []).append(row)
     return [group for _, group in sorted(groups.items(), key=lambda item: item[0], reverse=True)]
 
@@ -129,23 +133,21 @@ def _stratum_name(row: LabeledItem) -> str:
     return (row.prefilter.stratum if row.prefilter else None) or ""
 
 
-def _stratum(group: Sequence[LabeledItem], violating: int, means: NDArray[np.float64]) -> StratumRecall:
-    """The estimates of a stratum. means: draws of the number missed; at least the violating audits were missed."""
-    weight = group[0].weight
-    low, high = np.percentile(means, [2.5, 97.5])
+def _stratum(group: Sequence[LabeledItem]) -> StratumRecall:
+    weight, missed = group[0].weight, _violating(group)
     return StratumRecall(
         name=_stratum_name(group[0]),
         rate=1 / weight,
         audited=len(group),
-        violating=violating,
+        violating=sum(row.violates for row in group),
         items=len(group) * weight,
-        missed=violating * weight,
-        low=float(max(low, violating)) if violating else 0.0,
-        high=float(high),
+        missed=missed.value,
+        low=missed.low,
+        high=missed.high,
     )
 
 
-def _why_not_enough(caught: int, audited: int, width: float) -> str:
+def _why_not_enough(caught: float, audited: int, width: float) -> str:
     if not audited:
         return "nothing was audited yet: wait, or raise SAFEGUARD_AUDIT_RATE_NEAR and SAFEGUARD_AUDIT_RATE_FAR"
     if not caught:
@@ -155,10 +157,12 @@ def _why_not_enough(caught: int, audited: int, width: float) -> str:
     return ""
 
 
-def _costs(live: Sequence[LabeledItem], audits: Sequence[LabeledItem]) -> list[RecallCost]:
-    """Thresholds below the current one, from the scores of audited content. Gates without scores have none."""
-    caught = sum(row.violates for row in live)
-    scored = [row for row in audits if row.prefilter is not None and row.prefilter.score is not None]
+def _costs(caught: float, live: float, passed: Sequence[LabeledItem]) -> list[RecallCost]:
+    """Thresholds below the current one, from the scores of drawn content. Gates without scores have none.
+
+    caught, live: violating items and all items that the gates escalate now.
+    """
+    scored = [row for row in passed if row.prefilter is not None and row.prefilter.score is not None]
     if not caught or not scored:
         return []
     scores = np.array([row.prefilter.score for row in scored if row.prefilter], dtype=float)
@@ -166,16 +170,15 @@ def _costs(live: Sequence[LabeledItem], audits: Sequence[LabeledItem]) -> list[R
     scores = scores[order]
     weights = np.array([row.weight for row in scored])[order]
     reached = caught + np.cumsum(weights * np.array([row.violates for row in scored])[order])
-    violating = caught + sum(row.weight for row in audits if row.violates)
-    everything = len(live) + sum(row.weight for row in audits)
+    violating = caught + sum(row.weight for row in passed if row.violates)
+    everything = live + sum(row.weight for row in passed)
     costs = []
     for target in TARGETS:
         if caught / violating >= target:
-            costs.append(RecallCost(target, None, len(live) / everything))
+            costs.append(RecallCost(target, None, live / everything))
             continue
         enough = np.flatnonzero(reached / violating >= target - 1e-12)
         if len(enough):
-            last = int(enough[0])
-            share = (len(live) + weights[: last + 1].sum()) / everything
-            costs.append(RecallCost(target, float(scores[last]), float(share)))
+            threshold = float(scores[enough[0]])
+            costs.append(RecallCost(target, threshold, (live + float(weights[scores >= threshold].sum())) / everything))
     return costs

@@ -133,7 +133,7 @@ def _validation_lines(inputs: CardInputs, unseen: Sequence[Labelled]) -> list[st
     sets = scored_sets(unseen, _score(inputs.model))
     title = f"Recall of {Classifier(inputs.model).name} on sources that it was not trained on"
     plot(sets, inputs.model.with_name("recall.svg"), title)
-    table = markdown([figures(one.name, one.scores, one.violates) for one in sets])
+    table = markdown([figures(one) for one in sets])
     return ["## Sources not trained on", "", *table, "", "![recall against the share escalated](recall.svg)", ""]
 
 

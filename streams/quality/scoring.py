@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.prefilter.classifier import NONE, Classifier, Floats
 from safeguard_streams.prefilter.gates import Gates
+from safeguard_streams.prefilter.normalise import Flags
 
 BATCH = 1000  # texts
 Score = Callable[[Sequence[str]], Floats]
@@ -22,10 +24,27 @@ def harm_scores(classifier: Classifier, texts: Sequence[str]) -> Floats:
     return np.array([1 - scores[NONE] for batch in batches for scores in batch])
 
 
-def gate_scores(policy: Policy, classifier: Classifier, texts: Sequence[str]) -> Floats:
-    """The scores of the policy's gate [texts]. A gate without harms and distilled classifier scores 1 - P(none)."""
+class GateAnswers(NamedTuple):
+    """What a policy's gate says of texts: its scores, and whether a term or pattern matches [texts]."""
+
+    scores: Floats
+    matched: Flags
+
+
+def gate_answers(policy: Policy, classifier: Classifier, texts: Sequence[str]) -> GateAnswers:
+    """What the policy's gate says. A gate without harms and distilled classifier scores 1 - P(none)."""
     if policy.distilled is None and not policy.gate.harms:
         gate = msgspec.structs.replace(policy.gate, harms=tuple(classifier.harms))
         policy = msgspec.structs.replace(policy, gate=gate)
     gates = Gates([policy], classifier)
-    return np.concatenate([gates.evaluate(texts[at : at + BATCH]).scores[:, 0] for at in range(0, len(texts), BATCH)])
+    scores, matched = np.zeros(len(texts)), np.zeros(len(texts), dtype=bool)
+    for at in range(0, len(texts), BATCH):
+        results = gates.evaluate(texts[at : at + BATCH])
+        scores[at : at + BATCH] = results.scores[:, 0]
+        matched[[at + text for text, _ in results.matches]] = True
+    return GateAnswers(scores, matched)
+
+
+def gate_scores(policy: Policy, classifier: Classifier, texts: Sequence[str]) -> Floats:
+    """The scores of `gate_answers`."""
+    return gate_answers(policy, classifier, texts).scores

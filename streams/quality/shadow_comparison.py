@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -11,8 +12,9 @@ import msgspec
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Decision, Verdict, decode
-from safeguard_streams.quality.proportions import Proportion, proportion
+from safeguard_streams.contract.records import Decision, Verdict
+from safeguard_streams.quality.proportions import Proportion, weighted_proportion
+from safeguard_streams.quality.verdict_labels import decided
 from safeguard_streams.runtime.settings import Settings
 
 MAX_EXAMPLES = 20
@@ -106,6 +108,12 @@ class ShadowPair(NamedTuple):
         return self.shadow.prefilter is not None and self.shadow.prefilter.gate == "live"
 
     @property
+    def weight(self) -> float:
+        """The number of items that this one stands for: it was drawn at the shadow's share of content."""
+        rate = self.shadow.prefilter.rate if self.shadow.prefilter else None
+        return 1 / rate if rate else 1.0
+
+    @property
     def live_violates(self) -> bool:
         return self.live is not None and self.live.decision == "violates"
 
@@ -124,35 +132,50 @@ def compare(
     """
     of_policy = [v for v in shadows if v.policy_id == policy_id and v.lane == "shadow"]
     if version is None and of_policy:
-        version = max(of_policy, key=lambda verdict: verdict.decided_at).policy_version
+        version = max(of_policy, key=decided).policy_version
     by_shadow = _newest(v for v in of_policy if v.policy_version == version)
     in_force = _newest(v for v in live if v.policy_id == policy_id and v.lane in ("live", "audit"))
-    pairs = [ShadowPair(verdict, in_force.get(key)) for key, verdict in by_shadow.items()]
-    outcomes = Counter(pair.outcome for pair in pairs)
+    pairs = [
+        ShadowPair(verdict, None if _let_pass(verdict) else in_force.get(key)) for key, verdict in by_shadow.items()
+    ]
     drawn = [pair for pair in pairs if pair.outcome is not PairOutcome.WAITING]
     only_shadow = [pair for pair in drawn if pair.live is None]
     both = [pair for pair in drawn if pair.live is not None]
     only_live = [pair for pair in both if pair.passed]
+
+    def ended(outcome: PairOutcome) -> Proportion:
+        return _share(both, lambda pair: pair.outcome is outcome)
+
     return Comparison(
         policy_id=policy_id,
         live_versions=dict(Counter(pair.live.policy_version for pair in both if pair.live)),
         shadow_version=version or "",
         both=len(both),
-        agree=proportion(outcomes[PairOutcome.AGREE], len(both)),
-        to_violates=proportion(outcomes[PairOutcome.TO_VIOLATES], len(both)),
-        to_safe=proportion(outcomes[PairOutcome.TO_SAFE], len(both)),
-        undetermined=proportion(outcomes[PairOutcome.UNDETERMINED], len(both)),
-        only_shadow=proportion(sum(pair.shadow_violates for pair in only_shadow), len(only_shadow)),
-        only_live=proportion(sum(pair.live_violates for pair in only_live), len(only_live)),
+        agree=ended(PairOutcome.AGREE),
+        to_violates=ended(PairOutcome.TO_VIOLATES),
+        to_safe=ended(PairOutcome.TO_SAFE),
+        undetermined=ended(PairOutcome.UNDETERMINED),
+        only_shadow=_share(only_shadow, lambda pair: pair.shadow_violates),
+        only_live=_share(only_live, lambda pair: pair.live_violates),
         violating=BothShares(
-            proportion(sum(pair.live_violates for pair in drawn), len(drawn)),
-            proportion(sum(pair.shadow_violates and not pair.passed for pair in drawn), len(drawn)),
+            _share(drawn, lambda pair: pair.live_violates),
+            _share(drawn, lambda pair: pair.shadow_violates and not pair.passed),
         ),
-        waiting=outcomes[PairOutcome.WAITING],
+        waiting=len(pairs) - len(drawn),
         rules=_rules(drawn),
         tokens=sum(v.tokens.prompt + v.tokens.completion for v in by_shadow.values() if v.tokens),
         examples=_examples(both),
     )
+
+
+def _let_pass(shadow: Verdict) -> bool:
+    """Whether the gates in force let the item pass. An audit may have judged it all the same."""
+    return shadow.prefilter is not None and shadow.prefilter.live is False
+
+
+def _share(pairs: Sequence[ShadowPair], counts: Callable[[ShadowPair], bool]) -> Proportion:
+    """A share of content: pairs drawn while the shadow saw a smaller share of it stand for more of it."""
+    return weighted_proportion([counts(pair) for pair in pairs], [pair.weight for pair in pairs])
 
 
 def _newest(verdicts: Iterable[Verdict]) -> dict[tuple[str, str], Verdict]:
@@ -161,7 +184,7 @@ def _newest(verdicts: Iterable[Verdict]) -> dict[tuple[str, str], Verdict]:
     for verdict in verdicts:
         key = (verdict.content_id, verdict.content_sha256)
         current = newest.get(key)
-        if current is None or current.decided_at <= verdict.decided_at:
+        if current is None or decided(current) <= decided(verdict):
             newest[key] = verdict
     return newest
 
@@ -190,14 +213,16 @@ def _examples(both: Sequence[ShadowPair]) -> list[ShadowFlip]:
     return flips[:MAX_EXAMPLES]
 
 
-async def from_kafka(settings: Settings, policy_id: str, version: str | None = None) -> Comparison:
-    """Compare the verdicts that are on moderation.verdicts and moderation.replays now."""
+async def from_kafka(
+    settings: Settings, policy_id: str, version: str | None = None, since: datetime | None = None
+) -> Comparison:
+    """Compare the verdicts that are on moderation.verdicts and moderation.replays now.
 
-    async def read(topic: str) -> AsyncIterator[Verdict]:
-        async for record in kafka.read_all(settings, [topic]):
-            yield decode(record.value, Verdict)
-
-    shadows = [v async for v in read(topics.REPLAYS) if v.policy_id == policy_id and v.lane == "shadow"]
+    since: when the oldest verdict to read was written; by default all.
+    """
+    read = kafka.read_decoded(settings, [topics.REPLAYS], Verdict, since=since)
+    shadows = [v async for _, v in read if v.policy_id == policy_id and v.lane == "shadow"]
     judged = {v.content_id for v in shadows}
-    live = [v async for v in read(topics.VERDICTS) if v.policy_id == policy_id and v.content_id in judged]
+    read = kafka.read_decoded(settings, [topics.VERDICTS], Verdict, since=since)
+    live = [v async for _, v in read if v.policy_id == policy_id and v.content_id in judged]
     return compare(policy_id, live, shadows, version)

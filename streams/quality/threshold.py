@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,14 +21,15 @@ from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.files import with_changes
 from safeguard_streams.prefilter.classifier import Classifier, Floats
 from safeguard_streams.quality import verdict_labels
-from safeguard_streams.quality.evaluation import Estimate, Flags
-from safeguard_streams.quality.scoring import gate_scores
+from safeguard_streams.quality.evaluation import Flags
+from safeguard_streams.quality.scoring import gate_answers
 from safeguard_streams.quality.verdict_labels import LabeledItem
+from safeguard_streams.quality.weighted import Estimate, share, total
 from safeguard_streams.runtime.settings import Settings
 
 MIN_VIOLATING = 20
-RESAMPLES = 400
 FOLDS = 5
+CERTAIN = ("terms", "everything")  # gates that escalate whatever the score
 
 MapName = Literal["isotonic", "platt"]
 
@@ -35,7 +37,7 @@ MapName = Literal["isotonic", "platt"]
 class Calibration(msgspec.Struct, frozen=True):
     """A threshold and its expected effect on content like that which set it.
 
-    recall and escalated are measured on content that did not set the threshold, 0 to 1. probability is that of
+    recall and escalated are those of the threshold, 0 to 1, for content like the labels'. probability is that of
     violating at the threshold, by the map from scores to probabilities that predicts unseen rows better. brier is the
     mean squared error of each map on unseen rows.
     """
@@ -52,27 +54,46 @@ class Calibration(msgspec.Struct, frozen=True):
 
 
 class ScoredLabels(msgspec.Struct, frozen=True):
-    """Labelled items and their gate scores [items]. source tells where the labels come from."""
+    """Labelled items and their gate scores [items], 0 for an item that is escalated without one.
+
+    certain [items]: whether the gate escalates the item whatever its score.
+    source tells where the labels come from, left_out what was not used.
+    """
 
     items: Sequence[LabeledItem]
     scores: Floats
+    certain: Flags
     source: Literal["labels", "verdicts"]
+    left_out: str = ""
 
 
 def score_file(policy: Policy, classifier: Classifier, path: Path) -> ScoredLabels:
     """Labelled texts of a file, scored by the policy's gate. Raises ConfigurationError that names file and line."""
     items = verdict_labels.from_file(path).rows
-    return ScoredLabels(items, gate_scores(policy, classifier, [item.text or "" for item in items]), "labels")
+    answers = gate_answers(policy, classifier, [item.text or "" for item in items])
+    return ScoredLabels(items, answers.scores, answers.matched, "labels")
 
 
-async def score_verdicts(settings: Settings, policy_id: str) -> ScoredLabels:
-    """Verdicts on Kafka with the scores that the gate gave. Raises ConfigurationError when there are none."""
-    labels = await verdict_labels.from_kafka(settings, policy_id)
-    scored = [item for item in labels.rows if item.prefilter is not None and item.prefilter.score is not None]
-    if not scored:
+async def score_verdicts(settings: Settings, policy_id: str, since: datetime | None = None) -> ScoredLabels:
+    """Verdicts on Kafka with the scores that the gate gave. Raises ConfigurationError when there are none.
+
+    Includes what terms escalated, with or without a score.
+    """
+    labels = await verdict_labels.from_kafka(settings, policy_id, since=since)
+    return score_labels(labels, policy_id)
+
+
+def score_labels(labels: verdict_labels.Labels, policy_id: str) -> ScoredLabels:
+    """Labels of verdicts with the scores that the gate gave, as `score_verdicts`."""
+    items = [item for item in labels.rows if _score(item) is not None or _certain(item)]
+    if all(_score(item) is None for item in items):
         raise ConfigurationError(f"no verdicts with scores for {policy_id} on Kafka; give --labels")
-    scores = np.array([item.prefilter.score for item in scored if item.prefilter], dtype=float)
-    return ScoredLabels(scored, scores, "verdicts")
+    scores = np.array([_score(item) or 0.0 for item in items])
+    return ScoredLabels(items, scores, np.array([_certain(item) for item in items]), "verdicts", labels.left_out)
+
+
+def _score(item: LabeledItem) -> float | None:
+    return item.prefilter.score if item.prefilter else None
 
 
 def calibrate_gate(labels: ScoredLabels, target_recall: float) -> Calibration:
@@ -82,8 +103,12 @@ def calibrate_gate(labels: ScoredLabels, target_recall: float) -> Calibration:
         [item.violates for item in labels.items],
         target_recall,
         [item.weight for item in labels.items],
-        [item.prefilter is not None and item.prefilter.gate in {"terms", "everything"} for item in labels.items],
+        labels.certain,
     )
+
+
+def _certain(item: LabeledItem) -> bool:
+    return item.prefilter is not None and item.prefilter.gate in CERTAIN
 
 
 def with_calibration(policy: Policy, calibration: Calibration, source: str) -> str:
@@ -127,6 +152,15 @@ class _Samples(NamedTuple):
     def threshold(self, recall: float) -> float:
         return weighted_threshold(self.scores, self.violates, self.weights, self.certain, recall)
 
+    def share(self, taken: Flags, of: Flags) -> Estimate:
+        """The share of the items of a kind that is taken, in content like this."""
+
+        def part(where: Flags) -> Estimate:
+            return total(self.weights[where & of], float(self.weights[where].max(initial=0.0)))
+
+        estimate = share(part(taken), part(~taken)) or Estimate(0.0, 0.0, 1.0)
+        return Estimate(*(round(figure, 4) for figure in (estimate.value, estimate.low, estimate.high)))
+
 
 def calibrate(
     scores: Sequence[float] | Floats,
@@ -156,33 +190,19 @@ def calibrate(
         )
     # Rounded down: scores that equal the threshold up to rounding must reach it.
     threshold = float(np.floor(samples.threshold(target_recall) * 1e4) / 1e4)
-    draw = np.random.default_rng(seed)
-    recalls, shares = [], []
-    for _ in range(RESAMPLES):
-        pick = draw.integers(0, rows, rows)
-        drawn, unseen = samples.take(pick), samples.take(np.setdiff1d(np.arange(rows), pick))
-        if drawn.violates.any() and unseen.violates.any():
-            taken = (unseen.scores >= drawn.threshold(target_recall)) | unseen.certain
-            weight = unseen.weights
-            recalls.append(float(weight[taken & unseen.violates].sum() / weight[unseen.violates].sum()))
-            shares.append(float(weight[taken].sum() / weight.sum()))
+    taken = (samples.scores >= threshold) | samples.certain
     probability = _probability(samples, threshold, seed)
     return Calibration(
         target_recall=target_recall,
         threshold=threshold,
-        recall=_estimate(recalls),
-        escalated=_estimate(shares),
+        recall=samples.share(taken, samples.violates),
+        escalated=samples.share(taken, np.ones(rows, dtype=bool)),
         rows=rows,
         violating=violating,
         map=probability.map,
         probability=probability.at_threshold,
         brier=probability.brier,
     )
-
-
-def _estimate(values: Sequence[float]) -> Estimate:
-    low, high = np.percentile(values, [2.5, 97.5])
-    return Estimate(*(round(float(x), 4) for x in (np.mean(values), low, high)))
 
 
 class _Probability(NamedTuple):
@@ -194,6 +214,11 @@ class _Probability(NamedTuple):
 
 
 def _probability(samples: _Samples, threshold: float, seed: int) -> _Probability:
+    """Fitted on the items that the score decides about; both kinds are needed, or else all items are taken."""
+    open_items = samples.take(np.flatnonzero(~samples.certain))
+    if FOLDS <= open_items.violates.sum() <= len(open_items.violates) - FOLDS:
+        samples = open_items
+
     def isotonic(train: _Samples, at: Floats) -> Floats:
         model = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
         return np.asarray(model.fit(train.scores, train.violates, sample_weight=train.weights).predict(at))

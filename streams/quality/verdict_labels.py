@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import orjson
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Escalation, PrefilterResult, Verdict, decode
+from safeguard_streams.contract.records import Escalation, PrefilterResult, Stratum, Verdict, content_sha256
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.settings import Settings
+
+DRAWS = ("sample", "audit")  # gates that draw from what the others let pass
 
 
 class LabeledItem(msgspec.Struct, frozen=True):
@@ -24,57 +28,165 @@ class LabeledItem(msgspec.Struct, frozen=True):
     content_id: str = ""
     text: str | None = None
     prefilter: PrefilterResult | None = None
+    content_sha256: str = ""
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the gates let the item pass, and the sample or the audit drew it."""
+        return self.prefilter is not None and self.prefilter.gate in DRAWS
 
 
 class Labels(msgspec.Struct, frozen=True):
     """Labels under one version of a policy.
 
-    Verdicts under other versions (older) and undetermined ones are only counted.
+    Verdicts under other versions (older), of gates whose scores do not compare (other_gates) and undetermined ones are
+    only counted. The weights of the other items make up for those that are undetermined.
     """
 
     rows: list[LabeledItem]
     version: str = ""
     undetermined: int = 0
     older: int = 0
+    other_gates: int = 0
+
+    @property
+    def left_out(self) -> str:
+        """What was not used, in words; empty if nothing."""
+        counts = {
+            "under other versions": self.older,
+            "of other gates, whose scores do not compare": self.other_gates,
+            "undetermined": self.undetermined,
+        }
+        return ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
 
 
-def from_verdicts(verdicts: Iterable[Verdict], policy_id: str, version: str | None = None) -> Labels:
-    """The last verdict on each content item under this version of the policy, by default the one judged last."""
-    latest: dict[str, Verdict] = {}
+def from_verdicts(
+    verdicts: Iterable[Verdict], policy_id: str, version: str | None = None, *, one_gate: bool = True
+) -> Labels:
+    """The last verdict on each content item under this version of the policy, by default the one judged last.
+
+    one_gate: only items that the gate of the last verdict saw, whose scores compare.
+    """
+    latest: dict[tuple[str, str], Verdict] = {}
     for verdict in verdicts:
-        if verdict.policy_id == policy_id and verdict.stage == "reasoner" and verdict.lane != "replay":
-            current = latest.get(verdict.content_id)
-            if current is None or current.decided_at <= verdict.decided_at:
-                latest[verdict.content_id] = verdict
-    if version is None and latest:
-        version = max(latest.values(), key=lambda verdict: verdict.decided_at).policy_version
-    of_version = [verdict for verdict in latest.values() if verdict.policy_version == version]
-    rows = [
-        LabeledItem(v.decision == "violates", 1 / _rate(v.prefilter), v.content_id, None, v.prefilter)
-        for v in of_version
+        if verdict.policy_id == policy_id and verdict.stage == "reasoner" and verdict.lane in ("live", "audit"):
+            key = (verdict.content_id, verdict.content_sha256)
+            current = latest.get(key)
+            if current is None or decided(current) <= decided(verdict):
+                latest[key] = verdict
+    newest_first = sorted(latest.values(), key=decided, reverse=True)
+    if version is None and newest_first:
+        version = newest_first[0].policy_version
+    of_version = [verdict for verdict in newest_first if verdict.policy_version == version][::-1]
+    gate = next((name for v in reversed(of_version) if (name := _fingerprint(v))), None)
+    kept = [verdict for verdict in of_version if not one_gate or _fingerprint(verdict) == gate]
+    rows = _weighted(kept)
+    return Labels(
+        rows=rows,
+        version=version or "",
+        undetermined=len(kept) - len(rows),
+        older=len(latest) - len(of_version),
+        other_gates=len(of_version) - len(kept),
+    )
+
+
+def decided(verdict: Verdict) -> datetime:
+    """When the verdict was made; a time without an offset is taken as UTC."""
+    at = verdict.decided_at
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _fingerprint(verdict: Verdict) -> str | None:
+    return verdict.prefilter.fingerprint if verdict.prefilter else None
+
+
+def _weighted(verdicts: Sequence[Verdict]) -> list[LabeledItem]:
+    """A row for each determined verdict.
+
+    Undetermined verdicts are a further draw: the others of the same gate, stratum and rate stand for them.
+    """
+    rates = _draw_rates(verdicts)
+    cells = [_cell(verdict.prefilter, rates) for verdict in verdicts]
+    judged = Counter(cells)
+    determined = Counter(cell for cell, v in zip(cells, verdicts, strict=True) if v.decision != "undetermined")
+    return [
+        LabeledItem(
+            violates=v.decision == "violates",
+            weight=judged[cell] / determined[cell] / cell.rate,
+            content_id=v.content_id,
+            prefilter=v.prefilter,
+            content_sha256=v.content_sha256,
+        )
+        for cell, v in zip(cells, verdicts, strict=True)
         if v.decision != "undetermined"
     ]
-    return Labels(rows, version or "", len(of_version) - len(rows), len(latest) - len(of_version))
 
 
-def _rate(result: PrefilterResult | None) -> float:
-    return result.rate if result is not None and result.rate else 1.0
+class _Cell(NamedTuple):
+    """Verdicts on content that was escalated alike, with the probability of being judged at all."""
+
+    gate: str
+    stratum: str | None
+    rate: float
 
 
-async def from_kafka(settings: Settings, policy_id: str, version: str | None = None, *, texts: bool = False) -> Labels:
-    """Labels from moderation.verdicts. With texts, only those whose escalation still exists, with its text."""
-    verdicts = [decode(record.value, Verdict) async for record in kafka.read_all(settings, [topics.VERDICTS])]
-    labels = from_verdicts(verdicts, policy_id, version)
+def _cell(result: PrefilterResult | None, rates: Mapping[tuple[str, str | None], float]) -> _Cell:
+    if result is None or result.gate not in DRAWS or not result.rate:
+        return _Cell(result.gate if result else "", None, 1.0)
+    if result.fingerprint is not None:
+        return _Cell("drawn", result.stratum, result.rate)
+    # Records of releases before fingerprints hold the rate of their own draw alone.
+    stratum = _stratum(result)
+    other = ("audit", stratum) if result.gate == "sample" else ("sample", None)
+    return _Cell("drawn", stratum, min(1.0, result.rate + rates.get(other, 0.0)))
+
+
+def _draw_rates(verdicts: Iterable[Verdict]) -> dict[tuple[str, str | None], float]:
+    """The last rate of each draw, by gate and stratum; samples have none."""
+    return {
+        (v.prefilter.gate, v.prefilter.stratum if v.prefilter.gate == "audit" else None): v.prefilter.rate
+        for v in verdicts
+        if v.prefilter and v.prefilter.rate
+    }
+
+
+def _stratum(result: PrefilterResult) -> Stratum:
+    if result.stratum:
+        return result.stratum
+    near = result.score is not None and result.threshold is not None and result.score >= result.threshold / 2
+    return "near" if near else "far"
+
+
+async def from_kafka(
+    settings: Settings,
+    policy_id: str,
+    version: str | None = None,
+    *,
+    texts: bool = False,
+    since: datetime | None = None,
+) -> Labels:
+    """Labels from moderation.verdicts. With texts, only those whose escalation still exists, with its text.
+
+    since: when the oldest verdict to read was written; by default all.
+    """
+    read = kafka.read_decoded(settings, [topics.VERDICTS], Verdict, since=since)
+    verdicts = [verdict async for _, verdict in read if verdict.policy_id == policy_id]
+    labels = from_verdicts(verdicts, policy_id, version, one_gate=not texts)
     if not texts:
         return labels
-    labelled = {row.content_id for row in labels.rows}
-    text_of: dict[str, str] = {}
-    async for record in kafka.read_all(settings, [topics.ESCALATIONS, topics.ESCALATIONS_AUDIT]):
-        if (record.key or b"").decode(errors="replace") in labelled:
-            event = decode(record.value, Escalation).event
-            text_of[event.content_id] = event.text
+    labelled = {(row.content_id, row.content_sha256) for row in labels.rows}
+    text_of: dict[tuple[str, str], str] = {}
+    # An item was escalated before it was judged, at most as long before as the topic keeps escalations.
+    escalated = kafka.read_decoded(settings, [topics.ESCALATIONS, topics.ESCALATIONS_AUDIT], Escalation)
+    async for _, escalation in escalated:
+        event = escalation.event
+        key = (event.content_id, content_sha256(event.text))
+        if escalation.policy_id == policy_id and key in labelled:
+            text_of[key] = event.text
     rows = [
-        msgspec.structs.replace(row, text=text_of[row.content_id]) for row in labels.rows if row.content_id in text_of
+        msgspec.structs.replace(row, text=text)
+        for row in labels.rows
+        if (text := text_of.get((row.content_id, row.content_sha256))) is not None
     ]
     return msgspec.structs.replace(labels, rows=rows)
 

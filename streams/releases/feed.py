@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from safeguard_streams.bus import kafka
+from safeguard_streams.bus.interface import Record
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import SHADOW, Headers, PolicyRelease, decode, policy_key
 from safeguard_streams.errors import PolicyError, RecordError
@@ -127,15 +128,10 @@ class PolicyFeed:
 
     async def follow(self, settings: Settings, caught_up: asyncio.Event) -> None:
         """Read the topic from its beginning until cancelled. Sets `caught_up` at the end offsets found at the start."""
-        await kafka.wait_for_broker(settings)
-        async with kafka.reader(settings, [topics.POLICIES]) as consumer:
-            ends = await kafka.EndOffsets.now(consumer)
-            while True:
-                for records in (await consumer.getmany(timeout_ms=200)).values():
-                    for record in records:
-                        self.take(record.key, record.value, record.headers)
-                if not caught_up.is_set() and not await ends.remaining():
-                    caught_up.set()
+        await kafka.follow(settings, topics.POLICIES, self._apply, caught_up)
+
+    def _apply(self, record: Record) -> None:
+        self.take(record.key, record.value, record.headers)
 
 
 def _read(key: bytes | None, value: bytes) -> tuple[PolicyRelease, Policy]:

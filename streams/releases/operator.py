@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 from collections.abc import Callable, Iterable, Sequence
 
@@ -16,13 +15,12 @@ from safeguard_streams.contract.records import (
     Change,
     PolicyChange,
     PolicyRelease,
-    decode,
     encode,
     now,
     policy_key,
     schema_header,
 )
-from safeguard_streams.errors import ConfigurationError, PolicyError, RecordError
+from safeguard_streams.errors import ConfigurationError, PolicyError
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.releases.feed import REVISION
@@ -31,11 +29,18 @@ from safeguard_streams.runtime.settings import Settings
 _WRITER = "policy-releases"
 
 
+def _logged_in_user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # as in a container that runs under a bare number
+        raise ConfigurationError("this user id has no name on this host: say who you are with --by") from None
+
+
 class ChangedBy(msgspec.Struct, frozen=True):
     """Who changes something, and why, for the history. The default is the logged-in user."""
 
     why: str = ""
-    by: str = msgspec.field(default_factory=getpass.getuser)
+    by: str = msgspec.field(default_factory=_logged_in_user)
 
 
 class ReleaseHistory(msgspec.Struct, frozen=True):
@@ -86,17 +91,9 @@ class ReleaseHistory(msgspec.Struct, frozen=True):
 
 
 async def history(settings: Settings) -> ReleaseHistory:
-    """Read the history and the policies in force. Unreadable records are skipped."""
-    changes = []
-    async for record in kafka.read_all(settings, [topics.POLICIES_HISTORY]):
-        with contextlib.suppress(RecordError):
-            changes.append(decode(record.value, PolicyChange))
-    newest: dict[bytes, PolicyRelease] = {}
-    async for record in kafka.read_all(settings, [topics.POLICIES]):
-        newest.pop(record.key or b"", None)
-        if record.value is not None:
-            with contextlib.suppress(RecordError):
-                newest[record.key or b""] = decode(record.value, PolicyRelease)
+    """Read the history and the policies in force. Unreadable records are left out and counted."""
+    changes = [change async for _, change in kafka.read_decoded(settings, [topics.POLICIES_HISTORY], PolicyChange)]
+    newest = await kafka.read_table(settings, topics.POLICIES, PolicyRelease)
     return ReleaseHistory(
         changes,
         {r.policy_id: r for r in newest.values() if r.shadow is None and not r.replay},

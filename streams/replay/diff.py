@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
@@ -21,14 +21,16 @@ import msgspec
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Escalation, Rationale, Replay, Replayed, Tokens, Verdict, decode
-from safeguard_streams.errors import ForbiddenError, RecordError
+from safeguard_streams.contract.records import Escalation, Rationale, Replay, Replayed, Tokens, Verdict
+from safeguard_streams.errors import ForbiddenError
 from safeguard_streams.quality.proportions import Proportion, proportion
+from safeguard_streams.replay import jobs
 from safeguard_streams.runtime.settings import Settings
 
 MAX_EXAMPLES = 20
+CHUNK = 50_000  # rows
+MEMORY = "1GB"  # of the database; what exceeds it is on disk
 _SQL = files("safeguard_streams.replay") / "sql"
-OfPolicy = TypeVar("OfPolicy", Escalation, Verdict)
 Row = TypeVar("Row")
 
 
@@ -64,7 +66,8 @@ class Diff(msgspec.Struct, frozen=True):
     events estimates the content between the bounds and in the sample. escalated: by either version's gates. waiting:
     not judged yet. unknown: escalated by the version in force, with no verdict left. compared: all other judged items.
     decisions: items by decision before, then after. to_safe_by_gate: flips to safe because the new gates let the item
-    pass. noise: of the items that the version before judged twice, those whose decisions differ. violating_before and
+    pass. noise: the share of the compared items that would flip if the version before judged them again; its counts are
+    those of the items that it did judge twice, and of their decisions that differ. violating_before and
     violating_after: violating items among all events. seconds and tokens: the reasoner's, all verdicts together.
     """
 
@@ -93,47 +96,95 @@ class Diff(msgspec.Struct, frozen=True):
 
 
 async def compute(settings: Settings, replay: Replay, policy: Replayed, parquet: Path | None = None) -> Diff:
-    """Read the topics, join and count. parquet: a file to write the joined items to, one row each, without texts."""
-    with joined(
-        policy,
-        [e async for e in _read(settings, topics.ESCALATIONS_REPLAY, Escalation, policy, replay)],
-        [v async for v in _read(settings, topics.REPLAYS, Verdict, policy, replay)],
-        [v async for v in _read(settings, topics.VERDICTS, Verdict, policy)],
-    ) as db:
+    """Read the topics, join and count. parquet: a file to write the joined items to, one row each, without texts.
+
+    The rows are in a database in the folder for temporary files until the diff is computed. Memory is bounded.
+    """
+    since = replay.created_at - jobs.CLOCK_SKEW
+    first_event = await jobs.first_event_at(settings, replay)
+    with tables() as loaded:
+        async for _, escalation in kafka.read_decoded(settings, [topics.ESCALATIONS_REPLAY], Escalation, since=since):
+            if _belongs(escalation, policy, replay):
+                loaded.escalated(escalation)
+        async for _, verdict in kafka.read_decoded(settings, [topics.REPLAYS], Verdict, since=since):
+            if _belongs(verdict, policy, replay):
+                loaded.replayed(verdict)
+        async for _, verdict in kafka.read_decoded(settings, [topics.VERDICTS], Verdict, since=first_event):
+            if verdict.policy_id == policy.policy_id:
+                loaded.earlier(verdict)
+        db = loaded.join(policy)
         if parquet is not None:
             db.table("pairs").write_parquet(str(parquet))
         examples = _query(db, "examples", _FlipRow, max_examples=MAX_EXAMPLES)
         verdicts = {name for one in examples for name in (one.verdict_before, one.verdict_after) if name}
-        rationales = await _rationales(settings, verdicts)
+        rationales = await _rationales(settings, verdicts, first_event)
         return count(db, replay, policy, [_flip(one, rationales) for one in examples])
 
 
-async def _read(
-    settings: Settings, topic: str, kind: type[OfPolicy], policy: Replayed, replay: Replay | None = None
-) -> AsyncIterator[OfPolicy]:
-    """The readable records of a topic under one policy and, where given, of one replay."""
-    async for record in kafka.read_all(settings, [topic]):
-        with contextlib.suppress(RecordError):
-            one = decode(record.value, kind)
-            if one.policy_id == policy.policy_id and (replay is None or one.replay_id == replay.replay_id):
-                yield one
+def _belongs(record: Escalation | Verdict, policy: Replayed, replay: Replay) -> bool:
+    return (record.policy_id, record.replay_id) == (policy.policy_id, replay.replay_id)
+
+
+class DiffTables:
+    """The records that a diff joins, in a database. They are loaded in parts of CHUNK rows, the escalations first."""
+
+    def __init__(self, db: duckdb.DuckDBPyConnection, folder: Path) -> None:
+        self._db = db
+        self._folder = folder
+        self._rows: dict[str, list[_EscalationRow | _VerdictRow]] = {}
+
+    def escalated(self, escalation: Escalation) -> None:
+        """Take an escalation of the replay."""
+        self._add("escalations", _escalation_row(escalation))
+
+    def replayed(self, verdict: Verdict) -> None:
+        """Take a verdict of the replay."""
+        self._add("replayed", _verdict_row(verdict))
+
+    def earlier(self, verdict: Verdict) -> None:
+        """Take a verdict on moderation.verdicts. It is kept only if the replay escalated its item."""
+        self._add("earlier", _verdict_row(verdict))
+
+    def join(self, policy: Replayed) -> duckdb.DuckDBPyConnection:
+        """Make a table `pairs`: one row for each content item that the replay judged, with both decisions."""
+        for table in ("escalations", "replayed", "earlier"):
+            self._load(table)
+        self._db.execute("SET VARIABLE new_version = $version", {"version": policy.version})
+        self._db.execute("SET VARIABLE old_version = $version", {"version": policy.before_version or ""})
+        self._db.execute(_sql("pairs"))
+        return self._db
+
+    def _add(self, table: str, row: _EscalationRow | _VerdictRow) -> None:
+        rows = self._rows.setdefault(table, [])
+        rows.append(row)
+        if len(rows) >= CHUNK:
+            if table == "earlier":
+                self._load("escalations")
+            self._load(table)
+
+    def _load(self, table: str) -> None:
+        """Move the rows in hand into a table, by way of a file."""
+        rows = self._rows.pop(table, [])
+        if not rows:
+            return
+        path = self._folder / f"{table}.jsonl"
+        path.write_bytes(msgspec.json.Encoder().encode_lines(rows))
+        if table == "earlier":
+            self._db.execute("COPY loading FROM $path (FORMAT json)", {"path": str(path)})
+            self._db.execute(_sql("keep_earlier"))
+        else:
+            self._db.execute(f"COPY {table} FROM $path (FORMAT json)", {"path": str(path)})
+        path.unlink()
 
 
 @contextlib.contextmanager
-def joined(
-    policy: Replayed, escalated: Iterable[Escalation], replayed: Iterable[Verdict], earlier: Iterable[Verdict]
-) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database with a table `pairs`: one row for each content item that the replay judged, with both decisions."""
-    with tempfile.TemporaryDirectory(prefix="safeguard-diff-") as name, duckdb.connect() as db:
+def tables() -> Iterator[DiffTables]:
+    """Empty tables in a database on disk, which is deleted at the end."""
+    with tempfile.TemporaryDirectory(prefix="safeguard-diff-") as name:
         folder = Path(name)
-        db.execute(_sql("tables"))
-        _load(db, folder / "escalations.jsonl", map(_escalation_row, escalated))
-        _load(db, folder / "replayed.jsonl", map(_verdict_row, replayed))
-        _load(db, folder / "earlier.jsonl", map(_verdict_row, earlier))
-        db.execute("SET VARIABLE new_version = $version", {"version": policy.version})
-        db.execute("SET VARIABLE old_version = $version", {"version": policy.before_version or ""})
-        db.execute(_sql("pairs"))
-        yield db
+        with duckdb.connect(folder / "diff.duckdb", config={"memory_limit": MEMORY, "temp_directory": name}) as db:
+            db.execute(_sql("tables"))
+            yield DiffTables(db, folder)
 
 
 class _EscalationRow(msgspec.Struct):
@@ -148,6 +199,7 @@ class _EscalationRow(msgspec.Struct):
 class _VerdictRow(msgspec.Struct):
     verdict_id: str
     content_id: str
+    content_sha256: str
     version: str
     decision: str
     rules: tuple[str, ...]
@@ -177,6 +229,7 @@ def _verdict_row(verdict: Verdict) -> _VerdictRow:
     return _VerdictRow(
         verdict_id=verdict.verdict_id,
         content_id=verdict.content_id,
+        content_sha256=verdict.content_sha256,
         version=verdict.policy_version,
         decision=verdict.decision,
         rules=verdict.rule_ids,
@@ -188,13 +241,6 @@ def _verdict_row(verdict: Verdict) -> _VerdictRow:
         completion_tokens=tokens.completion,
         seconds=verdict.latency.get("reasoner", 0.0) / 1000,
     )
-
-
-def _load(db: duckdb.DuckDBPyConnection, path: Path, rows: Iterable[_EscalationRow | _VerdictRow]) -> None:
-    """Load rows into the table that the file is named after."""
-    path.write_bytes(msgspec.json.Encoder().encode_lines(rows))
-    if path.stat().st_size:
-        db.execute(f"COPY {path.stem} FROM $path (FORMAT json)", {"path": str(path)})
 
 
 def _sql(name: str) -> str:
@@ -230,6 +276,7 @@ class _Totals(msgspec.Struct):
     to_safe_by_gate: int
     violating_before: int
     violating_after: int
+    noisy: int
     judged_twice: int
     disagreeing: int
     prompt_tokens: int
@@ -258,7 +305,7 @@ class _VersionCount(msgspec.Struct):
 
 
 def count(db: duckdb.DuckDBPyConnection, replay: Replay, policy: Replayed, examples: list[ReplayFlip]) -> Diff:
-    """All figures, from the tables of `joined`."""
+    """All figures, from the tables that were joined."""
     (totals,) = _query(db, "totals", _Totals)
     decisions: dict[str, dict[str, int]] = {}
     for row in _query(db, "decisions", _DecisionCount):
@@ -282,7 +329,7 @@ def count(db: duckdb.DuckDBPyConnection, replay: Replay, policy: Replayed, examp
         to_violates=proportion(totals.to_violates, compared),
         to_safe=proportion(totals.to_safe, compared),
         to_safe_by_gate=totals.to_safe_by_gate,
-        noise=proportion(totals.disagreeing, totals.judged_twice),
+        noise=proportion(totals.disagreeing, totals.judged_twice).scaled(totals.noisy, compared),
         violating_before=proportion(totals.violating_before, events),
         violating_after=proportion(totals.violating_after, events),
         rules=groups["rule"],
@@ -309,15 +356,17 @@ def _flip(example: _FlipRow, rationales: dict[str, str]) -> ReplayFlip:
     )
 
 
-async def _rationales(settings: Settings, verdicts: set[str]) -> dict[str, str]:
+async def _rationales(settings: Settings, verdicts: set[str], since: datetime | None) -> dict[str, str]:
     """The model's analyses by verdict id. Empty where the user may not read them."""
     analyses: dict[str, str] = {}
     with contextlib.suppress(ForbiddenError):
-        async for record in kafka.read_all(settings, [topics.RATIONALES]):
-            name = (record.key or b"").decode(errors="replace")
-            if name in verdicts:
-                analyses.pop(name, None)
-                if record.value is not None:  # a tombstone erases
-                    with contextlib.suppress(RecordError):
-                        analyses[name] = decode(record.value, Rationale).attempts[-1].analysis
+        async with contextlib.aclosing(kafka.read_all(settings, [topics.RATIONALES], since=since)) as records:
+            async for record in records:
+                name = (record.key or b"").decode(errors="replace")
+                if name in verdicts:
+                    analyses.pop(name, None)
+                    if record.value is not None:  # a tombstone erases
+                        rationale = kafka.decoded_or_left_out(settings, record, Rationale)
+                        if rationale is not None and rationale.attempts:
+                            analyses[name] = rationale.attempts[-1].analysis
     return analyses

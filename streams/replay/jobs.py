@@ -10,13 +10,13 @@ import contextlib
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import msgspec
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.bus.interface import Output
+from safeguard_streams.bus.interface import Output, Partition, Record
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     REPLAYED,
@@ -25,17 +25,17 @@ from safeguard_streams.contract.records import (
     Replay,
     Replayed,
     ReplayState,
-    decode,
     encode,
     now,
     policy_key,
     schema_header,
 )
-from safeguard_streams.errors import ConfigurationError, RecordError
+from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime.settings import Settings
 
+CLOCK_SKEW = timedelta(hours=1)  # how far the clocks of hosts may differ
 _WRITER = "replay-jobs"
 
 
@@ -153,14 +153,11 @@ def _job(replay: Replay) -> Output:
 async def _bounds(settings: Settings, request: ReplayRequest) -> _Bounds:
     async with kafka.reader(settings, [topics.EVENTS]) as consumer:
         partitions = sorted(consumer.assignment())
-        starts = await consumer.beginning_offsets(partitions)
-        ends = await (await kafka.EndOffsets.now(consumer)).resolve()
-        if request.since:
-            at = await consumer.offsets_for_times(dict.fromkeys(partitions, _milliseconds(request.since)))
-            starts = {tp: at[tp].offset if at[tp] else ends[tp] for tp in partitions}
-        if request.until:
-            at = await consumer.offsets_for_times(dict.fromkeys(partitions, _milliseconds(request.until)))
-            ends = {tp: at[tp].offset if at[tp] else ends[tp] for tp in partitions}
+        first = await consumer.beginning_offsets(partitions)
+        known = await (await kafka.EndOffsets.now(consumer)).resolve()
+        last = {tp: known[Partition(*tp)] for tp in partitions}
+        starts = await kafka.offsets_at(consumer, request.since, first, last) if request.since else first
+        ends = await kafka.offsets_at(consumer, request.until, first, last) if request.until else last
     if request.first is not None:
         starts = {tp: max(start, request.first) for tp, start in starts.items()}
     if request.last is not None:
@@ -169,18 +166,22 @@ async def _bounds(settings: Settings, request: ReplayRequest) -> _Bounds:
     return _Bounds({str(tp.partition): starts[tp] for tp in kept}, {str(tp.partition): ends[tp] for tp in kept})
 
 
-def _milliseconds(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
+async def first_event_at(settings: Settings, replay: Replay) -> datetime | None:
+    """When the first event of a replay was written: no verdict that it led to is older.
+
+    None if the events' timestamps do not tell. An hour is left for clocks that differ.
+    """
+    firsts = [await _first_from(settings, int(number), start) for number, start in replay.starts.items()]
+    times = [record.timestamp for record in firsts if record is not None]
+    if not times or not all(map(kafka.plausible, times)):
+        return None
+    return datetime.fromtimestamp(min(times) / 1000, UTC) - CLOCK_SKEW
 
 
 async def read_all(settings: Settings) -> dict[str, Replay]:
     """All replays by id, oldest first."""
-    replays: dict[str, Replay] = {}
-    async for record in kafka.read_all(settings, [topics.REPLAY_JOBS]):
-        with contextlib.suppress(RecordError):
-            replay = decode(record.value, Replay)
-            replays[replay.replay_id] = replay
-    return dict(sorted(replays.items()))
+    replays = (await kafka.read_table(settings, topics.REPLAY_JOBS, Replay)).values()
+    return {replay.replay_id: replay for replay in sorted(replays, key=lambda replay: replay.replay_id)}
 
 
 async def find(settings: Settings, replay_id: str) -> Replay:
@@ -243,39 +244,65 @@ async def progress(settings: Settings, replay: Replay) -> int:
     """How many of a replay's offsets its consumer group has committed, 0 to replay.total."""
     if replay.state == "escalated":
         return replay.total
-    positions = await kafka.group_positions(settings, group(replay), topics.EVENTS, map(int, replay.ends))
-    done = 0
-    for partition, end in replay.ends.items():
-        start = replay.starts[partition]
-        done += min(max(positions.get(int(partition), start), start), end) - start
-    return done
+    positions = await _positions(settings, replay)
+    return sum(positions[int(number)] - replay.starts[number] for number in replay.ends)
+
+
+async def _positions(settings: Settings, replay: Replay) -> dict[int, int]:
+    """The next offset to read in each partition, within the replay's bounds."""
+    found = await kafka.group_positions(settings, group(replay), topics.EVENTS, map(int, replay.ends))
+    bounds = {int(number): (replay.starts[number], end) for number, end in replay.ends.items()}
+    return {number: min(max(found.get(number, start), start), end) for number, (start, end) in bounds.items()}
+
+
+async def is_committed(settings: Settings, replay: Replay) -> bool:
+    """Whether every event of a replay is committed.
+
+    A position may stay below the end, where only the markers of transactions follow.
+    """
+    for number, position in (await _positions(settings, replay)).items():
+        if position < replay.ends[str(number)]:
+            record = await _first_from(settings, number, position)
+            if record is not None and record.offset < replay.ends[str(number)]:
+                return False
+    return True
+
+
+async def _first_from(settings: Settings, number: int, offset: int) -> Record | None:
+    """The first record of a partition of content.events at an offset or behind it."""
+    after = {Partition(settings.prefix + topics.EVENTS, number): offset}
+    records = kafka.read_all(settings, [topics.EVENTS], number, after=after)
+    with kafka.watched(kafka.Reading()):  # one record is no reading to show
+        async with contextlib.aclosing(records):
+            async for record in records:
+                return record
+    return None
 
 
 async def statuses(settings: Settings, replay_id: str | None = None) -> list[ReplayStatus]:
     """The status of all replays, oldest first, or of the one with this id. Raises ConfigurationError as `find` does."""
     replays = [await find(settings, replay_id)] if replay_id else list((await read_all(settings)).values())
-    records = await counts(settings, [replay.replay_id for replay in replays])
+    records = await counts(settings, replays)
     return [ReplayStatus(replay, await progress(settings, replay), records[replay.replay_id]) for replay in replays]
 
 
 class _OfReplay(msgspec.Struct, frozen=True):
     """The field that escalations and verdicts of replays share."""
 
-    replay_id: str | None = None
+    replay_id: str
 
 
-async def counts(settings: Settings, replay_ids: Iterable[str]) -> dict[str, ReplayCounts]:
+async def counts(settings: Settings, replays: Sequence[Replay]) -> dict[str, ReplayCounts]:
     """How many escalations and verdicts each of these replays has, by replay id."""
-    escalated = await _count(settings, topics.ESCALATIONS_REPLAY)
-    judged = await _count(settings, topics.REPLAYS)
-    return {name: ReplayCounts(escalated[name], judged[name]) for name in replay_ids}
+    since = min((replay.created_at for replay in replays), default=now()) - CLOCK_SKEW
+    escalated = await _count(settings, topics.ESCALATIONS_REPLAY, since)
+    judged = await _count(settings, topics.REPLAYS, since)
+    ids = [replay.replay_id for replay in replays]
+    return {name: ReplayCounts(escalated[name], judged[name]) for name in ids}
 
 
-async def _count(settings: Settings, topic: str) -> Counter[str]:
+async def _count(settings: Settings, topic: str, since: datetime) -> Counter[str]:
     records: Counter[str] = Counter()
-    async for record in kafka.read_all(settings, [topic]):
-        with contextlib.suppress(RecordError):
-            replay_id = decode(record.value, _OfReplay).replay_id
-            if replay_id is not None:
-                records[replay_id] += 1
+    async for _, one in kafka.read_decoded(settings, [topic], _OfReplay, since=since):
+        records[one.replay_id] += 1
     return records

@@ -4,22 +4,24 @@ Only content whose decision changes gets a superseding verdict. Content that was
 text's decision counts even where the new gate would not escalate the content, because the decision is known now.
 Content that was judged again after the replay keeps its newer verdict.
 
-Each run fences any other writer, reads the topic, and writes only the verdicts that are missing. Repeating a killed run
-writes no duplicates.
+A plan is computed once, shown, and published as it was shown. Publishing fences any other writer, and reads what was
+written since the plan was made. Items that were judged again since then are left out; none are added. A plan holds only
+the verdicts that are missing, and publishing repeats none after a crash.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.bus.interface import Output
+from safeguard_streams.bus.interface import Output, Partition, Record
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Replay, Replayed, Verdict, decode, encode, now, schema_header, verdict_id
+from safeguard_streams.contract.records import Replay, Replayed, Verdict, encode, now, schema_header, verdict_id
 from safeguard_streams.quality.proportions import Proportion, proportion
+from safeguard_streams.replay import jobs
 from safeguard_streams.runtime.settings import Settings
 
 CHUNK = 2000  # verdicts in one transaction
@@ -70,10 +72,15 @@ class VerdictChange(msgspec.Struct, frozen=True):
 
 
 class PromotionPlan(msgspec.Struct, frozen=True):
-    """The changes that promoting or reverting would write now, and the number of content items compared."""
+    """The changes that promoting or reverting writes, and the number of content items compared.
+
+    pairs: what is known of the items that change. ends: where moderation.verdicts ended before the plan was made.
+    """
 
     changes: list[VerdictChange]
     compared: int
+    pairs: dict[str, Pair] = {}
+    ends: dict[Partition, int] = {}
 
     @property
     def share(self) -> Proportion:
@@ -159,34 +166,47 @@ def _id(verdict: Verdict, direction: Direction) -> str:
 
 
 async def plan(settings: Settings, replay: Replay, policy: Replayed, direction: Direction) -> PromotionPlan:
-    """Read the replay's verdicts, then all others on the same content, and decide what to write now."""
+    """Read the replay's verdicts, then all others on the same content, and decide what to write."""
     replayed = []
-    async for record in kafka.read_all(settings, [topics.REPLAYS]):
-        verdict = decode(record.value, Verdict)
+    since = replay.created_at - jobs.CLOCK_SKEW
+    async for record, verdict in kafka.read_decoded(settings, [topics.REPLAYS], Verdict, since=since):
         version = verdict.replay_id, verdict.policy_id, verdict.policy_version
         if version == (replay.replay_id, policy.policy_id, policy.version):
             replayed.append(ReplayedVerdict(record.partition, record.offset, verdict))
     pairs = pair_up(replayed)
-    async for record in kafka.read_all(settings, [topics.VERDICTS]):
-        verdict = decode(record.value, Verdict)
+    ends = await kafka.end_offsets(settings, topics.VERDICTS)
+    since_event = await jobs.first_event_at(settings, replay)
+    verdicts = kafka.read_decoded(settings, [topics.VERDICTS], Verdict, since=since_event)
+    await _add(pairs, verdicts, policy)
+    decided = decide(pairs.values(), direction)
+    changing = {change.after.content_id: pairs[change.after.content_id] for change in decided.changes}
+    return msgspec.structs.replace(decided, pairs=changing, ends=ends)
+
+
+async def _add(pairs: dict[str, Pair], verdicts: AsyncIterator[tuple[Record, Verdict]], policy: Replayed) -> None:
+    async for _, verdict in verdicts:
         if verdict.policy_id == policy.policy_id and verdict.content_id in pairs:
             pairs[verdict.content_id].add(verdict)
-    return decide(pairs.values(), direction)
 
 
 async def publish(
     settings: Settings,
     replay: Replay,
     policy: Replayed,
+    planned: PromotionPlan,
     direction: Direction,
     on_progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> int:
-    """Write the superseding verdicts that are missing, and return their number.
+    """Write the superseding verdicts of a plan, and return their number.
 
-    on_progress gets how many are written, and of how many.
+    Items that were judged, promoted or reverted since the plan was made are left as they are. on_progress gets how many
+    are written, and of how many.
     """
     async with kafka.exclusive_writer(settings, f"promote-{replay.replay_id}") as write:
-        changes = (await plan(settings, replay, policy, direction)).changes
+        newer = kafka.read_decoded(settings, [topics.VERDICTS], Verdict, after=planned.ends)
+        await _add(planned.pairs, newer, policy)
+        still = {change.after.content_id: change for change in decide(planned.pairs.values(), direction).changes}
+        changes = [change for change in planned.changes if still.get(change.after.content_id) == change]
         for start in range(0, len(changes), CHUNK):
             chunk = changes[start : start + CHUNK]
             await write([_output(change, direction) for change in chunk], [change.partition for change in chunk])

@@ -20,7 +20,6 @@ from safeguard_streams.contract.records import (
     Replay,
     Verdict,
     carried,
-    decode,
     encode,
     now,
     origin_of,
@@ -34,23 +33,29 @@ from safeguard_streams.prefilter.decision import AuditRates, EscalationReason, P
 from safeguard_streams.prefilter.outputs import as_sent
 from safeguard_streams.prefilter.sampling import drawn, hashed
 from safeguard_streams.releases.feed import PolicyFeed
+from safeguard_streams.replay import jobs
 from safeguard_streams.runtime.settings import Settings
 
 _ESCALATION = schema_header(Escalation)
 
 EarlierDecisions = Mapping[tuple[str, str], Decision]
-"""The last decision by content id and policy id."""
+"""The last decision by content id and policy id, where it is one that the replay selects."""
 
 
 async def earlier_decisions(settings: Settings, replay: Replay) -> EarlierDecisions:
-    """The last decision on each content item under the replay's policies. Empty unless the replay filters by them."""
+    """The last decisions on content items under the replay's policies that it selects. Empty unless it filters by
+    them.
+    """
     decisions: dict[tuple[str, str], Decision] = {}
     if replay.decisions:
         policies = {one.policy_id for one in replay.policies}
-        async for record in kafka.read_all(settings, [topics.VERDICTS]):
-            verdict = decode(record.value, Verdict)
-            if verdict.policy_id in policies:
-                decisions[verdict.content_id, verdict.policy_id] = verdict.decision
+        since = await jobs.first_event_at(settings, replay)
+        async for _, verdict in kafka.read_decoded(settings, [topics.VERDICTS], Verdict, since=since):
+            key = verdict.content_id, verdict.policy_id
+            if verdict.policy_id in policies and verdict.decision in replay.decisions:
+                decisions[key] = verdict.decision
+            else:
+                decisions.pop(key, None)
     return decisions
 
 

@@ -207,9 +207,14 @@ RULES = Metric(
 )
 VIOLATIONS = Metric(
     "safeguard.violations", "counter", "{content}",
-    "Violating content items, by what found them: a gate, or an audit, where each stands for 1/rate items. The "
-    "gates' recall is their share of both.",
+    "Violating content items, by what found them: a gate, or an audit or sample of what the gates let pass, where "
+    "each stands for 1/rate items. The gates' recall is their share of both.",
     ("policy", "found_by"),
+)  # fmt: skip
+VIOLATIONS_VARIANCE = Metric(
+    "safeguard.violations.variance", "counter", "{content}",
+    "Variance of the violating items that audits and samples stand for: its square root is their standard error.",
+    ("policy",),
 )  # fmt: skip
 REUSED = Metric(
     "safeguard.judgements.reused",
@@ -280,6 +285,9 @@ DELIVERIES = Metric(
     "{message}",
     "Webhook delivery attempts, by outcome: delivered, failed (and retried) or refused.",
     ("outcome",),
+)
+UNDELIVERED = Metric(
+    "safeguard.webhook.oldest", "gauge", "s", "Age of the oldest action that the webhook's receiver has not accepted."
 )
 
 CATALOGUE: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

@@ -173,6 +173,9 @@ class Settings(BaseSettings):
     webhook_secret: SecretStr | None = Field(
         None, description="key that signs webhook deliveries: whsec_ and the base64 of at least 24 random bytes"
     )
+    webhook_authorization: SecretStr | None = Field(
+        None, description="value of the Authorization header of webhook deliveries, as in Bearer TOKEN"
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -26,7 +26,10 @@ Flags = NDArray[np.bool_]
 
 
 class Bin(msgspec.Struct, frozen=True):
-    """Content items whose scores lie in one tenth: their number, their mean score, and the share that violates."""
+    """Content items whose scores lie in one tenth: their number, their mean score, and the share that violates.
+
+    Mean and share weigh each item by the number of items that it stands for.
+    """
 
     count: int
     score: float
@@ -37,7 +40,7 @@ class Calibration(msgspec.Struct, frozen=True):
     """How close scores are to probabilities.
 
     error: the expected calibration error, 0 to 1: the mean distance between a bin's score and its share that violates,
-        weighted by the bins' counts.
+        weighted by the content in each bin.
     brier: the mean squared distance to the label, 0 to 1.
     """
 
@@ -68,8 +71,8 @@ async def calibrate(judge: TextJudge, policy: Policy, rows: Sequence[LabeledItem
     title = f"judging under {policy.id} {policy.version}"
     judgements = await judge.judge(policy, [row.text or "" for row in rows], title)
     scores = [judgement.findings[policy.id].score for judgement in judgements]
-    scored = [(score, row.violates) for score, row in zip(scores, rows, strict=True) if score is not None]
-    return fit([score for score, _ in scored], [violates for _, violates in scored])
+    scored = [(score, row.violates, row.weight) for score, row in zip(scores, rows, strict=True) if score is not None]
+    return fit([score for score, _, _ in scored], [violates for _, violates, _ in scored], [w for _, _, w in scored])
 
 
 def write_score_map(policy: Policy, path: Path, score_map: ScoreMap) -> None:
@@ -78,44 +81,55 @@ def write_score_map(policy: Policy, path: Path, score_map: ScoreMap) -> None:
     path.write_text(changed, encoding="utf-8")
 
 
-def measure(scores: Sequence[float] | Floats, violates: Sequence[bool] | Flags) -> Calibration:
-    """The calibration of scores from 0 to 1. Source of the error: Naeini et al. 2015, with bins of equal width."""
-    s, y = np.asarray(scores, dtype=np.float64), np.asarray(violates, dtype=np.bool_)
-    bin_of = np.minimum((s * BINS).astype(int), BINS - 1)
-    bins = [
-        Bin(int(members.sum()), round(float(s[members].mean()), 4), round(float(y[members].mean()), 4))
-        for number in range(BINS)
-        if (members := bin_of == number).any()
-    ]
-    error = sum(b.count * abs(b.score - b.violating) for b in bins) / len(s)
-    return Calibration(tuple(bins), round(error, 4), round(float(brier_score_loss(y, s)), 4))
+def measure(
+    scores: Sequence[float] | Floats, violates: Sequence[bool] | Flags, weights: Sequence[float] | Floats | None = None
+) -> Calibration:
+    """The calibration of scores from 0 to 1. Source of the error: Naeini et al. 2015, with bins of equal width.
 
-
-def fit(scores: Sequence[float], violates: Sequence[bool], seed: int = 0) -> CalibrationFit:
-    """Fit a score map, and measure it by cross-validation.
-
-    Raises ConfigurationError with fewer than FOLDS violating or other rows.
+    weights: the number of items that each row stands for; by default 1.
     """
     s, y = np.asarray(scores, dtype=np.float64), np.asarray(violates, dtype=np.bool_)
+    w = np.ones(len(s)) if weights is None else np.asarray(weights, dtype=np.float64)
+    bin_of = np.minimum((s * BINS).astype(int), BINS - 1)
+    members = [bin_of == number for number in range(BINS) if (bin_of == number).any()]
+    means = [(np.average(s[m], weights=w[m]), np.average(y[m], weights=w[m])) for m in members]
+    bins = [
+        Bin(int(m.sum()), round(float(score), 4), round(float(violating), 4))
+        for m, (score, violating) in zip(members, means, strict=True)
+    ]
+    error = sum(w[m].sum() * abs(b.score - b.violating) for m, b in zip(members, bins, strict=True)) / w.sum()
+    return Calibration(tuple(bins), round(float(error), 4), round(float(brier_score_loss(y, s, sample_weight=w)), 4))
+
+
+def fit(
+    scores: Sequence[float], violates: Sequence[bool], weights: Sequence[float] | None = None, seed: int = 0
+) -> CalibrationFit:
+    """Fit a score map, and measure it by cross-validation.
+
+    weights: the number of items that each row stands for; by default 1. Raises ConfigurationError with fewer than FOLDS
+    violating or other rows.
+    """
+    s, y = np.asarray(scores, dtype=np.float64), np.asarray(violates, dtype=np.bool_)
+    w = np.ones(len(s)) if weights is None else np.asarray(weights, dtype=np.float64)
     if min(y.sum(), (~y).sum()) < FOLDS:
         raise ConfigurationError(
             f"{int(y.sum())} violating and {int((~y).sum())} other texts have a score: give at least {FOLDS} of each"
         )
     unseen = np.empty_like(s)
     for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(s, y):
-        mapped = _platt(s[train], y[train])
+        mapped = _platt(s[train], y[train], w[train])
         unseen[test] = [mapped.apply(float(score)) for score in s[test]]
-    before, after = measure(s, y), measure(unseen, y)
+    before, after = measure(s, y, w), measure(unseen, y, w)
     fitted = {"rows": len(s), "violating": int(y.sum()), "error": [before.error, after.error]}
-    whole = _platt(s, y)
+    whole = _platt(s, y, w)
     return CalibrationFit(len(s), int(y.sum()), before, after, ScoreMap(whole.slope, whole.intercept, fitted))
 
 
-def _platt(scores: Floats, violates: Flags) -> ScoreMap:
+def _platt(scores: Floats, violates: Flags, weights: Floats) -> ScoreMap:
     clipped = np.clip(scores, SCORE_BOUND, 1 - SCORE_BOUND)
     odds = np.log(clipped / (1 - clipped)).reshape(-1, 1)
     # Slightly regularised: on a few rows that the scores separate perfectly, the slope would grow without bound.
-    line = LogisticRegression(C=10.0).fit(odds, violates)
+    line = LogisticRegression(C=10.0).fit(odds, violates, sample_weight=weights / weights.mean())
     return ScoreMap(round(float(line.coef_[0, 0]), 6), round(float(line.intercept_[0]), 6))
 
 

@@ -270,5 +270,7 @@ def _count(verdict: Verdict) -> None:
         metrics.REUSED.add(1, policy)
     if verdict.decision == "violates" and verdict.lane in ("live", "audit"):
         rate = verdict.prefilter.rate if verdict.prefilter else None
-        found_by = "audit" if verdict.lane == "audit" or rate else "gate"
-        metrics.VIOLATIONS.add(1 / rate if rate else 1, {**policy, "found_by": found_by})
+        items = 1 / rate if rate else 1.0
+        found_by = {**policy, "found_by": "audit" if rate else "gate"}
+        metrics.VIOLATIONS.add(items, found_by)
+        metrics.VIOLATIONS_VARIANCE.add(items * (items - 1), policy)

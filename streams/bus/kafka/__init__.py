@@ -11,7 +11,8 @@ and outputs are then written before the position. Every client stops in bounded 
 - `batches`: batches to write, also with header names of any bytes.
 - `recording`: positions as records of our own, for when Kafka has none.
 - `topic_ids`: tells a topic from one that was created again under its name.
-- `reading`: whole topics without a group, up to their ends.
+- `reading`: topics without a group, up to their ends; what cannot be read is left out and counted.
+- `content`: where the records about a content item are.
 - `positions`: committed positions of groups, read and set from outside.
 - `admin`: creates the topics of the catalogue.
 
@@ -37,25 +38,54 @@ and outputs are then written before the position. Every client stops in bounded 
 from safeguard_streams.bus.kafka.admin import create_topics
 from safeguard_streams.bus.kafka.bus import KafkaBus
 from safeguard_streams.bus.kafka.clients import producer, started
+from safeguard_streams.bus.kafka.content import Mention, likely_partition, partition_of_content
 from safeguard_streams.bus.kafka.positions import begin_at_end, group_positions, set_first_positions
 from safeguard_streams.bus.kafka.probes import has_transactions, wait_for_broker
-from safeguard_streams.bus.kafka.reading import EndOffsets, partitions_of, read_all, reader
+from safeguard_streams.bus.kafka.reading import (
+    EndOffsets,
+    Reading,
+    decoded_or_left_out,
+    end_offsets,
+    follow,
+    offsets_at,
+    partitions_of,
+    plausible,
+    read_all,
+    read_decoded,
+    read_table,
+    reader,
+    watched,
+    watching,
+)
 from safeguard_streams.bus.kafka.writers import Write, exclusive_writer
 
 __all__ = [
     "EndOffsets",
     "KafkaBus",
+    "Mention",
+    "Reading",
     "Write",
     "begin_at_end",
     "create_topics",
+    "decoded_or_left_out",
+    "end_offsets",
     "exclusive_writer",
+    "follow",
     "group_positions",
     "has_transactions",
+    "likely_partition",
+    "offsets_at",
+    "partition_of_content",
     "partitions_of",
+    "plausible",
     "producer",
     "read_all",
+    "read_decoded",
+    "read_table",
     "reader",
     "set_first_positions",
     "started",
     "wait_for_broker",
+    "watched",
+    "watching",
 ]

@@ -1,7 +1,7 @@
--- Joins the replay's verdicts with the earlier ones. Variables: new_version, old_version ('' where there is none).
+-- Joins the replay's verdicts with the earlier ones on the same text. Variables: new_version, old_version ('' where there is none).
 CREATE TABLE last_earlier AS
 FROM earlier
-QUALIFY row_number() OVER (PARTITION BY content_id ORDER BY decided_at DESC) = 1;
+QUALIFY row_number() OVER (PARTITION BY content_id, content_sha256 ORDER BY decided_at DESC) = 1;
 
 CREATE TABLE last_replayed AS
 FROM replayed
@@ -18,6 +18,7 @@ QUALIFY row_number() OVER (PARTITION BY content_id) = 1;
 CREATE TABLE pairs AS
 SELECT
     escalated.content_id,
+    new.content_sha256,
     coalesce(escalated.language, '') AS language,
     coalesce(escalated.surface, '') AS surface,
     CASE WHEN NOT escalated.live THEN 'cleared' ELSE coalesce(old.decision, 'unknown') END AS before,
@@ -37,14 +38,19 @@ SELECT
     END AS flip
 FROM escalated
 JOIN last_replayed AS new ON new.content_id = escalated.content_id AND new.version = getvariable('new_version')
-LEFT JOIN last_earlier AS old ON old.content_id = escalated.content_id;
+LEFT JOIN last_earlier AS old ON old.content_id = new.content_id AND old.content_sha256 = new.content_sha256;
 
--- Content items that the old version judged twice.
+-- Compared items that both gates escalate and the old version judged twice. Undetermined is no decision.
 CREATE TABLE judged_twice AS
-SELECT last_earlier.decision AS first_decision, last_replayed.decision AS second_decision
-FROM last_replayed
-JOIN last_earlier USING (content_id, version)
-WHERE version = getvariable('old_version');
+SELECT pairs.before AS first_decision, again.decision AS second_decision
+FROM pairs
+JOIN last_replayed AS again USING (content_id, content_sha256)
+WHERE
+    again.version = getvariable('old_version')
+    AND pairs.version_before = getvariable('old_version')
+    AND pairs.before IN ('violates', 'safe')
+    AND pairs.after <> 'cleared'
+    AND again.decision IN ('violates', 'safe');
 
 -- The compared items once for their language and once for each rule that either verdict cites.
 CREATE VIEW grouped AS

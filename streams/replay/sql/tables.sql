@@ -14,6 +14,7 @@ CREATE TABLE escalations (
 CREATE TABLE replayed (
     verdict_id VARCHAR,
     content_id VARCHAR,
+    content_sha256 VARCHAR,
     version VARCHAR,
     decision VARCHAR,
     rules VARCHAR[],
@@ -26,5 +27,6 @@ CREATE TABLE replayed (
     seconds DOUBLE
 );
 
--- The verdicts on moderation.verdicts, whatever their version.
+-- The verdicts on moderation.verdicts, whatever their version, and those of them that are being loaded.
 CREATE TABLE earlier AS FROM replayed;
+CREATE TEMP TABLE loading AS FROM replayed;

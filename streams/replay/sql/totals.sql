@@ -7,6 +7,8 @@ SELECT
     count(*) FILTER (flip = 'to_safe' AND after = 'cleared') AS to_safe_by_gate,
     count(*) FILTER (before = 'violates') AS violating_before,
     count(*) FILTER (after = 'violates' AND before <> 'unknown') AS violating_after,
+    -- Items whose two decisions are the model's, and may differ by its noise.
+    count(*) FILTER (before IN ('violates', 'safe') AND after IN ('violates', 'safe')) AS noisy,
     (SELECT count(*) FROM judged_twice) AS judged_twice,
     (SELECT count(*) FROM judged_twice WHERE first_decision <> second_decision) AS disagreeing,
     (SELECT coalesce(sum(prompt_tokens), 0) FROM replayed) AS prompt_tokens,

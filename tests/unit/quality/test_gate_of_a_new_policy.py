@@ -9,6 +9,7 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from safeguard_streams.contract import topics
@@ -88,7 +89,7 @@ def test_a_gate_improves_with_the_verdicts_that_it_collects(classifier):
     texts = {escalation.event.content_id: escalation.event.text for _, escalation in escalated}
     labels = from_verdicts(verdicts, "hate-harassment")
     rows = [type(row)(row.violates, row.weight, row.content_id, texts[row.content_id]) for row in labels.rows]
-    assert {round(row.weight, 2) for row in rows} == {1.0, round(1 / 0.3, 2), round(1 / 0.14, 2)}
+    assert {round(row.weight, 2) for row in rows} == {1.0, round(1 / (0.3 + 0.7 * 0.2), 2)}
 
     proposal = propose(parse(first), classifier, rows)
     assert proposal.after.roc_auc.low > proposal.before.roc_auc.high
@@ -99,7 +100,7 @@ def test_a_gate_improves_with_the_verdicts_that_it_collects(classifier):
     policy = parse(with_changes(first, "gate", terms=None, sample=None, distilled=name), distilled=distilled)
     # A threshold that escalates no more than the first gate did.
     scores = gate_scores(policy, classifier, [row["text"] for row in STREAM])
-    threshold = threshold_for(scores, scores > -1, share)
+    threshold = threshold_for(scores, scores > -1, np.ones(len(scores)), share)
     second = with_changes(policy.document, "gate", threshold=float(threshold))
     after, cost = recall(
         list(escalations(Prefilter(classifier, in_force(second, distilled), AuditRates(0, 0)), LATER)), LATER

@@ -38,7 +38,7 @@ def test_the_interval_covers_the_true_recall():
         draw = np.random.default_rng(seed)
         scores, truth, passed = stream(draw, draw.uniform(0.005, 0.05), 50_000)
         rows = audited(draw, scores, truth, passed, near=0.05, far=0.005)
-        result = gate_recall.estimate(rows, seed)
+        result = gate_recall.estimate(rows)
         covered += result.low <= (truth & ~passed).sum() / truth.sum() <= result.high
     assert covered >= 93
 
@@ -144,24 +144,24 @@ def test_too_few_violating_texts_set_no_threshold():
 def test_figures_follow_their_definitions():
     draw = np.random.default_rng(4)
     scores, truth, _ = stream(draw, 0.3, 500)
-    result = evaluation.figures("set", scores, truth)
+    result = evaluation.figures(evaluation.ScoredSet("set", scores, truth, np.ones(500)))
     assert result.roc_auc.value == pytest.approx(roc_auc_score(truth, scores), abs=1e-4)
     assert result.roc_auc.low < result.roc_auc.value < result.roc_auc.high
     top = np.argsort(-scores)[:50]
     assert result.recall["10%"].value == pytest.approx(truth[top].sum() / truth.sum(), abs=1e-4)
-    reached = evaluation.threshold_for(scores, truth, 0.95)
+    reached = evaluation.threshold_for(scores, truth, np.ones(500), 0.95)
     assert (scores[truth] >= reached).mean() >= 0.95
     assert result.escalated["0.95"].value == pytest.approx((scores >= reached).mean(), abs=1e-4)
 
 
 def test_the_order_of_equal_scores_is_irrelevant():
     truth = np.array([True] * 10 + [False] * 90)
-    assert evaluation.recall_at(np.zeros(100), truth, 0.2) == pytest.approx(0.2)
+    assert evaluation.recall_at(np.zeros(100), truth, np.ones(100), 0.2) == pytest.approx(0.2)
 
 
 def test_the_plot_is_written_as_svg_and_png(tmp_path):
     draw = np.random.default_rng(5)
     scores, truth, _ = stream(draw, 0.3, 300)
     for name in ("curve.svg", "curve.png"):
-        evaluation.plot([evaluation.ScoredSet("gate", scores, truth)], tmp_path / name, "Recall")
+        evaluation.plot([evaluation.ScoredSet("gate", scores, truth, np.ones(300))], tmp_path / name, "Recall")
         assert (tmp_path / name).stat().st_size > 5000

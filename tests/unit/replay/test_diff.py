@@ -1,10 +1,12 @@
 """What a replay changes: DuckDB's join against the same join computed record by record."""
 
+import contextlib
 import random
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import duckdb
+import msgspec
 import pytest
 
 from safeguard_streams.contract.records import (
@@ -52,6 +54,18 @@ def verdict(content, decision, *, version="new", later=0, rules=(), lane="replay
     )
 
 
+@contextlib.contextmanager
+def joined(policy, escalated, replayed, earlier):
+    with diff.tables() as loaded:
+        for one in escalated:
+            loaded.escalated(one)
+        for one in replayed:
+            loaded.replayed(one)
+        for one in earlier:
+            loaded.earlier(one)
+        yield loaded.join(policy)
+
+
 def stream(seed):
     """Escalations, the replay's verdicts, earlier verdicts: some late, duplicated or missing, in random order."""
     draw = random.Random(seed)
@@ -90,10 +104,12 @@ def last(verdicts, *versions):
     return result
 
 
+@pytest.mark.parametrize("chunk", [7, diff.CHUNK])
 @pytest.mark.parametrize("seed", range(5))
-def test_the_join_equals_one_computed_record_by_record(seed):
+def test_the_join_equals_one_computed_record_by_record(seed, chunk, monkeypatch):
+    monkeypatch.setattr(diff, "CHUNK", chunk)
     escalated, replayed, earlier = stream(seed)
-    with diff.joined(POLICY, escalated, replayed, earlier) as db:
+    with joined(POLICY, escalated, replayed, earlier) as db:
         result = diff.count(db, JOB, POLICY, [])
         pairs = {row[0]: row[1:] for row in db.execute("SELECT content_id, before, after FROM pairs").fetchall()}
 
@@ -128,27 +144,42 @@ def test_the_join_equals_one_computed_record_by_record(seed):
         assert side.compared == sum(languages[name, flip] for flip in ("v", "s", ""))
     for name, side in result.rules.items():
         assert (side.to_violates, side.to_safe) == (rules[name, "v"], rules[name, "s"])
-    both = [c for c, v in again.items() if c in before and before[c].policy_version == "old"]
-    noisy = sum(again[c].decision != before[c].decision for c in both)
-    assert (result.noise.count, result.noise.of) == (noisy, len(both))
+    decided = ("violates", "safe")
+    both = [
+        c
+        for c, (was, now) in expected.items()
+        if c in again and was in decided and now != "cleared" and before[c].policy_version == "old"
+        if again[c].decision in decided
+    ]
+    differ = sum(again[c].decision != before[c].decision for c in both)
+    assert (result.noise.count, result.noise.of) == (differ, len(both))
+    exposed = sum(was in decided and now in decided for was, now in expected.values())
+    assert result.noise.value == pytest.approx(differ / len(both) * exposed / result.compared, abs=2e-4)
     assert result.events == 1000
     assert result.tokens == Tokens(100 * len(replayed), 60 * len(replayed), 10 * len(replayed))
     assert result.seconds == pytest.approx(0.5 * len(replayed), abs=0.1)
 
 
+def test_an_edited_text_is_compared_with_verdicts_on_the_same_text():
+    edited = msgspec.structs.replace(verdict("a", "violates", version="old", later=9, lane="live"), content_sha256="b")
+    earlier = [verdict("a", "safe", version="old", lane="live"), edited]
+    with joined(POLICY, [escalation("a")], [verdict("a", "safe")], earlier) as db:
+        assert diff.count(db, JOB, POLICY, []).decisions == {"safe": {"safe": 1}}
+
+
 def test_a_replay_without_verdicts_or_without_a_version_before_has_a_diff():
-    with diff.joined(POLICY, [escalation("a")], [], []) as db:
+    with joined(POLICY, [escalation("a")], [], []) as db:
         result = diff.count(db, JOB, POLICY, [])
     assert (result.escalated, result.waiting, result.compared, result.to_safe.value) == (1, 1, 0, None)
     new = Replayed("hate", "new", "document")
-    with diff.joined(new, [escalation("a", live=False)], [verdict("a", "violates")], []) as db:
+    with joined(new, [escalation("a", live=False)], [verdict("a", "violates")], []) as db:
         result = diff.count(db, JOB, new, [])
     assert result.decisions == {"cleared": {"violates": 1}}
     assert result.to_violates.count == 1
 
 
 def test_the_joined_rows_hold_no_text(tmp_path):
-    with diff.joined(POLICY, *stream(1)) as db:
+    with joined(POLICY, *stream(1)) as db:
         db.table("pairs").write_parquet(str(tmp_path / "pairs.parquet"))
     whole = duckdb.sql(f"SELECT * FROM '{tmp_path / 'pairs.parquet'}'").fetchall()
     assert len(whole) > 200

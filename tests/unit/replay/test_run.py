@@ -26,11 +26,12 @@ class ReplayRun:
         self.replay = Replay("r", (), {"0": 0, "1": 0}, {"0": 15, "1": 20}, "running", now(), "ann", "why")
         self.bus = MemoryBus(self.broker, [topics.EVENTS])
         self.changes, self.delay = [], 0.0
-        for name in ("find", "progress", "set_state"):
+        for name in ("find", "progress", "set_state", "is_committed"):
             monkeypatch.setattr(jobs, name, getattr(self, name))
         monkeypatch.setattr(runner, "earlier_decisions", self.nothing)
         monkeypatch.setattr(runner, "ReplaySelector", lambda *_: self.select)
-        monkeypatch.setattr(runner.kafka, "KafkaBus", lambda *_: self.bus)
+        monkeypatch.setattr(runner.kafka, "KafkaBus", lambda *_, record_seconds: self.bus)
+        monkeypatch.setattr(runner.ErasureList, "read", self.nothing)
         monkeypatch.setattr(runner.kafka, "set_first_positions", self.nothing)
 
     async def nothing(self, *_):
@@ -45,6 +46,9 @@ class ReplayRun:
 
     async def progress(self, *_):
         return sum(committed.offset for committed in self.broker.positions.values())
+
+    async def is_committed(self, *_):
+        return await self.progress() == self.replay.total
 
     async def set_state(self, _, replay, state):
         assert replay is self.replay
@@ -73,6 +77,15 @@ async def test_a_replay_is_escalated_when_all_is_committed_to_its_ends(replay_ru
     assert replay_run.selected == sorted([*range(0, 30, 2), *range(1, 40, 2)])
     assert replay_run.broker.positions[FIRST].offset == 15
     assert reported[-1] == replay_run.replay.total == 35
+
+
+async def test_a_replay_whose_last_commit_is_not_known_stays_to_be_resumed(replay_run, monkeypatch):
+    async def under_way(self, stop, until):
+        return frozenset(until)
+
+    monkeypatch.setattr(runner.Engine, "run", under_way)
+    assert await replay_run.run() == "running"
+    assert (replay_run.changes, replay_run.selected) == ([], [])
 
 
 async def test_a_replay_that_somebody_pauses_ends_and_keeps_its_position(replay_run):

@@ -1,0 +1,44 @@
+"""How commands show what they read: before they do, while it takes long, and what was left out."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from safeguard_streams.bus import kafka
+from safeguard_streams.cli.options import console
+
+
+class _ShownReading(kafka.Reading):
+    """Announces each reading on standard error, and shows a bar for the one in progress."""
+
+    def __init__(self, bar: Progress) -> None:
+        super().__init__()
+        self._bar = bar
+        self._task: TaskID | None = None
+
+    def begin(self, names: Sequence[str], offsets: int) -> None:
+        self._bar.console.print(
+            f"reading {offsets:,} records of {', '.join(names)}", highlight=False, markup=False, soft_wrap=True
+        )
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task("", total=offsets) if offsets else None
+
+    def advance(self, offsets: int) -> None:
+        if self._task is not None:
+            self._bar.advance(self._task, offsets)
+
+
+@contextlib.contextmanager
+def shown_reading() -> Iterator[kafka.Reading]:
+    """Show on standard error what the block reads, how far it is, and at its end how many records were left out."""
+    columns = (TextColumn("reading"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=console(stderr=True), transient=True)
+    with bar, kafka.watched(_ShownReading(bar)) as reading:
+        yield reading
+    if left_out := str(reading):
+        print(left_out, file=sys.stderr)

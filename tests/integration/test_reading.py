@@ -1,0 +1,131 @@
+"""Readers of topics count what they cannot read, and are bounded by time whatever timestamps records have."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from safeguard_streams.bus import kafka as kafka_bus
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import ContentEvent, ErasureRequest, encode
+from safeguard_streams.runtime.security import client_options
+
+pytestmark = pytest.mark.slow
+WHEN = datetime(2026, 1, 1, tzinfo=UTC)
+NAME = topics.ERASURES  # of one partition, and compacted
+
+
+def request(name):
+    return encode(ErasureRequest(name, WHEN, "test"))
+
+
+async def create_lenient(current):
+    """Create the topic as brokers before Kafka 4 did, which take any timestamp."""
+    admin = AIOKafkaAdminClient(**client_options(current))
+    await admin.start()
+    config = {"message.timestamp.after.max.ms": str(2**63 - 1)}
+    await admin.create_topics([NewTopic(current.prefix + NAME, 1, 1, topic_configs=config)])
+    await admin.close()
+
+
+async def written(current, records):
+    """Write (key, value, timestamp in ms or None) in order."""
+    await create_lenient(current)
+    await kafka_bus.create_topics(current)
+    async with kafka_bus.producer(current) as producer:
+        for key, value, timestamp in records:
+            await producer.send_and_wait(current.prefix + NAME, value, key=key, timestamp_ms=timestamp, partition=0)
+
+
+async def test_tombstones_and_foreign_records_are_left_out_and_counted(broker):
+    records = [b"hello", None, b"{}", b"[1]", b"\xff", b'{"content_id": ""}', request("a"), None, request("b")]
+    await written(broker, [(b"k", value, None) for value in records])
+    with kafka_bus.watched(kafka_bus.Reading()) as reading:
+        read = [one async for _, one in kafka_bus.read_decoded(broker, [NAME], ErasureRequest)]
+    assert [one.content_id for one in read] == ["a", "b"]
+    assert reading.left_out == {(NAME, "tombstone"): 2, (NAME, "no ErasureRequest"): 5}
+    assert str(reading).startswith("7 records were left out: 5 no ErasureRequest on moderation.erasures")
+
+
+async def test_a_table_holds_the_newest_readable_record_of_each_key(broker):
+    records = [(b"a", request("a")), (b"b", request("b")), (b"a", b"hello"), (b"b", None)]
+    await written(broker, [(key, value, None) for key, value in records])
+    with kafka_bus.watched(kafka_bus.Reading()) as reading:
+        table = await kafka_bus.read_table(broker, NAME, ErasureRequest)
+    assert {key: one.content_id for key, one in table.items()} == {b"a": "a"}
+    assert reading.left_out[NAME, "no ErasureRequest"] == 1
+
+
+def ms(day):
+    return int((WHEN + timedelta(days=day)).timestamp() * 1000)
+
+
+ODD = {
+    "none": [],
+    "microseconds first": [(0, ms(0) * 1000)],
+    "microseconds in the middle": [(5, ms(5) * 1000)],
+    "zero and seconds": [(3, 0), (5, ms(5) // 1000)],
+    "the far future, everywhere": [(0, ms(90_000)), (4, ms(90_000)), (9, ms(90_000))],
+}
+
+
+@pytest.mark.parametrize("broker_address", ["kafka"], indirect=True)
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
+async def test_a_reading_is_bounded_by_time(broker, odd):
+    stream = [(str(day), ms(day)) for day in range(10)]
+    for at, timestamp in odd:
+        stream.insert(at, ("odd", timestamp))
+    await written(broker, [(b"k", request(name), timestamp) for name, timestamp in stream])
+
+    async def between(since, until):
+        bounds = {"since": since and WHEN + timedelta(days=since), "until": until and WHEN + timedelta(days=until)}
+        read = kafka_bus.read_decoded(broker, [NAME], ErasureRequest, 0, **bounds)
+        return [one.content_id async for _, one in read if one.content_id != "odd"]
+
+    days = [str(day) for day in range(10)]
+    assert await between(None, None) == days
+    assert await between(4, None) == days[4:]
+    assert await between(None, 6) == days[:6]
+    assert await between(3, 7) == days[3:7]
+    assert await between(90_000, None) == []
+
+
+async def test_a_reading_says_what_it_covers(broker):
+    await written(broker, [(b"k", request("a"), None)] * 5)
+    seen = []
+
+    class Watch(kafka_bus.Reading):
+        def begin(self, names, offsets):
+            seen.append((list(names), offsets))
+
+        def advance(self, offsets):
+            seen.append(offsets)
+
+    with kafka_bus.watched(Watch()):
+        read = [record async for record in kafka_bus.read_all(broker, [NAME])]
+    assert len(read) == 5
+    assert seen[0] == ([NAME], 5)
+    assert sum(seen[1:]) == 5
+
+
+@pytest.mark.parametrize("content_id", ["plain-1", 'odd "id" \\ ü 🙂/', "ключ", "\n"])
+async def test_an_items_partition_is_found_by_its_key_and_without_one(broker, content_id):
+    await kafka_bus.create_topics(broker)
+    likely = kafka_bus.likely_partition(content_id, broker.partitions)
+    event = ContentEvent(content_id, "text", WHEN)
+    ascii_only = json.dumps(msgspec.to_builtins(event), default=str).encode()
+    async with kafka_bus.producer(broker) as producer:
+        topic = broker.prefix + topics.EVENTS
+        for other in (None, b"hello", b'{"content_id": "other", "text": "\\u00fc"}'):
+            await producer.send_and_wait(topic, other, key=content_id.encode() if other else b"k", partition=likely)
+        assert await kafka_bus.partition_of_content(broker, content_id) is None
+        sent = await producer.send_and_wait(topic, encode(event), key=content_id.encode())
+        assert sent.partition == likely
+        assert await kafka_bus.partition_of_content(broker, content_id) == likely
+        other = content_id + "2"
+        moved = 1 - kafka_bus.likely_partition(other, broker.partitions)
+        value = ascii_only.replace(json.dumps(content_id).encode(), json.dumps(other).encode())
+        await producer.send_and_wait(topic, value, partition=moved)
+        assert await kafka_bus.partition_of_content(broker, other) == moved
