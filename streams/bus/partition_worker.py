@@ -15,7 +15,7 @@ may already process its records. `Backlog` keeps the accounts of the records, an
 writer.
 
 A commit that failed is tried again in halves, and grows again as commits succeed. Outputs that are refused for their
-size are thereby traced to one record, which gets a dead letter in place of its outputs. The records of one call can
+size are thereby traced to one record, which gets a dead letter instead. The records of one call can
 only be told apart by processing them again: the worker is then replaced by one that begins with half the batch.
 """
 
