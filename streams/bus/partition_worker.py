@@ -14,9 +14,9 @@ position, which says whether that commit took place. A fenced worker begins no c
 may already process its records. `Backlog` keeps the accounts of the records, and `OwnedWriter` opens and replaces the
 writer.
 
-A commit that failed is tried again in halves, and grows again as commits succeed. Outputs that are refused for their
-size are thereby traced to one record, which gets a dead letter instead. The records of one call can
-only be told apart by processing them again: the worker is then replaced by one that begins with half the batch.
+A commit that failed is tried again in halves, and grows again as commits succeed. Outputs that are refused are thereby
+traced to one record, which gets a dead letter instead. Only processing them again tells the records of one call apart:
+the worker is then replaced by one that begins with half the batch.
 """
 
 from __future__ import annotations
