@@ -89,6 +89,7 @@ class PartitionWorker:
         self._max_batch = max_batch or limits.max_batch
         self._max_calls = _WHOLE if max_batch is None else 1  # of one commit
         self._calls: set[asyncio.Task[None]] = set()
+        self._opened = False
         self._paused = False
         self._moved_at = time.monotonic()
         self._slow = False  # a call has been in progress for longer than stall_timeout
@@ -180,7 +181,8 @@ class PartitionWorker:
         end = await self._engine.bus.log_end(self.partition) if self._committed.metadata else None
         if self.backlog.start_at(self._committed, end):
             self._engine.note_reset(self.partition, self._committed.offset)
-            self._finished.set()
+        self._opened = True
+        self._finished.set()  # a reset may be to commit already
         self.state = WorkerState.RUNNING
         while True:
             await self._fed.wait()
@@ -261,7 +263,7 @@ class PartitionWorker:
             await self._finished.wait()
             await self._gather_until(committed_at + self._limits.commit_interval)
             self._finished.clear()
-            if self.backlog.has_done:
+            if self._has_done:
                 if await self._commit():
                     committed_at = time.monotonic()
                 else:
@@ -269,8 +271,12 @@ class PartitionWorker:
 
     def _may_commit_more(self) -> bool:
         if self.state is WorkerState.DRAINING:
-            return bool(self._calls) or self.backlog.has_done
+            return bool(self._calls) or self._has_done
         return self.state is not WorkerState.CLOSED
+
+    @property
+    def _has_done(self) -> bool:
+        return self._opened and self.backlog.has_done
 
     async def _gather_until(self, moment: float) -> None:
         """Let calls that finish before `moment` share a commit; return at once when nothing else is in hand."""
