@@ -163,7 +163,7 @@ def test_the_join_equals_one_computed_record_by_record(seed, chunk, monkeypatch)
 def test_an_edited_text_is_compared_with_verdicts_on_the_same_text():
     edited = msgspec.structs.replace(verdict("a", "violates", version="old", later=9, lane="live"), content_sha256="b")
     earlier = [verdict("a", "safe", version="old", lane="live"), edited]
-    with diff.joined(POLICY, [escalation("a")], [verdict("a", "safe")], earlier) as db:
+    with joined(POLICY, [escalation("a")], [verdict("a", "safe")], earlier) as db:
         assert diff.count(db, JOB, POLICY, []).decisions == {"safe": {"safe": 1}}
 
 
