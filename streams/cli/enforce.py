@@ -12,6 +12,7 @@ import orjson
 import typer
 
 from safeguard_streams.cli.options import Bootstrap, By, Json, Library, Why, changed_by, needs_extra, show_rows
+from safeguard_streams.cli.output import say
 from safeguard_streams.contract.records import Action, Enforced
 from safeguard_streams.enforcement import moderators
 from safeguard_streams.enforcement import rules as rules_of
@@ -87,7 +88,7 @@ def check(
             ids = ", ".join(policy.id for policy in policies)
             raise ConfigurationError(f"{rules}: rule {rule.name!r}: {unknown_rules[0]!r} is not a rule of {ids}")
     cap = loaded.cap
-    print(f"{rules}: {len(loaded.rule)} rules, a cap of {cap.max_actions} in {cap.window}: no problems found")
+    say(f"{rules}: {len(loaded.rule)} rules, a cap of {cap.max_actions} in {cap.window}: no problems found")
 
 
 @app.command("held")
@@ -131,12 +132,12 @@ def release(
     waiting = [one for one in asyncio.run(moderators.held(current)) if one.action.policy_id == policy]
     counts = Counter(one.action.action for one in waiting)
     if not waiting:
-        print(f"no actions are held under {policy}")
+        say(f"no actions are held under {policy}")
         return
     summary = ", ".join(f"{action} {count:,}" for action, count in sorted(counts.items()))
     if not yes and not typer.confirm(f"release under {policy}: {summary}?"):
         raise typer.Exit(1)
-    print(f"{asyncio.run(moderators.release(current, policy, changed_by(why, by))):,} actions were released")
+    say(f"{asyncio.run(moderators.release(current, policy, changed_by(why, by))):,} actions were released")
 
 
 @app.command("decide")
@@ -161,7 +162,7 @@ def decide(
     if as_json:
         print(msgspec.json.encode(decision).decode())
     else:
-        print(f"{content}: {action}, decided by {decision.by}; this overrides all verdicts")
+        say(f"{content}: {action}, decided by {decision.by}; this overrides all verdicts")
 
 
 @app.command("show")

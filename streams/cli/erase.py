@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from safeguard_streams.cli.options import Bootstrap, Json, console, show_rows
+from safeguard_streams.cli.options import Bootstrap, Json, show_rows
+from safeguard_streams.cli.output import console, say
 from safeguard_streams.operations import erasure
 from safeguard_streams.runtime import settings
 
@@ -29,7 +30,7 @@ def erase(
     if as_json:
         print(msgspec.json.encode(result).decode())
         return
-    print(
+    say(
         f"{result.rationales:,} rationales were erased; compaction removes them from the brokers' disks by "
         f"{result.by:%Y-%m-%d %H:%M} UTC"
     )

@@ -9,6 +9,7 @@ import typer
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.cli.options import Bootstrap, Json
+from safeguard_streams.cli.output import plain
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Verdict, decode
 from safeguard_streams.errors import RecordError
@@ -43,7 +44,7 @@ def tail(
                     continue
                 if policy not in {None, verdict.policy_id} or decision not in {None, verdict.decision}:
                     continue
-                print(record.value.decode() if as_json else line(verdict), flush=True)
+                print(record.value.decode() if as_json else plain(line(verdict)), flush=True)
 
     async def work() -> None:
         with Stop() as stop:
