@@ -7,12 +7,14 @@ one file for each setting, such as safeguard_password.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SecretsSettingsSource,
     SettingsConfigDict,
@@ -21,6 +23,11 @@ from pydantic_settings import (
 
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.vocabulary import Effort
+
+# Kubernetes sets SAFEGUARD_REASONER_PORT=tcp://10.0.0.1:8002 in every pod for a Service named safeguard-reasoner. That
+# is not meant as a setting, and is left out.
+_SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://[^/]*:[0-9]+\Z", re.IGNORECASE)
+_USER = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#]*@", re.IGNORECASE)
 
 
 class Settings(BaseSettings):
@@ -143,6 +150,14 @@ class Settings(BaseSettings):
         None, description="key that signs webhook deliveries: whsec_ and the base64 of at least 24 random bytes"
     )
 
+    @field_validator("oauth_url", "servers")
+    @classmethod
+    def _without_secrets(cls, urls: str) -> str:
+        """A URL appears in messages and traces, so it must hold no user, password or token."""
+        if any(_USER.match(url.strip()) for url in urls.split(",")):
+            raise ValueError("a URL must hold no user and no password; set USERNAME and PASSWORD, or API_KEY")
+        return urls
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -154,6 +169,10 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         file = Path(os.environ.get("SAFEGUARD_CONFIG", "safeguard.toml"))
         secrets = Path(os.environ.get("SAFEGUARD_SECRETS", "/run/secrets"))
+        if isinstance(env_settings, EnvSettingsSource):
+            env_settings.env_vars = {
+                name: value for name, value in env_settings.env_vars.items() if not _SERVICE_LINK.match(value or "")
+            }
         sources = (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file))
         return (*sources, SecretsSettingsSource(settings_cls, secrets)) if secrets.is_dir() else sources
 

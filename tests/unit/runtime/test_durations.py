@@ -1,5 +1,6 @@
 """Times as people write them, from the ordinary to the absurd."""
 
+import contextlib
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -46,7 +47,5 @@ def test_what_is_no_moment_is_named_or_everything(text):
 @given(st.text(max_size=30) | st.from_regex(r"[0-9]{1,40}[smhd]", fullmatch=True))
 def test_no_text_raises_anything_else(text):
     assert span(text) is None or span(text) >= timedelta()
-    try:
+    with contextlib.suppress(ConfigurationError):
         assert moment(text, "--since", NOW).tzinfo is not None
-    except ConfigurationError:
-        pass
