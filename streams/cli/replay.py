@@ -20,12 +20,11 @@ from safeguard_streams.cli.options import (
     Library,
     Why,
     changed_by,
-    console,
     fit_for_release,
     needs_extra,
     show_rows,
 )
-from safeguard_streams.cli.output import say
+from safeguard_streams.cli.output import console, say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.contract.records import Decision, Replay, ReplayState
 from safeguard_streams.errors import ConfigurationError
