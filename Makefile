@@ -74,9 +74,9 @@ $(VENV)/package-$(EXTRA): $(VENV)/pins-$(EXTRA) $(SOURCES)
 	@touch $@
 
 requirements: $(VENV)/bin/uv
-	for part in prefilter:prefilter enforcement:enforcement reasoner-cpu:cpu reasoner-gpu:gpu reasoner-remote:remote all-cpu:prefilter,quality,enforcement,cpu,demo all-gpu:prefilter,quality,enforcement,gpu,demo uv:; do \
+	for part in prefilter:prefilter enforcement:enforcement reasoner-cpu:cpu reasoner-gpu:gpu reasoner-remote:remote all-cpu:prefilter,quality,enforcement,cpu,demo all-gpu:prefilter,quality,enforcement,gpu,demo uv: build:; do \
 	  name=$${part%%:*}; extras=$${part#*:}; options="--override $(PINS)/overrides.txt"; input=pyproject.toml; \
-	  case $$name in *cpu) options="$$options --override $(PINS)/overrides-cpu.txt";; uv) input=$(PINS)/uv.in;; esac; \
+	  case $$name in *cpu) options="$$options --override $(PINS)/overrides-cpu.txt";; uv|build) input=$(PINS)/$$name.in;; esac; \
 	  case $$name in all-*) options="$$options --group dev";; esac; \
 	  for extra in $$(echo $$extras | tr , ' '); do options="$$options --extra $$extra"; done; \
 	  $(UV) pip compile $$input $$options --universal --python-version 3.11 --generate-hashes --no-annotate \

@@ -4,7 +4,8 @@ Each module holds one command or one group of commands. It parses arguments, cal
 prints the result as tables or, with --json, as JSON. A SafeguardError ends the command with exit status 1, and its
 message goes to standard error.
 
-- `options`: options, tables and errors that commands share; `benchmark` runs and prints a benchmark.
+- `options`: options, rows and errors that commands share; `output`: text and tables for people.
+- `benchmark` runs and prints a benchmark.
 - `demo`, `publish`, `verdicts`: try the pipeline, send content, follow verdicts.
 - `topics`, `prefilter`, `policy`, `replay`, `enforce`, `bench`, `dead_letters`, `erase`, `capacity`: operate it.
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import entry_points
+from io import TextIOWrapper
 
 import typer
 
@@ -37,6 +39,7 @@ from safeguard_streams.cli import (
     topics,
     verdicts,
 )
+from safeguard_streams.cli.output import say
 from safeguard_streams.errors import PolicyError, SafeguardError
 
 app = typer.Typer(
@@ -67,11 +70,15 @@ for group, parent in (("safeguard.bench", bench.app), ("safeguard.policy", polic
 
 def main() -> None:
     """Run a command. A SafeguardError is printed on standard error and ends the process with exit status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # what the terminal's encoding lacks is shown escaped
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
-    except PolicyError as error:  # begins with file and line, which editors parse
-        print(error, file=sys.stderr)
+    except PolicyError as error:  # begins with file and line, which editors parse; one problem a line
+        for line in str(error).splitlines():
+            say(line, error=True)
         sys.exit(1)
     except SafeguardError as error:
-        print(f"safeguard: {error}", file=sys.stderr)
+        say(f"safeguard: {error}", error=True)
         sys.exit(1)

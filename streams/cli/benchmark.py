@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from rich.table import Table
 
-from safeguard_streams.cli.options import console
+from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.errors import SafeguardError
 
 
@@ -52,4 +51,4 @@ def print_figures(figures: dict[str, Any], *, as_json: bool) -> None:
         table.add_row(name, *(f"{value:,}" if value is not None else "-" for value in row.values()))
     console().print(table)
     for name, value in {**figures.get("ratios", {}), **figures.get("counts", {})}.items():
-        print(f"{name.replace('_', ' ')}: {value}")
+        say(f"{name.replace('_', ' ')}: {value}")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import Annotated
 
 import msgspec
 import typer
-from rich.table import Table
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.cli.options import Bootstrap, Json, cell, console
+from safeguard_streams.cli.options import Bootstrap, Json
+from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import DeadLetter, encode
@@ -39,7 +38,7 @@ def show(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
             if as_json:
                 print(encode(letter).decode())
             else:
-                table.add_row(*map(cell, _row(letter)))
+                table.add_row(*_row(letter))
 
     with shown_reading():
         asyncio.run(read())
@@ -83,14 +82,14 @@ def retry(
         result = {"retried": count, "kept": planned.kept, "left_out": reading.left_out.total()}
         print(msgspec.json.encode(result).decode())
     else:
-        print(f"requeued {count}")
+        say(f"requeued {count}")
 
 
 def _show_plan(planned: requeueing.RequeuePlan) -> None:
     """Print what would be requeued, and what stays, on standard error."""
     for (stage, topic), count in sorted(planned.counts.items()):
-        print(f"{count:,} letters of {stage} go back to {topic}", file=sys.stderr)
+        say(f"{count:,} letters of {stage} go back to {topic}", error=True)
     for letter in planned.kept[:_SHOWN_KEPT]:
-        print(cell(f"{letter.letter} of {letter.stage} from {letter.origin} stays: {letter.why}"), file=sys.stderr)
+        say(f"{letter.letter} of {letter.stage} from {letter.origin} stays: {letter.why}", error=True)
     if len(planned.kept) > _SHOWN_KEPT:
-        print(f"{len(planned.kept) - _SHOWN_KEPT:,} more letters stay; see --json", file=sys.stderr)
+        say(f"{len(planned.kept) - _SHOWN_KEPT:,} more letters stay; see --json", error=True)

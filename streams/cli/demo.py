@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from safeguard_streams.cli.options import Bootstrap, Json, console
+from safeguard_streams.cli.options import Bootstrap, Json
+from safeguard_streams.cli.output import console
 from safeguard_streams.errors import ConfigurationError
 
 

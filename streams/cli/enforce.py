@@ -12,6 +12,7 @@ import orjson
 import typer
 
 from safeguard_streams.cli.options import Bootstrap, By, Json, Library, Why, changed_by, needs_extra, show_rows
+from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.contract.records import Enforced
 from safeguard_streams.enforcement import moderators
@@ -90,7 +91,7 @@ def check(
             ids = ", ".join(policy.id for policy in policies)
             raise ConfigurationError(f"{rules}: rule {rule.name!r}: {unknown_rules[0]!r} is not a rule of {ids}")
     cap = loaded.cap
-    print(f"{rules}: {len(loaded.rule)} rules, a cap of {cap.max_actions} in {cap.window}: no problems found")
+    say(f"{rules}: {len(loaded.rule)} rules, a cap of {cap.max_actions} in {cap.window}: no problems found")
 
 
 @app.command("held")
@@ -136,15 +137,15 @@ def release(
         shown = asyncio.run(moderators.held(current, policy))
     counts = Counter(one.action.action for one in shown)
     if not shown:
-        print(f"no actions are held under {policy}")
+        say(f"no actions are held under {policy}")
         return
     summary = ", ".join(f"{action} {count:,}" for action, count in sorted(counts.items()))
     if not yes and not typer.confirm(f"release under {policy}: {summary}?"):
         raise typer.Exit(1)
     followed = asyncio.run(moderators.release(current, shown, moderator))
-    print(f"{followed:,} actions were released")
+    say(f"{followed:,} actions were released")
     if followed < len(shown):
-        print(f"{len(shown) - followed:,} more will be released when the enforcement agent follows; is it running?")
+        say(f"{len(shown) - followed:,} more will be released when the enforcement agent follows; is it running?")
 
 
 @app.command("standing")
@@ -188,9 +189,9 @@ def repartition(bootstrap: Bootstrap = None) -> None:
     """
     current = settings.load(bootstrap=bootstrap)
     left = asyncio.run(partitioning.unfollowed(current))
-    print(f"{asyncio.run(partitioning.repartition(current)):,} items were moved")
+    say(f"{asyncio.run(partitioning.repartition(current)):,} items were moved")
     if left:
-        print(f"{left:,} inputs came before the new partitions and were not followed: judge their items again")
+        say(f"{left:,} inputs came before the new partitions and were not followed: judge their items again")
 
 
 @app.command("decide")
@@ -217,7 +218,7 @@ def decide(
     if as_json:
         print(msgspec.json.encode(decision).decode())
     else:
-        print(f"{content}: {action}, decided by {decision.by}; this overrides all verdicts")
+        say(f"{content}: {action}, decided by {decision.by}; this overrides all verdicts")
 
 
 @app.command("show")

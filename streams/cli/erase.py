@@ -11,6 +11,7 @@ import orjson
 import typer
 
 from safeguard_streams.cli.options import Bootstrap, By, Json, changed_by, show_rows
+from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.operations import erasure
 from safeguard_streams.runtime import settings
@@ -51,13 +52,13 @@ def erase(
     if as_json:
         print(orjson.dumps({**msgspec.to_builtins(result), "left_out": reading.left_out.total()}).decode())
         return
-    print(f"no stage works any more on what was written about the item by {result.erased_at:%Y-%m-%d %H:%M:%S} UTC")
-    print(
+    say(f"no stage works any more on what was written about the item by {result.erased_at:%Y-%m-%d %H:%M:%S} UTC")
+    say(
         f"{result.rationales:,} rationales were erased; compaction removes them from the brokers' disks by "
         f"{result.by:%Y-%m-%d %H:%M} UTC"
     )
     if not result.all_rationales:
-        print(
+        say(
             "rationales whose verdict has expired were not searched, because this user may not read "
             "moderation.rationales; repeat the command as a user who may read and write it"
         )
@@ -74,6 +75,6 @@ def erase(
         for remaining in result.remains
     ]
     show_rows(rows, "no other records remain", as_json=False)
-    print("not searched:")
+    say("not searched:")
     for place in result.elsewhere:
-        print(f"- {place}")
+        say(f"- {place}")

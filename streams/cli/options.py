@@ -8,10 +8,8 @@ from typing import Annotated, Any, NamedTuple
 
 import orjson
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from safeguard_streams.cli.output import Table, console
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies import check as checking
 from safeguard_streams.policies.document import Policy
@@ -37,8 +35,11 @@ By = Annotated[str | None, typer.Option(help="Name, for the history; default: th
 
 
 def changed_by(why: str, by: str | None) -> ChangedBy:
-    """Who changes policies, and why."""
-    return ChangedBy(why, by) if by else ChangedBy(why)
+    """Who changes something, and why. Raises ConfigurationError where the user has no name and none is given."""
+    try:
+        return ChangedBy(why, by) if by else ChangedBy(why)
+    except (KeyError, OSError):  # a container's user may have no name
+        raise ConfigurationError("the logged-in user has no name; give one: --by NAME") from None
 
 
 def fit_for_release(ids: Sequence[str], library: Path) -> list[Policy]:
@@ -71,12 +72,6 @@ def load_policy(name: str, library: Path) -> LoadedPolicy:
     return LoadedPolicy(load(path), path)
 
 
-def console(*, stderr: bool = False) -> Console:
-    """The console for tables: as wide as the terminal, or 150 columns in a file or pipe."""
-    terminal = Console(stderr=stderr)
-    return terminal if terminal.is_terminal else Console(stderr=stderr, width=150)
-
-
 def show_rows(rows: list[dict[str, Any]], none: str, *, as_json: bool) -> None:
     """Print rows as a table or as JSON; `none` is the table's heading when there are no rows."""
     if as_json:
@@ -84,13 +79,8 @@ def show_rows(rows: list[dict[str, Any]], none: str, *, as_json: bool) -> None:
         return
     table = Table(*(rows[0] if rows else [none]), box=None)
     for row in rows:
-        table.add_row(*map(cell, row.values()))
+        table.add_row(*row.values())
     console().print(table)
-
-
-def cell(value: object) -> Text:
-    """A value as the plain text of a table's cell: markup means nothing in it, and controls are shown escaped."""
-    return Text("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value)))
 
 
 def needs_extra(error: ImportError, extra: str) -> ConfigurationError:

@@ -12,6 +12,7 @@ import typer
 from safeguard_streams.bus import kafka
 from safeguard_streams.cli import policy_tables as tables
 from safeguard_streams.cli.options import Bootstrap, By, Json, Library, Why, changed_by, fit_for_release, show_rows
+from safeguard_streams.cli.output import say
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies import check as checking
 from safeguard_streams.policies.files import LIBRARY, load_library
@@ -92,7 +93,7 @@ def release(
         await kafka.wait_for_broker(current, timeout=10)
         for record in await operator.release(current, policies, changed_by(why, by), shadow=shadow):
             how = "" if shadow is None else f" as a shadow on {shadow:.2%} of content"
-            print(f"released {record.policy_id} version {record.version} revision {record.revision}{how}")
+            say(f"released {record.policy_id} version {record.version} revision {record.revision}{how}")
 
     asyncio.run(work())
 
@@ -108,7 +109,7 @@ def rollback(
     """Release an earlier version again, as a new revision."""
     current = settings.load(bootstrap=bootstrap)
     record = asyncio.run(operator.rollback(current, policy_id, to, changed_by(why, by)))
-    print(f"rolled back {record.policy_id} to version {record.version}, now revision {record.revision}")
+    say(f"rolled back {record.policy_id} to version {record.version}, now revision {record.revision}")
 
 
 @app.command("retire")
@@ -121,7 +122,7 @@ def retire(
 ) -> None:
     """Take a policy and its shadow out of force. Its pending escalations get undetermined verdicts."""
     asyncio.run(operator.retire(settings.load(bootstrap=bootstrap), policy_id, changed_by(why, by), shadow=shadow))
-    print(f"ended the shadow of {policy_id}" if shadow else f"retired {policy_id}")
+    say(f"ended the shadow of {policy_id}" if shadow else f"retired {policy_id}")
 
 
 @app.command("history")

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.table import Table
-
-from safeguard_streams.cli.options import console
+from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.contract.records import PolicyChange, PolicyRelease
 from safeguard_streams.policies.check import Checked
 from safeguard_streams.policies.document import Policy
@@ -62,20 +60,20 @@ def print_checks(results: Sequence[Checked]) -> None:
     """Print each problem, and one line for each policy without errors."""
     for result in results:
         for problem in result.problems:
-            print(problem)
+            say(problem)
         if result.policy and not result.errors:
             policy = f"{result.policy.id} {result.policy.version}"
-            print(f"{result.path}: {policy}, {result.tokens} tokens, {result.golden} golden texts")
+            say(f"{result.path}: {policy}, {result.tokens} tokens, {result.golden} golden texts")
 
 
 def print_comparison(comparison: Comparison) -> None:
     """Print the shares, the counts by rule, and examples of items that the versions judge differently."""
     live_versions = ", ".join(comparison.live_versions) or "in force"
-    print(f"{comparison.policy_id}: version {live_versions} beside shadow {comparison.shadow_version}")
+    say(f"{comparison.policy_id}: version {live_versions} beside shadow {comparison.shadow_version}")
     print("shares with their 95% intervals, of the content drawn for the shadow")
     for table in (_shares(comparison), _rules(comparison), _examples(comparison)):
         console().print(table)
-    print(f"{comparison.waiting:,} items wait for the version in force; the shadow used {comparison.tokens:,} tokens")
+    say(f"{comparison.waiting:,} items wait for the version in force; the shadow used {comparison.tokens:,} tokens")
 
 
 def _shares(comparison: Comparison) -> Table:

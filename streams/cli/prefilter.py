@@ -12,7 +12,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, console, load_policy, needs_extra
+from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, load_policy, needs_extra
+from safeguard_streams.cli.output import console
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.policies.files import LIBRARY
 from safeguard_streams.runtime import settings

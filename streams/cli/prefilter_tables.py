@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
-from safeguard_streams.cli.options import console
+from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.policies.document import Policy
 
 if TYPE_CHECKING:  # these need the extra `quality`
@@ -32,19 +30,19 @@ def show_evaluation(evaluation: Evaluation, plot: Path | None) -> None:
 
 def show_calibration(policy: Policy, calibration: Calibration, labels: ScoredLabels, written: Path | None) -> None:
     """The threshold and its expected effect."""
-    print(
+    say(
         f"{policy.id}: threshold {calibration.threshold:.4f} for recall {calibration.target_recall:.2f} "
         f"(now {policy.gate.threshold})"
     )
-    print(f"from {calibration.rows:,} {labels.source}, {calibration.violating:,} of them violating")
+    say(f"from {calibration.rows:,} {labels.source}, {calibration.violating:,} of them violating")
     if labels.left_out:
-        print(f"left out: {labels.left_out}")
-    print(f"expected on similar content: recall {calibration.recall}, escalated {calibration.escalated}")
-    print(
+        say(f"left out: {labels.left_out}")
+    say(f"expected on similar content: recall {calibration.recall}, escalated {calibration.escalated}")
+    say(
         f"at the threshold {calibration.probability:.1%} violate, by the {calibration.map} map "
         f"(Brier scores {calibration.brier})"
     )
-    print(f"wrote {written}" if written else "changed nothing; --write sets the threshold in the policy's file")
+    say(f"wrote {written}" if written else "changed nothing; --write sets the threshold in the policy's file")
 
 
 def show_recall(results: Mapping[str, GateRecall]) -> None:
@@ -53,18 +51,18 @@ def show_recall(results: Mapping[str, GateRecall]) -> None:
         print("no verdicts yet")
     for name, result in results.items():
         value = "-" if result.recall is None else f"{result.recall:.3f}"
-        print(f"{name}: recall {value}, 95% interval {result.low:.3f} to {result.high:.3f}")
-        print(f"  violating: {result.caught:,.0f} caught, about {result.missed:,.0f} missed")
-        print(f"  escalated: {result.escalated:.2%} of content")
+        say(f"{name}: recall {value}, 95% interval {result.low:.3f} to {result.high:.3f}")
+        say(f"  violating: {result.caught:,.0f} caught, about {result.missed:,.0f} missed")
+        say(f"  escalated: {result.escalated:.2%} of content")
         if result.left_out:
-            print(f"  left out: {result.left_out}")
+            say(f"  left out: {result.left_out}")
         if result.why:
-            print(f"  {result.why}")
+            say(f"  {result.why}")
         if result.strata:
             console().print(_strata(result))
         for cost in result.costs:
             change = "reached now" if cost.threshold is None else f"threshold {cost.threshold:.4f}"
-            print(f"  recall {cost.recall:.2f}: {change}, {cost.escalated:.2%} escalated")
+            say(f"  recall {cost.recall:.2f}: {change}, {cost.escalated:.2%} escalated")
 
 
 def _strata(result: GateRecall) -> Table:
@@ -87,9 +85,9 @@ def show_proposal(proposal: Proposal, target_recall: float, threshold: float, fi
     from safeguard_streams.quality.evaluation import table_lines
 
     print("\n".join(table_lines([proposal.before, proposal.after])))
-    print(f"threshold for recall {target_recall:.2f}: {threshold:.4f}")
+    say(f"threshold for recall {target_recall:.2f}: {threshold:.4f}")
     if files:
-        print(f"wrote {', '.join(map(str, files))}")
+        say(f"wrote {', '.join(map(str, files))}")
         print("to switch, put both files into the library and release the policy")
     else:
         print("wrote nothing; --out FOLDER writes the policy with its new gate")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator, Sequence
 
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.cli.options import console
+from safeguard_streams.cli.output import console, say
 
 
 class _ShownReading(kafka.Reading):
@@ -41,4 +40,4 @@ def shown_reading() -> Iterator[kafka.Reading]:
     with bar, kafka.watched(_ShownReading(bar)) as reading:
         yield reading
     if left_out := str(reading):
-        print(left_out, file=sys.stderr)
+        say(left_out, error=True)

@@ -20,11 +20,11 @@ from safeguard_streams.cli.options import (
     Library,
     Why,
     changed_by,
-    console,
     fit_for_release,
     needs_extra,
     show_rows,
 )
+from safeguard_streams.cli.output import console, say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.contract.records import Decision, Replay, ReplayState
 from safeguard_streams.errors import ConfigurationError
@@ -121,7 +121,7 @@ def _run(current: settings.Settings, replay: Replay, *, as_json: bool) -> None:
     configure_logging("WARNING")
     out = console(stderr=True)
     versions = ", ".join(f"{one.policy_id} {one.version}" for one in replay.policies)
-    out.print(f"replay {replay.replay_id}: {replay.total:,} events under {versions}", highlight=False)
+    say(f"replay {replay.replay_id}: {replay.total:,} events under {versions}", error=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
 
     async def work() -> str:
@@ -142,9 +142,9 @@ def _run(current: settings.Settings, replay: Replay, *, as_json: bool) -> None:
     if as_json:
         print(orjson.dumps({"replay_id": replay.replay_id, "state": state, "events": replay.total}).decode())
     elif state == "running":
-        print(f"replay {replay.replay_id} stopped; continue with: safeguard replay resume {replay.replay_id}")
+        say(f"replay {replay.replay_id} stopped; continue with: safeguard replay resume {replay.replay_id}")
     else:
-        print(f"replay {replay.replay_id} is {state}; see: safeguard replay status {replay.replay_id}")
+        say(f"replay {replay.replay_id} is {state}; see: safeguard replay status {replay.replay_id}")
 
 
 @app.command("status")
@@ -251,9 +251,9 @@ def _publish(
     chosen = jobs.policy_of(replay, policy)
     with shown_reading():
         plan = asyncio.run(promotion.plan(current, replay, chosen, direction))
-    print(f"content items that become violating: {plan.count('violates'):,}")
-    print(f"content items that become safe: {plan.count('safe'):,}")
-    print(f"content items compared: {plan.compared:,}")
+    say(f"content items that become violating: {plan.count('violates'):,}")
+    say(f"content items that become safe: {plan.count('safe'):,}")
+    say(f"content items compared: {plan.compared:,}")
     if not plan.changes:
         print("there is nothing to write")
         return
@@ -273,9 +273,9 @@ def _publish(
             progress.update(task, completed=done, total=of)
 
         written = asyncio.run(promotion.publish(current, replay, chosen, plan, direction, on_progress))
-    print(f"wrote {written:,} superseding verdicts to moderation.verdicts")
+    say(f"wrote {written:,} superseding verdicts to moderation.verdicts")
     if written < len(plan.changes):
-        print(f"left {len(plan.changes) - written:,} content items as they are: they changed since the numbers above")
+        say(f"left {len(plan.changes) - written:,} content items as they are: they changed since the numbers above")
 
 
 @app.command("pause")
@@ -292,7 +292,7 @@ def cancel(replay_id: ReplayId, bootstrap: Bootstrap = None) -> None:
 
 def _set_state(replay_id: str, state: ReplayState, bootstrap: str | None) -> None:
     replay = asyncio.run(_change(settings.load(bootstrap=bootstrap), replay_id, state))
-    print(f"replay {replay.replay_id} is {state}")
+    say(f"replay {replay.replay_id} is {state}")
 
 
 async def _change(current: settings.Settings, replay_id: str, state: ReplayState) -> Replay:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rich.markup import escape
-from rich.table import Table
-
-from safeguard_streams.cli.options import console
+from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.replay.diff import Diff, FlipCounts, ReplayFlip
 from safeguard_streams.replay.page import DECISIONS
 
@@ -15,19 +12,19 @@ from safeguard_streams.replay.page import DECISIONS
 def show_diff(diff: Diff) -> None:
     """Flips and noise, decisions, rules, languages, examples and cost."""
     before = f"version {diff.before_version}" if diff.before_version else "not in force before"
-    print(f"replay {diff.replay_id}: {diff.policy_id}, {before}, judged again by {diff.version}")
-    print(
+    say(f"replay {diff.replay_id}: {diff.policy_id}, {before}, judged again by {diff.version}")
+    say(
         f"about {diff.events:,} events, {diff.escalated:,} escalated by either version, "
         f"{diff.waiting:,} not judged yet, {diff.unknown:,} without an earlier verdict, {diff.compared:,} compared"
     )
     console().print(_shares(diff))
     if diff.to_safe_by_gate:
-        print(f"{diff.to_safe_by_gate:,} of the flips to safe are items that the new gate lets pass")
+        say(f"{diff.to_safe_by_gate:,} of the flips to safe are items that the new gate lets pass")
     console().print(_decisions(diff.decisions))
     console().print(_groups("rule", diff.rules))
     console().print(_groups("language", diff.languages))
     console().print(_examples(diff.examples))
-    print(
+    say(
         f"cost: {diff.tokens.prompt:,} prompt tokens ({diff.tokens.cached:,} cached), "
         f"{diff.tokens.completion:,} completion tokens, {diff.seconds:,.1f} s of judgements"
     )
@@ -67,7 +64,7 @@ def _examples(examples: Sequence[ReplayFlip]) -> Table:
             flip.content_id,
             " ".join([flip.before, *flip.rules_before]),
             " ".join([flip.after, *flip.rules_after]),
-            escape(flip.rationale_before),
-            escape(flip.rationale_after),
+            flip.rationale_before,
+            flip.rationale_after,
         )
     return table

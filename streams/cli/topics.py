@@ -8,10 +8,10 @@ from typing import Annotated
 import msgspec
 import orjson
 import typer
-from rich.table import Table
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.cli.options import Bootstrap, Json, console
+from safeguard_streams.cli.options import Bootstrap, Json
+from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.contract import asyncapi as described
 from safeguard_streams.contract import topics as catalogue
 from safeguard_streams.errors import ConfigurationError
@@ -29,7 +29,7 @@ def create(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
         print(orjson.dumps(created).decode())
     else:
         for name, new in created.items():
-            print(f"{'created' if new else 'exists '} {name}")
+            say(f"{'created' if new else 'exists '} {name}")
 
 
 @app.command("list")
@@ -91,7 +91,7 @@ def acls(
     ]
     if apply:
         asyncio.run(access_lists.allow(current, bindings))
-        print(f"{len(bindings)} access lists written")
+        say(f"{len(bindings)} access lists written")
     elif as_json:
         print(orjson.dumps([msgspec.to_builtins(binding) for binding in bindings]).decode())
     else:

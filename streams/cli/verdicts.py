@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.cli.options import Bootstrap, Json, cell
+from safeguard_streams.cli.options import Bootstrap, Json
+from safeguard_streams.cli.output import plain
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Verdict, encode
 from safeguard_streams.runtime import settings
@@ -42,7 +43,7 @@ def tail(
                     continue
                 if decision not in {None, verdict.decision}:
                     continue
-                print(encode(verdict).decode() if as_json else cell(line(verdict)), flush=True)
+                print(encode(verdict).decode() if as_json else plain(line(verdict)), flush=True)
 
     async def work() -> None:
         with Stop() as stop:

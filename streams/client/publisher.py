@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -159,15 +157,6 @@ async def _start(producer: EventProducer) -> EventProducer:
         await producer.stop()
         raise
     return producer
-
-
-def lines_of(file: str) -> list[bytes]:
-    """The non-empty lines of a file or, for '-', of standard input. Raises ConfigurationError if it cannot be read."""
-    try:
-        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{file}: cannot be read: {error.strerror}") from error
-    return [line for line in data.split(b"\n") if line.strip()]
 
 
 def key_of(line: bytes) -> bytes | None:

@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.live import Live
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.client.publisher import key_of, lines_of
+from safeguard_streams.client.event_files import lines_of
+from safeguard_streams.client.publisher import key_of
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import ContentEvent, now, schema_header
 from safeguard_streams.demo import show
@@ -98,7 +99,7 @@ class Demo:
         self.tally = Tally()
         self.summary: dict[str, Any] | None = None
         self._set_created_at = options.events is None
-        lines = _sample() if options.events is None else lines_of(options.events)
+        lines = _sample() if options.events is None else [line.value for line in lines_of(options.events)]
         self.lines = lines[: options.count] if options.count is not None else lines
         if not self.lines:
             raise ConfigurationError(f"{options.events}: contains no events")

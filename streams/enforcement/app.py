@@ -87,9 +87,7 @@ class EnforcementAgent:
                     await run_until_first(self._run_engines(stop), pauses)
                     return
                 known = asyncio.Event()
-                await run_until_first(
-                    self._erasures.follow(self.settings, known), self._run_when(known, stop), pauses
-                )
+                await run_until_first(self._erasures.follow(self.settings, known), self._run_when(known, stop), pauses)
 
     def _held(self) -> Counter[str]:
         """The number of actions that wait for a moderator in the partitions owned now, by policy id."""

@@ -76,6 +76,8 @@ class OAuthTokenProvider(AbstractTokenProvider):
 
     def __init__(self, url: str, client: str, secret: str, scope: str) -> None:
         self._url = url
+        parts = urllib.parse.urlsplit(url)
+        self._server = f"{parts.scheme}://{parts.hostname or ''}"  # for messages: path and query may hold a token
         self._form = {"grant_type": "client_credentials", "client_id": client, "client_secret": secret}
         if scope:
             self._form["scope"] = scope
@@ -98,9 +100,9 @@ class OAuthTokenProvider(AbstractTokenProvider):
                 answer = orjson.loads(response.read())
             return str(answer["access_token"]), float(answer.get("expires_in", 60))
         except urllib.error.HTTPError as error:
-            raise BusError(f"{self._url} returned no token: HTTP {error.code}") from None
+            raise BusError(f"{self._server} returned no token: HTTP {error.code}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BusError(f"{self._url} returned no token: {type(error).__name__}") from None
+            raise BusError(f"{self._server} returned no token: {type(error).__name__}") from None
 
 
 @cache

@@ -11,10 +11,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SecretsSettingsSource,
     SettingsConfigDict,
@@ -33,6 +34,12 @@ def _checked_brokers(brokers: str) -> str:
         if address is None or not 1 <= int(address[2]) <= 65_535:
             raise PydanticCustomError("brokers", "expected HOST:PORT, or several joined by commas")
     return brokers
+
+
+# Kubernetes sets SAFEGUARD_REASONER_PORT=tcp://10.0.0.1:8002 in every pod for a Service named safeguard-reasoner. That
+# is not meant as a setting, and is left out.
+_SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://[^/]*:[0-9]+\Z", re.IGNORECASE)
+_USER = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#]*@", re.IGNORECASE)
 
 
 class Settings(BaseSettings):
@@ -177,6 +184,14 @@ class Settings(BaseSettings):
         None, description="value of the Authorization header of webhook deliveries, as in Bearer TOKEN"
     )
 
+    @field_validator("oauth_url", "servers")
+    @classmethod
+    def _without_secrets(cls, urls: str) -> str:
+        """A URL appears in messages and traces, so it must hold no user, password or token."""
+        if any(_USER.match(url.strip()) for url in urls.split(",")):
+            raise ValueError("a URL must hold no user and no password; set USERNAME and PASSWORD, or API_KEY")
+        return urls
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -188,6 +203,10 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         file = Path(os.environ.get("SAFEGUARD_CONFIG", "safeguard.toml"))
         secrets = Path(os.environ.get("SAFEGUARD_SECRETS", "/run/secrets"))
+        if isinstance(env_settings, EnvSettingsSource):
+            env_settings.env_vars = {
+                name: value for name, value in env_settings.env_vars.items() if not _SERVICE_LINK.match(value or "")
+            }
         sources = (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file))
         return (*sources, SecretsSettingsSource(settings_cls, secrets)) if secrets.is_dir() else sources
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from safeguard_streams.cli.options import console
+from safeguard_streams.cli.output import console, plain, say
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.evaluation.interface import OnProgress
 
@@ -16,7 +17,7 @@ def announce_start(settings: Settings) -> None:
     """Say what the command waits for before its first progress."""
     loading = f"loading {settings.model}, which takes up to a minute on a CPU"
     line = f"connecting to {settings.servers}" if settings.servers else loading
-    console(stderr=True).print(line, highlight=False)
+    say(line, error=True)
 
 
 @contextlib.contextmanager
@@ -28,7 +29,9 @@ def progress_bars() -> Iterator[OnProgress]:
 
         def on_progress(title: str, count: int, total: int, detail: str = "") -> None:
             if title not in tasks:
-                tasks[title] = progress.add_task(title, total=total)
-            progress.update(tasks[title], completed=count, description=f"{title}, {detail}" if detail else title)
+                tasks[title] = progress.add_task(escape(plain(title)), total=total)
+            progress.update(
+                tasks[title], completed=count, description=escape(plain(f"{title}, {detail}" if detail else title))
+            )
 
         yield on_progress

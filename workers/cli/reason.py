@@ -12,6 +12,7 @@ import typer
 
 from safeguard_streams.cli.benchmark import run_benchmark
 from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, load_policy, needs_extra
+from safeguard_streams.cli.output import say
 from safeguard_streams.policies.files import LIBRARY
 from safeguard_streams.quality import verdict_labels
 from safeguard_streams.runtime import settings
@@ -103,7 +104,7 @@ def calibrate(
         print(msgspec.json.encode({"name": fitted.score_map.name, **msgspec.to_builtins(fitted)}).decode())
         return
     tables.calibration(fitted, len(rows))
-    print(f"wrote the map to {path}" if write else "changed nothing; --write sets the map in the policy's file")
+    say(f"wrote the map to {path}" if write else "changed nothing; --write sets the map in the policy's file")
 
 
 @app.command("train-small")

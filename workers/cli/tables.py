@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
-from safeguard_streams.cli.options import console
+from safeguard_streams.cli.output import Table, console, plain, say
 from safeguard_streams.workers.evaluation.golden_eval import Disagreement, GoldenReport, PolicyDifference
 
 if TYPE_CHECKING:
@@ -19,14 +18,12 @@ _COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 def golden_report(report: GoldenReport) -> None:
     """Print the figures and disagreements of a golden set."""
     out = console()
-    print(f"{report.policy_id} {report.version}, {report.texts} golden texts, model {report.model}")
+    say(f"{report.policy_id} {report.version}, {report.texts} golden texts, model {report.model}")
     table = Table("labelled", "judged violates", "safe", "undetermined", box=None)
     for side, counts in report.confusion.items():
         table.add_row(side, *(f"{counts.get(name, 0):,}" for name in ("violates", "safe", "undetermined")))
     out.print(table)
-    print(
-        f"F1 {', '.join(f'{value:.3f}' for value in report.f1)}  precision {report.precision}  recall {report.recall}"
-    )
+    say(f"F1 {', '.join(f'{value:.3f}' for value in report.f1)}  precision {report.precision}  recall {report.recall}")
     rules = Table("rule", "texts", "recall", "cited", "precision", box=None)
     for rule, figures in report.rules.items():
         recall, precision = figures.recall, figures.precision
@@ -38,14 +35,14 @@ def golden_report(report: GoldenReport) -> None:
     out.print(kinds)
     if report.disagreements:
         count = len(report.disagreements)
-        print(f"{count} disagreements; for each, either the policy's text is unclear or the label is wrong:")
+        say(f"{count} disagreements; for each, either the policy's text is unclear or the label is wrong:")
     for disagreement in report.disagreements:
         _disagreement(disagreement, len(report.f1))
     if report.noise is not None:
         noise = report.noise
-        print(f"noise floor, texts whose decision differs between runs: {noise.count} of {noise.of}, {noise}")
+        say(f"noise floor, texts whose decision differs between runs: {noise.count} of {noise.of}, {noise}")
     tokens, judgements = report.tokens, report.texts * len(report.f1)
-    print(
+    say(
         f"tokens: {tokens.prompt:,} prompt ({tokens.cached:,} cached), {tokens.completion:,} completion; "
         f"{(tokens.prompt + tokens.completion) / judgements:.0f} for each judgement"
     )
@@ -55,13 +52,13 @@ def _disagreement(disagreement: Disagreement, runs: int) -> None:
     outcome, text = disagreement.outcome, disagreement.golden
     score = "" if outcome.score is None else f", score {outcome.score:.2f}"
     judged = f"{outcome.decision} {' '.join(outcome.rules)}{score}"
+    console().print(Text(plain(f"  {_short(text.text)}"), style="bold"))
     for line in (
-        f"  [bold]{escape(_short(text.text))}[/bold]",
         f"    labelled {text.decision} {text.rule} ({text.kind}, {text.language})",
         f"    judged {judged}; differs from the label in {disagreement.runs} of {runs} runs",
-        f"    rationale: {escape(_short(outcome.rationale or outcome.reason, 300))}",
+        f"    rationale: {_short(outcome.rationale or outcome.reason, 300)}",
     ):
-        console().print(line, highlight=False)
+        say(line)
 
 
 def _short(text: str, max_length: int = 110) -> str:
@@ -73,31 +70,31 @@ def difference(policies: PolicyDifference) -> None:
     """Print the changes in the text, and the golden verdicts that flip."""
     out = console()
     for line in policies.text:
-        out.print(escape(line), style=_COLOURS.get(line[:1]), highlight=False, soft_wrap=True)
+        out.print(Text(plain(line), style=_COLOURS.get(line[:1], "")), soft_wrap=True)
     if not policies.text:
         print("the documents are equal")
     for change, rules in (("removed", policies.rules_removed), ("added", policies.rules_added)):
         if rules:
-            print(f"rules {change}: {', '.join(rules)}")
+            say(f"rules {change}: {', '.join(rules)}")
     if policies.f1 is None:
         return
     table = Table("golden text", "labelled", policies.before, policies.after, "every run", "reason", box=None)
     for flip in policies.flips:
         table.add_row(
-            escape(_short(flip.golden.text, 50)),
+            _short(flip.golden.text, 50),
             f"{flip.golden.decision} {flip.golden.rule}",
             f"{flip.before.decision} {' '.join(flip.before.rules)}",
             f"{flip.after.decision} {' '.join(flip.after.rules)}",
             "yes" if flip.steady else "no",
-            escape(_short(flip.after.reason, 50)),
+            _short(flip.after.reason, 50),
         )
     out.print(table)
     f1_before, f1_after = policies.f1
     flips = f"{len(policies.flips)} of {policies.texts} golden verdicts flip"
-    print(f"{flips}; F1 {f1_before:.3f} before, {f1_after:.3f} after")
+    say(f"{flips}; F1 {f1_before:.3f} before, {f1_after:.3f} after")
     if policies.noise is not None:
         noise = policies.noise
-        print(f"noise floor, decisions that differ between runs of {policies.before}: {noise.count} of {noise.of}")
+        say(f"noise floor, decisions that differ between runs of {policies.before}: {noise.count} of {noise.of}")
 
 
 def calibration(fitted: CalibrationFit, rows: int) -> None:
@@ -106,9 +103,9 @@ def calibration(fitted: CalibrationFit, rows: int) -> None:
     for b in fitted.before.bins:
         table.add_row(f"{int(b.score * 10) / 10:.1f}", f"{b.count:,}", f"{b.score:.3f}", f"{b.violating:.3f}")
     console().print(table)
-    print(f"{fitted.rows:,} of {rows:,} texts have a score; {fitted.violating:,} of them violate")
-    print(f"expected calibration error {fitted.before.error:.3f}, Brier score {fitted.before.brier:.3f}")
-    print(
+    say(f"{fitted.rows:,} of {rows:,} texts have a score; {fitted.violating:,} of them violate")
+    say(f"expected calibration error {fitted.before.error:.3f}, Brier score {fitted.before.brier:.3f}")
+    say(
         f"after the map {fitted.score_map.name} (cross-validated): expected calibration error "
         f"{fitted.after.error:.3f}, Brier score {fitted.after.brier:.3f}"
     )

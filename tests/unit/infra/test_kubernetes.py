@@ -1,6 +1,7 @@
 """The manifests: valid for Kubernetes, and consistent with the names, ports, topics and settings of the processes."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,8 +12,9 @@ import typer
 import yaml
 
 from safeguard_streams.cli import app
-from safeguard_streams.contract import topics
+from safeguard_streams.contract import limits, topics
 from safeguard_streams.enforcement.transform import STAGE as ENFORCEMENT
+from safeguard_streams.operations.acls import ROLES
 from safeguard_streams.prefilter.decision import STAGE as PREFILTER
 from safeguard_streams.runtime import settings as settings_module
 from safeguard_streams.runtime.process import END_SECONDS
@@ -49,9 +51,17 @@ def pods():
     }
 
 
+def environment(name):
+    (container,) = pods()[name if name in pods() else "safeguard-topics"]["containers"]
+    return {one["name"]: one["value"] for one in container.get("env", ())}
+
+
 @pytest.mark.parametrize("number", range(len(documents())))
 def test_each_document_is_valid(number):
     document = documents()[number]
+    if document["kind"] == "TriggerAuthentication":
+        assert document["apiVersion"] == "keda.sh/v1alpha1"
+        return
     if document["kind"] == "ScaledObject":
         spec = document["spec"]
         assert document["apiVersion"] == "keda.sh/v1alpha1"
@@ -80,6 +90,8 @@ def test_probes_use_the_ports_of_the_processes_which_have_time_to_finish():
             assert [port["containerPort"] for port in container["ports"]] == [PORTS[name]]
             assert container["livenessProbe"]["httpGet"]["path"] == "/health/live"
             assert container["readinessProbe"]["httpGet"]["path"] == "/health/ready"
+            startup = container["startupProbe"]["httpGet"]["path"]
+            assert startup == ("/health/started" if name == REASONER else "/health/live"), "needs no partition"
             assert pod["terminationGracePeriodSeconds"] > END_SECONDS + 5
     known = {f"SAFEGUARD_{name.upper()}" for name in SETTINGS}
     (config,) = of("ConfigMap").values()
@@ -107,7 +119,16 @@ def test_each_process_scales_by_the_lag_of_its_own_topic():
     for name, scaled in of("ScaledObject").items():
         (trigger,) = scaled["spec"]["triggers"]
         assert scaled["spec"]["scaleTargetRef"]["name"] == name
-        assert (trigger["metadata"]["consumerGroup"], trigger["metadata"]["topic"]) == (name, LAGS[name])
+        variables = environment(name)
+        prefix = "$(SAFEGUARD_PREFIX)"
+        assert variables[trigger["metadata"]["consumerGroupFromEnv"]] == prefix + name
+        assert variables[trigger["metadata"]["topicFromEnv"]] == prefix + LAGS[name]
+        assert "SAFEGUARD_PREFIX" in of("ConfigMap")["safeguard"]["data"], "the variable is expanded"
+        (authentication,) = of("TriggerAuthentication").values()
+        assert trigger["authenticationRef"]["name"] == authentication["metadata"]["name"]
+        given = {one["parameter"] for one in authentication["spec"]["secretTargetRef"]}
+        assert given >= {"sasl", "tls", "username", "password"}
+        assert {one["name"] for one in authentication["spec"]["secretTargetRef"]} == {"safeguard-keda"}
         assert scaled["spec"]["maxReplicaCount"] <= partitions
     assert set(of("PodDisruptionBudget")) == set(of("Deployment"))
     reasoner = pods()[REASONER]
@@ -116,12 +137,84 @@ def test_each_process_scales_by_the_lag_of_its_own_topic():
     assert reasoner["tolerations"]
 
 
+def test_each_role_is_a_user_of_its_own_with_a_secret_of_its_own():
+    users, secrets = [], []
+    for name, pod in pods().items():
+        role = "operator" if name == "safeguard-topics" else name
+        assert role in ROLES
+        (secret,) = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
+        assert not secret.get("optional"), "a pod without its password would not start, and says so"
+        users.append(environment(name)["SAFEGUARD_USERNAME"])
+        secrets.append(secret["secretName"])
+        assert users[-1] == secrets[-1] == f"safeguard-{role}"
+    assert len(set(users)) == len(set(secrets)) == len(pods())
+    config = of("ConfigMap")["safeguard"]["data"]
+    assert config["SAFEGUARD_SECURITY_PROTOCOL"] == "SASL_SSL"
+    assert "SAFEGUARD_USERNAME" not in config
+
+
+def test_each_workload_may_talk_to_what_it_needs_and_to_nothing_else():
+    policies = of("NetworkPolicy")
+    everything = policies.pop("refuse-all")
+    assert everything["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    labels = {
+        document["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/name"]
+        for kind in ("Deployment", "Job")
+        for document in of(kind).values()
+    }
+    assert set(policies) == labels
+    for name, policy in policies.items():
+        spec = policy["spec"]
+        assert spec["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": name}
+        assert spec["policyTypes"] == ["Ingress", "Egress"]
+        ports = [port["port"] for rule in spec["egress"] for port in rule["ports"]]
+        assert {53, 9092} <= set(ports)
+        assert (443 in ports) == (name in {REASONER, ENFORCEMENT}), "a hub, a webhook"
+        assert all(rule["to"] for rule in spec["egress"])
+        ingress = [port["port"] for rule in spec.get("ingress", ()) for port in rule["ports"]]
+        assert ingress == ([PORTS[name]] if name in PORTS else [])
+
+
+def test_no_pod_shares_the_hosts_namespaces_or_a_services_variables():
+    for pod in pods().values():
+        assert pod["enableServiceLinks"] is False
+        assert not any(pod.get(name) for name in ("hostIPC", "hostPID", "hostNetwork"))
+    compose = yaml.safe_load((FOLDER.parents[1] / "docker-compose.kafka.yml").read_text())
+    for service in compose["services"].values():
+        assert not {"ipc", "pid", "network_mode", "privileged"} & set(service)
+
+
+def test_memory_limits_are_above_the_cost_of_the_largest_record():
+    units = {"Mi": 2**20, "Gi": 2**30}
+    for name, pod in pods().items():
+        limit = pod["containers"][0]["resources"]["limits"]["memory"]
+        if name in PORTS:
+            # The record, its JSON, its text at four bytes a character, folded copies, the outputs: 50 times its bytes.
+            assert int(limit[:-2]) * units[limit[-2:]] >= 50 * limits.EVENT_BYTES + 512 * 2**20
+
+
+def test_images_and_builds_are_pinned():
+    for image in (FOLDER.parent / "images").glob("*.Dockerfile"):
+        source = image.read_text()
+        assert re.search(r"^ARG PYTHON=python:3\.\d+\.\d+-slim-\w+$", source, re.MULTILINE)
+        assert set(re.findall(r"^FROM (\S+)", source, re.MULTILINE)) == {"${PYTHON}"}
+        assert "--build-constraints /pins/build.txt /source" in source
+    pins = (FOLDER.parent / "requirements" / "build.txt").read_text()
+    assert re.search(r"^hatchling==\S+ \\\n    --hash=sha256:", pins, re.MULTILINE)
+    kustomization = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
+    assert all(image.get("digest") or image["newTag"] not in ("", "latest") for image in kustomization["images"])
+    compose = yaml.safe_load((FOLDER.parents[1] / "docker-compose.kafka.yml").read_text())
+    for service in compose["services"].values():
+        if "build" not in service and "safeguard-streams" not in service["image"]:
+            assert re.search(r":v?\d+\.\d+\.\d+$", service["image"])
+
+
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
 def test_kubectl_builds_all_documents():
     completed = subprocess.run(["kubectl", "kustomize", FOLDER], capture_output=True, text=True, check=True)
     built = list(yaml.safe_load_all(completed.stdout))
     assert len(built) == len(documents())
     for document in built:
-        if document["kind"] != "ScaledObject":
+        if not document["apiVersion"].startswith("keda.sh/"):
             kubernetes_validate.validate(document, KUBERNETES, strict=True)
         assert document["metadata"].get("namespace", "safeguard") == "safeguard"

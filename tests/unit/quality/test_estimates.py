@@ -32,6 +32,7 @@ from safeguard_streams.quality.weighted import Estimate, share, total
 from safeguard_streams.replay import diff
 from safeguard_streams.runtime import metrics
 from safeguard_streams.workers.judging import judge
+from tests.unit.replay.test_diff import joined
 
 STREAMS, ENOUGH = 200, 186
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -236,7 +237,7 @@ def _diff_of(policy, job, live, gate, before, after, again, drawn):
             earlier.append(_judged(i, before[i], "old", "live"))
             if drawn[i]:
                 replayed.append(_judged(i, again[i], "old", "replay"))
-    with diff.joined(policy, escalated, replayed, earlier) as db:
+    with joined(policy, escalated, replayed, earlier) as db:
         decided = (before != "undetermined") & (after != "undetermined") & live & gate
         return diff.count(db, job, policy, []), decided.sum()
 

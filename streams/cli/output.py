@@ -1,0 +1,48 @@
+"""Output for people: text of others is shown as plain text, and cannot draw, hide or reorder what a terminal shows.
+
+Reasons, names, keys and policies come from records that anyone may have written. Every table and every line for people
+goes through this module. JSON for programs does not.
+"""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+
+import rich.table
+from rich.console import Console
+from rich.text import Text
+
+# Control and format characters (which include bidirectional ones), surrogates, line and paragraph separators.
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_JOINERS = "\u200c\u200d"  # parts of Persian words, Indic words and emoji
+
+
+def plain(text: object) -> str:
+    r"""A text on one line, with characters that a terminal interprets or hides written as in \x1b or \u202e."""
+    shown = str(text)
+    if shown.isascii() and shown.isprintable():
+        return shown
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in _HIDDEN and c not in _JOINERS else c
+        for c in shown
+    )
+
+
+def say(text: object = "", *, error: bool = False) -> None:
+    """Print a line of plain text, on standard error if it is an error or progress."""
+    print(plain(text), file=sys.stderr if error else sys.stdout)
+
+
+class Table(rich.table.Table):
+    """A table whose cells are plain text, without rich's markup."""
+
+    def add_row(self, *cells: object) -> None:  # type: ignore[override]  # fewer options, and any value as a cell
+        """Add a row; a cell is any value."""
+        super().add_row(*(Text(plain(cell)) for cell in cells))
+
+
+def console(*, stderr: bool = False) -> Console:
+    """The console for tables: as wide as the terminal, or 150 columns in a file or pipe."""
+    terminal = Console(stderr=stderr)
+    return terminal if terminal.is_terminal else Console(stderr=stderr, width=150)

@@ -1,0 +1,85 @@
+"""Text of others in terminals: shown as it is, and never interpreted."""
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from safeguard_streams.cli import options, output
+from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.workers import cli as workers_cli
+
+HOSTILE = [
+    "[/x]",
+    "[bold]a[/bold]",
+    "[link=http://e]",
+    "\x1b[2J\x1b]0;title\x07",
+    "two\nlines",
+    "a\rb",
+    "\u202eabc\u2066",
+    "\x9b31m",
+]
+FOLDERS = (Path(output.__file__).parent, Path(workers_cli.__file__).parent)
+
+
+def shown(*cells):
+    table = output.Table("a", "b", box=None)
+    table.add_row(*cells)
+    console = Console(file=io.StringIO(), width=400, force_terminal=True, color_system="truecolor")
+    console.print(table)
+    return re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue())  # the header's own style
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_cells_are_plain_text(text):
+    heading, row, _ = shown(text, 7).split("\n")
+    assert heading.split() == ["a", "b"]
+    assert row.split()[-1] == "7"
+    assert output.plain(text) in row
+    assert "\x1b" not in row
+
+
+@given(st.text(st.characters(), max_size=60))
+def test_a_text_is_one_printable_line_whatever_it_holds(text):
+    line = output.plain(text)
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", line)
+    assert line.splitlines() in ([line], [])
+    assert output.plain(line) == line, "what was escaped stays as it is"
+    line.encode()
+
+
+@pytest.mark.parametrize("text", ["plain", "Grüße, 你好, مرحبا", "👩\u200d💻", "می\u200cخواهم", "a\u00a0b"])
+def test_ordinary_text_stays_as_it_is(text):
+    assert output.plain(text) == text
+
+
+def test_rows_and_lines_are_plain(capsys):
+    options.show_rows([{"why": "[/x]\n\x1b[2J"}], "none", as_json=False)
+    output.say("reason: \u202eevil\nreleased by root")
+    printed = capsys.readouterr().out
+    assert "[/x]\\n\\x1b[2J" in printed
+    assert "reason: \\u202eevil\\nreleased by root\n" in printed
+
+
+def test_every_command_prints_tables_and_lines_through_this_module():
+    for path in (path for folder in FOLDERS for path in folder.glob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        if path.name != "output.py":
+            assert "rich.table" not in source, path
+            assert not re.search(r"(?<![\w.])print\(\s*f\"(?!\\n)", source), f"{path}: say() shows text of others"
+
+
+def test_a_user_without_a_name_is_told_to_give_one(monkeypatch):
+    def nobody():
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda _: nobody())
+    with pytest.raises(ConfigurationError, match="--by NAME"):
+        options.changed_by("why", None)
+    assert options.changed_by("why", "ann").by == "ann"
