@@ -10,11 +10,12 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
-from string import ascii_lowercase, ascii_uppercase
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from safeguard_streams.policies.folding import latin_look_alikes
 
 Flags = NDArray[np.bool_]
 
@@ -46,7 +47,7 @@ _INSIDE = re.compile(r"(?<=[a-z0-9])[.*_~^=+|]+(?=[a-z0-9])")
 class Views(NamedTuple):
     """Texts prepared for the gates.
 
-    folded: one line for each text, for patterns.
+    folded: one line for each text, in Latin letters where these look alike, for patterns.
     lines: one line for each text with its words repaired, followed by extra lines with the disguise removed.
     text: for each of `lines`, the number of its text.
     """
@@ -100,26 +101,10 @@ def _fold(text: str) -> str:
 
 
 @cache
-def _skeleton() -> dict[int, str]:
-    """Code points of letters that look Latin, of other scripts or enclosed, to the Latin letters."""
-    from confusable_homoglyphs.confusables import confusables_data
-
-    table: dict[int, str] = {}
-    for shape in ascii_lowercase + ascii_uppercase:  # a likeness to a small letter comes before one to a capital
-        for entry in confusables_data.get(shape, ()):
-            folded = unicodedata.normalize("NFKC", entry["c"]).casefold()
-            if len(folded) == 1 and not folded.isascii() and folded.isalpha():
-                table.setdefault(ord(folded), shape.lower())
-    for first in (0x1F150, 0x1F170, 0x1F1E6):  # negative circled, negative squared, regional indicators
-        table |= {first + i: chr(ord("a") + i) for i in range(26)}
-    return table
-
-
-@cache
 def _is_homoglyph() -> Flags:
     """By code point. The last entry stands for all higher ones."""
-    table = np.zeros(max(_skeleton()) + 2, dtype=bool)
-    table[list(_skeleton())] = True
+    table = np.zeros(max(latin_look_alikes()) + 2, dtype=bool)
+    table[list(latin_look_alikes())] = True
     return table
 
 
@@ -133,7 +118,7 @@ def _in_latin(text: str) -> str:
     lines = text.split("\n")
     for i in _lines_of(np.flatnonzero(homoglyphs), points):
         line = lines[i]
-        replaced = line.translate(_skeleton())
+        replaced = line.translate(latin_look_alikes())
         if len(replaced.encode("ascii", "ignore")) >= _LATIN_LINE * len(replaced):
             lines[i] = replaced
         elif not line.isascii():
@@ -145,7 +130,7 @@ _WORD = re.compile(r"[^\W_]*[a-z][^\W_]*")
 
 
 def _mixed_word(word: re.Match[str]) -> str:
-    return word[0] if word[0].isascii() else word[0].translate(_skeleton())
+    return word[0] if word[0].isascii() else word[0].translate(latin_look_alikes())
 
 
 # ------------------------------------------------------------------------------------------------- words and disguise

@@ -1,0 +1,114 @@
+"""One form for the spellings of a text, for terms, patterns and content.
+
+`plain` keeps scripts, spaces and punctuation. It removes what readers do not see or read past: case, compatibility
+forms, invisible characters, accents, and the vowel marks of Arabic and Hebrew. Look-alike letters are compared through
+`skeleton`, which maps one character to one, whatever surrounds it. Text and term therefore meet word by word.
+All functions take any string, lone surrogates included, in linear time.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+_TABLE = Path(__file__).with_name("confusables.txt")
+_NAMED = re.compile(r"LATIN (?:LETTER SMALL CAPITAL|(?:SMALL|CAPITAL) LETTER TURNED) ([A-Z])\Z")
+_ENCLOSED = (0x1F150, 0x1F170, 0x1F1E6)  # negative circled, negative squared, regional indicators; each from A to Z
+_REFERENCE = re.compile(r"&#(?:[0-9]{1,7}|[xX][0-9a-fA-F]{1,6});?")
+_BREAKS = re.compile("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+# Default-ignorable code points whose category is not Cf (Unicode's DerivedCoreProperties), and noncharacters.
+_IGNORABLE = (0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0, *range(0x180B, 0x1810), *range(0xFE00, 0xFE10))
+_IGNORABLE += (*range(0xFFF0, 0xFFF9), *range(0xFDD0, 0xFDF0), 0x2065)
+# Classes of combining marks that are accents or vowel points. Marks of other classes are letters of their scripts.
+_POINTS = range(10, 37)  # Hebrew, Arabic, Syriac
+_TATWEEL = "\u0640"  # lengthens Arabic words
+_OVERLAY, _ACCENTS = 1, 200  # struck through; accents of these classes and above
+LEET = {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t", "8": "b", "9": "g"}
+
+
+def plain(text: str) -> str:
+    """The text as one line: case, accents and what is invisible removed, references such as &#107; resolved.
+
+    Idempotent, except that a resolved reference may complete another one.
+    """
+    if "&#" in text:
+        text = _REFERENCE.sub(_resolved, text)
+    text = text.lower()
+    if text.isascii() and text.isprintable():
+        return text
+    text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", _BREAKS.sub(" ", text)).casefold())
+    text = unicodedata.normalize("NFC", _removed().sub("", text))
+    return text if text.isascii() else text.translate(_letters())
+
+
+def sent(text: str) -> str:
+    """The text as one line, as sent apart from Unicode's composition (NFC) and resolved references."""
+    text = text.encode("utf-8", "replace").decode("utf-8")  # RE2 takes no lone surrogates
+    return unicodedata.normalize("NFC", _BREAKS.sub(" ", _REFERENCE.sub(_resolved, text)))
+
+
+def _resolved(match: re.Match[str]) -> str:
+    character = html.unescape(match[0] if match[0].endswith(";") else match[0] + ";")
+    return character if character.isalnum() else match[0]
+
+
+def looks(text: str) -> str:
+    """The text with each letter that looks Latin replaced by the Latin letter."""
+    return text if text.isascii() else text.translate(look_alikes())
+
+
+@cache
+def latin_look_alikes() -> dict[int, str]:
+    """Code points of letters that look Latin, of other scripts or enclosed, to the Latin letters."""
+    table: dict[int, str] = {}
+    for line in _TABLE.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            letter, *others = line.split(" ")
+            table |= {int(other, 16): letter for other in others}
+    return table | _letters()
+
+
+@cache
+def look_alikes() -> dict[int, str]:
+    """As `latin_look_alikes`, with small capitals and turned letters, which Unicode's names tell."""
+    table = dict(latin_look_alikes())
+    for code in (*range(0x0250, 0x02B0), *range(0x1D00, 0x1D80), *range(0xA720, 0xA800)):
+        if named := _NAMED.match(unicodedata.name(chr(code), "")):
+            table.setdefault(code, named[1].lower())
+    return table
+
+
+@cache
+def _letters() -> dict[int, str]:
+    return {first + i: chr(ord("a") + i) for first in _ENCLOSED for i in range(26)}
+
+
+@cache
+def _removed() -> re.Pattern[str]:
+    """Characters that a reader does not see or reads past."""
+    codes = [code for code in (*range(0x20000), *range(0xE0000, 0xE1000)) if _is_removed(chr(code))]
+    return re.compile(f"[{''.join(f'{re.escape(chr(a))}-{re.escape(chr(b))}' for a, b in _ranges(codes))}]")
+
+
+def _is_removed(char: str) -> bool:
+    category, code = unicodedata.category(char), ord(char)
+    if category == "Mn":
+        combining = unicodedata.combining(char)
+        return combining in _POINTS or combining >= _ACCENTS or combining == _OVERLAY or code in _IGNORABLE
+    if category == "Cc":
+        return not char.isspace()
+    return category in ("Cf", "Cs", "Me") or code in _IGNORABLE or code >= 0xE0000 or char == _TATWEEL
+
+
+def _ranges(codes: list[int]) -> Iterator[tuple[int, int]]:
+    first = last = codes[0]
+    for code in codes[1:]:
+        if code != last + 1:
+            yield first, last
+            first = code
+        last = code
+    yield first, last

@@ -1,0 +1,455 @@
+"""Terms and patterns of gates: how they are compared with content.
+
+A term of words is looked for among the letters of a text, without what stands between them (`Letters`). Each find is
+then compared with the text itself, by an expression of what may stand for the term's letters and between them.
+A term with other characters, such as an address, a handle or `c++`, is compared character by character.
+A pattern is searched for in the text as sent and in its folded forms.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, cached_property
+from itertools import groupby, product
+from typing import Any, NamedTuple
+
+import numpy as np
+import re2
+from numpy.typing import NDArray
+
+from safeguard_streams.policies.document import pattern_options
+from safeguard_streams.policies.folding import LEET, look_alikes, looks, plain, sent
+
+Places = NDArray[np.intp]
+Flags = NDArray[np.bool_]
+Hit = tuple[int, int, int]
+"""The number of a needle, where it starts in a text, and where it ends."""
+Search = Callable[[Sequence[str]], Callable[[str], Iterable[Hit]]]
+"""From needles to a function that finds all of them in a text, overlapping ones included."""
+
+_LAST_LETTER = 0x32000  # no letters follow in Unicode
+_STRETCHED = 3  # equal letters in a row that count as one
+_MAX_DOUBLES = 3  # letters of a term that occur twice in a row and are looked for in every mixture of once and twice
+_SPACED_MINIMUM = 4  # letters of a term that is found inside a longer row of spaced-out letters
+_NEAR, _AROUND = 4, 200  # characters on either side that are looked at for spaced-out letters, and for the language
+# Scripts written without spaces: a term may begin and end anywhere.
+_SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
+_SYLLABLE = re.compile(f"[{_SPACELESS}\uac00-\ud7a3]")
+_TAKES_PARTICLES = re.compile("[\uac00-\ud7a3]{2}\\Z")  # Korean words carry their particles
+_JOINS_WORDS = " '_-\u2019\u2010\u2011\u2012\u2013\u2014"  # between the words of a term
+_MARKS = ".*_~^=+|#"  # may stand inside a word of a text, as symbols beyond ASCII may
+_SYMBOL = re.compile(r"(?<=[^\W_])[@$!+|]+(?=[^\W_])|\$+(?=[^\W\d_])|(?<=[^\W\d_])\$+")
+_SYMBOLS = str.maketrans("@$!+|", "45171")  # to digits that stand for the same letters
+_COUNTED = re.compile(r"\d+[^\W\d_]{0,2}\Z")  # 1999, 50km, 2nd: not letters in disguise
+_URL = re.compile(r"[a-z][a-z+.-]*://|[^\s/]+\.[^\s/]+/")
+_URL_ENDS = re.compile(r"/?[.,;:!?*]*(?:[\s\"'<>()\[\]{}|\\^`]|\Z)")
+
+
+# ---------------------------------------------------------------------------------------------------------- characters
+
+
+class _Classes(NamedTuple):
+    """letter [code points]: the form of a letter or mark, a line end for itself, and 0 for all others.
+
+    marks, symbols: members of a character class: marks that are letters of their scripts, and symbols beyond ASCII.
+    """
+
+    letter: NDArray[np.uint32]
+    marks: str
+    symbols: str
+
+
+@cache
+def _classes() -> _Classes:
+    every = [chr(code) for code in range(_LAST_LETTER)]
+    categories = [unicodedata.category(char) for char in every]
+    marks = [char for char, category in zip(every, categories, strict=True) if category in ("Mn", "Mc")]
+    symbols = [char for char, category in zip(every, categories, strict=True) if category[0] == "S" and char > "\x7f"]
+    letters = [char for char in every if char.isalnum()] + marks + ["\n"]
+    table = np.zeros(_LAST_LETTER + 1, dtype=np.uint32)
+    table[_codes("".join(letters))] = _codes(skeleton("".join(letters)))
+    return _Classes(table, _members(marks), _members(symbols))
+
+
+def _members(characters: Iterable[str]) -> str:
+    """The inside of a character class, as ranges."""
+    codes = np.array([ord(char) for char in characters])
+    parts = np.split(codes, np.flatnonzero(np.diff(codes) > 1) + 1)
+    return "".join(f"{re.escape(chr(part[0]))}-{re.escape(chr(part[-1]))}" for part in parts)
+
+
+@cache
+def _gap() -> str:
+    """An expression for what stands between words."""
+    return rf"(?:(?![{_classes().marks}])[\W_])++"
+
+
+@cache
+def _inside() -> str:
+    """An expression for what may stand between the letters of one word."""
+    return rf"[{re.escape(_MARKS)}{_classes().symbols}]*+"
+
+
+@cache
+def _inside_word() -> re.Pattern[str]:
+    """Two characters of one word."""
+    letter = rf"(?:[^\W_{_SPACELESS}]|[{_classes().marks}])"
+    return re.compile(letter * 2)
+
+
+def skeleton(text: str) -> str:
+    """One form for letters that look alike, digits that stand for letters, and i and l. Of equal length."""
+    return looks(text).translate(_SKELETON)
+
+
+_SKELETON = str.maketrans({**LEET, "l": "i"})
+
+
+@cache
+def _alike() -> dict[str, list[str]]:
+    """By skeleton, the characters that have it."""
+    table: dict[str, list[str]] = {}
+    for char in sorted({*map(chr, look_alikes()), *map(chr, range(ord("a"), ord("z") + 1)), *LEET}):
+        table.setdefault(skeleton(char), []).append(char)
+    return table
+
+
+@cache
+def _standing_for(letter: str) -> str:
+    """An expression for a letter and its look-alikes. Two letters of one script are different, except in Latin."""
+    others = [] if letter.isdigit() else _alike().get(skeleton(letter), [])
+    stands = {letter} | {other for other in others if _may_stand(other, letter)}
+    return f"[{''.join(re.escape(one) for one in sorted(stands))}]"
+
+
+def _may_stand(other: str, letter: str) -> bool:
+    if other.isascii() and letter.isascii():
+        return other.isdigit()
+    return other.isascii() or letter.isascii() or _script(other) != _script(letter)
+
+
+@cache
+def _script(char: str) -> str:
+    """The script of a letter: the first word of its name."""
+    return unicodedata.name(char, "").split(" ")[0] if char.isalpha() else ""
+
+
+def _scripts(text: str) -> set[str]:
+    return {script for char in set(text) if (script := _script(char))}
+
+
+def _codes(text: str) -> NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+
+
+# ------------------------------------------------------------------------------------------------------------- letters
+
+
+class Letters(NamedTuple):
+    """The letters and digits of texts, in one form for look-alikes, and where they are.
+
+    source: the texts in their plain form, with a line end before and after each.
+    folded: their letters, with stretched ones once, and the line ends.
+    first, last [folded]: the places in `source` of the first and last letter that each stands for.
+    """
+
+    source: str
+    folded: str
+    first: Places
+    last: Places
+
+
+def letters(lines: Sequence[str]) -> Letters:
+    """The letters of lines in plain form."""
+    source = "\n" + "\n".join(lines) + "\n"
+    points = _codes(source)
+    form = _classes().letter[np.minimum(points, _LAST_LETTER)]
+    equal = points[1:] == points[:-1]
+    if (equal[1:] & equal[:-1] & (form[2:] >= ord("a"))).any():
+        first, last = _unstretched(points, form)
+    else:
+        first = last = np.flatnonzero(form)
+    return Letters(source, form[first].tobytes().decode("utf-32-le", "surrogatepass"), first, last)
+
+
+def _unstretched(points: NDArray[np.uint32], form: NDArray[np.uint32]) -> tuple[Places, Places]:
+    """The first and last place of each letter, where stretched ones count as one. Digits are never stretched."""
+    starts = np.flatnonzero(np.append(True, points[1:] != points[:-1]))
+    lengths = np.diff(np.append(starts, len(points)))
+    digits = (points[starts] >= ord("0")) & (points[starts] <= ord("9"))
+    stretched = (lengths >= _STRETCHED) & (form[starts] >= ord("a")) & ~digits
+    kept = np.repeat(~stretched, lengths)
+    kept[starts] = True
+    first = np.flatnonzero((form > 0) & kept)
+    ends = np.repeat(np.where(stretched, starts + lengths - 1, -1), lengths)
+    return first, np.maximum(first, ends[first])
+
+
+# --------------------------------------------------------------------------------------------------------------- terms
+
+
+class Term:
+    """A word or phrase of a gate.
+
+    literal: whether it is compared character by character. needles: what to look for in the letters of texts or, for a
+    literal term, in their skeletal lines. Without a needle, the term matches nothing.
+    """
+
+    def __init__(self, term: str) -> None:
+        self.form = " ".join(plain(term).split())
+        self.literal = not all(_joins_or_belongs(char) for char in self.form)
+        self.words = "".join(char if _belongs(char) else " " for char in self.form).split()
+        self.needles = [skeletal(self.form)] if self.literal and self.words else _needles(self.words)
+
+    @cached_property
+    def _joined(self) -> re.Pattern[str]:
+        return re.compile(_gap().join(_inside().join(_runs(word)) for word in self.words))
+
+    @cached_property
+    def _spaced(self) -> re.Pattern[str]:
+        return re.compile(_gap().join(map(_standing_for, "".join(self.words))))
+
+    def is_at(self, letters: Letters, start: int, end: int) -> bool:
+        """Whether the letters from start to end, in `letters.folded`, are this term's words."""
+        source, a, b = letters.source, int(letters.first[start]), int(letters.last[end - 1]) + 1
+        inside = _inside_word().match
+        particles = _TAKES_PARTICLES.search(self.form)
+        if inside(source[a - 1 : a + 1]) or (inside(source[b - 1 : b + 1]) and not particles):
+            return False
+        found = source[a:b]
+        joined = self._joined.fullmatch(found)
+        return bool(joined or (self._spaced.fullmatch(found) and self._is_row(source, a, b))) and self._is_meant(
+            source, a, b
+        )
+
+    def _is_row(self, source: str, a: int, b: int) -> bool:
+        """Whether spaced-out letters may be this term: short terms only where they are the whole row of letters."""
+        count = sum(map(len, self.words))
+        before, after = source[max(0, a - _NEAR) : a], source[b : b + _NEAR]
+        alone = not (_SINGLE_BEFORE.search(before) or _SINGLE_AFTER.match(after))
+        return count >= _SPACED_MINIMUM or (alone and count >= (2 if _SYLLABLE.match(self.form) else 3))
+
+    def _is_meant(self, source: str, a: int, b: int) -> bool:
+        """Whether letters that are not the term's own are a disguise, and not another word."""
+        found = "".join(char for char in source[a:b] if char.isalnum())
+        own = "".join(self.words)
+        if _COUNTED.match(found) and not _COUNTED.match(own):
+            return False
+        ours, theirs = _scripts(own), _scripts(found)
+        if ours == theirs or len(ours) != 1 or len(theirs) != 1:
+            return True
+        # All letters are of one other script. In a text of that script, they are a word of its language.
+        start, end = max(source.rfind("\n", 0, a), a - _AROUND), source.find("\n", b)
+        scripts = [_script(char) for char in source[start:a] + source[b : min(end, b + _AROUND)]]
+        return scripts.count(ours.pop()) >= scripts.count(theirs.pop())
+
+    def is_literally_at(self, line: str, start: int) -> bool:
+        """Whether what was found in a skeletal line, between line ends, is the whole word or address."""
+        end = start + len(self.needles[0])
+        before, after = line[start - 1], line[end : end + 2]
+        if line[start].isalnum() and re.match(r"[\w-]", before) or line[start] == "@" and re.match(r"[\w.]", before):
+            return False
+        if _URL.match(self.form):
+            return bool(_URL_ENDS.match(line[end : end + 16]))
+        return not line[end - 1].isalnum() or not re.match(r"[\w-]|[.@]\w", after)
+
+
+_SINGLE_BEFORE = re.compile(r"(?<![^\W_])[^\W_][\W_]+\Z")
+_SINGLE_AFTER = re.compile(r"[\W_]+[^\W_](?![^\W_])")
+
+
+def _belongs(char: str) -> bool:
+    return bool(_classes().letter[min(ord(char), _LAST_LETTER)])
+
+
+def _joins_or_belongs(char: str) -> bool:
+    return char in _JOINS_WORDS or _belongs(char)
+
+
+def _needles(words: Sequence[str]) -> list[str]:
+    """What the letters of a text are where they hold these words: a double letter is there twice, or stretched."""
+    runs = ["".join(run) for word in words for _, run in groupby(word)]
+    doubles = sum(len(run) > 1 for run in runs)
+    choices = product((True, False), repeat=doubles) if doubles <= _MAX_DOUBLES else [(True,) * doubles, (False,) * doubles]
+    needles = []
+    for choice in choices:
+        twice = iter(choice)
+        needles.append(skeleton("".join(run if len(run) == 1 or next(twice) else run[0] for run in runs)))
+    return [needle for needle in dict.fromkeys(needles) if needle]
+
+
+def _runs(word: str) -> list[str]:
+    """Expressions for the letters of a word, each of which may be stretched."""
+    expressions = []
+    for letter, run in groupby(word):
+        exact = _inside().join([_standing_for(letter)] * len(list(run)))
+        expressions.append(exact if letter.isdigit() else f"(?:{_standing_for(letter)}{{{_STRETCHED},}}+|{exact})")
+    return expressions
+
+
+def skeletal(line: str) -> str:
+    """A plain line as literal terms see it: look-alike letters as Latin, one space for any white space."""
+    return " ".join(looks(line).split())
+
+
+class Terms:
+    """Some terms, found in one pass over many texts."""
+
+    def __init__(self, terms: Sequence[str], search: Search) -> None:
+        self._terms = [Term(term) for term in terms]
+        self._words = self._searcher(search, literal=False)
+        self._literal = self._searcher(search, literal=True)
+
+    def _searcher(self, search: Search, *, literal: bool) -> _Searcher | None:
+        needles = [(n, needle) for n, term in enumerate(self._terms) if term.literal == literal for needle in term.needles]
+        return _Searcher([n for n, _ in needles], search([needle for _, needle in needles])) if needles else None
+
+    def find(self, lines: Sequence[str]) -> list[tuple[int, int]]:
+        """The texts and terms, by number, where lines in plain form hold a term."""
+        found: list[tuple[int, int]] = []
+        if self._words:
+            found += self._find_words(lines, range(len(lines)))
+            disguised = {i: line for i in _with_symbols(lines) if (line := undisguised(lines[i])) != lines[i]}
+            if disguised:
+                found += self._find_words(list(disguised.values()), list(disguised))
+        if self._literal:
+            found += self._find_literal(lines)
+        return found
+
+    def _find_words(self, lines: Sequence[str], numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+        assert self._words is not None
+        of = letters(lines)
+        hits = [
+            (int(of.first[start]), self._words.terms[needle])
+            for needle, start, end in self._words.find(of.folded)
+            if self._terms[self._words.terms[needle]].is_at(of, start, end)
+        ]
+        if hits:
+            ends = np.flatnonzero(_codes(of.source) == ord("\n"))[1:]
+            owners = np.searchsorted(ends, [place for place, _ in hits]).tolist()
+            yield from ((numbers[owner], term) for owner, (_, term) in zip(owners, hits, strict=True))
+
+    def _find_literal(self, lines: Sequence[str]) -> Iterator[tuple[int, int]]:
+        assert self._literal is not None
+        line = "\n" + "\n".join(map(skeletal, lines)) + "\n"
+        hits = [
+            (start, self._literal.terms[needle])
+            for needle, start, _ in self._literal.find(line)
+            if self._terms[self._literal.terms[needle]].is_literally_at(line, start)
+        ]
+        if hits:
+            ends = np.flatnonzero(_codes(line) == ord("\n"))[1:]
+            owners = np.searchsorted(ends, [place for place, _ in hits]).tolist()
+            yield from ((owner, term) for owner, (_, term) in zip(owners, hits, strict=True))
+
+
+class _Searcher(NamedTuple):
+    """terms: the number of the term that each needle belongs to."""
+
+    terms: list[int]
+    find: Callable[[str], Iterable[Hit]]
+
+
+def _with_symbols(lines: Sequence[str]) -> list[int]:
+    return [i for i, line in enumerate(lines) if not _SYMBOL_CHARACTERS.isdisjoint(line)]
+
+
+_SYMBOL_CHARACTERS = frozenset("@$!+|")
+
+
+def undisguised(line: str) -> str:
+    """The line with symbols inside words as the digits that stand for the same letters."""
+    return _SYMBOL.sub(lambda match: match[0].translate(_SYMBOLS), line)
+
+
+def one_by_one(needles: Sequence[str]) -> Callable[[str], Iterable[Hit]]:
+    """A search for few needles in short texts."""
+
+    def find(text: str) -> Iterator[Hit]:
+        for number, needle in enumerate(needles):
+            start = text.find(needle)
+            while start >= 0:
+                yield number, start, start + len(needle)
+                start = text.find(needle, start + 1)
+
+    return find
+
+
+# ------------------------------------------------------------------------------------------------------------ patterns
+
+_PATTERN_MEMORY = 256 * 2**20  # bytes for RE2's automaton of all patterns; RE2 rebuilds it when it is full
+_BOUNDARY = re.compile(r"\\[bB]")
+_FIRST_BOUNDARY = re.compile(r"\\b(?=[^\W_]|\(\?:[^\W_]|\\p|\[)")
+_LAST_BOUNDARY = re.compile(r"(?<=[\w)\]}?*+])(?<!\\b)\\b\Z")
+_BEFORE_WORD = r"(?:^|[^\p{L}\p{M}\p{N}_])"
+_AFTER_WORD = r"(?:$|[^\p{L}\p{M}\p{N}_])"
+
+
+class Patterns:
+    """RE2 patterns, found in one pass over each form of each text."""
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._folded = _compiled([(number, _folded(pattern)) for number, pattern in enumerate(patterns)])
+        # RE2's word boundaries know ASCII letters alone: next to any other letter they would be inside words.
+        self._sent = _compiled([(n, _bounded(p)) for n, p in enumerate(patterns) if _sees_sent(p)])
+
+    def find(self, texts: Sequence[str], plain_lines: Sequence[str], latin: Sequence[str]) -> list[tuple[int, int]]:
+        """The texts and patterns, by number, that match. The texts come with their plain form, and in Latin letters."""
+        found: list[tuple[int, int]] = []
+        if self._folded:
+            for text, line in enumerate(latin):
+                found += [(text, self._folded.numbers[hit]) for hit in self._folded.match(line) or ()]
+                if not (line.isascii() and texts[text].isascii()) or line != plain_lines[text]:
+                    found += [(text, number) for number in self._other_forms(texts[text], plain_lines[text])]
+        return found
+
+    def _other_forms(self, text: str, plain_line: str) -> Iterator[int]:
+        for matching, line in ((self._folded, plain_line), (self._sent, sent(text))):
+            if matching is not None:
+                yield from (matching.numbers[hit] for hit in matching.match(line) or ())
+
+
+class _Matching(NamedTuple):
+    """numbers: of the patterns in the set; match: from a line to the places of the matching ones in `numbers`."""
+
+    numbers: list[int]
+    match: Callable[[str], Sequence[int] | None]
+
+
+def _compiled(patterns: Sequence[tuple[int, str]]) -> _Matching | None:
+    if not patterns:
+        return None
+    options: Any = pattern_options()
+    options.max_mem = _PATTERN_MEMORY
+    matching = re2.Set.SearchSet(options)
+    for _, pattern in patterns:
+        matching.Add(pattern)
+    matching.Compile()
+    return _Matching([number for number, _ in patterns], matching.Match)
+
+
+def _sees_sent(pattern: str) -> bool:
+    return not pattern.isascii() or not _BOUNDARY.search(pattern)
+
+
+def _bounded(pattern: str) -> str:
+    """A pattern with characters beyond ASCII, whose first and last word boundaries know the letters of all scripts."""
+    if pattern.isascii():
+        return pattern
+    first = _FIRST_BOUNDARY.match(pattern)
+    pattern = _BEFORE_WORD + pattern[first.end() :] if first else pattern
+    return _LAST_BOUNDARY.sub(lambda _: _AFTER_WORD, pattern)
+
+
+def _folded(pattern: str) -> str:
+    """A pattern whose letters are folded as texts are. A range of characters stays, because its ends mean more."""
+    bounded = _bounded(pattern)
+    folded = "".join(char if char.isascii() else _folded_letter(char) for char in bounded)
+    return bounded if re.search(r"[^\x00-\x7f]-|-[^\x00-\x7f]", bounded) else folded
+
+
+def _folded_letter(char: str) -> str:
+    folded = plain(char)
+    return folded if len(folded) == 1 and folded.isalnum() else char
