@@ -11,13 +11,14 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
 _TABLE = Path(__file__).with_name("confusables.txt")
 _NAMED = re.compile(r"LATIN (?:LETTER SMALL CAPITAL|(?:SMALL|CAPITAL) LETTER TURNED) ([A-Z])\Z")
 _ENCLOSED = (0x1F150, 0x1F170, 0x1F1E6)  # negative circled, negative squared, regional indicators; each from A to Z
+_ANY_ENCLOSED = re.compile("[\U0001f150-\U0001f1ff]")
 _REFERENCE = re.compile(r"&#(?:[0-9]{1,7}|[xX][0-9a-fA-F]{1,6});?")
 _BREAKS = re.compile("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 # Default-ignorable code points whose category is not Cf (Unicode's DerivedCoreProperties), and noncharacters.
@@ -31,24 +32,49 @@ LEET = {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t", "8": "b", "9
 
 
 def plain(text: str) -> str:
-    """The text as one line: case, accents and what is invisible removed, references such as &#107; resolved.
+    """The text as one line, without case, accents and what is invisible, and with references such as &#107; resolved.
 
     Idempotent, except that a resolved reference may complete another one.
     """
-    if "&#" in text:
-        text = _REFERENCE.sub(_resolved, text)
-    text = text.lower()
-    if text.isascii() and text.isprintable():
-        return text
-    text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", _BREAKS.sub(" ", text)).casefold())
-    text = unicodedata.normalize("NFC", _removed().sub("", text))
-    return text if text.isascii() else text.translate(_letters())
+    return plain_of([text])[0]
+
+
+def plain_of(texts: Sequence[str]) -> list[str]:
+    """The plain form of each text."""
+    lines = [resolved(text).lower() for text in texts]
+    odd = [i for i, line in enumerate(lines) if not (line.isascii() and line.isprintable())]
+    if odd:
+        text = "\n".join(one_line(lines[i]) for i in odd)
+        for i, line in zip(odd, plain_from(decomposed(text)).split("\n"), strict=True):
+            lines[i] = line
+    return lines
+
+
+def resolved(text: str) -> str:
+    """The text with numeric references to letters and digits resolved: &#107; is k."""
+    return _REFERENCE.sub(_resolved, text) if "&#" in text else text
+
+
+def one_line(text: str) -> str:
+    """The text with a space for each line break."""
+    return text if text.isprintable() else _BREAKS.sub(" ", text)
+
+
+def decomposed(text: str) -> str:
+    """Compatibility forms and case folded, and letters apart from their marks."""
+    return unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
+
+
+def plain_from(decomposed: str) -> str:
+    """The plain form of decomposed lines."""
+    text = unicodedata.normalize("NFC", _removed().sub("", decomposed))
+    return text.translate(_letters()) if _ANY_ENCLOSED.search(text) else text
 
 
 def sent(text: str) -> str:
     """The text as one line, as sent apart from Unicode's composition (NFC) and resolved references."""
     text = text.encode("utf-8", "replace").decode("utf-8")  # RE2 takes no lone surrogates
-    return unicodedata.normalize("NFC", _BREAKS.sub(" ", _REFERENCE.sub(_resolved, text)))
+    return unicodedata.normalize("NFC", one_line(resolved(text)))
 
 
 def _resolved(match: re.Match[str]) -> str:

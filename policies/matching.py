@@ -40,7 +40,7 @@ _SYLLABLE = re.compile(f"[{_SPACELESS}\uac00-\ud7a3]")
 _TAKES_PARTICLES = re.compile("[\uac00-\ud7a3]{2}\\Z")  # Korean words carry their particles
 _JOINS_WORDS = " '_-\u2019\u2010\u2011\u2012\u2013\u2014"  # between the words of a term
 _MARKS = ".*_~^=+|#"  # may stand inside a word of a text, as symbols beyond ASCII may
-_SYMBOL = re.compile(r"(?<=[^\W_])[@$!+|]+(?=[^\W_])|\$+(?=[^\W\d_])|(?<=[^\W\d_])\$+")
+_SYMBOL = re.compile(r"[@$!+|]++")
 _SYMBOLS = str.maketrans("@$!+|", "45171")  # to digits that stand for the same letters
 _COUNTED = re.compile(r"\d+[^\W\d_]{0,2}\Z")  # 1999, 50km, 2nd: not letters in disguise
 _URL = re.compile(r"[a-z][a-z+.-]*://|[^\s/]+\.[^\s/]+/")
@@ -53,10 +53,12 @@ _URL_ENDS = re.compile(r"/?[.,;:!?*]*(?:[\s\"'<>()\[\]{}|\\^`]|\Z)")
 class _Classes(NamedTuple):
     """letter [code points]: the form of a letter or mark, a line end for itself, and 0 for all others.
 
+    ascii: the same for ASCII.
     marks, symbols: members of a character class: marks that are letters of their scripts, and symbols beyond ASCII.
     """
 
     letter: NDArray[np.uint32]
+    ascii: NDArray[np.uint8]
     marks: str
     symbols: str
 
@@ -70,7 +72,7 @@ def _classes() -> _Classes:
     letters = [char for char in every if char.isalnum()] + marks + ["\n"]
     table = np.zeros(_LAST_LETTER + 1, dtype=np.uint32)
     table[_codes("".join(letters))] = _codes(skeleton("".join(letters)))
-    return _Classes(table, _members(marks), _members(symbols))
+    return _Classes(table, table[:128].astype(np.uint8), _members(marks), _members(symbols))
 
 
 def _members(characters: Iterable[str]) -> str:
@@ -164,17 +166,23 @@ class Letters(NamedTuple):
 def letters(lines: Sequence[str]) -> Letters:
     """The letters of lines in plain form."""
     source = "\n" + "\n".join(lines) + "\n"
-    points = _codes(source)
-    form = _classes().letter[np.minimum(points, _LAST_LETTER)]
+    points: NDArray[Any]
+    if source.isascii():  # one byte for each character
+        points = np.frombuffer(source.encode(), dtype=np.uint8)
+        form = _classes().ascii[points]
+    else:
+        points = _codes(source)
+        form = _classes().letter[np.minimum(points, _LAST_LETTER)]
     equal = points[1:] == points[:-1]
     if (equal[1:] & equal[:-1] & (form[2:] >= ord("a"))).any():
         first, last = _unstretched(points, form)
     else:
         first = last = np.flatnonzero(form)
-    return Letters(source, form[first].tobytes().decode("utf-32-le", "surrogatepass"), first, last)
+    folded = form[first].tobytes()
+    return Letters(source, folded.decode("ascii" if form.itemsize == 1 else "utf-32-le", "surrogatepass"), first, last)
 
 
-def _unstretched(points: NDArray[np.uint32], form: NDArray[np.uint32]) -> tuple[Places, Places]:
+def _unstretched(points: NDArray[Any], form: NDArray[Any]) -> tuple[Places, Places]:
     """The first and last place of each letter, where stretched ones count as one. Digits are never stretched."""
     starts = np.flatnonzero(np.append(True, points[1:] != points[:-1]))
     lengths = np.diff(np.append(starts, len(points)))
@@ -310,8 +318,12 @@ class Terms:
         """The texts and terms, by number, where lines in plain form hold a term."""
         found: list[tuple[int, int]] = []
         if self._words:
-            found += self._find_words(lines, range(len(lines)))
-            disguised = {i: line for i in _with_symbols(lines) if (line := undisguised(lines[i])) != lines[i]}
+            plain_ascii = [i for i, line in enumerate(lines) if line.isascii()]
+            others = [i for i, line in enumerate(lines) if not line.isascii()]
+            for numbers in (plain_ascii, others):
+                if numbers:
+                    found += self._find_words([lines[i] for i in numbers], numbers)
+            disguised = {i: bare for i, line in enumerate(lines) if (bare := undisguised(line)) != line}
             if disguised:
                 found += self._find_words(list(disguised.values()), list(disguised))
         if self._literal:
@@ -352,16 +364,17 @@ class _Searcher(NamedTuple):
     find: Callable[[str], Iterable[Hit]]
 
 
-def _with_symbols(lines: Sequence[str]) -> list[int]:
-    return [i for i, line in enumerate(lines) if not _SYMBOL_CHARACTERS.isdisjoint(line)]
-
-
-_SYMBOL_CHARACTERS = frozenset("@$!+|")
-
-
 def undisguised(line: str) -> str:
     """The line with symbols inside words as the digits that stand for the same letters."""
-    return _SYMBOL.sub(lambda match: match[0].translate(_SYMBOLS), line)
+    if "!" in line or "@" in line or "$" in line or "+" in line or "|" in line:
+        return _SYMBOL.sub(_as_digits, line)
+    return line
+
+
+def _as_digits(match: re.Match[str]) -> str:
+    before, after = match.string[max(0, match.start() - 1) : match.start()], match.string[match.end() : match.end() + 1]
+    money = match[0][0] == "$" and (before.isalpha() or after.isalpha())
+    return match[0].translate(_SYMBOLS) if money or (before.isalnum() and after.isalnum()) else match[0]
 
 
 def one_by_one(needles: Sequence[str]) -> Callable[[str], Iterable[Hit]]:
@@ -397,25 +410,27 @@ class Patterns:
 
     def find(self, texts: Sequence[str], plain_lines: Sequence[str], latin: Sequence[str]) -> list[tuple[int, int]]:
         """The texts and patterns, by number, that match. The texts come with their plain form, and in Latin letters."""
+        if self._folded is None:
+            return []
         found: list[tuple[int, int]] = []
-        if self._folded:
-            for text, line in enumerate(latin):
-                found += [(text, self._folded.numbers[hit]) for hit in self._folded.match(line) or ()]
-                if not (line.isascii() and texts[text].isascii()) or line != plain_lines[text]:
-                    found += [(text, number) for number in self._other_forms(texts[text], plain_lines[text])]
+        match, numbers = self._folded
+        for text, line in enumerate(latin):
+            found += [(text, numbers[hit]) for hit in match(line) or ()]
+            if line != plain_lines[text]:
+                found += [(text, numbers[hit]) for hit in match(plain_lines[text]) or ()]
+        if self._sent:
+            match, numbers = self._sent
+            for text, line in enumerate(texts):
+                if not line.isascii() and line.lower() != plain_lines[text]:
+                    found += [(text, numbers[hit]) for hit in match(sent(line)) or ()]
         return found
-
-    def _other_forms(self, text: str, plain_line: str) -> Iterator[int]:
-        for matching, line in ((self._folded, plain_line), (self._sent, sent(text))):
-            if matching is not None:
-                yield from (matching.numbers[hit] for hit in matching.match(line) or ())
 
 
 class _Matching(NamedTuple):
-    """numbers: of the patterns in the set; match: from a line to the places of the matching ones in `numbers`."""
+    """match: from a line to the places of the matching ones in `numbers`; numbers: of the patterns in the set."""
 
-    numbers: list[int]
     match: Callable[[str], Sequence[int] | None]
+    numbers: list[int]
 
 
 def _compiled(patterns: Sequence[tuple[int, str]]) -> _Matching | None:
@@ -427,7 +442,7 @@ def _compiled(patterns: Sequence[tuple[int, str]]) -> _Matching | None:
     for _, pattern in patterns:
         matching.Add(pattern)
     matching.Compile()
-    return _Matching([number for number, _ in patterns], matching.Match)
+    return _Matching(matching.Match, [number for number, _ in patterns])
 
 
 def _sees_sent(pattern: str) -> bool:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from safeguard_streams.policies.distilled import DistilledClassifier
 from safeguard_streams.policies.document import Gate, Policy
-from safeguard_streams.policies.folding import plain
 from safeguard_streams.policies.matching import Hit, Patterns, Terms
 from safeguard_streams.prefilter.classifier import NONE, Classifier, Floats, Windows
 from safeguard_streams.prefilter.normalise import Flags, Views, read
@@ -130,11 +129,10 @@ class _Matchers:
         matches: Matches = {}
         if not self._term_owners and not self._pattern_owners:
             return matches
-        lines = [plain(text) for text in texts]
-        for text, number in sorted(self._patterns.find(texts, lines, views.folded)):
+        for text, number in self._patterns.find(texts, views.plain, views.folded):
             column, pattern = self._pattern_owners[number]
             matches.setdefault((text, column), pattern)
-        for text, number in self._terms.find(lines):
+        for text, number in self._terms.find(views.plain):
             column, term = self._term_owners[number]
             matches.setdefault((text, column), term)
         return matches

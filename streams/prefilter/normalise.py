@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from safeguard_streams.policies.folding import latin_look_alikes
+from safeguard_streams.policies.folding import decomposed, latin_look_alikes, one_line, plain_from, plain_of
 
 Flags = NDArray[np.bool_]
 
@@ -26,7 +26,6 @@ _INVISIBLE = re.compile(
     "\ufeff\uffa0\U000e0000-\U000e0fff\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"
     "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
 )
-_BREAKS = re.compile("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 _ADDRESS = re.compile(r"(?:https?://|www\.)\S+")
 _MENTION = re.compile(r"(?<!\w)@\w+")
 _SPACED = re.compile(r"(?<![^\W_])[^\W\d_]([^\w]|_)[^\W\d_](?:\1[^\W\d_])+(?![^\W_])")
@@ -47,11 +46,12 @@ _INSIDE = re.compile(r"(?<=[a-z0-9])[.*_~^=+|]+(?=[a-z0-9])")
 class Views(NamedTuple):
     """Texts prepared for the gates.
 
-    folded: one line for each text, in Latin letters where these look alike, for patterns.
+    plain: one line for each text, for terms; folded: the same in Latin letters where these look alike, for patterns.
     lines: one line for each text with its words repaired, followed by extra lines with the disguise removed.
     text: for each of `lines`, the number of its text.
     """
 
+    plain: list[str]
     folded: list[str]
     lines: list[str]
     text: NDArray[np.intp]
@@ -59,7 +59,7 @@ class Views(NamedTuple):
 
 def read(texts: Sequence[str]) -> Views:
     """Fold the texts, repair their words, and add an undisguised view of each text that seems disguised."""
-    folded = fold([text if text.isprintable() else _BREAKS.sub(" ", text) for text in texts])
+    plain, folded = _both(list(map(one_line, texts)))
     lines, disguised = _repair(folded)
     numbers = list(range(len(lines)))
     for i in disguised:
@@ -67,7 +67,7 @@ def read(texts: Sequence[str]) -> Views:
         if unmasked != lines[i]:
             lines.append(unmasked)
             numbers.append(i)
-    return Views(folded, lines, np.array(numbers, dtype=np.intp))
+    return Views(plain, folded, lines, np.array(numbers, dtype=np.intp))
 
 
 def words(line: str) -> list[str]:
@@ -77,27 +77,38 @@ def words(line: str) -> list[str]:
 
 def tokens(text: str) -> list[str]:
     """Words and marks of one text, without its undisguised view."""
-    (line,) = _repair(fold([_BREAKS.sub(" ", text)])).lines
+    (line,) = _repair(fold([one_line(text)])).lines
     return words(line)
 
 
 # ---------------------------------------------------------------------------------------------------------- folding
 
 
+class _Folded(NamedTuple):
+    """Lines in their plain form, and in Latin letters where theirs look Latin."""
+
+    plain: list[str]
+    latin: list[str]
+
+
 def fold(lines: Sequence[str]) -> list[str]:
     """Fold compatibility forms and case, remove invisible characters, replace homoglyphs by Latin. Idempotent."""
-    folded = "\n".join(lines).lower().split("\n")
-    odd = [i for i, line in enumerate(folded) if not (line.isascii() and line.isprintable())]
+    return _both(lines).latin
+
+
+def _both(lines: Sequence[str]) -> _Folded:
+    latin = "\n".join(lines).lower().split("\n")
+    plain = latin.copy()
+    odd = [i for i, line in enumerate(latin) if not (line.isascii() and line.isprintable())]
     if odd:
-        text = "\n".join(lines[i] for i in odd)
-        for i, line in zip(odd, _fold(text).split("\n"), strict=True):
-            folded[i] = line
-    return folded
-
-
-def _fold(text: str) -> str:
-    text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
-    return _in_latin(unicodedata.normalize("NFC", _INVISIBLE.sub("", text)))
+        text = decomposed("\n".join(lines[i] for i in odd))
+        in_latin = _in_latin(unicodedata.normalize("NFC", _INVISIBLE.sub("", text)))
+        for i, a, b in zip(odd, plain_from(text).split("\n"), in_latin.split("\n"), strict=True):
+            plain[i], latin[i] = a, b
+    for i, line in enumerate(lines):
+        if "&#" in line:
+            plain[i] = plain_of([line])[0]
+    return _Folded(plain, latin)
 
 
 @cache
