@@ -11,13 +11,15 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 _TABLE = Path(__file__).with_name("confusables.txt")
 _NAMED = re.compile(r"LATIN (?:LETTER SMALL CAPITAL|(?:SMALL|CAPITAL) LETTER TURNED) ([A-Z])\Z")
 _ENCLOSED = (0x1F150, 0x1F170, 0x1F1E6)  # negative circled, negative squared, regional indicators; each from A to Z
+_RARE = re.compile("[\U00010000-\U0001efff\U000e0000-\U000e0fff]")  # beyond plane 0, apart from emoji
 _ANY_ENCLOSED = re.compile("[\U0001f150-\U0001f1ff]")
 _REFERENCE = re.compile(r"&#(?:[0-9]{1,7}|[xX][0-9a-fA-F]{1,6});?")
 _BREAKS = re.compile("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
@@ -67,7 +69,11 @@ def decomposed(text: str) -> str:
 
 def plain_from(decomposed: str) -> str:
     """The plain form of decomposed lines."""
-    text = unicodedata.normalize("NFC", _removed().sub("", decomposed))
+    removed = _removed()
+    text = removed.plane_0.sub("", decomposed)
+    if _RARE.search(text):
+        text = removed.rare.sub("", text)
+    text = unicodedata.normalize("NFC", text)
     return text.translate(_letters()) if _ANY_ENCLOSED.search(text) else text
 
 
@@ -113,11 +119,24 @@ def _letters() -> dict[int, str]:
     return {first + i: chr(ord("a") + i) for first in _ENCLOSED for i in range(26)}
 
 
+class _Removed(NamedTuple):
+    """Expressions for characters that a reader does not see or reads past. One for all planes would be slow."""
+
+    plane_0: re.Pattern[str]
+    rare: re.Pattern[str]
+
+
 @cache
-def _removed() -> re.Pattern[str]:
-    """Characters that a reader does not see or reads past."""
-    codes = [code for code in (*range(0x20000), *range(0xE0000, 0xE1000)) if _is_removed(chr(code))]
-    return re.compile(f"[{''.join(f'{re.escape(chr(a))}-{re.escape(chr(b))}' for a, b in _ranges(codes))}]")
+def _removed() -> _Removed:
+    plane_0, rare = (
+        _class_of(codes) for codes in (range(0x10000), (*range(0x10000, 0x20000), *range(0xE0000, 0xE1000)))
+    )
+    return _Removed(plane_0, rare)
+
+
+def _class_of(codes: Iterable[int]) -> re.Pattern[str]:
+    ranges = _ranges([code for code in codes if _is_removed(chr(code))])
+    return re.compile(f"[{''.join(f'{re.escape(chr(first))}-{re.escape(chr(last))}' for first, last in ranges)}]")
 
 
 def _is_removed(char: str) -> bool:

@@ -40,6 +40,7 @@ _SYLLABLE = re.compile(f"[{_SPACELESS}\uac00-\ud7a3]")
 _TAKES_PARTICLES = re.compile("[\uac00-\ud7a3]{2}\\Z")  # Korean words carry their particles
 _JOINS_WORDS = " '_-\u2019\u2010\u2011\u2012\u2013\u2014"  # between the words of a term
 _MARKS = ".*_~^=+|#"  # may stand inside a word of a text, as symbols beyond ASCII may
+_SYMBOL_CHARACTERS = "@$!+|"
 _SYMBOL = re.compile(r"[@$!+|]++")
 _SYMBOLS = str.maketrans("@$!+|", "45171")  # to digits that stand for the same letters
 _COUNTED = re.compile(r"\d+[^\W\d_]{0,2}\Z")  # 1999, 50km, 2nd: not letters in disguise
@@ -53,12 +54,13 @@ _URL_ENDS = re.compile(r"/?[.,;:!?*]*(?:[\s\"'<>()\[\]{}|\\^`]|\Z)")
 class _Classes(NamedTuple):
     """letter [code points]: the form of a letter or mark, a line end for itself, and 0 for all others.
 
-    ascii: the same for ASCII.
+    ascii, not_letters: the same for the bytes of ASCII, and the bytes that are neither.
     marks, symbols: members of a character class: marks that are letters of their scripts, and symbols beyond ASCII.
     """
 
     letter: NDArray[np.uint32]
-    ascii: NDArray[np.uint8]
+    ascii: bytes
+    not_letters: bytes
     marks: str
     symbols: str
 
@@ -72,7 +74,8 @@ def _classes() -> _Classes:
     letters = [char for char in every if char.isalnum()] + marks + ["\n"]
     table = np.zeros(_LAST_LETTER + 1, dtype=np.uint32)
     table[_codes("".join(letters))] = _codes(skeleton("".join(letters)))
-    return _Classes(table, table[:128].astype(np.uint8), _members(marks), _members(symbols))
+    forms = bytes(table[:256].tolist())  # only the first half is used
+    return _Classes(table, forms, bytes(np.flatnonzero(table[:128] == 0).tolist()), _members(marks), _members(symbols))
 
 
 def _members(characters: Iterable[str]) -> str:
@@ -149,37 +152,72 @@ def _codes(text: str) -> NDArray[np.uint32]:
 # ------------------------------------------------------------------------------------------------------------- letters
 
 
-class Letters(NamedTuple):
+class Letters:
     """The letters and digits of texts, in one form for look-alikes, and where they are.
 
     source: the texts in their plain form, with a line end before and after each.
-    folded: their letters, with stretched ones once, and the line ends.
+    folded: their letters, and the line ends.
     first, last [folded]: the places in `source` of the first and last letter that each stands for.
     """
 
-    source: str
-    folded: str
-    first: Places
-    last: Places
+    def __init__(self, source: str, folded: str, places: Callable[[], tuple[Places, Places]]) -> None:
+        self.source = source
+        self.folded = folded
+        self._places = places
+
+    @cached_property
+    def places(self) -> tuple[Places, Places]:
+        """first and last."""
+        return self._places()
+
+    @cached_property
+    def ends(self) -> Places:
+        """The places in `source` where texts end."""
+        return np.flatnonzero(_points(self.source) == ord("\n"))[1:]
 
 
-def letters(lines: Sequence[str]) -> Letters:
-    """The letters of lines in plain form."""
-    source = "\n" + "\n".join(lines) + "\n"
-    points: NDArray[Any]
-    if source.isascii():  # one byte for each character
-        points = np.frombuffer(source.encode(), dtype=np.uint8)
-        form = _classes().ascii[points]
-    else:
-        points = _codes(source)
-        form = _classes().letter[np.minimum(points, _LAST_LETTER)]
+def _points(text: str) -> NDArray[Any]:
+    return np.frombuffer(text.encode(), dtype=np.uint8) if text.isascii() else _codes(text)
+
+
+def letters_of_ascii(source: str) -> Letters:
+    """The letters of lines in ASCII, between line ends, at the least cost."""
+    points = source.encode()
+    form = points.translate(_classes().ascii)
+
+    def places() -> tuple[Places, Places]:
+        places = np.flatnonzero(np.frombuffer(form, dtype=np.uint8))
+        return places, places
+
+    return Letters(source, points.translate(_classes().ascii, _classes().not_letters).decode("ascii"), places)
+
+
+def letters(source: str) -> Letters:
+    """The letters of lines in plain form, between line ends. A stretched letter is there once."""
+    points = _codes(source)
+    form = _classes().letter[np.minimum(points, _LAST_LETTER)]
+    places = _unstretched(points, form)
+    return Letters(source, form[places[0]].tobytes().decode("utf-32-le", "surrogatepass"), lambda: places)
+
+
+def _odd_lines(source: str) -> list[int]:
+    """The numbers of the ASCII lines that hold a stretched letter, or a symbol after a letter or before one."""
+    points = np.frombuffer(source.encode(), dtype=np.uint8)
+    letter = (points | 32) - ord("a") < 26  # a difference below 0 wraps around
     equal = points[1:] == points[:-1]
-    if (equal[1:] & equal[:-1] & (form[2:] >= ord("a"))).any():
-        first, last = _unstretched(points, form)
-    else:
-        first = last = np.flatnonzero(form)
-    folded = form[first].tobytes()
-    return Letters(source, folded.decode("ascii" if form.itemsize == 1 else "utf-32-le", "surrogatepass"), first, last)
+    odd = equal[1:] & equal[:-1] & letter[2:]
+    symbol = np.zeros(len(points), dtype=bool)
+    for char in _SYMBOL_CHARACTERS:
+        symbol |= points == ord(char)
+    if symbol.any():
+        alphanumeric = letter | ((points - ord("0")) < 10)
+        follows = symbol[1:-1] & alphanumeric[:-2] & (alphanumeric | symbol)[2:]
+        odd |= follows | ((points[1:-1] == ord("$")) & (letter[2:] | letter[:-2]))
+    places = np.flatnonzero(odd)
+    if not len(places):
+        return []
+    ends = np.flatnonzero(points == ord("\n"))[1:]
+    return np.unique(np.searchsorted(ends, places + 1)).tolist()  # type: ignore[no-any-return]
 
 
 def _unstretched(points: NDArray[Any], form: NDArray[Any]) -> tuple[Places, Places]:
@@ -221,7 +259,7 @@ class Term:
 
     def is_at(self, letters: Letters, start: int, end: int) -> bool:
         """Whether the letters from start to end, in `letters.folded`, are this term's words."""
-        source, a, b = letters.source, int(letters.first[start]), int(letters.last[end - 1]) + 1
+        source, a, b = letters.source, int(letters.places[0][start]), int(letters.places[1][end - 1]) + 1
         inside = _inside_word().match
         particles = _TAKES_PARTICLES.search(self.form)
         if inside(source[a - 1 : a + 1]) or (inside(source[b - 1 : b + 1]) and not particles):
@@ -257,7 +295,9 @@ class Term:
         """Whether what was found in a skeletal line, between line ends, is the whole word or address."""
         end = start + len(self.needles[0])
         before, after = line[start - 1], line[end : end + 2]
-        if line[start].isalnum() and re.match(r"[\w-]", before) or line[start] == "@" and re.match(r"[\w.]", before):
+        if (line[start].isalnum() and re.match(r"[\w-]", before)) or (
+            line[start] == "@" and re.match(r"[\w.]", before)
+        ):
             return False
         if _URL.match(self.form):
             return bool(_URL_ENDS.match(line[end : end + 16]))
@@ -280,7 +320,9 @@ def _needles(words: Sequence[str]) -> list[str]:
     """What the letters of a text are where they hold these words: a double letter is there twice, or stretched."""
     runs = ["".join(run) for word in words for _, run in groupby(word)]
     doubles = sum(len(run) > 1 for run in runs)
-    choices = product((True, False), repeat=doubles) if doubles <= _MAX_DOUBLES else [(True,) * doubles, (False,) * doubles]
+    choices = (
+        product((True, False), repeat=doubles) if doubles <= _MAX_DOUBLES else [(True,) * doubles, (False,) * doubles]
+    )
     needles = []
     for choice in choices:
         twice = iter(choice)
@@ -311,41 +353,43 @@ class Terms:
         self._literal = self._searcher(search, literal=True)
 
     def _searcher(self, search: Search, *, literal: bool) -> _Searcher | None:
-        needles = [(n, needle) for n, term in enumerate(self._terms) if term.literal == literal for needle in term.needles]
+        needles = [
+            (n, needle) for n, term in enumerate(self._terms) if term.literal == literal for needle in term.needles
+        ]
         return _Searcher([n for n, _ in needles], search([needle for _, needle in needles])) if needles else None
 
     def find(self, lines: Sequence[str]) -> list[tuple[int, int]]:
         """The texts and terms, by number, where lines in plain form hold a term."""
         found: list[tuple[int, int]] = []
         if self._words:
-            plain_ascii = [i for i, line in enumerate(lines) if line.isascii()]
+            common = [i for i, line in enumerate(lines) if line.isascii()]
             others = [i for i, line in enumerate(lines) if not line.isascii()]
-            for numbers in (plain_ascii, others):
-                if numbers:
-                    found += self._find_words([lines[i] for i in numbers], numbers)
-            disguised = {i: bare for i, line in enumerate(lines) if (bare := undisguised(line)) != line}
-            if disguised:
-                found += self._find_words(list(disguised.values()), list(disguised))
+            if common:
+                source = _between_ends([lines[i] for i in common])
+                found += self._find_words(letters_of_ascii(source), common)
+                others += [common[i] for i in _odd_lines(source)]
+            if others:
+                found += self._find_words(letters(_between_ends([lines[i] for i in others])), others)
+                bare = {i: line for i in others if (line := undisguised(lines[i])) != lines[i]}
+                found += self._find_words(letters(_between_ends(list(bare.values()))), list(bare))
         if self._literal:
             found += self._find_literal(lines)
         return found
 
-    def _find_words(self, lines: Sequence[str], numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    def _find_words(self, of: Letters, numbers: Sequence[int]) -> list[tuple[int, int]]:
+        """Terms in lines, whose texts have these numbers."""
         assert self._words is not None
-        of = letters(lines)
         hits = [
-            (int(of.first[start]), self._words.terms[needle])
+            (int(of.places[0][start]), self._words.terms[needle])
             for needle, start, end in self._words.find(of.folded)
             if self._terms[self._words.terms[needle]].is_at(of, start, end)
         ]
-        if hits:
-            ends = np.flatnonzero(_codes(of.source) == ord("\n"))[1:]
-            owners = np.searchsorted(ends, [place for place, _ in hits]).tolist()
-            yield from ((numbers[owner], term) for owner, (_, term) in zip(owners, hits, strict=True))
+        owners = np.searchsorted(of.ends, [place for place, _ in hits]).tolist() if hits else []
+        return [(numbers[owner], term) for owner, (_, term) in zip(owners, hits, strict=True)]
 
     def _find_literal(self, lines: Sequence[str]) -> Iterator[tuple[int, int]]:
         assert self._literal is not None
-        line = "\n" + "\n".join(map(skeletal, lines)) + "\n"
+        line = _between_ends(list(map(skeletal, lines)))
         hits = [
             (start, self._literal.terms[needle])
             for needle, start, _ in self._literal.find(line)
@@ -357,6 +401,10 @@ class Terms:
             yield from ((owner, term) for owner, (_, term) in zip(owners, hits, strict=True))
 
 
+def _between_ends(lines: Sequence[str]) -> str:
+    return "\n" + "\n".join(lines) + "\n"
+
+
 class _Searcher(NamedTuple):
     """terms: the number of the term that each needle belongs to."""
 
@@ -366,9 +414,7 @@ class _Searcher(NamedTuple):
 
 def undisguised(line: str) -> str:
     """The line with symbols inside words as the digits that stand for the same letters."""
-    if "!" in line or "@" in line or "$" in line or "+" in line or "|" in line:
-        return _SYMBOL.sub(_as_digits, line)
-    return line
+    return _SYMBOL.sub(_as_digits, line)
 
 
 def _as_digits(match: re.Match[str]) -> str:
@@ -393,6 +439,7 @@ def one_by_one(needles: Sequence[str]) -> Callable[[str], Iterable[Hit]]:
 # ------------------------------------------------------------------------------------------------------------ patterns
 
 _PATTERN_MEMORY = 256 * 2**20  # bytes for RE2's automaton of all patterns; RE2 rebuilds it when it is full
+_BEYOND_ASCII = re.compile(r"\\[pPx]|\[\^|[^\x00-\x7f]-|-[^\x00-\x7f]")
 _BOUNDARY = re.compile(r"\\[bB]")
 _FIRST_BOUNDARY = re.compile(r"\\b(?=[^\W_]|\(\?:[^\W_]|\\p|\[)")
 _LAST_BOUNDARY = re.compile(r"(?<=[\w)\]}?*+])(?<!\\b)\\b\Z")
@@ -406,7 +453,9 @@ class Patterns:
     def __init__(self, patterns: Sequence[str]) -> None:
         self._folded = _compiled([(number, _folded(pattern)) for number, pattern in enumerate(patterns)])
         # RE2's word boundaries know ASCII letters alone: next to any other letter they would be inside words.
-        self._sent = _compiled([(n, _bounded(p)) for n, p in enumerate(patterns) if _sees_sent(p)])
+        seen = [(number, _bounded(pattern)) for number, pattern in enumerate(patterns) if _sees_sent(pattern)]
+        self._sent = _compiled(seen)
+        self._seen_as_sent = _characters([pattern for _, pattern in seen])
 
     def find(self, texts: Sequence[str], plain_lines: Sequence[str], latin: Sequence[str]) -> list[tuple[int, int]]:
         """The texts and patterns, by number, that match. The texts come with their plain form, and in Latin letters."""
@@ -421,7 +470,7 @@ class Patterns:
         if self._sent:
             match, numbers = self._sent
             for text, line in enumerate(texts):
-                if not line.isascii() and line.lower() != plain_lines[text]:
+                if not line.isascii() and self._seen_as_sent.search(line):
                     found += [(text, numbers[hit]) for hit in match(sent(line)) or ()]
         return found
 
@@ -446,7 +495,17 @@ def _compiled(patterns: Sequence[tuple[int, str]]) -> _Matching | None:
 
 
 def _sees_sent(pattern: str) -> bool:
-    return not pattern.isascii() or not _BOUNDARY.search(pattern)
+    """Whether a text as sent can match what its folded forms do not."""
+    return not pattern.isascii() or bool(_BEYOND_ASCII.search(pattern) and not _BOUNDARY.search(pattern))
+
+
+def _characters(patterns: Sequence[str]) -> re.Pattern[str]:
+    """What a text that is not ASCII must hold in order to match one of the patterns as sent."""
+    if any(_BEYOND_ASCII.search(pattern.replace(_BEFORE_WORD, "").replace(_AFTER_WORD, "")) for pattern in patterns):
+        return re.compile("")
+    text = "".join(patterns)
+    forms = "".join((text, text.lower(), text.upper(), unicodedata.normalize("NFD", text)))
+    return re.compile(f"[{''.join(re.escape(char) for char in sorted(set(forms)) if not char.isascii()) or 'x'}]")
 
 
 def _bounded(pattern: str) -> str:
@@ -467,4 +526,4 @@ def _folded(pattern: str) -> str:
 
 def _folded_letter(char: str) -> str:
     folded = plain(char)
-    return folded if len(folded) == 1 and folded.isalnum() else char
+    return folded if not folded or (len(folded) == 1 and folded.isalnum()) else char
