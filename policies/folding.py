@@ -11,7 +11,7 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,8 @@ from typing import NamedTuple
 _TABLE = Path(__file__).with_name("confusables.txt")
 _NAMED = re.compile(r"LATIN (?:LETTER SMALL CAPITAL|(?:SMALL|CAPITAL) LETTER TURNED) ([A-Z])\Z")
 _ENCLOSED = (0x1F150, 0x1F170, 0x1F1E6)  # negative circled, negative squared, regional indicators; each from A to Z
-_RARE = re.compile("[\U00010000-\U0001efff\U000e0000-\U000e0fff]")  # beyond plane 0, apart from emoji
+_BEYOND = "\U00010000-\U0001f1ff\U000e0000-\U000e0fff"  # beyond plane 0, apart from most emoji
+_RARE = re.compile(f"[{_BEYOND}]")
 _ANY_ENCLOSED = re.compile("[\U0001f150-\U0001f1ff]")
 _REFERENCE = re.compile(r"&#(?:[0-9]{1,7}|[xX][0-9a-fA-F]{1,6});?")
 _BREAKS = re.compile("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
@@ -38,18 +39,8 @@ def plain(text: str) -> str:
 
     Idempotent, except that a resolved reference may complete another one.
     """
-    return plain_of([text])[0]
-
-
-def plain_of(texts: Sequence[str]) -> list[str]:
-    """The plain form of each text."""
-    lines = [resolved(text).lower() for text in texts]
-    odd = [i for i, line in enumerate(lines) if not (line.isascii() and line.isprintable())]
-    if odd:
-        text = "\n".join(one_line(lines[i]) for i in odd)
-        for i, line in zip(odd, plain_from(decomposed(text)).split("\n"), strict=True):
-            lines[i] = line
-    return lines
+    line = resolved(text).lower()
+    return line if line.isascii() and line.isprintable() else plain_from(decomposed(one_line(line)))
 
 
 def resolved(text: str) -> str:
@@ -134,9 +125,15 @@ def _removed() -> _Removed:
     return _Removed(plane_0, rare)
 
 
+@cache
+def removes_more(than: re.Pattern[str]) -> re.Pattern[str]:
+    """What may be in a decomposed line whose plain form is more or less than the line without what `than` matches."""
+    codes = [code for code in range(0x10000) if _is_removed(chr(code)) != bool(than.match(chr(code)))]
+    return re.compile(f"[{members(codes)}{_BEYOND}]")
+
+
 def _class_of(codes: Iterable[int]) -> re.Pattern[str]:
-    ranges = _ranges([code for code in codes if _is_removed(chr(code))])
-    return re.compile(f"[{''.join(f'{re.escape(chr(first))}-{re.escape(chr(last))}' for first, last in ranges)}]")
+    return re.compile(f"[{members(code for code in codes if _is_removed(chr(code)))}]")
 
 
 def _is_removed(char: str) -> bool:
@@ -149,11 +146,12 @@ def _is_removed(char: str) -> bool:
     return category in ("Cf", "Cs", "Me") or code in _IGNORABLE or code >= 0xE0000 or char == _TATWEEL
 
 
-def _ranges(codes: list[int]) -> Iterator[tuple[int, int]]:
-    first = last = codes[0]
-    for code in codes[1:]:
-        if code != last + 1:
-            yield first, last
-            first = code
-        last = code
-    yield first, last
+def members(codes: Iterable[int]) -> str:
+    """The inside of a character class for code points in order."""
+    ranges: list[list[int]] = []
+    for code in codes:
+        if ranges and code == ranges[-1][1] + 1:
+            ranges[-1][1] = code
+        else:
+            ranges.append([code, code])
+    return "".join(f"{re.escape(chr(first))}-{re.escape(chr(last))}" for first, last in ranges)

@@ -20,7 +20,7 @@ import re2
 from numpy.typing import NDArray
 
 from safeguard_streams.policies.document import pattern_options
-from safeguard_streams.policies.folding import LEET, look_alikes, looks, plain, sent
+from safeguard_streams.policies.folding import LEET, look_alikes, looks, members, plain, sent
 
 Places = NDArray[np.intp]
 Flags = NDArray[np.bool_]
@@ -75,14 +75,13 @@ def _classes() -> _Classes:
     table = np.zeros(_LAST_LETTER + 1, dtype=np.uint32)
     table[_codes("".join(letters))] = _codes(skeleton("".join(letters)))
     forms = bytes(table[:256].tolist())  # only the first half is used
-    return _Classes(table, forms, bytes(np.flatnonzero(table[:128] == 0).tolist()), _members(marks), _members(symbols))
-
-
-def _members(characters: Iterable[str]) -> str:
-    """The inside of a character class, as ranges."""
-    codes = np.array([ord(char) for char in characters])
-    parts = np.split(codes, np.flatnonzero(np.diff(codes) > 1) + 1)
-    return "".join(f"{re.escape(chr(part[0]))}-{re.escape(chr(part[-1]))}" for part in parts)
+    return _Classes(
+        table,
+        forms,
+        bytes(np.flatnonzero(table[:128] == 0).tolist()),
+        members(map(ord, marks)),
+        members(map(ord, symbols)),
+    )
 
 
 @cache
@@ -141,7 +140,8 @@ def _script(char: str) -> str:
     return unicodedata.name(char, "").split(" ")[0] if char.isalpha() else ""
 
 
-def _scripts(text: str) -> set[str]:
+def scripts(text: str) -> set[str]:
+    """The scripts of the letters of a text, by the first words of their names."""
     return {script for char in set(text) if (script := _script(char))}
 
 
@@ -247,6 +247,7 @@ class Term:
         self.form = " ".join(plain(term).split())
         self.literal = not all(_joins_or_belongs(char) for char in self.form)
         self.words = "".join(char if _belongs(char) else " " for char in self.form).split()
+        self._takes_particles = bool(_TAKES_PARTICLES.search(self.form))
         self.needles = [skeletal(self.form)] if self.literal and self.words else _needles(self.words)
 
     @cached_property
@@ -257,18 +258,16 @@ class Term:
     def _spaced(self) -> re.Pattern[str]:
         return re.compile(_gap().join(map(_standing_for, "".join(self.words))))
 
-    def is_at(self, letters: Letters, start: int, end: int) -> bool:
-        """Whether the letters from start to end, in `letters.folded`, are this term's words."""
-        source, a, b = letters.source, int(letters.places[0][start]), int(letters.places[1][end - 1]) + 1
-        inside = _inside_word().match
-        particles = _TAKES_PARTICLES.search(self.form)
-        if inside(source[a - 1 : a + 1]) or (inside(source[b - 1 : b + 1]) and not particles):
+    def is_at(self, source: str, start: int, end: int) -> bool:
+        """Whether the characters from start to end of a plain text between line ends are this term's words."""
+        if _inside_word_at(source, start) or (_inside_word_at(source, end) and not self._takes_particles):
             return False
-        found = source[a:b]
+        found = source[start:end]
+        if found == self.form:
+            return True
         joined = self._joined.fullmatch(found)
-        return bool(joined or (self._spaced.fullmatch(found) and self._is_row(source, a, b))) and self._is_meant(
-            source, a, b
-        )
+        row = not joined and self._spaced.fullmatch(found) and self._is_row(source, start, end)
+        return bool(joined or row) and self._is_meant(source, start, end)
 
     def _is_row(self, source: str, a: int, b: int) -> bool:
         """Whether spaced-out letters may be this term: short terms only where they are the whole row of letters."""
@@ -283,13 +282,13 @@ class Term:
         own = "".join(self.words)
         if _COUNTED.match(found) and not _COUNTED.match(own):
             return False
-        ours, theirs = _scripts(own), _scripts(found)
+        ours, theirs = scripts(own), scripts(found)
         if ours == theirs or len(ours) != 1 or len(theirs) != 1:
             return True
         # All letters are of one other script. In a text of that script, they are a word of its language.
         start, end = max(source.rfind("\n", 0, a), a - _AROUND), source.find("\n", b)
-        scripts = [_script(char) for char in source[start:a] + source[b : min(end, b + _AROUND)]]
-        return scripts.count(ours.pop()) >= scripts.count(theirs.pop())
+        around = [_script(char) for char in source[start:a] + source[b : min(end, b + _AROUND)]]
+        return around.count(ours.pop()) >= around.count(theirs.pop())
 
     def is_literally_at(self, line: str, start: int) -> bool:
         """Whether what was found in a skeletal line, between line ends, is the whole word or address."""
@@ -306,6 +305,11 @@ class Term:
 
 _SINGLE_BEFORE = re.compile(r"(?<![^\W_])[^\W_][\W_]+\Z")
 _SINGLE_AFTER = re.compile(r"[\W_]+[^\W_](?![^\W_])")
+
+
+def _inside_word_at(source: str, place: int) -> bool:
+    before = source[place - 1]
+    return (before.isalnum() or not before.isascii()) and bool(_inside_word().match(source, place - 1))
 
 
 def _belongs(char: str) -> bool:
@@ -379,13 +383,18 @@ class Terms:
     def _find_words(self, of: Letters, numbers: Sequence[int]) -> list[tuple[int, int]]:
         """Terms in lines, whose texts have these numbers."""
         assert self._words is not None
-        hits = [
-            (int(of.places[0][start]), self._words.terms[needle])
-            for needle, start, end in self._words.find(of.folded)
-            if self._terms[self._words.terms[needle]].is_at(of, start, end)
+        hits = list(self._words.find(of.folded))
+        if not hits:
+            return []
+        needles, starts, ends = zip(*hits, strict=True)
+        terms = [self._words.terms[needle] for needle in needles]
+        first, last = of.places[0].take(starts).tolist(), of.places[1].take(np.array(ends) - 1).tolist()
+        owners = np.searchsorted(of.ends, first).tolist()
+        return [
+            (numbers[owner], term)
+            for owner, term, start, end in zip(owners, terms, first, last, strict=True)
+            if self._terms[term].is_at(of.source, start, end + 1)
         ]
-        owners = np.searchsorted(of.ends, [place for place, _ in hits]).tolist() if hits else []
-        return [(numbers[owner], term) for owner, (_, term) in zip(owners, hits, strict=True)]
 
     def _find_literal(self, lines: Sequence[str]) -> Iterator[tuple[int, int]]:
         assert self._literal is not None
@@ -443,6 +452,7 @@ _BEYOND_ASCII = re.compile(r"\\[pPx]|\[\^|[^\x00-\x7f]-|-[^\x00-\x7f]")
 _BOUNDARY = re.compile(r"\\[bB]")
 _FIRST_BOUNDARY = re.compile(r"\\b(?=[^\W_]|\(\?:[^\W_]|\\p|\[)")
 _LAST_BOUNDARY = re.compile(r"(?<=[\w)\]}?*+])(?<!\\b)\\b\Z")
+_INNER_BOUNDARY = re.compile(r"\\[bB](?:\(\?:|\(|\[)*[^\x00-\x7f]|[^\x00-\x7f][)\]?*+]*\\[bB]")
 _BEFORE_WORD = r"(?:^|[^\p{L}\p{M}\p{N}_])"
 _AFTER_WORD = r"(?:$|[^\p{L}\p{M}\p{N}_])"
 
@@ -464,7 +474,8 @@ class Patterns:
         found: list[tuple[int, int]] = []
         match, numbers = self._folded
         for text, line in enumerate(latin):
-            found += [(text, numbers[hit]) for hit in match(line) or ()]
+            if hits := match(line):
+                found += [(text, numbers[hit]) for hit in hits]
             if line != plain_lines[text]:
                 found += [(text, numbers[hit]) for hit in match(plain_lines[text]) or ()]
         if self._sent:
@@ -515,6 +526,11 @@ def _bounded(pattern: str) -> str:
     first = _FIRST_BOUNDARY.match(pattern)
     pattern = _BEFORE_WORD + pattern[first.end() :] if first else pattern
     return _LAST_BOUNDARY.sub(lambda _: _AFTER_WORD, pattern)
+
+
+def inner_boundary(pattern: str) -> bool:
+    """Whether a word boundary is left that stands beside a letter beyond ASCII, where RE2 sees none."""
+    return bool(_INNER_BOUNDARY.search(_bounded(pattern)))
 
 
 def _folded(pattern: str) -> str:

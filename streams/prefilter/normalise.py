@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from safeguard_streams.policies.folding import decomposed, latin_look_alikes, one_line, plain_from, plain_of
+from safeguard_streams.policies.folding import decomposed, latin_look_alikes, one_line, plain_from, removes_more
+from safeguard_streams.policies.folding import plain as plain_line
 
 Flags = NDArray[np.bool_]
 
@@ -101,13 +102,16 @@ def _both(lines: Sequence[str]) -> _Folded:
     plain = latin.copy()
     odd = [i for i, line in enumerate(latin) if not (line.isascii() and line.isprintable())]
     if odd:
-        text = decomposed("\n".join(lines[i] for i in odd))
-        in_latin = _in_latin(unicodedata.normalize("NFC", _INVISIBLE.sub("", text)))
-        for i, a, b in zip(odd, plain_from(text).split("\n"), in_latin.split("\n"), strict=True):
-            plain[i], latin[i] = a, b
+        apart = decomposed("\n".join(lines[i] for i in odd))
+        visible = unicodedata.normalize("NFC", _INVISIBLE.sub("", apart))
+        more = removes_more(_INVISIBLE)
+        forms = zip(odd, apart.split("\n"), visible.split("\n"), _in_latin(visible).split("\n"), strict=True)
+        for i, letters, line, in_latin in forms:
+            plain[i] = plain_from(letters) if more.search(letters) else line
+            latin[i] = in_latin
     for i, line in enumerate(lines):
         if "&#" in line:
-            plain[i] = plain_of([line])[0]
+            plain[i] = plain_line(line)
     return _Folded(plain, latin)
 
 

@@ -24,7 +24,7 @@ from safeguard_streams.contract.records import (
     schema_header,
 )
 from safeguard_streams.errors import RecordError
-from safeguard_streams.policies.document import Policy
+from safeguard_streams.policies.document import Policy, in_languages
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.decision import AuditRates, EscalationReason, Prefilter
 from safeguard_streams.prefilter.sampling import drawn, hashed
@@ -103,7 +103,7 @@ class ReplaySelector:
     def _fits(self, event: ContentEvent) -> bool:
         replay = self._replay
         return (not replay.surfaces or event.surface in replay.surfaces) and (
-            not replay.languages or event.language in replay.languages
+            in_languages(event.language, replay.languages)
         )
 
     def _fits_earlier(self, event: ContentEvent, policy_id: str) -> bool:
