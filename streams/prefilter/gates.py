@@ -117,7 +117,7 @@ def _searched(needles: Sequence[str]) -> Callable[[str], Iterable[Hit]]:
 
 
 class _Matchers:
-    """The terms and patterns of all policies, found in one pass over a batch. A pattern comes before a term."""
+    """The terms and patterns of all policies, found in one pass over a batch. A term comes before a pattern."""
 
     def __init__(self, gates: Sequence[Gate]) -> None:
         self._term_owners = [(column, term) for column, gate in enumerate(gates) for term in gate.terms]
@@ -129,10 +129,10 @@ class _Matchers:
         matches: Matches = {}
         if not self._term_owners and not self._pattern_owners:
             return matches
-        for text, number in self._patterns.find(texts, views.plain, views.folded):
-            column, pattern = self._pattern_owners[number]
-            matches.setdefault((text, column), pattern)
         for text, number in self._terms.find(views.plain):
             column, term = self._term_owners[number]
             matches.setdefault((text, column), term)
+        for text, number in self._patterns.find(texts, views.plain, views.folded):
+            column, pattern = self._pattern_owners[number]
+            matches.setdefault((text, column), pattern)
         return matches
