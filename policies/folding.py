@@ -138,12 +138,12 @@ def _class_of(codes: Iterable[int]) -> re.Pattern[str]:
 
 def _is_removed(char: str) -> bool:
     category, code = unicodedata.category(char), ord(char)
+    if code in _IGNORABLE or code >= 0xE0000 or char == _TATWEEL:
+        return True
     if category == "Mn":
         combining = unicodedata.combining(char)
-        return combining in _POINTS or combining >= _ACCENTS or combining == _OVERLAY or code in _IGNORABLE
-    if category == "Cc":
-        return not char.isspace()
-    return category in ("Cf", "Cs", "Me") or code in _IGNORABLE or code >= 0xE0000 or char == _TATWEEL
+        return combining in _POINTS or combining >= _ACCENTS or combining == _OVERLAY
+    return category in ("Cf", "Cs", "Me") or (category == "Cc" and not char.isspace())
 
 
 def members(codes: Iterable[int]) -> str:

@@ -272,9 +272,11 @@ class Term:
     def _is_row(self, source: str, a: int, b: int) -> bool:
         """Whether spaced-out letters may be this term: short terms only where they are the whole row of letters."""
         count = sum(map(len, self.words))
+        if _SYLLABLE.match(self.form):  # in these scripts, single characters are words
+            return count > 1
         before, after = source[max(0, a - _NEAR) : a], source[b : b + _NEAR]
         alone = not (_SINGLE_BEFORE.search(before) or _SINGLE_AFTER.match(after))
-        return count >= _SPACED_MINIMUM or (alone and count >= (2 if _SYLLABLE.match(self.form) else 3))
+        return count >= _SPACED_MINIMUM or (alone and count == _SPACED_MINIMUM - 1)
 
     def _is_meant(self, source: str, a: int, b: int) -> bool:
         """Whether letters that are not the term's own are a disguise, and not another word."""
