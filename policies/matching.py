@@ -129,8 +129,10 @@ def _standing_for(letter: str) -> str:
 
 
 def _may_stand(other: str, letter: str) -> bool:
-    if other.isascii() and letter.isascii():
-        return other.isdigit()
+    if other.isdigit():
+        return True
+    if looks(other) != looks(letter) or (other.isascii() and letter.isascii()):
+        return False
     return other.isascii() or letter.isascii() or _script(other) != _script(letter)
 
 
@@ -247,6 +249,7 @@ class Term:
         self.form = " ".join(plain(term).split())
         self.literal = not all(_joins_or_belongs(char) for char in self.form)
         self.words = "".join(char if _belongs(char) else " " for char in self.form).split()
+        self._may_be_row = any(len(word) > 1 for word in self.words)
         self._takes_particles = bool(_TAKES_PARTICLES.search(self.form))
         self.needles = [skeletal(self.form)] if self.literal and self.words else _needles(self.words)
 
@@ -265,9 +268,9 @@ class Term:
         found = source[start:end]
         if found == self.form:
             return True
-        joined = self._joined.fullmatch(found)
-        row = not joined and self._spaced.fullmatch(found) and self._is_row(source, start, end)
-        return bool(joined or row) and self._is_meant(source, start, end)
+        if self._may_be_row and self._spaced.fullmatch(found):
+            return self._is_row(source, start, end) and self._is_meant(source, start, end)
+        return bool(self._joined.fullmatch(found)) and self._is_meant(source, start, end)
 
     def _is_row(self, source: str, a: int, b: int) -> bool:
         """Whether spaced-out letters may be this term: short terms only where they are the whole row of letters."""
@@ -282,7 +285,7 @@ class Term:
         """Whether letters that are not the term's own are a disguise, and not another word."""
         found = "".join(char for char in source[a:b] if char.isalnum())
         own = "".join(self.words)
-        if _COUNTED.match(found) and not _COUNTED.match(own):
+        if _COUNTED.match(found) and _digits(found) != _digits(own):
             return False
         ours, theirs = scripts(own), scripts(found)
         if ours == theirs or len(ours) != 1 or len(theirs) != 1:
@@ -307,6 +310,10 @@ class Term:
 
 _SINGLE_BEFORE = re.compile(r"(?<![^\W_])[^\W_][\W_]+\Z")
 _SINGLE_AFTER = re.compile(r"[\W_]+[^\W_](?![^\W_])")
+
+
+def _digits(text: str) -> int:
+    return sum(map(str.isdigit, text))
 
 
 def _inside_word_at(source: str, place: int) -> bool:
