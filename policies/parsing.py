@@ -23,7 +23,7 @@ RULE = re.compile(r"- ([A-Z]{2,4}\d{1,3}): (\S.*)")
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
 _HEADING = re.compile(r"## (.+?)\s*\Z")
 _PATH = re.compile(r" - at `(?:key in `)?\$([^`]*)`")
-_COMMENT = re.compile(r"\s+(#\S.*)")
+_COMMENT = re.compile(r"\s*(#\S.*)")
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 _FIELD = re.compile(r"(missing required|unknown) field `(\w+)`")
 
