@@ -171,7 +171,7 @@ class Document:
     def cut(self, *path: str | int) -> str | None:
         """What YAML takes for a comment after an unquoted value on its line, if it follows the value at once."""
         node = self._node(*path)
-        if not isinstance(node, yaml.ScalarNode) or node.style is not None:
+        if not isinstance(node, yaml.ScalarNode) or node.style:
             return None
         line = self.front.split("\n")[node.end_mark.line]
         comment = _COMMENT.match(line, node.end_mark.column)
