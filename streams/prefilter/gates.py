@@ -90,6 +90,10 @@ class Gates:
         matches = self._matchers.find(texts, views)
         return GateResults(scores, self._likeliest(len(texts), windows), scores >= self.thresholds, matches)
 
+    def matches(self, texts: Sequence[str]) -> Matches:
+        """The terms and patterns that match, without the classifier."""
+        return self._matchers.find(texts, read(texts))
+
     def _likeliest(self, texts: int, windows: Windows) -> NDArray[np.intp]:
         best = np.zeros((texts, windows.probabilities.shape[1]))
         np.maximum.at(best, windows.text, windows.probabilities)

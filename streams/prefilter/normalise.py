@@ -192,11 +192,13 @@ def _repair(folded: Sequence[str]) -> _Repaired:
     letter = roles & _LETTER > 0
     repeated = points[1:] == points[:-1]
 
-    for i in _lines_of(np.flatnonzero(_spaced_letters(letter | (points > 127))), points):
+    spaced = _lines_of(np.flatnonzero(_spaced_letters(letter | (points > 127))), points)
+    for i in spaced:
         lines[i] = _SPACED.sub(lambda match: match[0].replace(match[1], ""), lines[i])
     for i in _lines_of(np.flatnonzero(_runs(repeated)), points):
         lines[i] = _RUN.sub(r"\1\1\1", lines[i])
-    for i in _lines_of(_ends_of_long_pieces(points), points):
+    joined_long = [i for i in spaced if max(map(len, lines[i].split(" "))) > _MAX_PIECE]
+    for i in {*_lines_of(_ends_of_long_pieces(points), points), *joined_long}:
         lines[i] = _LONG.sub(r"\1 ", _MARK.sub(r"\1 ", lines[i]))
     disguised = np.flatnonzero(_marked_words(letter, roles) | _stretched_letters(letter, repeated))
     return _Repaired(lines, _lines_of(disguised, points))
