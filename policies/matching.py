@@ -37,7 +37,7 @@ _NEAR, _AROUND = 4, 200  # characters on either side that are looked at for spac
 # Scripts written without spaces: a term may begin and end anywhere.
 _SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
 _SYLLABLE = re.compile(f"[{_SPACELESS}\uac00-\ud7a3]")
-_TAKES_PARTICLES = re.compile("[\uac00-\ud7a3]{2}\\Z")  # Korean words carry their particles
+_TAKES_PARTICLES = re.compile("[\uac00-\ud7a3] ?[\uac00-\ud7a3]\\Z")  # Korean words carry their particles
 _JOINS_WORDS = " '_-\u2019\u2010\u2011\u2012\u2013\u2014"  # between the words of a term
 _MARKS = ".*_~^=+|#"  # may stand inside a word of a text, as symbols beyond ASCII may
 _SYMBOL_CHARACTERS = "@$!+|"
