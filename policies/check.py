@@ -11,9 +11,10 @@ import msgspec
 import re2
 
 from safeguard_streams.errors import PolicyError, Problem
-from safeguard_streams.policies import files, golden, harmony
+from safeguard_streams.policies import files, golden, harmony, trial
 from safeguard_streams.policies.document import Gate, Policy, pattern_options
 from safeguard_streams.policies.golden import GoldenRow
+from safeguard_streams.policies.matching import Term, inner_boundary
 from safeguard_streams.policies.parsing import Document, Line, parse_with_lines
 
 SECTIONS = ("Instruction", "Definitions", "VIOLATES", "SAFE", "Examples", "Output")
@@ -23,7 +24,11 @@ MAX_TOKENS = 10_000
 MIN_EXAMPLES = 4
 MIN_GOLDEN = 60
 _EXAMPLE = re.compile(r'- "(.+)" -> (violates|safe), ([A-Z]{2,4}\d{1,3}(?:, [A-Z]{2,4}\d{1,3})*)\s*\Z')
-_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*\Z")
+_LANGUAGE = re.compile(r"(?:[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*|\*)\Z")
+_ASCII_BOUNDARY = (
+    r"has \b or \B beside a letter that is not ASCII, where RE2 sees no word: begin or end the pattern with it, "
+    r"or write (?:^|[^\p{L}\p{N}]) for it"
+)
 _MARKUP = re.compile(r"<\|\w+\|>")
 
 
@@ -186,21 +191,41 @@ def _check_gate(read: Document, gate: Gate) -> None:
     if gate.everything and others:
         read.warn(read.line("gate", "everything"), "gate", "everything is escalated: the gate's other parts do nothing")
     _check_terms(read, gate)
-    for number, pattern in enumerate(gate.patterns):
-        if re2.compile(pattern, pattern_options()).search(""):
-            message = f"the pattern {pattern!r} matches every text: write 'everything: true' if you want that"
-            read.error(read.line("gate", "patterns", number), "gate", message)
+    _check_patterns(read, gate)
 
 
 def _check_terms(read: Document, gate: Gate) -> None:
     seen: set[str] = set()
-    for number, term in enumerate(gate.terms):
+    for number, written in enumerate(gate.terms):
         line = read.line("gate", "terms", number)
-        if not any(map(str.isalnum, term)):
-            read.error(line, "gate", f"the term {term!r} has no letter or digit: it never matches")
-        elif _canonical(term) in seen:
-            read.warn(line, "gate", f"the term {term!r} is listed twice")
-        seen.add(_canonical(term))
+        term = Term(written)
+        if not any(map(str.isalnum, written)) or not term.needles:
+            read.error(line, "gate", f"the term {written!r} has no letter or digit: it never matches")
+        elif reason := trial.broad(term):
+            read.error(line, "gate", f"the term {written!r} {reason}")
+        elif not trial.is_found(written):
+            message = f"the term {written!r} is not found between words of its script: write its words alone"
+            read.error(line, "gate", message)
+        elif _canonical(written) in seen:
+            read.warn(line, "gate", f"the term {written!r} is listed twice")
+        if cut := read.cut("gate", "terms", number):
+            read.error(line, "comment", f"YAML reads {cut!r} as a comment: quote the term, as in 'one #two'")
+        seen.add(_canonical(written))
+
+
+def _check_patterns(read: Document, gate: Gate) -> None:
+    for number, pattern in enumerate(gate.patterns):
+        line = read.line("gate", "patterns", number)
+        if re2.compile(pattern, pattern_options()).search(""):
+            message = f"the pattern {pattern!r} matches every text: write 'everything: true' if you want that"
+            read.error(line, "gate", message)
+        elif inner_boundary(pattern):
+            read.error(line, "gate", f"the pattern {pattern!r} {_ASCII_BOUNDARY}")
+        elif not trial.can_match(pattern):
+            message = f"the pattern {pattern!r} cannot match: texts are one line, without control characters"
+            read.error(line, "gate", message)
+        if cut := read.cut("gate", "patterns", number):
+            read.error(line, "comment", f"YAML reads {cut!r} as a comment: put the pattern in single quotes")
 
 
 def _check_scope(read: Document, policy: Policy) -> None:

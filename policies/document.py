@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -17,7 +19,10 @@ SCORE_BOUND = 0.001  # scores are clipped to [SCORE_BOUND, 1 - SCORE_BOUND], bec
 
 
 class AppliesTo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content that a policy covers. An empty list covers all."""
+    """The content that a policy covers. An empty list covers all.
+
+    languages: ranges of RFC 4647, as `en` or `pt-BR`: en covers en-US.
+    """
 
     surfaces: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
@@ -28,8 +33,8 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     harms and threshold: escalate when the summed probability of these harms, 0 to 1, reaches the threshold in the
         text's worst window.
-    terms: words or phrases, compared with the normalised text on word boundaries.
-    patterns: regular expressions in RE2's syntax, searched for in the folded text, case ignored.
+    terms: words or phrases, found whole and in the disguises that the guide lists; addresses, found exactly.
+    patterns: regular expressions in RE2's syntax, searched for in the text as sent and folded, case ignored.
     distilled: first 12 hex digits of the sha256 of distilled.json beside policy.md. Its classifier's probability then
         replaces that of the harms in the comparison with the threshold.
     calibration: how the threshold was chosen and what to expect of it, for readers.
@@ -110,9 +115,24 @@ class Policy(msgspec.Struct, frozen=True):
     def applies(self, surface: str | None, language: str | None) -> bool:
         """Whether the policy covers this content. Content without a surface or language is never exempt."""
         scope = self.applies_to
-        return (not scope.surfaces or surface is None or surface in scope.surfaces) and (
-            not scope.languages or language is None or language in scope.languages
+        return (not scope.surfaces or not surface or surface in scope.surfaces) and in_languages(
+            language, scope.languages
         )
+
+
+_PRIMARY = re.compile(r"[a-z]{2,3}(?:-|\Z)")
+_NOT_A_LANGUAGE = ("und", "mul", "zxx", "mis")  # undetermined, multiple, none, uncoded
+
+
+def in_languages(language: str | None, ranges: Sequence[str]) -> bool:
+    """Whether a language tag is in one of the ranges, by RFC 4647's basic filtering: en covers en-US and EN.
+
+    True where there are no ranges, and where the tag names no language: it is missing, empty, und, or no tag at all.
+    """
+    tag = (language or "").strip().replace("_", "-").lower()
+    if not ranges or not _PRIMARY.match(tag) or tag.split("-")[0] in _NOT_A_LANGUAGE:
+        return True
+    return any(wanted == "*" or f"{tag}-".startswith(f"{wanted}-") for wanted in map(str.lower, ranges))
 
 
 def pattern_options() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ RULE = re.compile(r"- ([A-Z]{2,4}\d{1,3}): (\S.*)")
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
 _HEADING = re.compile(r"## (.+?)\s*\Z")
 _PATH = re.compile(r" - at `(?:key in `)?\$([^`]*)`")
+_COMMENT = re.compile(r"\s*(#\S.*)")
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 _FIELD = re.compile(r"(missing required|unknown) field `(\w+)`")
 
@@ -167,6 +169,26 @@ class Document:
             reason = problem[:1].lower() + problem[1:]
             self.error(self.line(*steps), "field", f"{where or 'front matter'}: {reason.replace('`', '')}")
 
+    def cut(self, *path: str | int) -> str | None:
+        """What YAML takes for a comment after an unquoted value on its line, if it follows the value at once."""
+        node = self._node(*path)
+        if not isinstance(node, yaml.ScalarNode) or node.style:
+            return None
+        line = self.front.split("\n")[node.end_mark.line]
+        comment = _COMMENT.match(line, node.end_mark.column)
+        return comment[1] if comment else None
+
+    def _node(self, *path: str | int) -> yaml.Node | None:
+        node = self._root
+        for step in path:
+            if isinstance(node, yaml.MappingNode):
+                node = next((value for key, value in node.value if key.value == step), None)
+            elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+                node = node.value[step]
+            else:
+                return None
+        return node
+
     def line(self, *path: str | int) -> int:
         """The line of a key of the front matter, or of its nearest ancestor in the document."""
         node, line = self._root, 1
@@ -247,6 +269,7 @@ def _check_values(read: Document, front: _FrontMatter) -> None:
     if not 1 <= front.judging.samples <= MAX_SAMPLES:
         line = read.line("judging", "samples")
         read.error(line, "range", f"judging.samples must be between 1 and {MAX_SAMPLES}, not {front.judging.samples}")
+    _check_written(read, front.gate)
     for number, pattern in enumerate(front.gate.patterns):
         try:
             re2.compile(pattern, pattern_options())
@@ -254,6 +277,17 @@ def _check_values(read: Document, front: _FrontMatter) -> None:
             reason = error.args[0].decode("utf-8", "replace") if isinstance(error.args[0], bytes) else error
             line = read.line("gate", "patterns", number)
             read.error(line, "pattern", f"gate.patterns: {pattern!r} is not a valid RE2 expression: {reason}")
+
+
+def _check_written(read: Document, gate: Gate) -> None:
+    """Report terms and patterns with control characters, which YAML's escapes make."""
+    for field, values in (("terms", gate.terms), ("patterns", gate.patterns)):
+        for number, value in enumerate(values):
+            controls = [char for char in value if unicodedata.category(char) == "Cc"]
+            if controls:
+                fix = "in double quotes, \"\\b\" is a backspace: write single quotes, as in '\\bword\\b'"
+                where = f"gate.{field}[{number}] holds the control character U+{ord(controls[0]):04X}"
+                read.error(read.line("gate", field, number), "control", f"{where}; {fix}")
 
 
 def _read_distilled(

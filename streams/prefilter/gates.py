@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import ahocorasick_rs
 import msgspec
 import numpy as np
-import re2
 from numpy.typing import NDArray
 
 from safeguard_streams.policies.distilled import DistilledClassifier
-from safeguard_streams.policies.document import Policy, pattern_options
+from safeguard_streams.policies.document import Gate, Policy
+from safeguard_streams.policies.matching import Hit, Patterns, Terms
 from safeguard_streams.prefilter.classifier import NONE, Classifier, Floats, Windows
-from safeguard_streams.prefilter.normalise import Flags, Views, codes, read
+from safeguard_streams.prefilter.normalise import Flags, Views, read
 
 _NEVER = 2.0  # a threshold that no probability reaches
-_PATTERN_MEMORY = 256 * 2**20  # bytes for RE2's automaton of all patterns; RE2 rebuilds it when it is full
-_SPACES = re.compile(" {2,}")
-# Two characters inside one word. A term may end anywhere in scripts that are written without spaces.
-_SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
-_INSIDE_WORD = re.compile(rf"[^\W_{_SPACELESS}][^\W_{_SPACELESS}]")
-
 Matches = dict[tuple[int, int], str]  # (text, policy) to the first term or pattern that matched
 
 
@@ -85,9 +78,7 @@ class Gates:
         self._weights = weights.reshape(len(gates), len(classifier.classes)).T.copy()  # [classes, policies]
         self._harms = [np.array(gate.harms, dtype=np.intp) for gate in gates]
         self._none = classifier.classes.index(NONE)
-        numbered = list(enumerate(policy.gate for policy in policies))
-        self._terms = _Terms((column, term) for column, gate in numbered for term in gate.terms)
-        self._patterns = _Patterns((column, pattern) for column, gate in numbered for pattern in gate.patterns)
+        self._matchers = _Matchers([policy.gate for policy in policies])
 
     def evaluate(self, texts: Sequence[str]) -> GateResults:
         """Evaluate all gates on each text."""
@@ -96,16 +87,12 @@ class Gates:
         scores = np.zeros((len(texts), len(self.thresholds)))
         np.maximum.at(scores, windows.text, windows.probabilities @ self._weights)
         self._apply_distilled(scores, windows)
-        return GateResults(
-            scores, self._likeliest(len(texts), windows), scores >= self.thresholds, self._matches(views)
-        )
+        matches = self._matchers.find(texts, views)
+        return GateResults(scores, self._likeliest(len(texts), windows), scores >= self.thresholds, matches)
 
     def matches(self, texts: Sequence[str]) -> Matches:
         """The terms and patterns that match, without the classifier."""
-        return self._matches(read(texts))
-
-    def _matches(self, views: Views) -> Matches:
-        return self._patterns.find(views) | self._terms.find(views)
+        return self._matchers.find(texts, read(texts))
 
     def _likeliest(self, texts: int, windows: Windows) -> NDArray[np.intp]:
         best = np.zeros((texts, windows.probabilities.shape[1]))
@@ -128,59 +115,28 @@ class Gates:
             scores[:, column] = distilled.probability(scores[:, column], 1 - none, logits[:, number])
 
 
-class _Terms:
-    """Words and phrases of all policies, found in one pass over a batch."""
+def _searched(needles: Sequence[str]) -> Callable[[str], Iterable[Hit]]:
+    automaton = ahocorasick_rs.AhoCorasick(needles)
+    return lambda text: automaton.find_matches_as_indexes(text, overlapping=True)
 
-    def __init__(self, terms: Iterable[tuple[int, str]]) -> None:
-        self._owners: list[tuple[int, str]] = []
-        needles: list[str] = []
-        for column, term in terms:
-            needle = " ".join(read([term]).lines[0].split())
-            if needle:
-                needles.append(needle)
-                self._owners.append((column, term))
-        self._automaton = ahocorasick_rs.AhoCorasick(needles) if needles else None
 
-    def find(self, views: Views) -> Matches:
+class _Matchers:
+    """The terms and patterns of all policies, found in one pass over a batch. A term comes before a pattern."""
+
+    def __init__(self, gates: Sequence[Gate]) -> None:
+        self._term_owners = [(column, term) for column, gate in enumerate(gates) for term in gate.terms]
+        self._pattern_owners = [(column, pattern) for column, gate in enumerate(gates) for pattern in gate.patterns]
+        self._terms = Terms([term for _, term in self._term_owners], _searched)
+        self._patterns = Patterns([pattern for _, pattern in self._pattern_owners])
+
+    def find(self, texts: Sequence[str], views: Views) -> Matches:
         matches: Matches = {}
-        if self._automaton is None:
+        if not self._term_owners and not self._pattern_owners:
             return matches
-        text = "\n" + "\n".join(views.lines) + "\n"
-        if "  " in text:
-            text = _SPACES.sub(" ", text)
-        hits = [
-            (number, start)
-            for number, start, end in self._automaton.find_matches_as_indexes(text, overlapping=True)
-            if not _INSIDE_WORD.match(text[start - 1 : start + 1]) and not _INSIDE_WORD.match(text[end - 1 : end + 1])
-        ]
-        if hits:
-            ends = np.flatnonzero(codes(text) == ord("\n"))[1:]
-            owners = views.text[np.searchsorted(ends, [start for _, start in hits])].tolist()
-            for owner, (number, _) in zip(owners, hits, strict=True):
-                column, term = self._owners[number]
-                matches.setdefault((owner, column), term)
-        return matches
-
-
-class _Patterns:
-    """RE2 patterns of all policies, found in one pass over each text."""
-
-    def __init__(self, patterns: Iterable[tuple[int, str]]) -> None:
-        self._owners = list(patterns)
-        options = pattern_options()
-        options.max_mem = _PATTERN_MEMORY
-        self._set = re2.Set.SearchSet(options)
-        for _, pattern in self._owners:
-            self._set.Add(pattern)
-        if self._owners:
-            self._set.Compile()
-
-    def find(self, views: Views) -> Matches:
-        matches: Matches = {}
-        if self._owners:
-            match = self._set.Match
-            for text, line in enumerate(views.folded):
-                for number in match(line) or ():
-                    column, pattern = self._owners[number]
-                    matches.setdefault((text, column), pattern)
+        for text, number in self._terms.find(views.plain):
+            column, term = self._term_owners[number]
+            matches.setdefault((text, column), term)
+        for text, number in self._patterns.find(texts, views.plain, views.folded):
+            column, pattern = self._pattern_owners[number]
+            matches.setdefault((text, column), pattern)
         return matches

@@ -10,11 +10,13 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
-from string import ascii_lowercase, ascii_uppercase
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from safeguard_streams.policies.folding import decomposed, latin_look_alikes, one_line, plain_from, removes_more
+from safeguard_streams.policies.folding import plain as plain_line
 
 Flags = NDArray[np.bool_]
 
@@ -25,7 +27,6 @@ _INVISIBLE = re.compile(
     "\ufeff\uffa0\U000e0000-\U000e0fff\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"
     "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
 )
-_BREAKS = re.compile("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 _ADDRESS = re.compile(r"(?:https?://|www\.)\S+")
 _MENTION = re.compile(r"(?<!\w)@\w+")
 _SPACED = re.compile(r"(?<![^\W_])[^\W\d_]([^\w]|_)[^\W\d_](?:\1[^\W\d_])+(?![^\W_])")
@@ -46,11 +47,12 @@ _INSIDE = re.compile(r"(?<=[a-z0-9])[.*_~^=+|]+(?=[a-z0-9])")
 class Views(NamedTuple):
     """Texts prepared for the gates.
 
-    folded: one line for each text, for patterns.
+    plain: one line for each text, for terms; folded: the same in Latin letters where these look alike, for patterns.
     lines: one line for each text with its words repaired, followed by extra lines with the disguise removed.
     text: for each of `lines`, the number of its text.
     """
 
+    plain: list[str]
     folded: list[str]
     lines: list[str]
     text: NDArray[np.intp]
@@ -58,7 +60,7 @@ class Views(NamedTuple):
 
 def read(texts: Sequence[str]) -> Views:
     """Fold the texts, repair their words, and add an undisguised view of each text that seems disguised."""
-    folded = fold([text if text.isprintable() else _BREAKS.sub(" ", text) for text in texts])
+    plain, folded = _both(list(map(one_line, texts)))
     lines, disguised = _repair(folded)
     numbers = list(range(len(lines)))
     for i in disguised:
@@ -66,7 +68,7 @@ def read(texts: Sequence[str]) -> Views:
         if unmasked != lines[i]:
             lines.append(unmasked)
             numbers.append(i)
-    return Views(folded, lines, np.array(numbers, dtype=np.intp))
+    return Views(plain, folded, lines, np.array(numbers, dtype=np.intp))
 
 
 def words(line: str) -> list[str]:
@@ -76,50 +78,48 @@ def words(line: str) -> list[str]:
 
 def tokens(text: str) -> list[str]:
     """Words and marks of one text, without its undisguised view."""
-    (line,) = _repair(fold([_BREAKS.sub(" ", text)])).lines
+    (line,) = _repair(fold([one_line(text)])).lines
     return words(line)
 
 
 # ---------------------------------------------------------------------------------------------------------- folding
 
 
+class _Folded(NamedTuple):
+    """Lines in their plain form, and in Latin letters where theirs look Latin."""
+
+    plain: list[str]
+    latin: list[str]
+
+
 def fold(lines: Sequence[str]) -> list[str]:
     """Fold compatibility forms and case, remove invisible characters, replace homoglyphs by Latin. Idempotent."""
-    folded = "\n".join(lines).lower().split("\n")
-    odd = [i for i, line in enumerate(folded) if not (line.isascii() and line.isprintable())]
+    return _both(lines).latin
+
+
+def _both(lines: Sequence[str]) -> _Folded:
+    latin = "\n".join(lines).lower().split("\n")
+    plain = latin.copy()
+    odd = [i for i, line in enumerate(latin) if not (line.isascii() and line.isprintable())]
     if odd:
-        text = "\n".join(lines[i] for i in odd)
-        for i, line in zip(odd, _fold(text).split("\n"), strict=True):
-            folded[i] = line
-    return folded
-
-
-def _fold(text: str) -> str:
-    text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
-    return _in_latin(unicodedata.normalize("NFC", _INVISIBLE.sub("", text)))
-
-
-@cache
-def _skeleton() -> dict[int, str]:
-    """Code points of letters that look Latin, of other scripts or enclosed, to the Latin letters."""
-    from confusable_homoglyphs.confusables import confusables_data
-
-    table: dict[int, str] = {}
-    for shape in ascii_lowercase + ascii_uppercase:  # a likeness to a small letter comes before one to a capital
-        for entry in confusables_data.get(shape, ()):
-            folded = unicodedata.normalize("NFKC", entry["c"]).casefold()
-            if len(folded) == 1 and not folded.isascii() and folded.isalpha():
-                table.setdefault(ord(folded), shape.lower())
-    for first in (0x1F150, 0x1F170, 0x1F1E6):  # negative circled, negative squared, regional indicators
-        table |= {first + i: chr(ord("a") + i) for i in range(26)}
-    return table
+        apart = decomposed("\n".join(lines[i] for i in odd))
+        visible = unicodedata.normalize("NFC", _INVISIBLE.sub("", apart))
+        more = removes_more(_INVISIBLE)
+        forms = zip(odd, apart.split("\n"), visible.split("\n"), _in_latin(visible).split("\n"), strict=True)
+        for i, letters, line, in_latin in forms:
+            plain[i] = plain_from(letters) if more.search(letters) else line
+            latin[i] = in_latin
+    for i, line in enumerate(lines):
+        if "&#" in line:
+            plain[i] = plain_line(line)
+    return _Folded(plain, latin)
 
 
 @cache
 def _is_homoglyph() -> Flags:
     """By code point. The last entry stands for all higher ones."""
-    table = np.zeros(max(_skeleton()) + 2, dtype=bool)
-    table[list(_skeleton())] = True
+    table = np.zeros(max(latin_look_alikes()) + 2, dtype=bool)
+    table[list(latin_look_alikes())] = True
     return table
 
 
@@ -133,7 +133,7 @@ def _in_latin(text: str) -> str:
     lines = text.split("\n")
     for i in _lines_of(np.flatnonzero(homoglyphs), points):
         line = lines[i]
-        replaced = line.translate(_skeleton())
+        replaced = line.translate(latin_look_alikes())
         if len(replaced.encode("ascii", "ignore")) >= _LATIN_LINE * len(replaced):
             lines[i] = replaced
         elif not line.isascii():
@@ -145,7 +145,7 @@ _WORD = re.compile(r"[^\W_]*[a-z][^\W_]*")
 
 
 def _mixed_word(word: re.Match[str]) -> str:
-    return word[0] if word[0].isascii() else word[0].translate(_skeleton())
+    return word[0] if word[0].isascii() else word[0].translate(latin_look_alikes())
 
 
 # ------------------------------------------------------------------------------------------------- words and disguise
@@ -192,11 +192,13 @@ def _repair(folded: Sequence[str]) -> _Repaired:
     letter = roles & _LETTER > 0
     repeated = points[1:] == points[:-1]
 
-    for i in _lines_of(np.flatnonzero(_spaced_letters(letter | (points > 127))), points):
+    spaced = _lines_of(np.flatnonzero(_spaced_letters(letter | (points > 127))), points)
+    for i in spaced:
         lines[i] = _SPACED.sub(lambda match: match[0].replace(match[1], ""), lines[i])
     for i in _lines_of(np.flatnonzero(_runs(repeated)), points):
         lines[i] = _RUN.sub(r"\1\1\1", lines[i])
-    for i in _lines_of(_ends_of_long_pieces(points), points):
+    joined_long = [i for i in spaced if max(map(len, lines[i].split(" "))) > _MAX_PIECE]
+    for i in {*_lines_of(_ends_of_long_pieces(points), points), *joined_long}:
         lines[i] = _LONG.sub(r"\1 ", _MARK.sub(r"\1 ", lines[i]))
     disguised = np.flatnonzero(_marked_words(letter, roles) | _stretched_letters(letter, repeated))
     return _Repaired(lines, _lines_of(disguised, points))

@@ -26,7 +26,7 @@ from safeguard_streams.contract.records import (
     schema_header,
 )
 from safeguard_streams.errors import RecordError
-from safeguard_streams.policies.document import Policy
+from safeguard_streams.policies.document import Policy, in_languages
 from safeguard_streams.prefilter.batches import parts
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.decision import AuditRates, EscalationReason, Prefilter
@@ -115,7 +115,7 @@ class ReplaySelector:
     def _fits(self, event: ContentEvent) -> bool:
         replay = self._replay
         return (not replay.surfaces or event.surface in replay.surfaces) and (
-            not replay.languages or event.language in replay.languages
+            in_languages(event.language, replay.languages)
         )
 
     def _fits_earlier(self, event: ContentEvent, policy_id: str) -> bool:

@@ -101,7 +101,7 @@ def test_the_command_names_the_extra_that_it_needs():
 # Distributions beside those of the extra `cli`, by the module that each role's host has.
 ROLES = {
     "safeguard_streams.cli": set(),
-    "safeguard_streams.prefilter.app": {"ahocorasick_rs", "confusable_homoglyphs", "fasttext", "faust", "mode"},
+    "safeguard_streams.prefilter.app": {"ahocorasick_rs", "fasttext", "faust", "mode"},
     "safeguard_streams.enforcement.app": {"aiohttp"},
     "safeguard_streams.workers.app": {"aiohttp", "psutil"},
 }

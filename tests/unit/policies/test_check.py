@@ -285,3 +285,75 @@ def test_a_distilled_classifier_that_would_unpack_to_gigabytes_is_refused_at_its
     classifier = {"policy_id": "p", "classifier": "c", "harms": [], "trust": [1, 0], "bias": 0, "unit": 1, "rows": 1}
     with pytest.raises(PolicyError, match=f"has {BUCKETS + 1} weights"):
         read_distilled(json.dumps({**classifier, "weights": bomb}))
+
+
+@pytest.mark.parametrize(
+    ("gate", "message"),
+    [
+        (r'  patterns: ["\bkill\b"]', "holds the control character U+0008"),
+        (r'  terms: ["kill\x07"]', "holds the control character U+0007"),
+        ("  terms: [a]", "is a single letter or digit"),
+        ("  terms: ['<url>']", "is how texts for the classifier show an address"),
+        ("  terms: ['\u200b']", "has no letter or digit"),
+        ("  terms: ['\u0301']", "has no letter or digit"),
+        ("  terms:\n    - hashtag #one", "YAML reads '#one' as a comment"),
+        ("  patterns:\n    - kill #\\w+", "as a comment: put the pattern in single quotes"),
+        ("  patterns: ['a\\nb']", "cannot match"),
+        ("  patterns: ['kill$you']", "cannot match"),
+        ("  patterns: ['kill\\Byou \\bx']", None),
+        ("  patterns: ['(?:рак\\b|x) y']", "has \\b or \\B beside a letter that is not ASCII"),
+        ("  patterns: ['\\bрак\\b']", None),
+        ("  patterns: ['\\badi[oó]s\\b.{0,80}\\bforever\\b']", None),
+        ("  patterns: ['(?:abc|def){2,5}\\s+[^a-z]\\d{3}']", None),
+        ("  patterns: ['\\p{Cyrillic}+!']", None),
+        ("  terms: ['https://evil.example/buy', '@bob', evil.example, 'c++', 'one #two']", None),
+        ('  terms: [хочу умереть, рак, 癌, 암, 죽고 싶, لقاح, "j\'en finis", 5g]', None),
+        ("  terms:\n    - kill  # the verb", None),
+    ],
+)
+def test_the_check_tries_each_term_and_pattern(folder, gate, message):
+    path = folder / "policy.md"
+    path.write_text(GOOD.replace("  sample: 0.01", f"  sample: 0.01\n{gate}", 1), encoding="utf-8")
+    messages = [problem.message for problem in check(path).problems]
+    assert (messages == []) if message is None else (len(messages) == 1 and message in messages[0]), messages
+
+
+@pytest.mark.parametrize(
+    ("ranges", "covered", "exempt"),
+    [
+        (
+            "en",
+            [
+                "en",
+                "EN",
+                "en-US",
+                "en_GB",
+                "En-latn-us",
+                " en ",
+                "",
+                "und",
+                "und-Latn",
+                "mul",
+                "english",
+                "x-a",
+                "*-*",
+                "-",
+                "🙂",
+            ],
+            ["de", "eno", "fr-EN", "de-DE"],
+        ),
+        ("en-US", ["en-us", "en-US-x-twain", "EN_us", "", "und"], ["en", "en-GB"]),
+        ("'*'", ["de", "", "en-US"], []),
+        ("EN", ["en", "en-GB"], ["de"]),
+    ],
+)
+def test_languages_are_ranges_and_a_tag_that_names_none_is_covered(ranges, covered, exempt):
+    policy = parse(GOOD.replace("languages: []", f"languages: [{ranges}]"))
+    assert [tag for tag in covered if not policy.applies(None, tag)] == []
+    assert [tag for tag in exempt if policy.applies(None, tag)] == []
+
+
+def test_an_empty_surface_counts_as_not_said():
+    policy = parse(GOOD.replace("surfaces: []", "surfaces: [chat]"))
+    assert policy.applies("", None)
+    assert not policy.applies("mail", None)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from safeguard_streams.policies.document import Gate
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.prefilter.classifier import Classifier
+from safeguard_streams.prefilter.gates import Gates
 from safeguard_streams.quality.scoring import gate_scores
 from safeguard_streams.quality.threshold import calibrate
 
@@ -75,3 +77,58 @@ def test_an_evasion_costs_at_most_five_points_of_recall(gate, evasion):
     evaded = (gate_scores(policy, classifier, [EVASIONS[evasion](text) for text in VIOLATING]) >= threshold).mean()
     print(f"{evasion}: {plain:.3f} -> {evaded:.3f}")
     assert np.round(plain - evaded, 6) <= 0.05
+
+
+@pytest.fixture(scope="module")
+def gates():
+    return {"library": Gates(list(load_library().values()), Classifier())}
+
+
+def matched(gates, text):
+    return set(gates.evaluate(["good morning", text, "good night"]).matches.values())
+
+
+@pytest.mark.parametrize(
+    ("term", "text"),
+    [
+        ("хочу умереть", "я просто хочу умереть сегодня"),
+        ("рак", "у него рак, и всё"),
+        ("удали игру", "Удали игру, нуб"),
+        ("kill yourself", "just kill\tyourself"),
+        ("kill yourself", "kiiilll yourself"),
+        ("kill yourself", "k i l l  y o u r s e l f"),
+        ("kill yourself", "k 1 l l y 0 u r s 3 l f"),
+        ("kill yourself", "ki\ufffall your\u2800self"),
+        ("goal weight", "my gooooal weeeight"),
+        ("انتحار", "فكرة انتِحَـــار اليوم"),
+        ("죽고 싶", "나는 죽고 싶다"),
+        ("vaccines", "vac&#99;ines"),
+    ],
+)
+def test_a_shipped_term_is_found_through_the_gate(gates, term, text):
+    assert term in matched(gates["library"], text)
+
+
+@pytest.mark.parametrize("text", ["pak army is here", "k i t e", "skills and drills", "he'll be there"])
+def test_ordinary_text_matches_no_shipped_term(gates, text):
+    assert matched(gates["library"], text) == set()
+
+
+@pytest.mark.parametrize(
+    ("gate", "text", "expected"),
+    [
+        ({"terms": ("https://evil.example/a",)}, "see https://good.example/b", False),
+        ({"terms": ("https://evil.example/a",)}, "see https://evil.example/a", True),
+        ({"terms": ("@mallory",)}, "hi @alice", False),
+        ({"terms": ("@mallory",)}, "hi @mallory", True),
+        ({"terms": ("evil.example",)}, "see https://evil.example/a", True),
+        ({"patterns": ("adiós",)}, "adiós a todos", True),
+        ({"patterns": (r"\bрак\b",)}, "у него рак", True),
+        ({"patterns": (r"\bрак\b",)}, "брак", False),
+        ({"patterns": (r"evil\.example/\d+",)}, "https://evil.example/123", True),
+    ],
+)
+def test_addresses_and_accents_reach_terms_and_patterns(gate, text, expected):
+    policy = load_library()["fraud-spam"]
+    gates = Gates([replace(policy, gate=Gate(**gate))], Classifier())
+    assert bool(matched(gates, text)) == expected

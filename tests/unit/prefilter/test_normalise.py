@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from safeguard_streams.policies.folding import plain
 from safeguard_streams.prefilter.normalise import fold, read, tokens
 
 LINES = st.text(max_size=200).map(lambda text: " ".join(text.splitlines()))
@@ -70,6 +71,7 @@ def test_a_text_is_read_the_same_way_in_every_batch(texts):
     for number, text in enumerate(texts):
         alone = read([text])
         assert alone.folded == [together.folded[number]]
+        assert alone.plain == [together.plain[number]] == [plain(text)]
         lines = [line for line, owner in zip(together.lines, together.text, strict=True) if owner == number]
         assert alone.lines == lines
 
@@ -79,10 +81,18 @@ def test_long_pieces_are_split(text):
     assert all(len(piece) <= 61 for line in read([text * 5]).lines for piece in line.split(" "))
 
 
+def test_letters_that_are_joined_are_split_again_at_the_longest_piece():
+    (line,) = read(["a b " * 1000]).lines
+    assert max(map(len, line.split(" "))) <= 61
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "a" * 1_000_000,
+        "a b " * 500_000,
+        "&#107;" * 100_000,
+        "\ud800" * 100_000,
         "\u0301" * 100_000,
         "a\u0301" * 50_000,
         "a." * 100_000,
@@ -90,7 +100,18 @@ def test_long_pieces_are_split(text):
         "\u0430" * 100_000,
         "1a" * 100_000,
     ],
-    ids=["one letter", "marks", "accents", "dots", "mentions", "homoglyphs", "leetspeak"],
+    ids=[
+        "one letter",
+        "spaced-out letters",
+        "references",
+        "surrogates",
+        "marks",
+        "accents",
+        "dots",
+        "mentions",
+        "homoglyphs",
+        "leetspeak",
+    ],
 )
 def test_a_text_made_to_be_slow_is_read_in_linear_time(text):
     views = read([text])  # a quadratic step would exceed the time limit of the suite
