@@ -28,6 +28,15 @@ becomes a dead letter and does not delay others.
   old one, and reads the position. If it is the requested one, the commit took place. If it is the one before, the
   worker sends the same outputs again without processing the records again. Any other position means that another owner
   has committed.
+- **A commit that failed is tried again in halves.** Its size may be why it failed. An output that is refused is thereby
+  traced to one record, which gets a dead letter. Outputs of one call cannot be told apart by record, and a transform's
+  state already includes them. A refused batch therefore ends the ownership, and the next one begins with half of it.
+- **A record is in hand until its commit is known.** Limits, lag, age and the alarm for stalls all follow from these
+  accounts, which hold while commits fail. What is committed ahead of a slow record is not in hand.
+- **A reset log is new.** Where a log ends before the position, offsets name other records. The worker begins a new
+  watermark there, commits it at once, and still answers what it has read of the earlier log.
+- **A partition takes at most four fifths of the free places.** Calls that never end then leave some for the others, and
+  one busy partition alone still fills the inference backend.
 - **An overtaken partition worker stops.** It drops its records and closes its writer, and a new worker reads the
   position. If the old one committed anything after that, records would take effect twice and the position would go
   back.

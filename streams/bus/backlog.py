@@ -17,6 +17,7 @@ The backlog does no work and starts no task.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -25,7 +26,7 @@ import msgspec
 
 from safeguard_streams.bus.interface import Committed, Output, Record
 from safeguard_streams.bus.timestamps import age
-from safeguard_streams.bus.watermark import Watermark
+from safeguard_streams.bus.watermark import SPAN, Watermark
 
 
 class Work(msgspec.Struct, eq=False):
@@ -85,10 +86,20 @@ class Backlog:
         self._done: deque[Work] = deque()
         self._committing: Commit | None = None
 
-    def start_at(self, committed: Committed) -> None:
-        """Continue at a committed position, unless the log was reset meanwhile. Call this before the first batch."""
-        if self.reset_to is None:
-            self._watermark = Watermark(*committed)
+    def start_at(self, committed: Committed, end: int | None = None) -> bool:
+        """Continue at a committed position, unless the log was reset meanwhile. Call this before the first batch.
+
+        end: where the log ends now, if that is known. Returns whether it ends before what was done: the log was then
+        cut off, and the completed set names records that are gone.
+        """
+        if self.reset_to is not None:
+            return False
+        self._watermark = Watermark(*committed)
+        cut_off = end is not None and self._watermark.last_done >= end
+        if cut_off:
+            self._watermark = Watermark(committed.offset)
+            self.reset_to, self.commit_due = committed.offset, True
+        return cut_off
 
     def reset(self, offset: int) -> None:
         """Go on at an offset of a new log, of which nothing is done."""
@@ -112,7 +123,7 @@ class Backlog:
         elif self._first is None:
             self._first = records[0].offset
         self._next = records[-1].offset + 1
-        sizes = [_size(record) for record in records]
+        sizes = _sizes(records)
         self._waiting.extend(records)
         self._sizes.extend(sizes)
         self.records += len(records)
@@ -121,7 +132,7 @@ class Backlog:
     @property
     def blocked(self) -> bool:
         """Whether the next record would run too far ahead of the watermark."""
-        return bool(self._waiting) and not self._earlier[0] and not self._watermark.room(self._waiting[0].offset)
+        return bool(self._waiting) and not self._earlier[0] and self._waiting[0].offset >= self._watermark.ceiling
 
     def begin(self, max_records: int, max_bytes: int) -> Work | None:
         """Take the next waiting records, at least one. None when an earlier owner has done them all."""
@@ -135,26 +146,35 @@ class Backlog:
     def _take(self, max_records: int, max_bytes: int) -> tuple[list[Record], int, Watermark]:
         earlier, watermark = self._earlier
         if earlier:
-            max_records = min(max_records, earlier)
-        else:
-            watermark = self._watermark
+            records, size = self._pop(min(max_records, earlier), max_bytes, math.inf)
+            self._earlier = (earlier - len(records), watermark)
+            return records, size, watermark
+        watermark = self._watermark
+        first = self._waiting[0].offset if self._waiting else 0
+        records, size = self._pop(max_records, max_bytes, min(watermark.ceiling, first + SPAN))
+        offsets = [record.offset for record in records]
+        new = watermark.take_all(offsets)
+        if len(new) < len(offsets):
+            wanted = set(new)
+            passed = [record for record in records if record.offset not in wanted]
+            records = [record for record in records if record.offset in wanted]
+            passed_size = sum(_sizes(passed))
+            size -= passed_size
+            self.records -= len(passed)
+            self.size -= passed_size
+        return records, size, watermark
+
+    def _pop(self, max_records: int, max_bytes: int, ceiling: float) -> tuple[list[Record], int]:
+        """Remove the first waiting records below an offset, and return them with their bytes."""
         waiting, sizes = self._waiting, self._sizes
         records: list[Record] = []
-        size = passed = 0
-        while waiting and len(records) < max_records and (not size or size + sizes[0] <= max_bytes):
-            if not earlier and not watermark.room(waiting[0].offset):
+        size = 0
+        while waiting and len(records) < max_records and waiting[0].offset < ceiling:
+            if size and size + sizes[0] > max_bytes:
                 break
-            record, record_size = waiting.popleft(), sizes.popleft()
-            if earlier or watermark.take(record.offset):
-                records.append(record)
-                size += record_size
-            else:
-                passed += 1
-                self.size -= record_size
-        self.records -= passed
-        if earlier:
-            self._earlier = (earlier - len(records), watermark)
-        return records, size, watermark
+            records.append(waiting.popleft())
+            size += sizes.popleft()
+        return records, size
 
     def finish(self, work: Work, outputs: Sequence[Output]) -> None:
         """Note that work under way is done, with its outputs."""
@@ -164,7 +184,7 @@ class Backlog:
 
     def answer(self, work: Work, outputs: Sequence[Output]) -> None:
         """Give work these outputs in place of those that it has."""
-        size = sum(map(_size, outputs))
+        size = sum(_sizes(outputs))
         self.output_size += size - work.output_size
         work.outputs, work.output_size = outputs, size
 
@@ -281,9 +301,12 @@ def _offsets(works: Iterable[Work], watermark: Watermark) -> list[int]:
     return [record.offset for work in works if work.watermark is watermark for record in work.records]
 
 
-def _size(item: Record | Output) -> int:
-    """The bytes of key, value and headers."""
-    size = len(item.value or b"") + len(item.key or b"")
-    for name, value in item.headers:
-        size += len(name) + len(value or b"")
-    return size
+def _sizes(items: Iterable[Record | Output]) -> list[int]:
+    """The bytes of key, value and headers of each."""
+    sizes = []
+    for item in items:
+        size = len(item.value or b"") + len(item.key or b"")
+        for name, value in item.headers:
+            size += len(name) + len(value or b"")
+        sizes.append(size)
+    return sizes

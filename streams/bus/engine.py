@@ -209,9 +209,13 @@ class Engine:
             await asyncio.gather(*(worker.drain() for worker in workers))
 
     def reset(self, partition: Partition, offset: int) -> None:
-        log.error("the log was reset: it ends before the position partition=%s resumed_at=%d", partition, offset)
-        metrics.RESETS.add(1, {metrics.TOPIC: partition.topic, metrics.GROUP: self.bus.group})
+        self.note_reset(partition, offset)
         self._worker(partition).reset(offset)
+
+    def note_reset(self, partition: Partition, offset: int | None) -> None:
+        """Log and count a reset."""
+        log.error("the log was reset: it ended before the position partition=%s resumed_at=%s", partition, offset)
+        metrics.RESETS.add(1, {metrics.TOPIC: partition.topic, metrics.GROUP: self.bus.group})
 
     def replace(
         self, worker: PartitionWorker, offset: int, max_batch: int | None = None, reset_to: int | None = None

@@ -127,6 +127,9 @@ class Bus(Protocol):
     def end(self, partition: Partition) -> int | None:
         """The offset at which a partition ended at its last fetch; None where that is unknown."""
 
+    async def log_end(self, partition: Partition) -> int | None:
+        """The offset at which a partition ends now, asked of the broker; None where that cannot be learned."""
+
     async def position(self, partition: Partition) -> int | None:
         """The offset to read next, past what `poll` returned; None while that is unknown. Waits a moment at most."""
 

@@ -45,24 +45,30 @@ class MemoryBus:
 
     def _take(self, max_records: int) -> dict[Partition, list[StoredRecord]]:
         polled: dict[Partition, list[StoredRecord]] = {}
+        self._report_resets()
         for partition in sorted(self._owned - self._paused):
-            log = self.broker.logs[partition]
-            if self._next[partition] > len(log) and self._listener is not None:
-                self._next[partition] = 0
-                self._listener.reset(partition, 0)
             start = self._next[partition]
-            records = log[start : start + max_records]
+            records = self.broker.logs[partition][start : start + max_records]
             if records:
                 polled[partition] = records
                 self._next[partition] = start + len(records)
                 max_records -= len(records)
         return polled
 
+    def _report_resets(self) -> None:
+        for partition in self._owned:
+            if self._listener is not None and self._next[partition] > len(self.broker.logs[partition]):
+                self._next[partition] = 0
+                self._listener.reset(partition, 0)
+
     def assignment(self) -> set[Partition]:
         return set(self._owned)
 
     def end(self, partition: Partition) -> int | None:
         return len(self.broker.logs[partition])
+
+    async def log_end(self, partition: Partition) -> int | None:
+        return self.end(partition)
 
     async def position(self, partition: Partition) -> int | None:
         return self._next.get(partition)
@@ -99,9 +105,8 @@ class MemoryWriter:
         await asyncio.sleep(0)
         if self._broker.epochs[self._partition] != self._epoch:
             raise FencedError(f"{self._partition} has a newer writer")
-        largest = max((len(output.value or b"") for output in outputs), default=0)
-        if largest > self._broker.max_record_size:
-            raise OutputRefusedError(f"{self._partition}: an output of {largest} bytes")
+        if any(len(output.value or b"") > self._broker.max_record_size for output in outputs):
+            raise OutputRefusedError(f"{self._partition}: an output is refused for its size")
         for output in outputs:
             partition = self._partition.partition % self._broker.partitions
             self._broker.append(output.topic, output.value, output.key, partition, output.headers)

@@ -26,7 +26,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum, auto
 from functools import partial
 from typing import TYPE_CHECKING
@@ -100,8 +100,8 @@ class PartitionWorker:
 
     def start(self) -> None:
         """Begin to open the partition; records may be fed from now on."""
-        self._dispatcher = asyncio.create_task(self._guard(self._dispatch()), name=f"dispatch {self.partition}")
-        self._committer = asyncio.create_task(self._guard(self._commit_until_closed()), name=f"commit {self.partition}")
+        self._dispatcher = asyncio.create_task(self._guard(self._dispatch), name=f"dispatch {self.partition}")
+        self._committer = asyncio.create_task(self._guard(self._commit_until_closed), name=f"commit {self.partition}")
 
     @property
     def ready(self) -> bool:
@@ -177,7 +177,11 @@ class PartitionWorker:
     async def _dispatch(self) -> None:
         self._committed = await self._writer.open()
         await self._engine.transform.opened(self.partition)
-        self.backlog.start_at(self._committed)
+        # A completed set may lie beyond the end of a log that was cut off, although the position does not.
+        end = await self._engine.bus.log_end(self.partition) if self._committed.metadata else None
+        if self.backlog.start_at(self._committed, end):
+            self._engine.note_reset(self.partition, self._committed.offset)
+            self._finished.set()
         self.state = WorkerState.RUNNING
         while True:
             await self._fed.wait()
@@ -197,7 +201,7 @@ class PartitionWorker:
         if work is None:
             self._engine.admission.release(self._rank, owner=self.partition)
             return
-        call = asyncio.create_task(self._guard(self._call(work)))
+        call = asyncio.create_task(self._guard(partial(self._call, work)))
         self._calls.add(call)
         call.add_done_callback(partial(self._ended, work))
         if self._limits.max_batch > 1:
@@ -418,8 +422,8 @@ class PartitionWorker:
         except Exception as error:
             self._engine.fail(error)
 
-    async def _guard(self, work: Awaitable[None]) -> None:
+    async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work
+            await work()
         except Exception as error:
             self._engine.fail(error)

@@ -13,16 +13,18 @@ past the last taken. A commit stores it as its position, and the done offsets ab
 The next owner reads from 42 on, processes 42, 44 and 47, and passes over 43, 45 and 46. Metadata of another origin
 counts as an empty set: work is then repeated, and none is lost.
 
-Kafka stores at most 4,096 bytes of metadata. `room` keeps work within SPAN offsets of the watermark, and the bitmap of
+Kafka stores at most 4,096 bytes of metadata. `ceiling` keeps work within SPAN offsets of the watermark. The bitmap of
 16,384 offsets takes 2,048 bytes, or 2,560 in base85 even if zlib saves nothing.
 """
 
 from __future__ import annotations
 
 import base64
+import math
 import zlib
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 SPAN = 16_384  # offsets
 
@@ -51,12 +53,25 @@ class Watermark:
         position = self.position
         return 0 if position is None else sum(offset > position for offset in self._done)
 
-    def room(self, offset: int) -> bool:
-        """Whether this offset may be taken without running more than SPAN ahead of the watermark."""
-        return not self._pending or offset - self._pending[0] < SPAN
+    @property
+    def last_done(self) -> int:
+        """The last offset that is done above the position, -1 if none is."""
+        return max(self._done, default=-1)
 
-    def take(self, offset: int) -> bool:
-        """Take the next offset. Returns False when it was taken already or an earlier owner has done it."""
+    @property
+    def ceiling(self) -> float:
+        """The offset from which on a taken one would run more than SPAN ahead of the watermark."""
+        return self._pending[0] + SPAN if self._pending else math.inf  # inf: the next offset may be any
+
+    def take_all(self, offsets: Sequence[int]) -> Sequence[int]:
+        """Take the next offsets, and return those that were not taken already and that no earlier owner has done."""
+        if offsets and not self._done and (self._next is None or offsets[0] >= self._next):
+            self._pending.extend(offsets)
+            self._next = offsets[-1] + 1
+            return offsets
+        return [offset for offset in offsets if self._take(offset)]
+
+    def _take(self, offset: int) -> bool:
         if self._next is not None and offset < self._next:
             return False
         self._pending.append(offset)
@@ -66,18 +81,28 @@ class Watermark:
             return False
         return True
 
-    def with_done(self, offsets: Iterable[int]) -> tuple[int | None, str]:
+    def with_done(self, offsets: Sequence[int]) -> tuple[int | None, str]:
         """Position and metadata as they are once these taken offsets are done, too. Changes nothing."""
+        if self._leads(offsets):
+            return (self._pending[len(offsets)] if len(offsets) < len(self._pending) else self._next), ""
         done = self._done.union(offsets)
         position = next((offset for offset in self._pending if offset not in done), self._next)
         return position, pack(position, done) if position is not None else ""
 
-    def complete(self, offsets: Iterable[int]) -> None:
+    def complete(self, offsets: Sequence[int]) -> None:
         """Mark taken offsets as done, and move the watermark over those that are done."""
-        self._done.update(offsets)
         pending, done = self._pending, self._done
+        if self._leads(offsets):
+            for _ in offsets:
+                pending.popleft()
+            return
+        done.update(offsets)
         while pending and pending[0] in done:
             done.discard(pending.popleft())
+
+    def _leads(self, offsets: Sequence[int]) -> bool:
+        """Whether these are the first pending offsets, and nothing else is done: as calls in order finish."""
+        return not self._done and [*islice(self._pending, len(offsets))] == offsets
 
 
 def pack(position: int, done: Iterable[int]) -> str:

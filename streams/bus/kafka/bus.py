@@ -33,6 +33,7 @@ RECORD_SECONDS = 60.0
 _POSITION_SECONDS = 0.1
 _RETRY_SECONDS = 0.5
 _CHECK_SECONDS = 5.0  # between looks at whether a topic was created again
+_END_SECONDS = 10.0
 
 
 class KafkaBus:
@@ -200,20 +201,19 @@ class KafkaBus:
         first = await self._first_offset(partition)
         if partition not in self.assignment():
             return
-        deleted = position < first
-        if deleted:
+        self.seek(partition, first)
+        if position < first:
             log.error(
                 "records were deleted before they were read partition=%s from=%s to=%s", partition, position, first
             )
-        else:
-            log.error(
-                "log was cut or created again, reading it from its first record partition=%s position=%s first=%s",
-                *(partition, position, first),
-            )
-        kind = "retention" if deleted else "truncated"
-        metrics.POSITION_LOST.add(1, {metrics.TOPIC: partition.topic, metrics.GROUP: self.group, "kind": kind})
-        self.seek(partition, first)
-        if not deleted and self._listener is not None:
+            attributes = {metrics.TOPIC: partition.topic, metrics.GROUP: self.group, "kind": "retention"}
+            metrics.POSITION_LOST.add(1, attributes)
+            return
+        log.error(
+            "log was cut or created again, reading it from its first record partition=%s position=%s first=%s",
+            *(partition, position, first),
+        )
+        if self._listener is not None:
             self._listener.reset(partition, first)
 
     async def _first_offset(self, partition: Partition) -> int:
@@ -241,6 +241,15 @@ class KafkaBus:
             return None
         end: int | None = self._consumer.last_stable_offset(TopicPartition(*partition))
         return end if end is not None and end >= 0 else None
+
+    async def log_end(self, partition: Partition) -> int | None:
+        tp = TopicPartition(*partition)
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                ends: Mapping[TopicPartition, int] = await self._member.end_offsets([tp])
+        except (KafkaError, TimeoutError):
+            return None
+        return ends.get(tp)
 
     async def position(self, partition: Partition) -> int | None:
         if partition not in self.assignment():

@@ -117,6 +117,12 @@ def test_a_record_too_far_ahead_of_the_watermark_blocks():
     assert not backlog.blocked
 
 
+def test_a_batch_spans_no_more_than_the_completed_set():
+    backlog = opened()
+    backlog.add(records(5, SPAN, SPAN + 4, SPAN + 5))
+    assert offsets(backlog.begin(10, ALL)) == [5, SPAN, SPAN + 4]
+
+
 def test_after_a_reset_the_same_offsets_are_other_records_and_what_is_in_hand_is_finished():
     backlog = opened(7)
     backlog.add(records(7, 8, 9))

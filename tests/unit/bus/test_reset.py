@@ -85,6 +85,28 @@ async def test_a_reset_of_an_empty_log_is_committed_without_any_record():
         await until(lambda: len(values(broker)) == 150)
 
 
+@pytest.mark.parametrize("ahead", [{4, 5}, {5}, {3 + 9_000}])
+async def test_a_log_that_was_cut_off_between_the_position_and_what_was_done_ahead_of_it_is_a_reset(ahead):
+    broker = MemoryBroker()
+    fill(broker, 0, 5)
+    broker.positions[FIRST] = Committed(3, pack(3, ahead))
+    async with running(MemoryBus(broker, [SOURCE])):
+        await until(lambda: values(broker) == [3, 4])
+        fill(broker, 5, 10)
+        await until(lambda: len(values(broker)) == 12)
+    assert values(broker) == list(range(3, 15))
+    assert broker.positions[FIRST] == Committed(15, "")
+
+
+async def test_a_completed_set_within_the_log_is_believed():
+    broker = MemoryBroker()
+    fill(broker, 0, 6)
+    broker.positions[FIRST] = Committed(3, pack(3, {4, 5}))
+    async with running(MemoryBus(broker, [SOURCE])):
+        await until(lambda: broker.positions[FIRST] == Committed(6, ""))
+    assert values(broker) == [3]
+
+
 async def test_what_was_read_before_a_reset_is_answered_and_moves_no_position():
     broker = MemoryBroker()
     fill(broker, 0, 20)

@@ -28,10 +28,10 @@ class Partition(RuleBasedStateMachine):
     @rule(count=st.integers(1, 10))
     def deliver(self, count):
         for offset in self.log[self.at : self.at + count]:
-            if not self.watermark.room(offset):
+            if offset >= self.watermark.ceiling:
                 break
             self.at += 1
-            if self.watermark.take(offset):
+            if self.watermark.take_all([offset]):
                 assert offset not in self.done, "a done record was taken again"
                 self.running.append(offset)
             else:
@@ -84,9 +84,8 @@ def test_the_worst_completed_set_fits():
 
 def test_work_ahead_of_the_watermark_is_bounded():
     watermark = Watermark(0)
-    assert watermark.take(0)
-    assert watermark.room(SPAN - 1)
-    assert not watermark.room(SPAN)
+    assert watermark.take_all([0]) == [0]
+    assert watermark.ceiling == SPAN
 
 
 def test_metadata_of_another_origin_repeats_work_but_loses_none():
