@@ -42,8 +42,8 @@ _COUNT = re.compile(rb"[0-9]{1,9}")
 def dead_letter(record: Record, error: Exception, *, stage: str, attempts: int, whole: bool = True) -> Output:
     """The dead letter of a record. Names an unexpected error by its type only, because its text may quote content.
 
-    whole: whether to include value, headers and key if they fit; otherwise they are left out unless they are short.
-    Never raises.
+    whole: whether to include value, headers and key if they fit. Otherwise the value is left out, and the others unless
+    they are short. Never raises.
     """
     metrics.DEAD_LETTERS.add(1, {"stage": stage, "error": type(error).__name__})
     try:
@@ -105,7 +105,7 @@ def _letters(record: Record, outline: DeadLetter, *, whole: bool) -> Iterator[Ou
         "headers": _headers_size(headers),
         "key": len(record.key or b""),
     }
-    large = tuple(part for part, size in sizes.items() if size > _SHORT)
+    large = tuple(part for part, size in sizes.items() if size > (0 if part == "value" and not whole else _SHORT))
     for count in range(0 if whole else len(large), len(large) + 1):
         left_out = large[:count]
         # A part takes 4/3 of its size in base64. This spares the work on letters that cannot fit.

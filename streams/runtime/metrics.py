@@ -177,8 +177,8 @@ POSITION_LOST = Metric(
     "safeguard.positions.lost",
     "counter",
     "{partition}",
-    "Partitions whose position could not be used, by kind: retention deleted records that were not read, the log ended "
-    "before the position (truncated), or Kafka had forgotten it.",
+    "Partitions whose position could not be used, by kind: retention deleted records that were not read, Kafka had "
+    "forgotten it, or the topic was created again.",
     (TOPIC, GROUP, "kind"),
 )
 

@@ -26,6 +26,7 @@ from aiokafka.structs import ConsumerRecord
 
 LARGEST_BATCH = 256 * 2**20  # bytes, decompressed
 _HEADER = struct.Struct(">qiibIhiqqqhii")  # of a batch; see aiokafka.record.default_records
+_LENGTH = struct.Struct(">i")
 _OVERHEAD = 12  # bytes of offset and length, which the length does not count
 _MAGIC, _ATTRIBUTES = 16, 21  # where they stand in a batch
 _CODEC, _NO_CODEC = 0x07, 0xF8  # bits of the attributes' low byte
@@ -84,38 +85,46 @@ class _Batches:
     """The batches of a fetch, as aiokafka's reader asks for them. current: the one returned last."""
 
     def __init__(self, raw: bytes) -> None:
-        self._raw = memoryview(raw)
-        self._position = 0
+        self._raw = raw
+        self._view = memoryview(raw)
+        self._start = self._end = 0  # of the batch that comes next
         self.current: _Batch | None = None
 
     def has_next(self) -> bool:
-        return len(self._raw) - self._position >= self._size() > _MAGIC
+        size = len(self._raw)
+        if self._start + _MAGIC >= size:
+            return False
+        self._end = self._start + _OVERHEAD + _LENGTH.unpack_from(self._raw, self._start + 8)[0]
+        return self._start + _MAGIC < self._end <= size
 
     def next_batch(self) -> _Batch:
-        start = self._position
-        self._position += self._size()
-        following = int.from_bytes(self._raw[self._position : self._position + 8], "big") if self.has_next() else None
-        self.current = _Batch(self._raw[start : self._position], following)
+        """The next batch, after `has_next` has found one."""
+        start, self._start = self._start, self._end
+        self.current = _Batch(self._view[start : self._end], self._raw[self._end : self._end + 8])
         return self.current
-
-    def _size(self) -> int:
-        """Bytes of the next batch; 0 where there is none."""
-        length = self._raw[self._position + 8 : self._position + _OVERHEAD]
-        return _OVERHEAD + int.from_bytes(length, "big", signed=True) if len(length) == 4 else 0
 
 
 class _Batch:
     """One batch, which is decompressed when its records are asked for."""
 
-    def __init__(self, raw: memoryview, following: int | None) -> None:
-        """following: the first offset of the next batch, if there is one."""
+    __slots__ = (
+        *("raw", "modern", "intact", "next_offset", "producer_id", "is_control_batch", "is_transactional"),
+        *("_inner", "_following"),
+    )
+
+    def __init__(self, raw: memoryview, following: bytes) -> None:
+        """following: the first bytes of the next batch, which begins with its first offset."""
         self.raw = raw
         self.modern = raw[_MAGIC] >= 2
-        self._inner = DefaultRecordBatch(raw) if self.modern else LegacyRecordBatch(raw, raw[_MAGIC])
-        self.producer_id = self._inner.producer_id
-        self.is_control_batch = self._inner.is_control_batch
-        self.is_transactional = self._inner.is_transactional
-        self.next_offset: int = self._inner.next_offset
+        try:
+            inner = DefaultRecordBatch(raw) if self.modern else LegacyRecordBatch(raw, raw[_MAGIC])
+        except Exception:  # even its header is broken
+            inner = _NO_BATCH
+        self._inner = inner
+        self.producer_id = inner.producer_id
+        self.is_control_batch = inner.is_control_batch
+        self.is_transactional = inner.is_transactional
+        self.next_offset: int = inner.next_offset
         self.intact = True
         self._following = following
 
@@ -125,15 +134,17 @@ class _Batch:
 
     def validate_crc(self) -> bool:
         self.intact = self._inner.validate_crc()
-        if not self.intact and self._following is not None:
-            self.next_offset = self._following  # the batch's own header may be what is broken
+        if not self.intact and len(self._following) == 8:
+            self.next_offset = int.from_bytes(self._following, "big")  # this batch's own header may be what is broken
         return self.intact
 
     def __next__(self) -> Any:
         return next(self._inner)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(DefaultRecordBatch(self.plain()) if self.modern else self._inner)
+        if not self.modern or not self.raw[_ATTRIBUTES + 1] & _CODEC:
+            return iter(self._inner)
+        return iter(DefaultRecordBatch(self.plain()))
 
     def plain(self) -> _Buffer:
         """The batch without compression. Raises if it cannot be decompressed to LARGEST_BATCH bytes."""
@@ -144,6 +155,20 @@ class _Batch:
         plain[: _HEADER.size] = raw[: _HEADER.size]
         plain[_ATTRIBUTES + 1] &= _NO_CODEC
         return plain
+
+
+class _NoBatch:
+    """A batch whose header cannot be read, in the terms of aiokafka's batches."""
+
+    producer_id = None
+    is_control_batch = is_transactional = False
+    next_offset = 0
+
+    def validate_crc(self) -> bool:
+        return False
+
+
+_NO_BATCH = _NoBatch()
 
 
 def _decompressed(codec: int, data: memoryview, room: int) -> bytearray | memoryview:
@@ -165,7 +190,7 @@ def _decompressed(codec: int, data: memoryview, room: int) -> bytearray | memory
 
 def _within(decompress_into: Callable[[memoryview, memoryview], int], data: memoryview, room: int) -> memoryview:
     """Decompress into a buffer of sufficient size, which is not known before."""
-    size = max(2**16, 8 * len(data))
+    size = max(2**12, 8 * len(data))
     while True:
         buffer = memoryview(bytearray(room + min(size, LARGEST_BATCH)))
         try:

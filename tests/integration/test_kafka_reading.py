@@ -267,7 +267,7 @@ async def test_a_log_that_ends_before_the_committed_position_is_read_from_its_fi
     await bus.stop()
     assert [r.value for r in records if r.partition == 0] == [b"new %d" % n for n in range(80)]
     assert listening.resets == [(0, 0)]
-    assert "log ended before the position" in caplog.text
+    assert "log was cut or created again" in caplog.text
 
 
 async def test_all_records_of_a_log_that_ends_before_the_position_are_processed(place):
@@ -292,6 +292,19 @@ async def test_a_topic_created_again_while_it_is_read_is_read_from_its_first_rec
     records = await polling
     await bus.stop()
     assert [r.value for r in records] == [b"new %d" % n for n in range(80)]
+
+
+async def test_a_topic_created_again_and_grown_past_the_position_is_read_from_its_first_record(place, monkeypatch):
+    await write(place, [b"new %d" % n for n in range(80)])
+    monkeypatch.setattr(kafka_bus.bus, "_CHECK_SECONDS", 0.2)
+    bus, listening = KafkaBus(place, [topics.EVENTS], GROUP), Listening()
+    await bus.start(listening)
+    assert len(await poll(bus, 80)) == 80
+    bus._recorded.topic_ids[place.prefix + topics.EVENTS] = "what it was before"
+    records = await poll(bus, 80)
+    await bus.stop()
+    assert [r.value for r in records] == [b"new %d" % n for n in range(80)]
+    assert (0, 0) in listening.resets
 
 
 async def test_records_that_retention_deleted_are_reported_and_the_others_read(place, caplog):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from aiokafka import AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
@@ -29,8 +31,9 @@ log = logging.getLogger(__name__)
 START_SECONDS = 120.0  # for the broker to answer, and again to join the group
 RECORD_SECONDS = 60.0
 _POSITION_SECONDS = 0.1
-_END_SECONDS = 10.0
 _RETRY_SECONDS = 0.5
+_CHECK_SECONDS = 5.0  # between looks at whether a topic was created again
+_END_SECONDS = 10.0
 
 
 class KafkaBus:
@@ -53,6 +56,7 @@ class KafkaBus:
         self._recorded = RecordedPositions(settings, self.group)
         self._next: dict[Partition, int] = {}
         self._generation = 0
+        self._check_at = 0.0
         self._listener: Listener | None = None
         self._consumer: StrictConsumer | None = None
         self._shared: AIOKafkaProducer | None = None
@@ -115,6 +119,8 @@ class KafkaBus:
     async def poll(self, timeout: float, max_records: int) -> Mapping[Partition, Sequence[Record]]:
         try:
             await self._begin()
+            if time.monotonic() > self._check_at:
+                await self._check_topic_ids()
             polled = await self._member.getmany(timeout_ms=int(timeout * 1000), max_records=max_records)
         except FORBIDDEN_ERRORS as error:
             raise forbidden(error) from error
@@ -143,8 +149,28 @@ class KafkaBus:
             if generation == self._generation and partition not in self._next:
                 self.seek(partition, offset)
 
-    async def _learn_topic_ids(self) -> None:
-        self._recorded.topic_ids |= await topic_ids(self._member._client, self._topics)
+    async def _learn_topic_ids(self, timeout: float = 10.0) -> None:
+        """Ask for the ids of the topics as they are now. Raises BusError."""
+        try:
+            async with asyncio.timeout(timeout):
+                self._recorded.topic_ids |= await topic_ids(self._member._client, self._topics)
+        except (KafkaError, TimeoutError) as error:
+            raise BusError(f"{self.group}: cannot read the ids of the topics: {error!r}") from error
+
+    async def _check_topic_ids(self) -> set[Partition]:
+        """Begin again in topics that were created again, although the new log may be past the position already.
+
+        Returns the partitions that are affected. Where the broker does not answer soon, the next look is later.
+        """
+        self._check_at = time.monotonic() + _CHECK_SECONDS
+        before = dict(self._recorded.topic_ids)
+        with contextlib.suppress(BusError):
+            await self._learn_topic_ids(timeout=1.0)
+        new = {topic for topic, known in before.items() if self._recorded.topic_ids[topic] != known}
+        affected = {partition for partition in self._next if partition.topic in new}
+        for partition in affected:
+            await self._leave_range(partition, self._next[partition])
+        return affected
 
     def _go_back(self) -> None:
         for partition, offset in self._next.items():
@@ -154,8 +180,9 @@ class KafkaBus:
         """After a failed fetch: choose another position where that is what failed, else wait a moment."""
         try:
             if isinstance(error, OffsetOutOfRangeError):
-                for tp, position in error.args[0].items():
-                    await self._leave_range(Partition(*tp), position)
+                positions = {Partition(*tp): position for tp, position in error.args[0].items()}
+                for partition in positions.keys() - await self._check_topic_ids():
+                    await self._leave_range(partition, positions[partition])
                 return
         except (KafkaError, SafeguardError) as problem:
             error = problem
@@ -171,24 +198,22 @@ class KafkaBus:
         Where the log begins after it, retention has deleted records that were not read. Where it ends before it, the
         log was cut or created again. Which of its records are new cannot be known then, so all of them are read.
         """
-        await self._learn_topic_ids()
         first = await self._first_offset(partition)
         if partition not in self.assignment():
             return
-        deleted = position < first
-        if deleted:
+        self.seek(partition, first)
+        if position < first:
             log.error(
                 "records were deleted before they were read partition=%s from=%s to=%s", partition, position, first
             )
-        else:
-            log.error(
-                "log ended before the position, reading it from its first record partition=%s position=%s first=%s",
-                *(partition, position, first),
-            )
-        kind = "retention" if deleted else "truncated"
-        metrics.POSITION_LOST.add(1, {metrics.TOPIC: partition.topic, metrics.GROUP: self.group, "kind": kind})
-        self.seek(partition, first)
-        if not deleted and self._listener is not None:
+            attributes = {metrics.TOPIC: partition.topic, metrics.GROUP: self.group, "kind": "retention"}
+            metrics.POSITION_LOST.add(1, attributes)
+            return
+        log.error(
+            "log was cut or created again, reading it from its first record partition=%s position=%s first=%s",
+            *(partition, position, first),
+        )
+        if self._listener is not None:
             self._listener.reset(partition, first)
 
     async def _first_offset(self, partition: Partition) -> int:

@@ -70,7 +70,7 @@ class RecordedPositions:
         if position is None:
             log.info("group began at the first record group=%s partition=%s", self._group, partition)
             return
-        kind = "forgotten" if same_topic else "truncated"
+        kind = "forgotten" if same_topic else "recreated"
         event = "Kafka had forgotten the group's position, resumed at the recorded one"
         if not same_topic:
             event = "topic was created again, began at its first record"

@@ -129,6 +129,15 @@ def test_a_batch_with_a_wrong_checksum_is_unreadable_whatever_its_header_says():
         assert (records[0].first, records[0].offset, end) == (0, 1, 3)
 
 
+@pytest.mark.parametrize(("magic", "size"), [(2, 20), (0, 14), (1, 40), (9, 60)])
+def test_a_batch_whose_header_is_broken_costs_itself_only(magic, size):
+    broken = struct.pack(">qiibI", 5, size, 0, magic, 7).ljust(12 + size, b"\0")
+    records, end = read(batch([b"a"], 4) + broken + batch([b"b"], 6), 4)
+    assert values(records) == [b"a", None, b"b"]
+    assert (records[1].offset, end) == (5, 7)
+    assert records[1].value == broken
+
+
 def test_one_broken_record_costs_no_other_of_its_batch():
     raw = bytearray(batch([b"a", b"bbbb", b"c"], 20))
     position = raw.index(b"bbbb") - 1
