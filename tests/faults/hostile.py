@@ -113,14 +113,14 @@ class HostileProducer:
 
     def huge(self) -> list[HostileRecord]:
         """Sizes up to and past every limit, once each."""
-        most = limits.MAX_EVENT_BYTES
+        most = limits.EVENT_BYTES
         return [
             self._event("1 MiB of new words", self._words(MiB)),
             self._event("4 MiB data URI", self._data_uri(4 * MiB)),
             self._event("1 MiB without a break", self._cjk(350 * KiB)),
             self._event("spaced out, 2 MiB", "a b " * (MiB // 2)),
             self._sized("just below the limit", most - 64),
-            self._sized("at the limit", most),
+            self._sized("at the limit", most, codec="gzip"),
             self._sized("past the limit once decompressed", most + 1, answer="dead letter", codec="gzip"),
             HostileRecord("28 MiB of gzip", "dead letter", b'"' + b"x" * (28 * MiB) + b'"', b"large", codec="gzip"),
             HostileRecord("10 MiB that are no event", "dead letter", b'"' + b"x" * (10 * MiB) + b'"', b"large"),
