@@ -183,7 +183,7 @@ class Backlog:
         self._done.append(work)
 
     def answer(self, work: Work, outputs: Sequence[Output]) -> None:
-        """Give work these outputs in place of those that it has."""
+        """Replace the outputs of work."""
         size = sum(_sizes(outputs))
         self.output_size += size - work.output_size
         work.outputs, work.output_size = outputs, size

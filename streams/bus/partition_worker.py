@@ -14,9 +14,9 @@ position, which says whether that commit took place. A fenced worker begins no c
 may already process its records. `Backlog` keeps the accounts of the records, and `OwnedWriter` opens and replaces the
 writer.
 
-A commit that failed is tried again in halves, and grows again as commits succeed. Outputs that are refused for their
-size are thereby traced to one record, which gets a dead letter in place of its outputs. The records of one call can
-only be told apart by processing them again: the worker is then replaced by one that begins with half the batch.
+A commit that failed is tried again in halves, and grows again as commits succeed. Outputs that are refused are thereby
+traced to one record, which gets a dead letter instead. Only processing them again tells the records of one call apart:
+the worker is then replaced by one that begins with half the batch.
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ class PartitionWorker:
         self._max_batch = max_batch or limits.max_batch
         self._max_calls = _WHOLE if max_batch is None else 1  # of one commit
         self._calls: set[asyncio.Task[None]] = set()
+        self._opened = False
         self._paused = False
         self._moved_at = time.monotonic()
         self._slow = False  # a call has been in progress for longer than stall_timeout
@@ -181,7 +182,8 @@ class PartitionWorker:
         end = await self._engine.bus.log_end(self.partition) if self._committed.metadata else None
         if self.backlog.start_at(self._committed, end):
             self._engine.note_reset(self.partition, self._committed.offset)
-            self._finished.set()
+        self._opened = True
+        self._finished.set()  # a reset may be to commit already
         self.state = WorkerState.RUNNING
         while True:
             await self._fed.wait()
@@ -264,7 +266,7 @@ class PartitionWorker:
             await self._finished.wait()
             await self._gather_until(committed_at + self._limits.commit_interval)
             self._finished.clear()
-            if self.backlog.has_done:
+            if self._has_done:
                 if await self._commit():
                     committed_at = time.monotonic()
                 else:
@@ -272,8 +274,12 @@ class PartitionWorker:
 
     def _may_commit_more(self) -> bool:
         if self.state is WorkerState.DRAINING:
-            return bool(self._calls) or self.backlog.has_done
+            return bool(self._calls) or self._has_done
         return self.state is not WorkerState.CLOSED
+
+    @property
+    def _has_done(self) -> bool:
+        return self._opened and self.backlog.has_done
 
     async def _gather_until(self, moment: float) -> None:
         """Let calls that finish before `moment` share a commit; return at once when nothing else is in hand."""

@@ -112,7 +112,13 @@ PIPELINE = (
             _legend("policy", "gate"),
         ),
     ),
-    Panel("Commits", "Commits, by outcome: done, failed or fenced.", "cps", _rates(M.COMMITS, "stage", "outcome")),
+    Panel(
+        "Commits",
+        "Commits, by outcome: done, failed, fenced or refused for an output.",
+        "cps",
+        _rates(M.COMMITS, "stage", "outcome"),
+    ),
+    Panel("Resets", "Logs that ended before a position, by topic.", "cps", _rates(M.RESETS, M.TOPIC)),
     Panel(
         "Dead letters",
         "Records that could not be processed, by stage and type of error.",
@@ -175,6 +181,18 @@ REASONER = (
         "Calls in flight, by stage.",
         "short",
         (ChartLine(gauge(M.IN_FLIGHT, ["stage"]), _legend("stage")),),
+    ),
+    Panel(
+        "Oldest call",
+        "Time that the oldest call has been in progress, by topic.",
+        "s",
+        (ChartLine(gauge(M.CALL_AGE, [M.TOPIC], "max"), _legend(M.TOPIC)),),
+    ),
+    Panel(
+        "Buffered",
+        "Bytes of records and outputs that are not committed, by topic.",
+        "bytes",
+        (ChartLine(gauge(M.BUFFERED_BYTES, [M.TOPIC]), _legend(M.TOPIC)),),
     ),
     Panel(
         "Call duration",

@@ -155,7 +155,7 @@ COMMITS = Metric(
     "safeguard.commits",
     "counter",
     "{commit}",
-    "Commits, by outcome: done, failed, fenced or refused for their size.",
+    "Commits, by outcome: done, failed, fenced or refused for an output.",
     ("stage", "outcome"),
 )
 DEAD_LETTERS = Metric(

@@ -296,7 +296,7 @@ class Model(RuleBasedStateMachine):
                 member.bus._owned.discard(partition)
                 await member.engine.revoked([partition])
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not self.finished():
                     await asyncio.sleep(0.001)
         finally:
@@ -322,4 +322,4 @@ def size_of(output):
 
 
 TestModel = Model.TestCase
-TestModel.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+TestModel.settings = settings(max_examples=20, stateful_step_count=30, deadline=None)

@@ -129,6 +129,21 @@ async def test_what_was_read_before_a_reset_is_answered_and_moves_no_position():
     assert broker.positions[FIRST] == Committed(5, "")
 
 
+async def test_a_reset_during_the_opening_is_committed_when_it_is_open():
+    broker = MemoryBroker()
+    fill(broker, 0, 5)
+    broker.positions[FIRST] = Committed(90, "")
+
+    class Slow(MemoryBus):
+        async def writer(self, partition):
+            await until(lambda: self._next[partition] == 5)  # the reset was reported, and the log was read
+            return await super().writer(partition)
+
+    async with running(Slow(broker, [SOURCE])):
+        await until(lambda: broker.positions[FIRST] == Committed(5, ""))
+    assert values(broker) == list(range(5))
+
+
 class Silent(MemoryBus):
     """Begins again at the first record without a report, as a client does by itself."""
 
