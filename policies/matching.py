@@ -352,9 +352,12 @@ def _runs(word: str) -> list[str]:
     return expressions
 
 
-def skeletal(line: str) -> str:
-    """A plain line as literal terms see it: look-alike letters as Latin, one space for any white space."""
-    return " ".join(looks(line).split())
+def skeletal(lines: str) -> str:
+    """Plain lines as literal terms see them: look-alike letters as Latin, one space for any white space."""
+    return _WHITE_SPACE.sub(" ", looks(lines))
+
+
+_WHITE_SPACE = re.compile(r"[^\S\n]{2,}|[^\S\n ]")
 
 
 class Terms:
@@ -407,7 +410,7 @@ class Terms:
 
     def _find_literal(self, lines: Sequence[str]) -> Iterator[tuple[int, int]]:
         assert self._literal is not None
-        line = _between_ends(list(map(skeletal, lines)))
+        line = skeletal(_between_ends(lines))
         hits = [
             (start, self._literal.terms[needle])
             for needle, start, _ in self._literal.find(line)
