@@ -191,6 +191,14 @@ ESCALATED = Metric(
     ("policy", "gate", "lane"),
 )
 
+UNKNOWN_SCOPE = Metric(
+    "safeguard.scope.unknown",
+    "counter",
+    "{event}",
+    "Events whose surface or language is in no policy's scope though some policy has one, by field and value.",
+    ("field", "value"),
+)
+
 VERDICTS = Metric(
     "safeguard.verdicts",
     "counter",
