@@ -20,7 +20,16 @@ from safeguard_streams.bus import kafka as kafka_bus
 from safeguard_streams.bus.engine import Limits
 from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import ContentEvent, Escalation, Replay, Replayed, Verdict, decode, encode
+from safeguard_streams.contract.records import (
+    ContentEvent,
+    Escalation,
+    Replay,
+    Replayed,
+    Verdict,
+    content_sha256,
+    decode,
+    encode,
+)
 from safeguard_streams.enforcement import moderators
 from safeguard_streams.enforcement.rules import EnforcementRule, EnforcementRules
 from safeguard_streams.errors import ConfigurationError
@@ -277,7 +286,7 @@ def judged_before(number, decision, since=WHEN):
     return Verdict(
         f"live-{number}",
         f"c{number}",
-        "sha",
+        content_sha256(event(number).text),
         NAME,
         OLD.version,
         decision,
@@ -420,6 +429,14 @@ async def test_what_was_shown_is_published_and_nothing_that_came_later(kafka):
     assert len((await promotion.plan(kafka, replay, policy, "promote")).changes) == 5, "those that came later"
 
 
+class SlowSelector(ReplaySelector):
+    """Takes long enough that a replay can be paused in the middle."""
+
+    async def __call__(self, records):
+        await asyncio.sleep(0.1)
+        return await super().__call__(records)
+
+
 @pytest.mark.slow
 async def test_a_paused_replay_resumes_where_it_was_when_kafka_forgot_its_position(kafka):
     await kafka_bus.create_topics(kafka)
@@ -434,6 +451,7 @@ async def test_a_paused_replay_resumes_where_it_was_when_kafka_forgot_its_positi
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "Limits", lambda **_: Limits(max_batch=20, max_in_flight=1, max_poll_records=20))
+        patch.setattr(runner, "ReplaySelector", SlowSelector)
         assert await runner.run(kafka, made, Classifier(), stop, until_some) == "running"
     committed = await jobs.progress(kafka, made)
     assert 0 < committed < made.total
