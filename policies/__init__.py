@@ -16,8 +16,8 @@ In reading order:
 
 ## Design decisions
 
-- **The version names what the model reads.** It is a hash of the policy's text alone. A new owner, gate or threshold
-  leaves it unchanged, and verdicts stay comparable.
+- **The version names everything that decides.** It is a hash over the text, effort, samples, agreement, score map, gate
+  and scope. Verdicts with the same version were reached in the same way. A new title or owner leaves it unchanged.
 - **A distilled classifier travels with its policy.** It is linear in letter groups and takes 20 to 40 kB of JSON inside
   the release record. A prefilter therefore takes the policy and its classifier together, or neither.
 - **Parsing is safe on hostile input.** Running processes parse releases. YAML aliases are refused, patterns must be

@@ -86,7 +86,7 @@ class Judging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Policy(msgspec.Struct, frozen=True):
     """A policy that was parsed and found consistent.
 
-    text: what the model reads; version: the first 12 hex digits of its sha256.
+    text: what the model reads; version: 12 hex digits of a hash over everything that decides, see version_of.
     violating and safe: the rule ids of the VIOLATES and SAFE sections, in order.
     document and distilled_file: the texts of policy.md and distilled.json.
     """
@@ -106,6 +106,11 @@ class Policy(msgspec.Struct, frozen=True):
     document: str
     distilled: DistilledClassifier | None = None
     distilled_file: str | None = None
+
+    @property
+    def judged_by(self) -> tuple[str, Effort, Judging]:
+        """All that decides how escalated content is judged."""
+        return self.text, self.effort, self.judging
 
     def applies(self, surface: str | None, language: str | None) -> bool:
         """Whether the policy covers this content. Content without a surface or language is never exempt."""

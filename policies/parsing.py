@@ -14,6 +14,7 @@ import yaml
 from safeguard_streams.errors import PolicyError, Problem
 from safeguard_streams.policies import distilled as distilled_classifiers
 from safeguard_streams.policies.document import MAX_SAMPLES, AppliesTo, Gate, Judging, Policy, pattern_options
+from safeguard_streams.policies.version import version_of
 from safeguard_streams.policies.vocabulary import Effort
 
 FRONT = re.compile(r"\A---\n(.*?\n)---\n(.*)\Z", re.DOTALL)
@@ -223,7 +224,7 @@ def parse_with_lines(document: str, origin: str, distilled: str | None) -> Parse
         effort=front.effort,
         judging=front.judging,
         text=text,
-        version=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12],
+        version=version_of(text, front.rules, front.effort, front.judging, front.gate, front.applies_to),
         violating=rules.violating,
         safe=rules.safe,
         document=document,

@@ -6,7 +6,7 @@ SafeguardError              base of all errors below
 |-- RecordError             a record can never be processed; it becomes a dead letter
 |-- BusError                the broker did not do what was asked; a later retry may succeed
 |   |-- FencedError         another process owns the partition now
-|   `-- OutputTooLargeError the broker takes no record of this size
+|   `-- OutputRefusedError  a topic takes no such record, for its size or its form
 |-- StalledError            records wait and none finishes; the process ends and its supervisor restarts it
 |-- DependencyError         an inference backend or another dependency is gone; the process ends
 |-- InferenceError          the inference backend cannot answer one request (workers.inference.interface)
@@ -53,8 +53,8 @@ class FencedError(BusError):
     """A newer owner has taken the partition over. This process must write nothing more for it."""
 
 
-class OutputTooLargeError(BusError):
-    """The client, a topic or the broker refuses outputs for their size, and will refuse them again."""
+class OutputRefusedError(BusError):
+    """The client, a topic or the broker refuses outputs for their size or form, and will refuse them again."""
 
 
 class StalledError(SafeguardError):

@@ -169,10 +169,14 @@ async def enforcing(current, rules, **more):
 
 
 async def standing_on(current):
-    """The action in effect by content id, restored from moderation.actions as an agent restores it."""
+    """The action in effect by content id, as an agent restores it."""
+    from datetime import timedelta
+
     from safeguard_streams.enforcement.state import EnforcementState
 
     standing = {}
     for partition in range(current.partitions):
-        standing |= (await EnforcementState.restore(current, partition)).restricted()
+        standing |= (
+            await EnforcementState.restore(current, partition, current.partitions, timedelta(hours=1))
+        ).restricted()
     return standing

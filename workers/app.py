@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import psutil
@@ -15,6 +15,7 @@ from safeguard_streams.bus.kafka import KafkaBus
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import DependencyError
+from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime import telemetry
 from safeguard_streams.runtime.health import served
@@ -61,6 +62,7 @@ class Worker:
     def __init__(self, settings: Settings, start: StartBackend) -> None:
         self.settings = settings
         self.feed = PolicyFeed()
+        self.erasures = ErasureList(self._forget)
         self.backend: InferenceBackend | None = None
         self.judge: Judge | None = None
         self.engine: Engine | None = None
@@ -70,6 +72,7 @@ class Worker:
         """The body of /health/ready."""
         ready = self.engine is not None and self.engine.ready
         return {
+            "started": self.backend is not None,
             "ready": ready and self.backend is not None and self.backend.healthy,
             "model": self.backend.model if self.backend else None,
             "policies": {name: r.policy.version for name, r in self.feed.policies.released.items()},
@@ -79,15 +82,23 @@ class Worker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Judge until `stop` is set. Raises SafeguardError when the process should be restarted."""
-        caught_up = asyncio.Event()
-        await run_until_first(self.feed.follow(self.settings, caught_up), self._judge(caught_up, stop))
+        policies, erasures = asyncio.Event(), asyncio.Event()
+        await run_until_first(
+            self.feed.follow(self.settings, policies),
+            self.erasures.follow(self.settings, erasures),
+            self._judge(stop, policies, erasures),
+        )
 
-    async def _judge(self, caught_up: asyncio.Event, stop: asyncio.Event) -> None:
-        """Load the model, wait for policies, warm up the cache, then run the engine."""
+    def _forget(self, content_id: str) -> None:
+        if self.judge is not None:
+            self.judge.forget(content_id)
+
+    async def _judge(self, stop: asyncio.Event, *caught_up: asyncio.Event) -> None:
+        """Load the model, wait for policies and erasures, warm up the cache, then run the engine."""
         await run_until_first(self._prepare(caught_up), stop.wait())
         if stop.is_set() or self.backend is None:
             return
-        self.judge = Judge(self.backend, self.feed, self._budget(self.backend))
+        self.judge = Judge(self.backend, self.feed, self._budget(self.backend), self.erasures.erased)
         await self.judge.warm_up()
         self.engine = Engine(
             KafkaBus(self.settings, list(topics.LANES.values()), STAGE),
@@ -102,10 +113,11 @@ class Worker:
             if not stop.is_set():
                 raise
 
-    async def _prepare(self, caught_up: asyncio.Event) -> None:
+    async def _prepare(self, caught_up: Iterable[asyncio.Event]) -> None:
         self.backend = await self._start(self.settings)
         log.info("inference backend started model=%s", self.backend.model)
-        await caught_up.wait()
+        for each in caught_up:
+            await each.wait()
         await self.feed.wait_for_any()
 
     def _budget(self, backend: InferenceBackend) -> InferenceBudget:
@@ -113,6 +125,8 @@ class Worker:
         return InferenceBudget(
             max_answer_tokens=settings.max_tokens,
             cache_size=settings.judgement_cache_size,
+            content_seconds=settings.content_timeout,
+            content_tokens=settings.content_tokens,
             max_tokens_in_flight=settings.max_tokens_in_flight or backend.cache_tokens,
             background_share=settings.background_share,
             effort_by_lag=settings.effort_by_lag,

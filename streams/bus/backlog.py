@@ -1,16 +1,25 @@
-"""Tracks one partition's records: which wait, are in progress, or are finished and not committed.
+"""The accounts of one partition: where each record is between its poll and its commit, in records and in bytes.
 
-    add -> waiting -> next_batch -> begin -> in progress -> finish, end -> finished -> collect -> committed
+    add          begin           finish         collect            committed
+    ---> waiting -----> under way -----> done -----------> in a commit ---------> left the backlog
+                         | abandon        ^                    |
+                         v                +--------------------+
+                        left             put_back: the commit did not take place
 
-The backlog does no work and starts no task. A record leaves it when its offset is below the watermark; until then it
-counts as unfinished.
+- A record is in hand from `add` until its commit is known to have taken place.
+- The watermark moves only with a known commit. A commit that is refused, whole or in part, therefore loses nothing.
+- Bytes are those of keys, values and headers. They count the records in hand, and the outputs that are not committed.
+- `reset` begins a new watermark. What is in hand of the earlier log keeps its place in the accounts, but its offsets
+  mean nothing any more: its outputs are committed with the position in the new log.
+
+The backlog does no work and starts no task.
 """
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -19,84 +28,208 @@ from safeguard_streams.bus.timestamps import age
 from safeguard_streams.bus.watermark import Watermark
 
 
-class FinishedCall(msgspec.Struct, frozen=True):
-    """Records of one call that are finished and not committed. oldest: timestamp of the first, in ms since 1970."""
+class Work(msgspec.Struct, eq=False):
+    """Records of one call, and their outputs once it has succeeded.
 
-    offsets: list[int]
-    outputs: Sequence[Output]
-    oldest: int
+    watermark: the one that knows their offsets. size, output_size: bytes. begun: monotonic time in seconds.
+    refusals: how often a commit of these outputs alone was refused.
+    """
+
+    records: Sequence[Record]
+    size: int
+    watermark: Watermark
+    begun: float
+    outputs: Sequence[Output] = ()
+    output_size: int = 0
+    refusals: int = 0
+
+    @property
+    def oldest(self) -> int:
+        """The timestamp of the first record, in ms since 1970."""
+        return self.records[0].timestamp
+
+
+class Commit(msgspec.Struct, eq=False):
+    """What one commit writes: the outputs of some work, and the position once that work is done."""
+
+    works: list[Work]
+    position: Committed
+    output_size: int
+    watermark: Watermark
+
+    @property
+    def outputs(self) -> list[Output]:
+        return [output for work in self.works for output in work.outputs]
+
+    @property
+    def records(self) -> int:
+        return sum(len(work.records) for work in self.works)
 
 
 class Backlog:
-    """Counts records, and the bytes of those that wait."""
+    """Counts records and bytes in each state. records, size, output_size: those in hand."""
 
     def __init__(self) -> None:
-        self.waiting_bytes = 0
+        self.records = 0
+        self.size = 0
+        self.output_size = 0
+        self.commit_due = False  # the position is to be committed even if no work is done
+        self.reset_to: int | None = None  # where a new log began, until that is committed
         self._watermark = Watermark(None)
+        self._first: int | None = None  # the lowest offset that was added
+        self._next = 0  # what was added ends before this offset
         self._waiting: deque[Record] = deque()
-        self._calls: dict[asyncio.Task[None], int] = {}  # to the timestamp of the oldest record of each
-        self._finished: list[FinishedCall] = []
+        self._sizes: deque[int] = deque()  # of the waiting records
+        self._earlier: tuple[int, Watermark] = (0, self._watermark)  # the first so many that wait are of an earlier log
+        self._under_way: dict[Work, None] = {}
+        self._done: deque[Work] = deque()
+        self._committing: Commit | None = None
 
     def start_at(self, committed: Committed) -> None:
-        """Continue at a committed position. Call this before the first batch is taken."""
-        self._watermark = Watermark(*committed)
+        """Continue at a committed position, unless the log was reset meanwhile. Call this before the first batch."""
+        if self.reset_to is None:
+            self._watermark = Watermark(*committed)
+
+    def reset(self, offset: int) -> None:
+        """Go on at an offset of a new log, of which nothing is done."""
+        self._earlier = (len(self._waiting), self._watermark)
+        self._watermark = Watermark(offset)
+        self.reset_to = self._first = self._next = offset
+        self.commit_due = True
 
     # ------------------------------------------------------------------ a record's way
 
+    def rewound(self, records: Sequence[Record]) -> bool:
+        """Whether polled records lie below everything that was added, which only another log can explain."""
+        return self._first is not None and records[0].offset < self._first
+
     def add(self, records: Sequence[Record]) -> None:
-        """Append polled records to those that wait."""
+        """Append polled records to those that wait, without those that were added already."""
+        if records[0].offset < self._next:
+            records = [record for record in records if record.offset >= self._next]
+            if not records:
+                return
+        elif self._first is None:
+            self._first = records[0].offset
+        self._next = records[-1].offset + 1
+        sizes = [_size(record) for record in records]
         self._waiting.extend(records)
-        self.waiting_bytes += _size(records)
+        self._sizes.extend(sizes)
+        self.records += len(records)
+        self.size += sum(sizes)
 
     @property
     def blocked(self) -> bool:
         """Whether the next record would run too far ahead of the watermark."""
-        return bool(self._waiting) and not self._watermark.room(self._waiting[0].offset)
+        return bool(self._waiting) and not self._earlier[0] and not self._watermark.room(self._waiting[0].offset)
 
-    def next_batch(self, max_records: int) -> list[Record]:
-        """Take the next waiting records. Those that an earlier owner has done are left out."""
-        watermark, waiting = self._watermark, self._waiting
+    def begin(self, max_records: int, max_bytes: int) -> Work | None:
+        """Take the next waiting records, at least one. None when an earlier owner has done them all."""
+        records, size, watermark = self._take(max_records, max_bytes)
+        if not records:
+            return None
+        work = Work(records, size, watermark, time.monotonic())
+        self._under_way[work] = None
+        return work
+
+    def _take(self, max_records: int, max_bytes: int) -> tuple[list[Record], int, Watermark]:
+        earlier, watermark = self._earlier
+        if earlier:
+            max_records = min(max_records, earlier)
+        else:
+            watermark = self._watermark
+        waiting, sizes = self._waiting, self._sizes
         records: list[Record] = []
-        while waiting and len(records) < max_records and watermark.room(waiting[0].offset):
-            records.append(waiting.popleft())
-        self.waiting_bytes -= _size(records)
-        return [record for record in records if watermark.take(record.offset)]
+        size = passed = 0
+        while waiting and len(records) < max_records and (not size or size + sizes[0] <= max_bytes):
+            if not earlier and not watermark.room(waiting[0].offset):
+                break
+            record, record_size = waiting.popleft(), sizes.popleft()
+            if earlier or watermark.take(record.offset):
+                records.append(record)
+                size += record_size
+            else:
+                passed += 1
+                self.size -= record_size
+        self.records -= passed
+        if earlier:
+            self._earlier = (earlier - len(records), watermark)
+        return records, size, watermark
 
-    def begin(self, call: asyncio.Task[None], batch: Sequence[Record]) -> None:
-        """Note that a call of a batch is in progress."""
-        self._calls[call] = batch[0].timestamp
+    def finish(self, work: Work, outputs: Sequence[Output]) -> None:
+        """Note that work under way is done, with its outputs."""
+        del self._under_way[work]
+        self.answer(work, outputs)
+        self._done.append(work)
 
-    def finish(self, records: Sequence[Record], outputs: Sequence[Output]) -> None:
-        """Note that records are finished, with their outputs."""
-        self._finished.append(FinishedCall([r.offset for r in records], outputs, records[0].timestamp))
+    def answer(self, work: Work, outputs: Sequence[Output]) -> None:
+        """Give work these outputs in place of those that it has."""
+        size = sum(map(_size, outputs))
+        self.output_size += size - work.output_size
+        work.outputs, work.output_size = outputs, size
 
-    def end(self, call: asyncio.Task[None]) -> None:
-        """Note that a call has ended, with or without a result."""
-        self._calls.pop(call, None)
+    def abandon(self, work: Work) -> None:
+        """Note that the call of this work has ended; without a result, its records are no longer in hand."""
+        if work in self._under_way:
+            del self._under_way[work]
+            self._leave(work)
 
-    def collect(self) -> list[FinishedCall]:
-        """Take the finished calls for a commit. `to_commit` then includes them."""
-        collected, self._finished = self._finished, []
-        self._watermark.complete([offset for call in collected for offset in call.offsets])
-        return collected
+    def collect(self, max_works: int, max_bytes: int) -> Commit:
+        """Take work that is done for a commit: the first in any case, more as the bounds allow."""
+        works: list[Work] = []
+        size = 0
+        while self._done and len(works) < max_works and (not works or size + self._done[0].output_size <= max_bytes):
+            works.append(self._done.popleft())
+            size += works[-1].output_size
+        watermark = self._watermark
+        self._committing = Commit(works, Committed(*watermark.with_done(_offsets(works, watermark))), size, watermark)
+        self.commit_due = False
+        return self._committing
 
-    def put_back(self, collected: list[FinishedCall]) -> None:
-        """Keep collected calls, whose commit failed, for the next commit."""
-        self._finished = [*collected, *self._finished]
+    def committed(self, commit: Commit) -> None:
+        """Note that a commit took place."""
+        self._committing = None
+        if commit.watermark is self._watermark:
+            self.reset_to = None
+        commit.watermark.complete(_offsets(commit.works, commit.watermark))
+        for work in commit.works:
+            self._leave(work)
+
+    def put_back(self, commit: Commit) -> None:
+        """Note that a commit did not take place: its work is the first of the next one."""
+        self._committing = None
+        self._done.extendleft(reversed(commit.works))
+        self.commit_due = self.commit_due or not commit.works
+
+    def drop(self) -> None:
+        """Drop what waits and what is done, because nothing more will be committed."""
+        self.drop_waiting()
+        while self._done:
+            self._leave(self._done.popleft())
 
     def drop_waiting(self) -> None:
+        self.records -= len(self._waiting)
+        self.size -= sum(self._sizes)
         self._waiting.clear()
-        self.waiting_bytes = 0
+        self._sizes.clear()
+        self._earlier = (0, self._watermark)
 
-    def drop_finished(self) -> None:
-        self._finished.clear()
+    def _leave(self, work: Work) -> None:
+        self.records -= len(work.records)
+        self.size -= work.size
+        self.output_size -= work.output_size
 
     # ------------------------------------------------------------------ figures
 
     @property
-    def to_commit(self) -> Committed:
-        """The current position and completed set."""
-        return Committed(self._watermark.position, self._watermark.metadata)
+    def first(self) -> int | None:
+        """The lowest offset that was added; None before any was."""
+        return self._first
+
+    @property
+    def position(self) -> int | None:
+        """The position that is known to be committed, or is the first to commit; None before anything was added."""
+        return self._watermark.position
 
     @property
     def waiting(self) -> int:
@@ -104,38 +237,53 @@ class Backlog:
         return len(self._waiting)
 
     @property
-    def calls(self) -> Collection[asyncio.Task[None]]:
-        """The calls in progress."""
-        return self._calls.keys()
+    def under_way(self) -> int:
+        """Calls in progress."""
+        return len(self._under_way)
 
     @property
-    def has_finished(self) -> bool:
-        """Whether there is something to commit."""
-        return bool(self._finished)
+    def has_done(self) -> bool:
+        """Whether there is something to commit that is not in a commit yet."""
+        return bool(self._done) or self.commit_due
 
     @property
-    def unfinished(self) -> int:
-        """Records that are read and not below the watermark."""
-        return len(self._waiting) + self._watermark.waiting
+    def uncommitted(self) -> bool:
+        """Whether something is done and not known to be committed."""
+        return self.has_done or self._committing is not None
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits and nothing is in progress."""
-        return not self._waiting and not self._calls
+        """Whether everything that was read is known to be committed."""
+        return not self.records and not self.uncommitted
 
     def lag(self, end: int | None) -> int:
-        """Records of the partition below `end` that are not done; of an unknown end, those that are read."""
+        """Records of the partition below `end` that are not committed; of an unknown end, those in hand."""
         position = self._watermark.position
-        return self.unfinished if end is None or position is None else max(0, end - position)
+        if end is None or position is None:
+            return self.records
+        return max(0, end - position - self._watermark.ahead)
 
     @property
     def age(self) -> float:
-        """Seconds since the oldest record that is read and not committed was written; 0 where there is none."""
-        oldest = [*self._calls.values(), *(call.oldest for call in self._finished)]
-        if not oldest and self._waiting:
-            oldest = [self._waiting[0].timestamp]
+        """Seconds since the oldest record in hand was written; 0 where there is none."""
+        works = [*self._under_way, *self._done, *(self._committing.works if self._committing else ())]
+        oldest = [*(work.oldest for work in works), *(record.timestamp for record in list(self._waiting)[:1])]
         return max(map(age, oldest), default=0.0)
 
+    @property
+    def call_age(self) -> float:
+        """Seconds that the oldest call has been in progress; 0 where there is none."""
+        return time.monotonic() - min(work.begun for work in self._under_way) if self._under_way else 0.0
 
-def _size(records: Iterable[Record]) -> int:
-    return sum([len(record.value) for record in records if record.value is not None])
+
+def _offsets(works: Iterable[Work], watermark: Watermark) -> list[int]:
+    """The offsets of work, without those of an earlier log."""
+    return [record.offset for work in works if work.watermark is watermark for record in work.records]
+
+
+def _size(item: Record | Output) -> int:
+    """The bytes of key, value and headers."""
+    size = len(item.value or b"") + len(item.key or b"")
+    for name, value in item.headers:
+        size += len(name) + len(value or b"")
+    return size

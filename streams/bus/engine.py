@@ -9,12 +9,15 @@ Invariants
 - A record's outputs and the fact that it is done are committed together, or neither is.
 - Polling never stops: a partition that has enough is paused, not waited for.
 - A partition worker whose commit failed opens a new writer, reads the position, and drops what another owner has done.
+- What is read counts against the limits, in records and in bytes, until its commit is known to have taken place.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
@@ -26,6 +29,8 @@ from safeguard_streams.bus.tracing import Tracing
 from safeguard_streams.bus.transform import Transform
 from safeguard_streams.errors import RecordError
 from safeguard_streams.runtime import metrics
+
+log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.1
 
@@ -50,21 +55,28 @@ class Retry(msgspec.Struct, frozen=True):
 class Limits(msgspec.Struct, frozen=True):
     """Bounds of the engine; counts are records, times seconds.
 
-    max_batch: records of one transform call (1: singly, out of order).
+    max_batch, max_batch_bytes: records of one transform call (1: singly, out of order), and their bytes.
     max_in_flight: transform calls at once, over all partitions.
     ranks: topics (as the bus names them) whose work comes after that of all others, with their order: 1, 2, ...
     reserve: calls of max_in_flight that later ranks leave free for rank 0.
     max_background: calls of later ranks while there is work of rank 0; None: no such bound.
-    max_buffered, max_buffered_bytes: a partition with this much unfinished is paused, and resumed at half.
+    max_buffered, max_buffered_bytes: a partition with this much in hand, outputs included, is paused, and resumed at
+        half. What is committed ahead of a slow record is not in hand; that is bounded by the watermark's SPAN. No call
+        begins while max_buffered_bytes of outputs wait for a commit.
     max_poll_records: records of one poll.
+    max_commit_bytes: outputs of one commit, unless those of a single call are more.
     commit_interval: calls that finish within this time share a commit while others are in hand.
     commit_timeout: a commit that takes longer has failed.
     drain_timeout: time for calls in progress, and again for their commit, when a partition is given up.
-    stall_timeout: when records wait and none finishes for this long, the engine ends with StalledError.
+    stall_timeout: when no commit succeeds for this long, although something is done, or although records wait and no
+        call is under way or waits for a place, the engine ends with StalledError.
     reopen_delay: between attempts to open a writer; five times as long after being fenced.
+    max_poll_gap: a process that has not polled for longer, such as one that was suspended, begins no call until a
+        commit has shown that the partition is still its own.
     """
 
     max_batch: int = 2000
+    max_batch_bytes: int = 4 * 2**20
     max_in_flight: int = 64
     ranks: Mapping[str, int] = {}
     reserve: int = 0
@@ -72,11 +84,13 @@ class Limits(msgspec.Struct, frozen=True):
     max_buffered: int = 8000
     max_buffered_bytes: int = 64 * 2**20
     max_poll_records: int = 8000
+    max_commit_bytes: int = 32 * 2**20
     commit_interval: float = 0.1
     commit_timeout: float = 30.0
     drain_timeout: float = 6.0
     stall_timeout: float = 300.0
     reopen_delay: float = 1.0
+    max_poll_gap: float = 10.0
 
 
 class Engine:
@@ -105,6 +119,7 @@ class Engine:
         self.committed = 0
         self.tracing = Tracing(stage, bus.group, trace_sample_rate)
         self._workers: dict[Partition, PartitionWorker] = {}
+        self._polled_at = 0.0
         self._failure: asyncio.Future[None] | None = None
 
     @property
@@ -126,6 +141,7 @@ class Engine:
         failure = self._failure = asyncio.get_running_loop().create_future()
         with self._observed():
             await self.bus.start(self)
+            self._polled_at = time.monotonic()
             try:
                 while not stop.is_set():
                     await self._poll(until)
@@ -140,8 +156,17 @@ class Engine:
                 await self.revoked(list(self._workers))
 
     async def _poll(self, until: Mapping[Partition, int] | None) -> None:
-        for partition, records in (await self.bus.poll(_POLL_SECONDS, self.limits.max_poll_records)).items():
-            self._worker(partition).feed(records if until is None else self._before_end(partition, records, until))
+        polled = await self.bus.poll(_POLL_SECONDS, self.limits.max_poll_records)
+        gap, self._polled_at = time.monotonic() - self._polled_at, time.monotonic()
+        if gap > self.limits.max_poll_gap:
+            log.warning("not polled for long, checking ownership gap=%.1fs", gap)
+            for worker in self._workers.values():
+                worker.doubt()
+        for partition, records in polled.items():
+            worker = self._worker(partition)
+            if worker.backlog.rewound(records):
+                self.reset(partition, records[0].offset)
+            worker.feed(records if until is None else self._before_end(partition, records, until))
         for worker in self._workers.values():
             worker.balance()
 
@@ -164,7 +189,7 @@ class Engine:
             if position is None or position < until.get(partition, 0):
                 return frozenset()
         unchanged = workers == list(self._workers.values())  # after a rebalance these positions say nothing
-        return owned if unchanged and self.ready and all(worker.idle for worker in workers) else frozenset()
+        return owned if unchanged and self.ready and all(worker.backlog.idle for worker in workers) else frozenset()
 
     def fail(self, error: Exception) -> None:
         """End `run` with this error."""
@@ -179,26 +204,38 @@ class Engine:
 
     async def revoked(self, partitions: Iterable[Partition]) -> None:
         workers = [worker for p in partitions if (worker := self._workers.pop(p, None))]
+        self.admission.owners = len(self._workers)
         if workers:
             await asyncio.gather(*(worker.drain() for worker in workers))
 
-    def replace(self, worker: PartitionWorker, offset: int) -> None:
-        """Replace an overtaken worker by a new one, which continues at the other owner's position.
+    def reset(self, partition: Partition, offset: int) -> None:
+        log.error("the log was reset: it ends before the position partition=%s resumed_at=%d", partition, offset)
+        metrics.RESETS.add(1, {metrics.TOPIC: partition.topic, metrics.GROUP: self.bus.group})
+        self._worker(partition).reset(offset)
 
-        Does nothing if the partition has been given up.
+    def replace(
+        self, worker: PartitionWorker, offset: int, max_batch: int | None = None, reset_to: int | None = None
+    ) -> None:
+        """Replace a closed worker by a new one, which continues at the position that is committed now, `offset`.
+
+        max_batch: records of the new worker's first call. reset_to: where the log was reset, while that is not
+        committed. Does nothing if the partition has been given up.
         """
         partition = worker.partition
         if self._workers.get(partition) is worker:
-            self._start(partition)
+            self._start(partition, max_batch)
             self.bus.resume(partition)  # the old worker may have paused it
-            self.bus.seek(partition, offset)
+            self.bus.seek(partition, offset if reset_to is None else reset_to)
+            if reset_to is not None:
+                self._workers[partition].reset(reset_to)
 
     def _worker(self, partition: Partition) -> PartitionWorker:
         # The bus may hand out records of a partition before it reports the assignment.
         return self._workers.get(partition) or self._start(partition)
 
-    def _start(self, partition: Partition) -> PartitionWorker:
-        worker = self._workers[partition] = PartitionWorker(self, partition)
+    def _start(self, partition: Partition, max_batch: int | None = None) -> PartitionWorker:
+        worker = self._workers[partition] = PartitionWorker(self, partition, max_batch)
+        self.admission.owners = len(self._workers)
         worker.start()
         return worker
 
@@ -211,12 +248,14 @@ class Engine:
             return [(value(worker), self._attributes(worker.partition)) for worker in list(self._workers.values())]
 
         def in_flight() -> list[tuple[float, metrics.Attributes]]:
-            return [(sum(len(worker.backlog.calls) for worker in list(self._workers.values())), {"stage": self.stage})]
+            return [(sum(worker.backlog.under_way for worker in list(self._workers.values())), {"stage": self.stage})]
 
         return metrics.observed(
             {
                 metrics.LAG_RECORDS: lambda: each(lambda worker: worker.lag),
                 metrics.LAG_SECONDS: lambda: each(lambda worker: worker.backlog.age),
+                metrics.BUFFERED_BYTES: lambda: each(lambda worker: worker.backlog.size + worker.backlog.output_size),
+                metrics.CALL_AGE: lambda: each(lambda worker: worker.backlog.call_age),
                 metrics.IN_FLIGHT: in_flight,
             }
         )

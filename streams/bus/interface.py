@@ -96,9 +96,9 @@ class Writer(Protocol):
         An output goes to the partition of its topic that has the input's number (modulo the topic's count). Everything
         about one content item therefore stays in one partition, in order.
 
-        Raises FencedError, OutputTooLargeError, or BusError when it is unknown whether the commit took place. After
-        each of them, open a new writer and read the position. OutputTooLargeError says that the same outputs will be
-        refused again, because the client, a topic or the broker takes no output, or no batch, of such a size.
+        Raises FencedError, OutputRefusedError, or BusError when it is unknown whether the commit took place. After
+        each of them, open a new writer and read the position. OutputRefusedError says that the same outputs will be
+        refused again: the client, a topic or the broker takes no record, or no batch, of such a size or form.
         """
 
     async def close(self) -> None:

@@ -1,6 +1,7 @@
 """The interface of the bus on a MemoryBroker: commits are atomic and a new writer fences the old one.
 
-For tests of logic.
+For tests of logic. A broker with a bound on the size of records refuses commits, and a log that was cut off is reported
+as reset to its beginning.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from safeguard_streams.bus.interface import Committed, Listener, Output, Partition, Record
-from safeguard_streams.errors import FencedError
+from safeguard_streams.errors import FencedError, OutputRefusedError
 from safeguard_streams.runtime.memory_broker import ENGINE_GROUP, MemoryBroker, StoredRecord
 
 
@@ -45,8 +46,12 @@ class MemoryBus:
     def _take(self, max_records: int) -> dict[Partition, list[StoredRecord]]:
         polled: dict[Partition, list[StoredRecord]] = {}
         for partition in sorted(self._owned - self._paused):
+            log = self.broker.logs[partition]
+            if self._next[partition] > len(log) and self._listener is not None:
+                self._next[partition] = 0
+                self._listener.reset(partition, 0)
             start = self._next[partition]
-            records = self.broker.logs[partition][start : start + max_records]
+            records = log[start : start + max_records]
             if records:
                 polled[partition] = records
                 self._next[partition] = start + len(records)
@@ -94,6 +99,9 @@ class MemoryWriter:
         await asyncio.sleep(0)
         if self._broker.epochs[self._partition] != self._epoch:
             raise FencedError(f"{self._partition} has a newer writer")
+        largest = max((len(output.value or b"") for output in outputs), default=0)
+        if largest > self._broker.max_record_size:
+            raise OutputRefusedError(f"{self._partition}: an output of {largest} bytes")
         for output in outputs:
             partition = self._partition.partition % self._broker.partitions
             self._broker.append(output.topic, output.value, output.key, partition, output.headers)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 
 from safeguard_streams.bus.interface import Bus, Committed, Output, Partition, Writer
-from safeguard_streams.errors import BusError
+from safeguard_streams.errors import BusError, FencedError, OutputRefusedError
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +55,18 @@ class OwnedWriter:
         async with asyncio.timeout(self._commit_timeout):
             await self._writer.commit(outputs, position.offset, position.metadata)
 
-    async def reopen(self, *, fenced: bool) -> Committed:
-        """Replace the writer after a failed commit, and return the position that is final now."""
+    async def reopen(self, error: Exception) -> Committed:
+        """Replace the writer after a commit failed with this error, and return the position that is final now."""
         if self._writer is not None:
             await self._writer.close()
             self._writer = None
-        await asyncio.sleep(self._reopen_delay * (_FENCED_FACTOR if fenced else 1))
+        await asyncio.sleep(self._delay_after(error))
         return await self.open()
+
+    def _delay_after(self, error: Exception) -> float:
+        if isinstance(error, OutputRefusedError):
+            return 0.0  # the broker is well
+        return self._reopen_delay * (_FENCED_FACTOR if isinstance(error, FencedError) else 1)
 
     async def close(self) -> None:
         if self._writer is not None:

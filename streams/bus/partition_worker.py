@@ -8,11 +8,15 @@
                    v                       v
                DRAINING ------------> CLOSED
 
-Two tasks do the work. The dispatcher opens the partition, then begins calls of the transform as records, room below the
-watermark and admission allow. The committer commits finished calls. After a failed commit it opens a new writer and
-reads the position, which says whether that commit took place. A fenced worker begins no call until then, because
-another owner may already process its records. `Backlog` keeps the accounts of the records, and
-`OwnedWriter` opens and replaces the writer.
+Two tasks do the work. The dispatcher opens the partition, then begins calls of the transform as records, room and
+admission allow. The committer commits finished calls. After a failed commit it opens a new writer and reads the
+position, which says whether that commit took place. A fenced worker begins no call until then, because another owner
+may already process its records. `Backlog` keeps the accounts of the records, and `OwnedWriter` opens and replaces the
+writer.
+
+A commit that failed is tried again in halves, and grows again as commits succeed. Outputs that are refused for their
+size are thereby traced to one record, which gets a dead letter in place of its outputs. The records of one call can
+only be told apart by processing them again: the worker is then replaced by one that begins with half the batch.
 """
 
 from __future__ import annotations
@@ -24,20 +28,31 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Sequence
 from enum import Enum, auto
+from functools import partial
 from typing import TYPE_CHECKING
 
-from safeguard_streams.bus.backlog import Backlog, FinishedCall
+from safeguard_streams.bus.backlog import Backlog, Commit, Work
 from safeguard_streams.bus.dead_letters import dead_letter, set_apart
 from safeguard_streams.bus.interface import Committed, Output, Partition, Record
 from safeguard_streams.bus.owned_writer import OwnedWriter
 from safeguard_streams.bus.timestamps import age
-from safeguard_streams.errors import BusError, DependencyError, FencedError, StalledError
+from safeguard_streams.contract import topics
+from safeguard_streams.errors import (
+    BusError,
+    ConfigurationError,
+    DependencyError,
+    FencedError,
+    OutputRefusedError,
+    StalledError,
+)
 from safeguard_streams.runtime import metrics
 
 if TYPE_CHECKING:
     from safeguard_streams.bus.engine import Engine
 
 log = logging.getLogger(__name__)
+
+_WHOLE = 2**30  # calls of a commit: no bound
 
 
 class WorkerState(Enum):
@@ -46,7 +61,7 @@ class WorkerState(Enum):
     OPENING = auto()
     RUNNING = auto()
     RECOVERING = auto()  # the outcome of a commit is unknown; calls go on
-    FENCED = auto()  # another writer was opened; no call begins
+    FENCED = auto()  # another process may own the partition; no call begins
     DRAINING = auto()
     CLOSED = auto()
 
@@ -57,7 +72,10 @@ class PartitionWorker:
     _dispatcher: asyncio.Task[None]
     _committer: asyncio.Task[None]
 
-    def __init__(self, engine: Engine, partition: Partition) -> None:
+    def __init__(self, engine: Engine, partition: Partition, max_batch: int | None = None) -> None:
+        """max_batch: records of the first call, and each commit holds one call at first; both grow as commits succeed.
+        None: without this caution.
+        """
         limits = engine.limits
         self.partition = partition
         self.state = WorkerState.OPENING
@@ -69,9 +87,13 @@ class PartitionWorker:
             engine.bus, partition, commit_timeout=limits.commit_timeout, reopen_delay=limits.reopen_delay
         )
         self._committed = Committed(None, "")
-        self._committing = False
+        self._max_batch = max_batch or limits.max_batch
+        self._max_calls = _WHOLE if max_batch is None else 1  # of one commit
+        self._calls: set[asyncio.Task[None]] = set()
         self._paused = False
-        self._progressed_at = time.monotonic()
+        self._moved_at = time.monotonic()
+        self._slow = False  # a call has been in progress for longer than stall_timeout
+        self._admitting = False  # a call waits for a place
         self._fed = asyncio.Event()
         self._finished = asyncio.Event()
         self._room = asyncio.Event()
@@ -87,16 +109,8 @@ class PartitionWorker:
         return self.state is WorkerState.RUNNING
 
     @property
-    def idle(self) -> bool:
-        """Whether everything that was read is committed.
-
-        The backlog alone cannot tell: its watermark passes the records of a commit before that commit has succeeded.
-        """
-        return not (self.backlog.unfinished or self.backlog.has_finished or self._committing)
-
-    @property
     def lag(self) -> int:
-        """Records of the partition that are not done; of an unknown end, those that are read."""
+        """Records of the partition that are not committed; of an unknown end, those that are read."""
         return self.backlog.lag(self._engine.bus.end(self.partition))
 
     @property
@@ -107,25 +121,56 @@ class PartitionWorker:
 
     def feed(self, records: Sequence[Record]) -> None:
         """Take polled records; never waits."""
-        if not self.backlog.unfinished:
-            self._progressed_at = time.monotonic()
-        self.backlog.add(records)
-        self._fed.set()
+        if records:
+            self.backlog.add(records)
+            self._fed.set()
+
+    def reset(self, offset: int) -> None:
+        """Go on at an offset of a new log, and commit that. What was read of the earlier log is finished."""
+        self.backlog.reset(offset)
+        if not self._paused:
+            self._engine.bus.resume(self.partition)  # the end of a run may have paused it
+        self._room.set()
+        self._finished.set()
+
+    def doubt(self) -> None:
+        """Begin no call until a commit has shown that the partition is still owned."""
+        self._moved_at = time.monotonic()
+        if self.state is WorkerState.RUNNING and self.backlog.position is not None:
+            self.state = WorkerState.FENCED
+            self.backlog.commit_due = True
+            self._finished.set()
 
     def balance(self) -> None:
-        """Pause or resume the partition by its unfinished records, and end the engine when it makes no progress."""
-        limits, unfinished, size = self._limits, self.backlog.unfinished, self.backlog.waiting_bytes
-        if not self._paused and (unfinished >= limits.max_buffered or size >= limits.max_buffered_bytes):
+        """Pause or resume the partition by what is in hand, and end the engine when it makes no progress."""
+        limits, records = self._limits, self.backlog.records
+        size = self.backlog.size + self.backlog.output_size
+        if not self._paused and (records >= limits.max_buffered or size >= limits.max_buffered_bytes):
             self._paused = True
             self._engine.bus.pause(self.partition)
-        elif self._paused and unfinished <= limits.max_buffered // 2 and size <= limits.max_buffered_bytes // 2:
+        elif self._paused and records <= limits.max_buffered // 2 and size <= limits.max_buffered_bytes // 2:
             self._paused = False
             self._engine.bus.resume(self.partition)
-        still = time.monotonic() - self._progressed_at
-        if unfinished and still > limits.stall_timeout:
+        self._check_progress()
+
+    def _check_progress(self) -> None:
+        """End the engine when something is done and no commit succeeds, or when records wait and no call is under way.
+
+        A call that takes long is no stall: others go on beside it. Nor is a wait for a place that such calls take.
+        """
+        backlog, moment, timeout = self.backlog, time.monotonic(), self._limits.stall_timeout
+        if not backlog.uncommitted and (backlog.under_way or self._admitting or not backlog.records):
+            self._moved_at = moment
+        still = moment - self._moved_at
+        if still > timeout:
+            problem = "none was committed" if backlog.uncommitted else "none was begun"
             self._engine.fail(
-                StalledError(f"{self.partition}: {unfinished} records wait and none finished for {still:.0f} s")
+                StalledError(f"{self.partition}: {backlog.records} records wait and {problem} for {still:.0f} s")
             )
+        slow = backlog.call_age > timeout
+        if slow and not self._slow:
+            log.warning("call in progress for long partition=%s age=%.0fs", self.partition, backlog.call_age)
+        self._slow = slow
 
     # ------------------------------------------------------------------ dispatcher
 
@@ -138,44 +183,46 @@ class PartitionWorker:
             await self._fed.wait()
             self._fed.clear()
             while self.backlog.waiting:
-                if self.backlog.blocked or self.state is WorkerState.FENCED:
-                    await self._wait_for_room()
-                elif batch := self.backlog.next_batch(self._limits.max_batch):
-                    await self._begin(batch)
+                await self._begin_next()
 
-    async def _begin(self, batch: list[Record]) -> None:
-        await self._admit()
-        call = asyncio.create_task(self._guard(self._call(batch)))
-        self.backlog.begin(call, batch)
-        call.add_done_callback(self._ended)
+    async def _begin_next(self) -> None:
+        """Begin one call as soon as it may begin; a worker that may begin none holds no place while it waits."""
+        while not self._may_begin:
+            self._room.clear()
+            await self._room.wait()
+        self._admitting = True
+        await self._engine.admission.acquire(self._rank, owner=self.partition)
+        self._admitting = False
+        work = self.backlog.begin(self._max_batch, self._limits.max_batch_bytes) if self._may_begin else None
+        if work is None:
+            self._engine.admission.release(self._rank, owner=self.partition)
+            return
+        call = asyncio.create_task(self._guard(self._call(work)))
+        self._calls.add(call)
+        call.add_done_callback(partial(self._ended, work))
         if self._limits.max_batch > 1:
             await asyncio.wait({call})  # in order: the next batch begins when this one is done
 
-    async def _admit(self) -> None:
-        """Acquire a place for one call; a fenced worker holds none while it waits."""
-        await self._engine.admission.acquire(self._rank)
-        while self.state is WorkerState.FENCED:
-            self._engine.admission.release(self._rank)
-            await self._wait_for_room()
-            await self._engine.admission.acquire(self._rank)
+    @property
+    def _may_begin(self) -> bool:
+        """Whether the watermark, and the bytes of outputs that wait for a commit, leave room for a call."""
+        fenced = self.state is WorkerState.FENCED
+        return not (fenced or self.backlog.blocked or self.backlog.output_size >= self._limits.max_buffered_bytes)
 
-    async def _wait_for_room(self) -> None:
-        self._room.clear()
-        await self._room.wait()
-
-    async def _call(self, records: list[Record]) -> None:
+    async def _call(self, work: Work) -> None:
         started = time.perf_counter()
-        readable, outputs = set_apart(records, self._engine.stage)
+        readable, outputs = set_apart(work.records, self._engine.stage)
         if readable:
             with self._engine.tracing.processing(readable) as handed:
                 outputs += await self._isolated(handed)
         metrics.PROCESSED.record(time.perf_counter() - started, {"stage": self._engine.stage})
-        self.backlog.finish(records, outputs)
+        self.backlog.finish(work, outputs)
 
-    def _ended(self, call: asyncio.Task[None]) -> None:
+    def _ended(self, work: Work, call: asyncio.Task[None]) -> None:
         """Called however a call ended, also when it was cancelled before it began."""
-        self.backlog.end(call)
-        self._engine.admission.release(self._rank)
+        self._calls.discard(call)
+        self.backlog.abandon(work)
+        self._engine.admission.release(self._rank, owner=self.partition)
         self._finished.set()
 
     async def _isolated(self, records: Sequence[Record]) -> Sequence[Output]:
@@ -183,7 +230,7 @@ class PartitionWorker:
         failures = 0
         while True:
             try:
-                return await self._engine.transform.process(records)
+                return await self._processed(records)
             except DependencyError:
                 raise
             except Exception as error:
@@ -196,6 +243,15 @@ class PartitionWorker:
                     return [dead_letter(records[0], error, stage=self._engine.stage, attempts=failures)]
                 await asyncio.sleep(retry.delay_after(failures))
 
+    async def _processed(self, records: Sequence[Record]) -> Sequence[Output]:
+        try:
+            return await self._engine.transform.process(records)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise RuntimeError("cancelled within the stage") from error  # a failure like any other: nobody gave it up
+
     # ------------------------------------------------------------------ committer
 
     async def _commit_until_closed(self) -> None:
@@ -204,13 +260,15 @@ class PartitionWorker:
             await self._finished.wait()
             await self._gather_until(committed_at + self._limits.commit_interval)
             self._finished.clear()
-            if self.backlog.has_finished:
-                await self._commit()
-                committed_at = time.monotonic()
+            if self.backlog.has_done:
+                if await self._commit():
+                    committed_at = time.monotonic()
+                else:
+                    self._finished.set()
 
     def _may_commit_more(self) -> bool:
         if self.state is WorkerState.DRAINING:
-            return bool(self.backlog.calls) or self.backlog.has_finished
+            return bool(self._calls) or self.backlog.has_done
         return self.state is not WorkerState.CLOSED
 
     async def _gather_until(self, moment: float) -> None:
@@ -219,63 +277,95 @@ class PartitionWorker:
         if pause > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
-                    while not self.backlog.idle and not self._ending:
+                    while (self.backlog.waiting or self.backlog.under_way) and not self._ending:
                         self._finished.clear()
                         await self._finished.wait()
 
-    async def _commit(self) -> None:
-        calls = self.backlog.collect()
-        position = self.backlog.to_commit
-        outputs = [output for call in calls for output in call.outputs]
-        self._committing = True
+    async def _commit(self) -> bool:
+        """Commit what is done, as far as the bounds of a commit allow. Returns whether nothing was left."""
+        commit = self.backlog.collect(self._max_calls, self._limits.max_commit_bytes)
+        whole = not self.backlog.has_done
         try:
-            await self._writer.commit(outputs, position)
+            await self._writer.commit(commit.outputs, commit.position)
         except (BusError, TimeoutError) as error:
-            await self._recover(calls, position, error)
-        else:
-            self._mark_committed(calls, position)
-        finally:
-            self._committing = False
+            await self._recover(commit, error)
+            return False
+        self._mark_committed(commit)
+        return whole
 
-    def _mark_committed(self, calls: list[FinishedCall], position: Committed) -> None:
-        self._committed = position
-        self._engine.committed += sum(len(call.offsets) for call in calls)
-        self._measure(calls)
-        self._progressed_at = time.monotonic()
+    def _mark_committed(self, commit: Commit) -> None:
+        self.backlog.committed(commit)
+        self._committed = commit.position
+        self._moved_at = time.monotonic()
+        self._max_calls = min(2 * self._max_calls, _WHOLE)
+        self._max_batch = min(2 * self._max_batch, self._limits.max_batch)
+        self._engine.committed += commit.records
+        self._measure(commit)
+        self._change(WorkerState.FENCED, WorkerState.RUNNING)
         self._room.set()
 
-    def _measure(self, calls: list[FinishedCall]) -> None:
+    def _measure(self, commit: Commit) -> None:
         """Count what was committed."""
         topic, stage, moment = self.partition.topic, self._engine.stage, time.time()
-        consumed = sum(len(call.offsets) for call in calls)
-        metrics.CONSUMED.add(consumed, {metrics.TOPIC: topic, metrics.GROUP: self._engine.bus.group})
+        metrics.CONSUMED.add(commit.records, {metrics.TOPIC: topic, metrics.GROUP: self._engine.bus.group})
         metrics.COMMITS.add(1, {"stage": stage, "outcome": "done"})
-        for name, count in Counter(output.topic for call in calls for output in call.outputs).items():
+        for name, count in Counter(output.topic for work in commit.works for output in work.outputs).items():
             metrics.SENT.add(count, {metrics.TOPIC: name})
-        for call in calls:
-            metrics.DELAY.record(age(call.oldest, moment), {"stage": stage, metrics.TOPIC: topic})
+        for work in commit.works:
+            metrics.DELAY.record(age(work.oldest, moment), {"stage": stage, metrics.TOPIC: topic})
 
-    async def _recover(self, calls: list[FinishedCall], requested: Committed, error: Exception) -> None:
+    async def _recover(self, commit: Commit, error: Exception) -> None:
         """Learn from the position whether a failed commit took place. Finished calls are kept, not repeated."""
         fenced = isinstance(error, FencedError)
+        outcome = "fenced" if fenced else "refused" if isinstance(error, OutputRefusedError) else "failed"
         log.warning(
-            "commit failed, opening a new writer partition=%s error=%s", self.partition, error or type(error).__name__
-        )
-        metrics.COMMITS.add(1, {"stage": self._engine.stage, "outcome": "fenced" if fenced else "failed"})
+            "commit failed, opening a new writer partition=%s outcome=%s calls=%d bytes=%d error=%s",
+            self.partition, outcome, len(commit.works), commit.output_size, error or type(error).__name__,
+        )  # fmt: skip
+        metrics.COMMITS.add(1, {"stage": self._engine.stage, "outcome": outcome})
         recovering = WorkerState.FENCED if fenced else WorkerState.RECOVERING
         self._change(WorkerState.RUNNING, recovering)
-        committed = await self._writer.reopen(fenced=fenced)
+        committed = await self._writer.reopen(error)
         self._change(recovering, WorkerState.RUNNING)
         self._room.set()
-        if committed == requested:
-            self._mark_committed(calls, requested)
-        elif committed == self._committed:
-            self.backlog.put_back(calls)
-            self._finished.set()
+        if committed == self._committed:
+            self.backlog.put_back(commit)
+            await self._shrink(commit, error)
+        elif committed == commit.position:
+            self._mark_committed(commit)
         else:
             log.warning("partition overtaken by another owner partition=%s offset=%s", self.partition, committed.offset)
             await self.close()
             self._engine.replace(self, committed.offset or 0)
+
+    async def _shrink(self, commit: Commit, error: Exception) -> None:
+        """Try less than this commit, which did not take place, next time."""
+        works, refused = commit.works, isinstance(error, OutputRefusedError)
+        if len(works) > 1:
+            self._max_calls = len(works) // 2
+        elif refused or commit.output_size > self._limits.max_commit_bytes:
+            (work,) = works
+            if len(work.records) > 1:
+                await self._restart(len(work.records) // 2)
+            elif refused:
+                self._answer_refused(work, error)
+
+    def _answer_refused(self, work: Work, error: Exception) -> None:
+        """Give a record whose outputs are refused a dead letter instead; if that is refused, too, one without value."""
+        (record,) = work.records
+        work.refusals += 1
+        if work.refusals > 2:
+            raise ConfigurationError(
+                f"{topics.DEAD_LETTERS} refuses even a letter of {work.output_size} bytes: "
+                f"raise max.message.bytes of the topic; {error}"
+            )
+        whole = work.refusals == 1
+        log.warning(
+            "outputs refused, writing a dead letter partition=%s offset=%d bytes=%d whole=%s",
+            self.partition, record.offset, work.output_size, whole,
+        )  # fmt: skip
+        letter = dead_letter(record, error, stage=self._engine.stage, attempts=1, whole=whole)
+        self.backlog.answer(work, [letter])
 
     def _change(self, before: WorkerState, after: WorkerState) -> None:
         """Change the state, unless the partition has been given up."""
@@ -293,9 +383,9 @@ class PartitionWorker:
             self.state = WorkerState.DRAINING
         self._dispatcher.cancel()
         self.backlog.drop_waiting()  # not begun: the next owner reads it
-        if self.backlog.calls:
-            await asyncio.wait(self.backlog.calls, timeout=self._limits.drain_timeout)
-        for call in self.backlog.calls:
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=self._limits.drain_timeout)
+        for call in self._calls:
             call.cancel()
         self._finished.set()
         if self._writer.is_open:
@@ -306,14 +396,21 @@ class PartitionWorker:
         """Stop at once. The next owner repeats what is not committed; nothing is committed here after this."""
         first = self.state is not WorkerState.CLOSED
         self.state = WorkerState.CLOSED
-        self.backlog.drop_finished()
+        self.backlog.drop()
         current = asyncio.current_task()
-        for task in [self._dispatcher, self._committer, *self.backlog.calls]:
+        for task in [self._dispatcher, self._committer, *self._calls]:
             if task is not current:
                 task.cancel()
         if first:
             self._close_transform()  # before any wait, hence before the next ownership begins
         await self._writer.close()
+
+    async def _restart(self, max_batch: int) -> None:
+        """Close this worker, and let a new one repeat with smaller batches what is not committed."""
+        reset_to, first = self.backlog.reset_to, self.backlog.first or 0
+        await self.close()
+        at = first if self._committed.offset is None else self._committed.offset
+        self._engine.replace(self, at, max_batch, reset_to)
 
     def _close_transform(self) -> None:
         try:

@@ -37,14 +37,19 @@ class Watermark:
 
     @property
     def position(self) -> int | None:
-        """The offset to commit; None before anything was taken."""
+        """The lowest taken offset that is not done, or one past the last taken; None before anything was taken."""
         return self._pending[0] if self._pending else self._next
 
     @property
     def metadata(self) -> str:
         """The completed set above the position, at most 4,096 bytes."""
+        return self.with_done(())[1]
+
+    @property
+    def ahead(self) -> int:
+        """How many offsets above the position are done."""
         position = self.position
-        return pack(position, self._done) if position is not None else ""
+        return 0 if position is None else sum(offset > position for offset in self._done)
 
     def room(self, offset: int) -> bool:
         """Whether this offset may be taken without running more than SPAN ahead of the watermark."""
@@ -61,6 +66,12 @@ class Watermark:
             return False
         return True
 
+    def with_done(self, offsets: Iterable[int]) -> tuple[int | None, str]:
+        """Position and metadata as they are once these taken offsets are done, too. Changes nothing."""
+        done = self._done.union(offsets)
+        position = next((offset for offset in self._pending if offset not in done), self._next)
+        return position, pack(position, done) if position is not None else ""
+
     def complete(self, offsets: Iterable[int]) -> None:
         """Mark taken offsets as done, and move the watermark over those that are done."""
         self._done.update(offsets)
@@ -68,21 +79,15 @@ class Watermark:
         while pending and pending[0] in done:
             done.discard(pending.popleft())
 
-    @property
-    def waiting(self) -> int:
-        """Offsets that are taken and not below the watermark yet."""
-        return len(self._pending)
-
 
 def pack(position: int, done: Iterable[int]) -> str:
     """The metadata for the done offsets from `position` on; empty when there are none."""
-    bits = 0
-    for offset in done:
-        if offset >= position:
-            bits |= 1 << (offset - position)
-    if not bits:
+    ahead = [offset - position for offset in done if offset >= position]
+    if not ahead:
         return ""
-    raw = bits.to_bytes((bits.bit_length() + 7) // 8, "little")
+    raw = bytearray(max(ahead) // 8 + 1)
+    for distance in ahead:
+        raw[distance // 8] |= 1 << distance % 8
     return base64.b85encode(zlib.compress(raw, 1)).decode()
 
 

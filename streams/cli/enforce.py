@@ -13,9 +13,12 @@ import typer
 
 from safeguard_streams.cli.options import Bootstrap, By, Json, Library, Why, changed_by, needs_extra, show_rows
 from safeguard_streams.cli.output import say
-from safeguard_streams.contract.records import Action, Enforced
+from safeguard_streams.cli.reading import shown_reading
+from safeguard_streams.contract.records import Enforced
 from safeguard_streams.enforcement import moderators
+from safeguard_streams.enforcement import repartition as partitioning
 from safeguard_streams.enforcement import rules as rules_of
+from safeguard_streams.enforcement.moderators import HeldAction
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import LIBRARY, load_library
 from safeguard_streams.runtime import settings
@@ -98,20 +101,19 @@ def held(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
     The agent holds actions above a policy's cap until a moderator releases them.
     """
     current = settings.load(bootstrap=bootstrap)
-    waiting = asyncio.run(moderators.held(current))
-    counts = Counter((one.action.policy_id or "", one.action.action) for one in waiting)
+    groups: dict[tuple[str, str], list[HeldAction]] = {}
+    with shown_reading():
+        found = asyncio.run(moderators.held(current))
+    for one in found:
+        groups.setdefault((one.action.policy_id or "", one.action.action), []).append(one)
     rows: list[dict[str, Any]] = [
         {
             "policy": policy,
             "action": action,
-            "items": count,
-            "oldest": next(
-                one.action.acted_at.isoformat(timespec="seconds")
-                for one in waiting
-                if (one.action.policy_id, one.action.action) == (policy, action)
-            ),
+            "items": len(waiting),
+            "oldest": waiting[0].action.acted_at.isoformat(timespec="seconds"),
         }
-        for (policy, action), count in sorted(counts.items())
+        for (policy, action), waiting in sorted(groups.items())
     ]
     show_rows(rows, "no actions are held", as_json=as_json)
 
@@ -126,18 +128,70 @@ def release(
 ) -> None:
     """Release the actions held under a policy.
 
-    Actions that a later verdict or decision replaced are not released.
+    Only the actions that the confirmation counts are released. Later ones stay held. An action that a later verdict or
+    decision replaced is not released.
     """
     current = settings.load(bootstrap=bootstrap)
-    waiting = [one for one in asyncio.run(moderators.held(current)) if one.action.policy_id == policy]
-    counts = Counter(one.action.action for one in waiting)
-    if not waiting:
+    moderator = changed_by(why, by)
+    with shown_reading():
+        shown = asyncio.run(moderators.held(current, policy))
+    counts = Counter(one.action.action for one in shown)
+    if not shown:
         say(f"no actions are held under {policy}")
         return
     summary = ", ".join(f"{action} {count:,}" for action, count in sorted(counts.items()))
     if not yes and not typer.confirm(f"release under {policy}: {summary}?"):
         raise typer.Exit(1)
-    say(f"{asyncio.run(moderators.release(current, policy, changed_by(why, by))):,} actions were released")
+    followed = asyncio.run(moderators.release(current, shown, moderator))
+    say(f"{followed:,} actions were released")
+    if followed < len(shown):
+        say(f"{len(shown) - followed:,} more will be released when the enforcement agent follows; is it running?")
+
+
+@app.command("standing")
+def standing(
+    content: Annotated[
+        str | None, typer.Argument(metavar="[CONTENT_ID]", help="Id of a content item.", show_default="all items")
+    ] = None,
+    bootstrap: Bootstrap = None,
+    as_json: Json = False,
+) -> None:
+    """List what stands on content items: the action in effect, and why.
+
+    An item that is not listed is allowed, and nothing is held or decided about it.
+    """
+    current = settings.load(bootstrap=bootstrap)
+    with shown_reading():
+        found = asyncio.run(moderators.all_standing(current, lambda one: content in (None, one.content_id)))
+    chosen = [one.standing for one in found]
+    if as_json:
+        print(orjson.dumps([msgspec.to_builtins(one) for one in chosen]).decode())
+        return
+    rows = [
+        {
+            "item": one.content_id,
+            "in effect": one.effective,
+            "decided by": one.decision.by or "a moderator" if one.decision else "",
+            "policies": ", ".join(f"{policy.policy_id} {policy.action}" for policy in one.policies if not policy.empty),
+            "held": ", ".join(f"{policy.policy_id} {policy.held.action}" for policy in one.policies if policy.held),
+        }
+        for one in chosen
+    ]
+    show_rows(rows, "nothing stands", as_json=False)
+
+
+@app.command("repartition")
+def repartition(bootstrap: Bootstrap = None) -> None:
+    """Move what stands on content items after the topics got more partitions.
+
+    Let the agents follow all verdicts before you raise the number, and stop them. Producers must choose partitions as
+    Kafka's own clients do, by the key.
+    """
+    current = settings.load(bootstrap=bootstrap)
+    left = asyncio.run(partitioning.unfollowed(current))
+    say(f"{asyncio.run(partitioning.repartition(current)):,} items were moved")
+    if left:
+        say(f"{left:,} inputs came before the new partitions and were not followed: judge their items again")
 
 
 @app.command("decide")
@@ -158,7 +212,9 @@ def decide(
         chosen = msgspec.convert(action, Enforced)
     except msgspec.ValidationError:
         raise ConfigurationError(f"{action!r} is not an action; choose allow, review, label, limit or remove") from None
-    decision = asyncio.run(moderators.decide(current, content, chosen, changed_by(why, by)))
+    moderator = changed_by(why, by)
+    with shown_reading():
+        decision = asyncio.run(moderators.decide(current, content, chosen, moderator))
     if as_json:
         print(msgspec.json.encode(decision).decode())
     else:
@@ -177,10 +233,8 @@ def show(
     """
     current = settings.load(bootstrap=bootstrap)
 
-    async def history() -> list[Action]:
-        return [action async for _, action in moderators.actions(current) if action.content_id == content]
-
-    recorded = asyncio.run(history())
+    with shown_reading():
+        recorded = asyncio.run(moderators.history(current, content))
     if as_json:
         print(orjson.dumps([msgspec.to_builtins(action) for action in recorded]).decode())
         return

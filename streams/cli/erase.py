@@ -3,44 +3,78 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
+import orjson
 import typer
 
-from safeguard_streams.cli.options import Bootstrap, Json, show_rows
-from safeguard_streams.cli.output import console, say
+from safeguard_streams.cli.options import Bootstrap, By, Json, changed_by, show_rows
+from safeguard_streams.cli.output import say
+from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.operations import erasure
 from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.durations import moment
+
+
+def _moment(until: datetime | None) -> str:
+    return f"{until:%Y-%m-%d %H:%M} UTC" if until else "unknown: compacted, or odd times"
 
 
 def erase(
     content: Annotated[str, typer.Argument(metavar="CONTENT_ID", help="Id of a content item.")],
+    since: Annotated[
+        str | None,
+        typer.Option(help="Search only records written since then: 2026-01-31T12:00:00Z, or 7d for seven days ago."),
+    ] = None,
+    by_key: Annotated[
+        bool,
+        typer.Option(
+            "--by-key",
+            help="Search only the partition that the id hashes to. For producers that key events by content_id and "
+            "use the default partitioner.",
+        ),
+    ] = False,
+    by: By = None,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
-    """Erase the model's rationales about a content item, and list which other records remain, and when they expire.
+    """Erase a content item: no stage works on its earlier events any more, and the model's rationales are erased.
 
-    Kafka can erase single records only in compacted topics, and only rationales are in such a topic. All other records
-    expire with the retention of their topic.
+    Lists which other records remain, and when they expire. Kafka can erase single records only in compacted topics, and
+    only rationales are in such a topic. All other records expire with the retention of their topic.
     """
     current = settings.load(bootstrap=bootstrap)
-    with console(stderr=True).status("reading") as status:
-        result = asyncio.run(erasure.erase(current, content, lambda topic: status.update(f"reading {topic}")))
+    search = erasure.Search(moment(since, "--since") if since else None, by_key)
+    with shown_reading() as reading:
+        result = asyncio.run(erasure.erase(current, content, changed_by("", by), search))
     if as_json:
-        print(msgspec.json.encode(result).decode())
+        print(orjson.dumps({**msgspec.to_builtins(result), "left_out": reading.left_out.total()}).decode())
         return
+    say(f"no stage works any more on what was written about the item by {result.erased_at:%Y-%m-%d %H:%M:%S} UTC")
     say(
         f"{result.rationales:,} rationales were erased; compaction removes them from the brokers' disks by "
         f"{result.by:%Y-%m-%d %H:%M} UTC"
     )
+    if not result.all_rationales:
+        print(
+            "rationales whose verdict has expired were not searched, because this user may not read "
+            "moderation.rationales; repeat the command as a user who may read and write it"
+        )
     rows: list[dict[str, Any]] = [
         {
             "topic": remaining.topic,
             "records": remaining.records,
             "text": "holds the text" if remaining.text else "no text",
-            "gone by": f"{remaining.until:%Y-%m-%d %H:%M} UTC",
+            "may quote it in": ", ".join(remaining.quotes),
+            "gone by": f"{remaining.until:%Y-%m-%d %H:%M} UTC"
+            if remaining.until
+            else "unknown: compacted, or odd times",
         }
         for remaining in result.remains
     ]
     show_rows(rows, "no other records remain", as_json=False)
+    print("not searched:")
+    for place in result.elsewhere:
+        say(f"- {place}")

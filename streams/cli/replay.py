@@ -154,6 +154,8 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show the progress of replays: events read, escalated and judged."""
+    with shown_reading():
+        statuses = asyncio.run(jobs.statuses(settings.load(bootstrap=bootstrap), replay_id))
     rows = [
         {
             "replay": replay.replay_id,
@@ -166,7 +168,7 @@ def status(
             "by": replay.created_by,
             "why": replay.why,
         }
-        for replay, read, counts in asyncio.run(jobs.statuses(settings.load(bootstrap=bootstrap), replay_id))
+        for replay, read, counts in statuses
     ]
     show_rows(rows, "no replays", as_json=as_json)
 
@@ -199,11 +201,12 @@ def diff(
         replay = await jobs.find(current, replay_id)
         return replay, await diff.compute(current, replay, jobs.policy_of(replay, policy), parquet)
 
-    replay, result = asyncio.run(work())
+    with shown_reading() as reading:
+        replay, result = asyncio.run(work())
     if html is not None:
         html.write_text(page.render(result, replay), encoding="utf-8")
     if as_json:
-        print(msgspec.json.encode(result).decode())
+        print(orjson.dumps({**msgspec.to_builtins(result), "left_out": reading.left_out.total()}).decode())
         return
     replay_tables.show_diff(result)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Annotated
 
 import typer
@@ -11,8 +12,7 @@ from safeguard_streams.bus import kafka
 from safeguard_streams.cli.options import Bootstrap, Json
 from safeguard_streams.cli.output import plain
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Verdict, decode
-from safeguard_streams.errors import RecordError
+from safeguard_streams.contract.records import Verdict, encode
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.process import Stop, run_until_first
 
@@ -38,19 +38,21 @@ def tail(
         await kafka.wait_for_broker(current, timeout=10)
         async with kafka.reader(current, names, from_end=not from_beginning) as consumer:
             async for record in consumer:
-                try:
-                    verdict = decode(record.value, Verdict)
-                except RecordError:
+                verdict = kafka.decoded_or_left_out(current, record, Verdict)
+                if verdict is None or policy not in {None, verdict.policy_id}:
                     continue
-                if policy not in {None, verdict.policy_id} or decision not in {None, verdict.decision}:
+                if decision not in {None, verdict.decision}:
                     continue
-                print(record.value.decode() if as_json else plain(line(verdict)), flush=True)
+                print(encode(verdict).decode() if as_json else plain(line(verdict)), flush=True)
 
     async def work() -> None:
         with Stop() as stop:
             await run_until_first(follow(), stop.event.wait())
 
-    asyncio.run(work())
+    with kafka.watched(kafka.Reading()) as reading:
+        asyncio.run(work())
+    if left_out := str(reading):
+        print(left_out, file=sys.stderr)
 
 
 def line(verdict: Verdict) -> str:

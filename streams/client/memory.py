@@ -57,6 +57,9 @@ class MemoryConsumer:
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         self._committed.update({(tp.topic, tp.partition): (offset, "") for tp, offset in offsets.items()})
 
+    def highwater(self, partition: TopicPartition) -> int | None:
+        return len(self._broker.logs[partition.topic, partition.partition])
+
     def seek(self, partition: TopicPartition, offset: int) -> None:
         self._next[partition] = offset
 

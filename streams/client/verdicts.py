@@ -26,7 +26,13 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from aiokafka import ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStateError, KafkaError
+from aiokafka.errors import (
+    CommitFailedError,
+    ConsumerStoppedError,
+    IllegalStateError,
+    KafkaError,
+    UnknownTopicOrPartitionError,
+)
 
 from safeguard_streams.client.kafka_errors import translated
 from safeguard_streams.client.memory import MemoryConsumer
@@ -104,6 +110,7 @@ class VerdictConsumer(Protocol):
     async def committed(self, partition: TopicPartition) -> int | None: ...
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None: ...
     def seek(self, partition: TopicPartition, offset: int) -> None: ...
+    def highwater(self, partition: TopicPartition) -> int | None: ...
 
 
 def _consumer(bootstrap: str | MemoryBroker, group: str, options: dict[str, Any]) -> VerdictConsumer:
@@ -121,10 +128,14 @@ def _consumer(bootstrap: str | MemoryBroker, group: str, options: dict[str, Any]
 
 
 class _Partition:
-    """An owned partition. Verdicts below offset `quiet` are remembered and not yielded."""
+    """An owned partition. Verdicts below offset `quiet` are remembered and not yielded.
+
+    reached: whether the partition is known to extend to that offset.
+    """
 
     def __init__(self, quiet: int, window: int) -> None:
         self.quiet = quiet
+        self.reached = quiet == 0
         self.resolver = Resolver(window)
 
 
@@ -134,8 +145,10 @@ class Verdicts(ConsumerRebalanceListener):
     bootstrap: brokers as HOST:PORT,HOST:PORT, or a MemoryBroker in tests. prefix: the deployment's topic prefix.
     positions: an async function from a partition number to the offset to resume at; None means the group's own offset.
     window: how many verdicts of each partition to remember. options: further options of aiokafka's consumer, such as
-    security. Raises BusError if Kafka cannot be reached, ForbiddenError if it refuses access, and the errors of
-    `positions`.
+    security. Records that are no verdict are skipped, counted in `skipped` and logged.
+
+    Raises BusError if Kafka cannot be reached, ForbiddenError if it refuses access, ConfigurationError if the topic is
+    missing or ends before the offset to resume at, and the errors of `positions`.
     """
 
     def __init__(
@@ -159,6 +172,7 @@ class Verdicts(ConsumerRebalanceListener):
         self._partitions: dict[TopicPartition, _Partition] = {}
         self._waiting: deque[FollowedVerdict] = deque()
         self._handled: dict[TopicPartition, int] = {}
+        self.skipped = 0
         self._failed: Exception | None = None  # why assigned partitions could not be taken
         self._consumer: VerdictConsumer | None = None
 
@@ -169,6 +183,10 @@ class Verdicts(ConsumerRebalanceListener):
         self._consumer.subscribe([self._topic], listener=self)
         try:
             await self._consumer.start()
+        except UnknownTopicOrPartitionError as error:
+            await self.__aexit__()
+            problem = f"topic {self._topic} does not exist; check prefix, or run: safeguard topics create"
+            raise ConfigurationError(problem) from error
         except KafkaError as error:
             await self.__aexit__()
             raise translated(error, f"opening {self._topic}") from error
@@ -202,6 +220,7 @@ class Verdicts(ConsumerRebalanceListener):
                 raise
             except KafkaError as error:
                 raise translated(error, f"reading {self._topic}") from error
+            self._check_ends(consumer)
             for tp, records in polled.items():
                 self._take(tp, records)
         followed = self._waiting.popleft()
@@ -224,6 +243,19 @@ class Verdicts(ConsumerRebalanceListener):
         except KafkaError as error:
             raise translated(error, f"committing offsets of {self._topic}") from error
 
+    def _check_ends(self, consumer: VerdictConsumer) -> None:
+        """Raise ConfigurationError for a partition that ends before the offset to resume at."""
+        for tp, known in self._partitions.items():
+            if known.reached or (end := consumer.highwater(tp)) is None:
+                continue
+            if end < known.quiet:
+                raise ConfigurationError(
+                    f"{self._topic}[{tp.partition}] ends at {end}, before offset {known.quiet}, at which group "
+                    f"{self._group} resumes: the topic was created again or restored; store an offset that it has, or "
+                    "use another group"
+                )
+            known.reached = True
+
     def _take(self, tp: TopicPartition, records: Sequence[Any]) -> None:
         known = self._partitions.get(tp)
         if known is None:  # revoked while these records were on their way
@@ -234,6 +266,7 @@ class Verdicts(ConsumerRebalanceListener):
                 verdicts.append(decode(record.value, Verdict))
                 offsets.append(record.offset)
             except RecordError as error:
+                self.skipped += 1
                 log.warning("record skipped, not a verdict partition=%s offset=%d error=%s", tp, record.offset, error)
         split = sum(offset < known.quiet for offset in offsets)
         known.resolver.resolve(verdicts[:split])

@@ -216,6 +216,8 @@ class Rationale(msgspec.Struct, frozen=True, omit_defaults=True):
     model: Annotated[str, Meta(description="name of the reasoning model")]
     attempts: Annotated[tuple[Attempt, ...], Meta(description="every output of the model, in order")]
     created_at: Annotated[datetime, Meta(description="when the rationale was written")]
+    omitted: Annotated[int, Meta(description="outputs left out because the record would be too long")] = 0
+    cut: Annotated[int, Meta(description="characters cut from the middle of outputs that are too long")] = 0
 
 
 class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -265,6 +267,13 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
     dry_run: Annotated[
         bool, Meta(description="whether the agent ran with --dry-run, so that nothing was delivered")
     ] = False
+    sequence: Annotated[
+        int | None,
+        Meta(
+            description="place in the order in which the agent acted, rising for each item; absent until the agent has "
+            "followed what a moderator wrote"
+        ),
+    ] = None
 
     @property
     def human(self) -> bool:
@@ -279,11 +288,76 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.state == "applied" and (self.human or self.action != self.previous)
 
 
+class EnforcementInput(msgspec.Struct, frozen=True, omit_defaults=True):
+    """moderation.enforcement: a verdict or a moderator's record, in the order in which enforcement follows them."""
+
+    verdict: Annotated[Verdict | None, Meta(description="a verdict of moderation.verdicts")] = None
+    action: Annotated[
+        Action | None, Meta(description="a record of moderation.actions that the agent has not followed yet")
+    ] = None
+    requeued: Annotated[bool, Meta(description="whether the record was requeued from the dead letters")] = False
+
+
+class ModeratorDecision(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What a moderator decided about an item."""
+
+    action: Annotated[Enforced, Meta(description="what the moderator decided")]
+    action_id: Annotated[str, Meta(description="action_id of the decision")]
+    at: Annotated[datetime, Meta(description="when the moderator decided")]
+    by: Annotated[str | None, Meta(description="the moderator who decided")] = None
+    why: Annotated[str, Meta(description="the moderator's stated reason")] = ""
+    content_sha256: Annotated[
+        str | None, Meta(description="SHA-256 of the text that was last judged before; absent if none was")
+    ] = None
+
+
+class PolicyStanding(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What stands on an item under one policy, after the last verdict that the agent followed."""
+
+    policy_id: Annotated[str, Meta(description="the policy's id")]
+    verdict_ids: Annotated[
+        tuple[str, ...], Meta(description="the last verdicts that the agent followed, newest first")
+    ] = ()
+    action: Annotated[Enforced, Meta(description="the action that is applied")] = "allow"
+    action_id: Annotated[str | None, Meta(description="action_id of that action; absent if nothing is applied")] = None
+    held: Annotated[Action | None, Meta(description="the action above a cap that waits for a moderator")] = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is applied and nothing is held."""
+        return self.action == "allow" and self.held is None
+
+
+class Standing(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """moderation.standing: all that stands on an item. An item on which nothing stands has a tombstone."""
+
+    content_id: Annotated[Id, Meta(description="the item; also the record's key")]
+    effective: Annotated[Enforced, Meta(description="the action in effect under all policies and decisions")]
+    partitions: Annotated[int, Meta(description="number of partitions of the topics when the record was written")]
+    policies: Annotated[tuple[PolicyStanding, ...], Meta(description="what stands under each policy")] = ()
+    decision: Annotated[ModeratorDecision | None, Meta(description="what a moderator decided, if one did")] = None
+    content_sha256: Annotated[str | None, Meta(description="SHA-256 of the text that was judged last")] = None
+
+    def policy(self, policy_id: str) -> PolicyStanding:
+        """What stands under a policy."""
+        for standing in self.policies:
+            if standing.policy_id == policy_id:
+                return standing
+        return PolicyStanding(policy_id)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing stands: no decision, no action and no held action."""
+        return self.decision is None and all(policy.empty for policy in self.policies)
+
+
 class PolicyRelease(msgspec.Struct, frozen=True, omit_defaults=True):
     """moderation.policies: a whole policy document in force, in shadow, or kept for a replay."""
 
     policy_id: Annotated[str, Meta(description="the policy's id")]
-    version: Annotated[str, Meta(description="short SHA-256 of what the model sees")]
+    version: Annotated[
+        str, Meta(description="short SHA-256 over everything that decides: text, judging, gate and scope")
+    ]
     revision: Annotated[int, Meta(description="number of the release, counted from 1 for each policy")]
     document: Annotated[str, Meta(description="the whole policy document, front matter included")]
     released_at: Annotated[datetime, Meta(description="when the operator released it")]
@@ -448,6 +522,9 @@ class Position(msgspec.Struct, frozen=True, omit_defaults=True):
     partition: Annotated[int, Meta(description="the partition's number")]
     offset: Annotated[int, Meta(description="the next offset to read")]
     metadata: Annotated[str, Meta(description="the offsets above it that are done, as the group commits them")] = ""
+    topic_id: Annotated[
+        str | None, Meta(description="Kafka's id of the topic; a topic that was created again has another one")
+    ] = None
 
     @property
     def key(self) -> bytes:
@@ -552,7 +629,7 @@ def content_sha256(text: str) -> str:
 
 
 def verdict_id(*parts: str) -> str:
-    """32 hex digits; equal for equal parts, which are what a verdict depends on and where its event stands."""
+    """32 hex digits, equal for equal parts."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 

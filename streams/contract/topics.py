@@ -12,6 +12,7 @@ from safeguard_streams.contract.records import (
     Action,
     ContentEvent,
     DeadLetter,
+    EnforcementInput,
     ErasureRequest,
     Escalation,
     Lane,
@@ -20,6 +21,7 @@ from safeguard_streams.contract.records import (
     Position,
     Rationale,
     Replay,
+    Standing,
     Verdict,
 )
 from safeguard_streams.errors import ConfigurationError
@@ -36,7 +38,9 @@ REPLAYS = "moderation.replays"
 REPLAY_JOBS = "moderation.replays.jobs"
 POLICIES = "moderation.policies"
 POLICIES_HISTORY = "moderation.policies.history"
+ENFORCEMENT = "moderation.enforcement"
 ACTIONS = "moderation.actions"
+STANDING = "moderation.standing"
 DEAD_LETTERS = "moderation.dead-letters"
 POSITIONS = "moderation.positions"
 ERASURES = "moderation.erasures"
@@ -51,6 +55,7 @@ FOREVER = -1
 
 MiB = limits.MiB
 DAY = 24 * 3600 * 1000
+TOMBSTONES = 30 * DAY  # a tombstone outlives all records that were written before what it ended
 COMPACTION_LAG = DAY  # compaction removes an erased record from disk within this time
 LARGEST_CONTENT = limits.EVENT_BYTES
 LARGEST_ESCALATION = limits.ESCALATION_BYTES
@@ -70,7 +75,7 @@ def prefixed(prefix: str, name: str) -> str:
 class Topic(msgspec.Struct, frozen=True):
     """One topic. partitions None: the number in the settings. retention: milliseconds, or FOREVER.
 
-    largest: bytes of a record.
+    largest: bytes of a record. segment: bytes of a file of the log; the newest file is never compacted.
     """
 
     name: str
@@ -80,12 +85,17 @@ class Topic(msgspec.Struct, frozen=True):
     cleanup: Literal["delete", "compact", "compact,delete"] = "delete"
     partitions: int | None = None
     largest: int = LARGEST_CONTENT
+    segment: int | None = None
 
     @property
     def config(self) -> dict[str, str]:
         config = {"cleanup.policy": self.cleanup, "max.message.bytes": str(self.largest)}
+        if self.cleanup == "compact":
+            config["delete.retention.ms"] = str(TOMBSTONES)
         if "delete" in self.cleanup:
             config["retention.ms"] = str(self.retention)
+        if self.segment is not None:
+            config["segment.bytes"] = str(self.segment)
         if self.cleanup == "compact,delete":
             config["max.compaction.lag.ms"] = str(COMPACTION_LAG)
         return config
@@ -100,11 +110,13 @@ CATALOGUE: tuple[Topic, ...] = (
     Topic(CLEARED, "content_id", Verdict),
     Topic(VERDICTS, "content_id", Verdict, retention=90 * DAY),
     Topic(RATIONALES, "verdict_id", Rationale, retention=90 * DAY, cleanup="compact,delete"),
-    Topic(REPLAYS, "content_id", Verdict, retention=30 * DAY),
+    Topic(REPLAYS, "content_id", Verdict, retention=90 * DAY),  # as long as the rationales that it names
     Topic(REPLAY_JOBS, "replay_id", Replay, cleanup="compact", partitions=1),
     Topic(POLICIES, "policy_id", PolicyRelease, cleanup="compact", partitions=1),
     Topic(POLICIES_HISTORY, "policy_id", PolicyChange, retention=FOREVER, partitions=1),
+    Topic(ENFORCEMENT, "content_id", EnforcementInput, largest=LARGEST_RECORD),
     Topic(ACTIONS, "content_id", Action, retention=90 * DAY),
+    Topic(STANDING, "content_id", Standing, cleanup="compact", segment=64 * MiB),
     Topic(DEAD_LETTERS, "the original key", DeadLetter, retention=30 * DAY, largest=LARGEST_RECORD),
     Topic(POSITIONS, "group, topic and partition", Position, cleanup="compact", partitions=1),
     Topic(ERASURES, "content_id", ErasureRequest, cleanup="compact", partitions=1),

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Action, Replay, Verdict, decode
+from safeguard_streams.contract.records import Action, Replay, Verdict
 from safeguard_streams.demo.tally import Tally
 from safeguard_streams.enforcement import moderators
 from safeguard_streams.errors import SafeguardError
@@ -129,8 +129,8 @@ class SecondAct:
         return Progress(judged, escalated)
 
     async def _verdicts(self) -> AsyncIterator[Verdict]:
-        async for record in kafka.read_all(self.settings, [topics.VERDICTS]):
-            yield decode(record.value, Verdict)
+        async for _, verdict in kafka.read_decoded(self.settings, [topics.VERDICTS], Verdict):
+            yield verdict
 
     async def _actions_in_force(self) -> dict[str, str]:
         """The actions in force on this run's content items, by content_id."""

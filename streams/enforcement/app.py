@@ -1,27 +1,18 @@
 """The enforcement agent's process: it turns verdicts into actions exactly once, and delivers actions at least once.
 
-    moderation.verdicts -> Enforcer -> moderation.actions -> Delivery -> webhook
-                              ^            |     ^
-                              +------------+     |
-                       decisions and releases    moderators
+    moderation.verdicts -+
+                         +-> intake -> moderation.enforcement -> Enforcer -+-> moderation.standing
+    moderators' records -+                                                 +-> moderation.actions -> Delivery
 
-Each transform has its own state for each of its partitions, and both states are restored from moderation.actions.
-The two engines belong to different consumer groups: this process may own partition 3 of the verdicts without owning
-partition 3 of the actions. The states also differ. The enforcer's state includes an action as soon as it is chosen,
-before the commit, and in a dry run only the dry run's actions. The delivery's state includes committed actions, in the
-order in which they are read.
-
-The enforcer's state is restored when the partition is taken over, after earlier owners are fenced. From then on two
-sources add to it: the agent's own actions, and moderators' decisions and releases, which the agent follows on
-moderation.actions.
+Moderators write to moderation.actions, from where the intake takes what the agent has not followed yet. Each engine is
+a consumer group of its own. Only the Enforcer has a state. It writes a partition's actions and what stands in one
+transaction, and the next owner restores the state from moderation.standing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import math
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -29,71 +20,94 @@ from typing import Any
 import aiohttp
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.bus.dead_letters import was_requeued
 from safeguard_streams.bus.engine import Engine, Limits
 from safeguard_streams.bus.interface import Partition
 from safeguard_streams.bus.kafka import KafkaBus
+from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Action, decode
+from safeguard_streams.enforcement import intake
+from safeguard_streams.enforcement.delivery import MAX_CONNECTIONS, Delivery, signing_key
 from safeguard_streams.enforcement.delivery import STAGE as DELIVERY
-from safeguard_streams.enforcement.delivery import Delivery, signing_key
-from safeguard_streams.enforcement.rules import EnforcementRules, Webhook
+from safeguard_streams.enforcement.repartition import check_recorded, partitions_of
+from safeguard_streams.enforcement.rules import EnforcementRules
 from safeguard_streams.enforcement.state import EnforcementState
-from safeguard_streams.enforcement.transform import STAGE, Enforcer
-from safeguard_streams.errors import ConfigurationError, RecordError
+from safeguard_streams.enforcement.transform import ACTING, STAGE, Enforcer
+from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.runtime import metrics, telemetry
 from safeguard_streams.runtime.health import served
 from safeguard_streams.runtime.process import Stop, run_until_first
 from safeguard_streams.runtime.settings import Settings
 
-log = logging.getLogger(__name__)
-
-MAX_DELIVERIES = 32  # in flight
+MAX_DELIVERIES = 1024  # messages that are being sent or wait for their next attempt; MAX_CONNECTIONS bounds requests
 
 
 class EnforcementAgent:
-    """Both engines of one process. partitions is the number of partitions of moderation.verdicts."""
+    """The engines of one process. partitions is the number of partitions of the topics."""
 
     def __init__(self, settings: Settings, rules: EnforcementRules, partitions: int, *, dry_run: bool = False) -> None:
         self.settings = settings
         self.enforcer = Enforcer(rules, partitions, self._restore, dry_run=dry_run)
         self.delivery: Delivery | None = None
+        self._erasures = ErasureList()
+        self._partitions = partitions
         self._dry_run = dry_run
-        self._following = asyncio.Event()
-        self._restoring: set[_Restoring] = set()
-        bus = KafkaBus(settings, [topics.VERDICTS], _group(dry_run=dry_run))
-        self._engines = [Engine(bus, self.enforcer, stage=STAGE, limits=Limits(max_batch=500))]
+        limits = Limits(max_batch=500)
+        if dry_run:
+            bus = KafkaBus(settings, [topics.VERDICTS], _group(dry_run=True))
+            self._engines = [Engine(bus, self.enforcer, stage=STAGE, limits=limits)]
+        else:
+            taking = KafkaBus(settings, [topics.VERDICTS, topics.ACTIONS], _group(dry_run=False))
+            acting = KafkaBus(settings, [topics.ENFORCEMENT], ACTING)
+            self._engines = [
+                Engine(acting, self.enforcer, stage=ACTING, limits=limits),
+                Engine(taking, stateless(intake.collect), stage=STAGE, limits=limits),
+            ]
 
     def state(self) -> dict[str, Any]:
         """The body of /health/ready."""
+        delivery = self.delivery
         return {
             "ready": all(engine.ready for engine in self._engines),
             "committed": self._engines[0].committed,
             "held": dict(self._held()),
-            "delivered": dict(self.delivery.delivered) if self.delivery else {},
-            "webhook": self.delivery.failing if self.delivery else None,
+            "delivered": dict(delivery.delivered) if delivery else {},
+            "undelivered": {"messages": delivery.undelivered, "oldest_seconds": round(delivery.oldest)}
+            if delivery
+            else None,
+            "webhook": delivery.failing if delivery else None,
         }
 
     async def run(self, stop: asyncio.Event) -> None:
         """Enforce until `stop`. Raises SafeguardError when the process has to be restarted."""
-        with metrics.observed({metrics.HELD: self._held_observed}):
+        with metrics.observed({metrics.HELD: self._held_observed, metrics.UNDELIVERED: self._undelivered_observed}):
             async with self._delivering():
-                await run_until_first(self._follow_moderators(), self._run_engines(stop))
+                if self.delivery is None:
+                    await self._run_engines(stop)
+                    return
+                known = asyncio.Event()
+                await run_until_first(self._erasures.follow(self.settings, known), self._run_when(known, stop))
 
     def _held(self) -> Counter[str]:
         """The number of actions that wait for a moderator in the partitions owned now, by policy id."""
         total: Counter[str] = Counter()
-        for owned in self._engines[0].bus.assignment():
-            state = self.enforcer.states.get(owned.partition)
-            if state is not None:
-                total.update(state.held())
+        for state in list(self.enforcer.states.values()):
+            total.update(state.held())
         return total
 
     def _held_observed(self) -> list[tuple[float, metrics.Attributes]]:
         return [(count, {"policy": policy}) for policy, count in self._held().items()]
 
+    def _undelivered_observed(self) -> list[tuple[float, metrics.Attributes]]:
+        return [(self.delivery.oldest, {})] if self.delivery else []
+
+    async def _run_when(self, known: asyncio.Event, stop: asyncio.Event) -> None:
+        """Run the engines once the erased items are known."""
+        await run_until_first(known.wait(), stop.wait())
+        await self._run_engines(stop)
+
     async def _run_engines(self, stop: asyncio.Event) -> None:
-        """Run both engines to their ends. When one fails, the other stops."""
+        """Run all engines to their ends. When one fails, the others stop."""
         running = [asyncio.create_task(engine.run(stop)) for engine in self._engines]
         try:
             await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
@@ -107,9 +121,10 @@ class EnforcementAgent:
         if webhook is None or self._dry_run:
             yield
             return
-        key = signing_key(self._secret())
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=MAX_DELIVERIES)) as http:
-            self._engines.append(self._deliver(webhook, key, http))
+        key, authorization = signing_key(self._secret()), self._authorization()
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS)) as http:
+            self.delivery = Delivery(webhook, key, http, authorization=authorization, erased=self._erasures.erased)
+            self._engines.append(self._deliver(self.delivery))
             yield
 
     def _secret(self) -> str:
@@ -119,61 +134,25 @@ class EnforcementAgent:
             )
         return self.settings.webhook_secret.get_secret_value()
 
-    def _deliver(self, webhook: Webhook, key: bytes, http: aiohttp.ClientSession) -> Engine:
-        async def restore(partition: Partition) -> EnforcementState:
-            return await EnforcementState.restore(self.settings, partition.partition)
+    def _authorization(self) -> str | None:
+        secret = self.settings.webhook_authorization
+        if secret is None:
+            return None
+        value = secret.get_secret_value()
+        if not (value.isascii() and value.isprintable()):
+            raise ConfigurationError("SAFEGUARD_WEBHOOK_AUTHORIZATION: use printable ASCII characters on one line")
+        return value
 
-        self.delivery = Delivery(webhook, key, http, restore)
+    def _deliver(self, delivery: Delivery) -> Engine:
         bus = KafkaBus(self.settings, [topics.ACTIONS], DELIVERY)
-        # Never stalled: while the receiver is unavailable, a restart of this process would not help.
-        limits = Limits(
-            max_batch=1, max_in_flight=MAX_DELIVERIES, max_buffered=4 * MAX_DELIVERIES, stall_timeout=math.inf
-        )
-        return Engine(bus, self.delivery, stage=DELIVERY, limits=limits)
+        limits = Limits(max_batch=1, max_in_flight=MAX_DELIVERIES, max_buffered=4 * MAX_DELIVERIES)
+        return Engine(bus, stateless(delivery.process), stage=DELIVERY, limits=limits)
 
     async def _restore(self, partition: Partition) -> EnforcementState:
-        await self._following.wait()  # otherwise neither would read what moderators write in between
-        restoring = _Restoring(partition.partition)
-        self._restoring.add(restoring)
-        try:
-            state = await EnforcementState.restore(self.settings, partition.partition, dry_run=self._dry_run)
-        finally:
-            self._restoring.remove(restoring)
-        for offset, action in restoring.followed:
-            if offset >= state.restored:
-                state.apply(action)
-        return state
-
-    async def _follow_moderators(self) -> None:
-        """Add moderators' decisions and releases to the states, which already include the agent's own actions."""
-        async with kafka.reader(self.settings, [topics.ACTIONS], from_end=True) as consumer:
-            for tp in consumer.assignment():
-                await consumer.position(tp)
-            self._following.set()
-            async for record in consumer:
-                with contextlib.suppress(RecordError):
-                    action = decode(record.value, Action)
-                    if (action.human or action.releases) and not was_requeued(record):
-                        self._add(record.partition, record.offset, action)
-
-    def _add(self, partition: int, offset: int, action: Action) -> None:
-        """Add a moderator's action to the state of its partition, also to one that is being restored."""
-        state = self.enforcer.states.get(partition)
-        if state is not None:
-            state.apply(action)
-        for restoring in self._restoring:
-            if restoring.partition == partition:
-                restoring.followed.append((offset, action))
-
-
-class _Restoring:
-    """A state that is being restored, and what moderators wrote meanwhile, with its offsets: the reading may end before
-    it.
-    """
-
-    def __init__(self, partition: int) -> None:
-        self.partition = partition
-        self.followed: list[tuple[int, Action]] = []
+        place = (self.settings, partition.partition, self._partitions)
+        if self._dry_run:
+            return await EnforcementState.of_decisions(*place)
+        return await EnforcementState.restore(*place, self.enforcer.rules.longest_window)
 
 
 def _group(*, dry_run: bool) -> str:
@@ -188,18 +167,14 @@ async def run(settings: Settings, rules: EnforcementRules, *, from_now: bool = F
     """
     with Stop() as stop, telemetry.exported(STAGE):
         await kafka.wait_for_broker(settings)
-        partitions = await kafka.partitions_of(settings, topics.VERDICTS)
-        if partitions != await kafka.partitions_of(settings, topics.ACTIONS):
-            raise ConfigurationError(
-                f"{topics.VERDICTS} and {topics.ACTIONS} need the same number of partitions, because the actions on a "
-                "content item are in the partition of its verdicts: recreate one of the topics"
-            )
-        _check_caps(rules, len(partitions))
+        partitions = await partitions_of(settings)
+        _check_caps(rules, partitions)
+        await check_recorded(settings, partitions)
         if from_now:
             await kafka.begin_at_end(settings, _group(dry_run=dry_run), topics.VERDICTS)
             if not dry_run:
                 await kafka.begin_at_end(settings, DELIVERY, topics.ACTIONS)
-        agent = EnforcementAgent(settings, rules, len(partitions), dry_run=dry_run)
+        agent = EnforcementAgent(settings, rules, partitions, dry_run=dry_run)
         async with served(settings.host, settings.enforcement_port, agent.state):
             await agent.run(stop.event)
 

@@ -1,9 +1,9 @@
 """Delivery of actions to a webhook: signed, at least once, with an id that lets the receiver drop duplicates.
 
 Messages and signatures follow Standard Webhooks (https://www.standardwebhooks.com). `webhook-id` is the same in every
-attempt; `webhook-signature` is an HMAC of id, time and body. Delivery retries a message until the receiver accepts it.
-A message that the receiver rejects permanently becomes a dead letter. Messages about one content item go out in order
-and one at a time.
+attempt; `webhook-signature` is an HMAC of id, time and body. Messages about one content item go out in order and one at
+a time, and each names the action in effect on the item. A message that the receiver rejects permanently, or fails to
+accept within the bounds of the rules, becomes a dead letter.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import hmac
 import logging
 import random
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Literal, NamedTuple
@@ -28,10 +28,9 @@ import orjson
 
 from safeguard_streams.bus import tracing
 from safeguard_streams.bus.dead_letters import was_requeued
-from safeguard_streams.bus.interface import Output, Partition, Record
+from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.contract.records import Action, decode, now
 from safeguard_streams.enforcement.rules import Webhook
-from safeguard_streams.enforcement.state import EnforcementState, RestoreState
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.runtime import metrics
 
@@ -40,6 +39,7 @@ log = logging.getLogger(__name__)
 STAGE = "enforcement-webhook"
 # Statuses that blame the message itself. Any other failure, such as a missing page or a wrong key, can be repaired.
 _NON_RETRYABLE = {400, 413, 415, 422}
+MAX_CONNECTIONS = 32
 _SECRET_PREFIX = "whsec_"  # noqa: S105  (every secret of Standard Webhooks begins so)
 
 
@@ -49,7 +49,7 @@ class Backoff(msgspec.Struct, frozen=True):
     """
 
     initial: float = 0.5
-    max_delay: float = 30.0
+    max_delay: float = 15.0
 
     def delay(self, failures: int) -> float:
         return random.uniform(0.5, 1) * min(self.max_delay, self.initial * float(2 ** min(failures - 1, 20)))
@@ -108,12 +108,24 @@ class _DeliveryAttempt(msgspec.Struct, frozen=True):
     retry_after: float = 0.0
 
 
+class _Failures(msgspec.Struct):
+    """How often a message failed, and how often while the receiver accepted others. accepted: messages that it had
+    accepted at the last attempt.
+    """
+
+    accepted: int
+    started: float
+    total: int = 0
+    alone: int = 0
+
+
 class Delivery:
-    """The transform of the engine, one record at a time. `states` are those of the partitions that it owns:
-    `restore` reads one when its partition is opened, and it is dropped when the partition is closed.
+    """The transform of the engine, one record at a time. It needs no state: the agent writes actions in the order in
+    which they take effect, and each says what is in effect after it.
 
     delivered: messages that the receiver accepted, by type. failing: the last problem with the receiver, None while it
-    is healthy.
+    is healthy. authorization: value of the Authorization header, if the receiver asks for one. erased: tells by an id
+    and a time in ms since 1970 whether the item was erased. Its actions are then delivered without words about it.
     """
 
     def __init__(
@@ -121,58 +133,74 @@ class Delivery:
         webhook: Webhook,
         key: bytes,
         http: aiohttp.ClientSession,
-        restore: RestoreState,
+        *,
+        authorization: str | None = None,
         backoff: Backoff | None = None,
+        erased: Callable[[str, int], bool] = lambda content_id, timestamp: False,
     ) -> None:
-        self.states: dict[int, EnforcementState] = {}
-        self._restore = restore
+        self._erased = erased
         self.delivered: Counter[str] = Counter()
         self.failing: str | None = None
         self._webhook = webhook
         self._key = key
         self._http = http
+        self._own_headers = {} if authorization is None else {"authorization": authorization}
         self._backoff = backoff or Backoff()
+        self._connections = asyncio.Semaphore(MAX_CONNECTIONS)  # a message that waits for its next attempt holds none
         self._turns: dict[str, asyncio.Lock] = {}
-        self._waiting: Counter[str] = Counter()
+        self._undelivered: dict[str, deque[float]] = {}  # since when each message of an item waits, oldest first
 
-    async def opened(self, partition: Partition) -> None:
-        self.states[partition.partition] = await self._restore(partition)
+    @property
+    def undelivered(self) -> int:
+        """The number of messages that the receiver has not accepted yet."""
+        return sum(map(len, self._undelivered.values()))
 
-    def closed(self, partition: Partition) -> None:
-        self.states.pop(partition.partition, None)
+    @property
+    def oldest(self) -> float:
+        """The seconds since the oldest undelivered action was taken; 0 where none waits."""
+        waiting = [since[0] for since in self._undelivered.values()]
+        return max(0.0, time.time() - min(waiting)) if waiting else 0.0
 
     async def process(self, records: Sequence[Record]) -> list[Output]:
         for record in records:
-            action = decode(record.value, Action)
-            state = self.states[record.partition]
-            requeued = was_requeued(record)
-            if not requeued and record.offset >= state.restored:
-                state.apply(action)  # before the first await, hence in topic order
-            if not action.dry_run and (action.changes or action.alert):
-                await self._deliver_in_order(action, record.partition, state, requeued=requeued)
+            try:
+                action = decode(record.value, Action)
+            except RecordError:
+                continue  # the intake, which reads the same topic, makes it a dead letter
+            # The agent writes moderators' records and requeued actions again, in their place in the order.
+            followed = action.sequence is not None and not action.dry_run and not was_requeued(record)
+            if followed and (action.changes or action.alert):
+                await self._deliver_in_order(action, record)
         return []
 
-    async def _deliver_in_order(
-        self, action: Action, partition: int, state: EnforcementState, *, requeued: bool
-    ) -> None:
+    async def _deliver_in_order(self, action: Action, record: Record) -> None:
         content_id = action.content_id
         turn = self._turns.setdefault(content_id, asyncio.Lock())
-        self._waiting[content_id] += 1
+        waiting = self._undelivered.setdefault(content_id, deque())
+        waiting.append(action.acted_at.timestamp())  # before the first await, hence in topic order, as is the lock
         try:
             async with turn:
-                if action.alert or _stands(action, state, requeued=requeued):
-                    with tracing.asking("POST", {"http.request.method": "POST", "url.full": self._webhook.url}):
-                        await self._send(message_for(action, partition))
+                with tracing.asking("POST", {"http.request.method": "POST", "server.address": self._webhook.origin}):
+                    await self._send(message_for(self._deliverable(action), record.partition))
         finally:
-            self._waiting[content_id] -= 1
-            if not self._waiting[content_id]:
-                del self._waiting[content_id], self._turns[content_id]
+            waiting.popleft()
+            if not waiting:
+                del self._undelivered[content_id], self._turns[content_id]
+
+    def _deliverable(self, action: Action) -> Action:
+        """An action without what may quote its item, if that was erased."""
+        if self._erased(action.content_id, round(action.acted_at.timestamp() * 1000)):
+            return msgspec.structs.replace(action, reason=None, why="")
+        return action
 
     async def _send(self, message: WebhookMessage) -> None:
-        """Send until the receiver accepts the message. Raises RecordError when the receiver rejects it permanently."""
-        failures = 0
+        """Send until the receiver accepts the message. Raises RecordError when it rejects the message permanently or
+        when the bounds of the rules are reached.
+        """
+        failures = _Failures(self.delivered.total(), time.monotonic())
         while True:
-            attempt = await self._attempt(message)
+            async with self._connections:
+                attempt = await self._attempt(message)
             metrics.DELIVERIES.add(1, {"outcome": attempt.outcome})
             if attempt.outcome == "refused":
                 raise RecordError("webhook", f"the receiver rejected the message: {attempt.problem}")
@@ -180,12 +208,32 @@ class Delivery:
                 self.delivered[message.message_id.partition("-")[0]] += 1
                 self._mark_healthy()
                 return
-            failures += 1
             self._mark_failing(attempt.problem)
-            await asyncio.sleep(max(attempt.retry_after, self._backoff.delay(failures)))
+            remaining = self._count(failures, message, attempt.problem)
+            await asyncio.sleep(min(remaining, max(attempt.retry_after, self._backoff.delay(failures.total))))
+
+    def _count(self, failures: _Failures, message: WebhookMessage, problem: str) -> float:
+        """Count a failed attempt. Returns the seconds left for others; raises RecordError when it was the last."""
+        accepted = self.delivered.total()
+        failures.total += 1
+        failures.alone += accepted != failures.accepted
+        failures.accepted = accepted
+        remaining = self._webhook.patience.total_seconds() - (time.monotonic() - failures.started)
+        if failures.alone < self._webhook.max_attempts and remaining > 0:
+            return remaining
+        log.error("webhook message given up id=%s attempts=%d problem=%s", message.message_id, failures.total, problem)
+        raise RecordError(
+            "webhook",
+            f"the receiver did not accept the message in {failures.total} attempts: {problem}; repair the receiver, "
+            "then run: safeguard dead-letters retry",
+        )
 
     async def _attempt(self, message: WebhookMessage) -> _DeliveryAttempt:
-        headers = {**signed_headers(self._key, message, int(time.time())), **tracing.current_headers()}
+        headers = {
+            **signed_headers(self._key, message, int(time.time())),
+            **self._own_headers,
+            **tracing.current_headers(),
+        }
         try:
             async with self._http.post(
                 self._webhook.url,
@@ -207,25 +255,13 @@ class Delivery:
 
     def _mark_failing(self, problem: str) -> None:
         if self.failing is None:
-            log.warning("webhook delivery failed, retrying until the receiver accepts problem=%s", problem)
+            log.warning("webhook delivery failed, retrying receiver=%s problem=%s", self._webhook.origin, problem)
         self.failing = problem
 
     def _mark_healthy(self) -> None:
         if self.failing is not None:
             log.warning("webhook receiver recovered last_problem=%s", self.failing)
         self.failing = None
-
-
-def _stands(action: Action, state: EnforcementState, *, requeued: bool) -> bool:
-    """Whether an action still holds when its turn comes. A moderator's decision overrides it. A requeued dead letter
-    and a released action arrive out of order, so a newer action overrides those too.
-    """
-    if action.human:
-        return not requeued or state.decisions.get(action.content_id) == action.action
-    if action.content_id in state.decisions:
-        return False
-    applied = state.standing(action.content_id, action.policy_id or "").applied
-    return applied.action == action.action or not (requeued or action.releases)
 
 
 def _retry_after(header: str | None) -> float:
@@ -237,6 +273,6 @@ def _retry_after(header: str | None) -> float:
     except ValueError:
         try:
             seconds = (parsedate_to_datetime(header).astimezone(UTC) - now()).total_seconds()
-        except ValueError:
+        except (ValueError, OverflowError):
             return 0.0
     return min(3600.0, max(0.0, seconds))

@@ -1,117 +1,214 @@
-"""What moderators do: decide about a content item, look at the actions held above a cap, and release them."""
+"""What moderators do: decide about a content item, look at what stands and at held actions, and release them.
+
+Moderators write to moderation.actions. The agent follows what they wrote, in one order with the verdicts.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.dead_letters import was_requeued
-from safeguard_streams.bus.interface import Output
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Action, Enforced, decode, encode, now, schema_header, verdict_id
-from safeguard_streams.enforcement.state import EnforcementState
-from safeguard_streams.errors import ConfigurationError, RecordError
+from safeguard_streams.contract.records import (
+    Action,
+    Enforced,
+    Standing,
+    encode,
+    now,
+    schema_header,
+    verdict_id,
+)
+from safeguard_streams.enforcement.plain_text import problem
+from safeguard_streams.enforcement.rules import severity
+from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime.settings import Settings
 
-CHUNK = 2000  # actions in one transaction
-_WRITER = "enforcement-people"
-# Topics with records about a content item, the shorter topics first. All have them in the partition of the same number.
-_KEYED_BY_CONTENT = (topics.ACTIONS, topics.VERDICTS, topics.CLEARED, topics.EVENTS)
+FOLLOW_SECONDS = 10.0
 
 
 async def decide(settings: Settings, content_id: str, action: Enforced, moderator: ChangedBy) -> Action:
     """Write a moderator's decision about a content item. It overrides all current and future verdicts on the item.
 
-    Raises ConfigurationError when the pipeline never saw the item.
+    Raises ConfigurationError when the pipeline never saw the item, or when the name or the reason is no plain text.
     """
+    _check(moderator)
     partition = await _partition_of(settings, content_id)
     decision = Action(uuid.uuid4().hex, content_id, action, now(), moderator.by, moderator.why, effective=action)
-    async with kafka.exclusive_writer(settings, _WRITER) as write:
-        await write([_output(decision)], [partition])
+    await _write(settings, [(partition, decision)])
     return decision
 
 
+def _check(moderator: ChangedBy) -> None:
+    for option, text in {"--by": moderator.by, "--why": moderator.why}.items():
+        if (what := problem(text)) is not None:
+            raise ConfigurationError(f"{option}: {what}")
+
+
 async def _partition_of(settings: Settings, content_id: str) -> int:
-    for topic in _KEYED_BY_CONTENT:
-        async with contextlib.aclosing(kafka.read_all(settings, [topic])) as records:
-            async for record in records:
-                if record.key == content_id.encode():
-                    return record.partition
+    """The partition of an item's records. What stands outlives all others, so look there first and last."""
+    count = len(await kafka.partitions_of(settings, topics.STANDING))
+    if await _stands(settings, content_id, kafka.likely_partition(content_id, count)):
+        return kafka.likely_partition(content_id, count)
+    partition = await kafka.partition_of_content(settings, content_id)
+    if partition is not None:
+        return partition
+    for number in range(count):
+        if await _stands(settings, content_id, number):
+            return number
     raise ConfigurationError(
         f"no event, verdict or action has the content id {content_id!r}: check the id and SAFEGUARD_PREFIX"
     )
 
 
-async def actions(settings: Settings) -> AsyncIterator[tuple[int, Action]]:
-    """All actions with their partitions, in the order of each partition."""
-    async for record in kafka.read_all(settings, [topics.ACTIONS]):
-        with contextlib.suppress(RecordError):
-            if not was_requeued(record):
-                yield record.partition, decode(record.value, Action)
+async def _stands(settings: Settings, content_id: str, partition: int) -> bool:
+    return bool(await all_standing(settings, lambda one: one.content_id == content_id, partition))
+
+
+async def actions(settings: Settings, partition: int | None = None) -> AsyncIterator[tuple[int, Action]]:
+    """All actions with their partitions, or those of one partition; in the order of each.
+
+    What a moderator wrote comes twice under one action_id: as written, and with a sequence once the agent followed it.
+    """
+    async for record, action in kafka.read_decoded(settings, [topics.ACTIONS], Action, partition):
+        if not was_requeued(record):
+            yield record.partition, action
+
+
+async def history(settings: Settings, content_id: str) -> list[Action]:
+    """All actions on a content item, oldest first, each once."""
+    count = len(await kafka.partitions_of(settings, topics.ACTIONS))
+    for partition in (kafka.likely_partition(content_id, count), None):
+        by_id: dict[str, Action] = {}
+        async for _, action in actions(settings, partition):
+            if action.content_id == content_id:
+                by_id[action.action_id] = action
+        if by_id:
+            return list(by_id.values())
+    return []
+
+
+class PlacedStanding(NamedTuple):
+    """What stands on a content item, and the partition of its records."""
+
+    partition: int
+    standing: Standing
+
+
+async def all_standing(
+    settings: Settings, wanted: Callable[[Standing], bool] = lambda _: True, partition: int | None = None
+) -> list[PlacedStanding]:
+    """What stands on the content items that are wanted, from moderation.standing alone. Keeps only these in memory."""
+    found: dict[tuple[int, bytes], PlacedStanding] = {}
+    async for record in kafka.read_all(settings, [topics.STANDING], partition):
+        if record.key is None:
+            continue
+        place = (record.partition, record.key)
+        standing = kafka.decoded_or_left_out(settings, record, Standing)
+        if standing is not None and wanted(standing):
+            found[place] = PlacedStanding(record.partition, standing)
+        elif standing is not None or record.value is None:
+            found.pop(place, None)
+    return list(found.values())
 
 
 async def standing(settings: Settings) -> dict[str, Enforced]:
     """What stands on each content item that is not simply allowed, by content id."""
-    states: dict[int, EnforcementState] = {}
-    async for partition, action in actions(settings):
-        states.setdefault(partition, EnforcementState()).apply(action)
-    return {content_id: action for state in states.values() for content_id, action in state.restricted().items()}
+    restricted = await all_standing(settings, lambda one: one.effective != "allow")
+    return {one.standing.content_id: one.standing.effective for one in restricted}
 
 
 class HeldAction(msgspec.Struct, frozen=True):
-    """An action held above a cap, its partition, and what would stand on the content item after a release."""
+    """An action held above a cap, its partition, and what would be in effect on the item after a release."""
 
     action: Action
     partition: int
     effective: Enforced
 
 
-async def held(settings: Settings) -> list[HeldAction]:
-    """Actions that wait for a moderator, oldest first."""
-    states: dict[int, EnforcementState] = {}
-    candidates: dict[str, tuple[int, Action]] = {}
-    async for partition, action in actions(settings):
-        states.setdefault(partition, EnforcementState()).apply(action)
-        if action.state == "held" and not action.dry_run:
-            candidates[action.action_id] = partition, action
-    waiting = []
-    for partition, action in sorted(candidates.values(), key=lambda candidate: candidate[1].acted_at):
-        state, content_id, policy_id = states[partition], action.content_id, action.policy_id or ""
-        latest = state.standing(content_id, policy_id).held
-        if latest and latest.action_id == action.action_id and content_id not in state.decisions:
-            effective = state.effective(content_id, policy_id, action.action)
-            waiting.append(HeldAction(action, partition, effective))
-    return waiting
+async def held(settings: Settings, policy_id: str | None = None) -> list[HeldAction]:
+    """Actions that wait for a moderator, oldest first; with policy_id, those under one policy."""
+    waiting = [
+        HeldAction(policy.held, partition, _effective_after_release(one, policy.policy_id, policy.held.action))
+        for partition, one in await all_standing(settings, _waits)
+        for policy in one.policies
+        if policy.held is not None and policy_id in (None, policy.policy_id)
+    ]
+    return sorted(waiting, key=lambda one: one.action.acted_at)
 
 
-async def release(settings: Settings, policy_id: str, moderator: ChangedBy) -> int:
-    """Release the actions held under a policy, except those that a later decision replaced. Returns their number."""
-    async with kafka.exclusive_writer(settings, _WRITER) as write:
-        waiting = [one for one in await held(settings) if one.action.policy_id == policy_id]
-        for start in range(0, len(waiting), CHUNK):
-            chunk = waiting[start : start + CHUNK]
-            await write([_output(_released(one, moderator)) for one in chunk], [one.partition for one in chunk])
-    return len(waiting)
+async def release(settings: Settings, shown: Sequence[HeldAction], moderator: ChangedBy) -> int:
+    """Release these held actions and no others. Returns how many the agent has followed within FOLLOW_SECONDS.
+
+    The agent follows a release unless a later verdict or decision replaced the action. Raises ConfigurationError when
+    the name or the reason is no plain text.
+    """
+    _check(moderator)
+    async with kafka.reader(settings, [topics.STANDING], from_end=True) as client:
+        for tp in client.assignment():
+            await client.position(tp)
+        await _write(settings, [(one.partition, _released(one, moderator)) for one in shown])
+        waiting: dict[bytes, set[str]] = defaultdict(set)
+        for one in shown:
+            waiting[one.action.content_id.encode()].add(one.action.action_id)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FOLLOW_SECONDS):
+                while waiting:
+                    record = await client.getone()
+                    if record.key in waiting:
+                        waiting[record.key] &= _held_ids(kafka.decoded_or_left_out(settings, record, Standing))
+                        if not waiting[record.key]:
+                            del waiting[record.key]
+    return len(shown) - sum(map(len, waiting.values()))
+
+
+def _effective_after_release(one: Standing, policy_id: str, released: Enforced) -> Enforced:
+    others = [policy.action for policy in one.policies if policy.policy_id != policy_id]
+    return max([released, *others], key=severity)
+
+
+def _waits(one: Standing) -> bool:
+    return one.decision is None and any(policy.held for policy in one.policies)
+
+
+def _held_ids(one: Standing | None) -> set[str]:
+    return {policy.held.action_id for policy in one.policies if policy.held} if one and _waits(one) else set()
 
 
 def _released(held_action: HeldAction, moderator: ChangedBy) -> Action:
+    action = held_action.action
     return msgspec.structs.replace(
-        held_action.action,
-        action_id=verdict_id(held_action.action.action_id, "release"),
+        action,
+        action_id=verdict_id(action.action_id, "release"),
         state="applied",
         effective=held_action.effective,
         acted_at=now(),
         by=moderator.by,
         why=moderator.why,
-        releases=held_action.action.action_id,
-        alert=False,
+        releases=action.action_id,
+        sequence=None,
     )
 
 
-def _output(action: Action) -> Output:
-    return Output(topics.ACTIONS, action.content_id.encode(), encode(action), [schema_header(Action)])
+async def _write(settings: Settings, placed: Sequence[tuple[int, Action]]) -> None:
+    """Write records to their partitions of moderation.actions; returns when the broker has them all."""
+    async with kafka.producer(settings) as client:
+        sent = [
+            await client.send(
+                settings.prefix + topics.ACTIONS,
+                value=encode(action),
+                key=action.content_id.encode(),
+                partition=partition,
+                headers=[schema_header(Action)],
+            )
+            for partition, action in placed
+        ]
+        await asyncio.gather(*sent)

@@ -12,6 +12,7 @@ from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, NamedTuple, get_args
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -21,7 +22,12 @@ from safeguard_streams.runtime.durations import span
 
 SHIPPED = Path(str(files("safeguard_streams.policies") / "enforcement.toml"))
 MinScore = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Span = Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,3}[smhd]$")]  # at most 9999d
 _SEVERITY: tuple[Enforced, ...] = get_args(Enforced)
+
+
+def _duration(text: str) -> timedelta:
+    return span(text) or timedelta()
 
 
 def severity(action: Enforced) -> int:
@@ -62,12 +68,12 @@ class EnforcementRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Cap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The maximum number of changes under a policy in any window of this length, as in 15m or 1h."""
 
-    max_actions: Annotated[int, msgspec.Meta(ge=1)] = 1000
-    window: Annotated[str, msgspec.Meta(pattern=r"^[1-9]\d*[smhd]$")] = "1h"
+    max_actions: Annotated[int, msgspec.Meta(ge=1, le=10**9)] = 1000
+    window: Span = "1h"
 
     @property
     def length(self) -> timedelta:
-        return span(self.window) or timedelta()
+        return _duration(self.window)
 
     def partition_share(self, partition: int, partitions: int) -> int:
         """The changes that one of `partitions` partitions may make. The shares add up to max_actions, so the cap holds
@@ -77,10 +83,52 @@ class Cap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The URL that receives actions, and the time in seconds that it has to respond."""
+    """The URL that receives actions, and how patient its sender is.
 
-    url: Annotated[str, msgspec.Meta(pattern=r"^https?://")]
-    timeout: Annotated[float, msgspec.Meta(gt=0)] = 10.0
+    timeout: seconds that the receiver has to respond. A message becomes a dead letter when it was tried for
+    `retry_for`, or after `max_attempts` failures while the receiver accepted other messages.
+    """
+
+    url: Annotated[str, msgspec.Meta(pattern=r"^https?://", max_length=2048)]
+    timeout: Annotated[float, msgspec.Meta(gt=0, le=300)] = 10.0
+    retry_for: Span = "24h"
+    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=10**6)] = 20
+
+    def __post_init__(self) -> None:
+        problem = _url_problem(self.url)
+        if problem:
+            raise ValueError(f"url: {problem}")
+
+    @property
+    def patience(self) -> timedelta:
+        return _duration(self.retry_for)
+
+    @property
+    def origin(self) -> str:
+        """Scheme and host, for traces and logs: the path may hold a token."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
+
+
+def _url_problem(url: str) -> str | None:
+    """What is wrong with a webhook's URL, without quoting it: it may hold a secret."""
+    if any(character <= " " or character == "\x7f" for character in url):
+        return "remove the spaces and control characters"
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        return "use http:// or https:// with a host"
+    if "@" in parts.netloc:
+        return "remove user and password; set SAFEGUARD_WEBHOOK_AUTHORIZATION to send an Authorization header"
+    if "?" in url or "#" in url:
+        return (
+            "remove what follows the path, because logs show queries; set SAFEGUARD_WEBHOOK_AUTHORIZATION to send a "
+            "token"
+        )
+    return None
 
 
 class EnforcementRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,6 +150,11 @@ class EnforcementRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.caps.get(policy_id, self.cap)
 
     @property
+    def longest_window(self) -> timedelta:
+        """How far back caps count."""
+        return max(cap.length for cap in (self.cap, *self.caps.values()))
+
+    @property
     def policies(self) -> set[str]:
         """Ids of all policies that the file names."""
         return {policy for rule in self.rule for policy in rule.policies} | set(self.caps)
@@ -110,11 +163,11 @@ class EnforcementRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def load(path: Path) -> EnforcementRules:
     """Read a file of enforcement rules. Raises ConfigurationError that names the place and the problem."""
     try:
-        rules = msgspec.convert(tomllib.loads(path.read_text()), EnforcementRules)
+        rules = msgspec.convert(tomllib.loads(path.read_text("utf-8-sig")), EnforcementRules)
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: not TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # also for bytes that are no UTF-8, and endless numbers
+        raise ConfigurationError(f"{path}: not TOML in UTF-8: {error}") from error
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"{path}: {error}") from error
     names = [rule.name for rule in rules.rule]

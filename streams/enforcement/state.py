@@ -1,121 +1,86 @@
-"""The enforcement state of one partition: what its actions on moderation.actions add up to, in topic order.
+"""The enforcement state of one partition: what stands on its content items, as moderation.standing records it.
 
-A state keeps only content items that are restricted, held or decided by a moderator. Any other item is allowed.
+Only items on which something stands take memory. Nothing stands on any other item, and it is allowed.
 """
 
 from __future__ import annotations
 
-import contextlib
+import sys
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime, timedelta
 
 import msgspec
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.bus.dead_letters import was_requeued
-from safeguard_streams.bus.interface import Partition
+from safeguard_streams.bus.interface import Partition, Record
 from safeguard_streams.client.recent_ids import RecentIds
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Action, Enforced, decode
+from safeguard_streams.contract.records import Action, Enforced, Standing, now
 from safeguard_streams.enforcement.rules import Cap, severity
-from safeguard_streams.errors import RecordError
+from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.settings import Settings
 
 RestoreState = Callable[[Partition], Awaitable["EnforcementState"]]
 MAX_SEEN_VERDICTS = 100_000
 
 
-class ActionRef(msgspec.Struct, frozen=True):
-    """An action that stands or is held, and the id of its record."""
-
-    action: Enforced
-    action_id: str
-
-
-ALLOWED = ActionRef("allow", "")
-
-
-class PolicyStanding(msgspec.Struct):
-    """The result of one policy's last verdict: the action applied, and the one held instead, if any."""
-
-    applied: ActionRef = ALLOWED
-    held: ActionRef | None = None
+def effective(standing: Standing) -> Enforced:
+    """The action in effect on an item: a moderator's decision, or else the most severe action of its policies."""
+    if standing.decision is not None:
+        return standing.decision.action
+    return max((policy.action for policy in standing.policies), key=severity, default="allow")
 
 
 class EnforcementState:
-    """What stands on the content items of one partition.
+    """What stands on the content items of one partition. partitions is the number of partitions of the topic.
 
-    dry_run: the state of a dry run, which includes the dry run's own actions and moderators' decisions. decisions: what
-    moderators decided, by content id. restored: the offset after the last record that `restore` read.
+    seen_verdicts: ids of the last verdicts, those on allowed items included.
     """
 
-    def __init__(self, *, dry_run: bool = False) -> None:
-        self.decisions: dict[str, Enforced] = {}
+    def __init__(self, partitions: int = 1) -> None:
+        self.partitions = partitions
         self.seen_verdicts = RecentIds(MAX_SEEN_VERDICTS)
-        self.restored = 0
-        self._dry_run = dry_run
-        self._standings: dict[str, dict[str, PolicyStanding]] = {}  # by content id and policy id
+        self._standings: dict[str, Standing] = {}
+        self._held: Counter[str] = Counter()  # by policy id
         self._changes: dict[str, deque[datetime]] = {}  # by policy id
         self._alerts: dict[str, datetime] = {}  # by policy id
 
-    def apply(self, action: Action) -> None:
-        """Add an action, in topic order. The state of a dry run ignores other agents' actions; other states ignore dry
-        runs.
-        """
-        if action.human:
-            self.decisions[action.content_id] = action.action
-            return
-        if action.dry_run != self._dry_run or action.policy_id is None:
-            return
-        if action.verdict_id is not None:
-            self.seen_verdicts.add(action.verdict_id)
-        if action.state == "overridden":
-            return
-        by_policy = self._standings.setdefault(action.content_id, {})
-        standing = by_policy.setdefault(action.policy_id, PolicyStanding())
-        if action.releases is None or (standing.held and standing.held.action_id == action.releases):
-            self._update(standing, action)
-        if standing == PolicyStanding():
-            del by_policy[action.policy_id]
-        if not by_policy:
-            del self._standings[action.content_id]
+    def __getitem__(self, content_id: str) -> Standing:
+        """What stands on an item, also where that is nothing."""
+        return self._standings.get(content_id) or Standing(content_id, "allow", self.partitions)
 
-    def _update(self, standing: PolicyStanding, action: Action) -> None:
-        latest = ActionRef(action.action, action.action_id)
-        policy_id = action.policy_id or ""
-        if action.state == "held":
-            standing.held = latest
-            if action.alert:
-                self._alerts[policy_id] = action.acted_at
+    def __len__(self) -> int:
+        """The number of items on which something stands."""
+        return len(self._standings)
+
+    def put(self, standing: Standing) -> None:
+        """Replace what stands on an item."""
+        self.drop(standing.content_id)
+        if not standing.empty:
+            _share_strings(standing)
+            self._standings[standing.content_id] = standing
+            self._held.update(_held_policies(standing))
+
+    def drop(self, content_id: str) -> None:
+        """Forget an item: nothing stands on it any more."""
+        earlier = self._standings.pop(content_id, None)
+        if earlier is not None:
+            self._held.subtract(_held_policies(earlier))
+
+    def keep_decisions(self) -> None:
+        """Forget what stands under policies, so that only moderators' decisions are left."""
+        for standing in list(self._standings.values()):
+            self.put(msgspec.structs.replace(standing, policies=()))
+
+    def count(self, action: Action) -> None:
+        """Count the agent's own action towards the cap of its policy, and its alert."""
+        if action.policy_id is None or action.releases:  # a release is a moderator's choice
             return
-        standing.applied, standing.held = (ALLOWED if latest.action == "allow" else latest), None
-        if action.changes and action.releases is None:  # a release is a moderator's choice and counts towards no cap
-            self._changes.setdefault(policy_id, deque()).append(action.acted_at)
-
-    @classmethod
-    async def restore(cls, settings: Settings, partition: int, *, dry_run: bool = False) -> EnforcementState:
-        """Read all actions that the partition holds now."""
-        state = cls(dry_run=dry_run)
-        async for record in kafka.read_all(settings, [topics.ACTIONS], partition):
-            state.restored = record.offset + 1
-            with contextlib.suppress(RecordError):  # it is among the dead letters
-                if not was_requeued(record):
-                    state.apply(decode(record.value, Action))
-        return state
-
-    def standing(self, content_id: str, policy_id: str) -> PolicyStanding:
-        return self._standings.get(content_id, {}).get(policy_id, PolicyStanding())
-
-    def effective(self, content_id: str, policy_id: str = "", replacement: Enforced = "allow") -> Enforced:
-        """What stands on a content item: a moderator's decision, or else the most severe action of its policies, where
-        `replacement` replaces the action of policy_id.
-        """
-        if content_id in self.decisions:
-            return self.decisions[content_id]
-        others = self._standings.get(content_id, {}).items()
-        actions = [standing.applied.action for other_id, standing in others if other_id != policy_id]
-        return max([replacement, *actions], key=severity)
+        if action.alert:
+            self._alerts[action.policy_id] = action.acted_at
+        if action.changes:
+            self._changes.setdefault(action.policy_id, deque()).append(action.acted_at)
 
     def cap_reached(self, policy_id: str, cap: Cap, max_changes: int, moment: datetime) -> bool:
         """Whether one more change under a policy would exceed max_changes, this partition's share of its cap."""
@@ -131,15 +96,74 @@ class EnforcementState:
 
     def held(self) -> Counter[str]:
         """The number of actions that wait for a moderator, by policy id."""
-        return Counter(
-            policy_id
-            for content_id, by_policy in self._standings.items()
-            if content_id not in self.decisions
-            for policy_id, standing in by_policy.items()
-            if standing.held
-        )
+        return +self._held
 
     def restricted(self) -> dict[str, Enforced]:
-        """What stands on each content item that is not simply allowed, by content id."""
-        effective = {content_id: self.effective(content_id) for content_id in {*self._standings, *self.decisions}}
-        return {content_id: action for content_id, action in effective.items() if action != "allow"}
+        """The action in effect on each content item that is not simply allowed, by content id."""
+        return {name: one.effective for name, one in self._standings.items() if one.effective != "allow"}
+
+    @classmethod
+    async def restore(cls, settings: Settings, partition: int, partitions: int, window: timedelta) -> EnforcementState:
+        """Read what stands in a partition, and what the agent did within `window`, which caps count.
+
+        Raises ConfigurationError when the records are of another number of partitions.
+        """
+        state = await cls._read(settings, partition, partitions)
+        async for _, action in kafka.read_decoded(settings, [topics.ACTIONS], Action, partition, since=now() - window):
+            state.add_recent(action)
+        return state
+
+    @classmethod
+    async def of_decisions(cls, settings: Settings, partition: int, partitions: int) -> EnforcementState:
+        """Read moderators' decisions alone: where a dry run begins, whatever another agent did.
+
+        Raises ConfigurationError when the records are of another number of partitions.
+        """
+        state = await cls._read(settings, partition, partitions)
+        state.keep_decisions()
+        return state
+
+    @classmethod
+    async def _read(cls, settings: Settings, partition: int, partitions: int) -> EnforcementState:
+        state = cls(partitions)
+        async for record in kafka.read_all(settings, [topics.STANDING], partition):
+            state.add(record, kafka.decoded_or_left_out(settings, record, Standing))
+        for standing in state._standings.values():  # of each item the newest record: `repartition` replaces others
+            check_partitions(standing, partitions)
+        return state
+
+    def add(self, record: Record, standing: Standing | None) -> None:
+        """Add a record of moderation.standing, in topic order; `standing` is its content, if it has any."""
+        if standing is not None:
+            self.put(standing)
+        elif record.value is None and record.key is not None:
+            self.drop(record.key.decode("utf-8", "replace"))
+
+    def add_recent(self, action: Action) -> None:
+        """Add an action of moderation.actions within a cap's window, in topic order."""
+        if action.sequence is None or action.dry_run:
+            return
+        self.count(action)
+        if action.verdict_id is not None and action.releases is None:
+            self.seen_verdicts.add(action.verdict_id)
+
+
+def check_partitions(standing: Standing, partitions: int) -> None:
+    """Raise ConfigurationError for a record that was written when the topics had another number of partitions."""
+    if standing.partitions != partitions:
+        raise ConfigurationError(
+            f"{topics.STANDING} was written with {standing.partitions} partitions, and its topics now have "
+            f"{partitions}, so that verdicts no longer meet what stands on their items: stop all agents and run "
+            "`safeguard enforce repartition`"
+        )
+
+
+def _held_policies(standing: Standing) -> Iterable[str]:
+    """The policies under which an action waits; none waits on an item that a moderator decided about."""
+    return [policy.policy_id for policy in standing.policies if policy.held] if standing.decision is None else ()
+
+
+def _share_strings(standing: Standing) -> None:
+    """Let the records of millions of items share their policies' ids."""
+    for policy in standing.policies:
+        msgspec.structs.force_setattr(policy, "policy_id", sys.intern(policy.policy_id))

@@ -6,6 +6,7 @@ in the order in which a deployment needs them:
 - `capacity`: the partitions, prefilters and GPUs that a load needs.
 - `acls`: the rights of each role, and the access lists that grant them.
 - `dashboards`: Grafana's dashboards and the list of metrics.
+- `requeueing`: dead letters put back into the topics that they came from.
 - `erasure`: the erasure of a content item, and what remains of it until retention ends.
 
 ## Design decisions
@@ -13,7 +14,10 @@ in the order in which a deployment needs them:
 - **Each role gets only the rights that it needs.** Rationales may quote content and show how to evade a policy, so only
   auditors can read them. An operator who erases content can write to their topic without reading it.
 - **Kafka can erase single records only in compacted topics.** The model's rationales therefore have a compacted topic,
-  keyed by verdict. All other records about a content item expire with the retention of their topic.
+  keyed by verdict. All other records about a content item expire with the retention of their topic. Until then the list
+  of erasures keeps every stage from working on them.
+- **A dead letter gives no right to write.** Every role may write dead letters. A retry therefore trusts a table of what
+  stages read, and for verdicts and actions only originals that still stand in their topic.
 - **Dashboards are generated from the metrics that the code declares.** A test fails when a file is out of date, and
   when a declared metric appears on no dashboard.
 """

@@ -35,29 +35,31 @@ class Role(msgspec.Struct, frozen=True):
     creates_topics: bool = False
 
 
+_FOR_EVERY_STAGE = (topics.POSITIONS, topics.ERASURES)
+
 ROLES: dict[str, Role] = {
     "producer": Role("publish content", writes=(topics.EVENTS,)),
     "prefilter": Role(
         "safeguard prefilter run",
-        reads=(topics.EVENTS, topics.POLICIES),
+        reads=(topics.EVENTS, topics.POLICIES, *_FOR_EVERY_STAGE),
         writes=(
             *(topics.ESCALATIONS, topics.ESCALATIONS_AUDIT, topics.ESCALATIONS_SHADOW, topics.CLEARED),
-            topics.DEAD_LETTERS,
+            *(topics.DEAD_LETTERS, topics.POSITIONS),
         ),
         groups=("prefilter",),
         transactions=("prefilter",),
     ),
     "reasoner": Role(
         "safeguard reason run",
-        reads=(*topics.LANES.values(), topics.POLICIES),
-        writes=(topics.VERDICTS, topics.RATIONALES, topics.REPLAYS, topics.DEAD_LETTERS),
+        reads=(*topics.LANES.values(), topics.POLICIES, *_FOR_EVERY_STAGE),
+        writes=(topics.VERDICTS, topics.RATIONALES, topics.REPLAYS, topics.DEAD_LETTERS, topics.POSITIONS),
         groups=("reasoner",),
         transactions=("reasoner",),
     ),
     "enforcement": Role(
         "safeguard enforce run, or your own consumer that acts on verdicts",
-        reads=(topics.VERDICTS, topics.ACTIONS),
-        writes=(topics.ACTIONS, topics.DEAD_LETTERS),
+        reads=(topics.VERDICTS, topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING, *_FOR_EVERY_STAGE),
+        writes=(topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING, topics.DEAD_LETTERS, topics.POSITIONS),
         groups=("enforcement",),
         transactions=("enforcement",),
     ),
@@ -65,7 +67,7 @@ ROLES: dict[str, Role] = {
         "read what was judged, why, and which actions followed",
         reads=(
             *(topics.EVENTS, topics.CLEARED, topics.VERDICTS, topics.RATIONALES, topics.REPLAYS, topics.REPLAY_JOBS),
-            *(topics.ESCALATIONS_REPLAY, topics.ACTIONS, topics.POLICIES, topics.POLICIES_HISTORY),
+            *(topics.ESCALATIONS_REPLAY, topics.ACTIONS, topics.STANDING, topics.POLICIES, topics.POLICIES_HISTORY),
         ),
     ),
     "operator": Role(

@@ -132,6 +132,12 @@ PIPELINE = (
         (ChartLine(gauge(M.HELD, ["policy"]), _legend("policy")),),
     ),
     Panel("Webhook", "Delivery attempts, by outcome.", "cps", _rates(M.DELIVERIES, "outcome")),
+    Panel(
+        "Oldest undelivered action",
+        "Age of the oldest action that the webhook's receiver has not accepted.",
+        "s",
+        (ChartLine(gauge(M.UNDELIVERED, aggregation="max"), "age"),),
+    ),
 )
 REASONER = (
     Panel("Verdicts", "Verdicts, by lane.", "cps", _rates(M.VERDICTS, "lane")),

@@ -1,86 +1,272 @@
-"""Erasure of a content item: tombstones where Kafka can erase records, and a list of what remains until retention ends.
+"""Erasure of a content item: nothing is done with it any more, rationales are erased, and every other place is named.
 
-Kafka erases single records in compacted topics only. For this reason the model's rationales have a compacted topic,
-keyed by verdict. All other records about a content item are gone when the retention of their topic ends.
+An erasure has three parts, in this order:
+
+1. A record on moderation.erasures. From then on no stage works on the item's earlier events, delivers what was written
+   about them, or keeps them in its caches.
+2. Tombstones for the model's rationales. Kafka erases single records in compacted topics only; the rationales have one
+   for this reason, keyed by verdict.
+3. A search for the records that remain until the retention of their topic ends. Records are found by the content_id in
+   their value, because producers may key them by anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import base64
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import msgspec
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.bus.interface import Output
+from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import decode
+from safeguard_streams.contract.intake import read_event
+from safeguard_streams.contract.records import (
+    Action,
+    DeadLetter,
+    EnforcementInput,
+    ErasureRequest,
+    Escalation,
+    Rationale,
+    Standing,
+    Verdict,
+    decode,
+    encode,
+    now,
+    schema_header,
+)
+from safeguard_streams.errors import ForbiddenError, RecordError
+from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime.settings import Settings
 
 _WRITER = "policy-releases"  # a transactional id that operators may use
-# Topics with records about content items, and whether these hold the text.
-_HOLD_TEXT = {
-    **dict.fromkeys((topics.EVENTS, *topics.LANES.values(), topics.DEAD_LETTERS), True),
-    **dict.fromkeys((topics.CLEARED, topics.VERDICTS, topics.REPLAYS, topics.ACTIONS), False),
-}
-_JUDGED = (topics.VERDICTS, topics.REPLAYS)
+# Records of a compacted topic stay as long as something stands on the item.
+_RETENTION: dict[str, int] = {topic.name: topic.retention for topic in topics.CATALOGUE if topic.cleanup != "compact"}
+# What no search of topics finds, and what to do about it.
+ELSEWHERE = (
+    "the application that published the item: its stores, and clients that may publish it again",
+    "consumers of moderation.verdicts and moderation.actions, and the webhook's receiver: what they stored or showed",
+    "segments on the brokers' disks: Kafka deletes or compacts them some time after the dates above",
+    "memory: caches of reasoners forget the item now, prefix caches of inference servers when they are full",
+    "files that commands wrote: pages and Parquet files of replays, training data, the output of dead-letters list",
+    "folders safeguard-diff-* for temporary files, which only a replay diff that was killed leaves behind",
+    "backups and mirrors of the cluster, and inference servers or proxies that log prompts",
+    "moderation.erasures: the id of the item, for as long as the erasure is to hold",
+)
 
 
 class RemainingRecords(msgspec.Struct, frozen=True):
-    """Records about a content item in a topic. text: whether they hold its text. until: when the last is gone."""
+    """Records about a content item in a topic.
+
+    text: whether they hold its text. quotes: fields that may quote it. until: when the last is gone. It is
+    None where that is unknown: in a compacted topic, and if the timestamp of a record cannot be true.
+    """
 
     topic: str
     records: int
     text: bool
-    until: datetime
+    quotes: tuple[str, ...]
+    until: datetime | None
 
 
 class Erasure(msgspec.Struct, frozen=True):
-    """The result of an erasure. rationales: the number erased. by: when compaction has removed them from the brokers'
-    disks. remains: the records that stay until retention ends.
+    """The result of an erasure. Events that were written by erased_at are erased.
+
+    rationales: the number erased. by: when compaction has removed them from the brokers' disks. all_rationales: whether
+    rationales were searched, too; this user may not read them otherwise, and those whose verdict has expired stay until
+    their own retention ends. remains: the records that stay until retention ends. elsewhere: places outside the topics.
     """
 
     content_id: str
+    erased_at: datetime
     rationales: int
     by: datetime
+    all_rationales: bool
     remains: list[RemainingRecords]
+    elsewhere: tuple[str, ...] = ELSEWHERE
 
 
-class _VerdictRef(msgspec.Struct, frozen=True):
-    verdict_id: str
+class Search(msgspec.Struct, frozen=True):
+    """Bounds of the search for remaining records.
+
+    since: when the first record about the item was written, at the earliest. by_key: whether its producer keys events
+    by content_id with the default partitioner; only one partition of each topic is read then.
+    """
+
+    since: datetime | None = None
+    by_key: bool = False
 
 
-async def erase(
-    settings: Settings, content_id: str, on_progress: Callable[[str], None] = lambda topic: None
-) -> Erasure:
-    """Write tombstones for all rationales about a content item. on_progress receives each topic before it is read."""
-    key = content_id.encode()
-    timestamps: dict[str, list[int]] = {}  # of the records found, in ms, by topic
+class _Found(msgspec.Struct):
+    """What was found in one topic."""
+
+    records: int = 0
+    text: bool = False
+    quotes: set[str] = msgspec.field(default_factory=set)
+    timestamps: list[int] = msgspec.field(default_factory=list)
+
+
+class _Place(msgspec.Struct, frozen=True):
+    """What a record about an item holds: its text, and fields that may quote it. verdict_id: that it is about."""
+
+    text: bool = False
+    quotes: tuple[str, ...] = ()
+    verdict_id: str | None = None
+
+
+async def erase(settings: Settings, content_id: str, operator: ChangedBy, search: Search | None = None) -> Erasure:
+    """Erase a content item. Repeat it to find records that were on their way."""
+    bounds = search or Search()
+    request = ErasureRequest(content_id, now(), operator.by)
+    async with kafka.exclusive_writer(settings, _WRITER) as write:
+        await write([Output(topics.ERASURES, content_id.encode(), encode(request), [schema_header(ErasureRequest)])])
+    found: dict[str, _Found] = {}
     partitions: dict[str, int] = {}  # verdict ids to the verdict's partition, where its rationale is too
-    for topic in _HOLD_TEXT:
-        on_progress(topic)
-        async for record in kafka.read_all(settings, [topic]):
-            if record.key == key:
-                timestamps.setdefault(topic, []).append(record.timestamp)
-                if topic in _JUDGED:
-                    partitions[decode(record.value, _VerdictRef).verdict_id] = record.partition
+    for topic in _SEARCHED:
+        async for record, place in _about(settings, topic, content_id, bounds):
+            there = found.setdefault(topic, _Found())
+            there.records += 1
+            there.text |= place.text
+            there.quotes |= set(place.quotes)
+            there.timestamps.append(record.timestamp)
+            if place.verdict_id is not None:
+                partitions[place.verdict_id] = record.partition
+    all_rationales = True
+    try:
+        async for record, place in _about(settings, topics.RATIONALES, content_id, bounds):
+            if place.verdict_id is not None:
+                partitions[place.verdict_id] = record.partition
+    except ForbiddenError:
+        all_rationales = False
     if partitions:
         async with kafka.exclusive_writer(settings, _WRITER) as write:
             tombstones = [Output(topics.RATIONALES, name.encode(), None) for name in partitions]
             await write(tombstones, list(partitions.values()))
-    retention: dict[str, Any] = {topic.name: topic.retention for topic in topics.CATALOGUE}
     return Erasure(
         content_id,
+        request.erased_at,
         len(partitions),
-        datetime.now(UTC) + timedelta(milliseconds=topics.COMPACTION_LAG),
+        now() + timedelta(milliseconds=topics.COMPACTION_LAG),
+        all_rationales,
         [
-            RemainingRecords(
-                topic,
-                len(times),
-                _HOLD_TEXT[topic],
-                datetime.fromtimestamp((max(times) + retention[topic]) / 1000, UTC),
-            )
-            for topic, times in timestamps.items()
+            RemainingRecords(topic, one.records, one.text, tuple(sorted(one.quotes)), _until(topic, one.timestamps))
+            for topic, one in found.items()
         ],
     )
+
+
+def _until(topic: str, timestamps: list[int]) -> datetime | None:
+    if topic not in _RETENTION or not all(map(kafka.plausible, timestamps)):
+        return None
+    return datetime.fromtimestamp((max(timestamps) + _RETENTION[topic]) / 1000, UTC)
+
+
+# ---------------------------------------------------------------------- search
+
+
+async def _about(
+    settings: Settings, topic: str, content_id: str, bounds: Search
+) -> AsyncIterator[tuple[Record, _Place]]:
+    """The records of a topic about an item, and what each holds of it."""
+    partition = None
+    if bounds.by_key:
+        events = len(await kafka.partitions_of(settings, topics.EVENTS))
+        partition = kafka.likely_partition(content_id, events) % len(await kafka.partitions_of(settings, topic))
+    mention, place_of = kafka.Mention(content_id), _SEARCHED.get(topic, _rationale)
+    async with contextlib.aclosing(kafka.read_all(settings, [topic], partition, since=bounds.since)) as records:
+        async for record in records:
+            if record.value is not None and (topic in _ENCODED or mention.possible(record.key, record.value)):
+                # A record that cannot be read counts by its key, and may hold anything.
+                place = _Place(text=topic in _HOLDS_TEXT) if record.key == mention.key else None
+                with contextlib.suppress(RecordError):
+                    place = place_of(record.value, content_id, mention) or place
+                if place is not None:
+                    yield record, place
+
+
+def _event(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
+    return _Place(text=True) if read_event(value).event.content_id == content_id else None
+
+
+def _escalation(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
+    return _Place(text=True) if decode(value, Escalation).event.content_id == content_id else None
+
+
+def _verdict(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
+    verdict = decode(value, Verdict)
+    if verdict.content_id != content_id:
+        return None
+    return _Place(quotes=("reason",) if verdict.reason else (), verdict_id=verdict.verdict_id)
+
+
+def _cleared(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
+    return _Place() if decode(value, Verdict).content_id == content_id else None
+
+
+def _action(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
+    action = decode(value, Action)
+    if action.content_id != content_id:
+        return None
+    return _Place(quotes=tuple(name for name in ("reason", "why") if getattr(action, name)))
+
+
+def _input(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
+    read = decode(value, EnforcementInput)
+    if content_id not in {part.content_id for part in (read.verdict, read.action) if part is not None}:
+        return None
+    said = {
+        "reason": (read.verdict and read.verdict.reason) or (read.action and read.action.reason),
+        "why": read.action and read.action.why,
+    }
+    return _Place(quotes=tuple(name for name, words in said.items() if words))
+
+
+def _standing(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
+    standing = decode(value, Standing)
+    if standing.content_id != content_id:
+        return None
+    held = any(policy.held is not None and policy.held.reason for policy in standing.policies)
+    decided = standing.decision is not None and standing.decision.why
+    return _Place(quotes=tuple(name for name, words in (("reason", held), ("why", decided)) if words))
+
+
+def _rationale(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
+    rationale = decode(value, Rationale)
+    return _Place(verdict_id=rationale.verdict_id) if rationale.content_id == content_id else None
+
+
+def _dead_letter(value: bytes, content_id: str, mention: kafka.Mention) -> _Place | None:
+    """A dead letter's record may be anything. It counts if it holds the id, or has it as its key."""
+    letter = decode(value, DeadLetter)
+    try:
+        key, held = (None if part is None else base64.b64decode(part) for part in (letter.key, letter.value))
+    except ValueError:
+        return None
+    if key == mention.key or (held is not None and _holds(held, content_id)):
+        return _Place(text=True)
+    return None
+
+
+def _holds(value: bytes, content_id: str) -> bool:
+    """Whether bytes hold an id, as they are or in the notations of JSON."""
+    notations = (content_id, json.dumps(content_id)[1:-1], json.dumps(content_id, ensure_ascii=False)[1:-1])
+    return any(notation.encode() in value for notation in notations)
+
+
+_PlaceOf = Callable[[bytes, str, kafka.Mention], _Place | None]
+_SEARCHED: dict[str, _PlaceOf] = {
+    topics.EVENTS: _event,
+    **dict.fromkeys(topics.LANES.values(), _escalation),
+    topics.CLEARED: _cleared,
+    topics.VERDICTS: _verdict,
+    topics.REPLAYS: _verdict,
+    topics.ENFORCEMENT: _input,
+    topics.STANDING: _standing,
+    topics.ACTIONS: _action,
+    topics.DEAD_LETTERS: _dead_letter,
+}
+_HOLDS_TEXT = (topics.EVENTS, *topics.LANES.values(), topics.DEAD_LETTERS)
+_ENCODED = (topics.DEAD_LETTERS,)  # in base64, in which an id does not show

@@ -14,6 +14,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
 from safeguard_streams.prefilter.decision import STAGE, AuditRates, Prefilter
 from safeguard_streams.prefilter.faust_bridge import BridgeHooks, FaustBridge
+from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime import telemetry
 from safeguard_streams.runtime.process import Stop, collect_by_the_clock, collect_rarely, run_until_first
@@ -37,6 +38,7 @@ class PrefilterProcess:
         self.settings = settings
         self.stop = stop
         self.feed = PolicyFeed()
+        self.erasures = ErasureList()
         self.prefilter = Prefilter(
             Classifier(settings.prefilter_model or SHIPPED),
             self.feed,
@@ -55,11 +57,12 @@ class PrefilterProcess:
 
     async def work(self) -> None:
         """Follow the policies, and run the engine until `stop` is set."""
-        caught_up = asyncio.Event()
+        policies, erasures = asyncio.Event(), asyncio.Event()
         await run_until_first(
-            self.feed.follow(self.settings, caught_up),
+            self.feed.follow(self.settings, policies),
+            self.erasures.follow(self.settings, erasures),
             self._renew(),
-            self._consume(caught_up),
+            self._consume(policies, erasures),
             collect_by_the_clock(),
         )
 
@@ -78,11 +81,12 @@ class PrefilterProcess:
                 await asyncio.to_thread(self.prefilter.renew)
             await asyncio.sleep(RENEWAL_INTERVAL)
 
-    async def _consume(self, caught_up: asyncio.Event) -> None:
-        """Run the engine once the policies in force are compiled."""
+    async def _consume(self, *caught_up: asyncio.Event) -> None:
+        """Run the engine once the erasures are known and the policies in force are compiled."""
 
         async def policies_compiled() -> None:
-            await caught_up.wait()
+            for each in caught_up:
+                await each.wait()
             await self._policies_in_force()
             while not self.prefilter.current:
                 await asyncio.sleep(RENEWAL_INTERVAL)
@@ -92,9 +96,10 @@ class PrefilterProcess:
             await self.engine.run(self.stop)
 
     async def _process(self, records: Sequence[Record]) -> Sequence[Output]:
-        """Decide a batch. After the last policy has been retired, wait as at the start."""
+        """Decide a batch without events of erased items. After the last policy was retired, wait as at the start."""
         await self._policies_in_force()
-        return await self.bridge.process(records)
+        kept = self.erasures.kept(records)
+        return await self.bridge.process(kept) if kept else []
 
     async def _policies_in_force(self) -> None:
         """Wait until there are any, and they are compiled. Without a policy, everything would be cleared."""

@@ -131,6 +131,10 @@ class FaustBridge:
         async def live_page(web: Any, _: Any) -> Any:
             return web.json({"alive": True})
 
+        @self._app.page("/health/started")
+        async def started_page(web: Any, _: Any) -> Any:
+            return web.json({"started": True})
+
         @self._app.page("/health/ready")
         async def ready_page(web: Any, _: Any) -> Any:
             state = ready()

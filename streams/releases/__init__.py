@@ -5,6 +5,7 @@ release, roll back, retire and shadow policies, and each change has an entry in 
 read is logged and changes nothing.
 
 - `feed`: the policies in force, as a process follows them.
+- `erasures`: the content items that operators erased, followed in the same way.
 - `operator`: operators' changes to policies, and their history.
 
 ## Design decisions

@@ -6,19 +6,25 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import sys
 from collections.abc import Mapping
 
 import msgspec
 
 from safeguard_streams.bus import kafka
+from safeguard_streams.bus.interface import Record
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import SHADOW, PolicyRelease, decode, policy_key
+from safeguard_streams.contract.records import SHADOW, Headers, PolicyRelease, decode, policy_key
 from safeguard_streams.errors import PolicyError, RecordError
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.parsing import parse
+from safeguard_streams.runtime import metrics
 from safeguard_streams.runtime.settings import Settings
 
 log = logging.getLogger(__name__)
+
+REVISION = "revision"  # the header of a tombstone that names the revision that ended
+LATE = 10.0  # seconds; a release that is awaited longer is logged and counted
 
 
 class Released(msgspec.Struct, frozen=True):
@@ -55,10 +61,10 @@ class PolicyFeed:
         self._by_key: dict[bytes, Released] = {}
         self._ended: dict[bytes, int] = {}  # each ended key's last revision
 
-    def take(self, key: bytes | None, value: bytes | None) -> None:
+    def take(self, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
         """Apply one record of moderation.policies. Never raises."""
         if value is None:
-            self._end(key or b"")
+            self._end(key or b"", headers)
         else:
             try:
                 release, policy = _read(key, value)
@@ -76,10 +82,11 @@ class PolicyFeed:
         )
         self.changed.set()
 
-    def _end(self, key: bytes) -> None:
+    def _end(self, key: bytes, headers: Headers) -> None:
+        """A tombstone ends the revision that its header names, or else all before it: they may be compacted away."""
         ended = self._by_key.pop(key, None)
-        if ended is not None:
-            self._ended[key] = ended.revision
+        named = [int(value[:18]) for name, value in headers if name == REVISION and value and value.isdigit()]
+        self._ended[key] = max([*named, *([ended.revision] if ended else [])], default=sys.maxsize)
         log.info("policy retired key=%s", key.decode("utf-8", "replace"))
 
     async def wait_for_any(self) -> PolicySet:
@@ -91,34 +98,40 @@ class PolicyFeed:
             await self.changed.wait()
         return self.policies
 
-    async def wait_for(self, key: bytes, revision: int, timeout: float) -> Released | None:
-        """The release under a key of moderation.policies, at this revision or a newer one.
+    async def wait_for(self, key: bytes, revision: int) -> Released | None:
+        """The release under a key of moderation.policies, at this revision or a newer one; None once it has ended.
 
-        Returns None when the policy has ended since, or when nothing arrives within `timeout` seconds.
+        Waits until it arrives. Only a tombstone is an end: a release that is late has not ended.
         """
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                while True:
-                    current = self._by_key.get(key)
-                    if current is not None and current.revision >= revision:
-                        return current
-                    if current is None and self._ended.get(key, -1) >= revision:
-                        return None
-                    self.changed.clear()
-                    await self.changed.wait()
-        return None
+            async with asyncio.timeout(LATE):
+                return await self._arrival(key, revision)
+        current = self._by_key.get(key)
+        log.warning(
+            "release not arrived, content waits for it key=%s revision=%d newest=%s",
+            key.decode("utf-8", "replace"),
+            revision,
+            current.revision if current else "none",
+        )
+        metrics.RELEASES_LATE.add(1)
+        return await self._arrival(key, revision)
+
+    async def _arrival(self, key: bytes, revision: int) -> Released | None:
+        while True:
+            current = self._by_key.get(key)
+            if current is not None and current.revision >= revision:
+                return current
+            if current is None and self._ended.get(key, -1) >= revision:
+                return None
+            self.changed.clear()
+            await self.changed.wait()
 
     async def follow(self, settings: Settings, caught_up: asyncio.Event) -> None:
         """Read the topic from its beginning until cancelled. Sets `caught_up` at the end offsets found at the start."""
-        await kafka.wait_for_broker(settings)
-        async with kafka.reader(settings, [topics.POLICIES]) as consumer:
-            ends = await kafka.EndOffsets.now(consumer)
-            while True:
-                for records in (await consumer.getmany(timeout_ms=200)).values():
-                    for record in records:
-                        self.take(record.key, record.value)
-                if not caught_up.is_set() and not await ends.remaining():
-                    caught_up.set()
+        await kafka.follow(settings, topics.POLICIES, self._apply, caught_up)
+
+    def _apply(self, record: Record) -> None:
+        self.take(record.key, record.value, record.headers)
 
 
 def _read(key: bytes | None, value: bytes) -> tuple[PolicyRelease, Policy]:
@@ -126,5 +139,8 @@ def _read(key: bytes | None, value: bytes) -> tuple[PolicyRelease, Policy]:
     release = decode(value, PolicyRelease)
     policy = parse(release.document, f"release of {release.policy_id}", release.distilled)
     if (policy.id, policy.version) != (release.policy_id, release.version) or key != release.key:
-        raise PolicyError(f"release of {release.policy_id}: document is {policy.id} {policy.version}")
+        raise PolicyError(
+            f"release of {release.policy_id} {release.version}: document is {policy.id} {policy.version}; "
+            "release it again"
+        )
     return release, policy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 from collections.abc import Callable, Iterable, Sequence
 
@@ -16,25 +15,32 @@ from safeguard_streams.contract.records import (
     Change,
     PolicyChange,
     PolicyRelease,
-    decode,
     encode,
     now,
     policy_key,
     schema_header,
 )
-from safeguard_streams.errors import ConfigurationError, PolicyError, RecordError
+from safeguard_streams.errors import ConfigurationError, PolicyError
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.parsing import parse
+from safeguard_streams.releases.feed import REVISION
 from safeguard_streams.runtime.settings import Settings
 
 _WRITER = "policy-releases"
+
+
+def _logged_in_user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # as in a container that runs under a bare number
+        raise ConfigurationError("this user id has no name on this host: say who you are with --by") from None
 
 
 class ChangedBy(msgspec.Struct, frozen=True):
     """Who changes something, and why, for the history. The default is the logged-in user."""
 
     why: str = ""
-    by: str = msgspec.field(default_factory=getpass.getuser)
+    by: str = msgspec.field(default_factory=_logged_in_user)
 
 
 class ReleaseHistory(msgspec.Struct, frozen=True):
@@ -85,17 +91,9 @@ class ReleaseHistory(msgspec.Struct, frozen=True):
 
 
 async def history(settings: Settings) -> ReleaseHistory:
-    """Read the history and the policies in force. Unreadable records are skipped."""
-    changes = []
-    async for record in kafka.read_all(settings, [topics.POLICIES_HISTORY]):
-        with contextlib.suppress(RecordError):
-            changes.append(decode(record.value, PolicyChange))
-    newest: dict[bytes, PolicyRelease] = {}
-    async for record in kafka.read_all(settings, [topics.POLICIES]):
-        newest.pop(record.key or b"", None)
-        if record.value is not None:
-            with contextlib.suppress(RecordError):
-                newest[record.key or b""] = decode(record.value, PolicyRelease)
+    """Read the history and the policies in force. Unreadable records are left out and counted."""
+    changes = [change async for _, change in kafka.read_decoded(settings, [topics.POLICIES_HISTORY], PolicyChange)]
+    newest = await kafka.read_table(settings, topics.POLICIES, PolicyRelease)
     return ReleaseHistory(
         changes,
         {r.policy_id: r for r in newest.values() if r.shadow is None and not r.replay},
@@ -142,12 +140,12 @@ async def rollback(settings: Settings, policy_id: str, to: str | None, changed_b
     def plan(current: ReleaseHistory) -> list[PolicyChange]:
         earlier = current.find(policy_id, to) if to else current.previous(policy_id)
         try:
-            parse(earlier.document, f"revision {earlier.revision} of {policy_id}", earlier.distilled)
+            policy = parse(earlier.document, f"revision {earlier.revision} of {policy_id}", earlier.distilled)
         except PolicyError as error:
             raise ConfigurationError(
                 f"revision {earlier.revision} no longer parses, release a corrected document: {error}"
             ) from error
-        version = _ReleasedVersion(policy_id, earlier.version, earlier.document, earlier.distilled)
+        version = _ReleasedVersion(policy_id, policy.version, earlier.document, earlier.distilled)
         return [_change("rollback", policy_id, changed_by, _release(current, version, changed_by))]
 
     (change,) = await _change_policies(settings, plan)
@@ -203,12 +201,14 @@ async def _change_policies(
     On a broker with transactions only one operator writes at a time.
     """
     async with kafka.exclusive_writer(settings, _WRITER) as write:
-        changes = plan(await history(settings))
+        current = await history(settings)
+        changes = plan(current)
         outputs = []
         for change in changes:
             key = policy_key(change.policy_id, SHADOW if change.action in ("shadow", "end-shadow") else "")
             value = encode(change.release) if change.release else None
-            outputs.append(Output(topics.POLICIES, key, value, [schema_header(PolicyRelease)]))
+            revision = (REVISION, str(current.revision(change.policy_id)).encode())
+            outputs.append(Output(topics.POLICIES, key, value, [schema_header(PolicyRelease), revision]))
             entry = encode(change)
             outputs.append(
                 Output(topics.POLICIES_HISTORY, change.policy_id.encode(), entry, [schema_header(PolicyChange)])

@@ -20,6 +20,9 @@ an operator promotes them, and reverting restores what stood before.
   version is its shadow. Content that either version escalates is judged, by the same code as live content.
 - **The versions of a replay have their own keys.** They travel on `moderation.policies` under these keys. Reasoning
   workers therefore have them regardless of what is in force.
-- **Promotion reads the topic instead of keeping notes.** It fences any other writer, reads which superseding verdicts
-  exist, and writes the missing ones. Repeating a killed promotion writes no duplicates.
+- **Promotion reads the topic instead of keeping notes, and publishes the plan that was shown.** It fences any other
+  writer, reads which superseding verdicts exist, and writes the missing ones of its plan. Repeating a killed promotion
+  writes no duplicates.
+- **Replays are bounded by time.** A verdict on a replayed event is not older than the event. Commands therefore read
+  verdicts only since the replay's first event, and join them on disk.
 """

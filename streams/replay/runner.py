@@ -6,15 +6,16 @@ A runner keeps nothing on disk. After a crash another runner resumes at the last
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.engine import Engine, Limits
-from safeguard_streams.bus.interface import Partition
+from safeguard_streams.bus.interface import Output, Partition, Record
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Replay, ReplayState
 from safeguard_streams.prefilter.classifier import Classifier
+from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.replay import jobs
 from safeguard_streams.replay.selection import ReplaySelector, earlier_decisions
 from safeguard_streams.runtime.settings import Settings
@@ -37,9 +38,16 @@ async def run(
     starts = {int(partition): offset for partition, offset in replay.starts.items()}
     await kafka.set_first_positions(settings, jobs.group(replay), topics.EVENTS, starts)
     selector = ReplaySelector(replay, classifier, await earlier_decisions(settings, replay))
+    erasures = ErasureList()
+    await erasures.read(settings)  # the reasoner follows those that come later
+
+    async def select(records: Sequence[Record]) -> Sequence[Output]:
+        kept = erasures.kept(records)
+        return await selector(kept) if kept else []
+
     engine = Engine(
         kafka.KafkaBus(settings, [topics.EVENTS], jobs.group(replay), record_seconds=0),
-        stateless(selector),
+        stateless(select),
         stage=STAGE,
         limits=Limits(max_batch=500, max_in_flight=2),
     )

@@ -20,7 +20,6 @@ from safeguard_streams.contract.records import (
     Replay,
     Verdict,
     carried,
-    decode,
     encode,
     now,
     origin_of,
@@ -74,9 +73,14 @@ class ReplaySelector:
         # The version before is in force here and the new one is its shadow: the prefilter escalates what the gates of
         # either one escalate.
         self._prefilter = Prefilter(classifier, feed, AuditRates(0.0, 0.0))
-        # Policies whose text changes. Where only the gate changes, both versions have one text and its verdicts already
-        # measure the noise.
-        self._changed = {one.policy_id for one in replay.policies if one.before_version != one.version}
+        # Policies whose judging changes. Where only the gate changes, both versions judge alike and the verdicts of one
+        # already measure the noise.
+        before = feed.policies.released
+        self._changed = {
+            name
+            for name, new in feed.policies.shadows.items()
+            if name in before and before[name].policy.judged_by != new.policy.judged_by
+        }
         self._sample_seed = np.array([hashed(f"{replay.replay_id} sample")], dtype=np.uint64)
         self._noise_seed = np.array([hashed(f"{replay.replay_id} noise")], dtype=np.uint64)
 

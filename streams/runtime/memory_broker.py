@@ -8,6 +8,7 @@ owns all partitions.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import zlib
 from collections import defaultdict
@@ -37,11 +38,13 @@ class StoredRecord(msgspec.Struct, frozen=True):
 class MemoryBroker:
     """The state of a broker: records, committed offsets, and the epochs that fence writers.
 
-    Every topic exists and has `partitions` partitions. Use a broker in one event loop only.
+    Every topic exists and has `partitions` partitions. A commit whose outputs hold a value of more than
+    `max_record_size` bytes is refused. Use a broker in one event loop only.
     """
 
-    def __init__(self, partitions: int = 1) -> None:
+    def __init__(self, partitions: int = 1, max_record_size: float = math.inf) -> None:
         self.partitions = partitions
+        self.max_record_size = max_record_size
         self.logs: dict[Partition, list[StoredRecord]] = defaultdict(list)
         self.groups: dict[str, dict[Partition, Position]] = defaultdict(dict)
         self.epochs: dict[Partition, int] = defaultdict(int)
@@ -67,6 +70,10 @@ class MemoryBroker:
         log.append(record)
         self.changed.set()
         return record
+
+    def truncate(self, topic: str, end: int, partition: int = 0) -> None:
+        """Cut a log off at an offset, as an unclean leader election does; the next record gets this offset."""
+        del self.logs[topic, partition][end:]
 
     def read(self, topic: str) -> list[StoredRecord]:
         """All records of a topic, partition by partition."""

@@ -139,11 +139,23 @@ LAG_SECONDS = Metric(
     (TOPIC, PARTITION, GROUP),
 )  # fmt: skip
 IN_FLIGHT = Metric("safeguard.in_flight", "gauge", "{call}", "Calls of a stage in progress.", ("stage",))
+CALL_AGE = Metric(
+    "safeguard.in_flight.time", "gauge", "s", "Time that the oldest call of a partition has been in progress.",
+    (TOPIC, PARTITION, GROUP),
+)  # fmt: skip
+BUFFERED_BYTES = Metric(
+    "safeguard.buffered", "gauge", "By", "Bytes of a partition's records and outputs that are not committed.",
+    (TOPIC, PARTITION, GROUP),
+)  # fmt: skip
+RESETS = Metric(
+    "safeguard.resets", "counter", "{reset}", "Logs that ended before the position, and were read again.",
+    (TOPIC, GROUP),
+)  # fmt: skip
 COMMITS = Metric(
     "safeguard.commits",
     "counter",
     "{commit}",
-    "Commits, by outcome: done, failed or fenced.",
+    "Commits, by outcome: done, failed, fenced or refused for their size.",
     ("stage", "outcome"),
 )
 DEAD_LETTERS = Metric(
@@ -207,6 +219,12 @@ REUSED = Metric(
 MALFORMED = Metric(
     "safeguard.malformed", "counter", "{output}", "Model outputs that the parser rejected, by reason.", ("reason",)
 )
+RELEASES_LATE = Metric(
+    "safeguard.releases.late",
+    "counter",
+    "{escalation}",
+    "Escalations whose policy release had not arrived after 10 s, so that they wait for it.",
+)
 CACHED_TOKENS = Metric(
     "safeguard.tokens.cached",
     "counter",
@@ -260,6 +278,9 @@ DELIVERIES = Metric(
     "{message}",
     "Webhook delivery attempts, by outcome: delivered, failed (and retried) or refused.",
     ("outcome",),
+)
+UNDELIVERED = Metric(
+    "safeguard.webhook.oldest", "gauge", "s", "Age of the oldest action that the webhook's receiver has not accepted."
 )
 
 CATALOGUE: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -28,6 +29,15 @@ from safeguard_streams.policies.vocabulary import Effort
 # is not meant as a setting, and is left out.
 _SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://[^/]*:[0-9]+\Z", re.IGNORECASE)
 _USER = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#]*@", re.IGNORECASE)
+_BROKER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s,:/\[\]]+):([0-9]{1,5})", re.ASCII)
+
+
+def _checked_brokers(brokers: str) -> str:
+    for broker in brokers.split(","):
+        address = _BROKER.fullmatch(broker.strip())
+        if address is None or not 1 <= int(address[2]) <= 65_535:
+            raise PydanticCustomError("brokers", "expected HOST:PORT, or several joined by commas")
+    return brokers
 
 
 class Settings(BaseSettings):
@@ -36,7 +46,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SAFEGUARD_", extra="forbid", frozen=True)
 
     # Every process and command: the connection to Kafka.
-    bootstrap: str = Field("127.0.0.1:9092", description="Kafka brokers, HOST:PORT joined by commas")
+    bootstrap: Annotated[str, AfterValidator(_checked_brokers)] = Field(
+        "127.0.0.1:9092", description="Kafka brokers, HOST:PORT joined by commas"
+    )
     prefix: str = Field(
         "", description="prefix of all topics, groups and transactional ids, for tenants that share a cluster"
     )
@@ -60,6 +72,10 @@ class Settings(BaseSettings):
     cert_file: Path | None = Field(None, description="client certificate, PEM, for brokers that require one")
     key_file: Path | None = Field(None, description="private key of the client certificate, PEM")
     key_password: SecretStr | None = Field(None, description="password of the private key")
+    delivery: Literal["auto", "exactly-once"] = Field(
+        "auto",
+        description="exactly-once refuses to start on brokers without transactions; auto falls back to at-least-once",
+    )
     session_timeout_ms: int = Field(
         10_000, ge=1000, description="time in ms after which a silent group member loses its partitions"
     )
@@ -144,10 +160,26 @@ class Settings(BaseSettings):
         10_000, ge=0, description="number of judgements that a worker keeps and reuses for identical content"
     )
 
+    content_timeout: float = Field(
+        300.0,
+        gt=0,
+        description="time in seconds that requests for one content item may be in progress; afterwards the verdict is "
+        "undetermined",
+    )
+    content_tokens: int = Field(
+        32_768,
+        ge=1,
+        description="number of tokens that the model may write about one content item, for each sample; afterwards the "
+        "verdict is undetermined",
+    )
+
     # The enforcement agent.
     enforcement_port: int = Field(6068, description="port of the enforcement agent's health endpoint")
     webhook_secret: SecretStr | None = Field(
         None, description="key that signs webhook deliveries: whsec_ and the base64 of at least 24 random bytes"
+    )
+    webhook_authorization: SecretStr | None = Field(
+        None, description="value of the Authorization header of webhook deliveries, as in Bearer TOKEN"
     )
 
     @field_validator("oauth_url", "servers")

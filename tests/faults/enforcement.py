@@ -2,7 +2,7 @@
 
 Logs its steps; its last line is one JSON object. Exit status 0 only if each verdict led to its action once, every
 action with an effect was delivered, in order for each content item, a receiver that honours the key applied none twice,
-and the receiver knows the effective action of every content item on moderation.actions.
+and the receiver knows the effective action of every content item on moderation.standing.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from receiver import SECRET, Receiver
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Action, Verdict, decode, encode
-from safeguard_streams.enforcement.state import EnforcementState
+from safeguard_streams.contract.records import Action, Verdict, encode
+from safeguard_streams.enforcement import moderators
 from safeguard_streams.infra import brokers
 from safeguard_streams.runtime import settings
 
@@ -90,7 +90,9 @@ async def publish(current, topic, records, rate=math.inf):
 
 
 async def acted(current):
-    return [decode(r.value, Action) async for r in kafka.read_all(current, [topics.ACTIONS])]
+    """What the agent did; not what moderators wrote."""
+    found = [action async for _, action in kafka.read_decoded(current, [topics.ACTIONS], Action)]
+    return [action for action in found if action.sequence is not None]
 
 
 async def until(condition, agent, what):
@@ -122,11 +124,13 @@ async def run(address, options, folder):
         content_ids = sorted(receiver.of_content)[:DECISIONS]
         decisions = [Action(f"d-{content}", content, "label", datetime.now(UTC), by="ann") for content in content_ids]
         await publish(current, topics.ACTIONS, decisions)
-        await until(lambda: settled(current, receiver, found), agent, "the moderators' decisions to be delivered")
+        names = [one.action_id for one in decisions]
+        await until(lambda: settled(current, receiver, found, names), agent, "the decisions to be delivered")
         late = [verdict(f"late-{content}", content, "HH3") for content in content_ids]
         await publish(current, topics.VERDICTS, late)
         await until(lambda: settled(current, receiver, [*found, *late]), agent, "the last verdicts to be followed")
-        return {**summary(await acted(current), [*found, *late], receiver), "kills": options.kills}
+        stands = await moderators.standing(current)
+        return {**summary(await acted(current), [*found, *late], receiver, stands), "kills": options.kills}
     finally:
         publishing.cancel()
         agent.process.kill()
@@ -154,16 +158,17 @@ def keys(actions):
     return {f"action-{action.action_id}" for action in actions if action.changes}
 
 
-async def settled(current, receiver, found):
+async def settled(current, receiver, found, decisions=()):
     actions = await acted(current)
-    return {a.verdict_id for a in actions if not a.human} >= due(found) and set(receiver.had) >= keys(actions)
+    decided = {action.action_id for action in actions if action.human} >= set(decisions)
+    followed = {action.verdict_id for action in actions if not action.human} >= due(found)
+    return decided and followed and set(receiver.had) >= keys(actions)
 
 
-def summary(actions, found, receiver):
+def summary(actions, found, receiver, stands):
     followed = Counter(action.verdict_id for action in actions if not action.human)
-    state, in_order = EnforcementState(), defaultdict(list)
+    in_order = defaultdict(list)
     for action in actions:
-        state.apply(action)
         if action.changes:
             in_order[action.content_id].append(action.action_id)
     had = {content: [one["action_id"] for one in of_content] for content, of_content in receiver.of_content.items()}
@@ -179,8 +184,8 @@ def summary(actions, found, receiver):
         "not_due": len(set(receiver.had) - keys(actions)),
         "out_of_order": sum(ids != had.get(content) for content, ids in in_order.items()),
         "requests": dict(receiver.requests),
-        "standing": len(state.restricted()),
-        "receiver_knows": receiver.stands() == state.restricted(),
+        "standing": len(stands),
+        "receiver_knows": receiver.stands() == stands,
     }
     none = ("verdicts_without_their_action", "verdicts_followed_twice", "not_delivered", "not_due", "out_of_order")
     repeated = receiver.requests.total() > len(receiver.had)

@@ -8,11 +8,13 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from standardwebhooks import Webhook as Checker
 from typer.testing import CliRunner
 
@@ -21,11 +23,11 @@ from safeguard_streams.bus.dead_letters import TRIES_HEADER
 from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, ContentEvent, DeadLetter, Verdict, decode, encode
-from safeguard_streams.enforcement import delivery, moderators
+from safeguard_streams.enforcement import app as enforcement_app
+from safeguard_streams.enforcement import delivery, moderators, repartition
 from safeguard_streams.enforcement.app import EnforcementAgent
 from safeguard_streams.enforcement.delivery import Backoff, Delivery, message_for, signed_headers, signing_key
 from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, Webhook
-from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.infra import brokers
 from safeguard_streams.releases.operator import ChangedBy
@@ -37,6 +39,7 @@ from tests.faults.receiver import SECRET, Receiver
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 RULES = EnforcementRules((EnforcementRule("threats", "remove", rules=("HH3",)),), Cap(1000))
 WELL = {"well": 1}
+TOKEN = "Bearer hidden"
 
 
 def verdict(name, content, rule="HH3", decision="violates", supersedes=None):
@@ -54,7 +57,8 @@ async def publish(current, topic, *records):
 
 
 async def actions(current):
-    return [action async for _, action in moderators.actions(current)]
+    """What the agent did; not what moderators wrote."""
+    return [action async for _, action in moderators.actions(current) if action.sequence is not None or action.dry_run]
 
 
 @pytest.fixture
@@ -168,6 +172,71 @@ async def followed_by(current, count):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("broker_address", ["kafka"], indirect=True)
+async def test_what_was_shown_is_released_and_nothing_that_was_held_since(broker):
+    await kafka_bus.create_topics(broker)
+    async with enforcing(broker, EnforcementRules(RULES.rule, Cap(2))) as agent:
+        await publish(broker, topics.VERDICTS, *(verdict(f"v{n}", f"c{n}") for n in range(10)))
+        await until(lambda: followed_by(broker, 10))
+        shown = await moderators.held(broker, "hate")
+        await publish(broker, topics.VERDICTS, *(verdict(f"w{n}", f"d{n}") for n in range(20)))
+        await until(lambda: followed_by(broker, 30))
+        assert await moderators.release(broker, shown, ChangedBy("", "ann")) == len(shown) == 8
+        assert agent.state()["held"] == {"hate": 20}
+    assert not await moderators.held(broker, "fraud")
+    assert set(await standing_on(broker)) == {f"c{n}" for n in range(10)}
+    # Without an agent, a release waits for one.
+    moderators.FOLLOW_SECONDS, before = 0.5, moderators.FOLLOW_SECONDS
+    try:
+        assert await moderators.release(broker, (await moderators.held(broker))[:3], ChangedBy("", "ann")) == 0
+    finally:
+        moderators.FOLLOW_SECONDS = before
+    async with enforcing(broker, EnforcementRules(RULES.rule, Cap(2))) as agent:
+        await until(lambda: agent.state()["held"] == {"hate": 17})
+
+
+@pytest.mark.slow
+async def test_raised_partitions_are_refused_until_what_stands_is_moved(kafka):
+    await kafka_bus.create_topics(kafka)
+    content_ids = [f"c{number}" for number in range(12)]
+    async with enforcing(kafka, RULES):
+        await publish(kafka, topics.VERDICTS, *(verdict(f"v-{name}", name) for name in content_ids))
+        await until(lambda: followed_by(kafka, 12))
+        await moderators.decide(kafka, "c0", "allow", ChangedBy("", "ann"))
+        await until(lambda: holds(kafka, dict.fromkeys(content_ids[1:], "remove")))
+    raised = settings.load(bootstrap=kafka.bootstrap, prefix=kafka.prefix, partitions=5)
+    await raise_partitions(raised, [topics.VERDICTS])
+    with pytest.raises(ConfigurationError, match="different numbers of partitions: moderation.verdicts 5"):
+        await enforcement_app.run(raised, RULES)
+    await raise_partitions(raised, [topics.EVENTS, topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING])
+    with pytest.raises(ConfigurationError, match="with 2 partitions, and its topics now have 5.*enforce repartition"):
+        await enforcement_app.run(raised, RULES)
+    assert await repartition.unfollowed(raised) == 0
+    assert await repartition.repartition(raised) == 12
+    assert await repartition.repartition(raised) == 0
+    await repartition.check_recorded(raised, 5)
+    async with enforcing(raised, RULES):
+        await publish(raised, topics.VERDICTS, *(verdict(f"w-{name}", name) for name in content_ids[:2]))
+        await publish(raised, topics.VERDICTS, *(verdict(f"s-{n}", n, "HH5", "safe") for n in content_ids[2:]))
+        await until(lambda: holds(raised, {"c1": "remove"}))
+        await until(lambda: followed(raised, "w-c0"))
+    (again,) = [action for action in await actions(raised) if action.verdict_id == "w-c0"]
+    assert (again.state, again.effective) == ("overridden", "allow")
+
+
+async def raise_partitions(current, names):
+    admin = AIOKafkaAdminClient(bootstrap_servers=current.bootstrap)
+    async with kafka_bus.started(current, admin, admin.close):
+        await admin.create_partitions({current.prefix + name: NewPartitions(current.partitions) for name in names})
+    for name in names:
+        await until(lambda name=name: has_partitions(current, name))
+
+
+async def has_partitions(current, name):
+    return len(await kafka_bus.partitions_of(current, name)) == current.partitions
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broker_address", ["kafka"], indirect=True)
 async def test_a_dry_run_changes_nothing(broker):
     await kafka_bus.create_topics(broker)
     await publish(broker, topics.VERDICTS, verdict("v1", "c1"))
@@ -215,21 +284,14 @@ def test_killed_agents_and_a_faulty_receiver_neither_lose_nor_repeat_an_action(k
 # ---------------------------------------------------------------- deliveries, one by one
 
 
-async def nothing(_):
-    return EnforcementState()
-
-
 @contextlib.asynccontextmanager
-async def delivering(moods=None, late=1.0, timeout=0.3, **backoff):
+async def delivering(moods=None, late=1.0, timeout=0.3, bounds=None, **backoff):
     receiver = Receiver(brokers.free_port(), late, 1, moods or WELL)
     await receiver.start()
     async with aiohttp.ClientSession() as http:
-        hook = Webhook(f"http://127.0.0.1:{receiver.port}/", timeout)
-        delivery = Delivery(
-            hook, signing_key(SECRET), http, nothing, Backoff(**({"initial": 0.01, "max_delay": 0.05} | backoff))
-        )
-        delivery.states[0] = EnforcementState()
-        yield delivery, receiver
+        hook = Webhook(f"http://127.0.0.1:{receiver.port}/", timeout, **(bounds or {}))
+        waits = Backoff(**({"initial": 0.01, "max_delay": 0.05} | backoff))
+        yield Delivery(hook, signing_key(SECRET), http, authorization=TOKEN, backoff=waits), receiver
     await receiver.stop()
 
 
@@ -241,7 +303,7 @@ def act(name, content="c1", action="remove", previous="allow", **more):
         WHEN,
         previous=previous,
         effective=action,
-        **({"policy_id": "hate", "verdict_id": name} | more),
+        **({"sequence": 1, "policy_id": "hate", "verdict_id": name} | more),
     )
 
 
@@ -267,9 +329,13 @@ async def test_only_actions_with_an_effect_are_delivered():
             act("a4", "c3", state="overridden"),
             act("a5", "c4", dry_run=True),
             act("a6", "c5", state="held", alert=True),
+            act("a7", "c6", sequence=None),
+            Action("d1", "c7", "allow", WHEN, by="ann"),  # as a moderator writes it, before the agent followed
         ]
         for offset, action in enumerate(records):
             await delivery.process([record(offset, action)])
+        for value in (None, b"", b"hello", b"{}"):  # the intake makes them dead letters
+            assert await delivery.process([StoredRecord(topics.ACTIONS, 0, 9, 0, None, value)]) == []
         assert list(receiver.had) == ["action-a1", "alert-a6"]
         assert delivery.delivered == {"action": 1, "alert": 1}
 
@@ -285,6 +351,7 @@ async def test_messages_of_one_content_item_go_out_in_order_and_delay_no_other_i
         assert [one["action_id"] for one in receiver.of_content["c1"]] == ["a1", "a2"]
         assert delivery.failing is None
         assert not delivery._turns
+        assert (delivery.undelivered, delivery.oldest) == (0, 0.0)
 
 
 @pytest.mark.parametrize("mood", ["fails after", "says nothing", "late", "twice"])
@@ -314,8 +381,7 @@ async def test_a_refused_message_is_a_dead_letter_and_other_errors_are_retried()
     port = server.sockets[0].getsockname()[1]
     async with aiohttp.ClientSession() as http:
         hook = Webhook(f"http://127.0.0.1:{port}/", 1)
-        delivery = Delivery(hook, signing_key(SECRET), http, nothing, Backoff(0.01, 0.02))
-        delivery.states[0] = EnforcementState()
+        delivery = Delivery(hook, signing_key(SECRET), http, backoff=Backoff(0.01, 0.02))
         with pytest.raises(RecordError, match="webhook: the receiver rejected the message: answered 400"):
             await delivery.process([record(0, act("a1"))])
     assert not answers
@@ -323,19 +389,85 @@ async def test_a_refused_message_is_a_dead_letter_and_other_errors_are_retried()
     await server.wait_closed()
 
 
-async def test_an_action_that_a_moderator_or_a_newer_verdict_overtook_is_not_delivered():
+async def test_a_requeued_message_waits_until_the_agent_has_written_it_again():
     async with delivering() as (delivery, receiver):
-        tried = ((TRIES_HEADER, b"1"),)
-        decided = Action("d1", "c1", "allow", WHEN, by="ann")
-        await delivery.process([record(0, act("a0"))])
-        await delivery.process([record(1, decided)])
-        await delivery.process([record(2, act("a1"))])  # written before its writer knew the decision
-        await delivery.process([record(3, act("b1", "c2"))])
-        await delivery.process([record(4, act("b2", "c2", action="allow", previous="remove"))])
-        await delivery.process([record(5, act("b1", "c2"), tried)])  # a requeued dead letter
-        await delivery.process([record(6, act("b2", "c2", action="allow", previous="remove"), tried)])
-        await delivery.process([record(7, act("r1", "c2", releases="gone"))])  # released after it was no longer held
-        assert list(receiver.had) == ["action-a0", "action-d1", "action-b1", "action-b2"]
+        await delivery.process([record(0, act("a0"), ((TRIES_HEADER, b"1"),))])
+        assert not receiver.had
+        await delivery.process([record(1, act("a0"))])
+        assert list(receiver.had) == ["action-a0"]
+
+
+@contextlib.asynccontextmanager
+async def answering(statuses):
+    """A receiver that answers by content id, 200 for those without a status. Yields its port and the ids that came."""
+    came = []
+
+    async def serve(reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"\r\nAuthorization: Bearer hidden\r\n" in head.replace(b"authorization", b"Authorization")
+        body = await reader.readexactly(int(re.search(rb"content-length: (\d+)", head, re.I)[1]))
+        content = json.loads(body)["data"]["content_id"]
+        came.append(content)
+        status = statuses.get(content, 200)
+        writer.write(b"HTTP/1.1 %d x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % status)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1], came
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.mark.parametrize("status", [404, 410, 401, 429, 500, 301])
+async def test_messages_that_always_fail_block_no_others_and_are_given_up(status, caplog):
+    statuses = {f"bad{number}": status for number in range(40)}  # more than connections
+    async with answering(statuses) as (port, came), aiohttp.ClientSession() as http:
+        hook = Webhook(f"http://127.0.0.1:{port}/", max_attempts=3)
+        delivery = Delivery(hook, signing_key(SECRET), http, authorization=TOKEN, backoff=Backoff(0.01, 0.02))
+        failing = [
+            asyncio.create_task(delivery.process([record(n, act(f"a{n}", content))]))
+            for n, content in enumerate(statuses)
+        ]
+        await until(lambda: set(came) >= set(statuses))
+        assert (delivery.undelivered, delivery.oldest > 0) == (40, True)
+        number = 100
+        while not all(task.done() for task in failing):
+            number += 1
+            await delivery.process([record(number, act(f"b{number}", f"good{number}"))])
+        for task in failing:
+            with pytest.raises(RecordError, match=f"attempts: answered {status}; repair the receiver"):
+                task.result()
+        assert delivery.undelivered == 0
+        assert max(Counter(came)[content] for content in statuses) > 3
+    assert "webhook message given up id=action-a0" in caplog.text
+
+
+async def test_a_receiver_that_accepts_nothing_is_tried_for_as_long_as_the_rules_say():
+    async with answering({"c1": 500}) as (port, came), aiohttp.ClientSession() as http:
+        hook = Webhook(f"http://127.0.0.1:{port}/", max_attempts=1, retry_for="1s")
+        delivery = Delivery(hook, signing_key(SECRET), http, authorization=TOKEN, backoff=Backoff(0.01, 0.02))
+        started = time.monotonic()
+        with pytest.raises(RecordError, match="did not accept the message"):
+            await delivery.process([record(0, act("a0"))])
+        assert time.monotonic() - started >= 1
+        assert len(came) > 1, "the receiver may be down, so attempts alone are no reason"
+
+
+async def test_traces_and_logs_name_the_receivers_host_and_no_more(monkeypatch, caplog):
+    asked = []
+
+    @contextlib.contextmanager
+    def asking(name, attributes):
+        asked.append((name, attributes))
+        yield
+
+    monkeypatch.setattr(delivery.tracing, "asking", asking)
+    async with answering({"c1": 400}) as (port, _), aiohttp.ClientSession() as http:
+        one = Delivery(Webhook(f"http://127.0.0.1:{port}/services/hidden"), b"k", http, authorization=TOKEN)
+        with pytest.raises(RecordError) as caught:
+            await one.process([record(0, act("a0"))])
+    assert asked == [("POST", {"http.request.method": "POST", "server.address": f"http://127.0.0.1:{port}"})]
+    assert "hidden" not in f"{asked} {caplog.text} {caught.value}"
 
 
 @pytest.mark.parametrize("secret", ["", "whsec_c2hvcnQ=", "c2FmZWd1YXJkIHRlc3RzIG9ubHksIG5vIHNlY3JldCE=", "whsec_*"])

@@ -12,13 +12,24 @@ from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from safeguard_streams.bus import kafka as kafka_bus
+from safeguard_streams.bus.engine import Limits
 from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import ContentEvent, Escalation, Replay, Replayed, Verdict, decode, encode
+from safeguard_streams.contract.records import (
+    ContentEvent,
+    Escalation,
+    Replay,
+    Replayed,
+    Verdict,
+    content_sha256,
+    decode,
+    encode,
+)
 from safeguard_streams.enforcement import moderators
 from safeguard_streams.enforcement.rules import EnforcementRule, EnforcementRules
 from safeguard_streams.errors import ConfigurationError
@@ -36,6 +47,7 @@ from safeguard_streams.workers.inference.interface import Completion
 from safeguard_streams.workers.judging.judge import Judge
 from safeguard_streams.workers.judging.reasoner import InferenceBudget
 from tests.conftest import TIMEOUT, enforcing, feed_of, standing_on
+from tests.groups import forget
 
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
 NAME = "fraud-spam"
@@ -86,7 +98,8 @@ async def test_the_current_version_judges_its_share_for_noise():
 
 
 async def test_when_only_the_gate_changes_each_content_item_is_judged_once():
-    same = Replayed(NAME, NEW.version, NEW.document, None, NEW.version, version("Weigh", terms=["both"]).document)
+    before = version("Weigh", terms=["both"])
+    same = Replayed(NAME, NEW.version, NEW.document, None, before.version, before.document)
     events = [event(n) for n in range(50)]
     found = await chosen(events, noise=1.0, policies=(same,))
     assert set(Counter(e.event.content_id for e in found).values()) == {1}
@@ -176,7 +189,7 @@ async def test_the_versions_of_a_replay_reach_the_reasoner_and_change_nothing_in
     feed = await feed_of(broker)
     assert {name: r.policy.version for name, r in feed.policies.released.items()} == {NAME: OLD.version}
     for each in (OLD, NEW):
-        found = await feed.wait_for(f"{NAME}.replay.{each.version}".encode(), 0, 0.1)
+        found = await feed.wait_for(f"{NAME}.replay.{each.version}".encode(), 0)
         assert found.policy.document == each.document
     assert (await operator.history(broker)).in_force[NAME].version == OLD.version
     assert made.total == 11
@@ -273,7 +286,7 @@ def judged_before(number, decision, since=WHEN):
     return Verdict(
         f"live-{number}",
         f"c{number}",
-        "sha",
+        content_sha256(event(number).text),
         NAME,
         OLD.version,
         decision,
@@ -349,8 +362,9 @@ async def test_flips_are_promoted_once_despite_failures_and_reverted(kafka, monk
     def dies(done, of):
         raise RuntimeError
 
+    planned = await promotion.plan(kafka, made, made.policies[0], "promote")
     with pytest.raises(RuntimeError):
-        await promotion.publish(kafka, made, made.policies[0], "promote", dies)
+        await promotion.publish(kafka, made, made.policies[0], planned, "promote", dies)
     assert len(await verdicts()) == 24, "it died after one chunk"
     assert "20 superseding verdicts" in (await command("promote", made.replay_id, "--budget", "1", "--yes")).stdout
     found = await verdicts()
@@ -382,6 +396,90 @@ async def test_flips_are_promoted_once_despite_failures_and_reverted(kafka, monk
     changes = Counter(a.action for _, a in [one async for one in moderators.actions(kafka)] if a.changes)
     assert changes == {"remove": 29, "allow": 24}, "each flip was done once and taken back once"
     assert "there is nothing to write" in (await command("revert", made.replay_id, "--yes")).stdout
+
+
+def replayed_verdict(number, replay, decision="violates"):
+    live = judged_before(number, decision)
+    after = {"verdict_id": f"r{number}", "policy_version": NEW.version, "lane": "replay", "replay_id": replay.replay_id}
+    return msgspec.structs.replace(live, **after, decided_at=datetime.now(UTC))
+
+
+@pytest.mark.slow
+async def test_what_was_shown_is_published_and_nothing_that_came_later(kafka):
+    await kafka_bus.create_topics(kafka)
+    replay = msgspec.structs.replace(job(), state="escalated", created_at=datetime.now(UTC))
+    policy = replay.policies[0]
+
+    async def write(topic, *verdicts):
+        async with kafka_bus.producer(kafka) as producer:
+            for one in verdicts:
+                value = encode(one) if isinstance(one, Verdict) else one
+                await producer.send_and_wait(kafka.prefix + topic, value, key=b"k", partition=0)
+
+    await write(topics.VERDICTS, b"hello", None, *(judged_before(n, "safe") for n in range(10)))
+    await write(topics.REPLAYS, None, b"{}", *(replayed_verdict(n, replay) for n in range(5)))
+    planned = await promotion.plan(kafka, replay, policy, "promote")
+    assert len(planned.changes) == 5
+    await write(topics.REPLAYS, *(replayed_verdict(n, replay) for n in range(5, 10)))
+    await write(topics.VERDICTS, judged_before(1, "safe", datetime(2099, 1, 1, tzinfo=UTC)))  # judged again meanwhile
+    assert await promotion.publish(kafka, replay, policy, planned, "promote") == 4
+    assert await promotion.publish(kafka, replay, policy, planned, "promote") == 0, "the same plan again"
+    read = kafka_bus.read_decoded(kafka, [topics.VERDICTS], Verdict)
+    assert {v.content_id async for _, v in read if v.policy_version == NEW.version} == {"c0", "c2", "c3", "c4"}
+    assert len((await promotion.plan(kafka, replay, policy, "promote")).changes) == 5, "those that came later"
+
+
+class SlowSelector(ReplaySelector):
+    """Takes long enough that a replay can be paused in the middle."""
+
+    async def __call__(self, records):
+        await asyncio.sleep(0.1)
+        return await super().__call__(records)
+
+
+@pytest.mark.slow
+async def test_a_paused_replay_resumes_where_it_was_when_kafka_forgot_its_position(kafka):
+    await kafka_bus.create_topics(kafka)
+    await publish(kafka, 2000)
+    made = await jobs.create(kafka, ReplayRequest([NEW], noise=0.0), ChangedBy("test"))
+    stop, read = asyncio.Event(), []
+
+    def until_some(done):
+        read.append(done)
+        if done:
+            stop.set()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "Limits", lambda **_: Limits(max_batch=20, max_in_flight=1, max_poll_records=20))
+        patch.setattr(runner, "ReplaySelector", SlowSelector)
+        assert await runner.run(kafka, made, Classifier(), stop, until_some) == "running"
+    committed = await jobs.progress(kafka, made)
+    assert 0 < committed < made.total
+    await forget(kafka, jobs.group(made))
+    assert await jobs.progress(kafka, made) == committed
+    assert await runner.run(kafka, made, Classifier(), asyncio.Event()) == "escalated"
+    found = Counter(e.event.content_id for e in await escalated(kafka))
+    assert found == dict.fromkeys((f"c{n}" for n in range(2000) if n % 4 in (1, 2)), 1)
+
+
+@pytest.mark.slow
+async def test_a_replay_is_committed_when_no_event_is_left(kafka):
+    await kafka_bus.create_topics(kafka)
+    await publish(kafka, 50)
+    made = await jobs.create(kafka, ReplayRequest([NEW], noise=0.0), ChangedBy("test"))
+    assert not await jobs.is_committed(kafka, made)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner.Engine, "run", _ends_at_once)
+        assert await runner.run(kafka, made, Classifier(), asyncio.Event()) == "running"
+    assert await runner.run(kafka, await jobs.set_state(kafka, made, "running"), Classifier(), asyncio.Event()) == (
+        "escalated"
+    )
+    assert await jobs.is_committed(kafka, made)
+    assert len(await escalated(kafka)) == 25
+
+
+async def _ends_at_once(self, stop, until):
+    return frozenset(until)
 
 
 async def removed(agent, current, count):

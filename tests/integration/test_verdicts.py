@@ -12,7 +12,7 @@ from safeguard_streams.bus import kafka as kafka_bus
 from safeguard_streams.client.verdicts import Resolver, Verdicts
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Verdict, encode
-from safeguard_streams.errors import BusError
+from safeguard_streams.errors import BusError, ConfigurationError
 from safeguard_streams.runtime import security
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -178,3 +178,34 @@ def test_memory_is_bounded():
     for number in range(100):
         resolver.resolve([verdict(f"v{number}", f"c{number}")])
     assert len(resolver._standing) == len(resolver._seen._ids) == 3
+
+
+async def test_a_missing_topic_is_an_error(kafka):  # the embedded broker creates topics that are asked for
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        async with following(kafka):
+            pass
+
+
+async def test_a_topic_that_ends_before_the_position_is_an_error(broker):
+    await kafka_bus.create_topics(broker)
+    await publish(broker, verdict("v1"), verdict("v2"))
+    for stored in (1_000, 50_000):  # within the window of the first record, and beyond it
+
+        async def positions(_, stored=stored):
+            return stored
+
+        async with following(broker, positions=positions) as verdicts:
+            with pytest.raises(ConfigurationError, match=f"before offset {stored}"):
+                await take(verdicts, 1)
+
+
+async def test_tombstones_and_foreign_records_are_skipped_and_counted(broker):
+    await kafka_bus.create_topics(broker)
+    await publish(broker, b"hello", b"{}", verdict("v1"))
+    async with kafka_bus.producer(broker) as producer:
+        await producer.send_and_wait(broker.prefix + topics.VERDICTS, None, key=b"c1")
+    await publish(broker, verdict("v2", "c2"))
+    async with following(broker) as verdicts:
+        assert {one.verdict.verdict_id for one in await take(verdicts, 2)} == {"v1", "v2"}
+        await nothing_comes(verdicts)
+        assert verdicts.skipped == 3

@@ -16,7 +16,7 @@ Judging sees only the protocol `InferenceBackend`. A backend raises `InferenceEr
   and repair malformed output. The policy's part of the prompt is equal for all content items, so the prefix cache
   holds it.
 - **Content cannot become markup.** The user message is encoded without special tokens, so text that looks like markup
-  stays text.
+  stays text. For chat servers, which encode it themselves, spaces break up what looks like a control token.
 - **A chat server's answer is put back into the harmony format.** There is one parser, and it is equally strict for
   every server. It rejects what a server's own parser would accept: missing reasoning, a tool call, an answer that was
   cut off.

@@ -7,7 +7,8 @@ Source of the format: OpenAI's harmony response format and the gpt-oss-safeguard
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 
 from openai_harmony import (
@@ -24,12 +25,19 @@ from safeguard_streams.policies.harmony import encoding
 
 START, END, MESSAGE, CHANNEL, CONSTRAIN, RETURN = 200006, 200007, 200008, 200005, 200003, 200002
 FIRST_SPECIAL = 199998  # ids from here on are special tokens
+VOCABULARY = 201_088  # ids from 0; some of the last ones are not in use
 ZERO, ONE = 15, 16  # the decision tokens: "0" is safe, "1" violates
 
 # Pinned: today's date would change every prompt at midnight, and with it the prefix cache and the verdicts.
 PROMPT_DATE = "2025-10-29"
 _EFFORTS = {"low": ReasoningEffort.LOW, "medium": ReasoningEffort.MEDIUM, "high": ReasoningEffort.HIGH}
 _BEFORE_DECISION = re.compile(rb'"violation"\s*:\s*\Z')
+
+# The tokeniser is quadratic in a run without breaks and holds the interpreter's lock: it gets texts in pieces.
+PIECE = 512  # characters
+# Where the tokeniser itself always begins a new run, which makes a cut here invisible in the tokens.
+_BREAK = re.compile(r"(?<=[^\W_])[ ，、。！？；：](?=[^\W_])|(?<=\n)(?=[^\W_])")
+_CONTROL_EDGES = re.compile(r"([<＜﹤])(?=[|｜])|([|｜])(?=[>＞﹥])")
 
 
 def check_vocabulary() -> None:
@@ -43,9 +51,44 @@ def check_vocabulary() -> None:
         ) from error
 
 
+def pieces(text: str) -> Iterator[str]:
+    """Cut text into pieces of at most PIECE characters, at breaks of the tokeniser where there are any.
+
+    A run without a break is cut in front of a character that does not combine with the one before it.
+    """
+    start = 0
+    while len(text) - start > PIECE:
+        end = start + PIECE
+        cut = max((found.start() for found in _BREAK.finditer(text, start + 1, end + 1)), default=start)
+        if cut == start:
+            cut = next((at for at in range(end, end - PIECE // 8, -1) if not _joins(text, at)), end)
+        yield text[start:cut]
+        start = cut
+    if start < len(text):
+        yield text[start:]
+
+
+def _joins(text: str, at: int) -> bool:
+    """Whether the character at an index belongs to the one before it: a mark, a joiner or a variation selector."""
+    return unicodedata.category(text[at]) in {"Mn", "Mc", "Me", "Cf"} or text[at - 1] == "\u200d"
+
+
 def encode_text(text: str) -> list[int]:
     """Tokens of ordinary text. Markup of special tokens inside it is encoded as ordinary text."""
-    return list(encoding().encode(text, disallowed_special=()))
+    return [token for piece in pieces(text) for token in encode_piece(piece)]
+
+
+def encode_piece(piece: str) -> list[int]:
+    """Tokens of one of the `pieces` of a text."""
+    return list(encoding().encode(piece, disallowed_special=()))
+
+
+def without_control_tokens(text: str) -> str:
+    """Text in which nothing has the form of a control token, `<|NAME|>`: a space parts its angles from its bars.
+
+    For servers that encode text themselves, some of which take such text for the tokens.
+    """
+    return _CONTROL_EDGES.sub(lambda edge: f"{edge[0]} ", text)
 
 
 def encode_markup(text: str) -> list[int]:

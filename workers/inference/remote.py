@@ -1,9 +1,10 @@
 """Inference servers: one or several that serve the same model at OpenAI-compatible addresses.
 
 Each request goes to the least loaded healthy server. A server's own failure (unreachable, overloaded) does not count
-against the request: it goes to another server, or waits until one is healthy again. A failure that the request may
-have caused (an error in the server's code, a timeout) counts as an attempt. A request has ATTEMPTS attempts, on
-different servers if there are any.
+against the request: it goes to another server, or waits until one is healthy again. A server that is set up wrongly is
+away until it is corrected; only when all are does the worker end. A failure that the request may have caused (an error
+in the server's code, a timeout) counts as an attempt. A request has ATTEMPTS attempts, on different servers if there
+are any.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -22,7 +24,7 @@ from safeguard_streams.runtime.process import run_until_first
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.inference.interface import Completion, InferenceError, InferenceRequest
-from safeguard_streams.workers.inference.routes import Chat, Completions, NoTokenIds, Route
+from safeguard_streams.workers.inference.routes import MALFORMED, Chat, Completions, NoTokenIds, Route
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +33,17 @@ ATTEMPTS = 3
 BACKOFF, MAX_BACKOFF = 0.5, 10.0  # seconds
 PING_TIMEOUT = 5.0  # seconds for a server to accept a connection, or to list its models
 STARTUP_TIMEOUT = 60.0  # seconds for the first server to answer when the worker starts
-_OVERLOADED = {408, 425, 429, 502, 503, 504}
-_MALFORMED = (KeyError, TypeError, IndexError, AttributeError, ValueError)
+MAX_RETRY_AFTER = 60.0  # seconds; a server that asks for more is pinged earlier
+MAX_RESPONSE = 64 * 2**20  # bytes
+SCORES_PAUSE = 600.0  # seconds until a server that refused log-probabilities is asked for them again
+# Of a prompt's tokens, a server with another template reports more, and one that cut the prompt far fewer.
+MIN_SHARE_READ = 0.5
+# 402: the account has no credit, which is no fault of the request.
+_OVERLOADED = {402, 408, 425, 429, 502, 503, 504}
+_REFUSED_PARAMETER = {400, 422}
+# How servers that are known to work name themselves: vLLM, and by the chat route Ollama, LM Studio, llama.cpp, SGLang.
+MODELS_SHOWN = 10  # in a message
+_VLLM, _KNOWN = "vllm", {"vllm", "library", "organization_owner", "llamacpp", "sglang"}
 
 
 class _Unavailable(Exception):
@@ -51,6 +62,15 @@ class _RequestFailed(Exception):
     """The server failed this request."""
 
 
+class _Refused(InferenceError):
+    """The server refused this request. logprobs: because it asks for log-probabilities."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__(f"the server rejected the request: HTTP {status}")
+        unexplained = not body.strip(b" \r\n\t{}")
+        self.logprobs = status in _REFUSED_PARAMETER and (unexplained or b"logprob" in body.lower())
+
+
 class _Server:
     """One base URL. pending: requests that the server has not answered yet."""
 
@@ -61,10 +81,13 @@ class _Server:
         self.max_model_tokens = settings.max_model_len
         self.pending = 0
         self.healthy = asyncio.Event()
+        self.rejected: DependencyError | None = None
+        self._failures = 0  # in a row
         self._unavailable = asyncio.Event()
         self._http = http
         self._settings = settings
         self._route: Route | None = None
+        self._scores_at = 0.0
         self._retry_at = 0.0
         self._ping_timeout = aiohttp.ClientTimeout(total=PING_TIMEOUT)
         self._request_timeout = aiohttp.ClientTimeout(total=settings.inference_timeout, sock_connect=PING_TIMEOUT)
@@ -74,13 +97,20 @@ class _Server:
             log.warning("inference server became unavailable url=%s reason=%s", self.url, why)
         self.healthy.clear()
         self._unavailable.set()
-        self._retry_at = time.monotonic() + why.retry_after
+        pause = min(MAX_BACKOFF, BACKOFF * 2 ** min(self._failures, 10))
+        self._failures += 1
+        self._retry_at = time.monotonic() + max(pause, why.retry_after)
+
+    def mark_rejected(self, why: DependencyError) -> None:
+        """The server's setup rejects every request; it stays away until it answers one."""
+        self.mark_unavailable(_Unavailable(str(why)))
+        self.rejected = why
 
     async def watch(self) -> None:
         """Ping the server while it is unavailable. Runs until cancelled."""
         while True:
             await self._unavailable.wait()
-            pause = BACKOFF
+            pause, problem = BACKOFF, ""
             while not self.healthy.is_set():
                 await asyncio.sleep(max(pause, self._retry_at - time.monotonic()))
                 pause = min(MAX_BACKOFF, 2 * pause)
@@ -90,7 +120,9 @@ class _Server:
                 except (_Unavailable, _RequestFailed):
                     continue
                 except SafeguardError as error:
-                    log.warning("%s", error)
+                    if str(error) != problem:
+                        log.warning("%s", error)
+                    problem = str(error)
 
     async def ping(self) -> None:
         """Learn which model the server has and which route to use.
@@ -99,64 +131,84 @@ class _Server:
         """
         body = await self._send("GET", "models", timeout=self._ping_timeout)
         try:
-            models = {model["id"]: model for model in orjson.loads(body)["data"]}
-        except _MALFORMED as error:
+            models = {str(model["id"]): dict(model) for model in orjson.loads(body)["data"]}
+        except MALFORMED as error:
             raise ConfigurationError(
                 f"{self.url} is not an OpenAI-compatible server: its /models response is malformed"
             ) from error
         model = self.required_model or (next(iter(models)) if len(models) == 1 else None)
         if model not in models:
             raise ConfigurationError(
-                f"{self.url} serves {', '.join(sorted(models)) or 'no model'}: set SAFEGUARD_MODEL to what it serves"
+                f"{self.url} serves {', '.join(sorted(models)[:MODELS_SHOWN]) or 'no model'}: set SAFEGUARD_MODEL to "
+                "what it serves"
             )
-        self.model = str(model)
-        limit = models[model].get("max_model_len") or self.max_model_tokens
-        self.max_model_tokens = min(self._settings.max_model_len, limit)
-        if self._route is None:
-            chat = self._settings.route == "chat" or models[model].get("owned_by") != "vllm"
-            self._route = Chat() if chat and self._settings.route != "completions" else Completions()
+        self._route = self._route or self._route_to(models[model].get("owned_by"))
+        self.model = model
+        limit = models[model].get("max_model_len")
+        if type(limit) is int and limit > 0:
+            self.max_model_tokens = min(self._settings.max_model_len, limit)
         self._unavailable.clear()
         self.healthy.set()
+
+    def _route_to(self, owner: object) -> Route:
+        """The route in the settings, or that of a server known by how it names itself."""
+        if self._settings.route is None and owner not in _KNOWN:
+            raise ConfigurationError(
+                f"{self.url} is no kind of server that is known to keep content apart from the prompt's markup: set "
+                "SAFEGUARD_ROUTE=chat to use it, or SAFEGUARD_ROUTE=completions if it is a vLLM server"
+            )
+        return Completions() if (self._settings.route or owner) in {"completions", _VLLM} else Chat()
 
     async def generate(self, request: InferenceRequest) -> Completion:
         """Raises _Unavailable, _RequestFailed, InferenceError or DependencyError."""
         assert self._route is not None, "only servers that answered a ping get requests"
         self.pending += 1
         try:
-            return await self._with_or_without_logprobs(self._route, request)
+            completion = await self._with_or_without_logprobs(self._route, request)
         finally:
             self.pending -= 1
+        self.rejected, self._failures = None, 0
+        return completion
 
     async def _with_or_without_logprobs(self, route: Route, request: InferenceRequest) -> Completion:
+        """Ask with log-probabilities, unless the server refused them within the last SCORES_PAUSE seconds."""
+        unscored = route.without_logprobs()
+        if unscored is not None and time.monotonic() < self._scores_at:
+            return await self._post(unscored, request)
         try:
             return await self._post(route, request)
-        except InferenceError:
-            unscored = route.without_logprobs()
-            if unscored is None:
+        except _Refused as refused:
+            if unscored is None or not refused.logprobs:
                 raise
             completion = await self._post(unscored, request)  # raises again if log-probabilities were not the cause
             log.warning("inference server rejected log-probabilities, verdicts will have no score url=%s", self.url)
-            self._route = unscored
+            self._scores_at = time.monotonic() + SCORES_PAUSE
             return completion
 
     async def _post(self, route: Route, request: InferenceRequest) -> Completion:
         data = orjson.dumps(route.body(self.model, request))
         body = await self._send("POST", route.path, data, timeout=self._request_timeout)
         try:
-            return route.read(orjson.loads(body))
+            completion = route.read(orjson.loads(body))
         except NoTokenIds as error:
             raise DependencyError(
                 f"{self.url} returns no token ids: use vLLM 0.10.2 or newer, or set SAFEGUARD_ROUTE=chat"
             ) from error
-        except _MALFORMED as error:
+        except MALFORMED as error:
             raise _RequestFailed("the response is malformed") from error
+        if 0 < completion.prompt_tokens < MIN_SHARE_READ * len(request.prompt):
+            raise _RequestFailed(
+                f"the server read {completion.prompt_tokens} of {len(request.prompt)} tokens of the prompt; raise its "
+                "context length"
+            )
+        return completion
 
     async def _send(
         self, method: str, path: str, data: bytes | None = None, *, timeout: aiohttp.ClientTimeout
     ) -> bytes:
         try:
             async with self._http.request(method, f"{self.url}/{path}", data=data, timeout=timeout) as response:
-                body = await response.read()
+                body = await _bounded(response)
                 status, retry_after = response.status, response.headers.get("Retry-After", "")
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise _Unavailable("it does not accept connections") from error
@@ -167,13 +219,13 @@ class _Server:
         if status < 300:
             return body
         if status in _OVERLOADED:
-            raise _Unavailable(f"HTTP {status}", retry_after=float(retry_after) if retry_after.isdecimal() else 0.0)
+            raise _Unavailable(f"HTTP {status}", retry_after=_seconds(retry_after))
         if status in {401, 403}:
             raise DependencyError(f"{self.url} rejected the API key (HTTP {status}): set SAFEGUARD_API_KEY")
         if status in {404, 405}:
             raise DependencyError(f"{self.url}/{path} does not exist: give base URLs, as in http://HOST:8000/v1")
         if status < 500:
-            raise InferenceError(f"the server rejected the request: HTTP {status}")
+            raise _Refused(status, body)
         raise _RequestFailed(f"HTTP {status}")
 
 
@@ -238,14 +290,27 @@ class ServerBackend:
     async def generate(self, request: InferenceRequest) -> Completion:
         """Run a request. Waits while no server is healthy.
 
-        Raises InferenceError after ATTEMPTS failures, and DependencyError when a server's setup rejects every request.
+        Raises InferenceError after ATTEMPTS failures or when every healthy server refuses it, and DependencyError when
+        every server's setup rejects all requests.
         """
         failures = 0
-        last: _Server | None = None
+        tried: Counter[_Server] = Counter()
+        refused: set[_Server] = set()
         while True:
-            server = await self._choose(last)
+            server = await self._choose(tried)
+            tried[server] += 1
             try:
                 return await server.generate(request)
+            except _Refused as refusal:
+                refused.add(server)
+                if all(one in refused for one in self._servers if one.healthy.is_set()):
+                    raise InferenceError(str(refusal)) from refusal
+                continue
+            except DependencyError as rejection:
+                server.mark_rejected(rejection)
+                if all(one.rejected for one in self._servers):
+                    raise
+                continue
             except _Unavailable as unavailable:
                 server.mark_unavailable(unavailable)
                 failures += unavailable.started
@@ -257,18 +322,32 @@ class ServerBackend:
                 raise InferenceError(f"{failures} attempts failed, the last one with: {why}")
             if server.healthy.is_set():
                 await asyncio.sleep(BACKOFF * 2 ** (failures - 1))
-            last = server
 
-    async def _choose(self, last: _Server | None) -> _Server:
-        """The least loaded healthy server. The server that failed last is chosen only if it is the only one."""
+    async def _choose(self, tried: Mapping[_Server, int]) -> _Server:
+        """The least loaded of the healthy servers that this request was sent to least often."""
         while not (healthy := [server for server in self._servers if server.healthy.is_set()]):
             await run_until_first(*(server.healthy.wait() for server in self._servers))
-        return min(healthy, key=lambda server: (server is last, server.pending))
+        return min(healthy, key=lambda server: (tried.get(server, 0), server.pending))
 
     async def close(self) -> None:
         for watch in self._watches:
             watch.cancel()
         await self._http.close()
+
+
+async def _bounded(response: aiohttp.ClientResponse) -> bytes:
+    """The body of a response. Raises _RequestFailed when it has more than MAX_RESPONSE bytes."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > MAX_RESPONSE:
+            raise _RequestFailed("the response is too long")
+    return bytes(body)
+
+
+def _seconds(retry_after: str) -> float:
+    """What a Retry-After header asks for, at most MAX_RETRY_AFTER; 0 for a date and for anything else."""
+    return min(MAX_RETRY_AFTER, float(retry_after)) if retry_after.isascii() and retry_after.isdecimal() else 0.0
 
 
 def _http_session(settings: Settings) -> aiohttp.ClientSession:
@@ -282,26 +361,44 @@ def _http_session(settings: Settings) -> aiohttp.ClientSession:
 async def _wait_for_first(servers: Sequence[_Server]) -> None:
     """Wait until one server is healthy; the others may come later.
 
-    Raises ConfigurationError when none answers within STARTUP_TIMEOUT, or when they serve different models.
+    Raises the error of a server when all are set up wrongly, and ConfigurationError when none is healthy within
+    STARTUP_TIMEOUT, or when they serve different models.
     """
     urls = ", ".join(server.url for server in servers)
     start, logged = time.monotonic(), False
     while True:
-        for result in await asyncio.gather(*(server.ping() for server in servers), return_exceptions=True):
-            if isinstance(result, BaseException) and not isinstance(result, (_Unavailable, _RequestFailed)):
-                raise result
-        models = sorted({server.model for server in servers if server.healthy.is_set()})
-        if len(models) > 1:
-            raise ConfigurationError(
-                f"{urls} serve different models, {' and '.join(models)}: set SAFEGUARD_MODEL to one"
-            )
-        if models:
-            for server in servers:
-                server.required_model = models[0]  # for servers that come later, too
+        problems = await _ping(servers)
+        if any(server.healthy.is_set() for server in servers):
+            _agree_on_model(servers, urls)
+            for problem in problems:
+                log.warning("inference server is away: %s", problem)
             return
-        if time.monotonic() - start > STARTUP_TIMEOUT:
+        late = time.monotonic() - start > STARTUP_TIMEOUT
+        if problems and (late or len(problems) == len(servers)):
+            raise problems[0]
+        if late:
             raise ConfigurationError(f"no inference server answers at {urls}: start one, or correct SAFEGUARD_SERVERS")
         if not logged:
             log.info("waiting for inference servers urls=%s", urls)
             logged = True
         await asyncio.sleep(BACKOFF)
+
+
+async def _ping(servers: Sequence[_Server]) -> list[SafeguardError]:
+    """Ping all servers at once. Returns the errors of those that are set up wrongly."""
+    problems = []
+    for result in await asyncio.gather(*(server.ping() for server in servers), return_exceptions=True):
+        if isinstance(result, SafeguardError):
+            problems.append(result)
+        elif isinstance(result, BaseException) and not isinstance(result, (_Unavailable, _RequestFailed)):
+            raise result
+    return problems
+
+
+def _agree_on_model(servers: Sequence[_Server], urls: str) -> None:
+    """Require the model of the healthy servers from those that come later, too."""
+    models = sorted({server.model for server in servers if server.healthy.is_set()})
+    if len(models) > 1:
+        raise ConfigurationError(f"{urls} serve different models, {' and '.join(models)}: set SAFEGUARD_MODEL to one")
+    for server in servers:
+        server.required_model = models[0]

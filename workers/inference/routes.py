@@ -14,13 +14,23 @@ from typing import Any, Protocol
 import msgspec
 
 from safeguard_streams.workers.inference import harmony
-from safeguard_streams.workers.inference.harmony import ONE, RETURN, ZERO, decision_positions
+from safeguard_streams.workers.inference.harmony import (
+    ONE,
+    RETURN,
+    VOCABULARY,
+    ZERO,
+    decision_positions,
+    without_control_tokens,
+)
 from safeguard_streams.workers.inference.interface import Completion, InferenceRequest
 
 TOP_LOGPROBS = 5  # likeliest tokens to return, for servers that cannot return the decision tokens by id
+MAX_ANSWER = 1_000_000  # characters of a chat response; tokenising more would hold up the worker
 _REASONING = ("reasoning", "reasoning_content", "thinking")  # field names of different servers
 _BEFORE_DECISION = re.compile(r'"violation"\s*:\s*\Z')
 _DECISIONS = {"0": ZERO, "1": ONE}
+# What reading a response in another form than expected raises.
+MALFORMED = (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError)
 
 
 class NoTokenIds(Exception):
@@ -41,7 +51,7 @@ class Route(Protocol):
     def read(self, response: Any) -> Completion:
         """The completion in a response.
 
-        Raises KeyError, TypeError, IndexError, AttributeError or ValueError when the response is malformed.
+        Raises one of MALFORMED when the response has another form.
         """
 
 
@@ -70,14 +80,13 @@ class Completions:
 
     def read(self, response: Any) -> Completion:
         choice = response["choices"][0]
-        if choice.get("token_ids") is None:
+        tokens = choice.get("token_ids")
+        if tokens is None:
             raise NoTokenIds
+        if not isinstance(tokens, list) or not all(type(token) is int and 0 <= token < VOCABULARY for token in tokens):
+            raise ValueError("no list of ids in the vocabulary")
         usage = _usage(response)
-        logprobs = [
-            {int(name.removeprefix("token_id:")): float(logprob) for name, logprob in (top or {}).items()}
-            for top in (choice.get("logprobs") or {}).get("top_logprobs") or ()
-        ]
-        return Completion([int(token) for token in choice["token_ids"]], usage.prompt, usage.cached, logprobs)
+        return Completion(tokens, usage.prompt, usage.cached, _logprobs_by_token(choice))
 
 
 class Chat:
@@ -93,8 +102,8 @@ class Chat:
             "model": model,
             "messages": [
                 # The chat templates of these models render it as the developer message, after their own system message.
-                {"role": "system", "content": request.policy_text},
-                {"role": "user", "content": harmony.decode_tokens(request.user)},
+                {"role": "system", "content": without_control_tokens(request.policy_text)},
+                {"role": "user", "content": without_control_tokens(harmony.decode_tokens(request.user))},
             ],
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
@@ -108,44 +117,69 @@ class Chat:
     def read(self, response: Any) -> Completion:
         choice = response["choices"][0]
         message = choice["message"]
-        before_final = _before_final(message)
-        final = harmony.encode_text(message.get("content") or "")
+        reasoning = next((message[name] for name in _REASONING if message.get(name)), "")
+        content = message.get("content") or ""
+        if len(reasoning) + len(content) > MAX_ANSWER:
+            raise ValueError("too long")
+        before_final = _before_final(reasoning, called=bool(message.get("tool_calls")))
+        final = harmony.encode_text(content)
         tokens = [*before_final, *final]
         if choice.get("finish_reason") == "stop":
             tokens.append(RETURN)
         positions = [len(before_final) + position for position in decision_positions(final)]
-        entries = (choice.get("logprobs") or {}).get("content") or ()
-        by_position = dict(zip(positions, _decision_logprobs(entries, len(positions)), strict=False))
+        by_position = dict(zip(positions, _decision_logprobs(choice, len(positions)), strict=False))
         usage = _usage(response)
         return Completion(
             tokens, usage.prompt, usage.cached, [by_position.get(position, {}) for position in range(len(tokens))]
         )
 
 
-def _before_final(message: Mapping[str, Any]) -> list[int]:
+def _before_final(reasoning: str, *, called: bool) -> list[int]:
     """The tokens in front of the final message's text: the analysis, and a tool call, which the parser rejects."""
     tokens: list[int] = []
-    reasoning = next((message[name] for name in _REASONING if message.get(name)), "")
     if reasoning:
         tokens += harmony.encode_markup("<|channel|>analysis<|message|>")
         tokens += [*harmony.encode_text(reasoning), *harmony.encode_markup("<|end|><|start|>assistant")]
-    if message.get("tool_calls"):
+    if called:
         tokens += harmony.encode_markup("<|channel|>commentary<|message|><|end|><|start|>assistant")
     return tokens + harmony.encode_markup("<|channel|>final<|message|>")
 
 
-def _decision_logprobs(entries: Sequence[Mapping[str, Any]], count: int) -> Sequence[Mapping[int, float]]:
+def _decision_logprobs(choice: Mapping[str, Any], count: int) -> Sequence[Mapping[int, float]]:
     """The log-probabilities of 0 and 1 at the last `count` decisions in the server's tokens; empty if there are fewer.
 
-    The last ones count, because the reasoning, which comes first, may quote the output form.
+    The last ones count, because the reasoning, which comes first, may quote the output form. Log-probabilities in
+    another form than this are none: the answer stands without a score.
     """
     text, decisions = "", []
-    for entry in entries:
-        if entry["token"] in _DECISIONS and _BEFORE_DECISION.search(text):
-            tops = {top["token"]: float(top["logprob"]) for top in (*(entry.get("top_logprobs") or ()), entry)}
-            decisions.append({_DECISIONS[token]: logprob for token, logprob in tops.items() if token in _DECISIONS})
-        text = (text + entry["token"])[-100:]
+    try:
+        for entry in (choice.get("logprobs") or {}).get("content") or ():
+            if entry["token"] in _DECISIONS and _BEFORE_DECISION.search(text):
+                tops = {top["token"]: top["logprob"] for top in (*(entry.get("top_logprobs") or ()), entry)}
+                decisions.append(_numbers({_DECISIONS[name]: tops[name] for name in tops if name in _DECISIONS}))
+            text = (text + entry["token"])[-100:]
+    except MALFORMED:
+        return ()
     return decisions[len(decisions) - count :] if len(decisions) >= count else ()
+
+
+def _logprobs_by_token(choice: Mapping[str, Any]) -> Sequence[Mapping[int, float]]:
+    """The log-probabilities at each token, by token id; empty if they have another form."""
+    try:
+        return [
+            _numbers({int(name.removeprefix("token_id:")): logprob for name, logprob in (top or {}).items()})
+            for top in (choice.get("logprobs") or {}).get("top_logprobs") or ()
+        ]
+    except MALFORMED:
+        return ()
+
+
+def _numbers(values: Mapping[int, Any]) -> dict[int, float]:
+    return {token: float(value) for token, value in values.items() if _is_number(value)}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 class _Usage(msgspec.Struct, frozen=True):
@@ -156,6 +190,15 @@ class _Usage(msgspec.Struct, frozen=True):
 
 
 def _usage(response: Mapping[str, Any]) -> _Usage:
-    usage = response.get("usage") or {}
-    details = usage.get("prompt_tokens_details") or {}
-    return _Usage(int(usage.get("prompt_tokens") or 0), int(details.get("cached_tokens") or 0))
+    usage = _mapping(response.get("usage"))
+    return _Usage(
+        _count(usage.get("prompt_tokens")), _count(_mapping(usage.get("prompt_tokens_details")).get("cached_tokens"))
+    )
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _count(value: object) -> int:
+    return value if type(value) is int and value > 0 else 0

@@ -148,6 +148,8 @@ class VllmBackend:
             raise DependencyError("the inference backend died (vLLM): restart the worker") from error
         except Exception as error:
             raise InferenceError(f"vLLM failed this request: {type(error).__name__}") from error
+        if final is None:
+            raise InferenceError("vLLM gave no output for this request")
         output = final.outputs[0]
         return Completion(
             tokens=list(output.token_ids),

@@ -1,7 +1,7 @@
 """Judging: an escalation becomes a verdict and its rationale.
 
 The package decides by which policy version an item is judged, builds the prompt, runs the model, and reads its output.
-Equal input has an equal `verdict_id`. Output that does not match the required format exactly is retried once, then
+An escalation that is read again has the same `verdict_id`. Output that does not match the required format exactly is retried once, then
 becomes `undetermined`. The model's reasoning goes to the rationale only. The modules, in reading order:
 
 - `judge`: the transform of the stream engine: resolves the policy, runs the model, builds the records.
@@ -9,11 +9,22 @@ becomes `undetermined`. The model's reasoning goes to the rationale only. The mo
 - `cache`: identical items share one judgement.
 - `reasoner`: windows, samples, the retry, and admission to the model.
 - `prompt`: the user message, and how long content is cut.
+- `rationale`: the outputs behind a verdict, within the bounds of a record.
 - `parse`: the strict parser of completions.
 - `judgement`: how findings of windows and samples are combined, and the score.
 
 ## Design decisions
 
+- **Content cannot pose as a context.** Content alone is sent as it is. Content whose words come near a heading of a
+  context gets a heading in front, which says that its author wrote all others. The model and the cache of judgements
+  can therefore tell every pair of context and content from every other.
+- **No text costs more than another by its script.** The tokeniser is quadratic in runs without breaks. It gets texts in
+  pieces of 512 characters, cut where it would begin a new run anyway. Longer texts than 16 windows hold are sampled
+  before they are tokenised.
+- **A content item has an allowance.** Its windows, samples and retries share a bound of time and of tokens. Beyond it the
+  item is undetermined, because one slow item would otherwise hold up its partition.
+- **A late release is waited for.** Only a tombstone ends a policy. Content that is declared undetermined because a
+  release took long would stay undetermined.
 - **The parser repairs nothing.** A completion either matches the format exactly or is malformed, with a reason that is
   counted. Repaired output could state a decision that the model did not make.
 - **The score is the decision token's probability.** It is p(1) / (p(0) + p(1)) at the token after `"violation":`. The
@@ -21,8 +32,8 @@ becomes `undetermined`. The model's reasoning goes to the rationale only. The mo
 - **A bundle costs one call.** Each policy of a bundle has its own escalation, and all of them make the same request for
   the same content. Identical requests share one call, so a bundle needs no separate records and no waiting.
 - **Effort steps down by each item's own lag.** There is no state that could oscillate: an item that has waited long is
-  judged at less effort until the lag is gone. The verdict's id contains the policy's own effort, so a repeated
-  judgement has the same id.
+  judged at less effort until the lag is gone. The verdict's id does not contain this effort, so a repeated judgement
+  has the same id.
 - **Comparisons reuse no judgements.** Replays and shadows are judged again even for identical content. A shared
   judgement would hide the difference, or the noise, that they measure.
 - **Long content is judged in windows, and the most severe window decides.** Content beyond the maximum number of

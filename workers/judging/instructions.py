@@ -46,19 +46,14 @@ class Instructions(msgspec.Struct, frozen=True):
     samples: int
 
     @property
-    def key(self) -> tuple[str, int, tuple[float, ...]]:
-        """Equal for instructions that judge equal content in the same way."""
-        return self.version, self.samples, tuple(policy.judging.agreement for policy in self.policies)
-
-    @property
-    def version(self) -> str:
-        """First 12 hex digits of the text's sha256; for a single policy that is the policy's version."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:12]
+    def key(self) -> tuple[str, ...]:
+        """Equal for instructions that judge equal content in the same way: the versions of the policies."""
+        return tuple(f"{policy.id}@{policy.version}" for policy in self.policies)
 
     @property
     def bundle_version(self) -> str | None:
-        """The version of a bundle's text; None for a single policy."""
-        return self.version if len(self.policies) > 1 else None
+        """12 hex digits that identify a bundle and its policies' versions; None for a single policy."""
+        return hashlib.sha256(" ".join(self.key).encode()).hexdigest()[:12] if len(self.policies) > 1 else None
 
 
 def instructions_for(policy: Policy, in_force: Iterable[Policy]) -> Instructions:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -38,20 +38,24 @@ from safeguard_streams.workers.judging import prompt
 from safeguard_streams.workers.judging.cache import CachedJudgement, JudgementCache
 from safeguard_streams.workers.judging.instructions import Instructions, instructions_for
 from safeguard_streams.workers.judging.judgement import Finding, Judgement
+from safeguard_streams.workers.judging.rationale import build_rationale
 from safeguard_streams.workers.judging.reasoner import InferenceBudget, Reasoner
 
 STAGE = "reasoner"
-POLICY_TIMEOUT = 10.0  # seconds that a release may take to arrive after an escalation under it
+MAX_SURFACE = 512  # characters of an item's surface that its verdict repeats
 # Live content comes first, then audits, then shadows and replays.
 RANKS: Mapping[Lane, int] = {"live": 0, "audit": 1, "shadow": 2, "replay": 2}
 _VERDICT, _RATIONALE = schema_header(Verdict), schema_header(Rationale)
+
+# Whether an item was erased, by its content id and the time of its event in ms since 1970.
+Erased = Callable[[str, int], bool]
 
 
 class EscalationResult(msgspec.Struct, frozen=True):
     """The judgement of one escalation under its own policy.
 
-    policy: the version that judged it; None if the policy has ended.
-    bundle: the version of the bundle's text, where several policies were judged in one call.
+    policy: the version that judged it; None if there was nothing to judge, or nothing to judge it by.
+    bundle: the version of the bundle, where several policies were judged in one call.
     """
 
     policy: Policy | None
@@ -73,10 +77,17 @@ class Timing(msgspec.Struct, frozen=True):
 
 
 class Judge:
-    """Judges escalations, each under its policy's released version."""
+    """Judges escalations, each under its policy's released version. Items that `erased` names never reach the model."""
 
-    def __init__(self, backend: InferenceBackend, feed: PolicyFeed, budget: InferenceBudget) -> None:
+    def __init__(
+        self,
+        backend: InferenceBackend,
+        feed: PolicyFeed,
+        budget: InferenceBudget,
+        erased: Erased = lambda _content_id, _timestamp: False,
+    ) -> None:
         self.reasoner = Reasoner(backend, budget)
+        self._erased = erased
         self._cache = JudgementCache(budget.cache_size)
         self._model = backend.model
         self._feed = feed
@@ -98,9 +109,8 @@ class Judge:
         """A verdict and its rationale for one escalation. The verdict is undetermined if there is no judgement."""
         timing = Timing.start()
         escalation = decode(record.value, Escalation)
-        policy = await self._resolve(escalation)
-        result = _policy_ended() if policy is None else await self._run(policy, escalation, record.timestamp)
-        verdict = build_verdict(escalation, result, self._model, timing)
+        result = await self._result(escalation, record.timestamp)
+        verdict = build_verdict(escalation, result, self._model, timing, _place(record))
         _count(verdict)
         trace = carried(record.headers)
         # Verdicts for comparison go where enforcement does not read.
@@ -113,8 +123,29 @@ class Judge:
             )
         return outputs
 
+    async def _result(self, escalation: Escalation, timestamp: int) -> EscalationResult:
+        """Judge an escalation, unless its policy has ended or its item is erased, before or meanwhile."""
+        policy = await self._resolve(escalation)
+        if self._is_erased(escalation, timestamp):
+            return _unjudged("the item was erased")
+        if policy is None:
+            return _unjudged("the policy is no longer in force")
+        result = await self._run(policy, escalation, timestamp)
+        if self._is_erased(escalation, timestamp):
+            self._cache.forget(escalation.event.content_id)
+            return _unjudged("the item was erased")
+        return result
+
+    def _is_erased(self, escalation: Escalation, timestamp: int) -> bool:
+        """timestamp: of the escalation, in ms since 1970. A replay's is newer than the event's, a wrong date may be."""
+        return self._erased(escalation.event.content_id, min(timestamp, _in_ms(escalation.event.created_at)))
+
+    def forget(self, content_id: str) -> None:
+        """Drop what the model wrote about an item that was erased."""
+        self._cache.forget(content_id)
+
     async def _resolve(self, escalation: Escalation) -> Policy | None:
-        """The version that judges: None if the policy has ended, or has not arrived within POLICY_TIMEOUT.
+        """The version that judges: None if the policy has ended. Waits for a release that has not arrived yet.
 
         Live content and audits are judged by the version in force at the escalation, or a newer one. Shadows are judged
         by the shadow of that time, or a newer one. A replay is judged by exactly the version that it names.
@@ -125,7 +156,7 @@ class Judge:
         in_force = self._feed.policies.released.get(escalation.policy_id)
         if escalation.lane == "replay" and (in_force is None or in_force.policy.version != escalation.policy_version):
             place, revision = REPLAYED + escalation.policy_version, 0
-        released = await self._feed.wait_for(policy_key(escalation.policy_id, place), revision, POLICY_TIMEOUT)
+        released = await self._feed.wait_for(policy_key(escalation.policy_id, place), revision)
         return released.policy if released else None
 
     def _policies_in_force(self) -> list[Policy]:
@@ -157,19 +188,32 @@ class Judge:
         """
         event = escalation.event
         comparison = (escalation.lane == "shadow", escalation.replay_id)
-        key = (instructions.key, effort, comparison, prompt.user_message(event.text, event.context))
+        key = (instructions.key, effort, comparison, prompt.key(event.text, event.context))
         rank = RANKS[escalation.lane]
         return await self._cache.get_or_judge(
-            key, lambda: self.reasoner.judge(instructions, effort, event.text, event.context, rank)
+            key, event.content_id, lambda: self.reasoner.judge(instructions, effort, event.text, event.context, rank)
         )
 
 
-def _policy_ended() -> EscalationResult:
-    return EscalationResult(None, Finding("low", problem="the policy is no longer in force"), Judgement({}))
+def _unjudged(problem: str) -> EscalationResult:
+    return EscalationResult(None, Finding("low", problem=problem), Judgement({}))
 
 
-def build_verdict(escalation: Escalation, result: EscalationResult, model: str, timing: Timing) -> Verdict:
-    """The verdict of one escalation. Its id depends only on the content, the policy, the model and the lane."""
+def _place(record: Record) -> str:
+    return f"{record.topic} {record.partition}@{record.offset}"
+
+
+def _in_ms(date: datetime) -> int:
+    """Milliseconds since 1970. A date without an offset is taken as UTC."""
+    return round((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def build_verdict(escalation: Escalation, result: EscalationResult, model: str, timing: Timing, place: str) -> Verdict:
+    """The verdict of one escalation, which stands at `place`.
+
+    Its id depends on the event's place, or else the escalation's, beside the content, the policy, the model and the
+    lane. An escalation that is read again has the same id, and an item that is sent again has another.
+    """
     event, finding, answer = escalation.event, result.finding, result.finding.answer
     version = result.policy.version if result.policy else escalation.policy_version
     digest = content_sha256(event.text)
@@ -181,10 +225,9 @@ def build_verdict(escalation: Escalation, result: EscalationResult, model: str, 
             escalation.policy_id,
             version,
             model,
-            # The policy's own effort: the effort that was used depends on the lag, and would change the id.
-            result.policy.effort if result.policy else "low",
             escalation.lane,
             escalation.replay_id or "",
+            escalation.origin or place,
         ),
         content_id=event.content_id,
         content_sha256=digest,
@@ -212,20 +255,9 @@ def build_verdict(escalation: Escalation, result: EscalationResult, model: str, 
             STAGE: round((time.perf_counter() - timing.clock) * 1000, 1),
         },
         replay_id=escalation.replay_id,
-        surface=event.surface,
-    )
-
-
-def build_rationale(verdict: Verdict, judgement: Judgement) -> Rationale:
-    """The model's outputs behind a verdict, for auditors."""
-    return Rationale(
-        verdict_id=verdict.verdict_id,
-        content_id=verdict.content_id,
-        policy_id=verdict.policy_id,
-        policy_version=verdict.policy_version,
-        model=verdict.model,
-        attempts=judgement.attempts,
-        created_at=verdict.decided_at,
+        surface=event.surface[:MAX_SURFACE] if event.surface else event.surface,
+        origin=escalation.origin,
+        repaired=escalation.repaired,
     )
 
 

@@ -15,18 +15,22 @@ from safeguard_streams.workers.inference.interface import Completion
 from safeguard_streams.workers.judging.instructions import Instructions
 from safeguard_streams.workers.judging.parse import Answer
 
+MAX_LOGPROB = 0.001  # log-probabilities are at most 0; this is the error of a server's arithmetic
+
 
 class Finding(msgspec.Struct, frozen=True):
     """The result under one policy: an answer with its score, or the problem that left the content undetermined.
 
     score: the probability of violating, 0 to 1; None where the backend returned no log-probabilities.
     problem: a sentence for the verdict's reason. Empty if there is an answer.
+    attempt: the output that the answer stands in.
     """
 
     effort: Effort
     answer: Answer | None = None
     score: float | None = None
     problem: str = ""
+    attempt: Attempt | None = None
 
     @property
     def decision(self) -> Decision:
@@ -80,13 +84,19 @@ def score_of(completion: Completion, answer: Answer) -> float | None:
     position = answer.decision_at
     if position is None or position >= len(completion.logprobs):
         return None
-    logprobs = completion.logprobs[position]
-    if ONE in logprobs and ZERO in logprobs:
-        one, zero = math.exp(logprobs[ONE]), math.exp(logprobs[ZERO])
-        return round(one / (one + zero), 4) if one + zero > 0 else None
-    if ONE in logprobs:
-        return round(math.exp(logprobs[ONE]), 4)
-    return round(1 - math.exp(logprobs[ZERO]), 4) if ZERO in logprobs else None
+    one, zero = (_probability(completion.logprobs[position].get(token)) for token in (ONE, ZERO))
+    if one is None:
+        return None if zero is None else round(1 - zero, 4)
+    if zero is None:
+        return round(one, 4)
+    return round(one / (one + zero), 4) if one + zero > 0 else None
+
+
+def _probability(logprob: float | None) -> float | None:
+    """The probability, 0 to 1; None for no log-probability and for one that is not a number or above 0."""
+    if logprob is None or not logprob <= MAX_LOGPROB:
+        return None
+    return math.exp(min(0.0, logprob))
 
 
 def total_tokens(tokens: Iterable[Tokens]) -> Tokens:
@@ -142,4 +152,4 @@ def _majority(findings: Sequence[Finding], min_share: float) -> Finding:
         return Finding(findings[0].effort, None, score, problem)
     rule_ids, _ = Counter(answer.rule_ids for answer in answers if answer.violates is violates).most_common(1)[0]
     chosen = next(f for f in findings if f.answer and (f.answer.violates, f.answer.rule_ids) == (violates, rule_ids))
-    return Finding(chosen.effort, chosen.answer, score)
+    return msgspec.structs.replace(chosen, score=score)

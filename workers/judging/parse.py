@@ -9,8 +9,10 @@ be counted. The parser repairs nothing, and malformed output never counts as saf
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
+from unicodedata import category
 
 import msgspec
 from openai_harmony import HarmonyError
@@ -45,6 +47,9 @@ MalformedReason = Literal[
 ]
 
 MAX_REASON = 1000  # characters
+# Escape sequences of terminals: control sequences, and operating system commands to their end.
+_ESCAPE_SEQUENCE = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b\]|\x9d)[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?")
+_JOINERS = "\u200c\u200d"  # cannot be seen, but scripts and emoji need them
 
 
 class Malformed(Exception):
@@ -169,7 +174,7 @@ def _answer(fields: Any, policy: Policy) -> Answer:
         raise Malformed("fields") from None
     except UnicodeEncodeError:  # half of a surrogate pair, written as an escape
         raise Malformed("not_text") from None
-    reason, rules = final.reason.strip(), set(final.rule_ids)
+    reason, rules = one_line(final.reason), set(final.rule_ids)
     if not reason or len(reason) > MAX_REASON or isinstance(fields["violation"], bool):
         raise Malformed("fields")
     if not rules or len(rules) != len(final.rule_ids):
@@ -179,6 +184,14 @@ def _answer(fields: Any, policy: Policy) -> Answer:
     if not rules <= set(policy.violating if final.violation else policy.safe):
         raise Malformed("contradiction")
     return Answer(bool(final.violation), final.rule_ids, final.confidence, reason)
+
+
+def one_line(text: str) -> str:
+    """Text on one line that a terminal or a page shows as it is, without escape sequences and unseen characters."""
+    without_sequences = _ESCAPE_SEQUENCE.sub(" ", text)
+    spaced = "".join(" " if category(c) in {"Cc", "Zl", "Zp"} else c for c in without_sequences)
+    seen = "".join(c for c in spaced if c in _JOINERS or category(c) not in {"Cf", "Cn"})
+    return " ".join(seen.split()).strip(_JOINERS)
 
 
 def _messages(tokens: Sequence[int]) -> list[_Message]:

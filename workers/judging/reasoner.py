@@ -1,6 +1,6 @@
 """Runs the model on one content item: windows, samples, a retry, and admission by tokens. Knows no records or lanes.
 
-The call chain is judge > _judge_window > _judge_with_retry > _attempt > _admit > _generate.
+The call chain is judge > _judge_window > _judge_with_retry > _attempt > _admit > _in_time > _generate.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ from safeguard_streams.workers.judging.instructions import Instructions
 from safeguard_streams.workers.judging.judgement import Finding, Judgement, combine, score_of, undetermined, vote, worst
 from safeguard_streams.workers.judging.parse import Malformed, MalformedReason, parse
 
-ENCODE_IN_THREAD = 20_000  # characters; longer texts are tokenised on another thread
 MAX_WINDOWS = 16  # of one content item; longer content is sampled in this many windows and marked as truncated
 MIN_WINDOW_TOKENS = 64  # a policy must leave at least this much room for content
 SAMPLING_TEMPERATURE = 1.0  # where a policy asks for several samples
 PROVIDER = "self-hosted"
 RANKS = 3  # live content, audits, replays and shadows
+TICK = 1.0  # seconds between two looks at the backend's health and the clock while a request is in progress
+OVER_TIME = "judging took longer than allowed"
+OVER_TOKENS = "the model wrote more than allowed"
 _HIGHER: dict[Effort, Effort] = {"low": "medium", "medium": "high", "high": "high"}
 
 
@@ -43,6 +45,9 @@ class InferenceBudget(msgspec.Struct, frozen=True):
 
     max_answer_tokens: the longest completion.
     cache_size: number of judgements that are kept for identical content.
+    content_seconds: time in which requests for one content item may be in progress. Waiting for admission and outages
+        of the backend do not count.
+    content_tokens: what the model may write about one content item, in tokens for each sample.
     max_tokens_in_flight: bound on the tokens of all requests in progress; None for no bound.
     background_share: share of that bound, 0 to 1, that lower ranks may take while there is work of rank 0.
     effort_by_lag: by effort, a lag in seconds. Live content that has waited longer is judged at this effort at most.
@@ -50,9 +55,42 @@ class InferenceBudget(msgspec.Struct, frozen=True):
 
     max_answer_tokens: int = 4096
     cache_size: int = 10_000
+    content_seconds: float = 300.0
+    content_tokens: int = 32_768
     max_tokens_in_flight: int | None = None
     background_share: float = 0.25
     effort_by_lag: Mapping[Effort, float] = {}
+
+
+class _OverTimeError(Exception):
+    """The requests for one content item took longer than allowed."""
+
+
+class Allowance(msgspec.Struct):
+    """What is left to one content item: seconds with requests in progress, and tokens for the model to write."""
+
+    seconds: float
+    tokens: int
+    counted: float = 0.0  # up to this time of the clock, so that requests at once count once
+
+    @property
+    def problem(self) -> str:
+        """Why no further request may be made; empty while something is left."""
+        if self.seconds <= 0:
+            return OVER_TIME
+        return OVER_TOKENS if self.tokens <= 0 else ""
+
+    def spend_time(self, start: float, end: float, *, counts: bool) -> None:
+        """Take the time from `start` to `end`, as far as no other request has."""
+        if counts:
+            self.seconds -= max(0.0, end - max(start, self.counted))
+        self.counted = max(self.counted, end)
+
+    def grant(self, wanted: int) -> int:
+        """Take tokens for one request, at most what is left."""
+        granted = min(wanted, self.tokens)
+        self.tokens -= granted
+        return granted
 
 
 class AttemptRequest(msgspec.Struct, frozen=True):
@@ -62,6 +100,7 @@ class AttemptRequest(msgspec.Struct, frozen=True):
     effort: Effort
     user: Sequence[int]
     rank: int
+    allowance: Allowance
     temperature: float = 0.0
 
 
@@ -71,7 +110,7 @@ class Reasoner:
     def __init__(self, backend: InferenceBackend, budget: InferenceBudget) -> None:
         self.backend = backend
         self.malformed: Counter[MalformedReason] = Counter()
-        self._max_answer_tokens = budget.max_answer_tokens
+        self._budget = budget
         self._admission = _admission(budget)
         self._mean_answer_tokens = 100.0  # running mean
 
@@ -80,25 +119,35 @@ class Reasoner:
     ) -> Judgement:
         """Judge a text, in several windows if it is long.
 
-        The most severe window decides. Windows after one that violates every policy are not judged.
+        The most severe window decides. Windows after one that violates every policy are not judged. Windows that are
+        left when the content item's allowance is spent count as undetermined.
         """
         max_tokens = self._max_window_tokens(instructions, effort)
         if max_tokens < MIN_WINDOW_TOKENS:
             return undetermined(instructions, effort, "the policy leaves the model no room for content")
-        head = prompt.quoted_context(context)
-        windows = prompt.windows(await _encode(head), await _encode(text), max_tokens, MAX_WINDOWS)
+        windows = await prompt.windows_of(text, context, max_tokens, MAX_WINDOWS)
+        allowance = self._allowance(instructions)
         judgements: list[Judgement] = []
         for message in windows.messages:
-            judgements.append(await self._judge_window(AttemptRequest(instructions, effort, message, rank)))
+            if allowance.problem:
+                judgements.append(undetermined(instructions, effort, allowance.problem))
+                break
+            judgements.append(await self._judge_window(AttemptRequest(instructions, effort, message, rank, allowance)))
             if judgements[-1].violates_all:
                 break
-        return msgspec.structs.replace(worst(judgements), truncated=windows.truncated)
+        # The last judgement is the first that the allowance cut short.
+        truncated = windows.truncated or bool(allowance.problem and not judgements[-1].decided)
+        return msgspec.structs.replace(worst(judgements), truncated=truncated)
+
+    def _allowance(self, instructions: Instructions) -> Allowance:
+        tokens = max(self._budget.content_tokens, self._budget.max_answer_tokens)
+        return Allowance(self._budget.content_seconds, tokens * instructions.samples)
 
     def _max_window_tokens(self, instructions: Instructions, effort: Effort) -> int:
         """Room for a user message beside the policy and the answer."""
         # At the effort of the retry, whose prefix may be longer.
         policy = len(harmony.render_tokens(instructions.text, _HIGHER[effort], ()))
-        answer = min(self._max_answer_tokens, self.backend.max_model_tokens // 4)
+        answer = min(self._budget.max_answer_tokens, self.backend.max_model_tokens // 4)
         return self.backend.max_model_tokens - answer - policy
 
     async def _judge_window(self, request: AttemptRequest) -> Judgement:
@@ -115,18 +164,26 @@ class Reasoner:
         first = await self._attempt(request)
         if first.decided:
             return first
+        if problem := request.allowance.problem:
+            return combine([first], undetermined(request.instructions, request.effort, problem).findings)
         second = await self._attempt(msgspec.structs.replace(request, effort=_HIGHER[request.effort]))
         return combine([first, second], second.findings)
 
     async def _attempt(self, request: AttemptRequest) -> Judgement:
-        instructions, effort = request.instructions, request.effort
+        instructions, effort, allowance = request.instructions, request.effort, request.allowance
         prompt_tokens = len(harmony.render_tokens(instructions.text, effort, request.user))
-        max_tokens = min(self.backend.max_model_tokens - prompt_tokens, self._max_answer_tokens)
-        inference = InferenceRequest(instructions.text, effort, request.user, max_tokens, request.temperature)
+        granted = allowance.grant(min(self.backend.max_model_tokens - prompt_tokens, self._budget.max_answer_tokens))
+        if not granted:
+            return undetermined(instructions, effort, OVER_TOKENS)
+        inference = InferenceRequest(instructions.text, effort, request.user, granted, request.temperature)
         try:
-            completion = await self._admit(inference, request.rank)
+            completion = await self._admit(inference, request.rank, allowance)
         except InferenceError:
+            allowance.tokens += granted
             return undetermined(instructions, effort, "the model could not be asked")
+        except _OverTimeError:
+            return undetermined(instructions, effort, OVER_TIME)
+        allowance.tokens += granted - min(granted, len(completion.tokens))
         return self._read(completion, instructions, effort)
 
     def _read(self, completion: Completion, instructions: Instructions, effort: Effort) -> Judgement:
@@ -139,24 +196,43 @@ class Reasoner:
             failed = undetermined(instructions, effort, "the model gave no answer in the required format")
             attempt = Attempt(malformed.analysis, malformed.final, malformed.reason)
             return msgspec.structs.replace(failed, attempts=(attempt,), tokens=tokens)
+        attempt = Attempt(accepted.analysis, accepted.final)
         findings = {
-            policy_id: Finding(effort, answer, score_of(completion, answer))
+            policy_id: Finding(effort, answer, score_of(completion, answer), attempt=attempt)
             for policy_id, answer in accepted.answers.items()
         }
-        return Judgement(findings, (Attempt(accepted.analysis, accepted.final),), tokens)
+        return Judgement(findings, (attempt,), tokens)
 
-    async def _admit(self, request: InferenceRequest, rank: int) -> Completion:
+    async def _admit(self, request: InferenceRequest, rank: int, allowance: Allowance) -> Completion:
         """Wait until there is room for the request's own tokens. The policy's tokens are shared and do not count."""
         if self._admission is None:
-            return await self._generate(request)
+            return await self._in_time(request, allowance)
         weight = len(request.user) + round(self._mean_answer_tokens)
         await self._admission.acquire(rank, weight)
         try:
-            completion = await self._generate(request)
+            completion = await self._in_time(request, allowance)
         finally:
             self._admission.release(rank, weight)
         self._mean_answer_tokens += 0.02 * (len(completion.tokens) - self._mean_answer_tokens)
         return completion
+
+    async def _in_time(self, request: InferenceRequest, allowance: Allowance) -> Completion:
+        """Run the request, and end it when the content item's time is over.
+
+        Time in which the backend is not healthy does not count: an outage is no fault of the content.
+        """
+        generating = asyncio.create_task(self._generate(request))
+        try:
+            while not generating.done():
+                if allowance.seconds <= 0:
+                    raise _OverTimeError
+                started = time.perf_counter()
+                await asyncio.wait((generating,), timeout=min(TICK, allowance.seconds))
+                allowance.spend_time(started, time.perf_counter(), counts=self.backend.healthy)
+            return generating.result()
+        finally:
+            generating.cancel()
+            await asyncio.gather(generating, return_exceptions=True)
 
     async def _generate(self, request: InferenceRequest) -> Completion:
         """Run the request, with a span in the content item's trace and the metrics of generative AI."""
@@ -195,9 +271,3 @@ def _admission(budget: InferenceBudget) -> PriorityAdmission | None:
     if not total:
         return None
     return PriorityAdmission(total, RANKS, total // 4, int(total * budget.background_share))
-
-
-async def _encode(text: str) -> list[int]:
-    if len(text) > ENCODE_IN_THREAD:
-        return await asyncio.to_thread(harmony.encode_text, text)
-    return harmony.encode_text(text)

@@ -1,12 +1,17 @@
-"""Creates the topics of the catalogue."""
+"""Creates the topics of the catalogue, and raises the record size of those that an earlier version created."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+from collections.abc import Mapping, Sequence
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.types import Array, Boolean, Int8, Int16, Int32, Schema, String
 
 from safeguard_streams.bus.kafka.clients import FORBIDDEN_ERRORS, STOP_SECONDS, forbidden
 from safeguard_streams.contract import topics
@@ -14,9 +19,17 @@ from safeguard_streams.errors import BusError
 from safeguard_streams.runtime.security import client_options
 from safeguard_streams.runtime.settings import Settings
 
+log = logging.getLogger(__name__)
+
+_SIZE, _CLEANUP = "max.message.bytes", "cleanup.policy"
+_SET = 0  # operation of IncrementalAlterConfigs
+
 
 async def create_topics(settings: Settings) -> dict[str, bool]:
     """Create the missing topics of the catalogue. Returns, by name with the prefix, whether it was created now.
+
+    Topics that exist and take only smaller records than the catalogue says are changed to its size. If this user may
+    not do that, or a topic has another cleanup policy, a warning in the log says what to change.
 
     Raises ForbiddenError or BusError.
     """
@@ -42,6 +55,7 @@ async def create_topics(settings: Settings) -> dict[str, bool]:
             if code and for_code(code) is not TopicAlreadyExistsError:
                 raise BusError(f"topic {name}: {for_code(code).__name__}: {message}")
             created[topic.name] = code == 0
+        await _bring_up_to_date(admin, [topic for topic in catalogue if not created[topic.name]])
     except FORBIDDEN_ERRORS as error:
         raise forbidden(error) from error
     except KafkaError as error:
@@ -51,3 +65,85 @@ async def create_topics(settings: Settings) -> dict[str, bool]:
             async with asyncio.timeout(STOP_SECONDS):
                 await admin.close()
     return created
+
+
+async def _bring_up_to_date(admin: AIOKafkaAdminClient, existing: Sequence[NewTopic]) -> None:
+    configs = await _configs(admin, [topic.name for topic in existing])
+    for topic in existing:
+        wanted, present = topic.topic_configs, configs.get(topic.name, {})
+        if present.get(_CLEANUP, wanted[_CLEANUP]) != wanted[_CLEANUP]:
+            _warn(topic.name, _CLEANUP, present[_CLEANUP], wanted[_CLEANUP])
+        size = present.get(_SIZE)
+        if size is None or int(size) >= int(wanted[_SIZE]):
+            continue
+        request = _AlterConfigs(topic.name, {_SIZE: wanted[_SIZE]})
+        if any(code for code, *_ in (await admin._send_to_controller(request)).resources):
+            _warn(topic.name, _SIZE, size, wanted[_SIZE])
+        else:
+            log.info("topic changed topic=%s %s=%s before=%s", topic.name, _SIZE, wanted[_SIZE], size)
+
+
+async def _configs(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Size and cleanup policy of topics; those that this user may not see are left out."""
+    asked = [ConfigResource(ConfigResourceType.TOPIC, name, {_SIZE: None, _CLEANUP: None}) for name in names]
+    found: dict[str, dict[str, str]] = {}
+    for response in await admin.describe_configs(asked) if asked else []:
+        for code, _, _, name, entries in response.resources:
+            if code:
+                log.warning("topic not checked topic=%s error=%s", name, for_code(code).__name__)
+            else:
+                found[name] = {entry[0]: entry[1] for entry in entries}
+    return found
+
+
+def _warn(topic: str, config: str, present: str, wanted: str) -> None:
+    change = f"kafka-configs.sh --alter --topic {topic} --add-config {config}=[{wanted}]"
+    log.warning("topic differs from the catalogue topic=%s %s=%s change=%r", topic, config, present, change)
+
+
+class _AlterConfigsResponse(Response):
+    API_KEY = 44
+    API_VERSION = 0
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "resources",
+            Array(
+                ("error_code", Int16),
+                ("error_message", String("utf-8")),
+                ("resource_type", Int8),
+                ("resource_name", String("utf-8")),
+            ),
+        ),
+    )
+
+
+class _AlterConfigsStruct(RequestStruct):
+    API_KEY = 44
+    API_VERSION = 0
+    RESPONSE_TYPE = _AlterConfigsResponse
+    SCHEMA = Schema(
+        (
+            "resources",
+            Array(
+                ("resource_type", Int8),
+                ("resource_name", String("utf-8")),
+                ("configs", Array(("name", String("utf-8")), ("operation", Int8), ("value", String("utf-8")))),
+            ),
+        ),
+        ("validate_only", Boolean),
+    )
+
+
+class _AlterConfigs(Request[_AlterConfigsStruct]):
+    """IncrementalAlterConfigs, which leaves other settings alone; aiokafka has only the request that resets them."""
+
+    API_KEY = 44
+
+    def __init__(self, topic: str, configs: Mapping[str, str]) -> None:
+        self._topic = topic
+        self._configs = configs
+
+    def build(self, request_struct_class: type[_AlterConfigsStruct]) -> _AlterConfigsStruct:
+        changes = [(name, _SET, value) for name, value in self._configs.items()]
+        return request_struct_class([(ConfigResourceType.TOPIC, self._topic, changes)], False)

@@ -15,6 +15,7 @@ from safeguard_streams.bus.kafka.positions import committed
 from safeguard_streams.bus.kafka.probes import has_transactions, wait_for_broker
 from safeguard_streams.bus.kafka.reading import partitions_of
 from safeguard_streams.bus.kafka.recording import RecordedPositions, RecordingWriter
+from safeguard_streams.bus.kafka.topic_ids import topic_ids
 from safeguard_streams.bus.kafka.writers import PlainWriter, TransactionalWriter
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import BusError, ConfigurationError, SafeguardError
@@ -88,6 +89,7 @@ class KafkaBus:
             heartbeat_interval_ms=session // 5,
             rebalance_timeout_ms=60_000,
             max_partition_fetch_bytes=4 * topics.MiB,
+            metadata_max_age_ms=30_000,  # until a new partition, or a topic created again, is seen
         )
         self._consumer.subscribe(self._topics, listener=_Rebalance(self))
         await self._join(self._consumer)
@@ -130,6 +132,7 @@ class KafkaBus:
         if not (new := self.assignment() - self._next.keys()):
             return
         generation = self._generation
+        await self._learn_topic_ids()
         starts = {
             partition: (await self._recorded.instead_of(partition, position)).offset
             for partition, position in (await committed(self._member, new)).items()
@@ -138,6 +141,9 @@ class KafkaBus:
             offset = await self._first_offset(partition) if start is None else start
             if generation == self._generation and partition not in self._next:
                 self.seek(partition, offset)
+
+    async def _learn_topic_ids(self) -> None:
+        self._recorded.topic_ids |= await topic_ids(self._member._client, self._topics)
 
     def _go_back(self) -> None:
         for partition, offset in self._next.items():
@@ -164,6 +170,7 @@ class KafkaBus:
         Where the log begins after it, retention has deleted records that were not read. Where it ends before it, the
         log was cut or created again. Which of its records are new cannot be known then, so all of them are read.
         """
+        await self._learn_topic_ids()
         first = await self._first_offset(partition)
         if partition not in self.assignment():
             return
@@ -235,6 +242,8 @@ class KafkaBus:
     # ------------------------------------------------------------------ writing
 
     async def writer(self, partition: Partition) -> Writer:
+        if partition.topic not in self._recorded.topic_ids:
+            await self._learn_topic_ids()
         return RecordingWriter(
             await self._writer(partition), self.group, partition, self._recorded, self._record_seconds
         )

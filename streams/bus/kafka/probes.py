@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from ssl import SSLCertVerificationError
+from typing import Literal
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import AuthenticationFailedError, KafkaError, SaslAuthenticationFailed, UnknownError
@@ -15,6 +16,9 @@ from safeguard_streams.runtime.security import client_options
 from safeguard_streams.runtime.settings import Settings
 
 log = logging.getLogger(__name__)
+
+_PROBE_DELAYS = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds after each attempt
+_ENDS_TRANSACTIONS = frozenset({27, 61, 65})  # WriteTxnMarkers, DescribeProducers, DescribeTransactions
 
 
 class _ConnectionErrors(logging.Filter):
@@ -27,6 +31,11 @@ class _ConnectionErrors(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         self.errors += [value for value in record.args or () if isinstance(value, BaseException)]
         return True
+
+    @property
+    def last(self) -> str:
+        """The reason why the last connection failed, for a message."""
+        return f" ({self.errors[-1]})" if self.errors else ""
 
     def check(self, address: str) -> None:
         """Raise ConfigurationError for errors that no retry mends."""
@@ -69,7 +78,9 @@ async def _wait_for_broker(settings: Settings, timeout: float | None, reasons: _
         except (KafkaError, TimeoutError, OSError) as error:
             reasons.check(settings.bootstrap)
             if timeout is not None and loop.time() - start > timeout:
-                raise BusError(f"no Kafka broker answers at {settings.bootstrap}; check SAFEGUARD_BOOTSTRAP") from error
+                raise BusError(
+                    f"no Kafka broker answers at {settings.bootstrap}{reasons.last}; check SAFEGUARD_BOOTSTRAP"
+                ) from error
             if not logged:
                 log.warning("no broker answered, waiting bootstrap=%s", settings.bootstrap)
                 logged = True
@@ -79,15 +90,36 @@ async def _wait_for_broker(settings: Settings, timeout: float | None, reasons: _
 
 
 async def has_transactions(settings: Settings, group: str) -> bool:
-    """Ask the broker. Only a plain "unknown error" to a transactional id means no; other failures raise BusError."""
-    producer = AIOKafkaProducer(**client_options(settings), transactional_id=f"{group}-probe", **PRODUCER_OPTIONS)
+    """Ask the broker, more than once if its answer is an unknown error, which may be a passing one.
+
+    That answer means no only from a broker without the requests by which brokers end each other's transactions. Raises
+    ConfigurationError if the settings require transactions and there are none, ForbiddenError, or BusError for all
+    other failures.
+    """
+    for delay in _PROBE_DELAYS:
+        answer = await _answer_to_transactional_id(settings, f"{group}-probe")
+        if answer != "unknown error":
+            break
+        await asyncio.sleep(delay)
+    if answer == "unknown error":
+        raise BusError(f"{settings.bootstrap}: the broker keeps answering a transactional id with an unknown error")
+    if answer == "no" and settings.delivery == "exactly-once":
+        raise ConfigurationError(
+            f"{settings.bootstrap}: the broker has no transactions; use Apache Kafka, or set SAFEGUARD_DELIVERY=auto "
+            "for at-least-once"
+        )
+    return answer == "yes"
+
+
+async def _answer_to_transactional_id(settings: Settings, name: str) -> Literal["yes", "no", "unknown error"]:
+    producer = AIOKafkaProducer(**client_options(settings), transactional_id=name, **PRODUCER_OPTIONS)
     logging.getLogger("aiokafka.producer.sender").addFilter(_quiet_probe)
     try:
         async with asyncio.timeout(30):
             await producer.start()
-        return True
+        return "yes"
     except UnknownError:
-        return False
+        return "unknown error" if await _serves(producer, _ENDS_TRANSACTIONS) else "no"
     except FORBIDDEN_ERRORS as error:
         raise forbidden(error) from error
     except (KafkaError, TimeoutError) as error:
@@ -95,6 +127,13 @@ async def has_transactions(settings: Settings, group: str) -> bool:
     finally:
         logging.getLogger("aiokafka.producer.sender").removeFilter(_quiet_probe)
         await bounded_stop(producer.stop)
+
+
+async def _serves(producer: AIOKafkaProducer, requests: frozenset[int]) -> bool:
+    """Whether a broker lists one of these requests among those that it answers."""
+    client = producer.client
+    connection = await client._get_conn(client.get_random_node())
+    return connection is not None and not requests.isdisjoint(connection._versions)
 
 
 def _quiet_probe(record: logging.LogRecord) -> bool:

@@ -10,10 +10,11 @@ because anyone may have written a tombstone or a record of another kind. A `Read
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import datetime
 from typing import TypeVar
@@ -24,6 +25,7 @@ from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
 from safeguard_streams.bus.interface import Partition, Record
 from safeguard_streams.bus.kafka.clients import FORBIDDEN_ERRORS, bounded_stop, forbidden
+from safeguard_streams.bus.kafka.probes import wait_for_broker
 from safeguard_streams.bus.timestamps import EARLIEST
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import decode
@@ -142,6 +144,11 @@ class EndOffsets:
         return self._ends
 
     def __getitem__(self, tp: TopicPartition) -> int:
+        """The end of a partition, as its first fetch tells."""
+        end = self._client.last_stable_offset(tp)
+        if tp not in self._fetched and end is not None and end >= 0:
+            self._fetched.add(tp)
+            self._ends[tp] = max(self._ends[tp], min(end, self._limits.get(tp, end)))
         return self._ends[tp]
 
     def limit(self, limits: Mapping[TopicPartition, int]) -> None:
@@ -170,12 +177,8 @@ class EndOffsets:
     async def remaining(self) -> set[TopicPartition]:
         """The partitions that the consumer has not read to their ends yet."""
         for tp in list(self._remaining):
-            end = self._client.last_stable_offset(tp)
-            if tp not in self._fetched and end is not None and end >= 0:
-                self._fetched.add(tp)
-                self._ends[tp] = max(self._ends[tp], min(end, self._limits.get(tp, end)))
             # A position passes the markers of transactions, which end a partition after its last record.
-            if await self._client.position(tp) >= self._ends[tp]:
+            if await self._client.position(tp) >= self[tp]:
                 self._remaining.discard(tp)
         return self._remaining
 
@@ -201,7 +204,8 @@ async def read_all(
         reading.begin(names, ends.distance(starts))
         while unread := await ends.remaining():
             for tp, records in (await client.getmany(*unread, timeout_ms=500)).items():
-                inside = [record for record in records if record.offset < ends[tp]]
+                end = ends[tp]
+                inside = [record for record in records if record.offset < end]
                 for record in inside:
                     yield record
                 if inside:
@@ -223,7 +227,8 @@ async def _seek(
     if since is not None:
         starts = await offsets_at(client, since, first, ends.offsets)
     if until is not None:
-        ends.limit(await offsets_at(client, until, first, ends.offsets))
+        found = await offsets_at(client, until, first, ends.offsets)
+        ends.limit({tp: offset for tp, offset in found.items() if offset < ends.offsets[tp]})
     starts = {tp: max(start, after.get(Partition(*tp), 0)) for tp, start in starts.items()}
     if since is not None or until is not None or after:
         for tp, start in starts.items():
@@ -329,6 +334,19 @@ async def read_table(settings: Settings, name: str, kind: type[T], partition: in
             elif (decoded := decoded_or_left_out(settings, record, kind)) is not None:
                 table[record.key] = decoded
     return table
+
+
+async def follow(settings: Settings, name: str, take: Callable[[Record], None], caught_up: asyncio.Event) -> None:
+    """Hand on every record of a topic until cancelled. Sets `caught_up` at the end offsets found at the start."""
+    await wait_for_broker(settings)
+    async with reader(settings, [name]) as client:
+        ends = await EndOffsets.now(client)
+        while True:
+            for records in (await client.getmany(timeout_ms=200)).values():
+                for record in records:
+                    take(record)
+            if not caught_up.is_set() and not await ends.remaining():
+                caught_up.set()
 
 
 async def end_offsets(settings: Settings, name: str) -> dict[Partition, int]:

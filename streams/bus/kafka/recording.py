@@ -2,7 +2,8 @@
 
 Kafka drops the committed positions of a group that was empty for offsets.retention.minutes, by default 7 days. A paused
 replay would then begin again, and `safeguard dead-letters retry` would requeue everything once more. Writers therefore
-add the position to their commits from time to time, and it counts where Kafka has none.
+add the position to their commits from time to time, and it counts where Kafka has none. It does not count in a topic
+that was created again: Kafka forgets positions in a topic that is deleted, and all its records are new.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ log = logging.getLogger(__name__)
 _FRESH_SECONDS = 30.0
 
 
-async def recorded_positions(settings: Settings, group: str) -> dict[Partition, Committed]:
+async def recorded_positions(settings: Settings, group: str) -> dict[Partition, Position]:
     """The positions that a group has recorded; group includes the prefix.
 
     Raises ConfigurationError if the topic is missing, ForbiddenError or BusError.
     """
-    found: dict[Partition, Committed] = {}
+    found: dict[Partition, Position] = {}
     async for record in read_all(settings, [topics.POSITIONS]):
         with contextlib.suppress(RecordError):  # a tombstone, or a record of others
             position = decode(record.value, Position)
             if position.group == group and position.offset >= 0:
-                found[Partition(position.topic, position.partition)] = Committed(position.offset, position.metadata)
+                found[Partition(position.topic, position.partition)] = position
     return found
 
 
@@ -44,9 +45,10 @@ class RecordedPositions:
     """The recorded positions of one group, read when Kafka has no position for one of its partitions."""
 
     def __init__(self, settings: Settings, group: str) -> None:
+        self.topic_ids: dict[str, str] = {}  # of the topics as they are now; the bus keeps it up to date
         self._settings = settings
         self._group = group
-        self._read: dict[Partition, Committed] = {}
+        self._read: dict[Partition, Position] = {}
         self._read_at: float | None = None
         self._reported: set[Partition] = set()
 
@@ -57,21 +59,23 @@ class RecordedPositions:
         if self._read_at is None or time.monotonic() - self._read_at > _FRESH_SECONDS:
             self._read = await recorded_positions(self._settings, self._group)
             self._read_at = time.monotonic()
-        self._report(partition)
-        return self._read.get(partition, committed)
+        position = self._read.get(partition)
+        same_topic = position is not None and position.topic_id == self.topic_ids.get(partition.topic)
+        if partition not in self._reported:
+            self._reported.add(partition)
+            self._report(partition, position, same_topic=same_topic)
+        return Committed(position.offset, position.metadata) if position is not None and same_topic else committed
 
-    def _report(self, partition: Partition) -> None:
-        if partition in self._reported:
-            return
-        self._reported.add(partition)
-        if (position := self._read.get(partition)) is None:
+    def _report(self, partition: Partition, position: Position | None, *, same_topic: bool) -> None:
+        if position is None:
             log.info("group began at the first record group=%s partition=%s", self._group, partition)
             return
-        log.error(
-            "Kafka had forgotten the group's position, resumed at the recorded one group=%s partition=%s offset=%s",
-            *(self._group, partition, position.offset),
-        )
-        metrics.POSITION_LOST.add(1, {metrics.TOPIC: partition.topic, metrics.GROUP: self._group, "kind": "forgotten"})
+        kind = "forgotten" if same_topic else "truncated"
+        event = "Kafka had forgotten the group's position, resumed at the recorded one"
+        if not same_topic:
+            event = "topic was created again, began at its first record"
+        log.error("%s group=%s partition=%s offset=%s", event, self._group, partition, position.offset)
+        metrics.POSITION_LOST.add(1, {metrics.TOPIC: partition.topic, metrics.GROUP: self._group, "kind": kind})
 
 
 class RecordingWriter:
@@ -115,5 +119,6 @@ class RecordingWriter:
 
     def _record(self, position: Committed) -> Output:
         assert position.offset is not None
-        record = Position(self._group, *self._partition, position.offset, position.metadata)
+        topic_id = self._recorded.topic_ids.get(self._partition.topic)
+        record = Position(self._group, *self._partition, position.offset, position.metadata, topic_id)
         return Output(topics.POSITIONS, record.key, encode(record), [schema_header(Position)])

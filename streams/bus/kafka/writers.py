@@ -6,13 +6,22 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, Protocol
+from typing import Protocol
 
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import (
+    BrokerResponseError,
+    InvalidTimestampError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    RecordTooLargeError,
+    kafka_errors,
+)
 from aiokafka.structs import OffsetAndMetadata
 
 from safeguard_streams.bus.interface import Committed, Output, Partition
+from safeguard_streams.bus.kafka.batches import append, new_batch
 from safeguard_streams.bus.kafka.clients import (
     FENCED_ERRORS,
     FORBIDDEN_ERRORS,
@@ -23,12 +32,30 @@ from safeguard_streams.bus.kafka.clients import (
 )
 from safeguard_streams.bus.kafka.positions import committed
 from safeguard_streams.bus.kafka.probes import has_transactions
-from safeguard_streams.errors import BusError, FencedError
+from safeguard_streams.errors import BusError, FencedError, OutputRefusedError
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
 from safeguard_streams.runtime.security import client_options
 from safeguard_streams.runtime.settings import Settings
 
 _VISIBLE_SECONDS = 3.0
+
+
+class InvalidRecordError(BrokerResponseError):
+    """A record that its topic cannot hold, such as one without a key on a compacted topic. aiokafka lacks the code."""
+
+    errno = 87
+    message = "INVALID_RECORD"
+
+
+kafka_errors.setdefault(InvalidRecordError.errno, InvalidRecordError)
+# Retries change none of these: the record is refused for its size or its form.
+REFUSED_ERRORS = (
+    InvalidRecordError,
+    InvalidTimestampError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    RecordTooLargeError,
+)
 
 
 class TransactionalWriter:
@@ -64,6 +91,8 @@ class TransactionalWriter:
             raise FencedError(f"{self._partition} is owned by another process: {error!r}") from error
         except FORBIDDEN_ERRORS as error:
             raise forbidden(error) from error
+        except REFUSED_ERRORS as error:
+            raise _refused(self._partition, error) from error
         except (KafkaError, AssertionError) as error:
             raise BusError(f"{self._partition}: {error!r}") from error
 
@@ -87,11 +116,17 @@ class PlainWriter:
         try:
             await _produce(self._producer, self._prefix, outputs, self._partition.partition)
             await self._consumer.commit({TopicPartition(*self._partition): (offset, metadata)})
+        except REFUSED_ERRORS as error:
+            raise _refused(self._partition, error) from error
         except KafkaError as error:
             raise BusError(f"{self._partition}: {error!r}") from error
 
     async def close(self) -> None:
         return
+
+
+def _refused(partition: Partition, error: KafkaError) -> OutputRefusedError:
+    return OutputRefusedError(f"{partition}: an output is refused: {type(error).__name__}")
 
 
 async def _produce(producer: AIOKafkaProducer, prefix: str, outputs: Sequence[Output], number: int) -> None:
@@ -104,21 +139,17 @@ async def _produce(producer: AIOKafkaProducer, prefix: str, outputs: Sequence[Ou
         topic = prefix + name
         count = len(await producer.partitions_for(topic))
         target = number % count
-        batch = producer.create_batch()
+        batch = new_batch(producer, group)
         for output in group:
-            if not _append(batch, output):
+            if not append(batch, output):
                 sent.append(await producer.send_batch(batch, topic, partition=target))
-                batch = producer.create_batch()
-                if not _append(batch, output):
-                    raise BusError(f"{topic}: a record is too large for a batch")
+                batch = new_batch(producer, group)
+                if not append(batch, output):
+                    raise OutputRefusedError(f"{topic}: a record is too large for a batch")
         sent.append(await producer.send_batch(batch, topic, partition=target))
-    for done in await asyncio.gather(*sent, return_exceptions=True):
-        if isinstance(done, BaseException):
-            raise done
-
-
-def _append(batch: Any, output: Output) -> bool:
-    return batch.append(key=output.key, value=output.value, timestamp=None, headers=[*output.headers]) is not None
+    failures = [done for done in await asyncio.gather(*sent, return_exceptions=True) if isinstance(done, BaseException)]
+    if failures:  # a refused batch may be the cause of the other failures
+        raise next((failure for failure in failures if isinstance(failure, REFUSED_ERRORS)), failures[0])
 
 
 class Write(Protocol):

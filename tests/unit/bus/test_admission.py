@@ -170,3 +170,67 @@ async def test_a_call_cancelled_while_it_waits_makes_way_for_a_lighter_one():
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert light.done()
+
+
+async def begin_of(admission, owner, rank=0):
+    task = asyncio.create_task(admission.acquire(rank, owner=owner))
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_an_owner_whose_calls_do_not_end_leaves_room_for_the_others():
+    admission = PriorityAdmission(32)
+    admission.owners = 4
+    blocked = [await begin_of(admission, "a") for _ in range(100)]
+    assert sum(task.done() for task in blocked) == 25, "four fifths"
+    for owner in "bcd":
+        task = await begin_of(admission, owner)
+        assert task.done(), "each has a place"
+    for _ in range(50):
+        for owner in "bcd":
+            admission.release(owner=owner)
+            assert (await begin_of(admission, owner)).done(), "and keeps it"
+    admission.release(owner="a")
+    await asyncio.sleep(0)
+    assert sum(task.done() for task in blocked) <= 26
+    for task in blocked:
+        task.cancel()
+
+
+async def test_an_owner_alone_takes_all_room():
+    admission = PriorityAdmission(3)
+    assert all([(await begin_of(admission, "a")).done() for _ in range(3)])
+
+
+@pytest.mark.parametrize("total", [2, 3, 4, 10])
+async def test_with_little_room_the_first_place_of_an_owner_comes_before_the_second_of_another(total):
+    admission = PriorityAdmission(total)
+    admission.owners = 2
+    blocked = [await begin_of(admission, "a") for _ in range(20)]
+    assert 1 <= sum(task.done() for task in blocked) < total
+    assert (await begin_of(admission, "b")).done()
+    for task in blocked:
+        task.cancel()
+
+
+async def test_a_partition_whose_calls_are_all_blocked_does_not_stop_the_others():
+    broker = MemoryBroker(partitions=4)
+    for number in range(100):
+        for partition in (0, 1, 2, 3):
+            broker.append("source", str(number).encode(), partition=partition)
+
+    async def transform(records):
+        if records[0].partition in (0, 1):
+            await asyncio.Event().wait()
+        return [Output("sink", None, record.value) for record in records]
+
+    limits = Limits(max_batch=1, max_in_flight=10, drain_timeout=0.05, commit_interval=0.001)
+    engine = Engine(MemoryBus(broker, ["source"]), stateless(transform), stage="test", limits=limits)
+    stop = asyncio.Event()
+    running = asyncio.create_task(engine.run(stop))
+    async with asyncio.timeout(10):
+        while len(broker.read("sink")) < 200:
+            await asyncio.sleep(0.005)
+    stop.set()
+    await running
+    assert {record.partition for record in broker.read("sink")} == {2, 3}

@@ -314,18 +314,122 @@ async def test_a_lost_dependency_ends_the_engine_and_makes_no_dead_letters():
     assert sorted(values(broker)) == [0, 1, 2]
 
 
-async def test_a_partition_without_progress_ends_the_engine():
+class Refusing(MemoryBus):
+    """Refuses every commit, and opens no writer at all when told."""
+
+    refused = 0
+    closed = False
+
+    async def writer(self, partition):
+        if self.closed:
+            raise BusError("broker away")
+        writer = await super().writer(partition)
+
+        async def refuse(*_):
+            self.refused += 1
+            raise BusError("not enough replicas")
+
+        writer.commit = refuse
+        return writer
+
+
+async def test_refused_commits_hold_the_limits_show_in_the_figures_and_end_the_engine():
+    broker = MemoryBroker()
+    for number in range(2000):
+        broker.append(SOURCE, str(number).zfill(100).encode())
+    limits = Limits(max_batch=1, max_buffered=100, max_poll_records=50, stall_timeout=0.4, reopen_delay=0.005)
+    bus = Refusing(broker, [SOURCE])
+    engine, stop, read, ages, lags = None, asyncio.Event(), [0], [], []
+
+    async def transform(records):
+        return echo(records)
+
+    async def watch():
+        await asyncio.sleep(0.1)
+        while not running.done():
+            for worker in engine._workers.values():
+                read.append(bus._next[Partition(SOURCE, 0)])
+                ages.append(worker.backlog.age)
+                lags.append(worker.lag)
+            await asyncio.sleep(0.02)
+
+    engine = Engine(bus, stateless(transform), stage="test", limits=limits)
+    async with asyncio.timeout(10):
+        running = asyncio.create_task(engine.run(stop))
+        watching = asyncio.create_task(watch())
+        with pytest.raises(StalledError, match=r"source\[0\]: 1\d\d records wait and none was committed"):
+            await running
+        await watching
+    assert bus.refused > 2, "it was tried again"
+    assert max(read) <= 150, "reading stopped"
+    assert set(lags) == {2000}
+    assert min(ages) > 0
+    assert values(broker) == []
+
+
+async def test_bytes_of_results_that_are_not_committed_hold_back_calls():
+    broker = MemoryBroker()
+    fill(broker, 500)
+    calls = 0
+
+    async def transform(records):
+        nonlocal calls
+        calls += 1
+        return [Output(SINK, None, b"x" * 10_000)]
+
+    limits = Limits(
+        max_batch=1,
+        max_in_flight=4,
+        max_buffered_bytes=100_000,
+        stall_timeout=0.4,
+        reopen_delay=0.01,
+        drain_timeout=0.1,
+    )
+    with pytest.raises(StalledError):
+        await Engine(Refusing(broker, [SOURCE]), stateless(transform), stage="test", limits=limits).run(asyncio.Event())
+    assert calls <= 10 + 4
+
+
+async def test_a_partition_whose_writer_cannot_be_opened_ends_the_engine():
     broker = MemoryBroker()
     fill(broker, 1)
+    bus = Refusing(broker, [SOURCE])
+    bus.closed = True
+    limits = Limits(max_batch=1, stall_timeout=0.2, drain_timeout=0.1, reopen_delay=0.01)
+    with pytest.raises(StalledError, match=r"source\[0\]: 1 records wait and none was begun"):
+        await Engine(bus, echoing(), stage="test", limits=limits).run(asyncio.Event())
 
-    async def transform(_):
-        await asyncio.sleep(3600)
 
-    limits = Limits(max_batch=1, stall_timeout=0.2, drain_timeout=0.1)
-    with pytest.raises(StalledError, match=r"source\[0\]: 1 records wait"):
-        await Engine(MemoryBus(broker, [SOURCE]), stateless(transform), stage="test", limits=limits).run(
-            asyncio.Event()
-        )
+def echoing():
+    return stateless(batches)
+
+
+async def test_a_record_that_takes_long_stops_neither_its_partition_nor_the_process():
+    broker = MemoryBroker()
+    fill(broker, 2000)
+    release = asyncio.Event()
+
+    async def transform(records):
+        if records[0].value == b"3":
+            await release.wait()
+        return echo(records)
+
+    limits = Limits(
+        max_batch=1, max_in_flight=8, max_buffered=20, max_poll_records=20, stall_timeout=0.2, commit_interval=0.005
+    )
+    bus = MemoryBus(broker, [SOURCE])
+    loop, others_done = asyncio.get_running_loop(), None
+
+    def finished():
+        nonlocal others_done
+        if len(values(broker)) == 1999 and others_done is None:
+            others_done = loop.time()
+        if others_done is not None and loop.time() > others_done + 0.5:  # twice the time after which a stall ends it
+            release.set()
+        return len(values(broker)) == 2000
+
+    await run(broker, transform, finished, limits=limits, bus=bus)
+    assert broker.positions[Partition(SOURCE, 0)] == Committed(2000, "")
 
 
 class Watched(MemoryBus):

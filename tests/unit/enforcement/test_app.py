@@ -1,11 +1,11 @@
-"""The agent's process in memory: what moderators write while a state is restored."""
+"""The agent's process in memory: what moderators write while a state is restored, and what a restart restores."""
 
 import asyncio
-import contextlib
 from datetime import UTC, datetime
 
 import pytest
 
+from safeguard_streams.bus.kafka import reading
 from safeguard_streams.bus.memory import MemoryBus
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, Verdict, decode, encode
@@ -19,10 +19,10 @@ def decision(content_id, action, number):
     return encode(Action(f"d{number}", content_id, action, datetime.now(UTC), by="Ada", effective=action))
 
 
-def violating(content_id):
+def violating(content_id, number=0):
     return encode(
         Verdict(
-            verdict_id=f"v-{content_id}",
+            verdict_id=f"v{number}-{content_id}",
             content_id=content_id,
             content_sha256="0" * 64,
             policy_id="p",
@@ -36,46 +36,66 @@ def violating(content_id):
     )
 
 
-class Follower:
-    """A consumer of moderation.actions from its end on."""
+class Group(MemoryBroker):
+    """A broker as one of several groups sees it: the same records, with positions and writers of the group's own."""
 
-    def __init__(self, broker):
-        self._broker = broker
-        self.next = len(broker.read(topics.ACTIONS))
+    def __init__(self, broker, name):
+        super().__init__()
+        self.logs, self.changed = broker.logs, asyncio.Event()
+        self._positions = broker.groups[name]
+        broker.seen_by.append(self)
 
-    def assignment(self):
-        return set()
+    @property
+    def positions(self):
+        return self._positions
 
-    async def __aiter__(self):
-        while True:
-            for record in self._broker.read(topics.ACTIONS)[self.next :]:
-                yield record
-                self.next += 1
-            await asyncio.sleep(0.01)
+
+class Broker(MemoryBroker):
+    def __init__(self):
+        super().__init__()
+        self.seen_by = []
+        self.reading, self.read_on = asyncio.Event(), asyncio.Event()
+
+    def bus(self, _, names, group):
+        return MemoryBus(Group(self, group), names)
+
+    async def read_all(self, _, names, partition=None, **__):
+        """The standing records up to their present end; slowly: `read_on` is set by a test."""
+        records = list(self.logs[names[0], partition])
+        self.reading.set()
+        await self.read_on.wait()
+        for record in records:
+            yield record
+
+    def actions(self):
+        """What the agent did, by its order."""
+        found = [decode(record.value, Action) for record in self.read(topics.ACTIONS)]
+        return [action for action in found if action.sequence is not None]
 
 
 @pytest.fixture
 def broker(monkeypatch):
-    """A broker whose actions are read up to their present end, and slowly: `read` is set by a test."""
-    broker = MemoryBroker()
-    broker.reading, broker.read_on = asyncio.Event(), asyncio.Event()
-    follower = broker.follower = Follower(broker)
-
-    async def read_all(_, names, partition=None):
-        records = list(broker.logs[names[0], partition])
-        broker.reading.set()
-        await broker.read_on.wait()
-        for record in records:
-            yield record
-
-    @contextlib.asynccontextmanager
-    async def reader(*_, **__):
-        yield follower
-
-    monkeypatch.setattr(state.kafka, "read_all", read_all)
-    monkeypatch.setattr(app.kafka, "reader", reader)
-    monkeypatch.setattr(app, "KafkaBus", lambda _, names, __: MemoryBus(broker, names))
+    broker = Broker()
+    monkeypatch.setattr(state.kafka, "read_all", broker.read_all)
+    monkeypatch.setattr(reading, "read_all", broker.read_all)
+    monkeypatch.setattr(app, "KafkaBus", broker.bus)
     return broker
+
+
+class Running:
+    """The agent, from entering the block until it is left."""
+
+    def __init__(self):
+        self.agent = app.EnforcementAgent(settings.load(), RULES, 1)
+
+    async def __aenter__(self):
+        self._stop = asyncio.Event()
+        self._running = asyncio.create_task(self.agent.run(self._stop))
+        return self.agent
+
+    async def __aexit__(self, *_):
+        self._stop.set()
+        await self._running
 
 
 async def until(condition):
@@ -86,20 +106,47 @@ async def until(condition):
 
 async def test_a_moderators_decision_during_the_restoring_of_a_state_overrides_later_verdicts(broker):
     broker.append(topics.ACTIONS, decision("before", "allow", 1))
-    broker.follower.next = 1
-    stop = asyncio.Event()
-    running = asyncio.create_task(app.EnforcementAgent(settings.load(), RULES, 1).run(stop))
-    await asyncio.wait_for(broker.reading.wait(), 5)
-    broker.append(topics.ACTIONS, decision("meanwhile", "remove", 2))
-    broker.append(topics.ACTIONS, decision("meanwhile", "allow", 3))
-    await until(lambda: broker.follower.next == 3)
-    broker.read_on.set()
-    for content_id in ("before", "meanwhile", "neither"):
-        broker.append(topics.VERDICTS, violating(content_id))
-    await until(lambda: len(broker.read(topics.ACTIONS)) == 6)
-    stop.set()
-    await running
-    actions = [decode(record.value, Action) for record in broker.read(topics.ACTIONS)[3:]]
-    states = {action.content_id: (action.state, action.effective) for action in actions}
+    async with Running():
+        await asyncio.wait_for(broker.reading.wait(), 5)
+        broker.append(topics.ACTIONS, decision("meanwhile", "remove", 2))
+        broker.append(topics.ACTIONS, decision("meanwhile", "allow", 3))
+        await until(lambda: len(broker.read(topics.ENFORCEMENT)) == 3)
+        for content_id in ("before", "meanwhile", "neither"):
+            broker.append(topics.VERDICTS, violating(content_id))
+        broker.read_on.set()
+        await until(lambda: len(broker.actions()) == 6)
+    states = {action.content_id: (action.state, action.effective) for action in broker.actions()}
     assert states["before"] == states["meanwhile"] == ("overridden", "allow")
     assert states["neither"][0] == "applied"
+
+
+async def test_what_stands_outlives_the_actions_that_led_to_it(broker):
+    """After retention has deleted every verdict and every action."""
+    broker.read_on.set()
+    async with Running():
+        for content_id in ("decided", "removed"):
+            broker.append(topics.VERDICTS, violating(content_id))
+        await until(lambda: len(broker.actions()) == 2)
+        broker.append(topics.ACTIONS, decision("decided", "allow", 1))
+        await until(lambda: len(broker.actions()) == 3)
+    removed = broker.actions()[1]
+    for name in (topics.VERDICTS, topics.ENFORCEMENT, topics.ACTIONS):
+        broker.logs[name, 0].clear()
+    broker.groups.clear()
+    async with Running():
+        broker.append(topics.VERDICTS, violating("removed"))  # comes again
+        broker.append(topics.VERDICTS, violating("decided", 2))
+        safe = violating("removed", 2).replace(b'"violates"', b'"safe"')
+        broker.append(topics.VERDICTS, safe)
+        await until(lambda: len(broker.actions()) == 2)
+    overridden, back = broker.actions()
+    assert (overridden.content_id, overridden.state, overridden.effective) == ("decided", "overridden", "allow")
+    assert (back.action, back.previous, back.reverses, back.effective) == (
+        "allow",
+        "review",
+        removed.action_id,
+        "allow",
+    )
+    last = {record.key: record.value for record in broker.read(topics.STANDING)}
+    assert last[b"removed"] is None, "nothing stands on it any more"
+    assert last[b"decided"] is not None

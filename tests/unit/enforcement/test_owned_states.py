@@ -1,16 +1,12 @@
 """Enforcement keeps the state of the partitions that it owns, and of no others."""
 
-import pytest
-
 from safeguard_streams.bus.interface import Partition
 from safeguard_streams.contract import topics
-from safeguard_streams.enforcement.delivery import Delivery
-from safeguard_streams.enforcement.rules import Webhook
 from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.enforcement.transform import Enforcer
 from tests.unit.enforcement.test_transform import RULES
 
-FIRST, SECOND = Partition(topics.VERDICTS, 0), Partition(topics.VERDICTS, 1)
+FIRST, SECOND = Partition(topics.ENFORCEMENT, 0), Partition(topics.ENFORCEMENT, 1)
 
 
 class Restored:
@@ -29,14 +25,9 @@ def enforcer(restore):
     return Enforcer(RULES, 2, restore)
 
 
-def delivery(restore):
-    return Delivery(Webhook("http://127.0.0.1:9/", 1.0), b"", None, restore)
-
-
-@pytest.mark.parametrize("make", [enforcer, delivery])
-async def test_the_state_of_a_lost_partition_is_gone_and_that_of_an_owned_one_stays(make):
+async def test_the_state_of_a_lost_partition_is_gone_and_that_of_an_owned_one_stays():
     restored = Restored()
-    transform = make(restored)
+    transform = enforcer(restored)
     await transform.opened(FIRST)
     await transform.opened(SECOND)
     kept = transform.states[1]
@@ -45,10 +36,9 @@ async def test_the_state_of_a_lost_partition_is_gone_and_that_of_an_owned_one_st
     assert restored.states[1] == (SECOND, kept)
 
 
-@pytest.mark.parametrize("make", [enforcer, delivery])
-async def test_a_partition_that_is_taken_again_is_restored_again(make):
+async def test_a_partition_that_is_taken_again_is_restored_again():
     restored = Restored()
-    transform = make(restored)
+    transform = enforcer(restored)
     await transform.opened(FIRST)
     transform.closed(FIRST)
     await transform.opened(FIRST)
@@ -57,8 +47,7 @@ async def test_a_partition_that_is_taken_again_is_restored_again(make):
     assert now is not before
 
 
-@pytest.mark.parametrize("make", [enforcer, delivery])
-def test_a_partition_that_was_never_opened_can_be_closed(make):
-    transform = make(Restored())
+def test_a_partition_that_was_never_opened_can_be_closed():
+    transform = enforcer(Restored())
     transform.closed(FIRST)
     assert transform.states == {}

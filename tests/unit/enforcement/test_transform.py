@@ -10,16 +10,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from safeguard_streams.bus.kafka import reading
 from safeguard_streams.cli import app
 from safeguard_streams.client.recent_ids import RecentIds
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Action, Verdict, decode, encode
+from safeguard_streams.contract.records import (
+    Action,
+    EnforcementInput,
+    ModeratorDecision,
+    PolicyStanding,
+    Standing,
+    Verdict,
+    decode,
+    encode,
+)
 from safeguard_streams.enforcement import rules as rules_of
+from safeguard_streams.enforcement import state
 from safeguard_streams.enforcement import transform as module
 from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, RuleChoice
-from safeguard_streams.enforcement.state import ActionRef, EnforcementState, PolicyStanding
+from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.enforcement.transform import Enforcer, Situation
 from safeguard_streams.errors import ConfigurationError, RecordError
+from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.memory_broker import StoredRecord
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -48,8 +60,8 @@ def verdict(number=0, content="c1", policy="hate", decision="violates", **more):
     )
 
 
-def person(content="c1", action="allow"):
-    return Action("d1", content, action, WHEN, by="ann", why="seen")
+def person(content="c1", action="allow", name="d1"):
+    return Action(name, content, action, WHEN, by="ann", why="seen")
 
 
 async def empty(_):
@@ -61,24 +73,42 @@ class Enforced:
 
     def __init__(self, rules=RULES, partitions=1, **more):
         self.enforcer = Enforcer(rules, partitions, empty, **more)
-        self.state = self.enforcer.states[0] = EnforcementState(**more)
-        self.actions = []
+        self.state = self.enforcer.states[0] = EnforcementState(partitions)
+        self.actions, self.standings, self.offset = [], [], 0
+        self.dry_run = more.get("dry_run")
 
-    def __call__(self, *verdicts):
-        records = [
-            StoredRecord(topics.VERDICTS, 0, n, 0, v.content_id.encode(), encode(v)) for n, v in enumerate(verdicts)
+    def __call__(self, *inputs, requeued=False):
+        """Follow verdicts and moderators' records; returns the actions."""
+        return asyncio.run(self.follow(*inputs, requeued=requeued))
+
+    async def follow(self, *inputs, requeued=False):
+        records = [self.record(one, requeued) for one in inputs]
+        outputs = await self.enforcer.process(records)
+        assert {o.topic for o in outputs} <= {topics.ACTIONS} if self.dry_run else {topics.ACTIONS, topics.STANDING}
+        actions = [decode(o.value, Action) for o in outputs if o.topic == topics.ACTIONS]
+        self.standings += [
+            StoredRecord(o.topic, 0, 0, 0, o.key, o.value) for o in outputs if o.topic == topics.STANDING
         ]
-        outputs = asyncio.run(self.enforcer.process(records))
-        assert {o.topic for o in outputs} <= {topics.ACTIONS}
-        actions = [decode(o.value, Action) for o in outputs]
         self.actions += actions
         return actions
 
+    def record(self, one, requeued=False):
+        self.offset += 1
+        if self.dry_run:
+            value = one
+        elif isinstance(one, Verdict):
+            value = EnforcementInput(verdict=one)
+        else:
+            value = EnforcementInput(action=one, requeued=requeued)
+        return StoredRecord(topics.ENFORCEMENT, 0, self.offset, 0, one.content_id.encode(), encode(value))
+
     def restored(self):
-        """The state that another owner would restore from the actions written."""
-        state = EnforcementState()
+        """The state that another owner would restore from the records written."""
+        state = EnforcementState(self.state.partitions)
+        for record in self.standings:
+            state.add(record, record.value and decode(record.value, Standing))
         for action in self.actions:
-            state.apply(action)
+            state.add_recent(action)
         return state
 
 
@@ -110,6 +140,29 @@ def test_the_first_rule_that_matches_decides(given, action, rule):
         ("[cap]\nmax_actions = 0", ">= 1 - at `$.cap.max_actions`"),
         ("[cap]\nwindow = 'soon'", "$.cap.window"),
         ("[webhook]\nurl = 'ftp://x'", "$.webhook.url"),
+        ("[webhook]\nurl = 'https://user:hidden@x/'", "SAFEGUARD_WEBHOOK_AUTHORIZATION"),
+        ("[webhook]\nurl = 'https://hidden@x/'", "SAFEGUARD_WEBHOOK_AUTHORIZATION"),
+        ("[webhook]\nurl = 'https://x/?token=hidden'", "SAFEGUARD_WEBHOOK_AUTHORIZATION"),
+        ("[webhook]\nurl = 'https://x/#hidden'", "SAFEGUARD_WEBHOOK_AUTHORIZATION"),
+        ("[webhook]\nurl = 'https:///hidden'", "with a host"),
+        ("[webhook]\nurl = 'https://x:hidden/'", "with a host"),
+        ("[webhook]\nurl = 'https://[hidden/'", "with a host"),
+        ("[webhook]\nurl = 'https://x/hid den'", "spaces"),
+        ('[webhook]\nurl = "https://x/hid\\nden"', "spaces"),
+        ("[webhook]\nurl = 'https://x'\ntimeout = nan", "$.webhook.timeout"),
+        ("[webhook]\nurl = 'https://x'\ntimeout = inf", "$.webhook.timeout"),
+        ("[webhook]\nurl = 'https://x'\ntimeout = -1", "$.webhook.timeout"),
+        ("[webhook]\nurl = 'https://x'\ntimeout = 1e9", "$.webhook.timeout"),
+        ("[webhook]\nurl = 'https://x'\nretry_for = '99999999999d'", "$.webhook.retry_for"),
+        ("[webhook]\nurl = 'https://x'\nmax_attempts = 0", "$.webhook.max_attempts"),
+        ("[webhook]\nurl = 'https://x'\nretries = 1", "unknown field `retries`"),
+        ("[cap]\nwindow = '99999999999d'", "$.cap.window"),
+        ("[cap]\nmax_actions = 1" + "0" * 400, "$.cap.max_actions"),
+        ("[cap]\nmax_actions = 1" + "0" * 5000, "not TOML"),
+        ("[caps.hate]\nmax_actions = 1.5", "$.caps"),
+        ("[[rule]]\nname = 'a'\naction = 'remove'\nmin_score = nan", "$.rule[0].min_score"),
+        ("a = " + "[" * 100_000, "not TOML"),
+        ("[cap\nmax_actions = 1", "line 1"),
         ("[webhook", "not TOML"),
         ("[[rule]]\nname = 'a'\naction = 'remove'\n" * 2, "two rules are named 'a'"),
     ],
@@ -120,6 +173,7 @@ def test_an_invalid_file_is_refused_with_the_place_of_the_error(tmp_path, text, 
     with pytest.raises(ConfigurationError) as caught:
         rules_of.load(path)
     assert problem in str(caught.value)
+    assert "hidden" not in str(caught.value)
     assert str(path) in str(caught.value)
     with pytest.raises(ConfigurationError, match="No such file"):
         rules_of.load(tmp_path / "none.toml")
@@ -185,6 +239,84 @@ def test_a_repeated_verdict_leads_to_one_action():
     assert run(verdict(1, rule_ids=("HH3",))) == [], "the next owner ignores it too"
 
 
+def test_an_older_verdict_that_comes_again_is_recognised_by_what_stands():
+    run = Enforced()
+    run(*(verdict(number, rule_ids=("HH3",)) for number in range(5)))
+    run.actions.clear()  # as when retention deletes them
+    run.enforcer.states[0] = run.restored()
+    assert run(*(verdict(number, decision="safe") for number in range(5))) == []
+    assert run.restored().restricted() == {"c1": "remove"}
+
+
+def test_the_ledger_of_an_agent_without_standing_records_is_taken_over():
+    run = Enforced()
+    old = Action("a0", "c1", "remove", WHEN, verdict_id="v0", policy_id="hate", effective="remove")
+    assert run(old, msgspec.structs.replace(old, state="overridden")) == [], "that agent acted, and delivered it"
+    assert run.state.restricted() == run.restored().restricted() == {"c1": "remove"}
+    (back,) = run(verdict(0, rule_ids=("HH3",)), verdict(1, decision="safe"))
+    assert (back.previous, back.effective, back.reverses) == ("remove", "allow", "a0")
+
+
+async def test_a_state_of_another_number_of_partitions_is_refused_until_its_records_are_replaced(monkeypatch):
+    run = Enforced(partitions=2)
+    await run.follow(verdict(1, rule_ids=("HH3",)), verdict(2, "c2", rule_ids=("HH3",)))
+    served(monkeypatch, run.standings)
+    with pytest.raises(ConfigurationError, match="written with 2 partitions.*safeguard enforce repartition"):
+        await EnforcementState.restore(settings.load(), 0, 3, timedelta(hours=1))
+    moved = msgspec.structs.replace(run.state["c1"], partitions=3)
+    run.standings.append(StoredRecord(topics.STANDING, 0, 0, 0, b"c1", encode(moved)))
+    run.standings.append(StoredRecord(topics.STANDING, 0, 0, 0, b"c2", None))
+    restored = await EnforcementState.restore(settings.load(), 0, 3, timedelta(hours=1))
+    assert restored.restricted() == {"c1": "remove"}
+
+
+def served(monkeypatch, standings, others=()):
+    """Let readers of topics find these records."""
+
+    async def read_all(_, names, partition, **__):
+        for record in [*(standings if names == [topics.STANDING] else []), *others]:
+            yield record
+
+    monkeypatch.setattr(reading, "read_all", read_all)
+    monkeypatch.setattr(state.kafka, "read_all", read_all)
+
+
+@pytest.mark.parametrize("value", [b"hello", b"{}", b"[1]", b"\xff", b"", None])
+@pytest.mark.parametrize("key", [None, b"", b"\xff", b"c2"])
+async def test_foreign_records_and_tombstones_end_no_restore(key, value, monkeypatch):
+    run = Enforced()
+    await run.follow(verdict(1, rule_ids=("HH3",)))
+    served(monkeypatch, run.standings, [StoredRecord(topics.STANDING, 0, 0, 0, key, value)])
+    restored = await EnforcementState.restore(settings.load(), 0, 1, timedelta(hours=1))
+    assert restored.restricted() == {"c1": "remove"}
+    decided = await EnforcementState.of_decisions(settings.load(), 0, 1)
+    assert decided.restricted() == {}
+
+
+def test_what_another_tool_writes_about_a_decision_is_made_plain_and_cut():
+    run = Enforced()
+    odd = datetime.min  # noqa: DTZ901  (without an offset, and before every time zone)
+    (action,) = run(
+        msgspec.structs.replace(person(), acted_at=odd, by="a\x1b[2Jnn", why="satire\r\n\u202e" + "x" * 10**6)
+    )
+    decision = run.restored()["c1"].decision
+    assert (action.by, action.why, action.acted_at) == (decision.by, decision.why, decision.at)
+    assert decision.at == datetime.min.replace(tzinfo=UTC)
+    assert decision.by == "a\ufffd[2Jnn"
+    assert decision.why == "satire\ufffd\ufffd\ufffd" + "x" * 1991
+
+
+@pytest.mark.parametrize("acted_at", [WHEN, WHEN.replace(tzinfo=None), WHEN - timedelta(days=900)])
+def test_a_requeued_decision_overrides_no_newer_one(acted_at):
+    run = Enforced()
+    run(person())
+    late = msgspec.structs.replace(person(action="remove", name="d0"), acted_at=acted_at)
+    assert run(late, requeued=True) == []
+    later = msgspec.structs.replace(late, action_id="d2", acted_at=acted_at + timedelta(days=901))
+    assert [action.effective for action in run(later, requeued=True)] == ["remove"]
+    assert run(late) != [], "written in its place"
+
+
 def test_an_undetermined_verdict_reverses_nothing():
     run = Enforced()
     run(verdict(1, rule_ids=("HH3",)))
@@ -197,12 +329,14 @@ def test_an_undetermined_verdict_reverses_nothing():
 def test_a_moderator_overrides_current_and_future_verdicts():
     run = Enforced()
     run(verdict(1, rule_ids=("HH3",)))
-    run.state.apply(person())
+    (decided,) = run(person())
+    assert (decided.action, decided.previous, decided.effective, decided.sequence) == ("allow", "remove", "allow", 2)
     assert run.state.restricted() == {}
     (action,) = run(verdict(2, rule_ids=("HH3",)), verdict(3, policy="fraud", decision="safe"))
     assert (action.state, action.effective, action.changes) == ("overridden", "allow", False)
-    run.state.apply(person(action="remove"))
-    assert run.state.restricted() == {"c1": "remove"}
+    run(person(action="remove", name="d2"))
+    assert run.state.restricted() == run.restored().restricted() == {"c1": "remove"}
+    assert run.restored()["c1"].decision.by == "ann"
 
 
 def test_actions_above_the_cap_are_held_until_the_window_has_passed(monkeypatch):
@@ -238,15 +372,17 @@ def test_a_release_counts_once_and_only_while_its_action_is_held():
     run = Enforced(EnforcementRules(RULES.rule, Cap(1)))
     run(verdict(0, "c0", rule_ids=("HH3",)))
     (held,) = run(verdict(1, rule_ids=("HH3",)))
-    release = msgspec.structs.replace(held, state="applied", releases=held.action_id, action_id="r1", alert=False)
-    run.state.apply(release)
-    run.state.apply(release)
+    release = msgspec.structs.replace(
+        held, state="applied", releases=held.action_id, action_id="r1", alert=False, sequence=None
+    )
+    (released,) = run(release, release)
+    assert (released.action_id, released.effective, released.changes) == ("r1", "remove", True)
     assert run.state.restricted()["c1"] == "remove"
     assert run.state.held() == {}
     (back,) = run(verdict(2, rule_ids=(), decision="safe"))
     assert (back.state, back.previous) == ("held", "remove"), "a reversal is a change too"
-    run.state.apply(release)
-    assert run.state.held() == {"hate": 1}, "that action was released before"
+    assert run(release) == []
+    assert run.state.held() == run.restored().held() == {"hate": 1}, "that action was released before"
 
 
 def test_a_dry_run_marks_its_actions_and_changes_nothing_that_stands():
@@ -260,11 +396,12 @@ def test_a_dry_run_marks_its_actions_and_changes_nothing_that_stands():
 
 def test_an_invalid_verdict_fails_its_batch_before_the_others_count_as_seen():
     run = Enforced()
-    good = StoredRecord(topics.VERDICTS, 0, 0, 0, b"c1", encode(verdict(1, rule_ids=("HH3",))))
-    bad = StoredRecord(topics.VERDICTS, 0, 1, 0, b"c2", b"{}")
-    with pytest.raises(RecordError):
-        asyncio.run(run.enforcer.process([good, bad]))
-    assert len(asyncio.run(run.enforcer.process([good]))) == 1
+    good = run.record(verdict(1, rule_ids=("HH3",)))
+    for value in (b"{}", b'{"verdict": {}}', b"nonsense", None):
+        bad = StoredRecord(topics.ENFORCEMENT, 0, 1, 0, b"c2", value)
+        with pytest.raises(RecordError):
+            asyncio.run(run.enforcer.process([good, bad]))
+    assert len(asyncio.run(run.enforcer.process([good]))) == 2
 
 
 def test_old_ids_are_forgotten():
@@ -272,7 +409,9 @@ def test_old_ids_are_forgotten():
     assert [seen.add(name) for name in ("a", "b", "a", "c", "b", "a")] == [True, True, False, True, True, True]
 
 
-HATE = PolicyStanding(ActionRef("remove", "a1"))
+HATE = PolicyStanding("hate", action="remove", action_id="a1")
+HELD = PolicyStanding("hate", held=Action("a1", "c1", "remove", WHEN, policy_id="hate", state="held"))
+LABEL = ModeratorDecision("label", "d1", WHEN, content_sha256="sha")
 
 
 @pytest.mark.parametrize(
@@ -283,13 +422,17 @@ HATE = PolicyStanding(ActionRef("remove", "a1"))
         ({"cap_reached": True, "alerted": True}, ("remove", "held", "above the cap of 3 in 1h", False)),
         ({"cap_reached": True, "standing": HATE}, ("remove", "applied", "", False)),
         (
-            {"cap_reached": True, "moderator_decision": "label"},
+            {"cap_reached": True, "moderator_decision": LABEL},
             ("remove", "overridden", "a moderator decided: label", False),
         ),
         ({"chosen": RuleChoice("allow", "r")}, None),
-        ({"chosen": RuleChoice("allow", "r"), "moderator_decision": "label"}, None),
+        ({"chosen": RuleChoice("allow", "r"), "moderator_decision": LABEL}, None),
         (
-            {"chosen": RuleChoice("allow", "r"), "standing": PolicyStanding(held=ActionRef("remove", "a1"))},
+            {"moderator_decision": msgspec.structs.replace(LABEL, content_sha256="other")},
+            ("remove", "overridden", "a moderator decided about an earlier text: label", False),
+        ),
+        (
+            {"chosen": RuleChoice("allow", "r"), "standing": HELD},
             ("allow", "applied", "", False),
         ),
         (
@@ -299,7 +442,9 @@ HATE = PolicyStanding(ActionRef("remove", "a1"))
     ],
 )
 def test_the_decision_depends_on_the_situation_alone(changes, expected):
-    situation = Situation(verdict(), RuleChoice("remove", "r"), PolicyStanding(), None, Cap(3, "1h"), False, False)
+    situation = Situation(
+        verdict(), RuleChoice("remove", "r"), PolicyStanding("hate"), None, Cap(3, "1h"), False, False
+    )
     decision = module.decide_action(msgspec.structs.replace(situation, **changes))
     assert expected == (decision and (decision.chosen.action, decision.state, decision.why, decision.alert))
 
@@ -323,8 +468,7 @@ def test_the_state_matches_the_plain_definition_of_what_stands(events):
     model, decided = {}, {}
     for number, (content, policy, decision, cited, kind) in enumerate(events):
         if kind != "verdict":
-            run.state.apply(person(content, kind))
-            run.actions.append(person(content, kind))
+            run(person(content, kind, f"d{number}"))
             decided[content] = kind
             continue
         run(verdict(number, content, policy, decision, rule_ids=(cited,)))

@@ -67,6 +67,7 @@ async def test_the_pages_follow_the_state_of_the_process():
                         await asyncio.sleep(0.05)
 
             assert (await get("/health/live"))[0] == 200
+            assert (await get("/health/started"))[0] == 200
             assert (await get("/health/ready"))[0] == 503
             state["ready"] = True
             assert (await get("/health/ready"))[0] == 200

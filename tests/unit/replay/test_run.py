@@ -31,6 +31,7 @@ class ReplayRun:
         monkeypatch.setattr(runner, "earlier_decisions", self.nothing)
         monkeypatch.setattr(runner, "ReplaySelector", lambda *_: self.select)
         monkeypatch.setattr(runner.kafka, "KafkaBus", lambda *_, record_seconds: self.bus)
+        monkeypatch.setattr(runner.ErasureList, "read", self.nothing)
         monkeypatch.setattr(runner.kafka, "set_first_positions", self.nothing)
 
     async def nothing(self, *_):

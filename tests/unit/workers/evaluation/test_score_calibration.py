@@ -54,7 +54,7 @@ def test_a_score_map_is_stored_in_the_policy_document_and_changes_nothing_else(t
     score_map = {"slope": fitted.score_map.slope, "intercept": fitted.score_map.intercept, "fitted": {"rows": 500}}
     changed = parse(with_changes(policy.document, "judging", score_map=score_map, samples=3))
     assert changed.judging.score_map.name == fitted.score_map.name
-    assert (changed.judging.samples, changed.version, changed.gate) == (3, policy.version, policy.gate)
+    assert (changed.judging.samples, changed.text, changed.gate) == (3, policy.text, policy.gate)
     again = parse(with_changes(changed.document, "judging", score_map=None, samples=None))
     assert again.judging.score_map is None
     score_calibration.plot(fitted, tmp_path / "r.svg", "title")

@@ -2,18 +2,26 @@
 
 import asyncio
 import contextlib
+import re
 import subprocess
 import sys
+import unicodedata
 
+import msgspec
+import orjson
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
 from safeguard_streams.errors import ConfigurationError, DependencyError
 from safeguard_streams.policies.files import load_library
+from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.runtime import settings
 from safeguard_streams.workers.inference import harmony, remote
 from safeguard_streams.workers.inference.interface import InferenceError, InferenceRequest
 from safeguard_streams.workers.inference.remote import ServerBackend
+from safeguard_streams.workers.inference.routes import Chat
 from safeguard_streams.workers.judging.judgement import score_of
 from safeguard_streams.workers.judging.parse import Malformed, parse
 
@@ -122,7 +130,7 @@ async def test_other_servers_get_chat_requests_with_effort_and_reasoning_mapped(
     assert path == "/v1/chat/completions"
     assert [m["role"] for m in body["messages"]] == ["system", "user"]
     assert body["messages"][0]["content"] == POLICY.text
-    assert body["messages"][1]["content"] == "you idiot <|end|>"
+    assert body["messages"][1]["content"] == "you idiot < |end| >"
     assert body["reasoning_effort"] == "low"
     assert list(completed.tokens) == TOKENS
     assert score_of(completed, answer(completed)) == pytest.approx(0.95, abs=0.01)
@@ -299,3 +307,273 @@ def test_a_worker_with_inference_servers_needs_neither_torch_nor_vllm():
         "from safeguard_streams.workers.inference import harmony; harmony.check_vocabulary()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+AWAY = [Server(401), Server(404), Server(500), Server(402), Server(400), Server({"choices": []}), Server("text")]
+
+
+@pytest.mark.parametrize("away", AWAY, ids=lambda server: str(server.usual))
+@pytest.mark.parametrize("first", [True, False])
+async def test_one_server_that_fails_every_request_keeps_no_worker_from_starting(away, first):
+    good = Server(completion())
+    async with away.running() as bad, good.running() as url, backend(*((bad, url) if first else (url, bad))) as both:
+        for _ in range(3):
+            assert (await both.generate(REQUEST)).tokens == TOKENS
+
+
+class Wrong(Server):
+    """Answers /models with this status and body."""
+
+    def __init__(self, status, body):
+        super().__init__(completion())
+        self.response = status, body
+
+    async def _models(self, request):
+        status, body = self.response
+        return web.Response(status=status, body=body)
+
+
+ODD_MODELS = [
+    (404, b""),
+    (401, b""),
+    (500, b""),
+    (200, b"<html>"),
+    (200, b"{}"),
+    (200, b'{"data": [{"id": {}}]}'),
+    (200, b'{"data": ["a"]}'),
+    (200, b'{"data": [{"id": 5}, {"id": "x"}, {"id": null}]}'),
+    (200, b"\xff\xfe"),
+]
+
+
+@pytest.mark.parametrize(("status", "body"), ODD_MODELS)
+async def test_one_server_with_odd_models_is_away_and_the_others_go_on(caplog, status, body):
+    good, odd = Server(completion()), Wrong(status, body)
+    async with odd.running() as odd_url, good.running() as good_url:
+        async with backend(odd_url, good_url) as both:
+            assert (await both.generate(REQUEST)).tokens == TOKENS
+            odd.response = 200, orjson.dumps(good.models)  # repaired
+            while not all(server.healthy.is_set() for server in both._servers):
+                await asyncio.sleep(0.01)
+            good.usual = 500
+            assert (await both.generate(REQUEST)).tokens == TOKENS
+        odd.response = status, body
+        with pytest.raises((ConfigurationError, DependencyError)):
+            await ServerBackend.start(settings.load(servers=odd_url))
+
+
+async def test_when_all_servers_are_set_up_wrongly_the_start_fails_with_what_to_do():
+    async with Server(401).running() as one, Server(404).running() as two:
+        with pytest.raises(DependencyError, match="SAFEGUARD_API_KEY|give base URLs"):
+            await ServerBackend.start(settings.load(servers=f"{one},{two}"))
+
+
+async def test_a_request_that_two_servers_fail_reaches_the_third():
+    async with (
+        Server(500).running() as one,
+        Server(500).running() as two,
+        Server(completion()).running() as three,
+        backend(one, two, three) as all_three,
+    ):
+        for _ in range(3):
+            assert (await all_three.generate(REQUEST)).tokens == TOKENS
+
+
+@pytest.mark.parametrize("value", ["60000", "9" * 400, "-5", "0.5", "soon", "Wed, 21 Oct 2099 07:28:00 GMT", "٣", ""])
+def test_what_a_server_asks_to_wait_is_bounded(value):
+    assert 0 <= remote._seconds(value) <= 60
+
+
+class Unpaid(Server):
+    """Refuses some chat requests with a status and an error."""
+
+    def __init__(self, status, error):
+        super().__init__(chat(), vllm=False)
+        self.refuse = lambda body: False
+        self.status, self.error = status, error
+
+    async def _answer(self, request):
+        body = await request.json()
+        self.asked.append("logprobs" in body)
+        if self.refuse(body):
+            return web.json_response({"error": {"message": self.error}}, status=self.status)
+        return web.json_response(self.usual if "logprobs" in body else chat(logprobs=None))
+
+
+@pytest.mark.parametrize("status", [400, 402, 404, 409, 413, 422, 429])
+async def test_a_refusal_for_another_reason_takes_no_scores_away(monkeypatch, status):
+    server = Unpaid(status, "no credit left, or the text is too long")
+    refusals = iter([True])
+    async with server.running() as url, backend(url) as one:
+        server.refuse = lambda body: next(refusals, False)
+        with contextlib.suppress(InferenceError, DependencyError):
+            await one.generate(REQUEST)
+        completed = await one.generate(REQUEST) if one.healthy else None
+    assert completed is None or score_of(completed, answer(completed)) is not None
+    assert all(server.asked)
+
+
+async def test_a_server_that_refuses_log_probabilities_is_asked_again_later(monkeypatch):
+    server = Unpaid(400, "top_logprobs is not supported")
+    server.refuse = lambda body: "logprobs" in body
+    async with server.running() as url, backend(url) as one:
+        completed = await one.generate(REQUEST)
+        assert score_of(completed, answer(completed)) is None
+        assert server.asked == [True, False, False]
+        server.refuse = lambda body: False
+        for each in one._servers:
+            each._scores_at = 0.0  # the pause is over
+        completed = await one.generate(REQUEST)
+        assert score_of(completed, answer(completed)) is not None
+
+
+ODD_LOGPROBS = [5.0, 1e308, "0.5", None, True, [], {}, "NaN"]
+
+
+@pytest.mark.parametrize("logprob", ODD_LOGPROBS, ids=str)
+async def test_a_log_probability_that_is_none_leaves_the_answer_without_a_score(logprob):
+    decision = [{"token_id:15": logprob, "token_id:16": logprob}] * len(TOKENS)
+    async with Server(completion(logprobs={"top_logprobs": decision})).running() as url, backend(url) as one:
+        completed = await one.generate(REQUEST)
+        assert answer(completed).violates
+        assert score_of(completed, answer(completed)) is None
+    entries = chat()["choices"][0]["logprobs"]["content"]
+    entries[-1] = {"token": "1", "logprob": logprob}
+    async with Server(chat(logprobs={"content": entries}), vllm=False).running() as url, backend(url) as one:
+        completed = await one.generate(REQUEST)
+        assert answer(completed).violates
+        assert score_of(completed, answer(completed)) is None
+
+
+@pytest.mark.parametrize("logprobs", ["none", 5, [], [5], {"top_logprobs": 5}, {"top_logprobs": [5]}, {"content": [5]}])
+async def test_log_probabilities_in_another_form_leave_the_answer_without_a_score(logprobs):
+    for server in (Server(completion(logprobs=logprobs)), Server(chat(logprobs=logprobs), vllm=False)):
+        async with server.running() as url, backend(url) as one:
+            completed = await one.generate(REQUEST)
+            assert score_of(completed, answer(completed)) is None
+
+
+@pytest.mark.parametrize(
+    "usage", [None, 5, "x", [], {"prompt_tokens": "many"}, {"prompt_tokens": -1, "prompt_tokens_details": 3}]
+)
+async def test_an_odd_usage_counts_as_none(usage):
+    async with Server({**completion(), "usage": usage}).running() as url, backend(url) as one:
+        completed = await one.generate(REQUEST)
+    assert (completed.prompt_tokens, completed.cached_tokens) == (0, 0)
+
+
+@pytest.mark.parametrize("tokens", [["15"], [1.5], [-1], [2**40], [True], "tokens", 5, {}], ids=str)
+async def test_ids_that_are_no_tokens_fail_the_attempt(tokens):
+    server = Server(completion())
+    async with server.running() as url, backend(url) as one:
+        server.script = [completion(token_ids=tokens)]
+        assert (await one.generate(REQUEST)).tokens == TOKENS
+        assert len(server.asked) == 3 or tokens == {}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [None, "text", {"content": 5}, {"content": [{"type": "text", "text": "x"}]}, {"content": "x" * 2_000_000}],
+    ids=lambda message: str(message)[:30],
+)
+async def test_a_chat_message_in_another_form_fails_the_attempt(message):
+    server = Server(chat(), vllm=False)
+    async with server.running() as url, backend(url) as one:
+        server.script = [{"choices": [{"message": message, "finish_reason": "stop"}]}]
+        assert list((await one.generate(REQUEST)).tokens) == TOKENS
+        assert len(server.asked) == 3
+
+
+class Raw(Server):
+    """Answers requests after the first with chunks of bytes, which may never end."""
+
+    def __init__(self, chunks, content_type):
+        super().__init__(completion())
+        self.chunks, self.content_type = chunks, content_type
+
+    async def _answer(self, request):
+        if not self.asked:
+            return await super()._answer(request)
+        self.asked.append(None)
+        response = web.StreamResponse(headers={"Content-Type": self.content_type})
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            for chunk in self.chunks():
+                await response.write(chunk)
+        return response
+
+
+def endless():
+    while True:
+        yield b" " * 65_536
+
+
+@pytest.mark.parametrize(
+    ("chunks", "content_type"),
+    [
+        (endless, "application/json"),
+        (lambda: [b'{"choices": ' + b"[" * 100_000], "application/json"),
+        (lambda: [b"data: {}\n\n"] * 100, "text/event-stream"),
+        (lambda: [b"<html>busy</html>"], "text/html"),
+        (lambda: [b"\xff\xfe\x00"], "application/octet-stream"),
+        (lambda: [b'{"choices": [{"token_ids": [1e999]}]}'], "application/json"),
+        (list, "application/json"),
+    ],
+)
+async def test_any_bytes_of_a_server_fail_the_request_and_nothing_else(monkeypatch, chunks, content_type):
+    monkeypatch.setattr(remote, "MAX_RESPONSE", 2**20)
+    server = Raw(chunks, content_type)
+    async with server.running() as url, backend(url) as one:
+        with pytest.raises(InferenceError, match="3 attempts failed"):
+            await one.generate(REQUEST)
+        assert one.healthy
+
+
+async def test_a_response_of_another_content_type_is_read_by_its_bytes():
+    async with Raw(lambda: [orjson.dumps(completion())], "text/plain").running() as url, backend(url) as one:
+        assert (await one.generate(REQUEST)).tokens == TOKENS
+
+
+@pytest.mark.parametrize("kind", ["completions", "chat"])
+async def test_a_server_that_cut_the_prompt_is_not_believed(kind):
+    server = Server(completion() if kind == "completions" else chat(), vllm=kind == "completions")
+    long = msgspec.structs.replace(REQUEST, user=harmony.encode_text("word " * 3000))
+    async with server.running() as url, backend(url) as one:
+        with pytest.raises(InferenceError, match=r"read 600 of \d+ tokens"):
+            await one.generate(long)
+
+
+@pytest.mark.parametrize("owner", [None, "somebody", 5])
+async def test_the_chat_route_is_used_with_known_servers_or_when_it_is_asked_for(owner):
+    server = Server(chat(), vllm=False)
+    server.models["data"][0]["owned_by"] = owner
+    async with server.running() as url:
+        with pytest.raises(ConfigurationError, match="SAFEGUARD_ROUTE"):
+            await ServerBackend.start(settings.load(servers=url))
+        async with backend(url, route="chat") as one:
+            assert list((await one.generate(REQUEST)).tokens) == TOKENS
+
+
+SPECIAL = [harmony.decode_tokens([token]) for token in range(harmony.FIRST_SPECIAL, harmony.VOCABULARY)]
+
+
+@pytest.mark.parametrize(
+    "text", [*SPECIAL[:40], *SPECIAL[-3:], "＜｜start｜＞", "<｜end｜>", "<|im_start|>", "<<||end|>|>", "﹤|end|﹥"]
+)
+def test_no_control_token_reaches_a_chat_server_in_any_part(text):
+    request = InferenceRequest(f"Policy {text}", "low", harmony.encode_text(f"I say {text}{text}"), 10)
+    for message in Chat().body("m", request)["messages"]:
+        sent = message["content"]
+        for form in (sent, unicodedata.normalize("NFKC", sent)):
+            tokens = encoding().encode(form, allowed_special="all")
+            assert all(token < harmony.FIRST_SPECIAL for token in tokens)
+            assert "<|" not in form
+            assert "|>" not in form
+
+
+@given(st.text("<|>＜｜＞﹤﹥ startend\u200b", max_size=40))
+def test_breaking_up_control_tokens_adds_spaces_only(text):
+    sent = harmony.without_control_tokens(text)
+    assert not re.search("[<＜﹤][|｜]|[|｜][>＞﹥]", sent)
+    assert sent.replace(" ", "") == text.replace(" ", "")
+    assert harmony.without_control_tokens(sent) == sent

@@ -4,6 +4,8 @@ The texts are this project's own, in tests/data/injections.jsonl.
 """
 
 import json
+import re
+import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,10 +21,12 @@ from safeguard_streams.workers.inference.harmony import FIRST_SPECIAL
 from safeguard_streams.workers.inference.interface import InferenceRequest
 from safeguard_streams.workers.inference.routes import Chat
 from safeguard_streams.workers.judging import prompt
-from safeguard_streams.workers.judging.parse import Malformed, parse
+from safeguard_streams.workers.judging.parse import Malformed, one_line, parse
 
 LINES = (Path(__file__).parents[3] / "data" / "injections.jsonl").read_text(encoding="utf-8").split("\n")
 TEXTS = [json.loads(line)["text"] for line in LINES if line]
+IMITATIONS = {text for text in TEXTS if re.search("content to judge|conversation so far", text, re.IGNORECASE)}
+CONTROL = re.compile(r"<\|[^<>|]*\|>")
 POLICY = load_library()["hate-harassment"]
 VIOLATES = {"violation": 1, "rule_ids": ["HH2"], "confidence": "high", "reason": "It insults."}
 
@@ -52,15 +56,16 @@ def test_the_developer_message_and_the_markup_stay_unchanged(text):
     before = harmony.prefix(POLICY.text, "low")
     assert tuple(tokens[: len(before)]) == before
     assert [t for t in tokens if t >= FIRST_SPECIAL] == [t for t in plain if t >= FIRST_SPECIAL]
-    user = tokens[len(before) : len(tokens) - 3]
-    assert harmony.decode_tokens(user) == text, "the text is neither cut nor changed"
+    user = harmony.decode_tokens(tokens[len(before) : len(tokens) - 3])
+    assert user.endswith(text), "the text is neither cut nor changed"
+    assert (user == text) is (text not in IMITATIONS), "only the words of a heading get another heading in front"
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_harmony_itself_reads_one_developer_message_and_the_content_as_one_user_message(text):
     messages = encoding().parse_messages_from_completion_tokens(rendered(text)[:-2], None)
     assert [m.author.role for m in messages] == [Role.SYSTEM, Role.DEVELOPER, Role.USER]
-    assert messages[2].content[0].text == text
+    assert messages[2].content[0].text == prompt.user_message(text)
     assert POLICY.text in messages[1].content[0].text
 
 
@@ -82,7 +87,8 @@ def test_an_answer_that_quotes_it_keeps_its_decision(text):
     answer = accepted.answers[POLICY.id]
     assert answer.violates
     assert answer.rule_ids == ("HH2",)
-    assert answer.reason == f"It says {text}".strip()
+    assert answer.reason == one_line(f"It says {text}")
+    assert answer.reason.isprintable() or "\u200d" in answer.reason
     assert (
         harmony.decode_tokens(
             [
@@ -117,7 +123,10 @@ def test_a_chat_route_sends_it_as_the_user_message_and_takes_no_markup_from_the_
     body = json.loads(
         json.dumps(Chat().body("m", InferenceRequest(POLICY.text, "low", harmony.encode_text(text), 100)))
     )
-    assert body["messages"] == [{"role": "system", "content": POLICY.text}, {"role": "user", "content": text}]
+    sent = body["messages"][1]["content"]
+    assert body["messages"] == [{"role": "system", "content": POLICY.text}, {"role": "user", "content": sent}]
+    assert not CONTROL.search(unicodedata.normalize("NFKC", sent))
+    assert sent.replace(" ", "") == text.replace(" ", ""), "only spaces are added"
     message = {"content": json.dumps(VIOLATES), "reasoning": f"It says {text}"}
     completion = Chat().read({"choices": [{"message": message, "finish_reason": "stop"}]})
     assert parse(completion.tokens, [POLICY]).answers[POLICY.id].violates
@@ -126,4 +135,4 @@ def test_a_chat_route_sends_it_as_the_user_message_and_takes_no_markup_from_the_
 @pytest.mark.parametrize("text", TEXTS)
 def test_an_event_holds_it_unchanged(text):
     event = ContentEvent("c", text, datetime.now(UTC))
-    assert harmony.decode_tokens(harmony.encode_text(prompt.user_message(event.text, event.context))) == text
+    assert harmony.decode_tokens(harmony.encode_text(prompt.user_message(event.text, event.context))).endswith(text)

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
+    SHADOW,
+    Attempt,
     ContentEvent,
     Escalation,
+    Message,
     PolicyRelease,
     PrefilterResult,
     Rationale,
@@ -22,19 +25,26 @@ from safeguard_streams.contract.records import (
     Verdict,
     decode,
     encode,
+    policy_key,
 )
 from safeguard_streams.errors import DependencyError, RecordError
 from safeguard_streams.policies.document import ScoreMap
 from safeguard_streams.policies.files import load_library, with_changes
 from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.policies.parsing import parse as parse_policy
+from safeguard_streams.releases import feed as feed_module
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime.memory_broker import StoredRecord
 from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.inference.interface import Completion, InferenceError
-from safeguard_streams.workers.judging import judge as judging
-from safeguard_streams.workers.judging import prompt
+from safeguard_streams.workers.judging import prompt, rationale
+from safeguard_streams.workers.judging import reasoner as reasoning
+from safeguard_streams.workers.judging.cache import JudgementCache
+from safeguard_streams.workers.judging.instructions import instructions_for
 from safeguard_streams.workers.judging.judge import Judge
+from safeguard_streams.workers.judging.judgement import Finding, Judgement
+from safeguard_streams.workers.judging.parse import Answer
+from safeguard_streams.workers.judging.rationale import build_rationale
 from safeguard_streams.workers.judging.reasoner import MAX_WINDOWS, InferenceBudget
 
 POLICY = load_library()["hate-harassment"]
@@ -94,13 +104,27 @@ class Slow(Scripted):
         return await super().generate(request)
 
 
-def escalation(text="some text", *, policy=POLICY.id, revision=3, lane="live", replay=None, number=1):
-    event = ContentEvent(f"c{number}", text, datetime.now(UTC))
+def escalation(
+    text="some text",
+    *,
+    policy=POLICY.id,
+    revision=3,
+    lane="live",
+    replay=None,
+    number=1,
+    event=None,
+    origin=None,
+    repaired=False,
+    offset=0,
+):
+    event = event or ContentEvent(f"c{number}", text, datetime.now(UTC))
     result = PrefilterResult("label", "hate", 0.8, 0.3)
     # A replay names the very version that judges it.
     version = POLICY.version if lane == "replay" else "old-version"
-    record = Escalation(event, policy, version, revision, result, lane, datetime.now(UTC), {"queue": 1.0}, replay)
-    return StoredRecord("content.escalations", 0, 0, 0, b"c1", encode(record), [("traceparent", b"00-t")])
+    record = Escalation(
+        event, policy, version, revision, result, lane, datetime.now(UTC), {"queue": 1.0}, replay, origin, repaired
+    )
+    return StoredRecord("content.escalations", 0, offset, 0, b"c1", encode(record), [("traceparent", b"00-t")])
 
 
 async def judged(backend, feed, record=None):
@@ -245,10 +269,15 @@ async def test_the_cache_keeps_the_judgements_used_last(feed):
 
 
 @pytest.mark.parametrize(("policy", "revision"), [("unknown", 1), (POLICY.id, 4)])
-async def test_content_whose_policy_never_arrives_is_answered_undetermined(feed, monkeypatch, policy, revision):
-    monkeypatch.setattr(judging, "POLICY_TIMEOUT", 0.01)
-    _, verdict, _ = await judged(Scripted(), feed, escalation(policy=policy, revision=revision))
-    assert verdict.decision == "undetermined"
+async def test_content_waits_for_a_release_that_is_late_however_late(feed, monkeypatch, caplog, policy, revision):
+    monkeypatch.setattr(feed_module, "LATE", 0.01)
+    waiting = asyncio.create_task(judged(Scripted(), feed, escalation(policy=policy, revision=revision)))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    assert "release not arrived" in caplog.text
+    feed.take(policy.encode(), None, [("revision", b"%d" % revision)])
+    _, verdict, _ = await waiting
+    assert (verdict.decision, verdict.reason) == ("undetermined", "the policy is no longer in force")
     assert verdict.policy_version == "old-version"
 
 
@@ -360,7 +389,7 @@ async def test_a_bundle_is_judged_in_one_call_with_a_verdict_for_each_policy():
         POLICY.id,
         "violates",
         ("HH1",),
-        POLICY.version,
+        feed.policies.released[POLICY.id].policy.version,
     )
     assert (fraud.policy_id, fraud.decision, fraud.rule_ids) == (FRAUD.id, "safe", ("FS4",))
     assert hate.bundle == fraud.bundle is not None
@@ -456,8 +485,8 @@ async def test_a_shadow_of_the_same_text_is_judged_again_to_show_the_noise(feed)
     assert len(backend.prompts) == 2
 
 
-async def test_a_shadow_that_has_ended_is_answered_undetermined(feed, monkeypatch):
-    monkeypatch.setattr(judging, "POLICY_TIMEOUT", 0.01)
+async def test_a_shadow_that_has_ended_is_answered_undetermined(feed):
+    feed.take(policy_key(POLICY.id, SHADOW), None)
     (verdict,) = await Judge(Scripted(), feed, InferenceBudget(500))([escalation(lane="shadow", revision=3)])
     assert decode(verdict.value, Verdict).decision == "undetermined"
     assert verdict.topic == topics.REPLAYS
@@ -477,3 +506,238 @@ async def test_a_newer_release_after_the_end_is_waited_for(feed):
     release = PolicyRelease(POLICY.id, POLICY.version, 4, POLICY.document, datetime.now(UTC), "test")
     feed.take(release.key, encode(release))
     assert (await judging_it)[1].decision == "violates"
+
+
+LONG = "word " * 20_000  # four windows
+
+
+def chatty(count, **more):
+    """A completion of this many tokens."""
+    made = completed(**more)
+    start = len(encoding().encode("<|channel|>analysis<|message|>", allowed_special="all"))
+    padded = [*made.tokens[:start], *[1000] * (count - len(made.tokens)), *made.tokens[start:]]
+    return Completion(padded, 600, 512)
+
+
+CALM = {"violation": 0, "rules": ("HH5",), "p": 0.1}
+
+
+async def test_a_content_item_may_cost_so_many_tokens_and_is_then_undetermined(feed):
+    backend = Scripted(*[chatty(400, **CALM)] * 4)
+    outputs = await Judge(backend, feed, InferenceBudget(500, content_tokens=1000))([escalation(LONG)])
+    verdict = decode(outputs[0].value, Verdict)
+    assert (verdict.decision, verdict.truncated) == ("undetermined", True)
+    assert verdict.reason == "the model wrote more than allowed"
+    assert [request.max_tokens for request in backend.requests] == [500, 500, 200]
+    assert sum(request.max_tokens for request in backend.requests[2:]) + 800 <= 1000
+
+
+async def test_retries_count_against_the_tokens_of_a_content_item(feed):
+    cut = Completion([1000] * 500, 600, 0)
+    backend = Scripted(*[cut] * 9)
+    outputs = await Judge(backend, feed, InferenceBudget(500, content_tokens=1200))([escalation(LONG)])
+    verdict = decode(outputs[0].value, Verdict)
+    assert (verdict.decision, verdict.truncated) == ("undetermined", True)
+    assert [request.max_tokens for request in backend.requests] == [500, 500, 200]
+
+
+async def test_each_sample_has_its_own_tokens():
+    feed = released(judging_with(samples=3))
+    backend = Scripted(*[chatty(450)] * 3)
+    outputs = await Judge(backend, feed, InferenceBudget(500, content_tokens=500))([escalation()])
+    verdict = decode(outputs[0].value, Verdict)
+    assert (verdict.decision, verdict.truncated) == ("violates", False)
+
+
+async def test_a_violation_found_before_the_tokens_were_spent_stands():
+    feed = released(judging_with(bundle="all"), judging_with(FRAUD, bundle="all"))
+    backend = Scripted(*[bundle_completion()] * 9)
+    spent = len(bundle_completion().tokens)
+    outputs = await Judge(backend, feed, InferenceBudget(spent, content_tokens=spent))([escalation(LONG)])
+    verdict = decode(outputs[0].value, Verdict)
+    assert (verdict.decision, verdict.rule_ids, verdict.truncated) == ("violates", ("HH1",), True)
+    assert len(backend.requests) == 1
+
+
+class Never(Scripted):
+    """Answers the first request, and no other one."""
+
+    async def generate(self, request):
+        if self.requests:
+            self.requests.append(request)
+            await asyncio.Event().wait()
+        return await super().generate(request)
+
+
+async def test_a_content_item_may_take_so_long_and_is_then_undetermined(feed):
+    backend = Never(SAFE)
+    outputs = await Judge(backend, feed, InferenceBudget(500, content_seconds=0.05))([escalation(LONG)])
+    verdict = decode(outputs[0].value, Verdict)
+    assert (verdict.decision, verdict.truncated) == ("undetermined", True)
+    assert verdict.reason == "judging took longer than allowed"
+    assert len(backend.requests) == 2, "neither a retry nor another window follows"
+
+
+async def test_waiting_for_admission_and_outages_take_none_of_the_time(feed, monkeypatch):
+    monkeypatch.setattr(reasoning, "TICK", 0.01)
+    backend = Never(completed())
+    backend.requests.append(None)  # as if it had answered the first one
+    backend.healthy = False
+    first = asyncio.create_task(Judge(backend, feed, InferenceBudget(500, content_seconds=0.05))([escalation()]))
+    await asyncio.sleep(0.2)
+    assert not first.done(), "the backend is away"
+    backend.healthy = True
+    assert decode((await first)[0].value, Verdict).reason == "judging took longer than allowed"
+
+
+async def test_the_rationale_of_many_long_outputs_fits_a_record_and_says_what_is_left_out():
+    analysis = "仇恨\x00" * 30_000
+    deciding = Attempt("it decides", "{}")
+    attempts = (*(Attempt(f"{n} {analysis}", "x" * 20_000) for n in range(400)), deciding)
+    finding = Finding("low", Answer(True, ("HH1",), "high", "r"), 0.9, attempt=deciding)
+    judgement = Judgement({POLICY.id: finding}, attempts)
+    _, verdict, _ = await judged(Scripted(completed()), released(POLICY.document))
+    record = build_rationale(verdict, judgement)
+    assert len(encode(record)) < rationale.MAX_BYTES + 10_000
+    assert record.attempts[-1] is not attempts[0]
+    assert record.attempts[-1].analysis == "it decides", "the output that decides is kept"
+    assert record.attempts[0].analysis.startswith("0 仇恨")
+    assert record.omitted == len(attempts) - len(record.attempts) > 300
+    assert record.cut == (len(record.attempts) - 1) * (len(attempts[0].analysis) + 20_000 - 65_536 - 16_384)
+    short = build_rationale(verdict, Judgement({POLICY.id: finding}, (deciding,)))
+    assert (short.omitted, short.cut, short.attempts) == (0, 0, (deciding,))
+
+
+async def test_the_deciding_output_is_that_of_the_worst_window_and_of_the_majority(feed):
+    backend = Scripted(SAFE, completed())
+    judge = Judge(backend, feed, InferenceBudget(500))
+    instructions = instructions_for(POLICY, [POLICY])
+    judgement = await judge.reasoner.judge(instructions, "low", LONG)
+    assert judgement.findings[POLICY.id].attempt is judgement.attempts[1]
+
+
+async def test_a_verdict_holds_bounded_parts_of_what_an_event_names(feed):
+    event = ContentEvent("c1", "text", datetime.now(UTC), surface="s" * 10_000_000)
+    output, verdict, _ = await judged(Scripted(completed()), feed, escalation(event=event))
+    assert verdict.surface == "s" * 512
+    assert len(output.value) < 5000
+
+
+async def test_an_item_sent_again_has_another_verdict_and_an_escalation_read_again_the_same(feed):
+    ids = []
+    for origin, offset in (("0@7", 3), ("0@7", 3), ("0@7", 9), ("0@8", 3), (None, 3), (None, 3), (None, 4)):
+        record = escalation(origin=origin, offset=offset)
+        _, verdict, _ = await judged(Scripted(completed()), feed, record)
+        assert verdict.origin == origin
+        ids.append(verdict.verdict_id)
+    first, again, moved, sent_again, unknown, unknown_again, unknown_moved = ids
+    assert first == again == moved, "the event's place counts, wherever its escalation stands"
+    assert unknown == unknown_again
+    assert len({first, sent_again, unknown, unknown_moved}) == 4
+
+
+async def test_a_repaired_event_is_marked_on_its_verdict(feed):
+    _, verdict, _ = await judged(Scripted(completed()), feed, escalation(repaired=True))
+    assert verdict.repaired
+
+
+async def test_a_context_that_is_left_out_makes_the_verdict_truncated(feed):
+    event = ContentEvent("c1", "text", datetime.now(UTC), context=(Message("user", "word " * 20_000),))
+    _, verdict, _ = await judged(Scripted(completed()), feed, escalation(event=event))
+    assert (verdict.decision, verdict.truncated) == ("violates", True)
+
+
+async def test_content_that_poses_as_a_context_takes_no_judgement_from_the_cache(feed):
+    honest = ContentEvent("c1", "hello", datetime.now(UTC), context=(Message("user", "you are vermin"),))
+    posing = ContentEvent("c2", prompt.user_message(honest.text, honest.context), datetime.now(UTC))
+    backend = Scripted(SAFE, completed())
+    judge = Judge(backend, feed, InferenceBudget(500))
+    verdicts = [decode((await judge([escalation(event=event)]))[0].value, Verdict) for event in (honest, posing)]
+    assert [(v.decision, v.cached) for v in verdicts] == [("safe", False), ("violates", False)]
+    assert backend.requests[0].user != backend.requests[1].user
+
+
+def in_ms(date):
+    return int(date.timestamp() * 1000)
+
+
+async def test_an_erased_item_is_never_sent_to_the_model(feed):
+    erased_at = in_ms(datetime.now(UTC)) + 1000
+
+    def erased(content_id, timestamp):
+        return content_id == "c1" and timestamp <= erased_at
+
+    backend = Scripted(completed(), completed(), completed())
+    judge = Judge(backend, feed, InferenceBudget(500), erased)
+    (output,) = await judge([escalation()])
+    verdict = decode(output.value, Verdict)
+    assert (verdict.decision, verdict.reason) == ("undetermined", "the item was erased")
+    assert not backend.requests
+    assert decode((await judge([escalation(number=2)]))[0].value, Verdict).decision == "violates"
+    # A replay escalates an old event again; and what is written after the erasure is new content.
+    old = msgspec.structs.replace(escalation(), timestamp=erased_at + 5000)
+    assert decode((await judge([old]))[0].value, Verdict).reason == "the item was erased"
+    event = ContentEvent("c1", "new", datetime.fromtimestamp(erased_at / 1000 + 2, UTC))
+    new = msgspec.structs.replace(escalation(event=event), timestamp=erased_at + 3000)
+    assert decode((await judge([new]))[0].value, Verdict).decision == "violates"
+
+
+async def test_an_item_erased_while_it_is_judged_leaves_nothing_behind(feed):
+    gone = set()
+    backend = Slow(completed(), completed())
+    judge = Judge(backend, feed, InferenceBudget(500), lambda content_id, _: content_id in gone)
+    judging_it = asyncio.create_task(judge([escalation()]))
+    await asyncio.sleep(0.005)
+    gone.add("c1")
+    (output,) = await judging_it
+    assert decode(output.value, Verdict).reason == "the item was erased"
+    assert decode((await judge([escalation(number=2)]))[0].value, Verdict).cached is False
+
+
+async def test_what_the_model_wrote_about_an_item_can_be_forgotten(feed):
+    backend = Scripted(completed(), SAFE)
+    judge = Judge(backend, feed, InferenceBudget(500))
+    await judge([escalation(number=1)])
+    assert decode((await judge([escalation(number=2)]))[0].value, Verdict).cached
+    judge.forget("c3")
+    assert decode((await judge([escalation(number=2)]))[0].value, Verdict).cached
+    judge.forget("c2")
+    assert decode((await judge([escalation(number=1)]))[0].value, Verdict).cached is False
+
+
+async def test_the_cache_is_bounded_in_bytes():
+    cache = JudgementCache(1000, max_bytes=100_000)
+    finding = Finding("low", Answer(True, ("HH1",), "high", "r"))
+    made = []
+
+    async def judge_long():
+        made.append(1)
+        return Judgement({POLICY.id: finding}, (Attempt("x" * 30_000, "y"),))
+
+    for key in (1, 2, 3, 4):
+        await cache.get_or_judge(key, "c", judge_long)
+    assert (await cache.get_or_judge(4, "c", judge_long)).cached
+    assert not (await cache.get_or_judge(1, "c", judge_long)).cached
+    for number in range(3000):
+        await cache.get_or_judge(1, f"{number} {'i' * 400}", judge_long)
+    assert cache._bytes <= 100_000
+    cache.forget("c")
+    assert len(made) < 200, "ids of a flood count, too, and do not let it grow"
+
+
+async def test_samples_at_once_take_their_time_once_and_a_straggler_ends_with_the_item(monkeypatch):
+    class OneNever(Scripted):
+        async def generate(self, request):
+            self.requests.append(request)
+            if len(self.requests) == 5:
+                await asyncio.Event().wait()
+            await asyncio.sleep(0.05)
+            return completed()
+
+    monkeypatch.setattr(reasoning, "TICK", 0.01)
+    feed = released(judging_with(samples=5, agreement=0.8))
+    started = time.perf_counter()
+    outputs = await Judge(OneNever(), feed, InferenceBudget(500, content_seconds=0.5))([escalation()])
+    assert time.perf_counter() - started >= 0.4, "five samples of 0.05 s at once are not 0.25 s"
+    verdict = decode(outputs[0].value, Verdict)
+    assert (verdict.decision, verdict.truncated) == ("violates", False), "four of five agree"

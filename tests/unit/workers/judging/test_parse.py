@@ -2,6 +2,7 @@
 
 import json
 import random
+import unicodedata
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from openai_harmony import Role
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.workers.inference import harmony
-from safeguard_streams.workers.judging.parse import Malformed, parse
+from safeguard_streams.workers.judging.parse import Malformed, one_line, parse
 
 POLICY = load_library()["hate-harassment"]
 FINAL = {"violation": 1, "rule_ids": ["HH1"], "confidence": "high", "reason": "It attacks a group."}
@@ -238,3 +239,36 @@ def test_a_bundle_with_one_wrong_part_is_malformed_as_a_whole(output, reason):
     with pytest.raises(Malformed) as caught:
         parse(completion(json.dumps(output)), BUNDLE)
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        ("It is \x1b[31mred\x1b[0m.", "It is red ."),
+        ("a\x1b]0;title\x07b", "a b"),
+        ("a\x9b2Jb\x9dx\x9cc", "a b c"),
+        ("one\nline\r\n2026-01-01 ERROR forged", "one line 2026-01-01 ERROR forged"),
+        ("a\u2028b\u2029c\x85d\x0be\x00f\x7fg", "a b c d e f g"),
+        ("\u202eevil\u202c \u2066x\u2069 \u200ey", "evil x y"),
+        ("zero\u200bwidth \ufeffmark \U000e0041tag", "zerowidth mark tag"),
+        ("👩\u200d👩\u200d👧 and می\u200cخواهم", "👩\u200d👩\u200d👧 and می\u200cخواهم"),
+        ("[/x] stays; so does <b>", "[/x] stays; so does <b>"),
+    ],
+)
+def test_a_reason_is_one_line_that_a_terminal_shows_as_it_is(reason, shown):
+    assert read(completion({"reason": reason})).reason == shown
+
+
+@pytest.mark.parametrize("reason", ["\x1b[2J", "\u200b\u202e", "\u200d", "\x00\n"])
+def test_a_reason_without_a_character_to_show_is_none(reason):
+    with pytest.raises(Malformed, match="fields"):
+        read(completion({"reason": reason}))
+
+
+@settings(deadline=None)
+@given(st.text(max_size=60))
+def test_a_reason_has_no_control_and_no_second_line(text):
+    shown = one_line(text)
+    assert len(shown.splitlines()) <= 1
+    assert all(c in "\u200c\u200d" or unicodedata.category(c) not in {"Cc", "Cf", "Zl", "Zp"} for c in shown)
+    assert one_line(shown) == shown

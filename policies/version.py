@@ -1,0 +1,33 @@
+"""The version of a policy: a hash over everything in its document that decides about content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+
+import msgspec
+
+from safeguard_streams.policies.document import AppliesTo, Gate, Judging
+from safeguard_streams.policies.vocabulary import Effort
+
+
+def version_of(
+    text: str, rules: Iterable[str], effort: Effort, judging: Judging, gate: Gate, applies_to: AppliesTo
+) -> str:
+    """12 hex digits: equal for documents that escalate and judge all content in the same way.
+
+    Title, owner, names of rules, and the records of how a threshold or a score map was fitted decide nothing.
+    """
+    judged = msgspec.to_builtins(judging)
+    (judged["score_map"] or {}).pop("fitted", None)
+    decides = {
+        "text": text,
+        "rules": sorted(rules),
+        "effort": effort,
+        "judging": judged,
+        "gate": {name: value for name, value in msgspec.to_builtins(gate).items() if name != "calibration"},
+        "applies_to": msgspec.to_builtins(applies_to),
+    }
+    # Unlike other encoders, this one also takes half of a surrogate pair, which YAML can write.
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,39 @@
+"""One order for all that enforcement follows: verdicts, and what moderators write, on moderation.enforcement.
+
+Verdicts and moderators' records come on two topics, and no order between two topics is the same for every reader. The
+intake copies both into one partition, and the place there settles which came first: for the agent, for the webhook's
+receiver, and for the next owner of the partition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from safeguard_streams.bus.dead_letters import was_requeued
+from safeguard_streams.bus.interface import Output, Record
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import Action, EnforcementInput, Verdict, carried, decode, encode, schema_header
+
+_SCHEMA = schema_header(EnforcementInput)
+
+
+async def collect(records: Sequence[Record]) -> list[Output]:
+    """The inputs of moderation.enforcement from records of moderation.verdicts or moderation.actions.
+
+    The agent's own actions lead to none, except those that were requeued because the receiver had not accepted them.
+    """
+    inputs = [(record, _input(record)) for record in records]
+    return [
+        Output(topics.ENFORCEMENT, record.key, encode(one), [_SCHEMA, *carried(record.headers)])
+        for record, one in inputs
+        if one is not None
+    ]
+
+
+def _input(record: Record) -> EnforcementInput | None:
+    if not record.topic.endswith(topics.ACTIONS):
+        return EnforcementInput(verdict=decode(record.value, Verdict))
+    action, requeued = decode(record.value, Action), was_requeued(record)
+    if action.dry_run or (action.sequence is not None and not requeued):
+        return None
+    return EnforcementInput(action=action, requeued=requeued)

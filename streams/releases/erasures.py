@@ -1,0 +1,91 @@
+"""The content items that operators erased, followed on moderation.erasures without a restart.
+
+Kafka cannot remove the events of an item at once, and whatever is still on its way would be judged and written about
+again. Every stage therefore asks this list. It holds ids and times, never content.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from safeguard_streams.bus import kafka
+from safeguard_streams.bus.interface import Record
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.intake import read_event
+from safeguard_streams.contract.records import ErasureRequest, decode
+from safeguard_streams.errors import RecordError
+from safeguard_streams.runtime.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class _Item(msgspec.Struct, frozen=True):
+    content_id: str
+
+
+def _content_id(value: bytes | None) -> str:
+    """The id of an event, which may need the repairs of the intake. Raises RecordError."""
+    try:
+        return decode(value, _Item).content_id
+    except RecordError:
+        return read_event(value).event.content_id
+
+
+class ErasureList:
+    """When each item was erased last. A broken record is logged and changes nothing."""
+
+    def __init__(self, on_erased: Callable[[str], None] = lambda content_id: None) -> None:
+        """on_erased: called with the id of each item as it is erased, to empty caches."""
+        self._times: dict[str, int] = {}  # content ids to ms since 1970
+        self._on_erased = on_erased
+
+    def take(self, record: Record) -> None:
+        """Apply one record of moderation.erasures. A tombstone ends an erasure. Never raises."""
+        if record.value is None:
+            self._times.pop((record.key or b"").decode(errors="replace"), None)
+            return
+        try:
+            request = decode(record.value, ErasureRequest)
+            erased_at = round(request.erased_at.timestamp() * 1000)
+        except (RecordError, OverflowError) as error:
+            log.error("record of moderation.erasures ignored offset=%d error=%s", record.offset, error)  # noqa: TRY400
+            return
+        self._times[request.content_id] = max(erased_at, self._times.get(request.content_id, 0))
+        self._on_erased(request.content_id)
+
+    def erased(self, content_id: str, timestamp: int) -> bool:
+        """Whether an item's event is erased. timestamp: when it was written, in ms since 1970.
+
+        Events that were written after the erasure are new content. One whose time cannot be true is taken as erased.
+        """
+        erased_at = self._times.get(content_id)
+        return erased_at is not None and (timestamp <= erased_at or not kafka.plausible(timestamp))
+
+    def kept(self, events: Iterable[Record]) -> list[Record]:
+        """The records of content.events that are not about an erased item. Unreadable ones are kept."""
+        records = list(events)
+        if not self._times:
+            return records
+        kept = [record for record in records if not self._is_erased(record)]
+        if len(kept) < len(records):
+            log.info("events of erased items left out count=%d", len(records) - len(kept))
+        return kept
+
+    def _is_erased(self, event: Record) -> bool:
+        try:
+            return self.erased(_content_id(event.value), event.timestamp)
+        except RecordError:
+            return False
+
+    async def read(self, settings: Settings) -> None:
+        """Take what the topic holds now."""
+        async for record in kafka.read_all(settings, [topics.ERASURES]):
+            self.take(record)
+
+    async def follow(self, settings: Settings, caught_up: asyncio.Event) -> None:
+        """Read the topic from its beginning until cancelled. Sets `caught_up` at the end offsets found at the start."""
+        await kafka.follow(settings, topics.ERASURES, self.take, caught_up)

@@ -1,0 +1,249 @@
+"""Logs that end before the position: what comes there is new, and nothing of it is taken for done."""
+
+import asyncio
+import contextlib
+import time
+
+import pytest
+
+from safeguard_streams.bus.engine import Engine, Limits
+from safeguard_streams.bus.interface import Committed, Output, Partition
+from safeguard_streams.bus.memory import MemoryBus
+from safeguard_streams.bus.transform import stateless
+from safeguard_streams.bus.watermark import pack
+from safeguard_streams.errors import DependencyError
+from safeguard_streams.runtime.memory_broker import MemoryBroker
+
+SOURCE, SINK = "source", "sink"
+FIRST = Partition(SOURCE, 0)
+LIMITS = Limits(max_batch=1, max_in_flight=8, commit_interval=0.001, reopen_delay=0.005, drain_timeout=0.2)
+
+
+def fill(broker, first, count):
+    for number in range(first, first + count):
+        broker.append(SOURCE, str(number).encode())
+
+
+def values(broker):
+    return sorted(int(record.value) for record in broker.read(SINK))
+
+
+async def echo(records):
+    return [Output(SINK, None, record.value) for record in records]
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+@contextlib.asynccontextmanager
+async def running(bus, transform=echo, limits=LIMITS):
+    engine, stop = Engine(bus, stateless(transform), stage="test", limits=limits), asyncio.Event()
+    task = asyncio.create_task(engine.run(stop))
+    yield engine
+    stop.set()
+    await task
+
+
+@pytest.mark.parametrize("max_batch", [1, 10])
+async def test_a_log_that_is_cut_off_while_it_is_followed_goes_on_where_it_was_cut(max_batch, caplog):
+    broker = MemoryBroker()
+    fill(broker, 0, 100)
+    limits = Limits(max_batch=max_batch, commit_interval=0.001)
+    async with running(MemoryBus(broker, [SOURCE]), limits=limits) as engine:
+        await until(lambda: len(values(broker)) == 100)
+        broker.truncate(SOURCE, 0)
+        fill(broker, 1000, 80)
+        await until(lambda: len(values(broker)) == 180)
+        assert values(broker) == [*range(100), *range(1000, 1080)]
+        await until(lambda: broker.positions[FIRST] == Committed(80, ""))
+        assert engine._workers[FIRST].lag == 0
+    assert "the log was reset" in caplog.text
+
+
+async def test_a_committed_position_above_the_end_is_a_reset_that_is_committed_at_once():
+    broker = MemoryBroker()
+    fill(broker, 0, 3)
+    broker.positions[FIRST] = Committed(100, pack(100, {102, 104}))
+    async with running(MemoryBus(broker, [SOURCE])):
+        await until(lambda: values(broker) == [0, 1, 2])
+        fill(broker, 3, 120)
+        await until(lambda: len(values(broker)) == 123)
+    assert values(broker) == list(range(123)), "the completed set of the earlier log means nothing"
+    assert broker.positions[FIRST] == Committed(123, "")
+
+
+async def test_a_reset_of_an_empty_log_is_committed_without_any_record():
+    broker = MemoryBroker()
+    broker.positions[FIRST] = Committed(100, pack(100, {102}))
+    async with running(MemoryBus(broker, [SOURCE])):
+        await until(lambda: broker.positions[FIRST] == Committed(0, ""))
+    fill(broker, 0, 150)
+    async with running(MemoryBus(broker, [SOURCE])):
+        await until(lambda: len(values(broker)) == 150)
+
+
+async def test_what_was_read_before_a_reset_is_answered_and_moves_no_position():
+    broker = MemoryBroker()
+    fill(broker, 0, 20)
+    release = asyncio.Event()
+
+    async def transform(records):
+        if int(records[0].value) < 20:
+            await release.wait()
+        return await echo(records)
+
+    bus = MemoryBus(broker, [SOURCE])
+    async with running(bus, transform):
+        await until(lambda: bus._next.get(FIRST) == 20)
+        broker.truncate(SOURCE, 0)
+        fill(broker, 100, 5)
+        await until(lambda: broker.positions.get(FIRST) == Committed(0, ""))
+        release.set()
+        await until(lambda: len(values(broker)) == 25)
+    assert values(broker) == [*range(20), *range(100, 105)]
+    assert broker.positions[FIRST] == Committed(5, "")
+
+
+class Silent(MemoryBus):
+    """Begins again at the first record without a report, as a client does by itself."""
+
+    def _take(self, max_records):
+        for partition, position in self._next.items():
+            if position > len(self.broker.logs[partition]):
+                self._next[partition] = 0
+        return super()._take(max_records)
+
+
+async def test_records_below_all_that_was_delivered_are_a_reset_even_without_a_report():
+    broker = MemoryBroker()
+    fill(broker, 0, 100)
+    broker.positions[FIRST] = Committed(50, "")
+    async with running(Silent(broker, [SOURCE])):
+        await until(lambda: len(values(broker)) == 50)
+        broker.truncate(SOURCE, 10)
+        fill(broker, 1000, 30)
+        await until(lambda: len(values(broker)) == 90)
+    assert values(broker) == [*range(10), *range(50, 100), *range(1000, 1030)]
+    assert broker.positions[FIRST] == Committed(40, "")
+
+
+async def test_records_that_are_fetched_again_are_processed_once():
+    broker = MemoryBroker()
+    fill(broker, 0, 50)
+    bus, calls = MemoryBus(broker, [SOURCE]), []
+
+    async def transform(records):
+        calls.append(records[0].offset)
+        if len(calls) % 7 == 3:
+            bus.seek(FIRST, max(0, records[0].offset - 3))  # as after a poll that failed half-way
+        await asyncio.sleep(0.001)
+        return await echo(records)
+
+    limits = Limits(max_batch=1, max_in_flight=4, max_poll_records=5, commit_interval=0.001)
+    async with running(bus, transform, limits):
+        await until(lambda: len(values(broker)) >= 50)
+    assert values(broker) == list(range(50))
+    assert sorted(calls) == list(range(50))
+
+
+async def test_a_run_with_an_end_passes_a_reset():
+    broker = MemoryBroker()
+    fill(broker, 0, 30)
+    engine = Engine(MemoryBus(broker, [SOURCE]), stateless(echo), stage="test", limits=LIMITS)
+    broker.positions[FIRST] = Committed(90, "")
+    async with asyncio.timeout(10):
+        assert await engine.run(asyncio.Event(), until={FIRST: 25}) == {FIRST}
+    assert values(broker) == list(range(25))
+
+
+async def test_after_a_gap_no_call_begins_until_a_commit_has_shown_that_the_partition_is_owned():
+    broker, begun, states = MemoryBroker(), [], []
+    fill(broker, 0, 200)
+    bus = MemoryBus(broker, [SOURCE])
+    limits = Limits(
+        max_batch=1, max_in_flight=2, max_poll_records=50, max_poll_gap=0.2, reopen_delay=0.02, commit_interval=0.001
+    )
+    suspended = False
+
+    async def transform(records):
+        nonlocal suspended
+        begun.append(records[0].offset)
+        states.append(engine._workers[FIRST].state.name)
+        if len(begun) == 30 and not suspended:
+            suspended = True
+            # Another member takes over while this process is suspended, and answers the first 60.
+            thief = await MemoryBus(broker, [SOURCE]).writer(FIRST)
+            outputs = [Output(SINK, None, str(n).encode()) for n in range(60) if n not in set(values(broker))]
+            await thief.commit(outputs, 60, "")
+            time.sleep(0.3)  # noqa: ASYNC251  (stops the event loop, as SIGSTOP does)
+        return await echo(records)
+
+    async with running(bus, transform, limits) as engine:
+        await until(lambda: len(values(broker)) >= 200)
+    assert values(broker) == list(range(200))
+    wasted = sum(30 <= offset < 60 for offset in begun)
+    assert wasted < 15, "calls for records that another member has answered"
+    assert states.count("FENCED") <= 2, "only calls that had been given a place"
+
+
+async def test_after_a_gap_a_partition_that_is_still_owned_goes_on():
+    broker = MemoryBroker()
+    fill(broker, 0, 100)
+    calls = 0
+
+    async def transform(records):
+        nonlocal calls
+        calls += 1
+        if calls in (20, 60):
+            time.sleep(0.1)  # noqa: ASYNC251
+        return await echo(records)
+
+    limits = Limits(max_batch=1, max_poll_records=10, max_poll_gap=0.05, commit_interval=0.001, stall_timeout=0.08)
+    async with running(MemoryBus(broker, [SOURCE]), transform, limits):
+        await until(lambda: len(values(broker)) == 100)
+    assert calls == 100
+
+
+async def test_a_call_that_is_cancelled_within_the_stage_is_tried_again():
+    broker = MemoryBroker()
+    fill(broker, 0, 10)
+    cancelled = False
+
+    async def transform(records):
+        nonlocal cancelled
+        if records[0].offset == 3 and not cancelled:
+            cancelled = True
+            raise asyncio.CancelledError
+        return await echo(records)
+
+    async with running(MemoryBus(broker, [SOURCE]), transform):
+        await until(lambda: len(values(broker)) == 10)
+    assert broker.positions[FIRST] == Committed(10, "")
+
+
+async def test_an_engine_that_ends_while_commits_fail_ends_in_bounded_time():
+    broker = MemoryBroker()
+    fill(broker, 0, 10)
+
+    async def transform(records):
+        if records[0].offset == 5:
+            raise DependencyError("gone")
+        return await echo(records)
+
+    class Stuck(MemoryBus):
+        async def writer(self, partition):
+            writer = await super().writer(partition)
+
+            async def never(*_):
+                await asyncio.Event().wait()
+
+            writer.commit = never
+            return writer
+
+    engine = Engine(Stuck(broker, [SOURCE]), stateless(transform), stage="test", limits=LIMITS)
+    async with asyncio.timeout(5):
+        with pytest.raises(DependencyError):
+            await engine.run(asyncio.Event())

@@ -1,0 +1,80 @@
+"""Who decides and why is plain text, in every script."""
+
+import pytest
+from typer.testing import CliRunner
+
+from safeguard_streams.cli import app
+from safeguard_streams.cli.options import changed_by
+from safeguard_streams.contract.records import Action
+from safeguard_streams.enforcement import moderators
+from safeguard_streams.enforcement.app import EnforcementAgent
+from safeguard_streams.enforcement.moderators import HeldAction
+from safeguard_streams.enforcement.rules import EnforcementRules
+from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.releases.operator import ChangedBy
+from safeguard_streams.runtime import settings
+from tests.unit.enforcement.test_transform import WHEN
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a\nb", "a\r", "\x1b[31mred", "\x00", "\x7f", "\x9b2J", "a\u2028b", "\u202eevil", "\u2066x", "\ud800", "x" * 2001],
+)
+async def test_a_name_or_a_reason_that_is_no_plain_text_is_refused_before_anything_is_read(text):
+    for moderator in (ChangedBy(text, "ann"), ChangedBy("", text)):
+        with pytest.raises(ConfigurationError, match="--why|--by") as caught:
+            await moderators.decide(settings.load(bootstrap="127.0.0.1:1"), "c1", "allow", moderator)
+        assert text not in str(caught.value)
+        with pytest.raises(ConfigurationError, match="--why|--by"):
+            await moderators.release(settings.load(bootstrap="127.0.0.1:1"), [], moderator)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Ünal Öz", "сатира, не угроза", "讽刺", "هجاء", "👩‍⚖️ [/x] $(ls) 'quoted'", "a\u00a0b"]
+)
+def test_plain_text_of_every_script_is_accepted(text):
+    moderators._check(ChangedBy(text, text))
+
+
+@pytest.mark.parametrize("value", ["a\nb", "Bearer \x00", "Bearer ключ"])
+def test_an_authorization_that_no_header_can_carry_is_refused_and_not_printed(value):
+    agent = EnforcementAgent(settings.load(webhook_authorization=value), EnforcementRules(), 1)
+    with pytest.raises(ConfigurationError, match="SAFEGUARD_WEBHOOK_AUTHORIZATION") as caught:
+        agent._authorization()
+    assert value not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [KeyError("uid not found: 4711"), OSError("no username set")])
+def test_a_user_id_without_a_name_needs_one(error, monkeypatch):
+    def getuser():
+        raise error
+
+    monkeypatch.setattr("getpass.getuser", getuser)
+    with pytest.raises(ConfigurationError, match="say who you are with --by"):
+        changed_by("", None)
+    assert changed_by("", "ann").by == "ann"
+
+
+@pytest.mark.parametrize("answer", ["y\n", "n\n"])
+def test_what_is_confirmed_is_what_is_released(answer, monkeypatch):
+    """The number of held actions grows while the moderator reads the question."""
+    waiting, released = [held_action(0)], []
+
+    async def held(_, policy_id):
+        shown = [one for one in waiting if one.action.policy_id == policy_id]
+        waiting.extend(map(held_action, range(1, 201)))
+        return shown
+
+    async def release(_, shown, moderator):
+        released.extend(one.action.action_id for one in shown)
+        return len(shown)
+
+    monkeypatch.setattr(moderators, "held", held)
+    monkeypatch.setattr(moderators, "release", release)
+    done = CliRunner().invoke(app, ["enforce", "release", "hate", "--by", "ann"], input=answer)
+    assert "release under hate: remove 1?" in done.stdout
+    assert (released, done.exit_code) == ((["a0"], 0) if answer == "y\n" else ([], 1))
+
+
+def held_action(number):
+    return HeldAction(Action(f"a{number}", f"c{number}", "remove", WHEN, policy_id="hate", state="held"), 0, "remove")
