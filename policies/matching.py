@@ -33,7 +33,7 @@ _LAST_LETTER = 0x32000  # no letters follow in Unicode
 _STRETCHED = 3  # equal letters in a row that count as one
 _MAX_DOUBLES = 3  # letters of a term that occur twice in a row and are looked for in every mixture of once and twice
 _SPACED_MINIMUM = 4  # letters of a term that is found inside a longer row of spaced-out letters
-_NEAR, _AROUND = 4, 200  # characters on either side that are looked at for spaced-out letters, and for the language
+_NEAR, _AROUND = 4, 40  # characters on either side that are looked at for spaced-out letters, and for the language
 # Scripts written without spaces: a term may begin and end anywhere.
 _SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
 _SYLLABLE = re.compile(f"[{_SPACELESS}\uac00-\ud7a3]")
@@ -352,9 +352,12 @@ def _runs(word: str) -> list[str]:
     return expressions
 
 
-def skeletal(line: str) -> str:
-    """A plain line as literal terms see it: look-alike letters as Latin, one space for any white space."""
-    return " ".join(looks(line).split())
+def skeletal(lines: str) -> str:
+    """Plain lines as literal terms see them: look-alike letters as Latin, one space for any white space."""
+    return _WHITE_SPACE.sub(" ", looks(lines))
+
+
+_WHITE_SPACE = re.compile(r"[^\S\n]{2,}|[^\S\n ]")
 
 
 class Terms:
@@ -399,15 +402,15 @@ class Terms:
         terms = [self._words.terms[needle] for needle in needles]
         first, last = of.places[0].take(starts).tolist(), of.places[1].take(np.array(ends) - 1).tolist()
         owners = np.searchsorted(of.ends, first).tolist()
-        return [
-            (numbers[owner], term)
-            for owner, term, start, end in zip(owners, terms, first, last, strict=True)
-            if self._terms[term].is_at(of.source, start, end + 1)
-        ]
+        found: dict[tuple[int, int], None] = {}  # in order; what is found once is not compared again
+        for owner, term, start, end in zip(owners, terms, first, last, strict=True):
+            if (owner, term) not in found and self._terms[term].is_at(of.source, start, end + 1):
+                found[owner, term] = None
+        return [(numbers[owner], term) for owner, term in found]
 
     def _find_literal(self, lines: Sequence[str]) -> Iterator[tuple[int, int]]:
         assert self._literal is not None
-        line = _between_ends(list(map(skeletal, lines)))
+        line = skeletal(_between_ends(lines))
         hits = [
             (start, self._literal.terms[needle])
             for needle, start, _ in self._literal.find(line)

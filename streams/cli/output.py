@@ -44,5 +44,7 @@ class Table(rich.table.Table):
 
 def console(*, stderr: bool = False) -> Console:
     """The console for tables: as wide as the terminal, or 150 columns in a file or pipe."""
-    terminal = Console(stderr=stderr)
-    return terminal if terminal.is_terminal else Console(stderr=stderr, width=150)
+    terminal = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    if not terminal.is_terminal:
+        terminal.width = 150
+    return terminal

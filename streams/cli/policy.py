@@ -13,12 +13,14 @@ from safeguard_streams.bus import kafka
 from safeguard_streams.cli import policy_tables as tables
 from safeguard_streams.cli.options import Bootstrap, By, Json, Library, Why, changed_by, fit_for_release, show_rows
 from safeguard_streams.cli.output import say
+from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies import check as checking
 from safeguard_streams.policies.files import LIBRARY, load_library
 from safeguard_streams.quality import shadow_comparison
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.durations import moment
 
 app = typer.Typer(no_args_is_help=True, help="Check, test, release, compare and roll back policies.")
 
@@ -146,11 +148,19 @@ def compare(
     version: Annotated[
         str | None, typer.Option(help="Version of the shadow; default: the one that judged last.")
     ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(help="Read verdicts written from this time on: 2026-01-31T12:00:00Z, or 7d for seven days ago."),
+    ] = None,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
     """Compare a policy's shadow with the version in force, by their verdicts on the same content."""
-    comparison = asyncio.run(shadow_comparison.from_kafka(settings.load(bootstrap=bootstrap), policy_id, version))
+    start = moment(since, "--since") if since else None
+    with shown_reading():
+        comparison = asyncio.run(
+            shadow_comparison.from_kafka(settings.load(bootstrap=bootstrap), policy_id, version, start)
+        )
     if not comparison.shadow_version:
         command = f"safeguard policy release {policy_id} --shadow 0.05"
         raise ConfigurationError(f"no shadow of {policy_id} has judged anything yet; start one with: {command}")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import Annotated
 
 import typer
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.cli.options import Bootstrap, Json
-from safeguard_streams.cli.output import plain
+from safeguard_streams.cli.output import plain, say
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Verdict, encode
 from safeguard_streams.runtime import settings
@@ -52,7 +51,7 @@ def tail(
     with kafka.watched(kafka.Reading()) as reading:
         asyncio.run(work())
     if left_out := str(reading):
-        print(left_out, file=sys.stderr)
+        say(left_out, error=True)
 
 
 def line(verdict: Verdict) -> str:

@@ -57,9 +57,6 @@ class MemoryConsumer:
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         self._committed.update({(tp.topic, tp.partition): (offset, "") for tp, offset in offsets.items()})
 
-    def partitions_for_topic(self, topic: str) -> set[int] | None:
-        return set(range(self._broker.partitions)) if topic else None
-
     def highwater(self, partition: TopicPartition) -> int | None:
         return len(self._broker.logs[partition.topic, partition.partition])
 

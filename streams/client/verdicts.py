@@ -26,7 +26,13 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from aiokafka import ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStateError, KafkaError
+from aiokafka.errors import (
+    CommitFailedError,
+    ConsumerStoppedError,
+    IllegalStateError,
+    KafkaError,
+    UnknownTopicOrPartitionError,
+)
 
 from safeguard_streams.client.kafka_errors import translated
 from safeguard_streams.client.memory import MemoryConsumer
@@ -104,7 +110,6 @@ class VerdictConsumer(Protocol):
     async def committed(self, partition: TopicPartition) -> int | None: ...
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None: ...
     def seek(self, partition: TopicPartition, offset: int) -> None: ...
-    def partitions_for_topic(self, topic: str) -> set[int] | None: ...
     def highwater(self, partition: TopicPartition) -> int | None: ...
 
 
@@ -178,15 +183,16 @@ class Verdicts(ConsumerRebalanceListener):
         self._consumer.subscribe([self._topic], listener=self)
         try:
             await self._consumer.start()
+        except UnknownTopicOrPartitionError as error:
+            await self.__aexit__()
+            problem = f"topic {self._topic} does not exist; check prefix, or run: safeguard topics create"
+            raise ConfigurationError(problem) from error
         except KafkaError as error:
             await self.__aexit__()
             raise translated(error, f"opening {self._topic}") from error
         except BaseException:
             await self.__aexit__()
             raise
-        if not self._consumer.partitions_for_topic(self._topic):
-            await self.__aexit__()
-            raise ConfigurationError(f"topic {self._topic} does not exist; check prefix, or: safeguard topics create")
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -55,7 +55,7 @@ def line(tally: Tally, total: int) -> str:
 
 
 def shortened(text: str, max_length: int = 46) -> str:
-    flat = " ".join(text.split())
+    flat = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
     return flat if len(flat) <= max_length else flat[: max_length - 1] + "…"
 
 

@@ -244,6 +244,12 @@ POLICIES = (
         _rates(M.ESCALATED, "policy", "gate", "lane"),
     ),
     Panel("Cleared", "Events that the prefilter cleared.", "cps", (ChartLine(rate(M.CLEARED), "cleared"),)),
+    Panel(
+        "Unknown surfaces and languages",
+        "Events whose surface or language is in no policy's scope.",
+        "cps",
+        _rates(M.UNKNOWN_SCOPE, "field", "value"),
+    ),
 )
 DASHBOARDS: dict[str, tuple[str, tuple[Panel, ...]]] = {
     "pipeline": ("Safeguard: pipeline", PIPELINE),

@@ -8,6 +8,7 @@ batch is a gather from the table, a running sum, and differences of that sum.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from copy import copy
 from pathlib import Path
@@ -33,6 +34,7 @@ _ONE = 2.0**13
 _MAX_CONTRIBUTION = (2**31 - 1) // (SECTION[0] + 1)
 # Unknown words of these lengths, in characters, are split into parts that are known words, if there are any.
 _MIN_SPLIT, _MAX_SPLIT, _MAX_PART = 8, 60, 20
+_CODE = re.compile(r"(?:\d+[^\W\d]+){4}")  # letters and digits in turn: hashes and encoded data, not words
 _MIN_MEAN_PART = 2.5  # characters; a word whose parts are shorter on average stays whole
 _UNKNOWN_COST, _UNKNOWN_LETTER_COST = 12.0, 2.0  # cost of an unknown part, and of each of its letters
 _MAX_PIECES = 200_000  # in the table; it is cleared when it holds more
@@ -110,7 +112,7 @@ class Classifier:
         """Words of a piece. A long unknown word is split into the words that it seems to be made of."""
         result: list[str] = []
         for word in words(piece):
-            if len(word) < _MIN_SPLIT or word in self._costs or len(word) > _MAX_SPLIT:
+            if len(word) < _MIN_SPLIT or word in self._costs or len(word) > _MAX_SPLIT or _CODE.search(word):
                 result.append(word)
             else:
                 result += self._split(word)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from safeguard_streams.contract.records import SHADOW, ContentEvent
+from safeguard_streams.policies.document import in_languages
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.fingerprint import fingerprint
 from safeguard_streams.prefilter.gates import Gates
 from safeguard_streams.prefilter.normalise import Flags
 from safeguard_streams.prefilter.sampling import hashed
 from safeguard_streams.releases.feed import PolicySet, Released
+from safeguard_streams.runtime import metrics
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +52,16 @@ class CompiledPolicies:
         self.fingerprints = [fingerprint(r.policy, classifier.name) for r in self.released]
         self.everything = np.array([r.policy.gate.everything for r in self.released], dtype=bool)
         self.samples = np.array([r.policy.gate.sample for r in self.released], dtype=np.float64)
+        scopes = [r.policy.applies_to for r in self.released]
+        self._surfaces = {surface for scope in scopes for surface in scope.surfaces}
+        self._languages = [language for scope in scopes for language in scope.languages]
         self.seeds = np.array([hashed(r.policy.id) for r in self.released], dtype=np.uint64)
         self.shadow_seeds = np.array([hashed(f"{name}{SHADOW}") for name in policies.shadows], dtype=np.uint64)
 
     def covers(self, events: Sequence[ContentEvent]) -> Flags:
         """[events, columns]: whether a policy covers an event, by surface, language and the policies that it names."""
         kinds = [(event.surface, event.language, event.policies) for event in events]
+        self._count_unknown(Counter(kinds))
         rows = {
             (surface, language, requested): [
                 (not requested or r.policy.id in requested) and r.policy.applies(surface, language)
@@ -62,6 +70,26 @@ class CompiledPolicies:
             for surface, language, requested in set(kinds)
         }
         return np.array([rows[kind] for kind in kinds], dtype=bool)
+
+    def _count_unknown(self, kinds: Mapping[tuple[str | None, str | None, object], int]) -> None:
+        for (surface, language, _), events in kinds.items():
+            if surface and self._surfaces and surface not in self._surfaces:
+                metrics.UNKNOWN_SCOPE.add(events, {"field": "surface", "value": _bounded(surface)})
+            if not in_languages(language, self._languages):
+                metrics.UNKNOWN_SCOPE.add(events, {"field": "language", "value": _bounded(str(language))})
+
+
+_MAX_VALUES = 20  # of a metric's attribute, in the life of a process; all further ones count as "other"
+_LABEL = re.compile(r"[\w.-]{1,40}\Z")
+_values: set[str] = set()
+
+
+def _bounded(value: str) -> str:
+    """The value as a metric's attribute. Producers choose it, hence the bound on their number and form."""
+    if value not in _values and (len(_values) >= _MAX_VALUES or not _LABEL.match(value)):
+        return "other"
+    _values.add(value)
+    return value
 
 
 def compile_policies(policies: PolicySet, former: PolicySet, classifier: Classifier) -> CompiledPolicies:

@@ -44,7 +44,7 @@ class Metric(msgspec.Struct, frozen=True, eq=False):
     @property
     def prometheus(self) -> str:
         """The name of the metric in Prometheus."""
-        unit = {"s": "_seconds", "1": "_ratio"}.get(self.unit, "")
+        unit = {"s": "_seconds", "1": "_ratio", "By": "_bytes"}.get(self.unit, "")
         name = self.name.replace(".", "_")
         if self.kind == "counter":
             return f"{name}{unit}_total"
@@ -189,6 +189,14 @@ ESCALATED = Metric(
     "{escalation}",
     "Content items that the prefilter escalated, by policy, gate and lane.",
     ("policy", "gate", "lane"),
+)
+
+UNKNOWN_SCOPE = Metric(
+    "safeguard.scope.unknown",
+    "counter",
+    "{event}",
+    "Events whose surface or language is in no policy's scope though some policy has one, by field and value.",
+    ("field", "value"),
 )
 
 VERDICTS = Metric(

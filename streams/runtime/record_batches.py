@@ -71,14 +71,22 @@ class ReadableRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka has n
                 batch = self._records.current
                 if batch is None:
                     raise
-                end = max(batch.next_offset, self.next_fetch_offset + 1)
-                records = list(_read_again(batch, self._tp, self.next_fetch_offset, end, error))
+                first, end = self._rest_of(batch)
+                records = list(_read_again(batch, self._tp, first, end, error))
             # The batch after this one comes next: that may be past the last record, where compaction removed the end.
             last = len(records) - 1
             for number, record in enumerate(records):
                 self.next_fetch_offset = end if number == last else record.offset + 1
                 yield record
             self.next_fetch_offset = end
+
+    def _rest_of(self, batch: _Batch) -> tuple[int, int]:
+        """The first offset of a batch that was not handed out, and the one behind its last."""
+        first, end = self.next_fetch_offset, batch.next_offset
+        if not batch.intact:
+            return first, max(end, first + 1)
+        # A record whose offset is outside of its batch moves the position past it: all of the batch is in doubt then.
+        return (first if first <= end else batch.base_offset), end
 
 
 class _Batches:
@@ -240,9 +248,9 @@ def _read_again(
             plain = batch.plain()
         except Exception as problem:
             error = problem
-    if plain is None:
+    if plain is None and first < end:
         yield _unreadable(tp, first, end, batch.raw, error)
-    else:
+    elif plain is not None:
         yield from _Records(plain, tp, first, end)
 
 

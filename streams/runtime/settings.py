@@ -25,6 +25,10 @@ from pydantic_settings import (
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.vocabulary import Effort
 
+# Kubernetes sets SAFEGUARD_REASONER_PORT=tcp://10.0.0.1:8002 in every pod for a Service named safeguard-reasoner. That
+# is not meant as a setting, and is left out.
+_SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://[^/]*:[0-9]+\Z", re.IGNORECASE)
+_USER = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#]*@", re.IGNORECASE)
 _BROKER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s,:/\[\]]+):([0-9]{1,5})", re.ASCII)
 
 
@@ -34,12 +38,6 @@ def _checked_brokers(brokers: str) -> str:
         if address is None or not 1 <= int(address[2]) <= 65_535:
             raise PydanticCustomError("brokers", "expected HOST:PORT, or several joined by commas")
     return brokers
-
-
-# Kubernetes sets SAFEGUARD_REASONER_PORT=tcp://10.0.0.1:8002 in every pod for a Service named safeguard-reasoner. That
-# is not meant as a setting, and is left out.
-_SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://[^/]*:[0-9]+\Z", re.IGNORECASE)
-_USER = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#]*@", re.IGNORECASE)
 
 
 class Settings(BaseSettings):

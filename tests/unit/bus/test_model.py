@@ -158,7 +158,7 @@ class Model(RuleBasedStateMachine):
                 value = f"{len(self.kinds)} ".encode().ljust(len(self.kinds) % 7 * 50)
                 key = str(len(self.kinds)).encode()
                 record = self.broker.append(SOURCE, value, key, partition.partition)
-                self.broker.logs[partition][-1] = msgspec.structs.replace(record, timestamp=1000)
+                self.broker.logs[partition][-1] = msgspec.structs.replace(record, timestamp=1_700_000_000_000)
                 self.kinds.append(kind)
         self.settle()
 

@@ -80,6 +80,6 @@ def test_a_user_without_a_name_is_told_to_give_one(monkeypatch):
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", lambda _: nobody())
-    with pytest.raises(ConfigurationError, match="--by NAME"):
+    with pytest.raises(ConfigurationError, match="--by"):
         options.changed_by("why", None)
     assert options.changed_by("why", "ann").by == "ann"

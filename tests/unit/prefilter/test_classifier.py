@@ -54,6 +54,8 @@ def test_words_that_are_run_together_are_split(classifier):
     assert classifier.words("killyourselfnow!") == ["kill", "yourself", "now", "!"]
     assert classifier.words("thankful") == ["thankful"]
     assert classifier.words("xqzwvkjhgfdsq") == ["xqzwvkjhgfdsq"]
+    assert classifier.words("killyourself2024") == ["kill", "yourself", "2024"]
+    assert classifier.words("a1b22love3c4dd5kill") == ["a1b22love3c4dd5kill"], "a hash"
 
 
 @given(st.lists(st.text(max_size=60), min_size=1, max_size=8))

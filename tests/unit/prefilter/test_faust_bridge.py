@@ -85,7 +85,7 @@ async def test_an_error_of_the_process_ends_the_app_and_is_raised():
         await run_with(work)
 
 
-async def test_a_batch_that_is_cancelled_leaves_the_agent_running():
+async def test_a_batch_that_is_cancelled_leaves_the_agent_running(caplog):
     async def work(bridge, _):
         for value in (b"slow", b"bad"):
             cancelled = asyncio.create_task(bridge.process([record(value)]))
@@ -101,6 +101,7 @@ async def test_a_batch_that_is_cancelled_leaves_the_agent_running():
         assert [o.value for o in await bridge.process([record(b"c")])] == [b"c"]
 
     await run_with(work)
+    assert not [line for line in caplog.records if line.levelname in {"ERROR", "CRITICAL"}], "Faust restarted the agent"
 
 
 async def test_a_costly_batch_is_decided_in_order_while_the_event_loop_turns(monkeypatch):

@@ -9,7 +9,7 @@ from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
 from aiokafka.record.default_records import DefaultRecordBatchBuilder, _DefaultRecordBatchBuilderPy
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from safeguard_streams.runtime import record_batches
@@ -207,6 +207,7 @@ def test_any_headers_arrive_as_they_were_sent(headers, codec, key):
     st.lists(st.tuples(st.integers(0, 10_000), st.integers(1, 255)), min_size=1, max_size=4),
     st.booleans(),
 )
+@example(SNAPPY, 2, [(23, 128), (1701, 1)], True)
 @settings(deadline=None, max_examples=300)
 def test_whatever_is_broken_the_next_batch_arrives(codec, count, changes, reseal):
     raw = bytearray(batch([b"value %d" % number for number in range(count)], 0, codec))
