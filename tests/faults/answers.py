@@ -40,7 +40,7 @@ class Answers:
     def clear(self) -> None:
         """Forget what came back; what was sent is kept."""
         self.topics: Counter[str] = Counter()
-        self.whole = 0  # dead letters with all bytes of their record
+        self.whole = 0  # dead letters that hold the value of their record, or its size where it was too large
         self.strange: Counter[str] = Counter()  # dead letters of later stages, by stage
         self._decided: Counter[Place] = Counter()  # cleared, or escalated live
         self._dead: Counter[Place] = Counter()
@@ -79,8 +79,8 @@ class Answers:
             return
         place = self._place(record, f"{letter.origin.partition}@{letter.origin.offset}")
         self._dead[place] += 1
-        value, sent = letter.original()[1], self.sent.get(place)
-        self.whole += sent is not None and (len(value) if value is not None else None) == sent.size
+        if place in self.sent:
+            self.whole += _size(letter) == self.sent[place].size
 
     def _place(self, record, origin: str | None) -> Place:
         partition, _, offset = (origin or "-1@-1").partition("@")
@@ -127,3 +127,11 @@ class Answers:
     def kinds(self, places: list[Place]) -> Counter[str]:
         """What the records at these places are examples of."""
         return Counter(self.sent[place].kind if place in self.sent else "nothing was sent" for place in places)
+
+
+def _size(letter: DeadLetter) -> int | None:
+    """The bytes of the original's value, also of one that was too large to keep."""
+    if "value" in letter.left_out:
+        return letter.value_bytes
+    value = letter.original().value
+    return None if value is None else len(value)

@@ -119,7 +119,7 @@ class HostileProducer:
             self._event("4 MiB data URI", self._data_uri(4 * MiB)),
             self._event("1 MiB without a break", self._cjk(350 * KiB)),
             self._event("spaced out, 2 MiB", "a b " * (MiB // 2)),
-            self._sized("just below the limit", most - 64),
+            self._sized("just below the limit", most - KiB),
             self._sized("at the limit", most, codec="gzip"),
             self._sized("past the limit once decompressed", most + 1, answer="dead letter", codec="gzip"),
             HostileRecord("28 MiB of gzip", "dead letter", b'"' + b"x" * (28 * MiB) + b'"', b"large", codec="gzip"),

@@ -36,6 +36,7 @@ from hostile import HostileProducer, HostileRecord, RawBatch
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
+from safeguard_streams.errors import BusError
 from safeguard_streams.infra import brokers
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.policies.harmony import encoding
@@ -186,6 +187,7 @@ class Suite:
         self.answers = Answers()
         self.hostile = HostileProducer(random.Random(options.seed + 1))
         self.first = defaultdict(dict)  # by partition: the first records that were sent, by offset
+        self.restored = set()  # keys of the records that were put back
         self.calm = asyncio.Lock()  # held by a fault, and while the input topic is restored
         self.content_ids = {}  # by the digest of the text
         self.hits = defaultdict(list)  # by member: when it was killed or stopped
@@ -221,7 +223,7 @@ class Suite:
             print(f"  {moment:7.1f} s  {kind}")
         watching = asyncio.gather(self.watch(), self.look())
         try:
-            await asyncio.gather(self.publish(), self.inject(plan))
+            await self.beside(watching, self.publish(), self.inject(plan))
             say("published everything, waiting for the answers")
             await self.settle()
             watching.cancel()
@@ -237,6 +239,13 @@ class Suite:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(member.process.pid, signal.SIGKILL)
                 member.process.wait()
+
+    async def beside(self, watching, *work):
+        """Do the work. A fault of the suite's own watching ends it."""
+        doing = asyncio.gather(*work)
+        done, _ = await asyncio.wait({watching, doing}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
 
     async def publish(self):
         producer = AIOKafkaProducer(
@@ -310,6 +319,7 @@ class Suite:
             kept, self.first = self.first, defaultdict(dict)
             self.answers.created.append(int(time.time() * 1000))
             await producer.client.force_metadata_update()
+            self.restored = {record.key for records in kept.values() for record in records.values()}
             for partition, records in kept.items():
                 for offset in range(min(len(records), KEPT)):
                     await (await self.send(producer, records[offset], partition, "at most one more"))
@@ -405,7 +415,7 @@ class Suite:
     async def watch(self):
         """Follow the outputs, for progress only: the verdict is read from the beginning afterwards."""
         while True:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(KafkaError, BusError):
                 async with kafka.reader(self.settings, WATCHED) as consumer:
                     self.answers.clear()
                     while True:
@@ -481,8 +491,8 @@ class Suite:
         for text, made in calls.items():
             if text == WARM_UP:
                 continue  # a reasoner starts with a call that has the policy and no text
-            if text not in self.content_ids:
-                continue  # hostile texts are sent twice, and judged in windows
+            if self.content_ids.get(text) in {None, *self.restored}:
+                continue  # hostile texts are sent twice, and judged in windows; what was restored is judged again
             done = committed.get(self.content_ids[text], math.inf)
             for (_, owner), (moment, repeater) in pairwise(made):
                 if moment > done:
