@@ -26,7 +26,7 @@ import msgspec
 
 from safeguard_streams.bus.interface import Committed, Output, Record
 from safeguard_streams.bus.timestamps import age
-from safeguard_streams.bus.watermark import SPAN, Watermark
+from safeguard_streams.bus.watermark import MARK, SPAN, Watermark
 
 
 class Work(msgspec.Struct, eq=False):
@@ -85,6 +85,7 @@ class Backlog:
         self._under_way: dict[Work, None] = {}
         self._done: deque[Work] = deque()
         self._committing: Commit | None = None
+        self._marks = 0
 
     def start_at(self, committed: Committed, end: int | None = None) -> bool:
         """Continue at a committed position, unless the log was reset meanwhile. Call this before the first batch.
@@ -202,7 +203,12 @@ class Backlog:
             works.append(self._done.popleft())
             size += works[-1].output_size
         watermark = self._watermark
-        self._committing = Commit(works, Committed(*watermark.with_done(_offsets(works, watermark))), size, watermark)
+        position, metadata = watermark.with_done(_offsets(works, watermark))
+        if any(work.watermark is not watermark for work in works):
+            # Work of an earlier log moves no position. The mark lets the position show that this commit took place.
+            self._marks += 1
+            metadata = f"{metadata}{MARK}{self._marks}"
+        self._committing = Commit(works, Committed(position, metadata), size, watermark)
         self.commit_due = False
         return self._committing
 

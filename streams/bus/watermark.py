@@ -27,6 +27,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 
 SPAN = 16_384  # offsets
+MARK = " "  # what follows it in the metadata only tells commits apart; base85 has no space
 
 
 class Watermark:
@@ -117,7 +118,8 @@ def pack(position: int, done: Iterable[int]) -> str:
 
 
 def unpack(position: int, metadata: str) -> set[int]:
-    """The inverse of pack; an empty set for metadata of another origin."""
+    """The inverse of pack, without a mark; an empty set for metadata of another origin."""
+    metadata = metadata.partition(MARK)[0]
     if not metadata:
         return set()
     try:
