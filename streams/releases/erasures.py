@@ -27,6 +27,25 @@ class _Item(msgspec.Struct, frozen=True):
     content_id: str
 
 
+class _Named(msgspec.Struct, frozen=True):
+    """The places of ids in the records of all topics."""
+
+    content_id: str | None = None
+    event: _Item | None = None
+    verdict: _Item | None = None
+    action: _Item | None = None
+
+
+def content_ids(value: bytes | None) -> set[str]:
+    """The ids of the content items that a record of any topic is about. Raises RecordError if it cannot be read."""
+    try:
+        named = decode(value, _Named)
+    except RecordError:
+        return {read_event(value).event.content_id}
+    inner = {part.content_id for part in (named.event, named.verdict, named.action) if part is not None}
+    return inner if named.content_id is None else inner | {named.content_id}
+
+
 def _content_id(value: bytes | None) -> str:
     """The id of an event, which may need the repairs of the intake. Raises RecordError."""
     try:
