@@ -10,7 +10,6 @@ verdicts and release held actions by writing to moderation.actions. In reading o
 - `state`: what stands on the content items of one partition, restored from moderation.standing.
 - `transform`: the action that follows a verdict or a moderator's record.
 - `delivery`: actions to the webhook.
-- `erased`: records about erased items, without words about them.
 - `plain_text`: names and reasons of moderators.
 - `moderators`: what moderators do: decide, look at what stands and at held actions, release them.
 - `repartition`: what stands, after the topics got more partitions.

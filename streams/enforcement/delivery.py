@@ -30,9 +30,9 @@ from safeguard_streams.bus import tracing
 from safeguard_streams.bus.dead_letters import was_requeued
 from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.contract.records import Action, decode, now
-from safeguard_streams.enforcement.erased import Erased, never, without_words
 from safeguard_streams.enforcement.rules import Webhook
 from safeguard_streams.errors import ConfigurationError, RecordError
+from safeguard_streams.releases.erasures import Erased, never, without_words
 from safeguard_streams.runtime import metrics
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from safeguard_streams.bus.dead_letters import was_requeued
 from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, EnforcementInput, Verdict, carried, decode, encode, schema_header
-from safeguard_streams.enforcement.erased import Erased, never, without_words
+from safeguard_streams.releases.erasures import Erased, never, without_words
 
 _SCHEMA = schema_header(EnforcementInput)
 

@@ -25,11 +25,11 @@ from safeguard_streams.contract.records import (
     schema_header,
     verdict_id,
 )
-from safeguard_streams.enforcement.erased import Erased, never, without_words
 from safeguard_streams.enforcement.plain_text import made_plain
 from safeguard_streams.enforcement.rules import Cap, EnforcementRules, RuleChoice, severity
 from safeguard_streams.enforcement.state import EnforcementState, RestoreState, effective
 from safeguard_streams.errors import RecordError
+from safeguard_streams.releases.erasures import Erased, never, without_words
 from safeguard_streams.runtime import metrics
 
 log = logging.getLogger(__name__)

@@ -2,6 +2,9 @@
 
 Kafka cannot remove the events of an item at once, and whatever is still on its way would be judged and written about
 again. Every stage therefore asks this list. It holds ids and times, never content.
+
+An erasure covers what was written until then. A record that repeats a reason later, such as the release of a held
+action, goes by the time of what it repeats.
 """
 
 from __future__ import annotations
@@ -9,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from datetime import UTC
+from typing import TypeVar
 
 import msgspec
 
@@ -16,11 +21,36 @@ from safeguard_streams.bus import kafka
 from safeguard_streams.bus.interface import Record
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.intake import read_event
-from safeguard_streams.contract.records import ErasureRequest, decode
+from safeguard_streams.contract.records import Action, ErasureRequest, Verdict, decode
 from safeguard_streams.errors import RecordError
 from safeguard_streams.runtime.settings import Settings
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T", Verdict, Action)
+# Whether an item was erased, by its content id and the time of what was written about it in ms since 1970.
+Erased = Callable[[str, int], bool]
+
+
+def never(_content_id: str, _timestamp: int) -> bool:
+    """No item was erased."""
+    return False
+
+
+def is_about_erased(record: Verdict | Action, erased: Erased) -> bool:
+    """Whether a verdict or an action is about an item that was erased since."""
+    written = record.decided_at if isinstance(record, Verdict) else record.acted_at
+    aware = written if written.tzinfo else written.replace(tzinfo=UTC)
+    return erased(record.content_id, round(aware.timestamp() * 1000))
+
+
+def without_words(record: T, erased: Erased) -> T:
+    """A verdict or an action as it is or, about an erased item, without the reasons that may quote it."""
+    if not is_about_erased(record, erased):
+        return record
+    if isinstance(record, Action):
+        return msgspec.structs.replace(record, reason=None, why="")
+    return msgspec.structs.replace(record, reason=None)
 
 
 class _Item(msgspec.Struct, frozen=True):

@@ -10,8 +10,8 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, EnforcementInput, decode, encode
 from safeguard_streams.enforcement import intake
 from safeguard_streams.enforcement.delivery import Delivery
-from safeguard_streams.enforcement.erased import without_words
 from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, Webhook
+from safeguard_streams.releases.erasures import without_words
 from safeguard_streams.runtime.memory_broker import StoredRecord
 from tests.unit.enforcement.test_transform import WHEN as DECIDED
 from tests.unit.enforcement.test_transform import Enforced, verdict
