@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import msgspec
@@ -40,8 +40,12 @@ def never(_content_id: str, _timestamp: int) -> bool:
 def is_about_erased(record: Verdict | Action, erased: Erased) -> bool:
     """Whether a verdict or an action is about an item that was erased since."""
     written = record.decided_at if isinstance(record, Verdict) else record.acted_at
-    aware = written if written.tzinfo else written.replace(tzinfo=UTC)
-    return erased(record.content_id, round(aware.timestamp() * 1000))
+    return erased(record.content_id, _in_ms(written))
+
+
+def _in_ms(date: datetime) -> int:
+    """Milliseconds since 1970. A date without an offset is taken as UTC."""
+    return round((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def without_words(record: T, erased: Erased) -> T:
@@ -99,11 +103,10 @@ class ErasureList:
             return
         try:
             request = decode(record.value, ErasureRequest)
-            erased_at = round(request.erased_at.timestamp() * 1000)
-        except (RecordError, OverflowError) as error:
+        except RecordError as error:
             log.error("record of moderation.erasures ignored offset=%d error=%s", record.offset, error)  # noqa: TRY400
             return
-        self._times[request.content_id] = max(erased_at, self._times.get(request.content_id, 0))
+        self._times[request.content_id] = max(_in_ms(request.erased_at), self._times.get(request.content_id, 0))
         self._on_erased(request.content_id)
 
     def erased(self, content_id: str, timestamp: int) -> bool:
