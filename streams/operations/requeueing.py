@@ -168,8 +168,9 @@ async def _next_record(client: StrictConsumer, tp: TopicPartition, offset: int) 
     """The record at an offset or, if none is there, the one after it; None at the end."""
     client.seek(tp, offset)
     while await client.position(tp) <= offset:
-        for record in (await client.getmany(tp, timeout_ms=500, max_records=1)).get(tp, ()):
-            return record
+        records: Sequence[Record] = (await client.getmany(tp, timeout_ms=500, max_records=1)).get(tp, ())
+        if records:
+            return records[0]
     return None
 
 

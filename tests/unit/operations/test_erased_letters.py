@@ -11,7 +11,6 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import DeadLetter, ErasureRequest, decode, encode
 from safeguard_streams.errors import RecordError
 from safeguard_streams.operations import requeueing
-from safeguard_streams.operations.acls import ROLES
 from safeguard_streams.operations.erasure import _dead_letter
 from safeguard_streams.releases.erasures import ErasureList, content_ids
 from safeguard_streams.runtime.memory_broker import StoredRecord
@@ -91,8 +90,3 @@ def test_an_id_outside_of_the_basic_plane_is_found_in_a_broken_record():
 def test_letters_that_hold_no_base64_are_left_out():
     broken = encode(DeadLetter(decode(letter(b"{}").value, DeadLetter).origin, "s", "e", "r", 1, ERASED_AT, value="$"))
     assert _dead_letter(broken, "é/1", kafka.Mention("é/1")) is None
-
-
-def test_operators_may_read_how_far_agents_are():
-    """`safeguard enforce repartition` asks for the positions of the agents' groups."""
-    assert any("enforcement-actions".startswith(prefix) for prefix in ROLES["operator"].groups)
