@@ -68,6 +68,7 @@ ROLES: dict[str, Role] = {
         reads=(
             *(topics.EVENTS, topics.CLEARED, topics.VERDICTS, topics.RATIONALES, topics.REPLAYS, topics.REPLAY_JOBS),
             *(topics.ESCALATIONS_REPLAY, topics.ACTIONS, topics.STANDING, topics.POLICIES, topics.POLICIES_HISTORY),
+            topics.ERASURES,
         ),
     ),
     "operator": Role(

@@ -133,7 +133,7 @@ class Settings(BaseSettings):
     )
 
     # The reasoning worker: how much it judges at once, and in which order.
-    reasoner_port: int = Field(6067, ge=1, le=65_535, description="port of the reasoning worker's health endpoint")
+    reasoner_port: int = Field(6067, ge=0, le=65_535, description="port of the reasoning worker's health endpoint")
     max_in_flight: int | None = Field(
         None,
         ge=1,
@@ -174,7 +174,7 @@ class Settings(BaseSettings):
     )
 
     # The enforcement agent.
-    enforcement_port: int = Field(6068, ge=1, le=65_535, description="port of the enforcement agent's health endpoint")
+    enforcement_port: int = Field(6068, ge=0, le=65_535, description="port of the enforcement agent's health endpoint")
     webhook_secret: SecretStr | None = Field(
         None, description="key that signs webhook deliveries: whsec_ and the base64 of at least 24 random bytes"
     )
