@@ -11,6 +11,7 @@ What was shown is what is done: a plan fixes the letters, and `requeue` writes t
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
@@ -65,13 +66,13 @@ class RequeuePlan(msgspec.Struct, frozen=True):
 
 
 class _Candidate(msgspec.Struct, frozen=True):
-    """A letter that may go back, and the record that would be written."""
+    """A letter that may go back, and a digest of the record that it holds, which may be large."""
 
     place: tuple[int, int]
     stage: str
     topic: str
     origin: Origin
-    written: Output
+    digest: bytes
 
 
 async def plan(settings: Settings) -> RequeuePlan:
@@ -121,7 +122,12 @@ def _candidate(
     except RecordError as error:
         place = f"{topics.DEAD_LETTERS}[{record.partition}]@{record.offset}"
         return KeptLetter(place, _shown(origin), letter.stage, str(error))
-    return _Candidate((record.partition, record.offset), letter.stage, topic, origin, written)
+    place = record.partition, record.offset
+    return _Candidate(place, letter.stage, topic, origin, _digest(written.key, written.value))
+
+
+def _digest(key: bytes | None, value: bytes | None) -> bytes:
+    return hashlib.sha256(msgspec.msgpack.encode((key, value))).digest()
 
 
 def _is_erased(written: Output, timestamp: int, erasures: ErasureList) -> bool:
@@ -158,8 +164,7 @@ async def _compare(client: StrictConsumer, candidates: Sequence[_Candidate]) -> 
         offset = candidate.origin.offset
         if first <= offset < end:
             record = await _next_record(client, tp, offset)
-            there = record and (record.offset, record.key, record.value)
-            if there == (offset, candidate.written.key, candidate.written.value):
+            if record and record.offset == offset and _digest(record.key, record.value) == candidate.digest:
                 found.add(candidate.place)
     return found
 
