@@ -50,7 +50,9 @@ class Settings(BaseSettings):
         "127.0.0.1:9092", description="Kafka brokers, HOST:PORT joined by commas"
     )
     prefix: str = Field(
-        "", description="prefix of all topics, groups and transactional ids, for tenants that share a cluster"
+        "",
+        pattern=r"^[A-Za-z0-9._-]{0,200}$",  # what Kafka allows in a topic's name
+        description="prefix of all topics, groups and transactional ids, for tenants that share a cluster",
     )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="protocol for connecting to brokers"
