@@ -122,8 +122,8 @@ def _candidate(
     except RecordError as error:
         place = f"{topics.DEAD_LETTERS}[{record.partition}]@{record.offset}"
         return KeptLetter(place, _shown(origin), letter.stage, str(error))
-    place = record.partition, record.offset
-    return _Candidate(place, letter.stage, topic, origin, _digest(written.key, written.value))
+    digest = _digest(written.key, written.value)
+    return _Candidate((record.partition, record.offset), letter.stage, topic, origin, digest)
 
 
 def _digest(key: bytes | None, value: bytes | None) -> bytes:
