@@ -61,9 +61,9 @@ def retry(
 ) -> None:
     """Requeue each dead letter to the topic that its stage read, exactly once, unless it was requeued before.
 
-    Shows the numbers and asks for confirmation, except with --json. Letters whose record is not whole, or whose stage
-    does not read the topic that they name, stay in place. A header counts the attempts. A record that fails again
-    becomes a new dead letter.
+    Shows the numbers and asks for confirmation, except with --json. Letters stay in place if their record is not whole,
+    if their stage does not read the topic that they name, or if their item was erased. A header counts the attempts. A
+    record that fails again becomes a new dead letter.
     """
     current = settings.load(bootstrap=bootstrap)
     configure_logging("WARNING")

@@ -68,9 +68,7 @@ def erase(
             "records": remaining.records,
             "text": "holds the text" if remaining.text else "no text",
             "may quote it in": ", ".join(remaining.quotes),
-            "gone by": f"{remaining.until:%Y-%m-%d %H:%M} UTC"
-            if remaining.until
-            else "unknown: compacted, or odd times",
+            "gone by": _moment(remaining.until),
         }
         for remaining in result.remains
     ]

@@ -23,7 +23,10 @@ app = typer.Typer(no_args_is_help=True, help="Manage the pipeline's topics.")
 
 @app.command("create")
 def create(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
-    """Create missing topics. Existing topics stay unchanged."""
+    """Create missing topics.
+
+    Existing topics stay as they are, except that their largest record size is raised to what this version needs.
+    """
     created = asyncio.run(kafka.create_topics(settings.load(bootstrap=bootstrap)))
     if as_json:
         print(orjson.dumps(created).decode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -11,7 +11,8 @@ from safeguard_streams.bus import kafka
 from safeguard_streams.cli.options import Bootstrap, Json
 from safeguard_streams.cli.output import plain, say
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Verdict, encode
+from safeguard_streams.contract.records import Decision, Verdict, encode
+from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.process import Stop, run_until_first
 
@@ -31,6 +32,8 @@ def tail(
 ) -> None:
     """Follow verdicts as they are published, until Ctrl-C."""
     current = settings.load(bootstrap=bootstrap)
+    if decision not in {None, *get_args(Decision)}:
+        raise ConfigurationError(f"--decision: violates, safe or undetermined, not {decision}")
     names = [topics.VERDICTS, topics.CLEARED] if cleared else [topics.VERDICTS]
 
     async def follow() -> None:

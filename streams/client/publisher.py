@@ -18,6 +18,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.intake import read_event
 from safeguard_streams.contract.records import ContentEvent, Message, encode, schema_header
 from safeguard_streams.errors import ConfigurationError, RecordError
+from safeguard_streams.runtime.brokers import check_brokers
 from safeguard_streams.runtime.memory_broker import MemoryBroker
 
 log = logging.getLogger(__name__)
@@ -33,10 +34,13 @@ class Publisher:
 
     bootstrap: brokers as HOST:PORT,HOST:PORT, or a MemoryBroker in tests. prefix: the deployment's topic prefix.
     options: further options of aiokafka's producer, such as security.
-    Raises BusError if Kafka does not acknowledge, and ForbiddenError if it refuses access.
+    Raises ConfigurationError if these are no addresses of brokers, BusError if Kafka does not acknowledge, and
+    ForbiddenError if it refuses access.
     """
 
     def __init__(self, bootstrap: str | MemoryBroker, *, prefix: str = "", **options: Any) -> None:
+        if not isinstance(bootstrap, MemoryBroker):
+            check_brokers(bootstrap)
         self._topic = topics.prefixed(prefix, topics.EVENTS)
         self._bootstrap = bootstrap
         self._options = options

@@ -41,6 +41,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Verdict, decode
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
+from safeguard_streams.runtime.brokers import check_brokers
 from safeguard_streams.runtime.memory_broker import MemoryBroker
 
 log = logging.getLogger(__name__)
@@ -147,8 +148,9 @@ class Verdicts(ConsumerRebalanceListener):
     window: how many verdicts of each partition to remember. options: further options of aiokafka's consumer, such as
     security. Records that are no verdict are skipped, counted in `skipped` and logged.
 
-    Raises BusError if Kafka cannot be reached, ForbiddenError if it refuses access, ConfigurationError if the topic is
-    missing or ends before the offset to resume at, and the errors of `positions`.
+    Raises BusError if Kafka cannot be reached and ForbiddenError if it refuses access. Raises ConfigurationError if
+    these are no addresses of brokers, or if the topic is missing or ends before the offset to resume at. Raises the
+    errors of `positions`, too.
     """
 
     def __init__(
@@ -163,6 +165,8 @@ class Verdicts(ConsumerRebalanceListener):
     ) -> None:
         if not group:
             raise ConfigurationError("group is empty; name the service that follows, so that its offsets can be kept")
+        if not isinstance(bootstrap, MemoryBroker):
+            check_brokers(bootstrap)
         self._topic = topics.prefixed(prefix, topics.VERDICTS)
         self._bootstrap = bootstrap
         self._group = group

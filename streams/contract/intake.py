@@ -7,9 +7,9 @@ bytes themselves, and everything else stays as it came: numbers, order of keys, 
 from __future__ import annotations
 
 import re
+from itertools import accumulate
 
 import msgspec
-import numpy as np
 
 from safeguard_streams.contract import limits
 from safeguard_streams.contract.records import ContentEvent, field_error
@@ -29,6 +29,9 @@ _ESCAPE = re.compile(
 # Surrogates in UTF-8, as Java's modified UTF-8 and CESU-8 write them: pairs first, then what is left over.
 _ENCODED_SURROGATES = re.compile(rb"\xed[\xa0-\xaf][\x80-\xbf]\xed[\xb0-\xbf][\x80-\xbf]|\xed[\xa0-\xbf][\x80-\xbf]")
 _PAIR_BYTES = 6
+# Brackets as signed bytes: 1 for one that opens, -1 for one that closes.
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 
 
 _NO_ATTRIBUTES = msgspec.Raw(b"{}")
@@ -97,9 +100,8 @@ def _too_deep() -> RecordError:
 
 def _depth(json: bytes) -> int:
     """How many lists and objects of valid JSON are inside each other."""
-    points = np.frombuffer(_STRING.sub(b"", json), dtype=np.uint8) | 0x20  # [ and ] become { and }
-    brackets = points[(points == ord("{")) | (points == ord("}"))]
-    return int(np.where(brackets == ord("{"), 1, -1).cumsum(dtype=np.int32).max(initial=0))
+    steps = memoryview(_STRING.sub(b"", json).translate(_STEPS, _NO_BRACKETS)).cast("b")
+    return max(accumulate(steps), default=0)
 
 
 def _repaired(json: bytes) -> bytes:

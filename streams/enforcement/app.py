@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -47,9 +48,10 @@ class EnforcementAgent:
 
     def __init__(self, settings: Settings, rules: EnforcementRules, partitions: int, *, dry_run: bool = False) -> None:
         self.settings = settings
-        self.enforcer = Enforcer(rules, partitions, self._restore, dry_run=dry_run)
-        self.delivery: Delivery | None = None
         self._erasures = ErasureList()
+        erased = self._erasures.erased
+        self.enforcer = Enforcer(rules, partitions, self._restore, dry_run=dry_run, erased=erased)
+        self.delivery: Delivery | None = None
         self._partitions = partitions
         self._dry_run = dry_run
         limits = Limits(max_batch=500)
@@ -61,7 +63,7 @@ class EnforcementAgent:
             acting = KafkaBus(settings, [topics.ENFORCEMENT], ACTING)
             self._engines = [
                 Engine(acting, self.enforcer, stage=ACTING, limits=limits),
-                Engine(taking, stateless(intake.collect), stage=STAGE, limits=limits),
+                Engine(taking, stateless(partial(intake.collect, erased=erased)), stage=STAGE, limits=limits),
             ]
 
     def state(self) -> dict[str, Any]:

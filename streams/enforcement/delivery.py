@@ -17,7 +17,7 @@ import logging
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Literal, NamedTuple
@@ -32,6 +32,7 @@ from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.contract.records import Action, decode, now
 from safeguard_streams.enforcement.rules import Webhook
 from safeguard_streams.errors import ConfigurationError, RecordError
+from safeguard_streams.releases.erasures import Erased, never, without_words
 from safeguard_streams.runtime import metrics
 
 log = logging.getLogger(__name__)
@@ -136,7 +137,7 @@ class Delivery:
         *,
         authorization: str | None = None,
         backoff: Backoff | None = None,
-        erased: Callable[[str, int], bool] = lambda content_id, timestamp: False,
+        erased: Erased = never,
     ) -> None:
         self._erased = erased
         self.delivered: Counter[str] = Counter()
@@ -181,17 +182,11 @@ class Delivery:
         try:
             async with turn:
                 with tracing.asking("POST", {"http.request.method": "POST", "server.address": self._webhook.origin}):
-                    await self._send(message_for(self._deliverable(action), record.partition))
+                    await self._send(message_for(without_words(action, self._erased), record.partition))
         finally:
             waiting.popleft()
             if not waiting:
                 del self._undelivered[content_id], self._turns[content_id]
-
-    def _deliverable(self, action: Action) -> Action:
-        """An action without what may quote its item, if that was erased."""
-        if self._erased(action.content_id, round(action.acted_at.timestamp() * 1000)):
-            return msgspec.structs.replace(action, reason=None, why="")
-        return action
 
     async def _send(self, message: WebhookMessage) -> None:
         """Send until the receiver accepts the message. Raises RecordError when it rejects the message permanently or

@@ -13,16 +13,19 @@ from safeguard_streams.bus.dead_letters import was_requeued
 from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, EnforcementInput, Verdict, carried, decode, encode, schema_header
+from safeguard_streams.releases.erasures import Erased, never, without_words
 
 _SCHEMA = schema_header(EnforcementInput)
 
 
-async def collect(records: Sequence[Record]) -> list[Output]:
+async def collect(records: Sequence[Record], erased: Erased = never) -> list[Output]:
     """The inputs of moderation.enforcement from records of moderation.verdicts or moderation.actions.
+
+    Those about erased items have no words that may quote them.
 
     The agent's own actions lead to none, except those that were requeued because the receiver had not accepted them.
     """
-    inputs = [(record, _input(record)) for record in records]
+    inputs = [(record, _input(record, erased)) for record in records]
     return [
         Output(topics.ENFORCEMENT, record.key, encode(one), [_SCHEMA, *carried(record.headers)])
         for record, one in inputs
@@ -30,10 +33,10 @@ async def collect(records: Sequence[Record]) -> list[Output]:
     ]
 
 
-def _input(record: Record) -> EnforcementInput | None:
+def _input(record: Record, erased: Erased) -> EnforcementInput | None:
     if not record.topic.endswith(topics.ACTIONS):
-        return EnforcementInput(verdict=decode(record.value, Verdict))
+        return EnforcementInput(verdict=without_words(decode(record.value, Verdict), erased))
     action, requeued = decode(record.value, Action), was_requeued(record)
     if action.dry_run or (action.sequence is not None and not requeued):
         return None
-    return EnforcementInput(action=action, requeued=requeued)
+    return EnforcementInput(action=without_words(action, erased), requeued=requeued)

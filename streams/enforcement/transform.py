@@ -29,6 +29,7 @@ from safeguard_streams.enforcement.plain_text import made_plain
 from safeguard_streams.enforcement.rules import Cap, EnforcementRules, RuleChoice, severity
 from safeguard_streams.enforcement.state import EnforcementState, RestoreState, effective
 from safeguard_streams.errors import RecordError
+from safeguard_streams.releases.erasures import Erased, never, without_words
 from safeguard_streams.runtime import metrics
 
 log = logging.getLogger(__name__)
@@ -97,17 +98,25 @@ class Enforcer:
     when its partition is opened, and it is dropped when the partition is closed. partitions is the number of partitions
     of the topic.
 
-    A dry run reads moderation.verdicts itself, marks its actions and records nothing that stands.
+    A dry run reads moderation.verdicts itself, marks its actions and records nothing that stands. Records about items
+    that `erased` names repeat no words about them.
     """
 
     def __init__(
-        self, rules: EnforcementRules, partitions: int, restore: RestoreState, *, dry_run: bool = False
+        self,
+        rules: EnforcementRules,
+        partitions: int,
+        restore: RestoreState,
+        *,
+        dry_run: bool = False,
+        erased: Erased = never,
     ) -> None:
         self.rules = rules
         self.states: dict[int, EnforcementState] = {}
         self._restore = restore
         self._partitions = partitions
         self._dry_run = dry_run
+        self._erased = erased
 
     async def opened(self, partition: Partition) -> None:
         self.states[partition.partition] = await self._restore(partition)
@@ -157,15 +166,16 @@ class Enforcer:
     def _followed(self, one: EnforcementInput, state: EnforcementState, record: Record) -> Action | None:
         """The action that follows an input; None where none does. The state includes it on return."""
         if one.verdict is not None:
-            return self._follow_verdict(one.verdict, state, record)
+            return self._follow_verdict(without_words(one.verdict, self._erased), state, record)
         assert one.action is not None
-        if one.action.sequence is not None:
-            return _sent_again(one.action, state, record.offset)
-        if one.action.human:
-            return _decided(one.action, state, record.offset, requeued=one.requeued)
-        if one.action.releases is not None:
-            return _released(one.action, state, record.offset)
-        _adopt(one.action, state)
+        action = without_words(one.action, self._erased)
+        if action.sequence is not None:
+            return _sent_again(action, state, record.offset)
+        if action.human:
+            return _decided(action, state, record.offset, requeued=one.requeued)
+        if action.releases is not None:
+            return _released(action, state, record.offset, self._erased)
+        _adopt(action, state)
         return None
 
     def _follow_verdict(self, verdict: Verdict, state: EnforcementState, record: Record) -> Action | None:
@@ -285,14 +295,14 @@ def _decided(action: Action, state: EnforcementState, sequence: int, *, requeued
     )
 
 
-def _released(action: Action, state: EnforcementState, sequence: int) -> Action | None:
+def _released(action: Action, state: EnforcementState, sequence: int, erased: Erased) -> Action | None:
     """The release of a held action, if that action still waits: a later verdict or decision replaces it."""
     standing = state[action.content_id]
     policy = standing.policy(action.policy_id or "")
     if standing.decision is not None or policy.held is None or policy.held.action_id != action.releases:
         return None
     released = msgspec.structs.replace(
-        policy.held,
+        without_words(policy.held, erased),
         action_id=action.action_id,
         state="applied",
         previous=policy.action,

@@ -21,7 +21,7 @@ from safeguard_streams.runtime.security import client_options
 from safeguard_streams.runtime.settings import Settings
 
 Resource = Literal["topic", "group", "transactional-id"]
-Operation = Literal["read", "write", "create"]
+Operation = Literal["read", "write", "create", "describe-configs", "alter-configs"]
 
 
 class Role(msgspec.Struct, frozen=True):
@@ -68,13 +68,14 @@ ROLES: dict[str, Role] = {
         reads=(
             *(topics.EVENTS, topics.CLEARED, topics.VERDICTS, topics.RATIONALES, topics.REPLAYS, topics.REPLAY_JOBS),
             *(topics.ESCALATIONS_REPLAY, topics.ACTIONS, topics.STANDING, topics.POLICIES, topics.POLICIES_HISTORY),
+            topics.ERASURES,
         ),
     ),
     "operator": Role(
         "create topics, release policies, replay, promote, decide, requeue dead letters, erase",
         reads=tuple(topic.name for topic in topics.CATALOGUE if topic.name != topics.RATIONALES),
         writes=tuple(topic.name for topic in topics.CATALOGUE),
-        groups=("replay-", "dead-letters"),
+        groups=("replay-", "dead-letters", "enforcement"),  # repartition reads what agents have not followed
         transactions=("policy-releases", "replay-", "promote-", "dead-letters", "enforcement-people"),
         creates_topics=True,
     ),
@@ -97,8 +98,9 @@ class AclBinding(msgspec.Struct, frozen=True):
         """The command of Kafka's own tool, without the address of the broker."""
         option = {"topic": "--topic", "group": "--group", "transactional-id": "--transactional-id"}[self.resource]
         pattern = " --resource-pattern-type prefixed" if self.prefixed else ""
+        operation = "".join(word.capitalize() for word in self.operation.split("-"))
         return (
-            f"kafka-acls.sh --add --allow-principal {self.principal} --operation {self.operation} "
+            f"kafka-acls.sh --add --allow-principal {self.principal} --operation {operation} "
             f"{option} {self.name!r}{pattern}"
         )
 
@@ -116,11 +118,13 @@ def bindings(role: str, principal: str, prefix: str = "") -> Iterator[AclBinding
         yield AclBinding(principal, "write", "transactional-id", prefix + name, prefixed=True)
     if rights.creates_topics:
         for topic in topics.CATALOGUE:
-            yield AclBinding(principal, "create", "topic", prefix + topic.name)
+            for operation in _CREATING:
+                yield AclBinding(principal, operation, "topic", prefix + topic.name)
 
 
+_CREATING: tuple[Operation, ...] = ("create", "describe-configs", "alter-configs")  # it also raises the record size
 _TYPES = {"topic": 2, "group": 3, "transactional-id": 5}
-_OPERATIONS = {"read": 3, "write": 4, "create": 5}
+_OPERATIONS: dict[Operation, int] = {"read": 3, "write": 4, "create": 5, "describe-configs": 10, "alter-configs": 11}
 _LITERAL, _PREFIXED, _ALLOW = 3, 4, 3
 
 

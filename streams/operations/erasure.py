@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
+import re
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 
@@ -39,17 +39,21 @@ from safeguard_streams.contract.records import (
     schema_header,
 )
 from safeguard_streams.errors import ForbiddenError, RecordError
+from safeguard_streams.releases.erasures import content_ids
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime.settings import Settings
 
 _WRITER = "policy-releases"  # a transactional id that operators may use
 # Records of a compacted topic stay as long as something stands on the item.
 _RETENTION: dict[str, int] = {topic.name: topic.retention for topic in topics.CATALOGUE if topic.cleanup != "compact"}
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 # What no search of topics finds, and what to do about it.
 ELSEWHERE = (
     "the application that published the item: its stores, and clients that may publish it again",
     "consumers of moderation.verdicts and moderation.actions, and the webhook's receiver: what they stored or showed",
     "segments on the brokers' disks: Kafka deletes or compacts them some time after the dates above",
+    "other items whose context holds the item's text: erase them by their own ids",
+    "dead letters of records that no codec could read, which hold their bytes; reasons typed for policies and replays",
     "memory: caches of reasoners forget the item now, prefix caches of inference servers when they are full",
     "files that commands wrote: pages and Parquet files of replays, training data, the output of dead-letters list",
     "folders safeguard-diff-* for temporary files, which only a replay diff that was killed leaves behind",
@@ -239,7 +243,9 @@ def _rationale(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None
 
 
 def _dead_letter(value: bytes, content_id: str, mention: kafka.Mention) -> _Place | None:
-    """A dead letter's record may be anything. It counts if it holds the id, or has it as its key."""
+    """A dead letter's record may be anything. It counts if it is about the id or has it as its key or, where it cannot
+    be read, if it holds the id.
+    """
     letter = decode(value, DeadLetter)
     try:
         key, held = (None if part is None else base64.b64decode(part) for part in (letter.key, letter.value))
@@ -251,9 +257,12 @@ def _dead_letter(value: bytes, content_id: str, mention: kafka.Mention) -> _Plac
 
 
 def _holds(value: bytes, content_id: str) -> bool:
-    """Whether bytes hold an id, as they are or in the notations of JSON."""
-    notations = (content_id, json.dumps(content_id)[1:-1], json.dumps(content_id, ensure_ascii=False)[1:-1])
-    return any(notation.encode() in value for notation in notations)
+    """Whether the bytes of a record are about an id or, if they cannot be read, hold it in any notation of JSON."""
+    with contextlib.suppress(RecordError):
+        return content_id in content_ids(value)
+    text = value.decode(errors="replace")
+    plain = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)) if escape[1] else escape[2], text)
+    return content_id in text or content_id in plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 _PlaceOf = Callable[[bytes, str, kafka.Mention], _Place | None]

@@ -2,14 +2,17 @@
 
 A dead letter names its topic and its stage, and every role may write dead letters. What a letter says is therefore no
 reason to write anywhere. A record goes back only to a topic that its stage reads, and to topics that decide about
-content only if the original still stands at the place that the letter names.
+content only if the original still stands at the place that the letter names. Nothing about an erased item goes back: it
+would be new content there.
 
 What was shown is what is done: a plan fixes the letters, and `requeue` writes those and no others.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import contextlib
+import hashlib
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import msgspec
@@ -23,6 +26,8 @@ from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import DeadLetter, Origin
 from safeguard_streams.errors import RecordError
+from safeguard_streams.releases.erasures import ErasureList, content_ids
+from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
 from safeguard_streams.runtime.process import Stop
 from safeguard_streams.runtime.settings import Settings
 
@@ -61,11 +66,13 @@ class RequeuePlan(msgspec.Struct, frozen=True):
 
 
 class _Candidate(msgspec.Struct, frozen=True):
+    """A letter that may go back, and a digest of the record that it holds, which may be large."""
+
     place: tuple[int, int]
     stage: str
     topic: str
     origin: Origin
-    written: Output
+    digest: bytes
 
 
 async def plan(settings: Settings) -> RequeuePlan:
@@ -77,10 +84,12 @@ async def plan(settings: Settings) -> RequeuePlan:
     counts: Counter[tuple[str, str]] = Counter()
     letters: set[tuple[int, int]] = set()
     unverified: list[_Candidate] = []
+    erasures = ErasureList()
+    await erasures.read(settings)
     async for record, letter in kafka.read_decoded(settings, [topics.DEAD_LETTERS], DeadLetter, after=handled):
         if record.offset >= ends[Partition(record.topic, record.partition)]:
             continue
-        candidate = _candidate(settings, record, letter)
+        candidate = _candidate(settings, record, letter, erasures)
         if isinstance(candidate, KeptLetter):
             kept.append(candidate)
         elif candidate.topic in _ONLY_ORIGINALS:
@@ -88,8 +97,9 @@ async def plan(settings: Settings) -> RequeuePlan:
         else:
             letters.add(candidate.place)
             counts[candidate.stage, candidate.topic] += 1
+    standing = await _standing(settings, unverified)
     for candidate in unverified:
-        if await _stands(settings, candidate):
+        if candidate.place in standing:
             letters.add(candidate.place)
             counts[candidate.stage, candidate.topic] += 1
         else:
@@ -98,43 +108,75 @@ async def plan(settings: Settings) -> RequeuePlan:
     return RequeuePlan(frozenset(letters), dict(counts), kept, ends)
 
 
-def _candidate(settings: Settings, record: Record, letter: DeadLetter) -> _Candidate | KeptLetter:
+def _candidate(
+    settings: Settings, record: Record, letter: DeadLetter, erasures: ErasureList
+) -> _Candidate | KeptLetter:
     origin = letter.origin
     topic = origin.topic.removeprefix(settings.prefix)
-    why = None
-    if not origin.topic.startswith(settings.prefix) or topic not in READ_BY.get(letter.stage, ()):
-        why = f"the stage {letter.stage} reads no such topic"
-    else:
-        try:
-            written = requeued(record, settings.prefix)
-        except RecordError as error:
-            why = str(error)
-    if why is not None:
+    try:
+        if not origin.topic.startswith(settings.prefix) or topic not in READ_BY.get(letter.stage, ()):
+            raise RecordError("origin", f"the stage {letter.stage} reads no such topic")
+        written = requeued(record, settings.prefix)
+        if _is_erased(written, origin.timestamp, erasures):
+            raise RecordError("value", "its item was erased")
+    except RecordError as error:
         place = f"{topics.DEAD_LETTERS}[{record.partition}]@{record.offset}"
-        return KeptLetter(place, _shown(origin), letter.stage, why)
-    return _Candidate((record.partition, record.offset), letter.stage, topic, origin, written)
+        return KeptLetter(place, _shown(origin), letter.stage, str(error))
+    digest = _digest(written.key, written.value)
+    return _Candidate((record.partition, record.offset), letter.stage, topic, origin, digest)
+
+
+def _digest(key: bytes | None, value: bytes | None) -> bytes:
+    return hashlib.sha256(msgspec.msgpack.encode((key, value))).digest()
+
+
+def _is_erased(written: Output, timestamp: int, erasures: ErasureList) -> bool:
+    """Whether a record that was written at a time, in ms since 1970, is about an item that was erased since."""
+    names = set() if written.key is None else {written.key.decode(errors="replace")}
+    with contextlib.suppress(RecordError):
+        names |= content_ids(written.value)
+    return any(erasures.erased(name, timestamp) for name in names)
 
 
 def _shown(origin: Origin) -> str:
     return f"{origin.topic}[{origin.partition}]@{origin.offset}"
 
 
-async def _stands(settings: Settings, candidate: _Candidate) -> bool:
-    """Whether the record at the place that a letter names is the one that the letter holds."""
-    if candidate.origin.partition not in await kafka.partitions_of(settings, candidate.topic):
-        return False
-    async with kafka.reader(settings, [candidate.topic], partition=candidate.origin.partition) as client:
-        tp = TopicPartition(candidate.origin.topic, candidate.origin.partition)
-        first = (await client.beginning_offsets([tp]))[tp]
-        end = (await client.end_offsets([tp]))[tp]
-        if not first <= candidate.origin.offset < end:
-            return False
-        client.seek(tp, candidate.origin.offset)
-        while await client.position(tp) <= candidate.origin.offset:
-            for record in (await client.getmany(tp, timeout_ms=500, max_records=1)).get(tp, ()):
-                there = record.offset, record.key, record.value
-                return there == (candidate.origin.offset, candidate.written.key, candidate.written.value)
-    return False
+async def _standing(settings: Settings, candidates: Sequence[_Candidate]) -> set[tuple[int, int]]:
+    """The places of the letters that hold the record at the place that they name."""
+    by_partition: dict[tuple[str, int], list[_Candidate]] = defaultdict(list)
+    for candidate in candidates:
+        by_partition[candidate.topic, candidate.origin.partition].append(candidate)
+    found: set[tuple[int, int]] = set()
+    for (topic, partition), there in by_partition.items():
+        if partition in await kafka.partitions_of(settings, topic):
+            async with kafka.reader(settings, [topic], partition=partition) as client:
+                found |= await _compare(client, there)
+    return found
+
+
+async def _compare(client: StrictConsumer, candidates: Sequence[_Candidate]) -> set[tuple[int, int]]:
+    """The places of the letters, all of one partition, that hold what stands there."""
+    (tp,) = client.assignment()
+    first, end = (await client.beginning_offsets([tp]))[tp], (await client.end_offsets([tp]))[tp]
+    found = set()
+    for candidate in sorted(candidates, key=lambda one: one.origin.offset):
+        offset = candidate.origin.offset
+        if first <= offset < end:
+            record = await _next_record(client, tp, offset)
+            if record and record.offset == offset and _digest(record.key, record.value) == candidate.digest:
+                found.add(candidate.place)
+    return found
+
+
+async def _next_record(client: StrictConsumer, tp: TopicPartition, offset: int) -> Record | None:
+    """The record at an offset or, if none is there, the one after it; None at the end."""
+    client.seek(tp, offset)
+    while await client.position(tp) <= offset:
+        records: Sequence[Record] = (await client.getmany(tp, timeout_ms=500, max_records=1)).get(tp, ())
+        if records:
+            return records[0]
+    return None
 
 
 async def requeue(settings: Settings, planned: RequeuePlan) -> int:

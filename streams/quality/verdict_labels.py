@@ -15,6 +15,7 @@ from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Escalation, PrefilterResult, Stratum, Verdict, content_sha256
 from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.runtime.settings import Settings
 
 DRAWS = ("sample", "audit")  # gates that draw from what the others let pass
@@ -165,7 +166,8 @@ async def from_kafka(
     texts: bool = False,
     since: datetime | None = None,
 ) -> Labels:
-    """Labels from moderation.verdicts. With texts, only those whose escalation still exists, with its text.
+    """Labels from moderation.verdicts. With texts, only those whose escalation still exists, with its text. Texts of
+    erased items are left out.
 
     since: when the oldest verdict to read was written; by default all.
     """
@@ -176,12 +178,15 @@ async def from_kafka(
         return labels
     labelled = {(row.content_id, row.content_sha256) for row in labels.rows}
     text_of: dict[tuple[str, str], str] = {}
+    erasures = ErasureList()
+    await erasures.read(settings)
     # An item was escalated before it was judged, at most as long before as the topic keeps escalations.
     escalated = kafka.read_decoded(settings, [topics.ESCALATIONS, topics.ESCALATIONS_AUDIT], Escalation)
-    async for _, escalation in escalated:
+    async for record, escalation in escalated:
         event = escalation.event
         key = (event.content_id, content_sha256(event.text))
-        if escalation.policy_id == policy_id and key in labelled:
+        wanted = escalation.policy_id == policy_id and key in labelled
+        if wanted and not erasures.erased(event.content_id, record.timestamp):
             text_of[key] = event.text
     rows = [
         msgspec.structs.replace(row, text=text)

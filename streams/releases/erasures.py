@@ -2,6 +2,9 @@
 
 Kafka cannot remove the events of an item at once, and whatever is still on its way would be judged and written about
 again. Every stage therefore asks this list. It holds ids and times, never content.
+
+An erasure covers what was written until then. A record that repeats a reason later, such as the release of a held
+action, goes by the time of what it repeats.
 """
 
 from __future__ import annotations
@@ -9,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import TypeVar
 
 import msgspec
 
@@ -16,15 +21,63 @@ from safeguard_streams.bus import kafka
 from safeguard_streams.bus.interface import Record
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.intake import read_event
-from safeguard_streams.contract.records import ErasureRequest, decode
+from safeguard_streams.contract.records import Action, ErasureRequest, Verdict, decode
 from safeguard_streams.errors import RecordError
 from safeguard_streams.runtime.settings import Settings
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T", Verdict, Action)
+# Whether an item was erased, by its content id and the time of what was written about it in ms since 1970.
+Erased = Callable[[str, int], bool]
+
+
+def never(_content_id: str, _timestamp: int) -> bool:
+    """No item was erased."""
+    return False
+
+
+def is_about_erased(record: Verdict | Action, erased: Erased) -> bool:
+    """Whether a verdict or an action is about an item that was erased since."""
+    written = record.decided_at if isinstance(record, Verdict) else record.acted_at
+    return erased(record.content_id, _in_ms(written))
+
+
+def _in_ms(date: datetime) -> int:
+    """Milliseconds since 1970. A date without an offset is taken as UTC."""
+    return round((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def without_words(record: T, erased: Erased) -> T:
+    """A verdict or an action as it is or, about an erased item, without the reasons that may quote it."""
+    if not is_about_erased(record, erased):
+        return record
+    if isinstance(record, Action):
+        return msgspec.structs.replace(record, reason=None, why="")
+    return msgspec.structs.replace(record, reason=None)
+
 
 class _Item(msgspec.Struct, frozen=True):
     content_id: str
+
+
+class _Named(msgspec.Struct, frozen=True):
+    """The places of ids in the records of all topics."""
+
+    content_id: str | None = None
+    event: _Item | None = None
+    verdict: _Item | None = None
+    action: _Item | None = None
+
+
+def content_ids(value: bytes | None) -> set[str]:
+    """The ids of the content items that a record of any topic is about. Raises RecordError if it cannot be read."""
+    try:
+        named = decode(value, _Named)
+    except RecordError:
+        return {read_event(value).event.content_id}
+    inner = {part.content_id for part in (named.event, named.verdict, named.action) if part is not None}
+    return inner if named.content_id is None else inner | {named.content_id}
 
 
 def _content_id(value: bytes | None) -> str:
@@ -50,11 +103,10 @@ class ErasureList:
             return
         try:
             request = decode(record.value, ErasureRequest)
-            erased_at = round(request.erased_at.timestamp() * 1000)
-        except (RecordError, OverflowError) as error:
+        except RecordError as error:
             log.error("record of moderation.erasures ignored offset=%d error=%s", record.offset, error)  # noqa: TRY400
             return
-        self._times[request.content_id] = max(erased_at, self._times.get(request.content_id, 0))
+        self._times[request.content_id] = max(_in_ms(request.erased_at), self._times.get(request.content_id, 0))
         self._on_erased(request.content_id)
 
     def erased(self, content_id: str, timestamp: int) -> bool:

@@ -24,6 +24,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Escalation, Rationale, Replay, Replayed, Tokens, Verdict
 from safeguard_streams.errors import ForbiddenError
 from safeguard_streams.quality.proportions import Proportion, proportion
+from safeguard_streams.releases.erasures import ErasureList, without_words
 from safeguard_streams.replay import jobs
 from safeguard_streams.runtime.settings import Settings
 
@@ -102,16 +103,18 @@ async def compute(settings: Settings, replay: Replay, policy: Replayed, parquet:
     """
     since = replay.created_at - jobs.CLOCK_SKEW
     first_event = await jobs.first_event_at(settings, replay)
+    erasures = ErasureList()
+    await erasures.read(settings)
     with tables() as loaded:
         async for _, escalation in kafka.read_decoded(settings, [topics.ESCALATIONS_REPLAY], Escalation, since=since):
             if _belongs(escalation, policy, replay):
                 loaded.escalated(escalation)
         async for _, verdict in kafka.read_decoded(settings, [topics.REPLAYS], Verdict, since=since):
             if _belongs(verdict, policy, replay):
-                loaded.replayed(verdict)
+                loaded.replayed(without_words(verdict, erasures.erased))
         async for _, verdict in kafka.read_decoded(settings, [topics.VERDICTS], Verdict, since=first_event):
             if verdict.policy_id == policy.policy_id:
-                loaded.earlier(verdict)
+                loaded.earlier(without_words(verdict, erasures.erased))
         db = loaded.join(policy)
         if parquet is not None:
             db.table("pairs").write_parquet(str(parquet))

@@ -6,7 +6,7 @@ Content that was judged again after the replay keeps its newer verdict.
 
 A plan is computed once, shown, and published as it was shown. Publishing fences any other writer, and reads what was
 written since the plan was made. Items that were judged again since then are left out; none are added. A plan holds only
-the verdicts that are missing, and publishing repeats none after a crash.
+the verdicts that are missing, and publishing repeats none after a crash. It holds none of erased items.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from safeguard_streams.bus.interface import Output, Partition, Record
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Replay, Replayed, Verdict, encode, now, schema_header, verdict_id
 from safeguard_streams.quality.proportions import Proportion, proportion
+from safeguard_streams.releases.erasures import ErasureList, is_about_erased
 from safeguard_streams.replay import jobs
 from safeguard_streams.runtime.settings import Settings
 
@@ -169,9 +170,12 @@ async def plan(settings: Settings, replay: Replay, policy: Replayed, direction: 
     """Read the replay's verdicts, then all others on the same content, and decide what to write."""
     replayed = []
     since = replay.created_at - jobs.CLOCK_SKEW
+    erasures = ErasureList()
+    await erasures.read(settings)
     async for record, verdict in kafka.read_decoded(settings, [topics.REPLAYS], Verdict, since=since):
         version = verdict.replay_id, verdict.policy_id, verdict.policy_version
-        if version == (replay.replay_id, policy.policy_id, policy.version):
+        of_replay = version == (replay.replay_id, policy.policy_id, policy.version)
+        if of_replay and not is_about_erased(verdict, erasures.erased):
             replayed.append(ReplayedVerdict(record.partition, record.offset, verdict))
     pairs = pair_up(replayed)
     ends = await kafka.end_offsets(settings, topics.VERDICTS)

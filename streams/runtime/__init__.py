@@ -4,6 +4,7 @@ Settings come from the environment, a file and a folder of secrets, and an error
 reason. A process exits within nine seconds of SIGTERM. Content is never logged, and no metric holds it.
 
 - `settings`: all settings, by the role that uses them.
+- `brokers`: addresses of brokers.
 - `security`: TLS and SASL options of Kafka clients.
 - `aiokafka_patch`: a consumer that never mistakes a failed offset fetch for "no offset".
 - `process`: logs, signals, garbage collection, tasks that end together.

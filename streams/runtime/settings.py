@@ -24,19 +24,19 @@ from pydantic_settings import (
 
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.vocabulary import Effort
+from safeguard_streams.runtime.brokers import check_brokers
 
 # Kubernetes sets SAFEGUARD_REASONER_PORT=tcp://10.0.0.1:8002 in every pod for a Service named safeguard-reasoner. That
 # is not meant as a setting, and is left out.
 _SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://[^/]*:[0-9]+\Z", re.IGNORECASE)
 _USER = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#]*@", re.IGNORECASE)
-_BROKER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s,:/\[\]]+):([0-9]{1,5})", re.ASCII)
 
 
 def _checked_brokers(brokers: str) -> str:
-    for broker in brokers.split(","):
-        address = _BROKER.fullmatch(broker.strip())
-        if address is None or not 1 <= int(address[2]) <= 65_535:
-            raise PydanticCustomError("brokers", "expected HOST:PORT, or several joined by commas")
+    try:
+        check_brokers(brokers)
+    except ConfigurationError:
+        raise PydanticCustomError("brokers", "expected HOST:PORT, or several joined by commas") from None
     return brokers
 
 
@@ -50,7 +50,9 @@ class Settings(BaseSettings):
         "127.0.0.1:9092", description="Kafka brokers, HOST:PORT joined by commas"
     )
     prefix: str = Field(
-        "", description="prefix of all topics, groups and transactional ids, for tenants that share a cluster"
+        "",
+        pattern=r"^[A-Za-z0-9._-]{0,200}$",  # what Kafka allows in a topic's name
+        description="prefix of all topics, groups and transactional ids, for tenants that share a cluster",
     )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="protocol for connecting to brokers"
@@ -127,13 +129,13 @@ class Settings(BaseSettings):
     )
     gpu_memory: float = Field(0.9, gt=0, le=1, description="share of a GPU's memory that vLLM takes")
     tensor_parallel: int = Field(1, ge=1, description="number of GPUs for the model in the worker's process")
-    max_model_len: int = Field(16_384, description="maximum length of prompt and answer together, in tokens")
+    max_model_len: int = Field(16_384, ge=1, description="maximum length of prompt and answer together, in tokens")
     max_tokens: int = Field(
-        4096, description="maximum length of an answer, in tokens; prefer a lower effort to shorten answers"
+        4096, ge=1, description="maximum length of an answer, in tokens; prefer a lower effort to shorten answers"
     )
 
     # The reasoning worker: how much it judges at once, and in which order.
-    reasoner_port: int = Field(6067, description="port of the reasoning worker's health endpoint")
+    reasoner_port: int = Field(6067, ge=0, le=65_535, description="port of the reasoning worker's health endpoint")
     max_in_flight: int | None = Field(
         None,
         ge=1,
@@ -174,7 +176,7 @@ class Settings(BaseSettings):
     )
 
     # The enforcement agent.
-    enforcement_port: int = Field(6068, description="port of the enforcement agent's health endpoint")
+    enforcement_port: int = Field(6068, ge=0, le=65_535, description="port of the enforcement agent's health endpoint")
     webhook_secret: SecretStr | None = Field(
         None, description="key that signs webhook deliveries: whsec_ and the base64 of at least 24 random bytes"
     )

@@ -22,6 +22,7 @@ from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     ContentEvent,
+    ErasureRequest,
     Escalation,
     Replay,
     Replayed,
@@ -425,6 +426,11 @@ async def test_what_was_shown_is_published_and_nothing_that_came_later(kafka):
     read = kafka_bus.read_decoded(kafka, [topics.VERDICTS], Verdict)
     assert {v.content_id async for _, v in read if v.policy_version == NEW.version} == {"c0", "c2", "c3", "c4"}
     assert len((await promotion.plan(kafka, replay, policy, "promote")).changes) == 5, "those that came later"
+    async with kafka_bus.producer(kafka) as producer:
+        request = ErasureRequest("c9", datetime.now(UTC), "ann")
+        await producer.send_and_wait(kafka.prefix + topics.ERASURES, encode(request), key=b"c9")
+    changes = (await promotion.plan(kafka, replay, policy, "promote")).changes
+    assert sorted(one.after.content_id for one in changes) == ["c5", "c6", "c7", "c8"], "nothing of an erased item"
 
 
 class SlowSelector(ReplaySelector):

@@ -15,6 +15,7 @@ from safeguard_streams.bus.interface import Committed, Partition
 from safeguard_streams.bus.kafka.clients import FORBIDDEN_ERRORS, forbidden, started
 from safeguard_streams.bus.kafka.reading import EndOffsets, reader
 from safeguard_streams.bus.kafka.recording import recorded_positions
+from safeguard_streams.bus.kafka.topic_ids import topic_ids
 from safeguard_streams.errors import BusError
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
 from safeguard_streams.runtime.security import client_options
@@ -54,14 +55,17 @@ async def _outsider(settings: Settings, group: str, partitions: Iterable[TopicPa
 async def group_positions(settings: Settings, group: str, topic: str, partitions: Iterable[int]) -> dict[int, int]:
     """The next offset that a group reads in each partition; partitions without a position are left out.
 
-    Where Kafka has forgotten a position, the one on moderation.positions counts.
+    Where Kafka has forgotten a position, the one on moderation.positions counts, unless the topic was created again.
     """
-    asked = [TopicPartition(settings.prefix + topic, partition) for partition in partitions]
+    full = settings.prefix + topic
+    asked = [TopicPartition(full, partition) for partition in partitions]
     async with _outsider(settings, group, asked) as client:
         offsets = {tp.partition: await client.committed(tp) for tp in asked}
+        ids = await topic_ids(client._client, [full])
     if None in offsets.values():
         for (name, partition), position in (await recorded_positions(settings, settings.prefix + group)).items():
-            if name == settings.prefix + topic and offsets.get(partition, 0) is None:
+            same_topic = name == full and position.topic_id == ids.get(full)
+            if same_topic and offsets.get(partition, 0) is None:
                 offsets[partition] = position.offset
     return {partition: offset for partition, offset in offsets.items() if offset is not None}
 

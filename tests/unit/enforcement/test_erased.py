@@ -1,23 +1,83 @@
-"""Actions on erased items are delivered without words about them."""
+"""What follows from records about erased items has no words about them, whenever it is written."""
 
+import asyncio
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
-from safeguard_streams.contract.records import Action
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import Action, EnforcementInput, decode, encode
+from safeguard_streams.enforcement import intake
 from safeguard_streams.enforcement.delivery import Delivery
-from safeguard_streams.enforcement.rules import Webhook
+from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, Webhook
+from safeguard_streams.releases.erasures import without_words
+from safeguard_streams.runtime.memory_broker import StoredRecord
+from tests.unit.enforcement.test_transform import WHEN as DECIDED
+from tests.unit.enforcement.test_transform import Enforced, verdict
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 MS = int(WHEN.timestamp() * 1000)
 ACTION = Action("a1", "c1", "remove", WHEN, by="ann", why="said that", reason="It says so.")
+RULES = EnforcementRules((EnforcementRule("threats", "remove", rules=("HH3",)),), Cap(1))
+
+
+class Erasures:
+    """Items that are erased with what was written until a time in ms; none at first."""
+
+    def __init__(self, **until):
+        self.until = until
+
+    def __call__(self, name, timestamp):
+        return timestamp <= self.until.get(name, -1)
 
 
 @pytest.mark.parametrize(("content_id", "until", "words"), [("c1", MS, False), ("c1", MS - 1, True), ("c2", MS, True)])
-def test_an_erased_items_action_has_no_words(content_id, until, words):
-    def erased(name, timestamp):
-        return name == content_id and timestamp <= until
-
-    sent = Delivery(Webhook("http://127.0.0.1:1"), b"key", None, erased=erased)._deliverable(ACTION)
+@pytest.mark.parametrize("action", [ACTION, msgspec.structs.replace(ACTION, acted_at=WHEN.replace(tzinfo=None))])
+def test_an_erased_items_action_has_no_words(action, content_id, until, words):
+    sent = without_words(action, Erasures(**{content_id: until}))
     assert (sent.reason, sent.why) == (("It says so.", "said that") if words else (None, ""))
     assert (sent.action, sent.action_id, sent.by) == ("remove", "a1", "ann")
+
+
+def test_the_webhook_gets_no_words_about_an_erased_item():
+    bodies = []
+
+    class Receiver(Delivery):
+        async def _send(self, message):
+            bodies.append(message.body)
+
+    written = encode(msgspec.structs.replace(ACTION, sequence=1))
+    record = StoredRecord(topics.ACTIONS, 0, 0, 0, b"c1", written)
+    asyncio.run(Receiver(Webhook("http://127.0.0.1:1"), b"key", None, erased=Erasures(c1=MS)).process([record]))
+    assert b"remove" in bodies[0]
+    assert b"It says so." not in bodies[0]
+
+
+def test_a_verdict_that_was_on_its_way_leads_to_an_action_without_words():
+    erased = Erasures(c1=int(DECIDED.timestamp() * 1000))
+    given = [verdict(1, reason="It says so.", rule_ids=("HH3",)), verdict(2, content="c2", reason="It says so.")]
+    taken = asyncio.run(
+        intake.collect(
+            [StoredRecord(topics.VERDICTS, 0, n, 0, b"k", encode(one)) for n, one in enumerate(given)], erased
+        )
+    )
+    assert [decode(one.value, EnforcementInput).verdict.reason for one in taken] == [None, "It says so."]
+    actions = Enforced(EnforcementRules(RULES.rule), erased=erased)(*given)
+    assert [(action.action, action.reason) for action in actions] == [("remove", None), ("review", "It says so.")]
+
+
+def test_a_held_action_is_released_without_words_after_the_erasure():
+    erased = Erasures()
+    run = Enforced(RULES, erased=erased)
+    _, held = run(
+        verdict(1, content="c0", rule_ids=("HH3",)), verdict(2, content="c1", reason="It says so.", rule_ids=("HH3",))
+    )
+    assert (held.state, held.reason) == ("held", "It says so.")
+    erased.until["c1"] = round(held.acted_at.timestamp() * 1000)
+    later = datetime(2999, 1, 1, tzinfo=UTC)
+    release = msgspec.structs.replace(
+        held, state="applied", releases=held.action_id, action_id="r1", acted_at=later, by="ann", why="", sequence=None
+    )
+    (released,) = run(release)
+    assert (released.action, released.state, released.reason) == ("remove", "applied", None)

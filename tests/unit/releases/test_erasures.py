@@ -69,3 +69,11 @@ def test_events_are_known_by_the_id_in_their_value(content_id):
     records = [event(whole), event(body), event(other), event(b"hello"), event(None), event(whole, MS + 5)]
     assert erased_items(request(content_id)).kept(records) == [records[i] for i in (2, 3, 4, 5)]
     assert ErasureList().kept(records) == records
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_an_erasure_of_any_time_ends_no_stage(moment):
+    value = b'{"content_id": "c1", "erased_by": "ann", "erased_at": "' + moment.encode() + b'"}'
+    erasures = ErasureList()
+    erasures.take(StoredRecord(topics.ERASURES, 0, 0, MS, b"c1", value))
+    assert erasures.erased("c1", MS) == moment.startswith("9999")
