@@ -8,14 +8,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import msgspec
-import orjson
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, UnknownError
 
 from safeguard_streams.client.kafka_errors import translated
 from safeguard_streams.client.memory import MemoryProducer
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.intake import read_event
+from safeguard_streams.contract.intake import content_id_of, read_event
 from safeguard_streams.contract.records import ContentEvent, Message, encode, schema_header
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.runtime.brokers import check_brokers
@@ -167,11 +166,8 @@ def key_of(line: bytes) -> bytes | None:
     """The content_id of an event's JSON as a record key; None if there is none, in which case the prefilter
     dead-letters it.
     """
-    try:
-        content_id = orjson.loads(line)["content_id"]
-        return content_id.encode() if isinstance(content_id, str) else None
-    except (ValueError, TypeError, KeyError):
-        return None
+    content_id = content_id_of(line)
+    return None if content_id is None else content_id.encode()
 
 
 async def send(producer: EventProducer, topic: str, lines: Iterable[bytes]) -> int:

@@ -12,7 +12,7 @@ from itertools import accumulate
 import msgspec
 
 from safeguard_streams.contract import limits
-from safeguard_streams.contract.records import ContentEvent, field_error
+from safeguard_streams.contract.records import ContentEvent, Id, field_error
 from safeguard_streams.errors import RecordError
 
 _BOM = b"\xef\xbb\xbf"
@@ -51,7 +51,12 @@ class Received(msgspec.Struct, frozen=True, gc=False):
     repaired: bool
 
 
+class _Identity(msgspec.Struct, frozen=True, gc=False):
+    content_id: Id
+
+
 _decoder = msgspec.json.Decoder(_Sent)
+_identities = msgspec.json.Decoder(_Identity)
 
 
 def read_event(value: bytes | None) -> Received:
@@ -77,6 +82,14 @@ def read_event(value: bytes | None) -> Received:
         raise _too_deep() from None
     _check(event, json)
     return Received(event, json, json != sent)
+
+
+def content_id_of(value: bytes) -> str | None:
+    """The content_id that `read_event` reads, also of an event that is otherwise invalid. None if there is none."""
+    try:
+        return _identities.decode(_repaired(value.removeprefix(_BOM))).content_id
+    except (msgspec.MsgspecError, RecursionError):
+        return None
 
 
 def _check(event: _Sent, json: bytes) -> None:

@@ -120,6 +120,18 @@ PIPELINE = (
     ),
     Panel("Resets", "Logs that ended before a position, by topic.", "cps", _rates(M.RESETS, M.TOPIC)),
     Panel(
+        "Lost positions",
+        "Partitions whose position could not be used, by topic and kind.",
+        "cps",
+        _rates(M.POSITION_LOST, M.TOPIC, "kind"),
+    ),
+    Panel(
+        "Event loop pauses",
+        "Longest time in which a process's own work kept its event loop from running, by stage.",
+        "s",
+        (ChartLine(gauge(M.PAUSE, ["stage"], "max"), _legend("stage")),),
+    ),
+    Panel(
         "Dead letters",
         "Records that could not be processed, by stage and type of error.",
         "cps",
@@ -183,6 +195,12 @@ REASONER = (
         _ratio(rate(M.REUSED), rate(M.VERDICTS), "reused"),
     ),
     Panel(
+        "Late releases",
+        "Escalations that wait for a release of their policy.",
+        "cps",
+        (ChartLine(rate(M.RELEASES_LATE), "escalations"),),
+    ),
+    Panel(
         "Calls in flight",
         "Calls in flight, by stage.",
         "short",
@@ -236,6 +254,12 @@ POLICIES = (
             f"sum by (policy) (increase({M.VIOLATIONS.prometheus}[1d]))",
             _legend("policy"),
         ),
+    ),
+    Panel(
+        "Variance of the violations found",
+        "Variance of the estimated number of violations by the audits and samples of one day; its root is the error.",
+        "short",
+        (ChartLine(f"sum by (policy) (increase({M.VIOLATIONS_VARIANCE.prometheus}[1d]))", _legend("policy")),),
     ),
     Panel(
         "Escalated",
