@@ -135,9 +135,15 @@ class Backlog:
         return bool(self._waiting) and not self._earlier[0] and self._waiting[0].offset >= self._watermark.ceiling
 
     def begin(self, max_records: int, max_bytes: int) -> Work | None:
-        """Take the next waiting records, at least one. None when an earlier owner has done them all."""
+        """Take the next waiting records, at least one. None when an earlier owner has done them all.
+
+        Where the position has then moved over them, it is due unless other work will commit it.
+        """
+        before = self._watermark.position
         records, size, watermark = self._take(max_records, max_bytes)
         if not records:
+            if self._watermark.position != before and not (self._waiting or self._under_way or self._done):
+                self.commit_due = True
             return None
         work = Work(records, size, watermark, time.monotonic())
         self._under_way[work] = None
