@@ -26,7 +26,7 @@ import msgspec
 
 from safeguard_streams.bus.interface import Committed, Output, Record
 from safeguard_streams.bus.timestamps import age
-from safeguard_streams.bus.watermark import MARK, SPAN, Watermark
+from safeguard_streams.bus.watermark import SPAN, Watermark
 
 
 class Work(msgspec.Struct, eq=False):
@@ -85,7 +85,6 @@ class Backlog:
         self._under_way: dict[Work, None] = {}
         self._done: deque[Work] = deque()
         self._committing: Commit | None = None
-        self._marks = 0
 
     def start_at(self, committed: Committed, end: int | None = None) -> bool:
         """Continue at a committed position, unless the log was reset meanwhile. Call this before the first batch.
@@ -136,9 +135,15 @@ class Backlog:
         return bool(self._waiting) and not self._earlier[0] and self._waiting[0].offset >= self._watermark.ceiling
 
     def begin(self, max_records: int, max_bytes: int) -> Work | None:
-        """Take the next waiting records, at least one. None when an earlier owner has done them all."""
+        """Take the next waiting records, at least one. None when an earlier owner has done them all.
+
+        Where the position has then moved over them, it is due unless other work will commit it.
+        """
+        before = self._watermark.position
         records, size, watermark = self._take(max_records, max_bytes)
         if not records:
+            if self._watermark.position != before and not (self._waiting or self._under_way or self._done):
+                self.commit_due = True
             return None
         work = Work(records, size, watermark, time.monotonic())
         self._under_way[work] = None
@@ -203,12 +208,7 @@ class Backlog:
             works.append(self._done.popleft())
             size += works[-1].output_size
         watermark = self._watermark
-        position, metadata = watermark.with_done(_offsets(works, watermark))
-        if any(work.watermark is not watermark for work in works):
-            # Work of an earlier log moves no position. The mark lets the position show that this commit took place.
-            self._marks += 1
-            metadata = f"{metadata}{MARK}{self._marks}"
-        self._committing = Commit(works, Committed(position, metadata), size, watermark)
+        self._committing = Commit(works, Committed(*watermark.with_done(_offsets(works, watermark))), size, watermark)
         self.commit_due = False
         return self._committing
 

@@ -37,7 +37,8 @@ class MemoryBus:
         if not polled:
             self.broker.changed.clear()
             try:
-                await asyncio.wait_for(self.broker.changed.wait(), timeout)
+                async with asyncio.timeout(timeout):
+                    await self.broker.changed.wait()
             except TimeoutError:
                 return {}
             polled = self._take(max_records)
@@ -56,7 +57,7 @@ class MemoryBus:
         return polled
 
     def _report_resets(self) -> None:
-        for partition in self._owned:
+        for partition in sorted(self._owned):
             if self._listener is not None and self._next[partition] > len(self.broker.logs[partition]):
                 self._next[partition] = 0
                 self._listener.reset(partition, 0)

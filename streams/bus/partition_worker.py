@@ -36,6 +36,7 @@ from safeguard_streams.bus.dead_letters import dead_letter, set_apart
 from safeguard_streams.bus.interface import Committed, Output, Partition, Record
 from safeguard_streams.bus.owned_writer import OwnedWriter
 from safeguard_streams.bus.timestamps import age
+from safeguard_streams.bus.watermark import told_apart
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import (
     BusError,
@@ -202,6 +203,7 @@ class PartitionWorker:
         work = self.backlog.begin(self._max_batch, self._limits.max_batch_bytes) if self._may_begin else None
         if work is None:
             self._engine.admission.release(self._rank, owner=self.partition)
+            self._finished.set()
             return
         call = asyncio.create_task(self._guard(partial(self._call, work)))
         self._calls.add(call)
@@ -295,6 +297,9 @@ class PartitionWorker:
         """Commit what is done, as far as the bounds of a commit allow. Returns whether nothing was left."""
         commit = self.backlog.collect(self._max_calls, self._limits.max_commit_bytes)
         whole = not self.backlog.has_done
+        if commit.position == self._committed:  # only work of an earlier log: it would not show whether this took place
+            offset, metadata = commit.position
+            commit.position = Committed(offset, told_apart(metadata))
         try:
             await self._writer.commit(commit.outputs, commit.position)
         except (BusError, TimeoutError) as error:
@@ -351,9 +356,11 @@ class PartitionWorker:
     async def _shrink(self, commit: Commit, error: Exception) -> None:
         """Try less than this commit, which did not take place, next time."""
         works, refused = commit.works, isinstance(error, OutputRefusedError)
+        if refused and not works:
+            raise ConfigurationError(f"{topics.POSITIONS} refuses the position of {self.partition}; {error}")
         if len(works) > 1:
             self._max_calls = len(works) // 2
-        elif refused or commit.output_size > self._limits.max_commit_bytes:
+        elif refused or commit.output_size > self._limits.max_commit_bytes:  # an empty commit is neither
             (work,) = works
             if len(work.records) > 1:
                 await self._restart(len(work.records) // 2)

@@ -27,7 +27,6 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 
 SPAN = 16_384  # offsets
-MARK = " "  # what follows it in the metadata only tells commits apart; base85 has no space
 
 
 class Watermark:
@@ -117,9 +116,14 @@ def pack(position: int, done: Iterable[int]) -> str:
     return base64.b85encode(zlib.compress(raw, 1)).decode()
 
 
+def told_apart(metadata: str) -> str:
+    """Other metadata for the same completed set: zlib passes over what follows its end."""
+    stored = base64.b85decode(metadata) if metadata else zlib.compress(b"", 1)
+    return base64.b85encode(stored + b"\0").decode()
+
+
 def unpack(position: int, metadata: str) -> set[int]:
-    """The inverse of pack, without a mark; an empty set for metadata of another origin."""
-    metadata = metadata.partition(MARK)[0]
+    """The inverse of pack; an empty set for metadata of another origin."""
     if not metadata:
         return set()
     try:

@@ -11,7 +11,7 @@ from safeguard_streams.bus.interface import Committed, Output, Partition
 from safeguard_streams.bus.memory import MemoryBus
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.bus.watermark import pack
-from safeguard_streams.errors import DependencyError
+from safeguard_streams.errors import BusError, ConfigurationError, DependencyError, OutputRefusedError
 from safeguard_streams.runtime.memory_broker import MemoryBroker
 
 SOURCE, SINK = "source", "sink"
@@ -283,4 +283,75 @@ async def test_an_engine_that_ends_while_commits_fail_ends_in_bounded_time():
     engine = Engine(Stuck(broker, [SOURCE]), stateless(transform), stage="test", limits=LIMITS)
     async with asyncio.timeout(5):
         with pytest.raises(DependencyError):
+            await engine.run(asyncio.Event())
+
+
+class AnswersLost(MemoryBus):
+    """The first answers to commits of outputs are lost although the commits take place."""
+
+    lost = 0
+
+    async def writer(self, partition):
+        writer = await super().writer(partition)
+        commit = writer.commit
+
+        async def commit_without_answer(outputs, *position):
+            await commit(outputs, *position)
+            if outputs and self.lost:
+                self.lost -= 1
+                raise BusError("no answer")
+
+        writer.commit = commit_without_answer
+        return writer
+
+
+async def test_work_of_an_earlier_log_is_committed_once_although_it_moves_no_position():
+    broker, release = MemoryBroker(), asyncio.Event()
+    fill(broker, 0, 3)
+
+    async def held(records):
+        await release.wait()
+        return await echo(records)
+
+    bus = AnswersLost(broker, [SOURCE])
+    async with running(bus, held) as engine:
+        await until(lambda: engine._workers and engine._workers[FIRST].backlog.under_way == 3)
+        broker.truncate(SOURCE, 0)
+        broker.changed.set()
+        await until(lambda: broker.positions.get(FIRST) == Committed(0, ""))
+        bus.lost = 2
+        release.set()
+        await until(lambda: engine._workers[FIRST].backlog.idle)
+        fill(broker, 7, 1)
+        await until(lambda: broker.positions[FIRST].offset == 1)
+    assert values(broker) == [0, 1, 2, 7]
+
+
+@pytest.mark.parametrize("max_batch", [1, 10])
+async def test_a_position_moves_over_records_at_the_end_that_an_earlier_owner_finished(max_batch):
+    broker = MemoryBroker()
+    fill(broker, 0, 6)
+    broker.positions[FIRST] = Committed(1, pack(1, {1, 2, 3, 4, 5}))
+    async with running(MemoryBus(broker, [SOURCE]), limits=Limits(max_batch=max_batch, commit_interval=0.001)):
+        await until(lambda: broker.positions[FIRST] == Committed(6, ""))
+    assert values(broker) == []
+
+
+async def test_a_refused_position_without_outputs_ends_the_engine():
+    class Refusing(MemoryBus):
+        async def writer(self, partition):
+            writer = await super().writer(partition)
+
+            async def refuse(*_):
+                raise OutputRefusedError("too large")
+
+            writer.commit = refuse
+            return writer
+
+    broker = MemoryBroker()
+    fill(broker, 0, 2)
+    broker.positions[FIRST] = Committed(9, "")
+    engine = Engine(Refusing(broker, [SOURCE]), stateless(echo), stage="test", limits=LIMITS)
+    with pytest.raises(ConfigurationError, match="positions refuses"):
+        async with asyncio.timeout(10):
             await engine.run(asyncio.Event())

@@ -208,6 +208,7 @@ def test_any_headers_arrive_as_they_were_sent(headers, codec, key):
     st.booleans(),
 )
 @example(SNAPPY, 2, [(23, 128), (1701, 1)], True)
+@example(NONE, 3, [(214, 1), (858, 4)], True)
 @settings(deadline=None, max_examples=300)
 def test_whatever_is_broken_the_next_batch_arrives(codec, count, changes, reseal):
     raw = bytearray(batch([b"value %d" % number for number in range(count)], 0, codec))
