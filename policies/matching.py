@@ -247,8 +247,8 @@ class Term:
     """A word or phrase of a gate.
 
     literal: whether it is compared character by character. needles: what to look for in the letters of texts or, for a
-    literal term, in their skeletal lines. Without a needle, the term matches nothing. takes_particles: whether a word may
-    go on after the term.
+    literal term, in their skeletal lines. Without a needle, the term matches nothing.
+    takes_particles: whether a word may go on after the term.
     """
 
     def __init__(self, term: str) -> None:
@@ -379,7 +379,9 @@ class Terms:
         needles = [
             (n, needle) for n, term in enumerate(self._terms) if term.literal == literal for needle in term.needles
         ]
-        return _Searcher([n for n, _ in needles], search([needle for _, needle in needles])) if needles else None
+        if not needles:
+            return None
+        return _Searcher(np.array([n for n, _ in needles]), search([needle for _, needle in needles]))
 
     def find(self, lines: Sequence[str]) -> list[tuple[int, int]]:
         """The texts and terms, by number, where lines in plain form hold a term."""
@@ -411,7 +413,7 @@ class Terms:
             return []
         needles, starts, ends = np.array(hits).T
         first, last = of.first[starts], of.last(of.first[ends - 1])
-        terms = np.array(self._words.terms)[needles]
+        terms = self._words.terms[needles]
         possible = ~(of.inside_words(first) | (of.inside_words(last + 1) & ~self._take_particles[terms]))
         first, last, terms = first[possible], last[possible], terms[possible]
         found: dict[tuple[int, int], None] = {}  # in order; what is found once is not compared again
@@ -426,9 +428,9 @@ class Terms:
         assert self._literal is not None
         line = skeletal(_between_ends(lines))
         hits = [
-            (start, self._literal.terms[needle])
+            (start, term)
             for needle, start, _ in self._literal.find(line)
-            if self._terms[self._literal.terms[needle]].is_literally_at(line, start)
+            if self._terms[term := int(self._literal.terms[needle])].is_literally_at(line, start)
         ]
         if hits:
             ends = np.flatnonzero(_codes(line) == ord("\n"))[1:]
@@ -443,7 +445,7 @@ def _between_ends(lines: Sequence[str]) -> str:
 class _Searcher(NamedTuple):
     """terms: the number of the term that each needle belongs to."""
 
-    terms: list[int]
+    terms: NDArray[np.intp]
     find: Callable[[str], Iterable[Hit]]
 
 
