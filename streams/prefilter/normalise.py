@@ -137,7 +137,8 @@ def _in_latin(lines: Sequence[str]) -> list[str]:
     return lines
 
 
-_WORD = re.compile(r"[^\W_]*[a-z][^\W_]*")
+# A word with a letter from a to z. Tried only where a word begins, and only once, because words may be long.
+_WORD = re.compile(r"(?<![^\W_])(?=[^\W_a-z]*+[a-z])[^\W_]++")
 
 
 def _mixed_word(word: re.Match[str]) -> str:

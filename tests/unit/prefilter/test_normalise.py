@@ -99,6 +99,7 @@ def test_letters_that_are_joined_are_split_again_at_the_longest_piece():
         "@" * 100_000,
         "\u0430" * 100_000,
         "1a" * 100_000,
+        "\u0436\u0430" * 100_000,
     ],
     ids=[
         "one letter",
@@ -111,6 +112,7 @@ def test_letters_that_are_joined_are_split_again_at_the_longest_piece():
         "mentions",
         "homoglyphs",
         "leetspeak",
+        "one word of another script",
     ],
 )
 def test_a_text_made_to_be_slow_is_read_in_linear_time(text):
