@@ -188,14 +188,15 @@ class Letters:
         return others[np.searchsorted(others, first, side="right")] - 1
 
     def numbers(self, places: Places) -> list[int]:
-        """The numbers of the texts that hold these places, in order of the places."""
+        """The number of the text that holds each of these places."""
         ends = np.flatnonzero(self.points == ord("\n"))[1:]
         return np.searchsorted(ends, places).tolist()  # type: ignore[no-any-return]
 
     def inside_words(self, places: Places) -> Flags:
         """Whether a letter or digit in ASCII is at each place, and another one before it."""
         now, before = (_ALPHANUMERIC[np.minimum(self.points[at], _ASCII)] for at in (places, places - 1))
-        return now & before
+        inside: Flags = now & before
+        return inside
 
     @cached_property
     def disguising(self) -> Places:
@@ -204,7 +205,8 @@ class Letters:
         places = np.flatnonzero(symbols)
         before, after = self.forms[places - 1] > ord("\n"), self.forms[places + 1] > ord("\n")
         after |= symbols[places + 1]
-        return places[(before & after) | ((self.points[places] == ord("$")) & (before | after))]
+        beside: Flags = (before & after) | ((self.points[places] == ord("$")) & (before | after))
+        return places[beside]
 
 
 def letters_of_ascii(source: str) -> Letters:
