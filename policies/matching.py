@@ -42,6 +42,9 @@ _JOINS_WORDS = " '_-\u2019\u2010\u2011\u2012\u2013\u2014"  # between the words o
 _MARKS = ".*_~^=+|#"  # may stand inside a word of a text, as symbols beyond ASCII may
 _SYMBOL_CHARACTERS = "@$!+|"
 _SYMBOL = re.compile(r"[@$!+|]++")
+_ASCII = 128  # the entry of the tables below that stands for all characters beyond ASCII
+_SYMBOLS_AT = np.array([chr(code) in _SYMBOL_CHARACTERS for code in range(_ASCII)] + [False])
+_ALPHANUMERIC = np.array([chr(code).isalnum() for code in range(_ASCII)] + [False])
 _SYMBOLS = str.maketrans("@$!+|", "45171")  # to digits that stand for the same letters
 _COUNTED = re.compile(r"\d+[^\W\d_]{0,2}\Z")  # 1999, 50km, 2nd: not letters in disguise
 _URL = re.compile(r"[a-z][a-z+.-]*://|[^\s/]+\.[^\s/]+/")
@@ -158,81 +161,85 @@ class Letters:
     """The letters and digits of texts, in one form for look-alikes, and where they are.
 
     source: the texts in their plain form, with a line end before and after each.
-    folded: their letters, and the line ends.
-    first, last [folded]: the places in `source` of the first and last letter that each stands for.
+    points, forms [source]: code points; forms of letters, digits and line ends, and 0 for all other characters.
+    folded: the forms that are not 0.
+    repeated [source]: letters that `folded` leaves out, because they stretch the letter before; None if it has all.
     """
 
-    def __init__(self, source: str, folded: str, places: Callable[[], tuple[Places, Places]]) -> None:
+    def __init__(
+        self, source: str, points: NDArray[Any], forms: NDArray[Any], folded: str, repeated: Flags | None = None
+    ) -> None:
         self.source = source
+        self.points = points
+        self.forms = forms
         self.folded = folded
-        self._places = places
+        self._repeated = repeated
 
     @cached_property
-    def places(self) -> tuple[Places, Places]:
-        """first and last."""
-        return self._places()
+    def first(self) -> Places:
+        """[folded] The place in `source` of the first letter that each stands for."""
+        return np.flatnonzero(_kept(self.forms, self._repeated))
+
+    def last(self, first: Places) -> Places:
+        """The places of the last letters, from those of the first ones."""
+        if self._repeated is None:
+            return first
+        others = np.flatnonzero(~self._repeated)
+        return others[np.searchsorted(others, first, side="right")] - 1
+
+    def numbers(self, places: Places) -> list[int]:
+        """The number of the text that holds each of these places."""
+        ends = np.flatnonzero(self.points == ord("\n"))[1:]
+        return np.searchsorted(ends, places).tolist()  # type: ignore[no-any-return]
+
+    def inside_words(self, places: Places) -> Flags:
+        """Whether a letter or digit in ASCII is at each place, and another one before it."""
+        now, before = (_ALPHANUMERIC[np.minimum(self.points[at], _ASCII)] for at in (places, places - 1))
+        inside: Flags = now & before
+        return inside
 
     @cached_property
-    def ends(self) -> Places:
-        """The places in `source` where texts end."""
-        return np.flatnonzero(_points(self.source) == ord("\n"))[1:]
-
-
-def _points(text: str) -> NDArray[Any]:
-    return np.frombuffer(text.encode(), dtype=np.uint8) if text.isascii() else _codes(text)
+    def disguising(self) -> Places:
+        """The places of symbols beside letters, for which they may stand."""
+        symbols = _SYMBOLS_AT[np.minimum(self.points, _ASCII)]
+        places = np.flatnonzero(symbols)
+        before, after = self.forms[places - 1] > ord("\n"), self.forms[places + 1] > ord("\n")
+        after |= symbols[places + 1]
+        beside: Flags = (before & after) | ((self.points[places] == ord("$")) & (before | after))
+        return places[beside]
 
 
 def letters_of_ascii(source: str) -> Letters:
-    """The letters of lines in ASCII, between line ends, at the least cost."""
-    points = source.encode()
-    form = points.translate(_classes().ascii)
-
-    def places() -> tuple[Places, Places]:
-        places = np.flatnonzero(np.frombuffer(form, dtype=np.uint8))
-        return places, places
-
-    return Letters(source, points.translate(_classes().ascii, _classes().not_letters).decode("ascii"), places)
+    """The letters of lines in ASCII, between line ends, at the least cost: stretched letters as they are."""
+    points, classes = source.encode(), _classes()
+    forms = np.frombuffer(points.translate(classes.ascii), dtype=np.uint8)
+    folded = points.translate(classes.ascii, classes.not_letters).decode("ascii")
+    return Letters(source, np.frombuffer(points, dtype=np.uint8), forms, folded)
 
 
 def letters(source: str) -> Letters:
     """The letters of lines in plain form, between line ends. A stretched letter is there once."""
     points = _codes(source)
-    form = _classes().letter[np.minimum(points, _LAST_LETTER)]
-    places = _unstretched(points, form)
-    return Letters(source, form[places[0]].tobytes().decode("utf-32-le", "surrogatepass"), lambda: places)
+    forms = _classes().letter[np.minimum(points, _LAST_LETTER)]
+    repeated = None
+    stretched = _stretched(points, forms)
+    if len(stretched):
+        repeated = np.zeros(len(points), dtype=bool)
+        repeated[stretched] = repeated[stretched + 1] = True
+    folded = forms[_kept(forms, repeated)].tobytes().decode("utf-32-le", "surrogatepass")
+    return Letters(source, points, forms, folded, repeated)
 
 
-def _odd_lines(source: str) -> list[int]:
-    """The numbers of the ASCII lines that hold a stretched letter, or a symbol after a letter or before one."""
-    points = np.frombuffer(source.encode(), dtype=np.uint8)
-    letter = (points | 32) - ord("a") < 26  # a difference below 0 wraps around
+def _kept(forms: NDArray[Any], repeated: Flags | None) -> Flags:
+    return forms > 0 if repeated is None else (forms > 0) & ~repeated
+
+
+def _stretched(points: NDArray[Any], forms: NDArray[Any]) -> Places:
+    """The places of letters between two equal ones. Digits are never stretched."""
     equal = points[1:] == points[:-1]
-    odd = equal[1:] & equal[:-1] & letter[2:]
-    symbol = np.zeros(len(points), dtype=bool)
-    for char in _SYMBOL_CHARACTERS:
-        symbol |= points == ord(char)
-    if symbol.any():
-        alphanumeric = letter | ((points - ord("0")) < 10)
-        follows = symbol[1:-1] & alphanumeric[:-2] & (alphanumeric | symbol)[2:]
-        odd |= follows | ((points[1:-1] == ord("$")) & (letter[2:] | letter[:-2]))
-    places = np.flatnonzero(odd)
-    if not len(places):
-        return []
-    ends = np.flatnonzero(points == ord("\n"))[1:]
-    return np.unique(np.searchsorted(ends, places + 1)).tolist()  # type: ignore[no-any-return]
-
-
-def _unstretched(points: NDArray[Any], form: NDArray[Any]) -> tuple[Places, Places]:
-    """The first and last place of each letter, where stretched ones count as one. Digits are never stretched."""
-    starts = np.flatnonzero(np.append(True, points[1:] != points[:-1]))
-    lengths = np.diff(np.append(starts, len(points)))
-    digits = (points[starts] >= ord("0")) & (points[starts] <= ord("9"))
-    stretched = (lengths >= _STRETCHED) & (form[starts] >= ord("a")) & ~digits
-    kept = np.repeat(~stretched, lengths)
-    kept[starts] = True
-    first = np.flatnonzero((form > 0) & kept)
-    ends = np.repeat(np.where(stretched, starts + lengths - 1, -1), lengths)
-    return first, np.maximum(first, ends[first])
+    places = np.flatnonzero(equal[1:] & equal[:-1]) + 1
+    digits = (points[places] >= ord("0")) & (points[places] <= ord("9"))
+    return places[(forms[places] >= ord("a")) & ~digits]
 
 
 # --------------------------------------------------------------------------------------------------------------- terms
@@ -243,6 +250,7 @@ class Term:
 
     literal: whether it is compared character by character. needles: what to look for in the letters of texts or, for a
     literal term, in their skeletal lines. Without a needle, the term matches nothing.
+    takes_particles: whether a word may go on after the term.
     """
 
     def __init__(self, term: str) -> None:
@@ -250,7 +258,7 @@ class Term:
         self.literal = not all(_joins_or_belongs(char) for char in self.form)
         self.words = "".join(char if _belongs(char) else " " for char in self.form).split()
         self._may_be_row = any(len(word) > 1 for word in self.words)
-        self._takes_particles = bool(_TAKES_PARTICLES.search(self.form))
+        self.takes_particles = bool(_TAKES_PARTICLES.search(self.form))
         self.needles = [skeletal(self.form)] if self.literal and self.words else _needles(self.words)
 
     @cached_property
@@ -263,7 +271,7 @@ class Term:
 
     def is_at(self, source: str, start: int, end: int) -> bool:
         """Whether the characters from start to end of a plain text between line ends are this term's words."""
-        if _inside_word_at(source, start) or (_inside_word_at(source, end) and not self._takes_particles):
+        if _inside_word_at(source, start) or (_inside_word_at(source, end) and not self.takes_particles):
             return False
         found = source[start:end]
         if found == self.form:
@@ -365,6 +373,7 @@ class Terms:
 
     def __init__(self, terms: Sequence[str], search: Search) -> None:
         self._terms = [Term(term) for term in terms]
+        self._take_particles = np.array([term.takes_particles for term in self._terms], dtype=bool)
         self._words = self._searcher(search, literal=False)
         self._literal = self._searcher(search, literal=True)
 
@@ -372,7 +381,9 @@ class Terms:
         needles = [
             (n, needle) for n, term in enumerate(self._terms) if term.literal == literal for needle in term.needles
         ]
-        return _Searcher([n for n, _ in needles], search([needle for _, needle in needles])) if needles else None
+        if not needles:
+            return None
+        return _Searcher(np.array([n for n, _ in needles]), search([needle for _, needle in needles]))
 
     def find(self, lines: Sequence[str]) -> list[tuple[int, int]]:
         """The texts and terms, by number, where lines in plain form hold a term."""
@@ -381,13 +392,17 @@ class Terms:
             common = [i for i, line in enumerate(lines) if line.isascii()]
             others = [i for i, line in enumerate(lines) if not line.isascii()]
             if common:
-                source = _between_ends([lines[i] for i in common])
-                found += self._find_words(letters_of_ascii(source), common)
-                others += [common[i] for i in _odd_lines(source)]
+                of = letters_of_ascii(_between_ends([lines[i] for i in common]))
+                found += self._find_words(of, common)
+                odd = np.concatenate((_stretched(of.points, of.forms), of.disguising))
+                others += [common[i] for i in sorted(set(of.numbers(odd)))]
             if others:
-                found += self._find_words(letters(_between_ends([lines[i] for i in others])), others)
-                bare = {i: line for i in others if (line := undisguised(lines[i])) != lines[i]}
-                found += self._find_words(letters(_between_ends(list(bare.values()))), list(bare))
+                of = letters(_between_ends([lines[i] for i in others]))
+                found += self._find_words(of, others)
+                disguised = [others[i] for i in sorted(set(of.numbers(of.disguising)))]
+                bare = {i: line for i in disguised if (line := undisguised(lines[i])) != lines[i]}
+                if bare:
+                    found += self._find_words(letters(_between_ends(list(bare.values()))), list(bare))
         if self._literal:
             found += self._find_literal(lines)
         return found
@@ -398,12 +413,15 @@ class Terms:
         hits = list(self._words.find(of.folded))
         if not hits:
             return []
-        needles, starts, ends = zip(*hits, strict=True)
-        terms = [self._words.terms[needle] for needle in needles]
-        first, last = of.places[0].take(starts).tolist(), of.places[1].take(np.array(ends) - 1).tolist()
-        owners = np.searchsorted(of.ends, first).tolist()
+        needles, starts, ends = np.array(hits).T
+        first, last = of.first[starts], of.last(of.first[ends - 1])
+        terms = self._words.terms[needles]
+        possible = ~(of.inside_words(first) | (of.inside_words(last + 1) & ~self._take_particles[terms]))
+        first, last, terms = first[possible], last[possible], terms[possible]
         found: dict[tuple[int, int], None] = {}  # in order; what is found once is not compared again
-        for owner, term, start, end in zip(owners, terms, first, last, strict=True):
+        for owner, term, start, end in zip(
+            of.numbers(first), terms.tolist(), first.tolist(), last.tolist(), strict=True
+        ):
             if (owner, term) not in found and self._terms[term].is_at(of.source, start, end + 1):
                 found[owner, term] = None
         return [(numbers[owner], term) for owner, term in found]
@@ -412,9 +430,9 @@ class Terms:
         assert self._literal is not None
         line = skeletal(_between_ends(lines))
         hits = [
-            (start, self._literal.terms[needle])
+            (start, term)
             for needle, start, _ in self._literal.find(line)
-            if self._terms[self._literal.terms[needle]].is_literally_at(line, start)
+            if self._terms[term := int(self._literal.terms[needle])].is_literally_at(line, start)
         ]
         if hits:
             ends = np.flatnonzero(_codes(line) == ord("\n"))[1:]
@@ -429,7 +447,7 @@ def _between_ends(lines: Sequence[str]) -> str:
 class _Searcher(NamedTuple):
     """terms: the number of the term that each needle belongs to."""
 
-    terms: list[int]
+    terms: NDArray[np.intp]
     find: Callable[[str], Iterable[Hit]]
 
 

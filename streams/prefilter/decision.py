@@ -224,27 +224,33 @@ class _Batch:
             return self._result("everything", i, column)
         if self._results.reached[i, column]:
             return self._result("label", i, column)
-        return msgspec.structs.replace(self._result("terms", i, column), label=self._results.matches[i, column])
+        return self._result("terms", i, column, label=self._results.matches[i, column])
 
     def _result(
-        self, gate: str, i: int, column: int, rate: float | None = None, stratum: Stratum | None = None
+        self,
+        gate: str,
+        i: int,
+        column: int,
+        *,
+        label: str | None = None,
+        rate: float | None = None,
+        stratum: Stratum | None = None,
     ) -> PrefilterResult:
         """A result with the score, if the policy's gate has one."""
-        gates = self._compiled.gates
-        result = PrefilterResult(
+        gates, results = self._compiled.gates, self._results
+        score = threshold = None
+        if gates.scored[column]:
+            label = label or self._classes[results.likeliest.item(i, column)]
+            score, threshold = round(results.scores.item(i, column), 4), gates.thresholds.item(column)
+        return PrefilterResult(
             gate,
-            rate=rate,
-            stratum=stratum,
+            label,
+            score,
+            threshold,
+            rate,
+            stratum,
             fingerprint=self._compiled.fingerprints[column],
             truncated=self._truncated[i],
-        )
-        if not gates.scored[column]:
-            return result
-        return msgspec.structs.replace(
-            result,
-            label=self._classes[self._results.likeliest[i, column]],
-            score=round(float(self._results.scores[i, column]), 4),
-            threshold=float(gates.thresholds[column]),
         )
 
     def nearest(self) -> list[PrefilterResult | None]:

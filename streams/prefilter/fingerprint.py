@@ -40,4 +40,4 @@ def fingerprint(policy: Policy, classifier: str) -> str:
 @cache
 def _normaliser() -> str:
     views = read(_PROBES)
-    return "\n".join([*views.lines, "", *views.folded])
+    return "\n".join([*views.lines, "", *views.folded.latin])

@@ -14,7 +14,7 @@ from safeguard_streams.policies.distilled import DistilledClassifier
 from safeguard_streams.policies.document import Gate, Policy
 from safeguard_streams.policies.matching import Hit, Patterns, Terms
 from safeguard_streams.prefilter.classifier import NONE, Classifier, Floats, Windows
-from safeguard_streams.prefilter.normalise import Flags, Views, read
+from safeguard_streams.prefilter.normalise import Flags, Folded, fold, read
 
 _NEVER = 2.0  # a threshold that no probability reaches
 Matches = dict[tuple[int, int], str]  # (text, policy) to the first term or pattern that matched
@@ -87,12 +87,12 @@ class Gates:
         scores = np.zeros((len(texts), len(self.thresholds)))
         np.maximum.at(scores, windows.text, windows.probabilities @ self._weights)
         self._apply_distilled(scores, windows)
-        matches = self._matchers.find(texts, views)
+        matches = self._matchers.find(texts, views.folded)
         return GateResults(scores, self._likeliest(len(texts), windows), scores >= self.thresholds, matches)
 
     def matches(self, texts: Sequence[str]) -> Matches:
         """The terms and patterns that match, without the classifier."""
-        return self._matchers.find(texts, read(texts))
+        return self._matchers.find(texts, fold(texts))
 
     def _likeliest(self, texts: int, windows: Windows) -> NDArray[np.intp]:
         best = np.zeros((texts, windows.probabilities.shape[1]))
@@ -129,14 +129,14 @@ class _Matchers:
         self._terms = Terms([term for _, term in self._term_owners], _searched)
         self._patterns = Patterns([pattern for _, pattern in self._pattern_owners])
 
-    def find(self, texts: Sequence[str], views: Views) -> Matches:
+    def find(self, texts: Sequence[str], folded: Folded) -> Matches:
         matches: Matches = {}
         if not self._term_owners and not self._pattern_owners:
             return matches
-        for text, number in self._terms.find(views.plain):
+        for text, number in self._terms.find(folded.plain):
             column, term = self._term_owners[number]
             matches.setdefault((text, column), term)
-        for text, number in self._patterns.find(texts, views.plain, views.folded):
+        for text, number in self._patterns.find(texts, folded.plain, folded.latin):
             column, pattern = self._pattern_owners[number]
             matches.setdefault((text, column), pattern)
         return matches

@@ -44,31 +44,37 @@ _STRETCHED = re.compile(r"([^\W\d_])\1{2,}")
 _INSIDE = re.compile(r"(?<=[a-z0-9])[.*_~^=+|]+(?=[a-z0-9])")
 
 
+class Folded(NamedTuple):
+    """One line for each text: in its plain form, and in Latin letters where theirs look Latin."""
+
+    plain: list[str]
+    latin: list[str]
+
+
 class Views(NamedTuple):
     """Texts prepared for the gates.
 
-    plain: one line for each text, for terms; folded: the same in Latin letters where these look alike, for patterns.
+    folded: one line for each text, for terms and patterns.
     lines: one line for each text with its words repaired, followed by extra lines with the disguise removed.
     text: for each of `lines`, the number of its text.
     """
 
-    plain: list[str]
-    folded: list[str]
+    folded: Folded
     lines: list[str]
     text: NDArray[np.intp]
 
 
 def read(texts: Sequence[str]) -> Views:
     """Fold the texts, repair their words, and add an undisguised view of each text that seems disguised."""
-    plain, folded = _both(list(map(one_line, texts)))
-    lines, disguised = _repair(folded)
+    folded = fold(texts)
+    lines, disguised = _repair(folded.latin)
     numbers = list(range(len(lines)))
     for i in disguised:
         unmasked = _unmask(lines[i])
         if unmasked != lines[i]:
             lines.append(unmasked)
             numbers.append(i)
-    return Views(plain, folded, lines, np.array(numbers, dtype=np.intp))
+    return Views(folded, lines, np.array(numbers, dtype=np.intp))
 
 
 def words(line: str) -> list[str]:
@@ -78,41 +84,33 @@ def words(line: str) -> list[str]:
 
 def tokens(text: str) -> list[str]:
     """Words and marks of one text, without its undisguised view."""
-    (line,) = _repair(fold([one_line(text)])).lines
+    (line,) = _repair(fold([text]).latin).lines
     return words(line)
 
 
 # ---------------------------------------------------------------------------------------------------------- folding
 
 
-class _Folded(NamedTuple):
-    """Lines in their plain form, and in Latin letters where theirs look Latin."""
-
-    plain: list[str]
-    latin: list[str]
-
-
-def fold(lines: Sequence[str]) -> list[str]:
+def fold(texts: Sequence[str]) -> Folded:
     """Fold compatibility forms and case, remove invisible characters, replace homoglyphs by Latin. Idempotent."""
-    return _both(lines).latin
-
-
-def _both(lines: Sequence[str]) -> _Folded:
-    latin = "\n".join(lines).lower().split("\n")
+    lines = [text if text.isprintable() else one_line(text) for text in texts]
+    joined = "\n".join(lines)
+    latin = joined.lower().split("\n")
     plain = latin.copy()
     odd = [i for i, line in enumerate(latin) if not (line.isascii() and line.isprintable())]
     if odd:
         apart = decomposed("\n".join(lines[i] for i in odd))
-        visible = unicodedata.normalize("NFC", _INVISIBLE.sub("", apart))
+        visible = [unicodedata.normalize("NFC", line) for line in _INVISIBLE.sub("", apart).split("\n")]
+        for i, line, in_latin in zip(odd, visible, _in_latin(visible), strict=True):
+            plain[i], latin[i] = line, in_latin
         more = removes_more(_INVISIBLE)
-        forms = zip(odd, apart.split("\n"), visible.split("\n"), _in_latin(visible).split("\n"), strict=True)
-        for i, letters, line, in_latin in forms:
-            plain[i] = plain_from(letters) if more.search(letters) else line
-            latin[i] = in_latin
-    for i, line in enumerate(lines):
-        if "&#" in line:
-            plain[i] = plain_line(line)
-    return _Folded(plain, latin)
+        if more.search(apart):
+            for i, line in zip(odd, apart.split("\n"), strict=True):
+                plain[i] = plain_from(line) if more.search(line) else plain[i]
+    if "&#" in joined:
+        for i, line in enumerate(lines):
+            plain[i] = plain_line(line) if "&#" in line else plain[i]
+    return Folded(plain, latin)
 
 
 @cache
@@ -123,14 +121,12 @@ def _is_homoglyph() -> Flags:
     return table
 
 
-def _in_latin(text: str) -> str:
+def _in_latin(lines: Sequence[str]) -> list[str]:
     """Replace homoglyphs: everywhere in lines that are otherwise Latin, elsewhere in words that mix them with Latin."""
-    points = codes(text)
+    lines = list(lines)
+    points = codes("\n".join(lines))
     table = _is_homoglyph()
     homoglyphs = table[np.minimum(points, len(table) - 1)]
-    if not homoglyphs.any():
-        return text
-    lines = text.split("\n")
     for i in _lines_of(np.flatnonzero(homoglyphs), points):
         line = lines[i]
         replaced = line.translate(latin_look_alikes())
@@ -138,10 +134,11 @@ def _in_latin(text: str) -> str:
             lines[i] = replaced
         elif not line.isascii():
             lines[i] = _WORD.sub(_mixed_word, line)
-    return "\n".join(lines)
+    return lines
 
 
-_WORD = re.compile(r"[^\W_]*[a-z][^\W_]*")
+# A word with a letter from a to z. Tried only where a word begins, and only once, because words may be long.
+_WORD = re.compile(r"(?<![^\W_])(?=[^\W_a-z]*+[a-z])[^\W_]++")
 
 
 def _mixed_word(word: re.Match[str]) -> str:
@@ -244,7 +241,8 @@ def _stretched_letters(letter: Flags, repeated: Flags) -> Flags:
 
 def _unmask(line: str) -> str:
     """Read leetspeak as letters, stretched letters once, and remove marks inside words."""
-    return " ".join([word if word.isalpha() else _bare(word) for word in _STRETCHED.sub(r"\1", line).split(" ")])
+    words = _STRETCHED.sub(r"\1", line).split(" ")
+    return " ".join([word if word.isalpha() or word.strip(_AROUND).isalpha() else _bare(word) for word in words])
 
 
 def _bare(word: str) -> str:

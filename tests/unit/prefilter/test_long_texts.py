@@ -12,6 +12,7 @@ from safeguard_streams.contract.records import Escalation, PolicyRelease, Verdic
 from safeguard_streams.policies.files import load_library, with_changes
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.prefilter import classifier as classifying
+from safeguard_streams.prefilter import normalise
 from safeguard_streams.prefilter.batches import is_large, parts
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.decision import AuditRates, Prefilter
@@ -108,6 +109,14 @@ def test_the_classifier_reads_no_more_words_of_a_longer_text(classifier, monkeyp
     for size in (500_000, 4_000_000):
         prefilter.decide([event("a b " * (size // 4))])
     assert read[1] <= read[0] + 100 <= 2 * limits.JUDGED_IN_FULL
+
+
+def test_only_what_the_classifier_reads_of_a_long_text_is_repaired(classifier, monkeypatch):
+    repaired = []
+    repair = normalise._repair
+    monkeypatch.setattr(normalise, "_repair", lambda lines: repaired.append(sum(map(len, lines))) or repair(lines))
+    prefilter_with(classifier).decide([event("n3w w0rds " * 200_000)])
+    assert sum(repaired) <= limits.JUDGED_IN_FULL + 200
 
 
 def test_a_batch_is_cut_by_bytes():
