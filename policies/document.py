@@ -121,7 +121,8 @@ class Policy(msgspec.Struct, frozen=True):
 
 
 _PRIMARY = re.compile(r"[a-z]{2,3}(?:-|\Z)")
-_NOT_A_LANGUAGE = ("und", "mul", "zxx", "mis")  # undetermined, multiple, none, uncoded
+# Undetermined, multiple, none, uncoded; private use; and codes of no language, which detectors write for unknown.
+_NOT_A_LANGUAGE = re.compile(r"(?:und|mul|zxx|mis|q[a-t][a-z]|un|unk|xx|xxx|zz)(?:-|\Z)")
 
 
 def in_languages(language: str | None, ranges: Sequence[str]) -> bool:
@@ -130,7 +131,7 @@ def in_languages(language: str | None, ranges: Sequence[str]) -> bool:
     True where there are no ranges, and where the tag names no language: it is missing, empty, und, or no tag at all.
     """
     tag = (language or "").strip().replace("_", "-").lower()
-    if not ranges or not _PRIMARY.match(tag) or tag.split("-")[0] in _NOT_A_LANGUAGE:
+    if not ranges or not _PRIMARY.match(tag) or _NOT_A_LANGUAGE.match(tag):
         return True
     return any(wanted == "*" or f"{tag}-".startswith(f"{wanted}-") for wanted in map(str.lower, ranges))
 
