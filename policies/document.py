@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -115,9 +115,13 @@ class Policy(msgspec.Struct, frozen=True):
     def applies(self, surface: str | None, language: str | None) -> bool:
         """Whether the policy covers this content. Content without a surface or language is never exempt."""
         scope = self.applies_to
-        return (not scope.surfaces or not surface or surface in scope.surfaces) and in_languages(
-            language, scope.languages
-        )
+        return on_surface(surface, scope.surfaces) and in_languages(language, scope.languages)
+
+
+def on_surface(surface: str | None, surfaces: Collection[str]) -> bool:
+    """Whether a surface is one of these, whatever its case. True where there are none, and where none is said."""
+    name = (surface or "").strip().casefold()
+    return not surfaces or not name or name in map(str.casefold, surfaces)
 
 
 _PRIMARY = re.compile(r"[a-z]{2,3}(?:-|\Z)")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from datetime import UTC
 
 import msgspec
 
@@ -44,13 +45,17 @@ class ErasureList:
         self._on_erased = on_erased
 
     def take(self, record: Record) -> None:
-        """Apply one record of moderation.erasures. A tombstone ends an erasure. Never raises."""
+        """Apply one record of moderation.erasures; a time without an offset is UTC. A tombstone ends an erasure.
+
+        Never raises.
+        """
         if record.value is None:
             self._times.pop((record.key or b"").decode(errors="replace"), None)
             return
         try:
             request = decode(record.value, ErasureRequest)
-            erased_at = round(request.erased_at.timestamp() * 1000)
+            at = request.erased_at
+            erased_at = round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
         except (RecordError, OverflowError) as error:
             log.error("record of moderation.erasures ignored offset=%d error=%s", record.offset, error)  # noqa: TRY400
             return

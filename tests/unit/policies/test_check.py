@@ -362,4 +362,6 @@ def test_languages_are_ranges_and_a_tag_that_names_none_is_covered(ranges, cover
 def test_an_empty_surface_counts_as_not_said():
     policy = parse(GOOD.replace("surfaces: []", "surfaces: [chat]"))
     assert policy.applies("", None)
+    assert policy.applies(" ", None)
+    assert policy.applies("Chat ", None)
     assert not policy.applies("mail", None)
