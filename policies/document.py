@@ -119,7 +119,7 @@ class Policy(msgspec.Struct, frozen=True):
 
 
 def on_surface(surface: str | None, surfaces: Collection[str]) -> bool:
-    """Whether a surface is one of these, whatever its case. True where there are none, and where none is said."""
+    """Whether a surface is one of these, whatever its case. True where there are none, and where content names none."""
     name = (surface or "").strip().casefold()
     return not surfaces or not name or name in map(str.casefold, surfaces)
 
