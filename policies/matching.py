@@ -44,7 +44,8 @@ _SYMBOL_CHARACTERS = "@$!+|"
 _SYMBOL = re.compile(r"[@$!+|]++")
 _SYMBOLS = str.maketrans("@$!+|", "45171")  # to digits that stand for the same letters
 _COUNTED = re.compile(r"\d+[^\W\d_]{0,2}\Z")  # 1999, 50km, 2nd: not letters in disguise
-_URL = re.compile(r"[a-z][a-z+.-]*://|[^\s/]+\.[^\s/]+/")
+_URL = re.compile(r"[a-z][a-z+.-]*+://|[^\s/.]++\.[^\s/]++/")
+_LABEL = re.compile(r"[^\s./:@?#]{1,63}(?![^\s./:@?#])")
 _URL_ENDS = re.compile(r"/?[.,;:!?*]*(?:[\s\"'<>()\[\]{}|\\^`]|\Z)")
 
 
@@ -256,7 +257,7 @@ class Term:
         if not any(map(_is_seen, self.form)):
             self.needles = []
         else:
-            self.needles = [skeletal(self.form)] if self.literal else _needles(self.words)
+            self.needles = _literal_needles(self.form, term) if self.literal else _needles(self.words)
 
     @cached_property
     def _joined(self) -> re.Pattern[str]:
@@ -306,9 +307,8 @@ class Term:
         around = [_script(char) for char in source[start:a] + source[b : min(end, b + _AROUND)]]
         return around.count(ours.pop()) >= around.count(theirs.pop())
 
-    def is_literally_at(self, line: str, start: int) -> bool:
+    def is_literally_at(self, line: str, start: int, end: int) -> bool:
         """Whether what was found in a skeletal line, between line ends, is the whole word or address."""
-        end = start + len(self.needles[0])
         before, after = line[start - 1], line[end : end + 2]
         if (line[start].isalnum() and re.match(r"[\w-]", before)) or (
             line[start] == "@" and re.match(r"[\w.]", before)
@@ -357,6 +357,24 @@ def _needles(words: Sequence[str]) -> list[str]:
         twice = iter(choice)
         needles.append(skeleton("".join(run if len(run) == 1 or next(twice) else run[0] for run in runs)))
     return [needle for needle in dict.fromkeys(needles) if needle]
+
+
+def _literal_needles(form: str, written: str) -> list[str]:
+    """A term as skeletal lines have it. A domain is there in letters of its script, or in Punycode."""
+    if "." not in form:
+        return [skeletal(form)]
+    other = " ".join(plain(_LABEL.sub(_other_label, written)).split())
+    return list(dict.fromkeys([skeletal(form), skeletal(other if form.endswith("/") else other.rstrip("/"))]))
+
+
+def _other_label(label: re.Match[str]) -> str:
+    """A label of a domain in Punycode if it has letters beyond ASCII, and the other way round."""
+    text = label[0]
+    try:
+        other = text.encode("ascii").decode("idna") if text.isascii() else text.encode("idna").decode("ascii")
+    except UnicodeError:
+        return text
+    return other if any(map(_is_seen, other)) else text
 
 
 def _runs(word: str) -> list[str]:
@@ -434,8 +452,8 @@ class Terms:
         line = skeletal(_between_ends(lines))
         hits = [
             (start, self._literal.terms[needle])
-            for needle, start, _ in self._literal.find(line)
-            if self._terms[self._literal.terms[needle]].is_literally_at(line, start)
+            for needle, start, end in self._literal.find(line)
+            if self._terms[self._literal.terms[needle]].is_literally_at(line, start, end)
         ]
         if hits:
             ends = np.flatnonzero(_codes(line) == ord("\n"))[1:]

@@ -208,6 +208,9 @@ def test_a_letter_counts_as_stretched_from_three_on(word):
         ("https://evil.example/buy/", ["https://evil.example/buy", "https://evil.example/buy/."], ["evil.example"]),
         ("\U0001f52b", ["I have a \U0001f52b", "a\U0001f52bb"], ["\U0001f52a", "gun"]),
         ("\u2764\ufe0f", ["my \u2764", "\u2764\ufe0f\u200d\U0001f525"], ["\U0001f49b"]),
+        ("bücher.example", ["see https://xn--bcher-kva.example/x", "BÜCHER.example"], ["xn--bcher-kva.example.com"]),
+        ("xn--e1afmkfd.example", ["на пример.example.", "XN--E1AFMKFD.example"], ["example"]),
+        ("उदाहरण.example", ["http://xn--p1b6ci4b4b3a.example", "उदाहरण.example"], []),
         ("kill \U0001f52a", ["kill\u00a0\U0001f52a!"], ["kill", "\U0001f52a"]),
     ],
 )
