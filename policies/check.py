@@ -199,8 +199,8 @@ def _check_terms(read: Document, gate: Gate) -> None:
     for number, written in enumerate(gate.terms):
         line = read.line("gate", "terms", number)
         term = Term(written)
-        if not any(map(str.isalnum, written)) or not term.needles:
-            read.error(line, "gate", f"the term {written!r} has no letter or digit: it never matches")
+        if not term.needles:
+            read.error(line, "gate", f"the term {written!r} has no letter, digit or emoji: it never matches")
         elif reason := trial.broad(term):
             read.error(line, "gate", f"the term {written!r} {reason}")
         elif not trial.is_found(written):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -115,13 +115,18 @@ class Policy(msgspec.Struct, frozen=True):
     def applies(self, surface: str | None, language: str | None) -> bool:
         """Whether the policy covers this content. Content without a surface or language is never exempt."""
         scope = self.applies_to
-        return (not scope.surfaces or not surface or surface in scope.surfaces) and in_languages(
-            language, scope.languages
-        )
+        return on_surface(surface, scope.surfaces) and in_languages(language, scope.languages)
+
+
+def on_surface(surface: str | None, surfaces: Collection[str]) -> bool:
+    """Whether a surface is one of these, whatever its case. True where there are none, and where content names none."""
+    name = (surface or "").strip().casefold()
+    return not surfaces or not name or name in map(str.casefold, surfaces)
 
 
 _PRIMARY = re.compile(r"[a-z]{2,3}(?:-|\Z)")
-_NOT_A_LANGUAGE = ("und", "mul", "zxx", "mis")  # undetermined, multiple, none, uncoded
+# Undetermined, multiple, none, uncoded; private use; and codes of no language, which detectors write for unknown.
+_NOT_A_LANGUAGE = re.compile(r"(?:und|mul|zxx|mis|q[a-t][a-z]|un|unk|xx|xxx|zz)(?:-|\Z)")
 
 
 def in_languages(language: str | None, ranges: Sequence[str]) -> bool:
@@ -130,7 +135,7 @@ def in_languages(language: str | None, ranges: Sequence[str]) -> bool:
     True where there are no ranges, and where the tag names no language: it is missing, empty, und, or no tag at all.
     """
     tag = (language or "").strip().replace("_", "-").lower()
-    if not ranges or not _PRIMARY.match(tag) or tag.split("-")[0] in _NOT_A_LANGUAGE:
+    if not ranges or not _PRIMARY.match(tag) or _NOT_A_LANGUAGE.match(tag):
         return True
     return any(wanted == "*" or f"{tag}-".startswith(f"{wanted}-") for wanted in map(str.lower, ranges))
 

@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 _TABLE = Path(__file__).with_name("confusables.txt")
-_NAMED = re.compile(r"LATIN (?:LETTER SMALL CAPITAL|(?:SMALL|CAPITAL) LETTER TURNED) ([A-Z])\Z")
+_NAMED = re.compile(
+    r"LATIN (?:(?:LETTER SMALL CAPITAL|(?:SMALL|CAPITAL) LETTER TURNED) ([A-Z])"
+    r"|SMALL LETTER ([A-Z]) WITH (?:DIAGONAL |MIDDLE |OBLIQUE )?(?:STROKE|TILDE|HOOK|TAIL|TOPBAR|BAR|CURL))\Z"
+)
 _ENCLOSED = (0x1F150, 0x1F170, 0x1F1E6)  # negative circled, negative squared, regional indicators; each from A to Z
 _BEYOND = "\U00010000-\U0001f1ff\U000e0000-\U000e0fff"  # beyond plane 0, apart from most emoji
 _RARE = re.compile(f"[{_BEYOND}]")
@@ -44,7 +47,7 @@ def plain(text: str) -> str:
 
 
 def resolved(text: str) -> str:
-    """The text with numeric references to letters and digits resolved: &#107; is k."""
+    """The text with numeric references resolved: &#107; is k. Those to other signs than letters and spaces stay."""
     return _REFERENCE.sub(_resolved, text) if "&#" in text else text
 
 
@@ -76,7 +79,11 @@ def sent(text: str) -> str:
 
 def _resolved(match: re.Match[str]) -> str:
     character = html.unescape(match[0] if match[0].endswith(";") else match[0] + ";")
-    return character if character.isalnum() else match[0]
+    if character.isalnum():
+        return character
+    if not character or _is_removed(character):
+        return ""
+    return " " if character.isspace() else match[0]
 
 
 def looks(text: str) -> str:
@@ -97,11 +104,11 @@ def latin_look_alikes() -> dict[int, str]:
 
 @cache
 def look_alikes() -> dict[int, str]:
-    """As `latin_look_alikes`, with small capitals and turned letters, which Unicode's names tell."""
+    """As `latin_look_alikes`, with small capitals, and turned and struck letters, which Unicode's names tell."""
     table = dict(latin_look_alikes())
-    for code in (*range(0x0250, 0x02B0), *range(0x1D00, 0x1D80), *range(0xA720, 0xA800)):
+    for code in (*range(0x0100, 0x02B0), *range(0x1D00, 0x1DC0), *range(0x2C60, 0x2C80), *range(0xA720, 0xA800), 0xF8):
         if named := _NAMED.match(unicodedata.name(chr(code), "")):
-            table.setdefault(code, named[1].lower())
+            table.setdefault(code, named[named.lastindex or 1].lower())
     return table
 
 

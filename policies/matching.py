@@ -47,7 +47,8 @@ _SYMBOLS_AT = np.array([chr(code) in _SYMBOL_CHARACTERS for code in range(_ASCII
 _ALPHANUMERIC = np.array([chr(code).isalnum() for code in range(_ASCII)] + [False])
 _SYMBOLS = str.maketrans("@$!+|", "45171")  # to digits that stand for the same letters
 _COUNTED = re.compile(r"\d+[^\W\d_]{0,2}\Z")  # 1999, 50km, 2nd: not letters in disguise
-_URL = re.compile(r"[a-z][a-z+.-]*://|[^\s/]+\.[^\s/]+/")
+_URL = re.compile(r"[a-z][a-z+.-]*+://|[^\s/.]++\.[^\s/]++/")
+_LABEL = re.compile(r"[^\s./:@?#]{1,63}(?![^\s./:@?#])")
 _URL_ENDS = re.compile(r"/?[.,;:!?*]*(?:[\s\"'<>()\[\]{}|\\^`]|\Z)")
 
 
@@ -248,26 +249,36 @@ def _stretched(points: NDArray[Any], forms: NDArray[Any]) -> Places:
 class Term:
     """A word or phrase of a gate.
 
-    literal: whether it is compared character by character. needles: what to look for in the letters of texts or, for a
-    literal term, in their skeletal lines. Without a needle, the term matches nothing.
+    written: as its author wrote it. literal: whether it is compared character by character. needles: what to look for
+    in the letters of texts or, for a literal term, in their skeletal lines. Without a needle, the term matches nothing.
     takes_particles: whether a word may go on after the term.
     """
 
     def __init__(self, term: str) -> None:
-        self.form = " ".join(plain(term).split())
+        self.written = term
+        form = " ".join(plain(term).split())
+        self.form = form.rstrip("/") if _URL.match(form) else form
         self.literal = not all(_joins_or_belongs(char) for char in self.form)
         self.words = "".join(char if _belongs(char) else " " for char in self.form).split()
         self._may_be_row = any(len(word) > 1 for word in self.words)
         self.takes_particles = bool(_TAKES_PARTICLES.search(self.form))
-        self.needles = [skeletal(self.form)] if self.literal and self.words else _needles(self.words)
+        if not any(map(_is_seen, self.form)):
+            self.needles = []
+        else:
+            self.needles = _literal_needles(self.form, term) if self.literal else _needles(self.words)
 
     @cached_property
     def _joined(self) -> re.Pattern[str]:
         return re.compile(_gap().join(_inside().join(_runs(word)) for word in self.words))
 
     @cached_property
+    def _partly_spaced(self) -> re.Pattern[str]:
+        """Words that are each written together or letter by letter."""
+        return re.compile(_gap().join(f"(?:{_inside().join(_runs(word))}|{_apart(word)})" for word in self.words))
+
+    @cached_property
     def _spaced(self) -> re.Pattern[str]:
-        return re.compile(_gap().join(map(_standing_for, "".join(self.words))))
+        return re.compile(_apart("".join(self.words)))
 
     def is_at(self, source: str, start: int, end: int) -> bool:
         """Whether the characters from start to end of a plain text between line ends are this term's words."""
@@ -278,7 +289,8 @@ class Term:
             return True
         if self._may_be_row and self._spaced.fullmatch(found):
             return self._is_row(source, start, end) and self._is_meant(source, start, end)
-        return bool(self._joined.fullmatch(found)) and self._is_meant(source, start, end)
+        written = self._joined.fullmatch(found) or (len(self.words) > 1 and self._partly_spaced.fullmatch(found))
+        return bool(written) and self._is_meant(source, start, end)
 
     def _is_row(self, source: str, a: int, b: int) -> bool:
         """Whether spaced-out letters may be this term: short terms only where they are the whole row of letters."""
@@ -303,9 +315,8 @@ class Term:
         around = [_script(char) for char in source[start:a] + source[b : min(end, b + _AROUND)]]
         return around.count(ours.pop()) >= around.count(theirs.pop())
 
-    def is_literally_at(self, line: str, start: int) -> bool:
+    def is_literally_at(self, line: str, start: int, end: int) -> bool:
         """Whether what was found in a skeletal line, between line ends, is the whole word or address."""
-        end = start + len(self.needles[0])
         before, after = line[start - 1], line[end : end + 2]
         if (line[start].isalnum() and re.match(r"[\w-]", before)) or (
             line[start] == "@" and re.match(r"[\w.]", before)
@@ -333,6 +344,11 @@ def _belongs(char: str) -> bool:
     return bool(_classes().letter[min(ord(char), _LAST_LETTER)])
 
 
+def _is_seen(char: str) -> bool:
+    """Whether a character makes a term: a letter, a digit or a symbol such as an emoji, and no mark or punctuation."""
+    return char.isalnum() or unicodedata.category(char) == "So"
+
+
 def _joins_or_belongs(char: str) -> bool:
     return char in _JOINS_WORDS or _belongs(char)
 
@@ -351,6 +367,24 @@ def _needles(words: Sequence[str]) -> list[str]:
     return [needle for needle in dict.fromkeys(needles) if needle]
 
 
+def _literal_needles(form: str, written: str) -> list[str]:
+    """A term as skeletal lines have it. A domain is there in letters of its script, or in Punycode."""
+    if "." not in form:
+        return [skeletal(form)]
+    other = " ".join(plain(_LABEL.sub(_other_label, written)).split())
+    return list(dict.fromkeys([skeletal(form), skeletal(other if form.endswith("/") else other.rstrip("/"))]))
+
+
+def _other_label(label: re.Match[str]) -> str:
+    """A label of a domain in Punycode if it has letters beyond ASCII, and the other way round."""
+    text = label[0]
+    try:
+        other = text.encode("ascii").decode("idna") if text.isascii() else text.encode("idna").decode("ascii")
+    except UnicodeError:
+        return text
+    return other if any(map(_is_seen, other)) else text
+
+
 def _runs(word: str) -> list[str]:
     """Expressions for the letters of a word, each of which may be stretched."""
     expressions = []
@@ -358,6 +392,11 @@ def _runs(word: str) -> list[str]:
         exact = _inside().join([_standing_for(letter)] * len(list(run)))
         expressions.append(exact if letter.isdigit() else f"(?:{_standing_for(letter)}{{{_STRETCHED},}}+|{exact})")
     return expressions
+
+
+def _apart(letters: str) -> str:
+    """An expression for letters that are spaced out."""
+    return _gap().join(map(_standing_for, letters))
 
 
 def skeletal(lines: str) -> str:
@@ -431,8 +470,8 @@ class Terms:
         line = skeletal(_between_ends(lines))
         hits = [
             (start, term)
-            for needle, start, _ in self._literal.find(line)
-            if self._terms[term := int(self._literal.terms[needle])].is_literally_at(line, start)
+            for needle, start, end in self._literal.find(line)
+            if self._terms[term := int(self._literal.terms[needle])].is_literally_at(line, start, end)
         ]
         if hits:
             ends = np.flatnonzero(_codes(line) == ord("\n"))[1:]
@@ -566,10 +605,21 @@ def inner_boundary(pattern: str) -> bool:
 def _folded(pattern: str) -> str:
     """A pattern whose letters are folded as texts are. A range of characters stays, because its ends mean more."""
     bounded = _bounded(pattern)
-    folded = "".join(char if char.isascii() else _folded_letter(char) for char in bounded)
-    return bounded if re.search(r"[^\x00-\x7f]-|-[^\x00-\x7f]", bounded) else folded
+    folded = "".join(_OUTSIDE_CLASS if part in _APOSTROPHES else part for part in _PARTS.findall(bounded))
+    if re.search(r"[^\x00-\x7f]-|-[^\x00-\x7f]", bounded):
+        return folded
+    several = "[" not in bounded
+    return "".join(char if char.isascii() or char in _APOSTROPHES else _folded_letter(char, several) for char in folded)
 
 
-def _folded_letter(char: str) -> str:
+_APOSTROPHES = "'\u2018\u2019\u02bc"
+_OUTSIDE_CLASS = f"[{_APOSTROPHES}]"
+_PARTS = re.compile(r"\\.|\[\^?\]?(?:\[:\^?\w+:\]|\\.|[^\]\\])*\]?|.", re.DOTALL)  # a class is one part
+
+
+def _folded_letter(char: str, several: bool) -> str:
+    """several: whether it may become a group of letters, which a class of characters cannot hold."""
     folded = plain(char)
+    if several and len(folded) > 1 and folded.isalnum():
+        return f"(?:{folded})"
     return folded if not folded or (len(folded) == 1 and folded.isalnum()) else char

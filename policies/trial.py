@@ -41,12 +41,14 @@ def is_found(term: str) -> bool:
 
 
 def broad(term: Term) -> str | None:
-    """Why a term would match nearly every text, if it would."""
+    """Why a term would match nearly every text, or others than its author means, if it would."""
     letters = "".join(term.words)
     if not term.literal and len(letters) == 1 and letters.isascii():
         return "is a single letter or digit: it would match nearly every text"
     if term.form in _MASKS:
         return "is how texts for the classifier show an address: write the address, or a pattern for addresses"
+    if term.words and not any(map(str.isalnum, term.written)):
+        return f"is read as {term.form!r}, as its signs are letters in disguise: write these letters"
     return None
 
 

@@ -45,6 +45,8 @@ class Limit(NamedTuple):
 
 _DEAD_LETTER = "the event becomes a dead letter that names the field"
 _INTAKE = "prefilter, replay, `Publisher`"
+_TRUNCATED = "`truncated` says so"
+_FORGOTTEN = "the one used least recently is forgotten"
 
 TABLE: tuple[Limit, ...] = (
     Limit("an event's value after decompression", EVENT_BYTES, "bytes", "the event becomes a dead letter", _INTAKE),
@@ -73,4 +75,51 @@ TABLE: tuple[Limit, ...] = (
     Limit("events that are decided at once", DECISION_BYTES, "bytes", "the batch is decided in parts", "prefilter"),
     Limit("an escalation", ESCALATION_BYTES, "bytes", "the broker refuses it; an event's limit leaves room", "topics"),
     Limit("a dead letter", DEAD_LETTER_BYTES, "bytes", "its value is left out", "every stage"),
+    Limit("reason of a dead letter", 2_000, "characters", "it is cut", "every stage"),
+    Limit("a batch of Kafka after decompression", 256 * MiB, "bytes", "it becomes one dead letter", "every stage"),
+    Limit(
+        "records that are done behind one that is not, in each partition",
+        16_384,
+        "offsets",
+        "the partition's next records wait for that one",
+        "every stage",
+    ),
+    Limit(
+        "records in hand with their outputs, in each partition",
+        64 * MiB,
+        "bytes",
+        "the partition is paused until half of them are done",
+        "every stage",
+    ),
+    Limit("outputs of one commit", 32 * MiB, "bytes", "they are committed in parts", "every stage"),
+    Limit("windows of an item", 16, "windows", f"they are samples of the text; {_TRUNCATED}", "reasoner"),
+    Limit("text that is tokenised whole", 1_000_000, "characters", f"samples are tokenised; {_TRUNCATED}", "reasoner"),
+    Limit("a context", 50, "percent of a window", f"older messages are left out; {_TRUNCATED}", "reasoner"),
+    Limit(
+        "requests for one item, `SAFEGUARD_CONTENT_TIMEOUT`",
+        300,
+        "seconds",
+        "what is not judged by then is undetermined",
+        "reasoner",
+    ),
+    Limit(
+        "what the model writes about one item, `SAFEGUARD_CONTENT_TOKENS`",
+        32_768,
+        "tokens for each sample",
+        "what is not judged by then is undetermined",
+        "reasoner",
+    ),
+    Limit("one output of the model, `SAFEGUARD_MAX_TOKENS`", 4_096, "tokens", "it is malformed", "reasoner"),
+    Limit("response of an inference server", 64 * MiB, "bytes", "the attempt fails", "reasoner"),
+    Limit("answer by the chat route", 1_000_000, "characters", "the attempt fails", "reasoner"),
+    Limit("`reason` of a verdict", 1_000, "characters", "the output is malformed", "reasoner"),
+    Limit("`analysis` of a rationale", 65_536, "characters", "its middle is cut; `cut` counts", "reasoner"),
+    Limit("`final` of a rationale", 16_384, "characters", "its middle is cut; `cut` counts", "reasoner"),
+    Limit(
+        "outputs in a rationale", 1 * MiB, "bytes of JSON", "further outputs are left out; `omitted` counts", "reasoner"
+    ),
+    Limit("judgements kept, `SAFEGUARD_JUDGEMENT_CACHE_SIZE`", 10_000, "judgements", _FORGOTTEN, "reasoner"),
+    Limit("judgements kept, by size", 64 * MiB, "bytes", _FORGOTTEN, "reasoner"),
+    Limit("messages to the webhook at once", 1_024, "messages", "the next ones wait", "enforcement"),
+    Limit("a file to publish, after decompression", 4 * 1024 * MiB, "bytes", "it is refused", "`safeguard publish`"),
 )

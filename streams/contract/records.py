@@ -543,7 +543,7 @@ class ErasureRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 T = TypeVar("T", bound=msgspec.Struct)
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
-_INT_DIGITS = 400  # a longer integer exceeds every float
+_INT_DIGITS = 20  # of the largest integer of 64 bits, or of its negative with the sign
 _encoder = msgspec.json.Encoder()
 
 
@@ -580,7 +580,10 @@ def _loads(value: bytes) -> Any:
 
 
 def _number(digits: str) -> float:
-    return int(digits) if len(digits) <= _INT_DIGITS else float(digits)
+    """An integer beyond 64 bits is a float, as orjson reads it."""
+    if len(digits) <= _INT_DIGITS and -(2**63) <= int(digits) < 2**64:
+        return int(digits)
+    return float(digits)
 
 
 def _no_number(name: str) -> float:

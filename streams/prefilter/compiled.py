@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from safeguard_streams.contract.records import SHADOW, ContentEvent
-from safeguard_streams.policies.document import in_languages
+from safeguard_streams.policies.document import in_languages, on_surface
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.fingerprint import fingerprint
 from safeguard_streams.prefilter.gates import Gates
@@ -73,8 +73,8 @@ class CompiledPolicies:
 
     def _count_unknown(self, kinds: Mapping[tuple[str | None, str | None, object], int]) -> None:
         for (surface, language, _), events in kinds.items():
-            if surface and self._surfaces and surface not in self._surfaces:
-                metrics.UNKNOWN_SCOPE.add(events, {"field": "surface", "value": _bounded(surface)})
+            if not on_surface(surface, self._surfaces):
+                metrics.UNKNOWN_SCOPE.add(events, {"field": "surface", "value": _bounded(str(surface))})
             if not in_languages(language, self._languages):
                 metrics.UNKNOWN_SCOPE.add(events, {"field": "language", "value": _bounded(str(language))})
 

@@ -111,7 +111,7 @@ class ShadowPair(NamedTuple):
     def weight(self) -> float:
         """The number of items that this one stands for: it was drawn at the shadow's share of content."""
         rate = self.shadow.prefilter.rate if self.shadow.prefilter else None
-        return 1 / rate if rate else 1.0
+        return 1 / rate if rate and 0 < rate <= 1 else 1.0
 
     @property
     def live_violates(self) -> bool:

@@ -132,7 +132,7 @@ class _Cell(NamedTuple):
 
 
 def _cell(result: PrefilterResult | None, rates: Mapping[tuple[str, str | None], float]) -> _Cell:
-    if result is None or result.gate not in DRAWS or not result.rate:
+    if result is None or result.gate not in DRAWS or result.rate is None or not 0 < result.rate <= 1:
         return _Cell(result.gate if result else "", None, 1.0)
     if result.fingerprint is not None:
         return _Cell("drawn", result.stratum, result.rate)

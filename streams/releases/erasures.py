@@ -97,7 +97,10 @@ class ErasureList:
         self._on_erased = on_erased
 
     def take(self, record: Record) -> None:
-        """Apply one record of moderation.erasures. A tombstone ends an erasure. Never raises."""
+        """Apply one record of moderation.erasures; a time without an offset is UTC. A tombstone ends an erasure.
+
+        Never raises.
+        """
         if record.value is None:
             self._times.pop((record.key or b"").decode(errors="replace"), None)
             return

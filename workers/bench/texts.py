@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 
 import msgspec
 
 from safeguard_streams.bench.costs import cost, text_of
-from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.judging import prompt
 from safeguard_streams.workers.judging.reasoner import MAX_WINDOWS
 
@@ -15,7 +15,7 @@ WINDOW_TOKENS = 4096
 
 
 def _prompt(text: str) -> prompt.Windows:
-    return prompt.windows((), harmony.encode_text(text), WINDOW_TOKENS, MAX_WINDOWS)
+    return asyncio.run(prompt.windows_of(text, (), WINDOW_TOKENS, MAX_WINDOWS))
 
 
 if __name__ == "__main__":

@@ -36,8 +36,6 @@ STARTUP_TIMEOUT = 60.0  # seconds for the first server to answer when the worker
 MAX_RETRY_AFTER = 60.0  # seconds; a server that asks for more is pinged earlier
 MAX_RESPONSE = 64 * 2**20  # bytes
 SCORES_PAUSE = 600.0  # seconds until a server that refused log-probabilities is asked for them again
-# Of a prompt's tokens, a server with another template reports more, and one that cut the prompt far fewer.
-MIN_SHARE_READ = 0.5
 # 402: the account has no credit, which is no fault of the request.
 _OVERLOADED = {402, 408, 425, 429, 502, 503, 504}
 _REFUSED_PARAMETER = {400, 422}
@@ -196,7 +194,7 @@ class _Server:
             ) from error
         except MALFORMED as error:
             raise _RequestFailed("the response is malformed") from error
-        if 0 < completion.prompt_tokens < MIN_SHARE_READ * len(request.prompt):
+        if 0 < completion.prompt_tokens < route.min_share_read * len(request.prompt):
             raise _RequestFailed(
                 f"the server read {completion.prompt_tokens} of {len(request.prompt)} tokens of the prompt; raise its "
                 "context length"

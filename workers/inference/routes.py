@@ -29,6 +29,7 @@ MAX_ANSWER = 1_000_000  # characters of a chat response; tokenising more would h
 _REASONING = ("reasoning", "reasoning_content", "thinking")  # field names of different servers
 _BEFORE_DECISION = re.compile(r'"violation"\s*:\s*\Z')
 _DECISIONS = {"0": ZERO, "1": ONE}
+_MAX_COUNT = 2**31 - 1  # tokens; a server that reports more reports nothing
 # What reading a response in another form than expected raises.
 MALFORMED = (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError)
 
@@ -38,9 +39,13 @@ class NoTokenIds(Exception):
 
 
 class Route(Protocol):
-    """path is relative to the server's base URL."""
+    """path is relative to the server's base URL.
+
+    min_share_read: of a prompt's tokens, 0 to 1: a server that reports fewer has cut the prompt.
+    """
 
     path: str
+    min_share_read: float
 
     def body(self, model: str, request: InferenceRequest) -> dict[str, Any]:
         """The JSON body of a request."""
@@ -59,6 +64,7 @@ class Completions:
     """vLLM's completions route with token ids."""
 
     path = "completions"
+    min_share_read = 1.0  # the server gets the very tokens
 
     def body(self, model: str, request: InferenceRequest) -> dict[str, Any]:
         return {
@@ -93,6 +99,7 @@ class Chat:
     """The chat route. scored: ask for log-probabilities, which some servers refuse."""
 
     path = "chat/completions"
+    min_share_read = 0.75  # the server's template and tokeniser may be others; most of them make more tokens
 
     def __init__(self, *, scored: bool = True) -> None:
         self._scored = scored
@@ -191,9 +198,8 @@ class _Usage(msgspec.Struct, frozen=True):
 
 def _usage(response: Mapping[str, Any]) -> _Usage:
     usage = _mapping(response.get("usage"))
-    return _Usage(
-        _count(usage.get("prompt_tokens")), _count(_mapping(usage.get("prompt_tokens_details")).get("cached_tokens"))
-    )
+    prompt = _count(usage.get("prompt_tokens"))
+    return _Usage(prompt, min(prompt, _count(_mapping(usage.get("prompt_tokens_details")).get("cached_tokens"))))
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
@@ -201,4 +207,4 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _count(value: object) -> int:
-    return value if type(value) is int and value > 0 else 0
+    return value if type(value) is int and 0 < value <= _MAX_COUNT else 0

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from safeguard_streams.bus.interface import Output, Record
+from safeguard_streams.bus.timestamps import age
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     REPLAYED,
@@ -42,7 +43,6 @@ from safeguard_streams.workers.judging.rationale import build_rationale
 from safeguard_streams.workers.judging.reasoner import InferenceBudget, Reasoner
 
 STAGE = "reasoner"
-MAX_SURFACE = 512  # characters of an item's surface that its verdict repeats
 # Live content comes first, then audits, then shadows and replays.
 RANKS: Mapping[Lane, int] = {"live": 0, "audit": 1, "shadow": 2, "replay": 2}
 _VERDICT, _RATIONALE = schema_header(Verdict), schema_header(Rationale)
@@ -177,7 +177,7 @@ class Judge:
         """The effort to judge at: lower than the policies' own for live content that has waited long."""
         if lane != "live":
             return effort
-        lag = time.time() - timestamp / 1000
+        lag = age(timestamp)
         steps = [step for step, seconds in self._effort_by_lag.items() if lag > seconds]
         return min([effort, *steps], key=EFFORTS.index)
 
@@ -255,7 +255,7 @@ def build_verdict(escalation: Escalation, result: EscalationResult, model: str, 
             STAGE: round((time.perf_counter() - timing.clock) * 1000, 1),
         },
         replay_id=escalation.replay_id,
-        surface=event.surface[:MAX_SURFACE] if event.surface else event.surface,
+        surface=event.surface,
         origin=escalation.origin,
         repaired=escalation.repaired,
     )

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from safeguard_streams.bench import costs, texts
 from safeguard_streams.cli import app
+from safeguard_streams.workers.bench import texts as prompts
 
 
 @pytest.mark.parametrize("kind", costs.KINDS)
@@ -32,3 +33,9 @@ def test_costs_are_shown_by_kind_and_length_without_what_this_host_lacks(monkeyp
 def test_a_measurement_that_takes_too_long_has_no_figures(monkeypatch):
     monkeypatch.setattr(texts, "SECONDS", 0.01)
     assert texts.measured(texts.MEASURED["prefilter"], "posts", 300) is None
+
+
+def test_the_prompt_is_measured_as_the_reasoner_makes_it():
+    windows = prompts._prompt(costs.text_of("CJK", 3_000_000))
+    assert windows.truncated, "a text beyond the bound is sampled before it is tokenised"
+    assert len(windows.messages) == prompts.MAX_WINDOWS

@@ -96,6 +96,8 @@ def test_other_encodings_are_no_json(coding):
         '"attributes":{"n":-0.0}',
         '"attributes":{"n":123456789012345678901234567890}',
         '"attributes":{"n":' + "9" * 5000 + "}",
+        '"unknown":' + "9" * 309,
+        '"attributes":{"n":1E400,"m":18446744073709551616,"l":-9223372036854775809}',
         '"attributes":{"n":0.1000000000000000055511151231257827}',
         '"attributes":{"a":1,"a":2},"text":"hello"',
         '"z":1,"unknown":{"deep":[[]]},"a":2',

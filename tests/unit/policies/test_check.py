@@ -75,7 +75,7 @@ BROKEN = [
     ("  sample: 0.01", "  patterns: ['(']", "  sample: 0.01", "is not a valid RE2 expression: missing )"),
     ("  sample: 0.01", "  patterns: ['(?=x)']", "  sample: 0.01", "is not a valid RE2 expression"),
     ("  sample: 0.01", "  patterns: ['x*']", "  sample: 0.01", "matches every text"),
-    ("  sample: 0.01", "  terms: ['!!!']", "  sample: 0.01", "has no letter or digit"),
+    ("  sample: 0.01", "  terms: ['!!!']", "  sample: 0.01", "has no letter, digit or emoji"),
     ("  sample: 0.01", "  distilled: 0123456789ab", "  sample: 0.01", "distilled.json is missing"),
     ("  languages: []", "  languages: [english]", "  languages:", "is not a language tag"),
     ("  FS5:", "  FS6:", "  FS5:", "FS6 has no line under ## VIOLATES or ## SAFE, but FS5 in line"),
@@ -294,8 +294,10 @@ def test_a_distilled_classifier_that_would_unpack_to_gigabytes_is_refused_at_its
         (r'  terms: ["kill\x07"]', "holds the control character U+0007"),
         ("  terms: [a]", "is a single letter or digit"),
         ("  terms: ['<url>']", "is how texts for the classifier show an address"),
-        ("  terms: ['\u200b']", "has no letter or digit"),
-        ("  terms: ['\u0301']", "has no letter or digit"),
+        ("  terms: ['\u200b']", "has no letter, digit or emoji"),
+        ("  terms: ['\u0301']", "has no letter, digit or emoji"),
+        ("  terms: ['\U0001f1fa\U0001f1f8']", "is read as 'us', as its signs are letters in disguise"),
+        ("  terms: ['\U0001f52b', '\u2764\ufe0f kill']", None),
         ("  terms:\n    - hashtag #one", "YAML reads '#one' as a comment"),
         ("  patterns:\n    - kill #\\w+", "as a comment: put the pattern in single quotes"),
         ("  patterns: ['a\\nb']", "cannot match"),
@@ -335,6 +337,10 @@ def test_the_check_tries_each_term_and_pattern(folder, gate, message):
                 "und-Latn",
                 "mul",
                 "english",
+                "qaa",
+                "qtz-Latn",
+                "un",
+                "xx",
                 "x-a",
                 "*-*",
                 "-",
@@ -356,4 +362,6 @@ def test_languages_are_ranges_and_a_tag_that_names_none_is_covered(ranges, cover
 def test_an_empty_surface_counts_as_not_said():
     policy = parse(GOOD.replace("surfaces: []", "surfaces: [chat]"))
     assert policy.applies("", None)
+    assert policy.applies(" ", None)
+    assert policy.applies("Chat ", None)
     assert not policy.applies("mail", None)

@@ -86,6 +86,10 @@ LATIN_ONLY = {
     "spaced out by hyphens": lambda t: " ".join("-".join(word) for word in t.split()),
     "spaced out by tabs": lambda t: "\t".join(t.replace(" ", "")),
     "spaced out by braille blanks": lambda t: "\u2800".join(t.replace(" ", "")),
+    "first word spaced out": lambda t: " ".join([" ".join(t.split()[0]), *t.split()[1:]]),
+    "last word spaced out": lambda t: " ".join([*t.split()[:-1], "-".join(t.split()[-1])]),
+    "struck letters": lambda t: t.replace("l", "ł").replace("o", "ø"),
+    "references to what is not seen": lambda t: joined(t, "&#8203;").replace(" ", "&#xA0;"),
     "spaced out digits": lambda t: " ".join(t.replace(" ", "").replace("i", "1").replace("e", "3")),
     "dots": lambda t: joined(t, "."),
     "a mark": lambda t: t.replace("il", "i*l"),
@@ -168,6 +172,9 @@ def test_every_shipped_term_is_found_between_words_of_its_script(policy):
         ("5g", "he is 59"),
         ("aşı", "hot asl pls"),
         ("ana", "b.a.n.a.n.a"),
+        ("kill yourself", "k i l l yourselfie"),
+        ("kill yourself", "k i ll yourself"),
+        ("a bad kid", "a b ad kid"),
     ],
 )
 def test_other_words_are_not_terms(term, text):
@@ -198,6 +205,13 @@ def test_a_letter_counts_as_stretched_from_three_on(word):
         ("#free", ["go #free", "#Free!"], ["free", "#freedom"]),
         ("c++", ["I like C++", "c++, java"], ["c", "c+"]),
         ("bob@evil.example", ["to bob@evil.example."], ["bob@good.example", "bob"]),
+        ("https://evil.example/buy/", ["https://evil.example/buy", "https://evil.example/buy/."], ["evil.example"]),
+        ("\U0001f52b", ["I have a \U0001f52b", "a\U0001f52bb"], ["\U0001f52a", "gun"]),
+        ("\u2764\ufe0f", ["my \u2764", "\u2764\ufe0f\u200d\U0001f525"], ["\U0001f49b"]),
+        ("bücher.example", ["see https://xn--bcher-kva.example/x", "BÜCHER.example"], ["xn--bcher-kva.example.com"]),
+        ("xn--e1afmkfd.example", ["на пример.example.", "XN--E1AFMKFD.example"], ["example"]),
+        ("उदाहरण.example", ["http://xn--p1b6ci4b4b3a.example", "उदाहरण.example"], []),
+        ("kill \U0001f52a", ["kill\u00a0\U0001f52a!"], ["kill", "\U0001f52a"]),
     ],
 )
 def test_an_address_as_a_term_matches_that_address_only(term, matching, others):
@@ -229,6 +243,11 @@ def matches(pattern, text):
         (r"kill", "k\u200bill"),
         (r"kill", "&#107;ill"),
         (r"😀+", "😀😀"),
+        (r"\bdon't\b", "I don\u2019t"),
+        ("don\u2019t", "don't"),
+        (r"[^']i'?m\b", "I\u2019m, i\u02bcm"),
+        (r"straße", "STRASSE"),
+        (r"straße", "Straße"),
     ],
 )
 def test_a_pattern_sees_the_text_as_sent_and_folded(pattern, text):

@@ -40,7 +40,7 @@ def event(surface=None, language=None):
 
 @pytest.mark.parametrize("language", ["en", "EN-us", "pt_br", "", "und", None, "english"])
 def test_an_event_is_covered_by_its_language_range(policies, counted, language):
-    assert policies.covers([event("chat", language)]).tolist() == [[True]]
+    assert policies.covers([event("chat", language), event("CHAT", language)]).tolist() == [[True]] * 2
     assert counted == {}
 
 

@@ -313,6 +313,17 @@ def test_shares_of_nothing_and_of_everything():
     assert both.low == pytest.approx(1 - both.high, abs=0.06)
 
 
+@pytest.mark.parametrize("rate", [None, 0.0, -1.0, 5.0])
+def test_a_rate_that_is_no_share_weighs_nothing_up(rate):
+    drawn = verdict("a", "violates", PrefilterResult("audit", rate=rate, stratum="far", fingerprint="f"))
+    (row,) = verdict_labels.from_verdicts([drawn], P).rows
+    assert row.weight == 1.0
+    label = PrefilterResult("label", live=True, rate=rate)
+    others = [verdict(c, d, label, version="v2", lane="shadow") for c, d in (("a", "safe"), ("b", "violates"))]
+    live = [verdict("a", "violates", label), verdict("b", "violates", label)]
+    assert compare(P, live, others).agree.value == 0.5
+
+
 def test_a_shadow_whose_share_changed_is_weighed():
     def pair(number, live, shadow, rate):
         label = PrefilterResult("label", live=True, rate=rate)

@@ -49,6 +49,18 @@ def test_events_that_were_written_by_then_are_erased(timestamp, erased):
     assert not erasures.erased("c2", timestamp)
 
 
+def test_a_time_without_an_offset_is_utc_wherever_the_process_runs(monkeypatch):
+    monkeypatch.setenv("TZ", "America/Los_Angeles")
+    time.tzset()
+    try:
+        erasures = erased_items(request("c1", WHEN.replace(tzinfo=None)))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert erasures.erased("c1", MS)
+    assert not erasures.erased("c1", MS + 1)
+
+
 def test_the_last_erasure_counts_and_a_tombstone_ends_it():
     forgotten = []
     erasures = erased_items(request("c1"), request("c1", WHEN - timedelta(days=1)), on_erased=forgotten.append)

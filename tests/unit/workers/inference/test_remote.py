@@ -36,7 +36,7 @@ REQUEST = InferenceRequest(POLICY.text, "low", harmony.encode_text("you idiot <|
 def completion(**changes):
     decision = [{"token_id:15": -3.0, "token_id:16": -0.05}] * len(TOKENS)
     choice = {"token_ids": TOKENS, "finish_reason": "stop", "logprobs": {"top_logprobs": decision}}
-    usage = {"prompt_tokens": 600, "prompt_tokens_details": {"cached_tokens": 512}}
+    usage = {"prompt_tokens": 700, "prompt_tokens_details": {"cached_tokens": 512}}
     return {"choices": [{**choice, **changes}], "usage": usage}
 
 
@@ -46,7 +46,7 @@ def chat(reasoning="It insults.", **changes):
     entries.append({"token": "1", "logprob": -0.05, "top_logprobs": tops})
     message = {"content": FINAL, "reasoning": reasoning, **changes.pop("message", {})}
     choice = {"message": message, "finish_reason": "stop", "logprobs": {"content": entries}}
-    return {"choices": [{**choice, **changes}], "usage": {"prompt_tokens": 600}}
+    return {"choices": [{**choice, **changes}], "usage": {"prompt_tokens": 700}}
 
 
 class Server:
@@ -118,7 +118,7 @@ async def test_a_vllm_server_gets_token_ids():
     assert body["temperature"] == 0
     assert answer(completed).rule_ids == ("HH2",)
     assert score_of(completed, answer(completed)) == pytest.approx(0.95, abs=0.01)
-    assert (completed.prompt_tokens, completed.cached_tokens) == (600, 512)
+    assert (completed.prompt_tokens, completed.cached_tokens) == (700, 512)
     assert (remote_backend.model, remote_backend.max_model_tokens) == ("safeguard", 4096)
 
 
@@ -454,7 +454,17 @@ async def test_log_probabilities_in_another_form_leave_the_answer_without_a_scor
 
 
 @pytest.mark.parametrize(
-    "usage", [None, 5, "x", [], {"prompt_tokens": "many"}, {"prompt_tokens": -1, "prompt_tokens_details": 3}]
+    "usage",
+    [
+        None,
+        5,
+        "x",
+        [],
+        {"prompt_tokens": "many"},
+        {"prompt_tokens": -1, "prompt_tokens_details": 3},
+        {"prompt_tokens": 2**62, "prompt_tokens_details": {"cached_tokens": 2**62}},
+        {"prompt_tokens": None, "prompt_tokens_details": {"cached_tokens": 5}},
+    ],
 )
 async def test_an_odd_usage_counts_as_none(usage):
     async with Server({**completion(), "usage": usage}).running() as url, backend(url) as one:
@@ -539,8 +549,23 @@ async def test_a_server_that_cut_the_prompt_is_not_believed(kind):
     server = Server(completion() if kind == "completions" else chat(), vllm=kind == "completions")
     long = msgspec.structs.replace(REQUEST, user=harmony.encode_text("word " * 3000))
     async with server.running() as url, backend(url) as one:
-        with pytest.raises(InferenceError, match=r"read 600 of \d+ tokens"):
+        with pytest.raises(InferenceError, match=r"read 700 of \d+ tokens"):
             await one.generate(long)
+
+
+@pytest.mark.parametrize(
+    ("kind", "share", "believed"), [("completions", 0.9, False), ("chat", 0.55, False), ("chat", 0.9, True)]
+)
+async def test_a_server_that_cut_a_part_of_the_prompt_is_not_believed(kind, share, believed):
+    usual = completion() if kind == "completions" else chat()
+    server = Server({**usual, "usage": {"prompt_tokens": 700}}, vllm=kind == "completions")
+    async with server.running() as url, backend(url) as one:
+        server.usual = {**usual, "usage": {"prompt_tokens": round(share * len(REQUEST.prompt))}}
+        if believed:
+            assert list((await one.generate(REQUEST)).tokens) == TOKENS
+        else:
+            with pytest.raises(InferenceError, match="of the prompt"):
+                await one.generate(REQUEST)
 
 
 @pytest.mark.parametrize("owner", [None, "somebody", 5])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safeguard_streams.contract import topics
+from safeguard_streams.contract import limits, topics
 from safeguard_streams.contract.records import (
     SHADOW,
     Attempt,
@@ -445,6 +445,13 @@ async def test_effort_steps_down_while_live_content_waits_long_and_then_recovers
     assert [v.reasoning_effort for v in efforts] == ["high", "medium", "low", "high", "high"]
 
 
+@pytest.mark.parametrize("timestamp", [-1, 0, 1_700_000_000, 2**62])
+async def test_a_timestamp_that_cannot_be_one_lowers_no_effort(feed, timestamp):
+    judge = Judge(Scripted(completed()), feed, InferenceBudget(effort_by_lag={"low": 120}))
+    record = msgspec.structs.replace(escalation(), timestamp=timestamp)
+    assert decode((await judge([record]))[0].value, Verdict).reasoning_effort == POLICY.effort
+
+
 async def test_rejected_outputs_are_counted_by_reason(feed):
     judge = Judge(Scripted(MALFORMED, completed(1, ("HH5",))), feed, InferenceBudget(500))
     await judge([escalation()])
@@ -630,11 +637,15 @@ async def test_the_deciding_output_is_that_of_the_worst_window_and_of_the_majori
     assert judgement.findings[POLICY.id].attempt is judgement.attempts[1]
 
 
-async def test_a_verdict_holds_bounded_parts_of_what_an_event_names(feed):
-    event = ContentEvent("c1", "text", datetime.now(UTC), surface="s" * 10_000_000)
+async def test_a_verdict_repeats_the_longest_surface_whole_and_an_event_with_a_longer_one_is_refused(feed):
+    surface = "s" * limits.LABEL_CHARACTERS
+    event = ContentEvent("c1", "text", datetime.now(UTC), surface=surface)
     output, verdict, _ = await judged(Scripted(completed()), feed, escalation(event=event))
-    assert verdict.surface == "s" * 512
+    assert verdict.surface == surface
     assert len(output.value) < 5000
+    longer = msgspec.structs.replace(event, surface=f"{surface}s")
+    with pytest.raises(RecordError, match=r"event\.surface"):
+        await judged(Scripted(completed()), feed, escalation(event=longer))
 
 
 async def test_an_item_sent_again_has_another_verdict_and_an_escalation_read_again_the_same(feed):
