@@ -27,7 +27,7 @@ becomes a dead letter and does not delay others.
 - **The outcome of a failed commit is read, never guessed.** The partition worker opens a new writer, which fences the
   old one, and reads the position. If it is the requested one, the commit took place. If it is the one before, the
   worker sends the same outputs again without processing the records again. Any other position means that another owner
-  has committed. A commit that would not move the position gets other metadata for the same completed set.
+  has committed. A commit with work of an earlier log bears metadata of its own.
 - **A commit that failed is tried again in halves.** Its size may be why it failed. An output that is refused is thereby
   traced to one record, which gets a dead letter. Outputs of one call cannot be told apart by record, and a transform's
   state already includes them. A refused batch therefore ends the ownership, and the next one begins with half of it.

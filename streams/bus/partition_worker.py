@@ -297,7 +297,8 @@ class PartitionWorker:
         """Commit what is done, as far as the bounds of a commit allow. Returns whether nothing was left."""
         commit = self.backlog.collect(self._max_calls, self._limits.max_commit_bytes)
         whole = not self.backlog.has_done
-        if commit.position == self._committed:  # only work of an earlier log: it would not show whether this took place
+        if any(work.watermark is not commit.watermark for work in commit.works):
+            # Work of an earlier log moves no position, which must still show whether this commit took place.
             offset, metadata = commit.position
             commit.position = Committed(offset, told_apart(metadata))
         try:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import base64
 import math
+import os
 import zlib
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -117,9 +118,9 @@ def pack(position: int, done: Iterable[int]) -> str:
 
 
 def told_apart(metadata: str) -> str:
-    """Other metadata for the same completed set: zlib passes over what follows its end."""
+    """Metadata that no other commit has, for the same completed set: zlib passes over what follows its end."""
     stored = base64.b85decode(metadata) if metadata else zlib.compress(b"", 1)
-    return base64.b85encode(stored + b"\0").decode()
+    return base64.b85encode(stored + os.urandom(8)).decode()
 
 
 def unpack(position: int, metadata: str) -> set[int]:

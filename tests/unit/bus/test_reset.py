@@ -10,7 +10,7 @@ from safeguard_streams.bus.engine import Engine, Limits
 from safeguard_streams.bus.interface import Committed, Output, Partition
 from safeguard_streams.bus.memory import MemoryBus
 from safeguard_streams.bus.transform import stateless
-from safeguard_streams.bus.watermark import pack
+from safeguard_streams.bus.watermark import pack, unpack
 from safeguard_streams.errors import BusError, ConfigurationError, DependencyError, OutputRefusedError
 from safeguard_streams.runtime.memory_broker import MemoryBroker
 
@@ -126,7 +126,8 @@ async def test_what_was_read_before_a_reset_is_answered_and_moves_no_position():
         release.set()
         await until(lambda: len(values(broker)) == 25)
     assert values(broker) == [*range(20), *range(100, 105)]
-    assert broker.positions[FIRST].offset == 5
+    offset, metadata = broker.positions[FIRST]
+    assert (offset, unpack(5, metadata)) == (5, set())
 
 
 async def test_a_reset_during_the_opening_is_committed_when_it_is_open():

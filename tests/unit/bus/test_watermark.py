@@ -92,3 +92,12 @@ def test_work_ahead_of_the_watermark_is_bounded():
 def test_metadata_of_another_origin_repeats_work_but_loses_none():
     for metadata in ("written by another tool", "{}", "\u00e9"):
         assert unpack(5, metadata) == set()
+
+
+@given(st.sets(st.integers(0, SPAN - 1)))
+def test_metadata_that_is_told_apart_holds_the_same_completed_set(done):
+    metadata = pack(7, {7 + offset for offset in done})
+    other = told_apart(metadata)
+    assert other not in (metadata, told_apart(metadata))
+    assert unpack(7, other) == unpack(7, metadata) == {7 + offset for offset in done}
+    assert len(other) <= 4096
