@@ -91,7 +91,7 @@ async def test_a_batch_that_is_cancelled_leaves_the_agent_running(caplog):
             cancelled = asyncio.create_task(bridge.process([record(value)]))
             await asyncio.sleep(0)
             cancelled.cancel()
-            under_way = asyncio.create_task(bridge.process([record(value * 50_000)]))  # in the thread
+            under_way = asyncio.create_task(bridge.process([record(value * 200_000)]))  # in the thread
             while not bridge._batches.empty():
                 await asyncio.sleep(0)
             under_way.cancel()
@@ -116,9 +116,9 @@ async def test_a_costly_batch_is_decided_in_order_while_the_event_loop_turns(mon
         return decide(records)
 
     async def work(bridge, _):
-        values = [b"%d" % number * 10_000 for number in range(40)]
+        values = [b"%d" % number * 40_000 for number in range(40)]
         assert [o.value for o in await bridge.process([record(value) for value in values])] == values
-        assert [o.value for o in await bridge.process([record(b"x" * 100_000)])] == [b"x" * 100_000]
+        assert [o.value for o in await bridge.process([record(b"x" * 600_000)])] == [b"x" * 600_000]
 
     monkeypatch.setattr("safeguard_streams.prefilter.faust_bridge.PAUSE_SECONDS", -1.0)
     await run_with(work, decide=costly)

@@ -120,10 +120,11 @@ def test_only_what_the_classifier_reads_of_a_long_text_is_repaired(classifier, m
 
 
 def test_a_batch_is_cut_by_bytes():
-    sizes = [100, 80_000, 60_000, 10, 200_000, 5, limits.DECISION_BYTES, 1]
+    most = limits.DECISION_BYTES
+    sizes = [100, most - 50_000, 60_000, 10, most + 1, 5, most, 1]
     records = [StoredRecord(topics.EVENTS, 0, n, 0, None, b"x" * size, []) for n, size in enumerate(sizes)]
     cut = [[len(record.value) for record in part] for part in parts(records)]
-    assert cut == [[100, 80_000], [60_000, 10], [200_000], [5], [limits.DECISION_BYTES], [1]]
+    assert cut == [[100, most - 50_000], [60_000, 10], [most + 1], [5], [most], [1]]
     assert [is_large(part) for part in parts(records)] == [False, False, True, False, False, False]
     assert list(parts([])) == []
     tombstone = StoredRecord(topics.EVENTS, 0, 0, 0, None, None, [])
