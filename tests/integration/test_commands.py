@@ -11,7 +11,16 @@ import pytest
 
 from safeguard_streams.bus import kafka as kafka_bus
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import ContentEvent, Escalation, PrefilterResult, Verdict, decode, encode, now
+from safeguard_streams.contract.records import (
+    ContentEvent,
+    Escalation,
+    PrefilterResult,
+    Verdict,
+    content_sha256,
+    decode,
+    encode,
+    now,
+)
 from safeguard_streams.policies.files import load_library
 from tests.conftest import TIMEOUT
 
@@ -101,7 +110,7 @@ async def test_gates_are_calibrated_distilled_and_audited_from_the_verdicts_on_k
             verdict = Verdict(
                 f"v{number}",
                 f"c{number}",
-                "s",
+                content_sha256(event.text),
                 "hate-harassment",
                 "v1",
                 decision,
