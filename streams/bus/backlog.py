@@ -135,15 +135,11 @@ class Backlog:
         return bool(self._waiting) and not self._earlier[0] and self._waiting[0].offset >= self._watermark.ceiling
 
     def begin(self, max_records: int, max_bytes: int) -> Work | None:
-        """Take the next waiting records, at least one. None when an earlier owner has done them all.
-
-        Where the position has then moved over them, it is due unless other work will commit it.
-        """
+        """Take the next waiting records, at least one. None when an earlier owner has done them all."""
         before = self._watermark.position
         records, size, watermark = self._take(max_records, max_bytes)
         if not records:
-            if self._watermark.position != before and not (self._waiting or self._under_way or self._done):
-                self.commit_due = True
+            self._note_moved(before)
             return None
         work = Work(records, size, watermark, time.monotonic())
         self._under_way[work] = None
@@ -220,6 +216,12 @@ class Backlog:
         commit.watermark.complete(_offsets(commit.works, commit.watermark))
         for work in commit.works:
             self._leave(work)
+        self._note_moved(commit.position.offset)
+
+    def _note_moved(self, before: int | None) -> None:
+        """Make the position due where it has moved over what an earlier owner did, unless other work will commit it."""
+        if self._watermark.position != before and not (self._waiting or self._under_way or self._done):
+            self.commit_due = True
 
     def put_back(self, commit: Commit) -> None:
         """Note that a commit did not take place: its work is the first of the next one."""

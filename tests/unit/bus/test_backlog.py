@@ -199,3 +199,15 @@ def test_lag_counts_what_is_not_committed_to_the_end_of_the_partition_where_it_i
     assert backlog.lag(12) == 7
     backlog.committed(backlog.collect(ALL, ALL))
     assert backlog.lag(12) == 6, "what is committed ahead of a slow record is done"
+
+
+def test_a_position_that_moves_over_what_an_earlier_owner_did_while_a_commit_is_under_way_is_due():
+    backlog = opened(1, pack(1, {2, 3, 4}))
+    backlog.add(records(1, 2, 3, 4))
+    done(backlog)
+    commit = backlog.collect(ALL, ALL)
+    assert commit.position == Committed(2, pack(2, {2, 3, 4}))
+    assert backlog.begin(ALL, ALL) is None, "an earlier owner has done them"
+    backlog.committed(commit)
+    assert not backlog.idle
+    assert backlog.collect(ALL, ALL).position == Committed(5, "")
