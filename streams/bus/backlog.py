@@ -97,14 +97,14 @@ class Backlog:
         self._watermark = Watermark(*committed)
         cut_off = end is not None and self._watermark.last_done >= end
         if cut_off:
-            self._watermark = Watermark(committed.offset)
+            self._watermark = _new_log(committed.offset)
             self.reset_to, self.commit_due = committed.offset, True
         return cut_off
 
     def reset(self, offset: int) -> None:
         """Go on at an offset of a new log, of which nothing is done."""
         self._earlier = (len(self._waiting), self._watermark)
-        self._watermark = Watermark(offset)
+        self._watermark = _new_log(offset)
         self.reset_to = self._first = self._next = offset
         self.commit_due = True
 
@@ -204,6 +204,8 @@ class Backlog:
             works.append(self._done.popleft())
             size += works[-1].output_size
         watermark = self._watermark
+        if any(work.watermark is not watermark for work in works):
+            watermark.draw_tag()  # such work moves no position, which must still show whether this commit took place
         self._committing = Commit(works, Committed(*watermark.with_done(_offsets(works, watermark))), size, watermark)
         self.commit_due = False
         return self._committing
@@ -302,6 +304,12 @@ class Backlog:
     def call_age(self) -> float:
         """Seconds that the oldest call has been in progress; 0 where there is none."""
         return time.monotonic() - min(work.begun for work in self._under_way) if self._under_way else 0.0
+
+
+def _new_log(offset: int | None) -> Watermark:
+    watermark = Watermark(offset)
+    watermark.draw_tag()
+    return watermark
 
 
 def _offsets(works: Iterable[Work], watermark: Watermark) -> list[int]:

@@ -36,7 +36,6 @@ from safeguard_streams.bus.dead_letters import dead_letter, set_apart
 from safeguard_streams.bus.interface import Committed, Output, Partition, Record
 from safeguard_streams.bus.owned_writer import OwnedWriter
 from safeguard_streams.bus.timestamps import age
-from safeguard_streams.bus.watermark import told_apart
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import (
     BusError,
@@ -297,10 +296,6 @@ class PartitionWorker:
         """Commit what is done, as far as the bounds of a commit allow. Returns whether nothing was left."""
         commit = self.backlog.collect(self._max_calls, self._limits.max_commit_bytes)
         whole = not self.backlog.has_done
-        if any(work.watermark is not commit.watermark for work in commit.works):
-            # Work of an earlier log moves no position, which must still show whether this commit took place.
-            offset, metadata = commit.position
-            commit.position = Committed(offset, told_apart(metadata))
         try:
             await self._writer.commit(commit.outputs, commit.position)
         except (BusError, TimeoutError) as error:
