@@ -21,6 +21,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import msgspec
 
@@ -108,6 +109,17 @@ class Backlog:
         self.reset_to = self._first = self._next = offset
         self.commit_due = True
 
+    def of_earlier_logs(self) -> list[Record]:
+        """The records in hand that cannot be read again, in their order."""
+        works = (*self._done, *self._under_way)
+        begun = [record for work in works if work.watermark is not self._watermark for record in work.records]
+        return [*begun, *islice(self._waiting, self._earlier[0])]
+
+    def take_over(self, records: Sequence[Record]) -> None:
+        """Begin with records of earlier logs that another backlog had in hand. Call this before anything else."""
+        self._append(records)
+        self._earlier = (len(records), Watermark(None))
+
     # ------------------------------------------------------------------ a record's way
 
     def rewound(self, records: Sequence[Record]) -> bool:
@@ -123,6 +135,9 @@ class Backlog:
         elif self._first is None:
             self._first = records[0].offset
         self._next = records[-1].offset + 1
+        self._append(records)
+
+    def _append(self, records: Sequence[Record]) -> None:
         sizes = _sizes(records)
         self._waiting.extend(records)
         self._sizes.extend(sizes)

@@ -126,6 +126,11 @@ class PartitionWorker:
             self.backlog.add(records)
             self._fed.set()
 
+    def take_over(self, records: Sequence[Record]) -> None:
+        """Begin with records of earlier logs, which an earlier worker of this process had in hand."""
+        self.backlog.take_over(records)
+        self._fed.set()
+
     def reset(self, offset: int) -> None:
         """Go on at an offset of a new log, and commit that. What was read of the earlier log is finished."""
         self.backlog.reset(offset)
@@ -420,10 +425,10 @@ class PartitionWorker:
 
     async def _restart(self, max_batch: int) -> None:
         """Close this worker, and let a new one repeat with smaller batches what is not committed."""
-        reset_to, first = self.backlog.reset_to, self.backlog.first or 0
+        earlier = self.backlog.of_earlier_logs()
         await self.close()
-        at = first if self._committed.offset is None else self._committed.offset
-        self._engine.replace(self, at, max_batch, reset_to)
+        at = (self.backlog.first or 0) if self._committed.offset is None else self._committed.offset
+        self._engine.replace(self, at, max_batch, self.backlog.reset_to, earlier)
 
     def _close_transform(self) -> None:
         try:
