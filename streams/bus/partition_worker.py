@@ -36,6 +36,7 @@ from safeguard_streams.bus.dead_letters import dead_letter, set_apart
 from safeguard_streams.bus.interface import Committed, Output, Partition, Record
 from safeguard_streams.bus.owned_writer import OwnedWriter
 from safeguard_streams.bus.timestamps import age
+from safeguard_streams.bus.watermark import log_tag
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import (
     BusError,
@@ -352,7 +353,10 @@ class PartitionWorker:
         else:
             log.warning("partition overtaken by another owner partition=%s offset=%s", self.partition, committed.offset)
             await self.close()
-            self._engine.replace(self, committed.offset or 0)
+            same_log = log_tag(committed.metadata) == log_tag(self._committed.metadata)
+            # An owner that went on in the earlier log does not know of the reset.
+            reset_to = self.backlog.reset_to if same_log else None
+            self._engine.replace(self, committed.offset or 0, reset_to=reset_to)
 
     async def _shrink(self, commit: Commit, error: Exception) -> None:
         """Try less than this commit, which did not take place, next time."""

@@ -42,7 +42,7 @@ class Watermark:
         self._next = offset
         self._pending: deque[int] = deque()
         self._done: set[int] = unpack(offset, metadata) if offset is not None else set()
-        self._tag = _unpacked(metadata)[1]
+        self._tag = log_tag(metadata)
 
     def draw_tag(self) -> None:
         """Tell the commits from now on apart from all earlier ones."""
@@ -133,6 +133,11 @@ def unpack(position: int, metadata: str) -> set[int]:
     """The done offsets that `pack` stored; an empty set for metadata of another origin."""
     raw, _ = _unpacked(metadata)
     return {position + 8 * i + bit for i, byte in enumerate(raw) if byte for bit in range(8) if byte >> bit & 1}
+
+
+def log_tag(metadata: str) -> bytes:
+    """The tag that `pack` stored; empty before any reset."""
+    return _unpacked(metadata)[1]
 
 
 def _unpacked(metadata: str) -> tuple[bytes, bytes]:

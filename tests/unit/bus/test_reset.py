@@ -363,6 +363,39 @@ async def test_a_position_that_came_again_after_a_reset_is_not_taken_for_the_one
     assert values(broker) == [*range(5, 10), *range(100, 112)]
 
 
+async def test_a_reset_stands_although_an_owner_that_does_not_know_of_it_commits():
+    broker, release, again = MemoryBroker(), asyncio.Event(), asyncio.Event()
+    fill(broker, 0, 10)
+    broker.positions[FIRST] = Committed(5, "")
+
+    class Late(MemoryBus):
+        opened = 0
+
+        async def writer(self, partition):
+            self.opened += 1
+            if self.opened > 1:
+                await again.wait()
+            return await super().writer(partition)
+
+    async def held(records):
+        if int(records[0].value) < 10:
+            await release.wait()
+        return await echo(records)
+
+    bus = Late(broker, [SOURCE])
+    async with running(bus, held) as engine:
+        await until(lambda: engine._workers and engine._workers[FIRST].backlog.under_way == 5)
+        other = await MemoryBus(broker, [SOURCE]).writer(FIRST)
+        broker.truncate(SOURCE, 0)
+        broker.changed.set()
+        await until(lambda: bus.opened == 2)  # the commit of the reset was fenced
+        await other.commit([], 7, "")
+        fill(broker, 100, 12)
+        again.set()
+        await until(lambda: position(broker) == (12, set()))
+    assert values(broker) == list(range(100, 112))
+
+
 @pytest.mark.parametrize("max_batch", [1, 10])
 async def test_a_position_moves_over_records_at_the_end_that_an_earlier_owner_finished(max_batch):
     broker = MemoryBroker()
