@@ -38,7 +38,7 @@ class PriorityAdmission:
     def __init__(self, total: int, ranks: int = 1, reserve: int = 0, background: int | None = None) -> None:
         if ranks > 1 and total < reserve + ranks:
             raise ValueError(f"{total} units are too few for a reserve of {reserve} and {ranks} ranks")
-        self.owners = 1
+        self._owners = 1
         self._total = total
         self._reserve = reserve
         self._background = total if background is None else background
@@ -47,6 +47,16 @@ class PriorityAdmission:
         self._taken_by: Counter[Hashable] = Counter()
         self._waiting: list[list[_Turn]] = [[] for _ in range(ranks)]
         self._last = -BUSY
+
+    @property
+    def owners(self) -> int:
+        """How many owners share the room."""
+        return self._owners
+
+    @owners.setter
+    def owners(self, owners: int) -> None:
+        self._owners = owners
+        self._grant()  # an owner that is alone waits for no other
 
     async def acquire(self, rank: int = 0, weight: int = 1, owner: Hashable = None) -> None:
         """Wait for room, and take it."""
@@ -94,7 +104,7 @@ class PriorityAdmission:
 
     def _fair(self, owner: Hashable, weight: int) -> bool:
         held = self._taken_by[owner]
-        if owner is None or self.owners < 2 or not held:
+        if owner is None or self._owners < 2 or not held:
             return True
         return held + weight <= _SHARE * (self._total - sum(self._taken) - weight)
 

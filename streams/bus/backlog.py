@@ -21,6 +21,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import msgspec
 
@@ -97,16 +98,27 @@ class Backlog:
         self._watermark = Watermark(*committed)
         cut_off = end is not None and self._watermark.last_done >= end
         if cut_off:
-            self._watermark = Watermark(committed.offset)
+            self._watermark = _new_log(committed.offset)
             self.reset_to, self.commit_due = committed.offset, True
         return cut_off
 
     def reset(self, offset: int) -> None:
         """Go on at an offset of a new log, of which nothing is done."""
         self._earlier = (len(self._waiting), self._watermark)
-        self._watermark = Watermark(offset)
+        self._watermark = _new_log(offset)
         self.reset_to = self._first = self._next = offset
         self.commit_due = True
+
+    def of_earlier_logs(self) -> list[Record]:
+        """The records in hand that cannot be read again, in their order."""
+        works = (*self._done, *self._under_way)
+        begun = [record for work in works if work.watermark is not self._watermark for record in work.records]
+        return [*begun, *islice(self._waiting, self._earlier[0])]
+
+    def take_over(self, records: Sequence[Record]) -> None:
+        """Begin with records of earlier logs that another backlog had in hand. Call this before anything else."""
+        self._append(records)
+        self._earlier = (len(records), Watermark(None))
 
     # ------------------------------------------------------------------ a record's way
 
@@ -123,6 +135,9 @@ class Backlog:
         elif self._first is None:
             self._first = records[0].offset
         self._next = records[-1].offset + 1
+        self._append(records)
+
+    def _append(self, records: Sequence[Record]) -> None:
         sizes = _sizes(records)
         self._waiting.extend(records)
         self._sizes.extend(sizes)
@@ -135,15 +150,11 @@ class Backlog:
         return bool(self._waiting) and not self._earlier[0] and self._waiting[0].offset >= self._watermark.ceiling
 
     def begin(self, max_records: int, max_bytes: int) -> Work | None:
-        """Take the next waiting records, at least one. None when an earlier owner has done them all.
-
-        Where the position has then moved over them, it is due unless other work will commit it.
-        """
+        """Take the next waiting records, at least one. None when an earlier owner has done them all."""
         before = self._watermark.position
         records, size, watermark = self._take(max_records, max_bytes)
         if not records:
-            if self._watermark.position != before and not (self._waiting or self._under_way or self._done):
-                self.commit_due = True
+            self._note_moved(before)
             return None
         work = Work(records, size, watermark, time.monotonic())
         self._under_way[work] = None
@@ -208,6 +219,8 @@ class Backlog:
             works.append(self._done.popleft())
             size += works[-1].output_size
         watermark = self._watermark
+        if any(work.watermark is not watermark for work in works):
+            watermark.draw_tag()  # such work moves no position, which must still show whether this commit took place
         self._committing = Commit(works, Committed(*watermark.with_done(_offsets(works, watermark))), size, watermark)
         self.commit_due = False
         return self._committing
@@ -220,6 +233,12 @@ class Backlog:
         commit.watermark.complete(_offsets(commit.works, commit.watermark))
         for work in commit.works:
             self._leave(work)
+        self._note_moved(commit.position.offset)
+
+    def _note_moved(self, before: int | None) -> None:
+        """Make the position due where it has moved over what an earlier owner did, unless other work will commit it."""
+        if self._watermark.position != before and not (self._waiting or self._under_way or self._done):
+            self.commit_due = True
 
     def put_back(self, commit: Commit) -> None:
         """Note that a commit did not take place: its work is the first of the next one."""
@@ -300,6 +319,12 @@ class Backlog:
     def call_age(self) -> float:
         """Seconds that the oldest call has been in progress; 0 where there is none."""
         return time.monotonic() - min(work.begun for work in self._under_way) if self._under_way else 0.0
+
+
+def _new_log(offset: int | None) -> Watermark:
+    watermark = Watermark(offset)
+    watermark.draw_tag()
+    return watermark
 
 
 def _offsets(works: Iterable[Work], watermark: Watermark) -> list[int]:

@@ -218,20 +218,28 @@ class Engine:
         metrics.RESETS.add(1, {metrics.TOPIC: partition.topic, metrics.GROUP: self.bus.group})
 
     def replace(
-        self, worker: PartitionWorker, offset: int, max_batch: int | None = None, reset_to: int | None = None
+        self,
+        worker: PartitionWorker,
+        offset: int,
+        max_batch: int | None = None,
+        reset_to: int | None = None,
+        earlier: Sequence[Record] = (),
     ) -> None:
         """Replace a closed worker by a new one, which continues at the position that is committed now, `offset`.
 
         max_batch: records of the new worker's first call. reset_to: where the log was reset, while that is not
-        committed. Does nothing if the partition has been given up.
+        committed. earlier: records of earlier logs, which cannot be read again. Does nothing if the partition has been
+        given up.
         """
         partition = worker.partition
         if self._workers.get(partition) is worker:
-            self._start(partition, max_batch)
+            successor = self._start(partition, max_batch)
+            successor.take_over(earlier)
             self.bus.resume(partition)  # the old worker may have paused it
             self.bus.seek(partition, offset if reset_to is None else reset_to)
             if reset_to is not None:
-                self._workers[partition].reset(reset_to)
+                successor.reset(reset_to)
+            successor.balance()  # what it has taken over may be enough
 
     def _worker(self, partition: Partition) -> PartitionWorker:
         # The bus may hand out records of a partition before it reports the assignment.

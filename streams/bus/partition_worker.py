@@ -36,7 +36,7 @@ from safeguard_streams.bus.dead_letters import dead_letter, set_apart
 from safeguard_streams.bus.interface import Committed, Output, Partition, Record
 from safeguard_streams.bus.owned_writer import OwnedWriter
 from safeguard_streams.bus.timestamps import age
-from safeguard_streams.bus.watermark import told_apart
+from safeguard_streams.bus.watermark import log_tag
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import (
     BusError,
@@ -126,6 +126,11 @@ class PartitionWorker:
         if records:
             self.backlog.add(records)
             self._fed.set()
+
+    def take_over(self, records: Sequence[Record]) -> None:
+        """Begin with records of earlier logs, which an earlier worker of this process had in hand."""
+        self.backlog.take_over(records)
+        self._fed.set()
 
     def reset(self, offset: int) -> None:
         """Go on at an offset of a new log, and commit that. What was read of the earlier log is finished."""
@@ -297,10 +302,6 @@ class PartitionWorker:
         """Commit what is done, as far as the bounds of a commit allow. Returns whether nothing was left."""
         commit = self.backlog.collect(self._max_calls, self._limits.max_commit_bytes)
         whole = not self.backlog.has_done
-        if any(work.watermark is not commit.watermark for work in commit.works):
-            # Work of an earlier log moves no position, which must still show whether this commit took place.
-            offset, metadata = commit.position
-            commit.position = Committed(offset, told_apart(metadata))
         try:
             await self._writer.commit(commit.outputs, commit.position)
         except (BusError, TimeoutError) as error:
@@ -352,7 +353,10 @@ class PartitionWorker:
         else:
             log.warning("partition overtaken by another owner partition=%s offset=%s", self.partition, committed.offset)
             await self.close()
-            self._engine.replace(self, committed.offset or 0)
+            same_log = log_tag(committed.metadata) == log_tag(self._committed.metadata)
+            # An owner that went on in the earlier log does not know of the reset.
+            reset_to = self.backlog.reset_to if same_log else None
+            self._engine.replace(self, committed.offset or 0, reset_to=reset_to)
 
     async def _shrink(self, commit: Commit, error: Exception) -> None:
         """Try less than this commit, which did not take place, next time."""
@@ -425,10 +429,10 @@ class PartitionWorker:
 
     async def _restart(self, max_batch: int) -> None:
         """Close this worker, and let a new one repeat with smaller batches what is not committed."""
-        reset_to, first = self.backlog.reset_to, self.backlog.first or 0
+        earlier = self.backlog.of_earlier_logs()
         await self.close()
-        at = first if self._committed.offset is None else self._committed.offset
-        self._engine.replace(self, at, max_batch, reset_to)
+        at = (self.backlog.first or 0) if self._committed.offset is None else self._committed.offset
+        self._engine.replace(self, at, max_batch, self.backlog.reset_to, earlier)
 
     def _close_transform(self) -> None:
         try:

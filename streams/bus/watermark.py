@@ -8,10 +8,14 @@ past the last taken. A commit stores it as its position, and the done offsets ab
                             ^ watermark = 42: the committed offset
 
     bitmap                  0     1     0     1     1           bit n stands for offset 42 + n, lowest bit first
-    metadata    the bytes of the bitmap in zlib, then base85; "" when no bit is set
+    metadata    the bytes of the bitmap in zlib, then the tag, in base85; "" when no bit is set and there is no tag
 
 The next owner reads from 42 on, processes 42, 44 and 47, and passes over 43, 45 and 46. Metadata of another origin
 counts as an empty set: work is then repeated, and none is lost.
+
+Within one log, positions and completed sets only grow. A position that is read back therefore says whether a commit
+took place, and whether another owner has committed since. After a reset the numbers come again, hence the tag: 8 random
+bytes, drawn at each reset, that all later commits carry on.
 
 Kafka stores at most 4,096 bytes of metadata. `ceiling` keeps work within SPAN offsets of the watermark. The bitmap of
 16,384 offsets takes 2,048 bytes, or 2,560 in base85 even if zlib saves nothing.
@@ -28,6 +32,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 
 SPAN = 16_384  # offsets
+_TAG = 8  # bytes
 
 
 class Watermark:
@@ -37,6 +42,11 @@ class Watermark:
         self._next = offset
         self._pending: deque[int] = deque()
         self._done: set[int] = unpack(offset, metadata) if offset is not None else set()
+        self._tag = log_tag(metadata)
+
+    def draw_tag(self) -> None:
+        """Tell the commits from now on apart from all earlier ones."""
+        self._tag = os.urandom(_TAG)
 
     @property
     def position(self) -> int | None:
@@ -84,11 +94,13 @@ class Watermark:
 
     def with_done(self, offsets: Sequence[int]) -> tuple[int | None, str]:
         """Position and metadata as they are once these taken offsets are done, too. Changes nothing."""
+        done: set[int] = set()
         if self._leads(offsets):
-            return (self._pending[len(offsets)] if len(offsets) < len(self._pending) else self._next), ""
-        done = self._done.union(offsets)
-        position = next((offset for offset in self._pending if offset not in done), self._next)
-        return position, pack(position, done) if position is not None else ""
+            position = self._pending[len(offsets)] if len(offsets) < len(self._pending) else self._next
+        else:
+            done = self._done.union(offsets)
+            position = next((offset for offset in self._pending if offset not in done), self._next)
+        return position, pack(position, done, self._tag) if position is not None else ""
 
     def complete(self, offsets: Sequence[int]) -> None:
         """Mark taken offsets as done, and move the watermark over those that are done."""
@@ -106,30 +118,35 @@ class Watermark:
         return not self._done and [*islice(self._pending, len(offsets))] == offsets
 
 
-def pack(position: int, done: Iterable[int]) -> str:
-    """The metadata for the done offsets from `position` on; empty when there are none."""
+def pack(position: int, done: Iterable[int], tag: bytes = b"") -> str:
+    """The metadata for the done offsets from `position` on; empty when there are none and no tag."""
     ahead = [offset - position for offset in done if offset >= position]
-    if not ahead:
+    if not ahead and not tag:
         return ""
-    raw = bytearray(max(ahead) // 8 + 1)
+    raw = bytearray(max(ahead, default=-1) // 8 + 1)
     for distance in ahead:
         raw[distance // 8] |= 1 << distance % 8
-    return base64.b85encode(zlib.compress(raw, 1)).decode()
-
-
-def told_apart(metadata: str) -> str:
-    """Metadata that no other commit has, for the same completed set: zlib passes over what follows its end."""
-    stored = base64.b85decode(metadata) if metadata else zlib.compress(b"", 1)
-    return base64.b85encode(stored + os.urandom(8)).decode()
+    return base64.b85encode(zlib.compress(raw, 1) + tag).decode()
 
 
 def unpack(position: int, metadata: str) -> set[int]:
-    """The inverse of pack; an empty set for metadata of another origin."""
+    """The done offsets that `pack` stored; an empty set for metadata of another origin."""
+    raw, _ = _unpacked(metadata)
+    return {position + 8 * i + bit for i, byte in enumerate(raw) if byte for bit in range(8) if byte >> bit & 1}
+
+
+def log_tag(metadata: str) -> bytes:
+    """The tag that `pack` stored; empty before any reset."""
+    return _unpacked(metadata)[1]
+
+
+def _unpacked(metadata: str) -> tuple[bytes, bytes]:
+    """The bitmap and the tag; both empty for metadata of another origin."""
     if not metadata:
-        return set()
+        return b"", b""
     try:
         inflater = zlib.decompressobj()
         raw = inflater.decompress(base64.b85decode(metadata), SPAN // 8 + 1)
     except (ValueError, zlib.error):
-        return set()
-    return {position + 8 * i + bit for i, byte in enumerate(raw) if byte for bit in range(8) if byte >> bit & 1}
+        return b"", b""
+    return raw, inflater.unused_data[:_TAG]

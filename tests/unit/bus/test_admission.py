@@ -234,3 +234,17 @@ async def test_a_partition_whose_calls_are_all_blocked_does_not_stop_the_others(
     stop.set()
     await running
     assert {record.partition for record in broker.read("sink")} == {2, 3}
+
+
+async def test_an_owner_that_is_left_alone_gets_the_room_that_others_might_have_wanted():
+    admission = PriorityAdmission(4)
+    admission.owners = 2
+    for _ in range(3):
+        await admission.acquire(owner="slow")
+    waiting = asyncio.create_task(admission.acquire(owner="slow"))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    admission.owners = 1
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert waiting.done()

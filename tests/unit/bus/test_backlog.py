@@ -4,7 +4,7 @@ import time
 
 from safeguard_streams.bus.backlog import Backlog
 from safeguard_streams.bus.interface import Committed, Output
-from safeguard_streams.bus.watermark import SPAN, pack
+from safeguard_streams.bus.watermark import SPAN, pack, unpack
 from safeguard_streams.runtime.memory_broker import StoredRecord
 
 ALL = 2**40
@@ -22,6 +22,12 @@ def opened(offset=0, metadata=""):
 
 def offsets(work):
     return [record.offset for record in work.records] if work else []
+
+
+def place(commit):
+    """The position and the completed set that a commit writes."""
+    offset, metadata = commit.position
+    return offset, unpack(offset, metadata)
 
 
 def done(backlog, count=1, outputs=()):
@@ -131,7 +137,7 @@ def test_after_a_reset_the_same_offsets_are_other_records_and_what_is_in_hand_is
     backlog.reset(3)
     assert not backlog.idle
     commit = backlog.collect(ALL, ALL)
-    assert (offsets(commit.works[0]), commit.position) == ([8], Committed(3, "")), "the position in the new log"
+    assert (offsets(commit.works[0]), place(commit)) == ([8], (3, set())), "the position in the new log"
     backlog.committed(commit)
     backlog.add(records(3, 4))
     assert offsets(backlog.begin(10, ALL)) == [9], "it waited, and never comes again"
@@ -139,10 +145,10 @@ def test_after_a_reset_the_same_offsets_are_other_records_and_what_is_in_hand_is
     new = backlog.begin(10, ALL)
     assert offsets(new) == [3, 4]
     commit = backlog.collect(ALL, ALL)
-    assert commit.position == Committed(3, "")
+    assert place(commit) == (3, set())
     backlog.committed(commit)
     backlog.finish(new, [])
-    assert backlog.collect(ALL, ALL).position == Committed(5, "")
+    assert place(backlog.collect(ALL, ALL)) == (5, set())
 
 
 def test_a_reset_is_to_be_committed_before_any_record_arrives_and_outlives_the_opening():
@@ -151,7 +157,7 @@ def test_a_reset_is_to_be_committed_before_any_record_arrives_and_outlives_the_o
     backlog.start_at(Committed(100, pack(100, {102})))
     assert not backlog.idle
     commit = backlog.collect(ALL, ALL)
-    assert (commit.works, commit.position) == ([], Committed(3, ""))
+    assert (commit.works, place(commit)) == ([], (3, set()))
     backlog.put_back(commit)
     assert backlog.has_done
     backlog.committed(backlog.collect(ALL, ALL))
@@ -199,3 +205,15 @@ def test_lag_counts_what_is_not_committed_to_the_end_of_the_partition_where_it_i
     assert backlog.lag(12) == 7
     backlog.committed(backlog.collect(ALL, ALL))
     assert backlog.lag(12) == 6, "what is committed ahead of a slow record is done"
+
+
+def test_a_position_that_moves_over_what_an_earlier_owner_did_while_a_commit_is_under_way_is_due():
+    backlog = opened(1, pack(1, {2, 3, 4}))
+    backlog.add(records(1, 2, 3, 4))
+    done(backlog)
+    commit = backlog.collect(ALL, ALL)
+    assert commit.position == Committed(2, pack(2, {2, 3, 4}))
+    assert backlog.begin(ALL, ALL) is None, "an earlier owner has done them"
+    backlog.committed(commit)
+    assert not backlog.idle
+    assert backlog.collect(ALL, ALL).position == Committed(5, "")

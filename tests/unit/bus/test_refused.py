@@ -170,3 +170,34 @@ async def test_commits_are_bounded_by_bytes():
     await run(broker, bus=bus, max_batch=1, max_in_flight=64, max_commit_bytes=10_000, max_batch_bytes=1)
     assert max(bus.tried) <= 10_000
     assert sorted(numbers(broker)) == list(range(200))
+
+
+@pytest.mark.parametrize("refused", [{1}, {3, 6, 13}])
+async def test_what_was_read_before_a_reset_is_told_apart_without_reading_it_again(refused):
+    broker, release = filled([LIMIT + 1 if number in refused else 10 for number in range(10)]), asyncio.Event()
+
+    async def held(records):
+        await release.wait()
+        return await widened(records)
+
+    bus = MemoryBus(broker, [SOURCE])
+    limits = Limits(max_batch=4, commit_interval=0.001, reopen_delay=0.001)
+    engine, stop = Engine(bus, stateless(held), stage="test", limits=limits), asyncio.Event()
+    running = asyncio.create_task(engine.run(stop))
+    async with asyncio.timeout(20):
+        while not engine._workers or engine._workers[FIRST].backlog.records < 10:
+            await asyncio.sleep(0.001)
+        broker.truncate(SOURCE, 0)
+        broker.changed.set()
+        while broker.positions.get(FIRST, (None, ""))[0] != 0:
+            await asyncio.sleep(0.001)
+        for number in range(10, 16):
+            broker.append(SOURCE, f"{number} {LIMIT + 1 if number in refused else 10}".encode())
+        release.set()
+        while broker.positions[FIRST][0] != 6:
+            await asyncio.sleep(0.001)
+    stop.set()
+    await running
+    answered = [*numbers(broker), *(int(letter.original()[1].split()[0]) for letter in letters(broker))]
+    assert sorted(answered) == list(range(16))
+    assert len(letters(broker)) == len(refused & set(range(16)))

@@ -28,6 +28,12 @@ def values(broker):
     return sorted(int(record.value) for record in broker.read(SINK))
 
 
+def position(broker):
+    """The committed position and the completed set."""
+    offset, metadata = broker.positions.get(FIRST, (0, ""))
+    return offset, unpack(offset, metadata)
+
+
 async def echo(records):
     return [Output(SINK, None, record.value) for record in records]
 
@@ -58,7 +64,7 @@ async def test_a_log_that_is_cut_off_while_it_is_followed_goes_on_where_it_was_c
         fill(broker, 1000, 80)
         await until(lambda: len(values(broker)) == 180)
         assert values(broker) == [*range(100), *range(1000, 1080)]
-        await until(lambda: broker.positions[FIRST] == Committed(80, ""))
+        await until(lambda: position(broker) == (80, set()))
         assert engine._workers[FIRST].lag == 0
     assert "the log was reset" in caplog.text
 
@@ -72,14 +78,14 @@ async def test_a_committed_position_above_the_end_is_a_reset_that_is_committed_a
         fill(broker, 3, 120)
         await until(lambda: len(values(broker)) == 123)
     assert values(broker) == list(range(123)), "the completed set of the earlier log means nothing"
-    assert broker.positions[FIRST] == Committed(123, "")
+    assert position(broker) == (123, set())
 
 
 async def test_a_reset_of_an_empty_log_is_committed_without_any_record():
     broker = MemoryBroker()
     broker.positions[FIRST] = Committed(100, pack(100, {102}))
     async with running(MemoryBus(broker, [SOURCE])):
-        await until(lambda: broker.positions[FIRST] == Committed(0, ""))
+        await until(lambda: position(broker) == (0, set()))
     fill(broker, 0, 150)
     async with running(MemoryBus(broker, [SOURCE])):
         await until(lambda: len(values(broker)) == 150)
@@ -95,7 +101,7 @@ async def test_a_log_that_was_cut_off_between_the_position_and_what_was_done_ahe
         fill(broker, 5, 10)
         await until(lambda: len(values(broker)) == 12)
     assert values(broker) == list(range(3, 15))
-    assert broker.positions[FIRST] == Committed(15, "")
+    assert position(broker) == (15, set())
 
 
 async def test_a_completed_set_within_the_log_is_believed():
@@ -122,12 +128,11 @@ async def test_what_was_read_before_a_reset_is_answered_and_moves_no_position():
         await until(lambda: bus._next.get(FIRST) == 20)
         broker.truncate(SOURCE, 0)
         fill(broker, 100, 5)
-        await until(lambda: broker.positions.get(FIRST) == Committed(0, ""))
+        await until(lambda: position(broker) == (0, set()))
         release.set()
         await until(lambda: len(values(broker)) == 25)
     assert values(broker) == [*range(20), *range(100, 105)]
-    offset, metadata = broker.positions[FIRST]
-    assert (offset, unpack(5, metadata)) == (5, set())
+    assert position(broker) == (5, set())
 
 
 async def test_a_reset_during_the_opening_is_committed_when_it_is_open():
@@ -141,7 +146,7 @@ async def test_a_reset_during_the_opening_is_committed_when_it_is_open():
             return await super().writer(partition)
 
     async with running(Slow(broker, [SOURCE])):
-        await until(lambda: broker.positions[FIRST] == Committed(5, ""))
+        await until(lambda: position(broker) == (5, set()))
     assert values(broker) == list(range(5))
 
 
@@ -165,7 +170,7 @@ async def test_records_below_all_that_was_delivered_are_a_reset_even_without_a_r
         fill(broker, 1000, 30)
         await until(lambda: len(values(broker)) == 90)
     assert values(broker) == [*range(10), *range(50, 100), *range(1000, 1030)]
-    assert broker.positions[FIRST] == Committed(40, "")
+    assert position(broker) == (40, set())
 
 
 async def test_records_that_are_fetched_again_are_processed_once():
@@ -319,13 +324,76 @@ async def test_work_of_an_earlier_log_is_committed_once_although_it_moves_no_pos
         await until(lambda: engine._workers and engine._workers[FIRST].backlog.under_way == 3)
         broker.truncate(SOURCE, 0)
         broker.changed.set()
-        await until(lambda: broker.positions.get(FIRST) == Committed(0, ""))
+        await until(lambda: position(broker) == (0, set()))
         bus.lost = 2
         release.set()
         await until(lambda: engine._workers[FIRST].backlog.idle)
         fill(broker, 7, 1)
         await until(lambda: broker.positions[FIRST].offset == 1)
     assert values(broker) == [0, 1, 2, 7]
+
+
+async def test_a_position_that_came_again_after_a_reset_is_not_taken_for_the_one_before():
+    broker, release = MemoryBroker(), asyncio.Event()
+    fill(broker, 0, 10)
+    broker.positions[FIRST] = Committed(5, "")
+
+    async def held(records):
+        if int(records[0].value) < 10:
+            await release.wait()
+        return await echo(records)
+
+    bus = MemoryBus(broker, [SOURCE])
+    async with running(bus, held) as engine:
+        await until(lambda: engine._workers and engine._workers[FIRST].backlog.under_way == 5)
+        # Another member takes over, answers the rest, and begins the new log up to the same position.
+        other = MemoryBus(broker, [SOURCE])
+        bus.pause(FIRST)
+        async with running(other, limits=LIMITS):
+            await until(lambda: position(broker) == (10, set()))
+            broker.truncate(SOURCE, 0)
+            broker.changed.set()
+            await until(lambda: position(broker) == (0, set()))
+            fill(broker, 100, 5)
+            await until(lambda: position(broker) == (5, set()))
+        fill(broker, 105, 7)
+        release.set()
+        bus.resume(FIRST)
+        await until(lambda: position(broker) == (12, set()))
+    assert values(broker) == [*range(5, 10), *range(100, 112)]
+
+
+async def test_a_reset_stands_although_an_owner_that_does_not_know_of_it_commits():
+    broker, release, again = MemoryBroker(), asyncio.Event(), asyncio.Event()
+    fill(broker, 0, 10)
+    broker.positions[FIRST] = Committed(5, "")
+
+    class Late(MemoryBus):
+        opened = 0
+
+        async def writer(self, partition):
+            self.opened += 1
+            if self.opened > 1:
+                await again.wait()
+            return await super().writer(partition)
+
+    async def held(records):
+        if int(records[0].value) < 10:
+            await release.wait()
+        return await echo(records)
+
+    bus = Late(broker, [SOURCE])
+    async with running(bus, held) as engine:
+        await until(lambda: engine._workers and engine._workers[FIRST].backlog.under_way == 5)
+        other = await MemoryBus(broker, [SOURCE]).writer(FIRST)
+        broker.truncate(SOURCE, 0)
+        broker.changed.set()
+        await until(lambda: bus.opened == 2)  # the commit of the reset was fenced
+        await other.commit([], 7, "")
+        fill(broker, 100, 12)
+        again.set()
+        await until(lambda: position(broker) == (12, set()))
+    assert values(broker) == list(range(100, 112))
 
 
 @pytest.mark.parametrize("max_batch", [1, 10])

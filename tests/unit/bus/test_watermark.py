@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from safeguard_streams.bus.watermark import SPAN, Watermark, pack, told_apart, unpack
+from safeguard_streams.bus.watermark import SPAN, Watermark, pack, unpack
 
 
 class Partition(RuleBasedStateMachine):
@@ -75,7 +75,7 @@ TestPartition = Partition.TestCase
 def test_packing_is_exact(position, ahead):
     done = {position + n for n in ahead}
     assert unpack(position, pack(position, done)) == done
-    assert unpack(position, told_apart(pack(position, done))) == done
+    assert unpack(position, pack(position, done, b"12345678")) == done
 
 
 def test_the_worst_completed_set_fits():
@@ -95,9 +95,13 @@ def test_metadata_of_another_origin_repeats_work_but_loses_none():
 
 
 @given(st.sets(st.integers(0, SPAN - 1)))
-def test_metadata_that_is_told_apart_holds_the_same_completed_set(done):
-    metadata = pack(7, {7 + offset for offset in done})
-    other = told_apart(metadata)
-    assert other not in (metadata, told_apart(metadata))
-    assert unpack(7, other) == unpack(7, metadata) == {7 + offset for offset in done}
-    assert len(other) <= 4096
+def test_a_tag_tells_commits_apart_and_is_carried_on(done):
+    watermark = Watermark(7, pack(7, {7 + offset for offset in done}))
+    untagged = watermark.metadata
+    watermark.draw_tag()
+    tagged = watermark.metadata
+    assert Watermark(7, tagged).metadata == tagged
+    watermark.draw_tag()
+    assert len({untagged, tagged, watermark.metadata}) == 3
+    assert unpack(7, tagged) == unpack(7, untagged)
+    assert len(tagged) <= 4096
