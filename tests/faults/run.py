@@ -540,7 +540,7 @@ class Suite:
             "reasoner_calls_repeated": repeats.total(),
             "reasoner_calls_repeated_by_reason": dict(repeats),
             "restarted_by_supervisor": restarts,
-            # On a busy machine, other processes lengthen a pause in which a thread works. It is shown, and fails nothing.
+            # Shown, and fails nothing: on a busy machine, others lengthen a pause in which a thread works.
             "longest_pause_of_an_event_loop": {member.name: round(member.pause, 2) for member in self.members},
             "pauses_above_the_bound": sum(member.pause > MAX_PAUSE for member in self.members),
             "sigterm_seconds_max": max(self.stop_seconds, default=None),
