@@ -96,11 +96,28 @@ class Backlog:
         if self.reset_to is not None:
             return False
         self._watermark = Watermark(*committed)
-        cut_off = end is not None and self._watermark.last_done >= end
+        cut_off = self._done_beyond(end)
         if cut_off:
-            self._watermark = _new_log(committed.offset)
-            self.reset_to, self.commit_due = committed.offset, True
+            self._forget()
         return cut_off
+
+    def ends_before_done(self, end: int | None) -> bool:
+        """Whether nothing is in hand, and a log with this end was cut off below what an earlier owner did."""
+        return self.idle and self._done_beyond(end)
+
+    def forget_beyond(self, end: int | None) -> bool:
+        """Begin a new watermark at the position if the log was cut off, and return whether it was."""
+        cut_off = self.ends_before_done(end)
+        if cut_off:
+            self._forget()
+        return cut_off
+
+    def _done_beyond(self, end: int | None) -> bool:
+        return end is not None and self._watermark.last_done >= end
+
+    def _forget(self) -> None:
+        self.reset_to, self.commit_due = self._watermark.position, True
+        self._watermark = _new_log(self.reset_to)
 
     def reset(self, offset: int) -> None:
         """Go on at an offset of a new log, of which nothing is done."""

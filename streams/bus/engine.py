@@ -167,8 +167,10 @@ class Engine:
             if worker.backlog.rewound(records):
                 self.reset(partition, records[0].offset)
             worker.feed(records if until is None else self._before_end(partition, records, until))
-        for worker in self._workers.values():
+        for worker in list(self._workers.values()):
             worker.balance()
+            if worker.backlog.ends_before_done(self.bus.end(worker.partition)):
+                worker.cut_off(await self.bus.log_end(worker.partition))  # a fetch may have named an end that lags
 
     def _before_end(
         self, partition: Partition, records: Sequence[Record], until: Mapping[Partition, int]

@@ -140,6 +140,12 @@ class PartitionWorker:
         self._room.set()
         self._finished.set()
 
+    def cut_off(self, end: int | None) -> None:
+        """Forget what an earlier owner did beyond the end of the log, because other records come there."""
+        if self.state is WorkerState.RUNNING and self.backlog.forget_beyond(end):
+            self._engine.note_reset(self.partition, self.backlog.reset_to)
+            self._finished.set()
+
     def doubt(self) -> None:
         """Begin no call until a commit has shown that the partition is still owned."""
         self._moved_at = time.monotonic()

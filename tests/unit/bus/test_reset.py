@@ -104,6 +104,29 @@ async def test_a_log_that_was_cut_off_between_the_position_and_what_was_done_ahe
     assert position(broker) == (15, set())
 
 
+async def test_a_log_that_is_cut_off_below_what_an_earlier_owner_did_ahead_is_a_reset_while_it_is_read_up_to_there():
+    broker = MemoryBroker()
+    fill(broker, 0, 10)
+    broker.positions[FIRST] = Committed(3, pack(3, {6, 7, 8, 9}))
+    bus = MemoryBus(broker, [SOURCE])
+    limits = Limits(max_batch=1, max_poll_records=2, max_buffered=2, commit_interval=0.001)
+    release = asyncio.Event()
+
+    async def held(records):
+        await release.wait()
+        return await echo(records)
+
+    async with running(bus, held, limits):
+        await until(lambda: FIRST in bus._paused)
+        broker.truncate(SOURCE, bus._next[FIRST])
+        release.set()
+        await until(lambda: position(broker) == (bus._next[FIRST], set()))
+        left = [int(record.value) for record in broker.logs[FIRST]][3:]
+        fill(broker, 100, 8)
+        await until(lambda: len(values(broker)) == len(left) + 8)
+    assert values(broker) == [*left, *range(100, 108)]
+
+
 async def test_a_completed_set_within_the_log_is_believed():
     broker = MemoryBroker()
     fill(broker, 0, 6)
