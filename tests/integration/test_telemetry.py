@@ -45,14 +45,19 @@ action = "label"
 [webhook]
 url = "http://127.0.0.1:{port}/"
 """
-# Metrics that only vLLM in the worker's process, or only failures, produce.
+# Metrics that only vLLM in the worker's process, or only failures, violations and odd content, produce.
 NOT_HERE = {
     metrics.INFERENCE_RUNNING,
     metrics.INFERENCE_WAITING,
     metrics.INFERENCE_CACHE,
     metrics.MALFORMED,
     metrics.VIOLATIONS,
+    metrics.VIOLATIONS_VARIANCE,
     metrics.HELD,
+    metrics.RESETS,
+    metrics.POSITION_LOST,
+    metrics.RELEASES_LATE,
+    metrics.UNKNOWN_SCOPE,
 }
 
 
