@@ -11,8 +11,6 @@ import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.errors import UnsupportedCodecError
-from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.types import Array, Int16, Int32, Schema, String
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import OffsetAndMetadata
 
@@ -27,6 +25,7 @@ from safeguard_streams.contract.records import DeadLetter, decode
 from safeguard_streams.errors import RecordError
 from safeguard_streams.infra import brokers
 from safeguard_streams.runtime.security import client_options
+from tests import groups
 from tests.conftest import own_topics, until
 
 GROUP = "reading"
@@ -326,39 +325,9 @@ async def test_records_that_retention_deleted_are_reported_and_the_others_read(p
 # ---------------------------------------------------------------------- positions that Kafka forgets
 
 
-class _DeleteGroupsResponse(Response):
-    API_KEY = 42
-    API_VERSION = 0
-    SCHEMA = Schema(("throttle_time_ms", Int32), ("results", Array(("group", String("utf-8")), ("error_code", Int16))))
-
-
-class _DeleteGroupsStruct(RequestStruct):
-    API_KEY = 42
-    API_VERSION = 0
-    RESPONSE_TYPE = _DeleteGroupsResponse
-    SCHEMA = Schema(("groups", Array(String("utf-8"))))
-
-
-class _DeleteGroups(Request[_DeleteGroupsStruct]):
-    API_KEY = 42
-
-    def __init__(self, group):
-        self._group = group
-
-    def build(self, request_struct_class):
-        return request_struct_class([self._group])
-
-
 async def forget(place, group=GROUP):
     """What Kafka does with a group that was empty for 7 days."""
-    async with admin(place) as client:
-        coordinator = await client.find_coordinator(place.prefix + group)
-
-        async def deleted():
-            response = await client._send_request(_DeleteGroups(place.prefix + group), coordinator)
-            return response.results[0][1] == 0
-
-        await until(deleted, 30)
+    await groups.forget(place, group)
     assert await raw_positions(place, group) == {}
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safeguard_streams.contract import limits
-from safeguard_streams.contract.intake import read_event
+from safeguard_streams.contract.intake import content_id_of, read_event
 from safeguard_streams.contract.records import (
     ContentEvent,
     Escalation,
@@ -267,3 +267,20 @@ def test_any_time_is_read(moment, minutes):
 def test_only_headers_of_a_trace_with_a_value_of_ordinary_length_are_passed_on():
     headers = [("traceparent", None), ("tracestate", b"x" * 1025), ("other", b"1"), ("tracestate", b"a=1")]
     assert carried(headers) == [("tracestate", b"a=1")]
+
+
+@pytest.mark.parametrize(
+    ("value", "content_id"),
+    [
+        (b'{"content_id": "c1", "text": 5}', "c1"),
+        (b'\xef\xbb\xbf{"content_id": "a\\ud800"}', "a\ufffd"),
+        (b'{"content_id": "\xff"}', "\ufffd"),
+        (b'{"content_id": 7}', None),
+        (b'{"content_id": ""}', None),
+        (b"[1]", None),
+        (b"[" * 5000, None),
+        (b"", None),
+    ],
+)
+def test_the_id_of_an_event_is_read_as_the_event_would_be(value, content_id):
+    assert content_id_of(value) == content_id
