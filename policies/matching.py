@@ -191,7 +191,7 @@ class Letters:
     def numbers(self, places: Places) -> list[int]:
         """The number of the text that holds each of these places."""
         ends = np.flatnonzero(self.points == ord("\n"))[1:]
-        return np.searchsorted(ends, places).tolist()  # type: ignore[no-any-return]
+        return np.searchsorted(ends, places).tolist()  # type: ignore[no-any-return]  # numpy's tolist
 
     def inside_words(self, places: Places) -> Flags:
         """Whether a letter or digit in ASCII is at each place, and another one before it."""

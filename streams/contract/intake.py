@@ -41,7 +41,7 @@ _NO_ATTRIBUTES = msgspec.Raw(b"{}")
 class _Sent(ContentEvent, frozen=True, gc=False):
     """An event whose attributes stay bytes, because no stage reads them and their cost has no bound."""
 
-    attributes: msgspec.Raw = _NO_ATTRIBUTES  # type: ignore[assignment]
+    attributes: msgspec.Raw = _NO_ATTRIBUTES  # type: ignore[assignment]  # bytes, not a dict
 
 
 class Received(msgspec.Struct, frozen=True, gc=False):

@@ -107,7 +107,8 @@ class ErasureList:
         try:
             request = decode(record.value, ErasureRequest)
         except RecordError as error:
-            log.error("record of moderation.erasures ignored offset=%d error=%s", record.offset, error)  # noqa: TRY400
+            message = "record of moderation.erasures ignored offset=%d error=%s"
+            log.error(message, record.offset, error)  # noqa: TRY400  (the error says it all)
             return
         self._times[request.content_id] = max(_in_ms(request.erased_at), self._times.get(request.content_id, 0))
         self._on_erased(request.content_id)
