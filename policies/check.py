@@ -14,8 +14,9 @@ from safeguard_streams.errors import PolicyError, Problem
 from safeguard_streams.policies import files, golden, harmony, trial
 from safeguard_streams.policies.document import Gate, Policy, pattern_options
 from safeguard_streams.policies.golden import GoldenRow
-from safeguard_streams.policies.matching import Term, inner_boundary
 from safeguard_streams.policies.parsing import Document, Line, parse_with_lines
+from safeguard_streams.policies.patterns import inner_boundary
+from safeguard_streams.policies.terms import Term
 
 SECTIONS = ("Instruction", "Definitions", "VIOLATES", "SAFE", "Examples", "Output")
 OUTPUT_FIELDS = ("violation", "rule_ids", "confidence", "reason")

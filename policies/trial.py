@@ -9,7 +9,9 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from safeguard_streams.policies.folding import looks, plain
-from safeguard_streams.policies.matching import Patterns, Term, Terms, one_by_one, scripts
+from safeguard_streams.policies.letters import scripts
+from safeguard_streams.policies.patterns import Patterns
+from safeguard_streams.policies.terms import Term, Terms, one_by_one
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from safeguard_streams.policies.distilled import DistilledClassifier
 from safeguard_streams.policies.document import Gate, Policy
-from safeguard_streams.policies.matching import Hit, Patterns, Terms
+from safeguard_streams.policies.patterns import Patterns
+from safeguard_streams.policies.terms import Hit, Terms
 from safeguard_streams.prefilter.classifier import NONE, Classifier, Floats, Windows
 from safeguard_streams.prefilter.normalise import Flags, Folded, fold, read
 

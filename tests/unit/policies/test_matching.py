@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.policies.folding import looks, plain, sent
-from safeguard_streams.policies.matching import Patterns, Term, Terms, letters, one_by_one
+from safeguard_streams.policies.letters import letters
+from safeguard_streams.policies.patterns import Patterns
+from safeguard_streams.policies.terms import Term, Terms, one_by_one
 
 # A term of each script, with words of its script before and after.
 SCRIPTS = {
