@@ -24,7 +24,7 @@ import msgspec
 
 from safeguard_streams.bus.admission import PriorityAdmission
 from safeguard_streams.bus.interface import Bus, Partition, Record
-from safeguard_streams.bus.partition_worker import PartitionWorker
+from safeguard_streams.bus.partition_worker import PartitionWorker, Succession
 from safeguard_streams.bus.tracing import Tracing
 from safeguard_streams.bus.transform import Transform
 from safeguard_streams.errors import RecordError
@@ -219,26 +219,14 @@ class Engine:
         log.error("the log was reset: it ended before the position partition=%s resumed_at=%s", partition, offset)
         metrics.RESETS.add(1, {metrics.TOPIC: partition.topic, metrics.GROUP: self.bus.group})
 
-    def replace(
-        self,
-        worker: PartitionWorker,
-        offset: int,
-        max_batch: int | None = None,
-        reset_to: int | None = None,
-        earlier: Sequence[Record] = (),
-    ) -> None:
-        """Replace a closed worker by a new one, which continues at the position that is committed now, `offset`.
-
-        max_batch: records of the new worker's first call. reset_to: where the log was reset, while that is not
-        committed. earlier: records of earlier logs, which cannot be read again. Does nothing if the partition has been
-        given up.
-        """
-        partition = worker.partition
+    def replace(self, worker: PartitionWorker, succession: Succession) -> None:
+        """Replace a closed worker by a new one. Does nothing if the partition has been given up."""
+        partition, reset_to = worker.partition, succession.reset_to
         if self._workers.get(partition) is worker:
-            successor = self._start(partition, max_batch)
-            successor.take_over(earlier)
+            successor = self._start(partition, succession.max_batch)
+            successor.take_over(succession.earlier)
             self.bus.resume(partition)  # the old worker may have paused it
-            self.bus.seek(partition, offset if reset_to is None else reset_to)
+            self.bus.seek(partition, succession.offset if reset_to is None else reset_to)
             if reset_to is not None:
                 successor.reset(reset_to)
             successor.balance()  # what it has taken over may be enough

@@ -31,6 +31,8 @@ from enum import Enum, auto
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from safeguard_streams.bus.backlog import Backlog, Commit, Work
 from safeguard_streams.bus.dead_letters import dead_letter, set_apart
 from safeguard_streams.bus.interface import Committed, Output, Partition, Record
@@ -65,6 +67,20 @@ class WorkerState(Enum):
     FENCED = auto()  # another process may own the partition; no call begins
     DRAINING = auto()
     CLOSED = auto()
+
+
+class Succession(msgspec.Struct, frozen=True):
+    """What a worker leaves to the one that replaces it in the same process.
+
+    offset: the position that is committed now. max_batch: records of the first call; None: without this caution.
+    reset_to: where the log was reset, while that is not committed. earlier: records of earlier logs, which cannot be
+    read again.
+    """
+
+    offset: int
+    max_batch: int | None = None
+    reset_to: int | None = None
+    earlier: Sequence[Record] = ()
 
 
 class PartitionWorker:
@@ -362,7 +378,7 @@ class PartitionWorker:
             same_log = log_tag(committed.metadata) == log_tag(self._committed.metadata)
             # An owner that went on in the earlier log does not know of the reset.
             reset_to = self.backlog.reset_to if same_log else None
-            self._engine.replace(self, committed.offset or 0, reset_to=reset_to)
+            self._engine.replace(self, Succession(committed.offset or 0, reset_to=reset_to))
 
     async def _shrink(self, commit: Commit, error: Exception) -> None:
         """Try less than this commit, which did not take place, next time."""
@@ -438,7 +454,7 @@ class PartitionWorker:
         earlier = self.backlog.of_earlier_logs()
         await self.close()
         at = (self.backlog.first or 0) if self._committed.offset is None else self._committed.offset
-        self._engine.replace(self, at, max_batch, self.backlog.reset_to, earlier)
+        self._engine.replace(self, Succession(at, max_batch, self.backlog.reset_to, earlier))
 
     def _close_transform(self) -> None:
         try:

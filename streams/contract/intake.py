@@ -72,7 +72,8 @@ def read_event(value: bytes | None) -> Received:
     if (_BACKSLASH in json or not json.isascii()) and len(json) <= limits.EVENT_BYTES:
         json = _repaired(json)
     if len(json) > limits.EVENT_BYTES:
-        raise RecordError("record", f"has {len(json):,} bytes; an event may have {limits.EVENT_BYTES:,}")
+        repaired = f", and {len(json):,} with U+FFFD for what is no character" if json != sent else ""
+        raise RecordError("record", f"has {len(sent):,} bytes{repaired}; an event may have {limits.EVENT_BYTES:,}")
     try:
         event = _decoder.decode(json)
     except msgspec.ValidationError as error:

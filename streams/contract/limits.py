@@ -21,7 +21,8 @@ LABEL_CHARACTERS = 512  # of author, surface and language
 EVENT_POLICIES = 256  # that an event may name
 ATTRIBUTES_BYTES = 1 * MiB  # as JSON
 NESTING = 100  # lists and objects inside each other
-TRACE_HEADER_BYTES = 512
+TRACEPARENT_BYTES = 55  # W3C Trace Context
+TRACESTATE_BYTES = 512
 
 # The prefilter. Lengths of texts are in characters.
 JUDGED_IN_FULL = 128 * KiB  # longest text of which the classifier reads every word
@@ -55,9 +56,8 @@ TABLE: tuple[Limit, ...] = (
     Limit("`policies`", EVENT_POLICIES, "names", _DEAD_LETTER, _INTAKE),
     Limit("`attributes`", ATTRIBUTES_BYTES, "bytes of JSON", _DEAD_LETTER, _INTAKE),
     Limit("lists and objects inside each other", NESTING, "levels", "the event becomes a dead letter", _INTAKE),
-    Limit(
-        "`traceparent`, `tracestate`", TRACE_HEADER_BYTES, "bytes each", "the header is not passed on", "every stage"
-    ),
+    Limit("`traceparent`", TRACEPARENT_BYTES, "bytes", "the header is not passed on", "every stage"),
+    Limit("`tracestate`", TRACESTATE_BYTES, "bytes", "the header is not passed on", "every stage"),
     Limit(
         "text that the classifier reads in full",
         JUDGED_IN_FULL,

@@ -36,7 +36,10 @@ Label = Annotated[str, Meta(max_length=limits.LABEL_CHARACTERS)]
 Part = Literal["value", "headers", "key"]
 # Kafka allows null values and names of any bytes. Bytes of a name that are not UTF-8 are kept as surrogates (PEP 383).
 Headers = Sequence[tuple[str, bytes | None]]
-_CARRIED = {"traceparent": 55, "tracestate": limits.TRACE_HEADER_BYTES}  # W3C Trace Context: bytes of each at most
+_CARRIED = {
+    "traceparent": limits.TRACEPARENT_BYTES,
+    "tracestate": limits.TRACESTATE_BYTES,
+}  # W3C Trace Context: bytes of each at most
 
 # Suffixes of a policy's keys on moderation.policies, beside the key of its version in force.
 SHADOW = ".shadow"

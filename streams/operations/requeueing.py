@@ -10,7 +10,6 @@ What was shown is what is done: a plan fixes the letters, and `requeue` writes t
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import DeadLetter, Origin
 from safeguard_streams.errors import RecordError
-from safeguard_streams.releases.erasures import ErasureList, content_ids
+from safeguard_streams.releases.erasures import ErasureList, content_ids, stated_ids
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
 from safeguard_streams.runtime.process import Stop
 from safeguard_streams.runtime.settings import Settings
@@ -133,8 +132,10 @@ def _digest(key: bytes | None, value: bytes | None) -> bytes:
 def _is_erased(written: Output, timestamp: int, erasures: ErasureList) -> bool:
     """Whether a record that was written at a time, in ms since 1970, is about an item that was erased since."""
     names = set() if written.key is None else {written.key.decode(errors="replace")}
-    with contextlib.suppress(RecordError):
+    try:
         names |= content_ids(written.value)
+    except RecordError:
+        names |= stated_ids(written.value)
     return any(erasures.erased(name, timestamp) for name in names)
 
 

@@ -10,7 +10,10 @@ action, goes by the time of what it repeats.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import logging
+import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -70,14 +73,26 @@ class _Named(msgspec.Struct, frozen=True):
     action: _Item | None = None
 
 
+_STATED = re.compile(rb'"content_id"\s*:\s*("(?:[^"\\]|\\.)*")', re.DOTALL)
+
+
 def content_ids(value: bytes | None) -> set[str]:
     """The ids of the content items that a record of any topic is about. Raises RecordError if it cannot be read."""
     try:
         named = decode(value, _Named)
     except RecordError:
-        return {read_event(value).event.content_id}
+        return {_content_id(value)}
     inner = {part.content_id for part in (named.event, named.verdict, named.action) if part is not None}
     return inner if named.content_id is None else inner | {named.content_id}
+
+
+def stated_ids(value: bytes | None) -> set[str]:
+    """The ids that the bytes of a record state, although it cannot be read: its end may be missing."""
+    ids = set()
+    for stated in _STATED.findall(value or b""):
+        with contextlib.suppress(ValueError):
+            ids.add(json.loads(stated.decode(errors="replace"), strict=False))
+    return ids
 
 
 def _content_id(value: bytes | None) -> str:
@@ -122,7 +137,7 @@ class ErasureList:
         return erased_at is not None and (timestamp <= erased_at or not kafka.plausible(timestamp))
 
     def kept(self, events: Iterable[Record]) -> list[Record]:
-        """The records of content.events that are not about an erased item. Unreadable ones are kept."""
+        """The records of content.events that are not about an erased item. An unreadable one may state its id."""
         records = list(events)
         if not self._times:
             return records
@@ -135,7 +150,7 @@ class ErasureList:
         try:
             return self.erased(_content_id(event.value), event.timestamp)
         except RecordError:
-            return False
+            return any(self.erased(name, event.timestamp) for name in stated_ids(event.value))
 
     async def read(self, settings: Settings) -> None:
         """Take what the topic holds now."""

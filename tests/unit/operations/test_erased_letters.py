@@ -50,6 +50,18 @@ def test_a_broken_record_with_the_items_key_is_not_requeued():
     assert isinstance(candidate(letter(b'{"text": "wor', key="é/1".encode())), requeueing.KeptLetter)
 
 
+@pytest.mark.parametrize("stated", ["é/1", "\\u00e9\\/1"])
+def test_a_broken_record_that_states_the_items_id_is_not_requeued(stated):
+    """Nor does the prefilter write another dead letter for it."""
+    broken = f'{{"text": "words", "content_id" : "{stated}", "created_at": "20'.encode()
+    assert isinstance(candidate(letter(broken)), requeueing.KeptLetter)
+    assert isinstance(candidate(letter(broken, timestamp=MS + 1)), requeueing._Candidate)
+    erasures = ErasureList()
+    erasures.take(StoredRecord(topics.ERASURES, 0, 0, MS, None, encode(ErasureRequest("é/1", ERASED_AT, "ann"))))
+    events = [StoredRecord(topics.EVENTS, 0, n, MS, b"author", value, []) for n, value in enumerate((broken, b'{"x'))]
+    assert erasures.kept(events) == events[1:]
+
+
 @pytest.mark.parametrize(
     ("value", "timestamp"),
     [(VALUES["event"], MS + 1), ({"content_id": "c2", "text": "é/1"}, MS), ([], MS)],

@@ -317,7 +317,7 @@ def test_the_escalation_of_the_largest_event_fits_its_topic_with_ids_of_any_char
     value = json.dumps({"content_id": name, "created_at": "2026-01-01T00:00:00Z", "text": ""}).encode()
     value = value.replace(b'"text": ""', b'"text": "%s"' % (b"a" * (limits.EVENT_BYTES - len(value))))
     assert len(value) == limits.EVENT_BYTES
-    record = StoredRecord(topics.EVENTS, 0, 0, 0, None, value, [("tracestate", b"x" * limits.TRACE_HEADER_BYTES)])
+    record = StoredRecord(topics.EVENTS, 0, 0, 0, None, value, [("tracestate", b"x" * limits.TRACESTATE_BYTES)])
     (output,) = Prefilter(classifier, gated({"everything": True})).decide([record])
     size = len(output.value) + len(output.key) + sum(len(name) + len(data) for name, data in output.headers)
     assert size < limits.EVENT_BYTES + 8 * limits.KiB < limits.ESCALATION_BYTES
