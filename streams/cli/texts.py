@@ -15,9 +15,9 @@ from rich.text import Text
 
 from safeguard_streams.cli.output import console, plain, say
 
-WIDEST = 100  # columns of a text: longer lines are hard to read
+WIDEST = 80  # columns, also in a file or a pipe
 EXCERPT_LINES = 4
-_LABEL_WIDTH = 10
+_LABEL_WIDTH = 12
 _MARKS = 16  # code points of the text for each column, at most: what has more in accents is cut
 _FLAG = range(0x1F1E6, 0x1F200)  # letters that make a flag in pairs
 
@@ -25,11 +25,12 @@ Texts = Annotated[bool, typer.Option("--texts/--no-texts", help="Show the text o
 
 
 class Labelled(NamedTuple):
-    """A line with a label; None is left out. most: lines of it at most, by default those of an excerpt."""
+    """A text with a label; None is left out. most: lines of it at most. keep_lines: whether to keep its line ends."""
 
     label: str
     text: str | None
-    most: int | None = EXCERPT_LINES
+    most: int = EXCERPT_LINES
+    keep_lines: bool = False
 
 
 def item_text(text: str | None, *, asked: bool) -> Labelled:
@@ -44,29 +45,32 @@ def reason_of(decision: str, rules: Sequence[str], reason: str | None) -> str:
     return " ".join([decision, *rules]) + (f": {reason}" if reason else "")
 
 
-def show_item(heading: str, lines: list[Labelled]) -> None:
+def show_item(heading: str, lines: Sequence[Labelled]) -> None:
     """Print an item: a heading, which is whole, and labelled texts under it."""
     say(heading)
-    for label, text, most in lines:
+    for label, text, most, keep_lines in lines:
         if text is not None:
-            for number, line in enumerate(wrapped(text, _width() - _LABEL_WIDTH - 2, most) or [""]):
-                say(f"  {'' if number else label:<{_LABEL_WIDTH}}{line}")
+            shown = wrapped(text, _width() - _LABEL_WIDTH - 2, most, keep_lines=keep_lines)
+            for number, line in enumerate(shown or [""]):
+                say(f"  {'' if number else label:<{_LABEL_WIDTH}}{line}".rstrip())
 
 
 def _width() -> int:
     return min(console().width, WIDEST)
 
 
-def wrapped(text: str, width: int, most: int | None = None) -> list[str]:
-    """A text as plain lines of at most so many columns; most: the number of lines, the last of which then ends in …"""
+def wrapped(text: str, width: int, most: int, *, keep_lines: bool = False) -> list[str]:
+    """A text as plain lines of at most so many columns. most: their number; the last then ends in … where more follows.
+
+    keep_lines: whether to keep its line ends; otherwise, white space is shown as one space.
+    """
     width = max(width, 20)
-    beginning = text if most is None else text[: (most + 1) * width * _MARKS]
-    shown = plain(beginning)
-    lines = [line.plain.rstrip() for line in Text(shown).wrap(console(), width)]
-    cut = len(beginning) < len(text) or (most is not None and len(lines) > most)
-    if most is None or not cut:
+    beginning = text[: (most + 1) * width * _MARKS]
+    parts = beginning.splitlines() if keep_lines else [" ".join(beginning.split())]
+    lines = [line.plain.rstrip() for part in parts for line in Text(plain(part)).wrap(console(), width)]
+    if len(lines) <= most and len(beginning) == len(text):
         return lines
-    return [*lines[: most - 1], shortened(f"{lines[most - 1] if len(lines) >= most else ''} …", width)]
+    return [*lines[: most - 1], shortened(" ".join([*lines[most - 1 : most], "…"]), width)]
 
 
 def shortened(text: str, width: int) -> str:

@@ -243,17 +243,18 @@ def _rationale(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None
 
 
 def _dead_letter(value: bytes, content_id: str, mention: kafka.Mention) -> _Place | None:
-    """A dead letter's record may be anything. It counts if it is about the id or has it as its key or, where it cannot
-    be read, if it holds the id.
+    return _Place(text=True) if is_about(decode(value, DeadLetter), content_id, mention) else None
+
+
+def is_about(letter: DeadLetter, content_id: str, mention: kafka.Mention) -> bool:
+    """Whether a dead letter is about an item. Its record may be anything: it counts if it is about the id or has it as
+    its key or, where it cannot be read, if it holds the id.
     """
-    letter = decode(value, DeadLetter)
     try:
         key, held = (None if part is None else base64.b64decode(part) for part in (letter.key, letter.value))
     except ValueError:
-        return None
-    if key == mention.key or (held is not None and _holds(held, content_id)):
-        return _Place(text=True)
-    return None
+        return False
+    return key == mention.key or (held is not None and _holds(held, content_id))
 
 
 def _holds(value: bytes, content_id: str) -> bool:
