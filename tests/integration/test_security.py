@@ -148,6 +148,8 @@ async def operate(*words):
 
 async def look_up(secure):
     """Look at c0 as three users: each sees what it may read, and which topics it may not."""
+    shown = command(secure, "auditor", "enforce", "show", "c0", "--json")
+    assert [action["action"] for action in json.loads(shown.stdout)] == ["label", "allow"]
     found = {}
     for user in ("auditor", "operator", "prefilter"):
         shown = command(secure, user, "content", "show", "c0", "--json")
@@ -244,8 +246,6 @@ async def test_each_role_does_its_work(secure, tmp_path, monkeypatch):
         audited = command(secure, "auditor", "replay", "diff", made["replay_id"], "--json")
         assert audited.returncode == 0, audited.stderr
         await operate("replay", "promote", made["replay_id"], "--yes")
-        shown = command(secure, "auditor", "enforce", "show", "c0", "--json")
-        assert [action["action"] for action in json.loads(shown.stdout)] == ["label", "allow"]
         await look_up(secure)
         await erase(secure)
     moved = command(secure, "operator", "enforce", "repartition")

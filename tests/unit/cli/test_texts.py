@@ -50,7 +50,7 @@ def test_what_fits_is_whole_and_what_does_not_says_so():
     assert wrapped("one two three four five six", 20, 2) == ["one two three four", "five six"]
     assert wrapped("a\n\nb", 20, 4) == ["a b"]
     assert wrapped("a\n\nb", 20, 4, keep_lines=True) == ["a", "", "b"]
-    assert wrapped("", 20, 4) == []
+    assert wrapped("", 20, 4) == [""]
 
 
 def test_accents_without_end_and_long_texts_cost_little():
