@@ -63,7 +63,7 @@ def show(
     current = settings.load(bootstrap=bootstrap)
 
     async def work() -> ContentReport:
-        await kafka.wait_for_broker(current, timeout=10)
+        await kafka.wait_for_broker(current, timeout=3)
         return await lookup.report(current, content, first, every_partition=every_partition)
 
     with shown_reading():
@@ -95,7 +95,7 @@ def _show(report: ContentReport, since: datetime | None) -> None:
     for origin in sorted({one.origin for one in judged} - known, key=str):
         say()
         lines = [Labelled("no text", _why_no_text(report, since)), *_cleared(report, origin)]
-        show_item(f"text {origin or 'of an unknown place'}", lines)
+        show_item(f"text at {origin or 'an unknown place'}", lines)
         _show_judgements(report, origin)
     _show_rest(report)
 
@@ -114,13 +114,13 @@ def _why_no_text(report: ContentReport, since: datetime | None) -> str:
 
 def _show_text(text: TextVersion, number: int, report: ContentReport) -> None:
     count = len(report.texts)
-    place = f", text {number} of {count}" if count > 1 else ""
+    which = f" {number} of {count}" if count > 1 else ""
     published = _time(text.published_at) if text.published_at else "at an unknown time"
     by = f"by {text.author_id}" if text.author_id else None
     about = ", ".join(part for part in (text.surface, text.language, by) if part)
     say()
     show_item(
-        f"text {text.origin}{place}, published {published}",
+        f"text{which} at {text.origin}, published {published}",
         [
             Labelled("text", text.text, _TEXT_LINES, keep_lines=True),
             Labelled("no text", "erased" if text.text is None else None),

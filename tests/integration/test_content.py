@@ -164,7 +164,7 @@ async def test_it_is_shown_at_80_columns_and_no_text_passes_for_a_line_of_the_co
     assert max(map(cell_len, lines)) <= 80
     assert "👩\u200d💻🇩🇪" * 5 in done.stdout
     for part in (
-        f"text {first}, text 1 of 2, published ",
+        f"text 1 of 2 at {first}, published ",
         "text        first \\x1b[2Jline",
         "cleared     2026-01-01T00:00:00+00:00, by the gates of all policies; nearest:",
         "violates HH2 under hate v1",
@@ -205,7 +205,7 @@ async def test_what_is_past_retention_is_named(show, write):
     await write(topics.VERDICTS, verdict("v1", "lost text", "0@0"))
     done = await show(NAME)
     assert done.exit_code == 0, done.output
-    assert "text 0@0\n  no text     past retention\n" in done.stdout
+    assert "text at 0@0\n  no text     past retention\n" in done.stdout
     assert "reason of v1" in done.stdout
 
 
@@ -227,7 +227,7 @@ async def test_an_erased_item_is_shown_without_words_about_it(show, write, broke
     done = await show(NAME)
     assert done.exit_code == 0, done.output
     assert "erased at " in done.stdout
-    assert f"text {first}, text 1 of 2" in done.stdout
+    assert f"text 1 of 2 at {first}" in done.stdout
     assert done.stdout.count("no text     erased") == 2
     for word in ("line", "better", "reason of", "because", "satire"):
         assert word not in done.stdout, word
