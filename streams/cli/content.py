@@ -91,8 +91,9 @@ def _show(report: ContentReport, since: datetime | None) -> None:
     for number, text in enumerate(report.texts, 1):
         _show_text(text, number, report)
         _show_judgements(report, text.origin)
-    judged = [*(one.verdict for one in report.verdicts), *report.cleared, *report.waiting]
-    for origin in sorted({one.origin for one in judged} - known, key=str):
+    judged = {one.verdict.origin for one in report.verdicts} | {one.origin for one in report.cleared}
+    judged |= {one.origin for one in report.waiting}
+    for origin in sorted(judged - known, key=str):
         say()
         lines = [Labelled("no text", _why_no_text(report, since)), *_cleared(report, origin)]
         show_item(f"text at {origin or 'an unknown place'}", lines)

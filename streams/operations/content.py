@@ -8,6 +8,7 @@ are shown without its text and without words that may quote it.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -127,18 +128,16 @@ async def report(
     """
     erasures = ErasureList()
     await erasures.read(settings)
-    forbidden: list[str] = []
-    found = _Found(settings, content_id)
-    partition = None if every_partition else kafka.likely_partition(content_id, await _partitions(settings))
-    await _search(settings, partition, since, found, forbidden)
-    if partition is not None and found.empty:
-        partition, forbidden = None, []
-        await _search(settings, None, since, found, forbidden)
-    erased_at = erasures.erased_at(content_id)
+    search = _Search(settings, content_id, since)
+    partition = None if every_partition else await search.likely_partition()
+    if search.found.empty:
+        partition = None
+        await search.every_partition()
+    found, erased_at = search.found, erasures.erased_at(content_id)
     if found.empty and erased_at is None:
-        raise ConfigurationError(_unknown(content_id, since, forbidden))
+        raise ConfigurationError(_unknown(content_id, since, search.forbidden))
     return msgspec.structs.replace(
-        found.report(erasures.erased), read_partition=partition, erased_at=erased_at, forbidden=forbidden
+        found.report(erasures.erased), read_partition=partition, erased_at=erased_at, forbidden=search.forbidden
     )
 
 
@@ -156,42 +155,71 @@ def _days(name: str) -> int:
     return next(topic.retention for topic in topics.CATALOGUE if topic.name == name) // topics.DAY
 
 
-async def _partitions(settings: Settings) -> int:
-    """The number of partitions of the topics about content, from the first that this user may read."""
-    for name in (topics.EVENTS, topics.VERDICTS, topics.CLEARED):
-        with contextlib.suppress(ForbiddenError):
-            return len(await kafka.partitions_of(settings, name))
-    return len(await kafka.partitions_of(settings, topics.ACTIONS))
+class _Search:
+    """Reads the topics about one item into `found`, and names those that this user may not read.
 
+    Topics are read together or, if this user may not read all of them, one by one. Taking a record twice is harmless.
+    """
 
-async def _search(
-    settings: Settings, partition: int | None, since: datetime | None, found: _Found, forbidden: list[str]
-) -> None:
-    """Read one partition of each topic, or all, into `found`."""
-    names = [name for name in _KINDS if name != topics.STANDING]
-    await _read(settings, names, partition, since, found, forbidden)
-    await _read(settings, [topics.STANDING], partition, None, found, forbidden)
+    def __init__(self, settings: Settings, content_id: str, since: datetime | None) -> None:
+        self.found = _Found(settings, content_id)
+        self.forbidden: list[str] = []
+        self._settings = settings
+        self._content_id = content_id
+        self._since = since
 
+    async def likely_partition(self) -> int:
+        """Read the partition of each topic that the id hashes to on content.events, and return its number.
 
-async def _read(
-    settings: Settings,
-    names: Sequence[str],
-    partition: int | None,
-    since: datetime | None,
-    found: _Found,
-    forbidden: list[str],
-) -> None:
-    """Read topics together or, if this user may not read all of them, one by one. Taking a record twice is harmless."""
-    try:
-        async with contextlib.aclosing(kafka.read_all(settings, names, partition, since=since)) as records:
-            async for record in records:
-                found.take(record)
-    except ForbiddenError:
-        if len(names) == 1:
-            forbidden.append(names[0])
-            return
+        A topic with fewer partitions has the records of several in one, as stages place their outputs.
+        """
+        counts = await self._partition_counts(list(_KINDS))
+        number = kafka.likely_partition(self._content_id, counts.get(topics.EVENTS) or max([1, *counts.values()]))
+        names_by_partition: dict[int, list[str]] = defaultdict(list)
+        for name, count in counts.items():
+            names_by_partition[number % count].append(name)
+        for partition, names in names_by_partition.items():
+            await self._read(names, partition)
+        return number
+
+    async def every_partition(self) -> None:
+        """Read all partitions of each topic."""
+        self.forbidden.clear()
+        await self._read(list(_KINDS), None)
+
+    async def _partition_counts(self, names: Sequence[str]) -> dict[str, int]:
+        """The number of partitions of each topic that this user may read."""
+        try:
+            async with kafka.reader(self._settings, names) as client:
+                return Counter(tp.topic.removeprefix(self._settings.prefix) for tp in client.assignment())
+        except ForbiddenError:
+            if len(names) == 1:
+                self.forbidden += names
+                return {}
+        counts: dict[str, int] = {}
         for name in names:
-            await _read(settings, [name], partition, since, found, forbidden)
+            counts |= await self._partition_counts([name])
+        return counts
+
+    async def _read(self, names: Sequence[str], partition: int | None) -> None:
+        """Read topics into `found`. What stands may be older than all else, and is read without bound."""
+        unbounded = [name for name in names if name == topics.STANDING or self._since is None]
+        bounded = [name for name in names if name not in unbounded]
+        for group, since in ((unbounded, None), (bounded, self._since)):
+            if group:
+                await self._read_since(group, partition, since)
+
+    async def _read_since(self, names: Sequence[str], partition: int | None, since: datetime | None) -> None:
+        try:
+            async with contextlib.aclosing(kafka.read_all(self._settings, names, partition, since=since)) as records:
+                async for record in records:
+                    self.found.take(record)
+        except ForbiddenError:
+            if len(names) == 1:
+                self.forbidden += names
+                return
+            for name in names:
+                await self._read_since([name], partition, since)
 
 
 class _Placed(NamedTuple, Generic[T]):

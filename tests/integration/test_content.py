@@ -4,7 +4,9 @@ import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from rich.cells import cell_len
 from typer.testing import CliRunner
 
@@ -30,7 +32,9 @@ from safeguard_streams.contract.records import (
 )
 from safeguard_streams.errors import RecordError
 from safeguard_streams.operations import content
+from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.memory_broker import StoredRecord
+from safeguard_streams.runtime.security import client_options
 
 pytestmark = pytest.mark.slow
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -199,6 +203,25 @@ async def test_both_partitions_are_read_on_request(show, write):
     await write(topics.EVENTS, ContentEvent(NAME, "elsewhere", WHEN))
     assert len(json.loads((await show(NAME, "--json")).stdout)["texts"]) == 2
     assert len(json.loads((await show(NAME, "--json", "--all-partitions")).stdout)["texts"]) == 3
+
+
+async def test_topics_with_fewer_partitions_are_read_where_stages_wrote_to_them(broker):
+    fewer = settings.load(bootstrap=broker.bootstrap, prefix=broker.prefix, partitions=4)
+    admin = AIOKafkaAdminClient(**client_options(broker))
+    async with kafka_bus.started(broker, admin, admin.close):
+        await admin.create_topics([NewTopic(broker.prefix + name, 1, 1) for name in (topics.VERDICTS, topics.STANDING)])
+    await kafka_bus.create_topics(fewer)
+    async with kafka_bus.producer(broker) as producer:
+        for number in range(4):
+            write = Writer(producer, broker, number)
+            name = next(f"x{n}" for n in range(99) if kafka_bus.likely_partition(f"x{n}", 4) == number)
+            await write(topics.EVENTS, ContentEvent(name, "text", WHEN))
+            write.partition = 0
+            await write(topics.VERDICTS, msgspec.structs.replace(verdict("v", "text", f"{number}@0"), content_id=name))
+            async with asyncio.timeout(60):
+                report = await content.report(broker, name)
+            assert report.read_partition == number
+            assert (len(report.texts), len(report.verdicts)) == (1, 1)
 
 
 async def test_what_is_past_retention_is_named(show, write):
