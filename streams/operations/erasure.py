@@ -55,7 +55,7 @@ ELSEWHERE = (
     "other items whose context holds the item's text: erase them by their own ids",
     "dead letters of records that no codec could read, which hold their bytes; reasons typed for policies and replays",
     "memory: caches of reasoners forget the item now, prefix caches of inference servers when they are full",
-    "files that commands wrote: pages and Parquet files of replays, training data, the output of dead-letters list",
+    "files that commands wrote: pages and Parquet files of replays, training data, output of commands that show texts",
     "folders safeguard-diff-* for temporary files, which only a replay diff that was killed leaves behind",
     "backups and mirrors of the cluster, and inference servers or proxies that log prompts",
     "moderation.erasures: the id of the item, for as long as the erasure is to hold",
