@@ -94,7 +94,6 @@ def _show(report: ContentReport, since: datetime | None) -> None:
     judged = {one.verdict.origin for one in report.verdicts} | {one.origin for one in report.cleared}
     judged |= {one.origin for one in report.waiting}
     for origin in sorted(judged - known, key=str):
-        say()
         lines = [Labelled("no text", _why_no_text(report, since)), *_cleared(report, origin)]
         show_item(f"text at {origin or 'an unknown place'}", lines)
         _show_judgements(report, origin)
@@ -119,7 +118,6 @@ def _show_text(text: TextVersion, number: int, report: ContentReport) -> None:
     published = _time(text.published_at) if text.published_at else "at an unknown time"
     by = f"by {text.author_id}" if text.author_id else None
     about = ", ".join(part for part in (text.surface, text.language, by) if part)
-    say()
     show_item(
         f"text{which} at {text.origin}, published {published}",
         [
@@ -158,7 +156,6 @@ def _show_verdict(one: ItemVerdict) -> None:
     score = "" if verdict.score is None else f", score {verdict.score:.4g}"
     confidence = f", {verdict.confidence} confidence" if verdict.confidence else ""
     by = f"{verdict.model}, {verdict.lane} lane{score}{confidence}"
-    say()
     show_item(
         f"{' '.join([verdict.decision, *verdict.rule_ids])} under {verdict.policy_id} {verdict.policy_version}",
         [
@@ -182,7 +179,6 @@ def _state(one: ItemVerdict) -> str:
 
 
 def _show_waiting(one: WaitingEscalation) -> None:
-    say()
     show_item(
         f"not judged yet under {one.policy_id} {one.policy_version}",
         [
@@ -210,13 +206,10 @@ def _gate(result: PrefilterResult | None) -> str | None:
 
 def _show_rest(report: ContentReport) -> None:
     for action in report.actions:
-        say()
         _show_action(action)
     if report.standing:
-        say()
         show_item("what stands", _stands(report.standing))
     for letter in report.dead_letters:
-        say()
         show_item(
             f"dead letter of {letter.stage}, {_time(letter.failed_at)}",
             [

@@ -46,7 +46,8 @@ def reason_of(decision: str, rules: Sequence[str], reason: str | None) -> str:
 
 
 def show_item(heading: str, lines: Sequence[Labelled]) -> None:
-    """Print an item: a heading, which is whole, and labelled texts under it."""
+    """Print an item after an empty line: a heading, which is whole, and labelled texts under it."""
+    say()
     say(heading)
     for label, text, most, keep_lines in lines:
         if text is not None:

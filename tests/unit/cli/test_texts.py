@@ -66,8 +66,8 @@ def test_a_text_stays_under_its_label(text):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stdout", out)
         show_item("heading", [Labelled("text", text, 9, keep_lines=True), Labelled("left out", None)])
-    heading, *lines = out.getvalue().splitlines()
-    assert heading == "heading"
+    empty, heading, *lines = out.getvalue().splitlines()
+    assert (empty, heading) == ("", "heading")
     assert lines[0].startswith("  text")
     assert all(line == "" or line.startswith(" " * 14) for line in lines[1:])
     assert all(cell_len(line) <= texts.WIDEST for line in lines)
