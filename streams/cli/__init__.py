@@ -5,8 +5,10 @@ prints the result as tables or, with --json, as JSON. A SafeguardError ends the 
 message goes to standard error.
 
 - `options`: options, rows and errors that commands share; `output`: text and tables for people.
+- `texts`: texts of content items, wrapped or shortened to the width of the terminal.
 - `benchmark` runs and prints a benchmark.
 - `demo`, `publish`, `verdicts`: try the pipeline, send content, follow verdicts.
+- `content`: looks up a content item.
 - `topics`, `prefilter`, `policy`, `replay`, `enforce`, `bench`, `dead_letters`, `erase`, `capacity`: operate it.
 
 ## Design decisions
@@ -28,6 +30,7 @@ import typer
 from safeguard_streams.cli import (
     bench,
     capacity,
+    content,
     dead_letters,
     demo,
     enforce,
@@ -60,6 +63,7 @@ app.add_typer(policy.app, name="policy")
 app.add_typer(replay.app, name="replay")
 app.add_typer(enforce.app, name="enforce")
 app.add_typer(bench.app, name="bench")
+app.add_typer(content.app, name="content")
 app.add_typer(dead_letters.app, name="dead-letters")
 for entry in sorted(entry_points(group="safeguard.commands"), key=lambda e: e.name):
     app.add_typer(entry.load(), name=entry.name)

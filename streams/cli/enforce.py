@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +15,9 @@ import typer
 from safeguard_streams.cli.options import Bootstrap, By, Json, Library, Why, changed_by, needs_extra, show_rows
 from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
+from safeguard_streams.cli.texts import Labelled, Texts, item_text, reason_of, show_item
 from safeguard_streams.contract.records import Enforced
-from safeguard_streams.enforcement import moderators
+from safeguard_streams.enforcement import held_texts, moderators
 from safeguard_streams.enforcement import repartition as partitioning
 from safeguard_streams.enforcement import rules as rules_of
 from safeguard_streams.enforcement.moderators import HeldAction
@@ -32,6 +34,7 @@ RulesFile = Annotated[
     Path,
     typer.Argument(metavar="[RULES]", show_default="the rules in the package", help="Enforcement rules, a TOML file."),
 ]
+_HELD_SHOWN = 10  # actions of each policy and kind that are shown
 Port = Annotated[int | None, typer.Option(help="Port of the health endpoint.")]
 
 
@@ -95,8 +98,8 @@ def check(
 
 
 @app.command("held")
-def held(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
-    """List held actions, by policy and action.
+def held(texts: Texts = True, bootstrap: Bootstrap = None, as_json: Json = False) -> None:
+    """List held actions by policy and action, with the oldest of each and the texts that they are about.
 
     The agent holds actions above a policy's cap until a moderator releases them.
     """
@@ -104,8 +107,10 @@ def held(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
     groups: dict[tuple[str, str], list[HeldAction]] = {}
     with shown_reading():
         found = asyncio.run(moderators.held(current))
-    for one in found:
-        groups.setdefault((one.action.policy_id or "", one.action.action), []).append(one)
+        for one in found:
+            groups.setdefault((one.action.policy_id or "", one.action.action), []).append(one)
+        shown = [one for waiting in groups.values() for one in waiting[:_HELD_SHOWN]]
+        text_of = asyncio.run(held_texts.texts_of(current, shown)) if texts and shown else {}
     rows: list[dict[str, Any]] = [
         {
             "policy": policy,
@@ -115,7 +120,24 @@ def held(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
         }
         for (policy, action), waiting in sorted(groups.items())
     ]
+    if as_json:
+        for row, (_, waiting) in zip(rows, sorted(groups.items()), strict=True):
+            row["examples"] = [_held_example(one, text_of) for one in waiting[:_HELD_SHOWN]]
     show_rows(rows, "no actions are held", as_json=as_json)
+    if not as_json:
+        for one in shown:
+            _show_held(one, text_of, texts=texts)
+
+
+def _held_example(one: HeldAction, text_of: Mapping[str, str]) -> dict[str, Any]:
+    return {**msgspec.to_builtins(one.action), "text": text_of.get(one.action.action_id)}
+
+
+def _show_held(one: HeldAction, text_of: Mapping[str, str], *, texts: bool) -> None:
+    action = one.action
+    verdict = reason_of(action.decision or "", action.rule_ids, action.reason)
+    lines = [Labelled("held", f"{action.action}, by the rule {action.rule!r}"), Labelled("verdict", verdict)]
+    show_item(action.content_id, [item_text(text_of.get(action.action_id), asked=texts), *lines])
 
 
 @app.command("release")

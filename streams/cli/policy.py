@@ -14,6 +14,7 @@ from safeguard_streams.cli import policy_tables as tables
 from safeguard_streams.cli.options import Bootstrap, By, Json, Library, Why, changed_by, fit_for_release, show_rows
 from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
+from safeguard_streams.cli.texts import Texts
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies import check as checking
 from safeguard_streams.policies.files import LIBRARY, load_library
@@ -152,14 +153,18 @@ def compare(
         str | None,
         typer.Option(help="Read verdicts written from this time on: 2026-01-31T12:00:00Z, or 7d for seven days ago."),
     ] = None,
+    texts: Texts = True,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
-    """Compare a policy's shadow with the version in force, by their verdicts on the same content."""
+    """Compare a policy's shadow with the version in force, by their verdicts on the same content.
+
+    Examples of items that the versions judge differently come with their texts, for users who may read content.events.
+    """
     start = moment(since, "--since") if since else None
     with shown_reading():
         comparison = asyncio.run(
-            shadow_comparison.from_kafka(settings.load(bootstrap=bootstrap), policy_id, version, start)
+            shadow_comparison.from_kafka(settings.load(bootstrap=bootstrap), policy_id, version, start, texts=texts)
         )
     if not comparison.shadow_version:
         command = f"safeguard policy release {policy_id} --shadow 0.05"
@@ -167,4 +172,4 @@ def compare(
     if as_json:
         print(msgspec.json.encode(comparison).decode())
     else:
-        tables.print_comparison(comparison)
+        tables.print_comparison(comparison, texts=texts)

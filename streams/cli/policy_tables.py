@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from safeguard_streams.cli.output import Table, console, say
+from safeguard_streams.cli.texts import Labelled, item_text, reason_of, show_item
 from safeguard_streams.contract.records import PolicyChange, PolicyRelease
 from safeguard_streams.policies.check import Checked
 from safeguard_streams.policies.document import Policy
@@ -66,13 +67,20 @@ def print_checks(results: Sequence[Checked]) -> None:
             say(f"{result.path}: {policy}, {result.tokens} tokens, {result.golden} golden texts")
 
 
-def print_comparison(comparison: Comparison) -> None:
+def print_comparison(comparison: Comparison, *, texts: bool = True) -> None:
     """Print the shares, the counts by rule, and examples of items that the versions judge differently."""
     live_versions = ", ".join(comparison.live_versions) or "in force"
     say(f"{comparison.policy_id}: version {live_versions} beside shadow {comparison.shadow_version}")
     print("shares with their 95% intervals, of the content drawn for the shadow")
-    for table in (_shares(comparison), _rules(comparison), _examples(comparison)):
+    for table in (_shares(comparison), _rules(comparison)):
         console().print(table)
+    for flip in comparison.examples:
+        live, shadow = (flip.live, flip.live_rules), (flip.shadow, flip.shadow_rules)
+        lines = [
+            Labelled("in force", reason_of(*live, flip.live_reason)),
+            Labelled("shadow", reason_of(*shadow, flip.shadow_reason)),
+        ]
+        show_item(flip.content_id, [item_text(flip.text, asked=texts), *lines])
     say(f"{comparison.waiting:,} items wait for the version in force; the shadow used {comparison.tokens:,} tokens")
 
 
@@ -96,13 +104,4 @@ def _rules(comparison: Comparison) -> Table:
     table = Table("rule", "violating in force", "in the shadow", box=None)
     for rule, (live, shadow) in comparison.rules.items():
         table.add_row(rule, f"{live:,}", f"{shadow:,}")
-    return table
-
-
-def _examples(comparison: Comparison) -> Table:
-    table = Table("content", "in force", "in the shadow", "reason in force", "reason in the shadow", box=None)
-    for flip in comparison.examples:
-        live = f"{flip.live} {' '.join(flip.live_rules)}"
-        shadow = f"{flip.shadow} {' '.join(flip.shadow_rules)}"
-        table.add_row(flip.content_id, live, shadow, flip.live_reason or "", flip.shadow_reason or "")
     return table

@@ -26,6 +26,7 @@ from safeguard_streams.cli.options import (
 )
 from safeguard_streams.cli.output import console, say
 from safeguard_streams.cli.reading import shown_reading
+from safeguard_streams.cli.texts import Texts
 from safeguard_streams.contract.records import Decision, Replay, ReplayState
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import LIBRARY
@@ -184,11 +185,13 @@ def diff(
     html: Annotated[
         Path | None, typer.Option(help="Also write a page with charts to this file, for decision makers.")
     ] = None,
+    texts: Texts = True,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
     """Show what a replay changes: flips each way and the noise floor, by rule and language, with examples and cost.
-    Users who may read moderation.rationales (auditors) also see the examples' rationales.
+    Users who may read content.events also see the examples' texts; auditors, who may read moderation.rationales, also
+    see their rationales.
     """
     try:
         from safeguard_streams.cli import replay_tables
@@ -199,7 +202,7 @@ def diff(
 
     async def work() -> tuple[Replay, diff.Diff]:
         replay = await jobs.find(current, replay_id)
-        return replay, await diff.compute(current, replay, jobs.policy_of(replay, policy), parquet)
+        return replay, await diff.compute(current, replay, jobs.policy_of(replay, policy), parquet, texts=texts)
 
     with shown_reading() as reading:
         replay, result = asyncio.run(work())
@@ -208,7 +211,7 @@ def diff(
     if as_json:
         print(orjson.dumps({**msgspec.to_builtins(result), "left_out": reading.left_out.total()}).decode())
         return
-    replay_tables.show_diff(result)
+    replay_tables.show_diff(result, texts=texts)
 
 
 @app.command("promote")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from safeguard_streams.cli.output import Table, console, say
+from safeguard_streams.cli.texts import Labelled, item_text, reason_of, show_item
 from safeguard_streams.replay.diff import Diff, FlipCounts, ReplayFlip
 from safeguard_streams.replay.page import DECISIONS
 
 
-def show_diff(diff: Diff) -> None:
+def show_diff(diff: Diff, *, texts: bool = True) -> None:
     """Flips and noise, decisions, rules, languages, examples and cost."""
     before = f"version {diff.before_version}" if diff.before_version else "not in force before"
     say(f"replay {diff.replay_id}: {diff.policy_id}, {before}, judged again by {diff.version}")
@@ -23,7 +24,8 @@ def show_diff(diff: Diff) -> None:
     console().print(_decisions(diff.decisions))
     console().print(_groups("rule", diff.rules))
     console().print(_groups("language", diff.languages))
-    console().print(_examples(diff.examples))
+    for flip in diff.examples:
+        show_item(flip.content_id, [item_text(flip.text, asked=texts), *_changed(flip)])
     say(
         f"cost: {diff.tokens.prompt:,} prompt tokens ({diff.tokens.cached:,} cached), "
         f"{diff.tokens.completion:,} completion tokens, {diff.seconds:,.1f} s of judgements"
@@ -57,14 +59,10 @@ def _groups(title: str, groups: Mapping[str, FlipCounts]) -> Table:
     return table
 
 
-def _examples(examples: Sequence[ReplayFlip]) -> Table:
-    table = Table("content item", "before", "after", "rationale before", "rationale after", box=None)
-    for flip in examples:
-        table.add_row(
-            flip.content_id,
-            " ".join([flip.before, *flip.rules_before]),
-            " ".join([flip.after, *flip.rules_after]),
-            flip.rationale_before,
-            flip.rationale_after,
-        )
-    return table
+def _changed(flip: ReplayFlip) -> list[Labelled]:
+    return [
+        Labelled("before", reason_of(flip.before, flip.rules_before, flip.reason_before)),
+        Labelled("", flip.rationale_before or None),
+        Labelled("after", reason_of(flip.after, flip.rules_after, flip.reason_after)),
+        Labelled("", flip.rationale_after or None),
+    ]

@@ -1,4 +1,4 @@
-"""Operators' tools outside the pipeline: access rights, capacity planning, dashboards and erasure.
+"""Operators' tools outside the pipeline: access rights, capacity planning, dashboards, look-ups and erasure.
 
 Nothing here runs in the pipeline's processes; the command line uses it, and dashboards are generated files. The modules
 in the order in which a deployment needs them:
@@ -6,6 +6,7 @@ in the order in which a deployment needs them:
 - `capacity`: the partitions, prefilters and GPUs that a load needs.
 - `acls`: the rights of each role, and the access lists that grant them.
 - `dashboards`: Grafana's dashboards and the list of metrics.
+- `content`: everything that the topics hold about one content item.
 - `requeueing`: dead letters put back into the topics that they came from.
 - `erasure`: the erasure of a content item, and what remains of it until retention ends.
 

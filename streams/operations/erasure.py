@@ -55,7 +55,7 @@ ELSEWHERE = (
     "other items whose context holds the item's text: erase them by their own ids",
     "dead letters of records that no codec could read, which hold their bytes; reasons typed for policies and replays",
     "memory: caches of reasoners forget the item now, prefix caches of inference servers when they are full",
-    "files that commands wrote: pages and Parquet files of replays, training data, the output of dead-letters list",
+    "files that commands wrote: pages and Parquet files of replays, training data, output of commands that show texts",
     "folders safeguard-diff-* for temporary files, which only a replay diff that was killed leaves behind",
     "backups and mirrors of the cluster, and inference servers or proxies that log prompts",
     "moderation.erasures: the id of the item, for as long as the erasure is to hold",
@@ -243,17 +243,18 @@ def _rationale(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None
 
 
 def _dead_letter(value: bytes, content_id: str, mention: kafka.Mention) -> _Place | None:
-    """A dead letter's record may be anything. It counts if it is about the id or has it as its key or, where it cannot
-    be read, if it holds the id.
+    return _Place(text=True) if is_about(decode(value, DeadLetter), content_id, mention) else None
+
+
+def is_about(letter: DeadLetter, content_id: str, mention: kafka.Mention) -> bool:
+    """Whether a dead letter is about an item. Its record may be anything: it counts if it is about the id or has it as
+    its key or, where it cannot be read, if it holds the id.
     """
-    letter = decode(value, DeadLetter)
     try:
         key, held = (None if part is None else base64.b64decode(part) for part in (letter.key, letter.value))
     except ValueError:
-        return None
-    if key == mention.key or (held is not None and _holds(held, content_id)):
-        return _Place(text=True)
-    return None
+        return False
+    return key == mention.key or (held is not None and _holds(held, content_id))
 
 
 def _holds(value: bytes, content_id: str) -> bool:

@@ -15,21 +15,35 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Decision, Verdict
 from safeguard_streams.quality.proportions import Proportion, weighted_proportion
 from safeguard_streams.quality.verdict_labels import decided
+from safeguard_streams.releases.erasures import ErasureList, without_words
+from safeguard_streams.releases.texts import TextPlace, texts_at
 from safeguard_streams.runtime.settings import Settings
 
 MAX_EXAMPLES = 20
 
 
 class ShadowFlip(msgspec.Struct, frozen=True):
-    """One content item that the two versions judge differently. The reasons are the verdicts' short ones."""
+    """One content item that the two versions judge differently. The reasons are the verdicts' short ones.
+
+    origin: where the event stands on content.events, as 3@1042. text: None where it was not asked for, or is not there
+    to be read.
+    """
 
     content_id: str
+    content_sha256: str
     live: Decision
     shadow: Decision
     live_rules: tuple[str, ...]
     shadow_rules: tuple[str, ...]
     live_reason: str | None
     shadow_reason: str | None
+    origin: str | None = None
+    text: str | None = None
+
+    @property
+    def place(self) -> TextPlace:
+        """The text that both versions judged."""
+        return TextPlace(self.content_id, self.content_sha256, self.origin)
 
 
 class BothShares(NamedTuple):
@@ -200,12 +214,14 @@ def _examples(both: Sequence[ShadowPair]) -> list[ShadowFlip]:
     flips = [
         ShadowFlip(
             content_id=pair.live.content_id,
+            content_sha256=pair.live.content_sha256,
             live=pair.live.decision,
             shadow=pair.shadow.decision,
             live_rules=pair.live.rule_ids,
             shadow_rules=pair.shadow.rule_ids,
             live_reason=pair.live.reason,
             shadow_reason=pair.shadow.reason,
+            origin=pair.shadow.origin,
         )
         for pair in both
         if pair.live and pair.live.decision != pair.shadow.decision
@@ -214,15 +230,30 @@ def _examples(both: Sequence[ShadowPair]) -> list[ShadowFlip]:
 
 
 async def from_kafka(
-    settings: Settings, policy_id: str, version: str | None = None, since: datetime | None = None
+    settings: Settings,
+    policy_id: str,
+    version: str | None = None,
+    since: datetime | None = None,
+    *,
+    texts: bool = True,
 ) -> Comparison:
     """Compare the verdicts that are on moderation.verdicts and moderation.replays now.
 
-    since: when the oldest verdict to read was written; by default all.
+    since: when the oldest verdict to read was written; by default all. texts: whether to read the texts of the
+    examples.
     """
+    erasures = ErasureList()
+    await erasures.read(settings)
     read = kafka.read_decoded(settings, [topics.REPLAYS], Verdict, since=since)
-    shadows = [v async for _, v in read if v.policy_id == policy_id and v.lane == "shadow"]
+    shadows = [
+        without_words(v, erasures.erased) async for _, v in read if v.policy_id == policy_id and v.lane == "shadow"
+    ]
     judged = {v.content_id for v in shadows}
     read = kafka.read_decoded(settings, [topics.VERDICTS], Verdict, since=since)
-    live = [v async for _, v in read if v.policy_id == policy_id and v.content_id in judged]
-    return compare(policy_id, live, shadows, version)
+    live = [
+        without_words(v, erasures.erased) async for _, v in read if v.policy_id == policy_id and v.content_id in judged
+    ]
+    comparison = compare(policy_id, live, shadows, version)
+    found = await texts_at(settings, [flip.place for flip in comparison.examples if texts], erasures.erased)
+    examples = [msgspec.structs.replace(flip, text=found.get(flip.place)) for flip in comparison.examples]
+    return msgspec.structs.replace(comparison, examples=examples)

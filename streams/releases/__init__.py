@@ -6,6 +6,7 @@ read is logged and changes nothing.
 
 - `feed`: the policies in force, as a process follows them.
 - `erasures`: the content items that operators erased, followed in the same way.
+- `texts`: the texts that verdicts are about, without those of erased items.
 - `operator`: operators' changes to policies, and their history.
 
 ## Design decisions

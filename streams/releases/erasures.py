@@ -136,6 +136,11 @@ class ErasureList:
         erased_at = self._times.get(content_id)
         return erased_at is not None and (timestamp <= erased_at or not kafka.plausible(timestamp))
 
+    def erased_at(self, content_id: str) -> datetime | None:
+        """When an item was erased last; None if it was not."""
+        erased_at = self._times.get(content_id)
+        return None if erased_at is None else datetime.fromtimestamp(erased_at / 1000, UTC)
+
     def kept(self, events: Iterable[Record]) -> list[Record]:
         """The records of content.events that are not about an erased item. An unreadable one may state its id."""
         records = list(events)

@@ -25,6 +25,7 @@ from safeguard_streams.contract.records import Escalation, Rationale, Replay, Re
 from safeguard_streams.errors import ForbiddenError
 from safeguard_streams.quality.proportions import Proportion, proportion
 from safeguard_streams.releases.erasures import ErasureList, without_words
+from safeguard_streams.releases.texts import TextPlace, texts_at
 from safeguard_streams.replay import jobs
 from safeguard_streams.runtime.settings import Settings
 
@@ -38,7 +39,8 @@ Row = TypeVar("Row")
 class ReplayFlip(msgspec.Struct, frozen=True):
     """One content item whose decision changes.
 
-    The rationales are the model's analyses, and empty for users who may not read moderation.rationales.
+    The rationales are the model's analyses, and empty for users who may not read moderation.rationales. text: None if
+    it was not asked for, or is not there to be read.
     """
 
     content_id: str
@@ -51,6 +53,7 @@ class ReplayFlip(msgspec.Struct, frozen=True):
     reason_after: str | None
     rationale_before: str
     rationale_after: str
+    text: str | None = None
 
 
 class FlipCounts(msgspec.Struct, frozen=True):
@@ -96,8 +99,11 @@ class Diff(msgspec.Struct, frozen=True):
     examples: list[ReplayFlip]
 
 
-async def compute(settings: Settings, replay: Replay, policy: Replayed, parquet: Path | None = None) -> Diff:
+async def compute(
+    settings: Settings, replay: Replay, policy: Replayed, parquet: Path | None = None, *, texts: bool = True
+) -> Diff:
     """Read the topics, join and count. parquet: a file to write the joined items to, one row each, without texts.
+    texts: whether to read the texts of the examples.
 
     The rows are in a database in the folder for temporary files until the diff is computed. Memory is bounded.
     """
@@ -121,7 +127,9 @@ async def compute(settings: Settings, replay: Replay, policy: Replayed, parquet:
         examples = _query(db, "examples", _FlipRow, max_examples=MAX_EXAMPLES)
         verdicts = {name for one in examples for name in (one.verdict_before, one.verdict_after) if name}
         rationales = await _rationales(settings, verdicts, first_event)
-        return count(db, replay, policy, [_flip(one, rationales) for one in examples])
+        wanted = [_place(one) for one in examples if texts]
+        found = await texts_at(settings, wanted, erasures.erased)
+        return count(db, replay, policy, [_flip(one, rationales, found.get(_place(one))) for one in examples])
 
 
 def _belongs(record: Escalation | Verdict, policy: Replayed, replay: Replay) -> bool:
@@ -213,6 +221,7 @@ class _VerdictRow(msgspec.Struct):
     cached_tokens: int
     completion_tokens: int
     seconds: float
+    origin: str | None
 
 
 def _escalation_row(escalation: Escalation) -> _EscalationRow:
@@ -243,6 +252,7 @@ def _verdict_row(verdict: Verdict) -> _VerdictRow:
         cached_tokens=tokens.cached,
         completion_tokens=tokens.completion,
         seconds=verdict.latency.get("reasoner", 0.0) / 1000,
+        origin=verdict.origin,
     )
 
 
@@ -259,6 +269,8 @@ def _query(db: duckdb.DuckDBPyConnection, name: str, kind: type[Row], **paramete
 
 class _FlipRow(msgspec.Struct):
     content_id: str
+    content_sha256: str
+    origin: str | None
     language: str
     before: str
     after: str
@@ -344,7 +356,11 @@ def count(db: duckdb.DuckDBPyConnection, replay: Replay, policy: Replayed, examp
     )
 
 
-def _flip(example: _FlipRow, rationales: dict[str, str]) -> ReplayFlip:
+def _place(example: _FlipRow) -> TextPlace:
+    return TextPlace(example.content_id, example.content_sha256, example.origin)
+
+
+def _flip(example: _FlipRow, rationales: dict[str, str], text: str | None) -> ReplayFlip:
     return ReplayFlip(
         content_id=example.content_id,
         language=example.language,
@@ -356,6 +372,7 @@ def _flip(example: _FlipRow, rationales: dict[str, str]) -> ReplayFlip:
         reason_after=example.reason_after,
         rationale_before=rationales.get(example.verdict_before or "", ""),
         rationale_after=rationales.get(example.verdict_after, ""),
+        text=text,
     )
 
 

@@ -1,7 +1,7 @@
 """A replay's changes as one HTML page for decision makers.
 
-The page is a single file without scripts, fonts or network access. All text by models and people is escaped, and the
-page's own security policy forbids loading or running anything.
+The page is a single file without scripts, fonts or network access. All texts by authors, models and people are escaped,
+and the page's own security policy forbids loading or running anything.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from importlib.resources import files
 
 import jinja2
 import msgspec
+from rich.cells import split_graphemes
 
 from safeguard_streams.contract.records import Replay, Replayed
 from safeguard_streams.errors import PolicyError
@@ -19,6 +20,7 @@ from safeguard_streams.quality.proportions import Proportion
 from safeguard_streams.replay.diff import Diff, FlipCounts
 
 MAX_LANGUAGES = 12
+MAX_TEXT = 2000  # characters of an example's text
 DECISIONS = ("violates", "safe", "undetermined", "cleared")
 
 
@@ -35,7 +37,7 @@ def render(diff: Diff, replay: Replay) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": _number, "percent": _percent, "interval": _interval}
+    environment.filters |= {"number": _number, "percent": _percent, "interval": _interval, "excerpt": _excerpt}
     noise = diff.noise.high if diff.noise.of else 0.0
     return environment.from_string(source).render(
         diff=diff,
@@ -90,6 +92,14 @@ def _chart(rows: Mapping[str, FlipCounts]) -> Chart:
 
 def _number(value: int) -> str:
     return f"{value:,}"
+
+
+def _excerpt(text: str) -> str:
+    """A text, or its beginning up to a whole character, as people see it."""
+    if len(text) <= MAX_TEXT:
+        return text
+    last, *_ = split_graphemes(text[:MAX_TEXT])[0][-1]
+    return text[:last] + "…"
 
 
 def _percent(share: Proportion) -> str:

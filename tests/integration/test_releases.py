@@ -221,6 +221,8 @@ async def test_a_shadow_is_judged_beside_the_version_in_force_and_compared(broke
     ]
     judge = Judge(StrictModel(), feed, InferenceBudget(500))
     async with kafka_bus.producer(broker) as producer:
+        for event in events:
+            await producer.send_and_wait(broker.prefix + topics.EVENTS, event.value, key=event.key, partition=0)
         for output in Prefilter(Classifier(), feed, AuditRates(0, 0)).decide(events):
             made = [output]
             if output.topic in (topics.ESCALATIONS, topics.ESCALATIONS_SHADOW):
@@ -237,4 +239,8 @@ async def test_a_shadow_is_judged_beside_the_version_in_force_and_compared(broke
     shown = (await asyncio.to_thread(CliRunner().invoke, app, ["policy", "compare", NAME])).stdout
     assert f"beside shadow {stern.version}" in shown
     assert "It is sad." in shown
-    assert "a talk on" not in shown, "content stays on its topics"
+    assert "  text        a talk on suicide prevention\n  in force    safe" in shown
+    words = ["policy", "compare", NAME, "--no-texts"]
+    assert "a talk on" not in (await asyncio.to_thread(CliRunner().invoke, app, words)).stdout
+    examples = json.loads((await asyncio.to_thread(CliRunner().invoke, app, [*words[:3], "--json"])).stdout)["examples"]
+    assert {one["text"] for one in examples} == {"a talk on suicide prevention"}

@@ -273,11 +273,19 @@ async def test_a_replay_is_judged_by_its_versions_whatever_is_in_force_and_its_s
     assert (found["to_violates"]["count"], found["to_safe"]["count"], found["compared"]) == (6, 0, 9)
     assert (found["noise"]["count"], found["noise"]["of"]) == (0, 3), "both gates escalate three"
     assert {flip["rationale_after"] for flip in found["examples"]} == {"So."}
+    assert {flip["content_id"]: flip["text"] for flip in found["examples"]} == {
+        f"c{number}": f"{TEXTS[number % 4]} {number}" for number in range(12) if number % 4 in (1, 2)
+    }
     assert (tmp_path / "pairs.parquet").stat().st_size > 500
     assert "6</b>become violating" in (tmp_path / "page.html").read_text()
+    assert '<pre dir="auto">both 2</pre>' in (tmp_path / "page.html").read_text()
     shown = (await asyncio.to_thread(CliRunner().invoke, app, words[:3])).stdout
     assert "noise floor" in shown
     assert "flip to violates" in shown
+    assert "c2\n  text        both 2\n  before      safe FS4" in shown
+    shown = (await asyncio.to_thread(CliRunner().invoke, app, [*words[:3], "--no-texts"])).stdout
+    assert "c2\n  before      safe FS4" in shown
+    assert "both 2" not in shown
 
 
 def judged_before(number, decision, since=WHEN):

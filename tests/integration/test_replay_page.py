@@ -18,6 +18,7 @@ from safeguard_streams.replay.page import render, summary
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 HOSTILE = "</pre><script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">" + "long" * 200
+LONG = "\u202e" + "👩\u200d🚀" * 2000
 STRICT = load_library()["hate-harassment"]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -25,7 +26,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 def flip(number, before="violates", after="safe"):
     return ReplayFlip(
         f"content-{number}", "en", before, after, ("HH2",), ("HH5",), f"It insults. {HOSTILE}", "It is rude, no more.",
-        f"The words are {HOSTILE}", "The policy tolerates insults."
+        f"The words are {HOSTILE}", "The policy tolerates insults.", f"You are {HOSTILE} {LONG}",
     )  # fmt: skip
 
 
@@ -121,6 +122,7 @@ def test_the_page_states_the_figures():
         "not specified",
         "21 more languages have no more flips than these.",
         "The policy tolerates insults.",
+        "You are </pre><script>",
         "700,000 prompt tokens (650,000 of them cached)",
         "safeguard replay promote 20260101-120000-ab12",
     ):
@@ -136,6 +138,17 @@ def test_nothing_in_the_page_runs_or_is_fetched():
     assert "<script>document.title" in text, "it is shown as text"
     assert "default-src 'none'" in render(diff(), REPLAY)
     assert "http" not in re.sub(r"http-equiv", "", render(nothing(), msgspec.structs.replace(REPLAY, why="")))
+
+
+def test_a_long_text_is_cut_between_characters_and_an_example_without_one_has_no_row():
+    _, text = read(render(diff(), REPLAY))
+    assert "👩\u200d🚀…" in text
+    assert "👩…" not in text
+    assert "\u200d…" not in text
+    without = [msgspec.structs.replace(flip(1), text=None)]
+    html = render(diff(examples=without), REPLAY)
+    assert '<tr class="text">' not in html
+    assert "content-1" in html
 
 
 def test_pages_without_flips_or_without_a_version_before_are_complete():

@@ -146,6 +146,33 @@ async def operate(*words):
     return done.stdout
 
 
+async def look_up(secure):
+    """Look at c0 as three users: each sees what it may read, and which topics it may not."""
+    shown = command(secure, "auditor", "enforce", "show", "c0", "--json")
+    assert [action["action"] for action in json.loads(shown.stdout)] == ["label", "allow"]
+    found = {}
+    for user in ("auditor", "operator", "prefilter"):
+        shown = command(secure, user, "content", "show", "c0", "--json")
+        assert shown.returncode == 0, shown.stderr
+        found[user] = json.loads(shown.stdout)
+    lanes = [topics.ESCALATIONS, topics.ESCALATIONS_AUDIT, topics.ESCALATIONS_SHADOW]
+    assert found["auditor"]["forbidden"] == [*lanes, topics.DEAD_LETTERS]
+    assert found["operator"]["forbidden"] == [topics.RATIONALES]
+    for user in ("auditor", "operator"):
+        assert [one["text"] for one in found[user]["texts"]] == ["a suspicious text"]
+        assert {one["verdict"]["policy_id"] for one in found[user]["verdicts"]} == {POLICY}
+        assert [action["action"] for action in found[user]["actions"]] == ["label", "allow"]
+        assert found[user]["standing"]["effective"] == "allow"
+    assert all(one["rationale"] for one in found["auditor"]["verdicts"])
+    assert not any(one["rationale"] for one in found["operator"]["verdicts"])
+    assert (found["prefilter"]["verdicts"], found["prefilter"]["actions"]) == ([], [])
+    assert [one["text"] for one in found["prefilter"]["texts"]] == ["a suspicious text"]
+    shown = command(secure, "operator", "content", "show", "c0")
+    assert "not shown, because this user may not read them: moderation.rationales\n" in shown.stderr
+    refused = command(secure, "producer", "content", "show", "c0")
+    assert (refused.returncode, "see: safeguard topics acls" in refused.stderr) == (1, True)
+
+
 async def erase(secure):
     """Erase c0 as the operator: only the rationale of c2 is left."""
     erased = json.loads(await operate("erase", "c0", "--json"))
@@ -219,8 +246,7 @@ async def test_each_role_does_its_work(secure, tmp_path, monkeypatch):
         audited = command(secure, "auditor", "replay", "diff", made["replay_id"], "--json")
         assert audited.returncode == 0, audited.stderr
         await operate("replay", "promote", made["replay_id"], "--yes")
-        shown = command(secure, "auditor", "enforce", "show", "c0", "--json")
-        assert [action["action"] for action in json.loads(shown.stdout)] == ["label", "allow"]
+        await look_up(secure)
         await erase(secure)
     moved = command(secure, "operator", "enforce", "repartition")
     assert "0 items were moved" in moved.stdout, moved.stderr

@@ -38,7 +38,7 @@ and outputs are then written before the position. Every client stops in bounded 
 from safeguard_streams.bus.kafka.admin import create_topics
 from safeguard_streams.bus.kafka.bus import KafkaBus
 from safeguard_streams.bus.kafka.clients import producer, started
-from safeguard_streams.bus.kafka.content import Mention, likely_partition, partition_of_content
+from safeguard_streams.bus.kafka.content import Mention, Place, likely_partition, partition_of_content, records_at
 from safeguard_streams.bus.kafka.positions import begin_at_end, group_positions, set_first_positions
 from safeguard_streams.bus.kafka.probes import has_transactions, wait_for_broker
 from safeguard_streams.bus.kafka.reading import (
@@ -63,6 +63,7 @@ __all__ = [
     "EndOffsets",
     "KafkaBus",
     "Mention",
+    "Place",
     "Reading",
     "Write",
     "begin_at_end",
@@ -83,6 +84,7 @@ __all__ = [
     "read_decoded",
     "read_table",
     "reader",
+    "records_at",
     "set_first_positions",
     "started",
     "wait_for_broker",

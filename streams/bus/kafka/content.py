@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import AsyncGenerator
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Iterable
 
 import msgspec
+from aiokafka import TopicPartition
 from aiokafka.partitioner import murmur2
 
 from safeguard_streams.bus.interface import Record
-from safeguard_streams.bus.kafka.reading import partitions_of, read_all
+from safeguard_streams.bus.kafka.reading import partitions_of, read_all, reader
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import decode
 from safeguard_streams.errors import RecordError
+from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
 from safeguard_streams.runtime.settings import Settings
 
 # Topics with a record for nearly every item that was judged, the shorter topics first.
 _SEARCHED = (topics.ACTIONS, topics.VERDICTS, topics.CLEARED, topics.EVENTS)
+Place = tuple[int, int]  # a partition and an offset
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]+")  # characters that every JSON encoder writes as they are
 
 
@@ -72,3 +76,35 @@ async def _about(settings: Settings, content_id: str, partition: int | None) -> 
                     with contextlib.suppress(RecordError):
                         if decode(record.value, _About).content_id == content_id:
                             yield record
+
+
+async def records_at(settings: Settings, name: str, places: Iterable[Place]) -> dict[Place, Record]:
+    """The records of a topic at these places, without those that are not there any more.
+
+    Reads little beside them, however long the topic is. Raises ForbiddenError or BusError.
+    """
+    wanted: dict[int, set[int]] = defaultdict(set)
+    for partition, offset in places:
+        wanted[partition].add(offset)
+    found: dict[Place, Record] = {}
+    for partition in wanted.keys() & set(await partitions_of(settings, name) if wanted else ()):
+        async with reader(settings, [name], partition=partition) as client:
+            (tp,) = client.assignment()
+            for offset in sorted(wanted[partition]):
+                record = await _record_from(client, tp, offset)
+                if record is not None and record.offset == offset:
+                    found[partition, offset] = record
+    return found
+
+
+async def _record_from(client: StrictConsumer, tp: TopicPartition, offset: int) -> Record | None:
+    """The record at an offset or, if none is there, another one of the partition; None at its end."""
+    client.seek(tp, offset)
+    while True:
+        records = (await client.getmany(tp, timeout_ms=500, max_records=1)).get(tp, ())
+        if records:
+            record: Record = records[0]
+            return record
+        end = client.last_stable_offset(tp)
+        if await client.position(tp) > offset or (end is not None and 0 <= end <= offset):
+            return None

@@ -1,6 +1,8 @@
 -- A sample of the flips that is the same each time. Parameter: max_examples.
 SELECT
     content_id,
+    content_sha256,
+    origin,
     language,
     before,
     after,

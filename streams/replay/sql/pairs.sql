@@ -19,6 +19,7 @@ CREATE TABLE pairs AS
 SELECT
     escalated.content_id,
     new.content_sha256,
+    new.origin,
     coalesce(escalated.language, '') AS language,
     coalesce(escalated.surface, '') AS surface,
     CASE WHEN NOT escalated.live THEN 'cleared' ELSE coalesce(old.decision, 'unknown') END AS before,

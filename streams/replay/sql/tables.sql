@@ -24,7 +24,8 @@ CREATE TABLE replayed (
     prompt_tokens BIGINT,
     cached_tokens BIGINT,
     completion_tokens BIGINT,
-    seconds DOUBLE
+    seconds DOUBLE,
+    origin VARCHAR
 );
 
 -- The verdicts on moderation.verdicts, whatever their version, and those of them that are being loaded.

@@ -1,0 +1,66 @@
+"""Texts of content items, for people who compare what was decided about them.
+
+Verdicts and escalations name the place of their event on content.events, and are read there without a search. A record
+at that place is the text only if it has the id and, where it is known, the hash that was judged: a topic that was
+created again holds others. Texts of erased items are never returned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from safeguard_streams.bus import kafka
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.intake import read_event
+from safeguard_streams.contract.records import Verdict, content_sha256
+from safeguard_streams.errors import ForbiddenError, RecordError
+from safeguard_streams.releases.erasures import Erased
+from safeguard_streams.runtime.settings import Settings
+
+_ORIGIN = re.compile(r"([0-9]{1,9})@([0-9]{1,18})")
+
+
+class TextPlace(NamedTuple):
+    """The text of an item that was judged: its id, its hash, and where its event stands, as 3@1042."""
+
+    content_id: str
+    content_sha256: str
+    origin: str | None
+
+    @classmethod
+    def of(cls, verdict: Verdict) -> TextPlace:
+        """The text that a verdict is about."""
+        return cls(verdict.content_id, verdict.content_sha256, verdict.origin)
+
+
+def place_of(origin: str | None) -> kafka.Place | None:
+    """The partition and the offset on content.events that an origin names; None if it names none."""
+    named = _ORIGIN.fullmatch(origin or "")
+    return None if named is None else (int(named[1]), int(named[2]))
+
+
+async def texts_at(settings: Settings, places: Iterable[TextPlace], erased: Erased) -> dict[TextPlace, str]:
+    """The texts at these places, without those past retention, erased, or of records without an origin.
+
+    A user who may not read content.events gets none; the `Reading` that observes this counts them as left out.
+    """
+    wanted = {one: place for one in places if (place := place_of(one.origin)) is not None}
+    try:
+        records = await kafka.records_at(settings, topics.EVENTS, wanted.values())
+    except ForbiddenError:
+        for _ in wanted:
+            kafka.watching().leave_out(topics.EVENTS, "not readable by this user")
+        return {}
+    texts = {}
+    for one, place in wanted.items():
+        record = records.get(place)
+        if record is None or erased(one.content_id, record.timestamp):
+            continue
+        with contextlib.suppress(RecordError):
+            event = read_event(record.value).event
+            if (event.content_id, content_sha256(event.text)) == (one.content_id, one.content_sha256):
+                texts[one] = event.text
+    return texts
