@@ -176,7 +176,7 @@ def _effective_after_release(one: Standing, policy_id: str, released: Enforced) 
 
 
 def _waits(one: Standing) -> bool:
-    return one.decision is None and any(policy.held for policy in one.policies)
+    return one.in_force is None and any(policy.held for policy in one.policies)
 
 
 def _held_ids(one: Standing | None) -> set[str]:

@@ -81,6 +81,12 @@ class Cap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         return self.max_actions // partitions + (partition < self.max_actions % partitions)
 
+    def above(self, share: int) -> str:
+        """What to say about a change above a partition's share of the cap."""
+        if share == self.max_actions:
+            return f"above the cap of {self.max_actions} in {self.window}"
+        return f"above this partition's share of the cap, {share} of {self.max_actions} in {self.window}"
+
 
 class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The URL that receives actions, and how patient its sender is.

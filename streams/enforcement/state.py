@@ -6,7 +6,7 @@ Only items on which something stands take memory. Nothing stands on any other it
 from __future__ import annotations
 
 import sys
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
 
@@ -23,32 +23,39 @@ from safeguard_streams.runtime.settings import Settings
 
 RestoreState = Callable[[Partition], Awaitable["EnforcementState"]]
 MAX_SEEN_VERDICTS = 100_000
+MAX_ALLOWED = 20_000  # allowed items whose newest text is known
 
 
 def effective(standing: Standing) -> Enforced:
-    """The action in effect on an item: a moderator's decision, or else the most severe action of its policies."""
-    if standing.decision is not None:
-        return standing.decision.action
+    """The action in effect: a moderator's decision about the text, or else the most severe action of the policies."""
+    if standing.in_force is not None:
+        return standing.in_force.action
     return max((policy.action for policy in standing.policies), key=severity, default="allow")
 
 
 class EnforcementState:
     """What stands on the content items of one partition. partitions is the number of partitions of the topic.
 
-    seen_verdicts: ids of the last verdicts, those on allowed items included.
+    seen_verdicts: ids of the last verdicts, those on allowed items included. The newest texts of the last allowed items
+    are known, too. A late verdict on an earlier text of such an item then has no effect.
     """
 
     def __init__(self, partitions: int = 1) -> None:
         self.partitions = partitions
         self.seen_verdicts = RecentIds(MAX_SEEN_VERDICTS)
         self._standings: dict[str, Standing] = {}
+        self._allowed: OrderedDict[str, tuple[str, str | None]] = OrderedDict()  # ids to hashes and origins of texts
         self._held: Counter[str] = Counter()  # by policy id
         self._changes: dict[str, deque[datetime]] = {}  # by policy id
         self._alerts: dict[str, datetime] = {}  # by policy id
 
     def __getitem__(self, content_id: str) -> Standing:
         """What stands on an item, also where that is nothing."""
-        return self._standings.get(content_id) or Standing(content_id, "allow", self.partitions)
+        standing = self._standings.get(content_id)
+        if standing is None:
+            text, origin = self._allowed.get(content_id, (None, None))
+            standing = Standing(content_id, "allow", self.partitions, content_sha256=text, origin=origin)
+        return standing
 
     def __len__(self) -> int:
         """The number of items on which something stands."""
@@ -57,7 +64,12 @@ class EnforcementState:
     def put(self, standing: Standing) -> None:
         """Replace what stands on an item."""
         self.drop(standing.content_id)
-        if not standing.empty:
+        self._allowed.pop(standing.content_id, None)
+        if standing.empty and standing.content_sha256 is not None:
+            self._allowed[standing.content_id] = (standing.content_sha256, standing.origin)
+            if len(self._allowed) > MAX_ALLOWED:
+                self._allowed.popitem(last=False)
+        elif not standing.empty:
             _share_strings(standing)
             self._standings[standing.content_id] = standing
             self._held.update(_held_policies(standing))
@@ -159,11 +171,16 @@ def check_partitions(standing: Standing, partitions: int) -> None:
 
 
 def _held_policies(standing: Standing) -> Iterable[str]:
-    """The policies under which an action waits; none waits on an item that a moderator decided about."""
-    return [policy.policy_id for policy in standing.policies if policy.held] if standing.decision is None else ()
+    """The policies under which an action waits; none waits on a text that a moderator decided about."""
+    return [policy.policy_id for policy in standing.policies if policy.held] if standing.in_force is None else ()
 
 
 def _share_strings(standing: Standing) -> None:
-    """Let the records of millions of items share their policies' ids."""
+    """Let the records of millions of items share ids and names, and those of one item its text's hash and origin."""
     for policy in standing.policies:
         msgspec.structs.force_setattr(policy, "policy_id", sys.intern(policy.policy_id))
+        if policy.rule is not None:
+            msgspec.structs.force_setattr(policy, "rule", sys.intern(policy.rule))
+        for name in ("content_sha256", "origin"):
+            if getattr(policy, name) == getattr(standing, name):
+                msgspec.structs.force_setattr(policy, name, getattr(standing, name))

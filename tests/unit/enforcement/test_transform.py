@@ -17,7 +17,6 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     Action,
     EnforcementInput,
-    ModeratorDecision,
     PolicyStanding,
     Standing,
     Verdict,
@@ -411,7 +410,6 @@ def test_old_ids_are_forgotten():
 
 HATE = PolicyStanding("hate", action="remove", action_id="a1")
 HELD = PolicyStanding("hate", held=Action("a1", "c1", "remove", WHEN, policy_id="hate", state="held"))
-LABEL = ModeratorDecision("label", "d1", WHEN, content_sha256="sha")
 
 
 @pytest.mark.parametrize(
@@ -422,14 +420,14 @@ LABEL = ModeratorDecision("label", "d1", WHEN, content_sha256="sha")
         ({"cap_reached": True, "alerted": True}, ("remove", "held", "above the cap of 3 in 1h", False)),
         ({"cap_reached": True, "standing": HATE}, ("remove", "applied", "", False)),
         (
-            {"cap_reached": True, "moderator_decision": LABEL},
+            {"cap_reached": True, "overruled": "a moderator decided: label"},
             ("remove", "overridden", "a moderator decided: label", False),
         ),
         ({"chosen": RuleChoice("allow", "r")}, None),
-        ({"chosen": RuleChoice("allow", "r"), "moderator_decision": LABEL}, None),
+        ({"chosen": RuleChoice("allow", "r"), "overruled": "a moderator decided: label"}, None),
         (
-            {"moderator_decision": msgspec.structs.replace(LABEL, content_sha256="other")},
-            ("remove", "overridden", "a moderator decided about an earlier text: label", False),
+            {"cap_reached": True, "share": 2},
+            ("remove", "held", "above this partition's share of the cap, 2 of 3 in 1h", True),
         ),
         (
             {"chosen": RuleChoice("allow", "r"), "standing": HELD},
@@ -443,7 +441,7 @@ LABEL = ModeratorDecision("label", "d1", WHEN, content_sha256="sha")
 )
 def test_the_decision_depends_on_the_situation_alone(changes, expected):
     situation = Situation(
-        verdict(), RuleChoice("remove", "r"), PolicyStanding("hate"), None, Cap(3, "1h"), False, False
+        verdict(), RuleChoice("remove", "r"), PolicyStanding("hate"), "", Cap(3, "1h"), 3, False, False
     )
     decision = module.decide_action(msgspec.structs.replace(situation, **changes))
     assert expected == (decision and (decision.chosen.action, decision.state, decision.why, decision.alert))
