@@ -177,7 +177,8 @@ class Enforcer:
         elif action.releases is not None:
             followed = _released(action, state, record.offset, self._erased)
         else:
-            followed = _adopt(action, state)
+            _adopt(action, state)
+            return []
         return [followed] if followed is not None else []
 
     def _follow_verdict(self, verdict: Verdict, state: EnforcementState, record: Record) -> Sequence[Action]:
