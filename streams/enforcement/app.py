@@ -30,11 +30,10 @@ from safeguard_streams.contract import topics
 from safeguard_streams.enforcement import cleared, intake
 from safeguard_streams.enforcement.cleared import ClearedTexts
 from safeguard_streams.enforcement.delivery import MAX_CONNECTIONS, Delivery, signing_key
-from safeguard_streams.enforcement.delivery import STAGE as DELIVERY
 from safeguard_streams.enforcement.repartition import check_recorded, partitions_of
 from safeguard_streams.enforcement.rules import EnforcementRules
 from safeguard_streams.enforcement.state import EnforcementState
-from safeguard_streams.enforcement.transform import ACTING, STAGE, Enforcer
+from safeguard_streams.enforcement.transform import ACTING, DELIVERING, STAGE, Enforcer
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.runtime import metrics, telemetry
@@ -79,6 +78,7 @@ class EnforcementAgent:
             "committed": self._engines[0].committed,
             "held": dict(self._held()),
             "delivered": dict(delivery.delivered) if delivery else {},
+            "rejected": delivery.rejected if delivery else 0,
             "undelivered": {"messages": delivery.undelivered, "oldest_seconds": round(delivery.oldest)}
             if delivery
             else None,
@@ -155,9 +155,9 @@ class EnforcementAgent:
         return value
 
     def _deliver(self, delivery: Delivery) -> Engine:
-        bus = KafkaBus(self.settings, [topics.ACTIONS], DELIVERY)
+        bus = KafkaBus(self.settings, [topics.ACTIONS], DELIVERING)
         limits = Limits(max_batch=1, max_in_flight=MAX_DELIVERIES, max_buffered=4 * MAX_DELIVERIES)
-        return Engine(bus, stateless(delivery.process), stage=DELIVERY, limits=limits)
+        return Engine(bus, stateless(delivery.process), stage=DELIVERING, limits=limits)
 
     async def _restore(self, partition: Partition) -> EnforcementState:
         place = (self.settings, partition.partition, self._partitions)
@@ -185,7 +185,7 @@ async def run(settings: Settings, rules: EnforcementRules, *, from_now: bool = F
             await kafka.begin_at_end(settings, _group(dry_run=dry_run), topics.VERDICTS)
             if not dry_run:
                 await kafka.begin_at_end(settings, cleared.STAGE, topics.CLEARED)
-                await kafka.begin_at_end(settings, DELIVERY, topics.ACTIONS)
+                await kafka.begin_at_end(settings, DELIVERING, topics.ACTIONS)
         agent = EnforcementAgent(settings, rules, partitions, dry_run=dry_run)
         async with served(settings.host, settings.enforcement_port, agent.state):
             await agent.run(stop.event)
