@@ -317,7 +317,7 @@ def _is_known(verdict: Verdict, standing: Standing) -> bool:
 def _edited(before: Standing, after: Standing) -> str:
     """What an edit means for a moderator's decision; empty if it means nothing."""
     decided = after.decision
-    if decided is None or (before.in_force is None) == (after.in_force is None):
+    if decided is None or before.in_force is after.in_force is not None:
         return ""
     if after.in_force is None:
         return f"the text was edited after a moderator decided: {decided.action}"

@@ -153,7 +153,7 @@ async def test_an_edit_ends_actions_and_decisions_about_the_text_before_it(broke
     assert by_verdict["c3", "w3"].state == "overridden"
     assert by_verdict["c4", "v4"].effective in ("remove", "allow")
     lifted = [action.content_id for action in await actions(broker) if action.rule == "the edited text passed the gate"]
-    assert sorted(lifted) == ["c1", "c4"] or sorted(lifted) == ["c1", "c2", "c3", "c4"]
+    assert sorted(set(lifted)) == ["c1", "c3", "c4"]
     passed_on = [one async for one in kafka_bus.read_all(broker, [topics.ENFORCEMENT]) if one.key.startswith(b"other")]
     assert passed_on == []
 
