@@ -170,7 +170,9 @@ def standing(
             "item": one.content_id,
             "in effect": one.effective,
             "decided by": _decided_by(one),
-            "verdicts": ", ".join(f"{policy.policy_id} {policy.action}" for policy in one.policies if not policy.empty),
+            "verdicts": ", ".join(
+                f"{policy.policy_id} {policy.action}" for policy in one.policies if policy.action != "allow"
+            ),
             "held": ", ".join(f"{policy.policy_id} {policy.held.action}" for policy in one.policies if policy.held),
         }
         for one in chosen
@@ -212,7 +214,7 @@ def review(
         items = list(group)
         if number:
             say()
-        say(f"{'all policies' if policy_id == EVERY_POLICY else policy_id}: {len(items):,} wait")
+        say(f"{'all policies' if policy_id == EVERY_POLICY else policy_id}: {len(items):,} waiting")
         _show([_waiting_row(one) for one in items[:limit]], "", whole=("item", "since"))
         if len(items) > limit:
             say(f"{len(items) - limit:,} more; show them with --limit or --json")

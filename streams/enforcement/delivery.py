@@ -31,6 +31,7 @@ from safeguard_streams.bus.dead_letters import was_requeued
 from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.contract.records import Action, decode, now
 from safeguard_streams.enforcement.rules import Webhook
+from safeguard_streams.enforcement.transform import REJECTED
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.releases.erasures import Erased, never, without_words
 from safeguard_streams.runtime import metrics
@@ -201,7 +202,7 @@ class Delivery:
             if attempt.outcome == "refused":
                 self.rejected += 1
                 log.error("webhook message rejected id=%s problem=%s", message.message_id, attempt.problem)
-                raise RecordError("webhook", f"the receiver rejected the message: {attempt.problem}")
+                raise RecordError("webhook", f"{REJECTED}: {attempt.problem}")
             if attempt.outcome == "delivered":
                 self.delivered[message.message_id.partition("-")[0]] += 1
                 self._mark_healthy()

@@ -15,7 +15,7 @@ import msgspec
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, DeadLetter, Enforced, decode
-from safeguard_streams.enforcement.transform import DELIVERING
+from safeguard_streams.enforcement.transform import DELIVERING, REJECTED
 from safeguard_streams.errors import RecordError
 from safeguard_streams.runtime.settings import Settings
 
@@ -87,5 +87,5 @@ def _rejection(letter: DeadLetter, action: Action, followed: Sequence[tuple[int,
         action.policy_id,
         state,
         letter.attempts,
-        letter.reason.removeprefix("webhook: "),
+        letter.reason.removeprefix("webhook: ").removeprefix(f"{REJECTED}: "),
     )

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 STAGE = "enforcement"
 ACTING = "enforcement-actions"  # the stage and group that follow the one order; STAGE reads the verdicts
 DELIVERING = "enforcement-webhook"  # those that send actions to the webhook
+REJECTED = "the receiver rejected the message"
 _PASSED = "the edited text passed the gate"
 MAX_VERDICT_IDS = 8  # of one policy on one item, to recognise a verdict that comes again
 _ACTION, _STANDING = schema_header(Action), schema_header(Standing)
