@@ -218,10 +218,10 @@ def load(path: Path) -> EnforcementRules:
         rules = msgspec.convert(tomllib.loads(path.read_text("utf-8-sig")), EnforcementRules)
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # also for bytes that are no UTF-8, and endless numbers
-        raise ConfigurationError(f"{path}: not TOML in UTF-8: {error}") from error
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"{path}: {error}{_allowed(str(error))}") from error
+    except (ValueError, RecursionError) as error:  # also for bytes that are no UTF-8, and endless numbers
+        raise ConfigurationError(f"{path}: not TOML in UTF-8: {error}") from error
     names = [rule.name for rule in rules.rule]
     duplicates = sorted({name for name in names if names.count(name) > 1})
     if duplicates:

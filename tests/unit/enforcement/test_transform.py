@@ -121,6 +121,10 @@ class Enforced:
         (verdict(confidence="high"), "review", "violates, no rule matches"),  # without a score no threshold is reached
         (verdict(policy="fraud", score=0.95, confidence="high"), "review", "violates, no rule matches"),
         (verdict(policy="fraud", surface="chat"), "label", "chat"),
+        (verdict(policy="fraud", surface=" Chat"), "label", "chat"),  # as the scope of a policy is compared
+        (verdict(policy="fraud", surface="chats"), "review", "violates, no rule matches"),
+        (verdict(policy="fraud", surface=""), "review", "violates, no rule matches"),
+        (verdict(policy="fraud"), "review", "violates, no rule matches"),
         (verdict(decision="safe", rule_ids=("HH3",)), "allow", "safe, no rule matches"),
         (verdict(decision="undetermined"), "review", "undetermined, no rule matches"),
     ],
@@ -133,6 +137,15 @@ def test_the_first_rule_that_matches_decides(given, action, rule):
     ("text", "problem"),
     [
         ("[[rule]]\nname = 'a'\naction = 'ban'", "Invalid enum value 'ban' - at `$.rule[0].action`"),
+        ("[[rule]]\nname = 'a'\naction = 'ban'", "choose from: allow, review, label, limit, remove"),
+        (
+            "[[rule]]\nname = 'a'\naction = 'limit'\ndecision = 'violatess'",
+            "'violatess' - at `$.rule[0].decision`; choose from: violates, safe, undetermined",
+        ),
+        (
+            "[[rule]]\nname = 'a'\naction = 'limit'\nconfidence = ['hgh']",
+            "'hgh' - at `$.rule[0].confidence[0]`; choose from: low, medium, high",
+        ),
         ("[[rule]]\naction = 'remove'", "missing required field `name`"),
         ("[[rule]]\nname = 'a'\naction = 'remove'\npolicy = 'x'", "unknown field `policy`"),
         ("[[rule]]\nname = 'a'\naction = 'remove'\nmin_score = 1.5", "<= 1.0 - at `$.rule[0].min_score`"),
@@ -180,10 +193,34 @@ def test_an_invalid_file_is_refused_with_the_place_of_the_error(tmp_path, text, 
 
 def test_the_rules_in_the_package_name_policies_and_rules_that_exist(tmp_path):
     assert "no problems found" in CliRunner().invoke(app, ["enforce", "check"]).stdout
-    for line, message in (('policies = ["hat"]', "no policy 'hat'"), ('rules = ["HH9"]', "'HH9' is not a rule of")):
-        path = tmp_path / "rules.toml"
+    path = tmp_path / "rules.toml"
+    for line, message in (
+        (
+            'policies = ["hat"]',
+            "no policy 'hat'; there are: biomedical-misinformation, fraud-spam, gaming-conduct, hate-",
+        ),
+        ('rules = ["HH9"]', "rule 'a': 'HH9' is not a rule of"),
+        (
+            'policies = ["gaming-conduct"]\nrules = ["HH3"]',
+            "'HH3' is not a rule of gaming-conduct; there are: GC1, GC2",
+        ),
+        (
+            'policies = ["gaming-conduct"]\nsurfaces = ["loby"]',
+            "the surface 'loby'; they cover: clan, game-chat, lobby",
+        ),
+        ("[caps.hat]\nmax_actions = 5", "no policy 'hat'"),
+    ):
         path.write_text(f'[[rule]]\nname = "a"\naction = "remove"\n{line}\n')
-        assert message in str(CliRunner().invoke(app, ["enforce", "check", str(path)]).exception)
+        done = CliRunner().invoke(app, ["enforce", "check", str(path)])
+        assert message in str(done.exception), line
+        assert done.exit_code == 1
+    path.write_text('[[rule]]\nname = "a"\naction = "remove"\npolicies = ["hat", "hit"]\nrules = ["HH9"]\n')
+    said = str(CliRunner().invoke(app, ["enforce", "check", str(path)]).exception)
+    assert [name in said for name in ("'hat'", "'hit'")] == [True, True], "all problems at once"
+    path.write_text('[[rule]]\nname = "a"\naction = "remove"\nsurfaces = ["anything"]\n')
+    assert "no problems found" in CliRunner().invoke(app, ["enforce", "check", str(path)]).stdout
+    path.write_text('[[rule]]\nname = "a"\naction = "remove"\npolicies = ["gaming-conduct"]\nsurfaces = ["Lobby "]\n')
+    assert "no problems found" in CliRunner().invoke(app, ["enforce", "check", str(path)]).stdout
 
 
 def test_an_action_names_its_verdict_and_what_stands_now():
