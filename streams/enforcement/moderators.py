@@ -10,6 +10,7 @@ import contextlib
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import timedelta
 from typing import NamedTuple
 
 import msgspec
@@ -41,6 +42,7 @@ from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime.settings import Settings
 
 FOLLOW_SECONDS = 10.0
+UNFOLLOWED = timedelta(days=1)  # how far back to look for decisions that no agent has followed
 
 
 async def decide(
@@ -77,12 +79,17 @@ async def undecide(settings: Settings, content_id: str, moderator: ChangedBy) ->
     about the item is known, or when the name or the reason is no plain text.
     """
     _check(moderator)
+    written = await _written_lately(settings, content_id)
     placed = await _standing_on(settings, content_id)
-    if placed is None or placed.standing.decision is None:
+    if placed is not None and (followed := placed.standing.decision) is not None:
+        written = {followed.action_id: placed.partition, **written}
+    standing_decisions = [(name, partition) for name, partition in written.items() if partition is not None]
+    if not standing_decisions:
         raise ConfigurationError(
-            f"no moderator's decision about {content_id!r} is known to the agent; see: safeguard enforce standing"
+            f"no moderator's decision about {content_id!r} is in force; see: safeguard enforce show {content_id}"
         )
-    stands = effective(msgspec.structs.replace(placed.standing, decision=None))
+    last, partition = standing_decisions[-1]
+    stands = effective(msgspec.structs.replace(placed.standing, decision=None)) if placed is not None else "allow"
     withdrawal = Action(
         uuid.uuid4().hex,
         content_id,
@@ -91,10 +98,30 @@ async def undecide(settings: Settings, content_id: str, moderator: ChangedBy) ->
         moderator.by,
         moderator.why,
         effective=stands,
-        withdraws=placed.standing.decision.action_id,
+        withdraws=last,
     )
-    await _write(settings, [(placed.partition, withdrawal)])
+    await _write(settings, [(partition, withdrawal)])
     return withdrawal
+
+
+async def _written_lately(settings: Settings, content_id: str) -> dict[str, int | None]:
+    """The decisions about an item that the agent has still to follow, oldest first: ids to partitions.
+
+    Those that somebody took back have None. A decision and its withdrawal are in one partition, so that the agent
+    follows them in their order.
+    """
+    written: dict[str, int | None] = {}
+    recent = kafka.read_decoded(settings, [topics.ACTIONS], Action, since=now() - UNFOLLOWED)
+    async for record, action in recent:
+        if action.content_id != content_id or not action.human:
+            continue
+        if action.withdraws is not None:
+            written[action.withdraws] = None
+        elif action.sequence is None:
+            written[action.action_id] = record.partition
+        elif written.get(action.action_id) is not None:  # followed: what stands has it, or a later one
+            del written[action.action_id]
+    return written
 
 
 def _check(moderator: ChangedBy) -> None:

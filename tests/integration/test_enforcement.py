@@ -148,6 +148,11 @@ async def test_an_edit_ends_actions_and_decisions_about_the_text_before_it(broke
         assert "c3: the decision is withdrawn by ben; by the verdicts, remove stands" in said.stdout
         await until(lambda: holds(broker, {"c2": "remove", "c3": "remove"}))
         assert "no moderator's decision about 'c1'" in str((await command("undecide", "c1", "--by", "ben")).exception)
+        await command("decide", "c1", "remove", "--by", "ann")  # and at once, before the agent has followed
+        assert (await command("undecide", "c1", "--by", "ann")).exit_code == 0
+        assert "no moderator's decision about 'c1'" in str((await command("undecide", "c1", "--by", "ben")).exception)
+        await until(lambda: withdrawn(broker, "c1"))
+        assert await standing_on(broker) == {"c2": "remove", "c3": "remove"}
     by_verdict = {(action.content_id, action.verdict_id): action for action in await actions(broker)}
     assert by_verdict["c2", "w2"].why == "the text was edited after a moderator decided: allow"
     assert by_verdict["c3", "w3"].state == "overridden"
@@ -156,6 +161,10 @@ async def test_an_edit_ends_actions_and_decisions_about_the_text_before_it(broke
     assert sorted(set(lifted)) == ["c1", "c3", "c4"]
     passed_on = [one async for one in kafka_bus.read_all(broker, [topics.ENFORCEMENT]) if one.key.startswith(b"other")]
     assert passed_on == []
+
+
+async def withdrawn(current, content):
+    return any(action.withdraws and action.content_id == content for action in await actions(current))
 
 
 def on(text, offset, name, content):
