@@ -16,7 +16,7 @@ from safeguard_streams.bus import kafka
 from safeguard_streams.bus.interface import Partition, Record
 from safeguard_streams.client.recent_ids import RecentIds
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Action, Enforced, Standing, now
+from safeguard_streams.contract.records import Action, Enforced, EnforcementInput, Standing, Verdict, came_later, now
 from safeguard_streams.enforcement.rules import Cap, severity
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.settings import Settings
@@ -24,6 +24,7 @@ from safeguard_streams.runtime.settings import Settings
 RestoreState = Callable[[Partition], Awaitable["EnforcementState"]]
 MAX_SEEN_VERDICTS = 100_000
 MAX_ALLOWED = 20_000  # allowed items whose newest text is known
+RECENT_TEXTS = timedelta(minutes=15)  # how far back a restore looks for them
 
 
 def effective(standing: Standing) -> Enforced:
@@ -116,13 +117,20 @@ class EnforcementState:
 
     @classmethod
     async def restore(cls, settings: Settings, partition: int, partitions: int, window: timedelta) -> EnforcementState:
-        """Read what stands in a partition, and what the agent did within `window`, which caps count.
+        """Read what stands in a partition, what the agent did within `window`, which caps count, and the newest texts
+        of the last inputs.
 
         Raises ConfigurationError when the records are of another number of partitions.
         """
         state = await cls._read(settings, partition, partitions)
         async for _, action in kafka.read_decoded(settings, [topics.ACTIONS], Action, partition, since=now() - window):
             state.add_recent(action)
+        recent = kafka.read_decoded(
+            settings, [topics.ENFORCEMENT], EnforcementInput, partition, since=now() - RECENT_TEXTS
+        )
+        async for _, one in recent:
+            if one.verdict is not None:
+                state.add_text(one.verdict)
         return state
 
     @classmethod
@@ -150,6 +158,13 @@ class EnforcementState:
             self.put(standing)
         elif record.value is None and record.key is not None:
             self.drop(record.key.decode("utf-8", "replace"))
+
+    def add_text(self, verdict: Verdict) -> None:
+        """Take the text of a verdict as the newest one of an item on which nothing stands, if it is."""
+        known = self[verdict.content_id]
+        if known.empty and came_later(verdict.origin, known.origin) is not False:
+            text = {"content_sha256": verdict.content_sha256, "origin": verdict.origin}
+            self.put(msgspec.structs.replace(known, **text))
 
     def add_recent(self, action: Action) -> None:
         """Add an action of moderation.actions within a cap's window, in topic order."""

@@ -287,3 +287,16 @@ def test_the_window_holds_the_last_cleared_verdicts_and_no_more():
     assert items.clear(b"c7", 30)
     items.end(b"c7")
     assert not items.clear(b"c7", 31)
+
+
+async def test_a_restart_between_the_verdict_on_an_edit_and_a_late_one_on_the_text_before_keeps_their_order(broker):
+    broker.read_on.set()
+    async with Running():
+        append(broker, topics.VERDICTS, encode(judged(2, KIND, 2, None)))
+        await until(lambda: broker.groups["enforcement-actions"].get((topics.ENFORCEMENT, 0), (0, ""))[0] == 1)
+    append(broker, topics.VERDICTS, removed())
+    async with Running():
+        await until(lambda: len(broker.actions()) == 1)
+    (late,) = broker.actions()
+    assert (late.state, late.effective) == ("overridden", "allow")
+    assert stands(broker) == {}
