@@ -119,9 +119,13 @@ class Policy(msgspec.Struct, frozen=True):
 
 
 def on_surface(surface: str | None, surfaces: Collection[str]) -> bool:
-    """Whether a surface is one of these, whatever its case. True where there are none, and where content names none."""
-    name = (surface or "").strip().casefold()
-    return not surfaces or not name or name in map(str.casefold, surfaces)
+    """Whether a policy of these surfaces covers content. True where there are none, and where content names none."""
+    return not surfaces or not (surface or "").strip() or is_surface(surface, surfaces)
+
+
+def is_surface(surface: str | None, surfaces: Collection[str]) -> bool:
+    """Whether a surface is one of these, whatever its case and the blanks around it."""
+    return (surface or "").strip().casefold() in {name.strip().casefold() for name in surfaces}
 
 
 _PRIMARY = re.compile(r"[a-z]{2,3}(?:-|\Z)")

@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from safeguard_streams.client.item_verdicts import ItemVerdicts, PolicyVerdict
     from safeguard_streams.client.publisher import Publisher
     from safeguard_streams.client.verdicts import FollowedVerdict, Resolver, StandingVerdict, Verdicts
     from safeguard_streams.contract.records import (
@@ -48,9 +49,11 @@ __all__ = [
     "DeadLetter",
     "FollowedVerdict",
     "ForbiddenError",
+    "ItemVerdicts",
     "MemoryBroker",
     "Message",
     "Origin",
+    "PolicyVerdict",
     "PrefilterResult",
     "Publisher",
     "Rationale",
@@ -66,6 +69,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "client.item_verdicts": ["ItemVerdicts", "PolicyVerdict"],
     "client.publisher": ["Publisher"],
     "client.verdicts": ["FollowedVerdict", "Resolver", "StandingVerdict", "Verdicts"],
     "errors": ["BusError", "ConfigurationError", "ForbiddenError", "RecordError", "SafeguardError"],

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,21 +14,24 @@ import orjson
 import typer
 
 from safeguard_streams.cli.options import Bootstrap, By, Json, Library, Why, changed_by, needs_extra, show_rows
-from safeguard_streams.cli.output import say
+from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.cli.texts import Labelled, Texts, item_text, reason_of, show_item
-from safeguard_streams.contract.records import Enforced
-from safeguard_streams.enforcement import held_texts, moderators
+from safeguard_streams.contract.records import EVERY_POLICY, Action, Enforced, Standing
+from safeguard_streams.enforcement import held_texts, moderators, rejections, reviews
 from safeguard_streams.enforcement import repartition as partitioning
 from safeguard_streams.enforcement import rules as rules_of
 from safeguard_streams.enforcement.moderators import HeldAction
+from safeguard_streams.enforcement.rejections import Rejection
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import LIBRARY, load_library
+from safeguard_streams.releases import operator
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.process import configure_logging
+from safeguard_streams.runtime.settings import Settings
 
 app = typer.Typer(
-    no_args_is_help=True, help="Act on verdicts: run the agent, decide as a moderator, release held actions."
+    no_args_is_help=True, help="Act on verdicts: run the agent, review, decide as a moderator, release held actions."
 )
 
 RulesFile = Annotated[
@@ -81,18 +85,9 @@ def check(
     The file must be valid, and the policies and rules that it names must exist.
     """
     loaded = rules_of.load(rules)
-    known_policies = load_library(library)
-    unknown_policies = sorted(loaded.policies - set(known_policies))
-    if unknown_policies:
-        raise ConfigurationError(
-            f"{rules}: no policy {unknown_policies[0]!r} in {library}; it has: {', '.join(known_policies)}"
-        )
-    for rule in loaded.rule:
-        policies = [known_policies[policy_id] for policy_id in rule.policies] or list(known_policies.values())
-        unknown_rules = sorted(set(rule.rules) - {rule_id for policy in policies for rule_id in policy.rules})
-        if unknown_rules:
-            ids = ", ".join(policy.id for policy in policies)
-            raise ConfigurationError(f"{rules}: rule {rule.name!r}: {unknown_rules[0]!r} is not a rule of {ids}")
+    problems = loaded.problems(load_library(library))
+    if problems:
+        raise ConfigurationError("\n".join(f"{rules}: {problem}" for problem in problems))
     cap = loaded.cap
     say(f"{rules}: {len(loaded.rule)} rules, a cap of {cap.max_actions} in {cap.window}: no problems found")
 
@@ -157,6 +152,8 @@ def release(
     moderator = changed_by(why, by)
     with shown_reading():
         shown = asyncio.run(moderators.held(current, policy))
+        if not shown:
+            asyncio.run(_check_policy(current, policy))
     counts = Counter(one.action.action for one in shown)
     if not shown:
         say(f"no actions are held under {policy}")
@@ -193,13 +190,69 @@ def standing(
         {
             "item": one.content_id,
             "in effect": one.effective,
-            "decided by": one.decision.by or "a moderator" if one.decision else "",
-            "policies": ", ".join(f"{policy.policy_id} {policy.action}" for policy in one.policies if not policy.empty),
+            "decided by": _decided_by(one),
+            "verdicts": ", ".join(
+                f"{policy.policy_id} {policy.action}" for policy in one.policies if policy.action != "allow"
+            ),
             "held": ", ".join(f"{policy.policy_id} {policy.held.action}" for policy in one.policies if policy.held),
         }
         for one in chosen
     ]
-    show_rows(rows, "nothing stands", as_json=False)
+    _show(rows, "nothing stands", whole=("item",))
+
+
+def _decided_by(one: Standing) -> str:
+    if one.decision is None:
+        return ""
+    by = one.decision.by or "a moderator"
+    return by if one.in_force else f"{by}, about another text"
+
+
+@app.command("review")
+def review(
+    policy: Annotated[
+        str | None, typer.Option(help="Only this policy; * for what moderators sent to review.", metavar="POLICY")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Items to show of each policy.")] = 20,
+    bootstrap: Bootstrap = None,
+    as_json: Json = False,
+) -> None:
+    """List what waits for a moderator, by policy and oldest first.
+
+    An item waits if a rule or an undetermined verdict sent it to review, if a moderator did, or if its action is held.
+    """
+    current = settings.load(bootstrap=bootstrap)
+    with shown_reading():
+        waiting = asyncio.run(reviews.waiting(current, policy))
+        if policy and not waiting:
+            asyncio.run(_check_policy(current, policy))
+    if as_json:
+        print(msgspec.json.encode(waiting).decode())
+        return
+    if not waiting:
+        say("nothing waits for review")
+    for number, (policy_id, group) in enumerate(itertools.groupby(waiting, lambda one: one.policy_id)):
+        items = list(group)
+        if number:
+            say()
+        say(f"{'all policies' if policy_id == EVERY_POLICY else policy_id}: {len(items):,} waiting")
+        _show([_waiting_row(one) for one in items[:limit]], "", whole=("item", "since"))
+        if len(items) > limit:
+            say(f"{len(items) - limit:,} more; show them with --limit or --json")
+
+
+def _waiting_row(one: reviews.Waiting) -> dict[str, Any]:
+    cause = f"held: {one.action}" if one.cause == "held" else one.cause
+    since = one.since.isoformat(timespec="seconds") if one.since else ""
+    return {"item": one.content_id, "since": since, "waits for": cause, "rule": one.rule or ""}
+
+
+async def _check_policy(current: Settings, policy_id: str) -> None:
+    """Raise ConfigurationError for a policy that was never released."""
+    released = (await operator.history(current)).changes
+    known = sorted({change.policy_id for change in released})
+    if policy_id != EVERY_POLICY and policy_id not in known:
+        raise ConfigurationError(f"no policy {policy_id!r}; those that were released: {', '.join(known) or 'none'}")
 
 
 @app.command("repartition")
@@ -220,6 +273,9 @@ def repartition(bootstrap: Bootstrap = None) -> None:
 def decide(
     content: Annotated[str, typer.Argument(metavar="CONTENT_ID", help="Id of a content item.")],
     action: Annotated[str, typer.Argument(metavar="ACTION", help="allow, review, label, limit or remove.")],
+    any_text: Annotated[
+        bool, typer.Option("--any-text", help="Let the decision hold for every text that the item gets.")
+    ] = False,
     why: Why = "",
     by: By = None,
     bootstrap: Bootstrap = None,
@@ -227,7 +283,8 @@ def decide(
 ) -> None:
     """Decide about a content item as a moderator.
 
-    The decision overrides all current and future verdicts on the item.
+    The decision overrides all current and future verdicts on the item's text. It ends with an edit of the text, unless
+    --any-text is given. `safeguard enforce undecide` takes it back.
     """
     current = settings.load(bootstrap=bootstrap)
     try:
@@ -236,11 +293,31 @@ def decide(
         raise ConfigurationError(f"{action!r} is not an action; choose allow, review, label, limit or remove") from None
     moderator = changed_by(why, by)
     with shown_reading():
-        decision = asyncio.run(moderators.decide(current, content, chosen, moderator))
+        decision = asyncio.run(moderators.decide(current, content, chosen, moderator, any_text=any_text))
     if as_json:
         print(msgspec.json.encode(decision).decode())
     else:
-        say(f"{content}: {action}, decided by {decision.by}; this overrides all verdicts")
+        covered = "whatever its text" if any_text or decision.content_sha256 is None else "on its present text"
+        say(f"{content}: {action}, decided by {decision.by}; this overrides all verdicts {covered}")
+
+
+@app.command("undecide")
+def undecide(
+    content: Annotated[str, typer.Argument(metavar="CONTENT_ID", help="Id of a content item.")],
+    why: Why = "",
+    by: By = None,
+    bootstrap: Bootstrap = None,
+    as_json: Json = False,
+) -> None:
+    """Take a moderator's decision back: what the verdicts say stands again."""
+    current = settings.load(bootstrap=bootstrap)
+    moderator = changed_by(why, by)
+    with shown_reading():
+        withdrawal = asyncio.run(moderators.undecide(current, content, moderator))
+    if as_json:
+        print(msgspec.json.encode(withdrawal).decode())
+    else:
+        say(f"{content}: the decision is withdrawn by {withdrawal.by}; by the verdicts, {withdrawal.action} stands")
 
 
 @app.command("show")
@@ -251,7 +328,8 @@ def show(
 ) -> None:
     """List all actions on a content item, oldest first.
 
-    Each row names the verdict or the moderator, the rule, and the action that stood afterwards.
+    Each row names the action that stood afterwards, and why: the verdict or the moderator, the rule, what the webhook's
+    receiver rejected.
     """
     current = settings.load(bootstrap=bootstrap)
 
@@ -260,18 +338,78 @@ def show(
     if as_json:
         print(orjson.dumps([msgspec.to_builtins(action) for action in recorded]).decode())
         return
+    with shown_reading():
+        rejected = {one.action_id: one for one in asyncio.run(rejections.rejections(current, content))}
     rows = [
         {
             "at": action.acted_at.isoformat(timespec="seconds"),
-            "action": action.action,
+            "action": "undecide" if action.withdraws else action.action,
             "state": f"{action.state}, dry run" if action.dry_run else action.state,
             "stands": action.effective or action.action,
-            "policy": action.policy_id or "all, by a moderator",
-            "verdict": f"{action.decision} {' '.join(action.rule_ids)}" if action.decision else "",
-            "rule": action.rule or "",
-            "by": action.by or "",
-            "why": action.why,
+            "because": "; ".join(_because(action, rejected.get(action.action_id))),
         }
         for action in recorded
     ]
-    show_rows(rows, f"no actions on {content}", as_json=False)
+    _show(rows, f"no actions on {content}", whole=("at",))
+
+
+def _because(action: Action, rejection: Rejection | None) -> Iterator[str]:
+    """Why an action was taken, and that the webhook's receiver rejected it."""
+    if action.policy_id is None or action.by:
+        yield f"by {action.by or 'a moderator'}"
+    if action.policy_id is not None:
+        verdict = [action.decision or "", *action.rule_ids]
+        yield " ".join(
+            filter(None, ["all policies" if action.policy_id == EVERY_POLICY else action.policy_id, *verdict])
+        )
+    if action.rule:
+        yield f"rule: {action.rule}"
+    if action.why:
+        yield action.why
+    if rejection is not None:
+        yield f"webhook, {rejection.state}: {rejection.problem}"
+
+
+@app.command("deliveries")
+def deliveries(
+    content: Annotated[
+        str | None, typer.Argument(metavar="[CONTENT_ID]", help="Id of a content item.", show_default="all items")
+    ] = None,
+    bootstrap: Bootstrap = None,
+    as_json: Json = False,
+) -> None:
+    """List the messages that the webhook's receiver rejected or did not accept, oldest first.
+
+    Such a message is a dead letter. After you have repaired the receiver, `safeguard dead-letters retry` sends it again
+    unless a later action has replaced it.
+    """
+    current = settings.load(bootstrap=bootstrap)
+    with shown_reading():
+        found = asyncio.run(rejections.rejections(current, content))
+    if as_json:
+        print(msgspec.json.encode(found).decode())
+        return
+    rows = [
+        {
+            "failed at": one.failed_at.isoformat(timespec="seconds"),
+            "item": one.content_id,
+            "action": one.action,
+            "state": one.state,
+            "problem": one.problem,
+        }
+        for one in found
+    ]
+    _show(rows, "the receiver rejected no message", whole=("failed at", "item"))
+
+
+def _show(rows: Sequence[Mapping[str, Any]], none: str, whole: Sequence[str]) -> None:
+    """Print rows as a table that breaks no cell of the columns `whole` before it has broken all others."""
+    if not rows:
+        say(none)
+        return
+    table = Table(box=None)
+    for name in rows[0]:
+        table.add_column(name, no_wrap=name in whole, overflow="fold")
+    for row in rows:
+        table.add_row(*row.values())
+    console().print(table)

@@ -150,6 +150,9 @@ class Escalation(msgspec.Struct, frozen=True, omit_defaults=True):
     repaired: Annotated[
         bool, Meta(description="whether bytes of the event that are no characters were replaced by U+FFFD")
     ] = False
+    judged_under: Annotated[
+        tuple[str, ...], Meta(description="ids of the policies under which the event is judged; the others passed it")
+    ] = ()
 
 
 class Tokens(msgspec.Struct, frozen=True):
@@ -207,6 +210,22 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
     repaired: Annotated[
         bool, Meta(description="whether bytes of the event that are no characters were replaced by U+FFFD")
     ] = False
+    judged_under: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="ids of the policies under which the event is judged, audits included; the others passed it. "
+            "Absent where that is unknown, and on a cleared verdict that no audit judges"
+        ),
+    ] = ()
+
+    @property
+    def clears(self) -> bool:
+        """Whether the prefilter cleared the event under every policy that applies to it."""
+        return self.policy_id == EVERY_POLICY
+
+    def passed(self, policy_id: str) -> bool:
+        """Whether the gate of a policy is known to have passed the event, so that no verdict of that policy follows."""
+        return (self.clears or bool(self.judged_under)) and policy_id not in (self.policy_id, *self.judged_under)
 
 
 class Rationale(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -234,7 +253,8 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
 class Action(msgspec.Struct, frozen=True, omit_defaults=True):
     """moderation.actions: what enforcement did about an item and for which verdict, or what a moderator decided.
 
-    A moderator's decision has no policy_id. It covers the item under all policies and overrides all verdicts on it.
+    A moderator's decision has no policy_id. It covers the item's text under all policies and overrides all verdicts on
+    it. With `withdraws`, it takes an earlier decision back.
     """
 
     action_id: Annotated[Id, Meta(description="deterministic id of the action; receivers deduplicate on it")]
@@ -255,7 +275,11 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
     previous: Annotated[Enforced, Meta(description="action that stood under this policy before")] = "allow"
     verdict_id: Annotated[str | None, Meta(description="the verdict that the action follows")] = None
     policy_id: Annotated[
-        str | None, Meta(description="the policy of that verdict; absent for a moderator's decision")
+        str | None,
+        Meta(
+            description="the policy of that verdict, or * where an edit ends a decision under all policies; absent for "
+            "a moderator's decision"
+        ),
     ] = None
     policy_version: Annotated[str | None, Meta(description="the version of that policy")] = None
     decision: Annotated[Decision | None, Meta(description="the decision of that verdict")] = None
@@ -273,9 +297,21 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
     sequence: Annotated[
         int | None,
         Meta(
-            description="place in the order in which the agent acted, rising for each item; absent until the agent has "
-            "followed what a moderator wrote"
+            description="place in the order in which the agent acted, rising for each item; actions that follow one "
+            "verdict share it; absent until the agent has followed what a moderator wrote"
         ),
+    ] = None
+    content_sha256: Annotated[
+        str | None, Meta(description="SHA-256 of the text that the verdict or the decision is about, as hex")
+    ] = None
+    origin: Annotated[
+        str | None, Meta(description="where the event of that text stands on content.events, as 3@1042")
+    ] = None
+    any_text: Annotated[
+        bool, Meta(description="whether a moderator's decision holds for whatever text the item gets")
+    ] = False
+    withdraws: Annotated[
+        str | None, Meta(description="action_id of the moderator's decision that this record takes back")
     ] = None
 
     @property
@@ -310,20 +346,33 @@ class ModeratorDecision(msgspec.Struct, frozen=True, omit_defaults=True, gc=Fals
     by: Annotated[str | None, Meta(description="the moderator who decided")] = None
     why: Annotated[str, Meta(description="the moderator's stated reason")] = ""
     content_sha256: Annotated[
-        str | None, Meta(description="SHA-256 of the text that was last judged before; absent if none was")
+        str | None,
+        Meta(description="SHA-256 of the text that the decision is about; absent if none was known: it holds for any"),
     ] = None
+    any_text: Annotated[bool, Meta(description="whether the decision holds for whatever text the item gets")] = False
 
 
 class PolicyStanding(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """What stands on an item under one policy, after the last verdict that the agent followed."""
+    """What the last verdict under one policy says about an item. A moderator's decision may override it."""
 
     policy_id: Annotated[str, Meta(description="the policy's id")]
     verdict_ids: Annotated[
         tuple[str, ...], Meta(description="the last verdicts that the agent followed, newest first")
     ] = ()
-    action: Annotated[Enforced, Meta(description="the action that is applied")] = "allow"
-    action_id: Annotated[str | None, Meta(description="action_id of that action; absent if nothing is applied")] = None
+    action: Annotated[Enforced, Meta(description="the action that the verdict leads to, unless it is held")] = "allow"
+    action_id: Annotated[str | None, Meta(description="action_id of that action; absent if it is to allow")] = None
     held: Annotated[Action | None, Meta(description="the action above a cap that waits for a moderator")] = None
+    content_sha256: Annotated[str | None, Meta(description="SHA-256 of the text of that verdict")] = None
+    origin: Annotated[
+        str | None, Meta(description="where the event of that text stands on content.events, as 3@1042")
+    ] = None
+    at: Annotated[datetime | None, Meta(description="when the action was written; absent if it is to allow")] = None
+    decision: Annotated[
+        Decision | None, Meta(description="the decision of that verdict; absent if the action is to allow")
+    ] = None
+    rule: Annotated[
+        str | None, Meta(description="the enforcement rule that chose the action; absent if it is to allow")
+    ] = None
 
     @property
     def empty(self) -> bool:
@@ -337,9 +386,20 @@ class Standing(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     content_id: Annotated[Id, Meta(description="the item; also the record's key")]
     effective: Annotated[Enforced, Meta(description="the action in effect under all policies and decisions")]
     partitions: Annotated[int, Meta(description="number of partitions of the topics when the record was written")]
-    policies: Annotated[tuple[PolicyStanding, ...], Meta(description="what stands under each policy")] = ()
+    policies: Annotated[tuple[PolicyStanding, ...], Meta(description="what the verdicts say under each policy")] = ()
     decision: Annotated[ModeratorDecision | None, Meta(description="what a moderator decided, if one did")] = None
-    content_sha256: Annotated[str | None, Meta(description="SHA-256 of the text that was judged last")] = None
+    content_sha256: Annotated[str | None, Meta(description="SHA-256 of the newest text that is known")] = None
+    origin: Annotated[
+        str | None, Meta(description="where the event of that text stands on content.events, as 3@1042")
+    ] = None
+
+    @property
+    def in_force(self) -> ModeratorDecision | None:
+        """A moderator's decision, if it covers the newest text."""
+        decided = self.decision
+        if decided is None or decided.any_text or None in (decided.content_sha256, self.content_sha256):
+            return decided
+        return decided if decided.content_sha256 == self.content_sha256 else None
 
     def policy(self, policy_id: str) -> PolicyStanding:
         """What stands under a policy."""
@@ -546,6 +606,7 @@ class ErasureRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 T = TypeVar("T", bound=msgspec.Struct)
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
+_ORIGIN = re.compile(r"([0-9]{1,10})@([0-9]{1,19})")
 _INT_DIGITS = 20  # of the largest integer of 64 bits, or of its negative with the sign
 _encoder = msgspec.json.Encoder()
 
@@ -628,6 +689,23 @@ def carried(headers: Headers) -> list[tuple[str, bytes]]:
 def origin_of(partition: int, offset: int) -> str:
     """The place of a record on content.events, as `Escalation.origin` and `Verdict.origin` name it."""
     return f"{partition}@{offset}"
+
+
+def came_later(origin: str | None, than: str | None) -> bool | None:
+    """Whether an event came after another on content.events, by their places; None where that is unknown.
+
+    Events of two partitions have no order. The one that is asked about then counts as the later one: read it later.
+    """
+    place, other = _place(origin), _place(than)
+    if place is None or other is None:
+        return None
+    return place[0] != other[0] or place[1] > other[1]
+
+
+def _place(origin: str | None) -> tuple[int, int] | None:
+    """Partition and offset of a place as `origin_of` writes it; None for anything else."""
+    match = _ORIGIN.fullmatch(origin or "")
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def content_sha256(text: str) -> str:

@@ -7,12 +7,15 @@ verdicts and release held actions by writing to moderation.actions. In reading o
 
 - `rules`: the file of enforcement rules, from verdicts to actions, and the caps.
 - `intake`: one order for verdicts and moderators' records, on moderation.enforcement.
+- `cleared`: cleared texts of the items on which something stands, into the same order.
 - `state`: what stands on the content items of one partition, restored from moderation.standing.
+- `texts`: which text of an item a verdict is about, and what follows where authors edited it.
 - `transform`: the action that follows a verdict or a moderator's record.
 - `delivery`: actions to the webhook.
 - `plain_text`: names and reasons of moderators.
-- `moderators`: what moderators do: decide, look at what stands and at held actions, release them.
+- `moderators`: what moderators do: decide, take that back, look at what stands and at held actions, release them.
 - `held_texts`: the texts that held actions are about.
+- `reviews`, `rejections`: what waits for a moderator; which messages the receiver rejected.
 - `repartition`: what stands, after the topics got more partitions.
 - `app`: the process that runs the agent.
 
@@ -28,8 +31,17 @@ verdicts and release held actions by writing to moderation.actions. In reading o
   partition than what stands on it. The agent refuses such records, and a command moves them.
 - **Actions are written before they are delivered.** Another engine delivers them, so an unavailable receiver does not
   delay the writing of actions. It needs no state: each action says what is in effect after it.
-- **A moderator's decision covers the item, whatever its text.** The record has the hash of the text that was judged
-  last before. A verdict on another text is overridden, too, and the action says so, for reviewers of edits.
+- **A moderator's decision covers a text, by its hash.** A moderator has read that text and no other. After an edit, the
+  verdicts on the new text count, and the action says that the decision ended. With `any_text`, it covers every text.
+- **The place of the event orders the texts of an item.** Verdicts come in another order: reasoning takes longer than
+  clearing. A verdict on an earlier text is recorded and has no effect.
+- **Each verdict names the policies that judge its event.** The others passed it, and no verdict of theirs will follow.
+  An edit therefore ends their actions, even where one policy judges every event and nothing is ever cleared.
+- **The gate overrules no judgement of the same text.** An item that an audit found is cleared again when it is sent
+  again. Only another text ends its action.
+- **Of what is cleared, the key alone is read.** Which keys matter, moderation.standing tells. It tells so after the
+  verdict, so the stage remembers the places of the last 100,000 cleared verdicts of each partition. A verdict on an
+  earlier text that comes later than that acts until the item is judged or cleared again.
 - **Partitions divide a cap.** An exact shared count would need coordination between partitions before each action. A
   reversal counts as a change: restoring a thousand removed posts by mistake is as bad as removing them.
 - **An undetermined verdict reverses nothing.** It says nothing about the content.

@@ -1,12 +1,13 @@
 """The enforcement agent's process: it turns verdicts into actions exactly once, and delivers actions at least once.
 
     moderation.verdicts -+
-                         +-> intake -> moderation.enforcement -> Enforcer -+-> moderation.standing
-    moderators' records -+                                                 +-> moderation.actions -> Delivery
+    moderators' records -+-> intake -> moderation.enforcement -> Enforcer -+-> moderation.standing
+    moderation.cleared ------> cleared texts ---^                          +-> moderation.actions -> Delivery
 
-Moderators write to moderation.actions, from where the intake takes what the agent has not followed yet. Each engine is
-a consumer group of its own. Only the Enforcer has a state. It writes a partition's actions and what stands in one
-transaction, and the next owner restores the state from moderation.standing.
+Moderators write to moderation.actions, from where the intake takes what the agent has not followed yet. Of the cleared
+verdicts, only those of items on which something stands pass. Each engine is a consumer group of its own. The Enforcer
+writes a partition's actions and what stands in one transaction, and the next owner restores its state from
+moderation.standing.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from safeguard_streams.bus.interface import Partition
 from safeguard_streams.bus.kafka import KafkaBus
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
-from safeguard_streams.enforcement import intake
+from safeguard_streams.enforcement import cleared, intake
+from safeguard_streams.enforcement.cleared import ClearedTexts
 from safeguard_streams.enforcement.delivery import MAX_CONNECTIONS, Delivery, signing_key
-from safeguard_streams.enforcement.delivery import STAGE as DELIVERY
 from safeguard_streams.enforcement.repartition import check_recorded, partitions_of
 from safeguard_streams.enforcement.rules import EnforcementRules
 from safeguard_streams.enforcement.state import EnforcementState
-from safeguard_streams.enforcement.transform import ACTING, STAGE, Enforcer
+from safeguard_streams.enforcement.transform import ACTING, DELIVERING, STAGE, Enforcer
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.runtime import metrics, telemetry
@@ -52,6 +53,7 @@ class EnforcementAgent:
         erased = self._erasures.erased
         self.enforcer = Enforcer(rules, partitions, self._restore, dry_run=dry_run, erased=erased)
         self.delivery: Delivery | None = None
+        self._cleared = ClearedTexts(partial(cleared.kafka_logs, settings), erased)
         self._partitions = partitions
         self._dry_run = dry_run
         limits = Limits(max_batch=500)
@@ -61,9 +63,11 @@ class EnforcementAgent:
         else:
             taking = KafkaBus(settings, [topics.VERDICTS, topics.ACTIONS], _group(dry_run=False))
             acting = KafkaBus(settings, [topics.ENFORCEMENT], ACTING)
+            clearing = KafkaBus(settings, [topics.CLEARED], cleared.STAGE)
             self._engines = [
                 Engine(acting, self.enforcer, stage=ACTING, limits=limits),
                 Engine(taking, stateless(partial(intake.collect, erased=erased)), stage=STAGE, limits=limits),
+                Engine(clearing, self._cleared, stage=cleared.STAGE),
             ]
 
     def state(self) -> dict[str, Any]:
@@ -74,6 +78,7 @@ class EnforcementAgent:
             "committed": self._engines[0].committed,
             "held": dict(self._held()),
             "delivered": dict(delivery.delivered) if delivery else {},
+            "rejected": delivery.rejected if delivery else 0,
             "undelivered": {"messages": delivery.undelivered, "oldest_seconds": round(delivery.oldest)}
             if delivery
             else None,
@@ -89,7 +94,8 @@ class EnforcementAgent:
                     await run_until_first(self._run_engines(stop), pauses)
                     return
                 known = asyncio.Event()
-                await run_until_first(self._erasures.follow(self.settings, known), self._run_when(known, stop), pauses)
+                erasures = self._erasures.follow(self.settings, known)
+                await run_until_first(erasures, self._run_when(known, stop), pauses)
 
     def _held(self) -> Counter[str]:
         """The number of actions that wait for a moderator in the partitions owned now, by policy id."""
@@ -110,13 +116,15 @@ class EnforcementAgent:
         await self._run_engines(stop)
 
     async def _run_engines(self, stop: asyncio.Event) -> None:
-        """Run all engines to their ends. When one fails, the others stop."""
-        running = [asyncio.create_task(engine.run(stop)) for engine in self._engines]
+        """Run all engines to their ends. When one fails, or what stands cannot be followed, the others stop."""
+        running: list[asyncio.Task[Any]] = [asyncio.create_task(engine.run(stop)) for engine in self._engines]
+        running.append(asyncio.create_task(self._cleared.watch(stop)))
         try:
             await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
         finally:
             stop.set()
             await asyncio.gather(*running)
+            await self._cleared.aclose()
 
     @contextlib.asynccontextmanager
     async def _delivering(self) -> AsyncIterator[None]:
@@ -147,9 +155,9 @@ class EnforcementAgent:
         return value
 
     def _deliver(self, delivery: Delivery) -> Engine:
-        bus = KafkaBus(self.settings, [topics.ACTIONS], DELIVERY)
+        bus = KafkaBus(self.settings, [topics.ACTIONS], DELIVERING)
         limits = Limits(max_batch=1, max_in_flight=MAX_DELIVERIES, max_buffered=4 * MAX_DELIVERIES)
-        return Engine(bus, stateless(delivery.process), stage=DELIVERY, limits=limits)
+        return Engine(bus, stateless(delivery.process), stage=DELIVERING, limits=limits)
 
     async def _restore(self, partition: Partition) -> EnforcementState:
         place = (self.settings, partition.partition, self._partitions)
@@ -176,7 +184,8 @@ async def run(settings: Settings, rules: EnforcementRules, *, from_now: bool = F
         if from_now:
             await kafka.begin_at_end(settings, _group(dry_run=dry_run), topics.VERDICTS)
             if not dry_run:
-                await kafka.begin_at_end(settings, DELIVERY, topics.ACTIONS)
+                await kafka.begin_at_end(settings, cleared.STAGE, topics.CLEARED)
+                await kafka.begin_at_end(settings, DELIVERING, topics.ACTIONS)
         agent = EnforcementAgent(settings, rules, partitions, dry_run=dry_run)
         async with served(settings.host, settings.enforcement_port, agent.state):
             await agent.run(stop.event)

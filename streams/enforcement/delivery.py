@@ -31,13 +31,13 @@ from safeguard_streams.bus.dead_letters import was_requeued
 from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.contract.records import Action, decode, now
 from safeguard_streams.enforcement.rules import Webhook
+from safeguard_streams.enforcement.transform import REJECTED
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.releases.erasures import Erased, never, without_words
 from safeguard_streams.runtime import metrics
 
 log = logging.getLogger(__name__)
 
-STAGE = "enforcement-webhook"
 # Statuses that blame the message itself. Any other failure, such as a missing page or a wrong key, can be repaired.
 _NON_RETRYABLE = {400, 413, 415, 422}
 MAX_CONNECTIONS = 32
@@ -124,9 +124,10 @@ class Delivery:
     """The transform of the engine, one record at a time. It needs no state: the agent writes actions in the order in
     which they take effect, and each says what is in effect after it.
 
-    delivered: messages that the receiver accepted, by type. failing: the last problem with the receiver, None while it
-    is healthy. authorization: value of the Authorization header, if the receiver asks for one. erased: tells by an id
-    and a time in ms since 1970 whether the item was erased. Its actions are then delivered without words about it.
+    delivered: messages that the receiver accepted, by type. rejected: messages that became dead letters. failing: the
+    last problem with the receiver, None while it is healthy. authorization: value of the Authorization header, if the
+    receiver asks for one. erased: tells by an id and a time in ms since 1970 whether the item was erased. Its actions
+    are then delivered without words about it.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class Delivery:
     ) -> None:
         self._erased = erased
         self.delivered: Counter[str] = Counter()
+        self.rejected = 0
         self.failing: str | None = None
         self._webhook = webhook
         self._key = key
@@ -198,7 +200,9 @@ class Delivery:
                 attempt = await self._attempt(message)
             metrics.DELIVERIES.add(1, {"outcome": attempt.outcome})
             if attempt.outcome == "refused":
-                raise RecordError("webhook", f"the receiver rejected the message: {attempt.problem}")
+                self.rejected += 1
+                log.error("webhook message rejected id=%s problem=%s", message.message_id, attempt.problem)
+                raise RecordError("webhook", f"{REJECTED}: {attempt.problem}")
             if attempt.outcome == "delivered":
                 self.delivered[message.message_id.partition("-")[0]] += 1
                 self._mark_healthy()
@@ -216,6 +220,8 @@ class Delivery:
         remaining = self._webhook.patience.total_seconds() - (time.monotonic() - failures.started)
         if failures.alone < self._webhook.max_attempts and remaining > 0:
             return remaining
+        self.rejected += 1
+        metrics.DELIVERIES.add(1, {"outcome": "given up"})
         log.error("webhook message given up id=%s attempts=%d problem=%s", message.message_id, failures.total, problem)
         raise RecordError(
             "webhook",

@@ -6,8 +6,9 @@ content is allowed.
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -18,12 +19,17 @@ import msgspec
 
 from safeguard_streams.contract.records import Confidence, Decision, Enforced, Verdict
 from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.policies.document import Policy, is_surface
 from safeguard_streams.runtime.durations import span
 
 SHIPPED = Path(str(files("safeguard_streams.policies") / "enforcement.toml"))
 MinScore = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Span = Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,3}[smhd]$")]  # at most 9999d
 _SEVERITY: tuple[Enforced, ...] = get_args(Enforced)
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def _duration(text: str) -> timedelta:
@@ -43,7 +49,11 @@ class RuleChoice(NamedTuple):
 
 
 class EnforcementRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One rule. An omitted condition matches every verdict; a verdict without a score matches no min_score."""
+    """One rule. An omitted condition matches every verdict.
+
+    A verdict without a score matches no min_score, and one without a surface no surfaces. Surfaces are compared as in
+    the scope of a policy: case and blanks around them do not matter.
+    """
 
     name: Annotated[str, msgspec.Meta(min_length=1)]
     action: Enforced
@@ -54,6 +64,22 @@ class EnforcementRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     confidence: tuple[Confidence, ...] = ()
     surfaces: tuple[str, ...] = ()
 
+    def problems(self, known: Mapping[str, Policy]) -> Iterator[str]:
+        """What the rule names and no policy that it applies to has. Unknown policies are a problem of the file."""
+        applied = [known[policy_id] for policy_id in self.policies or sorted(known) if policy_id in known]
+        if not applied:
+            return
+        cited = sorted({rule_id for policy in applied for rule_id in policy.rules})
+        for rule_id in sorted(set(self.rules) - set(cited)):
+            policies = ", ".join(policy.id for policy in applied)
+            yield f"{rule_id!r} is not a rule of {policies}; there are: {_list(cited)}"
+        scopes = [policy.applies_to.surfaces for policy in applied]
+        surfaces = sorted({surface for scope in scopes for surface in scope})
+        if all(scopes):  # a policy without surfaces covers those that nobody listed, too
+            for surface in self.surfaces:
+                if not is_surface(surface, surfaces):
+                    yield f"no policy of the rule covers the surface {surface!r}; they cover: {_list(surfaces)}"
+
     def matches(self, verdict: Verdict) -> bool:
         return (
             verdict.decision == self.decision
@@ -61,7 +87,7 @@ class EnforcementRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             and (not self.rules or not set(self.rules).isdisjoint(verdict.rule_ids))
             and (self.min_score is None or (verdict.score is not None and verdict.score >= self.min_score))
             and (not self.confidence or verdict.confidence in self.confidence)
-            and (not self.surfaces or verdict.surface in self.surfaces)
+            and (not self.surfaces or is_surface(verdict.surface, self.surfaces))
         )
 
 
@@ -80,6 +106,12 @@ class Cap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         although partitions never ask each other.
         """
         return self.max_actions // partitions + (partition < self.max_actions % partitions)
+
+    def above(self, share: int) -> str:
+        """What to say about a change above a partition's share of the cap."""
+        if share == self.max_actions:
+            return f"above the cap of {self.max_actions} in {self.window}"
+        return f"above this partition's share of the cap, {share} of {self.max_actions} in {self.window}"
 
 
 class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,6 +191,26 @@ class EnforcementRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Ids of all policies that the file names."""
         return {policy for rule in self.rule for policy in rule.policies} | set(self.caps)
 
+    def problems(self, known: Mapping[str, Policy]) -> list[str]:
+        """The policies, rules of policies and surfaces that the file names and that do not exist, one problem each."""
+        found = [
+            f"no policy {policy_id!r}; there are: {', '.join(sorted(known))}"
+            for policy_id in sorted(self.policies - set(known))
+        ]
+        for rule in self.rule:
+            found += [f"rule {rule.name!r}: {problem}" for problem in rule.problems(known)]
+        return found
+
+
+_CHOICES = {"action": get_args(Enforced), "decision": get_args(Decision), "confidence": get_args(Confidence)}
+_FIELD = re.compile(r"\.(action|decision|confidence)(\[[0-9]+\])?`$")
+
+
+def _allowed(message: str) -> str:
+    """What a field takes, for an error of msgspec about a value that it does not take."""
+    field = _FIELD.search(message)
+    return f"; choose from: {', '.join(_CHOICES[field[1]])}" if field and message.startswith("Invalid enum") else ""
+
 
 def load(path: Path) -> EnforcementRules:
     """Read a file of enforcement rules. Raises ConfigurationError that names the place and the problem."""
@@ -166,10 +218,10 @@ def load(path: Path) -> EnforcementRules:
         rules = msgspec.convert(tomllib.loads(path.read_text("utf-8-sig")), EnforcementRules)
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{path}: {error}{_allowed(str(error))}") from error
     except (ValueError, RecursionError) as error:  # also for bytes that are no UTF-8, and endless numbers
         raise ConfigurationError(f"{path}: not TOML in UTF-8: {error}") from error
-    except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{path}: {error}") from error
     names = [rule.name for rule in rules.rule]
     duplicates = sorted({name for name in names if names.count(name) > 1})
     if duplicates:

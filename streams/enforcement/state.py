@@ -6,7 +6,7 @@ Only items on which something stands take memory. Nothing stands on any other it
 from __future__ import annotations
 
 import sys
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
 
@@ -16,39 +16,47 @@ from safeguard_streams.bus import kafka
 from safeguard_streams.bus.interface import Partition, Record
 from safeguard_streams.client.recent_ids import RecentIds
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Action, Enforced, Standing, now
+from safeguard_streams.contract.records import Action, Enforced, EnforcementInput, Standing, Verdict, came_later, now
 from safeguard_streams.enforcement.rules import Cap, severity
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.settings import Settings
 
 RestoreState = Callable[[Partition], Awaitable["EnforcementState"]]
 MAX_SEEN_VERDICTS = 100_000
+MAX_ALLOWED = 20_000  # allowed items whose newest text is known
+RECENT_TEXTS = timedelta(minutes=15)  # how far back a restore looks for them
 
 
 def effective(standing: Standing) -> Enforced:
-    """The action in effect on an item: a moderator's decision, or else the most severe action of its policies."""
-    if standing.decision is not None:
-        return standing.decision.action
+    """The action in effect: a moderator's decision about the text, or else the most severe action of the policies."""
+    if standing.in_force is not None:
+        return standing.in_force.action
     return max((policy.action for policy in standing.policies), key=severity, default="allow")
 
 
 class EnforcementState:
     """What stands on the content items of one partition. partitions is the number of partitions of the topic.
 
-    seen_verdicts: ids of the last verdicts, those on allowed items included.
+    seen_verdicts: ids of the last verdicts, those on allowed items included. The newest texts of the last allowed items
+    are known, too. A late verdict on an earlier text of such an item then has no effect.
     """
 
     def __init__(self, partitions: int = 1) -> None:
         self.partitions = partitions
         self.seen_verdicts = RecentIds(MAX_SEEN_VERDICTS)
         self._standings: dict[str, Standing] = {}
+        self._allowed: OrderedDict[str, tuple[str, str | None]] = OrderedDict()  # ids to hashes and origins of texts
         self._held: Counter[str] = Counter()  # by policy id
         self._changes: dict[str, deque[datetime]] = {}  # by policy id
         self._alerts: dict[str, datetime] = {}  # by policy id
 
     def __getitem__(self, content_id: str) -> Standing:
         """What stands on an item, also where that is nothing."""
-        return self._standings.get(content_id) or Standing(content_id, "allow", self.partitions)
+        standing = self._standings.get(content_id)
+        if standing is None:
+            text, origin = self._allowed.get(content_id, (None, None))
+            standing = Standing(content_id, "allow", self.partitions, content_sha256=text, origin=origin)
+        return standing
 
     def __len__(self) -> int:
         """The number of items on which something stands."""
@@ -57,7 +65,12 @@ class EnforcementState:
     def put(self, standing: Standing) -> None:
         """Replace what stands on an item."""
         self.drop(standing.content_id)
-        if not standing.empty:
+        self._allowed.pop(standing.content_id, None)
+        if standing.empty and standing.content_sha256 is not None:
+            self._allowed[standing.content_id] = (standing.content_sha256, standing.origin)
+            if len(self._allowed) > MAX_ALLOWED:
+                self._allowed.popitem(last=False)
+        elif not standing.empty:
             _share_strings(standing)
             self._standings[standing.content_id] = standing
             self._held.update(_held_policies(standing))
@@ -104,13 +117,20 @@ class EnforcementState:
 
     @classmethod
     async def restore(cls, settings: Settings, partition: int, partitions: int, window: timedelta) -> EnforcementState:
-        """Read what stands in a partition, and what the agent did within `window`, which caps count.
+        """Read what stands in a partition, what the agent did within `window`, which caps count, and the newest texts
+        of the last inputs.
 
         Raises ConfigurationError when the records are of another number of partitions.
         """
         state = await cls._read(settings, partition, partitions)
         async for _, action in kafka.read_decoded(settings, [topics.ACTIONS], Action, partition, since=now() - window):
             state.add_recent(action)
+        recent = kafka.read_decoded(
+            settings, [topics.ENFORCEMENT], EnforcementInput, partition, since=now() - RECENT_TEXTS
+        )
+        async for _, one in recent:
+            if one.verdict is not None:
+                state.add_text(one.verdict)
         return state
 
     @classmethod
@@ -139,6 +159,13 @@ class EnforcementState:
         elif record.value is None and record.key is not None:
             self.drop(record.key.decode("utf-8", "replace"))
 
+    def add_text(self, verdict: Verdict) -> None:
+        """Take the text of a verdict as the newest one of an item on which nothing stands, if it is."""
+        known = self[verdict.content_id]
+        if known.empty and came_later(verdict.origin, known.origin) is not False:
+            text = {"content_sha256": verdict.content_sha256, "origin": verdict.origin}
+            self.put(msgspec.structs.replace(known, **text))
+
     def add_recent(self, action: Action) -> None:
         """Add an action of moderation.actions within a cap's window, in topic order."""
         if action.sequence is None or action.dry_run:
@@ -159,11 +186,16 @@ def check_partitions(standing: Standing, partitions: int) -> None:
 
 
 def _held_policies(standing: Standing) -> Iterable[str]:
-    """The policies under which an action waits; none waits on an item that a moderator decided about."""
-    return [policy.policy_id for policy in standing.policies if policy.held] if standing.decision is None else ()
+    """The policies under which an action waits; none waits on a text that a moderator decided about."""
+    return [policy.policy_id for policy in standing.policies if policy.held] if standing.in_force is None else ()
 
 
 def _share_strings(standing: Standing) -> None:
-    """Let the records of millions of items share their policies' ids."""
+    """Let the records of millions of items share ids and names, and those of one item its text's hash and origin."""
     for policy in standing.policies:
         msgspec.structs.force_setattr(policy, "policy_id", sys.intern(policy.policy_id))
+        if policy.rule is not None:
+            msgspec.structs.force_setattr(policy, "rule", sys.intern(policy.rule))
+        for name in ("content_sha256", "origin"):
+            if getattr(policy, name) == getattr(standing, name):
+                msgspec.structs.force_setattr(policy, name, getattr(standing, name))

@@ -11,6 +11,7 @@ import msgspec
 from safeguard_streams.bus.interface import Output, Partition, Record
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
+    EVERY_POLICY,
     Action,
     ActionState,
     EnforcementInput,
@@ -18,6 +19,7 @@ from safeguard_streams.contract.records import (
     PolicyStanding,
     Standing,
     Verdict,
+    came_later,
     carried,
     decode,
     encode,
@@ -25,6 +27,7 @@ from safeguard_streams.contract.records import (
     schema_header,
     verdict_id,
 )
+from safeguard_streams.enforcement import texts
 from safeguard_streams.enforcement.plain_text import made_plain
 from safeguard_streams.enforcement.rules import Cap, EnforcementRules, RuleChoice, severity
 from safeguard_streams.enforcement.state import EnforcementState, RestoreState, effective
@@ -36,6 +39,9 @@ log = logging.getLogger(__name__)
 
 STAGE = "enforcement"
 ACTING = "enforcement-actions"  # the stage and group that follow the one order; STAGE reads the verdicts
+DELIVERING = "enforcement-webhook"  # those that send actions to the webhook
+REJECTED = "the receiver rejected the message"
+_PASSED = "the edited text passed the gate"
 MAX_VERDICT_IDS = 8  # of one policy on one item, to recognise a verdict that comes again
 _ACTION, _STANDING = schema_header(Action), schema_header(Standing)
 
@@ -43,16 +49,17 @@ _ACTION, _STANDING = schema_header(Action), schema_header(Standing)
 class Situation(msgspec.Struct, frozen=True):
     """All that the action for a verdict depends on.
 
-    chosen: what the rules choose for the verdict. standing: what stands under its policy. moderator_decision: what a
-    moderator decided about the content item, if one did. cap_reached: one more change would exceed the partition's
-    share of the cap. alerted: an alert was raised within the cap's window.
+    chosen: what the rules choose for the verdict. standing: what stands under its policy. overruled: why the verdict
+    has no effect; empty if it has one. share: the changes that the cap allows this partition. cap_reached: one more
+    change would exceed them. alerted: an alert was raised within the cap's window.
     """
 
     verdict: Verdict
     chosen: RuleChoice
     standing: PolicyStanding
-    moderator_decision: ModeratorDecision | None
+    overruled: str
     cap: Cap
+    share: int
     cap_reached: bool
     alerted: bool
 
@@ -68,14 +75,13 @@ class ActionDecision(msgspec.Struct, frozen=True):
 
 def decide_action(situation: Situation) -> ActionDecision | None:
     """Decide what follows a verdict; None where it allows content that is already allowed."""
-    chosen, previous, cap = _keep_standing(situation), situation.standing.action, situation.cap
+    chosen, previous = _keep_standing(situation), situation.standing.action
     if chosen.action == previous == "allow" and situation.standing.held is None:
         return None
-    if situation.moderator_decision is not None:
-        return ActionDecision(chosen, "overridden", _overridden_by(situation.moderator_decision, situation.verdict))
+    if situation.overruled:
+        return ActionDecision(chosen, "overridden", situation.overruled)
     if chosen.action != previous and situation.cap_reached:
-        why = f"above the cap of {cap.max_actions} in {cap.window}"
-        return ActionDecision(chosen, "held", why, alert=not situation.alerted)
+        return ActionDecision(chosen, "held", situation.cap.above(situation.share), alert=not situation.alerted)
     return ActionDecision(chosen, "applied")
 
 
@@ -87,10 +93,11 @@ def _keep_standing(situation: Situation) -> RuleChoice:
     return chosen
 
 
-def _overridden_by(decision: ModeratorDecision, verdict: Verdict) -> str:
-    """Why a verdict has no effect. A decision covers the item whatever its text, and a reviewer can find edits."""
-    edited = decision.content_sha256 not in (None, verdict.content_sha256)
-    return f"a moderator decided{' about an earlier text' if edited else ''}: {decision.action}"
+def _overruled(standing: Standing, *, earlier: bool) -> str:
+    """Why a verdict has no effect on an item; empty if it has one. earlier: it is about a text the item had before."""
+    if standing.in_force is not None:
+        return f"a moderator decided: {standing.in_force.action}"
+    return "it is about an earlier text" if earlier else ""
 
 
 class Enforcer:
@@ -132,18 +139,12 @@ class Enforcer:
         for record, one in zip(records, inputs, strict=True):
             state, content_id = self.states[record.partition], _content_id(one)
             before = state[content_id]
-            action = self._followed(one, state, record)
-            if state[content_id] != before:
+            actions = self._followed(one, state, record)
+            after = state[content_id]
+            if after != before and not (after.empty and before.empty):
                 changed.add(content_id)
-            if action is not None:
-                outputs.append(
-                    Output(
-                        topics.ACTIONS,
-                        action.content_id.encode(),
-                        encode(action),
-                        [_ACTION, *carried(record.headers)],
-                    )
-                )
+            headers = [_ACTION, *carried(record.headers)]
+            outputs += [Output(topics.ACTIONS, content_id.encode(), encode(action), headers) for action in actions]
         return outputs if self._dry_run else [*outputs, *self._standings(changed, records[0].partition)]
 
     def _decoded(self, record: Record) -> EnforcementInput:
@@ -163,49 +164,106 @@ class Enforcer:
             outputs.append(Output(topics.STANDING, content_id.encode(), value, [_STANDING]))
         return outputs
 
-    def _followed(self, one: EnforcementInput, state: EnforcementState, record: Record) -> Action | None:
-        """The action that follows an input; None where none does. The state includes it on return."""
+    def _followed(self, one: EnforcementInput, state: EnforcementState, record: Record) -> Sequence[Action]:
+        """The actions that follow an input. The state includes them on return."""
         if one.verdict is not None:
             return self._follow_verdict(without_words(one.verdict, self._erased), state, record)
         assert one.action is not None
         action = without_words(one.action, self._erased)
         if action.sequence is not None:
-            return _sent_again(action, state, record.offset)
-        if action.human:
-            return _decided(action, state, record.offset, requeued=one.requeued)
-        if action.releases is not None:
-            return _released(action, state, record.offset, self._erased)
-        _adopt(action, state)
-        return None
+            followed = _sent_again(action, state, record.offset)
+        elif action.withdraws is not None:
+            followed = _withdrawn(action, state, record.offset)
+        elif action.human:
+            followed = _decided(action, state, record.offset, requeued=one.requeued)
+        elif action.releases is not None:
+            followed = _released(action, state, record.offset, self._erased)
+        else:
+            _adopt(action, state)
+            return []
+        return [followed] if followed is not None else []
 
-    def _follow_verdict(self, verdict: Verdict, state: EnforcementState, record: Record) -> Action | None:
-        standing = state[verdict.content_id]
-        policy = standing.policy(verdict.policy_id)
-        if verdict.verdict_id in policy.verdict_ids or not state.seen_verdicts.add(verdict.verdict_id):
-            return None
-        action = self._action_for(verdict, standing, state, record)
-        if action is None:
-            return None
-        state.put(_after(standing, policy, action, verdict.content_sha256))
-        state.count(action)
-        outcome = "dry-run" if action.dry_run else action.state
-        metrics.ACTIONS.add(1, {"policy": verdict.policy_id, "action": action.action, "state": outcome})
-        return msgspec.structs.replace(action, effective=state[verdict.content_id].effective)
+    def _follow_verdict(self, verdict: Verdict, state: EnforcementState, record: Record) -> Sequence[Action]:
+        """The actions that follow a verdict: its own, and the end of those that an edit left without a reason."""
+        before = state[verdict.content_id]
+        earlier = texts.is_earlier(verdict, before)
+        if verdict.clears:
+            if before.empty or earlier:
+                return []
+        elif _is_known(verdict, before) or not state.seen_verdicts.add(verdict.verdict_id):
+            return []
+        standing = before if earlier else texts.with_text(before, verdict)
+        overruled = _overruled(standing, earlier=earlier)
+        actions = []
+        for policy_id, chosen in self._choices(verdict, [] if earlier else texts.passed(standing, verdict)):
+            action = self._action_for(verdict, policy_id, chosen, standing.policy(policy_id), overruled, state, record)
+            if action is not None:
+                state.count(action)
+                standing = _after(standing, action, follows=not earlier)
+                actions.append(action)
+        standing = _with_effective(standing)
+        state.put(standing)
+        return self._told(actions, before, standing, verdict, record.offset)
+
+    def _choices(self, verdict: Verdict, passed: Sequence[PolicyStanding]) -> list[tuple[str, RuleChoice]]:
+        """The policies under which a verdict leads to an action, and what the rules choose."""
+        choices = [(policy.policy_id, RuleChoice("allow", _PASSED)) for policy in passed]
+        return choices if verdict.clears else [*choices, (verdict.policy_id, self.rules.choose(verdict))]
+
+    def _told(
+        self, actions: Sequence[Action], before: Standing, after: Standing, verdict: Verdict, sequence: int
+    ) -> Sequence[Action]:
+        """The actions with what stands after them. One more where an edit changes that, and none of them says it."""
+        note = _edited(before, after)
+        told = [
+            msgspec.structs.replace(action, effective=after.effective, why="; ".join(filter(None, (action.why, note))))
+            for action in actions
+        ]
+        if after.effective != before.effective and not any(action.changes for action in told):
+            told.append(
+                Action(
+                    action_id=self._action_id(verdict, "text"),
+                    content_id=verdict.content_id,
+                    action=after.effective,
+                    acted_at=now(),
+                    why=note,
+                    effective=after.effective,
+                    previous=before.effective,
+                    verdict_id=verdict.verdict_id,
+                    policy_id=EVERY_POLICY,
+                    rule="another text",
+                    dry_run=self._dry_run,
+                    sequence=None if self._dry_run else sequence,
+                    content_sha256=verdict.content_sha256,
+                    origin=verdict.origin,
+                )
+            )
+        for action in told:
+            outcome = "dry-run" if action.dry_run else action.state
+            metrics.ACTIONS.add(1, {"policy": action.policy_id or "", "action": action.action, "state": outcome})
+        return told
 
     def _action_for(
-        self, verdict: Verdict, standing: Standing, state: EnforcementState, record: Record
+        self,
+        verdict: Verdict,
+        policy_id: str,
+        chosen: RuleChoice,
+        policy: PolicyStanding,
+        overruled: str,
+        state: EnforcementState,
+        record: Record,
     ) -> Action | None:
-        """The action for a verdict; None where it allows content that is already allowed."""
-        policy_id, policy = verdict.policy_id, standing.policy(verdict.policy_id)
+        """The action for a verdict under a policy; None where it allows content that is already allowed."""
         moment, cap = now(), self.rules.cap_of(policy_id)
         share = cap.partition_share(record.partition, self._partitions)
         decision = decide_action(
             Situation(
                 verdict=verdict,
-                chosen=self.rules.choose(verdict),
+                chosen=chosen,
                 standing=policy,
-                moderator_decision=standing.decision,
+                overruled=overruled,
                 cap=cap,
+                share=share,
                 cap_reached=state.cap_reached(policy_id, cap, share, moment),
                 alerted=state.alerted(policy_id, cap, moment),
             )
@@ -214,13 +272,13 @@ class Enforcer:
             return None
         if decision.alert:
             log.error(
-                "actions held above the cap policy=%s max_actions=%d window=%s; run: safeguard enforce held",
-                policy_id,
-                cap.max_actions,
-                cap.window,
+                "actions held above the cap policy=%s partition=%d share=%d max_actions=%d window=%s; "
+                "run: safeguard enforce held",
+                *(policy_id, record.partition, share, cap.max_actions, cap.window),
             )
+        own = policy_id == verdict.policy_id
         return Action(
-            action_id=verdict_id(verdict.verdict_id, "dry run" if self._dry_run else "action"),
+            action_id=self._action_id(verdict, "" if own else policy_id),
             content_id=verdict.content_id,
             action=decision.chosen.action,
             acted_at=moment,
@@ -229,16 +287,22 @@ class Enforcer:
             previous=policy.action,
             verdict_id=verdict.verdict_id,
             policy_id=policy_id,
-            policy_version=verdict.policy_version,
-            decision=verdict.decision,
-            rule_ids=verdict.rule_ids,
-            reason=verdict.reason,
+            policy_version=verdict.policy_version if own else None,
+            decision=verdict.decision if own else None,
+            rule_ids=verdict.rule_ids if own else (),
+            reason=verdict.reason if own else None,
             rule=decision.chosen.rule,
             reverses=policy.action_id,
             alert=decision.alert,
             dry_run=self._dry_run,
             sequence=None if self._dry_run else record.offset,
+            content_sha256=verdict.content_sha256,
+            origin=verdict.origin,
         )
+
+    def _action_id(self, verdict: Verdict, about: str) -> str:
+        """The id of an action that follows a verdict. about: a policy other than the verdict's own, or what else."""
+        return verdict_id(verdict.verdict_id, "dry run" if self._dry_run else "action", *filter(None, (about,)))
 
 
 def _content_id(one: EnforcementInput) -> str:
@@ -247,23 +311,48 @@ def _content_id(one: EnforcementInput) -> str:
     return about.content_id
 
 
-def _after(standing: Standing, policy: PolicyStanding, action: Action, content_sha256: str | None = None) -> Standing:
-    """What stands on an item after an action under a policy."""
+def _is_known(verdict: Verdict, standing: Standing) -> bool:
+    return verdict.verdict_id in standing.policy(verdict.policy_id).verdict_ids
+
+
+def _edited(before: Standing, after: Standing) -> str:
+    """What an edit means for a moderator's decision; empty if it means nothing."""
+    decided = after.decision
+    if decided is None or before.in_force is after.in_force is not None:
+        return ""
+    if after.in_force is None:
+        return f"the text was edited after a moderator decided: {decided.action}"
+    return f"the item has the text again about which a moderator decided: {decided.action}"
+
+
+def _after(standing: Standing, action: Action, *, follows: bool = True) -> Standing:
+    """What stands on an item after an action under a policy. follows: whether the verdict is the policy's last word."""
+    policy = standing.policy(action.policy_id or "")
     if action.verdict_id is not None and action.releases is None:
         ids = (action.verdict_id, *policy.verdict_ids)[:MAX_VERDICT_IDS]
         policy = msgspec.structs.replace(policy, verdict_ids=ids)
     if action.state == "held":
         policy = msgspec.structs.replace(policy, held=action)
-    elif action.state == "applied":
-        action_id = None if action.action == "allow" else action.action_id
-        policy = msgspec.structs.replace(policy, action=action.action, action_id=action_id, held=None)
+    elif follows:
+        policy = _said(policy, action)
     others = tuple(other for other in standing.policies if other.policy_id != policy.policy_id)
-    return _with_effective(
-        msgspec.structs.replace(
-            standing,
-            policies=(*others, policy),
-            content_sha256=content_sha256 or standing.content_sha256,
-        )
+    return msgspec.structs.replace(standing, policies=(*others, policy))
+
+
+def _said(policy: PolicyStanding, action: Action) -> PolicyStanding:
+    """What an action says under its policy, whether or not a moderator's decision overrides it now."""
+    kept = PolicyStanding(
+        policy.policy_id, policy.verdict_ids, content_sha256=action.content_sha256, origin=action.origin
+    )
+    if action.action == "allow":
+        return kept
+    return msgspec.structs.replace(
+        kept,
+        action=action.action,
+        action_id=action.action_id,
+        at=action.acted_at if action.action != policy.action else policy.at or action.acted_at,
+        decision=action.decision,
+        rule=action.rule,
     )
 
 
@@ -272,25 +361,54 @@ def _with_effective(standing: Standing) -> Standing:
 
 
 def _decided(action: Action, state: EnforcementState, sequence: int, *, requeued: bool) -> Action | None:
-    """A moderator's decision about an item. It overrides all verdicts, and an earlier decision.
+    """A moderator's decision about an item. It overrides all verdicts on the text, and an earlier decision.
 
-    A requeued decision stands later in its topic than it belongs, so a newer decision overrides it.
+    A requeued decision stands later in its topic than it belongs, so a newer decision overrides it. One about a text
+    that the item no longer has is overridden, too.
     """
     standing, at = state[action.content_id], _aware(action.acted_at)
     earlier = standing.decision
     if earlier is not None and (earlier.action_id == action.action_id or (requeued and at <= earlier.at)):
         return None
     by, why = action.by and made_plain(action.by), made_plain(action.why)
-    decision = ModeratorDecision(action.action, action.action_id, at, by, why, standing.content_sha256)
-    state.put(_with_effective(msgspec.structs.replace(standing, decision=decision)))
-    return msgspec.structs.replace(
+    text = action.content_sha256 or standing.content_sha256
+    followed = msgspec.structs.replace(
         action,
         acted_at=at,
         by=by,
         why=why,
+        previous=standing.effective,
+        content_sha256=text,
+        sequence=sequence,
+    )
+    edited = text != standing.content_sha256 and came_later(action.origin, standing.origin) is False
+    if edited and not action.any_text:
+        return msgspec.structs.replace(followed, state="overridden", effective=standing.effective)
+    decision = ModeratorDecision(action.action, action.action_id, at, by, why, text, action.any_text)
+    if not edited:
+        origin = action.origin or standing.origin
+        standing = msgspec.structs.replace(standing, content_sha256=text, origin=origin)
+    state.put(_with_effective(msgspec.structs.replace(standing, decision=decision)))
+    return msgspec.structs.replace(followed, state="applied", effective=action.action)
+
+
+def _withdrawn(action: Action, state: EnforcementState, sequence: int) -> Action | None:
+    """The end of a moderator's decision, if it is still the last one. What the verdicts say stands again."""
+    standing = state[action.content_id]
+    if standing.decision is None or standing.decision.action_id != action.withdraws:
+        return None
+    after = _with_effective(msgspec.structs.replace(standing, decision=None))
+    state.put(after)
+    return msgspec.structs.replace(
+        action,
+        action=after.effective,
+        acted_at=_aware(action.acted_at),
+        by=action.by and made_plain(action.by),
+        why=made_plain(action.why),
         state="applied",
         previous=standing.effective,
-        effective=action.action,
+        effective=after.effective,
+        content_sha256=standing.decision.content_sha256,
         sequence=sequence,
     )
 
@@ -299,7 +417,7 @@ def _released(action: Action, state: EnforcementState, sequence: int, erased: Er
     """The release of a held action, if that action still waits: a later verdict or decision replaces it."""
     standing = state[action.content_id]
     policy = standing.policy(action.policy_id or "")
-    if standing.decision is not None or policy.held is None or policy.held.action_id != action.releases:
+    if standing.in_force is not None or policy.held is None or policy.held.action_id != action.releases:
         return None
     released = msgspec.structs.replace(
         without_words(policy.held, erased),
@@ -313,14 +431,14 @@ def _released(action: Action, state: EnforcementState, sequence: int, erased: Er
         alert=False,
         sequence=sequence,
     )
-    state.put(_after(standing, policy, released))
-    return msgspec.structs.replace(released, effective=state[action.content_id].effective)
+    after = _with_effective(_after(standing, released))
+    state.put(after)
+    return msgspec.structs.replace(released, effective=after.effective)
 
 
 def _adopt(action: Action, state: EnforcementState) -> None:
     """Add an action that an agent without moderation.standing wrote, and that was delivered then."""
-    standing = state[action.content_id]
-    state.put(_after(standing, standing.policy(action.policy_id or ""), action))
+    state.put(_with_effective(_after(state[action.content_id], action, follows=action.state == "applied")))
 
 
 def _sent_again(action: Action, state: EnforcementState, sequence: int) -> Action | None:

@@ -58,7 +58,10 @@ ROLES: dict[str, Role] = {
     ),
     "enforcement": Role(
         "safeguard enforce run, or your own consumer that acts on verdicts",
-        reads=(topics.VERDICTS, topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING, *_FOR_EVERY_STAGE),
+        reads=(
+            *(topics.VERDICTS, topics.CLEARED, topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING),
+            *_FOR_EVERY_STAGE,
+        ),
         writes=(topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING, topics.DEAD_LETTERS, topics.POSITIONS),
         groups=("enforcement",),
         transactions=("enforcement",),

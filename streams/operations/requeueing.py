@@ -36,11 +36,12 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "prefilter": (topics.EVENTS,),
     "reasoner": tuple(topics.LANES.values()),
     "enforcement": (topics.VERDICTS, topics.ACTIONS),
+    "enforcement-cleared": (topics.CLEARED,),
     "enforcement-actions": (topics.ENFORCEMENT,),
     "enforcement-webhook": (topics.ACTIONS,),
 }
 # Only what already stands there may be written again.
-_ONLY_ORIGINALS = (topics.VERDICTS, topics.ENFORCEMENT, topics.ACTIONS)
+_ONLY_ORIGINALS = (topics.VERDICTS, topics.CLEARED, topics.ENFORCEMENT, topics.ACTIONS)
 
 
 class KeptLetter(msgspec.Struct, frozen=True):

@@ -132,7 +132,8 @@ class Prefilter:
             spent = round((time.perf_counter() - started) * 1000 / len(valid), 3)
             for i, (record, received) in enumerate(valid):
                 reasons = by_event.get(i, ())
-                decided = Decided.of(record, received, at, spent)
+                judged = tuple(compiled.released[r.column].policy.id for r in reasons if r.lane != "shadow")
+                decided = Decided.of(record, received, at, spent, judged)
                 outputs += [escalated(decided, compiled.released[r.column], r.result, r.lane) for r in reasons]
                 if all(reason.lane != "live" for reason in reasons):
                     outputs.append(cleared(decided, compiled.version, self._model, nearest[i]))

@@ -35,7 +35,8 @@ class Decided(msgspec.Struct, frozen=True, gc=False):
     """An event at the time of its decision, with what its outputs have in common.
 
     latency: milliseconds by stage; trace: the headers of the event's trace; origin: its place on content.events.
-    key: of all outputs, whatever the producer's key: the content_id.
+    key: of all outputs, whatever the producer's key: the content_id. judged_under: the policies of its escalations,
+    those of shadows left out.
     """
 
     received: Received
@@ -44,9 +45,12 @@ class Decided(msgspec.Struct, frozen=True, gc=False):
     trace: list[tuple[str, bytes]]
     origin: str
     key: bytes
+    judged_under: tuple[str, ...]
 
     @classmethod
-    def of(cls, record: Record, received: Received, at: datetime, spent: float) -> Decided:
+    def of(
+        cls, record: Record, received: Received, at: datetime, spent: float, judged_under: tuple[str, ...]
+    ) -> Decided:
         """spent: milliseconds that the decision took."""
         event = received.event
         return cls(
@@ -56,6 +60,7 @@ class Decided(msgspec.Struct, frozen=True, gc=False):
             carried(record.headers) if record.headers else [],
             origin_of(record.partition, record.offset),
             event.content_id.encode(),
+            judged_under,
         )
 
 
@@ -77,6 +82,7 @@ def escalated(decided: Decided, released: Released, result: PrefilterResult, lan
         latency=decided.latency,
         origin=decided.origin,
         repaired=decided.received.repaired,
+        judged_under=decided.judged_under,
     )
     return Output(topics.LANES[lane], decided.key, encode(escalation), [_ESCALATION, *decided.trace])
 
@@ -100,5 +106,6 @@ def cleared(decided: Decided, policies_version: str, model: str, nearest: Prefil
         latency=decided.latency,
         origin=origin,
         repaired=decided.received.repaired,
+        judged_under=decided.judged_under,
     )
     return Output(topics.CLEARED, decided.key, encode(verdict), [_VERDICT, *decided.trace])

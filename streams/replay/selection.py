@@ -26,7 +26,7 @@ from safeguard_streams.contract.records import (
     schema_header,
 )
 from safeguard_streams.errors import RecordError
-from safeguard_streams.policies.document import Policy, in_languages
+from safeguard_streams.policies.document import Policy, in_languages, is_surface
 from safeguard_streams.prefilter.batches import parts
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.decision import AuditRates, EscalationReason, Prefilter
@@ -114,7 +114,7 @@ class ReplaySelector:
 
     def _fits(self, event: ContentEvent) -> bool:
         replay = self._replay
-        return (not replay.surfaces or event.surface in replay.surfaces) and (
+        return (not replay.surfaces or is_surface(event.surface, replay.surfaces)) and (
             in_languages(event.language, replay.languages)
         )
 

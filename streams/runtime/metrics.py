@@ -291,7 +291,7 @@ DELIVERIES = Metric(
     "safeguard.webhook.deliveries",
     "counter",
     "{message}",
-    "Webhook delivery attempts, by outcome: delivered, failed (and retried) or refused.",
+    "Webhook delivery attempts, by outcome: delivered, failed (and retried) or refused; and messages given up.",
     ("outcome",),
 )
 UNDELIVERED = Metric(

@@ -2,7 +2,8 @@
 
 Logs its steps; its last line is one JSON object. Exit status 0 only if each verdict led to its action once, every
 action with an effect was delivered, in order for each content item, a receiver that honours the key applied none twice,
-and the receiver knows the effective action of every content item on moderation.standing.
+and the receiver knows the effective action of every content item on moderation.standing. At the end, edits of all
+items on which something stands are cleared among others, and nothing may stand any more.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from receiver import SECRET, Receiver
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Action, Verdict, encode
+from safeguard_streams.contract.records import EVERY_POLICY, Action, Verdict, encode
 from safeguard_streams.enforcement import moderators
 from safeguard_streams.infra import brokers
 from safeguard_streams.runtime import settings
@@ -58,15 +59,24 @@ def verdicts(count, seed):
     for number in range(count):
         content = f"c{chance.randrange(count // 3)}"
         rule = chance.choice(["HH2", "HH3", "HH5"])
-        yield verdict(f"v{number}", content, rule, last.get(content))
+        yield verdict(f"v{number}", content, rule, last.get(content), number)
         last[content] = f"v{number}"
 
 
-def verdict(name, content, rule, supersedes=None):
+def verdict(name, content, rule, supersedes=None, number=0):
+    """number: of the event on content.events."""
     decision = "safe" if rule == "HH5" else "violates"
     return Verdict(
         name, content, "sha", "hate-harassment", "p1", decision, "reasoner", "live", "m", datetime.now(UTC),
-        rule_ids=(rule,), supersedes=supersedes,
+        rule_ids=(rule,), supersedes=supersedes, origin=f"0@{number}", judged_under=("hate-harassment",),
+    )  # fmt: skip
+
+
+def cleared(content, number):
+    """The cleared verdict on an edit."""
+    return Verdict(
+        f"edit-{content}", content, "edited", EVERY_POLICY, "set", "safe", "prefilter", "live", "m", datetime.now(UTC),
+        origin=f"0@{number}",
     )  # fmt: skip
 
 
@@ -126,15 +136,37 @@ async def run(address, options, folder):
         await publish(current, topics.ACTIONS, decisions)
         names = [one.action_id for one in decisions]
         await until(lambda: settled(current, receiver, found, names), agent, "the decisions to be delivered")
-        late = [verdict(f"late-{content}", content, "HH3") for content in content_ids]
+        late = [verdict(f"late-{content}", content, "HH3", number=options.verdicts) for content in content_ids]
         await publish(current, topics.VERDICTS, late)
         await until(lambda: settled(current, receiver, [*found, *late]), agent, "the last verdicts to be followed")
+        stood = await moderators.standing(current)
+        known = receiver.stands() == stood
+        await edit(current, options, stood, agent)
+        await until(lambda: settled(current, receiver, [*found, *late]), agent, "the edits to be delivered")
         stands = await moderators.standing(current)
-        return {**summary(await acted(current), [*found, *late], receiver, stands), "kills": options.kills}
+        edits = {"edited": len(stood), "knew_before_edits": known}
+        return {**summary(await acted(current), [*found, *late], receiver, stands), **edits, "kills": options.kills}
     finally:
         publishing.cancel()
         agent.process.kill()
         await receiver.stop()
+
+
+async def edit(current, options, stood, agent):
+    """Clear edits of all items on which something stands, among ten times as many others; kill the agent meanwhile."""
+    say(f"{len(stood)} edits are cleared among others, and the agent is killed")
+    given = [f"other{number}" for number in range(10 * len(stood))] + sorted(stood)
+    random.Random(options.seed).shuffle(given)
+    edits = [cleared(content, options.verdicts + number) for number, content in enumerate(given, 1)]
+    await publish(current, topics.CLEARED, edits[: len(edits) // 2])
+    agent.kill()
+    agent.start()
+    await publish(current, topics.CLEARED, edits[len(edits) // 2 :])
+
+    async def ended():
+        return not await moderators.standing(current)
+
+    await until(ended, agent, "the edits to end what stands")
 
 
 async def misbehave(kills, down, receiver, agent, count):
@@ -166,7 +198,8 @@ async def settled(current, receiver, found, decisions=()):
 
 
 def summary(actions, found, receiver, stands):
-    followed = Counter(action.verdict_id for action in actions if not action.human)
+    followed = Counter((action.verdict_id, action.policy_id) for action in actions if not action.human)
+    with_action = {verdict_id for verdict_id, _ in followed}
     in_order = defaultdict(list)
     for action in actions:
         if action.changes:
@@ -175,7 +208,7 @@ def summary(actions, found, receiver, stands):
     counts = {
         "verdicts": len(found),
         "actions": len(actions),
-        "verdicts_without_their_action": len(due(found) - set(followed)),
+        "verdicts_without_their_action": len(due(found) - with_action),
         "verdicts_followed_twice": sum(times > 1 for times in followed.values()),
         "overridden": sum(action.state == "overridden" for action in actions),
         "due": len(keys(actions)),
@@ -190,7 +223,7 @@ def summary(actions, found, receiver, stands):
     none = ("verdicts_without_their_action", "verdicts_followed_twice", "not_delivered", "not_due", "out_of_order")
     repeated = receiver.requests.total() > len(receiver.had)
     passed = not any(counts[name] for name in none) and counts["receiver_knows"] and repeated
-    return {**counts, "passed": passed and counts["overridden"] == DECISIONS}
+    return {**counts, "passed": passed and counts["overridden"] == DECISIONS and not stands}
 
 
 def main():
@@ -207,6 +240,7 @@ def main():
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="safeguard-enforcement-")))
         address = options.bootstrap or brokers.addresses(stack.enter_context(brokers.kafka_cluster(1, "768m")))
         found = asyncio.run(run(address, options, folder))
+        found["passed"] = found["passed"] and found["knew_before_edits"] and found["edited"] > 0
         if not found["passed"]:
             print(f"--- end of the agent's log\n{(folder / 'agent.log').read_text(errors='replace')[-3000:]}")
     print(json.dumps(found))

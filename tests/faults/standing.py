@@ -52,8 +52,12 @@ def standings(items, standing):
             yield content_id(number).encode(), None
             continue
         name = verdict_id(str(number))
-        policy = PolicyStanding("hate-harassment", (name,), "remove", verdict_id(name, "action"))
-        one = Standing(content_id(number), "remove", 1, (policy,), content_sha256=verdict_id(name) * 2)
+        text, origin = verdict_id(name) * 2, f"{PARTITION}@{number}"
+        policy = PolicyStanding(
+            "hate-harassment", (name,), "remove", verdict_id(name, "action"), content_sha256=text, origin=origin,
+            at=LONG_AGO, decision="violates", rule="threats",
+        )  # fmt: skip
+        one = Standing(content_id(number), "remove", 1, (policy,), content_sha256=text, origin=origin)
         yield content_id(number).encode(), encode(one)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from typer.testing import CliRunner
 
 from safeguard_streams.cli import app
@@ -180,9 +181,13 @@ async def test_the_example_in_java_follows_verdicts(kafka_address, tmp_path):
 async def test_the_exactly_once_example_acts_once_although_it_is_killed(kafka_address):
     from safeguard_streams.bus import kafka
 
-    count, group, topic = 200, f"g{time.time_ns()}", topics.ACTIONS
+    count, group = 200, f"g{time.time_ns()}"
+    topic = f"removals-{group}"
     current = settings_module.load(bootstrap=kafka_address, partitions=2)
     await kafka.create_topics(current)
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_address)
+    async with kafka.started(current, admin, admin.close):
+        await admin.create_topics([NewTopic(topic, 2, 1)])
     async with kafka.producer(current) as producer:
         for number in range(count):
             verdict = Verdict(
@@ -206,6 +211,32 @@ async def test_the_exactly_once_example_acts_once_although_it_is_killed(kafka_ad
             finally:
                 process.kill()
     assert sorted(await acted()) == sorted(f"{group}-{number}" for number in range(count))
+    await another_policys_verdict_restores_nothing(current, command, f"{group}-0", topic)
+
+
+async def another_policys_verdict_restores_nothing(current, command, content_id, topic):
+    from safeguard_streams.bus import kafka
+
+    made = [("safe", "other"), ("violates", "other"), ("safe", "p"), ("safe", "other")]
+
+    async def removed():
+        found = [r async for r in kafka.read_all(current, [topic]) if r.key.decode() == content_id]
+        return [dict(record.headers)["removed"] for record in found]
+
+    async with kafka.producer(current) as producer:
+        for number, (decision, policy) in enumerate(made):
+            name = f"{content_id}-{number}"
+            verdict = Verdict(name, content_id, "s", policy, "1", decision, "reasoner", "live", "m", _now())
+            await producer.send_and_wait(topics.VERDICTS, encode(verdict), key=content_id.encode())
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                while len(await removed()) < 1 + len(made):
+                    assert process.poll() is None
+                    await asyncio.sleep(0.1)
+        finally:
+            process.kill()
+    assert await removed() == [b"yes", b"yes", b"yes", b"yes", b"no"]
 
 
 def test_the_asyncapi_document_is_current_and_complete():

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from standardwebhooks import Webhook as Checker
@@ -22,7 +23,16 @@ from safeguard_streams.bus import kafka as kafka_bus
 from safeguard_streams.bus.dead_letters import TRIES_HEADER
 from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Action, ContentEvent, DeadLetter, Verdict, decode, encode
+from safeguard_streams.contract.records import (
+    EVERY_POLICY,
+    Action,
+    ContentEvent,
+    DeadLetter,
+    Verdict,
+    content_sha256,
+    decode,
+    encode,
+)
 from safeguard_streams.enforcement import app as enforcement_app
 from safeguard_streams.enforcement import delivery, moderators, repartition
 from safeguard_streams.enforcement.app import EnforcementAgent
@@ -89,9 +99,9 @@ async def test_verdicts_lead_to_actions_and_moderators_have_the_last_word(broker
         await publish(broker, topics.VERDICTS, verdict("v4", "c1", "HH5", "safe", "v1"))
         await until(lambda: holds(broker, {"c2": "remove"}))
         said = await command("decide", "c2", "label", "--why", "satire", "--by", "ann")
-        assert "c2: label, decided by ann" in said.stdout
+        assert "c2: label, decided by ann; this overrides all verdicts on its present text" in said.stdout
         decided = json.loads((await command("decide", "c9", "remove", "--json")).stdout)
-        assert decided["action"] == "remove"
+        assert (decided["action"], decided["content_sha256"]) == ("remove", content_sha256("never judged"))
         unknown = (await command("decide", "c8", "allow")).exception
         assert "no event, verdict or action has the content id 'c8'" in str(unknown)
         assert "'ban' is not an action" in str((await command("decide", "c9", "ban")).exception)
@@ -108,11 +118,132 @@ async def test_verdicts_lead_to_actions_and_moderators_have_the_last_word(broker
         ("remove", "overridden", "label"),
     ]
     shown = (await command("show", "c1")).stdout
-    assert re.search(r"remove +applied +remove +hate +violates HH3 +threats", shown)
-    assert re.search(r"allow +applied +allow +hate +safe HH5 +safe, no rule matches", shown)
+    assert re.search(r"remove +applied +remove +hate violates HH3; rule: threats", shown)
+    assert re.search(r"allow +applied +allow +hate safe HH5; rule: safe, no rule matches", shown)
     assert await standing_on(broker) == {"c2": "label", "c9": "remove", "after": "limit"}
     (letter,) = [decode(r.value, DeadLetter) async for r in kafka_bus.read_all(broker, [topics.DEAD_LETTERS])]
     assert (letter.stage, letter.original()[1]) == ("enforcement", b"no verdict")
+
+
+@pytest.mark.slow
+async def test_an_edit_ends_actions_and_decisions_about_the_text_before_it(broker, command):
+    await kafka_bus.create_topics(broker)
+    async with enforcing(broker, RULES) as agent:
+        await publish(broker, topics.VERDICTS, on("threat", 1, "v1", "c1"), on("threat", 2, "v2", "c2"))
+        await publish(broker, topics.VERDICTS, on("threat", 3, "v3", "c3"))
+        await until(lambda: holds(broker, dict.fromkeys(("c1", "c2", "c3"), "remove")))
+        await command("decide", "c2", "allow", "--by", "ann")
+        await command("decide", "c3", "allow", "--any-text", "--by", "ann")
+        await until(lambda: holds(broker, {"c1": "remove"}))
+        # Of c4, the edit is cleared while the model still thinks about the text before it.
+        edits = [kind(number, f"c{number - 10}") for number in range(11, 15)]
+        await publish(broker, topics.CLEARED, *(kind(20, f"other{number}") for number in range(200)), *edits)
+        await until(lambda: holds(broker, {}))
+        await publish(broker, topics.VERDICTS, on("threat", 4, "v4", "c4"), on("worse", 30, "w2", "c2"))
+        await publish(broker, topics.VERDICTS, on("worse", 31, "w3", "c3"))
+        await until(lambda: followed(broker, "w3"))
+        await until(lambda: holds(broker, {"c2": "remove"}))
+        assert known_to(agent) == {"c2": "remove"}
+        said = await command("undecide", "c3", "--by", "ben", "--why", "mistaken")
+        assert "c3: the decision is withdrawn by ben; by the verdicts, remove stands" in said.stdout
+        await until(lambda: holds(broker, {"c2": "remove", "c3": "remove"}))
+        assert "no moderator's decision about 'c1'" in str((await command("undecide", "c1", "--by", "ben")).exception)
+        await command("decide", "c1", "remove", "--by", "ann")  # and at once, before the agent has followed
+        assert (await command("undecide", "c1", "--by", "ann")).exit_code == 0
+        assert "no moderator's decision about 'c1'" in str((await command("undecide", "c1", "--by", "ben")).exception)
+        await until(lambda: withdrawn(broker, "c1"))
+        assert await standing_on(broker) == {"c2": "remove", "c3": "remove"}
+    by_verdict = {(action.content_id, action.verdict_id): action for action in await actions(broker)}
+    assert by_verdict["c2", "w2"].why == "the text was edited after a moderator decided: allow"
+    assert by_verdict["c3", "w3"].state == "overridden"
+    assert by_verdict["c4", "v4"].effective in ("remove", "allow")
+    lifted = [action.content_id for action in await actions(broker) if action.rule == "the edited text passed the gate"]
+    assert sorted(set(lifted)) == ["c1", "c3", "c4"]
+    passed_on = [one async for one in kafka_bus.read_all(broker, [topics.ENFORCEMENT]) if one.key.startswith(b"other")]
+    assert passed_on == []
+
+
+async def withdrawn(current, content):
+    return any(action.withdraws and action.content_id == content for action in await actions(current))
+
+
+def on(text, offset, name, content):
+    """A verdict on a text whose event stands at an offset of content.events."""
+    made = verdict(name, content)
+    return msgspec.structs.replace(made, content_sha256=content_sha256(text), origin=f"0@{offset}")
+
+
+def kind(offset, content):
+    """A cleared verdict on an edit."""
+    made = on("kind", offset, f"k-{content}", content)
+    return msgspec.structs.replace(made, policy_id=EVERY_POLICY, decision="safe", rule_ids=(), stage="prefilter")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broker_address", ["kafka"], indirect=True)
+async def test_what_waits_for_review_is_listed_by_policy_and_oldest_first(broker, command):
+    await kafka_bus.create_topics(broker)
+    assert "nothing waits for review" in (await command("review")).stdout
+    fraud = [verdict("v1", "c1", decision="undetermined"), verdict("v2", "c2", "HH1"), verdict("v3", "c3", "HH1")]
+    async with enforcing(broker, EnforcementRules(RULES.rule, caps={"hate": Cap(2)})):
+        for one in fraud:
+            await publish(broker, topics.VERDICTS, msgspec.structs.replace(one, policy_id="fraud"))
+            await until(lambda name=one.verdict_id: followed(broker, name))
+        await publish(broker, topics.VERDICTS, *(verdict(f"h{n}", f"h{n}") for n in range(10)))
+        await until(lambda: followed_by(broker, 13))
+        await moderators.decide(broker, "c3", "review", ChangedBy("", "ann"))
+        await until(lambda: decided_on(broker, "c3"))
+    found = json.loads((await command("review", "--json")).stdout)
+    assert [(one["policy_id"], one["content_id"], one["cause"], one["action"]) for one in found][:3] == [
+        (EVERY_POLICY, "c3", "moderator", "review"),
+        ("fraud", "c1", "undetermined", "review"),
+        ("fraud", "c2", "rule", "review"),
+    ]
+    assert {(one["policy_id"], one["cause"], one["action"]) for one in found[3:]} == {("hate", "held", "remove")}
+    assert len(found) >= 3 + 8
+    shown = (await command("review", "--policy", "fraud", "-n", "1")).stdout
+    assert re.search(r"fraud: 2 waiting\n +item +since +waits for +rule", shown)
+    assert re.search(r"c1 +\S+ +undetermined +undetermined, no rule matches", shown)
+    assert "1 more; show them with --limit or --json" in shown
+    unknown = (await command("review", "--policy", "fraudd")).exception
+    assert "no policy 'fraudd'; those that were released: none" in str(unknown)
+
+
+async def decided_on(current, content):
+    return any(action.human and action.content_id == content for action in await actions(current))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broker_address", ["kafka"], indirect=True)
+async def test_what_the_receiver_rejects_is_listed_until_it_is_sent_again(broker, command):
+    await kafka_bus.create_topics(broker)
+    assert "the receiver rejected no message" in (await command("deliveries")).stdout
+    async with answering({"c1": 422, "c2": 422}) as (port, _):
+        rules = msgspec.structs.replace(RULES, webhook=Webhook(f"http://127.0.0.1:{port}/"))
+        secret = {"webhook_secret": SECRET, "webhook_authorization": TOKEN}
+        current = settings.load(
+            bootstrap=broker.bootstrap, prefix=broker.prefix, partitions=broker.partitions, **secret
+        )
+        async with enforcing(current, rules) as agent:
+            await publish(broker, topics.VERDICTS, verdict("v1", "c1"), verdict("v2", "c2"), verdict("v3", "c3"))
+            await until(lambda: agent.state()["rejected"] == 2)
+            await until(lambda: agent.state()["delivered"] == {"action": 1})
+            await moderators.decide(broker, "c2", "label", ChangedBy("", "ann"))
+            await until(lambda: agent.state()["rejected"] == 3)
+            await asyncio.sleep(0.5)  # until the letters are committed
+    found = {
+        (one["content_id"], one["action"]): one for one in json.loads((await command("deliveries", "--json")).stdout)
+    }
+    assert {place: one["state"] for place, one in found.items()} == {
+        ("c1", "remove"): "not delivered",
+        ("c2", "remove"): "outdated",
+        ("c2", "label"): "not delivered",
+    }
+    assert found["c1", "remove"]["problem"] == "answered 422"
+    shown = (await command("deliveries", "c1")).stdout
+    assert re.search(r"c1 +remove +not delivered +answered 422", shown)
+    history = (await command("show", "c1")).stdout
+    assert "webhook, not delivered: answered 422" in history
 
 
 def known_to(agent):
@@ -158,7 +289,8 @@ async def test_held_actions_wait_for_a_moderator(broker, command):
         await until(lambda: followed(broker, "w1"))
         assert (await command("release", "hate", input="n\n")).exit_code == 1
         assert "14 actions were released" in (await command("release", "hate", "--yes", "--why", "checked")).stdout
-        assert "no actions are held under hate" in (await command("release", "hate", "--yes")).stdout
+        nothing_left = (await command("release", "hate", "--yes")).exception
+        assert "no policy 'hate'; those that were released: none" in str(nothing_left)
         await until(lambda: not agent.state()["held"])
     found = await standing_on(broker)
     assert set(found) == {f"c{n}" for n in range(20)} - set(held[:2])
@@ -207,7 +339,7 @@ async def test_raised_partitions_are_refused_until_what_stands_is_moved(kafka):
     await raise_partitions(raised, [topics.VERDICTS])
     with pytest.raises(ConfigurationError, match="different numbers of partitions: moderation.verdicts 5"):
         await enforcement_app.run(raised, RULES)
-    await raise_partitions(raised, [topics.EVENTS, topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING])
+    await raise_partitions(raised, [topics.EVENTS, topics.CLEARED, topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING])
     with pytest.raises(ConfigurationError, match="with 2 partitions, and its topics now have 5.*enforce repartition"):
         await enforcement_app.run(raised, RULES)
     assert await repartition.unfollowed(raised) == 0

@@ -9,8 +9,10 @@ from safeguard_streams import (
     BusError,
     ContentEvent,
     FollowedVerdict,
+    ItemVerdicts,
     MemoryBroker,
     Message,
+    PolicyVerdict,
     Publisher,
     Resolver,
     SafeguardError,
@@ -51,6 +53,10 @@ def consume(value: bytes) -> None:
         raise caught from None
     assert_type(verdict, Verdict)
     assert_type(encode(verdict), bytes)
+    item = ItemVerdicts(verdict.content_id).after(verdict)
+    assert_type(item.violated, tuple[str, ...])
+    assert_type(item.policies, dict[str, PolicyVerdict])
+    assert_type(decode(encode(item), ItemVerdicts), ItemVerdicts)
     assert_type(Resolver(window=10).resolve([verdict]), list[StandingVerdict])
     assert_type(decode(value, Action).state in {"applied", "held"}, bool)
     Publisher(42)  # type: ignore[arg-type]  # an address or a MemoryBroker

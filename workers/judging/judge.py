@@ -258,6 +258,7 @@ def build_verdict(escalation: Escalation, result: EscalationResult, model: str, 
         surface=event.surface,
         origin=escalation.origin,
         repaired=escalation.repaired,
+        judged_under=escalation.judged_under,
     )
 
 

@@ -1,6 +1,7 @@
 """The agent's process in memory: what moderators write while a state is restored, and what a restart restores."""
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime
 
 import pytest
@@ -8,10 +9,13 @@ import pytest
 from safeguard_streams.bus.kafka import reading
 from safeguard_streams.bus.memory import MemoryBus
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Action, Verdict, decode, encode
-from safeguard_streams.enforcement import app, state
+from safeguard_streams.contract.records import Action, DeadLetter, Standing, Verdict, decode, encode
+from safeguard_streams.enforcement import app, cleared, state
+from safeguard_streams.errors import ForbiddenError, SafeguardError
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.memory_broker import MemoryBroker
+from tests.unit.enforcement.test_edits import KIND, THREAT, judged
+from tests.unit.enforcement.test_edits import cleared as cleared_verdict
 from tests.unit.enforcement.test_transform import RULES
 
 
@@ -67,10 +71,39 @@ class Broker(MemoryBroker):
         for record in records:
             yield record
 
+    @contextlib.asynccontextmanager
+    async def logs_of(self, _, number):
+        yield MemoryLogs(self, number)
+
     def actions(self):
         """What the agent did, by its order."""
         found = [decode(record.value, Action) for record in self.read(topics.ACTIONS)]
         return [action for action in found if action.sequence is not None]
+
+
+class MemoryLogs:
+    """What the stage for cleared texts reads beside its input."""
+
+    def __init__(self, broker, number):
+        self.broker, self.number = broker, number
+
+    async def last_cleared(self, count):
+        return self.broker.logs[topics.CLEARED, self.number][-count:]
+
+    async def standing(self):
+        read = 0
+        while True:
+            records = self.broker.logs[topics.STANDING, self.number][read:]
+            read += len(records)
+            yield records, True
+            await asyncio.sleep(0.01)
+
+    async def cleared_at(self, offset):
+        return self.broker.logs[topics.CLEARED, self.number][offset]
+
+    async def write(self, outputs):
+        for output in outputs:
+            self.broker.append(output.topic, output.value, output.key, self.number)
 
 
 @pytest.fixture
@@ -79,6 +112,7 @@ def broker(monkeypatch):
     monkeypatch.setattr(state.kafka, "read_all", broker.read_all)
     monkeypatch.setattr(reading, "read_all", broker.read_all)
     monkeypatch.setattr(app, "KafkaBus", broker.bus)
+    monkeypatch.setattr(cleared, "kafka_logs", broker.logs_of)
     return broker
 
 
@@ -150,3 +184,119 @@ async def test_what_stands_outlives_the_actions_that_led_to_it(broker):
     last = {record.key: record.value for record in broker.read(topics.STANDING)}
     assert last[b"removed"] is None, "nothing stands on it any more"
     assert last[b"decided"] is not None
+
+
+def removed(content="c1", number=1):
+    return encode(judged(number, THREAT, 1, content=content))
+
+
+def harmless(content="c1"):
+    return encode(cleared_verdict(9, content, KIND, 2))
+
+
+def stands(broker):
+    """The action in effect by content id, as the standing records say it."""
+    last = {record.key: record.value for record in broker.read(topics.STANDING)}
+    return {decode(value, Standing).content_id: decode(value, Standing).effective for value in last.values() if value}
+
+
+def was_cleared(broker):
+    """Whether the first cleared verdict was read and committed."""
+    return broker.groups[cleared.STAGE].get((topics.CLEARED, 0), (0, ""))[0] == 1
+
+
+def append(broker, topic, value, content="c1"):
+    broker.append(topic, value, content.encode())
+
+
+async def test_of_the_cleared_only_those_of_items_on_which_something_stands_are_passed_on(broker):
+    broker.read_on.set()
+    async with Running():
+        append(broker, topics.VERDICTS, removed())
+        await until(lambda: stands(broker) == {"c1": "remove"})
+        for number in range(100):
+            append(broker, topics.CLEARED, harmless(f"other{number}"), f"other{number}")
+        append(broker, topics.CLEARED, harmless())
+        await until(lambda: stands(broker) == {})
+    assert len(broker.read(topics.ENFORCEMENT)) == 2
+
+
+async def test_an_edit_that_is_cleared_before_the_verdict_on_the_earlier_text_ends_its_action(broker):
+    broker.read_on.set()
+    async with Running():
+        append(broker, topics.CLEARED, harmless())
+        await until(lambda: was_cleared(broker))
+        append(broker, topics.VERDICTS, removed())
+        await until(lambda: len(broker.actions()) == 2)
+    assert [action.effective for action in broker.actions()] == ["remove", "allow"]
+    assert stands(broker) == {}
+
+
+async def test_a_restart_between_the_edit_and_the_verdict_loses_neither(broker):
+    broker.read_on.set()
+    async with Running():
+        append(broker, topics.CLEARED, harmless())
+        await until(lambda: was_cleared(broker))
+    append(broker, topics.VERDICTS, removed())
+    async with Running():
+        await until(lambda: len(broker.actions()) == 2)
+    assert stands(broker) == {}
+
+
+async def test_what_stood_before_a_restart_is_ended_by_an_edit_after_it(broker):
+    broker.read_on.set()
+    async with Running():
+        append(broker, topics.VERDICTS, removed())
+        await until(lambda: stands(broker) == {"c1": "remove"})
+    append(broker, topics.CLEARED, harmless())
+    async with Running():
+        await until(lambda: stands(broker) == {})
+
+
+async def test_what_is_no_verdict_about_an_item_on_which_something_stands_is_a_dead_letter(broker):
+    broker.read_on.set()
+    async with Running():
+        append(broker, topics.VERDICTS, removed())
+        await until(lambda: stands(broker) == {"c1": "remove"})
+        append(broker, topics.CLEARED, b"no verdict")
+        append(broker, topics.CLEARED, b"no verdict", "c2")
+        append(broker, topics.CLEARED, harmless())
+        await until(lambda: stands(broker) == {})
+    (letter,) = [decode(record.value, DeadLetter) for record in broker.read(topics.DEAD_LETTERS)]
+    assert letter.stage == cleared.STAGE
+
+
+async def test_the_agent_ends_when_it_may_not_read_what_stands(broker, monkeypatch):
+    @contextlib.asynccontextmanager
+    async def refused(_, number):
+        raise ForbiddenError("topic moderation.cleared")
+        yield
+
+    monkeypatch.setattr(cleared, "kafka_logs", refused)
+    with pytest.raises(SafeguardError, match=r"moderation\.cleared"):
+        await asyncio.wait_for(app.EnforcementAgent(settings.load(), RULES, 1).run(asyncio.Event()), 5)
+
+
+def test_the_window_holds_the_last_cleared_verdicts_and_no_more():
+    items = cleared.StandingItems(window=10)
+    for offset in range(30):
+        assert not items.clear(b"c%d" % offset, offset)
+    found = [items.stand(b"c%d" % offset) for offset in range(30)]
+    assert found[25:] == list(range(25, 30))
+    assert found[:20] == [None] * 20
+    assert items.clear(b"c7", 30)
+    items.end(b"c7")
+    assert not items.clear(b"c7", 31)
+
+
+async def test_a_restart_between_the_verdict_on_an_edit_and_a_late_one_on_the_text_before_keeps_their_order(broker):
+    broker.read_on.set()
+    async with Running():
+        append(broker, topics.VERDICTS, encode(judged(2, KIND, 2, None)))
+        await until(lambda: broker.groups["enforcement-actions"].get((topics.ENFORCEMENT, 0), (0, ""))[0] == 1)
+    append(broker, topics.VERDICTS, removed())
+    async with Running():
+        await until(lambda: len(broker.actions()) == 1)
+    (late,) = broker.actions()
+    assert (late.state, late.effective) == ("overridden", "allow")
+    assert stands(broker) == {}

@@ -16,6 +16,7 @@ from safeguard_streams.bus.dead_letters import TRIES_HEADER
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, Standing, decode, encode
 from safeguard_streams.enforcement import intake
+from safeguard_streams.enforcement.cleared import ClearedTexts, StandingItems, _newer
 from safeguard_streams.enforcement.delivery import Delivery
 from safeguard_streams.enforcement.moderators import HeldAction, _released
 from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, Webhook
@@ -23,6 +24,7 @@ from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.enforcement.transform import Enforcer
 from safeguard_streams.errors import RecordError
 from safeguard_streams.runtime.memory_broker import StoredRecord
+from tests.unit.enforcement.test_edits import about, cleared
 from tests.unit.enforcement.test_transform import WHEN, empty, verdict
 
 RULES = EnforcementRules((EnforcementRule("threats", "remove", rules=("HH3",)),), Cap(2))
@@ -56,6 +58,11 @@ class Pipeline:
         """A new owner: nothing is left but what the topics hold."""
         self.enforcer = Enforcer(RULES, 1, empty)
         self.enforcer.states[0] = self.restored()
+        self.cleared = ClearedTexts(None)
+        self.items = self.cleared._items[0] = StandingItems()
+        for record in self.logs[topics.CLEARED]:
+            self.items.clear(record.key, record.offset)
+        self.positions["cleared", topics.STANDING] = 0
 
     def restored(self):
         state = EnforcementState(1)
@@ -91,9 +98,18 @@ class Pipeline:
         return {
             "take verdict": lambda: self.step("intake", topics.VERDICTS, intake.collect),
             "take record": lambda: self.step("intake", topics.ACTIONS, intake.collect),
+            "take cleared": lambda: self.step("cleared", topics.CLEARED, self.cleared.process),
+            "see standing": lambda: self.step("cleared", topics.STANDING, self.stands),
             "act": lambda: self.step("enforcer", topics.ENFORCEMENT, self.enforcer.process),
             "deliver": lambda: self.step("delivery", topics.ACTIONS, self.receiver.process),
         }
+
+    async def stands(self, records):
+        found = [one for record in records if (one := await _newer(record, self.items, self)) is not None]
+        return await intake.collect(found)
+
+    async def cleared_at(self, offset):
+        return self.logs[topics.CLEARED][offset]
 
     def settle(self):
         progress = True
@@ -103,7 +119,7 @@ class Pipeline:
     def held(self):
         last = {record.key: record.value for record in self.logs[topics.STANDING]}
         standings = [decode(value, Standing) for value in last.values() if value]
-        return [policy.held for one in standings if one.decision is None for policy in one.policies if policy.held]
+        return [policy.held for one in standings if one.in_force is None for policy in one.policies if policy.held]
 
     def release(self, shown):
         for action in shown:
@@ -127,7 +143,7 @@ class Pipeline:
             action = decode(record.value, Action)
             if action.sequence is not None and record.headers[-1][0] != TRIES_HEADER:
                 sequences[action.content_id].append(action.sequence)
-        assert all(found == sorted(set(found)) for found in sequences.values())
+        assert all(found == sorted(found) for found in sequences.values())
 
 
 class Moderator:
@@ -144,7 +160,8 @@ events = st.lists(
         st.tuples(st.just("verdict"), items, st.sampled_from(["hate", "fraud"]), st.sampled_from(["HH3", "HH1", None])),
         st.tuples(st.just("decision"), items, st.sampled_from(["allow", "label", "remove"])),
         st.tuples(st.sampled_from(["show", "release", "restart", "repeat", "reject", "accept", "requeue"])),
-        st.tuples(st.sampled_from(["take verdict", "take record", "act", "deliver"])),
+        st.tuples(st.just("cleared"), items),
+        st.tuples(st.sampled_from(["take verdict", "take record", "take cleared", "see standing", "act", "deliver"])),
     ),
     max_size=40,
 )
@@ -162,10 +179,14 @@ class Script:
 
     def verdict(self, content, policy, cited):
         decided, rules = ("violates", (cited,)) if cited else ("safe", ())
-        self.run.write(topics.VERDICTS, verdict(self.number, content, policy, decided, rule_ids=rules))
+        one = about("text", self.number, verdict(self.number, content, policy, decided, rule_ids=rules))
+        self.run.write(topics.VERDICTS, one)
 
     def decision(self, content, action):
         self.run.write(topics.ACTIONS, decision(f"d{self.number}", content, action))
+
+    def cleared(self, content):
+        self.run.write(topics.CLEARED, cleared(self.number, content, f"text {self.number}", self.number))
 
     def show(self):
         self.shown = self.run.held()
@@ -178,7 +199,7 @@ class Script:
 
     def repeat(self):
         """Records come twice, as on a broker without transactions."""
-        for topic in (topics.VERDICTS, topics.ENFORCEMENT):
+        for topic in (topics.VERDICTS, topics.CLEARED, topics.ENFORCEMENT):
             for record in self.run.logs[topic][-2:]:
                 self.run.append(topic, record.key, record.value, record.headers)
 

@@ -17,7 +17,6 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     Action,
     EnforcementInput,
-    ModeratorDecision,
     PolicyStanding,
     Standing,
     Verdict,
@@ -122,6 +121,10 @@ class Enforced:
         (verdict(confidence="high"), "review", "violates, no rule matches"),  # without a score no threshold is reached
         (verdict(policy="fraud", score=0.95, confidence="high"), "review", "violates, no rule matches"),
         (verdict(policy="fraud", surface="chat"), "label", "chat"),
+        (verdict(policy="fraud", surface=" Chat"), "label", "chat"),  # as the scope of a policy is compared
+        (verdict(policy="fraud", surface="chats"), "review", "violates, no rule matches"),
+        (verdict(policy="fraud", surface=""), "review", "violates, no rule matches"),
+        (verdict(policy="fraud"), "review", "violates, no rule matches"),
         (verdict(decision="safe", rule_ids=("HH3",)), "allow", "safe, no rule matches"),
         (verdict(decision="undetermined"), "review", "undetermined, no rule matches"),
     ],
@@ -134,6 +137,15 @@ def test_the_first_rule_that_matches_decides(given, action, rule):
     ("text", "problem"),
     [
         ("[[rule]]\nname = 'a'\naction = 'ban'", "Invalid enum value 'ban' - at `$.rule[0].action`"),
+        ("[[rule]]\nname = 'a'\naction = 'ban'", "choose from: allow, review, label, limit, remove"),
+        (
+            "[[rule]]\nname = 'a'\naction = 'limit'\ndecision = 'violatess'",
+            "'violatess' - at `$.rule[0].decision`; choose from: violates, safe, undetermined",
+        ),
+        (
+            "[[rule]]\nname = 'a'\naction = 'limit'\nconfidence = ['hgh']",
+            "'hgh' - at `$.rule[0].confidence[0]`; choose from: low, medium, high",
+        ),
         ("[[rule]]\naction = 'remove'", "missing required field `name`"),
         ("[[rule]]\nname = 'a'\naction = 'remove'\npolicy = 'x'", "unknown field `policy`"),
         ("[[rule]]\nname = 'a'\naction = 'remove'\nmin_score = 1.5", "<= 1.0 - at `$.rule[0].min_score`"),
@@ -181,10 +193,34 @@ def test_an_invalid_file_is_refused_with_the_place_of_the_error(tmp_path, text, 
 
 def test_the_rules_in_the_package_name_policies_and_rules_that_exist(tmp_path):
     assert "no problems found" in CliRunner().invoke(app, ["enforce", "check"]).stdout
-    for line, message in (('policies = ["hat"]', "no policy 'hat'"), ('rules = ["HH9"]', "'HH9' is not a rule of")):
-        path = tmp_path / "rules.toml"
+    path = tmp_path / "rules.toml"
+    for line, message in (
+        (
+            'policies = ["hat"]',
+            "no policy 'hat'; there are: biomedical-misinformation, fraud-spam, gaming-conduct, hate-",
+        ),
+        ('rules = ["HH9"]', "rule 'a': 'HH9' is not a rule of"),
+        (
+            'policies = ["gaming-conduct"]\nrules = ["HH3"]',
+            "'HH3' is not a rule of gaming-conduct; there are: GC1, GC2",
+        ),
+        (
+            'policies = ["gaming-conduct"]\nsurfaces = ["loby"]',
+            "the surface 'loby'; they cover: clan, game-chat, lobby",
+        ),
+        ("[caps.hat]\nmax_actions = 5", "no policy 'hat'"),
+    ):
         path.write_text(f'[[rule]]\nname = "a"\naction = "remove"\n{line}\n')
-        assert message in str(CliRunner().invoke(app, ["enforce", "check", str(path)]).exception)
+        done = CliRunner().invoke(app, ["enforce", "check", str(path)])
+        assert message in str(done.exception), line
+        assert done.exit_code == 1
+    path.write_text('[[rule]]\nname = "a"\naction = "remove"\npolicies = ["hat", "hit"]\nrules = ["HH9"]\n')
+    said = str(CliRunner().invoke(app, ["enforce", "check", str(path)]).exception)
+    assert [name in said for name in ("'hat'", "'hit'")] == [True, True], "all problems at once"
+    path.write_text('[[rule]]\nname = "a"\naction = "remove"\nsurfaces = ["anything"]\n')
+    assert "no problems found" in CliRunner().invoke(app, ["enforce", "check", str(path)]).stdout
+    path.write_text('[[rule]]\nname = "a"\naction = "remove"\npolicies = ["gaming-conduct"]\nsurfaces = ["Lobby "]\n')
+    assert "no problems found" in CliRunner().invoke(app, ["enforce", "check", str(path)]).stdout
 
 
 def test_an_action_names_its_verdict_and_what_stands_now():
@@ -411,7 +447,6 @@ def test_old_ids_are_forgotten():
 
 HATE = PolicyStanding("hate", action="remove", action_id="a1")
 HELD = PolicyStanding("hate", held=Action("a1", "c1", "remove", WHEN, policy_id="hate", state="held"))
-LABEL = ModeratorDecision("label", "d1", WHEN, content_sha256="sha")
 
 
 @pytest.mark.parametrize(
@@ -422,14 +457,14 @@ LABEL = ModeratorDecision("label", "d1", WHEN, content_sha256="sha")
         ({"cap_reached": True, "alerted": True}, ("remove", "held", "above the cap of 3 in 1h", False)),
         ({"cap_reached": True, "standing": HATE}, ("remove", "applied", "", False)),
         (
-            {"cap_reached": True, "moderator_decision": LABEL},
+            {"cap_reached": True, "overruled": "a moderator decided: label"},
             ("remove", "overridden", "a moderator decided: label", False),
         ),
         ({"chosen": RuleChoice("allow", "r")}, None),
-        ({"chosen": RuleChoice("allow", "r"), "moderator_decision": LABEL}, None),
+        ({"chosen": RuleChoice("allow", "r"), "overruled": "a moderator decided: label"}, None),
         (
-            {"moderator_decision": msgspec.structs.replace(LABEL, content_sha256="other")},
-            ("remove", "overridden", "a moderator decided about an earlier text: label", False),
+            {"cap_reached": True, "share": 2},
+            ("remove", "held", "above this partition's share of the cap, 2 of 3 in 1h", True),
         ),
         (
             {"chosen": RuleChoice("allow", "r"), "standing": HELD},
@@ -443,7 +478,7 @@ LABEL = ModeratorDecision("label", "d1", WHEN, content_sha256="sha")
 )
 def test_the_decision_depends_on_the_situation_alone(changes, expected):
     situation = Situation(
-        verdict(), RuleChoice("remove", "r"), PolicyStanding("hate"), None, Cap(3, "1h"), False, False
+        verdict(), RuleChoice("remove", "r"), PolicyStanding("hate"), "", Cap(3, "1h"), 3, False, False
     )
     decision = module.decide_action(msgspec.structs.replace(situation, **changes))
     assert expected == (decision and (decision.chosen.action, decision.state, decision.why, decision.alert))

@@ -1,15 +1,15 @@
 """Roles have the rights that their commands need."""
 
 from safeguard_streams.contract import topics
-from safeguard_streams.enforcement.delivery import STAGE as DELIVERY
-from safeguard_streams.enforcement.transform import ACTING, STAGE
+from safeguard_streams.enforcement.cleared import STAGE as CLEARING
+from safeguard_streams.enforcement.transform import ACTING, DELIVERING, STAGE
 from safeguard_streams.operations.acls import ROLES, bindings
 
 
 def test_agents_and_operators_may_read_how_far_agents_are():
     """`safeguard enforce repartition` asks for the positions of the agents' groups."""
     for role in ("enforcement", "operator"):
-        for group in (STAGE, ACTING, DELIVERY):
+        for group in (STAGE, ACTING, CLEARING, DELIVERING):
             assert any(group.startswith(prefix) for prefix in ROLES[role].groups), (role, group)
 
 

@@ -178,6 +178,28 @@ def test_content_that_passes_is_audited_by_stratum_and_still_cleared(classifier,
     ]
 
 
+def test_every_record_of_an_event_names_the_policies_that_judge_it_and_no_shadow(classifier):
+    feed = releasing(
+        document_with(terms=["alpha"]), document_with(terms=["alpha", "beta"]).replace("fraud-spam", "other")
+    )
+    release(feed, document_with(everything=True).replace("Judge what", "Weigh what"), 3, shadow=1.0)
+    outputs = Prefilter(classifier, feed, AuditRates(1, 1)).decide(
+        [event("alpha", 1), event("beta", 2), event("none", 3)]
+    )
+    found = {}
+    for output in outputs:
+        kind = Verdict if output.topic == topics.CLEARED else Escalation
+        found.setdefault(output.key, set()).add(decode(output.value, kind).judged_under)
+    both = ("fraud-spam", "other")
+    assert found == {b"c1": {both}, b"c2": {both}, b"c3": {both}}, "those that audits judge are among them"
+    outputs = Prefilter(classifier, feed, AuditRates(0, 0)).decide([event("beta", 2), event("none", 3)])
+    live = [decode(one.value, Escalation) for one in outputs if one.topic == topics.ESCALATIONS]
+    assert [one.judged_under for one in live] == [("other",)]
+    (cleared,) = [decode(one.value, Verdict) for one in outputs if one.topic == topics.CLEARED]
+    assert cleared.judged_under == ()
+    assert cleared.passed("fraud-spam")
+
+
 def test_nothing_is_audited_at_rate_zero_and_everything_at_one(classifier, feed):
     events = [event(KIND, n, policies=["fraud-spam"]) for n in range(50)]
     none = Prefilter(classifier, feed, AuditRates(0.0, 0.0)).decide(events)

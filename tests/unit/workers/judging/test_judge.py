@@ -666,6 +666,15 @@ async def test_a_repaired_event_is_marked_on_its_verdict(feed):
     assert verdict.repaired
 
 
+async def test_a_verdict_names_the_policies_that_judge_its_event(feed):
+    record = escalation()
+    given = msgspec.structs.replace(decode(record.value, Escalation), judged_under=("other", "p"))
+    _, verdict, _ = await judged(Scripted(completed()), feed, msgspec.structs.replace(record, value=encode(given)))
+    assert verdict.judged_under == ("other", "p")
+    assert not verdict.passed("other")
+    assert verdict.passed("third")
+
+
 async def test_a_context_that_is_left_out_makes_the_verdict_truncated(feed):
     event = ContentEvent("c1", "text", datetime.now(UTC), context=(Message("user", "word " * 20_000),))
     _, verdict, _ = await judged(Scripted(completed()), feed, escalation(event=event))

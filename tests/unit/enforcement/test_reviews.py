@@ -1,0 +1,148 @@
+"""What waits for a moderator, and what the webhook's receiver rejected."""
+
+import asyncio
+import base64
+import json
+from datetime import timedelta
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from safeguard_streams.cli import app
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import Action, DeadLetter, Origin, PolicyChange, decode, encode
+from safeguard_streams.enforcement import moderators, rejections, reviews
+from safeguard_streams.enforcement.moderators import PlacedStanding
+from safeguard_streams.enforcement.rules import Cap, EnforcementRules
+from safeguard_streams.enforcement.transform import DELIVERING
+from safeguard_streams.releases import operator
+from safeguard_streams.releases.operator import ReleaseHistory
+from safeguard_streams.runtime.memory_broker import StoredRecord
+from tests.unit.enforcement.test_edits import LONGER, judged
+from tests.unit.enforcement.test_transform import RULES, WHEN, Enforced, person, verdict
+
+
+def invoke(*words):
+    return CliRunner().invoke(app, ["enforce", *words])
+
+
+@pytest.fixture
+def queue(monkeypatch):
+    """What an agent with a small cap leaves behind."""
+    run = Enforced(EnforcementRules(RULES.rule, Cap(2)))
+    run(verdict(1, "c1", "hate", "undetermined"), verdict(2, "c2", "hate", rule_ids=("HH1",)))
+    run(verdict(3, "c3", "fraud", rule_ids=("HH3",)), verdict(4, "c4", "hate", rule_ids=("HH3",)))
+    run(verdict(5, "c5", "fraud", rule_ids=("HH1",)), person("c5", "review"))
+    run(verdict(6, "c6", "fraud", rule_ids=("HH1",)), person("c6", "allow"))
+
+    async def all_standing(_, wanted, partition=None):
+        standings = [run.state[f"c{number}"] for number in range(1, 9)]
+        return [PlacedStanding(0, one) for one in standings if wanted(one)]
+
+    async def history(_):
+        change = PolicyChange("release", "unused", WHEN, "ann")
+        return ReleaseHistory([change], {}, {})
+
+    monkeypatch.setattr(moderators, "all_standing", all_standing)
+    monkeypatch.setattr(operator, "history", history)
+    return run
+
+
+def test_what_waits_is_listed_by_policy_with_its_cause(queue):
+    found = json.loads(invoke("review", "--json").stdout)
+    assert [(one["policy_id"], one["content_id"], one["cause"], one["action"]) for one in found] == [
+        ("*", "c5", "moderator", "review"),
+        ("hate", "c1", "undetermined", "review"),
+        ("hate", "c2", "rule", "review"),
+        ("hate", "c4", "held", "remove"),
+    ]
+    assert all(one["since"] for one in found)
+    assert found[2]["rule"] == "violates, no rule matches"
+
+
+def test_an_edit_after_a_decision_puts_an_item_into_the_queue(queue):
+    queue(judged(7, LONGER, 2, "HH1", content="c6", policy="fraud"))
+    found = {one["content_id"]: one for one in json.loads(invoke("review", "--json").stdout)}
+    assert (found["c6"]["cause"], found["c6"]["action"], found["c6"]["policy_id"]) == ("held", "review", "fraud")
+
+
+def test_a_policy_selects_and_an_unknown_one_is_an_error(queue):
+    assert "c5" in invoke("review", "--policy", "*").stdout
+    shown = invoke("review", "--policy", "hate", "-n", "2").stdout
+    assert "hate: 3 waiting" in shown
+    assert "1 more; show them with --limit or --json" in shown
+    assert "nothing waits for review" in invoke("review", "--policy", "unused").stdout
+    assert "no policy 'hat'; those that were released: unused" in str(invoke("review", "--policy", "hat").exception)
+    assert "no policy 'hat'; those that were released: unused" in str(invoke("release", "hat", "--by", "ann").exception)
+
+
+async def test_records_of_earlier_agents_come_first_because_their_time_is_unknown(queue):
+    state = queue.state
+    old = msgspec.structs.replace(state["c2"].policy("hate"), at=None, decision=None, rule=None)
+    state.put(msgspec.structs.replace(state["c2"], policies=(old,)))
+    found = await reviews.waiting(None, "hate")
+    assert [one.content_id for one in found] == ["c2", "c1", "c4"]
+
+
+# ---------------------------------------------------------------- rejected messages
+
+
+def action(name, content="c1", action="remove", **more):
+    return Action(name, content, action, WHEN, sequence=1, policy_id="hate", verdict_id=name, **more)
+
+
+def letter(value, offset, stage=DELIVERING, reason="webhook: the receiver rejected the message: answered 422"):
+    origin = Origin(topics.ACTIONS, 0, offset, 0)
+    encoded = None if value is None else base64.b64encode(value).decode()
+    return DeadLetter(origin, stage, "RecordError", reason, 1, WHEN + timedelta(seconds=offset), value=encoded)
+
+
+@pytest.fixture
+def logs(monkeypatch):
+    """The dead letters, and the actions by offset, as readers find them."""
+    letters, actions = [], {}
+
+    async def read_decoded(_, names, kind, partition=None, **__):
+        if kind is DeadLetter:
+            for one in letters:
+                yield None, decode(encode(one), DeadLetter)
+        else:
+            for offset, one in actions.items():
+                yield StoredRecord(topics.ACTIONS, 0, offset, 0, None, None), one
+
+    monkeypatch.setattr(rejections.kafka, "read_decoded", read_decoded)
+    return letters, actions
+
+
+async def states(content=None):
+    return {one.action_id: one.state for one in await rejections.rejections(None, content)}
+
+
+async def test_a_rejected_message_is_listed_with_what_became_of_it(logs):
+    letters, actions = logs
+    for offset, one in enumerate((action("a0"), action("a1", "c2"), action("a2", "c3"), action("a3", "c4"))):
+        letters.append(letter(encode(one), offset))
+        actions[offset] = one
+    actions[10] = action("a1", "c2")  # after a retry
+    actions[11] = action("a9", "c3", "allow", previous="remove")
+    actions[12] = action("a8", "c4", "remove", previous="remove")  # changes nothing
+    assert await states() == {"a0": "not delivered", "a1": "sent again", "a2": "outdated", "a3": "not delivered"}
+    assert await states("c2") == {"a1": "sent again"}
+    (one,) = await rejections.rejections(None, "c1")
+    assert (one.problem, one.action, one.policy_id, one.attempts) == ("answered 422", "remove", "hate", 1)
+
+
+async def test_a_message_that_was_rejected_again_after_a_retry_is_not_delivered(logs):
+    letters, actions = logs
+    actions[0], actions[10] = action("a0"), action("a0")
+    letters += [letter(encode(action("a0")), 0), letter(encode(action("a0")), 10)]
+    assert await states() == {"a0": "not delivered"}
+
+
+async def test_other_letters_and_broken_ones_are_left_out(logs):
+    letters, _ = logs
+    letters += [letter(encode(action("a0")), 0, stage="enforcement"), letter(b"junk", 1), letter(None, 2)]
+    letters.append(msgspec.structs.replace(letter(b"", 3), left_out=("value",)))
+    assert await states() == {}
+    assert "the receiver rejected no message" in (await asyncio.to_thread(invoke, "deliveries")).stdout
