@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
+import orjson
 import typer
 
 from safeguard_streams.bus import kafka
@@ -14,6 +16,7 @@ from safeguard_streams.cli import policy_tables as tables
 from safeguard_streams.cli.options import Bootstrap, By, Json, Library, Why, changed_by, fit_for_release, show_rows
 from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
+from safeguard_streams.contract.records import PolicyRelease
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies import check as checking
 from safeguard_streams.policies.files import LIBRARY, load_library
@@ -68,8 +71,12 @@ def check(
 @app.command("release")
 def release(
     ids: Annotated[
-        list[str] | None, typer.Argument(help="Ids of policies in the library, or policy.md files; default: all.")
+        list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of policies in the library, or policy.md files.")
     ] = None,
+    all_new: Annotated[
+        bool, typer.Option("--all-new", help="Release the policies of the library that were never released before.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and release nothing.")] = False,
     library: Library = LIBRARY,
     why: Why = "",
     by: By = None,
@@ -83,21 +90,47 @@ def release(
         ),
     ] = None,
     bootstrap: Bootstrap = None,
+    as_json: Json = False,
 ) -> None:
     """Release policies to moderation.policies. Running prefilters and reasoning workers apply them without a restart.
 
-    Releases nothing unless every policy passes the check.
+    First shows how each policy differs from its version in force. Releases nothing unless every policy passes the
+    check. A policy that is in force already is unchanged and gets no new revision.
     """
+    if bool(ids) == all_new:
+        available = ", ".join(sorted(path.parent.name for path in library.glob("*/policy.md"))) or "none"
+        raise ConfigurationError(
+            "name the policies to release, or give --all-new for those that were never released; "
+            f"{library} has {available}"
+        )
     policies = fit_for_release(ids or [], library)
+    who = changed_by(why, by)
     current = settings.load(bootstrap=bootstrap)
+    planned: list[operator.PlannedRelease] = []
 
-    async def work() -> None:
+    def review(plan: Sequence[operator.PlannedRelease]) -> None:
+        planned.extend(plan)
+        if not as_json:
+            tables.print_plan(plan, shadow=shadow is not None)
+
+    async def work() -> list[PolicyRelease]:
         await kafka.wait_for_broker(current, timeout=10)
-        for record in await operator.release(current, policies, changed_by(why, by), shadow=shadow):
-            how = "" if shadow is None else f" as a shadow on {shadow:.2%} of content"
-            say(f"released {record.policy_id} version {record.version} revision {record.revision}{how}")
+        if not dry_run:
+            return await operator.release(current, policies, who, shadow=shadow, only_new=all_new, review=review)
+        review(operator.plan_releases(await operator.history(current), policies, shadow=shadow, only_new=all_new))
+        return []
 
-    asyncio.run(work())
+    released = asyncio.run(work())
+    if as_json:
+        print(orjson.dumps(tables.release_rows(planned, released)).decode())
+        return
+    for record in released:
+        how = "" if shadow is None else f" as a shadow on {shadow:.2%} of content"
+        say(f"released {record.policy_id} version {record.version} revision {record.revision}{how}")
+    if all_new and not planned:
+        say("nothing to release: every policy of the library was released before")
+    if dry_run and not all(one.unchanged for one in planned):
+        say("dry run: nothing was released")
 
 
 @app.command("rollback")
