@@ -188,6 +188,12 @@ def _check_gate(read: Document, gate: Gate) -> None:
         read.error(line, "gate", "set gate.threshold: without it, harms escalate nothing")
     if gate.threshold != 1 and not scored:
         read.error(read.line("gate", "threshold"), "gate", "a threshold needs harms or a distilled classifier")
+    if scored and gate.threshold == 0:
+        message = "this gate sends everything to the model: every score reaches a threshold of 0"
+        read.warn(read.line("gate", "threshold"), "gate", message)
+    if gate.sample == 1 and not gate.everything:
+        message = "this gate sends everything to the model: write 'everything: true' if you want that"
+        read.warn(read.line("gate", "sample"), "gate", message)
     if gate.everything and others:
         read.warn(read.line("gate", "everything"), "gate", "everything is escalated: the gate's other parts do nothing")
     _check_terms(read, gate)

@@ -31,6 +31,14 @@ def read(path: Path) -> PolicyFiles:
         raise PolicyError(f"{path}: cannot be read: {error}") from error
 
 
+def write_document(path: Path, document: str) -> None:
+    """Write policy.md. Raises PolicyError when it cannot be written."""
+    try:
+        path.write_text(document, encoding="utf-8")
+    except OSError as error:
+        raise PolicyError(f"{path}: cannot be written: {error.strerror}") from error
+
+
 def load(path: Path) -> Policy:
     """Read and parse policy.md. Raises PolicyError, including when the file cannot be read."""
     document, distilled = read(path)

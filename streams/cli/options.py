@@ -10,7 +10,7 @@ import orjson
 import typer
 
 from safeguard_streams.cli.output import Table, console
-from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.errors import ConfigurationError, choices
 from safeguard_streams.policies import check as checking
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.files import load
@@ -51,8 +51,8 @@ def policy_path(name: str, library: Path) -> Path:
     """A policy's file, by its id in the library or by its path. Raises ConfigurationError when there is none."""
     path = Path(name) if name.endswith(".md") else library / name / "policy.md"
     if not path.is_file():
-        ids = ", ".join(sorted(file.parent.name for file in library.glob("*/policy.md")))
-        raise ConfigurationError(f"no policy {name!r} in {library}; it has {ids}; or name a policy.md file")
+        ids = [file.parent.name for file in library.glob("*/policy.md")]
+        raise ConfigurationError(f"no policy {name!r} in {library}, and no such policy.md file{choices(name, ids)}")
     return path
 
 

@@ -134,9 +134,9 @@ async def test_gates_are_calibrated_distilled_and_audited_from_the_verdicts_on_k
     policy.parent.mkdir()
     policy.write_text(load_library()["hate-harassment"].document, encoding="utf-8")
     result = json.loads(safeguard("prefilter", "calibrate", str(policy), "--target-recall", "0.2", "--write", "--json"))
-    assert result["threshold"] == 0.9
+    assert 0.8999 <= result["threshold"] <= 0.9
     written = load_library(tmp_path)["hate-harassment"].gate
-    assert written.threshold == 0.9
+    assert written.threshold == result["threshold"]
     assert written.calibration["source"] == "verdicts"
 
     out, plot = tmp_path / "proposal" / "hate-harassment", tmp_path / "curves.svg"

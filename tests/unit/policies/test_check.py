@@ -165,6 +165,8 @@ def test_a_broken_golden_text_has_one_message_with_its_line(folder, line, messag
         ),
         ("policy.md", "  sample: 0.01", "  sample: 0.01\n  terms: [prize, Prize]", "the term 'Prize' is listed twice"),
         ("policy.md", "  sample: 0.01", "  everything: true", "other parts do nothing"),
+        ("policy.md", "  sample: 0.01", "  sample: 1", "this gate sends everything to the model: write"),
+        ("policy.md", "  threshold: 0.0007", "  threshold: 0.0", "this gate sends everything to the model: every"),
         ("golden.jsonl", GOLDEN, "\n".join(ROWS[:20]), "20 golden texts"),
         ("golden.jsonl", ROWS[1], ROWS[0], "the same text is already in line 1"),
     ],
