@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -30,6 +31,11 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     language: str = "en"
     source: str = ""
     licence: str = ""
+
+
+def canonical(text: str) -> str:
+    """One form for texts that read the same."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 class GoldenRow(msgspec.Struct, frozen=True):

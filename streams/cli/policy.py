@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -13,12 +12,21 @@ import typer
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.cli import policy_tables as tables
-from safeguard_streams.cli.options import Bootstrap, By, Json, Library, Why, changed_by, fit_for_release, show_rows
+from safeguard_streams.cli.options import (
+    Bootstrap,
+    By,
+    Json,
+    Library,
+    Why,
+    changed_by,
+    check_all,
+    fit_for_release,
+    show_rows,
+)
 from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.contract.records import PolicyRelease
 from safeguard_streams.errors import ConfigurationError
-from safeguard_streams.policies import check as checking
 from safeguard_streams.policies.files import LIBRARY, load_library
 from safeguard_streams.quality import shadow_comparison
 from safeguard_streams.releases import operator
@@ -50,7 +58,10 @@ def show(
 
 @app.command("check")
 def check(
-    files: Annotated[list[Path] | None, typer.Argument(help="policy.md files; default: the whole library.")] = None,
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ID]...", help="Ids in the library, or policy.md files; default: the whole library."),
+    ] = None,
     library: Library = LIBRARY,
     strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings too.")] = False,
     as_json: Json = False,
@@ -59,7 +70,7 @@ def check(
 
     Prints every problem with its file and line, and the version of each policy without errors.
     """
-    results = [checking.check(path) for path in files] if files else checking.check_library(library)
+    results = check_all(ids or [], library)
     if as_json:
         print(msgspec.json.encode([result.report() for result in results]).decode())
     else:
