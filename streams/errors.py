@@ -88,9 +88,13 @@ class PolicyError(SafeguardError):
         return cls("\n".join(map(str, problems)))
 
 
+def nearest(given: str, names: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one; empty if none is near."""
+    near = difflib.get_close_matches(given, list(names), 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 def choices(given: str, names: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest known one, and all that there are."""
     known = sorted(set(names))
-    near = difflib.get_close_matches(given, known, 1)
-    question = f"; did you mean {near[0]}?" if near else ";"
-    return f"{question} available: {', '.join(known) or 'none'}"
+    return f"{nearest(given, known) or ';'} available: {', '.join(known) or 'none'}"
