@@ -15,6 +15,7 @@ from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.gate_check import check_gate
 from safeguard_streams.policies.golden import GoldenFile, GoldenRow, canonical
 from safeguard_streams.policies.parsing import Document, FrontMatter, Line, RuleIds, parse_with_lines
+from safeguard_streams.policies.skeleton import blanks
 
 RULE_SECTIONS = ("VIOLATES", "SAFE")
 SECTIONS = ("Instruction", "Definitions", "VIOLATES", "SAFE", "Examples", "Output")
@@ -25,7 +26,6 @@ MIN_EXAMPLES = 4
 MIN_GOLDEN = 60
 _EXAMPLE = re.compile(r'- "(.+)" -> (violates|safe), ([A-Z]{2,4}\d{1,3}(?:, [A-Z]{2,4}\d{1,3})*)\s*\Z')
 _LANGUAGE = re.compile(r"(?:[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*|\*)\Z")
-_BLANK = re.compile(r"\[FILL IN: ([^\]]+)\]")
 _MARKUP = re.compile(r"<\|\w+\|>")
 
 
@@ -123,9 +123,8 @@ def check(path: Path, *, named_by_folder: bool = False) -> Checked:
 
 
 def _check_filled(read: Document, document: str) -> None:
-    for number, text in enumerate(document.split("\n"), 1):
-        for blank in _BLANK.findall(text):
-            read.error(number, "fill-in", f"fill in: {blank}")
+    for blank in blanks(document):
+        read.error(blank.line, "fill-in", f"fill in: {blank.what}")
 
 
 def _check_sections(read: Document) -> None:

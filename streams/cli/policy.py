@@ -11,6 +11,7 @@ import orjson
 import typer
 
 from safeguard_streams.bus import kafka
+from safeguard_streams.cli import policy_authoring
 from safeguard_streams.cli import policy_tables as tables
 from safeguard_streams.cli.options import (
     Bootstrap,
@@ -26,14 +27,16 @@ from safeguard_streams.cli.options import (
 from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.contract.records import PolicyRelease
-from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.errors import ConfigurationError, choices
 from safeguard_streams.policies.files import LIBRARY, load_library
 from safeguard_streams.quality import shadow_comparison
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.durations import moment
 
-app = typer.Typer(no_args_is_help=True, help="Check, test, release, compare and roll back policies.")
+app = typer.Typer(no_args_is_help=True, help="Write, check, test, release, compare and roll back policies.")
+app.command("new")(policy_authoring.new)
+app.add_typer(policy_authoring.golden_app, name="golden")
 
 PolicyId = Annotated[str, typer.Argument(metavar="ID", help="Id of a released policy.")]
 
@@ -181,8 +184,8 @@ def history(
     changes = asyncio.run(operator.history(settings.load(bootstrap=bootstrap))).changes
     rows = [tables.change_row(change) for change in changes if policy_id in (None, change.policy_id)]
     if policy_id and not rows:
-        ids = ", ".join(sorted({change.policy_id for change in changes})) or "none yet"
-        raise ConfigurationError(f"policy {policy_id!r} has no history; policies with a history: {ids}")
+        known = choices(policy_id, (change.policy_id for change in changes))
+        raise ConfigurationError(f"policy {policy_id!r} has no history{known}")
     show_rows(rows, "no changes", as_json=as_json)
 
 
@@ -201,11 +204,11 @@ def compare(
 ) -> None:
     """Compare a policy's shadow with the version in force, by their verdicts on the same content."""
     start = moment(since, "--since") if since else None
+    current = settings.load(bootstrap=bootstrap)
     with shown_reading():
-        comparison = asyncio.run(
-            shadow_comparison.from_kafka(settings.load(bootstrap=bootstrap), policy_id, version, start)
-        )
+        comparison = asyncio.run(shadow_comparison.from_kafka(current, policy_id, version, start))
     if not comparison.shadow_version:
+        asyncio.run(operator.history(current)).require_known(policy_id)
         command = f"safeguard policy release {policy_id} --shadow 0.05"
         raise ConfigurationError(f"no shadow of {policy_id} has judged anything yet; start one with: {command}")
     if as_json:

@@ -129,8 +129,9 @@ def test_a_policys_life_from_its_release_to_its_retirement(run, broker, tmp_path
         (("rollback", NAME), "no policy 'self-harm' was ever released; available: none"),
         (("rollback", NAME, "--to", "9"), "was ever released"),
         (("retire", NAME), "is not in force; available: none"),
-        (("history", NAME), "policy 'self-harm' has no history; policies with a history: none yet"),
-        (("compare", NAME), "no shadow of self-harm has judged anything yet"),
+        (("history", NAME), "policy 'self-harm' has no history; available: none"),
+        (("compare", NAME), "no policy 'self-harm' was ever released"),
+        (("compare", NAME, "--version", "abc"), "no shadow of self-harm judged under version abc; available: none"),
         (("diff", f"{NAME}@live", NAME, "--text-only"), "was ever released"),
         (("release", "nonsense"), "no policy 'nonsense'"),
         (("release",), "name the policies to release, or give --all-new.*fraud-spam"),
@@ -179,6 +180,8 @@ def test_a_release_shows_what_changes_and_writes_only_what_does(run_once, mine):
     run_once("release", NAME, "--by", "ann")
     again = run_once("release", NAME, "--by", "ann")
     assert again == f"{NAME}: unchanged, version {first.version} is in force already\n"
+    with pytest.raises(ConfigurationError, match="no shadow of self-harm has judged anything yet; start one with"):
+        run_once("compare", NAME)
     dry = run_once("release", str(mine), "--dry-run")
     assert f"version {first.version} in force -> {load(mine).version}" in dry
     assert "  +You review user content about suicide" in dry
