@@ -41,6 +41,14 @@ app.add_typer(policy_authoring.golden_app, name="golden")
 PolicyId = Annotated[str, typer.Argument(metavar="ID", help="Id of a released policy.")]
 
 
+def _history(current: settings.Settings) -> operator.ReleaseHistory:
+    async def read() -> operator.ReleaseHistory:
+        await kafka.wait_for_broker(current, timeout=10)
+        return await operator.history(current)
+
+    return asyncio.run(read())
+
+
 @app.command("list")
 def show(
     library: Library = LIBRARY,
@@ -52,7 +60,7 @@ def show(
 ) -> None:
     """List the policies of the library, or the released ones."""
     if released:
-        current = asyncio.run(operator.history(settings.load(bootstrap=bootstrap)))
+        current = _history(settings.load(bootstrap=bootstrap))
         rows = [tables.release_row(r) for r in [*current.in_force.values(), *current.shadows.values()]]
     else:
         rows = [tables.policy_row(policy) for policy in load_library(library).values()]
@@ -156,8 +164,13 @@ def rollback(
     bootstrap: Bootstrap = None,
 ) -> None:
     """Release an earlier version again, as a new revision."""
-    current = settings.load(bootstrap=bootstrap)
-    record = asyncio.run(operator.rollback(current, policy_id, to, changed_by(why, by)))
+    current, who = settings.load(bootstrap=bootstrap), changed_by(why, by)
+
+    async def work() -> PolicyRelease:
+        await kafka.wait_for_broker(current, timeout=10)
+        return await operator.rollback(current, policy_id, to, who)
+
+    record = asyncio.run(work())
     say(f"rolled back {record.policy_id} to version {record.version}, now revision {record.revision}")
 
 
@@ -170,7 +183,13 @@ def retire(
     bootstrap: Bootstrap = None,
 ) -> None:
     """Take a policy and its shadow out of force. Its pending escalations get undetermined verdicts."""
-    asyncio.run(operator.retire(settings.load(bootstrap=bootstrap), policy_id, changed_by(why, by), shadow=shadow))
+    current, who = settings.load(bootstrap=bootstrap), changed_by(why, by)
+
+    async def work() -> None:
+        await kafka.wait_for_broker(current, timeout=10)
+        await operator.retire(current, policy_id, who, shadow=shadow)
+
+    asyncio.run(work())
     say(f"ended the shadow of {policy_id}" if shadow else f"retired {policy_id}")
 
 
@@ -181,12 +200,18 @@ def history(
     as_json: Json = False,
 ) -> None:
     """Show all policy changes with their author and reason, oldest first."""
-    changes = asyncio.run(operator.history(settings.load(bootstrap=bootstrap))).changes
+    changes = _history(settings.load(bootstrap=bootstrap)).changes
     rows = [tables.change_row(change) for change in changes if policy_id in (None, change.policy_id)]
     if policy_id and not rows:
         known = choices(policy_id, (change.policy_id for change in changes))
         raise ConfigurationError(f"policy {policy_id!r} has no history{known}")
-    show_rows(rows, "no changes", as_json=as_json)
+    if as_json:
+        print(orjson.dumps(rows).decode())
+        return
+    for row in rows:
+        say(tables.change_line(row))
+    if not rows:
+        say("no changes")
 
 
 @app.command("compare")
@@ -208,7 +233,7 @@ def compare(
     with shown_reading():
         comparison = asyncio.run(shadow_comparison.from_kafka(current, policy_id, version, start))
     if not comparison.shadow_version:
-        asyncio.run(operator.history(current)).require_known(policy_id)
+        _history(current).require_known(policy_id)
         command = f"safeguard policy release {policy_id} --shadow 0.05"
         raise ConfigurationError(f"no shadow of {policy_id} has judged anything yet; start one with: {command}")
     if as_json:

@@ -58,6 +58,15 @@ def change_row(change: PolicyChange) -> Row:
     }
 
 
+def change_line(row: Row) -> str:
+    """An entry of the history as a line: its time and ids stay whole, however narrow the terminal is."""
+    version = f" revision {row['revision']}, version {row['version']}" if row["version"] else ""
+    share = f", on {float(row['shadow']):.2%} of content" if row["shadow"] else ""
+    return (
+        f"{row['at']}  {row['id']}  {row['action']}{version}{share}, by {row['by']}: {row['why'] or 'no reason given'}"
+    )
+
+
 def _share(release: PolicyRelease | None) -> str:
     return "" if release is None or release.shadow is None else f"{release.shadow:g}"
 

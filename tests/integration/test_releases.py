@@ -224,6 +224,8 @@ def test_a_shadow_and_a_rollback_record_author_and_reason_and_repeat_nothing(run
         *(("release", 4, "cyd", "it was right"), ("end-shadow", "", "cyd", "it was right")),
         ("rollback", 5, "dan", "it was not"),
     ]
+    *_, line = run_once("history", NAME).splitlines()
+    assert line.endswith(f"  {NAME}  rollback revision 5, version {load_library()[NAME].version}, by dan: it was not")
 
 
 async def test_concurrent_operators_never_assign_a_revision_twice(kafka):
