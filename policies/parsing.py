@@ -27,6 +27,7 @@ _HEADING = re.compile(r"## (.+?)\s*\Z")
 _PATH = re.compile(r" - at `(?:key in `)?\$([^`]*)`")
 _COMMENT = re.compile(r"\s*(#\S.*)")
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
+_MAX_RAISED = 20  # problems of one error, which running processes log
 _MAX_PROBLEMS = 100  # of the front matter's form
 # Stand-ins for broken values: of fields that must be there, and of an item of any list, which is text or a harm.
 _REQUIRED: dict[Any, Any] = {
@@ -300,11 +301,11 @@ def _inside(where: str) -> str:
 def parse(document: str, origin: str = "policy", distilled: str | None = None) -> Policy:
     """Parse a policy document. `distilled` is the text of the distilled.json that its gate names, if it names one.
 
-    Raises PolicyError with file, line and what to change, and no other error whatever the text.
+    Raises PolicyError with file, line and what to change for the first problems, and no other error whatever the text.
     """
     parsed = parse_with_lines(document, origin, distilled)
     if parsed.policy is None:
-        raise PolicyError.of(parsed.document.problems)
+        raise PolicyError.of(parsed.document.problems[:_MAX_RAISED])
     return parsed.policy
 
 

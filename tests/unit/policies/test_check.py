@@ -393,6 +393,12 @@ def test_hostile_front_matter_is_a_policy_error(front):
         parse(f"---\n{front}\n---\n## VIOLATES\n- AB1: x\n## SAFE\n- AB2: y\n")
 
 
+def test_an_error_has_a_bounded_number_of_problems_however_many_there_are():
+    with pytest.raises(PolicyError) as raised:
+        parse(GOOD.replace("id: fraud-spam\n", "id: fraud-spam\n" * 10_000))
+    assert len(str(raised.value).splitlines()) == 20
+
+
 def test_a_distilled_classifier_that_would_unpack_to_gigabytes_is_refused_at_its_bound():
     bomb = base64.b64encode(zlib.compress(b"\0" * 50_000_000, 9)).decode()
     classifier = {"policy_id": "p", "classifier": "c", "harms": [], "trust": [1, 0], "bias": 0, "unit": 1, "rows": 1}
