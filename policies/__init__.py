@@ -9,8 +9,10 @@ In reading order:
 - `parsing`: from text to a policy or to problems with their lines.
 - `files`: reading policy.md and distilled.json, and changing a gate in place.
 - `golden`: golden sets, the labelled texts that show what a policy's rules mean.
+- `skeleton`: a new policy to fill in.
 - `harmony`: the encoding in which the model reads, for counting tokens.
-- `check`: what makes a policy fit for release.
+- `check` and `gate_check`: what makes a policy fit for release.
+- `difference`: what differs between two versions.
 - `distilled`: classifiers distilled from one policy's verdicts.
 - `labelled`: data sets of labelled texts, and the split that is held out from training.
 

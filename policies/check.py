@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
-import re2
 
 from safeguard_streams.errors import PolicyError, Problem
-from safeguard_streams.policies import files, golden, harmony, trial
-from safeguard_streams.policies.document import Gate, Policy, pattern_options
-from safeguard_streams.policies.golden import GoldenRow
-from safeguard_streams.policies.parsing import Document, Line, parse_with_lines
-from safeguard_streams.policies.patterns import inner_boundary
-from safeguard_streams.policies.terms import Term
+from safeguard_streams.policies import files, golden, harmony
+from safeguard_streams.policies.document import Policy
+from safeguard_streams.policies.gate_check import check_gate
+from safeguard_streams.policies.golden import GoldenFile, GoldenRow, canonical
+from safeguard_streams.policies.parsing import Document, FrontMatter, Line, RuleIds, parse_with_lines
+from safeguard_streams.policies.skeleton import blanks
 
+RULE_SECTIONS = ("VIOLATES", "SAFE")
 SECTIONS = ("Instruction", "Definitions", "VIOLATES", "SAFE", "Examples", "Output")
 OUTPUT_FIELDS = ("violation", "rule_ids", "confidence", "reason")
 BEST_TOKENS = (400, 600)  # minimum and maximum length that the model follows best, by its makers' guide
@@ -26,10 +26,6 @@ MIN_EXAMPLES = 4
 MIN_GOLDEN = 60
 _EXAMPLE = re.compile(r'- "(.+)" -> (violates|safe), ([A-Z]{2,4}\d{1,3}(?:, [A-Z]{2,4}\d{1,3})*)\s*\Z')
 _LANGUAGE = re.compile(r"(?:[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*|\*)\Z")
-_ASCII_BOUNDARY = (
-    r"has \b or \B beside a letter that is not ASCII, where RE2 sees no word: begin or end the pattern with it, "
-    r"or write (?:^|[^\p{L}\p{N}]) for it"
-)
 _MARKUP = re.compile(r"<\|\w+\|>")
 
 
@@ -94,34 +90,41 @@ def check_library(folder: Path = files.LIBRARY) -> list[Checked]:
     return [check(path, named_by_folder=True) for path in paths]
 
 
+def _unreadable(path: Path, error: PolicyError) -> Problem:
+    return Problem(str(path), 1, "error", "file", str(error).removeprefix(f"{path}: "))
+
+
 def check(path: Path, *, named_by_folder: bool = False) -> Checked:
     """Check policy.md, with the golden.jsonl and distilled.json beside it.
 
-    With `named_by_folder`, the policy's id must be the folder's name.
-    Raises PolicyError only when a file cannot be read.
+    With `named_by_folder`, the policy's id must be the folder's name. Never raises: a file that cannot be read is a
+    problem.
     """
-    document, distilled = files.read(path)
-    policy, read = parse_with_lines(document, str(path), distilled)
-    if policy is None:
+    try:
+        document, distilled = files.read(path)
+    except PolicyError as error:
+        return Checked(str(path), None, (_unreadable(path, error),))
+    policy, read, front, rules = parse_with_lines(document, str(path), distilled)
+    if not read.complete:
         return Checked(str(path), None, tuple(read.problems))
-    length = harmony.count(policy.text)
-    if named_by_folder and policy.id != path.parent.name:
-        read.error(read.line("id"), "id", f"id is {policy.id}, but the folder is {path.parent.name}")
+    length = harmony.count(read.body.strip() + "\n")
+    _check_filled(read, document)
     _check_sections(read)
     _check_length(read, length)
-    _check_text(read, policy)
-    _check_rules(read, policy)
-    _check_gate(read, policy.gate)
-    _check_scope(read, policy)
-    examples = _check_examples(read, policy)
-    rows = _check_golden(read, policy, examples, path.with_name(golden.NAME))
+    _check_text(read, rules)
+    if front is not None:
+        _check_front(read, front, path.parent.name if named_by_folder else None)
+    if rules is not None:
+        _check_repeats(read)
+    examples = _check_examples(read, rules)
+    rows = _check_golden(read, rules, examples, path.with_name(golden.NAME))
     read.problems.sort(key=lambda problem: (problem.origin != read.origin, problem.line))
     return Checked(str(path), policy, tuple(read.problems), length, len(rows))
 
 
-def _canonical(text: str) -> str:
-    """One form for texts that read the same."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+def _check_filled(read: Document, document: str) -> None:
+    for blank in blanks(document):
+        read.error(blank.line, "fill-in", f"fill in: {blank.what}")
 
 
 def _check_sections(read: Document) -> None:
@@ -130,7 +133,7 @@ def _check_sections(read: Document) -> None:
         if heading.text in seen:
             read.error(heading.number, "section", f"## {heading.text} is already in line {seen[heading.text]}")
         seen.setdefault(heading.text, heading.number)
-    for name in SECTIONS:
+    for name in (name for name in SECTIONS if name not in RULE_SECTIONS):  # those are parsed
         if name not in seen:
             read.error(read.body_line, "section", f"the section '## {name}' is missing")
         elif not any(line.text.strip() for line in read.sections[name]):
@@ -154,97 +157,57 @@ def _check_length(read: Document, length: int) -> None:
         read.warn(read.body_line, "tokens", f"{length:,} tokens; {low} to {high} work best: {advice}")
 
 
-def _check_text(read: Document, policy: Policy) -> None:
-    prefixes = {rule.rstrip("0123456789") for rule in policy.rules}
-    mention = re.compile(rf"\b(?:{'|'.join(sorted(prefixes))})\d{{1,3}}\b")
+def _check_text(read: Document, rules: RuleIds | None) -> None:
     for number, text in enumerate(read.body.split("\n"), read.body_line):
         if markup := _MARKUP.search(text):
             read.error(number, "markup", f"{markup[0]} is markup of the prompt format: describe it in words")
+    if rules is None:
+        return
+    prefixes = {rule.rstrip("0123456789") for rule in [*rules.violating, *rules.safe]}
+    mention = re.compile(rf"\b(?:{'|'.join(sorted(prefixes))})\d{{1,3}}\b")
+    for number, text in enumerate(read.body.split("\n"), read.body_line):
         for rule in mention.findall(text):
-            if rule not in policy.rules and not text.startswith('- "'):
+            if rules.side(rule) is None and not text.startswith('- "'):
                 read.error(number, "unknown-rule", f"the policy has no rule {rule}")
 
 
-def _check_rules(read: Document, policy: Policy) -> None:
-    for rule_id, summary in policy.rules.items():
+def _check_front(read: Document, front: FrontMatter, folder: str | None) -> None:
+    """Check the front matter, except fields with values of a wrong form. folder: the name that the id must be."""
+    if folder is not None and "id" not in read.broken and front.id != folder:
+        read.error(read.line("id"), "id", f"id is {front.id}, but the folder is {folder}")
+    for rule_id, summary in front.rules.items():
         if not summary.strip():
             read.error(read.line("rules", rule_id), "rule", f"describe {rule_id} in one line")
+    check_gate(read, front.gate)
+    if "applies_to" not in read.broken:
+        _check_scope(read, front)
+
+
+def _check_repeats(read: Document) -> None:
     seen: dict[str, str] = {}
-    for section in ("VIOLATES", "SAFE"):
+    for section in RULE_SECTIONS:
         for rule in read.rules(section):
-            first = seen.setdefault(_canonical(rule.text), rule.id)
+            first = seen.setdefault(canonical(rule.text), rule.id)
             if first != rule.id:
                 read.error(rule.number, "unreachable", f"{rule.id} repeats {first}: no content can match it")
 
 
-def _check_gate(read: Document, gate: Gate) -> None:
-    line = read.line("gate")
-    scored = bool(gate.harms or gate.distilled)
-    others = scored or gate.terms or gate.patterns or gate.sample
-    if not (others or gate.everything):
-        read.error(
-            line, "gate", "this gate escalates nothing: set harms and a threshold, terms, a sample, or everything"
-        )
-    if scored and gate.threshold == 1:
-        read.error(line, "gate", "set gate.threshold: without it, harms escalate nothing")
-    if gate.threshold != 1 and not scored:
-        read.error(read.line("gate", "threshold"), "gate", "a threshold needs harms or a distilled classifier")
-    if gate.everything and others:
-        read.warn(read.line("gate", "everything"), "gate", "everything is escalated: the gate's other parts do nothing")
-    _check_terms(read, gate)
-    _check_patterns(read, gate)
-
-
-def _check_terms(read: Document, gate: Gate) -> None:
-    seen: set[str] = set()
-    for number, written in enumerate(gate.terms):
-        line = read.line("gate", "terms", number)
-        term = Term(written)
-        if not term.needles:
-            read.error(line, "gate", f"the term {written!r} has no letter, digit or emoji: it never matches")
-        elif reason := trial.broad(term):
-            read.error(line, "gate", f"the term {written!r} {reason}")
-        elif not trial.is_found(written):
-            message = f"the term {written!r} is not found between words of its script: write its words alone"
-            read.error(line, "gate", message)
-        elif _canonical(written) in seen:
-            read.warn(line, "gate", f"the term {written!r} is listed twice")
-        if cut := read.cut("gate", "terms", number):
-            read.error(line, "comment", f"YAML reads {cut!r} as a comment: quote the term, as in 'one #two'")
-        seen.add(_canonical(written))
-
-
-def _check_patterns(read: Document, gate: Gate) -> None:
-    for number, pattern in enumerate(gate.patterns):
-        line = read.line("gate", "patterns", number)
-        if re2.compile(pattern, pattern_options()).search(""):
-            message = f"the pattern {pattern!r} matches every text: write 'everything: true' if you want that"
-            read.error(line, "gate", message)
-        elif inner_boundary(pattern):
-            read.error(line, "gate", f"the pattern {pattern!r} {_ASCII_BOUNDARY}")
-        elif not trial.can_match(pattern):
-            message = f"the pattern {pattern!r} cannot match: texts are one line, without control characters"
-            read.error(line, "gate", message)
-        if cut := read.cut("gate", "patterns", number):
-            read.error(line, "comment", f"YAML reads {cut!r} as a comment: put the pattern in single quotes")
-
-
-def _check_scope(read: Document, policy: Policy) -> None:
-    for number, language in enumerate(policy.applies_to.languages):
+def _check_scope(read: Document, front: FrontMatter) -> None:
+    for number, language in enumerate(front.applies_to.languages):
         if not _LANGUAGE.match(language):
             line = read.line("applies_to", "languages", number)
             read.error(line, "language", f"{language!r} is not a language tag: write it like 'en' or 'pt-BR'")
 
 
-def _check_examples(read: Document, policy: Policy) -> list[_PolicyExample]:
+def _check_examples(read: Document, rules: RuleIds | None) -> list[_PolicyExample]:
     examples: list[_PolicyExample] = []
     for line in read.sections.get("Examples", ()):
         if not line.text.startswith("- "):
             continue
-        example = _example(read, policy, line)
+        example = _example(read, rules, line)
         if example is None:
             continue
-        first = next((e for e in examples if _canonical(e.text) == _canonical(example.text)), None)
+        first = next((e for e in examples if canonical(e.text) == canonical(example.text)), None)
         if first and first.decision != example.decision:
             read.error(line.number, "contradiction", f"the same text is marked {first.decision} in line {first.line}")
         elif first:
@@ -256,59 +219,78 @@ def _check_examples(read: Document, policy: Policy) -> list[_PolicyExample]:
     return examples
 
 
-def _example(read: Document, policy: Policy, line: Line) -> _PolicyExample | None:
+def _example(read: Document, rules: RuleIds | None, line: Line) -> _PolicyExample | None:
     match = _EXAMPLE.match(line.text)
     if not match:
         read.error(line.number, "example", "write an example as '- \"text\" -> violates, AB1' or '... -> safe, AB2'")
         return None
-    rules = tuple(match[3].split(", "))
-    _check_sides(read, str(read.origin), line.number, policy, match[2], rules)
-    return _PolicyExample(line.number, match[1], match[2], rules)
+    cited = tuple(match[3].split(", "))
+    read.problems += _side_problems(rules, _Place(read.origin, line.number), match[2], cited)
+    return _PolicyExample(line.number, match[1], match[2], cited)
 
 
-def _check_sides(read: Document, origin: str, line: int, policy: Policy, decision: str, rules: Sequence[str]) -> None:
-    """Report rules that are unknown or belong to the other side than the decision."""
-    for rule in rules:
-        side = "violates" if rule in policy.violating else "safe"
-        if rule not in policy.rules:
-            message = f"the policy has no rule {rule}; it has {', '.join(policy.rules)}"
-            read.problems.append(Problem(origin, line, "error", "unknown-rule", message))
+class _Place(NamedTuple):
+    """A line of a file."""
+
+    origin: str
+    line: int
+
+
+def _side_problems(rules: RuleIds | None, at: _Place, decision: str, cited: Sequence[str]) -> Iterator[Problem]:
+    """Rules that are unknown or belong to the other side than the decision. None where the policy's are not known."""
+    if rules is None:
+        return
+    for rule in cited:
+        side = rules.side(rule)
+        if side is None:
+            yield Problem(*at, "error", "unknown-rule", f"the policy has no rule {rule}; it has {rules}")
         elif side != decision:
             message = f"marked {decision}, but {rule} is a rule of {side.upper()}"
-            read.problems.append(Problem(origin, line, "error", "contradiction", message))
+            yield Problem(*at, "error", "contradiction", message)
 
 
-def _check_golden(read: Document, policy: Policy, examples: Sequence[_PolicyExample], path: Path) -> list[GoldenRow]:
-    cited = {rule for example in examples for rule in example.rules}
-    rows: list[GoldenRow] = []
-    if not path.is_file():
-        message = f"no {golden.NAME} beside it: nothing shows whether a change makes the policy worse"
-        read.warn(1, "golden", message)
-    else:
-        rows, problems = golden.read(path)
-        read.problems += problems
-        read.problems += _golden_problems(read, policy, examples, path, rows)
-        if not problems:
-            cited |= {row.golden.rule for row in rows}
-    for rule in policy.rules:
-        if rule not in cited:
-            where = "example or golden text" if rows else "example"
+def _check_golden(
+    read: Document, rules: RuleIds | None, examples: Sequence[_PolicyExample], path: Path
+) -> list[GoldenRow]:
+    rows, problems = _golden_rows(read, path)
+    read.problems += problems
+    read.problems += _golden_problems(rules, examples, path, rows)
+    unreadable = any(problem.severity == "error" for problem in problems)
+    if rules is not None and not unreadable:
+        cited = {rule for example in examples for rule in example.rules} | {row.golden.rule for row in rows}
+        where = "example or golden text" if rows else "example"
+        for rule in (rule for rule in [*rules.violating, *rules.safe] if rule not in cited):
             read.warn(read.line("rules", rule), "unreached", f"no {where} shows what {rule} means")
     return rows
 
 
+def _golden_rows(read: Document, path: Path) -> GoldenFile:
+    """The rows of the golden set, and what rules out reading them."""
+    if not path.exists():
+        message = f"no {golden.NAME} beside it: nothing shows whether a change makes the policy worse"
+        return GoldenFile([], [Problem(read.origin, 1, "warning", "golden", message)])
+    try:
+        file = golden.read(path)
+    except PolicyError as error:
+        return GoldenFile([], [_unreadable(path, error)])
+    if len(file.rows) < MIN_GOLDEN:
+        message = f"{len(file.rows)} golden texts: figures from fewer than {MIN_GOLDEN} are unreliable"
+        file.problems.append(Problem(str(path), 1, "warning", "golden", message))
+    return file
+
+
 def _golden_problems(
-    read: Document, policy: Policy, examples: Sequence[_PolicyExample], path: Path, rows: Sequence[GoldenRow]
+    rules: RuleIds | None, examples: Sequence[_PolicyExample], path: Path, rows: Sequence[GoldenRow]
 ) -> Iterator[Problem]:
-    shown = {_canonical(example.text): example for example in examples}
+    shown = {canonical(example.text): example for example in examples}
     seen: dict[str, GoldenRow] = {}
     for row in rows:
         text = row.golden
-        _check_sides(read, str(path), row.line, policy, text.decision, [text.rule])
-        canonical = _canonical(text.text)
-        if not canonical:
+        yield from _side_problems(rules, _Place(str(path), row.line), text.decision, [text.rule])
+        form = canonical(text.text)
+        if not form:
             yield Problem(str(path), row.line, "error", "golden", "the text is empty")
-        first, example = seen.setdefault(canonical, row), shown.get(canonical)
+        first, example = seen.setdefault(form, row), shown.get(form)
         if first.golden.decision != text.decision:
             message = f"the same text is marked {first.golden.decision} in line {first.line}"
             yield Problem(str(path), row.line, "error", "contradiction", message)
@@ -321,9 +303,6 @@ def _golden_problems(
         elif example:
             message = f"the policy's example in line {example.line} has the same text: the model has read its answer"
             yield Problem(str(path), row.line, "warning", "golden-shown", message)
-    if len(rows) < MIN_GOLDEN:
-        message = f"{len(rows)} golden texts: figures from fewer than {MIN_GOLDEN} are unreliable"
-        yield Problem(str(path), 1, "warning", "golden", message)
 
 
 def require(checked: Sequence[Checked]) -> list[Policy]:

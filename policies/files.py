@@ -31,6 +31,26 @@ def read(path: Path) -> PolicyFiles:
         raise PolicyError(f"{path}: cannot be read: {error}") from error
 
 
+def write_document(path: Path, document: str) -> None:
+    """Write policy.md. Raises PolicyError when it cannot be written."""
+    try:
+        path.write_text(document, encoding="utf-8")
+    except OSError as error:
+        raise PolicyError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def create(path: Path, document: str) -> None:
+    """Write a new policy.md and its folder. Raises PolicyError when there is one, or when it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(document)
+    except FileExistsError:
+        raise PolicyError(f"{path}: exists already; choose another id, or edit this file") from None
+    except OSError as error:
+        raise PolicyError(f"{path}: cannot be written: {error.strerror}") from error
+
+
 def load(path: Path) -> Policy:
     """Read and parse policy.md. Raises PolicyError, including when the file cannot be read."""
     document, distilled = read(path)

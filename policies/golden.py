@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -30,6 +32,11 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     language: str = "en"
     source: str = ""
     licence: str = ""
+
+
+def canonical(text: str) -> str:
+    """One form for texts that read the same."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 class GoldenRow(msgspec.Struct, frozen=True):
@@ -61,6 +68,29 @@ def read(path: Path) -> GoldenFile:
                 message = str(error).replace("`", "")
                 file.problems.append(Problem(str(path), number, "error", "golden", message[:1].lower() + message[1:]))
     return file
+
+
+def add(path: Path, golden: Golden) -> GoldenRow:
+    """Append a text to a golden set, which begins with its first one. Returns its row.
+
+    Raises PolicyError when the file has a broken line or cannot be written, or when it has the text already.
+    """
+    rows, problems = read(path) if path.exists() else GoldenFile([], [])
+    if problems:
+        raise PolicyError.of(problems)
+    twin = next((row for row in rows if canonical(row.golden.text) == canonical(golden.text)), None)
+    if twin is not None:
+        marked = f"{twin.golden.decision}, {twin.golden.rule}"
+        raise PolicyError(f"{path}:{twin.line}: the golden set has this text already, as {marked}; nothing was added")
+    written = path.read_bytes() if path.exists() else b""
+    begun = b"" if not written or written.endswith(b"\n") else b"\n"
+    line = json.dumps(msgspec.to_builtins(golden), ensure_ascii=False)
+    try:
+        with path.open("ab") as file:
+            file.write(begun + line.encode() + b"\n")
+    except OSError as error:
+        raise PolicyError(f"{path}: cannot be written: {error.strerror}") from error
+    return GoldenRow((written + begun).count(b"\n") + 1, golden)
 
 
 def load(path: Path) -> Sequence[Golden]:

@@ -6,30 +6,46 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator
-from typing import NamedTuple
+from copy import copy
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import re2
 import yaml
 
-from safeguard_streams.errors import PolicyError, Problem
+from safeguard_streams.errors import PolicyError, Problem, choices
 from safeguard_streams.policies import distilled as distilled_classifiers
-from safeguard_streams.policies.document import MAX_SAMPLES, AppliesTo, Gate, Judging, Policy, pattern_options
+from safeguard_streams.policies.document import MAX_SAMPLES, AppliesTo, Gate, Judging, Policy, ScoreMap, pattern_options
 from safeguard_streams.policies.version import version_of
 from safeguard_streams.policies.vocabulary import Effort
 
 FRONT = re.compile(r"\A---\n(.*?\n)---\n(.*)\Z", re.DOTALL)
 MAX_CHARACTERS = 200_000  # of a document
 RULE = re.compile(r"- ([A-Z]{2,4}\d{1,3}): (\S.*)")
-_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
+POLICY_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
 _HEADING = re.compile(r"## (.+?)\s*\Z")
 _PATH = re.compile(r" - at `(?:key in `)?\$([^`]*)`")
 _COMMENT = re.compile(r"\s*(#\S.*)")
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
+_MAX_RAISED = 20  # problems of one error, which running processes log
+_MAX_PROBLEMS = 100  # of the front matter's form
+# Stand-ins for broken values: of fields that must be there, and of an item of any list, which is text or a harm.
+_REQUIRED: dict[Any, Any] = {
+    "id": "",
+    "title": "",
+    "owner": "",
+    "rules": {},
+    "gate": {},
+    "slope": 0.0,
+    "intercept": 0.0,
+}
+_ITEM = "hate"
 _FIELD = re.compile(r"(missing required|unknown) field `(\w+)`")
 
 
-class _FrontMatter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FrontMatter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The part of a document for machines."""
+
     id: str
     title: str
     owner: str
@@ -38,6 +54,15 @@ class _FrontMatter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     applies_to: AppliesTo = AppliesTo()
     effort: Effort = "low"
     judging: Judging = Judging()
+
+
+_FIELDS: dict[str, tuple[str, ...]] = {
+    "": FrontMatter.__struct_fields__,
+    "gate": Gate.__struct_fields__,
+    "applies_to": AppliesTo.__struct_fields__,
+    "judging": Judging.__struct_fields__,
+    "judging.score_map": ScoreMap.__struct_fields__,
+}
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -55,18 +80,33 @@ class RuleLine(msgspec.Struct, frozen=True):
     text: str
 
 
+class RuleIds(NamedTuple):
+    """The rule ids of both sections, in order."""
+
+    violating: tuple[str, ...]
+    safe: tuple[str, ...]
+
+    def side(self, rule: str) -> Literal["violates", "safe"] | None:
+        """The decision that a rule stands for; None for an unknown rule."""
+        if rule in self.violating:
+            return "violates"
+        return "safe" if rule in self.safe else None
+
+    def __str__(self) -> str:
+        return ", ".join([*self.violating, *self.safe])
+
+
 class Parsed(NamedTuple):
-    """The policy, or None where there are problems, and the document that holds the problems."""
+    """What was read of a document, and the document, which holds the problems.
+
+    policy is None where there are problems. Further checks then go by the rest. front holds stand-ins for the fields
+    that `Document.broken` names; it is None where the front matter is no YAML. rules is None where a section is broken.
+    """
 
     policy: Policy | None
     document: Document
-
-
-class _RuleIds(NamedTuple):
-    """The rule ids of both sections, in order."""
-
-    violating: tuple[str, ...] = ()
-    safe: tuple[str, ...] = ()
+    front: FrontMatter | None = None
+    rules: RuleIds | None = None
 
 
 class Document:
@@ -81,6 +121,8 @@ class Document:
         self.body_line = document[: match.start(2)].count("\n") + 1 if match else 1
         self.sections: dict[str, list[Line]] = {}
         self.headings: list[Line] = []
+        self.complete = match is not None  # whether front matter and text can be told apart
+        self.broken: set[str] = set()  # fields of the front matter with values of a wrong form
         self._root: yaml.Node | None = None
         if not match:
             self.error(1, "front-matter", "begin with front matter between two --- lines")
@@ -113,22 +155,15 @@ class Document:
 
     # ------------------------------------------------------------------ front matter
 
-    def read_front(self) -> _FrontMatter | None:
-        """The front matter, or None when there are problems."""
+    def read_front(self) -> FrontMatter | None:
+        """The front matter, with stand-ins for what is broken. None where it is no YAML, or no mapping."""
         # Running processes read releases. The loader in C takes linear time and refuses deep nesting.
         try:
-            for event in yaml.parse(self.front, Loader=yaml.CSafeLoader):
-                # A few lines of aliases can stand for gigabytes.
-                if isinstance(event, yaml.NodeEvent) and event.anchor:
-                    line = event.start_mark.line + 2 if event.start_mark else 2
-                    self.error(line, "yaml", "write the value out: anchors and aliases (& and *) are not supported")
-                    return None
-            self._root = yaml.compose(self.front, Loader=yaml.CSafeLoader)
-            if self._has_duplicate_key(self._root):
+            if self._has_anchors():
                 return None
-            return msgspec.convert(yaml.load(self.front, Loader=yaml.CSafeLoader), _FrontMatter)
-        except msgspec.ValidationError as error:
-            self._mistyped(str(error))
+            self._root = yaml.compose(self.front, Loader=yaml.CSafeLoader)
+            self._find_duplicate_keys(self._root)
+            return self._converted(yaml.load(self.front, Loader=yaml.CSafeLoader))
         except yaml.MarkedYAMLError as error:
             # An unclosed bracket or quote is reported where it was opened.
             unclosed = error.context is not None and ("flow" in error.context or "quoted" in error.context)
@@ -138,36 +173,72 @@ class Document:
             self.error(2, "yaml", f"not YAML: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
         return None
 
-    def _has_duplicate_key(self, node: yaml.Node | None) -> bool:
-        """Whether a mapping sets a key twice. YAML would silently take the last value."""
+    def _has_anchors(self) -> bool:
+        """Whether there are anchors or aliases, of which a few lines can stand for gigabytes."""
+        found = False
+        for event in yaml.parse(self.front, Loader=yaml.CSafeLoader):
+            if isinstance(event, yaml.NodeEvent) and event.anchor:
+                line = event.start_mark.line + 2 if event.start_mark else 2
+                self.error(line, "yaml", "write the value out: anchors and aliases (& and *) are not supported")
+                found = True
+        return found
+
+    def _find_duplicate_keys(self, node: yaml.Node | None) -> None:
+        """Report keys that a mapping sets twice. YAML would silently take the last value."""
         if isinstance(node, yaml.SequenceNode):
-            return any(self._has_duplicate_key(child) for child in node.value)
+            for child in node.value:
+                self._find_duplicate_keys(child)
         if not isinstance(node, yaml.MappingNode):
-            return False
+            return
         seen: set[str] = set()
         for key, value in node.value:
             name = str(key.value)
             if name in seen:
                 self.error(key.start_mark.line + 2, "yaml", f"{name} is set twice")
-                return True
             seen.add(name)
-            if self._has_duplicate_key(value):
-                return True
-        return False
+            self._find_duplicate_keys(value)
 
-    def _mistyped(self, message: str) -> None:
+    def _converted(self, loaded: Any) -> FrontMatter | None:
+        """The front matter from what YAML holds. Each problem is reported, and a stand-in replaces what is at fault."""
+        self._drop_rules_without_text(loaded)
+        for _ in range(_MAX_PROBLEMS):
+            try:
+                return msgspec.convert(loaded, FrontMatter)
+            except msgspec.ValidationError as error:
+                path = self._mistyped(str(error))
+                if not path or not _replace(loaded, path):
+                    return None
+        return None
+
+    def _drop_rules_without_text(self, loaded: Any) -> None:
+        """Report rules whose id or name YAML does not read as text. The names of rules have no fields to point at."""
+        rules = loaded.get("rules") if isinstance(loaded, dict) else None
+        if not isinstance(rules, dict):
+            return
+        for rule, name in list(rules.items()):
+            if not (isinstance(rule, str) and isinstance(name, str)):
+                self.error(self.line("rules", str(rule)), "field", f"rules: {rule} needs a name, both as text")
+                self.broken.add("rules")
+                del rules[rule]
+
+    def _mistyped(self, message: str) -> list[str | int]:
+        """Report a field of a wrong form; returns its path."""
         path = _PATH.search(message)
         steps = [name or int(number) for name, number in _STEP.findall(path[1])] if path else []
         problem = message[: path.start()] if path else message
         where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
         field = _FIELD.search(problem)
         if field and field[1] == "unknown":
-            self.error(self.line(*steps, field[2]), "field", f"unknown field {field[2]} {_inside(where)}")
+            known = choices(field[2], _FIELDS.get(where, ()))
+            self.error(self.line(*steps, field[2]), "field", f"unknown field {field[2]} {_inside(where)}{known}")
         elif field:
             self.error(self.line(*steps), "field", f"{field[2]} is missing {_inside(where)}")
         else:
             reason = problem[:1].lower() + problem[1:]
             self.error(self.line(*steps), "field", f"{where or 'front matter'}: {reason.replace('`', '')}")
+        at = [*steps, field[2]] if field else steps
+        self.broken |= {str(step) for step in at[:1]}
+        return at
 
     def cut(self, *path: str | int) -> str | None:
         """What YAML takes for a comment after an unquoted value on its line, if it follows the value at once."""
@@ -205,6 +276,24 @@ class Document:
         return line
 
 
+def _replace(front: Any, path: list[str | int]) -> bool:
+    """Put a stand-in at a path. Whether there is such a place."""
+    *parents, at = path
+    last: Any = at
+    try:
+        for step in parents:
+            front = front[step]
+        if isinstance(front, list):
+            front[last] = _ITEM
+        elif last in _REQUIRED:
+            front[last] = copy(_REQUIRED[last])
+        else:
+            del front[last]
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True
+
+
 def _inside(where: str) -> str:
     return f"in {where}" if where else "in the front matter"
 
@@ -212,29 +301,30 @@ def _inside(where: str) -> str:
 def parse(document: str, origin: str = "policy", distilled: str | None = None) -> Policy:
     """Parse a policy document. `distilled` is the text of the distilled.json that its gate names, if it names one.
 
-    Raises PolicyError with file, line and what to change, and no other error whatever the text.
+    Raises PolicyError with file, line and what to change for the first problems, and no other error whatever the text.
     """
     parsed = parse_with_lines(document, origin, distilled)
     if parsed.policy is None:
-        raise PolicyError.of(parsed.document.problems)
+        raise PolicyError.of(parsed.document.problems[:_MAX_RAISED])
     return parsed.policy
 
 
 def parse_with_lines(document: str, origin: str, distilled: str | None) -> Parsed:
-    """Parse a policy document and keep its lines, for checks that report them."""
+    """Parse a policy document and keep its lines, for checks that report them. Reports all problems that it can."""
     if len(document) > MAX_CHARACTERS:
         read = Document("---\n\n---\n", origin)
+        read.complete = False
         read.error(1, "too-long", f"the document has {len(document):,} characters; the limit is {MAX_CHARACTERS:,}")
         return Parsed(None, read)
     read = Document(document, origin)
-    front = read.read_front() if not read.problems else None
-    if front is None:
+    if not read.complete:
         return Parsed(None, read)
-    _check_values(read, front)
-    classifier = _read_distilled(read, front.gate, distilled)
-    rules = _check_rules(read, front.rules)
-    if read.problems:
-        return Parsed(None, read)
+    front = read.read_front()
+    classifier = _check_values(read, front, distilled) if front else None
+    named = front.rules if front and "rules" not in read.broken else None
+    rules = _check_rules(read, named)
+    if read.problems or front is None or rules is None:
+        return Parsed(None, read, front, rules)
     text = read.body.strip() + "\n"
     policy = Policy(
         id=front.id,
@@ -253,11 +343,14 @@ def parse_with_lines(document: str, origin: str, distilled: str | None) -> Parse
         distilled=classifier,
         distilled_file=distilled if classifier else None,
     )
-    return Parsed(policy, read)
+    return Parsed(policy, read, front, rules)
 
 
-def _check_values(read: Document, front: _FrontMatter) -> None:
-    if not _ID.match(front.id):
+def _check_values(
+    read: Document, front: FrontMatter, distilled: str | None
+) -> distilled_classifiers.DistilledClassifier | None:
+    """Report values that no policy may have; returns the gate's distilled classifier, if it names one."""
+    if "id" not in read.broken and not POLICY_ID.match(front.id):
         read.error(read.line("id"), "id", f"id: use lower-case words joined by hyphens, not {front.id!r}")
     for path, share in (
         (("gate", "threshold"), front.gate.threshold),
@@ -271,22 +364,33 @@ def _check_values(read: Document, front: _FrontMatter) -> None:
         read.error(line, "range", f"judging.samples must be between 1 and {MAX_SAMPLES}, not {front.judging.samples}")
     _check_written(read, front.gate)
     for number, pattern in enumerate(front.gate.patterns):
-        try:
-            re2.compile(pattern, pattern_options())
-        except (re2.error, UnicodeEncodeError) as error:
-            reason = error.args[0].decode("utf-8", "replace") if isinstance(error.args[0], bytes) else error
+        if reason := invalid(pattern):
             line = read.line("gate", "patterns", number)
             read.error(line, "pattern", f"gate.patterns: {pattern!r} is not a valid RE2 expression: {reason}")
+    return _read_distilled(read, front.gate, distilled)
+
+
+def invalid(pattern: str) -> str | None:
+    """Why a pattern is not a valid RE2 expression, if it is not."""
+    try:
+        re2.compile(pattern, pattern_options())
+    except (re2.error, UnicodeEncodeError) as error:
+        return str(error.args[0].decode("utf-8", "replace") if isinstance(error.args[0], bytes) else error)
+    return None
+
+
+def control(value: str) -> str | None:
+    """The first control character of a term or pattern, if it holds any."""
+    return next((char for char in value if unicodedata.category(char) == "Cc"), None)
 
 
 def _check_written(read: Document, gate: Gate) -> None:
     """Report terms and patterns with control characters, which YAML's escapes make."""
     for field, values in (("terms", gate.terms), ("patterns", gate.patterns)):
         for number, value in enumerate(values):
-            controls = [char for char in value if unicodedata.category(char) == "Cc"]
-            if controls:
+            if char := control(value):
                 fix = "in double quotes, \"\\b\" is a backspace: write single quotes, as in '\\bword\\b'"
-                where = f"gate.{field}[{number}] holds the control character U+{ord(controls[0]):04X}"
+                where = f"gate.{field}[{number}] holds the control character U+{ord(char):04X}"
                 read.error(read.line("gate", field, number), "control", f"{where}; {fix}")
 
 
@@ -306,31 +410,40 @@ def _read_distilled(
         return None
 
 
-def _check_rules(read: Document, named: dict[str, str]) -> _RuleIds:
-    """The rule ids of VIOLATES and SAFE. The front matter must name the same ones."""
+def _check_rules(read: Document, named: dict[str, str] | None) -> RuleIds | None:
+    """The rule ids of VIOLATES and SAFE, or None where problems leave them open.
+
+    named: the rules of the front matter, which must be the same; None where they are not known.
+    """
     lines: dict[str, int] = {}
-    sides: list[tuple[str, ...]] = []
     before = len(read.problems)
-    for section in ("VIOLATES", "SAFE"):
-        if section not in read.sections:
-            similar = [heading for heading in read.headings if heading.text.upper().rstrip(":") == section]
-            line = similar[0].number if similar else read.body_line
-            fix = ": spell it exactly like this" if similar else ""
-            read.error(line, "section", f"the section '## {section}' is missing{fix}")
-            return _RuleIds()
-        ids = []
-        for rule in read.rules(section):
-            if rule.id in lines:
-                read.error(rule.number, "rule-twice", f"{rule.id} is already in line {lines[rule.id]}")
-            lines.setdefault(rule.id, rule.number)
-            ids.append(rule.id)
-        if not ids and len(read.problems) == before:
-            heading = next(h.number for h in read.headings if h.text == section)
-            read.error(heading, "no-rule", f"name at least one rule under ## {section}, as in '- AB1: ...'")
-        sides.append(tuple(ids))
-    if len(read.problems) == before:
+    rules = RuleIds(_rules_of(read, "VIOLATES", lines), _rules_of(read, "SAFE", lines))
+    if len(read.problems) > before:
+        return None
+    if named is not None:
         _compare(read, named, lines)
-    return _RuleIds(*sides)
+    return rules
+
+
+def _rules_of(read: Document, section: str, lines: dict[str, int]) -> tuple[str, ...]:
+    """The rule ids of a section. Adds their lines to those of all rules."""
+    before = len(read.problems)
+    if section not in read.sections:
+        similar = [heading for heading in read.headings if heading.text.upper().rstrip(":") == section]
+        line = similar[0].number if similar else read.body_line
+        fix = ": spell it exactly like this" if similar else ""
+        read.error(line, "section", f"the section '## {section}' is missing{fix}")
+        return ()
+    ids = []
+    for rule in read.rules(section):
+        if rule.id in lines:
+            read.error(rule.number, "rule-twice", f"{rule.id} is already in line {lines[rule.id]}")
+        lines.setdefault(rule.id, rule.number)
+        ids.append(rule.id)
+    if not ids and len(read.problems) == before:
+        heading = next(h.number for h in read.headings if h.text == section)
+        read.error(heading, "no-rule", f"name at least one rule under ## {section}, as in '- AB1: ...'")
+    return tuple(ids)
 
 
 def _compare(read: Document, named: dict[str, str], written: dict[str, int]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -15,13 +16,22 @@ from safeguard_streams.policies.vocabulary import Effort
 def version_of(
     text: str, rules: Iterable[str], effort: Effort, judging: Judging, gate: Gate, applies_to: AppliesTo
 ) -> str:
-    """12 hex digits: equal for documents that escalate and judge all content in the same way.
+    """12 hex digits: equal for documents that escalate and judge all content in the same way."""
+    decides = what_decides(text, rules, effort, judging, gate, applies_to)
+    # Unlike other encoders, this one also takes half of a surrogate pair, which YAML can write.
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def what_decides(
+    text: str, rules: Iterable[str], effort: Effort, judging: Judging, gate: Gate, applies_to: AppliesTo
+) -> dict[str, Any]:
+    """Everything in a document that decides about content, as JSON has it.
 
     Title, owner, names of rules, and the records of how a threshold or a score map was fitted decide nothing.
     """
     judged = msgspec.to_builtins(judging)
     (judged["score_map"] or {}).pop("fitted", None)
-    decides = {
+    return {
         "text": text,
         "rules": sorted(rules),
         "effort": effort,
@@ -29,5 +39,3 @@ def version_of(
         "gate": {name: value for name, value in msgspec.to_builtins(gate).items() if name != "calibration"},
         "applies_to": msgspec.to_builtins(applies_to),
     }
-    # Unlike other encoders, this one also takes half of a surrogate pair, which YAML can write.
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]

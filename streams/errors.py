@@ -16,7 +16,8 @@ SafeguardError              base of all errors below
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import msgspec
@@ -85,3 +86,15 @@ class PolicyError(SafeguardError):
     def of(cls, problems: Sequence[Problem]) -> PolicyError:
         """One error for all problems."""
         return cls("\n".join(map(str, problems)))
+
+
+def nearest(given: str, names: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one; empty if none is near."""
+    near = difflib.get_close_matches(given, list(names), 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def choices(given: str, names: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, and all that there are."""
+    known = sorted(set(names))
+    return f"{nearest(given, known) or ';'} available: {', '.join(known) or 'none'}"

@@ -10,8 +10,9 @@ import orjson
 import typer
 
 from safeguard_streams.cli.output import Table, console
-from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.errors import ConfigurationError, choices
 from safeguard_streams.policies import check as checking
+from safeguard_streams.policies.check import Checked
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.files import load
 from safeguard_streams.releases.operator import ChangedBy
@@ -41,18 +42,23 @@ def changed_by(why: str, by: str | None) -> ChangedBy:
 
 def fit_for_release(ids: Sequence[str], library: Path) -> list[Policy]:
     """Check policies by id or file, or the whole library. Raises PolicyError with every problem."""
+    return checking.require(check_all(ids, library))
+
+
+def check_all(ids: Sequence[str], library: Path) -> list[Checked]:
+    """Check policies by id or file, or the whole library. Raises ConfigurationError for an id that there is not."""
     if not ids:
-        return checking.require(checking.check_library(library))
-    paths = [(policy_path(name, library), not name.endswith(".md")) for name in ids]
-    return checking.require([checking.check(path, named_by_folder=by_id) for path, by_id in paths])
+        return checking.check_library(library)
+    paths = [(Path(name), False) if name.endswith(".md") else (policy_path(name, library), True) for name in ids]
+    return [checking.check(path, named_by_folder=by_id) for path, by_id in paths]
 
 
 def policy_path(name: str, library: Path) -> Path:
     """A policy's file, by its id in the library or by its path. Raises ConfigurationError when there is none."""
     path = Path(name) if name.endswith(".md") else library / name / "policy.md"
     if not path.is_file():
-        ids = ", ".join(sorted(file.parent.name for file in library.glob("*/policy.md")))
-        raise ConfigurationError(f"no policy {name!r} in {library}; it has {ids}; or name a policy.md file")
+        ids = [file.parent.name for file in library.glob("*/policy.md")]
+        raise ConfigurationError(f"no policy {name!r} in {library}, and no such policy.md file{choices(name, ids)}")
     return path
 
 

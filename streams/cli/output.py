@@ -9,12 +9,14 @@ from __future__ import annotations
 import sys
 import unicodedata
 
+import rich.box
 import rich.table
 from rich.console import Console
 from rich.text import Text
 
 # Control and format characters (which include bidirectional ones), surrogates, line and paragraph separators.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_WHOLE = 40  # characters of a word that is never broken; longer ones would leave no room for other columns
 _JOINERS = "\u200c\u200d"  # parts of Persian words, Indic words and emoji
 
 
@@ -35,11 +37,23 @@ def say(text: object = "", *, error: bool = False) -> None:
 
 
 class Table(rich.table.Table):
-    """A table whose cells are plain text, without rich's markup."""
+    """A table whose cells are plain text, without rich's markup.
+
+    Columns of single words, such as ids and times, stay whole on a narrow terminal; the others take several lines.
+    """
+
+    def __init__(self, *headings: str, box: rich.box.Box | None = None) -> None:
+        super().__init__(box=box)
+        for heading in headings:
+            self.add_column(heading, no_wrap=True)
 
     def add_row(self, *cells: object) -> None:  # type: ignore[override]  # fewer options, and any value as a cell
         """Add a row; a cell is any value."""
-        super().add_row(*(Text(plain(cell)) for cell in cells))
+        texts = [plain(cell) for cell in cells]
+        for column, text in zip(self.columns, texts, strict=False):
+            if " " in text or len(text) > _WHOLE:
+                column.no_wrap, column.overflow = False, "fold"
+        super().add_row(*map(Text, texts))
 
 
 def console(*, stderr: bool = False) -> Console:

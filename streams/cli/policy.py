@@ -3,29 +3,51 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
+import orjson
 import typer
 
 from safeguard_streams.bus import kafka
+from safeguard_streams.cli import policy_authoring
 from safeguard_streams.cli import policy_tables as tables
-from safeguard_streams.cli.options import Bootstrap, By, Json, Library, Why, changed_by, fit_for_release, show_rows
+from safeguard_streams.cli.options import (
+    Bootstrap,
+    By,
+    Json,
+    Library,
+    Why,
+    changed_by,
+    check_all,
+    fit_for_release,
+    show_rows,
+)
 from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.cli.texts import Texts
-from safeguard_streams.errors import ConfigurationError
-from safeguard_streams.policies import check as checking
+from safeguard_streams.contract.records import PolicyRelease
+from safeguard_streams.errors import ConfigurationError, choices
 from safeguard_streams.policies.files import LIBRARY, load_library
 from safeguard_streams.quality import shadow_comparison
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.durations import moment
 
-app = typer.Typer(no_args_is_help=True, help="Check, test, release, compare and roll back policies.")
+app = typer.Typer(no_args_is_help=True, help="Write, check, test, release, compare and roll back policies.")
+app.command("new")(policy_authoring.new)
+app.add_typer(policy_authoring.golden_app, name="golden")
 
 PolicyId = Annotated[str, typer.Argument(metavar="ID", help="Id of a released policy.")]
+
+
+def _history(current: settings.Settings) -> operator.ReleaseHistory:
+    async def read() -> operator.ReleaseHistory:
+        await kafka.wait_for_broker(current, timeout=10)
+        return await operator.history(current)
+
+    return asyncio.run(read())
 
 
 @app.command("list")
@@ -39,7 +61,7 @@ def show(
 ) -> None:
     """List the policies of the library, or the released ones."""
     if released:
-        current = asyncio.run(operator.history(settings.load(bootstrap=bootstrap)))
+        current = _history(settings.load(bootstrap=bootstrap))
         rows = [tables.release_row(r) for r in [*current.in_force.values(), *current.shadows.values()]]
     else:
         rows = [tables.policy_row(policy) for policy in load_library(library).values()]
@@ -48,7 +70,10 @@ def show(
 
 @app.command("check")
 def check(
-    files: Annotated[list[Path] | None, typer.Argument(help="policy.md files; default: the whole library.")] = None,
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ID]...", help="Ids in the library, or policy.md files; default: the whole library."),
+    ] = None,
     library: Library = LIBRARY,
     strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings too.")] = False,
     as_json: Json = False,
@@ -57,7 +82,7 @@ def check(
 
     Prints every problem with its file and line, and the version of each policy without errors.
     """
-    results = [checking.check(path) for path in files] if files else checking.check_library(library)
+    results = check_all(ids or [], library)
     if as_json:
         print(msgspec.json.encode([result.report() for result in results]).decode())
     else:
@@ -69,8 +94,12 @@ def check(
 @app.command("release")
 def release(
     ids: Annotated[
-        list[str] | None, typer.Argument(help="Ids of policies in the library, or policy.md files; default: all.")
+        list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of policies in the library, or policy.md files.")
     ] = None,
+    all_new: Annotated[
+        bool, typer.Option("--all-new", help="Release the policies of the library that were never released before.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and release nothing.")] = False,
     library: Library = LIBRARY,
     why: Why = "",
     by: By = None,
@@ -84,21 +113,47 @@ def release(
         ),
     ] = None,
     bootstrap: Bootstrap = None,
+    as_json: Json = False,
 ) -> None:
     """Release policies to moderation.policies. Running prefilters and reasoning workers apply them without a restart.
 
-    Releases nothing unless every policy passes the check.
+    First shows how each policy differs from its version in force. Releases nothing unless every policy passes the
+    check. A policy that is in force already is unchanged and gets no new revision.
     """
+    if bool(ids) == all_new:
+        available = ", ".join(sorted(path.parent.name for path in library.glob("*/policy.md"))) or "none"
+        raise ConfigurationError(
+            "name the policies to release, or give --all-new for those that were never released; "
+            f"{library} has {available}"
+        )
     policies = fit_for_release(ids or [], library)
+    who = changed_by(why, by)
     current = settings.load(bootstrap=bootstrap)
+    planned: list[operator.PlannedRelease] = []
 
-    async def work() -> None:
+    def review(plan: Sequence[operator.PlannedRelease]) -> None:
+        planned.extend(plan)
+        if not as_json:
+            tables.print_plan(plan, shadow=shadow is not None)
+
+    async def work() -> list[PolicyRelease]:
         await kafka.wait_for_broker(current, timeout=10)
-        for record in await operator.release(current, policies, changed_by(why, by), shadow=shadow):
-            how = "" if shadow is None else f" as a shadow on {shadow:.2%} of content"
-            say(f"released {record.policy_id} version {record.version} revision {record.revision}{how}")
+        if not dry_run:
+            return await operator.release(current, policies, who, shadow=shadow, only_new=all_new, review=review)
+        review(operator.plan_releases(await operator.history(current), policies, shadow=shadow, only_new=all_new))
+        return []
 
-    asyncio.run(work())
+    released = asyncio.run(work())
+    if as_json:
+        print(orjson.dumps(tables.release_rows(planned, released)).decode())
+        return
+    for record in released:
+        how = "" if shadow is None else f" as a shadow on {shadow:.2%} of content"
+        say(f"released {record.policy_id} version {record.version} revision {record.revision}{how}")
+    if all_new and not planned:
+        say("nothing to release: every policy of the library was released before")
+    if dry_run and not all(one.unchanged for one in planned):
+        say("dry run: nothing was released")
 
 
 @app.command("rollback")
@@ -110,8 +165,13 @@ def rollback(
     bootstrap: Bootstrap = None,
 ) -> None:
     """Release an earlier version again, as a new revision."""
-    current = settings.load(bootstrap=bootstrap)
-    record = asyncio.run(operator.rollback(current, policy_id, to, changed_by(why, by)))
+    current, who = settings.load(bootstrap=bootstrap), changed_by(why, by)
+
+    async def work() -> PolicyRelease:
+        await kafka.wait_for_broker(current, timeout=10)
+        return await operator.rollback(current, policy_id, to, who)
+
+    record = asyncio.run(work())
     say(f"rolled back {record.policy_id} to version {record.version}, now revision {record.revision}")
 
 
@@ -124,7 +184,13 @@ def retire(
     bootstrap: Bootstrap = None,
 ) -> None:
     """Take a policy and its shadow out of force. Its pending escalations get undetermined verdicts."""
-    asyncio.run(operator.retire(settings.load(bootstrap=bootstrap), policy_id, changed_by(why, by), shadow=shadow))
+    current, who = settings.load(bootstrap=bootstrap), changed_by(why, by)
+
+    async def work() -> None:
+        await kafka.wait_for_broker(current, timeout=10)
+        await operator.retire(current, policy_id, who, shadow=shadow)
+
+    asyncio.run(work())
     say(f"ended the shadow of {policy_id}" if shadow else f"retired {policy_id}")
 
 
@@ -135,12 +201,18 @@ def history(
     as_json: Json = False,
 ) -> None:
     """Show all policy changes with their author and reason, oldest first."""
-    changes = asyncio.run(operator.history(settings.load(bootstrap=bootstrap))).changes
+    changes = _history(settings.load(bootstrap=bootstrap)).changes
     rows = [tables.change_row(change) for change in changes if policy_id in (None, change.policy_id)]
     if policy_id and not rows:
-        ids = ", ".join(sorted({change.policy_id for change in changes})) or "none yet"
-        raise ConfigurationError(f"policy {policy_id!r} has no history; policies with a history: {ids}")
-    show_rows(rows, "no changes", as_json=as_json)
+        known = choices(policy_id, (change.policy_id for change in changes))
+        raise ConfigurationError(f"policy {policy_id!r} has no history{known}")
+    if as_json:
+        print(orjson.dumps(rows).decode())
+        return
+    for row in rows:
+        say(tables.change_line(row))
+    if not rows:
+        say("no changes")
 
 
 @app.command("compare")
@@ -162,11 +234,11 @@ def compare(
     Examples of items that the versions judge differently come with their texts, for users who may read content.events.
     """
     start = moment(since, "--since") if since else None
+    current = settings.load(bootstrap=bootstrap)
     with shown_reading():
-        comparison = asyncio.run(
-            shadow_comparison.from_kafka(settings.load(bootstrap=bootstrap), policy_id, version, start, texts=texts)
-        )
+        comparison = asyncio.run(shadow_comparison.from_kafka(current, policy_id, version, start, texts=texts))
     if not comparison.shadow_version:
+        _history(current).require_known(policy_id)
         command = f"safeguard policy release {policy_id} --shadow 0.05"
         raise ConfigurationError(f"no shadow of {policy_id} has judged anything yet; start one with: {command}")
     if as_json:

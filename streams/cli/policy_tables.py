@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.cli.texts import Labelled, item_text, reason_of, show_item
 from safeguard_streams.contract.records import PolicyChange, PolicyRelease
+from safeguard_streams.errors import PolicyError
 from safeguard_streams.policies.check import Checked
+from safeguard_streams.policies.difference import Difference, difference
 from safeguard_streams.policies.document import Policy
+from safeguard_streams.policies.parsing import parse
 from safeguard_streams.quality.shadow_comparison import Comparison
+from safeguard_streams.releases.operator import PlannedRelease
 
 Row = dict[str, Any]
 
@@ -53,8 +59,69 @@ def change_row(change: PolicyChange) -> Row:
     }
 
 
+def change_line(row: Row) -> str:
+    """An entry of the history as a line: its time and ids stay whole, however narrow the terminal is."""
+    version = f" revision {row['revision']}, version {row['version']}" if row["version"] else ""
+    share = f", on {float(row['shadow']):.2%} of content" if row["shadow"] else ""
+    return (
+        f"{row['at']}  {row['id']}  {row['action']}{version}{share}, by {row['by']}: {row['why'] or 'no reason given'}"
+    )
+
+
 def _share(release: PolicyRelease | None) -> str:
     return "" if release is None or release.shadow is None else f"{release.shadow:g}"
+
+
+def print_plan(planned: Sequence[PlannedRelease], *, shadow: bool) -> None:
+    """Print how each policy, or each shadow, differs from the version in force."""
+    place, becomes = ("in shadow", "beside shadow") if shadow else ("in force", "->")
+    for one in planned:
+        policy, in_force = one.policy, one.in_force
+        if one.unchanged:
+            say(f"{policy.id}: unchanged, version {policy.version} is {place} already")
+        elif in_force is None:
+            say(f"{policy.id}: new, version {policy.version}, rules {', '.join(policy.rules)}")
+        elif (differs := _difference(one)) is None:
+            say(f"{policy.id}: version {policy.version} for {in_force.version}, whose document no longer parses")
+        else:
+            say(f"{policy.id}: version {in_force.version} in force {becomes} {policy.version}")
+            _print_difference(differs)
+
+
+def _print_difference(differs: Difference) -> None:
+    for line in [*map(str, differs.decides), *differs.text]:
+        say(f"  {line}")
+    if not differs.decides and not differs.text:
+        print("  decides as before: the version stays")
+    for changed in differs.describes:
+        say(f"  {changed} (for readers only)")
+
+
+def _difference(planned: PlannedRelease) -> Difference | None:
+    """How a policy differs from its version in force; None where there is none, or none that parses."""
+    release = planned.in_force
+    if release is None:
+        return None
+    try:
+        return difference(parse(release.document, "version in force", release.distilled), planned.policy)
+    except PolicyError:
+        return None
+
+
+def release_rows(planned: Sequence[PlannedRelease], released: Sequence[PolicyRelease]) -> list[Row]:
+    """What a release did or, as a dry run, would do."""
+    revisions = {release.policy_id: release.revision for release in released}
+    return [
+        {
+            "id": one.policy.id,
+            "version": one.policy.version,
+            "in_force": one.in_force.version if one.in_force else None,
+            "unchanged": one.unchanged,
+            "revision": revisions.get(one.policy.id),
+            "difference": msgspec.to_builtins(_difference(one)),
+        }
+        for one in planned
+    ]
 
 
 def print_checks(results: Sequence[Checked]) -> None:

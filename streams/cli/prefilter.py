@@ -15,7 +15,7 @@ import typer
 from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, load_policy, needs_extra
 from safeguard_streams.cli.output import console
 from safeguard_streams.cli.reading import shown_reading
-from safeguard_streams.policies.files import LIBRARY
+from safeguard_streams.policies.files import LIBRARY, write_document
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.durations import moment
 from safeguard_streams.runtime.process import configure_logging
@@ -29,7 +29,10 @@ Seed = Annotated[int, typer.Option(help="Random seed; equal data and seed give e
 LabelsFile = Annotated[
     Path | None,
     typer.Option(
-        "--labels", help="File of labels as JSON lines {text, violates, weight}; by default the verdicts on Kafka."
+        "--labels",
+        exists=True,
+        dir_okay=False,
+        help="File of labels as JSON lines {text, violates, weight}; by default the verdicts on Kafka.",
     ),
 ]
 Since = Annotated[
@@ -98,6 +101,7 @@ def evaluate(
     """Measure scores on labelled texts, by set and by harm: ROC-AUC, average precision, recall by share escalated, and
     share escalated by recall. ROC-AUC has a 95% bootstrap interval; --json has one for each figure.
     """
+    document = load_policy(policy, library).policy if policy else None
     try:
         from safeguard_streams.cli import prefilter_tables
         from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
@@ -107,8 +111,7 @@ def evaluate(
     classifier = Classifier(model or SHIPPED)
     title = f"Recall of {classifier.name}"
     score: scoring.Score = partial(scoring.harm_scores, classifier)
-    if policy:
-        document, _ = load_policy(policy, library)
+    if document:
         title += f", gate of {document.id}"
         score = partial(scoring.gate_scores, document, classifier)
     with console(stderr=True).status("measuring") as status:
@@ -139,23 +142,22 @@ def calibrate(
     """Compute the threshold of a policy's gate for a target recall, and its expected effect. Uses labelled texts or the
     verdicts on Kafka (live and audit lanes). Weights correct for sampling.
     """
+    document, path = load_policy(policy, library)
+    start = _since(since)
     try:
         from safeguard_streams.cli import prefilter_tables
         from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
         from safeguard_streams.quality import threshold
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
-    document, path = load_policy(policy, library)
     if labels:
         scored = threshold.score_file(document, Classifier(model or SHIPPED), labels)
     else:
         with shown_reading():
-            scored = asyncio.run(
-                threshold.score_verdicts(settings.load(bootstrap=bootstrap), document.id, _since(since))
-            )
+            scored = asyncio.run(threshold.score_verdicts(settings.load(bootstrap=bootstrap), document.id, start))
     result = threshold.calibrate_gate(scored, target_recall)
     if write:
-        path.write_text(threshold.with_calibration(document, result, scored.source), encoding="utf-8")
+        write_document(path, threshold.with_calibration(document, result, scored.source))
     if as_json:
         _print_json(result)
         return
@@ -174,13 +176,14 @@ def recall(
     """Estimate the recall of each policy's gates on live traffic from samples and audits of what they let pass, with
     95% intervals. Also shows what each stratum missed, and what a higher recall would cost.
     """
+    start = _since(since)
     try:
         from safeguard_streams.cli import prefilter_tables
         from safeguard_streams.quality import gate_recall
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
     with shown_reading():
-        results = asyncio.run(gate_recall.from_kafka(settings.load(bootstrap=bootstrap), policies, _since(since)))
+        results = asyncio.run(gate_recall.from_kafka(settings.load(bootstrap=bootstrap), policies, start))
     if as_json:
         _print_json(results)
         return
@@ -208,19 +211,20 @@ def distill(
     """Distil a classifier for one policy from its verdicts on Kafka, and compare it with the gate in force on held-out
     verdicts. The gate in force stays: check the figures, then release the policy in --out.
     """
+    document, _ = load_policy(policy, library)
+    start = _since(since)
     try:
         from safeguard_streams.cli import prefilter_tables
         from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
         from safeguard_streams.quality import distillation, evaluation, verdict_labels
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
-    document, _ = load_policy(policy, library)
     if labels:
         judged = verdict_labels.from_file(labels)
     else:
         current = settings.load(bootstrap=bootstrap)
         with shown_reading():
-            judged = asyncio.run(verdict_labels.from_kafka(current, document.id, texts=True, since=_since(since)))
+            judged = asyncio.run(verdict_labels.from_kafka(current, document.id, texts=True, since=start))
     with console(stderr=True).status(f"distilling from {len(judged.rows):,} judged texts"):
         proposal = distillation.propose(document, Classifier(model or SHIPPED), judged.rows, seed)
     threshold = proposal.threshold(target_recall)

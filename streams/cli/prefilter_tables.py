@@ -31,13 +31,15 @@ def show_evaluation(evaluation: Evaluation, plot: Path | None) -> None:
 def show_calibration(policy: Policy, calibration: Calibration, labels: ScoredLabels, written: Path | None) -> None:
     """The threshold and its expected effect."""
     say(
-        f"{policy.id}: threshold {calibration.threshold:.4f} for recall {calibration.target_recall:.2f} "
-        f"(now {policy.gate.threshold})"
+        f"{policy.id}: threshold {calibration.threshold:g} for recall {calibration.target_recall:.2f} "
+        f"(now {policy.gate.threshold:g})"
     )
     say(f"from {calibration.rows:,} {labels.source}, {calibration.violating:,} of them violating")
     if labels.left_out:
         say(f"left out: {labels.left_out}")
     say(f"expected on similar content: recall {calibration.recall}, escalated {calibration.escalated}")
+    if calibration.escalated.value >= 1:
+        say("this gate sends everything to the model: lower --target-recall, or add terms to the gate")
     say(
         f"at the threshold {calibration.probability:.1%} violate, by the {calibration.map} map "
         f"(Brier scores {calibration.brier})"
@@ -61,7 +63,7 @@ def show_recall(results: Mapping[str, GateRecall]) -> None:
         if result.strata:
             console().print(_strata(result))
         for cost in result.costs:
-            change = "reached now" if cost.threshold is None else f"threshold {cost.threshold:.4f}"
+            change = "reached now" if cost.threshold is None else f"threshold {cost.threshold:g}"
             say(f"  recall {cost.recall:.2f}: {change}, {cost.escalated:.2%} escalated")
 
 
@@ -85,7 +87,7 @@ def show_proposal(proposal: Proposal, target_recall: float, threshold: float, fi
     from safeguard_streams.quality.evaluation import table_lines
 
     print("\n".join(table_lines([proposal.before, proposal.after])))
-    say(f"threshold for recall {target_recall:.2f}: {threshold:.4f}")
+    say(f"threshold for recall {target_recall:.2f}: {threshold:g}")
     if files:
         say(f"wrote {', '.join(map(str, files))}")
         print("to switch, put both files into the library and release the policy")

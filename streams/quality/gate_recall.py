@@ -16,6 +16,7 @@ import numpy as np
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Verdict
+from safeguard_streams.errors import ConfigurationError, choices
 from safeguard_streams.quality.verdict_labels import LabeledItem, Labels, from_verdicts
 from safeguard_streams.quality.weighted import Estimate, share, total
 from safeguard_streams.runtime.settings import Settings
@@ -78,11 +79,16 @@ async def from_kafka(
 ) -> dict[str, GateRecall]:
     """The recall of each of these policies, by default of all that the reasoner judged, from moderation.verdicts.
 
-    since: when the oldest verdict to read was written; by default all.
+    since: when the oldest verdict to read was written; by default all. Raises ConfigurationError for a policy without
+    verdicts.
     """
     await kafka.wait_for_broker(settings, timeout=10)
     verdicts = [v async for _, v in kafka.read_decoded(settings, [topics.VERDICTS], Verdict, since=since)]
-    names = policies or sorted({verdict.policy_id for verdict in verdicts if verdict.stage == "reasoner"})
+    judged = sorted({verdict.policy_id for verdict in verdicts if verdict.stage == "reasoner"})
+    for name in policies or ():
+        if name not in judged:
+            raise ConfigurationError(f"the reasoner has judged nothing under {name!r} yet{choices(name, judged)}")
+    names = policies or judged
     return {name: from_labels(from_verdicts(verdicts, name)) for name in names}
 
 
@@ -178,7 +184,7 @@ def _costs(caught: float, live: float, passed: Sequence[LabeledItem]) -> list[Re
             costs.append(RecallCost(target, None, live / everything))
             continue
         enough = np.flatnonzero(reached / violating >= target - 1e-12)
-        if len(enough):
-            threshold = float(scores[enough[0]])
+        threshold = float(scores[enough[0]]) if len(enough) else 0.0
+        if threshold > 0:  # 0 would escalate everything
             costs.append(RecallCost(target, threshold, (live + float(weights[scores >= threshold].sum())) / everything))
     return costs

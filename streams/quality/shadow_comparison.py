@@ -13,6 +13,7 @@ import msgspec
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Decision, Verdict
+from safeguard_streams.errors import ConfigurationError, choices
 from safeguard_streams.quality.proportions import Proportion, weighted_proportion
 from safeguard_streams.quality.verdict_labels import decided
 from safeguard_streams.releases.erasures import ErasureList, without_words
@@ -240,7 +241,7 @@ async def from_kafka(
     """Compare the verdicts that are on moderation.verdicts and moderation.replays now.
 
     since: when the oldest verdict to read was written; by default all. texts: whether to read the texts of the
-    examples.
+    examples. Raises ConfigurationError when no shadow judged under the version.
     """
     erasures = ErasureList()
     await erasures.read(settings)
@@ -248,6 +249,9 @@ async def from_kafka(
     shadows = [
         without_words(v, erasures.erased) async for _, v in read if v.policy_id == policy_id and v.lane == "shadow"
     ]
+    versions = {v.policy_version for v in shadows}
+    if version is not None and version not in versions:
+        raise ConfigurationError(f"no shadow of {policy_id} judged under version {version}{choices(version, versions)}")
     judged = {v.content_id for v in shadows}
     read = kafka.read_decoded(settings, [topics.VERDICTS], Verdict, since=since)
     live = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +30,8 @@ from safeguard_streams.runtime.settings import Settings
 
 MIN_VIOLATING = 20
 FOLDS = 5
+_DOWN = decimal.Context(prec=4, rounding=decimal.ROUND_FLOOR)  # significant digits of a threshold
+_RECORDED = 0.00005  # a verdict holds a score to four decimals: the score was at most this much lower
 CERTAIN = ("terms", "everything")  # gates that escalate whatever the score
 
 MapName = Literal["isotonic", "platt"]
@@ -84,11 +87,11 @@ async def score_verdicts(settings: Settings, policy_id: str, since: datetime | N
 
 
 def score_labels(labels: verdict_labels.Labels, policy_id: str) -> ScoredLabels:
-    """Labels of verdicts with the scores that the gate gave, as `score_verdicts`."""
+    """Labels of verdicts with the lowest scores that the gate can have given, as `score_verdicts`."""
     items = [item for item in labels.rows if _score(item) is not None or _certain(item)]
     if all(_score(item) is None for item in items):
         raise ConfigurationError(f"no verdicts with scores for {policy_id} on Kafka; give --labels")
-    scores = np.array([_score(item) or 0.0 for item in items])
+    scores = np.maximum(0.0, np.array([_score(item) or 0.0 for item in items]) - _RECORDED)
     return ScoredLabels(items, scores, np.array([_certain(item) for item in items]), "verdicts", labels.left_out)
 
 
@@ -112,7 +115,15 @@ def _certain(item: LabeledItem) -> bool:
 
 
 def with_calibration(policy: Policy, calibration: Calibration, source: str) -> str:
-    """The policy's document with the threshold in its gate, and the expected effect beside it."""
+    """The policy's document with the threshold in its gate, and the expected effect beside it.
+
+    Raises ConfigurationError when the gate needs no threshold for the recall.
+    """
+    if calibration.threshold >= 1:
+        raise ConfigurationError(
+            f"{policy.id}: the terms reach recall {calibration.target_recall:g} without a threshold; "
+            "remove harms and threshold from the gate, or raise --target-recall"
+        )
     expected = {
         "target_recall": calibration.target_recall,
         "recall": [calibration.recall.value, calibration.recall.low, calibration.recall.high],
@@ -173,7 +184,7 @@ def calibrate(
     """The threshold of a gate, from scores 0 to 1 and the truth, one of each for a row.
 
     weights undo how content was drawn. certain marks rows that are escalated whatever their score. Raises
-    ConfigurationError when too few rows violate, or all do.
+    ConfigurationError when too few rows violate, or all do, and when only a threshold of 0 reaches the recall.
     """
     rows = len(scores)
     samples = _Samples(
@@ -189,7 +200,9 @@ def calibrate(
             "and some that do not"
         )
     # Rounded down: scores that equal the threshold up to rounding must reach it.
-    threshold = float(np.floor(samples.threshold(target_recall) * 1e4) / 1e4)
+    threshold = float(_DOWN.create_decimal(repr(samples.threshold(target_recall))))
+    if threshold <= 0:
+        raise ConfigurationError(_out_of_reach(samples, target_recall))
     taken = (samples.scores >= threshold) | samples.certain
     probability = _probability(samples, threshold, seed)
     return Calibration(
@@ -202,6 +215,18 @@ def calibrate(
         map=probability.map,
         probability=probability.at_threshold,
         brier=probability.brier,
+    )
+
+
+def _out_of_reach(samples: _Samples, target_recall: float) -> str:
+    """Why no threshold reaches a recall, and what to do."""
+    reached = samples.violates & (samples.certain | (samples.scores > 0))
+    best = samples.weights[reached].sum() / samples.weights[samples.violates].sum()
+    unseen = int(samples.violates.sum() - reached.sum())
+    return (
+        f"no threshold above 0 reaches recall {target_recall:g}, and 0 would send everything to the model. "
+        f"{unseen:,} of {samples.violates.sum():,} violating texts have a score of 0; without them, recall {best:.2f} "
+        "is possible: lower --target-recall, add terms to the gate, or distill a classifier"
     )
 
 

@@ -92,7 +92,7 @@ class PolicyFeed:
     async def wait_for_any(self) -> PolicySet:
         """Wait until at least one policy is in force. A prefilter without policies would clear all content."""
         if not self.policies.released:
-            log.warning("no released policy found, waiting; run: safeguard policy release")
+            log.warning("no released policy found, waiting; run: safeguard policy release --all-new")
         while not self.policies.released:
             self.changed.clear()
             await self.changed.wait()

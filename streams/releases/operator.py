@@ -20,7 +20,7 @@ from safeguard_streams.contract.records import (
     policy_key,
     schema_header,
 )
-from safeguard_streams.errors import ConfigurationError, PolicyError
+from safeguard_streams.errors import ConfigurationError, PolicyError, choices
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.releases.feed import REVISION
@@ -75,8 +75,15 @@ class ReleaseHistory(msgspec.Struct, frozen=True):
             ]
             release = matches[-1] if matches else None
         if release is None:
+            self.require_known(policy_id)
             raise ConfigurationError(f"{policy_id} has no release {which!r}; see: safeguard policy history {policy_id}")
         return release
+
+    def require_known(self, policy_id: str) -> None:
+        """Raises ConfigurationError, with what there is, when the policy was never released, not even as a shadow."""
+        if not self.revision(policy_id):
+            ids = {change.policy_id for change in self.changes} | set(self.in_force) | set(self.shadows)
+            raise ConfigurationError(f"no policy {policy_id!r} was ever released{choices(policy_id, ids)}")
 
     def previous(self, policy_id: str) -> PolicyRelease:
         """The last release whose document differs from the one in force; of a retired policy, its last release.
@@ -87,6 +94,7 @@ class ReleaseHistory(msgspec.Struct, frozen=True):
         for release in reversed(self.releases(policy_id)):
             if release.shadow is None and (current is None or release.document != current.document):
                 return release
+        self.require_known(policy_id)
         raise ConfigurationError(f"{policy_id} has no earlier release; see: safeguard policy history {policy_id}")
 
 
@@ -111,18 +119,66 @@ class _ReleasedVersion(msgspec.Struct, frozen=True):
     shadow: float | None = None
 
 
+class PlannedRelease(msgspec.Struct, frozen=True):
+    """A policy to release, beside its version in force, if there is one.
+
+    unchanged: whether exactly this is in force or, for a shadow, judges this share of content already. Nothing is
+    written then.
+    """
+
+    policy: Policy
+    in_force: PolicyRelease | None
+    unchanged: bool
+
+
+def plan_releases(
+    current: ReleaseHistory, policies: Iterable[Policy], *, shadow: float | None = None, only_new: bool = False
+) -> list[PlannedRelease]:
+    """What a release would do. only_new leaves out policies with any release before, also a retired one or a shadow.
+
+    Raises ConfigurationError when a policy is given twice.
+    """
+    planned: dict[str, PlannedRelease] = {}
+    for policy in policies:
+        if policy.id in planned:
+            raise ConfigurationError(f"{policy.id} is named twice; name one version of it")
+        if only_new and current.revision(policy.id):
+            continue
+        standing = (current.in_force if shadow is None else current.shadows).get(policy.id)
+        unchanged = standing is not None and (
+            (standing.version, standing.document, standing.distilled, standing.shadow)
+            == (policy.version, policy.document, policy.distilled_file, shadow)
+        )
+        planned[policy.id] = PlannedRelease(policy, current.in_force.get(policy.id), unchanged)
+    return list(planned.values())
+
+
+def _ignore(_planned: Sequence[PlannedRelease]) -> None:
+    """Look at no plan."""
+
+
 async def release(
-    settings: Settings, policies: Iterable[Policy], changed_by: ChangedBy, *, shadow: float | None = None
+    settings: Settings,
+    policies: Iterable[Policy],
+    changed_by: ChangedBy,
+    *,
+    shadow: float | None = None,
+    only_new: bool = False,
+    review: Callable[[Sequence[PlannedRelease]], None] = _ignore,
 ) -> list[PolicyRelease]:
     """Put policies into force or, with shadow, release each as a shadow on this share of content, 0 to 1.
 
-    The revision of each goes up by one. Releasing the version that is in shadow ends the shadow.
+    Returns what was written. The revision of each policy goes up by one, unless nothing changes. Releasing the version
+    that is in shadow ends the shadow. only_new: as in `plan_releases`. review: called with the plan before anything is
+    written; an error that it raises prevents the release.
     """
     requested = list(policies)
 
     def plan(current: ReleaseHistory) -> list[PolicyChange]:
+        planned = plan_releases(current, requested, shadow=shadow, only_new=only_new)
+        review(planned)
         changes = []
-        for policy in requested:
+        for policy in (one.policy for one in planned if not one.unchanged):
             version = _ReleasedVersion(policy.id, policy.version, policy.document, policy.distilled_file, shadow)
             new = _release(current, version, changed_by)
             changes.append(_change("release" if shadow is None else "shadow", policy.id, changed_by, new))
@@ -145,6 +201,12 @@ async def rollback(settings: Settings, policy_id: str, to: str | None, changed_b
             raise ConfigurationError(
                 f"revision {earlier.revision} no longer parses, release a corrected document: {error}"
             ) from error
+        in_force = current.in_force.get(policy_id)
+        if in_force and (in_force.version, in_force.document) == (policy.version, earlier.document):
+            raise ConfigurationError(
+                f"{policy_id} has version {policy.version} in force already, as revision {in_force.revision}; "
+                f"see: safeguard policy history {policy_id}"
+            )
         version = _ReleasedVersion(policy_id, policy.version, earlier.document, earlier.distilled)
         return [_change("rollback", policy_id, changed_by, _release(current, version, changed_by))]
 
@@ -166,8 +228,10 @@ async def retire(settings: Settings, policy_id: str, changed_by: ChangedBy, *, s
         if policy_id in current.shadows:
             ends.append(_change("end-shadow", policy_id, changed_by))
         if not ends:
-            ids = ", ".join(sorted(current.shadows if shadow else current.in_force)) or "none"
-            raise ConfigurationError(f"{policy_id} is not {'a shadow' if shadow else 'in force'}; available: {ids}")
+            held = current.shadows if shadow else current.in_force
+            raise ConfigurationError(
+                f"{policy_id} is not {'a shadow' if shadow else 'in force'}{choices(policy_id, held)}"
+            )
         return ends
 
     await _change_policies(settings, plan)
@@ -213,5 +277,6 @@ async def _change_policies(
             outputs.append(
                 Output(topics.POLICIES_HISTORY, change.policy_id.encode(), entry, [schema_header(PolicyChange)])
             )
-        await write(outputs)
+        if outputs:
+            await write(outputs)
     return changes

@@ -59,12 +59,11 @@ async def test_topics_are_created_once(safeguard):
 async def test_releases_are_counted_and_listed(safeguard):
     safeguard("topics", "create")
     assert "fraud-spam" in safeguard("policy", "release", "fraud-spam", "--why", "first")
-    safeguard("policy", "release", "--why", "all")
+    safeguard("policy", "release", "--all-new", "--why", "all")
     listed = {row["id"]: row for row in json.loads(safeguard("policy", "list", "--released", "--json"))}
     assert set(listed) == set(load_library())
-    assert listed["fraud-spam"]["revision"] == 2
-    assert listed["hate-harassment"]["revision"] == 1
-    assert listed["fraud-spam"]["why"] == "all"
+    assert {row["revision"] for row in listed.values()} == {1}
+    assert (listed["fraud-spam"]["why"], listed["hate-harassment"]["why"]) == ("first", "all")
 
 
 async def test_lines_are_published_unchanged(broker, safeguard):
@@ -135,9 +134,9 @@ async def test_gates_are_calibrated_distilled_and_audited_from_the_verdicts_on_k
     policy.parent.mkdir()
     policy.write_text(load_library()["hate-harassment"].document, encoding="utf-8")
     result = json.loads(safeguard("prefilter", "calibrate", str(policy), "--target-recall", "0.2", "--write", "--json"))
-    assert result["threshold"] == 0.9
+    assert 0.8999 <= result["threshold"] <= 0.9
     written = load_library(tmp_path)["hate-harassment"].gate
-    assert written.threshold == 0.9
+    assert written.threshold == result["threshold"]
     assert written.calibration["source"] == "verdicts"
 
     out, plot = tmp_path / "proposal" / "hate-harassment", tmp_path / "curves.svg"
@@ -148,7 +147,7 @@ async def test_gates_are_calibrated_distilled_and_audited_from_the_verdicts_on_k
     proposed = load_library(out.parent)["hate-harassment"]
     assert proposed.distilled is not None
     assert proposed.text == load_library()["hate-harassment"].text
-    safeguard("policy", "release", "--library", str(out.parent))
+    safeguard("policy", "release", str(out / "policy.md"))
 
 
 def test_sets_are_evaluated_and_classifiers_distilled_from_files(tmp_path):

@@ -126,18 +126,106 @@ def test_a_policys_life_from_its_release_to_its_retirement(run, broker, tmp_path
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("rollback", NAME), "has no earlier release"),
-        (("rollback", NAME, "--to", "9"), "has no release '9'"),
+        (("rollback", NAME), "no policy 'self-harm' was ever released; available: none"),
+        (("rollback", NAME, "--to", "9"), "was ever released"),
         (("retire", NAME), "is not in force; available: none"),
-        (("history", NAME), "policy 'self-harm' has no history; policies with a history: none yet"),
-        (("compare", NAME), "no shadow of self-harm has judged anything yet"),
-        (("diff", f"{NAME}@live", NAME, "--text-only"), "has no release 'live'"),
+        (("history", NAME), "policy 'self-harm' has no history; available: none"),
+        (("compare", NAME), "no policy 'self-harm' was ever released"),
+        (("compare", NAME, "--version", "abc"), "no shadow of self-harm judged under version abc; available: none"),
+        (("diff", f"{NAME}@live", NAME, "--text-only"), "was ever released"),
         (("release", "nonsense"), "no policy 'nonsense'"),
+        (("release",), "name the policies to release, or give --all-new.*fraud-spam"),
+        (("release", NAME, "--all-new"), "name the policies to release, or give --all-new"),
+        (("release", NAME, NAME), "self-harm is named twice"),
     ],
 )
 def test_an_impossible_request_is_refused_with_a_reason(run_once, words, message):
     with pytest.raises(ConfigurationError, match=message):
         run_once(*words)
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """A policy of one's own under an id of the package's library."""
+    shutil.copytree(LIBRARY / NAME, tmp_path / NAME)
+    path = tmp_path / NAME / "policy.md"
+    path.write_text(path.read_text().replace("sadness alone never violates", "sadness never violates"))
+    return path
+
+
+def history_of(run, name=NAME):
+    return [(e["action"], e["revision"], e["by"], e["why"]) for e in json.loads(run("history", name, "--json"))]
+
+
+def test_a_release_at_each_start_keeps_what_was_ever_released(run_once, mine):
+    """A policy of one's own, a shadow and a retired policy each stay as they are."""
+    run_once("release", str(mine), "--why", "mine", "--by", "ann")
+    run_once("release", "fraud-spam", "--shadow", "0.1", "--why", "try", "--by", "ann")
+    run_once("release", "gaming-conduct", "--why", "a month", "--by", "ann")
+    run_once("retire", "gaming-conduct", "--why", "over", "--by", "ben")
+    out = run_once("release", "--all-new", "--why", "start", "--by", "compose")
+    assert out.count("\nreleased ") == 3
+    assert "nothing to release" in run_once("release", "--all-new", "--why", "start", "--by", "compose")
+    rows = {(row["id"], row["shadow"]): row for row in json.loads(run_once("list", "--released", "--json"))}
+    assert rows[NAME, ""]["version"] == load(mine).version
+    assert ("fraud-spam", "") not in rows
+    assert ("gaming-conduct", "") not in rows
+    assert len(rows) == 5
+    assert history_of(run_once) == [("release", 1, "ann", "mine")]
+    assert history_of(run_once, "gaming-conduct") == [("release", 1, "ann", "a month"), ("retire", "", "ben", "over")]
+
+
+def test_a_release_shows_what_changes_and_writes_only_what_does(run_once, mine):
+    first = load_library()[NAME]
+    run_once("release", NAME, "--by", "ann")
+    again = run_once("release", NAME, "--by", "ann")
+    assert again == f"{NAME}: unchanged, version {first.version} is in force already\n"
+    with pytest.raises(ConfigurationError, match="no shadow of self-harm has judged anything yet; start one with"):
+        run_once("compare", NAME)
+    dry = run_once("release", str(mine), "--dry-run")
+    assert f"version {first.version} in force -> {load(mine).version}" in dry
+    assert "  +You review user content about suicide" in dry
+    assert "dry run: nothing was released" in dry
+    assert history_of(run_once) == [("release", 1, "ann", "")]
+
+    mine.write_text(first.document.replace("  sample: 0.02", "  sample: 0.05").replace("owner: ", "owner: my "))
+    out = run_once("release", str(mine), "--by", "ann", "--why", "more")
+    assert "gate.sample: 0.02 -> 0.05" in out
+    assert "(for readers only)" in out
+    assert out.index("gate.sample") < out.index(f"released {NAME} version {load(mine).version} revision 2")
+    assert json.loads(run_once("release", NAME, "--dry-run", "--json")) == [
+        {
+            "id": NAME,
+            "version": first.version,
+            "in_force": load(mine).version,
+            "unchanged": False,
+            "revision": None,
+            "difference": {
+                "decides": [{"field": "gate.sample", "before": 0.05, "after": 0.02}],
+                "text": [],
+                "describes": [{"field": "owner", "before": "my trust-and-safety", "after": "trust-and-safety"}],
+            },
+        }
+    ]
+
+
+def test_a_shadow_and_a_rollback_record_author_and_reason_and_repeat_nothing(run_once, mine):
+    run_once("release", NAME, "--by", "ann", "--why", "first")
+    for _ in range(2):
+        out = run_once("release", str(mine), "--shadow", "0.1", "--by", "ben", "--why", "try")
+    assert out == f"{NAME}: unchanged, version {load(mine).version} is in shadow already\n"
+    run_once("release", str(mine), "--shadow", "0.2", "--by", "ben", "--why", "more of it")
+    run_once("release", str(mine), "--by", "cyd", "--why", "it was right")
+    run_once("rollback", NAME, "--by", "dan", "--why", "it was not")
+    with pytest.raises(ConfigurationError, match="in force already, as revision 5"):
+        run_once("rollback", NAME, "--to", "1", "--by", "dan")
+    assert history_of(run_once) == [
+        *(("release", 1, "ann", "first"), ("shadow", 2, "ben", "try"), ("shadow", 3, "ben", "more of it")),
+        *(("release", 4, "cyd", "it was right"), ("end-shadow", "", "cyd", "it was right")),
+        ("rollback", 5, "dan", "it was not"),
+    ]
+    *_, line = run_once("history", NAME).splitlines()
+    assert line.endswith(f"  {NAME}  rollback revision 5, version {load_library()[NAME].version}, by dan: it was not")
 
 
 async def test_concurrent_operators_never_assign_a_revision_twice(kafka):

@@ -83,3 +83,27 @@ def test_a_user_without_a_name_is_told_to_give_one(monkeypatch):
     with pytest.raises(ConfigurationError, match="--by"):
         options.changed_by("why", None)
     assert options.changed_by("why", "ann").by == "ann"
+
+
+def test_ids_and_times_stay_whole_at_80_columns_and_nothing_is_cut():
+    rows = [
+        ("2026-01-31T12:00:00+00:00", f"biomedical-misinformation-{n}", "a reason of several words, " * 4) for n in "12"
+    ]
+    table = output.Table("at", "id", "why", box=None)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(file=io.StringIO(), width=80)
+    console.print(table)
+    shown = console.file.getvalue()
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert all(at in shown and name in shown for at, name, _ in rows)
+    assert shown.count("reason") == 8
+
+
+def test_a_word_of_any_length_leaves_room_for_the_other_columns():
+    table = output.Table("content", "decision", box=None)
+    table.add_row("x" * 500, "violates")
+    console = Console(file=io.StringIO(), width=80)
+    console.print(table)
+    assert console.file.getvalue().count("x") == 500
+    assert "violates" in console.file.getvalue()

@@ -6,9 +6,11 @@ import shutil
 import zlib
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from safeguard_streams.cli import app
 from safeguard_streams.errors import PolicyError
 from safeguard_streams.policies.check import check, check_library, require
 from safeguard_streams.policies.distilled import BUCKETS
@@ -126,6 +128,105 @@ def test_a_broken_document_has_one_message_with_its_line(folder, old, new, where
     assert problem.line == (where if isinstance(where, int) else line_of(where)), problem
 
 
+# Without front matter or with too long a text there is nothing to go on with, and no YAML hides the fields in it.
+HIDE_ALL = ("begin with front matter", "characters; the limit", "not YAML", "anchors and aliases")
+# Which rules there are is open while the line of one is broken.
+BROKEN_RULE = ("begin each rule with its id", "is already in line")
+HIDDEN_BY_IT = ("has no line under ## VIOLATES", "the policy has no rule")
+
+
+def twice_broken(one, other):
+    """A document with both defects; None where they overlap, or one hides the other."""
+    both = GOOD.replace(one[0], one[1], 1)
+    messages = (one[3], other[3])
+    if any(hides in message for hides in HIDE_ALL for message in messages) or both.count(other[0]) != 1:
+        return None
+    if all(any(part in message for part in BROKEN_RULE + HIDDEN_BY_IT) for message in messages):
+        return None
+    return both.replace(other[0], other[1], 1)
+
+
+PAIRS = [
+    (one[3], other[3], document)
+    for number, one in enumerate(BROKEN)
+    for other in (BROKEN[(number + distance) % len(BROKEN)] for distance in (3, 8, 17))
+    if (document := twice_broken(one, other))
+]
+
+
+@pytest.mark.parametrize(("one", "other", "document"), PAIRS, ids=range(len(PAIRS)))
+def test_two_defects_are_reported_together(folder, one, other, document):
+    path = folder / "policy.md"
+    path.write_text(document)
+    messages = [problem.message for problem in check(path).errors]
+    assert [expected for expected in (one, other) if not any(expected in message for message in messages)] == []
+
+
+def test_text_sections_examples_and_golden_rows_are_checked_where_the_front_matter_is_no_yaml(folder):
+    path = folder / "policy.md"
+    document = GOOD.replace("title: Spam", "title: [").replace("-> violates, FS1", "-> safe, FS1", 1)
+    path.write_text(document.replace("## Definitions\n", "## Words\n").replace("Judge what", "<|end|> what"))
+    (folder / NAME).write_text("\n".join([ROWS[0].replace('"FS1"', '"FS4"'), "{", *ROWS[2:]]))
+    assert [problem.code for problem in check(path).errors] == [
+        *("yaml", "section", "markup", "contradiction"),
+        *("contradiction", "golden"),
+    ]
+
+
+def test_all_fields_of_a_wrong_form_are_reported_each_with_its_line(folder):
+    path = folder / "policy.md"
+    document = GOOD.replace("owner: trust-and-safety", "owner: 7\ncolour: red").replace("effort: low", "effort: none")
+    document = document.replace("  threshold: ", "  treshold: ").replace("harms: [fraud_spam]", "harms: [spam, 5]")
+    document = document.replace("  FS2: Lures", "  FS2: [Lures]  #").replace("id: fraud-spam\n", "")
+    path.write_text(document.replace("  languages: []", "  languages: en"))
+    document = path.read_text()
+    found = [(problem.line, problem.message) for problem in check(path).errors]
+    expected = [
+        (1, "id is missing in the front matter"),
+        (line_of("owner: 7", document), "owner: expected str, got int"),
+        (line_of("colour: red", document), "unknown field colour in the front matter; available: applies_to"),
+        (line_of("effort: ", document), "effort: invalid enum value 'none'"),
+        (line_of("  FS2: ", document), "rules: FS2 needs a name"),
+        (line_of("  harms: ", document), "gate.harms[0]: invalid enum value 'spam'"),
+        (line_of("  harms: ", document), "gate.harms[1]: expected"),
+        (line_of("  treshold: ", document), "unknown field treshold in gate; did you mean threshold?"),
+        (line_of("  languages: ", document), "applies_to.languages: expected array, got str"),
+    ]
+    for line, message in expected:
+        assert any(line == at and message in shown for at, shown in found), (line, message, found)
+    assert len(found) == len(expected), found
+
+
+def test_files_that_cannot_be_read_are_problems_beside_those_of_others(folder, tmp_path):
+    (folder / "policy.md").write_text(GOOD.replace("effort: low", "effort: none"))
+    (folder / NAME).unlink()
+    (folder / NAME).mkdir()
+    (tmp_path / "latin.md").write_bytes(b"---\nid: \xe9\n")
+    names = [str(tmp_path / "missing.md"), str(tmp_path / "latin.md"), str(folder / "policy.md")]
+    done = CliRunner().invoke(app, ["policy", "check", *names, "fraud-spam", "--json"])
+    assert done.exit_code == 1
+    missing, latin, broken, good = json.loads(done.stdout)
+    assert [problem["code"] for report in (missing, latin, broken) for problem in report["problems"]] == [
+        *("file", "file", "field", "file"),
+    ]
+    assert missing["problems"][0]["message"].startswith("cannot be read: ")
+    assert (good["id"], good["problems"]) == ("fraud-spam", [])
+
+
+def test_an_unknown_id_is_refused_with_the_nearest_one():
+    done = CliRunner().invoke(app, ["policy", "check", "fraud-spm"])
+    assert "did you mean fraud-spam?" in str(done.exception)
+
+
+def test_blanks_of_a_new_policy_are_reported_each_with_its_line(folder):
+    path = folder / "policy.md"
+    blank = GOOD.replace("owner: trust-and-safety", 'owner: "[FILL IN: the team]"')
+    path.write_text(blank.replace("a lure, or", "[FILL IN: x]"))
+    problems = check(path).errors
+    assert [problem.message for problem in problems] == ["fill in: the team", "fill in: x"]
+    assert [problem.line for problem in problems] == [4, line_of("You review user")]
+
+
 ROWS = GOLDEN.splitlines()
 # The replacement for the golden set's second line, and the message.
 BROKEN_GOLDEN = [
@@ -165,6 +266,8 @@ def test_a_broken_golden_text_has_one_message_with_its_line(folder, line, messag
         ),
         ("policy.md", "  sample: 0.01", "  sample: 0.01\n  terms: [prize, Prize]", "the term 'Prize' is listed twice"),
         ("policy.md", "  sample: 0.01", "  everything: true", "other parts do nothing"),
+        ("policy.md", "  sample: 0.01", "  sample: 1", "this gate sends everything to the model: write"),
+        ("policy.md", "  threshold: 0.0007", "  threshold: 0.0", "this gate sends everything to the model: every"),
         ("golden.jsonl", GOLDEN, "\n".join(ROWS[:20]), "20 golden texts"),
         ("golden.jsonl", ROWS[1], ROWS[0], "the same text is already in line 1"),
     ],
@@ -257,6 +360,16 @@ def test_a_damaged_document_is_a_policy_or_a_policy_error_and_nothing_else(at, c
         assert "policy:" in str(error)
 
 
+@given(st.integers(0, len(GOOD)), st.integers(0, 80), st.lists(st.sampled_from(PIECES), max_size=4))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_check_reports_a_damaged_document_and_never_fails(tmp_path, at, cut, put):
+    path = tmp_path / "policy.md"
+    path.write_bytes((GOOD[:at] + "".join(put) + GOOD[at + cut :]).encode(errors="surrogatepass"))
+    checked = check(path)
+    assert checked.policy is not None or checked.errors
+    assert len(set(map(str, checked.problems))) == len(checked.problems), "no problem is reported twice"
+
+
 @pytest.mark.parametrize(
     "front",
     [
@@ -278,6 +391,12 @@ def test_a_damaged_document_is_a_policy_or_a_policy_error_and_nothing_else(at, c
 def test_hostile_front_matter_is_a_policy_error(front):
     with pytest.raises(PolicyError):
         parse(f"---\n{front}\n---\n## VIOLATES\n- AB1: x\n## SAFE\n- AB2: y\n")
+
+
+def test_an_error_has_a_bounded_number_of_problems_however_many_there_are():
+    with pytest.raises(PolicyError) as raised:
+        parse(GOOD.replace("id: fraud-spam\n", "id: fraud-spam\n" * 10_000))
+    assert len(str(raised.value).splitlines()) == 20
 
 
 def test_a_distilled_classifier_that_would_unpack_to_gigabytes_is_refused_at_its_bound():

@@ -1,18 +1,20 @@
 """Calibration and recall on live traffic: the figures hold on random streams."""
 
 import json
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from safeguard_streams.contract.records import PrefilterResult
+from safeguard_streams.contract.records import PrefilterResult, Verdict
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.quality import evaluation, gate_recall, threshold
-from safeguard_streams.quality.verdict_labels import LabeledItem, from_file
+from safeguard_streams.quality.verdict_labels import LabeledItem, Labels, from_file
+from safeguard_streams.runtime.settings import Settings
 
 
 def stream(draw, violating, size, threshold=0.25):
@@ -118,6 +120,73 @@ def test_a_gate_is_calibrated_from_a_file_and_its_policy_keeps_the_expectation(t
     assert gate.threshold == result.threshold
     assert gate.calibration["source"] == "labels"
     assert gate.calibration["recall"] == [result.recall.value, result.recall.low, result.recall.high]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4, 1e-7, 3e-12])
+def test_a_threshold_keeps_its_digits_and_the_estimate_is_of_what_is_written(scale):
+    """The lowest of the scores that the recall needs is far below four decimals, and is written all the same."""
+    draw = np.random.default_rng(6)
+    scores, truth, _ = stream(draw, 0.3, 1000)
+    scores *= scale
+    result = threshold.calibrate(scores, truth, 0.95)
+    assert result.threshold > 0
+    document = threshold.with_calibration(load_library()["hate-harassment"], result, "labels")
+    written = parse(document).gate.threshold
+    assert (scores[truth] >= written).mean() >= 0.95
+    assert result.recall.value == pytest.approx((scores[truth] >= written).mean(), abs=1e-4)
+    assert result.escalated.value == pytest.approx((scores >= written).mean(), abs=1e-4)
+    assert result.escalated.value < 0.9
+    least = scores[truth][scores[truth] >= written].min()
+    assert written > least * 0.999, "rounded by no more than its fourth digit"
+
+
+def test_a_threshold_of_zero_is_refused_with_the_recall_that_is_possible():
+    scores, truth = np.array([0.0] * 10 + [0.8] * 30 + [0.0] * 60), np.array([True] * 40 + [False] * 60)
+    with pytest.raises(ConfigurationError, match=r"0 would send everything.* 10 of 40 .* recall 0\.75 is possible"):
+        threshold.calibrate(scores, truth, 0.9)
+    assert threshold.calibrate(scores, truth, 0.75).threshold == pytest.approx(0.8)
+
+
+def test_a_threshold_that_the_terms_make_needless_is_not_written():
+    scores, truth = np.zeros(100), np.array([True] * 50 + [False] * 50)
+    result = threshold.calibrate(scores, truth, 0.9, certain=truth)
+    with pytest.raises(ConfigurationError, match=r"the terms reach recall 0\.9 without a threshold"):
+        threshold.with_calibration(load_library()["hate-harassment"], result, "labels")
+
+
+def test_a_score_that_a_verdict_holds_rounded_still_reaches_the_threshold():
+    """Verdicts hold four decimals: a score of 0.00066 arrives as 0.0007."""
+    true_scores = [0.00066] * 30 + [0.00001] * 30
+    results = [PrefilterResult("label", "hate", round(score, 4), 0.0001) for score in true_scores]
+    rows = [LabeledItem(number < 30, prefilter=result) for number, result in enumerate(results)]
+    found = threshold.calibrate_gate(threshold.score_labels(Labels(rows), "p"), 0.9).threshold
+    assert 0 < found <= 0.00066
+
+
+def test_no_cost_names_a_threshold_that_sends_everything():
+    caught = [LabeledItem(True)] * 9
+    missed = [LabeledItem(True, 1.0, prefilter=PrefilterResult("audit", "hate", 0.0, 0.2, 0.1, "far"))]
+    targets = [cost.recall for cost in gate_recall.estimate([*caught, *missed]).costs]
+    assert targets == [0.90], "0.95 and 0.99 would need a threshold of 0"
+
+
+def verdict(policy_id):
+    return Verdict("v", "c", "s", policy_id, "1", "violates", "reasoner", "live", "m", datetime.now(UTC))
+
+
+async def test_the_recall_of_an_unknown_policy_is_refused_with_those_that_were_judged(monkeypatch):
+    async def verdicts(*_, **__):
+        for name in ("hate-harassment", "fraud-spam"):
+            yield None, verdict(name)
+
+    async def up(*_, **__):
+        pass
+
+    monkeypatch.setattr(gate_recall.kafka, "read_decoded", verdicts)
+    monkeypatch.setattr(gate_recall.kafka, "wait_for_broker", up)
+    with pytest.raises(ConfigurationError, match="'fraud-spm' yet; did you mean fraud-spam.* fraud-spam, hate-har"):
+        await gate_recall.from_kafka(Settings(), ["fraud-spm"])
+    assert set(await gate_recall.from_kafka(Settings(), ["fraud-spam"])) == {"fraud-spam"}
 
 
 @pytest.mark.parametrize(
