@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.replay.diff import Diff, FlipCounts, ReplayFlip
+from safeguard_streams.replay.headline import headline
 from safeguard_streams.replay.page import DECISIONS
 
 
@@ -14,9 +15,10 @@ def show_diff(diff: Diff) -> None:
     before = f"version {diff.before_version}" if diff.before_version else "not in force before"
     say(f"replay {diff.replay_id}: {diff.policy_id}, {before}, judged again by {diff.version}")
     say(
-        f"about {diff.events:,} events, {diff.escalated:,} escalated by either version, "
+        f"{diff.events:,} events without {diff.unreadable:,} dead letters, {diff.escalated:,} escalated by either version, "
         f"{diff.waiting:,} not judged yet, {diff.unknown:,} without an earlier verdict, {diff.compared:,} compared"
     )
+    say(headline(diff))
     console().print(_shares(diff))
     if diff.to_safe_by_gate:
         say(f"{diff.to_safe_by_gate:,} of the flips to safe are items that the new gate lets pass")
