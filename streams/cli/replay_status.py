@@ -213,7 +213,7 @@ def _basis(estimate: Estimate) -> str:
     if cost is not None:
         parts += [
             f"the newest {cost.measured:,} judgements under {', '.join(cost.policies)}",
-            f"{cost.prompt_tokens:,.0f} + {cost.completion_tokens:,.0f} tokens and {cost.seconds:.2f} s for each of them",
+            f"{cost.prompt_tokens:,.0f} + {cost.completion_tokens:,.0f} tokens and {cost.seconds:.2f} s for each",
             f"{cost.concurrency} judgements at a time (SAFEGUARD_MAX_IN_FLIGHT here)",
         ]
     return "; ".join(parts)

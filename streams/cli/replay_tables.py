@@ -15,8 +15,8 @@ def show_diff(diff: Diff) -> None:
     before = f"version {diff.before_version}" if diff.before_version else "not in force before"
     say(f"replay {diff.replay_id}: {diff.policy_id}, {before}, judged again by {diff.version}")
     say(
-        f"{diff.events:,} events without {diff.unreadable:,} dead letters, {diff.escalated:,} escalated by either version, "
-        f"{diff.waiting:,} not judged yet, {diff.unknown:,} without an earlier verdict, {diff.compared:,} compared"
+        f"{diff.events:,} events besides {diff.unreadable:,} dead letters, {diff.escalated:,} escalated by either "
+        f"version, {diff.waiting:,} not judged yet, {diff.unknown:,} without an earlier verdict, {diff.compared:,} compared"
     )
     say(headline(diff))
     console().print(_shares(diff))

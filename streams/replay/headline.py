@@ -39,9 +39,7 @@ def headline(diff: Diff) -> str:
     flips = proportion(diff.to_violates.count + diff.to_safe.count, diff.compared)
     if not flips.count:
         most = _percent(flips.high)
-        return (
-            f"No decision changes: none of {diff.compared:,} compared items flips, and of others at most {most} would."
-        )
+        return f"No decision changes: none of {diff.compared:,} compared items flips (95% interval: at most {most})."
     counted = f"{flips.count:,} of {flips.of:,} compared items flip: {_share(flips)}."
     if not diff.noise.of:
         return (
