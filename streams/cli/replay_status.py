@@ -56,7 +56,7 @@ def _progress(status: ReplayStatus) -> str:
 
 
 def show_list(statuses: Sequence[ReplayStatus]) -> None:
-    """All replays, one row each."""
+    """All replays, one row for each policy."""
     if not statuses:
         say("no replays; start one with: safeguard replay start POLICY")
         return
@@ -65,8 +65,10 @@ def show_list(statuses: Sequence[ReplayStatus]) -> None:
         table.add_column(name, no_wrap=True)
     table.add_column("policies")
     for status in statuses:
-        versions = ", ".join(f"{one.policy_id} {one.version}" for one in status.replay.policies)
-        table.add_row(status.replay.replay_id, status.state, _progress(status), versions)
+        first, *others = (f"{one.policy_id} {one.version}" for one in status.replay.policies)
+        table.add_row(status.replay.replay_id, status.state, _progress(status), first)
+        for other in others:
+            table.add_row("", "", "", other)
     console().print(table)
 
 

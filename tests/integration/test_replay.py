@@ -409,8 +409,6 @@ async def test_flips_are_promoted_once_despite_failures_and_reverted(kafka, monk
         await producer.send_and_wait(topic, value=encode(newer), key=b"c2", partition=partition)
     reverted = await command("revert", made.replay_id, "--yes", "--by", "cyd", "--why", "too strict")
     assert "23 superseding verdicts" in reverted.stdout
-    assert "become violating again: 0" in reverted.stderr
-    assert "become safe again: 23" in reverted.stderr
     after = last_decisions(await verdicts())
     cleared = {f"c{n}": "safe" for n in range(40) if n % 4 == 1}
     assert after == {**before, **cleared}, "as before, and c2 as it was judged since"
@@ -420,12 +418,17 @@ async def test_flips_are_promoted_once_despite_failures_and_reverted(kafka, monk
     changes = Counter(a.action for _, a in [one async for one in moderators.actions(kafka)] if a.changes)
     assert changes == {"remove": 29, "allow": 24}, "each flip was done once and taken back once"
     assert "there is nothing to write" in (await command("revert", made.replay_id, "--yes")).stdout
-    noted = (await jobs.find(kafka, made.replay_id)).publications
-    assert [(one.direction, one.policy_id, one.by, one.why, one.verdicts) for one in noted] == [
-        ("promote", NAME, "ann", "first", 24),
-        ("promote", NAME, "bob", "the rest", 20),
-        ("revert", NAME, "cyd", "too strict", 23),
+    assert await publications(kafka, made) == [
+        ("promote", "ann", "first", 24),
+        ("promote", "bob", "the rest", 20),
+        ("revert", "cyd", "too strict", 23),
     ]
+
+
+async def publications(settings, replay):
+    """Who promoted and reverted a replay, why, and how many verdicts, as its record tells."""
+    noted = (await jobs.find(settings, replay.replay_id)).publications
+    return [(one.direction, one.by, one.why, one.verdicts) for one in noted]
 
 
 def replayed_verdict(number, replay, decision="violates"):
