@@ -47,7 +47,7 @@ app = typer.Typer(no_args_is_help=True, help="Replays: judge past content again 
 ReplayId = Annotated[str, typer.Argument(metavar="REPLAY", help="Id of a replay, or its first characters.")]
 PolicyOption = Annotated[str | None, typer.Option("--policy", help="Policy of the replay; required if it has several.")]
 Wait = Annotated[
-    bool, typer.Option("--wait", help="Wait until all is judged. Ctrl-C then ends the command, not the replay.")
+    bool, typer.Option("--wait", help="Wait until all is judged. Ctrl-C ends the wait, and judging goes on.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 
@@ -85,7 +85,7 @@ def start(
         ),
     ] = 0.1,
     surface: Annotated[
-        list[str] | None, typer.Option(help="Only content of this surface, in any case; repeatable.")
+        list[str] | None, typer.Option(help="Only content of this surface, in upper or lower case.")
     ] = None,
     language: Annotated[list[str] | None, typer.Option(help="Only content in this language; repeatable.")] = None,
     decision: Annotated[

@@ -66,7 +66,7 @@ class HoldingBus:
     """A bus that hands out the records of some topics only up to the first that belongs to a paused replay.
 
     There it pauses the partition, and moves back to that record. It goes on when the replay does. The bus is its own
-    listener, because a partition that is assigned anew is not paused.
+    listener, because a partition that is assigned again is not paused.
     """
 
     def __init__(self, bus: Bus, topic_names: Iterable[str], paused: PausedReplays) -> None:
