@@ -7,7 +7,6 @@ message goes to standard error.
 - `options`: options, rows and errors that commands share; `output`: text and tables for people.
 - `benchmark` runs and prints a benchmark.
 - `demo`, `publish`, `verdicts`: try the pipeline, send content, follow verdicts.
-- `replay_status`, `replay_tables`, `policy_tables`, `prefilter_tables` print results.
 - `topics`, `prefilter`, `policy`, `replay`, `enforce`, `bench`, `dead_letters`, `erase`, `capacity`: operate it.
 
 ## Design decisions

@@ -16,7 +16,8 @@ def show_diff(diff: Diff) -> None:
     say(f"replay {diff.replay_id}: {diff.policy_id}, {before}, judged again by {diff.version}")
     say(
         f"{diff.events:,} events besides {diff.unreadable:,} dead letters, {diff.escalated:,} escalated by either "
-        f"version, {diff.waiting:,} not judged yet, {diff.unknown:,} without an earlier verdict, {diff.compared:,} compared"
+        f"version, {diff.waiting:,} not judged yet, {diff.unknown:,} without an earlier verdict, "
+        f"{diff.compared:,} compared"
     )
     say(headline(diff))
     console().print(_shares(diff))
