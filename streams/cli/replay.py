@@ -180,7 +180,7 @@ def _run(
     if as_json:
         print(orjson.dumps({**replay_status.as_json(status), **(more or {})}).decode())
     else:
-        say(replay_status.outcome(status, waited=wait))
+        replay_status.show_outcome(status, waited=wait)
     if wait and status.state not in following.JUDGED:
         raise typer.Exit(1)
 
@@ -415,7 +415,7 @@ def _change(replay_id: str, change: _Change, bootstrap: str | None, *, as_json: 
     if as_json:
         print(orjson.dumps(replay_status.as_json(status)).decode())
     else:
-        say(replay_status.outcome(status))
+        replay_status.show_outcome(status)
 
 
 @app.command("resume")

@@ -83,8 +83,8 @@ def show(status: ReplayStatus) -> None:
     for one in replay.policies:
         before = f", compared with {one.before_version}" if one.before_version else ", not in force before"
         table.add_row("policy", f"{one.policy_id} {one.version}{before}")
-    unreadable = f", {status.unreadable:,} dead letters" if status.unreadable else ""
-    table.add_row("events", f"{status.read:,} of {replay.total:,} read: {status.items:,} covered{unreadable}")
+    unreadable = f"; dead letters: {status.unreadable:,}" if status.unreadable else ""
+    table.add_row("events", f"{status.read:,} of {replay.total:,} read; covered: {status.items:,}{unreadable}")
     table.add_row("escalated", f"{counts.escalated:,} judgements, both versions together")
     table.add_row("selection", _selection(replay))
     table.add_row("started", _by(replay.created_at, replay.created_by, replay.why))
@@ -103,26 +103,28 @@ def _failed(status: ReplayStatus) -> str:
 def _selection(replay: Replay) -> str:
     kinds = (("surface", replay.surfaces), ("language", replay.languages), ("decision", replay.decisions))
     chosen = [f"{kind} {', '.join(names)}" for kind, names in kinds if names]
-    return "; ".join([f"{replay.sample:.4g} of the content", f"noise {replay.noise:.4g}", *chosen])
+    return "; ".join([f"{100 * replay.sample:.4g}% of the content", f"noise {100 * replay.noise:.4g}%", *chosen])
 
 
 def _by(at: datetime, by: str, why: str) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC by {by}" + (f": {why}" if why else "")
 
 
-def outcome(status: ReplayStatus, *, waited: bool = False) -> str:
-    """What a replay is doing now, and which command comes next. waited: this command was to wait until it is judged."""
-    name, progress = status.replay.replay_id, _progress(status)
-    if status.state == "escalating":
-        return f"replay {name} is stopped: {progress}; continue with: safeguard replay resume {name}"
-    if status.state == "judging":
-        goes_on = "goes on without this command" if waited else "is being judged"
-        return f"replay {name} {goes_on}: {progress}; follow it with: safeguard replay show {name} --wait"
-    if status.state == "paused":
-        return f"replay {name} is paused: {progress}; continue with: safeguard replay resume {name}"
-    if status.state == "judged":
-        return f"replay {name} is judged: {progress}{_failed(status)}; see: safeguard replay diff {name}"
-    return f"replay {name} is {status.state}: {progress}"
+def show_outcome(status: ReplayStatus, *, waited: bool = False) -> None:
+    """What a replay is doing now, and which command comes next. waited: the command was to wait until it is judged."""
+    name = status.replay.replay_id
+    doing, following = {
+        "escalating": ("is stopped", f"continue with: safeguard replay resume {name}"),
+        "judging": (
+            "goes on without this command" if waited else "is being judged",
+            f"follow it with: safeguard replay show {name} --wait",
+        ),
+        "paused": ("is paused", f"continue with: safeguard replay resume {name}"),
+        "judged": ("is judged", f"compare with: safeguard replay diff {name}"),
+    }.get(status.state, (f"is {status.state}", ""))
+    say(f"replay {name} {doing}: {_progress(status)}{_failed(status)}")
+    if following:
+        say(following)
 
 
 def not_publishable(replay: Replay) -> str:

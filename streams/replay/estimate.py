@@ -122,8 +122,8 @@ class _Missing:
         for kind, name in sorted(self.names):
             seen = [one for one, _ in self._seen[kind].most_common() if one]
             more = f" and {len(seen) - _NAMED} more" if len(seen) > _NAMED else ""
-            there = ", ".join(seen[:_NAMED]) + more or "none"
-            raise ConfigurationError(f"--{kind}: no event between these bounds has {name!r}; there are: {there}")
+            there = f"there are: {', '.join(seen[:_NAMED])}{more}" if seen else f"none of them names a {kind}"
+            raise ConfigurationError(f"--{kind}: no event between these bounds has {name!r}; {there}")
 
 
 def _matches(event: ContentEvent, kind: str, name: str) -> bool:

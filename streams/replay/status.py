@@ -100,13 +100,15 @@ class ReplayWatch:
     def _status(self, replay: Replay) -> ReplayStatus:
         parts = self._progress[replay.replay_id].values()
         read = sum(part.position - replay.starts.get(str(part.partition), part.position) for part in parts)
+        escalated = sum(part.escalated for part in parts)
+        judged = min(escalated, self._judged[replay.replay_id])  # without transactions, verdicts may be repeated
         failed = sum(one.replay_id == replay.replay_id for one in self._failed)
         return ReplayStatus(
             replay,
             replay.total if replay.escalated_at else read,
             sum(part.items for part in parts),
             sum(part.unreadable for part in parts),
-            ReplayCounts(sum(part.escalated for part in parts), self._judged[replay.replay_id], failed),
+            ReplayCounts(escalated, judged, failed),
         )
 
     def _add_letter(self, letter: DeadLetter) -> None:

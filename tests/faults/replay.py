@@ -101,7 +101,7 @@ async def watch(current, count, old, new, running, judging):
                 judging.start()
             if replays and replays[0].escalated_at is not None:
                 counted = await status.counts(current, replays[0])
-                if counted.judged == sum(found.values()) >= counted.escalated:
+                if counted.judged == counted.escalated == sum(found.values()):
                     break
     by_new = {content for content, v in found if v == new}
     by_old = {content for content, v in found if v == old}

@@ -371,7 +371,7 @@ async def test_ctrl_c_ends_the_wait_and_not_the_replay(embedded, command):
         output, errors = await asyncio.to_thread(process.communicate, timeout=TIMEOUT)
     assert process.returncode == 1
     assert "Traceback" not in errors
-    assert "goes on without this command: 0 of 15 judged; follow it with: safeguard replay show" in output
+    assert "goes on without this command: 0 of 15 judged\nfollow it with: safeguard replay show" in output
 
 
 def _read_line(process, start):
