@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 import orjson
@@ -27,7 +27,7 @@ from safeguard_streams.cli.options import (
 from safeguard_streams.cli.output import console, say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.contract.records import Decision, Direction, Replay, Replayed
-from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.errors import ConfigurationError, SafeguardError
 from safeguard_streams.policies.files import LIBRARY
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.replay import jobs, promotion
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Replays: judge past content again by another version of a policy.")
 
+T = TypeVar("T")
 ReplayId = Annotated[str, typer.Argument(metavar="REPLAY", help="Id of a replay, or its first characters.")]
 PolicyOption = Annotated[str | None, typer.Option("--policy", help="Policy of the replay; required if it has several.")]
 Wait = Annotated[
@@ -126,18 +127,31 @@ def start(
     async def plan() -> tuple[Replay, Estimate]:
         from safeguard_streams.replay import estimate, selection
 
-        await kafka.wait_for_broker(current, timeout=10)
         replay = await jobs.plan(current, request, changed_by(why, by))
         earlier = await selection.earlier_decisions(current, replay)
         return replay, await estimate.estimate(current, replay, classifier, earlier)
 
     with shown_reading():
-        replay, estimated = asyncio.run(plan())
+        replay, estimated = _run_async(current, plan())
     replay_status.show_estimate(estimated, current.background_share)
     if not yes and not typer.confirm("start the replay?", err=True):
         raise typer.Exit(1)
     asyncio.run(jobs.create(current, replay))
     _run(current, replay, classifier, wait=wait, as_json=as_json, more={"estimate": msgspec.to_builtins(estimated)})
+
+
+def _run_async(current: settings.Settings, work: Coroutine[Any, Any, T]) -> T:
+    """Do the first work of a command on a broker. Raises BusError soon if none answers."""
+
+    async def connected() -> T:
+        try:
+            await kafka.wait_for_broker(current, timeout=10)
+        except SafeguardError:
+            work.close()
+            raise
+        return await work
+
+    return asyncio.run(connected())
 
 
 def _classifier(current: settings.Settings) -> Classifier:
@@ -200,6 +214,7 @@ async def _escalate(
 
 
 async def _follow(current: settings.Settings, replay: Replay, stop: asyncio.Event, bar: Progress) -> ReplayStatus:
+    say(f"waiting until replay {replay.replay_id} is judged; Ctrl-C ends the wait, and judging goes on", error=True)
     task = bar.add_task("judging", total=None)
 
     def show(status: ReplayStatus) -> None:
@@ -217,8 +232,9 @@ async def _follow(current: settings.Settings, replay: Replay, stop: asyncio.Even
 @app.command("list")
 def list_(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
     """List all replays, oldest first: what each is doing, and how far it has come."""
+    current = settings.load(bootstrap=bootstrap)
     with shown_reading():
-        statuses = asyncio.run(following.statuses(settings.load(bootstrap=bootstrap)))
+        statuses = _run_async(current, following.statuses(current))
     if as_json:
         print(orjson.dumps([replay_status.as_json(status) for status in statuses]).decode())
     else:
@@ -232,7 +248,7 @@ def show(replay_id: ReplayId, wait: Wait = False, bootstrap: Bootstrap = None, a
     if wait:
         _wait(current, replay_id)
     with shown_reading():
-        (status,) = asyncio.run(following.statuses(current, replay_id))
+        (status,) = _run_async(current, following.statuses(current, replay_id))
     if as_json:
         print(orjson.dumps(replay_status.as_json(status)).decode())
     else:
@@ -249,7 +265,7 @@ def _wait(current: settings.Settings, replay_id: str) -> None:
         with Stop() as stop, _progress() as bar:
             await _follow(current, replay, stop.event, bar)
 
-    asyncio.run(work())
+    _run_async(current, work())
 
 
 @app.command("diff")
@@ -281,7 +297,7 @@ def diff(
         return replay, await diff.compute(current, replay, jobs.policy_of(replay, policy), parquet)
 
     with shown_reading() as reading:
-        replay, result = asyncio.run(work())
+        replay, result = _run_async(current, work())
     if html is not None:
         html.write_text(page.render(result, replay), encoding="utf-8")
     if as_json:
@@ -356,7 +372,7 @@ def _plan(current: settings.Settings, replay_id: str, policy: str | None, direct
         return status, chosen, await promotion.plan(current, replay, chosen, direction)
 
     with shown_reading():
-        status, chosen, plan = asyncio.run(work())
+        status, chosen, plan = _run_async(current, work())
     replay_status.show_plan(plan, status)
     return _Planned(status.replay, chosen, plan)
 
@@ -411,7 +427,7 @@ def _change(replay_id: str, change: _Change, bootstrap: str | None, *, as_json: 
         return msgspec.structs.replace(status, replay=await change(current, status.replay))
 
     with kafka.watched(kafka.Reading()):
-        status = asyncio.run(work())
+        status = _run_async(current, work())
     if as_json:
         print(orjson.dumps(replay_status.as_json(status)).decode())
     else:
@@ -432,6 +448,6 @@ def resume(replay_id: ReplayId, wait: Wait = False, bootstrap: Bootstrap = None,
             )
         return await jobs.resume(current, replay)
 
-    replay = asyncio.run(work())
+    replay = _run_async(current, work())
     classifier = None if replay.escalated_at else _classifier(current)
     _run(current, replay, classifier, wait=wait, as_json=as_json)

@@ -51,7 +51,7 @@ def as_json(status: ReplayStatus) -> dict[str, Any]:
 def _progress(status: ReplayStatus) -> str:
     counts = status.counts
     if status.replay.escalated_at is None:
-        return f"{status.read:,} of {status.replay.total:,} events read"
+        return f"{status.read:,} of {status.replay.total:,} read"
     return f"{counts.judged:,} of {counts.escalated:,} judged"
 
 

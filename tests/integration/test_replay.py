@@ -140,7 +140,7 @@ def running(settings, *words):
     environment["SAFEGUARD_SESSION_TIMEOUT_MS"] = str(settings.session_timeout_ms)
     command = [SAFEGUARD, "replay", *words]
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
             yield process
