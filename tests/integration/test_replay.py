@@ -106,7 +106,7 @@ async def test_a_version_compared_with_itself_judges_each_content_item_once():
 
 async def test_samples_and_filters_select():
     events = [event(n, surface="chat" if n % 8 < 4 else "mail", language="de") for n in range(50)]
-    assert {e.event.surface for e in await chosen(events, surfaces=(" MAIL",))} == {"mail"}, "whatever the case"
+    assert {e.event.surface for e in await chosen(events, surfaces=("MAIL",))} == {"mail"}, "whatever the case"
     assert await chosen([event(n) for n in range(50)], surfaces=("mail",)) == [], "they name no surface"
     assert await chosen(events, languages=("fr",)) == []
     assert 5 < len(await chosen([event(n) for n in range(50)], sample=0.5)) < 25
