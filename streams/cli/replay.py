@@ -86,7 +86,7 @@ def start(
         ),
     ] = 0.1,
     surface: Annotated[
-        list[str] | None, typer.Option(help="Only content of this surface, in upper or lower case.")
+        list[str] | None, typer.Option(help="Only content of this surface, whatever its case; repeatable.")
     ] = None,
     language: Annotated[list[str] | None, typer.Option(help="Only content in this language; repeatable.")] = None,
     decision: Annotated[
@@ -185,7 +185,7 @@ def _run(
         with Stop() as stop, _progress() as bar:
             if classifier is not None:
                 await _escalate(current, replay, classifier, stop.event, bar)
-            if wait:
+            if wait and not stop.event.is_set():
                 return await _follow(current, replay, stop.event, bar)
         with kafka.watched(kafka.Reading()):
             return (await following.statuses(current, replay.replay_id))[0]
