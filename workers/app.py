@@ -17,6 +17,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.errors import DependencyError
 from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.releases.feed import PolicyFeed
+from safeguard_streams.replay.paused import HoldingBus, PausedReplays
 from safeguard_streams.runtime import telemetry
 from safeguard_streams.runtime.health import served
 from safeguard_streams.runtime.process import EventLoopPauses, Stop, run_until_first
@@ -63,6 +64,7 @@ class Worker:
         self.settings = settings
         self.feed = PolicyFeed()
         self.erasures = ErasureList(self._forget)
+        self.paused = PausedReplays()
         self.backend: InferenceBackend | None = None
         self.judge: Judge | None = None
         self.engine: Engine | None = None
@@ -82,11 +84,12 @@ class Worker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Judge until `stop` is set. Raises SafeguardError when the process should be restarted."""
-        policies, erasures = asyncio.Event(), asyncio.Event()
+        policies, erasures, paused = asyncio.Event(), asyncio.Event(), asyncio.Event()
         await run_until_first(
             self.feed.follow(self.settings, policies),
             self.erasures.follow(self.settings, erasures),
-            self._judge(stop, policies, erasures),
+            self.paused.follow(self.settings, paused),
+            self._judge(stop, policies, erasures, paused),
             EventLoopPauses(STAGE).measure(),
         )
 
@@ -102,7 +105,11 @@ class Worker:
         self.judge = Judge(self.backend, self.feed, self._budget(self.backend), self.erasures.erased)
         await self.judge.warm_up()
         self.engine = Engine(
-            KafkaBus(self.settings, list(topics.LANES.values()), STAGE),
+            HoldingBus(
+                KafkaBus(self.settings, list(topics.LANES.values()), STAGE),
+                [self.settings.prefix + topics.ESCALATIONS_REPLAY],
+                self.paused,
+            ),
             stateless(self.judge),
             stage=STAGE,
             limits=self._limits(self.backend),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 import orjson
@@ -13,6 +13,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from safeguard_streams.bus import kafka
+from safeguard_streams.cli import replay_status
 from safeguard_streams.cli.options import (
     Bootstrap,
     By,
@@ -22,24 +23,35 @@ from safeguard_streams.cli.options import (
     changed_by,
     fit_for_release,
     needs_extra,
-    show_rows,
 )
 from safeguard_streams.cli.output import console, say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.cli.texts import Texts
-from safeguard_streams.contract.records import Decision, Replay, ReplayState
-from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.contract.records import Decision, Direction, Replay, Replayed
+from safeguard_streams.errors import ConfigurationError, SafeguardError
 from safeguard_streams.policies.files import LIBRARY
+from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.replay import jobs, promotion
-from safeguard_streams.replay.promotion import Direction
+from safeguard_streams.replay import status as following
+from safeguard_streams.replay.promotion import PromotionPlan
+from safeguard_streams.replay.status import ReplayStatus
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.durations import moment
 from safeguard_streams.runtime.process import Stop, configure_logging
 
+if TYPE_CHECKING:
+    from safeguard_streams.prefilter.classifier import Classifier
+    from safeguard_streams.replay.estimate import Estimate
+
 app = typer.Typer(no_args_is_help=True, help="Replays: judge past content again by another version of a policy.")
 
+T = TypeVar("T")
 ReplayId = Annotated[str, typer.Argument(metavar="REPLAY", help="Id of a replay, or its first characters.")]
 PolicyOption = Annotated[str | None, typer.Option("--policy", help="Policy of the replay; required if it has several.")]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Wait until all is judged. Ctrl-C ends the wait, and judging goes on.")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 
 
 def _decisions(given: list[str]) -> tuple[Decision, ...]:
@@ -74,7 +86,9 @@ def start(
             help="Share of replayed content that the version in force judges again, to measure the noise floor.",
         ),
     ] = 0.1,
-    surface: Annotated[list[str] | None, typer.Option(help="Only content of this surface; repeatable.")] = None,
+    surface: Annotated[
+        list[str] | None, typer.Option(help="Only content of this surface, whatever its case; repeatable.")
+    ] = None,
     language: Annotated[list[str] | None, typer.Option(help="Only content in this language; repeatable.")] = None,
     decision: Annotated[
         list[str] | None,
@@ -82,96 +96,177 @@ def start(
     ] = None,
     why: Why = "",
     by: By = None,
+    wait: Wait = False,
+    yes: Yes = False,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
     """Judge past content by another version of a policy. The replay covers everything that this version or the one in
     force escalates. Its verdicts go to moderation.replays, which enforcement never reads.
 
-    The end is fixed at the start. After Ctrl-C or a crash, continue with: safeguard replay resume.
+    Shows an estimate of the judgements, their tokens and their time, and asks for confirmation. The end is fixed at the
+    start. After Ctrl-C or a crash, continue with: safeguard replay resume.
     """
+    decisions = _decisions(decision or [])
+    bounds = moment(since, "--since") if since else None, moment(until, "--until") if until else None
     requested = fit_for_release(policies, library)
     current = settings.load(bootstrap=bootstrap)
     request = jobs.ReplayRequest(
         policies=requested,
-        since=moment(since, "--since") if since else None,
-        until=moment(until, "--until") if until else None,
+        since=bounds[0],
+        until=bounds[1],
         first=first,
         last=last,
         sample=sample,
         noise=noise,
         surfaces=tuple(surface or ()),
         languages=tuple(language or ()),
-        decisions=_decisions(decision or []),
+        decisions=decisions,
     )
+    classifier = _classifier(current)
 
-    async def create() -> Replay:
-        await kafka.wait_for_broker(current, timeout=10)
-        return await jobs.create(current, request, changed_by(why, by))
+    async def plan() -> tuple[Replay, Estimate]:
+        from safeguard_streams.replay import estimate, selection
 
-    _run(current, asyncio.run(create()), as_json=as_json)
+        replay = await jobs.plan(current, request, changed_by(why, by))
+        earlier = await selection.earlier_decisions(current, replay)
+        return replay, await estimate.estimate(current, replay, classifier, earlier)
+
+    with shown_reading():
+        replay, estimated = _run_async(current, plan())
+    replay_status.show_estimate(estimated, current.background_share)
+    if not yes and not typer.confirm("start the replay?", err=True):
+        raise typer.Exit(1)
+    asyncio.run(jobs.create(current, replay))
+    _run(current, replay, classifier, wait=wait, as_json=as_json, more={"estimate": msgspec.to_builtins(estimated)})
 
 
-def _run(current: settings.Settings, replay: Replay, *, as_json: bool) -> None:
-    """Run a replay with a progress bar until it ends or is stopped."""
+def _run_async(current: settings.Settings, work: Coroutine[Any, Any, T]) -> T:
+    """Do the first work of a command on a broker. Raises BusError soon if none answers."""
+
+    async def connected() -> T:
+        try:
+            await kafka.wait_for_broker(current, timeout=10)
+        except SafeguardError:
+            work.close()
+            raise
+        return await work
+
+    return asyncio.run(connected())
+
+
+def _classifier(current: settings.Settings) -> Classifier:
+    """The prefilter's model. Raises ConfigurationError where its libraries are not installed."""
     try:
         from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
-        from safeguard_streams.replay import runner
     except ImportError as error:
         raise needs_extra(error, "prefilter") from error
     configure_logging("WARNING")
-    out = console(stderr=True)
+    return Classifier(current.prefilter_model or SHIPPED)
+
+
+def _run(
+    current: settings.Settings,
+    replay: Replay,
+    classifier: Classifier | None,
+    *,
+    wait: bool,
+    as_json: bool,
+    more: dict[str, Any] | None = None,
+) -> None:
+    """Run a replay with a progress bar until its items are escalated or, with wait, judged. Then show what it is doing.
+
+    classifier: None where no item is left to escalate. more: further keys of the JSON. Exits with status 1 if it was to
+    wait and the replay is not judged.
+    """
     versions = ", ".join(f"{one.policy_id} {one.version}" for one in replay.policies)
     say(f"replay {replay.replay_id}: {replay.total:,} events under {versions}", error=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
 
-    async def work() -> str:
-        with Stop() as stop, Progress(*columns, console=out) as progress:
-            task = progress.add_task("escalating", total=replay.total)
-            started, first = time.monotonic(), -1
+    async def work() -> ReplayStatus:
+        with Stop() as stop, _progress() as bar:
+            if classifier is not None:
+                await _escalate(current, replay, classifier, stop.event, bar)
+            if wait and not stop.event.is_set():
+                return await _follow(current, replay, stop.event, bar)
+        with kafka.watched(kafka.Reading()):
+            return (await following.statuses(current, replay.replay_id))[0]
 
-            def on_progress(done: int) -> None:
-                nonlocal first
-                first = done if first < 0 else first
-                rate = (done - first) / max(0.1, time.monotonic() - started)
-                progress.update(task, completed=done, description=f"escalating, {rate:,.0f} events/s")
-
-            classifier = Classifier(current.prefilter_model or SHIPPED)
-            return await runner.run(current, replay, classifier, stop.event, on_progress)
-
-    state = asyncio.run(work())
+    status = asyncio.run(work())
     if as_json:
-        print(orjson.dumps({"replay_id": replay.replay_id, "state": state, "events": replay.total}).decode())
-    elif state == "running":
-        say(f"replay {replay.replay_id} stopped; continue with: safeguard replay resume {replay.replay_id}")
+        print(orjson.dumps({**replay_status.as_json(status), **(more or {})}).decode())
     else:
-        say(f"replay {replay.replay_id} is {state}; see: safeguard replay status {replay.replay_id}")
+        replay_status.show_outcome(status, waited=wait)
+    if wait and status.state not in following.JUDGED:
+        raise typer.Exit(1)
 
 
-@app.command("status")
-def status(
-    replay_id: Annotated[str | None, typer.Argument(metavar="[REPLAY]", help="Only this replay.")] = None,
-    bootstrap: Bootstrap = None,
-    as_json: Json = False,
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console(stderr=True))
+
+
+async def _escalate(
+    current: settings.Settings, replay: Replay, classifier: Classifier, stop: asyncio.Event, bar: Progress
 ) -> None:
-    """Show the progress of replays: events read, escalated and judged."""
+    from safeguard_streams.replay import runner
+
+    task = bar.add_task("escalating", total=replay.total)
+    await runner.run(current, replay, classifier, stop, lambda done: bar.update(task, completed=done))
+
+
+async def _follow(current: settings.Settings, replay: Replay, stop: asyncio.Event, bar: Progress) -> ReplayStatus:
+    say(f"waiting until replay {replay.replay_id} is judged; Ctrl-C ends the wait, and judging goes on", error=True)
+    task = bar.add_task("judging", total=None)
+
+    def show(status: ReplayStatus) -> None:
+        counts = status.counts
+        bar.update(
+            task,
+            description=f"{status.state}, {counts.done:,} of {counts.escalated:,}",
+            total=counts.escalated or None,
+            completed=counts.done,
+        )
+
+    return await following.wait(current, replay, stop, show)
+
+
+@app.command("list")
+def list_(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
+    """List all replays, oldest first: what each is doing, and how far it has come."""
+    current = settings.load(bootstrap=bootstrap)
     with shown_reading():
-        statuses = asyncio.run(jobs.statuses(settings.load(bootstrap=bootstrap), replay_id))
-    rows = [
-        {
-            "replay": replay.replay_id,
-            "state": replay.state,
-            "policies": ", ".join(f"{one.policy_id} {one.version}" for one in replay.policies),
-            "read": read,
-            "of": replay.total,
-            "escalated": counts.escalated,
-            "judged": counts.judged,
-            "by": replay.created_by,
-            "why": replay.why,
-        }
-        for replay, read, counts in statuses
-    ]
-    show_rows(rows, "no replays", as_json=as_json)
+        statuses = _run_async(current, following.statuses(current))
+    if as_json:
+        print(orjson.dumps([replay_status.as_json(status) for status in statuses]).decode())
+    else:
+        replay_status.show_list(statuses)
+
+
+@app.command("show")
+def show(replay_id: ReplayId, wait: Wait = False, bootstrap: Bootstrap = None, as_json: Json = False) -> None:
+    """Show one replay: its progress, what it selects, who started it, and who promoted or reverted it, and why."""
+    current = settings.load(bootstrap=bootstrap)
+    if wait:
+        _wait(current, replay_id)
+    with shown_reading():
+        (status,) = _run_async(current, following.statuses(current, replay_id))
+    if as_json:
+        print(orjson.dumps(replay_status.as_json(status)).decode())
+    else:
+        replay_status.show(status)
+    if wait and status.state not in following.JUDGED:
+        raise typer.Exit(1)
+
+
+def _wait(current: settings.Settings, replay_id: str) -> None:
+    """Show the progress of a replay that other processes run, until it is judged or the command is stopped."""
+
+    async def work() -> None:
+        replay = await jobs.find(current, replay_id)
+        with Stop() as stop, _progress() as bar:
+            await _follow(current, replay, stop.event, bar)
+
+    _run_async(current, work())
 
 
 @app.command("diff")
@@ -205,7 +300,7 @@ def diff(
         return replay, await diff.compute(current, replay, jobs.policy_of(replay, policy), parquet, texts=texts)
 
     with shown_reading() as reading:
-        replay, result = asyncio.run(work())
+        replay, result = _run_async(current, work())
     if html is not None:
         html.write_text(page.render(result, replay), encoding="utf-8")
     if as_json:
@@ -221,89 +316,141 @@ def promote(
     budget: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Refuse if more than this share of the compared items flips.")
     ] = 0.05,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    why: Why = "",
+    by: By = None,
+    yes: Yes = False,
     bootstrap: Bootstrap = None,
+    as_json: Json = False,
 ) -> None:
     """Publish a replay's changed decisions: one verdict on moderation.verdicts for each flip, which supersedes the one
     before. Shows the numbers and asks for confirmation. Undo with: safeguard replay revert.
     """
-    _publish(replay_id, policy, "promote", budget, bootstrap, yes=yes)
+    who = changed_by(why, by)
+    current = settings.load(bootstrap=bootstrap)
+    planned = _plan(current, replay_id, policy, "promote")
+    flips = planned.plan.share.value
+    if flips is not None and flips > budget:
+        raise ConfigurationError(
+            f"{flips:.1%} of the compared items would flip, more than the budget of {budget:.1%}: check "
+            f"safeguard replay diff {planned.replay.replay_id}, and raise --budget if this is intended"
+        )
+    _publish(current, planned, who, yes=yes, as_json=as_json)
 
 
 @app.command("revert")
 def revert(
     replay_id: ReplayId,
     policy: PolicyOption = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    why: Why = "",
+    by: By = None,
+    yes: Yes = False,
     bootstrap: Bootstrap = None,
+    as_json: Json = False,
 ) -> None:
     """Undo a promotion: supersede each promoted verdict by the one that stood before it. Content that was judged again
     since then keeps its newer verdict.
     """
-    _publish(replay_id, policy, "revert", None, bootstrap, yes=yes)
-
-
-def _publish(
-    replay_id: str, policy: str | None, direction: Direction, budget: float | None, bootstrap: str | None, *, yes: bool
-) -> None:
-    """Preview, confirm and write the superseding verdicts of a replay."""
+    who = changed_by(why, by)
     current = settings.load(bootstrap=bootstrap)
-    replay = asyncio.run(jobs.find(current, replay_id))
-    if replay.state != "escalated":
-        raise ConfigurationError(f"replay {replay.replay_id} is {replay.state}: wait until it ends")
-    chosen = jobs.policy_of(replay, policy)
+    _publish(current, _plan(current, replay_id, policy, "revert"), who, yes=yes, as_json=as_json)
+
+
+class _Planned(NamedTuple):
+    """A plan for a policy of a replay, which was shown."""
+
+    replay: Replay
+    policy: Replayed
+    plan: PromotionPlan
+
+
+def _plan(current: settings.Settings, replay_id: str, policy: str | None, direction: Direction) -> _Planned:
+    """Plan a promotion or a reversion, and show its numbers on standard error."""
+
+    async def work() -> tuple[ReplayStatus, Replayed, PromotionPlan]:
+        replay = await jobs.find(current, replay_id)
+        chosen = jobs.policy_of(replay, policy)
+        if replay.state != "escalated":
+            raise ConfigurationError(replay_status.not_publishable(replay))
+        (status,) = await following.statuses(current, replay.replay_id)
+        return status, chosen, await promotion.plan(current, replay, chosen, direction)
+
     with shown_reading():
-        plan = asyncio.run(promotion.plan(current, replay, chosen, direction))
-    say(f"content items that become violating: {plan.count('violates'):,}")
-    say(f"content items that become safe: {plan.count('safe'):,}")
-    say(f"content items compared: {plan.compared:,}")
-    if not plan.changes:
-        print("there is nothing to write")
-        return
-    flips = plan.share.value
-    if budget is not None and flips is not None and flips > budget:
-        raise ConfigurationError(
-            f"{flips:.1%} of the compared items would flip, more than the budget of {budget:.1%}: check "
-            f"safeguard replay diff {replay.replay_id}, and raise --budget if this is intended"
-        )
-    verb = "publish" if direction == "promote" else "take back"
-    if not yes and not typer.confirm(f"{verb} {len(plan.changes):,} verdicts under {chosen.policy_id}?"):
+        status, chosen, plan = _run_async(current, work())
+    replay_status.show_plan(plan, status)
+    return _Planned(status.replay, chosen, plan)
+
+
+def _publish(current: settings.Settings, planned: _Planned, who: ChangedBy, *, yes: bool, as_json: bool) -> None:
+    """Confirm and write the superseding verdicts of a plan."""
+    replay, policy, plan = planned
+    verb = "publish" if plan.direction == "promote" else "take back"
+    question = f"{verb} {len(plan.changes):,} verdicts under {policy.policy_id}?"
+    if plan.changes and not yes and not typer.confirm(question, err=True):
         raise typer.Exit(1)
-    with Progress(TextColumn("writing"), BarColumn(), TaskProgressColumn(), console=console(stderr=True)) as progress:
-        task = progress.add_task("", total=len(plan.changes))
+    written = 0
+    if plan.changes:
+        with Progress(TextColumn("writing"), BarColumn(), TaskProgressColumn(), console=console(stderr=True)) as bar:
+            task = bar.add_task("", total=len(plan.changes))
 
-        def on_progress(done: int, of: int) -> None:
-            progress.update(task, completed=done, total=of)
+            def on_progress(done: int, of: int) -> None:
+                bar.update(task, completed=done, total=of)
 
-        written = asyncio.run(promotion.publish(current, replay, chosen, plan, direction, on_progress))
-    say(f"wrote {written:,} superseding verdicts to moderation.verdicts")
-    if written < len(plan.changes):
-        say(f"left {len(plan.changes) - written:,} content items as they are: they changed since the numbers above")
+            written = asyncio.run(promotion.publish(current, replay, policy, plan, who, on_progress))
+    if as_json:
+        print(orjson.dumps({**replay_status.plan_as_json(plan, replay, policy), "written": written}).decode())
+    else:
+        replay_status.show_written(plan, written)
 
 
 @app.command("pause")
-def pause(replay_id: ReplayId, bootstrap: Bootstrap = None) -> None:
-    """Pause a replay, whichever process runs it. Content that is already escalated will still be judged."""
-    _set_state(replay_id, "paused", bootstrap)
+def pause(replay_id: ReplayId, bootstrap: Bootstrap = None, as_json: Json = False) -> None:
+    """Pause a replay, whichever process runs it: no further item is escalated, and none begins to be judged. Items that
+    a reasoning worker has already read are still judged.
+    """
+    _change(replay_id, jobs.pause, bootstrap, as_json=as_json)
 
 
 @app.command("cancel")
-def cancel(replay_id: ReplayId, bootstrap: Bootstrap = None) -> None:
+def cancel(replay_id: ReplayId, bootstrap: Bootstrap = None, as_json: Json = False) -> None:
     """End a replay permanently. Waiting escalations get undetermined verdicts without a call to the model."""
-    _set_state(replay_id, "cancelled", bootstrap)
+    _change(replay_id, jobs.cancel, bootstrap, as_json=as_json)
 
 
-def _set_state(replay_id: str, state: ReplayState, bootstrap: str | None) -> None:
-    replay = asyncio.run(_change(settings.load(bootstrap=bootstrap), replay_id, state))
-    say(f"replay {replay.replay_id} is {state}")
+_Change = Callable[[settings.Settings, Replay], Awaitable[Replay]]
 
 
-async def _change(current: settings.Settings, replay_id: str, state: ReplayState) -> Replay:
-    return await jobs.set_state(current, await jobs.find(current, replay_id), state)
+def _change(replay_id: str, change: _Change, bootstrap: str | None, *, as_json: bool) -> None:
+    """Change a replay that is not over, and show what it is doing then."""
+    current = settings.load(bootstrap=bootstrap)
+
+    async def work() -> ReplayStatus:
+        (status,) = await following.statuses(current, replay_id)
+        if status.state == "judged" and change is jobs.pause:
+            raise ConfigurationError(f"replay {status.replay.replay_id} is judged: nothing is left to pause")
+        return msgspec.structs.replace(status, replay=await change(current, status.replay))
+
+    with kafka.watched(kafka.Reading()):
+        status = _run_async(current, work())
+    if as_json:
+        print(orjson.dumps(replay_status.as_json(status)).decode())
+    else:
+        replay_status.show_outcome(status)
 
 
 @app.command("resume")
-def resume(replay_id: ReplayId, bootstrap: Bootstrap = None, as_json: Json = False) -> None:
+def resume(replay_id: ReplayId, wait: Wait = False, bootstrap: Bootstrap = None, as_json: Json = False) -> None:
     """Resume a replay that was paused, stopped or killed, from its last commit."""
     current = settings.load(bootstrap=bootstrap)
-    _run(current, asyncio.run(_change(current, replay_id, "running")), as_json=as_json)
+
+    async def work() -> Replay:
+        replay = await jobs.find(current, replay_id)
+        if replay.state == "escalated":
+            raise ConfigurationError(
+                f"replay {replay.replay_id} was neither paused nor stopped; see: "
+                f"safeguard replay show {replay.replay_id}"
+            )
+        return await jobs.resume(current, replay)
+
+    replay = _run_async(current, work())
+    classifier = None if replay.escalated_at else _classifier(current)
+    _run(current, replay, classifier, wait=wait, as_json=as_json)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from safeguard_streams.cli.output import Table, console, say
+from rich.text import Text
+
+from safeguard_streams.cli.output import Table, console, plain, say
 from safeguard_streams.cli.texts import Labelled, item_text, reason_of, show_item
 from safeguard_streams.replay.diff import Diff, FlipCounts, ReplayFlip
+from safeguard_streams.replay.headline import headline
 from safeguard_streams.replay.page import DECISIONS
 
 
@@ -15,9 +18,11 @@ def show_diff(diff: Diff, *, texts: bool = True) -> None:
     before = f"version {diff.before_version}" if diff.before_version else "not in force before"
     say(f"replay {diff.replay_id}: {diff.policy_id}, {before}, judged again by {diff.version}")
     say(
-        f"about {diff.events:,} events, {diff.escalated:,} escalated by either version, "
-        f"{diff.waiting:,} not judged yet, {diff.unknown:,} without an earlier verdict, {diff.compared:,} compared"
+        f"{diff.events:,} events, {diff.unreadable:,} more as dead letters, {diff.escalated:,} escalated by either "
+        f"version, {diff.waiting:,} not judged yet, {diff.unknown:,} without an earlier verdict, "
+        f"{diff.compared:,} compared"
     )
+    console().print(Text(plain(headline(diff))))  # wrapped between words
     console().print(_shares(diff))
     if diff.to_safe_by_gate:
         say(f"{diff.to_safe_by_gate:,} of the flips to safe are items that the new gate lets pass")

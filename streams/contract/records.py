@@ -27,6 +27,7 @@ Stage = Literal["prefilter", "reasoner"]
 Lane = Literal["live", "audit", "shadow", "replay"]
 Change = Literal["release", "rollback", "retire", "shadow", "end-shadow"]
 ReplayState = Literal["running", "paused", "cancelled", "escalated"]
+Direction = Literal["promote", "revert"]
 Enforced = Literal["allow", "review", "label", "limit", "remove"]  # in order of severity
 ActionState = Literal["applied", "held", "overridden"]
 Stratum = Literal["near", "far"]
@@ -480,6 +481,17 @@ class Replayed(msgspec.Struct, frozen=True, omit_defaults=True):
     ] = None
 
 
+class Publication(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A promotion of a replay's verdicts, or a reversion, which an operator began."""
+
+    direction: Annotated[Direction, Meta(description="whether the replay's verdicts were promoted or taken back")]
+    policy_id: Annotated[str, Meta(description="the policy whose verdicts they are")]
+    at: Annotated[datetime, Meta(description="when the operator began")]
+    by: Annotated[str, Meta(description="the operator")]
+    why: Annotated[str, Meta(description="the operator's stated reason")] = ""
+    verdicts: Annotated[int, Meta(description="number of superseding verdicts that were to be written")] = 0
+
+
 class Replay(msgspec.Struct, frozen=True, omit_defaults=True):
     """moderation.replays.jobs: past content to judge again. The record holds everything that a runner needs."""
 
@@ -487,7 +499,13 @@ class Replay(msgspec.Struct, frozen=True, omit_defaults=True):
     policies: Annotated[tuple[Replayed, ...], Meta(description="the policies to judge under")]
     starts: Annotated[dict[str, int], Meta(description="first offset of content.events to read, by partition number")]
     ends: Annotated[dict[str, int], Meta(description="offset of content.events to stop before, by partition number")]
-    state: Annotated[ReplayState, Meta(description="what the replay is doing")]
+    state: Annotated[
+        ReplayState,
+        Meta(
+            description="running while a process escalates its items, then escalated; paused or cancelled by an "
+            "operator"
+        ),
+    ]
     created_at: Annotated[datetime, Meta(description="when the operator started it")]
     created_by: Annotated[str, Meta(description="the operator who started it")]
     why: Annotated[str, Meta(description="the operator's stated reason")] = ""
@@ -500,11 +518,38 @@ class Replay(msgspec.Struct, frozen=True, omit_defaults=True):
     decisions: Annotated[
         tuple[Decision, ...], Meta(description="decisions of the version before to replay; empty for all")
     ] = ()
+    escalated_at: Annotated[
+        datetime | None, Meta(description="when the last of its items was escalated; absent until then")
+    ] = None
+    publications: Annotated[
+        tuple[Publication, ...], Meta(description="its promotions and reversions, oldest first")
+    ] = ()
 
     @property
     def total(self) -> int:
         """The number of offsets between starts and ends."""
         return sum(end - self.starts[partition] for partition, end in self.ends.items())
+
+
+class ReplayProgress(msgspec.Struct, frozen=True, omit_defaults=True):
+    """moderation.replays.progress: what a replay has done in one partition of content.events so far.
+
+    It is committed together with the escalations that it counts.
+    """
+
+    replay_id: Annotated[str, Meta(description="the replay")]
+    partition: Annotated[int, Meta(description="the partition's number")]
+    position: Annotated[int, Meta(description="the offset behind the last event that is counted")]
+    items: Annotated[
+        int, Meta(description="events that the replay covers: readable, in its sample, past its filters")
+    ] = 0
+    unreadable: Annotated[int, Meta(description="events that no stage can read, which are dead letters")] = 0
+    escalated: Annotated[int, Meta(description="escalations written, of both versions")] = 0
+
+    @property
+    def key(self) -> bytes:
+        """The record key, one for each replay and partition."""
+        return f"{self.replay_id} {self.partition}".encode()
 
 
 class Origin(msgspec.Struct, frozen=True):

@@ -21,6 +21,7 @@ from safeguard_streams.contract.records import (
     Position,
     Rationale,
     Replay,
+    ReplayProgress,
     Standing,
     Verdict,
 )
@@ -36,6 +37,7 @@ VERDICTS = "moderation.verdicts"
 RATIONALES = "moderation.rationales"
 REPLAYS = "moderation.replays"
 REPLAY_JOBS = "moderation.replays.jobs"
+REPLAY_PROGRESS = "moderation.replays.progress"
 POLICIES = "moderation.policies"
 POLICIES_HISTORY = "moderation.policies.history"
 ENFORCEMENT = "moderation.enforcement"
@@ -112,6 +114,7 @@ CATALOGUE: tuple[Topic, ...] = (
     Topic(RATIONALES, "verdict_id", Rationale, retention=90 * DAY, cleanup="compact,delete"),
     Topic(REPLAYS, "content_id", Verdict, retention=90 * DAY),  # as long as the rationales that it names
     Topic(REPLAY_JOBS, "replay_id", Replay, cleanup="compact", partitions=1),
+    Topic(REPLAY_PROGRESS, "replay_id and partition", ReplayProgress, cleanup="compact", partitions=1),
     Topic(POLICIES, "policy_id", PolicyRelease, cleanup="compact", partitions=1),
     Topic(POLICIES_HISTORY, "policy_id", PolicyChange, retention=FOREVER, partitions=1),
     Topic(ENFORCEMENT, "content_id", EnforcementInput, largest=LARGEST_RECORD),

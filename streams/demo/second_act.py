@@ -21,7 +21,7 @@ from safeguard_streams.contract.records import Action, Replay, Verdict
 from safeguard_streams.demo.tally import Tally
 from safeguard_streams.enforcement import moderators
 from safeguard_streams.errors import SafeguardError
-from safeguard_streams.replay import jobs
+from safeguard_streams.replay import jobs, status
 from safeguard_streams.runtime.settings import Settings
 
 POLICY = "hate-harassment"
@@ -60,7 +60,7 @@ class SecondAct:
         await self._until("enforcement has acted on the verdicts", lambda: self._followed(due))
         before = await self._actions_in_force()
         self.say(f"enforcement has acted on {len(before)} content items: {_counts(before)}")
-        await self._safeguard("replay", "start", str(LENIENT), "--noise", "0.2", "--why", WHY)
+        await self._safeguard("replay", "start", str(LENIENT), "--noise", "0.2", "--why", WHY, "--yes")
         job = list((await jobs.read_all(self.settings)).values())[-1]
         await self._until("the replay is judged", lambda: self._judged(job))
         await self._safeguard("replay", "diff", job.replay_id, "--html", str(PAGE))
@@ -125,8 +125,8 @@ class SecondAct:
         return Progress(len(due & followed), len(due))
 
     async def _judged(self, job: Replay) -> Progress:
-        escalated, judged = (await jobs.counts(self.settings, [job]))[job.replay_id]
-        return Progress(judged, escalated)
+        counts = await status.counts(self.settings, job)
+        return Progress(counts.done, counts.escalated)
 
     async def _verdicts(self) -> AsyncIterator[Verdict]:
         async for _, verdict in kafka.read_decoded(self.settings, [topics.VERDICTS], Verdict):

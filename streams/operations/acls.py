@@ -51,7 +51,7 @@ ROLES: dict[str, Role] = {
     ),
     "reasoner": Role(
         "safeguard reason run",
-        reads=(*topics.LANES.values(), topics.POLICIES, *_FOR_EVERY_STAGE),
+        reads=(*topics.LANES.values(), topics.POLICIES, topics.REPLAY_JOBS, *_FOR_EVERY_STAGE),
         writes=(topics.VERDICTS, topics.RATIONALES, topics.REPLAYS, topics.DEAD_LETTERS, topics.POSITIONS),
         groups=("reasoner",),
         transactions=("reasoner",),
@@ -71,7 +71,7 @@ ROLES: dict[str, Role] = {
         reads=(
             *(topics.EVENTS, topics.CLEARED, topics.VERDICTS, topics.RATIONALES, topics.REPLAYS, topics.REPLAY_JOBS),
             *(topics.ESCALATIONS_REPLAY, topics.ACTIONS, topics.STANDING, topics.POLICIES, topics.POLICIES_HISTORY),
-            topics.ERASURES,
+            *(topics.REPLAY_PROGRESS, topics.ERASURES),
         ),
     ),
     "operator": Role(

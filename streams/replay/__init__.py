@@ -4,11 +4,15 @@ A replay covers everything between its bounds that either version's gates escala
 if processes are killed. Its verdicts go to `moderation.replays`, which enforcement never reads. They count only after
 an operator promotes them, and reverting restores what stood before.
 
-- `jobs`: replay jobs, their state and progress.
+- `jobs`: replay jobs, and what operators do to them.
+- `status`: what each replay is doing, and how far it has come.
+- `estimate`: what a replay will escalate and cost, before it starts.
 - `selection`: which events a replay escalates.
 - `runner`: runs a replay to its end.
 - `diff`: what a replay changes, computed in DuckDB from the queries in `sql/`.
+- `headline`: what the differences say, in words that their intervals allow.
 - `page`: the same as an HTML page for decision makers.
+- `paused`: keeps reasoning workers from judging what is paused.
 - `promotion`: publishes superseding verdicts, and reverts them.
 
 ## Design decisions
@@ -23,6 +27,10 @@ an operator promotes them, and reverting restores what stood before.
 - **Promotion reads the topic instead of keeping notes, and publishes the plan that was shown.** It fences any other
   writer, reads which superseding verdicts exist, and writes the missing ones of its plan. Repeating a killed promotion
   writes no duplicates.
+- **Counts are committed, too.** With each batch of escalations, a runner commits a record of what it has counted in the
+  partition so far. Shares of a replay are therefore shares of exactly the events that it covers, despite kills.
+- **A pause holds a partition of the replay lane.** Reasoning workers follow the replays' records and stop before the
+  first escalation of a paused replay. Nothing is moved or copied, and no work is admitted that would wait.
 - **Replays are bounded by time.** A verdict on a replayed event is not older than the event. Commands therefore read
   verdicts only since the replay's first event, and join them on disk.
 """

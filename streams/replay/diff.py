@@ -27,6 +27,7 @@ from safeguard_streams.quality.proportions import Proportion, proportion
 from safeguard_streams.releases.erasures import ErasureList, without_words
 from safeguard_streams.releases.texts import TextPlace, texts_at
 from safeguard_streams.replay import jobs
+from safeguard_streams.replay.status import ReplayStatus, ReplayWatch
 from safeguard_streams.runtime.settings import Settings
 
 MAX_EXAMPLES = 20
@@ -67,12 +68,13 @@ class FlipCounts(msgspec.Struct, frozen=True):
 class Diff(msgspec.Struct, frozen=True):
     """What a replay changes under one policy. Counts are of content items.
 
-    events estimates the content between the bounds and in the sample. escalated: by either version's gates. waiting:
-    not judged yet. unknown: escalated by the version in force, with no verdict left. compared: all other judged items.
-    decisions: items by decision before, then after. to_safe_by_gate: flips to safe because the new gates let the item
-    pass. noise: the share of the compared items that would flip if the version before judged them again; its counts are
-    those of the items that it did judge twice, and of their decisions that differ. violating_before and
-    violating_after: violating items among all events. seconds and tokens: the reasoner's, all verdicts together.
+    events: readable events that the replay covers. unreadable: dead letters between its bounds. escalated: by either
+    version's gates. waiting: not judged yet. unknown: escalated by the version in force, with no verdict left.
+    compared: all other judged items. decisions: items by decision before, then after. to_safe_by_gate: flips to safe
+    because the new gates let the item pass. noise: the share of the compared items that would flip if the version
+    before judged them again; its counts are those of the items that it did judge twice, and of their decisions that
+    differ. violating_before and violating_after: violating items among all events. seconds and tokens: the reasoner's,
+    all verdicts together.
     """
 
     replay_id: str
@@ -80,6 +82,7 @@ class Diff(msgspec.Struct, frozen=True):
     version: str
     before_version: str | None
     events: int
+    unreadable: int
     escalated: int
     waiting: int
     unknown: int
@@ -129,7 +132,8 @@ async def compute(
         rationales = await _rationales(settings, verdicts, first_event)
         wanted = [_place(one) for one in examples if texts]
         found = await texts_at(settings, wanted, erasures.erased)
-        return count(db, replay, policy, [_flip(one, rationales, found.get(_place(one))) for one in examples])
+        (status,) = await ReplayWatch(settings, replay.created_at).look([replay])
+        return count(db, status, policy, [_flip(one, rationales, found.get(_place(one))) for one in examples])
 
 
 def _belongs(record: Escalation | Verdict, policy: Replayed, replay: Replay) -> bool:
@@ -319,8 +323,8 @@ class _VersionCount(msgspec.Struct):
     items: int
 
 
-def count(db: duckdb.DuckDBPyConnection, replay: Replay, policy: Replayed, examples: list[ReplayFlip]) -> Diff:
-    """All figures, from the tables that were joined."""
+def count(db: duckdb.DuckDBPyConnection, status: ReplayStatus, policy: Replayed, examples: list[ReplayFlip]) -> Diff:
+    """All figures, from the tables that were joined and the replay's own counts."""
     (totals,) = _query(db, "totals", _Totals)
     decisions: dict[str, dict[str, int]] = {}
     for row in _query(db, "decisions", _DecisionCount):
@@ -329,13 +333,14 @@ def count(db: duckdb.DuckDBPyConnection, replay: Replay, policy: Replayed, examp
     for group in _query(db, "groups", _GroupCounts):
         groups[group.kind][group.name] = FlipCounts(group.to_violates, group.to_safe, group.compared)
     compared = totals.judged - totals.unknown
-    events = max(round(replay.total * replay.sample), totals.escalated)
+    events = max(status.items, totals.escalated)
     return Diff(
-        replay_id=replay.replay_id,
+        replay_id=status.replay.replay_id,
         policy_id=policy.policy_id,
         version=policy.version,
         before_version=policy.before_version,
         events=events,
+        unreadable=status.unreadable,
         escalated=totals.escalated,
         waiting=totals.escalated - totals.judged,
         unknown=totals.unknown,

@@ -1,15 +1,14 @@
-"""Replay jobs: creating and finding them, changing their state, and their progress.
+"""Replay jobs: creating and finding them, changing their state, and the positions of their consumer groups.
 
-A job is a record on moderation.replays.jobs. Its progress is the committed offsets of its own consumer group on
-content.events.
+A job is a record on moderation.replays.jobs. The committed offsets of its own consumer group on content.events say
+where its runner goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import uuid
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from safeguard_streams.contract.records import (
     REPLAYED,
     Decision,
     PolicyRelease,
+    Publication,
     Replay,
     Replayed,
     ReplayState,
@@ -37,6 +37,7 @@ from safeguard_streams.runtime.settings import Settings
 
 CLOCK_SKEW = timedelta(hours=1)  # how far the clocks of hosts may differ
 _WRITER = "replay-jobs"
+_NAMED = 5  # replays that an error names
 
 
 class ReplayRequest(msgspec.Struct, frozen=True):
@@ -60,21 +61,6 @@ class ReplayRequest(msgspec.Struct, frozen=True):
     decisions: tuple[Decision, ...] = ()
 
 
-class ReplayCounts(NamedTuple):
-    """Records of a replay: its escalations and its verdicts."""
-
-    escalated: int
-    judged: int
-
-
-class ReplayStatus(NamedTuple):
-    """A replay and how far it has come. read is the number of its offsets that are committed."""
-
-    replay: Replay
-    read: int
-    counts: ReplayCounts
-
-
 class _Bounds(NamedTuple):
     """Offsets by partition, the end excluded. Partitions without events between them are left out."""
 
@@ -87,8 +73,8 @@ def group(replay: Replay) -> str:
     return f"replay-{replay.replay_id}"
 
 
-async def create(settings: Settings, request: ReplayRequest, changed_by: operator.ChangedBy) -> Replay:
-    """Write a job with fixed bounds, and send its policy versions to the reasoning workers. Replays nothing yet.
+async def plan(settings: Settings, request: ReplayRequest, changed_by: operator.ChangedBy) -> Replay:
+    """A job with fixed bounds, which is not written yet.
 
     Raises ConfigurationError when no event lies between the bounds.
     """
@@ -111,9 +97,14 @@ async def create(settings: Settings, request: ReplayRequest, changed_by: operato
     )
     if not replay.total:
         raise ConfigurationError("no event lies between these bounds; change --since, --until, --first or --last")
+    return replay
+
+
+async def create(settings: Settings, replay: Replay) -> None:
+    """Write a job, and send its policy versions to the reasoning workers. Replays nothing yet."""
+    changed_by = operator.ChangedBy(replay.why, replay.created_by)
     async with kafka.exclusive_writer(settings, _WRITER) as write:
         await write([*_versions(replay, changed_by), _job(replay)])
-    return replay
 
 
 def _replayed(policy: Policy, before: PolicyRelease | None) -> Replayed:
@@ -188,35 +179,91 @@ async def find(settings: Settings, replay_id: str) -> Replay:
     """A replay by its id or its first characters. Raises ConfigurationError unless exactly one matches."""
     replays = await read_all(settings)
     matches = [replay for name, replay in replays.items() if name.startswith(replay_id)]
-    if len(matches) != 1:
-        raise ConfigurationError(
-            f"{len(matches)} replays begin with {replay_id!r}; there are: {', '.join(replays) or 'none'}"
-        )
-    return matches[0]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        names = _newest([replay.replay_id for replay in matches])
+        raise ConfigurationError(f"{len(matches)} replays begin with {replay_id!r}, name one: {names}")
+    raise ConfigurationError(f"there is no replay {replay_id!r}; there are: {_newest(list(replays))}")
+
+
+def _newest(names: Sequence[str]) -> str:
+    earlier = len(names) - _NAMED
+    shown = ", ".join(reversed(names[-_NAMED:])) or "none"
+    return shown if earlier <= 0 else f"{shown} and {earlier} earlier ones, see: safeguard replay list"
 
 
 def policy_of(replay: Replay, policy_id: str | None) -> Replayed:
     """The named policy of a replay, or its only one. Raises ConfigurationError when none or several match."""
+    names = ", ".join(one.policy_id for one in replay.policies)
     matches = [one for one in replay.policies if policy_id in (None, one.policy_id)]
-    if len(matches) != 1:
-        names = ", ".join(one.policy_id for one in replay.policies)
-        raise ConfigurationError(f"name one of the replay's policies with --policy: {names}")
+    if not matches:
+        raise ConfigurationError(f"--policy: replay {replay.replay_id} has no policy {policy_id!r}; it has: {names}")
+    if len(matches) > 1:
+        raise ConfigurationError(f"replay {replay.replay_id} has several policies, name one with --policy: {names}")
     return matches[0]
 
 
-async def set_state(settings: Settings, replay: Replay, state: ReplayState) -> Replay:
-    """Pause, resume, cancel or finish a replay. Its runner notices within seconds.
+async def pause(settings: Settings, replay: Replay) -> Replay:
+    """Pause a replay: its runner ends within seconds, and reasoning workers begin none of its judgements.
 
-    Raises ConfigurationError for a replay that is cancelled, or escalated and not to be cancelled.
+    Raises ConfigurationError for a replay that is cancelled or was published.
     """
+    return await _change(settings, replay, lambda current: _with_state(current, "paused"))
+
+
+async def resume(settings: Settings, replay: Replay) -> Replay:
+    """Let a replay go on. Its state is then running if a runner has items left to escalate, or else escalated.
+
+    Raises ConfigurationError for a replay that is cancelled or was published.
+    """
+    return await _change(
+        settings, replay, lambda current: _with_state(current, "escalated" if current.escalated_at else "running")
+    )
+
+
+async def cancel(settings: Settings, replay: Replay) -> Replay:
+    """End a replay for good. Its waiting items get undetermined verdicts without a call to the model.
+
+    Raises ConfigurationError for a replay that was published.
+    """
+    return await _change(settings, replay, lambda current: _with_state(current, "cancelled"))
+
+
+async def finish(settings: Settings, replay: Replay) -> Replay:
+    """Note that all items of a replay are escalated. What an operator did meanwhile stands."""
+
+    def change(current: Replay) -> Replay:
+        state: ReplayState = "escalated" if current.state == "running" else current.state
+        return msgspec.structs.replace(current, state=state, escalated_at=current.escalated_at or now())
+
+    return await _change(settings, replay, change)
+
+
+async def note(settings: Settings, replay: Replay, publication: Publication) -> Replay:
+    """Add a promotion or a reversion to the record of a replay."""
+    return await _change(
+        settings,
+        replay,
+        lambda current: msgspec.structs.replace(current, publications=(*current.publications, publication)),
+    )
+
+
+def _with_state(replay: Replay, state: ReplayState) -> Replay:
+    if replay.state == "cancelled" and state != "cancelled":
+        raise ConfigurationError(f"replay {replay.replay_id} is cancelled: start another one")
+    if replay.publications:
+        done = "promoted" if replay.publications[-1].direction == "promote" else "reverted"
+        raise ConfigurationError(f"replay {replay.replay_id} was {done}: only promote and revert apply to it")
+    return msgspec.structs.replace(replay, state=state)
+
+
+async def _change(settings: Settings, replay: Replay, change: Callable[[Replay], Replay]) -> Replay:
+    """Read a job, change it and write it. On a broker with transactions, only one operator does so at a time."""
     async with kafka.exclusive_writer(settings, _WRITER) as write:
         replays = await read_all(settings)
-        current = replays[replay.replay_id]
-        over = current.state == "cancelled" or (current.state == "escalated" and state != "cancelled")
-        if over and current.state != state:
-            raise ConfigurationError(f"replay {current.replay_id} is {current.state}: start another one")
-        changed = msgspec.structs.replace(current, state=state)
-        tombstones = _unneeded_versions(changed, replays.values()) if state == "cancelled" else []
+        changed = change(replays[replay.replay_id])
+        tombstones = _unneeded_versions(changed, replays.values()) if changed.state == "cancelled" else []
         await write([_job(changed), *tombstones])
     return changed
 
@@ -242,7 +289,7 @@ def _keys(replay: Replay) -> set[bytes]:
 
 async def progress(settings: Settings, replay: Replay) -> int:
     """How many of a replay's offsets its consumer group has committed, 0 to replay.total."""
-    if replay.state == "escalated":
+    if replay.escalated_at:
         return replay.total
     positions = await _positions(settings, replay)
     return sum(positions[int(number)] - replay.starts[number] for number in replay.ends)
@@ -277,32 +324,3 @@ async def _first_from(settings: Settings, number: int, offset: int) -> Record | 
             async for record in records:
                 return record
     return None
-
-
-async def statuses(settings: Settings, replay_id: str | None = None) -> list[ReplayStatus]:
-    """The status of all replays, oldest first, or of the one with this id. Raises ConfigurationError as `find` does."""
-    replays = [await find(settings, replay_id)] if replay_id else list((await read_all(settings)).values())
-    records = await counts(settings, replays)
-    return [ReplayStatus(replay, await progress(settings, replay), records[replay.replay_id]) for replay in replays]
-
-
-class _OfReplay(msgspec.Struct, frozen=True):
-    """The field that escalations and verdicts of replays share."""
-
-    replay_id: str
-
-
-async def counts(settings: Settings, replays: Sequence[Replay]) -> dict[str, ReplayCounts]:
-    """How many escalations and verdicts each of these replays has, by replay id."""
-    since = min((replay.created_at for replay in replays), default=now()) - CLOCK_SKEW
-    escalated = await _count(settings, topics.ESCALATIONS_REPLAY, since)
-    judged = await _count(settings, topics.REPLAYS, since)
-    ids = [replay.replay_id for replay in replays]
-    return {name: ReplayCounts(escalated[name], judged[name]) for name in ids}
-
-
-async def _count(settings: Settings, topic: str, since: datetime) -> Counter[str]:
-    records: Counter[str] = Counter()
-    async for _, one in kafka.read_decoded(settings, [topic], _OfReplay, since=since):
-        records[one.replay_id] += 1
-    return records

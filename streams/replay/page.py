@@ -18,6 +18,7 @@ from safeguard_streams.errors import PolicyError
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.quality.proportions import Proportion
 from safeguard_streams.replay.diff import Diff, FlipCounts
+from safeguard_streams.replay.headline import headline
 
 MAX_LANGUAGES = 12
 MAX_TEXT = 2000  # characters of an example's text
@@ -43,7 +44,7 @@ def render(diff: Diff, replay: Replay) -> str:
         diff=diff,
         replay=replay,
         flips=diff.to_violates.count + diff.to_safe.count,
-        summary=summary(diff),
+        summary=headline(diff),
         scale=max(0.01, diff.to_violates.high, diff.to_safe.high, noise),
         effect_scale=max(0.01, diff.violating_before.high, diff.violating_after.high),
         rules=_chart({name: counts for name, counts in diff.rules.items() if counts.to_violates + counts.to_safe}),
@@ -52,19 +53,6 @@ def render(diff: Diff, replay: Replay) -> str:
         more_languages=max(0, len(diff.languages) - MAX_LANGUAGES),
         decisions=DECISIONS,
     )
-
-
-def summary(diff: Diff) -> str:
-    """What the figures say together, in a sentence or two that claim no more than they do."""
-    if not diff.compared:
-        return "There is nothing to compare yet."
-    if not diff.to_violates.count + diff.to_safe.count:
-        return "No decision changes."
-    if not diff.noise.of:
-        return "No noise floor was measured. Some of these flips may be the model's own inconsistency."
-    if diff.to_violates.low > diff.noise.high or diff.to_safe.low > diff.noise.high:
-        return "The change is more than noise: the same version disagrees with itself less often than this."
-    return "The change cannot be told from noise: the same version disagrees with itself about as often."
 
 
 def _rule_texts(replay: Replay, policy_id: str) -> dict[str, str]:

@@ -4,6 +4,8 @@ Only content whose decision changes gets a superseding verdict. Content that was
 text's decision counts even where the new gate would not escalate the content, because the decision is known now.
 Content that was judged again after the replay keeps its newer verdict.
 
+The replay's record notes who began either, when and why, before the first verdict is written.
+
 A plan is computed once, shown, and published as it was shown. Publishing fences any other writer, and reads what was
 written since the plan was made. Items that were judged again since then are left out; none are added. A plan holds only
 the verdicts that are missing, and publishing repeats none after a crash. It holds none of erased items.
@@ -12,22 +14,33 @@ the verdicts that are missing, and publishing repeats none after a crash. It hol
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.interface import Output, Partition, Record
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Replay, Replayed, Verdict, encode, now, schema_header, verdict_id
+from safeguard_streams.contract.records import (
+    Decision,
+    Direction,
+    Publication,
+    Replay,
+    Replayed,
+    Verdict,
+    encode,
+    now,
+    schema_header,
+    verdict_id,
+)
 from safeguard_streams.quality.proportions import Proportion, proportion
 from safeguard_streams.releases.erasures import ErasureList, is_about_erased
+from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.replay import jobs
 from safeguard_streams.runtime.settings import Settings
 
 CHUNK = 2000  # verdicts in one transaction
 _VERDICT = schema_header(Verdict)
-Direction = Literal["promote", "revert"]
 
 
 class ReplayedVerdict(NamedTuple):
@@ -44,6 +57,10 @@ class VerdictChange(msgspec.Struct, frozen=True):
     before: Verdict | None
     after: Verdict
     partition: int
+
+    def result(self, direction: Direction) -> Verdict:
+        """The superseding verdict that a promotion or a reversion writes."""
+        return self.promoted if direction == "promote" else self.reverted
 
     @property
     def promoted(self) -> Verdict:
@@ -73,11 +90,13 @@ class VerdictChange(msgspec.Struct, frozen=True):
 
 
 class PromotionPlan(msgspec.Struct, frozen=True):
-    """The changes that promoting or reverting writes, and the number of content items compared.
+    """The changes that promoting or reverting writes.
 
-    pairs: what is known of the items that change. ends: where moderation.verdicts ended before the plan was made.
+    compared: the number of items whose earlier decision is known or, for a reversion, that were promoted. pairs: what
+    is known of the items that change. ends: where moderation.verdicts ended before the plan was made.
     """
 
+    direction: Direction
     changes: list[VerdictChange]
     compared: int
     pairs: dict[str, Pair] = {}
@@ -88,9 +107,9 @@ class PromotionPlan(msgspec.Struct, frozen=True):
         """Changes as a share of what was compared."""
         return proportion(len(self.changes), self.compared)
 
-    def count(self, decision: str) -> int:
-        """Changes to a decision of the replay."""
-        return sum(change.after.decision == decision for change in self.changes)
+    def count(self, decision: Decision) -> int:
+        """Changes after which this decision stands."""
+        return sum(change.result(self.direction).decision == decision for change in self.changes)
 
 
 class Pair:
@@ -157,9 +176,9 @@ def decide(pairs: Iterable[Pair], direction: Direction) -> PromotionPlan:
     """The changes to write, from pairs that hold all verdicts."""
     if direction == "revert":
         promoted = [pair for pair in pairs if pair.promoted]
-        return PromotionPlan([pair.change for pair in promoted if pair.to_revert], len(promoted))
+        return PromotionPlan(direction, [pair.change for pair in promoted if pair.to_revert], len(promoted))
     compared = [pair for pair in pairs if pair.compared]
-    return PromotionPlan([pair.change for pair in compared if pair.to_promote], len(compared))
+    return PromotionPlan(direction, [pair.change for pair in compared if pair.to_promote], len(compared))
 
 
 def _id(verdict: Verdict, direction: Direction) -> str:
@@ -198,19 +217,23 @@ async def publish(
     replay: Replay,
     policy: Replayed,
     planned: PromotionPlan,
-    direction: Direction,
+    changed_by: ChangedBy,
     on_progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> int:
-    """Write the superseding verdicts of a plan, and return their number.
+    """Note who publishes a plan and why, write its superseding verdicts, and return their number.
 
     Items that were judged, promoted or reverted since the plan was made are left as they are. on_progress gets how many
     are written, and of how many.
     """
+    direction = planned.direction
     async with kafka.exclusive_writer(settings, f"promote-{replay.replay_id}") as write:
         newer = kafka.read_decoded(settings, [topics.VERDICTS], Verdict, after=planned.ends)
         await _add(planned.pairs, newer, policy)
         still = {change.after.content_id: change for change in decide(planned.pairs.values(), direction).changes}
         changes = [change for change in planned.changes if still.get(change.after.content_id) == change]
+        if changes:
+            who = Publication(direction, policy.policy_id, now(), changed_by.by, changed_by.why, len(changes))
+            await jobs.note(settings, replay, who)
         for start in range(0, len(changes), CHUNK):
             chunk = changes[start : start + CHUNK]
             await write([_output(change, direction) for change in chunk], [change.partition for change in chunk])
@@ -219,5 +242,5 @@ async def publish(
 
 
 def _output(change: VerdictChange, direction: Direction) -> Output:
-    verdict = change.promoted if direction == "promote" else change.reverted
+    verdict = change.result(direction)
     return Output(topics.VERDICTS, verdict.content_id.encode(), encode(verdict), [_VERDICT])

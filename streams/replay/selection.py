@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.interface import Output, Record
@@ -38,6 +39,15 @@ from safeguard_streams.runtime.settings import Settings
 
 _ESCALATION = schema_header(Escalation)
 
+
+class Selection(NamedTuple):
+    """What a replay makes of some records: escalations, the number of events that it covers, and of unreadable ones."""
+
+    outputs: list[Output]
+    items: int
+    unreadable: int
+
+
 EarlierDecisions = Mapping[tuple[str, str], Decision]
 """The last decision by content id and policy id, where it is one that the replay selects."""
 
@@ -60,7 +70,7 @@ async def earlier_decisions(settings: Settings, replay: Replay) -> EarlierDecisi
 
 
 class ReplaySelector:
-    """The transform of a replay, from content.events to escalations on the replay lane."""
+    """Selects what a replay escalates, from content.events to the replay lane."""
 
     def __init__(self, replay: Replay, classifier: Classifier, earlier: EarlierDecisions) -> None:
         self._replay = replay
@@ -78,44 +88,63 @@ class ReplaySelector:
         self._sample_seed = np.array([hashed(f"{replay.replay_id} sample")], dtype=np.uint64)
         self._noise_seed = np.array([hashed(f"{replay.replay_id} noise")], dtype=np.uint64)
 
-    async def __call__(self, records: Sequence[Record]) -> list[Output]:
-        return [output for part in parts(records) for output in await asyncio.to_thread(self._escalations, part)]
+    async def __call__(self, records: Sequence[Record]) -> Selection:
+        found = [await asyncio.to_thread(self._select, part) for part in parts(records)]
+        return Selection(
+            [output for selection in found for output in selection.outputs],
+            sum(selection.items for selection in found),
+            sum(selection.unreadable for selection in found),
+        )
 
-    def _escalations(self, records: Sequence[Record]) -> list[Output]:
-        selected = self._select(records)
+    def _select(self, records: Sequence[Record]) -> Selection:
+        read = self._read(records)
+        readable = [(record, received) for record, received in read if received is not None]
+        selected = self._sampled([(record, received) for record, received in readable if self._fits(received.event)])
+        outputs = self._escalations(selected) if selected else []
+        return Selection(outputs, len(selected), len(read) - len(readable))
+
+    def _sampled(self, selected: Sequence[tuple[Record, Received]]) -> list[tuple[Record, Received]]:
         if not selected:
             return []
-        ids = np.array([hashed(received.event.content_id) for _, received in selected], dtype=np.uint64)
-        in_sample = drawn(ids, self._sample_seed)[:, 0] < self._replay.sample
-        judged_again = drawn(ids, self._noise_seed)[:, 0] < self._replay.noise
+        in_sample = drawn(self._hashes(selected), self._sample_seed)[:, 0] < self._replay.sample
+        return [one for one, drawn_ in zip(selected, in_sample, strict=True) if drawn_]
+
+    @staticmethod
+    def _hashes(selected: Sequence[tuple[Record, Received]]) -> npt.NDArray[np.uint64]:
+        return np.array([hashed(received.event.content_id) for _, received in selected], dtype=np.uint64)
+
+    def _escalations(self, selected: Sequence[tuple[Record, Received]]) -> list[Output]:
+        judged_again = drawn(self._hashes(selected), self._noise_seed)[:, 0] < self._replay.noise
         reasons, released = self._prefilter.reasons([received.event for _, received in selected])
         outputs = []
         for row, (record, received) in enumerate(selected):
-            if in_sample[row]:
-                for reason in reasons.get(row, ()):
-                    policy = released[reason.column].policy
-                    judge = reason.lane == "shadow" or (judged_again[row] and policy.id in self._changed)
-                    if judge and self._fits_earlier(received.event, policy.id):
-                        outputs.append(self._escalation(record, received, policy, reason))
+            for reason in reasons.get(row, ()):
+                policy = released[reason.column].policy
+                judge = reason.lane == "shadow" or (judged_again[row] and policy.id in self._changed)
+                if judge and self._fits_earlier(received.event, policy.id):
+                    outputs.append(self._escalation(record, received, policy, reason))
         return outputs
 
-    def _select(self, records: Sequence[Record]) -> list[tuple[Record, Received]]:
-        """The readable events between the replay's bounds that pass its filters."""
+    def _read(self, records: Sequence[Record]) -> list[tuple[Record, Received | None]]:
+        """The records between the replay's bounds, with what the intake reads; None for what it cannot read."""
         starts, ends = self._replay.starts, self._replay.ends
-        selected = []
+        read: list[tuple[Record, Received | None]] = []
         for record in records:
             partition = str(record.partition)
             if starts.get(partition, 0) <= record.offset < ends.get(partition, 0):
-                with contextlib.suppress(RecordError):  # the prefilter has already written it to the dead letters
-                    received = read_event(record.value)
-                    if self._fits(received.event):
-                        selected.append((record, received))
-        return selected
+                try:
+                    read.append((record, read_event(record.value)))
+                except RecordError:  # the prefilter has already written it to the dead letters
+                    read.append((record, None))
+        return read
 
     def _fits(self, event: ContentEvent) -> bool:
+        """Whether an event passes the filters: by surface, by language, and by decision under one of the policies."""
         replay = self._replay
-        return (not replay.surfaces or is_surface(event.surface, replay.surfaces)) and (
-            in_languages(event.language, replay.languages)
+        return (
+            (not replay.surfaces or is_surface(event.surface, replay.surfaces))
+            and in_languages(event.language, replay.languages)
+            and any(self._fits_earlier(event, one.policy_id) for one in replay.policies)
         )
 
     def _fits_earlier(self, event: ContentEvent, policy_id: str) -> bool:

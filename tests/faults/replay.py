@@ -25,7 +25,7 @@ from safeguard_streams.infra import brokers
 from safeguard_streams.policies.files import load_library, with_changes
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.releases import operator
-from safeguard_streams.replay import jobs
+from safeguard_streams.replay import jobs, status
 from safeguard_streams.runtime import settings
 
 NAME = "hate-harassment"
@@ -65,7 +65,7 @@ async def run(address, count, folder):
     environment |= {"SAFEGUARD_SESSION_TIMEOUT_MS": "6000", "SAFEGUARD_REASONER_PORT": str(brokers.free_port())}
     reasoner = [sys.executable, str(Path(__file__).with_name("reasoner.py")), str(folder / "calls")]
     judging = Process("reasoner", reasoner, environment, folder)
-    start = [BIN / "safeguard", "replay", "start", str(folder / "policy.md"), "--noise", str(NOISE)]
+    start = [BIN / "safeguard", "replay", "start", str(folder / "policy.md"), "--noise", str(NOISE), "--yes"]
     running = Process("runner", start, environment, folder)
     try:
         return await watch(current, count, old.version, new.version, running, judging)
@@ -99,9 +99,9 @@ async def watch(current, count, old, new, running, judging):
                 judging.kill()
                 kills["reasoner"] += 1
                 judging.start()
-            if replays and replays[0].state == "escalated":
-                counts = (await jobs.counts(current, {replays[0].replay_id}))[replays[0].replay_id]
-                if counts[0] == counts[1] == sum(found.values()):
+            if replays and replays[0].escalated_at is not None:
+                counted = await status.counts(current, replays[0])
+                if counted.judged == counted.escalated == sum(found.values()):
                     break
     by_new = {content for content, v in found if v == new}
     by_old = {content for content, v in found if v == old}
@@ -113,6 +113,7 @@ async def watch(current, count, old, new, running, judging):
         "not_wanted": len(by_new - wanted),
         "judged_again_by_the_old_version": len(by_old),
         "judged_twice": sum(times > 1 for times in found.values()),
+        "counted": counted.escalated,  # by the runners, despite their kills
         "kills": kills,
     }
     again_at_most = {f"c{n}" for n in range(count) if n % 4 in (0, 2)}
@@ -121,6 +122,7 @@ async def watch(current, count, old, new, running, judging):
         and by_old <= again_at_most
         and abs(len(by_old) / len(again_at_most) - NOISE) < NOISE / 4
         and not summary["judged_twice"]
+        and counted.escalated == len(found)
         and set(kills.values()) == {len(KILLS)}
     )
     return summary

@@ -118,7 +118,8 @@ async def test_a_replay_leaves_erased_items_out(broker):
     async with kafka_bus.producer(broker) as producer:
         value = encode(ErasureRequest("c1", datetime.now(UTC), "ann"))
         await producer.send_and_wait(broker.prefix + topics.ERASURES, value, key=b"c1")
-    made = await jobs.create(broker, jobs.ReplayRequest([policy], noise=0.0), ChangedBy("test"))
+    made = await jobs.plan(broker, jobs.ReplayRequest([policy], noise=0.0), ChangedBy("test"))
+    await jobs.create(broker, made)
     assert await runner.run(broker, made, Classifier(), asyncio.Event()) == "escalated"
     read = kafka_bus.read_decoded(broker, [topics.ESCALATIONS_REPLAY], Escalation)
     assert {e.event.content_id async for _, e in read} == {"c0", "c2", "c3"}

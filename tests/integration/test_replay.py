@@ -80,7 +80,7 @@ def job(**more):
 
 async def chosen(events, earlier=(), **more):
     records = [StoredRecord(topics.EVENTS, 0, n, 0, f"c{n}".encode(), encode(e)) for n, e in enumerate(events)]
-    outputs = await ReplaySelector(job(**more), Classifier(), dict(earlier))(records)
+    outputs = (await ReplaySelector(job(**more), Classifier(), dict(earlier))(records)).outputs
     assert {o.topic for o in outputs} <= {topics.ESCALATIONS_REPLAY}
     return [decode(o.value, Escalation) for o in outputs]
 
@@ -107,11 +107,20 @@ async def test_a_version_compared_with_itself_judges_each_content_item_once():
 async def test_samples_and_filters_select():
     events = [event(n, surface="chat" if n % 8 < 4 else "mail", language="de") for n in range(50)]
     assert {e.event.surface for e in await chosen(events, surfaces=("Mail ",))} == {"mail"}
+    assert {e.event.surface for e in await chosen(events, surfaces=("MAIL",))} == {"mail"}, "whatever the case"
+    assert await chosen([event(n) for n in range(50)], surfaces=("mail",)) == [], "they name no surface"
     assert await chosen(events, languages=("fr",)) == []
     assert 5 < len(await chosen([event(n) for n in range(50)], sample=0.5)) < 25
     earlier = {(f"c{n}", NAME): "violates" if n < 20 else "safe" for n in range(50)}
     ids = {e.event.content_id for e in await chosen([event(n) for n in range(50)], earlier, decisions=("violates",))}
     assert ids == {f"c{n}" for n in range(10, 20) if n % 4 != 3}
+
+
+async def created(settings, request, changed_by):
+    """A replay that was written and has not begun."""
+    replay = await jobs.plan(settings, request, changed_by)
+    await jobs.create(settings, replay)
+    return replay
 
 
 async def publish(settings, count):
@@ -132,7 +141,7 @@ def running(settings, *words):
     environment["SAFEGUARD_SESSION_TIMEOUT_MS"] = str(settings.session_timeout_ms)
     command = [SAFEGUARD, "replay", *words]
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
             yield process
@@ -157,7 +166,7 @@ async def test_a_replay_that_is_killed_twice_escalates_each_event_once(kafka, tm
     policy = tmp_path / "policy.md"
     policy.write_text(NEW.document)
     killed = []
-    words = ["start", str(policy), "--noise", "0.5", "--why", "test"]
+    words = ["start", str(policy), "--noise", "0.5", "--why", "test", "--yes"]
     for _ in range(2):
         with running(kafka, *words) as process:
             killed.append(await wait_until_some(kafka, 1 + (killed[-1] if killed else 0), process))
@@ -167,7 +176,9 @@ async def test_a_replay_that_is_killed_twice_escalates_each_event_once(kafka, tm
     with running(kafka, *words, "--json") as process:
         output, errors = await asyncio.to_thread(process.communicate, timeout=TIMEOUT)
     assert process.returncode == 0, errors
-    assert json.loads(output)["state"] == "escalated"
+    shown = json.loads(output)
+    assert shown["state"] == "judging"
+    assert (shown["items"], shown["unreadable"], shown["escalated"]) == (count, 1, len(await escalated(kafka)))
     found = Counter((e.event.content_id, e.policy_version) for e in await escalated(kafka))
     assert set(found.values()) == {1}
     assert {content for content, v in found if v == NEW.version} == {f"c{n}" for n in range(count) if n % 4 != 3}
@@ -184,7 +195,7 @@ async def test_the_versions_of_a_replay_reach_the_reasoner_and_change_nothing_in
     await kafka_bus.create_topics(broker)
     await operator.release(broker, [OLD], ChangedBy("test"))
     await publish(broker, 10)
-    made = await jobs.create(broker, ReplayRequest([NEW]), ChangedBy("test"))
+    made = await created(broker, ReplayRequest([NEW]), ChangedBy("test"))
     feed = await feed_of(broker)
     assert {name: r.policy.version for name, r in feed.policies.released.items()} == {NAME: OLD.version}
     for each in (OLD, NEW):
@@ -199,22 +210,27 @@ async def test_any_process_can_pause_resume_and_cancel_a_replay(kafka):
     await kafka_bus.create_topics(kafka)
     await publish(kafka, 20)
     with pytest.raises(ConfigurationError, match="no event lies between these bounds"):
-        await jobs.create(kafka, ReplayRequest([NEW], first=1000), ChangedBy("test"))
-    made = await jobs.create(kafka, ReplayRequest([NEW], first=2, last=5), ChangedBy("test"))
+        await created(kafka, ReplayRequest([NEW], first=1000), ChangedBy("test"))
+    made = await created(kafka, ReplayRequest([NEW], first=2, last=5), ChangedBy("test"))
     assert all(end - made.starts[partition] <= 4 for partition, end in made.ends.items())
-    await jobs.set_state(kafka, made, "paused")
+    await jobs.pause(kafka, made)
     stop = asyncio.Event()
     assert await runner.run(kafka, made, Classifier(), stop) == "paused"
-    await jobs.set_state(kafka, made, "running")
+    assert (await jobs.resume(kafka, made)).state == "running"
     assert await runner.run(kafka, made, Classifier(), stop) == "escalated"
-    with pytest.raises(ConfigurationError, match="is escalated: start another one"):
-        await jobs.set_state(kafka, made, "paused")
-    with pytest.raises(ConfigurationError, match="0 replays begin with 'nonsense'"):
+    assert (await jobs.pause(kafka, made)).state == "paused"
+    assert (await jobs.finish(kafka, made)).state == "paused", "a runner that ends late changes nothing"
+    assert (await jobs.resume(kafka, made)).state == "escalated", "nothing is left to escalate"
+    with pytest.raises(ConfigurationError, match=f"no replay 'nonsense'; there are: {made.replay_id}"):
         await jobs.find(kafka, "nonsense")
     assert made.policies[0].before_version is None, "the policy was never in force"
-    other = await jobs.create(kafka, ReplayRequest([NEW]), ChangedBy("test"))
-    await jobs.set_state(kafka, other, "cancelled")
+    other = await created(kafka, ReplayRequest([NEW]), ChangedBy("test"))
+    await jobs.cancel(kafka, other)
     assert await runner.run(kafka, other, Classifier(), stop) == "cancelled"
+    with pytest.raises(ConfigurationError, match="is cancelled: start another one"):
+        await jobs.resume(kafka, other)
+    with pytest.raises(ConfigurationError, match="2 replays begin with '2', name one: "):
+        await jobs.find(kafka, "2")
 
 
 class ScriptedModel:
@@ -241,7 +257,7 @@ async def test_a_replay_is_judged_by_its_versions_whatever_is_in_force_and_its_s
     await kafka_bus.create_topics(broker)
     await operator.release(broker, [OLD], ChangedBy("test"))
     await publish(broker, 12)
-    made = await jobs.create(broker, ReplayRequest([NEW], noise=1.0), ChangedBy("why it is", "ann"))
+    made = await created(broker, ReplayRequest([NEW], noise=1.0), ChangedBy("why it is", "ann"))
     assert await runner.run(broker, made, Classifier(), asyncio.Event()) == "escalated"
     await operator.release(broker, [OTHER], ChangedBy("test"))
     await operator.retire(broker, NAME, ChangedBy("test"))
@@ -262,16 +278,18 @@ async def test_a_replay_is_judged_by_its_versions_whatever_is_in_force_and_its_s
     }
     monkeypatch.setenv("SAFEGUARD_BOOTSTRAP", broker.bootstrap)
     monkeypatch.setenv("SAFEGUARD_PREFIX", broker.prefix)
-    shown = await asyncio.to_thread(CliRunner().invoke, app, ["replay", "status", made.replay_id[:15], "--json"])
-    (row,) = json.loads(shown.stdout)
-    assert (row["state"], row["read"], row["of"], row["escalated"], row["judged"]) == ("escalated", 13, 13, 15, 15)
-    assert (row["by"], row["why"]) == ("ann", "why it is")
+    shown = await asyncio.to_thread(CliRunner().invoke, app, ["replay", "show", made.replay_id[:15], "--json"])
+    row = json.loads(shown.stdout)
+    assert (row["state"], row["read"], row["events"], row["escalated"], row["judged"]) == ("judged", 13, 13, 15, 15)
+    assert (row["items"], row["unreadable"]) == (12, 1)
+    assert (row["created_by"], row["why"]) == ("ann", "why it is")
     words = ["replay", "diff", made.replay_id, "--json", "--parquet", str(tmp_path / "pairs.parquet")]
     words += ["--html", str(tmp_path / "page.html")]
     found = json.loads((await asyncio.to_thread(CliRunner().invoke, app, words)).stdout)
     assert found["decisions"] == {"cleared": {"violates": 3}, "safe": {"cleared": 3, "violates": 3}}
     assert (found["to_violates"]["count"], found["to_safe"]["count"], found["compared"]) == (6, 0, 9)
     assert (found["noise"]["count"], found["noise"]["of"]) == (0, 3), "both gates escalate three"
+    assert (found["events"], found["unreadable"], found["violating_after"]["of"]) == (12, 1, 12)
     assert {flip["rationale_after"] for flip in found["examples"]} == {"So."}
     assert {flip["content_id"]: flip["text"] for flip in found["examples"]} == {
         f"c{number}": f"{TEXTS[number % 4]} {number}" for number in range(12) if number % 4 in (1, 2)
@@ -349,8 +367,8 @@ async def test_flips_are_promoted_once_despite_failures_and_reverted(kafka, monk
     async def verdicts():
         return [decode(r.value, Verdict) async for r in kafka_bus.read_all(kafka, [topics.VERDICTS])]
 
-    made = await jobs.create(kafka, ReplayRequest([NEW], noise=0.0), ChangedBy("test"))
-    assert "is running: wait until it ends" in str((await command("promote", made.replay_id)).exception)
+    made = await created(kafka, ReplayRequest([NEW], noise=0.0), ChangedBy("test"))
+    assert "is escalating: wait until it ends" in str((await command("promote", made.replay_id)).exception)
     assert await runner.run(kafka, made, Classifier(), asyncio.Event()) == "escalated"
     await judge_replayed_items(kafka)
     before = last_decisions(await verdicts())
@@ -371,9 +389,14 @@ async def test_flips_are_promoted_once_despite_failures_and_reverted(kafka, monk
 
     planned = await promotion.plan(kafka, made, made.policies[0], "promote")
     with pytest.raises(RuntimeError):
-        await promotion.publish(kafka, made, made.policies[0], planned, "promote", dies)
+        await promotion.publish(kafka, made, made.policies[0], planned, ChangedBy("first", "ann"), dies)
     assert len(await verdicts()) == 24, "it died after one chunk"
-    assert "20 superseding verdicts" in (await command("promote", made.replay_id, "--budget", "1", "--yes")).stdout
+    assert (
+        "20 superseding verdicts"
+        in (
+            await command("promote", made.replay_id, "--budget", "1", "--yes", "--by", "bob", "--why", "the rest")
+        ).stdout
+    )
     found = await verdicts()
     assert len({v.verdict_id for v in found}) == len(found) == 44
     assert Counter(last_decisions(found).values()) == {"violates": 29, "safe": 1}
@@ -393,7 +416,8 @@ async def test_flips_are_promoted_once_despite_failures_and_reverted(kafka, monk
     async with kafka_bus.producer(kafka) as producer:
         topic = kafka.prefix + topics.VERDICTS
         await producer.send_and_wait(topic, value=encode(newer), key=b"c2", partition=partition)
-    assert "23 superseding verdicts" in (await command("revert", made.replay_id, "--yes")).stdout
+    reverted = await command("revert", made.replay_id, "--yes", "--by", "cyd", "--why", "too strict")
+    assert "23 superseding verdicts" in reverted.stdout
     after = last_decisions(await verdicts())
     cleared = {f"c{n}": "safe" for n in range(40) if n % 4 == 1}
     assert after == {**before, **cleared}, "as before, and c2 as it was judged since"
@@ -403,6 +427,17 @@ async def test_flips_are_promoted_once_despite_failures_and_reverted(kafka, monk
     changes = Counter(a.action for _, a in [one async for one in moderators.actions(kafka)] if a.changes)
     assert changes == {"remove": 29, "allow": 24}, "each flip was done once and taken back once"
     assert "there is nothing to write" in (await command("revert", made.replay_id, "--yes")).stdout
+    assert await publications(kafka, made) == [
+        ("promote", "ann", "first", 24),
+        ("promote", "bob", "the rest", 20),
+        ("revert", "cyd", "too strict", 23),
+    ]
+
+
+async def publications(settings, replay):
+    """Who promoted and reverted a replay, why, and how many verdicts, as its record tells."""
+    noted = (await jobs.find(settings, replay.replay_id)).publications
+    return [(one.direction, one.by, one.why, one.verdicts) for one in noted]
 
 
 def replayed_verdict(number, replay, decision="violates"):
@@ -415,6 +450,7 @@ def replayed_verdict(number, replay, decision="violates"):
 async def test_what_was_shown_is_published_and_nothing_that_came_later(kafka):
     await kafka_bus.create_topics(kafka)
     replay = msgspec.structs.replace(job(), state="escalated", created_at=datetime.now(UTC))
+    await jobs.create(kafka, replay)
     policy = replay.policies[0]
 
     async def write(topic, *verdicts):
@@ -429,8 +465,8 @@ async def test_what_was_shown_is_published_and_nothing_that_came_later(kafka):
     assert len(planned.changes) == 5
     await write(topics.REPLAYS, *(replayed_verdict(n, replay) for n in range(5, 10)))
     await write(topics.VERDICTS, judged_before(1, "safe", datetime(2099, 1, 1, tzinfo=UTC)))  # judged again meanwhile
-    assert await promotion.publish(kafka, replay, policy, planned, "promote") == 4
-    assert await promotion.publish(kafka, replay, policy, planned, "promote") == 0, "the same plan again"
+    assert await promotion.publish(kafka, replay, policy, planned, ChangedBy("test")) == 4
+    assert await promotion.publish(kafka, replay, policy, planned, ChangedBy("test")) == 0, "the same plan again"
     read = kafka_bus.read_decoded(kafka, [topics.VERDICTS], Verdict)
     assert {v.content_id async for _, v in read if v.policy_version == NEW.version} == {"c0", "c2", "c3", "c4"}
     assert len((await promotion.plan(kafka, replay, policy, "promote")).changes) == 5, "those that came later"
@@ -453,7 +489,7 @@ class SlowSelector(ReplaySelector):
 async def test_a_paused_replay_resumes_where_it_was_when_kafka_forgot_its_position(kafka):
     await kafka_bus.create_topics(kafka)
     await publish(kafka, 2000)
-    made = await jobs.create(kafka, ReplayRequest([NEW], noise=0.0), ChangedBy("test"))
+    made = await created(kafka, ReplayRequest([NEW], noise=0.0), ChangedBy("test"))
     stop, read = asyncio.Event(), []
 
     def until_some(done):
@@ -478,14 +514,12 @@ async def test_a_paused_replay_resumes_where_it_was_when_kafka_forgot_its_positi
 async def test_a_replay_is_committed_when_no_event_is_left(kafka):
     await kafka_bus.create_topics(kafka)
     await publish(kafka, 50)
-    made = await jobs.create(kafka, ReplayRequest([NEW], noise=0.0), ChangedBy("test"))
+    made = await created(kafka, ReplayRequest([NEW], noise=0.0), ChangedBy("test"))
     assert not await jobs.is_committed(kafka, made)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner.Engine, "run", _ends_at_once)
         assert await runner.run(kafka, made, Classifier(), asyncio.Event()) == "running"
-    assert await runner.run(kafka, await jobs.set_state(kafka, made, "running"), Classifier(), asyncio.Event()) == (
-        "escalated"
-    )
+    assert await runner.run(kafka, made, Classifier(), asyncio.Event()) == "escalated"
     assert await jobs.is_committed(kafka, made)
     assert len(await escalated(kafka)) == 25
 

@@ -14,7 +14,8 @@ from safeguard_streams.contract.records import Replay, Replayed, Tokens
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.quality.proportions import proportion
 from safeguard_streams.replay.diff import Diff, FlipCounts, ReplayFlip
-from safeguard_streams.replay.page import render, summary
+from safeguard_streams.replay.headline import headline
+from safeguard_streams.replay.page import render
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 HOSTILE = "</pre><script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">" + "long" * 200
@@ -44,6 +45,7 @@ def diff(**more):
         "version": "b27594ece489",
         "before_version": "a1b2c3d4e5f6",
         "events": 12_000,
+        "unreadable": 3,
         "escalated": 1100,
         "waiting": 0,
         "unknown": 12,
@@ -113,10 +115,10 @@ def test_the_page_states_the_figures():
     _, text = read(render(diff(), REPLAY))
     for part in (
         "hate-harassment: what the new version changes",
-        "The change is more than noise",
+        "More items flip than noise explains",
         "15 become violating 1.50% of the items compared",
         "65 no longer violate 6.50% of the items compared; the new gate lets 7 of them pass",
-        "1,000 items compared of about 12,000 events; 12 without an earlier verdict",
+        "1,000 items compared of 12,000 events (without 3 dead letters); 12 without an earlier verdict",
         "1 of 200 decisions differ when the same version judges twice",
         "HH2 Insults, demeans or harasses a person",
         "not specified",
@@ -153,7 +155,7 @@ def test_a_long_text_is_cut_between_characters_and_an_example_without_one_has_no
 
 def test_pages_without_flips_or_without_a_version_before_are_complete():
     _, text = read(render(nothing(), REPLAY))
-    assert "No decision changes." in text
+    assert "No decision changes: none of 1,000 compared items flips" in text
     assert "By rule" not in text
     assert "replay promote" not in text
     _, text = read(render(diff(before_version=None, compared=0), msgspec.structs.replace(REPLAY, policies=())))
@@ -163,15 +165,15 @@ def test_pages_without_flips_or_without_a_version_before_are_complete():
 @pytest.mark.parametrize(
     ("result", "expected"),
     [
-        (diff(), "more than noise"),
-        (diff(noise=proportion(12, 100)), "cannot be told from noise"),
+        (diff(), "More items flip than noise explains"),
+        (diff(noise=proportion(10, 100)), "is undecided"),
         (diff(noise=proportion(0, 0)), "No noise floor was measured"),
         (diff(compared=0), "There is nothing to compare"),
         (nothing(), "No decision changes"),
     ],
 )
 def test_the_summary_claims_no_more_than_the_figures(result, expected):
-    assert expected in summary(result)
+    assert expected in headline(result)
 
 
 def browse(tmp_path, html, width, *arguments):

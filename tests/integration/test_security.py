@@ -231,10 +231,10 @@ async def test_each_role_does_its_work(secure, tmp_path, monkeypatch):
         assert [letter["stage"] for letter in letters] == ["prefilter"]
         retried = command(secure, "operator", "dead-letters", "retry", "--json")
         assert json.loads(retried.stdout)["retried"] == 1, retried.stderr
-        started = command(secure, "operator", "replay", "start", str(changed), "--noise", "0", "--json")
+        started = command(secure, "operator", "replay", "start", str(changed), "--noise", "0", "--yes", "--json")
         assert started.returncode == 0, started.stderr
         made = json.loads(started.stdout.splitlines()[-1])
-        assert made["state"] == "escalated"
+        assert made["state"] in ("judging", "judged")
 
         async def judged():
             return len(await read(secure, "auditor", topics.REPLAYS, Verdict)) >= 2
@@ -284,7 +284,7 @@ async def test_a_refusal_says_what_to_do(secure, tmp_path):
         ("prefilter", ["dead-letters", "retry"]),
         ("reasoner", ["enforce", "run", "--port", "0"]),
         ("operator", ["prefilter", "run", "--port", str(brokers.free_port())]),
-        ("stranger", ["replay", "status"]),
+        ("stranger", ["replay", "list"]),
     ):
         done = command(secure, user, *words)
         assert done.returncode == 1, (user, done.stdout, done.stderr)

@@ -146,7 +146,7 @@ class Stage:
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception
         if words[:2] == ["replay", "start"]:
-            self.replay = done.stdout.split()[1]
+            self.replay = re.search(r"^replay (\S+)", done.stdout, re.MULTILINE)[1]
         return done.exit_code, done.stdout, done.output
 
     def start(self, words):

@@ -20,10 +20,12 @@ from safeguard_streams.contract.records import (
 )
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.replay import diff, jobs
+from safeguard_streams.replay.status import ReplayCounts, ReplayStatus
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 POLICY = Replayed("hate", "new", "document", before_version="old", before_document="document")
 JOB = Replay("r1", (POLICY,), {"0": 0, "1": 5}, {"0": 600, "1": 405}, "escalated", WHEN, "test")
+STATUS = ReplayStatus(JOB, JOB.total, items=950, unreadable=50, counts=ReplayCounts(0, 0, 0))
 DECISIONS = ("violates", "safe", "undetermined")
 
 
@@ -110,7 +112,7 @@ def test_the_join_equals_one_computed_record_by_record(seed, chunk, monkeypatch)
     monkeypatch.setattr(diff, "CHUNK", chunk)
     escalated, replayed, earlier = stream(seed)
     with joined(POLICY, escalated, replayed, earlier) as db:
-        result = diff.count(db, JOB, POLICY, [])
+        result = diff.count(db, STATUS, POLICY, [])
         pairs = {row[0]: row[1:] for row in db.execute("SELECT content_id, before, after FROM pairs").fetchall()}
 
     new, before, again = last(replayed, "new"), last(earlier), last(replayed, "old")
@@ -155,7 +157,10 @@ def test_the_join_equals_one_computed_record_by_record(seed, chunk, monkeypatch)
     assert (result.noise.count, result.noise.of) == (differ, len(both))
     exposed = sum(was in decided and now in decided for was, now in expected.values())
     assert result.noise.value == pytest.approx(differ / len(both) * exposed / result.compared, abs=2e-4)
-    assert result.events == 1000
+    assert (result.events, result.unreadable) == (950, 50), "dead letters are no content"
+    violating = sum(was == "violates" for was, _ in known)
+    assert result.violating_before.of == 950
+    assert result.violating_before.value == pytest.approx(violating / 950, abs=1e-4)
     assert result.tokens == Tokens(100 * len(replayed), 60 * len(replayed), 10 * len(replayed))
     assert result.seconds == pytest.approx(0.5 * len(replayed), abs=0.1)
 
@@ -164,16 +169,16 @@ def test_an_edited_text_is_compared_with_verdicts_on_the_same_text():
     edited = msgspec.structs.replace(verdict("a", "violates", version="old", later=9, lane="live"), content_sha256="b")
     earlier = [verdict("a", "safe", version="old", lane="live"), edited]
     with joined(POLICY, [escalation("a")], [verdict("a", "safe")], earlier) as db:
-        assert diff.count(db, JOB, POLICY, []).decisions == {"safe": {"safe": 1}}
+        assert diff.count(db, STATUS, POLICY, []).decisions == {"safe": {"safe": 1}}
 
 
 def test_a_replay_without_verdicts_or_without_a_version_before_has_a_diff():
     with joined(POLICY, [escalation("a")], [], []) as db:
-        result = diff.count(db, JOB, POLICY, [])
+        result = diff.count(db, STATUS, POLICY, [])
     assert (result.escalated, result.waiting, result.compared, result.to_safe.value) == (1, 1, 0, None)
     new = Replayed("hate", "new", "document")
     with joined(new, [escalation("a", live=False)], [verdict("a", "violates")], []) as db:
-        result = diff.count(db, JOB, new, [])
+        result = diff.count(db, STATUS, new, [])
     assert result.decisions == {"cleared": {"violates": 1}}
     assert result.to_violates.count == 1
 
@@ -192,3 +197,5 @@ def test_one_of_several_policies_must_be_named():
     assert jobs.policy_of(JOB, None) is POLICY
     with pytest.raises(ConfigurationError, match="--policy: hate, spam"):
         jobs.policy_of(several, None)
+    with pytest.raises(ConfigurationError, match="has no policy 'hat'; it has: hate, spam"):
+        jobs.policy_of(several, "hat")

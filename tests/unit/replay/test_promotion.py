@@ -56,6 +56,23 @@ def planned(replayed, topic, direction):
     return decide(pairs.values(), direction)
 
 
+def test_a_preview_counts_the_decisions_that_stand_afterwards():
+    """One cleared item became violating, one violating became safe, one undetermined became violating."""
+    replayed = [
+        ReplayedVerdict(0, 0, verdict("r0", "c0", "violates", live=False)),
+        ReplayedVerdict(0, 1, verdict("r1", "c1", "safe", live=True, minutes=10)),
+        ReplayedVerdict(0, 2, verdict("r2", "c2", "violates", live=True, minutes=10)),
+    ]
+    before = [verdict("b1", "c1", "violates"), verdict("b2", "c2", "undetermined")]
+    promoting = planned(replayed, before, "promote")
+    assert [promoting.count(decision) for decision in DECISIONS] == [2, 1, 0]
+    promoted = [change.result("promote") for change in promoting.changes]
+    reverting = planned(replayed, [*before, *promoted], "revert")
+    assert [reverting.count(decision) for decision in DECISIONS] == [1, 1, 1], "as before the promotion"
+    restored = {change.after.content_id: change.result("revert").decision for change in reverting.changes}
+    assert restored == {"c0": "safe", "c1": "violates", "c2": "undetermined"}
+
+
 def model(replayed, topic, direction):
     """The same by looking at everything for each item."""
     changes, compared = [], 0

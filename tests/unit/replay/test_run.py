@@ -2,13 +2,15 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from safeguard_streams.bus.interface import Output, Partition
 from safeguard_streams.bus.memory import MemoryBus
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Replay, now
+from safeguard_streams.contract.records import Replay, ReplayProgress, decode, encode, now
 from safeguard_streams.replay import jobs, runner
+from safeguard_streams.replay.selection import Selection
 from safeguard_streams.runtime.memory_broker import MemoryBroker
 from safeguard_streams.runtime.settings import Settings
 
@@ -26,10 +28,11 @@ class ReplayRun:
         self.replay = Replay("r", (), {"0": 0, "1": 0}, {"0": 15, "1": 20}, "running", now(), "ann", "why")
         self.bus = MemoryBus(self.broker, [topics.EVENTS])
         self.changes, self.delay = [], 0.0
-        for name in ("find", "progress", "set_state", "is_committed"):
+        for name in ("find", "progress", "finish", "is_committed"):
             monkeypatch.setattr(jobs, name, getattr(self, name))
         monkeypatch.setattr(runner, "earlier_decisions", self.nothing)
         monkeypatch.setattr(runner, "ReplaySelector", lambda *_: self.select)
+        monkeypatch.setattr(runner.kafka, "read_decoded", self.read_progress)
         monkeypatch.setattr(runner.kafka, "KafkaBus", lambda *_, record_seconds: self.bus)
         monkeypatch.setattr(runner.ErasureList, "read", self.nothing)
         monkeypatch.setattr(runner.kafka, "set_first_positions", self.nothing)
@@ -39,7 +42,18 @@ class ReplayRun:
 
     async def select(self, records):
         await asyncio.sleep(self.delay)
-        return [Output(SINK, None, record.value) for record in records]
+        return Selection([Output(SINK, None, record.value) for record in records], len(records), 0)
+
+    async def read_progress(self, _, names, kind, since):
+        assert (names, kind) == ([topics.REPLAY_PROGRESS], ReplayProgress)
+        for record in self.broker.read(topics.REPLAY_PROGRESS):
+            yield record, decode(record.value, ReplayProgress)
+
+    @property
+    def counted(self):
+        """The last progress of each partition."""
+        read = [decode(record.value, ReplayProgress) for record in self.broker.read(topics.REPLAY_PROGRESS)]
+        return {one.partition: one for one in read}
 
     async def find(self, *_):
         return self.replay
@@ -50,10 +64,11 @@ class ReplayRun:
     async def is_committed(self, *_):
         return await self.progress() == self.replay.total
 
-    async def set_state(self, _, replay, state):
-        assert replay is self.replay
-        self.changes.append(state)
-        return Replay("r", (), replay.starts, replay.ends, state, replay.created_at, "ann", "why")
+    async def finish(self, _, replay):
+        assert replay.replay_id == self.replay.replay_id
+        current = await jobs.find(None, replay.replay_id)
+        self.changes.append("escalated" if current.state == "running" else current.state)
+        return msgspec.structs.replace(current, state=self.changes[-1], escalated_at=now())
 
     async def run(self, stop=None, on_progress=lambda done: None):
         async with asyncio.timeout(10):
@@ -77,6 +92,24 @@ async def test_a_replay_is_escalated_when_all_is_committed_to_its_ends(replay_ru
     assert replay_run.selected == sorted([*range(0, 30, 2), *range(1, 40, 2)])
     assert replay_run.broker.positions[FIRST].offset == 15
     assert reported[-1] == replay_run.replay.total == 35
+    assert {n: (one.position, one.items, one.escalated) for n, one in replay_run.counted.items()} == {
+        0: (15, 15, 15),
+        1: (20, 20, 20),
+    }
+
+
+async def test_what_is_read_again_is_counted_once(replay_run):
+    """Without transactions, a runner may die between its outputs and its position."""
+    for number, position in ((0, 8), (1, 20)):
+        progress = ReplayProgress("r", number, position, items=position, escalated=position)
+        replay_run.broker.append(topics.REPLAY_PROGRESS, encode(progress), progress.key)
+    other = ReplayProgress("another", 0, 3, items=1000)
+    replay_run.broker.append(topics.REPLAY_PROGRESS, encode(other), other.key)
+    assert await replay_run.run() == "escalated"
+    assert {n: (one.position, one.items) for n, one in replay_run.counted.items() if one.replay_id == "r"} == {
+        0: (15, 15),
+        1: (20, 20),
+    }
 
 
 async def test_a_replay_whose_last_commit_is_not_known_stays_to_be_resumed(replay_run, monkeypatch):
@@ -118,7 +151,7 @@ async def test_a_replay_that_was_cancelled_as_it_ended_stays_cancelled(replay_ru
 
     monkeypatch.setattr(jobs, "find", job)
     assert await replay_run.run() == "cancelled"
-    assert replay_run.changes == []
+    assert "escalated" not in replay_run.changes
 
 
 async def test_an_error_of_the_watch_ends_the_run_and_is_raised(replay_run, monkeypatch):

@@ -19,7 +19,9 @@ async def test_a_replay_reads_events_as_the_prefilter_does():
         StoredRecord(topics.EVENTS, 3, offset, 0, b"another", text, [])
         for offset, text in enumerate([value % INSULT, b"no event", value % (INSULT * 3000), value % INSULT])
     ]
-    outputs = await ReplaySelector(replay, Classifier(), {})(records)
+    selection = await ReplaySelector(replay, Classifier(), {})(records)
+    assert (selection.items, selection.unreadable) == (3, 1)
+    outputs = selection.outputs
     escalations = [decode(output.value, Escalation) for output in outputs]
     assert [escalation.origin for escalation in escalations] == ["3@0", "3@2", "3@3"]
     assert all(escalation.repaired for escalation in escalations)
