@@ -16,7 +16,7 @@ SafeguardError              base of all errors below
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import msgspec
@@ -28,6 +28,24 @@ class SafeguardError(Exception):
 
 class ConfigurationError(SafeguardError):
     """A setting, a file or an argument is wrong."""
+
+
+_NAMED = 20  # known names that a message lists at most
+
+
+def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> ConfigurationError:
+    """The error for a name that is none of the known ones: it says which is close, and which there are.
+
+    kind: what is named, as in "policy". where: what should have it, as in "in policies/".
+    """
+    from difflib import get_close_matches  # only errors need it, and this module is in every application
+
+    names = sorted(set(known))
+    close = get_close_matches(name, names, 1)
+    hint = f"; did you mean {close[0]}?" if close else "."
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    listed = f"There are: {', '.join(names[:_NAMED])}{more}" if names else "There are none yet"
+    return ConfigurationError(f"no {kind} {name!r}{f' {where}' if where else ''}{hint} {listed}")
 
 
 class ForbiddenError(ConfigurationError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -10,11 +10,13 @@ import orjson
 import typer
 
 from safeguard_streams.cli.output import Table, console
-from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.errors import ConfigurationError, unknown
 from safeguard_streams.policies import check as checking
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.files import load
+from safeguard_streams.releases import operator
 from safeguard_streams.releases.operator import ChangedBy
+from safeguard_streams.runtime.settings import Settings
 
 Bootstrap = Annotated[
     str | None, typer.Option("--bootstrap", metavar="HOST:PORT", help="Kafka brokers; default SAFEGUARD_BOOTSTRAP.")
@@ -51,9 +53,30 @@ def policy_path(name: str, library: Path) -> Path:
     """A policy's file, by its id in the library or by its path. Raises ConfigurationError when there is none."""
     path = Path(name) if name.endswith(".md") else library / name / "policy.md"
     if not path.is_file():
-        ids = ", ".join(sorted(file.parent.name for file in library.glob("*/policy.md")))
-        raise ConfigurationError(f"no policy {name!r} in {library}; it has {ids}; or name a policy.md file")
+        ids = [file.parent.name for file in library.glob("*/policy.md")]
+        raise unknown("policy file" if name.endswith(".md") else "policy", name, ids, f"in {library}")
     return path
+
+
+async def require_released(current: Settings, policy_id: str | None) -> None:
+    """Raise ConfigurationError that says what there is if this policy was never released; None is no policy."""
+    if policy_id is None:
+        return
+    history = await operator.history(current)
+    known = {change.policy_id for change in history.changes} | history.in_force.keys() | history.shadows.keys()
+    if policy_id not in known:
+        raise unknown("released policy", policy_id, known, f"at {current.bootstrap}")
+
+
+def one_of(kind: str, vocabulary: Sequence[str]) -> Callable[[str], str]:
+    """The parser of an option or argument with a fixed vocabulary; any other value ends with exit status 2."""
+
+    def parse(value: str) -> str:
+        if value not in vocabulary:
+            raise typer.BadParameter(str(unknown(kind, value, vocabulary)))
+        return value
+
+    return parse
 
 
 class LoadedPolicy(NamedTuple):
