@@ -16,6 +16,7 @@ SafeguardError              base of all errors below
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -28,24 +29,6 @@ class SafeguardError(Exception):
 
 class ConfigurationError(SafeguardError):
     """A setting, a file or an argument is wrong."""
-
-
-_NAMED = 20  # known names that a message lists at most
-
-
-def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> ConfigurationError:
-    """The error for a name that is none of the known ones: it says which is close, and which there are.
-
-    kind: what is named, as in "policy". where: what should have it, as in "in policies/".
-    """
-    from difflib import get_close_matches  # only errors need it, and this module is in every application
-
-    names = sorted(set(known))
-    close = get_close_matches(name, names, 1)
-    hint = f"; did you mean {close[0]}?" if close else "."
-    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    listed = f"There are: {', '.join(names[:_NAMED])}{more}" if names else "There are none yet"
-    return ConfigurationError(f"no {kind} {name!r}{f' {where}' if where else ''}{hint} {listed}")
 
 
 class ForbiddenError(ConfigurationError):
@@ -103,3 +86,15 @@ class PolicyError(SafeguardError):
     def of(cls, problems: Sequence[Problem]) -> PolicyError:
         """One error for all problems."""
         return cls("\n".join(map(str, problems)))
+
+
+def nearest(given: str, names: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one; empty if none is near."""
+    near = difflib.get_close_matches(given, list(names), 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def choices(given: str, names: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, and all that there are."""
+    known = sorted(set(names))
+    return f"{nearest(given, known) or ';'} available: {', '.join(known) or 'none'}"

@@ -10,13 +10,11 @@ import orjson
 import typer
 
 from safeguard_streams.cli.output import Table, console
-from safeguard_streams.errors import ConfigurationError, unknown
+from safeguard_streams.errors import ConfigurationError, choices
 from safeguard_streams.policies import check as checking
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.files import load
-from safeguard_streams.releases import operator
 from safeguard_streams.releases.operator import ChangedBy
-from safeguard_streams.runtime.settings import Settings
 
 Bootstrap = Annotated[
     str | None, typer.Option("--bootstrap", metavar="HOST:PORT", help="Kafka brokers; default SAFEGUARD_BOOTSTRAP.")
@@ -54,18 +52,8 @@ def policy_path(name: str, library: Path) -> Path:
     path = Path(name) if name.endswith(".md") else library / name / "policy.md"
     if not path.is_file():
         ids = [file.parent.name for file in library.glob("*/policy.md")]
-        raise unknown("policy file" if name.endswith(".md") else "policy", name, ids, f"in {library}")
+        raise ConfigurationError(f"no policy {name!r} in {library}, and no such policy.md file{choices(name, ids)}")
     return path
-
-
-async def require_released(current: Settings, policy_id: str | None) -> None:
-    """Raise ConfigurationError that says what there is if this policy was never released; None is no policy."""
-    if policy_id is None:
-        return
-    history = await operator.history(current)
-    known = {change.policy_id for change in history.changes} | history.in_force.keys() | history.shadows.keys()
-    if policy_id not in known:
-        raise unknown("released policy", policy_id, known, f"at {current.bootstrap}")
 
 
 def one_of(kind: str, vocabulary: Sequence[str]) -> Callable[[str], str]:
@@ -73,7 +61,7 @@ def one_of(kind: str, vocabulary: Sequence[str]) -> Callable[[str], str]:
 
     def parse(value: str) -> str:
         if value not in vocabulary:
-            raise typer.BadParameter(str(unknown(kind, value, vocabulary)))
+            raise typer.BadParameter(f"no {kind} {value!r}{choices(value, vocabulary)}")
         return value
 
     return parse

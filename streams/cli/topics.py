@@ -71,7 +71,7 @@ def acls(
         str | None,
         typer.Argument(
             parser=one_of("role", list(access_lists.ROLES)),
-            metavar="[ROLE]",
+            metavar="ROLE",
             help=f"Only this role: {', '.join(access_lists.ROLES)}.",
         ),
     ] = None,

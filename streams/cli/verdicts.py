@@ -8,10 +8,11 @@ from typing import Annotated, get_args
 import typer
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.cli.options import Bootstrap, Json, one_of, require_released
+from safeguard_streams.cli.options import Bootstrap, Json
 from safeguard_streams.cli.output import plain, say
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Decision, Verdict, encode
+from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.process import Stop, run_until_first
 
@@ -21,14 +22,7 @@ app = typer.Typer(no_args_is_help=True, help="Follow verdicts.")
 @app.command("tail")
 def tail(
     policy: Annotated[str | None, typer.Option(help="Only verdicts under this policy.")] = None,
-    decision: Annotated[
-        str | None,
-        typer.Option(
-            parser=one_of("decision", get_args(Decision)),
-            metavar="DECISION",
-            help="Only this decision: violates, safe or undetermined.",
-        ),
-    ] = None,
+    decision: Annotated[str | None, typer.Option(help="Only this decision: violates, safe or undetermined.")] = None,
     from_beginning: Annotated[
         bool, typer.Option(help="Start with the oldest verdict instead of the next one.")
     ] = False,
@@ -38,11 +32,12 @@ def tail(
 ) -> None:
     """Follow verdicts as they are published, until Ctrl-C."""
     current = settings.load(bootstrap=bootstrap)
+    if decision not in {None, *get_args(Decision)}:
+        raise ConfigurationError(f"--decision: violates, safe or undetermined, not {decision}")
     names = [topics.VERDICTS, topics.CLEARED] if cleared else [topics.VERDICTS]
 
     async def follow() -> None:
         await kafka.wait_for_broker(current, timeout=10)
-        await require_released(current, policy)
         async with kafka.reader(current, names, from_end=not from_beginning) as consumer:
             async for record in consumer:
                 verdict = kafka.decoded_or_left_out(current, record, Verdict)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,7 +23,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.errors import ConfigurationError, nearest
 from safeguard_streams.policies.vocabulary import Effort
 from safeguard_streams.runtime.brokers import check_brokers
 
@@ -30,6 +31,10 @@ from safeguard_streams.runtime.brokers import check_brokers
 # is not meant as a setting, and is left out.
 _SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://[^/]*:[0-9]+\Z", re.IGNORECASE)
 _USER = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#]*@", re.IGNORECASE)
+
+
+def _file() -> Path:
+    return Path(os.environ.get("SAFEGUARD_CONFIG", "safeguard.toml"))
 
 
 def _checked_brokers(brokers: str) -> str:
@@ -201,13 +206,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (pydantic's signature)
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (the same)
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        file = Path(os.environ.get("SAFEGUARD_CONFIG", "safeguard.toml"))
         secrets = Path(os.environ.get("SAFEGUARD_SECRETS", "/run/secrets"))
         if isinstance(env_settings, EnvSettingsSource):
             env_settings.env_vars = {
                 name: value for name, value in env_settings.env_vars.items() if not _SERVICE_LINK.match(value or "")
             }
-        sources = (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file))
+        sources = (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, _file()))
         return (*sources, SecretsSettingsSource(settings_cls, secrets)) if secrets.is_dir() else sources
 
 
@@ -215,8 +219,15 @@ def load(**given: Any) -> Settings:
     """Settings, with `given` (None: not given) before all sources. Raises ConfigurationError naming the setting."""
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigurationError(f"{_file()}: cannot be read: {error}") from error
     except ValidationError as error:
-        problems = "; ".join(
-            f"SAFEGUARD_{'_'.join(map(str, e['loc'])).upper()}: {e['msg'].lower()}" for e in error.errors()
-        )
-        raise ConfigurationError(problems) from None
+        raise ConfigurationError("; ".join(_problem(e["type"], e["loc"], e["msg"]) for e in error.errors())) from None
+
+
+def _problem(kind: str, path: tuple[int | str, ...], message: str) -> str:
+    """What is wrong with a setting. Only a file can have an unknown one: unknown variables are of other programs."""
+    name = "_".join(map(str, path))
+    if kind == "extra_forbidden":
+        return f"{_file()}: unknown setting {name}{nearest(name, Settings.model_fields)}"
+    return f"SAFEGUARD_{name.upper()}: {message.lower()}"

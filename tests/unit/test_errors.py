@@ -2,24 +2,21 @@
 
 import pytest
 
-from safeguard_streams.errors import ConfigurationError, unknown
+from safeguard_streams.errors import choices, nearest
 
 
 @pytest.mark.parametrize(
     ("known", "message"),
     [
-        (["safe", "violates"], "no decision 'violatess'; did you mean violates? There are: safe, violates"),
-        (["a", "b", "a"], "no decision 'violatess'. There are: a, b"),
-        ([], "no decision 'violatess'. There are none yet"),
+        (["violates", "safe"], "; did you mean violates? available: safe, violates"),
+        (["a", "b", "a"], "; available: a, b"),
+        ([], "; available: none"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_closest_and_all_known_ones(known, message):
-    error = unknown("decision", "violatess", known)
-    assert isinstance(error, ConfigurationError)
-    assert str(error) == message
+    assert choices("violatess", known) == message
 
 
-def test_a_long_list_of_known_names_is_cut_and_the_place_is_named():
-    message = str(unknown("policy", "x", [f"p{number:02}" for number in range(25)], "in library"))
-    assert message.startswith("no policy 'x' in library. There are: p00, ")
-    assert message.endswith("p19 and 5 more")
+def test_a_setting_of_many_is_answered_with_the_closest_only():
+    assert nearest("bootstarp", ["bootstrap", "prefix"]) == "; did you mean bootstrap?"
+    assert nearest("zzz", ["bootstrap", "prefix"]) == ""
