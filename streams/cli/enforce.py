@@ -11,7 +11,7 @@ import msgspec
 import orjson
 import typer
 
-from safeguard_streams.cli.options import Bootstrap, By, Json, Library, Why, changed_by, needs_extra, show_rows
+from safeguard_streams.cli.options import Bootstrap, By, Json, Library, Port, Why, changed_by, needs_extra, show_rows
 from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.contract.records import Enforced
@@ -22,6 +22,7 @@ from safeguard_streams.enforcement.moderators import HeldAction
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import LIBRARY, load_library
 from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.ports import check_port
 from safeguard_streams.runtime.process import configure_logging
 
 app = typer.Typer(
@@ -32,7 +33,6 @@ RulesFile = Annotated[
     Path,
     typer.Argument(metavar="[RULES]", show_default="the rules in the package", help="Enforcement rules, a TOML file."),
 ]
-Port = Annotated[int | None, typer.Option(help="Port of the health endpoint.")]
 
 
 @app.command("run")
@@ -63,6 +63,7 @@ def run(
     except ImportError as error:
         raise needs_extra(error, "enforcement") from error
     current = settings.load(bootstrap=bootstrap, enforcement_port=port)
+    check_port(current.host, current.enforcement_port)
     loaded = rules_of.load(rules)
     configure_logging(form=current.log_format)
     asyncio.run(agent.run(current, loaded, from_now=from_now, dry_run=dry_run))

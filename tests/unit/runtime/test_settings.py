@@ -26,8 +26,15 @@ def test_a_wrong_setting_is_named(monkeypatch, tmp_path):
     with pytest.raises(ConfigurationError, match="SAFEGUARD_PARTITIONS: .*greater than or equal to 1"):
         settings.load()
     monkeypatch.delenv("SAFEGUARD_PARTITIONS")
-    (tmp_path / "safeguard.toml").write_text("partition = 3\n")
-    with pytest.raises(ConfigurationError, match="SAFEGUARD_PARTITION: extra inputs"):
+    (tmp_path / "safeguard.toml").write_text("partition = 3\ncolour = 1\n")
+    expected = r"safeguard.toml: unknown setting partition; did you mean partitions\?; .* unknown setting colour$"
+    with pytest.raises(ConfigurationError, match=expected):
+        settings.load()
+
+
+def test_a_file_that_is_no_toml_is_named(tmp_path):
+    (tmp_path / "safeguard.toml").write_text("bootstrap = [")
+    with pytest.raises(ConfigurationError, match="safeguard.toml: cannot be read: .*end of document"):
         settings.load()
 
 
