@@ -29,7 +29,7 @@ from io import TextIOWrapper
 from typing import Annotated
 
 import typer
-from typer.completion import completion_init
+from typer.completion import completion_init  # type: ignore[attr-defined]  # public, but not marked as such
 
 from safeguard_streams.cli import (
     bench,
@@ -63,7 +63,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(f"safeguard {version('safeguard-streams')}")
+        say(f"safeguard {version('safeguard-streams')}")
         raise typer.Exit
 
 
