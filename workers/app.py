@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
-
-import psutil
 
 from safeguard_streams.bus.engine import Engine, Limits
 from safeguard_streams.bus.kafka import KafkaBus
@@ -20,7 +17,7 @@ from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.replay.paused import HoldingBus, PausedReplays
 from safeguard_streams.runtime import telemetry
 from safeguard_streams.runtime.health import served
-from safeguard_streams.runtime.process import EventLoopPauses, Stop, run_until_first
+from safeguard_streams.runtime.process import EventLoopPauses, Stop, end_children, leave, run_until_first
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.inference.interface import InferenceBackend
 from safeguard_streams.workers.inference.remote import ServerBackend
@@ -51,10 +48,9 @@ async def run(settings: Settings, start: StartBackend = start_backend) -> None:
             async with served(settings.host, settings.reasoner_port, worker.state):
                 await worker.run(stop.event)
     finally:
-        _end_children()
+        end_children()
         if stop.event.is_set() and worker.backend is None:
-            logging.shutdown()
-            os._exit(0)  # stopped while a model was loading: nothing else ends the thread that loads it
+            leave(0)  # stopped while a model was loading: nothing else ends the thread that loads it
 
 
 class Worker:
@@ -155,13 +151,3 @@ class Worker:
             reserve=calls // 4,
             max_background=round(calls * self.settings.background_share),
         )
-
-
-def _end_children() -> None:
-    """End the processes of the inference backend; they hold no state of their own."""
-    children = psutil.Process().children(recursive=True)
-    for child in children:
-        child.terminate()
-    _, alive = psutil.wait_procs(children, timeout=2)
-    for child in alive:
-        child.kill()

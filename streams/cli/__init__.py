@@ -2,14 +2,16 @@
 
 Each module holds one command or one group of commands. It parses arguments, calls the package that does the work, and
 prints the result as tables or, with --json, as JSON. A SafeguardError ends the command with exit status 1, and its
-message goes to standard error.
+message goes to standard error. A wrong option ends it with 2, and Ctrl-C with 130, or with 0 where running until then
+is the command's purpose.
 
 - `options`: options, rows and errors that commands share; `output`: text and tables for people.
 - `texts`: texts of content items, wrapped or shortened to the width of the terminal.
 - `benchmark` runs and prints a benchmark.
-- `demo`, `publish`, `verdicts`: try the pipeline, send content, follow verdicts.
 - `content`: looks up a content item.
+- `demo`, `broker`, `publish`, `verdicts`: try the pipeline, run a broker to try it on, send content, follow verdicts.
 - `topics`, `prefilter`, `policy`, `replay`, `enforce`, `bench`, `dead_letters`, `erase`, `capacity`: operate it.
+- `completion`: lets a shell complete commands.
 
 ## Design decisions
 
@@ -21,15 +23,21 @@ message goes to standard error.
 
 from __future__ import annotations
 
+import errno
+import logging
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from io import TextIOWrapper
+from typing import Annotated
 
 import typer
+from typer.completion import completion_init  # type: ignore[attr-defined]  # public, but not marked as such
 
 from safeguard_streams.cli import (
     bench,
+    broker,
     capacity,
+    completion,
     content,
     dead_letters,
     demo,
@@ -44,15 +52,35 @@ from safeguard_streams.cli import (
 )
 from safeguard_streams.cli.output import say
 from safeguard_streams.errors import PolicyError, SafeguardError
+from safeguard_streams.runtime.process import INTERRUPTED, bound_interrupts, leave
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Moderate streaming content on Apache Kafka. Settings: environment variables SAFEGUARD_*, or safeguard.toml.",
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        say(f"safeguard {version('safeguard-streams')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the command line itself; --version has ended the process before."""
+
+
 app.command("demo")(demo.demo)
+app.command("broker")(broker.broker)
 app.command("publish")(publish.publish)
 app.command("erase")(erase.erase)
 app.command("capacity")(capacity.capacity)
@@ -65,6 +93,7 @@ app.add_typer(enforce.app, name="enforce")
 app.add_typer(bench.app, name="bench")
 app.add_typer(content.app, name="content")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.command("completion")(completion.completion)
 for entry in sorted(entry_points(group="safeguard.commands"), key=lambda e: e.name):
     app.add_typer(entry.load(), name=entry.name)
 for group, parent in (("safeguard.bench", bench.app), ("safeguard.policy", policy.app)):
@@ -73,16 +102,37 @@ for group, parent in (("safeguard.bench", bench.app), ("safeguard.policy", polic
 
 
 def main() -> None:
-    """Run a command. A SafeguardError is printed on standard error and ends the process with exit status 1."""
+    """Run a command, and end within seconds of Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # what the terminal's encoding lacks is shown escaped
             stream.reconfigure(errors="backslashreplace")
+    logging.getLogger("aiokafka").addHandler(logging.NullHandler())  # errors say what it logs
+    completion_init()
+    bound_interrupts()
     try:
-        app()
+        _run()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            leave(INTERRUPTED)
+        raise
+    except KeyboardInterrupt:
+        leave(INTERRUPTED)
+
+
+def _run() -> None:
+    """Run a command. An error that a user can mend is printed on standard error, and ends it with exit status 1."""
+    try:
+        app(prog_name=completion.PROGRAM)
     except PolicyError as error:  # begins with file and line, which editors parse; one problem a line
         for line in str(error).splitlines():
             say(line, error=True)
         sys.exit(1)
     except SafeguardError as error:
         say(f"safeguard: {error}", error=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        place = f"{error.filename}: " if error.filename is not None else ""
+        say(f"safeguard: {place}{(error.strerror or str(error)).lower()}", error=True)
         sys.exit(1)

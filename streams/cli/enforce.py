@@ -13,7 +13,7 @@ import msgspec
 import orjson
 import typer
 
-from safeguard_streams.cli.options import Bootstrap, By, Json, Library, Why, changed_by, needs_extra, show_rows
+from safeguard_streams.cli.options import Bootstrap, By, Json, Library, Port, Why, changed_by, needs_extra, show_rows
 from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.cli.texts import Labelled, Texts, item_text, reason_of, show_item
@@ -27,6 +27,7 @@ from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import LIBRARY, load_library
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.ports import check_port
 from safeguard_streams.runtime.process import configure_logging
 from safeguard_streams.runtime.settings import Settings
 
@@ -39,7 +40,6 @@ RulesFile = Annotated[
     typer.Argument(metavar="[RULES]", show_default="the rules in the package", help="Enforcement rules, a TOML file."),
 ]
 _HELD_SHOWN = 10  # actions of each policy and kind that are shown
-Port = Annotated[int | None, typer.Option(help="Port of the health endpoint.")]
 
 
 @app.command("run")
@@ -70,6 +70,7 @@ def run(
     except ImportError as error:
         raise needs_extra(error, "enforcement") from error
     current = settings.load(bootstrap=bootstrap, enforcement_port=port)
+    check_port(current.host, current.enforcement_port)
     loaded = rules_of.load(rules)
     configure_logging(form=current.log_format)
     asyncio.run(agent.run(current, loaded, from_now=from_now, dry_run=dry_run))

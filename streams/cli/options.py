@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -24,7 +25,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Data = Annotated[
     Path,
     typer.Option(
-        "--data", help="Folder of labelled texts: JSON lines {text, violates, category, harm}, .jsonl or .jsonl.gz."
+        "--data",
+        exists=True,
+        file_okay=False,
+        help="Folder of labelled texts: JSON lines {text, violates, category, harm}, .jsonl or .jsonl.gz.",
     ),
 ]
 Library = Annotated[
@@ -33,6 +37,22 @@ Library = Annotated[
 ]
 Why = Annotated[str, typer.Option(help="Reason, for the history.")]
 By = Annotated[str | None, typer.Option(help="Name, for the history; default: the logged-in user.")]
+
+
+Port = Annotated[int | None, typer.Option(min=0, max=65_535, help="Port of the health endpoint.")]
+
+
+def output_file(name: str | Path) -> Path:
+    """The parser of an option that names a file to write: a wrong path ends the command before it works."""
+    path = Path(name)
+    folder = path.parent
+    if path.is_dir():
+        raise typer.BadParameter(f"{path} is a folder; name a file")
+    if not folder.is_dir():
+        raise typer.BadParameter(f"there is no folder {folder}; create it first")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise typer.BadParameter(f"{path} cannot be written by this user")
+    return path
 
 
 def changed_by(why: str, by: str | None) -> ChangedBy:
@@ -62,6 +82,17 @@ def policy_path(name: str, library: Path) -> Path:
     return path
 
 
+def one_of(kind: str, vocabulary: Sequence[str]) -> Callable[[str], str]:
+    """The parser of an option or argument with a fixed vocabulary; any other value ends with exit status 2."""
+
+    def parse(value: str) -> str:
+        if value not in vocabulary:
+            raise typer.BadParameter(f"no {kind} {value!r}{choices(value, vocabulary)}")
+        return value
+
+    return parse
+
+
 class LoadedPolicy(NamedTuple):
     """A policy and the file that it was read from."""
 
@@ -76,11 +107,11 @@ def load_policy(name: str, library: Path) -> LoadedPolicy:
 
 
 def show_rows(rows: list[dict[str, Any]], none: str, *, as_json: bool) -> None:
-    """Print rows as a table or as JSON; `none` is the table's heading when there are no rows."""
+    """Print rows as JSON or as a table, whose headings are the keys with spaces; `none` is its heading without rows."""
     if as_json:
         print(orjson.dumps(rows).decode())
         return
-    table = Table(*(rows[0] if rows else [none]), box=None)
+    table = Table(*(key.replace("_", " ") for key in (rows[0] if rows else [none])), box=None)
     for row in rows:
         table.add_row(*row.values())
     console().print(table)

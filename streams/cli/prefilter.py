@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -12,12 +11,13 @@ from typing import Annotated
 import msgspec
 import typer
 
-from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, load_policy, needs_extra
+from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, Port, load_policy, needs_extra, output_file
 from safeguard_streams.cli.output import console
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.policies.files import LIBRARY, write_document
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.durations import moment
+from safeguard_streams.runtime.ports import check_port
 from safeguard_streams.runtime.process import configure_logging
 
 app = typer.Typer(no_args_is_help=True, help="The first stage: clear most content, escalate the rest.")
@@ -39,29 +39,33 @@ Since = Annotated[
     str | None,
     typer.Option(help="Read verdicts written from this time on: 2026-01-31T12:00:00Z, or 7d for seven days ago."),
 ]
-Plot = Annotated[Path | None, typer.Option(help="Plot recall against the share escalated to this .svg or .png file.")]
+Plot = Annotated[
+    Path | None,
+    typer.Option(
+        parser=output_file, metavar="FILE", help="Plot recall against the share escalated to this .svg or .png file."
+    ),
+]
 
 
 @app.command("run")
-def run(
-    bootstrap: Bootstrap = None,
-    port: Annotated[int | None, typer.Option(help="Port of the health endpoints.")] = None,
-) -> None:
+def run(bootstrap: Bootstrap = None, port: Port = None) -> None:
     """Run the prefilter: clear most of content.events and escalate the rest. SIGTERM stops it after its last commit."""
+    current = settings.load(bootstrap=bootstrap, prefilter_port=port)
+    check_port(current.host, current.prefilter_port)
     try:
         from safeguard_streams.prefilter.app import run as run_prefilter
     except ImportError as error:
         raise needs_extra(error, "prefilter") from error
-    current = settings.load(bootstrap=bootstrap, prefilter_port=port)
     configure_logging(form=current.log_format)
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(run_prefilter(current))
+    asyncio.run(run_prefilter(current))
 
 
 @app.command("train")
 def train(
     data: Data,
-    out: Annotated[Path, typer.Option(help="Model to write, with card.md beside it.")] = Path("prefilter.bin"),
+    out: Annotated[
+        Path, typer.Option(parser=output_file, metavar="FILE", help="Model to write, with card.md beside it.")
+    ] = Path("prefilter.bin"),
     validation: Annotated[
         Path | None, typer.Option(help="Folder of labelled texts to measure on, never to train on.")
     ] = None,

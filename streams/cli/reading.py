@@ -37,7 +37,8 @@ class _ShownReading(kafka.Reading):
 def shown_reading() -> Iterator[kafka.Reading]:
     """Show on standard error what the block reads, how far it is, and at its end how many records were left out."""
     columns = (TextColumn("reading"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=console(stderr=True), transient=True)
+    out = console(stderr=True)
+    bar = Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
     with bar, kafka.watched(_ShownReading(bar)) as reading:
         yield reading
     if left_out := str(reading):

@@ -10,11 +10,10 @@ import orjson
 import typer
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.cli.options import Bootstrap, Json
+from safeguard_streams.cli.options import Bootstrap, Json, one_of
 from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.contract import asyncapi as described
 from safeguard_streams.contract import topics as catalogue
-from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.operations import acls as access_lists
 from safeguard_streams.runtime import settings
 
@@ -69,7 +68,12 @@ def asyncapi() -> None:
 @app.command("acls")
 def acls(
     role: Annotated[
-        str | None, typer.Argument(metavar="[ROLE]", help=f"Only this role: {', '.join(access_lists.ROLES)}.")
+        str | None,
+        typer.Argument(
+            parser=one_of("role", list(access_lists.ROLES)),
+            metavar="ROLE",
+            help=f"Only this role: {', '.join(access_lists.ROLES)}.",
+        ),
     ] = None,
     principal: Annotated[
         str | None,
@@ -84,8 +88,6 @@ def acls(
     as_json: Json = False,
 ) -> None:
     """Print or apply the access lists of each role, as commands for Kafka's own tool or as JSON."""
-    if role is not None and role not in access_lists.ROLES:
-        raise ConfigurationError(f"no role {role!r}; choose one of: {', '.join(access_lists.ROLES)}")
     current = settings.load(bootstrap=bootstrap)
     bindings = [
         binding

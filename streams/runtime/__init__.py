@@ -7,7 +7,8 @@ reason. A process exits within nine seconds of SIGTERM. Content is never logged,
 - `brokers`: addresses of brokers.
 - `security`: TLS and SASL options of Kafka clients.
 - `aiokafka_patch`: a consumer that never mistakes a failed offset fetch for "no offset".
-- `process`: logs, signals, garbage collection, tasks that end together.
+- `process`: logs, signals, an end that is bounded in time, garbage collection, tasks that end together.
+- `ports`: whether a process can listen on a port.
 - `health`: liveness, readiness and metrics over HTTP.
 - `metrics`: every metric, declared once.
 - `telemetry`: export of metrics and traces.

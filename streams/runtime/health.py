@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from safeguard_streams.runtime import telemetry
+from safeguard_streams.runtime.ports import listening
 
 
 @contextlib.asynccontextmanager
@@ -39,7 +40,8 @@ async def served(host: str, port: int, state: Callable[[], dict[str, Any]]) -> A
     runner = web.AppRunner(server)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        with listening(host, port):
+            await web.TCPSite(runner, host, port).start()
         yield
     finally:
         await runner.cleanup()

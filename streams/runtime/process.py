@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import orjson
 from opentelemetry import trace
@@ -19,11 +21,13 @@ from opentelemetry import trace
 from safeguard_streams.runtime import metrics
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 COLLECTION_SECONDS = 2.0
 TICK_SECONDS = 0.05
 PAUSE_SECONDS = 0.5  # a longer pause of the event loop is logged
 END_SECONDS = 9.0  # a process that got a signal exits within this time, whatever hangs
+INTERRUPTED = 130  # the exit status after Ctrl-C, as shells report it
 
 
 class _Json(logging.Formatter):
@@ -150,3 +154,75 @@ async def run_until_first(*coroutines: Coroutine[Any, Any, Any]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Run work in a thread of its own. Once this is cancelled, nothing waits for that thread, unlike asyncio's."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[T] = loop.create_future()
+
+    def hand_over(value: T | None, error: BaseException | None) -> None:
+        if result.done():
+            return
+        if error is not None:
+            result.set_exception(error)
+        else:
+            result.set_result(value)  # type: ignore[arg-type]  # without an error there is a value
+
+    def run() -> None:
+        value, failed = None, None
+        try:
+            value = work()
+        except BaseException as error:  # whatever it is, the caller gets it
+            failed = error
+        with contextlib.suppress(RuntimeError):  # the loop was closed
+            loop.call_soon_threadsafe(hand_over, value, failed)
+
+    threading.Thread(target=run, name="in_thread", daemon=True).start()
+    return await result
+
+
+def bound_interrupts() -> None:
+    """From now on, this process ends within END_SECONDS of a SIGINT, with its children, whatever hangs.
+
+    Cleaning up has that long. It may never end: asyncio and the interpreter join threads, and one of them may be
+    loading a model. The C handler writes to a pipe, which works while native code keeps the main thread. An event loop
+    with signal handlers of its own, as in `Stop`, replaces this bound by its own.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    threading.Thread(target=_end_late, args=(reading,), name="interrupts", daemon=True).start()
+
+
+def _end_late(signals: int) -> None:
+    while os.read(signals, 1) != bytes([signal.SIGINT]):
+        pass
+    time.sleep(END_SECONDS)
+    leave(INTERRUPTED)
+
+
+def leave(status: int) -> NoReturn:
+    """End this process and its children now, without waiting for threads."""
+    end_children()
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
+
+
+def end_children() -> None:
+    """End the processes that this one started, and theirs. They are of inference backends and hold no state."""
+    try:
+        import psutil
+    except ImportError:  # roles without it start none
+        return
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.terminate()
+    _, alive = psutil.wait_procs(children, timeout=2)
+    for child in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,11 +10,12 @@ import msgspec
 import typer
 
 from safeguard_streams.cli.benchmark import run_benchmark
-from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, load_policy, needs_extra
+from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, Port, load_policy, needs_extra, output_file
 from safeguard_streams.cli.output import say
 from safeguard_streams.policies.files import LIBRARY
 from safeguard_streams.quality import verdict_labels
 from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.ports import check_port
 from safeguard_streams.runtime.process import configure_logging
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.cli import tables
@@ -47,20 +47,20 @@ def run(
     bootstrap: Bootstrap = None,
     model: Model = None,
     server: Servers = None,
-    port: Annotated[int | None, typer.Option(help="Port of the health endpoint.")] = None,
+    port: Port = None,
 ) -> None:
     """Run the reasoning worker: judge escalations with the model in this process or on inference servers.
 
     SIGTERM stops it after its finished work is committed.
     """
+    current = settings_for(model, server, bootstrap=bootstrap, reasoner_port=port)
+    check_port(current.host, current.reasoner_port)
     try:
         from safeguard_streams.workers import app as worker
     except ImportError as error:
         raise needs_extra(error, "reasoner-gpu") from error
-    current = settings_for(model, server, bootstrap=bootstrap, reasoner_port=port)
     configure_logging(form=current.log_format)
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(worker.run(current))
+    asyncio.run(worker.run(current))
 
 
 @app.command("calibrate")
@@ -68,12 +68,17 @@ def calibrate(
     policy: Annotated[
         str, typer.Argument(metavar="POLICY", help="Id of a policy in the library, or a policy.md file.")
     ],
-    labels: Annotated[Path, typer.Option(help="Texts labelled by people: JSON lines {text, violates}.")],
+    labels: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="Texts labelled by people: JSON lines {text, violates}.")
+    ],
     library: Library = LIBRARY,
     model: Model = None,
     server: Servers = None,
     write: Annotated[bool, typer.Option("--write", help="Set the fitted map in the policy's file.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw a reliability diagram: a .svg or .png file.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(parser=output_file, metavar="FILE", help="Draw a reliability diagram: a .svg or .png file."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure how well calibrated a policy's scores are, and fit a map from scores to probabilities.
@@ -81,13 +86,13 @@ def calibrate(
     Prints reliability by bin and the expected calibration error on labelled texts. Verdicts name the map once the
     policy is released with it.
     """
+    document, path = load_policy(policy, library)
+    rows = verdict_labels.from_file(labels).rows
+    current = settings_for(model, server)
     try:
         from safeguard_streams.workers.evaluation import offline, score_calibration
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
-    document, path = load_policy(policy, library)
-    rows = verdict_labels.from_file(labels).rows
-    current = settings_for(model, server)
 
     async def judge_and_fit() -> CalibrationFit:
         with progress_bars() as on_progress:
@@ -111,7 +116,12 @@ def calibrate(
 def train_small(
     data: Data,
     out: Annotated[
-        Path, typer.Option(help="Compacted model to write; its model card goes beside it as card.md.")
+        Path,
+        typer.Option(
+            parser=output_file,
+            metavar="FILE",
+            help="Compacted model to write; its model card goes beside it as card.md.",
+        ),
     ] = Path("model.safetensors"),
     validation: Annotated[Path | None, typer.Option(help="Folder of sources to measure on, never to train on.")] = None,
     steps: Annotated[

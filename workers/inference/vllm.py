@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import logging
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import psutil
 
 from safeguard_streams.errors import ConfigurationError, DependencyError
+from safeguard_streams.runtime.process import in_thread
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.inference import harmony, preflight
 from safeguard_streams.workers.inference.harmony import ONE, ZERO
@@ -68,7 +69,7 @@ class VllmBackend:
     @classmethod
     async def start(cls, settings: Settings) -> VllmBackend:
         """Load the model. Raises ConfigurationError when that fails, with what to do."""
-        return await asyncio.to_thread(cls._start, settings)
+        return await in_thread(partial(cls._start, settings))
 
     @classmethod
     def _start(cls, settings: Settings) -> VllmBackend:

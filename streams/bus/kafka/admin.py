@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExists
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Array, Boolean, Int8, Int16, Int32, Schema, String
 
-from safeguard_streams.bus.kafka.clients import FORBIDDEN_ERRORS, STOP_SECONDS, forbidden
+from safeguard_streams.bus.kafka.clients import FORBIDDEN_ERRORS, STOP_SECONDS, failed, forbidden
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import BusError
 from safeguard_streams.runtime.security import client_options
@@ -59,7 +59,7 @@ async def create_topics(settings: Settings) -> dict[str, bool]:
     except FORBIDDEN_ERRORS as error:
         raise forbidden(error) from error
     except KafkaError as error:
-        raise BusError(f"{settings.bootstrap}: {error!r}") from error
+        raise failed(settings, error) from error
     finally:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):

@@ -14,6 +14,7 @@ from aiokafka.errors import (
     GroupAuthorizationFailedError,
     IllegalOperation,
     InvalidProducerEpoch,
+    KafkaConnectionError,
     KafkaError,
     ProducerFenced,
     TopicAuthorizationFailedError,
@@ -55,6 +56,21 @@ def forbidden(error: KafkaError) -> ForbiddenError:
     return ForbiddenError(f"the broker refuses this user: {kind} {names}".rstrip() + "; see: safeguard topics acls")
 
 
+def no_broker(settings: Settings, reason: str = "") -> BusError:
+    """The error for a command that reaches no broker."""
+    return BusError(
+        f"no Kafka broker answers at {settings.bootstrap}{reason}; check --bootstrap or SAFEGUARD_BOOTSTRAP, or start "
+        "one to try things on: safeguard broker"
+    )
+
+
+def failed(settings: Settings, error: KafkaError) -> BusError:
+    """The error for a request that failed."""
+    if isinstance(error, KafkaConnectionError):
+        return no_broker(settings)
+    return BusError(f"{settings.bootstrap}: {error!r}")
+
+
 async def bounded_stop(stop: Callable[[], Awaitable[None]]) -> None:
     """Stop a client within STOP_SECONDS; it may wait without end for a broker that is gone."""
     try:
@@ -80,7 +96,7 @@ async def started(
     except FORBIDDEN_ERRORS as error:
         raise forbidden(error) from error
     except KafkaError as error:
-        raise BusError(f"{settings.bootstrap}: {error!r}") from error
+        raise failed(settings, error) from error
     finally:
         await bounded_stop(stop or client.stop)
 

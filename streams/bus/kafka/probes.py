@@ -8,9 +8,15 @@ from ssl import SSLCertVerificationError
 from typing import Literal
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import AuthenticationFailedError, KafkaError, SaslAuthenticationFailed, UnknownError
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    KafkaConnectionError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    UnknownError,
+)
 
-from safeguard_streams.bus.kafka.clients import FORBIDDEN_ERRORS, PRODUCER_OPTIONS, bounded_stop, forbidden
+from safeguard_streams.bus.kafka.clients import FORBIDDEN_ERRORS, PRODUCER_OPTIONS, bounded_stop, forbidden, no_broker
 from safeguard_streams.errors import BusError, ConfigurationError
 from safeguard_streams.runtime.security import client_options
 from safeguard_streams.runtime.settings import Settings
@@ -78,9 +84,7 @@ async def _wait_for_broker(settings: Settings, timeout: float | None, reasons: _
         except (KafkaError, TimeoutError, OSError) as error:
             reasons.check(settings.bootstrap)
             if timeout is not None and loop.time() - start > timeout:
-                raise BusError(
-                    f"no Kafka broker answers at {settings.bootstrap}{reasons.last}; check SAFEGUARD_BOOTSTRAP"
-                ) from error
+                raise no_broker(settings, reasons.last) from error
             if not logged:
                 log.warning("no broker answered, waiting bootstrap=%s", settings.bootstrap)
                 logged = True
@@ -122,6 +126,8 @@ async def _answer_to_transactional_id(settings: Settings, name: str) -> Literal[
         return "unknown error" if await _serves(producer, _ENDS_TRANSACTIONS) else "no"
     except FORBIDDEN_ERRORS as error:
         raise forbidden(error) from error
+    except KafkaConnectionError as error:
+        raise no_broker(settings) from error
     except (KafkaError, TimeoutError) as error:
         raise BusError(f"cannot determine whether the broker has transactions: {error!r}") from error
     finally:

@@ -24,12 +24,12 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
 from safeguard_streams.bus.interface import Partition, Record
-from safeguard_streams.bus.kafka.clients import FORBIDDEN_ERRORS, bounded_stop, forbidden
+from safeguard_streams.bus.kafka.clients import FORBIDDEN_ERRORS, bounded_stop, failed, forbidden
 from safeguard_streams.bus.kafka.probes import wait_for_broker
 from safeguard_streams.bus.timestamps import EARLIEST
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import decode
-from safeguard_streams.errors import BusError, ConfigurationError, RecordError
+from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
 from safeguard_streams.runtime.security import client_options
 from safeguard_streams.runtime.settings import Settings
@@ -120,7 +120,7 @@ async def reader(
     except FORBIDDEN_ERRORS as error:
         raise forbidden(error) from error
     except KafkaError as error:
-        raise BusError(f"{settings.bootstrap}: {error!r}") from error
+        raise failed(settings, error) from error
     finally:
         await bounded_stop(client.stop)
 

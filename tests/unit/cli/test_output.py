@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from typer import BadParameter
 
 from safeguard_streams.cli import options, output
 from safeguard_streams.errors import ConfigurationError
@@ -107,3 +108,38 @@ def test_a_word_of_any_length_leaves_room_for_the_other_columns():
     console.print(table)
     assert console.file.getvalue().count("x") == 500
     assert "violates" in console.file.getvalue()
+ID, MOMENT = "post-0123456789abcdef-0123", "2026-11-26T07:00:00+00:00"
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 150])
+def test_ids_and_times_are_whole_at_any_width(width):
+    table = output.Table("content item", "at", "policy", "why", box=None)
+    table.add_row(ID, MOMENT, "hate-harassment", "a reason that is prose, and long enough to need a second line")
+    table.add_row("p2", MOMENT, "fraud-spam", "")
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table)
+    printed = console.file.getvalue()
+    words = printed.split()
+    assert ID in words
+    assert words.count(MOMENT) == 2
+    assert {"hate-harassment", "fraud-spam", "second"} <= set(words)
+    assert max(map(len, printed.splitlines())) <= width
+    assert "…" not in printed
+
+
+def test_a_row_is_one_whole_line_in_a_pipe(capsys):
+    options.show_rows([{"content_id": ID, "why": "word " * 100}], "none", as_json=False)
+    heading, row = capsys.readouterr().out.rstrip().splitlines()
+    assert heading.split() == ["content", "id", "why"]
+    assert row.count("word") == 100
+
+
+def test_keys_of_json_are_for_programs(capsys):
+    options.show_rows([{"content_id": ID}], "none", as_json=True)
+    assert capsys.readouterr().out == f'[{{"content_id":"{ID}"}}]\n'
+
+
+@pytest.mark.parametrize("name", ["nosuch/file", ".", "/proc/nosuch/file"])
+def test_a_file_that_cannot_be_written_is_refused(name):
+    with pytest.raises(BadParameter):
+        options.output_file(name)

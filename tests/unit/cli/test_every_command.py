@@ -1,0 +1,170 @@
+"""What holds for every command of the tree: help, wrong options and wrong paths, as a user sees them."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from safeguard_streams.cli import app
+
+HEAVY = ("vllm", "torch", "faust", "fasttext", "sklearn", "duckdb", "matplotlib", "transformers")
+NARROW = {"COLUMNS": "80", "TERMINAL_WIDTH": "80", "NO_COLOR": "1"}
+
+
+def commands(command, words=()):
+    """Every command and group under this one, with the words that name it."""
+    yield words, command
+    for name, child in getattr(command, "commands", {}).items():
+        yield from commands(child, (*words, name))
+
+
+TREE = dict(commands(typer.main.get_command(app)))
+LEAVES = {words: command for words, command in TREE.items() if not hasattr(command, "commands")}
+
+
+def invoke(*arguments):
+    return CliRunner(env=NARROW).invoke(app, list(arguments), prog_name="safeguard")
+
+
+def every(tree):
+    return pytest.mark.parametrize("words", tree, ids=" ".join)
+
+
+@every(TREE)
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_fits_80_columns(words, option):
+    shown = invoke(*words, option)
+    assert shown.exit_code == 0
+    assert shown.output.startswith("Usage: safeguard")
+    assert max(map(len, shown.output.splitlines())) <= 80
+
+
+@every(TREE)
+def test_a_wrong_option_is_named_with_status_2(words):
+    shown = invoke(*words, "--nosuch")
+    assert shown.exit_code == 2
+    assert "--nosuch" in shown.output
+
+
+@every([words for words, command in TREE.items() if words not in LEAVES])
+def test_a_wrong_command_is_named_with_status_2(words):
+    shown = invoke(*words, "nosuch")
+    assert shown.exit_code == 2
+    assert "nosuch" in shown.output
+
+
+def ports():
+    for words, command in LEAVES.items():
+        yield from (words for option in command.params if option.name == "port")
+
+
+@every(list(ports()))
+@pytest.mark.parametrize("port", ["-1", "65536", "http"])
+def test_a_port_out_of_range_is_refused(words, port):
+    shown = invoke(*words, f"--port={port}")
+    assert shown.exit_code == 2
+    assert "--port" in shown.output
+
+
+def test_help_and_wrong_arguments_load_no_heavy_library():
+    """One process for all commands, which ends at the first that loads one."""
+    code = f"""
+import sys
+from typer.testing import CliRunner
+from safeguard_streams.cli import app
+for words in {[list(words) for words in TREE]!r}:
+    for wrong in ("--help", "--nosuch", "--port=-1", "--decision=nosuch"):
+        CliRunner().invoke(app, [*words, wrong])
+        loaded = [name for name in {HEAVY!r} if name in sys.modules]
+        assert not loaded, (words, wrong, loaded)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
+def safeguard(*arguments, cwd=None, **environment):
+    command = [sys.executable, "-m", "safeguard_streams", *arguments]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **NARROW, **environment},
+    )
+
+
+def test_the_version_is_shown():
+    shown = safeguard("--version")
+    assert shown.returncode == 0
+    name, version = shown.stdout.split()
+    assert name == "safeguard"
+    assert version[0].isdigit()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
+def test_completion_prints_a_script_for_each_shell(shell):
+    shown = invoke("completion", shell)
+    assert shown.exit_code == 0
+    assert "_SAFEGUARD_COMPLETE" in shown.output
+
+
+def test_completion_completes_commands_and_options():
+    words = {"_SAFEGUARD_COMPLETE": "complete_bash", "COMP_CWORD": "2", "COMP_WORDS": "safeguard topics cr"}
+    assert safeguard(**words).stdout.split() == ["create"]
+    words |= {"COMP_CWORD": "3", "COMP_WORDS": "safeguard topics list --js"}
+    assert safeguard(**words).stdout.split() == ["--json"]
+
+
+def test_a_full_disk_and_a_folder_that_is_no_library_are_one_sentence(tmp_path):
+    for words in (
+        ["policy", "test", "fraud-spam", "--golden", "nosuch.jsonl"],
+        ["prefilter", "evaluate", "--data", "nosuch"],
+        ["capacity", "--rate", "5", "--bench-prefilter", "nosuch"],
+        ["enforce", "check", "nosuch.toml"],
+        ["publish", "nosuch.jsonl"],
+    ):
+        shown = safeguard(*words, cwd=tmp_path)
+        assert shown.returncode in {1, 2}, words
+        assert "Traceback" not in shown.stderr, words
+        assert "nosuch" in shown.stderr, words
+
+
+NEEDS_A_VALUE = {"policy": "fraud-spam", "policy_id": "fraud-spam", "action": "remove", "file": "-"}
+
+
+def placed(command):
+    """A value for each required argument and option."""
+    words = []
+    for parameter in command.params:
+        if parameter.required:
+            value = NEEDS_A_VALUE.get(parameter.name, "fraud-spam")
+            words += [value] if parameter.param_type_name == "argument" else [parameter.opts[0], value]
+    return words
+
+
+SERVES = {"run", "tail", "serve", "demo"}  # these wait for a broker
+BROKER = [
+    words
+    for words, command in LEAVES.items()
+    if any(option.name == "bootstrap" for option in command.params)
+    and not SERVES & set(words)
+    and words[0] not in {"bench", "demo", "status", "doctor"}
+]
+
+
+@pytest.mark.slow
+@every(BROKER)
+def test_a_command_without_a_broker_ends_with_one_sentence(words, tmp_path):
+    shown = safeguard(*words, *placed(LEAVES[words]), cwd=tmp_path, SAFEGUARD_BOOTSTRAP="127.0.0.1:1")
+    assert "Traceback" not in shown.stderr
+    if shown.returncode:  # others need a broker only with an option
+        said = [line for line in shown.stderr.splitlines() if line.startswith("safeguard: ") or "rror: " in line]
+        assert len(said) == 1, shown.stderr
+    if "no Kafka" in shown.stderr:
+        assert shown.returncode == 1
+        assert "safeguard broker" in shown.stderr
