@@ -78,11 +78,13 @@ async def test_lines_are_published_unchanged(broker, safeguard):
 
 async def test_verdicts_are_followed_with_filters(broker, safeguard, environment):
     safeguard("topics", "create")
+    safeguard("policy", "release", "fraud-spam")
     async with kafka_bus.producer(broker) as producer:
-        for number, (policy, decision) in enumerate([("p", "safe"), ("q", "violates"), ("p", "violates")]):
+        given = [("fraud-spam", "safe"), ("q", "violates"), ("fraud-spam", "violates")]
+        for number, (policy, decision) in enumerate(given):
             verdict = Verdict(f"v{number}", f"c{number}", "s", policy, "1", decision, "reasoner", "live", "m", now())
             await producer.send_and_wait(broker.prefix + topics.VERDICTS, encode(verdict), key=b"c", partition=0)
-    words = ["verdicts", "tail", "--from-beginning", "--policy", "p", "--decision", "violates", "--json"]
+    words = ["verdicts", "tail", "--from-beginning", "--policy", "fraud-spam", "--decision", "violates", "--json"]
     with subprocess.Popen([SAFEGUARD, *words], stdout=subprocess.PIPE, text=True, env=environment) as process:
         verdict = decode(process.stdout.readline().encode(), Verdict)
         process.send_signal(signal.SIGINT)
