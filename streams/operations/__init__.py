@@ -6,6 +6,8 @@ in the order in which a deployment needs them:
 - `capacity`: the partitions, prefilters and GPUs that a load needs.
 - `acls`: the rights of each role, and the access lists that grant them.
 - `dashboards`: Grafana's dashboards and the list of metrics.
+- `cluster`: brokers, topics, groups and lag, read in few requests.
+- `dead_letters`: dead letters with what became of each; discarding.
 - `requeueing`: dead letters put back into the topics that they came from.
 - `erasure`: the erasure of a content item, and what remains of it until retention ends.
 

@@ -75,7 +75,7 @@ ROLES: dict[str, Role] = {
         "create topics, release policies, replay, promote, decide, requeue dead letters, erase",
         reads=tuple(topic.name for topic in topics.CATALOGUE if topic.name != topics.RATIONALES),
         writes=tuple(topic.name for topic in topics.CATALOGUE),
-        groups=("replay-", "dead-letters", "enforcement"),  # repartition reads what agents have not followed
+        groups=("replay-", "enforcement"),  # repartition reads what agents have not followed
         transactions=("policy-releases", "replay-", "promote-", "dead-letters", "enforcement-people"),
         creates_topics=True,
     ),
