@@ -36,6 +36,7 @@ from safeguard_streams.cli import (
     prefilter,
     publish,
     replay,
+    status,
     topics,
     verdicts,
 )
@@ -51,6 +52,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("publish")(publish.publish)
+app.command("status")(status.status)
 app.command("erase")(erase.erase)
 app.command("capacity")(capacity.capacity)
 app.add_typer(topics.app, name="topics")

@@ -84,12 +84,12 @@ async def tail(
 ) -> AsyncGenerator[Verdict, None]:
     """Yield verdicts from a start to the end of the topics and, with `follow`, those that come next, without end."""
     async with kafka.reader(settings, names) as client:
-        found = await (await kafka.EndOffsets.now(client)).resolve()
-        ends = {TopicPartition(*partition): end for partition, end in found.items()}
+        known = await (await kafka.EndOffsets.now(client)).resolve()
+        ends = {TopicPartition(*partition): end for partition, end in known.items()}
         firsts = await _firsts(client, wanted.since, ends)
         if start.last is not None:
-            for verdict in await _last(settings, client, wanted, start.last, firsts, ends):
-                yield verdict
+            for earlier in await _last(settings, client, wanted, start.last, firsts, ends):
+                yield earlier
         elif start.oldest:
             async for record in _between(client, firsts, ends):
                 if (verdict := _wanted(settings, record, wanted)) is not None:

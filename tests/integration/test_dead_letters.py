@@ -240,22 +240,22 @@ def test_the_commands_show_a_letter_and_ask_before_they_write(broker, monkeypatc
     monkeypatch.setenv("SAFEGUARD_BOOTSTRAP", broker.bootstrap)
 
     def run(*words, given=None):
-        return CliRunner().invoke(app, ["dead-letters", *words], input=given)
+        return CliRunner().invoke(app, words, input=given)
 
-    shown = run("show", first).stdout
+    shown = run("dead-letters", "show", first).stdout
     for part in (first, "waiting", "prefilter", f"{broker.prefix}{topics.EVENTS}[0]@0", "is not JSON", '"text":"text"'):
         assert part in shown
-    assert '"text"' not in run("show", first, "--no-texts").stdout
-    assert json.loads(run("show", first, "--json").stdout)["content_ids"] == ["author", "c\u00fc"]
+    assert '"text"' not in run("dead-letters", "show", first, "--no-texts").stdout
+    assert json.loads(run("dead-letters", "show", first, "--json").stdout)["content_ids"] == ["author", "c\u00fc"]
 
-    assert run("retry", third, "--by", "ann", given="n\n").exit_code == 1
+    assert run("dead-letters", "retry", third, "--by", "ann", given="n\n").exit_code == 1
     assert asyncio.run(listed(broker, state="waiting")) == [first, second, third]
-    assert run("discard", third, "--why", "noise", "--by", "ann", given="n\n").exit_code == 1
-    done = run("discard", "--stage", "reasoner", "--why", "noise", "--by", "ann", given="y\n")
+    assert run("dead-letters", "discard", third, "--why", "noise", "--by", "ann", given="n\n").exit_code == 1
+    done = run("dead-letters", "discard", "--stage", "reasoner", "--why", "noise", "--by", "ann", given="y\n")
     assert "1 letters of reasoner are given up" in done.stderr
     assert "discarded 1" in done.stdout
-    assert "by ann: noise" in run("show", third).stdout
-    listing = run("list")
+    assert "by ann: noise" in run("dead-letters", "show", third).stdout
+    listing = run("dead-letters", "list")
     assert (first in listing.stdout, third in listing.stdout) == (True, False)
     assert "1 discarded; see: safeguard dead-letters list --state all" in listing.stderr
 
