@@ -7,7 +7,8 @@ message goes to standard error.
 - `options`: options, rows and errors that commands share; `output`: text and tables for people.
 - `benchmark` runs and prints a benchmark.
 - `demo`, `publish`, `verdicts`: try the pipeline, send content, follow verdicts.
-- `topics`, `prefilter`, `policy`, `replay`, `enforce`, `bench`, `dead_letters`, `erase`, `capacity`: operate it.
+- `status`, `doctor`, `dead_letters`: see how it is, and what to do.
+- `topics`, `prefilter`, `policy`, `replay`, `enforce`, `bench`, `erase`, `capacity`: operate it.
 
 ## Design decisions
 
@@ -30,6 +31,7 @@ from safeguard_streams.cli import (
     capacity,
     dead_letters,
     demo,
+    doctor,
     enforce,
     erase,
     policy,
@@ -53,6 +55,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("publish")(publish.publish)
 app.command("status")(status.status)
+app.command("doctor")(doctor.doctor)
 app.command("erase")(erase.erase)
 app.command("capacity")(capacity.capacity)
 app.add_typer(topics.app, name="topics")

@@ -53,9 +53,10 @@ def _brokers(brokers: Brokers) -> str:
 
 
 def _topics(found: TopicSummary) -> str:
-    present = found.expected - len(found.missing)
+    present = found.expected - len(found.missing) - len(found.forbidden)
     problems = [
         f"missing {_listed(found.missing)}" if found.missing else "",
+        f"{len(found.forbidden)} not visible to this user" if found.forbidden else "",
         f"other settings on {_listed(found.differing)}" if found.differing else "",
         f"{found.offline_partitions} partitions offline" if found.offline_partitions else "",
         f"{found.under_replicated_partitions} under-replicated" if found.under_replicated_partitions else "",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -16,17 +17,23 @@ import msgspec
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import for_code
+from aiokafka.errors import IncompatibleBrokerVersion, TopicAuthorizationFailedError, for_code
+from aiokafka.protocol.api import Request
 
 from safeguard_streams.bus import kafka
+from safeguard_streams.bus.kafka.topic_ids import _MetadataStruct
 from safeguard_streams.bus.watermark import unpack
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import now
 from safeguard_streams.contract.topics import Topic
+from safeguard_streams.errors import BusError
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
 from safeguard_streams.runtime.security import client_options
 from safeguard_streams.runtime.settings import Settings
 
+# Kafka's operations on topics that roles need, by their numbers.
+OPERATIONS = {"read": 3, "write": 4, "create": 5, "describe-configs": 10, "alter-configs": 11}
+_NO_RIGHTS_TOLD = -(2**31)
 FETCH_SECONDS = 3.0  # for the oldest waiting record of each partition
 
 
@@ -60,7 +67,8 @@ class TopicState(msgspec.Struct, frozen=True):
     """A topic of the catalogue as the cluster has it. partitions: 0 if it is missing, as all else is then empty.
 
     replicas: the lowest number of a partition. offline: partitions without a leader. under_replicated: partitions of
-    which a replica is not in sync. config: None if the broker does not tell.
+    which a replica is not in sync. config, rights: None if the broker does not tell. rights: the operations that this
+    user may perform. forbidden: whether the user may not even see whether the topic exists.
     """
 
     name: str
@@ -69,10 +77,12 @@ class TopicState(msgspec.Struct, frozen=True):
     offline: int = 0
     under_replicated: int = 0
     config: dict[str, str] | None = None
+    rights: set[str] | None = None
+    forbidden: bool = False
 
     @property
     def missing(self) -> bool:
-        return self.partitions == 0
+        return self.partitions == 0 and not self.forbidden
 
     def differences(self, contract: Topic) -> dict[str, tuple[str, str]]:
         """What the cluster has, and what the contract says, by name of the setting. Larger records are allowed."""
@@ -130,26 +140,59 @@ async def brokers(client: AIOKafkaAdminClient) -> Brokers:
 
 
 async def topic_states(settings: Settings, client: AIOKafkaAdminClient) -> dict[str, TopicState]:
-    """The topics of the catalogue, by name without the prefix. Raises KafkaError."""
-    # Of all topics: some brokers create a topic that is asked for by its name.
-    described = {one["topic"]: one["partitions"] for one in await client.describe_topics() if not one["error_code"]}
+    """The topics of the catalogue, by name without the prefix. Raises KafkaError or BusError."""
     names = [settings.prefix + topic.name for topic in topics.CATALOGUE]
-    configs = await _configs(client, [name for name in names if name in described])
+    try:
+        # aiokafka has no public method that sends a request of one's own.
+        response = await client._client.send(client._client.get_random_node(), _DescribeTopics(names))
+    except (IncompatibleBrokerVersion, NotImplementedError):
+        raise BusError("the broker is older than Kafka 2.8: it cannot tell what a user may do") from None
+    described = {one[1]: one for one in response.topics}
+    configs = await _configs(client, [name for name in names if not described[name][0]])
     return {
-        name.removeprefix(settings.prefix): _topic_state(name, described.get(name, []), configs.get(name))
+        name.removeprefix(settings.prefix): _topic_state(name, *described[name], config=configs.get(name))
         for name in names
     }
 
 
-def _topic_state(name: str, partitions: Sequence[Mapping[str, Any]], config: dict[str, str] | None) -> TopicState:
+def _topic_state(name: str, code: int, *about: Any, config: dict[str, str] | None) -> TopicState:
+    _, _, _, partitions, rights, _ = about
+    if code:
+        return TopicState(name, forbidden=for_code(code) is TopicAuthorizationFailedError)
+    parts = [_PartitionState(*one[1:7]) for one in partitions]
     return TopicState(
         name,
-        len(partitions),
-        min((len(one["replicas"]) for one in partitions), default=0),
-        sum(one["leader"] < 0 for one in partitions),
-        sum(len(one["isr"]) < len(one["replicas"]) for one in partitions),
+        len(parts),
+        min((len(one.replicas) for one in parts), default=0),
+        sum(one.leader < 0 for one in parts),
+        sum(len(one.in_sync) < len(one.replicas) for one in parts),
         config,
+        rights=None if rights == _NO_RIGHTS_TOLD else {name for name, bit in OPERATIONS.items() if rights >> bit & 1},
     )
+
+
+class _PartitionState(NamedTuple):
+    """The part of Kafka's description of a partition that begins with its number."""
+
+    number: int
+    leader: int
+    leader_epoch: int
+    replicas: list[int]
+    in_sync: list[int]
+    offline: list[int]
+
+
+class _DescribeTopics(Request[_MetadataStruct]):  # type: ignore[misc]  # aiokafka has no types
+    """Metadata of topics with what this user may do. Unlike aiokafka's own request, it never creates a topic."""
+
+    API_KEY = 3
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+
+    def build(self, request_struct_class: type[_MetadataStruct]) -> _MetadataStruct:
+        asked: list[tuple[uuid.UUID, str, dict[int, bytes]]] = [(uuid.UUID(int=0), name, {}) for name in self._names]
+        return request_struct_class(asked, False, False, True, {})
 
 
 async def _configs(client: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -191,7 +234,7 @@ class _Waiting(msgspec.Struct, frozen=True):
 
 async def lags(settings: Settings, states: Mapping[str, TopicState], client: AIOKafkaAdminClient) -> list[Lag]:
     """What waits, by stage and queue, of the topics that exist. Raises KafkaError, BusError or ForbiddenError."""
-    queues = [queue for queue in QUEUES if not states[queue.topic].missing]
+    queues = [queue for queue in QUEUES if states[queue.topic].partitions]
     parts = {
         queue: [TopicPartition(settings.prefix + queue.topic, n) for n in range(states[queue.topic].partitions)]
         for queue in queues

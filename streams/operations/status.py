@@ -37,10 +37,14 @@ CountHeld = Callable[[Settings], Awaitable[dict[str, int]]]
 
 
 class TopicSummary(msgspec.Struct, frozen=True):
-    """The topics of the contract. differing: what the cluster has instead, by topic and setting."""
+    """The topics of the contract. differing: what the cluster has instead, by topic and setting.
+
+    forbidden: topics that this user may not see. settings_read: whether the broker told the settings of the others.
+    """
 
     expected: int
     missing: list[str]
+    forbidden: list[str]
     differing: dict[str, dict[str, str]]
     offline_partitions: int
     under_replicated_partitions: int
@@ -97,7 +101,7 @@ async def read(settings: Settings, count_held: CountHeld) -> Status:
     """Read everything, the topics first and the rest at once. Raises BusError if no broker answers."""
     await kafka.wait_for_broker(settings, timeout=PART_SECONDS)
     parts = _Parts()
-    with _quiet_clients():
+    with quiet_clients():
         states = await parts.read("topics", lambda: with_admin(settings, partial(cluster.topic_states, settings)))
         parts.missing = {name for name, state in (states or {}).items() if state.missing}
         async with asyncio.TaskGroup() as tasks:
@@ -158,7 +162,7 @@ class _Parts:
 
 
 @contextlib.contextmanager
-def _quiet_clients() -> Iterator[None]:
+def quiet_clients() -> Iterator[None]:
     """Leave the errors of single requests out of the log: the part that needed them says what failed."""
     log = logging.getLogger("aiokafka")
     level = log.level
@@ -186,10 +190,11 @@ def _summary(states: dict[str, cluster.TopicState]) -> TopicSummary:
         name: {setting: present for setting, (present, _) in state.differences(contracts[name]).items()}
         for name, state in states.items()
     }
-    present = [state for state in states.values() if not state.missing]
+    present = [state for state in states.values() if state.partitions]
     return TopicSummary(
         len(states),
         [name for name, state in states.items() if state.missing],
+        [name for name, state in states.items() if state.forbidden],
         {name: changed for name, changed in differing.items() if changed},
         sum(state.offline for state in present),
         sum(state.under_replicated for state in present),
