@@ -7,6 +7,7 @@ in the order in which a deployment needs them:
 - `acls`: the rights of each role, and the access lists that grant them.
 - `dashboards`: Grafana's dashboards and the list of metrics.
 - `cluster`: brokers, topics, groups and lag, read in few requests.
+- `log_dirs`: the room on the brokers' disks.
 - `status`: the state of a deployment on one page.
 - `diagnosis`: what commonly goes wrong, and what to do about it.
 - `tail`: verdicts from the end of their topics.

@@ -182,7 +182,7 @@ class _PartitionState(NamedTuple):
     offline: list[int]
 
 
-class _DescribeTopics(Request[_MetadataStruct]):  # type: ignore[misc]  # aiokafka has no types
+class _DescribeTopics(Request[_MetadataStruct]):
     """Metadata of topics with what this user may do. Unlike aiokafka's own request, it never creates a topic."""
 
     API_KEY = 3

@@ -31,9 +31,10 @@ import safeguard_streams
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.kafka.clients import FORBIDDEN_ERRORS, forbidden
 from safeguard_streams.contract import topics
-from safeguard_streams.errors import ConfigurationError, ForbiddenError, SafeguardError
+from safeguard_streams.errors import BusError, ConfigurationError, ForbiddenError, SafeguardError
 from safeguard_streams.operations import acls, cluster
 from safeguard_streams.operations.cluster import Group, Lag, TopicState
+from safeguard_streams.operations.log_dirs import LogDir, log_dirs
 from safeguard_streams.operations.status import PART_SECONDS, health_page, quiet_clients, with_admin
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
@@ -44,6 +45,7 @@ T = TypeVar("T")
 Result = Literal["ok", "warning", "failed", "skipped"]
 SKEW_SECONDS = 60.0
 WAITING_SECONDS = 300.0
+LOW_SHARE, FULL_SHARE = 0.15, 0.05  # of a broker's disk
 LOW_DISK, FULL_DISK = 5 * 2**30, 2**30  # bytes
 SERVER_SECONDS = 3.0
 _CREATE = "run: safeguard topics create"
@@ -107,6 +109,7 @@ async def _of_cluster(settings: Settings, role: str | None) -> list[Check]:
     checks = [topic_settings(states), partitions(states), replication(states), rights(states, role)]
     found = await asyncio.gather(
         _bounded("transactions", transactions(settings)),
+        _bounded("brokers' disks", with_admin(settings, _broker_disks)),
         _bounded("clocks", clocks(settings, states)),
         _bounded("policies in force", policies(settings, states)),
         _bounded("processes", with_admin(settings, partial(_processes, settings, states))),
@@ -194,7 +197,7 @@ def _file(name: str, path: Path, setting: str) -> Check:
 
 
 def disk(settings: Settings) -> Check:
-    """Whether this host has room for temporary files and models. The brokers' disks are not visible from here."""
+    """Whether this host has room for temporary files and models."""
     folders = {tempfile.gettempdir(), str(Path.home())}
     if Path(settings.model).is_dir():
         folders.add(settings.model)
@@ -354,6 +357,27 @@ def _lacking(states: Mapping[str, TopicState], role: str) -> list[acls.AclBindin
 
 def _lacks(rights: set[str] | None, operation: str) -> bool:
     return rights is not None and operation not in rights
+
+
+async def _broker_disks(client: AIOKafkaAdminClient) -> Check:
+    try:
+        return broker_disks(await log_dirs(client))
+    except BusError as error:
+        return skipped("brokers' disks", str(error))
+
+
+def broker_disks(folders: Iterable[LogDir]) -> Check:
+    """Whether the brokers have room for what they retain."""
+    name = "brokers' disks"
+    fullest = min(folders, key=lambda one: one.usable / max(1, one.total), default=None)
+    if fullest is None:
+        return skipped(name, "the brokers do not tell")
+    share = fullest.usable / max(1, fullest.total)
+    found = f"{share:.0%} free ({fullest.usable / 2**30:,.1f} GiB) on broker {fullest.broker} in {fullest.folder}"
+    remedy = "add disks or brokers, or shorten the retention of content.events and the verdicts"
+    if share < FULL_SHARE:
+        return failed(name, found, remedy)
+    return warning(name, found, remedy) if share < LOW_SHARE else ok(name, found)
 
 
 async def transactions(settings: Settings) -> Check:

@@ -167,6 +167,14 @@ async def test_a_release_and_processes_are_what_the_doctor_asks_for(broker):
     assert results == {"ok": 5}
 
 
+async def test_kafka_tells_what_the_embedded_broker_does_not(kafka):
+    await kafka_bus.create_topics(kafka)
+    checks = {check.name: check for check in await diagnosis.diagnose(kafka, {}, "operator")}
+    for name in ("brokers' disks", "rights", "transactions"):
+        assert checks[name].result != "skipped", checks[name]
+    assert "GiB) on broker " in checks["brokers' disks"].found
+
+
 async def test_a_clock_that_is_ahead_is_found(broker):
     await kafka_bus.create_topics(broker)
     await write(broker, topics.EVENTS, [b"x"], partition=1, ago=-timedelta(minutes=30))

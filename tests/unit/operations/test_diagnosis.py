@@ -14,6 +14,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.operations import acls, diagnosis
 from safeguard_streams.operations.cluster import OPERATIONS, QUEUES, Group, Lag, TopicState
+from safeguard_streams.operations.log_dirs import LogDir
 from safeguard_streams.runtime.settings import Settings
 
 HEALTHY = {
@@ -193,6 +194,15 @@ def test_a_disk_that_is_full_fails(monkeypatch):
     for free, result in ((2**40, "ok"), (2**31, "warning"), (2**20, "failed")):
         monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: type("Usage", (), {"free": free}))
         assert diagnosis.disk(Settings()).result == result
+
+
+def test_a_brokers_disk_that_fills_up_is_named():
+    room = LogDir(1, "/logs", 100 * 2**30, 80 * 2**30)
+    assert diagnosis.broker_disks([room]).result == "ok"
+    assert diagnosis.broker_disks([]).result == "skipped"
+    for usable, result in ((10, "warning"), (2, "failed")):
+        check = diagnosis.broker_disks([room, LogDir(2, "/full", 100 * 2**30, usable * 2**30)])
+        assert (check.result, "on broker 2 in /full" in check.found) == (result, True)
 
 
 def test_settings_that_cannot_be_read_are_the_first_problem(monkeypatch):
