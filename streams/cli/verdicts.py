@@ -105,7 +105,7 @@ class _Lines:
 
     def show_header(self) -> None:
         item = "content item  reason"
-        print(f"{_HEADER} {item}" if self._wide else f"{_HEADER.rstrip()}\n  {item}", flush=True)
+        _print([f"{_HEADER} {item}"] if self._wide else [_HEADER.rstrip(), f"  {item}"])
 
     def show(self, verdict: Verdict) -> None:
         score = "" if verdict.score is None else f"{verdict.score:.2f}"
@@ -118,4 +118,8 @@ class _Lines:
         else:
             wrapped = textwrap.wrap(item, self._width - 2, break_long_words=False, break_on_hyphens=False)
             lines = [judged.rstrip(), *(f"  {part}" for part in wrapped)]
-        print("\n".join(lines), flush=True)
+        _print(lines)
+
+
+def _print(lines: list[str]) -> None:
+    print("\n".join(lines), flush=True)
