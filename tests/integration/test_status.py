@@ -167,7 +167,7 @@ async def test_a_release_and_processes_are_what_the_doctor_asks_for(broker):
     assert results == {"ok": 5}
 
 
-async def test_kafka_tells_what_the_embedded_broker_does_not(kafka):
+async def test_kafka_tells_rights_and_disks(kafka):
     await kafka_bus.create_topics(kafka)
     checks = {check.name: check for check in await diagnosis.diagnose(kafka, {}, "operator")}
     for name in ("brokers' disks", "rights", "transactions"):
