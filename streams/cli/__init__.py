@@ -10,8 +10,9 @@ is the command's purpose.
 - `benchmark` runs and prints a benchmark.
 - `content`: looks up a content item.
 - `demo`, `broker`, `publish`, `verdicts`: try the pipeline, run a broker to try it on, send content, follow verdicts.
-- `topics`, `prefilter`, `policy`, `replay`, `enforce`, `bench`, `dead_letters`, `erase`, `capacity`: operate it.
 - `completion`: lets a shell complete commands.
+- `status`, `doctor`, `dead_letters`: see how it is, and what to do.
+- `topics`, `prefilter`, `policy`, `replay`, `enforce`, `bench`, `erase`, `capacity`: operate it.
 
 ## Design decisions
 
@@ -41,12 +42,14 @@ from safeguard_streams.cli import (
     content,
     dead_letters,
     demo,
+    doctor,
     enforce,
     erase,
     policy,
     prefilter,
     publish,
     replay,
+    status,
     topics,
     verdicts,
 )
@@ -82,6 +85,8 @@ def _options(
 app.command("demo")(demo.demo)
 app.command("broker")(broker.broker)
 app.command("publish")(publish.publish)
+app.command("status")(status.status)
+app.command("doctor")(doctor.doctor)
 app.command("erase")(erase.erase)
 app.command("capacity")(capacity.capacity)
 app.add_typer(topics.app, name="topics")

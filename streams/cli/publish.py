@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated
 
 import orjson
@@ -11,42 +12,66 @@ import typer
 from safeguard_streams.bus import kafka
 from safeguard_streams.cli.options import Bootstrap, Json
 from safeguard_streams.cli.output import say
-from safeguard_streams.client.event_files import Line, lines_of, named
+from safeguard_streams.client.event_files import CheckedLines, Line, checked, lines_of, meant, named
 from safeguard_streams.client.publisher import send
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.intake import read_event
-from safeguard_streams.errors import RecordError
 from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.settings import Settings
+
+_SHOWN = 10  # lines and fields that messages explain at most
+_LONGEST_NAME = 60  # characters of a field's name that are shown
 
 
 def publish(
     file: Annotated[str, typer.Argument(help="JSON lines, one content event each; - for standard input.")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Check the file without publishing it; needs no broker.")
+    ] = False,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
-    """Publish content events to content.events.
+    """Publish content events to content.events. Exit with status 1 if some lines are no content events.
 
     Reads UTF-8, also compressed with gzip. Checks the whole file first, and sends nothing if it has another encoding or
-    a line that is too large. Lines are sent unchanged; the prefilter dead-letters invalid ones, which are named here.
+    a line that is too large. Lines are sent unchanged; the prefilter dead-letters those that are no events. Fields that
+    no event has are reported, because they are ignored.
     """
     current = settings.load(bootstrap=bootstrap)
     lines = lines_of(file)
-
-    async def work() -> int:
-        await kafka.wait_for_broker(current, timeout=10)
-        async with kafka.producer(current) as producer:
-            return await send(producer, current.prefix + topics.EVENTS, [line.value for line in lines])
-
-    count = asyncio.run(work())
-    print(orjson.dumps({"published": count}).decode() if as_json else f"published {count}")
-    invalid = [line for line in lines if _invalid(line)]
-    if invalid:
-        say(f"{named(invalid)}: no content event; see safeguard dead-letters list", error=True)
+    found = checked(lines)
+    count = 0 if check else asyncio.run(_send(current, lines))
+    if as_json:
+        print(orjson.dumps(_keys(lines, found, count)).decode())
+    else:
+        say(f"{len(lines) - len(found.invalid)} content events" if check else f"published {count}")
+    _report(found, len(lines), check=check)
+    if found.invalid:
+        raise typer.Exit(1)
 
 
-def _invalid(line: Line) -> bool:
-    try:
-        read_event(line.value)
-    except RecordError:
-        return True
-    return False
+async def _send(current: Settings, lines: Sequence[Line]) -> int:
+    await kafka.wait_for_broker(current, timeout=10)
+    async with kafka.producer(current) as producer:
+        return await send(producer, current.prefix + topics.EVENTS, [line.value for line in lines])
+
+
+def _keys(lines: Sequence[Line], found: CheckedLines, published: int) -> dict[str, object]:
+    return {
+        "published": published,
+        "events": len(lines) - len(found.invalid),
+        "invalid": [{"line": one.line.number, "reason": one.reason} for one in found.invalid],
+        "unknown_fields": {name: [line.number for line in where] for name, where in found.unknown.items()},
+    }
+
+
+def _report(found: CheckedLines, total: int, *, check: bool) -> None:
+    """Say on standard error what is wrong with the lines, and with which."""
+    for name, where in list(found.unknown.items())[:_SHOWN]:
+        hint = f", did you mean {meant(name)}?" if meant(name) else ""
+        say(f"{named(where)}: no event has a field {name[:_LONGEST_NAME]!r}, which is ignored{hint}", error=True)
+    for one in found.invalid[:_SHOWN]:
+        say(f"line {one.line.number}: no content event: {one.reason}", error=True)
+    if found.invalid:
+        next_step = "" if check else "; see: safeguard dead-letters list"
+        count = f"{len(found.invalid):,} of {total:,} lines are no content events"
+        say(f"{count}: {named([one.line for one in found.invalid])}{next_step}", error=True)

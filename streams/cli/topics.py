@@ -81,6 +81,10 @@ def acls(
             help="Principal that gets the role, such as User:prefilter-1; default: User: and the role's name."
         ),
     ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(help="Consumer group of the role consumer, in full; default: all that begin with consumer."),
+    ] = None,
     apply: Annotated[
         bool, typer.Option("--apply", help="Write them to the broker; needs a user who may alter access lists.")
     ] = False,
@@ -88,11 +92,13 @@ def acls(
     as_json: Json = False,
 ) -> None:
     """Print or apply the access lists of each role, as commands for Kafka's own tool or as JSON."""
+    if group is not None and role != "consumer":
+        raise ConfigurationError("--group: only the role consumer has a group of its choice")
     current = settings.load(bootstrap=bootstrap)
     bindings = [
         binding
         for name in ([role] if role else access_lists.ROLES)
-        for binding in access_lists.bindings(name, principal or f"User:{name}", current.prefix)
+        for binding in access_lists.bindings(name, principal or f"User:{name}", current.prefix, group)
     ]
     if apply:
         asyncio.run(access_lists.allow(current, bindings))
@@ -100,5 +106,10 @@ def acls(
     elif as_json:
         print(orjson.dumps([msgspec.to_builtins(binding) for binding in bindings]).decode())
     else:
+        if current.security_protocol != "PLAINTEXT":
+            say(
+                f"# {access_lists.ADMIN_PROPERTIES}: security.protocol and credentials of an administrator",
+                error=True,
+            )
         for binding in bindings:
-            print(binding.command)
+            say(binding.command(current))

@@ -7,6 +7,7 @@ refused with what to do, because their lines would arrive as noise.
 from __future__ import annotations
 
 import codecs
+import difflib
 import sys
 import zlib
 from collections.abc import Sequence
@@ -16,8 +17,25 @@ from typing import NamedTuple
 import orjson
 
 from safeguard_streams.contract import limits
-from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.contract.intake import read_event
+from safeguard_streams.contract.records import ContentEvent, Message
+from safeguard_streams.errors import ConfigurationError, RecordError
 
+_EVENT_FIELDS = ContentEvent.__struct_fields__
+_MESSAGE_FIELDS = Message.__struct_fields__
+_USUAL_NAMES = {  # names of other systems for an event's fields
+    "id": "content_id",
+    "body": "text",
+    "message": "text",
+    "content": "text",
+    "timestamp": "created_at",
+    "time": "created_at",
+    "user_id": "author_id",
+    "author": "author_id",
+    "lang": "language",
+    "channel": "surface",
+    "metadata": "attributes",
+}
 MAX_BYTES = 4 * 2**30  # of a decompressed file, which is held in memory
 _NAMED = 5  # lines that a message names at most
 _GZIP = b"\x1f\x8b"
@@ -42,6 +60,20 @@ class Line(NamedTuple):
     value: bytes
 
 
+class LineProblem(NamedTuple):
+    """A line that is no content event, and why; the reason quotes nothing of the content."""
+
+    line: Line
+    reason: str
+
+
+class CheckedLines(NamedTuple):
+    """What is wrong with lines. unknown: lines by the name of a field that no event has, as in `context[].txt`."""
+
+    invalid: list[LineProblem]
+    unknown: dict[str, list[Line]]
+
+
 def lines_of(file: str) -> list[Line]:
     """The non-empty lines of a file or, for '-', of standard input, without their ends.
 
@@ -57,6 +89,42 @@ def lines_of(file: str) -> list[Line]:
     if lines and not any(_is_object(line.value) for line in lines):
         raise ConfigurationError(f"{file}: no line is a JSON object; write one content event a line, in UTF-8")
     return lines
+
+
+def checked(lines: Sequence[Line]) -> CheckedLines:
+    """Check lines as the prefilter reads them, and look for fields that it would ignore."""
+    invalid: list[LineProblem] = []
+    unknown: dict[str, list[Line]] = {}
+    for line in lines:
+        try:
+            read_event(line.value)
+        except RecordError as error:
+            invalid.append(LineProblem(line, str(error)))
+        for name in _unknown_fields(line.value):
+            unknown.setdefault(name, []).append(line)
+    return CheckedLines(invalid, unknown)
+
+
+def meant(name: str) -> str | None:
+    """The field of an event that a person may have meant by this name."""
+    inner, _, last = name.rpartition(".")
+    close = difflib.get_close_matches(last.lower(), _MESSAGE_FIELDS if inner else _EVENT_FIELDS, 1)
+    if not close and last.lower() in _USUAL_NAMES and not inner:
+        close = [_USUAL_NAMES[last.lower()]]
+    return f"{inner}.{close[0]}" if close and inner else next(iter(close), None)
+
+
+def _unknown_fields(line: bytes) -> set[str]:
+    try:
+        event = orjson.loads(line.removeprefix(codecs.BOM_UTF8))
+    except ValueError:
+        return set()
+    if not isinstance(event, dict):
+        return set()
+    context = event.get("context")
+    messages = [one for one in context if isinstance(one, dict)] if isinstance(context, list) else []
+    inner = {f"context[].{name}" for one in messages for name in one if name not in _MESSAGE_FIELDS}
+    return {name for name in event if name not in _EVENT_FIELDS} | inner
 
 
 def _read(file: str) -> bytes:

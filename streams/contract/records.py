@@ -28,6 +28,7 @@ Lane = Literal["live", "audit", "shadow", "replay"]
 Change = Literal["release", "rollback", "retire", "shadow", "end-shadow"]
 ReplayState = Literal["running", "paused", "cancelled", "escalated"]
 Direction = Literal["promote", "revert"]
+HandledState = Literal["requeued", "discarded"]
 Enforced = Literal["allow", "review", "label", "limit", "remove"]  # in order of severity
 ActionState = Literal["applied", "held", "overridden"]
 Stratum = Literal["near", "far"]
@@ -613,6 +614,20 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
             )
         except ValueError:
             raise RecordError("record", "has a key, value or header that is not base64") from None
+
+
+class HandledLetter(msgspec.Struct, frozen=True, omit_defaults=True):
+    """moderation.dead-letters.handled: what an operator did with a dead letter. Letters without a record wait."""
+
+    letter: Annotated[str, Meta(description="where the dead letter stands: its partition and offset, as 3@1042")]
+    letter_timestamp: Annotated[
+        int,
+        Meta(description="timestamp of the dead letter's record: another letter at this place has another one"),
+    ]
+    state: Annotated[HandledState, Meta(description="whether the record went back to its topic, or was given up")]
+    handled_at: Annotated[datetime, Meta(description="when the operator did it")]
+    handled_by: Annotated[str, Meta(description="the operator who did it")]
+    why: Annotated[str, Meta(description="the operator's stated reason")] = ""
 
 
 def _from_base64(data: str | None) -> bytes | None:

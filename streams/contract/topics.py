@@ -15,6 +15,7 @@ from safeguard_streams.contract.records import (
     EnforcementInput,
     ErasureRequest,
     Escalation,
+    HandledLetter,
     Lane,
     PolicyChange,
     PolicyRelease,
@@ -44,6 +45,7 @@ ENFORCEMENT = "moderation.enforcement"
 ACTIONS = "moderation.actions"
 STANDING = "moderation.standing"
 DEAD_LETTERS = "moderation.dead-letters"
+DEAD_LETTERS_HANDLED = "moderation.dead-letters.handled"
 POSITIONS = "moderation.positions"
 ERASURES = "moderation.erasures"
 
@@ -121,6 +123,7 @@ CATALOGUE: tuple[Topic, ...] = (
     Topic(ACTIONS, "content_id", Action, retention=90 * DAY),
     Topic(STANDING, "content_id", Standing, cleanup="compact", segment=64 * MiB),
     Topic(DEAD_LETTERS, "the original key", DeadLetter, retention=30 * DAY, largest=LARGEST_RECORD),
+    Topic(DEAD_LETTERS_HANDLED, "place of the dead letter", HandledLetter, cleanup="compact", partitions=1),
     Topic(POSITIONS, "group, topic and partition", Position, cleanup="compact", partitions=1),
     Topic(ERASURES, "content_id", ErasureRequest, cleanup="compact", partitions=1),
 )

@@ -1,4 +1,4 @@
-"""Operators' tools outside the pipeline: access rights, capacity planning, dashboards, look-ups and erasure.
+"""Operators' tools outside the pipeline: status and diagnosis, access rights, capacity, look-ups, dead letters, erasure.
 
 Nothing here runs in the pipeline's processes; the command line uses it, and dashboards are generated files. The modules
 in the order in which a deployment needs them:
@@ -7,6 +7,12 @@ in the order in which a deployment needs them:
 - `acls`: the rights of each role, and the access lists that grant them.
 - `dashboards`: Grafana's dashboards and the list of metrics.
 - `content`: everything that the topics hold about one content item.
+- `cluster`: brokers, topics, groups and lag, read in few requests.
+- `log_dirs`: the room on the brokers' disks.
+- `status`: the state of a deployment on one page.
+- `diagnosis`: what commonly goes wrong, and what to do about it.
+- `tail`: verdicts from the end of their topics.
+- `dead_letters`: dead letters with what became of each; discarding.
 - `requeueing`: dead letters put back into the topics that they came from.
 - `erasure`: the erasure of a content item, and what remains of it until retention ends.
 

@@ -6,6 +6,7 @@ reasoning about content. Operators can write to the topic of the rationales, to 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -20,6 +21,7 @@ from safeguard_streams.errors import BusError
 from safeguard_streams.runtime.security import client_options
 from safeguard_streams.runtime.settings import Settings
 
+ADMIN_PROPERTIES = "admin.properties"  # of Kafka's own tool: security.protocol and the administrator's credentials
 Resource = Literal["topic", "group", "transactional-id"]
 Operation = Literal["read", "write", "create", "describe-configs", "alter-configs"]
 
@@ -57,7 +59,7 @@ ROLES: dict[str, Role] = {
         transactions=("reasoner",),
     ),
     "enforcement": Role(
-        "safeguard enforce run, or your own consumer that acts on verdicts",
+        "safeguard enforce run",
         reads=(
             *(topics.VERDICTS, topics.CLEARED, topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING),
             *_FOR_EVERY_STAGE,
@@ -65,6 +67,11 @@ ROLES: dict[str, Role] = {
         writes=(topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING, topics.DEAD_LETTERS, topics.POSITIONS),
         groups=("enforcement",),
         transactions=("enforcement",),
+    ),
+    "consumer": Role(
+        "read verdicts, in a group of its own (--group): a service of yours, or safeguard verdicts tail",
+        reads=(topics.VERDICTS, topics.CLEARED),
+        groups=("consumer",),
     ),
     "auditor": Role(
         "read what was judged, why, and which actions followed",
@@ -78,7 +85,7 @@ ROLES: dict[str, Role] = {
         "create topics, release policies, replay, promote, decide, requeue dead letters, erase",
         reads=tuple(topic.name for topic in topics.CATALOGUE if topic.name != topics.RATIONALES),
         writes=tuple(topic.name for topic in topics.CATALOGUE),
-        groups=("replay-", "dead-letters", "enforcement"),  # repartition reads what agents have not followed
+        groups=("replay-", "enforcement"),  # repartition reads what agents have not followed
         transactions=("policy-releases", "replay-", "promote-", "dead-letters", "enforcement-people"),
         creates_topics=True,
     ),
@@ -96,26 +103,32 @@ class AclBinding(msgspec.Struct, frozen=True):
     name: str
     prefixed: bool = False
 
-    @property
-    def command(self) -> str:
-        """The command of Kafka's own tool, without the address of the broker."""
+    def command(self, settings: Settings) -> str:
+        """The command of Kafka's own tool. Where brokers ask who connects, it reads that from ADMIN_PROPERTIES."""
         option = {"topic": "--topic", "group": "--group", "transactional-id": "--transactional-id"}[self.resource]
         pattern = " --resource-pattern-type prefixed" if self.prefixed else ""
         operation = "".join(word.capitalize() for word in self.operation.split("-"))
+        config = "" if settings.security_protocol == "PLAINTEXT" else f" --command-config {ADMIN_PROPERTIES}"
         return (
-            f"kafka-acls.sh --add --allow-principal {self.principal} --operation {operation} "
-            f"{option} {self.name!r}{pattern}"
+            f"kafka-acls.sh --bootstrap-server {shlex.quote(settings.bootstrap)}{config} --add "
+            f"--allow-principal {shlex.quote(self.principal)} --operation {operation} "
+            f"{option} {shlex.quote(self.name)}{pattern}"
         )
 
 
-def bindings(role: str, principal: str, prefix: str = "") -> Iterator[AclBinding]:
-    """The access list of a role for a principal, as in User:prefilter. prefix is the deployment's prefix of names."""
+def bindings(role: str, principal: str, prefix: str = "", group: str | None = None) -> Iterator[AclBinding]:
+    """The access list of a role for a principal, as in User:prefilter. prefix is the deployment's prefix of names.
+
+    group: the one consumer group that the principal uses, instead of those of the role.
+    """
     rights = ROLES[role]
     for name in rights.reads:
         yield AclBinding(principal, "read", "topic", prefix + name)
     for name in rights.writes:
         yield AclBinding(principal, "write", "topic", prefix + name)
-    for name in rights.groups:
+    if group is not None:
+        yield AclBinding(principal, "read", "group", group)
+    for name in rights.groups if group is None else ():
         yield AclBinding(principal, "read", "group", prefix + name, prefixed=True)
     for name in rights.transactions:
         yield AclBinding(principal, "write", "transactional-id", prefix + name, prefixed=True)

@@ -6,6 +6,7 @@ The generated files are in infra/telemetry. A test fails when they are out of da
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 import orjson
 
+import safeguard_streams
 from safeguard_streams.runtime import metrics
 from safeguard_streams.runtime.metrics import Metric
 
@@ -288,7 +290,34 @@ def documents() -> dict[str, bytes]:
         f"dashboards/{name}.json": orjson.dumps(_dashboard(name, title, panels), option=orjson.OPT_INDENT_2) + b"\n"
         for name, (title, panels) in DASHBOARDS.items()
     }
-    return {"METRICS.md": _listed().encode(), **boards}
+    runbook = orjson.dumps(_runbook(), option=orjson.OPT_INDENT_2) + b"\n"
+    return {"METRICS.md": _listed().encode(), "dashboards/runbook.json": runbook, **boards}
+
+
+def _runbook() -> dict[str, Any]:
+    """The runbook as a dashboard: alerts link to it, and it is where the dashboards are."""
+    text = (Path(safeguard_streams.__file__).parent / "infra/telemetry/RUNBOOK.md").read_text(encoding="utf-8")
+    title, *sections = re.split(r"^##? ", text, flags=re.MULTILINE)[1:]
+    return {
+        "uid": "safeguard-runbook",
+        "title": "Safeguard: runbook",
+        "tags": ["safeguard"],
+        "schemaVersion": 39,
+        "panels": [
+            _text(number, *section.split("\n", 1)) for number, section in enumerate([title, *sorted(sections)], 1)
+        ],
+    }
+
+
+def _text(number: int, title: str, text: str) -> dict[str, Any]:
+    height = 3 + len(text) // 200
+    return {
+        "id": number,
+        "type": "text",
+        "title": title,
+        "gridPos": {"h": height, "w": 24, "x": 0, "y": 100 * number},
+        "options": {"mode": "markdown", "content": text.strip()},
+    }
 
 
 def _listed() -> str:

@@ -5,43 +5,45 @@ reason to write anywhere. A record goes back only to a topic that its stage read
 content only if the original still stands at the place that the letter names. Nothing about an erased item goes back: it
 would be new content there.
 
-What was shown is what is done: a plan fixes the letters, and `requeue` writes those and no others.
+What was shown is what is done: a plan fixes the letters, and `requeue` writes those and no others. The record goes back
+in one transaction with the note that it did, and the holder of one name writes both. A letter is therefore requeued
+once, however many operators try.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 
 import msgspec
 from aiokafka import TopicPartition
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.dead_letters import requeued
-from safeguard_streams.bus.engine import Engine
-from safeguard_streams.bus.interface import Output, Partition, Record
-from safeguard_streams.bus.transform import stateless
+from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import DeadLetter, Origin
 from safeguard_streams.errors import RecordError
+from safeguard_streams.operations import dead_letters
+from safeguard_streams.operations.dead_letters import (
+    READ_BY,
+    Handled,
+    LetterFilter,
+    LetterPlace,
+    check_found,
+    handled_record,
+)
 from safeguard_streams.releases.erasures import ErasureList, content_ids, stated_ids
+from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
-from safeguard_streams.runtime.process import Stop
 from safeguard_streams.runtime.settings import Settings
 
-GROUP = "dead-letters-retry"
-# Topics that each stage reads and to which its letters may go back. A replay's end is fixed, so its letters may not.
-READ_BY: dict[str, tuple[str, ...]] = {
-    "prefilter": (topics.EVENTS,),
-    "reasoner": tuple(topics.LANES.values()),
-    "enforcement": (topics.VERDICTS, topics.ACTIONS),
-    "enforcement-cleared": (topics.CLEARED,),
-    "enforcement-actions": (topics.ENFORCEMENT,),
-    "enforcement-webhook": (topics.ACTIONS,),
-}
 # Only what already stands there may be written again.
 _ONLY_ORIGINALS = (topics.VERDICTS, topics.CLEARED, topics.ENFORCEMENT, topics.ACTIONS)
+# Of one transaction, at most.
+_CHUNK = 500  # letters
+_CHUNK_BYTES = 16 * topics.MiB  # of letters, unless one alone is larger
 
 
 class KeptLetter(msgspec.Struct, frozen=True):
@@ -54,58 +56,50 @@ class KeptLetter(msgspec.Struct, frozen=True):
 
 
 class RequeuePlan(msgspec.Struct, frozen=True):
-    """What a retry writes: the letters by place, and their numbers by stage and topic.
+    """What a retry writes: the letters by place, and their numbers by stage and topic."""
 
-    ends: where each partition of the dead letters ended when the plan was made.
-    """
-
-    letters: frozenset[tuple[int, int]]
+    letters: frozenset[LetterPlace]
     counts: dict[tuple[str, str], int]
     kept: list[KeptLetter]
-    ends: dict[Partition, int]
 
 
 class _Candidate(msgspec.Struct, frozen=True):
     """A letter that may go back, and a digest of the record that it holds, which may be large."""
 
-    place: tuple[int, int]
+    place: LetterPlace
     stage: str
     topic: str
     origin: Origin
     digest: bytes
 
 
-async def plan(settings: Settings) -> RequeuePlan:
-    """Read the dead letters that no earlier retry has handled, and decide which to requeue."""
-    ends = await kafka.end_offsets(settings, topics.DEAD_LETTERS)
-    positions = await kafka.group_positions(settings, GROUP, topics.DEAD_LETTERS, [p.partition for p in ends])
-    handled = {Partition(settings.prefix + topics.DEAD_LETTERS, number): at for number, at in positions.items()}
+async def plan(settings: Settings, wanted: LetterFilter) -> RequeuePlan:
+    """Read the dead letters that wait and are meant, and decide which to requeue.
+
+    Raises ConfigurationError for an id at which no letter waits.
+    """
+    wanted = msgspec.structs.replace(wanted, state="waiting")
     kept: list[KeptLetter] = []
-    counts: Counter[tuple[str, str]] = Counter()
-    letters: set[tuple[int, int]] = set()
-    unverified: list[_Candidate] = []
+    candidates: list[_Candidate] = []
     erasures = ErasureList()
     await erasures.read(settings)
-    async for record, letter in kafka.read_decoded(settings, [topics.DEAD_LETTERS], DeadLetter, after=handled):
-        if record.offset >= ends[Partition(record.topic, record.partition)]:
-            continue
-        candidate = _candidate(settings, record, letter, erasures)
+    async for found in dead_letters.read(settings, wanted):
+        candidate = _candidate(settings, found.record, found.letter, erasures)
         if isinstance(candidate, KeptLetter):
             kept.append(candidate)
-        elif candidate.topic in _ONLY_ORIGINALS:
-            unverified.append(candidate)
         else:
-            letters.add(candidate.place)
-            counts[candidate.stage, candidate.topic] += 1
-    standing = await _standing(settings, unverified)
-    for candidate in unverified:
-        if candidate.place in standing:
-            letters.add(candidate.place)
-            counts[candidate.stage, candidate.topic] += 1
-        else:
-            place = f"{topics.DEAD_LETTERS}[{candidate.place[0]}]@{candidate.place[1]}"
-            kept.append(KeptLetter(place, _shown(candidate.origin), candidate.stage, "its original is not there"))
-    return RequeuePlan(frozenset(letters), dict(counts), kept, ends)
+            candidates.append(candidate)
+    check_found(wanted, {one.letter for one in kept} | {one.place.id for one in candidates})
+    unverified = [one for one in candidates if one.topic in _ONLY_ORIGINALS]
+    forged = {one.place for one in unverified} - await _standing(settings, unverified)
+    kept += [
+        KeptLetter(one.place.id, _shown(one.origin), one.stage, "its original is not there")
+        for one in unverified
+        if one.place in forged
+    ]
+    letters = [one for one in candidates if one.place not in forged]
+    counts = Counter((one.stage, one.topic) for one in letters)
+    return RequeuePlan(frozenset(one.place for one in letters), dict(counts), kept)
 
 
 def _candidate(
@@ -120,10 +114,9 @@ def _candidate(
         if _is_erased(written, origin.timestamp, erasures):
             raise RecordError("value", "its item was erased")
     except RecordError as error:
-        place = f"{topics.DEAD_LETTERS}[{record.partition}]@{record.offset}"
-        return KeptLetter(place, _shown(origin), letter.stage, str(error))
+        return KeptLetter(LetterPlace.of(record).id, _shown(origin), letter.stage, str(error))
     digest = _digest(written.key, written.value)
-    return _Candidate((record.partition, record.offset), letter.stage, topic, origin, digest)
+    return _Candidate(LetterPlace.of(record), letter.stage, topic, origin, digest)
 
 
 def _digest(key: bytes | None, value: bytes | None) -> bytes:
@@ -144,12 +137,12 @@ def _shown(origin: Origin) -> str:
     return f"{origin.topic}[{origin.partition}]@{origin.offset}"
 
 
-async def _standing(settings: Settings, candidates: Sequence[_Candidate]) -> set[tuple[int, int]]:
+async def _standing(settings: Settings, candidates: Sequence[_Candidate]) -> set[LetterPlace]:
     """The places of the letters that hold the record at the place that they name."""
     by_partition: dict[tuple[str, int], list[_Candidate]] = defaultdict(list)
     for candidate in candidates:
         by_partition[candidate.topic, candidate.origin.partition].append(candidate)
-    found: set[tuple[int, int]] = set()
+    found: set[LetterPlace] = set()
     for (topic, partition), there in by_partition.items():
         if partition in await kafka.partitions_of(settings, topic):
             async with kafka.reader(settings, [topic], partition=partition) as client:
@@ -157,7 +150,7 @@ async def _standing(settings: Settings, candidates: Sequence[_Candidate]) -> set
     return found
 
 
-async def _compare(client: StrictConsumer, candidates: Sequence[_Candidate]) -> set[tuple[int, int]]:
+async def _compare(client: StrictConsumer, candidates: Sequence[_Candidate]) -> set[LetterPlace]:
     """The places of the letters, all of one partition, that hold what stands there."""
     (tp,) = client.assignment()
     first, end = (await client.beginning_offsets([tp]))[tp], (await client.end_offsets([tp]))[tp]
@@ -181,21 +174,40 @@ async def _next_record(client: StrictConsumer, tp: TopicPartition, offset: int) 
     return None
 
 
-async def requeue(settings: Settings, planned: RequeuePlan) -> int:
-    """Requeue the letters of a plan, each exactly once, and pass the others by. Returns the number requeued."""
+async def requeue(settings: Settings, planned: RequeuePlan, changed_by: ChangedBy) -> int:
+    """Requeue the letters of a plan that still wait, each exactly once on a broker with transactions.
+
+    Returns the number requeued. Raises BusError when another operator handles dead letters at the same time.
+    """
     count = 0
-
-    async def write(records: Sequence[Record]) -> list[Output]:
-        nonlocal count
-        outputs = [
-            requeued(record, settings.prefix)
-            for record in records
-            if (record.partition, record.offset) in planned.letters
-        ]
-        count += len(outputs)
-        return outputs
-
-    bus = kafka.KafkaBus(settings, [topics.DEAD_LETTERS], GROUP, record_seconds=0)
-    with Stop() as stop:
-        await Engine(bus, stateless(write), stage=GROUP).run(stop.event, until=planned.ends)
+    sizes: dict[str, int] = {}  # partitions by topic
+    async with kafka.exclusive_writer(settings, dead_letters.WRITER) as write:
+        handled = await Handled.read(settings)
+        waiting = {place for place in planned.letters if handled.of(place) is None}
+        async for records in _chunks(settings, waiting):
+            originals = [requeued(record, settings.prefix) for record in records]
+            for topic in {output.topic for output in originals} - set(sizes):
+                sizes[topic] = len(await kafka.partitions_of(settings, topic))
+            notes = [handled_record(LetterPlace.of(record), "requeued", changed_by) for record in records]
+            # A letter stands in the partition of its original's number.
+            numbers = [
+                record.partition % sizes[output.topic] for record, output in zip(records, originals, strict=True)
+            ]
+            await write([*originals, *notes], numbers)
+            count += len(records)
     return count
+
+
+async def _chunks(settings: Settings, places: Collection[LetterPlace]) -> AsyncGenerator[list[Record], None]:
+    """The records of these letters, a bounded number and size at a time."""
+    chunk: list[Record] = []
+    size = 0
+    async for record in kafka.read_all(settings, [topics.DEAD_LETTERS]):
+        if LetterPlace.of(record) in places:
+            chunk.append(record)
+            size += len(record.value or b"")
+        if len(chunk) >= _CHUNK or size >= _CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk

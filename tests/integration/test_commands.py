@@ -40,12 +40,12 @@ def environment(broker):
 
 @pytest.fixture
 def safeguard(environment):
-    def run(*arguments, given=None):
+    def run(*arguments, given=None, code=0):
         command = [SAFEGUARD, *arguments]
         done = subprocess.run(
             command, input=given, capture_output=True, text=True, timeout=TIMEOUT, env=environment, check=False
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == code, done.stderr
         return done.stdout
 
     return run
@@ -69,7 +69,8 @@ async def test_releases_are_counted_and_listed(safeguard):
 async def test_lines_are_published_unchanged(broker, safeguard):
     safeguard("topics", "create")
     lines = [encode(ContentEvent("a", "x\u2028y", now())).decode(), "not an event"]
-    assert json.loads(safeguard("publish", "-", "--json", given="\n".join(lines) + "\n\n")) == {"published": 2}
+    said = json.loads(safeguard("publish", "-", "--json", given="\n".join(lines) + "\n\n", code=1))
+    assert (said["published"], said["events"], said["invalid"][0]["line"]) == (2, 1, 2)
     events = [r async for r in kafka_bus.read_all(broker, [topics.EVENTS])]
     assert sorted((r.key, r.value.decode()) for r in events if r.key) == [(b"a", lines[0])]
     assert [r.value for r in events if not r.key] == [b"not an event"]
@@ -77,11 +78,13 @@ async def test_lines_are_published_unchanged(broker, safeguard):
 
 async def test_verdicts_are_followed_with_filters(broker, safeguard, environment):
     safeguard("topics", "create")
+    safeguard("policy", "release", "fraud-spam")
     async with kafka_bus.producer(broker) as producer:
-        for number, (policy, decision) in enumerate([("p", "safe"), ("q", "violates"), ("p", "violates")]):
+        given = [("fraud-spam", "safe"), ("q", "violates"), ("fraud-spam", "violates")]
+        for number, (policy, decision) in enumerate(given):
             verdict = Verdict(f"v{number}", f"c{number}", "s", policy, "1", decision, "reasoner", "live", "m", now())
             await producer.send_and_wait(broker.prefix + topics.VERDICTS, encode(verdict), key=b"c", partition=0)
-    words = ["verdicts", "tail", "--from-beginning", "--policy", "p", "--decision", "violates", "--json"]
+    words = ["verdicts", "tail", "--from-beginning", "--policy", "fraud-spam", "--decision", "violates", "--json"]
     with subprocess.Popen([SAFEGUARD, *words], stdout=subprocess.PIPE, text=True, env=environment) as process:
         verdict = decode(process.stdout.readline().encode(), Verdict)
         process.send_signal(signal.SIGINT)

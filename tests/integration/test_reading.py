@@ -1,16 +1,19 @@
 """Readers of topics count what they cannot read, and are bounded by time whatever timestamps records have."""
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.consumer.fetcher import Fetcher, OffsetResetStrategy
 
 from safeguard_streams.bus import kafka as kafka_bus
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import ContentEvent, ErasureRequest, encode
 from safeguard_streams.runtime.security import client_options
+from tests.conftest import TIMEOUT
 
 pytestmark = pytest.mark.slow
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -109,6 +112,31 @@ async def test_a_reading_says_what_it_covers(broker):
     assert len(read) == 5
     assert seen[0] == ([NAME], 5)
     assert sum(seen[1:]) == 5
+
+
+async def test_a_reader_from_the_end_gives_only_what_comes_next(broker, monkeypatch):
+    """Also if the answer to the client's own first reset, to the beginning, is late."""
+    answer = Fetcher._proc_offset_request
+
+    async def late(self, node, asked):
+        beginning = any(at == OffsetResetStrategy.EARLIEST for parts in asked.values() for _, at in parts)
+        offsets = await answer(self, node, asked)
+        await asyncio.sleep(0.3 if beginning else 0)
+        return offsets
+
+    await written(broker, [(b"k", request("old"), None)] * 20)
+    monkeypatch.setattr(Fetcher, "_proc_offset_request", late)
+    async with kafka_bus.reader(broker, [NAME], from_end=True) as client, kafka_bus.producer(broker) as producer:
+        await producer.send_and_wait(broker.prefix + NAME, request("new"), key=b"k", partition=0)
+        record = await asyncio.wait_for(client.getone(), TIMEOUT)
+    assert record.value == request("new")
+
+
+async def test_a_reader_from_the_end_of_an_empty_topic_begins_at_its_first_record(broker):
+    await written(broker, [])
+    async with kafka_bus.reader(broker, [NAME], from_end=True) as client, kafka_bus.producer(broker) as producer:
+        await producer.send_and_wait(broker.prefix + NAME, request("new"), key=b"k", partition=0)
+        assert (await asyncio.wait_for(client.getone(), TIMEOUT)).value == request("new")
 
 
 @pytest.mark.parametrize("content_id", ["plain-1", 'odd "id" \\ ü 🙂/', "ключ", "\n"])

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.cli import app
+from safeguard_streams.client.verdicts import Verdicts
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, ContentEvent, Rationale, Verdict, decode, encode
 from safeguard_streams.errors import BusError, ConfigurationError
@@ -216,7 +217,7 @@ async def test_each_role_does_its_work(secure, tmp_path, monkeypatch):
         for user, words in stages.items():
             stack.enter_context(process(secure, user, words, tmp_path, **ports))
         published = command(secure, "producer", "publish", str(events))
-        assert published.returncode == 0, published.stderr
+        assert (published.returncode, "line 4" in published.stderr) == (1, True), "all lines are sent, also the last"
 
         async def acted():
             return len({a.content_id for a in await read(secure, "auditor", topics.ACTIONS, Action)}) == 2
@@ -390,9 +391,69 @@ def test_secrets_come_from_files_and_are_never_printed(tmp_path, monkeypatch):
     assert "kept-in" not in str(caught.value)
 
 
+@pytest.fixture(scope="module")
+def kafka_tools(tmp_path_factory):
+    """A folder with kafka-acls.sh, as Kafka's distribution has it. Maven downloads its jars."""
+    folder = tmp_path_factory.mktemp("tools")
+    pom = brokers.JARS_POM.read_text().replace(">kafka_2.13<", ">kafka-tools<")
+    (folder / "pom.xml").write_text(pom)
+    command = ["mvn", "-q", "-B", "-f", folder / "pom.xml", "dependency:copy-dependencies"]
+    subprocess.run([*command, f"-DoutputDirectory={folder / 'jars'}"], check=True, capture_output=True, timeout=TIMEOUT)
+    script = folder / "kafka-acls.sh"
+    script.write_text(f'exec java -cp "{folder}/jars/*" org.apache.kafka.tools.AclCommand "$@"\n')
+    script.chmod(0o755)
+    return folder
+
+
+@pytest.mark.slow
+async def test_the_printed_commands_run_and_a_consumer_follows_verdicts(secure, kafka_tools, tmp_path):
+    """As printed, by Kafka's own tool. The user gets exactly the rights of a consumer of verdicts."""
+    (tmp_path / "admin.properties").write_text(
+        f"security.protocol=SASL_SSL\nsasl.mechanism=SCRAM-SHA-512\nssl.truststore.type=PEM\n"
+        f"ssl.truststore.location={secure.ca_file}\nsasl.jaas.config=org.apache.kafka.common.security.scram."
+        f'ScramLoginModule required username="admin" password="{PASSWORDS["admin"]}";\n'
+    )
+    before = await may(as_user(secure, "stranger"), topics.VERDICTS)
+    words = ["topics", "acls", "consumer", "--principal", "User:stranger", "--group", "my-service"]
+    printed = command(secure, "admin", *words)
+    assert len(printed.stdout.splitlines()) == 3, printed.stderr
+    given = {**os.environ, "PATH": f"{kafka_tools}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["sh", "-e"], input=printed.stdout, env=given, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    user = as_user(secure, "stranger")
+
+    async def granted():
+        return (await may(user, topics.VERDICTS), await may(user, topics.EVENTS)) == ((True, False), (False, False))
+
+    await until(granted, 30)
+    assert before == (False, False)
+    options = {**client_options(user), "session_timeout_ms": 6000}
+    follower = Verdicts(options.pop("bootstrap_servers"), "my-service", prefix=PREFIX, **options)
+    async with follower as verdicts:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(10):
+                await anext(verdicts)
+    tailed = command(secure, "stranger", "verdicts", "tail", "--exit", "--cleared", "--json")
+    assert tailed.returncode == 0, tailed.stderr
+    checked = command(secure, "stranger", "doctor", "--role", "consumer", "--json")
+    rights = {check["name"]: check for check in json.loads(checked.stdout)}
+    assert rights["rights"]["result"] == "ok", rights["rights"]
+    lacking = command(secure, "stranger", "doctor", "--role", "operator")
+    assert lacking.returncode == 1
+    assert "safeguard topics acls operator" in lacking.stdout
+    refused = command(secure, "producer", "status", "--json")
+    assert refused.returncode == 0, refused.stderr
+    assert json.loads(refused.stdout)["policies"] is None
+
+
 def test_access_lists_are_printed_as_commands_and_as_json():
     shown = CliRunner().invoke(app, ["topics", "acls", "producer", "--principal", "User:web"]).stdout
-    assert shown == "kafka-acls.sh --add --allow-principal User:web --operation Write --topic 'content.events'\n"
+    assert shown == (
+        "kafka-acls.sh --bootstrap-server 127.0.0.1:9092 --add --allow-principal User:web --operation Write "
+        "--topic content.events\n"
+    )
     rows = json.loads(CliRunner().invoke(app, ["topics", "acls", "--json"]).stdout)
     readers = {row["principal"] for row in rows if (row["operation"], row["name"]) == ("read", topics.RATIONALES)}
     assert readers == {"User:auditor"}

@@ -32,6 +32,8 @@ ELSEWHERE = {
     ("prefilter", "distill"): "integration/test_commands.py",
     ("prefilter", "recall"): "integration/test_commands.py",
     ("topics", "acls"): "integration/test_security.py",
+    ("dead-letters", "show"): "integration/test_dead_letters.py",
+    ("dead-letters", "discard"): "integration/test_dead_letters.py",
     ("capacity",): "integration/test_documentation.py",
     ("policy", "compare"): "integration/test_releases.py",
     ("bench", "prefilter"): "integration/test_benchmarks.py",
@@ -204,6 +206,7 @@ def edit(path):
 
 # A policy test fails when the small model falls short; a promotion is refused above its budget; nothing may be held.
 MAY_FAIL = {("policy", "test"): "F1", ("replay", "promote"): "budget", ("enforce", "release"): "held"}
+MAY_FAIL |= {("doctor",): "failed "}  # another program may use a port of this machine
 
 
 @pytest.mark.slow
@@ -214,7 +217,7 @@ def test_every_documented_command_runs(stage):
         words = stage.words([*names, *shown])
         if command.startswith("safeguard policy diff ticket-touting@live"):
             edit(stage.folder / "my/ticket-touting/policy.md")
-        if names == ("verdicts", "tail"):
+        if names == ("verdicts", "tail") and "--exit" not in words:
             follow(stage, words, "post-1" if "--from-beginning" in words else None)
         elif names[-1] == "run":
             process, port, log = stage.start(words)

@@ -283,7 +283,7 @@ def test_dashboards_are_current_and_query_exported_metrics():
         assert (TELEMETRY / name).read_bytes() == content, (
             "run: python -m safeguard_streams.operations.dashboards infra/telemetry"
         )
-        if not name.endswith(".json"):
+        if not name.endswith(".json") or name.endswith("runbook.json"):
             continue
         panels = json.loads(content)["panels"]
         assert len(panels) > 5
@@ -303,9 +303,88 @@ def test_alerts_query_exported_metrics_and_link_to_the_runbook():
         assert names_in(rule["expr"]) <= declared(), rule["alert"]
         assert labels_in(rule["expr"]) <= known_labels() | {"job"}, rule["alert"]
         assert rule["labels"]["severity"] in ("page", "ticket")
-        assert rule["annotations"]["runbook_url"] == f"infra/telemetry/RUNBOOK.md#{rule['alert'].lower()}"
+        assert rule["annotations"]["runbook_url"] == "{{ $externalLabels.runbook }}#" + rule["alert"].lower()
         assert f"\n## {rule['alert']}\n" in runbook
     assert runbook.count("\n## ") == len(group["rules"])
+
+
+def test_the_alerts_link_leads_to_the_runbook_of_the_composes_grafana():
+    board = json.loads((TELEMETRY / "dashboards/runbook.json").read_text())
+    config = yaml.safe_load((TELEMETRY / "prometheus.yml").read_text())
+    services = yaml.safe_load((TELEMETRY.parents[1] / "docker-compose.kafka.yml").read_text())["services"]
+    (port,) = services["grafana"]["ports"]
+    assert config["global"]["external_labels"]["runbook"].startswith(
+        f"http://{port.rpartition(':')[0]}/d/{board['uid']}/"
+    )
+    titles = {panel["title"] for panel in board["panels"]}
+    (group,) = yaml.safe_load((TELEMETRY / "alerts.yml").read_text())["groups"]
+    assert {rule["alert"] for rule in group["rules"]} < titles
+    assert all(panel["options"]["content"] for panel in board["panels"])
+
+
+@pytest.mark.parametrize("profile", ["gpu", "cpu"])
+def test_prometheus_scrapes_each_process_of_a_profile_and_no_other(profile):
+    """A target that does not exist would raise ProcessDown for good."""
+    services = yaml.safe_load((TELEMETRY.parents[1] / "docker-compose.kafka.yml").read_text())["services"]
+    names = set()
+    for name, service in services.items():
+        if set(service.get("profiles", [profile])) & {profile}:
+            aliases = service.get("networks", {}).get("default", {}).get("aliases", [])
+            names |= {name, *aliases}
+    (job,) = yaml.safe_load((TELEMETRY / "prometheus.yml").read_text())["scrape_configs"]
+    targets = [target.partition(":")[0] for entry in job["static_configs"] for target in entry["targets"]]
+    assert sorted(targets) == ["enforcement", "prefilter", "reasoner"]
+    assert set(targets) <= names
+
+
+def test_in_kubernetes_prometheus_finds_the_pods_by_their_annotations():
+    (job,) = yaml.safe_load((TELEMETRY / "prometheus-kubernetes.yml").read_text())["scrape_configs"]
+    folder = TELEMETRY.parent / "kubernetes"
+    namespace = yaml.safe_load((folder / "namespace.yaml").read_text())["metadata"]["name"]
+    assert job["kubernetes_sd_configs"][0]["namespaces"]["names"] == [namespace]
+    labels = {label for rule in job["relabel_configs"] for label in rule["source_labels"]}
+    for stage in ("prefilter", "reasoner", "enforcement"):
+        for document in yaml.safe_load_all((folder / f"{stage}.yaml").read_text()):
+            if document["kind"] == "Deployment":
+                for name in document["spec"]["template"]["metadata"]["annotations"]:
+                    if name.startswith("prometheus.io/"):
+                        assert "__meta_kubernetes_pod_annotation_" + re.sub(r"\W", "_", name) in labels
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool here")
+def test_an_alert_that_fires_has_the_address_of_its_remedy(tmp_path):
+    shutil.copy(TELEMETRY / "alerts.yml", tmp_path)
+    address = yaml.safe_load((TELEMETRY / "prometheus.yml").read_text())["global"]["external_labels"]["runbook"]
+    case = {
+        "rule_files": ["alerts.yml"],
+        "tests": [
+            {
+                "external_labels": {"runbook": address},
+                "interval": "1m",
+                "input_series": [{"series": 'up{job="safeguard", instance="prefilter:6066"}', "values": "0x10"}],
+                "alert_rule_test": [
+                    {
+                        "eval_time": "5m",
+                        "alertname": "ProcessDown",
+                        "exp_alerts": [
+                            {
+                                "exp_labels": {"severity": "page", "job": "safeguard", "instance": "prefilter:6066"},
+                                "exp_annotations": {
+                                    "summary": "prefilter:6066 does not respond",
+                                    "runbook_url": f"{address}#processdown",
+                                },
+                            }
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+    (tmp_path / "case.yml").write_text(yaml.safe_dump(case))
+    done = subprocess.run(
+        ["promtool", "test", "rules", "case.yml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool here")
@@ -319,8 +398,13 @@ def test_promtool_accepts_the_alerts_the_configuration_and_every_query(tmp_path)
 
     promtool("rules", "alerts.yml")
     promtool("config", "prometheus.yml")
+    found = yaml.safe_load((TELEMETRY / "prometheus-kubernetes.yml").read_text())
+    for job in found["scrape_configs"]:
+        del job["kubernetes_sd_configs"]  # Debian's promtool is built without Kubernetes
+    (tmp_path / "prometheus-kubernetes.yml").write_text(yaml.safe_dump(found))
+    promtool("config", "prometheus-kubernetes.yml")
     boards = [json.loads(content) for name, content in dashboards.documents().items() if name.endswith(".json")]
-    queries = [target["expr"] for board in boards for panel in board["panels"] for target in panel["targets"]]
+    queries = [target["expr"] for board in boards for panel in board["panels"] for target in panel.get("targets", ())]
     # As recording rules, because the promtool of Debian 12 checks queries only in a file of rules.
     rules = [
         {"record": f"query:{number}", "expr": query.replace("$__rate_interval", "5m")}

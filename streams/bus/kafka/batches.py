@@ -19,10 +19,15 @@ from safeguard_streams.contract.records import Headers
 
 def new_batch(producer: AIOKafkaProducer, outputs: Sequence[Output]) -> BatchBuilder:
     """An empty batch that can take these outputs by `append`."""
-    if all(name.isascii() or _is_utf8(name) for output in outputs for name, _ in output.headers):
+    if all(map(has_utf8_names, outputs)):
         return producer.create_batch()
     manager = producer._txn_manager
     return _AnyNameBatch(transactional=manager is not None and manager.transactional_id is not None)
+
+
+def has_utf8_names(output: Output) -> bool:
+    """Whether aiokafka's own builder takes the names of an output's headers."""
+    return all(name.isascii() or _is_utf8(name) for name, _ in output.headers)
 
 
 def append(batch: BatchBuilder, output: Output) -> bool:

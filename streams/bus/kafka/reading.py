@@ -107,11 +107,13 @@ async def reader(
         if partition is not None:
             client.assign([TopicPartition(name, partition) for name in full])
         await client.start()
-        partitions = client.assignment()
         if from_end:
-            await client.seek_to_end(*partitions)
+            # `seek_to_end` would race with the client's own first reset, whose late answer could set the beginning.
+            # A `seek` to an offset is final.
+            for end, offset in (await (await EndOffsets.now(client)).resolve()).items():
+                client.seek(TopicPartition(*end), offset)
         else:
-            await client.seek_to_beginning(*partitions)
+            await client.seek_to_beginning(*client.assignment())
         yield client
     except UnknownTopicOrPartitionError as error:
         raise ConfigurationError(

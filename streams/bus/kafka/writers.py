@@ -18,10 +18,10 @@ from aiokafka.errors import (
     RecordTooLargeError,
     kafka_errors,
 )
-from aiokafka.structs import OffsetAndMetadata
+from aiokafka.structs import OffsetAndMetadata, RecordMetadata
 
 from safeguard_streams.bus.interface import Committed, Output, Partition
-from safeguard_streams.bus.kafka.batches import append, new_batch
+from safeguard_streams.bus.kafka.batches import append, has_utf8_names, new_batch
 from safeguard_streams.bus.kafka.clients import (
     FENCED_ERRORS,
     FORBIDDEN_ERRORS,
@@ -174,13 +174,7 @@ async def exclusive_writer(settings: Settings, name: str) -> AsyncIterator[Write
     async def write(outputs: Sequence[Output], partitions: Sequence[int | None] = ()) -> None:
         async with client.transaction() if transactional else contextlib.nullcontext():
             sent = [
-                await client.send(
-                    settings.prefix + output.topic,
-                    value=output.value,
-                    key=output.key,
-                    partition=partition,
-                    headers=list(output.headers),
-                )
+                await _send(client, settings.prefix + output.topic, output, partition)
                 for output, partition in zip_longest(outputs, partitions)
             ]
             written = await asyncio.gather(*sent)
@@ -193,6 +187,21 @@ async def exclusive_writer(settings: Settings, name: str) -> AsyncIterator[Write
             yield write
         except FENCED_ERRORS as error:
             raise BusError(f"another process holds {name}; try again when it has finished") from error
+
+
+async def _send(
+    client: AIOKafkaProducer, topic: str, output: Output, partition: int | None
+) -> asyncio.Future[RecordMetadata]:
+    """Send one record. Header names that are not UTF-8 need a batch of their own, and hence a partition."""
+    if partition is None or has_utf8_names(output):
+        sent: asyncio.Future[RecordMetadata] = await client.send(
+            topic, value=output.value, key=output.key, partition=partition, headers=list(output.headers)
+        )
+        return sent
+    batch = new_batch(client, [output])
+    append(batch, output)
+    sent = await client.send_batch(batch, topic, partition=partition)
+    return sent  # noqa: RET504  (its type is not declared by aiokafka)
 
 
 async def _until_visible(client: StrictConsumer, last: Mapping[TopicPartition, int]) -> None:

@@ -7,9 +7,11 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from safeguard_streams.cli import app
 from safeguard_streams.client import event_files
-from safeguard_streams.client.event_files import lines_of
+from safeguard_streams.client.event_files import Line, checked, lines_of, meant
 from safeguard_streams.contract import limits
 from safeguard_streams.errors import ConfigurationError
 
@@ -103,3 +105,81 @@ def test_what_cannot_be_read_is_said(tmp_path):
         (tmp_path / "secret").chmod(0)
         with pytest.raises(ConfigurationError, match="cannot be read: Permission denied"):
             lines_of(str(tmp_path / "secret"))
+
+
+def event(**changes):
+    return json.dumps({"content_id": "a", "text": "private words", "created_at": "2026-01-01T00:00:00Z"} | changes)
+
+
+LINES = [
+    event(),
+    event(txt="x", surface="chat"),
+    '{"id": "a", "text": "private words"}',
+    event(context=[{"rol": "user", "text": "x"}], attributes={"any": {"thing": 1}}),
+    "not an event",
+    "[1]",
+    event(context="private words"),
+    event(TXT=None),
+]
+
+
+def test_lines_that_are_no_events_and_fields_that_no_event_has_are_found():
+    found = checked([Line(number, line.encode()) for number, line in enumerate(LINES, 1)])
+    assert [(one.line.number, one.reason.partition(":")[0]) for one in found.invalid] == [
+        (3, "content_id"),
+        (4, "context[0].role"),
+        (5, "record"),
+        (6, "record"),
+        (7, "context"),
+    ]
+    unknown = {name: [line.number for line in where] for name, where in found.unknown.items()}
+    assert unknown == {"txt": [2], "id": [3], "context[].rol": [4], "TXT": [8]}
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("txt", "text"),
+        ("Content_ID", "content_id"),
+        ("createdAt", "created_at"),
+        ("id", "content_id"),
+        ("body", "text"),
+        ("context[].rol", "context[].role"),
+        ("context[].created_at", None),
+        ("zzz", None),
+        ("", None),
+    ],
+)
+def test_a_field_is_suggested_where_one_was_meant(name, field):
+    assert meant(name) == field
+
+
+def check(tmp_path, *lines, words=()):
+    path = tmp_path / "events.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return CliRunner().invoke(app, ["publish", str(path), "--check", "--bootstrap", "127.0.0.1:1", *words])
+
+
+def test_a_file_is_checked_without_a_broker_and_nothing_of_it_is_quoted(tmp_path):
+    done = check(tmp_path, *LINES)
+    assert done.exit_code == 1
+    assert done.stdout == "3 content events\n"
+    assert "line 3: no content event: content_id: is missing" in done.stderr
+    assert "line 2: no event has a field 'txt', which is ignored, did you mean text?" in done.stderr
+    assert "5 of 8 lines are no content events: lines 3, 4, 5, 6, 7" in done.stderr
+    assert "private words" not in done.output
+    done = check(tmp_path, event(), event(mine=1))
+    assert (done.exit_code, done.stdout) == (0, "2 content events\n"), "an unknown field is no error"
+
+
+def test_what_the_check_finds_is_there_for_programs(tmp_path):
+    said = json.loads(check(tmp_path, *LINES, words=["--json"]).stdout)
+    assert (said["published"], said["events"]) == (0, 3)
+    assert [one["line"] for one in said["invalid"]] == [3, 4, 5, 6, 7]
+    assert said["unknown_fields"]["txt"] == [2]
+
+
+def test_names_of_fields_cannot_draw_in_a_terminal(tmp_path):
+    done = check(tmp_path, event(**{"\x1b[2J" + "x" * 500: 1}))
+    assert "\x1b" not in done.output
+    assert len(done.stderr) < 300

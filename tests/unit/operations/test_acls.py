@@ -1,9 +1,12 @@
 """Roles have the rights that their commands need."""
 
+import shlex
+
 from safeguard_streams.contract import topics
 from safeguard_streams.enforcement.cleared import STAGE as CLEARING
 from safeguard_streams.enforcement.transform import ACTING, DELIVERING, STAGE
 from safeguard_streams.operations.acls import ROLES, bindings
+from safeguard_streams.runtime.settings import Settings
 
 
 def test_agents_and_operators_may_read_how_far_agents_are():
@@ -22,5 +25,27 @@ def test_who_creates_topics_may_raise_their_record_size():
 
 
 def test_commands_name_operations_as_kafkas_tool_does():
-    commands = [one.command for one in bindings("operator", "User:o")]
-    assert any("--operation DescribeConfigs --topic 'content.events'" in command for command in commands)
+    commands = [one.command(Settings(bootstrap="k:9092")) for one in bindings("operator", "User:o")]
+    assert any("--operation DescribeConfigs --topic content.events" in command for command in commands)
+    assert all(command.startswith("kafka-acls.sh --bootstrap-server k:9092 --add ") for command in commands)
+
+
+def test_commands_survive_a_shell_and_name_the_administrators_credentials():
+    secured = Settings(bootstrap="k:9092", security_protocol="SASL_SSL")
+    principal = "User:CN=web 1,O='x;rm -rf'"
+    for one in bindings("consumer", principal, "eu.", "my group"):
+        words = shlex.split(one.command(secured))
+        assert words[words.index("--allow-principal") + 1] == principal
+        assert words[words.index("--command-config") + 1] == "admin.properties"
+        assert one.name in words
+
+
+def test_a_consumer_reads_verdicts_in_its_own_group_and_nothing_else():
+    granted = {(one.operation, one.resource, one.name, one.prefixed) for one in bindings("consumer", "User:c", "eu.")}
+    assert granted == {
+        ("read", "topic", "eu.moderation.verdicts", False),
+        ("read", "topic", "eu.moderation.cleared", False),
+        ("read", "group", "eu.consumer", True),
+    }
+    groups = [one for one in bindings("consumer", "User:c", "eu.", "my-service") if one.resource == "group"]
+    assert [(one.name, one.prefixed) for one in groups] == [("my-service", False)]

@@ -1,0 +1,220 @@
+"""Each check of `safeguard doctor` fails for what it looks for, and for nothing else."""
+
+import asyncio
+import socket
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from safeguard_streams.cli import app
+from safeguard_streams.contract import topics
+from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.operations import acls, diagnosis
+from safeguard_streams.operations.cluster import OPERATIONS, QUEUES, Group, Lag, TopicState
+from safeguard_streams.operations.log_dirs import LogDir
+from safeguard_streams.runtime.settings import Settings
+
+HEALTHY = {
+    topic.name: TopicState(f"eu.{topic.name}", topic.partitions or 6, 3, config=topic.config, rights=set(OPERATIONS))
+    for topic in topics.CATALOGUE
+}
+
+
+def with_change(name, **changes):
+    return HEALTHY | {name: msgspec.structs.replace(HEALTHY[name], **changes)}
+
+
+def with_setting(name, **settings):
+    changed = {key.replace("_", "."): value for key, value in settings.items()}
+    return with_change(name, config=HEALTHY[name].config | changed)
+
+
+def test_a_healthy_cluster_passes():
+    for check in (
+        diagnosis.topic_settings(HEALTHY),
+        diagnosis.partitions(HEALTHY),
+        diagnosis.replication(HEALTHY),
+        diagnosis.rights(HEALTHY, None),
+    ):
+        assert (check.result, check.remedy) == ("ok", ""), check
+
+
+@pytest.mark.parametrize(
+    ("states", "result", "said", "remedy"),
+    [
+        (with_change(topics.POSITIONS, partitions=0), "failed", "eu.moderation.positions", "topics create"),
+        (with_change(topics.EVENTS, offline=1), "failed", "without a leader: eu.content.events", "start the brokers"),
+        (with_setting(topics.STANDING, cleanup_policy="delete"), "failed", "cleanup.policy=delete", "kafka-configs.sh"),
+        (with_setting(topics.EVENTS, max_message_bytes="1000"), "failed", "max.message.bytes=1000", "topics create"),
+        (with_setting(topics.EVENTS, retention_ms="1000"), "warning", "retention.ms=1000", "[2592000000]"),
+        (with_setting(topics.EVENTS, max_message_bytes=str(2**30)), "ok", "as the contract says", ""),
+        (with_setting(topics.RATIONALES, cleanup_policy="delete,compact"), "ok", "as the contract says", ""),
+        (with_change(topics.EVENTS, config=None), "skipped", "may not read their settings", ""),
+        (with_change(topics.EVENTS, partitions=0, forbidden=True), "ok", "", ""),
+    ],
+)
+def test_topics_are_compared_with_the_contract(states, result, said, remedy):
+    check = diagnosis.topic_settings(states)
+    assert check.result == result
+    assert said in check.found
+    assert remedy in check.remedy
+
+
+def test_topics_that_records_pass_through_need_equal_partitions():
+    check = diagnosis.partitions(with_change(topics.ESCALATIONS_AUDIT, partitions=3))
+    assert (check.result, "eu.content.escalations.audit 3" in check.found) == ("failed", True)
+    assert diagnosis.partitions(with_change(topics.POLICIES, partitions=9)).result == "ok"
+
+
+def test_one_replica_and_replicas_behind_are_warnings():
+    assert diagnosis.replication(with_change(topics.EVENTS, replicas=1)).result == "warning"
+    check = diagnosis.replication(with_change(topics.EVENTS, under_replicated=2))
+    assert "not in sync: eu.content.events" in check.found
+
+
+def only(role):
+    """The states as a user of one role sees them."""
+    rights = {name: set() for name in HEALTHY}
+    for binding in acls.bindings(role, "User:x"):
+        if binding.resource == "topic":
+            rights[binding.name].add(binding.operation)
+    return {
+        name: msgspec.structs.replace(state, rights=rights[name], forbidden=not rights[name])
+        for name, state in HEALTHY.items()
+    }
+
+
+@pytest.mark.parametrize("role", acls.ROLES)
+def test_the_rights_of_a_role_are_recognised_and_what_is_lacking_named(role):
+    states = only(role)
+    assert diagnosis.rights(states, role).result == "ok"
+    assert role in diagnosis.rights(states, None).found
+    (name, state) = next((name, state) for name, state in states.items() if state.rights)
+    right = min(state.rights)
+    check = diagnosis.rights(states | {name: msgspec.structs.replace(state, rights=state.rights - {right})}, role)
+    assert check.result == "failed"
+    assert f"{right} on eu.{name}" in check.found
+    assert f"topics acls {role}" in check.remedy
+
+
+def test_rights_that_a_broker_does_not_tell_are_no_failure():
+    states = {name: msgspec.structs.replace(state, rights=None) for name, state in HEALTHY.items()}
+    assert diagnosis.rights(states, "reasoner").result == "skipped"
+
+
+def members(**counts):
+    return {queue.group: Group(queue.group, "Stable", ["h"] * counts.get(queue.group, 0)) for queue in QUEUES}
+
+
+@pytest.mark.parametrize(
+    ("counts", "result", "said"),
+    [
+        ({}, "failed", "no prefilter and no reasoner"),
+        ({"prefilter": 1, "enforcement": 1}, "failed", "no reasoner is running"),
+        ({"prefilter": 1, "reasoner": 1}, "warning", "0 enforcement"),
+        ({"prefilter": 7, "reasoner": 1, "enforcement": 1}, "warning", "more than 6 partitions"),
+        ({"prefilter": 2, "reasoner": 1, "enforcement": 1}, "ok", "2 prefilter, 1 reasoner, 1 enforcement"),
+    ],
+)
+def test_each_stage_needs_a_process(counts, result, said):
+    check = diagnosis.processes(members(**counts), 6)
+    assert (check.result, said in check.found) == (result, True), check
+
+
+def test_live_content_that_waits_is_a_warning_and_a_replay_that_waits_is_not():
+    late = Lag("reasoner", "live", topics.ESCALATIONS, 5, 1000.0, started=True)
+    assert diagnosis.waiting([late]).result == "warning"
+    assert "live 5 for 1,000 s" in diagnosis.waiting([late]).found
+    others = [
+        msgspec.structs.replace(late, queue="replay"),
+        msgspec.structs.replace(late, seconds=1.0),
+        msgspec.structs.replace(late, stage="enforcement", queue="webhook", started=False),
+    ]
+    assert diagnosis.waiting(others).result == "ok"
+
+
+def test_variables_that_nothing_reads_are_named_with_the_one_that_was_meant():
+    known = {"SAFEGUARD_BOOTSTRAP": "x", "SAFEGUARD_CONFIG": "y", "PATH": "z", "SAFEGUARD_REASONER_SERVICE_HOST": "h"}
+    assert diagnosis.variables(known).result == "ok"
+    check = diagnosis.variables(known | {"SAFEGUARD_BOOTSTRP": "s3cret"})
+    assert check.result == "failed"
+    assert "SAFEGUARD_BOOTSTRP (did you mean SAFEGUARD_BOOTSTRAP?)" in check.found
+    assert "s3cret" not in f"{check}"
+
+
+async def test_a_port_is_free_or_one_of_our_processes_is_there():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        number = other.getsockname()[1]
+        other.listen()
+        taken = asyncio.create_task(diagnosis.port(Settings(), "prefilter", number))
+        assert (await taken).result == "failed"
+        assert "SAFEGUARD_PREFILTER_PORT" in (await taken).remedy
+    assert (await diagnosis.port(Settings(), "prefilter", number)).found == f"{number} is free"
+    assert (await diagnosis.port(Settings(), "reasoner", 0)).result == "ok"
+
+    class Ours(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(503)
+            self.end_headers()
+            self.wfile.write(b'{"ready": false}')
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Ours)
+    Thread(target=server.serve_forever, daemon=True).start()
+    check = await diagnosis.port(Settings(), "reasoner", server.server_port)
+    assert (check.result, "not ready" in check.found) == ("ok", True)
+    answers = await diagnosis.inference_server(f"http://127.0.0.1:{server.server_port}/v1")
+    assert (answers.result, "answers 503" in answers.found) == ("failed", True)
+    server.shutdown()
+    server.server_close()
+    gone = await diagnosis.inference_server(f"http://127.0.0.1:{server.server_port}/v1")
+    assert (gone.result, "SAFEGUARD_SERVERS" in gone.remedy) == ("failed", True)
+
+
+def test_model_files_are_looked_at(tmp_path):
+    shipped = diagnosis.models(Settings())
+    assert [check.result for check in shipped] == ["ok", "warning"], "the small model is no model for production"
+    (tmp_path / "empty.bin").touch()
+    for path, said in ((tmp_path / "nowhere.bin", "No such file"), (tmp_path / "empty.bin", "is empty")):
+        check = diagnosis.models(Settings(prefilter_model=path))[0]
+        assert (check.result, said in check.found) == ("failed", True)
+    assert diagnosis.models(Settings(model=str(tmp_path)))[1].result == "failed", "a folder without config.json"
+    (tmp_path / "config.json").write_text("{}")
+    assert diagnosis.models(Settings(model=str(tmp_path)))[1].result == "ok"
+    assert diagnosis.models(Settings(servers="http://gpu-1:8000/v1"))[1].found == "on inference servers"
+
+
+def test_a_disk_that_is_full_fails(monkeypatch):
+    for free, result in ((2**40, "ok"), (2**31, "warning"), (2**20, "failed")):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: type("Usage", (), {"free": free}))
+        assert diagnosis.disk(Settings()).result == result
+
+
+def test_a_brokers_disk_that_fills_up_is_named():
+    room = LogDir(1, "/logs", 100 * 2**30, 80 * 2**30)
+    assert diagnosis.broker_disks([room]).result == "ok"
+    assert diagnosis.broker_disks([]).result == "skipped"
+    for usable, result in ((10, "warning"), (2, "failed")):
+        check = diagnosis.broker_disks([room, LogDir(2, "/full", 100 * 2**30, usable * 2**30)])
+        assert (check.result, "on broker 2 in /full" in check.found) == (result, True)
+
+
+def test_settings_that_cannot_be_read_are_the_first_problem(monkeypatch):
+    monkeypatch.setenv("SAFEGUARD_PARTITIONS", "none")
+    monkeypatch.setenv("SAFEGUARD_PARTITION", "6")
+    done = CliRunner().invoke(app, ["doctor"])
+    assert done.exit_code == 1
+    assert "failed   settings: SAFEGUARD_PARTITIONS" in done.stdout
+    assert "SAFEGUARD_PARTITION (did you mean SAFEGUARD_PARTITIONS?)" in done.stdout
+
+
+def test_an_unknown_role_is_refused_with_those_there_are():
+    done = CliRunner().invoke(app, ["doctor", "--role", "king"])
+    assert isinstance(done.exception, ConfigurationError)
+    assert "no role 'king'; choose one of: producer" in str(done.exception)
