@@ -12,6 +12,7 @@ In reading order:
 - `harmony`: the encoding in which the model reads, for counting tokens.
 - `check`: what makes a policy fit for release.
 - `distilled`: classifiers distilled from one policy's verdicts.
+- `small_model`: which texts the small model in the package has learned.
 - `labelled`: data sets of labelled texts, and the split that is held out from training.
 
 ## Design decisions

@@ -15,6 +15,7 @@ from safeguard_streams.bus.kafka import KafkaBus
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import DependencyError
+from safeguard_streams.policies import small_model
 from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime import telemetry
@@ -100,6 +101,9 @@ class Worker:
         if stop.is_set() or self.backend is None:
             return
         self.judge = Judge(self.backend, self.feed, self._budget(self.backend), self.erasures.erased)
+        in_force = [released.policy for released in self.feed.policies.released.values()]
+        if small_model.is_small(self.backend.model) and (names := small_model.unlearned(in_force)):
+            log.warning("small model has not learned policies, verdicts mean nothing policies=%s", ", ".join(names))
         await self.judge.warm_up()
         self.engine = Engine(
             KafkaBus(self.settings, list(topics.LANES.values()), STAGE),

@@ -18,7 +18,7 @@ from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies import check as checking
 from safeguard_streams.policies.files import LIBRARY, load_library
 from safeguard_streams.quality import shadow_comparison
-from safeguard_streams.releases import operator
+from safeguard_streams.releases import model_notice, operator
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.durations import moment
 
@@ -93,6 +93,8 @@ def release(
 
     async def work() -> None:
         await kafka.wait_for_broker(current, timeout=10)
+        if notice := await model_notice.unlearned(current, policies):
+            say(notice, error=True)
         for record in await operator.release(current, policies, changed_by(why, by), shadow=shadow):
             how = "" if shadow is None else f" as a shadow on {shadow:.2%} of content"
             say(f"released {record.policy_id} version {record.version} revision {record.revision}{how}")

@@ -29,6 +29,7 @@ from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.contract.records import Decision, Replay, ReplayState
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import LIBRARY
+from safeguard_streams.releases import model_notice
 from safeguard_streams.replay import jobs, promotion
 from safeguard_streams.replay.promotion import Direction
 from safeguard_streams.runtime import settings
@@ -106,6 +107,8 @@ def start(
 
     async def create() -> Replay:
         await kafka.wait_for_broker(current, timeout=10)
+        if notice := await model_notice.unlearned(current, requested):
+            say(notice, error=True)
         return await jobs.create(current, request, changed_by(why, by))
 
     _run(current, asyncio.run(create()), as_json=as_json)

@@ -7,6 +7,7 @@ read is logged and changes nothing.
 - `feed`: the policies in force, as a process follows them.
 - `erasures`: the content items that operators erased, followed in the same way.
 - `operator`: operators' changes to policies, and their history.
+- `model_notice`: a warning when the small model would judge by a policy that it has not learned.
 
 ## Design decisions
 
