@@ -28,11 +28,14 @@ async def unlearned(settings: Settings, policies: Sequence[Policy]) -> str:
 
 
 async def _judging_model(settings: Settings) -> str:
-    """The model of the newest verdict, or else the one in the settings."""
+    """The model of the newest verdict, or else the one in the settings; empty if neither names it."""
     try:
         ends = await kafka.end_offsets(settings, topics.VERDICTS)
         after = {partition: max(0, end - RECENT) for partition, end in ends.items()}
         verdicts = [v async for _, v in kafka.read_decoded(settings, [topics.VERDICTS], Verdict, after=after)]
     except ForbiddenError:
         verdicts = []
-    return max(verdicts, key=lambda verdict: verdict.decided_at).model if verdicts else settings.model
+    if verdicts:
+        return max(verdicts, key=lambda verdict: verdict.decided_at).model
+    # Servers have one model of their own, which these settings name only where they set it.
+    return "" if settings.servers and "model" not in settings.model_fields_set else settings.model

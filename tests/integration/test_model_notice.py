@@ -32,9 +32,9 @@ def own(tmp_path):
     return str(policy)
 
 
-def said(current, *words, status=0):
-    """Standard error of a command that ends with this status."""
-    environment = {"SAFEGUARD_BOOTSTRAP": current.bootstrap, "SAFEGUARD_PREFIX": current.prefix}
+def said(current, *words, status=0, **more):
+    """Standard error of a command that ends with this status. more: settings."""
+    environment = {"SAFEGUARD_BOOTSTRAP": current.bootstrap, "SAFEGUARD_PREFIX": current.prefix, **more}
     result = CliRunner(env=environment).invoke(app, words)
     assert result.exit_code == status, (result.output, result.exception)
     return result.stderr
@@ -62,3 +62,16 @@ def test_a_replay_warns_as_long_as_the_small_model_judges(current, own):
     assert NOTICE in said(current, "replay", "start", own, status=1)
     asyncio.run(judge_with(current, REAL))
     assert "not learned" not in said(current, "replay", "start", own, status=1)
+
+
+@pytest.mark.parametrize(
+    ("more", "warned"),
+    [
+        ({}, True),
+        ({"SAFEGUARD_SERVERS": "http://gpu-1:8000/v1"}, False),
+        ({"SAFEGUARD_SERVERS": "http://gpu-1:8000/v1", "SAFEGUARD_MODEL": SMALL}, True),
+        ({"SAFEGUARD_MODEL": REAL}, False),
+    ],
+)
+def test_before_the_first_verdict_the_settings_tell(current, own, more, warned):
+    assert (NOTICE in said(current, "policy", "release", own, **more)) is warned

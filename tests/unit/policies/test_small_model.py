@@ -1,4 +1,4 @@
-"""The small model's record of what it learned, and what is said about other texts."""
+"""The small model's record of what it learned, and what it says about other texts."""
 
 import hashlib
 import importlib.resources

@@ -1,9 +1,10 @@
-"""The check of a model: each way, what is said of each fault, and what it never prints."""
+"""The check of a model: each way, what it finds wrong and advises, and what it never prints."""
 
 import asyncio
 import contextlib
 import json
 import re
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -262,3 +263,16 @@ async def test_a_model_that_cannot_be_loaded_says_what_to_do(monkeypatch):
     (one,) = report.checked
     assert not report.ready
     assert one.checks[0].detail == "vLLM sees no GPU: check nvidia-smi"
+
+
+async def test_the_guide_shows_what_the_command_prints():
+    guide = (Path(__file__).parents[4] / "docs/guides/model.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"<!-- sample: model check -->\n```\n(.*?)```\n", guide, re.DOTALL)
+    async with Faulty().running() as url:
+        printed = await asyncio.to_thread(CliRunner().invoke, app, ["model", "check", "--server", url])
+    output = printed.stdout.replace(url, "http://gpu-1:8000/v1")
+    assert without_times(output) == without_times(shown)
+
+
+def without_times(output):
+    return re.sub(r"\d+\.\d\d s", "N s", " ".join(output.split()))
