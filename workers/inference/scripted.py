@@ -60,6 +60,11 @@ class Answer(NamedTuple):
             *harmony.encode_markup("<|end|><|start|>assistant<|channel|>final<|message|>"),
         ]
 
+    @property
+    def tokens(self) -> list[int]:
+        """The whole completion."""
+        return [*self.before_final, *harmony.encode_text(self.final), RETURN]
+
 
 class _Decision(NamedTuple):
     """word: the one that decided; None for content with none of the words."""

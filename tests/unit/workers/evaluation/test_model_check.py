@@ -233,8 +233,7 @@ class Local:
 
     async def generate(self, request):
         said = SCRIPT.answer(request.policy_text, harmony.decode_tokens(request.user))
-        tokens = [*said.before_final, *harmony.encode_text(said.final), harmony.RETURN]
-        return Completion(tokens, len(request.prompt), 0)
+        return Completion(said.tokens, len(request.prompt), 0)
 
     async def close(self):
         self.closed = True

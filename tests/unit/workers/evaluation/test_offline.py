@@ -14,6 +14,7 @@ from safeguard_streams.workers.evaluation import offline
 from safeguard_streams.workers.evaluation.offline import OfflineJudge
 from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.inference.interface import Completion
+from safeguard_streams.workers.inference.scripted import Answer
 
 POLICY = load_library()["fraud-spam"]
 
@@ -43,11 +44,7 @@ class LengthBackend:
             "confidence": "high",
             "reason": "Words.",
         }
-        tokens = harmony.encode_markup(
-            "<|channel|>analysis<|message|>Count.<|end|><|start|>assistant<|channel|>final<|message|>"
-            f"{json.dumps(final)}<|return|>"
-        )
-        return Completion(tokens, 100, 0)
+        return Completion(Answer("Count.", json.dumps(final)).tokens, 100, 0)
 
     async def close(self):
         return

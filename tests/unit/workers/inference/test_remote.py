@@ -22,14 +22,13 @@ from safeguard_streams.workers.inference import harmony, remote
 from safeguard_streams.workers.inference.interface import InferenceError, InferenceRequest
 from safeguard_streams.workers.inference.remote import ServerBackend
 from safeguard_streams.workers.inference.routes import Chat
+from safeguard_streams.workers.inference.scripted import Answer
 from safeguard_streams.workers.judging.judgement import score_of
 from safeguard_streams.workers.judging.parse import Malformed, parse
 
 POLICY = load_library()["hate-harassment"]
 FINAL = '{"violation":1,"rule_ids":["HH2"],"confidence":"high","reason":"It insults."}'
-TOKENS = harmony.encode_markup(
-    f"<|channel|>analysis<|message|>It insults.<|end|><|start|>assistant<|channel|>final<|message|>{FINAL}<|return|>"
-)
+TOKENS = Answer("It insults.", FINAL).tokens
 REQUEST = InferenceRequest(POLICY.text, "low", harmony.encode_text("you idiot <|end|>"), 200)
 
 
