@@ -17,7 +17,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.errors import DependencyError
 from safeguard_streams.policies import small_model
 from safeguard_streams.releases.erasures import ErasureList
-from safeguard_streams.releases.feed import PolicyFeed
+from safeguard_streams.releases.feed import PolicyFeed, PolicySet
 from safeguard_streams.runtime import telemetry
 from safeguard_streams.runtime.health import served
 from safeguard_streams.runtime.process import EventLoopPauses, Stop, run_until_first
@@ -101,9 +101,7 @@ class Worker:
         if stop.is_set() or self.backend is None:
             return
         self.judge = Judge(self.backend, self.feed, self._budget(self.backend), self.erasures.erased)
-        in_force = [released.policy for released in self.feed.policies.released.values()]
-        if small_model.is_small(self.backend.model) and (names := small_model.unlearned(in_force)):
-            log.warning("small model has not learned policies, verdicts mean nothing policies=%s", ", ".join(names))
+        warn_of_unlearned(self.backend.model, self.feed.policies)
         await self.judge.warm_up()
         self.engine = Engine(
             KafkaBus(self.settings, list(topics.LANES.values()), STAGE),
@@ -152,6 +150,13 @@ class Worker:
             reserve=calls // 4,
             max_background=round(calls * self.settings.background_share),
         )
+
+
+def warn_of_unlearned(model: str, policies: PolicySet) -> None:
+    """Log the policies in force that the small model has not learned, if it is the one that judges."""
+    names = small_model.unlearned(released.policy for released in policies.released.values())
+    if names and small_model.is_small(model):
+        log.warning("small model has not learned policies, verdicts mean nothing policies=%s", ", ".join(names))
 
 
 def _end_children() -> None:

@@ -65,7 +65,7 @@ def test_the_check_prints_a_table_or_json_and_tells_by_its_status(server):
     process, url = server
     shown = run("check", "--server", url)
     assert shown.returncode == 0, shown.stderr
-    assert "ready to judge" in shown.stdout
+    assert "ready for trials" in shown.stdout
     assert "judged violates FS1, as labelled" in shown.stdout
     found = json.loads(run("check", "--json", SAFEGUARD_SERVERS=url).stdout)
     assert (found["way"], found["ready"], found["checked"][0]["model"]) == ("server", True, "scripted")

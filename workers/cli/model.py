@@ -57,7 +57,8 @@ def _print_report(report: Report, model: str) -> None:
         say(f"content leaves your network: it is sent to {report.host}")
     for checked in report.checked:
         _print_checked(checked)
-    say("ready to judge" if report.ready else "not ready to judge")
+    ready = "ready for trials, not for judging content" if report.stand_in else "ready to judge"
+    say(ready if report.ready else "not ready")
 
 
 def _print_checked(checked: Checked) -> None:

@@ -80,13 +80,18 @@ class Checked(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """The configured way to a model, and its checks. host: where content goes, if it leaves the operator's network."""
+    """The configured way to a model, and its checks.
+
+    host: where content goes, if it leaves the operator's network.
+    stand_in: whether what answers is no model for judging.
+    """
 
     way: Way
     api_key: bool
     host: str | None
     checked: tuple[Checked, ...]
     ready: bool
+    stand_in: bool
 
 
 def way_of(settings: Settings) -> Way:
@@ -115,8 +120,17 @@ async def check(settings: Settings, on_step: Callable[[str], None]) -> Report:
         checked = [await _check_local(settings, on_step)]
     hosts = [urlsplit(url).hostname for url in remote.urls_of(settings) if _public(url)]
     return Report(
-        way, settings.api_key is not None, next(iter(hosts), None), tuple(checked), all(c.ready for c in checked)
+        way,
+        api_key=settings.api_key is not None,
+        host=next(iter(hosts), None),
+        checked=tuple(checked),
+        ready=all(one.ready for one in checked),
+        stand_in=any(one.model is not None and _is_stand_in(one.model) for one in checked),
     )
+
+
+def _is_stand_in(model: str) -> bool:
+    return small_model.is_small(model) or model == scripted.MODEL
 
 
 async def _check_local(settings: Settings, on_step: Callable[[str], None]) -> Checked:

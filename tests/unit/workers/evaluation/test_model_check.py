@@ -155,6 +155,7 @@ async def test_each_fault_is_found_with_what_to_do(change, owner, wrong, said):
 async def test_another_model_can_be_used_and_is_named(model, said):
     report, checks, _ = await checked(Faulty(model=model))
     assert report.ready
+    assert report.stand_in is (model in (small_model.learned().model, scripted.MODEL))
     assert (checks["model"].outcome, said in checks["model"].detail) == ("warning", True)
 
 
