@@ -54,7 +54,7 @@ def _print_report(report: Report, model: str) -> None:
         key = ", with the API key of SAFEGUARD_API_KEY" if report.api_key else ", without an API key"
     say(f"configured: {ways[report.way]}{key}")
     if report.host:
-        say(f"content leaves your network: it is sent to {report.host}")
+        say(f"content is sent to {report.host}, which seems to be outside your network")
     for checked in report.checked:
         _print_checked(checked)
     ready = "ready for trials, not for judging content" if report.stand_in else "ready to judge"

@@ -49,6 +49,15 @@ _RAISE_CONTEXT = (
     "raise the server's context length (vLLM --max-model-len, llama.cpp -c, OLLAMA_CONTEXT_LENGTH), or lower "
     "SAFEGUARD_MAX_MODEL_LEN to it"
 )
+# What to do about a request that failed, by a part of the message; the first that fits.
+_ADVICE = {
+    "tokens of the prompt": _RAISE_CONTEXT,
+    "timeout": "if the server is only slow, raise SAFEGUARD_INFERENCE_TIMEOUT",
+    "HTTP 402": "add credit at the provider",
+    "HTTP 429": "wait, or ask the provider for a higher limit",
+    "HTTP 4": "the server's words above say what it does not accept",
+    "": "see the server's log",
+}
 _FILLER = "The bread from the market is lovely this week. "
 _MARGIN = 256  # tokens that a server's own template may add to a prompt
 
@@ -82,7 +91,7 @@ class Checked(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """The configured way to a model, and its checks.
 
-    host: where content goes, if it leaves the operator's network.
+    host: where content goes, for a hosted model.
     stand_in: whether what answers is no model for judging.
     """
 
@@ -118,7 +127,7 @@ async def check(settings: Settings, on_step: Callable[[str], None]) -> Report:
         checked = [await _check_server(settings, url, on_step) for url in remote.urls_of(settings)]
     else:
         checked = [await _check_local(settings, on_step)]
-    hosts = [urlsplit(url).hostname for url in remote.urls_of(settings) if _public(url)]
+    hosts = [urlsplit(url).hostname for url in remote.urls_of(settings) if way == "hosted" and _public(url)]
     return Report(
         way,
         api_key=settings.api_key is not None,
@@ -234,7 +243,7 @@ async def _judged(found: Checked, generate: Generate, context: int, settings: Se
     try:
         completion = await generate(request)
     except InferenceError as error:
-        return _with(found, Check("answer", "failed", str(error), "see the server's log"))
+        return _with(found, Check("answer", "failed", str(error), _advice(str(error))))
     found = msgspec.structs.replace(
         found,
         seconds=round(time.monotonic() - started, 2),
@@ -258,6 +267,10 @@ async def _judged(found: Checked, generate: Generate, context: int, settings: Se
     else:
         checks.append(Check("score", "ok", f"{score:.2f}, from the probability of the decision's token"))
     return _with(found, *checks)
+
+
+def _advice(problem: str) -> str:
+    return next(advice for part, advice in _ADVICE.items() if part in problem)
 
 
 def _with(found: Checked, *checks: Check) -> Checked:

@@ -126,9 +126,10 @@ FAULTS = [
     (chosen(logprobs=None), "library", {"score": "warning"}, "no score"),
     (chosen(logprobs=None), "vllm", {"score": "warning"}, "no score"),
     (chosen(token_ids=None), "vllm", {"reach": "failed"}, "vLLM 0.10.2 or newer"),
-    (refuse(402, "pay"), "library", {"answer": "failed"}, "HTTP 402: the account has no credit"),
-    (refuse(429, "slow"), "library", {"answer": "failed"}, "HTTP 429: too many requests"),
-    (refuse(500, "broken"), "library", {"answer": "failed"}, "HTTP 500"),
+    (refuse(402, "pay"), "library", {"answer": "failed"}, "HTTP 402: the account has no credit add credit"),
+    (refuse(429, "slow"), "library", {"answer": "failed"}, "HTTP 429: too many requests.*higher limit"),
+    (refuse(500, "broken"), "library", {"answer": "failed"}, "HTTP 500 see the server's log"),
+    (refuse(400, "no such field: reasoning_effort"), "library", {"answer": "failed"}, "reasoning_effort.*words above"),
     (refuse(403, "no"), "library", {"reach": "failed"}, "set SAFEGUARD_API_KEY"),
 ]  # fmt: skip
 
@@ -221,6 +222,25 @@ class Away:
     @contextlib.asynccontextmanager
     async def running(self):
         yield "http://127.0.0.1:1/v1"
+
+
+async def test_a_hosted_model_is_named_with_the_host_that_content_goes_to(monkeypatch):
+    monkeypatch.setattr(model_check, "_public", lambda url: True)
+    report, _, _ = await checked(Faulty(api_key=KEY), api_key=KEY)
+    assert (report.way, report.host, report.api_key) == ("hosted", "127.0.0.1", True)
+    report, _, _ = await checked(Faulty())
+    assert (report.way, report.host, report.api_key) == ("server", None, False)
+
+
+async def test_a_server_that_is_too_slow_is_given_up():
+    class Slow(ScriptedServer):
+        async def _completions(self, request):
+            await asyncio.sleep(60)
+
+    report, checks, _ = await checked(Slow(SCRIPT, model=NAME), inference_timeout=0.2)
+    assert not report.ready
+    assert checks["answer"].detail == "timeout"
+    assert "SAFEGUARD_INFERENCE_TIMEOUT" in checks["answer"].to_do
 
 
 class Local:
