@@ -12,7 +12,7 @@ from safeguard_streams.policies import small_model
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.runtime.settings import Settings
 
-RECENT = 5  # verdicts of each partition that are looked at
+RECENT = 20  # offsets at the end of each partition that are looked at; on Kafka, every other one may be a marker
 
 
 async def unlearned(settings: Settings, policies: Sequence[Policy]) -> str:

@@ -24,6 +24,12 @@ def current(embedded_address):
 
 
 @pytest.fixture
+def on_both(broker):
+    asyncio.run(kafka_bus.create_topics(broker))
+    return broker
+
+
+@pytest.fixture
 def own(tmp_path):
     """The path of a policy that the small model has not learned."""
     policy = tmp_path / "policy.md"
@@ -51,10 +57,10 @@ async def judge_with(current, *models):
 @pytest.mark.parametrize(
     ("models", "warned"), [((), True), ((REAL, SMALL), True), ((SMALL, REAL), False), ((SMALL, "scripted"), False)]
 )
-def test_a_release_warns_as_long_as_the_small_model_judges(current, own, models, warned):
-    asyncio.run(judge_with(current, *models))
-    assert (NOTICE in said(current, "policy", "release", own)) is warned
-    assert "not learned" not in said(current, "policy", "release", "fraud-spam")
+def test_a_release_warns_as_long_as_the_small_model_judges(on_both, own, models, warned):
+    asyncio.run(judge_with(on_both, *models))
+    assert (NOTICE in said(on_both, "policy", "release", own)) is warned
+    assert "not learned" not in said(on_both, "policy", "release", "fraud-spam")
 
 
 def test_a_replay_warns_as_long_as_the_small_model_judges(current, own):

@@ -293,6 +293,53 @@ async def test_the_absence_of_any_server_is_reported_at_the_start():
         await ServerBackend.start(settings.load(servers="http://127.0.0.1:1/v1/"))
 
 
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://127.0.0.1:1/v1", "it does not accept connections"),
+        ("http://no-such-host.invalid/v1", "its host name is unknown"),
+        ("https://127.0.0.1:{port}/v1", "its certificate is not trusted, or it speaks no TLS"),
+    ],
+)
+async def test_a_server_that_cannot_be_reached_is_reported_with_the_reason(url, reason):
+    server = Server(completion())
+    async with server.running():
+        given = settings.load(servers=url.format(port=server.port))
+        for start in (ServerBackend.start, reached):
+            with pytest.raises(ConfigurationError, match=f"no inference server answers at .*{re.escape(reason)}"):
+                await start(given)
+
+
+async def reached(given):
+    async with remote.direct(given, given.servers):
+        pass
+
+
+async def test_of_many_models_those_like_the_right_one_are_named_first():
+    others = [f"a-model-{number}" for number in range(50)]
+    names = (*others, "openai/gpt-oss-20b", "openai/gpt-oss-safeguard-20b")
+    async with Server(chat(), vllm=False, models=names).running() as url:
+        message = "serves openai/gpt-oss-safeguard-20b, openai/gpt-oss-20b, a-model-0,"
+        with pytest.raises(ConfigurationError, match=message):
+            await ServerBackend.start(settings.load(servers=url))
+
+
+async def test_a_server_that_is_asked_directly_says_at_once_what_fails():
+    server = Server(completion())
+    async with server.running() as url, remote.direct(settings.load(servers=url), url) as one:
+        assert (await one.generate(REQUEST)).tokens == TOKENS
+        assert (one.model, one.context, one.route) == ("safeguard", 4096, "completions")
+        for step, said in (
+            (503, "HTTP 503"),
+            (500, "HTTP 500"),
+            (429, "too many requests"),
+            (400, 'HTTP 400: {"error": "no"}'),
+        ):
+            server.script = [step]
+            with pytest.raises(InferenceError, match=re.escape(said)):
+                await one.generate(REQUEST)
+
+
 def test_the_api_key_is_never_printed():
     assert "hidden" not in repr(settings.load(api_key="hidden"))
 
