@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,8 +105,9 @@ def scripted(
     async def serve() -> None:
         with Stop() as stop:
             async with ScriptedServer(script).running(host, port) as url:
-                print(f"answers by the words of {', '.join(script.rules)} at {url}", flush=True)
-                print(f"use it: export SAFEGUARD_SERVERS={url}", flush=True)
+                say(f"answers by the words of {', '.join(script.rules)} at {url}")
+                say(f"use it: export SAFEGUARD_SERVERS={url}")
+                sys.stdout.flush()
                 await stop.event.wait()
 
     asyncio.run(serve())
