@@ -14,7 +14,7 @@ from safeguard_streams.infra import brokers
 from tests.conftest import TIMEOUT
 
 pytestmark = pytest.mark.slow
-WORDS = 'FS5 = ["beware"]\nFS1 = ["bank account"]\n'
+WORDS = 'FS5 = ["beware"]\nFS2 = ["cash prize"]\n'
 COMMAND = [sys.executable, "-m", "safeguard_streams", "model"]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("SAFEGUARD_")}
 
@@ -47,7 +47,7 @@ def server(words):
     ) as process:
         first, second = process.stdout.readline(), process.stdout.readline()
         url = f"http://127.0.0.1:{port}/v1"
-        assert first == f"answers by the words of FS5, FS1 at {url}\n"
+        assert first == f"answers by the words of FS5, FS2 at {url}\n"
         assert second == f"use it: export SAFEGUARD_SERVERS={url}\n"
         yield process, url
         process.kill()
@@ -66,7 +66,7 @@ def test_the_check_prints_a_table_or_json_and_tells_by_its_status(server):
     shown = run("check", "--server", url)
     assert shown.returncode == 0, shown.stderr
     assert "ready for trials" in shown.stdout
-    assert "judged violates FS1, as labelled" in shown.stdout
+    assert "judged violates FS2, as labelled" in shown.stdout
     found = json.loads(run("check", "--json", SAFEGUARD_SERVERS=url).stdout)
     assert (found["way"], found["ready"], found["checked"][0]["model"]) == ("server", True, "scripted")
     process.kill()

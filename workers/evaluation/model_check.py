@@ -29,7 +29,7 @@ Way = Literal["small model", "own GPU", "server", "hosted"]
 Outcome = Literal["ok", "warning", "failed"]
 Generate = Callable[[InferenceRequest], Awaitable[Completion]]
 
-POLICY = "fraud-spam"  # whose golden text is judged
+POLICY, RULE = "fraud-spam", "FS2"  # whose golden text is judged: a lure, which any model that works finds
 _FORM = "it does not keep to the output form of the policies: use gpt-oss-safeguard-20b or -120b"
 _ALTERED = "the server changes the model's output: update it, or use its other route (SAFEGUARD_ROUTE)"
 _TO_DO: dict[MalformedReason, str] = {
@@ -228,9 +228,9 @@ async def _probed_room(settings: Settings, generate: Generate) -> Check:
 
 
 def _golden_text() -> Golden:
-    """The first clear violation of the policy's golden set."""
+    """The first clear violation of the rule in the policy's golden set."""
     texts = golden_sets.load(LIBRARY / POLICY / golden_sets.NAME)
-    return next(text for text in texts if text.kind == "clear" and text.decision == "violates")
+    return next(text for text in texts if text.kind == "clear" and text.rule == RULE)
 
 
 async def _judged(found: Checked, generate: Generate, context: int, settings: Settings) -> Checked:

@@ -21,7 +21,7 @@ from safeguard_streams.workers.inference.scripted import Answer, Script, Scripte
 from safeguard_streams.workers.inference.vllm import VllmBackend
 
 KEY = "sk-very-secret-0123456789"
-SCRIPT = Script({"FS1": ["bank account"]})
+SCRIPT = Script({"FS2": ["cash prize"]})
 NAME = "openai/gpt-oss-safeguard-20b"
 
 
@@ -62,7 +62,7 @@ async def test_a_server_with_the_right_model_is_ready():
     report, checks, steps = await checked(Faulty())
     assert (report.way, report.ready, report.api_key, report.host) == ("server", True, False, None)
     assert outcomes(checks) == OK
-    assert "violates FS1, as labelled" in checks["answer"].detail
+    assert "violates FS2, as labelled" in checks["answer"].detail
     assert "token ids" in checks["reach"].detail
     (one,) = report.checked
     assert one.model == NAME
@@ -178,7 +178,7 @@ async def test_a_judgement_against_the_label_is_a_warning_only():
     report, checks, _ = await checked(server)
     assert report.ready
     assert checks["answer"].outcome == "warning"
-    assert "labelled violates FS1" in checks["answer"].detail
+    assert "labelled violates FS2" in checks["answer"].detail
 
 
 @pytest.mark.parametrize("status", [200, 400])
