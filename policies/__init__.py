@@ -14,6 +14,7 @@ In reading order:
 - `check` and `gate_check`: what makes a policy fit for release.
 - `difference`: what differs between two versions.
 - `distilled`: classifiers distilled from one policy's verdicts.
+- `small_model`: which texts the small model in the package has learned.
 - `labelled`: data sets of labelled texts, and the split that is held out from training.
 
 ## Design decisions

@@ -12,8 +12,9 @@ from safeguard_streams.bus.kafka import KafkaBus
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import DependencyError
+from safeguard_streams.policies import small_model
 from safeguard_streams.releases.erasures import ErasureList
-from safeguard_streams.releases.feed import PolicyFeed
+from safeguard_streams.releases.feed import PolicyFeed, PolicySet
 from safeguard_streams.replay.paused import HoldingBus, PausedReplays
 from safeguard_streams.runtime import telemetry
 from safeguard_streams.runtime.health import served
@@ -99,6 +100,7 @@ class Worker:
         if stop.is_set() or self.backend is None:
             return
         self.judge = Judge(self.backend, self.feed, self._budget(self.backend), self.erasures.erased)
+        warn_of_unlearned(self.backend.model, self.feed.policies)
         await self.judge.warm_up()
         self.engine = Engine(
             HoldingBus(
@@ -151,3 +153,10 @@ class Worker:
             reserve=calls // 4,
             max_background=round(calls * self.settings.background_share),
         )
+
+
+def warn_of_unlearned(model: str, policies: PolicySet) -> None:
+    """Log the policies in force that the small model has not learned, if it is the one that judges."""
+    names = small_model.unlearned(released.policy for released in policies.released.values())
+    if names and small_model.is_small(model):
+        log.warning("small model has not learned policies, verdicts mean nothing policies=%s", ", ".join(names))

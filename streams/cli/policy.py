@@ -31,7 +31,7 @@ from safeguard_streams.contract.records import PolicyRelease
 from safeguard_streams.errors import ConfigurationError, choices
 from safeguard_streams.policies.files import LIBRARY, load_library
 from safeguard_streams.quality import shadow_comparison
-from safeguard_streams.releases import operator
+from safeguard_streams.releases import model_notice, operator
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.durations import moment
 
@@ -138,6 +138,8 @@ def release(
 
     async def work() -> list[PolicyRelease]:
         await kafka.wait_for_broker(current, timeout=10)
+        if notice := await model_notice.unlearned(current, policies):
+            say(notice, error=True)
         if not dry_run:
             return await operator.release(current, policies, who, shadow=shadow, only_new=all_new, review=review)
         review(operator.plan_releases(await operator.history(current), policies, shadow=shadow, only_new=all_new))

@@ -30,6 +30,7 @@ from safeguard_streams.cli.texts import Texts
 from safeguard_streams.contract.records import Decision, Direction, Replay, Replayed
 from safeguard_streams.errors import ConfigurationError, SafeguardError
 from safeguard_streams.policies.files import LIBRARY
+from safeguard_streams.releases import model_notice
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.replay import jobs, promotion
 from safeguard_streams.replay import status as following
@@ -128,6 +129,8 @@ def start(
     async def plan() -> tuple[Replay, Estimate]:
         from safeguard_streams.replay import estimate, selection
 
+        if notice := await model_notice.unlearned(current, requested):
+            say(notice, error=True)
         replay = await jobs.plan(current, request, changed_by(why, by))
         earlier = await selection.earlier_decisions(current, replay)
         return replay, await estimate.estimate(current, replay, classifier, earlier)

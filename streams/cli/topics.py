@@ -14,6 +14,7 @@ from safeguard_streams.cli.options import Bootstrap, Json, one_of
 from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.contract import asyncapi as described
 from safeguard_streams.contract import topics as catalogue
+from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.operations import acls as access_lists
 from safeguard_streams.runtime import settings
 

@@ -1,4 +1,4 @@
-"""Operators' tools outside the pipeline: status and diagnosis, access rights, capacity, look-ups, dead letters, erasure.
+"""Operators' tools outside the pipeline: status, diagnosis, access rights, capacity, look-ups, dead letters, erasure.
 
 Nothing here runs in the pipeline's processes; the command line uses it, and dashboards are generated files. The modules
 in the order in which a deployment needs them:

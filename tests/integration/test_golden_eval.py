@@ -84,6 +84,21 @@ def test_a_changed_policy_shows_which_golden_verdicts_flip(run, tmp_path):
     assert "tokens: " in shown
 
 
+def test_the_small_model_prints_no_figures_of_a_policy_that_it_has_not_learned(run, tmp_path):
+    """Before, its F1 and disagreements blamed the policy's text."""
+    shutil.copytree(LIBRARY / NAME, tmp_path / NAME)
+    policy = tmp_path / NAME / "policy.md"
+    policy.write_text(policy.read_text().replace("bank", "savings bank"))
+    for words in (("test", str(policy)), ("diff", NAME, str(policy))):
+        shown, error = run(*words)
+        assert isinstance(error, ConfigurationError)
+        assert "has not learned fraud-spam (an edited text)" in str(error)
+        assert shown == ""
+    shown, error = run("diff", NAME, str(policy), "--text-only")
+    assert error is None
+    assert "savings bank" in shown
+
+
 def test_a_remote_backend_needs_a_server(monkeypatch):
     monkeypatch.delenv("SAFEGUARD_SERVERS", raising=False)
     result = CliRunner().invoke(app, ["policy", "test", NAME, "--backend", "remote"])

@@ -20,6 +20,7 @@ from safeguard_streams.policies.files import load, load_library
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime import settings
 from safeguard_streams.workers.bench.items import escalations, make_items, policies
+from safeguard_streams.workers.evaluation import model_check
 from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.inference.interface import InferenceRequest
 from safeguard_streams.workers.inference.remote import ServerBackend
@@ -84,6 +85,35 @@ def test_scores_are_measured_on_labels_and_a_map_is_fitted(inference_server, tmp
     written = load(document).judging.score_map
     assert written.name == fitted["name"]
     assert written.fitted["rows"] == fitted["rows"]
+
+
+@pytest.mark.parametrize("route", ["completions", "chat"])
+async def test_the_check_of_a_model_passes_on_vllms_server(inference_server, route):
+    steps = []
+    report = await model_check.check(settings.load(servers=inference_server, route=route), steps.append)
+    (one,) = report.checked
+    checks = {check.name: check for check in one.checks}
+    assert report.ready, checks
+    assert report.stand_in
+    assert {checks[name].outcome for name in ("reach", "answer", "score", "context")} == {"ok"}
+    assert checks["context"].detail.startswith("4,096 tokens")  # as the server was started
+    assert one.tokens.prompt > 500
+    assert len(steps) == 2, "a server that reports its context gets no long prompt"
+
+
+def test_the_check_of_a_model_in_this_process():
+    done = subprocess.run(
+        [SAFEGUARD, "model", "check", "--model", "small", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+        env={name: value for name, value in os.environ.items() if not name.startswith("SAFEGUARD_")},
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["way"], report["ready"], report["stand_in"]) == ("small model", True, True)
+    assert [check["name"] for check in report["checked"][0]["checks"]][:2] == ["load", "model"]
 
 
 @contextlib.contextmanager

@@ -36,12 +36,14 @@ ELSEWHERE = {
     ("dead-letters", "discard"): "integration/test_dead_letters.py",
     ("capacity",): "integration/test_documentation.py",
     ("policy", "compare"): "integration/test_releases.py",
+    ("model", "scripted"): "integration/test_own_policy.py",
     ("bench", "prefilter"): "integration/test_benchmarks.py",
     ("bench", "pipeline"): "integration/test_benchmarks.py",
     ("bench", "reason"): "integration/test_benchmarks.py",
     ("bench", "release"): "integration/test_benchmarks.py",
     ("bench", "telemetry"): "integration/test_benchmarks.py",
 }
+WALKED = {"own-policy.md"}  # pages that integration/test_own_policy.py walks
 PORTS = {"prefilter": "PREFILTER_PORT", "reason": "REASONER_PORT", "enforce": "ENFORCEMENT_PORT"}
 
 
@@ -100,7 +102,7 @@ def test_commands_that_need_other_hardware_or_tools_say_so():
 def scenario():
     """The command lines to run, each once, without mentions of a command that leave out its arguments."""
     seen = set()
-    for path in pages():
+    for path in (page for page in pages() if page.name not in WALKED):
         for command, comment in commands(path):
             names, words, found = parsed(command)
             required = sum(1 for p in found.params if p.required and p.param_type_name == "argument")
@@ -204,9 +206,15 @@ def edit(path):
     path.write_text(text.replace("## Output", '- "printed 45, yours for 46" -> violates, TT1\n\n## Output', 1), "utf-8")
 
 
-# A policy test fails when the small model falls short; a promotion is refused above its budget; nothing may be held.
-MAY_FAIL = {("policy", "test"): "F1", ("replay", "promote"): "budget", ("enforce", "release"): "held"}
-MAY_FAIL |= {("doctor",): "failed "}  # another program may use a port of this machine
+# A policy test fails when the small model falls short or has not learned the policy, as a diff does. A promotion is
+# refused above its budget; nothing may be held. Another program may use a port of this machine.
+MAY_FAIL = {
+    ("policy", "test"): "F1",
+    ("policy", "diff"): "not learned",
+    ("replay", "promote"): "budget",
+    ("enforce", "release"): "held",
+    ("doctor",): "failed ",
+}
 
 
 @pytest.mark.slow

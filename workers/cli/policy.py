@@ -76,7 +76,7 @@ def try_golden(
 
     async def evaluate() -> golden_eval.GoldenReport:
         with progress_bars() as on_progress:
-            async with offline.offline_judge(current, on_progress) as judge:
+            async with offline.offline_judge(current, on_progress, [document]) as judge:
                 outcomes = await golden_eval.run(judge, document, texts, runs)
         return golden_eval.report(document, judge.model, texts, outcomes)
 
@@ -151,7 +151,7 @@ def diff(
 
         async def compare() -> golden_eval.PolicyDifference:
             with progress_bars() as on_progress:
-                async with offline.offline_judge(current, on_progress) as judge:
+                async with offline.offline_judge(current, on_progress, [old.policy, new.policy]) as judge:
                     return await golden_eval.compare(judge, old.policy, new.policy, texts, runs, difference)
 
         announce_start(current)

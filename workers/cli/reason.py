@@ -96,7 +96,7 @@ def calibrate(
 
     async def judge_and_fit() -> CalibrationFit:
         with progress_bars() as on_progress:
-            async with offline.offline_judge(current, on_progress) as judge:
+            async with offline.offline_judge(current, on_progress, [document]) as judge:
                 return await score_calibration.calibrate(judge, document, rows)
 
     announce_start(current)

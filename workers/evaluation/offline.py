@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Sequence
 
+from safeguard_streams.policies import small_model
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.app import start_backend
@@ -44,12 +45,21 @@ class OfflineJudge:
 
 
 @contextlib.asynccontextmanager
-async def offline_judge(settings: Settings, on_progress: OnProgress) -> AsyncIterator[OfflineJudge]:
-    """Start the backend that the settings name, and close it afterwards."""
+async def offline_judge(
+    settings: Settings, on_progress: OnProgress, policies: Sequence[Policy]
+) -> AsyncIterator[OfflineJudge]:
+    """Start the backend that the settings name, to judge by these policies, and close it afterwards.
+
+    Raises ConfigurationError when the model is the small one and has not learned one of them: before it is loaded or,
+    on a server, before it judges.
+    """
+    if not settings.servers:
+        small_model.require_learned(settings.model, policies)
     # People read the output of an evaluation; vLLM's warnings are for a worker's log.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     backend = await start_backend(settings)
     try:
+        small_model.require_learned(backend.model, policies)
         yield OfflineJudge(backend, settings.max_tokens, on_progress)
     finally:
         await backend.close()

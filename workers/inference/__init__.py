@@ -9,6 +9,7 @@ Judging sees only the protocol `InferenceBackend`. A backend raises `InferenceEr
 - `vllm`, `vllm_stats`: vLLM in this process, and its metrics.
 - `remote`: one or several inference servers, with retries and health checks.
 - `routes`: the two ways to ask a server, in token ids or by chat.
+- `scripted`: a server that answers by a list of words, for tests and trials.
 
 ## Design decisions
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.policies.small_model import SMALL
 from safeguard_streams.workers.small.weights import expand
 
-SMALL = "small"
 GIB = 2**30
 MIN_CACHE = 0.03  # share of the memory that vLLM may take, left for the KV cache beside the weights
 _FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer*"]

@@ -10,10 +10,11 @@ are any.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -44,6 +45,10 @@ MODELS_SHOWN = 10  # in a message
 _VLLM, _KNOWN = "vllm", {"vllm", "library", "organization_owner", "llamacpp", "sglang"}
 
 
+_EXPLAINED = {402: ": the account has no credit", 429: ": too many requests"}
+MAX_EXPLANATION = 300  # characters of a server's own words about a refusal
+
+
 class _Unavailable(Exception):
     """The server cannot take requests now.
 
@@ -61,10 +66,14 @@ class _RequestFailed(Exception):
 
 
 class _Refused(InferenceError):
-    """The server refused this request. logprobs: because it asks for log-probabilities."""
+    """The server refused this request. logprobs: because it asks for log-probabilities.
+
+    explanation: the server's own words, which may quote the request; for a request without anybody's content only.
+    """
 
     def __init__(self, status: int, body: bytes) -> None:
         super().__init__(f"the server rejected the request: HTTP {status}")
+        self.explanation = body[: 4 * MAX_EXPLANATION].decode("utf-8", "replace")[:MAX_EXPLANATION]
         unexplained = not body.strip(b" \r\n\t{}")
         self.logprobs = status in _REFUSED_PARAMETER and (unexplained or b"logprob" in body.lower())
 
@@ -77,6 +86,8 @@ class _Server:
         self.required_model = settings.model if "model" in settings.model_fields_set else None
         self.model = ""
         self.max_model_tokens = settings.max_model_len
+        self.reports_context = False
+        self.away = ""  # why the last ping failed
         self.pending = 0
         self.healthy = asyncio.Event()
         self.rejected: DependencyError | None = None
@@ -84,7 +95,7 @@ class _Server:
         self._unavailable = asyncio.Event()
         self._http = http
         self._settings = settings
-        self._route: Route | None = None
+        self.route: Route | None = None
         self._scores_at = 0.0
         self._retry_at = 0.0
         self._ping_timeout = aiohttp.ClientTimeout(total=PING_TIMEOUT)
@@ -137,14 +148,15 @@ class _Server:
         model = self.required_model or (next(iter(models)) if len(models) == 1 else None)
         if model not in models:
             raise ConfigurationError(
-                f"{self.url} serves {', '.join(sorted(models)[:MODELS_SHOWN]) or 'no model'}: set SAFEGUARD_MODEL to "
-                "what it serves"
+                f"{self.url} serves {', '.join(sorted(models, key=_nearest)[:MODELS_SHOWN]) or 'no model'}: set "
+                "SAFEGUARD_MODEL to what it serves"
             )
-        self._route = self._route or self._route_to(models[model].get("owned_by"))
+        self.route = self.route or self._route_to(models[model].get("owned_by"))
         self.model = model
         limit = models[model].get("max_model_len")
         if type(limit) is int and limit > 0:
             self.max_model_tokens = min(self._settings.max_model_len, limit)
+            self.reports_context = True
         self._unavailable.clear()
         self.healthy.set()
 
@@ -159,10 +171,10 @@ class _Server:
 
     async def generate(self, request: InferenceRequest) -> Completion:
         """Raises _Unavailable, _RequestFailed, InferenceError or DependencyError."""
-        assert self._route is not None, "only servers that answered a ping get requests"
+        assert self.route is not None, "only servers that answered a ping get requests"
         self.pending += 1
         try:
-            completion = await self._with_or_without_logprobs(self._route, request)
+            completion = await self._with_or_without_logprobs(self.route, request)
         finally:
             self.pending -= 1
         self.rejected, self._failures = None, 0
@@ -209,7 +221,7 @@ class _Server:
                 body = await _bounded(response)
                 status, retry_after = response.status, response.headers.get("Retry-After", "")
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise _Unavailable("it does not accept connections") from error
+            raise _Unavailable(_connection_problem(error)) from error
         except TimeoutError as error:
             raise _RequestFailed("timeout") from error
         except aiohttp.ClientError as error:
@@ -217,7 +229,7 @@ class _Server:
         if status < 300:
             return body
         if status in _OVERLOADED:
-            raise _Unavailable(f"HTTP {status}", retry_after=_seconds(retry_after))
+            raise _Unavailable(f"HTTP {status}{_EXPLAINED.get(status, '')}", retry_after=_seconds(retry_after))
         if status in {401, 403}:
             raise DependencyError(f"{self.url} rejected the API key (HTTP {status}): set SAFEGUARD_API_KEY")
         if status in {404, 405}:
@@ -249,7 +261,7 @@ class ServerBackend:
         """
         harmony.check_vocabulary()
         http = _http_session(settings)
-        servers = [_Server(url.strip(), http, settings) for url in settings.servers.split(",") if url.strip()]
+        servers = [_Server(url, http, settings) for url in urls_of(settings)]
         try:
             await _wait_for_first(servers)
             backend = cls(servers, http, settings.max_in_flight or CONCURRENCY * len(servers))
@@ -333,6 +345,72 @@ class ServerBackend:
         await self._http.close()
 
 
+class DirectServer:
+    """One server that is asked without retries and without waiting: what fails says why at once.
+
+    context: maximum length of prompt and answer in tokens, as the server reports it, or else None.
+    """
+
+    def __init__(self, server: _Server, api_key: str) -> None:
+        self._server = server
+        self._api_key = api_key
+        self.model = server.model
+        self.context = server.max_model_tokens if server.reports_context else None
+
+    @property
+    def route(self) -> str:
+        """The path of the route in use."""
+        assert self._server.route is not None, "it answered a ping"
+        return self._server.route.path
+
+    async def generate(self, request: InferenceRequest) -> Completion:
+        """Run a request that holds nobody's content: a refusal quotes the server's words.
+
+        Raises InferenceError or DependencyError.
+        """
+        try:
+            return await self._server.generate(request)
+        except _Refused as refused:
+            said = " ".join(refused.explanation.split())
+            shown = said.replace(self._api_key, "***") if self._api_key else said
+            raise InferenceError(f"{refused}: {shown}") from None
+        except (_Unavailable, _RequestFailed) as failed:
+            raise InferenceError(str(failed)) from failed
+
+
+@contextlib.asynccontextmanager
+async def direct(settings: Settings, url: str) -> AsyncIterator[DirectServer]:
+    """Reach one server once. Raises ConfigurationError or DependencyError with what to do."""
+    harmony.check_vocabulary()
+    async with _http_session(settings) as http:
+        server = _Server(url.strip(), http, settings)
+        if problems := await _ping([server]):
+            raise problems[0]
+        if server.away:
+            raise ConfigurationError(
+                f"no inference server answers at {server.url} ({server.away}): start it, or correct SAFEGUARD_SERVERS"
+            )
+        yield DirectServer(server, settings.api_key.get_secret_value() if settings.api_key else "")
+
+
+def urls_of(settings: Settings) -> list[str]:
+    """The base URLs of the inference servers."""
+    return [url.strip() for url in settings.servers.split(",") if url.strip()]
+
+
+def _nearest(model: str) -> tuple[bool, bool, str]:
+    """Sorts the names of models by how near they are to gpt-oss-safeguard."""
+    return "gpt-oss-safeguard" not in model, "gpt-oss" not in model, model
+
+
+def _connection_problem(error: aiohttp.ClientError) -> str:
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "its host name is unknown"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "its certificate is not trusted, or it speaks no TLS"
+    return "it does not accept connections"
+
+
 async def _bounded(response: aiohttp.ClientResponse) -> bytes:
     """The body of a response. Raises _RequestFailed when it has more than MAX_RESPONSE bytes."""
     body = bytearray()
@@ -375,7 +453,10 @@ async def _wait_for_first(servers: Sequence[_Server]) -> None:
         if problems and (late or len(problems) == len(servers)):
             raise problems[0]
         if late:
-            raise ConfigurationError(f"no inference server answers at {urls}: start one, or correct SAFEGUARD_SERVERS")
+            reasons = ", ".join(dict.fromkeys(server.away for server in servers if server.away))
+            raise ConfigurationError(
+                f"no inference server answers at {urls} ({reasons}): start one, or correct SAFEGUARD_SERVERS"
+            )
         if not logged:
             log.info("waiting for inference servers urls=%s", urls)
             logged = True
@@ -385,10 +466,13 @@ async def _wait_for_first(servers: Sequence[_Server]) -> None:
 async def _ping(servers: Sequence[_Server]) -> list[SafeguardError]:
     """Ping all servers at once. Returns the errors of those that are set up wrongly."""
     problems = []
-    for result in await asyncio.gather(*(server.ping() for server in servers), return_exceptions=True):
+    results = await asyncio.gather(*(server.ping() for server in servers), return_exceptions=True)
+    for server, result in zip(servers, results, strict=True):
         if isinstance(result, SafeguardError):
             problems.append(result)
-        elif isinstance(result, BaseException) and not isinstance(result, (_Unavailable, _RequestFailed)):
+        elif isinstance(result, (_Unavailable, _RequestFailed)):
+            server.away = str(result)
+        elif isinstance(result, BaseException):
             raise result
     return problems
 

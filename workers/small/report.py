@@ -13,6 +13,7 @@ import msgspec
 
 from safeguard_streams.policies import labelled
 from safeguard_streams.policies.document import Policy
+from safeguard_streams.policies.small_model import Learned, digest
 from safeguard_streams.runtime import settings
 from safeguard_streams.workers.evaluation.interface import OnProgress
 from safeguard_streams.workers.inference import harmony
@@ -137,7 +138,8 @@ def card(
 
 **This model is only for trying the pipeline on a machine without a GPU. Do not moderate with it.** It has learned
 the library's policies, and one changed version of the first, from a few public data sets. It follows no other policy
-text. For moderation, use openai/gpt-oss-safeguard-20b or -120b with the same worker.
+text: `learned.json` has the digests of the texts, and commands refuse any other or warn. For moderation, use
+openai/gpt-oss-safeguard-20b or -120b with the same worker.
 
 Model `{name}`, {size:,} bytes compacted. It has the architecture of gpt-oss (mixture
 of experts, sliding and full attention, sinks, yarn) with 2 layers of 128, the o200k vocabulary, and the harmony format.
@@ -198,7 +200,14 @@ def train_and_measure(
     )
     text = asyncio.run(measure(data, validation, out, steps, time.monotonic() - start, on_progress))
     out.with_name("card.md").write_text(text, encoding="utf-8")
+    record = msgspec.json.encode(learned_by(expand(out).name))
+    out.with_name("learned.json").write_bytes(msgspec.json.format(record, indent=2) + b"\n")
     return text
+
+
+def learned_by(name: str) -> Learned:
+    """The record of what a model of this name has learned, from the documents that training uses."""
+    return Learned(name, {lesson: digest(policy.text) for lesson, policy in taught_policies().items()})
 
 
 async def measure(

@@ -3,10 +3,18 @@
 import asyncio
 import json
 
+import msgspec
+import pytest
+
+from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.policies import small_model
 from safeguard_streams.policies.files import load_library
+from safeguard_streams.runtime import settings
+from safeguard_streams.workers.evaluation import offline
 from safeguard_streams.workers.evaluation.offline import OfflineJudge
 from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.inference.interface import Completion
+from safeguard_streams.workers.inference.scripted import Answer
 
 POLICY = load_library()["fraud-spam"]
 
@@ -36,11 +44,7 @@ class LengthBackend:
             "confidence": "high",
             "reason": "Words.",
         }
-        tokens = harmony.encode_markup(
-            "<|channel|>analysis<|message|>Count.<|end|><|start|>assistant<|channel|>final<|message|>"
-            f"{json.dumps(final)}<|return|>"
-        )
-        return Completion(tokens, 100, 0)
+        return Completion(Answer("Count.", json.dumps(final)).tokens, 100, 0)
 
     async def close(self):
         return
@@ -56,3 +60,32 @@ async def test_judgements_come_in_the_order_of_the_texts_and_progress_goes_to_th
     assert progress == [("title", count, len(texts)) for count in range(len(texts) + 1)]
     assert backend.peak == backend.concurrency, "no more at once than the backend serves"
     assert capsys.readouterr() == ("", ""), "the library prints nothing"
+
+
+FOREIGN = msgspec.structs.replace(POLICY, id="my-own", text=POLICY.text.replace("FS1", "FS6"))
+
+
+@pytest.mark.parametrize(
+    ("given", "starts"), [({"model": "small"}, 0), ({"model": "small", "servers": "http://gpu-1:8000/v1"}, 1)]
+)
+async def test_the_small_model_judges_no_text_that_it_has_not_learned(monkeypatch, given, starts):
+    """In this process it is not even loaded; a server says only when it answers which model it has."""
+    started, closed = [], []
+
+    class Small(LengthBackend):
+        model = small_model.learned().model
+
+        async def close(self):
+            closed.append(self)
+
+    async def start(current):
+        started.append(current)
+        return Small()
+
+    monkeypatch.setattr(offline, "start_backend", start)
+    with pytest.raises(ConfigurationError, match="has not learned my-own"):
+        async with offline.offline_judge(settings.load(**given), lambda *_: None, [POLICY, FOREIGN]):
+            pytest.fail("it judged")
+    assert len(started) == len(closed) == starts
+    async with offline.offline_judge(settings.load(**given), lambda *_: None, [POLICY]) as judge:
+        assert judge.model == Small.model

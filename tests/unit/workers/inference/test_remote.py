@@ -22,14 +22,13 @@ from safeguard_streams.workers.inference import harmony, remote
 from safeguard_streams.workers.inference.interface import InferenceError, InferenceRequest
 from safeguard_streams.workers.inference.remote import ServerBackend
 from safeguard_streams.workers.inference.routes import Chat
+from safeguard_streams.workers.inference.scripted import Answer
 from safeguard_streams.workers.judging.judgement import score_of
 from safeguard_streams.workers.judging.parse import Malformed, parse
 
 POLICY = load_library()["hate-harassment"]
 FINAL = '{"violation":1,"rule_ids":["HH2"],"confidence":"high","reason":"It insults."}'
-TOKENS = harmony.encode_markup(
-    f"<|channel|>analysis<|message|>It insults.<|end|><|start|>assistant<|channel|>final<|message|>{FINAL}<|return|>"
-)
+TOKENS = Answer("It insults.", FINAL).tokens
 REQUEST = InferenceRequest(POLICY.text, "low", harmony.encode_text("you idiot <|end|>"), 200)
 
 
@@ -292,6 +291,53 @@ async def test_servers_of_different_models_are_reported():
 async def test_the_absence_of_any_server_is_reported_at_the_start():
     with pytest.raises(ConfigurationError, match=r"no inference server answers at http://127.0.0.1:1/v1"):
         await ServerBackend.start(settings.load(servers="http://127.0.0.1:1/v1/"))
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://127.0.0.1:1/v1", "it does not accept connections"),
+        ("http://no-such-host.invalid/v1", "its host name is unknown"),
+        ("https://127.0.0.1:{port}/v1", "its certificate is not trusted, or it speaks no TLS"),
+    ],
+)
+async def test_a_server_that_cannot_be_reached_is_reported_with_the_reason(url, reason):
+    server = Server(completion())
+    async with server.running():
+        given = settings.load(servers=url.format(port=server.port))
+        for start in (ServerBackend.start, reached):
+            with pytest.raises(ConfigurationError, match=f"no inference server answers at .*{re.escape(reason)}"):
+                await start(given)
+
+
+async def reached(given):
+    async with remote.direct(given, given.servers):
+        pass
+
+
+async def test_of_many_models_those_like_the_right_one_are_named_first():
+    others = [f"a-model-{number}" for number in range(50)]
+    names = (*others, "openai/gpt-oss-20b", "openai/gpt-oss-safeguard-20b")
+    async with Server(chat(), vllm=False, models=names).running() as url:
+        message = "serves openai/gpt-oss-safeguard-20b, openai/gpt-oss-20b, a-model-0,"
+        with pytest.raises(ConfigurationError, match=message):
+            await ServerBackend.start(settings.load(servers=url))
+
+
+async def test_a_server_that_is_asked_directly_says_at_once_what_fails():
+    server = Server(completion())
+    async with server.running() as url, remote.direct(settings.load(servers=url), url) as one:
+        assert (await one.generate(REQUEST)).tokens == TOKENS
+        assert (one.model, one.context, one.route) == ("safeguard", 4096, "completions")
+        for step, said in (
+            (503, "HTTP 503"),
+            (500, "HTTP 500"),
+            (429, "too many requests"),
+            (400, 'HTTP 400: {"error": "no"}'),
+        ):
+            server.script = [step]
+            with pytest.raises(InferenceError, match=re.escape(said)):
+                await one.generate(REQUEST)
 
 
 def test_the_api_key_is_never_printed():

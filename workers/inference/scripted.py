@@ -1,0 +1,366 @@
+"""An inference server that answers in gpt-oss's form by a list of words, for tests and for trying a policy's way.
+
+It is no model. A file names words for rules; the first rule of the policy, in the file's order, one of whose words the
+content has, decides. Content with none of the words is safe, under the last SAFE rule. Words are found as a gate finds
+its terms, disguises included.
+
+Both routes of a real server are there: completions with token ids, as vLLM offers it, and chat. The rules of the policy
+are read from the prompt, one policy or a bundle, and thus a new version of a policy with another rule is answered
+differently. Answers have an analysis, a final message and log-probabilities, and respect the limit on tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import time
+import tomllib
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import orjson
+from aiohttp import web
+from openai_harmony import HarmonyError
+from safeguard_streams.policies.matching import Terms, one_by_one
+
+from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.policies.folding import plain
+from safeguard_streams.policies.trial import is_found
+from safeguard_streams.workers.inference import harmony
+from safeguard_streams.workers.inference.harmony import END, MESSAGE, RETURN, START, decision_positions
+
+MODEL = "scripted"
+CONTEXT = 16_384  # tokens
+CERTAINTY = 0.97  # the probability of the decision token
+_RULE_ID = re.compile(r"[A-Z]{2,4}\d{1,3}\Z")
+_RULE = re.compile(r"^- ([A-Z]{2,4}\d{1,3}): ", re.MULTILINE)
+_SECTION = re.compile(r"^## (VIOLATES|SAFE)\n(.*?)(?=^#{1,2} |\Z)", re.DOTALL | re.MULTILINE)
+_OF_BUNDLE = re.compile(r"^# Policy (\S+)\n(.*?)(?=^# Policy \S+\n|\Z)", re.DOTALL | re.MULTILINE)
+_BUNDLE = "# Several policies, each judged on its own"
+_AFTER_CONTEXT = re.compile(r"^Content to judge[^\n]*:\n", re.MULTILINE)
+_WITH_HEADING = ("Conversation so far, ", "Content to judge")
+
+
+class Answer(NamedTuple):
+    """What the server writes: the analysis and the final message."""
+
+    analysis: str
+    final: str
+
+    @property
+    def before_final(self) -> list[int]:
+        """The tokens in front of the final message's text."""
+        return [
+            *harmony.encode_markup("<|channel|>analysis<|message|>"),
+            *harmony.encode_text(self.analysis),
+            *harmony.encode_markup("<|end|><|start|>assistant<|channel|>final<|message|>"),
+        ]
+
+    @property
+    def tokens(self) -> list[int]:
+        """The whole completion."""
+        return [*self.before_final, *harmony.encode_text(self.final), RETURN]
+
+
+class _Decision(NamedTuple):
+    """word: the one that decided; None for content with none of the words."""
+
+    violates: bool
+    rule: str
+    word: str | None
+
+
+class Script:
+    """Words by rule id, in the order in which rules decide."""
+
+    def __init__(self, words: Mapping[str, Sequence[str]]) -> None:
+        self._terms = [(rule, word) for rule, listed in words.items() for word in listed]
+        self._find = Terms([word for _, word in self._terms], one_by_one).find
+        self.rules = tuple(words)
+
+    @classmethod
+    def load(cls, path: Path) -> Script:
+        """Read a TOML file of lines RULE = ["word", "two words"]. Raises ConfigurationError with what to correct."""
+        try:
+            listed = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{path}: is not TOML: {error}") from error
+        for problem in _problems(listed):
+            raise ConfigurationError(f'{path}: {problem}; lines have the form AB1 = ["word", "two words"]')
+        return cls(listed)
+
+    def answer(self, instructions: str, message: str) -> Answer:
+        """The answer to a user message under the developer message's instructions."""
+        text = _content(message)
+        if instructions.startswith(_BUNDLE):
+            decisions = {name: self._decide(policy, text) for name, policy in _OF_BUNDLE.findall(instructions)}
+            decided = {name: decision for name, decision in decisions.items() if decision is not None}
+            analysis = " ".join(f"{name}: {_analysis(decision)}" for name, decision in decided.items())
+            return Answer(analysis, _json({name: _fields(decision) for name, decision in decided.items()}))
+        decision = self._decide(instructions, text)
+        if decision is None:
+            return Answer("The instructions have no rules.", "Yes.")
+        return Answer(_analysis(decision), _json(_fields(decision)))
+
+    def _decide(self, policy: str, text: str) -> _Decision | None:
+        """The decision under one policy; None where its text has no rules on both sides."""
+        sides = {name: _RULE.findall(section) for name, section in _SECTION.findall(policy)}
+        violating, safe = sides.get("VIOLATES", []), sides.get("SAFE", [])
+        if not violating or not safe:
+            return None
+        for number in sorted(number for _, number in self._find([plain(text)])):
+            rule, word = self._terms[number]
+            if rule in violating or rule in safe:
+                return _Decision(rule in violating, rule, word)
+        return _Decision(violates=False, rule=safe[-1], word=None)
+
+
+def _problems(listed: Mapping[str, Any]) -> Iterator[str]:
+    if not listed:
+        yield "names no rule"
+    for rule, words in listed.items():
+        if not _RULE_ID.match(rule):
+            yield f"{rule!r} is no rule id"
+        elif not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+            yield f"{rule} needs a list of words"
+        else:
+            yield from (f"{rule}: {word!r} is no word that a text can have" for word in words if not is_found(word))
+
+
+def _content(message: str) -> str:
+    """A user message without the context and the headings in front of the content."""
+    return _AFTER_CONTEXT.split(message, maxsplit=1)[-1] if message.startswith(_WITH_HEADING) else message
+
+
+def _analysis(decision: _Decision) -> str:
+    found = "It has none of the listed words" if decision.word is None else f"It has {decision.word!r}"
+    return f"{found}: {decision.rule} {'violates' if decision.violates else 'is safe'}."
+
+
+def _fields(decision: _Decision) -> dict[str, Any]:
+    listed = "none of the words listed" if decision.word is None else f"a word listed for {decision.rule}"
+    return {
+        "violation": int(decision.violates),
+        "rule_ids": [decision.rule],
+        "confidence": "high",
+        "reason": f"The text has {listed}.",
+    }
+
+
+def _json(fields: dict[str, Any]) -> str:
+    return orjson.dumps(fields).decode()
+
+
+class _Refusal(Exception):
+    """The request is refused with status 400."""
+
+
+class _Prompt(NamedTuple):
+    """A request's texts, and the length of its prompt in tokens."""
+
+    instructions: str
+    message: str
+    tokens: int
+
+
+class _Written(NamedTuple):
+    """The tokens of an answer, as far as the request's limit allows. final_at: where the final message's text begins.
+
+    logprobs: by token id at each position.
+    """
+
+    tokens: list[int]
+    final_at: int
+    logprobs: list[dict[int, float]]
+
+    @property
+    def finish_reason(self) -> str:
+        return "stop" if self.tokens and self.tokens[-1] == RETURN else "length"
+
+
+def _write(answer: Answer, limit: int) -> _Written:
+    before, final = answer.before_final, harmony.encode_text(answer.final)
+    tokens = [*before, *final, RETURN]
+    logprobs = [{token: 0.0} for token in tokens]
+    for position in decision_positions(final):
+        other = {harmony.ZERO: harmony.ONE, harmony.ONE: harmony.ZERO}[final[position]]
+        logprobs[len(before) + position] = {
+            final[position]: round(math.log(CERTAINTY), 4),
+            other: round(math.log(1 - CERTAINTY), 4),
+        }
+    return _Written(tokens[:limit], len(before), logprobs[:limit])
+
+
+class ScriptedServer:
+    """Serves a script at an OpenAI-compatible address.
+
+    owner: how the server names itself; 'vllm' is asked for completions, 'library' (as Ollama) for chat.
+    api_key: required of each request if it is set. asked: the bodies of the requests so far.
+    """
+
+    def __init__(
+        self, script: Script, *, model: str = MODEL, owner: str = "vllm", api_key: str = "", context: int = CONTEXT
+    ) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self._script = script
+        self._model = model
+        self._owner = owner
+        self._api_key = api_key
+        self._context = context
+
+    @contextlib.asynccontextmanager
+    async def running(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+        """Serve for the block; yields the base URL. Port 0 is a free one. Raises ConfigurationError if it is taken."""
+        app = web.Application(middlewares=[self._errors_as_json], client_max_size=64 * 2**20)
+        app.add_routes(
+            [
+                web.get("/health", self._health),
+                web.get("/v1/models", self._models),
+                web.post("/v1/completions", self._completions),
+                web.post("/v1/chat/completions", self._chat),
+            ]
+        )
+        runner = web.AppRunner(app, shutdown_timeout=0.5)
+        await runner.setup()
+        try:
+            try:
+                await web.TCPSite(runner, host, port).start()
+            except OSError as error:
+                why = os.strerror(error.errno or 0)
+                raise ConfigurationError(
+                    f"{host}:{port} cannot be listened on ({why}): choose another --port"
+                ) from error
+            yield f"http://{host}:{runner.addresses[0][1]}/v1"
+        finally:
+            await runner.cleanup()
+
+    @web.middleware
+    async def _errors_as_json(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        if self._api_key and request.headers.get("Authorization") != f"Bearer {self._api_key}":
+            return _error(401, "incorrect API key")
+        try:
+            response: web.StreamResponse = await handler(request)
+        except _Refusal as refusal:
+            return _error(400, str(refusal))
+        except web.HTTPException as error:
+            return _error(error.status, error.reason)
+        return response
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response()
+
+    async def _models(self, _: web.Request) -> web.Response:
+        about: dict[str, Any] = {"id": self._model, "object": "model", "owned_by": self._owner}
+        if self._owner == "vllm":
+            about["max_model_len"] = self._context
+        return web.json_response({"object": "list", "data": [about]})
+
+    async def _completions(self, request: web.Request) -> web.Response:
+        body = await self._body(request)
+        prompt = _from_tokens(body.get("prompt"))
+        written = self._answer(prompt, body)
+        choice: dict[str, Any] = {
+            "index": 0,
+            "text": harmony.decode_tokens(written.tokens),
+            "finish_reason": written.finish_reason,
+            "logprobs": None,
+        }
+        if body.get("return_token_ids"):
+            choice["token_ids"] = written.tokens
+        if body.get("logprobs") is not None:
+            named = [{f"token_id:{token}": value for token, value in top.items()} for top in written.logprobs]
+            choice["logprobs"] = {"tokens": [next(iter(top)) for top in named], "top_logprobs": named}
+        return self._respond("text_completion", choice, prompt, written)
+
+    async def _chat(self, request: web.Request) -> web.Response:
+        body = await self._body(request)
+        prompt = _from_messages(body.get("messages"), body.get("reasoning_effort", "low"))
+        written = self._answer(prompt, body)
+        final = [token for token in written.tokens[written.final_at :] if token != RETURN]
+        analysis = self._script.answer(prompt.instructions, prompt.message).analysis
+        choice: dict[str, Any] = {
+            "index": 0,
+            "message": {"role": "assistant", "reasoning": analysis, "content": harmony.decode_tokens(final)},
+            "finish_reason": written.finish_reason,
+            "logprobs": None,
+        }
+        if body.get("logprobs"):
+            tops = written.logprobs[written.final_at :][: len(final)]
+            choice["logprobs"] = {"content": [_chat_logprobs(top) for top in tops]}
+        return self._respond("chat.completion", choice, prompt, written)
+
+    async def _body(self, request: web.Request) -> dict[str, Any]:
+        try:
+            body = orjson.loads(await request.read())
+        except orjson.JSONDecodeError:
+            raise _Refusal("the body is not JSON") from None
+        if not isinstance(body, dict):
+            raise _Refusal("the body is no JSON object")
+        if body.get("model", self._model) != self._model:
+            raise web.HTTPNotFound(reason="this model is not served")
+        if body.get("stream"):
+            raise _Refusal("this server does not stream")
+        self.asked.append(body)
+        return body
+
+    def _answer(self, prompt: _Prompt, body: Mapping[str, Any]) -> _Written:
+        limit = body.get("max_tokens") or body.get("max_completion_tokens") or self._context - prompt.tokens
+        if type(limit) is not int or prompt.tokens + limit > self._context or limit < 1:
+            raise _Refusal(f"prompt and max_tokens must fit {self._context} tokens")
+        return _write(self._script.answer(prompt.instructions, prompt.message), limit)
+
+    def _respond(self, kind: str, choice: dict[str, Any], prompt: _Prompt, written: _Written) -> web.Response:
+        usage = {"prompt_tokens": prompt.tokens, "completion_tokens": len(written.tokens)}
+        usage["total_tokens"] = sum(usage.values())
+        created = {"id": f"{MODEL}-{len(self.asked)}", "object": kind, "created": int(time.time())}
+        return web.json_response({**created, "model": self._model, "choices": [choice], "usage": usage})
+
+
+def _error(status: int, message: str) -> web.Response:
+    return web.json_response({"error": {"message": message, "code": status}}, status=status)
+
+
+def _chat_logprobs(top: Mapping[int, float]) -> dict[str, Any]:
+    entries = [{"token": harmony.decode_tokens([token]), "logprob": value} for token, value in top.items()]
+    return {**entries[0], "top_logprobs": entries}
+
+
+def _from_tokens(prompt: Any) -> _Prompt:
+    """The texts of a prompt in harmony tokens. Markup that content imitates is no special token, and parts nothing."""
+    try:
+        tokens = msgspec.convert(prompt, list[int])
+        messages = dict(_messages(tokens))
+        message = messages["user"]
+    except (msgspec.ValidationError, HarmonyError, OverflowError, KeyError):
+        raise _Refusal("this server takes prompts as token ids in the harmony format") from None
+    instructions = messages.get("developer", "").removeprefix("# Instructions\n\n")
+    return _Prompt(instructions, message, len(tokens))
+
+
+def _messages(tokens: Sequence[int]) -> Iterator[tuple[str, str]]:
+    """Role and text of each message of a prompt; the last one, which the model is to write, has no text."""
+    at = 0
+    while START in tokens[at:]:
+        start = tokens.index(START, at)
+        end = tokens.index(END, start) if END in tokens[start:] else len(tokens)
+        if MESSAGE in tokens[start:end]:
+            body = tokens.index(MESSAGE, start)
+            yield harmony.decode_tokens(tokens[start + 1 : body]), harmony.decode_tokens(tokens[body + 1 : end])
+        at = end
+
+
+def _from_messages(messages: Any, effort: Any) -> _Prompt:
+    """The texts of a chat request, whose system or developer message holds the instructions."""
+    try:
+        texts = {message["role"]: message["content"] for message in messages}
+        instructions, message = texts.get("developer") or texts.get("system") or "", texts["user"]
+        tokens = len(harmony.render(instructions, effort, message))
+    except (KeyError, TypeError, AttributeError):
+        raise _Refusal("messages must have a system and a user message of text, and a known effort") from None
+    return _Prompt(instructions, message, tokens)
