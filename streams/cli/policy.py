@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -121,11 +122,7 @@ def release(
     check. A policy that is in force already is unchanged and gets no new revision.
     """
     if bool(ids) == all_new:
-        available = ", ".join(sorted(path.parent.name for path in library.glob("*/policy.md"))) or "none"
-        raise ConfigurationError(
-            "name the policies to release, or give --all-new for those that were never released; "
-            f"{library} has {available}"
-        )
+        raise _names_or_all_new(library)
     policies = fit_for_release(ids or [], library)
     who = changed_by(why, by)
     current = settings.load(bootstrap=bootstrap)
@@ -149,13 +146,18 @@ def release(
     if as_json:
         print(orjson.dumps(tables.release_rows(planned, released)).decode())
         return
-    for record in released:
-        how = "" if shadow is None else f" as a shadow on {shadow:.2%} of content"
-        say(f"released {record.policy_id} version {record.version} revision {record.revision}{how}")
+    tables.print_released(released, shadow)
     if all_new and not planned:
         say("nothing to release: every policy of the library was released before")
     if dry_run and not all(one.unchanged for one in planned):
         say("dry run: nothing was released")
+
+
+def _names_or_all_new(library: Path) -> ConfigurationError:
+    available = ", ".join(sorted(path.parent.name for path in library.glob("*/policy.md"))) or "none"
+    return ConfigurationError(
+        f"name the policies to release, or give --all-new for those that were never released; {library} has {available}"
+    )
 
 
 @app.command("rollback")

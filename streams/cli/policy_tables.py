@@ -108,6 +108,13 @@ def _difference(planned: PlannedRelease) -> Difference | None:
         return None
 
 
+def print_released(released: Sequence[PolicyRelease], shadow: float | None) -> None:
+    """Print what was released; shadow: the share of content of each shadow."""
+    how = "" if shadow is None else f" as a shadow on {shadow:.2%} of content"
+    for record in released:
+        say(f"released {record.policy_id} version {record.version} revision {record.revision}{how}")
+
+
 def release_rows(planned: Sequence[PlannedRelease], released: Sequence[PolicyRelease]) -> list[Row]:
     """What a release did or, as a dry run, would do."""
     revisions = {release.policy_id: release.revision for release in released}

@@ -25,10 +25,10 @@ import msgspec
 import orjson
 from aiohttp import web
 from openai_harmony import HarmonyError
-from safeguard_streams.policies.matching import Terms, one_by_one
 
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.folding import plain
+from safeguard_streams.policies.terms import Terms, one_by_one
 from safeguard_streams.policies.trial import is_found
 from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.inference.harmony import END, MESSAGE, RETURN, START, decision_positions
