@@ -32,7 +32,7 @@ from safeguard_streams.enforcement.plain_text import made_plain
 from safeguard_streams.enforcement.rules import Cap, EnforcementRules, RuleChoice, severity
 from safeguard_streams.enforcement.state import EnforcementState, RestoreState, effective
 from safeguard_streams.errors import RecordError
-from safeguard_streams.releases.erasures import Erased, never, without_words
+from safeguard_streams.releases.erasures import Erased, never, standing_without_words, without_words
 from safeguard_streams.runtime import metrics
 
 log = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ class Enforcer:
         """What stands now on the items that changed, and tombstones for those on which nothing does."""
         outputs = []
         for content_id in sorted(changed):
-            standing = self.states[partition][content_id]
+            standing = standing_without_words(self.states[partition][content_id], self._erased)
             value = None if standing.empty else encode(standing)
             outputs.append(Output(topics.STANDING, content_id.encode(), value, [_STANDING]))
         return outputs

@@ -7,11 +7,19 @@ import msgspec
 import pytest
 
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Action, EnforcementInput, decode, encode
+from safeguard_streams.contract.records import (
+    Action,
+    EnforcementInput,
+    ModeratorDecision,
+    PolicyStanding,
+    Standing,
+    decode,
+    encode,
+)
 from safeguard_streams.enforcement import intake
 from safeguard_streams.enforcement.delivery import Delivery
 from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, Webhook
-from safeguard_streams.releases.erasures import without_words
+from safeguard_streams.releases.erasures import standing_without_words, without_words
 from safeguard_streams.runtime.memory_broker import StoredRecord
 from tests.unit.enforcement.test_transform import WHEN as DECIDED
 from tests.unit.enforcement.test_transform import Enforced, verdict
@@ -81,3 +89,13 @@ def test_a_held_action_is_released_without_words_after_the_erasure():
     )
     (released,) = run(release)
     assert (released.action, released.state, released.reason) == ("remove", "applied", None)
+
+
+@pytest.mark.parametrize(("until", "words"), [(MS, False), (MS - 1, True)])
+def test_what_stands_on_an_erased_item_is_written_without_words(until, words):
+    decision = ModeratorDecision("label", "d1", WHEN, "ann", "said that")
+    standing = Standing("c1", "label", 3, (PolicyStanding("hate", held=ACTION), PolicyStanding("spam")), decision)
+    kept = standing_without_words(standing, Erasures(c1=until))
+    assert (kept == standing) is words
+    assert (b"said that" in encode(kept), b"It says so." in encode(kept)) == (words, words)
+    assert (kept.decision.by, kept.policies[0].held.action_id) == ("ann", "a1")
