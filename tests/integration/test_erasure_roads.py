@@ -16,6 +16,7 @@ from safeguard_streams.enforcement import moderators
 from safeguard_streams.enforcement.rules import SHIPPED, load
 from safeguard_streams.infra import brokers
 from safeguard_streams.operations import erasure, requeueing
+from safeguard_streams.operations.dead_letters import LetterFilter
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.policies.parsing import parse
@@ -31,7 +32,7 @@ from tests.faults.processes import BIN, Process
 pytestmark = pytest.mark.slow
 WORD = "Zyxomma"
 TEXT = f"I want to kill myself tonight, {WORD}"
-ANN = ChangedBy("ann", f"has {WORD} in it")
+ANN = ChangedBy(why=f"has {WORD} in it", by="ann")
 ITEM = "item/7q"
 POLICY = "self-harm"
 
@@ -91,7 +92,8 @@ def event(name, text=TEXT):
 
 async def replay(current, classifier):
     changed = [policy for name, policy in load_library().items() if name == POLICY]
-    made = await jobs.create(current, jobs.ReplayRequest(changed, noise=0.0), ChangedBy("test"))
+    made = await jobs.plan(current, jobs.ReplayRequest(changed, noise=0.0), ChangedBy("test"))
+    await jobs.create(current, made)
     assert await runner.run(current, made, classifier, asyncio.Event()) == "escalated"
 
 
@@ -157,8 +159,8 @@ async def test_no_road_leads_past_an_erasure(broker, tmp_path):
             before = {record[:3] for record in await records(broker)}
             model.open.set()
             await replay(broker, classifier)
-            planned = await requeueing.plan(broker)
-            await requeueing.requeue(broker, planned)
+            planned = await requeueing.plan(broker, LetterFilter())
+            await requeueing.requeue(broker, planned, ANN)
             prefilter.kill()
             prefilter.start()
             asked = model.asked
@@ -169,7 +171,7 @@ async def test_no_road_leads_past_an_erasure(broker, tmp_path):
         prefilter.kill()
     everything = await records(broker)
     new = [record[:3] for record in everything if record[:3] not in before and has_word(record)]
-    assert not new, new
+    assert not new, [record for record in everything if record[:3] in new]
     named = {place.topic for place in erased.remains}
     kept = {record[0] for record in everything if has_word(record)}
     last = {record[3]: record for record in everything if record[0] == topics.RATIONALES}
