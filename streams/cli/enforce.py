@@ -87,8 +87,10 @@ def check(
     """
     loaded = rules_of.load(rules)
     problems = loaded.problems(load_library(library))
+    for problem in problems:
+        say(f"{rules}: {problem}", error=True)
     if problems:
-        raise ConfigurationError("\n".join(f"{rules}: {problem}" for problem in problems))
+        raise typer.Exit(1)
     cap = loaded.cap
     say(f"{rules}: {len(loaded.rule)} rules, a cap of {cap.max_actions} in {cap.window}: no problems found")
 

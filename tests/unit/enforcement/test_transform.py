@@ -212,11 +212,11 @@ def test_the_rules_in_the_package_name_policies_and_rules_that_exist(tmp_path):
     ):
         path.write_text(f'[[rule]]\nname = "a"\naction = "remove"\n{line}\n')
         done = CliRunner().invoke(app, ["enforce", "check", str(path)])
-        assert message in str(done.exception), line
+        assert message in done.stderr, line
         assert done.exit_code == 1
     path.write_text('[[rule]]\nname = "a"\naction = "remove"\npolicies = ["hat", "hit"]\nrules = ["HH9"]\n')
-    said = str(CliRunner().invoke(app, ["enforce", "check", str(path)]).exception)
-    assert [name in said for name in ("'hat'", "'hit'")] == [True, True], "all problems at once"
+    said = CliRunner().invoke(app, ["enforce", "check", str(path)]).stderr.splitlines()
+    assert [name in line for name, line in zip(("'hat'", "'hit'"), said, strict=True)] == [True, True], "one a line"
     path.write_text('[[rule]]\nname = "a"\naction = "remove"\nsurfaces = ["anything"]\n')
     assert "no problems found" in CliRunner().invoke(app, ["enforce", "check", str(path)]).stdout
     path.write_text('[[rule]]\nname = "a"\naction = "remove"\npolicies = ["gaming-conduct"]\nsurfaces = ["Lobby "]\n')
