@@ -22,6 +22,19 @@ from safeguard_streams.operations import dashboards
 from safeguard_streams.runtime.settings import Settings
 
 DAY = 86_400_000
+_CONVENTIONS = """\
+These conventions hold for every command:
+
+- `-h` and `--help` explain a command. `safeguard --version` shows the version.
+- `--json` prints one JSON document, or one per line while a command follows a topic. Keys are in snake_case. They are
+  stable: a new version may add keys, and renames none. Tables have the same names, with spaces, for people.
+- Results go to standard output. Progress, warnings and errors go to standard error.
+- A table keeps ids and times whole. In a narrow terminal, each row becomes a block of lines. In a pipe or file, each
+  row is one line.
+- The exit status is 0 for success, 1 for an error and 2 for a wrong option or argument. After Ctrl-C it is 130. It is
+  0 for commands that run until Ctrl-C, such as `safeguard prefilter run`.
+- `eval "$(safeguard completion bash)"` makes bash complete commands and options with Tab. zsh, fish and PowerShell have
+  a script too."""
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
@@ -36,7 +49,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 def commands() -> str:
     """Every command with its help text."""
     runner = CliRunner(env={"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"})
-    parts = ["# Commands\n"]
+    parts = [f"# Commands\n\n{_CONVENTIONS}\n"]
     for words in _leaves(typer.main.get_command(app), []):
         shown = runner.invoke(app, [*words, "--help"], prog_name="safeguard")
         assert shown.exit_code == 0, shown.output

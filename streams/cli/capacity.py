@@ -54,8 +54,8 @@ def capacity(
     )
     rows: list[dict[str, Any]] = [
         {
-            "events per s": each,
-            "judgements per s": round(each * share_escalated, 3),
+            "events_per_s": each,
+            "judgements_per_s": round(each * share_escalated, 3),
             **msgspec.structs.asdict(planning.plan(planning.Load(each, share_escalated, tokens, slo), host)),
         }
         for each in rate

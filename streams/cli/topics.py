@@ -103,7 +103,7 @@ def acls(
     ]
     if apply:
         asyncio.run(access_lists.allow(current, bindings))
-        say(f"{len(bindings)} access lists written")
+        say(orjson.dumps({"written": len(bindings)}).decode() if as_json else f"{len(bindings)} access lists written")
     elif as_json:
         print(orjson.dumps([msgspec.to_builtins(binding) for binding in bindings]).decode())
     else:

@@ -120,7 +120,7 @@ def test_completion_completes_commands_and_options():
     assert safeguard(**words).stdout.split() == ["--json"]
 
 
-def test_a_full_disk_and_a_folder_that_is_no_library_are_one_sentence(tmp_path):
+def test_a_wrong_path_is_one_sentence(tmp_path):
     for words in (
         ["policy", "test", "fraud-spam", "--golden", "nosuch.jsonl"],
         ["prefilter", "evaluate", "--data", "nosuch"],

@@ -1,0 +1,134 @@
+"""Ctrl-C, early and in the middle: each command ends within seconds, with no traceback and no process left."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from safeguard_streams.infra import brokers
+from tests.conftest import TIMEOUT
+
+pytestmark = pytest.mark.slow
+# The marker says that the interpreter is up: before it, no code of this project runs.
+MAIN = "print('up', flush=True); from safeguard_streams.__main__ import main; main()"
+INTERRUPTED = {130, -signal.SIGINT}  # a shell shows both as 130
+BOUND = 30.0  # seconds; a process ends within 9 of the signal on a quiet machine
+NOWHERE = ["--bootstrap", "127.0.0.1:1"]
+
+
+def wait_for_main(pid):
+    """Return once the command line has taken SIGINT from the interpreter, which it does before it imports anything."""
+    while True:
+        status = dict(line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        if not int(status["SigCgt"], 16) & 1 << signal.SIGINT - 1:
+            return
+        time.sleep(0.001)
+
+
+def interrupt(words, delay, cwd):
+    """Start a command, send SIGINT after `delay` seconds, and return its status and its standard error."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAIN, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "80"},
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "up\n"
+    wait_for_main(process.pid)
+    time.sleep(delay)
+    children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.send_signal(signal.SIGINT)
+    try:
+        _, errors = process.communicate(timeout=BOUND)
+    finally:
+        process.kill()
+    _, left = psutil.wait_procs(children, timeout=5)
+    assert not left
+    return process.returncode, errors
+
+
+def check(words, delay, cwd, *, statuses):
+    status, errors = interrupt(words, delay, cwd)
+    assert "Traceback" not in errors, errors
+    assert "KeyboardInterrupt" not in errors, errors
+    assert status in statuses, errors
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["verdicts", "tail", *NOWHERE],
+        ["prefilter", "run", "--port", "0", *NOWHERE],
+        ["enforce", "run", "--port", "0", *NOWHERE],
+        ["reason", "run", "--port", "0", *NOWHERE],
+        ["dead-letters", "list", *NOWHERE],
+        ["policy", "release", "fraud-spam", *NOWHERE],
+        ["publish", "-", *NOWHERE],
+        ["broker", "--port", "0"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_waits_ends_in_its_first_second(words, delay, tmp_path):
+    words = [str(brokers.free_port()) if word == "0" else word for word in words]
+    check(words, delay, tmp_path, statuses={0, *INTERRUPTED})
+
+
+@pytest.mark.parametrize("words", [["verdicts", "tail"], ["prefilter", "run"], ["enforce", "run"]], ids=" ".join)
+def test_a_command_that_runs_ends_with_status_0(words, tmp_path):
+    with brokers.embedded() as address:
+        subprocess.run(
+            [sys.executable, "-m", "safeguard_streams", "topics", "create", "--bootstrap", address],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            timeout=TIMEOUT,
+        )
+        port = [] if words[0] == "verdicts" else ["--port", str(brokers.free_port())]
+        check([*words, *port, "--bootstrap", address], 8.0, tmp_path, statuses={0})
+
+
+def test_the_embedded_broker_ends_with_status_0_and_leaves_nothing(tmp_path):
+    check(["broker", "--port", str(brokers.free_port())], 4.0, tmp_path, statuses={0})
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("delay", [0.9, 4.0, 10.0])
+def test_a_test_of_a_policy_ends_while_the_model_starts(delay, tmp_path):
+    check(["policy", "test", "fraud-spam", "--backend", "local"], delay, tmp_path, statuses=INTERRUPTED)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("delay", [4.0, 10.0])
+def test_the_reasoning_worker_ends_while_the_model_starts(delay, tmp_path):
+    port = str(brokers.free_port())
+    check(["reason", "run", "--port", port, *NOWHERE], delay, tmp_path, statuses={0, *INTERRUPTED})
+
+
+def test_a_thread_that_never_ends_holds_nothing_up(tmp_path):
+    """A thread that asyncio joins, as one that loads a model, and a child of it."""
+    code = """
+import asyncio, subprocess, time
+from safeguard_streams.runtime import process
+process.bound_interrupts()
+child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+def load():
+    print(child.pid, flush=True)
+    time.sleep(600)
+async def work():
+    await asyncio.to_thread(load)
+asyncio.run(work())
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as running:
+        child = psutil.Process(int(running.stdout.readline()))
+        running.send_signal(signal.SIGINT)
+        assert running.wait(TIMEOUT) == 130
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
