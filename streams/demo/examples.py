@@ -23,8 +23,14 @@ ROLES = (
     Role("A lure, found", "fraud-spam", True, "violates", ("0684", "0662", "0402", "0617", "0056")),
     Role("An attempt on an assistant, found", "prompt-injection", True, "violates", ("0301", "0493", "0114", "0730")),
     Role("Abuse, found", "hate-harassment", True, "violates", ("0163", "0650", "0345", "0608", "0048")),
-    Role("Suspicious to the classifier, harmless to the model", "hate-harassment", False, "safe", ()),
-    Role("A mistake: people call it harmless, the model flags it", "fraud-spam", False, "violates", ()),
+    Role(
+        "Suspicious to the classifier, harmless to the model",
+        "hate-harassment",
+        False,
+        "safe",
+        ("0280", "0468", "0124", "0175"),
+    ),
+    Role("A mistake: people call it harmless, the model flags it", "fraud-spam", False, "violates", ("0714",)),
 )
 _LENGTHS = range(40, 160)  # characters of a text that reads well as an example
 

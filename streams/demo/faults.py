@@ -11,7 +11,7 @@ import msgspec
 from safeguard_streams.demo.child_process import ChildProcess, all_ready
 from safeguard_streams.demo.tally import Tally
 
-SHARE_ANSWERED = 1 / 3  # of the events, when the processes are killed
+SHARE_ANSWERED = 0.2  # of the events, when the processes are killed
 
 
 class Killed(msgspec.Struct, frozen=True):

@@ -122,11 +122,11 @@ class Demo:
 
     def _act(self, title: str) -> None:
         self._acts += 1
-        self._print(show.heading(self._acts, title))
+        self.console.print(f"\n{self._acts}. {title}\n", style="bold")
 
     def _print(self, *parts: RenderableType) -> None:
         for part in parts:
-            self.console.print(part)
+            self.console.print(show.rendered(part), soft_wrap=True)
 
     async def _prepare(self, here: Broker) -> None:
         """Create the topics and release the policies."""
@@ -206,13 +206,14 @@ class Demo:
             with Status(show.line(self.tally, total), console=self.console) as status:
                 yield lambda: status.update(show.line(self.tally, total))
             return
-        reported = time.monotonic()
+        reported, last = time.monotonic(), ""
 
         def refresh() -> None:
-            nonlocal reported
-            if time.monotonic() - reported > PROGRESS_SECONDS:
-                reported = time.monotonic()
-                self.say(show.line(self.tally, total))
+            nonlocal reported, last
+            line = show.line(self.tally, total)
+            if time.monotonic() - reported > PROGRESS_SECONDS and line != last:
+                reported, last = time.monotonic(), line
+                self.say(line)
 
         yield refresh
 

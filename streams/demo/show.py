@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
@@ -49,8 +50,11 @@ LOOK_AROUND = (
 )
 
 
-def heading(number: int, title: str) -> Text:
-    return Text(f"\n{number}. {title}\n", style="bold")
+def rendered(part: RenderableType) -> str:
+    """A part of the output as lines of at most WIDTH columns, without spaces at their ends."""
+    file = io.StringIO()
+    Console(file=file, width=WIDTH, color_system=None, markup=False, emoji=False, highlight=False).print(part)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
 
 def prose(text: str) -> Padding:
@@ -87,23 +91,26 @@ def line(tally: Tally, total: int) -> str:
 
 def counts(tally: Tally) -> Group:
     """What became of the events, and how long it took."""
-    table = Table(Column(justify="right"), Column(), Column(), box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_row(str(tally.published), "events published", "")
-    cleared = tally.topics[topics.CLEARED]
-    table.add_row(str(cleared), "cleared by the prefilter", _ms(tally.latency["cleared"]))
-    table.add_row(str(tally.escalated_events), "sent to the model", "under one policy or several")
-    table.add_row(str(tally.topics[topics.ESCALATIONS_AUDIT]), "audits", "of cleared texts, drawn to measure the gates")
-    table.add_row(str(tally.topics[topics.VERDICTS]), "verdicts", _ms(tally.latency["judged"]))
     undetermined = sum(verdict.decision == "undetermined" for verdict in tally.verdicts)
-    table.add_row(str(undetermined), "of them undetermined", "the model's output was not in the required format")
+    rows = [
+        (tally.published, "events published", ""),
+        (tally.topics[topics.CLEARED], "cleared by the prefilter", _seconds(tally.latency["cleared"])),
+        (tally.escalated_events, "sent to the model", "under one policy or several"),
+        (tally.topics[topics.ESCALATIONS_AUDIT], "audits", "of cleared texts, to measure the gates"),
+        (tally.topics[topics.VERDICTS], "verdicts", _seconds(tally.latency["judged"])),
+        (undetermined, "of them undetermined", "the output had a wrong form"),
+    ]
     if tally.dead_letters:
-        table.add_row(str(len(tally.dead_letters)), "dead letters", "no valid events; each names the field at fault")
+        rows.append((len(tally.dead_letters), "dead letters", "no valid events"))
+    table = Table(Column(justify="right"), Column(), Column(), box=None, show_header=False, padding=(0, 2, 0, 0))
+    for number, what, more in rows:
+        table.add_row(str(number), what, more)
     return Group(_indented(table), *(prose(shortened(letter.reason)) for letter in tally.dead_letters[:MAX_LETTERS]))
 
 
-def _ms(values: Sequence[float]) -> str:
+def _seconds(values: Sequence[float]) -> str:
     p50, p99 = percentile(values, 0.5), percentile(values, 0.99)
-    return "" if p50 is None else f"half of them within {p50:,.0f} ms, 99% within {p99:,.0f} ms"
+    return "" if p50 is None or p99 is None else f"half within {p50 / 1000:.1f} s, 99% within {p99 / 1000:.1f} s"
 
 
 def exactly_once(tally: Tally, broker: Broker, killed: Killed | None) -> Group:
@@ -134,31 +141,29 @@ def exactly_once(tally: Tally, broker: Broker, killed: Killed | None) -> Group:
 
 def by_label(figures: Mapping[str, LabelFigures]) -> Group:
     """Found and flagged texts by policy, with intervals."""
-    table = Table(
-        "policy",
-        Column("violating texts: found", justify="right"),
-        Column("harmless texts: flagged", justify="right"),
-        box=None,
-        padding=(0, 3, 0, 0),
-    )
+    right = [Column(name, justify="right") for name in ("found", "", "95%", "flagged", "", "95%")]
+    table = Table("policy", *right, box=None, padding=(0, 2, 0, 0))
     for policy_id, one in figures.items():
-        table.add_row(policy_id, _share(one.found), _share(one.flagged))
+        table.add_row(policy_id, *_share(one.found), *_share(one.flagged))
     gate = sum(one.missed_by_gate for one in figures.values())
     model = sum(one.missed_by_model for one in figures.values())
     return Group(
         _indented(table),
         "",
         prose(
-            f"In brackets: 95% intervals. Of the {gate + model} texts that were missed, the prefilter cleared {gate} "
-            f"and the model let {model} pass."
+            "found: of the texts that people had labelled as violating the policy, those with the verdict violates. "
+            "flagged: the same verdict on texts labelled harmless, and on everyday texts. 95%: the interval in which "
+            "the share lies. The texts come from public data sets, and no model was trained on them."
         ),
+        "",
+        prose(f"Of {gate + model} texts that were not found, the prefilter cleared {gate}; the model judged {model}."),
     )
 
 
-def _share(share: Proportion) -> str:
+def _share(share: Proportion) -> tuple[str, str, str]:
     if share.value is None:
-        return "-"
-    return f"{share.count} of {share.of}  {share.value:4.0%} ({share.low:.0%} to {share.high:.0%})"
+        return "-", "", ""
+    return f"{share.count} of {share.of}", f"{share.value:.0%}", f"{share.low:.0%} to {share.high:.0%}"
 
 
 def example(letter: str, shown: Example, policies: Mapping[str, Policy]) -> Group:

@@ -132,7 +132,12 @@ def scenario():
             names, words, found = parsed(command)
             required = sum(1 for p in found.params if p.required and p.param_type_name == "argument")
             given = [word for word in words if not word.startswith("-")]
-            if command in seen or "needs a gpu" in comment.casefold() or hasattr(found, "commands") or len(given) < required:
+            if (
+                command in seen
+                or "needs a gpu" in comment.casefold()
+                or hasattr(found, "commands")
+                or len(given) < required
+            ):
                 continue
             seen.add(command)
             if names not in ELSEWHERE:
