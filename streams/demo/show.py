@@ -142,7 +142,7 @@ def exactly_once(tally: Tally, broker: Broker, killed: Killed | None) -> Group:
 def by_label(figures: Mapping[str, LabelFigures]) -> Group:
     """Found and flagged texts by policy, with intervals."""
     right = [Column(name, justify="right") for name in ("found", "", "95%", "flagged", "", "95%")]
-    table = Table("policy", *right, box=None, padding=(0, 2, 0, 0))
+    table = Table(Column("policy", no_wrap=True), *right, box=None, padding=(0, 1, 0, 0))
     for policy_id, one in figures.items():
         table.add_row(policy_id, *_share(one.found), *_share(one.flagged))
     gate = sum(one.missed_by_gate for one in figures.values())
