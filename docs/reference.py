@@ -35,13 +35,13 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 def commands() -> str:
     """Every command with its help text."""
-    runner = CliRunner(env={"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"})
+    runner = CliRunner(env={"COLUMNS": "80", "TERMINAL_WIDTH": "80", "NO_COLOR": "1"})
     parts = ["# Commands\n"]
     for words in _leaves(typer.main.get_command(app), []):
         shown = runner.invoke(app, [*words, "--help"], prog_name="safeguard")
         assert shown.exit_code == 0, shown.output
         lines = "\n".join(line.rstrip() for line in shown.stdout.strip().splitlines())
-        parts.append(f"## safeguard {' '.join(words)}\n\n```\n{lines}\n```\n")
+        parts.append(f"## safeguard {' '.join(words)}\n\n```text\n{lines}\n```\n")
     return "\n".join(parts)
 
 
@@ -56,10 +56,10 @@ def _leaves(command: Any, words: list[str]) -> Iterator[list[str]]:
 
 def settings() -> str:
     """Every setting with its default."""
-    rows = ["| variable | values | default | what it is |", "| --- | --- | --- | --- |"]
+    rows = ["| variable | what it is | values | default |", "| --- | --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
         default = "" if field.default in (None, "", {}) else f"`{field.default}`"
-        rows.append(f"| `SAFEGUARD_{name.upper()}` | {_values(field.annotation)} | {default} | {field.description} |")
+        rows.append(f"| `SAFEGUARD_{name.upper()}` | {field.description} | {_values(field.annotation)} | {default} |")
     about = (
         "An environment variable overrides the TOML file (`SAFEGUARD_CONFIG`, default `./safeguard.toml`), whose names "
         "are in lower case and without the prefix. The TOML file overrides the files in the folder of secrets "
@@ -144,10 +144,10 @@ def catalogue() -> str:
     for name, schema in document["components"]["schemas"].items():
         if "properties" in schema:
             parts.append(f"## {name}\n\n{schema['description']}")
-            fields = ["| field | type | required | what it is |", "| --- | --- | --- | --- |"]
+            fields = ["| field | what it is | type | required |", "| --- | --- | --- | --- |"]
             for field, about in schema["properties"].items():
                 required = "yes" if field in schema.get("required", ()) else ""
-                fields.append(f"| `{field}` | {_kind(about)} | {required} | {about.get('description', '')} |")
+                fields.append(f"| `{field}` | {about.get('description', '')} | {_kind(about)} | {required} |")
             parts.append("\n".join(fields))
     return "\n\n".join(parts) + "\n"
 

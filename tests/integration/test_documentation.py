@@ -42,11 +42,10 @@ def block(marker):
 
 
 def capacities():
-    """The example and its output. To renew it, run .venv/bin/python -m tests.integration.test_documentation."""
-    line = block("capacity").splitlines()[0]
-    found = CliRunner(env={"COLUMNS": "110"}).invoke(app, shlex.split(line)[2:])
+    """The output of the example. To renew it, run .venv/bin/python -m tests.integration.test_documentation."""
+    found = CliRunner(env={"COLUMNS": "110"}).invoke(app, shlex.split(block("capacity command"))[1:])
     assert found.exit_code == 0, found.output
-    return line + "\n" + "\n".join(row.rstrip() for row in found.stdout.splitlines()) + "\n"
+    return "\n".join(row.rstrip() for row in found.stdout.splitlines()) + "\n"
 
 
 def test_the_capacities_are_the_output_of_the_command():

@@ -112,7 +112,7 @@ def test_every_field_of_a_record_and_every_setting_is_described(site):
         cells = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in rows]
         described = [row for row in cells if row and "<code>" in row[0]]
         assert len(described) > 40
-        assert [row[0] for row in described if not row[-1].strip()] == []
+        assert [row[0] for row in described if not row[1].strip()] == []
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
