@@ -26,7 +26,7 @@ DAY = 86_400_000
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     pages = {"commands.md": commands(), "settings.md": settings(), "topics.md": catalogue(), "metrics.md": metrics()}
-    pages |= {"api.md": api(), "limits.md": limits()}
+    pages |= {"api.md": api(), "limits.md": limits(), "dashboards.md": panels()}
     pages["asyncapi.json"] = json.dumps(asyncapi.document(), indent=2)
     for name, text in pages.items():
         files.append(File.generated(config, f"reference/{name}", content=text))
@@ -181,3 +181,18 @@ def _kind(schema: dict[str, Any]) -> str:
 
 def metrics() -> str:
     return dashboards.documents()["METRICS.md"].decode()
+
+
+def panels() -> str:
+    """The Grafana dashboards, with what each panel shows."""
+    parts = [
+        "# Dashboards\n\nThe Grafana dashboards of `infra/telemetry/dashboards` show the [metrics](metrics.md). The compose "
+        "file starts Grafana with them; elsewhere, import the JSON files."
+    ]
+    for name, document in dashboards.documents().items():
+        if name.startswith("dashboards/"):
+            board = json.loads(document)
+            parts.append(f"## {board['title'].removeprefix('Safeguard: ').capitalize()}\n\nThe file `{name}`.")
+            rows = [f"| {panel['title']} | {panel.get('description', '')} |" for panel in board["panels"]]
+            parts.append("\n".join(["| panel | what it shows |", "| --- | --- |", *rows]))
+    return "\n\n".join(parts) + "\n"

@@ -126,3 +126,14 @@ def test_the_search_works_from_disk_and_finds_the_right_page_first(site, tmp_pat
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     found = re.findall(r'href="([^"#?]+)[^"]*" class="md-search-result__link"', dom)
     assert found[:1] == [(site / page).as_uri()]
+
+
+def test_the_picture_of_the_replays_page_is_of_a_page_that_renders():
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        import screenshots
+    finally:
+        sys.path.pop(0)
+    html = screenshots.replay_page()
+    assert "fraud-spam: what the new version changes" in html
+    assert (ROOT / "docs/replay-page.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
