@@ -185,10 +185,11 @@ def metrics() -> str:
 
 def panels() -> str:
     """The Grafana dashboards, with what each panel shows."""
-    parts = [
-        "# Dashboards\n\nThe Grafana dashboards of `infra/telemetry/dashboards` show the [metrics](metrics.md). The compose "
-        "file starts Grafana with them; elsewhere, import the JSON files."
-    ]
+    about = (
+        "The Grafana dashboards of `infra/telemetry/dashboards` show the [metrics](metrics.md). The compose file "
+        "starts Grafana with them; elsewhere, import the JSON files."
+    )
+    parts = [f"# Dashboards\n\n{about}"]
     for name, document in dashboards.documents().items():
         if name.startswith("dashboards/"):
             board = json.loads(document)
