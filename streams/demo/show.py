@@ -123,7 +123,7 @@ def exactly_once(tally: Tally, broker: Broker, killed: Killed | None) -> Group:
     if killed is not None:
         rows["kill -9"] = (
             f"{' and '.join(killed.processes)}, with {killed.published - killed.answered} events on their way; both "
-            f"ready again after {killed.seconds_away:.0f} s"
+            f"ready again after {killed.seconds_away:.0f} s, for which verdicts had to wait"
         )
     if broker.transactional:
         proof = (
@@ -141,10 +141,10 @@ def exactly_once(tally: Tally, broker: Broker, killed: Killed | None) -> Group:
 
 def by_label(figures: Mapping[str, LabelFigures]) -> Group:
     """Found and flagged texts by policy, with intervals."""
-    right = [Column(name, justify="right") for name in ("found", "", "95%", "flagged", "", "95%")]
+    right = [Column(name, justify="right") for name in ("found", "", "95%", "", "flagged", "", "95%")]
     table = Table(Column("policy", no_wrap=True), *right, box=None, padding=(0, 1, 0, 0))
     for policy_id, one in figures.items():
-        table.add_row(policy_id, *_share(one.found), *_share(one.flagged))
+        table.add_row(policy_id, *_share(one.found), "", *_share(one.flagged))
     gate = sum(one.missed_by_gate for one in figures.values())
     model = sum(one.missed_by_model for one in figures.values())
     return Group(

@@ -19,9 +19,10 @@ from typer.testing import CliRunner
 from safeguard_streams.cli import app
 from safeguard_streams.contract import asyncapi, topics
 from safeguard_streams.contract.records import ContentEvent, Verdict, decode, encode
-from safeguard_streams.demo.tally import Tally
+from safeguard_streams.demo import labels
 from safeguard_streams.infra import brokers
 from safeguard_streams.policies.check import check
+from safeguard_streams.policies.files import load_library
 from safeguard_streams.runtime import settings as settings_module
 from tests.conftest import TIMEOUT
 
@@ -52,20 +53,20 @@ def test_the_capacities_are_the_output_of_the_command():
     assert block("capacity") == capacities()
 
 
-def test_the_demo_output_in_the_readme_agrees_with_the_events_of_the_demo():
-    title, header, *rows, totals = block("demo").splitlines()
-    assert (title, header.split()) == ("Some verdicts", ["text", "policy", "decision", "rules", "score", "reason"])
-    events = [json.loads(line) for line in files("safeguard_streams.demo").joinpath("events.jsonl").open()]
-    texts = [" ".join(event["text"].split()) for event in events]
-    for row in rows[:-1]:
-        beginning, ellipsis, _ = row.strip().partition("…")
-        if not ellipsis:
-            beginning = row.strip().split("  ")[0]
-        assert any(text.startswith(beginning) for text in texts), row
-    counts = {name: int(number) for name, number in re.findall(r"(\w+) (\d+)", totals)}
-    assert counts.keys() <= Tally().summary().keys()
-    assert counts["published"] == counts["cleared"] + counts["escalated"] == len(events)
-    assert counts["unanswered"] == counts["duplicates"] == 0
+def test_the_demo_output_in_the_readme_agrees_with_the_events_and_the_policies_of_the_demo():
+    shown = block("demo")
+    lines = files("safeguard_streams.demo").joinpath("events.jsonl").read_bytes().splitlines()
+    published, cleared, escalated = (int(number) for number in re.findall(r"^ +(\d+)  \w", shown, re.MULTILINE))
+    assert published == cleared + escalated == len(lines)
+    assert f"in         {published} events\n   out        {published} answered, 0 unanswered, 0 answered twice" in shown
+    figures = labels.figures(labels.read(lines), [])
+    counts = re.findall(r"^ +([a-z-]+) +\d+ of (\d+) .* (\d+) of (\d+) ", shown, re.MULTILINE)
+    assert {(policy, int(found), int(flagged)) for policy, found, _, flagged in counts} == {
+        (policy, one.found.of, one.flagged.of) for policy, one in figures.items()
+    }
+    (text,) = re.findall(r'text +"(.*?)"', shown, re.DOTALL)
+    assert " ".join(text.split()) in {" ".join(event.text.split()) for event in labels.read(lines).values()}
+    assert load_library()["prompt-injection"].rules["PI1"] in " ".join(shown.split())
 
 
 def test_the_guides_policy_and_golden_texts_are_fit_for_release(tmp_path):
