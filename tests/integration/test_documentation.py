@@ -78,6 +78,17 @@ def test_the_guides_policy_and_golden_texts_are_fit_for_release(tmp_path):
     assert checked.golden == 2
 
 
+def test_the_output_that_the_guide_shows_under_its_check_is_the_commands(tmp_path, monkeypatch):
+    folder = tmp_path / "my/ticket-touting"
+    folder.mkdir(parents=True)
+    (folder / "policy.md").write_text(block("policy"))
+    (folder / "golden.jsonl").write_text(block("golden"))
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(app, ["policy", "check", "my/ticket-touting/policy.md"])
+    assert found.exit_code == 0
+    assert sorted(found.output.splitlines()) == sorted(block("output: policy check").splitlines())
+
+
 def script(tmp_path, name, address):
     path = tmp_path / f"{name}.py"
     text = block(f"snippet: {name}")

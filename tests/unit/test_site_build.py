@@ -97,6 +97,15 @@ def test_every_link_between_pages_leads_to_a_file_and_nothing_comes_from_another
     assert links > 500
 
 
+def test_names_in_text_do_not_break_and_code_blocks_are_left_alone(site):
+    text = (site / "guides/kafka.html").read_text(encoding="utf-8")
+    assert '<span class="name">--reset-offsets</span>' in text
+    assert '<td><span class="name">safeguard-streams</span></td>' in (site / "comparison.html").read_text("utf-8")
+    for page in site.rglob("*.html"):
+        blocks = re.findall(r"<pre.*?</pre>", page.read_text(encoding="utf-8"), re.DOTALL)
+        assert not [block for block in blocks if 'class="name"' in block], page
+
+
 def test_every_table_has_headers(site):
     for page in site.rglob("*.html"):
         for row in re.findall(r"<thead>(.*?)</thead>", page.read_text(encoding="utf-8"), re.DOTALL):
