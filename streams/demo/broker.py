@@ -47,10 +47,11 @@ async def started(bootstrap: str | None, say: Callable[[str], None]) -> AsyncIte
 
 def _has_kafka(say: Callable[[str], None]) -> bool:
     """Whether Kafka's jars are here or can be downloaded."""
+    say("starting Apache Kafka; on first use, Maven downloads it (43 MB)")
     try:
         brokers.jars()
     except brokers.BrokerError as error:
-        say(f"Apache Kafka cannot run here, the embedded broker replaces it: {str(error).splitlines()[0]}")
+        say(f"the embedded broker replaces it: {str(error).splitlines()[0]}")
         return False
     return True
 
