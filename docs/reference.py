@@ -39,7 +39,7 @@ These conventions hold for every command:
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     pages = {"commands.md": commands(), "settings.md": settings(), "topics.md": catalogue(), "metrics.md": metrics()}
-    pages |= {"api.md": api(), "limits.md": limits()}
+    pages |= {"api.md": api(), "limits.md": limits(), "dashboards.md": panels()}
     pages["asyncapi.json"] = json.dumps(asyncapi.document(), indent=2)
     for name, text in pages.items():
         files.append(File.generated(config, f"reference/{name}", content=text))
@@ -48,13 +48,13 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 def commands() -> str:
     """Every command with its help text."""
-    runner = CliRunner(env={"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"})
+    runner = CliRunner(env={"COLUMNS": "80", "TERMINAL_WIDTH": "80", "NO_COLOR": "1"})
     parts = [f"# Commands\n\n{_CONVENTIONS}\n"]
     for words in _leaves(typer.main.get_command(app), []):
         shown = runner.invoke(app, [*words, "--help"], prog_name="safeguard")
         assert shown.exit_code == 0, shown.output
         lines = "\n".join(line.rstrip() for line in shown.stdout.strip().splitlines())
-        parts.append(f"## safeguard {' '.join(words)}\n\n```\n{lines}\n```\n")
+        parts.append(f"## safeguard {' '.join(words)}\n\n```text\n{lines}\n```\n")
     return "\n".join(parts)
 
 
@@ -69,10 +69,10 @@ def _leaves(command: Any, words: list[str]) -> Iterator[list[str]]:
 
 def settings() -> str:
     """Every setting with its default."""
-    rows = ["| variable | values | default | what it is |", "| --- | --- | --- | --- |"]
+    rows = ["| variable | what it is | values | default |", "| --- | --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
         default = "" if field.default in (None, "", {}) else f"`{field.default}`"
-        rows.append(f"| `SAFEGUARD_{name.upper()}` | {_values(field.annotation)} | {default} | {field.description} |")
+        rows.append(f"| `SAFEGUARD_{name.upper()}` | {field.description} | {_values(field.annotation)} | {default} |")
     about = (
         "An environment variable overrides the TOML file (`SAFEGUARD_CONFIG`, default `./safeguard.toml`), whose names "
         "are in lower case and without the prefix. The TOML file overrides the files in the folder of secrets "
@@ -157,10 +157,10 @@ def catalogue() -> str:
     for name, schema in document["components"]["schemas"].items():
         if "properties" in schema:
             parts.append(f"## {name}\n\n{schema['description']}")
-            fields = ["| field | type | required | what it is |", "| --- | --- | --- | --- |"]
+            fields = ["| field | what it is | type | required |", "| --- | --- | --- | --- |"]
             for field, about in schema["properties"].items():
                 required = "yes" if field in schema.get("required", ()) else ""
-                fields.append(f"| `{field}` | {_kind(about)} | {required} | {about.get('description', '')} |")
+                fields.append(f"| `{field}` | {about.get('description', '')} | {_kind(about)} | {required} |")
             parts.append("\n".join(fields))
     return "\n\n".join(parts) + "\n"
 
@@ -194,3 +194,19 @@ def _kind(schema: dict[str, Any]) -> str:
 
 def metrics() -> str:
     return dashboards.documents()["METRICS.md"].decode()
+
+
+def panels() -> str:
+    """The Grafana dashboards, with what each panel shows."""
+    about = (
+        "The Grafana dashboards of `infra/telemetry/dashboards` show the [metrics](metrics.md). The compose file "
+        "starts Grafana with them; elsewhere, import the JSON files."
+    )
+    parts = [f"# Dashboards\n\n{about}"]
+    for name, document in dashboards.documents().items():
+        if name.startswith("dashboards/"):
+            board = json.loads(document)
+            parts.append(f"## {board['title'].removeprefix('Safeguard: ').capitalize()}\n\nThe file `{name}`.")
+            rows = [f"| {panel['title']} | {panel.get('description', '')} |" for panel in board["panels"]]
+            parts.append("\n".join(["| panel | what it shows |", "| --- | --- |", *rows]))
+    return "\n\n".join(parts) + "\n"

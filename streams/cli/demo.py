@@ -21,12 +21,16 @@ def demo(
     count: Annotated[int | None, typer.Option(min=1, help="Publish only the first COUNT events.")] = None,
     rate: Annotated[float, typer.Option(min=0.1, help="Events per second.")] = 40.0,
     keep: Annotated[bool, typer.Option("--keep", help="Keep running after the summary, until Ctrl-C.")] = False,
+    faults: Annotated[
+        bool,
+        typer.Option("--faults/--no-faults", help="Kill a prefilter and a reasoner at work, restart both, and count."),
+    ] = True,
     replay: Annotated[
         bool,
         typer.Option(
             "--replay",
-            help="Add a second act: enforcement acts on the verdicts, the policy on hate becomes lenient, past content "
-            "is judged again and compared, and posts removed for mere insults are restored.",
+            help="Add an act: the policy on hate becomes lenient, past content is judged again and compared, and posts "
+            "removed for mere insults are restored.",
         ),
     ] = False,
     bootstrap: Bootstrap = None,
@@ -36,30 +40,30 @@ def demo(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Run the whole pipeline on this machine on real texts.
+    """Run the whole pipeline on this machine on texts that people had labelled.
 
-    Starts the embedded broker (or uses --bootstrap), creates the topics, releases the policies, starts
-    'safeguard prefilter run' and 'safeguard reason run', publishes events and follows their verdicts.
-    Exits with status 0 only if every event was answered.
+    Starts Apache Kafka where Java and Maven are installed, else the embedded broker. Starts the prefilter, the reasoner
+    and enforcement, publishes events, kills two processes at work, and counts the answers. Shows how many labelled
+    texts were found, and some of them from text to action. Exits with status 0 only if every event was answered, and
+    on Kafka exactly once.
     """
     try:
         from safeguard_streams.demo.run import Demo, Options
+        from safeguard_streams.demo.show import WIDTH
     except ImportError as error:
         raise ConfigurationError(
             f"{error.name} is not installed here: pip install 'safeguard-streams[demo]'"
         ) from error
-    options = Options(events, count, rate, keep, bootstrap, model, replay, as_json)
+    options = Options(events, count, rate, keep, bootstrap, model, faults, replay, as_json)
+    wide = console(stderr=as_json)
+    wide.width = WIDTH
 
     async def work() -> int:
         running = asyncio.current_task()
         assert running is not None
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, running.cancel)
-        demo = Demo(
-            options,
-            lambda line: print(line, file=sys.stderr if as_json else sys.stdout, flush=True),
-            console(stderr=as_json),
-        )
+        demo = Demo(options, wide)
         try:
             await demo.run()
         except asyncio.CancelledError:
@@ -72,6 +76,7 @@ def demo(
 
 
 def _complete(summary: dict[str, Any]) -> bool:
-    """Whether every event was answered, and enforcement acted on every promoted verdict."""
+    """Whether every event was answered, on Kafka exactly once, and enforcement acted on every promoted verdict."""
     second_act = summary.get("replay", {"followed": 0, "due": 0})
-    return not summary["unanswered"] and second_act["followed"] == second_act["due"]
+    again = summary["duplicates"] if summary["transactional"] else 0
+    return not summary["unanswered"] and not again and second_act["followed"] == second_act["due"]

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -13,7 +15,9 @@ import aiohttp
 from safeguard_streams.errors import SafeguardError
 from safeguard_streams.infra import brokers
 
+STARTUP_SECONDS = 300.0
 STOP_SECONDS = 8.0
+REPORT_SECONDS = 20.0  # between two lines while a process starts
 LOG_LINES = 15
 
 
@@ -28,9 +32,10 @@ class ChildProcess:
         self._command = [*command, "--port", str(self.port)]
         self._environment = environment
         self.process: asyncio.subprocess.Process | None = None
+        self._killed = False  # and not restarted yet
 
     async def start(self) -> None:
-        with self.log.open("wb") as out:
+        with self.log.open("ab") as out:
             self.process = await asyncio.create_subprocess_exec(
                 *self._command,
                 env=self._environment,
@@ -39,6 +44,7 @@ class ChildProcess:
                 stderr=out,
                 start_new_session=True,
             )
+        self._killed = False
 
     @property
     def running(self) -> bool:
@@ -50,8 +56,8 @@ class ChildProcess:
         return SafeguardError(f"{self.name} {what}; its log ends with:\n{tail}")
 
     def check(self) -> None:
-        """Raise SafeguardError when the process has ended."""
-        if not self.running:
+        """Raise SafeguardError when the process has ended, unless the demo killed it."""
+        if not self.running and not self._killed:
             raise self.failure("ended unexpectedly")
 
     async def ready(self, http: aiohttp.ClientSession) -> bool:
@@ -63,8 +69,17 @@ class ChildProcess:
         except (aiohttp.ClientError, TimeoutError):
             return False
 
+    async def kill(self) -> None:
+        """Send SIGKILL to the whole process group, as `kill -9` does."""
+        if self.process is None:
+            return
+        self._killed = True
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        await self.process.wait()
+
     async def stop(self) -> None:
-        """Send SIGTERM; after STOP_SECONDS, send SIGKILL to the whole process group."""
+        """Send SIGTERM; after STOP_SECONDS, kill it."""
         if self.process is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -72,6 +87,25 @@ class ChildProcess:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
                 await self.process.wait()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        await self.process.wait()
+        await self.kill()
+
+
+async def all_ready(children: Sequence[ChildProcess], say: Callable[[str], None], since: float | None = None) -> None:
+    """Wait until every process is ready, and say when each is. Raises SafeguardError when one ends or takes too long.
+
+    since: the monotonic time to count from; default now.
+    """
+    start = reported = time.monotonic() if since is None else since
+    waiting = list(children)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http:
+        while waiting:
+            for child in [c for c in waiting if await c.ready(http)]:
+                waiting.remove(child)
+                say(f"the {child.name} is ready after {time.monotonic() - start:.0f} s")
+            if waiting and time.monotonic() - start > STARTUP_SECONDS:
+                raise waiting[0].failure(f"was not ready after {STARTUP_SECONDS:.0f} s")
+            if waiting and time.monotonic() - reported > REPORT_SECONDS:
+                reported = time.monotonic()
+                names = " and the ".join(c.name for c in waiting)
+                say(f"{reported - start:.0f} s: waiting for the {names}; a CPU loads the model in about a minute")
+            await asyncio.sleep(0.2)

@@ -1,7 +1,8 @@
 """Selects the demo's texts: python -m safeguard_streams.demo.choose DATA OUT.
 
 DATA has train/, validation/ and manifest.json. All texts are held out from training, and their sources' licences allow
-redistribution. Each event names its source and licence in its attributes.
+redistribution. The attributes of each event name its source and its licence. They also state its label:
+`violates` under the policy `labelled_for`.
 """
 
 from __future__ import annotations
@@ -12,39 +13,42 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from safeguard_streams.contract.records import EVERY_POLICY
 from safeguard_streams.policies import labelled
 
 
 class Quota(NamedTuple):
-    """How many texts of one file the demo takes."""
+    """How many texts of one file the demo takes, and the policy that its labels are about (* for everyday texts)."""
 
+    policy: str
     language: str
     violating: int
     safe: int
 
 
+HATE, FRAUD, INJECTION, EVERYDAY = "hate-harassment", "fraud-spam", "prompt-injection", EVERY_POLICY
 QUOTAS = {
-    "train/davidson": Quota("en", 24, 10),
-    "train/hatexplain": Quota("en", 10, 24),
-    "train/toxic_spans": Quota("en", 14, 0),
-    "train/sms_spam": Quota("en", 30, 90),
-    "train/youtube_spam": Quota("en", 24, 24),
-    "train/cyberseceval": Quota("en", 10, 0),
-    "train/inthewild_jailbreak": Quota("en", 16, 0),
-    "train/goemotions_benign": Quota("en", 0, 110),
-    "train/topical_chat": Quota("en", 0, 70),
-    "train/gpteacher": Quota("en", 0, 40),
-    "train/banking77": Quota("en", 0, 30),
-    "train/cold_zh": Quota("zh", 16, 24),
-    "train/roman_urdu": Quota("ur", 10, 14),
-    "train/curse_ko": Quota("ko", 8, 12),
-    "train/germeval2018_de": Quota("de", 8, 16),
-    "train/jigsaw_multi": Quota("mul", 6, 18),
-    "validation/hatecheck": Quota("en", 12, 12),
-    "validation/deepset_inj_test": Quota("mul", 14, 14),
-    "validation/mhc_spanish": Quota("es", 8, 8),
-    "validation/mhc_french": Quota("fr", 8, 8),
-    "validation/xstest": Quota("en", 0, 10),
+    "train/davidson": Quota(HATE, "en", 24, 10),
+    "train/hatexplain": Quota(HATE, "en", 10, 24),
+    "train/toxic_spans": Quota(HATE, "en", 14, 0),
+    "train/sms_spam": Quota(FRAUD, "en", 30, 90),
+    "train/youtube_spam": Quota(FRAUD, "en", 24, 24),
+    "train/cyberseceval": Quota(INJECTION, "en", 10, 0),
+    "train/inthewild_jailbreak": Quota(INJECTION, "en", 16, 0),
+    "train/goemotions_benign": Quota(EVERYDAY, "en", 0, 110),
+    "train/topical_chat": Quota(EVERYDAY, "en", 0, 70),
+    "train/gpteacher": Quota(EVERYDAY, "en", 0, 40),
+    "train/banking77": Quota(EVERYDAY, "en", 0, 30),
+    "train/cold_zh": Quota(HATE, "zh", 16, 24),
+    "train/roman_urdu": Quota(HATE, "ur", 10, 14),
+    "train/curse_ko": Quota(HATE, "ko", 8, 12),
+    "train/germeval2018_de": Quota(HATE, "de", 8, 16),
+    "train/jigsaw_multi": Quota(HATE, "mul", 6, 18),
+    "validation/hatecheck": Quota(HATE, "en", 12, 12),
+    "validation/deepset_inj_test": Quota(INJECTION, "mul", 14, 14),
+    "validation/mhc_spanish": Quota(HATE, "es", 8, 8),
+    "validation/mhc_french": Quota(HATE, "fr", 8, 8),
+    "validation/xstest": Quota(EVERYDAY, "en", 0, 10),
 }
 MAX_CHARACTERS = 600
 
@@ -66,6 +70,7 @@ def choose(data: Path, seed: int = 7) -> list[dict[str, object]]:
                     "source": entry["source"],
                     "licence": entry["licence"],
                     "labelled_as": row.category,
+                    "labelled_for": quota.policy,
                     "violates": row.violates,
                 }
                 events.append(

@@ -1,43 +1,40 @@
-"""Runs the demo: starts a broker and the pipeline's processes, publishes events and follows their answers."""
+"""Runs the demo: starts a broker and the pipeline's processes, publishes events, and shows how each was answered."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import msgspec
 import orjson
-from rich.console import Console
-from rich.live import Live
+from rich.console import Console, RenderableType
+from rich.status import Status
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.client.event_files import lines_of
 from safeguard_streams.client.publisher import key_of
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import ContentEvent, now, schema_header
-from safeguard_streams.demo import show
+from safeguard_streams.demo import broker, examples, faults, labels, pipeline, show
+from safeguard_streams.demo.broker import Broker
 from safeguard_streams.demo.child_process import ChildProcess
+from safeguard_streams.demo.enforced import actions_for, followed, until
 from safeguard_streams.demo.second_act import SecondAct
 from safeguard_streams.demo.tally import Tally
 from safeguard_streams.errors import ConfigurationError
-from safeguard_streams.infra import brokers
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.releases import operator
-from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.settings import Settings
 
-STARTUP_SECONDS = 300.0
 QUIET_SECONDS = 120.0  # the run gives up after this time without an answer
-PROGRESS_SECONDS = 3.0  # between two lines of progress
+PROGRESS_SECONDS = 5.0  # between two lines of progress
 WATCHED = (
     topics.ESCALATIONS,
     topics.ESCALATIONS_AUDIT,
@@ -45,16 +42,6 @@ WATCHED = (
     topics.VERDICTS,
     topics.RATIONALES,
     topics.DEAD_LETTERS,
-)
-SHOWN_COUNTS = (
-    "published",
-    "cleared",
-    "escalated",
-    "verdicts",
-    "undetermined",
-    "dead_letters",
-    "unanswered",
-    "duplicates",
 )
 
 
@@ -67,14 +54,9 @@ class Options(msgspec.Struct, frozen=True):
     keep: bool = False
     bootstrap: str | None = None
     model: str | None = None
+    faults: bool = True
     replay: bool = False
     as_json: bool = False
-
-
-def _command() -> str:
-    """`safeguard` as installed beside this Python, else the one on the PATH."""
-    installed = Path(sys.executable).with_name("safeguard")
-    return str(installed) if installed.exists() else "safeguard"
 
 
 def _sample() -> list[bytes]:
@@ -90,111 +72,83 @@ def _with_created_at(line: bytes) -> bytes:
 
 
 class Demo:
-    """One run. `say` prints a line of progress."""
+    """One run. Progress and results go to the console, which is standard error where the output is JSON."""
 
-    def __init__(self, options: Options, say: Callable[[str], None], console: Console) -> None:
+    def __init__(self, options: Options, console: Console) -> None:
         self.options = options
-        self.say = say
         self.console = console
         self.tally = Tally()
         self.summary: dict[str, Any] | None = None
+        self._acts = 0
+        self._began = time.monotonic()
         self._set_created_at = options.events is None
         lines = _sample() if options.events is None else [line.value for line in lines_of(options.events)]
         self.lines = lines[: options.count] if options.count is not None else lines
         if not self.lines:
             raise ConfigurationError(f"{options.events}: contains no events")
+        self._events = labels.read(self.lines)
+
+    def say(self, text: str) -> None:
+        """Print a line of progress."""
+        self._print(show.prose(text))
 
     async def run(self) -> None:
         """The whole run; sets `summary` after the last answer. Raises SafeguardError when the run cannot complete."""
         async with contextlib.AsyncExitStack() as stack:
-            bootstrap = self.options.bootstrap
-            if bootstrap is None:
-                self.say("starting the embedded broker")
-                bootstrap = stack.enter_context(brokers.embedded())
-            current = self._settings(bootstrap)
-            self.say(f"broker at {bootstrap}: creating topics")
-            await kafka.wait_for_broker(current, timeout=8)
-            await kafka.create_topics(current)
-            for record in await operator.release(current, load_library().values(), operator.ChangedBy("demo")):
-                self.say(f"released policy {record.policy_id}, version {record.version}")
+            self._act("Start")
+            here = await stack.enter_async_context(broker.started(self.options.bootstrap, self.say))
+            await self._prepare(here)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="safeguard-demo-")))
-            children = await stack.enter_async_context(self._children(current, folder))
-            await self._wait_until_ready(children)
-            await self._publish_and_watch(current, children)
-            summary = self.tally.summary()
-            self._show(summary)
+            children = await stack.enter_async_context(
+                pipeline.running(here.settings, self.options.model, folder, self.say)
+            )
+            self._act("Publish, and kill two processes meanwhile" if self.options.faults else "Publish")
+            killed = await self._publish_and_watch(here.settings, children)
+            summary = self.tally.summary() | {"broker": here.name, "transactional": here.transactional}
+            summary["killed"] = msgspec.to_builtins(killed)
+            self._act("Each event in, each answer out")
+            self._print(show.counts(self.tally), "", show.exactly_once(self.tally, here, killed))
+            self._compare_with_labels(summary)
+            shown = await self._show_examples(here.settings)
+            self._explain_the_model()
             if self.options.replay:
+                self._act("A policy changes")
                 out = sys.stderr.fileno() if self.options.as_json else sys.stdout.fileno()
-                summary["replay"] = await SecondAct(current, self.tally, self.say, _command(), out).run()
+                summary["replay"] = await SecondAct(here.settings, self.tally, self.say, out).run()
             if self.options.as_json:
                 print(orjson.dumps(summary).decode(), flush=True)
             self.summary = summary
-            if self.options.keep:
-                self.say(
-                    f"still running: SAFEGUARD_BOOTSTRAP={bootstrap} safeguard verdicts tail; press Ctrl-C to stop"
-                )
-                await asyncio.Event().wait()
-            self.say("stopping")
+            await self._leave(here, children, shown)
 
-    def _settings(self, bootstrap: str) -> Settings:
-        if self.options.bootstrap is None:
-            # On the embedded broker a group forms only after half the session timeout.
-            return settings.load(bootstrap=bootstrap, session_timeout_ms=4000, partitions=2)
-        return settings.load(bootstrap=bootstrap)
+    def _act(self, title: str) -> None:
+        self._acts += 1
+        self.console.print(f"\n{self._acts}. {title}\n", style="bold")
 
-    @contextlib.asynccontextmanager
-    async def _children(self, current: Settings, folder: Path) -> AsyncIterator[list[ChildProcess]]:
-        environment = {
-            **os.environ,
-            "SAFEGUARD_BOOTSTRAP": current.bootstrap,
-            "SAFEGUARD_SESSION_TIMEOUT_MS": str(current.session_timeout_ms),
-        }
-        model = ["--model", self.options.model] if self.options.model else []
-        children = [
-            ChildProcess("prefilter", [_command(), "prefilter", "run"], environment, folder),
-            ChildProcess("reasoner", [_command(), "reason", "run", *model], environment, folder),
-        ]
-        if self.options.replay:
-            # --from-now: enforcement must not act on verdicts of earlier runs on the same broker.
-            enforce = [_command(), "enforce", "run", "--from-now"]
-            children.append(ChildProcess("enforcement", enforce, environment, folder))
-        try:
-            for child in children:
-                self.say(f"starting safeguard {' '.join(child.words[1:3])}")
-                await child.start()
-            yield children
-        finally:
-            await asyncio.gather(*(child.stop() for child in children))
+    def _print(self, *parts: RenderableType) -> None:
+        for part in parts:
+            self.console.print(show.rendered(part), soft_wrap=True)
 
-    async def _wait_until_ready(self, children: list[ChildProcess]) -> None:
-        start = time.monotonic()
-        waiting = list(children)
-        reported = start
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http:
-            while waiting:
-                for child in [c for c in waiting if await c.ready(http)]:
-                    waiting.remove(child)
-                    self.say(f"{child.name} is ready after {time.monotonic() - start:.0f} s")
-                if waiting and time.monotonic() - start > STARTUP_SECONDS:
-                    raise waiting[0].failure(f"was not ready after {STARTUP_SECONDS:.0f} s")
-                if waiting and time.monotonic() - reported > 10:
-                    reported = time.monotonic()
-                    names = " and ".join(c.name for c in waiting)
-                    self.say(
-                        f"{reported - start:.0f} s: waiting for the {names} (a CPU loads a model in about a minute)"
-                    )
-                await asyncio.sleep(0.2)
+    async def _prepare(self, here: Broker) -> None:
+        """Create the topics and release the policies."""
+        self.say(f"{here.name}, at {here.settings.bootstrap}")
+        await kafka.create_topics(here.settings)
+        released = await operator.release(here.settings, load_library().values(), operator.ChangedBy("demo"))
+        self.say(f"released the policies {', '.join(record.policy_id for record in released)}")
 
-    async def _publish_and_watch(self, current: Settings, children: list[ChildProcess]) -> None:
+    async def _publish_and_watch(self, current: Settings, children: list[ChildProcess]) -> faults.Killed | None:
         async with kafka.reader(current, WATCHED, from_end=True) as consumer:
             for tp in consumer.assignment():  # resolve the end offsets before anything is published
                 await consumer.position(tp)
+            self.say(f"publishing {len(self.lines)} texts, {self.options.rate:g} a second")
             publishing = asyncio.create_task(self._publish(current))
+            killing = asyncio.create_task(self._kill(children))
             try:
                 with self._progress() as refresh:
-                    await self._watch(current, consumer, publishing, children, refresh)
+                    await self._watch(current, consumer, (publishing, killing), children, refresh)
+                return killing.result() if killing.done() else None
             finally:
-                publishing.cancel()
+                for task in (publishing, killing):
+                    task.cancel()
 
     async def _publish(self, current: Settings) -> None:
         header = [schema_header(ContentEvent)]
@@ -209,14 +163,21 @@ class Demo:
                 await producer.send(topic, value=event, key=key, headers=header)
             await producer.flush()
 
+    async def _kill(self, children: list[ChildProcess]) -> faults.Killed | None:
+        if not self.options.faults:
+            return None
+        victims = [child for child in children if child.name != "enforcement"]
+        return await faults.kill_and_restart(victims, self.tally, len(self.lines), self.say)
+
     async def _watch(
         self,
         current: Settings,
         consumer: Any,
-        publishing: asyncio.Task[None],
+        tasks: tuple[asyncio.Task[Any], ...],
         children: list[ChildProcess],
         refresh: Callable[[], None],
     ) -> None:
+        """Count the answers until the tasks are done and every event is answered, or until no answer comes."""
         last_answer = time.monotonic()
         while True:
             polled = await consumer.getmany(timeout_ms=200)
@@ -224,13 +185,12 @@ class Demo:
                 for record in records:
                     self.tally.take(tp.topic.removeprefix(current.prefix), record)
             refresh()
-            if publishing.done():
-                publishing.result()
-            if polled or not publishing.done():
+            done = [task.result() for task in tasks if task.done()]  # raises what the task raised
+            if polled or len(done) < len(tasks):
                 last_answer = time.monotonic()
             for child in children:
                 child.check()
-            answered = publishing.done() and not polled and not self.tally.unanswered()
+            answered = len(done) == len(tasks) and not polled and not self.tally.unanswered()
             # The consumer may read an escalation after a verdict that was written later.
             if answered and not await (await kafka.EndOffsets.now(consumer)).remaining():
                 return
@@ -240,33 +200,54 @@ class Demo:
 
     @contextlib.contextmanager
     def _progress(self) -> Iterator[Callable[[], None]]:
-        """A function that shows the counts: as a live table on a terminal, else as a line now and then."""
+        """A function that shows the counts: as a changing line on a terminal, else as a line now and then."""
         total = len(self.lines)
-        if self.console.is_terminal and not self.options.as_json:
-            with Live(console=self.console, refresh_per_second=4) as live:
-                yield lambda: live.update(show.counts(self.tally, total))
+        if self.console.is_terminal:
+            with Status(show.line(self.tally, total), console=self.console) as status:
+                yield lambda: status.update(show.line(self.tally, total))
             return
-        reported = time.monotonic()
+        reported, last = time.monotonic(), ""
 
         def refresh() -> None:
-            nonlocal reported
-            if time.monotonic() - reported > PROGRESS_SECONDS:
-                reported = time.monotonic()
-                self.say(show.line(self.tally, total))
+            nonlocal reported, last
+            line = show.line(self.tally, total)
+            if time.monotonic() - reported > PROGRESS_SECONDS and line != last:
+                reported, last = time.monotonic(), line
+                self.say(line)
 
         yield refresh
 
-    def _show(self, summary: dict[str, Any]) -> None:
-        """Print tables of the verdicts and counts, unless the output is JSON."""
-        if self.options.as_json:
-            return
-        texts = {}
-        for line in self.lines:
-            with contextlib.suppress(ValueError, TypeError, KeyError):
-                event = orjson.loads(line)
-                texts[event["content_id"]] = event["text"]
-        self.console.print(show.verdicts(self.tally, texts))
-        if self.tally.dead_letters:
-            self.console.print(show.dead_letters(self.tally))
-        self.console.print(show.counts(self.tally, len(self.lines)))
-        self.console.print("  ".join(f"{key} {summary[key]}" for key in SHOWN_COUNTS), highlight=False)
+    def _compare_with_labels(self, summary: dict[str, Any]) -> None:
+        """What people had labelled, beside the verdicts."""
+        figures = labels.figures(self._events, self.tally.verdicts)
+        summary["by_label"] = msgspec.to_builtins(figures)
+        if figures:
+            self._act("What people had labelled, and what was found")
+            self._print(show.by_label(figures))
+
+    async def _show_examples(self, current: Settings) -> list[examples.Example]:
+        """Wait until enforcement has acted on the verdicts, and show a few from text to action."""
+        due = {v.verdict_id for v in self.tally.verdicts if v.decision != "safe"}
+        await until("enforcement has acted on the verdicts", lambda: followed(current, due), self.say)
+        actions = await actions_for(current, due)
+        shown = examples.choose(self._events, self.tally.verdicts, self.tally.rationales, actions)
+        if shown:
+            self._act("From text to action")
+            library = load_library()
+            for letter, one in zip("abcde", shown, strict=False):
+                self._print(show.example(letter, one, library))
+        return shown
+
+    def _explain_the_model(self) -> None:
+        if self.options.model in (None, "small"):
+            self._act("With the real model")
+            self._print(show.prose(show.SMALL_MODEL))
+
+    async def _leave(self, here: Broker, children: list[ChildProcess], shown: list[examples.Example]) -> None:
+        self._act("Next")
+        if self.options.keep:
+            content_id = shown[0].event.content_id if shown else "CONTENT_ID"
+            self._print(show.addresses(here, children, content_id))
+            await asyncio.Event().wait()
+        self._print(show.next_steps(), "")
+        self.say(f"stopping; all of this took {time.monotonic() - self._began:.0f} s")

@@ -1,92 +1,225 @@
-"""The demo's tables for the terminal."""
+"""The demo's text for the terminal, at most 80 columns wide."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 
-from rich.console import Group
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Column, Table
+from rich.text import Text
 
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Verdict
+from safeguard_streams.contract.records import Action, PrefilterResult
+from safeguard_streams.demo.broker import Broker
+from safeguard_streams.demo.child_process import ChildProcess
+from safeguard_streams.demo.examples import Example
+from safeguard_streams.demo.faults import Killed
+from safeguard_streams.demo.labels import LabelFigures
 from safeguard_streams.demo.tally import Tally, percentile
+from safeguard_streams.policies.document import Policy
+from safeguard_streams.quality.proportions import Proportion
 
-MAX_ROWS = 24
+WIDTH = 80  # columns
+MAX_LETTERS = 10  # dead letters shown
+MAX_TEXT = 200  # characters of a text, and of a rationale
+FIELD = 11  # columns of a field's name
+INDENT = 3
 
-
-def _percentage(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.0f}%" if whole else "-"
-
-
-def _ms(values: Sequence[float]) -> str:
-    p50, p99 = percentile(values, 0.5), percentile(values, 0.99)
-    return "-" if p50 is None else f"p50 {p50:,.0f} ms  p99 {p99:,.0f} ms"
-
-
-def counts(tally: Tally, total: int) -> Group:
-    """Records by topic, escalated share, latency, and decisions by policy; shown live and at the end."""
-    flow = Table("topic", "records", "", box=None, title="Flow", title_justify="left")
-    flow.add_row(topics.EVENTS, str(tally.published), f"of {total}")
-    answered = tally.published - tally.unanswered()
-    share = _percentage(tally.escalated_events, answered)
-    notes = {
-        topics.CLEARED: _ms(tally.latency["cleared"]),
-        topics.ESCALATIONS: f"{tally.escalated_events} events, {share} of the answered",
-        topics.ESCALATIONS_AUDIT: "sampled from cleared events",
-        topics.VERDICTS: _ms(tally.latency["judged"]),
-        topics.RATIONALES: "",
-        topics.DEAD_LETTERS: "",
-    }
-    for name, note in notes.items():
-        flow.add_row(name, str(tally.topics[name]), note)
-    decisions = Table("policy", "violates", "safe", "undetermined", box=None, title="Verdicts", title_justify="left")
-    for policy, count in tally.by_policy().items():
-        decisions.add_row(policy, *(str(count[d]) for d in ("violates", "safe", "undetermined")))
-    return Group(flow, "", decisions)
+SMALL_MODEL = (
+    "The figures above are those of a model of 7 MB. It has the architecture of gpt-oss and shares its prompts, its "
+    "output format and its parser, but it has only learned the policies of this package. It does not follow a policy "
+    "of your own, and its rationales are a sentence. gpt-oss-safeguard reads any policy, reasons about each text, and "
+    "takes seconds for each judgement. It needs a GPU with 16 GB, or a server that has one: "
+    "safeguard demo --model openai/gpt-oss-safeguard-20b runs all of this on it."
+)
+NEXT = (
+    ("safeguard demo --keep", "the same, and it keeps running for you to look around"),
+    ("safeguard demo --replay", "a policy changes, and past content is judged again"),
+    ("safeguard demo --events FILE", "your own texts, one JSON object a line"),
+    ("docs/index.md", "the same step by step; `make docs` makes a site of it"),
+    ("docs/guides/write-a-policy.md", "a policy of your own, from questions to release"),
+    ("docs/guides/kafka.md", "the pipeline on your own Kafka"),
+)
+LOOK_AROUND = (
+    ("safeguard verdicts tail --from-beginning", "every verdict, with rule and reason"),
+    ("safeguard enforce show {content_id}", "each action on one text"),
+    ("safeguard enforce standing", "what stands now, on all texts"),
+    ("safeguard policy history fraud-spam", "who released what, when and why"),
+)
 
 
-def line(tally: Tally, total: int) -> str:
-    """One line of progress, for output that is not a terminal."""
-    return (
-        f"published {tally.published}/{total}  cleared {tally.topics[topics.CLEARED]}  "
-        f"escalations {tally.topics[topics.ESCALATIONS]}  verdicts {tally.topics[topics.VERDICTS]}  "
-        f"dead letters {tally.topics[topics.DEAD_LETTERS]}  unanswered {tally.unanswered()}"
-    )
+def rendered(part: RenderableType) -> str:
+    """A part of the output as lines of at most WIDTH columns, without spaces at their ends."""
+    file = io.StringIO()
+    Console(file=file, width=WIDTH, color_system=None, markup=False, emoji=False, highlight=False).print(part)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
 
-def shortened(text: str, max_length: int = 46) -> str:
+def prose(text: str) -> Padding:
+    """A paragraph."""
+    return _indented(Text(text))
+
+
+def fields(rows: Mapping[str, str]) -> Padding:
+    """Names, and beside each its text; those without text are left out."""
+    grid = Table.grid(Column(width=FIELD), Column())
+    for name, text in rows.items():
+        if text:
+            grid.add_row(Text(name), Text(text))
+    return _indented(grid)
+
+
+def _indented(content: RenderableType) -> Padding:
+    return Padding(content, (0, 0, 0, INDENT))
+
+
+def shortened(text: str, max_length: int = MAX_TEXT) -> str:
+    """A text on one line, without characters that draw on a terminal."""
     flat = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
     return flat if len(flat) <= max_length else flat[: max_length - 1] + "…"
 
 
-def verdicts(tally: Tally, texts: Mapping[str, str], max_rows: int = MAX_ROWS) -> Table:
-    """Some verdicts of each policy and decision, with shortened texts."""
-    table = Table(
-        Column("text", no_wrap=True, ratio=2),
-        Column("policy", no_wrap=True, min_width=16),
-        Column("decision", no_wrap=True, min_width=8),
-        Column("rules", no_wrap=True, min_width=5),
-        Column("score", no_wrap=True, min_width=5),
-        Column("reason", no_wrap=True, ratio=3),
-        box=None,
-        expand=True,
-        title="Some verdicts",
-        title_justify="left",
+def line(tally: Tally, total: int) -> str:
+    """One line of progress."""
+    return (
+        f"published {tally.published} of {total}, cleared {tally.topics[topics.CLEARED]}, "
+        f"verdicts {tally.topics[topics.VERDICTS]}, unanswered {tally.unanswered()}"
     )
-    groups: dict[tuple[str, str], list[Verdict]] = {}
-    for verdict in tally.verdicts:
-        groups.setdefault((verdict.policy_id, verdict.decision), []).append(verdict)
-    rows_per_group = max(1, max_rows // max(1, len(groups)))
-    for (policy, decision), group in sorted(groups.items()):
-        for verdict in group[:rows_per_group]:
-            score = "" if verdict.score is None else f"{verdict.score:.2f}"
-            text = shortened(texts.get(verdict.content_id, ""))
-            table.add_row(text, policy, decision, " ".join(verdict.rule_ids), score, verdict.reason or "")
-    return table
 
 
-def dead_letters(tally: Tally) -> Table:
-    table = Table("record", "reason", box=None, title="Dead letters", title_justify="left")
-    for letter in tally.dead_letters[:MAX_ROWS]:
-        table.add_row(f"{letter.origin.topic}[{letter.origin.partition}]@{letter.origin.offset}", letter.reason)
-    return table
+def counts(tally: Tally) -> Group:
+    """What became of the events, and how long it took."""
+    undetermined = sum(verdict.decision == "undetermined" for verdict in tally.verdicts)
+    rows = [
+        (tally.published, "events published", ""),
+        (tally.topics[topics.CLEARED], "cleared by the prefilter", _seconds(tally.latency["cleared"])),
+        (tally.escalated_events, "sent to the model", "under one policy or several"),
+        (tally.topics[topics.ESCALATIONS_AUDIT], "audits", "of cleared texts, to measure the gates"),
+        (tally.topics[topics.VERDICTS], "verdicts", _seconds(tally.latency["judged"])),
+        (undetermined, "of them undetermined", "the output had a wrong form"),
+    ]
+    if tally.dead_letters:
+        rows.append((len(tally.dead_letters), "dead letters", "no valid events"))
+    table = Table(Column(justify="right"), Column(), Column(), box=None, show_header=False, padding=(0, 2, 0, 0))
+    for number, what, more in rows:
+        table.add_row(str(number), what, more)
+    return Group(_indented(table), *(prose(shortened(letter.reason)) for letter in tally.dead_letters[:MAX_LETTERS]))
+
+
+def _seconds(values: Sequence[float]) -> str:
+    p50, p99 = percentile(values, 0.5), percentile(values, 0.99)
+    return "" if p50 is None or p99 is None else f"half within {p50 / 1000:.1f} s, 99% within {p99 / 1000:.1f} s"
+
+
+def exactly_once(tally: Tally, broker: Broker, killed: Killed | None) -> Group:
+    """The count of answers, and what it proves on this broker."""
+    missing, twice = tally.unanswered(), tally.duplicates()
+    rows = {
+        "in": f"{tally.published} events",
+        "out": f"{tally.published - missing} answered, {missing} unanswered, {twice} answered twice",
+    }
+    if killed is not None:
+        rows["kill -9"] = (
+            f"{' and '.join(killed.processes)}, with {killed.published - killed.answered} events on their way; both "
+            f"ready again after {killed.seconds_away:.0f} s, for which verdicts had to wait"
+        )
+    if broker.transactional:
+        proof = (
+            f"{broker.name} has transactions. A process commits outputs and position together, and what a killed one "
+            "left half done is never read: each event is answered exactly once."
+        )
+    else:
+        proof = (
+            f"{broker.name} has no transactions, so this shows only at least once: nothing is lost, but a killed "
+            f"process repeats its last work. {tally.repeated} answers repeat the verdict_id of an earlier one, and the "
+            "client library drops these. Exactly once needs Apache Kafka. With Java 17 and Maven, the demo starts one."
+        )
+    return Group(fields(rows), "", prose(proof))
+
+
+def by_label(figures: Mapping[str, LabelFigures]) -> Group:
+    """Found and flagged texts by policy, with intervals."""
+    right = [Column(name, justify="right") for name in ("found", "", "95%", "", "flagged", "", "95%")]
+    table = Table(Column("policy", no_wrap=True), *right, box=None, padding=(0, 1, 0, 0))
+    for policy_id, one in figures.items():
+        table.add_row(policy_id, *_share(one.found), "", *_share(one.flagged))
+    gate = sum(one.missed_by_gate for one in figures.values())
+    model = sum(one.missed_by_model for one in figures.values())
+    return Group(
+        _indented(table),
+        "",
+        prose(
+            "found: of the texts that people had labelled as violating the policy, those with the verdict violates. "
+            "flagged: the same verdict on texts labelled harmless, and on everyday texts. 95%: the interval in which "
+            "the share lies. The texts come from public data sets, and no model was trained on them."
+        ),
+        "",
+        prose(f"Of {gate + model} texts that were not found, the prefilter cleared {gate}; the model judged {model}."),
+    )
+
+
+def _share(share: Proportion) -> tuple[str, str, str]:
+    if share.value is None:
+        return "-", "", ""
+    return f"{share.count} of {share.of}", f"{share.value:.0%}", f"{share.low:.0%} to {share.high:.0%}"
+
+
+def example(letter: str, shown: Example, policies: Mapping[str, Policy]) -> Group:
+    """One worked example, from its text to the action."""
+    verdict, rationale = shown.verdict, shown.rationale
+    policy = policies.get(verdict.policy_id)
+    titles = policy.rules if policy is not None else {}
+    score = "" if verdict.score is None else f", score {verdict.score:.2f}"
+    rows = {
+        "text": f'"{shortened(shown.event.text)}"',
+        "gate": _gate(verdict.policy_id, verdict.prefilter),
+        "verdict": f"{verdict.decision}{score}",
+        "rule": "; ".join(f"{rule}: {titles.get(rule, '')}" for rule in verdict.rule_ids),
+        "rationale": shortened(rationale.attempts[-1].analysis) if rationale and rationale.attempts else "",
+        "reason": shortened(verdict.reason or ""),
+        "action": _action(shown.action),
+    }
+    return Group(prose(f"{letter}) {shown.title} ({verdict.content_id})"), fields(rows), "")
+
+
+def _gate(policy_id: str, why: PrefilterResult | None) -> str:
+    if why is None:
+        return policy_id
+    if why.gate == "label" and why.score is not None and why.threshold is not None:
+        return f"{policy_id}: classifier says {why.label} {why.score:.2f}, threshold {why.threshold:.3g}"
+    if why.gate == "terms":
+        return f"{policy_id}: the term {why.label!r}"
+    return f"{policy_id}: {why.gate}" + (f", 1 in {1 / why.rate:,.0f} such texts" if why.rate else "")
+
+
+def _action(action: Action | None) -> str:
+    if action is None:
+        return "none, it stays"
+    held = ", held above the cap" if action.state == "held" else ""
+    return f"{action.action}{held}" + (f', by the rule "{action.rule}"' if action.rule else "")
+
+
+def addresses(broker: Broker, children: Sequence[ChildProcess], content_id: str) -> Group:
+    """What runs where, and what to type, while the demo keeps running."""
+    return Group(
+        prose("Everything still runs. In another terminal, with .venv/bin on the PATH:"),
+        "",
+        prose(f"export SAFEGUARD_BOOTSTRAP={broker.settings.bootstrap}"),
+        *(_step(command.format(content_id=content_id), why) for command, why in LOOK_AROUND),
+        "",
+        *(_step(f"http://127.0.0.1:{child.port}/metrics", f"the {child.name}'s metrics") for child in children),
+        "",
+        prose("Ctrl-C stops all of it."),
+    )
+
+
+def next_steps() -> Group:
+    """Where to go after the demo."""
+    return Group(*(_step(command, why) for command, why in NEXT))
+
+
+def _step(command: str, why: str) -> Padding:
+    """What to type or to open, and below it what it shows; the command stays on one line."""
+    return _indented(Group(Text(command, no_wrap=True, overflow="ignore"), Text(f"    {why}")))

@@ -10,7 +10,7 @@ from typing import Any
 
 from safeguard_streams.bus.interface import Record
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import DeadLetter, Escalation, Lane, Verdict, decode
+from safeguard_streams.contract.records import DeadLetter, Escalation, Lane, Rationale, Verdict, decode
 from safeguard_streams.errors import RecordError
 
 
@@ -40,6 +40,8 @@ class Tally:
         self.published = 0
         self.topics: Counter[str] = Counter()
         self.verdicts: list[Verdict] = []
+        self.rationales: dict[str, Rationale] = {}  # by verdict_id
+        self.repeated = 0  # records whose verdict_id was read before, which consumers drop
         self.latency: dict[str, list[float]] = {"cleared": [], "judged": []}
         self._lines: Counter[bytes | None] = Counter()
         self._lines_by_digest: dict[bytes, bytes | None] = {}
@@ -50,6 +52,7 @@ class Tally:
         self._escalated: dict[bytes | None, Counter[tuple[str, Lane]]] = defaultdict(Counter)
         self._judged: dict[bytes | None, Counter[tuple[str, Lane]]] = defaultdict(Counter)
         self.dead_letters: list[DeadLetter] = []
+        self._verdict_ids: set[str] = set()
 
     def sent(self, key: bytes | None, line: bytes) -> None:
         """Record that a line was handed to the broker now."""
@@ -60,26 +63,35 @@ class Tally:
 
     def take(self, topic: str, record: Record) -> None:
         """Count a record read from `topic` (without prefix); records of other runs are ignored."""
-        if topic == topics.DEAD_LETTERS:
-            self._take_dead_letter(record)
-            return
-        if record.key not in self._lines and topic != topics.RATIONALES:
-            return
-        self.topics[topic] += 1
         try:
-            if topic == topics.CLEARED:
-                self._cleared[record.key] += 1
-                self._answered("cleared", record.key)
-            elif topic in {topics.ESCALATIONS, topics.ESCALATIONS_AUDIT}:
-                escalation = decode(record.value, Escalation)
-                self._escalated[record.key][escalation.policy_id, escalation.lane] += 1
-            elif topic == topics.VERDICTS:
-                verdict = decode(record.value, Verdict)
-                self.verdicts.append(verdict)
-                self._judged[record.key][verdict.policy_id, verdict.lane] += 1
-                self._answered("judged", record.key)
+            if topic == topics.DEAD_LETTERS:
+                self._take_dead_letter(record)
+            elif topic == topics.RATIONALES:
+                self._take_rationale(record)
+            elif record.key in self._lines:
+                self._take_answer(topic, record)
         except RecordError:
             self.topics["unreadable"] += 1
+
+    def _take_answer(self, topic: str, record: Record) -> None:
+        self.topics[topic] += 1
+        if topic == topics.CLEARED:
+            self._cleared[record.key] += 1
+            self._answered("cleared", record.key, decode(record.value, Verdict))
+        elif topic in {topics.ESCALATIONS, topics.ESCALATIONS_AUDIT}:
+            escalation = decode(record.value, Escalation)
+            self._escalated[record.key][escalation.policy_id, escalation.lane] += 1
+        elif topic == topics.VERDICTS:
+            verdict = decode(record.value, Verdict)
+            self.verdicts.append(verdict)
+            self._judged[record.key][verdict.policy_id, verdict.lane] += 1
+            self._answered("judged", record.key, verdict)
+
+    def _take_rationale(self, record: Record) -> None:
+        rationale = decode(record.value, Rationale)
+        if rationale.content_id.encode() in self._lines:
+            self.topics[topics.RATIONALES] += 1
+            self.rationales[rationale.verdict_id] = rationale
 
     def _take_dead_letter(self, record: Record) -> None:
         letter = decode(record.value, DeadLetter)
@@ -89,8 +101,10 @@ class Tally:
             self.topics[topics.DEAD_LETTERS] += 1
             self.dead_letters.append(letter)
 
-    def _answered(self, kind: str, key: bytes | None) -> None:
+    def _answered(self, kind: str, key: bytes | None, verdict: Verdict) -> None:
         self.latency[kind].append((time.monotonic() - self._sent[key]) * 1000)
+        self.repeated += verdict.verdict_id in self._verdict_ids
+        self._verdict_ids.add(verdict.verdict_id)
 
     def unanswered(self) -> int:
         """The number of lines without a complete answer."""
@@ -135,6 +149,7 @@ class Tally:
             "dead_letters": self.topics[topics.DEAD_LETTERS],
             "unanswered": self.unanswered(),
             "duplicates": self.duplicates(),
+            "repeated": self.repeated,
             "by_policy": {policy: dict(counts) for policy, counts in self.by_policy().items()},
             "latency_ms": {
                 kind: {"p50": percentile(values, 0.5), "p99": percentile(values, 0.99)}

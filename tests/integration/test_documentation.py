@@ -20,9 +20,10 @@ from typer.testing import CliRunner
 from safeguard_streams.cli import app
 from safeguard_streams.contract import asyncapi, topics
 from safeguard_streams.contract.records import ContentEvent, Verdict, decode, encode
-from safeguard_streams.demo.tally import Tally
+from safeguard_streams.demo import labels
 from safeguard_streams.infra import brokers
 from safeguard_streams.policies.check import check
+from safeguard_streams.policies.files import load_library
 from safeguard_streams.runtime import settings as settings_module
 from tests.conftest import TIMEOUT
 
@@ -43,31 +44,30 @@ def block(marker):
 
 
 def capacities():
-    """The example and its output. To renew it, run .venv/bin/python -m tests.integration.test_documentation."""
-    line = block("capacity").splitlines()[0]
-    found = CliRunner(env={"COLUMNS": "110"}).invoke(app, shlex.split(line)[2:])
+    """The output of the example. To renew it, run .venv/bin/python -m tests.integration.test_documentation."""
+    found = CliRunner(env={"COLUMNS": "110"}).invoke(app, shlex.split(block("capacity command"))[1:])
     assert found.exit_code == 0, found.output
-    return line + "\n" + "\n".join(row.rstrip() for row in found.stdout.splitlines()) + "\n"
+    return "\n".join(row.rstrip() for row in found.stdout.splitlines()) + "\n"
 
 
 def test_the_capacities_are_the_output_of_the_command():
     assert block("capacity") == capacities()
 
 
-def test_the_demo_output_in_the_readme_agrees_with_the_events_of_the_demo():
-    title, header, *rows, totals = block("demo").splitlines()
-    assert (title, header.split()) == ("Some verdicts", ["text", "policy", "decision", "rules", "score", "reason"])
-    events = [json.loads(line) for line in files("safeguard_streams.demo").joinpath("events.jsonl").open()]
-    texts = [" ".join(event["text"].split()) for event in events]
-    for row in rows[:-1]:
-        beginning, ellipsis, _ = row.strip().partition("…")
-        if not ellipsis:
-            beginning = row.strip().split("  ")[0]
-        assert any(text.startswith(beginning) for text in texts), row
-    counts = {name: int(number) for name, number in re.findall(r"(\w+) (\d+)", totals)}
-    assert counts.keys() <= Tally().summary().keys()
-    assert counts["published"] == counts["cleared"] + counts["escalated"] == len(events)
-    assert counts["unanswered"] == counts["duplicates"] == 0
+def test_the_demo_output_in_the_readme_agrees_with_the_events_and_the_policies_of_the_demo():
+    shown = block("demo")
+    lines = files("safeguard_streams.demo").joinpath("events.jsonl").read_bytes().splitlines()
+    published, cleared, escalated = (int(number) for number in re.findall(r"^ +(\d+)  \w", shown, re.MULTILINE))
+    assert published == cleared + escalated == len(lines)
+    assert f"in         {published} events\n   out        {published} answered, 0 unanswered, 0 answered twice" in shown
+    figures = labels.figures(labels.read(lines), [])
+    counts = re.findall(r"^ +([a-z-]+) +\d+ of (\d+) .* (\d+) of (\d+) ", shown, re.MULTILINE)
+    assert {(policy, int(found), int(flagged)) for policy, found, _, flagged in counts} == {
+        (policy, one.found.of, one.flagged.of) for policy, one in figures.items()
+    }
+    (text,) = re.findall(r'text +"(.*?)"', shown, re.DOTALL)
+    assert " ".join(text.split()) in {" ".join(event.text.split()) for event in labels.read(lines).values()}
+    assert load_library()["prompt-injection"].rules["PI1"] in " ".join(shown.split())
 
 
 def test_the_guides_policy_and_golden_texts_are_fit_for_release(tmp_path):
@@ -77,6 +77,17 @@ def test_the_guides_policy_and_golden_texts_are_fit_for_release(tmp_path):
     assert checked.errors == []
     assert {problem.code for problem in checked.problems} <= {"golden", "tokens"}
     assert checked.golden == 2
+
+
+def test_the_output_that_the_guide_shows_under_its_check_is_the_commands(tmp_path, monkeypatch):
+    folder = tmp_path / "my/ticket-touting"
+    folder.mkdir(parents=True)
+    (folder / "policy.md").write_text(block("policy"))
+    (folder / "golden.jsonl").write_text(block("golden"))
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(app, ["policy", "check", "my/ticket-touting/policy.md"])
+    assert found.exit_code == 0
+    assert sorted(found.output.splitlines()) == sorted(block("output: policy check").splitlines())
 
 
 def script(tmp_path, name, address):

@@ -55,11 +55,19 @@ def pages():
 
 
 def lines(path):
-    """Each line of code that can be a command, with its comment, and whether it comes from a code block."""
+    """Each line of code that can be a command, with its comment, and whether it comes from a code block.
+
+    In a block, the comment stands in the lines above the command.
+    """
     for part, inline in re.findall(r"```\w*\n(.*?)```|`([^`]+)`", path.read_text(encoding="utf-8"), re.DOTALL):
+        above = []
         for line in part.splitlines() or [" ".join(inline.split())]:
             command, _, comment = line.strip().removeprefix("$ ").partition(" #")
-            yield command.strip(), comment, bool(part)
+            if command.startswith("#"):
+                above.append(line.strip().removeprefix("#").strip())
+            else:
+                yield command.strip(), " ".join([*above, comment]).strip(), bool(part)
+                above = []
 
 
 def parsed(command):
@@ -93,10 +101,31 @@ def test_commands_that_need_other_hardware_or_tools_say_so():
         for command, comment, in_block in lines(path):
             program, *words = command.split() or [""]
             if in_block and program in {"docker", "kubectl", "vllm"}:
-                assert "needs" in comment, command
+                assert "needs" in comment.casefold(), command
             if program == "make":
                 assert words[0] in targets, command
-                assert "needs a GPU" in comment or "gpu" not in command or not in_block, command
+                assert "needs a gpu" in comment.casefold() or "gpu" not in command or not in_block, command
+
+
+def test_every_explanation_stands_above_its_command_and_not_beside_it():
+    """Beside it, the site would cut it off, and the reader would not know what a command does."""
+    beside = [
+        f"{path.name}: {line}"
+        for path in DOCUMENTS
+        for part in re.findall(r"```bash\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+        for line in part.splitlines()
+        if " #" in line and not line.strip().startswith("#")
+    ]
+    assert not beside
+
+
+def test_every_block_of_commands_is_marked_as_such():
+    """The site then wraps commands and keeps the columns of their output."""
+    for path in DOCUMENTS:
+        for language, part in re.findall(r"```(\w*)\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL):
+            commands_only = [line for line in part.splitlines() if line.strip() and not line.strip().startswith("#")]
+            if all(line.strip().startswith(("safeguard ", "make ", "docker ", "kubectl ")) for line in commands_only):
+                assert language == "bash", f"{path.name}: {part}"
 
 
 def scenario():
@@ -107,7 +136,12 @@ def scenario():
             names, words, found = parsed(command)
             required = sum(1 for p in found.params if p.required and p.param_type_name == "argument")
             given = [word for word in words if not word.startswith("-")]
-            if command in seen or "needs a GPU" in comment or hasattr(found, "commands") or len(given) < required:
+            if (
+                command in seen
+                or "needs a gpu" in comment.casefold()
+                or hasattr(found, "commands")
+                or len(given) < required
+            ):
                 continue
             seen.add(command)
             if names not in ELSEWHERE:

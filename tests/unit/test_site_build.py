@@ -1,14 +1,25 @@
-"""The documentation site, built: every page is whole."""
+"""The documentation site, built: every page is whole, opens from disk, and is found under the words that people use."""
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# What people type into the search, and the page that answers it.
+SEARCHED = {
+    "sizing": "guides/capacity.html",
+    "monitoring": "guides/watch.html",
+    "audit log": "guides/enforce.html",
+    "export": "guides/follow.html",
+    "appeal": "guides/enforce.html",
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,18 +38,34 @@ def shown(page):
 def test_no_page_contains_an_include_marker(site):
     pages = sorted(site.rglob("*.html"))
     assert len(pages) > 15
-    assert [page for page in pages if "--8" in shown(page)] == []
+    for page in pages:
+        assert "--8" not in shown(page)
+        assert not re.search(r"<!-- (include|part)", page.read_text(encoding="utf-8")), page
+
+
+def test_no_include_marker_shows_where_the_markdown_itself_is_read():
+    """A forge shows a page's Markdown: comments are hidden there, and each include has a link in its place."""
+    includes = 0
+    for path in (ROOT / "docs").rglob("*.md"):
+        text = path.read_text(encoding="utf-8")
+        assert "--8" not in text, path
+        for target, instead in re.findall(r"<!-- include: ([^\s#]+)\S* -->\n(.*?)<!-- included -->", text, re.DOTALL):
+            includes += 1
+            (link,) = re.findall(r"\]\(([^)#]+)", instead)
+            assert (path.parent / link).resolve() == ROOT / target, path
+    assert includes > 5
 
 
 def test_the_pages_with_includes_contain_the_included_text(site):
     included = {
         "concepts": "Model reasoning stays private",
         "guides/follow": "class FollowVerdicts",
+        "guides/test-your-code": "MemoryBroker(",
         "guides/secure": heading("SECURITY.md"),
         "guides/runbook": heading("infra/telemetry/RUNBOOK.md"),
     }
     for page, text in included.items():
-        assert text in shown(site / page / "index.html"), page
+        assert text in shown(site / f"{page}.html"), page
 
 
 def heading(name):
@@ -46,5 +73,76 @@ def heading(name):
 
 
 def test_the_pictures_that_pages_show_are_in_the_site(site):
-    assert (site / "pipeline.svg").is_file()
-    assert 'src="../pipeline.svg"' in (site / "concepts/index.html").read_text(encoding="utf-8")
+    pictures = 0
+    for page in site.rglob("*.html"):
+        for source in re.findall(r'<img[^>]* src="([^"]+)"', page.read_text(encoding="utf-8")):
+            pictures += 1
+            assert (page.parent / source).is_file(), (page, source)
+    assert pictures >= 2
+
+
+def test_every_link_between_pages_leads_to_a_file_and_nothing_comes_from_another_host(site):
+    """A file is what a browser opens from disk; a folder would show a listing."""
+    links = 0
+    for page in site.rglob("*.html"):
+        if page.name == "404.html":  # a server shows it in any folder, hence its links begin with a slash
+            continue
+        text = page.read_text(encoding="utf-8")
+        for link in re.findall(r'<a[^>]* href="([^"]+)"', text):
+            parts = urlsplit(link)
+            if not parts.scheme and parts.path:
+                links += 1
+                assert (page.parent / parts.path).is_file(), (page, link)
+        assert re.findall(r'<(?:script|link|img|iframe)[^>]* (?:src|href)="(?:https?:)?//', text) == []
+    assert links > 500
+
+
+def test_names_in_text_do_not_break_and_code_blocks_are_left_alone(site):
+    text = (site / "guides/kafka.html").read_text(encoding="utf-8")
+    assert '<span class="name">--reset-offsets</span>' in text
+    assert '<td><span class="name">safeguard-streams</span></td>' in (site / "comparison.html").read_text("utf-8")
+    for page in site.rglob("*.html"):
+        blocks = re.findall(r"<pre.*?</pre>", page.read_text(encoding="utf-8"), re.DOTALL)
+        assert not [block for block in blocks if 'class="name"' in block], page
+
+
+def test_every_table_has_headers(site):
+    for page in site.rglob("*.html"):
+        for row in re.findall(r"<thead>(.*?)</thead>", page.read_text(encoding="utf-8"), re.DOTALL):
+            cells = re.findall(r"<th[^>]*>(.*?)</th>", row, re.DOTALL)
+            assert cells, page
+            assert all(re.sub(r"<[^>]*>", "", cell).strip() for cell in cells), (page, cells)
+
+
+def test_every_field_of_a_record_and_every_setting_is_described(site):
+    for name in ("topics", "settings"):
+        text = (site / f"reference/{name}.html").read_text(encoding="utf-8")
+        rows = re.findall(r"<tr>\n(.*?)</tr>", text, re.DOTALL)
+        cells = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in rows]
+        described = [row for row in cells if row and "<code>" in row[0]]
+        assert len(described) > 40
+        assert [row[0] for row in described if not row[1].strip()] == []
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+@pytest.mark.parametrize(("words", "page"), SEARCHED.items())
+def test_the_search_works_from_disk_and_finds_the_right_page_first(site, tmp_path, words, page):
+    command = [
+        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+        f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000", "--dump-dom",
+        f"{(site / 'index.html').as_uri()}?q={words.replace(' ', '+')}",
+    ]  # fmt: skip
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    found = re.findall(r'href="([^"#?]+)[^"]*" class="md-search-result__link"', dom)
+    assert found[:1] == [(site / page).as_uri()]
+
+
+def test_the_picture_of_the_replays_page_is_of_a_page_that_renders():
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        import screenshots
+    finally:
+        sys.path.pop(0)
+    html = screenshots.replay_page()
+    assert "fraud-spam: what the new version changes" in html
+    assert (ROOT / "docs/replay-page.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

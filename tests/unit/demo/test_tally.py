@@ -8,7 +8,15 @@ import pytest
 
 from safeguard_streams.bus.dead_letters import dead_letter
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import ContentEvent, Escalation, PrefilterResult, Verdict, encode
+from safeguard_streams.contract.records import (
+    Attempt,
+    ContentEvent,
+    Escalation,
+    PrefilterResult,
+    Rationale,
+    Verdict,
+    encode,
+)
 from safeguard_streams.demo.tally import Tally, percentile
 from safeguard_streams.errors import RecordError
 from safeguard_streams.policies import labelled
@@ -22,6 +30,10 @@ def stored(topic, key, value):
 def verdict(key, policy, decision="safe"):
     record = Verdict(f"{key}{policy}", key, "s", policy, "1", decision, "reasoner", "live", "m", datetime.now(UTC))
     return stored(topics.VERDICTS, key.encode(), encode(record))
+
+
+def cleared(key):
+    return encode(Verdict(key, key, "s", "*", "1", "safe", "prefilter", "live", "m", datetime.now(UTC)))
 
 
 def escalation(key, policy):
@@ -40,7 +52,7 @@ def tally():
 
 def test_an_event_is_answered_when_every_policy_that_escalated_it_has_judged(tally):
     assert tally.unanswered() == 3
-    tally.take(topics.CLEARED, stored(topics.CLEARED, b"a", b""))
+    tally.take(topics.CLEARED, stored(topics.CLEARED, b"a", cleared("a")))
     tally.take(topics.ESCALATIONS, escalation("b", "x"))
     tally.take(topics.ESCALATIONS, escalation("b", "y"))
     tally.take(topics.VERDICTS, verdict("b", "x"))
@@ -56,15 +68,31 @@ def test_an_event_is_answered_when_every_policy_that_escalated_it_has_judged(tal
 
 def test_a_second_answer_is_a_duplicate(tally):
     for _ in range(2):
-        tally.take(topics.CLEARED, stored(topics.CLEARED, b"a", b""))
+        tally.take(topics.CLEARED, stored(topics.CLEARED, b"a", cleared("a")))
     tally.take(topics.ESCALATIONS, escalation("b", "x"))
     for _ in range(3):
         tally.take(topics.VERDICTS, verdict("b", "x"))
     assert tally.duplicates() == 3
+    assert tally.repeated == 3  # each under the id of the first, hence dropped by consumers
+
+
+def test_a_second_answer_under_another_id_is_a_duplicate_that_nobody_can_drop(tally):
+    for name in ("first", "second"):
+        record = Verdict(name, "a", "s", "*", "1", "safe", "prefilter", "live", "m", datetime.now(UTC))
+        tally.take(topics.CLEARED, stored(topics.CLEARED, b"a", encode(record)))
+    assert (tally.duplicates(), tally.repeated) == (1, 0)
+
+
+def test_rationales_are_kept_for_the_events_of_this_run_only(tally):
+    for name in ("a", "someone else"):
+        record = Rationale(f"v-{name}", name, "x", "1", "m", (Attempt("because", "{}"),), datetime.now(UTC))
+        tally.take(topics.RATIONALES, stored(topics.RATIONALES, record.verdict_id.encode(), encode(record)))
+    assert set(tally.rationales) == {"v-a"}
+    assert tally.topics[topics.RATIONALES] == 1
 
 
 def test_records_of_others_are_not_counted(tally):
-    tally.take(topics.CLEARED, stored(topics.CLEARED, b"someone else", b""))
+    tally.take(topics.CLEARED, stored(topics.CLEARED, b"someone else", cleared("someone else")))
     tally.take(topics.VERDICTS, verdict("z", "x"))
     assert tally.summary()["cleared"] == tally.summary()["verdicts"] == 0
 
