@@ -134,7 +134,13 @@ def test_a_wrong_path_is_one_sentence(tmp_path):
         assert "nosuch" in shown.stderr, words
 
 
-NEEDS_A_VALUE = {"policy": "fraud-spam", "policy_id": "fraud-spam", "action": "remove", "file": "-"}
+NEEDS_A_VALUE = {
+    "before": "fraud-spam@live",
+    "policy": "fraud-spam",
+    "policy_id": "fraud-spam",
+    "action": "remove",
+    "file": "-",
+}
 
 
 def placed(command):
