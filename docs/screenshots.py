@@ -33,16 +33,18 @@ def replay_page() -> str:
             "It announces the author's own concert.", "The post links to a ticket page and asks readers to come. "
             "Under FS3 of this version, an unsolicited link is promotion.", "The post links to a ticket page for the "
             "author's own concert. FS4 allows announcements of one's own events.",
+            text="My band plays at the Lantern on Friday! Tickets at the door or on our page.",
         ),
         ReplayFlip(
             "listing-20611", "en", "safe", "violates", ("FS5",), ("FS2",), "It is everyday talk.",
             "It lures the reader with a prize.", "The text mentions a prize and asks for nothing.",
             "The text offers a prize for a reply to a premium number, which FS2 names.",
+            text="You are our winner of the week. Text PRIZE to 80808 to claim your voucher, 4.50 a text.",
         ),
     ]  # fmt: skip
     result = Diff(
         replay_id="20260105-0930-7c1e", policy_id=policy.id, version=policy.version, before_version="41d09c7ab2f3",
-        events=48_210, escalated=2_140, waiting=0, unknown=3, compared=2_140,
+        events=48_210, unreadable=12, escalated=2_140, waiting=0, unknown=3, compared=2_140,
         decisions={"violates": {"violates": 610, "safe": 71}, "safe": {"safe": 1_447, "violates": 12}},
         to_violates=proportion(12, 2_140), to_safe=proportion(71, 2_140), to_safe_by_gate=4, noise=proportion(1, 214),
         violating_before=proportion(681, 48_210), violating_after=proportion(622, 48_210),

@@ -488,7 +488,7 @@ class Publication(msgspec.Struct, frozen=True, omit_defaults=True):
     direction: Annotated[Direction, Meta(description="whether the replay's verdicts were promoted or taken back")]
     policy_id: Annotated[str, Meta(description="the policy whose verdicts they are")]
     at: Annotated[datetime, Meta(description="when the operator began")]
-    by: Annotated[str, Meta(description="the operator")]
+    by: Annotated[str, Meta(description="the operator who began it")]
     why: Annotated[str, Meta(description="the operator's stated reason")] = ""
     verdicts: Annotated[int, Meta(description="number of superseding verdicts that were to be written")] = 0
 
@@ -538,7 +538,7 @@ class ReplayProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     It is committed together with the escalations that it counts.
     """
 
-    replay_id: Annotated[str, Meta(description="the replay")]
+    replay_id: Annotated[str, Meta(description="id of the replay that counts")]
     partition: Annotated[int, Meta(description="the partition's number")]
     position: Annotated[int, Meta(description="the offset behind the last event that is counted")]
     items: Annotated[

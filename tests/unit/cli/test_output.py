@@ -108,6 +108,8 @@ def test_a_word_of_any_length_leaves_room_for_the_other_columns():
     console.print(table)
     assert console.file.getvalue().count("x") == 500
     assert "violates" in console.file.getvalue()
+
+
 ID, MOMENT = "post-0123456789abcdef-0123", "2026-11-26T07:00:00+00:00"
 
 
