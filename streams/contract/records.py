@@ -756,13 +756,13 @@ def came_later(origin: str | None, than: str | None) -> bool | None:
 
     Events of two partitions have no order. The one that is asked about then counts as the later one: read it later.
     """
-    place, other = _place(origin), _place(than)
+    place, other = place_of(origin), place_of(than)
     if place is None or other is None:
         return None
     return place[0] != other[0] or place[1] > other[1]
 
 
-def _place(origin: str | None) -> tuple[int, int] | None:
+def place_of(origin: str | None) -> tuple[int, int] | None:
     """Partition and offset of a place as `origin_of` writes it; None for anything else."""
     match = _ORIGIN.fullmatch(origin or "")
     return (int(match[1]), int(match[2])) if match else None

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import AsyncIterator
 from datetime import datetime
 
 import msgspec
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.bus.interface import Partition, Record
+from safeguard_streams.bus.interface import Record
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.intake import read_event
-from safeguard_streams.contract.records import ContentEvent, Verdict, content_sha256
+from safeguard_streams.contract.records import ContentEvent, Verdict, content_sha256, place_of
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.quality.verdict_labels import decided
 from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.runtime.settings import Settings
-
-_ORIGIN = re.compile(r"([0-9]{1,9})@([0-9]{1,18})\Z")
 
 
 class JudgedText(msgspec.Struct, frozen=True):
@@ -64,17 +61,10 @@ async def judged_text(settings: Settings, policy_id: str, content_id: str, since
 
 async def _candidates(settings: Settings, verdict: Verdict | None, since: datetime | None) -> AsyncIterator[Record]:
     """The events that may hold the text: first the one that the verdict names, then all."""
-    named = _ORIGIN.match(verdict.origin) if verdict is not None and verdict.origin else None
-    if named:
-        partition, offset = int(named[1]), int(named[2])
-        if partition in await kafka.partitions_of(settings, topics.EVENTS):
-            after = {Partition(settings.prefix + topics.EVENTS, partition): offset}
-            async with contextlib.aclosing(
-                kafka.read_all(settings, [topics.EVENTS], partition, after=after)
-            ) as records:
-                async for record in records:
-                    yield record
-                    break
+    place = None if verdict is None else place_of(verdict.origin)
+    if place is not None:
+        for record in (await kafka.records_at(settings, topics.EVENTS, [place])).values():
+            yield record
     async with contextlib.aclosing(kafka.read_all(settings, [topics.EVENTS], since=since)) as records:
         async for record in records:
             yield record

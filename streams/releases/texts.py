@@ -8,19 +8,16 @@ created again holds others. Texts of erased items are never returned.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.intake import read_event
-from safeguard_streams.contract.records import Verdict, content_sha256
+from safeguard_streams.contract.records import Verdict, content_sha256, place_of
 from safeguard_streams.errors import ForbiddenError, RecordError
 from safeguard_streams.releases.erasures import Erased
 from safeguard_streams.runtime.settings import Settings
-
-_ORIGIN = re.compile(r"([0-9]{1,9})@([0-9]{1,18})")
 
 
 class TextPlace(NamedTuple):
@@ -34,12 +31,6 @@ class TextPlace(NamedTuple):
     def of(cls, verdict: Verdict) -> TextPlace:
         """The text that a verdict is about."""
         return cls(verdict.content_id, verdict.content_sha256, verdict.origin)
-
-
-def place_of(origin: str | None) -> kafka.Place | None:
-    """The partition and the offset on content.events that an origin names; None if it names none."""
-    named = _ORIGIN.fullmatch(origin or "")
-    return None if named is None else (int(named[1]), int(named[2]))
 
 
 async def texts_at(settings: Settings, places: Iterable[TextPlace], erased: Erased) -> dict[TextPlace, str]:
