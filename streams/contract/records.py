@@ -666,7 +666,7 @@ class ErasureRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 T = TypeVar("T", bound=msgspec.Struct)
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
-_ORIGIN = re.compile(r"([0-9]{1,10})@([0-9]{1,19})")
+_ORIGIN = re.compile(r"([0-9]{1,9})@([0-9]{1,18})")  # within what a client may seek
 _INT_DIGITS = 20  # of the largest integer of 64 bits, or of its negative with the sign
 _encoder = msgspec.json.Encoder()
 
