@@ -1,7 +1,7 @@
 # `make demo` and `make test` need no other set-up: each makes .venv first.
 #
 #   demo         the whole pipeline on this machine; ARGS="--count 100", EXTRA=gpu MODEL=name
-#   test         checks, unit tests, the bus on Kafka, and one run of the whole pipeline: about 5 minutes
+#   test         checks, unit tests, the bus on Kafka, and one run of the whole pipeline: about 10 minutes
 #   test-all     every check and test but those of test-faults and test-secure
 #   test-faults  the long fault suites: kills, stops, lost brokers and poison records on Kafka; ARGS="--seed 1"
 #   test-secure  the suites that use Kafka, on one with SASL_SSL and access lists
