@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import typer
@@ -163,10 +164,22 @@ BROKER = [
 ]
 
 
+@pytest.fixture(scope="module")
+def without_broker(tmp_path_factory):
+    """What each command printed. They mostly wait, and run several at a time."""
+    folder = tmp_path_factory.mktemp("without_broker")
+
+    def run(words):
+        return safeguard(*words, *placed(LEAVES[words]), cwd=folder, SAFEGUARD_BOOTSTRAP="127.0.0.1:1")
+
+    with ThreadPoolExecutor(6) as pool:
+        return dict(zip(BROKER, pool.map(run, BROKER), strict=True))
+
+
 @pytest.mark.slow
 @every(BROKER)
-def test_a_command_without_a_broker_ends_with_one_sentence(words, tmp_path):
-    shown = safeguard(*words, *placed(LEAVES[words]), cwd=tmp_path, SAFEGUARD_BOOTSTRAP="127.0.0.1:1")
+def test_a_command_without_a_broker_ends_with_one_sentence(words, without_broker):
+    shown = without_broker[words]
     assert "Traceback" not in shown.stderr
     if shown.returncode:  # others need a broker only with an option
         said = [line for line in shown.stderr.splitlines() if line.startswith("safeguard: ") or "rror: " in line]
