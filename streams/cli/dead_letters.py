@@ -11,7 +11,7 @@ import orjson
 import typer
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.cli.options import Bootstrap, By, Json, changed_by
+from safeguard_streams.cli.options import Bootstrap, By, Json, changed_by, check_content_id
 from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.contract.records import DeadLetter
@@ -47,6 +47,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")]
 def _filter(
     ids: list[str] | None, stage: str | None, reason: str | None, since: str | None, content: str | None
 ) -> LetterFilter:
+    check_content_id(content)
     after = moment(since, "--since") if since is not None else None
     return dead_letters.letter_filter(ids or (), stage=stage, reason=reason, since=after, content_id=content)
 
