@@ -69,6 +69,13 @@ def test_topics_that_records_pass_through_need_equal_partitions():
     assert diagnosis.partitions(with_change(topics.POLICIES, partitions=9)).result == "ok"
 
 
+async def test_nothing_is_called_healthy_where_no_topic_exists():
+    absent = {name: msgspec.structs.replace(state, partitions=0, replicas=0) for name, state in HEALTHY.items()}
+    checks = [diagnosis.partitions(absent), diagnosis.replication(absent), diagnosis.waiting([])]
+    checks.append(await diagnosis.clocks(Settings(bootstrap="127.0.0.1:1"), absent))
+    assert {check.result for check in checks} == {"skipped"}
+
+
 def test_one_replica_and_replicas_behind_are_warnings():
     assert diagnosis.replication(with_change(topics.EVENTS, replicas=1)).result == "warning"
     check = diagnosis.replication(with_change(topics.EVENTS, under_replicated=2))
