@@ -91,7 +91,10 @@ def show_all(
     with shown_reading():
         asyncio.run(read())
     if not as_json:
-        console().print(table)
+        if table.row_count:
+            console().print(table)
+        else:
+            say(f"no dead letters are {shown}" if shown else "no dead letters")
         if others:
             counts = ", ".join(f"{count:,} {name}" for name, count in sorted(others.items()))
             say(f"{counts}; see: safeguard dead-letters list --state all", error=True)
@@ -222,10 +225,14 @@ def retry(
         say(f"requeued {count}")
 
 
+def _letters(count: int) -> str:
+    return f"{count:,} {'letter' if count == 1 else 'letters'}"
+
+
 def _show_plan(planned: requeueing.RequeuePlan) -> None:
     """Print what would be requeued, and what stays, on standard error."""
     for (stage, topic), count in sorted(planned.counts.items()):
-        say(f"{count:,} letters of {stage} go back to {topic}", error=True)
+        say(f"{_letters(count)} of {stage} to requeue to {topic}", error=True)
     for letter in planned.kept[:_SHOWN_KEPT]:
         say(f"{letter.letter} of {letter.stage} from {letter.origin} stays: {letter.why}", error=True)
     if len(planned.kept) > _SHOWN_KEPT:
@@ -265,7 +272,7 @@ def discard(
     with shown_reading():
         found = asyncio.run(work())
     for stage_found, count in sorted(Counter(stage_of for _, stage_of in found).items()):
-        say(f"{count:,} letters of {stage_found} are given up", error=True)
+        say(f"{_letters(count)} of {stage_found} to discard", error=True)
     if found and not (yes or as_json) and not typer.confirm(f"discard {len(found):,}?", err=True):
         raise typer.Exit(1)
     places = [place for place, _ in found]
