@@ -20,6 +20,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
     IncompatibleBrokerVersion,
     TopicAuthorizationFailedError,
     for_code,
@@ -219,12 +220,12 @@ async def _configs(client: AIOKafkaAdminClient, names: Sequence[str]) -> dict[st
 async def groups(settings: Settings, client: AIOKafkaAdminClient) -> dict[str, Group]:
     """The stages' consumer groups, by name without the prefix. Raises KafkaError."""
     names = list(dict.fromkeys(queue.group for queue in QUEUES))
-    return {name: await _group(client, settings.prefix + name) for name in names}
+    return {name: await _coordinated(partial(_group, client, settings.prefix + name)) for name in names}
 
 
 async def _group(client: AIOKafkaAdminClient, full: str) -> Group:
     # One group at a time: aiokafka misreads a response about several.
-    (response,) = await _coordinated(partial(client.describe_consumer_groups, [full]))
+    (response,) = await client.describe_consumer_groups([full])
     (code, name, state, _, _, members), *_ = response.groups
     if code:
         raise for_code(code)(full)
@@ -234,7 +235,7 @@ async def _group(client: AIOKafkaAdminClient, full: str) -> Group:
 async def _coordinated(ask: Callable[[], Awaitable[T]]) -> T:
     """The answer of a group's coordinator. A new cluster has none until it has created its topic for offsets."""
     for _ in range(_COORDINATOR_RETRIES):
-        with contextlib.suppress(GroupCoordinatorNotAvailableError):
+        with contextlib.suppress(GroupCoordinatorNotAvailableError, GroupLoadInProgressError):
             return await ask()
         await asyncio.sleep(_COORDINATOR_PAUSE)
     return await ask()

@@ -35,7 +35,14 @@ from safeguard_streams.errors import BusError, ConfigurationError, ForbiddenErro
 from safeguard_streams.operations import acls, cluster
 from safeguard_streams.operations.cluster import Group, Lag, TopicState
 from safeguard_streams.operations.log_dirs import LogDir, log_dirs
-from safeguard_streams.operations.status import PART_SECONDS, health_page, quiet_clients, with_admin
+from safeguard_streams.operations.status import (
+    PART_SECONDS,
+    Letters,
+    health_page,
+    quiet_clients,
+    waiting_letters,
+    with_admin,
+)
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
 from safeguard_streams.runtime.security import client_options
@@ -115,6 +122,7 @@ async def _of_cluster(settings: Settings, role: str | None) -> list[Check]:
         _bounded("policies in force", policies(settings, states)),
         _bounded("processes", with_admin(settings, partial(_processes, settings, states))),
         _bounded("waiting", with_admin(settings, partial(_waiting, settings, states))),
+        _bounded("dead letters", _dead_letters(settings, states)),
     )
     return [*checks, *found]
 
@@ -478,6 +486,25 @@ def waiting(lags: Sequence[Lag]) -> Check:
 
 def _is_urgent(lag: Lag) -> bool:
     return lag.queue not in {"audit", "shadow", "replay"} and (lag.started or lag.stage != "enforcement")
+
+
+async def _dead_letters(settings: Settings, states: Mapping[str, TopicState]) -> Check:
+    name = "dead letters"
+    if not all(states[topic].partitions for topic in (topics.DEAD_LETTERS, topics.DEAD_LETTERS_HANDLED)):
+        return skipped(name, _NO_TOPICS)
+    try:
+        async with asyncio.timeout(PART_SECONDS / 2):
+            return dead_letters(await waiting_letters(settings))
+    except TimeoutError:
+        return skipped(name, f"more than can be counted in {PART_SECONDS / 2:.0f} s")
+
+
+def dead_letters(letters: Letters) -> Check:
+    """Whether records wait that could not be processed, such as actions that the webhook's receiver refused."""
+    if not letters.waiting:
+        return ok("dead letters", "none wait")
+    counts = [f"{stage} {count:,}" for stage, count in sorted(letters.by_stage.items())]
+    return warning("dead letters", f"{letters.waiting:,} wait: {', '.join(counts)}", "see: safeguard dead-letters list")
 
 
 def _some(names: Iterable[str], most: int = 3) -> str:
