@@ -10,13 +10,12 @@ import msgspec
 import typer
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.cli.options import Bootstrap, Json
+from safeguard_streams.cli.options import Bootstrap, Json, check_content_id
 from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.cli.texts import Labelled, show_item
-from safeguard_streams.contract import limits, topics
+from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, PrefilterResult, Standing
-from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.operations import content as lookup
 from safeguard_streams.operations.content import ContentReport, ItemVerdict, TextVersion, WaitingEscalation
 from safeguard_streams.runtime import settings
@@ -58,7 +57,7 @@ def show(
     Names who decided and why, which verdict supersedes which, and its dead letters. Auditors, who may read
     moderation.rationales, also see the model's rationales. Topics that the user may not read are named and left out.
     """
-    _check(content)
+    check_content_id(content)
     first = moment(since, "--since") if since else None
     current = settings.load(bootstrap=bootstrap)
 
@@ -72,15 +71,6 @@ def show(
         print(msgspec.json.encode(report).decode())
     else:
         _show(report, first)
-
-
-def _check(content_id: str) -> None:
-    try:
-        content_id.encode()
-    except UnicodeEncodeError:
-        raise ConfigurationError("CONTENT_ID: is not UTF-8") from None
-    if not 0 < len(content_id) <= limits.ID_CHARACTERS:
-        raise ConfigurationError(f"CONTENT_ID: has {len(content_id):,} characters, not 1 to {limits.ID_CHARACTERS}")
 
 
 def _show(report: ContentReport, since: datetime | None) -> None:

@@ -11,7 +11,7 @@ import orjson
 import typer
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.cli.options import Bootstrap, By, Json, changed_by
+from safeguard_streams.cli.options import Bootstrap, By, Json, changed_by, check_content_id
 from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.contract.records import DeadLetter
@@ -47,6 +47,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")]
 def _filter(
     ids: list[str] | None, stage: str | None, reason: str | None, since: str | None, content: str | None
 ) -> LetterFilter:
+    check_content_id(content)
     after = moment(since, "--since") if since is not None else None
     return dead_letters.letter_filter(ids or (), stage=stage, reason=reason, since=after, content_id=content)
 
@@ -90,7 +91,10 @@ def show_all(
     with shown_reading():
         asyncio.run(read())
     if not as_json:
-        console().print(table)
+        if table.row_count:
+            console().print(table)
+        else:
+            say(f"no dead letters are {shown}" if shown else "no dead letters")
         if others:
             counts = ", ".join(f"{count:,} {name}" for name, count in sorted(others.items()))
             say(f"{counts}; see: safeguard dead-letters list --state all", error=True)
@@ -221,10 +225,14 @@ def retry(
         say(f"requeued {count}")
 
 
+def _letters(count: int) -> str:
+    return f"{count:,} {'letter' if count == 1 else 'letters'}"
+
+
 def _show_plan(planned: requeueing.RequeuePlan) -> None:
     """Print what would be requeued, and what stays, on standard error."""
     for (stage, topic), count in sorted(planned.counts.items()):
-        say(f"{count:,} letters of {stage} go back to {topic}", error=True)
+        say(f"{_letters(count)} of {stage} to requeue to {topic}", error=True)
     for letter in planned.kept[:_SHOWN_KEPT]:
         say(f"{letter.letter} of {letter.stage} from {letter.origin} stays: {letter.why}", error=True)
     if len(planned.kept) > _SHOWN_KEPT:
@@ -264,7 +272,7 @@ def discard(
     with shown_reading():
         found = asyncio.run(work())
     for stage_found, count in sorted(Counter(stage_of for _, stage_of in found).items()):
-        say(f"{count:,} letters of {stage_found} are given up", error=True)
+        say(f"{_letters(count)} of {stage_found} to discard", error=True)
     if found and not (yes or as_json) and not typer.confirm(f"discard {len(found):,}?", err=True):
         raise typer.Exit(1)
     places = [place for place, _ in found]

@@ -13,7 +13,18 @@ import msgspec
 import orjson
 import typer
 
-from safeguard_streams.cli.options import Bootstrap, By, Json, Library, Port, Why, changed_by, needs_extra, show_rows
+from safeguard_streams.cli.options import (
+    Bootstrap,
+    By,
+    Json,
+    Library,
+    Port,
+    Why,
+    changed_by,
+    check_content_id,
+    needs_extra,
+    show_rows,
+)
 from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.cli.texts import Labelled, Texts, item_text, reason_of, show_item
@@ -182,6 +193,7 @@ def standing(
 
     An item that is not listed is allowed, and nothing is held or decided about it.
     """
+    check_content_id(content)
     current = settings.load(bootstrap=bootstrap)
     with shown_reading():
         found = asyncio.run(moderators.all_standing(current, lambda one: content in (None, one.content_id)))
@@ -289,6 +301,7 @@ def decide(
     The decision overrides all current and future verdicts on the item's text. It ends with an edit of the text, unless
     --any-text is given. `safeguard enforce undecide` takes it back.
     """
+    check_content_id(content)
     current = settings.load(bootstrap=bootstrap)
     try:
         chosen = msgspec.convert(action, Enforced)
@@ -313,6 +326,7 @@ def undecide(
     as_json: Json = False,
 ) -> None:
     """Take a moderator's decision back: what the verdicts say stands again."""
+    check_content_id(content)
     current = settings.load(bootstrap=bootstrap)
     moderator = changed_by(why, by)
     with shown_reading():
@@ -334,6 +348,7 @@ def show(
     Each row names the action that stood afterwards, and why: the verdict or the moderator, the rule, what the webhook's
     receiver rejected.
     """
+    check_content_id(content)
     current = settings.load(bootstrap=bootstrap)
 
     with shown_reading():
@@ -386,6 +401,7 @@ def deliveries(
     Such a message is a dead letter. After you have repaired the receiver, `safeguard dead-letters retry` sends it again
     unless a later action has replaced it.
     """
+    check_content_id(content)
     current = settings.load(bootstrap=bootstrap)
     with shown_reading():
         found = asyncio.run(rejections.rejections(current, content))

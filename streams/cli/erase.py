@@ -10,7 +10,7 @@ import msgspec
 import orjson
 import typer
 
-from safeguard_streams.cli.options import Bootstrap, By, Json, changed_by, show_rows
+from safeguard_streams.cli.options import Bootstrap, By, Json, changed_by, check_content_id, show_rows
 from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.operations import erasure
@@ -45,6 +45,7 @@ def erase(
     Lists which other records remain, and when they expire. Kafka can erase single records only in compacted topics, and
     only rationales are in such a topic. All other records expire with the retention of their topic.
     """
+    check_content_id(content)
     current = settings.load(bootstrap=bootstrap)
     search = erasure.Search(moment(since, "--since") if since else None, by_key)
     with shown_reading() as reading:

@@ -11,6 +11,7 @@ import orjson
 import typer
 
 from safeguard_streams.cli.output import Table, console
+from safeguard_streams.contract import limits
 from safeguard_streams.errors import ConfigurationError, choices
 from safeguard_streams.policies import check as checking
 from safeguard_streams.policies.check import Checked
@@ -53,6 +54,18 @@ def output_file(name: str | Path) -> Path:
     if not os.access(path if path.exists() else folder, os.W_OK):
         raise typer.BadParameter(f"{path} cannot be written by this user")
     return path
+
+
+def check_content_id(content_id: str | None) -> None:
+    """Raise ConfigurationError for an id that no content item can have; None stands for all items."""
+    if content_id is None:
+        return
+    try:
+        content_id.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError("CONTENT_ID: is not UTF-8") from None
+    if not 0 < len(content_id) <= limits.ID_CHARACTERS:
+        raise ConfigurationError(f"CONTENT_ID: has {len(content_id):,} characters, not 1 to {limits.ID_CHARACTERS}")
 
 
 def changed_by(why: str, by: str | None) -> ChangedBy:

@@ -95,6 +95,8 @@ def acls(
     """Print or apply the access lists of each role, as commands for Kafka's own tool or as JSON."""
     if group is not None and role != "consumer":
         raise ConfigurationError("--group: only the role consumer has a group of its choice")
+    if principal is not None and not all(principal.partition(":")):
+        raise ConfigurationError("--principal: write its type and its name, such as User:prefilter-1")
     current = settings.load(bootstrap=bootstrap)
     bindings = [
         binding

@@ -11,7 +11,7 @@ from typing import Annotated, get_args
 import typer
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.cli.options import Bootstrap, Json
+from safeguard_streams.cli.options import Bootstrap, Json, check_content_id
 from safeguard_streams.cli.output import console, plain, say
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Decision, Verdict, encode
@@ -51,6 +51,7 @@ def tail(
     as_json: Json = False,
 ) -> None:
     """Follow verdicts as they are published, until Ctrl-C."""
+    check_content_id(content)
     start = tailing.Start(last is None and (from_beginning or stop_at_end or since is not None), last)
     if from_beginning and (last is not None or since is not None):
         raise ConfigurationError("--from-beginning shows every verdict: leave out -n and --since")

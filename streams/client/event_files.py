@@ -114,17 +114,18 @@ def meant(name: str) -> str | None:
     return f"{inner}.{close[0]}" if close and inner else next(iter(close), None)
 
 
-def _unknown_fields(line: bytes) -> set[str]:
+def _unknown_fields(line: bytes) -> list[str]:
+    """The names of fields that no event has, each once, in the order of the line."""
     try:
         event = orjson.loads(line.removeprefix(codecs.BOM_UTF8))
     except ValueError:
-        return set()
+        return []
     if not isinstance(event, dict):
-        return set()
+        return []
     context = event.get("context")
     messages = [one for one in context if isinstance(one, dict)] if isinstance(context, list) else []
-    inner = {f"context[].{name}" for one in messages for name in one if name not in _MESSAGE_FIELDS}
-    return {name for name in event if name not in _EVENT_FIELDS} | inner
+    inner = [f"context[].{name}" for one in messages for name in one if name not in _MESSAGE_FIELDS]
+    return list(dict.fromkeys([*(name for name in event if name not in _EVENT_FIELDS), *inner]))
 
 
 def _read(file: str) -> bytes:

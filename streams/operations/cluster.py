@@ -9,15 +9,22 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import IncompatibleBrokerVersion, TopicAuthorizationFailedError, for_code
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
+    IncompatibleBrokerVersion,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 from aiokafka.protocol.api import Request
 
 from safeguard_streams.bus import kafka
@@ -31,9 +38,12 @@ from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
 from safeguard_streams.runtime.security import client_options
 from safeguard_streams.runtime.settings import Settings
 
+T = TypeVar("T")
 # Kafka's operations on topics that roles need, by their numbers.
 OPERATIONS = {"read": 3, "write": 4, "create": 5, "describe-configs": 10, "alter-configs": 11}
 _NO_RIGHTS_TOLD = -(2**31)
+_COORDINATOR_RETRIES = 10
+_COORDINATOR_PAUSE = 0.2  # seconds
 FETCH_SECONDS = 3.0  # for the oldest waiting record of each partition
 
 
@@ -210,7 +220,7 @@ async def _configs(client: AIOKafkaAdminClient, names: Sequence[str]) -> dict[st
 async def groups(settings: Settings, client: AIOKafkaAdminClient) -> dict[str, Group]:
     """The stages' consumer groups, by name without the prefix. Raises KafkaError."""
     names = list(dict.fromkeys(queue.group for queue in QUEUES))
-    return {name: await _group(client, settings.prefix + name) for name in names}
+    return {name: await _coordinated(partial(_group, client, settings.prefix + name)) for name in names}
 
 
 async def _group(client: AIOKafkaAdminClient, full: str) -> Group:
@@ -220,6 +230,15 @@ async def _group(client: AIOKafkaAdminClient, full: str) -> Group:
     if code:
         raise for_code(code)(full)
     return Group(name, state, sorted(host.lstrip("/") for _, _, host, *_ in members))
+
+
+async def _coordinated(ask: Callable[[], Awaitable[T]]) -> T:
+    """The answer of a group's coordinator. A new cluster has none until it has created its topic for offsets."""
+    for _ in range(_COORDINATOR_RETRIES):
+        with contextlib.suppress(GroupCoordinatorNotAvailableError, GroupLoadInProgressError):
+            return await ask()
+        await asyncio.sleep(_COORDINATOR_PAUSE)
+    return await ask()
 
 
 class _Waiting(msgspec.Struct, frozen=True):
@@ -240,7 +259,9 @@ async def lags(settings: Settings, states: Mapping[str, TopicState], client: AIO
         for queue in queues
     }
     committed = {
-        queue: await client.list_consumer_group_offsets(settings.prefix + queue.group, partitions=tps)
+        queue: await _coordinated(
+            partial(client.list_consumer_group_offsets, settings.prefix + queue.group, partitions=tps)
+        )
         for queue, tps in parts.items()
     }
     every = sorted({tp for tps in parts.values() for tp in tps})

@@ -16,7 +16,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,7 +35,14 @@ from safeguard_streams.errors import BusError, ConfigurationError, ForbiddenErro
 from safeguard_streams.operations import acls, cluster
 from safeguard_streams.operations.cluster import Group, Lag, TopicState
 from safeguard_streams.operations.log_dirs import LogDir, log_dirs
-from safeguard_streams.operations.status import PART_SECONDS, health_page, quiet_clients, with_admin
+from safeguard_streams.operations.status import (
+    PART_SECONDS,
+    Letters,
+    health_page,
+    quiet_clients,
+    waiting_letters,
+    with_admin,
+)
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
 from safeguard_streams.runtime.security import client_options
@@ -49,6 +56,7 @@ LOW_SHARE, FULL_SHARE = 0.15, 0.05  # of a broker's disk
 LOW_DISK, FULL_DISK = 5 * 2**30, 2**30  # bytes
 SERVER_SECONDS = 3.0
 _CREATE = "run: safeguard topics create"
+_NO_TOPICS = "their topics do not exist, or this user may not see them"
 # Topics whose partitions must be as many as those of the events: every stage keeps a record's partition number.
 _ALIGNED = (
     topics.EVENTS,
@@ -114,6 +122,7 @@ async def _of_cluster(settings: Settings, role: str | None) -> list[Check]:
         _bounded("policies in force", policies(settings, states)),
         _bounded("processes", with_admin(settings, partial(_processes, settings, states))),
         _bounded("waiting", with_admin(settings, partial(_waiting, settings, states))),
+        _bounded("dead letters", _dead_letters(settings, states)),
     )
     return [*checks, *found]
 
@@ -311,11 +320,15 @@ def partitions(states: Mapping[str, TopicState]) -> Check:
             f"{most} in some topics, fewer in others: {_some(low)}",
             f"raise them to {most} with kafka-topics.sh --alter --partitions, then run: safeguard enforce repartition",
         )
-    return ok("partitions", f"{next(iter(counts.values()), 0)} in each topic that records pass through")
+    if not counts:
+        return skipped("partitions", _NO_TOPICS)
+    return ok("partitions", f"{next(iter(counts.values()))} in each topic that records pass through")
 
 
 def replication(states: Mapping[str, TopicState]) -> Check:
     """Whether a broker can be lost without records."""
+    if not any(state.partitions for state in states.values()):
+        return skipped("replication", _NO_TOPICS)
     behind = [state.name for state in states.values() if state.under_replicated]
     if behind:
         return warning("replication", f"replicas not in sync: {_some(behind)}", "check the brokers' health")
@@ -397,6 +410,8 @@ async def clocks(settings: Settings, states: Mapping[str, TopicState]) -> Check:
     """Whether the newest records are from the future: a host's clock is then wrong."""
     names = [name for name in (topics.EVENTS, topics.CLEARED, topics.VERDICTS) if states[name].partitions]
     parts = [TopicPartition(states[name].name, n) for name in names for n in range(states[name].partitions)]
+    if not parts:
+        return skipped("clocks", _NO_TOPICS)
     newest: dict[TopicPartition, int] = {}
     consumer = StrictConsumer(**client_options(settings), group_id=None, enable_auto_commit=False)
     consumer.assign(parts)
@@ -424,7 +439,7 @@ async def policies(settings: Settings, states: Mapping[str, TopicState]) -> Chec
     """Whether any policy is in force: without one, everything waits."""
     name = "policies in force"
     if not (states[topics.POLICIES].partitions and states[topics.POLICIES_HISTORY].partitions):
-        return skipped(name, "their topics do not exist, or this user may not see them")
+        return skipped(name, _NO_TOPICS)
     history = await operator.history(settings)
     if not history.in_force:
         return failed(name, "none, and all content waits for one", "run: safeguard policy release POLICY")
@@ -455,8 +470,10 @@ async def _waiting(settings: Settings, states: Mapping[str, TopicState], client:
     return waiting(await cluster.lags(settings, states, client))
 
 
-def waiting(lags: Iterable[Lag]) -> Check:
+def waiting(lags: Sequence[Lag]) -> Check:
     """Whether live content, and what follows from it, has waited for long. Audits, shadows and replays may wait."""
+    if not lags:
+        return skipped("waiting", _NO_TOPICS)
     late = [
         f"{lag.queue} {lag.records:,} for {lag.seconds:,.0f} s"
         for lag in lags
@@ -469,6 +486,25 @@ def waiting(lags: Iterable[Lag]) -> Check:
 
 def _is_urgent(lag: Lag) -> bool:
     return lag.queue not in {"audit", "shadow", "replay"} and (lag.started or lag.stage != "enforcement")
+
+
+async def _dead_letters(settings: Settings, states: Mapping[str, TopicState]) -> Check:
+    name = "dead letters"
+    if not all(states[topic].partitions for topic in (topics.DEAD_LETTERS, topics.DEAD_LETTERS_HANDLED)):
+        return skipped(name, _NO_TOPICS)
+    try:
+        async with asyncio.timeout(PART_SECONDS / 2):
+            return dead_letters(await waiting_letters(settings))
+    except TimeoutError:
+        return skipped(name, f"more than can be counted in {PART_SECONDS / 2:.0f} s")
+
+
+def dead_letters(letters: Letters) -> Check:
+    """Whether records wait that could not be processed, such as actions that the webhook's receiver refused."""
+    if not letters.waiting:
+        return ok("dead letters", "none wait")
+    counts = [f"{stage} {count:,}" for stage, count in sorted(letters.by_stage.items())]
+    return warning("dead letters", f"{letters.waiting:,} wait: {', '.join(counts)}", "see: safeguard dead-letters list")
 
 
 def _some(names: Iterable[str], most: int = 3) -> str:

@@ -116,7 +116,9 @@ async def read(settings: Settings, count_held: CountHeld) -> Status:
             rate = start(parts.read("verdicts_per_minute", count, topics.VERDICTS))
             held = start(parts.read("held", lambda: count_held(settings), topics.STANDING))
             letters = start(
-                parts.read("dead_letters", lambda: _letters(settings), topics.DEAD_LETTERS, topics.DEAD_LETTERS_HANDLED)
+                parts.read(
+                    "dead_letters", lambda: waiting_letters(settings), topics.DEAD_LETTERS, topics.DEAD_LETTERS_HANDLED
+                )
             )
             agent = start(health_page(settings, settings.enforcement_port))
     return Status(
@@ -208,7 +210,8 @@ async def _policies(settings: Settings) -> list[InForce]:
     return [InForce(one.policy_id, one.version, one.revision, one.shadow) for one in releases]
 
 
-async def _letters(settings: Settings) -> Letters:
+async def waiting_letters(settings: Settings) -> Letters:
+    """Count the dead letters that wait. Raises BusError or ForbiddenError."""
     by_stage: Counter[str] = Counter()
     async for letter in dead_letters.read(settings, dead_letters.LetterFilter(state="waiting")):
         by_stage[letter.letter.stage] += 1

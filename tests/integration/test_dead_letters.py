@@ -69,6 +69,7 @@ async def test_a_dead_letter_is_listed_and_requeued_once(broker, safeguard):
     assert json.loads(safeguard("dead-letters", "retry", "--json")) == {"retried": 0, "kept": [], "left_out": 0}
     assert "requeued" in safeguard("dead-letters", "list", "--state", "all")
     assert safeguard("dead-letters", "list", "--json") == ""
+    assert safeguard("dead-letters", "list") == "no dead letters are waiting\n"
     events = [r async for r in kafka_bus.read_all(broker, [topics.EVENTS])]
     assert sorted(r.value for r in events) == [b"\xff broken %d" % n for n in range(5)]
     for event in events:
@@ -252,7 +253,7 @@ def test_the_commands_show_a_letter_and_ask_before_they_write(broker, monkeypatc
     assert asyncio.run(listed(broker, state="waiting")) == [first, second, third]
     assert run("dead-letters", "discard", third, "--why", "noise", "--by", "ann", given="n\n").exit_code == 1
     done = run("dead-letters", "discard", "--stage", "reasoner", "--why", "noise", "--by", "ann", given="y\n")
-    assert "1 letters of reasoner are given up" in done.stderr
+    assert "1 letter of reasoner to discard" in done.stderr
     assert "discarded 1" in done.stdout
     assert "by ann: noise" in run("dead-letters", "show", third).stdout
     listing = run("dead-letters", "list")

@@ -107,6 +107,8 @@ async def test_it_shows_what_runs_what_waits_and_what_is_in_force(broker):
     assert found.held == {"fraud-spam": 3}
     assert (found.dead_letters.waiting, found.dead_letters.by_stage) == (1, {"prefilter": 1})
     assert found.webhook.configured is False
+    checks = {check.name: check for check in await diagnosis.diagnose(broker, {}, None)}
+    assert (checks["dead letters"].result, checks["dead letters"].found) == ("warning", "1 wait: prefilter 1")
 
 
 async def test_markers_of_transactions_are_no_records_that_wait(kafka):

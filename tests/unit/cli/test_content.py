@@ -18,7 +18,6 @@ from safeguard_streams.contract.records import (
     Standing,
     Verdict,
 )
-from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.operations.content import ContentReport, ItemVerdict, TextVersion
 
 GUIDE = Path(__file__).parents[3] / "docs/guides/look-up.md"
@@ -131,12 +130,6 @@ def test_a_text_past_retention_is_named(capsys, since):
     printed = capsys.readouterr().out
     assert printed.startswith("post-1: allowed, nothing stands\n")
     assert ("or written before 2026-01-01T12:00:00+00:00" in " ".join(printed.split())) is (since is not None)
-
-
-@pytest.mark.parametrize("content_id", ["", "x" * 513, "\udcff"])
-def test_an_id_that_no_item_can_have_is_refused(content_id):
-    with pytest.raises(ConfigurationError, match="CONTENT_ID"):
-        content._check(content_id)
 
 
 @pytest.mark.parametrize(

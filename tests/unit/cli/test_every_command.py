@@ -70,6 +70,33 @@ def test_a_port_out_of_range_is_refused(words, port):
     assert "--port" in shown.output
 
 
+def with_content_ids():
+    """The words of each command that takes the id of a content item, up to the id, and those after it."""
+    filled = {"action": ["allow"]}
+    for words, command in LEAVES.items():
+        for one in command.params:
+            if one.name == "content" and one.param_type_name == "option":
+                yield (*words, *(["--why", "x"] if words[-1] == "discard" else []), "--content"), ()
+            elif one.name == "content":
+                others = [param.name for param in command.params if param.param_type_name == "argument"]
+                yield words, [word for name in others[others.index("content") + 1 :] for word in filled[name]]
+
+
+IDS_WANTED = list(with_content_ids())
+
+
+@pytest.mark.parametrize(("words", "more"), IDS_WANTED, ids=[" ".join(words) for words, _ in IDS_WANTED])
+@pytest.mark.parametrize("content_id", ["", "x" * 513, "\udcff"], ids=["empty", "long", "bytes"])
+def test_an_id_that_no_item_can_have_is_refused_before_a_broker_is_asked(words, more, content_id):
+    shown = invoke(*words, content_id, *more, "--bootstrap", "127.0.0.1:1")
+    assert shown.exit_code == 1
+    assert str(shown.exception).startswith("CONTENT_ID: ")
+
+
+def test_the_commands_that_take_an_id_are_known():
+    assert {words[:2] for words, _ in IDS_WANTED} >= {("erase",), ("content", "show"), ("enforce", "decide")}
+
+
 def test_help_and_wrong_arguments_load_no_heavy_library():
     """One process for all commands, which ends at the first that loads one."""
     code = f"""

@@ -183,3 +183,9 @@ def test_names_of_fields_cannot_draw_in_a_terminal(tmp_path):
     done = check(tmp_path, event(**{"\x1b[2J" + "x" * 500: 1}))
     assert "\x1b" not in done.output
     assert len(done.stderr) < 300
+
+
+def test_unknown_fields_are_named_in_the_order_of_the_file():
+    names = [f"field_{number}" for number in range(20)]
+    found = checked([Line(1, event(**dict.fromkeys(names, 1)).encode())])
+    assert list(found.unknown) == names

@@ -2,6 +2,10 @@
 
 import shlex
 
+import pytest
+from typer.testing import CliRunner
+
+from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
 from safeguard_streams.enforcement.cleared import STAGE as CLEARING
 from safeguard_streams.enforcement.transform import ACTING, DELIVERING, STAGE
@@ -49,3 +53,10 @@ def test_a_consumer_reads_verdicts_in_its_own_group_and_nothing_else():
     }
     groups = [one for one in bindings("consumer", "User:c", "eu.", "my-service") if one.resource == "group"]
     assert [(one.name, one.prefixed) for one in groups] == [("my-service", False)]
+
+
+@pytest.mark.parametrize("principal", ["", "web", "User:", ":web"])
+def test_a_principal_that_kafka_refuses_is_refused(principal):
+    shown = CliRunner().invoke(app, ["topics", "acls", "consumer", "--principal", principal])
+    assert (shown.exit_code, shown.stdout) == (1, "")
+    assert "--principal" in str(shown.exception)

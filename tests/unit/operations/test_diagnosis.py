@@ -15,6 +15,7 @@ from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.operations import acls, diagnosis
 from safeguard_streams.operations.cluster import OPERATIONS, QUEUES, Group, Lag, TopicState
 from safeguard_streams.operations.log_dirs import LogDir
+from safeguard_streams.operations.status import Letters
 from safeguard_streams.runtime.settings import Settings
 
 HEALTHY = {
@@ -67,6 +68,21 @@ def test_topics_that_records_pass_through_need_equal_partitions():
     check = diagnosis.partitions(with_change(topics.ESCALATIONS_AUDIT, partitions=3))
     assert (check.result, "eu.content.escalations.audit 3" in check.found) == ("failed", True)
     assert diagnosis.partitions(with_change(topics.POLICIES, partitions=9)).result == "ok"
+
+
+def test_dead_letters_that_wait_are_a_warning():
+    assert diagnosis.dead_letters(Letters(0, {})).result == "ok"
+    check = diagnosis.dead_letters(Letters(1027, {"prefilter": 5, "enforcement-webhook": 1022}))
+    assert check.result == "warning"
+    assert check.found == "1,027 wait: enforcement-webhook 1,022, prefilter 5"
+    assert check.remedy == "see: safeguard dead-letters list"
+
+
+async def test_nothing_is_called_healthy_where_no_topic_exists():
+    absent = {name: msgspec.structs.replace(state, partitions=0, replicas=0) for name, state in HEALTHY.items()}
+    checks = [diagnosis.partitions(absent), diagnosis.replication(absent), diagnosis.waiting([])]
+    checks.append(await diagnosis.clocks(Settings(bootstrap="127.0.0.1:1"), absent))
+    assert {check.result for check in checks} == {"skipped"}
 
 
 def test_one_replica_and_replicas_behind_are_warnings():
