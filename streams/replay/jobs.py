@@ -241,12 +241,17 @@ async def finish(settings: Settings, replay: Replay) -> Replay:
 
 
 async def note(settings: Settings, replay: Replay, publication: Publication) -> Replay:
-    """Add a promotion or a reversion to the record of a replay."""
-    return await _change(
-        settings,
-        replay,
-        lambda current: msgspec.structs.replace(current, publications=(*current.publications, publication)),
-    )
+    """Add a promotion or a reversion to the record of a replay.
+
+    Raises ConfigurationError unless its items are escalated: a replay that was paused meanwhile could not go on.
+    """
+
+    def change(current: Replay) -> Replay:
+        if current.state != "escalated":
+            raise ConfigurationError(f"replay {replay.replay_id} is {current.state} meanwhile; nothing was written")
+        return msgspec.structs.replace(current, publications=(*current.publications, publication))
+
+    return await _change(settings, replay, change)
 
 
 def _with_state(replay: Replay, state: ReplayState) -> Replay:

@@ -222,14 +222,17 @@ async def publish(
 ) -> int:
     """Note who publishes a plan and why, write its superseding verdicts, and return their number.
 
-    Items that were judged, promoted or reverted since the plan was made are left as they are. on_progress gets how many
-    are written, and of how many.
+    Items that were judged, promoted, reverted or erased since the plan was made are left as they are. on_progress gets
+    how many are written, and of how many.
     """
     direction = planned.direction
     async with kafka.exclusive_writer(settings, f"promote-{replay.replay_id}") as write:
         newer = kafka.read_decoded(settings, [topics.VERDICTS], Verdict, after=planned.ends)
         await _add(planned.pairs, newer, policy)
-        still = {change.after.content_id: change for change in decide(planned.pairs.values(), direction).changes}
+        erasures = ErasureList()
+        await erasures.read(settings)
+        kept = [pair for pair in planned.pairs.values() if not is_about_erased(pair.after, erasures.erased)]
+        still = {change.after.content_id: change for change in decide(kept, direction).changes}
         changes = [change for change in planned.changes if still.get(change.after.content_id) == change]
         if changes:
             who = Publication(direction, policy.policy_id, now(), changed_by.by, changed_by.why, len(changes))

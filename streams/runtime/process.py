@@ -203,7 +203,9 @@ def _end_late(signals: int) -> None:
 
 
 def leave(status: int) -> NoReturn:
-    """End this process and its children now, without waiting for threads."""
+    """End this process and its children now, without waiting for threads. A further SIGINT does not cut this short."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_children()
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):

@@ -132,3 +132,30 @@ asyncio.run(work())
         running.send_signal(signal.SIGINT)
         assert running.wait(TIMEOUT) == 130
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_second_interrupt_leaves_no_child_behind(tmp_path):
+    """The child ends only when it is killed, two seconds after it was told to end. The second SIGINT comes between."""
+    code = """
+import subprocess, sys, time
+from safeguard_streams import cli
+def work():
+    child = "import signal, sys, time; signal.signal(15, lambda *_: print('told', flush=True)); " \
+        "print('up', flush=True); [time.sleep(600) for _ in range(9)]"
+    print(subprocess.Popen([sys.executable, "-c", child], start_new_session=True).pid, flush=True)
+    time.sleep(600)
+cli._run = work
+cli.main()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as running:
+        child = psutil.Process(int(running.stdout.readline()))
+        try:
+            assert running.stdout.readline() == "up\n"
+            running.send_signal(signal.SIGINT)
+            assert running.stdout.readline() == "told\n"
+            running.send_signal(signal.SIGINT)
+            assert running.wait(TIMEOUT) == 130
+            assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+        finally:
+            if child.is_running():
+                child.kill()

@@ -15,13 +15,13 @@ from safeguard_streams.bus import kafka as kafka_bus
 from safeguard_streams.bus.dead_letters import dead_letter
 from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Escalation, Tokens, Verdict, decode, encode
+from safeguard_streams.contract.records import ErasureRequest, Escalation, Tokens, Verdict, decode, encode
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.releases import operator
 from safeguard_streams.releases.operator import ChangedBy
-from safeguard_streams.replay import estimate, jobs, runner, status
+from safeguard_streams.replay import estimate, jobs, promotion, runner, status
 from safeguard_streams.replay.jobs import ReplayRequest
 from safeguard_streams.workers.app import Worker
 from tests.conftest import TIMEOUT, own_topics, until
@@ -125,6 +125,30 @@ async def test_a_replay_passes_through_its_states_and_its_record_says_who_change
     text = (await command("show", made.replay_id)).stdout
     for part in ("by ann: why it is", "by bob: approved", "by cyd: too strict", made.replay_id, NEW.version):
         assert part in " ".join(text.split()), text
+
+
+@pytest.mark.slow
+async def test_a_plan_is_not_written_for_a_replay_that_was_paused_nor_for_an_item_that_was_erased_meanwhile(embedded):
+    await publish(embedded, 40)
+    made = await created(embedded, ReplayRequest([NEW], noise=0.0), ChangedBy("test"))
+    await runner.run(embedded, made, Classifier(), asyncio.Event())
+    await judge(embedded, made)
+    made = await jobs.find(embedded, made.replay_id)
+    planned = await promotion.plan(embedded, made, made.policies[0], "promote")
+    assert len(planned.changes) == 10
+
+    async def promoted():
+        await promotion.publish(embedded, made, made.policies[0], planned, ChangedBy("test"))
+        read = kafka_bus.read_decoded(embedded, [topics.VERDICTS], Verdict)
+        return {verdict.content_id async for _, verdict in read}
+
+    await jobs.pause(embedded, made)
+    with pytest.raises(ConfigurationError, match="is paused meanwhile"):
+        await promoted()
+    await jobs.resume(embedded, made)  # which is refused once the record notes a promotion
+    erased = planned.changes[3].after.content_id
+    await write(embedded, topics.ERASURES, ErasureRequest(erased, datetime.now(UTC), "ann"))
+    assert await promoted() == {change.after.content_id for change in planned.changes} - {erased}
 
 
 @pytest.mark.slow

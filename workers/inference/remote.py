@@ -73,7 +73,7 @@ class _Refused(InferenceError):
 
     def __init__(self, status: int, body: bytes) -> None:
         super().__init__(f"the server rejected the request: HTTP {status}")
-        self.explanation = body[: 4 * MAX_EXPLANATION].decode("utf-8", "replace")[:MAX_EXPLANATION]
+        self.explanation = body[: 16 * MAX_EXPLANATION].decode("utf-8", "replace")
         unexplained = not body.strip(b" \r\n\t{}")
         self.logprobs = status in _REFUSED_PARAMETER and (unexplained or b"logprob" in body.lower())
 
@@ -373,7 +373,7 @@ class DirectServer:
         except _Refused as refused:
             said = " ".join(refused.explanation.split())
             shown = said.replace(self._api_key, "***") if self._api_key else said
-            raise InferenceError(f"{refused}: {shown}") from None
+            raise InferenceError(f"{refused}: {shown[:MAX_EXPLANATION]}") from None
         except (_Unavailable, _RequestFailed) as failed:
             raise InferenceError(str(failed)) from failed
 

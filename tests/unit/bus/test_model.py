@@ -102,7 +102,7 @@ class Member:
     """A process of the group."""
 
     def __init__(self, model):
-        self.bus = Bus(model)
+        self.bus = model.bus()
         limits = Limits(
             max_batch=model.max_batch, max_in_flight=CALLS, max_buffered=BUFFERED, max_buffered_bytes=BUFFERED_BYTES,
             max_poll_records=POLL, max_batch_bytes=900, max_commit_bytes=900, commit_interval=0.0, commit_timeout=0.05,
@@ -132,6 +132,10 @@ class Model(RuleBasedStateMachine):
             patch.start()
         self.loop.run_until_complete(self.set_up())
 
+    def bus(self):
+        """The bus of a new member."""
+        return Bus(self)
+
     async def set_up(self):
         self.broker = MemoryBroker(partitions=2, max_record_size=LARGEST)
         self.kinds = []  # of each record, whose value begins with its number
@@ -155,7 +159,7 @@ class Model(RuleBasedStateMachine):
     async def process(self, records):
         outputs = []
         for record in records:
-            number = int(record.value.split()[0])
+            number = number_of(record)
             kind = self.kinds[number]
             if kind == "slow" and not self.released.is_set():
                 await self.released.wait()
@@ -336,7 +340,7 @@ class Model(RuleBasedStateMachine):
                 await member.kill()
         answers = self.answers()
         for partition in PARTITIONS:
-            numbers = {int(record.value.split()[0]) for record in self.broker.logs[partition]}
+            numbers = {number_of(record) for record in self.broker.logs[partition]}
             assert numbers <= set(answers), "nothing is lost"
             assert all(answers[number] <= 1 + self.resets[partition] for number in numbers)
 
@@ -352,6 +356,10 @@ class Model(RuleBasedStateMachine):
     def done_ahead(self, partition):
         position, metadata = self.broker.positions.get(partition, (0, ""))
         return unpack(position or 0, metadata)
+
+
+def number_of(record):
+    return int(record.value.split()[0])
 
 
 def size_of(output):

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import unicodedata
+from unittest import mock
 
 import msgspec
 import orjson
@@ -338,6 +339,14 @@ async def test_a_server_that_is_asked_directly_says_at_once_what_fails():
             server.script = [step]
             with pytest.raises(InferenceError, match=re.escape(said)):
                 await one.generate(REQUEST)
+
+
+async def test_a_refusal_that_is_cut_holds_no_part_of_the_api_key():
+    key = "K" * 40
+    refusal = remote._Refused(400, b"x" * (remote.MAX_EXPLANATION - 5) + key.encode())
+    server = mock.Mock(generate=mock.AsyncMock(side_effect=refusal))
+    with pytest.raises(InferenceError, match=r"x\*\*\*\Z"):
+        await remote.DirectServer(server, key).generate(REQUEST)
 
 
 def test_the_api_key_is_never_printed():
