@@ -148,6 +148,7 @@ def test_an_id_that_no_item_can_have_is_refused(content_id):
             PrefilterResult("audit", "hate", 0.05, 0.2, 0.02, "near"),
             "passed the gate, drawn for the audit; hate 0.05, threshold 0.2; 2.00% of such items are drawn",
         ),
+        (PrefilterResult("terms", "magic beans", rate=1.0), "a term or pattern matched; magic beans"),
         (PrefilterResult("live", live=True), "only the version in force escalates it"),
         (PrefilterResult("a later gate"), "a later gate"),
         (None, None),
