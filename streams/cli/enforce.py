@@ -92,7 +92,8 @@ def check(
     if problems:
         raise typer.Exit(1)
     cap = loaded.cap
-    say(f"{rules}: {len(loaded.rule)} rules, a cap of {cap.max_actions} in {cap.window}: no problems found")
+    count = len(loaded.rule)
+    say(f"{rules}: {count} rule{'s' * (count != 1)}, a cap of {cap.max_actions} in {cap.window}: no problems found")
 
 
 @app.command("held")
