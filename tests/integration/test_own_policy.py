@@ -277,16 +277,16 @@ def _decide(reader):
 
 def sample(name):
     """The output that the page shows, without times."""
-    return anonymous(_shown("sample", name), 8000)
+    return anonymous(_shown(name), 8000)
 
 
 def words_of(name):
     """The words of an output that the page shows."""
-    return words(_shown("output", name))
+    return words(_shown(name))
 
 
-def _shown(marker, name):
-    (text,) = re.findall(rf"<!-- {marker}: {name} -->\n```\n(.*?)```\n", TEXT, re.DOTALL)
+def _shown(name):
+    (text,) = re.findall(rf"<!-- sample: {name} -->\n```text\n(.*?)```\n", TEXT, re.DOTALL)
     return text
 
 

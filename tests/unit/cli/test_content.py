@@ -109,7 +109,7 @@ def report(**more):
 def test_the_sample_of_the_guide_is_what_the_command_prints(capsys):
     content._show(report(), None)
     printed = capsys.readouterr()
-    assert f"```\n{printed.out}```\n" in GUIDE.read_text(encoding="utf-8")
+    assert f"```text\n{printed.out}```\n" in GUIDE.read_text(encoding="utf-8")
     assert printed.err == "read partition 1 of each topic; --all-partitions reads all\n"
 
 
