@@ -243,6 +243,9 @@ def review(
         _show([_waiting_row(one) for one in items[:limit]], "", whole=("item", "since"))
         if len(items) > limit:
             say(f"{len(items) - limit:,} more; show them with --limit or --json")
+    if waiting:
+        say("read one: safeguard content show ITEM")
+        say("decide:   safeguard enforce decide ITEM ACTION --why REASON")
 
 
 def _waiting_row(one: reviews.Waiting) -> dict[str, Any]:
