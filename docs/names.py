@@ -1,4 +1,4 @@
-"""Keeps names in running text whole: a browser would break `--from-now` and `gpt-oss-safeguard` after a hyphen."""
+"""Keeps names whole, in text and in commands: a browser breaks `--from-now` and `gpt-oss-safeguard` after a hyphen."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mkdocs.structure.pages import Page
 LONGEST = 34  # characters, which fit a line of a telephone
 _TAG = re.compile(r"(<[^>]*>)")
 _IN_CODE = re.compile(r"\S+-\S*")
+_OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]*")
 _IN_PROSE = re.compile(r"\b(?:safeguard-streams|gpt-oss(?:-safeguard)?(?:-\d+b)?)\b")
 
 
@@ -24,7 +25,9 @@ def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files
                 inside.pop()
         elif found := re.match(r"<(pre|code)\b", part):
             inside.append(found[1])
-        elif not part.startswith("<") and "pre" not in inside:
+        elif not part.startswith("<") and "pre" in inside:
+            return _OPTION.sub(r'<span class="option">\g<0></span>', part)
+        elif not part.startswith("<"):
             return (_IN_CODE if "code" in inside else _IN_PROSE).sub(_whole, part)
         return part
 

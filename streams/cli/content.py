@@ -187,7 +187,7 @@ def _gate(result: PrefilterResult | None) -> str | None:
         parts.append(f"{result.label or 'harm'} {result.score:.4g}, threshold {result.threshold:.4g}")
     elif result.label:
         parts.append(result.label)
-    if result.rate is not None:
+    if result.rate is not None and result.rate < 1:
         parts.append(f"{result.rate:.2%} of such items are drawn")
     if result.truncated:
         parts.append("only samples of the text were scored")

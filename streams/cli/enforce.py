@@ -103,7 +103,8 @@ def check(
     if problems:
         raise typer.Exit(1)
     cap = loaded.cap
-    say(f"{rules}: {len(loaded.rule)} rules, a cap of {cap.max_actions} in {cap.window}: no problems found")
+    count = len(loaded.rule)
+    say(f"{rules}: {count} rule{'s' * (count != 1)}, a cap of {cap.max_actions} in {cap.window}: no problems found")
 
 
 @app.command("held")
@@ -254,6 +255,9 @@ def review(
         _show([_waiting_row(one) for one in items[:limit]], "", whole=("item", "since"))
         if len(items) > limit:
             say(f"{len(items) - limit:,} more; show them with --limit or --json")
+    if waiting:
+        say("read one: safeguard content show ITEM")
+        say("decide:   safeguard enforce decide ITEM ACTION --why REASON")
 
 
 def _waiting_row(one: reviews.Waiting) -> dict[str, Any]:

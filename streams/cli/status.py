@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -39,9 +39,14 @@ def status(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
         say(f"{name:<13} {f'not read: {found.unread[field]}' if part is None else shown(part)}")
     if found.lag is None:
         say(f"{'waiting':<13} not read: {found.unread['lag']}")
-    elif found.lag:
+    elif waiting := _relevant(found.lag):
         say()
-        console().print(_lag(found.lag))
+        console().print(_lag(waiting))
+
+
+def _relevant(lag: Sequence[Lag]) -> list[Lag]:
+    """The queues that something is to read: not the webhook's where none has ever been used."""
+    return [one for one in lag if one.queue != "webhook" or one.started]
 
 
 async def _count_held(current: Settings) -> dict[str, int]:
@@ -81,7 +86,7 @@ def _policies(policies: Collection[InForce]) -> str:
     live = sorted(one.policy_id for one in policies if one.shadow is None)
     shadows = len(policies) - len(live)
     count = f"{len(live)} in force" + (f", {shadows} in shadow" if shadows else "")
-    return f"{count}: {_listed(live)}" if live else f"{count}; run: safeguard policy release"
+    return f"{count}: {_listed(live)}" if live else f"{count}; run: safeguard policy release --all-new"
 
 
 def _held(held: Mapping[str, int]) -> str:

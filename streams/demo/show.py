@@ -38,13 +38,18 @@ NEXT = (
     ("safeguard demo --keep", "the same, and it keeps running for you to look around"),
     ("safeguard demo --replay", "a policy changes, and past content is judged again"),
     ("safeguard demo --events FILE", "your own texts, one JSON object a line"),
+    ("safeguard model check", "whether the real model is ready, and what it lacks"),
+    ("safeguard policy new ID", "the skeleton of a policy of your own"),
     ("docs/index.md", "the same step by step; `make docs` makes a site of it"),
-    ("docs/guides/write-a-policy.md", "a policy of your own, from questions to release"),
+    ("docs/guides/own-policy.md", "a policy of your own in an hour, without a GPU"),
+    ("docs/guides/model.md", "three ways to a real model"),
     ("docs/guides/kafka.md", "the pipeline on your own Kafka"),
 )
 LOOK_AROUND = (
-    ("safeguard verdicts tail --from-beginning", "every verdict, with rule and reason"),
-    ("safeguard enforce show {content_id}", "each action on one text"),
+    ("safeguard status", "what runs, what waits, what is in force"),
+    ("safeguard verdicts tail --from-beginning --exit", "every verdict, with rule and reason"),
+    ("safeguard content show {content_id}", "one text: gates, verdicts, rationales, actions, what stands"),
+    ("safeguard enforce review", "what waits for a moderator"),
     ("safeguard enforce standing", "what stands now, on all texts"),
     ("safeguard policy history fraud-spam", "who released what, when and why"),
 )

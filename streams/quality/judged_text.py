@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import datetime
 
 import msgspec
@@ -43,14 +43,15 @@ async def judged_text(settings: Settings, policy_id: str, content_id: str, since
     erasures = ErasureList()
     await erasures.read(settings)
     newest: ContentEvent | None = None
-    async for record in _candidates(settings, verdict, since):
-        event = _event(record)
-        if event is None or event.content_id != content_id or erasures.erased(content_id, record.timestamp):
-            continue
-        if verdict is None:
-            newest = event
-        elif content_sha256(event.text) == verdict.content_sha256:
-            return JudgedText(event, verdict)
+    async with contextlib.aclosing(_candidates(settings, verdict, since)) as records:
+        async for record in records:
+            event = _event(record)
+            if event is None or event.content_id != content_id or erasures.erased(content_id, record.timestamp):
+                continue
+            if verdict is None:
+                newest = event
+            elif content_sha256(event.text) == verdict.content_sha256:
+                return JudgedText(event, verdict)
     if newest is None:
         what = "no text" if verdict is None else "not the text that was judged"
         raise ConfigurationError(
@@ -59,7 +60,9 @@ async def judged_text(settings: Settings, policy_id: str, content_id: str, since
     return JudgedText(newest, None)
 
 
-async def _candidates(settings: Settings, verdict: Verdict | None, since: datetime | None) -> AsyncIterator[Record]:
+async def _candidates(
+    settings: Settings, verdict: Verdict | None, since: datetime | None
+) -> AsyncGenerator[Record, None]:
     """The events that may hold the text: first the one that the verdict names, then all."""
     place = None if verdict is None else place_of(verdict.origin)
     if place is not None:

@@ -26,6 +26,7 @@ T = TypeVar("T")
 COLLECTION_SECONDS = 2.0
 TICK_SECONDS = 0.05
 PAUSE_SECONDS = 0.5  # a longer pause of the event loop is logged
+REPEAT_SECONDS = 10.0  # between equal messages of a library
 END_SECONDS = 9.0  # a process that got a signal exits within this time, whatever hangs
 INTERRUPTED = 130  # the exit status after Ctrl-C, as shells report it
 
@@ -51,6 +52,30 @@ class _Json(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
+class _Rarely(logging.Filter):
+    """Passes each message of a library once in REPEAT_SECONDS, with the number that it left out.
+
+    Without a broker, aiokafka would write hundreds of equal lines a second.
+    """
+
+    def __init__(self, library: str) -> None:
+        super().__init__()
+        self._library = library
+        self._last: dict[str, tuple[float, int]] = {}  # when a message was passed, and how many were left out since
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith(self._library):
+            return True
+        passed_at, left_out = self._last.get(record.msg, (-REPEAT_SECONDS, 0))
+        if record.created - passed_at < REPEAT_SECONDS:
+            self._last[record.msg] = passed_at, left_out + 1
+            return False
+        self._last[record.msg] = record.created, 0
+        if left_out:
+            record.msg, record.args = f"{record.getMessage()} (and {left_out} more like it)", ()
+        return True
+
+
 def configure_logging(level: str = "INFO", form: str = "text") -> None:
     """Log to standard error, as text or json. Of libraries, log warnings and errors only. Content is never logged."""
     logging.basicConfig(
@@ -58,6 +83,7 @@ def configure_logging(level: str = "INFO", form: str = "text") -> None:
     )
     if form == "json":
         logging.getLogger().handlers[0].setFormatter(_Json())
+    logging.getLogger().handlers[0].addFilter(_Rarely("aiokafka"))
     logging.getLogger("safeguard_streams").setLevel(level)
     # aiokafka logs ordinary changes of a group as errors.
     logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(logging.CRITICAL)

@@ -230,4 +230,4 @@ def _problem(kind: str, path: tuple[int | str, ...], message: str) -> str:
     name = "_".join(map(str, path))
     if kind == "extra_forbidden":
         return f"{_file()}: unknown setting {name}{nearest(name, Settings.model_fields)}"
-    return f"SAFEGUARD_{name.upper()}: {message.lower()}"
+    return f"SAFEGUARD_{name.upper()}: {message[:1].lower()}{message[1:]}"

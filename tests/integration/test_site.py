@@ -35,6 +35,7 @@ ELSEWHERE = {
     ("dead-letters", "show"): "integration/test_dead_letters.py",
     ("dead-letters", "discard"): "integration/test_dead_letters.py",
     ("capacity",): "integration/test_documentation.py",
+    ("broker",): "integration/test_own_policy.py",
     ("policy", "compare"): "integration/test_releases.py",
     ("model", "scripted"): "integration/test_own_policy.py",
     ("bench", "prefilter"): "integration/test_benchmarks.py",
@@ -61,7 +62,7 @@ def lines(path):
     """
     for part, inline in re.findall(r"```\w*\n(.*?)```|`([^`]+)`", path.read_text(encoding="utf-8"), re.DOTALL):
         above = []
-        for line in part.splitlines() or [" ".join(inline.split())]:
+        for line in part.replace("\\\n", "").splitlines() or [" ".join(inline.split())]:
             command, _, comment = line.strip().removeprefix("$ ").partition(" #")
             if command.startswith("#"):
                 above.append(line.strip().removeprefix("#").strip())

@@ -106,6 +106,21 @@ def test_names_in_text_do_not_break_and_code_blocks_are_left_alone(site):
         assert not [block for block in blocks if 'class="name"' in block], page
 
 
+def test_a_command_breaks_before_an_option_and_its_output_keeps_its_columns(site):
+    """Before, browsers broke `--port` after its first hyphen, and wrapped the rows of tables that commands print."""
+    text = (site / "guides/own-policy.html").read_text(encoding="utf-8")
+    assert '<span class="option">--port</span>' in text
+    for block in re.findall(r'<div class="([^"]*)highlight"><pre>', text):
+        assert block.startswith("language-"), "the style sheet knows outputs by their language, text"
+    assert 'class="language-text highlight"' in text
+
+
+def test_every_block_of_the_pages_names_its_language():
+    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        fences = re.findall(r"^ *```(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert all(fences[::2]), path
+
+
 def test_every_table_has_headers(site):
     for page in site.rglob("*.html"):
         for row in re.findall(r"<thead>(.*?)</thead>", page.read_text(encoding="utf-8"), re.DOTALL):

@@ -35,7 +35,7 @@ def golden_report(report: GoldenReport) -> None:
     out.print(kinds)
     if report.disagreements:
         count = len(report.disagreements)
-        say(f"{count} disagreements; for each, either the policy's text is unclear or the label is wrong:")
+        say(f"{count} disagreement{'s' * (count > 1)}; for each, the policy's text is unclear or the label is wrong:")
     for disagreement in report.disagreements:
         _disagreement(disagreement, len(report.f1))
     if report.noise is not None:

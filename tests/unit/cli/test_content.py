@@ -108,7 +108,7 @@ def report(**more):
 def test_the_sample_of_the_guide_is_what_the_command_prints(capsys):
     content._show(report(), None)
     printed = capsys.readouterr()
-    assert f"```\n{printed.out}```\n" in GUIDE.read_text(encoding="utf-8")
+    assert f"```text\n{printed.out}```\n" in GUIDE.read_text(encoding="utf-8")
     assert printed.err == "read partition 1 of each topic; --all-partitions reads all\n"
 
 
@@ -141,6 +141,7 @@ def test_a_text_past_retention_is_named(capsys, since):
             PrefilterResult("audit", "hate", 0.05, 0.2, 0.02, "near"),
             "passed the gate, drawn for the audit; hate 0.05, threshold 0.2; 2.00% of such items are drawn",
         ),
+        (PrefilterResult("terms", "magic beans", rate=1.0), "a term or pattern matched; magic beans"),
         (PrefilterResult("live", live=True), "only the version in force escalates it"),
         (PrefilterResult("a later gate"), "a later gate"),
         (None, None),

@@ -1,8 +1,10 @@
 """The measurement of the event loop's pauses."""
 
 import asyncio
+import logging
 import time
 
+from safeguard_streams.runtime import process
 from safeguard_streams.runtime.process import EventLoopPauses
 
 
@@ -30,3 +32,23 @@ async def test_time_in_which_the_process_did_not_run_is_no_pause():
         time.sleep(0.6)  # noqa: ASYNC251  (as if the process were stopped)
 
     assert await _measured(stopped) < 0.5
+
+
+def test_a_librarys_repeated_line_is_logged_once_in_a_while_and_counted(capsys):
+    process.configure_logging()
+    ours, theirs = logging.getLogger("safeguard_streams.x"), logging.getLogger("aiokafka.conn")
+    for second in (0, 0, 1, 9, 10, 20):
+        for logger in (ours, theirs):
+            record = logger.makeRecord(
+                logger.name, logging.ERROR, "f", 1, "no connection to %s at 100%%", (second,), None
+            )
+            record.created = 1_000.0 + second
+            logging.getLogger().handle(record)
+    lines = capsys.readouterr().err.splitlines()
+    assert sum("safeguard_streams.x" in line for line in lines) == 6
+    shown = [line.split(": ", 1)[1] for line in lines if "aiokafka.conn" in line]
+    assert shown == [
+        "no connection to 0 at 100%",
+        "no connection to 10 at 100% (and 3 more like it)",
+        "no connection to 20 at 100%",
+    ]

@@ -287,7 +287,7 @@ async def test_a_model_that_cannot_be_loaded_says_what_to_do(monkeypatch):
 
 async def test_the_guide_shows_what_the_command_prints():
     guide = (Path(__file__).parents[4] / "docs/guides/model.md").read_text(encoding="utf-8")
-    (shown,) = re.findall(r"<!-- sample: model check -->\n```\n(.*?)```\n", guide, re.DOTALL)
+    (shown,) = re.findall(r"<!-- sample: model check -->\n```text\n(.*?)```\n", guide, re.DOTALL)
     async with Faulty().running() as url:
         printed = await asyncio.to_thread(CliRunner().invoke, app, ["model", "check", "--server", url])
     output = printed.stdout.replace(url, "http://gpu-1:8000/v1")

@@ -1,0 +1,17 @@
+"""What `safeguard status` shows of what it read."""
+
+from safeguard_streams.cli import status
+from safeguard_streams.operations.cluster import Lag
+
+
+def test_a_webhook_that_was_never_used_does_not_fall_behind():
+    """Before, actions counted as waiting for it, more at each action, where enforcement has no webhook."""
+    live = Lag("reasoner", "live", "content.escalations", 3, 1.0, started=False)
+    used = Lag("enforcement", "webhook", "moderation.actions", 8, 17.0, started=True)
+    unused = Lag("enforcement", "webhook", "moderation.actions", 8, 17.0, started=False)
+    assert status._relevant([live, used]) == [live, used]
+    assert status._relevant([live, unused]) == [live]
+
+
+def test_without_a_policy_the_command_to_release_one_is_named():
+    assert status._policies([]).endswith("run: safeguard policy release --all-new")
