@@ -17,7 +17,7 @@ from safeguard_streams.errors import PolicyError, Problem, choices
 from safeguard_streams.policies import distilled as distilled_classifiers
 from safeguard_streams.policies.document import MAX_SAMPLES, AppliesTo, Gate, Judging, Policy, ScoreMap, pattern_options
 from safeguard_streams.policies.version import version_of
-from safeguard_streams.policies.vocabulary import Effort
+from safeguard_streams.policies.vocabulary import PATTERN_CHARACTERS, Effort
 
 FRONT = re.compile(r"\A---\n(.*?\n)---\n(.*)\Z", re.DOTALL)
 MAX_CHARACTERS = 200_000  # of a document
@@ -365,13 +365,15 @@ def _check_values(
     _check_written(read, front.gate)
     for number, pattern in enumerate(front.gate.patterns):
         if reason := invalid(pattern):
-            line = read.line("gate", "patterns", number)
-            read.error(line, "pattern", f"gate.patterns: {pattern!r} is not a valid RE2 expression: {reason}")
+            line, shown = read.line("gate", "patterns", number), pattern[:200]
+            read.error(line, "pattern", f"gate.patterns: {shown!r} is not a valid RE2 expression: {reason}")
     return _read_distilled(read, front.gate, distilled)
 
 
 def invalid(pattern: str) -> str | None:
     """Why a pattern is not a valid RE2 expression, if it is not."""
+    if len(pattern) > PATTERN_CHARACTERS:
+        return f"it has {len(pattern):,} characters; a pattern may have {PATTERN_CHARACTERS:,}"
     try:
         re2.compile(pattern, pattern_options())
     except (re2.error, UnicodeEncodeError) as error:

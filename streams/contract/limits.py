@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from safeguard_streams.policies.vocabulary import PATTERN_CHARACTERS
+
 KiB = 2**10
 MiB = 2**20
 
@@ -72,6 +74,7 @@ TABLE: tuple[Limit, ...] = (
         f"they are searched in sections that overlap by {SECTION_OVERLAP:,} characters",
         "prefilter",
     ),
+    Limit("a pattern of a gate", PATTERN_CHARACTERS, "characters", "the policy is refused", "`policy check`, releases"),
     Limit("events that are decided at once", DECISION_BYTES, "bytes", "the batch is decided in parts", "prefilter"),
     Limit("an escalation", ESCALATION_BYTES, "bytes", "the broker refuses it; an event's limit leaves room", "topics"),
     Limit("a dead letter", DEAD_LETTER_BYTES, "bytes", "its value is left out", "every stage"),

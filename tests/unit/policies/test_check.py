@@ -76,6 +76,12 @@ BROKEN = [
     ("  threshold: 0.0007\n", "", "gate:", "set gate.threshold"),
     ("  sample: 0.01", "  patterns: ['(']", "  sample: 0.01", "is not a valid RE2 expression: missing )"),
     ("  sample: 0.01", "  patterns: ['(?=x)']", "  sample: 0.01", "is not a valid RE2 expression"),
+    (
+        "  sample: 0.01",
+        f"  patterns: ['{'(a|' * 3000}']",
+        "  sample: 0.01",
+        "it has 9,000 characters; a pattern may have",
+    ),
     ("  sample: 0.01", "  patterns: ['x*']", "  sample: 0.01", "matches every text"),
     ("  sample: 0.01", "  terms: ['!!!']", "  sample: 0.01", "has no letter, digit or emoji"),
     ("  sample: 0.01", "  distilled: 0123456789ab", "  sample: 0.01", "distilled.json is missing"),
