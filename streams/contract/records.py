@@ -153,8 +153,12 @@ class Escalation(msgspec.Struct, frozen=True, omit_defaults=True):
         bool, Meta(description="whether bytes of the event that are no characters were replaced by U+FFFD")
     ] = False
     judged_under: Annotated[
-        tuple[str, ...], Meta(description="ids of the policies under which the event is judged; the others passed it")
-    ] = ()
+        tuple[str, ...] | None,
+        Meta(
+            description="ids of the policies under which the event is judged, all others passed it; empty where it is "
+            "this policy alone, absent where that is unknown"
+        ),
+    ] = None
 
 
 class Tokens(msgspec.Struct, frozen=True):
@@ -213,12 +217,12 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
         bool, Meta(description="whether bytes of the event that are no characters were replaced by U+FFFD")
     ] = False
     judged_under: Annotated[
-        tuple[str, ...],
+        tuple[str, ...] | None,
         Meta(
-            description="ids of the policies under which the event is judged, audits included; the others passed it. "
-            "Absent where that is unknown, and on a cleared verdict that no audit judges"
+            description="ids of the policies under which the event is judged, audits included, all others passed it; "
+            "empty where it is this policy alone, absent where that is unknown, and on a cleared verdict without audit"
         ),
-    ] = ()
+    ] = None
 
     @property
     def clears(self) -> bool:
@@ -227,7 +231,8 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def passed(self, policy_id: str) -> bool:
         """Whether the gate of a policy is known to have passed the event, so that no verdict of that policy follows."""
-        return (self.clears or bool(self.judged_under)) and policy_id not in (self.policy_id, *self.judged_under)
+        known = self.clears or self.judged_under is not None
+        return known and policy_id not in (self.policy_id, *(self.judged_under or ()))
 
 
 class Rationale(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -132,8 +132,7 @@ class Prefilter:
             spent = round((time.perf_counter() - started) * 1000 / len(valid), 3)
             for i, (record, received) in enumerate(valid):
                 reasons = by_event.get(i, ())
-                judged = tuple(compiled.released[r.column].policy.id for r in reasons if r.lane != "shadow")
-                decided = Decided.of(record, received, at, spent, judged)
+                decided = Decided.of(record, received, at, spent, _judged_under(compiled, reasons))
                 outputs += [escalated(decided, compiled.released[r.column], r.result, r.lane) for r in reasons]
                 if all(reason.lane != "live" for reason in reasons):
                     outputs.append(cleared(decided, compiled.version, self._model, nearest[i]))
@@ -278,6 +277,13 @@ class _Batch:
             else None
             for truncated, (margin, column, score, harm) in zip(self._truncated, best, strict=True)
         ]
+
+
+def _judged_under(compiled: CompiledPolicies, reasons: Sequence[EscalationReason]) -> tuple[str, ...]:
+    """The policies that judge an event, shadows left out. Empty for none, and for one that judges it live."""
+    if not reasons or (len(reasons) == 1 and reasons[0].lane == "live"):
+        return ()
+    return tuple([compiled.released[reason.column].policy.id for reason in reasons if reason.lane != "shadow"])
 
 
 def _count(compiled: CompiledPolicies, by_event: Mapping[int, Sequence[EscalationReason]], events: int) -> None:

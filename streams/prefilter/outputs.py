@@ -36,7 +36,7 @@ class Decided(msgspec.Struct, frozen=True, gc=False):
 
     latency: milliseconds by stage; trace: the headers of the event's trace; origin: its place on content.events.
     key: of all outputs, whatever the producer's key: the content_id. judged_under: the policies of its escalations,
-    those of shadows left out.
+    those of shadows left out; empty where there is only one, and that judges it live.
     """
 
     received: Received
@@ -106,6 +106,6 @@ def cleared(decided: Decided, policies_version: str, model: str, nearest: Prefil
         latency=decided.latency,
         origin=origin,
         repaired=decided.received.repaired,
-        judged_under=decided.judged_under,
+        judged_under=decided.judged_under or None,
     )
     return Output(topics.CLEARED, decided.key, encode(verdict), [_VERDICT, *decided.trace])

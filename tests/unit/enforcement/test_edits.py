@@ -28,7 +28,7 @@ def about(text, offset, one, *, partition=0):
     return msgspec.structs.replace(one, content_sha256=content_sha256(text), origin=f"{partition}@{offset}")
 
 
-def judged(number, text, offset, rule="HH3", policy="hate", content="c1", under=(), **more):
+def judged(number, text, offset, rule="HH3", policy="hate", content="c1", under=None, **more):
     decided = "violates" if rule else "safe"
     one = verdict(number, content, policy, decided, rule_ids=(rule,) if rule else (), judged_under=under, **more)
     return about(text, offset, one)

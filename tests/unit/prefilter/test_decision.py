@@ -178,6 +178,13 @@ def test_content_that_passes_is_audited_by_stratum_and_still_cleared(classifier,
     ]
 
 
+def test_an_event_that_one_policy_judges_lists_no_others(classifier):
+    feed = releasing(document_with(terms=["beta"]))
+    (output,) = Prefilter(classifier, feed, AuditRates(0, 0)).decide([event("beta", 1)])
+    assert decode(output.value, Escalation).judged_under == (), "known, unlike in records of earlier versions"
+    assert b'"judged_under":[]' in output.value
+
+
 def test_every_record_of_an_event_names_the_policies_that_judge_it_and_no_shadow(classifier):
     feed = releasing(
         document_with(terms=["alpha"]), document_with(terms=["alpha", "beta"]).replace("fraud-spam", "other")
@@ -196,7 +203,7 @@ def test_every_record_of_an_event_names_the_policies_that_judge_it_and_no_shadow
     live = [decode(one.value, Escalation) for one in outputs if one.topic == topics.ESCALATIONS]
     assert [one.judged_under for one in live] == [("other",)]
     (cleared,) = [decode(one.value, Verdict) for one in outputs if one.topic == topics.CLEARED]
-    assert cleared.judged_under == ()
+    assert cleared.judged_under is None
     assert cleared.passed("fraud-spam")
 
 
