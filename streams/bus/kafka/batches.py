@@ -5,7 +5,7 @@ aiokafka's fast builder takes only names that are UTF-8. Its builder in Python s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -17,17 +17,17 @@ from safeguard_streams.bus.kafka.clients import PRODUCER_OPTIONS
 from safeguard_streams.contract.records import Headers
 
 
-def new_batch(producer: AIOKafkaProducer, outputs: Sequence[Output]) -> BatchBuilder:
-    """An empty batch that can take these outputs by `append`."""
-    if all(map(has_utf8_names, outputs)):
+def new_batch(producer: AIOKafkaProducer, *, any_names: bool) -> BatchBuilder:
+    """An empty batch that can take outputs by `append`; any_names: also those with header names of any bytes."""
+    if not any_names:
         return producer.create_batch()
     manager = producer._txn_manager
     return _AnyNameBatch(transactional=manager is not None and manager.transactional_id is not None)
 
 
-def has_utf8_names(output: Output) -> bool:
-    """Whether aiokafka's own builder takes the names of an output's headers."""
-    return all(name.isascii() or _is_utf8(name) for name, _ in output.headers)
+def have_utf8_names(outputs: Iterable[Output]) -> bool:
+    """Whether aiokafka's own builder takes the names of all headers."""
+    return all(map(_is_utf8, {name for output in outputs for name, _ in output.headers}))
 
 
 def append(batch: BatchBuilder, output: Output) -> bool:

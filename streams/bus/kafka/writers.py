@@ -21,7 +21,7 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata, RecordMetadata
 
 from safeguard_streams.bus.interface import Committed, Output, Partition
-from safeguard_streams.bus.kafka.batches import append, has_utf8_names, new_batch
+from safeguard_streams.bus.kafka.batches import append, have_utf8_names, new_batch
 from safeguard_streams.bus.kafka.clients import (
     FENCED_ERRORS,
     FORBIDDEN_ERRORS,
@@ -139,11 +139,12 @@ async def _produce(producer: AIOKafkaProducer, prefix: str, outputs: Sequence[Ou
         topic = prefix + name
         count = len(await producer.partitions_for(topic))
         target = number % count
-        batch = new_batch(producer, group)
+        any_names = not have_utf8_names(group)
+        batch = new_batch(producer, any_names=any_names)
         for output in group:
             if not append(batch, output):
                 sent.append(await producer.send_batch(batch, topic, partition=target))
-                batch = new_batch(producer, group)
+                batch = new_batch(producer, any_names=any_names)
                 if not append(batch, output):
                     raise OutputRefusedError(f"{topic}: a record is too large for a batch")
         sent.append(await producer.send_batch(batch, topic, partition=target))
@@ -193,12 +194,12 @@ async def _send(
     client: AIOKafkaProducer, topic: str, output: Output, partition: int | None
 ) -> asyncio.Future[RecordMetadata]:
     """Send one record. Header names that are not UTF-8 need a batch of their own, and hence a partition."""
-    if partition is None or has_utf8_names(output):
+    if partition is None or have_utf8_names([output]):
         sent: asyncio.Future[RecordMetadata] = await client.send(
             topic, value=output.value, key=output.key, partition=partition, headers=list(output.headers)
         )
         return sent
-    batch = new_batch(client, [output])
+    batch = new_batch(client, any_names=True)
     append(batch, output)
     sent = await client.send_batch(batch, topic, partition=partition)
     return sent  # noqa: RET504  (its type is not declared by aiokafka)
