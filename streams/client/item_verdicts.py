@@ -14,7 +14,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from safeguard_streams.contract.records import Decision, Verdict, came_later
+from safeguard_streams.contract.records import Decision, Verdict, came_later, newest_place
 
 
 class PolicyVerdict(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -54,7 +54,8 @@ class ItemVerdicts(msgspec.Struct, frozen=True, omit_defaults=True):
             policies[verdict.policy_id] = PolicyVerdict(
                 verdict.verdict_id, verdict.decision, verdict.content_sha256, verdict.origin
             )
-        newest = self.origin if came_later(verdict.origin, self.origin) is False else verdict.origin
+        same = verdict.content_sha256 == self.content_sha256
+        newest = newest_place(verdict.origin, self.origin, same_text=same)
         return ItemVerdicts(self.content_id, policies, verdict.content_sha256, newest)
 
     def _is_earlier(self, verdict: Verdict) -> bool:

@@ -227,7 +227,7 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def clears(self) -> bool:
         """Whether the prefilter cleared the event under every policy that applies to it."""
-        return self.policy_id == EVERY_POLICY
+        return self.policy_id == EVERY_POLICY and self.decision == "safe"
 
     def passed(self, policy_id: str) -> bool:
         """Whether the gate of a policy is known to have passed the event, so that no verdict of that policy follows."""
@@ -759,18 +759,32 @@ def origin_of(partition: int, offset: int) -> str:
 def came_later(origin: str | None, than: str | None) -> bool | None:
     """Whether an event came after another on content.events, by their places; None where that is unknown.
 
-    Events of two partitions have no order. The one that is asked about then counts as the later one: read it later.
+    Events of two partitions have no order. An item has such events where a producer's keys are not the items' ids.
     """
     place, other = place_of(origin), place_of(than)
-    if place is None or other is None:
+    if place is None or other is None or place[0] != other[0]:
         return None
-    return place[0] != other[0] or place[1] > other[1]
+    return place[1] > other[1]
+
+
+def newest_place(origin: str | None, known: str | None, *, same_text: bool) -> str | None:
+    """The place of an item's newest text: of the event that is followed now, or the one that is known already.
+
+    The place of an event that is not later replaces none, nor does one of unknown order if the text is the same.
+    """
+    later = came_later(origin, known)
+    return known if later is False or (later is None and same_text and known is not None) else origin
 
 
 def place_of(origin: str | None) -> tuple[int, int] | None:
     """Partition and offset of a place as `origin_of` writes it; None for anything else."""
     match = _ORIGIN.fullmatch(origin or "")
     return (int(match[1]), int(match[2])) if match else None
+
+
+def aware(moment: datetime) -> datetime:
+    """A time without an offset is taken as UTC."""
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def content_sha256(text: str) -> str:
@@ -788,6 +802,5 @@ def now() -> datetime:
 
 def milliseconds_since(start: datetime, end: datetime | None = None) -> float:
     """Elapsed milliseconds, at least 0. A start without an offset is taken as UTC."""
-    if start.tzinfo is None:
-        start = start.replace(tzinfo=UTC)
+    start = aware(start)
     return round(max(0.0, ((end or now()) - start).total_seconds() * 1000), 1)

@@ -35,6 +35,7 @@ verdicts and release held actions by writing to moderation.actions. In reading o
   verdicts on the new text count, and the action says that the decision ended. With `any_text`, it covers every text.
 - **The place of the event orders the texts of an item.** Verdicts come in another order: reasoning takes longer than
   clearing. A verdict on an earlier text is recorded and has no effect.
+  Two partitions have no common order. There a judgement counts as newer, and what is cleared lifts nothing.
 - **Each verdict names the policies that judge its event.** The others passed it, and no verdict of theirs will follow.
   An edit therefore ends their actions, even where one policy judges every event and nothing is ever cleared.
 - **The gate overrules no judgement of the same text.** An item that an audit found is cleared again when it is sent

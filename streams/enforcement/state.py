@@ -16,7 +16,17 @@ from safeguard_streams.bus import kafka
 from safeguard_streams.bus.interface import Partition, Record
 from safeguard_streams.client.recent_ids import RecentIds
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Action, Enforced, EnforcementInput, Standing, Verdict, came_later, now
+from safeguard_streams.contract.records import (
+    Action,
+    Enforced,
+    EnforcementInput,
+    Standing,
+    Verdict,
+    aware,
+    came_later,
+    now,
+)
+from safeguard_streams.enforcement import texts
 from safeguard_streams.enforcement.rules import Cap, severity
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.settings import Settings
@@ -91,9 +101,9 @@ class EnforcementState:
         if action.policy_id is None or action.releases:  # a release is a moderator's choice
             return
         if action.alert:
-            self._alerts[action.policy_id] = action.acted_at
+            self._alerts[action.policy_id] = aware(action.acted_at)
         if action.changes:
-            self._changes.setdefault(action.policy_id, deque()).append(action.acted_at)
+            self._changes.setdefault(action.policy_id, deque()).append(aware(action.acted_at))
 
     def cap_reached(self, policy_id: str, cap: Cap, max_changes: int, moment: datetime) -> bool:
         """Whether one more change under a policy would exceed max_changes, this partition's share of its cap."""
@@ -163,8 +173,7 @@ class EnforcementState:
         """Take the text of a verdict as the newest one of an item on which nothing stands, if it is."""
         known = self[verdict.content_id]
         if known.empty and came_later(verdict.origin, known.origin) is not False:
-            text = {"content_sha256": verdict.content_sha256, "origin": verdict.origin}
-            self.put(msgspec.structs.replace(known, **text))
+            self.put(texts.with_text(known, verdict))
 
     def add_recent(self, action: Action) -> None:
         """Add an action of moderation.actions within a cap's window, in topic order."""

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 import msgspec
 
-from safeguard_streams.contract.records import ModeratorDecision, PolicyStanding, Standing, Verdict, came_later
+from safeguard_streams.contract.records import (
+    ModeratorDecision,
+    PolicyStanding,
+    Standing,
+    Verdict,
+    aware,
+    came_later,
+    newest_place,
+)
 from safeguard_streams.enforcement.rules import severity
 
 
@@ -23,7 +31,7 @@ def is_earlier(verdict: Verdict, standing: Standing) -> bool:
     later = came_later(verdict.origin, standing.origin)
     if later is None and verdict.clears:
         decided = standing.decision
-        return standing.origin is not None or decided is None or verdict.decided_at <= decided.at
+        return standing.origin is not None or decided is None or aware(verdict.decided_at) <= aware(decided.at)
     return later is False and standing.content_sha256 is not None
 
 
@@ -36,7 +44,9 @@ def with_text(standing: Standing, verdict: Verdict) -> Standing:
     known = msgspec.structs.replace(
         standing,
         content_sha256=verdict.content_sha256,
-        origin=verdict.origin if came_later(verdict.origin, standing.origin) is not False else standing.origin,
+        origin=newest_place(
+            verdict.origin, standing.origin, same_text=verdict.content_sha256 == standing.content_sha256
+        ),
     )
     decided = standing.in_force
     if decided is None or known.in_force is not None:

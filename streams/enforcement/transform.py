@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -19,10 +18,12 @@ from safeguard_streams.contract.records import (
     PolicyStanding,
     Standing,
     Verdict,
+    aware,
     came_later,
     carried,
     decode,
     encode,
+    newest_place,
     now,
     schema_header,
     verdict_id,
@@ -169,7 +170,7 @@ class Enforcer:
         if one.verdict is not None:
             return self._follow_verdict(without_words(one.verdict, self._erased), state, record)
         assert one.action is not None
-        action = without_words(one.action, self._erased)
+        action = msgspec.structs.replace(without_words(one.action, self._erased), acted_at=aware(one.action.acted_at))
         if action.sequence is not None:
             followed = _sent_again(action, state, record.offset)
         elif action.withdraws is not None:
@@ -366,7 +367,7 @@ def _decided(action: Action, state: EnforcementState, sequence: int, *, requeued
     A requeued decision stands later in its topic than it belongs, so a newer decision overrides it. One about a text
     that the item no longer has is overridden, too.
     """
-    standing, at = state[action.content_id], _aware(action.acted_at)
+    standing, at = state[action.content_id], action.acted_at
     earlier = standing.decision
     if earlier is not None and (earlier.action_id == action.action_id or (requeued and at <= earlier.at)):
         return None
@@ -374,7 +375,6 @@ def _decided(action: Action, state: EnforcementState, sequence: int, *, requeued
     text = action.content_sha256 or standing.content_sha256
     followed = msgspec.structs.replace(
         action,
-        acted_at=at,
         by=by,
         why=why,
         previous=standing.effective,
@@ -386,7 +386,8 @@ def _decided(action: Action, state: EnforcementState, sequence: int, *, requeued
         return msgspec.structs.replace(followed, state="overridden", effective=standing.effective)
     decision = ModeratorDecision(action.action, action.action_id, at, by, why, text, action.any_text)
     if not edited:
-        origin = action.origin or standing.origin
+        same = text == standing.content_sha256
+        origin = newest_place(action.origin, standing.origin, same_text=same) or standing.origin
         standing = msgspec.structs.replace(standing, content_sha256=text, origin=origin)
     state.put(_with_effective(msgspec.structs.replace(standing, decision=decision)))
     return msgspec.structs.replace(followed, state="applied", effective=action.action)
@@ -402,7 +403,6 @@ def _withdrawn(action: Action, state: EnforcementState, sequence: int) -> Action
     return msgspec.structs.replace(
         action,
         action=after.effective,
-        acted_at=_aware(action.acted_at),
         by=action.by and made_plain(action.by),
         why=made_plain(action.why),
         state="applied",
@@ -424,7 +424,7 @@ def _released(action: Action, state: EnforcementState, sequence: int, erased: Er
         action_id=action.action_id,
         state="applied",
         previous=policy.action,
-        acted_at=_aware(action.acted_at),
+        acted_at=action.acted_at,
         by=action.by and made_plain(action.by),
         why=made_plain(action.why),
         releases=action.releases,
@@ -446,8 +446,3 @@ def _sent_again(action: Action, state: EnforcementState, sequence: int) -> Actio
     if action.effective != state[action.content_id].effective:
         return None
     return msgspec.structs.replace(action, sequence=sequence)
-
-
-def _aware(moment: datetime) -> datetime:
-    """A time without an offset is taken as UTC."""
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -50,6 +50,13 @@ def test_a_verdict_on_an_earlier_text_changes_nothing():
     assert violated(judged(1, THREAT, 3), cleared(2, "c1", THREAT, 4)) == ("hate",), "the gate overrules no judgement"
 
 
+def test_a_place_that_is_unknown_replaces_none_of_the_same_text():
+    again = msgspec.structs.replace(judged(2, LONGER, 5, None, "fraud"), origin=None)
+    assert violated(judged(1, LONGER, 5, None), again, judged(3, THREAT, 2)) == ()
+    elsewhere = msgspec.structs.replace(cleared(2, "c1", KIND, 9), origin="1@9")
+    assert violated(judged(1, THREAT, 5), elsewhere) == ("hate",), "the order of two partitions is unknown"
+
+
 def test_it_is_stored_as_json():
     item = folded(judged(1, THREAT, 1), judged(2, THREAT, 1, None, "fraud"))
     assert decode(encode(item), ItemVerdicts) == item

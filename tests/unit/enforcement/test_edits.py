@@ -264,7 +264,7 @@ def test_the_newest_text_decides_whatever_the_order_of_the_verdicts(versions):
 
 
 def test_places_are_compared_within_a_partition():
-    assert [came_later("0@10", than) for than in ("0@9", "0@10", "0@11", "1@11")] == [True, False, False, True]
+    assert [came_later("0@10", than) for than in ("0@9", "0@10", "0@11", "1@11")] == [True, False, False, None]
     for odd in (None, "", "1", "1@", "@1", "1@-1", "1@2@3", "a@1", "1@" + "9" * 30, "\u0661@1"):
         assert came_later("0@1", odd) is came_later(odd, "0@1") is None
 
@@ -276,3 +276,48 @@ def test_a_cleared_verdict_after_a_decision_of_unknown_text_counts_by_its_time()
     assert run(before) == []
     after = msgspec.structs.replace(cleared(3, "c1", KIND, 3), decided_at=WHEN + timedelta(hours=1))
     assert [action.effective for action in run(after)] == ["allow"]
+
+
+@pytest.mark.parametrize("text", [THREAT, KIND])
+def test_what_is_cleared_in_another_partition_lifts_nothing(text):
+    """Producers whose keys are not the items' ids: which version is newer is unknown, and the threat may be."""
+    run = Enforced()
+    run(judged(1, THREAT, 7))
+    assert run(about(text, 9, cleared(2, "c1", KIND, 9), partition=1)) == []
+    assert run.state.restricted() == {"c1": "remove"}
+    (second,) = run(about(LONGER, 3, judged(3, LONGER, 3, None), partition=1))
+    assert second.effective == "allow", "a judgement of unknown order counts as newer"
+
+
+def test_a_decision_that_was_read_before_the_text_came_again_keeps_the_newer_place():
+    run = Enforced()
+    run(judged(1, THREAT, 3), decided(origin="0@1"))
+    (late,) = run(judged(2, LONGER, 2, policy="fraud"))
+    assert (late.state, late.why, late.effective) == ("overridden", "a moderator decided: allow", "allow")
+    assert run.state["c1"].origin == run.restored()["c1"].origin == "0@3"
+
+
+def test_a_verdict_without_a_place_on_the_same_text_leaves_the_place_known():
+    run = Enforced()
+    run(judged(1, THREAT, 5), msgspec.structs.replace(judged(2, THREAT, 5, policy="fraud"), origin=None))
+    (late,) = run(judged(3, LONGER, 2, policy="spam"))
+    assert (late.state, late.why) == ("overridden", "it is about an earlier text")
+
+
+def test_only_a_safe_verdict_under_every_policy_clears():
+    run = Enforced()
+    run(judged(1, THREAT, 1))
+    run(msgspec.structs.replace(cleared(2, "c1", KIND, 2), decision="violates"))
+    assert run.state.restricted() == {"c1": "remove"}
+
+
+def test_times_without_an_offset_are_taken_as_utc():
+    """Other producers may write them; a comparison with another time would end the agent again and again."""
+    naive = WHEN.replace(tzinfo=None)
+    run = Enforced()
+    run(msgspec.structs.replace(decided("remove", offset=None), acted_at=naive))
+    before = msgspec.structs.replace(cleared(2, "c1", KIND, 2), decided_at=naive - timedelta(hours=1))
+    assert run(before) == []
+    counted = Action("a9", "c9", "remove", naive, policy_id="hate", sequence=1)
+    run.state.add_recent(counted)
+    assert [action.state for action in run(judged(3, THREAT, 3, content="c3"))] == ["applied"]
