@@ -36,7 +36,7 @@ from safeguard_streams.contract.records import (
 )
 from safeguard_streams.enforcement.plain_text import problem
 from safeguard_streams.enforcement.rules import severity
-from safeguard_streams.enforcement.state import effective
+from safeguard_streams.enforcement.state import as_in_effect, effective
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime.settings import Settings
@@ -227,7 +227,8 @@ async def all_standing(
         if record.key is None:
             continue
         place = (record.partition, record.key)
-        standing = kafka.decoded_or_left_out(settings, record, Standing)
+        decoded = kafka.decoded_or_left_out(settings, record, Standing)
+        standing = decoded and as_in_effect(decoded)
         if standing is not None and wanted(standing):
             found[place] = PlacedStanding(record.partition, standing)
         elif standing is not None or record.value is None:

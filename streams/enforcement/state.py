@@ -44,6 +44,18 @@ def effective(standing: Standing) -> Enforced:
     return max((policy.action for policy in standing.policies), key=severity, default="allow")
 
 
+def as_in_effect(standing: Standing) -> Standing:
+    """What a record of moderation.standing says, with its decision in force if that is in effect.
+
+    An earlier version of the agent let a decision hold for every text. It covers the newest of them here.
+    """
+    decided = standing.decision
+    if decided is None or standing.effective == effective(standing):
+        return standing
+    decided = msgspec.structs.replace(decided, content_sha256=standing.content_sha256)
+    return msgspec.structs.replace(standing, decision=decided)
+
+
 class EnforcementState:
     """What stands on the content items of one partition. partitions is the number of partitions of the topic.
 
@@ -165,7 +177,7 @@ class EnforcementState:
     def add(self, record: Record, standing: Standing | None) -> None:
         """Add a record of moderation.standing, in topic order; `standing` is its content, if it has any."""
         if standing is not None:
-            self.put(standing)
+            self.put(as_in_effect(standing))
         elif record.value is None and record.key is not None:
             self.drop(record.key.decode("utf-8", "replace"))
 

@@ -208,6 +208,21 @@ def test_decisions_of_agents_before_these_fields_hold_for_the_text_they_name():
         assert action.effective == effective
 
 
+def test_what_a_decision_of_an_earlier_agent_holds_down_stays_down_after_the_upgrade():
+    """A verdict on an edit was overridden then, and left the text's hash alone behind."""
+    run = Enforced()
+    old = Standing(
+        *("c1", "allow", 1, (PolicyStanding("hate", ("v1",), "remove", "a1"),)),
+        ModeratorDecision("allow", "d1", WHEN, content_sha256=content_sha256(THREAT)),
+        content_sha256(LONGER),
+    )
+    run.state.add(run.record(decided()), decode(encode(old), Standing))
+    assert run.state["c1"].in_force is not None
+    assert run(judged(2, KIND, 2, None, policy="fraud")) == [], "its end changes nothing"
+    assert run.state.restricted() == run.restored().restricted() == {}
+    assert run(judged(3, "I will hurt you", 3))[0].effective == "remove"
+
+
 def test_undecide_lets_the_verdicts_stand_again():
     run = Enforced()
     run(judged(1, KIND, 1, None), decided(text=KIND), judged(2, KIND, 2))
