@@ -54,6 +54,10 @@ class StandingItems:
             self._older, self._recent = self._recent, {}
         return key in self._stands
 
+    def clear_all(self, records: Iterable[Record]) -> list[Record]:
+        """Remember cleared verdicts. Returns those of items on which something stands."""
+        return [record for record in records if record.key is not None and self.clear(record.key, record.offset)]
+
     def stand(self, key: bytes) -> int | None:
         """Something stands on an item. Returns the offset of its last cleared verdict, if it is remembered.
 
@@ -70,8 +74,8 @@ class StandingItems:
 class PartitionLogs(Protocol):
     """The topics that the stage reads beside its input, in one partition."""
 
-    async def last_cleared(self, count: int) -> Iterable[Record]:
-        """At least the last `count` cleared verdicts, or all that there are."""
+    def last_cleared(self, offsets: int) -> AsyncIterator[Sequence[Record]]:
+        """The cleared verdicts at the last `offsets` places that there are, a few at a time."""
 
     def standing(self) -> AsyncIterator[tuple[Sequence[Record], bool]]:
         """All records of moderation.standing, then those that come; and whether all that it held were read."""
@@ -112,8 +116,7 @@ class ClearedTexts:
 
     async def process(self, records: Sequence[Record]) -> list[Output]:
         items = self._items[records[0].partition]
-        known = [record for record in records if record.key is not None and items.clear(record.key, record.offset)]
-        return await intake.collect(known, self._erased)
+        return await intake.collect(items.clear_all(records), self._erased)
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Wait for `stop`. Raises the error for which what stands can no longer be followed."""
@@ -144,9 +147,9 @@ class ClearedTexts:
     async def _follow_logs(self, logs: PartitionLogs, number: int, caught_up: asyncio.Event) -> None:
         items = self._items.setdefault(number, StandingItems())
         if not caught_up.is_set():
-            for record in await logs.last_cleared(WINDOW):
-                if record.key is not None:
-                    items.clear(record.key, record.offset)
+            async with contextlib.aclosing(logs.last_cleared(WINDOW)) as batches:  # type: ignore[type-var]
+                async for records in batches:
+                    items.clear_all(records)
         async with contextlib.aclosing(logs.standing()) as batches:  # type: ignore[type-var]
             async for records, complete in batches:
                 found = [newer for record in records if (newer := await _newer(record, items, logs)) is not None]
@@ -184,15 +187,14 @@ class _KafkaLogs:
         self._cleared = cleared
         self._cleared_tp = TopicPartition(settings.prefix + topics.CLEARED, number)
 
-    async def last_cleared(self, count: int) -> Iterable[Record]:
-        tp, found = self._cleared_tp, []
+    async def last_cleared(self, offsets: int) -> AsyncIterator[Sequence[Record]]:
+        tp = self._cleared_tp
         ends = await kafka.EndOffsets.now(self._cleared)
         first = (await self._cleared.beginning_offsets([tp]))[tp]
-        self._cleared.seek(tp, max(first, ends[tp] - count))
+        self._cleared.seek(tp, max(first, ends[tp] - offsets))
         while unread := await ends.remaining():
             for records in (await self._cleared.getmany(*unread, timeout_ms=500)).values():
-                found += records
-        return found
+                yield records
 
     async def standing(self) -> AsyncIterator[tuple[Sequence[Record], bool]]:
         ends = await kafka.EndOffsets.now(self._standing)

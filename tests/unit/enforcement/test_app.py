@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import weakref
 from datetime import UTC, datetime
 
 import pytest
 
+from safeguard_streams.bus.interface import Partition
 from safeguard_streams.bus.kafka import reading
 from safeguard_streams.bus.memory import MemoryBus
 from safeguard_streams.contract import topics
@@ -13,7 +15,7 @@ from safeguard_streams.contract.records import Action, DeadLetter, Standing, Ver
 from safeguard_streams.enforcement import app, cleared, state
 from safeguard_streams.errors import ForbiddenError, SafeguardError
 from safeguard_streams.runtime import settings
-from safeguard_streams.runtime.memory_broker import MemoryBroker
+from safeguard_streams.runtime.memory_broker import MemoryBroker, StoredRecord
 from tests.unit.enforcement.test_edits import KIND, THREAT, judged
 from tests.unit.enforcement.test_edits import cleared as cleared_verdict
 from tests.unit.enforcement.test_transform import RULES
@@ -87,8 +89,9 @@ class MemoryLogs:
     def __init__(self, broker, number):
         self.broker, self.number = broker, number
 
-    async def last_cleared(self, count):
-        return self.broker.logs[topics.CLEARED, self.number][-count:]
+    async def last_cleared(self, offsets):
+        for record in self.broker.logs[topics.CLEARED, self.number][-offsets:]:
+            yield [record]
 
     async def standing(self):
         read = 0
@@ -300,3 +303,32 @@ async def test_a_restart_between_the_verdict_on_an_edit_and_a_late_one_on_the_te
     (late,) = broker.actions()
     assert (late.state, late.effective) == ("overridden", "allow")
     assert stands(broker) == {}
+
+
+class FewRecords(StoredRecord, weakref=True, frozen=True):
+    """Records whose life a test observes."""
+
+
+class LongLog(MemoryLogs):
+    """A log of many cleared verdicts; `most` is the largest number of them that was in memory at once."""
+
+    most = 0
+
+    async def last_cleared(self, offsets):
+        alive = weakref.WeakSet()
+        for first in range(0, 1000, 10):
+            records = [FewRecords(topics.CLEARED, 0, first + i, 0, b"c%d" % (first + i), b"{}") for i in range(10)]
+            alive.update(records)
+            self.most = max(self.most, len(alive))
+            yield records
+            del records
+
+
+async def test_the_window_is_restored_without_the_verdicts_themselves_in_memory(broker):
+    log = LongLog(broker, 0)
+    texts = cleared.ClearedTexts(lambda _: contextlib.nullcontext(log))
+    await texts.opened(Partition(topics.CLEARED, 0))
+    assert texts._items[0].stand(b"c999") == 999
+    assert log.most <= 30
+    texts.closed(Partition(topics.CLEARED, 0))
+    await texts.aclose()
