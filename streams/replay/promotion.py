@@ -2,7 +2,8 @@
 
 Only content whose decision changes gets a superseding verdict. Content that was cleared before counts as safe. The new
 text's decision counts even where the new gate would not escalate the content, because the decision is known now.
-Content that was judged again after the replay keeps its newer verdict.
+Content that was judged again after the replay keeps its newer verdict. Of an edited item, only the newest text counts,
+and only verdicts on that text.
 
 The replay's record notes who began either, when and why, before the first verdict is written.
 
@@ -28,6 +29,7 @@ from safeguard_streams.contract.records import (
     Replay,
     Replayed,
     Verdict,
+    came_later,
     encode,
     now,
     schema_header,
@@ -116,10 +118,11 @@ class Pair:
     """A content item that a replay judged, and what moderation.verdicts holds about it under the same policy.
 
     after is the replay's verdict. before is the last verdict that stood before its promotion. last_id is the id of the
-    newest verdict, and promoted tells whether the replay's verdict was ever promoted.
+    newest verdict, and promoted tells whether the replay's verdict was ever promoted. All are about the text that the
+    replay judged. edited: a later text was judged, too.
     """
 
-    __slots__ = ("after", "before", "last_id", "partition", "promote_id", "promoted", "revert_id")
+    __slots__ = ("after", "before", "edited", "last_id", "partition", "promote_id", "promoted", "revert_id")
 
     def __init__(self, partition: int, after: Verdict) -> None:
         self.partition = partition
@@ -129,9 +132,14 @@ class Pair:
         self.before: Verdict | None = None
         self.last_id: str | None = None
         self.promoted = False
+        self.edited = False
 
     def add(self, verdict: Verdict) -> None:
         """Take the next verdict on the item, in the order of the topic."""
+        if verdict.content_sha256 != self.after.content_sha256:
+            later = came_later(verdict.origin, self.after.origin)
+            self.edited |= verdict.decided_at > self.after.decided_at if later is None else later
+            return
         self.last_id = verdict.verdict_id
         if verdict.verdict_id == self.promote_id:
             self.promoted = True
@@ -147,6 +155,8 @@ class Pair:
     @property
     def to_promote(self) -> bool:
         """Whether the replay's decision is to be promoted: it differs, none is newer, and it was not promoted yet."""
+        if self.edited:
+            return False
         before = "safe" if self.before is None else self.before.decision
         newer = self.before is not None and self.before.decided_at > self.after.decided_at
         return self.compared and self.after.decision not in (before, "undetermined") and not newer and not self.promoted
@@ -154,7 +164,7 @@ class Pair:
     @property
     def to_revert(self) -> bool:
         """Whether the promoted verdict is still the newest."""
-        return self.last_id == self.promote_id
+        return self.last_id == self.promote_id and not self.edited
 
     @property
     def change(self) -> VerdictChange:
@@ -163,8 +173,15 @@ class Pair:
 
 
 def pair_up(replayed: Iterable[ReplayedVerdict]) -> dict[str, Pair]:
-    """A pair for each replayed content item, by content id and in the order of the topic. The last verdict counts."""
-    last = {one.verdict.content_id: one for one in replayed}
+    """A pair for each replayed content item, by content id and in the order of the topic.
+
+    The last verdict on the newest text counts.
+    """
+    last: dict[str, ReplayedVerdict] = {}
+    for one in replayed:
+        known = last.get(one.verdict.content_id)
+        if known is None or not came_later(known.verdict.origin, one.verdict.origin):
+            last[one.verdict.content_id] = one
     return {one.verdict.content_id: Pair(one.partition, one.verdict) for one in sorted(last.values(), key=_place)}
 
 

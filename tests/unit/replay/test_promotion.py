@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from safeguard_streams.contract.records import PrefilterResult, Verdict
@@ -147,3 +148,35 @@ def test_a_pair_holds_only_its_own_verdicts():
     assert sizes == {len(pair.__slots__)}
     assert not any(isinstance(getattr(pair, slot), (set, list, dict, tuple)) for slot in pair.__slots__)
     assert (pair.before.verdict_id, pair.last_id) == ("v99", "v99")
+
+
+def on(text, offset, one):
+    """The verdict, on a text whose event stands at an offset of content.events."""
+    return msgspec.structs.replace(one, content_sha256=text, origin=f"0@{offset}")
+
+
+def test_of_an_edited_item_the_newest_text_counts_whatever_was_judged_first():
+    replayed = [
+        ReplayedVerdict(0, 0, on("edit", 5, verdict("r5", "c", "safe", minutes=10))),
+        ReplayedVerdict(0, 1, on("first", 2, verdict("r2", "c", "violates", minutes=11))),
+    ]
+    plan = planned(replayed, [on("edit", 5, verdict("v5", "c", "violates"))], "promote")
+    assert [change.promoted.origin for change in plan.changes] == ["0@5"]
+
+
+def test_a_reversion_restores_the_text_that_was_promoted_and_no_earlier_one():
+    """The edit was cleared; the verdict before it is about the text before it."""
+    replayed = [ReplayedVerdict(0, 0, on("edit", 5, verdict("r5", "c", "violates", minutes=10, live=False)))]
+    before = on("first", 2, verdict("v2", "c", "violates"))
+    promoting = planned(replayed, [before], "promote")
+    assert [change.promoted.decision for change in promoting.changes] == ["violates"]
+    topic = [before, promoting.changes[0].promoted, on("first", 2, verdict("late", "c", "safe", minutes=5))]
+    (change,) = planned(replayed, topic, "revert").changes
+    assert (change.reverted.decision, change.reverted.origin) == ("safe", "0@5")
+
+
+@pytest.mark.parametrize("origin", ["0@9", None])
+def test_an_item_that_was_edited_since_is_left_as_it_is(origin):
+    replayed = [ReplayedVerdict(0, 0, on("first", 2, verdict("r2", "c", "violates", minutes=10)))]
+    judged = on("edit", 9, verdict("v9", "c", "safe", minutes=5 if origin else 20))
+    assert not planned(replayed, [msgspec.structs.replace(judged, origin=origin)], "promote").changes
