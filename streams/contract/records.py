@@ -155,8 +155,8 @@ class Escalation(msgspec.Struct, frozen=True, omit_defaults=True):
     judged_under: Annotated[
         tuple[str, ...] | None,
         Meta(
-            description="ids of the policies under which the event is judged, all others passed it; empty where it is "
-            "this policy alone, absent where that is unknown"
+            description="ids of the policies beside this one under which the event is judged, all others passed it; "
+            "absent where that is unknown"
         ),
     ] = None
 
@@ -219,8 +219,8 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
     judged_under: Annotated[
         tuple[str, ...] | None,
         Meta(
-            description="ids of the policies under which the event is judged, audits included, all others passed it; "
-            "empty where it is this policy alone, absent where that is unknown, and on a cleared verdict without audit"
+            description="ids of the policies beside this one under which the event is judged, audits included, all "
+            "others passed it; absent where that is unknown, and on a cleared verdict without audit"
         ),
     ] = None
 

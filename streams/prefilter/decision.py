@@ -280,9 +280,7 @@ class _Batch:
 
 
 def _judged_under(compiled: CompiledPolicies, reasons: Sequence[EscalationReason]) -> tuple[str, ...]:
-    """The policies that judge an event, shadows left out. Empty for none, and for one that judges it live."""
-    if not reasons or (len(reasons) == 1 and reasons[0].lane == "live"):
-        return ()
+    """The policies that judge an event, shadows left out."""
     return tuple([compiled.released[reason.column].policy.id for reason in reasons if reason.lane != "shadow"])
 
 

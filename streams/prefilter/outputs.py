@@ -36,7 +36,7 @@ class Decided(msgspec.Struct, frozen=True, gc=False):
 
     latency: milliseconds by stage; trace: the headers of the event's trace; origin: its place on content.events.
     key: of all outputs, whatever the producer's key: the content_id. judged_under: the policies of its escalations,
-    those of shadows left out; empty where there is only one, and that judges it live.
+    those of shadows left out.
     """
 
     received: Received
@@ -70,10 +70,11 @@ def as_sent(received: Received) -> ContentEvent:
 
 
 def escalated(decided: Decided, released: Released, result: PrefilterResult, lane: Lane) -> Output:
-    """The escalation of an event under one policy."""
+    """The escalation of an event under one policy, which names the others that judge it."""
+    own = released.policy.id
     escalation = Escalation(
         event=as_sent(decided.received),
-        policy_id=released.policy.id,
+        policy_id=own,
         policy_version=released.policy.version,
         policy_revision=released.revision,
         prefilter=result,
@@ -82,7 +83,7 @@ def escalated(decided: Decided, released: Released, result: PrefilterResult, lan
         latency=decided.latency,
         origin=decided.origin,
         repaired=decided.received.repaired,
-        judged_under=decided.judged_under,
+        judged_under=tuple([other for other in decided.judged_under if other != own]),
     )
     return Output(topics.LANES[lane], decided.key, encode(escalation), [_ESCALATION, *decided.trace])
 
