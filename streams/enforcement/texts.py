@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from safeguard_streams.contract.records import (
+    Action,
     ModeratorDecision,
     PolicyStanding,
     Standing,
@@ -77,6 +78,10 @@ def passed(standing: Standing, verdict: Verdict) -> list[PolicyStanding]:
         if not policy.empty
         and verdict.verdict_id not in policy.verdict_ids
         and verdict.passed(policy.policy_id)
-        and policy.content_sha256 != verdict.content_sha256
-        and came_later(verdict.origin, policy.origin)
+        and _is_newer(verdict, policy.held or policy)
     ]
+
+
+def _is_newer(verdict: Verdict, about: Action | PolicyStanding) -> bool:
+    """Whether a verdict is known to be about a newer text than what stands or waits."""
+    return about.content_sha256 != verdict.content_sha256 and bool(came_later(verdict.origin, about.origin))

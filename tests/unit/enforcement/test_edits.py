@@ -134,6 +134,19 @@ def test_the_end_of_actions_counts_towards_the_cap():
     assert run(cleared(3, "c1", KIND, 3)) == [], "held once"
 
 
+@pytest.mark.parametrize(
+    "edit", [cleared(3, "c1", KIND, 3), judged(3, KIND, 3, None, policy="fraud", under=("fraud",))]
+)
+def test_a_held_action_ends_when_the_edit_passes_the_gate(edit):
+    """A moderator would else release it on a text that nothing judged."""
+    run = Enforced(EnforcementRules(RULES.rule, Cap(1)))
+    run(judged(1, THREAT, 1, content="c0"), judged(2, THREAT, 2))
+    assert run.state.held() == {"hate": 1}
+    assert [(action.action, action.changes) for action in run(edit)] == [("allow", False)]
+    assert run.state.held() == run.restored().held() == {}
+    assert run.state.restricted() == {"c0": "remove"}
+
+
 # ---------------------------------------------------------------- moderators
 
 
