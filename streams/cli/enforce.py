@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,11 +25,11 @@ from safeguard_streams.cli.options import (
     needs_extra,
     show_rows,
 )
-from safeguard_streams.cli.output import Table, console, say
+from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.cli.texts import Labelled, Texts, item_text, reason_of, show_item
 from safeguard_streams.contract.records import EVERY_POLICY, Action, Enforced, Standing
-from safeguard_streams.enforcement import held_texts, moderators, rejections, reviews
+from safeguard_streams.enforcement import moderators, rejections, reviews
 from safeguard_streams.enforcement import repartition as partitioning
 from safeguard_streams.enforcement import rules as rules_of
 from safeguard_streams.enforcement.moderators import HeldAction
@@ -49,6 +49,9 @@ app = typer.Typer(
 RulesFile = Annotated[
     Path,
     typer.Argument(metavar="[RULES]", show_default="the rules in the package", help="Enforcement rules, a TOML file."),
+]
+AnyContent = Annotated[
+    str | None, typer.Argument(metavar="[CONTENT_ID]", help="Id of a content item.", show_default="all items")
 ]
 _HELD_SHOWN = 10  # actions of each policy and kind that are shown
 
@@ -120,7 +123,7 @@ def held(texts: Texts = True, bootstrap: Bootstrap = None, as_json: Json = False
         for one in found:
             groups.setdefault((one.action.policy_id or "", one.action.action), []).append(one)
         shown = [one for waiting in groups.values() for one in waiting[:_HELD_SHOWN]]
-        text_of = asyncio.run(held_texts.texts_of(current, shown)) if texts and shown else {}
+        text_of = asyncio.run(moderators.texts_of(current, shown)) if texts and shown else {}
     rows: list[dict[str, Any]] = [
         {
             "policy": policy,
@@ -184,9 +187,7 @@ def release(
 
 @app.command("standing")
 def standing(
-    content: Annotated[
-        str | None, typer.Argument(metavar="[CONTENT_ID]", help="Id of a content item.", show_default="all items")
-    ] = None,
+    content: AnyContent = None,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
@@ -205,8 +206,8 @@ def standing(
     rows = [
         {
             "item": one.content_id,
-            "in effect": one.effective,
-            "decided by": _decided_by(one),
+            "in_effect": one.effective,
+            "decided_by": _decided_by(one),
             "verdicts": ", ".join(
                 f"{policy.policy_id} {policy.action}" for policy in one.policies if policy.action != "allow"
             ),
@@ -214,7 +215,7 @@ def standing(
         }
         for one in chosen
     ]
-    _show(rows, "nothing stands", whole=("item",))
+    show_rows(rows, "nothing stands", as_json=False)
 
 
 def _decided_by(one: Standing) -> str:
@@ -252,7 +253,7 @@ def review(
         if number:
             say()
         say(f"{'all policies' if policy_id == EVERY_POLICY else policy_id}: {len(items):,} waiting")
-        _show([_waiting_row(one) for one in items[:limit]], "", whole=("item", "since"))
+        show_rows([_waiting_row(one) for one in items[:limit]], "", as_json=False)
         if len(items) > limit:
             say(f"{len(items) - limit:,} more; show them with --limit or --json")
     if waiting:
@@ -263,15 +264,13 @@ def review(
 def _waiting_row(one: reviews.Waiting) -> dict[str, Any]:
     cause = f"held: {one.action}" if one.cause == "held" else one.cause
     since = one.since.isoformat(timespec="seconds") if one.since else ""
-    return {"item": one.content_id, "since": since, "waits for": cause, "rule": one.rule or ""}
+    return {"item": one.content_id, "since": since, "waits_for": cause, "rule": one.rule or ""}
 
 
 async def _check_policy(current: Settings, policy_id: str) -> None:
     """Raise ConfigurationError for a policy that was never released."""
-    released = (await operator.history(current)).changes
-    known = sorted({change.policy_id for change in released})
-    if policy_id != EVERY_POLICY and policy_id not in known:
-        raise ConfigurationError(f"no policy {policy_id!r}; those that were released: {', '.join(known) or 'none'}")
+    if policy_id != EVERY_POLICY:
+        (await operator.history(current)).require_known(policy_id)
 
 
 @app.command("repartition")
@@ -372,7 +371,7 @@ def show(
         }
         for action in recorded
     ]
-    _show(rows, f"no actions on {content}", whole=("at",))
+    show_rows(rows, f"no actions on {content}", as_json=False)
 
 
 def _because(action: Action, rejection: Rejection | None) -> Iterator[str]:
@@ -394,9 +393,7 @@ def _because(action: Action, rejection: Rejection | None) -> Iterator[str]:
 
 @app.command("deliveries")
 def deliveries(
-    content: Annotated[
-        str | None, typer.Argument(metavar="[CONTENT_ID]", help="Id of a content item.", show_default="all items")
-    ] = None,
+    content: AnyContent = None,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
@@ -414,7 +411,7 @@ def deliveries(
         return
     rows = [
         {
-            "failed at": one.failed_at.isoformat(timespec="seconds"),
+            "failed_at": one.failed_at.isoformat(timespec="seconds"),
             "item": one.content_id,
             "action": one.action,
             "state": one.state,
@@ -422,17 +419,4 @@ def deliveries(
         }
         for one in found
     ]
-    _show(rows, "the receiver rejected no message", whole=("failed at", "item"))
-
-
-def _show(rows: Sequence[Mapping[str, Any]], none: str, whole: Sequence[str]) -> None:
-    """Print rows as a table that breaks no cell of the columns `whole` before it has broken all others."""
-    if not rows:
-        say(none)
-        return
-    table = Table(box=None)
-    for name in rows[0]:
-        table.add_column(name, no_wrap=name in whole, overflow="fold")
-    for row in rows:
-        table.add_row(*row.values())
-    console().print(table)
+    show_rows(rows, "the receiver rejected no message", as_json=False)

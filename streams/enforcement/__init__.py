@@ -14,7 +14,6 @@ verdicts and release held actions by writing to moderation.actions. In reading o
 - `delivery`: actions to the webhook.
 - `plain_text`: names and reasons of moderators.
 - `moderators`: what moderators do: decide, take that back, look at what stands and at held actions, release them.
-- `held_texts`: the texts that held actions are about.
 - `reviews`, `rejections`: what waits for a moderator; which messages the receiver rejected.
 - `repartition`: what stands, after the topics got more partitions.
 - `app`: the process that runs the agent.

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -74,10 +74,10 @@ class StandingItems:
 class PartitionLogs(Protocol):
     """The topics that the stage reads beside its input, in one partition."""
 
-    def last_cleared(self, offsets: int) -> AsyncIterator[Sequence[Record]]:
+    def last_cleared(self, offsets: int) -> AsyncGenerator[Sequence[Record], None]:
         """The cleared verdicts at the last `offsets` places that there are, a few at a time."""
 
-    def standing(self) -> AsyncIterator[tuple[Sequence[Record], bool]]:
+    def standing(self) -> AsyncGenerator[tuple[Sequence[Record], bool], None]:
         """All records of moderation.standing, then those that come; and whether all that it held were read."""
 
     async def cleared_at(self, offset: int) -> Record | None:
@@ -147,10 +147,10 @@ class ClearedTexts:
     async def _follow_logs(self, logs: PartitionLogs, number: int, caught_up: asyncio.Event) -> None:
         items = self._items.setdefault(number, StandingItems())
         if not caught_up.is_set():
-            async with contextlib.aclosing(logs.last_cleared(WINDOW)) as batches:  # type: ignore[type-var]
+            async with contextlib.aclosing(logs.last_cleared(WINDOW)) as batches:
                 async for records in batches:
                     items.clear_all(records)
-        async with contextlib.aclosing(logs.standing()) as batches:  # type: ignore[type-var]
+        async with contextlib.aclosing(logs.standing()) as batches:
             async for records, complete in batches:
                 found = [newer for record in records if (newer := await _newer(record, items, logs)) is not None]
                 if found:
@@ -187,7 +187,7 @@ class _KafkaLogs:
         self._cleared = cleared
         self._cleared_tp = TopicPartition(settings.prefix + topics.CLEARED, number)
 
-    async def last_cleared(self, offsets: int) -> AsyncIterator[Sequence[Record]]:
+    async def last_cleared(self, offsets: int) -> AsyncGenerator[Sequence[Record], None]:
         tp = self._cleared_tp
         ends = await kafka.EndOffsets.now(self._cleared)
         first = (await self._cleared.beginning_offsets([tp]))[tp]
@@ -196,7 +196,7 @@ class _KafkaLogs:
             for records in (await self._cleared.getmany(*unread, timeout_ms=500)).values():
                 yield records
 
-    async def standing(self) -> AsyncIterator[tuple[Sequence[Record], bool]]:
+    async def standing(self) -> AsyncGenerator[tuple[Sequence[Record], bool], None]:
         ends = await kafka.EndOffsets.now(self._standing)
         while True:
             polled = await self._standing.getmany(timeout_ms=200)

@@ -38,7 +38,9 @@ from safeguard_streams.enforcement.plain_text import problem
 from safeguard_streams.enforcement.rules import severity
 from safeguard_streams.enforcement.state import as_in_effect, effective
 from safeguard_streams.errors import ConfigurationError, RecordError
+from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.releases.operator import ChangedBy
+from safeguard_streams.releases.texts import TextPlace, texts_at
 from safeguard_streams.runtime.settings import Settings
 
 FOLLOW_SECONDS = 10.0
@@ -259,6 +261,18 @@ async def held(settings: Settings, policy_id: str | None = None) -> list[HeldAct
         if policy.held is not None and policy_id in (None, policy.policy_id)
     ]
     return sorted(waiting, key=lambda one: one.action.acted_at)
+
+
+async def texts_of(settings: Settings, held: Sequence[HeldAction]) -> dict[str, str]:
+    """The texts that held actions are about, by action_id, without those past retention or erased.
+
+    A user who may not read content.events gets none; the `Reading` that observes this counts them as left out.
+    """
+    erasures = ErasureList()
+    await erasures.read(settings)
+    places = {one.action.action_id: TextPlace.of(one.action) for one in held}
+    found = await texts_at(settings, places.values(), erasures.erased)
+    return {action_id: found[place] for action_id, place in places.items() if place in found}
 
 
 async def release(settings: Settings, shown: Sequence[HeldAction], moderator: ChangedBy) -> int:

@@ -36,8 +36,15 @@ from safeguard_streams.contract.records import (
     verdict_id,
 )
 from safeguard_streams.errors import ConfigurationError, ForbiddenError, RecordError
+from safeguard_streams.operations.dead_letters import LetterPlace
 from safeguard_streams.operations.erasure import is_about
-from safeguard_streams.releases.erasures import Erased, ErasureList, is_about_erased, without_words
+from safeguard_streams.releases.erasures import (
+    Erased,
+    ErasureList,
+    is_about_erased,
+    standing_without_words,
+    without_words,
+)
 from safeguard_streams.runtime.settings import Settings
 
 MAX_RECORDS = 200  # of each kind, the newest
@@ -88,7 +95,7 @@ class WaitingEscalation(msgspec.Struct, frozen=True):
 
 
 class ItemLetter(msgspec.Struct, frozen=True):
-    """A dead letter about the item: its place, and that of the record that could not be processed."""
+    """A dead letter about the item: its id for `dead-letters show`, and the place of the record that it holds."""
 
     letter: str
     origin: str
@@ -330,7 +337,7 @@ class _Found:
             verdicts=self._verdicts(erased),
             waiting=self._waiting(),
             actions=[without_words(action, erased) for action in self._read(topics.ACTIONS, Action)],
-            standing=_standing(standing[0], erased) if standing else None,
+            standing=standing_without_words(standing[0], erased) if standing else None,
             dead_letters=[_letter(one) for one in self._placed(topics.DEAD_LETTERS, DeadLetter)],
             forbidden=[],
             dropped=self._dropped,
@@ -407,21 +414,11 @@ def _text(placed: _Placed[Received], erased: Erased) -> TextVersion:
     )
 
 
-def _standing(standing: Standing, erased: Erased) -> Standing:
-    policies = tuple(
-        msgspec.structs.replace(one, held=one.held and without_words(one.held, erased)) for one in standing.policies
-    )
-    decision = standing.decision
-    if decision is not None and erased(standing.content_id, round(decision.at.timestamp() * 1000)):
-        decision = msgspec.structs.replace(decision, why="")
-    return msgspec.structs.replace(standing, policies=policies, decision=decision)
-
-
 def _letter(placed: _Placed[DeadLetter]) -> ItemLetter:
     record, letter = placed
     origin = letter.origin
     return ItemLetter(
-        letter=f"{topics.DEAD_LETTERS}[{record.partition}]@{record.offset}",
+        letter=LetterPlace.of(record).id,
         origin=f"{origin.topic}[{origin.partition}]@{origin.offset}",
         stage=letter.stage,
         reason=letter.reason,

@@ -29,7 +29,7 @@ from safeguard_streams.contract.records import (
     schema_header,
 )
 from safeguard_streams.errors import ConfigurationError, RecordError
-from safeguard_streams.releases.erasures import content_ids
+from safeguard_streams.releases.erasures import named_ids
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime.settings import Settings
 
@@ -122,10 +122,7 @@ def content_ids_of(letter: DeadLetter) -> set[str]:
         key, value, _ = letter.original()
     except RecordError:
         return set()
-    names = set() if key is None else {key.decode(errors="replace")}
-    with contextlib.suppress(RecordError):
-        names |= content_ids(value)
-    return names
+    return named_ids(key, value)
 
 
 async def read(settings: Settings, wanted: LetterFilter) -> AsyncGenerator[FoundLetter, None]:

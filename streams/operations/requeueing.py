@@ -34,7 +34,7 @@ from safeguard_streams.operations.dead_letters import (
     check_found,
     handled_record,
 )
-from safeguard_streams.releases.erasures import ErasureList, content_ids, stated_ids
+from safeguard_streams.releases.erasures import ErasureList, named_ids
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
 from safeguard_streams.runtime.settings import Settings
@@ -125,12 +125,7 @@ def _digest(key: bytes | None, value: bytes | None) -> bytes:
 
 def _is_erased(written: Output, timestamp: int, erasures: ErasureList) -> bool:
     """Whether a record that was written at a time, in ms since 1970, is about an item that was erased since."""
-    names = set() if written.key is None else {written.key.decode(errors="replace")}
-    try:
-        names |= content_ids(written.value)
-    except RecordError:
-        names |= stated_ids(written.value)
-    return any(erasures.erased(name, timestamp) for name in names)
+    return any(erasures.erased(name, timestamp) for name in named_ids(written.key, written.value))
 
 
 def _shown(origin: Origin) -> str:

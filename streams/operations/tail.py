@@ -17,7 +17,7 @@ from aiokafka import TopicPartition
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.interface import Record
 from safeguard_streams.contract.records import EVERY_POLICY, Decision, Verdict
-from safeguard_streams.errors import ConfigurationError, PolicyError
+from safeguard_streams.errors import ConfigurationError, PolicyError, choices
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
@@ -60,23 +60,18 @@ async def check_names(settings: Settings, wanted: VerdictFilter) -> None:
     if wanted.policy_id in {None, EVERY_POLICY} and wanted.rule is None:
         return
     history = await operator.history(settings)
-    known = {change.policy_id for change in history.changes} | set(history.in_force) | set(history.shadows)
-    if wanted.policy_id not in {None, EVERY_POLICY} and wanted.policy_id not in known:
-        raise ConfigurationError(
-            f"policy {wanted.policy_id!r} was never released here; there are: {', '.join(sorted(known)) or 'none'}"
-        )
+    if wanted.policy_id not in {None, EVERY_POLICY}:
+        history.require_known(wanted.policy_id)
     if wanted.rule is None:
         return
     rules: set[str] = set()
-    for policy_id in known if wanted.policy_id is None else known & {wanted.policy_id}:
+    for policy_id in history.policy_ids if wanted.policy_id is None else {wanted.policy_id}:
         documents = {(release.document, release.distilled) for release in history.releases(policy_id)}
         for document, distilled in documents:
             with contextlib.suppress(PolicyError):  # of a version whose format has changed since
                 rules |= set(parse(document, policy_id, distilled).rules)
     if wanted.rule not in rules:
-        raise ConfigurationError(
-            f"no released policy has a rule {wanted.rule!r}; there are: {', '.join(sorted(rules)) or 'none'}"
-        )
+        raise ConfigurationError(f"no released policy has a rule {wanted.rule!r}{choices(wanted.rule, rules)}")
 
 
 async def tail(

@@ -107,6 +107,15 @@ def stated_ids(value: bytes | None) -> set[str]:
     return ids
 
 
+def named_ids(key: bytes | None, value: bytes | None) -> set[str]:
+    """The ids of the items that a record of any form may be about: its key, and what its value names or states."""
+    names = set() if key is None else {key.decode(errors="replace")}
+    try:
+        return names | content_ids(value)
+    except RecordError:
+        return names | stated_ids(value)
+
+
 def _content_id(value: bytes | None) -> str:
     """The id of an event, which may need the repairs of the intake. Raises RecordError."""
     try:

@@ -50,6 +50,11 @@ class ReleaseHistory(msgspec.Struct, frozen=True):
     in_force: dict[str, PolicyRelease]
     shadows: dict[str, PolicyRelease]
 
+    @property
+    def policy_ids(self) -> set[str]:
+        """The policies that were ever released, shadows included."""
+        return {change.policy_id for change in self.changes} | set(self.in_force) | set(self.shadows)
+
     def releases(self, policy_id: str) -> list[PolicyRelease]:
         """The releases of a policy, shadows included, oldest first."""
         return [change.release for change in self.changes if change.policy_id == policy_id and change.release]
@@ -81,9 +86,8 @@ class ReleaseHistory(msgspec.Struct, frozen=True):
 
     def require_known(self, policy_id: str) -> None:
         """Raises ConfigurationError, with what there is, when the policy was never released, not even as a shadow."""
-        if not self.revision(policy_id):
-            ids = {change.policy_id for change in self.changes} | set(self.in_force) | set(self.shadows)
-            raise ConfigurationError(f"no policy {policy_id!r} was ever released{choices(policy_id, ids)}")
+        if policy_id not in self.policy_ids:
+            raise ConfigurationError(f"no policy {policy_id!r} was ever released{choices(policy_id, self.policy_ids)}")
 
     def previous(self, policy_id: str) -> PolicyRelease:
         """The last release whose document differs from the one in force; of a retired policy, its last release.

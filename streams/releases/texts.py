@@ -14,7 +14,7 @@ from typing import NamedTuple
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.intake import read_event
-from safeguard_streams.contract.records import Verdict, content_sha256, place_of
+from safeguard_streams.contract.records import Action, Verdict, content_sha256, place_of
 from safeguard_streams.errors import ForbiddenError, RecordError
 from safeguard_streams.releases.erasures import Erased
 from safeguard_streams.runtime.settings import Settings
@@ -24,13 +24,13 @@ class TextPlace(NamedTuple):
     """The text of an item that was judged: its id, its hash, and where its event stands, as 3@1042."""
 
     content_id: str
-    content_sha256: str
+    content_sha256: str | None
     origin: str | None
 
     @classmethod
-    def of(cls, verdict: Verdict) -> TextPlace:
-        """The text that a verdict is about."""
-        return cls(verdict.content_id, verdict.content_sha256, verdict.origin)
+    def of(cls, record: Verdict | Action) -> TextPlace:
+        """The text that a verdict or an action is about."""
+        return cls(record.content_id, record.content_sha256, record.origin)
 
 
 async def texts_at(settings: Settings, places: Iterable[TextPlace], erased: Erased) -> dict[TextPlace, str]:

@@ -206,7 +206,7 @@ async def test_what_waits_for_review_is_listed_by_policy_and_oldest_first(broker
     assert re.search(r"c1 +\S+ +undetermined +undetermined, no rule matches", shown)
     assert "1 more; show them with --limit or --json" in shown
     unknown = (await command("review", "--policy", "fraudd")).exception
-    assert "no policy 'fraudd'; those that were released: none" in str(unknown)
+    assert "no policy 'fraudd' was ever released; available: none" in str(unknown)
 
 
 async def decided_on(current, content):
@@ -290,7 +290,7 @@ async def test_held_actions_wait_for_a_moderator(broker, command):
         assert (await command("release", "hate", input="n\n")).exit_code == 1
         assert "14 actions were released" in (await command("release", "hate", "--yes", "--why", "checked")).stdout
         nothing_left = (await command("release", "hate", "--yes")).exception
-        assert "no policy 'hate'; those that were released: none" in str(nothing_left)
+        assert "no policy 'hate' was ever released; available: none" in str(nothing_left)
         await until(lambda: not agent.state()["held"])
     found = await standing_on(broker)
     assert set(found) == {f"c{n}" for n in range(20)} - set(held[:2])

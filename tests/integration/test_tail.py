@@ -110,14 +110,14 @@ async def test_what_comes_next_follows_without_a_gap(broker):
 
 async def test_names_that_were_never_released_are_refused_with_those_that_were(broker):
     await kafka_bus.create_topics(broker)
-    with pytest.raises(ConfigurationError, match="'hate' was never released here; there are: none"):
+    with pytest.raises(ConfigurationError, match="no policy 'hate' was ever released; available: none"):
         await tailing.check_names(broker, VerdictFilter(policy_id="hate"))
     policy = load_library()["hate-harassment"]
     await operator.release(broker, [policy], operator.ChangedBy("test", "ann"))
     await operator.retire(broker, "hate-harassment", operator.ChangedBy("test", "ann"))
-    with pytest.raises(ConfigurationError, match="there are: hate-harassment"):
+    with pytest.raises(ConfigurationError, match="available: hate-harassment"):
         await tailing.check_names(broker, VerdictFilter(policy_id="hate"))
-    with pytest.raises(ConfigurationError, match=f"no rule 'H99'|rule 'H99'; there are: .*{next(iter(policy.rules))}"):
+    with pytest.raises(ConfigurationError, match=f"no rule 'H99'|rule 'H99'; available: .*{next(iter(policy.rules))}"):
         await tailing.check_names(broker, VerdictFilter(rule="H99"))
     await tailing.check_names(broker, VerdictFilter(policy_id="*"))
     await tailing.check_names(broker, VerdictFilter("hate-harassment", next(iter(policy.rules))))

@@ -264,7 +264,7 @@ async def test_after_a_gap_a_partition_that_is_still_owned_goes_on():
         nonlocal calls
         calls += 1
         if calls in (20, 60):
-            time.sleep(0.1)  # noqa: ASYNC251
+            time.sleep(0.1)  # noqa: ASYNC251  (the event loop is to be blocked)
         return await echo(records)
 
     limits = Limits(max_batch=1, max_poll_records=10, max_poll_gap=0.05, commit_interval=0.001, stall_timeout=0.08)

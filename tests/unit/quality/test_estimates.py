@@ -285,7 +285,7 @@ def test_an_edited_item_is_two_items_and_one_judged_twice_is_one():
         verdict("a", "violates", label, sha=texts[1], lane="shadow", later=9),
         verdict("a", "safe", label, sha=texts[1], lane="replay", later=9),
     ]
-    naive = msgspec.structs.replace(verdicts[0], decided_at=datetime(2026, 1, 1), content_id="b")  # noqa: DTZ001
+    naive = msgspec.structs.replace(verdicts[0], decided_at=datetime(2026, 1, 1), content_id="b")  # noqa: DTZ001  (what a foreign record may have)
     rows = verdict_labels.from_verdicts([*verdicts, naive, naive], P).rows
     assert sorted((row.content_id, row.violates) for row in rows) == [("a", False), ("a", True), ("b", True)]
 
