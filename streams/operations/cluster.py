@@ -60,6 +60,7 @@ QUEUES: tuple[Queue, ...] = (
     Queue("prefilter", "events", "prefilter", topics.EVENTS),
     *(Queue("reasoner", lane, "reasoner", topic) for lane, topic in topics.LANES.items()),
     Queue("enforcement", "verdicts", "enforcement", topics.VERDICTS),
+    Queue("enforcement", "cleared", "enforcement-cleared", topics.CLEARED),
     Queue("enforcement", "decisions", "enforcement", topics.ACTIONS),
     Queue("enforcement", "actions", "enforcement-actions", topics.ENFORCEMENT),
     Queue("enforcement", "webhook", "enforcement-webhook", topics.ACTIONS),

@@ -92,6 +92,7 @@ async def test_it_shows_what_runs_what_waits_and_what_is_in_force(broker):
         "reasoner": 0,
         "enforcement": 0,
         "enforcement-actions": 0,
+        "enforcement-cleared": 0,
         "enforcement-webhook": 0,
     }
     lags = {(lag.stage, lag.queue): lag for lag in found.lag}
