@@ -30,6 +30,7 @@ from safeguard_streams.quality.proportions import weighted_proportion
 from safeguard_streams.quality.shadow_comparison import compare
 from safeguard_streams.quality.weighted import Estimate, share, total
 from safeguard_streams.replay import diff
+from safeguard_streams.replay.status import ReplayCounts, ReplayStatus
 from safeguard_streams.runtime import metrics
 from safeguard_streams.workers.judging import judge
 from tests.unit.replay.test_diff import joined
@@ -239,7 +240,8 @@ def _diff_of(policy, job, live, gate, before, after, again, drawn):
                 replayed.append(_judged(i, again[i], "old", "replay"))
     with joined(policy, escalated, replayed, earlier) as db:
         decided = (before != "undetermined") & (after != "undetermined") & live & gate
-        return diff.count(db, job, policy, []), decided.sum()
+        status = ReplayStatus(job, job.total, items=len(live), unreadable=0, counts=ReplayCounts(0, 0, 0))
+        return diff.count(db, status, policy, []), decided.sum()
 
 
 def _judged(i, decision, version, lane):
