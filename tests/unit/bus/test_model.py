@@ -310,7 +310,8 @@ class Model(RuleBasedStateMachine):
             if worker is None or worker.state is not WorkerState.RUNNING or worker.backlog._committing:
                 continue
             committed = Committed(*self.broker.positions.get(partition, (None, "")))
-            if worker._committed == committed and worker.backlog.reset_to is None and worker.backlog.first is not None:
+            known = worker.backlog.first is not None and worker.backlog.position is not None  # a writer is open
+            if known and worker._committed == committed and worker.backlog.reset_to is None:
                 position = committed.offset or 0
                 done = position + len(unpack(position, committed.metadata))
                 assert worker.lag == max(0, self.end(partition) - done)  # a log may be cut off below what is done
