@@ -18,6 +18,7 @@ BIN := $(VENV)/bin
 PINS := infra/requirements
 SOURCES := $(shell find streams workers policies infra -type f -not -name '*.pyc') pyproject.toml
 UV := $(BIN)/uv --quiet
+PARALLEL := -n 2 --dist loadfile
 export NO_MKDOCS_2_WARNING := 1
 
 .PHONY: audit clean demo docs lint requirements test test-all test-faults test-rest test-secure unit
@@ -26,12 +27,12 @@ demo: $(VENV)/package-$(EXTRA)
 	$(BIN)/safeguard demo $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 test: lint
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 test-all: test test-rest
 
 test-rest: $(VENV)/package-$(EXTRA) # what `make test` leaves out
-	$(BIN)/pytest -m slow $(ARGS)
+	$(BIN)/pytest $(PARALLEL) -m slow $(ARGS)
 
 test-faults: $(VENV)/package-$(EXTRA)
 	$(BIN)/python tests/faults/run.py $(ARGS)
@@ -44,7 +45,7 @@ test-secure: $(VENV)/package-$(EXTRA) # without the demos that start a broker of
 	  -k "not interrupt and not demo_that_cannot_run" $(ARGS)
 
 unit: $(VENV)/package-$(EXTRA)
-	$(BIN)/pytest tests/unit $(ARGS)
+	$(BIN)/pytest $(PARALLEL) tests/unit $(ARGS)
 
 docs: $(VENV)/package-$(EXTRA)
 	$(BIN)/mkdocs build --quiet

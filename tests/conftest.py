@@ -30,7 +30,7 @@ ALLOWED_SKIPS = ("the embedded broker has no ", "no kubectl here")
 # `make test-secure`: every test that uses Kafka uses one with SASL_SSL and access lists.
 SECURE = os.environ.get("SAFEGUARD_TEST_SECURE") == "1"
 # Seconds until a test gives up waiting. It is a guard against a hang, far above what a busy machine needs.
-TIMEOUT = 240.0
+TIMEOUT = 600.0
 
 
 @pytest.hookimpl(wrapper=True)
