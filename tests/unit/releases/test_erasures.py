@@ -40,7 +40,7 @@ def erased_items(*requests, **more):
         (0, True),
         (MS // 1000, True),  # seconds
         (MS * 1000, True),  # microseconds: when it was written is unknown
-        (int(time.time() * 1000), False),
+        pytest.param(int(time.time() * 1000), False, id="now"),
     ],
 )
 def test_events_that_were_written_by_then_are_erased(timestamp, erased):
