@@ -292,9 +292,14 @@ def _shown(name):
 
 def words(text):
     """An output's words, in alphabetical order, without those that differ from run to run, and without line breaks."""
+    return sorted(settled(text).split())
+
+
+def settled(text):
+    """An output without what differs from run to run: times, ids and places."""
     for pattern in (r"\d{4}-\d\d-\d\dT[0-9:+Z]+", r"\d{8}-\d{6}-\w{4}", r"\b[0-9a-f]{32}\b", r"\d+@\d+", r"[\d.]+ s\b"):
         text = re.sub(pattern, "IT", text)
-    return sorted(text.split())
+    return text
 
 
 def anonymous(text, port):

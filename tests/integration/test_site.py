@@ -25,6 +25,7 @@ from safeguard_streams.workers.inference.preflight import locate
 from tests.conftest import TIMEOUT
 
 from .test_documentation import BIN, DOCUMENTS, ROOT, SITE, block
+from .test_own_policy import settled
 
 # Commands that other tests run, because they need many verdicts, access lists or minutes.
 ELSEWHERE = {
@@ -45,6 +46,8 @@ ELSEWHERE = {
     ("bench", "telemetry"): "integration/test_benchmarks.py",
 }
 WALKED = {"own-policy.md"}  # pages that integration/test_own_policy.py walks
+READING = (["content", "show"], ["enforce", "show"], ["enforce", "standing"], ["enforce", "review"], ["verdicts", "tail"])
+PATIENCE = 20  # seconds for which a command that only reads waits for the stages
 PORTS = {"prefilter": "PREFILTER_PORT", "reason": "REASONER_PORT", "enforce": "ENFORCEMENT_PORT"}
 
 
@@ -129,6 +132,44 @@ def test_every_block_of_commands_is_marked_as_such():
                 assert language == "bash", f"{path.name}: {part}"
 
 
+def outputs():
+    """What the pages show under a block whose last command this is, where the page marks it as its output.
+
+    Other blocks marked `text` show runs of other deployments, or what differs from machine to machine.
+    """
+    pattern = re.compile(r"```bash\n([^`]*)```\n\n<!-- output -->\n```text\n(.*?)```\n", re.DOTALL)
+    found = {}
+    for path in (page for page in pages() if page.name not in WALKED):
+        for commands_above, text in pattern.findall(path.read_text(encoding="utf-8")):
+            found[commands_above.replace("\\\n", "").strip().splitlines()[-1].strip()] = text
+    return found
+
+
+def shows(text, printed):
+    """Whether an output has the words that a page shows, in their order; a line `...` stands for any others.
+
+    Line breaks do not count, and neither do times and ids.
+    """
+    rest = " ".join(settled(printed).split())
+    for part in re.split(r"^\s*\.\.\.$", text, flags=re.MULTILINE):
+        _, found, rest = rest.partition(" ".join(settled(part).split()))
+        if part.strip() and not found:
+            return False
+    return True
+
+
+def test_an_output_is_compared_by_its_words_in_their_order():
+    assert shows("a  1\n...\nb 2026-01-01T12:00:00Z", "progress\na 1 x\ny b 2026-02-02T12:00:01+00:00 c")
+    assert not shows("a\n...\nb", "b a")
+    assert not shows("a 1", "a 2")
+
+
+def test_each_marked_output_is_that_of_a_command_that_runs():
+    ran = {command for command, _, _ in scenario()}
+    assert len(outputs()) > 15
+    assert set(outputs()) <= ran
+
+
 def scenario():
     """The command lines to run, each once, without mentions of a command that leave out its arguments."""
     seen = set()
@@ -187,6 +228,14 @@ class Stage:
         if words[:2] == ["replay", "start"]:
             self.replay = re.search(r"^replay (\S+)", done.stdout, re.MULTILINE)[1]
         return done.exit_code, done.stdout, done.output
+
+    def until(self, words, text, called):
+        """What the command prints once it shows the text, or at last: the stages work while it runs."""
+        deadline = time.monotonic() + PATIENCE
+        while words[:2] in READING and not shows(text, called[2]) and time.monotonic() < deadline:
+            time.sleep(0.5)
+            called = self.call(words)
+        return called
 
     def start(self, words):
         port = brokers.free_port()
@@ -254,7 +303,7 @@ MAY_FAIL = {
 
 @pytest.mark.slow
 def test_every_documented_command_runs(stage):
-    ran, problems = 0, []
+    ran, problems, shown_outputs = 0, [], outputs()
     for command, names, shown in scenario():
         print(time.strftime("%T"), command)
         words = stage.words([*names, *shown])
@@ -269,6 +318,10 @@ def test_every_documented_command_runs(stage):
                 stage.end(process)
         else:
             code, out, output = stage.call(words)
+            if command in shown_outputs:
+                code, out, output = stage.until(words, shown_outputs[command], (code, out, output))
+                if not shows(shown_outputs[command], output):
+                    problems.append(f"{command} does not print what the page shows:\n{output}")
             if code and MAY_FAIL.get(names, "\0") not in output:
                 problems.append(f"{command}: {output}")
             elif not code and not out.strip():
