@@ -207,7 +207,7 @@ def test_the_guide_is_true_word_by_word(reader):
 
 def _draft(reader):
     reader.start_broker()
-    assert "wrote my/off-platform-contact/policy.md" in reader.run("policy new")
+    prints("policy new", reader.run("policy new"))
     written = parse((reader.folder / POLICY).read_text(encoding="utf-8"), POLICY)
     assert list(written.rules) == ["OPC1", "OPC2", "OPC3", "OPC4", "OPC5"]
     write_files(reader.folder)
@@ -223,7 +223,7 @@ def _draft(reader):
 
 def _judge(reader):
     reader.run("topics create")
-    assert f"released {ID}" in reader.run("policy release")
+    prints("policy release", reader.run("policy release"))
     reader.leave_running("prefilter run", HEALTH.format(reader.environment["SAFEGUARD_PREFILTER_PORT"]))
     reader.leave_running("reason run", HEALTH.format(reader.environment["SAFEGUARD_REASONER_PORT"]))
     reader.run("publish my/messages.jsonl")
@@ -237,12 +237,12 @@ def _judge(reader):
 def _change(reader):
     # The guide has its reader edit the policy before the golden text is added, and the golden set after it.
     edit_files(reader.folder)
-    assert "added m-6 as violates, OPC6" in reader.run("policy golden add")
+    added = reader.run("policy golden add")
+    # The guide's reader has not yet added the text that the file of this test has already.
+    prints("policy golden add", added.replace(":14:", ":13:"))
     reader.run("policy check")
-    flips = reader.run("policy diff")
-    assert "1 of 14 golden verdicts flip" in flips
-    assert "a gift card first" in flips
-    assert "shadow" in reader.run("policy release")
+    prints("policy diff", reader.run("policy diff"))
+    prints("policy release --shadow", reader.run("policy release"))
     reader.run("publish my/more.jsonl")
     compared = reader.until(
         ["policy", "compare", ID], lambda found: found["both"] == 2 and found["only_shadow"]["count"]
@@ -260,11 +260,11 @@ def _replay(reader):
     reader.run("policy release")
     reader.run("replay promote")
     assert asyncio.run(reader.promoted()) == {"m-5", "m-6", "m-8", "m-9"}
-    assert "payment outside" in reader.run("policy history")
+    prints("policy history", re.sub(r"by [^:\s]+:", "by ann:", reader.run("policy history")))
 
 
 def _decide(reader):
-    reader.run("enforce check")
+    prints("enforce check", reader.run("enforce check"))
     port = str(brokers.free_port())
     reader.leave_running("enforce run", HEALTH.format(port), "--port", port)
     reader.until(["enforce", "review"], lambda rows: len(rows) == 7)
@@ -288,6 +288,24 @@ def words_of(name):
 def _shown(name):
     (text,) = re.findall(rf"<!-- sample: {name} -->\n```text\n(.*?)```\n", TEXT, re.DOTALL)
     return text
+
+
+def prints(name, printed):
+    """Require the output that the page shows under a command."""
+    assert shows(_shown(name), printed), printed
+
+
+def shows(text, printed):
+    """Whether an output has the words that a page shows, in their order; a line `...` stands for any others.
+
+    Line breaks do not count, and neither do times and ids.
+    """
+    rest = " ".join(settled(printed).split())
+    for part in filter(str.strip, re.split(r"^\s*\.\.\.$", text, flags=re.MULTILINE)):
+        _, found, rest = rest.partition(" ".join(settled(part).split()))
+        if not found:
+            return False
+    return True
 
 
 def words(text):
