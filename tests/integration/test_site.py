@@ -220,7 +220,7 @@ class Stage:
             raise done.exception
         if words[:2] == ["replay", "start"]:
             self.replay = re.search(r"^replay (\S+)", done.stdout, re.MULTILINE)[1]
-        return done.exit_code, done.stdout, done.output
+        return done.exit_code, done.stdout, done.output.replace(os.environ["SAFEGUARD_PREFIX"], "")
 
     def problem(self, names, words, expected):
         """What is wrong with a command: it fails, prints nothing, or does not print what its page shows."""
