@@ -184,6 +184,10 @@ class Reader:
 
     def close(self):
         for process in self.processes:
+            process.terminate()  # the embedded broker is a process of its own, which the command ends
+        for process in self.processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(TIMEOUT)
             process.kill()
             process.wait()
 
