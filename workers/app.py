@@ -82,13 +82,17 @@ class Worker:
     async def run(self, stop: asyncio.Event) -> None:
         """Judge until `stop` is set. Raises SafeguardError when the process should be restarted."""
         policies, erasures, paused = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        await run_until_first(
-            self.feed.follow(self.settings, policies),
-            self.erasures.follow(self.settings, erasures),
-            self.paused.follow(self.settings, paused),
-            self._judge(stop, policies, erasures, paused),
-            EventLoopPauses(STAGE).measure(),
-        )
+        try:
+            await run_until_first(
+                self.feed.follow(self.settings, policies),
+                self.erasures.follow(self.settings, erasures),
+                self.paused.follow(self.settings, paused),
+                self._judge(stop, policies, erasures, paused),
+                EventLoopPauses(STAGE).measure(),
+            )
+        finally:
+            if self.backend is not None:
+                await self.backend.close()
 
     def _forget(self, content_id: str) -> None:
         if self.judge is not None:

@@ -73,7 +73,8 @@ def erase(
         }
         for remaining in result.remains
     ]
-    show_rows(rows, "no other records remain", as_json=False)
+    none = "no other records remain" if result.rationales else f"no record is about {content}: check the id"
+    show_rows(rows, none, as_json=False)
     say("not searched:")
     for place in result.elsewhere:
         say(f"- {place}")

@@ -271,7 +271,9 @@ async def lags(settings: Settings, states: Mapping[str, TopicState], client: AIO
     )
     consumer.assign(every)
     async with kafka.started(settings, consumer):
-        firsts, ends = await consumer.beginning_offsets(every), await consumer.end_offsets(every)
+        firsts = await consumer.beginning_offsets(every)
+        resolved = await (await kafka.EndOffsets.now(consumer)).resolve()
+        ends = {TopicPartition(*partition): end for partition, end in resolved.items()}
         waiting = []
         for queue, tps in parts.items():
             for tp in tps:

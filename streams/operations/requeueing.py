@@ -148,7 +148,8 @@ async def _standing(settings: Settings, candidates: Sequence[_Candidate]) -> set
 async def _compare(client: StrictConsumer, candidates: Sequence[_Candidate]) -> set[LetterPlace]:
     """The places of the letters, all of one partition, that hold what stands there."""
     (tp,) = client.assignment()
-    first, end = (await client.beginning_offsets([tp]))[tp], (await client.end_offsets([tp]))[tp]
+    first = (await client.beginning_offsets([tp]))[tp]
+    (end,) = (await (await kafka.EndOffsets.now(client)).resolve()).values()
     found = set()
     for candidate in sorted(candidates, key=lambda one: one.origin.offset):
         offset = candidate.origin.offset

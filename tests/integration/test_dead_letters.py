@@ -142,6 +142,23 @@ async def test_only_topics_that_the_stage_reads_are_written(broker, safeguard):
     }
 
 
+async def test_originals_of_the_last_batch_are_found(broker):
+    """The embedded broker reports as the end what follows the first record of the last batch."""
+    await kafka_bus.create_topics(broker)
+    name = broker.prefix + topics.ACTIONS
+    async with kafka_bus.producer(broker) as producer:
+        batch = producer.create_batch()
+        for _ in range(3):
+            batch.append(key=b"c1", value=ACTION, timestamp=None)
+        batch.close()
+        await (await producer.send_batch(batch, name, partition=0))
+    found, foreign = (letter_of(name, "enforcement-webhook", b"c1", ACTION, offset=offset) for offset in (2, 3))
+    await write(broker, topics.DEAD_LETTERS, found, foreign)
+    planned = await requeueing.plan(broker, ALL)
+    assert planned.counts == {("enforcement-webhook", topics.ACTIONS): 1}
+    assert [one.why for one in planned.kept] == ["its original is not there"]
+
+
 @pytest.mark.parametrize("broker_address", ["kafka"], indirect=True)
 async def test_letters_written_after_the_showing_are_left_to_the_next_retry(broker):
     await kafka_bus.create_topics(broker)

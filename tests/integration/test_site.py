@@ -25,6 +25,7 @@ from safeguard_streams.workers.inference.preflight import locate
 from tests.conftest import TIMEOUT
 
 from .test_documentation import BIN, DOCUMENTS, ROOT, SITE, block
+from .test_own_policy import shows
 
 # Commands that other tests run, because they need many verdicts, access lists or minutes.
 ELSEWHERE = {
@@ -45,6 +46,14 @@ ELSEWHERE = {
     ("bench", "telemetry"): "integration/test_benchmarks.py",
 }
 WALKED = {"own-policy.md"}  # pages that integration/test_own_policy.py walks
+READING = (
+    ["content", "show"],
+    ["enforce", "show"],
+    ["enforce", "standing"],
+    ["enforce", "review"],
+    ["verdicts", "tail"],
+)
+PATIENCE = 20  # seconds for which a command that only reads waits for the stages
 PORTS = {"prefilter": "PREFILTER_PORT", "reason": "REASONER_PORT", "enforce": "ENFORCEMENT_PORT"}
 
 
@@ -129,6 +138,31 @@ def test_every_block_of_commands_is_marked_as_such():
                 assert language == "bash", f"{path.name}: {part}"
 
 
+def outputs():
+    """What the pages show under a block whose last command this is, where the page marks it as its output.
+
+    Other blocks marked `text` show runs of other deployments, or what differs from machine to machine.
+    """
+    pattern = re.compile(r"```bash\n([^`]*)```\n\n<!-- output -->\n```text\n(.*?)```\n", re.DOTALL)
+    found = {}
+    for path in (page for page in pages() if page.name not in WALKED):
+        for commands_above, text in pattern.findall(path.read_text(encoding="utf-8")):
+            found[commands_above.replace("\\\n", "").strip().splitlines()[-1].strip()] = text
+    return found
+
+
+def test_an_output_is_compared_by_its_words_in_their_order():
+    assert shows("a  1\n...\nb 2026-01-01T12:00:00Z", "progress\na 1 x\ny b 2026-02-02T12:00:01+00:00 c")
+    assert not shows("a\n...\nb", "b a")
+    assert not shows("a 1", "a 2")
+
+
+def test_each_marked_output_is_that_of_a_command_that_runs():
+    ran = {command for command, _, _ in scenario()}
+    assert len(outputs()) > 8
+    assert set(outputs()) <= ran
+
+
 def scenario():
     """The command lines to run, each once, without mentions of a command that leave out its arguments."""
     seen = set()
@@ -186,7 +220,20 @@ class Stage:
             raise done.exception
         if words[:2] == ["replay", "start"]:
             self.replay = re.search(r"^replay (\S+)", done.stdout, re.MULTILINE)[1]
-        return done.exit_code, done.stdout, done.output
+        return done.exit_code, done.stdout, done.output.replace(os.environ["SAFEGUARD_PREFIX"], "")
+
+    def problem(self, names, words, expected):
+        """What is wrong with a command: it fails, prints nothing, or does not print what its page shows."""
+        code, out, output = self.call(words)
+        deadline = time.monotonic() + PATIENCE
+        while expected and words[:2] in READING and not shows(expected, output) and time.monotonic() < deadline:
+            time.sleep(0.5)
+            code, out, output = self.call(words)
+        if code and MAY_FAIL.get(names, "\0") not in output:
+            return output
+        if not code and not out.strip():
+            return "prints nothing"
+        return f"not what the page shows:\n{output}" if expected and not shows(expected, output) else None
 
     def start(self, words):
         port = brokers.free_port()
@@ -254,7 +301,7 @@ MAY_FAIL = {
 
 @pytest.mark.slow
 def test_every_documented_command_runs(stage):
-    ran, problems = 0, []
+    ran, problems, expected = 0, [], outputs()
     for command, names, shown in scenario():
         print(time.strftime("%T"), command)
         words = stage.words([*names, *shown])
@@ -267,12 +314,8 @@ def test_every_documented_command_runs(stage):
             ready(process, port, log)
             if "--dry-run" in words or "--server" in words:
                 stage.end(process)
-        else:
-            code, out, output = stage.call(words)
-            if code and MAY_FAIL.get(names, "\0") not in output:
-                problems.append(f"{command}: {output}")
-            elif not code and not out.strip():
-                problems.append(f"{command} prints nothing")
+        elif problem := stage.problem(names, words, expected.get(command)):
+            problems.append(f"{command}: {problem}")
         ran += 1
     for process in list(stage.processes):
         stage.end(process)

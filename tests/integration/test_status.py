@@ -121,6 +121,19 @@ async def test_markers_of_transactions_are_no_records_that_wait(kafka):
     assert (events.records, events.seconds) == (0, None)
 
 
+async def test_all_records_of_the_last_batch_wait(broker):
+    """The embedded broker reports as the end what follows the first record of the last batch."""
+    await kafka_bus.create_topics(broker)
+    async with kafka_bus.producer(broker) as producer:
+        batch = producer.create_batch()
+        for _ in range(20):
+            batch.append(key=b"k", value=b"x", timestamp=None)
+        batch.close()
+        await (await producer.send_batch(batch, broker.prefix + topics.EVENTS, partition=0))
+    (events,) = [lag for lag in (await status.read(broker, nothing_held)).lag if lag.queue == "events"]
+    assert events.records == 20
+
+
 async def test_without_topics_each_part_says_what_to_do_and_none_is_created(broker):
     found = await status.read(broker, nothing_held)
     assert len(found.topics.missing) == len(topics.CATALOGUE)
