@@ -87,6 +87,7 @@ def run(
     check_port(current.host, current.enforcement_port)
     loaded = rules_of.load(rules)
     configure_logging(form=current.log_format)
+    settings.log_misspelled()
     asyncio.run(agent.run(current, loaded, from_now=from_now, dry_run=dry_run))
 
 

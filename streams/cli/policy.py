@@ -45,7 +45,7 @@ PolicyId = Annotated[str, typer.Argument(metavar="ID", help="Id of a released po
 
 def _history(current: settings.Settings) -> operator.ReleaseHistory:
     async def read() -> operator.ReleaseHistory:
-        await kafka.wait_for_broker(current, timeout=10)
+        await kafka.wait_for_broker(current, timeout=kafka.COMMAND_SECONDS)
         return await operator.history(current)
 
     return asyncio.run(read())
@@ -134,7 +134,7 @@ def release(
             tables.print_plan(plan, shadow=shadow is not None)
 
     async def work() -> list[PolicyRelease]:
-        await kafka.wait_for_broker(current, timeout=10)
+        await kafka.wait_for_broker(current, timeout=kafka.COMMAND_SECONDS)
         if notice := await model_notice.unlearned(current, policies):
             say(notice, error=True)
         if not dry_run:
@@ -172,7 +172,7 @@ def rollback(
     current, who = settings.load(bootstrap=bootstrap), changed_by(why, by)
 
     async def work() -> PolicyRelease:
-        await kafka.wait_for_broker(current, timeout=10)
+        await kafka.wait_for_broker(current, timeout=kafka.COMMAND_SECONDS)
         return await operator.rollback(current, policy_id, to, who)
 
     record = asyncio.run(work())
@@ -191,7 +191,7 @@ def retire(
     current, who = settings.load(bootstrap=bootstrap), changed_by(why, by)
 
     async def work() -> None:
-        await kafka.wait_for_broker(current, timeout=10)
+        await kafka.wait_for_broker(current, timeout=kafka.COMMAND_SECONDS)
         await operator.retire(current, policy_id, who, shadow=shadow)
 
     asyncio.run(work())
