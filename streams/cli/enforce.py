@@ -144,19 +144,24 @@ def held(texts: Texts = True, bootstrap: Bootstrap = None, as_json: Json = False
 
 
 def _held_example(one: HeldAction, text_of: Mapping[str, str]) -> dict[str, Any]:
-    return {**msgspec.to_builtins(one.action), "text": text_of.get(one.action.action_id)}
+    return {**msgspec.to_builtins(one.action), "text": text_of.get(one.action.action_id), "edited": one.edited}
 
 
 def _show_held(one: HeldAction, text_of: Mapping[str, str], *, texts: bool) -> None:
     action = one.action
     verdict = reason_of(action.decision or "", action.rule_ids, action.reason)
     lines = [Labelled("held", f"{action.action}, by the rule {action.rule!r}"), Labelled("verdict", verdict)]
+    if one.edited:
+        lines.append(Labelled("edited", f"the item has a newer text; its verdict under {action.policy_id} is pending"))
     show_item(action.content_id, [item_text(text_of.get(action.action_id), asked=texts), *lines])
 
 
 @app.command("release")
 def release(
     policy: Annotated[str, typer.Argument(metavar="POLICY", help="Id of a policy.")],
+    any_text: Annotated[
+        bool, typer.Option("--any-text", help="Also release actions on earlier texts of items that were edited since.")
+    ] = False,
     why: Why = "",
     by: By = None,
     yes: Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")] = False,
@@ -165,7 +170,8 @@ def release(
     """Release the actions held under a policy.
 
     Only the actions that the confirmation counts are released. Later ones stay held. An action that a later verdict or
-    decision replaced is not released.
+    decision replaced is not released. Nor is one on an earlier text while the verdict on the new text is pending,
+    unless --any-text is given.
     """
     current = settings.load(bootstrap=bootstrap)
     moderator = changed_by(why, by)
@@ -173,14 +179,20 @@ def release(
         shown = asyncio.run(moderators.held(current, policy))
         if not shown:
             asyncio.run(_check_policy(current, policy))
-    counts = Counter(one.action.action for one in shown)
-    if not shown:
+    edited = 0 if any_text else sum(one.edited for one in shown)
+    shown = [one for one in shown if any_text or not one.edited]
+    if edited:
+        say(f"{edited:,} items were edited, and verdicts on their new texts are pending: their actions stay held")
+        say("to release them, too, give --any-text")
+    elif not shown:
         say(f"no actions are held under {policy}")
+    if not shown:
         return
+    counts = Counter(one.action.action for one in shown)
     summary = ", ".join(f"{action} {count:,}" for action, count in sorted(counts.items()))
     if not yes and not typer.confirm(f"release under {policy}: {summary}?"):
         raise typer.Exit(1)
-    followed = asyncio.run(moderators.release(current, shown, moderator))
+    followed = asyncio.run(moderators.release(current, shown, moderator, any_text=any_text))
     say(f"{followed:,} actions were released")
     if followed < len(shown):
         say(f"{len(shown) - followed:,} more will be released when the enforcement agent follows; is it running?")

@@ -36,6 +36,14 @@ def is_earlier(verdict: Verdict, standing: Standing) -> bool:
     return later is False and standing.content_sha256 is not None
 
 
+def is_held_on_earlier(action: Action, standing: Standing) -> bool:
+    """Whether a held action is about a text that the item no longer has. The verdict on the new one has still to come,
+    since it would replace the action.
+    """
+    known = None not in (action.content_sha256, standing.content_sha256)
+    return known and action.content_sha256 != standing.content_sha256
+
+
 def with_text(standing: Standing, verdict: Verdict) -> Standing:
     """What stands once a verdict made its text the newest one, before the verdict itself is followed.
 
