@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +37,7 @@ from safeguard_streams.enforcement.rejections import Rejection
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import LIBRARY, load_library
 from safeguard_streams.releases import operator
+from safeguard_streams.releases.texts import TextPlace
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.ports import check_port
 from safeguard_streams.runtime.process import configure_logging
@@ -124,7 +125,8 @@ def held(texts: Texts = True, bootstrap: Bootstrap = None, as_json: Json = False
         for one in found:
             groups.setdefault((one.action.policy_id or "", one.action.action), []).append(one)
         shown = [one for waiting in groups.values() for one in waiting[:_HELD_SHOWN]]
-        text_of = asyncio.run(moderators.texts_of(current, shown)) if texts and shown else {}
+        places = [TextPlace.of(one.action) for one in shown if texts]
+        text_of = asyncio.run(moderators.texts_of(current, places)) if places else {}
     rows: list[dict[str, Any]] = [
         {
             "policy": policy,
@@ -143,17 +145,21 @@ def held(texts: Texts = True, bootstrap: Bootstrap = None, as_json: Json = False
             _show_held(one, text_of, texts=texts)
 
 
-def _held_example(one: HeldAction, text_of: Mapping[str, str]) -> dict[str, Any]:
-    return {**msgspec.to_builtins(one.action), "text": text_of.get(one.action.action_id), "edited": one.edited}
+def _held_example(one: HeldAction, text_of: Mapping[TextPlace, str]) -> dict[str, Any]:
+    return {**msgspec.to_builtins(one.action), "text": text_of.get(TextPlace.of(one.action)), "edited": one.edited}
 
 
-def _show_held(one: HeldAction, text_of: Mapping[str, str], *, texts: bool) -> None:
+def _show_held(one: HeldAction, text_of: Mapping[TextPlace, str], *, texts: bool) -> None:
     action = one.action
     verdict = reason_of(action.decision or "", action.rule_ids, action.reason)
     lines = [Labelled("held", f"{action.action}, by the rule {action.rule!r}"), Labelled("verdict", verdict)]
     if one.edited:
-        lines.append(Labelled("edited", f"the item has a newer text; its verdict under {action.policy_id} is pending"))
-    show_item(action.content_id, [item_text(text_of.get(action.action_id), asked=texts), *lines])
+        lines.append(_edited(action.policy_id or ""))
+    show_item(action.content_id, [item_text(text_of.get(TextPlace.of(action)), asked=texts), *lines])
+
+
+def _edited(policy_id: str) -> Labelled:
+    return Labelled("edited", f"the item has a newer text; its verdict under {policy_id} is pending")
 
 
 @app.command("release")
@@ -244,10 +250,11 @@ def review(
         str | None, typer.Option(help="Only this policy; * for what moderators sent to review.", metavar="POLICY")
     ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Items to show of each policy.")] = 20,
+    texts: Texts = True,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
-    """List what waits for a moderator, by policy and oldest first.
+    """List what waits for a moderator, by policy and oldest first, with the texts.
 
     An item waits if a rule or an undetermined verdict sent it to review, if a moderator did, or if its action is held.
     """
@@ -256,22 +263,38 @@ def review(
         waiting = asyncio.run(reviews.waiting(current, policy))
         if policy and not waiting:
             asyncio.run(_check_policy(current, policy))
+        by_policy = {name: list(group) for name, group in itertools.groupby(waiting, lambda one: one.policy_id)}
+        shown = waiting if as_json else [one for group in by_policy.values() for one in group[:limit]]
+        if texts and shown:
+            shown = asyncio.run(reviews.with_texts(current, shown))
     if as_json:
-        print(msgspec.json.encode(waiting).decode())
+        print(msgspec.json.encode(shown).decode())
         return
     if not waiting:
         say("nothing waits for review")
-    for number, (policy_id, group) in enumerate(itertools.groupby(waiting, lambda one: one.policy_id)):
-        items = list(group)
+    for number, (policy_id, group) in enumerate(itertools.groupby(shown, lambda one: one.policy_id)):
         if number:
             say()
-        say(f"{'all policies' if policy_id == EVERY_POLICY else policy_id}: {len(items):,} waiting")
-        show_rows([_waiting_row(one) for one in items[:limit]], "", as_json=False)
-        if len(items) > limit:
-            say(f"{len(items) - limit:,} more; show them with --limit or --json")
+        _show_waiting(policy_id, list(group), len(by_policy[policy_id]), texts=texts)
     if waiting:
+        say()
         say("read one: safeguard content show ITEM")
         say("decide:   safeguard enforce decide ITEM ACTION --why REASON")
+
+
+def _show_waiting(policy_id: str, shown: Sequence[reviews.Waiting], count: int, *, texts: bool) -> None:
+    say(f"{'all policies' if policy_id == EVERY_POLICY else policy_id}: {count:,} waiting")
+    if texts:
+        for one in shown:
+            row = _waiting_row(one)
+            lines = [Labelled(key.replace("_", " "), row[key]) for key in ("since", "waits_for", "rule") if row[key]]
+            edited = [_edited(policy_id)] if one.edited else []
+            show_item(one.content_id, [item_text(one.text, asked=True), *lines, *edited])
+        say()
+    else:
+        show_rows([_waiting_row(one) for one in shown], "", as_json=False)
+    if count > len(shown):
+        say(f"{count - len(shown):,} more; show them with --limit or --json")
 
 
 def _waiting_row(one: reviews.Waiting) -> dict[str, Any]:

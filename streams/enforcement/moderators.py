@@ -37,7 +37,7 @@ from safeguard_streams.contract.records import (
 from safeguard_streams.enforcement.plain_text import problem
 from safeguard_streams.enforcement.rules import severity
 from safeguard_streams.enforcement.state import as_in_effect, effective
-from safeguard_streams.enforcement.texts import is_held_on_earlier
+from safeguard_streams.enforcement.texts import is_outdated
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.releases.operator import ChangedBy
@@ -264,7 +264,7 @@ async def held(settings: Settings, policy_id: str | None = None) -> list[HeldAct
             policy.held,
             partition,
             _effective_after_release(one, policy.policy_id, policy.held.action),
-            is_held_on_earlier(policy.held, one),
+            is_outdated(policy.held, one),
         )
         for partition, one in await all_standing(settings, _waits)
         for policy in one.policies
@@ -273,16 +273,14 @@ async def held(settings: Settings, policy_id: str | None = None) -> list[HeldAct
     return sorted(waiting, key=lambda one: one.action.acted_at)
 
 
-async def texts_of(settings: Settings, held: Sequence[HeldAction]) -> dict[str, str]:
-    """The texts that held actions are about, by action_id, without those past retention or erased.
+async def texts_of(settings: Settings, places: Sequence[TextPlace]) -> dict[TextPlace, str]:
+    """The texts that held actions or items in review are about, without those past retention or erased.
 
     A user who may not read content.events gets none; the `Reading` that observes this counts them as left out.
     """
     erasures = ErasureList()
     await erasures.read(settings)
-    places = {one.action.action_id: TextPlace.of(one.action) for one in held}
-    found = await texts_at(settings, places.values(), erasures.erased)
-    return {action_id: found[place] for action_id, place in places.items() if place in found}
+    return await texts_at(settings, places, erasures.erased)
 
 
 async def release(

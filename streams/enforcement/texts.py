@@ -36,12 +36,13 @@ def is_earlier(verdict: Verdict, standing: Standing) -> bool:
     return later is False and standing.content_sha256 is not None
 
 
-def is_held_on_earlier(action: Action, standing: Standing) -> bool:
-    """Whether a held action is about a text that the item no longer has. The verdict on the new one has still to come,
-    since it would replace the action.
+def is_outdated(about: Action | PolicyStanding, standing: Standing) -> bool:
+    """Whether a held action, or what stands under a policy, is about a text that the item no longer has.
+
+    The policy's verdict on the new text is then pending: it would have replaced this.
     """
-    known = None not in (action.content_sha256, standing.content_sha256)
-    return known and action.content_sha256 != standing.content_sha256
+    known = None not in (about.content_sha256, standing.content_sha256)
+    return known and about.content_sha256 != standing.content_sha256
 
 
 def with_text(standing: Standing, verdict: Verdict) -> Standing:

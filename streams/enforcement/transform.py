@@ -422,7 +422,7 @@ def _released(action: Action, state: EnforcementState, sequence: int, erased: Er
     policy = standing.policy(action.policy_id or "")
     if standing.in_force is not None or policy.held is None or policy.held.action_id != action.releases:
         return None
-    if texts.is_held_on_earlier(policy.held, standing) and not action.any_text:
+    if texts.is_outdated(policy.held, standing) and not action.any_text:
         return None
     released = msgspec.structs.replace(
         without_words(policy.held, erased),

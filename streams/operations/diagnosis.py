@@ -265,7 +265,7 @@ def _status_of(url: str) -> int:
 async def broker(settings: Settings) -> Check:
     """Whether a broker answers with these credentials."""
     try:
-        await kafka.wait_for_broker(settings, timeout=PART_SECONDS)
+        await kafka.wait_for_broker(settings, timeout=kafka.COMMAND_SECONDS)
     except SafeguardError as error:
         return failed("broker", str(error), "start it, or correct SAFEGUARD_BOOTSTRAP and the settings of its security")
     async with cluster.admin(settings) as client:

@@ -99,7 +99,7 @@ class Status(msgspec.Struct, frozen=True):
 
 async def read(settings: Settings, count_held: CountHeld) -> Status:
     """Read everything, the topics first and the rest at once. Raises BusError if no broker answers."""
-    await kafka.wait_for_broker(settings, timeout=PART_SECONDS)
+    await kafka.wait_for_broker(settings, timeout=kafka.COMMAND_SECONDS)
     parts = _Parts()
     with quiet_clients():
         states = await parts.read("topics", lambda: with_admin(settings, partial(cluster.topic_states, settings)))
