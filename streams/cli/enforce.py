@@ -96,20 +96,23 @@ def run(
 def check(
     rules: RulesFile = rules_of.SHIPPED,
     library: Library = LIBRARY,
+    as_json: Json = False,
 ) -> None:
     """Check enforcement rules.
 
     The file must be valid, and the policies and rules that it names must exist.
     """
     loaded = rules_of.load(rules)
-    problems = loaded.problems(load_library(library))
-    for problem in problems:
+    problems, cap, count = loaded.problems(load_library(library)), loaded.cap, len(loaded.rule)
+    if as_json:
+        found = {"rules": count, "max_actions": cap.max_actions, "window": cap.window, "problems": problems}
+        print(orjson.dumps({"file": str(rules), **found}).decode())
+    for problem in () if as_json else problems:
         say(f"{rules}: {problem}", error=True)
     if problems:
         raise typer.Exit(1)
-    cap = loaded.cap
-    count = len(loaded.rule)
-    say(f"{rules}: {count} rule{'s' * (count != 1)}, a cap of {cap.max_actions} in {cap.window}: no problems found")
+    if not as_json:
+        say(f"{rules}: {count} rule{'s' * (count != 1)}, a cap of {cap.max_actions} in {cap.window}: no problems found")
 
 
 @app.command("held")
@@ -172,6 +175,7 @@ def release(
     by: By = None,
     yes: Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")] = False,
     bootstrap: Bootstrap = None,
+    as_json: Json = False,
 ) -> None:
     """Release the actions held under a policy.
 
@@ -185,23 +189,26 @@ def release(
         shown = asyncio.run(moderators.held(current, policy))
         if not shown:
             asyncio.run(_check_policy(current, policy))
-    edited = 0 if any_text else sum(one.edited for one in shown)
-    shown = [one for one in shown if any_text or not one.edited]
+    chosen = [one for one in shown if any_text or not one.edited]
+    edited, followed = len(shown) - len(chosen), 0
     if edited:
-        say(f"{edited:,} items were edited, and verdicts on their new texts are pending: their actions stay held")
-        say("to release them, too, give --any-text")
+        say(f"the actions on {edited:,} items stay held: these were edited, and new verdicts are pending", error=True)
+        say("to release them, too, give --any-text", error=True)
+    if chosen:
+        counts = Counter(one.action.action for one in chosen)
+        summary = ", ".join(f"{action} {count:,}" for action, count in sorted(counts.items()))
+        if not yes and not typer.confirm(f"release under {policy}: {summary}?", err=as_json):
+            raise typer.Exit(1)
+        followed = asyncio.run(moderators.release(current, chosen, moderator, any_text=any_text))
+    if as_json:
+        done = {"policy": policy, "released": followed, "pending": len(chosen) - followed, "edited": edited}
+        print(orjson.dumps(done).decode())
     elif not shown:
         say(f"no actions are held under {policy}")
-    if not shown:
-        return
-    counts = Counter(one.action.action for one in shown)
-    summary = ", ".join(f"{action} {count:,}" for action, count in sorted(counts.items()))
-    if not yes and not typer.confirm(f"release under {policy}: {summary}?"):
-        raise typer.Exit(1)
-    followed = asyncio.run(moderators.release(current, shown, moderator, any_text=any_text))
-    say(f"{followed:,} actions were released")
-    if followed < len(shown):
-        say(f"{len(shown) - followed:,} more will be released when the enforcement agent follows; is it running?")
+    elif chosen:
+        say(f"{followed:,} actions were released")
+        if followed < len(chosen):
+            say(f"{len(chosen) - followed:,} more will be released when the enforcement agent follows; is it running?")
 
 
 @app.command("standing")
@@ -310,7 +317,7 @@ async def _check_policy(current: Settings, policy_id: str) -> None:
 
 
 @app.command("repartition")
-def repartition(bootstrap: Bootstrap = None) -> None:
+def repartition(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
     """Move what stands on content items after the topics got more partitions.
 
     Let the agents follow all verdicts before you raise the number, and stop them. Producers must choose partitions as
@@ -318,7 +325,11 @@ def repartition(bootstrap: Bootstrap = None) -> None:
     """
     current = settings.load(bootstrap=bootstrap)
     left = asyncio.run(partitioning.unfollowed(current))
-    say(f"{asyncio.run(partitioning.repartition(current)):,} items were moved")
+    moved = asyncio.run(partitioning.repartition(current))
+    if as_json:
+        print(orjson.dumps({"moved": moved, "unfollowed": left}).decode())
+        return
+    say(f"{moved:,} items were moved")
     if left:
         say(f"{left:,} inputs came before the new partitions and were not followed: judge their items again")
 

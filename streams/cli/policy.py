@@ -167,6 +167,7 @@ def rollback(
     why: Why = "",
     by: By = None,
     bootstrap: Bootstrap = None,
+    as_json: Json = False,
 ) -> None:
     """Release an earlier version again, as a new revision."""
     current, who = settings.load(bootstrap=bootstrap), changed_by(why, by)
@@ -176,6 +177,10 @@ def rollback(
         return await operator.rollback(current, policy_id, to, who)
 
     record = asyncio.run(work())
+    if as_json:
+        done = {"id": record.policy_id, "version": record.version, "revision": record.revision}
+        print(orjson.dumps(done).decode())
+        return
     say(f"rolled back {record.policy_id} to version {record.version}, now revision {record.revision}")
 
 
@@ -186,6 +191,7 @@ def retire(
     why: Why = "",
     by: By = None,
     bootstrap: Bootstrap = None,
+    as_json: Json = False,
 ) -> None:
     """Take a policy and its shadow out of force. Its pending escalations get undetermined verdicts."""
     current, who = settings.load(bootstrap=bootstrap), changed_by(why, by)
@@ -195,6 +201,9 @@ def retire(
         await operator.retire(current, policy_id, who, shadow=shadow)
 
     asyncio.run(work())
+    if as_json:
+        print(orjson.dumps({"id": policy_id, "action": "end-shadow" if shadow else "retire"}).decode())
+        return
     say(f"ended the shadow of {policy_id}" if shadow else f"retired {policy_id}")
 
 
