@@ -297,7 +297,6 @@ def _show_waiting(policy_id: str, shown: Sequence[reviews.Waiting], count: int, 
             lines = [Labelled(key.replace("_", " "), row[key]) for key in ("since", "waits_for", "rule") if row[key]]
             edited = [_edited(policy_id)] if one.edited else []
             show_item(one.content_id, [item_text(one.text, asked=True), *lines, *edited])
-        say()
     else:
         show_rows([_waiting_row(one) for one in shown], "", as_json=False)
     if count > len(shown):

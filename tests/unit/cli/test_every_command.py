@@ -220,7 +220,7 @@ BROKER = [
     for words, command in LEAVES.items()
     if any(option.name == "bootstrap" for option in command.params)
     and not SERVES & set(words)
-    and words[0] not in {"bench", "demo", "status", "doctor"}
+    and words[0] not in {"bench", "demo", "doctor"}
 ]
 
 
