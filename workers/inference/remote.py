@@ -251,7 +251,7 @@ class ServerBackend:
         for server in servers:
             if not server.healthy.is_set():
                 server.mark_unavailable(_Unavailable("it has not answered yet"))
-        self._watching = asyncio.create_task(self._watch())
+        self._watches = [asyncio.create_task(server.watch()) for server in servers]
 
     @classmethod
     async def start(cls, settings: Settings) -> ServerBackend:
@@ -340,15 +340,9 @@ class ServerBackend:
         return min(healthy, key=lambda server: (tried.get(server, 0), server.pending))
 
     async def close(self) -> None:
-        self._watching.cancel()
-        await asyncio.wait({self._watching})
-
-    async def _watch(self) -> None:
-        """Watch the servers until closed, or until the event loop ends and cancels this, and close the connections."""
-        try:
-            await asyncio.gather(*(server.watch() for server in self._servers), return_exceptions=True)
-        finally:
-            await self._http.close()
+        for watch in self._watches:
+            watch.cancel()
+        await self._http.close()
 
 
 class DirectServer:
