@@ -38,11 +38,11 @@ class Patterns:
             return []
         found: list[tuple[int, int]] = []
         match, numbers = self._folded
-        for text, line in enumerate(latin):
+        for text, (line, plain_line) in enumerate(zip(latin, plain_lines, strict=True)):
             if hits := match(line):
                 found += [(text, numbers[hit]) for hit in hits]
-            if line != plain_lines[text]:
-                found += [(text, numbers[hit]) for hit in match(plain_lines[text]) or ()]
+            if line is not plain_line and line != plain_line:
+                found += [(text, numbers[hit]) for hit in match(plain_line) or ()]
         if self._sent:
             match, numbers = self._sent
             for text, line in enumerate(texts):

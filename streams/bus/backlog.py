@@ -192,7 +192,7 @@ class Backlog:
             wanted = set(new)
             passed = [record for record in records if record.offset not in wanted]
             records = [record for record in records if record.offset in wanted]
-            passed_size = sum(_sizes(passed))
+            passed_size = _size(passed)
             size -= passed_size
             self.records -= len(passed)
             self.size -= passed_size
@@ -218,7 +218,7 @@ class Backlog:
 
     def answer(self, work: Work, outputs: Sequence[Output]) -> None:
         """Replace the outputs of work."""
-        size = sum(_sizes(outputs))
+        size = _size(outputs)
         self.output_size += size - work.output_size
         work.outputs, work.output_size = outputs, size
 
@@ -349,12 +349,18 @@ def _offsets(works: Iterable[Work], watermark: Watermark) -> list[int]:
     return [record.offset for work in works if work.watermark is watermark for record in work.records]
 
 
-def _sizes(items: Iterable[Record | Output]) -> list[int]:
-    """The bytes of key, value and headers of each."""
-    sizes = []
+def _sizes(records: Iterable[Record]) -> list[int]:
+    """The bytes of each."""
+    return [
+        _size((record,)) if record.headers else len(record.value or b"") + len(record.key or b"") for record in records
+    ]
+
+
+def _size(items: Iterable[Record | Output]) -> int:
+    """The bytes of their keys, values and headers."""
+    size = 0
     for item in items:
-        size = len(item.value or b"") + len(item.key or b"")
+        size += len(item.value or b"") + len(item.key or b"")
         for name, value in item.headers:
             size += len(name) + len(value or b"")
-        sizes.append(size)
-    return sizes
+    return size

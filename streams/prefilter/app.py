@@ -101,6 +101,7 @@ class PrefilterProcess:
 
         await run_until_first(policies_compiled(), self.stop.wait())
         if not self.stop.is_set():
+            collect_rarely()  # again: the compiled policies are many objects, which live long
             await self.engine.run(self.stop)
 
     async def _process(self, records: Sequence[Record]) -> Sequence[Output]:

@@ -130,13 +130,17 @@ class Prefilter:
             by_event, nearest = batch.reasons(), batch.nearest()
             at = now()
             spent = round((time.perf_counter() - started) * 1000 / len(valid), 3)
+            ids = [released.policy.id for released in compiled.released]
+            count = 0
             for i, (record, received) in enumerate(valid):
                 reasons = by_event.get(i, ())
-                decided = Decided.of(record, received, at, spent, _judged_under(compiled, reasons))
+                judged_under = tuple([ids[r.column] for r in reasons if r.lane != "shadow"]) if reasons else ()
+                decided = Decided.of(record, received, at, spent, judged_under)
                 outputs += [escalated(decided, compiled.released[r.column], r.result, r.lane) for r in reasons]
-                if all(reason.lane != "live" for reason in reasons):
+                if "live" not in [r.lane for r in reasons]:
                     outputs.append(cleared(decided, compiled.version, self._model, nearest[i]))
-            _count(compiled, by_event, len(valid))
+                    count += 1
+            _count(ids, by_event, cleared=count)
         return outputs
 
     def _batch(self, compiled: CompiledPolicies, events: Sequence[ContentEvent]) -> _Batch:
@@ -161,6 +165,7 @@ class _Batch:
         self._classes = classes
         results, truncated = evaluate(compiled.gates, [event.text for event in events])
         self._results, self._truncated = results, truncated.tolist()
+        self._scored, self._thresholds = compiled.gates.scored.tolist(), compiled.gates.thresholds.tolist()
         self._ids = np.array([hashed(event.content_id) for event in events], dtype=np.uint64)
         covered = compiled.covers(events)
         draws = drawn(self._ids, compiled.seeds)
@@ -237,11 +242,11 @@ class _Batch:
         stratum: Stratum | None = None,
     ) -> PrefilterResult:
         """A result with the score, if the policy's gate has one."""
-        gates, results = self._compiled.gates, self._results
+        results = self._results
         score = threshold = None
-        if gates.scored[column]:
+        if self._scored[column]:
             label = label or self._classes[results.likeliest.item(i, column)]
-            score, threshold = round(results.scores.item(i, column), 4), gates.thresholds.item(column)
+            score, threshold = round(results.scores.item(i, column), 4), self._thresholds[column]
         return PrefilterResult(
             gate,
             label,
@@ -268,8 +273,7 @@ class _Batch:
             self._results.likeliest[rows, columns].tolist(),
             strict=True,
         )
-        threshold_of: list[float] = thresholds.tolist()
-        classes = self._classes
+        threshold_of, classes = self._thresholds, self._classes
         # A margin below -1 means that the gate has no score, or that the event did not pass it.
         return [
             PrefilterResult("label", classes[harm], score, threshold_of[column], truncated=truncated)
@@ -279,19 +283,9 @@ class _Batch:
         ]
 
 
-def _judged_under(compiled: CompiledPolicies, reasons: Sequence[EscalationReason]) -> tuple[str, ...]:
-    """The policies that judge an event, shadows left out."""
-    return tuple([compiled.released[reason.column].policy.id for reason in reasons if reason.lane != "shadow"])
-
-
-def _count(compiled: CompiledPolicies, by_event: Mapping[int, Sequence[EscalationReason]], events: int) -> None:
-    """Add a batch to the metrics."""
-    kinds = Counter(
-        (compiled.released[reason.column].policy.id, reason.result.gate, reason.lane)
-        for reasons in by_event.values()
-        for reason in reasons
-    )
-    for (policy, gate, lane), count in kinds.items():
-        metrics.ESCALATED.add(count, {"policy": policy, "gate": gate, "lane": lane})
-    live = sum(any(reason.lane == "live" for reason in reasons) for reasons in by_event.values())
-    metrics.CLEARED.add(events - live)
+def _count(ids: Sequence[str], by_event: Mapping[int, Sequence[EscalationReason]], *, cleared: int) -> None:
+    """Add a batch to the metrics. ids: of the policies, by column."""
+    kinds = Counter([(r.column, r.result.gate, r.lane) for reasons in by_event.values() for r in reasons])
+    for (column, gate, lane), count in kinds.items():
+        metrics.ESCALATED.add(count, {"policy": ids[column], "gate": gate, "lane": lane})
+    metrics.CLEARED.add(cleared)

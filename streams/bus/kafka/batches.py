@@ -32,9 +32,7 @@ def have_utf8_names(outputs: Iterable[Output]) -> bool:
 
 def append(batch: BatchBuilder, output: Output) -> bool:
     """Add an output to a batch, and return whether it had room."""
-    headers: Headers = [*output.headers]
-    if isinstance(batch, _AnyNameBatch):
-        headers = [(_Name(name), value) for name, value in headers]
+    headers = [*output.headers]
     return batch.append(key=output.key, value=output.value, timestamp=None, headers=headers) is not None
 
 
@@ -43,6 +41,9 @@ class _AnyNameBatch(BatchBuilder):
         size = PRODUCER_OPTIONS["max_batch_size"]
         super().__init__(size, 0, is_transactional=transactional)
         self._builder: Any = _DefaultRecordBatchBuilderPy(2, 0, transactional, -1, -1, 0, size)
+
+    def append(self, *, headers: Headers, **fields: Any) -> Any:
+        return super().append(headers=[(_Name(name), value) for name, value in headers], **fields)
 
     def _set_producer_state(self, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
         self._builder.set_producer_state(producer_id, producer_epoch, base_sequence)
