@@ -10,19 +10,21 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SecretsSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
+from safeguard_streams.contract.records import Lane
 from safeguard_streams.errors import ConfigurationError, nearest
 from safeguard_streams.policies.vocabulary import Effort
 from safeguard_streams.runtime.brokers import check_brokers
@@ -30,6 +32,7 @@ from safeguard_streams.runtime.brokers import check_brokers
 # Kubernetes sets SAFEGUARD_REASONER_PORT=tcp://10.0.0.1:8002 in every pod for a Service named safeguard-reasoner. That
 # is not meant as a setting, and is left out.
 _SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://[^/]*:[0-9]+\Z", re.IGNORECASE)
+LANES: tuple[Lane, ...] = get_args(Lane)
 _USER = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#]*@", re.IGNORECASE)
 
 
@@ -43,6 +46,15 @@ def _checked_brokers(brokers: str) -> str:
     except ConfigurationError:
         raise PydanticCustomError("brokers", "expected HOST:PORT, or several joined by commas") from None
     return brokers
+
+
+def _each_lane_once(lanes: Any) -> tuple[str, ...]:
+    """An environment variable joins lanes by commas, and a file may hold a list."""
+    listed = lanes.split(",") if isinstance(lanes, str) else lanes if isinstance(lanes, list | tuple) else ()
+    names = tuple(dict.fromkeys(str(lane).strip() for lane in listed))
+    if not names or not set(names) <= set(LANES):
+        raise PydanticCustomError("lanes", f"expected some of {', '.join(LANES)}, joined by commas")
+    return names
 
 
 class Settings(BaseSettings):
@@ -85,6 +97,12 @@ class Settings(BaseSettings):
     )
     session_timeout_ms: int = Field(
         10_000, ge=1000, description="time in ms after which a silent group member loses its partitions"
+    )
+    group_instance_id: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9._-]{0,200}$",  # what Kafka allows in a group.instance.id
+        description="name that a process keeps across restarts, such as its pod's: a restart within the session then "
+        "moves no partition; default: none",
     )
 
     # Every process: health pages, logs, traces.
@@ -139,7 +157,19 @@ class Settings(BaseSettings):
         4096, ge=1, description="maximum length of an answer, in tokens; prefer a lower effort to shorten answers"
     )
 
-    # The reasoning worker: how much it judges at once, and in which order.
+    # The reasoning worker: what it judges, how much at once, and in which order.
+    lanes: Annotated[tuple[Lane, ...], NoDecode, BeforeValidator(_each_lane_once)] = Field(
+        LANES,
+        description="lanes that a reasoning worker judges, joined by commas, as in audit,shadow,replay for workers "
+        "that leave live content to others",
+    )
+    commit_interval: float = Field(
+        0.25,
+        ge=0,
+        le=60,
+        description="time in seconds within which verdicts of a partition share a commit under load; a shorter time "
+        "lowers latency and costs processor time",
+    )
     reasoner_port: int = Field(6067, ge=0, le=65_535, description="port of the reasoning worker's health endpoint")
     max_in_flight: int | None = Field(
         None,

@@ -160,7 +160,7 @@ async def test_a_release_and_processes_are_what_the_doctor_asks_for(broker):
     async with contextlib.AsyncExitStack() as stack:
         for group, topic in (
             ("prefilter", topics.EVENTS),
-            ("reasoner", topics.ESCALATIONS),
+            *((topics.LANE_GROUPS[lane], topic) for lane, topic in topics.LANES.items()),
             ("enforcement", topics.VERDICTS),
         ):
             await stack.enter_async_context(member(broker, group, topic))
