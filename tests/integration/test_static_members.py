@@ -1,4 +1,4 @@
-"""Members that keep an instance id across restarts: what a restart moves, who gives way, and who looks for partitions."""
+"""Members that keep an instance id across restarts: what a restart moves, who gives way, who finds new partitions."""
 
 import asyncio
 import contextlib
@@ -12,6 +12,8 @@ from safeguard_streams.contract import topics
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.security import client_options
 from tests.conftest import until
+
+pytestmark = pytest.mark.slow
 
 
 class Member:
@@ -73,13 +75,13 @@ async def test_a_restart_within_the_session_moves_nothing(kafka):
     async with members(kafka) as (first, second):
         before, given_up = (first.owned, second.owned), second.given_up
         await first.stop()
-        first = await Member(kafka, "pod-0").start()
+        again = await Member(kafka, "pod-0").start()
         try:
-            await until(lambda: first.owned)
-            assert (first.owned, second.owned) == before
+            await until(lambda: again.owned)
+            assert (again.owned, second.owned) == before
             assert second.given_up == given_up
         finally:
-            await first.stop()
+            await again.stop()
 
 
 async def test_a_member_whose_restart_takes_longer_than_the_session_leaves(kafka):
@@ -105,7 +107,6 @@ async def test_of_two_with_one_id_the_earlier_ends_and_says_why(kafka):
             await other.stop()
 
 
-@pytest.mark.slow
 async def test_new_partitions_are_found_after_every_member_was_restarted(kafka, monkeypatch):
     start = kafka_bus.bus.StrictConsumer.__init__
     monkeypatch.setattr(
