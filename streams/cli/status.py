@@ -79,7 +79,7 @@ def _processes(groups: Mapping[str, Group]) -> str:
 def _pools(groups: Mapping[str, Group]) -> list[str]:
     """The reasoners of each lane that has another number of them than live content has."""
     lanes = {lane: len(groups[group].hosts) for lane, group in topics.LANE_GROUPS.items()}
-    return [f"{count or 'no'} for {lane}" for lane, count in lanes.items() if count != lanes["live"]]
+    return [f"{count or 'none'} for {lane}" for lane, count in lanes.items() if count != lanes["live"]]
 
 
 def _process(stage: str, group: Group) -> str:

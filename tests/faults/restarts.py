@@ -189,12 +189,13 @@ def main():
     parser.add_argument("--rate", type=float, default=12.0, help="live content items per second")
     parser.add_argument("--quiet", type=float, default=20.0, help="seconds before the restart")
     parser.add_argument("--session", type=int, default=30, help="seconds")
+    parser.add_argument("--ids", choices=["kept", "none", "both"], default="both", help="workers to measure")
     options = parser.parse_args()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     summary = {}
     with tempfile.TemporaryDirectory(prefix="safeguard-restarts-") as folder, brokers.kafka_cluster(1, "768m") as nodes:
-        for name, keeps_id in (("with_instance_id", True), ("without", False)):
-            rolling = rolled(brokers.addresses(nodes), options, Path(folder), keeps_id=keeps_id)
+        for name in ("kept", "none") if options.ids == "both" else (options.ids,):
+            rolling = rolled(brokers.addresses(nodes), options, Path(folder), keeps_id=name == "kept")
             summary[name] = asyncio.run(rolling)
             print(json.dumps({name: summary[name]}), flush=True)
     print(json.dumps(summary))

@@ -1,0 +1,47 @@
+"""The sweep of the reasoner's benchmark: lengths of answers, places that are all taken, and figures of that time."""
+
+import asyncio
+from functools import partial
+
+import pytest
+
+from safeguard_streams.contract.records import Tokens
+from safeguard_streams.operations.capacity import LOGGED
+from safeguard_streams.workers.bench.baselines import Timed, _at_once, steady
+from safeguard_streams.workers.bench.items import answer_lengths
+
+
+def test_lengths_spread_as_the_logged_ones_within_what_the_model_takes():
+    lengths = sorted(answer_lengths(4000, 4096))
+    for share, expected in ((0.1, LOGGED.p10), (0.5, LOGGED.p50), (0.9, LOGGED.p90)):
+        assert lengths[int(share * len(lengths))] == pytest.approx(expected, rel=0.15)
+    assert max(answer_lengths(4000, 100)) == 100
+    assert answer_lengths(5, 4096) == answer_lengths(5, 4096)
+
+
+async def test_as_many_calls_run_at_once_as_there_are_places():
+    running = most = 0
+
+    async def call(number):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.001)
+        running -= 1
+        return number
+
+    assert sorted(await _at_once(5, [partial(call, number) for number in range(40)])) == list(range(40))
+    assert most == 5
+
+
+def test_the_figures_leave_out_the_end_in_which_places_are_free():
+    """Two places: 2 s in which both write 10 tokens a second, then 8 s in which one of them does."""
+    requests = [
+        Timed(0.0, 2.0, Tokens(5, 0, 20)),
+        Timed(0.0, 1.0, Tokens(5, 0, 10)),
+        Timed(1.0, 2.0, Tokens(5, 0, 10)),
+        Timed(2.0, 10.0, Tokens(5, 5, 80)),
+    ]
+    row = steady(requests)
+    assert (row["tokens_per_s"], row["requests_per_s"], row["requests"]) == (20, 1.5, 4)
+    assert row["prompt_cached_percent"] == 25.0
