@@ -1,4 +1,9 @@
-"""The process of the reasoning worker: policies, an inference backend, the stream engine and a health endpoint."""
+"""The process of the reasoning worker: policies, an inference backend, an engine for each lane, a health endpoint.
+
+Each lane has a consumer group of its own, whichever workers judge it. A lane that moves to other workers therefore goes
+on from its positions, and a worker of one lane that comes or goes does not interrupt another lane. The engines of a
+worker share one admission, which puts live content first.
+"""
 
 from __future__ import annotations
 
