@@ -1,12 +1,18 @@
 """The sweep of the reasoner's benchmark: lengths of answers, places that are all taken, and figures of that time."""
 
 import asyncio
+import json
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
+from safeguard_streams.cli import app
 from safeguard_streams.contract.records import Tokens
 from safeguard_streams.operations.capacity import LOGGED
+from safeguard_streams.runtime import settings
+from safeguard_streams.workers.bench import baselines, run
 from safeguard_streams.workers.bench.baselines import Timed, _at_once, steady
 from safeguard_streams.workers.bench.items import answer_lengths
 
@@ -45,3 +51,38 @@ def test_the_figures_leave_out_the_end_in_which_places_are_free():
     row = steady(requests)
     assert (row["tokens_per_s"], row["requests_per_s"], row["requests"]) == (20, 1.5, 4)
     assert row["prompt_cached_percent"] == 25.0
+
+
+async def test_a_sweep_measures_each_number_of_requests_and_capacity_plans_with_it(monkeypatch, tmp_path):
+    async def started(_):
+        async def close():
+            return
+
+        return SimpleNamespace(max_model_tokens=8192, close=close)
+
+    async def write(_, prompt, length):
+        await asyncio.sleep(length / 1e5)
+        return Tokens(len(prompt), 0, length)
+
+    async def measured(bench, environment, name, *steps):
+        assert (name, steps) == ("sweep", ("2", "4", "8", "16", "32"))
+        assert environment["SAFEGUARD_MAX_IN_FLIGHT"] == "32", "the engine takes as many as the last step needs"
+        return await baselines.sweep(settings.load(), bench.count, [int(step) for step in steps])
+
+    monkeypatch.setattr(baselines.VllmBackend, "start", started)
+    monkeypatch.setattr(baselines, "_write", write)
+    monkeypatch.setattr(run, "_baseline", measured)
+    monkeypatch.setattr(run, "_on_cpu", lambda: True)
+    monkeypatch.delenv("SAFEGUARD_MAX_IN_FLIGHT", raising=False)
+    said = []
+    figures = await run.sweep(20, "small", tmp_path, said.append)
+    assert "2, 4, 8, 16, 32 requests at once" in said[0]
+    rows = list(figures["variants"].values())
+    assert [row["in_flight"] for row in rows] == [2, 4, 8, 16, 32]
+    assert [row["requests"] for row in rows] == [20, 20, 32, 64, 128]
+    fastest = max(rows, key=lambda row: row["tokens_per_s"])
+    (tmp_path / "sweep.json").write_text(json.dumps(figures))
+    words = ["capacity", "--rate", "10000000", "--prefilter-rate", "20000", "--json"]
+    planned = CliRunner().invoke(app, [*words, "--bench-reason", str(tmp_path / "sweep.json")])
+    (plan,) = json.loads(planned.stdout)
+    assert plan["slots"] == fastest["in_flight"], "in this sweep, more at once slow none"
