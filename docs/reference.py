@@ -71,7 +71,8 @@ def settings() -> str:
     """Every setting with its default."""
     rows = ["| variable | what it is | values | default |", "| --- | --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
-        default = "" if field.default in (None, "", {}) else f"`{field.default}`"
+        value = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        default = "" if value in (None, "", {}) else f"`{value}`"
         rows.append(f"| `SAFEGUARD_{name.upper()}` | {field.description} | {_values(field.annotation)} | {default} |")
     about = (
         "An environment variable overrides the TOML file (`SAFEGUARD_CONFIG`, default `./safeguard.toml`), whose names "

@@ -1,16 +1,24 @@
-"""The process of the reasoning worker: policies, an inference backend, the stream engine and a health endpoint."""
+"""The process of the reasoning worker: policies, an inference backend, an engine for each lane, a health endpoint.
+
+Each lane has a consumer group of its own, whichever workers judge it. A lane that moves to other workers therefore goes
+on from its positions, and a worker of one lane that comes or goes does not interrupt another lane. The engines of a
+worker share one admission, which puts live content first.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from safeguard_streams.bus.engine import Engine, Limits
+from safeguard_streams.bus.engine import Engine, Limits, admission_of
+from safeguard_streams.bus.interface import Bus
 from safeguard_streams.bus.kafka import KafkaBus
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import Lane
 from safeguard_streams.errors import DependencyError
 from safeguard_streams.policies import small_model
 from safeguard_streams.releases.erasures import ErasureList
@@ -29,8 +37,7 @@ from safeguard_streams.workers.judging.reasoner import InferenceBudget
 log = logging.getLogger(__name__)
 
 MIN_CALLS_FOR_RANKS = 4  # with fewer calls in flight, no call can be reserved for live content
-# Seconds under load. A judgement takes longer, and each commit takes processor time from the model.
-COMMIT_INTERVAL = 0.25
+MAX_DRAIN = 6.0  # seconds for judgements in progress when partitions are given up
 
 StartBackend = Callable[[Settings], Awaitable[InferenceBackend]]
 
@@ -64,19 +71,21 @@ class Worker:
         self.paused = PausedReplays()
         self.backend: InferenceBackend | None = None
         self.judge: Judge | None = None
-        self.engine: Engine | None = None
+        self.engines: list[Engine] = []
         self._start = start
+        self._started_at = time.monotonic()
 
     def state(self) -> dict[str, Any]:
         """The body of /health/ready."""
-        ready = self.engine is not None and self.engine.ready
+        ready = bool(self.engines) and all(engine.ready for engine in self.engines)
         return {
             **self.settings.identity(STAGE),
             "started": self.backend is not None,
             "ready": ready and self.backend is not None and self.backend.healthy,
             "model": self.backend.model if self.backend else None,
             "policies": {name: r.policy.version for name, r in self.feed.policies.released.items()},
-            "committed": self.engine.committed if self.engine else 0,
+            "lanes": self.settings.lanes,
+            "committed": sum(engine.committed for engine in self.engines),
             "malformed": dict(self.judge.reasoner.malformed) if self.judge else {},
         }
 
@@ -107,22 +116,37 @@ class Worker:
         self.judge = Judge(self.backend, self.feed, self._budget(self.backend), self.erasures.erased)
         warn_of_unlearned(self.backend.model, self.feed.policies)
         await self.judge.warm_up()
-        self.engine = Engine(
-            HoldingBus(
-                KafkaBus(self.settings, list(topics.LANES.values()), STAGE),
-                [self.settings.prefix + topics.ESCALATIONS_REPLAY],
-                self.paused,
-            ),
-            stateless(self.judge),
-            stage=STAGE,
-            limits=self._limits(self.backend),
-        )
+        self.engines = self._engines(self.backend, self.judge)
+        await self._run_engines(stop)
+
+    def _engines(self, backend: InferenceBackend, judge: Judge) -> list[Engine]:
+        """One engine for each lane, in the lane's own consumer group. They share the calls in flight by rank."""
+        limits = self._limits(backend)
+        admission, restart = admission_of(limits), time.monotonic() - self._started_at
+        return [
+            Engine(self._bus(lane, restart), stateless(judge), stage=STAGE, limits=limits, admission=admission)
+            for lane in self.settings.lanes
+        ]
+
+    def _bus(self, lane: Lane, restart_seconds: float) -> Bus:
+        topic = topics.LANES[lane]
+        bus = KafkaBus(self.settings, [topic], topics.LANE_GROUPS[lane], restart_seconds=restart_seconds)
+        return HoldingBus(bus, [self.settings.prefix + topic], self.paused) if lane == "replay" else bus
+
+    async def _run_engines(self, stop: asyncio.Event) -> None:
+        """Run all engines to their ends. When one fails, the others stop."""
+        running = [asyncio.create_task(engine.run(stop)) for engine in self.engines]
+        stopped = False
         try:
-            await self.engine.run(stop)
-        except DependencyError:
+            await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
+            stopped = stop.is_set()
+        finally:
+            stop.set()
+            ended = await asyncio.gather(*running, return_exceptions=True)
+        for failure in ended:
             # Ctrl-C in a terminal also reaches the backend's processes: their end is then no failure.
-            if not stop.is_set():
-                raise
+            if isinstance(failure, BaseException) and not (stopped and isinstance(failure, DependencyError)):
+                raise failure
 
     async def _prepare(self, caught_up: Iterable[asyncio.Event]) -> None:
         self.backend = await self._start(self.settings)
@@ -140,12 +164,14 @@ class Worker:
             content_tokens=settings.content_tokens,
             max_tokens_in_flight=settings.max_tokens_in_flight or backend.cache_tokens,
             background_share=settings.background_share,
+            live="live" in settings.lanes,
             effort_by_lag=settings.effort_by_lag,
         )
 
     def _limits(self, backend: InferenceBackend) -> Limits:
         # A quarter more than the backend serves at once: when a request finishes, the next is already there.
         calls = backend.concurrency + backend.concurrency // 4
+        live = "live" in self.settings.lanes  # else nothing has to be kept free
         later_lanes = {lane: rank for lane, rank in RANKS.items() if rank} if calls >= MIN_CALLS_FOR_RANKS else {}
         return Limits(
             max_batch=1,
@@ -153,10 +179,11 @@ class Worker:
             max_buffered=4 * calls,
             max_poll_records=4 * calls,
             stall_timeout=900.0,
-            commit_interval=COMMIT_INTERVAL,
+            commit_interval=self.settings.commit_interval,
+            drain_timeout=min(MAX_DRAIN, self.settings.session_timeout_ms / 2000),
             ranks={self.settings.prefix + topics.LANES[lane]: rank for lane, rank in later_lanes.items()},
-            reserve=calls // 4,
-            max_background=round(calls * self.settings.background_share),
+            reserve=calls // 4 if live else 0,
+            max_background=round(calls * self.settings.background_share) if live else None,
         )
 
 

@@ -38,7 +38,7 @@ class PriorityAdmission:
     def __init__(self, total: int, ranks: int = 1, reserve: int = 0, background: int | None = None) -> None:
         if ranks > 1 and total < reserve + ranks:
             raise ValueError(f"{total} units are too few for a reserve of {reserve} and {ranks} ranks")
-        self._owners = 1
+        self._owners = 0
         self._total = total
         self._reserve = reserve
         self._background = total if background is None else background

@@ -93,6 +93,12 @@ class Limits(msgspec.Struct, frozen=True):
     max_poll_gap: float = 10.0
 
 
+def admission_of(limits: Limits) -> PriorityAdmission:
+    """The admission of calls by these limits."""
+    ranks = 1 + max(limits.ranks.values(), default=0)
+    return PriorityAdmission(limits.max_in_flight, ranks, limits.reserve, limits.max_background)
+
+
 class Engine:
     """Runs one transform over the partitions that the bus assigns."""
 
@@ -105,17 +111,17 @@ class Engine:
         limits: Limits | None = None,
         retry: Retry | None = None,
         trace_sample_rate: float = 0.0,
+        admission: PriorityAdmission | None = None,
     ) -> None:
-        """trace_sample_rate: share, 0 to 1, of the records without a trace that begin one."""
+        """trace_sample_rate: share, 0 to 1, of the records without a trace that begin one. admission: what engines that
+        share their calls in flight have in common; default: one by the limits.
+        """
         self.bus = bus
         self.transform = transform
         self.stage = stage
         self.limits = limits or Limits()
         self.retry = retry or Retry()
-        ranks = 1 + max(self.limits.ranks.values(), default=0)
-        self.admission = PriorityAdmission(
-            self.limits.max_in_flight, ranks, self.limits.reserve, self.limits.max_background
-        )
+        self.admission = admission or admission_of(self.limits)
         self.committed = 0
         self.tracing = Tracing(stage, bus.group, trace_sample_rate)
         self._workers: dict[Partition, PartitionWorker] = {}
@@ -206,7 +212,7 @@ class Engine:
 
     async def revoked(self, partitions: Iterable[Partition]) -> None:
         workers = [worker for p in partitions if (worker := self._workers.pop(p, None))]
-        self.admission.owners = len(self._workers)
+        self.admission.owners -= len(workers)
         if workers:
             await asyncio.gather(*(worker.drain() for worker in workers))
 
@@ -236,8 +242,8 @@ class Engine:
         return self._workers.get(partition) or self._start(partition)
 
     def _start(self, partition: Partition, max_batch: int | None = None) -> PartitionWorker:
+        self.admission.owners += partition not in self._workers
         worker = self._workers[partition] = PartitionWorker(self, partition, max_batch)
-        self.admission.owners = len(self._workers)
         worker.start()
         return worker
 

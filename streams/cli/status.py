@@ -12,6 +12,7 @@ import msgspec
 from safeguard_streams.bus import kafka
 from safeguard_streams.cli.options import Bootstrap, Json
 from safeguard_streams.cli.output import Table, console, say
+from safeguard_streams.contract import topics
 from safeguard_streams.enforcement import moderators
 from safeguard_streams.operations import status as reading
 from safeguard_streams.operations.cluster import Brokers, Group, Lag
@@ -72,7 +73,13 @@ def _topics(found: TopicSummary) -> str:
 
 
 def _processes(groups: Mapping[str, Group]) -> str:
-    return ", ".join(_process(stage, groups[stage]) for stage in _STAGES)
+    return ", ".join([*(_process(stage, groups[stage]) for stage in _STAGES), *_pools(groups)])
+
+
+def _pools(groups: Mapping[str, Group]) -> list[str]:
+    """The reasoners of each lane that has another number of them than live content has."""
+    lanes = {lane: len(groups[group].hosts) for lane, group in topics.LANE_GROUPS.items()}
+    return [f"{count or 'none'} for {lane}" for lane, count in lanes.items() if count != lanes["live"]]
 
 
 def _process(stage: str, group: Group) -> str:

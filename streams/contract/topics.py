@@ -55,6 +55,14 @@ LANES: dict[Lane, str] = {
     "shadow": ESCALATIONS_SHADOW,
     "replay": ESCALATIONS_REPLAY,
 }
+# Each lane has a consumer group of its own, whichever workers judge it. A lane that moves to other workers goes on from
+# its committed positions, and workers of one lane that come and go do not interrupt another lane.
+LANE_GROUPS: dict[Lane, str] = {
+    "live": "reasoner",
+    "audit": "reasoner-audit",
+    "shadow": "reasoner-shadow",
+    "replay": "reasoner-replay",
+}
 FOREVER = -1
 
 MiB = limits.MiB

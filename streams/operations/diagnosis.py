@@ -452,6 +452,10 @@ def processes(groups: Mapping[str, Group], partitions: int) -> Check:
         return failed("processes", f"no {' and no '.join(idle)} is running: its content waits", remedy)
     counts = {stage: len(groups[stage].hosts) for stage in (*commands, "enforcement")}
     found = ", ".join(f"{count} {stage}" for stage, count in counts.items())
+    unserved = [lane for lane, group in topics.LANE_GROUPS.items() if not groups[group].hosts]
+    if unserved:
+        remedy = f"run: SAFEGUARD_LANES={','.join(unserved)} safeguard reason run"
+        return warning("processes", f"{found}; none judges {', '.join(unserved)}", remedy)
     if partitions and max(counts.values()) > partitions:
         return warning("processes", f"{found}; more than {partitions} partitions", "end those that own no partition")
     if not counts["enforcement"]:

@@ -9,6 +9,12 @@ It reads such a response as "nothing was committed" and starts again from the be
 A record that aiokafka cannot decode would stop its partition: `getmany` raises at it again and again. Here, `getmany`
 returns an `UnreadableRecord` in its place (see `record_batches`).
 
+With a group.instance.id, aiokafka keeps its partitions across restarts, but lacks two duties of such a static member.
+A process whose id another has taken over does not learn why it is no longer known. It joins as a new member, takes the
+id back, and the two displace each other without end. Here, it asks first as the member that it was. The coordinator
+then tells whether its session has expired or another process has the id (`replaced`). And after a restart of the
+group's leader no member would look for new partitions. Here, every static member does.
+
 Only consumers of this class are changed; aiokafka itself stays unchanged.
 """
 
@@ -18,22 +24,62 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
-from aiokafka.errors import for_code
+from aiokafka.errors import UnknownMemberIdError, for_code
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.protocol.group import JoinGroupRequest
 
 from safeguard_streams.runtime.record_batches import ReadableRecords, UnreadableRecord
 
 __all__ = ["StrictConsumer", "UnreadableRecord", "check_offset_fetches"]
 
+_FENCED_INSTANCE_ID = 82  # another process joined with the same group.instance.id; aiokafka lacks the code
+
 
 class StrictConsumer(AIOKafkaConsumer):
-    """aiokafka's consumer with checked offset fetches, and a fetcher that reads past what cannot be decoded."""
+    """aiokafka's consumer with checked offset fetches, and a fetcher that reads past what cannot be decoded.
+
+    replaced: another process has joined the group with this one's group.instance.id.
+    """
 
     def __init__(self, *topics: str, **options: Any) -> None:
         super().__init__(*topics, **options)
+        self.replaced = False
         check_offset_fetches(self._client)
         self._batches = _keep_batches(self._client)
+        if self._group_instance_id:
+            self._join_as_static_member()
+
+    def leave_on_stop(self) -> None:
+        """Give the partitions of a static member up when it stops, instead of keeping them for the session."""
+        self._coordinator._group_instance_id = None
+
+    def _join_as_static_member(self) -> None:
+        """Ask to join as the member that this consumer was, and look for new partitions in any role."""
+        send = self._client.send
+        known = ""
+
+        async def send_as_member(node_id: int, request: Any, **options: Any) -> Any:
+            nonlocal known
+            if not isinstance(request, JoinGroupRequest):
+                return await send(node_id, request, **options)
+            asked = request._member_id = request._member_id or known
+            response = await send(node_id, request, **options)
+            if asked and response.error_code == UnknownMemberIdError.errno:  # the session has expired
+                request._member_id = ""
+                response = await send(node_id, request, **options)
+            if not response.error_code:
+                known = response.member_id
+                self._watch_partitions()
+            self.replaced = self.replaced or response.error_code == _FENCED_INSTANCE_ID
+            return response
+
+        self._client.send = send_as_member
+
+    def _watch_partitions(self) -> None:
+        """Join again when a topic gets partitions, as the leader does: a restarted leader is told that it is none."""
+        self._coordinator._group_subscription = set(self._subscription.topics)
+        self._coordinator._metadata_snapshot = self._coordinator._get_metadata_snapshot()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "_fetcher" and type(value) is Fetcher:  # `start` makes it, and takes no other class

@@ -13,19 +13,21 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SecretsSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
+from safeguard_streams.contract.records import Lane
 from safeguard_streams.errors import ConfigurationError, nearest
 from safeguard_streams.policies.vocabulary import Effort
 from safeguard_streams.runtime.brokers import check_brokers
@@ -38,6 +40,7 @@ _SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://[^/]*:[0-9]+\Z", re.IGNORECASE)
 _OF_A_SERVICE = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)\Z")
 _PREFIX = "SAFEGUARD_"
 _OTHER_VARIABLES = {"CONFIG", "SECRETS"}  # they name where settings are
+LANES: tuple[Lane, ...] = get_args(Lane)
 _USER = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#]*@", re.IGNORECASE)
 
 
@@ -51,6 +54,15 @@ def _checked_brokers(brokers: str) -> str:
     except ConfigurationError:
         raise PydanticCustomError("brokers", "expected HOST:PORT, or several joined by commas") from None
     return brokers
+
+
+def _each_lane_once(lanes: Any) -> tuple[str, ...]:
+    """An environment variable joins lanes by commas, and a file may hold a list."""
+    listed = lanes.split(",") if isinstance(lanes, str) else lanes if isinstance(lanes, list | tuple) else ()
+    names = tuple(dict.fromkeys(str(lane).strip() for lane in listed))
+    if not names or not set(names) <= set(LANES):
+        raise PydanticCustomError("lanes", f"expected some of {', '.join(LANES)}, joined by commas")
+    return names
 
 
 class Settings(BaseSettings):
@@ -93,6 +105,12 @@ class Settings(BaseSettings):
     )
     session_timeout_ms: int = Field(
         10_000, ge=1000, description="time in ms after which a silent group member loses its partitions"
+    )
+    group_instance_id: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9._-]{0,200}$",  # what Kafka allows in a group.instance.id
+        description="name that a process keeps across restarts, such as its pod's: a restart within the session then "
+        "moves no partition; default: none",
     )
 
     # Every process: health pages, logs, traces.
@@ -147,7 +165,19 @@ class Settings(BaseSettings):
         4096, ge=1, description="maximum length of an answer, in tokens; prefer a lower effort to shorten answers"
     )
 
-    # The reasoning worker: how much it judges at once, and in which order.
+    # The reasoning worker: what it judges, how much at once, and in which order.
+    lanes: Annotated[tuple[Lane, ...], NoDecode, BeforeValidator(_each_lane_once)] = Field(
+        LANES,
+        description="lanes that a reasoning worker judges, joined by commas, as in audit,shadow,replay for workers "
+        "that leave live content to others",
+    )
+    commit_interval: float = Field(
+        0.25,
+        ge=0,
+        le=60,
+        description="time in seconds within which verdicts of a partition share a commit under load; a shorter time "
+        "lowers latency and costs processor time",
+    )
     reasoner_port: int = Field(6067, ge=0, le=65_535, description="port of the reasoning worker's health endpoint")
     max_in_flight: int | None = Field(
         None,

@@ -89,7 +89,7 @@ async def test_it_shows_what_runs_what_waits_and_what_is_in_force(broker):
     assert (found.topics.missing, found.topics.differing, found.topics.forbidden) == ([], {}, [])
     assert {name: len(group.hosts) for name, group in found.processes.items()} == {
         "prefilter": 1,
-        "reasoner": 0,
+        **dict.fromkeys(topics.LANE_GROUPS.values(), 0),
         "enforcement": 0,
         "enforcement-actions": 0,
         "enforcement-cleared": 0,
@@ -173,7 +173,7 @@ async def test_a_release_and_processes_are_what_the_doctor_asks_for(broker):
     async with contextlib.AsyncExitStack() as stack:
         for group, topic in (
             ("prefilter", topics.EVENTS),
-            ("reasoner", topics.ESCALATIONS),
+            *((topics.LANE_GROUPS[lane], topic) for lane, topic in topics.LANES.items()),
             ("enforcement", topics.VERDICTS),
         ):
             await stack.enter_async_context(member(broker, group, topic))

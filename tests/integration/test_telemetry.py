@@ -345,7 +345,7 @@ def test_in_kubernetes_prometheus_finds_the_pods_by_their_annotations():
     labels = {label for rule in job["relabel_configs"] for label in rule["source_labels"]}
     for stage in ("prefilter", "reasoner", "enforcement"):
         for document in yaml.safe_load_all((folder / f"{stage}.yaml").read_text()):
-            if document["kind"] == "Deployment":
+            if document["kind"] == "StatefulSet":
                 for name in document["spec"]["template"]["metadata"]["annotations"]:
                     if name.startswith("prometheus.io/"):
                         assert "__meta_kubernetes_pod_annotation_" + re.sub(r"\W", "_", name) in labels

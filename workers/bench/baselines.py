@@ -4,6 +4,8 @@ Settings come from the environment.
 
 alone COUNT FILE
         AsyncLLM with the same prompts and no Kafka: COUNT items, then COUNT with duplicates. Figures go to FILE.
+sweep COUNT FILE IN_FLIGHT...
+        AsyncLLM with answers as long as real ones, at each number of requests at once. Figures go to FILE.
 chat    a plain loop over the escalations topic: poll, one chat call for each message, 64 in flight, commit
 """
 
@@ -12,9 +14,11 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import orjson
@@ -26,10 +30,11 @@ from safeguard_streams.demo.tally import percentile
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.security import client_options
 from safeguard_streams.runtime.settings import Settings
-from safeguard_streams.workers.bench.items import MAX_ANSWER_TOKENS, make_items, policies, policy_for
+from safeguard_streams.workers.bench.items import MAX_ANSWER_TOKENS, answer_lengths, make_items, policies, policy_for
 from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.inference.interface import Completion, InferenceRequest
 from safeguard_streams.workers.inference.vllm import VllmBackend
+from safeguard_streams.workers.judging.judgement import total_tokens
 
 IN_FLIGHT = 64
 DUPLICATES = 0.3
@@ -82,6 +87,78 @@ async def alone(current: Settings, count: int) -> list[dict[str, Any]]:
     return rows
 
 
+class Timed(NamedTuple):
+    """A request: when it began and ended, in seconds of a clock, and what it took and gave."""
+
+    begin: float
+    end: float
+    tokens: Tokens
+
+
+async def sweep(current: Settings, count: int, steps: Sequence[int]) -> list[dict[str, Any]]:
+    """The figures at each number of requests at once, of at least `count` requests and four for each place."""
+    backend = await VllmBackend.start(current)
+    candidates = policies()
+    longest = backend.max_model_tokens // 2  # beside the longest prompt
+
+    async def judge(text: str, length: int) -> Timed:
+        policy = policy_for(text, candidates)
+        request = InferenceRequest(policy.text, policy.effort, harmony.encode_text(text), length)
+        begin = time.perf_counter()
+        tokens = await _write(backend, request.prompt, length)
+        return Timed(begin, time.perf_counter(), tokens)
+
+    for text in make_items(len(candidates)):
+        await judge(text, 1)
+    rows = []
+    for step in steps:
+        requests = max(count, 4 * step)
+        todo = zip(make_items(requests, seed=step), answer_lengths(requests, longest, seed=step), strict=True)
+        rows.append({"in_flight": step, **steady(await _at_once(step, [partial(judge, *one) for one in todo]))})
+    await backend.close()
+    return rows
+
+
+async def _write(backend: VllmBackend, prompt: Sequence[int], length: int) -> Tokens:
+    """Let the model write exactly `length` tokens, whatever they are."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    sampling = SamplingParams(
+        temperature=1.0,
+        max_tokens=length,
+        min_tokens=length,
+        ignore_eos=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+    final: Any = None
+    engine: Any = backend._llm  # noqa: SLF001  (a judgement never has a length that is given)
+    async for final in engine.generate({"prompt_token_ids": prompt}, sampling, uuid.uuid4().hex):  # noqa: B007
+        pass
+    return Tokens(len(prompt), final.num_cached_tokens or 0, len(final.outputs[0].token_ids))
+
+
+async def _at_once(places: int, calls: Sequence[Callable[[], Awaitable[Timed]]]) -> list[Timed]:
+    """Run all calls in order, as many at once as there are places."""
+    todo = iter(calls)
+
+    async def place() -> list[Timed]:
+        return [await call() for call in todo]
+
+    return [one for done in await asyncio.gather(*(place() for _ in range(places))) for one in done]
+
+
+def steady(requests: Sequence[Timed]) -> dict[str, Any]:
+    """Figures of the time in which all places were taken: until the last request began."""
+    first, last = min(one.begin for one in requests), max(one.begin for one in requests)
+    shares = [(min(one.end, last) - one.begin) / (one.end - one.begin) for one in requests]
+    seconds = last - first
+    row = figures([one.end - one.begin for one in requests], seconds, total_tokens(one.tokens for one in requests))
+    written = sum(share * one.tokens.completion for share, one in zip(shares, requests, strict=True))
+    return row | {"requests_per_s": round(sum(shares) / seconds, 2), "tokens_per_s": round(written / seconds)}
+
+
 async def chat(current: Settings) -> None:
     """Run until killed."""
     by_id = {policy.id: policy for policy in policies()}
@@ -131,5 +208,8 @@ if __name__ == "__main__":
     loaded = settings.load()
     if sys.argv[1] == "alone":
         Path(sys.argv[3]).write_bytes(orjson.dumps(asyncio.run(alone(loaded, int(sys.argv[2])))))
+    elif sys.argv[1] == "sweep":
+        swept = sweep(loaded, int(sys.argv[2]), [int(step) for step in sys.argv[4:]])
+        Path(sys.argv[3]).write_bytes(orjson.dumps(asyncio.run(swept)))
     else:
         asyncio.run(chat(loaded))

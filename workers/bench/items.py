@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from safeguard_streams.bench.common import texts
 from safeguard_streams.contract.records import ContentEvent, Escalation, Lane, PrefilterResult, encode, now
+from safeguard_streams.operations.capacity import LOGGED
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.workers.inference import harmony
@@ -27,6 +28,12 @@ class KeyValue(NamedTuple):
 def policies() -> list[Policy]:
     """The policies of the library."""
     return list(load_library().values())
+
+
+def answer_lengths(count: int, longest: int, seed: int = 0) -> list[int]:
+    """Completion tokens of answers whose lengths spread as those of gpt-oss-safeguard-20b do."""
+    draw = random.Random(seed)
+    return [min(longest, round(LOGGED.at(draw.random()))) for _ in range(count)]
 
 
 def policy_for(text: str, candidates: Sequence[Policy]) -> Policy:

@@ -8,7 +8,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from safeguard_streams.contract.records import Tokens, Verdict, decode
 from safeguard_streams.demo.tally import percentile
 from safeguard_streams.errors import SafeguardError
 from safeguard_streams.infra import brokers
+from safeguard_streams.operations.capacity import LOGGED, SHARES
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.bench.baselines import DUPLICATES, figures
@@ -36,6 +37,7 @@ ANSWER_TIMEOUT = 120.0  # seconds without an answer
 MAX_MODEL_LEN = 8192  # tokens of a prompt and its answer
 LIVE_SHARE = 0.3  # of the worker's throughput, in the measurement of lanes
 LIVE_SECONDS = 40.0
+SWEEP = (0.25, 0.5, 1, 2, 4)  # of the usual number of requests at once
 
 
 class ReasonBench(msgspec.Struct, frozen=True):
@@ -52,10 +54,14 @@ class ReasonBench(msgspec.Struct, frozen=True):
 
 
 class WorkerFigures(NamedTuple):
-    """The worker's rows without and with duplicates, and the measurement of lanes."""
+    """The worker's rows without and with duplicates, and the measurement of lanes.
+
+    completion_tokens: percentiles of a judgement, without duplicates.
+    """
 
     plain: dict[str, Any]
     duplicates: dict[str, Any]
+    completion_tokens: dict[str, float | None]
     lanes: dict[str, Any]
 
 
@@ -67,23 +73,29 @@ class _Answer(NamedTuple):
     value: bytes
 
 
+async def sweep(count: int, model: str, folder: Path, say: Say) -> dict[str, Any]:
+    """Measure vLLM at several numbers of requests at once, with answers as long as real ones."""
+    bench = await _bench("", count, model, folder, say)
+    steps = sorted({max(1, round(bench.concurrency * factor)) for factor in SWEEP})
+    say(f"loading the model, then measuring {', '.join(map(str, steps))} requests at once")
+    environment = {**bench.environment, "SAFEGUARD_MAX_IN_FLIGHT": str(steps[-1])}
+    rows = await _baseline(bench, environment, "sweep", *map(str, steps))
+    return {
+        "variants": {f"{row['in_flight']} at once": row for row in rows},
+        "completion_tokens": msgspec.to_builtins(LOGGED),
+    }
+
+
 async def reason(bootstrap: str, count: int, model: str, folder: Path, say: Say) -> dict[str, Any]:
     """Measure vLLM alone, the worker, and a plain chat loop, with duplicates, and live content beside a replay."""
-    on_cpu = await asyncio.to_thread(_on_cpu)
-    concurrency = settings.load().max_in_flight or (CPU_CONCURRENCY if on_cpu else GPU_CONCURRENCY)
-    environment = {
-        "SAFEGUARD_MODEL": model,
-        "SAFEGUARD_MAX_IN_FLIGHT": str(concurrency),
-        "SAFEGUARD_MAX_MODEL_LEN": str(MAX_MODEL_LEN),
-        **{name: os.environ.get(name, value) for name, value in {**QUIET, **(ON_CPU if on_cpu else {})}.items()},
-    }
-    bench = ReasonBench(bootstrap, count, model, concurrency, on_cpu, environment, folder, say)
+    bench = await _bench(bootstrap, count, model, folder, say)
     say("each variant loads the model first")
     alone, alone_duplicates = await _vllm_alone(bench)
     worker = await _worker_figures(bench)
     chat = await _chat_loop(bench)
     return {
-        "in_flight": concurrency,
+        "in_flight": bench.concurrency,
+        "completion_tokens": worker.completion_tokens,
         "variants": {
             "vllm-alone": alone,
             "safeguard": worker.plain,
@@ -100,6 +112,18 @@ async def reason(bootstrap: str, count: int, model: str, folder: Path, say: Say)
             "replayed_meanwhile": worker.lanes["replayed_meanwhile"],
         },
     }
+
+
+async def _bench(bootstrap: str, count: int, model: str, folder: Path, say: Say) -> ReasonBench:
+    on_cpu = await asyncio.to_thread(_on_cpu)
+    concurrency = settings.load().max_in_flight or (CPU_CONCURRENCY if on_cpu else GPU_CONCURRENCY)
+    environment = {
+        "SAFEGUARD_MODEL": model,
+        "SAFEGUARD_MAX_IN_FLIGHT": str(concurrency),
+        "SAFEGUARD_MAX_MODEL_LEN": str(MAX_MODEL_LEN),
+        **{name: os.environ.get(name, value) for name, value in {**QUIET, **(ON_CPU if on_cpu else {})}.items()},
+    }
+    return ReasonBench(bootstrap, count, model, concurrency, on_cpu, environment, folder, say)
 
 
 def _on_cpu() -> bool:
@@ -158,27 +182,35 @@ class _Answers:
 
 
 async def _vllm_alone(bench: ReasonBench) -> list[dict[str, Any]]:
-    log, out = bench.folder / "alone.log", bench.folder / "alone.json"
-    command = [sys.executable, "-m", "safeguard_streams.workers.bench.baselines", "alone", str(bench.count), str(out)]
-    with process(command, bench.environment, log) as child:
+    rows = await _baseline(bench, bench.environment, "alone")
+    bench.say(f"vLLM alone: {rows[0]['requests_per_s']} requests/s")
+    return rows
+
+
+async def _baseline(bench: ReasonBench, environment: Mapping[str, str], name: str, *more: str) -> list[dict[str, Any]]:
+    """The rows of a baseline that runs in a process of its own."""
+    log, out = bench.folder / f"{name}.log", bench.folder / f"{name}.json"
+    module = "safeguard_streams.workers.bench.baselines"
+    command = [sys.executable, "-m", module, name, str(bench.count), str(out), *more]
+    with process(command, environment, log) as child:
         if await asyncio.to_thread(child.wait):
             raise failed("vLLM alone", log)
     rows: list[dict[str, Any]] = orjson.loads(out.read_bytes())
-    bench.say(f"vLLM alone: {rows[0]['requests_per_s']} requests/s")
     return rows
 
 
 async def _worker_figures(bench: ReasonBench) -> WorkerFigures:
     current = await fresh(bench.bootstrap, 2, policies())
     async with _worker(current, bench) as answers:
-        rows = []
+        rows, drains = [], []
         for name, duplicates, seed in (("plain", 0.0, 0), ("duplicates", DUPLICATES, 1)):
             items = make_items(bench.count, duplicates, seed)
             await _publish(current, topics.ESCALATIONS, escalations(items, "live", name))
-            rows.append(_drain_figures(await answers.take(bench.count, name)))
+            drains.append(await answers.take(bench.count, name))
+            rows.append(_drain_figures(drains[-1]))
             bench.say(f"worker, {name}: {rows[-1]['requests_per_s']} requests/s")
         lanes = await _lanes(current, answers, rows[0]["requests_per_s"], bench.say)
-    return WorkerFigures(rows[0], rows[1], lanes)
+    return WorkerFigures(rows[0], rows[1], _lengths(drains[0]), lanes)
 
 
 @contextlib.asynccontextmanager
@@ -200,6 +232,13 @@ def _drain_figures(answers: Sequence[_Answer]) -> dict[str, Any]:
         max(answer.at for answer in answers) - started,
         total_tokens(v.tokens for v in verdicts if v.tokens is not None),
     )
+
+
+def _lengths(answers: Sequence[_Answer]) -> dict[str, float | None]:
+    """Percentiles of the completion tokens, as `safeguard capacity` reads them."""
+    tokens = [verdict.tokens for answer in answers if (verdict := decode(answer.value, Verdict))]
+    written = [one.completion for one in tokens if one is not None]
+    return {f"p{round(100 * share)}": percentile(written, share) for share in SHARES}
 
 
 async def _lanes(current: Settings, answers: _Answers, throughput: float, say: Say) -> dict[str, Any]:

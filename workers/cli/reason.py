@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
-from safeguard_streams.cli.benchmark import run_benchmark
+from safeguard_streams.cli.benchmark import print_figures, run_benchmark
 from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, Port, load_policy, needs_extra, output_file
 from safeguard_streams.cli.output import say
 from safeguard_streams.policies.files import LIBRARY
@@ -148,6 +150,14 @@ def bench_reason(
     model: Annotated[
         str, typer.Option(help="Model folder, hub name, or 'small' (the model in the package).")
     ] = "small",
+    sweep: Annotated[
+        bool,
+        typer.Option(
+            "--sweep",
+            help="Instead, measure vLLM alone at several numbers of requests at once, with answers as long as "
+            "gpt-oss-safeguard-20b's, for safeguard capacity.",
+        ),
+    ] = False,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
@@ -160,4 +170,9 @@ def bench_reason(
         from safeguard_streams.workers.bench import run
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
+    if sweep:
+        with tempfile.TemporaryDirectory(prefix="safeguard-bench-") as folder:
+            figures = asyncio.run(run.sweep(count, model, Path(folder), partial(say, error=True)))
+        print_figures(figures, as_json=as_json)
+        return
     run_benchmark(lambda address, folder, say: run.reason(address, count, model, folder, say), bootstrap, as_json)

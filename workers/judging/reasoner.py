@@ -50,6 +50,7 @@ class InferenceBudget(msgspec.Struct, frozen=True):
     content_tokens: what the model may write about one content item, in tokens for each sample.
     max_tokens_in_flight: bound on the tokens of all requests in progress; None for no bound.
     background_share: share of that bound, 0 to 1, that lower ranks may take while there is work of rank 0.
+    live: whether this worker judges live content; else nothing is kept free for rank 0.
     effort_by_lag: by effort, a lag in seconds. Live content that has waited longer is judged at this effort at most.
     """
 
@@ -59,6 +60,7 @@ class InferenceBudget(msgspec.Struct, frozen=True):
     content_tokens: int = 32_768
     max_tokens_in_flight: int | None = None
     background_share: float = 0.25
+    live: bool = True
     effort_by_lag: Mapping[Effort, float] = {}
 
 
@@ -270,4 +272,5 @@ def _admission(budget: InferenceBudget) -> PriorityAdmission | None:
     total = budget.max_tokens_in_flight
     if not total:
         return None
-    return PriorityAdmission(total, RANKS, total // 4, int(total * budget.background_share))
+    reserve = total // 4 if budget.live else 0
+    return PriorityAdmission(total, RANKS, reserve, int(total * budget.background_share))

@@ -45,14 +45,25 @@ class KafkaBus:
     """
 
     def __init__(
-        self, settings: Settings, topic_names: Sequence[str], group: str, *, record_seconds: float = RECORD_SECONDS
+        self,
+        settings: Settings,
+        topic_names: Sequence[str],
+        group: str,
+        *,
+        record_seconds: float = RECORD_SECONDS,
+        restart_seconds: float = 0.0,
     ) -> None:
-        """record_seconds: time between records of the position on moderation.positions; 0: with each commit."""
+        """record_seconds: time between records of the position on moderation.positions; 0: with each commit.
+
+        restart_seconds: what a restart of this process takes. Where a session is no longer than twice that, a member
+        with an instance id leaves the group when it stops: its partitions would wait for nothing.
+        """
         self._settings = settings
         self._topics = [settings.prefix + name for name in topic_names]
         self.group = settings.prefix + group
         self.transactional = False
         self._record_seconds = record_seconds
+        self._leaves = settings.session_timeout_ms <= 2000 * restart_seconds
         self._recorded = RecordedPositions(settings, self.group)
         self._next: dict[Partition, int] = {}
         self._generation = 0
@@ -87,6 +98,7 @@ class KafkaBus:
         self._consumer = StrictConsumer(
             **client_options(self._settings),
             group_id=self.group,
+            group_instance_id=self._settings.group_instance_id or None,
             enable_auto_commit=False,
             auto_offset_reset="none",  # `_begin` and `_leave_range` choose
             isolation_level="read_committed",
@@ -127,6 +139,11 @@ class KafkaBus:
         except ConfigurationError:
             raise
         except Exception as error:
+            if self._member.replaced:
+                raise ConfigurationError(
+                    f"{self.group}: another process joined with SAFEGUARD_GROUP_INSTANCE_ID="
+                    f"{self._settings.group_instance_id}; give each process an id of its own"
+                ) from None
             self._go_back()
             await self._mend(error)
             return {}
@@ -310,6 +327,8 @@ class KafkaBus:
 
     async def stop(self) -> None:
         if self._consumer is not None:
+            if self._leaves:
+                self._consumer.leave_on_stop()
             await bounded_stop(self._consumer.stop)
         if self._shared is not None:
             await bounded_stop(self._shared.stop)

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from safeguard_streams.bus.admission import PriorityAdmission
-from safeguard_streams.bus.engine import Engine, Limits
+from safeguard_streams.bus.engine import Engine, Limits, admission_of
 from safeguard_streams.bus.interface import Output
 from safeguard_streams.bus.memory import MemoryBus
 from safeguard_streams.bus.transform import stateless
@@ -248,3 +248,35 @@ async def test_an_owner_that_is_left_alone_gets_the_room_that_others_might_have_
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert waiting.done()
+
+
+async def test_engines_that_share_their_calls_put_the_first_rank_first_and_share_by_all_partitions():
+    broker = MemoryBroker()
+    for n in range(60):
+        broker.append("replay", str(n).encode())
+    finished, limits = [], Limits(max_batch=1, max_in_flight=4, ranks={"replay": 1}, reserve=1)
+    admission = admission_of(limits)
+
+    async def slow(records):
+        await asyncio.sleep(0.01)
+        finished.extend(record.topic for record in records)
+        return []
+
+    stop = asyncio.Event()
+    engines = [
+        Engine(MemoryBus(broker, [topic]), stateless(slow), stage="test", limits=limits, admission=admission)
+        for topic in ("live", "replay")
+    ]
+    running = [asyncio.create_task(engine.run(stop)) for engine in engines]
+    async with asyncio.timeout(10):
+        while len(finished) < 8:
+            await asyncio.sleep(0.005)
+        assert admission.owners == 2, "a partition of each engine"
+        for n in range(8):
+            broker.append("live", str(n).encode())
+        while finished.count("live") < 8:
+            await asyncio.sleep(0.005)
+        assert finished.count("replay") < 60, "live records passed those that waited"
+    stop.set()
+    await asyncio.gather(*running)
+    assert admission.owners == 0

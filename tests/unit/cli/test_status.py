@@ -1,7 +1,7 @@
 """What `safeguard status` shows of what it read."""
 
 from safeguard_streams.cli import status
-from safeguard_streams.operations.cluster import Lag
+from safeguard_streams.operations.cluster import QUEUES, Group, Lag
 
 
 def test_a_webhook_that_was_never_used_does_not_fall_behind():
@@ -15,3 +15,11 @@ def test_a_webhook_that_was_never_used_does_not_fall_behind():
 
 def test_without_a_policy_the_command_to_release_one_is_named():
     assert status._policies([]).endswith("run: safeguard policy release --all-new")
+
+
+def test_lanes_with_other_workers_than_live_content_has_are_named():
+    groups = {queue.group: Group(queue.group, "Stable", ["h"]) for queue in QUEUES}
+    assert status._processes(groups) == "1 prefilter, 1 reasoner, 1 enforcement"
+    groups["reasoner-replay"] = Group("reasoner-replay", "Stable", ["h"] * 3)
+    groups["reasoner-shadow"] = Group("reasoner-shadow", "Empty", [])
+    assert status._processes(groups).endswith("1 enforcement, none for shadow, 3 for replay")

@@ -124,6 +124,8 @@ def test_rights_that_a_broker_does_not_tell_are_no_failure():
 
 
 def members(**counts):
+    for group in topics.LANE_GROUPS.values():
+        counts.setdefault(group, counts.get("reasoner", 0))
     return {queue.group: Group(queue.group, "Stable", ["h"] * counts.get(queue.group, 0)) for queue in QUEUES}
 
 
@@ -135,6 +137,11 @@ def members(**counts):
         ({"prefilter": 1, "reasoner": 1}, "warning", "0 enforcement"),
         ({"prefilter": 7, "reasoner": 1, "enforcement": 1}, "warning", "more than 6 partitions"),
         ({"prefilter": 2, "reasoner": 1, "enforcement": 1}, "ok", "2 prefilter, 1 reasoner, 1 enforcement"),
+        (
+            {"prefilter": 1, "reasoner": 1, "enforcement": 1, "reasoner-audit": 0, "reasoner-replay": 0},
+            "warning",
+            "none judges audit, replay",
+        ),
     ],
 )
 def test_each_stage_needs_a_process(counts, result, said):

@@ -1,4 +1,4 @@
-"""The reasoning worker: its end, and its warning about policies that the small model cannot judge by."""
+"""The reasoning worker: its lanes, its end, and its warning about policies that the small model cannot judge by."""
 
 import asyncio
 
@@ -10,7 +10,8 @@ from safeguard_streams.policies.files import load_library
 from safeguard_streams.releases.feed import PolicySet, Released
 from safeguard_streams.runtime import settings
 from safeguard_streams.workers import app
-from safeguard_streams.workers.app import warn_of_unlearned
+from safeguard_streams.workers.app import Worker, warn_of_unlearned
+from safeguard_streams.workers.judging.reasoner import _admission
 
 POLICY = load_library()["fraud-spam"]
 FOREIGN = msgspec.structs.replace(POLICY, id="my-own", text=POLICY.text.replace("FS1", "FS6"))
@@ -52,3 +53,43 @@ async def test_a_worker_closes_its_backend_however_it_ends(monkeypatch, failure)
     outcome = (await asyncio.gather(worker.run(asyncio.Event()), return_exceptions=True))[0]
     assert type(outcome) is (failure or type(None))
     assert closed == [worker.backend]
+
+
+class Backend:
+    concurrency = 64
+    cache_tokens = 1000
+
+
+@pytest.mark.parametrize(
+    ("lanes", "groups"),
+    [
+        ("live", {"eu.reasoner"}),
+        ("shadow,replay", {"eu.reasoner-shadow", "eu.reasoner-replay"}),
+        ("live,audit,shadow,replay", {"eu.reasoner", "eu.reasoner-audit", "eu.reasoner-shadow", "eu.reasoner-replay"}),
+    ],
+)
+def test_each_lane_is_read_in_a_group_of_its_own_and_all_share_the_calls_in_flight(lanes, groups):
+    worker = Worker(settings.load(lanes=lanes, prefix="eu."), None)
+    engines = worker._engines(Backend(), None)
+    assert {engine.bus.group for engine in engines} == groups
+    assert len({id(engine.admission) for engine in engines}) == 1
+    engines[0].admission.owners += 3
+    assert engines[-1].admission.owners == 3
+
+
+async def test_a_pool_without_live_content_keeps_nothing_free_for_it():
+    for lanes, free in (("shadow,replay", 0), ("live,replay", 20)):
+        worker = Worker(settings.load(lanes=lanes), None)
+        limits = worker._limits(Backend())
+        assert limits.max_in_flight == 80
+        assert limits.reserve == free
+        assert (limits.max_background is None) == (free == 0)
+        tokens = _admission(worker._budget(Backend()))
+        assert tokens._reserve == (250 if free else 0)
+
+
+def test_judgements_in_progress_get_half_a_session_when_partitions_move():
+    for session, seconds in ((6000, 3.0), (10_000, 5.0), (30_000, 6.0)):
+        current = settings.load(session_timeout_ms=session, commit_interval=1.5)
+        limits = Worker(current, None)._limits(Backend())
+        assert (limits.drain_timeout, limits.commit_interval) == (seconds, 1.5)

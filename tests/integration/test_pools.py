@@ -1,0 +1,121 @@
+"""Pools of workers: a lane that moves to other workers goes on where it was, and lanes do not interrupt each other."""
+
+import asyncio
+import contextlib
+from collections import Counter
+
+import pytest
+
+from safeguard_streams.bus import kafka as kafka_bus
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import Verdict, decode
+from safeguard_streams.operations import cluster
+from safeguard_streams.releases import operator
+from safeguard_streams.releases.operator import ChangedBy
+from safeguard_streams.workers.app import Worker
+from safeguard_streams.workers.bench.items import escalations, policies
+from safeguard_streams.workers.inference.interface import Completion
+from safeguard_streams.workers.inference.scripted import Script
+from tests.conftest import until
+
+LANES = {"live": topics.VERDICTS, "audit": topics.VERDICTS, "replay": topics.REPLAYS}
+
+
+class Model:
+    """Answers after a moment that nothing violates, and counts how often each prompt was judged."""
+
+    model = "stand-in"
+    max_model_tokens = 16_384
+    concurrency = 8
+    cache_tokens = None
+    healthy = True
+
+    def __init__(self):
+        self.calls = Counter()
+        self._script = Script({"FS1": ["bitcoin"]})
+
+    async def generate(self, question):
+        if question.user:
+            self.calls[tuple(question.user)] += 1
+            await asyncio.sleep(0.02)
+        return Completion(self._script.answer(question.policy_text, "").tokens, 100, 0)
+
+
+@contextlib.asynccontextmanager
+async def pool(current, model, *lanes):
+    """A worker of some lanes in this process."""
+
+    async def start(_):
+        return model
+
+    stop = asyncio.Event()
+    worker = Worker(current.model_copy(update={"lanes": lanes, "judgement_cache_size": 0}), start)
+    running = asyncio.create_task(worker.run(stop))
+    try:
+        yield worker
+    finally:
+        stop.set()
+        await running
+
+
+async def publish(current, lane, count, name):
+    records = escalations([f"{name} number {n} in {lane}" for n in range(count)], lane, f"{lane}-{name}")
+    async with kafka_bus.producer(current) as producer:
+        for record in records:
+            await producer.send(current.prefix + topics.LANES[lane], key=record.key, value=record.value)
+        await producer.flush()
+
+
+async def judged(current):
+    """How many verdicts there are, by lane and content id."""
+    reading = kafka_bus.read_all(current, [topics.VERDICTS, topics.REPLAYS])
+    verdicts = [decode(record.value, Verdict) async for record in reading]
+    return Counter((verdict.lane, verdict.content_id) for verdict in verdicts)
+
+
+@pytest.mark.slow
+async def test_lanes_that_move_between_pools_lose_nothing_and_repeat_nothing(broker):
+    await kafka_bus.create_topics(broker)
+    await operator.release(broker, policies(), ChangedBy("test"))
+    model = Model()
+    for lane in LANES:
+        await publish(broker, lane, 40, "first")
+    async with pool(broker, model, "live", "audit", "replay"):
+        await until(lambda: sum(model.calls.values()) > 30)
+    for lane in LANES:
+        await publish(broker, lane, 20, "second")
+    async with pool(broker, model, "replay"), pool(broker, model, "live", "audit") as live:
+        await until(lambda: live.state()["ready"])
+        assert set(live.state()["lanes"]) == {"live", "audit"}
+
+        async def all_judged():
+            return len(await judged(broker)) == 60 * len(LANES)
+
+        await until(all_judged)
+        async with cluster.admin(broker) as client:
+            groups = await cluster.groups(broker, client)
+            states = await cluster.topic_states(broker, client)
+            lags = {lag.queue: lag for lag in await cluster.lags(broker, states, client) if lag.stage == "reasoner"}
+        hosts = {lane: len(groups[group].hosts) for lane, group in topics.LANE_GROUPS.items()}
+        assert hosts == {"live": 1, "audit": 1, "shadow": 0, "replay": 1}
+        assert {lane: lags[lane].started for lane in LANES} == dict.fromkeys(LANES, True)
+        assert not lags["shadow"].started
+    assert set((await judged(broker)).values()) == {1}
+    assert set(model.calls.values()) == {1}, "the first pool committed what it had judged"
+
+
+@pytest.mark.slow
+async def test_a_worker_of_another_lane_interrupts_no_live_content(broker):
+    await kafka_bus.create_topics(broker)
+    await operator.release(broker, policies(), ChangedBy("test"))
+    model = Model()
+    async with pool(broker, model, "live") as live:
+        await until(lambda: live.state()["ready"])
+        (engine,) = live.engines
+        workers = dict(engine._workers)
+        for _ in range(2):
+            async with pool(broker, model, "replay") as other:
+                await until(lambda other=other: other.state()["ready"])
+                await publish(broker, "replay", 5, "more")
+                await until(lambda other=other: other.state()["committed"] == 5)
+        assert dict(engine._workers) == workers, "no partition was given up"
