@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import re2
 
 from safeguard_streams.policies.distilled import DistilledClassifier
-from safeguard_streams.policies.vocabulary import Effort, Harm
+from safeguard_streams.policies.vocabulary import Effort, Harm, Side
 
 MAX_SAMPLES = 25
 SCORE_BOUND = 0.001  # scores are clipped to [SCORE_BOUND, 1 - SCORE_BOUND], because most of them are nearly 0 or 1
@@ -80,12 +80,26 @@ class Judging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     samples: judgements of each content item, sampled at temperature 1. With 1, the single most likely answer is taken.
     agreement: share of the samples that must agree, 0 to 1. With less agreement the verdict is undetermined.
     score_map: applied to the score; fitted by `safeguard reason calibrate`.
+    output: the policy's own words for the decision, as in {INVALID: violates, VALID: safe}. Without it, the model
+        answers 1 for violates and 0 for safe. Verdicts of a policy with its own words have no score.
     """
 
     bundle: str | None = None
     samples: int = 1
     agreement: float = 0.5
     score_map: ScoreMap | None = None
+    output: dict[str, Side] | None = None
+
+    def violates(self, answered: int | str) -> bool | None:
+        """What the model's word for the decision means; None for a word that the policy does not have."""
+        words: Mapping[int | str, Side] = self.output or {1: "violates", 0: "safe"}
+        side = words.get(answered)
+        return None if side is None else side == "violates"
+
+    @property
+    def words(self) -> str:
+        """The words for the decision as a JSON object's form shows them: 0 or 1, or the policy's own."""
+        return " or ".join(f'"{word}"' for word in self.output) if self.output else "0 or 1"
 
 
 class Policy(msgspec.Struct, frozen=True):
