@@ -14,7 +14,7 @@ from safeguard_streams.policies import files, golden, harmony
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.gate_check import check_gate
 from safeguard_streams.policies.golden import GoldenFile, GoldenRow, canonical
-from safeguard_streams.policies.parsing import Document, FrontMatter, Line, RuleIds, parse_with_lines
+from safeguard_streams.policies.parsing import RULE, Document, FrontMatter, Line, RuleIds, parse_with_lines
 from safeguard_streams.policies.skeleton import blanks
 from safeguard_streams.policies.vocabulary import RULE_ID, is_within
 
@@ -26,6 +26,7 @@ MAX_TOKENS = 10_000
 MIN_EXAMPLES = 4
 MIN_GOLDEN = 60
 _EXAMPLE = re.compile(rf'- "(.+)" -> (violates|safe), ({RULE_ID}(?:, {RULE_ID})*)\s*\Z')
+_QUOTED = re.compile(r"[\"“„«].{3,}[\"”“»]")
 _LANGUAGE = re.compile(r"(?:[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*|\*)\Z")
 _MARKUP = re.compile(r"<\|\w+\|>")
 
@@ -275,10 +276,22 @@ def _check_golden(
     unreadable = any(problem.severity == "error" for problem in problems)
     if rules is not None and not unreadable:
         cited = {rule for example in examples for rule in example.rules} | {row.golden.rule for row in rows}
+        cited |= set(_quoting(read))
         where = "example or golden text" if rows else "example"
         for rule in (rule for rule in [*rules.violating, *rules.safe] if rule not in cited):
             read.warn(read.line("rules", rule), "unreached", f"no {where} shows what {rule} means")
     return rows
+
+
+def _quoting(read: Document) -> Iterator[str]:
+    """The rules that quote an example of their own, in their line or in those below it."""
+    for section in RULE_SECTIONS:
+        rule: str | None = None
+        for line in read.sections.get(section, ()):
+            begun = RULE.match(line.text)
+            rule = begun[1] if begun else rule
+            if rule and _QUOTED.search(line.text):
+                yield rule
 
 
 def _golden_rows(read: Document, path: Path) -> GoldenFile:

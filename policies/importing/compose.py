@@ -123,7 +123,8 @@ class _Writer:
         found: list[str] = []
         sections = [section for section in self._outline.sections if section.kind == kind]
         for section in sections:
-            if section.lines and section.title and (len(sections) > 1 or kind in {"violates", "safe"}):
+            named = section.title.casefold().rstrip("s") == kind.rstrip("s")
+            if section.lines and section.title and not named and (len(sections) > 1 or kind in {"violates", "safe"}):
                 found.append(f"### {section.title}")
             guarded = kind in {"violates", "safe", "examples"}
             found += [self._line(line, guarded=guarded) for line in section.lines]
@@ -179,7 +180,8 @@ class _Writer:
             made = self._made({*found, *self._settings.avoid})
             found |= made
             if made:
-                self.changes.append(f"made {len(made)} examples from quotations in the rules")
+                examples = "an example" if len(made) == 1 else f"{len(made)} examples"
+                self.changes.append(f"made {examples} from quotations in the rules")
         text = [*found.values(), *self._text_of("examples")]
         return text or ["The policy gives no examples."]
 
@@ -202,7 +204,7 @@ def own_words(words: Mapping[str, Side | None]) -> dict[str, Side]:
 
 
 def _quotation(rule: Rule) -> tuple[Rule, str] | None:
-    text = lines.quoted(rule.text)
+    text = next(filter(None, map(lines.quoted, (rule.text, *rule.details))), None)
     return (rule, text) if text else None
 
 
@@ -218,6 +220,7 @@ def _unused(title: str, seen: set[str]) -> str:
 
 def summary(text: str) -> str:
     """A rule's name: its text up to a quotation or a colon."""
+    text = lines.unwrapped(text)
     first = re.split(r"\s*[–—:-]?\s*[“\"]|:\s|\s[–—]\s|(?<=[^.])\.\s", text)[0].strip(" .–—:-")
     name = first or text.strip()
     return name if len(name) <= _SUMMARY else f"{name[:_SUMMARY].rsplit(' ', 1)[0]}..."

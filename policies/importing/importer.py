@@ -93,6 +93,7 @@ def import_policy(read_from: Source, policy_id: str, golden: Path | None, ask: A
         keeps_words=keep_words,
         avoid=frozenset(canonical(text.text) for text in labelled.rows),
     )
+    changes = _changes(read_from, found)
     composed = compose(found, settings)
     return Imported(
         id=policy_id,
@@ -100,7 +101,7 @@ def import_policy(read_from: Source, policy_id: str, golden: Path | None, ask: A
         rules=tuple(
             ImportedRule(rule.id, rule.side, ids.base(rule.id), summary(rule.text)) for rule in found.rules if rule.side
         ),
-        changes=(*_changes(read_from, found), *composed.changes),
+        changes=(*changes, *composed.changes),
         left_out=tuple(found.left_out),
         golden=labelled.rows,
         golden_notes=labelled.notes,

@@ -13,7 +13,7 @@ _HEADING = re.compile(r"(#{1,6})\s+(.+?)\s*#*\Z")
 _BOLD = re.compile(r"(\*\*|__)(.+?)\1:?\Z")
 _RULER = re.compile(r"[=\-_*~#\s]{3,}\Z")
 _SIGNS = frozenset({"So", "Sk", "Cf", "Mn"})  # emoji and what belongs to them
-_KEPT_SIGNS = "\u200c\u200d"
+_MARKS = "`^"  # of Markdown
 _STARTS = re.compile(rf"[\"'`*_#\[(]*({WRITTEN})[\]`*_]*(.*)\Z", re.DOTALL)
 _IN_BRACKETS = re.compile(rf"(.*?)\s*\(#?({WRITTEN})\b\s*[–—:-]*\s*([^()]*)\)\s*:?\s*(.*)\Z")
 _SEPARATOR = re.compile(r"[\s:.)–—=>-]*(?:[:.)–—>]|\s-|-\s)[\s:.)–—=>*_-]*|\s*(?=[(\"“'‘])|\s+(?=[^\W\d_a-z])")
@@ -54,9 +54,13 @@ def is_ruler(line: str) -> bool:
 def without_signs(text: str) -> str:
     """Text without emoji and blanks at its beginning."""
     kept = 0
-    while kept < len(text) and (text[kept].isspace() or unicodedata.category(text[kept]) in _SIGNS):
+    while kept < len(text) and (text[kept].isspace() or _is_sign(text[kept])):
         kept += 1
     return text[kept:]
+
+
+def _is_sign(char: str) -> bool:
+    return unicodedata.category(char) in _SIGNS and char not in _MARKS
 
 
 def read(line: str) -> Read:
@@ -122,6 +126,9 @@ def cells(line: str) -> list[str] | None:
 
 
 def quoted(text: str) -> str | None:
-    """The last quotation of a text, if it is long enough to be an example of content."""
-    found = re.findall(r"[“\"]([^“”\"]{8,300})[”\"]", text)
-    return found[-1].strip() if found else None
+    """The quotation that a rule or an example consists of, or ends with, if it is long enough to be content.
+
+    A quotation within a sentence may say the opposite: content such as "..." excepted.
+    """
+    found = _QUOTED.search(text)
+    return found[1].strip() if found and "[" not in found[1] else None

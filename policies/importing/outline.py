@@ -27,7 +27,8 @@ _CLASSIFY = re.compile(
     r"\bas\s+[`\"'*]*([A-Z][A-Z_-]+)[`\"'*]*\s*(?:\([^)]*\))?,?\s+or\s+(?:as\s+)?[`\"'*]*([A-Z][A-Z_-]+)\b"
 )
 _PLACEHOLDER = re.compile(
-    r"(?:content|input|text|message|answer|user input|classification)\b[^:]{0,60}:\s*(?:[\[{<][^\]}>]*[\]}>]+)?\Z"
+    r"(?:user )?(?:content|input|text|message)(?: to \w+)?:\s*(?:[\[{<].*)?\Z"
+    r"|(?:answer|classification|label|output|decision)(?: \([^)]*\))?:\Z"
     r"|.*\{\{?\s*(?:input|content|text|message|prompt)\s*\}?\}",
     re.IGNORECASE,
 )
@@ -36,7 +37,8 @@ _FORM = re.compile(
     r"|\b(?:do not|don't|no|without)\b.*\b(?:explanations?|punctuation|reasoning|other text|markdown)\b",
     re.IGNORECASE,
 )
-_SENTENCE = re.compile(r"(?<=[.!?:])\s+")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+_EMPTY_HEAD = re.compile(r"\s*(?:for )?examples?:\Z", re.IGNORECASE)
 _FENCE = re.compile(r"\s*(?:```|~~~)")
 _PAIR = re.compile(r"\b[DR]-(?=[A-Z]{1,8}\d)")
 
@@ -161,6 +163,8 @@ class _Reader:
         if not read.rules:
             self._rules_without_ids()
         self._settle_sides()
+        for part in (*(section.lines for section in read.sections), *(rule.details for rule in read.rules)):
+            part[:] = _without_empty_heads(part)
         return read
 
     # ------------------------------------------------------------------ ids
@@ -196,7 +200,7 @@ class _Reader:
         why = ""
         if self._in_fence and re.search(r"[{}]|[\"']?\w+[\"']?\s*:\s*(?:0 or 1|0\|1|\"|true)", line):
             why = "a form of the answer"
-        elif _PLACEHOLDER.match(line.strip()) and not line.strip().endswith(("Examples:", "examples:")):
+        elif _PLACEHOLDER.match(line.strip()):
             why = "a place for the content"
         if why:
             self._read.left_out.append(LeftOut(number, why))
@@ -328,18 +332,17 @@ class _Reader:
         text = self._without_form(number, line.strip() if not read.bullet else f"- {read.text}")
         if not text:
             return
-        if self._open is not None:
-            self._open.details.append(text)
-        else:
-            self._section.lines.append(f"{' ' * read.depth}{text}")
+        holder = self._section.lines if self._open is None else self._open.details
+        holder.append(f"{' ' * read.depth}{text}")
 
     def _without_form(self, number: int, text: str) -> str:
         """A line without the sentences that ask for another form of answer."""
-        if not _FORM.search(text):
+        sentences = _SENTENCE.split(text)
+        kept = [sentence for sentence in sentences if not _FORM.search(sentence)]
+        if len(kept) == len(sentences):
             return text
-        kept = [sentence for sentence in _SENTENCE.split(text) if not _FORM.search(sentence)]
         self._read.left_out.append(LeftOut(number, "another form of answer"))
-        return " ".join(kept) if any(re.search(r"\w{3}", sentence) for sentence in kept) else ""
+        return " ".join(kept)
 
     # ------------------------------------------------------------------ afterwards
 
@@ -365,6 +368,16 @@ class _Reader:
             if rule.side is None and "." in rule.id:
                 level_rule = self._read.rule(ids.base(rule.id))
                 rule.side = level_rule.side if level_rule else None
+
+
+def _without_empty_heads(part: list[str]) -> list[str]:
+    """Lines without those that announce examples which are rules or examples of the policy now."""
+    following = [*part[1:], ""]
+    return [
+        line
+        for line, after in zip(part, following, strict=False)
+        if not _EMPTY_HEAD.match(line) or after.lstrip().startswith(("- ", '"', "“"))
+    ]
 
 
 def _kind(text: str) -> tuple[Kind, Side | None]:

@@ -78,8 +78,8 @@ def import_file(
 ) -> None:
     """Turn a policy for gpt-oss-safeguard into this package's form, with its rules, sub-rules and golden set.
 
-    Keeps the text. On a terminal, asks what the text leaves open. Shows what it changed, assumed and left out, and checks
-    the result: exit status 1 if that has errors.
+    Keeps the text. On a terminal, asks what the text leaves open. Shows what it changed, assumed and left out, and
+    checks the result: exit status 1 if that has errors.
     """
     source = importer.read(file)
     folder = out or Path(source.id)
