@@ -6,7 +6,8 @@ In reading order:
 - `labels`: the words by which policies and their labels call content safe or violating.
 - `ids`: rule ids as authors write them, and as the format of this package has them.
 - `lines`: what one line is: a heading, a bullet, a table's row, a quoted example.
-- `outline`: from lines to sections, rules with their sub-rules and severities, and examples.
+- `outline`: a policy as it was read: sections, rules with their sub-rules and severities, and examples.
+- `reader`: from lines to an outline.
 - `settle`: what the text leaves open, and the answers.
 - `compose`: from an outline to a policy.md.
 - `golden_csv`: from a CSV file to golden texts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ _REVIEW = (
 _NO_DEFINITIONS = "The words of the rules have their usual meaning."
 _REST = "Is covered by no rule of VIOLATES, or is about anything else."
 _COVERS_REST = re.compile(r"anything else|any other|any content|everything else|all other|\bnon-|\bno violation", re.I)
+_EXAMPLES = re.compile(r"examples?:", re.I)
 _STRUCTURE = frozenset({"instruction", "definitions", "violates", "safe", "examples", "output"})
 
 
@@ -144,7 +146,8 @@ class _Writer:
         if own and not self._settings.keeps_words:
             meanings = [f"{word} means that the content {_MEANS[side]}" for word, side in own.items()]
             yield f"In this policy, {'; '.join(meanings)}."
-            self.changes.append(f"the model answers 1 and 0 for {' and '.join(own)}, which the text keeps")
+            answers = [f"{int(side == 'violates')} for {word}" for word, side in own.items()]
+            self.changes.append(f"the text keeps its words, and the model answers {', '.join(answers)}")
         if self._outline.pairs:
             yield "Of two labels of one example, the higher one decides."
             self.changes.append("examples with two labels have the higher one")
@@ -204,7 +207,9 @@ def own_words(words: Mapping[str, Side | None]) -> dict[str, Side]:
 
 
 def _quotation(rule: Rule) -> tuple[Rule, str] | None:
-    text = next(filter(None, map(lines.quoted, (rule.text, *rule.details))), None)
+    shown = itertools.dropwhile(lambda detail: not _EXAMPLES.match(detail), rule.details)
+    texts = (rule.text, *(detail.removeprefix("- ") for detail in shown))
+    text = next(filter(None, map(lines.quoted, texts)), None)
     return (rule, text) if text else None
 
 

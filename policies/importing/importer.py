@@ -10,7 +10,7 @@ import msgspec
 
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.golden import Golden, canonical
-from safeguard_streams.policies.importing import golden_csv, ids, outline, source
+from safeguard_streams.policies.importing import golden_csv, ids, outline, reader, source
 from safeguard_streams.policies.importing.compose import Settings, compose, own_words, summary
 from safeguard_streams.policies.importing.settle import Ask, Question, settle
 from safeguard_streams.policies.parsing import FRONT, POLICY_ID
@@ -67,7 +67,7 @@ def read(path: Path) -> Source:
     front = FRONT.match(text)
     if front and re.search(r"^rules:", front[1], re.MULTILINE) and re.search(r"^gate:", front[1], re.MULTILINE):
         raise ConfigurationError(f"{path}: is a policy of this form already; check it: safeguard policy check {path}")
-    title = outline.read(text, "XX").title
+    title = reader.read(text, "XX").title
     return Source(path, text, _NOT_TITLE.sub("", title).strip() or path.stem, was_html)
 
 
@@ -80,7 +80,7 @@ def import_policy(read_from: Source, policy_id: str, golden: Path | None, ask: A
         raise ConfigurationError(
             f"{policy_id!r} is no id: name the folder in lower-case words with hyphens, as in my/spam"
         )
-    found = outline.read(read_from.text, prefix_of(policy_id))
+    found = reader.read(read_from.text, prefix_of(policy_id))
     settle(found, ask)
     labelled = golden_csv.read(golden, found, ask) if golden else golden_csv.Imported((), ())
     if keep_words and not own_words(found.words):

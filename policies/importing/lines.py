@@ -20,6 +20,7 @@ _SEPARATOR = re.compile(r"[\s:.)–—=>-]*(?:[:.)–—>]|\s-|-\s)[\s:.)–—=
 _EXAMPLE = re.compile(r"[\"“”](.+)[\"“”]\s*(?:->|→|=>|⇒|:|=)\s*(\S.*?)\s*\Z")
 _CELLS = re.compile(r"(?<!\\)\|")
 _RULE_OF_TABLE = re.compile(r"[\s|:-]+\Z")
+_QUOTED = re.compile(r"(?:\A|[–—:-]\s+)[“\"]([^“”\"]{8,300})[”\"]\s*(?:\([^()]*\))?\s*\Z")
 _SECTION_WORDS = 5
 
 
