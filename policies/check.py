@@ -26,7 +26,7 @@ MAX_TOKENS = 10_000
 MIN_EXAMPLES = 4
 MIN_GOLDEN = 60
 _EXAMPLE = re.compile(rf'- "(.+)" -> (violates|safe), ({RULE_ID}(?:, {RULE_ID})*)\s*\Z')
-_QUOTED = re.compile(r"[\"“„«].{3,}[\"”“»]")
+_QUOTED = re.compile(r"[\"“„«][^\"“”„«»]{3,}[\"”“»]")
 _LANGUAGE = re.compile(r"(?:[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*|\*)\Z")
 _MARKUP = re.compile(r"<\|\w+\|>")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -92,9 +92,10 @@ class Judging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def violates(self, answered: int | str) -> bool | None:
         """What the model's word for the decision means; None for a word that the policy does not have."""
-        words: Mapping[int | str, Side] = self.output or {1: "violates", 0: "safe"}
-        side = words.get(answered)
-        return None if side is None else side == "violates"
+        if self.output is None:
+            return bool(answered) if answered in {0, 1} else None
+        side = self.output.get(str(answered))
+        return None if side is None or isinstance(answered, int) else side == "violates"
 
     @property
     def words(self) -> str:

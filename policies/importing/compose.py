@@ -226,6 +226,6 @@ def _unused(title: str, seen: set[str]) -> str:
 def summary(text: str) -> str:
     """A rule's name: its text up to a quotation or a colon."""
     text = lines.unwrapped(text)
-    first = re.split(r"\s*[–—:-]?\s*[“\"]|:\s|\s[–—]\s|(?<=[^.])\.\s", text)[0].strip(" .–—:-")
+    first = re.split(r"\s*[–—:-]+\s*[“\"]|:\s|\s[–—]\s|(?<=[^.])\.\s", text)[0].strip(" .–—:-")
     name = first or text.strip()
     return name if len(name) <= _SUMMARY else f"{name[:_SUMMARY].rsplit(' ', 1)[0]}..."

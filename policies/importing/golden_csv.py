@@ -6,7 +6,8 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from safeguard_streams.policies.importing.outline import Outline
 from safeguard_streams.policies.importing.settle import Ask, Question
 from safeguard_streams.policies.vocabulary import Side
 
-MAX_BYTES = 50_000_000
+MAX_BYTES = 20_000_000
 _DELIMITERS = ",;\t|"
 _HEADER_ROWS = 10  # a file may begin with a note
 _SHOWN_LINES = 5  # of rows that were left out
@@ -33,7 +34,11 @@ _LABEL = re.compile(
 _RULE = re.compile(r"rules?(?: ?ids?)?|category|severity|policy|section|code", re.I)
 _LANGUAGE = re.compile(r"lang(?:uage)?", re.I)
 _OF_SAFE = re.compile(r"(?:is )?(?:safe|valid|allowed)", re.I)  # a column whose 1 or yes means safe
+_LONG = 40  # characters; no label has as many
 _TAG = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]{1,8})*")
+
+
+Resolve = Callable[[str], str | None]
 
 
 class Imported(msgspec.Struct, frozen=True):
@@ -71,7 +76,7 @@ def read(path: Path, outline: Outline, ask: Ask) -> Imported:
     """
     rows = _rows(source.read(path, MAX_BYTES))
     importer = _Importer(outline, ask)
-    for columns, body in _tables(rows, outline, path):
+    for columns, body in _tables(rows, importer.resolve, path):
         importer.take(columns, body)
     golden, notes = tuple(importer.golden()), tuple(importer.notes())
     if not golden:
@@ -100,7 +105,7 @@ def _regularity(rows: Sequence[_Row]) -> tuple[int, int]:
     return max(((count, cells) for cells, count in counts.items()), default=(0, 0))
 
 
-def _tables(rows: Sequence[_Row], outline: Outline, path: Path) -> Iterator[tuple[_Columns, Sequence[_Row]]]:
+def _tables(rows: Sequence[_Row], resolve: Resolve, path: Path) -> Iterator[tuple[_Columns, Sequence[_Row]]]:
     """The columns to read, with the rows below their header. One file may have several pairs of text and label."""
     for number, row in enumerate(rows[:_HEADER_ROWS]):
         names = [" ".join(cell.replace("_", " ").split()) for cell in row.cells]
@@ -109,7 +114,7 @@ def _tables(rows: Sequence[_Row], outline: Outline, path: Path) -> Iterator[tupl
         if not (labels or rules):
             continue
         body = rows[number + 1 :]
-        group = sum(_group(later, outline) is not None for later in body) > 1
+        group = sum(_group(later, resolve) is not None for later in body) > 1
         texts = [i for i, name in enumerate(names) if _TEXT.fullmatch(name) and i not in labels]
         texts = texts or _longest(body, {*labels, *rules})
         if not texts:
@@ -122,7 +127,7 @@ def _tables(rows: Sequence[_Row], outline: Outline, path: Path) -> Iterator[tupl
             one_is_safe = label is not None and bool(_OF_SAFE.fullmatch(names[label]))
             yield _Columns(text, label, rule, language, group, one_is_safe), body
         return
-    columns = _unnamed(rows, outline)
+    columns = _unnamed(rows, resolve)
     if columns is None:
         raise ConfigurationError(
             f"{path}: has no column of labels or of texts: name them in the first row, as in text,label"
@@ -130,10 +135,10 @@ def _tables(rows: Sequence[_Row], outline: Outline, path: Path) -> Iterator[tupl
     yield columns, rows
 
 
-def _group(row: _Row, outline: Outline) -> str | None:
+def _group(row: _Row, resolve: Resolve) -> str | None:
     """The rule that a row with one cell announces for the rows below it."""
     filled = [cell for cell in row.cells if cell.strip()]
-    return outline.resolve(filled[0]) if len(filled) == 1 and len(filled[0]) < 20 else None
+    return resolve(filled[0]) if len(filled) == 1 and len(filled[0]) < _LONG else None
 
 
 def _longest(rows: Sequence[_Row], but: set[int]) -> list[int]:
@@ -144,14 +149,14 @@ def _longest(rows: Sequence[_Row], but: set[int]) -> list[int]:
     return [column for column, length in lengths.most_common(1) if length]
 
 
-def _unnamed(rows: Sequence[_Row], outline: Outline) -> _Columns | None:
+def _unnamed(rows: Sequence[_Row], resolve: Resolve) -> _Columns | None:
     """The columns of a file without a header, by what most of their cells hold."""
     hits: Counter[int] = Counter()
     for row in rows:
         hits.update(
             i
             for i, cell in enumerate(row.cells)
-            if cell.strip() and (outline.resolve(cell) or side_of_label(cell)) and len(cell) < 40
+            if cell.strip() and len(cell) < _LONG and (resolve(cell) or side_of_label(cell))
         )
     label = next((column for column, count in hits.most_common(1) if 2 * count > len(rows)), None)
     texts = _longest(rows, {label}) if label is not None else []
@@ -171,6 +176,7 @@ class _Importer:
     def __init__(self, outline: Outline, ask: Ask) -> None:
         self._outline = outline
         self._ask = ask
+        self.resolve: Resolve = lru_cache(maxsize=10_000)(outline.resolve)
         self._answers: dict[str, _Labelled | None] = {}
         self._unknown: dict[str, list[int]] = {}
         self._unlabelled: list[int] = []
@@ -186,7 +192,7 @@ class _Importer:
         """Reads the rows of one pair of columns."""
         group: str | None = None
         for row in rows:
-            if columns.group and (announced := _group(row, self._outline)):
+            if columns.group and (announced := _group(row, self.resolve)):
                 group = announced
                 continue
             text = row.cell(columns.text)
@@ -198,10 +204,10 @@ class _Importer:
                 self._add(row.line, text, labelled, tag if _TAG.fullmatch(tag) else "en")
 
     def _labelled(self, row: _Row, columns: _Columns, group: str | None) -> _Labelled | None:
-        label, rule = row.cell(columns.label), self._outline.resolve(row.cell(columns.rule))
+        label, rule = row.cell(columns.label), self.resolve(row.cell(columns.rule))
         if group is not None:
             self._grouped += 1
-            other = self._outline.resolve(label)
+            other = self.resolve(label)
             if other is not None and other != group:
                 self._overruled.append(row.line)
             return self._by_rule(group)
@@ -229,7 +235,7 @@ class _Importer:
         return meant
 
     def _understood(self, word: str, *, one_is_safe: bool) -> _Labelled | None:
-        if rule_id := self._outline.resolve(word):
+        if rule_id := self.resolve(word):
             return self._by_rule(rule_id)
         folded = {own.casefold(): side for own, side in self._outline.words.items() if side}
         side = folded.get(word.casefold()) or side_of_label(word)
@@ -248,7 +254,7 @@ class _Importer:
         )
         if answer in ("violates", "safe"):
             return _Labelled("violates" if answer == "violates" else "safe", None)
-        rule_id = self._outline.resolve(answer)
+        rule_id = self.resolve(answer)
         return self._by_rule(rule_id) if rule_id else None
 
     def _add(self, line: int, text: str, labelled: _Labelled, language: str) -> None:

@@ -45,12 +45,12 @@ class Imported(msgspec.Struct, frozen=True):
 
 
 class Source(msgspec.Struct, frozen=True):
-    """The text of a policy that is to be imported, and the title that it has."""
+    """The text of a policy that is to be imported, its title, and what reading the file changed."""
 
     path: Path
     text: str
     title: str
-    was_html: bool
+    changes: tuple[str, ...]
 
     @property
     def id(self) -> str:
@@ -63,12 +63,20 @@ class Source(msgspec.Struct, frozen=True):
 
 def read(path: Path) -> Source:
     """Read a policy's file. Raises ConfigurationError where it is no text, or a policy of this package already."""
-    text, was_html = source.policy_text(path)
+    text, was_html, hidden = source.policy_text(path)
     front = FRONT.match(text)
+    changes = ["HTML became Markdown"] if was_html else []
+    changes += [f"removed characters that cannot be seen: {hidden}"] if hidden else []
     if front and re.search(r"^rules:", front[1], re.MULTILINE) and re.search(r"^gate:", front[1], re.MULTILINE):
         raise ConfigurationError(f"{path}: is a policy of this form already; check it: safeguard policy check {path}")
-    title = reader.read(text, "XX").title
-    return Source(path, text, _NOT_TITLE.sub("", title).strip() or path.stem, was_html)
+    title = ""
+    if front:
+        named = re.search(r"^(?:title|name):(.*)$", front[1], re.MULTILINE)
+        title = named[1].strip(" \"'") if named else ""
+        changes.append("left out the front matter of another form")
+        text = "\n" * text[: front.start(2)].count("\n") + front[2]
+    title = _NOT_TITLE.sub("", title or reader.read(text, "XX").title).strip()
+    return Source(path, text, title or path.stem, tuple(changes))
 
 
 def import_policy(read_from: Source, policy_id: str, golden: Path | None, ask: Ask, *, keep_words: bool) -> Imported:
@@ -121,9 +129,7 @@ def _terms(ask: Ask) -> tuple[str, ...]:
 
 def _changes(read_from: Source, found: outline.Outline) -> list[str]:
     """What reading changed in the text."""
-    changes = []
-    if read_from.was_html:
-        changes.append("HTML became Markdown")
+    changes = [*read_from.changes]
     renamed = [f"{written} is {rule_id}" for written, rule_id in found.renamed.items()]
     if renamed:
         changes.append(f"ids in the form of this package: {', '.join(renamed)}")

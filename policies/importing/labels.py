@@ -79,7 +79,7 @@ _VIOLATING = re.compile(
     re.IGNORECASE,
 )
 _PERMITTED = re.compile(
-    r"\b(?:valid|safe|allow(?:ed)?|permit(?:ted)?|acceptable|excludes?|exceptions?|exempt\w*|benign|compliant)\b",
+    r"\b(?:valid|safe|ok(?:ay)?|allow(?:ed)?|permit(?:ted)?|acceptable|excludes?|exceptions?|exempt\w*|benign|compliant)\b",
     re.IGNORECASE,
 )
 _WRAPPING = " \t`'\"*_.,:;()[]{}“”‘’"

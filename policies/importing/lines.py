@@ -25,10 +25,14 @@ _SECTION_WORDS = 5
 
 
 class Start(NamedTuple):
-    """A rule's beginning: the id as written, the rest of the line, and what stood in brackets or in front."""
+    """A rule's beginning: the id as written, and the rest of the line.
+
+    separated: whether a sign parts the two, or brackets hold the id: H1 Headings may be a rule, and H1: Headings is.
+    """
 
     written: str
     text: str
+    separated: bool
 
 
 class Heading(NamedTuple):
@@ -101,12 +105,13 @@ def start(line: Read) -> Start | None:
     if found := _STARTS.match(text):
         separator = _SEPARATOR.match(found[2])
         if not found[2] or separator:
-            return Start(found[1], (found[2][separator.end() :] if separator else "").strip())
+            signs = separator[0].strip() if separator else ""
+            return Start(found[1], (found[2][separator.end() :] if separator else "").strip(), bool(signs))
     if line.bullet and not line.heading:
         return None
     if (found := _IN_BRACKETS.match(text)) and len(found[1]) <= 80 and found[1] and not re.search(r"[.\"“]", found[1]):
         detail = f" ({found[3].strip()})" if found[3].strip() else ""
-        return Start(found[2], f"{found[1].strip()}{detail}{': ' if found[4] else ''}{found[4]}")
+        return Start(found[2], f"{found[1].strip()}{detail}{': ' if found[4] else ''}{found[4]}", separated=True)
     return None
 
 

@@ -6,9 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
+from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.importing import ids, lines
 from safeguard_streams.policies.importing.labels import bare, side_of_heading, side_of_label
-from safeguard_streams.policies.importing.lines import Heading, Read
+from safeguard_streams.policies.importing.lines import Heading, Read, Start
 from safeguard_streams.policies.importing.outline import (
     PAIR,
     Example,
@@ -21,6 +22,8 @@ from safeguard_streams.policies.importing.outline import (
 )
 from safeguard_streams.policies.vocabulary import Side
 
+MAX_LINE = 4_000  # characters; longer lines are text
+MAX_RULES = 500
 _KINDS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("examples", re.compile(r"(?:\w+ )?examples?\b", re.IGNORECASE)),
     ("output", re.compile(r"(?:required |expected )?(?:output|response|answer|return)\b", re.IGNORECASE)),
@@ -49,7 +52,10 @@ _FENCE = re.compile(r"\s*(?:```|~~~)")
 
 
 def read(text: str, prefix: str) -> Outline:
-    """The outline of a policy's text. prefix: the letters of ids for rules that have none."""
+    """The outline of a policy's text. prefix: the letters of ids for rules that have none.
+
+    Raises ConfigurationError when it has more than MAX_RULES rules.
+    """
     return _Reader(text, prefix).outline()
 
 
@@ -59,6 +65,7 @@ class _Reader:
     def __init__(self, text: str, prefix: str) -> None:
         self._lines = text.split("\n")
         self._prefix = prefix
+        self._ids: set[str] = set()  # of the source, and those given here
         self._prefixes = self._own_prefixes()
         self._read = Outline("", [Section("", "instruction", None, 0)], [], [], {}, [], {})
         self._open: Rule | None = None
@@ -74,6 +81,8 @@ class _Reader:
         read = self._read
         if not read.rules:
             self._rules_without_ids()
+        if len(read.rules) > MAX_RULES:
+            raise ConfigurationError(f"the policy has {len(read.rules)} rules; the limit is {MAX_RULES}: split it")
         self._settle_sides()
         for part in (*(section.lines for section in read.sections), *(rule.details for rule in read.rules)):
             part[:] = _without_empty_heads(part)
@@ -83,20 +92,27 @@ class _Reader:
 
     def _own_prefixes(self) -> set[str]:
         """The letters of the policy's own ids: those that begin several rules, or that it announces as in (#SP)."""
-        counts: Counter[str] = Counter()
-        for line in self._lines:
-            for part in lines.cells(line) or [line]:
-                begun = lines.start(lines.read(part))
-                rule_id = ids.canonical(begun.written, self._prefix) if begun else None
-                if rule_id:
-                    counts[ids.base(rule_id).rstrip("0123456789")] += 1
+        certain: set[str] = set()
+        for begun in self._begun():
+            rule_id = ids.canonical(begun.written, self._prefix)
+            if rule_id:
+                self._ids.add(rule_id)
+                certain |= {_letters(rule_id)} if begun.separated else set()
+        counts = Counter(map(_letters, self._ids))
         announced = set(re.findall(r"\(#([A-Z]{1,8})\)", "\n".join(self._lines)))
-        several = {letters for letters, count in counts.items() if count > 1}
-        return (several | announced) or set(counts)
+        return {letters for letters, count in counts.items() if count > 1} | announced or certain
+
+    def _begun(self) -> Iterator[Start]:
+        """What may be the beginning of a rule, in the lines and in the first cells of tables."""
+        for line in self._lines:
+            if len(line) <= MAX_LINE:
+                begun = lines.start(lines.read((lines.cells(line) or [line])[0]))
+                if begun:
+                    yield begun
 
     def _rule_id(self, written: str) -> str | None:
         rule_id = ids.canonical(written, self._prefix)
-        return rule_id if rule_id and ids.base(rule_id).rstrip("0123456789") in self._prefixes else None
+        return rule_id if rule_id and _letters(rule_id) in self._prefixes else None
 
     # ------------------------------------------------------------------ lines
 
@@ -105,7 +121,10 @@ class _Reader:
         return self._read.sections[-1]
 
     def _skipped(self, number: int, line: str) -> bool:
-        """Whether a line is decoration, or asks for another form of answer."""
+        """Whether a line is decoration, or asks for another form of answer, or is too long for anything but text."""
+        if len(line) > MAX_LINE:
+            self._section.lines.append(line.strip())
+            return True
         if _FENCE.match(line):
             self._in_fence = not self._in_fence
             return True
@@ -170,7 +189,8 @@ class _Reader:
         if _OUTPUT.match(begun.text) or re.match(r"or\b|and\b|[,)]", begun.text):
             return False
         if known:
-            rule_id = ids.free(rule_id, {rule.id for rule in self._read.rules})
+            rule_id = ids.free(rule_id, self._ids)
+            self._ids.add(rule_id)
             self._read.repeated.append(Repeated(number, begun.written, rule_id))
         if rule_id != begun.written and not known:
             self._read.renamed[begun.written] = rule_id
@@ -290,6 +310,10 @@ def _without_empty_heads(part: list[str]) -> list[str]:
         for line, after in zip(part, following, strict=False)
         if not _EMPTY_HEAD.match(line) or after.lstrip().startswith(("- ", '"', "“"))
     ]
+
+
+def _letters(rule_id: str) -> str:
+    return ids.base(rule_id).rstrip("0123456789")
 
 
 def _kind(text: str) -> tuple[Kind, Side | None]:

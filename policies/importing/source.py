@@ -7,6 +7,7 @@ import re
 import unicodedata
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import NamedTuple
 
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.parsing import MAX_CHARACTERS
@@ -21,6 +22,7 @@ _MARKS = (
 _HTML = re.compile(r"<(?:!doctype html|html|body|p|div|ul|ol|li|h[1-6]|table|tr)\b[^>]*>", re.IGNORECASE)
 _BLOCKS = frozenset({"p", "div", "section", "article", "ul", "ol", "table", "tr", "br", "pre", "blockquote", "header"})
 _HEADINGS = {f"h{level}": f"{'#' * level} " for level in range(1, 7)}
+_JOINERS = "\u200c\u200d"  # parts of words in some scripts, and of emoji
 _UNSEEN = frozenset({"script", "style", "head", "template"})
 
 
@@ -48,9 +50,9 @@ def decoded(found: bytes, origin: str) -> str:
     try:
         text = found.decode(encoding)
     except UnicodeDecodeError:
-        raise ConfigurationError(f"{origin}: is not text in {encoding}: save it as UTF-8") from None
+        raise ConfigurationError(f"{origin}: is not text: export it as text, Markdown or CSV in UTF-8") from None
     if any(unicodedata.category(char) == "Cc" and char not in "\t\n\r\f\v" for char in set(text)):
-        raise ConfigurationError(f"{origin}: is not a text file; export it as text, Markdown or CSV in UTF-8")
+        raise ConfigurationError(f"{origin}: is not text: export it as text, Markdown or CSV in UTF-8")
     return text
 
 
@@ -67,8 +69,16 @@ def _unmarked(found: bytes) -> str:
     return "utf-8"
 
 
-def policy_text(path: Path) -> tuple[str, bool]:
-    """The text of a policy's file, and whether it was HTML, which becomes Markdown."""
+class PolicyText(NamedTuple):
+    """The text of a policy's file. was_html: Markdown stands for the tags now. hidden: characters that were removed."""
+
+    text: str
+    was_html: bool
+    hidden: int
+
+
+def policy_text(path: Path) -> PolicyText:
+    """The text of a policy's file, without characters that nobody can see, which could say what nobody approved."""
     text = read(path, 4 * MAX_CHARACTERS).replace("\f", "\n").replace("\v", "\n")
     is_html = len(_HTML.findall(text)) > 1
     if is_html:
@@ -78,7 +88,8 @@ def policy_text(path: Path) -> tuple[str, bool]:
         text = parser.text
     if len(text) > MAX_CHARACTERS:
         raise ConfigurationError(f"{path}: has {len(text):,} characters; a policy may have {MAX_CHARACTERS:,}")
-    return text, is_html
+    seen = "".join(c for c in text if c in _JOINERS or unicodedata.category(c) != "Cf")
+    return PolicyText(seen, is_html, len(text) - len(seen))
 
 
 class _Markdown(HTMLParser):
