@@ -80,7 +80,8 @@ def read(path: Path, outline: Outline, ask: Ask) -> Imported:
         importer.take(columns, body)
     golden, notes = tuple(importer.golden()), tuple(importer.notes())
     if not golden:
-        raise ConfigurationError(f"{path}: no row has a text with a label of this policy: {'; '.join(notes)}")
+        why = "; ".join(notes) or "there are no rows"
+        raise ConfigurationError(f"{path}: no row has a text with a label of this policy: {why}")
     return Imported(golden, notes)
 
 
@@ -261,8 +262,7 @@ class _Importer:
         rule = labelled.rule
         if rule is None:
             self._without_rule.append(line)
-            of_side = [known.id for known in self._outline.rules if known.side == labelled.side]
-            rule = of_side[-1] if labelled.side == "safe" else of_side[0]
+            rule = self._default_rule(labelled.side)
         golden = Golden(text=text, decision=labelled.side, rule=rule, kind="clear", language=language)
         form = canonical(text)
         if form not in self.found:
@@ -272,6 +272,12 @@ class _Importer:
         else:
             self._contradicted.add(form)
             self._differing.append(line)
+
+    def _default_rule(self, side: Side) -> str:
+        """The rule for a text whose label names none: the first level of VIOLATES, or the last of SAFE."""
+        of_side = [rule.id for rule in self._outline.rules if rule.side == side]
+        levels = [rule_id for rule_id in of_side if "." not in rule_id] or of_side
+        return levels[-1] if side == "safe" else levels[0]
 
     def golden(self) -> Iterator[Golden]:
         """The texts in file order, without those that two rows label differently."""

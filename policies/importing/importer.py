@@ -11,7 +11,7 @@ import msgspec
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.golden import Golden, canonical
 from safeguard_streams.policies.importing import golden_csv, ids, outline, reader, source
-from safeguard_streams.policies.importing.compose import Settings, compose, own_words, summary
+from safeguard_streams.policies.importing.compose import Settings, add_rest, compose, own_words, summary
 from safeguard_streams.policies.importing.settle import Ask, Question, settle
 from safeguard_streams.policies.parsing import FRONT, POLICY_ID
 from safeguard_streams.policies.skeleton import prefix_of
@@ -90,6 +90,9 @@ def import_policy(read_from: Source, policy_id: str, golden: Path | None, ask: A
         )
     found = reader.read(read_from.text, prefix_of(policy_id))
     settle(found, ask)
+    changes = _changes(read_from, found)
+    if rest := add_rest(found):
+        changes.append(rest)
     labelled = golden_csv.read(golden, found, ask) if golden else golden_csv.Imported((), ())
     if keep_words and not own_words(found.words):
         raise ConfigurationError("--keep-words: the policy has no words of its own for both violating and safe content")
@@ -101,7 +104,6 @@ def import_policy(read_from: Source, policy_id: str, golden: Path | None, ask: A
         keeps_words=keep_words,
         avoid=frozenset(canonical(text.text) for text in labelled.rows),
     )
-    changes = _changes(read_from, found)
     composed = compose(found, settings)
     return Imported(
         id=policy_id,

@@ -83,18 +83,23 @@ class Outline(msgspec.Struct):
         return next((rule for rule in self.rules if rule.id == rule_id), None)
 
     def resolve(self, label: str) -> str | None:
-        """The id of the rule that a label names: SP2.a, `sp2`, D-SP2, or the highest of several labels."""
+        """The id of the rule that a label names: SP2.a, `sp2`, SP2 (medium), D-SP2, or the highest of several."""
+        parts = [part for part in re.split(r"[,;/+&\s]+|\band\b", label) if bare(part)]
+        found = [self._named(part) for part in parts]
+        named = [rule_id for rule_id in found if rule_id]
+        if len(named) < len(found):  # words beside an id only explain it
+            return named[0] if named and found[0] and _number(named[0]) == _number(bare(parts[0])) else None
+        return max(named, key=lambda rule_id: _number(ids.base(rule_id))) if named else None
+
+    def _named(self, part: str) -> str | None:
+        """The id that one word of a label names."""
         by_written = {written.casefold(): rule_id for written, rule_id in self.renamed.items()}
         known = {rule.id.casefold(): rule.id for rule in self.rules} | by_written
-        numbers = self._by_number()
-        found = []
-        for part in re.split(r"[,;/+&]|\band\b", label):
-            word = bare(PAIR.sub("", part)).casefold()
-            read = ids.canonical(word, "") or ""
-            match = known.get(word) or known.get(read.casefold()) or numbers.get(_number(read))
-            if match:
-                found.append(match)
-        return max(found, key=lambda rule_id: (_number(ids.base(rule_id)), -found.index(rule_id))) if found else None
+        word = bare(PAIR.sub("", part)).casefold()
+        read = ids.canonical(word, "") or ""
+        level = self._by_number().get(_number(read), "")
+        short = level if read and level.startswith(read.rstrip("0123456789")) else ""
+        return known.get(word) or known.get(read.casefold()) or short or None
 
     def _by_number(self) -> dict[int, str]:
         """Levels by number, for labels with other letters, as S2 for SP2. None where two levels have one number."""
