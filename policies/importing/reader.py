@@ -110,9 +110,10 @@ class _Reader:
                 if begun:
                     yield begun
 
-    def _rule_id(self, written: str) -> str | None:
+    def _rule_id(self, written: str, *, certain: bool = False) -> str | None:
+        """The id for what an author wrote, if it has the policy's letters, or if it is `certain` by its place."""
         rule_id = ids.canonical(written, self._prefix)
-        return rule_id if rule_id and _letters(rule_id) in self._prefixes else None
+        return rule_id if rule_id and (certain or _letters(rule_id) in self._prefixes) else None
 
     # ------------------------------------------------------------------ lines
 
@@ -180,7 +181,8 @@ class _Reader:
 
     def _take_rule(self, number: int, read: Read, text: str) -> bool:
         begun = lines.start(Read(text, read.depth, read.bullet, read.heading))
-        rule_id = self._rule_id(begun.written) if begun else None
+        certain = begun is not None and begun.separated and self._section.kind in {"violates", "safe"}
+        rule_id = self._rule_id(begun.written, certain=certain) if begun else None
         if begun is None or rule_id is None or self._section.kind in {"output", "examples"}:
             return False
         known = self._read.rule(rule_id)
