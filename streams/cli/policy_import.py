@@ -84,7 +84,7 @@ def import_file(
     source = importer.read(file)
     folder = out or Path(source.id)
     paths = [folder / "policy.md", *([folder / golden_sets.NAME] if golden else [])]
-    terminal = sys.stdin.isatty() and sys.stdout.isatty() and not as_json
+    terminal = _terminal() and not as_json
     _require_free(paths, replace=replace, asks=terminal and not yes)
     answers = _Answers(asks=terminal, assumes=yes)
     policy_id = folder.resolve().name
@@ -97,6 +97,10 @@ def import_file(
         _show(paths, imported, checked, answers.assumed)
     if checked.errors:
         raise typer.Exit(1)
+
+
+def _terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _require_free(paths: list[Path], *, replace: bool, asks: bool) -> None:

@@ -1,4 +1,4 @@
-"""Golden sets in CSV: encodings, delimiters, headers of several names, labels of several kinds, and rows that are left out."""
+"""Golden sets in CSV: encodings, delimiters, headers of several names, labels, and rows that are left out."""
 
 from pathlib import Path
 
@@ -46,12 +46,14 @@ def test_a_set_in_groups_is_labelled_by_its_groups_and_not_by_a_models_answers(o
     ("text", "expected"),
     [
         ("text,label\nhello,TT0\nbye,TT2.a\n", [("hello", "safe", "TT0"), ("bye", "violates", "TT2.a")]),
-        ('text,label\n"a ""b"", c",TT0\n"two\nlines",TT3\n', [('a "b", c', "safe", "TT0"), ("two\nlines", "violates", "TT3")]),
+        ('text,label\n"a ""b"", c",TT0\n"two\nlines",TT3\n',
+         [('a "b", c', "safe", "TT0"), ("two\nlines", "violates", "TT3")]),
         ("text;label\nhallo, du;TT0\nciao, tu;TT4\n", [("hallo, du", "safe", "TT0"), ("ciao, tu", "violates", "TT4")]),
         ("Content\tExpected\nx, y\tTT0\nz\ttt4\n", [("x, y", "safe", "TT0"), ("z", "violates", "TT4")]),
         ("text,label\nhé,TT0\nà,TT3\n".encode("utf-16"), [("hé", "safe", "TT0"), ("à", "violates", "TT3")]),
         ("text,label\nhé “q”,TT0\nà,TT3\n".encode("cp1252"), [("hé “q”", "safe", "TT0"), ("à", "violates", "TT3")]),
-        ("text,label\r\nhello,TT0\r\nbye,TT3\r\n".encode("utf-8-sig"), [("hello", "safe", "TT0"), ("bye", "violates", "TT3")]),
+        ("text,label\r\nhello,TT0\r\nbye,TT3\r\n".encode("utf-8-sig"),
+         [("hello", "safe", "TT0"), ("bye", "violates", "TT3")]),
         ("hello there,TT0\nbye there,TT2\n", [("hello there", "safe", "TT0"), ("bye there", "violates", "TT2")]),
         ("text,is_violation\na a,1\nb b,0\n", [("a a", "violates", "TT2"), ("b b", "safe", "TT0")]),
         ("text,is_safe\na a,1\nb b,false\n", [("a a", "safe", "TT0"), ("b b", "violates", "TT2")]),
@@ -61,7 +63,8 @@ def test_a_set_in_groups_is_labelled_by_its_groups_and_not_by_a_models_answers(o
          [("x x", "violates", "TT2"), ("y y", "violates", "TT4"), ("z z", "violates", "TT3")]),
         ("a note,,,\nexample,classification,Responses,Response Label\nq1,TT0,a1,TT2\nq2,TT3,a2,TT0\n",
          [("q1", "safe", "TT0"), ("q2", "violates", "TT3"), ("a1", "violates", "TT2"), ("a2", "safe", "TT0")]),
-        ("test_id,test_name,test_content,gpt-oss-safeguard classification\n1,TT0 - 1,some text,TT0\n2,TT2 - 1,more text,TT2\n",
+        ("test_id,test_name,test_content,gpt-oss-safeguard classification\n"
+         "1,TT0 - 1,some text,TT0\n2,TT2 - 1,more text,TT2\n",
          [("some text", "safe", "TT0"), ("more text", "violates", "TT2")]),
     ],
 )  # fmt: skip

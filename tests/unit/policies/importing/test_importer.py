@@ -134,7 +134,10 @@ def test_what_is_no_policy_is_refused_with_what_to_do(tmp_path, text, problem):
 
 
 def test_a_second_rule_of_one_id_gets_a_free_one_and_keeps_the_others(tmp_path):
-    text = "# P\n## Violates\n- AB1: one thing\n- AB1: another\n- AB2: third\n- AB2.a: sub\n- AB2.a: next\n## Safe\n- AB0: rest\n"
+    text = (
+        "# P\n## Violates\n- AB1: one thing\n- AB1: another\n- AB2: third\n- AB2.a: sub\n- AB2.a: next\n"
+        "## Safe\n- AB0: rest\n"
+    )
     result = imported(tmp_path, text)
     assert {rule.id: rule.name for rule in result.rules} == {
         "AB1": "one thing",
@@ -227,7 +230,8 @@ def test_a_rule_that_nothing_decides_violates_unless_its_number_is_0(tmp_path):
 def test_an_own_form_of_answer_is_left_out_and_named_by_line(tmp_path):
     text = (
         "# P (#AB)\n## Violates\n- AB1: bad\n## Safe\n- AB0: rest\n## Output format\n"
-        'Return exactly one word: VALID or INVALID.\n```json\n{"label": "VALID"}\n```\nSigns are VALID, even loud ones.\n'
+        'Return exactly one word: VALID or INVALID.\n```json\n{"label": "VALID"}\n```\n'
+        "Signs are VALID, even loud ones.\n"
         "Content: [INPUT]\n"
     )
     result = imported(tmp_path, text)
