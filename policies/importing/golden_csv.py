@@ -290,7 +290,7 @@ class _Importer:
         if self._overruled:
             yield f"{_at(self._overruled)} another rule in the column of labels, which is taken for a model's answer"
         if self._without_rule:
-            yield f"{_at(self._without_rule)} no rule: each has the first rule of VIOLATES or the last of SAFE"
+            yield f"{_at(self._without_rule)} no rule: each counts for the first level of VIOLATES or the last of SAFE"
         for word, found in self._unknown.items():
             yield f"{_at(found)} an unknown label, {word[:40]!r}: left out"
         if self._unlabelled:

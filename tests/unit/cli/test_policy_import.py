@@ -1,6 +1,8 @@
 """`safeguard policy import`: questions, reports, and files that are never replaced unless it was said."""
 
 import json
+import re
+import shlex
 import stat
 from pathlib import Path
 
@@ -55,12 +57,13 @@ async def test_the_golden_set_is_judged_under_the_imported_policy(tmp_path, word
     invoke(LEVELS, "--golden", GOLDEN, "--out", out, "--yes", *words)
     policy, texts = load(out / "policy.md"), load_golden(out / "golden.jsonl")
     server = ScriptedServer(Script.load(FIXTURES / "words.toml"))
-    async with server.running() as url:
-        async with offline.offline_judge(settings.load(servers=url), lambda *_: None, [policy]) as judge:
-            report = golden_eval.report(policy, "scripted", texts, await golden_eval.run(judge, policy, texts, 1))
+    async with (
+        server.running() as url,
+        offline.offline_judge(settings.load(servers=url), lambda *_: None, [policy]) as judge,
+    ):
+        report = golden_eval.report(policy, "scripted", texts, await golden_eval.run(judge, policy, texts, 1))
     assert report.confusion == {"violates": {"violates": 62}, "safe": {"safe": 36}}
     assert (report.rules["TT2"].recall.count, report.rules["TT2"].recall.of) == (22, 22)
-    assert sum(o.score is None for o in [d.outcome for d in report.disagreements]) == 0
 
 
 def test_without_a_terminal_questions_need_yes(tmp_path):
@@ -174,3 +177,23 @@ def test_the_files_have_the_modes_of_new_files(tmp_path):
     invoke(LEVELS, "--out", out, "--yes")
     (tmp_path / "new").write_text("")
     assert stat.S_IMODE((out / "policy.md").stat().st_mode) == stat.S_IMODE((tmp_path / "new").stat().st_mode)
+
+
+GUIDE = Path(__file__).parents[3] / "docs/guides/import-a-policy.md"
+
+
+def block(marker):
+    """The code block after a marker of the guide."""
+    text = GUIDE.read_text(encoding="utf-8")
+    return re.search(rf"<!-- {re.escape(marker)} -->\n```\w*\n(.*?)```\n", text, re.DOTALL)[1]
+
+
+def test_the_guide_shows_what_the_command_prints(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("my").mkdir()
+    for name in ("my/noise.txt", "my/noise.csv"):
+        Path(name).write_text(block(f"file: {name}"), encoding="utf-8")
+    (command,) = re.findall(r"^safeguard policy import (.*)$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
+    done = invoke(*shlex.split(command))
+    assert [line.rstrip() for line in done.stdout.splitlines()] == block("output: policy import").splitlines()
+    assert done.exit_code == 0

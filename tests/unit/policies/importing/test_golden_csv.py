@@ -63,8 +63,7 @@ def test_a_set_in_groups_is_labelled_by_its_groups_and_not_by_a_models_answers(o
          [("x x", "violates", "TT2"), ("y y", "violates", "TT4"), ("z z", "violates", "TT3")]),
         ("a note,,,\nexample,classification,Responses,Response Label\nq1,TT0,a1,TT2\nq2,TT3,a2,TT0\n",
          [("q1", "safe", "TT0"), ("q2", "violates", "TT3"), ("a1", "violates", "TT2"), ("a2", "safe", "TT0")]),
-        ("test_id,test_name,test_content,gpt-oss-safeguard classification\n"
-         "1,TT0 - 1,some text,TT0\n2,TT2 - 1,more text,TT2\n",
+        ("test_id,test_name,test_content,gpt-oss-safeguard classification\n1,TT0 - 1,some text,TT0\n2,,more text,TT2\n",
          [("some text", "safe", "TT0"), ("more text", "violates", "TT2")]),
     ],
 )  # fmt: skip
@@ -80,7 +79,7 @@ def test_rows_that_cannot_be_used_are_left_out_and_named(tmp_path, outline):
     found = read(tmp_path, outline, text)
     assert labels(found) == [("a text", "safe", "TT0"), ("e text", "violates", "TT2")]
     assert found.notes == (
-        "1 row (line 9) with no rule: each has the first rule of VIOLATES or the last of SAFE",
+        "1 row (line 9) with no rule: each counts for the first level of VIOLATES or the last of SAFE",
         "1 row (line 3) with an unknown label, 'SPAMMY': left out",
         "1 row (line 10) with an unknown label, 'TT9': left out",
         "1 row (line 4) with no label: left out",
