@@ -17,6 +17,7 @@ HEADING = "## Design decisions"
 PACKAGES = (
     "contract",
     "policies",
+    "policies.importing",
     "runtime",
     "bus",
     "bus.kafka",

@@ -9,6 +9,7 @@ In reading order:
 - `parsing`: from text to a policy or to problems with their lines.
 - `files`: reading policy.md and distilled.json, and changing a gate in place.
 - `golden`: golden sets, the labelled texts that show what a policy's rules mean.
+- `importing`: policies from elsewhere, and their golden sets in CSV.
 - `skeleton`: a new policy to fill in.
 - `harmony`: the encoding in which the model reads, for counting tokens.
 - `check` and `gate_check`: what makes a policy fit for release.

@@ -14,8 +14,9 @@ from safeguard_streams.policies import files, golden, harmony
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.gate_check import check_gate
 from safeguard_streams.policies.golden import GoldenFile, GoldenRow, canonical
-from safeguard_streams.policies.parsing import Document, FrontMatter, Line, RuleIds, parse_with_lines
+from safeguard_streams.policies.parsing import RULE, Document, FrontMatter, Line, RuleIds, parse_with_lines
 from safeguard_streams.policies.skeleton import blanks
+from safeguard_streams.policies.vocabulary import RULE_ID, is_within
 
 RULE_SECTIONS = ("VIOLATES", "SAFE")
 SECTIONS = ("Instruction", "Definitions", "VIOLATES", "SAFE", "Examples", "Output")
@@ -24,7 +25,8 @@ BEST_TOKENS = (400, 600)  # minimum and maximum length that the model follows be
 MAX_TOKENS = 10_000
 MIN_EXAMPLES = 4
 MIN_GOLDEN = 60
-_EXAMPLE = re.compile(r'- "(.+)" -> (violates|safe), ([A-Z]{2,4}\d{1,3}(?:, [A-Z]{2,4}\d{1,3})*)\s*\Z')
+_EXAMPLE = re.compile(rf'- "(.+)" -> (violates|safe), ({RULE_ID}(?:, {RULE_ID})*)\s*\Z')
+_QUOTED = re.compile(r"[\"“„«][^\"“”„«»]{3,}[\"”“»]")
 _LANGUAGE = re.compile(r"(?:[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*|\*)\Z")
 _MARKUP = re.compile(r"<\|\w+\|>")
 
@@ -148,6 +150,15 @@ def _check_sections(read: Document) -> None:
         read.error(seen["Output"], "output", f"## Output must ask for {names}: answers without it are rejected")
 
 
+def _check_words(read: Document, front: FrontMatter) -> None:
+    """The policy's own words for the decision must be those that its text asks for."""
+    text = "\n".join(line.text for line in read.sections.get("Output", ()))
+    for word in front.judging.output or ():
+        if text.strip() and f'"{word}"' not in text:
+            message = f'## Output must offer "{word}", a word of judging.output, as a value of "violation"'
+            read.error(read.line("judging", "output", word), "output", message)
+
+
 def _check_length(read: Document, length: int) -> None:
     low, high = BEST_TOKENS
     if length > MAX_TOKENS:
@@ -163,12 +174,18 @@ def _check_text(read: Document, rules: RuleIds | None) -> None:
             read.error(number, "markup", f"{markup[0]} is markup of the prompt format: describe it in words")
     if rules is None:
         return
-    prefixes = {rule.rstrip("0123456789") for rule in [*rules.violating, *rules.safe]}
-    mention = re.compile(rf"\b(?:{'|'.join(sorted(prefixes))})\d{{1,3}}\b")
+    known = [*rules.violating, *rules.safe]
+    mention = re.compile(rf"(?<![\w.-])(?:{'|'.join(_prefixes(known))})\d{{1,3}}\b(?:\.[a-z0-9]{{1,3}}\b){{0,2}}")
     for number, text in enumerate(read.body.split("\n"), read.body_line):
         for rule in mention.findall(text):
-            if rules.side(rule) is None and not text.startswith('- "'):
+            if not any(is_within(id_, rule) for id_ in known) and not text.startswith('- "'):
                 read.error(number, "unknown-rule", f"the policy has no rule {rule}")
+
+
+def _prefixes(rules: Sequence[str]) -> list[str]:
+    """The letters of rule ids. A single letter with a number may be anything, as in A4."""
+    prefixes = {rule.split(".")[0].rstrip("0123456789") for rule in rules}
+    return sorted(prefix for prefix in prefixes if len(prefix) > 1) or [r"\b\B"]
 
 
 def _check_front(read: Document, front: FrontMatter, folder: str | None) -> None:
@@ -179,6 +196,7 @@ def _check_front(read: Document, front: FrontMatter, folder: str | None) -> None
         if not summary.strip():
             read.error(read.line("rules", rule_id), "rule", f"describe {rule_id} in one line")
     check_gate(read, front.gate)
+    _check_words(read, front)
     if "applies_to" not in read.broken:
         _check_scope(read, front)
 
@@ -258,10 +276,22 @@ def _check_golden(
     unreadable = any(problem.severity == "error" for problem in problems)
     if rules is not None and not unreadable:
         cited = {rule for example in examples for rule in example.rules} | {row.golden.rule for row in rows}
+        cited |= set(_quoting(read))
         where = "example or golden text" if rows else "example"
         for rule in (rule for rule in [*rules.violating, *rules.safe] if rule not in cited):
             read.warn(read.line("rules", rule), "unreached", f"no {where} shows what {rule} means")
     return rows
+
+
+def _quoting(read: Document) -> Iterator[str]:
+    """The rules that quote an example of their own, in their line or in those below it."""
+    for section in RULE_SECTIONS:
+        rule: str | None = None
+        for line in read.sections.get(section, ()):
+            begun = RULE.match(line.text)
+            rule = begun[1] if begun else rule
+            if rule and _QUOTED.search(line.text):
+                yield rule
 
 
 def _golden_rows(read: Document, path: Path) -> GoldenFile:

@@ -12,7 +12,7 @@ import msgspec
 import re2
 
 from safeguard_streams.policies.distilled import DistilledClassifier
-from safeguard_streams.policies.vocabulary import Effort, Harm
+from safeguard_streams.policies.vocabulary import Effort, Harm, Side
 
 MAX_SAMPLES = 25
 SCORE_BOUND = 0.001  # scores are clipped to [SCORE_BOUND, 1 - SCORE_BOUND], because most of them are nearly 0 or 1
@@ -80,12 +80,27 @@ class Judging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     samples: judgements of each content item, sampled at temperature 1. With 1, the single most likely answer is taken.
     agreement: share of the samples that must agree, 0 to 1. With less agreement the verdict is undetermined.
     score_map: applied to the score; fitted by `safeguard reason calibrate`.
+    output: the policy's own words for the decision, as in {INVALID: violates, VALID: safe}. Without it, the model
+        answers 1 for violates and 0 for safe. Verdicts of a policy with its own words have no score.
     """
 
     bundle: str | None = None
     samples: int = 1
     agreement: float = 0.5
     score_map: ScoreMap | None = None
+    output: dict[str, Side] | None = None
+
+    def violates(self, answered: int | str) -> bool | None:
+        """What the model's word for the decision means; None for a word that the policy does not have."""
+        if self.output is None:
+            return bool(answered) if answered in {0, 1} else None
+        side = self.output.get(str(answered))
+        return None if side is None or isinstance(answered, int) else side == "violates"
+
+    @property
+    def words(self) -> str:
+        """The words for the decision as a JSON object's form shows them: 0 or 1, or the policy's own."""
+        return " or ".join(f'"{word}"' for word in self.output) if self.output else "0 or 1"
 
 
 class Policy(msgspec.Struct, frozen=True):

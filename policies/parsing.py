@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import copy
 from typing import Any, Literal, NamedTuple
 
@@ -17,14 +17,15 @@ from safeguard_streams.errors import PolicyError, Problem, choices
 from safeguard_streams.policies import distilled as distilled_classifiers
 from safeguard_streams.policies.document import MAX_SAMPLES, AppliesTo, Gate, Judging, Policy, ScoreMap, pattern_options
 from safeguard_streams.policies.version import version_of
-from safeguard_streams.policies.vocabulary import PATTERN_CHARACTERS, Effort
+from safeguard_streams.policies.vocabulary import PATTERN_CHARACTERS, RULE_ID, Effort, Side
 
 FRONT = re.compile(r"\A---\n(.*?\n)---\n(.*)\Z", re.DOTALL)
 MAX_CHARACTERS = 200_000  # of a document
-RULE = re.compile(r"- ([A-Z]{2,4}\d{1,3}): (\S.*)")
+MAX_WORD = 40  # characters of an output word
+RULE = re.compile(rf"- ({RULE_ID}): (\S.*)")
 POLICY_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
 _HEADING = re.compile(r"## (.+?)\s*\Z")
-_PATH = re.compile(r" - at `(?:key in `)?\$([^`]*)`")
+_PATH = re.compile(r" - at (?:`key` in )?`\$([^`]*)`")
 _COMMENT = re.compile(r"\s*(#\S.*)")
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 _MAX_RAISED = 20  # problems of one error, which running processes log
@@ -362,12 +363,26 @@ def _check_values(
     if not 1 <= front.judging.samples <= MAX_SAMPLES:
         line = read.line("judging", "samples")
         read.error(line, "range", f"judging.samples must be between 1 and {MAX_SAMPLES}, not {front.judging.samples}")
+    _check_output(read, front.judging.output)
     _check_written(read, front.gate)
     for number, pattern in enumerate(front.gate.patterns):
         if reason := invalid(pattern):
             line, shown = read.line("gate", "patterns", number), pattern[:200]
             read.error(line, "pattern", f"gate.patterns: {shown!r} is not a valid RE2 expression: {reason}")
     return _read_distilled(read, front.gate, distilled)
+
+
+def _check_output(read: Document, output: Mapping[str, Side] | None) -> None:
+    """Report output words that leave a side without a word, or that a model's answer cannot hold as they are."""
+    if output is None:
+        return
+    line = read.line("judging", "output")
+    if set(output.values()) != {"violates", "safe"}:
+        read.error(line, "output", "judging.output needs a word for violates and one for safe")
+    for word in output:
+        if not word.isprintable() or word != word.strip() or not 0 < len(word) <= MAX_WORD or '"' in word:
+            fix = f"write 1 to {MAX_WORD} characters without quotes or blanks around them"
+            read.error(line, "output", f"judging.output: {word[:MAX_WORD]!r} is no word for an answer: {fix}")
 
 
 def invalid(pattern: str) -> str | None:

@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 import yaml
 
+from safeguard_streams.policies.document import Judging
+
 SAMPLE = 0.02  # of the content that no term escalates: enough for first verdicts
 _BLANK = re.compile(r"\[FILL IN: ([^\]]+)\]")
 _NO_RULE = ("[FILL IN: one thing that nobody may do, in a sentence]",)
@@ -40,11 +42,14 @@ the text alone shows no violation, the content is safe.
 {examples}
 
 ## Output
-Answer with one JSON object on one line and nothing else:
-{{"violation":0 or 1,"rule_ids":["the rules that decide"],"confidence":"low, medium or high",\
-"reason":"one short sentence that may be shown to the author"}}
-With violation 1, name at least one rule of VIOLATES and none of SAFE; with violation 0, name only rules of SAFE.
+{output}
 """
+_OUTPUT = """\
+Answer with one JSON object on one line and nothing else:
+{{"violation":{words},"rule_ids":["the rules that decide"],"confidence":"low, medium or high",\
+"reason":"one short sentence that may be shown to the author"}}
+With violation {violates}, name at least one rule of VIOLATES and none of SAFE; with violation {safe}, name only rules \
+of SAFE."""
 
 
 class Outline(msgspec.Struct, frozen=True):
@@ -70,6 +75,16 @@ class Blank(msgspec.Struct, frozen=True):
     what: str
 
 
+def output_form(judging: Judging) -> str:
+    """The text that asks for a policy's answers in the form that the parser accepts."""
+    own = (judging.output or {}).items()
+    words = {
+        side: " or ".join(f'"{word}"' for word, of_side in own if of_side == side) or number
+        for side, number in (("violates", "1"), ("safe", "0"))
+    }
+    return _OUTPUT.format(words=judging.words, **words)
+
+
 def blanks(document: str) -> list[Blank]:
     """The blanks of a document, in order."""
     lines = enumerate(document.split("\n"), 1)
@@ -93,16 +108,20 @@ def skeleton(outline: Outline) -> str:
         "applies_to": {"surfaces": list(outline.surfaces), "languages": list(outline.languages)},
         "effort": "low",
     }
-    front = (
-        _yaml(head, flow=False) + _yaml({"rules": {rule: text.rstrip(".") for rule, text in rules.items()}}, flow=False)
-    ) + _yaml(tail, flow=None)
+    front = front_matter({**head, "rules": {rule: text.rstrip(".") for rule, text in rules.items()}}, tail)
     text = _TEXT.format(
         title=head["title"],
         violates=_rule_lines(rules, sides[0]),
         safe=_rule_lines(rules, sides[1]),
+        output=output_form(Judging()),
         examples="\n".join([*_example_lines("violates", sides[0]), *_example_lines("safe", sides[1])]),
     )
-    return f"---\n{front}---\n{text}"
+    return front + text
+
+
+def front_matter(head: dict[str, Any], tail: dict[str, Any]) -> str:
+    """Front matter between its lines: the head has one entry a line, the tail short lists on theirs."""
+    return f"---\n{_yaml(head, flow=False)}{_yaml(tail, flow=None)}---\n"
 
 
 def _yaml(fields: dict[str, Any], *, flow: bool | None) -> str:
@@ -110,11 +129,14 @@ def _yaml(fields: dict[str, Any], *, flow: bool | None) -> str:
 
 
 def _ids(policy_id: str, count: int) -> Iterator[str]:
-    """Rule ids from the initials of the policy's words, as in TT1 for ticket-touting."""
+    return (f"{prefix_of(policy_id)}{number}" for number in range(1, count + 1))
+
+
+def prefix_of(policy_id: str) -> str:
+    """The letters of a policy's rule ids, from the initials of its words: TT for ticket-touting."""
     initials = "".join(word[0] for word in policy_id.split("-") if word[0].isalpha())
     letters = "".join(filter(str.isalpha, policy_id))
-    prefix = (initials if len(initials) > 1 else f"{letters}xx"[:2])[:4].upper()
-    return (f"{prefix}{number}" for number in range(1, count + 1))
+    return (initials if len(initials) > 1 else f"{letters}xx"[:2])[:4].upper()
 
 
 def _line(answer: str) -> str:

@@ -31,6 +31,8 @@ def what_decides(
     """
     judged = msgspec.to_builtins(judging)
     (judged["score_map"] or {}).pop("fitted", None)
+    if judged["output"] is None:
+        del judged["output"]  # the versions of policies without their own words are older than the field
     return {
         "text": text,
         "rules": sorted(rules),

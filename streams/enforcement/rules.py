@@ -20,6 +20,7 @@ import msgspec
 from safeguard_streams.contract.records import Confidence, Decision, Enforced, Verdict
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.document import Policy, is_surface
+from safeguard_streams.policies.vocabulary import is_within
 from safeguard_streams.runtime.durations import span
 
 SHIPPED = Path(str(files("safeguard_streams.policies") / "enforcement.toml"))
@@ -52,7 +53,7 @@ class EnforcementRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One rule. An omitted condition matches every verdict.
 
     A verdict without a score matches no min_score, and one without a surface no surfaces. Surfaces are compared as in
-    the scope of a policy: case and blanks around them do not matter.
+    the scope of a policy: case and blanks around them do not matter. A rule with sub-rules stands for these, too.
     """
 
     name: Annotated[str, msgspec.Meta(min_length=1)]
@@ -84,7 +85,7 @@ class EnforcementRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return (
             verdict.decision == self.decision
             and (not self.policies or verdict.policy_id in self.policies)
-            and (not self.rules or not set(self.rules).isdisjoint(verdict.rule_ids))
+            and (not self.rules or any(is_within(cited, rule) for cited in verdict.rule_ids for rule in self.rules))
             and (self.min_score is None or (verdict.score is not None and verdict.score >= self.min_score))
             and (not self.confidence or verdict.confidence in self.confidence)
             and (not self.surfaces or is_surface(verdict.surface, self.surfaces))

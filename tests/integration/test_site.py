@@ -268,6 +268,8 @@ def stage(kafka, inference_server, tmp_path, monkeypatch):
     touting.mkdir(parents=True)
     (touting / "policy.md").write_text(block("policy"))
     (touting / "golden.jsonl").write_text(block("golden"))
+    for name in ("my/noise.txt", "my/noise.csv"):
+        (tmp_path / name).write_text(block(f"file: {name}"))
     import safeguard_streams
 
     package = Path(safeguard_streams.__file__).parent

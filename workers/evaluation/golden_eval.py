@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import operator
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import msgspec
 from safeguard_streams.contract.records import Decision, Tokens
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.golden import Golden, Kind
+from safeguard_streams.policies.vocabulary import is_within
 from safeguard_streams.quality.proportions import Proportion, proportion
 from safeguard_streams.workers.evaluation.interface import TextJudge
 from safeguard_streams.workers.judging.judgement import Judgement, total_tokens
@@ -37,9 +39,10 @@ class Disagreement(msgspec.Struct, frozen=True):
 
 
 class RuleFigures(msgspec.Struct, frozen=True):
-    """recall: verdicts that cite the rule, of the texts labelled with it.
+    """recall: verdicts that cite the rule or one below it, of the texts labelled with them.
 
-    precision: texts labelled with the rule, of the verdicts that cite it.
+    precision: texts labelled with the rule or one below it, of the verdicts that cite them. Texts that are labelled
+        with a rule above do not count: their label leaves open which of its sub-rules decides.
     """
 
     recall: Proportion
@@ -139,11 +142,12 @@ def _accuracy(pairs: Sequence[tuple[Golden, GoldenOutcome]]) -> Proportion:
 
 
 def _rule_figures(rule: str, pairs: Sequence[tuple[Golden, GoldenOutcome]]) -> RuleFigures:
-    both = sum(g.rule == rule and rule in o.rules for g, o in pairs)
-    return RuleFigures(
-        proportion(both, sum(g.rule == rule for g, _ in pairs)),
-        proportion(both, sum(rule in o.rules for _, o in pairs)),
-    )
+    """A rule with sub-rules counts these as its own. A label above the rule says nothing about the rule's precision."""
+    labelled = [is_within(g.rule, rule) for g, _ in pairs]
+    cited = [any(is_within(cited, rule) for cited in o.rules) for _, o in pairs]
+    vague = [g.rule != rule and is_within(rule, g.rule) for g, _ in pairs]
+    both = sum(map(operator.and_, labelled, cited))
+    return RuleFigures(proportion(both, sum(labelled)), proportion(both, sum(map(operator.gt, cited, vague))))
 
 
 def f1(golden: Sequence[Golden], outcomes: Run) -> float:

@@ -30,14 +30,18 @@ from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.folding import plain
 from safeguard_streams.policies.terms import Terms, one_by_one
 from safeguard_streams.policies.trial import is_found
+from safeguard_streams.policies.vocabulary import RULE_ID
 from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.inference.harmony import END, MESSAGE, RETURN, START, decision_positions
 
 MODEL = "scripted"
 CONTEXT = 16_384  # tokens
 CERTAINTY = 0.97  # the probability of the decision token
-_RULE_ID = re.compile(r"[A-Z]{2,4}\d{1,3}\Z")
-_RULE = re.compile(r"^- ([A-Z]{2,4}\d{1,3}): ", re.MULTILINE)
+_RULE_ID = re.compile(rf"{RULE_ID}\Z")
+_RULE = re.compile(rf"^- ({RULE_ID}): ", re.MULTILINE)
+_OWN_WORDS = re.compile(
+    r'^With violation ("[^"\n]+")[^\n]* of VIOLATES[^\n]*; with violation ("[^"\n]+")', re.MULTILINE
+)
 _SECTION = re.compile(r"^## (VIOLATES|SAFE)\n(.*?)(?=^#{1,2} |\Z)", re.DOTALL | re.MULTILINE)
 _OF_BUNDLE = re.compile(r"^# Policy (\S+)\n(.*?)(?=^# Policy \S+\n|\Z)", re.DOTALL | re.MULTILINE)
 _BUNDLE = "# Several policies, each judged on its own"
@@ -106,7 +110,10 @@ class Script:
         decision = self._decide(instructions, text)
         if decision is None:
             return Answer("The instructions have no rules.", "Yes.")
-        return Answer(_analysis(decision), _json(_fields(decision)))
+        fields = _fields(decision)
+        if words := _OWN_WORDS.search(instructions):
+            fields["violation"] = orjson.loads(words[1] if decision.violates else words[2])
+        return Answer(_analysis(decision), _json(fields))
 
     def _decide(self, policy: str, text: str) -> _Decision | None:
         """The decision under one policy; None where its text has no rules on both sides."""
@@ -127,6 +134,8 @@ def _problems(listed: Mapping[str, Any]) -> Iterator[str]:
     for rule, words in listed.items():
         if not _RULE_ID.match(rule):
             yield f"{rule!r} is no rule id"
+        elif isinstance(words, dict) and all(_RULE_ID.match(f"{rule}.{sub}") for sub in words):
+            yield f'quote the id of a sub-rule, as in "{rule}.{next(iter(words))}"'
         elif not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
             yield f"{rule} needs a list of words"
         else:

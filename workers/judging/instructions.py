@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 
@@ -27,7 +28,7 @@ With violation 1, name at least one rule of that policy's VIOLATES and none of i
 with violation 0, name only rules of its SAFE.
 """
 _ANSWER_FORM = (
-    '"{id}":{{"violation":0 or 1,"rule_ids":["the rules that decide"],"confidence":"low, medium or high",'
+    '"{id}":{{"violation":{words},"rule_ids":["the rules that decide"],"confidence":"low, medium or high",'
     '"reason":"one short sentence that may be shown to the author"}}'
 )
 
@@ -67,16 +68,32 @@ def instructions_for(policy: Policy, in_force: Iterable[Policy]) -> Instructions
 def _combine(policies: tuple[Policy, ...]) -> Instructions:
     return Instructions(
         policies,
-        policies[0].text if len(policies) == 1 else _bundle_text(tuple((p.id, p.text) for p in policies)),
+        policies[0].text
+        if len(policies) == 1
+        else _bundle_text(tuple((p.id, p.text) for p in policies), tuple(_words(p) for p in policies)),
         max((p.effort for p in policies), key=EFFORTS.index),
         max(p.judging.samples for p in policies),
     )
 
 
+class _Words(NamedTuple):
+    """A policy's words for the decision, and what they mean; empty where they are 0 and 1."""
+
+    form: str
+    meaning: str
+
+
+def _words(policy: Policy) -> _Words:
+    own = (policy.judging.output or {}).items()
+    meanings = [f'"{word}" stands for violation {int(side == "violates")}' for word, side in own]
+    return _Words(policy.judging.words, f"Under {policy.id}, {', '.join(meanings)}.\n" if meanings else "")
+
+
 @lru_cache(maxsize=256)
-def _bundle_text(texts: tuple[tuple[str, str], ...]) -> str:
-    """One developer message of several policies, given as pairs of id and text."""
+def _bundle_text(texts: tuple[tuple[str, str], ...], words: tuple[_Words, ...]) -> str:
+    """One developer message of several policies, given as pairs of id and text, and their words."""
     parts = [_BUNDLE_HEAD.format(count=len(texts))]
     parts += [f"# Policy {name}\n\n{_OUTPUT_SECTION.sub('', text).strip()}\n" for name, text in texts]
-    parts.append(_BUNDLE_TAIL.format(form=",".join(_ANSWER_FORM.format(id=name) for name, _ in texts)))
+    forms = [_ANSWER_FORM.format(id=name, words=own.form) for (name, _), own in zip(texts, words, strict=True)]
+    parts.append(_BUNDLE_TAIL.format(form=",".join(forms)) + "".join(own.meaning for own in words))
     return "\n".join(parts)

@@ -81,7 +81,7 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class _Final(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    violation: Literal[0, 1]
+    violation: Literal[0, 1] | str
     rule_ids: tuple[str, ...]
     confidence: Confidence
     reason: str
@@ -116,9 +116,11 @@ def parse(tokens: Sequence[int], policies: Sequence[Policy]) -> Accepted:
     except Malformed as malformed:
         raise Malformed(malformed.reason, analysis, final) from None
     positions = decision_positions(finals[0].body)
-    if len(positions) == len(answers):
+    worded = {policy.id for policy in policies if policy.judging.output}
+    numbered = [policy_id for policy_id in objects if policy_id not in worded]
+    if len(positions) == len(numbered):
         # The decisions of a bundle stand in the order of the object's keys.
-        for policy_id, position in zip(objects, positions, strict=True):
+        for policy_id, position in zip(numbered, positions, strict=True):
             answers[policy_id] = msgspec.structs.replace(answers[policy_id], decision_at=finals[0].start + position)
     return Accepted(answers, analysis, final)
 
@@ -179,11 +181,14 @@ def _answer(fields: Any, policy: Policy) -> Answer:
         raise Malformed("fields")
     if not rules or len(rules) != len(final.rule_ids):
         raise Malformed("fields")
+    violates = policy.judging.violates(final.violation)
+    if violates is None:
+        raise Malformed("fields")
     if not rules <= set(policy.rules):
         raise Malformed("unknown_rule")
-    if not rules <= set(policy.violating if final.violation else policy.safe):
+    if not rules <= set(policy.violating if violates else policy.safe):
         raise Malformed("contradiction")
-    return Answer(bool(final.violation), final.rule_ids, final.confidence, reason)
+    return Answer(violates, final.rule_ids, final.confidence, reason)
 
 
 def one_line(text: str) -> str:

@@ -115,6 +115,8 @@ class Enforced:
     ("given", "action", "rule"),
     [
         (verdict(rule_ids=("HH1", "HH3")), "remove", "threats"),
+        (verdict(rule_ids=("HH3.a",)), "remove", "threats"),  # a sub-rule
+        (verdict(rule_ids=("HH30",)), "review", "violates, no rule matches"),
         (verdict(score=0.95, confidence="high"), "limit", "sure"),
         (verdict(score=0.89, confidence="high"), "review", "violates, no rule matches"),
         (verdict(score=0.95, confidence="low"), "review", "violates, no rule matches"),

@@ -4,6 +4,7 @@ import pytest
 
 from safeguard_streams.policies.files import load_library, with_changes
 from safeguard_streams.policies.parsing import parse
+from safeguard_streams.policies.version import what_decides
 
 POLICY = load_library()["hate-harassment"]
 MAP = {"slope": 0.5, "intercept": -1.0}
@@ -16,6 +17,7 @@ MAP = {"slope": 0.5, "intercept": -1.0}
         ("judging", {"agreement": 0.9}),
         ("judging", {"score_map": MAP}),
         ("judging", {"bundle": "all"}),
+        ("judging", {"output": {"BAD": "violates", "GOOD": "safe"}}),
         ("gate", {"threshold": 0.123}),
         ("gate", {"terms": ["another"]}),
         ("gate", {"patterns": ["another"]}),
@@ -53,3 +55,10 @@ def test_equal_documents_have_equal_versions_however_they_are_written():
     other = with_changes(with_changes(POLICY.document, "gate", sample=0.5), "judging", agreement=0.9, samples=3)
     assert parse(one).version == parse(other).version
     assert len(POLICY.version) == 12
+
+
+def test_a_policy_without_its_own_words_keeps_the_version_that_it_had_before_there_were_any():
+    decides = what_decides(
+        POLICY.text, POLICY.rules, POLICY.effort, POLICY.judging, POLICY.gate, POLICY.applies_to
+    )  # fmt: skip
+    assert "output" not in decides["judging"]

@@ -111,3 +111,19 @@ def test_a_difference_names_the_rules_that_were_added_and_removed():
 def test_an_empty_golden_set_does_not_divide_by_zero(golden):
     report = golden_eval.report(POLICY, "m", golden, [[]])
     assert (report.f1, report.accuracy.value) == ((0.0,), None)
+
+
+def test_a_rule_counts_its_sub_rules_and_a_label_above_a_rule_leaves_it_open():
+    policy = parse(POLICY.document.replace("HH2", "HH1.a").replace("HH3", "HH1.b"))
+    golden = [
+        Golden("one", "violates", "HH1", "clear"),
+        Golden("two", "violates", "HH1.a", "clear"),
+        Golden("three", "violates", "HH1.b", "clear"),
+    ]
+    outcomes = [outcome("violates", "HH1.a"), outcome("violates", "HH1.a"), outcome("violates", "HH1.a")]
+    rules = golden_eval.report(policy, "model", golden, [outcomes]).rules
+    assert (rules["HH1"].recall.count, rules["HH1"].recall.of) == (3, 3)
+    assert (rules["HH1"].precision.count, rules["HH1"].precision.of) == (3, 3)
+    assert (rules["HH1.a"].recall.count, rules["HH1.a"].recall.of) == (1, 1)
+    assert (rules["HH1.a"].precision.count, rules["HH1.a"].precision.of) == (1, 2)
+    assert (rules["HH1.b"].recall.count, rules["HH1.b"].recall.of) == (0, 1)

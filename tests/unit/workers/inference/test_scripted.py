@@ -9,7 +9,8 @@ import pytest
 
 from safeguard_streams.contract.records import Message
 from safeguard_streams.errors import ConfigurationError, DependencyError
-from safeguard_streams.policies.files import load_library
+from safeguard_streams.policies.files import load_library, with_changes
+from safeguard_streams.policies.parsing import parse as parse_policy
 from safeguard_streams.runtime import settings
 from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.inference.interface import InferenceRequest
@@ -163,6 +164,7 @@ async def test_a_malformed_request_is_refused_in_openais_form(body, path):
         ('FS1 = ["..."]', "is no word that a text can have"),
         ('fraud = ["a"]', "'fraud' is no rule id"),
         ('[FS1]\nwords = ["a"]', "FS1 needs a list of words"),
+        ('FS1.a = ["a"]', 'quote the id of a sub-rule, as in "FS1.a"'),
         ("FS1: word", "is not TOML"),
     ],
 )
@@ -198,3 +200,22 @@ async def test_a_port_in_use_is_said():
         ):
             async with ScriptedServer(SCRIPT).running(port=port):
                 pass
+
+
+WORDED = with_changes(
+    POLICY.document.replace("FS2", "FS1.a").replace(
+        '"violation":0 or 1', '"violation":"INVALID" or "VALID"'
+    ).replace("With violation 1,", 'With violation "INVALID",').replace("with violation 0,", 'with violation "VALID",'),
+    "judging",
+    output={"INVALID": "violates", "VALID": "safe"},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("route", ["completions", "chat"])
+async def test_a_policys_own_words_and_sub_rules_are_answered(route):
+    policy = parse_policy(WORDED)
+    script = Script({"FS1.a": ["prize"]})
+    async with backend(route, ScriptedServer(script)) as one:
+        for text, violates, rule in (("a prize", True, "FS1.a"), ("bread", False, "FS5")):
+            answer = parse((await one.generate(request(text, [policy]))).tokens, [policy]).answers[policy.id]
+            assert (answer.violates, answer.rule_ids) == (violates, (rule,))

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai_harmony import Role
 
-from safeguard_streams.policies.files import load_library
+from safeguard_streams.policies.files import load_library, with_changes
 from safeguard_streams.policies.harmony import encoding
+from safeguard_streams.policies.parsing import parse as load
 from safeguard_streams.workers.inference import harmony
+from safeguard_streams.workers.judging.instructions import instructions_for
 from safeguard_streams.workers.judging.parse import Malformed, one_line, parse
 
 POLICY = load_library()["hate-harassment"]
@@ -272,3 +274,74 @@ def test_a_reason_has_no_control_and_no_second_line(text):
     assert len(shown.splitlines()) <= 1
     assert all(c in "\u200c\u200d" or unicodedata.category(c) not in {"Cc", "Cf", "Zl", "Zp"} for c in shown)
     assert one_line(shown) == shown
+
+
+WORDS = {"VALID": "safe", "ALLOWED": "safe", "INVALID": "violates"}
+
+
+def worded(output=WORDS):
+    """The policy with its own words for the decision."""
+    return load(with_changes(POLICY.document, "judging", output=output))
+
+
+def test_a_policys_own_words_are_read_by_their_meaning_and_have_no_score():
+    policy = worded()
+    answer = parse(completion({"violation": "INVALID"}), [policy]).answers[policy.id]
+    assert (answer.violates, answer.rule_ids, answer.decision_at) == (True, ("HH1",), None)
+    for word in ("VALID", "ALLOWED"):
+        assert not parse(completion({"violation": word, "rule_ids": ["HH5"]}), [policy]).answers[policy.id].violates
+
+
+@pytest.mark.parametrize(
+    ("fields", "policy", "reason"),
+    [
+        ({"violation": 1}, worded(), "fields"),
+        ({"violation": True}, worded(), "fields"),
+        ({"violation": "invalid"}, worded(), "fields"),
+        ({"violation": "INVALID "}, worded(), "fields"),
+        ({"violation": "1"}, worded(), "fields"),
+        ({"violation": ["INVALID"]}, worded(), "fields"),
+        ({"violation": "VALID"}, worded(), "contradiction"),
+        ({"violation": "1"}, worded({"1": "violates", "0": "safe"}), None),
+        ({"violation": 1}, worded({"1": "violates", "0": "safe"}), "fields"),
+        ({"violation": "INVALID"}, POLICY, "fields"),
+        ({"violation": "1"}, POLICY, "fields"),
+    ],
+)
+def test_only_the_policys_words_are_accepted(fields, policy, reason):
+    if reason is None:
+        assert parse(completion(fields), [policy]).answers[policy.id].violates
+        return
+    with pytest.raises(Malformed, match=reason):
+        parse(completion(fields), [policy])
+
+
+def test_in_a_bundle_each_policy_has_its_own_words_and_only_numbers_have_positions():
+    policy, other = worded(), load_library()["fraud-spam"]
+    final = {
+        policy.id: {**FINAL, "violation": "INVALID"},
+        other.id: {**FINAL, "violation": 0, "rule_ids": ["FS4"]},
+    }
+    output = completion(json.dumps(final))
+    answers = parse(output, [policy, other]).answers
+    assert (answers[policy.id].violates, answers[other.id].violates) == (True, False)
+    assert answers[policy.id].decision_at is None
+    assert encoding().decode([output[answers[other.id].decision_at]]) == "0"
+
+
+def test_the_prompt_of_a_bundle_asks_for_each_policys_words():
+    bundled = [load(with_changes(worded().document, "judging", bundle="all"))]
+    bundled.append(load(with_changes(load_library()["fraud-spam"].document, "judging", bundle="all")))
+    text = instructions_for(bundled[0], bundled).text
+    assert '"hate-harassment":{"violation":"VALID" or "ALLOWED" or "INVALID",' in text
+    assert '"fraud-spam":{"violation":0 or 1,' in text
+    assert 'Under hate-harassment, "VALID" stands for violation 0, "ALLOWED" stands for violation 0, "INVALID"' in text
+
+
+def test_sub_rules_are_cited_as_rules():
+    text = POLICY.document.replace("HH2", "HH1.a")
+    policy = load(text)
+    answer = parse(completion({"rule_ids": ["HH1.a", "HH1"]}), [policy]).answers[policy.id]
+    assert answer.rule_ids == ("HH1.a", "HH1")
+    with pytest.raises(Malformed, match="unknown_rule"):
+        parse(completion({"rule_ids": ["HH1.b"]}), [policy])

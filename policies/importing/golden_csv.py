@@ -1,0 +1,307 @@
+"""From a CSV file of labelled texts to golden texts of a policy."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.policies.golden import Golden, canonical
+from safeguard_streams.policies.importing import source
+from safeguard_streams.policies.importing.labels import bare, side_of_label
+from safeguard_streams.policies.importing.outline import Outline
+from safeguard_streams.policies.importing.settle import Ask, Question
+from safeguard_streams.policies.vocabulary import Side
+
+MAX_BYTES = 20_000_000
+_DELIMITERS = ",;\t|"
+_HEADER_ROWS = 10  # a file may begin with a note
+_SHOWN_LINES = 5  # of rows that were left out
+_TEXT = re.compile(r"(?:test )?(?:text|content|example|prompt|message|input|post|comment|body|sample|response)s?", re.I)
+_LABEL = re.compile(
+    r".*\b(?:labels?|classification|decision|expected|verdict|gold|answer|output|target|ground truth)"
+    r"|(?:is )?(?:violations?|violates|violating|spam|toxic|unsafe|harmful|safe|valid|allowed)",
+    re.I,
+)
+_RULE = re.compile(r"rules?(?: ?ids?)?|category|severity|policy|section|code", re.I)
+_LANGUAGE = re.compile(r"lang(?:uage)?", re.I)
+_OF_SAFE = re.compile(r"(?:is )?(?:safe|valid|allowed)", re.I)  # a column whose 1 or yes means safe
+_LONG = 40  # characters; no label has as many
+_TAG = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]{1,8})*")
+
+
+Resolve = Callable[[str], str | None]
+
+
+class Imported(msgspec.Struct, frozen=True):
+    """Golden texts, and what was done with the other rows, one sentence each."""
+
+    rows: tuple[Golden, ...]
+    notes: tuple[str, ...]
+
+
+class _Row(NamedTuple):
+    """A row: the line that it begins in, counted from 1, and its cells."""
+
+    line: int
+    cells: list[str]
+
+    def cell(self, column: int | None) -> str:
+        return self.cells[column].strip() if column is not None and column < len(self.cells) else ""
+
+
+class _Columns(NamedTuple):
+    """Columns of one text and its labels. group: whether rows of one cell, a rule's id, label the rows below them."""
+
+    text: int
+    label: int | None
+    rule: int | None
+    language: int | None
+    group: bool
+    one_is_safe: bool
+
+
+def read(path: Path, outline: Outline, ask: Ask) -> Imported:
+    """The golden texts of a CSV file, labelled by the rules of an outline that is settled.
+
+    Raises ConfigurationError where there is no column of texts or of labels, or no row that can be used.
+    """
+    rows = _rows(source.read(path, MAX_BYTES))
+    importer = _Importer(outline, ask)
+    for columns, body in _tables(rows, importer.resolve, path):
+        importer.take(columns, body)
+    golden, notes = tuple(importer.golden()), tuple(importer.notes())
+    if not golden:
+        why = "; ".join(notes) or "there are no rows"
+        raise ConfigurationError(f"{path}: no row has a text with a label of this policy: {why}")
+    return Imported(golden, notes)
+
+
+def _rows(text: str) -> list[_Row]:
+    """The rows of a CSV text, with the delimiter that gives the most cells to the most rows."""
+    csv.field_size_limit(MAX_BYTES)
+    return max((_parsed(text, delimiter) for delimiter in _DELIMITERS), key=_regularity)
+
+
+def _parsed(text: str, delimiter: str) -> list[_Row]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    rows, line = [], 1
+    for cells in reader:
+        rows.append(_Row(line, cells))
+        line = reader.line_num + 1
+    return [row for row in rows if any(cell.strip() for cell in row.cells)]
+
+
+def _regularity(rows: Sequence[_Row]) -> tuple[int, int]:
+    """How many rows have the commonest number of cells above one, and that number."""
+    counts = Counter(len(row.cells) for row in rows if len(row.cells) > 1)
+    return max(((count, cells) for cells, count in counts.items()), default=(0, 0))
+
+
+def _tables(rows: Sequence[_Row], resolve: Resolve, path: Path) -> Iterator[tuple[_Columns, Sequence[_Row]]]:
+    """The columns to read, with the rows below their header. One file may have several pairs of text and label."""
+    for number, row in enumerate(rows[:_HEADER_ROWS]):
+        names = [" ".join(cell.replace("_", " ").split()) for cell in row.cells]
+        labels = [i for i, name in enumerate(names) if name and len(name) < 60 and _LABEL.fullmatch(name)]
+        rules = [i for i, name in enumerate(names) if _RULE.fullmatch(name)]
+        if not (labels or rules):
+            continue
+        body = rows[number + 1 :]
+        group = sum(_group(later, resolve) is not None for later in body) > 1
+        texts = [i for i, name in enumerate(names) if _TEXT.fullmatch(name) and i not in labels]
+        texts = texts or _longest(body, {*labels, *rules})
+        if not texts:
+            break
+        language = next((i for i, name in enumerate(names) if _LANGUAGE.fullmatch(name)), None)
+        rule = rules[0] if rules else None
+        pairs = [(texts[0], labels[0] if labels else None)]
+        pairs += list(zip(texts[1:], labels[1:], strict=False)) if len(texts) == len(labels) else []
+        for text, label in pairs:
+            one_is_safe = label is not None and bool(_OF_SAFE.fullmatch(names[label]))
+            yield _Columns(text, label, rule, language, group, one_is_safe), body
+        return
+    columns = _unnamed(rows, resolve)
+    if columns is None:
+        raise ConfigurationError(
+            f"{path}: has no column of labels or of texts: name them in the first row, as in text,label"
+        )
+    yield columns, rows
+
+
+def _group(row: _Row, resolve: Resolve) -> str | None:
+    """The rule that a row with one cell announces for the rows below it."""
+    filled = [cell for cell in row.cells if cell.strip()]
+    return resolve(filled[0]) if len(filled) == 1 and len(filled[0]) < _LONG else None
+
+
+def _longest(rows: Sequence[_Row], but: set[int]) -> list[int]:
+    """The column with the longest texts, for files whose header does not name it."""
+    lengths: Counter[int] = Counter()
+    for row in rows:
+        lengths.update({i: len(cell.strip()) for i, cell in enumerate(row.cells) if i not in but})
+    return [column for column, length in lengths.most_common(1) if length]
+
+
+def _unnamed(rows: Sequence[_Row], resolve: Resolve) -> _Columns | None:
+    """The columns of a file without a header, by what most of their cells hold."""
+    hits: Counter[int] = Counter()
+    for row in rows:
+        hits.update(
+            i
+            for i, cell in enumerate(row.cells)
+            if cell.strip() and len(cell) < _LONG and (resolve(cell) or side_of_label(cell))
+        )
+    label = next((column for column, count in hits.most_common(1) if 2 * count > len(rows)), None)
+    texts = _longest(rows, {label}) if label is not None else []
+    return _Columns(texts[0], label, None, None, group=False, one_is_safe=False) if texts else None
+
+
+class _Labelled(NamedTuple):
+    """What a row's labels say: the decision, and the rule that decides where they name one."""
+
+    side: Side
+    rule: str | None
+
+
+class _Importer:
+    """Collects texts with their labels, and counts what is left out."""
+
+    def __init__(self, outline: Outline, ask: Ask) -> None:
+        self._outline = outline
+        self._ask = ask
+        self.resolve: Resolve = lru_cache(maxsize=10_000)(outline.resolve)
+        self._answers: dict[str, _Labelled | None] = {}
+        self._unknown: dict[str, list[int]] = {}
+        self._unlabelled: list[int] = []
+        self._without_rule: list[int] = []
+        self._twice: list[int] = []
+        self._differing: list[int] = []
+        self._overruled: list[int] = []
+        self._grouped = 0
+        self._contradicted: set[str] = set()
+        self.found: dict[str, Golden] = {}
+
+    def take(self, columns: _Columns, rows: Sequence[_Row]) -> None:
+        """Reads the rows of one pair of columns."""
+        group: str | None = None
+        for row in rows:
+            if columns.group and (announced := _group(row, self.resolve)):
+                group = announced
+                continue
+            text = row.cell(columns.text)
+            if not canonical(text):
+                continue
+            labelled = self._labelled(row, columns, group)
+            if labelled is not None:
+                tag = row.cell(columns.language)
+                self._add(row.line, text, labelled, tag if _TAG.fullmatch(tag) else "en")
+
+    def _labelled(self, row: _Row, columns: _Columns, group: str | None) -> _Labelled | None:
+        label, rule = row.cell(columns.label), self.resolve(row.cell(columns.rule))
+        if group is not None:
+            self._grouped += 1
+            other = self.resolve(label)
+            if other is not None and other != group:
+                self._overruled.append(row.line)
+            return self._by_rule(group)
+        if not label:
+            if rule is None:
+                self._unlabelled.append(row.line)
+            return self._by_rule(rule) if rule else None
+        meant = self._meaning(label, row.line, one_is_safe=columns.one_is_safe)
+        if meant is None or meant.rule is not None or rule is None:
+            return meant
+        return meant if self._by_rule(rule).side != meant.side else self._by_rule(rule)
+
+    def _by_rule(self, rule_id: str) -> _Labelled:
+        rule = self._outline.rule(rule_id)
+        return _Labelled((rule.side if rule else None) or "violates", rule_id)
+
+    def _meaning(self, label: str, line: int, *, one_is_safe: bool) -> _Labelled | None:
+        """What a label says. Asks once for one that neither the policy nor the usual words explain."""
+        word = bare(label)
+        if word not in self._answers:
+            self._answers[word] = self._understood(word, one_is_safe=one_is_safe) or self._asked(word)
+        meant = self._answers[word]
+        if meant is None:
+            self._unknown.setdefault(word, []).append(line)
+        return meant
+
+    def _understood(self, word: str, *, one_is_safe: bool) -> _Labelled | None:
+        if rule_id := self.resolve(word):
+            return self._by_rule(rule_id)
+        folded = {own.casefold(): side for own, side in self._outline.words.items() if side}
+        side = folded.get(word.casefold()) or side_of_label(word)
+        if side and one_is_safe and word.casefold() in {"1", "0", "true", "false", "yes", "no"}:
+            side = "safe" if side == "violates" else "violates"
+        return _Labelled(side, None) if side else None
+
+    def _asked(self, word: str) -> _Labelled | None:
+        shown = word[:40]
+        answer = self._ask(
+            Question(
+                f"What does the label {shown} say: violates, safe, or the id of a rule? skip leaves its rows out.",
+                "skip",
+                f"rows with the label {shown} are left out: the policy does not explain it",
+            )
+        )
+        if answer in ("violates", "safe"):
+            return _Labelled("violates" if answer == "violates" else "safe", None)
+        rule_id = self.resolve(answer)
+        return self._by_rule(rule_id) if rule_id else None
+
+    def _add(self, line: int, text: str, labelled: _Labelled, language: str) -> None:
+        rule = labelled.rule
+        if rule is None:
+            self._without_rule.append(line)
+            rule = self._default_rule(labelled.side)
+        golden = Golden(text=text, decision=labelled.side, rule=rule, kind="clear", language=language)
+        form = canonical(text)
+        if form not in self.found:
+            self.found[form] = golden
+        elif self.found[form].decision == golden.decision:
+            self._twice.append(line)
+        else:
+            self._contradicted.add(form)
+            self._differing.append(line)
+
+    def _default_rule(self, side: Side) -> str:
+        """The rule for a text whose label names none: the first level of VIOLATES, or the last of SAFE."""
+        of_side = [rule.id for rule in self._outline.rules if rule.side == side]
+        levels = [rule_id for rule_id in of_side if "." not in rule_id] or of_side
+        return levels[-1] if side == "safe" else levels[0]
+
+    def golden(self) -> Iterator[Golden]:
+        """The texts in file order, without those that two rows label differently."""
+        yield from (golden for form, golden in self.found.items() if form not in self._contradicted)
+
+    def notes(self) -> Iterator[str]:
+        """What was done with rows that are not golden texts as they stand."""
+        if self._grouped:
+            yield f"{self._grouped} rows are labelled by the rule in the row above their group"
+        if self._overruled:
+            yield f"{_at(self._overruled)} another rule in the column of labels, which is taken for a model's answer"
+        if self._without_rule:
+            yield f"{_at(self._without_rule)} no rule: each counts for the first level of VIOLATES or the last of SAFE"
+        for word, found in self._unknown.items():
+            yield f"{_at(found)} an unknown label, {word[:40]!r}: left out"
+        if self._unlabelled:
+            yield f"{_at(self._unlabelled)} no label: left out"
+        if self._twice:
+            yield f"{_at(self._twice)} a text that an earlier row has: left out"
+        if self._differing:
+            yield f"{_at(self._differing)} the text of an earlier row with another decision: both are left out"
+
+
+def _at(found: Sequence[int]) -> str:
+    """How many rows, and where the first of them begin."""
+    shown = ", ".join(map(str, found[:_SHOWN_LINES])) + (", ..." if len(found) > _SHOWN_LINES else "")
+    return f"{len(found)} {'rows' if len(found) > 1 else 'row'} (line{'s' if len(found) > 1 else ''} {shown}) with"
