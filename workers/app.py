@@ -25,6 +25,7 @@ from safeguard_streams.workers.inference.remote import ServerBackend
 from safeguard_streams.workers.inference.vllm import VllmBackend
 from safeguard_streams.workers.judging.judge import RANKS, STAGE, Judge
 from safeguard_streams.workers.judging.reasoner import InferenceBudget
+from safeguard_streams.workers.judging.warming import PrefixWarmer
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,8 @@ class Worker:
             return
         self.judge = Judge(self.backend, self.feed, self._budget(self.backend), self.erasures.erased)
         warn_of_unlearned(self.backend.model, self.feed.policies)
-        await self.judge.warm_up()
+        warmer = PrefixWarmer(self.backend, self.feed, self.settings.effort_by_lag)
+        await warmer.warm_up()
         self.engine = Engine(
             HoldingBus(
                 KafkaBus(self.settings, list(topics.LANES.values()), STAGE),
@@ -113,7 +115,7 @@ class Worker:
             limits=self._limits(self.backend),
         )
         try:
-            await self.engine.run(stop)
+            await run_until_first(self.engine.run(stop), warmer.follow())
         except DependencyError:
             # Ctrl-C in a terminal also reaches the backend's processes: their end is then no failure.
             if not stop.is_set():
