@@ -152,7 +152,8 @@ class Worker:
             stall_timeout=900.0,
             commit_interval=COMMIT_INTERVAL,
             ranks={self.settings.prefix + topics.LANES[lane]: rank for lane, rank in later_lanes.items()},
-            reserve=calls // 4,
+            # Beside the calls that wait at the backend, a quarter of those that it serves stays free for live content.
+            reserve=2 * (backend.concurrency // 4),
             max_background=round(calls * self.settings.background_share),
         )
 
