@@ -1,17 +1,20 @@
-"""vLLM in several processes, as on GPUs: an engine core, and workers that it starts."""
+"""vLLM as on GPUs: its arguments, the facts of its driver, and an engine core with workers of its own."""
 
 import asyncio
 import contextlib
+import dataclasses
+from pathlib import Path
 
 import psutil
 import pytest
 
-from safeguard_streams.errors import DependencyError
+from safeguard_streams.errors import ConfigurationError, DependencyError
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.runtime import settings
-from safeguard_streams.workers.inference import harmony
+from safeguard_streams.workers.inference import harmony, preflight
 from safeguard_streams.workers.inference.interface import InferenceRequest
 from safeguard_streams.workers.inference.vllm import VllmBackend
+from safeguard_streams.workers.inference.vllm_arguments import engine_arguments
 from safeguard_streams.workers.judging.parse import parse
 
 pytestmark = [pytest.mark.slow, pytest.mark.model]
@@ -27,6 +30,68 @@ def named(part):
 async def judge(backend, text):
     request = InferenceRequest(POLICY.text, POLICY.effort, harmony.encode_text(text), 256)
     return parse((await backend.generate(request)).tokens, [POLICY]).answers[POLICY.id]
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_vllm_knows_every_argument(on_cpu):
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+    assert engine_arguments(settings.load(), Path("model"), 8, on_cpu=on_cpu).keys() <= known
+
+
+class Nvidia:
+    """A platform of vLLM, and its driver's library."""
+
+    class NVMLError(Exception):
+        pass
+
+    def is_cuda(self):
+        return True
+
+    def get_device_name(self):
+        return "NVIDIA L4"
+
+    def get_device_capability(self):
+        from vllm.platforms.interface import DeviceCapability
+
+        return DeviceCapability(8, 9)
+
+    def nvmlInit(self):  # noqa: N802  (the library's name)
+        pass
+
+    nvmlShutdown = nvmlInit  # noqa: N815
+
+    def nvmlSystemGetDriverVersion(self):  # noqa: N802
+        return "550.54.15"
+
+    def nvmlSystemGetCudaDriverVersion_v2(self):  # noqa: N802
+        return 12040
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    found = Nvidia()
+    monkeypatch.setattr("vllm.utils.import_utils.import_pynvml", lambda: found)
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    return found
+
+
+def test_the_facts_of_a_gpu_come_from_its_driver(gpu):
+    facts = preflight.facts_of_gpu(gpu)
+    assert facts == ("NVIDIA L4", (8, 9), "550.54.15", (12, 4), (13, 0))
+    with pytest.raises(ConfigurationError, match="driver 550.54.15 supports CUDA 12.4"):
+        preflight.check_gpu(facts)
+
+
+def test_a_board_without_the_drivers_library_and_another_maker_have_no_facts(gpu, monkeypatch):
+    def missing():
+        raise gpu.NVMLError
+
+    gpu.nvmlInit = missing
+    assert preflight.facts_of_gpu(gpu) is None
+    monkeypatch.setattr("torch.version.cuda", None)
+    assert preflight.facts_of_gpu(gpu) is None
 
 
 async def test_the_death_of_the_engine_core_ends_requests_in_progress_and_later_ones(monkeypatch):
