@@ -123,21 +123,19 @@ async def test_the_cache_holds_no_more_tokens_than_vllm_says(backend):
 async def test_a_paused_engine_is_not_healthy_and_a_hung_one_ends_the_worker(started, monkeypatch):
     """The last test with this engine, because it hangs at the end."""
     backend, processes = started
+    (core,) = [process for process in processes if "EngineCore" in "".join(process.cmdline())]
     monkeypatch.setattr(progress, "TICK", 0.2)
-    for process in processes:
-        process.suspend()
+    core.suspend()
     judging = asyncio.create_task(judge(backend, LIBRARY["fraud-spam"], "anything"))
     while backend.healthy:
         await asyncio.sleep(0.01)
-    for process in processes:
-        process.resume()
+    core.resume()
     _, answer = await judging
     assert answer.reason, "the pause cost time and nothing else"
     while not backend.healthy:
         await asyncio.sleep(0.01)
     backend._progress.limit = 15
-    for process in processes:
-        process.suspend()
+    core.suspend()
     with pytest.raises(DependencyError, match="the inference backend hangs"):
         await judge(backend, LIBRARY["fraud-spam"], "anything else")
     with pytest.raises(DependencyError, match="VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"):
