@@ -122,7 +122,7 @@ def own_topics(address):
 def inference_server(tmp_path_factory):
     """The base URL of a vLLM server with the small model."""
     from safeguard_streams.workers.inference.preflight import locate
-    from safeguard_streams.workers.inference.vllm import ON_CPU, QUIET
+    from safeguard_streams.workers.inference.vllm_arguments import ON_CPU, QUIET
 
     folder, name = locate("small")
     port, log = brokers.free_port(), tmp_path_factory.mktemp("server") / "log"

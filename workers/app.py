@@ -33,6 +33,7 @@ from safeguard_streams.workers.inference.remote import ServerBackend
 from safeguard_streams.workers.inference.vllm import VllmBackend
 from safeguard_streams.workers.judging.judge import RANKS, STAGE, Judge
 from safeguard_streams.workers.judging.reasoner import InferenceBudget
+from safeguard_streams.workers.judging.warming import PrefixWarmer
 
 log = logging.getLogger(__name__)
 
@@ -115,9 +116,10 @@ class Worker:
             return
         self.judge = Judge(self.backend, self.feed, self._budget(self.backend), self.erasures.erased)
         warn_of_unlearned(self.backend.model, self.feed.policies)
-        await self.judge.warm_up()
+        warmer = PrefixWarmer(self.backend, self.feed, self.settings.effort_by_lag)
+        await warmer.warm_up()
         self.engines = self._engines(self.backend, self.judge)
-        await self._run_engines(stop)
+        await run_until_first(self._run_engines(stop), warmer.follow())
 
     def _engines(self, backend: InferenceBackend, judge: Judge) -> list[Engine]:
         """One engine for each lane, in the lane's own consumer group. They share the calls in flight by rank."""
@@ -182,7 +184,8 @@ class Worker:
             commit_interval=self.settings.commit_interval,
             drain_timeout=min(MAX_DRAIN, self.settings.session_timeout_ms / 2000),
             ranks={self.settings.prefix + topics.LANES[lane]: rank for lane, rank in later_lanes.items()},
-            reserve=calls // 4 if live else 0,
+            # Beside the calls that wait at the backend, a quarter of those that it serves stays free for live content.
+            reserve=2 * (backend.concurrency // 4) if live else 0,
             max_background=round(calls * self.settings.background_share) if live else None,
         )
 

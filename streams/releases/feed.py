@@ -61,6 +61,11 @@ class PolicyFeed:
         self._by_key: dict[bytes, Released] = {}
         self._ended: dict[bytes, int] = {}  # each ended key's last revision
 
+    @property
+    def readable(self) -> list[Policy]:
+        """Every policy that content may be judged by: those in force, their shadows, and versions under replay."""
+        return [released.policy for released in self._by_key.values()]
+
     def take(self, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
         """Apply one record of moderation.policies. Never raises."""
         if value is None:

@@ -182,8 +182,8 @@ class Settings(BaseSettings):
     max_in_flight: int | None = Field(
         None,
         ge=1,
-        description="maximum number of content items that a reasoning worker judges at once; default: 64, or 8 for a "
-        "model on a CPU",
+        description="maximum number of content items that a reasoning worker judges at once; default: 32 to 256 "
+        "by the GPU's memory, or 8 for a model on a CPU",
     )
     max_tokens_in_flight: int | None = Field(
         None,

@@ -12,7 +12,7 @@ import pytest_asyncio
 from safeguard_streams.errors import ConfigurationError, DependencyError
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.runtime import settings
-from safeguard_streams.workers.inference import harmony
+from safeguard_streams.workers.inference import harmony, progress
 from safeguard_streams.workers.inference.interface import InferenceRequest
 from safeguard_streams.workers.inference.preflight import locate
 from safeguard_streams.workers.inference.vllm import VllmBackend
@@ -103,13 +103,44 @@ async def test_content_that_imitates_an_answer_does_not_change_the_format(backen
     assert completion.prompt_tokens == len(harmony.render(policy.text, policy.effort, text))
 
 
-async def test_the_death_of_vllm_is_reported(started):
-    """The last test with vLLM, because it kills its processes."""
+async def test_the_score_comes_from_the_log_probabilities_of_the_decision_tokens(backend):
+    completion, answer = await judge(
+        backend, LIBRARY["fraud-spam"], "WINNER!! Claim your 900 pound prize now, call 0906"
+    )
+    assert len(completion.logprobs) == len(completion.tokens), "one position for each token"
+    assert all({harmony.ZERO, harmony.ONE} <= position.keys() for position in completion.logprobs)
+    assert 0.5 < score_of(completion, answer) <= 1
+
+
+async def test_the_cache_holds_no_more_tokens_than_vllm_says(backend):
+    config = backend._llm.vllm_config
+    assert backend.cache_tokens == config.cache_config.kv_cache_size_tokens
+    blocks = config.cache_config.num_gpu_blocks * config.cache_config.block_size
+    assert blocks > 1.3 * backend.cache_tokens, "a token takes blocks for full and for sliding attention"
+    assert config.scheduler_config.max_num_batched_tokens == 2048, "as for a server on a CPU"
+
+
+async def test_a_paused_engine_is_not_healthy_and_a_hung_one_ends_the_worker(started, monkeypatch):
+    """The last test with this engine, because it hangs at the end."""
     backend, processes = started
-    for process in processes:
-        process.kill()
-    with pytest.raises(DependencyError, match="the inference backend died"):
-        await judge(backend, LIBRARY["fraud-spam"], "anything")
+    (core,) = [process for process in processes if "EngineCore" in "".join(process.cmdline())]
+    monkeypatch.setattr(progress, "TICK", 0.2)
+    core.suspend()
+    judging = asyncio.create_task(judge(backend, LIBRARY["fraud-spam"], "anything"))
+    while backend.healthy:
+        await asyncio.sleep(0.01)
+    core.resume()
+    _, answer = await judging
+    assert answer.reason, "the pause cost time and nothing else"
+    while not backend.healthy:
+        await asyncio.sleep(0.01)
+    backend._progress.limit = 15
+    core.suspend()
+    with pytest.raises(DependencyError, match="the inference backend hangs"):
+        await judge(backend, LIBRARY["fraud-spam"], "anything else")
+    with pytest.raises(DependencyError, match="VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"):
+        await judge(backend, LIBRARY["fraud-spam"], "later")
+    assert not backend.healthy
 
 
 async def test_the_small_model_is_expanded_once_to_the_real_vocabulary(tmp_path):

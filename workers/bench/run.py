@@ -30,7 +30,7 @@ from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.bench.baselines import DUPLICATES, figures
 from safeguard_streams.workers.bench.items import KeyValue, escalations, make_items, policies
 from safeguard_streams.workers.inference.preflight import locate
-from safeguard_streams.workers.inference.vllm import CPU_BLOCK, CPU_CONCURRENCY, GPU_CONCURRENCY, ON_CPU, QUIET
+from safeguard_streams.workers.inference.vllm_arguments import CPU_BLOCK, ON_CPU, QUIET, default_concurrency
 from safeguard_streams.workers.judging.judgement import total_tokens
 
 ANSWER_TIMEOUT = 120.0  # seconds without an answer
@@ -115,8 +115,8 @@ async def reason(bootstrap: str, count: int, model: str, folder: Path, say: Say)
 
 
 async def _bench(bootstrap: str, count: int, model: str, folder: Path, say: Say) -> ReasonBench:
-    on_cpu = await asyncio.to_thread(_on_cpu)
-    concurrency = settings.load().max_in_flight or (CPU_CONCURRENCY if on_cpu else GPU_CONCURRENCY)
+    on_cpu, fitting = await asyncio.to_thread(_device)
+    concurrency = settings.load().max_in_flight or fitting
     environment = {
         "SAFEGUARD_MODEL": model,
         "SAFEGUARD_MAX_IN_FLIGHT": str(concurrency),
@@ -126,10 +126,11 @@ async def _bench(bootstrap: str, count: int, model: str, folder: Path, say: Say)
     return ReasonBench(bootstrap, count, model, concurrency, on_cpu, environment, folder, say)
 
 
-def _on_cpu() -> bool:
+def _device() -> tuple[bool, int]:
+    """Whether vLLM runs on a CPU, and the number of requests at once that fit its device."""
     from vllm.platforms import current_platform
 
-    return bool(current_platform.is_cpu())
+    return bool(current_platform.is_cpu()), default_concurrency(current_platform)
 
 
 def _ratio(row: dict[str, Any], baseline: dict[str, Any], digits: int) -> float:

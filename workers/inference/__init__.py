@@ -6,7 +6,8 @@ Judging sees only the protocol `InferenceBackend`. A backend raises `InferenceEr
 - `interface`: `InferenceBackend`, `InferenceRequest` and `Completion`.
 - `harmony`: the model's format in token ids.
 - `preflight`: what must be present before a model is loaded.
-- `vllm`, `vllm_stats`: vLLM in this process, and its metrics.
+- `vllm`, `vllm_arguments`: vLLM in this process, and how it is set up for a device.
+- `vllm_stats`, `progress`: its metrics, and whether it still takes steps.
 - `remote`: one or several inference servers, with retries and health checks.
 - `routes`: the two ways to ask a server, in token ids or by chat.
 - `scripted`: a server that answers by a list of words, for tests and trials.
@@ -24,6 +25,9 @@ Judging sees only the protocol `InferenceBackend`. A backend raises `InferenceEr
 - **A server's failure is not the request's failure.** A request moves to another server, or waits, when a server is
   unreachable or overloaded. Only failures that the request may have caused count as attempts. Otherwise an outage
   would turn content into undetermined verdicts.
+- **A hung engine ends the worker.** vLLM reports a dead engine, and nothing reports a hung one. Therefore the worker
+  counts the engine's steps. While none is taken, content's time does not run: the items are judged again elsewhere, and
+  none becomes undetermined.
 - **What is missing is reported before a model is loaded.** Loading takes long, so an error afterwards would come late.
   The checks name the setting or the command that helps.
 """

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +14,14 @@ from safeguard_streams.policies.small_model import SMALL
 from safeguard_streams.workers.small.weights import expand
 
 GIB = 2**30
-MIN_CACHE = 0.03  # share of the memory that vLLM may take, left for the KV cache beside the weights
+# MXFP4 weights grow when vLLM loads them: the files of gpt-oss-120b have 60.8 GiB, and it loaded 65.97 GiB.
+LOADED = 1.09
+# Share of a device's memory for activations, sampling and CUDA graphs, with the least KV cache that is of use.
+WORKING = 0.07
+MOST_SHARE = 0.95  # of a GPU's memory; above it, vLLM runs out of memory outside of its share
+MIN_CAPABILITY = (8, 0)  # bfloat16 and the MXFP4 kernels
+_MIN_DRIVER = {12: 525, 13: 580}  # NVIDIA driver by the major version of CUDA
+_HARMONY = "oss-harmony"  # the distribution whose module openai_harmony this project uses
 _FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer*"]
 _OTHER_FORMATS = ["original/*", "metal/*"]
 
@@ -67,19 +77,28 @@ def _from_hub(model: str) -> Path:
 
 
 def check_memory(folder: Path, total: int, share: float, devices: int, where: str) -> None:
-    """Raises ConfigurationError when the weights leave no room for a KV cache.
+    """Raises ConfigurationError when the loaded weights leave no room to work in.
 
     total: memory of each device in bytes. share: of it that vLLM may take, 0 to 1.
     """
-    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / devices
-    allowed = total * share
-    if weights > allowed * (1 - MIN_CACHE):
-        on_each = f" on each of {devices} devices" if devices > 1 else ""
-        raise ConfigurationError(
-            f"{folder.name} has {weights / GIB:.1f} GiB of weights{on_each}, and may take {allowed / GIB:.1f} GiB of "
-            f"the {where}'s {total / GIB:.1f}: use a smaller model or a larger device, spread the model over several "
-            "(SAFEGUARD_TENSOR_PARALLEL), or allow more (SAFEGUARD_GPU_MEMORY)"
-        )
+    loaded = sum(file.stat().st_size for file in folder.glob("*.safetensors")) * LOADED / devices
+    working = total * WORKING
+    if loaded + working <= total * share:
+        return
+    on_each = f" on each of {devices} devices" if devices > 1 else ""
+    raise ConfigurationError(
+        f"{folder.name} needs {loaded / GIB:.1f} GiB for its weights{on_each} and {working / GIB:.1f} GiB to work in, "
+        f"and may take {total * share / GIB:.1f} GiB of the {where}'s {total / GIB:.1f}: "
+        + _more_memory((loaded + working) / total, devices)
+    )
+
+
+def _more_memory(share: float, devices: int) -> str:
+    """What to do. share: of each device's memory, what would suffice."""
+    more = f"use a larger device, or spread the model over {2 * devices} (SAFEGUARD_TENSOR_PARALLEL={2 * devices})"
+    if share > MOST_SHARE:
+        return f"{more}, or use a smaller model"
+    return f"{more}, or set SAFEGUARD_GPU_MEMORY={MOST_SHARE}, which leaves a small KV cache"
 
 
 def check_platform(platform: Any) -> None:
@@ -89,3 +108,93 @@ def check_platform(platform: Any) -> None:
             "vLLM sees no GPU: check nvidia-smi and the driver, and give a container its GPU (--gpus all). "
             "Without a GPU, install the [cpu] extra and use --model small, or use a server with --server URL"
         )
+
+
+class GpuFacts(NamedTuple):
+    """An NVIDIA GPU and its driver.
+
+    capability: compute capability, major and minor. driver: its version. supported: the newest CUDA that the driver
+    supports, major and minor. needed: the CUDA that vLLM was built for.
+    """
+
+    name: str
+    capability: tuple[int, int]
+    driver: str
+    supported: tuple[int, int]
+    needed: tuple[int, int]
+
+
+def facts_of_gpu(platform: Any) -> GpuFacts | None:
+    """Facts of the first GPU, from its driver; None if the GPU is not NVIDIA's. platform: vLLM's current platform."""
+    import torch
+    from vllm.utils.import_utils import import_pynvml
+
+    if not platform.is_cuda() or torch.version.cuda is None:
+        return None
+    nvml, capability = import_pynvml(), platform.get_device_capability()
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:  # boards without NVML, such as Jetson
+        return None
+    try:
+        driver, supported = nvml.nvmlSystemGetDriverVersion(), nvml.nvmlSystemGetCudaDriverVersion_v2()
+    finally:
+        nvml.nvmlShutdown()
+    major, minor = torch.version.cuda.split(".")[:2]
+    return GpuFacts(
+        name=platform.get_device_name(),
+        capability=(capability.major, capability.minor),
+        driver=driver,
+        supported=(supported // 1000, supported % 1000 // 10),
+        needed=(int(major), int(minor)),
+    )
+
+
+def check_gpu(gpu: GpuFacts | None) -> None:
+    """Raises ConfigurationError when the driver or the GPU is too old for this build of vLLM."""
+    if gpu is None:
+        return
+    needed = gpu.needed[0]
+    # Within a major version of CUDA, an older driver runs what was built for a newer minor version.
+    if gpu.supported[0] < needed:
+        least = f" ({_MIN_DRIVER[needed]} or newer)" if needed in _MIN_DRIVER else ""
+        raise ConfigurationError(
+            f"the NVIDIA driver {gpu.driver} supports CUDA {_dotted(gpu.supported)}, and this vLLM is built for CUDA "
+            f"{_dotted(gpu.needed)}: install a driver for CUDA {needed}{least} on the host"
+        )
+    if gpu.capability < MIN_CAPABILITY:
+        raise ConfigurationError(
+            f"{gpu.name} has compute capability {_dotted(gpu.capability)}, and bfloat16 and MXFP4 weights need "
+            f"{_dotted(MIN_CAPABILITY)}: use a GPU of the Ampere generation or newer, or a server with --server URL"
+        )
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"
+
+
+def check_harmony(distribution: str = _HARMONY) -> None:
+    """Raises ConfigurationError when another distribution has overwritten the module openai_harmony."""
+    try:
+        files = metadata.files(distribution) or []
+    except metadata.PackageNotFoundError:
+        return  # the project runs from a checkout; harmony.check_vocabulary tries the module itself
+    if all(_unchanged(file) for file in files if file.parts[0] == "openai_harmony"):
+        return
+    others = set(metadata.packages_distributions().get("openai_harmony", ())) - {distribution}
+    remove = f"pip uninstall {' '.join(sorted(others))}, then " if others else ""
+    raise ConfigurationError(
+        f"the module openai_harmony is not the one of {distribution}: {', '.join(sorted(others)) or 'something'} has "
+        f"overwritten it; run {remove}pip install --force-reinstall --no-deps {distribution}"
+    )
+
+
+def _unchanged(file: metadata.PackagePath) -> bool:
+    """Whether an installed file is the one that its distribution brought."""
+    if file.hash is None:
+        return True
+    path = Path(str(file.locate()))
+    if not path.is_file():
+        return False
+    digest = hashlib.new(file.hash.mode, path.read_bytes()).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode() == file.hash.value

@@ -1,4 +1,4 @@
-"""Metrics of vLLM in this process: requests that run and wait, and KV cache usage."""
+"""Metrics of vLLM in this process: requests that run and wait, and KV cache usage. vLLM reports after each step."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from safeguard_streams.runtime import metrics
 
 
 class VllmStats(StatLoggerBase):
-    """The latest figures of one of vLLM's engine cores, which reports them after each step."""
+    """The latest figures of one of vLLM's engine cores, which reports them after each step. `steps` counts them."""
 
     def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:  # noqa: ARG002  (the signature is the library's)
-        self.running = self.waiting = 0
+        self.running = self.waiting = self.steps = 0
         self.cache_usage = 0.0
 
     def record(self, scheduler_stats: Any, *_: Any, **__: Any) -> None:
+        self.steps += 1
         if scheduler_stats is not None:
             self.running = scheduler_stats.num_running_reqs
             self.waiting = scheduler_stats.num_waiting_reqs

@@ -9,6 +9,7 @@ order:
 - `instructions`: the text to judge by, of one policy or of a bundle.
 - `cache`: identical items share one judgement.
 - `reasoner`: windows, samples, the retry, and admission to the model.
+- `warming`: policies' prefixes are computed before content needs them.
 - `prompt`: the user message, and how long content is cut.
 - `rationale`: the outputs behind a verdict, within the bounds of a record.
 - `parse`: the strict parser of completions.

@@ -37,7 +37,7 @@ RANKS = 3  # live content, audits, replays and shadows
 TICK = 1.0  # seconds between two looks at the backend's health and the clock while a request is in progress
 OVER_TIME = "judging took longer than allowed"
 OVER_TOKENS = "the model wrote more than allowed"
-_HIGHER: dict[Effort, Effort] = {"low": "medium", "medium": "high", "high": "high"}
+HIGHER: dict[Effort, Effort] = {"low": "medium", "medium": "high", "high": "high"}
 
 
 class InferenceBudget(msgspec.Struct, frozen=True):
@@ -148,7 +148,7 @@ class Reasoner:
     def _max_window_tokens(self, instructions: Instructions, effort: Effort) -> int:
         """Room for a user message beside the policy and the answer."""
         # At the effort of the retry, whose prefix may be longer.
-        policy = len(harmony.render_tokens(instructions.text, _HIGHER[effort], ()))
+        policy = len(harmony.render_tokens(instructions.text, HIGHER[effort], ()))
         answer = min(self._budget.max_answer_tokens, self.backend.max_model_tokens // 4)
         return self.backend.max_model_tokens - answer - policy
 
@@ -168,7 +168,7 @@ class Reasoner:
             return first
         if problem := request.allowance.problem:
             return combine([first], undetermined(request.instructions, request.effort, problem).findings)
-        second = await self._attempt(msgspec.structs.replace(request, effort=_HIGHER[request.effort]))
+        second = await self._attempt(msgspec.structs.replace(request, effort=HIGHER[request.effort]))
         return combine([first, second], second.findings)
 
     async def _attempt(self, request: AttemptRequest) -> Judgement:

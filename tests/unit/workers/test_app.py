@@ -1,16 +1,17 @@
-"""The reasoning worker: its lanes, its end, and its warning about policies that the small model cannot judge by."""
+"""The reasoning worker: its lanes, its limits, its end, and its warning about policies foreign to the small model."""
 
 import asyncio
 
 import msgspec
 import pytest
 
+from safeguard_streams.bus.admission import PriorityAdmission
 from safeguard_streams.policies import small_model
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.releases.feed import PolicySet, Released
 from safeguard_streams.runtime import settings
 from safeguard_streams.workers import app
-from safeguard_streams.workers.app import Worker, warn_of_unlearned
+from safeguard_streams.workers.app import Worker, start_backend, warn_of_unlearned
 from safeguard_streams.workers.judging.reasoner import _admission
 
 POLICY = load_library()["fraud-spam"]
@@ -78,7 +79,7 @@ def test_each_lane_is_read_in_a_group_of_its_own_and_all_share_the_calls_in_flig
 
 
 async def test_a_pool_without_live_content_keeps_nothing_free_for_it():
-    for lanes, free in (("shadow,replay", 0), ("live,replay", 20)):
+    for lanes, free in (("shadow,replay", 0), ("live,replay", 32)):
         worker = Worker(settings.load(lanes=lanes), None)
         limits = worker._limits(Backend())
         assert limits.max_in_flight == 80
@@ -93,3 +94,28 @@ def test_judgements_in_progress_get_half_a_session_when_partitions_move():
         current = settings.load(session_timeout_ms=session, commit_interval=1.5)
         limits = Worker(current, None)._limits(Backend())
         assert (limits.drain_timeout, limits.commit_interval) == (seconds, 1.5)
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64, 128, 256])
+async def test_live_content_finds_a_quarter_of_the_backend_free_beside_a_replay(concurrency):
+    class Backend:
+        pass
+
+    Backend.concurrency = concurrency
+    limits = Worker(settings.load(), start_backend)._limits(Backend())
+    ranks = max(limits.ranks.values(), default=0) + 1
+    admission = PriorityAdmission(limits.max_in_flight, ranks, limits.reserve, limits.max_background)
+    if ranks == 1:
+        assert concurrency < 4
+        return
+    replayed = [asyncio.create_task(admission.acquire(ranks - 1)) for _ in range(2 * limits.max_in_flight)]
+    await asyncio.sleep(0)
+    taken = sum(task.done() for task in replayed)
+    assert 1 <= taken <= concurrency - concurrency // 4
+    live = [asyncio.create_task(admission.acquire(0)) for _ in range(concurrency // 4)]
+    await asyncio.sleep(0)
+    assert all(task.done() for task in live)
+    assert taken + len(live) <= concurrency, "none of them waits in the backend's own queue"
+    for task in replayed:
+        task.cancel()
+    await asyncio.gather(*replayed, return_exceptions=True)
