@@ -16,12 +16,23 @@ class InferenceError(SafeguardError):
     """The backend refused or failed this one request."""
 
 
+class Progress(msgspec.Struct):
+    """What a backend notes about a request.
+
+    waiting: it is at no server, because all are full or away. lost: seconds at servers that turned out not to work.
+    """
+
+    waiting: bool = False
+    lost: float = 0.0
+
+
 class InferenceRequest(msgspec.Struct, frozen=True):
     """One user message to be judged under a policy text.
 
     user: the user message as token ids.
     max_tokens: the longest completion, in tokens.
     temperature: 0 samples greedily.
+    rank: 0 is served first.
     """
 
     policy_text: str
@@ -29,6 +40,8 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     user: Sequence[int]
     max_tokens: int
     temperature: float = 0.0
+    rank: int = 0
+    progress: Progress = msgspec.field(default_factory=Progress)
 
     @property
     def prompt(self) -> list[int]:

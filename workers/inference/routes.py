@@ -29,6 +29,8 @@ MAX_ANSWER = 1_000_000  # characters of a chat response; tokenising more would h
 _REASONING = ("reasoning", "reasoning_content", "thinking")  # field names of different servers
 _BEFORE_DECISION = re.compile(r'"violation"\s*:\s*\Z')
 _DECISIONS = {"0": ZERO, "1": ONE}
+_SHARE_READ = 0.75
+_SHARE_READ_ALIKE, _READ_LESS = 0.99, 16
 _MAX_COUNT = 2**31 - 1  # tokens; a server that reports more reports nothing
 # What reading a response in another form than expected raises.
 MALFORMED = (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError)
@@ -39,19 +41,21 @@ class NoTokenIds(Exception):
 
 
 class Route(Protocol):
-    """path is relative to the server's base URL.
-
-    min_share_read: of a prompt's tokens, 0 to 1: a server that reports fewer has cut the prompt.
-    """
+    """path is relative to the server's base URL."""
 
     path: str
-    min_share_read: float
 
     def body(self, model: str, request: InferenceRequest) -> dict[str, Any]:
         """The JSON body of a request."""
 
     def without_logprobs(self) -> Route | None:
         """The same route without log-probabilities, for servers that reject them; None if there is no such variant."""
+
+    def least_read(self, sent: int, left_out: int | None) -> float:
+        """Of a prompt with `sent` tokens, how many the server reads at least. One that reports fewer has cut it.
+
+        left_out: tokens that its own template leaves out; None where it may count by another vocabulary.
+        """
 
     def read(self, response: Any) -> Completion:
         """The completion in a response.
@@ -64,7 +68,6 @@ class Completions:
     """vLLM's completions route with token ids."""
 
     path = "completions"
-    min_share_read = 1.0  # the server gets the very tokens
 
     def body(self, model: str, request: InferenceRequest) -> dict[str, Any]:
         return {
@@ -84,6 +87,9 @@ class Completions:
     def without_logprobs(self) -> Route | None:
         return None
 
+    def least_read(self, sent: int, left_out: int | None) -> float:  # noqa: ARG002  (the server gets the very tokens)
+        return sent
+
     def read(self, response: Any) -> Completion:
         choice = response["choices"][0]
         tokens = choice.get("token_ids")
@@ -99,7 +105,6 @@ class Chat:
     """The chat route. scored: ask for log-probabilities, which some servers refuse."""
 
     path = "chat/completions"
-    min_share_read = 0.75  # the server's template and tokeniser may be others; most of them make more tokens
 
     def __init__(self, *, scored: bool = True) -> None:
         self._scored = scored
@@ -120,6 +125,10 @@ class Chat:
 
     def without_logprobs(self) -> Route | None:
         return Chat(scored=False) if self._scored else None
+
+    def least_read(self, sent: int, left_out: int | None) -> float:
+        # Most other vocabularies make more tokens. With the same one, tokens differ where a text was broken up.
+        return sent * _SHARE_READ if left_out is None else (sent - left_out) * _SHARE_READ_ALIKE - _READ_LESS
 
     def read(self, response: Any) -> Completion:
         choice = response["choices"][0]

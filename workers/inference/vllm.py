@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import logging
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import msgspec
 import psutil
 
 from safeguard_streams.errors import ConfigurationError, DependencyError
@@ -22,6 +24,7 @@ from safeguard_streams.workers.inference.interface import Completion, InferenceE
 log = logging.getLogger(__name__)
 
 CPU_CONCURRENCY, GPU_CONCURRENCY = 8, 64  # requests at once; more make each slower
+TEST_TIMEOUT = 30.0  # seconds for a request of one token, after another timed out
 CPU_BLOCK = 32  # tokens in a block of the prefix cache; the default of 128 would leave much of a policy uncached
 
 # Defaults of vLLM's environment variables. A deployment may override each.
@@ -49,7 +52,7 @@ def _set_defaults(environment: Mapping[str, str]) -> None:
 class VllmBackend:
     """Start with `await VllmBackend.start(settings)`; it takes most of a minute on a CPU."""
 
-    def __init__(self, llm: Any, model: str, max_model_tokens: int, concurrency: int, stats: list[Any]) -> None:
+    def __init__(self, llm: Any, model: str, settings: Settings, concurrency: int, stats: list[Any]) -> None:
         from safeguard_streams.workers.inference.vllm_stats import observed
 
         self._observed = contextlib.ExitStack()
@@ -57,8 +60,9 @@ class VllmBackend:
         cache = llm.vllm_config.cache_config
         self._llm = llm
         self._ids = itertools.count()
+        self._timeout = settings.inference_timeout
         self.model = model
-        self.max_model_tokens = max_model_tokens
+        self.max_model_tokens = settings.max_model_len
         self.concurrency = concurrency
         self.cache_tokens: int | None = (cache.num_gpu_blocks or 0) * cache.block_size or None
 
@@ -126,9 +130,26 @@ class VllmBackend:
             raise ConfigurationError(
                 f"vLLM could not load {settings.model}, see its messages above: {error}"
             ) from error
-        return cls(llm, name, settings.max_model_len, concurrency, stats)
+        return cls(llm, name, settings, concurrency, stats)
 
     async def generate(self, request: InferenceRequest) -> Completion:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._generate(request)
+        except TimeoutError as error:
+            await self._require_answer(request)
+            raise InferenceError(f"vLLM did not finish this request within {self._timeout:.0f} s") from error
+
+    async def _require_answer(self, request: InferenceRequest) -> None:
+        """Ask for one token, after a request timed out. Raises DependencyError when the engine hangs."""
+        test = msgspec.structs.replace(request, user=(), max_tokens=1)
+        try:
+            async with asyncio.timeout(TEST_TIMEOUT):
+                await self._generate(test)
+        except TimeoutError as error:
+            raise DependencyError("the inference backend hangs (vLLM): restart the worker") from error
+
+    async def _generate(self, request: InferenceRequest) -> Completion:
         from vllm import SamplingParams
         from vllm.v1.engine.exceptions import EngineDeadError
 

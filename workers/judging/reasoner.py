@@ -175,7 +175,9 @@ class Reasoner:
         granted = allowance.grant(min(self.backend.max_model_tokens - prompt_tokens, self._budget.max_answer_tokens))
         if not granted:
             return undetermined(instructions, effort, OVER_TOKENS)
-        inference = InferenceRequest(instructions.text, effort, request.user, granted, request.temperature)
+        inference = InferenceRequest(
+            instructions.text, effort, request.user, granted, request.temperature, request.rank
+        )
         try:
             completion = await self._admit(inference, request.rank, allowance)
         except InferenceError:
@@ -219,8 +221,10 @@ class Reasoner:
     async def _in_time(self, request: InferenceRequest, allowance: Allowance) -> Completion:
         """Run the request, and end it when the content item's time is over.
 
-        Time in which the backend is not healthy does not count: an outage is no fault of the content.
+        Time in which the backend is not healthy does not count: an outage is no fault of the content. Nor does time in
+        which the request waits for a server, or was at one that turned out not to work.
         """
+        progress = request.progress
         generating = asyncio.create_task(self._generate(request))
         try:
             while not generating.done():
@@ -228,7 +232,9 @@ class Reasoner:
                     raise _OverTimeError
                 started = time.perf_counter()
                 await asyncio.wait((generating,), timeout=min(TICK, allowance.seconds))
-                allowance.spend_time(started, time.perf_counter(), counts=self.backend.healthy)
+                counts = self.backend.healthy and not progress.waiting
+                allowance.spend_time(started, time.perf_counter(), counts=counts)
+                allowance.seconds, progress.lost = allowance.seconds + progress.lost, 0.0
             return generating.result()
         finally:
             generating.cancel()
