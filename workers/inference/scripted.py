@@ -34,6 +34,7 @@ from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.inference.harmony import END, MESSAGE, RETURN, START, decision_positions
 
 MODEL = "scripted"
+VLLM = "vllm"  # how vLLM's server names itself
 CONTEXT = 16_384  # tokens
 CERTAINTY = 0.97  # the probability of the decision token
 _RULE_ID = re.compile(r"[A-Z]{2,4}\d{1,3}\Z")
@@ -200,12 +201,12 @@ def _write(answer: Answer, limit: int) -> _Written:
 class ScriptedServer:
     """Serves a script at an OpenAI-compatible address.
 
-    owner: how the server names itself; 'vllm' is asked for completions, 'library' (as Ollama) for chat.
+    owner: how the server names itself; 'vllm' also takes token ids, 'library' (as Ollama) only chat.
     api_key: required of each request if it is set. asked: the bodies of the requests so far.
     """
 
     def __init__(
-        self, script: Script, *, model: str = MODEL, owner: str = "vllm", api_key: str = "", context: int = CONTEXT
+        self, script: Script, *, model: str = MODEL, owner: str = VLLM, api_key: str = "", context: int = CONTEXT
     ) -> None:
         self.asked: list[dict[str, Any]] = []
         self._script = script
@@ -257,11 +258,13 @@ class ScriptedServer:
 
     async def _models(self, _: web.Request) -> web.Response:
         about: dict[str, Any] = {"id": self._model, "object": "model", "owned_by": self._owner}
-        if self._owner == "vllm":
+        if self._owner == VLLM:
             about["max_model_len"] = self._context
         return web.json_response({"object": "list", "data": [about]})
 
     async def _completions(self, request: web.Request) -> web.Response:
+        if self._owner != VLLM:
+            raise _Refusal("this server takes no prompts as token ids")
         body = await self._body(request)
         prompt = _from_tokens(body.get("prompt"))
         written = self._answer(prompt, body)

@@ -83,6 +83,7 @@ class Server:
         self.rejected: DependencyError | None = None
         self.answered_at = -math.inf
         self._settings = settings
+        self._test_timeout = min(TEST_TIMEOUT, settings.inference_timeout)
         self._transport = Transport(address, http)
         self._on_change = on_change
         self._unavailable = asyncio.Event()
@@ -169,7 +170,8 @@ class Server:
         """Learn which model the server has. Raises as `ping` does."""
         body = await self._transport.send("GET", "models", timeout=MODELS_TIMEOUT)
         try:
-            models = {one["id"]: dict(one) for one in orjson.loads(body)["data"] if isinstance(one["id"], str)}
+            models = {model["id"]: dict(model) for model in orjson.loads(body)["data"]}
+            names = sorted(models, key=_nearest)  # raises for one that is no text
         except MALFORMED as error:
             raise ConfigurationError(
                 f"{self.url} is not an OpenAI-compatible server: its /models response is malformed"
@@ -179,8 +181,7 @@ class Server:
         model = self.required_model or (next(iter(models)) if len(models) == 1 else None)
         if model not in models:
             raise ConfigurationError(
-                f"{self.url} serves {', '.join(sorted(models, key=_nearest)[:MODELS_SHOWN])}: set SAFEGUARD_MODEL to "
-                "what it serves"
+                f"{self.url} serves {', '.join(names[:MODELS_SHOWN])}: set SAFEGUARD_MODEL to what it serves"
             )
         self.model, self._owner = model, models[model].get("owned_by")
         limit = models[model].get("max_model_len")
@@ -195,7 +196,7 @@ class Server:
             if route is None:
                 self.route = await self._working_route()
             else:
-                await self._ask(route, test_request(), TEST_TIMEOUT)
+                await self._ask(route, test_request(), self._test_timeout)
         except Refused as refused:
             raise ConfigurationError(
                 f"{self.url}: the test request failed ({refused}); see the server's log. A vLLM server must have a "
@@ -206,10 +207,10 @@ class Server:
         """The route in the settings, or that which works: token ids, or chat where it keeps content apart."""
         if self._settings.route is not None:
             route: Route = Chat() if self._settings.route == "chat" else Completions()
-            await self._ask(route, test_request(), TEST_TIMEOUT)
+            await self._ask(route, test_request(), self._test_timeout)
             return route
         try:
-            await self._ask(Completions(), test_request(), TEST_TIMEOUT)
+            await self._ask(Completions(), test_request(), self._test_timeout)
         except TimedOut:
             raise
         except (Missing, Refused, RequestFailed, DependencyError) as without_ids:
@@ -220,7 +221,7 @@ class Server:
                     f"{self.url} takes no prompts as token ids, and is no kind of server that is known to keep content "
                     "apart from the prompt's markup: set SAFEGUARD_ROUTE=chat to use it"
                 ) from without_ids
-            await self._ask(Chat(), test_request(), TEST_TIMEOUT)
+            await self._ask(Chat(), test_request(), self._test_timeout)
             return Chat()
         return Completions()
 

@@ -1,7 +1,7 @@
 """One HTTP request to an inference server, and what its failure means.
 
-A failure is the server's (`Unavailable`), the request's (`Refused`), or of either (`RequestFailed`). A test request then
-shows whether the server works.
+A failure is the server's (`Unavailable`), the request's (`Refused`), or of either (`RequestFailed`). A test request
+then shows whether the server works.
 """
 
 from __future__ import annotations
