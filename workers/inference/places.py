@@ -26,7 +26,7 @@ class Places:
     - A request goes to a server that had it least often, even if it waits for a place there.
     - Rank 0 comes first. While there is work of it, all other ranks together have at most `background_share` of the
       places.
-    - One request of the other ranks is always in progress while any waits.
+    - Beside work of rank 0, one request of the other ranks is in progress while any waits.
     """
 
     def __init__(self, servers: Iterable[Server], background_share: float) -> None:
@@ -70,7 +70,7 @@ class Places:
     def _in_order(self) -> list[_Turn]:
         waiting = [turn for turn in self._waiting if not turn.granted.cancelled()]
         background = next((turn for turn in waiting if turn.rank), None)
-        if background is None or self._taken[True]:
+        if background is None or self._taken[True] or not self._taken[False]:
             return waiting
         return [background, *(turn for turn in waiting if turn is not background)]
 

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import email.utils
 import re
 import subprocess
 import sys
 import unicodedata
+from datetime import UTC, datetime, timedelta
 from unittest import mock
 
 import msgspec
@@ -21,7 +23,7 @@ from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.runtime import settings
 from safeguard_streams.workers.inference import harmony, remote, transport
 from safeguard_streams.workers.inference import server as one_server
-from safeguard_streams.workers.inference.interface import InferenceError, InferenceRequest
+from safeguard_streams.workers.inference.interface import InferenceError, InferenceRequest, Progress
 from safeguard_streams.workers.inference.remote import ServerBackend
 from safeguard_streams.workers.inference.routes import Chat
 from safeguard_streams.workers.inference.scripted import Answer
@@ -672,3 +674,136 @@ def test_breaking_up_control_tokens_adds_spaces_only(text):
     assert not re.search("[<＜﹤][|｜]|[|｜][>＞﹥]", sent)
     assert sent.replace(" ", "") == text.replace(" ", "")
     assert harmony.without_control_tokens(sent) == sent
+
+
+class ByPath(Server):
+    """Answers completions and chat differently: `by_path` gives a status or a body."""
+
+    def __init__(self, owner, **by_path):
+        super().__init__(None)
+        self.models["data"][0]["owned_by"] = owner
+        self.by_path = by_path
+        self.paths = []
+
+    async def _answer(self, request):
+        self.paths.append(request.path)
+        answer = self.by_path["chat" if "chat" in request.path else "completions"]
+        if isinstance(answer, int):
+            return web.json_response({"error": "no"}, status=answer)
+        return web.json_response(answer)
+
+
+@pytest.mark.parametrize("owner", ["vllm", "organization-owner", "sglang", "library", "somebody", None])
+async def test_a_server_that_returns_token_ids_is_asked_for_them_whatever_its_name(owner):
+    server = ByPath(owner, completions=completion(), chat=500)
+    async with server.running() as url, backend(url) as one:
+        assert (await one.generate(REQUEST)).tokens == TOKENS
+    assert set(server.paths) == {"/v1/completions"}
+
+
+@pytest.mark.parametrize("refusal", [400, 404, 405, 422, 500, 501, completion(token_ids=None), {"choices": []}])
+@pytest.mark.parametrize("owner", ["library", "llamacpp"])
+async def test_a_chat_server_that_takes_no_token_ids_is_asked_by_chat(owner, refusal):
+    server = ByPath(owner, completions=refusal, chat=chat())
+    async with server.running() as url, backend(url) as one:
+        assert list((await one.generate(REQUEST)).tokens) == TOKENS
+    assert server.paths.count("/v1/completions") == 1, "it is tried once"
+
+
+async def test_a_router_that_fails_token_ids_for_now_is_not_asked_by_chat():
+    server = ByPath("vllm", completions=500, chat=chat())
+    async with server.running() as url:
+        with pytest.raises(ConfigurationError, match="no inference server answers at .*HTTP 500"):
+            await ServerBackend.start(settings.load(servers=url))
+    assert set(server.paths) == {"/v1/completions"}
+
+
+@pytest.mark.parametrize("name", ["openai/gpt-oss-safeguard-20b", "gpt-oss-safeguard:20b"])
+@pytest.mark.parametrize(("share", "believed"), [(0.9, False), (0.995, True), (1.2, True)])
+async def test_a_chat_server_of_the_same_vocabulary_may_cut_nothing(name, share, believed):
+    def reported(request, share=1.0):
+        return {**chat(), "usage": {"prompt_tokens": round(share * len(request.prompt))}}
+
+    server = Server(reported(REQUEST, share), vllm=False, models=(name,))
+    server.tested = reported(one_server.test_request())
+    async with server.running() as url, backend(url) as one:
+        if believed:
+            assert list((await one.generate(REQUEST)).tokens) == TOKENS
+        else:
+            with pytest.raises(InferenceError, match="of the prompt"):
+                await one.generate(REQUEST)
+
+
+async def test_headers_of_the_settings_are_sent_with_the_rank():
+    server = Server(completion())
+    headers = {"X-Vllm-Priority": "{rank}", "X-Team": "trust"}
+    async with server.running() as url, backend(url, server_headers=headers) as one:
+        for rank in (0, 2):
+            await one.generate(msgspec.structs.replace(REQUEST, rank=rank))
+    sent = [(headers["X-Vllm-Priority"], headers["X-Team"]) for _, headers, _ in server.asked]
+    assert sent == [("0", "trust"), ("2", "trust")]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X Team": "a"},
+        {"": "a"},
+        {"X-Team": "a\r\nX-Other: b"},
+        {"X-Team": "ä"},
+        {"X-Team:": "a"},
+        {"authorization": "Bearer x"},
+        {"Host": "x"},
+    ],
+)
+def test_headers_that_http_does_not_allow_are_rejected(headers):
+    with pytest.raises(ConfigurationError, match="SAFEGUARD_SERVER_HEADERS"):
+        settings.load(server_headers=headers)
+
+
+def test_headers_are_never_printed():
+    assert "hidden" not in repr(settings.load(server_headers={"X-Key": "hidden"}))
+
+
+@pytest.mark.parametrize("ahead", [20, -20, 86_400])
+def test_a_server_may_name_the_time_until_which_to_wait(ahead):
+    until = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=ahead), usegmt=True)
+    assert transport.seconds_to_wait(until) == pytest.approx(max(0, min(60, ahead)), abs=5)
+
+
+async def test_a_request_that_waits_for_a_place_says_so():
+    held = asyncio.Event()
+
+    async def hold():
+        await held.wait()
+        return completion()
+
+    server = Server(completion())
+    async with server.running() as url, backend(url, max_in_flight=1) as one:
+        server.usual = hold
+        requests = [msgspec.structs.replace(REQUEST, progress=Progress()) for _ in range(2)]
+        asking = [asyncio.create_task(one.generate(request)) for request in requests]
+        while not server.asked:
+            await asyncio.sleep(0.01)
+        assert [request.progress.waiting for request in requests] == [False, True]
+        held.set()
+        await asyncio.gather(*asking)
+        assert [request.progress.waiting for request in requests] == [False, False]
+        assert len(server.asked) == 2
+
+
+async def test_time_at_a_server_that_hangs_is_noted_as_lost():
+    async def never():
+        await asyncio.sleep(60)
+
+    first, second = Server(completion()), Server(completion())
+    async with first.running() as one, second.running() as two, backend(one, two, inference_timeout=0.5) as both:
+        first.usual = first.tested = never
+        second.usual = 503
+        request = msgspec.structs.replace(REQUEST, progress=Progress())
+        asking = asyncio.create_task(both.generate(request))
+        while not any(server.url == one and not server.healthy for server in both._servers):
+            await asyncio.sleep(0.01)
+        second.usual = completion()
+        assert (await asking).tokens == TOKENS
+        assert request.progress.lost > 0.4
