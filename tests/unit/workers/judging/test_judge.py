@@ -611,6 +611,33 @@ async def test_waiting_for_admission_and_outages_take_none_of_the_time(feed, mon
     assert decode((await first)[0].value, Verdict).reason == "judging took longer than allowed"
 
 
+@pytest.mark.parametrize("note", ["waiting", "lost"])
+async def test_time_without_a_server_that_works_takes_none_of_the_time(feed, monkeypatch, note):
+    monkeypatch.setattr(reasoning, "TICK", 0.01)
+
+    class Noting(Scripted):
+        """Notes for a while that the request waits, or lost its time, and then answers."""
+
+        async def generate(self, request):
+            for _ in range(20):
+                request.progress.waiting = note == "waiting"
+                begun = time.perf_counter()
+                await asyncio.sleep(0.02)
+                request.progress.lost += time.perf_counter() - begun if note == "lost" else 0
+            request.progress.waiting = False
+            return await super().generate(request)
+
+    outputs = await Judge(Noting(completed()), feed, InferenceBudget(500, content_seconds=0.2))([escalation()])
+    assert decode(outputs[0].value, Verdict).decision == "violates"
+
+
+async def test_a_request_carries_its_rank(feed):
+    for lane, rank in (("live", 0), ("audit", 1)):
+        backend = Scripted(completed())
+        await Judge(backend, feed, InferenceBudget(500))([escalation(lane=lane)])
+        assert [request.rank for request in backend.requests] == [rank]
+
+
 async def test_the_rationale_of_many_long_outputs_fits_a_record_and_says_what_is_left_out():
     analysis = "仇恨\x00" * 30_000
     deciding = Attempt("it decides", "{}")
