@@ -33,7 +33,11 @@ LAGS = {PREFILTER: topics.EVENTS, REASONER: topics.ESCALATIONS}
 
 def documents():
     kustomization = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
-    assert {path.name for path in FOLDER.glob("*.yaml")} == {"kustomization.yaml", *kustomization["resources"]}
+    assert {path.name for path in FOLDER.glob("*.yaml")} == {
+        "kustomization.yaml",
+        "servers.yaml",
+        *kustomization["resources"],
+    }
     return [
         document for name in kustomization["resources"] for document in yaml.safe_load_all((FOLDER / name).read_text())
     ]
