@@ -54,9 +54,7 @@ def _checked_headers(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
         if not _HEADER_NAME.match(name) or not _HEADER_VALUE.match(value.get_secret_value()):
             raise PydanticCustomError("headers", "expected names and values that HTTP allows in a header")
         if name.lower() in _OWN_HEADERS:
-            raise PydanticCustomError(
-                "headers", "expected no header of HTTP itself; for Authorization, set API_KEY"
-            )
+            raise PydanticCustomError("headers", "expected no header of HTTP itself; for Authorization, set API_KEY")
     return headers
 
 
