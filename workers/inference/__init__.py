@@ -29,8 +29,8 @@ Judging sees only the protocol `InferenceBackend`. A backend raises `InferenceEr
   unreachable or overloaded. Only failures that the request may have caused count as attempts, and only the first one
   may be at a server that has not answered a test request since. Otherwise an outage would turn content into
   undetermined verdicts, or a request that ends the engine would end every engine.
-- **What a server can do is found by asking it.** Routers and gateways name themselves as what stands behind them. A test
-  request shows which route works and whether the server works again.
+- **What a server can do is found by asking it.** A router names itself as the servers behind it do, or differently. A
+  test request shows which route works, and whether the server works again.
 - **The number of requests at once is learned from throughput.** Latency rises with each request in a batch long before
   a GPU is full, and depends on the length of answers. Tokens a second show what one more request brings.
 - **What is missing is reported before a model is loaded.** Loading takes long, so an error afterwards would come late.

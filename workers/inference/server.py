@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import aiohttp
 import orjson
@@ -170,7 +171,7 @@ class Server:
         """Learn which model the server has. Raises as `ping` does."""
         body = await self._transport.send("GET", "models", timeout=MODELS_TIMEOUT)
         try:
-            models = {model["id"]: dict(model) for model in orjson.loads(body)["data"]}
+            models: dict[str, dict[str, Any]] = {model["id"]: dict(model) for model in orjson.loads(body)["data"]}
             names = sorted(models, key=_nearest)  # raises for one that is no text
         except MALFORMED as error:
             raise ConfigurationError(
