@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
+from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -45,8 +46,19 @@ def urls_of(settings: Settings) -> list[str]:
 
 
 def direct_url(url: str) -> str:
-    """The URL at which the server, or one of several at a name, is asked directly."""
-    return url.strip().removeprefix(_SCHEME).rstrip("/")
+    """The URL at which the server, or one of several at a name, is asked directly.
+
+    Raises ConfigurationError when it is no URL of HTTP.
+    """
+    direct = url.strip().removeprefix(_SCHEME).rstrip("/")
+    try:
+        parts = urlsplit(direct)
+        valid = parts.scheme in _PORTS and parts.hostname and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ConfigurationError(f"SAFEGUARD_SERVERS: {url.strip()} is no base URL: give it as in http://HOST:8000/v1")
+    return direct
 
 
 async def resolve_by_system(host: str, port: int) -> Sequence[str]:
@@ -80,7 +92,7 @@ class Discovery:
         parts = urlsplit(direct_url(url))
         try:
             found = await self._resolve(parts.hostname or "", parts.port or _PORTS[parts.scheme])
-        except OSError:
+        except (OSError, UnicodeError):  # a name that DNS cannot have
             found = ()
         if found:
             self._failed.discard(url)

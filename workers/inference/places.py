@@ -56,8 +56,8 @@ class Places:
 
     def grant(self) -> None:
         """Give what places there are to those that wait. Call this after a change of a server's health or limit."""
-        for turn in self._in_order():
-            if not any(server.has_place for server in self.servers):
+        for turn in self._in_order() if self._has_place() else ():
+            if not self._has_place():
                 return
             if turn.rank and not self._background_may():
                 continue
@@ -66,6 +66,9 @@ class Places:
                 server.pending += 1
                 self._taken[turn.rank > 0] += 1
                 turn.granted.set_result(server)
+
+    def _has_place(self) -> bool:
+        return any(server.has_place for server in self.servers)
 
     def _in_order(self) -> list[_Turn]:
         waiting = [turn for turn in self._waiting if not turn.granted.cancelled()]

@@ -79,8 +79,8 @@ class ServerBackend:
         Raises ConfigurationError or DependencyError with what to do.
         """
         harmony.check_vocabulary()
-        http = session_for(settings)
-        backend = cls(settings, http, Discovery(urls_of(settings), resolve))
+        found = Discovery(urls_of(settings), resolve)
+        backend = cls(settings, session_for(settings), found)
         try:
             await backend._wait_for_first()
         except BaseException:
