@@ -243,6 +243,7 @@ class ServerBackend:
         for server in added:
             log.info("inference server found url=%s", server.url)
         self._places.servers = [server for server in (*known.values(), *added) if server.address in addresses]
+        self._places.grant()  # a request may have waited for one that left
         return added
 
     def _new_server(self, address: Address) -> Server:

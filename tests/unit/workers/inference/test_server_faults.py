@@ -33,6 +33,7 @@ from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.memory_broker import MemoryBroker
 from safeguard_streams.workers.inference import discovery, harmony, remote, server
+from safeguard_streams.workers.inference.interface import InferenceError, InferenceRequest
 from safeguard_streams.workers.inference.remote import ServerBackend
 from safeguard_streams.workers.inference.scripted import VLLM, Script, ScriptedServer
 from safeguard_streams.workers.judging.judge import Judge
@@ -386,3 +387,28 @@ async def test_a_request_that_makes_each_server_fail_ends_and_costs_no_other(run
     decided = {verdict.content_id: verdict.decision for verdict in run.verdicts}
     assert decided == {**EXPECTED, "poison": "undetermined"}
     assert sum(one.failed for one in run.servers) == 2 * remote.ATTEMPTS, "at both efforts"
+
+
+async def test_a_request_waits_for_no_server_that_dns_has_dropped(run):
+    """The first server refuses a request, which then waits for the only place of the second one."""
+    release = asyncio.Event()
+
+    async def hold(request):
+        if posts(request):
+            await release.wait()
+
+    run.names = HOSTS[:2]
+    backend = await ServerBackend.start(settings.load(servers=run.urls, max_in_flight=1), run.resolve)
+    run.servers[0].fault, run.servers[1].fault = status(400, posts), hold
+    user = harmony.encode_text("good morning")
+    asking = {asyncio.create_task(backend.generate(InferenceRequest(POLICY.text, "low", user, 500))) for _ in range(2)}
+    while not run.servers[0].failed:
+        await asyncio.sleep(0.005)
+    run.names = HOSTS[:1]
+    done, (held,) = await asyncio.wait(asking, timeout=TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
+    for refused in done:
+        with pytest.raises(InferenceError, match="HTTP 400"):
+            refused.result()
+    release.set()
+    assert (await held).tokens, "a server that left DNS finishes what it has"
+    await backend.close()
