@@ -70,7 +70,7 @@ class ServerBackend:
         self._max_model_tokens = settings.max_model_len
         self._places = Places((), settings.background_share)
         self._watches: dict[Server, asyncio.Task[None]] = {}
-        self._following: asyncio.Task[None] | None = None
+        self._running: asyncio.Task[None] | None = None
 
     @classmethod
     async def start(cls, settings: Settings, resolve: Resolve = discovery.resolve_by_system) -> ServerBackend:
@@ -86,7 +86,10 @@ class ServerBackend:
         except BaseException:
             await backend.close()
             raise
-        backend._watch()
+        for server in backend._servers:
+            backend._watches[server] = asyncio.create_task(server.watch())
+        backend._running = asyncio.create_task(backend._run())
+        await asyncio.sleep(0)  # it has begun, and closes the connections however it ends
         return backend
 
     @property
@@ -163,11 +166,11 @@ class ServerBackend:
         return works
 
     async def close(self) -> None:
-        if self._following is not None:
-            self._following.cancel()
-        for watch in self._watches.values():
-            watch.cancel()
-        await self._http.close()
+        if self._running is None:
+            await self._http.close()
+            return
+        self._running.cancel()
+        await asyncio.wait({self._running})
 
     # ------------------------------------------------------------------ which servers there are
 
@@ -212,19 +215,19 @@ class ServerBackend:
         for server in self._servers:
             server.required_model = models[0]
 
-    def _watch(self) -> None:
-        """Ping the servers that are away from now on, and follow the names of the settings."""
-        for server in self._servers:
-            self._watches[server] = asyncio.create_task(server.watch())
-        if self._discovery.dynamic:
-            self._following = asyncio.create_task(self._follow_names())
-
-    async def _follow_names(self) -> None:
-        while True:
-            await asyncio.sleep(discovery.INTERVAL)
-            await self._discovery.refresh()
-            for server in self._follow_addresses():
-                self._watches[server] = asyncio.create_task(server.watch())
+    async def _run(self) -> None:
+        """Follow the names in the settings until closed, or until the event loop ends and cancels this."""
+        try:
+            while self._discovery.dynamic:
+                await asyncio.sleep(discovery.INTERVAL)
+                await self._discovery.refresh()
+                for server in self._follow_addresses():
+                    self._watches[server] = asyncio.create_task(server.watch())
+            await asyncio.Event().wait()
+        finally:
+            for watch in self._watches.values():
+                watch.cancel()
+            await self._http.close()
 
     def _follow_addresses(self) -> list[Server]:
         """Add the servers of new addresses, which are returned, and leave those whose address is gone.

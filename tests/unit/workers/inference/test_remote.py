@@ -138,6 +138,13 @@ async def test_a_vllm_server_gets_token_ids():
     assert (remote_backend.model, remote_backend.max_model_tokens) == ("safeguard", 4096)
 
 
+async def test_a_worker_that_ends_without_closing_leaves_no_connection_open():
+    """Before, aiohttp warned of an unclosed session when a worker was stopped while the broker was down."""
+    async with Server(completion()).running() as url:
+        started = await asyncio.to_thread(asyncio.run, ServerBackend.start(settings.load(servers=url)))
+    assert started._http.closed
+
+
 async def test_other_servers_get_chat_requests_with_effort_and_reasoning_mapped():
     server = Server(chat(), vllm=False, models=("gpt-oss-safeguard:20b", "another"))
     async with server.running() as url, backend(url, model="gpt-oss-safeguard:20b") as remote_backend:
