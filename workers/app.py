@@ -71,6 +71,7 @@ class Worker:
         """The body of /health/ready."""
         ready = self.engine is not None and self.engine.ready
         return {
+            **self.settings.identity(STAGE),
             "started": self.backend is not None,
             "ready": ready and self.backend is not None and self.backend.healthy,
             "model": self.backend.model if self.backend else None,

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sys
 from importlib.metadata import entry_points, version
 from io import TextIOWrapper
@@ -56,6 +57,7 @@ from safeguard_streams.cli import (
 from safeguard_streams.cli.output import say
 from safeguard_streams.errors import PolicyError, SafeguardError
 from safeguard_streams.runtime.process import INTERRUPTED, bound_interrupts, leave
+from safeguard_streams.runtime.settings import misspelled
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -80,6 +82,9 @@ def _options(
     ] = False,
 ) -> None:
     """Options of the command line itself; --version has ended the process before."""
+    if sys.argv[2:3] != ["run"]:  # a process logs this, in the format of its settings
+        for name, near in misspelled(os.environ).items():
+            say(f"safeguard: warning: nothing reads {name}; did you mean {near}?", error=True)
 
 
 app.command("demo")(demo.demo)

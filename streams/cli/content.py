@@ -62,7 +62,7 @@ def show(
     current = settings.load(bootstrap=bootstrap)
 
     async def work() -> ContentReport:
-        await kafka.wait_for_broker(current, timeout=3)
+        await kafka.wait_for_broker(current, timeout=kafka.COMMAND_SECONDS)
         return await lookup.report(current, content, first, every_partition=every_partition)
 
     with shown_reading():

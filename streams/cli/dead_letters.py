@@ -79,7 +79,7 @@ def show_all(
     others: Counter[str] = Counter()
 
     async def read() -> None:
-        await kafka.wait_for_broker(current, timeout=10)
+        await kafka.wait_for_broker(current, timeout=kafka.COMMAND_SECONDS)
         async for found in dead_letters.read(current, wanted):
             if shown not in {None, found.state}:
                 others[found.state] += 1
@@ -130,7 +130,7 @@ def show(
     current = settings.load(bootstrap=bootstrap)
 
     async def work() -> FoundLetter:
-        await kafka.wait_for_broker(current, timeout=10)
+        await kafka.wait_for_broker(current, timeout=kafka.COMMAND_SECONDS)
         return await dead_letters.find(current, letter_id)
 
     found = asyncio.run(work())
@@ -209,7 +209,7 @@ def retry(
     configure_logging("WARNING")
 
     async def work() -> requeueing.RequeuePlan:
-        await kafka.wait_for_broker(current, timeout=10)
+        await kafka.wait_for_broker(current, timeout=kafka.COMMAND_SECONDS)
         return await requeueing.plan(current, wanted)
 
     with shown_reading() as reading:
@@ -266,7 +266,7 @@ def discard(
     configure_logging("WARNING")
 
     async def work() -> list[tuple[LetterPlace, str]]:
-        await kafka.wait_for_broker(current, timeout=10)
+        await kafka.wait_for_broker(current, timeout=kafka.COMMAND_SECONDS)
         return await dead_letters.places(current, wanted)
 
     with shown_reading():

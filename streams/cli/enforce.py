@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +37,7 @@ from safeguard_streams.enforcement.rejections import Rejection
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import LIBRARY, load_library
 from safeguard_streams.releases import operator
+from safeguard_streams.releases.texts import TextPlace
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.ports import check_port
 from safeguard_streams.runtime.process import configure_logging
@@ -87,6 +88,7 @@ def run(
     check_port(current.host, current.enforcement_port)
     loaded = rules_of.load(rules)
     configure_logging(form=current.log_format)
+    settings.log_misspelled()
     asyncio.run(agent.run(current, loaded, from_now=from_now, dry_run=dry_run))
 
 
@@ -94,20 +96,23 @@ def run(
 def check(
     rules: RulesFile = rules_of.SHIPPED,
     library: Library = LIBRARY,
+    as_json: Json = False,
 ) -> None:
     """Check enforcement rules.
 
     The file must be valid, and the policies and rules that it names must exist.
     """
     loaded = rules_of.load(rules)
-    problems = loaded.problems(load_library(library))
-    for problem in problems:
+    problems, cap, count = loaded.problems(load_library(library)), loaded.cap, len(loaded.rule)
+    if as_json:
+        found = {"rules": count, "max_actions": cap.max_actions, "window": cap.window, "problems": problems}
+        print(orjson.dumps({"file": str(rules), **found}).decode())
+    for problem in () if as_json else problems:
         say(f"{rules}: {problem}", error=True)
     if problems:
         raise typer.Exit(1)
-    cap = loaded.cap
-    count = len(loaded.rule)
-    say(f"{rules}: {count} rule{'s' * (count != 1)}, a cap of {cap.max_actions} in {cap.window}: no problems found")
+    if not as_json:
+        say(f"{rules}: {count} rule{'s' * (count != 1)}, a cap of {cap.max_actions} in {cap.window}: no problems found")
 
 
 @app.command("held")
@@ -123,7 +128,8 @@ def held(texts: Texts = True, bootstrap: Bootstrap = None, as_json: Json = False
         for one in found:
             groups.setdefault((one.action.policy_id or "", one.action.action), []).append(one)
         shown = [one for waiting in groups.values() for one in waiting[:_HELD_SHOWN]]
-        text_of = asyncio.run(moderators.texts_of(current, shown)) if texts and shown else {}
+        places = [TextPlace.of(one.action) for one in shown if texts]
+        text_of = asyncio.run(moderators.texts_of(current, places)) if places else {}
     rows: list[dict[str, Any]] = [
         {
             "policy": policy,
@@ -142,29 +148,40 @@ def held(texts: Texts = True, bootstrap: Bootstrap = None, as_json: Json = False
             _show_held(one, text_of, texts=texts)
 
 
-def _held_example(one: HeldAction, text_of: Mapping[str, str]) -> dict[str, Any]:
-    return {**msgspec.to_builtins(one.action), "text": text_of.get(one.action.action_id)}
+def _held_example(one: HeldAction, text_of: Mapping[TextPlace, str]) -> dict[str, Any]:
+    return {**msgspec.to_builtins(one.action), "text": text_of.get(TextPlace.of(one.action)), "edited": one.edited}
 
 
-def _show_held(one: HeldAction, text_of: Mapping[str, str], *, texts: bool) -> None:
+def _show_held(one: HeldAction, text_of: Mapping[TextPlace, str], *, texts: bool) -> None:
     action = one.action
     verdict = reason_of(action.decision or "", action.rule_ids, action.reason)
     lines = [Labelled("held", f"{action.action}, by the rule {action.rule!r}"), Labelled("verdict", verdict)]
-    show_item(action.content_id, [item_text(text_of.get(action.action_id), asked=texts), *lines])
+    if one.edited:
+        lines.append(_edited(action.policy_id or ""))
+    show_item(action.content_id, [item_text(text_of.get(TextPlace.of(action)), asked=texts), *lines])
+
+
+def _edited(policy_id: str) -> Labelled:
+    return Labelled("edited", f"the item has a newer text; its verdict under {policy_id} is pending")
 
 
 @app.command("release")
 def release(
     policy: Annotated[str, typer.Argument(metavar="POLICY", help="Id of a policy.")],
+    any_text: Annotated[
+        bool, typer.Option("--any-text", help="Also release actions on earlier texts of items that were edited since.")
+    ] = False,
     why: Why = "",
     by: By = None,
     yes: Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")] = False,
     bootstrap: Bootstrap = None,
+    as_json: Json = False,
 ) -> None:
     """Release the actions held under a policy.
 
     Only the actions that the confirmation counts are released. Later ones stay held. An action that a later verdict or
-    decision replaced is not released.
+    decision replaced is not released. Nor is one on an earlier text while the verdict on the new text is pending,
+    unless --any-text is given.
     """
     current = settings.load(bootstrap=bootstrap)
     moderator = changed_by(why, by)
@@ -172,17 +189,26 @@ def release(
         shown = asyncio.run(moderators.held(current, policy))
         if not shown:
             asyncio.run(_check_policy(current, policy))
-    counts = Counter(one.action.action for one in shown)
-    if not shown:
+    chosen = [one for one in shown if any_text or not one.edited]
+    edited, followed = len(shown) - len(chosen), 0
+    if edited:
+        say(f"the actions on {edited:,} items stay held: these were edited, and new verdicts are pending", error=True)
+        say("to release them, too, give --any-text", error=True)
+    if chosen:
+        counts = Counter(one.action.action for one in chosen)
+        summary = ", ".join(f"{action} {count:,}" for action, count in sorted(counts.items()))
+        if not yes and not typer.confirm(f"release under {policy}: {summary}?", err=as_json):
+            raise typer.Exit(1)
+        followed = asyncio.run(moderators.release(current, chosen, moderator, any_text=any_text))
+    if as_json:
+        done = {"policy": policy, "released": followed, "pending": len(chosen) - followed, "edited": edited}
+        print(orjson.dumps(done).decode())
+    elif not shown:
         say(f"no actions are held under {policy}")
-        return
-    summary = ", ".join(f"{action} {count:,}" for action, count in sorted(counts.items()))
-    if not yes and not typer.confirm(f"release under {policy}: {summary}?"):
-        raise typer.Exit(1)
-    followed = asyncio.run(moderators.release(current, shown, moderator))
-    say(f"{followed:,} actions were released")
-    if followed < len(shown):
-        say(f"{len(shown) - followed:,} more will be released when the enforcement agent follows; is it running?")
+    elif chosen:
+        say(f"{followed:,} actions were released")
+        if followed < len(chosen):
+            say(f"{len(chosen) - followed:,} more will be released when the enforcement agent follows; is it running?")
 
 
 @app.command("standing")
@@ -231,10 +257,11 @@ def review(
         str | None, typer.Option(help="Only this policy; * for what moderators sent to review.", metavar="POLICY")
     ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Items to show of each policy.")] = 20,
+    texts: Texts = True,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
-    """List what waits for a moderator, by policy and oldest first.
+    """List what waits for a moderator, by policy and oldest first, with the texts.
 
     An item waits if a rule or an undetermined verdict sent it to review, if a moderator did, or if its action is held.
     """
@@ -243,22 +270,37 @@ def review(
         waiting = asyncio.run(reviews.waiting(current, policy))
         if policy and not waiting:
             asyncio.run(_check_policy(current, policy))
+        by_policy = {name: list(group) for name, group in itertools.groupby(waiting, lambda one: one.policy_id)}
+        shown = waiting if as_json else [one for group in by_policy.values() for one in group[:limit]]
+        if texts and shown:
+            shown = asyncio.run(reviews.with_texts(current, shown))
     if as_json:
-        print(msgspec.json.encode(waiting).decode())
+        print(msgspec.json.encode(shown).decode())
         return
     if not waiting:
         say("nothing waits for review")
-    for number, (policy_id, group) in enumerate(itertools.groupby(waiting, lambda one: one.policy_id)):
-        items = list(group)
+    for number, (policy_id, group) in enumerate(itertools.groupby(shown, lambda one: one.policy_id)):
         if number:
             say()
-        say(f"{'all policies' if policy_id == EVERY_POLICY else policy_id}: {len(items):,} waiting")
-        show_rows([_waiting_row(one) for one in items[:limit]], "", as_json=False)
-        if len(items) > limit:
-            say(f"{len(items) - limit:,} more; show them with --limit or --json")
+        _show_waiting(policy_id, list(group), len(by_policy[policy_id]), texts=texts)
     if waiting:
+        say()
         say("read one: safeguard content show ITEM")
         say("decide:   safeguard enforce decide ITEM ACTION --why REASON")
+
+
+def _show_waiting(policy_id: str, shown: Sequence[reviews.Waiting], count: int, *, texts: bool) -> None:
+    say(f"{'all policies' if policy_id == EVERY_POLICY else policy_id}: {count:,} waiting")
+    if texts:
+        for one in shown:
+            row = _waiting_row(one)
+            lines = [Labelled(key.replace("_", " "), row[key]) for key in ("since", "waits_for", "rule") if row[key]]
+            edited = [_edited(policy_id)] if one.edited else []
+            show_item(one.content_id, [item_text(one.text, asked=True), *lines, *edited])
+    else:
+        show_rows([_waiting_row(one) for one in shown], "", as_json=False)
+    if count > len(shown):
+        say(f"{count - len(shown):,} more; show them with --limit or --json")
 
 
 def _waiting_row(one: reviews.Waiting) -> dict[str, Any]:
@@ -274,7 +316,7 @@ async def _check_policy(current: Settings, policy_id: str) -> None:
 
 
 @app.command("repartition")
-def repartition(bootstrap: Bootstrap = None) -> None:
+def repartition(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
     """Move what stands on content items after the topics got more partitions.
 
     Let the agents follow all verdicts before you raise the number, and stop them. Producers must choose partitions as
@@ -282,7 +324,11 @@ def repartition(bootstrap: Bootstrap = None) -> None:
     """
     current = settings.load(bootstrap=bootstrap)
     left = asyncio.run(partitioning.unfollowed(current))
-    say(f"{asyncio.run(partitioning.repartition(current)):,} items were moved")
+    moved = asyncio.run(partitioning.repartition(current))
+    if as_json:
+        print(orjson.dumps({"moved": moved, "unfollowed": left}).decode())
+        return
+    say(f"{moved:,} items were moved")
     if left:
         say(f"{left:,} inputs came before the new partitions and were not followed: judge their items again")
 

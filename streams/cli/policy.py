@@ -45,7 +45,7 @@ PolicyId = Annotated[str, typer.Argument(metavar="ID", help="Id of a released po
 
 def _history(current: settings.Settings) -> operator.ReleaseHistory:
     async def read() -> operator.ReleaseHistory:
-        await kafka.wait_for_broker(current, timeout=10)
+        await kafka.wait_for_broker(current, timeout=kafka.COMMAND_SECONDS)
         return await operator.history(current)
 
     return asyncio.run(read())
@@ -134,7 +134,7 @@ def release(
             tables.print_plan(plan, shadow=shadow is not None)
 
     async def work() -> list[PolicyRelease]:
-        await kafka.wait_for_broker(current, timeout=10)
+        await kafka.wait_for_broker(current, timeout=kafka.COMMAND_SECONDS)
         if notice := await model_notice.unlearned(current, policies):
             say(notice, error=True)
         if not dry_run:
@@ -167,15 +167,20 @@ def rollback(
     why: Why = "",
     by: By = None,
     bootstrap: Bootstrap = None,
+    as_json: Json = False,
 ) -> None:
     """Release an earlier version again, as a new revision."""
     current, who = settings.load(bootstrap=bootstrap), changed_by(why, by)
 
     async def work() -> PolicyRelease:
-        await kafka.wait_for_broker(current, timeout=10)
+        await kafka.wait_for_broker(current, timeout=kafka.COMMAND_SECONDS)
         return await operator.rollback(current, policy_id, to, who)
 
     record = asyncio.run(work())
+    if as_json:
+        done = {"id": record.policy_id, "version": record.version, "revision": record.revision}
+        print(orjson.dumps(done).decode())
+        return
     say(f"rolled back {record.policy_id} to version {record.version}, now revision {record.revision}")
 
 
@@ -186,15 +191,19 @@ def retire(
     why: Why = "",
     by: By = None,
     bootstrap: Bootstrap = None,
+    as_json: Json = False,
 ) -> None:
     """Take a policy and its shadow out of force. Its pending escalations get undetermined verdicts."""
     current, who = settings.load(bootstrap=bootstrap), changed_by(why, by)
 
     async def work() -> None:
-        await kafka.wait_for_broker(current, timeout=10)
+        await kafka.wait_for_broker(current, timeout=kafka.COMMAND_SECONDS)
         await operator.retire(current, policy_id, who, shadow=shadow)
 
     asyncio.run(work())
+    if as_json:
+        print(orjson.dumps({"id": policy_id, "action": "end-shadow" if shadow else "retire"}).decode())
+        return
     say(f"ended the shadow of {policy_id}" if shadow else f"retired {policy_id}")
 
 

@@ -57,6 +57,7 @@ def run(bootstrap: Bootstrap = None, port: Port = None) -> None:
     except ImportError as error:
         raise needs_extra(error, "prefilter") from error
     configure_logging(form=current.log_format)
+    settings.log_misspelled()
     asyncio.run(run_prefilter(current))
 
 

@@ -50,7 +50,7 @@ def publish(
 
 
 async def _send(current: Settings, lines: Sequence[Line]) -> int:
-    await kafka.wait_for_broker(current, timeout=10)
+    await kafka.wait_for_broker(current, timeout=kafka.COMMAND_SECONDS)
     async with kafka.producer(current) as producer:
         return await send(producer, current.prefix + topics.EVENTS, [line.value for line in lines])
 

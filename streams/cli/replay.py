@@ -149,7 +149,7 @@ def _run_async(current: settings.Settings, work: Coroutine[Any, Any, T]) -> T:
 
     async def connected() -> T:
         try:
-            await kafka.wait_for_broker(current, timeout=10)
+            await kafka.wait_for_broker(current, timeout=kafka.COMMAND_SECONDS)
         except SafeguardError:
             work.close()
             raise

@@ -63,7 +63,7 @@ def tail(
     lines = None if as_json else _Lines()
 
     async def follow() -> None:
-        await kafka.wait_for_broker(current, timeout=10)
+        await kafka.wait_for_broker(current, timeout=kafka.COMMAND_SECONDS)
         with contextlib.suppress(ForbiddenError):  # a user who may read verdicts only
             await tailing.check_names(current, wanted)
         if lines:

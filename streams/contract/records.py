@@ -315,7 +315,7 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
         str | None, Meta(description="where the event of that text stands on content.events, as 3@1042")
     ] = None
     any_text: Annotated[
-        bool, Meta(description="whether a moderator's decision holds for whatever text the item gets")
+        bool, Meta(description="whether a moderator's decision or release holds for whatever text the item gets")
     ] = False
     withdraws: Annotated[
         str | None, Meta(description="action_id of the moderator's decision that this record takes back")

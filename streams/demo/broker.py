@@ -30,7 +30,7 @@ async def started(bootstrap: str | None, say: Callable[[str], None]) -> AsyncIte
     """The broker at this address, or one that ends with the context. Raises SafeguardError when there is none."""
     if bootstrap is not None:
         current = settings.load(bootstrap=bootstrap)
-        await kafka.wait_for_broker(current, timeout=8)
+        await kafka.wait_for_broker(current, timeout=kafka.COMMAND_SECONDS)
         yield await _probed(f"the broker at {bootstrap}", current)
         return
     if _has_kafka(say):

@@ -74,6 +74,7 @@ class EnforcementAgent:
         """The body of /health/ready."""
         delivery = self.delivery
         return {
+            **self.settings.identity(STAGE),
             "ready": all(engine.ready for engine in self._engines),
             "committed": self._engines[0].committed,
             "held": dict(self._held()),

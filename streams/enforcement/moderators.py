@@ -37,6 +37,7 @@ from safeguard_streams.contract.records import (
 from safeguard_streams.enforcement.plain_text import problem
 from safeguard_streams.enforcement.rules import severity
 from safeguard_streams.enforcement.state import as_in_effect, effective
+from safeguard_streams.enforcement.texts import is_outdated
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.releases.operator import ChangedBy
@@ -245,17 +246,26 @@ async def standing(settings: Settings) -> dict[str, Enforced]:
 
 
 class HeldAction(msgspec.Struct, frozen=True):
-    """An action held above a cap, its partition, and what would be in effect on the item after a release."""
+    """An action held above a cap, its partition, and what would be in effect on the item after a release.
+
+    edited: the item has a newer text, on which the verdict under the action's policy has not come.
+    """
 
     action: Action
     partition: int
     effective: Enforced
+    edited: bool = False
 
 
 async def held(settings: Settings, policy_id: str | None = None) -> list[HeldAction]:
     """Actions that wait for a moderator, oldest first; with policy_id, those under one policy."""
     waiting = [
-        HeldAction(policy.held, partition, _effective_after_release(one, policy.policy_id, policy.held.action))
+        HeldAction(
+            policy.held,
+            partition,
+            _effective_after_release(one, policy.policy_id, policy.held.action),
+            is_outdated(policy.held, one),
+        )
         for partition, one in await all_standing(settings, _waits)
         for policy in one.policies
         if policy.held is not None and policy_id in (None, policy.policy_id)
@@ -263,29 +273,29 @@ async def held(settings: Settings, policy_id: str | None = None) -> list[HeldAct
     return sorted(waiting, key=lambda one: one.action.acted_at)
 
 
-async def texts_of(settings: Settings, held: Sequence[HeldAction]) -> dict[str, str]:
-    """The texts that held actions are about, by action_id, without those past retention or erased.
+async def texts_of(settings: Settings, places: Sequence[TextPlace]) -> dict[TextPlace, str]:
+    """The texts that held actions or items in review are about, without those past retention or erased.
 
     A user who may not read content.events gets none; the `Reading` that observes this counts them as left out.
     """
     erasures = ErasureList()
     await erasures.read(settings)
-    places = {one.action.action_id: TextPlace.of(one.action) for one in held}
-    found = await texts_at(settings, places.values(), erasures.erased)
-    return {action_id: found[place] for action_id, place in places.items() if place in found}
+    return await texts_at(settings, places, erasures.erased)
 
 
-async def release(settings: Settings, shown: Sequence[HeldAction], moderator: ChangedBy) -> int:
+async def release(
+    settings: Settings, shown: Sequence[HeldAction], moderator: ChangedBy, *, any_text: bool = False
+) -> int:
     """Release these held actions and no others. Returns how many the agent has followed within FOLLOW_SECONDS.
 
-    The agent follows a release unless a later verdict or decision replaced the action. Raises ConfigurationError when
-    the name or the reason is no plain text.
+    The agent follows a release unless a later verdict or decision replaced the action. any_text: it also follows where
+    the item has a newer text by then. Raises ConfigurationError when the name or the reason is no plain text.
     """
     _check(moderator)
     async with kafka.reader(settings, [topics.STANDING], from_end=True) as client:
         for tp in client.assignment():
             await client.position(tp)
-        await _write(settings, [(one.partition, _released(one, moderator)) for one in shown])
+        await _write(settings, [(one.partition, _released(one, moderator, any_text=any_text)) for one in shown])
         waiting: dict[bytes, set[str]] = defaultdict(set)
         for one in shown:
             waiting[one.action.content_id.encode()].add(one.action.action_id)
@@ -313,7 +323,7 @@ def _held_ids(one: Standing | None) -> set[str]:
     return {policy.held.action_id for policy in one.policies if policy.held} if one and _waits(one) else set()
 
 
-def _released(held_action: HeldAction, moderator: ChangedBy) -> Action:
+def _released(held_action: HeldAction, moderator: ChangedBy, *, any_text: bool = False) -> Action:
     action = held_action.action
     return msgspec.structs.replace(
         action,
@@ -324,6 +334,7 @@ def _released(held_action: HeldAction, moderator: ChangedBy) -> Action:
         by=moderator.by,
         why=moderator.why,
         releases=action.action_id,
+        any_text=any_text,
         sequence=None,
     )
 

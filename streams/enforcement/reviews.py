@@ -4,7 +4,7 @@ actions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -12,6 +12,8 @@ import msgspec
 
 from safeguard_streams.contract.records import EVERY_POLICY, PolicyStanding, Standing
 from safeguard_streams.enforcement import moderators
+from safeguard_streams.enforcement.texts import is_outdated
+from safeguard_streams.releases.texts import TextPlace
 from safeguard_streams.runtime.settings import Settings
 
 _UNKNOWN = datetime.min.replace(tzinfo=UTC)
@@ -22,7 +24,9 @@ class Waiting(msgspec.Struct, frozen=True):
     """One item that waits under one policy, or under all of them if a moderator sent it to review.
 
     since: when the action was written; None for what an earlier version of the agent wrote. rule: the enforcement rule.
-    action: what a release would do, of a held action. in_effect: the action that is in effect now.
+    action: what a release would do, of a held action. in_effect: the action that is in effect now. edited: the item has
+    a newer text, on which the verdict under the policy has not come. text: the text that it is about; None if it was
+    not asked for, or is not there to be read.
     """
 
     content_id: str
@@ -32,6 +36,17 @@ class Waiting(msgspec.Struct, frozen=True):
     in_effect: str
     since: datetime | None = None
     rule: str | None = None
+    edited: bool = False
+    content_sha256: str | None = None
+    origin: str | None = None
+    text: str | None = None
+
+
+async def with_texts(settings: Settings, waiting: Sequence[Waiting]) -> list[Waiting]:
+    """The same with the texts that they are about."""
+    places = [TextPlace(one.content_id, one.content_sha256, one.origin) for one in waiting]
+    found = await moderators.texts_of(settings, places)
+    return [msgspec.structs.replace(one, text=found.get(place)) for one, place in zip(waiting, places, strict=True)]
 
 
 async def waiting(settings: Settings, policy_id: str | None = None) -> list[Waiting]:
@@ -48,7 +63,16 @@ def _of(standing: Standing) -> Iterator[Waiting]:
             if (cause := _cause(policy)) is not None:
                 yield _waiting(standing, policy, cause)
     elif decided.action == "review":
-        yield Waiting(standing.content_id, EVERY_POLICY, "moderator", "review", standing.effective, decided.at)
+        yield Waiting(
+            standing.content_id,
+            EVERY_POLICY,
+            "moderator",
+            "review",
+            standing.effective,
+            decided.at,
+            content_sha256=standing.content_sha256,
+            origin=standing.origin,
+        )
 
 
 def _cause(policy: PolicyStanding) -> Cause | None:
@@ -62,5 +86,16 @@ def _cause(policy: PolicyStanding) -> Cause | None:
 def _waiting(standing: Standing, policy: PolicyStanding, cause: Cause) -> Waiting:
     held = policy.held
     since, rule = (policy.at, policy.rule) if held is None else (held.acted_at, held.rule)
-    action = policy.action if held is None else held.action
-    return Waiting(standing.content_id, policy.policy_id, cause, action, standing.effective, since, rule)
+    about = held or policy
+    return Waiting(
+        standing.content_id,
+        policy.policy_id,
+        cause,
+        about.action,
+        standing.effective,
+        since,
+        rule,
+        is_outdated(about, standing),
+        about.content_sha256,
+        about.origin,
+    )

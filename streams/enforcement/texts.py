@@ -36,6 +36,15 @@ def is_earlier(verdict: Verdict, standing: Standing) -> bool:
     return later is False and standing.content_sha256 is not None
 
 
+def is_outdated(about: Action | PolicyStanding, standing: Standing) -> bool:
+    """Whether a held action, or what stands under a policy, is about a text that the item no longer has.
+
+    The policy's verdict on the new text is then pending: it would have replaced this.
+    """
+    known = None not in (about.content_sha256, standing.content_sha256)
+    return known and about.content_sha256 != standing.content_sha256
+
+
 def with_text(standing: Standing, verdict: Verdict) -> Standing:
     """What stands once a verdict made its text the newest one, before the verdict itself is followed.
 

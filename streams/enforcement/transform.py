@@ -414,10 +414,15 @@ def _withdrawn(action: Action, state: EnforcementState, sequence: int) -> Action
 
 
 def _released(action: Action, state: EnforcementState, sequence: int, erased: Erased) -> Action | None:
-    """The release of a held action, if that action still waits: a later verdict or decision replaces it."""
+    """The release of a held action, if that action still waits: a later verdict or decision replaces it.
+
+    It is not released for a text that the moderator never saw, unless the moderator says so.
+    """
     standing = state[action.content_id]
     policy = standing.policy(action.policy_id or "")
     if standing.in_force is not None or policy.held is None or policy.held.action_id != action.releases:
+        return None
+    if texts.is_outdated(policy.held, standing) and not action.any_text:
         return None
     released = msgspec.structs.replace(
         without_words(policy.held, erased),
@@ -428,6 +433,7 @@ def _released(action: Action, state: EnforcementState, sequence: int, erased: Er
         by=action.by and made_plain(action.by),
         why=made_plain(action.why),
         releases=action.releases,
+        any_text=action.any_text,
         alert=False,
         sequence=sequence,
     )

@@ -7,8 +7,6 @@ content is not moderated as it should be, or a process would not start; it warns
 from __future__ import annotations
 
 import asyncio
-import difflib
-import re
 import shutil
 import socket
 import sys
@@ -38,6 +36,7 @@ from safeguard_streams.operations.log_dirs import LogDir, log_dirs
 from safeguard_streams.operations.status import (
     PART_SECONDS,
     Letters,
+    foreign,
     health_page,
     quiet_clients,
     waiting_letters,
@@ -46,7 +45,7 @@ from safeguard_streams.operations.status import (
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
 from safeguard_streams.runtime.security import client_options
-from safeguard_streams.runtime.settings import Settings
+from safeguard_streams.runtime.settings import Settings, unknown_variables
 
 T = TypeVar("T")
 Result = Literal["ok", "warning", "failed", "skipped"]
@@ -67,9 +66,6 @@ _ALIGNED = (
     topics.ACTIONS,
     topics.STANDING,
 )
-# Variables that are read elsewhere than by the settings, and those that Kubernetes sets for each Service.
-_OTHER_VARIABLES = {"SAFEGUARD_CONFIG", "SAFEGUARD_SECRETS"}
-_OF_A_SERVICE = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)\Z")
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -158,17 +154,11 @@ def _version(name: str) -> str | None:
 
 def variables(environment: Mapping[str, str]) -> Check:
     """Whether each variable SAFEGUARD_* is one that something reads."""
-    known = {f"SAFEGUARD_{name.upper()}" for name in Settings.model_fields} | _OTHER_VARIABLES
-    given = {name for name in environment if name.startswith("SAFEGUARD_") and not _OF_A_SERVICE.search(name)}
-    if unknown := sorted(given - known):
-        hints = [f"{name}{_hint(name, known)}" for name in unknown]
+    if unknown := unknown_variables(environment):
+        hints = [name + (f" (did you mean {near}?)" if near else "") for name, near in unknown.items()]
         return failed("settings", f"nothing reads {', '.join(hints)}", "correct or unset them")
-    return ok("settings", f"{len(given)} variables SAFEGUARD_*, all known")
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    count = sum(name.startswith("SAFEGUARD_") for name in environment)
+    return ok("settings", f"{count} variables SAFEGUARD_*, all known")
 
 
 def models(settings: Settings) -> list[Check]:
@@ -232,7 +222,10 @@ async def port(settings: Settings, stage: str, number: int) -> Check:
     name, setting = f"port of {stage}", f"SAFEGUARD_{stage.upper()}_PORT"
     if number == 0:
         return ok(name, "any free one")
+    remedy = f"set {setting} to a free port, or end what uses it"
     if (page := await health_page(settings, number)) is not None:
+        if (other := foreign(page, settings, stage)) is not None:
+            return failed(name, f"{settings.host}:{number}: {other} is there", remedy)
         return ok(name, f"{number}: a process is there, {'ready' if page['ready'] else 'not ready'}")
     try:
         with socket.socket() as probe:
@@ -240,7 +233,7 @@ async def port(settings: Settings, stage: str, number: int) -> Check:
             probe.bind((settings.host, number))
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else "no port"
-        return failed(name, f"{settings.host}:{number}: {reason}", f"set {setting} to a free port, or end what uses it")
+        return failed(name, f"{settings.host}:{number}: {reason}", remedy)
     return ok(name, f"{number} is free")
 
 
@@ -272,7 +265,7 @@ def _status_of(url: str) -> int:
 async def broker(settings: Settings) -> Check:
     """Whether a broker answers with these credentials."""
     try:
-        await kafka.wait_for_broker(settings, timeout=PART_SECONDS)
+        await kafka.wait_for_broker(settings, timeout=kafka.COMMAND_SECONDS)
     except SafeguardError as error:
         return failed("broker", str(error), "start it, or correct SAFEGUARD_BOOTSTRAP and the settings of its security")
     async with cluster.admin(settings) as client:

@@ -11,7 +11,7 @@ import logging
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -99,7 +99,7 @@ class Status(msgspec.Struct, frozen=True):
 
 async def read(settings: Settings, count_held: CountHeld) -> Status:
     """Read everything, the topics first and the rest at once. Raises BusError if no broker answers."""
-    await kafka.wait_for_broker(settings, timeout=PART_SECONDS)
+    await kafka.wait_for_broker(settings, timeout=kafka.COMMAND_SECONDS)
     parts = _Parts()
     with quiet_clients():
         states = await parts.read("topics", lambda: with_admin(settings, partial(cluster.topic_states, settings)))
@@ -120,7 +120,7 @@ async def read(settings: Settings, count_held: CountHeld) -> Status:
                     "dead_letters", lambda: waiting_letters(settings), topics.DEAD_LETTERS, topics.DEAD_LETTERS_HANDLED
                 )
             )
-            agent = start(health_page(settings, settings.enforcement_port))
+            agent = start(own_health_page(settings, "enforcement", settings.enforcement_port))
     return Status(
         settings.bootstrap,
         settings.prefix,
@@ -232,8 +232,27 @@ def _webhook(
     return Webhook(True, queue.records, queue.seconds, refused, problem)
 
 
+async def own_health_page(settings: Settings, stage: str, port: int) -> dict[str, Any] | None:
+    """What a process on this host says at /health/ready, if it is a stage of this deployment."""
+    page = await health_page(settings, port)
+    return page if page is not None and foreign(page, settings, stage) is None else None
+
+
+def foreign(page: Mapping[str, Any], settings: Settings, stage: str) -> str | None:
+    """Which stage of which deployment answered instead of this deployment's; None for this one's.
+
+    An earlier version does not tell. It counts as this deployment's.
+    """
+    own = settings.identity(stage)
+    found = {name: str(page.get(name, value)) for name, value in own.items()}
+    if found == own:
+        return None
+    prefix = f"prefix {found['prefix']}" if found["prefix"] else "no prefix"
+    return f"{found['stage']} of the deployment with {prefix}"
+
+
 async def health_page(settings: Settings, port: int) -> dict[str, Any] | None:
-    """What a process on this host says at /health/ready; None if none of ours answers there."""
+    """What a process of this project on this host says at /health/ready; None if none answers there."""
     host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104  (compared only)
     return await asyncio.to_thread(_fetch, f"http://{host}:{port}/health/ready")
 

@@ -76,6 +76,7 @@ class PrefilterProcess:
     def state(self) -> dict[str, Any]:
         """The body of /health/ready."""
         return {
+            **self.settings.identity(STAGE),
             "ready": self.engine.ready and self.prefilter.in_force,
             "policies": {name: r.policy.version for name, r in self.feed.policies.released.items()},
             "committed": self.engine.committed,

@@ -82,7 +82,7 @@ async def from_kafka(
     since: when the oldest verdict to read was written; by default all. Raises ConfigurationError for a policy without
     verdicts.
     """
-    await kafka.wait_for_broker(settings, timeout=10)
+    await kafka.wait_for_broker(settings, timeout=kafka.COMMAND_SECONDS)
     verdicts = [v async for _, v in kafka.read_decoded(settings, [topics.VERDICTS], Verdict, since=since)]
     judged = sorted({verdict.policy_id for verdict in verdicts if verdict.stage == "reasoner"})
     for name in policies or ():

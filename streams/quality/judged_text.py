@@ -32,7 +32,7 @@ async def judged_text(settings: Settings, policy_id: str, content_id: str, since
     since: when the oldest record to read was written. Raises ConfigurationError when the text is not on content.events,
     or when the item was erased.
     """
-    await kafka.wait_for_broker(settings, timeout=10)
+    await kafka.wait_for_broker(settings, timeout=kafka.COMMAND_SECONDS)
     read = kafka.read_decoded(settings, [topics.VERDICTS], Verdict, since=since)
     verdicts = [
         verdict

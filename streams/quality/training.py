@@ -108,7 +108,7 @@ def _train(lines: Path, out: Path, arguments: dict[str, Any]) -> Any:
     """
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     command = [sys.executable, "-m", "safeguard_streams.quality.training", str(lines), str(out), json.dumps(arguments)]
-    subprocess.run(command, check=True, env=environment)
+    subprocess.run(command, check=True, env=environment, start_new_session=True)  # Ctrl-C ends it through this process
     return fasttext.load_model(str(out))
 
 

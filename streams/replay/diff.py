@@ -3,7 +3,8 @@
 The decision before is that of the content item's last verdict. It is `cleared` where the old version's gates let the
 item pass, and `unknown` where they escalated it and its verdict no longer exists. The decision after is that of the
 replay's verdict, or `cleared` where the new version's gates let the item pass. A replay judges only what either
-version's gates escalate; both versions clear all other content.
+version's gates escalate; both versions clear all other content. Of an edited item, only the newest text that the
+replay escalated counts, as in its promotion: decisions on different texts are never compared.
 """
 
 from __future__ import annotations
@@ -21,7 +22,16 @@ import msgspec
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Escalation, Rationale, Replay, Replayed, Tokens, Verdict
+from safeguard_streams.contract.records import (
+    Escalation,
+    Rationale,
+    Replay,
+    Replayed,
+    Tokens,
+    Verdict,
+    content_sha256,
+    place_of,
+)
 from safeguard_streams.errors import ForbiddenError
 from safeguard_streams.quality.proportions import Proportion, proportion
 from safeguard_streams.releases.erasures import ErasureList, without_words
@@ -204,11 +214,14 @@ def tables() -> Iterator[DiffTables]:
 
 class _EscalationRow(msgspec.Struct):
     content_id: str
+    content_sha256: str
     version: str
     language: str | None
     surface: str | None
     gate: str
     live: bool
+    place: int | None
+    escalated_at: datetime
 
 
 class _VerdictRow(msgspec.Struct):
@@ -232,11 +245,14 @@ def _escalation_row(escalation: Escalation) -> _EscalationRow:
     event, result = escalation.event, escalation.prefilter
     return _EscalationRow(
         content_id=event.content_id,
+        content_sha256=content_sha256(event.text),
         version=escalation.policy_version,
         language=event.language,
         surface=event.surface,
         gate=result.gate,
         live=bool(result.live),
+        place=place[1] if (place := place_of(escalation.origin)) else None,
+        escalated_at=escalation.escalated_at,
     )
 
 

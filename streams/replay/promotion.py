@@ -3,7 +3,8 @@
 Only content whose decision changes gets a superseding verdict. Content that was cleared before counts as safe. The new
 text's decision counts even where the new gate would not escalate the content, because the decision is known now.
 Content that was judged again after the replay keeps its newer verdict. Of an edited item, only the newest text counts,
-and only verdicts on that text.
+and only verdicts on that text. That an item has a newer text is known from verdicts under any policy, and from those
+that cleared it.
 
 The replay's record notes who began either, when and why, before the first verdict is written.
 
@@ -42,6 +43,7 @@ from safeguard_streams.replay import jobs
 from safeguard_streams.runtime.settings import Settings
 
 CHUNK = 2000  # verdicts in one transaction
+_JUDGED = (topics.VERDICTS, topics.CLEARED)  # where every text that was decided about has a verdict
 _VERDICT = schema_header(Verdict)
 
 
@@ -95,7 +97,7 @@ class PromotionPlan(msgspec.Struct, frozen=True):
     """The changes that promoting or reverting writes.
 
     compared: the number of items whose earlier decision is known or, for a reversion, that were promoted. pairs: what
-    is known of the items that change. ends: where moderation.verdicts ended before the plan was made.
+    is known of the items that change. ends: where the verdicts' topics ended before the plan was made.
     """
 
     direction: Direction
@@ -119,7 +121,7 @@ class Pair:
 
     after is the replay's verdict. before is the last verdict that stood before its promotion. last_id is the id of the
     newest verdict, and promoted tells whether the replay's verdict was ever promoted. All are about the text that the
-    replay judged. edited: a later text was judged, too.
+    replay judged. edited: a later text was judged or cleared, under whatever policy.
     """
 
     __slots__ = ("after", "before", "edited", "last_id", "partition", "promote_id", "promoted", "revert_id")
@@ -139,6 +141,8 @@ class Pair:
         if verdict.content_sha256 != self.after.content_sha256:
             later = came_later(verdict.origin, self.after.origin)
             self.edited |= verdict.decided_at > self.after.decided_at if later is None else later
+            return
+        if verdict.policy_id != self.after.policy_id:
             return
         self.last_id = verdict.verdict_id
         if verdict.verdict_id == self.promote_id:
@@ -214,18 +218,17 @@ async def plan(settings: Settings, replay: Replay, policy: Replayed, direction: 
         if of_replay and not is_about_erased(verdict, erasures.erased):
             replayed.append(ReplayedVerdict(record.partition, record.offset, verdict))
     pairs = pair_up(replayed)
-    ends = await kafka.end_offsets(settings, topics.VERDICTS)
+    ends = {place: end for topic in _JUDGED for place, end in (await kafka.end_offsets(settings, topic)).items()}
     since_event = await jobs.first_event_at(settings, replay)
-    verdicts = kafka.read_decoded(settings, [topics.VERDICTS], Verdict, since=since_event)
-    await _add(pairs, verdicts, policy)
+    await _add(pairs, kafka.read_decoded(settings, _JUDGED, Verdict, since=since_event))
     decided = decide(pairs.values(), direction)
     changing = {change.after.content_id: pairs[change.after.content_id] for change in decided.changes}
     return msgspec.structs.replace(decided, pairs=changing, ends=ends)
 
 
-async def _add(pairs: dict[str, Pair], verdicts: AsyncIterator[tuple[Record, Verdict]], policy: Replayed) -> None:
+async def _add(pairs: dict[str, Pair], verdicts: AsyncIterator[tuple[Record, Verdict]]) -> None:
     async for _, verdict in verdicts:
-        if verdict.policy_id == policy.policy_id and verdict.content_id in pairs:
+        if verdict.content_id in pairs:
             pairs[verdict.content_id].add(verdict)
 
 
@@ -244,8 +247,7 @@ async def publish(
     """
     direction = planned.direction
     async with kafka.exclusive_writer(settings, f"promote-{replay.replay_id}") as write:
-        newer = kafka.read_decoded(settings, [topics.VERDICTS], Verdict, after=planned.ends)
-        await _add(planned.pairs, newer, policy)
+        await _add(planned.pairs, kafka.read_decoded(settings, _JUDGED, Verdict, after=planned.ends))
         erasures = ErasureList()
         await erasures.read(settings)
         kept = [pair for pair in planned.pairs.values() if not is_about_erased(pair.after, erasures.erased)]

@@ -6,9 +6,12 @@ one file for each setting, such as safeguard_password.
 
 from __future__ import annotations
 
+import difflib
+import logging
 import os
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,9 +30,14 @@ from safeguard_streams.errors import ConfigurationError, nearest
 from safeguard_streams.policies.vocabulary import Effort
 from safeguard_streams.runtime.brokers import check_brokers
 
+log = logging.getLogger(__name__)
+
 # Kubernetes sets SAFEGUARD_REASONER_PORT=tcp://10.0.0.1:8002 in every pod for a Service named safeguard-reasoner. That
 # is not meant as a setting, and is left out.
 _SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://[^/]*:[0-9]+\Z", re.IGNORECASE)
+_OF_A_SERVICE = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)\Z")
+_PREFIX = "SAFEGUARD_"
+_OTHER_VARIABLES = {"CONFIG", "SECRETS"}  # they name where settings are
 _USER = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#]*@", re.IGNORECASE)
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
@@ -61,7 +69,7 @@ def _checked_headers(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
 class Settings(BaseSettings):
     """All settings of all processes and commands, grouped by the role that uses them."""
 
-    model_config = SettingsConfigDict(env_prefix="SAFEGUARD_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True)
 
     # Every process and command: the connection to Kafka.
     bootstrap: Annotated[str, AfterValidator(_checked_brokers)] = Field(
@@ -210,6 +218,10 @@ class Settings(BaseSettings):
         None, description="value of the Authorization header of webhook deliveries, as in Bearer TOKEN"
     )
 
+    def identity(self, stage: str) -> dict[str, str]:
+        """Which process of which deployment answers, as /health/ready says: several may run on a host."""
+        return {"stage": stage, "prefix": self.prefix}
+
     @field_validator("oauth_url", "servers")
     @classmethod
     def _without_secrets(cls, urls: str) -> str:
@@ -252,3 +264,23 @@ def _problem(kind: str, path: tuple[int | str, ...], message: str) -> str:
     if kind == "extra_forbidden":
         return f"{_file()}: unknown setting {name}{nearest(name, Settings.model_fields)}"
     return f"SAFEGUARD_{name.upper()}: {message[:1].lower()}{message[1:]}"
+
+
+def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
+    """The variables SAFEGUARD_* that nothing reads, each with the nearest known one, if one is near."""
+    known = {name.upper() for name in Settings.model_fields} | _OTHER_VARIABLES
+    variables = (name for name in environment if name.startswith(_PREFIX) and not _OF_A_SERVICE.search(name))
+    given = {name.removeprefix(_PREFIX) for name in variables}
+    near = {name: difflib.get_close_matches(name, known, 1) for name in sorted(given - known)}
+    return {_PREFIX + name: _PREFIX + found[0] if found else None for name, found in near.items()}
+
+
+def misspelled(environment: Mapping[str, str]) -> dict[str, str]:
+    """The unknown variables that are near a known one; others may belong to other programs."""
+    return {name: near for name, near in unknown_variables(environment).items() if near}
+
+
+def log_misspelled() -> None:
+    """Log the variables of this process that are misspelled. For processes; commands print them."""
+    for name, near in misspelled(os.environ).items():
+        log.warning("unknown variable ignored name=%s nearest=%s", name, near)

@@ -1,17 +1,24 @@
 """Ctrl-C, early and in the middle: each command ends within seconds, with no traceback and no process left."""
 
+import asyncio
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Event, Thread
 
 import psutil
 import pytest
 
+from safeguard_streams.bus import kafka as kafka_bus
+from safeguard_streams.contract import topics
 from safeguard_streams.infra import brokers
+from safeguard_streams.runtime import settings
 from tests.conftest import TIMEOUT
 
 pytestmark = pytest.mark.slow
@@ -36,10 +43,11 @@ def listens(port):
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
-def interrupt(words, delay, cwd, port=None):
+def interrupt(words, delay, cwd, reached=None):
     """Start a command, send SIGINT after `delay` seconds, and return its status and its standard error.
 
-    With a port, the seconds count from when it listens there.
+    reached: takes the process; the seconds count from when it returns True. The signal reaches the children, too, as
+    Ctrl-C in a terminal does.
     """
     process = subprocess.Popen(
         [sys.executable, "-c", MAIN, *words],
@@ -53,11 +61,11 @@ def interrupt(words, delay, cwd, port=None):
     )
     assert process.stdout.readline() == "up\n"
     wait_for_main(process.pid)
-    while port is not None and process.poll() is None and not listens(port):
+    while reached is not None and process.poll() is None and not reached(process):
         time.sleep(0.1)
     time.sleep(delay)
     children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
     try:
         _, errors = process.communicate(timeout=BOUND)
     finally:
@@ -67,8 +75,8 @@ def interrupt(words, delay, cwd, port=None):
     return process.returncode, errors
 
 
-def check(words, delay, cwd, *, statuses, port=None):
-    status, errors = interrupt(words, delay, cwd, port)
+def check(words, delay, cwd, *, statuses, port=None, reached=None):
+    status, errors = interrupt(words, delay, cwd, reached or (port and (lambda _: listens(port))))
     assert "Traceback" not in errors, errors
     assert "KeyboardInterrupt" not in errors, errors
     assert status in statuses, errors
@@ -113,6 +121,69 @@ def test_a_command_that_runs_ends_with_status_0(words, tmp_path):
 def test_the_embedded_broker_ends_with_status_0_and_leaves_nothing(tmp_path):
     port = brokers.free_port()
     check(["broker", "--port", str(port)], 1.0, tmp_path, statuses={0}, port=port)
+
+
+def test_publishing_a_large_file_ends_in_its_middle(tmp_path):
+    file, count = tmp_path / "events.jsonl", 200_000
+    event = {"text": "hello there, friend " * 5, "created_at": "2026-01-01T00:00:00Z"}
+    file.write_text("".join(json.dumps({"content_id": f"c{n}"} | event) + "\n" for n in range(count)))
+    with brokers.embedded() as address:
+        current = settings.load(bootstrap=address, partitions=1)
+        asyncio.run(kafka_bus.create_topics(current))
+
+        def published(_=None):
+            return sum(asyncio.run(kafka_bus.end_offsets(current, topics.EVENTS)).values())
+
+        check(["publish", str(file), "--bootstrap", address], 0.0, tmp_path, statuses=INTERRUPTED, reached=published)
+        assert 0 < published() < count
+
+
+def has_child(process):
+    return bool(psutil.Process(process.pid).children())
+
+
+@pytest.mark.parametrize("delay", [0.2, 2.0])
+def test_a_benchmark_ends_with_the_process_that_measures(delay, tmp_path):
+    words = ["bench", "texts", "--largest", "300"]
+    check(words, delay, tmp_path, statuses=INTERRUPTED, reached=has_child)
+
+
+def test_training_ends_with_the_process_that_trains(tmp_path):
+    """Before, the process that trains, which Ctrl-C in a terminal reached as well, printed a traceback."""
+    names = {True: "hate", False: "none"}
+    rows = (
+        {"text": f"text {n} of {n % 997} words", "violates": bad, "category": "x", "harm": names[bad]}
+        for n in range(20_000)
+        for bad in [n % 2 == 0]
+    )
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["prefilter", "train", "--data", str(tmp_path), "--out", str(tmp_path / "model.bin")]
+    check(words, 0.1, tmp_path, statuses=INTERRUPTED, reached=has_child)
+    assert not (tmp_path / "model.bin").exists()
+
+
+def test_a_test_of_a_policy_ends_while_a_server_is_silent(tmp_path):
+    asked = Event()
+
+    class Silent(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"data": [{"id": "m", "owned_by": "vllm", "max_model_len": 16384}]}')
+
+        def do_POST(self):
+            asked.set()
+            self.rfile.read()  # until the client is gone
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
+        server.daemon_threads = True
+        Thread(target=server.serve_forever, daemon=True).start()
+        words = ["policy", "test", "fraud-spam", "--server", f"http://127.0.0.1:{server.server_port}/v1"]
+        check(words, 0.0, tmp_path, statuses=INTERRUPTED, reached=lambda _: asked.is_set())
+        server.shutdown()
 
 
 @pytest.mark.model

@@ -21,6 +21,7 @@ from safeguard_streams.bus.engine import Limits
 from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
+    EVERY_POLICY,
     ContentEvent,
     ErasureRequest,
     Escalation,
@@ -447,6 +448,12 @@ def replayed_verdict(number, replay, decision="violates"):
     return msgspec.structs.replace(live, **after, decided_at=datetime.now(UTC))
 
 
+def edited(content_id):
+    """That a newer text of an item was cleared."""
+    when = datetime(2099, 1, 1, tzinfo=UTC)
+    return Verdict(f"e-{content_id}", content_id, "newer", EVERY_POLICY, "1", "safe", "prefilter", "live", "m", when)
+
+
 @pytest.mark.slow
 async def test_what_was_shown_is_published_and_nothing_that_came_later(kafka):
     await kafka_bus.create_topics(kafka)
@@ -462,14 +469,16 @@ async def test_what_was_shown_is_published_and_nothing_that_came_later(kafka):
 
     await write(topics.VERDICTS, b"hello", None, *(judged_before(n, "safe") for n in range(10)))
     await write(topics.REPLAYS, None, b"{}", *(replayed_verdict(n, replay) for n in range(5)))
+    await write(topics.CLEARED, edited("c0"))
     planned = await promotion.plan(kafka, replay, policy, "promote")
-    assert len(planned.changes) == 5
+    assert len(planned.changes) == 4, "not the item whose newer text was cleared"
+    await write(topics.CLEARED, edited("c2"))
     await write(topics.REPLAYS, *(replayed_verdict(n, replay) for n in range(5, 10)))
     await write(topics.VERDICTS, judged_before(1, "safe", datetime(2099, 1, 1, tzinfo=UTC)))  # judged again meanwhile
-    assert await promotion.publish(kafka, replay, policy, planned, ChangedBy("test")) == 4
+    assert await promotion.publish(kafka, replay, policy, planned, ChangedBy("test")) == 2
     assert await promotion.publish(kafka, replay, policy, planned, ChangedBy("test")) == 0, "the same plan again"
     read = kafka_bus.read_decoded(kafka, [topics.VERDICTS], Verdict)
-    assert {v.content_id async for _, v in read if v.policy_version == NEW.version} == {"c0", "c2", "c3", "c4"}
+    assert {v.content_id async for _, v in read if v.policy_version == NEW.version} == {"c3", "c4"}
     assert len((await promotion.plan(kafka, replay, policy, "promote")).changes) == 5, "those that came later"
     async with kafka_bus.producer(kafka) as producer:
         request = ErasureRequest("c9", datetime.now(UTC), "ann")

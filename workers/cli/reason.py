@@ -60,6 +60,7 @@ def run(
     except ImportError as error:
         raise needs_extra(error, "reasoner-gpu") from error
     configure_logging(form=current.log_format)
+    settings.log_misspelled()
     asyncio.run(worker.run(current))
 
 

@@ -40,7 +40,7 @@ from safeguard_streams.bus.kafka.bus import KafkaBus
 from safeguard_streams.bus.kafka.clients import producer, started
 from safeguard_streams.bus.kafka.content import Mention, Place, likely_partition, partition_of_content, records_at
 from safeguard_streams.bus.kafka.positions import begin_at_end, group_positions, set_first_positions
-from safeguard_streams.bus.kafka.probes import has_transactions, wait_for_broker
+from safeguard_streams.bus.kafka.probes import COMMAND_SECONDS, has_transactions, wait_for_broker
 from safeguard_streams.bus.kafka.reading import (
     EndOffsets,
     Reading,
@@ -60,6 +60,7 @@ from safeguard_streams.bus.kafka.reading import (
 from safeguard_streams.bus.kafka.writers import Write, exclusive_writer
 
 __all__ = [
+    "COMMAND_SECONDS",
     "EndOffsets",
     "KafkaBus",
     "Mention",

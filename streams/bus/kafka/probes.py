@@ -23,6 +23,7 @@ from safeguard_streams.runtime.settings import Settings
 
 log = logging.getLogger(__name__)
 
+COMMAND_SECONDS = 4.0  # how long a command waits for a broker that refuses connections, as one that starts does
 _PROBE_DELAYS = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds after each attempt
 _ENDS_TRANSACTIONS = frozenset({27, 61, 65})  # WriteTxnMarkers, DescribeProducers, DescribeTransactions
 

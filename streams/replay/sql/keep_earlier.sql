@@ -1,6 +1,6 @@
--- Keeps the loaded verdicts on items that the replay escalated, and drops the others.
+-- Keeps the loaded verdicts on texts that the replay escalated, and drops the others.
 INSERT INTO earlier
 FROM loading
-SEMI JOIN escalations USING (content_id);
+SEMI JOIN escalations USING (content_id, content_sha256);
 
 DELETE FROM loading;

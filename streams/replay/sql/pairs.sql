@@ -6,19 +6,19 @@ QUALIFY row_number() OVER (PARTITION BY content_id, content_sha256 ORDER BY deci
 CREATE TABLE last_replayed AS
 FROM replayed
 WHERE version IN (getvariable('new_version'), getvariable('old_version'))
-QUALIFY row_number() OVER (PARTITION BY version, content_id ORDER BY decided_at DESC) = 1;
+QUALIFY row_number() OVER (PARTITION BY version, content_id, content_sha256 ORDER BY decided_at DESC) = 1;
 
--- Content items that either version's gates escalate.
+-- Content items that either version's gates escalate, each with the newest of its texts.
 CREATE TABLE escalated AS
 FROM escalations
 WHERE version = getvariable('new_version')
-QUALIFY row_number() OVER (PARTITION BY content_id) = 1;
+QUALIFY row_number() OVER (PARTITION BY content_id ORDER BY place DESC NULLS LAST, escalated_at DESC) = 1;
 
--- Content items that the new version judged. The columns about before are null where the old gates cleared the item.
+-- Content items whose newest text the new version judged. The columns about before are null where the old gates cleared the item.
 CREATE TABLE pairs AS
 SELECT
-    escalated.content_id,
-    new.content_sha256,
+    content_id,
+    content_sha256,
     new.origin,
     coalesce(escalated.language, '') AS language,
     coalesce(escalated.surface, '') AS surface,
@@ -38,8 +38,9 @@ SELECT
         WHEN before = 'violates' AND after IN ('safe', 'cleared', 'undetermined') THEN 'to_safe'
     END AS flip
 FROM escalated
-JOIN last_replayed AS new ON new.content_id = escalated.content_id AND new.version = getvariable('new_version')
-LEFT JOIN last_earlier AS old ON old.content_id = new.content_id AND old.content_sha256 = new.content_sha256;
+JOIN last_replayed AS new USING (content_id, content_sha256)
+LEFT JOIN last_earlier AS old USING (content_id, content_sha256)
+WHERE new.version = getvariable('new_version');
 
 -- Compared items that both gates escalate and the old version judged twice. Undetermined is no decision.
 CREATE TABLE judged_twice AS

@@ -3,11 +3,14 @@ SET TimeZone = 'UTC';
 
 CREATE TABLE escalations (
     content_id VARCHAR,
+    content_sha256 VARCHAR,
     version VARCHAR,
     language VARCHAR,
     surface VARCHAR,
     gate VARCHAR,
-    live BOOLEAN
+    live BOOLEAN,
+    place BIGINT, -- of the event in its partition of content.events
+    escalated_at TIMESTAMPTZ
 );
 
 -- The replay's verdicts, of both versions.

@@ -1,6 +1,9 @@
 """What a process concludes about its brokers before it starts."""
 
+import asyncio
+
 import pytest
+from aiokafka.errors import KafkaConnectionError
 
 from safeguard_streams.bus.kafka import probes
 from safeguard_streams.errors import BusError, ConfigurationError
@@ -70,3 +73,34 @@ def test_an_address_that_is_none_is_refused_by_name(bootstrap):
 @pytest.mark.parametrize("bootstrap", ["h:9092", "a.b-c:1,d:65535", "a:1, b:2", "[::1]:9092", "höst:9092"])
 def test_addresses_are_taken(bootstrap):
     assert settings.load(bootstrap=bootstrap).bootstrap == bootstrap
+
+
+@pytest.mark.parametrize(("seconds", "attempts"), [(0.0, 10), (6.0, 1)], ids=["refused", "unanswered"])
+async def test_a_command_waits_for_a_broker_a_few_seconds(monkeypatch, seconds, attempts):
+    """Before, a command waited for 10 s, and 16 s where nothing answered. seconds: how long one attempt takes."""
+    clock, started = [0.0], []
+
+    class Refused:
+        def __init__(self, **_):
+            pass
+
+        async def start(self):
+            started.append(clock[0])
+            clock[0] += seconds
+            raise KafkaConnectionError
+
+        async def stop(self):
+            pass
+
+    async def sleep(delay):
+        clock[0] += delay
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(probes, "AIOKafkaProducer", Refused)
+    monkeypatch.setattr(probes.asyncio, "sleep", sleep)
+    monkeypatch.setattr(loop, "time", lambda: clock[0])
+    with pytest.raises(BusError, match="safeguard broker"):
+        await probes.wait_for_broker(settings.load(), timeout=probes.COMMAND_SECONDS)
+    monkeypatch.undo()
+    assert clock[0] <= 6
+    assert len(started) == attempts

@@ -1,5 +1,6 @@
 """What holds for every command of the tree: help, wrong options and wrong paths, as a user sees them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from safeguard_streams.cli import app
+from safeguard_streams.infra.brokers import free_port
 
 HEAVY = ("vllm", "torch", "faust", "fasttext", "sklearn", "duckdb", "matplotlib", "transformers")
 NARROW = {"COLUMNS": "80", "TERMINAL_WIDTH": "80", "NO_COLOR": "1"}
@@ -103,6 +105,7 @@ def test_help_and_wrong_arguments_load_no_heavy_library():
 import sys
 from typer.testing import CliRunner
 from safeguard_streams.cli import app
+from safeguard_streams.infra.brokers import free_port
 for words in {[list(words) for words in TREE]!r}:
     for wrong in ("--help", "--nosuch", "--port=-1", "--decision=nosuch"):
         CliRunner().invoke(app, [*words, wrong])
@@ -132,6 +135,36 @@ def test_the_version_is_shown():
     name, version = shown.stdout.split()
     assert name == "safeguard"
     assert version[0].isdigit()
+
+
+def test_a_misspelled_variable_is_warned_of_once():
+    """Before, only `doctor` said so, and a command used the default broker without a word."""
+    near, far = {"SAFEGUARD_BOOTSTRP": "s3cret:1"}, {"SAFEGUARD_OF_ANOTHER_PROGRAM": "x"}
+    shown = safeguard("policy", "list", **near, **far)
+    warning = "safeguard: warning: nothing reads SAFEGUARD_BOOTSTRP; did you mean SAFEGUARD_BOOTSTRAP?"
+    assert shown.stderr.splitlines() == [warning]
+    assert shown.returncode == 0
+    assert safeguard("policy", "list").stderr == ""
+
+
+@pytest.mark.parametrize("words", [["prefilter", "run"], ["enforce", "run"], ["reason", "run"]], ids=" ".join)
+def test_a_process_logs_a_misspelled_variable_in_its_own_format(words, tmp_path):
+    wrong = {"SAFEGUARD_LOG_FORMAT": "json", "SAFEGUARD_BOOTSTRP": "s3cret:1"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "safeguard_streams", *words, "--port", str(free_port()), "--bootstrap", "127.0.0.1:1"],
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env={**os.environ, **wrong},
+        text=True,
+    ) as process:
+        line = process.stderr.readline()
+        process.kill()
+    assert "s3cret" not in line
+    logged = json.loads(line)
+    assert (logged["level"], logged["message"]) == (
+        "WARNING",
+        "unknown variable ignored name=SAFEGUARD_BOOTSTRP nearest=SAFEGUARD_BOOTSTRAP",
+    )
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
@@ -187,7 +220,7 @@ BROKER = [
     for words, command in LEAVES.items()
     if any(option.name == "bootstrap" for option in command.params)
     and not SERVES & set(words)
-    and words[0] not in {"bench", "demo", "status", "doctor"}
+    and words[0] not in {"bench", "demo", "doctor"}
 ]
 
 

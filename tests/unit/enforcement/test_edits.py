@@ -349,3 +349,36 @@ def test_times_without_an_offset_are_taken_as_utc():
     counted = Action("a9", "c9", "remove", naive, policy_id="hate", sequence=1)
     run.state.add_recent(counted)
     assert [action.state for action in run(judged(3, THREAT, 3, content="c3"))] == ["applied"]
+
+
+def release(held, name="r1", *, any_text=False):
+    more = {"state": "applied", "alert": False, "by": "ann", "why": "checked", "sequence": None}
+    return msgspec.structs.replace(held, action_id=name, releases=held.action_id, any_text=any_text, **more)
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [
+        judged(5, KIND, 5, rule="", policy="spam"),
+        cleared(5, "c1", KIND, 5, judged_under=("hate",)),  # an audit will judge it
+    ],
+)
+def test_an_action_on_an_earlier_text_is_released_only_on_request(newer):
+    """The item has a newer text, known from another verdict; that of the action's policy is pending."""
+    run = Enforced(EnforcementRules(RULES.rule, Cap(0)))
+    (held,) = run(judged(1, THREAT, 1))
+    assert held.state == "held"
+    run(newer)
+    assert run.state.held() == run.restored().held() == {"hate": 1}
+    assert run(release(held)) == []
+    assert run.state.restricted() == {}
+    (released,) = run(release(held, "r2", any_text=True))
+    assert (released.state, released.effective, released.any_text) == ("applied", "remove", True)
+    assert run.state.restricted() == run.restored().restricted() == {"c1": "remove"}
+
+
+def test_an_action_whose_text_was_published_again_is_released():
+    run = Enforced(EnforcementRules(RULES.rule, Cap(0)))
+    (held,) = run(judged(1, THREAT, 1))
+    run(judged(2, THREAT, 2, rule="", policy="spam"))
+    assert [one.effective for one in run(release(held))] == ["remove"]

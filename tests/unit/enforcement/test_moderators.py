@@ -1,5 +1,7 @@
 """Who decides and why is plain text, in every script."""
 
+import json
+
 import pytest
 from typer.testing import CliRunner
 
@@ -65,7 +67,8 @@ def test_what_is_confirmed_is_what_is_released(answer, monkeypatch):
         waiting.extend(map(held_action, range(1, 201)))
         return shown
 
-    async def release(_, shown, moderator):
+    async def release(_, shown, moderator, *, any_text):
+        assert not any_text
         released.extend(one.action.action_id for one in shown)
         return len(shown)
 
@@ -76,5 +79,38 @@ def test_what_is_confirmed_is_what_is_released(answer, monkeypatch):
     assert (released, done.exit_code) == ((["a0"], 0) if answer == "y\n" else ([], 1))
 
 
-def held_action(number):
-    return HeldAction(Action(f"a{number}", f"c{number}", "remove", WHEN, policy_id="hate", state="held"), 0, "remove")
+def held_action(number, **more):
+    action = Action(f"a{number}", f"c{number}", "remove", WHEN, policy_id="hate", state="held", rule="threats")
+    return HeldAction(action, 0, "remove", **more)
+
+
+@pytest.mark.parametrize(
+    ("words", "waiting", "released"),
+    [
+        ([], [False, True, False], ["a0", "a2"]),
+        (["--any-text"], [False, True, False], ["a0", "a1", "a2"]),
+        ([], [True], []),
+        (["--any-text"], [True], ["a0"]),
+    ],
+)
+def test_actions_on_earlier_texts_are_released_only_on_request(words, waiting, released, monkeypatch):
+    """Before, a moderator who had seen one text released an action on another."""
+    found = []
+
+    async def held(_, policy_id=None):
+        return [held_action(number, edited=edited) for number, edited in enumerate(waiting)]
+
+    async def release(_, shown, moderator, *, any_text):
+        assert any_text == bool(words)
+        found.extend(one.action.action_id for one in shown)
+        return len(shown)
+
+    monkeypatch.setattr(moderators, "held", held)
+    monkeypatch.setattr(moderators, "release", release)
+    done = CliRunner().invoke(app, ["enforce", "release", "hate", "--yes", "--by", "ann", *words])
+    assert (done.exit_code, found) == (0, released)
+    assert ("these were edited" in done.stderr) == ("give --any-text" in done.stderr) == (not words)
+    listed = CliRunner().invoke(app, ["enforce", "held", "--no-texts"])
+    assert listed.stdout.count("its verdict under hate is pending") == sum(waiting)
+    (row,) = json.loads(CliRunner().invoke(app, ["enforce", "held", "--no-texts", "--json"]).stdout)
+    assert [one["edited"] for one in row["examples"]] == waiting

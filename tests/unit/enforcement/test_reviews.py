@@ -44,7 +44,11 @@ def queue(monkeypatch):
         change = PolicyChange("release", "unused", WHEN, "ann")
         return ReleaseHistory([change], {}, {})
 
+    async def texts_of(_, places):
+        return {one: f"the text of {one.content_id}" for one in places if one.content_id != "c2"}
+
     monkeypatch.setattr(moderators, "all_standing", all_standing)
+    monkeypatch.setattr(moderators, "texts_of", texts_of)
     monkeypatch.setattr(operator, "history", history)
     return run
 
@@ -59,6 +63,24 @@ def test_what_waits_is_listed_by_policy_with_its_cause(queue):
     ]
     assert all(one["since"] for one in found)
     assert found[2]["rule"] == "violates, no rule matches"
+
+
+def test_what_waits_is_shown_with_its_text(queue):
+    queue(judged(7, LONGER, 2, "", content="c4", policy="fraud"))
+    shown = invoke("review").stdout
+    assert "\nc1\n  text        the text of c1\n  since       " in shown
+    assert "\n  waits for   held: remove\n" in shown
+    assert "\nc2\n  no text     past retention, erased" in shown
+    assert shown.count("its verdict under hate is pending") == 1, "c4 was edited"
+    found = {one["content_id"]: one for one in json.loads(invoke("review", "--json").stdout)}
+    assert {name: one["text"] for name, one in found.items() if one["text"] is None} == {"c2": None}
+    assert found["c1"]["text"] == "the text of c1"
+    assert [name for name, one in found.items() if one["edited"]] == ["c4"]
+    without = invoke("review", "--no-texts").stdout
+    assert "the text of" not in without
+    assert "no text" not in without
+    assert "held: remove" in without
+    assert {one["text"] for one in json.loads(invoke("review", "--no-texts", "--json").stdout)} == {None}
 
 
 def test_an_edit_after_a_decision_puts_an_item_into_the_queue(queue):

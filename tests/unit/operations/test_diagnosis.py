@@ -1,18 +1,20 @@
 """Each check of `safeguard doctor` fails for what it looks for, and for nothing else."""
 
 import asyncio
+import contextlib
 import socket
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
 import msgspec
+import orjson
 import pytest
 from typer.testing import CliRunner
 
 from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import ConfigurationError
-from safeguard_streams.operations import acls, diagnosis
+from safeguard_streams.operations import acls, diagnosis, status
 from safeguard_streams.operations.cluster import OPERATIONS, QUEUES, Group, Lag, TopicState
 from safeguard_streams.operations.log_dirs import LogDir
 from safeguard_streams.operations.status import Letters
@@ -191,6 +193,46 @@ async def test_a_port_is_free_or_one_of_our_processes_is_there():
     server.server_close()
     gone = await diagnosis.inference_server(f"http://127.0.0.1:{server.server_port}/v1")
     assert (gone.result, "SAFEGUARD_SERVERS" in gone.remedy) == ("failed", True)
+
+
+@contextlib.contextmanager
+def answering(page):
+    """A port of this host where /health/ready says this."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(orjson.dumps(page))
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("page", "other"),
+    [
+        ({"stage": "enforcement", "prefix": "acme."}, None),
+        ({}, None),  # of an earlier version
+        ({"stage": "enforcement", "prefix": "other."}, "enforcement of the deployment with prefix other. is there"),
+        ({"stage": "enforcement", "prefix": ""}, "enforcement of the deployment with no prefix is there"),
+        ({"stage": "prefilter", "prefix": "acme."}, "prefilter of the deployment with prefix acme. is there"),
+    ],
+)
+async def test_a_process_of_another_deployment_is_not_taken_for_ones_own(page, other):
+    """Before, a webhook of another deployment showed up as failing in the status of this one."""
+    current = Settings(prefix="acme.")
+    with answering({"ready": True, "webhook": "answers 500", **page}) as number:
+        check = await diagnosis.port(current, "enforcement", number)
+        own = await status.own_health_page(current, "enforcement", number)
+    assert check.result == ("failed" if other else "ok")
+    assert (other or "a process is there") in check.found
+    assert (own is None) == bool(other)
 
 
 def test_model_files_are_looked_at(tmp_path):

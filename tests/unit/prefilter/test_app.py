@@ -30,6 +30,7 @@ async def test_after_the_last_policy_the_process_waits_as_at_its_start(monkeypat
         await asyncio.wait({call}, timeout=0.05)
         assert not call.done(), "decided without a policy"
         assert not process.state()["ready"]
+        assert (process.state()["stage"], process.state()["prefix"]) == ("prefilter", process.settings.prefix)
         process.feed.take(policy.id.encode(), release)
         assert [output.topic for output in await call] == [topics.CLEARED]
         process.feed.take(policy.id.encode(), None)

@@ -17,6 +17,7 @@ from safeguard_streams.contract.records import (
     Replayed,
     Tokens,
     Verdict,
+    content_sha256,
 )
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.replay import diff, jobs
@@ -29,17 +30,20 @@ STATUS = ReplayStatus(JOB, JOB.total, items=950, unreadable=50, counts=ReplayCou
 DECISIONS = ("violates", "safe", "undetermined")
 
 
-def escalation(content, *, version="new", gate="label", live=True, language="en"):
-    event = ContentEvent(content, "a text that is nobody's business", WHEN, language=language, surface="chat")
+TEXT = "a text that is nobody's business"
+
+
+def escalation(content, *, version="new", gate="label", live=True, language="en", text=TEXT, origin=None):
+    event = ContentEvent(content, text, WHEN, language=language, surface="chat")
     result = PrefilterResult(gate, live=live)
-    return Escalation(event, "hate", version, 0, result, "replay", WHEN, replay_id="r1")
+    return Escalation(event, "hate", version, 0, result, "replay", WHEN, replay_id="r1", origin=origin)
 
 
-def verdict(content, decision, *, version="new", later=0, rules=(), lane="replay"):
+def verdict(content, decision, *, version="new", later=0, rules=(), lane="replay", text=TEXT):
     return Verdict(
         f"{content}-{version}-{lane}-{later}",
         content,
-        "sha",
+        content_sha256(text),
         "hate",
         version,
         decision,
@@ -170,6 +174,28 @@ def test_an_edited_text_is_compared_with_verdicts_on_the_same_text():
     earlier = [verdict("a", "safe", version="old", lane="live"), edited]
     with joined(POLICY, [escalation("a")], [verdict("a", "safe")], earlier) as db:
         assert diff.count(db, STATUS, POLICY, []).decisions == {"safe": {"safe": 1}}
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+@pytest.mark.parametrize("origins", [("1@9", "1@30"), (None, None)])
+def test_an_item_that_was_edited_within_the_range_counts_by_its_newest_text(origins, newest_first):
+    """Before, the gates of one text met the verdict on another, whichever row came first."""
+    first = escalation("a", live=True, origin=origins[0])
+    edited = escalation("a", live=False, text="edited", origin=origins[1])
+    if origins[1] is None:  # of an earlier version: the time of the escalation tells
+        edited = msgspec.structs.replace(edited, escalated_at=WHEN + timedelta(seconds=1))
+    escalated = [first, edited]
+    judged = [verdict("a", "violates", text="edited", later=1), verdict("a", "safe", later=9)]
+    if newest_first:
+        escalated.reverse()
+    earlier = [verdict("a", "violates", version="old", lane="live")]
+    with joined(POLICY, escalated, judged, earlier) as db:
+        found = diff.count(db, STATUS, POLICY, [])
+    assert found.decisions == {"cleared": {"violates": 1}}
+    assert (found.escalated, found.waiting) == (1, 0)
+    with joined(POLICY, escalated, judged[1:], earlier) as db:
+        found = diff.count(db, STATUS, POLICY, [])
+    assert (found.escalated, found.waiting, found.decisions) == (1, 1, {})
 
 
 def test_a_replay_without_verdicts_or_without_a_version_before_has_a_diff():

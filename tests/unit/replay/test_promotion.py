@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
-from safeguard_streams.contract.records import PrefilterResult, Verdict
+from safeguard_streams.contract.records import EVERY_POLICY, PrefilterResult, Verdict
 from safeguard_streams.replay import promotion
 from safeguard_streams.replay.promotion import ReplayedVerdict, decide, pair_up
 
@@ -55,6 +55,33 @@ def planned(replayed, topic, direction):
     for one in topic:
         pairs[one.content_id].add(one)
     return decide(pairs.values(), direction)
+
+
+EDITS = {
+    "cleared": {"policy_id": EVERY_POLICY, "decision": "safe"},
+    "judged under another policy": {"policy_id": "spam", "decision": "violates"},
+    "judged under the same policy": {"policy_id": "hate", "decision": "safe"},
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("direction", ["promote", "revert"])
+@pytest.mark.parametrize(
+    ("origin", "decided", "edited"),
+    [("1@9", 0, True), ("1@3", 99, False), (None, 99, True), (None, 0, False), ("2@9", 99, True)],
+)
+def test_the_verdict_on_a_text_that_is_gone_is_neither_promoted_nor_reverted(edit, direction, origin, decided, edited):
+    """Before, only a verdict under the same policy told of a newer text; an edit that was cleared went unseen."""
+    after = msgspec.structs.replace(verdict("r0", "c0", "violates", live=False, minutes=10), origin="1@5")
+    other = verdict("e", "c0", "safe", minutes=decided)
+    other = msgspec.structs.replace(other, content_sha256="newer", origin=origin, **EDITS[edit])
+    replayed = [ReplayedVerdict(0, 0, after)]
+    (change,) = planned(replayed, [], "promote").changes
+    promoted = [change.promoted] if direction == "revert" else []
+    assert len(planned(replayed, [*promoted, other], direction).changes) == (not edited)
+    same = msgspec.structs.replace(other, content_sha256=after.content_sha256)
+    if edit != "judged under the same policy":
+        assert len(planned(replayed, [*promoted, same], direction).changes) == 1, "the text is the same"
 
 
 def test_a_preview_counts_the_decisions_that_stand_afterwards():
