@@ -279,6 +279,7 @@ class StrictModel:
     max_model_tokens = 16_384
     concurrency = 8
     cache_tokens = None
+    continues = False
     healthy = True
 
     async def generate(self, question):
@@ -286,7 +287,7 @@ class StrictModel:
         if "sadness violates" in question.policy_text:
             final |= {"violation": 1, "rule_ids": ["SH1"], "reason": "It is sad."}
         text = (
-            f"<|channel|>analysis<|message|>So.<|end|><|start|>assistant<|channel|>final<|message|>{json.dumps(final)}"
+            f"So.<|end|><|start|>assistant<|channel|>final<|message|>{json.dumps(final)}"
         )
         tokens = encoding().encode(f"{text}<|return|>", allowed_special="all")
         return Completion(tokens, 100, 0)

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import orjson
 
 from safeguard_streams.errors import ConfigurationError, DependencyError, SafeguardError
@@ -178,7 +179,7 @@ class _Server:
         finally:
             self.pending -= 1
         self.rejected, self._failures = None, 0
-        return completion
+        return msgspec.structs.replace(completion, source=self.url)
 
     async def _with_or_without_logprobs(self, route: Route, request: InferenceRequest) -> Completion:
         """Ask with log-probabilities, unless the server refused them within the last SCORES_PAUSE seconds."""
@@ -297,6 +298,11 @@ class ServerBackend:
     def healthy(self) -> bool:
         return any(server.healthy.is_set() for server in self._servers)
 
+    @property
+    def continues(self) -> bool:
+        """Whether every server that answered goes on from written tokens: any of them may get the request."""
+        return all(server.route.continues for server in self._servers if server.route)
+
     async def generate(self, request: InferenceRequest) -> Completion:
         """Run a request. Waits while no server is healthy.
 
@@ -307,7 +313,7 @@ class ServerBackend:
         tried: Counter[_Server] = Counter()
         refused: set[_Server] = set()
         while True:
-            server = await self._choose(tried)
+            server = await self._choose(tried, request.near)
             tried[server] += 1
             try:
                 return await server.generate(request)
@@ -333,11 +339,11 @@ class ServerBackend:
             if server.healthy.is_set():
                 await asyncio.sleep(BACKOFF * 2 ** (failures - 1))
 
-    async def _choose(self, tried: Mapping[_Server, int]) -> _Server:
-        """The least loaded of the healthy servers that this request was sent to least often."""
+    async def _choose(self, tried: Mapping[_Server, int], near: str = "") -> _Server:
+        """Of the healthy servers that this request was sent to least often, the one at `near`, or the least loaded."""
         while not (healthy := [server for server in self._servers if server.healthy.is_set()]):
             await run_until_first(*(server.healthy.wait() for server in self._servers))
-        return min(healthy, key=lambda server: (tried.get(server, 0), server.pending))
+        return min(healthy, key=lambda server: (tried.get(server, 0), server.url != near, server.pending))
 
     async def close(self) -> None:
         for watch in self._watches:

@@ -49,6 +49,8 @@ def _set_defaults(environment: Mapping[str, str]) -> None:
 class VllmBackend:
     """Start with `await VllmBackend.start(settings)`; it takes most of a minute on a CPU."""
 
+    continues = True
+
     def __init__(self, llm: Any, model: str, max_model_tokens: int, concurrency: int, stats: list[Any]) -> None:
         from safeguard_streams.workers.inference.vllm_stats import observed
 
@@ -99,7 +101,8 @@ class VllmBackend:
         log.info("model loading started model=%s device=%s", name, device)
         arguments = AsyncEngineArgs(
             model=str(folder),
-            skip_tokenizer_init=True,  # this project renders prompts to token ids and parses outputs from them
+            # This project renders prompts to token ids and parses outputs from them; only constraints need a tokenizer.
+            skip_tokenizer_init=not (folder / "tokenizer.json").is_file(),
             max_model_len=settings.max_model_len,
             max_num_seqs=concurrency,
             enable_prefix_caching=True,  # a policy's text is computed once, not for every content item
@@ -129,16 +132,9 @@ class VllmBackend:
         return cls(llm, name, settings.max_model_len, concurrency, stats)
 
     async def generate(self, request: InferenceRequest) -> Completion:
-        from vllm import SamplingParams
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        sampling = SamplingParams(
-            temperature=request.temperature,
-            max_tokens=request.max_tokens,
-            detokenize=False,
-            stop_token_ids=harmony.stop_tokens(),
-            logprob_token_ids=[ZERO, ONE],
-        )
+        sampling = _sampling(request)
         final: Any = None
         try:
             async for final in self._llm.generate(  # noqa: B007  (only the last output is complete)
@@ -164,3 +160,19 @@ class VllmBackend:
     async def close(self) -> None:
         self._observed.close()
         self._llm.shutdown()
+
+
+def _sampling(request: InferenceRequest) -> Any:
+    """vLLM's parameters of one request."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    return SamplingParams(
+        temperature=request.temperature,
+        max_tokens=request.max_tokens,
+        detokenize=False,
+        stop_token_ids=request.stop_tokens,
+        # In each step in which one request asks for them, vLLM computes them for the whole batch.
+        logprob_token_ids=[ZERO, ONE] if request.scored else None,
+        structured_outputs=StructuredOutputsParams(regex=request.pattern) if request.pattern else None,
+    )

@@ -53,7 +53,7 @@ POLICY = load_library()["hate-harassment"]
 def completed(violation=1, rules=("HH1",), p=0.9):
     final = json.dumps({"violation": violation, "rule_ids": rules, "confidence": "high", "reason": "It attacks."})
     tokens = encoding().encode(
-        f"<|channel|>analysis<|message|>Because.<|end|><|start|>assistant<|channel|>final<|message|>{final}<|return|>",
+        f"Because.<|end|><|start|>assistant<|channel|>final<|message|>{final}<|return|>",
         allowed_special="all",
     )
     return Completion(tokens, 600, 512, [{15: math.log(1 - p), 16: math.log(p)}] * len(tokens))
@@ -69,6 +69,7 @@ class Scripted:
     max_model_tokens = 8000
     concurrency = 64
     cache_tokens = None
+    continues = True
     healthy = True
 
     def __init__(self, *script):
@@ -382,7 +383,7 @@ def bundle_completion(hate=1, fraud=0):
     }
     return Completion(
         harmony.encode_markup(
-            "<|channel|>analysis<|message|>Both.<|end|><|start|>assistant<|channel|>final<|message|>"
+            "Both.<|end|><|start|>assistant<|channel|>final<|message|>"
             f"{json.dumps(final)}<|return|>"
         ),
         1200,
@@ -535,8 +536,7 @@ LONG = "word " * 20_000  # four windows
 def chatty(count, **more):
     """A completion of this many tokens."""
     made = completed(**more)
-    start = len(encoding().encode("<|channel|>analysis<|message|>", allowed_special="all"))
-    padded = [*made.tokens[:start], *[1000] * (count - len(made.tokens)), *made.tokens[start:]]
+    padded = [*[1000] * (count - len(made.tokens)), *made.tokens]
     return Completion(padded, 600, 512)
 
 

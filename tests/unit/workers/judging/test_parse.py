@@ -16,7 +16,7 @@ from safeguard_streams.workers.judging.parse import Malformed, one_line, parse
 
 POLICY = load_library()["hate-harassment"]
 FINAL = {"violation": 1, "rule_ids": ["HH1"], "confidence": "high", "reason": "It attacks a group."}
-ANALYSIS = "<|channel|>analysis<|message|>It violates HH1.<|end|>"
+ANALYSIS = "It violates HH1.<|end|>"
 LEAD = "<|start|>assistant<|channel|>final<|message|>"
 
 
@@ -60,8 +60,8 @@ def test_the_json_constraint_of_a_final_message_is_accepted():
         (tokens("plain<|return|>"), "structure"),
         (tokens('{"violation":0}<|return|>'), "structure"),
         (completion(end="<|return|><|return|>"), "structure"),
-        (tokens("<|channel|>analysis<|message|>only this<|return|>"), "no_final"),
-        (completion(analysis="<|channel|>analysis<|message|> <|end|>"), "no_analysis"),
+        (tokens("only this<|return|>"), "no_final"),
+        (completion(analysis=" <|end|>"), "no_analysis"),
         (tokens(f"{LEAD.removeprefix('<|start|>assistant')}{json.dumps(FINAL)}<|return|>"), "no_analysis"),
         (tokens(f"{ANALYSIS}{LEAD}{json.dumps(FINAL)}<|end|>{LEAD}{json.dumps(FINAL)}<|return|>"), "several_finals"),
         (completion(lead="<|start|>assistant<|channel|>commentary<|message|>"), "channel"),
