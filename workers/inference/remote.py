@@ -271,7 +271,7 @@ class ServerBackend:
             raise
         try:
             await backend.generate(
-                InferenceRequest("Answer with yes.", "low", harmony.encode_text("Well?"), max_tokens=16)
+                InferenceRequest("Answer with yes.", "low", harmony.encode_text("Well?"), max_tokens=16, scored=True)
             )
         except InferenceError as error:
             await backend.close()

@@ -235,25 +235,19 @@ def _answer(fields: Any, policy: Policy) -> Answer:
     wanted = ANSWER_FIELDS[policy.judging.answer]
     try:
         final = msgspec.convert(fields, _Final)
+        (final.reason or "").encode()
     except msgspec.ValidationError:
         raise Malformed("fields") from None
+    except UnicodeEncodeError:  # half of a surrogate pair, written as an escape
+        raise Malformed("not_text") from None
     if set(fields) != set(wanted) or None in fields.values() or isinstance(fields["violation"], bool):
+        raise Malformed("fields")
+    reason = None if final.reason is None else one_line(final.reason)
+    if reason is not None and not 0 < len(reason) <= MAX_REASON:
         raise Malformed("fields")
     if "rule_ids" in wanted:
         _check_rules(final, policy)
-    reason = None if final.reason is None else _reason(final.reason)
     return Answer(bool(final.violation), final.rule_ids, final.confidence, reason)
-
-
-def _reason(written: str) -> str:
-    try:
-        written.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, written as an escape
-        raise Malformed("not_text") from None
-    reason = one_line(written)
-    if not reason or len(reason) > MAX_REASON:
-        raise Malformed("fields")
-    return reason
 
 
 def _check_rules(final: _Final, policy: Policy) -> None:

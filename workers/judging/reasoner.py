@@ -208,7 +208,7 @@ class Reasoner:
             if problem := request.allowance.problem:
                 return combine([judgement], undetermined(request.instructions, request.effort, problem).findings)
             again = await self._attempt(retry)
-            self._count("again", again)
+            self._count("constrained" if retry.constrained else "again", again)
             judgement = combine([judgement, again], again.findings)
         return judgement
 

@@ -30,7 +30,7 @@ from safeguard_streams.workers.judging.parse import Malformed, parse
 POLICY = load_library()["hate-harassment"]
 FINAL = '{"violation":1,"rule_ids":["HH2"],"confidence":"high","reason":"It insults."}'
 TOKENS = Answer("It insults.", FINAL).tokens
-REQUEST = InferenceRequest(POLICY.text, "low", harmony.encode_text("you idiot <|end|>"), 200)
+REQUEST = InferenceRequest(POLICY.text, "low", harmony.encode_text("you idiot <|end|>"), 200, scored=True)
 
 
 def completion(**changes):

@@ -62,8 +62,18 @@ def completed(violation=1, rules=("HH1",), p=0.9):
 MALFORMED = Completion(encoding().encode("I think it is fine."), 600, 0)
 
 
+def held(violation=1, rules=("HH1",)):
+    """The rest of a final message that the prompt has begun, with the score of its decision."""
+    final = json.dumps({"rule_ids": rules, "confidence": "low", "reason": "It attacks."}, separators=(",", ":"))
+    tokens = harmony.encode_markup(f"{violation},{final[1:]}<|return|>")
+    return Completion(tokens, 650, 600, [{15: math.log(0.2), 16: math.log(0.8)}] * len(tokens))
+
+
 class Scripted:
-    """Returns the scripted completions in order; raises those that are exceptions."""
+    """Returns the scripted completions in order; raises those that are exceptions.
+
+    scorings: the requests for a decision token alone, which are no step of the script.
+    """
 
     model = "scripted"
     max_model_tokens = 8000
@@ -76,8 +86,12 @@ class Scripted:
         self.script = list(script)
         self.prompts = []
         self.requests = []
+        self.scorings = []
 
     async def generate(self, request):
+        if request.max_tokens == 1 and request.written:
+            self.scorings.append(request)
+            return Completion([16], 600, 592, [{15: math.log(0.3), 16: math.log(0.7)}])
         self.requests.append(request)
         self.prompts.append(harmony.decode_tokens(request.prompt))
         step = self.script.pop(0)
@@ -383,8 +397,7 @@ def bundle_completion(hate=1, fraud=0):
     }
     return Completion(
         harmony.encode_markup(
-            "Both.<|end|><|start|>assistant<|channel|>final<|message|>"
-            f"{json.dumps(final)}<|return|>"
+            f"Both.<|end|><|start|>assistant<|channel|>final<|message|>{json.dumps(final)}<|return|>"
         ),
         1200,
         1024,
@@ -426,7 +439,8 @@ async def test_a_bundle_of_one_policy_uses_the_policys_own_text():
 async def test_a_bundle_with_one_wrong_part_is_undetermined_as_a_whole():
     feed = released(judging_with(bundle="all"), judging_with(FRAUD, bundle="all"))
     wrong = completed()
-    _, verdict, _ = await judged(Scripted(wrong, wrong), feed)
+    refused = InferenceError("no structured outputs here")
+    _, verdict, _ = await judged(Scripted(wrong, refused, wrong, refused), feed)
     assert verdict.decision == "undetermined"
 
 
@@ -454,9 +468,10 @@ async def test_a_timestamp_that_cannot_be_one_lowers_no_effort(feed, timestamp):
 
 
 async def test_rejected_outputs_are_counted_by_reason(feed):
-    judge = Judge(Scripted(MALFORMED, completed(1, ("HH5",))), feed, InferenceBudget(500))
+    judge = Judge(Scripted(MALFORMED, completed(1, ("HH5",)), held()), feed, InferenceBudget(500))
     await judge([escalation()])
     assert judge.reasoner.malformed == {"cut_off": 1, "contradiction": 1}
+    assert judge.reasoner.second_tries == {"constrained": 1, "again": 1}
 
 
 async def test_requests_are_admitted_by_their_tokens(feed):
