@@ -37,8 +37,7 @@ from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime.memory_broker import StoredRecord
 from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.inference.interface import Completion, InferenceError
-from safeguard_streams.workers.judging import prompt, rationale
-from safeguard_streams.workers.judging import reasoner as reasoning
+from safeguard_streams.workers.judging import asking, prompt, rationale
 from safeguard_streams.workers.judging.cache import JudgementCache
 from safeguard_streams.workers.judging.instructions import instructions_for
 from safeguard_streams.workers.judging.judge import Judge
@@ -470,8 +469,8 @@ async def test_a_timestamp_that_cannot_be_one_lowers_no_effort(feed, timestamp):
 async def test_rejected_outputs_are_counted_by_reason(feed):
     judge = Judge(Scripted(MALFORMED, completed(1, ("HH5",)), held()), feed, InferenceBudget(500))
     await judge([escalation()])
-    assert judge.reasoner.malformed == {"cut_off": 1, "contradiction": 1}
-    assert judge.reasoner.second_tries == {"constrained": 1, "again": 1}
+    assert judge.reasoner.outputs.malformed == {"cut_off": 1, "contradiction": 1}
+    assert judge.reasoner.outputs.second_tries == {"constrained": 1, "again": 1}
 
 
 async def test_requests_are_admitted_by_their_tokens(feed):
@@ -615,7 +614,7 @@ async def test_a_content_item_may_take_so_long_and_is_then_undetermined(feed):
 
 
 async def test_waiting_for_admission_and_outages_take_none_of_the_time(feed, monkeypatch):
-    monkeypatch.setattr(reasoning, "TICK", 0.01)
+    monkeypatch.setattr(asking, "TICK", 0.01)
     backend = Never(completed())
     backend.requests.append(None)  # as if it had answered the first one
     backend.healthy = False
@@ -776,7 +775,7 @@ async def test_the_cache_is_bounded_in_bytes():
 
 
 def test_requests_at_once_take_their_time_once():
-    allowance = reasoning.Allowance(seconds=10.0, tokens=1)
+    allowance = asking.Allowance(seconds=10.0, tokens=1)
     for end in (1.0, 1.5, 2.0):
         allowance.spend_time(0.0, end, counts=True)
     assert allowance.seconds == 8.0

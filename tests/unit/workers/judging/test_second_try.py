@@ -187,12 +187,14 @@ async def test_a_constrained_second_try_settles_every_other_wording(wording, rou
         assert finding.score == pytest.approx(0.97 if finding.answer.violates else 0.03, abs=0.001)
         assert finding.answer.rule_ids == (("FS2",) if finding.answer.violates else ("FS5",))
         assert [attempt.refused for attempt in judgement.attempts] == ([None] if free else [wording.becomes, None])
-        assert one.variants == {name: 1 for name in wording.becomes.split() if free}
-        assert one.second_tries == ({} if free else {"constrained": 1})
-        assert one.second_try_tokens == (0 if free else judgement.tokens.completion - first_tokens(judgement, route))
+        assert one.outputs.variants == {name: 1 for name in wording.becomes.split() if free}
+        assert one.outputs.second_tries == ({} if free else {"constrained": 1})
+        assert one.outputs.second_try_tokens == (
+            0 if free else judgement.tokens.completion - first_tokens(judgement, route)
+        )
 
 
-def first_tokens(judgement, route):
+def first_tokens(judgement):
     """Tokens of the output that was rejected."""
     first = judgement.attempts[0]
     return len(Answer(first.analysis, first.final).tokens)
@@ -210,7 +212,7 @@ async def test_the_second_try_keeps_the_reasoning_and_writes_the_final_message_a
     )
     assert second["stop_token_ids"] == [harmony.RETURN]
     assert judgement.attempts[1].analysis == judgement.attempts[0].analysis
-    assert one.second_try_tokens < 50
+    assert one.outputs.second_try_tokens < 50
 
 
 @pytest.mark.parametrize("analysis", ["", " \n"])
@@ -220,7 +222,7 @@ async def test_an_output_without_reasoning_is_asked_for_again(analysis):
         judgement = await judge(one, TEXTS["violates"])
     assert judgement.findings[POLICY.id].decision == "undetermined"
     assert [attempt.refused for attempt in judgement.attempts] == ["no_analysis", "no_analysis"]
-    assert one.second_tries == {"again": 1}
+    assert one.outputs.second_tries == {"again": 1}
     low, medium = (harmony.decode_tokens(body["prompt"]) for body in server.asked)
     assert ("Reasoning: low" in low, "Reasoning: medium" in medium) == (True, True)
 
@@ -229,15 +231,15 @@ async def test_reasoning_that_is_cut_off_is_asked_for_again():
     server = ScriptedServer(Wrong(GOOD, "and " * 600))
     async with reasoner(server) as one:
         await judge(one, TEXTS["violates"])
-    assert one.malformed == {"cut_off": 2}
-    assert one.second_tries == {"again": 1}
+    assert one.outputs.malformed == {"cut_off": 2}
+    assert one.outputs.second_tries == {"again": 1}
 
 
 async def test_a_final_message_that_is_cut_off_is_written_once_more():
     async with reasoner(ScriptedServer(Wrong("I think that " * 400))) as one:
         finding = (await judge(one, TEXTS["violates"])).findings[POLICY.id]
     assert (finding.decision, finding.by) == ("violates", "constrained")
-    assert one.malformed == {"cut_off": 1}
+    assert one.outputs.malformed == {"cut_off": 1}
 
 
 class Unconstrained(ScriptedServer):
@@ -264,7 +266,7 @@ async def test_a_server_that_cannot_be_held_to_a_form_is_asked_again_and_never_b
     async with reasoner(kind(Wrong("VIOLATES")), route) as one:
         judgement = await judge(one, TEXTS["violates"])
     assert judgement.findings[POLICY.id].decision == "undetermined"
-    assert one.second_tries["again"] >= 1
+    assert one.outputs.second_tries["again"] >= 1
     assert all(attempt.refused for attempt in judgement.attempts)
 
 
