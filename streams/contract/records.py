@@ -203,8 +203,8 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
     answer: Annotated[
         AnswerBy | None,
         Meta(
-            description="first: the model's final message was accepted; constrained: it was not, and the model wrote it "
-            "once more after the same reasoning, held to the required format"
+            description="first: the model's final message was accepted; constrained: it was not, and the model wrote "
+            "it once more, held to the required format"
         ),
     ] = None
     prefilter: Annotated[

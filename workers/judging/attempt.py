@@ -2,7 +2,7 @@
 
 1. All of the answer, written freely.
 2. Only if its final message is rejected: the final message alone, after the same reasoning, in the one form that the
-   policies allow. That takes some 30 tokens in place of all the reasoning.
+   policies allow. That takes some 30 tokens instead of all the reasoning.
 3. The decision token alone, for the score: vLLM would compute log-probabilities for every token of an answer.
 
 A server that renders the prompt itself cannot go on from an answer. It gets one request, with log-probabilities.
@@ -23,7 +23,12 @@ from safeguard_streams.contract.records import AnswerBy, Attempt, Tokens
 from safeguard_streams.policies.vocabulary import Effort
 from safeguard_streams.runtime import metrics
 from safeguard_streams.workers.inference import harmony
-from safeguard_streams.workers.inference.interface import Completion, InferenceBackend, InferenceRequest
+from safeguard_streams.workers.inference.interface import (
+    Completion,
+    InferenceBackend,
+    InferenceError,
+    InferenceRequest,
+)
 from safeguard_streams.workers.judging import form
 from safeguard_streams.workers.judging.asking import Allowance, UnansweredError, ask, ask_for_score
 from safeguard_streams.workers.judging.instructions import Instructions
@@ -105,6 +110,14 @@ class Attempts:
         self._admission = admission
         self._mean_answer_tokens = 100.0  # running mean
 
+    async def warm_up(self, instructions: Instructions) -> None:
+        """Put the instructions into the prefix cache and compile the grammar of their answers."""
+        text = InferenceRequest(instructions.text, instructions.effort, (), max_tokens=1)
+        held = _held(text, (), instructions)
+        for request in (text, msgspec.structs.replace(held, max_tokens=1))[: 2 if self.backend.continues else 1]:
+            with contextlib.suppress(InferenceError):
+                await self.backend.generate(request)
+
     async def attempt(self, request: AttemptRequest) -> Judgement:
         instructions, effort = request.instructions, request.effort
         prompt_tokens = len(harmony.render_tokens(instructions.text, effort, request.user))
@@ -138,16 +151,9 @@ class Attempts:
         self, analysis: Sequence[int], request: AttemptRequest, inference: InferenceRequest
     ) -> Judgement:
         """The final message alone, after reasoning that is kept, in the only form that the policies allow."""
-        policies = request.instructions.policies
-        written = [*analysis, *harmony.opened_final(), *harmony.encode_text(form.opening(policies))]
-        room = self.backend.max_model_tokens - len(inference.prompt) - len(written)
-        asked = msgspec.structs.replace(
-            inference,
-            max_tokens=min(room, form.MAX_TOKENS * len(policies)),
-            written=written,
-            constraint=form.constraint(policies),
-            scored=True,  # the first token is the decision
-        )
+        held = _held(inference, analysis, request.instructions)
+        room = self.backend.max_model_tokens - len(held.prompt)
+        asked = msgspec.structs.replace(held, max_tokens=min(room, held.max_tokens))
         try:
             completion = await ask(self.backend, asked, request.allowance)
         except UnansweredError as problem:
@@ -218,3 +224,15 @@ class Attempts:
             yield
         finally:
             self._admission.release(request.rank, weight)
+
+
+def _held(request: InferenceRequest, analysis: Sequence[int], instructions: Instructions) -> InferenceRequest:
+    """A request for the final message after an analysis, held to the form of its policies."""
+    policies = instructions.policies
+    return msgspec.structs.replace(
+        request,
+        max_tokens=form.MAX_TOKENS * len(policies),
+        written=[*analysis, *harmony.opened_final(), *harmony.encode_text(form.opening(policies))],
+        constraint=form.constraint(policies),
+        scored=True,  # the first token is the decision
+    )

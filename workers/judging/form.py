@@ -17,7 +17,7 @@ from safeguard_streams.workers.inference.interface import Constraint
 
 MAX_TOKENS = 256  # of an output by such a grammar, for each policy
 _MAX_WORDS = 30  # of a reason
-# A bound on characters in place of words would take a server 20 s to compile.
+# A bound on characters instead of words would take a server 20 s to compile.
 _WORD = r'[^\x00-\x20"\\\x7f-\xa0]+'
 _REASON = rf'"{_WORD}( {_WORD}){{0,{_MAX_WORDS - 1}}}"'
 _CONFIDENCES = get_args(Confidence)

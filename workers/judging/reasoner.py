@@ -59,6 +59,10 @@ class Reasoner:
         self._attempts = Attempts(backend, budget.max_answer_tokens, _admission(budget))
         self.outputs = self._attempts.outputs
 
+    async def warm_up(self, instructions: Instructions) -> None:
+        """Let the backend compute what all judgements under these instructions share."""
+        await self._attempts.warm_up(instructions)
+
     async def judge(
         self, instructions: Instructions, effort: Effort, text: str, context: Sequence[Message] = (), rank: int = 0
     ) -> Judgement:

@@ -95,6 +95,13 @@ BROKEN = [
     (GOOD[GOOD.index("- Fraud:") : GOOD.index("\n## VIOLATES")], "", "## Definitions", "## Definitions is empty"),
     (OUTPUT, "## Output\nAnswer yes or no.\n", "## Output", 'must ask for "violation", "rule_ids"'),
     ('"confidence":"low, medium or high",', "", "## Output", 'must ask for "confidence"'),
+    (
+        "effort: low",
+        "effort: low\njudging: {answer: label}",
+        "## Output",
+        'asks for "rule_ids", "confidence", "reason", which judging.answer label leaves out',
+    ),
+    ("effort: low", "effort: low\njudging: {answer: short}", "judging:", "judging.answer: invalid enum value 'short'"),
     ("-> violates, FS1", "-> safe, FS1", '- "your account', "marked safe, but FS1 is a rule of VIOLATES"),
     ("-> safe, FS5", "-> safe, FS9", '- "got a text', "the policy has no rule FS9; it has FS1"),
     ("-> safe, FS5", "is safe", '- "got a text', "write an example as"),

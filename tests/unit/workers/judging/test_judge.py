@@ -171,8 +171,35 @@ async def test_an_answer_becomes_a_verdict_and_a_rationale(feed):
     assert (verdict.tokens.prompt, verdict.tokens.cached) == (600, 512)
     assert {"queue", "escalation", "reasoner"} <= set(verdict.latency)
     assert rationale.verdict_id == verdict.verdict_id
+    assert verdict.answer == "first"
     assert rationale.attempts[0].analysis == "Because."
     assert "Because" not in output.value.decode(), "the analysis is for auditors only"
+
+
+async def test_a_rejected_final_message_is_written_once_more_after_the_same_reasoning(feed):
+    backend = Scripted(completed(1, ("HH5",)), held(1, ("HH1", "HH2")))
+    _, verdict, rationale = await judged(backend, feed)
+    assert (verdict.decision, verdict.rule_ids, verdict.answer) == ("violates", ("HH1", "HH2"), "constrained")
+    assert verdict.score == pytest.approx(0.8, abs=1e-4)
+    assert verdict.reasoning_effort == "low"
+    assert [(a.analysis, a.refused) for a in rationale.attempts] == [("Because.", "contradiction"), ("Because.", None)]
+    assert backend.prompts[1].endswith('Because.<|end|><|start|>assistant<|channel|>final<|message|>{"violation":')
+    assert verdict.tokens.prompt == 600 + 650
+    assert backend.scorings == [], "its first token is the decision"
+
+
+async def test_a_score_that_cannot_be_had_takes_nothing_from_the_answer(feed):
+    class Scoreless(Scripted):
+        async def generate(self, request):
+            if request.written:
+                raise InferenceError("no")
+            return await super().generate(request)
+
+    unscored = msgspec.structs.replace(completed(), logprobs=())
+    _, verdict, _ = await judged(Scoreless(unscored), feed)
+    assert (verdict.decision, verdict.score) == ("violates", None)
+    _, verdict, _ = await judged(Scripted(unscored), feed)
+    assert (verdict.decision, verdict.score) == ("violates", 0.7)
 
 
 async def test_a_malformed_output_is_retried_at_a_higher_effort(feed):

@@ -59,7 +59,7 @@ WORDINGS = [
     Wording(f"json {GOOD}", "label"),
     Wording(f"Answer:\n```json\n{GOOD}\n```", "label fence"),
     Wording(f"\n  {GOOD}  \n", ""),
-    # One word in place of an object.
+    # One word and no object.
     Wording("VIOLATES", "not_json"),
     Wording("1", "fields"),
     Wording("**INVALID**", "not_json"),
@@ -189,9 +189,7 @@ async def test_a_constrained_second_try_settles_every_other_wording(wording, rou
         assert [attempt.refused for attempt in judgement.attempts] == ([None] if free else [wording.becomes, None])
         assert one.outputs.variants == {name: 1 for name in wording.becomes.split() if free}
         assert one.outputs.second_tries == ({} if free else {"constrained": 1})
-        assert one.outputs.second_try_tokens == (
-            0 if free else judgement.tokens.completion - first_tokens(judgement, route)
-        )
+        assert one.outputs.second_try_tokens == (0 if free else judgement.tokens.completion - first_tokens(judgement))
 
 
 def first_tokens(judgement):
