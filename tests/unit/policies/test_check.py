@@ -95,13 +95,6 @@ BROKEN = [
     (GOOD[GOOD.index("- Fraud:") : GOOD.index("\n## VIOLATES")], "", "## Definitions", "## Definitions is empty"),
     (OUTPUT, "## Output\nAnswer yes or no.\n", "## Output", 'must ask for "violation", "rule_ids"'),
     ('"confidence":"low, medium or high",', "", "## Output", 'must ask for "confidence"'),
-    (
-        "effort: low",
-        "effort: low\njudging: {answer: label}",
-        "## Output",
-        'asks for "rule_ids", "confidence", "reason", which judging.answer label leaves out',
-    ),
-    ("effort: low", "effort: low\njudging: {answer: short}", "judging:", "judging.answer: invalid enum value 'short'"),
     ("-> violates, FS1", "-> safe, FS1", '- "your account', "marked safe, but FS1 is a rule of VIOLATES"),
     ("-> safe, FS5", "-> safe, FS9", '- "got a text', "the policy has no rule FS9; it has FS1"),
     ("-> safe, FS5", "is safe", '- "got a text', "write an example as"),
@@ -139,6 +132,24 @@ def test_a_broken_document_has_one_message_with_its_line(folder, old, new, where
     assert message in problem.message
     assert str(problem) == f"{path}:{problem.line}: error: {problem.message} [{problem.code}]"
     assert problem.line == (where if isinstance(where, int) else line_of(where)), problem
+
+
+@pytest.mark.parametrize(
+    ("answer", "output", "message"),
+    [
+        ("label", OUTPUT, 'asks for "rule_ids", "confidence", "reason", which judging.answer label leaves out'),
+        ("rules", OUTPUT, 'asks for "confidence", "reason", which judging.answer rules leaves out'),
+        ("rules", '## Output\n{"violation":0 or 1}\n', 'must ask for "rule_ids"'),
+        ("short", OUTPUT, "judging.answer: invalid enum value 'short'"),
+        ("label", '## Output\n{"violation":0 or 1}\n', None),
+        ("rules", '## Output\n{"violation":0 or 1,"rule_ids":["the rules that decide"]}\n', None),
+    ],
+)
+def test_the_output_asks_for_the_fields_of_the_answer(folder, answer, output, message):
+    path = folder / "policy.md"
+    path.write_text(GOOD.replace("effort: low", f"effort: low\njudging: {{answer: {answer}}}").replace(OUTPUT, output))
+    found = [problem.message for problem in check(path).errors]
+    assert [message in one for one in found] == ([] if message is None else [True]), found
 
 
 # Without front matter or with too long a text there is nothing to go on with, and no YAML hides the fields in it.
