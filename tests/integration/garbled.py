@@ -1,4 +1,4 @@
-"""A model whose final messages are garbled: what it writes freely is rejected, and its constrained answers are its own."""
+"""A model whose free final messages are garbled, and thus rejected. Its constrained answers are its own."""
 
 import msgspec
 
