@@ -110,14 +110,6 @@ class Attempts:
         self._admission = admission
         self._mean_answer_tokens = 100.0  # running mean
 
-    async def warm_up(self, instructions: Instructions) -> None:
-        """Put the instructions into the prefix cache and compile the grammar of their answers."""
-        text = InferenceRequest(instructions.text, instructions.effort, (), max_tokens=1)
-        held = _held(text, (), instructions)
-        for request in (text, msgspec.structs.replace(held, max_tokens=1))[: 2 if self.backend.continues else 1]:
-            with contextlib.suppress(InferenceError):
-                await self.backend.generate(request)
-
     async def attempt(self, request: AttemptRequest) -> Judgement:
         instructions, effort = request.instructions, request.effort
         prompt_tokens = len(harmony.render_tokens(instructions.text, effort, request.user))
@@ -224,6 +216,14 @@ class Attempts:
             yield
         finally:
             self._admission.release(request.rank, weight)
+
+
+async def compile_form(backend: InferenceBackend, instructions: Instructions) -> None:
+    """Let the backend compile the grammar of answers, which takes seconds the first time."""
+    if backend.continues:
+        held = _held(InferenceRequest(instructions.text, instructions.effort, (), 1), (), instructions)
+        with contextlib.suppress(InferenceError):
+            await backend.generate(msgspec.structs.replace(held, max_tokens=1))
 
 
 def _held(request: InferenceRequest, analysis: Sequence[int], instructions: Instructions) -> InferenceRequest:

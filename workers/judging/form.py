@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from safeguard_streams.contract.records import Confidence
 from safeguard_streams.policies.document import ANSWER_FIELDS, Policy
@@ -46,17 +46,26 @@ def constraint(policies: Sequence[Policy]) -> Constraint:
     )
 
 
-def _sides(policy: Policy) -> tuple[tuple[int, Sequence[str]], ...]:
-    return (1, policy.violating), (0, policy.safe)
+class _Side(NamedTuple):
+    """A decision as the model writes it, and the rules that may stand with it."""
+
+    decision: int
+    rules: Sequence[str]
+
+
+def _sides(policy: Policy) -> tuple[_Side, ...]:
+    return _Side(1, policy.violating), _Side(0, policy.safe)
 
 
 def _pattern(policy: Policy) -> str:
     """The rest of a policy's object after `"violation":`."""
     fields = ANSWER_FIELDS[policy.judging.answer]
     rest = "".join(f',"{name}":{value}' for name, value in _VALUES.items() if name in fields)
-    if "rule_ids" not in fields:
-        return rf"(1|0){rest}\}}"
-    sides = (rf'{decision},"rule_ids":\[({_some_of(rules)})\]' for decision, rules in _sides(policy))
+    rules = "rule_ids" in fields
+    sides = (
+        json.dumps(side.decision) + (rf',"rule_ids":\[({_some_of(side.rules)})\]' if rules else "")
+        for side in _sides(policy)
+    )
     return rf"({'|'.join(sides)}){rest}\}}"
 
 
@@ -65,7 +74,7 @@ _VALUES = {"confidence": f'"({"|".join(_CONFIDENCES)})"', "reason": _REASON}
 
 def _some_of(rules: Sequence[str]) -> str:
     """At least one of the rules, each at most once."""
-    quoted = [f'"{rule}"' for rule in rules]
+    quoted = [f'"{re.escape(rule)}"' for rule in rules]
     return "|".join(
         first + "".join(f"(,{later})?" for later in quoted[number + 1 :]) for number, first in enumerate(quoted)
     )
@@ -73,13 +82,13 @@ def _some_of(rules: Sequence[str]) -> str:
 
 def _schema(policy: Policy) -> dict[str, Any]:
     """A policy's object. Lengths are left open, because servers take long to compile them."""
-    return {"anyOf": [_side_schema(policy, decision, rules) for decision, rules in _sides(policy)]}
+    return {"anyOf": [_side_schema(policy, side) for side in _sides(policy)]}
 
 
-def _side_schema(policy: Policy, decision: int, rules: Sequence[str]) -> dict[str, Any]:
+def _side_schema(policy: Policy, side: _Side) -> dict[str, Any]:
     values: dict[str, Any] = {
-        "violation": {"type": "integer", "enum": [decision]},
-        "rule_ids": {"type": "array", "items": {"type": "string", "enum": list(rules)}, "minItems": 1},
+        "violation": {"enum": [side.decision]},
+        "rule_ids": {"type": "array", "items": {"type": "string", "enum": list(side.rules)}, "minItems": 1},
         "confidence": {"type": "string", "enum": list(_CONFIDENCES)},
         "reason": {"type": "string"},
     }

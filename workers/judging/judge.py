@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -33,8 +34,9 @@ from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.vocabulary import EFFORTS, Effort
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime import metrics
-from safeguard_streams.workers.inference.interface import InferenceBackend
+from safeguard_streams.workers.inference.interface import InferenceBackend, InferenceError, InferenceRequest
 from safeguard_streams.workers.judging import prompt
+from safeguard_streams.workers.judging.attempt import compile_form
 from safeguard_streams.workers.judging.cache import CachedJudgement, JudgementCache
 from safeguard_streams.workers.judging.instructions import Instructions, instructions_for
 from safeguard_streams.workers.judging.judgement import Finding, Judgement
@@ -93,9 +95,14 @@ class Judge:
         self._effort_by_lag = budget.effort_by_lag
 
     async def warm_up(self) -> None:
-        """Prepare the backend for each policy. Otherwise, items that arrive together would each wait for it."""
+        """Put each policy's text into the prefix cache. Otherwise, items that arrive together would each compute it."""
         for policy in self._policies_in_force():
-            await self.reasoner.warm_up(instructions_for(policy, self._policies_in_force()))
+            instructions = instructions_for(policy, self._policies_in_force())
+            with contextlib.suppress(InferenceError):
+                await self.reasoner.backend.generate(
+                    InferenceRequest(instructions.text, instructions.effort, (), max_tokens=1)
+                )
+            await compile_form(self.reasoner.backend, instructions)
 
     async def __call__(self, records: Sequence[Record]) -> list[Output]:
         return [output for record in records for output in await self.judge(record)]

@@ -25,7 +25,7 @@ MAX_WINDOWS = 16  # of one content item; longer content is sampled in this many 
 MIN_WINDOW_TOKENS = 128  # a policy must leave at least this much room for content and the headings of a context
 SAMPLING_TEMPERATURE = 1.0  # where a policy asks for several samples
 RANKS = 3  # live content, audits, replays and shadows
-_HIGHER: dict[Effort, Effort] = {"low": "medium", "medium": "high", "high": "high"}
+HIGHER: dict[Effort, Effort] = {"low": "medium", "medium": "high", "high": "high"}
 
 
 class InferenceBudget(msgspec.Struct, frozen=True):
@@ -59,10 +59,6 @@ class Reasoner:
         self._attempts = Attempts(backend, budget.max_answer_tokens, _admission(budget))
         self.outputs = self._attempts.outputs
 
-    async def warm_up(self, instructions: Instructions) -> None:
-        """Let the backend compute what all judgements under these instructions share."""
-        await self._attempts.warm_up(instructions)
-
     async def judge(
         self, instructions: Instructions, effort: Effort, text: str, context: Sequence[Message] = (), rank: int = 0
     ) -> Judgement:
@@ -95,7 +91,7 @@ class Reasoner:
     def _max_window_tokens(self, instructions: Instructions, effort: Effort) -> int:
         """Room for a user message beside the policy and the answer."""
         # At the effort of the retry, whose prefix may be longer.
-        policy = len(harmony.render_tokens(instructions.text, _HIGHER[effort], ()))
+        policy = len(harmony.render_tokens(instructions.text, HIGHER[effort], ()))
         answer = min(self._budget.max_answer_tokens, self.backend.max_model_tokens // 4)
         return self.backend.max_model_tokens - answer - policy
 
@@ -126,7 +122,7 @@ class Reasoner:
         A server that renders the prompt itself cannot keep the reasoning. It is asked for a constrained answer first.
         Some servers then leave the reasoning out, and get the request once more without the constraint.
         """
-        again = msgspec.structs.replace(request, effort=_HIGHER[request.effort])
+        again = msgspec.structs.replace(request, effort=HIGHER[request.effort])
         if first.attempts and not self.backend.continues:
             yield msgspec.structs.replace(again, second_try="constrained")
         yield msgspec.structs.replace(again, second_try="again")
