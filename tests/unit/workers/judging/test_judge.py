@@ -188,6 +188,16 @@ async def test_a_rejected_final_message_is_written_once_more_after_the_same_reas
     assert backend.scorings == [], "its first token is the decision"
 
 
+async def test_the_prefix_and_the_grammar_are_prepared(feed):
+    backend = Scripted(completed(), completed())
+    judge = Judge(backend, feed, InferenceBudget(500))
+    await judge.warm_up()
+    assert [request.policy_text for request in backend.requests] == [POLICY.text]
+    (grammar,) = backend.scorings
+    assert "HH1" in grammar.pattern
+    assert grammar.max_tokens == 1
+
+
 async def test_a_score_that_cannot_be_had_takes_nothing_from_the_answer(feed):
     class Scoreless(Scripted):
         async def generate(self, request):
