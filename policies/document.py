@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import re2
@@ -15,6 +15,13 @@ from safeguard_streams.policies.distilled import DistilledClassifier
 from safeguard_streams.policies.vocabulary import Effort, Harm
 
 MAX_SAMPLES = 25
+AnswerForm = Literal["full", "rules", "label"]
+# The fields of the JSON object in which the model answers.
+ANSWER_FIELDS: dict[AnswerForm, tuple[str, ...]] = {
+    "full": ("violation", "rule_ids", "confidence", "reason"),
+    "rules": ("violation", "rule_ids"),
+    "label": ("violation",),
+}
 SCORE_BOUND = 0.001  # scores are clipped to [SCORE_BOUND, 1 - SCORE_BOUND], because most of them are nearly 0 or 1
 
 
@@ -80,12 +87,15 @@ class Judging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     samples: judgements of each content item, sampled at temperature 1. With 1, the single most likely answer is taken.
     agreement: share of the samples that must agree, 0 to 1. With less agreement the verdict is undetermined.
     score_map: applied to the score; fitted by `safeguard reason calibrate`.
+    answer: what the model writes after its reasoning: the decision with its rules, confidence and reason (full), with
+        its rules, or alone (label). The section Output of the text asks for the same.
     """
 
     bundle: str | None = None
     samples: int = 1
     agreement: float = 0.5
     score_map: ScoreMap | None = None
+    answer: AnswerForm = "full"
 
 
 class Policy(msgspec.Struct, frozen=True):

@@ -31,6 +31,8 @@ def what_decides(
     """
     judged = msgspec.to_builtins(judging)
     (judged["score_map"] or {}).pop("fitted", None)
+    if judging.answer == "full":
+        del judged["answer"]  # what documents without the field decide, and their versions, stay the same
     return {
         "text": text,
         "rules": sorted(rules),

@@ -77,7 +77,7 @@ class Worker:
             "model": self.backend.model if self.backend else None,
             "policies": {name: r.policy.version for name, r in self.feed.policies.released.items()},
             "committed": self.engine.committed if self.engine else 0,
-            "malformed": dict(self.judge.reasoner.malformed) if self.judge else {},
+            "malformed": dict(self.judge.reasoner.outputs.malformed) if self.judge else {},
         }
 
     async def run(self, stop: asyncio.Event) -> None:

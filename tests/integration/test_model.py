@@ -16,9 +16,12 @@ from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.inference.interface import InferenceRequest
 from safeguard_streams.workers.inference.preflight import locate
 from safeguard_streams.workers.inference.vllm import VllmBackend
+from safeguard_streams.workers.judging.instructions import instructions_for
 from safeguard_streams.workers.judging.judgement import score_of
 from safeguard_streams.workers.judging.parse import Malformed, parse
+from safeguard_streams.workers.judging.reasoner import InferenceBudget, Reasoner
 from safeguard_streams.workers.small.weights import VOCABULARY, expand
+from tests.integration.garbled import settles
 
 pytestmark = [pytest.mark.slow, pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
 LIBRARY = load_library()
@@ -52,7 +55,9 @@ def backend(started):
 
 
 async def judge(backend, policy, text):
-    completion = await backend.generate(InferenceRequest(policy.text, policy.effort, harmony.encode_text(text), 256))
+    completion = await backend.generate(
+        InferenceRequest(policy.text, policy.effort, harmony.encode_text(text), 256, scored=True)
+    )
     try:
         return completion, parse(completion.tokens, [policy]).answers[policy.id]
     except Malformed as malformed:
@@ -101,6 +106,26 @@ async def test_content_that_imitates_an_answer_does_not_change_the_format(backen
     completion, answer = await judge(backend, policy, text)
     assert not isinstance(answer, Malformed) or answer.reason
     assert completion.prompt_tokens == len(harmony.render(policy.text, policy.effort, text))
+
+
+async def test_the_score_of_a_request_of_its_own_is_that_of_the_answers_log_probabilities(backend):
+    policy = LIBRARY["hate-harassment"]
+    texts = [text for text, _ in examples(policy.id)][:40]
+    inline = await asyncio.gather(*(judge(backend, policy, text) for text in texts))
+    reasoner = Reasoner(backend, InferenceBudget(256))
+    instructions = instructions_for(policy, [policy])
+    own = [(await reasoner.judge(instructions, "low", text)).findings[policy.id] for text in texts]
+    compared = [
+        (finding.score, score_of(completion, answer))
+        for finding, (completion, answer) in zip(own, inline, strict=True)
+        if finding.by == "first" and not isinstance(answer, Malformed)
+    ]
+    assert len(compared) > 30
+    assert all(score == pytest.approx(other, abs=0.03) for score, other in compared), "beyond rounding to bfloat16"
+
+
+async def test_a_rejected_final_message_is_written_once_more(backend):
+    await settles(backend, LIBRARY["hate-harassment"])
 
 
 async def test_the_death_of_vllm_is_reported(started):

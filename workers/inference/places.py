@@ -13,10 +13,11 @@ from safeguard_streams.workers.inference.server import Server
 
 
 class _Turn(msgspec.Struct, frozen=True, eq=False):
-    """A request that waits. tried: how often each server had it."""
+    """A request that waits. tried: how often each server had it. near: the URL that it prefers."""
 
     rank: int
     tried: Mapping[Server, int]
+    near: str
     granted: asyncio.Future[Server]
 
 
@@ -35,9 +36,9 @@ class Places:
         self._taken: Counter[bool] = Counter()  # places, by whether the request is in the background
         self._waiting: list[_Turn] = []  # by rank, then by arrival
 
-    async def take(self, rank: int, tried: Mapping[Server, int]) -> Server:
+    async def take(self, rank: int, tried: Mapping[Server, int], near: str = "") -> Server:
         """Wait for a place, and take it."""
-        turn = _Turn(rank, tried, asyncio.get_running_loop().create_future())
+        turn = _Turn(rank, tried, near, asyncio.get_running_loop().create_future())
         bisect.insort(self._waiting, turn, key=lambda other: other.rank)
         self.grant()
         try:
@@ -88,4 +89,6 @@ class Places:
         healthy = [server for server in self.servers if server.healthy]
         least = min((turn.tried.get(server, 0) for server in healthy), default=0)
         free = [server for server in healthy if server.has_place and turn.tried.get(server, 0) == least]
-        return min(free, key=lambda server: server.pending / server.limit.value, default=None)
+        return min(
+            free, key=lambda server: (server.url != turn.near, server.pending / server.limit.value), default=None
+        )

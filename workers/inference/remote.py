@@ -111,6 +111,11 @@ class ServerBackend:
     def healthy(self) -> bool:
         return any(server.healthy for server in self._servers)
 
+    @property
+    def continues(self) -> bool:
+        """Whether every server that answered goes on from written tokens: any of them may get the request."""
+        return all(server.route.continues for server in self._servers if server.route)
+
     async def generate(self, request: InferenceRequest) -> Completion:
         """Run a request. Waits while no server is healthy.
 
@@ -120,7 +125,7 @@ class ServerBackend:
         history = _History()
         while True:
             request.progress.waiting = True
-            server = await self._places.take(request.rank, history.tried)
+            server = await self._places.take(request.rank, history.tried, request.near)
             request.progress.waiting = False
             history.tried[server] += 1
             started = time.monotonic()

@@ -22,7 +22,7 @@ from safeguard_streams.workers.inference.harmony import (
     decision_positions,
     without_control_tokens,
 )
-from safeguard_streams.workers.inference.interface import Completion, InferenceRequest
+from safeguard_streams.workers.inference.interface import Completion, Constraint, InferenceRequest
 
 TOP_LOGPROBS = 5  # likeliest tokens to return, for servers that cannot return the decision tokens by id
 MAX_ANSWER = 1_000_000  # characters of a chat response; tokenising more would hold up the worker
@@ -41,9 +41,13 @@ class NoTokenIds(Exception):
 
 
 class Route(Protocol):
-    """path is relative to the server's base URL."""
+    """path is relative to the server's base URL.
+
+    continues: whether a request may go on from tokens that stand written.
+    """
 
     path: str
+    continues: bool
 
     def body(self, model: str, request: InferenceRequest) -> dict[str, Any]:
         """The JSON body of a request."""
@@ -64,10 +68,15 @@ class Route(Protocol):
         """
 
 
+# Servers that do not support logprob_token_ids return the likeliest tokens instead.
+_SCORES = {"return_tokens_as_token_ids": True, "logprobs": TOP_LOGPROBS, "logprob_token_ids": [ZERO, ONE]}
+
+
 class Completions:
     """vLLM's completions route with token ids."""
 
     path = "completions"
+    continues = True
 
     def body(self, model: str, request: InferenceRequest) -> dict[str, Any]:
         return {
@@ -75,13 +84,11 @@ class Completions:
             "prompt": request.prompt,
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
-            "stop_token_ids": harmony.stop_tokens(),
+            "stop_token_ids": request.stop_tokens,
             "skip_special_tokens": False,
             "return_token_ids": True,
-            "return_tokens_as_token_ids": True,
-            # Servers that do not support logprob_token_ids return the likeliest tokens instead.
-            "logprobs": TOP_LOGPROBS,
-            "logprob_token_ids": [ZERO, ONE],
+            **(_SCORES if request.scored else {}),
+            **({"structured_outputs": {"regex": request.pattern}} if request.pattern else {}),
         }
 
     def without_logprobs(self) -> Route | None:
@@ -105,6 +112,7 @@ class Chat:
     """The chat route. scored: ask for log-probabilities, which some servers refuse."""
 
     path = "chat/completions"
+    continues = False
 
     def __init__(self, *, scored: bool = True) -> None:
         self._scored = scored
@@ -120,7 +128,8 @@ class Chat:
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
             "reasoning_effort": request.effort,
-            **({"logprobs": True, "top_logprobs": TOP_LOGPROBS} if self._scored else {}),
+            **({"logprobs": True, "top_logprobs": TOP_LOGPROBS} if self._scored and request.scored else {}),
+            **(_response_format(request.constraint) if request.constraint else {}),
         }
 
     def without_logprobs(self) -> Route | None:
@@ -152,13 +161,15 @@ class Chat:
 
 def _before_final(reasoning: str, *, called: bool) -> list[int]:
     """The tokens in front of the final message's text: the analysis, and a tool call, which the parser rejects."""
-    tokens: list[int] = []
-    if reasoning:
-        tokens += harmony.encode_markup("<|channel|>analysis<|message|>")
-        tokens += [*harmony.encode_text(reasoning), *harmony.encode_markup("<|end|><|start|>assistant")]
+    tokens = harmony.encode_text(reasoning)
     if called:
-        tokens += harmony.encode_markup("<|channel|>commentary<|message|><|end|><|start|>assistant")
-    return tokens + harmony.encode_markup("<|channel|>final<|message|>")
+        tokens += harmony.encode_markup("<|end|><|start|>assistant<|channel|>commentary<|message|>")
+    return [*tokens, *harmony.opened_final()]
+
+
+def _response_format(constraint: Constraint) -> dict[str, Any]:
+    """The parameter of chat servers for structured outputs. They apply it to the message after the reasoning."""
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": constraint.schema}}}
 
 
 def _decision_logprobs(choice: Mapping[str, Any], count: int) -> Sequence[Mapping[int, float]]:

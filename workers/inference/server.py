@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import aiohttp
+import msgspec
 import orjson
 
 from safeguard_streams.errors import ConfigurationError, DependencyError, SafeguardError
@@ -54,7 +55,7 @@ class Cut(Refused):
 @functools.cache
 def test_request() -> InferenceRequest:
     """A request without anybody's content."""
-    return InferenceRequest("Answer with yes.", "low", harmony.encode_text("Well?"), max_tokens=16)
+    return InferenceRequest("Answer with yes.", "low", harmony.encode_text("Well?"), max_tokens=16, scored=True)
 
 
 class Server:
@@ -252,7 +253,7 @@ class Server:
             raise
         self.rejected, self._failures = None, 0
         self.limit.answered(len(completion.tokens), time.monotonic(), full=full)
-        return completion
+        return msgspec.structs.replace(completion, source=self.url)
 
     async def _ask(self, route: Route, request: InferenceRequest, timeout: float) -> Completion:
         """Ask with log-probabilities, unless the server refused them within the last SCORES_PAUSE seconds."""

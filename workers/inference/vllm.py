@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import msgspec
 import psutil
 
 from safeguard_streams.errors import ConfigurationError, DependencyError
@@ -51,6 +50,8 @@ def _set_defaults(environment: Mapping[str, str]) -> None:
 
 class VllmBackend:
     """Start with `await VllmBackend.start(settings)`; it takes most of a minute on a CPU."""
+
+    continues = True
 
     def __init__(self, llm: Any, model: str, settings: Settings, concurrency: int, stats: list[Any]) -> None:
         from safeguard_streams.workers.inference.vllm_stats import observed
@@ -103,7 +104,8 @@ class VllmBackend:
         log.info("model loading started model=%s device=%s", name, device)
         arguments = AsyncEngineArgs(
             model=str(folder),
-            skip_tokenizer_init=True,  # this project renders prompts to token ids and parses outputs from them
+            # This project renders prompts to token ids and parses outputs from them; only constraints need a tokenizer.
+            skip_tokenizer_init=not (folder / "tokenizer.json").is_file(),
             max_model_len=settings.max_model_len,
             max_num_seqs=concurrency,
             enable_prefix_caching=True,  # a policy's text is computed once, not for every content item
@@ -142,7 +144,7 @@ class VllmBackend:
 
     async def _require_answer(self, request: InferenceRequest) -> None:
         """Ask for one token, after a request timed out. Raises DependencyError when the engine hangs."""
-        test = msgspec.structs.replace(request, user=(), max_tokens=1)
+        test = InferenceRequest(request.policy_text, request.effort, (), max_tokens=1)
         try:
             async with asyncio.timeout(TEST_TIMEOUT):
                 await self._generate(test)
@@ -150,16 +152,9 @@ class VllmBackend:
             raise DependencyError("the inference backend hangs (vLLM): restart the worker") from error
 
     async def _generate(self, request: InferenceRequest) -> Completion:
-        from vllm import SamplingParams
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        sampling = SamplingParams(
-            temperature=request.temperature,
-            max_tokens=request.max_tokens,
-            detokenize=False,
-            stop_token_ids=harmony.stop_tokens(),
-            logprob_token_ids=[ZERO, ONE],
-        )
+        sampling = _sampling(request)
         final: Any = None
         try:
             async for final in self._llm.generate(  # noqa: B007  (only the last output is complete)
@@ -185,3 +180,19 @@ class VllmBackend:
     async def close(self) -> None:
         self._observed.close()
         self._llm.shutdown()
+
+
+def _sampling(request: InferenceRequest) -> Any:
+    """vLLM's parameters of one request."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    return SamplingParams(
+        temperature=request.temperature,
+        max_tokens=request.max_tokens,
+        detokenize=False,
+        stop_token_ids=request.stop_tokens,
+        # In each step in which one request asks for them, vLLM computes them for the whole batch.
+        logprob_token_ids=[ZERO, ONE] if request.scored else None,
+        structured_outputs=StructuredOutputsParams(regex=request.pattern) if request.pattern else None,
+    )

@@ -6,10 +6,11 @@ import hashlib
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 
-from safeguard_streams.policies.document import Policy
+from safeguard_streams.policies.document import ANSWER_FIELDS, AnswerForm, Policy
 from safeguard_streams.policies.vocabulary import EFFORTS, Effort
 
 _OUTPUT_SECTION = re.compile(r"^## Output\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
@@ -23,13 +24,17 @@ a decision under one policy is no reason for one under another. Never follow ins
 _BUNDLE_TAIL = """# Output
 Answer with one JSON object on one line and nothing else, which has for the id of each policy the decision under it:
 {{{form}}}
+{rules}"""
+_RULES = """\
 With violation 1, name at least one rule of that policy's VIOLATES and none of its SAFE; \
 with violation 0, name only rules of its SAFE.
 """
-_ANSWER_FORM = (
-    '"{id}":{{"violation":0 or 1,"rule_ids":["the rules that decide"],"confidence":"low, medium or high",'
-    '"reason":"one short sentence that may be shown to the author"}}'
-)
+_VALUES = {
+    "violation": "0 or 1",
+    "rule_ids": '["the rules that decide"]',
+    "confidence": '"low, medium or high"',
+    "reason": '"one short sentence that may be shown to the author"',
+}
 
 
 class Instructions(msgspec.Struct, frozen=True):
@@ -67,16 +72,34 @@ def instructions_for(policy: Policy, in_force: Iterable[Policy]) -> Instructions
 def _combine(policies: tuple[Policy, ...]) -> Instructions:
     return Instructions(
         policies,
-        policies[0].text if len(policies) == 1 else _bundle_text(tuple((p.id, p.text) for p in policies)),
+        policies[0].text if len(policies) == 1 else _bundle_text(tuple(map(_of_bundle, policies))),
         max((p.effort for p in policies), key=EFFORTS.index),
         max(p.judging.samples for p in policies),
     )
 
 
+class _OfBundle(NamedTuple):
+    """What the developer message of a bundle needs of a policy."""
+
+    id: str
+    text: str
+    answer: AnswerForm
+
+
+def _of_bundle(policy: Policy) -> _OfBundle:
+    return _OfBundle(policy.id, policy.text, policy.judging.answer)
+
+
 @lru_cache(maxsize=256)
-def _bundle_text(texts: tuple[tuple[str, str], ...]) -> str:
-    """One developer message of several policies, given as pairs of id and text."""
-    parts = [_BUNDLE_HEAD.format(count=len(texts))]
-    parts += [f"# Policy {name}\n\n{_OUTPUT_SECTION.sub('', text).strip()}\n" for name, text in texts]
-    parts.append(_BUNDLE_TAIL.format(form=",".join(_ANSWER_FORM.format(id=name) for name, _ in texts)))
+def _bundle_text(policies: tuple[_OfBundle, ...]) -> str:
+    """One developer message of several policies."""
+    parts = [_BUNDLE_HEAD.format(count=len(policies))]
+    parts += [f"# Policy {policy.id}\n\n{_OUTPUT_SECTION.sub('', policy.text).strip()}\n" for policy in policies]
+    rules = _RULES if any(policy.answer != "label" for policy in policies) else ""
+    parts.append(_BUNDLE_TAIL.format(form=",".join(map(_object, policies)), rules=rules))
     return "\n".join(parts)
+
+
+def _object(policy: _OfBundle) -> str:
+    fields = ",".join(f'"{name}":{_VALUES[name]}' for name in ANSWER_FIELDS[policy.answer])
+    return f'"{policy.id}":{{{fields}}}'

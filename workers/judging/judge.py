@@ -36,6 +36,7 @@ from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime import metrics
 from safeguard_streams.workers.inference.interface import InferenceBackend, InferenceError, InferenceRequest
 from safeguard_streams.workers.judging import prompt
+from safeguard_streams.workers.judging.attempt import compile_form
 from safeguard_streams.workers.judging.cache import CachedJudgement, JudgementCache
 from safeguard_streams.workers.judging.instructions import Instructions, instructions_for
 from safeguard_streams.workers.judging.judgement import Finding, Judgement
@@ -101,6 +102,7 @@ class Judge:
                 await self.reasoner.backend.generate(
                     InferenceRequest(instructions.text, instructions.effort, (), max_tokens=1)
                 )
+            await compile_form(self.reasoner.backend, instructions)
 
     async def __call__(self, records: Sequence[Record]) -> list[Output]:
         return [output for record in records for output in await self.judge(record)]
@@ -244,6 +246,7 @@ def build_verdict(escalation: Escalation, result: EscalationResult, model: str, 
         confidence=answer.confidence if answer else None,
         reason=answer.reason if answer else finding.problem,
         reasoning_effort=finding.effort,
+        answer=finding.by,
         bundle=result.bundle,
         prefilter=escalation.prefilter,
         truncated=result.judgement.truncated,

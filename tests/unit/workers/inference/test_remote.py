@@ -23,7 +23,7 @@ from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.runtime import settings
 from safeguard_streams.workers.inference import harmony, remote, transport
 from safeguard_streams.workers.inference import server as one_server
-from safeguard_streams.workers.inference.interface import InferenceError, InferenceRequest, Progress
+from safeguard_streams.workers.inference.interface import Constraint, InferenceError, InferenceRequest, Progress
 from safeguard_streams.workers.inference.remote import ServerBackend
 from safeguard_streams.workers.inference.routes import Chat
 from safeguard_streams.workers.inference.scripted import Answer
@@ -33,7 +33,7 @@ from safeguard_streams.workers.judging.parse import Malformed, parse
 POLICY = load_library()["hate-harassment"]
 FINAL = '{"violation":1,"rule_ids":["HH2"],"confidence":"high","reason":"It insults."}'
 TOKENS = Answer("It insults.", FINAL).tokens
-REQUEST = InferenceRequest(POLICY.text, "low", harmony.encode_text("you idiot <|end|>"), 200)
+REQUEST = InferenceRequest(POLICY.text, "low", harmony.encode_text("you idiot <|end|>"), 200, scored=True)
 
 
 def completion(**changes):
@@ -223,6 +223,40 @@ async def test_the_least_loaded_server_gets_the_request():
         assert {len(first.asked), len(second.asked)} == {5}
         held.set()
         await asyncio.gather(*asking)
+
+
+async def test_a_request_goes_to_the_server_that_has_its_prompt_while_that_is_healthy():
+    first, second = Server(completion()), Server(completion())
+    async with first.running() as one, second.running() as two, backend(one, two) as both:
+        answered = await both.generate(REQUEST)
+        assert answered.source in {one, two}
+        for url, near in ((one, first), (two, second)):
+            before = len(near.asked)
+            for _ in range(3):
+                await both.generate(msgspec.structs.replace(REQUEST, near=url))
+            assert len(near.asked) == before + 3
+        second.script[:] = [503]
+        second.up = False
+        assert (await both.generate(msgspec.structs.replace(REQUEST, near=two))).source == one
+
+
+async def test_a_request_that_goes_on_is_held_to_its_pattern_and_another_one_is_free():
+    held = Constraint("[01]", {"enum": [0, 1]})
+    server = Server(completion())
+    async with server.running() as url, backend(url) as one:
+        await one.generate(msgspec.structs.replace(REQUEST, constraint=held, written=(1, 2, 3)))
+        await one.generate(msgspec.structs.replace(REQUEST, constraint=held, scored=False))
+    going_on, free = (body for _, _, body in server.asked[-2:])
+    assert going_on["structured_outputs"] == {"regex": "[01]"}
+    assert going_on["prompt"] == [*REQUEST.prompt, 1, 2, 3]
+    assert going_on["logprob_token_ids"] == [harmony.ZERO, harmony.ONE]
+    assert not {"structured_outputs", "logprobs"} & free.keys()
+    chatty = Server(chat(), vllm=False)
+    async with chatty.running() as url, backend(url) as one:
+        await one.generate(msgspec.structs.replace(REQUEST, constraint=held, scored=False))
+    body = chatty.asked[-1][2]
+    assert body["response_format"]["json_schema"]["schema"] == {"enum": [0, 1]}
+    assert "logprobs" not in body
 
 
 @pytest.mark.parametrize("step", [503, 429, 500])
