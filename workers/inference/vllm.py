@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import msgspec
 import psutil
 
 from safeguard_streams.errors import ConfigurationError, DependencyError
@@ -142,7 +141,7 @@ class VllmBackend:
 
     async def _require_answer(self, request: InferenceRequest) -> None:
         """Ask for one token, after a request timed out. Raises DependencyError when the engine hangs."""
-        test = msgspec.structs.replace(request, user=(), max_tokens=1)
+        test = InferenceRequest(request.policy_text, request.effort, (), max_tokens=1)
         try:
             async with asyncio.timeout(TEST_TIMEOUT):
                 await self._generate(test)

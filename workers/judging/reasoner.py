@@ -176,7 +176,7 @@ class Reasoner:
         if not granted:
             return undetermined(instructions, effort, OVER_TOKENS)
         inference = InferenceRequest(
-            instructions.text, effort, request.user, granted, request.temperature, request.rank
+            instructions.text, effort, request.user, granted, request.temperature, rank=request.rank
         )
         try:
             completion = await self._admit(inference, request.rank, allowance)
