@@ -11,6 +11,8 @@ from safeguard_streams.workers.inference.places import Places
 class Stub:
     """A server as far as places are concerned."""
 
+    url = ""
+
     def __init__(self, places, *, healthy=True):
         self.limit = Limit(places)
         self.pending = 0
