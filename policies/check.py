@@ -11,7 +11,7 @@ import msgspec
 
 from safeguard_streams.errors import PolicyError, Problem
 from safeguard_streams.policies import files, golden, harmony
-from safeguard_streams.policies.document import Policy
+from safeguard_streams.policies.document import ANSWER_FIELDS, AnswerForm, Policy
 from safeguard_streams.policies.gate_check import check_gate
 from safeguard_streams.policies.golden import GoldenFile, GoldenRow, canonical
 from safeguard_streams.policies.parsing import RULE, Document, FrontMatter, Line, RuleIds, parse_with_lines
@@ -20,7 +20,6 @@ from safeguard_streams.policies.vocabulary import RULE_ID, is_within
 
 RULE_SECTIONS = ("VIOLATES", "SAFE")
 SECTIONS = ("Instruction", "Definitions", "VIOLATES", "SAFE", "Examples", "Output")
-OUTPUT_FIELDS = ("violation", "rule_ids", "confidence", "reason")
 BEST_TOKENS = (400, 600)  # minimum and maximum length that the model follows best, by its makers' guide
 MAX_TOKENS = 10_000
 MIN_EXAMPLES = 4
@@ -112,6 +111,7 @@ def check(path: Path, *, named_by_folder: bool = False) -> Checked:
     length = harmony.count(read.body.strip() + "\n")
     _check_filled(read, document)
     _check_sections(read)
+    _check_output(read, front.judging.answer if front is not None else "full")
     _check_length(read, length)
     _check_text(read, rules)
     if front is not None:
@@ -143,11 +143,24 @@ def _check_sections(read: Document) -> None:
     order = [seen[name] for name in SECTIONS if name in seen]
     if order != sorted(order):
         read.warn(min(seen.values()), "order", f"the model follows this order best: {', '.join(SECTIONS)}")
+
+
+def _check_output(read: Document, form: AnswerForm) -> None:
+    """Report fields that the text asks the model for although answers do not have them, and the other way round."""
     output = "\n".join(line.text for line in read.sections.get("Output", ()))
-    missing = [name for name in OUTPUT_FIELDS if f'"{name}"' not in output]
-    if output.strip() and missing:
-        names = ", ".join(f'"{name}"' for name in missing)
-        read.error(seen["Output"], "output", f"## Output must ask for {names}: answers without it are rejected")
+    if not output.strip():
+        return
+    line = next(heading.number for heading in read.headings if heading.text == "Output")
+    asked = [name for name in ANSWER_FIELDS["full"] if f'"{name}"' in output]
+    if missing := [name for name in ANSWER_FIELDS[form] if name not in asked]:
+        read.error(line, "output", f"## Output must ask for {_quoted(missing)}: answers without it are rejected")
+    if extra := [name for name in asked if name not in ANSWER_FIELDS[form]]:
+        message = f"## Output asks for {_quoted(extra)}, which judging.answer {form} leaves out: remove it"
+        read.error(line, "output", message)
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
 
 
 def _check_words(read: Document, front: FrontMatter) -> None:

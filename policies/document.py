@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import re2
@@ -15,6 +15,13 @@ from safeguard_streams.policies.distilled import DistilledClassifier
 from safeguard_streams.policies.vocabulary import Effort, Harm, Side
 
 MAX_SAMPLES = 25
+AnswerForm = Literal["full", "rules", "label"]
+# The fields of the JSON object in which the model answers.
+ANSWER_FIELDS: dict[AnswerForm, tuple[str, ...]] = {
+    "full": ("violation", "rule_ids", "confidence", "reason"),
+    "rules": ("violation", "rule_ids"),
+    "label": ("violation",),
+}
 SCORE_BOUND = 0.001  # scores are clipped to [SCORE_BOUND, 1 - SCORE_BOUND], because most of them are nearly 0 or 1
 
 
@@ -82,6 +89,8 @@ class Judging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     score_map: applied to the score; fitted by `safeguard reason calibrate`.
     output: the policy's own words for the decision, as in {INVALID: violates, VALID: safe}. Without it, the model
         answers 1 for violates and 0 for safe. Verdicts of a policy with its own words have no score.
+    answer: what the model writes after its reasoning: the decision with its rules, confidence and reason (full), with
+        its rules, or alone (label). The section Output of the text asks for the same.
     """
 
     bundle: str | None = None
@@ -89,6 +98,7 @@ class Judging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agreement: float = 0.5
     score_map: ScoreMap | None = None
     output: dict[str, Side] | None = None
+    answer: AnswerForm = "full"
 
     def violates(self, answered: int | str) -> bool | None:
         """What the model's word for the decision means; None for a word that the policy does not have."""

@@ -31,8 +31,9 @@ def what_decides(
     """
     judged = msgspec.to_builtins(judging)
     (judged["score_map"] or {}).pop("fitted", None)
-    if judged["output"] is None:
-        del judged["output"]  # the versions of policies without their own words are older than the field
+    for name, default in (("output", None), ("answer", "full")):
+        if judged[name] == default:
+            del judged[name]  # documents without the field decide as before it came, and keep their versions
     return {
         "text": text,
         "rules": sorted(rules),

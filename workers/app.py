@@ -87,7 +87,7 @@ class Worker:
             "policies": {name: r.policy.version for name, r in self.feed.policies.released.items()},
             "lanes": self.settings.lanes,
             "committed": sum(engine.committed for engine in self.engines),
-            "malformed": dict(self.judge.reasoner.malformed) if self.judge else {},
+            "malformed": dict(self.judge.reasoner.outputs.malformed) if self.judge else {},
         }
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -145,7 +145,8 @@ def _show_verdict(one: ItemVerdict) -> None:
     analysis = one.rationale.attempts[-1].analysis if one.rationale and one.rationale.attempts else None
     score = "" if verdict.score is None else f", score {verdict.score:.4g}"
     confidence = f", {verdict.confidence} confidence" if verdict.confidence else ""
-    by = f"{verdict.model}, {verdict.lane} lane{score}{confidence}"
+    constrained = ", constrained answer" if verdict.answer == "constrained" else ""
+    by = f"{verdict.model}, {verdict.lane} lane{score}{confidence}{constrained}"
     show_item(
         f"{' '.join([verdict.decision, *verdict.rule_ids])} under {verdict.policy_id} {verdict.policy_version}",
         [

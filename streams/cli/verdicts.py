@@ -113,7 +113,8 @@ class _Lines:
         rules = ",".join(verdict.rule_ids)
         at = verdict.decided_at.astimezone(UTC)
         judged = plain(f"{at:%Y-%m-%dT%H:%M:%SZ} {verdict.decision:<12} {score:<5} {verdict.policy_id:<18} {rules:<8}")
-        item = plain(f"{verdict.content_id}  {verdict.reason or ''}".rstrip())
+        constrained = "(constrained)" if verdict.answer == "constrained" else ""
+        item = plain(f"{verdict.content_id}  {verdict.reason or ''} {constrained}".rstrip())
         if self._wide:
             lines = [f"{judged} {item}"]
         else:

@@ -33,6 +33,7 @@ Enforced = Literal["allow", "review", "label", "limit", "remove"]  # in order of
 ActionState = Literal["applied", "held", "overridden"]
 Stratum = Literal["near", "far"]
 Confidence = Literal["low", "medium", "high"]
+AnswerBy = Literal["first", "constrained"]
 Id = Annotated[str, Meta(min_length=1, max_length=limits.ID_CHARACTERS)]
 Label = Annotated[str, Meta(max_length=limits.LABEL_CHARACTERS)]
 Part = Literal["value", "headers", "key"]
@@ -199,6 +200,13 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
     confidence: Annotated[Confidence | None, Meta(description="the model's own statement of its confidence")] = None
     reason: Annotated[str | None, Meta(description="one short reason that may be shown to the author")] = None
     reasoning_effort: Annotated[Effort | None, Meta(description="reasoning effort that the model was asked for")] = None
+    answer: Annotated[
+        AnswerBy | None,
+        Meta(
+            description="first: the model's final message was accepted; constrained: it was not, and the model wrote "
+            "it once more, held to the required format"
+        ),
+    ] = None
     prefilter: Annotated[
         PrefilterResult | None, Meta(description="why the prefilter escalated or cleared the item")
     ] = None

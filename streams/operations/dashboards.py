@@ -190,6 +190,14 @@ REASONER = (
         (ChartLine(gauge(M.INFERENCE_CACHE, [MODEL], "max"), _legend(MODEL)),),
     ),
     Panel("Malformed", "Model outputs that the parser rejected, by reason.", "cps", _rates(M.MALFORMED, "reason")),
+    Panel("Variants", "Model outputs accepted with a harmless variant, by kind.", "cps", _rates(M.VARIANTS, "kind")),
+    Panel("Second tries", "Requests made because an output was rejected.", "cps", _rates(M.SECOND_TRIES, "kind")),
+    Panel(
+        "Tokens of second tries",
+        "Tokens/s that the model writes in second tries, by kind.",
+        "short",
+        _rates(M.SECOND_TRY_TOKENS, "kind"),
+    ),
     Panel(
         "Reused",
         "Share of verdicts that reused the judgement of identical content.",

@@ -234,6 +234,20 @@ REUSED = Metric(
 MALFORMED = Metric(
     "safeguard.malformed", "counter", "{output}", "Model outputs that the parser rejected, by reason.", ("reason",)
 )
+VARIANTS = Metric(
+    "safeguard.variants", "counter", "{output}",
+    "Model outputs accepted with a harmless variant around the answer, by kind: fence, label, constrain.", ("kind",),
+)  # fmt: skip
+SECOND_TRIES = Metric(
+    "safeguard.second_tries", "counter", "{request}",
+    "Requests made because an output was rejected, by kind: the final message alone, held to the format "
+    "(constrained), or all of it (again); and whether they gave an answer.",
+    ("kind", "accepted"),
+)  # fmt: skip
+SECOND_TRY_TOKENS = Metric(
+    "safeguard.second_tries.tokens", "counter", "{token}", "Tokens that the model wrote in second tries, by kind.",
+    ("kind",),
+)  # fmt: skip
 RELEASES_LATE = Metric(
     "safeguard.releases.late",
     "counter",

@@ -43,6 +43,10 @@ _OTHER_VARIABLES = {"CONFIG", "SECRETS"}  # they name where settings are
 LANES: tuple[Lane, ...] = get_args(Lane)
 _USER = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#]*@", re.IGNORECASE)
 
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*\Z")
+_OWN_HEADERS = {"authorization", "content-type", "content-length", "transfer-encoding", "connection", "host"}
+
 
 def _file() -> Path:
     return Path(os.environ.get("SAFEGUARD_CONFIG", "safeguard.toml"))
@@ -63,6 +67,15 @@ def _each_lane_once(lanes: Any) -> tuple[str, ...]:
     if not names or not set(names) <= set(LANES):
         raise PydanticCustomError("lanes", f"expected some of {', '.join(LANES)}, joined by commas")
     return names
+
+
+def _checked_headers(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+    for name, value in headers.items():
+        if not _HEADER_NAME.match(name) or not _HEADER_VALUE.match(value.get_secret_value()):
+            raise PydanticCustomError("headers", "expected names and values that HTTP allows in a header")
+        if name.lower() in _OWN_HEADERS:
+            raise PydanticCustomError("headers", "expected no header of HTTP itself; for Authorization, set API_KEY")
+    return headers
 
 
 class Settings(BaseSettings):
@@ -147,16 +160,24 @@ class Settings(BaseSettings):
     servers: str = Field(
         "",
         description="inference servers to use instead of a model in the worker's process: base URLs of "
-        "OpenAI-compatible routes, as in http://gpu-1:8000/v1, joined by commas",
+        "OpenAI-compatible routes, as in http://gpu-1:8000/v1, joined by commas; dns+http://NAME:8000/v1 is a "
+        "server at each address that the name has in DNS",
     )
     route: Literal["completions", "chat"] | None = Field(
         None,
-        description="route of the servers: completions with token ids, as vLLM offers it, or chat; default: what each "
-        "server reports",
+        description="route of the servers: completions with token ids, as vLLM offers it, or chat; default: what works "
+        "at each server",
     )
     api_key: SecretStr | None = Field(None, description="API key of the inference servers")
+    server_headers: Annotated[dict[str, SecretStr], AfterValidator(_checked_headers)] = Field(
+        {},
+        description='headers of each request to the servers, such as {"X-Vllm-Priority": "{rank}"}; {rank} is 0 for '
+        "live content, 1 for audits and 2 for all other work",
+    )
     inference_timeout: float = Field(
-        600.0, gt=0, description="timeout in seconds for a server's response before the request is retried"
+        120.0,
+        gt=0,
+        description="timeout in seconds for the model's response to a request, before the request is retried",
     )
     gpu_memory: float = Field(0.9, gt=0, le=1, description="share of a GPU's memory that vLLM takes")
     tensor_parallel: int = Field(1, ge=1, description="number of GPUs for the model in the worker's process")
@@ -183,7 +204,7 @@ class Settings(BaseSettings):
         None,
         ge=1,
         description="maximum number of content items that a reasoning worker judges at once; default: 32 to 256 "
-        "by the GPU's memory, or 8 for a model on a CPU",
+        "by the GPU's memory, 8 for a model on a CPU, or what it learns of each inference server",
     )
     max_tokens_in_flight: int | None = Field(
         None,

@@ -19,7 +19,7 @@ from safeguard_streams.workers.inference.interface import Completion
 
 FINAL = json.dumps({"violation": 0, "rule_ids": ["HH5"], "confidence": "high", "reason": "It attacks nobody."})
 TOKENS = encoding().encode(
-    f"<|channel|>analysis<|message|>Nothing.<|end|><|start|>assistant<|channel|>final<|message|>{FINAL}<|return|>",
+    f"Nothing.<|end|><|start|>assistant<|channel|>final<|message|>{FINAL}<|return|>",
     allowed_special="all",
 )
 
@@ -29,6 +29,7 @@ class Quick:
     max_model_tokens = 16_384
     concurrency = 64
     cache_tokens = None
+    continues = False
     healthy = True
 
     def __init__(self, calls):

@@ -44,6 +44,7 @@ class QuotingModel:
     max_model_tokens = 16_384
     concurrency = 64
     cache_tokens = None
+    continues = False
     healthy = True
 
     def __init__(self):
@@ -55,7 +56,7 @@ class QuotingModel:
         await self.open.wait()
         quoted = WORD if WORD in encoding().decode(list(question.user)) else "nothing"
         final = json.dumps({"violation": 1, "rule_ids": ["SH3"], "confidence": "high", "reason": f"It says {quoted}."})
-        answer = f"<|channel|>analysis<|message|>It says {quoted}.<|end|>"
+        answer = f"It says {quoted}.<|end|>"
         answer += f"<|start|>assistant<|channel|>final<|message|>{final}<|return|>"
         return Completion(encoding().encode(answer, allowed_special="all"), len(question.prompt), 0)
 

@@ -12,13 +12,16 @@ import pytest_asyncio
 from safeguard_streams.errors import ConfigurationError, DependencyError
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.runtime import settings
-from safeguard_streams.workers.inference import harmony, progress
+from safeguard_streams.workers.inference import harmony, stall
 from safeguard_streams.workers.inference.interface import InferenceRequest
 from safeguard_streams.workers.inference.preflight import locate
 from safeguard_streams.workers.inference.vllm import VllmBackend
+from safeguard_streams.workers.judging.instructions import instructions_for
 from safeguard_streams.workers.judging.judgement import score_of
 from safeguard_streams.workers.judging.parse import Malformed, parse
+from safeguard_streams.workers.judging.reasoner import InferenceBudget, Reasoner
 from safeguard_streams.workers.small.weights import VOCABULARY, expand
+from tests.integration.garbled import settles
 
 pytestmark = [pytest.mark.slow, pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
 LIBRARY = load_library()
@@ -52,7 +55,9 @@ def backend(started):
 
 
 async def judge(backend, policy, text):
-    completion = await backend.generate(InferenceRequest(policy.text, policy.effort, harmony.encode_text(text), 256))
+    completion = await backend.generate(
+        InferenceRequest(policy.text, policy.effort, harmony.encode_text(text), 256, scored=True)
+    )
     try:
         return completion, parse(completion.tokens, [policy]).answers[policy.id]
     except Malformed as malformed:
@@ -120,11 +125,31 @@ async def test_the_cache_holds_no_more_tokens_than_vllm_says(backend):
     assert config.scheduler_config.max_num_batched_tokens == 2048, "as for a server on a CPU"
 
 
+async def test_the_score_of_a_request_of_its_own_is_that_of_the_answers_log_probabilities(backend):
+    policy = LIBRARY["hate-harassment"]
+    texts = [text for text, _ in examples(policy.id)][:40]
+    inline = await asyncio.gather(*(judge(backend, policy, text) for text in texts))
+    reasoner = Reasoner(backend, InferenceBudget(256))
+    instructions = instructions_for(policy, [policy])
+    own = [(await reasoner.judge(instructions, "low", text)).findings[policy.id] for text in texts]
+    compared = [
+        (finding.score, score_of(completion, answer))
+        for finding, (completion, answer) in zip(own, inline, strict=True)
+        if finding.by == "first" and not isinstance(answer, Malformed)
+    ]
+    assert len(compared) > 30
+    assert all(score == pytest.approx(other, abs=0.03) for score, other in compared), "beyond rounding to bfloat16"
+
+
+async def test_a_rejected_final_message_is_written_once_more(backend):
+    await settles(backend, LIBRARY["hate-harassment"])
+
+
 async def test_a_paused_engine_is_not_healthy_and_a_hung_one_ends_the_worker(started, monkeypatch):
     """The last test with this engine, because it hangs at the end."""
     backend, processes = started
     (core,) = [process for process in processes if "EngineCore" in "".join(process.cmdline())]
-    monkeypatch.setattr(progress, "TICK", 0.2)
+    monkeypatch.setattr(stall, "TICK", 0.2)
     core.suspend()
     judging = asyncio.create_task(judge(backend, LIBRARY["fraud-spam"], "anything"))
     while backend.healthy:
@@ -134,7 +159,7 @@ async def test_a_paused_engine_is_not_healthy_and_a_hung_one_ends_the_worker(sta
     assert answer.reason, "the pause cost time and nothing else"
     while not backend.healthy:
         await asyncio.sleep(0.01)
-    backend._progress.limit = 15
+    backend._stalls.limit = 15
     core.suspend()
     with pytest.raises(DependencyError, match="the inference backend hangs"):
         await judge(backend, LIBRARY["fraud-spam"], "anything else")

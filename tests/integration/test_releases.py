@@ -279,15 +279,14 @@ class StrictModel:
     max_model_tokens = 16_384
     concurrency = 8
     cache_tokens = None
+    continues = False
     healthy = True
 
     async def generate(self, question):
         final = {"violation": 0, "rule_ids": ["SH5"], "confidence": "high", "reason": "It encourages nobody."}
         if "sadness violates" in question.policy_text:
             final |= {"violation": 1, "rule_ids": ["SH1"], "reason": "It is sad."}
-        text = (
-            f"<|channel|>analysis<|message|>So.<|end|><|start|>assistant<|channel|>final<|message|>{json.dumps(final)}"
-        )
+        text = f"So.<|end|><|start|>assistant<|channel|>final<|message|>{json.dumps(final)}"
         tokens = encoding().encode(f"{text}<|return|>", allowed_special="all")
         return Completion(tokens, 100, 0)
 

@@ -242,13 +242,14 @@ class ScriptedModel:
     max_model_tokens = 16_384
     concurrency = 8
     cache_tokens = None
+    continues = False
     healthy = True
 
     async def generate(self, question):
         violates = "Weigh what" in question.policy_text
         final = {"violation": int(violates), "rule_ids": ["FS1" if violates else "FS4"], "confidence": "high"}
         text = json.dumps({**final, "reason": "Because."})
-        said = f"<|channel|>analysis<|message|>So.<|end|><|start|>assistant<|channel|>final<|message|>{text}<|return|>"
+        said = f"So.<|end|><|start|>assistant<|channel|>final<|message|>{text}<|return|>"
         return Completion(encoding().encode(said, allowed_special="all"), 100, 0)
 
 

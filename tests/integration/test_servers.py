@@ -27,6 +27,7 @@ from safeguard_streams.workers.inference.remote import ServerBackend
 from safeguard_streams.workers.judging.judgement import score_of
 from safeguard_streams.workers.judging.parse import parse
 from tests.conftest import TIMEOUT
+from tests.integration.garbled import settles
 
 pytestmark = [pytest.mark.slow, pytest.mark.model]
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
@@ -39,7 +40,9 @@ async def test_both_routes_of_a_server_give_the_same_strict_answers(inference_se
     said = {}
     for route in ("completions", "chat"):
         backend = await ServerBackend.start(settings.load(servers=inference_server, route=route))
-        questions = [InferenceRequest(policy.text, policy.effort, harmony.encode_text(text), 256) for text in texts]
+        questions = [
+            InferenceRequest(policy.text, policy.effort, harmony.encode_text(text), 256, scored=True) for text in texts
+        ]
         completions = await asyncio.gather(*map(backend.generate, questions))
         await backend.close()
         answers = [parse(completion.tokens, [policy]).answers[policy.id] for completion in completions]
@@ -48,10 +51,19 @@ async def test_both_routes_of_a_server_give_the_same_strict_answers(inference_se
         # The chat route encodes text itself: markup in it is broken up before.
         sent = [harmony.without_control_tokens(text) if route == "chat" else text for text in texts]
         prompts = [harmony.render(policy.text, policy.effort, text) for text in sent]
-        assert [c.prompt_tokens for c in completions] == [len(prompt) for prompt in prompts]
+        opened = len(harmony.opened_analysis()) if route == "chat" else 0  # a chat server's prompt opens none
+        assert [c.prompt_tokens for c in completions] == [len(prompt) - opened for prompt in prompts]
         said[route] = [(answer.violates, answer.rule_ids) for answer in answers]
     assert said["completions"] == said["chat"]
     assert [violates for violates, _ in said["chat"]] == [True, False, True]
+
+
+async def test_a_server_writes_a_rejected_final_message_once_more(inference_server):
+    backend = await ServerBackend.start(settings.load(servers=inference_server, route="completions"))
+    try:
+        await settles(backend, load_library()["hate-harassment"])
+    finally:
+        await backend.close()
 
 
 def test_scores_are_measured_on_labels_and_a_map_is_fitted(inference_server, tmp_path):

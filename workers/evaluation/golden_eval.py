@@ -103,7 +103,7 @@ def _outcome(judgement: Judgement, policy: Policy) -> GoldenOutcome:
         decision=finding.decision,
         rules=answer.rule_ids if answer else (),
         score=finding.score,
-        reason=answer.reason if answer else finding.problem,
+        reason=(answer.reason or "") if answer else finding.problem,
         rationale="\n".join(attempt.analysis for attempt in judgement.attempts),
         tokens=judgement.tokens,
     )

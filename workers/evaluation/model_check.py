@@ -44,6 +44,7 @@ _TO_DO: dict[MalformedReason, str] = {
     "fields": _FORM,
     "unknown_rule": _FORM,
     "contradiction": _FORM,
+    "echo": _FORM,
 }
 _RAISE_CONTEXT = (
     "raise the server's context length (vLLM --max-model-len, llama.cpp -c, OLLAMA_CONTEXT_LENGTH), or lower "
@@ -238,7 +239,7 @@ async def _judged(found: Checked, generate: Generate, context: int, settings: Se
     policy, text = load_library()[POLICY], _golden_text()
     user = harmony.encode_text(prompt.user_message(text.text))
     left = context - len(harmony.render_tokens(policy.text, policy.effort, user))
-    request = InferenceRequest(policy.text, policy.effort, user, max(1, min(settings.max_tokens, left)))
+    request = InferenceRequest(policy.text, policy.effort, user, max(1, min(settings.max_tokens, left)), scored=True)
     started = time.monotonic()
     try:
         completion = await generate(request)

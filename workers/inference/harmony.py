@@ -1,6 +1,7 @@
 """The harmony format in token ids: prompts for the model, and the tokens that structure its completions.
 
-A prompt has three messages: system (reasoning effort), developer (policy text) and user (content).
+A prompt has three messages: system (reasoning effort), developer (policy text) and user (content). It ends with the
+opened analysis of the answer, and thus every completion begins with the model's reasoning.
 Source of the format: OpenAI's harmony response format and the gpt-oss-safeguard user guide.
 """
 
@@ -124,8 +125,20 @@ def prefix(policy_text: str, effort: str) -> tuple[int, ...]:
 
 
 @cache
+def opened_analysis() -> tuple[int, ...]:
+    """The last tokens of each prompt, which open the answer's analysis."""
+    return tuple(encode_markup("<|channel|>analysis<|message|>"))
+
+
+@cache
+def opened_final() -> tuple[int, ...]:
+    """The tokens that end a completion's analysis and open its final message."""
+    return tuple(encode_markup("<|end|><|start|>assistant<|channel|>final<|message|>"))
+
+
+@cache
 def _suffix() -> tuple[int, ...]:
-    return tuple(encode_markup("<|end|><|start|>assistant"))
+    return (*encode_markup("<|end|><|start|>assistant"), *opened_analysis())
 
 
 def render(policy_text: str, effort: str, user: str) -> list[int]:

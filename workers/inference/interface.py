@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -16,12 +16,38 @@ class InferenceError(SafeguardError):
     """The backend refused or failed this one request."""
 
 
+class Progress(msgspec.Struct):
+    """What a backend notes about a request.
+
+    waiting: it is at no server, because all are full or away. lost: seconds at servers that turned out not to work.
+    """
+
+    waiting: bool = False
+    lost: float = 0.0
+
+
+class Constraint(msgspec.Struct, frozen=True):
+    """What an output must be. A backend uses the form that it understands.
+
+    pattern: a regular expression of all that follows the tokens that stand written.
+    schema: a JSON schema of the whole final message.
+    """
+
+    pattern: str
+    schema: Mapping[str, Any]
+
+
 class InferenceRequest(msgspec.Struct, frozen=True):
     """One user message to be judged under a policy text.
 
     user: the user message as token ids.
     max_tokens: the longest completion, in tokens.
     temperature: 0 samples greedily.
+    rank: 0 is served first.
+    written: tokens of the answer that stand already; the completion goes on from there.
+    constraint: what the output must be, if it is not free.
+    scored: whether to return log-probabilities.
+    near: the `source` of a completion with the same prompt, whose prefix cache has most of it.
     """
 
     policy_text: str
@@ -29,26 +55,44 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     user: Sequence[int]
     max_tokens: int
     temperature: float = 0.0
+    rank: int = 0
+    progress: Progress = msgspec.field(default_factory=Progress)
+    written: Sequence[int] = ()
+    constraint: Constraint | None = None
+    scored: bool = False
+    near: str = ""
 
     @property
     def prompt(self) -> list[int]:
         """The whole prompt as token ids in the harmony format."""
-        return harmony.render_tokens(self.policy_text, self.effort, self.user)
+        return [*harmony.render_tokens(self.policy_text, self.effort, self.user), *self.written]
+
+    @property
+    def pattern(self) -> str | None:
+        """What the completion must match. A completion that begins with the model's reasoning is free."""
+        return self.constraint.pattern if self.constraint and self.written else None
+
+    @property
+    def stop_tokens(self) -> list[int]:
+        """Tokens that end the completion. What must match a pattern is a final message, which calls no tool."""
+        return [harmony.RETURN] if self.pattern else harmony.stop_tokens()
 
 
 class Completion(msgspec.Struct, frozen=True):
     """The model's output for one request.
 
-    tokens: ids after the prompt, including the stop token.
+    tokens: ids after the prompt, including the stop token. The prompt has opened the analysis.
     prompt_tokens, cached_tokens: sizes of the prompt, and of its part that came from the prefix cache.
     logprobs: for each token the natural logarithms of the decision tokens' probabilities, where the backend returned
         them. Entries of other tokens may be among them.
+    source: the server that answered; empty for a model in this process.
     """
 
     tokens: Sequence[int]
     prompt_tokens: int
     cached_tokens: int
     logprobs: Sequence[Mapping[int, float]] = ()
+    source: str = ""
 
 
 class InferenceBackend(Protocol):
@@ -73,6 +117,10 @@ class InferenceBackend(Protocol):
     @property
     def healthy(self) -> bool:
         """Whether the backend accepts requests now."""
+
+    @property
+    def continues(self) -> bool:
+        """Whether a request may go on from `written` tokens. False for servers that render the prompt themselves."""
 
     async def generate(self, request: InferenceRequest) -> Completion:
         """Run one request.

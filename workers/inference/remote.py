@@ -2,9 +2,11 @@
 
 Each request goes to the least loaded healthy server. A server's own failure (unreachable, overloaded) does not count
 against the request: it goes to another server, or waits until one is healthy again. A server that is set up wrongly is
-away until it is corrected; only when all are does the worker end. A failure that the request may have caused (an error
-in the server's code, a timeout) counts as an attempt. A request has ATTEMPTS attempts, on different servers if there
-are any.
+away until it is corrected; only when all are does the worker end.
+
+A failure that the request may have caused (an error in the server's code, a closed connection, a timeout) counts as an
+attempt, of which a request has ATTEMPTS. It is then sent only to servers that have since answered another request, or a
+test request. During an outage no server does; a request that makes servers fail does so at servers that work.
 """
 
 from __future__ import annotations
@@ -14,229 +16,44 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import aiohttp
-import orjson
 
 from safeguard_streams.errors import ConfigurationError, DependencyError, SafeguardError
-from safeguard_streams.runtime.process import run_until_first
 from safeguard_streams.runtime.settings import Settings
-from safeguard_streams.workers.inference import harmony
+from safeguard_streams.workers.inference import discovery, harmony
+from safeguard_streams.workers.inference.discovery import Address, Discovery, Resolve, direct_url, urls_of
 from safeguard_streams.workers.inference.interface import Completion, InferenceError, InferenceRequest
-from safeguard_streams.workers.inference.routes import MALFORMED, Chat, Completions, NoTokenIds, Route
+from safeguard_streams.workers.inference.limit import MOST
+from safeguard_streams.workers.inference.places import Places
+from safeguard_streams.workers.inference.server import BACKOFF, Server
+from safeguard_streams.workers.inference.transport import (
+    MAX_EXPLANATION,
+    Missing,
+    Refused,
+    RequestFailed,
+    Unavailable,
+    session_for,
+)
 
 log = logging.getLogger(__name__)
 
-CONCURRENCY = 64  # requests at once for each server
-ATTEMPTS = 3
-BACKOFF, MAX_BACKOFF = 0.5, 10.0  # seconds
-PING_TIMEOUT = 5.0  # seconds for a server to accept a connection, or to list its models
+ATTEMPTS = 5
 STARTUP_TIMEOUT = 60.0  # seconds for the first server to answer when the worker starts
-MAX_RETRY_AFTER = 60.0  # seconds; a server that asks for more is pinged earlier
-MAX_RESPONSE = 64 * 2**20  # bytes
-SCORES_PAUSE = 600.0  # seconds until a server that refused log-probabilities is asked for them again
-# 402: the account has no credit, which is no fault of the request.
-_OVERLOADED = {402, 408, 425, 429, 502, 503, 504}
-_REFUSED_PARAMETER = {400, 422}
-# How servers that are known to work name themselves: vLLM, and by the chat route Ollama, LM Studio, llama.cpp, SGLang.
-MODELS_SHOWN = 10  # in a message
-_VLLM, _KNOWN = "vllm", {"vllm", "library", "organization_owner", "llamacpp", "sglang"}
+
+__all__ = ["ATTEMPTS", "DirectServer", "ServerBackend", "direct", "urls_of"]
 
 
-_EXPLAINED = {402: ": the account has no credit", 429: ": too many requests"}
-MAX_EXPLANATION = 300  # characters of a server's own words about a refusal
+class _History:
+    """What became of a request so far. failed_at: when its last attempt failed."""
 
-
-class _Unavailable(Exception):
-    """The server cannot take requests now.
-
-    retry_after: seconds that the server asked to wait. started: the server had received the request.
-    """
-
-    def __init__(self, why: str, *, retry_after: float = 0.0, started: bool = False) -> None:
-        super().__init__(why)
-        self.retry_after = retry_after
-        self.started = started
-
-
-class _RequestFailed(Exception):
-    """The server failed this request."""
-
-
-class _Refused(InferenceError):
-    """The server refused this request. logprobs: because it asks for log-probabilities.
-
-    explanation: the server's own words, which may quote the request; for a request without anybody's content only.
-    """
-
-    def __init__(self, status: int, body: bytes) -> None:
-        super().__init__(f"the server rejected the request: HTTP {status}")
-        self.explanation = body[: 16 * MAX_EXPLANATION].decode("utf-8", "replace")
-        unexplained = not body.strip(b" \r\n\t{}")
-        self.logprobs = status in _REFUSED_PARAMETER and (unexplained or b"logprob" in body.lower())
-
-
-class _Server:
-    """One base URL. pending: requests that the server has not answered yet."""
-
-    def __init__(self, url: str, http: aiohttp.ClientSession, settings: Settings) -> None:
-        self.url = url.rstrip("/")
-        self.required_model = settings.model if "model" in settings.model_fields_set else None
-        self.model = ""
-        self.max_model_tokens = settings.max_model_len
-        self.reports_context = False
-        self.away = ""  # why the last ping failed
-        self.pending = 0
-        self.healthy = asyncio.Event()
-        self.rejected: DependencyError | None = None
-        self._failures = 0  # in a row
-        self._unavailable = asyncio.Event()
-        self._http = http
-        self._settings = settings
-        self.route: Route | None = None
-        self._scores_at = 0.0
-        self._retry_at = 0.0
-        self._ping_timeout = aiohttp.ClientTimeout(total=PING_TIMEOUT)
-        self._request_timeout = aiohttp.ClientTimeout(total=settings.inference_timeout, sock_connect=PING_TIMEOUT)
-
-    def mark_unavailable(self, why: _Unavailable) -> None:
-        if self.healthy.is_set():
-            log.warning("inference server became unavailable url=%s reason=%s", self.url, why)
-        self.healthy.clear()
-        self._unavailable.set()
-        pause = min(MAX_BACKOFF, BACKOFF * 2 ** min(self._failures, 10))
-        self._failures += 1
-        self._retry_at = time.monotonic() + max(pause, why.retry_after)
-
-    def mark_rejected(self, why: DependencyError) -> None:
-        """The server's setup rejects every request; it stays away until it answers one."""
-        self.mark_unavailable(_Unavailable(str(why)))
-        self.rejected = why
-
-    async def watch(self) -> None:
-        """Ping the server while it is unavailable. Runs until cancelled."""
-        while True:
-            await self._unavailable.wait()
-            pause, problem = BACKOFF, ""
-            while not self.healthy.is_set():
-                await asyncio.sleep(max(pause, self._retry_at - time.monotonic()))
-                pause = min(MAX_BACKOFF, 2 * pause)
-                try:
-                    await self.ping()
-                    log.info("inference server became healthy url=%s", self.url)
-                except (_Unavailable, _RequestFailed):
-                    continue
-                except SafeguardError as error:
-                    if str(error) != problem:
-                        log.warning("%s", error)
-                    problem = str(error)
-
-    async def ping(self) -> None:
-        """Learn which model the server has and which route to use.
-
-        Raises _Unavailable, _RequestFailed, or ConfigurationError with what to change.
-        """
-        body = await self._send("GET", "models", timeout=self._ping_timeout)
-        try:
-            models = {str(model["id"]): dict(model) for model in orjson.loads(body)["data"]}
-        except MALFORMED as error:
-            raise ConfigurationError(
-                f"{self.url} is not an OpenAI-compatible server: its /models response is malformed"
-            ) from error
-        model = self.required_model or (next(iter(models)) if len(models) == 1 else None)
-        if model not in models:
-            raise ConfigurationError(
-                f"{self.url} serves {', '.join(sorted(models, key=_nearest)[:MODELS_SHOWN]) or 'no model'}: set "
-                "SAFEGUARD_MODEL to what it serves"
-            )
-        self.route = self.route or self._route_to(models[model].get("owned_by"))
-        self.model = model
-        limit = models[model].get("max_model_len")
-        if type(limit) is int and limit > 0:
-            self.max_model_tokens = min(self._settings.max_model_len, limit)
-            self.reports_context = True
-        self._unavailable.clear()
-        self.healthy.set()
-
-    def _route_to(self, owner: object) -> Route:
-        """The route in the settings, or that of a server known by how it names itself."""
-        if self._settings.route is None and owner not in _KNOWN:
-            raise ConfigurationError(
-                f"{self.url} is no kind of server that is known to keep content apart from the prompt's markup: set "
-                "SAFEGUARD_ROUTE=chat to use it, or SAFEGUARD_ROUTE=completions if it is a vLLM server"
-            )
-        return Completions() if (self._settings.route or owner) in {"completions", _VLLM} else Chat()
-
-    async def generate(self, request: InferenceRequest) -> Completion:
-        """Raises _Unavailable, _RequestFailed, InferenceError or DependencyError."""
-        assert self.route is not None, "only servers that answered a ping get requests"
-        self.pending += 1
-        try:
-            completion = await self._with_or_without_logprobs(self.route, request)
-        finally:
-            self.pending -= 1
-        self.rejected, self._failures = None, 0
-        return completion
-
-    async def _with_or_without_logprobs(self, route: Route, request: InferenceRequest) -> Completion:
-        """Ask with log-probabilities, unless the server refused them within the last SCORES_PAUSE seconds."""
-        unscored = route.without_logprobs()
-        if unscored is not None and time.monotonic() < self._scores_at:
-            return await self._post(unscored, request)
-        try:
-            return await self._post(route, request)
-        except _Refused as refused:
-            if unscored is None or not refused.logprobs:
-                raise
-            completion = await self._post(unscored, request)  # raises again if log-probabilities were not the cause
-            log.warning("inference server rejected log-probabilities, verdicts will have no score url=%s", self.url)
-            self._scores_at = time.monotonic() + SCORES_PAUSE
-            return completion
-
-    async def _post(self, route: Route, request: InferenceRequest) -> Completion:
-        data = orjson.dumps(route.body(self.model, request))
-        body = await self._send("POST", route.path, data, timeout=self._request_timeout)
-        try:
-            completion = route.read(orjson.loads(body))
-        except NoTokenIds as error:
-            raise DependencyError(
-                f"{self.url} returns no token ids: use vLLM 0.10.2 or newer, or set SAFEGUARD_ROUTE=chat"
-            ) from error
-        except MALFORMED as error:
-            raise _RequestFailed("the response is malformed") from error
-        if 0 < completion.prompt_tokens < route.min_share_read * len(request.prompt):
-            raise _RequestFailed(
-                f"the server read {completion.prompt_tokens} of {len(request.prompt)} tokens of the prompt; raise its "
-                "context length"
-            )
-        return completion
-
-    async def _send(
-        self, method: str, path: str, data: bytes | None = None, *, timeout: aiohttp.ClientTimeout
-    ) -> bytes:
-        try:
-            async with self._http.request(method, f"{self.url}/{path}", data=data, timeout=timeout) as response:
-                body = await _bounded(response)
-                status, retry_after = response.status, response.headers.get("Retry-After", "")
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise _Unavailable(_connection_problem(error)) from error
-        except TimeoutError as error:
-            raise _RequestFailed("timeout") from error
-        except aiohttp.ClientError as error:
-            raise _Unavailable("it closed the connection", started=True) from error
-        if status < 300:
-            return body
-        if status in _OVERLOADED:
-            raise _Unavailable(f"HTTP {status}{_EXPLAINED.get(status, '')}", retry_after=_seconds(retry_after))
-        if status in {401, 403}:
-            raise DependencyError(f"{self.url} rejected the API key (HTTP {status}): set SAFEGUARD_API_KEY")
-        if status in {404, 405}:
-            raise DependencyError(f"{self.url}/{path} does not exist: give base URLs, as in http://HOST:8000/v1")
-        if status < 500:
-            raise _Refused(status, body)
-        raise _RequestFailed(f"HTTP {status}")
+    def __init__(self) -> None:
+        self.tried: Counter[Server] = Counter()
+        self.refused: set[Server] = set()
+        self.failures = 0
+        self.failed_at = 0.0
 
 
 class ServerBackend:
@@ -244,58 +61,60 @@ class ServerBackend:
 
     cache_tokens = None
 
-    def __init__(self, servers: Sequence[_Server], http: aiohttp.ClientSession, concurrency: int) -> None:
-        self.concurrency = concurrency
-        self._servers = servers
+    def __init__(self, settings: Settings, http: aiohttp.ClientSession, found: Discovery) -> None:
+        self.concurrency = settings.max_in_flight or MOST
+        self._settings = settings
         self._http = http
-        for server in servers:
-            if not server.healthy.is_set():
-                server.mark_unavailable(_Unavailable("it has not answered yet"))
-        self._watches = [asyncio.create_task(server.watch()) for server in servers]
+        self._discovery = found
+        self._required_model: str | None = None
+        self._max_model_tokens = settings.max_model_len
+        self._places = Places((), settings.background_share)
+        self._watches: dict[Server, asyncio.Task[None]] = {}
+        self._running: asyncio.Task[None] | None = None
 
     @classmethod
-    async def start(cls, settings: Settings) -> ServerBackend:
-        """Wait for the first server and send it a test request.
+    async def start(cls, settings: Settings, resolve: Resolve = discovery.resolve_by_system) -> ServerBackend:
+        """Wait for the first server that answers a test request.
 
         Raises ConfigurationError or DependencyError with what to do.
         """
         harmony.check_vocabulary()
-        http = _http_session(settings)
-        servers = [_Server(url, http, settings) for url in urls_of(settings)]
+        found = Discovery(urls_of(settings), resolve)
+        backend = cls(settings, session_for(settings), found)
         try:
-            await _wait_for_first(servers)
-            backend = cls(servers, http, settings.max_in_flight or CONCURRENCY * len(servers))
-        except BaseException:
-            await http.close()
-            raise
-        try:
-            await backend.generate(
-                InferenceRequest("Answer with yes.", "low", harmony.encode_text("Well?"), max_tokens=16)
-            )
-        except InferenceError as error:
-            await backend.close()
-            raise ConfigurationError(
-                f"{settings.servers}: the test request failed ({error}); see the server's log. A vLLM server must "
-                "have a tokenizer; SAFEGUARD_ROUTE=chat sends text"
-            ) from error
+            await backend._wait_for_first()
         except BaseException:
             await backend.close()
             raise
+        for server in backend._servers:
+            backend._watches[server] = asyncio.create_task(server.watch())
+        backend._running = asyncio.create_task(backend._run())
+        await asyncio.sleep(0)  # it has begun, and closes the connections however it ends
         return backend
+
+    @property
+    def _servers(self) -> list[Server]:
+        return self._places.servers
 
     @property
     def model(self) -> str:
         """The name that the servers use; for a path, its last part."""
-        name = next(server.model for server in self._servers if server.model)
+        name = self._required_model or ""
         return Path(name).name if name.startswith(("/", ".")) else name
 
     @property
     def max_model_tokens(self) -> int:
-        return min(server.max_model_tokens for server in self._servers)
+        self._max_model_tokens = min((one.max_model_tokens for one in self._servers), default=self._max_model_tokens)
+        return self._max_model_tokens
 
     @property
     def healthy(self) -> bool:
-        return any(server.healthy.is_set() for server in self._servers)
+        return any(server.healthy for server in self._servers)
+
+    @property
+    def continues(self) -> bool:
+        """Whether every server that answered goes on from written tokens: any of them may get the request."""
+        return all(server.route.continues for server in self._servers if server.route)
 
     async def generate(self, request: InferenceRequest) -> Completion:
         """Run a request. Waits while no server is healthy.
@@ -303,46 +122,156 @@ class ServerBackend:
         Raises InferenceError after ATTEMPTS failures or when every healthy server refuses it, and DependencyError when
         every server's setup rejects all requests.
         """
-        failures = 0
-        tried: Counter[_Server] = Counter()
-        refused: set[_Server] = set()
+        history = _History()
         while True:
-            server = await self._choose(tried)
-            tried[server] += 1
+            request.progress.waiting = True
+            server = await self._places.take(request.rank, history.tried, request.near)
+            request.progress.waiting = False
+            history.tried[server] += 1
+            started = time.monotonic()
             try:
-                return await server.generate(request)
-            except _Refused as refusal:
-                refused.add(server)
-                if all(one in refused for one in self._servers if one.healthy.is_set()):
-                    raise InferenceError(str(refusal)) from refusal
+                if not history.failures or await server.works(history.failed_at):
+                    return await server.generate(request)
+            except (Unavailable, RequestFailed, Refused, DependencyError) as problem:
+                failed: Exception = problem
+            else:
                 continue
-            except DependencyError as rejection:
-                server.mark_rejected(rejection)
-                if all(one.rejected for one in self._servers):
-                    raise
-                continue
-            except _Unavailable as unavailable:
-                server.mark_unavailable(unavailable)
-                failures += unavailable.started
-                why: Exception = unavailable
-            except _RequestFailed as failed:
-                failures += 1
-                why = failed
-            if failures >= ATTEMPTS:
-                raise InferenceError(f"{failures} attempts failed, the last one with: {why}")
-            if server.healthy.is_set():
-                await asyncio.sleep(BACKOFF * 2 ** (failures - 1))
+            finally:
+                self._places.give_back(server, request.rank)
+            if not await self._works_after(failed, server, history):
+                request.progress.lost += time.monotonic() - started
 
-    async def _choose(self, tried: Mapping[_Server, int]) -> _Server:
-        """The least loaded of the healthy servers that this request was sent to least often."""
-        while not (healthy := [server for server in self._servers if server.healthy.is_set()]):
-            await run_until_first(*(server.healthy.wait() for server in self._servers))
-        return min(healthy, key=lambda server: (tried.get(server, 0), server.pending))
+    async def _works_after(self, failed: Exception, server: Server, history: _History) -> bool:
+        """Note a failure. Returns whether the server works, as far as the failure tells.
+
+        Raises the failure, or InferenceError, when the request has no further attempt.
+        """
+        if isinstance(failed, Refused):
+            history.refused.add(server)
+            if all(one in history.refused for one in self._servers if one.healthy):
+                raise failed
+        elif isinstance(failed, DependencyError):
+            server.mark_rejected(failed)
+            if all(one.rejected for one in self._servers or (server,)):
+                raise failed
+        elif isinstance(failed, Unavailable) and not isinstance(failed, Missing):
+            server.mark_unavailable(failed)
+        else:
+            return await self._works_after_attempt(failed, server, history)
+        return True
+
+    async def _works_after_attempt(self, failed: Exception, server: Server, history: _History) -> bool:
+        history.failures += 1
+        history.failed_at = time.monotonic()
+        works = await server.works(history.failed_at)
+        if history.failures >= ATTEMPTS:
+            raise InferenceError(f"{history.failures} attempts failed, the last one with: {failed}") from failed
+        if works:
+            await asyncio.sleep(BACKOFF * 2 ** (history.failures - 1))
+        return works
 
     async def close(self) -> None:
-        for watch in self._watches:
-            watch.cancel()
-        await self._http.close()
+        if self._running is None:
+            await self._http.close()
+            return
+        self._running.cancel()
+        await asyncio.wait({self._running})
+
+    # ------------------------------------------------------------------ which servers there are
+
+    async def _wait_for_first(self) -> None:
+        """Wait until one server is healthy; the others may come later.
+
+        Raises the error of a server when all are set up wrongly, and ConfigurationError when none is healthy within
+        STARTUP_TIMEOUT, or when they serve different models.
+        """
+        urls = ", ".join(urls_of(self._settings))
+        start, logged = time.monotonic(), False
+        while True:
+            await self._discovery.refresh()
+            self._follow_addresses()
+            problems = await _ping(self._servers)
+            if self.healthy:
+                self._agree_on_model(urls)
+                for problem in problems:
+                    log.warning("inference server is away: %s", problem)
+                return
+            late = time.monotonic() - start > STARTUP_TIMEOUT
+            if problems and (late or len(problems) == len(self._servers)):
+                raise problems[0]
+            if late:
+                reasons = ", ".join(dict.fromkeys(server.away for server in self._servers)) or "its name has no address"
+                raise ConfigurationError(
+                    f"no inference server answers at {urls} ({reasons}): start one, or correct SAFEGUARD_SERVERS"
+                )
+            if not logged:
+                log.info("waiting for inference servers urls=%s", urls)
+                logged = True
+            await asyncio.sleep(BACKOFF)
+
+    def _agree_on_model(self, urls: str) -> None:
+        """Require the model of the healthy servers from those that come later, too."""
+        models = sorted({server.model for server in self._servers if server.healthy})
+        if len(models) > 1:
+            raise ConfigurationError(
+                f"{urls} serve different models, {' and '.join(models)}: set SAFEGUARD_MODEL to one"
+            )
+        self._required_model = models[0]
+        for server in self._servers:
+            server.required_model = models[0]
+
+    async def _run(self) -> None:
+        """Follow the names in the settings until closed, or until the event loop ends and cancels this."""
+        try:
+            while self._discovery.dynamic:
+                await asyncio.sleep(discovery.INTERVAL)
+                await self._discovery.refresh()
+                for server in self._follow_addresses():
+                    self._watches[server] = asyncio.create_task(server.watch())
+            await asyncio.Event().wait()
+        finally:
+            for watch in self._watches.values():
+                watch.cancel()
+            await self._http.close()
+
+    def _follow_addresses(self) -> list[Server]:
+        """Add the servers of new addresses, which are returned, and leave those whose address is gone.
+
+        A server that is left finishes the requests that it has.
+        """
+        addresses = self._discovery.addresses
+        known = {server.address: server for server in self._servers}
+        added = [self._new_server(address) for address in addresses if address not in known]
+        for address, server in known.items():
+            if address not in addresses:
+                log.info("inference server left url=%s", server.url)
+                server.healthy = False
+                if watch := self._watches.pop(server, None):
+                    watch.cancel()
+        for server in added:
+            log.info("inference server found url=%s", server.url)
+        self._places.servers = [server for server in (*known.values(), *added) if server.address in addresses]
+        self._places.grant()  # a request may have waited for one that left
+        return added
+
+    def _new_server(self, address: Address) -> Server:
+        server = Server(address, self._http, self._settings, self._places.grant)
+        if self._required_model is not None:
+            server.required_model = self._required_model
+        return server
+
+
+async def _ping(servers: Sequence[Server]) -> list[SafeguardError]:
+    """Ping all servers at once. Returns the errors of those that are set up wrongly."""
+    problems = []
+    results = await asyncio.gather(*(server.ping() for server in servers), return_exceptions=True)
+    for server, result in zip(servers, results, strict=True):
+        if isinstance(result, SafeguardError):
+            problems.append(result)
+        elif isinstance(result, BaseException) and not isinstance(result, (Unavailable, RequestFailed)):
+            raise result
+        server.away = str(result or "")
+    return problems
 
 
 class DirectServer:
@@ -351,7 +280,7 @@ class DirectServer:
     context: maximum length of prompt and answer in tokens, as the server reports it, or else None.
     """
 
-    def __init__(self, server: _Server, api_key: str) -> None:
+    def __init__(self, server: Server, api_key: str) -> None:
         self._server = server
         self._api_key = api_key
         self.model = server.model
@@ -370,11 +299,11 @@ class DirectServer:
         """
         try:
             return await self._server.generate(request)
-        except _Refused as refused:
+        except Refused as refused:
             said = " ".join(refused.explanation.split())
             shown = said.replace(self._api_key, "***") if self._api_key else said
-            raise InferenceError(f"{refused}: {shown[:MAX_EXPLANATION]}") from None
-        except (_Unavailable, _RequestFailed) as failed:
+            raise InferenceError(f"{refused}: {shown[:MAX_EXPLANATION]}".removesuffix(": ")) from None
+        except (Unavailable, RequestFailed) as failed:
             raise InferenceError(str(failed)) from failed
 
 
@@ -382,105 +311,13 @@ class DirectServer:
 async def direct(settings: Settings, url: str) -> AsyncIterator[DirectServer]:
     """Reach one server once. Raises ConfigurationError or DependencyError with what to do."""
     harmony.check_vocabulary()
-    async with _http_session(settings) as http:
-        server = _Server(url.strip(), http, settings)
-        if problems := await _ping([server]):
-            raise problems[0]
-        if server.away:
+    async with session_for(settings) as http:
+        server = Server(Address(direct_url(url)), http, settings)
+        try:
+            await server.learn()
+        except (Unavailable, RequestFailed) as away:
             raise ConfigurationError(
-                f"no inference server answers at {server.url} ({server.away}): start it, or correct SAFEGUARD_SERVERS"
-            )
+                f"no inference server answers at {server.url} ({away}): start it, or correct SAFEGUARD_SERVERS"
+            ) from away
+        await server.find_route()
         yield DirectServer(server, settings.api_key.get_secret_value() if settings.api_key else "")
-
-
-def urls_of(settings: Settings) -> list[str]:
-    """The base URLs of the inference servers."""
-    return [url.strip() for url in settings.servers.split(",") if url.strip()]
-
-
-def _nearest(model: str) -> tuple[bool, bool, str]:
-    """Sorts the names of models by how near they are to gpt-oss-safeguard."""
-    return "gpt-oss-safeguard" not in model, "gpt-oss" not in model, model
-
-
-def _connection_problem(error: aiohttp.ClientError) -> str:
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "its host name is unknown"
-    if isinstance(error, aiohttp.ClientSSLError):
-        return "its certificate is not trusted, or it speaks no TLS"
-    return "it does not accept connections"
-
-
-async def _bounded(response: aiohttp.ClientResponse) -> bytes:
-    """The body of a response. Raises _RequestFailed when it has more than MAX_RESPONSE bytes."""
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > MAX_RESPONSE:
-            raise _RequestFailed("the response is too long")
-    return bytes(body)
-
-
-def _seconds(retry_after: str) -> float:
-    """What a Retry-After header asks for, at most MAX_RETRY_AFTER; 0 for a date and for anything else."""
-    return min(MAX_RETRY_AFTER, float(retry_after)) if retry_after.isascii() and retry_after.isdecimal() else 0.0
-
-
-def _http_session(settings: Settings) -> aiohttp.ClientSession:
-    headers = {"Content-Type": "application/json"}
-    if settings.api_key:
-        headers["Authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
-    # One connection for each request in flight, kept open for the next.
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=headers, trust_env=True)
-
-
-async def _wait_for_first(servers: Sequence[_Server]) -> None:
-    """Wait until one server is healthy; the others may come later.
-
-    Raises the error of a server when all are set up wrongly, and ConfigurationError when none is healthy within
-    STARTUP_TIMEOUT, or when they serve different models.
-    """
-    urls = ", ".join(server.url for server in servers)
-    start, logged = time.monotonic(), False
-    while True:
-        problems = await _ping(servers)
-        if any(server.healthy.is_set() for server in servers):
-            _agree_on_model(servers, urls)
-            for problem in problems:
-                log.warning("inference server is away: %s", problem)
-            return
-        late = time.monotonic() - start > STARTUP_TIMEOUT
-        if problems and (late or len(problems) == len(servers)):
-            raise problems[0]
-        if late:
-            reasons = ", ".join(dict.fromkeys(server.away for server in servers if server.away))
-            raise ConfigurationError(
-                f"no inference server answers at {urls} ({reasons}): start one, or correct SAFEGUARD_SERVERS"
-            )
-        if not logged:
-            log.info("waiting for inference servers urls=%s", urls)
-            logged = True
-        await asyncio.sleep(BACKOFF)
-
-
-async def _ping(servers: Sequence[_Server]) -> list[SafeguardError]:
-    """Ping all servers at once. Returns the errors of those that are set up wrongly."""
-    problems = []
-    results = await asyncio.gather(*(server.ping() for server in servers), return_exceptions=True)
-    for server, result in zip(servers, results, strict=True):
-        if isinstance(result, SafeguardError):
-            problems.append(result)
-        elif isinstance(result, (_Unavailable, _RequestFailed)):
-            server.away = str(result)
-        elif isinstance(result, BaseException):
-            raise result
-    return problems
-
-
-def _agree_on_model(servers: Sequence[_Server], urls: str) -> None:
-    """Require the model of the healthy servers from those that come later, too."""
-    models = sorted({server.model for server in servers if server.healthy.is_set()})
-    if len(models) > 1:
-        raise ConfigurationError(f"{urls} serve different models, {' and '.join(models)}: set SAFEGUARD_MODEL to one")
-    for server in servers:
-        server.required_model = models[0]

@@ -22,13 +22,15 @@ from safeguard_streams.workers.inference.harmony import (
     decision_positions,
     without_control_tokens,
 )
-from safeguard_streams.workers.inference.interface import Completion, InferenceRequest
+from safeguard_streams.workers.inference.interface import Completion, Constraint, InferenceRequest
 
 TOP_LOGPROBS = 5  # likeliest tokens to return, for servers that cannot return the decision tokens by id
 MAX_ANSWER = 1_000_000  # characters of a chat response; tokenising more would hold up the worker
 _REASONING = ("reasoning", "reasoning_content", "thinking")  # field names of different servers
 _BEFORE_DECISION = re.compile(r'"violation"\s*:\s*\Z')
 _DECISIONS = {"0": ZERO, "1": ONE}
+_SHARE_READ = 0.75
+_SHARE_READ_ALIKE, _READ_LESS = 0.99, 16
 _MAX_COUNT = 2**31 - 1  # tokens; a server that reports more reports nothing
 # What reading a response in another form than expected raises.
 MALFORMED = (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError)
@@ -41,17 +43,23 @@ class NoTokenIds(Exception):
 class Route(Protocol):
     """path is relative to the server's base URL.
 
-    min_share_read: of a prompt's tokens, 0 to 1: a server that reports fewer has cut the prompt.
+    continues: whether a request may go on from tokens that stand written.
     """
 
     path: str
-    min_share_read: float
+    continues: bool
 
     def body(self, model: str, request: InferenceRequest) -> dict[str, Any]:
         """The JSON body of a request."""
 
     def without_logprobs(self) -> Route | None:
         """The same route without log-probabilities, for servers that reject them; None if there is no such variant."""
+
+    def least_read(self, sent: int, left_out: int | None) -> float:
+        """Of a prompt with `sent` tokens, how many the server reads at least. One that reports fewer has cut it.
+
+        left_out: tokens that its own template leaves out; None where it may count by another vocabulary.
+        """
 
     def read(self, response: Any) -> Completion:
         """The completion in a response.
@@ -60,11 +68,15 @@ class Route(Protocol):
         """
 
 
+# Servers that do not support logprob_token_ids return the likeliest tokens instead.
+_SCORES = {"return_tokens_as_token_ids": True, "logprobs": TOP_LOGPROBS, "logprob_token_ids": [ZERO, ONE]}
+
+
 class Completions:
     """vLLM's completions route with token ids."""
 
     path = "completions"
-    min_share_read = 1.0  # the server gets the very tokens
+    continues = True
 
     def body(self, model: str, request: InferenceRequest) -> dict[str, Any]:
         return {
@@ -72,17 +84,18 @@ class Completions:
             "prompt": request.prompt,
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
-            "stop_token_ids": harmony.stop_tokens(),
+            "stop_token_ids": request.stop_tokens,
             "skip_special_tokens": False,
             "return_token_ids": True,
-            "return_tokens_as_token_ids": True,
-            # Servers that do not support logprob_token_ids return the likeliest tokens instead.
-            "logprobs": TOP_LOGPROBS,
-            "logprob_token_ids": [ZERO, ONE],
+            **(_SCORES if request.scored else {}),
+            **({"structured_outputs": {"regex": request.pattern}} if request.pattern else {}),
         }
 
     def without_logprobs(self) -> Route | None:
         return None
+
+    def least_read(self, sent: int, left_out: int | None) -> float:  # noqa: ARG002  (the server gets the very tokens)
+        return sent
 
     def read(self, response: Any) -> Completion:
         choice = response["choices"][0]
@@ -99,7 +112,7 @@ class Chat:
     """The chat route. scored: ask for log-probabilities, which some servers refuse."""
 
     path = "chat/completions"
-    min_share_read = 0.75  # the server's template and tokeniser may be others; most of them make more tokens
+    continues = False
 
     def __init__(self, *, scored: bool = True) -> None:
         self._scored = scored
@@ -115,11 +128,16 @@ class Chat:
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
             "reasoning_effort": request.effort,
-            **({"logprobs": True, "top_logprobs": TOP_LOGPROBS} if self._scored else {}),
+            **({"logprobs": True, "top_logprobs": TOP_LOGPROBS} if self._scored and request.scored else {}),
+            **(_response_format(request.constraint) if request.constraint else {}),
         }
 
     def without_logprobs(self) -> Route | None:
         return Chat(scored=False) if self._scored else None
+
+    def least_read(self, sent: int, left_out: int | None) -> float:
+        # Most other vocabularies make more tokens. With the same one, tokens differ where a text was broken up.
+        return sent * _SHARE_READ if left_out is None else (sent - left_out) * _SHARE_READ_ALIKE - _READ_LESS
 
     def read(self, response: Any) -> Completion:
         choice = response["choices"][0]
@@ -143,13 +161,15 @@ class Chat:
 
 def _before_final(reasoning: str, *, called: bool) -> list[int]:
     """The tokens in front of the final message's text: the analysis, and a tool call, which the parser rejects."""
-    tokens: list[int] = []
-    if reasoning:
-        tokens += harmony.encode_markup("<|channel|>analysis<|message|>")
-        tokens += [*harmony.encode_text(reasoning), *harmony.encode_markup("<|end|><|start|>assistant")]
+    tokens = harmony.encode_text(reasoning)
     if called:
-        tokens += harmony.encode_markup("<|channel|>commentary<|message|><|end|><|start|>assistant")
-    return tokens + harmony.encode_markup("<|channel|>final<|message|>")
+        tokens += harmony.encode_markup("<|end|><|start|>assistant<|channel|>commentary<|message|>")
+    return [*tokens, *harmony.opened_final()]
+
+
+def _response_format(constraint: Constraint) -> dict[str, Any]:
+    """The parameter of chat servers for structured outputs. They apply it to the message after the reasoning."""
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": constraint.schema}}}
 
 
 def _decision_logprobs(choice: Mapping[str, Any], count: int) -> Sequence[Mapping[int, float]]:

@@ -5,8 +5,9 @@ content has, decides. Content with none of the words is safe, under the last SAF
 its terms, disguises included.
 
 Both routes of a real server are there: completions with token ids, as vLLM offers it, and chat. The rules of the policy
-are read from the prompt, one policy or a bundle, and thus a new version of a policy with another rule is answered
-differently. Answers have an analysis, a final message and log-probabilities, and respect the limit on tokens.
+and the fields of its answers are read from the prompt, one policy or a bundle, and thus a new version of a policy with
+another rule is answered differently. Answers have an analysis, a final message and log-probabilities. They respect the
+limit on tokens and structured outputs, and go on from an answer that the prompt has begun.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.inference.harmony import END, MESSAGE, RETURN, START, decision_positions
 
 MODEL = "scripted"
+VLLM = "vllm"  # how vLLM's server names itself
 CONTEXT = 16_384  # tokens
 CERTAINTY = 0.97  # the probability of the decision token
 _RULE_ID = re.compile(rf"{RULE_ID}\Z")
@@ -45,6 +47,8 @@ _OWN_WORDS = re.compile(
 _SECTION = re.compile(r"^## (VIOLATES|SAFE)\n(.*?)(?=^#{1,2} |\Z)", re.DOTALL | re.MULTILINE)
 _OF_BUNDLE = re.compile(r"^# Policy (\S+)\n(.*?)(?=^# Policy \S+\n|\Z)", re.DOTALL | re.MULTILINE)
 _BUNDLE = "# Several policies, each judged on its own"
+_OUTPUT = re.compile(r"^## Output\n(.*?)(?=^## |\Z)", re.DOTALL | re.MULTILINE)
+_OBJECT = re.compile(r'"([a-z0-9-]+)":\{([^{}]*)\}')  # of a policy, in a bundle's output form
 _AFTER_CONTEXT = re.compile(r"^Content to judge[^\n]*:\n", re.MULTILINE)
 _WITH_HEADING = ("Conversation so far, ", "Content to judge")
 
@@ -57,12 +61,8 @@ class Answer(NamedTuple):
 
     @property
     def before_final(self) -> list[int]:
-        """The tokens in front of the final message's text."""
-        return [
-            *harmony.encode_markup("<|channel|>analysis<|message|>"),
-            *harmony.encode_text(self.analysis),
-            *harmony.encode_markup("<|end|><|start|>assistant<|channel|>final<|message|>"),
-        ]
+        """The tokens in front of the final message's text. The prompt has opened the analysis."""
+        return [*harmony.encode_text(self.analysis), *harmony.opened_final()]
 
     @property
     def tokens(self) -> list[int]:
@@ -100,17 +100,24 @@ class Script:
         return cls(listed)
 
     def answer(self, instructions: str, message: str) -> Answer:
-        """The answer to a user message under the developer message's instructions."""
+        """What it writes freely, to a user message under the developer message's instructions."""
+        return self.constrained(instructions, message) or Answer("The instructions have no rules.", "Yes.")
+
+    def constrained(self, instructions: str, message: str) -> Answer | None:
+        """The answer in the form that the instructions ask for. None where they have no rules on both sides."""
         text = _content(message)
         if instructions.startswith(_BUNDLE):
+            forms = dict(_OBJECT.findall(instructions))
             decisions = {name: self._decide(policy, text) for name, policy in _OF_BUNDLE.findall(instructions)}
             decided = {name: decision for name, decision in decisions.items() if decision is not None}
             analysis = " ".join(f"{name}: {_analysis(decision)}" for name, decision in decided.items())
-            return Answer(analysis, _json({name: _fields(decision) for name, decision in decided.items()}))
+            fields = {name: _fields(decision, forms.get(name, "")) for name, decision in decided.items()}
+            return Answer(analysis, _json(fields))
         decision = self._decide(instructions, text)
         if decision is None:
-            return Answer("The instructions have no rules.", "Yes.")
-        fields = _fields(decision)
+            return None
+        form = _OUTPUT.search(instructions)
+        fields = _fields(decision, form[1] if form else "")
         if words := _OWN_WORDS.search(instructions):
             fields["violation"] = orjson.loads(words[1] if decision.violates else words[2])
         return Answer(_analysis(decision), _json(fields))
@@ -152,14 +159,16 @@ def _analysis(decision: _Decision) -> str:
     return f"{found}: {decision.rule} {'violates' if decision.violates else 'is safe'}."
 
 
-def _fields(decision: _Decision) -> dict[str, Any]:
+def _fields(decision: _Decision, form: str) -> dict[str, Any]:
+    """The fields of an answer that the form names; all where it names none."""
     listed = "none of the words listed" if decision.word is None else f"a word listed for {decision.rule}"
-    return {
+    fields = {
         "violation": int(decision.violates),
         "rule_ids": [decision.rule],
         "confidence": "high",
         "reason": f"The text has {listed}.",
     }
+    return {name: value for name, value in fields.items() if f'"{name}"' in form} or fields
 
 
 def _json(fields: dict[str, Any]) -> str:
@@ -171,11 +180,12 @@ class _Refusal(Exception):
 
 
 class _Prompt(NamedTuple):
-    """A request's texts, and the length of its prompt in tokens."""
+    """A request's texts, the length of its prompt in tokens, and the tokens of the answer that the prompt has begun."""
 
     instructions: str
     message: str
     tokens: int
+    written: Sequence[int] = ()
 
 
 class _Written(NamedTuple):
@@ -193,8 +203,8 @@ class _Written(NamedTuple):
         return "stop" if self.tokens and self.tokens[-1] == RETURN else "length"
 
 
-def _write(answer: Answer, limit: int) -> _Written:
-    before, final = answer.before_final, harmony.encode_text(answer.final)
+def _write(before: Sequence[int], final: Sequence[int], written: int, limit: int) -> _Written:
+    """An answer of which the first `written` tokens stand already."""
     tokens = [*before, *final, RETURN]
     logprobs = [{token: 0.0} for token in tokens]
     for position in decision_positions(final):
@@ -203,18 +213,27 @@ def _write(answer: Answer, limit: int) -> _Written:
             final[position]: round(math.log(CERTAINTY), 4),
             other: round(math.log(1 - CERTAINTY), 4),
         }
-    return _Written(tokens[:limit], len(before), logprobs[:limit])
+    return _Written(tokens[written:][:limit], len(before) - written, logprobs[written:][:limit])
+
+
+def _constrained(final: str, begun: Sequence[int], pattern: Any) -> list[int]:
+    """The tokens of a final message whose first ones stand already; the others match the pattern."""
+    opened = harmony.decode_tokens(begun)
+    rest = final.removeprefix(opened)
+    if not isinstance(pattern, str) or not final.startswith(opened) or not re.fullmatch(pattern, rest):
+        raise _Refusal("the structured outputs allow no answer of this server")
+    return [*begun, *harmony.encode_text(rest)]
 
 
 class ScriptedServer:
     """Serves a script at an OpenAI-compatible address.
 
-    owner: how the server names itself; 'vllm' is asked for completions, 'library' (as Ollama) for chat.
+    owner: how the server names itself; 'vllm' also takes token ids, 'library' (as Ollama) only chat.
     api_key: required of each request if it is set. asked: the bodies of the requests so far.
     """
 
     def __init__(
-        self, script: Script, *, model: str = MODEL, owner: str = "vllm", api_key: str = "", context: int = CONTEXT
+        self, script: Script, *, model: str = MODEL, owner: str = VLLM, api_key: str = "", context: int = CONTEXT
     ) -> None:
         self.asked: list[dict[str, Any]] = []
         self._script = script
@@ -266,14 +285,16 @@ class ScriptedServer:
 
     async def _models(self, _: web.Request) -> web.Response:
         about: dict[str, Any] = {"id": self._model, "object": "model", "owned_by": self._owner}
-        if self._owner == "vllm":
+        if self._owner == VLLM:
             about["max_model_len"] = self._context
         return web.json_response({"object": "list", "data": [about]})
 
     async def _completions(self, request: web.Request) -> web.Response:
+        if self._owner != VLLM:
+            raise _Refusal("this server takes no prompts as token ids")
         body = await self._body(request)
         prompt = _from_tokens(body.get("prompt"))
-        written = self._answer(prompt, body)
+        written = self._go_on(prompt, body)
         choice: dict[str, Any] = {
             "index": 0,
             "text": harmony.decode_tokens(written.tokens),
@@ -290,9 +311,11 @@ class ScriptedServer:
     async def _chat(self, request: web.Request) -> web.Response:
         body = await self._body(request)
         prompt = _from_messages(body.get("messages"), body.get("reasoning_effort", "low"))
-        written = self._answer(prompt, body)
+        free = body.get("response_format") is None
+        answer = self._answer(prompt, free=free)
+        written = _write(answer.before_final, harmony.encode_text(answer.final), 0, self._limit(prompt, body))
         final = [token for token in written.tokens[written.final_at :] if token != RETURN]
-        analysis = self._script.answer(prompt.instructions, prompt.message).analysis
+        analysis = answer.analysis
         choice: dict[str, Any] = {
             "index": 0,
             "message": {"role": "assistant", "reasoning": analysis, "content": harmony.decode_tokens(final)},
@@ -318,11 +341,34 @@ class ScriptedServer:
         self.asked.append(body)
         return body
 
-    def _answer(self, prompt: _Prompt, body: Mapping[str, Any]) -> _Written:
+    def _answer(self, prompt: _Prompt, *, free: bool) -> Answer:
+        if free:
+            return self._script.answer(prompt.instructions, prompt.message)
+        answer = self._script.constrained(prompt.instructions, prompt.message)
+        if answer is None:
+            raise _Refusal("the instructions have no rules")
+        return answer
+
+    def _go_on(self, prompt: _Prompt, body: Mapping[str, Any]) -> _Written:
+        """The rest of the answer that the prompt has begun."""
+        written, limit = list(prompt.written), self._limit(prompt, body)
+        outputs = body.get("structured_outputs")
+        answer = self._answer(prompt, free=outputs is None)
+        opened = list(harmony.opened_final())
+        starts = [at for at in range(len(written)) if written[at : at + len(opened)] == opened]
+        if outputs is not None and starts:
+            at = starts[0] + len(opened)
+            final = _constrained(answer.final, written[at:], dict(outputs).get("regex"))
+            return _write(written[:at], final, len(written), limit)
+        if answer.tokens[: len(written)] != written:
+            raise _Refusal("this server goes on from its own answers only")
+        return _write(answer.before_final, harmony.encode_text(answer.final), len(written), limit)
+
+    def _limit(self, prompt: _Prompt, body: Mapping[str, Any]) -> int:
         limit = body.get("max_tokens") or body.get("max_completion_tokens") or self._context - prompt.tokens
         if type(limit) is not int or prompt.tokens + limit > self._context or limit < 1:
             raise _Refusal(f"prompt and max_tokens must fit {self._context} tokens")
-        return _write(self._script.answer(prompt.instructions, prompt.message), limit)
+        return limit
 
     def _respond(self, kind: str, choice: dict[str, Any], prompt: _Prompt, written: _Written) -> web.Response:
         usage = {"prompt_tokens": prompt.tokens, "completion_tokens": len(written.tokens)}
@@ -349,7 +395,9 @@ def _from_tokens(prompt: Any) -> _Prompt:
     except (msgspec.ValidationError, HarmonyError, OverflowError, KeyError):
         raise _Refusal("this server takes prompts as token ids in the harmony format") from None
     instructions = messages.get("developer", "").removeprefix("# Instructions\n\n")
-    return _Prompt(instructions, message, len(tokens))
+    opened = list(harmony.opened_analysis())
+    starts = [at for at in range(len(tokens)) if tokens[at : at + len(opened)] == opened]
+    return _Prompt(instructions, message, len(tokens), tokens[starts[0] + len(opened) :] if starts else ())
 
 
 def _messages(tokens: Sequence[int]) -> Iterator[tuple[str, str]]:
@@ -369,7 +417,7 @@ def _from_messages(messages: Any, effort: Any) -> _Prompt:
     try:
         texts = {message["role"]: message["content"] for message in messages}
         instructions, message = texts.get("developer") or texts.get("system") or "", texts["user"]
-        tokens = len(harmony.render(instructions, effort, message))
+        tokens = len(harmony.render(instructions, effort, message)) - len(harmony.opened_analysis())
     except (KeyError, TypeError, AttributeError):
         raise _Refusal("messages must have a system and a user message of text, and a known effort") from None
     return _Prompt(instructions, message, tokens)

@@ -18,13 +18,15 @@ from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.inference import harmony, preflight, vllm_arguments
 from safeguard_streams.workers.inference.harmony import ONE, ZERO
 from safeguard_streams.workers.inference.interface import Completion, InferenceError, InferenceRequest
-from safeguard_streams.workers.inference.progress import Progress
+from safeguard_streams.workers.inference.stall import StallDetector
 
 log = logging.getLogger(__name__)
 
 
 class VllmBackend:
     """Start with `await VllmBackend.start(settings)`; it takes most of a minute on a CPU."""
+
+    continues = True
 
     def __init__(self, llm: Any, model: str, concurrency: int, cores: list[Any]) -> None:
         from vllm import envs
@@ -36,8 +38,8 @@ class VllmBackend:
         self._observed.enter_context(observed(cores, model))
         self._llm = llm
         self._ids = itertools.count()
-        self._progress = Progress(lambda: sum(core.steps for core in cores), envs.VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS)
-        self._watching = asyncio.create_task(self._progress.watch())
+        self._stalls = StallDetector(lambda: sum(core.steps for core in cores), envs.VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS)
+        self._watching = asyncio.create_task(self._stalls.watch())
         self.model = model
         self.max_model_tokens: int = config.model_config.max_model_len
         self.concurrency = concurrency
@@ -46,7 +48,7 @@ class VllmBackend:
 
     @property
     def healthy(self) -> bool:
-        return not self._llm.errored and not self._progress.stalled
+        return not self._llm.errored and not self._stalls.stalled
 
     @classmethod
     async def start(cls, settings: Settings) -> VllmBackend:
@@ -69,14 +71,14 @@ class VllmBackend:
 
         final: Any = None
         try:
-            async with self._progress.awaited():
+            async with self._stalls.awaited():
                 async for final in self._llm.generate(  # noqa: B007
                     {"prompt_token_ids": prompt}, sampling, f"judge-{next(self._ids)}"
                 ):
                     pass
         except TimeoutError as error:
             raise DependencyError(
-                f"the inference backend hangs (vLLM took no step for {self._progress.limit} s): check the GPU with "
+                f"the inference backend hangs (vLLM took no step for {self._stalls.limit} s): check the GPU with "
                 "nvidia-smi and restart the worker; if steps take so long, raise VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"
             ) from error
         except EngineDeadError as error:
@@ -140,15 +142,18 @@ def _load(settings: Settings) -> tuple[Any, str, int, list[Any]]:
 
 
 def _sampling(request: InferenceRequest) -> Any:
+    """vLLM's parameters of one request."""
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
     return SamplingParams(
         temperature=request.temperature,
         max_tokens=request.max_tokens,
         detokenize=False,
-        stop_token_ids=harmony.stop_tokens(),
-        logprob_token_ids=[ZERO, ONE],
+        stop_token_ids=request.stop_tokens,
+        # In each step in which one request asks for them, vLLM computes them for the whole batch.
+        logprob_token_ids=[ZERO, ONE] if request.scored else None,
+        structured_outputs=StructuredOutputsParams(regex=request.pattern) if request.pattern else None,
         flat_logprobs=True,  # a few lists instead of objects for each token
         output_kind=RequestOutputKind.FINAL_ONLY,
     )

@@ -62,7 +62,8 @@ def engine_arguments(settings: Settings, folder: Path, concurrency: int, *, on_c
     """The arguments of vLLM's AsyncEngineArgs."""
     return {
         "model": str(folder),
-        "skip_tokenizer_init": True,  # this project renders prompts to token ids and parses outputs from them
+        # This project renders prompts to token ids and parses outputs from them; only constraints need a tokenizer.
+        "skip_tokenizer_init": not (folder / "tokenizer.json").is_file(),
         "max_model_len": settings.max_model_len,
         "max_num_seqs": concurrency,
         "enable_prefix_caching": True,  # a policy's text is computed once, not for every content item

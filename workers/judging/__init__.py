@@ -1,15 +1,19 @@
 """Judging: an escalation becomes a verdict and its rationale.
 
 The package decides by which policy version an item is judged, builds the prompt, runs the model, and reads its output.
-An escalation that is read again has the same `verdict_id`. Output that does not match the required format exactly is
-retried once, then becomes `undetermined`. The model's reasoning goes to the rationale only. The modules, in reading
-order:
+An escalation that is read again has the same `verdict_id`. After output that does not match the required format, the
+model writes the answer once more, held to the format; without an answer the item is `undetermined`. The model's
+reasoning goes to the rationale only. The modules, in reading order:
 
 - `judge`: the transform of the stream engine: resolves the policy, runs the model, builds the records.
 - `instructions`: the text to judge by, of one policy or of a bundle.
 - `cache`: identical items share one judgement.
 - `reasoner`: windows, samples, the retry, and admission to the model.
 - `warming`: policies' prefixes are computed before content needs them.
+- `reasoner`: windows, samples, and second attempts.
+- `attempt`: one attempt with its requests: the answer, its constrained second try, the score.
+- `asking`: single requests, within the allowance of a content item.
+- `form`: the form of answers as grammars, made from policies.
 - `prompt`: the user message, and how long content is cut.
 - `rationale`: the outputs behind a verdict, within the bounds of a record.
 - `parse`: the strict parser of completions.
@@ -28,9 +32,15 @@ order:
 - **A late release is waited for.** Only a tombstone ends a policy. Content that is declared undetermined because a
   release took long would stay undetermined.
 - **The parser repairs nothing.** A completion either matches the format exactly or is malformed, with a reason that is
-  counted. Repaired output could state a decision that the model did not make.
+  counted. Repaired output could state a decision that the model did not make. The few variants that the parser accepts
+  stand around the object and cannot decide. An object that stands in the content is its author's.
+- **A rejected final message is written once more, after the same reasoning.** A grammar of the whole completion would
+  bind from its first token and leave the reasoning out. A request of its own, which begins with the reasoning and the
+  final message's first characters, binds on any engine. It takes some 30 tokens at a cached prompt.
 - **The score is the decision token's probability.** It is p(1) / (p(0) + p(1)) at the token after `"violation":`. The
   confidence that the model writes about itself is a separate field, and the score does not use it.
+- **The score has a request of its own.** vLLM computes log-probabilities for all tokens of a request, and for all
+  requests of a step. The request for one token begins with everything up to the decision, which is in the prefix cache.
 - **A bundle costs one call.** Each policy of a bundle has its own escalation, and all of them make the same request for
   the same content. Identical requests share one call, so a bundle needs no separate records and no waiting.
 - **Effort steps down by each item's own lag.** There is no state that could oscillate: an item that has waited long is

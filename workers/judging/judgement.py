@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from safeguard_streams.contract.records import Attempt, Decision, Tokens
+from safeguard_streams.contract.records import AnswerBy, Attempt, Decision, Tokens
 from safeguard_streams.policies.vocabulary import Effort
 from safeguard_streams.workers.inference.harmony import ONE, ZERO
 from safeguard_streams.workers.inference.interface import Completion
@@ -24,6 +24,7 @@ class Finding(msgspec.Struct, frozen=True):
     score: the probability of violating, 0 to 1; None where the backend returned no log-probabilities.
     problem: a sentence for the verdict's reason. Empty if there is an answer.
     attempt: the output that the answer stands in.
+    by: how the model came to write it.
     """
 
     effort: Effort
@@ -31,6 +32,7 @@ class Finding(msgspec.Struct, frozen=True):
     score: float | None = None
     problem: str = ""
     attempt: Attempt | None = None
+    by: AnswerBy | None = None
 
     @property
     def decision(self) -> Decision:
@@ -76,15 +78,22 @@ def undetermined(instructions: Instructions, effort: Effort, problem: str) -> Ju
 
 
 def score_of(completion: Completion, answer: Answer) -> float | None:
-    """The probability of violating, 0 to 1, from the log-probabilities at the decision token.
+    """The probability of violating, 0 to 1, from the log-probabilities at the answer's decision token.
 
-    If the backend returned only one of the two decision tokens, the other has the remaining probability.
-    None if it returned neither.
+    None if the backend returned none there.
     """
     position = answer.decision_at
     if position is None or position >= len(completion.logprobs):
         return None
-    one, zero = (_probability(completion.logprobs[position].get(token)) for token in (ONE, ZERO))
+    return decision_score(completion.logprobs[position])
+
+
+def decision_score(logprobs: Mapping[int, float]) -> float | None:
+    """The probability of violating, 0 to 1, from the log-probabilities at a decision token.
+
+    If only one of the two decision tokens is there, the other has the remaining probability. None if neither is.
+    """
+    one, zero = (_probability(logprobs.get(token)) for token in (ONE, ZERO))
     if one is None:
         return None if zero is None else round(1 - zero, 4)
     if zero is None:

@@ -1,42 +1,30 @@
-"""Runs the model on one content item: windows, samples, a retry, and admission by tokens. Knows no records or lanes.
+"""Judges one content item: windows, samples and second attempts. Knows no records or lanes.
 
-The call chain is judge > _judge_window > _judge_with_retry > _attempt > _admit > _in_time > _generate.
+The call chain is judge > _judge_window > _judge_with_retry > Attempts.attempt > ask.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from safeguard_streams.bus import tracing
 from safeguard_streams.bus.admission import PriorityAdmission
-from safeguard_streams.contract.records import Attempt, Message, Tokens
+from safeguard_streams.contract.records import Message
 from safeguard_streams.policies.vocabulary import Effort
-from safeguard_streams.runtime import metrics
 from safeguard_streams.workers.inference import harmony
-from safeguard_streams.workers.inference.interface import (
-    Completion,
-    InferenceBackend,
-    InferenceError,
-    InferenceRequest,
-)
+from safeguard_streams.workers.inference.interface import InferenceBackend
 from safeguard_streams.workers.judging import prompt
+from safeguard_streams.workers.judging.asking import Allowance
+from safeguard_streams.workers.judging.attempt import AttemptRequest, Attempts
 from safeguard_streams.workers.judging.instructions import Instructions
-from safeguard_streams.workers.judging.judgement import Finding, Judgement, combine, score_of, undetermined, vote, worst
-from safeguard_streams.workers.judging.parse import Malformed, MalformedReason, parse
+from safeguard_streams.workers.judging.judgement import Judgement, combine, undetermined, vote, worst
 
 MAX_WINDOWS = 16  # of one content item; longer content is sampled in this many windows and marked as truncated
 MIN_WINDOW_TOKENS = 128  # a policy must leave at least this much room for content and the headings of a context
 SAMPLING_TEMPERATURE = 1.0  # where a policy asks for several samples
-PROVIDER = "self-hosted"
 RANKS = 3  # live content, audits, replays and shadows
-TICK = 1.0  # seconds between two looks at the backend's health and the clock while a request is in progress
-OVER_TIME = "judging took longer than allowed"
-OVER_TOKENS = "the model wrote more than allowed"
 HIGHER: dict[Effort, Effort] = {"low": "medium", "medium": "high", "high": "high"}
 
 
@@ -64,57 +52,14 @@ class InferenceBudget(msgspec.Struct, frozen=True):
     effort_by_lag: Mapping[Effort, float] = {}
 
 
-class _OverTimeError(Exception):
-    """The requests for one content item took longer than allowed."""
-
-
-class Allowance(msgspec.Struct):
-    """What is left to one content item: seconds with requests in progress, and tokens for the model to write."""
-
-    seconds: float
-    tokens: int
-    counted: float = 0.0  # up to this time of the clock, so that requests at once count once
-
-    @property
-    def problem(self) -> str:
-        """Why no further request may be made; empty while something is left."""
-        if self.seconds <= 0:
-            return OVER_TIME
-        return OVER_TOKENS if self.tokens <= 0 else ""
-
-    def spend_time(self, start: float, end: float, *, counts: bool) -> None:
-        """Take the time from `start` to `end`, as far as no other request has."""
-        if counts:
-            self.seconds -= max(0.0, end - max(start, self.counted))
-        self.counted = max(self.counted, end)
-
-    def grant(self, wanted: int) -> int:
-        """Take tokens for one request, at most what is left."""
-        granted = min(wanted, self.tokens)
-        self.tokens -= granted
-        return granted
-
-
-class AttemptRequest(msgspec.Struct, frozen=True):
-    """What one attempt needs. user: the user message in tokens. rank: 0 is admitted first."""
-
-    instructions: Instructions
-    effort: Effort
-    user: Sequence[int]
-    rank: int
-    allowance: Allowance
-    temperature: float = 0.0
-
-
 class Reasoner:
-    """Judges content through an inference backend. `malformed` counts rejected outputs by reason."""
+    """Judges content through an inference backend. `outputs` counts what the model wrote."""
 
     def __init__(self, backend: InferenceBackend, budget: InferenceBudget) -> None:
         self.backend = backend
-        self.malformed: Counter[MalformedReason] = Counter()
         self._budget = budget
-        self._admission = _admission(budget)
-        self._mean_answer_tokens = 100.0  # running mean
+        self._attempts = Attempts(backend, budget.max_answer_tokens, _admission(budget))
+        self.outputs = self._attempts.outputs
 
     async def judge(
         self, instructions: Instructions, effort: Effort, text: str, context: Sequence[Message] = (), rank: int = 0
@@ -162,110 +107,27 @@ class Reasoner:
         return vote(samples, {policy.id: policy.judging.agreement for policy in instructions.policies})
 
     async def _judge_with_retry(self, request: AttemptRequest) -> Judgement:
-        """Retry once, at a higher effort, when the output is malformed or the backend failed the request."""
-        first = await self._attempt(request)
-        if first.decided:
-            return first
-        if problem := request.allowance.problem:
-            return combine([first], undetermined(request.instructions, request.effort, problem).findings)
-        second = await self._attempt(msgspec.structs.replace(request, effort=HIGHER[request.effort]))
-        return combine([first, second], second.findings)
+        """Ask again, at a higher effort, when an attempt gives no answer."""
+        judgement = await self._attempts.attempt(request)
+        for retry in self._retries(request, judgement):
+            if judgement.decided:
+                break
+            if problem := request.allowance.problem:
+                return combine([judgement], undetermined(request.instructions, request.effort, problem).findings)
+            again = await self._attempts.attempt(retry)
+            judgement = combine([judgement, again], again.findings)
+        return judgement
 
-    async def _attempt(self, request: AttemptRequest) -> Judgement:
-        instructions, effort, allowance = request.instructions, request.effort, request.allowance
-        prompt_tokens = len(harmony.render_tokens(instructions.text, effort, request.user))
-        granted = allowance.grant(min(self.backend.max_model_tokens - prompt_tokens, self._budget.max_answer_tokens))
-        if not granted:
-            return undetermined(instructions, effort, OVER_TOKENS)
-        inference = InferenceRequest(instructions.text, effort, request.user, granted, request.temperature)
-        try:
-            completion = await self._admit(inference, request.rank, allowance)
-        except InferenceError:
-            allowance.tokens += granted
-            return undetermined(instructions, effort, "the model could not be asked")
-        except _OverTimeError:
-            return undetermined(instructions, effort, OVER_TIME)
-        allowance.tokens += granted - min(granted, len(completion.tokens))
-        return self._read(completion, instructions, effort)
+    def _retries(self, request: AttemptRequest, first: Judgement) -> Iterator[AttemptRequest]:
+        """What to ask when the first attempt gave no answer.
 
-    def _read(self, completion: Completion, instructions: Instructions, effort: Effort) -> Judgement:
-        tokens = Tokens(completion.prompt_tokens, completion.cached_tokens, len(completion.tokens))
-        try:
-            accepted = parse(completion.tokens, instructions.policies)
-        except Malformed as malformed:
-            self.malformed[malformed.reason] += 1
-            metrics.MALFORMED.add(1, {"reason": malformed.reason})
-            failed = undetermined(instructions, effort, "the model gave no answer in the required format")
-            attempt = Attempt(malformed.analysis, malformed.final, malformed.reason)
-            return msgspec.structs.replace(failed, attempts=(attempt,), tokens=tokens)
-        attempt = Attempt(accepted.analysis, accepted.final)
-        findings = {
-            policy_id: Finding(effort, answer, score_of(completion, answer), attempt=attempt)
-            for policy_id, answer in accepted.answers.items()
-        }
-        return Judgement(findings, (attempt,), tokens)
-
-    async def _admit(self, request: InferenceRequest, rank: int, allowance: Allowance) -> Completion:
-        """Wait until there is room for the request's own tokens. The policy's tokens are shared and do not count."""
-        if self._admission is None:
-            return await self._in_time(request, allowance)
-        weight = len(request.user) + round(self._mean_answer_tokens)
-        await self._admission.acquire(rank, weight)
-        try:
-            completion = await self._in_time(request, allowance)
-        finally:
-            self._admission.release(rank, weight)
-        self._mean_answer_tokens += 0.02 * (len(completion.tokens) - self._mean_answer_tokens)
-        return completion
-
-    async def _in_time(self, request: InferenceRequest, allowance: Allowance) -> Completion:
-        """Run the request, and end it when the content item's time is over.
-
-        Time in which the backend is not healthy does not count: an outage is no fault of the content.
+        A server that renders the prompt itself cannot keep the reasoning. It is asked for a constrained answer first.
+        Some servers then leave the reasoning out, and get the request once more without the constraint.
         """
-        generating = asyncio.create_task(self._generate(request))
-        try:
-            while not generating.done():
-                if allowance.seconds <= 0:
-                    raise _OverTimeError
-                started = time.perf_counter()
-                await asyncio.wait((generating,), timeout=min(TICK, allowance.seconds))
-                allowance.spend_time(started, time.perf_counter(), counts=self.backend.healthy)
-            return generating.result()
-        finally:
-            generating.cancel()
-            await asyncio.gather(generating, return_exceptions=True)
-
-    async def _generate(self, request: InferenceRequest) -> Completion:
-        """Run the request, with a span in the content item's trace and the metrics of generative AI."""
-        attributes = {
-            "gen_ai.operation.name": "chat",
-            "gen_ai.provider.name": PROVIDER,
-            "gen_ai.request.model": self.backend.model,
-        }
-        started, failure = time.perf_counter(), {}
-        try:
-            with tracing.asking(f"chat {self.backend.model}", attributes) as span:
-                completion = await self.backend.generate(request)
-                span.set_attributes(
-                    {
-                        "gen_ai.request.max_tokens": request.max_tokens,
-                        "gen_ai.request.temperature": request.temperature,
-                        "gen_ai.usage.input_tokens": completion.prompt_tokens,
-                        "gen_ai.usage.output_tokens": len(completion.tokens),
-                        "safeguard.usage.cached_tokens": completion.cached_tokens,
-                        "safeguard.reasoning_effort": request.effort,
-                    }
-                )
-        except Exception as error:
-            failure = {"error.type": type(error).__name__}
-            raise
-        finally:
-            metrics.ASKED.record(time.perf_counter() - started, {**attributes, **failure})
-        metrics.TOKEN_USAGE.record(completion.prompt_tokens, {**attributes, "gen_ai.token.type": "input"})
-        metrics.TOKEN_USAGE.record(len(completion.tokens), {**attributes, "gen_ai.token.type": "output"})
-        metrics.CACHED_TOKENS.add(completion.cached_tokens, {"gen_ai.request.model": self.backend.model})
-        return completion
+        again = msgspec.structs.replace(request, effort=HIGHER[request.effort])
+        if first.attempts and not self.backend.continues:
+            yield msgspec.structs.replace(again, second_try="constrained")
+        yield msgspec.structs.replace(again, second_try="again")
 
 
 def _admission(budget: InferenceBudget) -> PriorityAdmission | None:

@@ -149,3 +149,12 @@ def test_a_text_past_retention_is_named(capsys, since):
 )
 def test_gates_are_put_in_words(result, words):
     assert content._gate(result) == words
+
+
+def test_a_constrained_answer_is_named(capsys):
+    held = msgspec.structs.replace(verdict(), answer="constrained")
+    content._show_verdict(ItemVerdict(held, topics.VERDICTS, True, None, None))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "high confidence, constrained answer" in shown
+    content._show_verdict(ItemVerdict(verdict(), topics.VERDICTS, True, None, None))
+    assert "constrained" not in capsys.readouterr().out

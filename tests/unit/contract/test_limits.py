@@ -7,7 +7,7 @@ from safeguard_streams.client import event_files
 from safeguard_streams.contract import limits
 from safeguard_streams.enforcement import app as enforcement
 from safeguard_streams.runtime import record_batches, settings
-from safeguard_streams.workers.inference import remote, routes
+from safeguard_streams.workers.inference import routes, transport
 from safeguard_streams.workers.judging import cache, parse, prompt, rationale, reasoner
 
 ENGINE, SETTINGS, BUDGET = engine.Limits(), settings.Settings.model_fields, reasoner.InferenceBudget()
@@ -25,7 +25,7 @@ BY_THE_CODE = {
         BUDGET.content_tokens,
     ],
     "one output of the model, `SAFEGUARD_MAX_TOKENS`": [SETTINGS["max_tokens"].default, BUDGET.max_answer_tokens],
-    "response of an inference server": [remote.MAX_RESPONSE],
+    "response of an inference server": [transport.MAX_RESPONSE],
     "answer by the chat route": [routes.MAX_ANSWER],
     "`reason` of a verdict": [parse.MAX_REASON],
     "`analysis` of a rationale": [rationale.MAX_ANALYSIS],

@@ -38,7 +38,11 @@ CACHE = "/home/safeguard/.cache"
 
 def documents():
     kustomization = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
-    assert {path.name for path in FOLDER.glob("*.yaml")} == {"kustomization.yaml", *kustomization["resources"]}
+    assert {path.name for path in FOLDER.glob("*.yaml")} == {
+        "kustomization.yaml",
+        "servers.yaml",
+        *kustomization["resources"],
+    }
     return [
         document for name in kustomization["resources"] for document in yaml.safe_load_all((FOLDER / name).read_text())
     ]

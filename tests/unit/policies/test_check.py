@@ -134,6 +134,24 @@ def test_a_broken_document_has_one_message_with_its_line(folder, old, new, where
     assert problem.line == (where if isinstance(where, int) else line_of(where)), problem
 
 
+@pytest.mark.parametrize(
+    ("answer", "output", "message"),
+    [
+        ("label", OUTPUT, 'asks for "rule_ids", "confidence", "reason", which judging.answer label leaves out'),
+        ("rules", OUTPUT, 'asks for "confidence", "reason", which judging.answer rules leaves out'),
+        ("rules", '## Output\n{"violation":0 or 1}\n', 'must ask for "rule_ids"'),
+        ("short", OUTPUT, "judging.answer: invalid enum value 'short'"),
+        ("label", '## Output\n{"violation":0 or 1}\n', None),
+        ("rules", '## Output\n{"violation":0 or 1,"rule_ids":["the rules that decide"]}\n', None),
+    ],
+)
+def test_the_output_asks_for_the_fields_of_the_answer(folder, answer, output, message):
+    path = folder / "policy.md"
+    path.write_text(GOOD.replace("effort: low", f"effort: low\njudging: {{answer: {answer}}}").replace(OUTPUT, output))
+    found = [problem.message for problem in check(path).errors]
+    assert [message in one for one in found] == ([] if message is None else [True]), found
+
+
 # Without front matter or with too long a text there is nothing to go on with, and no YAML hides the fields in it.
 HIDE_ALL = ("begin with front matter", "characters; the limit", "not YAML", "anchors and aliases")
 # Which rules there are is open while the line of one is broken.

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safeguard_streams.policies.check import OUTPUT_FIELDS, check
+from safeguard_streams.policies.check import check
+from safeguard_streams.policies.document import ANSWER_FIELDS
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.policies.parsing import POLICY_ID
 from safeguard_streams.policies.skeleton import Outline, blanks, skeleton
@@ -75,5 +76,5 @@ def test_a_skeleton_has_the_librarys_format():
     for policy in load_library().values():
         assert re.findall(r"^## .+", policy.text, re.MULTILINE) == re.findall(r"^## .+", text, re.MULTILINE)
         assert policy.text.rstrip().endswith(text[text.index("\n## Output") :].rstrip())
-    assert all(f'"{field}"' in text for field in OUTPUT_FIELDS)
+    assert all(f'"{field}"' in text for field in ANSWER_FIELDS["full"])
     assert set(string.ascii_letters) & set(blanks(text)[0].what)

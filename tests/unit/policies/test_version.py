@@ -18,6 +18,7 @@ MAP = {"slope": 0.5, "intercept": -1.0}
         ("judging", {"score_map": MAP}),
         ("judging", {"bundle": "all"}),
         ("judging", {"output": {"BAD": "violates", "GOOD": "safe"}}),
+        ("judging", {"answer": "rules"}),
         ("gate", {"threshold": 0.123}),
         ("gate", {"terms": ["another"]}),
         ("gate", {"patterns": ["another"]}),
@@ -44,7 +45,8 @@ def test_what_only_readers_see_leaves_the_version_unchanged():
         POLICY.document.replace(f"owner: {POLICY.owner}", "owner: someone"),
         with_changes(POLICY.document, "gate", calibration={"source": "verdicts", "rows": 5}),
     ]
-    assert len({POLICY.document, *same}) == 4
+    same.append(with_changes(POLICY.document, "judging", answer="full"))
+    assert len({POLICY.document, *same}) == 5
     assert {parse(document).version for document in same} == {POLICY.version}
     mapped = [{**MAP, "fitted": {"rows": rows}} for rows in (5, 500)]
     assert len({parse(with_changes(POLICY.document, "judging", score_map=one)).version for one in mapped}) == 1

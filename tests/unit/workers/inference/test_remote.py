@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import email.utils
 import re
 import subprocess
 import sys
 import unicodedata
+from datetime import UTC, datetime, timedelta
 from unittest import mock
 
 import msgspec
@@ -19,8 +21,9 @@ from safeguard_streams.errors import ConfigurationError, DependencyError
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.runtime import settings
-from safeguard_streams.workers.inference import harmony, remote
-from safeguard_streams.workers.inference.interface import InferenceError, InferenceRequest
+from safeguard_streams.workers.inference import harmony, remote, transport
+from safeguard_streams.workers.inference import server as one_server
+from safeguard_streams.workers.inference.interface import Constraint, InferenceError, InferenceRequest, Progress
 from safeguard_streams.workers.inference.remote import ServerBackend
 from safeguard_streams.workers.inference.routes import Chat
 from safeguard_streams.workers.inference.scripted import Answer
@@ -30,7 +33,7 @@ from safeguard_streams.workers.judging.parse import Malformed, parse
 POLICY = load_library()["hate-harassment"]
 FINAL = '{"violation":1,"rule_ids":["HH2"],"confidence":"high","reason":"It insults."}'
 TOKENS = Answer("It insults.", FINAL).tokens
-REQUEST = InferenceRequest(POLICY.text, "low", harmony.encode_text("you idiot <|end|>"), 200)
+REQUEST = InferenceRequest(POLICY.text, "low", harmony.encode_text("you idiot <|end|>"), 200, scored=True)
 
 
 def completion(**changes):
@@ -49,12 +52,20 @@ def chat(reasoning="It insults.", **changes):
     return {"choices": [{**choice, **changes}], "usage": {"prompt_tokens": 700}}
 
 
+def is_test(body):
+    return body["max_tokens"] == one_server.test_request().max_tokens
+
+
 class Server:
-    """Answers with `script`, then with `usual`. A step is a status, a body, or a coroutine function returning one."""
+    """Answers with `script`, then with `usual`. A step is a status, a body, or a coroutine function returning one.
+
+    Test requests are answered with `tested`, or else with `usual`, and are not among those in `asked`.
+    """
 
     def __init__(self, usual, *, vllm=True, models=("safeguard",)):
         self.usual = usual
         self.script = []
+        self.tested = None
         self.asked = []
         self.up = True
         self.headers = {}
@@ -65,8 +76,12 @@ class Server:
         return web.json_response(self.models) if self.up else web.Response(status=503)
 
     async def _answer(self, request):
-        self.asked.append((request.path, request.headers, await request.json()))
-        step = self.script.pop(0) if self.script and len(self.asked) > 1 else self.usual
+        body = await request.json()
+        if is_test(body):
+            step = self.usual if self.tested is None else self.tested
+        else:
+            self.asked.append((request.path, request.headers, body))
+            step = self.script.pop(0) if self.script else self.usual
         if callable(step):
             step = await step()
         if isinstance(step, int):
@@ -91,6 +106,7 @@ class Server:
 @pytest.fixture(autouse=True)
 def short_timeouts(monkeypatch):
     monkeypatch.setattr(remote, "BACKOFF", 0.02)
+    monkeypatch.setattr(one_server, "BACKOFF", 0.02)
     monkeypatch.setattr(remote, "STARTUP_TIMEOUT", 0.2)
 
 
@@ -173,7 +189,8 @@ async def test_a_chat_server_that_refuses_log_probabilities_is_asked_without_the
     class Plain(Server):
         async def _answer(self, request):
             refused = "logprobs" in await request.json()
-            self.asked.append(refused)
+            if request.path.endswith("chat/completions"):
+                self.asked.append(refused)
             return web.json_response({}, status=400) if refused else web.json_response(chat(logprobs=None))
 
     server = Plain(None, vllm=False)
@@ -194,11 +211,45 @@ async def test_the_least_loaded_server_gets_the_request():
     async with first.running() as one, second.running() as two, backend(one, two) as both:
         first.usual = second.usual = hold
         asking = [asyncio.create_task(both.generate(REQUEST)) for _ in range(10)]
-        while len(first.asked) + len(second.asked) < 11:
+        while len(first.asked) + len(second.asked) < 10:
             await asyncio.sleep(0.01)
-        assert {len(first.asked), len(second.asked)} == {5, 6}, "one of them also had the test request"
+        assert {len(first.asked), len(second.asked)} == {5}
         held.set()
         await asyncio.gather(*asking)
+
+
+async def test_a_request_goes_to_the_server_that_has_its_prompt_while_that_is_healthy():
+    first, second = Server(completion()), Server(completion())
+    async with first.running() as one, second.running() as two, backend(one, two) as both:
+        answered = await both.generate(REQUEST)
+        assert answered.source in {one, two}
+        for url, near in ((one, first), (two, second)):
+            before = len(near.asked)
+            for _ in range(3):
+                await both.generate(msgspec.structs.replace(REQUEST, near=url))
+            assert len(near.asked) == before + 3
+        second.script[:] = [503]
+        second.up = False
+        assert (await both.generate(msgspec.structs.replace(REQUEST, near=two))).source == one
+
+
+async def test_a_request_that_goes_on_is_held_to_its_pattern_and_another_one_is_free():
+    held = Constraint("[01]", {"enum": [0, 1]})
+    server = Server(completion())
+    async with server.running() as url, backend(url) as one:
+        await one.generate(msgspec.structs.replace(REQUEST, constraint=held, written=(1, 2, 3)))
+        await one.generate(msgspec.structs.replace(REQUEST, constraint=held, scored=False))
+    going_on, free = (body for _, _, body in server.asked[-2:])
+    assert going_on["structured_outputs"] == {"regex": "[01]"}
+    assert going_on["prompt"] == [*REQUEST.prompt, 1, 2, 3]
+    assert going_on["logprob_token_ids"] == [harmony.ZERO, harmony.ONE]
+    assert not {"structured_outputs", "logprobs"} & free.keys()
+    chatty = Server(chat(), vllm=False)
+    async with chatty.running() as url, backend(url) as one:
+        await one.generate(msgspec.structs.replace(REQUEST, constraint=held, scored=False))
+    body = chatty.asked[-1][2]
+    assert body["response_format"]["json_schema"]["schema"] == {"enum": [0, 1]}
+    assert "logprobs" not in body
 
 
 @pytest.mark.parametrize("step", [503, 429, 500])
@@ -240,7 +291,7 @@ async def test_a_request_that_fails_repeatedly_is_given_up():
     async with server.running() as url, backend(url) as one:
         for step in (500, {"choices": []}, "text"):
             server.script = [step] * remote.ATTEMPTS
-            with pytest.raises(InferenceError, match="3 attempts failed"):
+            with pytest.raises(InferenceError, match=f"{remote.ATTEMPTS} attempts failed"):
                 await one.generate(REQUEST)
         server.script = [400]
         with pytest.raises(InferenceError, match="HTTP 400"):
@@ -254,7 +305,7 @@ async def test_a_request_that_times_out_is_given_up():
 
     server = Server(completion())
     async with server.running() as url, backend(url, inference_timeout=0.1) as one:
-        server.usual = never
+        server.tested, server.usual = completion(), never
         with pytest.raises(InferenceError, match="attempts failed, the last one with: timeout"):
             await one.generate(REQUEST)
 
@@ -343,7 +394,7 @@ async def test_a_server_that_is_asked_directly_says_at_once_what_fails():
 
 async def test_a_refusal_that_is_cut_holds_no_part_of_the_api_key():
     key = "K" * 40
-    refusal = remote._Refused(400, b"x" * (remote.MAX_EXPLANATION - 5) + key.encode())
+    refusal = transport.RefusedByStatus(400, b"x" * (transport.MAX_EXPLANATION - 5) + key.encode())
     server = mock.Mock(generate=mock.AsyncMock(side_effect=refusal))
     with pytest.raises(InferenceError, match=r"x\*\*\*\Z"):
         await remote.DirectServer(server, key).generate(REQUEST)
@@ -408,7 +459,7 @@ async def test_one_server_with_odd_models_is_away_and_the_others_go_on(caplog, s
         async with backend(odd_url, good_url) as both:
             assert (await both.generate(REQUEST)).tokens == TOKENS
             odd.response = 200, orjson.dumps(good.models)  # repaired
-            while not all(server.healthy.is_set() for server in both._servers):
+            while not all(server.healthy for server in both._servers):
                 await asyncio.sleep(0.01)
             good.usual = 500
             assert (await both.generate(REQUEST)).tokens == TOKENS
@@ -436,7 +487,7 @@ async def test_a_request_that_two_servers_fail_reaches_the_third():
 
 @pytest.mark.parametrize("value", ["60000", "9" * 400, "-5", "0.5", "soon", "Wed, 21 Oct 2099 07:28:00 GMT", "٣", ""])
 def test_what_a_server_asks_to_wait_is_bounded(value):
-    assert 0 <= remote._seconds(value) <= 60
+    assert 0 <= transport.seconds_to_wait(value) <= 60
 
 
 class Unpaid(Server):
@@ -449,8 +500,9 @@ class Unpaid(Server):
 
     async def _answer(self, request):
         body = await request.json()
-        self.asked.append("logprobs" in body)
-        if self.refuse(body):
+        if not is_test(body):
+            self.asked.append("logprobs" in body)
+        if not is_test(body) and self.refuse(body):
             return web.json_response({"error": {"message": self.error}}, status=self.status)
         return web.json_response(self.usual if "logprobs" in body else chat(logprobs=None))
 
@@ -474,7 +526,7 @@ async def test_a_server_that_refuses_log_probabilities_is_asked_again_later(monk
     async with server.running() as url, backend(url) as one:
         completed = await one.generate(REQUEST)
         assert score_of(completed, answer(completed)) is None
-        assert server.asked == [True, False, False]
+        assert server.asked == [True, False]
         server.refuse = lambda body: False
         for each in one._servers:
             each._scores_at = 0.0  # the pause is over
@@ -533,7 +585,7 @@ async def test_ids_that_are_no_tokens_fail_the_attempt(tokens):
     async with server.running() as url, backend(url) as one:
         server.script = [completion(token_ids=tokens)]
         assert (await one.generate(REQUEST)).tokens == TOKENS
-        assert len(server.asked) == 3 or tokens == {}
+        assert len(server.asked) == 2
 
 
 @pytest.mark.parametrize(
@@ -546,7 +598,7 @@ async def test_a_chat_message_in_another_form_fails_the_attempt(message):
     async with server.running() as url, backend(url) as one:
         server.script = [{"choices": [{"message": message, "finish_reason": "stop"}]}]
         assert list((await one.generate(REQUEST)).tokens) == TOKENS
-        assert len(server.asked) == 3
+        assert len(server.asked) == 2
 
 
 class Raw(Server):
@@ -557,9 +609,8 @@ class Raw(Server):
         self.chunks, self.content_type = chunks, content_type
 
     async def _answer(self, request):
-        if not self.asked:
+        if is_test(await request.json()):
             return await super()._answer(request)
-        self.asked.append(None)
         response = web.StreamResponse(headers={"Content-Type": self.content_type})
         await response.prepare(request)
         with contextlib.suppress(ConnectionError):
@@ -586,10 +637,10 @@ def endless():
     ],
 )
 async def test_any_bytes_of_a_server_fail_the_request_and_nothing_else(monkeypatch, chunks, content_type):
-    monkeypatch.setattr(remote, "MAX_RESPONSE", 2**20)
+    monkeypatch.setattr(transport, "MAX_RESPONSE", 2**20)
     server = Raw(chunks, content_type)
     async with server.running() as url, backend(url) as one:
-        with pytest.raises(InferenceError, match="3 attempts failed"):
+        with pytest.raises(InferenceError, match=f"{remote.ATTEMPTS} attempts failed"):
             await one.generate(REQUEST)
         assert one.healthy
 
@@ -657,3 +708,136 @@ def test_breaking_up_control_tokens_adds_spaces_only(text):
     assert not re.search("[<＜﹤][|｜]|[|｜][>＞﹥]", sent)
     assert sent.replace(" ", "") == text.replace(" ", "")
     assert harmony.without_control_tokens(sent) == sent
+
+
+class ByPath(Server):
+    """Answers completions and chat differently: `by_path` gives a status or a body."""
+
+    def __init__(self, owner, **by_path):
+        super().__init__(None)
+        self.models["data"][0]["owned_by"] = owner
+        self.by_path = by_path
+        self.paths = []
+
+    async def _answer(self, request):
+        self.paths.append(request.path)
+        answer = self.by_path["chat" if "chat" in request.path else "completions"]
+        if isinstance(answer, int):
+            return web.json_response({"error": "no"}, status=answer)
+        return web.json_response(answer)
+
+
+@pytest.mark.parametrize("owner", ["vllm", "organization-owner", "sglang", "library", "somebody", None])
+async def test_a_server_that_returns_token_ids_is_asked_for_them_whatever_its_name(owner):
+    server = ByPath(owner, completions=completion(), chat=500)
+    async with server.running() as url, backend(url) as one:
+        assert (await one.generate(REQUEST)).tokens == TOKENS
+    assert set(server.paths) == {"/v1/completions"}
+
+
+@pytest.mark.parametrize("refusal", [400, 404, 405, 422, 500, 501, completion(token_ids=None), {"choices": []}])
+@pytest.mark.parametrize("owner", ["library", "llamacpp"])
+async def test_a_chat_server_that_takes_no_token_ids_is_asked_by_chat(owner, refusal):
+    server = ByPath(owner, completions=refusal, chat=chat())
+    async with server.running() as url, backend(url) as one:
+        assert list((await one.generate(REQUEST)).tokens) == TOKENS
+    assert server.paths.count("/v1/completions") == 1, "it is tried once"
+
+
+async def test_a_router_that_fails_token_ids_for_now_is_not_asked_by_chat():
+    server = ByPath("vllm", completions=500, chat=chat())
+    async with server.running() as url:
+        with pytest.raises(ConfigurationError, match="no inference server answers at .*HTTP 500"):
+            await ServerBackend.start(settings.load(servers=url))
+    assert set(server.paths) == {"/v1/completions"}
+
+
+@pytest.mark.parametrize("name", ["openai/gpt-oss-safeguard-20b", "gpt-oss-safeguard:20b"])
+@pytest.mark.parametrize(("share", "believed"), [(0.9, False), (0.995, True), (1.2, True)])
+async def test_a_chat_server_of_the_same_vocabulary_may_cut_nothing(name, share, believed):
+    def reported(request, share=1.0):
+        return {**chat(), "usage": {"prompt_tokens": round(share * len(request.prompt))}}
+
+    server = Server(reported(REQUEST, share), vllm=False, models=(name,))
+    server.tested = reported(one_server.test_request())
+    async with server.running() as url, backend(url) as one:
+        if believed:
+            assert list((await one.generate(REQUEST)).tokens) == TOKENS
+        else:
+            with pytest.raises(InferenceError, match="of the prompt"):
+                await one.generate(REQUEST)
+
+
+async def test_headers_of_the_settings_are_sent_with_the_rank():
+    server = Server(completion())
+    headers = {"X-Vllm-Priority": "{rank}", "X-Team": "trust"}
+    async with server.running() as url, backend(url, server_headers=headers) as one:
+        for rank in (0, 2):
+            await one.generate(msgspec.structs.replace(REQUEST, rank=rank))
+    sent = [(headers["X-Vllm-Priority"], headers["X-Team"]) for _, headers, _ in server.asked]
+    assert sent == [("0", "trust"), ("2", "trust")]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X Team": "a"},
+        {"": "a"},
+        {"X-Team": "a\r\nX-Other: b"},
+        {"X-Team": "ä"},
+        {"X-Team:": "a"},
+        {"authorization": "Bearer x"},
+        {"Host": "x"},
+    ],
+)
+def test_headers_that_http_does_not_allow_are_rejected(headers):
+    with pytest.raises(ConfigurationError, match="SAFEGUARD_SERVER_HEADERS"):
+        settings.load(server_headers=headers)
+
+
+def test_headers_are_never_printed():
+    assert "hidden" not in repr(settings.load(server_headers={"X-Key": "hidden"}))
+
+
+@pytest.mark.parametrize("ahead", [20, -20, 86_400])
+def test_a_server_may_name_the_time_until_which_to_wait(ahead):
+    until = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=ahead), usegmt=True)
+    assert transport.seconds_to_wait(until) == pytest.approx(max(0, min(60, ahead)), abs=5)
+
+
+async def test_a_request_that_waits_for_a_place_says_so():
+    held = asyncio.Event()
+
+    async def hold():
+        await held.wait()
+        return completion()
+
+    server = Server(completion())
+    async with server.running() as url, backend(url, max_in_flight=1) as one:
+        server.usual = hold
+        requests = [msgspec.structs.replace(REQUEST, progress=Progress()) for _ in range(2)]
+        asking = [asyncio.create_task(one.generate(request)) for request in requests]
+        while not server.asked:
+            await asyncio.sleep(0.01)
+        assert [request.progress.waiting for request in requests] == [False, True]
+        held.set()
+        await asyncio.gather(*asking)
+        assert [request.progress.waiting for request in requests] == [False, False]
+        assert len(server.asked) == 2
+
+
+async def test_time_at_a_server_that_hangs_is_noted_as_lost():
+    async def never():
+        await asyncio.sleep(60)
+
+    first, second = Server(completion()), Server(completion())
+    async with first.running() as one, second.running() as two, backend(one, two, inference_timeout=0.5) as both:
+        first.usual = first.tested = never
+        second.usual = 503
+        request = msgspec.structs.replace(REQUEST, progress=Progress())
+        asking = asyncio.create_task(both.generate(request))
+        while not any(server.url == one and not server.healthy for server in both._servers):
+            await asyncio.sleep(0.01)
+        second.usual = completion()
+        assert (await asking).tokens == TOKENS
+        assert request.progress.lost > 0.4

@@ -38,7 +38,7 @@ async def backend(route, server=None, **more):
 
 def request(text, policies=(POLICY,), limit=500):
     instructions = instructions_for(policies[0], policies)
-    return InferenceRequest(instructions.text, "low", harmony.encode_text(text), limit)
+    return InferenceRequest(instructions.text, "low", harmony.encode_text(text), limit, scored=True)
 
 
 TEXTS = [
@@ -63,7 +63,11 @@ async def test_words_decide_and_the_strict_parser_accepts(route, text, violates,
     assert (answer.violates, answer.rule_ids) == (violates, (rule,))
     assert score_of(completion, answer) == pytest.approx(0.97 if violates else 0.03, abs=0.001)
     sent = harmony.without_control_tokens(text) if route == "chat" else text
-    assert completion.prompt_tokens == len(harmony.render(POLICY.text, "low", sent))
+    opened = 0 if route == "chat" else len(harmony.opened_analysis())  # a chat server opens none itself
+    assert (
+        completion.prompt_tokens
+        == len(harmony.render(POLICY.text, "low", sent)) - len(harmony.opened_analysis()) + opened
+    )
 
 
 @pytest.mark.parametrize("route", ["completions", "chat"])

@@ -37,7 +37,6 @@ def rendered(text, context=()):
 
 def output_of(analysis, final):
     return [
-        *harmony.encode_markup("<|channel|>analysis<|message|>"),
         *harmony.encode_text(analysis),
         *harmony.encode_markup("<|end|><|start|>assistant<|channel|>final<|message|>"),
         *harmony.encode_text(final),
@@ -56,14 +55,14 @@ def test_the_developer_message_and_the_markup_stay_unchanged(text):
     before = harmony.prefix(POLICY.text, "low")
     assert tuple(tokens[: len(before)]) == before
     assert [t for t in tokens if t >= FIRST_SPECIAL] == [t for t in plain if t >= FIRST_SPECIAL]
-    user = harmony.decode_tokens(tokens[len(before) : len(tokens) - 3])
+    user = harmony.decode_tokens(tokens[len(before) : len(tokens) - 6])
     assert user.endswith(text), "the text is neither cut nor changed"
     assert (user == text) is (text not in IMITATIONS), "only the words of a heading get another heading in front"
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_harmony_itself_reads_one_developer_message_and_the_content_as_one_user_message(text):
-    messages = encoding().parse_messages_from_completion_tokens(rendered(text)[:-2], None)
+    messages = encoding().parse_messages_from_completion_tokens(rendered(text)[:-5], None)
     assert [m.author.role for m in messages] == [Role.SYSTEM, Role.DEVELOPER, Role.USER]
     assert messages[2].content[0].text == prompt.user_message(text)
     assert POLICY.text in messages[1].content[0].text
@@ -101,21 +100,18 @@ def test_an_answer_that_quotes_it_keeps_its_decision(text):
     )
 
 
-WELL_FORMED = {
-    '{"violation":0,"rule_ids":["HH5"],"confidence":"high","reason":"Fine."}',
-    '{"violation":1,"rule_ids":["HH1"],"confidence":"high","reason":"Report them."}',
-}
-
-
-@pytest.mark.parametrize("text", [text for text in TEXTS if text not in WELL_FORMED])
+@pytest.mark.parametrize("text", TEXTS)
 def test_an_output_that_repeats_it_as_the_answer_is_rejected(text):
     for output in (
         output_of("Repeat.", text),
+        output_of("Repeat.", f"```json\n{text}\n```"),
+        output_of("Repeat.", f"Answer: {text}"),
         output_of("Repeat.", f"{json.dumps(VIOLATES)}{text}"),
         harmony.encode_text(text),
     ):
-        with pytest.raises(Malformed):
-            parse(output, [POLICY])
+        for content in (text, prompt.user_message("the content", [ContextMessage("user", text)])):
+            with pytest.raises(Malformed):
+                parse(output, [POLICY], content)
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -37,8 +37,7 @@ from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime.memory_broker import StoredRecord
 from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.inference.interface import Completion, InferenceError
-from safeguard_streams.workers.judging import prompt, rationale
-from safeguard_streams.workers.judging import reasoner as reasoning
+from safeguard_streams.workers.judging import asking, prompt, rationale
 from safeguard_streams.workers.judging.cache import JudgementCache
 from safeguard_streams.workers.judging.instructions import instructions_for
 from safeguard_streams.workers.judging.judge import Judge
@@ -53,7 +52,7 @@ POLICY = load_library()["hate-harassment"]
 def completed(violation=1, rules=("HH1",), p=0.9):
     final = json.dumps({"violation": violation, "rule_ids": rules, "confidence": "high", "reason": "It attacks."})
     tokens = encoding().encode(
-        f"<|channel|>analysis<|message|>Because.<|end|><|start|>assistant<|channel|>final<|message|>{final}<|return|>",
+        f"Because.<|end|><|start|>assistant<|channel|>final<|message|>{final}<|return|>",
         allowed_special="all",
     )
     return Completion(tokens, 600, 512, [{15: math.log(1 - p), 16: math.log(p)}] * len(tokens))
@@ -62,21 +61,36 @@ def completed(violation=1, rules=("HH1",), p=0.9):
 MALFORMED = Completion(encoding().encode("I think it is fine."), 600, 0)
 
 
+def held(violation=1, rules=("HH1",)):
+    """The rest of a final message that the prompt has begun, with the score of its decision."""
+    final = json.dumps({"rule_ids": rules, "confidence": "low", "reason": "It attacks."}, separators=(",", ":"))
+    tokens = harmony.encode_markup(f"{violation},{final[1:]}<|return|>")
+    return Completion(tokens, 650, 600, [{15: math.log(0.2), 16: math.log(0.8)}] * len(tokens))
+
+
 class Scripted:
-    """Returns the scripted completions in order; raises those that are exceptions."""
+    """Returns the scripted completions in order; raises those that are exceptions.
+
+    scorings: the requests for a decision token alone, which are no step of the script.
+    """
 
     model = "scripted"
     max_model_tokens = 8000
     concurrency = 64
     cache_tokens = None
+    continues = True
     healthy = True
 
     def __init__(self, *script):
         self.script = list(script)
         self.prompts = []
         self.requests = []
+        self.scorings = []
 
     async def generate(self, request):
+        if request.max_tokens == 1 and request.written:
+            self.scorings.append(request)
+            return Completion([16], 600, 592, [{15: math.log(0.3), 16: math.log(0.7)}])
         self.requests.append(request)
         self.prompts.append(harmony.decode_tokens(request.prompt))
         step = self.script.pop(0)
@@ -157,8 +171,35 @@ async def test_an_answer_becomes_a_verdict_and_a_rationale(feed):
     assert (verdict.tokens.prompt, verdict.tokens.cached) == (600, 512)
     assert {"queue", "escalation", "reasoner"} <= set(verdict.latency)
     assert rationale.verdict_id == verdict.verdict_id
+    assert verdict.answer == "first"
     assert rationale.attempts[0].analysis == "Because."
     assert "Because" not in output.value.decode(), "the analysis is for auditors only"
+
+
+async def test_a_rejected_final_message_is_written_once_more_after_the_same_reasoning(feed):
+    backend = Scripted(completed(1, ("HH5",)), held(1, ("HH1", "HH2")))
+    _, verdict, rationale = await judged(backend, feed)
+    assert (verdict.decision, verdict.rule_ids, verdict.answer) == ("violates", ("HH1", "HH2"), "constrained")
+    assert verdict.score == pytest.approx(0.8, abs=1e-4)
+    assert verdict.reasoning_effort == "low"
+    assert [(a.analysis, a.refused) for a in rationale.attempts] == [("Because.", "contradiction"), ("Because.", None)]
+    assert backend.prompts[1].endswith('Because.<|end|><|start|>assistant<|channel|>final<|message|>{"violation":')
+    assert verdict.tokens.prompt == 600 + 650
+    assert backend.scorings == [], "its first token is the decision"
+
+
+async def test_a_score_that_cannot_be_had_takes_nothing_from_the_answer(feed):
+    class Scoreless(Scripted):
+        async def generate(self, request):
+            if request.written:
+                raise InferenceError("no")
+            return await super().generate(request)
+
+    unscored = msgspec.structs.replace(completed(), logprobs=())
+    _, verdict, _ = await judged(Scoreless(unscored), feed)
+    assert (verdict.decision, verdict.score) == ("violates", None)
+    _, verdict, _ = await judged(Scripted(unscored), feed)
+    assert (verdict.decision, verdict.score) == ("violates", 0.7)
 
 
 async def test_a_malformed_output_is_retried_at_a_higher_effort(feed):
@@ -382,8 +423,7 @@ def bundle_completion(hate=1, fraud=0):
     }
     return Completion(
         harmony.encode_markup(
-            "<|channel|>analysis<|message|>Both.<|end|><|start|>assistant<|channel|>final<|message|>"
-            f"{json.dumps(final)}<|return|>"
+            f"Both.<|end|><|start|>assistant<|channel|>final<|message|>{json.dumps(final)}<|return|>"
         ),
         1200,
         1024,
@@ -425,7 +465,8 @@ async def test_a_bundle_of_one_policy_uses_the_policys_own_text():
 async def test_a_bundle_with_one_wrong_part_is_undetermined_as_a_whole():
     feed = released(judging_with(bundle="all"), judging_with(FRAUD, bundle="all"))
     wrong = completed()
-    _, verdict, _ = await judged(Scripted(wrong, wrong), feed)
+    refused = InferenceError("no structured outputs here")
+    _, verdict, _ = await judged(Scripted(wrong, refused, wrong, refused), feed)
     assert verdict.decision == "undetermined"
 
 
@@ -453,9 +494,10 @@ async def test_a_timestamp_that_cannot_be_one_lowers_no_effort(feed, timestamp):
 
 
 async def test_rejected_outputs_are_counted_by_reason(feed):
-    judge = Judge(Scripted(MALFORMED, completed(1, ("HH5",))), feed, InferenceBudget(500))
+    judge = Judge(Scripted(MALFORMED, completed(1, ("HH5",)), held()), feed, InferenceBudget(500))
     await judge([escalation()])
-    assert judge.reasoner.malformed == {"cut_off": 1, "contradiction": 1}
+    assert judge.reasoner.outputs.malformed == {"cut_off": 1, "contradiction": 1}
+    assert judge.reasoner.outputs.second_tries == {"constrained": 1, "again": 1}
 
 
 async def test_requests_are_admitted_by_their_tokens(feed):
@@ -535,8 +577,7 @@ LONG = "word " * 20_000  # four windows
 def chatty(count, **more):
     """A completion of this many tokens."""
     made = completed(**more)
-    start = len(encoding().encode("<|channel|>analysis<|message|>", allowed_special="all"))
-    padded = [*made.tokens[:start], *[1000] * (count - len(made.tokens)), *made.tokens[start:]]
+    padded = [*[1000] * (count - len(made.tokens)), *made.tokens]
     return Completion(padded, 600, 512)
 
 
@@ -600,7 +641,7 @@ async def test_a_content_item_may_take_so_long_and_is_then_undetermined(feed):
 
 
 async def test_waiting_for_admission_and_outages_take_none_of_the_time(feed, monkeypatch):
-    monkeypatch.setattr(reasoning, "TICK", 0.01)
+    monkeypatch.setattr(asking, "TICK", 0.01)
     backend = Never(completed())
     backend.requests.append(None)  # as if it had answered the first one
     backend.healthy = False
@@ -609,6 +650,33 @@ async def test_waiting_for_admission_and_outages_take_none_of_the_time(feed, mon
     assert not first.done(), "the backend is away"
     backend.healthy = True
     assert decode((await first)[0].value, Verdict).reason == "judging took longer than allowed"
+
+
+@pytest.mark.parametrize("note", ["waiting", "lost"])
+async def test_time_without_a_server_that_works_takes_none_of_the_time(feed, monkeypatch, note):
+    monkeypatch.setattr(asking, "TICK", 0.01)
+
+    class Noting(Scripted):
+        """Notes for a while that the request waits, or lost its time, and then answers."""
+
+        async def generate(self, request):
+            for _ in range(20):
+                request.progress.waiting = note == "waiting"
+                begun = time.perf_counter()
+                await asyncio.sleep(0.02)
+                request.progress.lost += time.perf_counter() - begun if note == "lost" else 0
+            request.progress.waiting = False
+            return await super().generate(request)
+
+    outputs = await Judge(Noting(completed()), feed, InferenceBudget(500, content_seconds=0.2))([escalation()])
+    assert decode(outputs[0].value, Verdict).decision == "violates"
+
+
+async def test_a_request_carries_its_rank(feed):
+    for lane, rank in (("live", 0), ("audit", 1)):
+        backend = Scripted(completed())
+        await Judge(backend, feed, InferenceBudget(500))([escalation(lane=lane)])
+        assert [request.rank for request in backend.requests] == [rank]
 
 
 async def test_the_rationale_of_many_long_outputs_fits_a_record_and_says_what_is_left_out():
@@ -761,7 +829,7 @@ async def test_the_cache_is_bounded_in_bytes():
 
 
 def test_requests_at_once_take_their_time_once():
-    allowance = reasoning.Allowance(seconds=10.0, tokens=1)
+    allowance = asking.Allowance(seconds=10.0, tokens=1)
     for end in (1.0, 1.5, 2.0):
         allowance.spend_time(0.0, end, counts=True)
     assert allowance.seconds == 8.0

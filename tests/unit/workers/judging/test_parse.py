@@ -18,7 +18,7 @@ from safeguard_streams.workers.judging.parse import Malformed, one_line, parse
 
 POLICY = load_library()["hate-harassment"]
 FINAL = {"violation": 1, "rule_ids": ["HH1"], "confidence": "high", "reason": "It attacks a group."}
-ANALYSIS = "<|channel|>analysis<|message|>It violates HH1.<|end|>"
+ANALYSIS = "It violates HH1.<|end|>"
 LEAD = "<|start|>assistant<|channel|>final<|message|>"
 
 
@@ -59,12 +59,14 @@ def test_the_json_constraint_of_a_final_message_is_accepted():
         (completion(end=""), "cut_off"),
         (completion(end="<|end|>"), "cut_off"),
         (completion(end="<|call|>"), "cut_off"),
-        (tokens("plain<|return|>"), "structure"),
-        (tokens('{"violation":0}<|return|>'), "structure"),
+        (tokens("plain<|return|>"), "no_final"),
+        (tokens('{"violation":0}<|return|>'), "no_final"),
+        (completion(analysis="<|channel|>analysis<|message|>It violates HH1.<|end|>"), "structure"),
+        (tokens(f"{LEAD.removeprefix('<|start|>assistant')}{json.dumps(FINAL)}<|return|>"), "structure"),
         (completion(end="<|return|><|return|>"), "structure"),
-        (tokens("<|channel|>analysis<|message|>only this<|return|>"), "no_final"),
-        (completion(analysis="<|channel|>analysis<|message|> <|end|>"), "no_analysis"),
-        (tokens(f"{LEAD.removeprefix('<|start|>assistant')}{json.dumps(FINAL)}<|return|>"), "no_analysis"),
+        (tokens("only this<|return|>"), "no_final"),
+        (completion(analysis=" <|end|>"), "no_analysis"),
+        (tokens(f"<|end|>{LEAD}{json.dumps(FINAL)}<|return|>"), "no_analysis"),
         (tokens(f"{ANALYSIS}{LEAD}{json.dumps(FINAL)}<|end|>{LEAD}{json.dumps(FINAL)}<|return|>"), "several_finals"),
         (completion(lead="<|start|>assistant<|channel|>commentary<|message|>"), "channel"),
         (completion(lead="<|start|>assistant to=functions.x<|channel|>final<|message|>"), "channel"),
@@ -73,7 +75,7 @@ def test_the_json_constraint_of_a_final_message_is_accepted():
         (completion(lead="<|start|>assistant<|channel|>final <|constrain|>xml<|message|>"), "structure"),
         (completion("violation: 1"), "not_json"),
         (completion(json.dumps(FINAL) + "\nThat is all."), "not_json"),
-        (completion("```json\n" + json.dumps(FINAL) + "\n```"), "not_json"),
+        (completion("```json\n" + json.dumps(FINAL) + "\n```\nThat is all."), "not_json"),
         (completion("[" * 5000), "not_json"),
         (completion("1"), "fields"),
         (completion("[1]"), "fields"),
@@ -150,7 +152,8 @@ def test_a_damaged_output_is_never_read_as_something_that_it_does_not_say(data):
 def read_by_harmony(output):
     """The text of the single final message that harmony's own parser reads; None if there is no such message."""
     try:
-        messages = encoding().parse_messages_from_completion_tokens(output, Role.ASSISTANT, strict=True)
+        whole = [*harmony.opened_analysis(), *output]
+        messages = encoding().parse_messages_from_completion_tokens(whole, Role.ASSISTANT, strict=True)
     except Exception:
         return None
     channels = [message.channel for message in messages]
@@ -200,7 +203,7 @@ def test_the_parser_accepts_no_output_of_a_hundred_thousand_that_breaks_its_rule
         accepted += 1
         final = read_by_harmony(output)
         assert final is not None, "harmony finds no single final message in it"
-        written = json.loads(final)
+        written = json.loads(final[final.index("{") : final.rindex("}") + 1])
         assert set(written) == set(FINAL)
         assert written["violation"] is (1 if answer.violates else 0)
         assert tuple(written["rule_ids"]) == answer.rule_ids

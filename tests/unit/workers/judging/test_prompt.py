@@ -32,7 +32,8 @@ def in_full(effort, user):
             Message.from_role_and_content(Role.USER, user),
         ]
     )
-    return encoding().render_conversation_for_completion(conversation, Role.ASSISTANT)
+    prompt = encoding().render_conversation_for_completion(conversation, Role.ASSISTANT)
+    return [*prompt, *encoding().encode("<|channel|>analysis<|message|>", allowed_special="all")]
 
 
 @settings(deadline=None)

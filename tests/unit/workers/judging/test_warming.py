@@ -22,6 +22,8 @@ NEWER = msgspec.structs.replace(FRAUD, text=FRAUD.text + "\nAnd one more rule.\n
 class Backend:
     """Records the prefixes that it computes."""
 
+    continues = False
+
     def __init__(self, error=None):
         self.computed = []
         self.error = error
@@ -72,6 +74,33 @@ async def test_each_policy_at_its_own_effort_comes_before_content_and_other_effo
     async with following(warmer):
         await settled()
         assert backend.computed[2:] == [(HATE.text, "medium"), (FRAUD.text, "medium")], "what a retry asks for"
+
+
+async def test_the_grammar_of_answers_is_compiled_once_for_each_policy():
+    grammars = []
+
+    class Continuing(Backend):
+        continues = True
+
+        async def generate(self, request):
+            if request.pattern is None:
+                return await super().generate(request)
+            grammars.append(request.pattern)
+            assert request.max_tokens == 1
+            return Completion([], 1, 0)
+
+    backend, feed = Continuing(), Feed()
+    feed.set(HATE)
+    warmer = PrefixWarmer(backend, feed)
+    await warmer.warm_up()
+    assert len(grammars) == 1
+    assert "HH1" in grammars[0]
+    async with following(warmer):
+        feed.set(FRAUD)
+        await settled()
+    assert len(grammars) == 2
+    assert "FS1" in grammars[1]
+    assert len(backend.computed) == 4
 
 
 async def test_a_new_version_is_computed_when_it_is_released_and_nothing_twice():

@@ -5,8 +5,8 @@ import contextlib
 
 import pytest
 
-from safeguard_streams.workers.inference import progress
-from safeguard_streams.workers.inference.progress import Progress
+from safeguard_streams.workers.inference import stall
+from safeguard_streams.workers.inference.stall import StallDetector
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def ticks(monkeypatch):
             await asyncio.sleep(0)
             await asyncio.sleep(0)
 
-    monkeypatch.setattr(progress, "asyncio", Clock())
+    monkeypatch.setattr(stall, "asyncio", Clock())
     return advance
 
 
@@ -42,7 +42,7 @@ class Core:
 @contextlib.asynccontextmanager
 async def watched(limit):
     core = Core()
-    watch = Progress(lambda: core.steps, limit)
+    watch = StallDetector(lambda: core.steps, limit)
     task = asyncio.create_task(watch.watch())
     yield core, watch
     task.cancel()

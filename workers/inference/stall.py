@@ -10,7 +10,7 @@ TICK = 1.0  # seconds between two looks at the steps
 STALLED = 10  # ticks without a step, after which vLLM is not healthy; a step rarely takes one second
 
 
-class Progress:
+class StallDetector:
     """Ends the requests in progress once vLLM has taken no step for `limit` ticks. It then counts as hung for good.
 
     A single request may take any time. Ticks count instead of the clock, because a time in which this process did not
