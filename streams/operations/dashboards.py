@@ -161,7 +161,12 @@ PIPELINE = (
 )
 REASONER = (
     Panel("Verdicts", "Verdicts, by lane.", "cps", _rates(M.VERDICTS, "lane")),
-    Panel("Request duration", "Duration of requests to the model.", "s", _quantiles(M.ASKED, (0.5, 0.9, 0.99))),
+    Panel(
+        "Request duration",
+        "Duration of requests to the model: chat for a whole answer, text_completion for the rest or the score of one.",
+        "s",
+        _quantiles(M.ASKED, (0.5, 0.9, 0.99), "gen_ai.operation.name"),
+    ),
     Panel(
         "Tokens",
         "Tokens of requests to the model and of its responses, per second.",

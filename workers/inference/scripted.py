@@ -371,8 +371,10 @@ class ScriptedServer:
         return limit
 
     def _respond(self, kind: str, choice: dict[str, Any], prompt: _Prompt, written: _Written) -> web.Response:
-        usage = {"prompt_tokens": prompt.tokens, "completion_tokens": len(written.tokens)}
+        usage: dict[str, Any] = {"prompt_tokens": prompt.tokens, "completion_tokens": len(written.tokens)}
         usage["total_tokens"] = sum(usage.values())
+        if prompt.written:  # what stands before the answer is the prompt of an earlier request
+            usage["prompt_tokens_details"] = {"cached_tokens": prompt.tokens - len(prompt.written)}
         created = {"id": f"{MODEL}-{len(self.asked)}", "object": kind, "created": int(time.time())}
         return web.json_response({**created, "model": self._model, "choices": [choice], "usage": usage})
 
