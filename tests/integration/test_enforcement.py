@@ -201,7 +201,7 @@ async def test_what_waits_for_review_is_listed_by_policy_and_oldest_first(broker
     ]
     assert {(one["policy_id"], one["cause"], one["action"]) for one in found[3:]} == {("hate", "held", "remove")}
     assert len(found) >= 3 + 8
-    shown = (await command("review", "--policy", "fraud", "-n", "1")).stdout
+    shown = (await command("review", "--policy", "fraud", "-n", "1", "--no-texts")).stdout
     assert re.search(r"fraud: 2 waiting\n +item +since +waits for +rule", shown)
     assert re.search(r"c1 +\S+ +undetermined +undetermined, no rule matches", shown)
     assert "1 more; show them with --limit or --json" in shown

@@ -315,12 +315,18 @@ def test_what_a_policy_does_not_ask_for_is_no_answer(answer):
         parse(Answer("It lures.", GOOD).tokens, [with_answer(POLICY, answer)])
 
 
+OWN_WORDS = {"NOT OK (spam)": "violates", 'IN"VALID': "violates", "VALID": "safe"}
+
+
+@pytest.mark.parametrize("output", [None, OWN_WORDS], ids=["numbers", "own words"])
 @pytest.mark.parametrize("answer", ANSWER_FIELDS)
 @pytest.mark.parametrize("policy", LIBRARY.values(), ids=lambda policy: policy.id)
-def test_the_grammar_allows_what_the_parser_accepts_and_no_contradiction(policy, answer):
+def test_the_grammar_allows_what_the_parser_accepts_and_no_contradiction(policy, answer, output):
     policy = with_answer(policy, answer)
+    policy = msgspec.structs.replace(policy, judging=msgspec.structs.replace(policy.judging, output=output))
     pattern = re.compile(form.constraint([policy]).pattern)
-    for decision, own, other in ((1, policy.violating, policy.safe), (0, policy.safe, policy.violating)):
+    for decision, side in {**(output or {1: "violates", 0: "safe"}), 1: "violates", "OTHER": "safe"}.items():
+        own, other = (policy.violating, policy.safe) if side == "violates" else (policy.safe, policy.violating)
         for rules in ([own[0]], [own[-1]], list(own), [own[0], own[0]], [own[0], other[0]], [other[0]], ["ZZ1"], []):
             fields = {"violation": decision, "rule_ids": rules, "confidence": "low", "reason": "It is “so”: é, 仇恨."}
             final = json.dumps({name: fields[name] for name in ANSWER_FIELDS[answer]}, ensure_ascii=False)
