@@ -28,6 +28,7 @@ class Model:
     max_model_tokens = 16_384
     concurrency = 8
     cache_tokens = None
+    continues = False
     healthy = True
 
     def __init__(self):
@@ -39,6 +40,9 @@ class Model:
             self.calls[tuple(question.user)] += 1
             await asyncio.sleep(0.02)
         return Completion(self._script.answer(question.policy_text, "").tokens, 100, 0)
+
+    async def close(self):
+        pass
 
 
 @contextlib.asynccontextmanager

@@ -252,6 +252,9 @@ class ScriptedModel:
         said = f"So.<|end|><|start|>assistant<|channel|>final<|message|>{text}<|return|>"
         return Completion(encoding().encode(said, allowed_special="all"), 100, 0)
 
+    async def close(self):
+        pass
+
 
 @pytest.mark.slow
 async def test_a_replay_is_judged_by_its_versions_whatever_is_in_force_and_its_state_is_shown(
