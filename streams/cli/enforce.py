@@ -208,7 +208,8 @@ def release(
     elif chosen:
         say(f"{followed:,} actions were released")
         if followed < len(chosen):
-            say(f"{len(chosen) - followed:,} more will be released when the enforcement agent follows; is it running?")
+            say(f"{len(chosen) - followed:,} more are not released yet: the enforcement agent is not running, or newer")
+            say("texts or verdicts came meanwhile; see: safeguard enforce held")
 
 
 @app.command("standing")

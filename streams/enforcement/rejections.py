@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import msgspec
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Action, DeadLetter, Enforced, decode
+from safeguard_streams.contract.records import Action, DeadLetter, Enforced, aware, decode
 from safeguard_streams.enforcement.transform import DELIVERING, REJECTED
 from safeguard_streams.errors import RecordError
 from safeguard_streams.runtime.settings import Settings
 
 State = Literal["not delivered", "sent again", "outdated"]
 _SKEW = timedelta(hours=1)  # of the clocks of producers
+_FIRST = datetime(2010, 1, 1, tzinfo=UTC)  # before Kafka existed
 
 
 class Rejection(msgspec.Struct, frozen=True):
@@ -45,14 +46,14 @@ async def rejections(settings: Settings, content_id: str | None = None) -> list[
     letters = await _letters(settings, content_id)
     if not letters:
         return []
-    since = min(action.acted_at for _, action in letters.values()) - _SKEW
+    since = max(_FIRST, min(aware(action.acted_at) for _, action in letters.values())) - _SKEW
     followed: dict[str, list[tuple[int, int, Action]]] = {}
     items = {action.content_id for _, action in letters.values()}
     async for record, action in kafka.read_decoded(settings, [topics.ACTIONS], Action, since=since):
         if action.content_id in items and action.sequence is not None and not action.dry_run:
             followed.setdefault(action.content_id, []).append((record.partition, record.offset, action))
     found = [_rejection(letter, action, followed.get(action.content_id, ())) for letter, action in letters.values()]
-    return sorted(found, key=lambda one: one.failed_at)
+    return sorted(found, key=lambda one: aware(one.failed_at))
 
 
 async def _letters(settings: Settings, content_id: str | None) -> dict[str, tuple[DeadLetter, Action]]:

@@ -9,6 +9,7 @@ in the order in which a deployment needs them:
 - `content`: everything that the topics hold about one content item.
 - `cluster`: brokers, topics, groups and lag, read in few requests.
 - `log_dirs`: the room on the brokers' disks.
+- `health_pages`: what processes on this host say at /health/ready.
 - `status`: the state of a deployment on one page.
 - `diagnosis`: what commonly goes wrong, and what to do about it.
 - `tail`: verdicts from the end of their topics.

@@ -22,6 +22,7 @@ from safeguard_streams.contract.records import (
     DeadLetter,
     HandledLetter,
     HandledState,
+    aware,
     decode,
     encode,
     now,
@@ -65,7 +66,7 @@ class LetterFilter(msgspec.Struct, frozen=True):
             and self.state in {None, found.state}
             and self.stage in {None, letter.stage}
             and (self.reason is None or self.reason.casefold() in f"{letter.error}: {letter.reason}".casefold())
-            and (self.since is None or letter.failed_at >= self.since)
+            and (self.since is None or aware(letter.failed_at) >= self.since)
             and (self.content_id is None or self.content_id in content_ids_of(letter))
         )
 

@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from functools import partial
+from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -32,12 +33,11 @@ from safeguard_streams.contract import topics
 from safeguard_streams.errors import BusError, ConfigurationError, ForbiddenError, SafeguardError
 from safeguard_streams.operations import acls, cluster
 from safeguard_streams.operations.cluster import Group, Lag, TopicState
+from safeguard_streams.operations.health_pages import health_page
 from safeguard_streams.operations.log_dirs import LogDir, log_dirs
 from safeguard_streams.operations.status import (
     PART_SECONDS,
     Letters,
-    foreign,
-    health_page,
     quiet_clients,
     waiting_letters,
     with_admin,
@@ -224,9 +224,9 @@ async def port(settings: Settings, stage: str, number: int) -> Check:
         return ok(name, "any free one")
     remedy = f"set {setting} to a free port, or end what uses it"
     if (page := await health_page(settings, number)) is not None:
-        if (other := foreign(page, settings, stage)) is not None:
+        if (other := page.foreign(settings, stage)) is not None:
             return failed(name, f"{settings.host}:{number}: {other} is there", remedy)
-        return ok(name, f"{number}: a process is there, {'ready' if page['ready'] else 'not ready'}")
+        return ok(name, f"{number}: a process is there, {'ready' if page.ready else 'not ready'}")
     try:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -245,7 +245,7 @@ async def inference_server(url: str) -> Check:
     """Whether an inference server answers, with any status: some ask for a key first."""
     try:
         status = await asyncio.to_thread(_status_of, f"{url.rstrip('/')}/models")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:  # the last: it speaks no HTTP
         reason = getattr(error, "reason", None) or type(error).__name__
         return failed("inference server", f"{url}: {reason}", "start it, or correct SAFEGUARD_SERVERS")
     if status >= 500:

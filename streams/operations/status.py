@@ -8,15 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import urllib.error
-import urllib.request
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
-import orjson
 from aiokafka.errors import KafkaError
 
 from safeguard_streams.bus import kafka
@@ -24,11 +21,11 @@ from safeguard_streams.bus.kafka.clients import FORBIDDEN_ERRORS, forbidden
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import BusError, SafeguardError
 from safeguard_streams.operations import cluster, dead_letters
+from safeguard_streams.operations.health_pages import HealthPage, own_health_page
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime.settings import Settings
 
 PART_SECONDS = 6.0
-HEALTH_SECONDS = 1.0
 MINUTES = 5  # over which verdicts are counted
 COUNTED = 20_000
 
@@ -219,54 +216,14 @@ async def waiting_letters(settings: Settings) -> Letters:
 
 
 def _webhook(
-    lag: list[cluster.Lag] | None, letters: Letters | None, agent: dict[str, Any] | None, unread: dict[str, str]
+    lag: list[cluster.Lag] | None, letters: Letters | None, agent: HealthPage | None, unread: dict[str, str]
 ) -> Webhook | None:
     if lag is None or letters is None:
         unread["webhook"] = unread.get("lag") or unread["dead_letters"]
         return None
     queue = next((one for one in lag if one.queue == "webhook" and one.started), None)
-    problem = (agent or {}).get("webhook")
+    problem = agent.webhook if agent else None
     refused = letters.by_stage.get("enforcement-webhook", 0)
     if queue is None:  # no agent has delivered anything yet
-        return Webhook(bool((agent or {}).get("undelivered")), 0, None, refused, problem)
+        return Webhook(bool(agent and agent.undelivered), 0, None, refused, problem)
     return Webhook(True, queue.records, queue.seconds, refused, problem)
-
-
-async def own_health_page(settings: Settings, stage: str, port: int) -> dict[str, Any] | None:
-    """What a process on this host says at /health/ready, if it is a stage of this deployment."""
-    page = await health_page(settings, port)
-    return page if page is not None and foreign(page, settings, stage) is None else None
-
-
-def foreign(page: Mapping[str, Any], settings: Settings, stage: str) -> str | None:
-    """Which stage of which deployment answered instead of this deployment's; None for this one's.
-
-    An earlier version does not tell. It counts as this deployment's.
-    """
-    own = settings.identity(stage)
-    found = {name: str(page.get(name, value)) for name, value in own.items()}
-    if found == own:
-        return None
-    prefix = f"prefix {found['prefix']}" if found["prefix"] else "no prefix"
-    return f"{found['stage']} of the deployment with {prefix}"
-
-
-async def health_page(settings: Settings, port: int) -> dict[str, Any] | None:
-    """What a process of this project on this host says at /health/ready; None if none answers there."""
-    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104  (compared only)
-    return await asyncio.to_thread(_fetch, f"http://{host}:{port}/health/ready")
-
-
-def _fetch(url: str) -> dict[str, Any] | None:
-    try:
-        with urllib.request.urlopen(url, timeout=HEALTH_SECONDS) as response:  # noqa: S310  (an address of the settings)
-            body = response.read(1_000_000)
-    except urllib.error.HTTPError as error:
-        body = error.read(1_000_000)  # 503: not ready, with the same body
-    except (OSError, ValueError):
-        return None
-    try:
-        page = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    return page if isinstance(page, dict) and "ready" in page else None

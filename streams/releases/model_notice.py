@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Verdict
+from safeguard_streams.contract.records import Verdict, aware
 from safeguard_streams.errors import ForbiddenError
 from safeguard_streams.policies import small_model
 from safeguard_streams.policies.document import Policy
@@ -36,6 +36,6 @@ async def _judging_model(settings: Settings) -> str:
     except ForbiddenError:
         verdicts = []
     if verdicts:
-        return max(verdicts, key=lambda verdict: verdict.decided_at).model
+        return max(verdicts, key=lambda verdict: aware(verdict.decided_at)).model
     # Servers have one model of their own, which these settings name only where they set it.
     return "" if settings.servers and "model" not in settings.model_fields_set else settings.model

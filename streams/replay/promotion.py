@@ -30,6 +30,7 @@ from safeguard_streams.contract.records import (
     Replay,
     Replayed,
     Verdict,
+    aware,
     came_later,
     encode,
     now,
@@ -140,7 +141,7 @@ class Pair:
         """Take the next verdict on the item, in the order of the topic."""
         if verdict.content_sha256 != self.after.content_sha256:
             later = came_later(verdict.origin, self.after.origin)
-            self.edited |= verdict.decided_at > self.after.decided_at if later is None else later
+            self.edited |= _is_newer(verdict, self.after) if later is None else later
             return
         if verdict.policy_id != self.after.policy_id:
             return
@@ -162,7 +163,7 @@ class Pair:
         if self.edited:
             return False
         before = "safe" if self.before is None else self.before.decision
-        newer = self.before is not None and self.before.decided_at > self.after.decided_at
+        newer = self.before is not None and _is_newer(self.before, self.after)
         return self.compared and self.after.decision not in (before, "undetermined") and not newer and not self.promoted
 
     @property
@@ -174,6 +175,10 @@ class Pair:
     def change(self) -> VerdictChange:
         """What promoting the item changes, or what reverting it restores."""
         return VerdictChange(self.before, self.after, self.partition)
+
+
+def _is_newer(verdict: Verdict, than: Verdict) -> bool:
+    return aware(verdict.decided_at) > aware(than.decided_at)
 
 
 def pair_up(replayed: Iterable[ReplayedVerdict]) -> dict[str, Pair]:

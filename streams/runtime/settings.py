@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 _SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://[^/]*:[0-9]+\Z", re.IGNORECASE)
 _OF_A_SERVICE = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)\Z")
 _PREFIX = "SAFEGUARD_"
-_OTHER_VARIABLES = {"CONFIG", "SECRETS"}  # they name where settings are
+_OTHER_VARIABLES = {"SAFEGUARD_CONFIG", "SAFEGUARD_SECRETS"}  # they name where settings are
 LANES: tuple[Lane, ...] = get_args(Lane)
 _USER = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#]*@", re.IGNORECASE)
 
@@ -298,11 +298,23 @@ def _problem(kind: str, path: tuple[int | str, ...], message: str) -> str:
 
 def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
     """The variables SAFEGUARD_* that nothing reads, each with the nearest known one, if one is near."""
-    known = {name.upper() for name in Settings.model_fields} | _OTHER_VARIABLES
-    variables = (name for name in environment if name.startswith(_PREFIX) and not _OF_A_SERVICE.search(name))
-    given = {name.removeprefix(_PREFIX) for name in variables}
-    near = {name: difflib.get_close_matches(name, known, 1) for name in sorted(given - known)}
-    return {_PREFIX + name: _PREFIX + found[0] if found else None for name, found in near.items()}
+    fields = {_PREFIX + name.upper() for name in Settings.model_fields}  # read in any case
+    unknown = sorted(
+        name
+        for name, value in environment.items()
+        if name.upper().startswith(_PREFIX)
+        and name.upper() not in fields
+        and name not in _OTHER_VARIABLES
+        and not _is_of_a_service(name, value)
+    )
+    known = {name.removeprefix(_PREFIX) for name in fields | _OTHER_VARIABLES}
+    near = {name: difflib.get_close_matches(name.upper().removeprefix(_PREFIX), known, 1) for name in unknown}
+    return {name: _PREFIX + found[0] if found else None for name, found in near.items()}
+
+
+def _is_of_a_service(name: str, value: str) -> bool:
+    """Whether Kubernetes set a variable, for a Service of whatever name."""
+    return bool(_OF_A_SERVICE.search(name) or (name.endswith("_PORT") and _SERVICE_LINK.match(value)))
 
 
 def misspelled(environment: Mapping[str, str]) -> dict[str, str]:

@@ -27,6 +27,7 @@ from safeguard_streams.runtime.settings import Settings
 # Topics with a record for nearly every item that was judged, the shorter topics first.
 _SEARCHED = (topics.ACTIONS, topics.VERDICTS, topics.CLEARED, topics.EVENTS)
 Place = tuple[int, int]  # a partition and an offset
+_NEAR = 1000  # offsets that are read over rather than sought: a seek drops what was fetched and asks again
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]+")  # characters that every JSON encoder writes as they are
 
 
@@ -99,11 +100,13 @@ async def records_at(settings: Settings, name: str, places: Iterable[Place]) -> 
 
 async def _record_from(client: StrictConsumer, tp: TopicPartition, offset: int) -> Record | None:
     """The record at an offset or, if none is there, another one of the partition; None at its end."""
-    client.seek(tp, offset)
+    if not 0 <= offset - await client.position(tp) <= _NEAR:
+        client.seek(tp, offset)
     while True:
-        records = (await client.getmany(tp, timeout_ms=500, max_records=1)).get(tp, ())
-        if records:
-            record: Record = records[0]
+        ahead = offset - await client.position(tp)
+        records = (await client.getmany(tp, timeout_ms=500, max_records=max(0, ahead) + 1)).get(tp, ())
+        if records and records[-1].offset >= offset:
+            record: Record = next(one for one in records if one.offset >= offset)
             return record
         end = client.last_stable_offset(tp)
         if await client.position(tp) > offset or (end is not None and 0 <= end <= offset):

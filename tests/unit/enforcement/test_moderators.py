@@ -79,6 +79,25 @@ def test_what_is_confirmed_is_what_is_released(answer, monkeypatch):
     assert (released, done.exit_code) == ((["a0"], 0) if answer == "y\n" else ([], 1))
 
 
+def test_what_the_agent_did_not_release_may_wait_for_more_than_the_agent(monkeypatch):
+    """Before, an item that was edited during the question was to be released when the agent follows: it never was."""
+
+    async def held(_, policy_id=None):
+        return [held_action(0), held_action(1)]
+
+    async def release(*_, any_text):
+        return 1
+
+    monkeypatch.setattr(moderators, "held", held)
+    monkeypatch.setattr(moderators, "release", release)
+    words = ["enforce", "release", "hate", "--yes", "--by", "ann"]
+    shown = " ".join(CliRunner().invoke(app, words).stdout.split())
+    assert "1 actions were released 1 more are not released yet" in shown
+    assert "or newer texts or verdicts came meanwhile; see: safeguard enforce held" in shown
+    done = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    assert done == {"policy": "hate", "released": 1, "pending": 1, "edited": 0}
+
+
 def held_action(number, **more):
     action = Action(f"a{number}", f"c{number}", "remove", WHEN, policy_id="hate", state="held", rule="threats")
     return HeldAction(action, 0, "remove", **more)

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 import pytest
@@ -153,6 +153,16 @@ async def test_a_rejected_message_is_listed_with_what_became_of_it(logs):
     assert await states("c2") == {"a1": "sent again"}
     (one,) = await rejections.rejections(None, "c1")
     assert (one.problem, one.action, one.policy_id, one.attempts) == ("answered 422", "remove", "hate", 1)
+
+
+@pytest.mark.parametrize("time", [datetime(2026, 1, 1), datetime(1, 1, 1), datetime.max])  # noqa: DTZ001, DTZ901
+async def test_odd_times_of_letters_and_actions_hide_no_other(logs, time):
+    """Every role may write dead letters. Before, a time without an offset or in the year 1 ended the command."""
+    letters, actions = logs
+    actions[0] = action("a0")
+    odd = msgspec.structs.replace(action("a1", "c2"), acted_at=time)
+    letters += [letter(encode(actions[0]), 0), msgspec.structs.replace(letter(encode(odd), 1), failed_at=time)]
+    assert await states() == {"a0": "not delivered", "a1": "not delivered"}
 
 
 async def test_a_message_that_was_rejected_again_after_a_retry_is_not_delivered(logs):

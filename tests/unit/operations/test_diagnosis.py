@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import ConfigurationError
-from safeguard_streams.operations import acls, diagnosis, status
+from safeguard_streams.operations import acls, diagnosis, health_pages
 from safeguard_streams.operations.cluster import OPERATIONS, QUEUES, Group, Lag, TopicState
 from safeguard_streams.operations.log_dirs import LogDir
 from safeguard_streams.operations.status import Letters
@@ -236,7 +236,7 @@ async def test_a_process_of_another_deployment_is_not_taken_for_ones_own(page, o
     current = Settings(prefix="acme.")
     with answering({"ready": True, "webhook": "answers 500", **page}) as number:
         check = await diagnosis.port(current, "enforcement", number)
-        own = await status.own_health_page(current, "enforcement", number)
+        own = await health_pages.own_health_page(current, "enforcement", number)
     assert check.result == ("failed" if other else "ok")
     assert (other or "a process is there") in check.found
     assert (own is None) == bool(other)

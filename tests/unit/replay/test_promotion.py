@@ -84,6 +84,16 @@ def test_the_verdict_on_a_text_that_is_gone_is_neither_promoted_nor_reverted(edi
         assert len(planned(replayed, [*promoted, same], direction).changes) == 1, "the text is the same"
 
 
+@pytest.mark.parametrize("text", ["sha", "newer"])
+def test_a_time_without_an_offset_is_utc(text):
+    """Before, one such verdict on an item of the replay ended a promotion with a traceback."""
+    replayed = [ReplayedVerdict(0, 0, verdict("r0", "c0", "violates", live=False, minutes=10))]
+    for minutes, changes in ((9, 1), (11, 0)):
+        other = verdict("e", "c0", "safe", minutes=minutes)
+        naive = msgspec.structs.replace(other, decided_at=other.decided_at.replace(tzinfo=None), content_sha256=text)
+        assert len(planned(replayed, [naive], "promote").changes) == changes
+
+
 def test_a_preview_counts_the_decisions_that_stand_afterwards():
     """One cleared item became violating, one violating became safe, one undetermined became violating."""
     replayed = [

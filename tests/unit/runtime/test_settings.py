@@ -57,3 +57,25 @@ def test_a_command_without_a_broker_says_so():
     result = CliRunner().invoke(app, ["policy", "release", "nonsense"])
     assert isinstance(result.exception, ConfigurationError)
     assert "no policy 'nonsense'" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "near"),
+    [
+        ("SAFEGUARD_PORT", "tcp://10.0.0.1:9092", ...),  # Kubernetes, for a Service named safeguard
+        ("SAFEGUARD_PORT_9092_TCP_ADDR", "10.0.0.1", ...),
+        ("SAFEGUARD_REASONER_SERVICE_PORT_HTTP", "80", ...),
+        ("SAFEGUARD_REASONER_METRICS_PORT", "udp://10.0.0.1:53", ...),
+        ("SAFEGUARD_REASONER_METRICS_PORT", "80", "SAFEGUARD_REASONER_PORT"),
+        ("SAFEGUARD_Bootstrap", "host:1", ...),  # settings are read in any case
+        ("safeguard_bootstrap", "host:1", ...),
+        ("safeguard_bootstrp", "host:1", "SAFEGUARD_BOOTSTRAP"),
+        ("SAFEGUARD_CONFIG", "file", ...),
+        ("SAFEGUARD_CONFGI", "file", "SAFEGUARD_CONFIG"),
+        ("SAFEGUARD_OF_ANOTHER_PROGRAM", "x", None),
+        ("SAFEGUARDS_BOOTSTRAP", "x", ...),
+    ],
+)
+def test_a_variable_that_nothing_reads_is_told_from_those_of_kubernetes(name, value, near):
+    """Before, a Service named safeguard-reasoner-metrics led to a warning in every command of its namespace."""
+    assert settings.unknown_variables({name: value, "PATH": "x"}) == ({} if near is ... else {name: near})

@@ -1,0 +1,19 @@
+"""Which dead letters a filter accepts."""
+
+from datetime import UTC, datetime, timedelta
+
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import DeadLetter, Origin
+from safeguard_streams.operations.dead_letters import FoundLetter, LetterFilter, LetterPlace
+from safeguard_streams.runtime.memory_broker import StoredRecord
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+RECORD = StoredRecord(topics.DEAD_LETTERS, 0, 0, 0, None, None)
+
+
+def test_a_time_without_an_offset_is_utc():
+    """Every role may write dead letters. Before, one such letter ended `dead-letters list --since` with a traceback."""
+    letter = DeadLetter(Origin(topics.EVENTS, 0, 0, 0), "prefilter", "RecordError", "why", 1, NOON.replace(tzinfo=None))
+    found = FoundLetter(LetterPlace("0@0", 0), RECORD, letter, None)
+    for since, accepted in ((NOON, True), (NOON + timedelta(seconds=1), False)):
+        assert LetterFilter(since=since).accepts(found) == accepted
