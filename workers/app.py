@@ -15,7 +15,7 @@ from typing import Any
 
 from safeguard_streams.bus.engine import Engine, Limits, admission_of
 from safeguard_streams.bus.interface import Bus
-from safeguard_streams.bus.kafka import KafkaBus
+from safeguard_streams.bus.kafka import KafkaBus, begin_where_another_stands
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Lane
@@ -116,6 +116,7 @@ class Worker:
         self.judge = Judge(self.backend, self.feed, self._budget(self.backend), self.erasures.erased)
         warn_of_unlearned(self.backend.model, self.feed.policies)
         await self.judge.warm_up()
+        await _carry_positions_over(self.settings)
         self.engines = self._engines(self.backend, self.judge)
         await self._run_engines(stop)
 
@@ -185,6 +186,13 @@ class Worker:
             reserve=calls // 4 if live else 0,
             max_background=round(calls * self.settings.background_share) if live else None,
         )
+
+
+async def _carry_positions_over(settings: Settings) -> None:
+    """Let each lane's group begin where the group of all lanes stands, which earlier versions had."""
+    for lane in settings.lanes:
+        if topics.LANE_GROUPS[lane] != STAGE:
+            await begin_where_another_stands(settings, topics.LANE_GROUPS[lane], STAGE, topics.LANES[lane])
 
 
 def warn_of_unlearned(model: str, policies: PolicySet) -> None:
