@@ -205,7 +205,7 @@ _MEANS: Mapping[Side, str] = {"violates": "violates it", "safe": "is safe"}
 
 def own_words(words: Mapping[str, Side | None]) -> dict[str, Side]:
     """The policy's words for its answers, if they can say both."""
-    by_form = {word.casefold(): word for word in reversed(words) if words[word] and any(map(str.isalpha, word))}
+    by_form = {word.casefold(): word for word in reversed(list(words)) if words[word] and any(map(str.isalpha, word))}
     known = {word: side for word, side in words.items() if side and word in by_form.values()}
     return known if set(known.values()) == {"violates", "safe"} else {}
 

@@ -279,6 +279,13 @@ def test_no_second_form_of_answer_stays_and_nothing_that_decides_goes(tmp_path):
         assert kept in result.document
 
 
+def test_words_that_differ_in_case_only_are_one_answer(tmp_path):
+    text = LEVELS.read_text().replace("Output: INVALID", "Output: Invalid")
+    assert "Output: Invalid" in text
+    own = parse(imported(tmp_path, text, keep_words=True).document)
+    assert own.judging.output == {"VALID": "safe", "INVALID": "violates"}
+
+
 def test_exceptions_are_safe_and_an_example_with_two_labels_is_named(tmp_path):
     result = imported(tmp_path, CATS)
     assert {rule.id: rule.side for rule in result.rules}["CT3"] == "safe"
