@@ -162,3 +162,29 @@ async def test_first_positions_stay_where_a_member_is(broker):
     await kafka_bus.set_first_positions(broker, "one", topics.EVENTS, {0: 8, 1: 8})
     await kafka_bus.begin_where_another_stands(broker, "two", "one", topics.EVENTS)
     assert await kafka_bus.group_positions(broker, "two", topics.EVENTS, [0, 1]) == {0: 3, 1: 5}
+
+
+class Joined:
+    """A listener that only waits for partitions."""
+
+    def assigned(self, partitions):
+        """Nothing begins."""
+
+    async def revoked(self, partitions):
+        """Nothing ends."""
+
+    def reset(self, partition, offset):
+        """Nothing was read."""
+
+
+async def test_a_member_that_joined_in_between_is_no_failure(broker):
+    await kafka_bus.create_topics(broker)
+    await kafka_bus.set_first_positions(broker, "one", topics.EVENTS, {0: 3})
+    bus = kafka_bus.KafkaBus(broker, [topics.EVENTS], "two")
+    await bus.start(Joined())
+    try:
+        await until(bus.assignment)
+        await kafka_bus.begin_where_another_stands(broker, "two", "one", topics.EVENTS)
+        assert await kafka_bus.group_positions(broker, "two", topics.EVENTS, [0, 1]) == {}
+    finally:
+        await bus.stop()

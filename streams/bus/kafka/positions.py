@@ -85,8 +85,11 @@ async def begin_where_another_stands(settings: Settings, group: str, other: str,
     To be called before a member joins: the positions that an earlier member has set, or has committed since, stay.
     """
     starts = await group_positions(settings, other, topic, await partitions_of(settings, topic))
-    with contextlib.suppress(CommitFailedError):  # a member joined in this moment, which has set them
+    try:
         await set_first_positions(settings, group, topic, starts)
+    except BusError as error:
+        if not isinstance(error.__cause__, CommitFailedError):  # else a member joined just now, which has set them
+            raise
 
 
 async def begin_at_end(settings: Settings, group: str, topic: str) -> None:
