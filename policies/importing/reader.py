@@ -294,8 +294,10 @@ class _Reader:
         asks = _ASKS.match(sentence)
         if _FORM.search(sentence) and (asks or not self._describes):
             return True
-        words = _ANSWER_WORD.findall(sentence)
-        return bool(asks and not _CONDITION.search(sentence) and any(map(side_of_label, words)))
+        if not asks or _CONDITION.search(sentence):
+            return False
+        sides = set(map(side_of_label, re.findall(r"\w+", sentence)))
+        return sides >= {"violates", "safe"} or any(map(side_of_label, _ANSWER_WORD.findall(sentence)))
 
     @property
     def _describes(self) -> bool:

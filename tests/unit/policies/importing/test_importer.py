@@ -263,7 +263,7 @@ Respond with `ALLOWED` or `BANNED`.
 "Buy my cat" -> CT3
 
 ## Output
-Return BANNED or ALLOWED.
+Return BANNED or ALLOWED. Answer yes or no.
 Return BANNED if the post sells a kitten.
 """
 
@@ -271,12 +271,19 @@ Return BANNED if the post sells a kitten.
 def test_no_second_form_of_answer_stays_and_nothing_that_decides_goes(tmp_path):
     result = imported(tmp_path, CATS)
     assert [left.line for left in result.left_out] == [3, 4, 20]
+    assert "yes or no" not in result.document
     for kept in (
         "reply only by private message",
         "Do not take claims of cures without explanations",
         "Return BANNED if the post sells",
     ):
         assert kept in result.document
+
+
+def test_a_second_rule_gets_no_id_that_others_are_below(tmp_path):
+    text = "- CT1: Selling\n- CT1: Stealing\n- CT2.a: Eating\n- CT1.b.x: x\n- CT1.a: y\n- CT1.a: z\n"
+    rules = {rule.name: rule.id for rule in imported(tmp_path, f"# Cats (#CT)\n## Violations\n{text}").rules}
+    assert (rules["Stealing"], rules["z"]) == ("CT3", "CT1.c")
 
 
 def test_words_that_differ_in_case_only_are_one_answer(tmp_path):
