@@ -22,6 +22,7 @@ from safeguard_streams.policies.vocabulary import PATTERN_CHARACTERS, RULE_ID, E
 FRONT = re.compile(r"\A---\n(.*?\n)---\n(.*)\Z", re.DOTALL)
 MAX_CHARACTERS = 200_000  # of a document
 MAX_WORD = 40  # characters of an output word
+_NOT_IN_WORDS = frozenset('"\\<>{}[]|')
 RULE = re.compile(rf"- ({RULE_ID}): (\S.*)")
 POLICY_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
 _HEADING = re.compile(r"## (.+?)\s*\Z")
@@ -379,10 +380,25 @@ def _check_output(read: Document, output: Mapping[str, Side] | None) -> None:
     line = read.line("judging", "output")
     if set(output.values()) != {"violates", "safe"}:
         read.error(line, "output", "judging.output needs a word for violates and one for safe")
+    folded: dict[str, str] = {}
     for word in output:
-        if not word.isprintable() or word != word.strip() or not 0 < len(word) <= MAX_WORD or '"' in word:
-            fix = f"write 1 to {MAX_WORD} characters without quotes or blanks around them"
+        if not _is_word(word):
+            fix = f"write 1 to {MAX_WORD} characters, with a letter, and without quotes, brackets or blanks around them"
             read.error(line, "output", f"judging.output: {word[:MAX_WORD]!r} is no word for an answer: {fix}")
+        elif (other := folded.setdefault(_folded(word), word)) != word:
+            problem = f"judging.output: {other!r} and {word!r} differ in their form only: choose other words"
+            read.error(line, "output", problem)
+
+
+def _is_word(word: str) -> bool:
+    """Whether a JSON text, and the form that a prompt shows, can hold a word as it is."""
+    form = word.isprintable() and word == word.strip() and 0 < len(word) <= MAX_WORD
+    return form and any(map(str.isalpha, word)) and not set(word) & _NOT_IN_WORDS
+
+
+def _folded(word: str) -> str:
+    """What a model, or a reader, may take for the same word."""
+    return unicodedata.normalize("NFKC", word).casefold()
 
 
 def invalid(pattern: str) -> str | None:

@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from safeguard_streams.bus.engine import Engine, Limits, admission_of
-from safeguard_streams.bus.interface import Bus
-from safeguard_streams.bus.kafka import KafkaBus
+from safeguard_streams.bus.interface import Bus, Partition
+from safeguard_streams.bus.kafka import KafkaBus, begin_where_another_stands
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Lane
@@ -118,6 +118,7 @@ class Worker:
         warn_of_unlearned(self.backend.model, self.feed.policies)
         warmer = PrefixWarmer(self.backend, self.feed, self.settings.effort_by_lag)
         await warmer.warm_up()
+        await _carry_positions_over(self.settings)
         self.engines = self._engines(self.backend, self.judge)
         await run_until_first(self._run_engines(stop), warmer.follow())
 
@@ -136,18 +137,19 @@ class Worker:
         return HoldingBus(bus, [self.settings.prefix + topic], self.paused) if lane == "replay" else bus
 
     async def _run_engines(self, stop: asyncio.Event) -> None:
-        """Run all engines to their ends. When one fails, the others stop."""
+        """Run all engines to their ends. When one fails, the others stop, and its failure is the worker's."""
         running = [asyncio.create_task(engine.run(stop)) for engine in self.engines]
         stopped = False
+        first: set[asyncio.Task[frozenset[Partition]]] = set()
         try:
-            await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
+            first, _ = await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
             stopped = stop.is_set()
         finally:
             stop.set()
-            ended = await asyncio.gather(*running, return_exceptions=True)
-        for failure in ended:
+            await asyncio.gather(*running, return_exceptions=True)
+        for failure in (engine.exception() for engine in sorted(running, key=lambda engine: engine not in first)):
             # Ctrl-C in a terminal also reaches the backend's processes: their end is then no failure.
-            if isinstance(failure, BaseException) and not (stopped and isinstance(failure, DependencyError)):
+            if failure is not None and not (stopped and isinstance(failure, DependencyError)):
                 raise failure
 
     async def _prepare(self, caught_up: Iterable[asyncio.Event]) -> None:
@@ -188,6 +190,13 @@ class Worker:
             reserve=2 * (backend.concurrency // 4) if live else 0,
             max_background=round(calls * self.settings.background_share) if live else None,
         )
+
+
+async def _carry_positions_over(settings: Settings) -> None:
+    """Let each lane's group begin where the group of all lanes stands, which earlier versions had."""
+    for lane in settings.lanes:
+        if topics.LANE_GROUPS[lane] != STAGE:
+            await begin_where_another_stands(settings, topics.LANE_GROUPS[lane], STAGE, topics.LANES[lane])
 
 
 def warn_of_unlearned(model: str, policies: PolicySet) -> None:

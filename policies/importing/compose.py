@@ -75,6 +75,8 @@ class _Writer:
         self._outline = outline
         self._settings = settings
         self.changes: list[str] = []
+        written = "|".join(map(re.escape, sorted(outline.renamed, key=len, reverse=True)))
+        self._written = re.compile(rf"(?<![\w.-])(?:{written})(?![\w-]|\.\w)") if written else None
 
     def document(self) -> str:
         settings = self._settings
@@ -111,9 +113,7 @@ class _Writer:
 
     def _renamed(self, text: str) -> str:
         """Text with the ids that the policy has now."""
-        for written, rule_id in self._outline.renamed.items():
-            text = re.sub(rf"(?<![\w.-]){re.escape(written)}(?![\w-]|\.\w)", rule_id, text)
-        return text
+        return self._written.sub(lambda found: self._outline.renamed[found[0]], text) if self._written else text
 
     # ------------------------------------------------------------------ text
 
@@ -176,7 +176,9 @@ class _Writer:
         for example in self._outline.examples:
             rule = self._outline.rule(self._outline.resolve(example.label) or "")
             form = canonical(example.text)
-            if rule is None:
+            if form in found:
+                self.changes.append(f"line {example.line}: left out, because an earlier line has this example")
+            elif rule is None:
                 found[form] = f"* “{example.text}”: {example.label}"
             else:
                 found[form] = f'- "{example.text}" -> {rule.side}, {rule.id}'
@@ -203,7 +205,8 @@ _MEANS: Mapping[Side, str] = {"violates": "violates it", "safe": "is safe"}
 
 def own_words(words: Mapping[str, Side | None]) -> dict[str, Side]:
     """The policy's words for its answers, if they can say both."""
-    known = {word: side for word, side in words.items() if side is not None}
+    by_form = {word.casefold(): word for word in reversed(list(words)) if words[word] and any(map(str.isalpha, word))}
+    known = {word: side for word, side in words.items() if side and word in by_form.values()}
     return known if set(known.values()) == {"violates", "safe"} else {}
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +35,7 @@ _RULE = re.compile(r"rules?(?: ?ids?)?|category|severity|policy|section|code", r
 _LANGUAGE = re.compile(r"lang(?:uage)?", re.I)
 _OF_SAFE = re.compile(r"(?:is )?(?:safe|valid|allowed)", re.I)  # a column whose 1 or yes means safe
 _LONG = 40  # characters; no label has as many
+_END = "\x01"  # a row after the last; source.read accepts no such character
 _TAG = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]{1,8})*")
 
 
@@ -59,13 +60,16 @@ class _Row(NamedTuple):
 
 
 class _Columns(NamedTuple):
-    """Columns of one text and its labels. group: whether rows of one cell, a rule's id, label the rows below them."""
+    """Columns of one text and its labels.
+
+    group_but: None unless rows of one cell, a rule's id, label the rows below them; then the columns of other labels.
+    """
 
     text: int
     label: int | None
     rule: int | None
     language: int | None
-    group: bool
+    group_but: Collection[int] | None
     one_is_safe: bool
 
 
@@ -74,7 +78,7 @@ def read(path: Path, outline: Outline, ask: Ask) -> Imported:
 
     Raises ConfigurationError where there is no column of texts or of labels, or no row that can be used.
     """
-    rows = _rows(source.read(path, MAX_BYTES))
+    rows = _rows(source.read(path, MAX_BYTES), path)
     importer = _Importer(outline, ask)
     for columns, body in _tables(rows, importer.resolve, path):
         importer.take(columns, body)
@@ -85,10 +89,16 @@ def read(path: Path, outline: Outline, ask: Ask) -> Imported:
     return Imported(golden, notes)
 
 
-def _rows(text: str) -> list[_Row]:
-    """The rows of a CSV text, with the delimiter that gives the most cells to the most rows."""
+def _rows(text: str, path: Path) -> list[_Row]:
+    """The rows of a CSV text, with the delimiter that gives the most cells to the most rows.
+
+    Raises ConfigurationError where the last row's quotation marks take in the end of the file.
+    """
     csv.field_size_limit(MAX_BYTES)
-    return max((_parsed(text, delimiter) for delimiter in _DELIMITERS), key=_regularity)
+    *rows, last = max((_parsed(f"{text}\n{_END}", delimiter) for delimiter in _DELIMITERS), key=_regularity)
+    if last.cells != [_END]:
+        raise ConfigurationError(f"{path}:{last.line}: a quotation mark is not closed in the row that begins here")
+    return rows
 
 
 def _parsed(text: str, delimiter: str) -> list[_Row]:
@@ -115,9 +125,10 @@ def _tables(rows: Sequence[_Row], resolve: Resolve, path: Path) -> Iterator[tupl
         if not (labels or rules):
             continue
         body = rows[number + 1 :]
-        group = sum(_group(later, resolve) is not None for later in body) > 1
+        named = {*labels, *rules}
+        group = sum(_group(later, resolve, named) is not None for later in body) > 1
         texts = [i for i, name in enumerate(names) if _TEXT.fullmatch(name) and i not in labels]
-        texts = texts or _longest(body, {*labels, *rules})
+        texts = texts or _longest(body, named)
         if not texts:
             break
         language = next((i for i, name in enumerate(names) if _LANGUAGE.fullmatch(name)), None)
@@ -126,7 +137,7 @@ def _tables(rows: Sequence[_Row], resolve: Resolve, path: Path) -> Iterator[tupl
         pairs += list(zip(texts[1:], labels[1:], strict=False)) if len(texts) == len(labels) else []
         for text, label in pairs:
             one_is_safe = label is not None and bool(_OF_SAFE.fullmatch(names[label]))
-            yield _Columns(text, label, rule, language, group, one_is_safe), body
+            yield _Columns(text, label, rule, language, named if group else None, one_is_safe), body
         return
     columns = _unnamed(rows, resolve)
     if columns is None:
@@ -136,10 +147,11 @@ def _tables(rows: Sequence[_Row], resolve: Resolve, path: Path) -> Iterator[tupl
     yield columns, rows
 
 
-def _group(row: _Row, resolve: Resolve) -> str | None:
-    """The rule that a row with one cell announces for the rows below it."""
-    filled = [cell for cell in row.cells if cell.strip()]
-    return resolve(filled[0]) if len(filled) == 1 and len(filled[0]) < _LONG else None
+def _group(row: _Row, resolve: Resolve, labels: Collection[int]) -> str | None:
+    """The rule that a row with one cell announces for the rows below it. A label alone is none."""
+    filled = {i: cell for i, cell in enumerate(row.cells) if cell.strip()}
+    ((column, cell),) = filled.items() if len(filled) == 1 else [(-1, "")]
+    return resolve(cell) if cell and column not in labels and len(cell) < _LONG else None
 
 
 def _longest(rows: Sequence[_Row], but: set[int]) -> list[int]:
@@ -161,7 +173,7 @@ def _unnamed(rows: Sequence[_Row], resolve: Resolve) -> _Columns | None:
         )
     label = next((column for column, count in hits.most_common(1) if 2 * count > len(rows)), None)
     texts = _longest(rows, {label}) if label is not None else []
-    return _Columns(texts[0], label, None, None, group=False, one_is_safe=False) if texts else None
+    return _Columns(texts[0], label, None, None, group_but=None, one_is_safe=False) if texts else None
 
 
 class _Labelled(NamedTuple):
@@ -193,7 +205,7 @@ class _Importer:
         """Reads the rows of one pair of columns."""
         group: str | None = None
         for row in rows:
-            if columns.group and (announced := _group(row, self.resolve)):
+            if columns.group_but is not None and (announced := _group(row, self.resolve, columns.group_but)):
                 group = announced
                 continue
             text = row.cell(columns.text)

@@ -6,6 +6,8 @@ import re
 import unicodedata
 from collections.abc import Collection
 
+from safeguard_streams.policies.vocabulary import is_within
+
 # Letters, a number, and letters or numbers of sub-rules: SP2, SP2.a, SP-2, TVEC.01, ＳＰ２, R1a.
 WRITTEN = r"[^\W\d_]{1,8}[-_.]?\d{1,3}(?:[.\-_][^\W_]{1,3}\b|[a-z]\b)*"
 _PARTS = re.compile(r"([^\W\d_]{1,8})[-_.]?(\d{1,3})((?:[.\-_][^\W_]{1,3}|[a-z])*)\Z")
@@ -34,7 +36,7 @@ def base(rule: str) -> str:
 
 
 def free(rule: str, taken: Collection[str]) -> str:
-    """An id like this one that nothing has: the next letter of a sub-rule, or the next number."""
+    """An id like this one that nothing has, and nothing is below: the next letter of a sub-rule, or the next number."""
     if "." in rule:
         above = rule.rpartition(".")[0]
         letters = (chr(code) for code in range(ord("a"), ord("z") + 1))
@@ -42,4 +44,4 @@ def free(rule: str, taken: Collection[str]) -> str:
     else:
         letters_only = rule.rstrip("0123456789")
         options = [f"{letters_only}{number}" for number in range(1, 1000)]
-    return next(option for option in options if option not in taken)
+    return next(option for option in options if not any(is_within(rule_id, option) for rule_id in taken))

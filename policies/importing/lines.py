@@ -15,9 +15,9 @@ _RULER = re.compile(r"[=\-_*~#\s]{3,}\Z")
 _SIGNS = frozenset({"So", "Sk", "Cf", "Mn"})  # emoji and what belongs to them
 _MARKS = "`^"  # of Markdown
 _STARTS = re.compile(rf"[\"'`*_#\[(]*({WRITTEN})[\]`*_]*(.*)\Z", re.DOTALL)
-_IN_BRACKETS = re.compile(rf"(.*?)\s*\(#?({WRITTEN})\b\s*[–—:-]*\s*([^()]*)\)\s*:?\s*(.*)\Z")
+_IN_BRACKETS = re.compile(rf"(.{{1,80}}?)\s*\(#?({WRITTEN})\b\s*[–—:-]*\s*([^()]*)\)\s*:?\s*(.*)\Z")
 _SEPARATOR = re.compile(r"[\s:.)–—=>-]*(?:[:.)–—>]|\s-|-\s)[\s:.)–—=>*_-]*|\s*(?=[(\"“'‘])|\s+(?=[^\W\d_a-z])")
-_EXAMPLE = re.compile(r"[\"“”](.+)[\"“”]\s*(?:->|→|=>|⇒|:|=)\s*(\S.*?)\s*\Z")
+_EXAMPLE = re.compile(r"[\"“”](.+)[\"“”]\s*(?:->|→|=>|⇒|:|=)\s*(\S.*)\Z")
 _CELLS = re.compile(r"(?<!\\)\|")
 _RULE_OF_TABLE = re.compile(r"[\s|:-]+\Z")
 _QUOTED = re.compile(r"(?:\A|[–—:-]\s+)[“\"]([^“”\"]{8,300})[”\"]\s*(?:\([^()]*\))?\s*\Z")
@@ -109,7 +109,7 @@ def start(line: Read) -> Start | None:
             return Start(found[1], (found[2][separator.end() :] if separator else "").strip(), bool(signs))
     if line.bullet and not line.heading:
         return None
-    if (found := _IN_BRACKETS.match(text)) and len(found[1]) <= 80 and found[1] and not re.search(r"[.\"“]", found[1]):
+    if (found := _IN_BRACKETS.match(text)) and not re.search(r"[.\"“]", found[1]):
         detail = f" ({found[3].strip()})" if found[3].strip() else ""
         return Start(found[2], f"{found[1].strip()}{detail}{': ' if found[4] else ''}{found[4]}", separated=True)
     return None
@@ -117,7 +117,7 @@ def start(line: Read) -> Start | None:
 
 def example(text: str) -> tuple[str, str] | None:
     """The quoted text of an example and its label, if a line is one."""
-    found = _EXAMPLE.match(text)
+    found = _EXAMPLE.match(text.rstrip())
     return (found[1].strip(), found[2]) if found else None
 
 

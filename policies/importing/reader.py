@@ -24,6 +24,8 @@ from safeguard_streams.policies.vocabulary import Side
 
 MAX_LINE = 4_000  # characters; longer lines are text
 MAX_RULES = 500
+_LABEL_WORDS = 3
+_MAX_FORM = 300  # characters of a sentence that asks for a form of answer
 _KINDS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("examples", re.compile(r"(?:\w+ )?examples?\b", re.IGNORECASE)),
     ("output", re.compile(r"(?:required |expected )?(?:output|response|answer|return)\b", re.IGNORECASE)),
@@ -46,6 +48,10 @@ _FORM = re.compile(
     r"|\b(?:do not|don't|no|without)\b.*\b(?:explanations?|punctuation|reasoning|other text|markdown)\b",
     re.IGNORECASE,
 )
+# What a sentence begins with that tells the model how to answer. In a rule, others describe content.
+_ASKS = re.compile(r"\W*(?:please )?(?:return|respond|reply|answer|output)\b", re.IGNORECASE)
+_CONDITION = re.compile(r"\b(?:if|when|unless|for|where|otherwise)\b", re.IGNORECASE)
+_ANSWER_WORD = re.compile(r"(?<![\w.-])(?:[A-Z][A-Z_-]+|[01])(?![\w-])")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _EMPTY_HEAD = re.compile(r"\s*(?:for )?examples?:\Z", re.IGNORECASE)
 _FENCE = re.compile(r"\s*(?:```|~~~)")
@@ -162,11 +168,14 @@ class _Reader:
         at = next((i for i, cell in enumerate(row) if cell and re.fullmatch(ids.WRITTEN, bare(cell))), None)
         if at is not None and at < len(row) - 1 and self._rule_id(bare(row[at])):
             rest = [cell for i, cell in enumerate(row) if i != at and cell]
-            sides = [side for cell in rest if (side := side_of_label(cell))]
-            text = " – ".join(cell for cell in rest if not side_of_label(cell) or len(cell.split()) > 3)
+            labels = {
+                cell: side for cell in rest if len(cell.split()) <= _LABEL_WORDS and (side := side_of_label(cell))
+            }
+            sides = set(labels.values())
+            text = " – ".join(cell for cell in rest if cell not in labels or len(sides) > 1)
             if self._take_rule(number, Read(text, 0, bullet=True, heading=None), f"{bare(row[at])}: {text}"):
-                if self._open and sides:
-                    self._open.side = sides[0]
+                if self._open and len(sides) == 1:
+                    (self._open.side,) = sides
                 return
         texts = [cell for cell in row if cell]
         if len(texts) == 2 and re.search(r"\d", texts[1]) and re.match(rf"(?:[DR]-)?{ids.WRITTEN}", texts[1]):
@@ -272,11 +281,28 @@ class _Reader:
     def _without_form(self, number: int, text: str) -> str:
         """A line without the sentences that ask for another form of answer."""
         sentences = _SENTENCE.split(text)
-        kept = [sentence for sentence in sentences if not _FORM.search(sentence)]
+        kept = [sentence for sentence in sentences if not self._asks_form(sentence)]
         if len(kept) == len(sentences):
             return text
         self._read.left_out.append(LeftOut(number, "another form of answer"))
         return " ".join(kept)
+
+    def _asks_form(self, sentence: str) -> bool:
+        """Whether a sentence says how to answer, and nothing of what decides."""
+        if len(sentence) > _MAX_FORM:
+            return False
+        asks = _ASKS.match(sentence)
+        if _FORM.search(sentence) and (asks or not self._describes):
+            return True
+        if not asks or _CONDITION.search(sentence):
+            return False
+        sides = set(map(side_of_label, re.findall(r"\w+", sentence)))
+        return sides >= {"violates", "safe"} or any(map(side_of_label, _ANSWER_WORD.findall(sentence)))
+
+    @property
+    def _describes(self) -> bool:
+        """Whether the text here describes content."""
+        return self._open is not None or self._section.kind in {"definitions", "violates", "safe"}
 
     # ------------------------------------------------------------------ afterwards
 

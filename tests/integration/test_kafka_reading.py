@@ -364,6 +364,22 @@ async def test_a_group_that_kafka_has_forgotten_goes_on_where_it_was(place, capl
     assert "Kafka had forgotten" in caplog.text
 
 
+async def test_a_forgotten_position_is_committed_before_anything_new_arrives(place):
+    for partition in (0, 1):
+        await write(place, [b"%d %d" % (partition, n) for n in range(20)], partition)
+    await process(place)
+    await outputs(place, topics.POSITIONS, 1)
+    await forget(place)
+    bus = KafkaBus(place, [topics.EVENTS], GROUP)
+    await bus.start(Listening())
+    await until(lambda: owned(bus, 2), 30)
+    writer = await bus.writer(Partition(place.prefix + topics.EVENTS, 0))
+    assert (await writer.committed()).offset == 20
+    await writer.close()
+    await bus.stop()
+    assert await raw_positions(place, GROUP) == {0: 20}, "scaling by Kafka's lag would see all records as waiting"
+
+
 async def test_a_topic_created_again_while_nobody_read_is_all_new_whatever_was_recorded(place, caplog):
     await write(place, [b"old %d" % n for n in range(20)])
     await process(place)

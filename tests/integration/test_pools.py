@@ -123,3 +123,69 @@ async def test_a_worker_of_another_lane_interrupts_no_live_content(broker):
                 await publish(broker, "replay", 5, "more")
                 await until(lambda other=other: other.state()["committed"] == 5)
         assert dict(engine._workers) == workers, "no partition was given up"
+
+
+def of_all_lanes(lanes=tuple(topics.LANES)):
+    """Groups of an earlier version, in which one group read all lanes."""
+    return dict.fromkeys(lanes, "reasoner")
+
+
+@pytest.mark.slow
+async def test_lanes_go_on_where_the_one_group_of_an_earlier_version_stood(broker, monkeypatch):
+    await kafka_bus.create_topics(broker)
+    await operator.release(broker, policies(), ChangedBy("test"))
+    model = Model()
+    for lane in LANES:
+        await publish(broker, lane, 20, "earlier")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(topics, "LANE_GROUPS", of_all_lanes())
+        for lane in LANES:
+            async with pool(broker, model, lane) as worker:
+                await until(lambda worker=worker: worker.state()["committed"] == 20)
+    for lane in LANES:
+        await publish(broker, lane, 5, "later")
+    # Both of them begin at once, and either may be the one that sets the positions.
+    async with pool(broker, model, *LANES), pool(broker, model, *LANES):
+        await until(lambda: sum(model.calls.values()) >= 25 * len(LANES))
+
+        async def all_judged():
+            return len(await judged(broker)) == 25 * len(LANES)
+
+        await until(all_judged)
+    assert set(model.calls.values()) == {1}, "nothing that the one group had judged was judged again"
+    assert set((await judged(broker)).values()) == {1}
+
+
+async def test_first_positions_stay_where_a_member_is(broker):
+    await kafka_bus.create_topics(broker)
+    await kafka_bus.set_first_positions(broker, "one", topics.EVENTS, {0: 3, 1: 5})
+    await kafka_bus.begin_where_another_stands(broker, "two", "one", topics.EVENTS)
+    await kafka_bus.set_first_positions(broker, "one", topics.EVENTS, {0: 8, 1: 8})
+    await kafka_bus.begin_where_another_stands(broker, "two", "one", topics.EVENTS)
+    assert await kafka_bus.group_positions(broker, "two", topics.EVENTS, [0, 1]) == {0: 3, 1: 5}
+
+
+class Joined:
+    """A listener that only waits for partitions."""
+
+    def assigned(self, partitions):
+        """Nothing begins."""
+
+    async def revoked(self, partitions):
+        """Nothing ends."""
+
+    def reset(self, partition, offset):
+        """Nothing was read."""
+
+
+async def test_a_member_that_joined_in_between_is_no_failure(broker):
+    await kafka_bus.create_topics(broker)
+    await kafka_bus.set_first_positions(broker, "one", topics.EVENTS, {0: 3})
+    bus = kafka_bus.KafkaBus(broker, [topics.EVENTS], "two")
+    await bus.start(Joined())
+    try:
+        await until(bus.assignment)
+        await kafka_bus.begin_where_another_stands(broker, "two", "one", topics.EVENTS)
+        assert await kafka_bus.group_positions(broker, "two", topics.EVENTS, [0, 1]) == {}
+    finally:
+        await bus.stop()

@@ -39,7 +39,12 @@ from safeguard_streams.bus.kafka.admin import create_topics
 from safeguard_streams.bus.kafka.bus import KafkaBus
 from safeguard_streams.bus.kafka.clients import producer, started
 from safeguard_streams.bus.kafka.content import Mention, Place, likely_partition, partition_of_content, records_at
-from safeguard_streams.bus.kafka.positions import begin_at_end, group_positions, set_first_positions
+from safeguard_streams.bus.kafka.positions import (
+    begin_at_end,
+    begin_where_another_stands,
+    group_positions,
+    set_first_positions,
+)
 from safeguard_streams.bus.kafka.probes import COMMAND_SECONDS, has_transactions, wait_for_broker
 from safeguard_streams.bus.kafka.reading import (
     EndOffsets,
@@ -68,6 +73,7 @@ __all__ = [
     "Reading",
     "Write",
     "begin_at_end",
+    "begin_where_another_stands",
     "create_topics",
     "decoded_or_left_out",
     "end_offsets",

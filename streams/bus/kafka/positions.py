@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from typing import Any
 
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import CommitFailedError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from safeguard_streams.bus.interface import Committed, Partition
 from safeguard_streams.bus.kafka.clients import FORBIDDEN_ERRORS, forbidden, started
-from safeguard_streams.bus.kafka.reading import EndOffsets, reader
+from safeguard_streams.bus.kafka.reading import EndOffsets, partitions_of, reader
 from safeguard_streams.bus.kafka.recording import recorded_positions
 from safeguard_streams.bus.kafka.topic_ids import topic_ids
 from safeguard_streams.errors import BusError
@@ -77,6 +77,19 @@ async def set_first_positions(settings: Settings, group: str, topic: str, starts
     if first:
         async with _outsider(settings, group, first) as client:
             await client.commit({tp: OffsetAndMetadata(at, "") for tp, at in first.items()})
+
+
+async def begin_where_another_stands(settings: Settings, group: str, other: str, topic: str) -> None:
+    """Let a group that has no position yet begin where another group of this topic stands.
+
+    To be called before a member joins: the positions that an earlier member has set, or has committed since, stay.
+    """
+    starts = await group_positions(settings, other, topic, await partitions_of(settings, topic))
+    try:
+        await set_first_positions(settings, group, topic, starts)
+    except BusError as error:
+        if not isinstance(error.__cause__, CommitFailedError):  # else a member joined just now, which has set them
+            raise
 
 
 async def begin_at_end(settings: Settings, group: str, topic: str) -> None:

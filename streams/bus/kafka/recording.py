@@ -94,7 +94,12 @@ class RecordingWriter:
         self._unrecorded: Committed | None = None  # committed by this writer, and newer than its last record
 
     async def committed(self) -> Committed:
-        return await self._recorded.instead_of(self._partition, await self._writer.committed())
+        """The group's position. One that Kafka had forgotten is committed: those who measure lag read it there."""
+        known = await self._writer.committed()
+        position = await self._recorded.instead_of(self._partition, known)
+        if position != known and position.offset is not None:
+            await self._writer.commit([], position.offset, position.metadata)
+        return position
 
     async def commit(self, outputs: Sequence[Output], offset: int, metadata: str) -> None:
         position, due = Committed(offset, metadata), time.monotonic() >= self._due

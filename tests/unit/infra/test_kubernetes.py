@@ -199,7 +199,8 @@ def test_workers_on_spot_machines_judge_what_others_leave_and_are_none_while_not
         given = {one["parameter"] for one in authentication["spec"]["secretTargetRef"]}
         assert given >= {"sasl", "tls", "username", "password"}
         assert {one["name"] for one in authentication["spec"]["secretTargetRef"]} == {"safeguard-keda"}
-        assert int(about["activationLagThreshold"]) > 0, "the markers of transactions are lag, too"
+        partitions = of("ConfigMap")["safeguard"]["data"]["SAFEGUARD_PARTITIONS"]
+        assert about["activationLagThreshold"] == partitions, "each partition's last marker is lag, too"
     assert read == {(prefix + topics.LANE_GROUPS[lane], prefix + topics.LANES[lane]) for lane in lanes[SPOT]}
 
 

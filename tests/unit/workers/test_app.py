@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from safeguard_streams.bus.admission import PriorityAdmission
+from safeguard_streams.errors import ConfigurationError, DependencyError
 from safeguard_streams.policies import small_model
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.releases.feed import PolicySet, Released
@@ -76,6 +77,42 @@ def test_each_lane_is_read_in_a_group_of_its_own_and_all_share_the_calls_in_flig
     assert len({id(engine.admission) for engine in engines}) == 1
     engines[0].admission.owners += 3
     assert engines[-1].admission.owners == 3
+
+
+class Lane:
+    """An engine that fails by itself, or when it stops, or not at all."""
+
+    def __init__(self, failure=None, at_stop=None):
+        self.committed, self._failure, self._at_stop = False, failure, at_stop
+
+    async def run(self, stop):
+        if self._failure:
+            raise self._failure
+        await stop.wait()
+        await asyncio.sleep(0)
+        self.committed = True
+        if self._at_stop:
+            raise self._at_stop
+
+
+async def test_an_engine_that_fails_stops_the_others_which_commit_first_and_names_the_cause():
+    worker = Worker(settings.load(), None)
+    others = [Lane(at_stop=DependencyError("a consequence")), Lane()]
+    worker.engines = [others[0], Lane(ConfigurationError("the cause")), others[1]]
+    with pytest.raises(ConfigurationError, match="the cause"):
+        await asyncio.wait_for(worker._run_engines(asyncio.Event()), 10)
+    assert [lane.committed for lane in others] == [True, True]
+
+
+@pytest.mark.parametrize(("failure", "raised"), [(DependencyError("the server ended"), False), (KeyError("x"), True)])
+async def test_after_ctrl_c_the_end_of_the_backend_is_no_failure(failure, raised):
+    worker, stop = Worker(settings.load(), None), asyncio.Event()
+    worker.engines = [Lane(at_stop=failure), Lane()]
+    stop.set()
+    outcome = (await asyncio.gather(worker._run_engines(stop), return_exceptions=True))[0]
+    assert (outcome is failure) is raised
+    assert (outcome is None) is not raised
+    assert all(lane.committed for lane in worker.engines)
 
 
 async def test_a_pool_without_live_content_keeps_nothing_free_for_it():

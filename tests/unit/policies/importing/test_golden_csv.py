@@ -114,10 +114,16 @@ def test_languages_are_kept_where_they_are_tags(tmp_path, outline):
         (b"text,author\nhello,me\nbye,you\n", "no column of labels or of texts"),
         (b"label\nTT0\nTT2\n", "no column of labels or of texts"),
         (b"text,label\n", "there are no rows"),
-        (b'text,label\n"never closed,TT0\nb,TT2\n', r"1 row \(line 2\) with no label"),
+        (b'text,label\n"never closed,TT0\nb,TT2\n', ":2: a quotation mark is not closed"),
+        (b'text,label\nfine,TT0\n"seats,TT2\nmore,TT2\n', ":3: a quotation mark is not closed"),
         (b"x,TT0\n" * 4_000_000, "24,000,000 bytes; the limit is 20,000,000"),
     ],
 )
 def test_what_is_no_golden_set_is_refused_with_what_to_do(tmp_path, outline, text, problem):
     with pytest.raises(ConfigurationError, match=problem):
         read(tmp_path, outline, text)
+
+
+def test_labels_without_a_text_are_no_groups(tmp_path, outline):
+    found = read(tmp_path, outline, "text,label\n,TT2\n,TT3\ngood seats at face value,TT0\n")
+    assert labels(found) == [("good seats at face value", "safe", "TT0")]

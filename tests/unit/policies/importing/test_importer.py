@@ -244,6 +244,85 @@ def test_an_own_form_of_answer_is_left_out_and_named_by_line(tmp_path):
     assert "Return exactly" not in result.document
 
 
+CATS = """Cat Policy (#CT)
+Classify as ALLOWED or BANNED.
+Return 1 or 0.
+Respond with `ALLOWED` or `BANNED`.
+
+## Violations
+- CT1: Selling cats
+  Posts that ask readers to reply only by private message.
+  Do not take claims of cures without explanations.
+- CT2: Stealing cats
+
+## Exceptions to prohibited content
+- CT3: Cat museums
+
+## Examples
+"buy my cat" -> CT1
+"Buy my cat" -> CT3
+
+## Output
+Return BANNED or ALLOWED. Answer yes or no.
+Return BANNED if the post sells a kitten.
+"""
+
+
+def test_no_second_form_of_answer_stays_and_nothing_that_decides_goes(tmp_path):
+    result = imported(tmp_path, CATS)
+    assert [left.line for left in result.left_out] == [3, 4, 20]
+    assert "yes or no" not in result.document
+    for kept in (
+        "reply only by private message",
+        "Do not take claims of cures without explanations",
+        "Return BANNED if the post sells",
+    ):
+        assert kept in result.document
+
+
+def test_a_second_rule_gets_no_id_that_others_are_below(tmp_path):
+    text = "- CT1: Selling\n- CT1: Stealing\n- CT2.a: Eating\n- CT1.b.x: x\n- CT1.a: y\n- CT1.a: z\n"
+    rules = {rule.name: rule.id for rule in imported(tmp_path, f"# Cats (#CT)\n## Violations\n{text}").rules}
+    assert (rules["Stealing"], rules["z"]) == ("CT3", "CT1.c")
+
+
+def test_words_that_differ_in_case_only_are_one_answer(tmp_path):
+    text = LEVELS.read_text().replace("Output: INVALID", "Output: Invalid")
+    assert "Output: Invalid" in text
+    own = parse(imported(tmp_path, text, keep_words=True).document)
+    assert own.judging.output == {"VALID": "safe", "INVALID": "violates"}
+
+
+def test_exceptions_are_safe_and_an_example_with_two_labels_is_named(tmp_path):
+    result = imported(tmp_path, CATS)
+    assert {rule.id: rule.side for rule in result.rules}["CT3"] == "safe"
+    assert '- "buy my cat" -> violates, CT1' in result.document
+    assert "line 17: left out, because an earlier line has this example" in result.changes
+
+
+def test_a_table_takes_no_description_for_a_label(tmp_path):
+    table = """# Arms
+| id | rule | answer |
+|---|---|---|
+| AR1 | No weapons may be sold | BLOCK |
+| AR2 | Keep your arms at home, or else | BLOCK |
+| AR3 | Block lists | ALLOW |
+"""
+    result = imported(tmp_path, table)
+    assert {rule.id: rule.side for rule in result.rules if rule.id != "AR0"} == dict.fromkeys(
+        ("AR1", "AR2", "AR3"), "violates"
+    )
+    for text in ("No weapons may be sold", "Keep your arms at home", "Block lists"):
+        assert text in result.document
+
+
+def test_ids_are_renamed_in_one_pass(tmp_path):
+    rules = "".join(f"- CT-{number}: as CT-{number + 1}, but not CT-{number}.x\n" for number in range(1, 300))
+    document = imported(tmp_path, f"# Cats\n{rules}{'CT-1 and CT-12 ' * 200}\n").document
+    assert "- CT1: as CT2, but not CT-1.x" in document
+    assert "CT1 and CT12 " * 3 in document
+
+
 def test_a_quotation_of_an_exception_is_no_example(tmp_path):
     text = (
         "# Noise\n## Includes\n- **Loud**: makes noise, as in “drums all night long”\n## Excludes\n"
