@@ -65,7 +65,8 @@ def bench_model(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the benchmark in the folder; what was judged stays.")
+        bool,
+        typer.Option("--resume", help="Go on with the benchmark in the folder, if there is one."),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -115,14 +116,11 @@ class _Sampling(msgspec.Struct, frozen=True):
 
 
 def _folder(folder: Path, *, resume: bool) -> Path:
-    """The folder of the results. Raises ConfigurationError where it holds others, or none to go on with."""
+    """The folder of the results. Raises ConfigurationError where it holds a benchmark that is not to go on."""
     from safeguard_streams.workers.evaluation.benchmark.journal import ROWS
 
-    begun = (folder / ROWS).exists()
-    if begun and not resume:
+    if (folder / ROWS).exists() and not resume:
         raise ConfigurationError(f"{folder} holds a benchmark: go on with --resume, or name another --out")
-    if resume and not begun:
-        raise ConfigurationError(f"{folder} holds no benchmark to resume: leave out --resume, or name its --out")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

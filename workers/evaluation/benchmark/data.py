@@ -217,14 +217,18 @@ def _json(text: str) -> Any:
 def _from_csv(file: Path, text: str) -> Iterator[_Record]:
     csv.field_size_limit(max(len(text), 1))
     reader = csv.reader(io.StringIO(text, newline=""))
+    header: list[str] = []
+    begun = 1
     try:
-        header = next(reader, [])
-        begun = reader.line_num + 1
         for cells in reader:
             where, begun = f"line {begun}", reader.line_num + 1
-            if len(cells) == len(header):
+            if not any(cell.strip() for cell in cells):
+                continue
+            if not header:
+                header = cells
+            elif len(cells) == len(header):
                 yield _Record(where, dict(zip(header, cells, strict=True)))
-            elif cells:
+            else:
                 yield _Record(where, {}, f"has {len(cells)} cells, the header {len(header)}")
     except csv.Error:
         raise ConfigurationError(f"{file}: is neither JSON nor CSV") from None

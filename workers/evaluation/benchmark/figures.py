@@ -123,17 +123,21 @@ def _union(targets: Sequence[_Target]) -> _Target:
 
     A row without a score under one of these policies has none: the highest of the others may not be its highest.
     """
-    known = np.array([target.known for target in targets])
-    flagged = np.array([target.flagged & target.known for target in targets]).any(axis=0)
-    undetermined = np.array([target.undetermined & target.known for target in targets]).any(axis=0)
+    flagged = _any([target.flagged & target.known for target in targets])
+    undetermined = _any([target.undetermined & target.known for target in targets])
     scores = np.array([np.where(target.known, target.scores, 0.0) for target in targets]).max(axis=0)
     return _Target(
-        known.any(axis=0),
-        np.array([target.violates for target in targets]).any(axis=0),
+        _any([target.known for target in targets]),
+        _any([target.violates for target in targets]),
         flagged,
         undetermined & ~flagged,
-        scores,
+        np.asarray(scores, dtype=np.float64),
     )
+
+
+def _any(flags: Sequence[Flags]) -> Flags:
+    """Elementwise, whether one of them is set."""
+    return np.asarray(np.logical_or.reduce(flags), dtype=np.bool_)
 
 
 class _Exact(NamedTuple):
@@ -144,13 +148,14 @@ class _Exact(NamedTuple):
 
 
 def _exact(targets: Sequence[_Target]) -> _Exact:
-    agree = [~t.known | (~t.undetermined & (t.flagged == t.violates)) for t in targets]
-    return _Exact(np.array([t.known for t in targets]).any(axis=0), np.array(agree).all(axis=0))
+    wrong = [t.known & (t.undetermined | (t.flagged != t.violates)) for t in targets]
+    return _Exact(_any([t.known for t in targets]), ~_any(wrong))
 
 
 def _share(exact: _Exact, weights: Floats) -> Floats:
     """The share of exact rows for each sample, as the mean of the runs."""
-    return _ratio(weights @ (exact.right & exact.known).T, (weights @ exact.known)[:, None]).mean(axis=1)
+    by_run = _ratio(weights @ (exact.right & exact.known).T, (weights @ exact.known)[:, None])
+    return np.asarray(by_run.mean(axis=1), dtype=np.float64)
 
 
 def _resampled(rows: int, seed: int) -> Iterator[Floats]:
@@ -201,7 +206,9 @@ def average_precision(violates: Flags, scores: Floats, weights: Floats) -> Float
 def _ratio(part: Floats, whole: Floats) -> Floats:
     """Elementwise, NaN where the whole is 0."""
     whole = np.broadcast_to(np.asarray(whole, dtype=np.float64), part.shape)
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    ratio: Floats = np.full(part.shape, np.nan)
+    np.divide(part, whole, out=ratio, where=whole > 0)
+    return ratio
 
 
 def _mean(values: Floats) -> Floats:

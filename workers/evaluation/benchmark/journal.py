@@ -6,6 +6,7 @@ did not finish is removed, and its text is judged again.
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -77,13 +78,26 @@ class Journal:
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> Journal:
-        """Read the file, or begin it. Raises ConfigurationError where it was made under other conditions."""
-        if self._path.exists():
-            self._read()
+        """Read the file, or begin it.
+
+        Raises ConfigurationError where it was made under other conditions, or where another process writes it.
+        """
         self._file = self._path.open("ab", buffering=0)  # each line is with the system as soon as it is written
-        if self._file.tell() == 0:
-            self._write(self._conditions)
+        try:
+            self._lock()
+            self._read()
+            if self._file.tell() == 0:
+                self._write(self._conditions)
+        except BaseException:
+            self._file.close()
+            raise
         return self
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(f"{self._path}: another benchmark writes to it; name another --out") from None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -96,9 +110,13 @@ class Journal:
         self._write(line)
         self.judged.append(line)
 
-    def _write(self, line: Conditions | Judged) -> None:
+    @property
+    def _opened(self) -> BinaryIO:
         assert self._file is not None, "the journal is open"
-        self._file.write(msgspec.json.encode(line) + b"\n")
+        return self._file
+
+    def _write(self, line: Conditions | Judged) -> None:
+        self._opened.write(msgspec.json.encode(line) + b"\n")
 
     def _read(self) -> None:
         data = self._path.read_bytes()
@@ -107,9 +125,8 @@ class Journal:
         if lines:
             self._check(lines[0])
             self.judged = [self._decode(number, line) for number, line in enumerate(lines[1:], 2)]
-        if len(whole) < len(data):
-            with self._path.open("r+b") as file:
-                file.truncate(len(whole))
+        self._opened.truncate(len(whole))
+        self._opened.seek(len(whole))
 
     def _check(self, line: bytes) -> None:
         try:
