@@ -33,13 +33,15 @@ ROWS = [
     {"prompt": "naked vermin", "S": 0},
     {"prompt": "one naked post", "S": 1, "H": 0},
 ]
+RULES = {"S": "SX", "H": "HT", "V": "VL", "HR": "HS", "SH": "SF", "S3": "SM", "H2": "TH", "V2": "VG"}
+WORDS = dict(zip(RULES, ("naked", "vermin", "stab", "loser", "noose", "underage", "banish", "entrails"), strict=True))
 CONDITIONS = Conditions("openai-mod", "0" * 64, "scripted", {"sexual": "1"}, None, None)
 
 
 @pytest.fixture(scope="module")
 def server():
     """The scripted server, in a loop of its own because each command has one."""
-    scripted = ScriptedServer(Script({"SX1": ["naked"], "HT1": ["vermin"]}))
+    scripted = ScriptedServer(Script({f"{prefix}1": [WORDS[key]] for key, prefix in RULES.items()}))
     started, loop = threading.Event(), asyncio.new_event_loop()
     stop = asyncio.Event()
 
@@ -295,3 +297,22 @@ def test_the_answer_struct_has_what_the_journal_keeps():
     kept = judged(0, "h", Judgement({"sexual": Finding("low", answer, 0.9)}, (), Tokens()))
     assert kept.results == {"sexual": Result("violates", ("SX1",), 0.9)}
     assert "sesame" not in str(kept)
+
+
+def made():
+    """60 sentences with all labels; the words of the script find most of what they say."""
+    for n in range(60):
+        labels = {key: int(n % (4 + place) == 0) for place, key in enumerate(WORDS)}
+        found = [WORDS[key] for key, label in labels.items() if label and n % 7] + ["naked"] * (n % 23 == 2)
+        known = {key: label for key, label in labels.items() if n % 11 or key in "SV"}
+        yield {"prompt": " ".join([f"sentence {n}", *found]), **known}
+
+
+def test_the_output_in_the_guide_is_that_of_the_command(bench):
+    """To renew it, paste what the failure shows."""
+    Path("mod.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made()))
+    guide = (Path(__file__).parents[4] / "docs/guides/benchmark.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"<!-- sample: bench model -->\n```text\n(.*?)```\n", guide, re.DOTALL)
+    printed = "\n".join(line.rstrip() for line in bench(policies=None).stdout.splitlines()) + "\n"
+    tokens = re.compile(r"[\d,]+(?= prompt)|[\d,]+(?= completion)|\d+(?= for each of)")  # of the prompt's form
+    assert tokens.sub("N", shown) == tokens.sub("N", printed), printed
