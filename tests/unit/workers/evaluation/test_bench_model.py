@@ -12,6 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import safeguard_streams.cli  # noqa: F401  # first: it loads the entry points, which import the command
 from safeguard_streams.contract.records import Tokens, content_sha256
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import LIBRARY
