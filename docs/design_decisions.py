@@ -27,6 +27,7 @@ PACKAGES = (
     "workers.judging",
     "workers.inference",
     "workers.evaluation",
+    "workers.evaluation.benchmark",
     "workers.small",
     "workers.cli",
     "workers.bench",

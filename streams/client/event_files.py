@@ -80,7 +80,7 @@ def lines_of(file: str) -> list[Line]:
     Raises ConfigurationError that says what to do if the file cannot be read, is no UTF-8 with a JSON object in a line,
     or has a line that is too large for the topic.
     """
-    data = _decompressed(file, _read(file)).removeprefix(codecs.BOM_UTF8)
+    data = decompressed(file, _read(file)).removeprefix(codecs.BOM_UTF8)
     _refuse_encodings(file, data)
     lines = [Line(number, line) for number, line in enumerate(data.splitlines(), 1) if line.strip()]
     _refuse(file, "NUL bytes: convert the file to UTF-8", [line for line in lines if b"\0" in line.value])
@@ -136,8 +136,11 @@ def _read(file: str) -> bytes:
         raise ConfigurationError(f"{file}: cannot be read: {reason}") from error
 
 
-def _decompressed(file: str, data: bytes) -> bytes:
-    """The data without gzip, of which a file may hold several members."""
+def decompressed(file: str, data: bytes) -> bytes:
+    """The data without gzip, of which a file may hold several members; other data as it is.
+
+    Raises ConfigurationError with what to do for gzip that is damaged or too large.
+    """
     parts: list[bytes] = []
     size = 0
     while data.startswith(_GZIP):

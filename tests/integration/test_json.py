@@ -55,6 +55,7 @@ ELSEWHERE = {
     ("policy", "diff"): "tests/integration/test_model_commands.py",
     ("reason", "calibrate"): "tests/integration/test_servers.py",
     ("model", "check"): "tests/integration/test_model_commands.py",
+    ("bench", "model"): "tests/unit/workers/evaluation/test_bench_model.py",
     ("prefilter", "evaluate"): "tests/integration/test_commands.py",
     ("prefilter", "calibrate"): "tests/integration/test_commands.py",
     ("prefilter", "recall"): "tests/integration/test_commands.py",

@@ -42,6 +42,7 @@ ELSEWHERE = {
     ("bench", "prefilter"): "integration/test_benchmarks.py",
     ("bench", "pipeline"): "integration/test_benchmarks.py",
     ("bench", "reason"): "integration/test_benchmarks.py",
+    ("bench", "model"): "unit/workers/evaluation/test_bench_model.py",
     ("bench", "release"): "integration/test_benchmarks.py",
     ("bench", "telemetry"): "integration/test_benchmarks.py",
 }

@@ -8,6 +8,7 @@ nothing. The modules, in reading order:
 - `golden_eval`: a policy on its golden set, and two versions of a policy compared.
 - `model_check`: whether the configured model can be reached, keeps the form, and has room.
 - `score_calibration`: how close scores are to probabilities, and the map that corrects them.
+- `benchmark`: a model on published data.
 
 ## Design decisions
 

@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Sequence
+from typing import Any, cast
+
+import msgspec
 
 from safeguard_streams.policies import small_model
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.app import start_backend
 from safeguard_streams.workers.evaluation.interface import OnProgress
-from safeguard_streams.workers.inference.interface import InferenceBackend
-from safeguard_streams.workers.judging.instructions import instructions_for
+from safeguard_streams.workers.inference.interface import Completion, InferenceBackend, InferenceRequest
+from safeguard_streams.workers.judging.instructions import Instructions, instructions_for
 from safeguard_streams.workers.judging.judgement import Judgement
 from safeguard_streams.workers.judging.reasoner import InferenceBudget, Reasoner
 
@@ -35,21 +38,41 @@ class OfflineJudge:
 
         async def judge_one(text: str) -> Judgement:
             nonlocal judged
-            async with self._slots:
-                judgement = await self._reasoner.judge(instructions, instructions.effort, text)
+            judgement = await self.judge_text(instructions, text)
             judged += 1
             self._on_progress(title, judged, len(texts))
             return judgement
 
         return list(await asyncio.gather(*map(judge_one, texts)))
 
+    async def judge_text(self, instructions: Instructions, text: str) -> Judgement:
+        """A judgement of one text, under a policy or a bundle. Waits while the backend has enough to do."""
+        async with self._slots:
+            return await self._reasoner.judge(instructions, instructions.effort, text)
+
+
+class _AtTemperature:
+    """A backend that samples every request at one temperature, and is in all else the given one."""
+
+    def __init__(self, backend: InferenceBackend, temperature: float) -> None:
+        self._backend = backend
+        self._temperature = temperature
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    async def generate(self, request: InferenceRequest) -> Completion:
+        """Run one request at the temperature."""
+        return await self._backend.generate(msgspec.structs.replace(request, temperature=self._temperature))
+
 
 @contextlib.asynccontextmanager
 async def offline_judge(
-    settings: Settings, on_progress: OnProgress, policies: Sequence[Policy]
+    settings: Settings, on_progress: OnProgress, policies: Sequence[Policy], temperature: float | None = None
 ) -> AsyncIterator[OfflineJudge]:
     """Start the backend that the settings name, to judge by these policies, and close it afterwards.
 
+    temperature: of every request; None for the policies' own.
     Raises ConfigurationError when the model is the small one and has not learned one of them: before it is loaded or,
     on a server, before it judges.
     """
@@ -60,6 +83,7 @@ async def offline_judge(
     backend = await start_backend(settings)
     try:
         small_model.require_learned(backend.model, policies)
-        yield OfflineJudge(backend, settings.max_tokens, on_progress)
+        sampling = backend if temperature is None else cast("InferenceBackend", _AtTemperature(backend, temperature))
+        yield OfflineJudge(sampling, settings.max_tokens, on_progress)
     finally:
         await backend.close()
