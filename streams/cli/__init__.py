@@ -17,7 +17,7 @@ is the command's purpose.
 ## Design decisions
 
 - **Commands of the reasoning worker join through entry points.** The bus side runs without vLLM and must not import
-  workers/. `safeguard reason`, `bench reason`, `bench model`, `policy test` and `policy diff` are therefore entry points.
+  workers/. `safeguard reason`, `bench reason`, `bench model`, `policy test` and `policy diff` are entry points.
 - **Libraries of an extra are imported inside the command.** `safeguard --help` works on every host. A command
   whose libraries are missing names what to install.
 """
