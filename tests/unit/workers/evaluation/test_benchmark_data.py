@@ -107,7 +107,7 @@ def test_half_a_surrogate_pair_has_a_hash_and_can_be_encoded(read):
     [
         ("", "has no rows"),
         ("\n \n", "has no rows"),
-        (gzip.compress(b""), "has no rows"),
+        (gzip.compress(b"", mtime=0), "has no rows"),
         (lines({"prompt": SECRET, "S": 1}, {"prompt": SECRET, "S": 0.5}), "line 2: the label S is neither 0 nor 1"),
         (lines({"prompt": SECRET, "S": [1]}), "line 1: the label S"),
         (lines({"prompt": [SECRET], "S": 1}), "line 1: prompt is no text"),
@@ -123,7 +123,7 @@ def test_half_a_surrogate_pair_has_a_hash_and_can_be_encoded(read):
         (lines({"prompt": SECRET, "V": 1}), "no row has a text and a label of hate, sexual"),
         ("\N{SNOWMAN}".encode("utf-16"), "is not UTF-8"),
         (b"\x1f\x8b broken", "damaged gzip"),
-        (gzip.compress(lines({"prompt": SECRET}).encode())[:-9], "ends too early"),
+        (gzip.compress(lines({"prompt": SECRET}).encode(), mtime=0)[:-9], "ends too early"),
     ],
 )
 def test_what_is_wrong_is_said_by_place_and_quotes_no_text(read, content, said):
