@@ -94,7 +94,7 @@ def _rows(text: str, path: Path) -> list[_Row]:
 
     Raises ConfigurationError where the last row's quotation marks take in the end of the file.
     """
-    csv.field_size_limit(MAX_BYTES)
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_BYTES))  # of the whole process, and therefore only raised
     *rows, last = max((_parsed(f"{text}\n{_END}", delimiter) for delimiter in _DELIMITERS), key=_regularity)
     if last.cells != [_END]:
         raise ConfigurationError(f"{path}:{last.line}: a quotation mark is not closed in the row that begins here")

@@ -72,7 +72,7 @@ async def test_a_sweep_measures_each_number_of_requests_and_capacity_plans_with_
     monkeypatch.setattr(baselines.VllmBackend, "start", started)
     monkeypatch.setattr(baselines, "_write", write)
     monkeypatch.setattr(run, "_baseline", measured)
-    monkeypatch.setattr(run, "_on_cpu", lambda: True)
+    monkeypatch.setattr(run, "_device", lambda: (True, 8))
     monkeypatch.delenv("SAFEGUARD_MAX_IN_FLIGHT", raising=False)
     said = []
     figures = await run.sweep(20, "small", tmp_path, said.append)

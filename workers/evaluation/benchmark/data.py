@@ -215,7 +215,7 @@ def _json(text: str) -> Any:
 
 
 def _from_csv(file: Path, text: str) -> Iterator[_Record]:
-    csv.field_size_limit(max(len(text), 1))
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # of the whole process, and therefore only raised
     reader = csv.reader(io.StringIO(text, newline=""))
     header: list[str] = []
     begun = 1
