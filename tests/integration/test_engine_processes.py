@@ -21,10 +21,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.model]
 POLICY = load_library()["fraud-spam"]
 
 
-def named(part):
-    return [
-        process for process in psutil.Process().children(recursive=True) if part in "".join(process.cmdline() or [""])
-    ]
+def descendants():
+    return set(psutil.Process().children(recursive=True))
+
+
+def named(processes, part):
+    return [process for process in processes if part in "".join(process.cmdline() or [""])]
 
 
 async def judge(backend, text):
@@ -96,10 +98,11 @@ def test_a_board_without_the_drivers_library_and_another_maker_have_no_facts(gpu
 
 async def test_the_death_of_the_engine_core_ends_requests_in_progress_and_later_ones(monkeypatch):
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    others = descendants()  # such as the vLLM server of other tests
     backend = await VllmBackend.start(settings.load(max_model_len=4096))
-    started = psutil.Process().children(recursive=True)
+    started = descendants() - others
     try:
-        (core,), workers = named("EngineCore"), named("Worker")
+        (core,), workers = named(started, "EngineCore"), named(started, "Worker")
         assert workers, "the core does not compute itself"
         assert {worker.ppid() for worker in workers} == {core.pid}
         assert (await judge(backend, "WINNER!! Claim your 900 pound prize now, call 0906")).violates
