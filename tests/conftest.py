@@ -14,6 +14,7 @@ import time
 import urllib.request
 import uuid
 
+import psutil
 import pytest
 
 from safeguard_streams.bus import kafka as kafka_bus
@@ -43,6 +44,19 @@ def pytest_runtest_makereport(item, call):
             report.outcome = "failed"
             report.longrepr = f"{item.nodeid}: {reason}; SAFEGUARD_REQUIRE_TOOLS=1 allows no skip for a missing tool"
     return report
+
+
+def descendants():
+    """The processes that this one has started, and those that they started.
+
+    Without the tracker of shared memory, which is not to be killed: later tests would start it again with a warning.
+    """
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "resource_tracker" not in "".join(process.cmdline()):
+                found.add(process)
+    return found
 
 
 async def until(condition, timeout=TIMEOUT):

@@ -16,13 +16,10 @@ from safeguard_streams.workers.inference.interface import InferenceRequest
 from safeguard_streams.workers.inference.vllm import VllmBackend
 from safeguard_streams.workers.inference.vllm_arguments import engine_arguments
 from safeguard_streams.workers.judging.parse import parse
+from tests.conftest import descendants
 
 pytestmark = [pytest.mark.slow, pytest.mark.model]
 POLICY = load_library()["fraud-spam"]
-
-
-def descendants():
-    return set(psutil.Process().children(recursive=True))
 
 
 def named(processes, part):

@@ -21,6 +21,7 @@ from safeguard_streams.workers.judging.judgement import score_of
 from safeguard_streams.workers.judging.parse import Malformed, parse
 from safeguard_streams.workers.judging.reasoner import InferenceBudget, Reasoner
 from safeguard_streams.workers.small.weights import VOCABULARY, expand
+from tests.conftest import descendants
 from tests.integration.garbled import settles
 
 pytestmark = [pytest.mark.slow, pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
@@ -30,10 +31,6 @@ ABOUT = {
     "fraud-spam": ("UCI SMS Spam", "UCI YouTube Spam", "banking77"),
     "prompt-injection": ("in-the-wild jailbreaks", "CybersecurityBenchmarks", "GPTeacher"),
 }
-
-
-def descendants():
-    return set(psutil.Process().children(recursive=True))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

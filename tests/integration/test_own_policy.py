@@ -272,7 +272,7 @@ def _decide(reader):
     port = str(brokers.free_port())
     reader.leave_running("enforce run", HEALTH.format(port), "--port", port)
     reader.until(["enforce", "review"], lambda rows: len(rows) == 7)
-    assert words_of("enforce review") == words(reader.run("enforce review"))
+    assert words_of("enforce review --no-texts") == words(reader.run("enforce review --no-texts"))
     prints("enforce decide", by_ann(reader.run("enforce decide")))
     reader.until(["enforce", "standing"], lambda rows: any(row["effective"] == "limit" for row in rows))
     prints("content show m-8", by_ann(reader.run("content show")))

@@ -245,7 +245,18 @@ def _diff_of(policy, job, live, gate, before, after, again, drawn):
 
 
 def _judged(i, decision, version, lane):
-    return Verdict(f"{i}{version}{lane}", f"c{i}", "s", "hate", version, str(decision), "reasoner", lane, "m", WHEN)
+    return Verdict(
+        f"{i}{version}{lane}",
+        f"c{i}",
+        content_sha256("text"),
+        "hate",
+        version,
+        str(decision),
+        "reasoner",
+        lane,
+        "m",
+        WHEN,
+    )
 
 
 def test_scores_of_two_gates_are_never_pooled_and_the_newest_gate_counts():
