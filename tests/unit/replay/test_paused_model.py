@@ -62,7 +62,7 @@ class PausingModel(Model):
     @precondition(lambda self: not self.replays.ids)
     @rule(partition=st.sampled_from(PARTITIONS), back=st.integers(1, 9))
     def fetch_again(self, partition, back):
-        """As in the engine's model, while no replay is paused: a hold would keep the bus below what it has handed out."""
+        """As in the engine's model, while no replay is paused: a hold would keep the bus below what it handed out."""
         bus = self.owners[partition].bus
         worker = self.owners[partition].engine._workers.get(partition)
         if worker is not None and worker.backlog.first is not None and partition not in bus.below._paused:
