@@ -157,6 +157,7 @@ async def test_no_road_leads_past_an_erasure(broker, tmp_path):
             await until(lambda: dead_letters(broker))
 
             erased = await erasure.erase(broker, ITEM, ANN, erasure.Search())
+            await asyncio.sleep(5)  # what is in progress until the agent knows of the erasure may be written
             before = {record[:3] for record in await records(broker)}
             model.open.set()
             await replay(broker, classifier)
