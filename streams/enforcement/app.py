@@ -90,13 +90,9 @@ class EnforcementAgent:
         """Enforce until `stop`. Raises SafeguardError when the process has to be restarted."""
         with metrics.observed({metrics.HELD: self._held_observed, metrics.UNDELIVERED: self._undelivered_observed}):
             async with self._delivering():
-                pauses = EventLoopPauses(STAGE).measure()
-                if self.delivery is None:
-                    await run_until_first(self._run_engines(stop), pauses)
-                    return
                 known = asyncio.Event()
                 erasures = self._erasures.follow(self.settings, known)
-                await run_until_first(erasures, self._run_when(known, stop), pauses)
+                await run_until_first(erasures, self._run_when(known, stop), EventLoopPauses(STAGE).measure())
 
     def _held(self) -> Counter[str]:
         """The number of actions that wait for a moderator in the partitions owned now, by policy id."""

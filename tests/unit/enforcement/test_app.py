@@ -109,6 +109,11 @@ class MemoryLogs:
             self.broker.append(output.topic, output.value, output.key, self.number)
 
 
+async def without_erasures(_erasures, _settings, caught_up):
+    caught_up.set()
+    await asyncio.Event().wait()
+
+
 @pytest.fixture
 def broker(monkeypatch):
     broker = Broker()
@@ -116,6 +121,7 @@ def broker(monkeypatch):
     monkeypatch.setattr(reading, "read_all", broker.read_all)
     monkeypatch.setattr(app, "KafkaBus", broker.bus)
     monkeypatch.setattr(cleared, "kafka_logs", broker.logs_of)
+    monkeypatch.setattr(app.ErasureList, "follow", without_erasures)
     return broker
 
 
