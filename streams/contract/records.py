@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -681,6 +681,7 @@ _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _ORIGIN = re.compile(r"([0-9]{1,9})@([0-9]{1,18})")  # within what a client may seek
 _INT_DIGITS = 20  # of the largest integer of 64 bits, or of its negative with the sign
+_TENTH, _HALF_TENTH = timedelta(microseconds=100), timedelta(microseconds=50)
 _encoder = msgspec.json.Encoder()
 
 
@@ -809,6 +810,6 @@ def now() -> datetime:
 
 
 def milliseconds_since(start: datetime, end: datetime | None = None) -> float:
-    """Elapsed milliseconds, at least 0. A start without an offset is taken as UTC."""
-    start = aware(start)
-    return round(max(0.0, ((end or now()) - start).total_seconds() * 1000), 1)
+    """Elapsed milliseconds to one digit, at least 0. A start without an offset is taken as UTC."""
+    tenths = ((end or now()) - aware(start) + _HALF_TENTH) // _TENTH
+    return tenths / 10 if tenths > 0 else 0.0
