@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safeguard_streams.contract import limits
+from safeguard_streams.contract import intake, limits
 from safeguard_streams.contract.intake import content_id_of, read_event
 from safeguard_streams.contract.records import (
     ContentEvent,
@@ -240,6 +240,13 @@ def test_no_bytes_inside_a_text_take_an_event_out_of_moderation(junk):
     received = read_event(sent(text='"aXb"').replace(b"X", junk))
     assert received.event.text.startswith("a")
     assert received.event.text.endswith("b")
+
+
+@given(st.binary(max_size=40) | st.text(max_size=20).map(str.encode), st.integers(1, 9))
+def test_pieces_of_any_length_are_repaired_as_the_whole(junk, length):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intake, "_PIECE", length)
+        assert intake._replaced(junk) == junk.decode(errors="replace")
 
 
 @given(
