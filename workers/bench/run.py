@@ -12,8 +12,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import aiohttp
 import msgspec
 import orjson
+from prometheus_client.parser import text_string_to_metric_families
 
 from safeguard_streams.bench import processes
 from safeguard_streams.bench.common import Say, fresh
@@ -25,7 +27,8 @@ from safeguard_streams.demo.tally import percentile
 from safeguard_streams.errors import SafeguardError
 from safeguard_streams.infra import brokers
 from safeguard_streams.operations.capacity import LOGGED, SHARES
-from safeguard_streams.runtime import settings
+from safeguard_streams.runtime import metrics, settings
+from safeguard_streams.runtime.metrics import Metric
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.bench.baselines import DUPLICATES, figures
 from safeguard_streams.workers.bench.items import KeyValue, escalations, make_items, policies
@@ -56,12 +59,13 @@ class ReasonBench(msgspec.Struct, frozen=True):
 class WorkerFigures(NamedTuple):
     """The worker's rows without and with duplicates, and the measurement of lanes.
 
-    completion_tokens: percentiles of a judgement, without duplicates.
+    completion_tokens: percentiles of a judgement, without duplicates. answers: how they were had, without duplicates.
     """
 
     plain: dict[str, Any]
     duplicates: dict[str, Any]
     completion_tokens: dict[str, float | None]
+    answers: dict[str, float]
     lanes: dict[str, Any]
 
 
@@ -73,9 +77,9 @@ class _Answer(NamedTuple):
     value: bytes
 
 
-async def sweep(count: int, model: str, folder: Path, say: Say) -> dict[str, Any]:
+async def sweep(count: int, model: str, in_flight: int | None, folder: Path, say: Say) -> dict[str, Any]:
     """Measure vLLM at several numbers of requests at once, with answers as long as real ones."""
-    bench = await _bench("", count, model, folder, say)
+    bench = await _bench("", count, model, in_flight, folder, say)
     steps = sorted({max(1, round(bench.concurrency * factor)) for factor in SWEEP})
     say(f"loading the model, then measuring {', '.join(map(str, steps))} requests at once")
     environment = {**bench.environment, "SAFEGUARD_MAX_IN_FLIGHT": str(steps[-1])}
@@ -86,11 +90,16 @@ async def sweep(count: int, model: str, folder: Path, say: Say) -> dict[str, Any
     }
 
 
-async def reason(bootstrap: str, count: int, model: str, folder: Path, say: Say) -> dict[str, Any]:
-    """Measure vLLM alone, the worker, and a plain chat loop, with duplicates, and live content beside a replay."""
-    bench = await _bench(bootstrap, count, model, folder, say)
-    say("each variant loads the model first")
-    alone, alone_duplicates = await _vllm_alone(bench)
+async def reason(
+    bootstrap: str, count: int, model: str, in_flight: int | None, folder: Path, say: Say
+) -> dict[str, Any]:
+    """Measure vLLM alone, the worker, and a plain chat loop, with duplicates, and live content beside a replay.
+
+    in_flight: requests that each engine computes at once; None for the setting, or else for what the device takes.
+    """
+    bench = await _bench(bootstrap, count, model, in_flight, folder, say)
+    say(f"{bench.concurrency} requests in flight; each variant loads the model first")
+    alone, alone_scored, alone_duplicates = await _vllm_alone(bench)
     worker = await _worker_figures(bench)
     chat = await _chat_loop(bench)
     return {
@@ -98,14 +107,17 @@ async def reason(bootstrap: str, count: int, model: str, folder: Path, say: Say)
         "completion_tokens": worker.completion_tokens,
         "variants": {
             "vllm-alone": alone,
+            "vllm-alone, log-probabilities": alone_scored,
             "safeguard": worker.plain,
             "plain-chat-loop": chat,
             "vllm-alone, duplicates": alone_duplicates,
             "safeguard, duplicates": worker.duplicates,
         },
         "lanes": worker.lanes,
+        "counts": worker.answers,
         "ratios": {
             "safeguard_to_vllm_alone": _ratio(worker.plain, alone, 3),
+            "safeguard_to_vllm_alone_with_log_probabilities": _ratio(worker.plain, alone_scored, 3),
             "safeguard_to_plain_chat_loop": _ratio(worker.plain, chat, 2),
             "safeguard_to_vllm_alone_with_duplicates": _ratio(worker.duplicates, alone_duplicates, 2),
             "live_p99_beside_a_replay_to_alone": worker.lanes["p99_ratio"],
@@ -114,9 +126,9 @@ async def reason(bootstrap: str, count: int, model: str, folder: Path, say: Say)
     }
 
 
-async def _bench(bootstrap: str, count: int, model: str, folder: Path, say: Say) -> ReasonBench:
+async def _bench(bootstrap: str, count: int, model: str, in_flight: int | None, folder: Path, say: Say) -> ReasonBench:
     on_cpu, fitting = await asyncio.to_thread(_device)
-    concurrency = settings.load().max_in_flight or fitting
+    concurrency = settings.load(max_in_flight=in_flight).max_in_flight or fitting
     environment = {
         "SAFEGUARD_MODEL": model,
         "SAFEGUARD_MAX_IN_FLIGHT": str(concurrency),
@@ -202,44 +214,79 @@ async def _baseline(bench: ReasonBench, environment: Mapping[str, str], name: st
 
 async def _worker_figures(bench: ReasonBench) -> WorkerFigures:
     current = await fresh(bench.bootstrap, 2, policies())
-    async with _worker(current, bench) as answers:
-        rows, drains = [], []
-        for name, duplicates, seed in (("plain", 0.0, 0), ("duplicates", DUPLICATES, 1)):
-            items = make_items(bench.count, duplicates, seed)
-            await _publish(current, topics.ESCALATIONS, escalations(items, "live", name))
-            drains.append(await answers.take(bench.count, name))
-            rows.append(_drain_figures(drains[-1]))
-            bench.say(f"worker, {name}: {rows[-1]['requests_per_s']} requests/s")
-        lanes = await _lanes(current, answers, rows[0]["requests_per_s"], bench.say)
-    return WorkerFigures(rows[0], rows[1], _lengths(drains[0]), lanes)
+    async with _worker(current, bench) as worker:
+        plain = await _drain(current, worker.answers, make_items(bench.count), "plain")
+        tries = await _second_tries(worker.port)
+        bench.say(f"worker: {plain.row['requests_per_s']} requests/s")
+        again = await _drain(current, worker.answers, make_items(bench.count, DUPLICATES, 1), "duplicates")
+        bench.say(f"worker, duplicates: {again.row['requests_per_s']} requests/s")
+        lanes = await _lanes(current, worker.answers, plain.row["requests_per_s"], bench.say)
+    lengths = [verdict.tokens.completion for verdict in plain.verdicts if verdict.tokens is not None]
+    percentiles = {f"p{round(100 * share)}": percentile(lengths, share) for share in SHARES}
+    return WorkerFigures(plain.row, again.row, percentiles, {**_parsed(plain.verdicts), **tries}, lanes)
+
+
+class _Worker(NamedTuple):
+    answers: _Answers
+    port: int
 
 
 @contextlib.asynccontextmanager
-async def _worker(current: Settings, bench: ReasonBench) -> AsyncIterator[_Answers]:
+async def _worker(current: Settings, bench: ReasonBench) -> AsyncIterator[_Worker]:
     port, log = brokers.free_port(), bench.folder / "worker.log"
     command = processes.safeguard("reason", "run", "--port", str(port))
     with process(command, {**bench.environment, **processes.environment(current)}, log) as child:
         await ready(child, f"http://127.0.0.1:{port}/health/ready", "the worker", log)
         async with kafka.reader(current, [topics.VERDICTS, topics.REPLAYS]) as consumer:
-            yield _Answers(consumer)
+            yield _Worker(_Answers(consumer), port)
 
 
-def _drain_figures(answers: Sequence[_Answer]) -> dict[str, Any]:
-    """Figures of a drain, from the start of the first judgement to the write of the last verdict."""
-    verdicts = [decode(answer.value, Verdict) for answer in answers]
+class _Drain(NamedTuple):
+    """The verdicts of a number of items that were published at once, and their figures."""
+
+    row: dict[str, Any]
+    verdicts: list[Verdict]
+
+
+async def _drain(current: Settings, answers: _Answers, items: Sequence[str], name: str) -> _Drain:
+    """Figures from the start of the first judgement to the write of the last verdict."""
+    await _publish(current, topics.ESCALATIONS, escalations(items, "live", name))
+    taken = await answers.take(len(items), name)
+    verdicts = [decode(answer.value, Verdict) for answer in taken]
     started = min(v.decided_at.timestamp() - v.latency["reasoner"] / 1000 for v in verdicts)
-    return figures(
+    row = figures(
         [v.latency["reasoner"] / 1000 for v in verdicts],
-        max(answer.at for answer in answers) - started,
+        max(answer.at for answer in taken) - started,
         total_tokens(v.tokens for v in verdicts if v.tokens is not None),
     )
+    return _Drain(row, verdicts)
 
 
-def _lengths(answers: Sequence[_Answer]) -> dict[str, float | None]:
-    """Percentiles of the completion tokens, as `safeguard capacity` reads them."""
-    tokens = [verdict.tokens for answer in answers if (verdict := decode(answer.value, Verdict))]
-    written = [one.completion for one in tokens if one is not None]
-    return {f"p{round(100 * share)}": percentile(written, share) for share in SHARES}
+def _parsed(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    """The shares of items whose first output was accepted, and of those with an answer."""
+    first = sum(verdict.answer == "first" for verdict in verdicts)
+    decided = sum(verdict.decision != "undetermined" for verdict in verdicts)
+    return {"first_try_rate": round(first / len(verdicts), 4), "parse_rate": round(decided / len(verdicts), 4)}
+
+
+async def _second_tries(port: int) -> dict[str, float]:
+    """What the worker's metrics say about second tries."""
+    async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}/metrics") as response:
+        return second_tries(await response.text())
+
+
+def second_tries(page: str) -> dict[str, float]:
+    """Second tries by kind, and the tokens that the model wrote in them, from a page of metrics."""
+    samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
+
+    def total(metric: Metric, **labels: str) -> float:
+        return sum(s.value for s in samples if s.name == metric.prometheus and labels.items() <= s.labels.items())
+
+    return {
+        "constrained_tries": total(metrics.SECOND_TRIES, kind="constrained"),
+        "tries_again": total(metrics.SECOND_TRIES, kind="again"),
+        "second_try_tokens": total(metrics.SECOND_TRY_TOKENS),
+    }
 
 
 async def _lanes(current: Settings, answers: _Answers, throughput: float, say: Say) -> dict[str, Any]:

@@ -63,7 +63,8 @@ class VllmBackend:
     async def generate(self, request: InferenceRequest) -> Completion:
         name = f"judge-{next(self._ids)}"
         async with self._in_time():
-            final = await self._last_output(request.prompt, _sampling(request, name if self._noted else None), name)
+            parameters = sampling(request, name if self._noted else None)
+            final = await self._last_output(request.prompt, parameters, name)
             output = final.outputs[0]
             logprobs = await self._decisions(name, output.token_ids) if self._noted else _positions(output.logprobs)
         return Completion(
@@ -93,10 +94,10 @@ class VllmBackend:
         except Exception as error:
             raise InferenceError(f"vLLM failed this request: {type(error).__name__}") from error
 
-    async def _last_output(self, prompt: list[int], sampling: Any, name: str) -> Any:
+    async def _last_output(self, prompt: list[int], parameters: Any, name: str) -> Any:
         """The whole output for one prompt, which is the only one with this kind of output."""
         final: Any = None
-        async for final in self._llm.generate({"prompt_token_ids": prompt}, sampling, name):  # noqa: B007
+        async for final in self._llm.generate({"prompt_token_ids": prompt}, parameters, name):  # noqa: B007
             pass
         if final is None:
             raise InferenceError("vLLM gave no output for this request")
@@ -165,7 +166,7 @@ def _load(settings: Settings) -> tuple[Any, str, int, list[Any]]:
     return llm, name, concurrency, cores
 
 
-def _sampling(request: InferenceRequest, noted: str | None) -> Any:
+def sampling(request: InferenceRequest, noted: str | None = None) -> Any:
     """vLLM's parameters of one request. noted: the name under which its decisions are noted, if they are."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
