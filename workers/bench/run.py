@@ -269,18 +269,20 @@ def _parsed(verdicts: Sequence[Verdict]) -> dict[str, float]:
     return {"first_try_rate": round(first / len(verdicts), 4), "parse_rate": round(decided / len(verdicts), 4)}
 
 
-async def _second_tries(port: int) -> dict[str, float]:
+async def _second_tries(port: int) -> dict[str, int]:
     """What the worker's metrics say about second tries."""
     async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}/metrics") as response:
         return second_tries(await response.text())
 
 
-def second_tries(page: str) -> dict[str, float]:
+def second_tries(page: str) -> dict[str, int]:
     """Second tries by kind, and the tokens that the model wrote in them, from a page of metrics."""
     samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
 
-    def total(metric: Metric, **labels: str) -> float:
-        return sum(s.value for s in samples if s.name == metric.prometheus and labels.items() <= s.labels.items())
+    def total(metric: Metric, **labels: str) -> int:
+        return round(
+            sum(s.value for s in samples if s.name == metric.prometheus and labels.items() <= s.labels.items())
+        )
 
     return {
         "constrained_tries": total(metrics.SECOND_TRIES, kind="constrained"),
