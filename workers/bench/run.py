@@ -5,38 +5,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import aiohttp
 import msgspec
 import orjson
-from prometheus_client.parser import text_string_to_metric_families
 
 from safeguard_streams.bench import processes
 from safeguard_streams.bench.common import Say, fresh
 from safeguard_streams.bench.processes import failed, process, ready
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Tokens, Verdict, decode
+from safeguard_streams.contract.records import Tokens
 from safeguard_streams.demo.tally import percentile
-from safeguard_streams.errors import SafeguardError
 from safeguard_streams.infra import brokers
 from safeguard_streams.operations.capacity import LOGGED, SHARES
-from safeguard_streams.runtime import metrics, settings
-from safeguard_streams.runtime.metrics import Metric
+from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.bench.baselines import DUPLICATES, figures
-from safeguard_streams.workers.bench.items import KeyValue, escalations, make_items, policies
+from safeguard_streams.workers.bench.drains import Answers, drain, parsed, publish, second_tries_of
+from safeguard_streams.workers.bench.items import escalations, make_items, policies
 from safeguard_streams.workers.inference.preflight import locate
 from safeguard_streams.workers.inference.vllm_arguments import CPU_BLOCK, ON_CPU, QUIET, default_concurrency
 from safeguard_streams.workers.judging.judgement import total_tokens
 
-ANSWER_TIMEOUT = 120.0  # seconds without an answer
 MAX_MODEL_LEN = 8192  # tokens of a prompt and its answer
 LIVE_SHARE = 0.3  # of the worker's throughput, in the measurement of lanes
 LIVE_SECONDS = 40.0
@@ -67,14 +62,6 @@ class WorkerFigures(NamedTuple):
     completion_tokens: dict[str, float | None]
     answers: dict[str, float]
     lanes: dict[str, Any]
-
-
-class _Answer(NamedTuple):
-    """at: when the broker stored the record, in seconds since 1970."""
-
-    key: str
-    at: float
-    value: bytes
 
 
 async def sweep(count: int, model: str, in_flight: int | None, folder: Path, say: Say) -> dict[str, Any]:
@@ -149,51 +136,6 @@ def _ratio(row: dict[str, Any], baseline: dict[str, Any], digits: int) -> float:
     return round(float(row["requests_per_s"]) / float(baseline["requests_per_s"]), digits)
 
 
-async def _publish(current: Settings, topic: str, records: Sequence[KeyValue], rate: float = 0.0) -> dict[str, float]:
-    """Publish all at once, or at random intervals with a mean rate in records/s.
-
-    Returns when each key was sent, in seconds since 1970.
-    """
-    draw = random.Random(0)
-    sent: dict[str, float] = {}
-    async with kafka.producer(current) as producer:
-        due = time.monotonic()
-        for record in records:
-            if rate:
-                due += draw.expovariate(rate)
-                await asyncio.sleep(due - time.monotonic())
-            sent[record.key.decode()] = time.time()
-            await producer.send(current.prefix + topic, key=record.key, value=record.value)
-        await producer.flush()
-    return sent
-
-
-class _Answers:
-    """Verdicts as they arrive."""
-
-    def __init__(self, consumer: Any) -> None:
-        self._consumer = consumer
-
-    async def take(self, count: int, prefix: str) -> list[_Answer]:
-        """The next `count` answers whose key starts with a prefix.
-
-        Raises SafeguardError after ANSWER_TIMEOUT seconds without an answer.
-        """
-        answers: list[_Answer] = []
-        last_progress = time.monotonic()
-        while len(answers) < count:
-            for records in (await self._consumer.getmany(timeout_ms=100)).values():
-                last_progress = time.monotonic()
-                answers += [
-                    _Answer(record.key.decode(), record.timestamp / 1000, record.value)
-                    for record in records
-                    if record.key.decode().startswith(prefix)
-                ]
-            if time.monotonic() - last_progress > ANSWER_TIMEOUT:
-                raise SafeguardError(f"only {len(answers)} of {count} were answered")
-        return answers
-
-
 async def _vllm_alone(bench: ReasonBench) -> list[dict[str, Any]]:
     rows = await _baseline(bench, bench.environment, "alone")
     bench.say(f"vLLM alone: {rows[0]['requests_per_s']} requests/s")
@@ -215,19 +157,19 @@ async def _baseline(bench: ReasonBench, environment: Mapping[str, str], name: st
 async def _worker_figures(bench: ReasonBench) -> WorkerFigures:
     current = await fresh(bench.bootstrap, 2, policies())
     async with _worker(current, bench) as worker:
-        plain = await _drain(current, worker.answers, make_items(bench.count), "plain")
-        tries = await _second_tries(worker.port)
+        plain = await drain(current, worker.answers, make_items(bench.count), "plain")
+        tries = await second_tries_of(worker.port)
         bench.say(f"worker: {plain.row['requests_per_s']} requests/s")
-        again = await _drain(current, worker.answers, make_items(bench.count, DUPLICATES, 1), "duplicates")
+        again = await drain(current, worker.answers, make_items(bench.count, DUPLICATES, 1), "duplicates")
         bench.say(f"worker, duplicates: {again.row['requests_per_s']} requests/s")
         lanes = await _lanes(current, worker.answers, plain.row["requests_per_s"], bench.say)
     lengths = [verdict.tokens.completion for verdict in plain.verdicts if verdict.tokens is not None]
     percentiles = {f"p{round(100 * share)}": percentile(lengths, share) for share in SHARES}
-    return WorkerFigures(plain.row, again.row, percentiles, {**_parsed(plain.verdicts), **tries}, lanes)
+    return WorkerFigures(plain.row, again.row, percentiles, {**parsed(plain.verdicts), **tries}, lanes)
 
 
 class _Worker(NamedTuple):
-    answers: _Answers
+    answers: Answers
     port: int
 
 
@@ -238,60 +180,10 @@ async def _worker(current: Settings, bench: ReasonBench) -> AsyncIterator[_Worke
     with process(command, {**bench.environment, **processes.environment(current)}, log) as child:
         await ready(child, f"http://127.0.0.1:{port}/health/ready", "the worker", log)
         async with kafka.reader(current, [topics.VERDICTS, topics.REPLAYS]) as consumer:
-            yield _Worker(_Answers(consumer), port)
+            yield _Worker(Answers(consumer), port)
 
 
-class _Drain(NamedTuple):
-    """The verdicts of a number of items that were published at once, and their figures."""
-
-    row: dict[str, Any]
-    verdicts: list[Verdict]
-
-
-async def _drain(current: Settings, answers: _Answers, items: Sequence[str], name: str) -> _Drain:
-    """Figures from the start of the first judgement to the write of the last verdict."""
-    await _publish(current, topics.ESCALATIONS, escalations(items, "live", name))
-    taken = await answers.take(len(items), name)
-    verdicts = [decode(answer.value, Verdict) for answer in taken]
-    started = min(v.decided_at.timestamp() - v.latency["reasoner"] / 1000 for v in verdicts)
-    row = figures(
-        [v.latency["reasoner"] / 1000 for v in verdicts],
-        max(answer.at for answer in taken) - started,
-        total_tokens(v.tokens for v in verdicts if v.tokens is not None),
-    )
-    return _Drain(row, verdicts)
-
-
-def _parsed(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """The shares of items whose first output was accepted, and of those with an answer."""
-    first = sum(verdict.answer == "first" for verdict in verdicts)
-    decided = sum(verdict.decision != "undetermined" for verdict in verdicts)
-    return {"first_try_rate": round(first / len(verdicts), 4), "parse_rate": round(decided / len(verdicts), 4)}
-
-
-async def _second_tries(port: int) -> dict[str, int]:
-    """What the worker's metrics say about second tries."""
-    async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}/metrics") as response:
-        return second_tries(await response.text())
-
-
-def second_tries(page: str) -> dict[str, int]:
-    """Second tries by kind, and the tokens that the model wrote in them, from a page of metrics."""
-    samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
-
-    def total(metric: Metric, **labels: str) -> int:
-        return round(
-            sum(s.value for s in samples if s.name == metric.prometheus and labels.items() <= s.labels.items())
-        )
-
-    return {
-        "constrained_tries": total(metrics.SECOND_TRIES, kind="constrained"),
-        "tries_again": total(metrics.SECOND_TRIES, kind="again"),
-        "second_try_tokens": total(metrics.SECOND_TRY_TOKENS),
-    }
-
-
-async def _lanes(current: Settings, answers: _Answers, throughput: float, say: Say) -> dict[str, Any]:
+async def _lanes(current: Settings, answers: Answers, throughput: float, say: Say) -> dict[str, Any]:
     """Latency of live content at a share of the throughput, alone and beside a replay that would fill the backend."""
     rate = throughput * LIVE_SHARE
     count = round(rate * LIVE_SECONDS)
@@ -299,14 +191,14 @@ async def _lanes(current: Settings, answers: _Answers, throughput: float, say: S
 
     async def live_latencies(name: str, seed: int) -> list[float]:
         records = escalations(make_items(count, seed=seed), "live", name)
-        publishing = asyncio.create_task(_publish(current, topics.ESCALATIONS, records, rate))
+        publishing = asyncio.create_task(publish(current, topics.ESCALATIONS, records, rate))
         taken = await answers.take(count, name)
         sent = await publishing
         return [(answer.at - sent[answer.key]) * 1000 for answer in taken]
 
     alone = await live_latencies("alone", 2)
     replay = escalations(make_items(round(throughput * LIVE_SECONDS * 2), seed=4), "replay", "replay", "bench")
-    await _publish(current, topics.ESCALATIONS_REPLAY, replay)
+    await publish(current, topics.ESCALATIONS_REPLAY, replay)
     await asyncio.sleep(5)
     begin = time.time()
     beside = await live_latencies("beside", 3)
@@ -322,7 +214,7 @@ async def _lanes(current: Settings, answers: _Answers, throughput: float, say: S
 
 async def _chat_loop(bench: ReasonBench) -> dict[str, Any]:
     current = await fresh(bench.bootstrap, 2, policies())
-    await _publish(current, topics.ESCALATIONS, escalations(make_items(bench.count), "live", "chat"))
+    await publish(current, topics.ESCALATIONS, escalations(make_items(bench.count), "live", "chat"))
     port, log = brokers.free_port(), bench.folder / "server.log"
     model = await asyncio.to_thread(locate, bench.model)
     server = [
@@ -344,7 +236,7 @@ async def _chat_loop(bench: ReasonBench) -> dict[str, Any]:
         loop = [sys.executable, "-m", "safeguard_streams.workers.bench.baselines", "chat"]
         with process(loop, environment, bench.folder / "chat.log"):
             async with kafka.reader(current, [topics.VERDICTS]) as consumer:
-                answers = await _Answers(consumer).take(bench.count, "chat")
+                answers = await Answers(consumer).take(bench.count, "chat")
     verdicts = [orjson.loads(answer.value) for answer in answers]
     started = min(answer.at - verdict["took"] for answer, verdict in zip(answers, verdicts, strict=True))
     row = figures(

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from safeguard_streams.cli import app
 from safeguard_streams.contract.records import Verdict
-from safeguard_streams.workers.bench import run
+from safeguard_streams.workers.bench import drains, run
 from safeguard_streams.workers.bench.items import at_once
 
 PAGE = """# HELP safeguard_second_tries_total Requests made because an output was rejected.
@@ -34,14 +34,14 @@ def verdict(decision, answer):
 
 
 def test_second_tries_come_from_the_workers_metrics():
-    assert run.second_tries(PAGE) == {"constrained_tries": 8, "tries_again": 2, "second_try_tokens": 300}
-    assert run.second_tries("") == {"constrained_tries": 0, "tries_again": 0, "second_try_tokens": 0}
+    assert drains.second_tries(PAGE) == {"constrained_tries": 8, "tries_again": 2, "second_try_tokens": 300}
+    assert drains.second_tries("") == {"constrained_tries": 0, "tries_again": 0, "second_try_tokens": 0}
 
 
 def test_the_rates_count_items_whose_first_output_was_accepted_and_items_with_an_answer():
     first = [verdict("safe", "first")] * 6 + [verdict("violates", "first")]
     verdicts = [*first, *[verdict("safe", "constrained")] * 2, verdict("undetermined", None)]
-    assert run._parsed(verdicts) == {"first_try_rate": 0.7, "parse_rate": 0.9}
+    assert drains.parsed(verdicts) == {"first_try_rate": 0.7, "parse_rate": 0.9}
 
 
 @pytest.mark.parametrize(("places", "handed_over"), [(1, 1), (8, 10), (64, 80)])
