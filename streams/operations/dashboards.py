@@ -63,6 +63,7 @@ def _legend(*names: str) -> str:
 
 M = metrics
 MODEL = "gen_ai.request.model"
+SERVER = ("server.address", "server.port")
 LIVE = 'lane="live"'
 VIOLATING = f'decision="violates", {LIVE}'
 UNDETERMINED = f'decision="undetermined", {LIVE}'
@@ -193,6 +194,21 @@ REASONER = (
         "Share of the KV cache in use.",
         "percentunit",
         (ChartLine(gauge(M.INFERENCE_CACHE, [MODEL], "max"), _legend(MODEL)),),
+    ),
+    Panel(
+        "Inference servers",
+        "Requests that each inference server gets at once at most, and has in progress.",
+        "short",
+        (
+            ChartLine(gauge(M.SERVER_LIMIT, SERVER), "limit " + _legend(*SERVER)),
+            ChartLine(gauge(M.SERVER_IN_FLIGHT, SERVER), "in flight " + _legend(*SERVER)),
+        ),
+    ),
+    Panel(
+        "Refused by servers",
+        "Responses 429 and 503 of inference servers, which lower the limit.",
+        "cps",
+        _rates(M.SERVER_REFUSED, *SERVER, "http.response.status_code"),
     ),
     Panel("Malformed", "Model outputs that the parser rejected, by reason.", "cps", _rates(M.MALFORMED, "reason")),
     Panel("Variants", "Model outputs accepted with a harmless variant, by kind.", "cps", _rates(M.VARIANTS, "kind")),

@@ -291,6 +291,20 @@ INFERENCE_CACHE = Metric(
     ("gen_ai.request.model",),
 )
 
+_SERVER = ("server.address", "server.port")
+SERVER_LIMIT = Metric(
+    "safeguard.server.limit", "gauge", "{request}",
+    "Requests that an inference server gets at once, learned from its answers, or as set.", _SERVER,
+)  # fmt: skip
+SERVER_IN_FLIGHT = Metric(
+    "safeguard.server.in_flight", "gauge", "{request}", "Requests in progress at an inference server.", _SERVER
+)
+SERVER_REFUSED = Metric(
+    "safeguard.server.refused", "counter", "{response}",
+    "Responses of an inference server that has too many requests, by status: 429 or 503.",
+    (*_SERVER, "http.response.status_code"),
+)  # fmt: skip
+
 ACTIONS = Metric(
     "safeguard.actions",
     "counter",

@@ -150,6 +150,12 @@ def bench_reason(
     model: Annotated[
         str, typer.Option(help="Model folder, hub name, or 'small' (the model in the package).")
     ] = "small",
+    in_flight: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Requests that each engine computes at once. Default: SAFEGUARD_MAX_IN_FLIGHT, or by device."
+        ),
+    ] = None,
     sweep: Annotated[
         bool,
         typer.Option(
@@ -164,7 +170,7 @@ def bench_reason(
     """Measure the reasoning worker from Kafka to Kafka, exactly once.
 
     Compares it with vLLM alone and with a plain loop of chat calls, also with 30% duplicates, and measures the latency
-    of live content beside a replay. SAFEGUARD_MAX_IN_FLIGHT sets the number of requests at once.
+    of live content beside a replay. Counts answers by how they were had, and tokens of second tries.
     """
     try:
         from safeguard_streams.workers.bench import run
@@ -172,7 +178,9 @@ def bench_reason(
         raise needs_extra(error, "all-cpu") from error
     if sweep:
         with tempfile.TemporaryDirectory(prefix="safeguard-bench-") as folder:
-            figures = asyncio.run(run.sweep(count, model, Path(folder), partial(say, error=True)))
+            figures = asyncio.run(run.sweep(count, model, in_flight, Path(folder), partial(say, error=True)))
         print_figures(figures, as_json=as_json)
         return
-    run_benchmark(lambda address, folder, say: run.reason(address, count, model, folder, say), bootstrap, as_json)
+    run_benchmark(
+        lambda address, folder, say: run.reason(address, count, model, in_flight, folder, say), bootstrap, as_json
+    )

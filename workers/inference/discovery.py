@@ -39,6 +39,12 @@ class Address(NamedTuple):
         """The name in the server's certificate, where it is not the URL's."""
         return urlsplit(f"//{self.host}").hostname if self.host and self.url.startswith("https:") else None
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """The server in metrics."""
+        parts = urlsplit(self.url)
+        return {"server.address": parts.hostname or "", "server.port": str(parts.port or _PORTS[parts.scheme])}
+
 
 def urls_of(settings: Settings) -> list[str]:
     """The base URLs of the inference servers, as the settings give them."""

@@ -46,7 +46,7 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     rank: 0 is served first.
     written: tokens of the answer that stand already; the completion goes on from there.
     constraint: what the output must be, if it is not free.
-    scored: whether to return log-probabilities.
+    scored: whether to return log-probabilities. A backend for which they are cheap returns them unasked.
     near: the `source` of a completion with the same prompt, whose prefix cache has most of it.
     """
 

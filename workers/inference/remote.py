@@ -223,12 +223,13 @@ class ServerBackend:
     async def _run(self) -> None:
         """Follow the names in the settings until closed, or until the event loop ends and cancels this."""
         try:
-            while self._discovery.dynamic:
-                await asyncio.sleep(discovery.INTERVAL)
-                await self._discovery.refresh()
-                for server in self._follow_addresses():
-                    self._watches[server] = asyncio.create_task(server.watch())
-            await asyncio.Event().wait()
+            with self._places.observed():
+                while self._discovery.dynamic:
+                    await asyncio.sleep(discovery.INTERVAL)
+                    await self._discovery.refresh()
+                    for server in self._follow_addresses():
+                        self._watches[server] = asyncio.create_task(server.watch())
+                await asyncio.Event().wait()
         finally:
             for watch in self._watches.values():
                 watch.cancel()

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from safeguard_streams.errors import ConfigurationError, DependencyError
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.policies.harmony import encoding
-from safeguard_streams.runtime import settings
+from safeguard_streams.runtime import metrics, settings
 from safeguard_streams.workers.inference import harmony, remote, transport
 from safeguard_streams.workers.inference import server as one_server
 from safeguard_streams.workers.inference.interface import Constraint, InferenceError, InferenceRequest, Progress
@@ -284,6 +284,40 @@ async def test_retry_after_is_respected():
         begin = asyncio.get_running_loop().time()
         await one.generate(REQUEST)
         assert asyncio.get_running_loop().time() - begin >= 0.9
+
+
+def gauges():
+    gauge = (metrics.SERVER_LIMIT, metrics.SERVER_IN_FLIGHT)
+    return [[value for callback in metrics._callbacks.get(one.name, ()) for value in callback()] for one in gauge]
+
+
+async def test_metrics_show_a_servers_limit_what_it_has_in_progress_and_what_it_refused(monkeypatch):
+    counted, begun, answered = [], asyncio.Event(), asyncio.Event()
+    counter = mock.Mock(add=lambda amount, attributes: counted.append((amount, attributes)))
+    monkeypatch.setitem(metrics._instruments, metrics.SERVER_REFUSED.name, counter)
+
+    async def slow():
+        begun.set()
+        await answered.wait()
+        return completion()
+
+    server = Server(completion())
+    async with server.running() as url, backend(url) as one:
+        labels = {"server.address": "127.0.0.1", "server.port": str(server.port)}
+        assert gauges() == [[(64, labels)], [(0, labels)]]
+        server.script = [slow]
+        asking = asyncio.create_task(one.generate(REQUEST))
+        await begun.wait()
+        assert gauges() == [[(64, labels)], [(1, labels)]]
+        answered.set()
+        await asking
+        assert counted == []
+        for status in (429, 503):
+            server.script = [status, 500]
+            await one.generate(REQUEST)
+        assert counted == [(1, {**labels, "http.response.status_code": status}) for status in ("429", "503")]
+        assert gauges() == [[(44, labels)], [(0, labels)]]
+    assert gauges() == [[], []], "a backend that is closed reports nothing"
 
 
 async def test_a_request_that_fails_repeatedly_is_given_up():
