@@ -10,12 +10,20 @@ import msgspec
 
 from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.contract.records import Replay, Replayed
+from safeguard_streams.replay.pairs import Outcome
 from safeguard_streams.replay.promotion import PromotionPlan
 from safeguard_streams.replay.status import ReplayStatus
 
 if TYPE_CHECKING:
     from safeguard_streams.replay.estimate import Estimate
 
+LEFT_OUT: dict[Outcome, str] = {
+    "edited": "because a newer text was judged or cleared since",
+    "judged_since": "because they were judged again since",
+    "undetermined": "because the replay reached no decision",
+    "unknown": "because the earlier verdict no longer exists",
+    "erased": "because they were erased",
+}
 _UNITS = ((86_400, "days"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -146,13 +154,15 @@ def show_plan(plan: PromotionPlan, status: ReplayStatus) -> None:
     }
     if plan.direction == "promote":
         lines["content items compared"] = plan.compared
+        lines |= {f"left out, {why}": plan.outcomes.get(outcome, 0) for outcome, why in LEFT_OUT.items()}
         lines["judgements still to come, to be promoted later"] = status.counts.escalated - status.counts.done
     else:
         lines["content items that become undetermined again"] = plan.count("undetermined")
         lines["content items that were promoted"] = plan.compared
         lines["of these, reverted already or judged again since"] = plan.compared - len(plan.changes)
     for name, count in lines.items():
-        say(f"{name}: {count:,}", error=True)
+        if count or not name.startswith("left out"):
+            say(f"{name}: {count:,}", error=True)
 
 
 def plan_as_json(plan: PromotionPlan, replay: Replay, policy: Replayed) -> dict[str, Any]:
@@ -166,6 +176,7 @@ def plan_as_json(plan: PromotionPlan, replay: Replay, policy: Replayed) -> dict[
         "to_undetermined": plan.count("undetermined"),
         "compared": plan.compared,
         "planned": len(plan.changes),
+        "left_out": {outcome: plan.outcomes.get(outcome, 0) for outcome in LEFT_OUT},
     }
 
 
