@@ -123,8 +123,10 @@ def test_the_page_states_the_figures():
         "More items flip than noise explains",
         "15 become violating 1.50% of the items compared",
         "65 become safe 6.50% of the items compared; the new gate lets 7 of them pass",
-        "1,000 items compared of 12,000 events (without 3 dead letters); 12 without an earlier verdict; "
-        "5 edited since; 6 judged again since",
+        (
+            "1,000 items compared of 12,000 events (without 3 dead letters); 12 without an earlier verdict; "
+            "5 edited since; 6 judged again since"
+        ),
         "It leaves 3 items as they are, on which the new version reached no decision.",
         "The new gate lets 4 of the flips to violates pass. It lets 2 items pass that violate by both versions",
         "1 of 200 decisions differ when the same version judges twice",

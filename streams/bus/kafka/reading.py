@@ -159,8 +159,8 @@ class EndOffsets:
         self._ends = {tp: min(end, limits.get(tp, end)) for tp, end in self._ends.items()}
 
     def distance(self, starts: Mapping[TopicPartition, int]) -> int:
-        """The number of offsets between starts and ends."""
-        return sum(max(0, end - starts[tp]) for tp, end in self._ends.items())
+        """The number of offsets between starts and ends, as far as the ends are known by now."""
+        return sum(max(0, self[tp] - start) for tp, start in starts.items())
 
     @classmethod
     async def now(cls, client: StrictConsumer) -> EndOffsets:
@@ -203,9 +203,11 @@ async def read_all(
     async with reader(settings, names, partition=partition) as client:
         ends = await EndOffsets.now(client)
         starts = await _seek(client, ends, since, until, after or {})
-        reading.begin(names, ends.distance(starts))
-        while unread := await ends.remaining():
-            for tp, records in (await client.getmany(*unread, timeout_ms=500)).items():
+        unread = await ends.remaining()
+        fetched = await client.getmany(*unread, timeout_ms=500) if unread else {}
+        reading.begin(names, ends.distance(starts))  # a fetch may tell of later ends
+        while unread:
+            for tp, records in fetched.items():
                 end = ends[tp]
                 inside = [record for record in records if record.offset < end]
                 for record in inside:
@@ -213,6 +215,8 @@ async def read_all(
                 if inside:
                     reading.advance(inside[-1].offset + 1 - starts[tp])
                     starts[tp] = inside[-1].offset + 1
+            unread = await ends.remaining()
+            fetched = await client.getmany(*unread, timeout_ms=500) if unread else {}
 
 
 async def _seek(
