@@ -31,14 +31,14 @@ def show_diff(diff: Diff, *, texts: bool = True) -> None:
     console().print(_shares(diff))
     for line in _gated(diff):
         say(line)
-    console().print(_decisions(diff.decisions))
-    console().print(_groups("rule", diff.rules))
-    console().print(_groups("language", diff.languages))
+    for table in (_decisions(diff.decisions), _groups("rule", diff.rules), _groups("language", diff.languages)):
+        if table.row_count:
+            console().print(table)
     for flip in diff.examples:
         show_item(flip.content_id, [item_text(flip.text, asked=texts), *_changed(flip)])
     say(
-        f"cost: {diff.tokens.prompt:,} prompt tokens ({diff.tokens.cached:,} cached), "
-        f"{diff.tokens.completion:,} completion tokens, {diff.seconds:,.1f} s of judgements"
+        f"cost: {counted(diff.tokens.prompt, 'prompt token')} ({diff.tokens.cached:,} cached), "
+        f"{counted(diff.tokens.completion, 'completion token')}, {diff.seconds:,.1f} s of judgements"
     )
 
 

@@ -31,6 +31,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import decode
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
+from safeguard_streams.runtime.counts import counted
 from safeguard_streams.runtime.security import client_options
 from safeguard_streams.runtime.settings import Settings
 
@@ -63,7 +64,7 @@ class Reading:
         if not self.left_out:
             return ""
         parts = ", ".join(f"{count:,} {kind} on {name}" for (name, kind), count in sorted(self.left_out.items()))
-        return f"{self.left_out.total():,} records were left out: {parts}"
+        return f"{counted(self.left_out.total(), 'record was left out', 'records were left out')}: {parts}"
 
 
 _watching: ContextVar[Reading] = ContextVar("reading")
