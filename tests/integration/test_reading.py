@@ -12,8 +12,9 @@ from aiokafka.consumer.fetcher import Fetcher, OffsetResetStrategy
 from safeguard_streams.bus import kafka as kafka_bus
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import ContentEvent, ErasureRequest, encode
+from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
 from safeguard_streams.runtime.security import client_options
-from tests.conftest import TIMEOUT, own_topics
+from tests.conftest import TIMEOUT, own_topics, until
 
 pytestmark = pytest.mark.slow
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -199,3 +200,17 @@ async def test_two_probes_at_once_log_no_error(embedded, caplog):
     groups = [f"{embedded.prefix}g{number}" for number in range(3)]
     assert not any(await asyncio.gather(*(kafka_bus.has_transactions(embedded, group) for group in groups)))
     assert not [one for one in caplog.records if "InitProducerIdRequest" in one.getMessage()]
+
+
+async def test_a_start_that_is_cancelled_gives_the_join_up(embedded):
+    """Before, the end waited for the answer to the join, which a broker holds back for seconds."""
+    await kafka_bus.create_topics(embedded)
+    options = {**client_options(embedded), "group_id": f"{embedded.prefix}g", "enable_auto_commit": False}
+    member = StrictConsumer(embedded.prefix + NAME, **options)
+    starting = asyncio.create_task(member.start())
+    await until(lambda: getattr(member._coordinator, "_coordination_task", None) is not None)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert member._coordinator._coordination_task.done()
+    await member.stop()
