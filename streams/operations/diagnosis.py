@@ -44,6 +44,7 @@ from safeguard_streams.operations.status import (
 )
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
+from safeguard_streams.runtime.counts import counted
 from safeguard_streams.runtime.security import client_options
 from safeguard_streams.runtime.settings import Settings, unknown_variables
 
@@ -158,7 +159,7 @@ def variables(environment: Mapping[str, str]) -> Check:
         hints = [name + (f" (did you mean {near}?)" if near else "") for name, near in unknown.items()]
         return failed("settings", f"nothing reads {', '.join(hints)}", "correct or unset them")
     count = sum(name.startswith("SAFEGUARD_") for name in environment)
-    return ok("settings", f"{count} variables SAFEGUARD_*, all known")
+    return ok("settings", f"{counted(count, 'variable')} SAFEGUARD_*, all known")
 
 
 def models(settings: Settings) -> list[Check]:
