@@ -37,7 +37,7 @@ from safeguard_streams.releases import operator
 
 PICTURES = Path(__file__).parent / "panels"
 SCRAPE_SECONDS = 5
-RATE = 3.0  # events per second, which the small model judges on two cores
+RATE = 3.5  # events per second, which the small model judges on two cores
 WIDTH, LEFT, TOP, HEIGHT = 360, 58, 34, 110  # pixels: the picture, and where its chart begins; the chart's height
 ROW = 15  # pixels between two lines of the legend
 LEGENDS = 6  # the lines with the highest values; the others are counted
