@@ -208,8 +208,8 @@ def panels() -> str:
         "starts Grafana with them; elsewhere, import the JSON files. One more dashboard shows the "
         "[runbook](../guides/runbook.md), with a panel for each alert.\n\n"
         "These are not screenshots of Grafana. `docs/panels.py` ran the pipeline of `safeguard demo` with the small "
-        "model, published the demo's texts, and drew what Prometheus answered to each panel's own queries. A panel "
-        "with *No data* shows what did not happen in that run, such as errors."
+        "model, published the demo's texts, and drew what Prometheus answered to each panel's own queries. *No data* "
+        "stands for what that run did not have, such as dead letters or a webhook."
     )
     parts = [f"# Dashboards\n\n{about}"]
     for name, document in dashboards.documents().items():
@@ -224,4 +224,5 @@ def _figure(board: str, panel: dict[str, Any]) -> str:
     """A panel's picture and what it shows. A new panel has no picture yet."""
     name, title = charts.file_name(board, panel["title"]), html.escape(panel["title"])
     picture = f'<img src="../panels/{name}" alt="{title}" loading="lazy">' if (charts.PICTURES / name).exists() else ""
-    return f"<figure>{picture}<figcaption><b>{title}.</b> {html.escape(panel['description'])}</figcaption></figure>"
+    about = re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(panel["description"]))
+    return f"<figure>{picture}<figcaption><b>{title}.</b> {about}</figcaption></figure>"
