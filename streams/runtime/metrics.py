@@ -44,7 +44,7 @@ class Metric(msgspec.Struct, frozen=True, eq=False):
     @property
     def prometheus(self) -> str:
         """The name of the metric in Prometheus."""
-        unit = {"s": "_seconds", "1": "_ratio", "By": "_bytes"}.get(self.unit, "")
+        unit = {"s": "_seconds", "By": "_bytes"}.get(self.unit, "")
         name = self.name.replace(".", "_")
         if self.kind == "counter":
             return f"{name}{unit}_total"
