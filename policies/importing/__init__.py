@@ -7,6 +7,8 @@ In reading order:
 - `ids`: rule ids as authors write them, and as the format of this package has them.
 - `lines`: what one line is: a heading, a bullet, a table's row, a quoted example.
 - `outline`: a policy as it was read: sections, rules with their sub-rules and severities, and examples.
+- `wording`: what headings and sentences say of the text, and what they say of the answer.
+- `numbering`: the ids that the rules have here.
 - `reader`: from lines to an outline.
 - `settle`: what the text leaves open, and the answers.
 - `compose`: from an outline to a policy.md.

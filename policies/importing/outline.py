@@ -61,6 +61,13 @@ class Repeated(msgspec.Struct, frozen=True):
     id: str
 
 
+class Unread(msgspec.Struct, frozen=True):
+    """A line that begins with what reads as an id, but does not fit the form of ids here: it stays as text."""
+
+    line: int
+    written: str
+
+
 class Outline(msgspec.Struct):
     """A policy as it was read. words: the labels by which it asks for answers, with what they say of content, if known.
 
@@ -75,12 +82,25 @@ class Outline(msgspec.Struct):
     left_out: list[LeftOut]
     renamed: dict[str, str]
     repeated: list[Repeated] = []
+    unread: list[Unread] = []
     generated: bool = False
     pairs: bool = False
 
     def rule(self, rule_id: str) -> Rule | None:
         """The rule with this id, if there is one."""
         return next((rule for rule in self.rules if rule.id == rule_id), None)
+
+    def rename(self) -> None:
+        """Put the ids that the rules have here into the text. A level's rules mean their own, even by a repeated id."""
+        renamed = ids.renaming(self.renamed)
+        for section in self.sections:
+            section.lines[:] = map(renamed, section.lines)
+        below: dict[str, dict[str, str]] = {}
+        for rule in reversed(self.rules):  # of two rules, the first one keeps its id
+            below.setdefault(ids.base(rule.id), {})[rule.written] = rule.id
+        for rule in self.rules:
+            renamed = ids.renaming({**self.renamed, **below[ids.base(rule.id)], rule.written: rule.id})
+            rule.text, rule.details[:] = renamed(rule.text), map(renamed, rule.details)
 
     def resolve(self, label: str) -> str | None:
         """The id of the rule that a label names: SP2.a, `sp2`, SP2 (medium), D-SP2, or the highest of several."""

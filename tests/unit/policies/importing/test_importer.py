@@ -147,8 +147,65 @@ def test_a_second_rule_of_one_id_gets_a_free_one_and_keeps_the_others(tmp_path):
         "AB2.b": "next",
         "AB0": "rest",
     }
-    assert "line 4: AB1 is there twice, and is AB3 here" in result.changes
+    assert "line 4: AB1 is there twice, and is AB3 here; other rules mean the first one by it" in result.changes
     assert checked(tmp_path, result).errors == []
+
+
+def test_what_names_an_id_that_two_rules_have_names_the_one_that_its_author_meant(tmp_path):
+    text = (
+        "# P\n## Violates\n- AB-1: one thing, unlike AB1\n- AB1: another, unlike AB-1\n- AB2: a level\n"
+        "- AB2.a: sub\n- AB2: a second level, as AB2.a\n- AB2.a: its own\n- AB2.c: more than AB2.a of AB2\n"
+        "- AB3: repeats AB2 or AB2.a\n## Safe\n- AB0: less than AB2.c\n"
+    )
+    result = imported(tmp_path, text)
+    assert {rule.id: rule.name for rule in result.rules} == {
+        "AB1": "one thing, unlike AB4",
+        "AB4": "another, unlike AB1",
+        "AB2": "a level",
+        "AB2.a": "sub",
+        "AB5": "a second level, as AB5.a",
+        "AB5.a": "its own",
+        "AB5.c": "more than AB5.a of AB5",
+        "AB3": "repeats AB2 or AB2.a",
+        "AB0": "less than AB5.c",
+    }
+    assert "ids in the form of this package: AB-1 is AB1, AB1 is AB4, AB2.c is AB5.c" in result.changes
+
+
+def test_labels_follow_ids_that_clashed(tmp_path):
+    golden = tmp_path / "golden.csv"
+    golden.write_text("text,label\nfirst,AB-1\nsecond,AB1\n")
+    text = "# P\n## Violates\n- AB-1: one thing\n- AB1: another\n## Safe\n- AB0: rest\n"
+    result = imported(tmp_path, text, golden=golden)
+    assert [row.rule for row in result.golden] == ["AB1", "AB2"]
+
+
+@pytest.mark.parametrize(
+    ("written", "rule_id"),
+    [("AB2.a.1.b", "AB2.a.1"), ("HARASSMENT3", "HARASSME3"), ("ab-7", "AB7"), ("AB9.xyz", "AB9.xyz")],
+)
+def test_an_id_that_is_longer_than_the_format_allows_becomes_one_that_fits(tmp_path, written, rule_id):
+    text = f"# P\n## Violates\n- AB1: one thing\n- AB2: third\n- {written}: odd\n## Safe\n- AB0: rest\n"
+    result = checked(tmp_path, imported(tmp_path, text))
+    assert result.policy.rules[rule_id] == "odd"
+
+
+@pytest.mark.parametrize("written", ["AB1234", "AB-12345", "ab20250101", "AB1_2_thousand", "AB2abcd"])
+def test_a_line_with_an_id_that_does_not_fit_is_text_and_named(tmp_path, written):
+    text = f"# P\n## Violates\n- AB1: one thing\n- AB2: third\n- {written}: odd\n## Safe\n- AB0: rest\n"
+    result = imported(tmp_path, text)
+    assert [rule.id for rule in result.rules] == ["AB1", "AB2", "AB0"]
+    assert f"- {written}: odd" in result.document
+    assert f"line 5: {written} fits no id of this package, as in AB1 or AB1.a: the line is text here" in result.changes
+
+
+def test_text_that_begins_with_no_id_of_the_policy_is_not_named(tmp_path):
+    text = (
+        "# P\n## Violates\n- AB1: one thing\n- AB2: third\n- COVID2019: news\n- 2019: a year\n- AB tests\n"
+        "AB1234567890x is a part number\n## Safe\n- AB0: rest\n## Notes\nAB1234: a ticket\n"
+    )
+    named = [change for change in imported(tmp_path, text).changes if "fits no id" in change]
+    assert named == ["line 8: AB1234567890x fits no id of this package, as in AB1 or AB1.a: the line is text here"]
 
 
 def test_ids_in_other_forms_are_renamed_wherever_they_stand(tmp_path):
@@ -283,7 +340,7 @@ def test_no_second_form_of_answer_stays_and_nothing_that_decides_goes(tmp_path):
 def test_a_second_rule_gets_no_id_that_others_are_below(tmp_path):
     text = "- CT1: Selling\n- CT1: Stealing\n- CT2.a: Eating\n- CT1.b.x: x\n- CT1.a: y\n- CT1.a: z\n"
     rules = {rule.name: rule.id for rule in imported(tmp_path, f"# Cats (#CT)\n## Violations\n{text}").rules}
-    assert (rules["Stealing"], rules["z"]) == ("CT3", "CT1.c")
+    assert (rules["Stealing"], rules["z"]) == ("CT3", "CT3.c")
 
 
 def test_words_that_differ_in_case_only_are_one_answer(tmp_path):
