@@ -16,7 +16,8 @@ from safeguard_streams.policies.files import load
 from safeguard_streams.policies.golden import load as load_golden
 from safeguard_streams.runtime import settings
 from safeguard_streams.workers.evaluation import golden_eval, offline
-from safeguard_streams.workers.inference.scripted import Script, ScriptedServer
+from safeguard_streams.workers.inference.script import Script
+from safeguard_streams.workers.inference.scripted import ScriptedServer
 from tests.unit.cli import invoking
 
 FIXTURES = Path(__file__).parents[1] / "policies/importing"

@@ -7,8 +7,9 @@ from aiohttp import web
 
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime import settings
+from safeguard_streams.workers.inference import direct
 from safeguard_streams.workers.inference.discovery import Address, Discovery, direct_url, resolve_by_system, urls_of
-from safeguard_streams.workers.inference.remote import ServerBackend, direct
+from safeguard_streams.workers.inference.remote import ServerBackend
 from safeguard_streams.workers.inference.transport import Transport, session_for
 
 URL = "dns+http://vllm.inference:8000/v1"
@@ -121,5 +122,5 @@ async def test_what_is_no_url_is_reported_at_the_start(url):
     with pytest.raises(ConfigurationError, match="is no base URL: give it as in"):
         await ServerBackend.start(given)
     with pytest.raises(ConfigurationError, match="is no base URL: give it as in"):
-        async with direct(given, url):
+        async with direct.reach(given, url):
             pass

@@ -35,7 +35,8 @@ from safeguard_streams.runtime.memory_broker import MemoryBroker
 from safeguard_streams.workers.inference import discovery, harmony, remote, server
 from safeguard_streams.workers.inference.interface import InferenceError, InferenceRequest
 from safeguard_streams.workers.inference.remote import ServerBackend
-from safeguard_streams.workers.inference.scripted import VLLM, Script, ScriptedServer
+from safeguard_streams.workers.inference.script import Script
+from safeguard_streams.workers.inference.scripted import VLLM, ScriptedServer
 from safeguard_streams.workers.judging.judge import Judge
 from safeguard_streams.workers.judging.reasoner import InferenceBudget
 
