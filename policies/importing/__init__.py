@@ -12,7 +12,8 @@ In reading order:
 - `reader`: from lines to an outline.
 - `settle`: what the text leaves open, and the answers.
 - `compose`: from an outline to a policy.md.
-- `golden_csv`: from a CSV file to golden texts.
+- `csv_tables`: from a CSV file to columns of texts and labels.
+- `golden_csv`: from these to golden texts.
 - `importer`: all of it, for one policy.
 
 ## Design decisions

@@ -93,7 +93,7 @@ def import_policy(read_from: Source, policy_id: str, golden: Path | None, ask: A
     changes = _changes(read_from, found)
     if rest := add_rest(found):
         changes.append(rest)
-    labelled = golden_csv.read(golden, found, ask) if golden else golden_csv.Imported((), ())
+    labelled = golden_csv.read(golden, found, ask) if golden else golden_csv.LabelledTexts((), ())
     if keep_words and not own_words(found.words):
         raise ConfigurationError("--keep-words: the policy has no words of its own for both violating and safe content")
     settings = Settings(

@@ -116,7 +116,7 @@ def test_languages_are_kept_where_they_are_tags(tmp_path, outline):
         (b"text,label\n", "there are no rows"),
         (b'text,label\n"never closed,TT0\nb,TT2\n', ":2: a quotation mark is not closed"),
         (b'text,label\nfine,TT0\n"seats,TT2\nmore,TT2\n', ":3: a quotation mark is not closed"),
-        (b"x,TT0\n" * 4_000_000, "24,000,000 bytes; the limit is 20,000,000"),
+        (b"x,TT0\n" * 4_000_000, "has more than 20,000,000 bytes"),
     ],
 )
 def test_what_is_no_golden_set_is_refused_with_what_to_do(tmp_path, outline, text, problem):

@@ -120,7 +120,7 @@ def test_encodings_and_line_ends_make_no_difference(tmp_path, encoded):
         (b" \n\n\t", "is empty"),
         (bytes(range(256)) * 9, "is not text"),
         (b"# P\n## Violates\n- AB1: a bell \x07\n", "is not text"),
-        (b"SP1: x\n" * 800_000, "5,600,000 bytes; the limit is 800,000"),
+        (b"SP1: x\n" * 800_000, "has more than 800,000 bytes"),
         (b"SP1: x\n" * 40_000, "280,000 characters; a policy may have 200,000"),
         (b"Be nice to each other. We dislike bad things.\n\nThanks.", "no rules were found"),
         (b"# P\n## Allowed\n- AB1: fine\n- AB2: fine too\n", "no rule of this policy violates"),
@@ -178,6 +178,12 @@ def test_labels_follow_ids_that_clashed(tmp_path):
     text = "# P\n## Violates\n- AB-1: one thing\n- AB1: another\n## Safe\n- AB0: rest\n"
     result = imported(tmp_path, text, golden=golden)
     assert [row.rule for row in result.golden] == ["AB1", "AB2"]
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev", "missing.txt"])
+def test_what_does_not_tell_its_size_or_cannot_be_read_is_refused(path):
+    with pytest.raises(ConfigurationError, match=r"has more than 800,000 bytes|cannot be read"):
+        importer.read(Path(path))
 
 
 @pytest.mark.parametrize(
