@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.runtime.server_urls import direct_url
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.inference import harmony
-from safeguard_streams.workers.inference.discovery import Address, direct_url
+from safeguard_streams.workers.inference.discovery import Address
 from safeguard_streams.workers.inference.interface import Completion, InferenceError, InferenceRequest
 from safeguard_streams.workers.inference.server import Server
 from safeguard_streams.workers.inference.transport import (

@@ -21,9 +21,10 @@ from pathlib import Path
 import aiohttp
 
 from safeguard_streams.errors import ConfigurationError, DependencyError, SafeguardError
+from safeguard_streams.runtime.server_urls import urls_of
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.inference import discovery, harmony
-from safeguard_streams.workers.inference.discovery import Address, Discovery, Resolve, urls_of
+from safeguard_streams.workers.inference.discovery import Address, Discovery, Resolve
 from safeguard_streams.workers.inference.interface import Completion, InferenceError, InferenceRequest
 from safeguard_streams.workers.inference.limit import MOST
 from safeguard_streams.workers.inference.places import Places
@@ -75,7 +76,7 @@ class ServerBackend:
         Raises ConfigurationError or DependencyError with what to do.
         """
         harmony.check_vocabulary()
-        found = Discovery(urls_of(settings), resolve)
+        found = Discovery(urls_of(settings.servers), resolve)
         backend = cls(settings, session_for(settings), found)
         try:
             await backend._wait_for_first()
@@ -181,7 +182,7 @@ class ServerBackend:
         Raises the error of a server when all are set up wrongly, and ConfigurationError when none is healthy within
         STARTUP_TIMEOUT, or when they serve different models.
         """
-        urls = ", ".join(urls_of(self._settings))
+        urls = ", ".join(urls_of(self._settings.servers))
         start, logged = time.monotonic(), False
         while True:
             await self._discovery.refresh()
