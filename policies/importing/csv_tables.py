@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -23,6 +24,7 @@ _LABEL = re.compile(
     r"|(?:is )?(?:violations?|violates|violating|spam|toxic|unsafe|harmful|safe|valid|allowed)",
     re.I,
 )
+_OF_MODEL = re.compile(r"\b(?:model|predict\w*|output|answer|actual|gpt)\b", re.I)  # labels that are to be tested
 _RULE = re.compile(r"rules?(?: ?ids?)?|category|severity|policy|section|code", re.I)
 _LANGUAGE = re.compile(r"lang(?:uage)?", re.I)
 _OF_SAFE = re.compile(r"(?:is )?(?:safe|valid|allowed)", re.I)  # a column whose 1 or yes means safe
@@ -46,6 +48,7 @@ class Columns(NamedTuple):
     """Columns of one text and its labels.
 
     group_but: None unless rows of one cell, a rule's id, label the rows below them; then the columns of other labels.
+    label_name: the name of the column of labels. unused: those of others that may hold labels, too.
     """
 
     text: int
@@ -54,6 +57,8 @@ class Columns(NamedTuple):
     language: int | None
     group_but: Collection[int] | None
     one_is_safe: bool
+    label_name: str = ""
+    unused: Sequence[str] = ()
 
 
 def read(path: Path, resolve: Resolve) -> Iterator[tuple[Columns, Sequence[Row]]]:
@@ -77,11 +82,14 @@ def read(path: Path, resolve: Resolve) -> Iterator[tuple[Columns, Sequence[Row]]
             break
         language = next((i for i, name in enumerate(names) if _LANGUAGE.fullmatch(name)), None)
         rule = rules[0] if rules else None
-        pairs = [(texts[0], labels[0] if labels else None)]
-        pairs += list(zip(texts[1:], labels[1:], strict=False)) if len(texts) == len(labels) else []
-        for text, label in pairs:
-            one_is_safe = label is not None and bool(_OF_SAFE.fullmatch(names[label]))
-            yield Columns(text, label, rule, language, named if group else None, one_is_safe), body
+        if len(texts) != len(labels):
+            labels.sort(key=lambda i: bool(_OF_MODEL.search(names[i])))
+            texts = texts[:1]
+        unused = [names[i] for i in labels[len(texts) :]]
+        for text, label in itertools.zip_longest(texts, labels[: len(texts)]):
+            name = "" if label is None else names[label]
+            one_is_safe = bool(_OF_SAFE.fullmatch(name))
+            yield Columns(text, label, rule, language, named if group else None, one_is_safe, name, unused), body
         return
     columns = _unnamed(rows, resolve)
     if columns is None:

@@ -67,11 +67,14 @@ class _Importer:
         self._differing: list[int] = []
         self._overruled: list[int] = []
         self._grouped = 0
+        self._unused: dict[str, Sequence[str]] = {}  # columns by that of labels
         self._contradicted: set[str] = set()
         self.found: dict[str, Golden] = {}
 
     def take(self, columns: Columns, rows: Sequence[Row]) -> None:
         """Reads the rows of one pair of columns."""
+        if columns.unused:
+            self._unused[columns.label_name] = columns.unused
         group: str | None = None
         for row in rows:
             if columns.group_but is not None and (announced := group_of(row, self.resolve, columns.group_but)):
@@ -165,7 +168,9 @@ class _Importer:
         yield from (golden for form, golden in self.found.items() if form not in self._contradicted)
 
     def notes(self) -> Iterator[str]:
-        """What was done with rows that are not golden texts as they stand."""
+        """What was done with columns and rows that are not golden texts as they stand."""
+        for name, unused in self._unused.items():
+            yield f"the column {name!r} has the labels; not read: {', '.join(map(repr, unused))}"
         if self._grouped:
             yield f"{self._grouped} rows are labelled by the rule in the row above their group"
         if self._overruled:

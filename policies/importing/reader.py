@@ -86,9 +86,15 @@ class _Reader:
         if _FENCE.match(line):
             self._in_fence = not self._in_fence
             return True
-        if why := frame_of_answer(line, in_fence=self._in_fence):
+        why = frame_of_answer(line, in_fence=self._in_fence)
+        if why and (self._in_fence or not self._begins_rule(line)):
             self._read.left_out.append(LeftOut(number, why))
-        return bool(why) or not line.strip() or lines.is_ruler(line)
+            return True
+        return not line.strip() or lines.is_ruler(line)
+
+    def _begins_rule(self, line: str) -> bool:
+        begun = lines.start(lines.read(line))
+        return begun is not None and self._numbering.read(begun.written) is not None
 
     def _take(self, number: int, line: str) -> None:
         row = lines.cells(line)

@@ -88,6 +88,24 @@ def test_rows_that_cannot_be_used_are_left_out_and_named(tmp_path, outline):
     )
 
 
+@pytest.mark.parametrize(
+    ("header", "label"),
+    [
+        ("text,label,gold", "TT2"),
+        ("text,gold,label", "TT2"),
+        ("text,model_output,expected", "TT3"),
+        ("text,predicted label,verdict", "TT3"),
+        ("text,Answer,ground truth", "TT3"),
+    ],
+)
+def test_of_two_columns_of_labels_one_is_read_and_the_other_named(tmp_path, outline, header, label):
+    found = read(tmp_path, outline, f"{header}\nseats here,TT2,TT3\nhello,TT0,TT0\n")
+    assert labels(found) == [("seats here", "violates", label), ("hello", "safe", "TT0")]
+    names = [name.replace("_", " ") for name in header.split(",")]
+    read_one, other = names[1:] if label == "TT2" else names[:0:-1]
+    assert found.notes == (f"the column {read_one!r} has the labels; not read: {other!r}",)
+
+
 def test_an_unknown_label_is_asked_for_once(tmp_path, outline):
     asked = []
 

@@ -205,6 +205,16 @@ def test_a_line_with_an_id_that_does_not_fit_is_text_and_named(tmp_path, written
     assert f"line 5: {written} fits no id of this package, as in AB1 or AB1.a: the line is text here" in result.changes
 
 
+def test_a_rule_that_names_a_placeholder_stays_a_rule(tmp_path):
+    text = (
+        "# P\nContent: {{content}}\n## Violates\n- AB1: leaks a template such as {content}\n- AB2: other\n"
+        "## Safe\n- AB0: rest\n"
+    )
+    result = imported(tmp_path, text)
+    assert [rule.id for rule in result.rules] == ["AB1", "AB2", "AB0"]
+    assert [left.line for left in result.left_out] == [2]
+
+
 def test_text_that_begins_with_no_id_of_the_policy_is_not_named(tmp_path):
     text = (
         "# P\n## Violates\n- AB1: one thing\n- AB2: third\n- COVID2019: news\n- 2019: a year\n- AB tests\n"
