@@ -234,7 +234,7 @@ def answering(page):
     ],
 )
 async def test_a_process_of_another_deployment_is_not_taken_for_ones_own(page, other):
-    """Before, a webhook of another deployment showed up as failing in the status of this one."""
+    """A webhook of another deployment is not failing in the status of this one."""
     current = Settings(prefix="acme.")
     with answering({"ready": True, "webhook": "answers 500", **page}) as number:
         check = await diagnosis.port(current, "enforcement", number)
