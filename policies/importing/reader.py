@@ -64,13 +64,17 @@ class _Reader:
         read = self._read
         if not read.rules:
             self._rules_without_ids()
-        if len(read.rules) > MAX_RULES:
-            raise ConfigurationError(f"the policy has {len(read.rules)} rules; the limit is {MAX_RULES}: split it")
+        self._require_few(len(read.rules))
         self._settle_sides()
         for part in (*(section.lines for section in read.sections), *(rule.details for rule in read.rules)):
             part[:] = _without_empty_heads(part)
         read.rename()
         return read
+
+    @staticmethod
+    def _require_few(rules: int) -> None:
+        if rules > MAX_RULES:
+            raise ConfigurationError(f"the policy has more than {MAX_RULES} rules: split it")
 
     # ------------------------------------------------------------------ lines
 
@@ -147,12 +151,16 @@ class _Reader:
         if begun is None or rule_id is None or self._section.kind in {"output", "examples"}:
             return False
         known = self._read.rule(rule_id)
-        if known and (_NOTES.search(self._section.title) or not begun.text or begun.text == known.text):
+        again = any(rule.written == begun.written for rule in self._read.rules)
+        if (known or again) and _NOTES.search(self._section.title):
+            return False
+        if known and (not begun.text or begun.text == known.text):
             return False
         if _OUTPUT.match(begun.text) or re.match(r"or\b|and\b|[,)]", begun.text):
             return False
+        self._require_few(len(self._read.rules) + 1)
         rule_id = self._numbering.give(rule_id)
-        if any(rule.written == begun.written for rule in self._read.rules):
+        if again:
             self._read.repeated.append(Repeated(number, begun.written, rule_id))
         elif rule_id != begun.written:
             self._read.renamed[begun.written] = rule_id

@@ -125,7 +125,9 @@ def test_encodings_and_line_ends_make_no_difference(tmp_path, encoded):
         (b"Be nice to each other. We dislike bad things.\n\nThanks.", "no rules were found"),
         (b"# P\n## Allowed\n- AB1: fine\n- AB2: fine too\n", "no rule of this policy violates"),
         ((LIBRARY / "fraud-spam/policy.md").read_bytes(), "is a policy of this form already"),
-        ("".join(f"- AB{n}: rule {n}\n" for n in range(1, 600)).encode(), "599 rules; the limit is 500"),
+        ("".join(f"- AB{n}: rule {n}\n" for n in range(1, 600)).encode(), "more than 500 rules: split it"),
+        (b"# P\n## Violates\n" + b"".join(b"- thing %d\n" % n for n in range(600)), "more than 500 rules: split it"),
+        ("".join(f"- AB1: rule {n}\n" for n in range(9_000)).encode(), "more than 500 rules: split it"),
     ],
 )
 def test_what_is_no_policy_is_refused_with_what_to_do(tmp_path, text, problem):
@@ -170,6 +172,16 @@ def test_what_names_an_id_that_two_rules_have_names_the_one_that_its_author_mean
         "AB0": "less than AB5.c",
     }
     assert "ids in the form of this package: AB-1 is AB1, AB1 is AB4, AB2.c is AB5.c" in result.changes
+
+
+def test_notes_after_a_level_that_is_there_twice_hold_no_rules(tmp_path):
+    text = (
+        "# P\n## Violates\n- AB1: a level\n- AB1.a: sub\n- AB1: a second level\n## Severity\n- AB1.a: high\n"
+        "## Safe\n- AB0: rest\n"
+    )
+    result = imported(tmp_path, text)
+    assert [rule.id for rule in result.rules] == ["AB1", "AB1.a", "AB2", "AB0"]
+    assert "- AB1.a: high" in result.document
 
 
 def test_labels_follow_ids_that_clashed(tmp_path):
