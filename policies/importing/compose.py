@@ -12,7 +12,7 @@ import msgspec
 from safeguard_streams.policies.document import Judging
 from safeguard_streams.policies.golden import canonical
 from safeguard_streams.policies.importing import ids, lines
-from safeguard_streams.policies.importing.outline import Outline, Rule
+from safeguard_streams.policies.importing.outline import Labels, Outline, Rule
 from safeguard_streams.policies.skeleton import SAMPLE, front_matter, output_form
 from safeguard_streams.policies.vocabulary import Side
 
@@ -165,8 +165,9 @@ class _Writer:
 
     def _examples(self) -> list[str]:
         found: dict[str, str] = {}
+        labels = Labels(self._outline)
         for example in self._outline.examples:
-            rule = self._outline.rule(self._outline.resolve(example.label) or "")
+            rule = self._outline.rule(labels.rule(example.label) or "")
             form = canonical(example.text)
             if form in found:
                 self.changes.append(f"line {example.line}: left out, because an earlier line has this example")

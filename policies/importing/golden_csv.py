@@ -15,11 +15,12 @@ from safeguard_streams.policies.golden import Golden, canonical
 from safeguard_streams.policies.importing import csv_tables
 from safeguard_streams.policies.importing.csv_tables import Columns, Resolve, Row, group_of
 from safeguard_streams.policies.importing.labels import bare, side_of_label
-from safeguard_streams.policies.importing.outline import Outline
+from safeguard_streams.policies.importing.outline import Labels, Outline
 from safeguard_streams.policies.importing.settle import Ask, Question
 from safeguard_streams.policies.vocabulary import Side
 
 _SHOWN_LINES = 5  # of rows that were left out
+_MAX_ASKED = 20  # unknown labels; a column with more may be no column of labels
 _TAG = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]{1,8})*")
 
 
@@ -58,7 +59,7 @@ class _Importer:
     def __init__(self, outline: Outline, ask: Ask) -> None:
         self._outline = outline
         self._ask = ask
-        self.resolve: Resolve = lru_cache(maxsize=10_000)(outline.resolve)
+        self.resolve: Resolve = lru_cache(maxsize=10_000)(Labels(outline).rule)
         self._answers: dict[str, _Labelled | None] = {}
         self._unknown: dict[str, list[int]] = {}
         self._unlabelled: list[int] = []
@@ -113,7 +114,10 @@ class _Importer:
         """What a label says. Asks once for one that neither the policy nor the usual words explain."""
         word = bare(label)
         if word not in self._answers:
-            self._answers[word] = self._understood(word, one_is_safe=one_is_safe) or self._asked(word)
+            meant = self._understood(word, one_is_safe=one_is_safe)
+            if meant is None and len(self._unknown) < _MAX_ASKED:
+                meant = self._asked(word)
+            self._answers[word] = meant
         meant = self._answers[word]
         if meant is None:
             self._unknown.setdefault(word, []).append(line)
@@ -177,8 +181,11 @@ class _Importer:
             yield f"{_at(self._overruled)} another rule in the column of labels, which is taken for a model's answer"
         if self._without_rule:
             yield f"{_at(self._without_rule)} no rule: each counts for the first level of VIOLATES or the last of SAFE"
-        for word, found in self._unknown.items():
+        unknown = list(self._unknown.items())
+        for word, found in unknown[:_MAX_ASKED]:
             yield f"{_at(found)} an unknown label, {word[:40]!r}: left out"
+        if others := sorted(line for _, found in unknown[_MAX_ASKED:] for line in found):
+            yield f"{_at(others)} other unknown labels: left out; is it the column of labels?"
         if self._unlabelled:
             yield f"{_at(self._unlabelled)} no label: left out"
         if self._twice:

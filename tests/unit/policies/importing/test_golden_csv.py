@@ -118,6 +118,20 @@ def test_an_unknown_label_is_asked_for_once(tmp_path, outline):
     assert len(asked) == 2
 
 
+def test_a_column_that_holds_no_labels_asks_a_bounded_number_of_questions(tmp_path, outline):
+    asked = []
+
+    def skip(question):
+        asked.append(question.text)
+        return question.default
+
+    rows = "".join(f"text {n},thought number {n} about it\n" for n in range(5_000))
+    found = read(tmp_path, outline, f"text,label\nfine,TT0\n{rows}", skip)
+    assert len(asked) == 20
+    assert len(found.notes) == 21
+    assert found.notes[-1].startswith("4980 rows (lines 23, 24, 25, 26, 27, ...) with other unknown labels: left out")
+
+
 def test_languages_are_kept_where_they_are_tags(tmp_path, outline):
     found = read(tmp_path, outline, "text,label,language\na,TT0,de\nb,TT0,pt-BR\nc,TT2,German!\n")
     assert [row.language for row in found.rows] == ["de", "pt-BR", "en"]
