@@ -31,6 +31,7 @@ from safeguard_streams.contract.records import Lane
 from safeguard_streams.errors import ConfigurationError, nearest
 from safeguard_streams.policies.vocabulary import Effort
 from safeguard_streams.runtime.brokers import check_brokers
+from safeguard_streams.runtime.server_urls import check_servers
 
 log = logging.getLogger(__name__)
 
@@ -259,6 +260,15 @@ class Settings(BaseSettings):
         if any(_USER.match(url.strip()) for url in urls.split(",")):
             raise ValueError("a URL must hold no user and no password; set USERNAME and PASSWORD, or API_KEY")
         return urls
+
+    @field_validator("servers")
+    @classmethod
+    def _base_urls(cls, servers: str) -> str:
+        try:
+            check_servers(servers)
+        except ConfigurationError as error:
+            raise PydanticCustomError("servers", "{problem}", {"problem": str(error)}) from None
+        return servers
 
     @classmethod
     def settings_customise_sources(

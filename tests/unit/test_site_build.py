@@ -117,7 +117,7 @@ def test_names_in_text_do_not_break_and_code_blocks_are_left_alone(site):
 
 
 def test_a_command_breaks_before_an_option_and_its_output_keeps_its_columns(site):
-    """Before, browsers broke `--port` after its first hyphen, and wrapped the rows of tables that commands print."""
+    """Browsers would break `--port` after its first hyphen, and wrap the rows of tables that commands print."""
     text = (site / "guides/own-policy.html").read_text(encoding="utf-8")
     assert '<span class="option">--port</span>' in text
     for block in re.findall(r'<div class="([^"]*)highlight"><pre>', text):

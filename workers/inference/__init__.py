@@ -15,7 +15,8 @@ Judging sees only the protocol `InferenceBackend`. A backend raises `InferenceEr
 - `server`: one server: its model, its route, its health, and requests to it.
 - `transport`: one HTTP request, and what its failure means.
 - `routes`: the two ways to ask a server, in token ids or by chat.
-- `scripted`: a server that answers by a list of words, for tests and trials.
+- `direct`: one server asked at once, for checks.
+- `script`, `scripted`: a server that answers by a list of words, for tests and trials.
 
 ## Design decisions
 

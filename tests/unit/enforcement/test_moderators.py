@@ -80,7 +80,7 @@ def test_what_is_confirmed_is_what_is_released(answer, monkeypatch):
 
 
 def test_what_the_agent_did_not_release_may_wait_for_more_than_the_agent(monkeypatch):
-    """Before, an item that was edited during the question was to be released when the agent follows: it never was."""
+    """An action that the agent will not release, such as that on an item edited meanwhile, is not announced."""
 
     async def held(_, policy_id=None):
         return [held_action(0), held_action(1)]
@@ -113,7 +113,7 @@ def held_action(number, **more):
     ],
 )
 def test_actions_on_earlier_texts_are_released_only_on_request(words, waiting, released, monkeypatch):
-    """Before, a moderator who had seen one text released an action on another."""
+    """A moderator who has seen one text releases no action on another."""
     found = []
 
     async def held(_, policy_id=None):

@@ -14,7 +14,7 @@ from safeguard_streams.workers.evaluation import offline
 from safeguard_streams.workers.evaluation.offline import OfflineJudge
 from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.inference.interface import Completion
-from safeguard_streams.workers.inference.scripted import Answer
+from safeguard_streams.workers.inference.script import Answer
 
 POLICY = load_library()["fraud-spam"]
 

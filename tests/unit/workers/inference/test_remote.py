@@ -21,12 +21,12 @@ from safeguard_streams.errors import ConfigurationError, DependencyError
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.runtime import metrics, settings
-from safeguard_streams.workers.inference import harmony, remote, transport
+from safeguard_streams.workers.inference import direct, harmony, remote, transport
 from safeguard_streams.workers.inference import server as one_server
 from safeguard_streams.workers.inference.interface import Constraint, InferenceError, InferenceRequest, Progress
 from safeguard_streams.workers.inference.remote import ServerBackend
 from safeguard_streams.workers.inference.routes import Chat
-from safeguard_streams.workers.inference.scripted import Answer
+from safeguard_streams.workers.inference.script import Answer
 from safeguard_streams.workers.judging.judgement import score_of
 from safeguard_streams.workers.judging.parse import Malformed, parse
 
@@ -397,7 +397,7 @@ async def test_a_server_that_cannot_be_reached_is_reported_with_the_reason(url, 
 
 
 async def reached(given):
-    async with remote.direct(given, given.servers):
+    async with direct.reach(given, given.servers):
         pass
 
 
@@ -412,7 +412,7 @@ async def test_of_many_models_those_like_the_right_one_are_named_first():
 
 async def test_a_server_that_is_asked_directly_says_at_once_what_fails():
     server = Server(completion())
-    async with server.running() as url, remote.direct(settings.load(servers=url), url) as one:
+    async with server.running() as url, direct.reach(settings.load(servers=url), url) as one:
         assert (await one.generate(REQUEST)).tokens == TOKENS
         assert (one.model, one.context, one.route) == ("safeguard", 4096, "completions")
         for step, said in (
@@ -431,7 +431,7 @@ async def test_a_refusal_that_is_cut_holds_no_part_of_the_api_key():
     refusal = transport.RefusedByStatus(400, b"x" * (transport.MAX_EXPLANATION - 5) + key.encode())
     server = mock.Mock(generate=mock.AsyncMock(side_effect=refusal))
     with pytest.raises(InferenceError, match=r"x\*\*\*\Z"):
-        await remote.DirectServer(server, key).generate(REQUEST)
+        await direct.DirectServer(server, key).generate(REQUEST)
 
 
 def test_the_api_key_is_never_printed():

@@ -19,7 +19,8 @@ from safeguard_streams.policies.files import load_library
 from safeguard_streams.runtime import settings
 from safeguard_streams.workers.inference import harmony, remote
 from safeguard_streams.workers.inference.remote import ServerBackend
-from safeguard_streams.workers.inference.scripted import Answer, Script, ScriptedServer
+from safeguard_streams.workers.inference.script import Answer, Script
+from safeguard_streams.workers.inference.scripted import ScriptedServer
 from safeguard_streams.workers.judging import form, prompt
 from safeguard_streams.workers.judging.instructions import instructions_for
 from safeguard_streams.workers.judging.parse import Malformed, parse
