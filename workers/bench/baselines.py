@@ -102,9 +102,7 @@ async def _alone(llm: Any, items: Sequence[str], places: int, *, scored: bool) -
         request = InferenceRequest(policy.text, policy.effort, user, MAX_ANSWER_TOKENS, scored=scored)
         return await ask(llm, request, sampling(request))
 
-    requests = await _at_once(at_once(places), [partial(judge, text) for text in items])
-    seconds = max(one.end for one in requests) - min(one.begin for one in requests)
-    return figures([one.end - one.begin for one in requests], seconds, total_tokens(one.tokens for one in requests))
+    return steady(await _at_once(at_once(places), [partial(judge, text) for text in items]))
 
 
 async def alone(current: Settings, count: int) -> list[dict[str, Any]]:
@@ -173,7 +171,7 @@ async def _at_once(places: int, calls: Sequence[Callable[[], Awaitable[Timed]]])
 def steady(requests: Sequence[Timed]) -> dict[str, Any]:
     """Figures of the time in which all places were taken: until the last request began."""
     first, last = min(one.begin for one in requests), max(one.begin for one in requests)
-    shares = [(min(one.end, last) - one.begin) / (one.end - one.begin) for one in requests]
+    shares = [(min(one.end, last) - one.begin) / max(one.end - one.begin, 1e-9) for one in requests]
     seconds = last - first
     row = figures([one.end - one.begin for one in requests], seconds, total_tokens(one.tokens for one in requests))
     written = sum(share * one.tokens.completion for share, one in zip(shares, requests, strict=True))

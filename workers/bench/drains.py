@@ -13,14 +13,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Verdict, decode
+from safeguard_streams.contract.records import Tokens, Verdict, decode
 from safeguard_streams.errors import SafeguardError
 from safeguard_streams.runtime import metrics
 from safeguard_streams.runtime.metrics import Metric
 from safeguard_streams.runtime.settings import Settings
-from safeguard_streams.workers.bench.baselines import figures
+from safeguard_streams.workers.bench.baselines import Timed, steady
 from safeguard_streams.workers.bench.items import KeyValue, escalations
-from safeguard_streams.workers.judging.judgement import total_tokens
 
 ANSWER_TIMEOUT = 120.0  # seconds without an answer
 
@@ -86,15 +85,15 @@ class Drain(NamedTuple):
 
 
 async def drain(current: Settings, answers: Answers, items: Sequence[str], name: str) -> Drain:
-    """Figures from the start of the first judgement to the write of the last verdict."""
+    """Publish items, and take their verdicts. Figures are of the time in which the worker had new items to begin."""
     await publish(current, topics.ESCALATIONS, escalations(items, "live", name))
-    taken = await answers.take(len(items), name)
-    verdicts = [decode(answer.value, Verdict) for answer in taken]
-    started = min(v.decided_at.timestamp() - v.latency["reasoner"] / 1000 for v in verdicts)
-    row = figures(
-        [v.latency["reasoner"] / 1000 for v in verdicts],
-        max(answer.at for answer in taken) - started,
-        total_tokens(v.tokens for v in verdicts if v.tokens is not None),
+    verdicts = [decode(answer.value, Verdict) for answer in await answers.take(len(items), name)]
+    ends = [verdict.decided_at.timestamp() for verdict in verdicts]
+    row = steady(
+        [
+            Timed(end - verdict.latency["reasoner"] / 1000, end, verdict.tokens or Tokens())
+            for verdict, end in zip(verdicts, ends, strict=True)
+        ]
     )
     return Drain(row, verdicts)
 

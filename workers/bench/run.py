@@ -25,12 +25,11 @@ from safeguard_streams.infra import brokers
 from safeguard_streams.operations.capacity import LOGGED, SHARES
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.settings import Settings
-from safeguard_streams.workers.bench.baselines import DUPLICATES, figures
+from safeguard_streams.workers.bench.baselines import DUPLICATES, Timed, steady
 from safeguard_streams.workers.bench.drains import Answers, drain, parsed, publish, second_tries_of
 from safeguard_streams.workers.bench.items import escalations, make_items, policies
 from safeguard_streams.workers.inference.preflight import locate
 from safeguard_streams.workers.inference.vllm_arguments import CPU_BLOCK, ON_CPU, QUIET, default_concurrency
-from safeguard_streams.workers.judging.judgement import total_tokens
 
 MAX_MODEL_LEN = 8192  # tokens of a prompt and its answer
 LIVE_SHARE = 0.3  # of the worker's throughput, in the measurement of lanes
@@ -238,11 +237,11 @@ async def _chat_loop(bench: ReasonBench) -> dict[str, Any]:
             async with kafka.reader(current, [topics.VERDICTS]) as consumer:
                 answers = await Answers(consumer).take(bench.count, "chat")
     verdicts = [orjson.loads(answer.value) for answer in answers]
-    started = min(answer.at - verdict["took"] for answer, verdict in zip(answers, verdicts, strict=True))
-    row = figures(
-        [verdict["took"] for verdict in verdicts],
-        max(answer.at for answer in answers) - started,
-        total_tokens(_tokens(verdict["usage"]) for verdict in verdicts),
+    row = steady(
+        [
+            Timed(answer.at - verdict["took"], answer.at, _tokens(verdict["usage"]))
+            for answer, verdict in zip(answers, verdicts, strict=True)
+        ]
     )
     bench.say(f"plain chat loop: {row['requests_per_s']} requests/s")
     return row

@@ -4,11 +4,12 @@ import asyncio
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from safeguard_streams.cli import app
-from safeguard_streams.contract.records import Verdict
+from safeguard_streams.contract.records import Tokens, Verdict, encode
 from safeguard_streams.workers.bench import drains, run
 from safeguard_streams.workers.bench.items import at_once
 
@@ -42,6 +43,25 @@ def test_the_rates_count_items_whose_first_output_was_accepted_and_items_with_an
     first = [verdict("safe", "first")] * 6 + [verdict("violates", "first")]
     verdicts = [*first, *[verdict("safe", "constrained")] * 2, verdict("undetermined", None)]
     assert drains.parsed(verdicts) == {"first_try_rate": 0.7, "parse_rate": 0.9}
+
+
+async def test_a_drains_figures_are_of_the_judgements_and_those_reused_take_no_time(monkeypatch):
+    async def publish(*_):
+        return {}
+
+    def judged(end, milliseconds, tokens):
+        decided = datetime.fromtimestamp(end, UTC)
+        one = verdict("safe", "first")
+        return msgspec.structs.replace(one, decided_at=decided, latency={"reasoner": milliseconds}, tokens=tokens)
+
+    verdicts = [judged(1, 1000, Tokens(8, 4, 50)), judged(2, 1000, Tokens(8, 4, 50)), judged(2, 0, Tokens())]
+    answers = SimpleNamespace(take=lambda *_: asyncio.sleep(0, [SimpleNamespace(value=encode(v)) for v in verdicts]))
+    monkeypatch.setattr(drains, "publish", publish)
+    drained = await drains.drain(None, answers, ["a", "b", "a"], "x")
+    assert drained.verdicts == verdicts
+    row = drained.row
+    assert (row["requests"], row["requests_per_s"], row["tokens_per_s"]) == (3, 1.0, 50)
+    assert row["prompt_cached_percent"] == 50.0
 
 
 @pytest.mark.parametrize(("places", "handed_over"), [(1, 1), (8, 10), (64, 80)])
@@ -99,7 +119,7 @@ async def test_vllm_alone_is_measured_without_and_with_log_probabilities(monkeyp
         await asyncio.sleep(0.001)
         running -= 1
         asked.append((request.scored, request.max_tokens))
-        return baselines.Timed(float(len(asked)), len(asked) + 1.0, baselines.Tokens(10, 5, 2))
+        return baselines.Timed(float(len(asked)), len(asked) + 1.0, Tokens(10, 5, 2))
 
     monkeypatch.setattr(baselines, "engine", lambda _: engine)
     monkeypatch.setattr(baselines, "ask", ask)
