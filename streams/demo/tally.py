@@ -10,7 +10,7 @@ from typing import Any
 
 from safeguard_streams.bus.interface import Record
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import DeadLetter, Escalation, Lane, Rationale, Verdict, decode
+from safeguard_streams.contract.records import DeadLetter, Escalation, Lane, Rationale, Verdict, VerdictLane, decode
 from safeguard_streams.errors import RecordError
 
 
@@ -50,7 +50,7 @@ class Tally:
         self._cleared: Counter[bytes | None] = Counter()
         # By key: counts by policy and lane.
         self._escalated: dict[bytes | None, Counter[tuple[str, Lane]]] = defaultdict(Counter)
-        self._judged: dict[bytes | None, Counter[tuple[str, Lane]]] = defaultdict(Counter)
+        self._judged: dict[bytes | None, Counter[tuple[str, VerdictLane]]] = defaultdict(Counter)
         self.dead_letters: list[DeadLetter] = []
         self._verdict_ids: set[str] = set()
 
