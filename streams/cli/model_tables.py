@@ -88,9 +88,9 @@ def _distribution(figure: Distribution | None) -> str:
 def _unpaired(unpaired: Unpaired) -> list[str]:
     """A line for each kind of verdict that has none of the other model beside it."""
     kinds = (
-        (unpaired.other_version, "events were judged under different versions of the policy"),
-        (unpaired.only_canary, "events were judged by the canary alone; the live verdict is to come, or was not read"),
-        (unpaired.only_live, "events were judged live alone; the canary failed on them, or is still at work"),
-        (unpaired.waiting, "events wait for the canary"),
+        (unpaired.other_version, "judged under different versions of the policy"),
+        (unpaired.only_canary, "judged by the canary alone, the live verdict is to come or was not read"),
+        (unpaired.only_live, "judged live alone, the canary failed or is at work on them"),
+        (unpaired.waiting, "waiting for the canary"),
     )
-    return [f"left out: {count:,} {words}" for count, words in kinds if count]
+    return [f"left out: {words}: {count:,}" for count, words in kinds if count]

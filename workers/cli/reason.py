@@ -99,7 +99,7 @@ def canary(
     length = durations.span(time) if time else None
     if time is not None and not length:
         raise typer.BadParameter("takes a time span above 0, such as 30m, 2h or 1d", param_hint="--for")
-    # The settings of the live workers, except for the model: the one that the server has, or else one in this process.
+    # The settings of the live workers, except for the model: that of the server, or else one in this process.
     current = settings.load(bootstrap=bootstrap, model=model or "", servers=",".join(server or ()), canary_port=port)
     check_port(current.host, current.canary_port)
     try:
