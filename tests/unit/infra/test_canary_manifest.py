@@ -1,4 +1,4 @@
-"""canary.yaml: valid for Kubernetes, with a command that is one, and consistent with ports, roles and the other files."""
+"""canary.yaml: valid, with a command that parses, and consistent with ports, roles and the other files."""
 
 from pathlib import Path
 

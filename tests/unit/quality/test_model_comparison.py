@@ -1,4 +1,4 @@
-"""A canary compared with the live model: what is joined, what is counted, and what is said about the rest."""
+"""A canary compared with the live model: what is joined, what is counted, and what is left out."""
 
 import msgspec
 import pytest
