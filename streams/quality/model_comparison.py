@@ -167,7 +167,7 @@ class ModelPair(NamedTuple):
     def lower_effort(self) -> bool:
         """Whether the live model judged at a lower effort."""
         efforts = self.live.reasoning_effort, self.canary.reasoning_effort
-        return None not in efforts and EFFORTS.index(efforts[0]) < EFFORTS.index(efforts[1])  # type: ignore[arg-type]
+        return None not in efforts and EFFORTS.index(efforts[0]) < EFFORTS.index(efforts[1])
 
 
 def compare(canary: Canary, live: Iterable[Verdict], others: Iterable[Verdict]) -> ModelComparison:
