@@ -6,6 +6,7 @@ Judging sees only the protocol `InferenceBackend`. A backend raises `InferenceEr
 - `interface`: `InferenceBackend`, `InferenceRequest` and `Completion`.
 - `harmony`: the model's format in token ids.
 - `preflight`: what must be present before a model is loaded.
+- `revision`: which weights a model has, beside its name.
 - `vllm`, `vllm_arguments`: vLLM in this process, and how it is set up for a device.
 - `vllm_stats`, `stall`: its metrics, and whether it still takes steps.
 - `remote`: one or several inference servers, and the attempts that a request has.
