@@ -6,6 +6,7 @@ import pytest
 from safeguard_streams.cli import model_tables
 from safeguard_streams.contract.records import Canary, Tokens
 from safeguard_streams.prefilter.sampling import is_drawn
+from safeguard_streams.quality import shadow_comparison, verdict_labels
 from safeguard_streams.quality.model_comparison import DRAW, ModelFlip, compare
 from tests.unit.quality.test_shadow_comparison import P
 from tests.unit.quality.test_shadow_comparison import verdict as shadow_or_live
@@ -178,3 +179,9 @@ def test_it_is_shown_at_any_width_with_texts_as_plain_text(monkeypatch, capsys, 
     assert r"a\x1b[2Jb" in shown
     model_tables.print_comparison(comparison, texts=False)
     assert "no text" not in capsys.readouterr().out
+
+
+def test_a_canarys_verdict_is_none_of_a_shadow_and_no_label():
+    found = canary(0, "violates")
+    assert shadow_comparison.compare(P, [], [found]).shadow_version == ""
+    assert verdict_labels.from_verdicts([found], P).rows == []
