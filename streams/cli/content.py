@@ -147,7 +147,8 @@ def _show_verdict(one: ItemVerdict) -> None:
     score = "" if verdict.score is None else f", score {verdict.score:.4g}"
     confidence = f", {verdict.confidence} confidence" if verdict.confidence else ""
     constrained = ", constrained answer" if verdict.answer == "constrained" else ""
-    by = f"{verdict.model}, {verdict.lane} lane{score}{confidence}{constrained}"
+    revision = f" {verdict.model_revision}" if verdict.model_revision else ""
+    by = f"{verdict.model}{revision}, {verdict.lane} lane{score}{confidence}{constrained}"
     show_item(
         f"{' '.join([verdict.decision, *verdict.rule_ids])} under {verdict.policy_id} {verdict.policy_version}",
         [
@@ -164,7 +165,8 @@ def _show_verdict(one: ItemVerdict) -> None:
 
 def _state(one: ItemVerdict) -> str:
     if one.topic == topics.REPLAYS:
-        return f"{one.verdict.lane} {one.verdict.replay_id or ''}".rstrip() + ", for comparison only"
+        name = one.verdict.canary.name if one.verdict.canary else one.verdict.replay_id
+        return f"{one.verdict.lane} {name or ''}".rstrip() + ", for comparison only"
     if one.superseded_by:
         return f"superseded by {one.superseded_by}"
     return "the newest under its policy"

@@ -95,9 +95,9 @@ PIPELINE = (
     ),
     Panel(
         "Age",
-        "Age of the oldest record that was read and is not committed, by topic.",
+        "Age of the oldest record that was read and is not committed, by topic and consumer group.",
         "s",
-        (ChartLine(gauge(M.LAG_SECONDS, [M.TOPIC], "max"), _legend(M.TOPIC)),),
+        (ChartLine(gauge(M.LAG_SECONDS, [M.TOPIC, M.GROUP], "max"), _legend(M.TOPIC, M.GROUP)),),
     ),
     Panel(
         "Delay",

@@ -226,6 +226,7 @@ class Settings(BaseSettings):
     judgement_cache_size: int = Field(
         10_000, ge=0, description="number of judgements that a worker keeps and reuses for identical content"
     )
+    canary_port: int = Field(6069, ge=0, le=65_535, description="port of a canary's health endpoint")
 
     content_timeout: float = Field(
         300.0,

@@ -28,6 +28,7 @@ class Model:
     max_model_tokens = 16_384
     concurrency = 8
     cache_tokens = None
+    revision = None
     continues = False
     healthy = True
 

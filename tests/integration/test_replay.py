@@ -242,6 +242,7 @@ class ScriptedModel:
     max_model_tokens = 16_384
     concurrency = 8
     cache_tokens = None
+    revision = None
     continues = False
     healthy = True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, Port, 
 from safeguard_streams.cli.output import say
 from safeguard_streams.policies.files import LIBRARY
 from safeguard_streams.quality import verdict_labels
-from safeguard_streams.runtime import settings
+from safeguard_streams.runtime import durations, settings
 from safeguard_streams.runtime.ports import check_port
 from safeguard_streams.runtime.process import configure_logging
 from safeguard_streams.runtime.settings import Settings
@@ -38,6 +39,9 @@ Servers = Annotated[
     list[str] | None,
     typer.Option("--server", help="Inference server to use instead, as in http://gpu-1:8000/v1. Repeatable."),
 ]
+
+
+_CANARY_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}\Z")  # what Kafka allows in the name of a group
 
 
 def settings_for(model: str | None, server: list[str] | None, **more: Any) -> Settings:
@@ -64,6 +68,48 @@ def run(
     configure_logging(form=current.log_format)
     settings.log_misspelled()
     asyncio.run(worker.run(current))
+
+
+@app.command("canary")
+def canary(
+    share: Annotated[
+        float, typer.Option(min=0.0001, max=1.0, help="Share of live content items to judge, 0 to 1.")
+    ] = 0.02,
+    bootstrap: Bootstrap = None,
+    model: Model = None,
+    server: Servers = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name to resume under after a restart; default: that of the model and its revision."),
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option("--for", metavar="TIME", help="Time to judge, as in 2h or 1d; default: until stopped.")
+    ] = None,
+    port: Port = None,
+) -> None:
+    """Judge a share of live content with another model too, for comparison only.
+
+    Begins with content that comes next. The verdicts go to moderation.replays, which enforcement never reads; see:
+    safeguard policy compare --by model. SIGTERM or Ctrl-C stops it after its finished work is committed.
+    """
+    if not model and not server:
+        raise typer.BadParameter("name the model to try by --server or --model", param_hint="--server")
+    if name is not None and not _CANARY_NAME.match(name):
+        raise typer.BadParameter("takes 1 to 100 letters, digits, '.', '_' and '-'", param_hint="--name")
+    length = durations.span(time) if time else None
+    if time is not None and not length:
+        raise typer.BadParameter("takes a time span above 0, such as 30m, 2h or 1d", param_hint="--for")
+    # The settings of the live workers, except for the model: that of the server, or else one in this process.
+    current = settings.load(bootstrap=bootstrap, model=model or "", servers=",".join(server or ()), canary_port=port)
+    check_port(current.host, current.canary_port)
+    try:
+        from safeguard_streams.workers import canary as worker
+        from safeguard_streams.workers.app import serve
+    except ImportError as error:
+        raise needs_extra(error, "reasoner-gpu") from error
+    configure_logging(form=current.log_format)
+    plan = worker.CanaryPlan(share, name, length)
+    asyncio.run(serve(worker.CanaryWorker(current, plan), current.canary_port))
 
 
 @app.command("calibrate")

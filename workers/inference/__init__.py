@@ -6,6 +6,7 @@ Judging sees only the protocol `InferenceBackend`. A backend raises `InferenceEr
 - `interface`: `InferenceBackend`, `InferenceRequest` and `Completion`.
 - `harmony`: the model's format in token ids.
 - `preflight`: what must be present before a model is loaded.
+- `revision`: which weights a model has, beside its name.
 - `vllm`, `vllm_arguments`: vLLM in this process, and how it is set up for a device.
 - `vllm_decisions`: what its engine notes for scores. It runs in the engine's process.
 - `vllm_stats`, `stall`: its metrics, and whether it still takes steps.

@@ -40,7 +40,7 @@ class Address(NamedTuple):
     def labels(self) -> dict[str, str]:
         """The server in metrics."""
         parts = urlsplit(self.url)
-        return {"server.address": parts.hostname or "", "server.port": str(parts.port or _PORTS[parts.scheme])}
+        return {"server.address": parts.hostname or "", "server.port": str(parts.port or PORTS[parts.scheme])}
 
 
 async def resolve_by_system(host: str, port: int) -> Sequence[str]:

@@ -103,6 +103,10 @@ class InferenceBackend(Protocol):
         """The model's name as verdicts show it."""
 
     @property
+    def revision(self) -> str | None:
+        """Which weights the model has, beside its name; None where that is unknown, or differs between servers."""
+
+    @property
     def max_model_tokens(self) -> int:
         """Maximum length of a prompt and its completion together, in tokens."""
 

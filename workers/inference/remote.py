@@ -100,6 +100,12 @@ class ServerBackend:
         return Path(name).name if name.startswith(("/", ".")) else name
 
     @property
+    def revision(self) -> str | None:
+        """What the healthy servers tell about their weights; None where they differ."""
+        told = {server.revision for server in self._servers if server.healthy}
+        return told.pop() if len(told) == 1 else None
+
+    @property
     def max_model_tokens(self) -> int:
         self._max_model_tokens = min((one.max_model_tokens for one in self._servers), default=self._max_model_tokens)
         return self._max_model_tokens

@@ -20,7 +20,7 @@ import orjson
 
 from safeguard_streams.errors import ConfigurationError, DependencyError, SafeguardError
 from safeguard_streams.runtime.settings import Settings
-from safeguard_streams.workers.inference import harmony
+from safeguard_streams.workers.inference import harmony, revision
 from safeguard_streams.workers.inference.discovery import Address
 from safeguard_streams.workers.inference.interface import Completion, InferenceRequest
 from safeguard_streams.workers.inference.limit import Limit
@@ -75,6 +75,7 @@ class Server:
         self.url = address.url
         self.required_model = settings.model if "model" in settings.model_fields_set else None
         self.model = ""
+        self.revision: str | None = None
         self.max_model_tokens = settings.max_model_len
         self.reports_context = False
         self.route: Route | None = None
@@ -186,6 +187,7 @@ class Server:
                 f"{self.url} serves {', '.join(names[:MODELS_SHOWN])}: set SAFEGUARD_MODEL to what it serves"
             )
         self.model, self._owner = model, models[model].get("owned_by")
+        self.revision = revision.of_listing(models[model])
         limit = models[model].get("max_model_len")
         if type(limit) is int and limit > 0:
             self.max_model_tokens = min(self._settings.max_model_len, limit)

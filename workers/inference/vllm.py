@@ -16,7 +16,7 @@ import psutil
 from safeguard_streams.errors import ConfigurationError, DependencyError
 from safeguard_streams.runtime.process import in_thread
 from safeguard_streams.runtime.settings import Settings
-from safeguard_streams.workers.inference import harmony, preflight, vllm_arguments
+from safeguard_streams.workers.inference import harmony, preflight, revision, vllm_arguments
 from safeguard_streams.workers.inference.harmony import ONE, ZERO
 from safeguard_streams.workers.inference.interface import Completion, InferenceError, InferenceRequest
 from safeguard_streams.workers.inference.stall import StallDetector
@@ -32,7 +32,7 @@ class VllmBackend:
 
     continues = True
 
-    def __init__(self, llm: Any, model: str, concurrency: int, cores: list[Any]) -> None:
+    def __init__(self, llm: Any, model: str, model_revision: str, concurrency: int, cores: list[Any]) -> None:
         from vllm import envs
 
         from safeguard_streams.workers.inference.vllm_stats import observed
@@ -45,6 +45,7 @@ class VllmBackend:
         self._stalls = StallDetector(lambda: sum(core.steps for core in cores), envs.VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS)
         self._watching = asyncio.create_task(self._stalls.watch())
         self.model = model
+        self.revision: str | None = model_revision
         self.max_model_tokens: int = config.model_config.max_model_len
         self.concurrency = concurrency
         # Not the number of blocks: where layers have different windows, a token takes blocks of several groups.
@@ -120,7 +121,7 @@ class VllmBackend:
         self._llm.shutdown()
 
 
-def _load(settings: Settings) -> tuple[Any, str, int, list[Any]]:
+def _load(settings: Settings) -> tuple[Any, str, str, int, list[Any]]:
     """The arguments of VllmBackend."""
     preflight.check_harmony()
     harmony.check_vocabulary()
@@ -163,7 +164,7 @@ def _load(settings: Settings) -> tuple[Any, str, int, list[Any]]:
         )
     except Exception as error:
         raise ConfigurationError(f"vLLM could not load {settings.model}, see its messages above: {error}") from error
-    return llm, name, concurrency, cores
+    return llm, name, revision.of_folder(folder), concurrency, cores
 
 
 def sampling(request: InferenceRequest, noted: str | None = None) -> Any:

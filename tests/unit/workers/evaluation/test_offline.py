@@ -26,6 +26,7 @@ class LengthBackend:
     max_model_tokens = 8000
     concurrency = 4
     cache_tokens = None
+    revision = None
     continues = False
     healthy = True
 

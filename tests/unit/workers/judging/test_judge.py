@@ -78,6 +78,7 @@ class Scripted:
     max_model_tokens = 8000
     concurrency = 64
     cache_tokens = None
+    revision = None
     continues = True
     healthy = True
 

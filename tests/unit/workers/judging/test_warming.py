@@ -22,6 +22,7 @@ NEWER = msgspec.structs.replace(FRAUD, text=FRAUD.text + "\nAnd one more rule.\n
 class Backend:
     """Records the prefixes that it computes."""
 
+    revision = None
     continues = False
 
     def __init__(self, error=None):
