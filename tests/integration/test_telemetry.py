@@ -52,6 +52,7 @@ NOT_HERE = {
     metrics.INFERENCE_CACHE,
     metrics.MALFORMED,
     metrics.VARIANTS,
+    metrics.FIRST_JUDGEMENTS,
     metrics.SECOND_TRIES,
     metrics.SECOND_TRY_TOKENS,
     metrics.VIOLATIONS,

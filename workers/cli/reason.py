@@ -39,6 +39,22 @@ Servers = Annotated[
     typer.Option("--server", help="Inference server to use instead, as in http://gpu-1:8000/v1. Repeatable."),
 ]
 
+Dialect = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Form of the served model's prompts: gpt-oss, cope-a, cope-b, shieldstral. Default: by its name.",
+    ),
+]
+First = Annotated[
+    list[str] | None,
+    typer.Option("--first", metavar="URL", help="Inference server of a first judge, such as CoPE. Repeatable."),
+]
+FirstBand = Annotated[
+    str | None,
+    typer.Option(metavar="LOW:HIGH", help="Scores between which the first judge is unsure, as in 0.1:0.9."),
+]
+
 
 def settings_for(model: str | None, server: list[str] | None, **more: Any) -> Settings:
     return settings.load(model=model, servers=",".join(server) if server else None, **more)
@@ -49,13 +65,25 @@ def run(
     bootstrap: Bootstrap = None,
     model: Model = None,
     server: Servers = None,
+    dialect: Dialect = None,
+    first: First = None,
+    first_band: FirstBand = None,
     port: Port = None,
 ) -> None:
     """Run the reasoning worker: judge escalations with the model in this process or on inference servers.
 
-    SIGTERM stops it after its finished work is committed.
+    With --first, a model that answers in one token judges before it and decides what it is sure of. SIGTERM stops the
+    worker after its finished work is committed.
     """
-    current = settings_for(model, server, bootstrap=bootstrap, reasoner_port=port)
+    current = settings_for(
+        model,
+        server,
+        bootstrap=bootstrap,
+        dialect=dialect,
+        first_servers=",".join(first) if first else None,
+        first_band=first_band,
+        reasoner_port=port,
+    )
     check_port(current.host, current.reasoner_port)
     try:
         from safeguard_streams.workers import app as worker

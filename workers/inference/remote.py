@@ -24,6 +24,8 @@ import aiohttp
 from safeguard_streams.errors import ConfigurationError, DependencyError, SafeguardError
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.inference import discovery, harmony
+from safeguard_streams.workers.inference.dialects import dialect_of
+from safeguard_streams.workers.inference.dialects.interface import Dialect
 from safeguard_streams.workers.inference.discovery import Address, Discovery, Resolve, direct_url, urls_of
 from safeguard_streams.workers.inference.interface import Completion, InferenceError, InferenceRequest
 from safeguard_streams.workers.inference.limit import MOST
@@ -101,6 +103,11 @@ class ServerBackend:
         """The name that the servers use; for a path, its last part."""
         name = self._required_model or ""
         return Path(name).name if name.startswith(("/", ".")) else name
+
+    @property
+    def dialect(self) -> Dialect | None:
+        """What the model speaks; None for gpt-oss."""
+        return dialect_of(self.model, self._settings.dialect)
 
     @property
     def max_model_tokens(self) -> int:
@@ -319,5 +326,10 @@ async def direct(settings: Settings, url: str) -> AsyncIterator[DirectServer]:
             raise ConfigurationError(
                 f"no inference server answers at {server.url} ({away}): start it, or correct SAFEGUARD_SERVERS"
             ) from away
+        if server.dialect is not None:
+            raise ConfigurationError(
+                f"{server.url} has {server.model}, which speaks the dialect {server.dialect.name}: only a model of "
+                "gpt-oss is checked like this; `safeguard bench model` measures others"
+            )
         await server.find_route()
         yield DirectServer(server, settings.api_key.get_secret_value() if settings.api_key else "")
