@@ -119,7 +119,7 @@ def calibrate(
     """
     document, path = load_policy(policy, library)
     rows = verdict_labels.from_file(labels).rows
-    current = settings_for(model, server)
+    current = settings_for(model, server, first_servers="")  # the map is for the model's own scores
     try:
         from safeguard_streams.workers.evaluation import offline, score_calibration
     except ImportError as error:

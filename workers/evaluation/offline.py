@@ -94,7 +94,10 @@ async def offline_judge(
         sampling = backend if temperature is None else cast("InferenceBackend", _AtTemperature(backend, temperature))
         first = await start_first(settings)
         arrange = arranged(settings, backend, first)
-        yield OfflineJudge(sampling, settings.max_tokens, on_progress, arrange)
+        judge = OfflineJudge(sampling, settings.max_tokens, on_progress, arrange)
+        if first is not None:
+            judge.model = f"{first.model}, then {backend.model}"
+        yield judge
     finally:
         for started in (backend, first):
             if started is not None:

@@ -49,7 +49,7 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     constraint: what the output must be, if it is not free.
     scored: whether to return log-probabilities.
     near: the `source` of a completion with the same prompt, whose prefix cache has most of it.
-    rendered: the prompt of a model with another dialect than gpt-oss, in place of policy text and user message.
+    rendered: the prompt of a model with another dialect than gpt-oss, instead of policy text and user message.
     """
 
     policy_text: str

@@ -12,8 +12,11 @@ from safeguard_streams.workers.inference.interface import InferenceBackend
 from safeguard_streams.workers.inference.remote import ServerBackend
 from safeguard_streams.workers.judging.label_judge import LabelJudge
 from safeguard_streams.workers.judging.reasoner import Reasoner
-from safeguard_streams.workers.judging.stages import Judging, Stages
+from safeguard_streams.workers.judging.stages import PATIENCE, Judging, Stages
 
+# Of one request to the first judge, in seconds. The test request after it, which shows that the server is away, has as
+# long, and both end before the first judge is passed over.
+REQUEST_TIMEOUT = PATIENCE * 0.4
 _OF_FIRST = ("MODEL", "SERVERS", "DIALECT", "API_KEY")
 
 
@@ -46,6 +49,7 @@ async def start_first(settings: Settings) -> ServerBackend | None:
             "dialect": settings.first_dialect,
             "api_key": settings.first_api_key,
             "server_headers": {},
+            "inference_timeout": REQUEST_TIMEOUT,
             "route": None,
         }
     )

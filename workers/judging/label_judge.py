@@ -67,10 +67,11 @@ class LabelJudge:
             return undetermined(instructions, effort, "the policy leaves the model no room for content")
         windows = await prompt.windows_of(text, context, room, MAX_WINDOWS)
         allowance = Allowance(self._seconds, self.dialect.max_tokens * MAX_WINDOWS * self._most_prompts(instructions))
-        judged = [
-            await self._judge_window(instructions, harmony.decode_tokens(message), allowance, rank)
-            for message in windows.messages
-        ]
+        judged: list[Judgement] = []
+        for message in windows.messages:
+            judged.append(await self._judge_window(instructions, harmony.decode_tokens(message), allowance, rank))
+            if judged[-1].violates_all:
+                break
         return msgspec.structs.replace(worst(judged), truncated=windows.truncated)
 
     def _other_tokens(self, instructions: Instructions) -> int:

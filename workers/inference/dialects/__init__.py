@@ -6,6 +6,15 @@
 
 gpt-oss, safeguard or base, has the dialect `gpt-oss`. It reasons before it answers, and its prompts are token ids:
 `workers.inference.harmony` renders them, and `workers.judging.parse` reads the answers.
+
+## Design decisions
+
+- **A prompt has the published form, to the byte.** These models were tuned to one prompt, and judge worse by another. A
+  dialect is here only if the form is published by the model's maker.
+- **The server encodes the text.** Each model has its own vocabulary. What looks like one of their control tokens is
+  parted by a space, and content that imitates a part of the prompt is not judged.
+- **Only an answer in the published form is one.** Some published examples take the first digit or word that they find,
+  or take anything else for safe. Here it is malformed.
 """
 
 from __future__ import annotations
