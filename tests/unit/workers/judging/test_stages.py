@@ -21,7 +21,7 @@ from safeguard_streams.policies.document import ScoreMap
 from safeguard_streams.policies.files import load_library, with_changes
 from safeguard_streams.policies.parsing import parse as parse_policy
 from safeguard_streams.releases.feed import PolicyFeed
-from safeguard_streams.runtime import settings
+from safeguard_streams.runtime import metrics, settings
 from safeguard_streams.runtime.memory_broker import StoredRecord
 from safeguard_streams.workers.app import start_backend
 from safeguard_streams.workers.evaluation.offline import offline_judge
@@ -203,6 +203,36 @@ async def test_a_share_of_its_decisions_is_judged_twice():
         assert (verdict.decision, verdict.model) == ("violates", "safeguard")
         assert verdict.tokens.prompt == 5000 + 600, "both judgements cost"
         assert len(server.asked) == len(backend.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "text", "outcome"),
+    [
+        ({}, "a friendly word", "decided"),
+        ({}, "such a zzbad", "unsure"),
+        ({"first_check": 1.0}, "a friendly word", "differed"),
+        ({"first_check": 1.0}, "they are zzworst", "agreed"),
+    ],
+)
+async def test_what_becomes_of_its_judgements_is_counted(monkeypatch, given, text, outcome):
+    counted = []
+    monkeypatch.setattr(metrics.Metric, "add", lambda one, n, about=None: counted.append((one, n, about)))
+    async with running("cope-a", **given) as (_, _, judge):
+        await verdict_on(judge, text)
+        audit = await verdict_on(judge, text, lane="audit")
+    assert audit.model == "safeguard"
+    mine = [(n, about) for one, n, about in counted if one is metrics.FIRST_JUDGEMENTS]
+    assert mine == [(1, {"outcome": outcome})]
+
+
+async def test_the_checked_share_is_the_same_items_when_they_are_judged_again():
+    async with running("cope-a", first_check=0.3) as (_, _, judge):
+        texts = [f"a friendly word {number}" for number in range(60)]
+        first = [(await verdict_on(judge, text)).model for text in texts]
+        judge._cache.forget("item")
+        again = [(await verdict_on(judge, text)).model for text in texts]
+    assert first == again
+    assert 5 < first.count("safeguard") < 35
 
 
 async def test_long_content_is_judged_in_windows_and_the_worst_decides():
