@@ -87,8 +87,7 @@ def _labels(logprobs: Mapping[str, Any]) -> Iterator[Token]:
             tops = [*(entry.get("top_logprobs") or ()), entry]
             yield Token(_text(entry["token"]), _valid({top["token"]: top["logprob"] for top in tops}))
         return
-    tops = logprobs.get("top_logprobs") or ()
-    for text, top in zip(logprobs.get("tokens") or (), tops, strict=False):
+    for text, top in zip(logprobs.get("tokens") or (), logprobs.get("top_logprobs") or (), strict=False):
         yield Token(_text(text), _valid(top or {}))
 
 

@@ -46,7 +46,7 @@ class Qwen3Guard(_Conversation):
 
     name = "qwen3guard"
     models = re.compile(r"qwen3guard-gen", re.IGNORECASE)
-    classes = (
+    classes: tuple[str, ...] = (
         "Violent",
         "Non-violent Illegal Acts",
         "Sexual Content or Sexual Acts",
