@@ -69,16 +69,14 @@ def _each_lane_once(lanes: Any) -> tuple[str, ...]:
     return names
 
 
-def _band(band: Any) -> tuple[float, float]:
-    """LOW:HIGH, or a file's list of both."""
-    ends = band.split(":") if isinstance(band, str) else band
+def _checked_band(band: str) -> str:
     try:
-        low, high = map(float, ends)
-    except (TypeError, ValueError):
+        low, high = map(float, band.split(":"))
+    except ValueError:
         low, high = 1.0, 0.0
     if not 0 <= low <= high <= 1:
         raise PydanticCustomError("band", "expected two scores from 0 to 1, the lower first, as in 0.1:0.9")
-    return low, high
+    return band
 
 
 def _checked_headers(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
@@ -216,8 +214,8 @@ class Settings(BaseSettings):
         None, description="form of the first judge's prompts and answers; default: by its name"
     )
     first_api_key: SecretStr | None = Field(None, description="API key of the first judge's servers")
-    first_band: Annotated[tuple[float, float], NoDecode, BeforeValidator(_band)] = Field(
-        (0.1, 0.9),
+    first_band: Annotated[str, AfterValidator(_checked_band)] = Field(
+        "0.1:0.9",
         description="scores, as in 0.1:0.9, between which the first judge is unsure; a guard with fixed classes only "
         "clears, by scores below the band",
     )

@@ -30,22 +30,16 @@ def label_request(dialect: Dialect, prompt: Prompt, rank: int = 0) -> InferenceR
 
 
 class Labels:
-    """Chat or text completions, whichever the dialect's prompts are for."""
+    """Chat or text completions, whichever the dialect's prompts are for. test_request: has nobody's content."""
 
     continues = False
 
     def __init__(self, dialect: Dialect) -> None:
         self.dialect = dialect
-        self._chat = isinstance(self._probe(), ChatPrompt)
+        prompt = dialect.render("The label applies to insults.", "Well?")[0]
+        self.test_request = label_request(dialect, prompt)
+        self._chat = isinstance(prompt, ChatPrompt)
         self.path = "chat/completions" if self._chat else "completions"
-
-    def _probe(self) -> Prompt:
-        """A prompt without anybody's content."""
-        return self.dialect.render("The label applies to insults.", "Well?")[0]
-
-    def test_request(self) -> InferenceRequest:
-        """A request without anybody's content."""
-        return label_request(self.dialect, self._probe())
 
     def problem(self, completion: Completion) -> str:
         """Why the answer to the test request rules the model out; empty if it does not."""
@@ -67,8 +61,9 @@ class Labels:
     def without_logprobs(self) -> Route | None:
         return None
 
-    def least_read(self, sent: int, left_out: int | None) -> float:  # noqa: ARG002  (it counts by its own vocabulary)
-        return sent * SHARE_READ
+    def least_read(self, sent: int, left_out: int | None) -> float:
+        # It counts by its own vocabulary. What its template adds to the test request, it adds to each prompt.
+        return sent * SHARE_READ + max(0, -(left_out or 0))
 
     def read(self, response: Any) -> Completion:
         choice = response["choices"][0]

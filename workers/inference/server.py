@@ -242,7 +242,7 @@ class Server:
 
     async def _labels(self, dialect: Dialect) -> Route:
         route = Labels(dialect)
-        completion = await self._ask(route, route.test_request(), self._test_timeout)
+        completion = await self._ask(route, route.test_request, self._test_timeout)
         if problem := route.problem(completion):
             raise ConfigurationError(
                 f"{self.url}: {self.model} cannot judge ({problem}): correct SAFEGUARD_DIALECT, or use a server such "
@@ -317,14 +317,17 @@ class Server:
         if not read:
             return  # it reports none
         sent = len(request.prompt)
-        if request is test_request() and "gpt-oss" in self.model.lower():
+        if isinstance(route, Labels):
+            if request is route.test_request:
+                self._left_out = sent - read
+        elif request is test_request() and "gpt-oss" in self.model.lower():
             self._left_out = max(0, sent - read)  # both count with the same vocabulary
         if read < route.least_read(sent, self._left_out):
             raise Cut(f"the server read {read} of {sent} tokens of the prompt; raise its context length")
 
 
 def _test_request(route: Route) -> InferenceRequest:
-    return route.test_request() if isinstance(route, Labels) else test_request()
+    return route.test_request if isinstance(route, Labels) else test_request()
 
 
 def _nearest(model: str) -> tuple[bool, bool, str]:

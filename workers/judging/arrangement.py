@@ -110,6 +110,7 @@ def arranged(
         if first is None or first.dialect is None:
             return main
         asked_first = LabelJudge(first, first.dialect, settings.first_classes, seconds)
-        return Stages(asked_first, main, settings.first_band, settings.first_check)
+        low, high = map(float, settings.first_band.split(":"))
+        return Stages(asked_first, main, (low, high), settings.first_check)
 
     return arrange

@@ -5,6 +5,7 @@ import math
 
 from aiohttp import web
 
+from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.inference.dialects import DIALECTS
 from safeguard_streams.workers.inference.dialects.interface import ChatPrompt
 
@@ -17,6 +18,7 @@ _WRITTEN = {
     "qwen3guard": ("Safety: Unsafe\nCategories: Violent", "Safety: Safe\nCategories: None"),
     "shieldgemma": ("Yes", "No"),
 }
+TEMPLATE_TOKENS = 300
 _TOKENS = {"llama-guard": ("unsafe", "safe"), "qwen3guard": (" Unsafe", " Safe")}
 
 
@@ -34,7 +36,7 @@ class LabelServer:
         self.script = []
         self.logprobs = logprobs
         self.context = context
-        self.prompt_tokens = 5000
+        self.cut = None  # the tokens of a prompt that it keeps, if it cuts prompts
 
     @contextlib.asynccontextmanager
     async def running(self):
@@ -78,7 +80,8 @@ class LabelServer:
             return web.json_response({"error": {"message": "no"}}, status=step)
         score = next((score for word, score in self.scores.items() if word in prompt), 0.01)
         text = step or _WRITTEN[self.dialect.name][score <= 0.5]
-        usage = {"prompt_tokens": self.prompt_tokens, "completion_tokens": 1}
+        read = TEMPLATE_TOKENS + len(harmony.encode_text(prompt))
+        usage = {"prompt_tokens": min(read, self.cut or read), "completion_tokens": 1}
         choice = {"index": 0, "finish_reason": "stop", **self._content(body, text, score)}
         return web.json_response({"choices": [choice], "usage": usage})
 

@@ -31,7 +31,7 @@ from safeguard_streams.workers.judging.arrangement import arranged, require_poli
 from safeguard_streams.workers.judging.instructions import instructions_for
 from safeguard_streams.workers.judging.judge import Judge
 from safeguard_streams.workers.judging.reasoner import InferenceBudget
-from tests.unit.workers.inference.labelling import LabelServer
+from tests.unit.workers.inference.labelling import TEMPLATE_TOKENS, LabelServer
 from tests.unit.workers.judging.test_judge import Scripted, completed
 
 LIBRARY = load_library()
@@ -179,10 +179,15 @@ async def test_an_answer_without_a_score_goes_on():
         assert (await verdict_on(judge, "a friendly word")).model == "safeguard"
 
 
-async def test_a_prompt_that_the_server_cut_is_never_believed():
-    async with running("cope-b") as (server, _, judge):
-        server.prompt_tokens = 300
-        assert (await verdict_on(judge, "a friendly word")).model == "safeguard"
+@pytest.mark.parametrize(
+    ("name", "words", "believed"),
+    [("cope-b", 300, True), ("cope-b", 900, False), ("llama-guard", 1000, True), ("llama-guard", 1500, False)],
+)
+async def test_a_prompt_that_the_server_cut_is_never_believed(name, words, believed):
+    async with running(name) as (server, _, judge):
+        server.cut = 1300
+        verdict = await verdict_on(judge, "word " * words)
+        assert (verdict.model == MODELS[name]) is believed
 
 
 async def test_a_first_judge_that_is_away_or_slow_does_not_hold_content_up(monkeypatch):
@@ -201,7 +206,7 @@ async def test_a_share_of_its_decisions_is_judged_twice():
     async with running("cope-a", first_check=1.0) as (server, backend, judge):
         verdict = await verdict_on(judge, "a friendly word")
         assert (verdict.decision, verdict.model) == ("violates", "safeguard")
-        assert verdict.tokens.prompt == 5000 + 600, "both judgements cost"
+        assert verdict.tokens.prompt > 600 + TEMPLATE_TOKENS, "both judgements cost"
         assert len(server.asked) == len(backend.requests) == 1
 
 
