@@ -12,7 +12,17 @@ import msgspec
 import typer
 
 from safeguard_streams.cli.benchmark import print_figures, run_benchmark
-from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, Port, load_policy, needs_extra, output_file
+from safeguard_streams.cli.options import (
+    Bootstrap,
+    Data,
+    Json,
+    Library,
+    Port,
+    load_policy,
+    needs_extra,
+    one_of,
+    output_file,
+)
 from safeguard_streams.cli.output import say
 from safeguard_streams.policies.files import LIBRARY
 from safeguard_streams.quality import verdict_labels
@@ -22,6 +32,7 @@ from safeguard_streams.runtime.process import configure_logging
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.cli import tables
 from safeguard_streams.workers.cli.progress import announce_start, progress_bars
+from safeguard_streams.workers.inference.dialects import NAMES
 
 if TYPE_CHECKING:
     from safeguard_streams.workers.evaluation.score_calibration import CalibrationFit
@@ -42,8 +53,9 @@ Servers = Annotated[
 Dialect = Annotated[
     str | None,
     typer.Option(
+        parser=one_of("dialect", NAMES),
         metavar="NAME",
-        help="Form of the served model's prompts: gpt-oss, cope-a, cope-b, shieldstral. Default: by its name.",
+        help="Form of the served model's prompts, such as cope-a. Default: by its name.",
     ),
 ]
 First = Annotated[
