@@ -24,6 +24,7 @@ from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime import metrics, settings
 from safeguard_streams.runtime.memory_broker import StoredRecord
 from safeguard_streams.workers.app import start_backend
+from safeguard_streams.workers.evaluation import model_check
 from safeguard_streams.workers.evaluation.offline import offline_judge
 from safeguard_streams.workers.inference.dialects import DIALECTS
 from safeguard_streams.workers.judging import stages
@@ -326,6 +327,13 @@ async def test_a_guard_is_no_judge_of_a_worker_but_can_be_measured():
                 require_policies_followed(backend)
         finally:
             await backend.close()
+
+
+async def test_the_check_of_a_model_says_that_it_is_not_for_another_dialect():
+    async with LabelServer("zentropi-ai/cope-b-a4b", "cope-b", SCORES).running() as url:
+        report = await model_check.check(settings.load(servers=url), lambda _: None)
+    assert not report.ready
+    assert "speaks the dialect cope-b" in str(report)
 
 
 async def test_another_dialect_needs_a_server():
