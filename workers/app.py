@@ -19,7 +19,7 @@ from safeguard_streams.bus.kafka import KafkaBus, begin_where_another_stands
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Lane
-from safeguard_streams.errors import DependencyError
+from safeguard_streams.errors import ConfigurationError, DependencyError
 from safeguard_streams.policies import small_model
 from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.releases.feed import PolicyFeed, PolicySet
@@ -28,9 +28,16 @@ from safeguard_streams.runtime import telemetry
 from safeguard_streams.runtime.health import served
 from safeguard_streams.runtime.process import EventLoopPauses, Stop, end_children, leave, run_until_first
 from safeguard_streams.runtime.settings import Settings
+from safeguard_streams.workers.inference.dialects import dialect_of
 from safeguard_streams.workers.inference.interface import InferenceBackend
 from safeguard_streams.workers.inference.remote import ServerBackend
 from safeguard_streams.workers.inference.vllm import VllmBackend
+from safeguard_streams.workers.judging.arrangement import (
+    arranged,
+    dialect_spoken,
+    require_policies_followed,
+    start_first,
+)
 from safeguard_streams.workers.judging.judge import RANKS, STAGE, Judge
 from safeguard_streams.workers.judging.reasoner import InferenceBudget
 from safeguard_streams.workers.judging.warming import PrefixWarmer
@@ -44,8 +51,19 @@ StartBackend = Callable[[Settings], Awaitable[InferenceBackend]]
 
 
 async def start_backend(settings: Settings) -> InferenceBackend:
-    """The inference servers that the settings name, or else vLLM in this process."""
-    return await (ServerBackend.start(settings) if settings.servers else VllmBackend.start(settings))
+    """The inference servers that the settings name, or else vLLM in this process.
+
+    Raises ConfigurationError for a dialect that does not exist, or that needs a server.
+    """
+    dialect = dialect_of(settings.model, settings.dialect)
+    if settings.servers:
+        return await ServerBackend.start(settings)
+    if dialect is not None:
+        raise ConfigurationError(
+            f"{settings.model} speaks the dialect {dialect.name}: serve it, as with `vllm serve`, and name the server "
+            "with --server"
+        )
+    return await VllmBackend.start(settings)
 
 
 async def run(settings: Settings, start: StartBackend = start_backend) -> None:
@@ -77,6 +95,7 @@ class Worker:
         self.erasures = ErasureList(self._forget)
         self.paused = PausedReplays()
         self.backend: InferenceBackend | None = None
+        self.first: ServerBackend | None = None
         self.judge: Judge | None = None
         self.engines: list[Engine] = []
         self._start = start
@@ -91,6 +110,7 @@ class Worker:
             "ready": ready and self.backend is not None and self.backend.healthy,
             "model": self.backend.model if self.backend else None,
             "model_revision": self.backend.revision if self.backend else None,
+            "first": self.first.model if self.first else None,
             "policies": {name: r.policy.version for name, r in self.feed.policies.released.items()},
             "lanes": self.settings.lanes,
             "committed": sum(engine.committed for engine in self.engines),
@@ -110,8 +130,9 @@ class Worker:
                 EventLoopPauses(self.stage).measure(),
             )
         finally:
-            if self.backend is not None:
-                await self.backend.close()
+            for backend in (self.backend, self.first):
+                if backend is not None:
+                    await backend.close()
 
     def _forget(self, content_id: str) -> None:
         if self.judge is not None:
@@ -125,13 +146,16 @@ class Worker:
         self.judge = self._new_judge(self.backend)
         warn_of_unlearned(self.backend.model, self.feed.policies)
         warmer = PrefixWarmer(self.backend, self.feed, self.settings.effort_by_lag)
-        await warmer.warm_up()
+        if dialect_spoken(self.backend) is None:
+            await warmer.warm_up()
         await self._set_positions()
         self.engines = self._engines(self.backend, self.judge)
-        await run_until_first(self._run_engines(stop), warmer.follow())
+        warming = warmer.follow() if dialect_spoken(self.backend) is None else asyncio.Event().wait()
+        await run_until_first(self._run_engines(stop), warming)
 
     def _new_judge(self, backend: InferenceBackend) -> Judge:
-        return Judge(backend, self.feed, self._budget(backend), self.erasures.erased)
+        arrange = arranged(self.settings, backend, self.first)
+        return Judge(backend, self.feed, self._budget(backend), self.erasures.erased, arrange)
 
     async def _set_positions(self) -> None:
         """Let each lane's group begin where the group of all lanes stands, which earlier versions had."""
@@ -176,6 +200,8 @@ class Worker:
     async def _prepare(self, caught_up: Iterable[asyncio.Event]) -> None:
         self.backend = await self._start(self.settings)
         log.info("inference backend started model=%s", self.backend.model)
+        require_policies_followed(self.backend)
+        self.first = await start_first(self.settings)
         for each in caught_up:
             await each.wait()
         await self.feed.wait_for_any()

@@ -29,6 +29,7 @@ from safeguard_streams.runtime.process import run_until_first
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.app import StartBackend, Worker, start_backend
 from safeguard_streams.workers.inference.interface import InferenceBackend
+from safeguard_streams.workers.judging.arrangement import arranged
 from safeguard_streams.workers.judging.judge import Judge
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,8 @@ class CanaryWorker(Worker):
     stage = STAGE
 
     def __init__(self, settings: Settings, plan: CanaryPlan, start: StartBackend = start_backend) -> None:
-        super().__init__(settings.model_copy(update={"lanes": ("live",), "effort_by_lag": {}}), start)
+        alone = {"lanes": ("live",), "effort_by_lag": {}, "first_servers": ""}
+        super().__init__(settings.model_copy(update=alone), start)
         self.canary: Canary | None = None
         self.counts = CanaryCounts()
         self._plan = plan
@@ -115,7 +117,8 @@ class CanaryWorker(Worker):
     def _new_judge(self, backend: InferenceBackend) -> Judge:
         self.canary = Canary(self._plan.name or name_of(backend.model, backend.revision), self._plan.share)
         log.info("canary started name=%s share=%g", self.canary.name, self.canary.share)
-        return Judge(backend, self.feed, self._budget(backend), self.erasures.erased, self.canary)
+        arrange = arranged(self.settings, backend, None)
+        return Judge(backend, self.feed, self._budget(backend), self.erasures.erased, arrange, self.canary)
 
     @property
     def _group(self) -> str:

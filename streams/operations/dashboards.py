@@ -212,6 +212,12 @@ REASONER = (
     ),
     Panel("Malformed", "Model outputs that the parser rejected, by reason.", "cps", _rates(M.MALFORMED, "reason")),
     Panel("Variants", "Model outputs accepted with a harmless variant, by kind.", "cps", _rates(M.VARIANTS, "kind")),
+    Panel(
+        "First judge",
+        "Items that the first judge decided, or that went on, and how its checked decisions compare.",
+        "cps",
+        _rates(M.FIRST_JUDGEMENTS, "outcome"),
+    ),
     Panel("Second tries", "Requests made because an output was rejected.", "cps", _rates(M.SECOND_TRIES, "kind")),
     Panel(
         "Tokens of second tries",

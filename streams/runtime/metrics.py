@@ -248,6 +248,12 @@ SECOND_TRY_TOKENS = Metric(
     "safeguard.second_tries.tokens", "counter", "{token}", "Tokens that the model wrote in second tries, by kind.",
     ("kind",),
 )  # fmt: skip
+FIRST_JUDGEMENTS = Metric(
+    "safeguard.first_judgements", "counter", "{item}",
+    "Content items of the first judge: it decided, or it was unsure or away and the model decided, or the model judged "
+    "the item too and agreed or differed.",
+    ("outcome",),
+)  # fmt: skip
 RELEASES_LATE = Metric(
     "safeguard.releases.late",
     "counter",

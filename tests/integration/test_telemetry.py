@@ -55,6 +55,7 @@ NOT_HERE = {
     metrics.SERVER_REFUSED,
     metrics.MALFORMED,
     metrics.VARIANTS,
+    metrics.FIRST_JUDGEMENTS,
     metrics.SECOND_TRIES,
     metrics.SECOND_TRY_TOKENS,
     metrics.VIOLATIONS,

@@ -13,7 +13,17 @@ import msgspec
 import typer
 
 from safeguard_streams.cli.benchmark import print_figures, run_benchmark
-from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, Port, load_policy, needs_extra, output_file
+from safeguard_streams.cli.options import (
+    Bootstrap,
+    Data,
+    Json,
+    Library,
+    Port,
+    load_policy,
+    needs_extra,
+    one_of,
+    output_file,
+)
 from safeguard_streams.cli.output import say
 from safeguard_streams.policies.files import LIBRARY
 from safeguard_streams.quality import verdict_labels
@@ -23,6 +33,7 @@ from safeguard_streams.runtime.process import configure_logging
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.cli import tables
 from safeguard_streams.workers.cli.progress import announce_start, progress_bars
+from safeguard_streams.workers.inference.dialects import NAMES
 
 if TYPE_CHECKING:
     from safeguard_streams.workers.evaluation.score_calibration import CalibrationFit
@@ -40,6 +51,23 @@ Servers = Annotated[
     typer.Option("--server", help="Inference server to use instead, as in http://gpu-1:8000/v1. Repeatable."),
 ]
 
+Dialect = Annotated[
+    str | None,
+    typer.Option(
+        parser=one_of("dialect", NAMES),
+        metavar="NAME",
+        help="Form of the served model's prompts, such as cope-a. Default: by its name.",
+    ),
+]
+First = Annotated[
+    list[str] | None,
+    typer.Option("--first", metavar="URL", help="Inference server of a first judge, such as CoPE. Repeatable."),
+]
+FirstBand = Annotated[
+    str | None,
+    typer.Option(metavar="LOW:HIGH", help="Scores between which the first judge is unsure, as in 0.1:0.9."),
+]
+
 
 _CANARY_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}\Z")  # what Kafka allows in the name of a group
 
@@ -53,13 +81,25 @@ def run(
     bootstrap: Bootstrap = None,
     model: Model = None,
     server: Servers = None,
+    dialect: Dialect = None,
+    first: First = None,
+    first_band: FirstBand = None,
     port: Port = None,
 ) -> None:
     """Run the reasoning worker: judge escalations with the model in this process or on inference servers.
 
-    SIGTERM stops it after its finished work is committed.
+    With --first, a model that answers in one token judges before it and decides what it is sure of. SIGTERM stops the
+    worker after its finished work is committed.
     """
-    current = settings_for(model, server, bootstrap=bootstrap, reasoner_port=port)
+    current = settings_for(
+        model,
+        server,
+        bootstrap=bootstrap,
+        dialect=dialect,
+        first_servers=",".join(first) if first else None,
+        first_band=first_band,
+        reasoner_port=port,
+    )
     check_port(current.host, current.reasoner_port)
     try:
         from safeguard_streams.workers import app as worker
@@ -137,7 +177,7 @@ def calibrate(
     """
     document, path = load_policy(policy, library)
     rows = verdict_labels.from_file(labels).rows
-    current = settings_for(model, server)
+    current = settings_for(model, server, first_servers="")  # the map is for the model's own scores
     try:
         from safeguard_streams.workers.evaluation import offline, score_calibration
     except ImportError as error:

@@ -5,6 +5,7 @@ Judging sees only the protocol `InferenceBackend`. A backend raises `InferenceEr
 
 - `interface`: `InferenceBackend`, `InferenceRequest` and `Completion`.
 - `harmony`: the model's format in token ids.
+- `dialects`: the formats of other judges.
 - `preflight`: what must be present before a model is loaded.
 - `revision`: which weights a model has, beside its name.
 - `vllm`, `vllm_arguments`: vLLM in this process, and how it is set up for a device.
@@ -16,6 +17,7 @@ Judging sees only the protocol `InferenceBackend`. A backend raises `InferenceEr
 - `server`: one server: its model, its route, its health, and requests to it.
 - `transport`: one HTTP request, and what its failure means.
 - `routes`: the two ways to ask a server, in token ids or by chat.
+- `labels`: the way to ask one whose model answers by a label.
 - `direct`: one server asked at once, for checks.
 - `script`, `scripted`: a server that answers by a list of words, for tests and trials.
 

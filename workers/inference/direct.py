@@ -66,5 +66,10 @@ async def reach(settings: Settings, url: str) -> AsyncIterator[DirectServer]:
             raise ConfigurationError(
                 f"no inference server answers at {server.url} ({away}): start it, or correct SAFEGUARD_SERVERS"
             ) from away
+        if server.dialect is not None:
+            raise ConfigurationError(
+                f"{server.url} has {server.model}, which speaks the dialect {server.dialect.name}: only a model of "
+                "gpt-oss is checked like this; `safeguard bench model` measures others"
+            )
         await server.find_route()
         yield DirectServer(server, settings.api_key.get_secret_value() if settings.api_key else "")

@@ -24,6 +24,8 @@ from safeguard_streams.errors import ConfigurationError, DependencyError, Safegu
 from safeguard_streams.runtime.server_urls import urls_of
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.inference import discovery, harmony
+from safeguard_streams.workers.inference.dialects import dialect_of
+from safeguard_streams.workers.inference.dialects.interface import Dialect
 from safeguard_streams.workers.inference.discovery import Address, Discovery, Resolve
 from safeguard_streams.workers.inference.interface import Completion, InferenceError, InferenceRequest
 from safeguard_streams.workers.inference.limit import MOST
@@ -104,6 +106,11 @@ class ServerBackend:
         """What the healthy servers tell about their weights; None where they differ."""
         told = {server.revision for server in self._servers if server.healthy}
         return told.pop() if len(told) == 1 else None
+
+    @property
+    def dialect(self) -> Dialect | None:
+        """What the model speaks; None for gpt-oss."""
+        return dialect_of(self.model, self._settings.dialect)
 
     @property
     def max_model_tokens(self) -> int:

@@ -42,6 +42,7 @@ from safeguard_streams.workers.judging.instructions import Instructions, instruc
 from safeguard_streams.workers.judging.judgement import Finding, Judgement
 from safeguard_streams.workers.judging.rationale import build_rationale
 from safeguard_streams.workers.judging.reasoner import InferenceBudget, Reasoner
+from safeguard_streams.workers.judging.stages import Judging, Stages
 
 STAGE = "reasoner"
 # Live content comes first, then audits, then shadows and replays.
@@ -88,7 +89,8 @@ class JudgedBy(msgspec.Struct, frozen=True):
 class Judge:
     """Judges escalations, each under its policy's released version. Items that `erased` names never reach the model.
 
-    A canary judges live content for comparison only. Where there is nothing to judge, it has no verdict.
+    arrange: what judges, around the reasoner; the reasoner alone if it is not given. A canary judges live content for
+    comparison only. Where there is nothing to judge, it has no verdict.
     """
 
     def __init__(
@@ -97,9 +99,13 @@ class Judge:
         feed: PolicyFeed,
         budget: InferenceBudget,
         erased: Erased = lambda _content_id, _timestamp: False,
+        arrange: Callable[[Reasoner], Judging] | None = None,
         canary: Canary | None = None,
     ) -> None:
         self.reasoner = Reasoner(backend, budget)
+        self._judging: Judging = arrange(self.reasoner) if arrange else self.reasoner
+        # Audits measure what the stages before miss, and a first judge is one of them.
+        self._auditing = self._judging.second if isinstance(self._judging, Stages) else self._judging
         self._erased = erased
         self._cache = JudgementCache(budget.cache_size)
         self._backend = backend
@@ -195,11 +201,12 @@ class Judge:
         Replays and shadows are compared with earlier judgements, so they share none with live content.
         """
         event = escalation.event
-        comparison = (escalation.lane == "shadow", escalation.replay_id)
+        judging = self._auditing if escalation.lane == "audit" else self._judging
+        comparison = (escalation.lane == "shadow", escalation.replay_id, judging is self._auditing)
         key = (instructions.key, effort, comparison, prompt.key(event.text, event.context))
         rank = RANKS[escalation.lane]
         return await self._cache.get_or_judge(
-            key, event.content_id, lambda: self.reasoner.judge(instructions, effort, event.text, event.context, rank)
+            key, event.content_id, lambda: judging.judge(instructions, effort, event.text, event.context, rank)
         )
 
 
@@ -228,7 +235,9 @@ def build_verdict(
     event, finding, answer = escalation.event, result.finding, result.finding.answer
     version = result.policy.version if result.policy else escalation.policy_version
     digest = content_sha256(event.text)
-    score_map = result.policy.judging.score_map if result.policy and finding.score is not None else None
+    # A first judge's scores have a scale of their own, which the map was not fitted to.
+    mapped = result.policy is not None and finding.score is not None and finding.model is None
+    score_map = result.policy.judging.score_map if result.policy and mapped else None
     lane: VerdictLane = "canary" if by.canary else escalation.lane
     return Verdict(
         verdict_id=verdict_id(
@@ -248,7 +257,7 @@ def build_verdict(
         decision=finding.decision,
         stage="reasoner",
         lane=lane,
-        model=by.model,
+        model=finding.model or by.model,
         decided_at=now(),
         rule_ids=answer.rule_ids if answer else (),
         score=score_map.apply(finding.score) if score_map and finding.score is not None else finding.score,
@@ -258,7 +267,7 @@ def build_verdict(
         reasoning_effort=finding.effort,
         answer=finding.by,
         bundle=result.bundle,
-        model_revision=by.revision,
+        model_revision=by.revision if finding.model is None else None,
         malformed=0 if result.cached else sum(one.refused is not None for one in result.judgement.attempts),
         canary=by.canary,
         prefilter=escalation.prefilter,

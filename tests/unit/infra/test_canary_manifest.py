@@ -10,8 +10,8 @@ import yaml
 from safeguard_streams.cli import app
 from safeguard_streams.operations.acls import ROLES
 from safeguard_streams.runtime.process import END_SECONDS
+from safeguard_streams.runtime.server_urls import urls_of
 from safeguard_streams.runtime.settings import Settings
-from safeguard_streams.workers.inference import discovery
 
 FOLDER = Path(__file__).parents[3] / "infra" / "kubernetes"
 DOCUMENTS = list(yaml.safe_load_all((FOLDER / "canary.yaml").read_text()))
@@ -33,7 +33,7 @@ def test_its_command_parses_and_names_servers_that_discovery_knows():
     for word in words:
         command = command.commands[word]
     parsed = command.make_context("canary", list(options)).params
-    (url,) = discovery.urls_of(Settings(servers=parsed["server"][0]))
+    (url,) = urls_of(parsed["server"][0])
     assert url.startswith("dns+http://canary-servers:8000")
     assert 0 < parsed["share"] < 0.1
 
