@@ -27,7 +27,7 @@ from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.bench.baselines import DUPLICATES, Timed, steady
 from safeguard_streams.workers.bench.drains import Answers, drain, parsed, publish, second_tries_of
-from safeguard_streams.workers.bench.items import escalations, make_items, policies
+from safeguard_streams.workers.bench.items import at_once, escalations, make_items, policies
 from safeguard_streams.workers.inference.preflight import locate
 from safeguard_streams.workers.inference.vllm_arguments import CPU_BLOCK, ON_CPU, QUIET, default_concurrency
 
@@ -84,7 +84,8 @@ async def reason(
     in_flight: requests that each engine computes at once; None for the setting, or else for what the device takes.
     """
     bench = await _bench(bootstrap, count, model, in_flight, folder, say)
-    say(f"{bench.concurrency} requests in flight; each variant loads the model first")
+    bench = msgspec.structs.replace(bench, count=enough(count, bench.concurrency))
+    say(f"{bench.count} items, {bench.concurrency} requests in flight; each variant loads the model first")
     alone, alone_scored, alone_duplicates = await _vllm_alone(bench)
     worker = await _worker_figures(bench)
     chat = await _chat_loop(bench)
@@ -110,6 +111,11 @@ async def reason(
             "replayed_meanwhile": worker.lanes["replayed_meanwhile"],
         },
     }
+
+
+def enough(count: int, places: int) -> int:
+    """How many items to judge: with fewer than four for each request at once, most of the time some places are free."""
+    return max(count, 4 * at_once(places))
 
 
 async def _bench(bootstrap: str, count: int, model: str, in_flight: int | None, folder: Path, say: Say) -> ReasonBench:

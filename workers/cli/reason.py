@@ -232,7 +232,7 @@ def train_small(
 
 
 def bench_reason(
-    count: Annotated[int, typer.Option(min=20, help="Number of content items to judge.")] = 300,
+    count: Annotated[int, typer.Option(min=20, help="Content items to judge; at least 5 for each in flight.")] = 300,
     model: Annotated[
         str, typer.Option(help="Model folder, hub name, or 'small' (the model in the package).")
     ] = "small",

@@ -69,6 +69,11 @@ def test_every_variant_has_as_many_requests_at_once_as_the_worker(places, handed
     assert at_once(places) == handed_over
 
 
+@pytest.mark.parametrize(("count", "places", "judged"), [(300, 8, 300), (20, 8, 40), (300, 64, 320), (20, 1, 20)])
+def test_there_are_enough_items_to_fill_the_places_for_most_of_the_time(count, places, judged):
+    assert run.enough(count, places) == judged
+
+
 @pytest.mark.parametrize(("given", "places"), [(64, 64), (None, 5), (1, 1)])
 async def test_the_option_sets_what_every_engine_computes_at_once(monkeypatch, tmp_path, given, places):
     monkeypatch.setenv("SAFEGUARD_MAX_IN_FLIGHT", "5")
