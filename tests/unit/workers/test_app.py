@@ -61,6 +61,8 @@ async def test_a_worker_starts_a_first_judge_beside_its_model_and_closes_both(mo
     closed = []
 
     class Started:
+        revision = None
+
         def __init__(self, model):
             self.model = model
 

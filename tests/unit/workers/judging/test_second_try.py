@@ -342,6 +342,14 @@ def test_the_grammar_allows_what_the_parser_accepts_and_no_contradiction(policy,
                 assert allowed
 
 
+def test_the_grammar_of_many_rules_takes_one_of_them():
+    rules = [f"SP{n}" for n in range(500)]
+    pattern = form._some_of(rules)
+    assert len(pattern) < 10 * len(rules)
+    assert all(re.fullmatch(pattern, f'"{rule}"') for rule in rules)
+    assert not re.fullmatch(pattern, '"SP1","SP2"')
+
+
 @pytest.mark.parametrize("final", [" x", "x" * 400, "a  b", "a\nb", 'a"b', "a\\b", "", "\x7f", " ".join("x" * 31)])
 def test_the_grammar_bounds_a_reason(final):
     rest = f'1,"rule_ids":["FS2"],"confidence":"low","reason":"{final}"}}'
