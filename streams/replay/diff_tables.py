@@ -34,6 +34,7 @@ from safeguard_streams.replay.pairs import UNKNOWN_TIME, Outcome, Pair, passed_o
 CHUNK = 50_000  # rows
 MEMORY = "1GB"  # of the database; what exceeds it is on disk
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)  # that Python knows in UTC
 _SQL = files("safeguard_streams.replay") / "sql"
 
 
@@ -248,7 +249,7 @@ def _verdict_row(seq: int, verdict: Verdict, erased: Erased) -> _VerdictRow:
         rules=verdict.rule_ids,
         reason=verdict.reason,
         score=verdict.score,
-        decided_at=verdict.decided_at,
+        decided_at=min(max(aware(verdict.decided_at), _FIRST), _LAST),
         passed_on_at=None if at == UNKNOWN_TIME else at,
         gate=result.gate if result else None,
         live=bool(result and result.live),

@@ -30,9 +30,9 @@ CREATE TABLE replayed (
     live BOOLEAN,
     erased BOOLEAN,
     replay_id VARCHAR,
-    prompt_tokens BIGINT,
-    cached_tokens BIGINT,
-    completion_tokens BIGINT,
+    prompt_tokens HUGEINT,
+    cached_tokens HUGEINT,
+    completion_tokens HUGEINT,
     seconds DOUBLE,
     origin VARCHAR
 );

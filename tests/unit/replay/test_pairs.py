@@ -15,10 +15,12 @@ from safeguard_streams.contract.records import (
     PrefilterResult,
     Replay,
     Replayed,
+    Tokens,
     Verdict,
     aware,
     content_sha256,
 )
+from safeguard_streams.releases.erasures import is_about_erased
 from safeguard_streams.replay import diff, diff_tables
 from safeguard_streams.replay.pairs import COMPARED, FLIPS, Pair, passed_on_at
 from safeguard_streams.replay.promotion import decide
@@ -61,19 +63,33 @@ def escalation(content, text, seconds, *, place=None, live=True):
     )
 
 
+def of_new(records):
+    """The records of the new version, which alone decide what a replay changes."""
+    return [one for one in records if one.policy_version == POLICY.version]
+
+
 class History:
     """What the topics hold about a replay and its items."""
 
-    def __init__(self, escalated=(), replayed=(), judged=()):
+    def __init__(self, escalated=(), replayed=(), judged=(), erased=()):
         self.escalated, self.replayed, self.judged = list(escalated), list(replayed), list(judged)
+        self.erased = set(erased)
+
+    def is_erased(self, content, _):
+        return content in self.erased
 
     @classmethod
-    def drawn(cls, seed, items=60):
-        """Texts that return, partitions that change, places unknown, equal times, late and repeated records."""
+    def drawn(cls, seed, items=200):
+        """Texts that return, partitions that change, places unknown, equal times, late and repeated records.
+
+        Some items are erased, some were judged again by the old version alone, and another replay was promoted.
+        """
         draw, history = random.Random(seed), cls()
         offsets = itertools.count()
         for number in range(items):
             content, time = f"c{number}", 0
+            if draw.random() < 0.1:
+                history.erased.add(content)
             for _ in range(draw.randint(1, 4)):
                 time += draw.choice([0, 10, 10, 20])
                 history._add_event(draw, content, draw.choice("ABC"), time, f"{draw.choice([0, 0, 1])}@{next(offsets)}")
@@ -93,20 +109,29 @@ class History:
             decision = "safe" if policy == EVERY_POLICY else draw.choice(DECISIONS)
             judged = verdict(content, text, decision, decided, place=place, policy=policy, took=late - 1)
             self.judged.append(judged)
+            if draw.random() < 0.2:
+                decided = draw.choice([time + 50, REPLAYED_AT + 600])
+                self.judged.append(verdict(content, text, draw.choice(DECISIONS), decided, place=place, replay="r2"))
         if draw.random() < 0.7:
             self.escalated.append(escalation(content, text, REPLAYED_AT, place=place, live=live))
         if draw.random() < 0.7:
             at = REPLAYED_AT + draw.choice([0, 1])
             decision = draw.choice(DECISIONS)
             self.replayed.append(verdict(content, text, decision, at, place=place, replay="r1", live=live))
+        if draw.random() < 0.2:
+            again = verdict(content, text, draw.choice(DECISIONS), REPLAYED_AT, place=place, replay="r1", live=live)
+            self.replayed.append(msgspec.structs.replace(again, policy_version="old"))
+            known = escalation(content, text, REPLAYED_AT, place=place, live=live)
+            self.escalated.append(msgspec.structs.replace(known, policy_version="old"))
 
     def plan(self, direction="promote"):
         pairs = defaultdict(Pair)
-        for one in self.escalated:
+        for one in of_new(self.escalated):
             pair = pairs[one.event.content_id]
             pair.escalated(content_sha256(one.event.text), one.origin, aware(one.escalated_at).timestamp())
-        for one in self.replayed:
-            pairs[one.content_id].replayed(one, passed_on_at(one))
+        for one in of_new(self.replayed):
+            erased = is_about_erased(one, self.is_erased)
+            pairs[one.content_id].replayed(one, passed_on_at(one), erased=erased)
         for one in self.judged:
             if one.content_id in pairs:
                 pairs[one.content_id].add(one, passed_on_at(one))
@@ -118,9 +143,9 @@ class History:
             for one in self.escalated:
                 loaded.escalated(one)
             for one in self.replayed:
-                loaded.replayed(one)
+                loaded.replayed(one, self.is_erased)
             for one in self.judged:
-                loaded.judged(one)
+                loaded.judged(one, self.is_erased)
             db = loaded.join(POLICY)
             query = "SELECT content_id, verdict_before, verdict_after FROM pairs WHERE flip IS NOT NULL"
             flips = set(db.execute(query).fetchall())
@@ -130,10 +155,10 @@ class History:
 def newest_text(history, content):
     """The hash of an item's newest text, by looking at all events."""
     seen = [
-        *((content_sha256(one.event.text), one.origin, one.escalated_at) for one in history.escalated
+        *((content_sha256(one.event.text), one.origin, one.escalated_at) for one in of_new(history.escalated)
           if one.event.content_id == content),
         *((one.content_sha256, one.origin, one.decided_at - timedelta(milliseconds=one.latency["reasoner"]))
-          for one in (*history.replayed, *history.judged) if one.content_id == content),
+          for one in (*of_new(history.replayed), *history.judged) if one.content_id == content),
     ]  # fmt: skip
     times = defaultdict(list)
     for text, origin, at in seen:
@@ -159,7 +184,7 @@ def test_the_flips_of_a_diff_are_what_its_promotion_writes(seed):
     assert {name: getattr(found, name) for name in named} == {name: plan.outcomes[name] for name in named}
     assert found.compared == plan.compared == sum(plan.outcomes[one] for one in COMPARED)
     assert found.escalated == sum(plan.outcomes.values())
-    assert all(plan.outcomes[one] for one in (*FLIPS, "waiting", "unknown", "edited", "judged_since", "same"))
+    assert all(plan.outcomes[one] for one in (*FLIPS, "waiting", "unknown", "erased", "edited", "judged_since", "same"))
     for change in plan.changes:
         assert change.after.content_sha256 == newest_text(history, change.after.content_id)
 
@@ -245,6 +270,18 @@ def test_an_older_text_is_not_promoted_while_the_newest_waits():
         judged=[verdict("c", "A", "safe", 1, place="0@1")],
     )
     assert (history.plan().changes, history.diff()[0].waiting) == ([], 1)
+
+
+@pytest.mark.parametrize("decided", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_time_at_the_ends_of_the_calendar_ends_no_diff(decided):
+    """Before, a diff failed as long as the topics held one such verdict, whatever its policy."""
+    odd = msgspec.structs.replace(
+        verdict("c", "A", "safe", 1, place="0@1"),
+        decided_at=datetime.fromisoformat(decided),
+        tokens=Tokens(2**64 - 1, 0, 2**63),  # as much as a record may hold
+    )
+    history = History(replayed=[verdict("c", "A", "violates", 1001, place="0@1", replay="r1")], judged=[odd])
+    assert len(history.plan().changes) == len(history.diff()[1]) == 1
 
 
 def test_an_erased_item_is_named_and_not_written():
