@@ -1,14 +1,16 @@
 """The records that a diff joins, in DuckDB: on disk, with the queries in `sql/`.
 
-`pairs.Pair` decides what becomes of each item, one item after the other, from the rows of a query. Memory is therefore
-bounded, whatever the size of the replay.
+`pairs.Pair` decides what becomes of each item, one item after the other, from the rows of a query. Memory holds a hash
+of each item that the replay escalated, and is bounded otherwise.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import itertools
 import tempfile
+from array import array
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
@@ -17,6 +19,7 @@ from typing import NamedTuple
 
 import duckdb
 import msgspec
+import numpy as np
 
 from safeguard_streams.contract.records import (
     Decision,
@@ -39,20 +42,23 @@ _SQL = files("safeguard_streams.replay") / "sql"
 
 
 class DiffTables:
-    """The records that a diff joins, in a database. They are loaded in parts of CHUNK rows, the escalations first."""
+    """The records that a diff joins, in a database. The replay's own come first."""
 
     def __init__(self, db: duckdb.DuckDBPyConnection, folder: Path) -> None:
         self._db = db
         self._folder = folder
         self._rows: dict[str, list[_Row]] = {}
+        self._items = _Items()
         self._numbers = itertools.count()
 
     def escalated(self, escalation: Escalation) -> None:
         """Take an escalation of the replay."""
+        self._items.add(escalation.event.content_id)
         self._add("escalations", _escalation_row(self._next(), escalation))
 
     def replayed(self, verdict: Verdict, erased: Erased = never) -> None:
         """Take a verdict of the replay."""
+        self._items.add(verdict.content_id)
         self._add("replayed", _verdict_row(self._next(), verdict, erased))
 
     def judged(self, verdict: Verdict, erased: Erased = never) -> None:
@@ -60,7 +66,8 @@ class DiffTables:
 
         It is kept only if the replay escalated its item.
         """
-        self._add("judged", _verdict_row(self._next(), verdict, erased))
+        if verdict.content_id in self._items:
+            self._add("judged", _verdict_row(self._next(), verdict, erased))
 
     def join(self, policy: Replayed) -> duckdb.DuckDBPyConnection:
         """Make a table `pairs`: one row for each content item that is compared, with both decisions."""
@@ -94,9 +101,6 @@ class DiffTables:
         rows = self._rows.setdefault(table, [])
         rows.append(row)
         if len(rows) >= CHUNK:
-            if table == "judged":
-                self._load("escalations")
-                self._load("replayed")
             self._load(table)
 
     def _load(self, table: str) -> None:
@@ -106,12 +110,31 @@ class DiffTables:
             return
         path = self._folder / f"{table}.jsonl"
         path.write_bytes(msgspec.json.Encoder().encode_lines(rows))
-        if table == "judged":
-            self._db.execute("COPY loading FROM $path (FORMAT json)", {"path": str(path)})
-            self._db.execute(sql("keep_judged"))
-        else:
-            self._db.execute(f"COPY {table} FROM $path (FORMAT json)", {"path": str(path)})
+        self._db.execute(f"COPY {table} FROM $path (FORMAT json)", {"path": str(path)})
         path.unlink()
+
+
+class _Items:
+    """Content items, by hashes of their ids. An item that has the hash of another one passes for it.
+
+    All are added before the first look-up, which sorts them.
+    """
+
+    def __init__(self) -> None:
+        self._hashes = array("q")
+        self._sorted = True
+
+    def add(self, content_id: str) -> None:
+        self._hashes.append(hash(content_id))
+        self._sorted = False
+
+    def __contains__(self, content_id: str) -> bool:
+        if not self._sorted:
+            self._hashes = array("q", np.unique(np.frombuffer(self._hashes, np.int64)).tobytes())
+            self._sorted = True
+        wanted = hash(content_id)
+        place = bisect.bisect_left(self._hashes, wanted)
+        return place < len(self._hashes) and self._hashes[place] == wanted
 
 
 @contextlib.contextmanager

@@ -37,9 +37,8 @@ CREATE TABLE replayed (
     origin VARCHAR
 );
 
--- The verdicts on moderation.verdicts and moderation.cleared, whatever their policy, and those that are being loaded.
+-- The verdicts on moderation.verdicts and moderation.cleared, whatever their policy.
 CREATE TABLE judged AS FROM replayed;
-CREATE TEMP TABLE loading AS FROM replayed;
 
 -- What becomes of each item, as `pairs.Pair` decides. seq: of the verdicts on its newest text.
 CREATE TABLE outcomes (

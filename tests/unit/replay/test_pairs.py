@@ -284,6 +284,26 @@ def test_a_time_at_the_ends_of_the_calendar_ends_no_diff(decided):
     assert len(history.plan().changes) == len(history.diff()[1]) == 1
 
 
+def test_verdicts_on_other_items_are_not_loaded():
+    """Before, each part of them was compared with all items of the replay, which took hours for a large one."""
+    with diff_tables.tables() as loaded:
+        for number in range(0, 300, 3):
+            loaded.escalated(escalation(f"c{number}", "A", 1000))
+            loaded.replayed(verdict(f"c{number + 1}", "A", "safe", 1001, replay="r1"))
+        for number in range(300):
+            loaded.judged(verdict(f"c{number}", "A", "safe", 1))
+        db = loaded.join(POLICY)
+        assert db.execute("SELECT count(*) FROM judged").fetchall() == [(200,)]
+
+
+def test_an_item_with_the_hash_of_another_one_changes_nothing(monkeypatch):
+    history = History.drawn(1)
+    history.judged += [verdict(f"other {number}", "A", "violates", 1) for number in range(9)]
+    before = history.diff()
+    monkeypatch.setattr(diff_tables._Items, "__contains__", lambda *_: True)
+    assert history.diff() == before
+
+
 def test_an_erased_item_is_named_and_not_written():
     pair, one = Pair(), verdict("c", "A", "violates", 1001, place="0@1", replay="r1", live=False)
     pair.replayed(one, passed_on_at(one), erased=True)
