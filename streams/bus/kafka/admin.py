@@ -95,14 +95,14 @@ async def _create_topic(admin: AIOKafkaAdminClient, topic: NewTopic) -> bool:
     except (TimeoutError, AttributeError) as error:  # the client's, where no controller answers, or there is none
         raise NotControllerError(f"no controller for topic {topic.name}") from error
     (name, code, *message), *_ = response.topic_errors
-    error = for_code(code)
-    if not code or error is TopicAlreadyExistsError:
+    refusal = for_code(code)
+    if not code or refusal is TopicAlreadyExistsError:
         return not code
-    if issubclass(error, FORBIDDEN_ERRORS):
-        raise error([name])
-    if error.retriable:
-        raise error(name)
-    raise BusError(f"topic {name}: {error.__name__}: {message}")
+    if issubclass(refusal, FORBIDDEN_ERRORS):
+        raise refusal([name])
+    if refusal.retriable:
+        raise refusal(name)
+    raise BusError(f"topic {name}: {refusal.__name__}: {message}")
 
 
 async def _bring_up_to_date(admin: AIOKafkaAdminClient, existing: Sequence[NewTopic]) -> None:
