@@ -2,8 +2,8 @@
 
 Only content whose decision changes gets a superseding verdict. Content that was cleared before counts as safe. The new
 version's decision counts even where its gate would not escalate the content, because the decision is known now.
-Content that was judged again after the replay keeps its newer verdict. What becomes of each item is the rule in
-`pairs`, by which the differences count, too.
+Content that was judged again after the replay keeps its newer verdict. `pairs` holds the rule for each item, which the
+diff shares.
 
 The replay's record notes who began either, when and why, before the first verdict is written.
 

@@ -40,7 +40,7 @@ async def create_topics(settings: Settings) -> dict[str, bool]:
     Topics that exist and take only smaller records than the catalogue says are changed to its size. If this user may
     not do that, or a topic has another cleanup policy, a warning in the log says what to change.
 
-    Raises ForbiddenError or BusError; errors that pass, as while another broker takes over, only after PATIENCE.
+    Raises ForbiddenError or BusError. Once a broker has answered, it retries temporary errors for PATIENCE seconds.
     """
     created: dict[str, bool] = {}
     began = time.monotonic()
