@@ -21,7 +21,8 @@ _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 # True wherever _ESCAPE would find a half, and in few other places: that is slower where a text has many escapes.
 # It begins with a backslash, which `re` finds 20 times as fast as a choice that begins with something else.
 _SUSPECT = re.compile(
-    rb"\\(?:u[dD][89abAB]..(?!\\u[dD][c-fC-F])|u[dD][c-fC-F](?<!\\u[dD][89abAB]..\\u[dD].)|\\u[dD][89a-fA-F])", re.DOTALL
+    rb"\\(?:u[dD][89abAB]..(?!\\u[dD][c-fC-F])|u[dD][c-fC-F](?<!\\u[dD][89abAB]..\\u[dD].)|\\u[dD][89a-fA-F])",
+    re.DOTALL,
 )
 # Every escape is a match, so that the backslash of one is never taken for the beginning of another.
 _ESCAPE = re.compile(
