@@ -1,4 +1,5 @@
 -- What is read from the topics, one row for each record, numbered in the order of reading. No text of content is stored.
+-- record: the verdict as it was, for a promotion.
 SET TimeZone = 'UTC';
 
 CREATE TABLE escalations (
@@ -34,7 +35,9 @@ CREATE TABLE replayed (
     cached_tokens HUGEINT,
     completion_tokens HUGEINT,
     seconds DOUBLE,
-    origin VARCHAR
+    origin VARCHAR,
+    partition INTEGER,
+    record VARCHAR
 );
 
 -- The verdicts on moderation.verdicts and moderation.cleared, whatever their policy.

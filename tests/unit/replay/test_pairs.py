@@ -23,7 +23,7 @@ from safeguard_streams.contract.records import (
 from safeguard_streams.releases.erasures import is_about_erased
 from safeguard_streams.replay import diff, diff_tables
 from safeguard_streams.replay.pairs import COMPARED, FLIPS, Pair, passed_on_at
-from safeguard_streams.replay.promotion import decide
+from safeguard_streams.replay.promotion import changing, decide
 from safeguard_streams.replay.status import ReplayCounts, ReplayStatus
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -131,11 +131,23 @@ class History:
             pair.escalated(content_sha256(one.event.text), one.origin, aware(one.escalated_at).timestamp())
         for one in of_new(self.replayed):
             erased = is_about_erased(one, self.is_erased)
+            pairs[one.content_id].partition = len(one.content_id)
             pairs[one.content_id].replayed(one, passed_on_at(one), erased=erased)
         for one in self.judged:
             if one.content_id in pairs:
                 pairs[one.content_id].add(one, passed_on_at(one))
         return decide(pairs.values(), direction)
+
+    def plan_on_disk(self, direction):
+        """The plan that a promotion makes, which reads the records into tables."""
+        with diff_tables.tables(whole=True) as loaded:
+            for one in of_new(self.escalated):
+                loaded.escalated(one)
+            for one in of_new(self.replayed):
+                loaded.replayed(one, self.is_erased, partition=len(one.content_id))
+            for one in self.judged:
+                loaded.judged(one)
+            return changing(loaded, POLICY, direction)
 
     def diff(self):
         """The diff, and each of its flips with the verdicts before and after."""
@@ -200,6 +212,25 @@ def test_a_diff_stays_the_same_after_its_promotion_and_reversion(seed):
         history.judged += [change.result(direction) for change in changes]
         assert history.diff() == before
         assert not history.plan(direction).changes, "nothing is written twice"
+
+
+@pytest.mark.parametrize("chunk", [7, diff_tables.CHUNK])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_plan_from_tables_is_the_same_to_the_last_field_and_holds_only_what_changes(seed, chunk, monkeypatch):
+    """Before, memory held each item of the replay with both verdicts, some 4 KB for each."""
+    monkeypatch.setattr(diff_tables, "CHUNK", chunk)
+    history = History.drawn(seed)
+    for direction in ("promote", "revert"):
+        plan, on_disk = history.plan(direction), history.plan_on_disk(direction)
+        assert plan.changes
+        assert sorted(on_disk.changes, key=_by_item) == sorted(plan.changes, key=_by_item)
+        assert (on_disk.compared, on_disk.outcomes) == (plan.compared, plan.outcomes)
+        assert on_disk.pairs.keys() == {change.after.content_id for change in plan.changes}
+        history.judged += [change.result(direction) for change in plan.changes]
+
+
+def _by_item(change):
+    return change.after.content_id
 
 
 @pytest.mark.parametrize("seed", range(3))
