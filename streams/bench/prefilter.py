@@ -127,14 +127,14 @@ async def _usage_until_quiet(current: Settings, process: psutil.Process) -> Usag
 
 def _cpu_per_event(usage: Usage, outputs: Outputs) -> float:
     """Microseconds. An event that some policies escalate has several outputs."""
-    events = usage.outputs * outputs.answered / max(1, outputs.written)
+    events = usage.outputs * outputs.answered / max(1, outputs.count)
     return round(usage.cpu * 1e6 / max(1.0, events), 1)
 
 
 class Outputs(NamedTuple):
-    """The outputs of a variant. written: of all; seconds: from the first to the last."""
+    """The outputs of a variant. count: of all; seconds: from the first to the last."""
 
-    written: int
+    count: int
     answered: int
     duplicates: int
     seconds: float
@@ -142,15 +142,15 @@ class Outputs(NamedTuple):
 
 async def _outputs(current: Settings) -> Outputs:
     answered: set[bytes | None] = set()
-    written = duplicates = 0
+    count = duplicates = 0
     first, last = float("inf"), 0
     async for record in kafka.read_all(current, OUTPUTS):
         if record.topic.endswith(topics.CLEARED):
             duplicates += record.key in answered
         answered.add(record.key)
-        written += 1
+        count += 1
         first, last = min(first, record.timestamp), max(last, record.timestamp)
-    return Outputs(written, len(answered), duplicates, (last - first) / 1000)
+    return Outputs(count, len(answered), duplicates, (last - first) / 1000)
 
 
 async def prefilter(bootstrap: str, events: int, folder: Path, say: Say) -> dict[str, Any]:
