@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -38,9 +39,11 @@ from safeguard_streams.quality.proportions import Proportion, proportion
 from safeguard_streams.releases.erasures import ErasureList, is_about_erased
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.replay import jobs
-from safeguard_streams.replay.diff_tables import DiffTables, tables
 from safeguard_streams.replay.pairs import COMPARED, JUDGED, Outcome, Pair, passed_on_at, superseding_id
 from safeguard_streams.runtime.settings import Settings
+
+if TYPE_CHECKING:
+    from safeguard_streams.replay.diff_tables import DiffTables
 
 CHUNK = 2000  # verdicts in one transaction
 _VERDICT = schema_header(Verdict)
@@ -139,6 +142,8 @@ def changing(loaded: DiffTables, policy: Replayed, direction: Direction) -> Prom
 
 async def plan(settings: Settings, replay: Replay, policy: Replayed, direction: Direction) -> PromotionPlan:
     """Read the replay's verdicts, then all others on the same content, and decide what to write."""
+    from safeguard_streams.replay.diff_tables import tables  # DuckDB, which other commands do without
+
     since = replay.created_at - jobs.CLOCK_SKEW
     erasures = ErasureList()
     await erasures.read(settings)
