@@ -136,6 +136,7 @@ def test_a_guard_that_is_asked_about_each_class_gets_a_prompt_for_each():
         ("meta-llama/Llama-Guard-4-12B", "llama-guard"),
         ("google/shieldgemma-9b", "shieldgemma"),
         ("shieldgemma:2b", "shieldgemma"),
+        ("./cope-a-9b/", "cope-a"),
     ],
 )
 def test_a_model_s_name_shows_its_dialect(model, name):
@@ -156,6 +157,7 @@ def test_a_model_s_name_shows_its_dialect(model, name):
         "meta-llama/LlamaGuard-7b",  # has other classes
         "meta-llama/Meta-Llama-Guard-2-8B",
         "google/shieldgemma-2-4b-it",  # judges images
+        "/models/beside-cope-a/gpt-oss-safeguard-20b",  # the folder is no name
     ],
 )
 def test_other_models_are_of_gpt_oss(model):
