@@ -203,7 +203,9 @@ class Judge:
         event = escalation.event
         judging = self._auditing if escalation.lane == "audit" else self._judging
         comparison = (escalation.lane == "shadow", escalation.replay_id, judging is self._auditing)
-        key = (instructions.key, effort, comparison, prompt.key(event.text, event.context))
+        # The revision, because a server may come back with other weights.
+        by = (instructions.key, effort, self._backend.revision)
+        key = (by, comparison, prompt.key(event.text, event.context))
         rank = RANKS[escalation.lane]
         return await self._cache.get_or_judge(
             key, event.content_id, lambda: judging.judge(instructions, effort, event.text, event.context, rank)
