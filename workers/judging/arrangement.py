@@ -38,7 +38,7 @@ def require_policies_followed(backend: InferenceBackend) -> None:
 async def start_first(settings: Settings) -> ServerBackend | None:
     """The servers of the first judge; None if the settings name none.
 
-    Raises ConfigurationError or DependencyError with what to do.
+    Raises ConfigurationError or DependencyError with what to do; ServersAwayError if none answers in time.
     """
     if not settings.first_servers:
         return None
@@ -59,7 +59,7 @@ async def start_first(settings: Settings) -> ServerBackend | None:
         dialect_of("", own.dialect)  # raises for one that does not exist
         backend = await ServerBackend.start(own)
     except ConfigurationError as error:
-        raise ConfigurationError(f"the first judge: {_with_names_of_first(str(error))}") from error
+        raise type(error)(f"the first judge: {_with_names_of_first(str(error))}") from error
     try:
         _check_first(settings, backend)
     except ConfigurationError:

@@ -103,15 +103,19 @@ class Judge:
         canary: Canary | None = None,
     ) -> None:
         self.reasoner = Reasoner(backend, budget)
-        self._judging: Judging = arrange(self.reasoner) if arrange else self.reasoner
-        # Audits measure what the stages before miss, and a first judge is one of them.
-        self._auditing = self._judging.second if isinstance(self._judging, Stages) else self._judging
+        self.arrange(arrange or (lambda reasoner: reasoner))
         self._erased = erased
         self._cache = JudgementCache(budget.cache_size)
         self._backend = backend
         self._canary = canary
         self._feed = feed
         self._effort_by_lag = budget.effort_by_lag
+
+    def arrange(self, arrange: Callable[[Reasoner], Judging]) -> None:
+        """Let this judge whatever comes next, as a first judge that was away at the start."""
+        self._judging = arrange(self.reasoner)
+        # Audits measure what the stages before miss, and a first judge is one of them.
+        self._auditing = self._judging.second if isinstance(self._judging, Stages) else self._judging
 
     async def __call__(self, records: Sequence[Record]) -> list[Output]:
         return [output for record in records for output in await self.judge(record)]

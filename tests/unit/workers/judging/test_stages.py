@@ -23,9 +23,11 @@ from safeguard_streams.policies.parsing import parse as parse_policy
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime import metrics, settings
 from safeguard_streams.runtime.memory_broker import StoredRecord
+from safeguard_streams.workers import app
 from safeguard_streams.workers.app import start_backend
 from safeguard_streams.workers.evaluation import model_check
 from safeguard_streams.workers.evaluation.offline import offline_judge
+from safeguard_streams.workers.inference import remote
 from safeguard_streams.workers.inference.dialects import DIALECTS
 from safeguard_streams.workers.judging import stages
 from safeguard_streams.workers.judging.arrangement import arranged, require_policies_followed, start_first
@@ -274,7 +276,7 @@ async def test_a_bundle_is_decided_only_as_a_whole():
     ("given", "server", "message"),
     [
         ({"first_dialect": "cope"}, None, "SAFEGUARD_FIRST_DIALECT: there is no dialect 'cope'"),
-        ({}, LabelServer("mine", "cope-a", {}), "the first judge: .*|mine, is of no known dialect"),
+        ({}, LabelServer("mine", "cope-a", {}), "the first judge, mine, is of no known dialect"),
         ({"first_model": "other"}, None, "set SAFEGUARD_FIRST_MODEL to what it serves"),
         ({}, LabelServer("cope-b", "cope-b", {}, logprobs=False), "returns no log-probabilities"),
         ({"first_dialect": "cope-b"}, LabelServer("mine", "shieldstral", {}), "cannot judge|test request failed"),
@@ -292,6 +294,40 @@ async def test_a_first_judge_that_is_set_up_wrongly_is_refused(given, server, me
     with pytest.raises(ConfigurationError, match=message):
         async with running("cope-a", server=server, first_classes=given.pop("first_classes", {}), **given):
             pass
+
+
+async def test_a_worker_starts_without_a_first_judge_that_is_away_and_asks_it_once_it_answers(monkeypatch, caplog):
+    server = LabelServer(MODELS["cope-a"], "cope-a", SCORES)
+    async with server.running() as away:
+        pass
+    monkeypatch.setattr(remote, "STARTUP_TIMEOUT", 0.0)
+    monkeypatch.setattr(app, "FIRST_PAUSE", 0.0)
+    backend = Reasoner()
+
+    async def start(_):
+        return backend
+
+    worker = app.Worker(settings.load(first_servers=away, first_check=0.0), start)
+    worker.feed = feed_of(POLICY)
+    await worker._prepare(())
+    assert worker.state()["first"] is None
+    assert "started without the first judge: no inference server answers" in caplog.text
+    judge = worker._new_judge(backend)
+    assert (await verdict_on(judge, "a friendly word")).model == "safeguard"
+    joining = asyncio.create_task(worker._join_first(backend, judge))
+    async with server.running() as url:
+        server.model = "mine"  # set up wrongly at first: it judges no less for that
+        worker.settings = worker.settings.model_copy(update={"first_servers": url})
+        while "mine, is of no known dialect" not in caplog.text:
+            await asyncio.sleep(0.01)
+        server.model = MODELS["cope-a"]
+        while worker.first is None:
+            assert not joining.done()
+            await asyncio.sleep(0.01)
+        assert (await verdict_on(judge, "a friendly word")).model == MODELS["cope-a"]
+        assert (await verdict_on(judge, "a friendly word", lane="audit")).model == "safeguard"
+        joining.cancel()
+        await worker.first.close()
 
 
 @pytest.mark.parametrize("band", ["0.9:0.1", "0.5", "a:b", "-1:0.5", "0.1:1.1", "nan:nan", "0.1:0.2:0.3", ""])
