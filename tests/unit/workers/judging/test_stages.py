@@ -80,9 +80,10 @@ def feed_of(*policies):
 async def running(name, policies=(POLICY,), *, server=None, **given):
     """The server, the reasoner's backend, and a judge that asks them in this order."""
     server = server or LabelServer(MODELS[name], name, SCORES)
-    given = {"first_classes": {POLICY.id: CLASSES[name]} if name in CLASSES else {}, "first_check": 0.0, **given}
+    classes = {POLICY.id: CLASSES[name]} if name in CLASSES else {}
+    given = {"first_classes": classes, "first_check": 0.0, "first_band": "0.2:0.9", **given}
     async with server.running() as url:
-        current = settings.load(first_servers=url, first_band="0.2:0.9", **given)
+        current = settings.load(first_servers=url, **given)
         first = await start_first(current)
         assert first is not None
         backend = Reasoner()
@@ -119,6 +120,13 @@ async def test_a_judge_that_follows_policies_decides_outside_the_band(name):
         asked = str(server.asked[0])
         assert "HH1: Attacks" in asked
         assert "one JSON object" not in asked, "the form of the answer is another one"
+
+
+async def test_with_a_band_up_to_1_it_only_clears():
+    certain = LabelServer(MODELS["cope-a"], "cope-a", {"zzworst": 0.999999})
+    async with running("cope-a", server=certain, first_band="0.1:1") as (_, _, judge):
+        assert (await verdict_on(judge, "a friendly word")).model == MODELS["cope-a"]
+        assert (await verdict_on(judge, "they are zzworst")).model == "safeguard"
 
 
 @pytest.mark.parametrize("name", GUARDS)
