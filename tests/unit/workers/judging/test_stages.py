@@ -321,7 +321,8 @@ async def test_a_worker_starts_without_a_first_judge_that_is_away_and_asks_it_on
     assert worker.state()["first"] is None
     assert "started without the first judge: no inference server answers" in caplog.text
     judge = worker._new_judge(backend)
-    assert (await verdict_on(judge, "a friendly word")).model == "safeguard"
+    before = await verdict_on(judge, "a friendly word")
+    assert before.model == "safeguard"
     joining = asyncio.create_task(worker._join_first(backend, judge))
     async with server.running() as url:
         server.model = "mine"  # set up wrongly at first: it judges no less for that
@@ -332,7 +333,9 @@ async def test_a_worker_starts_without_a_first_judge_that_is_away_and_asks_it_on
         while worker.first is None:
             assert not joining.done()
             await asyncio.sleep(0.01)
-        assert (await verdict_on(judge, "a friendly word")).model == MODELS["cope-a"]
+        after = await verdict_on(judge, "a friendly word")
+        assert after.model == MODELS["cope-a"]
+        assert after.verdict_id == before.verdict_id, "an escalation that is read again has the same id"
         assert (await verdict_on(judge, "a friendly word", lane="audit")).model == "safeguard"
         joining.cancel()
         await worker.first.close()
