@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.errors import ConfigurationError, DependencyError
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.inference.dialects import DIALECTS, dialect_of
 from safeguard_streams.workers.inference.dialects.interface import Dialect
@@ -58,7 +58,7 @@ async def start_first(settings: Settings) -> ServerBackend | None:
     try:
         dialect_of("", own.dialect)  # raises for one that does not exist
         backend = await ServerBackend.start(own)
-    except ConfigurationError as error:
+    except (ConfigurationError, DependencyError) as error:
         raise type(error)(f"the first judge: {_with_names_of_first(str(error))}") from error
     try:
         _check_first(settings, backend)

@@ -16,7 +16,7 @@ from safeguard_streams.contract.records import (
     decode,
     encode,
 )
-from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.errors import ConfigurationError, DependencyError
 from safeguard_streams.policies.document import ScoreMap
 from safeguard_streams.policies.files import load_library, with_changes
 from safeguard_streams.policies.parsing import parse as parse_policy
@@ -301,6 +301,14 @@ async def test_a_bundle_is_decided_only_as_a_whole():
 async def test_a_first_judge_that_is_set_up_wrongly_is_refused(given, server, message):
     with pytest.raises(ConfigurationError, match=message):
         async with running("cope-a", server=server, first_classes=given.pop("first_classes", {}), **given):
+            pass
+
+
+async def test_the_key_of_a_first_judge_is_asked_for_by_its_own_setting():
+    server = LabelServer(MODELS["cope-a"], "cope-a", {})
+    server.script = [401]
+    with pytest.raises(DependencyError, match=r"the first judge: .* set SAFEGUARD_FIRST_API_KEY"):
+        async with running("cope-a", server=server):
             pass
 
 
