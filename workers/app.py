@@ -146,6 +146,7 @@ class Worker:
             return
         self.judge = self._new_judge(self.backend)
         warn_of_unlearned(self.backend.model, self.feed.policies)
+        warn_of_unknown(self.settings.first_classes, self.feed.policies)
         warmer = PrefixWarmer(self.backend, self.feed, self.settings.effort_by_lag)
         if dialect_spoken(self.backend) is None:
             await warmer.warm_up()
@@ -257,6 +258,12 @@ class Worker:
             reserve=2 * (backend.concurrency // 4) if live else 0,
             max_background=round(calls * self.settings.background_share) if live else None,
         )
+
+
+def warn_of_unknown(policy_ids: Iterable[str], policies: PolicySet) -> None:
+    """Log the policies that a first judge has classes for and that are not in force: it judges under none of them."""
+    if names := sorted(set(policy_ids) - set(policies.released)):
+        log.warning("SAFEGUARD_FIRST_CLASSES names policies that are not in force policies=%s", ", ".join(names))
 
 
 def warn_of_unlearned(model: str, policies: PolicySet) -> None:
