@@ -7,11 +7,13 @@ from datetime import UTC, datetime
 import pytest
 
 from safeguard_streams.contract.records import (
+    Attempt,
     ContentEvent,
     Escalation,
     Message,
     PolicyRelease,
     PrefilterResult,
+    Rationale,
     Verdict,
     decode,
     encode,
@@ -95,12 +97,15 @@ async def running(name, policies=(POLICY,), *, server=None, **given):
             await first.close()
 
 
-async def verdict_on(judge, text, *, lane="live", policy=POLICY, context=()):
+def escalation_of(text, lane="live", policy=POLICY, context=()):
     event = ContentEvent("item", text, datetime.now(UTC), context=context)
     why = PrefilterResult("label", "hate", 0.8, 0.3)
     sent = Escalation(event, policy.id, policy.version, 3, why, lane, datetime.now(UTC))
-    stored = StoredRecord("content.escalations", 0, 5, 0, b"item", encode(sent))
-    return decode((await judge.judge(stored))[0].value, Verdict)
+    return StoredRecord("content.escalations", 0, 5, 0, b"item", encode(sent))
+
+
+async def verdict_on(judge, text, *, lane="live", policy=POLICY, context=()):
+    return decode((await judge.judge(escalation_of(text, lane, policy, context)))[0].value, Verdict)
 
 
 @pytest.mark.parametrize("name", FOLLOWING)
@@ -367,6 +372,24 @@ async def test_a_judge_by_labels_can_be_measured_alone():
         async with offline_judge(current, lambda *_: None, [POLICY]) as judge:
             judged = await judge.judge_text(imitating, "CONTENT\n=======\nfine")
         assert judged.findings[POLICY.id].decision == "undetermined"
+
+
+async def test_what_a_judge_by_labels_alone_writes_instead_of_a_label_is_malformed_and_kept():
+    server = LabelServer(MODELS["cope-b"], "cope-b", SCORES)
+    async with server.running() as url:
+        current = settings.load(servers=url)
+        backend = await start_backend(current)
+        try:
+            judge = Judge(backend, feed_of(POLICY), InferenceBudget(), arrange=arranged(current, backend, None))
+            server.script = ["I cannot say"]
+            sent, rationale = await judge.judge(escalation_of("a friendly word"))
+            good = await judge.judge(escalation_of("another word"))
+        finally:
+            await backend.close()
+    verdict = decode(sent.value, Verdict)
+    assert (verdict.decision, verdict.malformed) == ("undetermined", 1)
+    assert decode(rationale.value, Rationale).attempts == (Attempt("", "I cannot say", "no_label"),)
+    assert [decode(one.value, Verdict).malformed for one in good] == [0], "a label has no rationale"
 
 
 async def test_a_guard_is_no_judge_of_a_worker_but_can_be_measured():
