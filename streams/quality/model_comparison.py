@@ -159,9 +159,14 @@ class ModelPair(NamedTuple):
     def agrees(self) -> bool:
         return not self.undetermined and self.live.decision == self.canary.decision
 
+    @property
+    def flips(self) -> bool:
+        """Whether both decide, and differ."""
+        return not self.undetermined and not self.agrees
+
     def flips_to(self, decision: Decision) -> bool:
         """Whether both decide, and the canary decides so against the live model."""
-        return not self.undetermined and not self.agrees and self.canary.decision == decision
+        return self.flips and self.canary.decision == decision
 
     @property
     def lower_effort(self) -> bool:
@@ -204,17 +209,17 @@ def _policies(verdicts: Iterable[_Judged]) -> list[str]:
 
 
 def _noise(live: dict[_Judged, Verdict], others: Iterable[Verdict]) -> dict[str, list[bool]]:
-    """For each policy, whether repeated judgements of the live model differ from its first.
+    """For each policy, whether repeated judgements of the live model are flips of its first, as pairs count them.
 
     Replays judge again, under the version before, too. So does a canary of the live model. A canary whose revision is
-    unknown may be of other weights with the same name.
+    unknown may be of other weights with the same name. An escalation that was requeued repeats a verdict with its id.
     """
     differs: dict[str, list[bool]] = defaultdict(list)
-    for again in others:
+    for again in {one.verdict_id: one for one in others}.values():
         first = live.get(_Judged.of(again))
         same = again.lane == "replay" or (again.lane == "canary" and again.model_revision is not None)
         if first is not None and same and _model(first) == _model(again):
-            differs[again.policy_id].append(first.decision != again.decision)
+            differs[again.policy_id].append(ModelPair(first, again).flips)
     return differs
 
 

@@ -126,6 +126,15 @@ def test_noise_is_what_the_live_model_decided_otherwise_when_it_judged_again():
     assert only(compare(TRY, [verdict(0, "safe")], [unknown])).noise is None, "it may be of other weights"
 
 
+def test_noise_counts_decisions_alone_and_a_verdict_that_was_repeated_once():
+    live = [verdict(n, d, model_revision="r1") for n, d in enumerate(["safe", "undetermined", "safe"])]
+    flip = canary(0, "violates", model="old", model_revision="r1", verdict_id="requeued")
+    none = [canary(n, d, model="old", model_revision="r1") for n, d in ((1, "safe"), (2, "undetermined"))]
+    policy = only(compare(TRY, live, [flip, *none, flip]))
+    assert (policy.noise.count, policy.noise.of) == (1, 3)
+    assert (policy.to_violates.count, policy.undetermined.count, policy.pairs) == (1, 2, 3)
+
+
 def test_figures_leave_out_judgements_that_were_reused():
     def cost(completion, ms):
         return {"tokens": Tokens(100, 0, completion), "latency": {"queue": 9999.0, "reasoner": ms}}
