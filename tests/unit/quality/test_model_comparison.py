@@ -48,6 +48,13 @@ def test_pairs_are_split_by_what_both_decide():
     assert (policy.live.undetermined.count, policy.canary.undetermined.count) == (1, 1)
 
 
+def test_pairs_that_both_models_reused_are_no_evidence():
+    live = [verdict(0, "safe"), *(verdict(n, "safe", cached=True) for n in (1, 2, 3))]
+    others = [canary(0, "violates"), canary(1, "violates"), *(canary(n, "violates", cached=True) for n in (2, 3))]
+    policy = only(compare(TRY, live, others))
+    assert (policy.pairs, policy.to_violates.count, policy.to_violates.of) == (4, 2, 2)
+
+
 def test_only_the_same_event_text_policy_and_version_make_a_pair():
     live = [verdict(n, "safe") for n in range(5)]
     others = [

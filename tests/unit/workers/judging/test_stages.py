@@ -35,6 +35,8 @@ from safeguard_streams.workers.judging import stages
 from safeguard_streams.workers.judging.arrangement import arranged, require_policies_followed, start_first
 from safeguard_streams.workers.judging.instructions import instructions_for
 from safeguard_streams.workers.judging.judge import Judge
+from safeguard_streams.workers.judging.judgement import Finding, Judgement
+from safeguard_streams.workers.judging.parse import Answer
 from safeguard_streams.workers.judging.reasoner import InferenceBudget
 from tests.unit.workers.inference.labelling import TEMPLATE_TOKENS, LabelServer
 from tests.unit.workers.judging.test_judge import Scripted, completed
@@ -224,6 +226,13 @@ async def test_a_share_of_its_decisions_is_judged_twice():
         assert (verdict.decision, verdict.model) == ("violates", "safeguard")
         assert verdict.tokens.prompt > 600 + TEMPLATE_TOKENS, "both judgements cost"
         assert len(server.asked) == len(backend.requests) == 1
+
+
+@pytest.mark.parametrize(("second", "outcome"), [("safe", "agreed"), ("violates", "differed"), (None, "undetermined")])
+def test_a_checked_decision_is_compared_with_that_of_the_model(second, outcome):
+    first = Judgement({"p": Finding("low", Answer(False))})
+    answer = None if second is None else Answer(second == "violates")
+    assert stages._outcome(first, Judgement({"p": Finding("low", answer)})) == outcome
 
 
 @pytest.mark.parametrize(
