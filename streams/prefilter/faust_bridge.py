@@ -27,7 +27,7 @@ from safeguard_streams.runtime.settings import Settings
 
 log = logging.getLogger(__name__)
 
-PAUSE_SECONDS = 0.25  # of CPU that decisions may take from the event loop at a time; a usual batch takes 0.07
+PAUSE_SECONDS = 0.2  # of CPU that decisions may take from the event loop at a time; a usual batch takes 0.07
 
 
 class BridgeHooks(msgspec.Struct, frozen=True):
