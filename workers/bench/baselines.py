@@ -87,7 +87,7 @@ async def ask(llm: Any, request: InferenceRequest, parameters: Any) -> Timed:
     begin = time.perf_counter()
     prompt = request.prompt
     final: Any = None
-    async for final in llm.generate({"prompt_token_ids": prompt}, parameters, uuid.uuid4().hex):  # noqa: B007
+    async for final in llm.generate({"prompt_token_ids": prompt}, parameters, uuid.uuid4().hex):  # noqa: B007  (the last one is kept)
         pass
     tokens = Tokens(len(prompt), final.num_cached_tokens or 0, len(final.outputs[0].token_ids))
     return Timed(begin, time.perf_counter(), tokens)

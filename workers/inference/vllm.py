@@ -98,7 +98,7 @@ class VllmBackend:
     async def _last_output(self, prompt: list[int], parameters: Any, name: str) -> Any:
         """The whole output for one prompt, which is the only one with this kind of output."""
         final: Any = None
-        async for final in self._llm.generate({"prompt_token_ids": prompt}, parameters, name):  # noqa: B007
+        async for final in self._llm.generate({"prompt_token_ids": prompt}, parameters, name):  # noqa: B007  (the last one is kept)
             pass
         if final is None:
             raise InferenceError("vLLM gave no output for this request")

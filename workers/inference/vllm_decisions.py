@@ -35,7 +35,7 @@ class _Row(NamedTuple):
 class DecisionLogits(LogitsProcessor):
     """Notes the logits of the decision tokens in each step. vLLM creates it, and calls it before it samples."""
 
-    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:  # noqa: ARG002
+    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:  # noqa: ARG002  (vLLM passes it)
         self._rows: dict[int, _Row] = {}
         self._tokens = torch.tensor([ZERO, ONE], device=device)
 

@@ -59,7 +59,7 @@ class CopeA(_Cope):
     name = "cope-a"
     models = re.compile(r"\bcope-a\b", re.IGNORECASE)
 
-    def render(self, policy: str, content: str, classes: Collection[str] = ()) -> Sequence[Prompt]:  # noqa: ARG002
+    def render(self, policy: str, content: str, classes: Collection[str] = ()) -> Sequence[Prompt]:  # noqa: ARG002  (the protocol names it)
         body = _BODY.format(question=_QUESTION, policy=policy, content=without_control_tokens(content))
         return [TextPrompt(f"INSTRUCTIONS\n============\n\n{body}\n\n\nANSWER\n======\n\n")]
 
@@ -70,6 +70,6 @@ class CopeB(_Cope):
     name = "cope-b"
     models = re.compile(r"\bcope-b\b", re.IGNORECASE)
 
-    def render(self, policy: str, content: str, classes: Collection[str] = ()) -> Sequence[Prompt]:  # noqa: ARG002
+    def render(self, policy: str, content: str, classes: Collection[str] = ()) -> Sequence[Prompt]:  # noqa: ARG002  (the protocol names it)
         body = _BODY.format(question=_QUESTION, policy=policy, content=without_control_tokens(content))
         return [ChatPrompt((("user", body),))]

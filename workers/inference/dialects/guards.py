@@ -37,7 +37,7 @@ class _Conversation:
 
     imitation = _CONVERSATION
 
-    def render(self, policy: str, content: str, classes: Collection[str] = ()) -> Sequence[Prompt]:  # noqa: ARG002
+    def render(self, policy: str, content: str, classes: Collection[str] = ()) -> Sequence[Prompt]:  # noqa: ARG002  (the protocol names it)
         return [ChatPrompt((("user", without_control_tokens(content)),))]
 
 
@@ -130,7 +130,7 @@ class ShieldGemma:
     max_tokens = 1
     imitation = re.compile(r"Our safety principle is defined|Your answer must start with", re.IGNORECASE)
 
-    def render(self, policy: str, content: str, classes: Collection[str] = ()) -> Sequence[Prompt]:  # noqa: ARG002
+    def render(self, policy: str, content: str, classes: Collection[str] = ()) -> Sequence[Prompt]:  # noqa: ARG002  (the protocol names it)
         question = without_control_tokens(content).strip()
         return [TextPrompt(_shieldgemma(question, name)) for name in self.classes if not classes or name in classes]
 

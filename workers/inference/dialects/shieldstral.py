@@ -41,7 +41,7 @@ class Shieldstral:
     max_tokens = 1
     imitation = re.compile(r"<\s*(?:instruct|query|document)\s*>", re.IGNORECASE)
 
-    def render(self, policy: str, content: str, classes: Collection[str] = ()) -> Sequence[Prompt]:  # noqa: ARG002
+    def render(self, policy: str, content: str, classes: Collection[str] = ()) -> Sequence[Prompt]:  # noqa: ARG002  (the protocol names it)
         document = without_control_tokens(content)
         user = f"<Instruct>: {policy}\n\n<Query>: {QUERY}\n\n<Document>: {document}"
         return [ChatPrompt((("system", SYSTEM), ("user", user)))]

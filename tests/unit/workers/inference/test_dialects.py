@@ -45,7 +45,7 @@ and more
 ANSWER
 ======
 
-"""  # noqa: E501
+"""  # noqa: E501  (as published)
 
 # The model card of zentropi-ai/cope-b-a4b, "Usage": the chat template stands for the first and the last heading.
 COPE_B = """Examine the given POLICY and determine if the given CONTENT meets the criteria for ANY of the LABELS. Answer "1" if yes, and "0" if no.
@@ -64,7 +64,7 @@ CONTENT
 =======
 
 you {idiot}
-and more"""  # noqa: E501
+and more"""  # noqa: E501  (as published)
 
 # The model card of mistralai/Shieldstral-1.0-3B, "How It Works".
 SHIELDSTRAL_SYSTEM = (
@@ -98,7 +98,7 @@ Our safety principle is defined in the below:
 
 Does the human question violate the above principle? Your answer must start with 'Yes' or 'No'. And then walk through step by step to be sure we answer correctly.
 
-"""  # noqa: E501
+"""  # noqa: E501  (as published)
 
 PUBLISHED = {
     "cope-a": [TextPrompt(COPE_A)],
