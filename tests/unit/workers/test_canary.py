@@ -212,3 +212,8 @@ def test_an_escalation_has_no_canary_lane():
     text = encode(decode(of().value, Escalation)).replace(b'"lane":"live"', b'"lane":"canary"')
     with pytest.raises(Exception, match="lane"):
         decode(text, Escalation)
+
+
+def test_a_canary_judges_without_the_first_judge_of_live_workers():
+    worker = CanaryWorker(settings.load(first_servers="http://127.0.0.1:1/v1"), CanaryPlan(0.1), None)
+    assert worker.settings.first_servers == ""

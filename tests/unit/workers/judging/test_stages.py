@@ -220,6 +220,13 @@ async def test_a_first_judge_that_is_away_or_slow_does_not_hold_content_up(monke
         assert (await verdict_on(judge, "another word")).model == "safeguard"
 
 
+@pytest.mark.parametrize(("text", "revision"), [("a friendly word", None), ("such a zzbad", "weights-1")])
+async def test_a_verdict_has_the_revision_of_the_model_that_decided(text, revision):
+    async with running("cope-a") as (_, backend, judge):
+        backend.revision = "weights-1"
+        assert (await verdict_on(judge, text)).model_revision == revision
+
+
 async def test_a_share_of_its_decisions_is_judged_twice():
     async with running("cope-a", first_check=1.0) as (server, backend, judge):
         verdict = await verdict_on(judge, "a friendly word")
