@@ -75,7 +75,7 @@ $(VENV)/package-$(EXTRA): $(VENV)/pins-$(EXTRA) $(SOURCES)
 	@touch $@
 
 requirements: $(VENV)/bin/uv
-	for part in prefilter:prefilter enforcement:enforcement reasoner-cpu:cpu reasoner-gpu:gpu reasoner-remote:remote all-cpu:prefilter,quality,enforcement,cpu,demo all-gpu:prefilter,quality,enforcement,gpu,demo uv: build:; do \
+	for part in prefilter:prefilter encoder:encoder enforcement:enforcement reasoner-cpu:cpu reasoner-gpu:gpu reasoner-remote:remote all-cpu:encoder,quality,enforcement,cpu,demo all-gpu:encoder,quality,enforcement,gpu,demo uv: build:; do \
 	  name=$${part%%:*}; extras=$${part#*:}; options="--override $(PINS)/overrides.txt"; input=pyproject.toml; \
 	  case $$name in *cpu) options="$$options --override $(PINS)/overrides-cpu.txt";; uv|build) input=$(PINS)/$$name.in;; esac; \
 	  case $$name in all-*) options="$$options --group dev";; esac; \
@@ -85,7 +85,7 @@ requirements: $(VENV)/bin/uv
 	done
 
 audit: $(VENV)/bin/uv
-	for part in prefilter enforcement reasoner-remote reasoner-cpu reasoner-gpu; do \
+	for part in prefilter encoder enforcement reasoner-remote reasoner-cpu reasoner-gpu; do \
 	  $(BIN)/uv tool run pip-audit --require-hashes --disable-pip -r $(PINS)/$$part.txt || exit 1; done
 
 clean:

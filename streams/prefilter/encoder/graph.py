@@ -1,4 +1,6 @@
-"""Builds the encoder's ONNX graph from the published weights: python -m safeguard_streams.prefilter.encoder.graph [FILE].
+"""Builds the encoder's ONNX graph from the published weights.
+
+    python -m safeguard_streams.prefilter.encoder.graph [FILE]
 
 Equal weights give equal bytes. The network is a sum over tokens: three convolutions of two layers each, over windows of
 2, 3 and 5 tokens, beside the token's own embedding; then a dense part for each text.
@@ -112,7 +114,7 @@ def _joined(weights: dict[str, Floats], name: str) -> Floats:
 
 def _convolutions(graph: Builder, weights: dict[str, Floats], x: str, order: tuple[int, int], scale: Floats) -> str:
     """Two layers over windows of x, which is in steps of `scale`. Each adds what it finds to its input."""
-    size, before = order
+    size, _ = order
     name = f"_{size}"
     rows = np.tile(scale, size)[:, None]
     found = graph.product(_windows(graph, x, order), weights[f"w1{name}"] * rows / scale, weights[f"b1{name}"] / scale)

@@ -37,7 +37,9 @@ def undisguised(views: Views) -> list[str]:
 
     A view without disguise comes after the line of its text.
     """
-    return [views.lines[line] for _, line in sorted({text: line for line, text in enumerate(views.text.tolist())}.items())]
+    return [
+        views.lines[line] for _, line in sorted({text: line for line, text in enumerate(views.text.tolist())}.items())
+    ]
 
 
 def pieces(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
