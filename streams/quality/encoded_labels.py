@@ -1,7 +1,9 @@
-"""What the encoder's vectors add to a distilled classifier: python -m safeguard_streams.quality.encoded_labels FOLDER.
+"""What the encoder's vectors add to a distilled classifier.
 
-For each set of labelled texts, some rows train two classifiers, and the others measure them: one that sees letter groups
-and log odds, as `safeguard prefilter distill` does, and one that also sees vectors.
+    python -m safeguard_streams.quality.encoded_labels FOLDER [SET...]
+
+For each set of labelled texts, some rows train two classifiers, and others measure them. One sees letter groups and
+log odds, as that of `safeguard prefilter distill` does. The other also sees vectors.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 class Features(msgspec.Struct, frozen=True):
-    """What classifiers see of texts: letter groups [texts, buckets], log odds of harm [texts, 1], vectors [texts, 512]."""
+    """What classifiers see: letter groups [texts, buckets], log odds of harm [texts, 1], vectors [texts, 512]."""
 
     groups: sparse.csr_matrix
     odds: Floats

@@ -37,9 +37,8 @@ def undisguised(views: Views) -> list[str]:
 
     A view without disguise comes after the line of its text.
     """
-    return [
-        views.lines[line] for _, line in sorted({text: line for line, text in enumerate(views.text.tolist())}.items())
-    ]
+    last = {text: line for line, text in enumerate(views.text.tolist())}
+    return [views.lines[last[text]] for text in range(len(views.folded.plain))]
 
 
 def pieces(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:

@@ -75,10 +75,9 @@ def test_the_tokenizer_is_the_published_one(encoder):
 
 
 def test_texts_of_one_meaning_are_nearer_than_others(encoder):
-    english, german, other = encoder.encode(
-        ["you are a stupid idiot", "du bist ein dummer idiot", "the soup was lovely"]
-    )
-    assert english @ german > 0.7 > 0.4 > english @ other
+    english, german, other = encoder.encode(["you are a stupid idiot", FOREIGN[0].lower(), "the soup was lovely"])
+    assert english @ german > 0.6
+    assert english @ other < 0.4
 
 
 def test_a_disguised_text_is_encoded_without_its_disguise(encoder):
