@@ -14,6 +14,7 @@ the last policy has been retired, the stage waits as at its start. In reading or
 - `gates`: the gates of all policies, evaluated on a batch of texts.
 - `normalise`: one form of text for many spellings.
 - `classifier`: fastText's probabilities for windows of a text, and distilled classifiers.
+- `encoder`: vectors of texts, in packages of an extra; no gate uses them yet.
 - `sampling`: random draws that depend only on ids.
 - `outputs`: the escalations and the cleared verdicts as records.
 

@@ -13,6 +13,7 @@ changes a running pipeline: calibration and distillation write a policy that an 
 - `gate_recall`: the recall of gates on live traffic, from audits.
 - `shadow_comparison`: a shadow compared with the version in force.
 - `distillation`: a classifier distilled for one policy.
+- `encoded_labels`: what the encoder's vectors add to a distilled classifier.
 - `training`: the prefilter's fastText classifier.
 - `model_card`: the card of that classifier.
 

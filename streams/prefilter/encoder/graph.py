@@ -199,7 +199,7 @@ def activation_ranges(weights: dict[str, Floats]) -> Floats:
 
 
 def main() -> None:
-    """Write the graph to the given file, or in place of the shipped one."""
+    """Write the graph to the given file, or replace the shipped one."""
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else files.GRAPH
     weights = {name: value.astype(np.float64) for name, value in files.weights().items()}
     out.write_bytes(build(weights, activation_ranges(weights)))
