@@ -207,6 +207,9 @@ def distill(
     ] = 0.95,
     library: Library = LIBRARY,
     model: Model = None,
+    encoder: Annotated[
+        bool, typer.Option("--encoder", help="Also learn weights for vectors of texts; needs the extra encoder.")
+    ] = False,
     plot: Plot = None,
     seed: Seed = 0,
     since: Since = None,
@@ -221,9 +224,11 @@ def distill(
     try:
         from safeguard_streams.cli import prefilter_tables
         from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
+        from safeguard_streams.prefilter.encoder.encoder import Encoder
         from safeguard_streams.quality import distillation, evaluation, verdict_labels
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
+    vectors = Encoder() if encoder else None
     if labels:
         judged = verdict_labels.from_file(labels)
     else:
@@ -231,12 +236,12 @@ def distill(
         with shown_reading():
             judged = asyncio.run(verdict_labels.from_kafka(current, document.id, texts=True, since=start))
     with console(stderr=True).status(f"distilling from {len(judged.rows):,} judged texts"):
-        proposal = distillation.propose(document, Classifier(model or SHIPPED), judged.rows, seed)
+        proposal = distillation.propose(document, Classifier(model or SHIPPED), judged.rows, seed, vectors)
     threshold = proposal.threshold(target_recall)
-    files = distillation.write(document, proposal, threshold, out) if out else []
+    files = distillation.write(document, proposal, target_recall, out) if out else []
     if plot:
         title = f"{document.id}, on texts that the distilled classifier did not see"
-        evaluation.plot([proposal.scored_before, proposal.scored_after], plot, title)
+        evaluation.plot(proposal.scored, plot, title)
     if as_json:
         _print_json(
             {
@@ -244,6 +249,7 @@ def distill(
                 "rows": len(judged.rows),
                 "before": proposal.before,
                 "after": proposal.after,
+                **({"with_encoder": proposal.after_vectors} if proposal.after_vectors else {}),
                 "threshold": threshold,
                 "files": [str(path) for path in files],
             }

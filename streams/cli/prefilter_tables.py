@@ -86,7 +86,7 @@ def show_proposal(proposal: Proposal, target_recall: float, threshold: float, fi
     """The gate in force and the distilled classifier side by side, and how to switch."""
     from safeguard_streams.quality.evaluation import table_lines
 
-    print("\n".join(table_lines([proposal.before, proposal.after])))
+    print("\n".join(table_lines(proposal.figures)))
     say(f"threshold for recall {target_recall:.2f}: {threshold:g}")
     if files:
         say(f"wrote {', '.join(map(str, files))}")

@@ -15,30 +15,21 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss, roc_auc_score
-from sklearn.model_selection import StratifiedKFold
+from sklearn.metrics import roc_auc_score
 
-from safeguard_streams.policies import distilled, labelled
-from safeguard_streams.policies.distilled import log_odds
+from safeguard_streams.policies import labelled
+from safeguard_streams.policies.document import Policy
+from safeguard_streams.policies.files import load_library
 from safeguard_streams.policies.labelled import Labelled
 from safeguard_streams.prefilter.classifier import Classifier, Floats
-from safeguard_streams.prefilter.encoder.encoder import Encoder, Vectors
-from safeguard_streams.prefilter.encoder.tokens import undisguised
-from safeguard_streams.prefilter.normalise import read, tokens
-from safeguard_streams.quality.evaluation import escalated_for
-from safeguard_streams.quality.scoring import harm_scores
+from safeguard_streams.prefilter.encoder.encoder import Encoder
+from safeguard_streams.quality.distillation import Features, fit
+from safeguard_streams.quality.evaluation import Flags, escalated_for
 
-TRUST = 0.2  # in the log odds before there is evidence
-VECTOR_SCALE = 3.0  # of the vectors' mean distance from their mean, against letter groups, whose rows have length 1
-INVERSE_STRENGTHS = (0.1, 0.5, 2.0, 8.0)  # of the regularisation
-FOLDS = 4
 TARGET_RECALL = 0.95
 RESAMPLES = 500
-MAX_TESTED = 1500  # texts of a set, by which the classifiers are measured
+MIN_TESTED, MAX_TESTED = 200, 1500  # texts of a set, by which the classifiers are measured
 
-Flags = NDArray[np.bool_]
 Indices = NDArray[np.intp]
 
 
@@ -64,63 +55,20 @@ class Comparison(msgspec.Struct, frozen=True):
     escalated: Difference
 
 
-class Features(msgspec.Struct, frozen=True):
-    """What classifiers see: letter groups [texts, buckets], log odds of harm [texts, 1], vectors [texts, 512]."""
-
-    groups: sparse.csr_matrix
-    odds: Floats
-    vectors: Vectors
-
-    @classmethod
-    def of(cls, texts: Sequence[str], classifier: Classifier, encoder: Encoder) -> Features:
-        """The features of texts."""
-        odds = log_odds(harm_scores(classifier, texts))[:, None]
-        return cls(_letter_groups(texts), odds, encoder.encode(undisguised(read(texts))))
-
-    def scores(self, train: Indices, test: Indices, violates: Flags, *, vectors: bool) -> Floats:
-        """Logits of the test rows from a classifier that the train rows trained. Folds choose its strength."""
-        columns = [self.groups, sparse.csr_matrix(self.odds * TRUST)]
-        if vectors:
-            centred = self.vectors - self.vectors[train].mean(axis=0)
-            size = np.sqrt((centred[train] ** 2).sum(axis=1).mean())
-            columns.append(sparse.csr_matrix(centred * (VECTOR_SCALE / size)))
-        x = sparse.hstack(columns).tocsr()
-        folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(train, violates[train]))
-
-        def loss(strength: float) -> float:
-            predicted = np.zeros(len(train))
-            for seen, unseen in folds:
-                model = _fit(x[train[seen]], violates[train[seen]], strength)
-                predicted[unseen] = model.predict_proba(x[train[unseen]])[:, 1]
-            return float(log_loss(violates[train], predicted))
-
-        model = _fit(x[train], violates[train], min(INVERSE_STRENGTHS, key=loss))
-        return np.asarray(model.decision_function(x[test]))
-
-
-def _letter_groups(texts: Sequence[str]) -> sparse.csr_matrix:
-    """Counts of letter groups, over the square root of their number."""
-    rows, columns, values = [], [], []
-    for row, text in enumerate(texts):
-        in_text = [group for word in tokens(text) for group in distilled.groups(word)]
-        groups, counts = np.unique(np.array(in_text, dtype=np.intp), return_counts=True)
-        rows += [row] * len(groups)
-        columns += groups.tolist()
-        values += (counts / np.sqrt(max(1, len(in_text)))).tolist()
-    return sparse.csr_matrix((values, (rows, columns)), shape=(len(texts), distilled.BUCKETS))
-
-
-def _fit(x: sparse.csr_matrix, violates: Flags, strength: float) -> LogisticRegression:
-    """Logistic regression. The scale of the intercept keeps it from the penalty."""
-    model = LogisticRegression(C=strength, solver="liblinear", intercept_scaling=10.0, random_state=0)
-    return model.fit(x, violates)
+def general(policy: Policy) -> Policy:
+    """The policy with a gate that scores any harm."""
+    return msgspec.structs.replace(policy, distilled=None, gate=msgspec.structs.replace(policy.gate, harms=()))
 
 
 def compare(name: str, features: Features, violates: Flags, labels: int, seed: int) -> tuple[Comparison, list[Floats]]:
     """Compare on one random split. Also the resampled differences, in the order of the figures."""
     order = np.random.default_rng(seed).permutation(len(violates))
     train, test = order[:labels], order[labels : labels + MAX_TESTED]
-    scores = [features.scores(train, test, violates, vectors=vectors) for vectors in (False, True)]
+    weights = np.ones(len(violates))
+    scores = [
+        fit(features, train, violates, weights, seed, vectors=vectors).scores(features, test)
+        for vectors in (False, True)
+    ]
     drawn = np.random.default_rng(seed).integers(len(test), size=(RESAMPLES, len(test)))
     differences, resampled = [], []
     for figure in (_roc_auc, _escalated):
@@ -160,13 +108,14 @@ def measure(
     sets: dict[str, list[Labelled]], sizes: Sequence[int], splits: int, encoder: Encoder, classifier: Classifier
 ) -> Iterator[Comparison]:
     """Comparisons of all sets that are large enough, by number of labels, and their means."""
+    policy = general(load_library()["hate-harassment"])
     results: dict[int, list[tuple[Comparison, list[Floats]]]] = {size: [] for size in sizes}
     for name, rows in sets.items():
         chosen = np.random.default_rng(0).permutation(len(rows))[: max(sizes) + MAX_TESTED].tolist()
-        features = Features.of([rows[number].text for number in chosen], classifier, encoder)
+        features = Features(policy, classifier, [rows[number].text for number in chosen], encoder)
         violates = np.array([rows[number].violates for number in chosen])
         for size in sizes:
-            for seed in range(splits if len(chosen) >= size + 200 else 0):
+            for seed in range(splits if len(chosen) >= size + MIN_TESTED else 0):
                 results[size].append(compare(name, features, violates, size, seed))
                 yield results[size][-1][0]
     yield from (mean(of_size) for of_size in results.values() if of_size)

@@ -1,0 +1,124 @@
+"""Classifiers distilled with the encoder's vectors: two sets of weights in one file, and one threshold for both."""
+
+import base64
+import hashlib
+
+import msgspec
+import numpy as np
+import pytest
+
+from safeguard_streams.errors import PolicyError
+from safeguard_streams.policies import distilled
+from safeguard_streams.policies.distilled import log_odds
+from safeguard_streams.policies.files import load_library
+from safeguard_streams.policies.parsing import parse
+from safeguard_streams.prefilter.classifier import Classifier
+from safeguard_streams.prefilter.encoder.files import NAME
+from safeguard_streams.quality.distillation import Features, fit, propose, write
+from safeguard_streams.quality.evaluation import roc_auc_score
+from safeguard_streams.quality.verdict_labels import LabeledItem
+
+WORDS = [f"{first}{second}" for first in ("ba", "ko", "mi", "tu", "re") for second in ("lan", "sef", "dor", "pim")]
+
+
+def means_harm(text):
+    """What no letter tells."""
+    return sum(map(ord, text)) % 3 == 0
+
+
+class Meanings:
+    """Stands for the encoder: the first place of a text's vector says, with noise, what the text is about."""
+
+    name = NAME
+
+    def encode(self, texts):
+        vectors = np.array([np.random.default_rng(sum(map(ord, text))).normal(size=512) for text in texts])
+        vectors[:, 0] += [40.0 * (2 * means_harm(text) - 1) for text in texts]
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return Classifier()
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Texts that violate where their meaning does harm; labels have a little noise."""
+    texts = [" ".join(np.random.default_rng(number).choice(WORDS, 6)) for number in range(160)]
+    return [LabeledItem(means_harm(t) != (n % 23 == 5), 1.0, str(n), t) for n, t in enumerate(texts)]
+
+
+@pytest.fixture(scope="module")
+def proposal(classifier, rows):
+    return propose(load_library()["hate-harassment"], classifier, rows, encoder=Meanings())
+
+
+def test_both_sets_of_weights_travel(proposal, classifier, rows):
+    read = distilled.read(proposal.distilled)
+    assert read.with_vectors.encoder == NAME
+    assert read.beside(None) == read.beside("another encoder") == read
+    beside = read.beside(NAME)
+    assert (beside.bias, beside.weights) == (read.with_vectors.bias, read.with_vectors.weights)
+    assert beside.weights != read.weights
+    vector = read.with_vectors.vector_table
+    assert vector.shape == (512,)
+    assert abs(vector[0]) == np.abs(vector).max()
+    without = distilled.read(propose(load_library()["hate-harassment"], classifier, rows).distilled)
+    assert without == msgspec.structs.replace(read, with_vectors=None)
+
+
+def test_the_file_scores_as_the_model_that_was_measured(proposal, classifier, rows):
+    policy = load_library()["hate-harassment"]
+    features = Features(policy, classifier, [row.text for row in rows], Meanings())
+    violates, every = np.array([row.violates for row in rows]), np.arange(len(rows))
+    model = fit(features, every, violates, np.ones(len(rows)), 0, vectors=True)
+    beside = distilled.read(proposal.distilled).beside(NAME)
+    vector = beside.with_vectors.vector_table
+    own = features.groups @ beside.table + beside.bias + features.vectors @ vector
+    found = beside.probability(*(1 / (1 + np.exp(-features.odds.T))), own)
+    assert np.abs(log_odds(found) - log_odds(model.scores(features, every))).max() < 0.1
+
+
+def test_vectors_are_compared_on_rows_that_none_saw(proposal):
+    scored = {s.name: s for s in proposal.scored}
+    assert list(scored) == ["gate in force", "distilled classifier", "with the encoder"]
+    assert [f.name for f in proposal.figures] == list(scored)
+    aucs = {name: roc_auc_score(s.violates, s.scores) for name, s in scored.items()}
+    assert aucs["with the encoder"] > 0.85
+    assert aucs["distilled classifier"] < 0.7
+    assert proposal.after_vectors.roc_auc.value == pytest.approx(aucs["with the encoder"], abs=1e-3)
+
+
+def test_one_threshold_serves_both_sets(proposal, tmp_path):
+    policy = load_library()["hate-harassment"]
+    document, content = [p.read_bytes() for p in reversed(write(policy, proposal, 0.8, tmp_path))]
+    released = parse(document.decode(), distilled=content.decode())
+    assert released.gate.distilled == hashlib.sha256(content).hexdigest()[:12]
+    threshold, unseen = proposal.threshold(0.8), proposal.scored_vectors
+    assert released.gate.threshold == threshold
+    before, after = distilled.read(proposal.distilled), distilled.read(content)
+    moved = after.with_vectors.bias - before.with_vectors.bias
+    reached = log_odds(unseen.scores) + moved >= log_odds(np.array([threshold]))[0] - 1e-9
+    assert reached[unseen.violates].mean() >= 0.8
+    assert after.beside(None) == msgspec.structs.replace(before, with_vectors=after.with_vectors)
+
+
+@pytest.mark.parametrize("size", [0, 511, 513])
+def test_a_vector_of_another_length_is_refused(size):
+    fields = {"policy_id": "p", "classifier": "c", "harms": (), "trust": (0, 0), "bias": 0.0, "rows": 9}
+    table = np.ones(distilled.BUCKETS)
+    other = distilled.vector_weights(table, np.ones(512), encoder="e", trust=(0, 0), bias=0.0)
+    good = distilled.write(table, with_vectors=other, **fields)
+    assert distilled.read(good).with_vectors == other
+    bad = msgspec.structs.replace(other, vector=base64.b64encode(bytes(size)).decode())
+    with pytest.raises(PolicyError, match=f"has {size} weights of the vector, not 512"):
+        distilled.read(distilled.write(table, with_vectors=bad, **fields))
+    short = msgspec.structs.replace(other, weights=base64.b64encode(b"\x78\x9c\x03\x00\x00\x00\x00\x01").decode())
+    with pytest.raises(PolicyError, match="has 0 weights, not"):
+        distilled.read(distilled.write(table, with_vectors=short, **fields))
+
+
+def test_a_file_without_vectors_is_as_it_was():
+    fields = {"policy_id": "p", "classifier": "c", "harms": (), "trust": (0, 0), "bias": 0.0, "rows": 9}
+    assert b"with_vectors" not in distilled.write(np.ones(distilled.BUCKETS), **fields)
