@@ -10,6 +10,7 @@
 #   docs         the documentation as a site, in site/
 #   audit        known vulnerabilities of the pinned libraries
 #   requirements renew the pins in infra/requirements
+#   encoder      build the encoder's graph again, from the published weights
 #   clean        remove the environment and caches
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
 EXTRA ?= cpu
@@ -21,7 +22,7 @@ UV := $(BIN)/uv --quiet
 PARALLEL := -n 2 --dist loadfile
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: audit clean demo docs lint requirements test test-all test-faults test-rest test-secure unit
+.PHONY: audit clean demo docs encoder lint requirements test test-all test-faults test-rest test-secure unit
 
 demo: $(VENV)/package-$(EXTRA)
 	$(BIN)/safeguard demo $(if $(MODEL),--model $(MODEL)) $(ARGS)
@@ -83,6 +84,9 @@ requirements: $(VENV)/bin/uv
 	  $(UV) pip compile $$input $$options --universal --python-version 3.11 --generate-hashes --no-annotate \
 	    --custom-compile-command "make requirements" --output-file $(PINS)/$$name.txt || exit 1; \
 	done
+
+encoder: $(VENV)/package-$(EXTRA)
+	$(BIN)/python -m safeguard_streams.prefilter.encoder.graph streams/prefilter/encoder/encoder.onnx
 
 audit: $(VENV)/bin/uv
 	for part in prefilter encoder enforcement reasoner-remote reasoner-cpu reasoner-gpu; do \

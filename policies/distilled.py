@@ -43,8 +43,8 @@ def log_odds(probability: Floats) -> Floats:
 class VectorWeights(msgspec.Struct, frozen=True):
     """Weights that were learned together with those of a text's vector [512], whose product with it joins the sum.
 
-    encoder: name of the encoder that made the vectors. The other fields are as in DistilledClassifier; vector holds
-    int8 [512], encoded in base64, in units of `vector_unit`.
+    encoder: name of the encoder that made the vectors. vector: int8 [512], in base64, in units of `vector_unit`.
+    least, most: what a vector usually adds. The other fields are as in DistilledClassifier.
     """
 
     encoder: str
@@ -54,6 +54,8 @@ class VectorWeights(msgspec.Struct, frozen=True):
     weights: str
     vector_unit: float
     vector: str
+    least: float
+    most: float
 
     @property
     def vector_table(self) -> Floats:

@@ -31,6 +31,7 @@ from safeguard_streams.quality.verdict_labels import LabeledItem
 
 MIN_ROWS = 100
 MIN_ROWS_PER_SIDE = 20  # that violate, and that do not
+RANGE = 2.0  # standard deviations from the mean: what vectors usually add; beyond it, under 0.3% of decisions change
 TRUST = 0.2  # in the harms' log odds before there is evidence
 INVERSE_STRENGTHS = (2.0, 6.0, 20.0)  # of the regularisation
 VECTOR_STRENGTHS = (0.1, 0.5, 2.0, 8.0)  # the same with vectors
@@ -112,7 +113,7 @@ def propose(
         trust=learned.model.trusts,
         bias=learned.model.bias,
         rows=len(rows),
-        with_vectors=_vector_weights(of_vectors.model, encoder.name) if encoder and of_vectors else None,
+        with_vectors=_vector_weights(of_vectors.model, features, encoder.name) if encoder and of_vectors else None,
     )
     scored_before = ScoredSet("gate in force", before.scores, violates, weights)
     scored_after = ScoredSet("distilled classifier", learned.unseen, violates, weights)
@@ -207,8 +208,18 @@ def _learn(features: Features, violates: Flags, weights: Floats, seed: int, *, v
     return _Learned(fit(features, np.arange(len(violates)), violates, weights, seed, vectors=vectors), scores)
 
 
-def _vector_weights(model: LinearModel, encoder: str) -> distilled.VectorWeights:
-    return distilled.vector_weights(model.weights, model.vector, encoder=encoder, trust=model.trusts, bias=model.bias)
+def _vector_weights(model: LinearModel, features: Features, encoder: str) -> distilled.VectorWeights:
+    added = features.vectors.astype(np.float64) @ model.vector
+    mean, deviation = float(added.mean()), float(added.std())
+    return distilled.vector_weights(
+        model.weights,
+        model.vector,
+        encoder=encoder,
+        trust=model.trusts,
+        bias=model.bias,
+        least=mean - RANGE * deviation,
+        most=mean + RANGE * deviation,
+    )
 
 
 class _Centred(NamedTuple):

@@ -1,67 +1,57 @@
-"""Which texts are worth encoding, given what the first stage knows of them. A pure function of arrays.
+"""Which texts are worth encoding, given what the first stage knows of them. Pure functions of arrays.
 
-A gate's logit is a sum: what letter groups and log odds say, and what the vector says. The last part has bounds. A text
-whose logit stays on one side of the threshold, whatever its vector, needs none.
+A gate's logit is a sum: what letter groups and log odds say, and what the vector adds. What vectors usually add has a
+range, which is learned with the weights. A text whose logit is on one side of the threshold for all of the range needs
+no vector, and gets the middle of the range instead.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from safeguard_streams.policies.distilled import VECTOR, DistilledClassifier, log_odds
+
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-MIN_REACH_TEXTS = 100
 
+class VectorGates:
+    """The second stage of some gates. Columns of all arrays are the policies, in the order given.
 
-class Reach(NamedTuple):
-    """The least and the most that a vector adds to the logit of each policy [policies]. Both 0: no use of vectors."""
-
-    low: Floats
-    high: Floats
-
-    @classmethod
-    def certain(cls, weights: Floats) -> Reach:
-        """Bounds that hold for every text: no vector of length 1 adds more than the length of the weights.
-
-        weights [policies, 512].
-        """
-        length = np.linalg.norm(weights, axis=1)
-        return cls(-length, length)
-
-    @classmethod
-    def measured(cls, weights: Floats, vectors: NDArray[np.float32], missed: float = 0.001) -> Reach:
-        """Bounds that this share of texts like those of `vectors` exceeds on each side.
-
-        weights [policies, 512]; vectors [texts, 512]. Too few texts give the certain bounds.
-        """
-        if len(vectors) < MIN_REACH_TEXTS:
-            return cls.certain(weights)
-        low, high = np.quantile(vectors.astype(np.float64) @ weights.T, [missed, 1 - missed], axis=0)
-        return cls(low, high)
-
-
-def undecided(logits: Floats, thresholds: Floats, reach: Reach, settled: Flags) -> Flags:
-    """Whether the vector of a text could change the decision of some policy [texts].
-
-    logits, settled [texts, policies]; thresholds [policies].
-    logits: what a gate says without the vector; thresholds: the logit that escalates.
-    settled: whether the decision is made whatever the score: the policy does not cover the text, a term matched, a
-        sample drew it, or the gate escalates everything.
+    distilled: each policy's distilled classifier, or None; thresholds: the score, 0 to 1, that escalates.
+    encoder: the name of the encoder at hand. Gates whose weights are for another one use no vectors.
     """
-    certain = (logits + reach.high < thresholds) | (logits + reach.low >= thresholds)
-    uses_vectors = reach.high > reach.low
-    return np.asarray((~certain & ~settled & uses_vectors).any(axis=1))
 
+    def __init__(self, distilled: Sequence[DistilledClassifier | None], thresholds: Floats, encoder: str) -> None:
+        learned = [own.with_vectors if own is not None else None for own in distilled]
+        usable = [own if own is not None and own.encoder == encoder else None for own in learned]
+        self.uses_vectors: Flags = np.array([own is not None for own in usable], dtype=bool)
+        zeros = np.zeros(VECTOR)
+        weights = [zeros if own is None else own.vector_table for own in usable]
+        self._weights = np.array(weights).reshape(len(usable), VECTOR).T  # [512, policies]
+        self._least = np.array([0.0 if own is None else own.least for own in usable])
+        self._most = np.array([0.0 if own is None else own.most for own in usable])
+        self._thresholds = log_odds(np.asarray(thresholds, dtype=np.float64))
 
-def with_vectors(logits: Floats, weights: Floats, vectors: NDArray[np.float32], encoded: Flags) -> Floats:
-    """The logits, with what vectors add for the encoded texts.
+    def undecided(self, scores: Floats, settled: Flags) -> Flags:
+        """Whether the vector of a text could change the decision of some policy [texts].
 
-    weights [policies, 512]; vectors [encoded texts, 512], in the order of the texts; encoded [texts].
-    """
-    result = logits.copy()
-    result[encoded] += vectors.astype(np.float64) @ weights.T
-    return result
+        scores [texts, policies]: P(violates) of the first stage, without a vector; settled [texts, policies]: whether a
+        decision is made whatever the score: the policy does not cover the text, a term matched, a sample drew it, or
+        the gate escalates everything.
+        """
+        logits = log_odds(scores)
+        open_to_both = (logits + self._least < self._thresholds) & (logits + self._most >= self._thresholds)
+        return np.asarray((open_to_both & self.uses_vectors & ~settled).any(axis=1))
+
+    def scores(self, scores: Floats, vectors: NDArray[np.float32], encoded: Flags) -> Floats:
+        """The scores with what vectors add [texts, policies]. Policies that use none keep theirs.
+
+        encoded [texts]: which texts have a vector; vectors [encoded texts, 512]: theirs, in the order of the texts.
+        """
+        added = np.tile((self._least + self._most) / 2, (len(scores), 1))
+        added[encoded] = vectors.astype(np.float64) @ self._weights
+        return np.where(self.uses_vectors, 1 / (1 + np.exp(-log_odds(scores) - added)), scores)

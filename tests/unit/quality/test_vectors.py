@@ -2,12 +2,15 @@
 
 import base64
 import hashlib
+import sys
 
 import msgspec
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from safeguard_streams.errors import PolicyError
+from safeguard_streams.cli import prefilter
+from safeguard_streams.errors import ConfigurationError, PolicyError
 from safeguard_streams.policies import distilled
 from safeguard_streams.policies.distilled import log_odds
 from safeguard_streams.policies.files import load_library
@@ -64,6 +67,9 @@ def test_both_sets_of_weights_travel(proposal, classifier, rows):
     vector = read.with_vectors.vector_table
     assert vector.shape == (512,)
     assert abs(vector[0]) == np.abs(vector).max()
+    added = Meanings().encode([row.text for row in rows]) @ vector
+    assert ((read.with_vectors.least < added) & (added < read.with_vectors.most)).mean() > 0.9
+    assert read.with_vectors.least > added.min() - 3 * added.std()
     without = distilled.read(propose(load_library()["hate-harassment"], classifier, rows).distilled)
     assert without == msgspec.structs.replace(read, with_vectors=None)
 
@@ -108,7 +114,7 @@ def test_one_threshold_serves_both_sets(proposal, tmp_path):
 def test_a_vector_of_another_length_is_refused(size):
     fields = {"policy_id": "p", "classifier": "c", "harms": (), "trust": (0, 0), "bias": 0.0, "rows": 9}
     table = np.ones(distilled.BUCKETS)
-    other = distilled.vector_weights(table, np.ones(512), encoder="e", trust=(0, 0), bias=0.0)
+    other = distilled.vector_weights(table, np.ones(512), encoder="e", trust=(0, 0), bias=0.0, least=-1.0, most=1.0)
     good = distilled.write(table, with_vectors=other, **fields)
     assert distilled.read(good).with_vectors == other
     bad = msgspec.structs.replace(other, vector=base64.b64encode(bytes(size)).decode())
@@ -122,3 +128,10 @@ def test_a_vector_of_another_length_is_refused(size):
 def test_a_file_without_vectors_is_as_it_was():
     fields = {"policy_id": "p", "classifier": "c", "harms": (), "trust": (0, 0), "bias": 0.0, "rows": 9}
     assert b"with_vectors" not in distilled.write(np.ones(distilled.BUCKETS), **fields)
+
+
+def test_the_command_names_the_extra_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    ran = CliRunner().invoke(prefilter.app, ["distill", "hate-harassment", "--encoder"])
+    assert isinstance(ran.exception, ConfigurationError)
+    assert "safeguard-streams[encoder]" in str(ran.exception)
