@@ -72,7 +72,7 @@ def test_scores_add_the_vector_or_else_the_middle_of_the_range():
 def within(weights, vectors):
     """A classifier whose range holds what these vectors add."""
     added = vectors @ classifier(weights).with_vectors.vector_table
-    return classifier(weights, least=added.min() - 0.01, most=added.max() + 0.01)
+    return classifier(weights, least=float(added.min()) - 0.01, most=float(added.max()) + 0.01)
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.95))
