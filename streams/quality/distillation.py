@@ -34,8 +34,8 @@ MIN_ROWS_PER_SIDE = 20  # that violate, and that do not
 RANGE = 2.0  # standard deviations from the mean: what vectors usually add; beyond it, under 0.3% of decisions change
 TRUST = 0.2  # in the harms' log odds before there is evidence
 INVERSE_STRENGTHS = (2.0, 6.0, 20.0)  # of the regularisation
-VECTOR_STRENGTHS = (0.1, 0.5, 2.0, 8.0)  # the same with vectors
-VECTOR_SCALE = 3.0  # mean distance of the vectors from their mean, where rows of letter groups have a length near 1
+# The same with vectors, by their scale: their mean distance from their mean, where letter groups have a length near 1.
+VECTOR_STRENGTHS = {3.0: (0.1, 0.5, 2.0, 8.0), 1.0: (2.0, 6.0, 20.0)}
 FOLDS = 4
 
 
@@ -223,21 +223,31 @@ def _vector_weights(model: LinearModel, features: Features, encoder: str) -> dis
 
 
 class _Centred(NamedTuple):
-    """Vectors less their mean, times a factor."""
+    """Vectors less their mean, such that their mean distance from it is 1: `factor` times the difference."""
 
     vectors: Floats
     mean: Floats
     factor: float
 
     @classmethod
-    def of(cls, features: Features, rows: NDArray[np.intp], *, used: bool) -> _Centred:
-        if not used:
-            return cls(np.zeros((len(rows), 0)), np.zeros(0), 0.0)
-        vectors = features.vectors[rows].astype(np.float64)
-        mean = vectors.mean(axis=0)
-        centred = vectors - mean
-        factor = VECTOR_SCALE / max(float(np.sqrt((centred**2).sum(axis=1).mean())), 1e-6)
-        return cls(centred * factor, mean, factor)
+    def of(cls, vectors: Vectors) -> _Centred:
+        mean = vectors.astype(np.float64).mean(axis=0)
+        distance = max(float(np.sqrt(((vectors - mean) ** 2).sum(axis=1).mean())), 1e-6)
+        return cls((vectors - mean) / distance, mean, 1 / distance)
+
+
+class _Candidate(NamedTuple):
+    """A way to fit: weights of letter groups [buckets], the vectors' scale or 0 for none, the inverse strength."""
+
+    idf: Floats
+    scale: float
+    strength: float
+
+
+def _candidates(idf: Floats, *, vectors: bool) -> list[_Candidate]:
+    strengths = VECTOR_STRENGTHS if vectors else {0.0: INVERSE_STRENGTHS}
+    tables = (idf, np.ones_like(idf))
+    return [_Candidate(table, scale, one) for table in tables for scale, each in strengths.items() for one in each]
 
 
 def fit(
@@ -249,30 +259,28 @@ def fit(
     *,
     vectors: bool = False,
 ) -> LinearModel:
-    """Logistic regression. Cross-validation chooses its strength and whether rare groups weigh more."""
+    """Logistic regression. Cross-validation chooses its strength, the weight of rare groups, and the vectors' scale."""
     y, w = violates[rows], weights[rows]
     folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(rows, y))
-    centred = _Centred.of(features, rows, used=vectors)
-    dense = sparse.csr_matrix(np.hstack([features.odds[rows] * TRUST, centred.vectors]))
+    centred = _Centred.of(features.vectors[rows] if vectors else np.zeros((len(rows), 0), dtype=np.float32))
 
     def regression(strength: float, x: sparse.csr_matrix, on: NDArray[np.intp]) -> LogisticRegression:
         model = LogisticRegression(C=strength, solver="liblinear", intercept_scaling=10.0, random_state=seed)
         return model.fit(x[on], y[on], sample_weight=w[on])
 
-    best: tuple[float, LogisticRegression, Floats] | None = None
-    idf = features.idf(rows)
-    for table in (idf, np.ones_like(idf)):
-        x = sparse.hstack([features.groups[rows].multiply(table), dense]).tocsr()
-        for strength in VECTOR_STRENGTHS if vectors else INVERSE_STRENGTHS:
-            predicted = np.zeros(len(rows))
-            for train, test in folds:
-                predicted[test] = regression(strength, x, train).predict_proba(x[test])[:, 1]
-            loss = float(log_loss(y, predicted, sample_weight=w))
-            if best is None or loss < best[0]:
-                best = loss, regression(strength, x, np.arange(len(rows))), table
+    best: tuple[float, LogisticRegression, _Candidate] | None = None
+    for candidate in _candidates(features.idf(rows), vectors=vectors):
+        dense = np.hstack([features.odds[rows] * TRUST, centred.vectors * candidate.scale])
+        x = sparse.hstack([features.groups[rows].multiply(candidate.idf), dense]).tocsr()
+        predicted = np.zeros(len(rows))
+        for train, test in folds:
+            predicted[test] = regression(candidate.strength, x, train).predict_proba(x[test])[:, 1]
+        loss = float(log_loss(y, predicted, sample_weight=w))
+        if best is None or loss < best[0]:
+            best = loss, regression(candidate.strength, x, np.arange(len(rows))), candidate
     assert best is not None
-    _, model, table = best
+    _, model, chosen = best
     groups, trust, of_vector = np.split(model.coef_[0], [distilled.BUCKETS, distilled.BUCKETS + 2])
-    vector = of_vector * centred.factor
+    vector = of_vector * centred.factor * chosen.scale
     bias = float(model.intercept_[0]) - float(vector @ centred.mean)
-    return LinearModel(groups * table, trust * TRUST, vector if vectors else np.zeros(distilled.VECTOR), bias)
+    return LinearModel(groups * chosen.idf, trust * TRUST, vector if vectors else np.zeros(distilled.VECTOR), bias)
