@@ -31,7 +31,7 @@ from safeguard_streams.quality.verdict_labels import LabeledItem
 
 MIN_ROWS = 100
 MIN_ROWS_PER_SIDE = 20  # that violate, and that do not
-RANGE = 2.0  # standard deviations from the mean: what vectors usually add; beyond it, under 0.3% of decisions change
+RANGE = 2.0  # standard deviations from the mean: what vectors usually add; up to 0.3% of decisions change beyond it
 TRUST = 0.2  # in the harms' log odds before there is evidence
 INVERSE_STRENGTHS = (2.0, 6.0, 20.0)  # of the regularisation
 # The same with vectors, by their scale: their mean distance from their mean, where letter groups have a length near 1.
