@@ -27,6 +27,7 @@ PACKAGES = (
     "workers",
     "workers.judging",
     "workers.inference",
+    "workers.inference.dialects",
     "workers.evaluation",
     "workers.evaluation.benchmark",
     "workers.small",

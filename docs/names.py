@@ -11,7 +11,7 @@ from mkdocs.structure.pages import Page
 LONGEST = 34  # characters, which fit a line of a telephone
 _TAG = re.compile(r"(<[^>]*>)")
 _IN_CODE = re.compile(r"\S+-\S*")
-_OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]*")
+_IN_BLOCK = re.compile(r"(?<!\S)\S*-\S*")
 _IN_PROSE = re.compile(r"\b(?:safeguard-streams|gpt-oss(?:-safeguard)?(?:-\d+b)?)\b")
 
 
@@ -26,7 +26,7 @@ def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files
         elif found := re.match(r"<(pre|code)\b", part):
             inside.append(found[1])
         elif not part.startswith("<") and "pre" in inside:
-            return _OPTION.sub(r'<span class="option">\g<0></span>', part)
+            return _IN_BLOCK.sub(_option, part)
         elif not part.startswith("<"):
             return (_IN_CODE if "code" in inside else _IN_PROSE).sub(_whole, part)
         return part
@@ -36,3 +36,7 @@ def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files
 
 def _whole(name: re.Match[str]) -> str:
     return f'<span class="name">{name[0]}</span>' if len(name[0]) <= LONGEST else name[0]
+
+
+def _option(word: re.Match[str]) -> str:
+    return f'<span class="option">{word[0]}</span>' if len(word[0]) <= LONGEST else word[0]

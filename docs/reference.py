@@ -1,5 +1,6 @@
 """The reference pages, written from the code itself whenever the site is built."""
 
+import html
 import inspect
 import json
 import re
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+import panels as charts
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -22,6 +24,7 @@ from safeguard_streams.operations import dashboards
 from safeguard_streams.runtime.settings import Settings
 
 DAY = 86_400_000
+_GUIDES_FIRST = "---\nsearch: {boost: 0.1}\n---\n"  # the search names a guide before the pages that list everything
 _CONVENTIONS = """\
 These conventions hold for every command:
 
@@ -39,7 +42,8 @@ These conventions hold for every command:
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     pages = {"commands.md": commands(), "settings.md": settings(), "topics.md": catalogue(), "metrics.md": metrics()}
-    pages |= {"api.md": api(), "limits.md": limits(), "dashboards.md": panels()}
+    pages |= {"api.md": api(), "limits.md": limits()}
+    pages = {name: _GUIDES_FIRST + text for name, text in pages.items()} | {"dashboards.md": panels()}
     pages["asyncapi.json"] = json.dumps(asyncapi.document(), indent=2)
     for name, text in pages.items():
         files.append(File.generated(config, f"reference/{name}", content=text))
@@ -198,16 +202,27 @@ def metrics() -> str:
 
 
 def panels() -> str:
-    """The Grafana dashboards, with what each panel shows."""
+    """The Grafana dashboards, with a picture of each panel and what it shows."""
     about = (
         "The Grafana dashboards of `infra/telemetry/dashboards` show the [metrics](metrics.md). The compose file "
-        "starts Grafana with them; elsewhere, import the JSON files."
+        "starts Grafana with them; elsewhere, import the JSON files. One more dashboard shows the "
+        "[runbook](../guides/runbook.md), with a panel for each alert.\n\n"
+        "These are not screenshots of Grafana. `docs/panels.py` ran the pipeline of `safeguard demo` with the small "
+        "model, published the demo's texts, and drew what Prometheus answered to each panel's own queries. *No data* "
+        "stands for what that run did not have, such as dead letters or a webhook."
     )
     parts = [f"# Dashboards\n\n{about}"]
     for name, document in dashboards.documents().items():
-        if name.startswith("dashboards/"):
-            board = json.loads(document)
+        board = json.loads(document) if name.startswith("dashboards/") else {"panels": ()}
+        if figures := [_figure(name, panel) for panel in board["panels"] if panel.get("targets")]:
             parts.append(f"## {board['title'].removeprefix('Safeguard: ').capitalize()}\n\nThe file `{name}`.")
-            rows = [f"| {panel['title']} | {panel.get('description', '')} |" for panel in board["panels"]]
-            parts.append("\n".join(["| panel | what it shows |", "| --- | --- |", *rows]))
+            parts.append("\n".join(['<div class="panels">', *figures, "</div>"]))
     return "\n\n".join(parts) + "\n"
+
+
+def _figure(board: str, panel: dict[str, Any]) -> str:
+    """A panel's picture and what it shows. A new panel has no picture yet."""
+    name, title = charts.file_name(board, panel["title"]), html.escape(panel["title"])
+    picture = f'<img src="../panels/{name}" alt="{title}" loading="lazy">' if (charts.PICTURES / name).exists() else ""
+    about = re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(panel["description"]))
+    return f"<figure>{picture}<figcaption><b>{title}.</b> {about}</figcaption></figure>"

@@ -38,11 +38,12 @@ class Patterns:
             return []
         found: list[tuple[int, int]] = []
         match, numbers = self._folded
-        for text, (line, plain_line) in enumerate(zip(latin, plain_lines, strict=True)):
-            if hits := match(line):
+        for text, hits in enumerate(map(match, latin)):
+            if hits:
                 found += [(text, numbers[hit]) for hit in hits]
-            if line is not plain_line and line != plain_line:
-                found += [(text, numbers[hit]) for hit in match(plain_line) or ()]
+        for text, line in enumerate(plain_lines):
+            if line is not latin[text] and line != latin[text]:
+                found += [(text, numbers[hit]) for hit in match(line) or ()]
         if self._sent:
             match, numbers = self._sent
             for text, line in enumerate(texts):

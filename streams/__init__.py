@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from safeguard_streams.contract.records import (
         Action,
         Attempt,
+        Canary,
         ContentEvent,
         DeadLetter,
         Message,
@@ -44,6 +45,7 @@ __all__ = [
     "Action",
     "Attempt",
     "BusError",
+    "Canary",
     "ConfigurationError",
     "ContentEvent",
     "DeadLetter",

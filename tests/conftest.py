@@ -14,6 +14,7 @@ import time
 import urllib.request
 import uuid
 
+import hypothesis
 import psutil
 import pytest
 
@@ -32,6 +33,11 @@ ALLOWED_SKIPS = ("the embedded broker has no ", "no kubectl here")
 SECURE = os.environ.get("SAFEGUARD_TEST_SECURE") == "1"
 # Seconds until a test gives up waiting. It is a guard against a hang, far above what a busy machine needs.
 TIMEOUT = 600.0
+# No property fails because an example took long: the machine may be busy.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.hookimpl(wrapper=True)

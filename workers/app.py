@@ -19,7 +19,7 @@ from safeguard_streams.bus.kafka import KafkaBus, begin_where_another_stands
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Lane
-from safeguard_streams.errors import DependencyError
+from safeguard_streams.errors import ConfigurationError, DependencyError
 from safeguard_streams.policies import small_model
 from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.releases.feed import PolicyFeed, PolicySet
@@ -28,9 +28,16 @@ from safeguard_streams.runtime import telemetry
 from safeguard_streams.runtime.health import served
 from safeguard_streams.runtime.process import EventLoopPauses, Stop, end_children, leave, run_until_first
 from safeguard_streams.runtime.settings import Settings
+from safeguard_streams.workers.inference.dialects import dialect_of
 from safeguard_streams.workers.inference.interface import InferenceBackend
 from safeguard_streams.workers.inference.remote import ServerBackend
 from safeguard_streams.workers.inference.vllm import VllmBackend
+from safeguard_streams.workers.judging.arrangement import (
+    arranged,
+    dialect_spoken,
+    require_policies_followed,
+    start_first,
+)
 from safeguard_streams.workers.judging.judge import RANKS, STAGE, Judge
 from safeguard_streams.workers.judging.reasoner import InferenceBudget
 from safeguard_streams.workers.judging.warming import PrefixWarmer
@@ -44,17 +51,32 @@ StartBackend = Callable[[Settings], Awaitable[InferenceBackend]]
 
 
 async def start_backend(settings: Settings) -> InferenceBackend:
-    """The inference servers that the settings name, or else vLLM in this process."""
-    return await (ServerBackend.start(settings) if settings.servers else VllmBackend.start(settings))
+    """The inference servers that the settings name, or else vLLM in this process.
+
+    Raises ConfigurationError for a dialect that does not exist, or that needs a server.
+    """
+    dialect = dialect_of(settings.model, settings.dialect)
+    if settings.servers:
+        return await ServerBackend.start(settings)
+    if dialect is not None:
+        raise ConfigurationError(
+            f"{settings.model} speaks the dialect {dialect.name}: serve it, as with `vllm serve`, and name the server "
+            "with --server"
+        )
+    return await VllmBackend.start(settings)
 
 
 async def run(settings: Settings, start: StartBackend = start_backend) -> None:
     """Serve until SIGTERM or SIGINT. Leaves no process of the inference backend behind."""
-    worker = Worker(settings, start)
+    await serve(Worker(settings, start), settings.reasoner_port)
+
+
+async def serve(worker: Worker, port: int) -> None:
+    """Run a worker, with its health endpoint at a port, as `run` does."""
     stop = Stop()
     try:
-        with stop, telemetry.exported(STAGE):
-            async with served(settings.host, settings.reasoner_port, worker.state):
+        with stop, telemetry.exported(worker.stage):
+            async with served(worker.settings.host, port, worker.state):
                 await worker.run(stop.event)
     finally:
         end_children()
@@ -65,12 +87,15 @@ async def run(settings: Settings, start: StartBackend = start_backend) -> None:
 class Worker:
     """Judges escalations, many at once. Each finishes as soon as it is ready."""
 
+    stage = STAGE
+
     def __init__(self, settings: Settings, start: StartBackend) -> None:
         self.settings = settings
         self.feed = PolicyFeed()
         self.erasures = ErasureList(self._forget)
         self.paused = PausedReplays()
         self.backend: InferenceBackend | None = None
+        self.first: ServerBackend | None = None
         self.judge: Judge | None = None
         self.engines: list[Engine] = []
         self._start = start
@@ -80,10 +105,12 @@ class Worker:
         """The body of /health/ready."""
         ready = bool(self.engines) and all(engine.ready for engine in self.engines)
         return {
-            **self.settings.identity(STAGE),
+            **self.settings.identity(self.stage),
             "started": self.backend is not None,
             "ready": ready and self.backend is not None and self.backend.healthy,
             "model": self.backend.model if self.backend else None,
+            "model_revision": self.backend.revision if self.backend else None,
+            "first": self.first.model if self.first else None,
             "policies": {name: r.policy.version for name, r in self.feed.policies.released.items()},
             "lanes": self.settings.lanes,
             "committed": sum(engine.committed for engine in self.engines),
@@ -92,18 +119,20 @@ class Worker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Judge until `stop` is set. Raises SafeguardError when the process should be restarted."""
-        policies, erasures, paused = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        followed = [self.feed.follow, self.erasures.follow]
+        if "replay" in self.settings.lanes:
+            followed.append(self.paused.follow)
+        caught_up = [asyncio.Event() for _ in followed]
         try:
             await run_until_first(
-                self.feed.follow(self.settings, policies),
-                self.erasures.follow(self.settings, erasures),
-                self.paused.follow(self.settings, paused),
-                self._judge(stop, policies, erasures, paused),
-                EventLoopPauses(STAGE).measure(),
+                *(follow(self.settings, event) for follow, event in zip(followed, caught_up, strict=True)),
+                self._judge(stop, *caught_up),
+                EventLoopPauses(self.stage).measure(),
             )
         finally:
-            if self.backend is not None:
-                await self.backend.close()
+            for backend in (self.backend, self.first):
+                if backend is not None:
+                    await backend.close()
 
     def _forget(self, content_id: str) -> None:
         if self.judge is not None:
@@ -114,27 +143,43 @@ class Worker:
         await run_until_first(self._prepare(caught_up), stop.wait())
         if stop.is_set() or self.backend is None:
             return
-        self.judge = Judge(self.backend, self.feed, self._budget(self.backend), self.erasures.erased)
+        self.judge = self._new_judge(self.backend)
         warn_of_unlearned(self.backend.model, self.feed.policies)
         warmer = PrefixWarmer(self.backend, self.feed, self.settings.effort_by_lag)
-        await warmer.warm_up()
-        await _carry_positions_over(self.settings)
+        if dialect_spoken(self.backend) is None:
+            await warmer.warm_up()
+        await self._set_positions()
         self.engines = self._engines(self.backend, self.judge)
-        await run_until_first(self._run_engines(stop), warmer.follow())
+        warming = warmer.follow() if dialect_spoken(self.backend) is None else asyncio.Event().wait()
+        await run_until_first(self._run_engines(stop), warming)
+
+    def _new_judge(self, backend: InferenceBackend) -> Judge:
+        arrange = arranged(self.settings, backend, self.first)
+        return Judge(backend, self.feed, self._budget(backend), self.erasures.erased, arrange)
+
+    async def _set_positions(self) -> None:
+        """Let each lane's group begin where the group of all lanes stands, which earlier versions had."""
+        for lane in self.settings.lanes:
+            if topics.LANE_GROUPS[lane] != STAGE:
+                await begin_where_another_stands(self.settings, topics.LANE_GROUPS[lane], STAGE, topics.LANES[lane])
 
     def _engines(self, backend: InferenceBackend, judge: Judge) -> list[Engine]:
         """One engine for each lane, in the lane's own consumer group. They share the calls in flight by rank."""
         limits = self._limits(backend)
-        admission, restart = admission_of(limits), time.monotonic() - self._started_at
+        admission = admission_of(limits)
         return [
-            Engine(self._bus(lane, restart), stateless(judge), stage=STAGE, limits=limits, admission=admission)
+            Engine(self._bus(lane), stateless(judge), stage=self.stage, limits=limits, admission=admission)
             for lane in self.settings.lanes
         ]
 
-    def _bus(self, lane: Lane, restart_seconds: float) -> Bus:
+    def _bus(self, lane: Lane) -> Bus:
         topic = topics.LANES[lane]
-        bus = KafkaBus(self.settings, [topic], topics.LANE_GROUPS[lane], restart_seconds=restart_seconds)
+        bus = self._member(topic, topics.LANE_GROUPS[lane])
         return HoldingBus(bus, [self.settings.prefix + topic], self.paused) if lane == "replay" else bus
+
+    def _member(self, topic: str, group: str) -> KafkaBus:
+        """A member of a group on a topic, which knows how long a restart of this process takes."""
+        return KafkaBus(self.settings, [topic], group, restart_seconds=time.monotonic() - self._started_at)
 
     async def _run_engines(self, stop: asyncio.Event) -> None:
         """Run all engines to their ends. When one fails, the others stop, and its failure is the worker's."""
@@ -155,6 +200,8 @@ class Worker:
     async def _prepare(self, caught_up: Iterable[asyncio.Event]) -> None:
         self.backend = await self._start(self.settings)
         log.info("inference backend started model=%s", self.backend.model)
+        require_policies_followed(self.backend)
+        self.first = await start_first(self.settings)
         for each in caught_up:
             await each.wait()
         await self.feed.wait_for_any()
@@ -190,13 +237,6 @@ class Worker:
             reserve=2 * (backend.concurrency // 4) if live else 0,
             max_background=round(calls * self.settings.background_share) if live else None,
         )
-
-
-async def _carry_positions_over(settings: Settings) -> None:
-    """Let each lane's group begin where the group of all lanes stands, which earlier versions had."""
-    for lane in settings.lanes:
-        if topics.LANE_GROUPS[lane] != STAGE:
-            await begin_where_another_stands(settings, topics.LANE_GROUPS[lane], STAGE, topics.LANES[lane])
 
 
 def warn_of_unlearned(model: str, policies: PolicySet) -> None:

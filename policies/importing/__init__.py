@@ -7,10 +7,13 @@ In reading order:
 - `ids`: rule ids as authors write them, and as the format of this package has them.
 - `lines`: what one line is: a heading, a bullet, a table's row, a quoted example.
 - `outline`: a policy as it was read: sections, rules with their sub-rules and severities, and examples.
+- `wording`: what headings and sentences say of the text, and what they say of the answer.
+- `numbering`: the ids that the rules have here.
 - `reader`: from lines to an outline.
 - `settle`: what the text leaves open, and the answers.
 - `compose`: from an outline to a policy.md.
-- `golden_csv`: from a CSV file to golden texts.
+- `csv_tables`: from a CSV file to columns of texts and labels.
+- `golden_csv`: from these to golden texts.
 - `importer`: all of it, for one policy.
 
 ## Design decisions

@@ -12,7 +12,7 @@ import msgspec
 from safeguard_streams.policies.document import Judging
 from safeguard_streams.policies.golden import canonical
 from safeguard_streams.policies.importing import ids, lines
-from safeguard_streams.policies.importing.outline import Outline, Rule
+from safeguard_streams.policies.importing.outline import Labels, Outline, Rule
 from safeguard_streams.policies.skeleton import SAMPLE, front_matter, output_form
 from safeguard_streams.policies.vocabulary import Side
 
@@ -64,8 +64,8 @@ def add_rest(outline: Outline) -> str | None:
     if any(_LEVEL_0.match(rule.id) or _COVERS_REST.search(rule.text) for rule in safe):
         return None
     taken = {rule.id for rule in outline.rules}
-    letters = ids.base(outline.rules[-1].id).rstrip("0123456789")
-    rule_id = f"{letters}0" if f"{letters}0" not in taken else ids.free(f"{letters}1", taken)
+    rest = f"{ids.letters(outline.rules[-1].id)}0"
+    rule_id = rest if rest not in taken else ids.free(rest, taken)
     outline.rules.append(Rule(rule_id, "", _REST, 0, 0, "safe", []))
     return f"added {rule_id}, the SAFE rule for content that no rule names"
 
@@ -75,8 +75,6 @@ class _Writer:
         self._outline = outline
         self._settings = settings
         self.changes: list[str] = []
-        written = "|".join(map(re.escape, sorted(outline.renamed, key=len, reverse=True)))
-        self._written = re.compile(rf"(?<![\w.-])(?:{written})(?![\w-]|\.\w)") if written else None
 
     def document(self) -> str:
         settings = self._settings
@@ -108,12 +106,8 @@ class _Writer:
 
     def _rules(self, side: Side) -> Iterator[str]:
         for rule in self._of_side(side):
-            yield f"- {rule.id}: {self._renamed(rule.text)}"
-            yield from (f"  {self._renamed(detail)}" for detail in rule.details)
-
-    def _renamed(self, text: str) -> str:
-        """Text with the ids that the policy has now."""
-        return self._written.sub(lambda found: self._outline.renamed[found[0]], text) if self._written else text
+            yield f"- {rule.id}: {rule.text}"
+            yield from (f"  {detail}" for detail in rule.details)
 
     # ------------------------------------------------------------------ text
 
@@ -135,9 +129,7 @@ class _Writer:
 
     def _line(self, line: str, *, guarded: bool) -> str:
         """A line as it stands in a section. guarded: a bullet at its beginning would read as a rule or an example."""
-        text = self._renamed(line)
-        if text.startswith("## "):
-            text = f"#{text}"
+        text = f"#{line}" if line.startswith("## ") else line
         return f"* {text[2:]}" if guarded and text.startswith("- ") else text
 
     def _instruction(self) -> Iterator[str]:
@@ -173,8 +165,9 @@ class _Writer:
 
     def _examples(self) -> list[str]:
         found: dict[str, str] = {}
+        labels = Labels(self._outline)
         for example in self._outline.examples:
-            rule = self._outline.rule(self._outline.resolve(example.label) or "")
+            rule = self._outline.rule(labels.rule(example.label) or "")
             form = canonical(example.text)
             if form in found:
                 self.changes.append(f"line {example.line}: left out, because an earlier line has this example")

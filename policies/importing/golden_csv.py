@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -15,165 +12,38 @@ import msgspec
 
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.golden import Golden, canonical
-from safeguard_streams.policies.importing import source
+from safeguard_streams.policies.importing import csv_tables
+from safeguard_streams.policies.importing.csv_tables import Columns, Resolve, Row, group_of
 from safeguard_streams.policies.importing.labels import bare, side_of_label
-from safeguard_streams.policies.importing.outline import Outline
+from safeguard_streams.policies.importing.outline import Labels, Outline
 from safeguard_streams.policies.importing.settle import Ask, Question
 from safeguard_streams.policies.vocabulary import Side
 
-MAX_BYTES = 20_000_000
-_DELIMITERS = ",;\t|"
-_HEADER_ROWS = 10  # a file may begin with a note
 _SHOWN_LINES = 5  # of rows that were left out
-_TEXT = re.compile(r"(?:test )?(?:text|content|example|prompt|message|input|post|comment|body|sample|response)s?", re.I)
-_LABEL = re.compile(
-    r".*\b(?:labels?|classification|decision|expected|verdict|gold|answer|output|target|ground truth)"
-    r"|(?:is )?(?:violations?|violates|violating|spam|toxic|unsafe|harmful|safe|valid|allowed)",
-    re.I,
-)
-_RULE = re.compile(r"rules?(?: ?ids?)?|category|severity|policy|section|code", re.I)
-_LANGUAGE = re.compile(r"lang(?:uage)?", re.I)
-_OF_SAFE = re.compile(r"(?:is )?(?:safe|valid|allowed)", re.I)  # a column whose 1 or yes means safe
-_LONG = 40  # characters; no label has as many
-_END = "\x01"  # a row after the last; source.read accepts no such character
+_MAX_ASKED = 20  # unknown labels; a column with more may be no column of labels
 _TAG = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]{1,8})*")
 
 
-Resolve = Callable[[str], str | None]
-
-
-class Imported(msgspec.Struct, frozen=True):
+class LabelledTexts(msgspec.Struct, frozen=True):
     """Golden texts, and what was done with the other rows, one sentence each."""
 
     rows: tuple[Golden, ...]
     notes: tuple[str, ...]
 
 
-class _Row(NamedTuple):
-    """A row: the line that it begins in, counted from 1, and its cells."""
-
-    line: int
-    cells: list[str]
-
-    def cell(self, column: int | None) -> str:
-        return self.cells[column].strip() if column is not None and column < len(self.cells) else ""
-
-
-class _Columns(NamedTuple):
-    """Columns of one text and its labels.
-
-    group_but: None unless rows of one cell, a rule's id, label the rows below them; then the columns of other labels.
-    """
-
-    text: int
-    label: int | None
-    rule: int | None
-    language: int | None
-    group_but: Collection[int] | None
-    one_is_safe: bool
-
-
-def read(path: Path, outline: Outline, ask: Ask) -> Imported:
+def read(path: Path, outline: Outline, ask: Ask) -> LabelledTexts:
     """The golden texts of a CSV file, labelled by the rules of an outline that is settled.
 
     Raises ConfigurationError where there is no column of texts or of labels, or no row that can be used.
     """
-    rows = _rows(source.read(path, MAX_BYTES), path)
     importer = _Importer(outline, ask)
-    for columns, body in _tables(rows, importer.resolve, path):
+    for columns, body in csv_tables.read(path, importer.resolve):
         importer.take(columns, body)
     golden, notes = tuple(importer.golden()), tuple(importer.notes())
     if not golden:
         why = "; ".join(notes) or "there are no rows"
         raise ConfigurationError(f"{path}: no row has a text with a label of this policy: {why}")
-    return Imported(golden, notes)
-
-
-def _rows(text: str, path: Path) -> list[_Row]:
-    """The rows of a CSV text, with the delimiter that gives the most cells to the most rows.
-
-    Raises ConfigurationError where the last row's quotation marks take in the end of the file.
-    """
-    csv.field_size_limit(max(csv.field_size_limit(), MAX_BYTES))  # of the whole process, and therefore only raised
-    *rows, last = max((_parsed(f"{text}\n{_END}", delimiter) for delimiter in _DELIMITERS), key=_regularity)
-    if last.cells != [_END]:
-        raise ConfigurationError(f"{path}:{last.line}: a quotation mark is not closed in the row that begins here")
-    return rows
-
-
-def _parsed(text: str, delimiter: str) -> list[_Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    rows, line = [], 1
-    for cells in reader:
-        rows.append(_Row(line, cells))
-        line = reader.line_num + 1
-    return [row for row in rows if any(cell.strip() for cell in row.cells)]
-
-
-def _regularity(rows: Sequence[_Row]) -> tuple[int, int]:
-    """How many rows have the commonest number of cells above one, and that number."""
-    counts = Counter(len(row.cells) for row in rows if len(row.cells) > 1)
-    return max(((count, cells) for cells, count in counts.items()), default=(0, 0))
-
-
-def _tables(rows: Sequence[_Row], resolve: Resolve, path: Path) -> Iterator[tuple[_Columns, Sequence[_Row]]]:
-    """The columns to read, with the rows below their header. One file may have several pairs of text and label."""
-    for number, row in enumerate(rows[:_HEADER_ROWS]):
-        names = [" ".join(cell.replace("_", " ").split()) for cell in row.cells]
-        labels = [i for i, name in enumerate(names) if name and len(name) < 60 and _LABEL.fullmatch(name)]
-        rules = [i for i, name in enumerate(names) if _RULE.fullmatch(name)]
-        if not (labels or rules):
-            continue
-        body = rows[number + 1 :]
-        named = {*labels, *rules}
-        group = sum(_group(later, resolve, named) is not None for later in body) > 1
-        texts = [i for i, name in enumerate(names) if _TEXT.fullmatch(name) and i not in labels]
-        texts = texts or _longest(body, named)
-        if not texts:
-            break
-        language = next((i for i, name in enumerate(names) if _LANGUAGE.fullmatch(name)), None)
-        rule = rules[0] if rules else None
-        pairs = [(texts[0], labels[0] if labels else None)]
-        pairs += list(zip(texts[1:], labels[1:], strict=False)) if len(texts) == len(labels) else []
-        for text, label in pairs:
-            one_is_safe = label is not None and bool(_OF_SAFE.fullmatch(names[label]))
-            yield _Columns(text, label, rule, language, named if group else None, one_is_safe), body
-        return
-    columns = _unnamed(rows, resolve)
-    if columns is None:
-        raise ConfigurationError(
-            f"{path}: has no column of labels or of texts: name them in the first row, as in text,label"
-        )
-    yield columns, rows
-
-
-def _group(row: _Row, resolve: Resolve, labels: Collection[int]) -> str | None:
-    """The rule that a row with one cell announces for the rows below it. A label alone is none."""
-    filled = {i: cell for i, cell in enumerate(row.cells) if cell.strip()}
-    ((column, cell),) = filled.items() if len(filled) == 1 else [(-1, "")]
-    return resolve(cell) if cell and column not in labels and len(cell) < _LONG else None
-
-
-def _longest(rows: Sequence[_Row], but: set[int]) -> list[int]:
-    """The column with the longest texts, for files whose header does not name it."""
-    lengths: Counter[int] = Counter()
-    for row in rows:
-        lengths.update({i: len(cell.strip()) for i, cell in enumerate(row.cells) if i not in but})
-    return [column for column, length in lengths.most_common(1) if length]
-
-
-def _unnamed(rows: Sequence[_Row], resolve: Resolve) -> _Columns | None:
-    """The columns of a file without a header, by what most of their cells hold."""
-    hits: Counter[int] = Counter()
-    for row in rows:
-        hits.update(
-            i
-            for i, cell in enumerate(row.cells)
-            if cell.strip() and len(cell) < _LONG and (resolve(cell) or side_of_label(cell))
-        )
-    label = next((column for column, count in hits.most_common(1) if 2 * count > len(rows)), None)
-    texts = _longest(rows, {label}) if label is not None else []
-    return _Columns(texts[0], label, None, None, group_but=None, one_is_safe=False) if texts else None
+    return LabelledTexts(golden, notes)
 
 
 class _Labelled(NamedTuple):
@@ -189,7 +59,7 @@ class _Importer:
     def __init__(self, outline: Outline, ask: Ask) -> None:
         self._outline = outline
         self._ask = ask
-        self.resolve: Resolve = lru_cache(maxsize=10_000)(outline.resolve)
+        self.resolve: Resolve = lru_cache(maxsize=10_000)(Labels(outline).rule)
         self._answers: dict[str, _Labelled | None] = {}
         self._unknown: dict[str, list[int]] = {}
         self._unlabelled: list[int] = []
@@ -198,14 +68,17 @@ class _Importer:
         self._differing: list[int] = []
         self._overruled: list[int] = []
         self._grouped = 0
+        self._unused: dict[str, Sequence[str]] = {}  # columns by that of labels
         self._contradicted: set[str] = set()
         self.found: dict[str, Golden] = {}
 
-    def take(self, columns: _Columns, rows: Sequence[_Row]) -> None:
+    def take(self, columns: Columns, rows: Sequence[Row]) -> None:
         """Reads the rows of one pair of columns."""
+        if columns.unused:
+            self._unused[columns.label_name] = columns.unused
         group: str | None = None
         for row in rows:
-            if columns.group_but is not None and (announced := _group(row, self.resolve, columns.group_but)):
+            if columns.group_but is not None and (announced := group_of(row, self.resolve, columns.group_but)):
                 group = announced
                 continue
             text = row.cell(columns.text)
@@ -216,7 +89,7 @@ class _Importer:
                 tag = row.cell(columns.language)
                 self._add(row.line, text, labelled, tag if _TAG.fullmatch(tag) else "en")
 
-    def _labelled(self, row: _Row, columns: _Columns, group: str | None) -> _Labelled | None:
+    def _labelled(self, row: Row, columns: Columns, group: str | None) -> _Labelled | None:
         label, rule = row.cell(columns.label), self.resolve(row.cell(columns.rule))
         if group is not None:
             self._grouped += 1
@@ -241,7 +114,10 @@ class _Importer:
         """What a label says. Asks once for one that neither the policy nor the usual words explain."""
         word = bare(label)
         if word not in self._answers:
-            self._answers[word] = self._understood(word, one_is_safe=one_is_safe) or self._asked(word)
+            meant = self._understood(word, one_is_safe=one_is_safe)
+            if meant is None and len(self._unknown) < _MAX_ASKED:
+                meant = self._asked(word)
+            self._answers[word] = meant
         meant = self._answers[word]
         if meant is None:
             self._unknown.setdefault(word, []).append(line)
@@ -296,15 +172,20 @@ class _Importer:
         yield from (golden for form, golden in self.found.items() if form not in self._contradicted)
 
     def notes(self) -> Iterator[str]:
-        """What was done with rows that are not golden texts as they stand."""
+        """What was done with columns and rows that are not golden texts as they stand."""
+        for name, unused in self._unused.items():
+            yield f"the column {name!r} has the labels; not read: {', '.join(map(repr, unused))}"
         if self._grouped:
             yield f"{self._grouped} rows are labelled by the rule in the row above their group"
         if self._overruled:
             yield f"{_at(self._overruled)} another rule in the column of labels, which is taken for a model's answer"
         if self._without_rule:
             yield f"{_at(self._without_rule)} no rule: each counts for the first level of VIOLATES or the last of SAFE"
-        for word, found in self._unknown.items():
+        unknown = list(self._unknown.items())
+        for word, found in unknown[:_MAX_ASKED]:
             yield f"{_at(found)} an unknown label, {word[:40]!r}: left out"
+        if others := sorted(line for _, found in unknown[_MAX_ASKED:] for line in found):
+            yield f"{_at(others)} other unknown labels: left out; is it the column of labels?"
         if self._unlabelled:
             yield f"{_at(self._unlabelled)} no label: left out"
         if self._twice:

@@ -93,7 +93,7 @@ def import_policy(read_from: Source, policy_id: str, golden: Path | None, ask: A
     changes = _changes(read_from, found)
     if rest := add_rest(found):
         changes.append(rest)
-    labelled = golden_csv.read(golden, found, ask) if golden else golden_csv.Imported((), ())
+    labelled = golden_csv.read(golden, found, ask) if golden else golden_csv.LabelledTexts((), ())
     if keep_words and not own_words(found.words):
         raise ConfigurationError("--keep-words: the policy has no words of its own for both violating and safe content")
     settings = Settings(
@@ -135,7 +135,14 @@ def _changes(read_from: Source, found: outline.Outline) -> list[str]:
     renamed = [f"{written} is {rule_id}" for written, rule_id in found.renamed.items()]
     if renamed:
         changes.append(f"ids in the form of this package: {', '.join(renamed)}")
-    changes += [f"line {rule.line}: {rule.written} is there twice, and is {rule.id} here" for rule in found.repeated]
+    changes += [
+        f"line {rule.line}: {rule.written} is there twice, and is {rule.id} here; other rules mean the first one by it"
+        for rule in found.repeated
+    ]
+    changes += [
+        f"line {line.line}: {line.written} fits no id of this package, as in AB1 or AB1.a: the line is text here"
+        for line in found.unread
+    ]
     if found.generated:
         changes.append(f"numbered the rules, which had no ids: {found.rules[0].id} to {found.rules[-1].id}")
     changes.append("put rules into the sections VIOLATES and SAFE, and the other text into sections of its headings")

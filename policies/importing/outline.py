@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -61,6 +62,13 @@ class Repeated(msgspec.Struct, frozen=True):
     id: str
 
 
+class Unread(msgspec.Struct, frozen=True):
+    """A line that begins with what reads as an id, but does not fit the form of ids here: it stays as text."""
+
+    line: int
+    written: str
+
+
 class Outline(msgspec.Struct):
     """A policy as it was read. words: the labels by which it asks for answers, with what they say of content, if known.
 
@@ -75,6 +83,7 @@ class Outline(msgspec.Struct):
     left_out: list[LeftOut]
     renamed: dict[str, str]
     repeated: list[Repeated] = []
+    unread: list[Unread] = []
     generated: bool = False
     pairs: bool = False
 
@@ -82,7 +91,28 @@ class Outline(msgspec.Struct):
         """The rule with this id, if there is one."""
         return next((rule for rule in self.rules if rule.id == rule_id), None)
 
-    def resolve(self, label: str) -> str | None:
+    def rename(self) -> None:
+        """Put the ids that the rules have here into the text. A level's rules mean their own, even by a repeated id."""
+        renamed = ids.renaming(self.renamed)
+        for section in self.sections:
+            section.lines[:] = map(renamed, section.lines)
+        below: dict[str, dict[str, str]] = {}
+        for rule in reversed(self.rules):  # of two rules, the first one keeps its id
+            below.setdefault(ids.base(rule.id), {})[rule.written] = rule.id
+        for rule in self.rules:
+            renamed = ids.renaming({**self.renamed, **below[ids.base(rule.id)], rule.written: rule.id})
+            rule.text, rule.details[:] = renamed(rule.text), map(renamed, rule.details)
+
+
+class Labels:
+    """The rules that labels name, of an outline that is complete."""
+
+    def __init__(self, outline: Outline) -> None:
+        by_written = {written.casefold(): rule_id for written, rule_id in outline.renamed.items()}
+        self._known = {rule.id.casefold(): rule.id for rule in outline.rules} | by_written
+        self._by_number = _by_number([rule.id for rule in outline.rules if "." not in rule.id])
+
+    def rule(self, label: str) -> str | None:
         """The id of the rule that a label names: SP2.a, `sp2`, SP2 (medium), D-SP2, or the highest of several."""
         parts = [part for part in re.split(r"[,;/+&\s]+|\band\b", label) if bare(part)]
         found = [self._named(part) for part in parts]
@@ -93,20 +123,18 @@ class Outline(msgspec.Struct):
 
     def _named(self, part: str) -> str | None:
         """The id that one word of a label names."""
-        by_written = {written.casefold(): rule_id for written, rule_id in self.renamed.items()}
-        known = {rule.id.casefold(): rule.id for rule in self.rules} | by_written
         word = bare(PAIR.sub("", part)).casefold()
         read = ids.canonical(word, "") or ""
-        level = self._by_number().get(_number(read), "")
+        level = self._by_number.get(_number(read), "")
         short = level if read and level.startswith(read.rstrip("0123456789")) else ""
-        return known.get(word) or known.get(read.casefold()) or short or None
+        return self._known.get(word) or self._known.get(read.casefold()) or short or None
 
-    def _by_number(self) -> dict[int, str]:
-        """Levels by number, for labels with other letters, as S2 for SP2. None where two levels have one number."""
-        levels = [rule.id for rule in self.rules if "." not in rule.id]
-        counts = Counter(map(_number, levels))
-        one_prefix = len({level.rstrip("0123456789") for level in levels}) == 1
-        return {_number(level): level for level in levels if one_prefix and counts[_number(level)] == 1}
+
+def _by_number(levels: Sequence[str]) -> dict[int, str]:
+    """Levels by number, for labels with other letters, as S2 for SP2. None where two levels have one number."""
+    counts = Counter(map(_number, levels))
+    one_prefix = len(set(map(ids.letters, levels))) == 1
+    return {_number(level): level for level in levels if one_prefix and counts[_number(level)] == 1}
 
 
 def _number(rule_id: str) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator
 
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.importing import ids, lines
-from safeguard_streams.policies.importing.labels import bare, side_of_heading, side_of_label
-from safeguard_streams.policies.importing.lines import Heading, Read, Start
+from safeguard_streams.policies.importing.labels import bare, side_of_label
+from safeguard_streams.policies.importing.lines import Heading, Read
+from safeguard_streams.policies.importing.numbering import MAX_LINE, Numbering
 from safeguard_streams.policies.importing.outline import (
     PAIR,
     Example,
@@ -19,40 +19,18 @@ from safeguard_streams.policies.importing.outline import (
     Repeated,
     Rule,
     Section,
+    Unread,
 )
+from safeguard_streams.policies.importing.wording import frame_of_answer, kind_of, without_form
 from safeguard_streams.policies.vocabulary import Side
 
-MAX_LINE = 4_000  # characters; longer lines are text
 MAX_RULES = 500
 _LABEL_WORDS = 3
-_MAX_FORM = 300  # characters of a sentence that asks for a form of answer
-_KINDS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
-    ("examples", re.compile(r"(?:\w+ )?examples?\b", re.IGNORECASE)),
-    ("output", re.compile(r"(?:required |expected )?(?:output|response|answer|return)\b", re.IGNORECASE)),
-    ("definitions", re.compile(r".*\b(?:definitions?|glossary|terminology|key terms)\b", re.IGNORECASE)),
-)
-_INSTRUCTION = re.compile(r"(?:goal|instructions?|task|overview|purpose|role|objective|introduction|scope)\b", re.I)
 _NOTES = re.compile(r"label|format|summary|legend|severity|escalat|ambigu|edge case|notes?\b", re.IGNORECASE)
 _OUTPUT = re.compile(r"output:\s*[`\"']?([^\W\d_]+)", re.IGNORECASE)
 _CLASSIFY = re.compile(
     r"\bas\s+[`\"'*]*([A-Z][A-Z_-]+)[`\"'*]*\s*(?:\([^)]*\))?,?\s+or\s+(?:as\s+)?[`\"'*]*([A-Z][A-Z_-]+)\b"
 )
-_PLACEHOLDER = re.compile(
-    r"(?:user )?(?:content|input|text|message)(?: to \w+)?:\s*(?:[\[{<].*)?\Z"
-    r"|(?:answer|classification|label|output|decision)(?: \([^)]*\))?:\Z"
-    r"|.*\{\{?\s*(?:input|content|text|message|prompt)\s*\}?\}",
-    re.IGNORECASE,
-)
-_FORM = re.compile(
-    r"\b(?:return|respond|reply|answer|output)\b.*\b(?:json|exactly|only|one word|single|format|object|label)\b"
-    r"|\b(?:do not|don't|no|without)\b.*\b(?:explanations?|punctuation|reasoning|other text|markdown)\b",
-    re.IGNORECASE,
-)
-# What a sentence begins with that tells the model how to answer. In a rule, others describe content.
-_ASKS = re.compile(r"\W*(?:please )?(?:return|respond|reply|answer|output)\b", re.IGNORECASE)
-_CONDITION = re.compile(r"\b(?:if|when|unless|for|where|otherwise)\b", re.IGNORECASE)
-_ANSWER_WORD = re.compile(r"(?<![\w.-])(?:[A-Z][A-Z_-]+|[01])(?![\w-])")
-_SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _EMPTY_HEAD = re.compile(r"\s*(?:for )?examples?:\Z", re.IGNORECASE)
 _FENCE = re.compile(r"\s*(?:```|~~~)")
 
@@ -71,8 +49,7 @@ class _Reader:
     def __init__(self, text: str, prefix: str) -> None:
         self._lines = text.split("\n")
         self._prefix = prefix
-        self._ids: set[str] = set()  # of the source, and those given here
-        self._prefixes = self._own_prefixes()
+        self._numbering = Numbering(self._lines, prefix)
         self._read = Outline("", [Section("", "instruction", None, 0)], [], [], {}, [], {})
         self._open: Rule | None = None
         self._sides: dict[str, Side] = {}  # by level, of its line Output: ...
@@ -87,39 +64,17 @@ class _Reader:
         read = self._read
         if not read.rules:
             self._rules_without_ids()
-        if len(read.rules) > MAX_RULES:
-            raise ConfigurationError(f"the policy has {len(read.rules)} rules; the limit is {MAX_RULES}: split it")
+        self._require_few(len(read.rules))
         self._settle_sides()
         for part in (*(section.lines for section in read.sections), *(rule.details for rule in read.rules)):
             part[:] = _without_empty_heads(part)
+        read.rename()
         return read
 
-    # ------------------------------------------------------------------ ids
-
-    def _own_prefixes(self) -> set[str]:
-        """The letters of the policy's own ids: those that begin several rules, or that it announces as in (#SP)."""
-        certain: set[str] = set()
-        for begun in self._begun():
-            rule_id = ids.canonical(begun.written, self._prefix)
-            if rule_id:
-                self._ids.add(rule_id)
-                certain |= {_letters(rule_id)} if begun.separated else set()
-        counts = Counter(map(_letters, self._ids))
-        announced = set(re.findall(r"\(#([A-Z]{1,8})\)", "\n".join(self._lines)))
-        return {letters for letters, count in counts.items() if count > 1} | announced or certain
-
-    def _begun(self) -> Iterator[Start]:
-        """What may be the beginning of a rule, in the lines and in the first cells of tables."""
-        for line in self._lines:
-            if len(line) <= MAX_LINE:
-                begun = lines.start(lines.read((lines.cells(line) or [line])[0]))
-                if begun:
-                    yield begun
-
-    def _rule_id(self, written: str, *, certain: bool = False) -> str | None:
-        """The id for what an author wrote, if it has the policy's letters, or if it is `certain` by its place."""
-        rule_id = ids.canonical(written, self._prefix)
-        return rule_id if rule_id and (certain or _letters(rule_id) in self._prefixes) else None
+    @staticmethod
+    def _require_few(rules: int) -> None:
+        if rules > MAX_RULES:
+            raise ConfigurationError(f"the policy has more than {MAX_RULES} rules: split it")
 
     # ------------------------------------------------------------------ lines
 
@@ -135,14 +90,15 @@ class _Reader:
         if _FENCE.match(line):
             self._in_fence = not self._in_fence
             return True
-        why = ""
-        if self._in_fence and re.search(r"[{}]|[\"']?\w+[\"']?\s*:\s*(?:0 or 1|0\|1|\"|true)", line):
-            why = "a form of the answer"
-        elif _PLACEHOLDER.match(line.strip()):
-            why = "a place for the content"
-        if why:
+        why = frame_of_answer(line, in_fence=self._in_fence)
+        if why and (self._in_fence or not self._begins_rule(line)):
             self._read.left_out.append(LeftOut(number, why))
-        return bool(why) or not line.strip() or lines.is_ruler(line)
+            return True
+        return not line.strip() or lines.is_ruler(line)
+
+    def _begins_rule(self, line: str) -> bool:
+        begun = lines.start(lines.read(line))
+        return begun is not None and self._numbering.read(begun.written) is not None
 
     def _take(self, number: int, line: str) -> None:
         row = lines.cells(line)
@@ -166,7 +122,7 @@ class _Reader:
             self._table_head = row  # the row below draws a line
             return
         at = next((i for i, cell in enumerate(row) if cell and re.fullmatch(ids.WRITTEN, bare(cell))), None)
-        if at is not None and at < len(row) - 1 and self._rule_id(bare(row[at])):
+        if at is not None and at < len(row) - 1 and self._numbering.read(bare(row[at])):
             rest = [cell for i, cell in enumerate(row) if i != at and cell]
             labels = {
                 cell: side for cell in rest if len(cell.split()) <= _LABEL_WORDS and (side := side_of_label(cell))
@@ -191,19 +147,22 @@ class _Reader:
     def _take_rule(self, number: int, read: Read, text: str) -> bool:
         begun = lines.start(Read(text, read.depth, read.bullet, read.heading))
         certain = begun is not None and begun.separated and self._section.kind in {"violates", "safe"}
-        rule_id = self._rule_id(begun.written, certain=certain) if begun else None
+        rule_id = self._numbering.read(begun.written, certain=certain) if begun else None
         if begun is None or rule_id is None or self._section.kind in {"output", "examples"}:
             return False
         known = self._read.rule(rule_id)
-        if known and (_NOTES.search(self._section.title) or not begun.text or begun.text == known.text):
+        again = any(rule.written == begun.written for rule in self._read.rules)
+        if (known or again) and _NOTES.search(self._section.title):
+            return False
+        if known and (not begun.text or begun.text == known.text):
             return False
         if _OUTPUT.match(begun.text) or re.match(r"or\b|and\b|[,)]", begun.text):
             return False
-        if known:
-            rule_id = ids.free(rule_id, self._ids)
-            self._ids.add(rule_id)
+        self._require_few(len(self._read.rules) + 1)
+        rule_id = self._numbering.give(rule_id)
+        if again:
             self._read.repeated.append(Repeated(number, begun.written, rule_id))
-        if rule_id != begun.written and not known:
+        elif rule_id != begun.written:
             self._read.renamed[begun.written] = rule_id
         if read.heading and read.heading.level <= max(self._section.level, 1) and self._section.kind != "instruction":
             self._new_section(Heading(read.heading.level, read.heading.text), "other", side=None)
@@ -245,7 +204,7 @@ class _Reader:
 
     def _take_heading(self, heading: Heading) -> bool:
         """A new section. A short line with a colon is one only where it names a known kind and no rule is open."""
-        kind, side = _kind(heading.text)
+        kind, side = kind_of(heading.text)
         if heading.level == 5 and (kind in {"other", "examples"} or (self._open and kind != "output")):
             return False
         if heading.level == 1 and not self._read.title:
@@ -272,32 +231,16 @@ class _Reader:
         for first, second in _CLASSIFY.findall(line):
             for word in (first, second):
                 self._read.words.setdefault(word, side_of_label(word))
-        text = self._without_form(number, line.strip() if not read.bullet else f"- {read.text}")
+        whole = line.strip() if not read.bullet else f"- {read.text}"
+        text = without_form(whole, describes=self._describes)
+        if text != whole:
+            self._read.left_out.append(LeftOut(number, "another form of answer"))
         if not text:
             return
+        if self._describes and (unread := self._numbering.unread(read.text)):
+            self._read.unread.append(Unread(number, unread))
         holder = self._section.lines if self._open is None else self._open.details
         holder.append(f"{' ' * read.depth}{text}")
-
-    def _without_form(self, number: int, text: str) -> str:
-        """A line without the sentences that ask for another form of answer."""
-        sentences = _SENTENCE.split(text)
-        kept = [sentence for sentence in sentences if not self._asks_form(sentence)]
-        if len(kept) == len(sentences):
-            return text
-        self._read.left_out.append(LeftOut(number, "another form of answer"))
-        return " ".join(kept)
-
-    def _asks_form(self, sentence: str) -> bool:
-        """Whether a sentence says how to answer, and nothing of what decides."""
-        if len(sentence) > _MAX_FORM:
-            return False
-        asks = _ASKS.match(sentence)
-        if _FORM.search(sentence) and (asks or not self._describes):
-            return True
-        if not asks or _CONDITION.search(sentence):
-            return False
-        sides = set(map(side_of_label, re.findall(r"\w+", sentence)))
-        return sides >= {"violates", "safe"} or any(map(side_of_label, _ANSWER_WORD.findall(sentence)))
 
     @property
     def _describes(self) -> bool:
@@ -338,20 +281,6 @@ def _without_empty_heads(part: list[str]) -> list[str]:
         for line, after in zip(part, following, strict=False)
         if not _EMPTY_HEAD.match(line) or after.lstrip().startswith(("- ", '"', "“"))
     ]
-
-
-def _letters(rule_id: str) -> str:
-    return ids.base(rule_id).rstrip("0123456789")
-
-
-def _kind(text: str) -> tuple[Kind, Side | None]:
-    """What a section with this heading holds."""
-    for kind, pattern in _KINDS:
-        if pattern.match(text):
-            return kind, None
-    if side := side_of_heading(text):
-        return side, side
-    return ("instruction" if _INSTRUCTION.match(text) else "other"), None
 
 
 def _bullets(section: Section, *, paragraphs: bool) -> Iterator[tuple[str, list[str]]]:

@@ -32,12 +32,12 @@ def read(path: Path, limit: int) -> str:
     Raises ConfigurationError if it is no text, or has more than `limit` bytes.
     """
     try:
-        size = path.stat().st_size
-        if size > limit:
-            raise ConfigurationError(f"{path}: has {size:,} bytes; the limit is {limit:,}")
-        found = path.read_bytes()
+        with path.open("rb") as file:
+            found = file.read(limit + 1)  # a pipe or a device does not tell its size
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(found) > limit:
+        raise ConfigurationError(f"{path}: has more than {limit:,} bytes, which is the limit")
     text = decoded(found, str(path)).replace("\r\n", "\n").replace("\r", "\n")
     if not text.strip():
         raise ConfigurationError(f"{path}: is empty")

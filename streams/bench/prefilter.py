@@ -54,13 +54,17 @@ def running(
 async def drain(
     variant: str, bootstrap: str, count: int, folder: Path, say: Say, environment: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Publish `count` events, then start the variant and let it process them; events/s from the outputs' timestamps."""
+    """Publish `count` events, then start the variant and let it process them.
+
+    events_per_s: from the timestamps of the first and the last output. cpu_us_per_event: of the variant's process, from
+    its first outputs on, so that its start does not count; other work on the machine changes it less than events/s.
+    """
     current = await fresh(bootstrap, PARTITIONS, policies.generate(texts()))
     await _publish_all(current, count)
     say(f"{variant}: published {count} events")
     log = folder / f"{variant}.log"
     with running(variant, current, log, environment) as process:
-        peak = await _peak_memory_until_quiet(current, process)
+        usage = await _usage_until_quiet(current, process)
     outputs = await _outputs(current)
     if outputs.answered < count:
         tail = log.read_text(errors="replace")[-1500:]
@@ -71,7 +75,8 @@ async def drain(
         "events_per_s": round(rate),
         "answered": outputs.answered,
         "duplicates": outputs.duplicates,
-        "peak_rss_mb": round(peak / 2**20),
+        "cpu_us_per_event": _cpu_per_event(usage, outputs),
+        "peak_rss_mb": round(usage.peak / 2**20),
     }
 
 
@@ -92,24 +97,44 @@ async def _publish_all(current: Settings, count: int) -> None:
         await producer.flush()
 
 
-async def _peak_memory_until_quiet(current: Settings, process: psutil.Process) -> int:
-    """Wait until no further output is written; returns the highest resident memory seen, in bytes."""
+class Usage(NamedTuple):
+    """Of a variant's process. peak: the highest resident memory seen, in bytes. cpu: seconds that `outputs` took."""
+
+    peak: int
+    cpu: float
+    outputs: int
+
+
+async def _usage_until_quiet(current: Settings, process: psutil.Process) -> Usage:
+    """Wait until no further output is written."""
     peak = last = 0
+    first: tuple[int, float] | None = None
+    cpu = 0.0
     progressed = time.monotonic()
     async with kafka.reader(current, OUTPUTS) as consumer:
         while time.monotonic() - progressed < (QUIET_SECONDS if last else STARTUP_SECONDS):
             await asyncio.sleep(0.5)
+            written = sum((await consumer.end_offsets(list(consumer.assignment()))).values())
             with contextlib.suppress(psutil.NoSuchProcess):
                 peak = max(peak, process.memory_info().rss)
-            written = sum((await consumer.end_offsets(list(consumer.assignment()))).values())
+                if written > last:
+                    cpu = sum(process.cpu_times()[:2])
             if written > last:
+                first = first or (written, cpu)
                 last, progressed = written, time.monotonic()
-    return peak
+    return Usage(peak, cpu - first[1], last - first[0]) if first else Usage(peak, 0.0, 0)
+
+
+def _cpu_per_event(usage: Usage, outputs: Outputs) -> float:
+    """Microseconds. An event that some policies escalate has several outputs."""
+    events = usage.outputs * outputs.answered / max(1, outputs.records)
+    return round(usage.cpu * 1e6 / max(1.0, events), 1)
 
 
 class Outputs(NamedTuple):
-    """The outputs of a variant; seconds from the first to the last."""
+    """The outputs of a variant. records: of all kinds; seconds: from the first to the last."""
 
+    records: int
     answered: int
     duplicates: int
     seconds: float
@@ -117,14 +142,15 @@ class Outputs(NamedTuple):
 
 async def _outputs(current: Settings) -> Outputs:
     answered: set[bytes | None] = set()
-    duplicates = 0
+    records = duplicates = 0
     first, last = float("inf"), 0
     async for record in kafka.read_all(current, OUTPUTS):
         if record.topic.endswith(topics.CLEARED):
             duplicates += record.key in answered
         answered.add(record.key)
+        records += 1
         first, last = min(first, record.timestamp), max(last, record.timestamp)
-    return Outputs(len(answered), duplicates, (last - first) / 1000)
+    return Outputs(records, len(answered), duplicates, (last - first) / 1000)
 
 
 async def prefilter(bootstrap: str, events: int, folder: Path, say: Say) -> dict[str, Any]:
@@ -137,6 +163,9 @@ async def prefilter(bootstrap: str, events: int, folder: Path, say: Say) -> dict
     ours = figures["safeguard"]["events_per_s"]
     ratios = {
         "safeguard_to_bare": round(ours / max(1, figures["bare"]["events_per_s"]), 2),
+        "safeguard_cpu_to_bare": round(
+            figures["safeguard"]["cpu_us_per_event"] / max(0.1, figures["bare"]["cpu_us_per_event"]), 2
+        ),
         "safeguard_to_plain_faust": round(ours / max(1, figures["plain-faust"]["events_per_s"]), 1),
     }
     return {"events": events, "variants": figures, "ratios": {**ratios, **scaling(say)}}

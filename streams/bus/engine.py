@@ -29,6 +29,7 @@ from safeguard_streams.bus.tracing import Tracing
 from safeguard_streams.bus.transform import Transform
 from safeguard_streams.errors import RecordError
 from safeguard_streams.runtime import metrics
+from safeguard_streams.runtime.process import unless_stopped
 
 log = logging.getLogger(__name__)
 
@@ -146,9 +147,9 @@ class Engine:
         """
         failure = self._failure = asyncio.get_running_loop().create_future()
         with self._observed():
-            await self.bus.start(self)
-            self._polled_at = time.monotonic()
             try:
+                await unless_stopped(self.bus.start(self), stop)
+                self._polled_at = time.monotonic()
                 while not stop.is_set():
                     await self._poll(until)
                     if failure.done():

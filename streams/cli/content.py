@@ -19,6 +19,7 @@ from safeguard_streams.contract.records import Action, PrefilterResult, Standing
 from safeguard_streams.operations import content as lookup
 from safeguard_streams.operations.content import ContentReport, ItemVerdict, TextVersion, WaitingEscalation
 from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.counts import counted
 from safeguard_streams.runtime.durations import moment
 
 app = typer.Typer(no_args_is_help=True, help="Look up content items: texts, verdicts, actions and decisions.")
@@ -146,7 +147,8 @@ def _show_verdict(one: ItemVerdict) -> None:
     score = "" if verdict.score is None else f", score {verdict.score:.4g}"
     confidence = f", {verdict.confidence} confidence" if verdict.confidence else ""
     constrained = ", constrained answer" if verdict.answer == "constrained" else ""
-    by = f"{verdict.model}, {verdict.lane} lane{score}{confidence}{constrained}"
+    revision = f" {verdict.model_revision}" if verdict.model_revision else ""
+    by = f"{verdict.model}{revision}, {verdict.lane} lane{score}{confidence}{constrained}"
     show_item(
         f"{' '.join([verdict.decision, *verdict.rule_ids])} under {verdict.policy_id} {verdict.policy_version}",
         [
@@ -163,7 +165,8 @@ def _show_verdict(one: ItemVerdict) -> None:
 
 def _state(one: ItemVerdict) -> str:
     if one.topic == topics.REPLAYS:
-        return f"{one.verdict.lane} {one.verdict.replay_id or ''}".rstrip() + ", for comparison only"
+        name = one.verdict.canary.name if one.verdict.canary else one.verdict.replay_id
+        return f"{one.verdict.lane} {name or ''}".rstrip() + ", for comparison only"
     if one.superseded_by:
         return f"superseded by {one.superseded_by}"
     return "the newest under its policy"
@@ -205,7 +208,7 @@ def _show_rest(report: ContentReport) -> None:
             f"dead letter of {letter.stage}, {_time(letter.failed_at)}",
             [
                 Labelled("reason", letter.reason),
-                Labelled("record", f"{letter.origin}, tried {letter.attempts} times"),
+                Labelled("record", f"{letter.origin}, tried {counted(letter.attempts, 'time')}"),
                 Labelled("letter", letter.letter),
             ],
         )
@@ -217,7 +220,7 @@ def _say_limits(report: ContentReport) -> None:
     if report.forbidden:
         say(f"not shown, because this user may not read them: {', '.join(report.forbidden)}", error=True)
     if report.dropped:
-        say(f"{report.dropped:,} earlier records are not shown", error=True)
+        say(counted(report.dropped, "earlier record is not shown", "earlier records are not shown"), error=True)
     if report.read_partition is not None:
         say(f"read partition {report.read_partition} of each topic; --all-partitions reads all", error=True)
 

@@ -19,6 +19,7 @@ from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.operations import dead_letters, requeueing
 from safeguard_streams.operations.dead_letters import FoundLetter, LetterFilter, LetterPlace
 from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.counts import counted
 from safeguard_streams.runtime.durations import moment
 from safeguard_streams.runtime.process import configure_logging
 
@@ -183,7 +184,7 @@ def _value(letter: DeadLetter) -> str:
         return "(none: a tombstone)"
     text = value.decode(errors="backslashreplace")
     more = len(text) - _SHOWN_VALUE
-    return text if more <= 0 else f"{text[:_SHOWN_VALUE]} ... {more:,} characters more; see --json"
+    return text if more <= 0 else f"{text[:_SHOWN_VALUE]} ... {counted(more, 'character')} more; see --json"
 
 
 @app.command("retry")
@@ -225,18 +226,14 @@ def retry(
         say(f"requeued {count}")
 
 
-def _letters(count: int) -> str:
-    return f"{count:,} {'letter' if count == 1 else 'letters'}"
-
-
 def _show_plan(planned: requeueing.RequeuePlan) -> None:
     """Print what would be requeued, and what stays, on standard error."""
     for (stage, topic), count in sorted(planned.counts.items()):
-        say(f"{_letters(count)} of {stage} to requeue to {topic}", error=True)
+        say(f"{counted(count, 'letter')} of {stage} to requeue to {topic}", error=True)
     for letter in planned.kept[:_SHOWN_KEPT]:
         say(f"{letter.letter} of {letter.stage} from {letter.origin} stays: {letter.why}", error=True)
-    if len(planned.kept) > _SHOWN_KEPT:
-        say(f"{len(planned.kept) - _SHOWN_KEPT:,} more letters stay; see --json", error=True)
+    if (more := len(planned.kept) - _SHOWN_KEPT) > 0:
+        say(f"{counted(more, 'more letter stays', 'more letters stay')}; see --json", error=True)
 
 
 @app.command("discard")
@@ -272,7 +269,7 @@ def discard(
     with shown_reading():
         found = asyncio.run(work())
     for stage_found, count in sorted(Counter(stage_of for _, stage_of in found).items()):
-        say(f"{_letters(count)} of {stage_found} to discard", error=True)
+        say(f"{counted(count, 'letter')} of {stage_found} to discard", error=True)
     if found and not (yes or as_json) and not typer.confirm(f"discard {len(found):,}?", err=True):
         raise typer.Exit(1)
     places = [place for place, _ in found]

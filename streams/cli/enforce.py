@@ -39,6 +39,7 @@ from safeguard_streams.policies.files import LIBRARY, load_library
 from safeguard_streams.releases import operator
 from safeguard_streams.releases.texts import TextPlace
 from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.counts import counted
 from safeguard_streams.runtime.ports import check_port
 from safeguard_streams.runtime.process import configure_logging
 from safeguard_streams.runtime.settings import Settings
@@ -112,7 +113,7 @@ def check(
     if problems:
         raise typer.Exit(1)
     if not as_json:
-        say(f"{rules}: {count} rule{'s' * (count != 1)}, a cap of {cap.max_actions} in {cap.window}: no problems found")
+        say(f"{rules}: {counted(count, 'rule')}, a cap of {cap.max_actions} in {cap.window}: no problems found")
 
 
 @app.command("held")
@@ -192,7 +193,8 @@ def release(
     chosen = [one for one in shown if any_text or not one.edited]
     edited, followed = len(shown) - len(chosen), 0
     if edited:
-        say(f"the actions on {edited:,} items stay held: these were edited, and new verdicts are pending", error=True)
+        left = counted(edited, "item stay held: this was edited", "items stay held: these were edited")
+        say(f"the actions on {left}, and new verdicts are pending", error=True)
         say("to release them, too, give --any-text", error=True)
     if chosen:
         counts = Counter(one.action.action for one in chosen)
@@ -206,9 +208,10 @@ def release(
     elif not shown:
         say(f"no actions are held under {policy}")
     elif chosen:
-        say(f"{followed:,} actions were released")
+        say(counted(followed, "action was released", "actions were released"))
         if followed < len(chosen):
-            say(f"{len(chosen) - followed:,} more are not released yet: the enforcement agent is not running, or newer")
+            not_yet = counted(len(chosen) - followed, "more is not", "more are not")
+            say(f"{not_yet} released yet: the enforcement agent is not running, or newer")
             say("texts or verdicts came meanwhile; see: safeguard enforce held")
 
 
@@ -329,9 +332,11 @@ def repartition(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
     if as_json:
         print(orjson.dumps({"moved": moved, "unfollowed": left}).decode())
         return
-    say(f"{moved:,} items were moved")
+    say(counted(moved, "item was moved", "items were moved"))
     if left:
-        say(f"{left:,} inputs came before the new partitions and were not followed: judge their items again")
+        came = "came before the new partitions and"
+        unfollowed = counted(left, f"input {came} was not", f"inputs {came} were not")
+        say(f"{unfollowed} followed: judge their items again")
 
 
 @app.command("decide")

@@ -15,6 +15,7 @@ from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.operations import erasure
 from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.counts import counted
 from safeguard_streams.runtime.durations import moment
 
 
@@ -54,10 +55,8 @@ def erase(
         print(orjson.dumps({**msgspec.to_builtins(result), "left_out": reading.left_out.total()}).decode())
         return
     say(f"no stage works any more on what was written about the item by {result.erased_at:%Y-%m-%d %H:%M:%S} UTC")
-    say(
-        f"{result.rationales:,} rationales were erased; compaction removes them from the brokers' disks by "
-        f"{result.by:%Y-%m-%d %H:%M} UTC"
-    )
+    erased = counted(result.rationales, "rationale was erased", "rationales were erased")
+    say(f"{erased}; compaction removes them from the brokers' disks by {result.by:%Y-%m-%d %H:%M} UTC")
     if not result.all_rationales:
         say(
             "rationales whose verdict has expired were not searched, because this user may not read "

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 import orjson
 import typer
 
-from safeguard_streams.cli.output import Table, console
+from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.contract import limits
 from safeguard_streams.errors import ConfigurationError, choices
 from safeguard_streams.policies import check as checking
@@ -18,6 +18,7 @@ from safeguard_streams.policies.check import Checked
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.files import load
 from safeguard_streams.releases.operator import ChangedBy
+from safeguard_streams.runtime.counts import counted
 
 Bootstrap = Annotated[
     str | None, typer.Option("--bootstrap", metavar="HOST:PORT", help="Kafka brokers; default SAFEGUARD_BOOTSTRAP.")
@@ -65,7 +66,9 @@ def check_content_id(content_id: str | None) -> None:
     except UnicodeEncodeError:
         raise ConfigurationError("CONTENT_ID: is not UTF-8") from None
     if not 0 < len(content_id) <= limits.ID_CHARACTERS:
-        raise ConfigurationError(f"CONTENT_ID: has {len(content_id):,} characters, not 1 to {limits.ID_CHARACTERS}")
+        raise ConfigurationError(
+            f"CONTENT_ID: has {counted(len(content_id), 'character')}, not 1 to {limits.ID_CHARACTERS}"
+        )
 
 
 def changed_by(why: str, by: str | None) -> ChangedBy:
@@ -120,11 +123,15 @@ def load_policy(name: str, library: Path) -> LoadedPolicy:
 
 
 def show_rows(rows: list[dict[str, Any]], none: str, *, as_json: bool) -> None:
-    """Print rows as JSON or as a table, whose headings are the keys with spaces; `none` is its heading without rows."""
+    """Print rows as JSON or as a table, whose headings are the keys with spaces; `none` is the line without rows."""
     if as_json:
         print(orjson.dumps(rows).decode())
         return
-    table = Table(*(key.replace("_", " ") for key in (rows[0] if rows else [none])), box=None)
+    if not rows:
+        if none:
+            say(none)
+        return
+    table = Table(*(key.replace("_", " ") for key in rows[0]), box=None)
     for row in rows:
         table.add_row(*row.values())
     console().print(table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ import orjson
 import typer
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.cli import policy_authoring, policy_import
+from safeguard_streams.cli import model_tables, policy_authoring, policy_import
 from safeguard_streams.cli import policy_tables as tables
 from safeguard_streams.cli.options import (
     Bootstrap,
@@ -23,6 +24,7 @@ from safeguard_streams.cli.options import (
     changed_by,
     check_all,
     fit_for_release,
+    one_of,
     show_rows,
 )
 from safeguard_streams.cli.output import say
@@ -31,7 +33,7 @@ from safeguard_streams.cli.texts import Texts
 from safeguard_streams.contract.records import PolicyRelease
 from safeguard_streams.errors import ConfigurationError, choices
 from safeguard_streams.policies.files import LIBRARY, load_library
-from safeguard_streams.quality import shadow_comparison
+from safeguard_streams.quality import model_comparison, shadow_comparison
 from safeguard_streams.releases import model_notice, operator
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.durations import moment
@@ -231,9 +233,23 @@ def history(
 
 @app.command("compare")
 def compare(
-    policy_id: PolicyId,
+    policy_id: Annotated[
+        str | None,
+        typer.Argument(metavar="[ID]", help="Id of a released policy; with --by model the default is all policies."),
+    ] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            parser=one_of("comparison", ("version", "model")),
+            metavar="[version|model]",
+            help="version compares a shadow with the version in force, model a canary with the live model.",
+        ),
+    ] = "version",
     version: Annotated[
         str | None, typer.Option(help="Version of the shadow; default: the one that judged last.")
+    ] = None,
+    canary: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the canary; default: the one that judged last.")
     ] = None,
     since: Annotated[
         str | None,
@@ -243,19 +259,50 @@ def compare(
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
-    """Compare a policy's shadow with the version in force, by their verdicts on the same content.
+    """Compare a policy's shadow with the version in force, or a canary's model with the live one.
 
-    Examples of items that the versions judge differently come with their texts, for users who may read content.events.
+    Both are compared by their verdicts on the same content. Examples of items that they judge differently come with
+    their texts, for users who may read content.events.
     """
+    if by == "version" and policy_id is None:
+        raise typer.BadParameter("name a policy, or compare models with --by model", param_hint="ID")
+    for option, value, other in (("--canary", canary, "version"), ("--version", version, "model")):
+        if value is not None and by == other:
+            raise typer.BadParameter(f"has no use with --by {other}", param_hint=option)
     start = moment(since, "--since") if since else None
     current = settings.load(bootstrap=bootstrap)
+    if policy_id is None or by == "model":
+        compared: msgspec.Struct = _compare_models(current, policy_id, canary, start, texts=texts)
+    else:
+        compared = _compare_versions(current, policy_id, version, start, texts=texts)
+    if as_json:
+        print(msgspec.json.encode(compared).decode())
+    elif isinstance(compared, model_comparison.ModelComparison):
+        model_tables.print_comparison(compared, texts=texts)
+    elif isinstance(compared, shadow_comparison.Comparison):
+        tables.print_comparison(compared, texts=texts)
+
+
+def _compare_versions(
+    current: settings.Settings, policy_id: str, version: str | None, since: datetime | None, *, texts: bool
+) -> shadow_comparison.Comparison:
     with shown_reading():
-        comparison = asyncio.run(shadow_comparison.from_kafka(current, policy_id, version, start, texts=texts))
+        comparison = asyncio.run(shadow_comparison.from_kafka(current, policy_id, version, since, texts=texts))
     if not comparison.shadow_version:
         _history(current).require_known(policy_id)
         command = f"safeguard policy release {policy_id} --shadow 0.05"
         raise ConfigurationError(f"no shadow of {policy_id} has judged anything yet; start one with: {command}")
-    if as_json:
-        print(msgspec.json.encode(comparison).decode())
-    else:
-        tables.print_comparison(comparison, texts=texts)
+    return comparison
+
+
+def _compare_models(
+    current: settings.Settings, policy_id: str | None, canary: str | None, since: datetime | None, *, texts: bool
+) -> model_comparison.ModelComparison:
+    with shown_reading():
+        comparison = asyncio.run(model_comparison.from_kafka(current, policy_id, canary, since, texts=texts))
+    if comparison is None:
+        if policy_id is not None:
+            _history(current).require_known(policy_id)
+        command = "safeguard reason canary --server URL --share 0.02"
+        raise ConfigurationError(f"no canary has judged anything yet; start one with: {command}")
+    return comparison

@@ -17,6 +17,7 @@ from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.quality.shadow_comparison import Comparison
 from safeguard_streams.releases.operator import PlannedRelease
+from safeguard_streams.runtime.counts import counted
 
 Row = dict[str, Any]
 
@@ -138,7 +139,7 @@ def print_checks(results: Sequence[Checked]) -> None:
             say(problem)
         if result.policy and not result.errors:
             policy = f"{result.policy.id} {result.policy.version}"
-            say(f"{result.path}: {policy}, {result.tokens} tokens, {result.golden} golden texts")
+            say(f"{result.path}: {policy}, {counted(result.tokens, 'token')}, {counted(result.golden, 'golden text')}")
 
 
 def print_comparison(comparison: Comparison, *, texts: bool = True) -> None:
@@ -155,7 +156,10 @@ def print_comparison(comparison: Comparison, *, texts: bool = True) -> None:
             Labelled("shadow", reason_of(*shadow, flip.shadow_reason)),
         ]
         show_item(flip.content_id, [item_text(flip.text, asked=texts), *lines])
-    say(f"{comparison.waiting:,} items wait for the version in force; the shadow used {comparison.tokens:,} tokens")
+    say(
+        f"{counted(comparison.waiting, 'item waits', 'items wait')} for the version in force; "
+        f"the shadow used {counted(comparison.tokens, 'token')}"
+    )
 
 
 def _shares(comparison: Comparison) -> Table:

@@ -16,6 +16,7 @@ from safeguard_streams.cli.output import console
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.policies.files import LIBRARY, write_document
 from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.counts import counted
 from safeguard_streams.runtime.durations import moment
 from safeguard_streams.runtime.ports import check_port
 from safeguard_streams.runtime.process import configure_logging
@@ -81,11 +82,10 @@ def train(
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
     rows = training.read_folder(data, typer.echo)
-    typer.echo(
-        f"training on {len(rows.train):,} rows; {len(rows.held_out):,} are held out (about a minute for 300,000 rows)"
-    )
+    held_out = f"{len(rows.held_out):,} are held out (about a minute for 300,000 rows)"
+    typer.echo(f"training on {counted(len(rows.train), 'row')}; {held_out}")
     training.fit(rows.train, out, seed)
-    typer.echo(f"measuring {out} ({out.stat().st_size:,} bytes)")
+    typer.echo(f"measuring {out} ({counted(out.stat().st_size, 'byte')})")
     inputs = model_card.CardInputs(out, data, rows, seed, validation, leave_one_out)
     card = out.with_name("card.md")
     card.write_text(model_card.card(inputs, typer.echo), encoding="utf-8")
@@ -235,7 +235,7 @@ def distill(
         current = settings.load(bootstrap=bootstrap)
         with shown_reading():
             judged = asyncio.run(verdict_labels.from_kafka(current, document.id, texts=True, since=start))
-    with console(stderr=True).status(f"distilling from {len(judged.rows):,} judged texts"):
+    with console(stderr=True).status(f"distilling from {counted(len(judged.rows), 'judged text')}"):
         proposal = distillation.propose(document, Classifier(model or SHIPPED), judged.rows, seed, vectors)
     threshold = proposal.threshold(target_recall)
     files = distillation.write(document, proposal, target_recall, out) if out else []

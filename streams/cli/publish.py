@@ -16,6 +16,7 @@ from safeguard_streams.client.event_files import CheckedLines, Line, checked, li
 from safeguard_streams.client.publisher import send
 from safeguard_streams.contract import topics
 from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.counts import counted
 from safeguard_streams.runtime.settings import Settings
 
 _SHOWN = 10  # lines and fields that messages explain at most
@@ -43,7 +44,7 @@ def publish(
     if as_json:
         print(orjson.dumps(_keys(lines, found, count)).decode())
     else:
-        say(f"{len(lines) - len(found.invalid)} content events" if check else f"published {count}")
+        say(counted(len(lines) - len(found.invalid), "content event") if check else f"published {count}")
     _report(found, len(lines), check=check)
     if found.invalid:
         raise typer.Exit(1)
@@ -73,5 +74,5 @@ def _report(found: CheckedLines, total: int, *, check: bool) -> None:
         say(f"line {one.line.number}: no content event: {one.reason}", error=True)
     if found.invalid:
         next_step = "" if check else "; see: safeguard dead-letters list"
-        count = f"{len(found.invalid):,} of {total:,} lines are no content events"
+        count = f"{len(found.invalid):,} of {counted(total, 'line is no content event', 'lines are no content events')}"
         say(f"{count}: {named([one.line for one in found.invalid])}{next_step}", error=True)

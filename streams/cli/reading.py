@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.cli.output import console, say
+from safeguard_streams.runtime.counts import counted
 
 _NAMED = 3  # topics of a reading that are named
 
@@ -22,8 +23,9 @@ class _ShownReading(kafka.Reading):
         self._task: TaskID | None = None
 
     def begin(self, names: Sequence[str], offsets: int) -> None:
-        read = ", ".join(names) if len(names) <= _NAMED else f"{len(names)} topics"
-        self._bar.console.print(f"reading {offsets:,} records of {read}", highlight=False, markup=False, soft_wrap=True)
+        read = ", ".join(names) if len(names) <= _NAMED else counted(len(names), "topic")
+        line = f"reading {counted(offsets, 'record')} of {read}"
+        self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
         if self._task is not None:
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task("", total=offsets) if offsets else None

@@ -37,6 +37,7 @@ from safeguard_streams.replay import status as following
 from safeguard_streams.replay.promotion import PromotionPlan
 from safeguard_streams.replay.status import ReplayStatus
 from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.counts import counted
 from safeguard_streams.runtime.durations import moment
 from safeguard_streams.runtime.process import Stop, configure_logging
 
@@ -183,7 +184,7 @@ def _run(
     wait and the replay is not judged.
     """
     versions = ", ".join(f"{one.policy_id} {one.version}" for one in replay.policies)
-    say(f"replay {replay.replay_id}: {replay.total:,} events under {versions}", error=True)
+    say(f"replay {replay.replay_id}: {counted(replay.total, 'event')} under {versions}", error=True)
 
     async def work() -> ReplayStatus:
         with Stop() as stop, _progress() as bar:
@@ -387,7 +388,7 @@ def _publish(current: settings.Settings, planned: _Planned, who: ChangedBy, *, y
     """Confirm and write the superseding verdicts of a plan."""
     replay, policy, plan = planned
     verb = "publish" if plan.direction == "promote" else "take back"
-    question = f"{verb} {len(plan.changes):,} verdicts under {policy.policy_id}?"
+    question = f"{verb} {counted(len(plan.changes), 'verdict')} under {policy.policy_id}?"
     if plan.changes and not yes and not typer.confirm(question, err=True):
         raise typer.Exit(1)
     written = 0

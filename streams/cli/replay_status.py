@@ -10,12 +10,21 @@ import msgspec
 
 from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.contract.records import Replay, Replayed
+from safeguard_streams.replay.pairs import Outcome
 from safeguard_streams.replay.promotion import PromotionPlan
 from safeguard_streams.replay.status import ReplayStatus
+from safeguard_streams.runtime.counts import counted
 
 if TYPE_CHECKING:
-    from safeguard_streams.replay.estimate import Estimate
+    from safeguard_streams.replay.estimate import Estimate, JudgementCost, Source
 
+LEFT_OUT: dict[Outcome, str] = {
+    "edited": "because a newer text was judged or cleared since",
+    "judged_since": "because they were judged again since",
+    "undetermined": "because the replay reached no decision",
+    "unknown": "because the earlier verdict no longer exists",
+    "erased": "because they were erased",
+}
 _UNITS = ((86_400, "days"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -85,12 +94,12 @@ def show(status: ReplayStatus) -> None:
         table.add_row("policy", f"{one.policy_id} {one.version}{before}")
     unreadable = f"; dead letters: {status.unreadable:,}" if status.unreadable else ""
     table.add_row("events", f"{status.read:,} of {replay.total:,} read; covered: {status.items:,}{unreadable}")
-    table.add_row("escalated", f"{counts.escalated:,} judgements, both versions together")
+    table.add_row("escalated", f"{counted(counts.escalated, 'judgement')}, both versions together")
     table.add_row("selection", _selection(replay))
     table.add_row("started", _by(replay.created_at, replay.created_by, replay.why))
     for publication in replay.publications:
         done = "promoted" if publication.direction == "promote" else "reverted"
-        what = f"({publication.policy_id}, {publication.verdicts:,} verdicts)"
+        what = f"({publication.policy_id}, {counted(publication.verdicts, 'verdict')})"
         table.add_row(done, f"{_by(publication.at, publication.by, publication.why)} {what}")
     console().print(table)
 
@@ -146,13 +155,15 @@ def show_plan(plan: PromotionPlan, status: ReplayStatus) -> None:
     }
     if plan.direction == "promote":
         lines["content items compared"] = plan.compared
+        lines |= {f"left out, {why}": plan.outcomes.get(outcome, 0) for outcome, why in LEFT_OUT.items()}
         lines["judgements still to come, to be promoted later"] = status.counts.escalated - status.counts.done
     else:
         lines["content items that become undetermined again"] = plan.count("undetermined")
         lines["content items that were promoted"] = plan.compared
         lines["of these, reverted already or judged again since"] = plan.compared - len(plan.changes)
     for name, count in lines.items():
-        say(f"{name}: {count:,}", error=True)
+        if count or not name.startswith("left out"):
+            say(f"{name}: {count:,}", error=True)
 
 
 def plan_as_json(plan: PromotionPlan, replay: Replay, policy: Replayed) -> dict[str, Any]:
@@ -166,6 +177,7 @@ def plan_as_json(plan: PromotionPlan, replay: Replay, policy: Replayed) -> dict[
         "to_undetermined": plan.count("undetermined"),
         "compared": plan.compared,
         "planned": len(plan.changes),
+        "left_out": {outcome: plan.outcomes.get(outcome, 0) for outcome in LEFT_OUT},
     }
 
 
@@ -174,9 +186,10 @@ def show_written(plan: PromotionPlan, written: int) -> None:
     if not plan.changes:
         say("there is nothing to write")
         return
-    say(f"wrote {written:,} superseding verdicts to moderation.verdicts")
+    say(f"wrote {counted(written, 'superseding verdict')} to moderation.verdicts")
     if written < len(plan.changes):
-        say(f"left {len(plan.changes) - written:,} content items as they are: they changed since the numbers above")
+        left = counted(len(plan.changes) - written, "content item as it is: it", "content items as they are: they")
+        say(f"left {left} changed since the numbers above")
 
 
 def show_estimate(estimate: Estimate, background_share: float) -> None:
@@ -196,7 +209,7 @@ def show_estimate(estimate: Estimate, background_share: float) -> None:
                 "tokens",
                 f"about {estimate.prompt_tokens or 0:,} in prompts and {estimate.completion_tokens or 0:,} written",
             ),
-            ("GPU time", f"about {_span(alone)} of one reasoning worker{beside}"),
+            ("GPU time", f"about {_span(alone)} of {_workers(cost)}{beside}"),
         ]
     rows.append(("from", _basis(estimate)))
     table = Table(box=None, show_header=False)
@@ -207,8 +220,19 @@ def show_estimate(estimate: Estimate, background_share: float) -> None:
     console(stderr=True).print(table)
 
 
+_CONCURRENCY: dict[Source, str] = {
+    "settings": "SAFEGUARD_MAX_IN_FLIGHT here",
+    "measured": "the most at one moment on all busy workers",
+    "default": "assumed: the default of one worker",
+}
+
+
 def _per_event(estimate: Estimate) -> str:
     return f"{estimate.escalated:.3g} per event, both versions together"
+
+
+def _workers(cost: JudgementCost) -> str:
+    return "all reasoning workers" if cost.source == "measured" else "one reasoning worker"
 
 
 def _basis(estimate: Estimate) -> str:
@@ -216,9 +240,9 @@ def _basis(estimate: Estimate) -> str:
     cost = estimate.cost
     if cost is not None:
         parts += [
-            f"the newest {cost.measured:,} judgements under {', '.join(cost.policies)}",
+            f"the newest {counted(cost.measured, 'judgement')} under {', '.join(cost.policies)}",
             f"{cost.prompt_tokens:,.0f} + {cost.completion_tokens:,.0f} tokens and {cost.seconds:.2f} s for each",
-            f"{cost.concurrency} judgements at a time (SAFEGUARD_MAX_IN_FLIGHT here)",
+            f"{counted(cost.concurrency, 'judgement')} at a time ({_CONCURRENCY[cost.source]})",
         ]
     return "; ".join(parts)
 

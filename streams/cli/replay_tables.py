@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from rich.text import Text
 
 from safeguard_streams.cli.output import Table, console, plain, say
+from safeguard_streams.cli.replay_status import LEFT_OUT
 from safeguard_streams.cli.texts import Labelled, item_text, reason_of, show_item
 from safeguard_streams.replay.diff import Diff, FlipCounts, ReplayFlip
 from safeguard_streams.replay.headline import headline
 from safeguard_streams.replay.page import DECISIONS
+from safeguard_streams.runtime.counts import counted
 
 
 def show_diff(diff: Diff, *, texts: bool = True) -> None:
@@ -18,23 +20,36 @@ def show_diff(diff: Diff, *, texts: bool = True) -> None:
     before = f"version {diff.before_version}" if diff.before_version else "not in force before"
     say(f"replay {diff.replay_id}: {diff.policy_id}, {before}, judged again by {diff.version}")
     say(
-        f"{diff.events:,} events, {diff.unreadable:,} more as dead letters, {diff.escalated:,} escalated by either "
-        f"version, {diff.waiting:,} not judged yet, {diff.unknown:,} without an earlier verdict, "
+        f"{counted(diff.events, 'event')}, {diff.unreadable:,} more as dead letters, {diff.escalated:,} escalated by "
+        f"either version, {diff.waiting:,} not judged yet, {diff.unknown:,} without an earlier verdict, "
         f"{diff.compared:,} compared"
     )
+    for outcome, why in LEFT_OUT.items():
+        if outcome != "unknown" and (number := getattr(diff, outcome)):
+            say(f"a promotion leaves out {counted(number, 'item')} {why}")
     console().print(Text(plain(headline(diff))))  # wrapped between words
     console().print(_shares(diff))
-    if diff.to_safe_by_gate:
-        say(f"{diff.to_safe_by_gate:,} of the flips to safe are items that the new gate lets pass")
-    console().print(_decisions(diff.decisions))
-    console().print(_groups("rule", diff.rules))
-    console().print(_groups("language", diff.languages))
+    for line in _gated(diff):
+        say(line)
+    for table in (_decisions(diff.decisions), _groups("rule", diff.rules), _groups("language", diff.languages)):
+        if table.row_count:
+            console().print(table)
     for flip in diff.examples:
         show_item(flip.content_id, [item_text(flip.text, asked=texts), *_changed(flip)])
     say(
-        f"cost: {diff.tokens.prompt:,} prompt tokens ({diff.tokens.cached:,} cached), "
-        f"{diff.tokens.completion:,} completion tokens, {diff.seconds:,.1f} s of judgements"
+        f"cost: {counted(diff.tokens.prompt, 'prompt token')} ({diff.tokens.cached:,} cached), "
+        f"{counted(diff.tokens.completion, 'completion token')}, {diff.seconds:,.1f} s of judgements"
     )
+
+
+def _gated(diff: Diff) -> list[str]:
+    """What the new gate lets pass although a model judges it."""
+    lines = {
+        "flips to safe": diff.to_safe_by_gate,
+        "flips to violates": diff.to_violates_past_gate,
+        "items that violate by both versions": diff.violating_past_gate,
+    }
+    return [f"the new gate lets {number:,} of the {name} pass" for name, number in lines.items() if number]
 
 
 def _shares(diff: Diff) -> Table:

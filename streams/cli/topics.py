@@ -17,6 +17,7 @@ from safeguard_streams.contract import topics as catalogue
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.operations import acls as access_lists
 from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.counts import counted
 
 app = typer.Typer(no_args_is_help=True, help="Manage the pipeline's topics.")
 
@@ -105,7 +106,8 @@ def acls(
     ]
     if apply:
         asyncio.run(access_lists.allow(current, bindings))
-        say(orjson.dumps({"written": len(bindings)}).decode() if as_json else f"{len(bindings)} access lists written")
+        done = counted(len(bindings), "access list written", "access lists written")
+        say(orjson.dumps({"written": len(bindings)}).decode() if as_json else done)
     elif as_json:
         print(orjson.dumps([msgspec.to_builtins(binding) for binding in bindings]).decode())
     else:

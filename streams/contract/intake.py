@@ -6,6 +6,7 @@ bytes themselves, and everything else stays as it came: numbers, order of keys, 
 
 from __future__ import annotations
 
+import codecs
 import re
 from itertools import accumulate
 
@@ -18,8 +19,10 @@ from safeguard_streams.errors import RecordError
 _BOM = b"\xef\xbb\xbf"
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 # True wherever _ESCAPE would find a half, and in few other places: that is slower where a text has many escapes.
+# It begins with a backslash, which `re` finds 20 times as fast as a choice that begins with something else.
 _SUSPECT = re.compile(
-    rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]|\\\\u[dD][89a-fA-F]", re.DOTALL
+    rb"\\(?:u[dD][89abAB]..(?!\\u[dD][c-fC-F])|u[dD][c-fC-F](?<!\\u[dD][89abAB]..\\u[dD].)|\\u[dD][89a-fA-F])",
+    re.DOTALL,
 )
 # Every escape is a match, so that the backslash of one is never taken for the beginning of another.
 _ESCAPE = re.compile(
@@ -29,6 +32,7 @@ _ESCAPE = re.compile(
 # Surrogates in UTF-8, as Java's modified UTF-8 and CESU-8 write them: pairs first, then what is left over.
 _ENCODED_SURROGATES = re.compile(rb"\xed[\xa0-\xaf][\x80-\xbf]\xed[\xb0-\xbf][\x80-\xbf]|\xed[\xa0-\xbf][\x80-\xbf]")
 _PAIR_BYTES = 6
+_PIECE = 2**20  # bytes; noise takes 30 ms
 # Brackets as signed bytes: 1 for one that opens, -1 for one that closes.
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
@@ -122,10 +126,17 @@ def _repaired(json: bytes) -> bytes:
     try:
         json.decode()
     except UnicodeDecodeError:
-        json = _ENCODED_SURROGATES.sub(_character, json).decode(errors="replace").encode()
+        json = _replaced(_ENCODED_SURROGATES.sub(_character, json)).encode()
     if _BACKSLASH in json and b"\\u" in json and _SUSPECT.search(json):
         json = _ESCAPE.sub(_without_half, json)
     return json
+
+
+def _replaced(raw: bytes) -> str:
+    """The text of bytes, with U+FFFD for what is no character. Other threads run between the pieces."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    pieces = [decoder.decode(raw[start : start + _PIECE]) for start in range(0, len(raw), _PIECE)]
+    return "".join(pieces) + decoder.decode(b"", final=True)
 
 
 def _character(surrogates: re.Match[bytes]) -> bytes:

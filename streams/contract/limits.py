@@ -33,7 +33,7 @@ JUDGED_BETWEEN = 64 * KiB  # of a longer text: spread evenly between the two
 JUDGED_SAMPLE = 2 * KiB  # length of one of these samples
 SECTION = 128 * KiB  # terms and patterns are searched in sections of a longer text
 SECTION_OVERLAP = 4 * KiB  # of two neighbouring sections: longest match that is found for certain
-DECISION_BYTES = 512 * KiB  # events that are decided at a time; a larger event is decided alone
+DECISION_BYTES = 256 * KiB  # events that are decided at a time; a larger event is decided alone
 
 
 class Limit(NamedTuple):

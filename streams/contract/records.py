@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -25,6 +25,7 @@ from safeguard_streams.policies.vocabulary import Effort
 Decision = Literal["violates", "safe", "undetermined"]
 Stage = Literal["prefilter", "reasoner"]
 Lane = Literal["live", "audit", "shadow", "replay"]
+VerdictLane = Literal["live", "audit", "shadow", "replay", "canary"]
 Change = Literal["release", "rollback", "retire", "shadow", "end-shadow"]
 ReplayState = Literal["running", "paused", "cancelled", "escalated"]
 Direction = Literal["promote", "revert"]
@@ -170,6 +171,13 @@ class Tokens(msgspec.Struct, frozen=True):
     completion: Annotated[int, Meta(description="tokens that the model generated")] = 0
 
 
+class Canary(msgspec.Struct, frozen=True):
+    """The canary that made a verdict: a model that judges a share of live content for comparison only."""
+
+    name: Annotated[str, Meta(description="the canary's name, which is also part of its consumer group")]
+    share: Annotated[float, Meta(description="share of live content items that it judges, 0 to 1")]
+
+
 class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
     """moderation.cleared, moderation.verdicts, moderation.replays: a decision on an item under a policy.
 
@@ -189,7 +197,10 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
     ]
     decision: Annotated[Decision, Meta(description="violates, safe, or undetermined if the item could not be judged")]
     stage: Annotated[Stage, Meta(description="the stage that decided")]
-    lane: Annotated[Lane, Meta(description="the traffic class of the item")]
+    lane: Annotated[
+        VerdictLane,
+        Meta(description="the traffic class of the item; canary for a canary's verdict on live content"),
+    ]
     model: Annotated[str, Meta(description="name of the classifier or the reasoning model")]
     decided_at: Annotated[datetime, Meta(description="when the verdict was made")]
     rule_ids: Annotated[tuple[str, ...], Meta(description="the policy's rules that the model cited")] = ()
@@ -217,6 +228,17 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
     replay_id: Annotated[str | None, Meta(description="the replay that this verdict belongs to")] = None
     supersedes: Annotated[str | None, Meta(description="verdict_id of the verdict that this one replaces")] = None
     bundle: Annotated[str | None, Meta(description="id of the bundle of policies that were judged in one call")] = None
+    model_revision: Annotated[
+        str | None,
+        Meta(
+            description="which weights the reasoning model has, beside its name; absent where that is unknown, or "
+            "differs between servers"
+        ),
+    ] = None
+    malformed: Annotated[
+        int, Meta(description="number of outputs of the model that were rejected on the way to this verdict")
+    ] = 0
+    canary: Annotated[Canary | None, Meta(description="the canary that made this verdict, for comparison only")] = None
     surface: Annotated[str | None, Meta(description="where the item appears; only on the reasoner's verdicts")] = None
     origin: Annotated[
         str | None, Meta(description="where the event stands on content.events: its partition and offset, as 3@1042")
@@ -255,6 +277,9 @@ class Rationale(msgspec.Struct, frozen=True, omit_defaults=True):
     created_at: Annotated[datetime, Meta(description="when the rationale was written")]
     omitted: Annotated[int, Meta(description="outputs left out because the record would be too long")] = 0
     cut: Annotated[int, Meta(description="characters cut from the middle of outputs that are too long")] = 0
+    model_revision: Annotated[
+        str | None, Meta(description="which weights the model has, beside its name; absent where that is unknown")
+    ] = None
 
 
 class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -681,6 +706,7 @@ _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _ORIGIN = re.compile(r"([0-9]{1,9})@([0-9]{1,18})")  # within what a client may seek
 _INT_DIGITS = 20  # of the largest integer of 64 bits, or of its negative with the sign
+_TENTH, _HALF_TENTH = timedelta(microseconds=100), timedelta(microseconds=50)
 _encoder = msgspec.json.Encoder()
 
 
@@ -809,6 +835,6 @@ def now() -> datetime:
 
 
 def milliseconds_since(start: datetime, end: datetime | None = None) -> float:
-    """Elapsed milliseconds, at least 0. A start without an offset is taken as UTC."""
-    start = aware(start)
-    return round(max(0.0, ((end or now()) - start).total_seconds() * 1000), 1)
+    """Elapsed milliseconds to one digit, at least 0. A start without an offset is taken as UTC."""
+    tenths = ((end or now()) - aware(start) + _HALF_TENTH) // _TENTH
+    return tenths / 10 if tenths > 0 else 0.0

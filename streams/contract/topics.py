@@ -63,6 +63,7 @@ LANE_GROUPS: dict[Lane, str] = {
     "shadow": "reasoner-shadow",
     "replay": "reasoner-replay",
 }
+CANARY_GROUP = "canary-"  # followed by the canary's name: each has a group of its own, on the lane of live content
 FOREVER = -1
 
 MiB = limits.MiB

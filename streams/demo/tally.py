@@ -10,7 +10,7 @@ from typing import Any
 
 from safeguard_streams.bus.interface import Record
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import DeadLetter, Escalation, Lane, Rationale, Verdict, decode
+from safeguard_streams.contract.records import DeadLetter, Escalation, Rationale, Verdict, VerdictLane, decode
 from safeguard_streams.errors import RecordError
 
 
@@ -24,7 +24,7 @@ def _digest(value: bytes) -> bytes:
     return hashlib.sha256(value).digest()
 
 
-def _escalated_live(escalated: Counter[tuple[str, Lane]]) -> int:
+def _escalated_live(escalated: Counter[tuple[str, VerdictLane]]) -> int:
     """How often an event was escalated instead of cleared; an audited event was cleared."""
     return max((count for (_, lane), count in escalated.items() if lane == "live"), default=0)
 
@@ -49,8 +49,8 @@ class Tally:
         self._dead: Counter[bytes | None] = Counter()
         self._cleared: Counter[bytes | None] = Counter()
         # By key: counts by policy and lane.
-        self._escalated: dict[bytes | None, Counter[tuple[str, Lane]]] = defaultdict(Counter)
-        self._judged: dict[bytes | None, Counter[tuple[str, Lane]]] = defaultdict(Counter)
+        self._escalated: dict[bytes | None, Counter[tuple[str, VerdictLane]]] = defaultdict(Counter)
+        self._judged: dict[bytes | None, Counter[tuple[str, VerdictLane]]] = defaultdict(Counter)
         self.dead_letters: list[DeadLetter] = []
         self._verdict_ids: set[str] = set()
 

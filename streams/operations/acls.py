@@ -58,6 +58,13 @@ ROLES: dict[str, Role] = {
         groups=("reasoner",),
         transactions=("reasoner",),
     ),
+    "canary": Role(
+        "safeguard reason canary",
+        reads=(topics.ESCALATIONS, topics.POLICIES, *_FOR_EVERY_STAGE),
+        writes=(topics.RATIONALES, topics.REPLAYS, topics.DEAD_LETTERS, topics.POSITIONS),
+        groups=(topics.CANARY_GROUP,),
+        transactions=(topics.CANARY_GROUP,),
+    ),
     "enforcement": Role(
         "safeguard enforce run",
         reads=(

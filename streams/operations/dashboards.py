@@ -63,6 +63,7 @@ def _legend(*names: str) -> str:
 
 M = metrics
 MODEL = "gen_ai.request.model"
+SERVER = ("server.address", "server.port")
 LIVE = 'lane="live"'
 VIOLATING = f'decision="violates", {LIVE}'
 UNDETERMINED = f'decision="undetermined", {LIVE}'
@@ -94,9 +95,9 @@ PIPELINE = (
     ),
     Panel(
         "Age",
-        "Age of the oldest record that was read and is not committed, by topic.",
+        "Age of the oldest record that was read and is not committed, by topic and consumer group.",
         "s",
-        (ChartLine(gauge(M.LAG_SECONDS, [M.TOPIC], "max"), _legend(M.TOPIC)),),
+        (ChartLine(gauge(M.LAG_SECONDS, [M.TOPIC, M.GROUP], "max"), _legend(M.TOPIC, M.GROUP)),),
     ),
     Panel(
         "Delay",
@@ -194,8 +195,29 @@ REASONER = (
         "percentunit",
         (ChartLine(gauge(M.INFERENCE_CACHE, [MODEL], "max"), _legend(MODEL)),),
     ),
+    Panel(
+        "Inference servers",
+        "Requests that each inference server gets at once at most, and has in progress.",
+        "short",
+        (
+            ChartLine(gauge(M.SERVER_LIMIT, SERVER), "limit " + _legend(*SERVER)),
+            ChartLine(gauge(M.SERVER_IN_FLIGHT, SERVER), "in flight " + _legend(*SERVER)),
+        ),
+    ),
+    Panel(
+        "Refused by servers",
+        "Responses 429 and 503 of inference servers, which lower the limit.",
+        "cps",
+        _rates(M.SERVER_REFUSED, *SERVER, "http.response.status_code"),
+    ),
     Panel("Malformed", "Model outputs that the parser rejected, by reason.", "cps", _rates(M.MALFORMED, "reason")),
     Panel("Variants", "Model outputs accepted with a harmless variant, by kind.", "cps", _rates(M.VARIANTS, "kind")),
+    Panel(
+        "First judge",
+        "Items that the first judge decided, or that went on, and how its checked decisions compare.",
+        "cps",
+        _rates(M.FIRST_JUDGEMENTS, "outcome"),
+    ),
     Panel("Second tries", "Requests made because an output was rejected.", "cps", _rates(M.SECOND_TRIES, "kind")),
     Panel(
         "Tokens of second tries",

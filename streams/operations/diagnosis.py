@@ -44,7 +44,9 @@ from safeguard_streams.operations.status import (
 )
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
+from safeguard_streams.runtime.counts import counted
 from safeguard_streams.runtime.security import client_options
+from safeguard_streams.runtime.server_urls import direct_url, urls_of
 from safeguard_streams.runtime.settings import Settings, unknown_variables
 
 T = TypeVar("T")
@@ -97,7 +99,7 @@ async def diagnose(settings: Settings, environment: Mapping[str, str], role: str
     """All checks, in the order in which problems should be solved. role: whose rights this user must have, if any."""
     checks = [versions(), variables(environment), *models(settings), disk(settings)]
     checks += await asyncio.gather(*(port(settings, name, number) for name, number in _ports(settings).items()))
-    checks += await asyncio.gather(*(inference_server(url) for url in _servers(settings)))
+    checks += await asyncio.gather(*(inference_server(url) for url in urls_of(settings.servers)))
     reached = await broker(settings)
     checks.append(reached)
     if reached.result != "ok":
@@ -158,7 +160,7 @@ def variables(environment: Mapping[str, str]) -> Check:
         hints = [name + (f" (did you mean {near}?)" if near else "") for name, near in unknown.items()]
         return failed("settings", f"nothing reads {', '.join(hints)}", "correct or unset them")
     count = sum(name.startswith("SAFEGUARD_") for name in environment)
-    return ok("settings", f"{count} variables SAFEGUARD_*, all known")
+    return ok("settings", f"{counted(count, 'variable')} SAFEGUARD_*, all known")
 
 
 def models(settings: Settings) -> list[Check]:
@@ -237,14 +239,10 @@ async def port(settings: Settings, stage: str, number: int) -> Check:
     return ok(name, f"{number} is free")
 
 
-def _servers(settings: Settings) -> list[str]:
-    return [url.strip() for url in settings.servers.split(",") if url.strip()]
-
-
 async def inference_server(url: str) -> Check:
     """Whether an inference server answers, with any status: some ask for a key first."""
     try:
-        status = await asyncio.to_thread(_status_of, f"{url.rstrip('/')}/models")
+        status = await asyncio.to_thread(_status_of, f"{direct_url(url)}/models")
     except (OSError, ValueError, HTTPException) as error:  # the last: it speaks no HTTP
         reason = getattr(error, "reason", None) or type(error).__name__
         return failed("inference server", f"{url}: {reason}", "start it, or correct SAFEGUARD_SERVERS")

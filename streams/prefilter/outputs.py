@@ -14,6 +14,7 @@ from safeguard_streams.contract.records import (
     EVERY_POLICY,
     ContentEvent,
     Escalation,
+    Headers,
     Lane,
     PrefilterResult,
     Verdict,
@@ -27,8 +28,8 @@ from safeguard_streams.contract.records import (
 )
 from safeguard_streams.releases.feed import Released
 
-_ESCALATION = schema_header(Escalation)
-_VERDICT = schema_header(Verdict)
+_ESCALATION = (schema_header(Escalation),)
+_VERDICT = (schema_header(Verdict),)
 
 
 class Decided(msgspec.Struct, frozen=True, gc=False):
@@ -64,6 +65,11 @@ class Decided(msgspec.Struct, frozen=True, gc=False):
         )
 
 
+def _with_trace(schema: Headers, decided: Decided) -> Headers:
+    """The headers of an output. Outputs without a trace share one tuple."""
+    return [*schema, *decided.trace] if decided.trace else schema
+
+
 def as_sent(received: Received) -> ContentEvent:
     """The event for a record that passes it on: encoded, it is the very bytes that were received."""
     return cast("ContentEvent", msgspec.Raw(received.json))
@@ -71,7 +77,7 @@ def as_sent(received: Received) -> ContentEvent:
 
 def escalated(decided: Decided, released: Released, result: PrefilterResult, lane: Lane) -> Output:
     """The escalation of an event under one policy, which names the others that judge it."""
-    own = released.policy.id
+    own, under = released.policy.id, decided.judged_under
     escalation = Escalation(
         event=as_sent(decided.received),
         policy_id=own,
@@ -83,9 +89,9 @@ def escalated(decided: Decided, released: Released, result: PrefilterResult, lan
         latency=decided.latency,
         origin=decided.origin,
         repaired=decided.received.repaired,
-        judged_under=tuple([other for other in decided.judged_under if other != own]),
+        judged_under=() if under == (own,) else tuple([other for other in under if other != own]),
     )
-    return Output(topics.LANES[lane], decided.key, encode(escalation), [_ESCALATION, *decided.trace])
+    return Output(topics.LANES[lane], decided.key, encode(escalation), _with_trace(_ESCALATION, decided))
 
 
 def cleared(decided: Decided, policies_version: str, model: str, nearest: PrefilterResult | None) -> Output:
@@ -109,4 +115,4 @@ def cleared(decided: Decided, policies_version: str, model: str, nearest: Prefil
         repaired=decided.received.repaired,
         judged_under=decided.judged_under or None,
     )
-    return Output(topics.CLEARED, decided.key, encode(verdict), [_VERDICT, *decided.trace])
+    return Output(topics.CLEARED, decided.key, encode(verdict), _with_trace(_VERDICT, decided))

@@ -13,6 +13,12 @@ def hashed(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
+def is_drawn(content_id: str, draw: str, share: float) -> bool:
+    """Whether a draw takes an item. At a larger share, it takes all items that it takes at a smaller one, and more."""
+    names = (np.array([hashed(name)], dtype=np.uint64) for name in (content_id, draw))
+    return bool(drawn(*names)[0, 0] < share)
+
+
 def drawn(items: NDArray[np.uint64], policies: NDArray[np.uint64]) -> NDArray[np.float64]:
     """A number from 0 to 1 for each pair [items, policies], from the hashes of both ids.
 

@@ -9,7 +9,8 @@ an operator promotes them, and reverting restores what stood before.
 - `estimate`: what a replay will escalate and cost, before it starts.
 - `selection`: which events a replay escalates.
 - `runner`: runs a replay to its end.
-- `diff`: what a replay changes, computed in DuckDB from the queries in `sql/`.
+- `pairs`: what a replay changes about one item: the rule that differences, promotion and reversion share.
+- `diff`: what a replay changes, computed in DuckDB from the queries in `sql/`; `diff_tables` holds the records.
 - `headline`: what the differences say, in words that their intervals allow.
 - `page`: the same as an HTML page for decision makers.
 - `paused`: keeps reasoning workers from judging what is paused.
@@ -27,6 +28,9 @@ an operator promotes them, and reverting restores what stood before.
 - **Promotion reads the topic instead of keeping notes, and publishes the plan that was shown.** It fences any other
   writer, reads which superseding verdicts exist, and writes the missing ones of its plan. Repeating a killed promotion
   writes no duplicates.
+- **One rule decides what becomes of an item.** Of an edited item, the newest text counts, in the order of offsets
+  within a partition and of time between partitions. `diff` and `promotion` ask the same code, and the flips that one
+  shows are therefore the verdicts that the other writes. What it leaves out, both name.
 - **Counts are committed, too.** With each batch of escalations, a runner commits a record of what it has counted in the
   partition so far. Shares of a replay are therefore shares of exactly the events that it covers, despite kills.
 - **A pause holds a partition of the replay lane.** Reasoning workers follow the replays' records and stop before the

@@ -1,19 +1,17 @@
 """What a replay changes: its verdicts joined with the earlier ones, in DuckDB.
 
-The decision before is that of the content item's last verdict. It is `cleared` where the old version's gates let the
-item pass, and `unknown` where they escalated it and its verdict no longer exists. The decision after is that of the
-replay's verdict, or `cleared` where the new version's gates let the item pass. A replay judges only what either
-version's gates escalate; both versions clear all other content. Of an edited item, only the newest text that the
-replay escalated counts, as in its promotion: decisions on different texts are never compared.
+The decision before is that of the content item's last verdict. Without one it is `cleared` where the old version's
+gates let the item pass, and `unknown` where they escalated it. The decision after is that of the replay's verdict, or
+`cleared` where the new version's gates let the item pass. A replay judges only what either version's gates escalate;
+both versions clear all other content. What becomes of each item, and what is left out, is the rule in `pairs`: a flip
+is exactly what a promotion writes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from collections.abc import Iterator
+from collections import Counter
 from datetime import datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,21 +27,18 @@ from safeguard_streams.contract.records import (
     Replayed,
     Tokens,
     Verdict,
-    content_sha256,
-    place_of,
 )
 from safeguard_streams.errors import ForbiddenError
 from safeguard_streams.quality.proportions import Proportion, proportion
-from safeguard_streams.releases.erasures import ErasureList, without_words
+from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.releases.texts import TextPlace, texts_at
 from safeguard_streams.replay import jobs
+from safeguard_streams.replay.diff_tables import sql, tables
+from safeguard_streams.replay.pairs import COMPARED, JUDGED, Outcome
 from safeguard_streams.replay.status import ReplayStatus, ReplayWatch
 from safeguard_streams.runtime.settings import Settings
 
 MAX_EXAMPLES = 20
-CHUNK = 50_000  # rows
-MEMORY = "1GB"  # of the database; what exceeds it is on disk
-_SQL = files("safeguard_streams.replay") / "sql"
 Row = TypeVar("Row")
 
 
@@ -79,12 +74,14 @@ class Diff(msgspec.Struct, frozen=True):
     """What a replay changes under one policy. Counts are of content items.
 
     events: readable events that the replay covers. unreadable: dead letters between its bounds. escalated: by either
-    version's gates. waiting: not judged yet. unknown: escalated by the version in force, with no verdict left.
-    compared: all other judged items. decisions: items by decision before, then after. to_safe_by_gate: flips to safe
-    because the new gates let the item pass. noise: the share of the compared items that would flip if the version
-    before judged them again; its counts are those of the items that it did judge twice, and of their decisions that
-    differ. violating_before and violating_after: violating items among all events. seconds and tokens: the reasoner's,
-    all verdicts together.
+    version's gates. waiting: not judged yet. unknown: escalated by the version in force, with no verdict left. erased,
+    edited, judged_since: items that a promotion leaves out. compared: all other judged items. decisions: items by
+    decision before, then after. undetermined: compared items on which the replay reached no decision, unlike before.
+    to_safe_by_gate, to_violates_past_gate: flips of items that the new gates let pass. violating_past_gate: items that
+    they let pass, and that violate by both verdicts. noise: the share of the compared items that would flip if the
+    version before judged them again; its counts are those of the items that it did judge twice, and of their decisions
+    that differ. violating_before and violating_after: violating items among all events. seconds and
+    tokens: the reasoner's, all verdicts together.
     """
 
     replay_id: str
@@ -110,6 +107,12 @@ class Diff(msgspec.Struct, frozen=True):
     tokens: Tokens
     seconds: float
     examples: list[ReplayFlip]
+    erased: int = 0
+    edited: int = 0
+    judged_since: int = 0
+    undetermined: int = 0
+    to_violates_past_gate: int = 0
+    violating_past_gate: int = 0
 
 
 async def compute(
@@ -130,10 +133,9 @@ async def compute(
                 loaded.escalated(escalation)
         async for _, verdict in kafka.read_decoded(settings, [topics.REPLAYS], Verdict, since=since):
             if _belongs(verdict, policy, replay):
-                loaded.replayed(without_words(verdict, erasures.erased))
-        async for _, verdict in kafka.read_decoded(settings, [topics.VERDICTS], Verdict, since=first_event):
-            if verdict.policy_id == policy.policy_id:
-                loaded.earlier(without_words(verdict, erasures.erased))
+                loaded.replayed(verdict, erasures.erased)
+        async for _, verdict in kafka.read_decoded(settings, JUDGED, Verdict, since=first_event):
+            loaded.judged(verdict, erasures.erased)
         db = loaded.join(policy)
         if parquet is not None:
             db.table("pairs").write_parquet(str(parquet))
@@ -150,139 +152,9 @@ def _belongs(record: Escalation | Verdict, policy: Replayed, replay: Replay) -> 
     return (record.policy_id, record.replay_id) == (policy.policy_id, replay.replay_id)
 
 
-class DiffTables:
-    """The records that a diff joins, in a database. They are loaded in parts of CHUNK rows, the escalations first."""
-
-    def __init__(self, db: duckdb.DuckDBPyConnection, folder: Path) -> None:
-        self._db = db
-        self._folder = folder
-        self._rows: dict[str, list[_EscalationRow | _VerdictRow]] = {}
-
-    def escalated(self, escalation: Escalation) -> None:
-        """Take an escalation of the replay."""
-        self._add("escalations", _escalation_row(escalation))
-
-    def replayed(self, verdict: Verdict) -> None:
-        """Take a verdict of the replay."""
-        self._add("replayed", _verdict_row(verdict))
-
-    def earlier(self, verdict: Verdict) -> None:
-        """Take a verdict on moderation.verdicts. It is kept only if the replay escalated its item."""
-        self._add("earlier", _verdict_row(verdict))
-
-    def join(self, policy: Replayed) -> duckdb.DuckDBPyConnection:
-        """Make a table `pairs`: one row for each content item that the replay judged, with both decisions."""
-        for table in ("escalations", "replayed", "earlier"):
-            self._load(table)
-        self._db.execute("SET VARIABLE new_version = $version", {"version": policy.version})
-        self._db.execute("SET VARIABLE old_version = $version", {"version": policy.before_version or ""})
-        self._db.execute(_sql("pairs"))
-        return self._db
-
-    def _add(self, table: str, row: _EscalationRow | _VerdictRow) -> None:
-        rows = self._rows.setdefault(table, [])
-        rows.append(row)
-        if len(rows) >= CHUNK:
-            if table == "earlier":
-                self._load("escalations")
-            self._load(table)
-
-    def _load(self, table: str) -> None:
-        """Move the rows in hand into a table, by way of a file."""
-        rows = self._rows.pop(table, [])
-        if not rows:
-            return
-        path = self._folder / f"{table}.jsonl"
-        path.write_bytes(msgspec.json.Encoder().encode_lines(rows))
-        if table == "earlier":
-            self._db.execute("COPY loading FROM $path (FORMAT json)", {"path": str(path)})
-            self._db.execute(_sql("keep_earlier"))
-        else:
-            self._db.execute(f"COPY {table} FROM $path (FORMAT json)", {"path": str(path)})
-        path.unlink()
-
-
-@contextlib.contextmanager
-def tables() -> Iterator[DiffTables]:
-    """Empty tables in a database on disk, which is deleted at the end."""
-    with tempfile.TemporaryDirectory(prefix="safeguard-diff-") as name:
-        folder = Path(name)
-        with duckdb.connect(folder / "diff.duckdb", config={"memory_limit": MEMORY, "temp_directory": name}) as db:
-            db.execute(_sql("tables"))
-            yield DiffTables(db, folder)
-
-
-class _EscalationRow(msgspec.Struct):
-    content_id: str
-    content_sha256: str
-    version: str
-    language: str | None
-    surface: str | None
-    gate: str
-    live: bool
-    place: int | None
-    escalated_at: datetime
-
-
-class _VerdictRow(msgspec.Struct):
-    verdict_id: str
-    content_id: str
-    content_sha256: str
-    version: str
-    decision: str
-    rules: tuple[str, ...]
-    reason: str | None
-    score: float | None
-    decided_at: datetime
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    seconds: float
-    origin: str | None
-
-
-def _escalation_row(escalation: Escalation) -> _EscalationRow:
-    event, result = escalation.event, escalation.prefilter
-    return _EscalationRow(
-        content_id=event.content_id,
-        content_sha256=content_sha256(event.text),
-        version=escalation.policy_version,
-        language=event.language,
-        surface=event.surface,
-        gate=result.gate,
-        live=bool(result.live),
-        place=place[1] if (place := place_of(escalation.origin)) else None,
-        escalated_at=escalation.escalated_at,
-    )
-
-
-def _verdict_row(verdict: Verdict) -> _VerdictRow:
-    tokens = verdict.tokens or Tokens()
-    return _VerdictRow(
-        verdict_id=verdict.verdict_id,
-        content_id=verdict.content_id,
-        content_sha256=verdict.content_sha256,
-        version=verdict.policy_version,
-        decision=verdict.decision,
-        rules=verdict.rule_ids,
-        reason=verdict.reason,
-        score=verdict.score,
-        decided_at=verdict.decided_at,
-        prompt_tokens=tokens.prompt,
-        cached_tokens=tokens.cached,
-        completion_tokens=tokens.completion,
-        seconds=verdict.latency.get("reasoner", 0.0) / 1000,
-        origin=verdict.origin,
-    )
-
-
-def _sql(name: str) -> str:
-    return (_SQL / f"{name}.sql").read_text(encoding="utf-8")
-
-
 def _query(db: duckdb.DuckDBPyConnection, name: str, kind: type[Row], **parameters: Any) -> list[Row]:
     """The result of a query in sql/, one struct for each row."""
-    result = db.execute(_sql(name), parameters)
+    result = db.execute(sql(name), parameters)
     columns = [column[0] for column in result.description or ()]
     return [msgspec.convert(dict(zip(columns, row, strict=True)), kind) for row in result.fetchall()]
 
@@ -303,12 +175,11 @@ class _FlipRow(msgspec.Struct):
 
 
 class _Totals(msgspec.Struct):
-    escalated: int
-    judged: int
-    unknown: int
     to_violates: int
     to_safe: int
     to_safe_by_gate: int
+    to_violates_past_gate: int
+    violating_past_gate: int
     violating_before: int
     violating_after: int
     noisy: int
@@ -318,6 +189,11 @@ class _Totals(msgspec.Struct):
     cached_tokens: int
     completion_tokens: int
     seconds: float
+
+
+class _OutcomeCount(msgspec.Struct):
+    outcome: Outcome
+    items: int
 
 
 class _DecisionCount(msgspec.Struct):
@@ -348,8 +224,9 @@ def count(db: duckdb.DuckDBPyConnection, status: ReplayStatus, policy: Replayed,
     groups: dict[str, dict[str, FlipCounts]] = {"rule": {}, "language": {}}
     for group in _query(db, "groups", _GroupCounts):
         groups[group.kind][group.name] = FlipCounts(group.to_violates, group.to_safe, group.compared)
-    compared = totals.judged - totals.unknown
-    events = max(status.items, totals.escalated)
+    outcomes = Counter({row.outcome: row.items for row in _query(db, "outcomes", _OutcomeCount)})
+    escalated, compared = outcomes.total(), sum(outcomes[one] for one in COMPARED)
+    events = max(status.items, escalated)
     return Diff(
         replay_id=status.replay.replay_id,
         policy_id=policy.policy_id,
@@ -357,9 +234,9 @@ def count(db: duckdb.DuckDBPyConnection, status: ReplayStatus, policy: Replayed,
         before_version=policy.before_version,
         events=events,
         unreadable=status.unreadable,
-        escalated=totals.escalated,
-        waiting=totals.escalated - totals.judged,
-        unknown=totals.unknown,
+        escalated=escalated,
+        waiting=outcomes["waiting"],
+        unknown=outcomes["unknown"],
         compared=compared,
         decisions=decisions,
         to_violates=proportion(totals.to_violates, compared),
@@ -374,6 +251,12 @@ def count(db: duckdb.DuckDBPyConnection, status: ReplayStatus, policy: Replayed,
         tokens=Tokens(totals.prompt_tokens, totals.cached_tokens, totals.completion_tokens),
         seconds=round(totals.seconds, 1),
         examples=examples,
+        erased=outcomes["erased"],
+        edited=outcomes["edited"],
+        judged_since=outcomes["judged_since"],
+        undetermined=outcomes["undetermined"],
+        to_violates_past_gate=totals.to_violates_past_gate,
+        violating_past_gate=totals.violating_past_gate,
     )
 
 

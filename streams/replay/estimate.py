@@ -1,7 +1,8 @@
 """What a replay will escalate and cost, before it starts.
 
 A sample of its events passes through the same selection as the replay itself. What a judgement takes is measured on the
-newest verdicts: those under the replay's policies, or else those under any policy.
+newest verdicts: those under the replay's policies, or else those under any policy. So is the number of judgements at a
+time, if the workers were busy and the settings do not tell.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from itertools import accumulate
+from typing import Literal
 
 import msgspec
 from aiokafka import TopicPartition
@@ -17,7 +20,7 @@ from safeguard_streams.bus import kafka
 from safeguard_streams.bus.interface import Partition, Record
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.intake import read_event
-from safeguard_streams.contract.records import ContentEvent, Replay, Verdict
+from safeguard_streams.contract.records import ContentEvent, Replay, Verdict, aware
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.policies.document import in_languages, is_surface
 from safeguard_streams.prefilter.classifier import Classifier
@@ -28,6 +31,8 @@ from safeguard_streams.runtime.settings import Settings
 SAMPLE = 2000  # events that an estimate looks at, in PLACES places of each partition
 PLACES = 5
 MEASURED = 1000  # verdicts that the cost of a judgement is measured on
+ENOUGH = 100  # of them, to measure how many judgements run at a time
+Source = Literal["settings", "measured", "default"]
 _NO_LANGUAGE = "x-none"
 _NAMED = 10  # surfaces or languages that an error names
 _SERVERS_CONCURRENCY, _SMALL_CONCURRENCY = 64, 8  # requests at once, as a worker's defaults
@@ -36,8 +41,8 @@ _SERVERS_CONCURRENCY, _SMALL_CONCURRENCY = 64, 8  # requests at once, as a worke
 class JudgementCost(msgspec.Struct, frozen=True):
     """What a judgement took on average, measured on so many verdicts under these policies.
 
-    seconds: of one judgement, among others at the same time. concurrency: judgements at a time on one worker, by the
-    settings.
+    seconds: of one judgement, among others at the same time. concurrency: judgements at a time, and `source` where the
+    number is from: on one worker by its settings or their default, or measured on all workers, which were busy.
     """
 
     measured: int
@@ -46,13 +51,15 @@ class JudgementCost(msgspec.Struct, frozen=True):
     completion_tokens: float
     seconds: float
     concurrency: int
+    source: Source = "default"
 
 
 class Estimate(msgspec.Struct, frozen=True):
     """What a replay will do. events: offsets between its bounds, and looked_at those that the estimate is based on.
 
     escalated: the share of the events that becomes judgements, of both versions; above 1 where several policies
-    escalate the same event. gpu_seconds: of one worker without live content. What no verdict tells yet is absent.
+    escalate the same event. gpu_seconds: of `concurrency` judgements at a time, without live content. What no verdict
+    tells yet is absent.
     """
 
     events: int
@@ -175,6 +182,7 @@ async def _cost(settings: Settings, replay: Replay) -> JudgementCost | None:
     measured = [verdict for verdict in verdicts if verdict.policy_id in policies] or verdicts
     if not measured:
         return None
+    concurrency, source = _concurrency(settings, verdicts)
     tokens = [verdict.tokens for verdict in measured if verdict.tokens is not None]
     return JudgementCost(
         measured=len(measured),
@@ -182,8 +190,30 @@ async def _cost(settings: Settings, replay: Replay) -> JudgementCost | None:
         prompt_tokens=_mean([one.prompt for one in tokens]),
         completion_tokens=_mean([one.completion for one in tokens]),
         seconds=_mean([verdict.latency["reasoner"] / 1000 for verdict in measured]),
-        concurrency=settings.max_in_flight or (_SMALL_CONCURRENCY if _on_cpu(settings) else _SERVERS_CONCURRENCY),
+        concurrency=concurrency,
+        source=source,
     )
+
+
+def _concurrency(settings: Settings, verdicts: Sequence[Verdict]) -> tuple[int, Source]:
+    """How many judgements run at a time: as set, or as many as the verdicts overlap, if most of them had to wait.
+
+    Workers that wait for content tell nothing of what they can do.
+    """
+    if settings.max_in_flight:
+        return settings.max_in_flight, "settings"
+    waited = sum(verdict.latency.get("escalation", 0.0) > verdict.latency["reasoner"] for verdict in verdicts)
+    if 2 * waited > len(verdicts) >= ENOUGH:
+        return _overlap(verdicts), "measured"
+    return (_SMALL_CONCURRENCY if _on_cpu(settings) else _SERVERS_CONCURRENCY), "default"
+
+
+def _overlap(verdicts: Sequence[Verdict]) -> int:
+    """The most judgements that were under way at one moment."""
+    ends = [aware(verdict.decided_at).timestamp() for verdict in verdicts]
+    begins = [end - verdict.latency["reasoner"] / 1000 for end, verdict in zip(ends, verdicts, strict=True)]
+    changes = sorted([*((end, -1) for end in ends), *((begin, 1) for begin in begins)])  # at one moment, ends first
+    return max(accumulate(change for _, change in changes))
 
 
 def _is_measured(verdict: Verdict) -> bool:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from safeguard_streams.quality.proportions import Proportion, proportion
 from safeguard_streams.replay.diff import Diff
+from safeguard_streams.runtime.counts import counted
 
 _MAX_FACTOR = 1000  # a sample that would have to be larger by more decides nothing in practice
 
@@ -39,16 +40,19 @@ def headline(diff: Diff) -> str:
     flips = proportion(diff.to_violates.count + diff.to_safe.count, diff.compared)
     if not flips.count:
         most = _percent(flips.high)
-        return f"No decision changes: none of {diff.compared:,} compared items flips (95% interval: at most {most})."
-    counted = f"{flips.count:,} of {flips.of:,} compared items flip: {_share(flips)}."
+        of = counted(diff.compared, "compared item")
+        return f"No decision changes: none of {of} flips (95% interval: at most {most})."
+    of = counted(flips.of, "compared item flips", "compared items flip")
+    flipped = f"{flips.count:,} of {of}: {_share(flips)}."
     if not diff.noise.of:
         return (
-            f"{counted} No noise floor was measured, so some of them may be the model's own inconsistency. "
+            f"{flipped} No noise floor was measured, so some of them may be the model's own inconsistency. "
             "Start a replay with --noise to measure it."
         )
+    twice = counted(diff.noise.of, "item")
     measured = (
-        f"{counted} The version before contradicts itself on {diff.noise.count:,} of {diff.noise.of:,} items that it "
-        f"judged twice, which would flip {_share(diff.noise)} of the compared items."
+        f"{flipped} The version before contradicts itself on {diff.noise.count:,} of {twice} that it judged twice, "
+        f"which would flip {_share(diff.noise)} of the compared items."
     )
     gap = difference(flips, diff.noise)
     if gap.low > 0:
@@ -66,8 +70,8 @@ def _deciding(diff: Diff, gap: Difference) -> str:
         return "The two shares are too close for any practical sample to tell them apart."
     compared, twice = (_rounded_up(number * factor) for number in (diff.compared, diff.noise.of))
     return (
-        f"At these shares, about {compared:,} compared items, {twice:,} of them judged twice, would decide: raise "
-        "--sample, --noise or the time that the replay covers."
+        f"At these shares, about {counted(compared, 'compared item')}, {twice:,} of them judged twice, would decide: "
+        "raise --sample, --noise or the time that the replay covers."
     )
 
 

@@ -18,6 +18,7 @@ from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.replay import jobs
 from safeguard_streams.replay.selection import ReplaySelector, earlier_decisions
+from safeguard_streams.runtime.process import unless_stopped
 from safeguard_streams.runtime.settings import Settings
 
 STAGE = "replay"
@@ -84,18 +85,9 @@ async def run(
     on_progress gets the number of committed offsets about once a second. Returns the replay's state at the end:
     escalated; paused or cancelled, by an operator; or running, when `stop` was set.
     """
-    starts = {int(partition): offset for partition, offset in replay.starts.items()}
-    await kafka.set_first_positions(settings, jobs.group(replay), topics.EVENTS, starts)
-    selector = ReplaySelector(replay, classifier, await earlier_decisions(settings, replay))
-    erasures = ErasureList()
-    await erasures.read(settings)  # the reasoner follows those that come later
-
-    engine = Engine(
-        kafka.KafkaBus(settings, [topics.EVENTS], jobs.group(replay), record_seconds=0),
-        ReplayTransform(settings, replay, selector, erasures),
-        stage=STAGE,
-        limits=Limits(max_batch=500, max_in_flight=2),
-    )
+    engine = await unless_stopped(_prepared(settings, replay, classifier), stop)
+    if engine is None:
+        return "running"
     topic = settings.prefix + topics.EVENTS
     ends = {Partition(topic, int(partition)): end for partition, end in replay.ends.items()}
     ending = asyncio.Event()
@@ -127,3 +119,18 @@ async def run(
     if state == "escalated":
         on_progress(replay.total)
     return state
+
+
+async def _prepared(settings: Settings, replay: Replay, classifier: Classifier) -> Engine:
+    """The engine of a runner, once what it has to know before it starts is read."""
+    starts = {int(partition): offset for partition, offset in replay.starts.items()}
+    await kafka.set_first_positions(settings, jobs.group(replay), topics.EVENTS, starts)
+    selector = ReplaySelector(replay, classifier, await earlier_decisions(settings, replay))
+    erasures = ErasureList()
+    await erasures.read(settings)  # the reasoner follows those that come later
+    return Engine(
+        kafka.KafkaBus(settings, [topics.EVENTS], jobs.group(replay), record_seconds=0),
+        ReplayTransform(settings, replay, selector, erasures),
+        stage=STAGE,
+        limits=Limits(max_batch=500, max_in_flight=2),
+    )

@@ -20,6 +20,7 @@ Only consumers of this class are changed; aiokafka itself stays unchanged.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -49,6 +50,20 @@ class StrictConsumer(AIOKafkaConsumer):
         self._batches = _keep_batches(self._client)
         if self._group_instance_id:
             self._join_as_static_member()
+
+    async def start(self) -> None:
+        """Start, and join the group. A start that is cancelled gives a join up that is under way.
+
+        `stop` would wait for the answer, which takes as long as the group's rebalance.
+        """
+        try:
+            await super().start()
+        except asyncio.CancelledError:
+            joining = getattr(self._coordinator, "_coordination_task", None)
+            if joining is not None:
+                joining.cancel()
+                await asyncio.wait({joining})
+            raise
 
     def leave_on_stop(self) -> None:
         """Give the partitions of a static member up when it stops, instead of keeping them for the session."""

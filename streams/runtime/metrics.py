@@ -44,7 +44,7 @@ class Metric(msgspec.Struct, frozen=True, eq=False):
     @property
     def prometheus(self) -> str:
         """The name of the metric in Prometheus."""
-        unit = {"s": "_seconds", "1": "_ratio", "By": "_bytes"}.get(self.unit, "")
+        unit = {"s": "_seconds", "By": "_bytes"}.get(self.unit, "")
         name = self.name.replace(".", "_")
         if self.kind == "counter":
             return f"{name}{unit}_total"
@@ -248,6 +248,12 @@ SECOND_TRY_TOKENS = Metric(
     "safeguard.second_tries.tokens", "counter", "{token}", "Tokens that the model wrote in second tries, by kind.",
     ("kind",),
 )  # fmt: skip
+FIRST_JUDGEMENTS = Metric(
+    "safeguard.first_judgements", "counter", "{item}",
+    "Content items of the first judge: it decided, or it was unsure or away and the model decided, or the model judged "
+    "the item too and agreed or differed.",
+    ("outcome",),
+)  # fmt: skip
 RELEASES_LATE = Metric(
     "safeguard.releases.late",
     "counter",
@@ -290,6 +296,20 @@ INFERENCE_CACHE = Metric(
     "Share of the inference backend's KV cache in use.",
     ("gen_ai.request.model",),
 )
+
+_SERVER = ("server.address", "server.port")
+SERVER_LIMIT = Metric(
+    "safeguard.server.limit", "gauge", "{request}",
+    "Requests that an inference server gets at once, learned from its answers, or as set.", _SERVER,
+)  # fmt: skip
+SERVER_IN_FLIGHT = Metric(
+    "safeguard.server.in_flight", "gauge", "{request}", "Requests in progress at an inference server.", _SERVER
+)
+SERVER_REFUSED = Metric(
+    "safeguard.server.refused", "counter", "{response}",
+    "Responses of an inference server that has too many requests, by status: 429 or 503.",
+    (*_SERVER, "http.response.status_code"),
+)  # fmt: skip
 
 ACTIONS = Metric(
     "safeguard.actions",

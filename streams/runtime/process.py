@@ -182,6 +182,18 @@ async def run_until_first(*coroutines: Coroutine[Any, Any, Any]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:
+    """The result of work. Once `stop` is set, the work is cancelled, and the result is None when it has ended."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        working.cancel()
+        stopping.cancel()
+        await asyncio.gather(working, stopping, return_exceptions=True)
+
+
 async def in_thread(work: Callable[[], T]) -> T:
     """Run work in a thread of its own. Once this is cancelled, nothing waits for that thread, unlike asyncio's."""
     loop = asyncio.get_running_loop()

@@ -31,6 +31,7 @@ from safeguard_streams.contract.records import Lane
 from safeguard_streams.errors import ConfigurationError, nearest
 from safeguard_streams.policies.vocabulary import Effort
 from safeguard_streams.runtime.brokers import check_brokers
+from safeguard_streams.runtime.server_urls import check_servers
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,16 @@ def _each_lane_once(lanes: Any) -> tuple[str, ...]:
     if not names or not set(names) <= set(LANES):
         raise PydanticCustomError("lanes", f"expected some of {', '.join(LANES)}, joined by commas")
     return names
+
+
+def _checked_band(band: str) -> str:
+    try:
+        low, high = map(float, band.split(":"))
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not 0 <= low <= high <= 1:
+        raise PydanticCustomError("band", "expected two scores from 0 to 1, the lower first, as in 0.1:0.9")
+    return band
 
 
 def _checked_headers(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
@@ -168,6 +179,11 @@ class Settings(BaseSettings):
         description="route of the servers: completions with token ids, as vLLM offers it, or chat; default: what works "
         "at each server",
     )
+    dialect: str | None = Field(
+        None,
+        description="form of prompts and answers of the servers' model: gpt-oss, cope-a, cope-b, shieldstral, "
+        "qwen3guard, llama-guard or shieldgemma; default: by the model's name",
+    )
     api_key: SecretStr | None = Field(None, description="API key of the inference servers")
     server_headers: Annotated[dict[str, SecretStr], AfterValidator(_checked_headers)] = Field(
         {},
@@ -184,6 +200,37 @@ class Settings(BaseSettings):
     max_model_len: int = Field(16_384, ge=1, description="maximum length of prompt and answer together, in tokens")
     max_tokens: int = Field(
         4096, ge=1, description="maximum length of an answer, in tokens; prefer a lower effort to shorten answers"
+    )
+
+    # The reasoning worker: a first judge, whose unsure answers go on to the model above.
+    first_servers: str = Field(
+        "",
+        description="inference servers of a first judge, a model that answers in one token; base URLs as in SERVERS; "
+        "default: none",
+    )
+    first_model: str | None = Field(
+        None, description="first judge's name at its servers; default: the one model that they serve"
+    )
+    first_dialect: str | None = Field(
+        None, description="form of the first judge's prompts and answers; default: by its name"
+    )
+    first_api_key: SecretStr | None = Field(None, description="API key of the first judge's servers")
+    first_band: Annotated[str, AfterValidator(_checked_band)] = Field(
+        "0.1:0.9",
+        description="scores, as in 0.1:0.9, between which the first judge is unsure; a guard with fixed classes only "
+        "clears, by scores below the band",
+    )
+    first_classes: dict[str, tuple[str, ...]] = Field(
+        {},
+        description="classes that a guard as first judge looks for, by policy; it judges under no other policy; as in "
+        '  {"hate-harassment": ["S1", "S10"]}',
+    )
+    first_check: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="share of content decided by the first judge that the model judges too, and decides; metrics count "
+        "how often the two agree",
     )
 
     # The reasoning worker: what it judges, how much at once, and in which order.
@@ -225,6 +272,7 @@ class Settings(BaseSettings):
     judgement_cache_size: int = Field(
         10_000, ge=0, description="number of judgements that a worker keeps and reuses for identical content"
     )
+    canary_port: int = Field(6069, ge=0, le=65_535, description="port of a canary's health endpoint")
 
     content_timeout: float = Field(
         300.0,
@@ -252,13 +300,22 @@ class Settings(BaseSettings):
         """Which process of which deployment answers, as /health/ready says: several may run on a host."""
         return {"stage": stage, "prefix": self.prefix}
 
-    @field_validator("oauth_url", "servers")
+    @field_validator("oauth_url", "servers", "first_servers")
     @classmethod
     def _without_secrets(cls, urls: str) -> str:
         """A URL appears in messages and traces, so it must hold no user, password or token."""
         if any(_USER.match(url.strip()) for url in urls.split(",")):
             raise ValueError("a URL must hold no user and no password; set USERNAME and PASSWORD, or API_KEY")
         return urls
+
+    @field_validator("servers")
+    @classmethod
+    def _base_urls(cls, servers: str) -> str:
+        try:
+            check_servers(servers)
+        except ConfigurationError as error:
+            raise PydanticCustomError("servers", "{problem}", {"problem": str(error)}) from None
+        return servers
 
     @classmethod
     def settings_customise_sources(

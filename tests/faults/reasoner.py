@@ -29,6 +29,7 @@ class Quick:
     max_model_tokens = 16_384
     concurrency = 64
     cache_tokens = None
+    revision = None
     continues = False
     healthy = True
 

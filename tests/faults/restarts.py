@@ -33,7 +33,8 @@ from safeguard_streams.policies.files import load_library
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.security import client_options
-from safeguard_streams.workers.inference.scripted import Script, ScriptedServer
+from safeguard_streams.workers.inference.script import Script
+from safeguard_streams.workers.inference.scripted import ScriptedServer
 
 POLICY = load_library()["fraud-spam"]
 TIMEOUT = 120.0  # seconds without progress

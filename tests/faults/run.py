@@ -95,6 +95,7 @@ def digest(tokens):
     return hashlib.sha256(json.dumps(list(tokens)).encode()).hexdigest()[:16]
 
 
+PRIORITY = -10  # nice value of the stages, where the system allows it
 WARM_UP = digest(())
 
 
@@ -137,6 +138,8 @@ class Member:
             self.process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
             )
+        with contextlib.suppress(PermissionError):  # so that a pause is the member's own, and no wait for a processor
+            os.setpriority(os.PRIO_PROCESS, self.process.pid, PRIORITY)
 
     def send(self, number):
         with contextlib.suppress(ProcessLookupError):
@@ -358,8 +361,10 @@ class Suite:
         elif action == "kill":
             member = self.some(target)
             self.hits[member.name].append(time.time())
+            member.wanted = False  # for its supervisor, which would start it a second time
             member.send(signal.SIGKILL)
             await asyncio.to_thread(member.process.wait)
+            member.wanted = True
             member.start()
         elif action == "stop and continue":
             member = self.some(target)

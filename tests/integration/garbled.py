@@ -14,6 +14,7 @@ TEXTS = {"you stupid worthless bitch": "violates", "good morning, how was your h
 class Garbled:
     """A backend in front of another one."""
 
+    revision = None
     continues = True
 
     def __init__(self, backend):

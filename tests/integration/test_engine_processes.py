@@ -59,12 +59,12 @@ class Nvidia:
     def nvmlInit(self):  # noqa: N802  (the library's name)
         pass
 
-    nvmlShutdown = nvmlInit  # noqa: N815
+    nvmlShutdown = nvmlInit  # noqa: N815  (the same)
 
-    def nvmlSystemGetDriverVersion(self):  # noqa: N802
+    def nvmlSystemGetDriverVersion(self):  # noqa: N802  (the same)
         return "550.54.15"
 
-    def nvmlSystemGetCudaDriverVersion_v2(self):  # noqa: N802
+    def nvmlSystemGetCudaDriverVersion_v2(self):  # noqa: N802  (the same)
         return 12040
 
 

@@ -44,6 +44,7 @@ class QuotingModel:
     max_model_tokens = 16_384
     concurrency = 64
     cache_tokens = None
+    revision = None
     continues = False
     healthy = True
 

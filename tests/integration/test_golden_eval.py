@@ -85,7 +85,7 @@ def test_a_changed_policy_shows_which_golden_verdicts_flip(run, tmp_path):
 
 
 def test_the_small_model_prints_no_figures_of_a_policy_that_it_has_not_learned(run, tmp_path):
-    """Before, its F1 and disagreements blamed the policy's text."""
+    """F1 and disagreements would blame the policy's text."""
     shutil.copytree(LIBRARY / NAME, tmp_path / NAME)
     policy = tmp_path / NAME / "policy.md"
     policy.write_text(policy.read_text().replace("bank", "savings bank"))

@@ -149,7 +149,7 @@ def test_a_benchmark_ends_with_the_process_that_measures(delay, tmp_path):
 
 
 def test_training_ends_with_the_process_that_trains(tmp_path):
-    """Before, the process that trains, which Ctrl-C in a terminal reached as well, printed a traceback."""
+    """Ctrl-C in a terminal reaches the process that trains as well, which prints no traceback."""
     names = {True: "hate", False: "none"}
     rows = (
         {"text": f"text {n} of {n % 997} words", "violates": bad, "category": "x", "harm": names[bad]}

@@ -15,6 +15,7 @@ from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     Action,
+    Canary,
     ContentEvent,
     PolicyStanding,
     Standing,
@@ -43,6 +44,7 @@ WITHOUT = {
     ("prefilter", "train"),
     ("enforce", "run"),
     ("reason", "run"),
+    ("reason", "canary"),
     ("reason", "train-small"),
     ("model", "scripted"),
 }
@@ -77,6 +79,7 @@ RUNS = [
     "publish -",
     "verdicts tail --exit",
     "policy compare fraud-spam",
+    "policy compare --by model",
     "policy golden add {changed} c0 --label violates --rule FS1",
     "content show c0",
     "status",
@@ -133,9 +136,11 @@ async def write(current, changed):
     standing = Standing("c1", "allow", 2, (PolicyStanding("fraud-spam", ("v1",), held=held),))
     letter = StoredRecord(current.prefix + topics.EVENTS, 0, 0, 0, b"c9", b"x", [])
     shadow = verdict("s0", "c0", changed.version, "safe", lane="shadow")
+    canary = verdict("n0", "c0", SPAM.version, "safe", lane="canary", origin="0@0", canary=Canary("try", 1.0))
     records = [
         (topics.VERDICTS, b"c0", encode(verdict("v0", "c0", SPAM.version, rule_ids=("FS1",), origin="0@0"))),
         (topics.REPLAYS, b"c0", encode(shadow)),
+        (topics.REPLAYS, b"c0", encode(canary)),
         (topics.STANDING, b"c1", encode(standing)),
         (topics.ACTIONS, b"c1", encode(held)),
         (

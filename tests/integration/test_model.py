@@ -5,6 +5,7 @@ import contextlib
 import json
 from importlib.resources import files
 
+import msgspec
 import psutil
 import pytest
 import pytest_asyncio
@@ -16,8 +17,9 @@ from safeguard_streams.workers.inference import harmony, stall
 from safeguard_streams.workers.inference.interface import InferenceRequest
 from safeguard_streams.workers.inference.preflight import locate
 from safeguard_streams.workers.inference.vllm import VllmBackend
+from safeguard_streams.workers.judging.form import constraint
 from safeguard_streams.workers.judging.instructions import instructions_for
-from safeguard_streams.workers.judging.judgement import score_of
+from safeguard_streams.workers.judging.judgement import decision_score, score_of
 from safeguard_streams.workers.judging.parse import Malformed, parse
 from safeguard_streams.workers.judging.reasoner import InferenceBudget, Reasoner
 from safeguard_streams.workers.small.weights import VOCABULARY, expand
@@ -110,7 +112,9 @@ async def test_the_score_comes_from_the_log_probabilities_of_the_decision_tokens
         backend, LIBRARY["fraud-spam"], "WINNER!! Claim your 900 pound prize now, call 0906"
     )
     assert len(completion.logprobs) == len(completion.tokens), "one position for each token"
-    assert all({harmony.ZERO, harmony.ONE} <= position.keys() for position in completion.logprobs)
+    decisions = {position for position, token in enumerate(completion.tokens) if token in {harmony.ZERO, harmony.ONE}}
+    assert answer.decision_at in decisions
+    assert {position for position, logprobs in enumerate(completion.logprobs) if logprobs} == decisions
     assert 0.5 < score_of(completion, answer) <= 1
 
 
@@ -122,20 +126,63 @@ async def test_the_cache_holds_no_more_tokens_than_vllm_says(backend):
     assert config.scheduler_config.max_num_batched_tokens == 2048, "as for a server on a CPU"
 
 
-async def test_the_score_of_a_request_of_its_own_is_that_of_the_answers_log_probabilities(backend):
+async def logprobs_by_vllm(backend, policy, text):
+    """The log-probabilities of the decision tokens at each position, as vLLM itself computes them."""
+    from vllm import SamplingParams
+
+    sampling = SamplingParams(
+        temperature=0.0,
+        max_tokens=256,
+        stop_token_ids=harmony.stop_tokens(),
+        detokenize=False,
+        logprob_token_ids=[harmony.ZERO, harmony.ONE],
+    )
+    prompt = {"prompt_token_ids": harmony.render(policy.text, policy.effort, text)}
+    *_, final = [output async for output in backend._llm.generate(prompt, sampling, f"reference {text}")]
+    output = final.outputs[0]
+    logprobs = [{token: one.logprob for token, one in position.items()} for position in output.logprobs]
+    return list(output.token_ids), logprobs
+
+
+async def test_noted_decisions_are_those_of_vllms_own_log_probabilities(backend):
+    """Three times as many requests as the engine has places, some of which end in between."""
     policy = LIBRARY["hate-harassment"]
-    texts = [text for text, _ in examples(policy.id)][:40]
-    inline = await asyncio.gather(*(judge(backend, policy, text) for text in texts))
+    texts = [text for text, _ in examples(policy.id)][: 3 * backend.concurrency]
     reasoner = Reasoner(backend, InferenceBudget(256))
     instructions = instructions_for(policy, [policy])
-    own = [(await reasoner.judge(instructions, "low", text)).findings[policy.id] for text in texts]
-    compared = [
-        (finding.score, score_of(completion, answer))
-        for finding, (completion, answer) in zip(own, inline, strict=True)
-        if finding.by == "first" and not isinstance(answer, Malformed)
-    ]
-    assert len(compared) > 30
-    assert all(score == pytest.approx(other, abs=0.03) for score, other in compared), "beyond rounding to bfloat16"
+    cancelled = [asyncio.create_task(judge(backend, policy, f"{text} again")) for text in texts[::3]]
+    asyncio.get_running_loop().call_later(0.3, lambda: [task.cancel() for task in cancelled])
+    judged = await asyncio.gather(*(reasoner.judge(instructions, policy.effort, text) for text in texts))
+    await asyncio.gather(*cancelled, return_exceptions=True)
+    compared = 0
+    for text, judgement in zip(texts, judged, strict=True):
+        tokens, logprobs = await logprobs_by_vllm(backend, policy, text)
+        (attempt, *_), finding = judgement.attempts, judgement.findings[policy.id]
+        with contextlib.suppress(Malformed):
+            alike = parse(tokens, [policy])
+            if finding.by == "first" and (attempt.analysis, attempt.final) == (alike.analysis, alike.final):
+                score = decision_score(logprobs[alike.answers[policy.id].decision_at])
+                assert finding.score == pytest.approx(score, abs=0.03), "beyond rounding to bfloat16"
+                assert judgement.tokens.completion == len(tokens), "the score took no request of its own"
+                compared += 1
+    assert compared > 0.8 * len(texts)
+
+
+async def test_a_constrained_and_a_random_answer_have_their_scores_too(backend):
+    policy = LIBRARY["fraud-spam"]
+    content = harmony.encode_text("WINNER!! Claim your 900 pound prize now, call 0906")
+    request = InferenceRequest(policy.text, policy.effort, content, 256)
+    held = msgspec.structs.replace(
+        request,
+        written=[*harmony.encode_text("It may be."), *harmony.opened_final(), *harmony.encode_text('{"violation":')],
+        constraint=constraint([policy]),
+    )
+    free = await backend.generate(msgspec.structs.replace(request, temperature=1.0))
+    first = await backend.generate(held)
+    assert first.tokens[0] in {harmony.ZERO, harmony.ONE}
+    assert decision_score(first.logprobs[0]) is not None
+    with contextlib.suppress(Malformed):
+        assert score_of(free, parse(free.tokens, [policy]).answers[policy.id]) is not None
 
 
 async def test_a_rejected_final_message_is_written_once_more(backend):

@@ -174,7 +174,7 @@ def test_in_the_second_act_a_lenient_policy_restores_removed_content(kafka_addre
     assert second["reversed"] > 3
     before, after = sum(second["standing_before"].values()), sum(second["standing_after"].values())
     assert before - second["reversed"] <= after < before
-    assert "no longer violate" in (tmp_path / "safeguard-replay.html").read_text()
+    assert "become safe" in (tmp_path / "safeguard-replay.html").read_text()
     for command in ("replay start", "replay diff", "policy release", "replay promote"):
         assert f"$ safeguard {command}" in progress
 

@@ -15,7 +15,7 @@ from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.workers.app import Worker
 from safeguard_streams.workers.bench.items import escalations, policies
 from safeguard_streams.workers.inference.interface import Completion
-from safeguard_streams.workers.inference.scripted import Script
+from safeguard_streams.workers.inference.script import Script
 from tests.conftest import until
 
 LANES = {"live": topics.VERDICTS, "audit": topics.VERDICTS, "replay": topics.REPLAYS}
@@ -28,6 +28,7 @@ class Model:
     max_model_tokens = 16_384
     concurrency = 8
     cache_tokens = None
+    revision = None
     continues = False
     healthy = True
 

@@ -12,8 +12,9 @@ from aiokafka.consumer.fetcher import Fetcher, OffsetResetStrategy
 from safeguard_streams.bus import kafka as kafka_bus
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import ContentEvent, ErasureRequest, encode
+from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
 from safeguard_streams.runtime.security import client_options
-from tests.conftest import TIMEOUT
+from tests.conftest import TIMEOUT, own_topics, until
 
 pytestmark = pytest.mark.slow
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -158,3 +159,58 @@ async def test_an_items_partition_is_found_by_its_key_and_without_one(broker, co
         value = ascii_only.replace(json.dumps(content_id).encode(), json.dumps(other).encode())
         await producer.send_and_wait(topic, value, partition=moved)
         assert await kafka_bus.partition_of_content(broker, other) == moved
+
+
+@pytest.fixture
+def embedded(embedded_address):
+    """Settings for the embedded broker only."""
+    return own_topics(embedded_address)
+
+
+class _Announced(kafka_bus.Reading):
+    """How many records a reading announced, and how many it has passed."""
+
+    announced = passed = 0
+
+    def begin(self, names, offsets):
+        self.announced += offsets
+
+    def advance(self, offsets):
+        self.passed += offsets
+
+
+async def test_a_reading_announces_as_many_records_as_it_reads(embedded):
+    """Before, on the embedded broker, it announced only the first record of the last batch of a partition."""
+    await kafka_bus.create_topics(embedded)
+    async with kafka_bus.producer(embedded) as producer:
+        batch = producer.create_batch()
+        for number in range(7):
+            assert batch.append(timestamp=None, key=b"k", value=request(f"c{number}")) is not None
+        await (await producer.send_batch(batch, embedded.prefix + NAME, partition=0))
+    with kafka_bus.watched(_Announced()) as reading:
+        read = [one async for _, one in kafka_bus.read_decoded(embedded, [NAME], ErasureRequest)]
+    assert (len(read), reading.announced, reading.passed) == (7, 7, 7)
+    with kafka_bus.watched(_Announced()) as reading:
+        assert not [one async for one in kafka_bus.read_all(embedded, [topics.REPLAY_JOBS])]
+    assert (reading.announced, reading.passed) == (0, 0)
+
+
+async def test_two_probes_at_once_log_no_error(embedded, caplog):
+    """Before, the probe that ended first let the client log what the other one's broker answered."""
+    groups = [f"{embedded.prefix}g{number}" for number in range(3)]
+    assert not any(await asyncio.gather(*(kafka_bus.has_transactions(embedded, group) for group in groups)))
+    assert not [one for one in caplog.records if "InitProducerIdRequest" in one.getMessage()]
+
+
+async def test_a_start_that_is_cancelled_gives_the_join_up(embedded):
+    """Before, the end waited for the answer to the join, which a broker holds back for seconds."""
+    await kafka_bus.create_topics(embedded)
+    options = {**client_options(embedded), "group_id": f"{embedded.prefix}g", "enable_auto_commit": False}
+    member = StrictConsumer(embedded.prefix + NAME, **options)
+    starting = asyncio.create_task(member.start())
+    await until(lambda: getattr(member._coordinator, "_coordination_task", None) is not None)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert member._coordinator._coordination_task.done()
+    await member.stop()

@@ -279,6 +279,7 @@ class StrictModel:
     max_model_tokens = 16_384
     concurrency = 8
     cache_tokens = None
+    revision = None
     continues = False
     healthy = True
 

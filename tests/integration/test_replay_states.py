@@ -106,11 +106,21 @@ async def test_a_replay_passes_through_its_states_and_its_record_says_who_change
     assert await state(embedded, made) == "judged"
     assert "is judged: nothing is left to pause" in str((await command("pause", made.replay_id)).exception)
 
+    async def flips():
+        found = json.loads((await command("diff", made.replay_id, "--json")).stdout)
+        return [found[name] for name in ("compared", "unknown", "edited", "judged_since")], found["to_violates"][
+            "count"
+        ]
+
+    before = await flips()
+    assert before == ([10, 20, 0, 0], 10)
     words = ["--yes", "--by", "bob", "--why", "approved", "--json"]
     promoted = json.loads((await command("promote", made.replay_id, "--budget", "1", *words)).stdout)
     assert (promoted["direction"], promoted["to_violates"], promoted["to_safe"]) == ("promote", 10, 0)
     assert promoted["written"] == promoted["planned"] == 10, "the items that the old gates let pass"
+    assert promoted["left_out"] == {"edited": 0, "judged_since": 0, "undetermined": 0, "unknown": 20, "erased": 0}
     assert await state(embedded, made) == "promoted"
+    assert await flips() == before, "a diff tells what was promoted"
     for refused in ("pause", "cancel"):
         assert "was promoted" in str((await command(refused, made.replay_id)).exception)
     reverted = await command("revert", made.replay_id, "--yes", "--by", "cyd", "--why", "too strict")

@@ -45,13 +45,17 @@ action = "label"
 [webhook]
 url = "http://127.0.0.1:{port}/"
 """
-# Metrics that only vLLM in the worker's process, or only failures, violations and odd content, produce.
+# Metrics that only vLLM in the worker's process or a server, or only failures, violations and odd content, produce.
 NOT_HERE = {
     metrics.INFERENCE_RUNNING,
     metrics.INFERENCE_WAITING,
     metrics.INFERENCE_CACHE,
+    metrics.SERVER_LIMIT,
+    metrics.SERVER_IN_FLIGHT,
+    metrics.SERVER_REFUSED,
     metrics.MALFORMED,
     metrics.VARIANTS,
+    metrics.FIRST_JUDGEMENTS,
     metrics.SECOND_TRIES,
     metrics.SECOND_TRY_TOKENS,
     metrics.VIOLATIONS,

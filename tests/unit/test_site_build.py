@@ -1,12 +1,16 @@
 """The documentation site, built: every page is whole, opens from disk, and is found under the words that people use."""
 
+import importlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from html import unescape
 from pathlib import Path
 from urllib.parse import urlsplit
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -19,6 +23,12 @@ SEARCHED = {
     "audit log": "guides/enforce.html",
     "export": "guides/follow.html",
     "appeal": "guides/enforce.html",
+    "rate limit": "guides/model.html",
+    "canary": "guides/write-a-policy.html",
+    "rollback": "guides/write-a-policy.html",
+    "backfill": "guides/replay.html",
+    "GDPR erasure": "guides/secure.html",
+    "dashboards": "reference/dashboards.html",
 }
 
 
@@ -107,7 +117,7 @@ def test_names_in_text_do_not_break_and_code_blocks_are_left_alone(site):
 
 
 def test_a_command_breaks_before_an_option_and_its_output_keeps_its_columns(site):
-    """Before, browsers broke `--port` after its first hyphen, and wrapped the rows of tables that commands print."""
+    """Browsers would break `--port` after its first hyphen, and wrap the rows of tables that commands print."""
     text = (site / "guides/own-policy.html").read_text(encoding="utf-8")
     assert '<span class="option">--port</span>' in text
     for block in re.findall(r'<div class="([^"]*)highlight"><pre>', text):
@@ -152,12 +162,61 @@ def test_the_search_works_from_disk_and_finds_the_right_page_first(site, tmp_pat
     assert found[:1] == [(site / page).as_uri()]
 
 
-def test_the_picture_of_the_replays_page_is_of_a_page_that_renders():
+def of_docs(name):
+    """A module of the folder docs, which is no package."""
     sys.path.insert(0, str(ROOT / "docs"))
     try:
-        import screenshots
+        return importlib.import_module(name)
     finally:
         sys.path.pop(0)
-    html = screenshots.replay_page()
+
+
+def test_the_picture_of_the_replays_page_is_of_a_page_that_renders():
+    html = of_docs("screenshots").replay_page()
     assert "fraud-spam: what the new version changes" in html
     assert (ROOT / "docs/replay-page.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_pictures_of_the_dashboards_show_the_queries_of_their_panels():
+    """A picture whose panel has changed since is wrong: python docs/panels.py draws all of them again."""
+    panels = of_docs("panels")
+    charts = dict(panels.charts())
+    found = {path.name: path.read_text(encoding="utf-8") for path in panels.PICTURES.iterdir()}
+    for name, picture in found.items():
+        assert name in charts, f"{name} is of no panel"
+        assert ET.fromstring(picture).find("{*}g/{*}desc").text == panels.queries(charts[name]), name
+    assert len(charts.keys() - found.keys()) <= 3, "run python docs/panels.py"
+    empty = [name for name, picture in found.items() if ">No data<" in picture]
+    assert len(empty) < len(found) / 2
+
+
+def test_the_page_of_dashboards_says_what_its_pictures_are_and_describes_each(site):
+    page = shown(site / "reference/dashboards.html")
+    assert "not screenshots of Grafana" in page
+    for _, panel in of_docs("panels").charts():
+        assert panel["description"].replace("`", "") in unescape(page)
+
+
+def test_a_panel_is_drawn_with_its_scale_its_gaps_and_its_highest_lines():
+    panels = of_docs("panels")
+    panel = dict(panels.charts())["pipeline-share-escalated.svg"]
+    lines = [panels.Line(f"policy-{number} <b>", [0.01 * number, None, 0.0, 0.0]) for number in range(1, 10)]
+    picture = ET.fromstring(panels.draw(panel, lines))
+    texts = [text.text for text in picture.findall(".//{*}text")]
+    assert texts[0] == "Share escalated"
+    assert {"0%", "2.5%", "10%", "0 min", "policy-9 <b>", "and 3 more"} <= set(texts)
+    assert "policy-3 <b>" not in texts
+    curves = [path.get("d") for path in picture.findall(".//{*}path") if path.get("fill") == "none"]
+    assert len(curves) == 9
+    assert all(curve.count("M") == 2 and curve.count("L") == 1 for curve in curves)
+    assert "No data" in panels.draw(panel, [])
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
+def test_the_guide_to_kubernetes_counts_the_objects_of_the_manifests():
+    command = ["kubectl", "kustomize", ROOT / "infra/kubernetes"]
+    manifests = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    kinds = Counter(re.findall(r"^kind: (\w+)$", manifests, re.MULTILINE))
+    guide = (ROOT / "docs/guides/kubernetes.md").read_text(encoding="utf-8")
+    block = re.search(r"<!-- kustomize -->\n *```text\n(.*?)```", guide, re.DOTALL)[1]
+    assert {kind: int(number) for number, kind in re.findall(r"(\d+) kind: (\w+)", block)} == kinds

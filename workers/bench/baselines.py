@@ -3,10 +3,11 @@
 Settings come from the environment.
 
 alone COUNT FILE
-        AsyncLLM with the same prompts and no Kafka: COUNT items, then COUNT with duplicates. Figures go to FILE.
+        AsyncLLM with the same prompts and sampling, and no Kafka: COUNT items, COUNT with vLLM's log-probabilities of
+        each token, then COUNT with duplicates. Figures go to FILE.
 sweep COUNT FILE IN_FLIGHT...
         AsyncLLM with answers as long as real ones, at each number of requests at once. Figures go to FILE.
-chat    a plain loop over the escalations topic: poll, one chat call for each message, 64 in flight, commit
+chat    a plain loop over the escalations topic: poll as many as the worker has at once, one chat call for each, commit
 """
 
 from __future__ import annotations
@@ -30,13 +31,19 @@ from safeguard_streams.demo.tally import percentile
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.security import client_options
 from safeguard_streams.runtime.settings import Settings
-from safeguard_streams.workers.bench.items import MAX_ANSWER_TOKENS, answer_lengths, make_items, policies, policy_for
-from safeguard_streams.workers.inference import harmony
-from safeguard_streams.workers.inference.interface import Completion, InferenceRequest
-from safeguard_streams.workers.inference.vllm import VllmBackend
+from safeguard_streams.workers.bench.items import (
+    MAX_ANSWER_TOKENS,
+    answer_lengths,
+    at_once,
+    make_items,
+    policies,
+    policy_for,
+)
+from safeguard_streams.workers.inference import harmony, preflight, vllm_arguments
+from safeguard_streams.workers.inference.interface import InferenceRequest
+from safeguard_streams.workers.inference.vllm import sampling
 from safeguard_streams.workers.judging.judgement import total_tokens
 
-IN_FLIGHT = 64
 DUPLICATES = 0.3
 
 
@@ -52,39 +59,19 @@ def figures(durations: Sequence[float], seconds: float, tokens: Tokens) -> dict[
     }
 
 
-async def _alone(backend: VllmBackend, items: Sequence[str]) -> dict[str, Any]:
-    candidates = policies()
-    slots = asyncio.Semaphore(backend.concurrency + backend.concurrency // 4)  # as many as the worker hands over
-    durations: list[float] = []
+def engine(current: Settings) -> Any:
+    """vLLM as the worker sets it up, without what the worker adds to it."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.async_llm import AsyncLLM
 
-    async def judge(text: str) -> Completion:
-        policy = policy_for(text, candidates)
-        request = InferenceRequest(policy.text, policy.effort, harmony.encode_text(text), MAX_ANSWER_TOKENS)
-        async with slots:
-            start = time.perf_counter()
-            completion = await backend.generate(request)
-            durations.append(time.perf_counter() - start)
-        return completion
-
-    start = time.perf_counter()
-    completions = await asyncio.gather(*(judge(text) for text in items))
-    seconds = time.perf_counter() - start
-    tokens = Tokens(
-        sum(c.prompt_tokens for c in completions),
-        sum(c.cached_tokens for c in completions),
-        sum(len(c.tokens) for c in completions),
-    )
-    return figures(durations, seconds, tokens)
-
-
-async def alone(current: Settings, count: int) -> list[dict[str, Any]]:
-    """The figures without duplicates, and with them."""
-    backend = await VllmBackend.start(current)
-    for policy in policies():
-        await backend.generate(InferenceRequest(policy.text, policy.effort, (), 1))
-    rows = [await _alone(backend, make_items(count)), await _alone(backend, make_items(count, DUPLICATES, seed=1))]
-    await backend.close()
-    return rows
+    folder, _ = preflight.locate(current.model)
+    on_cpu = current_platform.is_cpu()
+    places = current.max_in_flight or vllm_arguments.default_concurrency(current_platform)
+    arguments = vllm_arguments.engine_arguments(current, folder, places, on_cpu=on_cpu)
+    plain = {name: value for name, value in arguments.items() if name not in vllm_arguments.NOTED_DECISIONS}
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**plain), usage_context=UsageContext.OPENAI_API_SERVER)
 
 
 class Timed(NamedTuple):
@@ -95,18 +82,55 @@ class Timed(NamedTuple):
     tokens: Tokens
 
 
+async def ask(llm: Any, request: InferenceRequest, parameters: Any) -> Timed:
+    """Run a request with vLLM's parameters."""
+    begin = time.perf_counter()
+    prompt = request.prompt
+    final: Any = None
+    async for final in llm.generate({"prompt_token_ids": prompt}, parameters, uuid.uuid4().hex):  # noqa: B007
+        pass
+    tokens = Tokens(len(prompt), final.num_cached_tokens or 0, len(final.outputs[0].token_ids))
+    return Timed(begin, time.perf_counter(), tokens)
+
+
+async def _alone(llm: Any, items: Sequence[str], places: int, *, scored: bool) -> dict[str, Any]:
+    candidates = policies()
+
+    async def judge(text: str) -> Timed:
+        policy = policy_for(text, candidates)
+        user = harmony.encode_text(text)
+        request = InferenceRequest(policy.text, policy.effort, user, MAX_ANSWER_TOKENS, scored=scored)
+        return await ask(llm, request, sampling(request))
+
+    return steady(await _at_once(at_once(places), [partial(judge, text) for text in items]))
+
+
+async def alone(current: Settings, count: int) -> list[dict[str, Any]]:
+    """The figures without and with log-probabilities, and without them for items with duplicates."""
+    llm = engine(current)
+    places = llm.vllm_config.scheduler_config.max_num_seqs
+    for policy in policies():
+        request = InferenceRequest(policy.text, policy.effort, (), 1)
+        await ask(llm, request, sampling(request))
+    rows = [
+        await _alone(llm, make_items(count), places, scored=False),
+        await _alone(llm, make_items(count, seed=2), places, scored=True),
+        await _alone(llm, make_items(count, DUPLICATES, seed=1), places, scored=False),
+    ]
+    llm.shutdown()
+    return rows
+
+
 async def sweep(current: Settings, count: int, steps: Sequence[int]) -> list[dict[str, Any]]:
     """The figures at each number of requests at once, of at least `count` requests and four for each place."""
-    backend = await VllmBackend.start(current)
+    llm = engine(current)
     candidates = policies()
-    longest = backend.max_model_tokens // 2  # beside the longest prompt
+    longest = llm.vllm_config.model_config.max_model_len // 2  # beside the longest prompt
 
     async def judge(text: str, length: int) -> Timed:
         policy = policy_for(text, candidates)
         request = InferenceRequest(policy.text, policy.effort, harmony.encode_text(text), length)
-        begin = time.perf_counter()
-        tokens = await _write(backend, request.prompt, length)
-        return Timed(begin, time.perf_counter(), tokens)
+        return await ask(llm, request, _exactly(length))
 
     for text in make_items(len(candidates)):
         await judge(text, 1)
@@ -115,16 +139,16 @@ async def sweep(current: Settings, count: int, steps: Sequence[int]) -> list[dic
         requests = max(count, 4 * step)
         todo = zip(make_items(requests, seed=step), answer_lengths(requests, longest, seed=step), strict=True)
         rows.append({"in_flight": step, **steady(await _at_once(step, [partial(judge, *one) for one in todo]))})
-    await backend.close()
+    llm.shutdown()
     return rows
 
 
-async def _write(backend: VllmBackend, prompt: Sequence[int], length: int) -> Tokens:
-    """Let the model write exactly `length` tokens, whatever they are."""
+def _exactly(length: int) -> Any:
+    """vLLM's parameters with which the model writes exactly `length` tokens, whatever they are."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    sampling = SamplingParams(
+    return SamplingParams(
         temperature=1.0,
         max_tokens=length,
         min_tokens=length,
@@ -132,11 +156,6 @@ async def _write(backend: VllmBackend, prompt: Sequence[int], length: int) -> To
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
-    final: Any = None
-    engine: Any = backend._llm  # noqa: SLF001  (a judgement never has a length that is given)
-    async for final in engine.generate({"prompt_token_ids": prompt}, sampling, uuid.uuid4().hex):  # noqa: B007
-        pass
-    return Tokens(len(prompt), final.num_cached_tokens or 0, len(final.outputs[0].token_ids))
 
 
 async def _at_once(places: int, calls: Sequence[Callable[[], Awaitable[Timed]]]) -> list[Timed]:
@@ -152,7 +171,7 @@ async def _at_once(places: int, calls: Sequence[Callable[[], Awaitable[Timed]]])
 def steady(requests: Sequence[Timed]) -> dict[str, Any]:
     """Figures of the time in which all places were taken: until the last request began."""
     first, last = min(one.begin for one in requests), max(one.begin for one in requests)
-    shares = [(min(one.end, last) - one.begin) / (one.end - one.begin) for one in requests]
+    shares = [(min(one.end, last) - one.begin) / max(one.end - one.begin, 1e-9) for one in requests]
     seconds = last - first
     row = figures([one.end - one.begin for one in requests], seconds, total_tokens(one.tokens for one in requests))
     written = sum(share * one.tokens.completion for share, one in zip(shares, requests, strict=True))
@@ -161,6 +180,8 @@ def steady(requests: Sequence[Timed]) -> dict[str, Any]:
 
 async def chat(current: Settings) -> None:
     """Run until killed."""
+    assert current.max_in_flight, "the benchmark sets it"
+    places = at_once(current.max_in_flight)
     by_id = {policy.id: policy for policy in policies()}
     consumer = AIOKafkaConsumer(
         current.prefix + topics.ESCALATIONS,
@@ -172,7 +193,8 @@ async def chat(current: Settings) -> None:
     producer = AIOKafkaProducer(**client_options(current), acks="all")
     await consumer.start()
     await producer.start()
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600)) as http:
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=600)) as http:
 
         async def judge(record: Any) -> None:
             start = time.perf_counter()
@@ -199,7 +221,7 @@ async def chat(current: Settings) -> None:
             await producer.send_and_wait(current.prefix + topics.VERDICTS, key=record.key, value=orjson.dumps(verdict))
 
         while True:
-            polled = await consumer.getmany(timeout_ms=100, max_records=IN_FLIGHT)
+            polled = await consumer.getmany(timeout_ms=100, max_records=places)
             await asyncio.gather(*(judge(record) for records in polled.values() for record in records))
             await consumer.commit()
 

@@ -25,6 +25,11 @@ class KeyValue(NamedTuple):
     value: bytes
 
 
+def at_once(places: int) -> int:
+    """How many requests to have in progress at an engine that computes `places`: as many as the worker has."""
+    return places + places // 4
+
+
 def policies() -> list[Policy]:
     """The policies of the library."""
     return list(load_library().values())

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,20 +19,18 @@ from safeguard_streams.bench.common import Say, fresh
 from safeguard_streams.bench.processes import failed, process, ready
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Tokens, Verdict, decode
+from safeguard_streams.contract.records import Tokens
 from safeguard_streams.demo.tally import percentile
-from safeguard_streams.errors import SafeguardError
 from safeguard_streams.infra import brokers
 from safeguard_streams.operations.capacity import LOGGED, SHARES
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.settings import Settings
-from safeguard_streams.workers.bench.baselines import DUPLICATES, figures
-from safeguard_streams.workers.bench.items import KeyValue, escalations, make_items, policies
+from safeguard_streams.workers.bench.baselines import DUPLICATES, Timed, steady
+from safeguard_streams.workers.bench.drains import Answers, drain, parsed, publish, second_tries_of
+from safeguard_streams.workers.bench.items import at_once, escalations, make_items, policies
 from safeguard_streams.workers.inference.preflight import locate
 from safeguard_streams.workers.inference.vllm_arguments import CPU_BLOCK, ON_CPU, QUIET, default_concurrency
-from safeguard_streams.workers.judging.judgement import total_tokens
 
-ANSWER_TIMEOUT = 120.0  # seconds without an answer
 MAX_MODEL_LEN = 8192  # tokens of a prompt and its answer
 LIVE_SHARE = 0.3  # of the worker's throughput, in the measurement of lanes
 LIVE_SECONDS = 40.0
@@ -56,26 +53,19 @@ class ReasonBench(msgspec.Struct, frozen=True):
 class WorkerFigures(NamedTuple):
     """The worker's rows without and with duplicates, and the measurement of lanes.
 
-    completion_tokens: percentiles of a judgement, without duplicates.
+    completion_tokens: percentiles of a judgement, without duplicates. answers: how they were had, without duplicates.
     """
 
     plain: dict[str, Any]
     duplicates: dict[str, Any]
     completion_tokens: dict[str, float | None]
+    answers: dict[str, float]
     lanes: dict[str, Any]
 
 
-class _Answer(NamedTuple):
-    """at: when the broker stored the record, in seconds since 1970."""
-
-    key: str
-    at: float
-    value: bytes
-
-
-async def sweep(count: int, model: str, folder: Path, say: Say) -> dict[str, Any]:
+async def sweep(count: int, model: str, in_flight: int | None, folder: Path, say: Say) -> dict[str, Any]:
     """Measure vLLM at several numbers of requests at once, with answers as long as real ones."""
-    bench = await _bench("", count, model, folder, say)
+    bench = await _bench("", count, model, in_flight, folder, say)
     steps = sorted({max(1, round(bench.concurrency * factor)) for factor in SWEEP})
     say(f"loading the model, then measuring {', '.join(map(str, steps))} requests at once")
     environment = {**bench.environment, "SAFEGUARD_MAX_IN_FLIGHT": str(steps[-1])}
@@ -86,11 +76,17 @@ async def sweep(count: int, model: str, folder: Path, say: Say) -> dict[str, Any
     }
 
 
-async def reason(bootstrap: str, count: int, model: str, folder: Path, say: Say) -> dict[str, Any]:
-    """Measure vLLM alone, the worker, and a plain chat loop, with duplicates, and live content beside a replay."""
-    bench = await _bench(bootstrap, count, model, folder, say)
-    say("each variant loads the model first")
-    alone, alone_duplicates = await _vllm_alone(bench)
+async def reason(
+    bootstrap: str, count: int, model: str, in_flight: int | None, folder: Path, say: Say
+) -> dict[str, Any]:
+    """Measure vLLM alone, the worker, and a plain chat loop, with duplicates, and live content beside a replay.
+
+    in_flight: requests that each engine computes at once; None for the setting, or else for what the device takes.
+    """
+    bench = await _bench(bootstrap, count, model, in_flight, folder, say)
+    bench = msgspec.structs.replace(bench, count=enough(count, bench.concurrency))
+    say(f"{bench.count} items, {bench.concurrency} requests in flight; each variant loads the model first")
+    alone, alone_scored, alone_duplicates = await _vllm_alone(bench)
     worker = await _worker_figures(bench)
     chat = await _chat_loop(bench)
     return {
@@ -98,14 +94,17 @@ async def reason(bootstrap: str, count: int, model: str, folder: Path, say: Say)
         "completion_tokens": worker.completion_tokens,
         "variants": {
             "vllm-alone": alone,
+            "vllm-alone, log-probabilities": alone_scored,
             "safeguard": worker.plain,
             "plain-chat-loop": chat,
             "vllm-alone, duplicates": alone_duplicates,
             "safeguard, duplicates": worker.duplicates,
         },
         "lanes": worker.lanes,
+        "counts": worker.answers,
         "ratios": {
             "safeguard_to_vllm_alone": _ratio(worker.plain, alone, 3),
+            "safeguard_to_vllm_alone_with_log_probabilities": _ratio(worker.plain, alone_scored, 3),
             "safeguard_to_plain_chat_loop": _ratio(worker.plain, chat, 2),
             "safeguard_to_vllm_alone_with_duplicates": _ratio(worker.duplicates, alone_duplicates, 2),
             "live_p99_beside_a_replay_to_alone": worker.lanes["p99_ratio"],
@@ -114,9 +113,14 @@ async def reason(bootstrap: str, count: int, model: str, folder: Path, say: Say)
     }
 
 
-async def _bench(bootstrap: str, count: int, model: str, folder: Path, say: Say) -> ReasonBench:
+def enough(count: int, places: int) -> int:
+    """How many items to judge: with fewer than four for each request at once, most of the time some places are free."""
+    return max(count, 4 * at_once(places))
+
+
+async def _bench(bootstrap: str, count: int, model: str, in_flight: int | None, folder: Path, say: Say) -> ReasonBench:
     on_cpu, fitting = await asyncio.to_thread(_device)
-    concurrency = settings.load().max_in_flight or fitting
+    concurrency = settings.load(max_in_flight=in_flight).max_in_flight or fitting
     environment = {
         "SAFEGUARD_MODEL": model,
         "SAFEGUARD_MAX_IN_FLIGHT": str(concurrency),
@@ -135,51 +139,6 @@ def _device() -> tuple[bool, int]:
 
 def _ratio(row: dict[str, Any], baseline: dict[str, Any], digits: int) -> float:
     return round(float(row["requests_per_s"]) / float(baseline["requests_per_s"]), digits)
-
-
-async def _publish(current: Settings, topic: str, records: Sequence[KeyValue], rate: float = 0.0) -> dict[str, float]:
-    """Publish all at once, or at random intervals with a mean rate in records/s.
-
-    Returns when each key was sent, in seconds since 1970.
-    """
-    draw = random.Random(0)
-    sent: dict[str, float] = {}
-    async with kafka.producer(current) as producer:
-        due = time.monotonic()
-        for record in records:
-            if rate:
-                due += draw.expovariate(rate)
-                await asyncio.sleep(due - time.monotonic())
-            sent[record.key.decode()] = time.time()
-            await producer.send(current.prefix + topic, key=record.key, value=record.value)
-        await producer.flush()
-    return sent
-
-
-class _Answers:
-    """Verdicts as they arrive."""
-
-    def __init__(self, consumer: Any) -> None:
-        self._consumer = consumer
-
-    async def take(self, count: int, prefix: str) -> list[_Answer]:
-        """The next `count` answers whose key starts with a prefix.
-
-        Raises SafeguardError after ANSWER_TIMEOUT seconds without an answer.
-        """
-        answers: list[_Answer] = []
-        last_progress = time.monotonic()
-        while len(answers) < count:
-            for records in (await self._consumer.getmany(timeout_ms=100)).values():
-                last_progress = time.monotonic()
-                answers += [
-                    _Answer(record.key.decode(), record.timestamp / 1000, record.value)
-                    for record in records
-                    if record.key.decode().startswith(prefix)
-                ]
-            if time.monotonic() - last_progress > ANSWER_TIMEOUT:
-                raise SafeguardError(f"only {len(answers)} of {count} were answered")
-        return answers
 
 
 async def _vllm_alone(bench: ReasonBench) -> list[dict[str, Any]]:
@@ -202,47 +161,34 @@ async def _baseline(bench: ReasonBench, environment: Mapping[str, str], name: st
 
 async def _worker_figures(bench: ReasonBench) -> WorkerFigures:
     current = await fresh(bench.bootstrap, 2, policies())
-    async with _worker(current, bench) as answers:
-        rows, drains = [], []
-        for name, duplicates, seed in (("plain", 0.0, 0), ("duplicates", DUPLICATES, 1)):
-            items = make_items(bench.count, duplicates, seed)
-            await _publish(current, topics.ESCALATIONS, escalations(items, "live", name))
-            drains.append(await answers.take(bench.count, name))
-            rows.append(_drain_figures(drains[-1]))
-            bench.say(f"worker, {name}: {rows[-1]['requests_per_s']} requests/s")
-        lanes = await _lanes(current, answers, rows[0]["requests_per_s"], bench.say)
-    return WorkerFigures(rows[0], rows[1], _lengths(drains[0]), lanes)
+    async with _worker(current, bench) as worker:
+        plain = await drain(current, worker.answers, make_items(bench.count), "plain")
+        tries = await second_tries_of(worker.port)
+        bench.say(f"worker: {plain.row['requests_per_s']} requests/s")
+        again = await drain(current, worker.answers, make_items(bench.count, DUPLICATES, 1), "duplicates")
+        bench.say(f"worker, duplicates: {again.row['requests_per_s']} requests/s")
+        lanes = await _lanes(current, worker.answers, plain.row["requests_per_s"], bench.say)
+    lengths = [verdict.tokens.completion for verdict in plain.verdicts if verdict.tokens is not None]
+    percentiles = {f"p{round(100 * share)}": percentile(lengths, share) for share in SHARES}
+    return WorkerFigures(plain.row, again.row, percentiles, {**parsed(plain.verdicts), **tries}, lanes)
+
+
+class _Worker(NamedTuple):
+    answers: Answers
+    port: int
 
 
 @contextlib.asynccontextmanager
-async def _worker(current: Settings, bench: ReasonBench) -> AsyncIterator[_Answers]:
+async def _worker(current: Settings, bench: ReasonBench) -> AsyncIterator[_Worker]:
     port, log = brokers.free_port(), bench.folder / "worker.log"
     command = processes.safeguard("reason", "run", "--port", str(port))
     with process(command, {**bench.environment, **processes.environment(current)}, log) as child:
         await ready(child, f"http://127.0.0.1:{port}/health/ready", "the worker", log)
         async with kafka.reader(current, [topics.VERDICTS, topics.REPLAYS]) as consumer:
-            yield _Answers(consumer)
+            yield _Worker(Answers(consumer), port)
 
 
-def _drain_figures(answers: Sequence[_Answer]) -> dict[str, Any]:
-    """Figures of a drain, from the start of the first judgement to the write of the last verdict."""
-    verdicts = [decode(answer.value, Verdict) for answer in answers]
-    started = min(v.decided_at.timestamp() - v.latency["reasoner"] / 1000 for v in verdicts)
-    return figures(
-        [v.latency["reasoner"] / 1000 for v in verdicts],
-        max(answer.at for answer in answers) - started,
-        total_tokens(v.tokens for v in verdicts if v.tokens is not None),
-    )
-
-
-def _lengths(answers: Sequence[_Answer]) -> dict[str, float | None]:
-    """Percentiles of the completion tokens, as `safeguard capacity` reads them."""
-    tokens = [verdict.tokens for answer in answers if (verdict := decode(answer.value, Verdict))]
-    written = [one.completion for one in tokens if one is not None]
-    return {f"p{round(100 * share)}": percentile(written, share) for share in SHARES}
-
-
-async def _lanes(current: Settings, answers: _Answers, throughput: float, say: Say) -> dict[str, Any]:
+async def _lanes(current: Settings, answers: Answers, throughput: float, say: Say) -> dict[str, Any]:
     """Latency of live content at a share of the throughput, alone and beside a replay that would fill the backend."""
     rate = throughput * LIVE_SHARE
     count = round(rate * LIVE_SECONDS)
@@ -250,14 +196,14 @@ async def _lanes(current: Settings, answers: _Answers, throughput: float, say: S
 
     async def live_latencies(name: str, seed: int) -> list[float]:
         records = escalations(make_items(count, seed=seed), "live", name)
-        publishing = asyncio.create_task(_publish(current, topics.ESCALATIONS, records, rate))
+        publishing = asyncio.create_task(publish(current, topics.ESCALATIONS, records, rate))
         taken = await answers.take(count, name)
         sent = await publishing
         return [(answer.at - sent[answer.key]) * 1000 for answer in taken]
 
     alone = await live_latencies("alone", 2)
     replay = escalations(make_items(round(throughput * LIVE_SECONDS * 2), seed=4), "replay", "replay", "bench")
-    await _publish(current, topics.ESCALATIONS_REPLAY, replay)
+    await publish(current, topics.ESCALATIONS_REPLAY, replay)
     await asyncio.sleep(5)
     begin = time.time()
     beside = await live_latencies("beside", 3)
@@ -273,7 +219,7 @@ async def _lanes(current: Settings, answers: _Answers, throughput: float, say: S
 
 async def _chat_loop(bench: ReasonBench) -> dict[str, Any]:
     current = await fresh(bench.bootstrap, 2, policies())
-    await _publish(current, topics.ESCALATIONS, escalations(make_items(bench.count), "live", "chat"))
+    await publish(current, topics.ESCALATIONS, escalations(make_items(bench.count), "live", "chat"))
     port, log = brokers.free_port(), bench.folder / "server.log"
     model = await asyncio.to_thread(locate, bench.model)
     server = [
@@ -295,13 +241,13 @@ async def _chat_loop(bench: ReasonBench) -> dict[str, Any]:
         loop = [sys.executable, "-m", "safeguard_streams.workers.bench.baselines", "chat"]
         with process(loop, environment, bench.folder / "chat.log"):
             async with kafka.reader(current, [topics.VERDICTS]) as consumer:
-                answers = await _Answers(consumer).take(bench.count, "chat")
+                answers = await Answers(consumer).take(bench.count, "chat")
     verdicts = [orjson.loads(answer.value) for answer in answers]
-    started = min(answer.at - verdict["took"] for answer, verdict in zip(answers, verdicts, strict=True))
-    row = figures(
-        [verdict["took"] for verdict in verdicts],
-        max(answer.at for answer in answers) - started,
-        total_tokens(_tokens(verdict["usage"]) for verdict in verdicts),
+    row = steady(
+        [
+            Timed(answer.at - verdict["took"], answer.at, _tokens(verdict["usage"]))
+            for answer, verdict in zip(answers, verdicts, strict=True)
+        ]
     )
     bench.say(f"plain chat loop: {row['requests_per_s']} requests/s")
     return row

@@ -14,7 +14,7 @@ from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.vocabulary import EFFORTS, Effort
 from safeguard_streams.workers.cli.progress import announce_start, progress_bars
-from safeguard_streams.workers.cli.reason import Model, Servers, settings_for
+from safeguard_streams.workers.cli.reason import Dialect, Model, Servers, settings_for
 
 if TYPE_CHECKING:
     from safeguard_streams.policies.document import Policy
@@ -56,6 +56,7 @@ def bench_model(
     runs: Annotated[int, typer.Option(min=1, max=20, help="Times to judge each text; figures are their means.")] = 1,
     model: Model = None,
     server: Servers = None,
+    dialect: Dialect = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -91,7 +92,7 @@ def bench_model(
     folder = _folder(out or Path(f"bench-{layout}"), resume=resume)
     if effort:
         documents = [msgspec.structs.replace(policy, effort=effort) for policy in documents]
-    current = settings_for(model, server)
+    current = settings_for(model, server, dialect=dialect)
     for line in _about(dataset, chosen):
         say(line, error=True)
     announce_start(current)

@@ -97,7 +97,8 @@ def scripted(
     it.
     """
     try:
-        from safeguard_streams.workers.inference.scripted import Script, ScriptedServer
+        from safeguard_streams.workers.inference.script import Script
+        from safeguard_streams.workers.inference.scripted import ScriptedServer
     except ImportError as error:
         raise needs_extra(error, "reasoner-remote") from error
     script = Script.load(rules)

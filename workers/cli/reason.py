@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -12,16 +13,27 @@ import msgspec
 import typer
 
 from safeguard_streams.cli.benchmark import print_figures, run_benchmark
-from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, Port, load_policy, needs_extra, output_file
+from safeguard_streams.cli.options import (
+    Bootstrap,
+    Data,
+    Json,
+    Library,
+    Port,
+    load_policy,
+    needs_extra,
+    one_of,
+    output_file,
+)
 from safeguard_streams.cli.output import say
 from safeguard_streams.policies.files import LIBRARY
 from safeguard_streams.quality import verdict_labels
-from safeguard_streams.runtime import settings
+from safeguard_streams.runtime import durations, settings
 from safeguard_streams.runtime.ports import check_port
 from safeguard_streams.runtime.process import configure_logging
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.cli import tables
 from safeguard_streams.workers.cli.progress import announce_start, progress_bars
+from safeguard_streams.workers.inference.dialects import NAMES
 
 if TYPE_CHECKING:
     from safeguard_streams.workers.evaluation.score_calibration import CalibrationFit
@@ -39,6 +51,26 @@ Servers = Annotated[
     typer.Option("--server", help="Inference server to use instead, as in http://gpu-1:8000/v1. Repeatable."),
 ]
 
+Dialect = Annotated[
+    str | None,
+    typer.Option(
+        parser=one_of("dialect", NAMES),
+        metavar="NAME",
+        help="Form of the served model's prompts, such as cope-a. Default: by its name.",
+    ),
+]
+First = Annotated[
+    list[str] | None,
+    typer.Option("--first", metavar="URL", help="Inference server of a first judge, such as CoPE. Repeatable."),
+]
+FirstBand = Annotated[
+    str | None,
+    typer.Option(metavar="LOW:HIGH", help="Scores between which the first judge is unsure, as in 0.1:0.9."),
+]
+
+
+_CANARY_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}\Z")  # what Kafka allows in the name of a group
+
 
 def settings_for(model: str | None, server: list[str] | None, **more: Any) -> Settings:
     return settings.load(model=model, servers=",".join(server) if server else None, **more)
@@ -49,13 +81,25 @@ def run(
     bootstrap: Bootstrap = None,
     model: Model = None,
     server: Servers = None,
+    dialect: Dialect = None,
+    first: First = None,
+    first_band: FirstBand = None,
     port: Port = None,
 ) -> None:
     """Run the reasoning worker: judge escalations with the model in this process or on inference servers.
 
-    SIGTERM stops it after its finished work is committed.
+    With --first, a model that answers in one token judges before it and decides what it is sure of. SIGTERM stops the
+    worker after its finished work is committed.
     """
-    current = settings_for(model, server, bootstrap=bootstrap, reasoner_port=port)
+    current = settings_for(
+        model,
+        server,
+        bootstrap=bootstrap,
+        dialect=dialect,
+        first_servers=",".join(first) if first else None,
+        first_band=first_band,
+        reasoner_port=port,
+    )
     check_port(current.host, current.reasoner_port)
     try:
         from safeguard_streams.workers import app as worker
@@ -64,6 +108,48 @@ def run(
     configure_logging(form=current.log_format)
     settings.log_misspelled()
     asyncio.run(worker.run(current))
+
+
+@app.command("canary")
+def canary(
+    share: Annotated[
+        float, typer.Option(min=0.0001, max=1.0, help="Share of live content items to judge, 0 to 1.")
+    ] = 0.02,
+    bootstrap: Bootstrap = None,
+    model: Model = None,
+    server: Servers = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name to resume under after a restart; default: that of the model and its revision."),
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option("--for", metavar="TIME", help="Time to judge, as in 2h or 1d; default: until stopped.")
+    ] = None,
+    port: Port = None,
+) -> None:
+    """Judge a share of live content with another model too, for comparison only.
+
+    Begins with content that comes next. The verdicts go to moderation.replays, which enforcement never reads; see:
+    safeguard policy compare --by model. SIGTERM or Ctrl-C stops it after its finished work is committed.
+    """
+    if not model and not server:
+        raise typer.BadParameter("name the model to try by --server or --model", param_hint="--server")
+    if name is not None and not _CANARY_NAME.match(name):
+        raise typer.BadParameter("takes 1 to 100 letters, digits, '.', '_' and '-'", param_hint="--name")
+    length = durations.span(time) if time else None
+    if time is not None and not length:
+        raise typer.BadParameter("takes a time span above 0, such as 30m, 2h or 1d", param_hint="--for")
+    # The settings of the live workers, except for the model: that of the server, or else one in this process.
+    current = settings.load(bootstrap=bootstrap, model=model or "", servers=",".join(server or ()), canary_port=port)
+    check_port(current.host, current.canary_port)
+    try:
+        from safeguard_streams.workers import canary as worker
+        from safeguard_streams.workers.app import serve
+    except ImportError as error:
+        raise needs_extra(error, "reasoner-gpu") from error
+    configure_logging(form=current.log_format)
+    plan = worker.CanaryPlan(share, name, length)
+    asyncio.run(serve(worker.CanaryWorker(current, plan), current.canary_port))
 
 
 @app.command("calibrate")
@@ -91,7 +177,7 @@ def calibrate(
     """
     document, path = load_policy(policy, library)
     rows = verdict_labels.from_file(labels).rows
-    current = settings_for(model, server)
+    current = settings_for(model, server, first_servers="")  # the map is for the model's own scores
     try:
         from safeguard_streams.workers.evaluation import offline, score_calibration
     except ImportError as error:
@@ -146,10 +232,16 @@ def train_small(
 
 
 def bench_reason(
-    count: Annotated[int, typer.Option(min=20, help="Number of content items to judge.")] = 300,
+    count: Annotated[int, typer.Option(min=20, help="Content items to judge; at least 5 for each in flight.")] = 300,
     model: Annotated[
         str, typer.Option(help="Model folder, hub name, or 'small' (the model in the package).")
     ] = "small",
+    in_flight: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Requests that each engine computes at once. Default: SAFEGUARD_MAX_IN_FLIGHT, or by device."
+        ),
+    ] = None,
     sweep: Annotated[
         bool,
         typer.Option(
@@ -164,7 +256,7 @@ def bench_reason(
     """Measure the reasoning worker from Kafka to Kafka, exactly once.
 
     Compares it with vLLM alone and with a plain loop of chat calls, also with 30% duplicates, and measures the latency
-    of live content beside a replay. SAFEGUARD_MAX_IN_FLIGHT sets the number of requests at once.
+    of live content beside a replay. Counts answers by how they were had, and tokens of second tries.
     """
     try:
         from safeguard_streams.workers.bench import run
@@ -172,7 +264,9 @@ def bench_reason(
         raise needs_extra(error, "all-cpu") from error
     if sweep:
         with tempfile.TemporaryDirectory(prefix="safeguard-bench-") as folder:
-            figures = asyncio.run(run.sweep(count, model, Path(folder), partial(say, error=True)))
+            figures = asyncio.run(run.sweep(count, model, in_flight, Path(folder), partial(say, error=True)))
         print_figures(figures, as_json=as_json)
         return
-    run_benchmark(lambda address, folder, say: run.reason(address, count, model, folder, say), bootstrap, as_json)
+    run_benchmark(
+        lambda address, folder, say: run.reason(address, count, model, in_flight, folder, say), bootstrap, as_json
+    )

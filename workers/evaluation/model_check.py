@@ -17,8 +17,9 @@ from safeguard_streams.policies import golden as golden_sets
 from safeguard_streams.policies import small_model
 from safeguard_streams.policies.files import LIBRARY, load_library
 from safeguard_streams.policies.golden import Golden
+from safeguard_streams.runtime.server_urls import urls_of
 from safeguard_streams.runtime.settings import Settings
-from safeguard_streams.workers.inference import harmony, remote, scripted
+from safeguard_streams.workers.inference import direct, harmony, scripted
 from safeguard_streams.workers.inference.interface import Completion, InferenceError, InferenceRequest
 from safeguard_streams.workers.judging import prompt
 from safeguard_streams.workers.judging.judgement import score_of
@@ -108,7 +109,7 @@ def way_of(settings: Settings) -> Way:
     """Which of the ways to a model the settings configure."""
     if not settings.servers:
         return "small model" if small_model.is_small(settings.model) else "own GPU"
-    public = any(_public(url) for url in remote.urls_of(settings))
+    public = any(_public(url) for url in urls_of(settings.servers))
     return "hosted" if public and settings.api_key else "server"
 
 
@@ -125,10 +126,10 @@ async def check(settings: Settings, on_step: Callable[[str], None]) -> Report:
     """Check each configured server, or the model in this process. `on_step` is told what is waited for."""
     way = way_of(settings)
     if settings.servers:
-        checked = [await _check_server(settings, url, on_step) for url in remote.urls_of(settings)]
+        checked = [await _check_server(settings, url, on_step) for url in urls_of(settings.servers)]
     else:
         checked = [await _check_local(settings, on_step)]
-    hosts = [urlsplit(url).hostname for url in remote.urls_of(settings) if way == "hosted" and _public(url)]
+    hosts = [urlsplit(url).hostname for url in urls_of(settings.servers) if way == "hosted" and _public(url)]
     return Report(
         way,
         api_key=settings.api_key is not None,
@@ -166,7 +167,7 @@ async def _check_server(settings: Settings, url: str, on_step: Callable[[str], N
     on_step(f"connecting to {url}")
     started = time.monotonic()
     try:
-        async with remote.direct(settings, url) as server:
+        async with direct.reach(settings, url) as server:
             reached = f"in {time.monotonic() - started:.2f} s; {_ROUTES[server.route]}"
             found = Checked(url, (Check("reach", "ok", reached), _name(server.model)), server.model)
             on_step(f"judging a golden text of {POLICY} with {server.model}")

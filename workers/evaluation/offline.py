@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -16,18 +16,26 @@ from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.app import start_backend
 from safeguard_streams.workers.evaluation.interface import OnProgress
 from safeguard_streams.workers.inference.interface import Completion, InferenceBackend, InferenceRequest
+from safeguard_streams.workers.judging.arrangement import arranged, start_first
 from safeguard_streams.workers.judging.instructions import Instructions, instructions_for
 from safeguard_streams.workers.judging.judgement import Judgement
 from safeguard_streams.workers.judging.reasoner import InferenceBudget, Reasoner
+from safeguard_streams.workers.judging.stages import Judging
 
 
 class OfflineJudge:
     """Judges texts with a backend that is running."""
 
-    def __init__(self, backend: InferenceBackend, max_answer_tokens: int, on_progress: OnProgress) -> None:
+    def __init__(
+        self,
+        backend: InferenceBackend,
+        max_answer_tokens: int,
+        on_progress: OnProgress,
+        arrange: Callable[[Reasoner], Judging] = lambda reasoner: reasoner,
+    ) -> None:
         self.model = backend.model
         self._slots = asyncio.Semaphore(backend.concurrency)
-        self._reasoner = Reasoner(backend, InferenceBudget(max_answer_tokens=max_answer_tokens))
+        self._judging = arrange(Reasoner(backend, InferenceBudget(max_answer_tokens=max_answer_tokens)))
         self._on_progress = on_progress
 
     async def judge(self, policy: Policy, texts: Sequence[str], title: str = "judging") -> list[Judgement]:
@@ -48,7 +56,7 @@ class OfflineJudge:
     async def judge_text(self, instructions: Instructions, text: str) -> Judgement:
         """A judgement of one text, under a policy or a bundle. Waits while the backend has enough to do."""
         async with self._slots:
-            return await self._reasoner.judge(instructions, instructions.effort, text)
+            return await self._judging.judge(instructions, instructions.effort, text)
 
 
 class _AtTemperature:
@@ -80,10 +88,17 @@ async def offline_judge(
         small_model.require_learned(settings.model, policies)
     # People read the output of an evaluation; vLLM's warnings are for a worker's log.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    backend = await start_backend(settings)
+    backend, first = await start_backend(settings), None
     try:
         small_model.require_learned(backend.model, policies)
         sampling = backend if temperature is None else cast("InferenceBackend", _AtTemperature(backend, temperature))
-        yield OfflineJudge(sampling, settings.max_tokens, on_progress)
+        first = await start_first(settings)
+        arrange = arranged(settings, backend, first)
+        judge = OfflineJudge(sampling, settings.max_tokens, on_progress, arrange)
+        if first is not None:
+            judge.model = f"{first.model}, then {backend.model}"
+        yield judge
     finally:
-        await backend.close()
+        for started in (backend, first):
+            if started is not None:
+                await started.close()

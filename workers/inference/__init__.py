@@ -5,8 +5,11 @@ Judging sees only the protocol `InferenceBackend`. A backend raises `InferenceEr
 
 - `interface`: `InferenceBackend`, `InferenceRequest` and `Completion`.
 - `harmony`: the model's format in token ids.
+- `dialects`: the formats of other judges.
 - `preflight`: what must be present before a model is loaded.
+- `revision`: which weights a model has, beside its name.
 - `vllm`, `vllm_arguments`: vLLM in this process, and how it is set up for a device.
+- `vllm_decisions`: what its engine notes for scores. It runs in the engine's process.
 - `vllm_stats`, `stall`: its metrics, and whether it still takes steps.
 - `remote`: one or several inference servers, and the attempts that a request has.
 - `discovery`: the addresses of servers, also those that DNS has for a name.
@@ -14,7 +17,9 @@ Judging sees only the protocol `InferenceBackend`. A backend raises `InferenceEr
 - `server`: one server: its model, its route, its health, and requests to it.
 - `transport`: one HTTP request, and what its failure means.
 - `routes`: the two ways to ask a server, in token ids or by chat.
-- `scripted`: a server that answers by a list of words, for tests and trials.
+- `labels`: the way to ask one whose model answers by a label.
+- `direct`: one server asked at once, for checks.
+- `script`, `scripted`: a server that answers by a list of words, for tests and trials.
 
 ## Design decisions
 
@@ -33,6 +38,9 @@ Judging sees only the protocol `InferenceBackend`. A backend raises `InferenceEr
 - **A hung engine ends the worker.** vLLM reports a dead engine, and nothing reports a hung one. Therefore the worker
   counts the engine's steps. While none is taken, content's time does not run: the items are judged again elsewhere, and
   none becomes undetermined.
+- **On a CPU, scores come from two logits that the engine notes while it writes the answer.** vLLM's log-probabilities
+  take a CPU about as long as the model itself, and a request of its own for the score takes another request's place.
+  On a GPU both are cheap.
 - **What a server can do is found by asking it.** A router names itself as the servers behind it do, or differently. A
   test request shows which route works, and whether the server works again.
 - **The number of requests at once is learned from throughput.** Latency rises with each request in a batch long before

@@ -15,14 +15,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from safeguard_streams.errors import ConfigurationError
-from safeguard_streams.runtime.settings import Settings
+from safeguard_streams.runtime.server_urls import DNS, PORTS, direct_url
 
 log = logging.getLogger(__name__)
 
 INTERVAL = 5.0  # seconds between two resolutions of a name
-_SCHEME = "dns+"
-_PORTS = {"http": 80, "https": 443}
 
 # The addresses of a host name, as text. Raises OSError.
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -39,26 +36,11 @@ class Address(NamedTuple):
         """The name in the server's certificate, where it is not the URL's."""
         return urlsplit(f"//{self.host}").hostname if self.host and self.url.startswith("https:") else None
 
-
-def urls_of(settings: Settings) -> list[str]:
-    """The base URLs of the inference servers, as the settings give them."""
-    return [url.strip() for url in settings.servers.split(",") if url.strip()]
-
-
-def direct_url(url: str) -> str:
-    """The URL at which the server, or one of several at a name, is asked directly.
-
-    Raises ConfigurationError when it is no URL of HTTP.
-    """
-    direct = url.strip().removeprefix(_SCHEME).rstrip("/")
-    try:
-        parts = urlsplit(direct)
-        valid = parts.scheme in _PORTS and parts.hostname and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid:
-        raise ConfigurationError(f"SAFEGUARD_SERVERS: {url.strip()} is no base URL: give it as in http://HOST:8000/v1")
-    return direct
+    @property
+    def labels(self) -> dict[str, str]:
+        """The server in metrics."""
+        parts = urlsplit(self.url)
+        return {"server.address": parts.hostname or "", "server.port": str(parts.port or PORTS[parts.scheme])}
 
 
 async def resolve_by_system(host: str, port: int) -> Sequence[str]:
@@ -71,10 +53,10 @@ class Discovery:
     """The present addresses of the URLs in the settings. `addresses` has no two equal ones."""
 
     def __init__(self, urls: Sequence[str], resolve: Resolve = resolve_by_system) -> None:
-        self.dynamic = any(url.startswith(_SCHEME) for url in urls)
+        self.dynamic = any(url.startswith(DNS) for url in urls)
         self._resolve = resolve
         self._found: dict[str, list[Address]] = {
-            url: [] if url.startswith(_SCHEME) else [Address(direct_url(url))] for url in urls
+            url: [] if url.startswith(DNS) else [Address(direct_url(url))] for url in urls
         }
         self._failed: set[str] = set()
 
@@ -85,14 +67,14 @@ class Discovery:
     async def refresh(self) -> None:
         """Resolve the names."""
         for url in self._found:
-            if url.startswith(_SCHEME):
+            if url.startswith(DNS):
                 await self._refresh(url)
 
     async def _refresh(self, url: str) -> None:
         parts = urlsplit(direct_url(url))
         try:
-            found = await self._resolve(parts.hostname or "", parts.port or _PORTS[parts.scheme])
-        except (OSError, UnicodeError):  # a name that DNS cannot have
+            found = await self._resolve(parts.hostname or "", parts.port or PORTS[parts.scheme])
+        except OSError:
             found = ()
         if found:
             self._failed.discard(url)

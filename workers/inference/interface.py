@@ -10,6 +10,7 @@ import msgspec
 from safeguard_streams.errors import SafeguardError
 from safeguard_streams.policies.vocabulary import Effort
 from safeguard_streams.workers.inference import harmony
+from safeguard_streams.workers.inference.dialects.interface import Prompt, Token
 
 
 class InferenceError(SafeguardError):
@@ -46,8 +47,9 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     rank: 0 is served first.
     written: tokens of the answer that stand already; the completion goes on from there.
     constraint: what the output must be, if it is not free.
-    scored: whether to return log-probabilities.
+    scored: whether to return log-probabilities. A backend for which they are cheap returns them unasked.
     near: the `source` of a completion with the same prompt, whose prefix cache has most of it.
+    rendered: the prompt of a model with another dialect than gpt-oss, instead of policy text and user message.
     """
 
     policy_text: str
@@ -61,10 +63,13 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     constraint: Constraint | None = None
     scored: bool = False
     near: str = ""
+    rendered: Prompt | None = None
 
     @property
     def prompt(self) -> list[int]:
-        """The whole prompt as token ids in the harmony format."""
+        """The whole prompt as token ids in the harmony format; of a rendered one, its text in tokens of gpt-oss."""
+        if self.rendered is not None:
+            return harmony.encode_text(self.rendered.text)
         return [*harmony.render_tokens(self.policy_text, self.effort, self.user), *self.written]
 
     @property
@@ -86,6 +91,7 @@ class Completion(msgspec.Struct, frozen=True):
     logprobs: for each token the natural logarithms of the decision tokens' probabilities, where the backend returned
         them. Entries of other tokens may be among them.
     source: the server that answered; empty for a model in this process.
+    labels: of a model with another dialect, the tokens that it wrote, in its own vocabulary.
     """
 
     tokens: Sequence[int]
@@ -93,6 +99,7 @@ class Completion(msgspec.Struct, frozen=True):
     cached_tokens: int
     logprobs: Sequence[Mapping[int, float]] = ()
     source: str = ""
+    labels: Sequence[Token] = ()
 
 
 class InferenceBackend(Protocol):
@@ -101,6 +108,10 @@ class InferenceBackend(Protocol):
     @property
     def model(self) -> str:
         """The model's name as verdicts show it."""
+
+    @property
+    def revision(self) -> str | None:
+        """Which weights the model has, beside its name; None where that is unknown, or differs between servers."""
 
     @property
     def max_model_tokens(self) -> int:

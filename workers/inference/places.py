@@ -6,9 +6,11 @@ import asyncio
 import bisect
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 
 import msgspec
 
+from safeguard_streams.runtime import metrics
 from safeguard_streams.workers.inference.server import Server
 
 
@@ -67,6 +69,15 @@ class Places:
                 server.pending += 1
                 self._taken[turn.rank > 0] += 1
                 turn.granted.set_result(server)
+
+    def observed(self) -> AbstractContextManager[None]:
+        """Report each server's limit and what it has in progress while the context is open."""
+        return metrics.observed(
+            {
+                metrics.SERVER_LIMIT: lambda: [(one.limit.value, one.address.labels) for one in self.servers],
+                metrics.SERVER_IN_FLIGHT: lambda: [(one.pending, one.address.labels) for one in self.servers],
+            }
+        )
 
     def _has_place(self) -> bool:
         return any(server.has_place for server in self.servers)

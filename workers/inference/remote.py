@@ -12,25 +12,26 @@ test request. During an outage no server does; a request that makes servers fail
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import aiohttp
 
 from safeguard_streams.errors import ConfigurationError, DependencyError, SafeguardError
+from safeguard_streams.runtime.server_urls import urls_of
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.inference import discovery, harmony
-from safeguard_streams.workers.inference.discovery import Address, Discovery, Resolve, direct_url, urls_of
+from safeguard_streams.workers.inference.dialects import dialect_of
+from safeguard_streams.workers.inference.dialects.interface import Dialect
+from safeguard_streams.workers.inference.discovery import Address, Discovery, Resolve
 from safeguard_streams.workers.inference.interface import Completion, InferenceError, InferenceRequest
 from safeguard_streams.workers.inference.limit import MOST
 from safeguard_streams.workers.inference.places import Places
 from safeguard_streams.workers.inference.server import BACKOFF, Server
 from safeguard_streams.workers.inference.transport import (
-    MAX_EXPLANATION,
     Missing,
     Refused,
     RequestFailed,
@@ -42,8 +43,6 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 5
 STARTUP_TIMEOUT = 60.0  # seconds for the first server to answer when the worker starts
-
-__all__ = ["ATTEMPTS", "DirectServer", "ServerBackend", "direct", "urls_of"]
 
 
 class _History:
@@ -79,7 +78,7 @@ class ServerBackend:
         Raises ConfigurationError or DependencyError with what to do.
         """
         harmony.check_vocabulary()
-        found = Discovery(urls_of(settings), resolve)
+        found = Discovery(urls_of(settings.servers), resolve)
         backend = cls(settings, session_for(settings), found)
         try:
             await backend._wait_for_first()
@@ -101,6 +100,17 @@ class ServerBackend:
         """The name that the servers use; for a path, its last part."""
         name = self._required_model or ""
         return Path(name).name if name.startswith(("/", ".")) else name
+
+    @property
+    def revision(self) -> str | None:
+        """What the healthy servers tell about their weights; None where they differ."""
+        told = {server.revision for server in self._servers if server.healthy}
+        return told.pop() if len(told) == 1 else None
+
+    @property
+    def dialect(self) -> Dialect | None:
+        """What the model speaks; None for gpt-oss."""
+        return dialect_of(self.model, self._settings.dialect)
 
     @property
     def max_model_tokens(self) -> int:
@@ -185,7 +195,7 @@ class ServerBackend:
         Raises the error of a server when all are set up wrongly, and ConfigurationError when none is healthy within
         STARTUP_TIMEOUT, or when they serve different models.
         """
-        urls = ", ".join(urls_of(self._settings))
+        urls = ", ".join(urls_of(self._settings.servers))
         start, logged = time.monotonic(), False
         while True:
             await self._discovery.refresh()
@@ -223,12 +233,13 @@ class ServerBackend:
     async def _run(self) -> None:
         """Follow the names in the settings until closed, or until the event loop ends and cancels this."""
         try:
-            while self._discovery.dynamic:
-                await asyncio.sleep(discovery.INTERVAL)
-                await self._discovery.refresh()
-                for server in self._follow_addresses():
-                    self._watches[server] = asyncio.create_task(server.watch())
-            await asyncio.Event().wait()
+            with self._places.observed():
+                while self._discovery.dynamic:
+                    await asyncio.sleep(discovery.INTERVAL)
+                    await self._discovery.refresh()
+                    for server in self._follow_addresses():
+                        self._watches[server] = asyncio.create_task(server.watch())
+                await asyncio.Event().wait()
         finally:
             for watch in self._watches.values():
                 watch.cancel()
@@ -272,52 +283,3 @@ async def _ping(servers: Sequence[Server]) -> list[SafeguardError]:
             raise result
         server.away = str(result or "")
     return problems
-
-
-class DirectServer:
-    """One server that is asked without retries and without waiting: what fails says why at once.
-
-    context: maximum length of prompt and answer in tokens, as the server reports it, or else None.
-    """
-
-    def __init__(self, server: Server, api_key: str) -> None:
-        self._server = server
-        self._api_key = api_key
-        self.model = server.model
-        self.context = server.max_model_tokens if server.reports_context else None
-
-    @property
-    def route(self) -> str:
-        """The path of the route in use."""
-        assert self._server.route is not None, "it answered a ping"
-        return self._server.route.path
-
-    async def generate(self, request: InferenceRequest) -> Completion:
-        """Run a request that holds nobody's content: a refusal quotes the server's words.
-
-        Raises InferenceError or DependencyError.
-        """
-        try:
-            return await self._server.generate(request)
-        except Refused as refused:
-            said = " ".join(refused.explanation.split())
-            shown = said.replace(self._api_key, "***") if self._api_key else said
-            raise InferenceError(f"{refused}: {shown[:MAX_EXPLANATION]}".removesuffix(": ")) from None
-        except (Unavailable, RequestFailed) as failed:
-            raise InferenceError(str(failed)) from failed
-
-
-@contextlib.asynccontextmanager
-async def direct(settings: Settings, url: str) -> AsyncIterator[DirectServer]:
-    """Reach one server once. Raises ConfigurationError or DependencyError with what to do."""
-    harmony.check_vocabulary()
-    async with session_for(settings) as http:
-        server = Server(Address(direct_url(url)), http, settings)
-        try:
-            await server.learn()
-        except (Unavailable, RequestFailed) as away:
-            raise ConfigurationError(
-                f"no inference server answers at {server.url} ({away}): start it, or correct SAFEGUARD_SERVERS"
-            ) from away
-        await server.find_route()
-        yield DirectServer(server, settings.api_key.get_secret_value() if settings.api_key else "")

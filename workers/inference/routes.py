@@ -29,7 +29,7 @@ MAX_ANSWER = 1_000_000  # characters of a chat response; tokenising more would h
 _REASONING = ("reasoning", "reasoning_content", "thinking")  # field names of different servers
 _BEFORE_DECISION = re.compile(r'"violation"\s*:\s*\Z')
 _DECISIONS = {"0": ZERO, "1": ONE}
-_SHARE_READ = 0.75
+SHARE_READ = 0.75
 _SHARE_READ_ALIKE, _READ_LESS = 0.99, 16
 _MAX_COUNT = 2**31 - 1  # tokens; a server that reports more reports nothing
 # What reading a response in another form than expected raises.
@@ -104,7 +104,7 @@ class Completions:
             raise NoTokenIds
         if not isinstance(tokens, list) or not all(type(token) is int and 0 <= token < VOCABULARY for token in tokens):
             raise ValueError("no list of ids in the vocabulary")
-        usage = _usage(response)
+        usage = usage_of(response)
         return Completion(tokens, usage.prompt, usage.cached, _logprobs_by_token(choice))
 
 
@@ -137,7 +137,7 @@ class Chat:
 
     def least_read(self, sent: int, left_out: int | None) -> float:
         # Most other vocabularies make more tokens. With the same one, tokens differ where a text was broken up.
-        return sent * _SHARE_READ if left_out is None else (sent - left_out) * _SHARE_READ_ALIKE - _READ_LESS
+        return sent * SHARE_READ if left_out is None else (sent - left_out) * _SHARE_READ_ALIKE - _READ_LESS
 
     def read(self, response: Any) -> Completion:
         choice = response["choices"][0]
@@ -153,7 +153,7 @@ class Chat:
             tokens.append(RETURN)
         positions = [len(before_final) + position for position in decision_positions(final)]
         by_position = dict(zip(positions, _decision_logprobs(choice, len(positions)), strict=False))
-        usage = _usage(response)
+        usage = usage_of(response)
         return Completion(
             tokens, usage.prompt, usage.cached, [by_position.get(position, {}) for position in range(len(tokens))]
         )
@@ -209,17 +209,18 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-class _Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True):
     """Tokens of the prompt, and of its part that came from the server's cache; 0 where the server reports none."""
 
     prompt: int
     cached: int
 
 
-def _usage(response: Mapping[str, Any]) -> _Usage:
+def usage_of(response: Mapping[str, Any]) -> Usage:
+    """The sizes that a server reports."""
     usage = _mapping(response.get("usage"))
     prompt = _count(usage.get("prompt_tokens"))
-    return _Usage(prompt, min(prompt, _count(_mapping(usage.get("prompt_tokens_details")).get("cached_tokens"))))
+    return Usage(prompt, min(prompt, _count(_mapping(usage.get("prompt_tokens_details")).get("cached_tokens"))))
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

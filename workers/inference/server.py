@@ -20,9 +20,12 @@ import orjson
 
 from safeguard_streams.errors import ConfigurationError, DependencyError, SafeguardError
 from safeguard_streams.runtime.settings import Settings
-from safeguard_streams.workers.inference import harmony
+from safeguard_streams.workers.inference import harmony, revision
+from safeguard_streams.workers.inference.dialects import dialect_of
+from safeguard_streams.workers.inference.dialects.interface import Dialect
 from safeguard_streams.workers.inference.discovery import Address
 from safeguard_streams.workers.inference.interface import Completion, InferenceRequest
+from safeguard_streams.workers.inference.labels import Labels
 from safeguard_streams.workers.inference.limit import Limit
 from safeguard_streams.workers.inference.routes import MALFORMED, Chat, Completions, NoTokenIds, Route
 from safeguard_streams.workers.inference.transport import (
@@ -75,6 +78,7 @@ class Server:
         self.url = address.url
         self.required_model = settings.model if "model" in settings.model_fields_set else None
         self.model = ""
+        self.revision: str | None = None
         self.max_model_tokens = settings.max_model_len
         self.reports_context = False
         self.route: Route | None = None
@@ -96,6 +100,11 @@ class Server:
         self._owner: object = None
         self._left_out: int | None = None  # tokens of a prompt that the server's own template leaves out
         self._verifying = asyncio.Lock()
+
+    @property
+    def dialect(self) -> Dialect | None:
+        """What its model speaks; None for gpt-oss."""
+        return dialect_of(self.model, self._settings.dialect)
 
     @property
     def has_place(self) -> bool:
@@ -186,6 +195,7 @@ class Server:
                 f"{self.url} serves {', '.join(names[:MODELS_SHOWN])}: set SAFEGUARD_MODEL to what it serves"
             )
         self.model, self._owner = model, models[model].get("owned_by")
+        self.revision = revision.of_listing(models[model])
         limit = models[model].get("max_model_len")
         if type(limit) is int and limit > 0:
             self.max_model_tokens = min(self._settings.max_model_len, limit)
@@ -198,7 +208,7 @@ class Server:
             if route is None:
                 self.route = await self._working_route()
             else:
-                await self._ask(route, test_request(), self._test_timeout)
+                await self._ask(route, _test_request(route), self._test_timeout)
         except Refused as refused:
             raise ConfigurationError(
                 f"{self.url}: the test request failed ({refused}); see the server's log. A vLLM server must have a "
@@ -206,7 +216,12 @@ class Server:
             ) from refused
 
     async def _working_route(self) -> Route:
-        """The route in the settings, or that which works: token ids, or chat where it keeps content apart."""
+        """The route of the model's dialect or in the settings, or that which works.
+
+        The last is token ids, or chat where the server keeps content apart.
+        """
+        if self.dialect is not None:
+            return await self._labels(self.dialect)
         if self._settings.route is not None:
             route: Route = Chat() if self._settings.route == "chat" else Completions()
             await self._ask(route, test_request(), self._test_timeout)
@@ -226,6 +241,16 @@ class Server:
             await self._ask(Chat(), test_request(), self._test_timeout)
             return Chat()
         return Completions()
+
+    async def _labels(self, dialect: Dialect) -> Route:
+        route = Labels(dialect)
+        completion = await self._ask(route, route.test_request, self._test_timeout)
+        if problem := route.problem(completion):
+            raise ConfigurationError(
+                f"{self.url}: {self.model} cannot judge ({problem}): correct SAFEGUARD_DIALECT, or use a server such "
+                "as vLLM"
+            )
+        return route
 
     async def find_route(self) -> None:
         """Find the route by a test request. If all fail, take the one that the server's name suggests.
@@ -294,10 +319,17 @@ class Server:
         if not read:
             return  # it reports none
         sent = len(request.prompt)
-        if request is test_request() and "gpt-oss" in self.model.lower():
+        if isinstance(route, Labels):
+            if request is route.test_request:
+                self._left_out = sent - read
+        elif request is test_request() and "gpt-oss" in self.model.lower():
             self._left_out = max(0, sent - read)  # both count with the same vocabulary
         if read < route.least_read(sent, self._left_out):
             raise Cut(f"the server read {read} of {sent} tokens of the prompt; raise its context length")
+
+
+def _test_request(route: Route) -> InferenceRequest:
+    return route.test_request if isinstance(route, Labels) else test_request()
 
 
 def _nearest(model: str) -> tuple[bool, bool, str]:

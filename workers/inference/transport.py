@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 import aiohttp
 
 from safeguard_streams.errors import DependencyError
+from safeguard_streams.runtime import metrics
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.inference.discovery import Address
 from safeguard_streams.workers.inference.interface import InferenceError
@@ -23,6 +24,7 @@ MAX_RETRY_AFTER = 60.0  # seconds; a server that asks for more is asked earlier
 MAX_RESPONSE = 64 * 2**20  # bytes
 # 402: the account has no credit, which is no fault of the request.
 _OVERLOADED = {402, 408, 425, 429, 503}
+_FULL = {429, 503}  # the server has too many requests
 _MISSING = {404, 405}
 _REFUSED_PARAMETER = {400, 422}
 _EXPLAINED = {402: ": the account has no credit", 429: ": too many requests"}
@@ -136,9 +138,11 @@ class Transport:
         return body
 
     def _failure(self, status: int, body: bytes, path: str, retry_after: str) -> Exception:
+        if status in _FULL:
+            metrics.SERVER_REFUSED.add(1, {**self._address.labels, "http.response.status_code": str(status)})
         if status in _OVERLOADED:
             why = f"HTTP {status}{_EXPLAINED.get(status, '')}"
-            return Unavailable(why, retry_after=seconds_to_wait(retry_after), busy=status in {429, 503})
+            return Unavailable(why, retry_after=seconds_to_wait(retry_after), busy=status in _FULL)
         if status in _MISSING:
             return Missing(
                 f"{self._address.url}/{path} does not exist (HTTP {status}): give base URLs, as in http://HOST:8000/v1"

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ import psutil
 from safeguard_streams.errors import ConfigurationError, DependencyError
 from safeguard_streams.runtime.process import in_thread
 from safeguard_streams.runtime.settings import Settings
-from safeguard_streams.workers.inference import harmony, preflight, vllm_arguments
+from safeguard_streams.workers.inference import harmony, preflight, revision, vllm_arguments
 from safeguard_streams.workers.inference.harmony import ONE, ZERO
 from safeguard_streams.workers.inference.interface import Completion, InferenceError, InferenceRequest
 from safeguard_streams.workers.inference.stall import StallDetector
@@ -24,11 +25,14 @@ log = logging.getLogger(__name__)
 
 
 class VllmBackend:
-    """Start with `await VllmBackend.start(settings)`; it takes most of a minute on a CPU."""
+    """Start with `await VllmBackend.start(settings)`; it takes most of a minute on a CPU.
+
+    On a CPU, every completion has log-probabilities at its decision tokens, requested or not: see `vllm_decisions`.
+    """
 
     continues = True
 
-    def __init__(self, llm: Any, model: str, concurrency: int, cores: list[Any]) -> None:
+    def __init__(self, llm: Any, model: str, model_revision: str, concurrency: int, cores: list[Any]) -> None:
         from vllm import envs
 
         from safeguard_streams.workers.inference.vllm_stats import observed
@@ -41,10 +45,12 @@ class VllmBackend:
         self._stalls = StallDetector(lambda: sum(core.steps for core in cores), envs.VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS)
         self._watching = asyncio.create_task(self._stalls.watch())
         self.model = model
+        self.revision: str | None = model_revision
         self.max_model_tokens: int = config.model_config.max_model_len
         self.concurrency = concurrency
         # Not the number of blocks: where layers have different windows, a token takes blocks of several groups.
         self.cache_tokens: int | None = config.cache_config.kv_cache_size_tokens
+        self._noted = bool(config.model_config.logits_processors)
 
     @property
     def healthy(self) -> bool:
@@ -56,26 +62,29 @@ class VllmBackend:
         return cls(*await in_thread(partial(_load, settings)))
 
     async def generate(self, request: InferenceRequest) -> Completion:
-        final = await self._last_output(request.prompt, _sampling(request))
-        output = final.outputs[0]
+        name = f"judge-{next(self._ids)}"
+        async with self._in_time():
+            parameters = sampling(request, name if self._noted else None)
+            final = await self._last_output(request.prompt, parameters, name)
+            output = final.outputs[0]
+            logprobs = await self._decisions(name, output.token_ids) if self._noted else _positions(output.logprobs)
         return Completion(
             tokens=list(output.token_ids),
             prompt_tokens=len(final.prompt_token_ids),
             cached_tokens=final.num_cached_tokens or 0,
-            logprobs=list(_positions(output.logprobs)),
+            logprobs=list(logprobs),
         )
 
-    async def _last_output(self, prompt: list[int], sampling: Any) -> Any:
-        """The whole output for one prompt, which is the only one with this kind of output."""
+    @contextlib.asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        """Await vLLM in this context, whose errors become this project's."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        final: Any = None
         try:
             async with self._stalls.awaited():
-                async for final in self._llm.generate(  # noqa: B007
-                    {"prompt_token_ids": prompt}, sampling, f"judge-{next(self._ids)}"
-                ):
-                    pass
+                yield
+        except InferenceError:
+            raise
         except TimeoutError as error:
             raise DependencyError(
                 f"the inference backend hangs (vLLM took no step for {self._stalls.limit} s): check the GPU with "
@@ -85,9 +94,26 @@ class VllmBackend:
             raise DependencyError("the inference backend died (vLLM): restart the worker") from error
         except Exception as error:
             raise InferenceError(f"vLLM failed this request: {type(error).__name__}") from error
+
+    async def _last_output(self, prompt: list[int], parameters: Any, name: str) -> Any:
+        """The whole output for one prompt, which is the only one with this kind of output."""
+        final: Any = None
+        async for final in self._llm.generate({"prompt_token_ids": prompt}, parameters, name):  # noqa: B007
+            pass
         if final is None:
             raise InferenceError("vLLM gave no output for this request")
         return final
+
+    async def _decisions(self, name: str, tokens: Sequence[int]) -> list[Mapping[int, float]]:
+        """The log-probabilities at each token of an output that may be a decision; empty where they were not kept."""
+        positions = [position for position, token in enumerate(tokens) if token in {ZERO, ONE}]
+        noted, *_ = await self._llm.collective_rpc("take_decision_logits", args=(name, positions))
+        if None in noted:
+            return []
+        logprobs: list[Mapping[int, float]] = [{} for _ in tokens]
+        for position, logits in zip(positions, noted, strict=True):
+            logprobs[position] = _between(*logits)
+        return logprobs
 
     async def close(self) -> None:
         self._watching.cancel()
@@ -95,7 +121,7 @@ class VllmBackend:
         self._llm.shutdown()
 
 
-def _load(settings: Settings) -> tuple[Any, str, int, list[Any]]:
+def _load(settings: Settings) -> tuple[Any, str, str, int, list[Any]]:
     """The arguments of VllmBackend."""
     preflight.check_harmony()
     harmony.check_vocabulary()
@@ -138,11 +164,11 @@ def _load(settings: Settings) -> tuple[Any, str, int, list[Any]]:
         )
     except Exception as error:
         raise ConfigurationError(f"vLLM could not load {settings.model}, see its messages above: {error}") from error
-    return llm, name, concurrency, cores
+    return llm, name, revision.of_folder(folder), concurrency, cores
 
 
-def _sampling(request: InferenceRequest) -> Any:
-    """vLLM's parameters of one request."""
+def sampling(request: InferenceRequest, noted: str | None = None) -> Any:
+    """vLLM's parameters of one request. noted: the name under which its decisions are noted, if they are."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
@@ -152,7 +178,8 @@ def _sampling(request: InferenceRequest) -> Any:
         detokenize=False,
         stop_token_ids=request.stop_tokens,
         # In each step in which one request asks for them, vLLM computes them for the whole batch.
-        logprob_token_ids=[ZERO, ONE] if request.scored else None,
+        logprob_token_ids=[ZERO, ONE] if request.scored and not noted else None,
+        extra_args={vllm_arguments.NOTED: noted} if noted else None,
         structured_outputs=StructuredOutputsParams(regex=request.pattern) if request.pattern else None,
         flat_logprobs=True,  # a few lists instead of objects for each token
         output_kind=RequestOutputKind.FINAL_ONLY,
@@ -164,3 +191,12 @@ def _positions(flat: Any) -> Iterator[Mapping[int, float]]:
     if flat is not None:
         for start, end in zip(flat.start_indices, flat.end_indices, strict=True):
             yield dict(zip(flat.token_ids[start:end], flat.logprobs[start:end], strict=True))
+
+
+def _between(zero: float, one: float) -> Mapping[int, float]:
+    """The log-probabilities of the decision tokens, as if there were no others. zero, one: their logits."""
+    return {ZERO: -_softplus(one - zero), ONE: -_softplus(zero - one)}
+
+
+def _softplus(x: float) -> float:
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))

@@ -36,6 +36,14 @@ ON_CPU = {
     # One core is left to the worker and, on a machine for trials, to the broker. Threads that compute together wait
     # for the one that was interrupted.
     "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) - 1)),
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the second takes other logits processors than NOTED_DECISIONS
+}
+
+NOTED = "noted"  # a request's extra argument for the logits processor: the name under which to note its decisions
+# Scores without vLLM's log-probabilities, which take a CPU long. On a GPU they are cheap.
+NOTED_DECISIONS = {
+    "logits_processors": ["safeguard_streams.workers.inference.vllm_decisions:DecisionLogits"],
+    "worker_extension_cls": "safeguard_streams.workers.inference.vllm_decisions.Notes",
 }
 
 
@@ -74,7 +82,7 @@ def engine_arguments(settings: Settings, folder: Path, concurrency: int, *, on_c
 
 def _on_cpu() -> dict[str, Any]:
     # On a CPU compiling takes minutes and gains nothing for a small model.
-    return {"enforce_eager": True, "block_size": CPU_BLOCK, "distributed_executor_backend": "uni"}
+    return {"enforce_eager": True, "block_size": CPU_BLOCK, "distributed_executor_backend": "uni", **NOTED_DECISIONS}
 
 
 def _on_gpu(settings: Settings, concurrency: int) -> dict[str, Any]:

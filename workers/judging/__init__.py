@@ -18,6 +18,9 @@ reasoning goes to the rationale only. The modules, in reading order:
 - `rationale`: the outputs behind a verdict, within the bounds of a record.
 - `parse`: the strict parser of completions.
 - `judgement`: how findings of windows and samples are combined, and the score.
+- `label_judge`: judging by a model that answers with a label alone.
+- `stages`: such a judge in front of the reasoner.
+- `arrangement`: which judges the settings ask for.
 
 ## Design decisions
 
@@ -53,4 +56,12 @@ reasoning goes to the rationale only. The modules, in reading order:
   either end.
 - **Only a request's own tokens count for admission.** All requests under a policy share the policy's tokens in the
   prefix cache. A bound on the other tokens keeps a few long items from evicting the cache of others.
+- **A first judge is believed only where it is sure.** It takes one token, and has no reasoning that shows a mistake.
+  Its label and a score outside the band must agree. Everything else goes on, also what it cannot read or answer in
+  time: an outage of the first judge costs time of the model, and no verdict.
+- **A guard's unsafe is no violation.** Its classes are its maker's, and the policy is yours. It may only clear content
+  under policies whose harms its classes cover, which the settings say.
+- **Audits skip the first judge.** They measure what all stages in front of the model miss. A share of its own decisions
+  is judged twice.
+- **A score map is for the model that it was fitted to.** It is not applied to the first judge's scores.
 """

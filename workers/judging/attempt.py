@@ -3,7 +3,8 @@
 1. All of the answer, written freely.
 2. Only if its final message is rejected: the final message alone, after the same reasoning, in the one form that the
    policies allow. That takes some 30 tokens instead of all the reasoning.
-3. The decision token alone, for the score: vLLM would compute log-probabilities for every token of an answer.
+3. The decision token alone, for the score: vLLM would compute log-probabilities for every token of an answer. A backend
+   that returned them with the answer is not asked.
 
 A server that renders the prompt itself cannot go on from an answer. It gets one request, with log-probabilities.
 """

@@ -60,6 +60,11 @@ class Instructions(msgspec.Struct, frozen=True):
         return hashlib.sha256(" ".join(self.key).encode()).hexdigest()[:12] if len(self.policies) > 1 else None
 
 
+def without_output(policy: Policy) -> str:
+    """A policy's text without the form of the answer, for models that have a form of their own."""
+    return _OUTPUT_SECTION.sub("", policy.text).strip()
+
+
 def instructions_for(policy: Policy, in_force: Iterable[Policy]) -> Instructions:
     """Instructions for a policy, together with the other policies of its bundle that are in force."""
     bundle = policy.judging.bundle

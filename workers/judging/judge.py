@@ -14,11 +14,13 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     REPLAYED,
     SHADOW,
+    Canary,
     Escalation,
     Lane,
     Rationale,
     Tokens,
     Verdict,
+    VerdictLane,
     carried,
     content_sha256,
     decode,
@@ -40,6 +42,7 @@ from safeguard_streams.workers.judging.instructions import Instructions, instruc
 from safeguard_streams.workers.judging.judgement import Finding, Judgement
 from safeguard_streams.workers.judging.rationale import build_rationale
 from safeguard_streams.workers.judging.reasoner import InferenceBudget, Reasoner
+from safeguard_streams.workers.judging.stages import Judging, Stages
 
 STAGE = "reasoner"
 # Live content comes first, then audits, then shadows and replays.
@@ -75,8 +78,20 @@ class Timing(msgspec.Struct, frozen=True):
         return cls(now(), time.perf_counter())
 
 
+class JudgedBy(msgspec.Struct, frozen=True):
+    """Which model judges, and as which canary, if it is one."""
+
+    model: str
+    revision: str | None = None
+    canary: Canary | None = None
+
+
 class Judge:
-    """Judges escalations, each under its policy's released version. Items that `erased` names never reach the model."""
+    """Judges escalations, each under its policy's released version. Items that `erased` names never reach the model.
+
+    arrange: what judges, around the reasoner; the reasoner alone if it is not given. A canary judges live content for
+    comparison only. Where there is nothing to judge, it has no verdict.
+    """
 
     def __init__(
         self,
@@ -84,11 +99,17 @@ class Judge:
         feed: PolicyFeed,
         budget: InferenceBudget,
         erased: Erased = lambda _content_id, _timestamp: False,
+        arrange: Callable[[Reasoner], Judging] | None = None,
+        canary: Canary | None = None,
     ) -> None:
         self.reasoner = Reasoner(backend, budget)
+        self._judging: Judging = arrange(self.reasoner) if arrange else self.reasoner
+        # Audits measure what the stages before miss, and a first judge is one of them.
+        self._auditing = self._judging.second if isinstance(self._judging, Stages) else self._judging
         self._erased = erased
         self._cache = JudgementCache(budget.cache_size)
-        self._model = backend.model
+        self._backend = backend
+        self._canary = canary
         self._feed = feed
         self._effort_by_lag = budget.effort_by_lag
 
@@ -100,11 +121,14 @@ class Judge:
         timing = Timing.start()
         escalation = decode(record.value, Escalation)
         result = await self._result(escalation, record.timestamp)
-        verdict = build_verdict(escalation, result, self._model, timing, _place(record))
+        if self._canary is not None and result.policy is None:
+            return []
+        by = JudgedBy(self._backend.model, self._backend.revision, self._canary)
+        verdict = build_verdict(escalation, result, by, timing, _place(record))
         _count(verdict)
         trace = carried(record.headers)
         # Verdicts for comparison go where enforcement does not read.
-        topic = topics.REPLAYS if verdict.lane in ("replay", "shadow") else topics.VERDICTS
+        topic = topics.VERDICTS if verdict.lane in ("live", "audit") else topics.REPLAYS
         outputs = [Output(topic, record.key, encode(verdict), [_VERDICT, *trace])]
         if result.judgement.attempts:
             rationale = build_rationale(verdict, result.judgement)
@@ -177,11 +201,12 @@ class Judge:
         Replays and shadows are compared with earlier judgements, so they share none with live content.
         """
         event = escalation.event
-        comparison = (escalation.lane == "shadow", escalation.replay_id)
+        judging = self._auditing if escalation.lane == "audit" else self._judging
+        comparison = (escalation.lane == "shadow", escalation.replay_id, judging is self._auditing)
         key = (instructions.key, effort, comparison, prompt.key(event.text, event.context))
         rank = RANKS[escalation.lane]
         return await self._cache.get_or_judge(
-            key, event.content_id, lambda: self.reasoner.judge(instructions, effort, event.text, event.context, rank)
+            key, event.content_id, lambda: judging.judge(instructions, effort, event.text, event.context, rank)
         )
 
 
@@ -198,25 +223,31 @@ def _in_ms(date: datetime) -> int:
     return round((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
-def build_verdict(escalation: Escalation, result: EscalationResult, model: str, timing: Timing, place: str) -> Verdict:
+def build_verdict(
+    escalation: Escalation, result: EscalationResult, by: JudgedBy, timing: Timing, place: str
+) -> Verdict:
     """The verdict of one escalation, which stands at `place`.
 
-    Its id depends on the event's place, or else the escalation's, beside the content, the policy, the model and the
-    lane. An escalation that is read again has the same id, and an item that is sent again has another.
+    Its id depends on the event's place, or else the escalation's, beside the content, the policy, the model's name and
+    the lane. An escalation that is read again has the same id, and an item that is sent again has another. The model's
+    revision is no part of it: weights may change between a judgement and its repetition, which is still one verdict.
     """
     event, finding, answer = escalation.event, result.finding, result.finding.answer
     version = result.policy.version if result.policy else escalation.policy_version
     digest = content_sha256(event.text)
-    score_map = result.policy.judging.score_map if result.policy and finding.score is not None else None
+    # A first judge's scores have a scale of their own, which the map was not fitted to.
+    mapped = result.policy is not None and finding.score is not None and finding.model is None
+    score_map = result.policy.judging.score_map if result.policy and mapped else None
+    lane: VerdictLane = "canary" if by.canary else escalation.lane
     return Verdict(
         verdict_id=verdict_id(
             event.content_id,
             digest,
             escalation.policy_id,
             version,
-            model,
-            escalation.lane,
-            escalation.replay_id or "",
+            by.model,
+            lane,
+            by.canary.name if by.canary else escalation.replay_id or "",
             escalation.origin or place,
         ),
         content_id=event.content_id,
@@ -225,8 +256,8 @@ def build_verdict(escalation: Escalation, result: EscalationResult, model: str, 
         policy_version=version,
         decision=finding.decision,
         stage="reasoner",
-        lane=escalation.lane,
-        model=model,
+        lane=lane,
+        model=finding.model or by.model,
         decided_at=now(),
         rule_ids=answer.rule_ids if answer else (),
         score=score_map.apply(finding.score) if score_map and finding.score is not None else finding.score,
@@ -236,6 +267,9 @@ def build_verdict(escalation: Escalation, result: EscalationResult, model: str, 
         reasoning_effort=finding.effort,
         answer=finding.by,
         bundle=result.bundle,
+        model_revision=by.revision if finding.model is None else None,
+        malformed=0 if result.cached else sum(one.refused is not None for one in result.judgement.attempts),
+        canary=by.canary,
         prefilter=escalation.prefilter,
         truncated=result.judgement.truncated,
         cached=result.cached,

@@ -10,12 +10,11 @@ import msgspec
 
 from safeguard_streams.contract.records import AnswerBy, Attempt, Decision, Tokens
 from safeguard_streams.policies.vocabulary import Effort
+from safeguard_streams.workers.inference.dialects.interface import MAX_LOGPROB
 from safeguard_streams.workers.inference.harmony import ONE, ZERO
 from safeguard_streams.workers.inference.interface import Completion
 from safeguard_streams.workers.judging.instructions import Instructions
 from safeguard_streams.workers.judging.parse import Answer
-
-MAX_LOGPROB = 0.001  # log-probabilities are at most 0; this is the error of a server's arithmetic
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -25,14 +24,17 @@ class Finding(msgspec.Struct, frozen=True):
     problem: a sentence for the verdict's reason. Empty if there is an answer.
     attempt: the output that the answer stands in.
     by: how the model came to write it.
+    effort: None for a model that does not reason.
+    model: that of the first judge, if it decided; its scores have a scale of their own.
     """
 
-    effort: Effort
+    effort: Effort | None
     answer: Answer | None = None
     score: float | None = None
     problem: str = ""
     attempt: Attempt | None = None
     by: AnswerBy | None = None
+    model: str | None = None
 
     @property
     def decision(self) -> Decision:

@@ -33,6 +33,7 @@ def build_rationale(verdict: Verdict, judgement: Judgement) -> Rationale:
         created_at=verdict.decided_at,
         omitted=len(judgement.attempts) - len(kept),
         cut=sum(short.cut for short in kept),
+        model_revision=verdict.model_revision,
     )
 
 

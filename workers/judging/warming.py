@@ -15,7 +15,7 @@ from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.workers.inference.interface import InferenceBackend, InferenceError, InferenceRequest
 from safeguard_streams.workers.judging.attempt import compile_form
 from safeguard_streams.workers.judging.instructions import Instructions, instructions_for
-from safeguard_streams.workers.judging.reasoner import HIGHER
+from safeguard_streams.workers.judging.reasoner import HIGHER, RANKS
 
 Prefix = tuple[str, Effort]
 
@@ -48,9 +48,10 @@ class PrefixWarmer:
                 await self._feed.changed.wait()
 
     async def _compute(self, instructions: Instructions, effort: Effort) -> None:
+        """Compute a prefix, after all content that waits."""
         self._warm.add((instructions.text, effort))
         with contextlib.suppress(InferenceError):
-            await self._backend.generate(InferenceRequest(instructions.text, effort, (), max_tokens=1))
+            await self._backend.generate(InferenceRequest(instructions.text, effort, (), max_tokens=1, rank=RANKS - 1))
         if effort == instructions.effort:
             await compile_form(self._backend, instructions)
 

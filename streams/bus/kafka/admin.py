@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Mapping, Sequence
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -22,6 +23,8 @@ from safeguard_streams.runtime.settings import Settings
 log = logging.getLogger(__name__)
 
 _SIZE, _CLEANUP = "max.message.bytes", "cleanup.policy"
+PATIENCE = 30.0  # seconds in which another broker takes over
+_RETRY_SECONDS = 0.5
 _SET = 0  # operation of IncrementalAlterConfigs
 
 
@@ -31,10 +34,30 @@ async def create_topics(settings: Settings) -> dict[str, bool]:
     Topics that exist and take only smaller records than the catalogue says are changed to its size. If this user may
     not do that, or a topic has another cleanup policy, a warning in the log says what to change.
 
-    Raises ForbiddenError or BusError.
+    Raises ForbiddenError or BusError; errors that pass, as while another broker takes over, only after PATIENCE.
     """
-    admin = AIOKafkaAdminClient(**client_options(settings))
     created: dict[str, bool] = {}
+    began = time.monotonic()
+    try:
+        while True:
+            try:
+                await _create_topics(settings, created)
+            except KafkaError as error:
+                reached = bool(created) or not isinstance(error, KafkaConnectionError)
+                if not (error.retriable and reached and time.monotonic() - began < PATIENCE):
+                    raise
+                log.warning("topics not created yet, trying again error=%s", type(error).__name__)
+            else:
+                return created
+            await asyncio.sleep(_RETRY_SECONDS)
+    except FORBIDDEN_ERRORS as error:
+        raise forbidden(error) from error
+    except KafkaError as error:
+        raise failed(settings, error) from error
+
+
+async def _create_topics(settings: Settings, created: dict[str, bool]) -> None:
+    admin = AIOKafkaAdminClient(**client_options(settings))
     try:
         await admin.start()
         replicas = settings.replication or min(3, len((await admin.describe_cluster())["brokers"]))
@@ -48,23 +71,26 @@ async def create_topics(settings: Settings) -> dict[str, bool]:
             for topic in topics.CATALOGUE
         ]
         for topic in catalogue:
-            response = await admin.create_topics([topic])
-            (name, code, *message), *_ = response.topic_errors
-            if code and issubclass(for_code(code), FORBIDDEN_ERRORS):
-                raise forbidden(for_code(code)([topic.name]))
-            if code and for_code(code) is not TopicAlreadyExistsError:
-                raise BusError(f"topic {name}: {for_code(code).__name__}: {message}")
-            created[topic.name] = code == 0
+            created[topic.name] = await _create_topic(admin, topic) or created.get(topic.name, False)
         await _bring_up_to_date(admin, [topic for topic in catalogue if not created[topic.name]])
-    except FORBIDDEN_ERRORS as error:
-        raise forbidden(error) from error
-    except KafkaError as error:
-        raise failed(settings, error) from error
     finally:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
                 await admin.close()
-    return created
+
+
+async def _create_topic(admin: AIOKafkaAdminClient, topic: NewTopic) -> bool:
+    """Whether the topic was created now. Raises KafkaError, or BusError for a refusal with the broker's words."""
+    response = await admin.create_topics([topic])
+    (name, code, *message), *_ = response.topic_errors
+    error = for_code(code)
+    if not code or error is TopicAlreadyExistsError:
+        return not code
+    if issubclass(error, FORBIDDEN_ERRORS):
+        raise error([name])
+    if error.retriable:
+        raise error(name)
+    raise BusError(f"topic {name}: {error.__name__}: {message}")
 
 
 async def _bring_up_to_date(admin: AIOKafkaAdminClient, existing: Sequence[NewTopic]) -> None:

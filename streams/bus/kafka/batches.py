@@ -27,7 +27,8 @@ def new_batch(producer: AIOKafkaProducer, *, any_names: bool) -> BatchBuilder:
 
 def have_utf8_names(outputs: Iterable[Output]) -> bool:
     """Whether aiokafka's own builder takes the names of all headers."""
-    return all(map(_is_utf8, {name for output in outputs for name, _ in output.headers}))
+    distinct = {id(output.headers): output.headers for output in outputs}.values()  # most outputs share theirs
+    return all(map(_is_utf8, {name for headers in distinct for name, _ in headers}))
 
 
 def append(batch: BatchBuilder, output: Output) -> bool:

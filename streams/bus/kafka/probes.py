@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextvars import ContextVar
 from ssl import SSLCertVerificationError
 from typing import Literal
 
@@ -26,6 +27,17 @@ log = logging.getLogger(__name__)
 COMMAND_SECONDS = 4.0  # how long a command waits for a broker that refuses connections, as one that starts does
 _PROBE_DELAYS = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds after each attempt
 _ENDS_TRANSACTIONS = frozenset({27, 61, 65})  # WriteTxnMarkers, DescribeProducers, DescribeTransactions
+
+
+_probing: ContextVar[bool] = ContextVar("probing", default=False)  # also in the tasks of the probe's client
+
+
+def _is_no_answer(record: logging.LogRecord) -> bool:
+    """Whether a message of the client is none about the answer that a probe waits for."""
+    return not (_probing.get() and "InitProducerIdRequest" in record.getMessage())
+
+
+logging.getLogger("aiokafka.producer.sender").addFilter(_is_no_answer)
 
 
 class _ConnectionErrors(logging.Filter):
@@ -118,7 +130,7 @@ async def has_transactions(settings: Settings, group: str) -> bool:
 
 async def _answer_to_transactional_id(settings: Settings, name: str) -> Literal["yes", "no", "unknown error"]:
     producer = AIOKafkaProducer(**client_options(settings), transactional_id=name, **PRODUCER_OPTIONS)
-    logging.getLogger("aiokafka.producer.sender").addFilter(_quiet_probe)
+    token = _probing.set(True)
     try:
         async with asyncio.timeout(30):
             await producer.start()
@@ -132,7 +144,7 @@ async def _answer_to_transactional_id(settings: Settings, name: str) -> Literal[
     except (KafkaError, TimeoutError) as error:
         raise BusError(f"cannot determine whether the broker has transactions: {error!r}") from error
     finally:
-        logging.getLogger("aiokafka.producer.sender").removeFilter(_quiet_probe)
+        _probing.reset(token)
         await bounded_stop(producer.stop)
 
 
@@ -141,7 +153,3 @@ async def _serves(producer: AIOKafkaProducer, requests: frozenset[int]) -> bool:
     client = producer.client
     connection = await client._get_conn(client.get_random_node())
     return connection is not None and not requests.isdisjoint(connection._versions)
-
-
-def _quiet_probe(record: logging.LogRecord) -> bool:
-    return "InitProducerIdRequest" not in record.getMessage()

@@ -31,6 +31,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import decode
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
+from safeguard_streams.runtime.counts import counted
 from safeguard_streams.runtime.security import client_options
 from safeguard_streams.runtime.settings import Settings
 
@@ -63,7 +64,7 @@ class Reading:
         if not self.left_out:
             return ""
         parts = ", ".join(f"{count:,} {kind} on {name}" for (name, kind), count in sorted(self.left_out.items()))
-        return f"{self.left_out.total():,} records were left out: {parts}"
+        return f"{counted(self.left_out.total(), 'record was left out', 'records were left out')}: {parts}"
 
 
 _watching: ContextVar[Reading] = ContextVar("reading")
@@ -159,8 +160,8 @@ class EndOffsets:
         self._ends = {tp: min(end, limits.get(tp, end)) for tp, end in self._ends.items()}
 
     def distance(self, starts: Mapping[TopicPartition, int]) -> int:
-        """The number of offsets between starts and ends."""
-        return sum(max(0, end - starts[tp]) for tp, end in self._ends.items())
+        """The number of offsets between starts and ends, as far as the ends are known by now."""
+        return sum(max(0, self[tp] - start) for tp, start in starts.items())
 
     @classmethod
     async def now(cls, client: StrictConsumer) -> EndOffsets:
@@ -203,9 +204,11 @@ async def read_all(
     async with reader(settings, names, partition=partition) as client:
         ends = await EndOffsets.now(client)
         starts = await _seek(client, ends, since, until, after or {})
-        reading.begin(names, ends.distance(starts))
-        while unread := await ends.remaining():
-            for tp, records in (await client.getmany(*unread, timeout_ms=500)).items():
+        unread = await ends.remaining()
+        fetched = await client.getmany(*unread, timeout_ms=500) if unread else {}
+        reading.begin(names, ends.distance(starts))  # a fetch may tell of later ends
+        while unread:
+            for tp, records in fetched.items():
                 end = ends[tp]
                 inside = [record for record in records if record.offset < end]
                 for record in inside:
@@ -213,6 +216,8 @@ async def read_all(
                 if inside:
                     reading.advance(inside[-1].offset + 1 - starts[tp])
                     starts[tp] = inside[-1].offset + 1
+            unread = await ends.remaining()
+            fetched = await client.getmany(*unread, timeout_ms=500) if unread else {}
 
 
 async def _seek(

@@ -5,7 +5,7 @@ SELECT
     origin,
     language,
     before,
-    after,
+    text_after AS after,
     coalesce(rules_before, []) AS rules_before,
     coalesce(rules_after, []) AS rules_after,
     reason_before,

@@ -1,55 +1,50 @@
--- Joins the replay's verdicts with the earlier ones on the same text. Variables: new_version, old_version ('' where there is none).
-CREATE TABLE last_earlier AS
-FROM earlier
-QUALIFY row_number() OVER (PARTITION BY content_id, content_sha256 ORDER BY decided_at DESC) = 1;
-
-CREATE TABLE last_replayed AS
-FROM replayed
-WHERE version IN (getvariable('new_version'), getvariable('old_version'))
-QUALIFY row_number() OVER (PARTITION BY version, content_id, content_sha256 ORDER BY decided_at DESC) = 1;
-
--- Content items that either version's gates escalate, each with the newest of its texts.
-CREATE TABLE escalated AS
-FROM escalations
-WHERE version = getvariable('new_version')
-QUALIFY row_number() OVER (PARTITION BY content_id ORDER BY place DESC NULLS LAST, escalated_at DESC) = 1;
-
--- Content items whose newest text the new version judged. The columns about before are null where the old gates cleared the item.
+-- Joins the verdicts on each compared item, and on those whose earlier decision is unknown. Variable: old_version, ''
+-- where there is none.
 CREATE TABLE pairs AS
 SELECT
-    content_id,
-    content_sha256,
+    outcomes.content_id,
+    outcomes.content_sha256,
     new.origin,
     coalesce(escalated.language, '') AS language,
     coalesce(escalated.surface, '') AS surface,
-    CASE WHEN NOT escalated.live THEN 'cleared' ELSE coalesce(old.decision, 'unknown') END AS before,
-    CASE WHEN escalated.gate = 'live' THEN 'cleared' ELSE new.decision END AS after,
+    coalesce(old.decision, CASE WHEN new.live THEN 'unknown' ELSE 'cleared' END) AS before,
+    CASE WHEN new.gate = 'live' THEN 'cleared' ELSE new.decision END AS after,
     new.decision AS text_after,
-    CASE WHEN escalated.live THEN old.version END AS version_before,
-    CASE WHEN escalated.live THEN old.rules ELSE [] END AS rules_before,
+    old.version AS version_before,
+    coalesce(old.rules, []) AS rules_before,
     new.rules AS rules_after,
-    CASE WHEN escalated.live THEN old.reason END AS reason_before,
+    old.reason AS reason_before,
     new.reason AS reason_after,
     new.score AS score_after,
-    CASE WHEN escalated.live THEN old.verdict_id END AS verdict_before,
+    old.verdict_id AS verdict_before,
     new.verdict_id AS verdict_after,
-    CASE
-        WHEN after = 'violates' AND before IN ('safe', 'cleared', 'undetermined') THEN 'to_violates'
-        WHEN before = 'violates' AND after IN ('safe', 'cleared', 'undetermined') THEN 'to_safe'
-    END AS flip
-FROM escalated
-JOIN last_replayed AS new USING (content_id, content_sha256)
-LEFT JOIN last_earlier AS old USING (content_id, content_sha256)
-WHERE new.version = getvariable('new_version');
+    outcome,
+    CASE WHEN outcome IN ('to_violates', 'to_safe') THEN outcome END AS flip
+FROM outcomes
+JOIN replayed AS new ON new.seq = outcomes.after_seq
+LEFT JOIN judged AS old ON old.seq = outcomes.before_seq
+LEFT JOIN (
+    SELECT content_id, content_sha256, version, any_value(language) AS language, any_value(surface) AS surface
+    FROM escalations
+    GROUP BY ALL
+) AS escalated
+    ON
+        escalated.content_id = new.content_id
+        AND escalated.content_sha256 = new.content_sha256
+        AND escalated.version = new.version
+WHERE outcome IN ('unknown', 'undetermined', 'same', 'to_violates', 'to_safe');
 
 -- Compared items that both gates escalate and the old version judged twice. Undetermined is no decision.
 CREATE TABLE judged_twice AS
 SELECT pairs.before AS first_decision, again.decision AS second_decision
 FROM pairs
-JOIN last_replayed AS again USING (content_id, content_sha256)
+JOIN (
+    FROM replayed
+    WHERE version = getvariable('old_version')
+    QUALIFY row_number() OVER (PARTITION BY content_id, content_sha256 ORDER BY seq DESC) = 1
+) AS again USING (content_id, content_sha256)
 WHERE
-    again.version = getvariable('old_version')
-    AND pairs.version_before = getvariable('old_version')
+    pairs.version_before = getvariable('old_version')
     AND pairs.before IN ('violates', 'safe')
     AND pairs.after <> 'cleared'
     AND again.decision IN ('violates', 'safe');

@@ -1,10 +1,9 @@
 SELECT
-    (SELECT count(*) FROM escalated) AS escalated,
-    count(*) AS judged,
-    count(*) FILTER (before = 'unknown') AS unknown,
     count(*) FILTER (flip = 'to_violates') AS to_violates,
     count(*) FILTER (flip = 'to_safe') AS to_safe,
     count(*) FILTER (flip = 'to_safe' AND after = 'cleared') AS to_safe_by_gate,
+    count(*) FILTER (flip = 'to_violates' AND after = 'cleared') AS to_violates_past_gate,
+    count(*) FILTER (before = 'violates' AND text_after = 'violates' AND after = 'cleared') AS violating_past_gate,
     count(*) FILTER (before = 'violates') AS violating_before,
     count(*) FILTER (after = 'violates' AND before <> 'unknown') AS violating_after,
     -- Items whose two decisions are the model's, and may differ by its noise.

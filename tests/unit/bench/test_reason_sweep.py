@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from functools import partial
 from types import SimpleNamespace
 
@@ -54,28 +55,27 @@ def test_the_figures_leave_out_the_end_in_which_places_are_free():
 
 
 async def test_a_sweep_measures_each_number_of_requests_and_capacity_plans_with_it(monkeypatch, tmp_path):
-    async def started(_):
-        async def close():
-            return
+    config = SimpleNamespace(model_config=SimpleNamespace(max_model_len=8192))
+    engine = SimpleNamespace(vllm_config=config, shutdown=lambda: None)
 
-        return SimpleNamespace(max_model_tokens=8192, close=close)
-
-    async def write(_, prompt, length):
+    async def ask(_, request, length):
+        begin = time.perf_counter()
         await asyncio.sleep(length / 1e5)
-        return Tokens(len(prompt), 0, length)
+        return Timed(begin, time.perf_counter(), Tokens(len(request.prompt), 0, length))
 
     async def measured(bench, environment, name, *steps):
         assert (name, steps) == ("sweep", ("2", "4", "8", "16", "32"))
         assert environment["SAFEGUARD_MAX_IN_FLIGHT"] == "32", "the engine takes as many as the last step needs"
         return await baselines.sweep(settings.load(), bench.count, [int(step) for step in steps])
 
-    monkeypatch.setattr(baselines.VllmBackend, "start", started)
-    monkeypatch.setattr(baselines, "_write", write)
+    monkeypatch.setattr(baselines, "engine", lambda _: engine)
+    monkeypatch.setattr(baselines, "ask", ask)
+    monkeypatch.setattr(baselines, "_exactly", lambda length: length)
     monkeypatch.setattr(run, "_baseline", measured)
     monkeypatch.setattr(run, "_device", lambda: (True, 8))
     monkeypatch.delenv("SAFEGUARD_MAX_IN_FLIGHT", raising=False)
     said = []
-    figures = await run.sweep(20, "small", tmp_path, said.append)
+    figures = await run.sweep(20, "small", None, tmp_path, said.append)
     assert "2, 4, 8, 16, 32 requests at once" in said[0]
     rows = list(figures["variants"].values())
     assert [row["in_flight"] for row in rows] == [2, 4, 8, 16, 32]

@@ -118,7 +118,6 @@ DATA = st.none() | st.binary(max_size=40)
 
 
 @given(HEADERS, DATA, DATA, st.sampled_from(TIMESTAMPS) | st.integers(-(2**63), 2**63 - 1))
-@settings(deadline=None)
 def test_any_record_is_requeued_to_the_byte(headers, key, value, timestamp):
     of = record(headers, key, value, timestamp)
     back = again(of)
@@ -128,7 +127,7 @@ def test_any_record_is_requeued_to_the_byte(headers, key, value, timestamp):
 
 
 @given(st.lists(HEADERS, min_size=1, max_size=4), DATA)
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_any_headers_can_be_traced(headers, key):
     provider = TracerProvider()
     records = [record(each, key) for each in headers]

@@ -14,6 +14,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import DeadLetter, decode
 from safeguard_streams.errors import BusError, DependencyError, FencedError, RecordError, StalledError
 from safeguard_streams.runtime.memory_broker import MemoryBroker
+from tests.conftest import TIMEOUT
 
 SOURCE = "source"
 SINK = "sink"
@@ -511,3 +512,46 @@ async def test_a_fenced_worker_begins_no_call_until_it_knows_its_position():
     assert WorkerState.FENCED not in states
     assert sorted(values(broker)) == list(range(200))
     assert len(states) == 200, "what was finished before it was fenced is committed, not repeated"
+
+
+class NeverStarting(MemoryBus):
+    """A bus whose broker does not answer."""
+
+    cancelled = stopped = False
+
+    def __init__(self, broker):
+        super().__init__(broker, [SOURCE])
+        self.starting = asyncio.Event()
+
+    async def start(self, listener):
+        self.starting.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+
+    async def stop(self):
+        self.stopped = True
+        await super().stop()
+
+
+async def test_a_stop_during_the_start_ends_it():
+    """Before, a process that was stopped while it waited for its broker or its group ended only at its bound."""
+    bus, stop = NeverStarting(MemoryBroker()), asyncio.Event()
+    running = asyncio.create_task(Engine(bus, stateless(batches), stage="test").run(stop))
+    await bus.starting.wait()
+    stop.set()
+    assert await asyncio.wait_for(running, TIMEOUT) == frozenset()
+    assert (bus.cancelled, bus.stopped) == (True, True)
+
+
+async def test_a_bus_that_cannot_start_is_stopped():
+    class Failing(NeverStarting):
+        async def start(self, listener):
+            raise BusError("no broker")
+
+    bus = Failing(MemoryBroker())
+    with pytest.raises(BusError, match="no broker"):
+        await Engine(bus, stateless(batches), stage="test").run(asyncio.Event())
+    assert bus.stopped

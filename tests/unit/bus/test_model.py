@@ -381,10 +381,10 @@ def test_answers_from_before_a_reset_are_written_once_though_the_answer_of_their
     model.teardown()
 
 
-TestModel.settings = settings(max_examples=100, stateful_step_count=30, deadline=None, derandomize=True, database=None)
+TestModel.settings = settings(max_examples=100, stateful_step_count=30, derandomize=True, database=None)
 
 
 @pytest.mark.slow
 def test_the_model_holds_for_many_more_programs():
-    many = settings(max_examples=1000, stateful_step_count=50, deadline=None, derandomize=True, database=None)
+    many = settings(max_examples=1000, stateful_step_count=50, derandomize=True, database=None)
     run_state_machine_as_test(Model, settings=many)

@@ -77,7 +77,7 @@ def test_addresses_are_taken(bootstrap):
 
 @pytest.mark.parametrize(("seconds", "attempts"), [(0.0, 10), (6.0, 1)], ids=["refused", "unanswered"])
 async def test_a_command_waits_for_a_broker_a_few_seconds(monkeypatch, seconds, attempts):
-    """Before, a command waited for 10 s, and 16 s where nothing answered. seconds: how long one attempt takes."""
+    """Also where nothing answers. seconds: how long one attempt takes."""
     clock, started = [0.0], []
 
     class Refused:

@@ -91,7 +91,7 @@ async def test_a_topic_that_takes_no_dead_letter_at_all_ends_the_process_and_say
     assert FIRST not in broker.positions
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(refused=st.sets(st.integers(0, 29)), max_batch=st.sampled_from([1, 3, 30]), max_bytes=st.integers(1, 500))
 def test_any_refused_records_are_told_apart(refused, max_batch, max_bytes):
     async def check():

@@ -138,7 +138,7 @@ def test_the_version_is_shown():
 
 
 def test_a_misspelled_variable_is_warned_of_once():
-    """Before, only `doctor` said so, and a command used the default broker without a word."""
+    """Otherwise, a command would use the default broker without a word."""
     near, far = {"SAFEGUARD_BOOTSTRP": "s3cret:1"}, {"SAFEGUARD_OF_ANOTHER_PROGRAM": "x"}
     shown = safeguard("policy", "list", **near, **far)
     warning = "safeguard: warning: nothing reads SAFEGUARD_BOOTSTRP; did you mean SAFEGUARD_BOOTSTRAP?"

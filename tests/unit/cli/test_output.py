@@ -12,6 +12,7 @@ from typer import BadParameter
 
 from safeguard_streams.cli import options, output
 from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.runtime import counts
 from safeguard_streams.workers import cli as workers_cli
 
 HOSTILE = [
@@ -145,3 +146,36 @@ def test_keys_of_json_are_for_programs(capsys):
 def test_a_file_that_cannot_be_written_is_refused(name):
     with pytest.raises(BadParameter):
         options.output_file(name)
+
+
+def test_an_empty_result_is_one_line(capsys):
+    """Before, it was the padded heading of a table without rows."""
+    options.show_rows([], "no actions are held", as_json=False)
+    options.show_rows([], "", as_json=False)
+    assert capsys.readouterr().out == "no actions are held\n"
+    options.show_rows([], "no actions are held", as_json=True)
+    assert capsys.readouterr().out == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "line"), [(0, "0 items were moved"), (1, "1 item was moved"), (1204, "1,204 items were moved")]
+)
+def test_a_count_agrees_with_its_noun(number, line):
+    assert counts.counted(number, "item was moved", "items were moved") == line
+
+
+COUNTED = re.compile(r"\{(?:[^{}\"']*:,|len\([^{}]*\)|\w*count)\} (?:[a-z]+ )?(\w+s)\b")
+NO_NOUNS = {"cached", "less", "others", "prompts", "as"}
+
+
+def test_every_count_with_a_noun_goes_through_one_helper():
+    """Before, commands printed 1 items, 1 records and 1 variables."""
+    folder = Path(options.__file__).parent
+    files = [*folder.glob("*.py"), folder.parent / "replay/headline.py", folder.parent / "bus/kafka/reading.py"]
+    found = {
+        (path.name, match[0])
+        for path in files
+        for match in COUNTED.finditer(path.read_text(encoding="utf-8"))
+        if match[1] not in NO_NOUNS
+    }
+    assert not found

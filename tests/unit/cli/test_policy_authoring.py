@@ -2,26 +2,23 @@
 
 import json
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
-from typer.testing import CliRunner
 
-from safeguard_streams.cli import app, policy_authoring
+from safeguard_streams.cli import policy_authoring
 from safeguard_streams.contract.records import ContentEvent, Verdict, content_sha256
 from safeguard_streams.errors import ConfigurationError, PolicyError
 from safeguard_streams.policies.check import check
 from safeguard_streams.policies.files import LIBRARY, load
 from safeguard_streams.policies.golden import load as load_golden
 from safeguard_streams.quality.judged_text import JudgedText
+from tests.unit.cli import invoking
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def invoke(*words, given=""):
-    done = CliRunner().invoke(app, ["policy", *map(str, words)], input=given)
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done
+invoke = partial(invoking.invoke, "policy")
 
 
 @pytest.fixture

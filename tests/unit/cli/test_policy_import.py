@@ -4,29 +4,27 @@ import json
 import re
 import shlex
 import stat
+from functools import partial
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from safeguard_streams.cli import app, policy_import
+from safeguard_streams.cli import policy_import
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.check import check
 from safeguard_streams.policies.files import load
 from safeguard_streams.policies.golden import load as load_golden
 from safeguard_streams.runtime import settings
 from safeguard_streams.workers.evaluation import golden_eval, offline
-from safeguard_streams.workers.inference.scripted import Script, ScriptedServer
+from safeguard_streams.workers.inference.script import Script
+from safeguard_streams.workers.inference.scripted import ScriptedServer
+from tests.unit.cli import invoking
 
 FIXTURES = Path(__file__).parents[1] / "policies/importing"
 LEVELS, GOLDEN = FIXTURES / "levels.txt", FIXTURES / "levels.csv"
 
 
-def invoke(*words, given=""):
-    done = CliRunner().invoke(app, ["policy", "import", *map(str, words)], input=given)
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done
+invoke = partial(invoking.invoke, "policy", "import")
 
 
 @pytest.fixture

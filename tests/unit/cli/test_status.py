@@ -5,7 +5,7 @@ from safeguard_streams.operations.cluster import QUEUES, Group, Lag
 
 
 def test_a_webhook_that_was_never_used_does_not_fall_behind():
-    """Before, actions counted as waiting for it, more at each action, where enforcement has no webhook."""
+    """Where enforcement has no webhook, no action waits for it."""
     live = Lag("reasoner", "live", "content.escalations", 3, 1.0, started=False)
     used = Lag("enforcement", "webhook", "moderation.actions", 8, 17.0, started=True)
     unused = Lag("enforcement", "webhook", "moderation.actions", 8, 17.0, started=False)

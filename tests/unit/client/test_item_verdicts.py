@@ -68,7 +68,7 @@ verdicts = st.lists(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(verdicts, st.randoms())
 def test_it_folds_as_the_enforcement_agent_does(made, chance):
     """Whatever texts an item has had, and whatever the order in which its verdicts come."""

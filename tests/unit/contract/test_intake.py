@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import msgspec
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from safeguard_streams.contract import limits
+from safeguard_streams.contract import intake, limits
 from safeguard_streams.contract.intake import content_id_of, read_event
 from safeguard_streams.contract.records import (
     ContentEvent,
@@ -219,7 +219,6 @@ def either_an_event_or_an_error_without_content(value):
     )
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(st.sampled_from([*names, "other"]), json_values, max_size=6),
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "latin-1"]),
@@ -230,14 +229,12 @@ def test_any_json_is_read_or_refused(fields, coding, ascii_only):
     either_an_event_or_an_error_without_content(value)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60), st.integers(0, 90))
 def test_any_bytes_inside_an_event_are_read_or_refused(junk, place):
     value = sent(r',"attributes":{"s":"\ud83d\ude00 \\ é"}')
     either_an_event_or_an_error_without_content(value[:place] + junk + value[place:])
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60).filter(lambda junk: not set(junk) & {*b'"\\', *range(32)}))
 def test_no_bytes_inside_a_text_take_an_event_out_of_moderation(junk):
     received = read_event(sent(text='"aXb"').replace(b"X", junk))
@@ -245,7 +242,13 @@ def test_no_bytes_inside_a_text_take_an_event_out_of_moderation(junk):
     assert received.event.text.endswith("b")
 
 
-@settings(deadline=None)
+@given(st.binary(max_size=40) | st.text(max_size=20).map(str.encode), st.integers(1, 9))
+def test_pieces_of_any_length_are_repaired_as_the_whole(junk, length):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intake, "_PIECE", length)
+        assert intake._replaced(junk) == junk.decode(errors="replace")
+
+
 @given(
     st.lists(st.sampled_from(["\\ud83d", "\\ude00", "\\\\", "\\n", "u", "d83d", "\\u0041", "\ud83d", "\ude00", "é"]))
 )
@@ -256,7 +259,6 @@ def test_no_order_of_halves_and_backslashes_takes_an_event_out_of_moderation(pie
     assert odd.sub("", read_event(value).event.text) == odd.sub("", written)
 
 
-@settings(deadline=None)
 @given(st.datetimes(), st.integers(-1439, 1439))
 def test_any_time_is_read(moment, minutes):
     offset = f"{'+' if minutes >= 0 else '-'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"

@@ -1,6 +1,6 @@
 import json
 import pickle
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -104,6 +104,12 @@ def test_verdict_ids_are_equal_only_for_equal_parts():
 def test_a_time_without_an_offset_is_utc():
     assert milliseconds_since(datetime(2026, 1, 1), datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC)) == 1000.0  # noqa: DTZ001  (a time without a zone is what is tested)
     assert milliseconds_since(datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)) == 0.0
+
+
+@pytest.mark.parametrize(("microseconds", "expected"), [(0, 0.0), (49, 0.0), (50, 0.1), (218_272, 218.3), (-50, 0.0)])
+def test_elapsed_milliseconds_have_one_digit(microseconds, expected):
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    assert milliseconds_since(start, start + timedelta(microseconds=microseconds)) == expected
 
 
 def test_a_dead_letter_holds_the_record_whole_and_counts_earlier_tries():

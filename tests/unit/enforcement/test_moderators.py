@@ -80,7 +80,7 @@ def test_what_is_confirmed_is_what_is_released(answer, monkeypatch):
 
 
 def test_what_the_agent_did_not_release_may_wait_for_more_than_the_agent(monkeypatch):
-    """Before, an item that was edited during the question was to be released when the agent follows: it never was."""
+    """An action that the agent will not release, such as that on an item edited meanwhile, is not announced."""
 
     async def held(_, policy_id=None):
         return [held_action(0), held_action(1)]
@@ -92,7 +92,7 @@ def test_what_the_agent_did_not_release_may_wait_for_more_than_the_agent(monkeyp
     monkeypatch.setattr(moderators, "release", release)
     words = ["enforce", "release", "hate", "--yes", "--by", "ann"]
     shown = " ".join(CliRunner().invoke(app, words).stdout.split())
-    assert "1 actions were released 1 more are not released yet" in shown
+    assert "1 action was released 1 more is not released yet" in shown
     assert "or newer texts or verdicts came meanwhile; see: safeguard enforce held" in shown
     done = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     assert done == {"policy": "hate", "released": 1, "pending": 1, "edited": 0}
@@ -113,7 +113,7 @@ def held_action(number, **more):
     ],
 )
 def test_actions_on_earlier_texts_are_released_only_on_request(words, waiting, released, monkeypatch):
-    """Before, a moderator who had seen one text released an action on another."""
+    """A moderator who has seen one text releases no action on another."""
     found = []
 
     async def held(_, policy_id=None):
@@ -128,7 +128,7 @@ def test_actions_on_earlier_texts_are_released_only_on_request(words, waiting, r
     monkeypatch.setattr(moderators, "release", release)
     done = CliRunner().invoke(app, ["enforce", "release", "hate", "--yes", "--by", "ann", *words])
     assert (done.exit_code, found) == (0, released)
-    assert ("these were edited" in done.stderr) == ("give --any-text" in done.stderr) == (not words)
+    assert ("edited, and new verdicts are pending" in done.stderr) == ("give --any-text" in done.stderr) == (not words)
     listed = CliRunner().invoke(app, ["enforce", "held", "--no-texts"])
     assert listed.stdout.count("its verdict under hate is pending") == sum(waiting)
     (row,) = json.loads(CliRunner().invoke(app, ["enforce", "held", "--no-texts", "--json"]).stdout)

@@ -213,7 +213,7 @@ class Script:
         self.run.requeue()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(events)
 def test_all_agree_whatever_the_order(found):
     script = Script()

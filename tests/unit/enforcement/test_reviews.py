@@ -155,9 +155,9 @@ async def test_a_rejected_message_is_listed_with_what_became_of_it(logs):
     assert (one.problem, one.action, one.policy_id, one.attempts) == ("answered 422", "remove", "hate", 1)
 
 
-@pytest.mark.parametrize("time", [datetime(2026, 1, 1), datetime(1, 1, 1), datetime.max])  # noqa: DTZ001, DTZ901
+@pytest.mark.parametrize("time", [datetime(2026, 1, 1), datetime(1, 1, 1), datetime.max])  # noqa: DTZ001, DTZ901  (without an offset)
 async def test_odd_times_of_letters_and_actions_hide_no_other(logs, time):
-    """Every role may write dead letters. Before, a time without an offset or in the year 1 ended the command."""
+    """Every role may write dead letters, and thus times without an offset or in the year 1."""
     letters, actions = logs
     actions[0] = action("a0")
     odd = msgspec.structs.replace(action("a1", "c2"), acted_at=time)

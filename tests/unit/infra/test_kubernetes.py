@@ -41,6 +41,7 @@ def documents():
     assert {path.name for path in FOLDER.glob("*.yaml")} == {
         "kustomization.yaml",
         "servers.yaml",
+        "canary.yaml",
         *kustomization["resources"],
     }
     return [

@@ -14,6 +14,7 @@ import yaml
 
 from safeguard_streams.cli import app
 from safeguard_streams.runtime import settings as settings_module
+from safeguard_streams.runtime.server_urls import urls_of
 from safeguard_streams.workers.inference import discovery, server
 
 FOLDER = Path(__file__).parents[3] / "infra" / "kubernetes"
@@ -49,7 +50,7 @@ def test_workers_find_the_servers_by_the_headless_service(monkeypatch):
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     loaded = settings_module.load()  # the values are those that settings take
-    (url,) = discovery.urls_of(loaded)
+    (url,) = urls_of(loaded.servers)
     (port,) = service["ports"]
     assert url == f"dns+http://servers:{port['port']}/v1"
     assert [one["containerPort"] for one in SERVER["ports"]] == [port["port"]]

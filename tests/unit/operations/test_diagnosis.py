@@ -196,6 +196,8 @@ async def test_a_port_is_free_or_one_of_our_processes_is_there():
     assert (check.result, "not ready" in check.found) == ("ok", True)
     answers = await diagnosis.inference_server(f"http://127.0.0.1:{server.server_port}/v1")
     assert (answers.result, "answers 503" in answers.found) == ("failed", True)
+    named = await diagnosis.inference_server(f"dns+http://localhost:{server.server_port}/v1")
+    assert "answers 503" in named.found, "a name for several servers is asked at one of them"
     server.shutdown()
     server.server_close()
     gone = await diagnosis.inference_server(f"http://127.0.0.1:{server.server_port}/v1")
@@ -232,7 +234,7 @@ def answering(page):
     ],
 )
 async def test_a_process_of_another_deployment_is_not_taken_for_ones_own(page, other):
-    """Before, a webhook of another deployment showed up as failing in the status of this one."""
+    """A webhook of another deployment is not failing in the status of this one."""
     current = Settings(prefix="acme.")
     with answering({"ready": True, "webhook": "answers 500", **page}) as number:
         check = await diagnosis.port(current, "enforcement", number)

@@ -58,7 +58,7 @@ async def answering(*parts, goes_on=False):
     ],
 )
 async def test_what_is_no_page_of_ours_is_another_program(answer):
-    """Before, a server of another protocol ended `status` with a traceback, and 300,000 letters were shown."""
+    """A server of any protocol may be at the port, and what it says is not shown."""
     async with answering(answer) as number:
         assert await own_health_page(Settings(), "enforcement", number) is None
         check = await diagnosis.port(Settings(), "enforcement", number)
@@ -69,7 +69,7 @@ async def test_what_is_no_page_of_ours_is_another_program(answer):
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nX: ", page(b"{"), page(b"{", "503 Unavailable")])
 async def test_an_answer_that_does_not_end_is_not_waited_for(answer):
-    """Before, the time was bounded for each part of an answer, and an error page that stopped ended `status`."""
+    """The time is bounded for the whole answer, not for each part."""
     async with answering(answer, goes_on=True) as number, asyncio.timeout(30):
         assert await own_health_page(Settings(), "enforcement", number) is None
 

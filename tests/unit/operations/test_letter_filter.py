@@ -12,7 +12,7 @@ RECORD = StoredRecord(topics.DEAD_LETTERS, 0, 0, 0, None, None)
 
 
 def test_a_time_without_an_offset_is_utc():
-    """Every role may write dead letters. Before, one such letter ended `dead-letters list --since` with a traceback."""
+    """Every role may write dead letters, and thus times without an offset."""
     letter = DeadLetter(Origin(topics.EVENTS, 0, 0, 0), "prefilter", "RecordError", "why", 1, NOON.replace(tzinfo=None))
     found = FoundLetter(LetterPlace("0@0", 0), RECORD, letter, None)
     for since, accepted in ((NOON, True), (NOON + timedelta(seconds=1), False)):

@@ -37,7 +37,7 @@ def by_fasttext(model, classifier, line):
         yield [by_class[name] for name in classifier.classes]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.one_of(st.text(max_size=80), st.sampled_from([KIND, INSULT, f"{KIND} " * 9 + INSULT])), min_size=1))
 def test_it_agrees_with_fasttext(classifier, model, texts):
     views = read(texts)

@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from safeguard_streams.contract import limits, topics
@@ -78,7 +78,6 @@ def test_the_joints_of_an_excerpt_are_no_term(classifier):
     assert prefilter.decide([event(text)])[0].topic == topics.CLEARED
 
 
-@settings(deadline=None)
 @given(st.integers(0, 5), st.integers(-3, 3), st.sampled_from(["{:08}", "{} ", "{:9000} "]))
 def test_sections_cover_a_text_and_overlap(count, more, unit):
     length = max(0, count * limits.SECTION + more)

@@ -233,7 +233,7 @@ def _diff_of(policy, job, live, gate, before, after, again, drawn):
         name = PrefilterResult("label" if gate[i] else "live", live=bool(live[i]))
         one = msgspec.structs.replace(event, content_id=f"c{i}")
         escalated.append(Escalation(one, "hate", "new", 0, name, "replay", WHEN, replay_id="r1"))
-        replayed.append(_judged(i, after[i], "new", "replay"))
+        replayed.append(msgspec.structs.replace(_judged(i, after[i], "new", "replay"), prefilter=name))
         if live[i]:
             earlier.append(_judged(i, before[i], "old", "live"))
             if drawn[i]:

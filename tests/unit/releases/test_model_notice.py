@@ -10,7 +10,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 async def test_a_verdict_whose_time_has_no_offset_is_compared_in_utc(monkeypatch):
-    """Before, one such verdict ended `policy release` with a traceback."""
+    """Python compares no time without an offset with one that has it."""
 
     async def end_offsets(*_):
         return {}

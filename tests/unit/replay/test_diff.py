@@ -20,7 +20,7 @@ from safeguard_streams.contract.records import (
     content_sha256,
 )
 from safeguard_streams.errors import ConfigurationError
-from safeguard_streams.replay import diff, jobs
+from safeguard_streams.replay import diff, diff_tables, jobs
 from safeguard_streams.replay.status import ReplayCounts, ReplayStatus
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -39,7 +39,10 @@ def escalation(content, *, version="new", gate="label", live=True, language="en"
     return Escalation(event, "hate", version, 0, result, "replay", WHEN, replay_id="r1", origin=origin)
 
 
-def verdict(content, decision, *, version="new", later=0, rules=(), lane="replay", text=TEXT):
+REPLAYED_LATER = 100  # seconds: a replay's verdicts are newer than the earlier ones
+
+
+def verdict(content, decision, *, version="new", later=0, rules=(), lane="replay", text=TEXT, gate="label", live=True):
     return Verdict(
         f"{content}-{version}-{lane}-{later}",
         content,
@@ -50,25 +53,26 @@ def verdict(content, decision, *, version="new", later=0, rules=(), lane="replay
         "reasoner",
         lane,
         "m",
-        WHEN + timedelta(seconds=later),
+        WHEN + timedelta(seconds=later + (REPLAYED_LATER if lane == "replay" else 0)),
         rules,
         score=0.5,
         reason=f"{decision} by {version}",
         tokens=Tokens(100, 60, 10),
         latency={"reasoner": 500.0},
+        prefilter=PrefilterResult(gate, live=live),
         replay_id="r1" if lane == "replay" else None,
     )
 
 
 @contextlib.contextmanager
 def joined(policy, escalated, replayed, earlier):
-    with diff.tables() as loaded:
+    with diff_tables.tables() as loaded:
         for one in escalated:
             loaded.escalated(one)
         for one in replayed:
             loaded.replayed(one)
         for one in earlier:
-            loaded.earlier(one)
+            loaded.judged(one)
         yield loaded.join(policy)
 
 
@@ -84,9 +88,9 @@ def stream(seed):
         escalated.append(escalation(content, gate=gate, live=live, language=language))
         rules = tuple(draw.sample(["H1", "H2", "H3"], draw.randint(1, 2)))
         if draw.random() < 0.95:
-            replayed.append(verdict(content, draw.choice(DECISIONS), rules=rules))
+            replayed.append(verdict(content, draw.choice(DECISIONS), rules=rules, gate=gate, live=live))
         if draw.random() < 0.05:
-            replayed.append(verdict(content, draw.choice(DECISIONS), rules=rules, later=5))
+            replayed.append(verdict(content, draw.choice(DECISIONS), rules=rules, later=5, gate=gate, live=live))
         if live and draw.random() < 0.9:
             version = draw.choice(["old", "older"])
             earlier.append(verdict(content, draw.choice(DECISIONS), version=version, rules=rules, lane="live"))
@@ -103,17 +107,18 @@ def stream(seed):
 
 
 def last(verdicts, *versions):
+    """The last verdict on each item, in the order of the topic."""
     result = {}
-    for v in sorted(verdicts, key=lambda v: v.decided_at):
+    for v in verdicts:
         if not versions or v.policy_version in versions:
             result[v.content_id] = v
     return result
 
 
-@pytest.mark.parametrize("chunk", [7, diff.CHUNK])
+@pytest.mark.parametrize("chunk", [7, diff_tables.CHUNK])
 @pytest.mark.parametrize("seed", range(5))
 def test_the_join_equals_one_computed_record_by_record(seed, chunk, monkeypatch):
-    monkeypatch.setattr(diff, "CHUNK", chunk)
+    monkeypatch.setattr(diff_tables, "CHUNK", chunk)
     escalated, replayed, earlier = stream(seed)
     with joined(POLICY, escalated, replayed, earlier) as db:
         result = diff.count(db, STATUS, POLICY, [])
@@ -128,11 +133,8 @@ def test_the_join_equals_one_computed_record_by_record(seed, chunk, monkeypatch)
         now = "cleared" if e.prefilter.gate == "live" else new[content].decision
         expected[content] = (was, now)
         decisions[was, now] += 1
-        flip = ""
-        if now == "violates" and was in ("safe", "cleared", "undetermined"):
-            flip = "v"
-        elif was == "violates" and now != "violates":
-            flip = "s"
+        judged, stood = new[content].decision, "safe" if was == "cleared" else was
+        flip = {"violates": "v", "safe": "s"}.get(judged, "") if judged != stood else ""
         if was != "unknown":
             languages[e.event.language or "", flip] += 1
             cited = set(new[content].rule_ids) | (set(before[content].rule_ids) if e.prefilter.live else set())
@@ -143,6 +145,10 @@ def test_the_join_equals_one_computed_record_by_record(seed, chunk, monkeypatch)
     assert (result.compared, result.unknown) == (len(known), len(expected) - len(known))
     assert result.escalated == sum(e.policy_version == "new" for e in escalated)
     assert result.waiting == result.escalated - len(expected)
+    assert result.undetermined == sum(
+        new[content].decision == "undetermined" and was not in ("undetermined", "unknown")
+        for content, (was, _) in expected.items()
+    )
     assert result.to_violates.count == sum(n for (_, flip), n in languages.items() if flip == "v")
     assert result.to_safe.count == sum(n for (_, flip), n in languages.items() if flip == "s")
     for name, side in result.languages.items():
@@ -170,7 +176,7 @@ def test_the_join_equals_one_computed_record_by_record(seed, chunk, monkeypatch)
 
 
 def test_an_edited_text_is_compared_with_verdicts_on_the_same_text():
-    edited = msgspec.structs.replace(verdict("a", "violates", version="old", later=9, lane="live"), content_sha256="b")
+    edited = msgspec.structs.replace(verdict("a", "violates", version="old", later=-9, lane="live"), content_sha256="b")
     earlier = [verdict("a", "safe", version="old", lane="live"), edited]
     with joined(POLICY, [escalation("a")], [verdict("a", "safe")], earlier) as db:
         assert diff.count(db, STATUS, POLICY, []).decisions == {"safe": {"safe": 1}}
@@ -185,7 +191,7 @@ def test_an_item_that_was_edited_within_the_range_counts_by_its_newest_text(orig
     if origins[1] is None:  # of an earlier version: the time of the escalation tells
         edited = msgspec.structs.replace(edited, escalated_at=WHEN + timedelta(seconds=1))
     escalated = [first, edited]
-    judged = [verdict("a", "violates", text="edited", later=1), verdict("a", "safe", later=9)]
+    judged = [verdict("a", "violates", text="edited", later=1, live=False), verdict("a", "safe", later=9)]
     if newest_first:
         escalated.reverse()
     earlier = [verdict("a", "violates", version="old", lane="live")]
@@ -203,7 +209,7 @@ def test_a_replay_without_verdicts_or_without_a_version_before_has_a_diff():
         result = diff.count(db, STATUS, POLICY, [])
     assert (result.escalated, result.waiting, result.compared, result.to_safe.value) == (1, 1, 0, None)
     new = Replayed("hate", "new", "document")
-    with joined(new, [escalation("a", live=False)], [verdict("a", "violates")], []) as db:
+    with joined(new, [escalation("a", live=False)], [verdict("a", "violates", live=False)], []) as db:
         result = diff.count(db, STATUS, new, [])
     assert result.decisions == {"cleared": {"violates": 1}}
     assert result.to_violates.count == 1

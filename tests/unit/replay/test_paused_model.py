@@ -94,12 +94,10 @@ class PausingModel(Model):
 
 
 TestPausingModel = PausingModel.TestCase
-TestPausingModel.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, derandomize=True, database=None
-)
+TestPausingModel.settings = settings(max_examples=40, stateful_step_count=30, derandomize=True, database=None)
 
 
 @pytest.mark.slow
 def test_the_model_holds_for_many_more_programs():
-    many = settings(max_examples=600, stateful_step_count=50, deadline=None, derandomize=True, database=None)
+    many = settings(max_examples=600, stateful_step_count=50, derandomize=True, database=None)
     run_state_machine_as_test(PausingModel, settings=many)

@@ -163,3 +163,19 @@ async def test_an_error_of_the_watch_ends_the_run_and_is_raised(replay_run, monk
     with pytest.raises(ConnectionError, match="away"):
         await replay_run.run()
     assert replay_run.bus.assignment() == set()
+
+
+async def test_a_stop_while_a_runner_reads_what_it_has_to_know_ends_it(replay_run, monkeypatch):
+    """Before, this reading did not look at `stop`, and the process ended only at its bound."""
+    reading, stop = asyncio.Event(), asyncio.Event()
+
+    async def endless(*_):
+        reading.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(runner, "earlier_decisions", endless)
+    running = asyncio.create_task(replay_run.run(stop))
+    await reading.wait()
+    stop.set()
+    assert await running == "running"
+    assert not replay_run.selected

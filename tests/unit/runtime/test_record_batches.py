@@ -193,7 +193,6 @@ HEADERS = st.lists(st.tuples(NAMES, st.none() | st.binary(max_size=12)), max_siz
 
 
 @given(st.lists(HEADERS, min_size=1, max_size=5), st.sampled_from(CODECS), st.none() | st.binary(max_size=9))
-@settings(deadline=None)
 def test_any_headers_arrive_as_they_were_sent(headers, codec, key):
     records, end = read(batch([b"v"] * len(headers), 0, codec, headers, key))
     assert [list(record.headers) for record in records] == [[(str(n), v) for n, v in each] for each in headers]
@@ -209,7 +208,7 @@ def test_any_headers_arrive_as_they_were_sent(headers, codec, key):
 )
 @example(SNAPPY, 2, [(23, 128), (1701, 1)], True)
 @example(NONE, 3, [(214, 1), (858, 4)], True)
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_whatever_is_broken_the_next_batch_arrives(codec, count, changes, reseal):
     raw = bytearray(batch([b"value %d" % number for number in range(count)], 0, codec))
     for position, byte in changes:  # anywhere after the length, the magic and the counts, which a broker reads itself

@@ -77,5 +77,5 @@ def test_a_command_without_a_broker_says_so():
     ],
 )
 def test_a_variable_that_nothing_reads_is_told_from_those_of_kubernetes(name, value, near):
-    """Before, a Service named safeguard-reasoner-metrics led to a warning in every command of its namespace."""
+    """A Service named safeguard-reasoner-metrics sets such variables in every pod of its namespace."""
     assert settings.unknown_variables({name: value, "PATH": "x"}) == ({} if near is ... else {name: near})

@@ -57,6 +57,44 @@ async def test_a_worker_closes_its_backend_however_it_ends(monkeypatch, failure)
     assert closed == [worker.backend]
 
 
+async def test_a_worker_starts_a_first_judge_beside_its_model_and_closes_both(monkeypatch):
+    closed = []
+
+    class Started:
+        revision = None
+
+        def __init__(self, model):
+            self.model = model
+
+        async def close(self):
+            closed.append(self.model)
+
+    async def start_first(_):
+        return Started("first")
+
+    async def start(_):
+        return Started("main")
+
+    async def no_records(*_):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(app, "start_first", start_first)
+    for source in ("feed", "erasures", "paused"):
+        monkeypatch.setattr(f"safeguard_streams.workers.app.{SOURCES[source]}.follow", no_records)
+    worker, stop = Worker(settings.load(), start), asyncio.Event()
+    running = asyncio.create_task(worker.run(stop))
+    while worker.first is None:
+        await asyncio.sleep(0)
+    assert worker.state()["model"] == "main"
+    assert worker.state()["first"] == "first"
+    stop.set()
+    await asyncio.wait_for(running, 10)
+    assert closed == ["main", "first"]
+
+
+SOURCES = {"feed": "PolicyFeed", "erasures": "ErasureList", "paused": "PausedReplays"}
+
+
 class Backend:
     concurrency = 64
     cache_tokens = 1000

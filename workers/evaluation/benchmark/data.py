@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -235,8 +236,8 @@ def _from_csv(file: Path, text: str) -> Iterator[_Record]:
 
 
 def _check_format(file: Path, layout: Format, records: list[_Record]) -> None:
-    """Raises ConfigurationError where no row has the format's field for the text."""
-    if any(layout.text in record.fields for record in records):
+    """Raises ConfigurationError where the rows have fields, and none has the format's one for the text."""
+    if any(layout.text in record.fields for record in records) or all(record.problem for record in records):
         return
     fits = [other.name for other in FORMATS.values() if any(other.text in record.fields for record in records)]
     advice = f"; it has the fields of --format {fits[0]}" if fits else ""
@@ -248,7 +249,7 @@ def _text(record: _Record, layout: Format) -> str:
     if record.problem:
         raise ValueError(record.problem)
     text = record.fields.get(layout.text)
-    if text is None or isinstance(text, float):  # NaN
+    if text is None or (isinstance(text, float) and math.isnan(text)):
         return ""
     if not isinstance(text, str):
         raise ValueError(f"{layout.text} is no text")  # noqa: TRY004  # becomes one message with the others

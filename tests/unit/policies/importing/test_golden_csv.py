@@ -88,6 +88,24 @@ def test_rows_that_cannot_be_used_are_left_out_and_named(tmp_path, outline):
     )
 
 
+@pytest.mark.parametrize(
+    ("header", "label"),
+    [
+        ("text,label,gold", "TT2"),
+        ("text,gold,label", "TT2"),
+        ("text,model_output,expected", "TT3"),
+        ("text,predicted label,verdict", "TT3"),
+        ("text,Answer,ground truth", "TT3"),
+    ],
+)
+def test_of_two_columns_of_labels_one_is_read_and_the_other_named(tmp_path, outline, header, label):
+    found = read(tmp_path, outline, f"{header}\nseats here,TT2,TT3\nhello,TT0,TT0\n")
+    assert labels(found) == [("seats here", "violates", label), ("hello", "safe", "TT0")]
+    names = [name.replace("_", " ") for name in header.split(",")]
+    read_one, other = names[1:] if label == "TT2" else names[:0:-1]
+    assert found.notes == (f"the column {read_one!r} has the labels; not read: {other!r}",)
+
+
 def test_an_unknown_label_is_asked_for_once(tmp_path, outline):
     asked = []
 
@@ -98,6 +116,20 @@ def test_an_unknown_label_is_asked_for_once(tmp_path, outline):
     found = read(tmp_path, outline, "text,label\na,SPAMMY\nb,SPAMMY\nc,HAMMY\nd,TT2\n", answer)
     assert labels(found)[:3] == [("a", "violates", "TT3.b"), ("b", "violates", "TT3.b"), ("c", "safe", "TT0")]
     assert len(asked) == 2
+
+
+def test_a_column_that_holds_no_labels_asks_a_bounded_number_of_questions(tmp_path, outline):
+    asked = []
+
+    def skip(question):
+        asked.append(question.text)
+        return question.default
+
+    rows = "".join(f"text {n},thought number {n} about it\n" for n in range(5_000))
+    found = read(tmp_path, outline, f"text,label\nfine,TT0\n{rows}", skip)
+    assert len(asked) == 20
+    assert len(found.notes) == 21
+    assert found.notes[-1].startswith("4980 rows (lines 23, 24, 25, 26, 27, ...) with other unknown labels: left out")
 
 
 def test_languages_are_kept_where_they_are_tags(tmp_path, outline):
@@ -116,7 +148,7 @@ def test_languages_are_kept_where_they_are_tags(tmp_path, outline):
         (b"text,label\n", "there are no rows"),
         (b'text,label\n"never closed,TT0\nb,TT2\n', ":2: a quotation mark is not closed"),
         (b'text,label\nfine,TT0\n"seats,TT2\nmore,TT2\n', ":3: a quotation mark is not closed"),
-        (b"x,TT0\n" * 4_000_000, "24,000,000 bytes; the limit is 20,000,000"),
+        (b"x,TT0\n" * 4_000_000, "has more than 20,000,000 bytes"),
     ],
 )
 def test_what_is_no_golden_set_is_refused_with_what_to_do(tmp_path, outline, text, problem):

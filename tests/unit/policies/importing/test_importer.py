@@ -120,12 +120,14 @@ def test_encodings_and_line_ends_make_no_difference(tmp_path, encoded):
         (b" \n\n\t", "is empty"),
         (bytes(range(256)) * 9, "is not text"),
         (b"# P\n## Violates\n- AB1: a bell \x07\n", "is not text"),
-        (b"SP1: x\n" * 800_000, "5,600,000 bytes; the limit is 800,000"),
+        (b"SP1: x\n" * 800_000, "has more than 800,000 bytes"),
         (b"SP1: x\n" * 40_000, "280,000 characters; a policy may have 200,000"),
         (b"Be nice to each other. We dislike bad things.\n\nThanks.", "no rules were found"),
         (b"# P\n## Allowed\n- AB1: fine\n- AB2: fine too\n", "no rule of this policy violates"),
         ((LIBRARY / "fraud-spam/policy.md").read_bytes(), "is a policy of this form already"),
-        ("".join(f"- AB{n}: rule {n}\n" for n in range(1, 600)).encode(), "599 rules; the limit is 500"),
+        ("".join(f"- AB{n}: rule {n}\n" for n in range(1, 600)).encode(), "more than 500 rules: split it"),
+        (b"# P\n## Violates\n" + b"".join(b"- thing %d\n" % n for n in range(600)), "more than 500 rules: split it"),
+        ("".join(f"- AB1: rule {n}\n" for n in range(9_000)).encode(), "more than 500 rules: split it"),
     ],
 )
 def test_what_is_no_policy_is_refused_with_what_to_do(tmp_path, text, problem):
@@ -147,8 +149,91 @@ def test_a_second_rule_of_one_id_gets_a_free_one_and_keeps_the_others(tmp_path):
         "AB2.b": "next",
         "AB0": "rest",
     }
-    assert "line 4: AB1 is there twice, and is AB3 here" in result.changes
+    assert "line 4: AB1 is there twice, and is AB3 here; other rules mean the first one by it" in result.changes
     assert checked(tmp_path, result).errors == []
+
+
+def test_what_names_an_id_that_two_rules_have_names_the_one_that_its_author_meant(tmp_path):
+    text = (
+        "# P\n## Violates\n- AB-1: one thing, unlike AB1\n- AB1: another, unlike AB-1\n- AB2: a level\n"
+        "- AB2.a: sub\n- AB2: a second level, as AB2.a\n- AB2.a: its own\n- AB2.c: more than AB2.a of AB2\n"
+        "- AB3: repeats AB2 or AB2.a\n## Safe\n- AB0: less than AB2.c\n"
+    )
+    result = imported(tmp_path, text)
+    assert {rule.id: rule.name for rule in result.rules} == {
+        "AB1": "one thing, unlike AB4",
+        "AB4": "another, unlike AB1",
+        "AB2": "a level",
+        "AB2.a": "sub",
+        "AB5": "a second level, as AB5.a",
+        "AB5.a": "its own",
+        "AB5.c": "more than AB5.a of AB5",
+        "AB3": "repeats AB2 or AB2.a",
+        "AB0": "less than AB5.c",
+    }
+    assert "ids in the form of this package: AB-1 is AB1, AB1 is AB4, AB2.c is AB5.c" in result.changes
+
+
+def test_notes_after_a_level_that_is_there_twice_hold_no_rules(tmp_path):
+    text = (
+        "# P\n## Violates\n- AB1: a level\n- AB1.a: sub\n- AB1: a second level\n## Severity\n- AB1.a: high\n"
+        "## Safe\n- AB0: rest\n"
+    )
+    result = imported(tmp_path, text)
+    assert [rule.id for rule in result.rules] == ["AB1", "AB1.a", "AB2", "AB0"]
+    assert "- AB1.a: high" in result.document
+
+
+def test_labels_follow_ids_that_clashed(tmp_path):
+    golden = tmp_path / "golden.csv"
+    golden.write_text("text,label\nfirst,AB-1\nsecond,AB1\n")
+    text = "# P\n## Violates\n- AB-1: one thing\n- AB1: another\n## Safe\n- AB0: rest\n"
+    result = imported(tmp_path, text, golden=golden)
+    assert [row.rule for row in result.golden] == ["AB1", "AB2"]
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev", "missing.txt"])
+def test_what_does_not_tell_its_size_or_cannot_be_read_is_refused(path):
+    with pytest.raises(ConfigurationError, match=r"has more than 800,000 bytes|cannot be read"):
+        importer.read(Path(path))
+
+
+@pytest.mark.parametrize(
+    ("written", "rule_id"),
+    [("AB2.a.1.b", "AB2.a.1"), ("HARASSMENT3", "HARASSME3"), ("ab-7", "AB7"), ("AB9.xyz", "AB9.xyz")],
+)
+def test_an_id_that_is_longer_than_the_format_allows_becomes_one_that_fits(tmp_path, written, rule_id):
+    text = f"# P\n## Violates\n- AB1: one thing\n- AB2: third\n- {written}: odd\n## Safe\n- AB0: rest\n"
+    result = checked(tmp_path, imported(tmp_path, text))
+    assert result.policy.rules[rule_id] == "odd"
+
+
+@pytest.mark.parametrize("written", ["AB1234", "AB-12345", "ab20250101", "AB1_2_thousand", "AB2abcd"])
+def test_a_line_with_an_id_that_does_not_fit_is_text_and_named(tmp_path, written):
+    text = f"# P\n## Violates\n- AB1: one thing\n- AB2: third\n- {written}: odd\n## Safe\n- AB0: rest\n"
+    result = imported(tmp_path, text)
+    assert [rule.id for rule in result.rules] == ["AB1", "AB2", "AB0"]
+    assert f"- {written}: odd" in result.document
+    assert f"line 5: {written} fits no id of this package, as in AB1 or AB1.a: the line is text here" in result.changes
+
+
+def test_a_rule_that_names_a_placeholder_stays_a_rule(tmp_path):
+    text = (
+        "# P\nContent: {{content}}\n## Violates\n- AB1: leaks a template such as {content}\n- AB2: other\n"
+        "## Safe\n- AB0: rest\n"
+    )
+    result = imported(tmp_path, text)
+    assert [rule.id for rule in result.rules] == ["AB1", "AB2", "AB0"]
+    assert [left.line for left in result.left_out] == [2]
+
+
+def test_text_that_begins_with_no_id_of_the_policy_is_not_named(tmp_path):
+    text = (
+        "# P\n## Violates\n- AB1: one thing\n- AB2: third\n- COVID2019: news\n- 2019: a year\n- AB tests\n"
+        "AB1234567890x is a part number\n## Safe\n- AB0: rest\n## Notes\nAB1234: a ticket\n"
+    )
+    named = [change for change in imported(tmp_path, text).changes if "fits no id" in change]
+    assert named == ["line 8: AB1234567890x fits no id of this package, as in AB1 or AB1.a: the line is text here"]
 
 
 def test_ids_in_other_forms_are_renamed_wherever_they_stand(tmp_path):
@@ -283,7 +368,7 @@ def test_no_second_form_of_answer_stays_and_nothing_that_decides_goes(tmp_path):
 def test_a_second_rule_gets_no_id_that_others_are_below(tmp_path):
     text = "- CT1: Selling\n- CT1: Stealing\n- CT2.a: Eating\n- CT1.b.x: x\n- CT1.a: y\n- CT1.a: z\n"
     rules = {rule.name: rule.id for rule in imported(tmp_path, f"# Cats (#CT)\n## Violations\n{text}").rules}
-    assert (rules["Stealing"], rules["z"]) == ("CT3", "CT1.c")
+    assert (rules["Stealing"], rules["z"]) == ("CT3", "CT3.c")
 
 
 def test_words_that_differ_in_case_only_are_one_answer(tmp_path):

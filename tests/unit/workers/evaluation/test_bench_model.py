@@ -23,7 +23,8 @@ from safeguard_streams.workers.evaluation.benchmark.data import FORMATS, POLICIE
 from safeguard_streams.workers.evaluation.benchmark.journal import Conditions, Journal, Judged, Result, of_run
 from safeguard_streams.workers.evaluation.offline import offline_judge
 from safeguard_streams.workers.inference import harmony
-from safeguard_streams.workers.inference.scripted import Script, ScriptedServer
+from safeguard_streams.workers.inference.script import Script
+from safeguard_streams.workers.inference.scripted import ScriptedServer
 from safeguard_streams.workers.judging.judgement import Finding, Judgement
 from safeguard_streams.workers.judging.parse import Answer
 

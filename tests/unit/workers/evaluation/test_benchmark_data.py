@@ -111,6 +111,8 @@ def test_half_a_surrogate_pair_has_a_hash_and_can_be_encoded(read):
         (lines({"prompt": SECRET, "S": 1}, {"prompt": SECRET, "S": 0.5}), "line 2: the label S is neither 0 nor 1"),
         (lines({"prompt": SECRET, "S": [1]}), "line 1: the label S"),
         (lines({"prompt": [SECRET], "S": 1}), "line 1: prompt is no text"),
+        (lines({"prompt": 3.5, "S": 1}), "line 1: prompt is no text"),
+        (f'prompt,S\n"{SECRET},1\n', "line 2: has 1 cells, the header 2"),
         (
             lines({"prompt": SECRET, "S": 1}) + "[1]\n" + f'{{"{SECRET}\n',
             "line 2: is no JSON object; line 3: is no JSON",

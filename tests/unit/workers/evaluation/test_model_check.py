@@ -17,7 +17,8 @@ from safeguard_streams.runtime import settings
 from safeguard_streams.workers.evaluation import model_check
 from safeguard_streams.workers.inference import harmony, scripted
 from safeguard_streams.workers.inference.interface import Completion
-from safeguard_streams.workers.inference.scripted import Answer, Script, ScriptedServer
+from safeguard_streams.workers.inference.script import Answer, Script
+from safeguard_streams.workers.inference.scripted import ScriptedServer
 from safeguard_streams.workers.inference.vllm import VllmBackend
 
 KEY = "sk-very-secret-0123456789"

@@ -14,7 +14,7 @@ from safeguard_streams.workers.evaluation import offline
 from safeguard_streams.workers.evaluation.offline import OfflineJudge
 from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.inference.interface import Completion
-from safeguard_streams.workers.inference.scripted import Answer
+from safeguard_streams.workers.inference.script import Answer
 
 POLICY = load_library()["fraud-spam"]
 
@@ -26,6 +26,7 @@ class LengthBackend:
     max_model_tokens = 8000
     concurrency = 4
     cache_tokens = None
+    revision = None
     continues = False
     healthy = True
 

@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from safeguard_streams.errors import ConfigurationError, DependencyError
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.policies.harmony import encoding
-from safeguard_streams.runtime import settings
-from safeguard_streams.workers.inference import harmony, remote, transport
+from safeguard_streams.runtime import metrics, settings
+from safeguard_streams.workers.inference import direct, harmony, remote, transport
 from safeguard_streams.workers.inference import server as one_server
 from safeguard_streams.workers.inference.interface import Constraint, InferenceError, InferenceRequest, Progress
 from safeguard_streams.workers.inference.remote import ServerBackend
 from safeguard_streams.workers.inference.routes import Chat
-from safeguard_streams.workers.inference.scripted import Answer
+from safeguard_streams.workers.inference.script import Answer
 from safeguard_streams.workers.judging.judgement import score_of
 from safeguard_streams.workers.judging.parse import Malformed, parse
 
@@ -286,6 +286,40 @@ async def test_retry_after_is_respected():
         assert asyncio.get_running_loop().time() - begin >= 0.9
 
 
+def gauges():
+    gauge = (metrics.SERVER_LIMIT, metrics.SERVER_IN_FLIGHT)
+    return [[value for callback in metrics._callbacks.get(one.name, ()) for value in callback()] for one in gauge]
+
+
+async def test_metrics_show_a_servers_limit_what_it_has_in_progress_and_what_it_refused(monkeypatch):
+    counted, begun, answered = [], asyncio.Event(), asyncio.Event()
+    counter = mock.Mock(add=lambda amount, attributes: counted.append((amount, attributes)))
+    monkeypatch.setitem(metrics._instruments, metrics.SERVER_REFUSED.name, counter)
+
+    async def slow():
+        begun.set()
+        await answered.wait()
+        return completion()
+
+    server = Server(completion())
+    async with server.running() as url, backend(url) as one:
+        labels = {"server.address": "127.0.0.1", "server.port": str(server.port)}
+        assert gauges() == [[(64, labels)], [(0, labels)]]
+        server.script = [slow]
+        asking = asyncio.create_task(one.generate(REQUEST))
+        await begun.wait()
+        assert gauges() == [[(64, labels)], [(1, labels)]]
+        answered.set()
+        await asking
+        assert counted == []
+        for status in (429, 503):
+            server.script = [status, 500]
+            await one.generate(REQUEST)
+        assert counted == [(1, {**labels, "http.response.status_code": status}) for status in ("429", "503")]
+        assert gauges() == [[(44, labels)], [(0, labels)]]
+    assert gauges() == [[], []], "a backend that is closed reports nothing"
+
+
 async def test_a_request_that_fails_repeatedly_is_given_up():
     server = Server(completion())
     async with server.running() as url, backend(url) as one:
@@ -363,7 +397,7 @@ async def test_a_server_that_cannot_be_reached_is_reported_with_the_reason(url, 
 
 
 async def reached(given):
-    async with remote.direct(given, given.servers):
+    async with direct.reach(given, given.servers):
         pass
 
 
@@ -378,7 +412,7 @@ async def test_of_many_models_those_like_the_right_one_are_named_first():
 
 async def test_a_server_that_is_asked_directly_says_at_once_what_fails():
     server = Server(completion())
-    async with server.running() as url, remote.direct(settings.load(servers=url), url) as one:
+    async with server.running() as url, direct.reach(settings.load(servers=url), url) as one:
         assert (await one.generate(REQUEST)).tokens == TOKENS
         assert (one.model, one.context, one.route) == ("safeguard", 4096, "completions")
         for step, said in (
@@ -397,7 +431,7 @@ async def test_a_refusal_that_is_cut_holds_no_part_of_the_api_key():
     refusal = transport.RefusedByStatus(400, b"x" * (transport.MAX_EXPLANATION - 5) + key.encode())
     server = mock.Mock(generate=mock.AsyncMock(side_effect=refusal))
     with pytest.raises(InferenceError, match=r"x\*\*\*\Z"):
-        await remote.DirectServer(server, key).generate(REQUEST)
+        await direct.DirectServer(server, key).generate(REQUEST)
 
 
 def test_the_api_key_is_never_printed():

@@ -15,7 +15,8 @@ from safeguard_streams.runtime import settings
 from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.inference.interface import InferenceRequest
 from safeguard_streams.workers.inference.remote import ServerBackend
-from safeguard_streams.workers.inference.scripted import Script, ScriptedServer
+from safeguard_streams.workers.inference.script import Script
+from safeguard_streams.workers.inference.scripted import ScriptedServer
 from safeguard_streams.workers.judging import prompt
 from safeguard_streams.workers.judging.instructions import instructions_for
 from safeguard_streams.workers.judging.judgement import score_of

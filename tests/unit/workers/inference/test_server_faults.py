@@ -35,7 +35,8 @@ from safeguard_streams.runtime.memory_broker import MemoryBroker
 from safeguard_streams.workers.inference import discovery, harmony, remote, server
 from safeguard_streams.workers.inference.interface import InferenceError, InferenceRequest
 from safeguard_streams.workers.inference.remote import ServerBackend
-from safeguard_streams.workers.inference.scripted import VLLM, Script, ScriptedServer
+from safeguard_streams.workers.inference.script import Script
+from safeguard_streams.workers.inference.scripted import VLLM, ScriptedServer
 from safeguard_streams.workers.judging.judge import Judge
 from safeguard_streams.workers.judging.reasoner import InferenceBudget
 
@@ -205,14 +206,19 @@ EXPECTED = {f"content-{n}": "violates" if violates(n) else "safe" for n in range
 # ---------------------------------------------------------------------- the table of faults
 
 
-async def server_errors_at_all(run):
-    await run.until(10)
+async def fail_all(run, code):
+    """Each server answers requests with a status, until they have met it often."""
     for one in run.servers:
-        one.fault = status(500, posts)
+        one.fault = status(code, posts)
     while sum(one.failed for one in run.servers) < 60:
         await asyncio.sleep(0.005)
     for one in run.servers:
         one.fault = None
+
+
+async def server_errors_at_all(run):
+    await run.until(10)
+    await fail_all(run, 500)
 
 
 async def server_errors_at_one(run):
@@ -223,12 +229,7 @@ async def server_errors_at_one(run):
 async def missing_under_load(run):
     """A router that has lost its engines: it lists the model, and answers 404."""
     await run.until(10)
-    for one in run.servers:
-        one.fault = status(404, posts)
-    while sum(one.failed for one in run.servers) < 60:
-        await asyncio.sleep(0.005)
-    for one in run.servers:
-        one.fault = None
+    await fail_all(run, 404)
 
 
 async def too_many_requests(run):

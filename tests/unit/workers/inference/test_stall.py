@@ -53,6 +53,15 @@ async def request(watch):
         await asyncio.Event().wait()
 
 
+@contextlib.asynccontextmanager
+async def in_progress(watch):
+    """A request that is in progress in the context, and is cancelled after it."""
+    running = asyncio.create_task(request(watch))
+    yield
+    assert not running.done()
+    running.cancel()
+
+
 async def test_requests_end_when_no_step_follows_and_so_do_later_ones(ticks):
     async with watched(limit=30) as (_, watch):
         running = [asyncio.create_task(request(watch)) for _ in range(3)]
@@ -71,37 +80,30 @@ async def test_requests_end_when_no_step_follows_and_so_do_later_ones(ticks):
 
 
 async def test_a_request_may_take_any_time_while_vllm_takes_steps(ticks):
-    async with watched(limit=5) as (core, watch):
-        running = asyncio.create_task(request(watch))
+    async with watched(limit=5) as (core, watch), in_progress(watch):
         for _ in range(50):
             await ticks(3)
             core.steps += 1
             await ticks(1)
             assert not watch.stalled
-        assert not running.done()
-        running.cancel()
 
 
 async def test_a_stall_that_ends_leaves_the_worker_healthy(ticks):
-    async with watched(limit=30) as (core, watch):
-        running = asyncio.create_task(request(watch))
+    async with watched(limit=30) as (core, watch), in_progress(watch):
         await ticks(20)
         assert watch.stalled
         core.steps += 1
         await ticks(1)
         assert not watch.stalled
-        assert not running.done()
-        running.cancel()
 
 
 async def test_an_idle_engine_takes_no_steps_and_does_not_hang(ticks):
     async with watched(limit=5) as (core, watch):
         await ticks(100)
         assert not watch.stalled
-        running = asyncio.create_task(request(watch))
-        await ticks(4)
-        assert not watch.hung, "the idle time before the request does not count"
-        running.cancel()
+        async with in_progress(watch):
+            await ticks(4)
+            assert not watch.hung, "the idle time before the request does not count"
         await ticks(100)
         assert not watch.hung
         assert core.steps == 0

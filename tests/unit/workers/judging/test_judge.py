@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from safeguard_streams.contract import limits, topics
@@ -78,6 +78,7 @@ class Scripted:
     max_model_tokens = 8000
     concurrency = 64
     cache_tokens = None
+    revision = None
     continues = True
     healthy = True
 
@@ -259,7 +260,6 @@ async def test_content_beyond_all_windows_is_sampled_from_end_to_end_and_marked_
     assert "the end" in backend.prompts[-1]
 
 
-@settings(deadline=None)
 @given(st.integers(0, 30), st.integers(0, 400), st.integers(16, 80), st.integers(2, 9))
 def test_windows_cover_the_content(head, length, max_tokens, max_windows):
     content = list(range(1000, 1000 + length))
@@ -400,7 +400,6 @@ async def test_a_released_score_map_is_applied_and_named():
     assert plain.score_map is None
 
 
-@settings(deadline=None)
 @given(st.floats(0.01, 5), st.floats(-5, 5), st.floats(0, 1), st.floats(0, 1))
 def test_a_score_map_keeps_the_order_of_scores(slope, intercept, one, other):
     score_map = ScoreMap(slope, intercept)

@@ -125,13 +125,12 @@ special = st.integers(199_998, 201_090)
 ordinary = st.integers(0, 199_997)
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(special, ordinary), max_size=40))
 def test_no_tokens_make_the_parser_raise_anything_else(output):
     check(output)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.data())
 def test_a_damaged_output_is_never_read_as_something_that_it_does_not_say(data):
     output = completion(data.draw(st.sampled_from([None, {"violation": 0, "rule_ids": ["HH5"]}])))
@@ -270,7 +269,6 @@ def test_a_reason_without_a_character_to_show_is_none(reason):
         read(completion({"reason": reason}))
 
 
-@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_a_reason_has_no_control_and_no_second_line(text):
     shown = one_line(text)

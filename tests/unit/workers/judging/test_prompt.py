@@ -1,7 +1,7 @@
 """Prompts equal a full rendering by the harmony library, and no content becomes markup."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from openai_harmony import Conversation, DeveloperContent, Message, ReasoningEffort, Role, SystemContent
 
@@ -36,7 +36,6 @@ def in_full(effort, user):
     return [*prompt, *encoding().encode("<|channel|>analysis<|message|>", allowed_special="all")]
 
 
-@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_prefix_and_content_equal_a_full_rendering(user):
     assert harmony.render(POLICY, "low", user) == in_full(ReasoningEffort.LOW, user)

@@ -19,7 +19,8 @@ from safeguard_streams.policies.files import load_library
 from safeguard_streams.runtime import settings
 from safeguard_streams.workers.inference import harmony, remote
 from safeguard_streams.workers.inference.remote import ServerBackend
-from safeguard_streams.workers.inference.scripted import Answer, Script, ScriptedServer
+from safeguard_streams.workers.inference.script import Answer, Script
+from safeguard_streams.workers.inference.scripted import ScriptedServer
 from safeguard_streams.workers.judging import form, prompt
 from safeguard_streams.workers.judging.instructions import instructions_for
 from safeguard_streams.workers.judging.parse import Malformed, parse
@@ -339,6 +340,14 @@ def test_the_grammar_allows_what_the_parser_accepts_and_no_contradiction(policy,
                 assert not allowed
             else:
                 assert allowed
+
+
+def test_the_grammar_of_many_rules_takes_one_of_them():
+    rules = [f"SP{n}" for n in range(500)]
+    pattern = form._some_of(rules)
+    assert len(pattern) < 10 * len(rules)
+    assert all(re.fullmatch(pattern, f'"{rule}"') for rule in rules)
+    assert not re.fullmatch(pattern, '"SP1","SP2"')
 
 
 @pytest.mark.parametrize("final", [" x", "x" * 400, "a  b", "a\nb", 'a"b', "a\\b", "", "\x7f", " ".join("x" * 31)])

@@ -12,6 +12,7 @@ from safeguard_streams.policies.files import load_library
 from safeguard_streams.releases.feed import PolicyFeed, PolicySet, Released
 from safeguard_streams.workers.inference.interface import Completion, InferenceError
 from safeguard_streams.workers.judging.instructions import instructions_for
+from safeguard_streams.workers.judging.judge import RANKS
 from safeguard_streams.workers.judging.warming import PrefixWarmer
 
 LIBRARY = load_library()
@@ -22,6 +23,7 @@ NEWER = msgspec.structs.replace(FRAUD, text=FRAUD.text + "\nAnd one more rule.\n
 class Backend:
     """Records the prefixes that it computes."""
 
+    revision = None
     continues = False
 
     def __init__(self, error=None):
@@ -30,6 +32,7 @@ class Backend:
 
     async def generate(self, request):
         assert (len(request.user), request.max_tokens) == (0, 1)
+        assert request.rank == max(RANKS.values()), "no content waits for it"
         self.computed.append((request.policy_text, request.effort))
         if self.error:
             raise self.error

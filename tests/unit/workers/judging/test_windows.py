@@ -98,7 +98,7 @@ SEPARATORS = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(WORDS, SEPARATORS), min_size=1, max_size=30))
 def test_text_with_breaks_has_the_same_tokens_in_pieces(parts):
     text = "".join(word + separator for word, separator in parts) * 20
@@ -110,7 +110,6 @@ def test_text_with_breaks_has_the_same_tokens_in_pieces(parts):
         assert harmony.encode_text(text) == plain(text)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=80), st.integers(1, 60))
 def test_pieces_lose_nothing_and_become_no_markup(text, times):
     tokens = harmony.encode_text(text * times)
@@ -141,7 +140,7 @@ CONTEXTS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.tuples(CONTEXTS, TEXTS), st.tuples(CONTEXTS, TEXTS))
 @example(([Message("user", "hi")], "hello"), ([], prompt.user_message("hello", [Message("user", "hi")])))
 @example(([Message("user", "a"), Message("bot", "b")], "x"), ([Message("user", "a\nbot: b")], "x"))

@@ -1,0 +1,3 @@
+SELECT outcome, count(*) AS items
+FROM outcomes
+GROUP BY outcome;

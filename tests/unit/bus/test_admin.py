@@ -1,0 +1,69 @@
+"""Topics are created although brokers come and go meanwhile."""
+
+import asyncio
+
+import pytest
+from aiokafka.errors import (
+    KafkaConnectionError,
+    NodeNotReadyError,
+    NotControllerError,
+    PolicyViolationError,
+    TopicAuthorizationFailedError,
+)
+
+from safeguard_streams.bus.kafka import admin
+from safeguard_streams.errors import BusError, ForbiddenError
+from safeguard_streams.runtime import settings
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Let attempts fail with these errors, one after the other, and count them."""
+
+    def arrange(*errors):
+        left, attempts = list(errors), []
+
+        async def attempt(_, created):
+            attempts.append(dict(created))
+            if left:
+                created["content.events"] = True
+                raise left.pop(0)
+
+        monkeypatch.setattr(admin, "_create_topics", attempt)
+        monkeypatch.setattr(admin, "_RETRY_SECONDS", 0)
+        return attempts
+
+    return arrange
+
+
+def create():
+    return asyncio.run(admin.create_topics(settings.load(bootstrap="127.0.0.1:1")))
+
+
+def test_errors_that_pass_are_waited_for(failing):
+    attempts = failing(NodeNotReadyError(), NotControllerError(), KafkaConnectionError())
+    assert create() == {"content.events": True}, "what an earlier attempt created counts as created"
+    assert len(attempts) == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(PolicyViolationError(), BusError), (TopicAuthorizationFailedError(["a"]), ForbiddenError)],
+)
+def test_other_errors_end_the_first_attempt(failing, error, kind):
+    attempts = failing(error)
+    with pytest.raises(kind):
+        create()
+    assert len(attempts) == 1
+
+
+def test_the_patience_has_a_bound(failing, monkeypatch):
+    monkeypatch.setattr(admin, "PATIENCE", 0)
+    failing(NodeNotReadyError("node 1"))
+    with pytest.raises(BusError, match="NodeNotReadyError"):
+        create()
+
+
+def test_a_broker_that_never_answered_is_not_waited_for():
+    with pytest.raises(BusError, match="no Kafka broker answers"):
+        create()

@@ -1,0 +1,69 @@
+"""CoPE of Zentropi: judges by any policy, and answers with the token 0 or 1.
+
+Sources: the model cards of zentropi-ai/cope-a-9b ("Input Format") and zentropi-ai/cope-b-a4b, as quoted by
+julietshen/vibecheck (GUIDE.md, eval/models/cope_b.py), and by services that run the models with vLLM. The first
+generation is a base model, which completes the text. The second is a chat model: its template takes the place of the
+first and last heading.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+from safeguard_streams.workers.inference.dialects.interface import (
+    ChatPrompt,
+    Label,
+    MalformedLabel,
+    Prompt,
+    TextPrompt,
+    Token,
+    beginning,
+    first_written,
+    share,
+    without_control_tokens,
+)
+
+_QUESTION = (
+    "Examine the given POLICY and determine if the given CONTENT meets the criteria for ANY of the LABELS. "
+    'Answer "1" if yes, and "0" if no.'
+)
+_BODY = "{question}\n\n\nPOLICY\n======\n\n{policy}\n\n\nCONTENT\n=======\n\n{content}"
+_LABELS = {"1": True, "0": False}
+
+
+class _Cope:
+    classes: tuple[str, ...] = ()
+    max_tokens = 1
+    imitation = re.compile(r"^\s*(?:INSTRUCTIONS|POLICY|CONTENT|ANSWER)\s*\n\s*={3}", re.MULTILINE | re.IGNORECASE)
+
+    def parse(self, text: str) -> Label:
+        if text.strip() not in _LABELS:
+            raise MalformedLabel
+        return Label(_LABELS[text.strip()])
+
+    def score(self, tokens: Sequence[Token]) -> float | None:
+        token = first_written(tokens)
+        return share(token.likeliest, beginning(_LABELS)) if token else None
+
+
+class CopeA(_Cope):
+    """CoPE-A: the raw text, up to the heading of the answer."""
+
+    name = "cope-a"
+    models = re.compile(r"\bcope-a\b", re.IGNORECASE)
+
+    def render(self, policy: str, content: str, classes: Collection[str] = ()) -> Sequence[Prompt]:  # noqa: ARG002
+        body = _BODY.format(question=_QUESTION, policy=policy, content=without_control_tokens(content))
+        return [TextPrompt(f"INSTRUCTIONS\n============\n\n{body}\n\n\nANSWER\n======\n\n")]
+
+
+class CopeB(_Cope):
+    """CoPE-B: one user message."""
+
+    name = "cope-b"
+    models = re.compile(r"\bcope-b\b", re.IGNORECASE)
+
+    def render(self, policy: str, content: str, classes: Collection[str] = ()) -> Sequence[Prompt]:  # noqa: ARG002
+        body = _BODY.format(question=_QUESTION, policy=policy, content=without_control_tokens(content))
+        return [ChatPrompt((("user", body),))]
