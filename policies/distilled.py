@@ -83,6 +83,10 @@ class DistilledClassifier(msgspec.Struct, frozen=True, dict=True, omit_defaults=
     rows: int
     with_vectors: VectorWeights | None = None
 
+    def uses(self, encoder: str | None) -> bool:
+        """Whether there are weights for the vectors of this encoder."""
+        return self.with_vectors is not None and self.with_vectors.encoder == encoder
+
     def beside(self, encoder: str | None) -> DistilledClassifier:
         """The classifier with the weights for a prefilter that has this encoder, or none.
 

@@ -166,7 +166,7 @@ class Features:
         harms = [gate_scores(p, classifier, texts) for p in (gate_harms, any_harm)]
         self.odds = log_odds(np.column_stack(harms))
         empty: Vectors = np.zeros((0, distilled.VECTOR), dtype=np.float32)
-        self.vectors = encoder.encode(undisguised(read(texts))) if encoder else empty
+        self.vectors = encoder.encode(undisguised(read(texts), range(len(texts)))) if encoder else empty
 
     def idf(self, rows: NDArray[np.intp]) -> Floats:
         """Inverse document frequency [buckets]: rare groups weigh more, and groups that do not occur weigh nothing."""

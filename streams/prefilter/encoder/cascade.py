@@ -40,8 +40,8 @@ class VectorGates:
         """Whether the vector of a text could change the decision of some policy [texts].
 
         scores [texts, policies]: P(violates) of the first stage, without a vector; settled [texts, policies]: whether a
-        decision is made whatever the score: the policy does not cover the text, a term matched, a sample drew it, or
-        the gate escalates everything.
+        decision is made whatever the score: the policy does not cover the text, a term matched, or the gate escalates
+        everything.
         """
         logits = log_odds(scores)
         open_to_both = (logits + self._least < self._thresholds) & (logits + self._most >= self._thresholds)

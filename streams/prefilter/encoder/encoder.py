@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -12,6 +14,8 @@ from numpy.typing import NDArray
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.prefilter.encoder import files
 from safeguard_streams.prefilter.encoder.tokens import Batch, batches, pieces
+
+log = logging.getLogger(__name__)
 
 Vectors = NDArray[np.float32]
 
@@ -58,6 +62,16 @@ class Encoder:
         )
         result: Vectors = vectors
         return result
+
+
+@cache
+def at_hand() -> Encoder | None:
+    """The encoder, loaded once in a process. None where it does not load: a line in the log says why."""
+    try:
+        return Encoder()
+    except Exception as error:  # no release may end the process
+        log.warning("encoder not loaded, distilled classifiers use no vectors error=%s", error)  # no content in it
+        return None
 
 
 def _library(name: str) -> Any:

@@ -16,11 +16,10 @@ from safeguard_streams.prefilter.encoder.tokens import batches
 class EncoderThreads:
     """Encodes in threads, one batch at a time in each. ONNX Runtime and the tokenizer release the interpreter.
 
-    The threads share one copy of the model. `async with` ends them after their current batch.
+    `async with` ends them after their current batch.
     """
 
-    def __init__(self, encoder: Encoder, threads: int = 1) -> None:
-        self._encoder = encoder
+    def __init__(self, threads: int = 1) -> None:
         self._executor = ThreadPoolExecutor(threads, "encoder")
 
     async def __aenter__(self) -> EncoderThreads:
@@ -31,9 +30,9 @@ class EncoderThreads:
     ) -> None:
         await asyncio.to_thread(self._executor.shutdown, cancel_futures=True)
 
-    async def encode(self, texts: Sequence[str]) -> Vectors:
+    async def encode(self, encoder: Encoder, texts: Sequence[str]) -> Vectors:
         """As Encoder.encode. The vectors do not depend on the number of threads."""
         loop = asyncio.get_running_loop()
-        ids = await loop.run_in_executor(self._executor, self._encoder.pieces, texts)
-        parts = [loop.run_in_executor(self._executor, self._encoder.encode_batch, batch) for batch in batches(ids)]
-        return np.concatenate([np.zeros((0, self._encoder.width), dtype=np.float32), *await asyncio.gather(*parts)])
+        ids = await loop.run_in_executor(self._executor, encoder.pieces, texts)
+        parts = [loop.run_in_executor(self._executor, encoder.encode_batch, batch) for batch in batches(ids)]
+        return np.concatenate([np.zeros((0, encoder.width), dtype=np.float32), *await asyncio.gather(*parts)])

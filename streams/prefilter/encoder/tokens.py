@@ -32,13 +32,15 @@ class Batch(NamedTuple):
     lengths: Ints
 
 
-def undisguised(views: Views) -> list[str]:
-    """For each text the line that the encoder reads: the view without disguise, if there is one.
+def undisguised(views: Views, texts: Sequence[int]) -> list[str]:
+    """The line that the encoder reads of each text, by number: the view without disguise, if there is one.
 
     A view without disguise comes after the line of its text.
     """
+    if not texts:
+        return []
     last = {text: line for line, text in enumerate(views.text.tolist())}
-    return [views.lines[last[text]] for text in range(len(views.folded.plain))]
+    return [views.lines[last[text]] for text in texts]
 
 
 def pieces(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:

@@ -82,7 +82,7 @@ def test_texts_of_one_meaning_are_nearer_than_others(encoder):
 
 def test_a_disguised_text_is_encoded_without_its_disguise(encoder):
     plain, disguised = "you stupid worthless bitch", "y0u stup1d w0rthl3ss b1tch"
-    lines = tokens.undisguised(read([plain, disguised, "s.t.u.p.i.d", "a calm text"]))
+    lines = tokens.undisguised(read([plain, disguised, "s.t.u.p.i.d", "a calm text"]), range(4))
     assert lines == [plain, plain, "stupid", "a calm text"]
     vectors = encoder.encode(lines)
     assert vectors[0].tobytes() == vectors[1].tobytes()
@@ -133,8 +133,8 @@ async def test_threads_encode_as_one_and_leave_the_event_loop_free(encoder, text
             return encoder.encode_batch(batch)
 
     Held.pieces = staticmethod(encoder.pieces)
-    async with EncoderThreads(Held(), threads=2) as held:
-        encoding = asyncio.create_task(held.encode(texts))
+    async with EncoderThreads(threads=2) as held:
+        encoding = asyncio.create_task(held.encode(Held(), texts))
         while not started.is_set():  # the loop runs while a batch is being encoded
             await asyncio.sleep(0)
         assert not encoding.done()
@@ -147,8 +147,8 @@ async def test_calls_at_once_get_their_own_vectors(encoder):
     from safeguard_streams.prefilter.encoder.threads import EncoderThreads
 
     calls = [[f"text {number} of call {call}" for number in range(call)] for call in range(6)]
-    async with EncoderThreads(encoder, threads=3) as threads:
-        results = await asyncio.gather(*(threads.encode(call) for call in calls))
+    async with EncoderThreads(threads=3) as threads:
+        results = await asyncio.gather(*(threads.encode(encoder, call) for call in calls))
     assert [r.tobytes() for r in results] == [encoder.encode(call).tobytes() for call in calls]
 
 
