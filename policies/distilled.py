@@ -83,9 +83,14 @@ class DistilledClassifier(msgspec.Struct, frozen=True, dict=True, omit_defaults=
     rows: int
     with_vectors: VectorWeights | None = None
 
+    @property
+    def encoder(self) -> str | None:
+        """The name of the encoder for whose vectors there are weights."""
+        return self.with_vectors.encoder if self.with_vectors else None
+
     def uses(self, encoder: str | None) -> bool:
         """Whether there are weights for the vectors of this encoder."""
-        return self.with_vectors is not None and self.with_vectors.encoder == encoder
+        return encoder is not None and self.encoder == encoder
 
     def beside(self, encoder: str | None) -> DistilledClassifier:
         """The classifier with the weights for a prefilter that has this encoder, or none.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.policies.document import Policy
+from safeguard_streams.runtime.counts import counted
 
 if TYPE_CHECKING:  # these need the extra `quality`
     from safeguard_streams.quality.distillation import Proposal
@@ -87,7 +88,14 @@ def show_proposal(proposal: Proposal, target_recall: float, threshold: float, fi
     from safeguard_streams.quality.evaluation import table_lines
 
     print("\n".join(table_lines(proposal.figures)))
-    say(f"threshold for recall {target_recall:.2f}: {threshold:g}")
+    for choice in proposal.choices(target_recall):
+        say(choice)
+    say("labels to settle it: if the difference stays, and its interval narrows with the square root of their number")
+    aimed = proposal.aimed_recall(target_recall)
+    say(
+        f"threshold for recall {target_recall:.2f}: {threshold:g}, set for {aimed:.3f} on these rows: a standard error "
+        f"above, because {counted(proposal.after.violating, 'violating row')} may flatter it"
+    )
     if files:
         say(f"wrote {', '.join(map(str, files))}")
         print("to switch, put both files into the library and release the policy")

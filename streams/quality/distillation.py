@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from safeguard_streams.prefilter.encoder.encoder import Encoder, Vectors
 from safeguard_streams.prefilter.encoder.tokens import undisguised
 from safeguard_streams.prefilter.normalise import read, tokens
 from safeguard_streams.quality.evaluation import Figures, Flags, ScoredSet, figures
+from safeguard_streams.quality.gate_choice import Choice, compare, standard_error
 from safeguard_streams.quality.scoring import gate_answers, gate_scores
 from safeguard_streams.quality.threshold import calibrate
 from safeguard_streams.quality.verdict_labels import LabeledItem
@@ -66,8 +68,17 @@ class Proposal(msgspec.Struct, frozen=True):
         """The scores of all that are compared."""
         return [self.scored_before, self.scored_after, *([self.scored_vectors] if self.scored_vectors else [])]
 
+    def choices(self, target_recall: float) -> list[Choice]:
+        """Each gate beside the one before it in `scored`, by what they escalate for this recall."""
+        return [compare(one, than, target_recall) for than, one in pairwise(self.scored)]
+
+    def aimed_recall(self, target_recall: float) -> float:
+        """The recall on these rows that makes up for their number: a standard error above the target, at most 1."""
+        after = self.scored_after
+        return min(1.0, target_recall + standard_error(target_recall, after.violates, after.weights))
+
     def threshold(self, target_recall: float) -> float:
-        """The distilled classifier's threshold for this recall, 0 to 1."""
+        """The distilled classifier's threshold for this recall, 0 to 1, with a margin for the number of rows."""
         return self._threshold(self.scored_after, target_recall)
 
     def file(self, target_recall: float) -> bytes:
@@ -78,7 +89,8 @@ class Proposal(msgspec.Struct, frozen=True):
         return distilled.shifted(self.distilled, *log_odds(np.array([wanted, own])).tolist())
 
     def _threshold(self, scored: ScoredSet, target_recall: float) -> float:
-        return calibrate(scored.scores, scored.violates, target_recall, scored.weights, self.matched).threshold
+        aimed = self.aimed_recall(target_recall)
+        return calibrate(scored.scores, scored.violates, aimed, scored.weights, self.matched).threshold
 
 
 def propose(
@@ -101,7 +113,7 @@ def propose(
         )
     texts = [row.text or "" for row in rows]
     weights = np.array([row.weight for row in rows])
-    before = gate_answers(policy, classifier, texts)
+    before = gate_answers(policy, classifier, texts, encoder)
     features = Features(policy, classifier, texts, encoder)
     learned = _learn(features, violates, weights, seed)
     of_vectors = _learn(features, violates, weights, seed, vectors=True) if encoder else None

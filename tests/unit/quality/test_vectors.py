@@ -10,17 +10,23 @@ import pytest
 from typer.testing import CliRunner
 
 from safeguard_streams.cli import prefilter
+from safeguard_streams.cli.policy_tables import print_checks, print_plan, release_rows
+from safeguard_streams.cli.prefilter_tables import show_proposal
 from safeguard_streams.errors import ConfigurationError, PolicyError
 from safeguard_streams.policies import distilled
+from safeguard_streams.policies.check import check
 from safeguard_streams.policies.distilled import log_odds
-from safeguard_streams.policies.files import load_library
+from safeguard_streams.policies.files import load, load_library
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.encoder.files import NAME
 from safeguard_streams.quality import distillation
 from safeguard_streams.quality.distillation import Features, fit, propose, write
 from safeguard_streams.quality.evaluation import roc_auc_score
+from safeguard_streams.quality.scoring import gate_answers
+from safeguard_streams.quality.threshold import score_file
 from safeguard_streams.quality.verdict_labels import LabeledItem
+from safeguard_streams.releases.operator import PlannedRelease
 
 WORDS = [f"{first}{second}" for first in ("ba", "ko", "mi", "tu", "re") for second in ("lan", "sef", "dor", "pim")]
 
@@ -118,6 +124,55 @@ def test_one_threshold_serves_both_sets(proposal, tmp_path):
     reached = log_odds(unseen.scores) + moved >= log_odds(np.array([threshold]))[0] - 1e-9
     assert reached[unseen.violates].mean() >= 0.8
     assert after.beside(None) == msgspec.structs.replace(before, with_vectors=after.with_vectors)
+
+
+def test_the_gate_in_force_is_scored_as_prefilters_with_the_encoder_do(proposal, classifier, rows, tmp_path):
+    policy = load_library()["hate-harassment"]
+    document, content = [p.read_text() for p in reversed(write(policy, proposal, 0.8, tmp_path))]
+    second, texts = parse(document, distilled=content), [row.text for row in rows]
+    features = Features(policy, classifier, texts, Meanings())
+    own = distilled.read(content).beside(NAME)
+    logits = features.groups @ own.table + own.bias + features.vectors @ own.with_vectors.vector_table
+    expected = log_odds(own.probability(*(1 / (1 + np.exp(-features.odds.T))), logits))
+    with_vectors = gate_answers(second, classifier, texts, Meanings()).scores
+    assert np.abs(log_odds(with_vectors) - expected).max() < 0.1
+    without = gate_answers(second, classifier, texts).scores
+    assert np.abs(log_odds(without) - log_odds(with_vectors)).max() > 1
+    labels = tmp_path / "labels.jsonl"
+    labels.write_bytes(b"\n".join(msgspec.json.encode({"text": r.text, "violates": r.violates}) for r in rows))
+    assert (score_file(second, classifier, labels, Meanings()).scores == with_vectors).all()
+    assert (score_file(second, classifier, labels).scores == without).all()
+
+
+def test_distilling_says_what_would_change_the_choice_and_the_margin(proposal, capsys):
+    show_proposal(proposal, 0.8, proposal.threshold(0.8), [])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "distilled classifier v gate in force: escalates" in shown
+    assert "with the encoder v distilled classifier: escalates -" in shown
+    assert "better, beyond chance" in shown
+    assert f"set for {proposal.aimed_recall(0.8):.3f} on these rows" in shown
+
+
+def test_a_check_and_a_release_say_which_prefilters_use_which_weights(proposal, tmp_path, capsys):
+    policy = load_library()["hate-harassment"]
+    write(policy, proposal, 0.8, tmp_path)
+    with_vectors = load(tmp_path / "policy.md")
+    print_plan([PlannedRelease(with_vectors, None, unchanged=False)], shadow=False)
+    print_checks([check(tmp_path / "policy.md")])
+    note = "prefilters without the extra encoder use its other weights"
+    assert " ".join(capsys.readouterr().out.split()).count(note) == 2
+    assert check(tmp_path / "policy.md").report().encoder == NAME
+    (row,) = release_rows([PlannedRelease(with_vectors, None, unchanged=False)], [])
+    assert row["encoder"] == NAME
+
+    other = msgspec.structs.replace(with_vectors.distilled.with_vectors, encoder="another encoder")
+    foreign = msgspec.structs.replace(with_vectors.distilled, with_vectors=other)
+    for changed in (msgspec.structs.replace(with_vectors, distilled=foreign), policy):
+        print_plan([PlannedRelease(changed, None, unchanged=False)], shadow=False)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count("weights for another encoder, another encoder") == 1
+    assert note not in shown
+    assert release_rows([PlannedRelease(policy, None, unchanged=False)], [])[0]["encoder"] is None
 
 
 @pytest.mark.parametrize("size", [0, 511, 513])
