@@ -59,6 +59,6 @@ def _with_all_vectors(gates: Gates, results: GateResults, encoder: Encoder) -> G
     return gates.with_vectors(results, encoder.encode(undisguised(results.views, range(len(every)))), every)
 
 
-def gate_scores(policy: Policy, classifier: Classifier, texts: Sequence[str]) -> Floats:
+def gate_scores(policy: Policy, classifier: Classifier, texts: Sequence[str], encoder: Encoder | None = None) -> Floats:
     """The scores of `gate_answers`."""
-    return gate_answers(policy, classifier, texts).scores
+    return gate_answers(policy, classifier, texts, encoder).scores

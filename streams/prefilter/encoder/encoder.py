@@ -68,10 +68,12 @@ class Encoder:
 def at_hand() -> Encoder | None:
     """The encoder, loaded once in a process. None where it does not load: a line in the log says why."""
     try:
-        return Encoder()
+        encoder = Encoder()
     except Exception as error:  # no release may end the process
         log.warning("encoder not loaded, distilled classifiers use no vectors error=%s", error)  # no content in it
         return None
+    log.info("encoder loaded name=%s", encoder.name)
+    return encoder
 
 
 def _library(name: str) -> Any:

