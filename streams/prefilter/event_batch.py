@@ -100,7 +100,7 @@ class EventBatch:
 
         A drawn event is not settled: whether the gate also escalates it says what it stands for.
         """
-        settled = ~self._covered | self._matched | self.compiled.everything
+        settled: Flags = ~self._covered | self._matched | self.compiled.everything
         for number, shadow in enumerate(self.compiled.shadows):
             settled[:, shadow.column] |= self._shadow_draws[:, number] >= shadow.released.share
         return settled
