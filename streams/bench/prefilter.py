@@ -72,11 +72,9 @@ async def drain(
 
     events_per_s: from the timestamps of the first and the last output. cpu_us_per_event: of the variant's process, from
     its first outputs on, so that its start does not count; other work on the machine changes it less than events/s.
-    encoded: the share of texts whose vector is computed. under: the policies in force; by default generated ones.
+    under: the policies in force; by default generated ones.
     """
-    in_force = under or policies.generate(texts())
-    encoded = None if variant in BASELINES else second_stage.share_encoded(in_force, texts())
-    current = await fresh(bootstrap, PARTITIONS, in_force)
+    current = await fresh(bootstrap, PARTITIONS, under or policies.generate(texts()))
     await _publish_all(current, count)
     say(f"{variant}: published {count} events")
     log = folder / f"{variant}.log"
@@ -94,7 +92,6 @@ async def drain(
         "duplicates": outputs.duplicates,
         "cpu_us_per_event": _cpu_per_event(usage, outputs),
         "peak_rss_mb": round(usage.peak / 2**20),
-        "encoded": encoded,
     }
 
 
@@ -176,12 +173,14 @@ async def prefilter(bootstrap: str, events: int, folder: Path, say: Say, *, enco
 
     encoder: also with gates that use vectors, of rising shares of the texts, each with a tenth of the events.
     """
+    sample = texts()
+    using_vectors = encoding(second_stage.SHARES if encoder else ())
     figures = {
         "plain-faust": await drain("plain-faust", bootstrap, max(1000, events // 10), folder, say),
         "bare": await drain("bare", bootstrap, events, folder, say),
         "safeguard": await drain("safeguard", bootstrap, events, folder, say),
     }
-    for name, under in encoding(second_stage.SHARES if encoder else ()).items():
+    for name, under in using_vectors.items():
         figures[name] = await drain(name, bootstrap, max(1000, events // 10), folder, say, under=under)
     ours = figures["safeguard"]["events_per_s"]
     ratios = {
@@ -191,14 +190,19 @@ async def prefilter(bootstrap: str, events: int, folder: Path, say: Say, *, enco
         ),
         "safeguard_to_plain_faust": round(ours / max(1, figures["plain-faust"]["events_per_s"]), 1),
     }
-    return {"events": events, "variants": figures, "ratios": {**ratios, **scaling(say)}}
+    shares = {
+        f"share_encoded_{name}": second_stage.share_encoded(under, sample)
+        for name, under in {"safeguard": policies.generate(sample), **using_vectors}.items()
+    }
+    return {"events": events, "variants": figures, "ratios": {**ratios, **scaling(say)}, "counts": shares}
 
 
 def encoding(shares: Sequence[float]) -> dict[str, list[Policy]]:
     """Policies by the name of their variant: two of their gates use the vectors of such a share of the texts."""
     sample = texts()
     return {
-        f"encoded-{share:.0%}": second_stage.with_vectors(policies.generate(sample), sample, share) for share in shares
+        f"encoder-{share * 100:g}": second_stage.with_vectors(policies.generate(sample), sample, share)
+        for share in shares
     }
 
 
