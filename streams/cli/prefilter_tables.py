@@ -88,9 +88,11 @@ def show_proposal(proposal: Proposal, target_recall: float, threshold: float, fi
     from safeguard_streams.quality.evaluation import table_lines
 
     print("\n".join(table_lines(proposal.figures)))
-    for choice in proposal.choices(target_recall):
+    choices = proposal.choices(target_recall)
+    for choice in choices:
         say(choice)
-    say("labels to settle it: if the difference stays, and its interval narrows with the square root of their number")
+    if any(choice.more_labels for choice in choices):
+        say("which assumes that the difference stays, and its interval narrows with the square root of the labels")
     aimed = proposal.aimed_recall(target_recall)
     say(
         f"threshold for recall {target_recall:.2f}: {threshold:g}, set for {aimed:.3f} on these rows: a standard error "

@@ -83,6 +83,7 @@ class PrefilterProcess:
             **self.settings.identity(STAGE),
             "ready": self.engine.ready and self.prefilter.in_force,
             "policies": {name: r.policy.version for name, r in self.feed.policies.released.items()},
+            "encoder": self.prefilter.encoder,
             "committed": self.engine.committed,
         }
 

@@ -71,6 +71,11 @@ class Prefilter:
         former = self._compiled_from
         return former is not None and bool(former.released) and bool(self._feed.policies.released)
 
+    @property
+    def encoder(self) -> str | None:
+        """The name of the encoder that the compiled policies use; None where they use none, or it is not at hand."""
+        return self._compiled.encoder.name if self._compiled.encoder else None
+
     def renew(self) -> None:
         """Compile the policies in force. The former ones decide until this is done, or for good after the last one has
         been retired: `in_force` tells.

@@ -44,7 +44,7 @@ class Choice(msgspec.Struct, frozen=True):
             return "no difference, which more labels like these would not change"
         if self.more_labels == 0:
             return "better, beyond chance" if self.escalated.value < 0 else "worse, beyond chance"
-        return f"undecided; about {self.more_labels:,} more labels like these would settle it"
+        return f"undecided; about {_two_digits(self.more_labels):,} more labels like these would settle it"
 
 
 def compare(one: ScoredSet, than: ScoredSet, target_recall: float, seed: int = 0) -> Choice:
@@ -73,6 +73,10 @@ def more_labels(value: float, low: float, high: float, labels: int) -> int | Non
     towards_0 = value - low if value > 0 else high - value
     factor = (towards_0 / abs(value)) ** 2
     return max(0, math.ceil(labels * (factor - 1)))
+
+
+def _two_digits(number: int) -> int:
+    return int(float(f"{number:.1e}"))
 
 
 def standard_error(recall: float, violates: Flags, weights: Floats) -> float:

@@ -325,6 +325,7 @@ async def test_the_process_encodes_in_threads_of_their_own(classifier, learned):
     async with process.encoder_threads:
         begun = process.prefilter.begin(events("a wasp", "a bee", "never"))
         found = results(begun.outputs(await process._encode(begun)))
+        assert process.state()["encoder"] == NAME
         settled = process.prefilter.begin(events("never"))
         assert (await process._encode(settled)).shape == (0, distilled.VECTOR)
     assert [topic for topic, *_ in found] == ["escalations", "cleared", "cleared"]

@@ -1,5 +1,6 @@
 """Which of two gates is better, and how many more labels would settle it; the margin of a threshold from few labels."""
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -36,7 +37,13 @@ def test_a_small_difference_is_undecided_and_the_labels_that_settle_it_are_about
     few = compare(scored("new", 200, 1.5, seed=3), scored("old", 200, 1.2, seed=4), 0.9)
     assert few.escalated.low < 0 < few.escalated.high
     assert few.more_labels > 0
-    assert f"about {few.more_labels:,} more labels" in str(few)
+    assert f"about {float(f'{few.more_labels:.1e}'):,.0f} more labels" in str(few)
+
+
+def test_the_labels_named_are_rounded():
+    few = compare(scored("new", 200, 1.5, seed=3), scored("old", 200, 1.2, seed=4), 0.9)
+    assert "about 1,900 more" in str(msgspec.structs.replace(few, more_labels=1876))
+    assert "about 7 more" in str(msgspec.structs.replace(few, more_labels=7))
 
 
 @pytest.mark.parametrize(
