@@ -2,7 +2,8 @@
 
 SafeguardError              base of all errors below
 |-- ConfigurationError      a setting, a file or an argument is wrong
-|   `-- ForbiddenError      the broker denies this user access
+|   |-- ForbiddenError      the broker denies this user access
+|   `-- ServersAwayError    no inference server answers at the start (workers.inference.remote)
 |-- RecordError             a record can never be processed; it becomes a dead letter
 |-- BusError                the broker did not do what was asked; a later retry may succeed
 |   |-- FencedError         another process owns the partition now

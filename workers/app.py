@@ -19,7 +19,7 @@ from safeguard_streams.bus.kafka import KafkaBus, begin_where_another_stands
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Lane
-from safeguard_streams.errors import ConfigurationError, DependencyError
+from safeguard_streams.errors import ConfigurationError, DependencyError, SafeguardError
 from safeguard_streams.policies import small_model
 from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.releases.feed import PolicyFeed, PolicySet
@@ -30,7 +30,7 @@ from safeguard_streams.runtime.process import EventLoopPauses, Stop, end_childre
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.inference.dialects import dialect_of
 from safeguard_streams.workers.inference.interface import InferenceBackend
-from safeguard_streams.workers.inference.remote import ServerBackend
+from safeguard_streams.workers.inference.remote import ServerBackend, ServersAwayError
 from safeguard_streams.workers.inference.vllm import VllmBackend
 from safeguard_streams.workers.judging.arrangement import (
     arranged,
@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 MIN_CALLS_FOR_RANKS = 4  # with fewer calls in flight, no call can be reserved for live content
 MAX_DRAIN = 6.0  # seconds for judgements in progress when partitions are given up
+FIRST_PAUSE = 10.0  # seconds before a first judge that could not be started is tried again
 
 StartBackend = Callable[[Settings], Awaitable[InferenceBackend]]
 
@@ -145,13 +146,14 @@ class Worker:
             return
         self.judge = self._new_judge(self.backend)
         warn_of_unlearned(self.backend.model, self.feed.policies)
+        warn_of_unknown(self.settings.first_classes, self.feed.policies)
         warmer = PrefixWarmer(self.backend, self.feed, self.settings.effort_by_lag)
         if dialect_spoken(self.backend) is None:
             await warmer.warm_up()
         await self._set_positions()
         self.engines = self._engines(self.backend, self.judge)
         warming = warmer.follow() if dialect_spoken(self.backend) is None else asyncio.Event().wait()
-        await run_until_first(self._run_engines(stop), warming)
+        await run_until_first(self._run_engines(stop), warming, self._join_first(self.backend, self.judge))
 
     def _new_judge(self, backend: InferenceBackend) -> Judge:
         arrange = arranged(self.settings, backend, self.first)
@@ -201,10 +203,29 @@ class Worker:
         self.backend = await self._start(self.settings)
         log.info("inference backend started model=%s", self.backend.model)
         require_policies_followed(self.backend)
-        self.first = await start_first(self.settings)
+        try:
+            self.first = await start_first(self.settings)
+        except ServersAwayError as away:  # no content waits for a first judge
+            log.warning("started without %s", away)
         for each in caught_up:
             await each.wait()
         await self.feed.wait_for_any()
+
+    async def _join_first(self, backend: InferenceBackend, judge: Judge) -> None:
+        """Put the first judge in front once its servers answer, if they were away at the start."""
+        logged = ""
+        while self.settings.first_servers and self.first is None:
+            try:
+                self.first = await start_first(self.settings)
+            except SafeguardError as error:
+                if str(error) != logged:
+                    log.warning("judging without %s", error)
+                logged = str(error)
+                await asyncio.sleep(FIRST_PAUSE)
+            else:
+                judge.arrange(arranged(self.settings, backend, self.first))
+                log.info("the first judge joined")
+        await asyncio.Event().wait()
 
     def _budget(self, backend: InferenceBackend) -> InferenceBudget:
         settings = self.settings
@@ -237,6 +258,12 @@ class Worker:
             reserve=2 * (backend.concurrency // 4) if live else 0,
             max_background=round(calls * self.settings.background_share) if live else None,
         )
+
+
+def warn_of_unknown(policy_ids: Iterable[str], policies: PolicySet) -> None:
+    """Log the policies that a first judge has classes for and that are not in force: it judges under none of them."""
+    if names := sorted(set(policy_ids) - set(policies.released)):
+        log.warning("SAFEGUARD_FIRST_CLASSES names policies that are not in force policies=%s", ", ".join(names))
 
 
 def warn_of_unlearned(model: str, policies: PolicySet) -> None:

@@ -369,6 +369,10 @@ class _Planned(NamedTuple):
 
 def _plan(current: settings.Settings, replay_id: str, policy: str | None, direction: Direction) -> _Planned:
     """Plan a promotion or a reversion, and show its numbers on standard error."""
+    try:
+        import duckdb  # noqa: F401  (the plan needs it: said before anything is read)
+    except ImportError as error:
+        raise needs_extra(error, "all-cpu") from error
 
     async def work() -> tuple[ReplayStatus, Replayed, PromotionPlan]:
         replay = await jobs.find(current, replay_id)

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 LEFT_OUT: dict[Outcome, str] = {
     "edited": "because a newer text was judged or cleared since",
-    "judged_since": "because they were judged again since",
+    "judged_since": "because of a newer verdict",
     "undetermined": "because the replay reached no decision",
     "unknown": "because the earlier verdict no longer exists",
-    "erased": "because they were erased",
+    "erased": "because of an erasure",
 }
 _UNITS = ((86_400, "days"), (3600, "h"), (60, "min"), (1, "s"))
 

@@ -100,6 +100,8 @@ async def diagnose(settings: Settings, environment: Mapping[str, str], role: str
     checks = [versions(), variables(environment), *models(settings), disk(settings)]
     checks += await asyncio.gather(*(port(settings, name, number) for name, number in _ports(settings).items()))
     checks += await asyncio.gather(*(inference_server(url) for url in urls_of(settings.servers)))
+    first = (inference_server(url, "SAFEGUARD_FIRST_SERVERS") for url in urls_of(settings.first_servers))
+    checks += await asyncio.gather(*first)
     reached = await broker(settings)
     checks.append(reached)
     if reached.result != "ok":
@@ -239,13 +241,13 @@ async def port(settings: Settings, stage: str, number: int) -> Check:
     return ok(name, f"{number} is free")
 
 
-async def inference_server(url: str) -> Check:
-    """Whether an inference server answers, with any status: some ask for a key first."""
+async def inference_server(url: str, setting: str = "SAFEGUARD_SERVERS") -> Check:
+    """Whether an inference server of a setting answers, with any status: some ask for a key first."""
     try:
         status = await asyncio.to_thread(_status_of, f"{direct_url(url)}/models")
     except (OSError, ValueError, HTTPException) as error:  # the last: it speaks no HTTP
         reason = getattr(error, "reason", None) or type(error).__name__
-        return failed("inference server", f"{url}: {reason}", "start it, or correct SAFEGUARD_SERVERS")
+        return failed("inference server", f"{url}: {reason}", f"start it, or correct {setting}")
     if status >= 500:
         return failed("inference server", f"{url}: answers {status}", "see the server's log")
     return ok("inference server", f"{url}: answers {status}")

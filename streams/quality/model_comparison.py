@@ -95,8 +95,9 @@ class Unpaired(msgspec.Struct, frozen=True):
 class PolicyComparison(msgspec.Struct, frozen=True):
     """How the two models decide under one policy.
 
-    pairs: events that both judged. agree, to_violates, to_safe and undetermined split them: equal decisions, flips each
-    way as seen from the live model, and events that one of them left undetermined. noise: repeated judgements of the
+    pairs: events that both judged. agree, to_violates, to_safe and undetermined split those of which at least one model
+    made a judgement of its own: equal decisions, flips each way as seen from the live model, and events that one of
+    them left undetermined. noise: repeated judgements of the
     live model that differ from its first; None where nothing was judged twice. lower_effort: pairs that the live model
     judged at a lower effort, because it lagged.
     """
@@ -156,12 +157,22 @@ class ModelPair(NamedTuple):
         return "undetermined" in (self.live.decision, self.canary.decision)
 
     @property
+    def reused(self) -> bool:
+        """Whether both models reused what they had decided about identical content, which is no new evidence."""
+        return self.live.cached and self.canary.cached
+
+    @property
     def agrees(self) -> bool:
         return not self.undetermined and self.live.decision == self.canary.decision
 
+    @property
+    def flips(self) -> bool:
+        """Whether both decide, and differ."""
+        return not self.undetermined and not self.agrees
+
     def flips_to(self, decision: Decision) -> bool:
         """Whether both decide, and the canary decides so against the live model."""
-        return not self.undetermined and not self.agrees and self.canary.decision == decision
+        return self.flips and self.canary.decision == decision
 
     @property
     def lower_effort(self) -> bool:
@@ -204,17 +215,20 @@ def _policies(verdicts: Iterable[_Judged]) -> list[str]:
 
 
 def _noise(live: dict[_Judged, Verdict], others: Iterable[Verdict]) -> dict[str, list[bool]]:
-    """For each policy, whether repeated judgements of the live model differ from its first.
+    """For each policy, whether repeated judgements of the live model are flips of its first, as pairs count them.
 
     Replays judge again, under the version before, too. So does a canary of the live model. A canary whose revision is
-    unknown may be of other weights with the same name.
+    unknown may be of other weights with the same name. An escalation that was requeued repeats a verdict with its id.
+    A judgement at a lower effort is none of the same kind.
     """
     differs: dict[str, list[bool]] = defaultdict(list)
-    for again in others:
+    for again in {one.verdict_id: one for one in others}.values():
         first = live.get(_Judged.of(again))
         same = again.lane == "replay" or (again.lane == "canary" and again.model_revision is not None)
-        if first is not None and same and _model(first) == _model(again):
-            differs[again.policy_id].append(first.decision != again.decision)
+        if first is None or first.reasoning_effort != again.reasoning_effort:
+            continue
+        if same and _model(first) == _model(again):
+            differs[again.policy_id].append(ModelPair(first, again).flips)
     return differs
 
 
@@ -261,9 +275,10 @@ def _of_policy(
     first = {key: one for key, one in live.items() if key.event.policy_id == policy_id}
     second = {key: one for key, one in canary.items() if key.event.policy_id == policy_id}
     pairs = [ModelPair(first[key], one) for key, one in second.items() if key in first]
+    own = [pair for pair in pairs if not pair.reused]
 
     def share(counts: Callable[[ModelPair], bool]) -> Proportion:
-        return proportion(sum(map(counts, pairs)), len(pairs))
+        return proportion(sum(map(counts, own)), len(own))
 
     repeated = noise.get(policy_id)
     return PolicyComparison(

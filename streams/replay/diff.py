@@ -121,7 +121,7 @@ async def compute(
     """Read the topics, join and count. parquet: a file to write the joined items to, one row each, without texts.
     texts: whether to read the texts of the examples.
 
-    The rows are in a database in the folder for temporary files until the diff is computed. Memory is bounded.
+    The rows are in a database in the folder for temporary files until the diff is computed.
     """
     since = replay.created_at - jobs.CLOCK_SKEW
     first_event = await jobs.first_event_at(settings, replay)

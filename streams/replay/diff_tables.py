@@ -1,15 +1,17 @@
-"""The records that a diff joins, in DuckDB: on disk, with the queries in `sql/`.
+"""The records that a diff or a promotion joins, in DuckDB: on disk, with the queries in `sql/`.
 
-`pairs.Pair` decides what becomes of each item, one item after the other, from the rows of a query. Memory is therefore
-bounded, whatever the size of the replay.
+`pairs.Pair` decides what becomes of each item, one item after the other, from the rows of a query. Memory holds a hash
+of each item that the replay escalated, and is bounded otherwise.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import NamedTuple
 
 import duckdb
 import msgspec
+import numpy as np
 
 from safeguard_streams.contract.records import (
     Decision,
@@ -27,6 +30,8 @@ from safeguard_streams.contract.records import (
     Verdict,
     aware,
     content_sha256,
+    decode,
+    encode,
 )
 from safeguard_streams.releases.erasures import Erased, is_about_erased, never, without_words
 from safeguard_streams.replay.pairs import UNKNOWN_TIME, Outcome, Pair, passed_on_at
@@ -34,46 +39,53 @@ from safeguard_streams.replay.pairs import UNKNOWN_TIME, Outcome, Pair, passed_o
 CHUNK = 50_000  # rows
 MEMORY = "1GB"  # of the database; what exceeds it is on disk
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)  # that Python knows in UTC
 _SQL = files("safeguard_streams.replay") / "sql"
 
 
 class DiffTables:
-    """The records that a diff joins, in a database. They are loaded in parts of CHUNK rows, the escalations first."""
+    """The records that a diff or a promotion joins, in a database. The replay's own come first."""
 
-    def __init__(self, db: duckdb.DuckDBPyConnection, folder: Path) -> None:
+    def __init__(self, db: duckdb.DuckDBPyConnection, folder: Path, *, whole: bool) -> None:
         self._db = db
         self._folder = folder
+        self._whole = whole
         self._rows: dict[str, list[_Row]] = {}
+        self._items = _Items()
         self._numbers = itertools.count()
 
     def escalated(self, escalation: Escalation) -> None:
         """Take an escalation of the replay."""
+        self._items.add(escalation.event.content_id)
         self._add("escalations", _escalation_row(self._next(), escalation))
 
-    def replayed(self, verdict: Verdict, erased: Erased = never) -> None:
-        """Take a verdict of the replay."""
-        self._add("replayed", _verdict_row(self._next(), verdict, erased))
+    def replayed(self, verdict: Verdict, erased: Erased = never, partition: int = 0) -> None:
+        """Take a verdict of the replay, and the partition that holds its item."""
+        self._items.add(verdict.content_id)
+        self._add("replayed", _verdict_row(self._next(), verdict, erased, partition, whole=self._whole))
 
     def judged(self, verdict: Verdict, erased: Erased = never) -> None:
         """Take a verdict on moderation.verdicts or moderation.cleared, in the order of each.
 
         It is kept only if the replay escalated its item.
         """
-        self._add("judged", _verdict_row(self._next(), verdict, erased))
+        if verdict.content_id in self._items:
+            self._add("judged", _verdict_row(self._next(), verdict, erased, whole=self._whole))
 
     def join(self, policy: Replayed) -> duckdb.DuckDBPyConnection:
         """Make a table `pairs`: one row for each content item that is compared, with both decisions."""
-        for table in ("escalations", "replayed", "judged"):
-            self._load(table)
-        for outcome in self._outcomes(policy):
-            self._add("outcomes", outcome)
+        for content_id, pair in self.pairs(policy):
+            before, after = (one.seq if isinstance(one, _LoadedVerdict) else None for one in (pair.before, pair.after))
+            self._add("outcomes", _OutcomeRow(content_id, pair.newest_text, pair.outcome, before, after))
         self._load("outcomes")
         self._db.execute("SET VARIABLE old_version = $version", {"version": policy.before_version or ""})
         self._db.execute(sql("pairs"))
         return self._db
 
-    def _outcomes(self, policy: Replayed) -> Iterator[_OutcomeRow]:
-        """What becomes of each item, from all that is known of it."""
+    def pairs(self, policy: Replayed) -> Iterator[tuple[str, Pair]]:
+        """Each item with all that is known of it. Its verdicts hold only what a pair looks at."""
+        for table in ("escalations", "replayed", "judged"):
+            self._load(table)
         with self._db.cursor() as reading:
             reading.execute(sql("histories"), {"version": policy.version})
             rows = (_HistoryRow(*row) for some in iter(lambda: reading.fetchmany(CHUNK), []) for row in some)
@@ -81,10 +93,23 @@ class DiffTables:
                 pair = Pair()
                 for row in history:
                     row.add_to(pair)
-                before, after = (
-                    one.seq if isinstance(one, _LoadedVerdict) else None for one in (pair.before, pair.after)
-                )
-                yield _OutcomeRow(content_id, pair.newest_text, pair.outcome, before, after)
+                yield content_id, pair
+
+    def complete(self, pairs: Sequence[Pair]) -> None:
+        """Replace the verdicts on the newest texts of pairs by the whole ones."""
+        for start in range(0, len(pairs), CHUNK):
+            self._complete(pairs[start : start + CHUNK])
+
+    def _complete(self, pairs: Sequence[Pair]) -> None:
+        loaded = [one for pair in pairs for one in (pair.before, pair.after) if isinstance(one, _LoadedVerdict)]
+        rows = self._db.execute(sql("whole"), {"seqs": [one.seq for one in loaded]}).fetchall()
+        found = {seq: decode(record.encode(), Verdict) for seq, record in rows}
+
+        def whole(one: Verdict) -> Verdict:
+            return found[one.seq] if isinstance(one, _LoadedVerdict) else one
+
+        for pair in pairs:
+            pair.replace(whole)
 
     def _next(self) -> int:
         return next(self._numbers)
@@ -93,9 +118,6 @@ class DiffTables:
         rows = self._rows.setdefault(table, [])
         rows.append(row)
         if len(rows) >= CHUNK:
-            if table == "judged":
-                self._load("escalations")
-                self._load("replayed")
             self._load(table)
 
     def _load(self, table: str) -> None:
@@ -105,22 +127,41 @@ class DiffTables:
             return
         path = self._folder / f"{table}.jsonl"
         path.write_bytes(msgspec.json.Encoder().encode_lines(rows))
-        if table == "judged":
-            self._db.execute("COPY loading FROM $path (FORMAT json)", {"path": str(path)})
-            self._db.execute(sql("keep_judged"))
-        else:
-            self._db.execute(f"COPY {table} FROM $path (FORMAT json)", {"path": str(path)})
+        self._db.execute(f"COPY {table} FROM $path (FORMAT json)", {"path": str(path)})
         path.unlink()
 
 
+class _Items:
+    """Content items, by hashes of their ids. An item that has the hash of another one passes for it.
+
+    All are added before the first look-up, which sorts them.
+    """
+
+    def __init__(self) -> None:
+        self._hashes = array("q")
+        self._sorted = True
+
+    def add(self, content_id: str) -> None:
+        self._hashes.append(hash(content_id))
+        self._sorted = False
+
+    def __contains__(self, content_id: str) -> bool:
+        if not self._sorted:
+            self._hashes = array("q", np.unique(np.frombuffer(self._hashes, np.int64)).tobytes())
+            self._sorted = True
+        wanted = hash(content_id)
+        place = bisect.bisect_left(self._hashes, wanted)
+        return place < len(self._hashes) and self._hashes[place] == wanted
+
+
 @contextlib.contextmanager
-def tables() -> Iterator[DiffTables]:
-    """Empty tables in a database on disk, which is deleted at the end."""
+def tables(*, whole: bool = False) -> Iterator[DiffTables]:
+    """Empty tables in a database on disk, which is deleted at the end. whole: whether to keep verdicts as they are."""
     with tempfile.TemporaryDirectory(prefix="safeguard-diff-") as name:
         folder = Path(name)
         with duckdb.connect(folder / "diff.duckdb", config={"memory_limit": MEMORY, "temp_directory": name}) as db:
             db.execute(sql("tables"))
-            yield DiffTables(db, folder)
+            yield DiffTables(db, folder, whole=whole)
 
 
 class _EscalationRow(msgspec.Struct):
@@ -156,6 +197,8 @@ class _VerdictRow(msgspec.Struct):
     completion_tokens: int
     seconds: float
     origin: str | None
+    partition: int
+    record: str | None
 
 
 class _OutcomeRow(msgspec.Struct):
@@ -191,12 +234,14 @@ class _HistoryRow(NamedTuple):
     replay_id: str | None
     live: bool
     erased: bool
+    partition: int
 
     def add_to(self, pair: Pair) -> None:
         at = UNKNOWN_TIME if self.passed_on_at is None else self.passed_on_at
         if self.step == 0:
             pair.escalated(self.content_sha256, self.origin, at)
         elif self.step == 1:
+            pair.partition = self.partition
             pair.replayed(self._verdict(), at, erased=self.erased)
         else:
             pair.add(self._verdict(), at)
@@ -234,9 +279,9 @@ def _escalation_row(seq: int, escalation: Escalation) -> _EscalationRow:
     )
 
 
-def _verdict_row(seq: int, verdict: Verdict, erased: Erased) -> _VerdictRow:
+def _verdict_row(seq: int, verdict: Verdict, erased: Erased, partition: int = 0, *, whole: bool) -> _VerdictRow:
     verdict, tokens = without_words(verdict, erased), verdict.tokens or Tokens()
-    at, result = passed_on_at(verdict), verdict.prefilter
+    at, result, gone = passed_on_at(verdict), verdict.prefilter, is_about_erased(verdict, erased)
     return _VerdictRow(
         seq=seq,
         verdict_id=verdict.verdict_id,
@@ -248,17 +293,19 @@ def _verdict_row(seq: int, verdict: Verdict, erased: Erased) -> _VerdictRow:
         rules=verdict.rule_ids,
         reason=verdict.reason,
         score=verdict.score,
-        decided_at=verdict.decided_at,
+        decided_at=min(max(aware(verdict.decided_at), _FIRST), _LAST),
         passed_on_at=None if at == UNKNOWN_TIME else at,
         gate=result.gate if result else None,
         live=bool(result and result.live),
-        erased=is_about_erased(verdict, erased),
+        erased=gone,
         replay_id=verdict.replay_id,
         prompt_tokens=tokens.prompt,
         cached_tokens=tokens.cached,
         completion_tokens=tokens.completion,
         seconds=verdict.latency.get("reasoner", 0.0) / 1000,
         origin=verdict.origin,
+        partition=partition,
+        record=encode(verdict).decode() if whole and not gone else None,
     )
 
 

@@ -211,11 +211,11 @@ def _concurrency(settings: Settings, verdicts: Sequence[Verdict]) -> tuple[int, 
 
 
 def _overlap(verdicts: Sequence[Verdict]) -> int:
-    """The most judgements that were under way at one moment."""
+    """The most judgements that were under way at one moment, at least one."""
     ends = [aware(verdict.decided_at).timestamp() for verdict in verdicts]
     begins = [end - verdict.latency["reasoner"] / 1000 for end, verdict in zip(ends, verdicts, strict=True)]
     changes = sorted([*((end, -1) for end in ends), *((begin, 1) for begin in begins)])  # at one moment, ends first
-    return max(accumulate(change for _, change in changes))
+    return max(1, *accumulate(change for _, change in changes))
 
 
 def _is_measured(verdict: Verdict) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from safeguard_streams.contract import topics
@@ -194,6 +195,16 @@ class Pair:
         """Whether the newest verdict on the newest text is the promoted one."""
         text = self._newest
         return text is not None and text.stands and not text.erased
+
+    def changes(self, direction: Direction) -> bool:
+        """Whether a promotion, or a reversion, writes a verdict on the item."""
+        return self.to_promote if direction == "promote" else self.to_revert
+
+    def replace(self, other: Callable[[Verdict], Verdict]) -> None:
+        """Replace the verdicts on the newest text by equivalent ones."""
+        text = self._newest
+        if text is not None:
+            text.before, text.after = (None if one is None else other(one) for one in (text.before, text.after))
 
     @property
     def _newest(self) -> _Judged | None:

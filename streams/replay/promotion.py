@@ -2,8 +2,8 @@
 
 Only content whose decision changes gets a superseding verdict. Content that was cleared before counts as safe. The new
 version's decision counts even where its gate would not escalate the content, because the decision is known now.
-Content that was judged again after the replay keeps its newer verdict. What becomes of each item is the rule in
-`pairs`, by which the differences count, too.
+Content that was judged again after the replay keeps its newer verdict. `pairs` holds the rule for each item, which the
+diff shares.
 
 The replay's record notes who began either, when and why, before the first verdict is written.
 
@@ -14,8 +14,9 @@ the verdicts that are missing, and publishing repeats none after a crash. It hol
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -30,8 +31,6 @@ from safeguard_streams.contract.records import (
     Replay,
     Replayed,
     Verdict,
-    aware,
-    content_sha256,
     encode,
     now,
     schema_header,
@@ -42,6 +41,9 @@ from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.replay import jobs
 from safeguard_streams.replay.pairs import COMPARED, JUDGED, Outcome, Pair, passed_on_at, superseding_id
 from safeguard_streams.runtime.settings import Settings
+
+if TYPE_CHECKING:
+    from safeguard_streams.replay.diff_tables import DiffTables
 
 CHUNK = 2000  # verdicts in one transaction
 _VERDICT = schema_header(Verdict)
@@ -112,44 +114,52 @@ class PromotionPlan(msgspec.Struct, frozen=True):
 
 def decide(pairs: Iterable[Pair], direction: Direction) -> PromotionPlan:
     """The changes to write, from pairs that hold all verdicts."""
-    all_pairs = list(pairs)
-    outcomes = Counter(pair.outcome for pair in all_pairs)
-    if direction == "revert":
-        compared = sum(pair.promoted for pair in all_pairs)
-        changes = [_change(pair) for pair in all_pairs if pair.to_revert]
-    else:
-        compared = sum(outcomes[one] for one in COMPARED)
-        changes = [_change(pair) for pair in all_pairs if pair.to_promote]
-    return PromotionPlan(direction, [change for change in changes if change is not None], compared, outcomes)
+    outcomes: Counter[Outcome] = Counter()
+    changes, promoted = [], 0
+    for pair in pairs:
+        outcomes[pair.outcome] += 1
+        promoted += pair.promoted
+        if pair.changes(direction) and pair.after is not None:
+            changes.append(VerdictChange(pair.before, pair.after, pair.partition))
+    compared = promoted if direction == "revert" else sum(outcomes[one] for one in COMPARED)
+    return PromotionPlan(direction, changes, compared, outcomes)
 
 
-def _change(pair: Pair) -> VerdictChange | None:
-    return None if pair.after is None else VerdictChange(pair.before, pair.after, pair.partition)
+def changing(loaded: DiffTables, policy: Replayed, direction: Direction) -> PromotionPlan:
+    """The changes to write, from tables that hold all verdicts whole. Memory holds those items alone that change."""
+    pairs: dict[str, Pair] = {}
+
+    def each() -> Iterator[Pair]:
+        for content_id, pair in loaded.pairs(policy):
+            if pair.changes(direction):
+                pairs[content_id] = pair
+            yield pair
+
+    decided = decide(each(), direction)
+    loaded.complete(list(pairs.values()))
+    return msgspec.structs.replace(decided, changes=decide(pairs.values(), direction).changes, pairs=pairs)
 
 
 async def plan(settings: Settings, replay: Replay, policy: Replayed, direction: Direction) -> PromotionPlan:
     """Read the replay's verdicts, then all others on the same content, and decide what to write."""
-    pairs: defaultdict[str, Pair] = defaultdict(Pair)
+    from safeguard_streams.replay.diff_tables import tables  # DuckDB, which other commands do without
+
     since = replay.created_at - jobs.CLOCK_SKEW
     erasures = ErasureList()
     await erasures.read(settings)
-    async for _, escalation in kafka.read_decoded(settings, [topics.ESCALATIONS_REPLAY], Escalation, since=since):
-        if _version(escalation) == (replay.replay_id, policy.policy_id, policy.version):
-            event = escalation.event
-            at = aware(escalation.escalated_at).timestamp()
-            pairs[event.content_id].escalated(content_sha256(event.text), escalation.origin, at)
-    async for record, verdict in kafka.read_decoded(settings, [topics.REPLAYS], Verdict, since=since):
-        if _version(verdict) == (replay.replay_id, policy.policy_id, policy.version):
-            pair = pairs[verdict.content_id]
-            pair.partition = record.partition
-            erased = is_about_erased(verdict, erasures.erased)
-            pair.replayed(verdict, passed_on_at(verdict), erased=erased)
-    ends = {place: end for topic in JUDGED for place, end in (await kafka.end_offsets(settings, topic)).items()}
-    since_event = await jobs.first_event_at(settings, replay)
-    await _add(pairs, kafka.read_decoded(settings, JUDGED, Verdict, since=since_event))
-    decided = decide(pairs.values(), direction)
-    changing = {change.after.content_id: pairs[change.after.content_id] for change in decided.changes}
-    return msgspec.structs.replace(decided, pairs=changing, ends=ends)
+    wanted = replay.replay_id, policy.policy_id, policy.version
+    with tables(whole=True) as loaded:
+        async for _, escalation in kafka.read_decoded(settings, [topics.ESCALATIONS_REPLAY], Escalation, since=since):
+            if _version(escalation) == wanted:
+                loaded.escalated(escalation)
+        async for record, verdict in kafka.read_decoded(settings, [topics.REPLAYS], Verdict, since=since):
+            if _version(verdict) == wanted:
+                loaded.replayed(verdict, erasures.erased, record.partition)
+        ends = {place: end for topic in JUDGED for place, end in (await kafka.end_offsets(settings, topic)).items()}
+        since_event = await jobs.first_event_at(settings, replay)
+        async for _, verdict in kafka.read_decoded(settings, JUDGED, Verdict, since=since_event):
+            loaded.judged(verdict)
+        return msgspec.structs.replace(changing(loaded, policy, direction), ends=ends)
 
 
 def _version(one: Escalation | Verdict) -> tuple[str | None, str, str]:

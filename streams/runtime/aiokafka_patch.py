@@ -52,9 +52,9 @@ class StrictConsumer(AIOKafkaConsumer):
             self._join_as_static_member()
 
     async def start(self) -> None:
-        """Start, and join the group. A start that is cancelled gives a join up that is under way.
+        """Start, and join the group. A start that is cancelled cancels the join in progress, too.
 
-        `stop` would wait for the answer, which takes as long as the group's rebalance.
+        `stop` would wait for the broker's answer to the join, which takes as long as the group's rebalance.
         """
         try:
             await super().start()

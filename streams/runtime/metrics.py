@@ -255,7 +255,7 @@ SECOND_TRY_TOKENS = Metric(
 FIRST_JUDGEMENTS = Metric(
     "safeguard.first_judgements", "counter", "{item}",
     "Content items of the first judge: it decided, or it was unsure or away and the model decided, or the model judged "
-    "the item too and agreed or differed.",
+    "the item too and agreed, differed or left it undetermined.",
     ("outcome",),
 )  # fmt: skip
 RELEASES_LATE = Metric(

@@ -216,9 +216,9 @@ class Settings(BaseSettings):
     )
     first_api_key: SecretStr | None = Field(None, description="API key of the first judge's servers")
     first_band: Annotated[str, AfterValidator(_checked_band)] = Field(
-        "0.1:0.9",
-        description="scores, as in 0.1:0.9, between which the first judge is unsure; a guard with fixed classes only "
-        "clears, by scores below the band",
+        "0.1:1",
+        description="scores, as in 0.1:0.9, between which the first judge is unsure; with an upper end of 1 it only "
+        "clears, as a guard with fixed classes always does",
     )
     first_classes: dict[str, tuple[str, ...]] = Field(
         {},

@@ -24,7 +24,7 @@ SEARCHED = {
     "export": "guides/follow.html",
     "appeal": "guides/enforce.html",
     "rate limit": "guides/model.html",
-    "canary": "guides/write-a-policy.html",
+    "canary": "guides/canary.html",
     "rollback": "guides/write-a-policy.html",
     "backfill": "guides/replay.html",
     "GDPR erasure": "guides/secure.html",

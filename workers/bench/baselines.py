@@ -60,7 +60,7 @@ def figures(durations: Sequence[float], seconds: float, tokens: Tokens) -> dict[
 
 
 def engine(current: Settings) -> Any:
-    """vLLM as the worker sets it up, without what the worker adds to it."""
+    """vLLM with the worker's arguments, except for those by which it notes decisions."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 
 import msgspec
@@ -71,13 +71,22 @@ class Places:
                 turn.granted.set_result(server)
 
     def observed(self) -> AbstractContextManager[None]:
-        """Report each server's limit and what it has in progress while the context is open."""
+        """Report each server's limit and what it has in progress while the context is open.
+
+        Base URLs that differ in their path alone are one server here, because its labels are a host and a port.
+        """
         return metrics.observed(
             {
-                metrics.SERVER_LIMIT: lambda: [(one.limit.value, one.address.labels) for one in self.servers],
-                metrics.SERVER_IN_FLIGHT: lambda: [(one.pending, one.address.labels) for one in self.servers],
+                metrics.SERVER_LIMIT: lambda: self._by_labels(lambda one: one.limit.value),
+                metrics.SERVER_IN_FLIGHT: lambda: self._by_labels(lambda one: one.pending),
             }
         )
+
+    def _by_labels(self, value: Callable[[Server], int]) -> list[tuple[int, dict[str, str]]]:
+        sums: Counter[tuple[tuple[str, str], ...]] = Counter()
+        for one in self.servers:
+            sums[tuple(one.address.labels.items())] += value(one)
+        return [(total, dict(labels)) for labels, total in sums.items()]
 
     def _has_place(self) -> bool:
         return any(server.has_place for server in self.servers)

@@ -45,6 +45,10 @@ ATTEMPTS = 5
 STARTUP_TIMEOUT = 60.0  # seconds for the first server to answer when the worker starts
 
 
+class ServersAwayError(ConfigurationError):
+    """No server answered in time, and none is known to be set up wrongly."""
+
+
 class _History:
     """What became of a request so far. failed_at: when its last attempt failed."""
 
@@ -75,7 +79,7 @@ class ServerBackend:
     async def start(cls, settings: Settings, resolve: Resolve = discovery.resolve_by_system) -> ServerBackend:
         """Wait for the first server that answers a test request.
 
-        Raises ConfigurationError or DependencyError with what to do.
+        Raises ConfigurationError or DependencyError with what to do; ServersAwayError if none answers in time.
         """
         harmony.check_vocabulary()
         found = Discovery(urls_of(settings.servers), resolve)
@@ -192,8 +196,8 @@ class ServerBackend:
     async def _wait_for_first(self) -> None:
         """Wait until one server is healthy; the others may come later.
 
-        Raises the error of a server when all are set up wrongly, and ConfigurationError when none is healthy within
-        STARTUP_TIMEOUT, or when they serve different models.
+        Raises the error of a server when all are set up wrongly, ServersAwayError when none is healthy within
+        STARTUP_TIMEOUT, and ConfigurationError when they serve different models.
         """
         urls = ", ".join(urls_of(self._settings.servers))
         start, logged = time.monotonic(), False
@@ -211,7 +215,7 @@ class ServerBackend:
                 raise problems[0]
             if late:
                 reasons = ", ".join(dict.fromkeys(server.away for server in self._servers)) or "its name has no address"
-                raise ConfigurationError(
+                raise ServersAwayError(
                     f"no inference server answers at {urls} ({reasons}): start one, or correct SAFEGUARD_SERVERS"
                 )
             if not logged:

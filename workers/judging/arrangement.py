@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.errors import ConfigurationError, DependencyError
 from safeguard_streams.runtime.settings import Settings
 from safeguard_streams.workers.inference.dialects import DIALECTS, dialect_of
 from safeguard_streams.workers.inference.dialects.interface import Dialect
@@ -38,7 +38,7 @@ def require_policies_followed(backend: InferenceBackend) -> None:
 async def start_first(settings: Settings) -> ServerBackend | None:
     """The servers of the first judge; None if the settings name none.
 
-    Raises ConfigurationError or DependencyError with what to do.
+    Raises ConfigurationError or DependencyError with what to do; ServersAwayError if none answers in time.
     """
     if not settings.first_servers:
         return None
@@ -58,8 +58,8 @@ async def start_first(settings: Settings) -> ServerBackend | None:
     try:
         dialect_of("", own.dialect)  # raises for one that does not exist
         backend = await ServerBackend.start(own)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"the first judge: {_with_names_of_first(str(error))}") from error
+    except (ConfigurationError, DependencyError) as error:
+        raise type(error)(f"the first judge: {_with_names_of_first(str(error))}") from error
     try:
         _check_first(settings, backend)
     except ConfigurationError:

@@ -103,15 +103,19 @@ class Judge:
         canary: Canary | None = None,
     ) -> None:
         self.reasoner = Reasoner(backend, budget)
-        self._judging: Judging = arrange(self.reasoner) if arrange else self.reasoner
-        # Audits measure what the stages before miss, and a first judge is one of them.
-        self._auditing = self._judging.second if isinstance(self._judging, Stages) else self._judging
+        self.arrange(arrange or (lambda reasoner: reasoner))
         self._erased = erased
         self._cache = JudgementCache(budget.cache_size)
         self._backend = backend
         self._canary = canary
         self._feed = feed
         self._effort_by_lag = budget.effort_by_lag
+
+    def arrange(self, arrange: Callable[[Reasoner], Judging]) -> None:
+        """Let this judge whatever comes next, as a first judge that was away at the start."""
+        self._judging = arrange(self.reasoner)
+        # Audits measure what the stages before miss, and a first judge is one of them.
+        self._auditing = self._judging.second if isinstance(self._judging, Stages) else self._judging
 
     async def __call__(self, records: Sequence[Record]) -> list[Output]:
         return [output for record in records for output in await self.judge(record)]
@@ -203,7 +207,9 @@ class Judge:
         event = escalation.event
         judging = self._auditing if escalation.lane == "audit" else self._judging
         comparison = (escalation.lane == "shadow", escalation.replay_id, judging is self._auditing)
-        key = (instructions.key, effort, comparison, prompt.key(event.text, event.context))
+        # The revision, because a server may come back with other weights.
+        by = (instructions.key, effort, self._backend.revision)
+        key = (by, comparison, prompt.key(event.text, event.context))
         rank = RANKS[escalation.lane]
         return await self._cache.get_or_judge(
             key, event.content_id, lambda: judging.judge(instructions, effort, event.text, event.context, rank)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from safeguard_streams.contract.records import Message, Tokens
+from safeguard_streams.contract.records import Attempt, Message, Tokens
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.vocabulary import Effort
 from safeguard_streams.workers.inference import harmony
@@ -94,7 +94,8 @@ class LabelJudge:
         )
         return Judgement(
             {policy_id: finding for one in judged for policy_id, finding in one.findings.items()},
-            tokens=total_tokens(one.tokens for one in judged),
+            tuple(attempt for one in judged for attempt in one.attempts),
+            total_tokens(one.tokens for one in judged),
         )
 
     async def _judge_policy(self, policy: Policy, content: str, allowance: Allowance, rank: int) -> Judgement:
@@ -110,7 +111,8 @@ class LabelJudge:
         tokens = total_tokens(Tokens(c.prompt_tokens, c.cached_tokens, len(c.tokens)) for c in completions)
         reads = [read for read in map(self._read, completions) if read is not None]
         if len(reads) < len(completions):
-            return Judgement({policy.id: Finding(None, problem=NO_LABEL)}, tokens=tokens)
+            refused = tuple(_refused(completion) for completion in completions if self._read(completion) is None)
+            return Judgement({policy.id: Finding(None, problem=NO_LABEL)}, refused, tokens)
         violates = any(read.label.violates for read in reads)
         finding = Finding(None, Answer(violates), max(read.score for read in reads))
         return Judgement({policy.id: finding}, tokens=tokens)
@@ -123,3 +125,8 @@ class LabelJudge:
             return None
         score = self.dialect.score(completion.labels)
         return _Read(label, score) if score is not None else None
+
+
+def _refused(completion: Completion) -> Attempt:
+    """What the model wrote instead of a label with a score."""
+    return Attempt("", harmony.decode_tokens(completion.tokens), "no_label")

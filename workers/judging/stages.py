@@ -61,8 +61,7 @@ class Stages:
             _count("away" if first is None else "unsure")
         elif self._is_checked(text, context):
             second = await self.second.judge(instructions, effort, text, context, rank)
-            agree = all(second.findings[name].decision == one.decision for name, one in first.findings.items())
-            _count("agreed" if agree else "differed")
+            _count(_outcome(first, second))
             return _with_cost_of(first, second)
         else:
             _count("decided")
@@ -101,6 +100,14 @@ def _with_cost_of(first: Judgement | None, second: Judgement) -> Judgement:
     if first is None:
         return second
     return msgspec.structs.replace(second, tokens=total_tokens([first.tokens, second.tokens]))
+
+
+def _outcome(first: Judgement, second: Judgement) -> str:
+    """How the second judge compares with the first."""
+    decisions = {name: finding.decision for name, finding in second.findings.items()}
+    if "undetermined" in decisions.values():
+        return "undetermined"
+    return "agreed" if all(decisions[name] == one.decision for name, one in first.findings.items()) else "differed"
 
 
 def _count(outcome: str) -> None:

@@ -10,7 +10,13 @@ from collections.abc import Mapping, Sequence
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    NotControllerError,
+    TopicAlreadyExistsError,
+    for_code,
+)
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Array, Boolean, Int8, Int16, Int32, Schema, String
 
@@ -34,7 +40,7 @@ async def create_topics(settings: Settings) -> dict[str, bool]:
     Topics that exist and take only smaller records than the catalogue says are changed to its size. If this user may
     not do that, or a topic has another cleanup policy, a warning in the log says what to change.
 
-    Raises ForbiddenError or BusError; errors that pass, as while another broker takes over, only after PATIENCE.
+    Raises ForbiddenError or BusError. Once a broker has answered, it retries temporary errors for PATIENCE seconds.
     """
     created: dict[str, bool] = {}
     began = time.monotonic()
@@ -57,9 +63,12 @@ async def create_topics(settings: Settings) -> dict[str, bool]:
 
 
 async def _create_topics(settings: Settings, created: dict[str, bool]) -> None:
+    """Create what is missing. created: what earlier attempts created, which names all topics once a broker answered."""
     admin = AIOKafkaAdminClient(**client_options(settings))
     try:
         await admin.start()
+        for one in topics.CATALOGUE:
+            created.setdefault(settings.prefix + one.name, False)
         replicas = settings.replication or min(3, len((await admin.describe_cluster())["brokers"]))
         catalogue = [
             NewTopic(
@@ -71,7 +80,7 @@ async def _create_topics(settings: Settings, created: dict[str, bool]) -> None:
             for topic in topics.CATALOGUE
         ]
         for topic in catalogue:
-            created[topic.name] = await _create_topic(admin, topic) or created.get(topic.name, False)
+            created[topic.name] |= await _create_topic(admin, topic)
         await _bring_up_to_date(admin, [topic for topic in catalogue if not created[topic.name]])
     finally:
         with contextlib.suppress(TimeoutError):
@@ -81,16 +90,19 @@ async def _create_topics(settings: Settings, created: dict[str, bool]) -> None:
 
 async def _create_topic(admin: AIOKafkaAdminClient, topic: NewTopic) -> bool:
     """Whether the topic was created now. Raises KafkaError, or BusError for a refusal with the broker's words."""
-    response = await admin.create_topics([topic])
+    try:
+        response = await admin.create_topics([topic])
+    except (TimeoutError, AttributeError) as error:  # the client's, where no controller answers, or there is none
+        raise NotControllerError(f"no controller for topic {topic.name}") from error
     (name, code, *message), *_ = response.topic_errors
-    error = for_code(code)
-    if not code or error is TopicAlreadyExistsError:
+    refusal = for_code(code)
+    if not code or refusal is TopicAlreadyExistsError:
         return not code
-    if issubclass(error, FORBIDDEN_ERRORS):
-        raise error([name])
-    if error.retriable:
-        raise error(name)
-    raise BusError(f"topic {name}: {error.__name__}: {message}")
+    if issubclass(refusal, FORBIDDEN_ERRORS):
+        raise refusal([name])
+    if refusal.retriable:
+        raise refusal(name)
+    raise BusError(f"topic {name}: {refusal.__name__}: {message}")
 
 
 async def _bring_up_to_date(admin: AIOKafkaAdminClient, existing: Sequence[NewTopic]) -> None:

@@ -32,12 +32,12 @@ _ENDS_TRANSACTIONS = frozenset({27, 61, 65})  # WriteTxnMarkers, DescribeProduce
 _probing: ContextVar[bool] = ContextVar("probing", default=False)  # also in the tasks of the probe's client
 
 
-def _is_no_answer(record: logging.LogRecord) -> bool:
-    """Whether a message of the client is none about the answer that a probe waits for."""
+def _not_of_a_probe(record: logging.LogRecord) -> bool:
+    """Drops what the client logs when a broker refuses a probe's request, which is one of the two answers."""
     return not (_probing.get() and "InitProducerIdRequest" in record.getMessage())
 
 
-logging.getLogger("aiokafka.producer.sender").addFilter(_is_no_answer)
+logging.getLogger("aiokafka.producer.sender").addFilter(_not_of_a_probe)
 
 
 class _ConnectionErrors(logging.Filter):

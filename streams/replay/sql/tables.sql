@@ -1,4 +1,5 @@
 -- What is read from the topics, one row for each record, numbered in the order of reading. No text of content is stored.
+-- record: the verdict as it was, for a promotion.
 SET TimeZone = 'UTC';
 
 CREATE TABLE escalations (
@@ -30,16 +31,17 @@ CREATE TABLE replayed (
     live BOOLEAN,
     erased BOOLEAN,
     replay_id VARCHAR,
-    prompt_tokens BIGINT,
-    cached_tokens BIGINT,
-    completion_tokens BIGINT,
+    prompt_tokens HUGEINT,
+    cached_tokens HUGEINT,
+    completion_tokens HUGEINT,
     seconds DOUBLE,
-    origin VARCHAR
+    origin VARCHAR,
+    partition INTEGER,
+    record VARCHAR
 );
 
--- The verdicts on moderation.verdicts and moderation.cleared, whatever their policy, and those that are being loaded.
+-- The verdicts on moderation.verdicts and moderation.cleared, whatever their policy.
 CREATE TABLE judged AS FROM replayed;
-CREATE TEMP TABLE loading AS FROM replayed;
 
 -- What becomes of each item, as `pairs.Pair` decides. seq: of the verdicts on its newest text.
 CREATE TABLE outcomes (

@@ -1,6 +1,7 @@
 """Topics are created although brokers come and go meanwhile."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 from aiokafka.errors import (
@@ -55,6 +56,52 @@ def test_other_errors_end_the_first_attempt(failing, error, kind):
     with pytest.raises(kind):
         create()
     assert len(attempts) == 1
+
+
+class Flaky:
+    """A client whose requests fail in these ways, one after the other."""
+
+    def __init__(self, *failures):
+        self.failures = list(failures)
+
+    async def start(self):
+        pass
+
+    async def close(self):
+        pass
+
+    async def describe_cluster(self):
+        self._fail("describe")
+        return {"brokers": [{}]}
+
+    async def create_topics(self, asked):
+        self._fail("create")
+        return SimpleNamespace(topic_errors=[(asked[0].name, 0, None)])
+
+    def _fail(self, request):
+        if self.failures and self.failures[0][0] == request:
+            raise self.failures.pop(0)[1]
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        ("describe", KafkaConnectionError()),
+        ("create", KafkaConnectionError()),
+        ("create", TimeoutError()),
+        ("create", AttributeError("'NoneType' object has no attribute 'nodeId'")),
+    ],
+)
+def test_a_broker_that_leaves_after_it_answered_is_waited_for(monkeypatch, request_, error):
+    """Before, a connection that closed ended the attempt, and an absent controller raised what the client raises."""
+    flaky = Flaky((request_, error))
+    monkeypatch.setattr(admin, "AIOKafkaAdminClient", lambda **_: flaky)
+    monkeypatch.setattr(admin, "_RETRY_SECONDS", 0)
+    monkeypatch.setattr(admin, "_bring_up_to_date", lambda *_: asyncio.sleep(0))
+    created = create()
+    assert len(created) > 10
+    assert all(created.values())
+    assert not flaky.failures
 
 
 def test_the_patience_has_a_bound(failing, monkeypatch):

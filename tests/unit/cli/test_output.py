@@ -3,6 +3,7 @@
 import io
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 from typer import BadParameter
 
-from safeguard_streams.cli import options, output
+from safeguard_streams.cli import options, output, replay_status
 from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.replay.promotion import PromotionPlan
 from safeguard_streams.runtime import counts
 from safeguard_streams.workers import cli as workers_cli
 
@@ -162,6 +164,16 @@ def test_an_empty_result_is_one_line(capsys):
 )
 def test_a_count_agrees_with_its_noun(number, line):
     assert counts.counted(number, "item was moved", "items were moved") == line
+
+
+@pytest.mark.parametrize("outcome", replay_status.LEFT_OUT)
+def test_the_reason_for_which_items_are_left_out_fits_one_item_and_several(outcome, capsys):
+    """Before, a diff said that a promotion leaves out 1 item because they were erased."""
+    plan = PromotionPlan("promote", [], 1, {outcome: 1})
+    replay_status.show_plan(plan, SimpleNamespace(counts=SimpleNamespace(escalated=1, done=1)))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out")]
+    assert line.endswith(": 1")
+    assert not re.search(r"\b(they|it|were)\b", line)
 
 
 COUNTED = re.compile(r"\{(?:[^{}\"']*:,|len\([^{}]*\)|\w*count)\} (?:[a-z]+ )?(\w+s)\b")

@@ -204,6 +204,20 @@ async def test_a_port_is_free_or_one_of_our_processes_is_there():
     assert (gone.result, "SAFEGUARD_SERVERS" in gone.remedy) == ("failed", True)
 
 
+async def test_servers_of_a_first_judge_are_asked_too_and_their_setting_is_named(monkeypatch):
+    async def away(_):
+        return diagnosis.failed("broker", "away", "start it")
+
+    monkeypatch.setattr(diagnosis, "broker", away)
+    given = Settings(servers="http://127.0.0.1:1/v1", first_servers="http://127.0.0.1:2/v1,http://127.0.0.1:3/v1")
+    checks = [check for check in await diagnosis.diagnose(given, {}, None) if check.name == "inference server"]
+    assert [check.found.partition("/v1")[0][-1] for check in checks] == ["1", "2", "3"]
+    assert [check.remedy.rpartition(" ")[2] for check in checks] == [
+        "SAFEGUARD_SERVERS",
+        *["SAFEGUARD_FIRST_SERVERS"] * 2,
+    ]
+
+
 @contextlib.contextmanager
 def answering(page):
     """A port of this host where /health/ready says this."""

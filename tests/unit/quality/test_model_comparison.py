@@ -48,6 +48,13 @@ def test_pairs_are_split_by_what_both_decide():
     assert (policy.live.undetermined.count, policy.canary.undetermined.count) == (1, 1)
 
 
+def test_pairs_that_both_models_reused_are_no_evidence():
+    live = [verdict(0, "safe"), *(verdict(n, "safe", cached=True) for n in (1, 2, 3))]
+    others = [canary(0, "violates"), canary(1, "violates"), *(canary(n, "violates", cached=True) for n in (2, 3))]
+    policy = only(compare(TRY, live, others))
+    assert (policy.pairs, policy.to_violates.count, policy.to_violates.of) == (4, 2, 2)
+
+
 def test_only_the_same_event_text_policy_and_version_make_a_pair():
     live = [verdict(n, "safe") for n in range(5)]
     others = [
@@ -124,6 +131,15 @@ def test_noise_is_what_the_live_model_decided_otherwise_when_it_judged_again():
     assert only(compare(TRY, live, [canary(0, "safe")])).noise is None
     unknown = canary(0, "violates", model="old")
     assert only(compare(TRY, [verdict(0, "safe")], [unknown])).noise is None, "it may be of other weights"
+
+
+def test_noise_counts_decisions_alone_and_a_verdict_that_was_repeated_once():
+    live = [verdict(n, d, model_revision="r1") for n, d in enumerate(["safe", "undetermined", "safe"])]
+    flip = canary(0, "violates", model="old", model_revision="r1", verdict_id="requeued")
+    none = [canary(n, d, model="old", model_revision="r1") for n, d in ((1, "safe"), (2, "undetermined"))]
+    policy = only(compare(TRY, live, [flip, *none, flip]))
+    assert (policy.noise.count, policy.noise.of) == (1, 3)
+    assert (policy.to_violates.count, policy.undetermined.count, policy.pairs) == (1, 2, 3)
 
 
 def test_figures_leave_out_judgements_that_were_reused():

@@ -32,6 +32,11 @@ def test_busy_workers_tell_how_many_judgements_run_at_a_time(at_once):
     assert estimate._concurrency(ON_SERVERS, busy(at_once)) == (at_once, "measured")
 
 
+def test_judgements_that_took_no_time_are_one_at_a_time():
+    """Before, none ran at a time, by which the estimate divided the cost."""
+    assert estimate._concurrency(ON_SERVERS, busy(1, seconds=0.0)) == (1, "measured")
+
+
 def test_idle_or_few_judgements_tell_nothing():
     assert estimate._concurrency(ON_SERVERS, busy(7, waited=0.1)) == (64, "default")
     assert estimate._concurrency(ON_SERVERS, busy(7)[: estimate.ENOUGH - 1]) == (64, "default")

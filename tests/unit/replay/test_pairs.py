@@ -15,13 +15,15 @@ from safeguard_streams.contract.records import (
     PrefilterResult,
     Replay,
     Replayed,
+    Tokens,
     Verdict,
     aware,
     content_sha256,
 )
+from safeguard_streams.releases.erasures import is_about_erased
 from safeguard_streams.replay import diff, diff_tables
 from safeguard_streams.replay.pairs import COMPARED, FLIPS, Pair, passed_on_at
-from safeguard_streams.replay.promotion import decide
+from safeguard_streams.replay.promotion import changing, decide
 from safeguard_streams.replay.status import ReplayCounts, ReplayStatus
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -61,19 +63,33 @@ def escalation(content, text, seconds, *, place=None, live=True):
     )
 
 
+def of_new(records):
+    """The records of the new version, which alone decide what a replay changes."""
+    return [one for one in records if one.policy_version == POLICY.version]
+
+
 class History:
     """What the topics hold about a replay and its items."""
 
-    def __init__(self, escalated=(), replayed=(), judged=()):
+    def __init__(self, escalated=(), replayed=(), judged=(), erased=()):
         self.escalated, self.replayed, self.judged = list(escalated), list(replayed), list(judged)
+        self.erased = set(erased)
+
+    def is_erased(self, content, _):
+        return content in self.erased
 
     @classmethod
-    def drawn(cls, seed, items=60):
-        """Texts that return, partitions that change, places unknown, equal times, late and repeated records."""
+    def drawn(cls, seed, items=200):
+        """Texts that return, partitions that change, places unknown, equal times, late and repeated records.
+
+        Some items are erased, some were judged again by the old version alone, and another replay was promoted.
+        """
         draw, history = random.Random(seed), cls()
         offsets = itertools.count()
         for number in range(items):
             content, time = f"c{number}", 0
+            if draw.random() < 0.1:
+                history.erased.add(content)
             for _ in range(draw.randint(1, 4)):
                 time += draw.choice([0, 10, 10, 20])
                 history._add_event(draw, content, draw.choice("ABC"), time, f"{draw.choice([0, 0, 1])}@{next(offsets)}")
@@ -93,24 +109,45 @@ class History:
             decision = "safe" if policy == EVERY_POLICY else draw.choice(DECISIONS)
             judged = verdict(content, text, decision, decided, place=place, policy=policy, took=late - 1)
             self.judged.append(judged)
+            if draw.random() < 0.2:
+                decided = draw.choice([time + 50, REPLAYED_AT + 600])
+                self.judged.append(verdict(content, text, draw.choice(DECISIONS), decided, place=place, replay="r2"))
         if draw.random() < 0.7:
             self.escalated.append(escalation(content, text, REPLAYED_AT, place=place, live=live))
         if draw.random() < 0.7:
             at = REPLAYED_AT + draw.choice([0, 1])
             decision = draw.choice(DECISIONS)
             self.replayed.append(verdict(content, text, decision, at, place=place, replay="r1", live=live))
+        if draw.random() < 0.2:
+            again = verdict(content, text, draw.choice(DECISIONS), REPLAYED_AT, place=place, replay="r1", live=live)
+            self.replayed.append(msgspec.structs.replace(again, policy_version="old"))
+            known = escalation(content, text, REPLAYED_AT, place=place, live=live)
+            self.escalated.append(msgspec.structs.replace(known, policy_version="old"))
 
     def plan(self, direction="promote"):
         pairs = defaultdict(Pair)
-        for one in self.escalated:
+        for one in of_new(self.escalated):
             pair = pairs[one.event.content_id]
             pair.escalated(content_sha256(one.event.text), one.origin, aware(one.escalated_at).timestamp())
-        for one in self.replayed:
-            pairs[one.content_id].replayed(one, passed_on_at(one))
+        for one in of_new(self.replayed):
+            erased = is_about_erased(one, self.is_erased)
+            pairs[one.content_id].partition = len(one.content_id)
+            pairs[one.content_id].replayed(one, passed_on_at(one), erased=erased)
         for one in self.judged:
             if one.content_id in pairs:
                 pairs[one.content_id].add(one, passed_on_at(one))
         return decide(pairs.values(), direction)
+
+    def plan_on_disk(self, direction):
+        """The plan that a promotion makes, which reads the records into tables."""
+        with diff_tables.tables(whole=True) as loaded:
+            for one in of_new(self.escalated):
+                loaded.escalated(one)
+            for one in of_new(self.replayed):
+                loaded.replayed(one, self.is_erased, partition=len(one.content_id))
+            for one in self.judged:
+                loaded.judged(one)
+            return changing(loaded, POLICY, direction)
 
     def diff(self):
         """The diff, and each of its flips with the verdicts before and after."""
@@ -118,9 +155,9 @@ class History:
             for one in self.escalated:
                 loaded.escalated(one)
             for one in self.replayed:
-                loaded.replayed(one)
+                loaded.replayed(one, self.is_erased)
             for one in self.judged:
-                loaded.judged(one)
+                loaded.judged(one, self.is_erased)
             db = loaded.join(POLICY)
             query = "SELECT content_id, verdict_before, verdict_after FROM pairs WHERE flip IS NOT NULL"
             flips = set(db.execute(query).fetchall())
@@ -130,10 +167,10 @@ class History:
 def newest_text(history, content):
     """The hash of an item's newest text, by looking at all events."""
     seen = [
-        *((content_sha256(one.event.text), one.origin, one.escalated_at) for one in history.escalated
+        *((content_sha256(one.event.text), one.origin, one.escalated_at) for one in of_new(history.escalated)
           if one.event.content_id == content),
         *((one.content_sha256, one.origin, one.decided_at - timedelta(milliseconds=one.latency["reasoner"]))
-          for one in (*history.replayed, *history.judged) if one.content_id == content),
+          for one in (*of_new(history.replayed), *history.judged) if one.content_id == content),
     ]  # fmt: skip
     times = defaultdict(list)
     for text, origin, at in seen:
@@ -159,7 +196,7 @@ def test_the_flips_of_a_diff_are_what_its_promotion_writes(seed):
     assert {name: getattr(found, name) for name in named} == {name: plan.outcomes[name] for name in named}
     assert found.compared == plan.compared == sum(plan.outcomes[one] for one in COMPARED)
     assert found.escalated == sum(plan.outcomes.values())
-    assert all(plan.outcomes[one] for one in (*FLIPS, "waiting", "unknown", "edited", "judged_since", "same"))
+    assert all(plan.outcomes[one] for one in (*FLIPS, "waiting", "unknown", "erased", "edited", "judged_since", "same"))
     for change in plan.changes:
         assert change.after.content_sha256 == newest_text(history, change.after.content_id)
 
@@ -175,6 +212,25 @@ def test_a_diff_stays_the_same_after_its_promotion_and_reversion(seed):
         history.judged += [change.result(direction) for change in changes]
         assert history.diff() == before
         assert not history.plan(direction).changes, "nothing is written twice"
+
+
+@pytest.mark.parametrize("chunk", [7, diff_tables.CHUNK])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_plan_from_tables_is_the_same_to_the_last_field_and_holds_only_what_changes(seed, chunk, monkeypatch):
+    """Before, memory held each item of the replay with both verdicts, some 4 KB for each."""
+    monkeypatch.setattr(diff_tables, "CHUNK", chunk)
+    history = History.drawn(seed)
+    for direction in ("promote", "revert"):
+        plan, on_disk = history.plan(direction), history.plan_on_disk(direction)
+        assert plan.changes
+        assert sorted(on_disk.changes, key=_by_item) == sorted(plan.changes, key=_by_item)
+        assert (on_disk.compared, on_disk.outcomes) == (plan.compared, plan.outcomes)
+        assert on_disk.pairs.keys() == {change.after.content_id for change in plan.changes}
+        history.judged += [change.result(direction) for change in plan.changes]
+
+
+def _by_item(change):
+    return change.after.content_id
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -245,6 +301,38 @@ def test_an_older_text_is_not_promoted_while_the_newest_waits():
         judged=[verdict("c", "A", "safe", 1, place="0@1")],
     )
     assert (history.plan().changes, history.diff()[0].waiting) == ([], 1)
+
+
+@pytest.mark.parametrize("decided", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_time_at_the_ends_of_the_calendar_ends_no_diff(decided):
+    """Before, a diff failed as long as the topics held one such verdict, whatever its policy."""
+    odd = msgspec.structs.replace(
+        verdict("c", "A", "safe", 1, place="0@1"),
+        decided_at=datetime.fromisoformat(decided),
+        tokens=Tokens(2**64 - 1, 0, 2**63),  # as much as a record may hold
+    )
+    history = History(replayed=[verdict("c", "A", "violates", 1001, place="0@1", replay="r1")], judged=[odd])
+    assert len(history.plan().changes) == len(history.diff()[1]) == 1
+
+
+def test_verdicts_on_other_items_are_not_loaded():
+    """Before, each part of them was compared with all items of the replay, which took hours for a large one."""
+    with diff_tables.tables() as loaded:
+        for number in range(0, 300, 3):
+            loaded.escalated(escalation(f"c{number}", "A", 1000))
+            loaded.replayed(verdict(f"c{number + 1}", "A", "safe", 1001, replay="r1"))
+        for number in range(300):
+            loaded.judged(verdict(f"c{number}", "A", "safe", 1))
+        db = loaded.join(POLICY)
+        assert db.execute("SELECT count(*) FROM judged").fetchall() == [(200,)]
+
+
+def test_an_item_with_the_hash_of_another_one_changes_nothing(monkeypatch):
+    history = History.drawn(1)
+    history.judged += [verdict(f"other {number}", "A", "violates", 1) for number in range(9)]
+    before = history.diff()
+    monkeypatch.setattr(diff_tables._Items, "__contains__", lambda *_: True)
+    assert history.diff() == before
 
 
 def test_an_erased_item_is_named_and_not_written():

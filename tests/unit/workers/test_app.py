@@ -35,6 +35,14 @@ def test_a_worker_with_the_small_model_names_the_policies_that_it_has_not_learne
     assert bool(caplog.records) is warned
 
 
+def test_a_worker_names_the_policies_of_its_guard_that_are_not_in_force(caplog):
+    in_force = PolicySet({POLICY.id: Released(POLICY, 1)})
+    app.warn_of_unknown([POLICY.id], in_force)
+    assert not caplog.records
+    app.warn_of_unknown(["hate-harasment", POLICY.id], in_force)
+    assert caplog.messages[0].endswith("policies=hate-harasment")
+
+
 @pytest.mark.parametrize("failure", [None, KeyError])
 async def test_a_worker_closes_its_backend_however_it_ends(monkeypatch, failure):
     closed = []

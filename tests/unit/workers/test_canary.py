@@ -56,6 +56,18 @@ async def test_a_live_verdict_has_the_revision_and_its_id_does_not(feed):
     assert {one.canary for one in verdicts} == {None}
 
 
+async def test_a_judgement_of_other_weights_is_not_reused(feed):
+    backend = Scripted(completed(), completed(0, ("HH5",), 0.1))
+    backend.revision = "abc"
+    judge = Judge(backend, feed, InferenceBudget(500))
+    verdicts = []
+    for revision in ("abc", "abc", "def"):
+        backend.revision = revision
+        verdicts.append(decode((await judge([of()]))[0].value, Verdict))
+    assert [(one.model_revision, one.cached) for one in verdicts] == [("abc", False), ("abc", True), ("def", False)]
+    assert [one.decision for one in verdicts] == ["violates", "violates", "safe"]
+
+
 async def test_ids_tell_canaries_and_live_verdicts_of_one_model_apart_and_repeat(feed):
     ids = []
     for canary in (None, Canary("one", 1.0), Canary("two", 1.0), Canary("two", 0.5)):

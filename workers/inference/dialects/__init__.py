@@ -34,11 +34,13 @@ NAMES = (GPT_OSS, *DIALECTS)
 def dialect_of(model: str, chosen: str | None) -> Dialect | None:
     """The dialect of a model: the chosen one, or else that which its name shows. None for gpt-oss.
 
-    A name that shows none is of gpt-oss: names of servers and of fine-tuned models are free.
+    Of a path or a hub name, the last part counts. A name that shows none is of gpt-oss: names of servers and of
+    fine-tuned models are free.
     Raises ConfigurationError for a chosen one that does not exist.
     """
     if chosen is None:
-        return next((dialect for dialect in _ALL if dialect.models.search(model)), None)
+        name = model.rstrip("/").rpartition("/")[2]
+        return next((dialect for dialect in _ALL if dialect.models.search(name)), None)
     if chosen not in NAMES:
         raise ConfigurationError(f"SAFEGUARD_DIALECT: there is no dialect {chosen!r}; known: {', '.join(NAMES)}")
     return DIALECTS.get(chosen)

@@ -30,12 +30,18 @@ _QUESTION = (
 )
 _BODY = "{question}\n\n\nPOLICY\n======\n\n{policy}\n\n\nCONTENT\n=======\n\n{content}"
 _LABELS = {"1": True, "0": False}
+# A heading on a line of its own, whatever separates the lines. No run is read twice: blank content takes linear time.
+_BREAK = r"\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
+_HEADING = re.compile(
+    rf"(?:\A|[{_BREAK}])[^\w{_BREAK}]*+(?:INSTRUCTIONS|POLICY|CONTENT|ANSWER)[^\w={_BREAK}]*+[{_BREAK}][^\w=]*+={{3}}",
+    re.IGNORECASE,
+)
 
 
 class _Cope:
     classes: tuple[str, ...] = ()
     max_tokens = 1
-    imitation = re.compile(r"^\s*(?:INSTRUCTIONS|POLICY|CONTENT|ANSWER)\s*\n\s*={3}", re.MULTILINE | re.IGNORECASE)
+    imitation = _HEADING
 
     def parse(self, text: str) -> Label:
         if text.strip() not in _LABELS:

@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 
+from safeguard_streams.runtime import metrics
+from safeguard_streams.workers.inference.discovery import Address
 from safeguard_streams.workers.inference.limit import Limit
 from safeguard_streams.workers.inference.places import Places
 
@@ -13,7 +15,8 @@ class Stub:
 
     url = ""
 
-    def __init__(self, places, *, healthy=True):
+    def __init__(self, places, *, healthy=True, url="http://a:1/v1"):
+        self.address = Address(url)
         self.limit = Limit(places)
         self.pending = 0
         self.healthy = healthy
@@ -125,3 +128,18 @@ async def test_a_request_that_is_cancelled_leaves_no_place_taken(granted):
     assert first.cancelled()
     assert second.result() is server
     assert server.pending == 1
+
+
+async def test_metrics_add_up_what_has_the_same_host_and_port():
+    """Before, the exporter kept the last one of two base URLs behind one router."""
+    urls = ("http://router:80/first/v1", "http://router/second/v1", "http://[::1]:8000/v1")
+    places = Places([Stub(number + 1, url=url) for number, url in enumerate(urls)], 0.25)
+    await places.take(0, {})
+    shared, alone = (
+        {"server.address": host, "server.port": port} for host, port in (("router", "80"), ("::1", "8000"))
+    )
+    with places.observed():
+        (limits,) = metrics._callbacks[metrics.SERVER_LIMIT.name]
+        (in_flight,) = metrics._callbacks[metrics.SERVER_IN_FLIGHT.name]
+        assert list(limits()) == [(3, shared), (3, alone)]
+        assert list(in_flight()) == [(1, shared), (0, alone)]

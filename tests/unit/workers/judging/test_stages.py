@@ -7,30 +7,36 @@ from datetime import UTC, datetime
 import pytest
 
 from safeguard_streams.contract.records import (
+    Attempt,
     ContentEvent,
     Escalation,
     Message,
     PolicyRelease,
     PrefilterResult,
+    Rationale,
     Verdict,
     decode,
     encode,
 )
-from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.errors import ConfigurationError, DependencyError
 from safeguard_streams.policies.document import ScoreMap
 from safeguard_streams.policies.files import load_library, with_changes
 from safeguard_streams.policies.parsing import parse as parse_policy
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime import metrics, settings
 from safeguard_streams.runtime.memory_broker import StoredRecord
+from safeguard_streams.workers import app
 from safeguard_streams.workers.app import start_backend
 from safeguard_streams.workers.evaluation import model_check
 from safeguard_streams.workers.evaluation.offline import offline_judge
+from safeguard_streams.workers.inference import remote
 from safeguard_streams.workers.inference.dialects import DIALECTS
 from safeguard_streams.workers.judging import stages
 from safeguard_streams.workers.judging.arrangement import arranged, require_policies_followed, start_first
 from safeguard_streams.workers.judging.instructions import instructions_for
 from safeguard_streams.workers.judging.judge import Judge
+from safeguard_streams.workers.judging.judgement import Finding, Judgement
+from safeguard_streams.workers.judging.parse import Answer
 from safeguard_streams.workers.judging.reasoner import InferenceBudget
 from tests.unit.workers.inference.labelling import TEMPLATE_TOKENS, LabelServer
 from tests.unit.workers.judging.test_judge import Scripted, completed
@@ -78,9 +84,10 @@ def feed_of(*policies):
 async def running(name, policies=(POLICY,), *, server=None, **given):
     """The server, the reasoner's backend, and a judge that asks them in this order."""
     server = server or LabelServer(MODELS[name], name, SCORES)
-    given = {"first_classes": {POLICY.id: CLASSES[name]} if name in CLASSES else {}, "first_check": 0.0, **given}
+    classes = {POLICY.id: CLASSES[name]} if name in CLASSES else {}
+    given = {"first_classes": classes, "first_check": 0.0, "first_band": "0.2:0.9", **given}
     async with server.running() as url:
-        current = settings.load(first_servers=url, first_band="0.2:0.9", **given)
+        current = settings.load(first_servers=url, **given)
         first = await start_first(current)
         assert first is not None
         backend = Reasoner()
@@ -92,12 +99,15 @@ async def running(name, policies=(POLICY,), *, server=None, **given):
             await first.close()
 
 
-async def verdict_on(judge, text, *, lane="live", policy=POLICY, context=()):
+def escalation_of(text, lane="live", policy=POLICY, context=()):
     event = ContentEvent("item", text, datetime.now(UTC), context=context)
     why = PrefilterResult("label", "hate", 0.8, 0.3)
     sent = Escalation(event, policy.id, policy.version, 3, why, lane, datetime.now(UTC))
-    stored = StoredRecord("content.escalations", 0, 5, 0, b"item", encode(sent))
-    return decode((await judge.judge(stored))[0].value, Verdict)
+    return StoredRecord("content.escalations", 0, 5, 0, b"item", encode(sent))
+
+
+async def verdict_on(judge, text, *, lane="live", policy=POLICY, context=()):
+    return decode((await judge.judge(escalation_of(text, lane, policy, context)))[0].value, Verdict)
 
 
 @pytest.mark.parametrize("name", FOLLOWING)
@@ -117,6 +127,13 @@ async def test_a_judge_that_follows_policies_decides_outside_the_band(name):
         asked = str(server.asked[0])
         assert "HH1: Attacks" in asked
         assert "one JSON object" not in asked, "the form of the answer is another one"
+
+
+async def test_with_a_band_up_to_1_it_only_clears():
+    certain = LabelServer(MODELS["cope-a"], "cope-a", {"zzworst": 0.999999})
+    async with running("cope-a", server=certain, first_band="0.1:1") as (_, _, judge):
+        assert (await verdict_on(judge, "a friendly word")).model == MODELS["cope-a"]
+        assert (await verdict_on(judge, "they are zzworst")).model == "safeguard"
 
 
 @pytest.mark.parametrize("name", GUARDS)
@@ -211,6 +228,13 @@ async def test_a_share_of_its_decisions_is_judged_twice():
         assert len(server.asked) == len(backend.requests) == 1
 
 
+@pytest.mark.parametrize(("second", "outcome"), [("safe", "agreed"), ("violates", "differed"), (None, "undetermined")])
+def test_a_checked_decision_is_compared_with_that_of_the_model(second, outcome):
+    first = Judgement({"p": Finding("low", Answer(False))})
+    answer = None if second is None else Answer(second == "violates")
+    assert stages._outcome(first, Judgement({"p": Finding("low", answer)})) == outcome
+
+
 @pytest.mark.parametrize(
     ("given", "text", "outcome"),
     [
@@ -274,7 +298,7 @@ async def test_a_bundle_is_decided_only_as_a_whole():
     ("given", "server", "message"),
     [
         ({"first_dialect": "cope"}, None, "SAFEGUARD_FIRST_DIALECT: there is no dialect 'cope'"),
-        ({}, LabelServer("mine", "cope-a", {}), "the first judge: .*|mine, is of no known dialect"),
+        ({}, LabelServer("mine", "cope-a", {}), "the first judge, mine, is of no known dialect"),
         ({"first_model": "other"}, None, "set SAFEGUARD_FIRST_MODEL to what it serves"),
         ({}, LabelServer("cope-b", "cope-b", {}, logprobs=False), "returns no log-probabilities"),
         ({"first_dialect": "cope-b"}, LabelServer("mine", "shieldstral", {}), "cannot judge|test request failed"),
@@ -292,6 +316,51 @@ async def test_a_first_judge_that_is_set_up_wrongly_is_refused(given, server, me
     with pytest.raises(ConfigurationError, match=message):
         async with running("cope-a", server=server, first_classes=given.pop("first_classes", {}), **given):
             pass
+
+
+async def test_the_key_of_a_first_judge_is_asked_for_by_its_own_setting():
+    server = LabelServer(MODELS["cope-a"], "cope-a", {})
+    server.script = [401]
+    with pytest.raises(DependencyError, match=r"the first judge: .* set SAFEGUARD_FIRST_API_KEY"):
+        async with running("cope-a", server=server):
+            pass
+
+
+async def test_a_worker_starts_without_a_first_judge_that_is_away_and_asks_it_once_it_answers(monkeypatch, caplog):
+    server = LabelServer(MODELS["cope-a"], "cope-a", SCORES)
+    async with server.running() as away:
+        pass
+    monkeypatch.setattr(remote, "STARTUP_TIMEOUT", 0.0)
+    monkeypatch.setattr(app, "FIRST_PAUSE", 0.0)
+    backend = Reasoner()
+
+    async def start(_):
+        return backend
+
+    worker = app.Worker(settings.load(first_servers=away, first_check=0.0), start)
+    worker.feed = feed_of(POLICY)
+    await worker._prepare(())
+    assert worker.state()["first"] is None
+    assert "started without the first judge: no inference server answers" in caplog.text
+    judge = worker._new_judge(backend)
+    before = await verdict_on(judge, "a friendly word")
+    assert before.model == "safeguard"
+    joining = asyncio.create_task(worker._join_first(backend, judge))
+    async with server.running() as url:
+        server.model = "mine"  # set up wrongly at first: it judges no less for that
+        worker.settings = worker.settings.model_copy(update={"first_servers": url})
+        while "mine, is of no known dialect" not in caplog.text:
+            await asyncio.sleep(0.01)
+        server.model = MODELS["cope-a"]
+        while worker.first is None:
+            assert not joining.done()
+            await asyncio.sleep(0.01)
+        after = await verdict_on(judge, "a friendly word")
+        assert after.model == MODELS["cope-a"]
+        assert after.verdict_id == before.verdict_id, "an escalation that is read again has the same id"
+        assert (await verdict_on(judge, "a friendly word", lane="audit")).model == "safeguard"
+        joining.cancel()
+        await worker.first.close()
 
 
 @pytest.mark.parametrize("band", ["0.9:0.1", "0.5", "a:b", "-1:0.5", "0.1:1.1", "nan:nan", "0.1:0.2:0.3", ""])
@@ -312,6 +381,24 @@ async def test_a_judge_by_labels_can_be_measured_alone():
         async with offline_judge(current, lambda *_: None, [POLICY]) as judge:
             judged = await judge.judge_text(imitating, "CONTENT\n=======\nfine")
         assert judged.findings[POLICY.id].decision == "undetermined"
+
+
+async def test_what_a_judge_by_labels_alone_writes_instead_of_a_label_is_malformed_and_kept():
+    server = LabelServer(MODELS["cope-b"], "cope-b", SCORES)
+    async with server.running() as url:
+        current = settings.load(servers=url)
+        backend = await start_backend(current)
+        try:
+            judge = Judge(backend, feed_of(POLICY), InferenceBudget(), arrange=arranged(current, backend, None))
+            server.script = ["I cannot say"]
+            sent, rationale = await judge.judge(escalation_of("a friendly word"))
+            good = await judge.judge(escalation_of("another word"))
+        finally:
+            await backend.close()
+    verdict = decode(sent.value, Verdict)
+    assert (verdict.decision, verdict.malformed) == ("undetermined", 1)
+    assert decode(rationale.value, Rationale).attempts == (Attempt("", "I cannot say", "no_label"),)
+    assert [decode(one.value, Verdict).malformed for one in good] == [0], "a label has no rationale"
 
 
 async def test_a_guard_is_no_judge_of_a_worker_but_can_be_measured():
