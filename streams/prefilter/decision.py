@@ -85,7 +85,7 @@ class Prefilter:
         policies = self._feed.policies
         if policies.released or not self._compiled.live:
             former, classifier = self._compiled.policies, self._compiled.gates.classifier
-            encoder = self._load_encoder() if use_vectors(policies) else None
+            encoder = self._load_encoder() if use_vectors(policies) or use_vectors(former) else None
             self._compiled = compile_policies(policies, former, classifier, encoder)
         self._compiled_from = policies
 

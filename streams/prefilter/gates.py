@@ -90,7 +90,8 @@ class Gates:
         self._harms = [np.array(gate.harms, dtype=np.intp) for gate in gates]
         self._none = classifier.classes.index(NONE)
         self._matchers = _Matchers([policy.gate for policy in policies])
-        self._second = VectorGates([gate.distilled for gate in gates], self.thresholds, encoder) if encoder else None
+        second = VectorGates([gate.distilled for gate in gates], self.thresholds, encoder) if encoder else None
+        self._second = second if second and second.uses_vectors.any() else None
 
     def evaluate(self, texts: Sequence[str]) -> GateResults:
         """Evaluate the first stage of all gates on each text, which needs no vector."""

@@ -17,7 +17,7 @@ from safeguard_streams.contract.records import Escalation, PolicyRelease, Verdic
 from safeguard_streams.policies import distilled
 from safeguard_streams.policies.files import load_library, with_changes
 from safeguard_streams.policies.parsing import parse
-from safeguard_streams.prefilter import app, decision
+from safeguard_streams.prefilter import app, compiled, decision
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.decision import Prefilter
 from safeguard_streams.prefilter.encoder import encoder as encoder_module
@@ -156,8 +156,8 @@ def test_a_shadow_has_the_texts_of_its_share_encoded(classifier, learned):
     assert 30 < len(shadows) < 90
 
 
-def released(policy):
-    release = PolicyRelease(policy.id, policy.version, 1, policy.document, datetime.now(UTC), "test")
+def released(policy, revision=1):
+    release = PolicyRelease(policy.id, policy.version, revision, policy.document, datetime.now(UTC), "test")
     return release.key, encode(release)
 
 
@@ -251,6 +251,27 @@ def test_the_encoder_is_loaded_at_the_first_release_that_has_a_use_for_it(classi
     put(feed, document(learned), learned, revision=2)
     one.renew()
     assert loads == [1]
+
+
+def test_a_release_that_does_not_compile_leaves_the_former_gate_its_vectors(classifier, learned, monkeypatch):
+    feed, encoder = PolicyFeed(), Meanings()
+    put(feed, document(learned), learned)
+    one = prefilter(classifier, feed, encoder)
+    compile_gates = compiled.Gates
+
+    def failing(policies, *more):
+        if any(policy.distilled is None for policy in policies):
+            raise MemoryError
+        return compile_gates(policies, *more)
+
+    monkeypatch.setattr(compiled, "Gates", failing)
+    feed.take(*released(load_library()["self-harm"], 2))
+    one.renew()
+    assert one.current
+    assert results(one.decide(events("a wasp", "a bee"))) == [
+        ("escalations", "label", ODDS[1.0]),
+        ("cleared", "label", ODDS[-1.0]),
+    ]
 
 
 def test_an_encoder_that_does_not_load_leaves_the_gates_at_work(classifier, learned, monkeypatch, caplog):
