@@ -294,15 +294,16 @@ async def test_a_replay_is_judged_by_its_versions_whatever_is_in_force_and_its_s
     words += ["--html", str(tmp_path / "page.html")]
     found = json.loads((await asyncio.to_thread(CliRunner().invoke, app, words)).stdout)
     assert found["decisions"] == {"cleared": {"violates": 3}, "safe": {"cleared": 3, "violates": 3}}
-    assert (found["to_violates"]["count"], found["to_safe"]["count"], found["compared"]) == (6, 0, 9)
+    assert (found["to_violates"]["count"], found["to_safe"]["count"], found["compared"]) == (9, 0, 9)
+    assert found["to_violates_past_gate"] == 3, "the new version calls them violating, and its gate lets them pass"
     assert (found["noise"]["count"], found["noise"]["of"]) == (0, 3), "both gates escalate three"
     assert (found["events"], found["unreadable"], found["violating_after"]["of"]) == (12, 1, 12)
     assert {flip["rationale_after"] for flip in found["examples"]} == {"So."}
     assert {flip["content_id"]: flip["text"] for flip in found["examples"]} == {
-        f"c{number}": f"{TEXTS[number % 4]} {number}" for number in range(12) if number % 4 in (1, 2)
+        f"c{number}": f"{TEXTS[number % 4]} {number}" for number in range(12) if number % 4 != 3
     }
     assert (tmp_path / "pairs.parquet").stat().st_size > 500
-    assert "6</b>become violating" in (tmp_path / "page.html").read_text()
+    assert "9</b>become violating" in (tmp_path / "page.html").read_text()
     assert '<pre dir="auto">both 2</pre>' in (tmp_path / "page.html").read_text()
     shown = (await asyncio.to_thread(CliRunner().invoke, app, words[:3])).stdout
     assert "noise floor" in shown

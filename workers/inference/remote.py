@@ -6,7 +6,8 @@ away until it is corrected; only when all are does the worker end.
 
 A failure that the request may have caused (an error in the server's code, a closed connection, a timeout) counts as an
 attempt, of which a request has ATTEMPTS. It is then sent only to servers that have since answered another request, or a
-test request. During an outage no server does; a request that makes servers fail does so at servers that work.
+test request. During an outage no server does; a request that makes servers fail does so at servers that work. While
+other requests fail, too, as behind a gateway some of whose engines are broken, a request has OUTAGE_ATTEMPTS.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from safeguard_streams.workers.inference.discovery import Address, Discovery, Re
 from safeguard_streams.workers.inference.interface import Completion, InferenceError, InferenceRequest
 from safeguard_streams.workers.inference.limit import MOST
 from safeguard_streams.workers.inference.places import Places
-from safeguard_streams.workers.inference.server import BACKOFF, Server
+from safeguard_streams.workers.inference.server import BACKOFF, MAX_BACKOFF, Server
 from safeguard_streams.workers.inference.transport import (
     Missing,
     Refused,
@@ -41,7 +42,7 @@ from safeguard_streams.workers.inference.transport import (
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 5
+ATTEMPTS, OUTAGE_ATTEMPTS = 5, 20
 STARTUP_TIMEOUT = 60.0  # seconds for the first server to answer when the worker starts
 
 
@@ -50,13 +51,13 @@ class ServersAwayError(ConfigurationError):
 
 
 class _History:
-    """What became of a request so far. failed_at: when its last attempt failed."""
+    """What became of a request so far. first_failed_at, failed_at: when its first and its last attempt failed."""
 
     def __init__(self) -> None:
         self.tried: Counter[Server] = Counter()
         self.refused: set[Server] = set()
         self.failures = 0
-        self.failed_at = 0.0
+        self.first_failed_at = self.failed_at = 0.0
 
 
 class ServerBackend:
@@ -72,6 +73,7 @@ class ServerBackend:
         self._required_model: str | None = None
         self._max_model_tokens = settings.max_model_len
         self._places = Places((), settings.background_share)
+        self._failing: deque[_History] = deque(maxlen=100)  # requests whose attempts failed last
         self._watches: dict[Server, asyncio.Task[None]] = {}
         self._running: asyncio.Task[None] | None = None
 
@@ -133,7 +135,7 @@ class ServerBackend:
     async def generate(self, request: InferenceRequest) -> Completion:
         """Run a request. Waits while no server is healthy.
 
-        Raises InferenceError after ATTEMPTS failures or when every healthy server refuses it, and DependencyError when
+        Raises InferenceError after too many failures, or when every healthy server refuses it, and DependencyError when
         every server's setup rejects all requests.
         """
         history = _History()
@@ -177,12 +179,18 @@ class ServerBackend:
     async def _works_after_attempt(self, failed: Exception, server: Server, history: _History) -> bool:
         history.failures += 1
         history.failed_at = time.monotonic()
+        history.first_failed_at = history.first_failed_at or history.failed_at
+        self._failing.append(history)
         works = await server.works(history.failed_at)
-        if history.failures >= ATTEMPTS:
+        if history.failures >= (OUTAGE_ATTEMPTS if self._others_fail(history) else ATTEMPTS):
             raise InferenceError(f"{history.failures} attempts failed, the last one with: {failed}") from failed
         if works:
-            await asyncio.sleep(BACKOFF * 2 ** (history.failures - 1))
+            await asyncio.sleep(min(MAX_BACKOFF, BACKOFF * 2 ** (history.failures - 1)))
         return works
+
+    def _others_fail(self, history: _History) -> bool:
+        """Whether other requests have failed since this one did first, which tells that it is not the cause."""
+        return any(one is not history and one.failed_at >= history.first_failed_at for one in self._failing)
 
     async def close(self) -> None:
         if self._running is None:

@@ -320,6 +320,14 @@ async def test_metrics_show_a_servers_limit_what_it_has_in_progress_and_what_it_
     assert gauges() == [[], []], "a backend that is closed reports nothing"
 
 
+async def test_requests_that_fail_together_are_not_the_cause_and_go_on():
+    server = Server(completion())
+    async with server.running() as url, backend(url) as one:
+        server.script = [500] * 4 * (remote.ATTEMPTS + 3)
+        done = await asyncio.gather(*(one.generate(REQUEST) for _ in range(4)))
+    assert len(done) == 4
+
+
 async def test_a_request_that_fails_repeatedly_is_given_up():
     server = Server(completion())
     async with server.running() as url, backend(url) as one:
