@@ -10,6 +10,7 @@
 #   docs         the documentation as a site, in site/
 #   audit        known vulnerabilities of the pinned libraries
 #   requirements renew the pins in infra/requirements
+#   encoder      build the encoder's graph again, from the published weights
 #   clean        remove the environment and caches
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
 EXTRA ?= cpu
@@ -21,7 +22,7 @@ UV := $(BIN)/uv --quiet
 PARALLEL := -n 2 --dist loadfile
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: audit clean demo docs lint requirements test test-all test-faults test-rest test-secure unit
+.PHONY: audit clean demo docs encoder lint requirements test test-all test-faults test-rest test-secure unit
 
 demo: $(VENV)/package-$(EXTRA)
 	$(BIN)/safeguard demo $(if $(MODEL),--model $(MODEL)) $(ARGS)
@@ -75,7 +76,7 @@ $(VENV)/package-$(EXTRA): $(VENV)/pins-$(EXTRA) $(SOURCES)
 	@touch $@
 
 requirements: $(VENV)/bin/uv
-	for part in prefilter:prefilter enforcement:enforcement reasoner-cpu:cpu reasoner-gpu:gpu reasoner-remote:remote all-cpu:prefilter,quality,enforcement,cpu,demo all-gpu:prefilter,quality,enforcement,gpu,demo uv: build:; do \
+	for part in prefilter:prefilter encoder:encoder enforcement:enforcement reasoner-cpu:cpu reasoner-gpu:gpu reasoner-remote:remote all-cpu:encoder,quality,enforcement,cpu,demo all-gpu:encoder,quality,enforcement,gpu,demo uv: build:; do \
 	  name=$${part%%:*}; extras=$${part#*:}; options="--override $(PINS)/overrides.txt"; input=pyproject.toml; \
 	  case $$name in *cpu) options="$$options --override $(PINS)/overrides-cpu.txt";; uv|build) input=$(PINS)/$$name.in;; esac; \
 	  case $$name in all-*) options="$$options --group dev";; esac; \
@@ -84,8 +85,11 @@ requirements: $(VENV)/bin/uv
 	    --custom-compile-command "make requirements" --output-file $(PINS)/$$name.txt || exit 1; \
 	done
 
+encoder: $(VENV)/package-$(EXTRA)
+	$(BIN)/python -m safeguard_streams.prefilter.encoder.graph streams/prefilter/encoder/encoder.onnx
+
 audit: $(VENV)/bin/uv
-	for part in prefilter enforcement reasoner-remote reasoner-cpu reasoner-gpu; do \
+	for part in prefilter encoder enforcement reasoner-remote reasoner-cpu reasoner-gpu; do \
 	  $(BIN)/uv tool run pip-audit --require-hashes --disable-pip -r $(PINS)/$$part.txt || exit 1; done
 
 clean:

@@ -23,6 +23,7 @@ PACKAGES = (
     "bus.kafka",
     "releases",
     "prefilter",
+    "prefilter.encoder",
     "workers",
     "workers.judging",
     "workers.inference",

@@ -59,18 +59,23 @@ class Checked(msgspec.Struct, frozen=True):
             version=self.policy.version if self.policy else None,
             tokens=self.tokens,
             golden=self.golden,
+            encoder=self.policy.distilled.encoder if self.policy and self.policy.distilled else None,
             problems=self.problems,
         )
 
 
 class CheckReport(msgspec.Struct, frozen=True):
-    """A result of a check for programs. id and version are None where the policy cannot be parsed."""
+    """A result of a check for programs. id and version are None where the policy cannot be parsed.
+
+    encoder: the name of the encoder for whose vectors its distilled classifier has weights.
+    """
 
     file: str
     id: str | None
     version: str | None
     tokens: int
     golden: int
+    encoder: str | None
     problems: tuple[Problem, ...]
 
 

@@ -1,11 +1,13 @@
-# The bus side: prefilter, enforcement and all commands, without the reasoning model.
+# The bus side: prefilter, enforcement and all commands, without the reasoning model. With EXTRA=encoder, the prefilter's
+# gates can use the vectors of texts.
 # A tag can be moved. To pin what you tested, build with --build-arg PYTHON=python@sha256:DIGEST.
 ARG PYTHON=python:3.11.14-slim-bookworm
 FROM ${PYTHON} AS build
-COPY infra/requirements/uv.txt infra/requirements/build.txt infra/requirements/prefilter.txt /pins/
+ARG EXTRA=prefilter
+COPY infra/requirements/uv.txt infra/requirements/build.txt infra/requirements/${EXTRA}.txt /pins/
 RUN python -m venv /opt/safeguard \
  && /opt/safeguard/bin/pip install --no-cache-dir --require-hashes -r /pins/uv.txt \
- && /opt/safeguard/bin/uv pip sync --no-cache --python /opt/safeguard/bin/python --require-hashes /pins/prefilter.txt
+ && /opt/safeguard/bin/uv pip sync --no-cache --python /opt/safeguard/bin/python --require-hashes /pins/${EXTRA}.txt
 COPY . /source
 RUN /opt/safeguard/bin/uv pip install --no-cache --python /opt/safeguard/bin/python --no-deps --build-constraints /pins/build.txt /source
 

@@ -5,6 +5,7 @@ Modules in reading order:
 
 - `common`: the broker, the texts, topics for one measurement.
 - `policies`: the policies in force during a benchmark.
+- `second_stage`: policies whose gates use vectors for a given share of the texts.
 - `processes`: processes started as an operator would start them.
 - `variants`: the baselines: a plain Faust agent and bare consumer loops.
 - `prefilter`: throughput, latency, and the cost of telemetry and of many terms.

@@ -15,7 +15,7 @@ import orjson
 import psutil
 from aiohttp import web
 
-from safeguard_streams.bench import policies, processes
+from safeguard_streams.bench import policies, processes, second_stage
 from safeguard_streams.bench.common import Say, fresh, texts
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
@@ -23,9 +23,12 @@ from safeguard_streams.contract.records import now
 from safeguard_streams.demo.tally import percentile
 from safeguard_streams.errors import SafeguardError
 from safeguard_streams.infra import brokers
+from safeguard_streams.policies.document import Policy
+from safeguard_streams.prefilter.encoder.encoder import Encoder
 from safeguard_streams.runtime.memory_broker import StoredRecord
 from safeguard_streams.runtime.settings import Settings
 
+BASELINES = ("plain-faust", "bare", "bare-txn")
 OUTPUTS = (topics.CLEARED, topics.ESCALATIONS)
 STARTUP_SECONDS = 60.0  # until the first output
 QUIET_SECONDS = 5.0  # without a further output: the variant has finished
@@ -39,27 +42,39 @@ def event(number: int, text: str) -> tuple[bytes, bytes]:
     return name.encode(), orjson.dumps({"content_id": name, "text": text, "created_at": now().isoformat()})
 
 
+def records(sample: Sequence[str]) -> list[StoredRecord]:
+    """The texts as events on Kafka."""
+    return [StoredRecord(topics.EVENTS, 0, i, 0, *event(i, text)) for i, text in enumerate(sample)]
+
+
 @contextlib.contextmanager
 def running(
     variant: str, current: Settings, log: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[psutil.Process]:
-    """A variant in its own process; 'safeguard' is the prefilter as an operator runs it."""
+    """A variant in its own process: one of the baselines, or else the prefilter as an operator runs it."""
     command = processes.safeguard("prefilter", "run", "--port", str(brokers.free_port()))
-    if variant != "safeguard":
+    if variant in BASELINES:
         command = [sys.executable, "-m", "safeguard_streams.bench.variants", variant]
     with processes.process(command, {**processes.environment(current), **(environment or {})}, log) as child:
         yield psutil.Process(child.pid)
 
 
 async def drain(
-    variant: str, bootstrap: str, count: int, folder: Path, say: Say, environment: Mapping[str, str] | None = None
+    variant: str,
+    bootstrap: str,
+    count: int,
+    folder: Path,
+    say: Say,
+    environment: Mapping[str, str] | None = None,
+    under: Sequence[Policy] = (),
 ) -> dict[str, Any]:
     """Publish `count` events, then start the variant and let it process them.
 
     events_per_s: from the timestamps of the first and the last output. cpu_us_per_event: of the variant's process, from
     its first outputs on, so that its start does not count; other work on the machine changes it less than events/s.
+    under: the policies in force; by default generated ones.
     """
-    current = await fresh(bootstrap, PARTITIONS, policies.generate(texts()))
+    current = await fresh(bootstrap, PARTITIONS, under or policies.generate(texts()))
     await _publish_all(current, count)
     say(f"{variant}: published {count} events")
     log = folder / f"{variant}.log"
@@ -153,13 +168,20 @@ async def _outputs(current: Settings) -> Outputs:
     return Outputs(records, len(answered), duplicates, (last - first) / 1000)
 
 
-async def prefilter(bootstrap: str, events: int, folder: Path, say: Say) -> dict[str, Any]:
-    """Throughput of a plain Faust agent (slow, hence with a tenth of the events), a bare loop and the prefilter."""
+async def prefilter(bootstrap: str, events: int, folder: Path, say: Say, *, encoder: bool = False) -> dict[str, Any]:
+    """Throughput of a plain Faust agent (slow, hence with a tenth of the events), a bare loop and the prefilter.
+
+    encoder: also with gates that use vectors, of rising shares of the texts, each with a tenth of the events.
+    """
+    sample = texts()
+    using_vectors = encoding(second_stage.SHARES if encoder else ())
     figures = {
         "plain-faust": await drain("plain-faust", bootstrap, max(1000, events // 10), folder, say),
         "bare": await drain("bare", bootstrap, events, folder, say),
         "safeguard": await drain("safeguard", bootstrap, events, folder, say),
     }
+    for name, under in using_vectors.items():
+        figures[name] = await drain(name, bootstrap, max(1000, events // 10), folder, say, under=under)
     ours = figures["safeguard"]["events_per_s"]
     ratios = {
         "safeguard_to_bare": round(ours / max(1, figures["bare"]["events_per_s"]), 2),
@@ -168,7 +190,20 @@ async def prefilter(bootstrap: str, events: int, folder: Path, say: Say) -> dict
         ),
         "safeguard_to_plain_faust": round(ours / max(1, figures["plain-faust"]["events_per_s"]), 1),
     }
-    return {"events": events, "variants": figures, "ratios": {**ratios, **scaling(say)}}
+    shares = {
+        f"share_encoded_{name}": second_stage.share_encoded(under, sample)
+        for name, under in {"safeguard": policies.generate(sample), **using_vectors}.items()
+    }
+    return {"events": events, "variants": figures, "ratios": {**ratios, **scaling(say)}, "counts": shares}
+
+
+def encoding(shares: Sequence[float]) -> dict[str, list[Policy]]:
+    """Policies by the name of their variant: two of their gates use the vectors of such a share of the texts."""
+    sample = texts()
+    return {
+        f"encoder-{share * 100:g}": second_stage.with_vectors(policies.generate(sample), sample, share)
+        for share in shares
+    }
 
 
 async def telemetry(bootstrap: str, events: int, folder: Path, say: Say) -> dict[str, Any]:
@@ -220,7 +255,7 @@ def scaling(say: Say) -> dict[str, float]:
     from safeguard_streams.bench.variants import prefilter_under
 
     sample = texts()
-    records = [StoredRecord(topics.EVENTS, 0, i, 0, *event(i, text)) for i, text in enumerate(sample)]
+    batch = records(sample)
     durations: dict[int, list[float]] = {}
     prefilters = {
         terms + patterns: prefilter_under(policies.generate(sample, terms, patterns))
@@ -229,18 +264,26 @@ def scaling(say: Say) -> dict[str, float]:
     for _ in range(10):  # the first warms up
         for count, compiled in prefilters.items():
             start = time.perf_counter()
-            compiled.decide(records)
+            compiled.decide(batch)
             durations.setdefault(count, []).append(time.perf_counter() - start)
     medians = {count: statistics.median(times[1:]) for count, times in durations.items()}
     for count, median in medians.items():
-        say(f"{count:,} terms and patterns: {len(records) / median:,.0f} decisions/s")
+        say(f"{count:,} terms and patterns: {len(batch) / median:,.0f} decisions/s")
     few, many = medians.values()
     return {"time_with_20000_terms_to_2050": round(many / few, 2)}
 
 
-async def latency(variant: str, bootstrap: str, rate: float, seconds: float, folder: Path, say: Say) -> dict[str, Any]:
+async def latency(
+    variant: str,
+    bootstrap: str,
+    rate: float,
+    seconds: float,
+    folder: Path,
+    say: Say,
+    under: Sequence[Policy] = (),
+) -> dict[str, Any]:
     """Latency from publishing an event to reading its cleared verdict under read_committed, in ms."""
-    current = await fresh(bootstrap, PARTITIONS, policies.generate(texts()))
+    current = await fresh(bootstrap, PARTITIONS, under or policies.generate(texts()))
     sample = [text for text in texts() if len(text) < 200]
     sent: dict[bytes, float] = {}
     durations: list[float] = []
@@ -284,18 +327,28 @@ async def latency(variant: str, bootstrap: str, rate: float, seconds: float, fol
     return figures
 
 
-async def pipeline(bootstrap: str, rate: float, seconds: float, folder: Path, say: Say) -> dict[str, Any]:
-    """Latency of cleared events: a bare loop with a transaction per poll, and the prefilter."""
-    names: Sequence[str] = ("bare-txn", "safeguard")
+async def pipeline(
+    bootstrap: str, rate: float, seconds: float, folder: Path, say: Say, *, encoder: bool = False
+) -> dict[str, Any]:
+    """Latency of cleared events: a bare loop with a transaction per poll, and the prefilter.
+
+    encoder: also with gates that use vectors, of rising shares of the texts.
+    """
+    variants: dict[str, Sequence[Policy]] = {"bare-txn": (), "safeguard": ()}
+    variants |= encoding(second_stage.SHARES if encoder else ())
     return {
         "rate": rate,
-        "variants": {name: await latency(name, bootstrap, rate, seconds, folder, say) for name in names},
+        "variants": {
+            name: await latency(name, bootstrap, rate, seconds, folder, say, under) for name, under in variants.items()
+        },
     }
 
 
-def check_extra() -> None:
-    """Raise SafeguardError when the prefilter's libraries are not installed."""
+def check_extra(*, encoder: bool = False) -> None:
+    """Raise SafeguardError when the libraries of the prefilter, or of the encoder if it is asked for, are missing."""
     try:
         import faust  # noqa: F401  (checks that it is installed)
     except ImportError as error:
         raise SafeguardError("the benchmarks need the prefilter: pip install 'safeguard-streams[prefilter]'") from error
+    if encoder:
+        Encoder()

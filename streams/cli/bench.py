@@ -11,12 +11,20 @@ from safeguard_streams.cli.benchmark import print_figures, run_benchmark
 from safeguard_streams.cli.options import Bootstrap, Json
 from safeguard_streams.contract.limits import EVENT_BYTES
 
+WithEncoder = Annotated[
+    bool,
+    typer.Option(
+        "--encoder",
+        help="Also measure with two gates that use vectors, of 5%, 20% and all texts; needs the extra encoder.",
+    ),
+]
 app = typer.Typer(no_args_is_help=True, help="Measure the pipeline beside its baselines, in one run.")
 
 
 @app.command("prefilter")
 def prefilter(
     events: Annotated[int, typer.Option(min=1000, help="Number of events.")] = 200_000,
+    encoder: WithEncoder = False,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
@@ -26,23 +34,30 @@ def prefilter(
     """
     from safeguard_streams.bench import prefilter as measurement
 
-    measurement.check_extra()
-    run_benchmark(lambda address, folder, say: measurement.prefilter(address, events, folder, say), bootstrap, as_json)
+    measurement.check_extra(encoder=encoder)
+    run_benchmark(
+        lambda address, folder, say: measurement.prefilter(address, events, folder, say, encoder=encoder),
+        bootstrap,
+        as_json,
+    )
 
 
 @app.command("pipeline")
 def pipeline(
     rate: Annotated[float, typer.Option(min=1, help="Events per second.")] = 500.0,
     seconds: Annotated[float, typer.Option(min=1, help="Duration in seconds.")] = 20.0,
+    encoder: WithEncoder = False,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
     """Measure the latency of cleared events, exactly once: a loop with a transaction per poll, and the prefilter."""
     from safeguard_streams.bench import prefilter as measurement
 
-    measurement.check_extra()
+    measurement.check_extra(encoder=encoder)
     run_benchmark(
-        lambda address, folder, say: measurement.pipeline(address, rate, seconds, folder, say), bootstrap, as_json
+        lambda address, folder, say: measurement.pipeline(address, rate, seconds, folder, say, encoder=encoder),
+        bootstrap,
+        as_json,
     )
 
 

@@ -15,6 +15,7 @@ from safeguard_streams.policies.check import Checked
 from safeguard_streams.policies.difference import Difference, difference
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.parsing import parse
+from safeguard_streams.prefilter.encoder.files import NAME
 from safeguard_streams.quality.shadow_comparison import Comparison
 from safeguard_streams.releases.operator import PlannedRelease
 from safeguard_streams.runtime.counts import counted
@@ -87,6 +88,16 @@ def print_plan(planned: Sequence[PlannedRelease], *, shadow: bool) -> None:
         else:
             say(f"{policy.id}: version {in_force.version} in force {becomes} {policy.version}")
             _print_difference(differs)
+        _print_vectors(policy)
+
+
+def _print_vectors(policy: Policy) -> None:
+    """Tell which prefilters use which weights of a distilled classifier that has two sets."""
+    encoder = policy.distilled.encoder if policy.distilled else None
+    if encoder == NAME:
+        say("  its distilled classifier uses vectors; prefilters without the extra encoder use its other weights")
+    elif encoder:
+        say(f"  its distilled classifier has weights for another encoder, {encoder}, which no prefilter here uses")
 
 
 def _print_difference(differs: Difference) -> None:
@@ -126,6 +137,7 @@ def release_rows(planned: Sequence[PlannedRelease], released: Sequence[PolicyRel
             "in_force": one.in_force.version if one.in_force else None,
             "unchanged": one.unchanged,
             "revision": revisions.get(one.policy.id),
+            "encoder": one.policy.distilled.encoder if one.policy.distilled else None,
             "difference": msgspec.to_builtins(_difference(one)),
         }
         for one in planned
@@ -140,6 +152,7 @@ def print_checks(results: Sequence[Checked]) -> None:
         if result.policy and not result.errors:
             policy = f"{result.policy.id} {result.policy.version}"
             say(f"{result.path}: {policy}, {counted(result.tokens, 'token')}, {counted(result.golden, 'golden text')}")
+            _print_vectors(result.policy)
 
 
 def print_comparison(comparison: Comparison, *, texts: bool = True) -> None:

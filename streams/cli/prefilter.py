@@ -14,6 +14,7 @@ import typer
 from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, Port, load_policy, needs_extra, output_file
 from safeguard_streams.cli.output import console
 from safeguard_streams.cli.reading import shown_reading
+from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import LIBRARY, write_document
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.counts import counted
@@ -139,6 +140,12 @@ def calibrate(
     labels: LabelsFile = None,
     library: Library = LIBRARY,
     model: Model = None,
+    encoder: Annotated[
+        bool,
+        typer.Option(
+            "--encoder", help="Score the labels of --labels as prefilters with the encoder do; needs the extra encoder."
+        ),
+    ] = False,
     write: Annotated[bool, typer.Option("--write", help="Set the threshold in the policy's file.")] = False,
     since: Since = None,
     bootstrap: Bootstrap = None,
@@ -147,16 +154,20 @@ def calibrate(
     """Compute the threshold of a policy's gate for a target recall, and its expected effect. Uses labelled texts or the
     verdicts on Kafka (live and audit lanes). Weights correct for sampling.
     """
+    if encoder and not labels:
+        raise ConfigurationError("--encoder needs --labels: verdicts on Kafka have the scores of the prefilters")
     document, path = load_policy(policy, library)
     start = _since(since)
     try:
         from safeguard_streams.cli import prefilter_tables
         from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
+        from safeguard_streams.prefilter.encoder.encoder import Encoder
         from safeguard_streams.quality import threshold
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
     if labels:
-        scored = threshold.score_file(document, Classifier(model or SHIPPED), labels)
+        vectors = Encoder() if encoder else None
+        scored = threshold.score_file(document, Classifier(model or SHIPPED), labels, vectors)
     else:
         with shown_reading():
             scored = asyncio.run(threshold.score_verdicts(settings.load(bootstrap=bootstrap), document.id, start))
@@ -207,6 +218,9 @@ def distill(
     ] = 0.95,
     library: Library = LIBRARY,
     model: Model = None,
+    encoder: Annotated[
+        bool, typer.Option("--encoder", help="Also learn weights for vectors of texts; needs the extra encoder.")
+    ] = False,
     plot: Plot = None,
     seed: Seed = 0,
     since: Since = None,
@@ -221,9 +235,11 @@ def distill(
     try:
         from safeguard_streams.cli import prefilter_tables
         from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
+        from safeguard_streams.prefilter.encoder.encoder import Encoder
         from safeguard_streams.quality import distillation, evaluation, verdict_labels
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
+    vectors = Encoder() if encoder else None
     if labels:
         judged = verdict_labels.from_file(labels)
     else:
@@ -231,12 +247,12 @@ def distill(
         with shown_reading():
             judged = asyncio.run(verdict_labels.from_kafka(current, document.id, texts=True, since=start))
     with console(stderr=True).status(f"distilling from {counted(len(judged.rows), 'judged text')}"):
-        proposal = distillation.propose(document, Classifier(model or SHIPPED), judged.rows, seed)
+        proposal = distillation.propose(document, Classifier(model or SHIPPED), judged.rows, seed, vectors)
     threshold = proposal.threshold(target_recall)
-    files = distillation.write(document, proposal, threshold, out) if out else []
+    files = distillation.write(document, proposal, target_recall, out) if out else []
     if plot:
         title = f"{document.id}, on texts that the distilled classifier did not see"
-        evaluation.plot([proposal.scored_before, proposal.scored_after], plot, title)
+        evaluation.plot(proposal.scored, plot, title)
     if as_json:
         _print_json(
             {
@@ -244,6 +260,10 @@ def distill(
                 "rows": len(judged.rows),
                 "before": proposal.before,
                 "after": proposal.after,
+                **({"with_encoder": proposal.after_vectors} if proposal.after_vectors else {}),
+                "choices": proposal.choices(target_recall),
+                "target_recall": target_recall,
+                "aimed_recall": round(proposal.aimed_recall(target_recall), 4),
                 "threshold": threshold,
                 "files": [str(path) for path in files],
             }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.policies.document import Policy
+from safeguard_streams.runtime.counts import counted
 
 if TYPE_CHECKING:  # these need the extra `quality`
     from safeguard_streams.quality.distillation import Proposal
@@ -86,8 +87,17 @@ def show_proposal(proposal: Proposal, target_recall: float, threshold: float, fi
     """The gate in force and the distilled classifier side by side, and how to switch."""
     from safeguard_streams.quality.evaluation import table_lines
 
-    print("\n".join(table_lines([proposal.before, proposal.after])))
-    say(f"threshold for recall {target_recall:.2f}: {threshold:g}")
+    print("\n".join(table_lines(proposal.figures)))
+    choices = proposal.choices(target_recall)
+    for choice in choices:
+        say(choice)
+    if any(choice.more_labels for choice in choices):
+        say("which assumes that the difference stays, and its interval narrows with the square root of the labels")
+    aimed = proposal.aimed_recall(target_recall)
+    say(
+        f"threshold for recall {target_recall:.2f}: {threshold:g}, set for {aimed:.3f} on these rows: a standard error "
+        f"above, because {counted(proposal.after.violating, 'violating row')} may flatter it"
+    )
     if files:
         say(f"wrote {', '.join(map(str, files))}")
         print("to switch, put both files into the library and release the policy")

@@ -67,6 +67,7 @@ SERVER = ("server.address", "server.port")
 LIVE = 'lane="live"'
 VIOLATING = f'decision="violates", {LIVE}'
 UNDETERMINED = f'decision="undetermined", {LIVE}'
+NOT_ENCODED = 'encoded="no"'
 EVENTS = f'{M.TOPIC.replace(".", "_")}=~".*content[.]events"'
 
 
@@ -114,6 +115,12 @@ PIPELINE = (
             f"scalar({rate(M.CONSUMED, where=EVENTS)})",
             _legend("policy", "gate"),
         ),
+    ),
+    Panel(
+        "Share encoded",
+        "Texts whose vector the prefilter computed, as a share of all texts that it decided about.",
+        "percentunit",
+        (ChartLine(f"1 - {rate(M.TEXTS, where=NOT_ENCODED)} / {rate(M.TEXTS)}", "encoded"),),
     ),
     Panel(
         "Commits",

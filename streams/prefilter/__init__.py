@@ -7,13 +7,15 @@ the last policy has been retired, the stage waits as at its start. In reading or
 
 - `app`: the process, from settings to the running engine.
 - `faust_bridge`: the Faust app that carries batches from the engine to the prefilter.
-- `decision`: which policies escalate an event and why, and what is cleared.
+- `decision`: records to escalations and cleared verdicts, in two stages.
+- `event_batch`: which policies escalate an event and why, and which texts need a vector for that.
 - `compiled`: the policies in force, compiled for batches.
 - `batches`: cuts batches into parts whose cost has a bound.
 - `long_texts`: the gates on texts of any length, at a cost that has a bound.
 - `gates`: the gates of all policies, evaluated on a batch of texts.
 - `normalise`: one form of text for many spellings.
 - `classifier`: fastText's probabilities for windows of a text, and distilled classifiers.
+- `encoder`: vectors of texts, with an extra, for the second stage of gates.
 - `sampling`: random draws that depend only on ids.
 - `outputs`: the escalations and the cleared verdicts as records.
 
@@ -36,6 +38,13 @@ the last policy has been retired, the stage waits as at its start. In reading or
 - **Costly decisions leave the event loop.** Ordinary batches are decided on it. A thread for all of them costs a
   quarter of the throughput, because each call of the event loop then waits for the interpreter. A batch is cut by
   bytes. A thread takes over once its parts have taken 0.1 s, and for an event larger than a part.
+- **A vector is computed where it could change a decision.** It costs twenty times as much as the rest. Only what the
+  first stage of a gate leaves open is encoded, in a thread that leaves the event loop free. A drawn item is no
+  exception: whether the gate also escalates it says how many items it stands for. The score of a text that is not
+  encoded takes the middle of what vectors usually add.
+- **The encoder is optional in each process.** Without the extra, a gate uses its weights without vectors. The
+  fingerprint tells the two apart, and their scores are never pooled. The process loads the encoder once, for the first
+  release that has a use for it.
 - **A very long text is judged in part.** The classifier reads its beginning, its end and samples, and the result says
   `truncated`. Terms and patterns see all of it, in overlapping sections. No text takes long or much memory.
 - **Samples and audits are drawn by a hash of ids.** A rerun or another process draws the same content items, and the

@@ -12,7 +12,10 @@ from safeguard_streams.bus.kafka import KafkaBus
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
 from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
-from safeguard_streams.prefilter.decision import STAGE, AuditRates, Prefilter
+from safeguard_streams.prefilter.decision import STAGE, Begun, Prefilter
+from safeguard_streams.prefilter.encoder.encoder import Vectors
+from safeguard_streams.prefilter.encoder.threads import EncoderThreads
+from safeguard_streams.prefilter.event_batch import NO_VECTORS, AuditRates
 from safeguard_streams.prefilter.faust_bridge import BridgeHooks, FaustBridge
 from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.releases.feed import PolicyFeed
@@ -50,9 +53,9 @@ class PrefilterProcess:
             self.feed,
             AuditRates(settings.audit_rate_near, settings.audit_rate_far),
         )
-        self.bridge = FaustBridge(
-            STAGE, settings, BridgeHooks(decide=self.prefilter.decide, run=self.work, stop=stop, ready=self.state)
-        )
+        self.encoder_threads = EncoderThreads()
+        hooks = BridgeHooks(begin=self.prefilter.begin, encode=self._encode, run=self.work, stop=stop, ready=self.state)
+        self.bridge = FaustBridge(STAGE, settings, hooks)
         self.engine = Engine(
             KafkaBus(settings, [topics.EVENTS], STAGE),
             stateless(self._process),
@@ -64,14 +67,15 @@ class PrefilterProcess:
     async def work(self) -> None:
         """Follow the policies, and run the engine until `stop` is set."""
         policies, erasures = asyncio.Event(), asyncio.Event()
-        await run_until_first(
-            self.feed.follow(self.settings, policies),
-            self.erasures.follow(self.settings, erasures),
-            self._renew(),
-            self._consume(policies, erasures),
-            collect_by_the_clock(),
-            EventLoopPauses(STAGE).measure(),
-        )
+        async with self.encoder_threads:
+            await run_until_first(
+                self.feed.follow(self.settings, policies),
+                self.erasures.follow(self.settings, erasures),
+                self._renew(),
+                self._consume(policies, erasures),
+                collect_by_the_clock(),
+                EventLoopPauses(STAGE).measure(),
+            )
 
     def state(self) -> dict[str, Any]:
         """The body of /health/ready."""
@@ -79,11 +83,14 @@ class PrefilterProcess:
             **self.settings.identity(STAGE),
             "ready": self.engine.ready and self.prefilter.in_force,
             "policies": {name: r.policy.version for name, r in self.feed.policies.released.items()},
+            "encoder": self.prefilter.encoder,
             "committed": self.engine.committed,
         }
 
     async def _renew(self) -> None:
-        """Compile each new release in a thread, because many terms and patterns would pause the event loop."""
+        """Compile each new release in a thread: many terms and patterns, or loading the encoder, would pause the event
+        loop.
+        """
         while True:
             if not self.prefilter.current:
                 await asyncio.to_thread(self.prefilter.renew)
@@ -109,6 +116,12 @@ class PrefilterProcess:
         await self._policies_in_force()
         kept = self.erasures.kept(records)
         return await self.bridge.process(kept) if kept else []
+
+    async def _encode(self, begun: Begun) -> Vectors:
+        """The vectors that a part of a batch waits for, made beside the event loop."""
+        if begun.encoder is None:
+            return NO_VECTORS
+        return await self.encoder_threads.encode(begun.encoder, begun.texts)
 
     async def _policies_in_force(self) -> None:
         """Wait until there are any, and they are compiled. Without a policy, everything would be cleared."""

@@ -13,6 +13,7 @@ import numpy as np
 from safeguard_streams.contract.records import SHADOW, ContentEvent
 from safeguard_streams.policies.document import in_languages, on_surface
 from safeguard_streams.prefilter.classifier import Classifier
+from safeguard_streams.prefilter.encoder.encoder import Encoder
 from safeguard_streams.prefilter.fingerprint import fingerprint
 from safeguard_streams.prefilter.gates import Gates
 from safeguard_streams.prefilter.normalise import Flags
@@ -36,9 +37,10 @@ class CompiledPolicies:
 
     live: number of policies in force; released, fingerprints: the release and the gate's fingerprint of each column.
     everything, samples [columns]: those parts of the gates. seeds [columns], shadow_seeds [shadows]: for draws.
+    encoder: makes the vectors that the gates' second stage needs, if it is at hand.
     """
 
-    def __init__(self, policies: PolicySet, classifier: Classifier) -> None:
+    def __init__(self, policies: PolicySet, classifier: Classifier, encoder: Encoder | None = None) -> None:
         self.policies = policies
         self.version = policies.version
         in_force = list(policies.released)
@@ -48,8 +50,10 @@ class CompiledPolicies:
             CompiledShadow(column, in_force.index(name) if name in policies.released else None, released)
             for column, (name, released) in enumerate(policies.shadows.items(), self.live)
         ]
-        self.gates = Gates([r.policy for r in self.released], classifier)
-        self.fingerprints = [fingerprint(r.policy, classifier.name) for r in self.released]
+        self.encoder = encoder
+        encoder_name = encoder.name if encoder else None
+        self.gates = Gates([r.policy for r in self.released], classifier, encoder_name)
+        self.fingerprints = [fingerprint(r.policy, classifier.name, encoder_name) for r in self.released]
         self.everything = np.array([r.policy.gate.everything for r in self.released], dtype=bool)
         self.samples = np.array([r.policy.gate.sample for r in self.released], dtype=np.float64)
         scopes = [r.policy.applies_to for r in self.released]
@@ -92,25 +96,33 @@ def _bounded(value: str) -> str:
     return value
 
 
-def compile_policies(policies: PolicySet, former: PolicySet, classifier: Classifier) -> CompiledPolicies:
+def use_vectors(policies: PolicySet) -> bool:
+    """Whether the gate of some policy has weights for the encoder's vectors."""
+    released = [*policies.released.values(), *policies.shadows.values()]
+    return any(r.policy.distilled is not None and r.policy.distilled.uses(Encoder.name) for r in released)
+
+
+def compile_policies(
+    policies: PolicySet, former: PolicySet, classifier: Classifier, encoder: Encoder | None
+) -> CompiledPolicies:
     """Compile the policies. A release whose gate does not compile is logged, and its former release is used if any."""
     try:
-        return CompiledPolicies(policies, classifier)
+        return CompiledPolicies(policies, classifier, encoder)
     except Exception:  # compiling each gate alone finds the failing one
         usable = PolicySet(
-            _usable(policies.released, former.released, classifier),
-            _usable(policies.shadows, former.shadows, classifier),
+            _usable(policies.released, former.released, classifier, encoder),
+            _usable(policies.shadows, former.shadows, classifier, encoder),
         )
-        return CompiledPolicies(usable, classifier)
+        return CompiledPolicies(usable, classifier, encoder)
 
 
 def _usable(
-    releases: Mapping[str, Released], former: Mapping[str, Released], classifier: Classifier
+    releases: Mapping[str, Released], former: Mapping[str, Released], classifier: Classifier, encoder: Encoder | None
 ) -> dict[str, Released]:
     usable: dict[str, Released] = {}
     for name, released in releases.items():
         try:
-            Gates([released.policy], classifier)
+            Gates([released.policy], classifier, encoder.name if encoder else None)
         except Exception as error:  # no release may end the process
             log.error(  # noqa: TRY400  (no traceback: patterns and terms may quote content)
                 "release rejected, its gate does not compile policy=%s revision=%d error=%s",

@@ -12,7 +12,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import faust
 import msgspec
@@ -21,11 +22,14 @@ from mode import Service
 
 from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.prefilter.batches import is_large, parts
+from safeguard_streams.prefilter.decision import Begun
+from safeguard_streams.prefilter.encoder.encoder import Vectors
 from safeguard_streams.runtime import telemetry
 from safeguard_streams.runtime.process import END_SECONDS
 from safeguard_streams.runtime.settings import Settings
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 PAUSE_SECONDS = 0.2  # of CPU that decisions may take from the event loop at a time; a usual batch takes 0.07
 
@@ -33,12 +37,14 @@ PAUSE_SECONDS = 0.2  # of CPU that decisions may take from the event loop at a t
 class BridgeHooks(msgspec.Struct, frozen=True):
     """What the process gives to the bridge.
 
-    decide: the agent's work on a part of a batch, on the event loop or in a thread.
+    begin: the agent's work on a part of a batch, on the event loop or in a thread, as is that of its result.
+    encode: gives the vectors that the result waits for, and leaves the event loop free.
     run: runs beside the agent until it ends by itself or `stop` is set; the app stops when it has ended.
     ready: the body of /health/ready; its `ready` decides between the statuses 200 and 503.
     """
 
-    decide: Callable[[Sequence[Record]], Sequence[Output]]
+    begin: Callable[[Sequence[Record]], Begun]
+    encode: Callable[[Begun], Awaitable[Vectors]]
     run: Callable[[], Awaitable[None]]
     stop: asyncio.Event
     ready: Callable[[], Mapping[str, object]]
@@ -104,25 +110,23 @@ class FaustBridge:
         Ordinary batches take less. A thread for all of them would cost a quarter of the throughput, because the event
         loop then waits for the interpreter after each of its calls.
         """
-        loop = asyncio.get_running_loop()
         outputs: list[Output] = []
         for part in parts(batch.records):
             if batch.outputs.done():  # cancelled: the partition was given up
                 break
-            if self._busy > PAUSE_SECONDS or is_large(part):
-                decided = await loop.run_in_executor(self._thread, self._decide_part, part)
-                self._busy = decided.seconds
-            else:
-                decided = self._decide_part(part)
-                self._busy += decided.seconds
-            outputs += decided.outputs
+            in_thread = self._busy > PAUSE_SECONDS or is_large(part)
+            begun = await self._done(partial(self._hooks.begin, part), in_thread=in_thread)
+            vectors = await self._hooks.encode(begun.result)
+            decided = await self._done(partial(begun.result.outputs, vectors), in_thread=in_thread)
+            self._busy = begun.seconds + decided.seconds + (0.0 if in_thread else self._busy)
+            outputs += decided.result
         self._busy = 0.0 if self._busy <= PAUSE_SECONDS else self._busy
         return outputs
 
-    def _decide_part(self, part: Sequence[Record]) -> _Decided:
-        started = time.thread_time()
-        outputs = self._hooks.decide(part)
-        return _Decided(outputs, time.thread_time() - started)
+    async def _done(self, work: Callable[[], T], *, in_thread: bool) -> _Done[T]:
+        if in_thread:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, _timed, work)
+        return _timed(work)
 
     def _add_pages(self) -> None:
         ready = self._hooks.ready
@@ -167,11 +171,17 @@ class FaustBridge:
             self._ended.set_result(None)
 
 
-class _Decided(NamedTuple):
-    """A part's outputs, and the CPU time that they took."""
+class _Done(NamedTuple, Generic[T]):
+    """The result of some work, and the CPU time that it took."""
 
-    outputs: Sequence[Output]
+    result: T
     seconds: float
+
+
+def _timed(work: Callable[[], T]) -> _Done[T]:
+    started = time.thread_time()
+    result = work()
+    return _Done(result, time.thread_time() - started)
 
 
 class _Batch:

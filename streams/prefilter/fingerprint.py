@@ -27,13 +27,16 @@ _PROBES = (
 )
 
 
-def fingerprint(policy: Policy, classifier: str) -> str:
+def fingerprint(policy: Policy, classifier: str, encoder: str | None = None) -> str:
     """16 hex digits; equal for gates that give every text the same score.
 
     Covers the classifier by its name (which holds the hash of its file), the gate's harms and distilled classifier, and
-    the normaliser. The threshold, terms and patterns are no part of a score.
+    the normaliser. The threshold, terms and patterns are no part of a score. The encoder at hand counts, by its name,
+    where the distilled classifier has weights for it.
     """
     parts = [classifier, _normaliser(), policy.gate.distilled or "", *sorted(policy.gate.harms)]
+    if policy.distilled is not None and policy.distilled.uses(encoder):
+        parts.append(f"encoder {encoder}")
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

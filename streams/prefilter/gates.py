@@ -15,7 +15,9 @@ from safeguard_streams.policies.document import Gate, Policy
 from safeguard_streams.policies.patterns import Patterns
 from safeguard_streams.policies.terms import Hit, Terms
 from safeguard_streams.prefilter.classifier import NONE, Classifier, Floats, Windows
-from safeguard_streams.prefilter.normalise import Flags, Folded, fold, read
+from safeguard_streams.prefilter.encoder.cascade import VectorGates
+from safeguard_streams.prefilter.encoder.encoder import Vectors
+from safeguard_streams.prefilter.normalise import Flags, Folded, Views, fold, read
 
 _NEVER = 2.0  # a threshold that no probability reaches
 Matches = dict[tuple[int, int], str]  # (text, policy) to the first term or pattern that matched
@@ -29,12 +31,14 @@ class GateResults(NamedTuple):
     likeliest [texts, policies]: number, among the classifier's classes, of the gate's most probable harm.
     reached [texts, policies]: whether the score reaches the gate's threshold.
     matches: the terms and patterns that matched.
+    views: the texts as the gates read them.
     """
 
     scores: Floats
     likeliest: NDArray[np.intp]
     reached: Flags
     matches: Matches
+    views: Views
 
 
 class CompiledGate(msgspec.Struct, frozen=True):
@@ -52,8 +56,11 @@ class CompiledGate(msgspec.Struct, frozen=True):
     distilled: DistilledClassifier | None
 
     @classmethod
-    def of(cls, policy: Policy, classifier: Classifier) -> CompiledGate:
-        """Compile a policy's gate. A distilled classifier without harms counts all of them."""
+    def of(cls, policy: Policy, classifier: Classifier, encoder: str | None) -> CompiledGate:
+        """Compile a policy's gate. A distilled classifier without harms counts all of them.
+
+        encoder: the name of the encoder at hand, which says which of a distilled classifier's weights count.
+        """
         harms: Sequence[str] = policy.gate.harms
         if policy.distilled is not None:
             harms = policy.distilled.harms or classifier.harms
@@ -62,15 +69,18 @@ class CompiledGate(msgspec.Struct, frozen=True):
             threshold=policy.gate.threshold if harms else _NEVER,
             weights=[float(name in harms) for name in classifier.classes],
             harms=[number for number, name in enumerate(classifier.classes) if name in harms and name != NONE],
-            distilled=policy.distilled,
+            distilled=policy.distilled.beside(encoder) if policy.distilled else None,
         )
 
 
 class Gates:
-    """The gates of some policies. Columns of all arrays are the policies, in the order given."""
+    """The gates of some policies. Columns of all arrays are the policies, in the order given.
 
-    def __init__(self, policies: Sequence[Policy], classifier: Classifier) -> None:
-        gates = [CompiledGate.of(policy, classifier) for policy in policies]
+    encoder: the name of the encoder at hand. Distilled classifiers that have weights for it get a second stage.
+    """
+
+    def __init__(self, policies: Sequence[Policy], classifier: Classifier, encoder: str | None = None) -> None:
+        gates = [CompiledGate.of(policy, classifier, encoder) for policy in policies]
         self._distilled = [(column, gate.distilled) for column, gate in enumerate(gates) if gate.distilled is not None]
         self.classifier = classifier.with_distilled([distilled for _, distilled in self._distilled])
         self.scored = np.array([gate.scored for gate in gates], dtype=bool)
@@ -80,16 +90,31 @@ class Gates:
         self._harms = [np.array(gate.harms, dtype=np.intp) for gate in gates]
         self._none = classifier.classes.index(NONE)
         self._matchers = _Matchers([policy.gate for policy in policies])
+        second = VectorGates([gate.distilled for gate in gates], self.thresholds, encoder) if encoder else None
+        self._second = second if second and second.uses_vectors.any() else None
 
     def evaluate(self, texts: Sequence[str]) -> GateResults:
-        """Evaluate all gates on each text."""
+        """Evaluate the first stage of all gates on each text, which needs no vector."""
         views = read(texts)
         windows = self.classifier.windows(views)
         scores = np.zeros((len(texts), len(self.thresholds)))
         np.maximum.at(scores, windows.text, windows.probabilities @ self._weights)
         self._apply_distilled(scores, windows)
         matches = self._matchers.find(texts, views.folded)
-        return GateResults(scores, self._likeliest(len(texts), windows), scores >= self.thresholds, matches)
+        return GateResults(scores, self._likeliest(len(texts), windows), scores >= self.thresholds, matches, views)
+
+    def undecided(self, results: GateResults, settled: Flags) -> Flags:
+        """Whether a vector could change what the gates decide about a text [texts]. settled: as in VectorGates."""
+        if self._second is None:
+            return np.zeros(len(results.scores), dtype=bool)
+        return self._second.undecided(results.scores, settled)
+
+    def with_vectors(self, results: GateResults, vectors: Vectors, encoded: Flags) -> GateResults:
+        """The results of both stages. vectors, encoded: as in VectorGates."""
+        if self._second is None:
+            return results
+        scores = self._second.scores(results.scores, vectors, encoded)
+        return results._replace(scores=scores, reached=scores >= self.thresholds)
 
     def matches(self, texts: Sequence[str]) -> Matches:
         """The terms and patterns that match, without the classifier."""

@@ -14,6 +14,7 @@ changes a running pipeline: calibration and distillation write a policy that an 
 - `shadow_comparison`: a shadow compared with the version in force.
 - `model_comparison`: a canary's model compared with the live one.
 - `distillation`: a classifier distilled for one policy.
+- `encoded_labels`: what the encoder's vectors add to a distilled classifier.
 - `training`: the prefilter's fastText classifier.
 - `model_card`: the card of that classifier.
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,16 +22,22 @@ from safeguard_streams.policies.distilled import log_odds
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.files import with_changes
 from safeguard_streams.prefilter.classifier import Classifier, Floats
-from safeguard_streams.prefilter.normalise import tokens
+from safeguard_streams.prefilter.encoder.encoder import Encoder, Vectors
+from safeguard_streams.prefilter.encoder.tokens import undisguised
+from safeguard_streams.prefilter.normalise import read, tokens
 from safeguard_streams.quality.evaluation import Figures, Flags, ScoredSet, figures
+from safeguard_streams.quality.gate_choice import Choice, compare, standard_error
 from safeguard_streams.quality.scoring import gate_answers, gate_scores
 from safeguard_streams.quality.threshold import calibrate
 from safeguard_streams.quality.verdict_labels import LabeledItem
 
 MIN_ROWS = 100
 MIN_ROWS_PER_SIDE = 20  # that violate, and that do not
+RANGE = 2.0  # standard deviations from the mean: what vectors usually add; up to 0.3% of decisions change beyond it
 TRUST = 0.2  # in the harms' log odds before there is evidence
 INVERSE_STRENGTHS = (2.0, 6.0, 20.0)  # of the regularisation
+# The same with vectors, by their scale: their mean distance from their mean, where letter groups have a length near 1.
+VECTOR_STRENGTHS = {3.0: (0.1, 0.5, 2.0, 8.0), 1.0: (2.0, 6.0, 20.0)}
 FOLDS = 4
 
 
@@ -38,6 +46,7 @@ class Proposal(msgspec.Struct, frozen=True):
 
     distilled is the file that travels with the policy. In cross-validation each row of scored_after comes from a
     classifier that did not see it. matched [rows]: whether the gate's terms or patterns match, which it keeps.
+    after_vectors, scored_vectors: the same with the vectors of an encoder, if there was one.
     """
 
     distilled: bytes
@@ -46,16 +55,54 @@ class Proposal(msgspec.Struct, frozen=True):
     scored_before: ScoredSet
     scored_after: ScoredSet
     matched: Flags
+    after_vectors: Figures | None = None
+    scored_vectors: ScoredSet | None = None
+
+    @property
+    def figures(self) -> list[Figures]:
+        """The figures of all that are compared."""
+        return [self.before, self.after, *([self.after_vectors] if self.after_vectors else [])]
+
+    @property
+    def scored(self) -> list[ScoredSet]:
+        """The scores of all that are compared."""
+        return [self.scored_before, self.scored_after, *([self.scored_vectors] if self.scored_vectors else [])]
+
+    def choices(self, target_recall: float) -> list[Choice]:
+        """Each gate beside the one before it in `scored`, by what they escalate for this recall."""
+        return [compare(one, than, target_recall) for than, one in pairwise(self.scored)]
+
+    def aimed_recall(self, target_recall: float) -> float:
+        """The recall on these rows that makes up for their number: a standard error above the target, at most 1."""
+        after = self.scored_after
+        return min(1.0, target_recall + standard_error(target_recall, after.violates, after.weights))
 
     def threshold(self, target_recall: float) -> float:
-        """The distilled classifier's threshold for this recall, 0 to 1."""
-        after = self.scored_after
-        return calibrate(after.scores, after.violates, target_recall, after.weights, self.matched).threshold
+        """The distilled classifier's threshold for this recall, 0 to 1, with a margin for the number of rows."""
+        return self._threshold(self.scored_after, target_recall)
+
+    def file(self, target_recall: float) -> bytes:
+        """distilled.json. A shift of the second set of weights gives both the same threshold for this recall."""
+        if self.scored_vectors is None:
+            return self.distilled
+        wanted, own = self.threshold(target_recall), self._threshold(self.scored_vectors, target_recall)
+        return distilled.shifted(self.distilled, *log_odds(np.array([wanted, own])).tolist())
+
+    def _threshold(self, scored: ScoredSet, target_recall: float) -> float:
+        aimed = self.aimed_recall(target_recall)
+        return calibrate(scored.scores, scored.violates, aimed, scored.weights, self.matched).threshold
 
 
-def propose(policy: Policy, classifier: Classifier, rows: Sequence[LabeledItem], seed: int = 0) -> Proposal:
+def propose(
+    policy: Policy,
+    classifier: Classifier,
+    rows: Sequence[LabeledItem],
+    seed: int = 0,
+    encoder: Encoder | None = None,
+) -> Proposal:
     """Distil from all rows, and compare with the gate in force by cross-validation.
 
+    With an encoder, a second set of weights is learned for prefilters that have it.
     Raises ConfigurationError when there are too few rows to learn from.
     """
     violates = np.array([row.violates for row in rows], dtype=bool)
@@ -66,23 +113,23 @@ def propose(policy: Policy, classifier: Classifier, rows: Sequence[LabeledItem],
         )
     texts = [row.text or "" for row in rows]
     weights = np.array([row.weight for row in rows])
-    before = gate_answers(policy, classifier, texts)
-    features = _Features(policy, classifier, texts)
-    after = np.zeros(len(rows))
-    for seen, unseen in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(texts, violates):
-        after[unseen] = _fit(features, seen, violates, weights, seed).scores(features, unseen)
-    model = _fit(features, np.arange(len(rows)), violates, weights, seed)
+    before = gate_answers(policy, classifier, texts, encoder)
+    features = Features(policy, classifier, texts, encoder)
+    learned = _learn(features, violates, weights, seed)
+    of_vectors = _learn(features, violates, weights, seed, vectors=True) if encoder else None
     distilled_file = distilled.write(
-        model.weights,
+        learned.model.weights,
         policy_id=policy.id,
         classifier=classifier.name,
         harms=policy.gate.harms,
-        trust=(float(model.trust[0]), float(model.trust[1])),
-        bias=model.bias,
+        trust=learned.model.trusts,
+        bias=learned.model.bias,
         rows=len(rows),
+        with_vectors=_vector_weights(of_vectors.model, features, encoder.name) if encoder and of_vectors else None,
     )
     scored_before = ScoredSet("gate in force", before.scores, violates, weights)
-    scored_after = ScoredSet("distilled classifier", after, violates, weights)
+    scored_after = ScoredSet("distilled classifier", learned.unseen, violates, weights)
+    scored_vectors = ScoredSet("with the encoder", of_vectors.unseen, violates, weights) if of_vectors else None
     return Proposal(
         distilled=distilled_file,
         before=figures(scored_before, seed),
@@ -90,28 +137,34 @@ def propose(policy: Policy, classifier: Classifier, rows: Sequence[LabeledItem],
         scored_before=scored_before,
         scored_after=scored_after,
         matched=before.matched,
+        after_vectors=figures(scored_vectors, seed) if scored_vectors else None,
+        scored_vectors=scored_vectors,
     )
 
 
-def write(policy: Policy, proposal: Proposal, threshold: float, folder: Path) -> list[Path]:
-    """Write policy.md and distilled.json with the proposed classifier and threshold. Returns their paths."""
-    digest = hashlib.sha256(proposal.distilled).hexdigest()[:12]
+def write(policy: Policy, proposal: Proposal, target_recall: float, folder: Path) -> list[Path]:
+    """Write policy.md and distilled.json with the proposed classifier and its threshold. Returns their paths."""
+    content, threshold = proposal.file(target_recall), proposal.threshold(target_recall)
+    digest = hashlib.sha256(content).hexdigest()[:12]
     document = with_changes(policy.document, "gate", distilled=digest, threshold=threshold, calibration=None)
-    files = {folder / "distilled.json": proposal.distilled, folder / "policy.md": document.encode()}
+    files = {folder / "distilled.json": content, folder / "policy.md": document.encode()}
     folder.mkdir(parents=True, exist_ok=True)
-    for path, content in files.items():
-        path.write_bytes(content)
+    for path, written in files.items():
+        path.write_bytes(written)
     return list(files)
 
 
-class _Features:
+class Features:
     """What the distilled classifier sees of texts.
 
     groups counts letter groups, over the square root of their number [texts, buckets]. odds is the log odds of the
-    gate's harms and of any harm [texts, 2], whatever gate is in force.
+    gate's harms and of any harm [texts, 2], whatever gate is in force. vectors [texts, 512] are
+    those of the encoder; without one there are none [0, 512].
     """
 
-    def __init__(self, policy: Policy, classifier: Classifier, texts: Sequence[str]) -> None:
+    def __init__(
+        self, policy: Policy, classifier: Classifier, texts: Sequence[str], encoder: Encoder | None = None
+    ) -> None:
         rows, columns, values = [], [], []
         for row, text in enumerate(texts):
             in_text = [group for word in tokens(text) for group in distilled.groups(word)]
@@ -124,9 +177,8 @@ class _Features:
         any_harm = msgspec.structs.replace(gate_harms, gate=msgspec.structs.replace(policy.gate, harms=()))
         harms = [gate_scores(p, classifier, texts) for p in (gate_harms, any_harm)]
         self.odds = log_odds(np.column_stack(harms))
-
-    def matrix(self, idf: Floats) -> sparse.csr_matrix:
-        return sparse.hstack([self.groups.multiply(idf), self.odds * TRUST]).tocsr()
+        empty: Vectors = np.zeros((0, distilled.VECTOR), dtype=np.float32)
+        self.vectors = encoder.encode(undisguised(read(texts), range(len(texts)))) if encoder else empty
 
     def idf(self, rows: NDArray[np.intp]) -> Floats:
         """Inverse document frequency [buckets]: rare groups weigh more, and groups that do not occur weigh nothing."""
@@ -134,39 +186,113 @@ class _Features:
         return np.where(frequency > 0, np.log((1 + len(rows)) / (1 + frequency)) / 3, 0.0)
 
 
-class _LinearModel(msgspec.Struct, frozen=True):
-    """Weights of the letter groups [buckets], trust in the two log odds [2], and the bias."""
+class LinearModel(msgspec.Struct, frozen=True):
+    """Weights of letter groups [buckets], trust in the two log odds [2], weights of the vector [512], and the bias."""
 
     weights: Floats
     trust: Floats
+    vector: Floats
     bias: float
 
-    def scores(self, features: _Features, rows: NDArray[np.intp]) -> Floats:
+    @property
+    def trusts(self) -> tuple[float, float]:
+        return float(self.trust[0]), float(self.trust[1])
+
+    def scores(self, features: Features, rows: NDArray[np.intp]) -> Floats:
+        """P(violates) of these rows."""
         logits = features.groups[rows] @ self.weights + features.odds[rows] @ self.trust + self.bias
+        if self.vector.any():
+            logits = logits + features.vectors[rows] @ self.vector
         return np.asarray(1 / (1 + np.exp(-logits)))
 
 
-def _fit(features: _Features, rows: NDArray[np.intp], violates: Flags, weights: Floats, seed: int) -> _LinearModel:
-    """Logistic regression. Cross-validation chooses its strength and whether rare groups weigh more."""
+class _Learned(NamedTuple):
+    """A model of all rows, and for each row the score of a model that did not see it."""
+
+    model: LinearModel
+    unseen: Floats
+
+
+def _learn(features: Features, violates: Flags, weights: Floats, seed: int, *, vectors: bool = False) -> _Learned:
+    scores = np.zeros(len(violates))
+    for seen, unseen in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(violates, violates):
+        scores[unseen] = fit(features, seen, violates, weights, seed, vectors=vectors).scores(features, unseen)
+    return _Learned(fit(features, np.arange(len(violates)), violates, weights, seed, vectors=vectors), scores)
+
+
+def _vector_weights(model: LinearModel, features: Features, encoder: str) -> distilled.VectorWeights:
+    added = features.vectors.astype(np.float64) @ model.vector
+    mean, deviation = float(added.mean()), float(added.std())
+    return distilled.vector_weights(
+        model.weights,
+        model.vector,
+        encoder=encoder,
+        trust=model.trusts,
+        bias=model.bias,
+        least=mean - RANGE * deviation,
+        most=mean + RANGE * deviation,
+    )
+
+
+class _Centred(NamedTuple):
+    """Vectors less their mean, such that their mean distance from it is 1: `factor` times the difference."""
+
+    vectors: Floats
+    mean: Floats
+    factor: float
+
+    @classmethod
+    def of(cls, vectors: Vectors) -> _Centred:
+        mean = vectors.astype(np.float64).mean(axis=0)
+        distance = max(float(np.sqrt(((vectors - mean) ** 2).sum(axis=1).mean())), 1e-6)
+        return cls((vectors - mean) / distance, mean, 1 / distance)
+
+
+class _Candidate(NamedTuple):
+    """A way to fit: weights of letter groups [buckets], the vectors' scale or 0 for none, the inverse strength."""
+
+    idf: Floats
+    scale: float
+    strength: float
+
+
+def _candidates(idf: Floats, *, vectors: bool) -> list[_Candidate]:
+    strengths = VECTOR_STRENGTHS if vectors else {0.0: INVERSE_STRENGTHS}
+    tables = (idf, np.ones_like(idf))
+    return [_Candidate(table, scale, one) for table in tables for scale, each in strengths.items() for one in each]
+
+
+def fit(
+    features: Features,
+    rows: NDArray[np.intp],
+    violates: Flags,
+    weights: Floats,
+    seed: int,
+    *,
+    vectors: bool = False,
+) -> LinearModel:
+    """Logistic regression. Cross-validation chooses its strength, the weight of rare groups, and the vectors' scale."""
     y, w = violates[rows], weights[rows]
     folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(rows, y))
+    centred = _Centred.of(features.vectors[rows] if vectors else np.zeros((len(rows), 0), dtype=np.float32))
 
-    def fit(strength: float, x: sparse.csr_matrix, on: NDArray[np.intp]) -> LogisticRegression:
+    def regression(strength: float, x: sparse.csr_matrix, on: NDArray[np.intp]) -> LogisticRegression:
         model = LogisticRegression(C=strength, solver="liblinear", intercept_scaling=10.0, random_state=seed)
         return model.fit(x[on], y[on], sample_weight=w[on])
 
-    best: tuple[float, LogisticRegression, Floats] | None = None
-    idf = features.idf(rows)
-    for table in (idf, np.ones_like(idf)):
-        x = features.matrix(table)[rows]
-        for strength in INVERSE_STRENGTHS:
-            predicted = np.zeros(len(rows))
-            for train, test in folds:
-                predicted[test] = fit(strength, x, train).predict_proba(x[test])[:, 1]
-            loss = float(log_loss(y, predicted, sample_weight=w))
-            if best is None or loss < best[0]:
-                best = loss, fit(strength, x, np.arange(len(rows))), table
+    best: tuple[float, LogisticRegression, _Candidate] | None = None
+    for candidate in _candidates(features.idf(rows), vectors=vectors):
+        dense = np.hstack([features.odds[rows] * TRUST, centred.vectors * candidate.scale])
+        x = sparse.hstack([features.groups[rows].multiply(candidate.idf), dense]).tocsr()
+        predicted = np.zeros(len(rows))
+        for train, test in folds:
+            predicted[test] = regression(candidate.strength, x, train).predict_proba(x[test])[:, 1]
+        loss = float(log_loss(y, predicted, sample_weight=w))
+        if best is None or loss < best[0]:
+            best = loss, regression(candidate.strength, x, np.arange(len(rows))), candidate
     assert best is not None
-    _, model, table = best
-    coefficients = model.coef_[0]
-    return _LinearModel(coefficients[:-2] * table, coefficients[-2:] * TRUST, float(model.intercept_[0]))
+    _, model, chosen = best
+    groups, trust, of_vector = np.split(model.coef_[0], [distilled.BUCKETS, distilled.BUCKETS + 2])
+    vector = of_vector * centred.factor * chosen.scale
+    bias = float(model.intercept_[0]) - float(vector @ centred.mean)
+    return LinearModel(groups * chosen.idf, trust * TRUST, vector if vectors else np.zeros(distilled.VECTOR), bias)

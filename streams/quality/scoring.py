@@ -10,7 +10,9 @@ import numpy as np
 
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.prefilter.classifier import NONE, Classifier, Floats
-from safeguard_streams.prefilter.gates import Gates
+from safeguard_streams.prefilter.encoder.encoder import Encoder
+from safeguard_streams.prefilter.encoder.tokens import undisguised
+from safeguard_streams.prefilter.gates import GateResults, Gates
 from safeguard_streams.prefilter.normalise import Flags
 
 BATCH = 1000  # texts
@@ -31,20 +33,32 @@ class GateAnswers(NamedTuple):
     matched: Flags
 
 
-def gate_answers(policy: Policy, classifier: Classifier, texts: Sequence[str]) -> GateAnswers:
-    """What the policy's gate says. A gate without harms and distilled classifier scores 1 - P(none)."""
+def gate_answers(
+    policy: Policy, classifier: Classifier, texts: Sequence[str], encoder: Encoder | None = None
+) -> GateAnswers:
+    """What the policy's gate says. A gate without harms and distilled classifier scores 1 - P(none).
+
+    encoder: that of the prefilters whose scores to give, or None for those without one.
+    """
     if policy.distilled is None and not policy.gate.harms:
         gate = msgspec.structs.replace(policy.gate, harms=tuple(classifier.harms))
         policy = msgspec.structs.replace(policy, gate=gate)
-    gates = Gates([policy], classifier)
+    gates = Gates([policy], classifier, encoder.name if encoder else None)
     scores, matched = np.zeros(len(texts)), np.zeros(len(texts), dtype=bool)
     for at in range(0, len(texts), BATCH):
         results = gates.evaluate(texts[at : at + BATCH])
+        if encoder and policy.distilled and policy.distilled.uses(encoder.name):
+            results = _with_all_vectors(gates, results, encoder)
         scores[at : at + BATCH] = results.scores[:, 0]
         matched[[at + text for text, _ in results.matches]] = True
     return GateAnswers(scores, matched)
 
 
-def gate_scores(policy: Policy, classifier: Classifier, texts: Sequence[str]) -> Floats:
+def _with_all_vectors(gates: Gates, results: GateResults, encoder: Encoder) -> GateResults:
+    every = np.ones(len(results.scores), dtype=bool)
+    return gates.with_vectors(results, encoder.encode(undisguised(results.views, range(len(every)))), every)
+
+
+def gate_scores(policy: Policy, classifier: Classifier, texts: Sequence[str], encoder: Encoder | None = None) -> Floats:
     """The scores of `gate_answers`."""
-    return gate_answers(policy, classifier, texts).scores
+    return gate_answers(policy, classifier, texts, encoder).scores

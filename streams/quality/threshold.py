@@ -21,6 +21,7 @@ from safeguard_streams.policies.distilled import log_odds
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.files import with_changes
 from safeguard_streams.prefilter.classifier import Classifier, Floats
+from safeguard_streams.prefilter.encoder.encoder import Encoder
 from safeguard_streams.quality import verdict_labels
 from safeguard_streams.quality.evaluation import Flags
 from safeguard_streams.quality.scoring import gate_answers
@@ -70,10 +71,13 @@ class ScoredLabels(msgspec.Struct, frozen=True):
     left_out: str = ""
 
 
-def score_file(policy: Policy, classifier: Classifier, path: Path) -> ScoredLabels:
-    """Labelled texts of a file, scored by the policy's gate. Raises ConfigurationError that names file and line."""
+def score_file(policy: Policy, classifier: Classifier, path: Path, encoder: Encoder | None = None) -> ScoredLabels:
+    """Labelled texts of a file, scored by the policy's gate. Raises ConfigurationError that names file and line.
+
+    encoder: that of the prefilters whose scores to give, or None for those without one.
+    """
     items = verdict_labels.from_file(path).rows
-    answers = gate_answers(policy, classifier, [item.text or "" for item in items])
+    answers = gate_answers(policy, classifier, [item.text or "" for item in items], encoder)
     return ScoredLabels(items, answers.scores, answers.matched, "labels")
 
 

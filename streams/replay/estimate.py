@@ -7,6 +7,7 @@ time, if the workers were busy and the settings do not tell.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -78,7 +79,8 @@ async def estimate(settings: Settings, replay: Replay, classifier: Classifier, e
     Raises ConfigurationError if no event between its bounds is on one of its surfaces, or in one of its languages.
     """
     # All of the sample passes through the selection: a small share of few events would tell little.
-    whole = ReplaySelector(msgspec.structs.replace(replay, sample=1.0), classifier, earlier)
+    all_of_it = msgspec.structs.replace(replay, sample=1.0)
+    whole = await asyncio.to_thread(ReplaySelector, all_of_it, classifier, earlier)  # it may load the encoder
     escalations, looked_at = 0, 0
     missing = _Missing(replay)
     async for records in _sampled(settings, replay):

@@ -125,7 +125,8 @@ async def _prepared(settings: Settings, replay: Replay, classifier: Classifier) 
     """The engine of a runner, once what it has to know before it starts is read."""
     starts = {int(partition): offset for partition, offset in replay.starts.items()}
     await kafka.set_first_positions(settings, jobs.group(replay), topics.EVENTS, starts)
-    selector = ReplaySelector(replay, classifier, await earlier_decisions(settings, replay))
+    earlier = await earlier_decisions(settings, replay)
+    selector = await asyncio.to_thread(ReplaySelector, replay, classifier, earlier)  # it may load the encoder
     erasures = ErasureList()
     await erasures.read(settings)  # the reasoner follows those that come later
     return Engine(

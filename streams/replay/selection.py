@@ -30,7 +30,8 @@ from safeguard_streams.errors import RecordError
 from safeguard_streams.policies.document import Policy, in_languages, is_surface
 from safeguard_streams.prefilter.batches import parts
 from safeguard_streams.prefilter.classifier import Classifier
-from safeguard_streams.prefilter.decision import AuditRates, EscalationReason, Prefilter
+from safeguard_streams.prefilter.decision import Prefilter
+from safeguard_streams.prefilter.event_batch import AuditRates, EscalationReason
 from safeguard_streams.prefilter.outputs import as_sent
 from safeguard_streams.prefilter.sampling import drawn, hashed
 from safeguard_streams.releases.feed import PolicyFeed

@@ -182,6 +182,10 @@ POSITION_LOST = Metric(
     (TOPIC, GROUP, "kind"),
 )
 
+TEXTS = Metric(
+    "safeguard.texts", "counter", "{text}",
+    "Texts that the prefilter decided about, by whether it computed their vector: encoded is yes or no.", ("encoded",),
+)  # fmt: skip
 CLEARED = Metric("safeguard.cleared", "counter", "{event}", "Events that the prefilter cleared.")
 ESCALATED = Metric(
     "safeguard.escalated",

@@ -19,7 +19,8 @@ from safeguard_streams.policies.files import LIBRARY, load, load_library
 from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.prefilter.classifier import Classifier
-from safeguard_streams.prefilter.decision import AuditRates, Prefilter
+from safeguard_streams.prefilter.decision import Prefilter
+from safeguard_streams.prefilter.event_batch import AuditRates
 from safeguard_streams.quality import shadow_comparison
 from safeguard_streams.releases import operator
 from safeguard_streams.releases.feed import PolicyFeed

@@ -13,7 +13,8 @@ from safeguard_streams.policies.files import load_library, with_changes
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.prefilter import compiled
 from safeguard_streams.prefilter.classifier import Classifier
-from safeguard_streams.prefilter.decision import AuditRates, Prefilter
+from safeguard_streams.prefilter.decision import Prefilter
+from safeguard_streams.prefilter.event_batch import AuditRates
 from safeguard_streams.prefilter.sampling import drawn, hashed
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime.memory_broker import StoredRecord
@@ -318,10 +319,10 @@ def test_a_gate_that_does_not_compile_leaves_the_former_release_in_force(classif
     release(feed, document_with(terms=["alpha", "beta", "too much"]), 3)
     compile_gates = compiled.Gates
 
-    def failing(policies, classifier):
+    def failing(policies, classifier, encoder):
         if any(policy.id == "self-harm" or "too much" in policy.gate.terms for policy in policies):
             raise MemoryError
-        return compile_gates(policies, classifier)
+        return compile_gates(policies, classifier, encoder)
 
     monkeypatch.setattr(compiled, "Gates", failing)
     prefilter.renew()

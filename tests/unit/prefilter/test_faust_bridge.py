@@ -30,14 +30,35 @@ def decide(records):
     return [Output("cleared", r.key, r.value, []) for r in records]
 
 
-async def run_with(work, state=None, decide=decide):
+class Decided:
+    """Records whose outputs are known, and that wait for no vectors."""
+
+    def __init__(self, outputs):
+        self.decided = outputs
+
+    def outputs(self, vectors):
+        assert vectors == "vectors"
+        return self.decided
+
+
+async def vectors_of(begun):
+    return "vectors"
+
+
+async def run_with(work, state=None, decide=decide, encode=vectors_of):
     """Run a bridge until `work`, given the bridge and its address, ends."""
     current = settings.load(host="127.0.0.1", prefilter_port=free_port())
 
     async def run():
         await work(bridge, f"http://127.0.0.1:{current.prefilter_port}")
 
-    hooks = BridgeHooks(decide=decide, run=run, stop=asyncio.Event(), ready=lambda: state or {"ready": True})
+    hooks = BridgeHooks(
+        begin=lambda records: Decided(decide(records)),
+        encode=encode,
+        run=run,
+        stop=asyncio.Event(),
+        ready=lambda: state or {"ready": True},
+    )
     bridge = FaustBridge("bridge-test", current, hooks)
     await bridge.run()
     return hooks
@@ -139,3 +160,40 @@ async def test_an_ordinary_batch_stays_on_the_event_loop():
     await run_with(work, decide=cheap)
     assert threads
     assert all(threads)
+
+
+async def test_the_event_loop_turns_while_texts_are_encoded_and_the_next_batch_waits():
+    may_end, encoding, begun = asyncio.Event(), asyncio.Event(), []
+
+    def noted(records):
+        begun.append(records[0].value)
+        return decide(records)
+
+    async def encode(_):
+        encoding.set()
+        await may_end.wait()
+        return "vectors"
+
+    async def work(bridge, _):
+        first, second = [asyncio.create_task(bridge.process([record(value)])) for value in (b"a", b"b")]
+        await encoding.wait()
+        assert begun == [b"a"]
+        assert not first.done()
+        may_end.set()
+        assert [(await task)[0].value for task in (first, second)] == [b"a", b"b"]
+
+    await run_with(work, decide=noted, encode=encode)
+
+
+async def test_a_batch_whose_texts_cannot_be_encoded_fails_alone():
+    async def encode(begun):
+        if begun.decided[0].value == b"odd":
+            raise ValueError("no vector")
+        return "vectors"
+
+    async def work(bridge, _):
+        with pytest.raises(ValueError, match="no vector"):
+            await bridge.process([record(b"odd")])
+        assert [o.value for o in await bridge.process([record(b"c")])] == [b"c"]
+
+    await run_with(work, encode=encode)

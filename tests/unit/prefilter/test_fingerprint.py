@@ -10,7 +10,8 @@ from safeguard_streams.contract.records import Escalation, PolicyRelease, decode
 from safeguard_streams.policies.files import load_library, with_changes
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.prefilter.classifier import Classifier
-from safeguard_streams.prefilter.decision import AuditRates, Prefilter
+from safeguard_streams.prefilter.decision import Prefilter
+from safeguard_streams.prefilter.event_batch import AuditRates
 from safeguard_streams.prefilter.fingerprint import fingerprint
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime.memory_broker import StoredRecord

@@ -15,7 +15,8 @@ from safeguard_streams.prefilter import classifier as classifying
 from safeguard_streams.prefilter import normalise
 from safeguard_streams.prefilter.batches import is_large, parts
 from safeguard_streams.prefilter.classifier import Classifier
-from safeguard_streams.prefilter.decision import AuditRates, Prefilter
+from safeguard_streams.prefilter.decision import Prefilter
+from safeguard_streams.prefilter.event_batch import AuditRates
 from safeguard_streams.prefilter.long_texts import excerpt, sections
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime.memory_broker import StoredRecord

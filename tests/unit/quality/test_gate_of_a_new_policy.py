@@ -18,7 +18,8 @@ from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import load_library, with_changes
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.prefilter.classifier import Classifier
-from safeguard_streams.prefilter.decision import AuditRates, Prefilter
+from safeguard_streams.prefilter.decision import Prefilter
+from safeguard_streams.prefilter.event_batch import AuditRates
 from safeguard_streams.quality.distillation import propose
 from safeguard_streams.quality.evaluation import threshold_for
 from safeguard_streams.quality.scoring import gate_scores

@@ -1,0 +1,57 @@
+"""Which texts are worth encoding, given what the first stage knows of them. Pure functions of arrays.
+
+A gate's logit is a sum: what letter groups and log odds say, and what the vector adds. What vectors usually add has a
+range, which is learned with the weights. A text whose logit is on one side of the threshold for all of the range needs
+no vector, and gets the middle of the range instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from safeguard_streams.policies.distilled import VECTOR, DistilledClassifier, log_odds
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+class VectorGates:
+    """The second stage of some gates. Columns of all arrays are the policies, in the order given.
+
+    distilled: each policy's distilled classifier, or None; thresholds: the score, 0 to 1, that escalates.
+    encoder: the name of the encoder at hand. Gates whose weights are for another one use no vectors.
+    """
+
+    def __init__(self, distilled: Sequence[DistilledClassifier | None], thresholds: Floats, encoder: str) -> None:
+        learned = [own.with_vectors if own is not None else None for own in distilled]
+        usable = [own if own is not None and own.encoder == encoder else None for own in learned]
+        self.uses_vectors: Flags = np.array([own is not None for own in usable], dtype=bool)
+        zeros = np.zeros(VECTOR)
+        weights = [zeros if own is None else own.vector_table for own in usable]
+        self._weights = np.array(weights).reshape(len(usable), VECTOR).T  # [512, policies]
+        self._least = np.array([0.0 if own is None else own.least for own in usable])
+        self._most = np.array([0.0 if own is None else own.most for own in usable])
+        self._thresholds = log_odds(np.asarray(thresholds, dtype=np.float64))
+
+    def undecided(self, scores: Floats, settled: Flags) -> Flags:
+        """Whether the vector of a text could change the decision of some policy [texts].
+
+        scores [texts, policies]: P(violates) of the first stage, without a vector; settled [texts, policies]: whether a
+        decision is made whatever the score: the policy does not cover the text, a term matched, or the gate escalates
+        everything.
+        """
+        logits = log_odds(scores)
+        open_to_both = (logits + self._least < self._thresholds) & (logits + self._most >= self._thresholds)
+        return np.asarray((open_to_both & self.uses_vectors & ~settled).any(axis=1))
+
+    def scores(self, scores: Floats, vectors: NDArray[np.float32], encoded: Flags) -> Floats:
+        """The scores with what vectors add [texts, policies]. Policies that use none keep theirs.
+
+        encoded [texts]: which texts have a vector; vectors [encoded texts, 512]: theirs, in the order of the texts.
+        """
+        added = np.tile((self._least + self._most) / 2, (len(scores), 1))
+        added[encoded] = vectors.astype(np.float64) @ self._weights
+        return np.where(self.uses_vectors, 1 / (1 + np.exp(-log_odds(scores) - added)), scores)

@@ -1,0 +1,222 @@
+"""What the gates of all policies decide about a batch of events: which are escalated, why, and how near others came."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from safeguard_streams.contract.records import ContentEvent, Lane, PrefilterResult, Stratum
+from safeguard_streams.prefilter.compiled import CompiledPolicies, CompiledShadow
+from safeguard_streams.prefilter.encoder.encoder import Encoder, Vectors
+from safeguard_streams.prefilter.encoder.tokens import undisguised
+from safeguard_streams.prefilter.gates import GateResults
+from safeguard_streams.prefilter.long_texts import evaluate
+from safeguard_streams.prefilter.normalise import Flags
+from safeguard_streams.prefilter.sampling import drawn, hashed
+
+SCORE_DIGITS = 4
+NEAR = 0.5  # share of the threshold from which a cleared item counts as near it
+NO_VECTORS: Vectors = np.zeros((0, Encoder.width), dtype=np.float32)
+_NO_MARGIN = -9.0  # below any difference of a score and a threshold
+_SAMPLED: tuple[str, Lane] = ("sample", "live")
+_AUDITED: tuple[str, Lane] = ("audit", "audit")
+
+
+class AuditRates(msgspec.Struct, frozen=True):
+    """Shares, 0 to 1, of the content that passes a policy's gates and is judged anyway, to measure what the gates miss.
+
+    near: of content that scores at least half the threshold; far: of all other content.
+    """
+
+    near: float = 0.02
+    far: float = 0.002
+
+
+class EscalationReason(NamedTuple):
+    """Why an event is escalated under the policy of a column, and on which lane."""
+
+    column: int
+    result: PrefilterResult
+    lane: Lane = "live"
+
+
+class _Cells(NamedTuple):
+    """What results name, as lists, whose items are read several times faster than those of arrays.
+
+    triggered, reached, scores, likeliest [events][columns]; truncated [events]; the others [columns].
+    """
+
+    triggered: list[list[bool]]
+    reached: list[list[bool]]
+    scores: list[list[float]]
+    likeliest: list[list[int]]
+    truncated: list[bool]
+    everything: list[bool]
+    scored: list[bool]
+    thresholds: list[float]
+
+    @classmethod
+    def of(cls, compiled: CompiledPolicies, results: GateResults, truncated: Flags, triggered: Flags) -> _Cells:
+        return cls(
+            triggered.tolist(),
+            results.reached.tolist(),
+            results.scores.round(SCORE_DIGITS).tolist(),
+            results.likeliest.tolist(),
+            truncated.tolist(),
+            compiled.everything.tolist(),
+            compiled.gates.scored.tolist(),
+            compiled.gates.thresholds.tolist(),
+        )
+
+
+class EventBatch:
+    """The decisions for one batch of events, once it is settled. Arrays are [events, columns of the policies].
+
+    texts: what the encoder reads of the events that need a vector.
+    """
+
+    def __init__(
+        self, compiled: CompiledPolicies, events: Sequence[ContentEvent], audit: AuditRates, classes: Sequence[str]
+    ) -> None:
+        self.compiled = compiled
+        self.encoder = compiled.encoder
+        self._audit = audit
+        self._classes = classes
+        self._results, self._truncated = evaluate(compiled.gates, [event.text for event in events])
+        self._ids = np.array([hashed(event.content_id) for event in events], dtype=np.uint64)
+        self._covered = compiled.covers(events)
+        self._matched = np.zeros(self._results.scores.shape, dtype=bool)
+        for cell in self._results.matches:
+            self._matched[cell] = True
+        self._shadow_draws = drawn(self._ids, compiled.shadow_seeds)
+        self._encoded = compiled.gates.undecided(self._results, self._settled())
+        self.texts = undisguised(self._results.views, np.flatnonzero(self._encoded).tolist())
+
+    def _settled(self) -> Flags:
+        """Whether a policy decides about an event whatever its score, or not at all.
+
+        A drawn event is not settled: whether the gate also escalates it says what it stands for.
+        """
+        settled: Flags = ~self._covered | self._matched | self.compiled.everything
+        for number, shadow in enumerate(self.compiled.shadows):
+            settled[:, shadow.column] |= self._shadow_draws[:, number] >= shadow.released.share
+        return settled
+
+    def vectors(self) -> Vectors:
+        """The vectors of the texts."""
+        return self.encoder.encode(self.texts) if self.encoder and self.texts else NO_VECTORS
+
+    def settle(self, vectors: Vectors) -> None:
+        """Decide, given the vectors of the texts."""
+        compiled, audit, covered = self.compiled, self._audit, self._covered
+        results = self._results = compiled.gates.with_vectors(self._results, vectors, self._encoded)
+        draws = drawn(self._ids, compiled.seeds)
+        # For each policy that covers it, an event is triggered, sampled or passed. Some passed events are audited.
+        self._triggered = covered & (results.reached | self._matched | compiled.everything)
+        self._in_sample = covered & (draws < compiled.samples)
+        self._sampled = self._in_sample & ~self._triggered
+        self._passed = covered & ~self._triggered & ~self._in_sample
+        self._near = results.scores >= NEAR * compiled.gates.thresholds
+        # A sample and an audit draw apart. An item that either would draw stands for 1/rate items, whichever drew it.
+        self._rates = compiled.samples + (1 - compiled.samples) * np.where(self._near, audit.near, audit.far)
+        self._audited = self._passed & (draws < self._rates)
+        self._cells = _Cells.of(compiled, results, self._truncated, self._triggered)
+
+    def reasons(self) -> dict[int, list[EscalationReason]]:
+        """The reasons by event number: for each event those of the policies in force, then those of the shadows."""
+        by_event: dict[int, list[EscalationReason]] = {}
+        escalated_pairs = (self._triggered | self._sampled | self._audited)[:, : self.compiled.live]
+        for i, column in np.argwhere(escalated_pairs).tolist():
+            by_event.setdefault(i, []).append(self._live_reason(i, column))
+        for i, reason in self._shadow_reasons():
+            by_event.setdefault(i, []).append(reason)
+        return by_event
+
+    def _live_reason(self, i: int, column: int) -> EscalationReason:
+        if self._cells.triggered[i][column]:
+            return EscalationReason(column, self._trigger(i, column))
+        stratum: Stratum = "near" if self._near[i, column] else "far"
+        gate, lane = _SAMPLED if self._sampled[i, column] else _AUDITED
+        result = self._result(gate, i, column, rate=float(self._rates[i, column]), stratum=stratum)
+        return EscalationReason(column, result, lane)
+
+    def _shadow_reasons(self) -> Iterator[tuple[int, EscalationReason]]:
+        """Each event that either version escalates, within the shadow's share of content."""
+        for number, shadow in enumerate(self.compiled.shadows):
+            live = np.zeros(len(self._ids), dtype=bool)
+            if shadow.live_column is not None:
+                live = (self._triggered | self._sampled)[:, shadow.live_column]
+            own = (self._triggered | self._in_sample)[:, shadow.column]
+            for i in np.flatnonzero((own | live) & (self._shadow_draws[:, number] < shadow.released.share)).tolist():
+                yield i, self._shadow_reason(i, shadow, live=bool(live[i]))
+
+    def _shadow_reason(self, i: int, shadow: CompiledShadow, *, live: bool) -> EscalationReason:
+        if self._cells.triggered[i][shadow.column]:
+            result = self._trigger(i, shadow.column)
+        else:
+            gate = "sample" if self._in_sample[i, shadow.column] else "live"
+            result = self._result(gate, i, shadow.column)
+        result = msgspec.structs.replace(result, live=live, rate=shadow.released.share)
+        return EscalationReason(shadow.column, result, "shadow")
+
+    def _trigger(self, i: int, column: int) -> PrefilterResult:
+        """The gate that escalates a triggered event."""
+        if self._cells.everything[column]:
+            return self._result("everything", i, column)
+        if self._cells.reached[i][column]:
+            return self._result("label", i, column)
+        return self._result("terms", i, column, label=self._results.matches[i, column])
+
+    def _result(
+        self,
+        gate: str,
+        i: int,
+        column: int,
+        *,
+        label: str | None = None,
+        rate: float | None = None,
+        stratum: Stratum | None = None,
+    ) -> PrefilterResult:
+        """A result with the score, if the policy's gate has one."""
+        cells = self._cells
+        score = threshold = None
+        if cells.scored[column]:
+            label = label or self._classes[cells.likeliest[i][column]]
+            score, threshold = cells.scores[i][column], cells.thresholds[column]
+        return PrefilterResult(
+            gate,
+            label,
+            score,
+            threshold,
+            rate,
+            stratum,
+            fingerprint=self.compiled.fingerprints[column],
+            truncated=cells.truncated[i],
+        )
+
+    def nearest(self) -> list[PrefilterResult | None]:
+        """For each event, the gate that it passed by the least margin, or None if it passed no gate with a score."""
+        if not self.compiled.released:
+            return [None] * len(self._ids)
+        scores, thresholds = self._results.scores, self.compiled.gates.thresholds
+        margins = np.where(self._passed, scores - thresholds, _NO_MARGIN)[:, : max(self.compiled.live, 1)]
+        columns = margins.argmax(axis=1)
+        rows = np.arange(len(columns))
+        best = zip(
+            margins[rows, columns].tolist(),
+            columns.tolist(),
+            scores[rows, columns].round(SCORE_DIGITS).tolist(),
+            self._results.likeliest[rows, columns].tolist(),
+            strict=True,
+        )
+        threshold_of, classes = self._cells.thresholds, self._classes
+        # A margin below -1 means that the gate has no score, or that the event did not pass it.
+        return [
+            PrefilterResult("label", classes[harm], score, threshold_of[column], truncated=truncated)
+            if margin >= -1
+            else None
+            for truncated, (margin, column, score, harm) in zip(self._cells.truncated, best, strict=True)
+        ]

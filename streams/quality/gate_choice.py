@@ -1,0 +1,86 @@
+"""Which of two gates is better on the same labels, and how many more labels would settle it."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from safeguard_streams.prefilter.classifier import Floats
+from safeguard_streams.quality.evaluation import Flags, ScoredSet, escalated_for
+from safeguard_streams.quality.weighted import Estimate
+
+RESAMPLES = 400
+NOTHING = 0.001  # a difference of shares below this is none
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """Two gates on the same rows.
+
+    escalated: what share of content `name` escalates for the recall, less the share of `than`, with its 95% bootstrap
+    interval. more_labels: after how many more labels like these the interval would exclude 0; 0 if it does, None if the
+    gates differ by nothing. It assumes that the difference stays and its interval narrows with the labels' square root.
+    """
+
+    name: str
+    than: str
+    target_recall: float
+    escalated: Estimate
+    more_labels: int | None
+
+    def __str__(self) -> str:
+        e = self.escalated
+        return (
+            f"{self.name} v {self.than}: escalates {e.value:+.3f} for recall {self.target_recall:.2f} "
+            f"(95% interval {e.low:+.3f} to {e.high:+.3f}): {self.verdict}"
+        )
+
+    @property
+    def verdict(self) -> str:
+        """What the interval says, in words."""
+        if self.more_labels is None:
+            return "no difference, which more labels like these would not change"
+        if self.more_labels == 0:
+            return "better, beyond chance" if self.escalated.value < 0 else "worse, beyond chance"
+        return f"undecided; about {_two_digits(self.more_labels):,} more labels like these would settle it"
+
+
+def compare(one: ScoredSet, than: ScoredSet, target_recall: float, seed: int = 0) -> Choice:
+    """Compare two gates' scores of the same rows, by the share of content that each escalates for this recall."""
+    violates, weights = one.violates, one.weights
+
+    def difference(rows: NDArray[np.intp]) -> float:
+        shares = [
+            escalated_for(s[rows], violates[rows], weights[rows], target_recall) for s in (one.scores, than.scores)
+        ]
+        return shares[0] - shares[1]
+
+    draw = np.random.default_rng(seed)
+    picks = [draw.integers(0, len(violates), len(violates)) for _ in range(RESAMPLES)]
+    resampled = [difference(rows) for rows in picks if violates[rows].any()]
+    low, high = np.percentile(resampled, [2.5, 97.5]).tolist()
+    value = difference(np.arange(len(violates)))
+    estimate = Estimate(*(round(figure, 4) for figure in (value, low, high)))
+    return Choice(one.name, than.name, target_recall, estimate, more_labels(value, low, high, len(violates)))
+
+
+def more_labels(value: float, low: float, high: float, labels: int) -> int | None:
+    """How many labels, beyond these, narrow the interval until it excludes 0; None where there is no difference."""
+    if abs(value) < NOTHING:
+        return None
+    towards_0 = value - low if value > 0 else high - value
+    factor = (towards_0 / abs(value)) ** 2
+    return max(0, math.ceil(labels * (factor - 1)))
+
+
+def _two_digits(number: int) -> int:
+    return int(float(f"{number:.1e}"))
+
+
+def standard_error(recall: float, violates: Flags, weights: Floats) -> float:
+    """The standard error of a recall that is measured on these rows. Unequal weights count as fewer rows."""
+    violating = weights[violates]
+    rows = violating.sum() ** 2 / (violating**2).sum()
+    return math.sqrt(recall * (1 - recall) / float(rows))
