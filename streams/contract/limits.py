@@ -33,7 +33,9 @@ JUDGED_BETWEEN = 64 * KiB  # of a longer text: spread evenly between the two
 JUDGED_SAMPLE = 2 * KiB  # length of one of these samples
 SECTION = 128 * KiB  # terms and patterns are searched in sections of a longer text
 SECTION_OVERLAP = 4 * KiB  # of two neighbouring sections: longest match that is found for certain
-DECISION_BYTES = 512 * KiB  # events that are decided at a time; a larger event is decided alone
+DECISION_BYTES = 512 * KiB  # events that are decided at a time
+LARGE_EVENT = 64 * KiB  # a larger event is decided alone
+LARGE_MEAN = 4 * KiB  # events of a larger mean size are decided in a thread
 
 
 class Limit(NamedTuple):
@@ -76,6 +78,9 @@ TABLE: tuple[Limit, ...] = (
     ),
     Limit("a pattern of a gate", PATTERN_CHARACTERS, "characters", "the policy is refused", "`policy check`, releases"),
     Limit("events that are decided at once", DECISION_BYTES, "bytes", "the batch is decided in parts", "prefilter"),
+    Limit(
+        "an event that is decided among others", LARGE_EVENT, "bytes", "it is decided alone, in a thread", "prefilter"
+    ),
     Limit("an escalation", ESCALATION_BYTES, "bytes", "the broker refuses it; an event's limit leaves room", "topics"),
     Limit("a dead letter", DEAD_LETTER_BYTES, "bytes", "its value is left out", "every stage"),
     Limit("reason of a dead letter", 2_000, "characters", "it is cut", "every stage"),

@@ -37,7 +37,7 @@ the last policy has been retired, the stage waits as at its start. In reading or
   complete. Its escalations have their own lane, behind live content.
 - **Costly decisions leave the event loop.** Ordinary batches are decided on it. A thread for all of them costs a
   quarter of the throughput, because each call of the event loop then waits for the interpreter. A batch is cut by
-  bytes. A thread takes over once its parts have taken 0.1 s, and for an event larger than a part.
+  bytes. A thread takes over once its parts have taken 0.2 s, and for large events, which may hold many new words.
 - **A vector is computed where it could change a decision.** It costs twenty times as much as the rest. Only what the
   first stage of a gate leaves open is encoded, in a thread that leaves the event loop free. A drawn item is no
   exception: whether the gate also escalates it says how many items it stands for. The score of a text that is not

@@ -119,13 +119,14 @@ def test_only_what_the_classifier_reads_of_a_long_text_is_repaired(classifier, m
     assert sum(repaired) <= limits.JUDGED_IN_FULL + 200
 
 
-def test_a_batch_is_cut_by_bytes():
-    most = limits.DECISION_BYTES
-    sizes = [100, most - 50_000, 60_000, 10, most + 1, 5, most, 1]
+def test_a_batch_is_cut_by_bytes_and_a_large_event_is_decided_alone():
+    alone, small = limits.LARGE_EVENT + 1, limits.DECISION_BYTES // 100
+    sizes = [100, alone, 10, *[small] * 101, alone, alone, 5]
     records = [StoredRecord(topics.EVENTS, 0, n, 0, None, b"x" * size, []) for n, size in enumerate(sizes)]
     cut = [[len(record.value) for record in part] for part in parts(records)]
-    assert cut == [[100, most - 50_000], [60_000, 10], [most + 1], [5], [most], [1]]
-    assert [is_large(part) for part in parts(records)] == [False, False, True, False, False, False]
+    assert cut == [[100], [alone], [10, *[small] * 100], [small], [alone], [alone], [5]]
+    assert [is_large(part) for part in parts(records)] == [False, True, True, True, True, True, False]
     assert list(parts([])) == []
     tombstone = StoredRecord(topics.EVENTS, 0, 0, 0, None, None, [])
     assert list(parts([tombstone])) == [[tombstone]]
+    assert not is_large([tombstone])
