@@ -71,7 +71,8 @@ async def drain(
     """Publish `count` events, then start the variant and let it process them.
 
     events_per_s: from the timestamps of the first and the last output. cpu_us_per_event: of the variant's process, from
-    its first outputs on, so that its start does not count; other work on the machine changes it less than events/s.
+    its first outputs on, so that its start does not count; other work on the machine changes it less than events/s. It
+    is None where all outputs were there at the first look.
     under: the policies in force; by default generated ones.
     """
     current = await fresh(bootstrap, PARTITIONS, under or policies.generate(texts()))
@@ -140,10 +141,10 @@ async def _usage_until_quiet(current: Settings, process: psutil.Process) -> Usag
     return Usage(peak, cpu - first[1], last - first[0]) if first else Usage(peak, 0.0, 0)
 
 
-def _cpu_per_event(usage: Usage, outputs: Outputs) -> float:
+def _cpu_per_event(usage: Usage, outputs: Outputs) -> float | None:
     """Microseconds. An event that some policies escalate has several outputs."""
     events = usage.outputs * outputs.answered / max(1, outputs.records)
-    return round(usage.cpu * 1e6 / max(1.0, events), 1)
+    return round(usage.cpu * 1e6 / events, 1) if events else None
 
 
 class Outputs(NamedTuple):
@@ -185,9 +186,7 @@ async def prefilter(bootstrap: str, events: int, folder: Path, say: Say, *, enco
     ours = figures["safeguard"]["events_per_s"]
     ratios = {
         "safeguard_to_bare": round(ours / max(1, figures["bare"]["events_per_s"]), 2),
-        "safeguard_cpu_to_bare": round(
-            figures["safeguard"]["cpu_us_per_event"] / max(0.1, figures["bare"]["cpu_us_per_event"]), 2
-        ),
+        "safeguard_cpu_to_bare": _ratio(figures["safeguard"]["cpu_us_per_event"], figures["bare"]["cpu_us_per_event"]),
         "safeguard_to_plain_faust": round(ours / max(1, figures["plain-faust"]["events_per_s"]), 1),
     }
     shares = {
@@ -195,6 +194,10 @@ async def prefilter(bootstrap: str, events: int, folder: Path, say: Say, *, enco
         for name, under in {"safeguard": policies.generate(sample), **using_vectors}.items()
     }
     return {"events": events, "variants": figures, "ratios": {**ratios, **scaling(say)}, "counts": shares}
+
+
+def _ratio(figure: float | None, baseline: float | None) -> float | None:
+    return round(figure / baseline, 2) if figure and baseline else None
 
 
 def encoding(shares: Sequence[float]) -> dict[str, list[Policy]]:

@@ -51,4 +51,4 @@ def print_figures(figures: dict[str, Any], *, as_json: bool) -> None:
         table.add_row(name, *(f"{value:,}" if value is not None else "-" for value in row.values()))
     console().print(table)
     for name, value in {**figures.get("ratios", {}), **figures.get("counts", {})}.items():
-        say(f"{name.replace('_', ' ')}: {value}")
+        say(f"{name.replace('_', ' ')}: {'-' if value is None else value}")

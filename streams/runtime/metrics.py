@@ -236,7 +236,11 @@ REUSED = Metric(
     ("policy",),
 )
 MALFORMED = Metric(
-    "safeguard.malformed", "counter", "{output}", "Model outputs that the parser rejected, by reason.", ("reason",)
+    "safeguard.malformed",
+    "counter",
+    "{output}",
+    "Model outputs that the parser rejected, by reason.",
+    ("reason", "gen_ai.request.model"),
 )
 VARIANTS = Metric(
     "safeguard.variants", "counter", "{output}",

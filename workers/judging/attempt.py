@@ -65,12 +65,13 @@ class AttemptRequest(msgspec.Struct, frozen=True):
 
 
 class OutputCounts(msgspec.Struct):
-    """Counts of outputs.
+    """Counts of a model's outputs.
 
     malformed, variants: rejected outputs by reason, and accepted ones by variant.
     second_tries, second_try_tokens: how often the model was asked because of a rejected output, and what it then wrote.
     """
 
+    model: str
     malformed: Counter[MalformedReason] = msgspec.field(default_factory=Counter)
     variants: Counter[Variant] = msgspec.field(default_factory=Counter)
     second_tries: Counter[SecondTry] = msgspec.field(default_factory=Counter)
@@ -85,7 +86,7 @@ class OutputCounts(msgspec.Struct):
 
     def count_malformed(self, reason: MalformedReason) -> None:
         self.malformed[reason] += 1
-        metrics.MALFORMED.add(1, {"reason": reason})
+        metrics.MALFORMED.add(1, {"reason": reason, "gen_ai.request.model": self.model})
 
     def count_variant(self, variant: Variant) -> None:
         self.variants[variant] += 1
@@ -106,7 +107,7 @@ class Attempts:
         self, backend: InferenceBackend, max_answer_tokens: int, admission: PriorityAdmission | None = None
     ) -> None:
         self.backend = backend
-        self.outputs = OutputCounts()
+        self.outputs = OutputCounts(backend.model)
         self._max_answer_tokens = max_answer_tokens
         self._admission = admission
         self._mean_answer_tokens = 100.0  # running mean

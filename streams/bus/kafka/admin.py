@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import TypeVar
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -27,6 +28,7 @@ from safeguard_streams.runtime.security import client_options
 from safeguard_streams.runtime.settings import Settings
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _SIZE, _CLEANUP = "max.message.bytes", "cleanup.policy"
 PATIENCE = 30.0  # seconds in which another broker takes over
@@ -90,10 +92,7 @@ async def _create_topics(settings: Settings, created: dict[str, bool]) -> None:
 
 async def _create_topic(admin: AIOKafkaAdminClient, topic: NewTopic) -> bool:
     """Whether the topic was created now. Raises KafkaError, or BusError for a refusal with the broker's words."""
-    try:
-        response = await admin.create_topics([topic])
-    except (TimeoutError, AttributeError) as error:  # the client's, where no controller answers, or there is none
-        raise NotControllerError(f"no controller for topic {topic.name}") from error
+    response = await _answered(admin.create_topics([topic]))
     (name, code, *message), *_ = response.topic_errors
     refusal = for_code(code)
     if not code or refusal is TopicAlreadyExistsError:
@@ -103,6 +102,14 @@ async def _create_topic(admin: AIOKafkaAdminClient, topic: NewTopic) -> bool:
     if refusal.retriable:
         raise refusal(name)
     raise BusError(f"topic {name}: {refusal.__name__}: {message}")
+
+
+async def _answered(request: Awaitable[T]) -> T:
+    """The controller's answer. Raises NotControllerError, which is retried."""
+    try:
+        return await request
+    except (TimeoutError, AttributeError) as error:  # the client's, where no controller answers, or there is none
+        raise NotControllerError("no controller answered") from error
 
 
 async def _bring_up_to_date(admin: AIOKafkaAdminClient, existing: Sequence[NewTopic]) -> None:
@@ -115,7 +122,8 @@ async def _bring_up_to_date(admin: AIOKafkaAdminClient, existing: Sequence[NewTo
         if size is None or int(size) >= int(wanted[_SIZE]):
             continue
         request = _AlterConfigs(topic.name, {_SIZE: wanted[_SIZE]})
-        if any(code for code, *_ in (await admin._send_to_controller(request)).resources):
+        response = await _answered(admin._send_to_controller(request))
+        if any(code for code, *_ in response.resources):
             _warn(topic.name, _SIZE, size, wanted[_SIZE])
         else:
             log.info("topic changed topic=%s %s=%s before=%s", topic.name, _SIZE, wanted[_SIZE], size)

@@ -104,6 +104,24 @@ def test_a_broker_that_leaves_after_it_answered_is_waited_for(monkeypatch, reque
     assert not flaky.failures
 
 
+@pytest.mark.parametrize("error", [TimeoutError(), AttributeError("'NoneType' object has no attribute 'nodeId'")])
+def test_a_controller_that_leaves_before_a_topic_is_changed_is_waited_for(monkeypatch, error):
+    size = admin._SIZE
+
+    async def refuses(_):
+        raise error
+
+    async def small(_, names):
+        return {name: {size: "1"} for name in names}
+
+    client = SimpleNamespace(_send_to_controller=refuses)
+    monkeypatch.setattr(admin, "_configs", small)
+    topic = admin.NewTopic("content.events", 1, 1, topic_configs={size: "2", admin._CLEANUP: "delete"})
+    with pytest.raises(NotControllerError) as raised:
+        asyncio.run(admin._bring_up_to_date(client, [topic]))
+    assert raised.value.retriable
+
+
 def test_the_patience_has_a_bound(failing, monkeypatch):
     monkeypatch.setattr(admin, "PATIENCE", 0)
     failing(NodeNotReadyError("node 1"))
