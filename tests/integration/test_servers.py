@@ -22,8 +22,13 @@ from safeguard_streams.runtime import settings
 from safeguard_streams.workers.bench.items import escalations, make_items, policies
 from safeguard_streams.workers.evaluation import model_check
 from safeguard_streams.workers.inference import harmony
+from safeguard_streams.workers.inference.dialects import DIALECTS
+from safeguard_streams.workers.inference.discovery import Address, direct_url
 from safeguard_streams.workers.inference.interface import InferenceRequest
+from safeguard_streams.workers.inference.labels import Labels
 from safeguard_streams.workers.inference.remote import ServerBackend
+from safeguard_streams.workers.inference.server import Server
+from safeguard_streams.workers.inference.transport import session_for
 from safeguard_streams.workers.judging.judgement import score_of
 from safeguard_streams.workers.judging.parse import parse
 from tests.conftest import TIMEOUT
@@ -111,6 +116,22 @@ async def test_the_check_of_a_model_passes_on_vllms_server(inference_server, rou
     assert checks["context"].detail.startswith("4,096 tokens")  # as the server was started
     assert one.tokens.prompt > 500
     assert len(steps) == 2, "a server that reports its context gets no long prompt"
+
+
+@pytest.mark.parametrize(("name", "most"), [("cope-a", 5), ("cope-b", 20)])
+async def test_vllms_server_returns_the_likeliest_tokens_that_a_dialect_asks_for(inference_server, name, most):
+    """The small model gives no label. What is tested is the request's form, and the response's."""
+    route, current = Labels(DIALECTS[name]), settings.load(servers=inference_server)
+    async with session_for(current) as http:
+        server = Server(Address(direct_url(inference_server)), http, current)
+        await server.learn()
+        completion = await server._post(route, route.test_request, 60.0)
+    (label,) = completion.labels
+    assert label.text in label.likeliest
+    assert most <= len(label.likeliest) <= most + 1
+    assert all(value <= 0 for value in label.likeliest.values())
+    sent = len(route.test_request.prompt)
+    assert sent - 5 <= completion.prompt_tokens < sent + 100
 
 
 def test_the_check_of_a_model_in_this_process():
