@@ -131,7 +131,7 @@ async def test_vllms_server_returns_the_likeliest_tokens_that_a_dialect_asks_for
     assert most <= len(label.likeliest) <= most + 1
     assert all(value <= 0 for value in label.likeliest.values())
     sent = len(route.test_request.prompt)
-    assert sent - 5 <= completion.prompt_tokens < sent + 100
+    assert sent - 5 <= completion.prompt_tokens < sent + 300  # the chat template adds a system message
 
 
 def test_the_check_of_a_model_in_this_process():
