@@ -1,0 +1,1 @@
+"""The console: where people look, decide and change policy."""
