@@ -20,12 +20,34 @@ from starlette.types import Receive, Scope, Send
 from safeguard_streams.console.web import guard
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page
-from safeguard_streams.console.web.pages import entrance
+from safeguard_streams.console.web.pages import (
+    audit,
+    decisions,
+    entrance,
+    go,
+    item,
+    overview,
+    policies,
+    queue,
+    replays,
+    search,
+)
 from safeguard_streams.console.web.security import Surroundings
 from safeguard_streams.runtime import telemetry
 from safeguard_streams.runtime.settings import Settings
 
-PAGES: tuple[Page, ...] = (*entrance.PAGES,)
+PAGES: tuple[Page, ...] = (
+    *entrance.PAGES,
+    *overview.PAGES,
+    *queue.PAGES,
+    *item.PAGES,
+    *decisions.PAGES,
+    *search.PAGES,
+    *policies.PAGES,
+    *replays.PAGES,
+    *audit.PAGES,
+    *go.PAGES,
+)
 _COOKIE = "safeguard_console"
 _STATIC_SECONDS = 3600
 

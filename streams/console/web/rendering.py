@@ -99,6 +99,7 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
         "token": sessions.form_token(request),
         "path": request.url.path,
         "message": request.session.pop("message", None),
+        "undo": request.session.pop("undo", None),
         "now": now(),
     }
     return HTMLResponse(console.templates.get_template(template).render(**known, **values), status_code=status)
