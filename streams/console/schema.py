@@ -122,7 +122,8 @@ items = Table(
     Column("attributes", JSON, comment="further data of the producer; null as the text is"),
     _moment("created_at", "when the item was created, as its producer says"),
     _text("content_sha256", "SHA-256 of that text, which verdicts name too"),
-    _text("origin", "place of that text's event on content.events, as 3@1042"),
+    Column("event_partition", Integer, comment="partition of that text's event on content.events"),
+    Column("event_offset", BigInteger, comment="offset of that event, which orders the texts of an item"),
     _moment("text_at", "when that text was escalated first"),
     _moment("text_expires_at", "when the projector removes text, context and attributes"),
     _moment("first_seen", "the earliest record about the item"),
@@ -131,7 +132,6 @@ items = Table(
         "effective", String, nullable=False, server_default="allow", comment="the action in effect under all policies"
     ),
     Column("held", Integer, nullable=False, server_default="0", comment="actions above a cap that wait"),
-    _moment("erased_at", "when an operator erased the item"),
     Index(None, "author_id", "last_activity"),
     Index(None, "text_expires_at"),
     comment="What is known of each content item that a gate escalated, or that has a verdict or an action.",
@@ -305,7 +305,6 @@ review_items = Table(
     Column("effective", String, nullable=False, comment="the action in effect now"),
     _text("rule", "the enforcement rule that sent it here"),
     Column("priority", Float, nullable=False, comment="higher first: severity of the action that is at stake"),
-    _text("language", "of the item, as far as it was known"),
     _moment("since", "when it began to wait; null for what an early agent wrote"),
     Column("edited", Boolean, nullable=False, comment="the item has a newer text, which is not judged yet"),
     _text("content_sha256", "SHA-256 of the text that it is about"),
@@ -510,6 +509,13 @@ preferences = Table(
     Column("day", Date, primary_key=True),
     comment="'Not this harm for me today.'",
 )
+
+# ---------------------------------------------------------------- what an erasure removes
+
+ITEM_WORDS = dict.fromkeys(("text", "context", "attributes", "author_id"))
+VERDICT_WORDS = dict.fromkeys(("reason", "gate_label", "author_id"))
+ESCALATION_WORDS = dict.fromkeys(("label",))
+ACTION_WORDS = dict.fromkeys(("why", "reason", "author_id"))
 
 OWN = (audit_log, reviews, exposures, preferences)
 PROJECTED = tuple(table for table in metadata.sorted_tables if table not in OWN)

@@ -349,6 +349,14 @@ class Settings(BaseSettings):
         le=1,
         description="share of claimed items that a reviewer decides before the verdict is shown",
     )
+    console_database: SecretStr | None = Field(
+        None,
+        description="URL of the console's database: sqlite:////PATH/console.db, or postgresql://USER:PASSWORD@HOST/NAME",
+    )
+    console_text_days: float = Field(
+        30.0, gt=0, le=36_500, description="days for which the console keeps the text of a content item"
+    )
+    projector_port: int = Field(6070, ge=0, le=65_535, description="port of the projector's health endpoint")
 
     def identity(self, stage: str) -> dict[str, str]:
         """Which process of which deployment answers, as /health/ready says: several may run on a host."""

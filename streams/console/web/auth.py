@@ -170,7 +170,9 @@ class OpenIdConnect:
         name = name_of(claims.get(self._settings.console_name_claim))
         if not name:
             raise SignInError(f"the provider sent no claim {self._settings.console_name_claim}; ask your administrator")
-        return Person(name, roles_of(_listed(claims.get(self._settings.console_groups_claim)), self._settings.console_roles))
+        return Person(
+            name, roles_of(_listed(claims.get(self._settings.console_groups_claim)), self._settings.console_roles)
+        )
 
 
 def name_of(claimed: object) -> str:

@@ -52,7 +52,11 @@ class Queue:
             )
         ).all()
         at = now()
-        if not rows or len(rows) < len(waiting) or any(_is_others(row.claimed_by, row.claim_expires_at, by, at) for row in rows):
+        if (
+            not rows
+            or len(rows) < len(waiting)
+            or any(_is_others(row.claimed_by, row.claim_expires_at, by, at) for row in rows)
+        ):
             return False
         self._connection.execute(
             review_items.update()

@@ -158,9 +158,7 @@ def _bucketed(connection: Connection, table: Any, since: datetime, size: int) ->
     """Counts by the beginning of their bucket, in seconds since 1970. Both databases divide whole numbers down."""
     seconds = sql_cast(extract("epoch", table.c.minute), SqlInteger)
     begin = (seconds - seconds % size).label("begin")
-    rows = connection.execute(
-        select(begin, func.sum(table.c.count)).where(table.c.minute >= since).group_by(begin)
-    )
+    rows = connection.execute(select(begin, func.sum(table.c.count)).where(table.c.minute >= since).group_by(begin))
     return {int(at): int(count) for at, count in rows}
 
 
@@ -207,7 +205,13 @@ def _until(at: Any, since: datetime, count: Any) -> Any:
 
 def _lags(connection: Connection) -> list[LaneLag]:
     latest = (
-        select(verdicts.c.content_id, verdicts.c.policy_id, verdicts.c.policy_version, verdicts.c.lane, verdicts.c.decided_at)
+        select(
+            verdicts.c.content_id,
+            verdicts.c.policy_id,
+            verdicts.c.policy_version,
+            verdicts.c.lane,
+            verdicts.c.decided_at,
+        )
         .order_by(verdicts.c.decided_at.desc())
         .limit(_LATEST)
         .subquery()

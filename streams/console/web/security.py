@@ -73,7 +73,9 @@ class Surroundings:
             path = scope["path"] if "endpoint" in scope else "(unknown)"
             person = getattr(scope.get("person"), "name", "-")
             took = (time.monotonic() - begun) * 1000
-            log.info("request served method=%s path=%s status=%d ms=%.0f by=%r", scope["method"], path, status, took, person)
+            log.info(
+                "request served method=%s path=%s status=%d ms=%.0f by=%r", scope["method"], path, status, took, person
+            )
 
 
 class Rates:

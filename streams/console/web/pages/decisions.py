@@ -80,7 +80,11 @@ def known_item(facts: item_facts.Facts) -> str | KnownItem:
     """The item with the text that the page shows, so that nobody has to look it up; its id where no place is known."""
     item = facts.item
     place = place_of(item.origin) if item is not None else None
-    return facts.content_id if item is None or place is None else KnownItem(facts.content_id, place[0], item.content_sha256, item.origin)
+    return (
+        facts.content_id
+        if item is None or place is None
+        else KnownItem(facts.content_id, place[0], item.content_sha256, item.origin)
+    )
 
 
 def _known(request: Request, content_id: str) -> item_facts.Facts:
@@ -128,9 +132,7 @@ def _hold(request: Request, decided: Decided) -> tuple[bool, item_facts.Facts]:
         return blind, facts
 
 
-def _record(
-    request: Request, decided: Decided, facts: item_facts.Facts, action_id: str, *, blind: bool
-) -> str | None:
+def _record(request: Request, decided: Decided, facts: item_facts.Facts, action_id: str, *, blind: bool) -> str | None:
     """Keep the decision as a label, once, and claim the next item."""
     console: Console = request.app.state.console
     by, judged = request.state.by, facts.judged

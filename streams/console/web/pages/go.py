@@ -8,7 +8,15 @@ from sqlalchemy import Connection, select
 from starlette.requests import Request
 from starlette.responses import Response
 
-from safeguard_streams.console.schema import actions, items, policy_changes, policy_releases, replay_verdicts, replays, verdicts
+from safeguard_streams.console.schema import (
+    actions,
+    items,
+    policy_changes,
+    policy_releases,
+    replay_verdicts,
+    replays,
+    verdicts,
+)
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import NotFoundError, Page, back
 from safeguard_streams.console.web.pages.queue import item_url
@@ -34,7 +42,11 @@ def _url(connection: Connection, wanted: str) -> str | None:
     for column in (items.c.content_id, verdicts.c.content_id):
         if connection.execute(select(column).where(column == wanted).limit(1)).first() is not None:
             return item_url(wanted)
-    for table, key in ((verdicts, verdicts.c.verdict_id), (replay_verdicts, replay_verdicts.c.verdict_id), (actions, actions.c.action_id)):
+    for table, key in (
+        (verdicts, verdicts.c.verdict_id),
+        (replay_verdicts, replay_verdicts.c.verdict_id),
+        (actions, actions.c.action_id),
+    ):
         found = connection.execute(select(table.c.content_id).where(key == wanted)).scalar()
         if found is not None:
             return item_url(str(found))

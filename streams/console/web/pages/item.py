@@ -67,9 +67,7 @@ def _page(request: Request, content_id: str, *, revealed: bool) -> Response:
             raise NotFoundError(_UNKNOWN)
         holder = Queue(connection, lease).holder(facts.content_id)
         decided = item_facts.decided_lately(connection, facts.content_id, by, lease)
-    blind = (
-        holder == by and not decided and item_facts.is_blind(facts, by, console.settings.console_blind_share)
-    )
+    blind = holder == by and not decided and item_facts.is_blind(facts, by, console.settings.console_blind_share)
     policy = facts.policies.get((facts.policy_id or "", None))
     judged = facts.judged
     judged_by = facts.policies.get((judged.policy_id, judged.policy_version)) if judged is not None else None
@@ -80,7 +78,9 @@ def _page(request: Request, content_id: str, *, revealed: bool) -> Response:
         item=facts.item,
         judged=judged,
         policy=judged_by or policy,
-        cited=[(name, judged_by.rule(name) if judged_by else None) for name in judged.rule_ids] if judged is not None else [],
+        cited=[(name, judged_by.rule(name) if judged_by else None) for name in judged.rule_ids]
+        if judged is not None
+        else [],
         harm=harm_of(facts),
         holder=holder,
         blind=blind,
@@ -101,7 +101,9 @@ def rationale(request: Request) -> Response:
     with transaction(console.engine) as connection:
         found = connection.execute(select(rationales).where(rationales.c.verdict_id == verdict_id)).first()
         if found is None:
-            raise NotFoundError("There is no rationale of this verdict: it was erased, past its time, or never written.")
+            raise NotFoundError(
+                "There is no rationale of this verdict: it was erased, past its time, or never written."
+            )
         verdict = connection.execute(select(verdicts).where(verdicts.c.verdict_id == verdict_id)).first()
         log_access(connection, request, "rationale", verdict_id, {"item": found.content_id})
     return rendering.page(request, "rationale.html", rationale=found, verdict=verdict)

@@ -58,9 +58,7 @@ def show(request: Request) -> Response:
             select(policy_releases).where(policy_releases.c.policy_id == policy_id, policy_releases.c.place != "replay")
         ).all()
         changes = connection.execute(
-            select(policy_changes)
-            .where(policy_changes.c.policy_id == policy_id)
-            .order_by(policy_changes.c.changed_at)
+            select(policy_changes).where(policy_changes.c.policy_id == policy_id).order_by(policy_changes.c.changed_at)
         ).all()
         if not releases and not changes:
             raise NotFoundError("No policy of this id was ever released.")
@@ -76,7 +74,11 @@ def show(request: Request) -> Response:
             .group_by(verdict_rules.c.rule_id)
         ).all()
     in_force = next((one for one in releases if one.place == "in-force"), None)
-    document = in_force.document if in_force is not None else next((one.document for one in reversed(changes) if one.document), "")
+    document = (
+        in_force.document
+        if in_force is not None
+        else next((one.document for one in reversed(changes) if one.document), "")
+    )
     return rendering.page(
         request,
         "policy.html",
@@ -105,7 +107,9 @@ def _difference(before: str, after: str) -> Iterator[DiffLine]:
     if not before:
         return
     kinds = {"+": "added", "-": "removed", " ": "kept"}
-    for number, line in enumerate(difflib.unified_diff(before.splitlines(), after.splitlines(), n=_CONTEXT, lineterm="")):
+    for number, line in enumerate(
+        difflib.unified_diff(before.splitlines(), after.splitlines(), n=_CONTEXT, lineterm="")
+    ):
         if number < 2:  # the names of the files
             continue
         yield DiffLine("kept", "…") if line.startswith("@@") else DiffLine(kinds[line[0]], line)

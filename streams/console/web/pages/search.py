@@ -124,7 +124,10 @@ def show(request: Request) -> Response:
         at, _, verdict_id = after.partition("~")
         moment = _moment(at)
         query = query.where(
-            or_(verdicts.c.decided_at < moment, and_(verdicts.c.decided_at == moment, verdicts.c.verdict_id < verdict_id))
+            or_(
+                verdicts.c.decided_at < moment,
+                and_(verdicts.c.decided_at == moment, verdicts.c.verdict_id < verdict_id),
+            )
         )
     with console.engine.connect() as connection:
         rows = connection.execute(query).all()
