@@ -29,7 +29,7 @@ from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.cli.texts import Labelled, Texts, item_text, reason_of, show_item
 from safeguard_streams.contract.records import EVERY_POLICY, Action, Enforced, Standing
-from safeguard_streams.enforcement import moderators, rejections, reviews
+from safeguard_streams.enforcement import decisions, moderators, rejections, reviews
 from safeguard_streams.enforcement import repartition as partitioning
 from safeguard_streams.enforcement import rules as rules_of
 from safeguard_streams.enforcement.moderators import HeldAction
@@ -364,7 +364,7 @@ def decide(
         raise ConfigurationError(f"{action!r} is not an action; choose allow, review, label, limit or remove") from None
     moderator = changed_by(why, by)
     with shown_reading():
-        decision = asyncio.run(moderators.decide(current, content, chosen, moderator, any_text=any_text))
+        decision = asyncio.run(decisions.decide(current, content, chosen, moderator, any_text=any_text))
     if as_json:
         print(msgspec.json.encode(decision).decode())
     else:
@@ -385,7 +385,7 @@ def undecide(
     current = settings.load(bootstrap=bootstrap)
     moderator = changed_by(why, by)
     with shown_reading():
-        withdrawal = asyncio.run(moderators.undecide(current, content, moderator))
+        withdrawal = asyncio.run(decisions.undecide(current, content, moderator))
     if as_json:
         print(msgspec.json.encode(withdrawal).decode())
     else:

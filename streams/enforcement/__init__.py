@@ -12,8 +12,8 @@ verdicts and release held actions by writing to moderation.actions. In reading o
 - `texts`: which text of an item a verdict is about, and what follows where authors edited it.
 - `transform`: the action that follows a verdict or a moderator's record.
 - `delivery`: actions to the webhook.
-- `plain_text`: names and reasons of moderators.
-- `moderators`: what moderators do: decide, take that back, look at what stands and at held actions, release them.
+- `moderators`: what moderators look at and release: what stands, what was done, held actions.
+- `places`, `decisions`: where an item and its text are; decisions about it and their ends, each written once.
 - `reviews`, `rejections`: what waits for a moderator; which messages the receiver rejected.
 - `repartition`: what stands, after the topics got more partitions.
 - `app`: the process that runs the agent.
