@@ -298,7 +298,7 @@ class Settings(BaseSettings):
     )
 
     # The console.
-    console_port: int = Field(6070, ge=0, le=65_535, description="port of the console's web server")
+    console_port: int = Field(6071, ge=0, le=65_535, description="port of the console's web server")
     console_url: str = Field(
         "",
         pattern=r"^(https?://[^/?#@]+)?/?$",

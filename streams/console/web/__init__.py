@@ -4,8 +4,8 @@ Guarantees:
 
 - Every request passes one guard. It checks the person's roles against the table in `roles`, by the route's permission.
   Templates ask the same table, so that no page shows a button whose request would be refused.
-- The console changes nothing by itself. Decisions are records on moderation.actions, written by `enforcement.moderators`,
-  under an id that the form carries: a request that is sent twice is one decision.
+- The console changes nothing by itself. Decisions are records on moderation.actions, written by `enforcement.decisions`
+  under a key that the form carries: a request that is sent twice is one decision.
 - Texts of people and models reach a page only through a template that escapes them, and no log and no error message.
 
 Design decisions:

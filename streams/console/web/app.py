@@ -59,11 +59,7 @@ def build(settings: Settings, engine: Engine) -> Starlette:
     key = settings.console_session_key
     middleware = [
         Middleware(Surroundings, https=https),
-        *(
-            [Middleware(TrustedHostMiddleware, allowed_hosts=list(console.sign_in.hosts))]
-            if console.sign_in.hosts
-            else []
-        ),
+        Middleware(TrustedHostMiddleware, allowed_hosts=list(console.sign_in.hosts) or ["*"]),
         Middleware(
             SessionMiddleware,
             secret_key=key.get_secret_value() if key else secrets.token_urlsafe(48),

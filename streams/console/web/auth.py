@@ -36,13 +36,13 @@ class SignIn(Protocol):
     about: str
     hosts: tuple[str, ...]
 
-    def person(self, request: Request) -> Person | None:
+    def person(self, request: Request, /) -> Person | None:
         """Who sends a request; None for nobody that is known."""
 
-    async def begin(self, request: Request) -> Response:
+    async def begin(self, request: Request, /) -> Response:
         """The response that leads a browser to sign in."""
 
-    async def complete(self, request: Request) -> None:
+    async def complete(self, request: Request, /) -> None:
         """Begin a session from the provider's answer. Raises SignInError."""
 
 
@@ -67,13 +67,13 @@ class LocalUser:
         self.about = f"no sign-in: everybody on this machine is {name}, with all roles"
         self.hosts = (*_LOOPBACK, "[::1]")
 
-    def person(self, request: Request) -> Person | None:
+    def person(self, _: Request) -> Person | None:
         return self._person
 
-    async def begin(self, request: Request) -> Response:
+    async def begin(self, _: Request) -> Response:
         return RedirectResponse("/", status_code=303)
 
-    async def complete(self, request: Request) -> None:
+    async def complete(self, _: Request) -> None:
         raise SignInError("this console has no sign-in")
 
 
@@ -109,10 +109,10 @@ class TrustedProxy:
             return False
         return any(address in network for network in self._networks)
 
-    async def begin(self, request: Request) -> Response:
+    async def begin(self, _: Request) -> Response:
         raise SignInError("sign in at the proxy; this request did not come through it")
 
-    async def complete(self, request: Request) -> None:
+    async def complete(self, _: Request) -> None:
         raise SignInError("sign in at the proxy")
 
 
@@ -170,9 +170,8 @@ class OpenIdConnect:
         name = name_of(claims.get(self._settings.console_name_claim))
         if not name:
             raise SignInError(f"the provider sent no claim {self._settings.console_name_claim}; ask your administrator")
-        return Person(
-            name, roles_of(_listed(claims.get(self._settings.console_groups_claim)), self._settings.console_roles)
-        )
+        groups = _listed(claims.get(self._settings.console_groups_claim))
+        return Person(name, roles_of(groups, self._settings.console_roles))
 
 
 def name_of(claimed: object) -> str:

@@ -52,11 +52,8 @@ class Queue:
             )
         ).all()
         at = now()
-        if (
-            not rows
-            or len(rows) < len(waiting)
-            or any(_is_others(row.claimed_by, row.claim_expires_at, by, at) for row in rows)
-        ):
+        others = any(_is_others(row.claimed_by, row.claim_expires_at, by, at) for row in rows)
+        if not rows or len(rows) < len(waiting) or others:
             return False
         self._connection.execute(
             review_items.update()

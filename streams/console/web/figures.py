@@ -204,14 +204,9 @@ def _until(at: Any, since: datetime, count: Any) -> Any:
 
 
 def _lags(connection: Connection) -> list[LaneLag]:
+    named = ("content_id", "policy_id", "policy_version", "lane")
     latest = (
-        select(
-            verdicts.c.content_id,
-            verdicts.c.policy_id,
-            verdicts.c.policy_version,
-            verdicts.c.lane,
-            verdicts.c.decided_at,
-        )
+        select(*(verdicts.c[name] for name in named), verdicts.c.decided_at)
         .order_by(verdicts.c.decided_at.desc())
         .limit(_LATEST)
         .subquery()
@@ -219,12 +214,7 @@ def _lags(connection: Connection) -> list[LaneLag]:
     rows = connection.execute(
         select(latest.c.lane, latest.c.decided_at, escalations.c.escalated_at).join(
             escalations,
-            and_(
-                escalations.c.content_id == latest.c.content_id,
-                escalations.c.policy_id == latest.c.policy_id,
-                escalations.c.policy_version == latest.c.policy_version,
-                escalations.c.lane == latest.c.lane,
-            ),
+            and_(*(escalations.c[name] == latest.c[name] for name in named)),
         )
     )
     waited: dict[str, list[float]] = defaultdict(list)

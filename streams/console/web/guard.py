@@ -1,4 +1,4 @@
-"""The one way to an endpoint: who asks, whether this person may, how often, and whether the form is the console's own."""
+"""The one way to an endpoint: who asks, how often, whether this person may, and whether the form is the console's."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 
 Endpoint = Callable[[Request], Response | Awaitable[Response]]
 _FIELDS = 200  # of a form
+_AWAY = {
+    False: "The console's database does not answer. Nothing is lost; try again in a minute.",
+    True: "Kafka does not answer. What you sent may not have been written; send it once more.",
+}
 
 
 class Page(NamedTuple):
@@ -45,12 +49,15 @@ class RefusedError(Exception):
     """A request that makes no sense now. The message is safe to show."""
 
 
+_STATUS = {NotFoundError: 404, RefusedError: 409, ConfigurationError: 409, SignInError: 400}
+
+
 def route(page: Page) -> Route:
     """The guarded route of a page."""
 
     async def guarded(request: Request) -> Response:
         request.scope["person"] = person = request.app.state.console.sign_in.person(request)
-        refused = _refused_rate(request, page) or (_refused_person(request, page) if page.permission else None)
+        refused = _refused_rate(request) or (_refused_person(request, page) if page.permission else None)
         if refused is not None:
             return refused
         form = FormData()
@@ -65,7 +72,7 @@ def route(page: Page) -> Route:
     return Route(page.path, guarded, name=page.name, methods=[page.method])
 
 
-def _refused_rate(request: Request, page: Page) -> Response | None:
+def _refused_rate(request: Request) -> Response | None:
     console, person = request.app.state.console, request.scope["person"]
     address = request.client.host if request.client else "unknown"
     rates, caller = (console.rates, person.name) if person is not None else (console.entrance_rates, address)
@@ -91,24 +98,17 @@ def _refused_person(request: Request, page: Page) -> Response | None:
 
 async def _answered(request: Request, endpoint: Endpoint) -> Response:
     try:
-        if inspect.iscoroutinefunction(endpoint):
-            return await endpoint(request)  # type: ignore[no-any-return]  # iscoroutinefunction narrows to Any
-        result: Any = await run_in_threadpool(endpoint, request)
-        return result  # type: ignore[no-any-return]  # not a coroutine, as the branch above checked
-    except NotFoundError as error:
-        return problem(request, 404, str(error))
-    except (RefusedError, ConfigurationError) as error:
-        return problem(request, 409, str(error))
-    except SignInError as error:
-        return problem(request, 400, str(error))
-    except DBAPIError as error:
-        log.warning("database not reached error=%s", type(error.orig).__name__)
-        return problem(request, 503, "The console's database does not answer. Nothing is lost; try again in a minute.")
-    except BusError as error:
-        log.warning("broker not reached error=%s", type(error).__name__)
-        return problem(request, 503, "Kafka does not answer. What you sent may not have been written; send it again.")
-    except SafeguardError as error:
-        return problem(request, 500, str(error))
+        result: Any = (
+            endpoint(request) if inspect.iscoroutinefunction(endpoint) else run_in_threadpool(endpoint, request)
+        )
+        response: Response = await result
+    except (DBAPIError, BusError) as error:
+        log.warning("request not served path=%s error=%s", request.url.path, type(error).__name__)
+        return problem(request, 503, _AWAY[isinstance(error, BusError)])
+    except (SafeguardError, NotFoundError, RefusedError, SignInError) as error:
+        status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
+        return problem(request, status, str(error))
+    return response
 
 
 def problem(request: Request, status: int, text: str) -> Response:

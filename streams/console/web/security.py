@@ -13,17 +13,9 @@ log = logging.getLogger(__name__)
 
 # No inline script or style, nothing from another host, in no frame. Charts set the size of their canvas by script,
 # which the policy allows.
-_CONTENT_POLICY = "; ".join(
-    [
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' data:",
-        "connect-src 'self'",
-        "form-action 'self'",
-        "frame-ancestors 'none'",
-        "base-uri 'none'",
-    ]
+_CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
 _HEADERS = {
     "content-security-policy": _CONTENT_POLICY,
@@ -73,9 +65,8 @@ class Surroundings:
             path = scope["path"] if "endpoint" in scope else "(unknown)"
             person = getattr(scope.get("person"), "name", "-")
             took = (time.monotonic() - begun) * 1000
-            log.info(
-                "request served method=%s path=%s status=%d ms=%.0f by=%r", scope["method"], path, status, took, person
-            )
+            served = (scope["method"], path, status, took, person)
+            log.info("request served method=%s path=%s status=%d ms=%.0f by=%r", *served)
 
 
 class Rates:

@@ -16,7 +16,7 @@ from starlette.requests import Request
 
 from safeguard_streams.console.web.roles import Person
 
-_PERSON, _SINCE, _TOKEN = "person", "since", "token"  # noqa: S105  (names of the cookie's fields)
+_PERSON, _SINCE, _TOKEN = "person", "since", "token"
 
 
 def sign_in(request: Request, person: Person) -> None:

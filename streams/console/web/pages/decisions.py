@@ -80,11 +80,9 @@ def known_item(facts: item_facts.Facts) -> str | KnownItem:
     """The item with the text that the page shows, so that nobody has to look it up; its id where no place is known."""
     item = facts.item
     place = place_of(item.origin) if item is not None else None
-    return (
-        facts.content_id
-        if item is None or place is None
-        else KnownItem(facts.content_id, place[0], item.content_sha256, item.origin)
-    )
+    if item is None or place is None:
+        return facts.content_id
+    return KnownItem(facts.content_id, place[0], item.content_sha256, item.origin)
 
 
 def _known(request: Request, content_id: str) -> item_facts.Facts:

@@ -42,12 +42,9 @@ def _url(connection: Connection, wanted: str) -> str | None:
     for column in (items.c.content_id, verdicts.c.content_id):
         if connection.execute(select(column).where(column == wanted).limit(1)).first() is not None:
             return item_url(wanted)
-    for table, key in (
-        (verdicts, verdicts.c.verdict_id),
-        (replay_verdicts, replay_verdicts.c.verdict_id),
-        (actions, actions.c.action_id),
-    ):
-        found = connection.execute(select(table.c.content_id).where(key == wanted)).scalar()
+    by_key = ((verdicts, "verdict_id"), (replay_verdicts, "verdict_id"), (actions, "action_id"))
+    for table, key in by_key:
+        found = connection.execute(select(table.c.content_id).where(table.c[key] == wanted)).scalar()
         if found is not None:
             return item_url(str(found))
     for column, path in (

@@ -6,10 +6,10 @@ import uuid
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.dialects import postgresql, sqlite
 from starlette.requests import Request
 from starlette.responses import Response
 
+from safeguard_streams.console.database import insert
 from safeguard_streams.console.schema import exposures, rationales, verdicts
 from safeguard_streams.console.web import item_facts, rendering
 from safeguard_streams.console.web.claims import Queue
@@ -50,9 +50,10 @@ def harm_of(facts: Facts) -> str:
 
 
 def _expose(connection: Any, who: str, harm: str) -> None:
-    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(exposures)
     connection.execute(
-        insert.values(who=who, day=now().date(), harm=harm, count=1).on_conflict_do_update(
+        insert(connection.engine, exposures)
+        .values(who=who, day=now().date(), harm=harm, count=1)
+        .on_conflict_do_update(
             index_elements=[exposures.c.who, exposures.c.day, exposures.c.harm], set_={"count": exposures.c.count + 1}
         )
     )
@@ -71,6 +72,7 @@ def _page(request: Request, content_id: str, *, revealed: bool) -> Response:
     policy = facts.policies.get((facts.policy_id or "", None))
     judged = facts.judged
     judged_by = facts.policies.get((judged.policy_id, judged.policy_version)) if judged is not None else None
+    rules = judged.rule_ids if judged is not None else []
     return rendering.page(
         request,
         "item.html",
@@ -78,9 +80,7 @@ def _page(request: Request, content_id: str, *, revealed: bool) -> Response:
         item=facts.item,
         judged=judged,
         policy=judged_by or policy,
-        cited=[(name, judged_by.rule(name) if judged_by else None) for name in judged.rule_ids]
-        if judged is not None
-        else [],
+        cited=[(name, judged_by.rule(name) if judged_by else None) for name in rules],
         harm=harm_of(facts),
         holder=holder,
         blind=blind,
@@ -101,9 +101,7 @@ def rationale(request: Request) -> Response:
     with transaction(console.engine) as connection:
         found = connection.execute(select(rationales).where(rationales.c.verdict_id == verdict_id)).first()
         if found is None:
-            raise NotFoundError(
-                "There is no rationale of this verdict: it was erased, past its time, or never written."
-            )
+            raise NotFoundError("There is no rationale of this verdict: it was erased, is too old, or never was.")
         verdict = connection.execute(select(verdicts).where(verdicts.c.verdict_id == verdict_id)).first()
         log_access(connection, request, "rationale", verdict_id, {"item": found.content_id})
     return rendering.page(request, "rationale.html", rationale=found, verdict=verdict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -74,11 +75,8 @@ def show(request: Request) -> Response:
             .group_by(verdict_rules.c.rule_id)
         ).all()
     in_force = next((one for one in releases if one.place == "in-force"), None)
-    document = (
-        in_force.document
-        if in_force is not None
-        else next((one.document for one in reversed(changes) if one.document), "")
-    )
+    documents = [in_force.document] if in_force is not None else [one.document for one in changes if one.document][-1:]
+    document = documents[0] if documents else ""
     return rendering.page(
         request,
         "policy.html",
@@ -107,11 +105,8 @@ def _difference(before: str, after: str) -> Iterator[DiffLine]:
     if not before:
         return
     kinds = {"+": "added", "-": "removed", " ": "kept"}
-    for number, line in enumerate(
-        difflib.unified_diff(before.splitlines(), after.splitlines(), n=_CONTEXT, lineterm="")
-    ):
-        if number < 2:  # the names of the files
-            continue
+    compared = difflib.unified_diff(before.splitlines(), after.splitlines(), n=_CONTEXT, lineterm="")
+    for line in itertools.islice(compared, 2, None):  # after the names of the files
         yield DiffLine("kept", "…") if line.startswith("@@") else DiffLine(kinds[line[0]], line)
 
 
