@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, and_, exists, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, exists, or_, select
 
-from safeguard_streams.console.schema import review_items, reviews
+from safeguard_streams.console.schema import items, review_items, reviews
 from safeguard_streams.contract.records import now
 
 _CANDIDATES = 50  # items to try, while others claim the first of the queue at the same moment
@@ -107,10 +107,16 @@ class Queue:
         return list(dict.fromkeys(found))
 
 
-def matching(filters: Mapping[str, str]) -> list[object]:
+def matching(filters: Mapping[str, str]) -> list[ColumnElement[bool]]:
     """Conditions on the queue, from the filters that are set."""
-    columns = {"policy": review_items.c.policy_id, "language": review_items.c.language, "cause": review_items.c.cause}
-    return [columns[name] == value for name, value in filters.items() if value and name in columns]
+    conditions: list[ColumnElement[bool]] = []
+    if policy := filters.get("policy"):
+        conditions.append(review_items.c.policy_id == policy)
+    if cause := filters.get("cause"):
+        conditions.append(review_items.c.cause == cause)
+    if language := filters.get("language"):
+        conditions.append(exists().where(items.c.content_id == review_items.c.content_id, items.c.language == language))
+    return conditions
 
 
 def _is_others(claimed_by: str | None, expires: datetime | None, by: str, at: datetime) -> bool:

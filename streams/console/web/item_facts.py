@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, select
 
 from safeguard_streams.console.schema import (
     actions,
+    erasures,
     escalations,
     items,
     rationales,
@@ -44,6 +45,7 @@ class Facts(msgspec.Struct, frozen=True):
     compared: Sequence[AnyRow]
     escalations: Sequence[AnyRow]
     actions: Sequence[AnyRow]
+    erased_at: datetime | None
     others: Sequence[AnyRow]
     with_rationale: frozenset[str]
     policies: dict[tuple[str, str | None], PolicyText]
@@ -101,6 +103,7 @@ def load(connection: Connection, content_id: str) -> Facts | None:
         compared,
         rows(escalations, escalations.c.escalated_at),
         acted,
+        connection.execute(select(erasures.c.erased_at).where(erasures.c.content_id == content_id)).scalar(),
         _others(connection, item),
         _with_rationale(connection, [one.verdict_id for one in (*judged, *compared)]),
         {},

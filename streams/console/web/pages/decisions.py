@@ -23,7 +23,7 @@ from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import NotFoundError, Page, RefusedError, back
 from safeguard_streams.console.web.pages.queue import item_url, lease_of
 from safeguard_streams.console.web.writing import log_access, logged, stored, transaction
-from safeguard_streams.contract.records import Decision, Enforced, now, place_of
+from safeguard_streams.contract.records import Decision, Enforced, now, origin_of
 from safeguard_streams.enforcement import decisions
 from safeguard_streams.enforcement.decisions import Cited
 from safeguard_streams.enforcement.places import KnownItem
@@ -79,10 +79,10 @@ async def undo(request: Request) -> Response:
 def known_item(facts: item_facts.Facts) -> str | KnownItem:
     """The item with the text that the page shows, so that nobody has to look it up; its id where no place is known."""
     item = facts.item
-    place = place_of(item.origin) if item is not None else None
-    if item is None or place is None:
+    if item is None or item.event_partition is None:
         return facts.content_id
-    return KnownItem(facts.content_id, place[0], item.content_sha256, item.origin)
+    origin = origin_of(item.event_partition, item.event_offset)
+    return KnownItem(facts.content_id, item.event_partition, item.content_sha256, origin)
 
 
 def _known(request: Request, content_id: str) -> item_facts.Facts:

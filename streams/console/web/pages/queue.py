@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from starlette.requests import Request
 from starlette.responses import Response
 
-from safeguard_streams.console.schema import review_items
+from safeguard_streams.console.schema import items, review_items
 from safeguard_streams.console.web import rendering
 from safeguard_streams.console.web.claims import Queue, matching
 from safeguard_streams.console.web.console import Console
@@ -49,7 +49,8 @@ def show(request: Request) -> Response:
             .order_by(review_items.c.policy_id, review_items.c.cause)
         ).all()
         rows = connection.execute(
-            select(review_items)
+            select(review_items, items.c.language)
+            .outerjoin(items, items.c.content_id == review_items.c.content_id)
             .where(open_ones, *matching(filters))
             .order_by(review_items.c.priority.desc(), review_items.c.since, review_items.c.content_id)
             .limit(_ROWS)
