@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 from sqlalchemy import URL, Engine, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, StatementError
 
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.settings import Settings
@@ -55,6 +55,7 @@ def engine_of(address: str) -> Engine:
             url.set(drivername="postgresql+psycopg"),
             json_serializer=to_json,
             json_deserializer=orjson.loads,
+            hide_parameters=True,  # an error's message quotes no content
             pool_pre_ping=True,
             connect_args={"connect_timeout": 5},
         )
@@ -65,7 +66,7 @@ def _sqlite(url: URL) -> Engine:
     if not url.database or url.database == ":memory:":
         raise ConfigurationError(f"SAFEGUARD_CONSOLE_DATABASE: name the file of the database, {_EXAMPLES}")
     _create_private(Path(url.database))
-    engine = create_engine(url, json_serializer=to_json, json_deserializer=orjson.loads)
+    engine = create_engine(url, json_serializer=to_json, json_deserializer=orjson.loads, hide_parameters=True)
 
     # The driver would begin transactions late and commit before DDL; here, SQLAlchemy begins them.
     @event.listens_for(engine, "connect")
@@ -116,7 +117,9 @@ def clean(value: Any) -> Any:
 def is_of_data(error: Exception) -> bool:
     """Whether the data caused an error, so that a retry fails again; otherwise the database is away or busy."""
     if not isinstance(error, DBAPIError):
-        return isinstance(error, ValueError | OverflowError | TypeError)
+        return isinstance(error, StatementError | ValueError | OverflowError | TypeError)
+    if error.connection_invalidated:
+        return False
     state = getattr(error.orig, "sqlstate", None)  # psycopg's errors have one
     if state is not None:
         return str(state).startswith(_OF_DATA)

@@ -107,6 +107,11 @@ class Rows:
         """Count one, under a minute and further columns."""
         self._counts.setdefault(table, Counter())[tuple(map(clean, key))] += 1
 
+    def first_minute(self, partition: int) -> datetime | None:
+        """The first minute that cleared items of a partition are counted under."""
+        keys = self._counts.get(schema.cleared_counts, ())
+        return min((minute for minute, *_, number in keys if number == partition), default=None)
+
     @property
     def erased(self) -> dict[str, datetime]:
         """The erasures among these rows, by content id."""

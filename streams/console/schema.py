@@ -18,8 +18,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from sqlalchemy import JSON as _JSON
 from sqlalchemy import (
-    JSON,
     BigInteger,
     Boolean,
     Column,
@@ -32,6 +32,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
@@ -40,6 +41,7 @@ metadata = MetaData(
     naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s", "pk": "pk_%(table_name)s"},
 )
 
+JSON = _JSON(none_as_null=True)
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 _LATEST = datetime.max.replace(tzinfo=UTC)
 
@@ -133,7 +135,12 @@ items = Table(
     ),
     Column("held", Integer, nullable=False, server_default="0", comment="actions above a cap that wait"),
     Index(None, "author_id", "last_activity"),
-    Index(None, "text_expires_at"),
+    Index(
+        "ix_items_expiring",
+        "text_expires_at",
+        sqlite_where=text("text IS NOT NULL"),
+        postgresql_where=text("text IS NOT NULL"),
+    ),
     comment="What is known of each content item that a gate escalated, or that has a verdict or an action.",
 )
 

@@ -31,7 +31,7 @@ def upgrade() -> None:
         ),
         sa.Column("policy_version", sa.Text(), nullable=True, comment="version of that policy"),
         sa.Column("decision", sa.Text(), nullable=True, comment="of that verdict"),
-        sa.Column("rule_ids", sa.JSON(), nullable=False),
+        sa.Column("rule_ids", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True, comment="of that verdict; null where the item was erased"),
         sa.Column("rule", sa.Text(), nullable=True, comment="the enforcement rule that chose the action"),
         sa.Column("reverses", sa.Text(), nullable=True, comment="action_id that it replaces"),
@@ -70,7 +70,7 @@ def upgrade() -> None:
         sa.Column("role", sa.String(), nullable=False),
         sa.Column("action", sa.String(), nullable=False, comment="reveal, search, export, decide, release, ..."),
         sa.Column("object", sa.String(), nullable=False, comment="id of what it was done to"),
-        sa.Column("details", sa.JSON(), nullable=False, comment="never content"),
+        sa.Column("details", sa.JSON(none_as_null=True), nullable=False, comment="never content"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_log")),
         comment="Who saw and did what. Rows are only added: triggers refuse to change or delete one.",
     )
@@ -202,11 +202,16 @@ def upgrade() -> None:
         sa.Column("author_id", sa.Text(), nullable=True, comment="the producer's id of the author"),
         sa.Column(
             "context",
-            sa.JSON(),
+            sa.JSON(none_as_null=True),
             nullable=True,
             comment="earlier messages, oldest first: [{role, text}]; null as the text is",
         ),
-        sa.Column("attributes", sa.JSON(), nullable=True, comment="further data of the producer; null as the text is"),
+        sa.Column(
+            "attributes",
+            sa.JSON(none_as_null=True),
+            nullable=True,
+            comment="further data of the producer; null as the text is",
+        ),
         sa.Column(
             "created_at",
             schema.Moment(timezone=True),
@@ -251,7 +256,14 @@ def upgrade() -> None:
         comment="What is known of each content item that a gate escalated, or that has a verdict or an action.",
     )
     op.create_index(op.f("ix_items_author_id_last_activity"), "items", ["author_id", "last_activity"], unique=False)
-    op.create_index(op.f("ix_items_text_expires_at"), "items", ["text_expires_at"], unique=False)
+    op.create_index(
+        "ix_items_expiring",
+        "items",
+        ["text_expires_at"],
+        unique=False,
+        sqlite_where=sa.text("text IS NOT NULL"),
+        postgresql_where=sa.text("text IS NOT NULL"),
+    )
     op.create_table(
         "policy_changes",
         sa.Column("change_id", sa.String(), nullable=False, comment="of policy, time, action and operator"),
@@ -330,7 +342,10 @@ def upgrade() -> None:
         sa.Column("policy_version", sa.String(), nullable=False),
         sa.Column("model", sa.String(), nullable=False),
         sa.Column(
-            "attempts", sa.JSON(), nullable=False, comment="every output of the model: [{analysis, final, refused}]"
+            "attempts",
+            sa.JSON(none_as_null=True),
+            nullable=False,
+            comment="every output of the model: [{analysis, final, refused}]",
         ),
         sa.Column("omitted", sa.BigInteger(), nullable=False, comment="outputs left out of the record"),
         sa.Column("cut", sa.BigInteger(), nullable=False, comment="characters cut from outputs"),
@@ -364,7 +379,9 @@ def upgrade() -> None:
         sa.Column("model", sa.String(), nullable=False),
         sa.Column("model_revision", sa.Text(), nullable=True, comment="which weights the model has"),
         sa.Column("decided_at", schema.Moment(timezone=True), nullable=False, comment="when the verdict was made"),
-        sa.Column("rule_ids", sa.JSON(), nullable=False, comment="rules that the model cited, in its order"),
+        sa.Column(
+            "rule_ids", sa.JSON(none_as_null=True), nullable=False, comment="rules that the model cited, in its order"
+        ),
         sa.Column("score", sa.Float(), nullable=True, comment="probability of a violation, 0 to 1"),
         sa.Column("score_map", sa.Text(), nullable=True, comment="calibration map that was applied to the score"),
         sa.Column("confidence", sa.Text(), nullable=True, comment="low, medium or high, as the model says"),
@@ -397,7 +414,7 @@ def upgrade() -> None:
         sa.Column("cached", sa.Boolean(), nullable=False, comment="whether an identical item's judgement was reused"),
         sa.Column("prompt_tokens", sa.BigInteger(), nullable=True),
         sa.Column("completion_tokens", sa.BigInteger(), nullable=True),
-        sa.Column("latency", sa.JSON(), nullable=False, comment="milliseconds by stage"),
+        sa.Column("latency", sa.JSON(none_as_null=True), nullable=False, comment="milliseconds by stage"),
         sa.Column("malformed", sa.BigInteger(), nullable=False, comment="outputs of the model that were rejected"),
         sa.Column("replay_id", sa.Text(), nullable=True, comment="the replay that made or promoted the verdict"),
         sa.Column("supersedes", sa.Text(), nullable=True, comment="verdict_id that this one replaces"),
@@ -428,14 +445,21 @@ def upgrade() -> None:
         "replays",
         sa.Column("replay_id", sa.String(), nullable=False, comment="the replay"),
         sa.Column("state", sa.String(), nullable=False, comment="running, paused, cancelled or escalated"),
-        sa.Column("policies", sa.JSON(), nullable=False, comment="[{policy_id, version, before_version}]"),
-        sa.Column("starts", sa.JSON(), nullable=False, comment="first offsets of content.events, by partition"),
-        sa.Column("ends", sa.JSON(), nullable=False, comment="last offsets, excluded, by partition"),
+        sa.Column(
+            "policies", sa.JSON(none_as_null=True), nullable=False, comment="[{policy_id, version, before_version}]"
+        ),
+        sa.Column(
+            "starts",
+            sa.JSON(none_as_null=True),
+            nullable=False,
+            comment="first offsets of content.events, by partition",
+        ),
+        sa.Column("ends", sa.JSON(none_as_null=True), nullable=False, comment="last offsets, excluded, by partition"),
         sa.Column("sample", sa.Float(), nullable=False),
         sa.Column("noise", sa.Float(), nullable=False),
-        sa.Column("surfaces", sa.JSON(), nullable=False),
-        sa.Column("languages", sa.JSON(), nullable=False),
-        sa.Column("decisions", sa.JSON(), nullable=False),
+        sa.Column("surfaces", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("languages", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("decisions", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("created_at", schema.Moment(timezone=True), nullable=False, comment="when it was started"),
         sa.Column("created_by", sa.String(), nullable=False),
         sa.Column("why", sa.Text(), nullable=False),
@@ -445,7 +469,12 @@ def upgrade() -> None:
             nullable=True,
             comment="when the last of its items was escalated",
         ),
-        sa.Column("publications", sa.JSON(), nullable=False, comment="promotions and reversions, oldest first"),
+        sa.Column(
+            "publications",
+            sa.JSON(none_as_null=True),
+            nullable=False,
+            comment="promotions and reversions, oldest first",
+        ),
         sa.PrimaryKeyConstraint("replay_id", name=op.f("pk_replays")),
         comment="moderation.replays.jobs.",
     )
@@ -559,7 +588,9 @@ def upgrade() -> None:
         sa.Column("model", sa.String(), nullable=False),
         sa.Column("model_revision", sa.Text(), nullable=True, comment="which weights the model has"),
         sa.Column("decided_at", schema.Moment(timezone=True), nullable=False, comment="when the verdict was made"),
-        sa.Column("rule_ids", sa.JSON(), nullable=False, comment="rules that the model cited, in its order"),
+        sa.Column(
+            "rule_ids", sa.JSON(none_as_null=True), nullable=False, comment="rules that the model cited, in its order"
+        ),
         sa.Column("score", sa.Float(), nullable=True, comment="probability of a violation, 0 to 1"),
         sa.Column("score_map", sa.Text(), nullable=True, comment="calibration map that was applied to the score"),
         sa.Column("confidence", sa.Text(), nullable=True, comment="low, medium or high, as the model says"),
@@ -592,7 +623,7 @@ def upgrade() -> None:
         sa.Column("cached", sa.Boolean(), nullable=False, comment="whether an identical item's judgement was reused"),
         sa.Column("prompt_tokens", sa.BigInteger(), nullable=True),
         sa.Column("completion_tokens", sa.BigInteger(), nullable=True),
-        sa.Column("latency", sa.JSON(), nullable=False, comment="milliseconds by stage"),
+        sa.Column("latency", sa.JSON(none_as_null=True), nullable=False, comment="milliseconds by stage"),
         sa.Column("malformed", sa.BigInteger(), nullable=False, comment="outputs of the model that were rejected"),
         sa.Column("replay_id", sa.Text(), nullable=True, comment="the replay that made or promoted the verdict"),
         sa.Column("supersedes", sa.Text(), nullable=True, comment="verdict_id that this one replaces"),
