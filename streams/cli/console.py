@@ -18,7 +18,7 @@ from safeguard_streams.runtime.ports import check_port
 from safeguard_streams.runtime.process import INTERRUPTED, configure_logging
 from safeguard_streams.runtime.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="The console: the database behind its pages.")
+app = typer.Typer(no_args_is_help=True, help="The console: its pages, and the database behind them.")
 
 
 def _require_database(current: Settings) -> None:
@@ -27,6 +27,32 @@ def _require_database(current: Settings) -> None:
             "set SAFEGUARD_CONSOLE_DATABASE to the console's database, as in "
             "sqlite:////var/lib/safeguard/console.db or postgresql://USER@HOST/NAME"
         )
+
+
+@app.command("serve")
+def serve(
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port of the pages.")] = None,
+    projected: Annotated[
+        bool, typer.Option("--project/--no-project", help="Also project the topics, in this process.")
+    ] = True,
+    bootstrap: Bootstrap = None,
+) -> None:
+    """Serve the console's pages until SIGTERM or Ctrl-C.
+
+    People sign in at SAFEGUARD_CONSOLE_OIDC_ISSUER, or at a proxy that has SAFEGUARD_CONSOLE_PROXY_SECRET, and get
+    roles by SAFEGUARD_CONSOLE_ROLES. Without either, it serves 127.0.0.1 only, and everybody on this machine is one
+    user with all roles.
+    """
+    current = settings.load(bootstrap=bootstrap, console_port=port)
+    _require_database(current)
+    check_port(current.host, current.console_port)
+    try:
+        from safeguard_streams.console.web import serve as process
+    except ImportError as error:
+        raise needs_extra(error, "console") from error
+    configure_logging(form=current.log_format)
+    settings.log_misspelled()
+    asyncio.run(process.run(current, project=projected))
 
 
 @app.command("project")

@@ -22,7 +22,7 @@ from safeguard_streams.errors import BusError, ConfigurationError, SafeguardErro
 log = logging.getLogger(__name__)
 
 Endpoint = Callable[[Request], Response | Awaitable[Response]]
-_FIELDS = 200  # of a form
+_FIELDS, _BYTES = 200, 100_000  # of a form
 _AWAY = {
     False: "The console's database does not answer. Nothing is lost; try again in a minute.",
     True: "Kafka does not answer. What you sent may not have been written; send it once more.",
@@ -62,6 +62,9 @@ def route(page: Page) -> Route:
             return refused
         form = FormData()
         if page.method == "POST":
+            length = request.headers.get("content-length", "")
+            if not length.isdecimal() or int(length) > _BYTES:
+                return problem(request, 413, "This form is too long.")
             form = await request.form(max_files=0, max_fields=_FIELDS)
             if not sessions.is_own_form(request, form.get("token")):
                 return problem(request, 403, "This form is out of date. Load the page once more, and repeat.")

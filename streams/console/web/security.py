@@ -27,6 +27,7 @@ _HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
 _YEAR = 31_536_000  # seconds
+_UNLOGGED = ("/health/", "/metrics")  # asked every few seconds, by machines
 _CALLERS = 10_000  # whose rates are kept
 
 
@@ -43,7 +44,7 @@ class Surroundings:
             self._headers["strict-transport-security"] = f"max-age={_YEAR}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"].startswith(_UNLOGGED):
             await self._app(scope, receive, send)
             return
         begun, status = time.monotonic(), 500
