@@ -65,7 +65,7 @@ class LocalUser:
             name = "local user"
         self._person = Person(name, ("admin",))
         self.about = f"no sign-in: everybody on this machine is {name}, with all roles"
-        self.hosts = (*_LOOPBACK, "[::1]")
+        self.hosts: tuple[str, ...] = (*_LOOPBACK, "[::1]")
 
     def person(self, _: Request) -> Person | None:
         return self._person
@@ -80,7 +80,7 @@ class LocalUser:
 class TrustedProxy:
     """A proxy signs people in and says who they are in headers, which only it can send."""
 
-    hosts = ()
+    hosts: tuple[str, ...] = ()
 
     def __init__(self, settings: Settings) -> None:
         secret = settings.console_proxy_secret
@@ -141,7 +141,7 @@ class OpenIdConnect:
         )
         self.about = f"sign-in at {settings.console_oidc_issuer}"
         named = urlsplit(settings.console_url).hostname
-        self.hosts = (named,) if named else (*_LOOPBACK, "[::1]", settings.host)
+        self.hosts: tuple[str, ...] = (named,) if named else (*_LOOPBACK, "[::1]", settings.host)
 
     def person(self, request: Request) -> Person | None:
         return sessions.signed_in(request, self._settings.console_session_hours * 3600)

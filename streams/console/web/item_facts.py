@@ -118,12 +118,13 @@ def load(connection: Connection, content_id: str) -> Facts | None:
 def _others(connection: Connection, item: AnyRow | None) -> Sequence[AnyRow]:
     if item is None or not item.author_id:
         return ()
-    return connection.execute(
+    found: Sequence[AnyRow] = connection.execute(
         select(items.c.content_id, items.c.effective, items.c.last_activity, items.c.surface)
         .where(items.c.author_id == item.author_id, items.c.content_id != item.content_id)
         .order_by(items.c.last_activity.desc())
         .limit(_OTHERS)
     ).all()
+    return found
 
 
 def _with_rationale(connection: Connection, verdict_ids: Sequence[str]) -> frozenset[str]:

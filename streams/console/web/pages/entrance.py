@@ -22,7 +22,7 @@ def sign_in(request: Request) -> Response:
 async def to_provider(request: Request) -> Response:
     """Off to the provider, which sends the browser back to `signed_in`."""
     wanted = request.session.get("next")
-    response = await request.app.state.console.sign_in.begin(request)
+    response: Response = await request.app.state.console.sign_in.begin(request)
     if isinstance(wanted, str) and len(wanted) <= _LONGEST_NEXT:
         request.session["next"] = wanted
     return response
@@ -32,8 +32,9 @@ async def signed_in(request: Request) -> Response:
     """Back from the provider: to the page that was asked for."""
     wanted = request.session.get("next")
     await request.app.state.console.sign_in.complete(request)
-    own = isinstance(wanted, str) and wanted.startswith("/") and not wanted.startswith(("//", "/\\"))
-    return RedirectResponse(wanted if own else "/", status_code=303)
+    if not isinstance(wanted, str) or not wanted.startswith("/") or wanted.startswith(("//", "/\\")):
+        wanted = "/"
+    return RedirectResponse(wanted, status_code=303)
 
 
 def sign_out(request: Request) -> Response:
