@@ -46,7 +46,7 @@ class Facts(msgspec.Struct, frozen=True):
     escalations: Sequence[AnyRow]
     actions: Sequence[AnyRow]
     erased_at: datetime | None
-    others: Sequence[AnyRow]
+    others: Sequence[Any]
     with_rationale: frozenset[str]
     policies: dict[tuple[str, str | None], PolicyText]
 
@@ -115,16 +115,15 @@ def load(connection: Connection, content_id: str) -> Facts | None:
     return msgspec.structs.replace(facts, policies={key: text for key, text in texts.items() if text is not None})
 
 
-def _others(connection: Connection, item: AnyRow | None) -> Sequence[AnyRow]:
+def _others(connection: Connection, item: AnyRow | None) -> Sequence[Any]:
     if item is None or not item.author_id:
         return ()
-    found: Sequence[AnyRow] = connection.execute(
+    return connection.execute(
         select(items.c.content_id, items.c.effective, items.c.last_activity, items.c.surface)
         .where(items.c.author_id == item.author_id, items.c.content_id != item.content_id)
         .order_by(items.c.last_activity.desc())
         .limit(_OTHERS)
     ).all()
-    return found
 
 
 def _with_rationale(connection: Connection, verdict_ids: Sequence[str]) -> frozenset[str]:
