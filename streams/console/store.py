@@ -13,12 +13,12 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import Connection, Engine, delete, select, update
+from sqlalchemy import Connection, Engine, Update, delete, select, update
 from sqlalchemy.exc import DBAPIError
 
 from safeguard_streams.bus.interface import Partition, Record
 from safeguard_streams.console import erasing, native, schema
-from safeguard_streams.console.database import insert, is_of_data
+from safeguard_streams.console.database import Insert, insert, is_of_data
 from safeguard_streams.console.folding import FOLDS
 from safeguard_streams.console.folding.context import Context
 from safeguard_streams.console.folding.dead_letters import moment_of
@@ -154,11 +154,11 @@ class Store:
             here = (table.c.topic == place.topic, table.c.partition == place.partition)
             if known is None:
                 new = {"topic": place.topic, "partition": place.partition, "skipped": skipped[place], **values}
-                done = connection.execute(insert(self.engine, table).values(new).on_conflict_do_nothing())
+                change: Insert | Update = insert(self.engine, table).values(new).on_conflict_do_nothing()
             else:
                 change = update(table).where(*here, table.c.offset == known.offset)
-                done = connection.execute(change.values(skipped=table.c.skipped + skipped[place], **values))
-            if done.rowcount != 1:
+                change = change.values(skipped=table.c.skipped + skipped[place], **values)
+            if connection.execute(change.returning(table.c.offset)).first() is None:
                 raise Moved(f"another process projects {place} into this database")
         return moved
 
