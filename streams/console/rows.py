@@ -73,7 +73,8 @@ class Rows:
         self._actions: list[Row] = []
         self._texts: list[Row] = []
         self._seen: dict[str, tuple[datetime, datetime]] = {}
-        self._standing: dict[str, tuple[Row, list[Row]]] = {}
+        self._standing: dict[str, Row] = {}
+        self._queue: dict[str, dict[str, Row]] = {}  # by content id and policy
         self._counts: dict[Table, Counter[Key]] = {}
 
     def put(self, table: Table, row: Row) -> None:
@@ -102,8 +103,11 @@ class Rows:
     def stands(self, content_id: str, effective: str, held: int, waiting: Iterable[Row]) -> None:
         """All that stands on an item now, and what of it waits for a moderator."""
         name = clean(content_id)
-        row = {"content_id": name, "effective": effective, "held": held}
-        self._standing[name] = row, [_clean(one) for one in waiting]
+        self._standing[name] = {"content_id": name, "effective": effective, "held": held}
+        queue = self._queue.setdefault(name, {})
+        for row in queue.values():
+            row["state"] = "decided"
+        queue |= {row["policy_id"]: row for row in map(_clean, waiting)}
 
     def count(self, table: Table, key: Key) -> None:
         """Count one, under a minute and further columns."""
@@ -157,14 +161,14 @@ class Rows:
         _insert(connection, _newer_text(connection), self._texts)
         seen = [{"content_id": name, "first_seen": a, "last_activity": b} for name, (a, b) in self._seen.items()]
         _insert(connection, _seen(connection), seen)
-        standing = [row for row, _ in self._standing.values()]
-        _insert(connection, _replacing(connection, schema.items, ("effective", "held")), standing)
+        standing = _replacing(connection, schema.items, ("effective", "held"))
+        _insert(connection, standing, list(self._standing.values()))
         queue = schema.review_items
         for names in _chunks(list(self._standing)):
             closed = update(queue).where(queue.c.content_id.in_(names), queue.c.state == "open")
             connection.execute(closed.values(state="decided"))
-        opened = [one for _, waiting in self._standing.values() for one in waiting]
-        _insert(connection, _replacing(connection, queue, _queue_columns()), opened)
+        waited = [row for rows in self._queue.values() for row in rows.values()]
+        _insert(connection, _replacing(connection, queue, _queue_columns()), waited)
 
 
 def _clean(row: Row) -> Row:

@@ -108,15 +108,13 @@ class Store:
                 self._skip(records[0], error)
 
     def _commit(self, records: Sequence[Record]) -> None:
-        rows, skipped = Rows(), Counter[Partition]()
-        for record in sorted(records, key=lambda one: not one.topic.endswith(topics.ERASURES)):
-            place = self.place(record)
+        rows, refused = Rows(), dict[int, RecordError]()
+        for number, record in sorted(enumerate(records), key=lambda one: not one[1].topic.endswith(topics.ERASURES)):
             try:
-                FOLDS[place.topic](record, rows, self._context)
+                FOLDS[self.place(record).topic](record, rows, self._context)
             except RecordError as error:
-                skipped[place] += 1
-                message = "record skipped topic=%s partition=%d offset=%d error=%s"
-                log.warning(message, place.topic, place.partition, record.offset, error)
+                refused[number] = error
+        skipped = Counter(self.place(records[number]) for number in refused)
         with self.engine.begin() as connection:
             moved = self._move(connection, records, skipped)
             self._forget_counts(connection, rows, moved)
@@ -124,17 +122,21 @@ class Store:
             removed = erasing.remove_words(connection, rows.erased)
         self._moved(moved, skipped)
         self._overwrite |= removed > 0
+        for number, error in refused.items():
+            self._log_skipped(records[number], str(error))
 
     def _skip(self, record: Record, error: Exception) -> None:
-        kind = type(error.orig if isinstance(error, DBAPIError) else error).__name__
-        place = self.place(record)
-        log.warning(
-            "record skipped, the database refuses it topic=%s partition=%d offset=%d error=%s",
-            *(place.topic, place.partition, record.offset, kind),
-        )
+        skipped = Counter({self.place(record): 1})
         with self.engine.begin() as connection:
-            moved = self._move(connection, [record], Counter({place: 1}))
-        self._moved(moved, Counter({place: 1}))
+            moved = self._move(connection, [record], skipped)
+        self._moved(moved, skipped)
+        kind = type(error.orig if isinstance(error, DBAPIError) else error).__name__
+        self._log_skipped(record, f"the database refuses it ({kind})")
+
+    def _log_skipped(self, record: Record, error: str) -> None:
+        place = self.place(record)
+        message = "record skipped topic=%s partition=%d offset=%d error=%s"
+        log.warning(message, place.topic, place.partition, record.offset, error)
 
     def _move(
         self, connection: Connection, records: Iterable[Record], skipped: Counter[Partition]
