@@ -55,7 +55,7 @@ class Store:
         self._prefix = prefix
         self._context = Context({}, text_days)
         self._recounted: set[Partition] = set()
-        self._overwrite = False
+        self._overwrite: set[str] = set()  # tables from which an erasure removed words
 
     def open(self) -> None:
         """Bring the schema up to date, and read what is stored."""
@@ -121,7 +121,7 @@ class Store:
             rows.write(connection)
             removed = erasing.remove_words(connection, rows.erased)
         self._moved(moved, skipped)
-        self._overwrite |= removed > 0
+        self._overwrite |= removed
         for number, error in refused.items():
             self._log_skipped(records[number], str(error))
 
@@ -177,11 +177,16 @@ class Store:
         for place, count in skipped.items():
             self.skipped[place.topic] += count
 
+    @property
+    def has_traces(self) -> bool:
+        """Whether an erasure removed words that `tidy` has still to overwrite in the files."""
+        return bool(self._overwrite)
+
     def tidy(self, moment: datetime) -> bool:
         """Remove some texts whose time is over, and overwrite what an erasure removed. Whether more texts wait."""
         if self._overwrite:
-            native.leave_no_trace(self.engine)
-            self._overwrite = False
+            native.leave_no_trace(self.engine, self._overwrite)
+            self._overwrite.clear()
         items = schema.items
         over = select(items.c.content_id).where(items.c.text.is_not(None), items.c.text_expires_at <= moment)
         with self.engine.begin() as connection:
