@@ -1,4 +1,4 @@
-"""A PostgreSQL of the tests' own, in a temporary directory, on a free port of 127.0.0.1."""
+"""Databases of the tests' own: files of SQLite, and a PostgreSQL in a temporary directory, on a free port."""
 
 import contextlib
 import os
@@ -7,9 +7,11 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import uuid
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 PROGRAMS = Path("/usr/lib/postgresql")  # where Debian's package puts each version
 
@@ -38,6 +40,15 @@ class PostgreSQL:
             self.user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
             os.chown(folder, account.pw_uid, account.pw_gid)
         self._call("initdb", "-D", folder / "data", "-U", "tests", "-A", "trust", "-E", "UTF8", "--no-sync")
+
+    def new_database(self):
+        """The URL of an empty database."""
+        name = f"t{uuid.uuid4().hex[:8]}"
+        server = sa.create_engine(self.url.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT")
+        with server.connect() as connection:
+            connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        server.dispose()
+        return self.url.removesuffix("postgres") + name
 
     def start(self):
         options = f"-c listen_addresses=127.0.0.1 -p {self.port} -k {self.folder} -c fsync=off"
@@ -75,3 +86,17 @@ def postgresql():
         finally:
             with contextlib.suppress(subprocess.CalledProcessError):
                 cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    with postgresql() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def address(request, tmp_path):
+    """The URL of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/console.db"
+    return request.getfixturevalue("cluster").new_database()

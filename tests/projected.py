@@ -103,67 +103,92 @@ def release(policy_id="hate", revision=1, **fields):
 
 
 def deployment(seed=1, items=40):
-    """Records of every topic, by topic and partition; with duplicates, tombstones, foreign records and an erasure."""
-    chance = random.Random(seed)
-    logs = {}
-
-    def write(topic, value, content_id="", key=None):
-        partition = hash_of(content_id) if content_id else 0
-        log = logs.setdefault((topic, partition), [])
-        log.append(record(topic, value, offset=len(log), partition=partition, key=key or content_id.encode()))
-
-    number = 0
+    """Records of every topic, by topic and partition; with duplicates, tombstones, foreign records and erasures."""
+    made = _Deployment(random.Random(seed))
     for item in range(items):
-        content_id = f"c{item}"
-        for edit in range(chance.choice([1, 1, 2])):
-            number += 1
-            text = f"text {number} of wombat {content_id}"
-            for policy in chance.sample(["hate", "spam", "fraud"], chance.randint(1, 2)):
-                place = f"{hash_of(content_id)}@{number}"
-                one = escalation(number, content_id, text, policy_id=policy, origin=place)
-                for _ in range(chance.choice([1, 1, 2])):
-                    write(topics.ESCALATIONS, one, content_id)
-                lane = chance.choice(["live", "audit"])
-                name = chance.choice(["violates", "safe", "undetermined"])
-                judged = verdict(number * 10, content_id, name, policy_id=policy, lane=lane, origin=place)
-                judged = msgspec.structs.replace(judged, verdict_id=f"v{number}-{policy}")
-                for _ in range(chance.choice([1, 1, 2])):
-                    write(topics.VERDICTS, judged, content_id)
-                shadow = msgspec.structs.replace(judged, verdict_id=f"s{number}-{policy}", lane="shadow")
-                write(topics.REPLAYS, shadow, content_id)
-                explained = msgspec.structs.replace(rationale(number, content_id), verdict_id=judged.verdict_id)
-                write(topics.RATIONALES, explained, content_id, judged.verdict_id.encode())
-                one = action(number * 10, content_id, "review", policy_id=policy, verdict_id=judged.verdict_id)
-                write(topics.ACTIONS, msgspec.structs.replace(one, action_id=f"a{number}-{policy}"), content_id)
-                write(topics.STANDING, standing(content_id, [in_review(policy, name)]), content_id)
-        if chance.random() < 0.3:
-            made = action(number * 10 + 1, content_id, "allow", policy_id=None, by="kim", why="no wombat", sequence=None)
-            write(topics.ACTIONS, made, content_id)
-            write(topics.ACTIONS, msgspec.structs.replace(made, sequence=9), content_id)
-            write(topics.STANDING, standing(content_id, [in_review()], decided(), "allow"), content_id)
-        if chance.random() < 0.1:
-            write(topics.STANDING, None, content_id)
-        if chance.random() < 0.1:
-            write(topics.ERASURES, ErasureRequest(content_id, at(number * 10 + 5), "kim"), key=content_id.encode())
-        if chance.random() < 0.1:
-            write(topics.RATIONALES, None, content_id, f"v{number}-hate".encode())
-        for _ in range(3):
-            cleared = verdict(number, f"x{number}", "safe", policy_id="*", stage="prefilter")
-            write(topics.CLEARED, cleared, f"x{number}")
-    write(topics.VERDICTS, b"\xff no record", "c1")
-    write(topics.VERDICTS, verdict(5, "p" * 9000, malformed=2**63), "c1")
-    for revision in (1, 2):
-        write(topics.POLICIES, release(revision=revision), key=b"hate")
-        write(topics.POLICIES_HISTORY, PolicyChange("release", "hate", at(revision), "kim", "", release(revision=revision)))
-    write(topics.POLICIES, release("spam"), key=b"spam")
-    write(topics.POLICIES, None, key=b"spam")
-    job = Replay("r1", (Replayed("hate", "v2", "doc"),), {"0": 0}, {"0": 9}, "running", at(1), "kim")
-    write(topics.REPLAY_JOBS, job, key=b"r1")
-    write(topics.REPLAY_PROGRESS, ReplayProgress("r1", 0, 5, 4, 1, 2), key=b"r1 0")
-    letter = DeadLetter(Origin("content.events", 0, 7, 1), "prefilter", "RecordError", "text: is missing", 1, at(3))
-    write(topics.DEAD_LETTERS, letter)
-    write(topics.DEAD_LETTERS_HANDLED, HandledLetter("0@0", int(BEGAN.timestamp() * 1000), "requeued", at(4), "kim"))
-    return logs
+        made.item(f"c{item}")
+    made.foreign()
+    made.once()
+    return made.logs
+
+
+class _Deployment:
+    def __init__(self, chance):
+        self.chance, self.logs, self.number = chance, {}, 0
+
+    def write(self, topic, value, content_id="", key=None, most=1):
+        """Write a record to the partition of its item, perhaps several times, as a broker without transactions does."""
+        partition = hash_of(content_id) if content_id else 0
+        log = self.logs.setdefault((topic, partition), [])
+        for _ in range(self.chance.choice(range(1, most + 1))):
+            log.append(record(topic, value, offset=len(log), partition=partition, key=key or content_id.encode()))
+
+    def item(self, content_id):
+        """An item with one or two texts, and what the pipeline and people did about them."""
+        for _ in range(self.chance.choice([1, 1, 2])):
+            self.number += 1
+            for policy in self.chance.sample(["hate", "spam", "fraud"], self.chance.randint(1, 2)):
+                self.judged(content_id, policy)
+        last = self.number * 10
+        if self.chance.random() < 0.3:
+            given = {"policy_id": None, "by": "kim", "why": "no wombat"}
+            made = action(last + 1, content_id, "allow", **given, sequence=None)
+            self.write(topics.ACTIONS, made, content_id)
+            self.write(topics.ACTIONS, msgspec.structs.replace(made, sequence=9), content_id)
+            self.write(topics.STANDING, standing(content_id, [in_review()], decided(), "allow"), content_id)
+        if self.chance.random() < 0.1:
+            self.write(topics.STANDING, None, content_id)
+        if self.chance.random() < 0.1:
+            self.write(topics.ERASURES, ErasureRequest(content_id, at(last + 5), "kim"), key=content_id.encode())
+        if self.chance.random() < 0.1:
+            self.write(topics.RATIONALES, None, content_id, f"v{self.number}-hate".encode())
+        for name in (f"x{self.number}", f"y{self.number}", f"z{self.number}"):
+            self.write(topics.CLEARED, verdict(self.number, name, "safe", policy_id="*", stage="prefilter"), name)
+
+    def judged(self, content_id, policy):
+        """One text under one policy."""
+        number = self.number
+        place = f"{hash_of(content_id)}@{number}"
+        text = f"text {number} of wombat {content_id}"
+        self.write(
+            topics.ESCALATIONS,
+            escalation(number, content_id, text, policy_id=policy, origin=place),
+            content_id,
+            most=2,
+        )
+        lane, name = self.chance.choice(["live", "audit"]), self.chance.choice(["violates", "safe", "undetermined"])
+        one = verdict(number * 10, content_id, name, policy_id=policy, lane=lane, origin=place)
+        one = msgspec.structs.replace(one, verdict_id=f"v{number}-{policy}")
+        self.write(topics.VERDICTS, one, content_id, most=2)
+        shadow = msgspec.structs.replace(one, verdict_id=f"s{number}-{policy}", lane="shadow")
+        self.write(topics.REPLAYS, shadow, content_id)
+        explained = msgspec.structs.replace(rationale(number, content_id), verdict_id=one.verdict_id)
+        self.write(topics.RATIONALES, explained, content_id, one.verdict_id.encode())
+        followed = action(number * 10, content_id, "review", policy_id=policy, verdict_id=one.verdict_id)
+        self.write(topics.ACTIONS, msgspec.structs.replace(followed, action_id=f"a{number}-{policy}"), content_id)
+        self.write(topics.STANDING, standing(content_id, [in_review(policy, name)]), content_id)
+
+    def foreign(self):
+        """What is no record of its topic, and one that no database takes."""
+        self.write(topics.VERDICTS, b"\xff no record", "c1")
+        self.write(topics.VERDICTS, verdict(5, "p" * 9000, malformed=2**63), "c1")
+
+    def once(self):
+        """Policies, a replay and a dead letter."""
+        for revision in (1, 2):
+            one = release(revision=revision)
+            self.write(topics.POLICIES, one, key=b"hate")
+            change = PolicyChange("release", "hate", at(revision), "kim", "", one)
+            self.write(topics.POLICIES_HISTORY, change)
+        self.write(topics.POLICIES, release("spam"), key=b"spam")
+        self.write(topics.POLICIES, None, key=b"spam")
+        job = Replay("r1", (Replayed("hate", "v2", "doc"),), {"0": 0}, {"0": 9}, "running", at(1), "kim")
+        self.write(topics.REPLAY_JOBS, job, key=b"r1")
+        self.write(topics.REPLAY_PROGRESS, ReplayProgress("r1", 0, 5, 4, 1, 2), key=b"r1 0")
+        origin = Origin("content.events", 0, 7, 1)
+        self.write(topics.DEAD_LETTERS, DeadLetter(origin, "prefilter", "RecordError", "text: is missing", 1, at(3)))
+        handled = HandledLetter("0@0", int(BEGAN.timestamp() * 1000), "requeued", at(4), "kim")
+        self.write(topics.DEAD_LETTERS_HANDLED, handled)
 
 
 def hash_of(content_id):

@@ -71,7 +71,9 @@ def test_a_record_that_is_read_again_counts_once(store):
     judged = projected.verdict(1)
     apply(store, topics.VERDICTS, judged, judged)
     apply(store, topics.VERDICTS, judged, start=2)
-    assert rows(store, schema.verdict_counts, "policy_id", "decision", "lane", "count") == [("hate", "violates", "live", 1)]
+    assert rows(store, schema.verdict_counts, "policy_id", "decision", "lane", "count") == [
+        ("hate", "violates", "live", 1)
+    ]
     assert len(rows(store, schema.verdicts)) == len(rows(store, schema.verdict_rules)) == 1
 
 
@@ -91,7 +93,7 @@ def test_of_two_projectors_one_stands_by(store):
 def test_foreign_records_are_skipped_and_counted(store, caplog):
     foreign = [b"secret words", b"[]", b'{"verdict_id": 1}', encode(ErasureRequest("c", BEGAN, "x")), b"\xff\xfe", None]
     apply(store, topics.VERDICTS, *foreign, projected.verdict(1))
-    assert [one for one, in rows(store, schema.verdicts, "verdict_id")] == ["v1"]
+    assert [one for (one,) in rows(store, schema.verdicts, "verdict_id")] == ["v1"]
     assert rows(store, schema.positions, "offset", "skipped") == [(7, 6)]
     assert store.skipped == {topics.VERDICTS: 6}
     assert "secret" not in caplog.text
@@ -101,7 +103,7 @@ def test_foreign_records_are_skipped_and_counted(store, caplog):
 def test_a_record_that_the_database_refuses_is_skipped_alone(store, caplog):
     before, after = projected.verdict(1), projected.verdict(3, "c3")
     apply(store, topics.VERDICTS, before, projected.verdict(2, "secret", malformed=2**63), after)
-    assert [one for one, in rows(store, schema.verdicts, "verdict_id")] == ["v1", "v3"]
+    assert [one for (one,) in rows(store, schema.verdicts, "verdict_id")] == ["v1", "v3"]
     assert rows(store, schema.positions, "offset", "skipped") == [(3, 1)]
     assert "secret" not in caplog.text
 
@@ -113,7 +115,7 @@ def test_hostile_values_are_stored(store):
     apply(store, topics.ESCALATIONS, projected.escalation(1, "c\0\u202e", hostile))
     text, context = rows(store, schema.items, "text", "attributes")[0]
     assert text == hostile.replace("\0", "\ufffd")
-    assert [one for one, in rows(store, schema.items, "content_id")] == ["c\ufffd\u202e"]
+    assert [one for (one,) in rows(store, schema.items, "content_id")] == ["c\ufffd\u202e"]
     early = projected.verdict(2, "c2", decided_at=datetime(1, 1, 1, tzinfo=UTC), reason="\0", latency={"a\0": 1.0})
     value = encode(early).replace(b"0001-01-01T00:00:00Z", b"0001-01-01T00:00:00+14:00")
     apply(store, topics.VERDICTS, value, encode(projected.verdict(3)).replace(b"0.75", b"1e400"))
@@ -129,7 +131,9 @@ def found(store, words):
 
 
 def test_words_are_found(store):
-    apply(store, topics.ESCALATIONS, projected.escalation(1, "c1", "the Quick brown fox"), projected.escalation(2, "c2"))
+    apply(
+        store, topics.ESCALATIONS, projected.escalation(1, "c1", "the Quick brown fox"), projected.escalation(2, "c2")
+    )
     assert found(store, "quick FOX") == ["c1"]
     assert found(store, '"brown fox"') == ["c1"]
     assert found(store, '"fox brown"') == []
@@ -156,11 +160,11 @@ def test_a_decision_closes_what_waits_and_its_withdrawal_opens_it_again(store):
         connection.execute(sa.update(schema.review_items).values(claimed_by="kim"))
     decision = projected.standing(policies=waiting, decision=projected.decided(), effective="allow")
     apply(store, topics.STANDING, decision, start=1)
-    assert {state for state, in rows(store, schema.review_items, "state")} == {"decided"}
+    assert {state for (state,) in rows(store, schema.review_items, "state")} == {"decided"}
     apply(store, topics.STANDING, projected.standing(policies=waiting[:1]), start=2)
     assert rows(store, schema.review_items, "state", "claimed_by") == [("open", "kim"), ("decided", "kim")]
     apply(store, topics.STANDING, None, start=3, key=b"c1")
-    assert {state for state, in rows(store, schema.review_items, "state")} == {"decided"}
+    assert {state for (state,) in rows(store, schema.review_items, "state")} == {"decided"}
     assert rows(store, schema.items, "effective", "held") == [("allow", 0)]
 
 
@@ -184,7 +188,7 @@ def test_a_log_that_was_cut_is_counted_again_from_where_it_begins(store):
     apply(store, topics.CLEARED, cleared(0), cleared(60), cleared(61), cleared(120))
     store.recount(next(iter(store.positions)))
     apply(store, topics.CLEARED, cleared(60), cleared(61))
-    assert [count for count, in rows(store, schema.cleared_counts, "count")] == [1, 2]
+    assert [count for (count,) in rows(store, schema.cleared_counts, "count")] == [1, 2]
     assert rows(store, schema.positions, "offset") == [(2,)]
 
 
