@@ -122,8 +122,8 @@ class Store:
             removed = erasing.remove_words(connection, rows.erased)
         self._moved(moved, skipped)
         self._overwrite |= removed
-        for number, error in refused.items():
-            self._log_skipped(records[number], str(error))
+        for number, problem in refused.items():
+            self._log_skipped(records[number], str(problem))
 
     def _skip(self, record: Record, error: Exception) -> None:
         skipped = Counter({self.place(record): 1})
