@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 from sqlalchemy import URL, Engine, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, DBAPIError, StatementError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.settings import Settings
@@ -57,7 +57,7 @@ def engine_of(address: str) -> Engine:
             json_deserializer=orjson.loads,
             hide_parameters=True,  # an error's message quotes no content
             pool_pre_ping=True,
-            connect_args={"connect_timeout": 5},
+            connect_args={"connect_timeout": 5, "options": "-c timezone=UTC"},
         )
     raise ConfigurationError(f"SAFEGUARD_CONSOLE_DATABASE: {backend} is no database that the console uses; {_EXAMPLES}")
 
@@ -117,7 +117,7 @@ def clean(value: Any) -> Any:
 def is_of_data(error: Exception) -> bool:
     """Whether the data caused an error, so that a retry fails again; otherwise the database is away or busy."""
     if not isinstance(error, DBAPIError):
-        return isinstance(error, StatementError | ValueError | OverflowError | TypeError)
+        return isinstance(error, OverflowError | UnicodeError)
     if error.connection_invalidated:
         return False
     state = getattr(error.orig, "sqlstate", None)  # psycopg's errors have one

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from sqlalchemy import Connection, Engine, Table, bindparam, delete, inspect, update
+from sqlalchemy import Connection, Engine, Table, bindparam, delete, inspect, or_, update
 from sqlalchemy.sql.elements import KeyedColumnElement
 
 from safeguard_streams.console import native, schema
@@ -23,32 +23,35 @@ _WORDS: tuple[tuple[Table, KeyedColumnElement[datetime], Mapping[str, None]], ..
 )
 
 
-def remove_words(connection: Connection, erasures: Mapping[str, datetime]) -> int:
-    """Remove the words about items that were written until they were erased. Returns the number of rows changed."""
+def remove_words(connection: Connection, erasures: Mapping[str, datetime]) -> set[str]:
+    """Remove the words about items that were written until they were erased. Returns the names of changed tables."""
     keys = [{"item": content_id, "until": erased_at} for content_id, erased_at in erasures.items()]
-    if not keys:
-        return 0
-    changed = 0
-    for table, written, words in _WORDS:
-        about = (table.c.content_id == bindparam("item"), written <= bindparam("until"))
-        changed += connection.execute(update(table).where(*about).values(**words), keys).rowcount
+    changed: set[str] = set()
+    for table, written, words in _WORDS if keys else ():
+        about = (
+            table.c.content_id == bindparam("item"),
+            written <= bindparam("until"),
+            or_(*(table.c[name].is_not(None) for name in words)),
+        )
+        if connection.execute(update(table).where(*about).values(**words), keys).rowcount:
+            changed.add(table.name)
     old = schema.rationales.c
     gone = delete(schema.rationales).where(old.content_id == bindparam("item"), old.created_at <= bindparam("until"))
-    return changed + connection.execute(gone, keys).rowcount
+    if keys and connection.execute(gone, keys).rowcount:
+        changed.add(schema.rationales.name)
+    return changed
 
 
 def erase(engine: Engine, content_id: str, erased_at: datetime) -> bool:
     """Erase an item from the database and its files. False if the database has no tables yet."""
     if not inspect(engine).has_table(schema.erasures.name):
         return False
-    name = clean(content_id)
+    name, table = clean(content_id), schema.erasures
     with engine.begin() as connection:
-        statement = insert(engine, schema.erasures).values(content_id=name, erased_at=erased_at)
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=["content_id"], set_={"erased_at": statement.excluded.erased_at}
-            )
-        )
-        remove_words(connection, {name: erased_at})
-    native.leave_no_trace(engine)
+        new = insert(engine, table).values(content_id=name, erased_at=erased_at)
+        later = new.excluded.erased_at > table.c.erased_at
+        values = {"erased_at": new.excluded.erased_at}
+        connection.execute(new.on_conflict_do_update(index_elements=["content_id"], set_=values, where=later))
+        changed = remove_words(connection, {name: erased_at})
+    native.leave_no_trace(engine, changed)
     return True

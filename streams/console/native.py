@@ -12,12 +12,13 @@ import contextlib
 import logging
 import re
 import time
+from collections.abc import Iterable
 
 from sqlalchemy import ColumnElement, Connection, Engine, column, func, literal_column, select, table, true
 
 log = logging.getLogger(__name__)
 
-HOLD_WORDS = ("items", "verdicts", "replay_verdicts", "rationales", "escalations", "actions")
+_LOCK_SECONDS = 30  # that a table may be in use, before its rewriting fails and is tried again
 _CHECKPOINTS, _PAUSE_SECONDS = 20, 0.25
 # The first 100,000 characters of a text are searched. PostgreSQL takes a megabyte of words at most, with their places.
 _WORDS = "to_tsvector('simple', left(coalesce(items.text, ''), 100000))"
@@ -75,12 +76,17 @@ def _fts5(words: str) -> str:
     return " ".join(f'"{quoted or word}"' for quoted, word in phrases)
 
 
-def leave_no_trace(engine: Engine) -> None:
-    """Overwrite what an erasure removed, in all files of the database. Takes as long as rewriting the tables does."""
+def leave_no_trace(engine: Engine, tables: Iterable[str]) -> None:
+    """Overwrite what was removed from these tables, in all files of the database but PostgreSQL's write-ahead log.
+
+    PostgreSQL rewrites the tables, which nobody reads meanwhile. It recycles the segments of its log by itself.
+    """
     if engine.dialect.name == "postgresql":
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            for name in HOLD_WORDS:
+            connection.exec_driver_sql(f"SET lock_timeout = '{_LOCK_SECONDS}s'")
+            for name in sorted(tables):
                 connection.exec_driver_sql(f"VACUUM FULL {name}")
+            connection.exec_driver_sql("RESET lock_timeout")
         return
     with contextlib.closing(engine.raw_connection()) as raw:  # outside of any transaction
         raw.cursor().execute("INSERT INTO items_words(items_words) VALUES ('optimize')")

@@ -179,7 +179,7 @@ class Projector:
             again = {name for name, uid in ids.items() if uid != self.store.topic_ids.get(name, uid)}
             self.store.topic_ids |= ids
             self._begun -= {tp for tp in self._begun if tp.topic in again}
-        if time.monotonic() > self._tidy_at:
+        if time.monotonic() > self._tidy_at or self.store.has_traces:
             more = await in_thread(lambda: self.store.tidy(now()))
             self._tidy_at = 0.0 if more else time.monotonic() + _TIDY_SECONDS
 

@@ -11,7 +11,7 @@ transaction, in statements that give the same result whichever topics came first
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -23,7 +23,9 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    column,
     delete,
+    func,
     or_,
     select,
     update,
@@ -60,7 +62,7 @@ _OF_TEXT = (  # columns of an item that change with its text
     *("text", "language", "surface", "author_id", "context", "attributes", "created_at"),
     *("content_sha256", "event_partition", "event_offset"),
 )
-_KEYS = {table: tuple(column.name for column in table.primary_key) for table in schema.PROJECTED}
+_KEYS = {table: tuple(str(one.name) for one in table.primary_key) for table in schema.PROJECTED}
 
 
 class Rows:
@@ -71,7 +73,8 @@ class Rows:
         self._actions: list[Row] = []
         self._texts: list[Row] = []
         self._seen: dict[str, tuple[datetime, datetime]] = {}
-        self._standing: dict[str, tuple[Row, list[Row]]] = {}
+        self._standing: dict[str, Row] = {}
+        self._queue: dict[str, dict[str, Row]] = {}  # by content id and policy
         self._counts: dict[Table, Counter[Key]] = {}
 
     def put(self, table: Table, row: Row) -> None:
@@ -100,8 +103,11 @@ class Rows:
     def stands(self, content_id: str, effective: str, held: int, waiting: Iterable[Row]) -> None:
         """All that stands on an item now, and what of it waits for a moderator."""
         name = clean(content_id)
-        row = {"content_id": name, "effective": effective, "held": held}
-        self._standing[name] = row, [_clean(one) for one in waiting]
+        self._standing[name] = {"content_id": name, "effective": effective, "held": held}
+        queue = self._queue.setdefault(name, {})
+        for row in queue.values():
+            row["state"] = "decided"
+        queue |= {row["policy_id"]: row for row in map(_clean, waiting)}
 
     def count(self, table: Table, key: Key) -> None:
         """Count one, under a minute and further columns."""
@@ -123,12 +129,12 @@ class Rows:
             self._add(connection, table)
         for table in _REPLACE:
             self._replace(connection, table)
-        _execute(connection, _actions(connection), self._actions)
+        _insert(connection, _actions(connection), self._actions)
         self._write_items(connection)
         for table, counts in self._counts.items():
             names = [*_KEYS[table], "count"]
             rows = [dict(zip(names, (*key, count), strict=True)) for key, count in counts.items()]
-            _execute(connection, _counting(connection, table), rows)
+            _insert(connection, _counting(connection, table), rows)
 
     def _of(self, table: Table) -> list[Row]:
         return [row for row in self._rows.get(table, {}).values() if row is not None]
@@ -138,7 +144,7 @@ class Rows:
         rows = self._rows.get(table, {})
         known = _known(connection, table, rows) if table in _COUNTED else frozenset()
         new = [row for key, row in rows.items() if row is not None and key[0] not in known]
-        _execute(connection, insert(connection.engine, table).on_conflict_do_nothing(), new)
+        _insert(connection, insert(connection.engine, table).on_conflict_do_nothing(), new)
         if table in _COUNTED:
             counts, moment = _COUNTED[table]
             for row in new:
@@ -147,25 +153,33 @@ class Rows:
     def _replace(self, connection: Connection, table: Table) -> None:
         rows, keys = self._rows.get(table, {}), _KEYS[table]
         gone = [dict(zip(keys, key, strict=True)) for key, row in rows.items() if row is None]
-        _execute(connection, delete(table).where(*(table.c[name] == bindparam(name) for name in keys)), gone)
-        _execute(connection, _replacing(connection, table), self._of(table))
+        if gone:
+            connection.execute(delete(table).where(*(table.c[name] == bindparam(name) for name in keys)), gone)
+        _insert(connection, _replacing(connection, table), self._of(table))
 
     def _write_items(self, connection: Connection) -> None:
-        table = schema.items
-        _execute(connection, _newer_text(connection), self._texts)
+        _insert(connection, _newer_text(connection), self._texts)
         seen = [{"content_id": name, "first_seen": a, "last_activity": b} for name, (a, b) in self._seen.items()]
-        _execute(connection, _seen(connection), seen)
-        standing = [row for row, _ in self._standing.values()]
-        _execute(connection, _replacing(connection, table, ("effective", "held")), standing)
+        _insert(connection, _seen(connection), seen)
+        standing = _replacing(connection, schema.items, ("effective", "held"))
+        _insert(connection, standing, list(self._standing.values()))
         queue = schema.review_items
-        closed = update(queue).where(queue.c.content_id == bindparam("item"), queue.c.state == "open")
-        _execute(connection, closed.values(state="decided"), [{"item": row["content_id"]} for row in standing])
-        opened = [one for _, waiting in self._standing.values() for one in waiting]
-        _execute(connection, _replacing(connection, queue, _queue_columns()), opened)
+        for names in _chunks(list(self._standing)):
+            closed = update(queue).where(queue.c.content_id.in_(names), queue.c.state == "open")
+            connection.execute(closed.values(state="decided"))
+        waited = [row for rows in self._queue.values() for row in rows.values()]
+        _insert(connection, _replacing(connection, queue, _queue_columns()), waited)
 
 
 def _clean(row: Row) -> Row:
-    return {name: clean(value) if isinstance(value, str) else value for name, value in row.items()}
+    """A row as both databases take it. JSON is cleaned when it is written."""
+    return {name: _cleaned(value) for name, value in row.items()}
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return schema.in_utc(value)
+    return clean(value) if isinstance(value, str) else value
 
 
 def minute_of(moment: datetime) -> datetime:
@@ -173,24 +187,55 @@ def minute_of(moment: datetime) -> datetime:
     return schema.in_utc(moment).replace(second=0, microsecond=0)
 
 
-def _execute(connection: Connection, statement: Any, rows: Sequence[Row]) -> None:
-    if rows:
+def _insert(connection: Connection, statement: Insert, rows: Sequence[Row]) -> None:
+    """Insert rows, those of equal keys one after the other.
+
+    PostgreSQL gets all of them as one JSON document, which is several times as fast there as a statement for each row.
+    """
+    if not rows:
+        return
+    if connection.dialect.name != "postgresql":
         connection.execute(statement, rows)
+        return
+    table = statement.table
+    names = list(rows[0])
+    typed = [column(name, table.c[name].type) for name in names]
+    document = func.json_to_recordset(bindparam("rows", type_=schema.JSON))
+    chosen = select(document.table_valued(*typed).render_derived(with_types=True))
+    for distinct in _distinct(rows, [one.name for one in table.primary_key]):
+        connection.execute(statement.from_select(names, chosen), {"rows": distinct})
+
+
+def _distinct(rows: Sequence[Row], keys: Sequence[str]) -> Iterator[list[Row]]:
+    """The rows in their order, in lists of distinct keys: one statement may change a row once."""
+    lists: list[list[Row]] = []
+    times = Counter[Key]()
+    for row in rows:
+        key = tuple(row[name] for name in keys)
+        if times[key] == len(lists):
+            lists.append([])
+        lists[times[key]].append(row)
+        times[key] += 1
+    yield from lists
+
+
+def _chunks(ids: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(ids), _LOOKED_UP):
+        yield ids[start : start + _LOOKED_UP]
 
 
 def _known(connection: Connection, table: Table, keys: Iterable[Key]) -> frozenset[Any]:
     """The ids among these that the table has already."""
-    column, ids = next(iter(table.primary_key)), [key[0] for key in keys]
-    found: set[Any] = set()
-    for start in range(0, len(ids), _LOOKED_UP):
-        found |= set(connection.scalars(select(column).where(column.in_(ids[start : start + _LOOKED_UP]))))
+    named, found = next(iter(table.primary_key)), set[Any]()
+    for ids in _chunks([key[0] for key in keys]):
+        found |= set(connection.scalars(select(named).where(named.in_(ids))))
     return frozenset(found)
 
 
 def _replacing(connection: Connection, table: Table, columns: Iterable[str] = ()) -> Insert:
     """An insert that replaces these columns of a row that is there, or else all."""
     statement, keys = insert(connection.engine, table), _KEYS[table]
-    names = list(columns) or [column.name for column in table.columns if column.name not in keys]
+    names = list(columns) or [one.name for one in table.columns if one.name not in keys]
     return statement.on_conflict_do_update(
         index_elements=list(keys), set_={name: statement.excluded[name] for name in names}
     )
@@ -199,7 +244,7 @@ def _replacing(connection: Connection, table: Table, columns: Iterable[str] = ()
 def _queue_columns() -> list[str]:
     """The columns of the queue that the projector writes: a claim stays."""
     own = {"claimed_by", "claim_expires_at", *_KEYS[schema.review_items]}
-    return [column.name for column in schema.review_items.columns if column.name not in own]
+    return [one.name for one in schema.review_items.columns if one.name not in own]
 
 
 def _counting(connection: Connection, table: Table) -> Insert:
@@ -214,7 +259,7 @@ def _actions(connection: Connection) -> Insert:
     table, statement = schema.actions, insert(connection.engine, schema.actions)
     return statement.on_conflict_do_update(
         index_elements=["action_id"],
-        set_={column.name: statement.excluded[column.name] for column in table.columns if not column.primary_key},
+        set_={one.name: statement.excluded[one.name] for one in table.columns if not one.primary_key},
         where=or_(table.c.sequence.is_(None), statement.excluded.sequence.is_not(None)),
     )
 

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import Connection, Engine, delete, select, update
+from sqlalchemy import Connection, Engine, Update, delete, select, update
 from sqlalchemy.exc import DBAPIError
 
 from safeguard_streams.bus.interface import Partition, Record
 from safeguard_streams.console import erasing, native, schema
-from safeguard_streams.console.database import insert, is_of_data
+from safeguard_streams.console.database import Insert, insert, is_of_data
 from safeguard_streams.console.folding import FOLDS
 from safeguard_streams.console.folding.context import Context
 from safeguard_streams.console.folding.dead_letters import moment_of
@@ -55,7 +55,7 @@ class Store:
         self._prefix = prefix
         self._context = Context({}, text_days)
         self._recounted: set[Partition] = set()
-        self._overwrite = False
+        self._overwrite: set[str] = set()  # tables from which an erasure removed words
 
     def open(self) -> None:
         """Bring the schema up to date, and read what is stored."""
@@ -108,33 +108,35 @@ class Store:
                 self._skip(records[0], error)
 
     def _commit(self, records: Sequence[Record]) -> None:
-        rows, skipped = Rows(), Counter[Partition]()
-        for record in sorted(records, key=lambda one: not one.topic.endswith(topics.ERASURES)):
-            place = self.place(record)
+        rows, refused = Rows(), dict[int, RecordError]()
+        for number, record in sorted(enumerate(records), key=lambda one: not one[1].topic.endswith(topics.ERASURES)):
             try:
-                FOLDS[place.topic](record, rows, self._context)
+                FOLDS[self.place(record).topic](record, rows, self._context)
             except RecordError as error:
-                skipped[place] += 1
-                message = "record skipped topic=%s partition=%d offset=%d error=%s"
-                log.warning(message, place.topic, place.partition, record.offset, error)
+                refused[number] = error
+        skipped = Counter(self.place(records[number]) for number in refused)
         with self.engine.begin() as connection:
             moved = self._move(connection, records, skipped)
             self._forget_counts(connection, rows, moved)
             rows.write(connection)
             removed = erasing.remove_words(connection, rows.erased)
         self._moved(moved, skipped)
-        self._overwrite |= removed > 0
+        self._overwrite |= removed
+        for number, problem in refused.items():
+            self._log_skipped(records[number], str(problem))
 
     def _skip(self, record: Record, error: Exception) -> None:
-        kind = type(error.orig if isinstance(error, DBAPIError) else error).__name__
-        place = self.place(record)
-        log.warning(
-            "record skipped, the database refuses it topic=%s partition=%d offset=%d error=%s",
-            *(place.topic, place.partition, record.offset, kind),
-        )
+        skipped = Counter({self.place(record): 1})
         with self.engine.begin() as connection:
-            moved = self._move(connection, [record], Counter({place: 1}))
-        self._moved(moved, Counter({place: 1}))
+            moved = self._move(connection, [record], skipped)
+        self._moved(moved, skipped)
+        kind = type(error.orig if isinstance(error, DBAPIError) else error).__name__
+        self._log_skipped(record, f"the database refuses it ({kind})")
+
+    def _log_skipped(self, record: Record, error: str) -> None:
+        place = self.place(record)
+        message = "record skipped topic=%s partition=%d offset=%d error=%s"
+        log.warning(message, place.topic, place.partition, record.offset, error)
 
     def _move(
         self, connection: Connection, records: Iterable[Record], skipped: Counter[Partition]
@@ -154,11 +156,11 @@ class Store:
             here = (table.c.topic == place.topic, table.c.partition == place.partition)
             if known is None:
                 new = {"topic": place.topic, "partition": place.partition, "skipped": skipped[place], **values}
-                done = connection.execute(insert(self.engine, table).values(new).on_conflict_do_nothing())
+                change: Insert | Update = insert(self.engine, table).values(new).on_conflict_do_nothing()
             else:
                 change = update(table).where(*here, table.c.offset == known.offset)
-                done = connection.execute(change.values(skipped=table.c.skipped + skipped[place], **values))
-            if done.rowcount != 1:
+                change = change.values(skipped=table.c.skipped + skipped[place], **values)
+            if connection.execute(change.returning(table.c.offset)).first() is None:
                 raise Moved(f"another process projects {place} into this database")
         return moved
 
@@ -175,11 +177,16 @@ class Store:
         for place, count in skipped.items():
             self.skipped[place.topic] += count
 
+    @property
+    def has_traces(self) -> bool:
+        """Whether an erasure removed words that `tidy` has still to overwrite in the files."""
+        return bool(self._overwrite)
+
     def tidy(self, moment: datetime) -> bool:
         """Remove some texts whose time is over, and overwrite what an erasure removed. Whether more texts wait."""
         if self._overwrite:
-            native.leave_no_trace(self.engine)
-            self._overwrite = False
+            native.leave_no_trace(self.engine, self._overwrite)
+            self._overwrite.clear()
         items = schema.items
         over = select(items.c.content_id).where(items.c.text.is_not(None), items.c.text_expires_at <= moment)
         with self.engine.begin() as connection:

@@ -88,6 +88,14 @@ ROLES: dict[str, Role] = {
             *(topics.REPLAY_PROGRESS, topics.ERASURES),
         ),
     ),
+    "projector": Role(
+        "safeguard console project",
+        reads=tuple(
+            topic.name
+            for topic in topics.CATALOGUE
+            if topic.name not in (topics.EVENTS, topics.ENFORCEMENT, topics.POSITIONS)
+        ),
+    ),
     "operator": Role(
         "create topics, release policies, replay, promote, decide, requeue dead letters, erase",
         reads=tuple(topic.name for topic in topics.CATALOGUE if topic.name != topics.RATIONALES),

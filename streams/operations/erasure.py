@@ -54,6 +54,7 @@ ELSEWHERE = (
     "segments on the brokers' disks: Kafka deletes or compacts them some time after the dates above",
     "other items whose context holds the item's text: erase them by their own ids",
     "dead letters of records that no codec could read, which hold their bytes; reasons typed for policies and replays",
+    "databases of other consoles: their projectors remove its words when they read the erasure; backups of databases",
     "memory: caches of reasoners forget the item now, prefix caches of inference servers when they are full",
     "files that commands wrote: pages and Parquet files of replays, training data, output of commands that show texts",
     "folders safeguard-diff-* for temporary files, which only a replay diff that was killed leaves behind",
