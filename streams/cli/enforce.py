@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,14 +12,12 @@ import msgspec
 import orjson
 import typer
 
+from safeguard_streams.cli import enforce_decisions
 from safeguard_streams.cli.options import (
     Bootstrap,
-    By,
     Json,
     Library,
     Port,
-    Why,
-    changed_by,
     check_content_id,
     needs_extra,
     show_rows,
@@ -28,21 +25,18 @@ from safeguard_streams.cli.options import (
 from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.cli.texts import Labelled, Texts, item_text, reason_of, show_item
-from safeguard_streams.contract.records import EVERY_POLICY, Action, Enforced, Standing
-from safeguard_streams.enforcement import decisions, moderators, rejections, reviews
+from safeguard_streams.contract.records import EVERY_POLICY, Action, Standing
+from safeguard_streams.enforcement import moderators, rejections, reviews
 from safeguard_streams.enforcement import repartition as partitioning
 from safeguard_streams.enforcement import rules as rules_of
 from safeguard_streams.enforcement.moderators import HeldAction
 from safeguard_streams.enforcement.rejections import Rejection
-from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import LIBRARY, load_library
-from safeguard_streams.releases import operator
 from safeguard_streams.releases.texts import TextPlace
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.counts import counted
 from safeguard_streams.runtime.ports import check_port
 from safeguard_streams.runtime.process import configure_logging
-from safeguard_streams.runtime.settings import Settings
 
 app = typer.Typer(
     no_args_is_help=True, help="Act on verdicts: run the agent, review, decide as a moderator, release held actions."
@@ -166,53 +160,7 @@ def _edited(policy_id: str) -> Labelled:
     return Labelled("edited", f"the item has a newer text; its verdict under {policy_id} is pending")
 
 
-@app.command("release")
-def release(
-    policy: Annotated[str, typer.Argument(metavar="POLICY", help="Id of a policy.")],
-    any_text: Annotated[
-        bool, typer.Option("--any-text", help="Also release actions on earlier texts of items that were edited since.")
-    ] = False,
-    why: Why = "",
-    by: By = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")] = False,
-    bootstrap: Bootstrap = None,
-    as_json: Json = False,
-) -> None:
-    """Release the actions held under a policy.
-
-    Only the actions that the confirmation counts are released. Later ones stay held. An action that a later verdict or
-    decision replaced is not released. Nor is one on an earlier text while the verdict on the new text is pending,
-    unless --any-text is given.
-    """
-    current = settings.load(bootstrap=bootstrap)
-    moderator = changed_by(why, by)
-    with shown_reading():
-        shown = asyncio.run(moderators.held(current, policy))
-        if not shown:
-            asyncio.run(_check_policy(current, policy))
-    chosen = [one for one in shown if any_text or not one.edited]
-    edited, followed = len(shown) - len(chosen), 0
-    if edited:
-        left = counted(edited, "item stay held: this was edited", "items stay held: these were edited")
-        say(f"the actions on {left}, and new verdicts are pending", error=True)
-        say("to release them, too, give --any-text", error=True)
-    if chosen:
-        counts = Counter(one.action.action for one in chosen)
-        summary = ", ".join(f"{action} {count:,}" for action, count in sorted(counts.items()))
-        if not yes and not typer.confirm(f"release under {policy}: {summary}?", err=as_json):
-            raise typer.Exit(1)
-        followed = asyncio.run(moderators.release(current, chosen, moderator, any_text=any_text))
-    if as_json:
-        done = {"policy": policy, "released": followed, "pending": len(chosen) - followed, "edited": edited}
-        print(orjson.dumps(done).decode())
-    elif not shown:
-        say(f"no actions are held under {policy}")
-    elif chosen:
-        say(counted(followed, "action was released", "actions were released"))
-        if followed < len(chosen):
-            not_yet = counted(len(chosen) - followed, "more is not", "more are not")
-            say(f"{not_yet} released yet: the enforcement agent is not running, or newer")
-            say("texts or verdicts came meanwhile; see: safeguard enforce held")
+app.command("release")(enforce_decisions.release)
 
 
 @app.command("standing")
@@ -273,7 +221,7 @@ def review(
     with shown_reading():
         waiting = asyncio.run(reviews.waiting(current, policy))
         if policy and not waiting:
-            asyncio.run(_check_policy(current, policy))
+            asyncio.run(enforce_decisions.check_policy(current, policy))
         by_policy = {name: list(group) for name, group in itertools.groupby(waiting, lambda one: one.policy_id)}
         shown = waiting if as_json else [one for group in by_policy.values() for one in group[:limit]]
         if texts and shown:
@@ -313,12 +261,6 @@ def _waiting_row(one: reviews.Waiting) -> dict[str, Any]:
     return {"item": one.content_id, "since": since, "waits_for": cause, "rule": one.rule or ""}
 
 
-async def _check_policy(current: Settings, policy_id: str) -> None:
-    """Raise ConfigurationError for a policy that was never released."""
-    if policy_id != EVERY_POLICY:
-        (await operator.history(current)).require_known(policy_id)
-
-
 @app.command("repartition")
 def repartition(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
     """Move what stands on content items after the topics got more partitions.
@@ -339,57 +281,8 @@ def repartition(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
         say(f"{unfollowed} followed: judge their items again")
 
 
-@app.command("decide")
-def decide(
-    content: Annotated[str, typer.Argument(metavar="CONTENT_ID", help="Id of a content item.")],
-    action: Annotated[str, typer.Argument(metavar="ACTION", help="allow, review, label, limit or remove.")],
-    any_text: Annotated[
-        bool, typer.Option("--any-text", help="Let the decision hold for every text that the item gets.")
-    ] = False,
-    why: Why = "",
-    by: By = None,
-    bootstrap: Bootstrap = None,
-    as_json: Json = False,
-) -> None:
-    """Decide about a content item as a moderator.
-
-    The decision overrides all current and future verdicts on the item's text. It ends with an edit of the text, unless
-    --any-text is given. `safeguard enforce undecide` takes it back.
-    """
-    check_content_id(content)
-    current = settings.load(bootstrap=bootstrap)
-    try:
-        chosen = msgspec.convert(action, Enforced)
-    except msgspec.ValidationError:
-        raise ConfigurationError(f"{action!r} is not an action; choose allow, review, label, limit or remove") from None
-    moderator = changed_by(why, by)
-    with shown_reading():
-        decision = asyncio.run(decisions.decide(current, content, chosen, moderator, any_text=any_text))
-    if as_json:
-        print(msgspec.json.encode(decision).decode())
-    else:
-        covered = "whatever its text" if any_text or decision.content_sha256 is None else "on its present text"
-        say(f"{content}: {action}, decided by {decision.by}; this overrides all verdicts {covered}")
-
-
-@app.command("undecide")
-def undecide(
-    content: Annotated[str, typer.Argument(metavar="CONTENT_ID", help="Id of a content item.")],
-    why: Why = "",
-    by: By = None,
-    bootstrap: Bootstrap = None,
-    as_json: Json = False,
-) -> None:
-    """Take a moderator's decision back: what the verdicts say stands again."""
-    check_content_id(content)
-    current = settings.load(bootstrap=bootstrap)
-    moderator = changed_by(why, by)
-    with shown_reading():
-        withdrawal = asyncio.run(decisions.undecide(current, content, moderator))
-    if as_json:
-        print(msgspec.json.encode(withdrawal).decode())
-    else:
-        say(f"{content}: the decision is withdrawn by {withdrawal.by}; by the verdicts, {withdrawal.action} stands")
+app.command("decide")(enforce_decisions.decide)
+app.command("undecide")(enforce_decisions.undecide)
 
 
 @app.command("show")
@@ -435,6 +328,8 @@ def _because(action: Action, rejection: Rejection | None) -> Iterator[str]:
         yield " ".join(
             filter(None, ["all policies" if action.policy_id == EVERY_POLICY else action.policy_id, *verdict])
         )
+    if action.cited_policy:
+        yield " ".join(["cites", action.cited_policy, *action.rule_ids])
     if action.rule:
         yield f"rule: {action.rule}"
     if action.why:
