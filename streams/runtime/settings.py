@@ -27,6 +27,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Lane
 from safeguard_streams.errors import ConfigurationError, nearest
 from safeguard_streams.policies.vocabulary import Effort
@@ -150,6 +151,13 @@ class Settings(BaseSettings):
         None,
         ge=1,
         description="replicas of each new topic; default: 3, or the number of brokers if that is lower",
+    )
+    actions_retention_days: int = Field(
+        topics.ACTIONS_DAYS,
+        ge=0,
+        le=36_500,
+        description="days for which moderation.actions is kept, also applied to an existing topic; 0: without limit. "
+        "What stands, moderators' decisions included, is kept in moderation.standing without limit",
     )
 
     # The prefilter.
@@ -295,6 +303,11 @@ class Settings(BaseSettings):
     webhook_authorization: SecretStr | None = Field(
         None, description="value of the Authorization header of webhook deliveries, as in Bearer TOKEN"
     )
+
+    @property
+    def catalogue(self) -> tuple[topics.Topic, ...]:
+        """The topics of this deployment."""
+        return topics.catalogue(self.actions_retention_days)
 
     def identity(self, stage: str) -> dict[str, str]:
         """Which process of which deployment answers, as /health/ready says: several may run on a host."""
