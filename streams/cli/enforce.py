@@ -29,12 +29,13 @@ from safeguard_streams.contract.records import EVERY_POLICY, Action, Standing
 from safeguard_streams.enforcement import moderators, rejections, reviews
 from safeguard_streams.enforcement import repartition as partitioning
 from safeguard_streams.enforcement import rules as rules_of
-from safeguard_streams.enforcement.moderators import HeldAction
+from safeguard_streams.enforcement.moderators import HeldAction, PlacedStanding
 from safeguard_streams.enforcement.rejections import Rejection
 from safeguard_streams.policies.files import LIBRARY, load_library
 from safeguard_streams.releases.texts import TextPlace
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.counts import counted
+from safeguard_streams.runtime.durations import moment
 from safeguard_streams.runtime.ports import check_port
 from safeguard_streams.runtime.process import configure_logging
 
@@ -176,7 +177,7 @@ def standing(
     check_content_id(content)
     current = settings.load(bootstrap=bootstrap)
     with shown_reading():
-        found = asyncio.run(moderators.all_standing(current, lambda one: content in (None, one.content_id)))
+        found = asyncio.run(moderators.all_standing(current) if content is None else _standing_on(current, content))
     chosen = [one.standing for one in found]
     if as_json:
         print(orjson.dumps([msgspec.to_builtins(one) for one in chosen]).decode())
@@ -194,6 +195,11 @@ def standing(
         for one in chosen
     ]
     show_rows(rows, "nothing stands", as_json=False)
+
+
+async def _standing_on(current: settings.Settings, content_id: str) -> list[PlacedStanding]:
+    found = await moderators.standing_of(current, content_id)
+    return [] if found is None else [found]
 
 
 def _decided_by(one: Standing) -> str:
@@ -288,6 +294,10 @@ app.command("undecide")(enforce_decisions.undecide)
 @app.command("show")
 def show(
     content: Annotated[str, typer.Argument(metavar="CONTENT_ID", help="Id of a content item.")],
+    since: Annotated[
+        str | None,
+        typer.Option(help="Read only actions written since then: 2026-01-31T12:00:00Z, or 7d for seven days ago."),
+    ] = None,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
@@ -297,10 +307,11 @@ def show(
     receiver rejected.
     """
     check_content_id(content)
+    first = moment(since, "--since") if since is not None else None
     current = settings.load(bootstrap=bootstrap)
 
     with shown_reading():
-        recorded = asyncio.run(moderators.history(current, content))
+        recorded = asyncio.run(moderators.history(current, content, first))
     if as_json:
         print(orjson.dumps([msgspec.to_builtins(action) for action in recorded]).decode())
         return

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 import msgspec
@@ -39,13 +40,19 @@ async def actions(settings: Settings, partition: int | None = None) -> AsyncIter
             yield record.partition, action
 
 
-async def history(settings: Settings, content_id: str) -> list[Action]:
-    """All actions on a content item, oldest first, each once."""
-    count = len(await kafka.partitions_of(settings, topics.ACTIONS))
+async def history(settings: Settings, content_id: str, since: datetime | None = None) -> list[Action]:
+    """All actions on a content item, or those written since then, oldest first, each once.
+
+    Reads the partition that the id leads to, and the others only if that one has none. Decodes no other item's records.
+    """
+    count, mention = len(await kafka.partitions_of(settings, topics.ACTIONS)), kafka.Mention(content_id)
     for partition in (kafka.likely_partition(content_id, count), None):
         by_id: dict[str, Action] = {}
-        async for _, action in actions(settings, partition):
-            if action.content_id == content_id:
+        async for record in kafka.read_all(settings, [topics.ACTIONS], partition, since=since):
+            if not mention.possible(record.key, record.value) or was_requeued(record):
+                continue
+            action = kafka.decoded_or_left_out(settings, record, Action)
+            if action is not None and action.content_id == content_id:
                 by_id[action.action_id] = action
         if by_id:
             return list(by_id.values())
@@ -89,6 +96,13 @@ async def standing_on(settings: Settings, content_id: str, partition: int | None
         elif record.value is None and found is not None and found.partition == record.partition:
             found = None
     return found
+
+
+async def standing_of(settings: Settings, content_id: str) -> PlacedStanding | None:
+    """What stands on an item, in the partition that its id leads to or else in another one."""
+    count = len(await kafka.partitions_of(settings, topics.STANDING))
+    likely = kafka.likely_partition(content_id, count)
+    return await standing_on(settings, content_id, likely) or await standing_on(settings, content_id)
 
 
 async def standing(settings: Settings) -> dict[str, Enforced]:

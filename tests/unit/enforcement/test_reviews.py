@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 from datetime import datetime, timedelta
 
@@ -16,6 +17,7 @@ from safeguard_streams.enforcement import moderators, rejections, reviews
 from safeguard_streams.enforcement.moderators import PlacedStanding
 from safeguard_streams.enforcement.rules import Cap, EnforcementRules
 from safeguard_streams.enforcement.transform import DELIVERING
+from safeguard_streams.errors import RecordError
 from safeguard_streams.releases import operator
 from safeguard_streams.releases.operator import ReleaseHistory
 from safeguard_streams.runtime.memory_broker import StoredRecord
@@ -125,14 +127,18 @@ def logs(monkeypatch):
     """The dead letters, and the actions by offset, as readers find them."""
     letters, actions = [], {}
 
-    async def read_decoded(_, names, kind, partition=None, **__):
-        if kind is DeadLetter:
-            for one in letters:
-                yield None, decode(encode(one), DeadLetter)
-        else:
-            for offset, one in actions.items():
-                yield StoredRecord(topics.ACTIONS, 0, offset, 0, None, None), one
+    async def read_all(_, names, partition=None, **__):
+        for offset, one in enumerate(letters):
+            key = None
+            with contextlib.suppress(RecordError):
+                key = decode(one.original().value, Action).content_id.encode()
+            yield StoredRecord(topics.DEAD_LETTERS, 0, offset, 0, key, encode(one))
 
+    async def read_decoded(_, names, kind, partition=None, **__):
+        for offset, one in actions.items():
+            yield StoredRecord(topics.ACTIONS, 0, offset, 0, None, None), one
+
+    monkeypatch.setattr(rejections.kafka, "read_all", read_all)
     monkeypatch.setattr(rejections.kafka, "read_decoded", read_decoded)
     return letters, actions
 
