@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,7 @@ import msgspec
 import orjson
 import typer
 
-from safeguard_streams.cli import enforce_decisions
+from safeguard_streams.cli import enforce_decisions, enforce_review
 from safeguard_streams.cli.options import (
     Bootstrap,
     Json,
@@ -26,7 +25,7 @@ from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.cli.texts import Labelled, Texts, item_text, reason_of, show_item
 from safeguard_streams.contract.records import EVERY_POLICY, Action, Standing
-from safeguard_streams.enforcement import moderators, rejections, reviews
+from safeguard_streams.enforcement import moderators, rejections
 from safeguard_streams.enforcement import repartition as partitioning
 from safeguard_streams.enforcement import rules as rules_of
 from safeguard_streams.enforcement.moderators import HeldAction, PlacedStanding
@@ -153,12 +152,8 @@ def _show_held(one: HeldAction, text_of: Mapping[TextPlace, str], *, texts: bool
     verdict = reason_of(action.decision or "", action.rule_ids, action.reason)
     lines = [Labelled("held", f"{action.action}, by the rule {action.rule!r}"), Labelled("verdict", verdict)]
     if one.edited:
-        lines.append(_edited(action.policy_id or ""))
+        lines.append(enforce_review.edited_line(action.policy_id or ""))
     show_item(action.content_id, [item_text(text_of.get(TextPlace.of(action)), asked=texts), *lines])
-
-
-def _edited(policy_id: str) -> Labelled:
-    return Labelled("edited", f"the item has a newer text; its verdict under {policy_id} is pending")
 
 
 app.command("release")(enforce_decisions.release)
@@ -209,62 +204,7 @@ def _decided_by(one: Standing) -> str:
     return by if one.in_force else f"{by}, about another text"
 
 
-@app.command("review")
-def review(
-    policy: Annotated[
-        str | None, typer.Option(help="Only this policy; * for what moderators sent to review.", metavar="POLICY")
-    ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Items to show of each policy.")] = 20,
-    texts: Texts = True,
-    bootstrap: Bootstrap = None,
-    as_json: Json = False,
-) -> None:
-    """List what waits for a moderator, by policy and oldest first, with the texts.
-
-    An item waits if a rule or an undetermined verdict sent it to review, if a moderator did, or if its action is held.
-    """
-    current = settings.load(bootstrap=bootstrap)
-    with shown_reading():
-        waiting = asyncio.run(reviews.waiting(current, policy))
-        if policy and not waiting:
-            asyncio.run(enforce_decisions.check_policy(current, policy))
-        by_policy = {name: list(group) for name, group in itertools.groupby(waiting, lambda one: one.policy_id)}
-        shown = waiting if as_json else [one for group in by_policy.values() for one in group[:limit]]
-        if texts and shown:
-            shown = asyncio.run(reviews.with_texts(current, shown))
-    if as_json:
-        print(msgspec.json.encode(shown).decode())
-        return
-    if not waiting:
-        say("nothing waits for review")
-    for number, (policy_id, group) in enumerate(itertools.groupby(shown, lambda one: one.policy_id)):
-        if number:
-            say()
-        _show_waiting(policy_id, list(group), len(by_policy[policy_id]), texts=texts)
-    if waiting:
-        say()
-        say("read one: safeguard content show ITEM")
-        say("decide:   safeguard enforce decide ITEM ACTION --why REASON")
-
-
-def _show_waiting(policy_id: str, shown: Sequence[reviews.Waiting], count: int, *, texts: bool) -> None:
-    say(f"{'all policies' if policy_id == EVERY_POLICY else policy_id}: {count:,} waiting")
-    if texts:
-        for one in shown:
-            row = _waiting_row(one)
-            lines = [Labelled(key.replace("_", " "), row[key]) for key in ("since", "waits_for", "rule") if row[key]]
-            edited = [_edited(policy_id)] if one.edited else []
-            show_item(one.content_id, [item_text(one.text, asked=True), *lines, *edited])
-    else:
-        show_rows([_waiting_row(one) for one in shown], "", as_json=False)
-    if count > len(shown):
-        say(f"{count - len(shown):,} more; show them with --limit or --json")
-
-
-def _waiting_row(one: reviews.Waiting) -> dict[str, Any]:
-    cause = f"held: {one.action}" if one.cause == "held" else one.cause
-    since = one.since.isoformat(timespec="seconds") if one.since else ""
-    return {"item": one.content_id, "since": since, "waits_for": cause, "rule": one.rule or ""}
+app.command("review")(enforce_review.review)
 
 
 @app.command("repartition")

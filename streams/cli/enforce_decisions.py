@@ -124,9 +124,10 @@ def _check_target(content: str | None, file: str | None, *, yes: bool, dry_run: 
 
 def _action(name: str) -> Enforced:
     try:
-        return msgspec.convert(name, Enforced)
+        chosen: Enforced = msgspec.convert(name, Enforced)
     except msgspec.ValidationError:
         raise ConfigurationError(f"{name!r} is not an action; choose allow, review, label, limit or remove") from None
+    return chosen
 
 
 def _planned(planning: Coroutine[Any, Any, bulk.Plan]) -> bulk.Plan:

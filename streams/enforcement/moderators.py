@@ -10,23 +10,33 @@ import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.dead_letters import was_requeued
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Action, Enforced, Standing, encode, now, schema_header, verdict_id
+from safeguard_streams.contract.records import (
+    Action,
+    ContentEvent,
+    Enforced,
+    Standing,
+    encode,
+    now,
+    schema_header,
+    verdict_id,
+)
 from safeguard_streams.enforcement.rules import severity
 from safeguard_streams.enforcement.state import as_in_effect
 from safeguard_streams.enforcement.texts import is_outdated
 from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.releases.people import checked
-from safeguard_streams.releases.texts import TextPlace, texts_at
+from safeguard_streams.releases.texts import TextPlace, events_at, texts_at
 from safeguard_streams.runtime.settings import Settings
 
+T = TypeVar("T")
 FOLLOW_SECONDS = 10.0
 
 
@@ -70,16 +80,23 @@ async def all_standing(
     settings: Settings, wanted: Callable[[Standing], bool] = lambda _: True, partition: int | None = None
 ) -> list[PlacedStanding]:
     """What stands on the content items that are wanted, from moderation.standing alone. Keeps only these in memory."""
-    found: dict[tuple[int, bytes], PlacedStanding] = {}
+    return await each_standing(settings, lambda one: one if wanted(one.standing) else None, partition)
+
+
+async def each_standing(
+    settings: Settings, made: Callable[[PlacedStanding], T | None], partition: int | None = None
+) -> list[T]:
+    """What `made` makes of what stands on each content item. Keeps only that in memory; None is left out."""
+    found: dict[tuple[int, bytes], T] = {}
     async for record in kafka.read_all(settings, [topics.STANDING], partition):
         if record.key is None:
             continue
         place = (record.partition, record.key)
         decoded = kafka.decoded_or_left_out(settings, record, Standing)
-        standing = decoded and as_in_effect(decoded)
-        if standing is not None and wanted(standing):
-            found[place] = PlacedStanding(record.partition, standing)
-        elif standing is not None or record.value is None:
+        one = None if decoded is None else made(PlacedStanding(record.partition, as_in_effect(decoded)))
+        if one is not None:
+            found[place] = one
+        elif decoded is not None or record.value is None:
             found.pop(place, None)
     return list(found.values())
 
@@ -147,6 +164,13 @@ async def texts_of(settings: Settings, places: Sequence[TextPlace]) -> dict[Text
     erasures = ErasureList()
     await erasures.read(settings)
     return await texts_at(settings, places, erasures.erased)
+
+
+async def events_of(settings: Settings, places: Sequence[TextPlace]) -> dict[TextPlace, ContentEvent]:
+    """The events of the same texts, with what their producers said about them."""
+    erasures = ErasureList()
+    await erasures.read(settings)
+    return await events_at(settings, places, erasures.erased)
 
 
 async def release(
