@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
 import msgspec
 
 from safeguard_streams.bus import kafka
+from safeguard_streams.bus.dead_letters import was_requeued
 from safeguard_streams.bus.interface import Partition
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, Enforced, ModeratorDecision, Standing, now, verdict_id
 from safeguard_streams.enforcement.moderators import standing_on, write
-from safeguard_streams.enforcement.places import KnownItem, locate
+from safeguard_streams.enforcement.places import KnownItem, content_id_of, locate
 from safeguard_streams.enforcement.state import REPEATED, effective
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.releases.operator import ChangedBy
@@ -40,6 +41,13 @@ class Cited(NamedTuple):
 
 
 NOTHING_CITED = Cited()
+
+
+class Written(NamedTuple):
+    """What moderators wrote about an item, in order, and what the agent wrote again as it followed that."""
+
+    partition: int
+    actions: list[Action]
 
 
 async def decide(
@@ -113,74 +121,90 @@ async def _withdraw(settings: Settings, item: str | KnownItem, decision_id: str 
         done, _ = await _written(settings, known.partition, _withdrawal_id(decision_id))
         if done is not None:
             return done
-    unfollowed = await _unfollowed(settings, known)  # first: what is followed meanwhile stands
+    written = await written_lately(settings, [known.content_id], known.partition)  # first: what is followed stands
     placed = await standing_on(settings, known.content_id, known.partition)
     standing = placed.standing if placed is not None else Standing(known.content_id, "allow", 0)
-    decisions = _in_order(standing, unfollowed)
+    decisions = in_order(standing, written[known.content_id].actions if written else ())
     if not decisions:
         raise ConfigurationError(
             f"no moderator's decision about {known.content_id!r} is in force; "
             f"see: safeguard enforce show {known.content_id}"
         )
-    last, reinstates = decisions[-1].action_id, decision_id is not None
-    if decision_id not in (None, last):
+    if decision_id not in (None, decisions[-1].action_id):
         raise ConfigurationError(
             f"decision {decision_id} is not the last about {known.content_id!r}: look at what stands, then decide"
         )
+    withdrawal = withdrawal_of(standing, decisions, moderator, reinstates=decision_id is not None)
+    return await _write_once(settings, known.partition, withdrawal)
+
+
+def withdrawal_of(
+    standing: Standing, decisions: Sequence[ModeratorDecision], moderator: ChangedBy, *, reinstates: bool
+) -> Action:
+    """The end of the last decision about an item. decisions: as `in_order` returns them, at least one."""
     before = decisions[-2] if reinstates and len(decisions) > 1 else None
     stands = effective(msgspec.structs.replace(standing, decision=before))
-    withdrawal = Action(
-        _withdrawal_id(last),
-        known.content_id,
+    return Action(
+        _withdrawal_id(decisions[-1].action_id),
+        standing.content_id,
         stands,
         now(),
         moderator.by,
         moderator.why,
         effective=stands,
-        withdraws=last,
+        withdraws=decisions[-1].action_id,
         reinstates=reinstates,
     )
-    return await _write_once(settings, known.partition, withdrawal)
 
 
-def _in_order(standing: Standing, unfollowed: Sequence[Action]) -> list[ModeratorDecision]:
-    """The decisions about an item that nobody took back, oldest first: those that stand, then those to follow."""
+def in_order(standing: Standing, written: Sequence[Action]) -> list[ModeratorDecision]:
+    """The decisions about an item that nobody took back, oldest first: those that stand, then those to follow.
+
+    written: the actions that `written_lately` found about it.
+    """
     decisions = [*reversed(standing.replaced), *([standing.decision] if standing.decision else [])]
-    followed = {one.action_id for one in decisions}
-    for action in unfollowed:
-        if action.withdraws is None and action.action_id not in followed:
-            decisions.append(
-                ModeratorDecision(
-                    action.action,
-                    action.action_id,
-                    action.acted_at,
-                    action.by,
-                    action.why,
-                    action.content_sha256,
-                    action.any_text,
-                )
-            )
+    followed = {one.action_id for one in decisions} | {one.action_id for one in written if not one.to_follow}
+    for action in written:
+        if action.action_id in followed:
+            continue
+        if action.withdraws is None:
+            followed.add(action.action_id)  # it may have been written twice
+            decisions.append(_as_decision(action))
         elif decisions and decisions[-1].action_id == action.withdraws:
             decisions = decisions[:-1] if action.reinstates else []
     return decisions
 
 
-async def _unfollowed(settings: Settings, known: KnownItem) -> list[Action]:
-    """What moderators wrote about an item within a day and the agent has still to follow, each once, in order."""
-    written: dict[str, Action] = {}
-    followed: set[str] = set()
-    mention, since = kafka.Mention(known.content_id), now() - UNFOLLOWED
-    async for record in kafka.read_all(settings, [topics.ACTIONS], known.partition, since=since):
-        if not mention.possible(record.key, record.value):
-            continue
-        action = kafka.decoded_or_left_out(settings, record, Action)
-        if action is None or not action.human or action.content_id != known.content_id:
-            continue
-        if action.to_follow:
-            written.setdefault(action.action_id, action)
-        else:
-            followed.add(action.action_id)
-    return [action for name, action in written.items() if name not in followed]
+def _as_decision(action: Action) -> ModeratorDecision:
+    return ModeratorDecision(
+        action.action,
+        action.action_id,
+        action.acted_at,
+        action.by,
+        action.why,
+        action.content_sha256,
+        action.any_text,
+    )
+
+
+async def written_lately(
+    settings: Settings,
+    ids: Collection[str],
+    partition: int | None = None,
+    *,
+    wanted: Callable[[Action], bool] = lambda action: action.human,
+) -> dict[str, Written]:
+    """What moderators wrote about items within a day, by id, for those about which they did.
+
+    wanted: which actions, by default decisions about the items themselves and their withdrawals.
+    """
+    found: dict[str, Written] = {}
+    async for record in kafka.read_all(settings, [topics.ACTIONS], partition, since=now() - UNFOLLOWED):
+        if content_id_of(record) in ids and not was_requeued(record):
+            action = kafka.decoded_or_left_out(settings, record, Action)
+            if action is not None and wanted(action):
+                found.setdefault(action.content_id, Written(record.partition, [])).actions.append(action)
+    return found
 
 
 def _named(key: str) -> str:

@@ -9,23 +9,34 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import NamedTuple
+from datetime import datetime
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.dead_letters import was_requeued
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Action, Enforced, Standing, encode, now, schema_header, verdict_id
+from safeguard_streams.contract.records import (
+    Action,
+    ContentEvent,
+    Enforced,
+    Standing,
+    encode,
+    now,
+    schema_header,
+    verdict_id,
+)
 from safeguard_streams.enforcement.rules import severity
 from safeguard_streams.enforcement.state import as_in_effect
 from safeguard_streams.enforcement.texts import is_outdated
 from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.releases.people import checked
-from safeguard_streams.releases.texts import TextPlace, texts_at
+from safeguard_streams.releases.texts import TextPlace, events_at, texts_at
 from safeguard_streams.runtime.settings import Settings
 
+T = TypeVar("T")
 FOLLOW_SECONDS = 10.0
 
 
@@ -39,13 +50,19 @@ async def actions(settings: Settings, partition: int | None = None) -> AsyncIter
             yield record.partition, action
 
 
-async def history(settings: Settings, content_id: str) -> list[Action]:
-    """All actions on a content item, oldest first, each once."""
-    count = len(await kafka.partitions_of(settings, topics.ACTIONS))
+async def history(settings: Settings, content_id: str, since: datetime | None = None) -> list[Action]:
+    """All actions on a content item, or those written since then, oldest first, each once.
+
+    Reads the partition that the id leads to, and the others only if that one has none. Decodes no other item's records.
+    """
+    count, mention = len(await kafka.partitions_of(settings, topics.ACTIONS)), kafka.Mention(content_id)
     for partition in (kafka.likely_partition(content_id, count), None):
         by_id: dict[str, Action] = {}
-        async for _, action in actions(settings, partition):
-            if action.content_id == content_id:
+        async for record in kafka.read_all(settings, [topics.ACTIONS], partition, since=since):
+            if not mention.possible(record.key, record.value) or was_requeued(record):
+                continue
+            action = kafka.decoded_or_left_out(settings, record, Action)
+            if action is not None and action.content_id == content_id:
                 by_id[action.action_id] = action
         if by_id:
             return list(by_id.values())
@@ -63,16 +80,23 @@ async def all_standing(
     settings: Settings, wanted: Callable[[Standing], bool] = lambda _: True, partition: int | None = None
 ) -> list[PlacedStanding]:
     """What stands on the content items that are wanted, from moderation.standing alone. Keeps only these in memory."""
-    found: dict[tuple[int, bytes], PlacedStanding] = {}
+    return await each_standing(settings, lambda one: one if wanted(one.standing) else None, partition)
+
+
+async def each_standing(
+    settings: Settings, made: Callable[[PlacedStanding], T | None], partition: int | None = None
+) -> list[T]:
+    """What `made` makes of what stands on each content item. Keeps only that in memory; None is left out."""
+    found: dict[tuple[int, bytes], T] = {}
     async for record in kafka.read_all(settings, [topics.STANDING], partition):
         if record.key is None:
             continue
         place = (record.partition, record.key)
         decoded = kafka.decoded_or_left_out(settings, record, Standing)
-        standing = decoded and as_in_effect(decoded)
-        if standing is not None and wanted(standing):
-            found[place] = PlacedStanding(record.partition, standing)
-        elif standing is not None or record.value is None:
+        one = None if decoded is None else made(PlacedStanding(record.partition, as_in_effect(decoded)))
+        if one is not None:
+            found[place] = one
+        elif decoded is not None or record.value is None:
             found.pop(place, None)
     return list(found.values())
 
@@ -89,6 +113,13 @@ async def standing_on(settings: Settings, content_id: str, partition: int | None
         elif record.value is None and found is not None and found.partition == record.partition:
             found = None
     return found
+
+
+async def standing_of(settings: Settings, content_id: str) -> PlacedStanding | None:
+    """What stands on an item, in the partition that its id leads to or else in another one."""
+    count = len(await kafka.partitions_of(settings, topics.STANDING))
+    likely = kafka.likely_partition(content_id, count)
+    return await standing_on(settings, content_id, likely) or await standing_on(settings, content_id)
 
 
 async def standing(settings: Settings) -> dict[str, Enforced]:
@@ -133,6 +164,13 @@ async def texts_of(settings: Settings, places: Sequence[TextPlace]) -> dict[Text
     erasures = ErasureList()
     await erasures.read(settings)
     return await texts_at(settings, places, erasures.erased)
+
+
+async def events_of(settings: Settings, places: Sequence[TextPlace]) -> dict[TextPlace, ContentEvent]:
+    """The events of the same texts, with what their producers said about them."""
+    erasures = ErasureList()
+    await erasures.read(settings)
+    return await events_at(settings, places, erasures.erased)
 
 
 async def release(

@@ -27,6 +27,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Lane
 from safeguard_streams.errors import ConfigurationError, nearest
 from safeguard_streams.policies.vocabulary import Effort
@@ -151,6 +152,13 @@ class Settings(BaseSettings):
         None,
         ge=1,
         description="replicas of each new topic; default: 3, or the number of brokers if that is lower",
+    )
+    actions_retention_days: int = Field(
+        topics.ACTIONS_DAYS,
+        ge=0,
+        le=36_500,
+        description="days for which moderation.actions is kept, also applied to an existing topic; 0: without limit. "
+        "What stands, moderators' decisions included, is kept in moderation.standing without limit",
     )
 
     # The prefilter.
@@ -335,7 +343,8 @@ class Settings(BaseSettings):
     console_session_key: SecretStr | None = Field(
         None,
         min_length=32,
-        description="key that signs sessions, the same for all processes of a console; default: a new one at each start",
+        description="key that signs sessions, the same for all processes of a console; default: a new one at each "
+        "start",
     )
     console_session_hours: float = Field(
         8.0, gt=0, le=168, description="time in hours after which people sign in again"
@@ -357,6 +366,11 @@ class Settings(BaseSettings):
         30.0, gt=0, le=36_500, description="days for which the console keeps the text of a content item"
     )
     projector_port: int = Field(6070, ge=0, le=65_535, description="port of the projector's health endpoint")
+
+    @property
+    def catalogue(self) -> tuple[topics.Topic, ...]:
+        """The topics of this deployment."""
+        return topics.catalogue(self.actions_retention_days)
 
     def identity(self, stage: str) -> dict[str, str]:
         """Which process of which deployment answers, as /health/ready says: several may run on a host."""

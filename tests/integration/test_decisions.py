@@ -26,11 +26,21 @@ ANN, BEN = ChangedBy("satire", "ann"), ChangedBy("a threat", "ben")
 ODD = "https://example.com/ü?a=1&b=\u202e\"'\x00 \u2028" + "x" * 100
 
 
-async def judge(current, *content_ids):
+async def judge(current, *content_ids, text="sha"):
     async with kafka_bus.producer(current) as producer:
         for content_id in content_ids:
             verdict = Verdict(
-                f"v-{content_id}", content_id, "sha", "hate", "p1", "violates", "reasoner", "live", "m", WHEN, ("HH3",)
+                f"{text}-{content_id}",
+                content_id,
+                text,
+                "hate",
+                "p1",
+                "violates",
+                "reasoner",
+                "live",
+                "m",
+                WHEN,
+                ("HH3",),
             )
             await producer.send_and_wait(
                 current.prefix + topics.VERDICTS, key=content_id.encode(), value=encode(verdict)

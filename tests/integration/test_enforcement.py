@@ -193,7 +193,7 @@ async def test_what_waits_for_review_is_listed_by_policy_and_oldest_first(broker
         await until(lambda: followed_by(broker, 13))
         await decisions.decide(broker, "c3", "review", ChangedBy("", "ann"))
         await until(lambda: decided_on(broker, "c3"))
-    found = json.loads((await command("review", "--json")).stdout)
+    found = [json.loads(line) for line in (await command("review", "--json")).stdout.splitlines()]
     assert [(one["policy_id"], one["content_id"], one["cause"], one["action"]) for one in found][:3] == [
         (EVERY_POLICY, "c3", "moderator", "review"),
         ("fraud", "c1", "undetermined", "review"),
@@ -202,8 +202,8 @@ async def test_what_waits_for_review_is_listed_by_policy_and_oldest_first(broker
     assert {(one["policy_id"], one["cause"], one["action"]) for one in found[3:]} == {("hate", "held", "remove")}
     assert len(found) >= 3 + 8
     shown = (await command("review", "--policy", "fraud", "-n", "1", "--no-texts")).stdout
-    assert re.search(r"fraud: 2 waiting\n +item +since +waits for +rule", shown)
-    assert re.search(r"c1 +\S+ +undetermined +undetermined, no rule matches", shown)
+    assert re.search(r"fraud: 2 waiting\n +item +since +age +waits for +rule", shown)
+    assert re.search(r"c1 +\S+ +[0-9]+[smhd] +undetermined +undetermined, no rule matches", shown)
     assert "1 more; show them with --limit or --json" in shown
     unknown = (await command("review", "--policy", "fraudd")).exception
     assert "no policy 'fraudd' was ever released; available: none" in str(unknown)

@@ -115,7 +115,7 @@ RUNS = [
     "capacity --rate 100 --prefilter-rate 1000 --gpu-tokens 10000",
 ]
 FAILING = {("doctor",)}  # there are no processes: it prints what fails, and exits with status 1
-LINES = {("verdicts", "tail"), ("dead-letters", "list")}  # one document for each record
+LINES = {("verdicts", "tail"), ("dead-letters", "list"), ("enforce", "review")}  # one document for each record
 EMPTY = {("enforce", "deliveries")}
 
 

@@ -61,6 +61,18 @@ def test_a_consumer_reads_verdicts_in_its_own_group_and_nothing_else():
     assert [(one.name, one.prefixed) for one in groups] == [("my-service", False)]
 
 
+def test_the_console_writes_what_people_do_and_nothing_that_processes_do():
+    rights = ROLES["console"]
+    assert set(rights.writes) == {
+        *(topics.ACTIONS, topics.POLICIES, topics.POLICIES_HISTORY, topics.REPLAY_JOBS),
+    }
+    assert not rights.creates_topics
+    assert rights.groups == (), "it keeps its positions beside its rows"
+    followed = {topics.VERDICTS, topics.RATIONALES, topics.ACTIONS, *topics.LANES.values(), topics.DEAD_LETTERS}
+    assert set(rights.reads) > {*followed, topics.POLICIES, topics.POLICIES_HISTORY, topics.REPLAYS, topics.STANDING}
+    assert topics.EVENTS not in rights.reads
+
+
 @pytest.mark.parametrize("principal", ["", "web", "User:", ":web"])
 def test_a_principal_that_kafka_refuses_is_refused(principal):
     shown = CliRunner().invoke(app, ["topics", "acls", "consumer", "--principal", principal])
