@@ -11,11 +11,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-<<<<<<< HEAD
-from safeguard_streams.contract.records import EVERY_POLICY, Enforced, PolicyStanding, Standing
-=======
-from safeguard_streams.contract.records import EVERY_POLICY, PolicyStanding, Standing, aware
->>>>>>> w-decide
+from safeguard_streams.contract.records import EVERY_POLICY, Enforced, PolicyStanding, Standing, aware
 from safeguard_streams.enforcement import moderators
 from safeguard_streams.enforcement.moderators import PlacedStanding
 from safeguard_streams.enforcement.texts import is_outdated
@@ -65,23 +61,13 @@ class Wanted(NamedTuple):
 
 
 async def waiting(settings: Settings, policy_id: str | None = None) -> list[Waiting]:
-<<<<<<< HEAD
-    """What waits for a moderator, by policy and oldest first; with policy_id, under that policy."""
-    placed = await moderators.all_standing(settings, lambda one: any(waiting_on(one)))
-    found = [one for place in placed for one in waiting_on(place.standing) if policy_id in (None, one.policy_id)]
-    return sorted(found, key=lambda one: (one.policy_id, one.since or _UNKNOWN, one.content_id))
-
-
-def waiting_on(standing: Standing) -> Iterator[Waiting]:
-    """What of all that stands on an item waits for a moderator."""
-=======
     """What waits for a moderator, by policy and oldest first; with policy_id, under that policy.
 
     Holds in memory only what waits, about half a KB for each.
     """
 
     def made(placed: PlacedStanding) -> list[Waiting] | None:
-        return [one for one in _of(placed.standing) if policy_id in (None, one.policy_id)] or None
+        return [one for one in waiting_on(placed.standing) if policy_id in (None, one.policy_id)] or None
 
     found = [one for several in await moderators.each_standing(settings, made) for one in several]
     return sorted(found, key=lambda one: (one.policy_id, one.since or _UNKNOWN, one.content_id))
@@ -123,8 +109,8 @@ async def _with_events(settings: Settings, part: Sequence[Waiting], wanted: Want
     return found
 
 
-def _of(standing: Standing) -> Iterator[Waiting]:
->>>>>>> w-decide
+def waiting_on(standing: Standing) -> Iterator[Waiting]:
+    """What of all that stands on an item waits for a moderator."""
     decided = standing.in_force
     if decided is None:
         for policy in standing.policies:

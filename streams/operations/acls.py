@@ -89,7 +89,6 @@ ROLES: dict[str, Role] = {
             *(topics.REPLAY_PROGRESS, topics.ERASURES),
         ),
     ),
-<<<<<<< HEAD
     "projector": Role(
         "safeguard console project",
         reads=tuple(
@@ -97,7 +96,7 @@ ROLES: dict[str, Role] = {
             for topic in topics.CATALOGUE
             if topic.name not in (topics.EVENTS, topics.ENFORCEMENT, topics.POSITIONS)
         ),
-=======
+    ),
     "console": Role(
         "safeguard console: follow what was judged, decided and replayed; write decisions, releases and replays",
         reads=(
@@ -107,7 +106,6 @@ ROLES: dict[str, Role] = {
         ),
         writes=(topics.ACTIONS, topics.POLICIES, topics.POLICIES_HISTORY, topics.REPLAY_JOBS),
         transactions=("policy-releases", "replay-jobs"),
->>>>>>> w-decide
     ),
     "operator": Role(
         "create topics, release policies, replay, promote, decide, requeue dead letters, erase",

@@ -50,20 +50,21 @@
     window.addEventListener("pagehide", () => source.close());
   }
 
-  // A chart draws the table that follows it: first column times, then one series each.
+  // A chart draws the table that it names: first column times, then one series each.
+  const charts = new WeakMap();
   const draw = (place) => {
     const table = document.getElementById(place.dataset.chart);
-    if (!table || place.dataset.drawn) return;
-    place.dataset.drawn = "yes";
+    if (!table) return;
     const names = [...table.querySelectorAll("thead th")].map((one) => one.textContent.trim());
     const rows = [...table.querySelectorAll("tbody tr")].map((row) =>
       [...row.querySelectorAll("[data-value]")].map((one) => Number(one.dataset.value)));
     if (!rows.length) return;
+    const columns = names.map((_, index) => rows.map((row) => row[index]));
+    if (charts.has(place)) return charts.get(place).setData(columns);
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(name).trim();
     const said = place.nextElementSibling;
     const axis = { stroke: colour("--quiet"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
-    const columns = names.map((_, index) => rows.map((row) => row[index]));
     const chart = new uPlot({
       width: place.clientWidth, height: 190, legend: { show: false }, cursor: { y: false },
       axes: [axis, { ...axis, size: 56 }],
@@ -78,6 +79,7 @@
         said.textContent = [...cells].map((cell, index) => index ? `${names[index]} ${cell.textContent.trim()}` : cell.textContent.trim()).join(" · ");
       }] },
     }, columns, place);
+    charts.set(place, chart);
     new ResizeObserver(() => chart.setSize({ width: place.clientWidth, height: 190 })).observe(place);
   };
   const drawAll = () => document.querySelectorAll("[data-chart]").forEach(draw);
