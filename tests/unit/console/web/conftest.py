@@ -19,13 +19,20 @@ from safeguard_streams.runtime import settings
 from tests.unit.console.web.filling import fill
 
 SECRET = "a secret of the proxy"
+BOTH_DATABASES = pytest.mark.parametrize("engine", ["sqlite", "postgresql"], indirect=True, scope="module")
 TOKEN = re.compile(r'name="token" value="([^"]+)"')
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory):
-    """An empty database of the newest schema, for the tests of one file. Each test takes items of its own."""
-    made = engine_of(f"sqlite:///{tmp_path_factory.mktemp('console')}/console.db")
+def engine(request, tmp_path_factory):
+    """An empty database of the newest schema, for the tests of one file. Each test takes items of its own.
+
+    On SQLite, unless a file asks for both with BOTH_DATABASES.
+    """
+    address = f"sqlite:///{tmp_path_factory.mktemp('console')}/console.db"
+    if getattr(request, "param", "sqlite") == "postgresql":
+        address = request.getfixturevalue("cluster").new_database()
+    made = engine_of(address)
     upgrade(made)
     yield made
     made.dispose()

@@ -14,8 +14,10 @@ from safeguard_streams.console.web.claims import Queue
 from safeguard_streams.console.web.pages import decisions as page
 from safeguard_streams.console.web.writing import transaction
 from safeguard_streams.contract.records import Action, content_sha256, now, verdict_id
-from tests.unit.console.web.conftest import Browser
+from tests.unit.console.web.conftest import BOTH_DATABASES, Browser
 from tests.unit.console.web.filling import TEXTS
+
+pytestmark = BOTH_DATABASES
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from safeguard_streams.console.migrations import upgrade
 from safeguard_streams.console.schema import verdicts
 from safeguard_streams.console.web import policy_text, rendering
 from safeguard_streams.console.web.app import build
-from tests.unit.console.web.conftest import Browser
+from tests.unit.console.web.conftest import BOTH_DATABASES, Browser
 from tests.unit.console.web.filling import fill, policies
 
 HOSTILE = (
@@ -25,6 +25,7 @@ HOSTILE = (
 )
 
 
+@BOTH_DATABASES
 def test_the_overview_counts_what_the_tables_hold(browser, filled):
     page = browser("ann", "operator").get("/?window=day").text
     assert "1,203" in page, "cleared: 400, 401 and 402"
@@ -35,6 +36,7 @@ def test_the_overview_counts_what_the_tables_hold(browser, filled):
         assert browser("ann", "operator").get(f"/?window={window}").status_code == 200
 
 
+@BOTH_DATABASES
 def test_the_figures_alone_are_sent_to_a_page_that_is_open(browser):
     part = browser("ann", "admin").get("/", headers={"hx-request": "true"}).text
     assert part.lstrip().startswith("<div")
@@ -45,6 +47,7 @@ def found(answered):
     return [line for line in answered.text.splitlines() if '<a class="id row-link"' in line]
 
 
+@BOTH_DATABASES
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
@@ -74,6 +77,7 @@ def test_a_time_that_is_none_is_said(browser):
     assert browser("ann", "reviewer").get("/search?since=yesterday").status_code == 409
 
 
+@BOTH_DATABASES
 def test_older_pages_follow_without_gap_or_repeat(browser):
     ann = browser("ann", "reviewer")
     first = ann.get("/search")
@@ -82,6 +86,7 @@ def test_older_pages_follow_without_gap_or_repeat(browser):
     assert len(ids) == len(set(ids)) == 60
 
 
+@BOTH_DATABASES
 def test_an_export_holds_all_that_a_search_finds(browser, filled):
     answered = browser("otto", "auditor").get("/search.csv?decision=violates")
     rows = list(csv.DictReader(io.StringIO(answered.text)))
@@ -93,6 +98,7 @@ def test_an_export_holds_all_that_a_search_finds(browser, filled):
     assert ("otto", "verdicts") in {(row["who"], row["object"]) for row in log}
 
 
+@BOTH_DATABASES
 @pytest.mark.parametrize(
     ("wanted", "leads"),
     [
@@ -111,6 +117,7 @@ def test_going_to_an_id_or_a_url(browser, wanted, leads):
     assert (answered.headers.get("location"), answered.status_code) == (leads, 303 if leads else 404)
 
 
+@BOTH_DATABASES
 def test_a_policy_shows_its_rules_as_the_model_reads_them_and_its_history(browser):
     page = browser("ann", "author").get("/policy?id=fraud-spam").text
     assert "Deceives to obtain money or data: phishing" in page
