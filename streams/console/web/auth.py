@@ -47,7 +47,7 @@ class SignIn(Protocol):
 
 
 class LocalUser:
-    """Without a provider: whoever uses this machine is one user, with all roles.
+    """Without a provider: everybody on this machine is one user, with all roles.
 
     Other machines reach nothing, because the server listens on a loopback address. Nor do other sites in this browser,
     by a name of theirs that leads here: only the names of a loopback address are served.

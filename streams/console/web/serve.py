@@ -44,7 +44,7 @@ async def run(settings: Settings, *, project: bool) -> None:
                 log_config=None,
                 access_log=False,  # it would log queries, which hold ids and words
                 server_header=False,
-                proxy_headers=False,  # the address of whoever connects is what is checked
+                proxy_headers=False,  # the address that is checked is that of the connection
                 lifespan="off",
                 timeout_graceful_shutdown=_DRAIN_SECONDS,
             )
