@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
-from sqlalchemy import Select, and_, exists, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, or_, select
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -22,6 +22,7 @@ from safeguard_streams.console.web.guard import Page, RefusedError
 from safeguard_streams.console.web.writing import logged, stored
 
 ROWS = 50
+_RARE = 5000  # texts that a rare word is in
 _BATCH = 1000  # rows that an export reads at a time
 _EXACT = ("policy", "decision", "surface", "language", "author", "id", "effective")
 _COLUMNS = {
@@ -80,18 +81,18 @@ class Search(msgspec.Struct, frozen=True):
         """The fields that are not empty."""
         return {name: value for name, value in msgspec.structs.asdict(self).items() if value}
 
-    def query(self, dialect: str, *columns: Any) -> Select[Any]:
+    def query(self, connection: Connection, *columns: Any) -> Select[Any]:
         """Verdicts that match, newest first."""
         conditions = [_COLUMNS[name] == value for name, value in self.given.items() if name in _EXACT]
         if self.rule:
             cites = and_(verdict_rules.c.verdict_id == verdicts.c.verdict_id, verdict_rules.c.rule_id == self.rule)
             conditions.append(exists().where(cites))
         if self.words:
-            conditions.append(native.matches(dialect, self.words))
+            conditions.append(_with_words(connection, self.words))
         if self.since:
             conditions.append(verdicts.c.decided_at >= _moment(self.since))
         if self.until:
-            conditions.append(verdicts.c.decided_at < _moment(self.until) + _precision(self.until))
+            conditions.append(verdicts.c.decided_at < _end(self.until))
         joined = verdicts.outerjoin(items, items.c.content_id == verdicts.c.content_id)
         return (
             select(*columns)
@@ -99,6 +100,22 @@ class Search(msgspec.Struct, frozen=True):
             .where(*conditions)
             .order_by(verdicts.c.decided_at.desc(), verdicts.c.verdict_id.desc())
         )
+
+
+def _with_words(connection: Connection, words: str) -> ColumnElement[bool]:
+    """A condition for verdicts on items whose text has these words.
+
+    Databases guess how many texts have a word, and search all verdicts for a rare one. This looks first: rare words
+    are looked up by the ids of their items, and common ones by walking the verdicts from the newest.
+    """
+    matching = native.matches(connection.dialect.name, words)
+    with connection.begin_nested():
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        found = connection.execute(select(items.c.content_id).where(matching).limit(_RARE + 1)).scalars().all()
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = on")
+    return verdicts.c.content_id.in_(found) if len(found) <= _RARE else matching
 
 
 def _moment(text: str) -> datetime:
@@ -109,9 +126,11 @@ def _moment(text: str) -> datetime:
     return at.replace(tzinfo=UTC) if at.tzinfo is None else at
 
 
-def _precision(text: str) -> timedelta:
-    """How much time a text covers: a day, or a minute."""
-    return timedelta(days=1) if "T" not in text and ":" not in text else timedelta(minutes=1)
+def _end(text: str) -> datetime:
+    """The end of the day or the minute that a text names."""
+    length = timedelta(days=1) if "T" not in text and ":" not in text else timedelta(minutes=1)
+    begin = _moment(text)
+    return begin + min(length, datetime.max.replace(tzinfo=UTC) - begin)
 
 
 def show(request: Request) -> Response:
@@ -119,18 +138,8 @@ def show(request: Request) -> Response:
     console: Console = request.app.state.console
     wanted = Search.of(request)
     after = request.query_params.get("after", "")
-    query = wanted.query(console.engine.dialect.name, *EXPORTED).limit(ROWS + 1)
-    if after:
-        at, _, verdict_id = after.partition("~")
-        moment = _moment(at)
-        query = query.where(
-            or_(
-                verdicts.c.decided_at < moment,
-                and_(verdicts.c.decided_at == moment, verdicts.c.verdict_id < verdict_id),
-            )
-        )
     with console.engine.connect() as connection:
-        rows = connection.execute(query).all()
+        rows = connection.execute(_page(wanted.query(connection, *EXPORTED), after)).all()
     if wanted.given and not after:
         logged(request, "search", "verdicts", {"fields": sorted(wanted.given)})
     last = rows[ROWS - 1] if len(rows) > ROWS else None
@@ -149,11 +158,22 @@ def show(request: Request) -> Response:
     )
 
 
+def _page(query: Select[Any], after: str) -> Select[Any]:
+    """The rows of one page, and one more, after the last row of the page before."""
+    if not after:
+        return query.limit(ROWS + 1)
+    at, _, verdict_id = after.partition("~")
+    moment = _moment(at)
+    same = and_(verdicts.c.decided_at == moment, verdicts.c.verdict_id < verdict_id)
+    return query.where(or_(verdicts.c.decided_at < moment, same)).limit(ROWS + 1)
+
+
 def export(request: Request) -> Response:
     """All that a search finds as CSV, read and sent in parts."""
     console: Console = request.app.state.console
     wanted = Search.of(request)
-    query = wanted.query(console.engine.dialect.name, *EXPORTED)
+    with console.engine.connect() as connection:
+        query = wanted.query(connection, *EXPORTED)
     logged(request, "export", "verdicts", {"fields": sorted(wanted.given)})
     return streamed(console, query, [column.name for column in EXPORTED], "verdicts.csv")
 

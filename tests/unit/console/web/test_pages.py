@@ -61,6 +61,7 @@ def found(answered):
         ("language=de", 10),
         ("since=2100-01-01", 0),
         ("until=2000-01-01", 0),
+        ("until=9999-12-31", 50),
         ("words=%22%22", 0),
         ("words=' OR 1=1 --", 0),
         ("policy=' OR '1'='1", 0),
