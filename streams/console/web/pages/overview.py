@@ -15,7 +15,8 @@ from safeguard_streams.console.web import figures, rendering
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page
 
-_POLL_SECONDS = 2.0
+_POLL_SECONDS = 3.0
+_POLLS = 200  # then the browser asks once more, and its session is checked
 _PING_SECONDS = 20
 
 
@@ -39,7 +40,7 @@ async def changes(request: Request) -> Response:
 
     async def events() -> AsyncIterator[ServerSentEvent]:
         seen = None
-        while True:
+        for _ in range(_POLLS):
             try:
                 at = await run_in_threadpool(newest)
             except DBAPIError:  # the database is away; the page shows its last figures until it is back

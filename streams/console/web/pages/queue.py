@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from starlette.requests import Request
 from starlette.responses import Response
 
-from safeguard_streams.console.schema import items, review_items
+from safeguard_streams.console.schema import exposures, items, review_items
 from safeguard_streams.console.web import rendering
 from safeguard_streams.console.web.claims import Queue, matching
 from safeguard_streams.console.web.console import Console
@@ -55,6 +55,11 @@ def show(request: Request) -> Response:
             .order_by(review_items.c.priority.desc(), review_items.c.since, review_items.c.content_id)
             .limit(_ROWS)
         ).all()
+        today = connection.execute(
+            select(exposures.c.harm, exposures.c["count"])
+            .where(exposures.c.who == request.state.by, exposures.c.day == now().date())
+            .order_by(exposures.c["count"].desc())
+        ).all()
         held = Queue(connection, lease_of(console)).held_by(request.state.by)
     return rendering.page(
         request,
@@ -63,6 +68,7 @@ def show(request: Request) -> Response:
         rows=rows,
         filters=filters,
         held=held,
+        today=today,
         waiting=sum(one.waiting for one in groups),
         most=_ROWS,
         languages=sorted({one.language for one in rows if one.language} | ({filters["language"]} - {""})),

@@ -16,6 +16,7 @@ from safeguard_streams.console.migrations import upgrade
 from safeguard_streams.console.schema import verdicts
 from safeguard_streams.console.web import policy_text, rendering
 from safeguard_streams.console.web.app import build
+from safeguard_streams.console.web.pages import overview
 from tests.unit.console.web.conftest import BOTH_DATABASES, Browser
 from tests.unit.console.web.filling import fill, policies
 
@@ -41,6 +42,14 @@ def test_the_figures_alone_are_sent_to_a_page_that_is_open(browser):
     part = browser("ann", "admin").get("/", headers={"hx-request": "true"}).text
     assert part.lstrip().startswith("<div")
     assert "Verdicts by policy" in part
+
+
+def test_a_page_that_is_open_learns_that_something_changed(browser, monkeypatch):
+    monkeypatch.setattr(overview, "_POLL_SECONDS", 0)
+    monkeypatch.setattr(overview, "_POLLS", 3)
+    answered = browser("ann", "operator").get("/changes")
+    assert answered.headers["content-type"].startswith("text/event-stream")
+    assert answered.text.count("event: changed") == 1, "the projector wrote once"
 
 
 def found(answered):
