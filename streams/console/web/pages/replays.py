@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import Connection, Row, and_, func, select
 from starlette.requests import Request
 from starlette.responses import Response
 
-from safeguard_streams.console.schema import replay_progress, replay_verdicts, replays
+from safeguard_streams.console.schema import replay_progress, replay_verdicts, replays, verdicts
 from safeguard_streams.console.web import rendering
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import NotFoundError, Page
 from safeguard_streams.console.web.writing import stored
 
 _ROWS = 100
+_FLIPS = 50
+
+
+class Compared(NamedTuple):
+    """How a replay's verdicts under a policy differ: counts by the decisions before and after, and the first flips."""
+
+    policy_id: str
+    changes: Sequence[Any]
+    flips: Sequence[Any]
 
 
 def show_all(request: Request) -> Response:
@@ -46,7 +56,38 @@ def show(request: Request) -> Response:
             .group_by(replay_verdicts.c.policy_id, replay_verdicts.c.policy_version, replay_verdicts.c.decision)
             .order_by(replay_verdicts.c.policy_id, replay_verdicts.c.policy_version, replay_verdicts.c.decision)
         ).all()
-    return rendering.page(request, "replay.html", replay=found, progress=progress, counts=counts, offsets=_offsets)
+        compared = [_compared(connection, replay_id, policy) for policy in found.policies]
+    return rendering.page(
+        request, "replay.html", replay=found, progress=progress, counts=counts, offsets=_offsets, compared=compared
+    )
+
+
+def _compared(connection: Connection, replay_id: str, policy: Mapping[str, Any]) -> Compared:
+    """The replay's verdicts under the new version of a policy, beside those that were made under the version before."""
+    new, old = replay_verdicts.c, verdicts.c
+    both = replay_verdicts.join(verdicts, and_(old.content_id == new.content_id, old.policy_id == new.policy_id))
+    of_both = and_(
+        new.replay_id == replay_id,
+        new.policy_id == policy["policy_id"],
+        new.policy_version == policy["version"],
+        old.policy_version == policy.get("before_version"),
+    )
+    pair = (old.decision.label("before"), new.decision.label("after"))
+    changes = connection.execute(
+        select(*pair, func.count().label("items"))
+        .select_from(both)
+        .where(of_both)
+        .group_by(old.decision, new.decision)
+        .order_by(old.decision, new.decision)
+    ).all()
+    flips = connection.execute(
+        select(new.content_id, *pair, old.rule_ids.label("rules_before"), new.rule_ids.label("rules_after"))
+        .select_from(both)
+        .where(of_both, old.decision != new.decision)
+        .order_by(new.content_id)
+        .limit(_FLIPS)
+    ).all()
+    return Compared(policy["policy_id"], changes, flips)
 
 
 def _progress(connection: Any, replay_ids: list[str]) -> dict[str, Row[Any]]:

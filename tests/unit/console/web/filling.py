@@ -19,6 +19,7 @@ TEXTS = (
     "Ich finde, das Gesetz geht zu weit. Was meint ihr?",
     "هذا الرأي لا يعجبني ولكن أحترمه",
 )
+REPLAY, REPLAYED = "2026-11-harsher", "0123456789ab"
 REASONS = ("attacks people for where they come from", "lures with a prize", "threatens somebody at home")
 
 
@@ -75,9 +76,9 @@ def fill(engine: Engine, items: int = 60, hostile: str | None = None) -> None:
             _item(add, number, at, chosen[number % 3], hostile)
         add(
             schema.replays,
-            replay_id=hostile or "2026-11-harsher",
+            replay_id=hostile or REPLAY,
             state="running",
-            policies=[{"policy_id": chosen[0].id, "version": "0123456789ab", "before_version": chosen[0].version}],
+            policies=[{"policy_id": chosen[0].id, "version": REPLAYED, "before_version": chosen[0].version}],
             starts={"0": 0},
             ends={"0": 1000},
             sample=0.5,
@@ -155,12 +156,15 @@ def _item(add: Any, number: int, at: Any, policy: Any, hostile: str | None) -> N
         threshold=0.05,
         escalated_at=when,
     )
-    for lane, table in (("live", schema.verdicts), ("shadow", schema.replay_verdicts)):
+    lanes = [("live", schema.verdicts, {}), ("shadow", schema.replay_verdicts, {})]
+    if number % 3 == 0 and decision != "undetermined":  # a replay of the first policy: what was safe violates
+        replayed = {"replay_id": REPLAY, "policy_version": REPLAYED, "decision": "violates"}
+        lanes.append(("replay", schema.replay_verdicts, replayed))
+    for lane, table, more in lanes:
         add(
             table,
+            **{**judged, "decision": decision, **more},
             verdict_id=verdict_id(content_id, lane),
-            **judged,
-            decision=decision,
             lane=lane,
             stage="reasoner",
             model=hostile or "gpt-oss-safeguard-20b",
