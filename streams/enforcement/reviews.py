@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from safeguard_streams.contract.records import EVERY_POLICY, PolicyStanding, Standing
+from safeguard_streams.contract.records import EVERY_POLICY, Enforced, PolicyStanding, Standing
 from safeguard_streams.enforcement import moderators
 from safeguard_streams.enforcement.texts import is_outdated
 from safeguard_streams.releases.texts import TextPlace
@@ -32,8 +32,8 @@ class Waiting(msgspec.Struct, frozen=True):
     content_id: str
     policy_id: str
     cause: Cause
-    action: str
-    in_effect: str
+    action: Enforced
+    in_effect: Enforced
     since: datetime | None = None
     rule: str | None = None
     edited: bool = False
@@ -51,12 +51,13 @@ async def with_texts(settings: Settings, waiting: Sequence[Waiting]) -> list[Wai
 
 async def waiting(settings: Settings, policy_id: str | None = None) -> list[Waiting]:
     """What waits for a moderator, by policy and oldest first; with policy_id, under that policy."""
-    placed = await moderators.all_standing(settings, lambda one: any(_of(one)))
-    found = [one for place in placed for one in _of(place.standing) if policy_id in (None, one.policy_id)]
+    placed = await moderators.all_standing(settings, lambda one: any(waiting_on(one)))
+    found = [one for place in placed for one in waiting_on(place.standing) if policy_id in (None, one.policy_id)]
     return sorted(found, key=lambda one: (one.policy_id, one.since or _UNKNOWN, one.content_id))
 
 
-def _of(standing: Standing) -> Iterator[Waiting]:
+def waiting_on(standing: Standing) -> Iterator[Waiting]:
+    """What of all that stands on an item waits for a moderator."""
     decided = standing.in_force
     if decided is None:
         for policy in standing.policies:
@@ -99,8 +100,3 @@ def _waiting(standing: Standing, policy: PolicyStanding, cause: Cause) -> Waitin
         about.content_sha256,
         about.origin,
     )
-
-
-def waiting_on(standing: Standing) -> Iterator[Waiting]:
-    """What of all that stands on an item waits for a moderator."""
-    return _of(standing)

@@ -6,12 +6,10 @@ what waits, and a decision that was taken back re-opens it, in the order in whic
 
 from __future__ import annotations
 
-from typing import cast
-
 from safeguard_streams.bus.interface import Record
 from safeguard_streams.console.folding.context import Context, key_of
 from safeguard_streams.console.rows import Row, Rows
-from safeguard_streams.contract.records import Enforced, Standing, decode
+from safeguard_streams.contract.records import Standing, decode
 from safeguard_streams.enforcement.reviews import Waiting, waiting_on
 from safeguard_streams.enforcement.rules import severity
 from safeguard_streams.enforcement.state import as_in_effect
@@ -36,7 +34,7 @@ def _row(waiting: Waiting) -> Row:
         "action": waiting.action,
         "effective": waiting.in_effect,
         "rule": waiting.rule,
-        "priority": float(severity(cast("Enforced", waiting.action))),
+        "priority": float(severity(waiting.action)),
         "since": waiting.since,
         "edited": waiting.edited,
         "content_sha256": waiting.content_sha256,
