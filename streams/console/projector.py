@@ -25,7 +25,7 @@ from safeguard_streams.console.folding import FOLDS
 from safeguard_streams.console.store import Moved, Store
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import now
-from safeguard_streams.errors import BusError
+from safeguard_streams.errors import BusError, ConfigurationError
 from safeguard_streams.runtime import metrics
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
 from safeguard_streams.runtime.process import in_thread
@@ -48,7 +48,7 @@ class Projector:
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.store = Store(engine, prefix=settings.prefix, text_days=settings.console_text_days)
-        self.following = False
+        self.following = self._followed = False
         self.projected = 0  # records since this process began
         self.lag: dict[Partition, int] = {}  # records of each partition that are not projected yet, as far as is known
         self._settings = settings
@@ -69,7 +69,8 @@ class Projector:
     async def run(self, stop: asyncio.Event, *, to_end: bool = False) -> None:
         """Project until `stop`; with to_end, also end when all is projected that the topics held at the start.
 
-        Raises ConfigurationError if a topic is missing, or Kafka denies access.
+        Raises ConfigurationError if a topic is missing at the start, or Kafka denies access then. Once it has followed,
+        it waits for a topic that is deleted and created again.
         """
         failures = 0
         with metrics.observed({metrics.LAG_RECORDS: self._lag_observed}):
@@ -81,7 +82,9 @@ class Projector:
                     return
                 except Moved as moved:
                     log.info("standing by reason=%s", moved)
-                except (*AWAY, BusError) as error:
+                except (*AWAY, BusError, ConfigurationError) as error:
+                    if isinstance(error, ConfigurationError) and not self._followed:
+                        raise
                     failures = 0 if self.projected > projected else failures
                     seconds = _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)]
                     failures += 1
@@ -91,13 +94,12 @@ class Projector:
 
     async def _follow(self, client: StrictConsumer, stop: asyncio.Event, *, to_end: bool) -> None:
         await in_thread(self.store.open)
-        self.store.topic_ids = await kafka.topic_ids_of(client, self._names)
         self._begun.clear()
-        self._check_at = time.monotonic() + _CHECK_SECONDS
+        await self._learn_topic_ids(client)
         ends = await kafka.EndOffsets.now(client)
         while not stop.is_set():
             await self._begin(client)
-            self.following = True
+            self.following = self._followed = True
             polled = await client.getmany(timeout_ms=_POLL_MS, max_records=_RECORDS)
             for part in _parts(await self._expected(client, polled)):
                 await in_thread(partial(self.store.apply, part))
@@ -149,7 +151,11 @@ class Projector:
         kept: list[Record] = []
         for tp, records in polled.items():
             stored = self.store.positions.get(self._place(tp))
-            if stored is None or records[0].offset >= stored.offset or self._is_new(tp):
+            if stored is None or records[0].offset >= stored.offset:
+                kept += records
+                continue
+            await self._learn_topic_ids(client)
+            if self._is_new(tp):
                 kept += records
                 continue
             ends = await client.end_offsets([tp])
@@ -174,14 +180,18 @@ class Projector:
 
     async def _maintain(self, client: StrictConsumer) -> None:
         if time.monotonic() > self._check_at:
-            self._check_at = time.monotonic() + _CHECK_SECONDS
-            ids = await kafka.topic_ids_of(client, self._names)
-            again = {name for name, uid in ids.items() if uid != self.store.topic_ids.get(name, uid)}
-            self.store.topic_ids |= ids
-            self._begun -= {tp for tp in self._begun if tp.topic in again}
+            await self._learn_topic_ids(client)
         if time.monotonic() > self._tidy_at or self.store.has_traces:
             more = await in_thread(lambda: self.store.tidy(now()))
             self._tidy_at = 0.0 if more else time.monotonic() + _TIDY_SECONDS
+
+    async def _learn_topic_ids(self, client: StrictConsumer) -> None:
+        """Begin once more in topics that were created again since the last look."""
+        self._check_at = time.monotonic() + _CHECK_SECONDS
+        ids = await kafka.topic_ids_of(client, self._names)
+        again = {name for name, uid in ids.items() if uid != self.store.topic_ids.get(name, uid)}
+        self.store.topic_ids |= ids
+        self._begun -= {tp for tp in self._begun if tp.topic in again}
 
     def _count(self, records: Sequence[Record]) -> None:
         self.projected += len(records)

@@ -30,6 +30,7 @@ from tests.databases import address, cluster, postgresql
 
 __all__ = ["address", "cluster"]
 
+KILLS = 10
 PLACES = ("record_at", "topic_id")  # of positions: the brokers set them
 
 
@@ -204,11 +205,13 @@ async def test_a_projector_killed_ten_times_projects_each_record_once(kafka, add
         "SAFEGUARD_CONSOLE_TEXT_DAYS": "10000",
         "SAFEGUARD_PROJECTOR_PORT": "0",
     }
-    code = "from safeguard_streams.console import projector as p; p._RECORDS, p._POLL_MS = 20, 20\n"
-    code += "from safeguard_streams.cli import main; main()"
-    command = [sys.executable, "-c", code, "console", "project"]
+    # The process of the command, with transactions of a few records, so that a kill comes between two of them.
+    code = "import asyncio\nfrom safeguard_streams.console import app, projector\n"
+    code += "from safeguard_streams.runtime import settings\n"
+    code += "projector._RECORDS = projector._POLL_MS = 20\nasyncio.run(app.run(settings.load()))"
     records = records_of(logs)
-    engine, kills = engine_of(address), 0
+    parts = [records[len(records) * n // (KILLS + 1) : len(records) * (n + 1) // (KILLS + 1)] for n in range(KILLS + 1)]
+    engine, seen = engine_of(address), []
 
     def done():
         with contextlib.suppress(sa.exc.DBAPIError), engine.connect() as connection:
@@ -216,20 +219,23 @@ async def test_a_projector_killed_ten_times_projects_each_record_once(kafka, add
         return 0
 
     async with publishing(current) as write:
-        await write(records[: len(records) // 2])
-        while kills < 10:
-            process = subprocess.Popen(command, env=environment)
+        for part in parts[:KILLS]:
+            await write(part)
+            process = subprocess.Popen([sys.executable, "-c", code], env=environment)
             try:
-                await until(partial(moved_on, done, done()))  # it works, and is in the middle of it
+                await until(partial(moved_on, done, done()))
             finally:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-            kills += 1
-            if kills == 5:
-                await write(records[len(records) // 2 :])
-    assert done() < len(records)  # the last one was killed while it worked
-    async with running(current, engine):
-        await caught_up(engine, logs)
+            seen.append(done())
+        await write(parts[KILLS])
+    written = [len(records) * (number + 1) // (KILLS + 1) for number in range(KILLS)]
+    assert any(position < end for position, end in zip(seen, written, strict=True))  # killed while it worked
+    command = [sys.executable, "-m", "safeguard_streams", "console", "project"]
+    process = subprocess.Popen(command, env=environment)
+    await caught_up(engine, logs)
+    process.terminate()
+    assert process.wait(60) == 0
     assert projected.dump(engine, without=PLACES) == expected(logs, tmp_path)
     engine.dispose()
 

@@ -46,6 +46,9 @@ ELSEWHERE = {
     ("bench", "model"): "unit/workers/evaluation/test_bench_model.py",
     ("bench", "release"): "integration/test_benchmarks.py",
     ("bench", "telemetry"): "integration/test_benchmarks.py",
+    ("bench", "console"): "integration/test_benchmarks.py",
+    ("console", "project"): "integration/test_projection.py",
+    ("console", "rebuild"): "integration/test_projection.py",
 }
 WALKED = {"own-policy.md"}  # pages that integration/test_own_policy.py walks
 READING = (
