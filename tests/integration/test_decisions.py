@@ -21,6 +21,7 @@ from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime.security import client_options
 from tests.conftest import enforcing, standing_on, until
+from tests.integration.test_documentation import block
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 RULES = EnforcementRules((EnforcementRule("threats", "remove", rules=("HH3",)),), Cap(1000))
@@ -126,6 +127,21 @@ async def test_people_decide_and_undo_before_the_agent_follows(broker):
     assert (await decisions.undecide(broker, "c1", ANN)).withdraws == third.action_id
     async with enforcing(broker, RULES):
         await until(lambda: stands(broker, "c1", "remove"))
+
+
+@pytest.mark.parametrize("broker_address", ["embedded"], indirect=True)
+async def test_the_code_that_the_guide_shows(broker, monkeypatch):
+    await kafka_bus.create_topics(broker)
+    await judge(broker, "c1")
+    monkeypatch.setenv("SAFEGUARD_BOOTSTRAP", broker.bootstrap)
+    monkeypatch.setenv("SAFEGUARD_PREFIX", broker.prefix)
+    names = {}
+    exec(block("snippet: decide"), names)
+    for _ in range(2):
+        await names["remove"]("c1", "request-1")
+    asked, _ = await written(broker, "c1")
+    assert [(one.by, one.action) for one in asked] == [("ann", "remove"), ("ann", "allow")]
+    assert [bool(one.withdraws) for one in asked] == [False, True]
 
 
 @pytest.mark.parametrize("key", ["", "x" * 201, "a\nb", "\x00"])
