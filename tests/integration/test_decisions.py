@@ -57,6 +57,12 @@ async def written(current, content_id):
     return [one for one in found if one.sequence is None], [one for one in found if one.sequence is not None]
 
 
+async def written_of(current, content_id, count):
+    """The same, once the agent has followed so many."""
+    found = await written(current, content_id)
+    return found if len(found[1]) == count else None
+
+
 async def stands(current, content_id, action):
     return (await standing_on(current)).get(content_id, "allow") == action
 
@@ -103,8 +109,15 @@ async def test_requests_at_once_with_one_key_are_one_decision(broker):
         await until(lambda: stands(broker, "c1", first.action))
         await decisions.undecide(broker, "c1", BEN)
         await until(lambda: stands(broker, "c1", "remove"))
-    _, followed = await written(broker, "c1")
-    assert [one.effective for one in followed] == ["label", first.action, "remove"]
+        asked = (decisions.decide(broker, place, "label", ANN), decisions.decide(broker, place, "limit", BEN))
+        by_id = {one.action_id: one for one in await asyncio.gather(*asked)}
+        _, followed = await until(lambda: written_of(broker, "c1", 5))
+        before, last = (by_id[one.action_id] for one in followed[-2:])
+        with pytest.raises(ConfigurationError, match="is not the last"):
+            await decisions.undo(broker, place, before.action_id, ANN)
+        assert (await decisions.undo(broker, place, last.action_id, BEN)).effective == before.action
+        await until(lambda: stands(broker, "c1", before.action))
+    assert [one.effective for one in followed][:3] == ["label", first.action, "remove"]
 
 
 async def test_people_decide_and_undo_before_the_agent_follows(broker):
