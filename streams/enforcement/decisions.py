@@ -62,8 +62,8 @@ async def decide(
 ) -> Action:
     """Write a moderator's decision about a content item. It overrides all current and future verdicts on its text.
 
-    item: a content id, whose newest text is looked up, or a `KnownItem` with the text that the moderator saw, which
-    needs no look-up. any_text: the decision covers every text that the item gets. cited: its ground, for the record.
+    item: an id, whose newest text is looked up, or a `KnownItem` with the text that the moderator saw, which needs no
+    look-up. any_text: the decision covers every text that the item gets. cited: its ground, for the record.
 
     key: names the request, as a form's hidden field does. The same request with the same key writes nothing more and
     returns the record that was written first. A key is recognised for an hour; an agent follows each action_id once.
@@ -215,7 +215,7 @@ def _named(key: str) -> str:
 
 
 def _withdrawal_id(decision_id: str) -> str:
-    """The id of the record that ends a decision: it ends once, whoever ends it and however often."""
+    """The id of the record that ends a decision: it ends once, by whichever request came first."""
     return verdict_id(decision_id, "withdrawal")
 
 

@@ -56,6 +56,7 @@ async def test_many_are_decided_about_and_taken_back_once(broker, command):
     assert (await command(ids, "decide", "label", input="n\n")).exit_code == 1
     assert await human(broker) == []
     async with enforcing(broker, RULES):
+        await until(lambda: stands(broker, "c1", "remove"))
         assert (await command(ids, "decide", "label", input="y\n")).exit_code == 0
         again = await command(ids, "decide", "label", "--yes", "--json")
         assert json.loads(again.stdout) == {"planned": 0, "written": 0, "already": 3, "left": []}
@@ -91,6 +92,7 @@ async def test_a_record_still_on_its_way_is_followed_once(broker):
     await kafka_bus.create_topics(broker)
     await judge(broker, "c1", "c2")
     async with enforcing(broker, RULES):
+        await until(lambda: stands(broker, "c1", "remove"))
         await until(lambda: stands(broker, "c2", "remove"))
         first = await bulk.plan_decisions(broker, ["c1", "c2"], "label", ANN)
         second = await bulk.plan_decisions(broker, ["c2", "c1"], "label", ANN)
@@ -110,6 +112,7 @@ async def test_a_decision_on_an_earlier_text_or_of_another_person_is_no_same_dec
     await kafka_bus.create_topics(broker)
     await judge(broker, "c1")
     async with enforcing(broker, RULES):
+        await until(lambda: stands(broker, "c1", "remove"))
         await decisions.decide(broker, "c1", "label", ANN)
         await until(lambda: stands(broker, "c1", "label"))
         assert (await bulk.plan_decisions(broker, ["c1"], "label", ANN)).done == 1

@@ -8,16 +8,20 @@ import sys
 from datetime import UTC, datetime
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from safeguard_streams.bus import kafka as kafka_bus
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, Verdict, encode
-from safeguard_streams.enforcement import decisions, moderators
+from safeguard_streams.enforcement import bulk, decisions, moderators
 from safeguard_streams.enforcement.places import KnownItem
 from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.releases.operator import ChangedBy
+from safeguard_streams.runtime.security import client_options
 from tests.conftest import enforcing, standing_on, until
+from tests.integration.test_documentation import block
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 RULES = EnforcementRules((EnforcementRule("threats", "remove", rules=("HH3",)),), Cap(1000))
@@ -53,6 +57,12 @@ async def written(current, content_id):
     return [one for one in found if one.sequence is None], [one for one in found if one.sequence is not None]
 
 
+async def written_of(current, content_id, count):
+    """The same, once the agent has followed so many."""
+    found = await written(current, content_id)
+    return found if len(found[1]) == count else None
+
+
 async def stands(current, content_id, action):
     return (await standing_on(current)).get(content_id, "allow") == action
 
@@ -62,6 +72,7 @@ async def test_a_request_with_a_key_is_written_and_followed_once(broker, content
     await kafka_bus.create_topics(broker)
     await judge(broker, content_id)
     async with enforcing(broker, RULES):
+        await until(lambda: stands(broker, content_id, "remove"))
         first = await decisions.decide(broker, content_id, "label", ANN, key="k1", cited=HH3)
         assert await decisions.decide(broker, content_id, "label", ANN, key="k1", cited=HH3) == first
         await until(lambda: stands(broker, content_id, "label"))
@@ -99,8 +110,15 @@ async def test_requests_at_once_with_one_key_are_one_decision(broker):
         await until(lambda: stands(broker, "c1", first.action))
         await decisions.undecide(broker, "c1", BEN)
         await until(lambda: stands(broker, "c1", "remove"))
-    _, followed = await written(broker, "c1")
-    assert [one.effective for one in followed] == ["label", first.action, "remove"]
+        asked = (decisions.decide(broker, place, "label", ANN), decisions.decide(broker, place, "limit", BEN))
+        by_id = {one.action_id: one for one in await asyncio.gather(*asked)}
+        _, followed = await until(lambda: written_of(broker, "c1", 5))
+        before, last = (by_id[one.action_id] for one in followed[-2:])
+        with pytest.raises(ConfigurationError, match="is not the last"):
+            await decisions.undo(broker, place, before.action_id, ANN)
+        assert (await decisions.undo(broker, place, last.action_id, BEN)).effective == before.action
+        await until(lambda: stands(broker, "c1", before.action))
+    assert [one.effective for one in followed][:2] == ["label", first.action]
 
 
 async def test_people_decide_and_undo_before_the_agent_follows(broker):
@@ -125,6 +143,21 @@ async def test_people_decide_and_undo_before_the_agent_follows(broker):
         await until(lambda: stands(broker, "c1", "remove"))
 
 
+@pytest.mark.parametrize("broker_address", ["embedded"], indirect=True)
+async def test_the_code_that_the_guide_shows(broker, monkeypatch):
+    await kafka_bus.create_topics(broker)
+    await judge(broker, "c1")
+    monkeypatch.setenv("SAFEGUARD_BOOTSTRAP", broker.bootstrap)
+    monkeypatch.setenv("SAFEGUARD_PREFIX", broker.prefix)
+    names = {}
+    exec(block("snippet: decide"), names)
+    for _ in range(2):
+        await names["remove"]("c1", "request-1")
+    asked, _ = await written(broker, "c1")
+    assert [(one.by, one.action) for one in asked] == [("ann", "remove"), ("ann", "allow")]
+    assert [bool(one.withdraws) for one in asked] == [False, True]
+
+
 @pytest.mark.parametrize("key", ["", "x" * 201, "a\nb", "\x00"])
 async def test_a_key_that_names_no_request_is_refused_before_anything_is_read(key):
     from safeguard_streams.runtime import settings
@@ -138,6 +171,7 @@ import asyncio, os, signal, sys
 from safeguard_streams.enforcement import decisions
 from safeguard_streams.enforcement.places import KnownItem
 from safeguard_streams.releases.operator import ChangedBy
+from safeguard_streams.runtime.security import client_options
 from safeguard_streams.runtime import settings
 
 async def killed_after(settings, placed):
@@ -181,3 +215,65 @@ async def test_a_process_killed_between_sending_and_answering_decides_once(broke
         await until(lambda: stands(broker, "c2", "allow"))
         assert await stands(broker, "c1", "limit"), "also the next owner of the partition"
     assert [one.effective for one in (await written(broker, "c1"))[1]] == ["label", "limit"]
+
+
+async def delete_by_retention(current, *names):
+    """Delete all records of these topics, as Kafka does once they are past retention."""
+    admin = AIOKafkaAdminClient(**client_options(current))
+    await admin.start()
+    for name in names:
+        ends = await kafka_bus.end_offsets(current, name)
+        records = {TopicPartition(*place): RecordsToDelete(before_offset=end) for place, end in ends.items() if end}
+        await admin.delete_records(records)
+    await admin.close()
+    for name in names:
+        assert [one async for one in kafka_bus.read_all(current, [name])] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broker_address", ["kafka"], indirect=True)
+async def test_a_persons_word_outlives_the_actions(broker):
+    """Everything but what stands is past retention: decisions hold, are undone one by one, and are decided again."""
+    await kafka_bus.create_topics(broker)
+    await judge(broker, "c1", "c2")
+    async with enforcing(broker, RULES):
+        await until(lambda: stands(broker, "c1", "remove"))
+        await until(lambda: stands(broker, "c2", "remove"))
+        first = await decisions.decide(broker, "c1", "label", ANN)
+        await until(lambda: stands(broker, "c1", "label"))
+        second = await decisions.decide(broker, "c1", "allow", BEN, any_text=True)
+        await decisions.decide(broker, "c2", "limit", ANN)
+        await until(lambda: stands(broker, "c1", "allow"))
+        await until(lambda: stands(broker, "c2", "limit"))
+    await delete_by_retention(
+        broker, topics.ACTIONS, topics.VERDICTS, topics.ENFORCEMENT, topics.CLEARED, topics.EVENTS
+    )
+    assert await moderators.history(broker, "c1") == []
+    async with enforcing(broker, RULES):
+        await judge(broker, "c1", text="edited")  # a new verdict, on another text
+        await until(lambda: overridden(broker, "edited-c1"))
+        assert await stands(broker, "c1", "allow")
+        undone = await decisions.undo(broker, "c1", second.action_id, BEN)
+        assert (undone.withdraws, undone.reinstates) == (second.action_id, True)
+        await until(lambda: decided_by(broker, "c1", first.action_id))
+        assert await stands(broker, "c1", "remove"), "ann's decision is about the text before"
+        await decisions.undo(broker, "c1", first.action_id, BEN)
+        await decisions.undecide(broker, "c2", BEN)
+        await until(lambda: stands(broker, "c2", "remove"))
+        await until(lambda: decided_by(broker, "c1", None))
+        with pytest.raises(ConfigurationError, match="no moderator's decision"):
+            await decisions.undecide(broker, "c1", ANN)
+        plan = await bulk.plan_decisions(broker, ["c1", "c2", "c3"], "allow", ANN)
+        assert ([one.content_id for _, one in plan.records], plan.left) == (["c1", "c2"], ["c3"])
+
+
+async def overridden(current, verdict_id):
+    return any(
+        [one.state == "overridden" async for _, one in moderators.actions(current) if one.verdict_id == verdict_id]
+    )
+
+
+async def decided_by(current, content_id, decision_id):
+    placed = await moderators.standing_of(current, content_id)
+    decision = placed and placed.standing.decision
+    return (decision and decision.action_id) == decision_id

@@ -50,6 +50,7 @@ ELSEWHERE = {
     ("console", "project"): "integration/test_projection.py",
     ("console", "rebuild"): "integration/test_projection.py",
 }
+MENTIONS = {("enforce", "decide"), ("enforce", "undecide")}  # without arguments, the text only names the command
 WALKED = {"own-policy.md"}  # pages that integration/test_own_policy.py walks
 READING = (
     ["content", "show"],
@@ -181,6 +182,7 @@ def scenario():
                 or "needs a gpu" in comment.casefold()
                 or hasattr(found, "commands")
                 or len(given) < required
+                or (not words and names in MENTIONS)
             ):
                 continue
             seen.add(command)
@@ -269,6 +271,7 @@ def stage(kafka, inference_server, tmp_path, monkeypatch):
         monkeypatch.setenv(f"SAFEGUARD_{name}", value)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "events.jsonl").write_text(block("file: events.jsonl"))
+    (tmp_path / "ids.txt").write_text("post-1\n")
     touting = tmp_path / "my/ticket-touting"
     touting.mkdir(parents=True)
     (touting / "policy.md").write_text(block("policy"))
