@@ -127,6 +127,33 @@ def test_going_to_an_id_or_a_url(browser, wanted, leads):
     assert (answered.headers.get("location"), answered.status_code) == (leads, 303 if leads else 404)
 
 
+def test_an_item_of_which_little_is_known_has_a_page(tmp_path, current):
+    """Topics keep their records for different times, and a projector may be ahead in any of them."""
+    engine = engine_of(f"sqlite:///{tmp_path}/console.db")
+    upgrade(engine)
+    fill(engine, items=12)
+    names = ["items", "verdicts", "replay_verdicts", "escalations", "actions", "review_items", "policy_releases"]
+    names += ["policy_changes", "rationales"]
+    ann = Browser(build(current, engine), "ann", "admin")
+    for kept in ("items", "verdicts", "actions", "review_items"):
+        with engine.begin() as connection:
+            for name in names:
+                connection.exec_driver_sql(f"CREATE TABLE kept_{name} AS SELECT * FROM {name}")
+                if name != kept:
+                    connection.exec_driver_sql(f"DELETE FROM {name}")
+            connection.exec_driver_sql("UPDATE review_items SET policy_id = '*', cause = 'moderator', since = NULL")
+            connection.exec_driver_sql("UPDATE items SET text = NULL, context = NULL, author_id = NULL")
+        for url in ("/item?id=post-002", "/queue", "/search", "/", "/policies"):
+            assert ann.get(url).status_code == 200, (kept, url)
+        assert ann.post("/item/text", content_id="post-002").status_code == 200
+        with engine.begin() as connection:
+            for name in names:
+                connection.exec_driver_sql(f"DELETE FROM {name}")
+                connection.exec_driver_sql(f"INSERT INTO {name} SELECT * FROM kept_{name}")
+                connection.exec_driver_sql(f"DROP TABLE kept_{name}")
+    engine.dispose()
+
+
 @BOTH_DATABASES
 def test_a_policy_shows_its_rules_as_the_model_reads_them_and_its_history(browser):
     page = browser("ann", "author").get("/policy?id=fraud-spam").text
