@@ -15,7 +15,7 @@ from safeguard_streams.console.web.security import Rates
 from safeguard_streams.runtime.settings import ConsoleRole, Settings
 
 REQUESTS_A_MINUTE = 600  # of one person: more than anybody clicks
-ENTRANCES_A_MINUTE = 120  # of one address, before it signed in
+ENTRANCES_A_MINUTE = 600  # of one address before anybody signed in, which may be a proxy's for all
 
 
 class Console:

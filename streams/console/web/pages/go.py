@@ -28,7 +28,8 @@ def go(request: Request) -> Response:
     console: Console = request.app.state.console
     wanted = stored(str(request.state.form.get("to", "")).strip())
     parts = urlsplit(wanted)
-    if parts.scheme in ("http", "https") and parts.netloc == request.url.netloc:
+    own = {request.url.netloc, urlsplit(console.settings.console_url).netloc}
+    if parts.scheme in ("http", "https") and parts.netloc in own:
         path = parts.path if parts.path.startswith("/") and not parts.path.startswith("//") else "/"
         return back(request, path + (f"?{parts.query}" if parts.query else ""))
     with console.engine.connect() as connection:
