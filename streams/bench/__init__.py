@@ -1,4 +1,4 @@
-"""Benchmarks of the prefilter and of releases: `safeguard bench`.
+"""Benchmarks of the prefilter, of releases and of the console: `safeguard bench`.
 
 Those on Kafka print their figures beside baselines measured in the same run, on the same broker and the same texts.
 Modules in reading order:
@@ -12,6 +12,7 @@ Modules in reading order:
 - `costs`: texts by kind and length, and what work on one costs.
 - `texts`: what the prefilter and the prompt of a text cost, without a broker.
 - `release`: a policy released and rolled back under load.
+- `console`: projecting into the console's database, and its pages.
 
 ## Design decisions
 

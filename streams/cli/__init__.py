@@ -12,7 +12,7 @@ is the command's purpose.
 - `demo`, `broker`, `publish`, `verdicts`: try the pipeline, run a broker to try it on, send content, follow verdicts.
 - `completion`: lets a shell complete commands.
 - `status`, `doctor`, `dead_letters`: see how it is, and what to do.
-- `topics`, `prefilter`, `policy`, `replay`, `enforce`, `bench`, `erase`, `capacity`: operate it.
+- `topics`, `prefilter`, `policy`, `replay`, `enforce`, `console`, `bench`, `erase`, `capacity`: operate it.
 
 ## Design decisions
 
@@ -40,6 +40,7 @@ from safeguard_streams.cli import (
     broker,
     capacity,
     completion,
+    console,
     content,
     dead_letters,
     demo,
@@ -100,6 +101,7 @@ app.add_typer(verdicts.app, name="verdicts")
 app.add_typer(policy.app, name="policy")
 app.add_typer(replay.app, name="replay")
 app.add_typer(enforce.app, name="enforce")
+app.add_typer(console.app, name="console")
 app.add_typer(bench.app, name="bench")
 app.add_typer(content.app, name="content")
 app.add_typer(dead_letters.app, name="dead-letters")

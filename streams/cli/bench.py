@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import tempfile
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from safeguard_streams.cli.benchmark import print_figures, run_benchmark
-from safeguard_streams.cli.options import Bootstrap, Json
+from safeguard_streams.cli.options import Bootstrap, Json, needs_extra
 from safeguard_streams.contract.limits import EVENT_BYTES
 
 WithEncoder = Annotated[
@@ -114,3 +117,29 @@ def texts(
     requirements.check_extra()
     sizes = [size for size in measurement.SIZES if size <= largest]
     print_figures(measurement.measure(sizes, lambda line: print(line, file=sys.stderr, flush=True)), as_json=as_json)
+
+
+@app.command("console")
+def console(
+    verdicts: Annotated[int, typer.Option(min=1000, help="Number of verdicts.")] = 1_000_000,
+    actions: Annotated[int, typer.Option(min=100, help="Number of actions.")] = 200_000,
+    database: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="An empty database, which is filled; default: a temporary file of SQLite."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how fast records are projected into the console's database, and how fast its pages answer on that."""
+    try:
+        from safeguard_streams.bench import console as measurement
+    except ImportError as error:
+        raise needs_extra(error, "console") from error
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    deployment = measurement.Deployment(verdicts, actions)
+    with tempfile.TemporaryDirectory(prefix="safeguard-bench-") as folder:
+        url = database or f"sqlite:///{folder}/console.db"
+        figures = asyncio.run(measurement.console(url, deployment, Path(folder), say))
+    print_figures(figures, as_json=as_json)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,14 +11,12 @@ import msgspec
 import orjson
 import typer
 
+from safeguard_streams.cli import enforce_decisions, enforce_review
 from safeguard_streams.cli.options import (
     Bootstrap,
-    By,
     Json,
     Library,
     Port,
-    Why,
-    changed_by,
     check_content_id,
     needs_extra,
     show_rows,
@@ -28,21 +24,19 @@ from safeguard_streams.cli.options import (
 from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.cli.texts import Labelled, Texts, item_text, reason_of, show_item
-from safeguard_streams.contract.records import EVERY_POLICY, Action, Enforced, Standing
-from safeguard_streams.enforcement import moderators, rejections, reviews
+from safeguard_streams.contract.records import EVERY_POLICY, Action, Standing
+from safeguard_streams.enforcement import moderators, rejections
 from safeguard_streams.enforcement import repartition as partitioning
 from safeguard_streams.enforcement import rules as rules_of
-from safeguard_streams.enforcement.moderators import HeldAction
+from safeguard_streams.enforcement.moderators import HeldAction, PlacedStanding
 from safeguard_streams.enforcement.rejections import Rejection
-from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import LIBRARY, load_library
-from safeguard_streams.releases import operator
 from safeguard_streams.releases.texts import TextPlace
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.counts import counted
+from safeguard_streams.runtime.durations import moment
 from safeguard_streams.runtime.ports import check_port
 from safeguard_streams.runtime.process import configure_logging
-from safeguard_streams.runtime.settings import Settings
 
 app = typer.Typer(
     no_args_is_help=True, help="Act on verdicts: run the agent, review, decide as a moderator, release held actions."
@@ -158,61 +152,11 @@ def _show_held(one: HeldAction, text_of: Mapping[TextPlace, str], *, texts: bool
     verdict = reason_of(action.decision or "", action.rule_ids, action.reason)
     lines = [Labelled("held", f"{action.action}, by the rule {action.rule!r}"), Labelled("verdict", verdict)]
     if one.edited:
-        lines.append(_edited(action.policy_id or ""))
+        lines.append(enforce_review.edited_line(action.policy_id or ""))
     show_item(action.content_id, [item_text(text_of.get(TextPlace.of(action)), asked=texts), *lines])
 
 
-def _edited(policy_id: str) -> Labelled:
-    return Labelled("edited", f"the item has a newer text; its verdict under {policy_id} is pending")
-
-
-@app.command("release")
-def release(
-    policy: Annotated[str, typer.Argument(metavar="POLICY", help="Id of a policy.")],
-    any_text: Annotated[
-        bool, typer.Option("--any-text", help="Also release actions on earlier texts of items that were edited since.")
-    ] = False,
-    why: Why = "",
-    by: By = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")] = False,
-    bootstrap: Bootstrap = None,
-    as_json: Json = False,
-) -> None:
-    """Release the actions held under a policy.
-
-    Only the actions that the confirmation counts are released. Later ones stay held. An action that a later verdict or
-    decision replaced is not released. Nor is one on an earlier text while the verdict on the new text is pending,
-    unless --any-text is given.
-    """
-    current = settings.load(bootstrap=bootstrap)
-    moderator = changed_by(why, by)
-    with shown_reading():
-        shown = asyncio.run(moderators.held(current, policy))
-        if not shown:
-            asyncio.run(_check_policy(current, policy))
-    chosen = [one for one in shown if any_text or not one.edited]
-    edited, followed = len(shown) - len(chosen), 0
-    if edited:
-        left = counted(edited, "item stay held: this was edited", "items stay held: these were edited")
-        say(f"the actions on {left}, and new verdicts are pending", error=True)
-        say("to release them, too, give --any-text", error=True)
-    if chosen:
-        counts = Counter(one.action.action for one in chosen)
-        summary = ", ".join(f"{action} {count:,}" for action, count in sorted(counts.items()))
-        if not yes and not typer.confirm(f"release under {policy}: {summary}?", err=as_json):
-            raise typer.Exit(1)
-        followed = asyncio.run(moderators.release(current, chosen, moderator, any_text=any_text))
-    if as_json:
-        done = {"policy": policy, "released": followed, "pending": len(chosen) - followed, "edited": edited}
-        print(orjson.dumps(done).decode())
-    elif not shown:
-        say(f"no actions are held under {policy}")
-    elif chosen:
-        say(counted(followed, "action was released", "actions were released"))
-        if followed < len(chosen):
-            not_yet = counted(len(chosen) - followed, "more is not", "more are not")
-            say(f"{not_yet} released yet: the enforcement agent is not running, or newer")
-            say("texts or verdicts came meanwhile; see: safeguard enforce held")
+app.command("release")(enforce_decisions.release)
 
 
 @app.command("standing")
@@ -228,7 +172,7 @@ def standing(
     check_content_id(content)
     current = settings.load(bootstrap=bootstrap)
     with shown_reading():
-        found = asyncio.run(moderators.all_standing(current, lambda one: content in (None, one.content_id)))
+        found = asyncio.run(moderators.all_standing(current) if content is None else _standing_on(current, content))
     chosen = [one.standing for one in found]
     if as_json:
         print(orjson.dumps([msgspec.to_builtins(one) for one in chosen]).decode())
@@ -248,6 +192,11 @@ def standing(
     show_rows(rows, "nothing stands", as_json=False)
 
 
+async def _standing_on(current: settings.Settings, content_id: str) -> list[PlacedStanding]:
+    found = await moderators.standing_of(current, content_id)
+    return [] if found is None else [found]
+
+
 def _decided_by(one: Standing) -> str:
     if one.decision is None:
         return ""
@@ -255,68 +204,7 @@ def _decided_by(one: Standing) -> str:
     return by if one.in_force else f"{by}, about another text"
 
 
-@app.command("review")
-def review(
-    policy: Annotated[
-        str | None, typer.Option(help="Only this policy; * for what moderators sent to review.", metavar="POLICY")
-    ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Items to show of each policy.")] = 20,
-    texts: Texts = True,
-    bootstrap: Bootstrap = None,
-    as_json: Json = False,
-) -> None:
-    """List what waits for a moderator, by policy and oldest first, with the texts.
-
-    An item waits if a rule or an undetermined verdict sent it to review, if a moderator did, or if its action is held.
-    """
-    current = settings.load(bootstrap=bootstrap)
-    with shown_reading():
-        waiting = asyncio.run(reviews.waiting(current, policy))
-        if policy and not waiting:
-            asyncio.run(_check_policy(current, policy))
-        by_policy = {name: list(group) for name, group in itertools.groupby(waiting, lambda one: one.policy_id)}
-        shown = waiting if as_json else [one for group in by_policy.values() for one in group[:limit]]
-        if texts and shown:
-            shown = asyncio.run(reviews.with_texts(current, shown))
-    if as_json:
-        print(msgspec.json.encode(shown).decode())
-        return
-    if not waiting:
-        say("nothing waits for review")
-    for number, (policy_id, group) in enumerate(itertools.groupby(shown, lambda one: one.policy_id)):
-        if number:
-            say()
-        _show_waiting(policy_id, list(group), len(by_policy[policy_id]), texts=texts)
-    if waiting:
-        say()
-        say("read one: safeguard content show ITEM")
-        say("decide:   safeguard enforce decide ITEM ACTION --why REASON")
-
-
-def _show_waiting(policy_id: str, shown: Sequence[reviews.Waiting], count: int, *, texts: bool) -> None:
-    say(f"{'all policies' if policy_id == EVERY_POLICY else policy_id}: {count:,} waiting")
-    if texts:
-        for one in shown:
-            row = _waiting_row(one)
-            lines = [Labelled(key.replace("_", " "), row[key]) for key in ("since", "waits_for", "rule") if row[key]]
-            edited = [_edited(policy_id)] if one.edited else []
-            show_item(one.content_id, [item_text(one.text, asked=True), *lines, *edited])
-    else:
-        show_rows([_waiting_row(one) for one in shown], "", as_json=False)
-    if count > len(shown):
-        say(f"{count - len(shown):,} more; show them with --limit or --json")
-
-
-def _waiting_row(one: reviews.Waiting) -> dict[str, Any]:
-    cause = f"held: {one.action}" if one.cause == "held" else one.cause
-    since = one.since.isoformat(timespec="seconds") if one.since else ""
-    return {"item": one.content_id, "since": since, "waits_for": cause, "rule": one.rule or ""}
-
-
-async def _check_policy(current: Settings, policy_id: str) -> None:
-    """Raise ConfigurationError for a policy that was never released."""
-    if policy_id != EVERY_POLICY:
-        (await operator.history(current)).require_known(policy_id)
+app.command("review")(enforce_review.review)
 
 
 @app.command("repartition")
@@ -339,62 +227,17 @@ def repartition(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
         say(f"{unfollowed} followed: judge their items again")
 
 
-@app.command("decide")
-def decide(
-    content: Annotated[str, typer.Argument(metavar="CONTENT_ID", help="Id of a content item.")],
-    action: Annotated[str, typer.Argument(metavar="ACTION", help="allow, review, label, limit or remove.")],
-    any_text: Annotated[
-        bool, typer.Option("--any-text", help="Let the decision hold for every text that the item gets.")
-    ] = False,
-    why: Why = "",
-    by: By = None,
-    bootstrap: Bootstrap = None,
-    as_json: Json = False,
-) -> None:
-    """Decide about a content item as a moderator.
-
-    The decision overrides all current and future verdicts on the item's text. It ends with an edit of the text, unless
-    --any-text is given. `safeguard enforce undecide` takes it back.
-    """
-    check_content_id(content)
-    current = settings.load(bootstrap=bootstrap)
-    try:
-        chosen = msgspec.convert(action, Enforced)
-    except msgspec.ValidationError:
-        raise ConfigurationError(f"{action!r} is not an action; choose allow, review, label, limit or remove") from None
-    moderator = changed_by(why, by)
-    with shown_reading():
-        decision = asyncio.run(moderators.decide(current, content, chosen, moderator, any_text=any_text))
-    if as_json:
-        print(msgspec.json.encode(decision).decode())
-    else:
-        covered = "whatever its text" if any_text or decision.content_sha256 is None else "on its present text"
-        say(f"{content}: {action}, decided by {decision.by}; this overrides all verdicts {covered}")
-
-
-@app.command("undecide")
-def undecide(
-    content: Annotated[str, typer.Argument(metavar="CONTENT_ID", help="Id of a content item.")],
-    why: Why = "",
-    by: By = None,
-    bootstrap: Bootstrap = None,
-    as_json: Json = False,
-) -> None:
-    """Take a moderator's decision back: what the verdicts say stands again."""
-    check_content_id(content)
-    current = settings.load(bootstrap=bootstrap)
-    moderator = changed_by(why, by)
-    with shown_reading():
-        withdrawal = asyncio.run(moderators.undecide(current, content, moderator))
-    if as_json:
-        print(msgspec.json.encode(withdrawal).decode())
-    else:
-        say(f"{content}: the decision is withdrawn by {withdrawal.by}; by the verdicts, {withdrawal.action} stands")
+app.command("decide")(enforce_decisions.decide)
+app.command("undecide")(enforce_decisions.undecide)
 
 
 @app.command("show")
 def show(
     content: Annotated[str, typer.Argument(metavar="CONTENT_ID", help="Id of a content item.")],
+    since: Annotated[
+        str | None,
+        typer.Option(help="Read only actions written since then: 2026-01-31T12:00:00Z, or 7d for seven days ago."),
+    ] = None,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
@@ -404,10 +247,11 @@ def show(
     receiver rejected.
     """
     check_content_id(content)
+    first = moment(since, "--since") if since is not None else None
     current = settings.load(bootstrap=bootstrap)
 
     with shown_reading():
-        recorded = asyncio.run(moderators.history(current, content))
+        recorded = asyncio.run(moderators.history(current, content, first))
     if as_json:
         print(orjson.dumps([msgspec.to_builtins(action) for action in recorded]).decode())
         return
@@ -435,6 +279,8 @@ def _because(action: Action, rejection: Rejection | None) -> Iterator[str]:
         yield " ".join(
             filter(None, ["all policies" if action.policy_id == EVERY_POLICY else action.policy_id, *verdict])
         )
+    if action.cited_policy:
+        yield " ".join(["cites", action.cited_policy, *action.rule_ids])
     if action.rule:
         yield f"rule: {action.rule}"
     if action.why:

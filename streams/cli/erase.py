@@ -10,17 +10,42 @@ import msgspec
 import orjson
 import typer
 
-from safeguard_streams.cli.options import Bootstrap, By, Json, changed_by, check_content_id, show_rows
+from safeguard_streams.cli.options import Bootstrap, By, Json, changed_by, check_content_id, needs_extra, show_rows
 from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
+from safeguard_streams.errors import DependencyError
 from safeguard_streams.operations import erasure
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.counts import counted
 from safeguard_streams.runtime.durations import moment
+from safeguard_streams.runtime.settings import Settings
 
 
 def _moment(until: datetime | None) -> str:
     return f"{until:%Y-%m-%d %H:%M} UTC" if until else "unknown: compacted, or odd times"
+
+
+def _erase_in_console(current: Settings, content_id: str, erased_at: datetime) -> bool | None:
+    """Erase an item from the console's database. None if no database is set, False if it has no tables yet."""
+    if current.console_database is None:
+        return None
+    try:
+        from sqlalchemy.exc import DBAPIError
+
+        from safeguard_streams.console.database import connect
+        from safeguard_streams.console.erasing import erase as erase_words
+    except ImportError as error:
+        raise needs_extra(error, "console") from error
+    engine = connect(current)
+    try:
+        return erase_words(engine, content_id, erased_at)
+    except DBAPIError as error:
+        raise DependencyError(
+            f"the item is erased on the topics, but the console's database failed ({type(error.orig).__name__}); "
+            "repeat the command, or let a projector read the erasure"
+        ) from None
+    finally:
+        engine.dispose()
 
 
 def erase(
@@ -44,17 +69,22 @@ def erase(
     """Erase a content item: no stage works on its earlier events any more, and the model's rationales are erased.
 
     Lists which other records remain, and when they expire. Kafka can erase single records only in compacted topics, and
-    only rationales are in such a topic. All other records expire with the retention of their topic.
+    only rationales are in such a topic. All other records expire with the retention of their topic. Where
+    SAFEGUARD_CONSOLE_DATABASE is set, the item's words are removed there, too, at once.
     """
     check_content_id(content)
     current = settings.load(bootstrap=bootstrap)
     search = erasure.Search(moment(since, "--since") if since else None, by_key)
     with shown_reading() as reading:
         result = asyncio.run(erasure.erase(current, content, changed_by("", by), search))
+    in_console = _erase_in_console(current, content, result.erased_at)
     if as_json:
-        print(orjson.dumps({**msgspec.to_builtins(result), "left_out": reading.left_out.total()}).decode())
+        found = {**msgspec.to_builtins(result), "left_out": reading.left_out.total(), "console": in_console}
+        print(orjson.dumps(found).decode())
         return
     say(f"no stage works any more on what was written about the item by {result.erased_at:%Y-%m-%d %H:%M:%S} UTC")
+    if in_console:
+        say("the console's database holds no words about it any more")
     erased = counted(result.rationales, "rationale was erased", "rationales were erased")
     say(f"{erased}; compaction removes them from the brokers' disks by {result.by:%Y-%m-%d %H:%M} UTC")
     if not result.all_rationales:

@@ -18,6 +18,7 @@ from safeguard_streams.policies.check import Checked
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.files import load
 from safeguard_streams.releases.operator import ChangedBy
+from safeguard_streams.releases.people import checked
 from safeguard_streams.runtime.counts import counted
 
 Bootstrap = Annotated[
@@ -72,8 +73,10 @@ def check_content_id(content_id: str | None) -> None:
 
 
 def changed_by(why: str, by: str | None) -> ChangedBy:
-    """Who changes something, and why. Raises ConfigurationError where the user has no name and none is given."""
-    return ChangedBy(why, by) if by else ChangedBy(why)
+    """Who changes something, and why. Raises ConfigurationError where the user has no name and none is given, or where
+    a name or a reason is no plain text.
+    """
+    return checked(ChangedBy(why, by) if by else ChangedBy(why))
 
 
 def fit_for_release(ids: Sequence[str], library: Path) -> list[Policy]:

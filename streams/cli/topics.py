@@ -27,6 +27,7 @@ def create(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
     """Create missing topics.
 
     Existing topics stay as they are, except that their largest record size is raised to what this version needs.
+    moderation.actions gets the retention of SAFEGUARD_ACTIONS_RETENTION_DAYS, if that is set.
     """
     created = asyncio.run(kafka.create_topics(settings.load(bootstrap=bootstrap)))
     if as_json:
@@ -48,14 +49,14 @@ def show(as_json: Json = False) -> None:
             "partitions": topic.partitions or current.partitions,
             **topic.config,
         }
-        for topic in catalogue.CATALOGUE
+        for topic in current.catalogue
     ]
     if as_json:
         print(orjson.dumps(rows).decode())
         return
     table = Table("topic", "key", "record", "partitions", "cleanup", "retention, days", box=None)
-    for topic, row in zip(catalogue.CATALOGUE, rows, strict=True):
-        days = str(topic.retention // catalogue.DAY) if "delete" in topic.cleanup else ""
+    for topic, row in zip(current.catalogue, rows, strict=True):
+        days = "" if "delete" not in topic.cleanup or topic.retention < 0 else str(topic.retention // catalogue.DAY)
         shown = [str(row[column]) for column in ("topic", "key", "record", "partitions")]
         table.add_row(*shown, topic.cleanup, days)
     console().print(table)

@@ -80,7 +80,7 @@ def lines_of(file: str) -> list[Line]:
     Raises ConfigurationError that says what to do if the file cannot be read, is no UTF-8 with a JSON object in a line,
     or has a line that is too large for the topic.
     """
-    data = decompressed(file, _read(file)).removeprefix(codecs.BOM_UTF8)
+    data = decompressed(file, read(file)).removeprefix(codecs.BOM_UTF8)
     _refuse_encodings(file, data)
     lines = [Line(number, line) for number, line in enumerate(data.splitlines(), 1) if line.strip()]
     _refuse(file, "NUL bytes: convert the file to UTF-8", [line for line in lines if b"\0" in line.value])
@@ -128,7 +128,8 @@ def _unknown_fields(line: bytes) -> list[str]:
     return list(dict.fromkeys([*(name for name in event if name not in _EVENT_FIELDS), *inner]))
 
 
-def _read(file: str) -> bytes:
+def read(file: str) -> bytes:
+    """The bytes of a file or, for '-', of standard input. Raises ConfigurationError if it cannot be read."""
     try:
         return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name

@@ -323,7 +323,9 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
     ] = None
     policy_version: Annotated[str | None, Meta(description="the version of that policy")] = None
     decision: Annotated[Decision | None, Meta(description="the decision of that verdict")] = None
-    rule_ids: Annotated[tuple[str, ...], Meta(description="the policy's rules that the verdict cites")] = ()
+    rule_ids: Annotated[
+        tuple[str, ...], Meta(description="the policy's rules that the verdict cites, or that the moderator cites")
+    ] = ()
     reason: Annotated[str | None, Meta(description="the verdict's reason, which may be shown to the author")] = None
     rule: Annotated[str | None, Meta(description="name of the enforcement rule that chose the action")] = None
     reverses: Annotated[str | None, Meta(description="action_id of the action that this one replaces")] = None
@@ -353,11 +355,24 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
     withdraws: Annotated[
         str | None, Meta(description="action_id of the moderator's decision that this record takes back")
     ] = None
+    reinstates: Annotated[
+        bool,
+        Meta(description="whether the decision that the withdrawn one had replaced, if there is one, stands again"),
+    ] = False
+    cited_policy: Annotated[
+        str | None,
+        Meta(description="the policy that a moderator's decision cites as its ground; it covers all policies"),
+    ] = None
 
     @property
     def human(self) -> bool:
         """Whether a moderator decided about the item itself."""
         return self.policy_id is None
+
+    @property
+    def to_follow(self) -> bool:
+        """Whether a moderator wrote this, a decision or its withdrawal, and no agent has followed it."""
+        return self.human and self.sequence is None
 
     @property
     def changes(self) -> bool:
@@ -432,6 +447,10 @@ class Standing(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     origin: Annotated[
         str | None, Meta(description="where the event of that text stands on content.events, as 3@1042")
     ] = None
+    replaced: Annotated[
+        tuple[ModeratorDecision, ...],
+        Meta(description="the last decisions that this one replaced, newest first; an undo brings the newest back"),
+    ] = ()
 
     @property
     def in_force(self) -> ModeratorDecision | None:

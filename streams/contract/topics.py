@@ -68,6 +68,7 @@ FOREVER = -1
 
 MiB = limits.MiB
 DAY = 24 * 3600 * 1000
+ACTIONS_DAYS = 90  # unless a deployment sets another number
 TOMBSTONES = 30 * DAY  # a tombstone outlives all records that were written before what it ended
 COMPACTION_LAG = DAY  # compaction removes an erased record from disk within this time
 LARGEST_CONTENT = limits.EVENT_BYTES
@@ -129,10 +130,18 @@ CATALOGUE: tuple[Topic, ...] = (
     Topic(POLICIES, "policy_id", PolicyRelease, cleanup="compact", partitions=1),
     Topic(POLICIES_HISTORY, "policy_id", PolicyChange, retention=FOREVER, partitions=1),
     Topic(ENFORCEMENT, "content_id", EnforcementInput, largest=LARGEST_RECORD),
-    Topic(ACTIONS, "content_id", Action, retention=90 * DAY),
+    Topic(ACTIONS, "content_id", Action, retention=ACTIONS_DAYS * DAY),
     Topic(STANDING, "content_id", Standing, cleanup="compact", segment=64 * MiB),
     Topic(DEAD_LETTERS, "the original key", DeadLetter, retention=30 * DAY, largest=LARGEST_RECORD),
     Topic(DEAD_LETTERS_HANDLED, "place of the dead letter", HandledLetter, cleanup="compact", partitions=1),
     Topic(POSITIONS, "group, topic and partition", Position, cleanup="compact", partitions=1),
     Topic(ERASURES, "content_id", ErasureRequest, cleanup="compact", partitions=1),
 )
+
+
+def catalogue(actions_days: int) -> tuple[Topic, ...]:
+    """The catalogue of a deployment that keeps moderation.actions for so many days; 0: without limit."""
+    kept = actions_days * DAY or FOREVER
+    return tuple(
+        msgspec.structs.replace(topic, retention=kept) if topic.name == ACTIONS else topic for topic in CATALOGUE
+    )

@@ -12,8 +12,9 @@ verdicts and release held actions by writing to moderation.actions. In reading o
 - `texts`: which text of an item a verdict is about, and what follows where authors edited it.
 - `transform`: the action that follows a verdict or a moderator's record.
 - `delivery`: actions to the webhook.
-- `plain_text`: names and reasons of moderators.
-- `moderators`: what moderators do: decide, take that back, look at what stands and at held actions, release them.
+- `moderators`: what moderators look at and release: what stands, what was done, held actions.
+- `places`, `decisions`: where an item and its text are; decisions about it and their ends, each written once.
+- `bulk`: decisions about many items at once.
 - `reviews`, `rejections`: what waits for a moderator; which messages the receiver rejected.
 - `repartition`: what stands, after the topics got more partitions.
 - `app`: the process that runs the agent.
@@ -25,13 +26,19 @@ verdicts and release held actions by writing to moderation.actions. In reading o
   partition follows that topic, so actions, standing records and messages agree by construction.
 - **What stands has a compacted topic.** It needs no retention: a decision holds until another one replaces it. Actions
   remain the history, and may expire. The topic is written in the transaction of the action, so neither is ahead of the
-  other. A restore depends on the items on which something stands, and on the actions within a cap's window.
+  other. A restore depends on the items on which something stands, and on the actions within a cap's window or an hour.
 - **Each standing record names the number of partitions.** With another number, verdicts on an item arrive in another
   partition than what stands on it. The agent refuses such records, and a command moves them.
 - **Actions are written before they are delivered.** Another engine delivers them, so an unavailable receiver does not
   delay the writing of actions. It needs no state: each action says what is in effect after it.
 - **A moderator's decision covers a text, by its hash.** A moderator has read that text and no other. After an edit, the
   verdicts on the new text count, and the action says that the decision ended. With `any_text`, it covers every text.
+- **A moderator's request is followed once, by its id.** No reading can prove that a record is not on its way: a killed
+  process has sent it, and the broker has not written it yet. The agent therefore remembers the ids of decisions, and
+  the next owner reads them from the last hour of moderation.actions. A withdrawal names the decision that it ends, and
+  a decision ends once.
+- **An undo brings back the decision before, and a withdrawal brings back none.** An undo is about one click. A
+  withdrawal leaves the item to its verdicts. What stands holds the last decisions that others replaced.
 - **The place of the event orders the texts of an item.** Verdicts come in another order: reasoning takes longer than
   clearing. A verdict on an earlier text is recorded and has no effect.
   Two partitions have no common order. There a judgement counts as newer, and what is cleared lifts nothing.

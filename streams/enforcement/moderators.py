@@ -1,4 +1,4 @@
-"""What moderators do: decide about a content item and take that back, look at what stands, release held actions.
+"""What moderators look at, and release: what stands on content items, what was done about them, held actions.
 
 Moderators write to moderation.actions. The agent follows what they wrote, in one order with the verdicts.
 """
@@ -7,188 +7,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import timedelta
-from typing import NamedTuple
+from datetime import datetime
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.dead_letters import was_requeued
-from safeguard_streams.bus.interface import Record
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.intake import read_event
 from safeguard_streams.contract.records import (
     Action,
+    ContentEvent,
     Enforced,
     Standing,
-    Verdict,
-    came_later,
-    content_sha256,
-    decode,
     encode,
     now,
-    origin_of,
     schema_header,
     verdict_id,
 )
-from safeguard_streams.enforcement.plain_text import problem
 from safeguard_streams.enforcement.rules import severity
-from safeguard_streams.enforcement.state import as_in_effect, effective
+from safeguard_streams.enforcement.state import as_in_effect
 from safeguard_streams.enforcement.texts import is_outdated
-from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.releases.operator import ChangedBy
-from safeguard_streams.releases.texts import TextPlace, texts_at
+from safeguard_streams.releases.people import checked
+from safeguard_streams.releases.texts import TextPlace, events_at, texts_at
 from safeguard_streams.runtime.settings import Settings
 
+T = TypeVar("T")
 FOLLOW_SECONDS = 10.0
-UNFOLLOWED = timedelta(days=1)  # how far back to look for decisions that no agent has followed
-
-
-async def decide(
-    settings: Settings, content_id: str, action: Enforced, moderator: ChangedBy, *, any_text: bool = False
-) -> Action:
-    """Write a moderator's decision about a content item. It overrides all current and future verdicts on its text.
-
-    The decision names the newest text that is known by its hash. any_text: it also covers every text that the item
-    gets. Raises ConfigurationError when the pipeline never saw the item, or when the name or the reason is no plain
-    text.
-    """
-    _check(moderator)
-    place = await _locate(settings, content_id)
-    decision = Action(
-        uuid.uuid4().hex,
-        content_id,
-        action,
-        now(),
-        moderator.by,
-        moderator.why,
-        effective=action,
-        content_sha256=place.content_sha256,
-        origin=place.origin,
-        any_text=any_text,
-    )
-    await _write(settings, [(place.partition, decision)])
-    return decision
-
-
-async def undecide(settings: Settings, content_id: str, moderator: ChangedBy) -> Action:
-    """Take the moderator's decision about a content item back: what the verdicts say stands again.
-
-    Returns the record that was written, which names what will be in effect. Raises ConfigurationError when no decision
-    about the item is known, or when the name or the reason is no plain text.
-    """
-    _check(moderator)
-    written = await _written_lately(settings, content_id)
-    placed = await _standing_on(settings, content_id)
-    if placed is not None and (followed := placed.standing.decision) is not None:
-        written = {followed.action_id: placed.partition, **written}
-    standing_decisions = [(name, partition) for name, partition in written.items() if partition is not None]
-    if not standing_decisions:
-        raise ConfigurationError(
-            f"no moderator's decision about {content_id!r} is in force; see: safeguard enforce show {content_id}"
-        )
-    last, partition = standing_decisions[-1]
-    stands = effective(msgspec.structs.replace(placed.standing, decision=None)) if placed is not None else "allow"
-    withdrawal = Action(
-        uuid.uuid4().hex,
-        content_id,
-        stands,
-        now(),
-        moderator.by,
-        moderator.why,
-        effective=stands,
-        withdraws=last,
-    )
-    await _write(settings, [(partition, withdrawal)])
-    return withdrawal
-
-
-async def _written_lately(settings: Settings, content_id: str) -> dict[str, int | None]:
-    """The decisions about an item that the agent has still to follow, oldest first: ids to partitions.
-
-    Those that somebody took back have None. A decision and its withdrawal are in one partition, so that the agent
-    follows them in their order.
-    """
-    written: dict[str, int | None] = {}
-    recent = kafka.read_decoded(settings, [topics.ACTIONS], Action, since=now() - UNFOLLOWED)
-    async for record, action in recent:
-        if action.content_id != content_id or not action.human:
-            continue
-        if action.withdraws is not None:
-            written[action.withdraws] = None
-        elif action.sequence is None:
-            written[action.action_id] = record.partition
-        elif written.get(action.action_id) is not None:  # followed: what stands has it, or a later one
-            del written[action.action_id]
-    return written
-
-
-def _check(moderator: ChangedBy) -> None:
-    for option, text in {"--by": moderator.by, "--why": moderator.why}.items():
-        if (what := problem(text)) is not None:
-            raise ConfigurationError(f"{option}: {what}")
-
-
-class _Located(NamedTuple):
-    """The partition of a content item's records, and its newest text, if one is known."""
-
-    partition: int
-    content_sha256: str | None
-    origin: str | None
-
-
-async def _locate(settings: Settings, content_id: str) -> _Located:
-    """Find an item. What stands outlives all other records, so look there first and last."""
-    count = len(await kafka.partitions_of(settings, topics.STANDING))
-    likely = kafka.likely_partition(content_id, count)
-    placed = await _standing_on(settings, content_id, likely)
-    partition = likely if placed else await kafka.partition_of_content(settings, content_id)
-    if partition is None:
-        placed = await _standing_on(settings, content_id)
-        if placed is None:
-            raise ConfigurationError(
-                f"no event, verdict or action has the content id {content_id!r}: check the id and SAFEGUARD_PREFIX"
-            )
-        partition = placed.partition
-    if placed is not None and placed.standing.content_sha256 is not None:
-        return _Located(partition, placed.standing.content_sha256, placed.standing.origin)
-    return await _newest_text(settings, content_id, partition)
-
-
-async def _standing_on(settings: Settings, content_id: str, partition: int | None = None) -> PlacedStanding | None:
-    """What stands on an item, if anything does."""
-    found = await all_standing(settings, lambda one: one.content_id == content_id, partition)
-    return found[-1] if found else None
-
-
-async def _newest_text(settings: Settings, content_id: str, partition: int) -> _Located:
-    """The newest text of an item on which nothing stands, by the verdicts on it, or else by its events."""
-    newest, mention = _Located(partition, None, None), kafka.Mention(content_id)
-    for names in ([topics.VERDICTS, topics.CLEARED], [topics.EVENTS]):
-        async with contextlib.aclosing(kafka.read_all(settings, names, partition)) as records:
-            async for record in records:
-                if mention.possible(record.key, record.value) and (text := _text_of(record, content_id)) is not None:
-                    later = came_later(text.origin, newest.origin)
-                    newest = text if later is not False else newest
-        if newest.content_sha256 is not None:
-            break
-    return newest
-
-
-def _text_of(record: Record, content_id: str) -> _Located | None:
-    """The text that a verdict or an event is about; None for records about other items and for broken ones."""
-    with contextlib.suppress(RecordError):
-        if record.topic.endswith(topics.EVENTS):
-            event, origin = read_event(record.value).event, origin_of(record.partition, record.offset)
-            if event.content_id == content_id:
-                return _Located(record.partition, content_sha256(event.text), origin)
-        elif (verdict := decode(record.value, Verdict)).content_id == content_id:
-            return _Located(record.partition, verdict.content_sha256, verdict.origin)
-    return None
 
 
 async def actions(settings: Settings, partition: int | None = None) -> AsyncIterator[tuple[int, Action]]:
@@ -201,13 +50,19 @@ async def actions(settings: Settings, partition: int | None = None) -> AsyncIter
             yield record.partition, action
 
 
-async def history(settings: Settings, content_id: str) -> list[Action]:
-    """All actions on a content item, oldest first, each once."""
-    count = len(await kafka.partitions_of(settings, topics.ACTIONS))
+async def history(settings: Settings, content_id: str, since: datetime | None = None) -> list[Action]:
+    """All actions on a content item, or those written since then, oldest first, each once.
+
+    Reads the partition that the id leads to, and the others only if that one has none. Decodes no other item's records.
+    """
+    count, mention = len(await kafka.partitions_of(settings, topics.ACTIONS)), kafka.Mention(content_id)
     for partition in (kafka.likely_partition(content_id, count), None):
         by_id: dict[str, Action] = {}
-        async for _, action in actions(settings, partition):
-            if action.content_id == content_id:
+        async for record in kafka.read_all(settings, [topics.ACTIONS], partition, since=since):
+            if not mention.possible(record.key, record.value) or was_requeued(record):
+                continue
+            action = kafka.decoded_or_left_out(settings, record, Action)
+            if action is not None and action.content_id == content_id:
                 by_id[action.action_id] = action
         if by_id:
             return list(by_id.values())
@@ -225,18 +80,46 @@ async def all_standing(
     settings: Settings, wanted: Callable[[Standing], bool] = lambda _: True, partition: int | None = None
 ) -> list[PlacedStanding]:
     """What stands on the content items that are wanted, from moderation.standing alone. Keeps only these in memory."""
-    found: dict[tuple[int, bytes], PlacedStanding] = {}
+    return await each_standing(settings, lambda one: one if wanted(one.standing) else None, partition)
+
+
+async def each_standing(
+    settings: Settings, made: Callable[[PlacedStanding], T | None], partition: int | None = None
+) -> list[T]:
+    """What `made` makes of what stands on each content item. Keeps only that in memory; None is left out."""
+    found: dict[tuple[int, bytes], T] = {}
     async for record in kafka.read_all(settings, [topics.STANDING], partition):
         if record.key is None:
             continue
         place = (record.partition, record.key)
         decoded = kafka.decoded_or_left_out(settings, record, Standing)
-        standing = decoded and as_in_effect(decoded)
-        if standing is not None and wanted(standing):
-            found[place] = PlacedStanding(record.partition, standing)
-        elif standing is not None or record.value is None:
+        one = None if decoded is None else made(PlacedStanding(record.partition, as_in_effect(decoded)))
+        if one is not None:
+            found[place] = one
+        elif decoded is not None or record.value is None:
             found.pop(place, None)
     return list(found.values())
+
+
+async def standing_on(settings: Settings, content_id: str, partition: int | None = None) -> PlacedStanding | None:
+    """What stands on an item, if anything does. Decodes no other item's record."""
+    key, found = content_id.encode(), None
+    async for record in kafka.read_all(settings, [topics.STANDING], partition):
+        if record.key != key:
+            continue
+        decoded = kafka.decoded_or_left_out(settings, record, Standing)
+        if decoded is not None:
+            found = PlacedStanding(record.partition, as_in_effect(decoded))
+        elif record.value is None and found is not None and found.partition == record.partition:
+            found = None
+    return found
+
+
+async def standing_of(settings: Settings, content_id: str) -> PlacedStanding | None:
+    """What stands on an item, in the partition that its id leads to or else in another one."""
+    count = len(await kafka.partitions_of(settings, topics.STANDING))
+    likely = kafka.likely_partition(content_id, count)
+    return await standing_on(settings, content_id, likely) or await standing_on(settings, content_id)
 
 
 async def standing(settings: Settings) -> dict[str, Enforced]:
@@ -283,6 +166,13 @@ async def texts_of(settings: Settings, places: Sequence[TextPlace]) -> dict[Text
     return await texts_at(settings, places, erasures.erased)
 
 
+async def events_of(settings: Settings, places: Sequence[TextPlace]) -> dict[TextPlace, ContentEvent]:
+    """The events of the same texts, with what their producers said about them."""
+    erasures = ErasureList()
+    await erasures.read(settings)
+    return await events_at(settings, places, erasures.erased)
+
+
 async def release(
     settings: Settings, shown: Sequence[HeldAction], moderator: ChangedBy, *, any_text: bool = False
 ) -> int:
@@ -291,11 +181,11 @@ async def release(
     The agent follows a release unless a later verdict or decision replaced the action. any_text: it also follows where
     the item has a newer text by then. Raises ConfigurationError when the name or the reason is no plain text.
     """
-    _check(moderator)
+    moderator = checked(moderator)
     async with kafka.reader(settings, [topics.STANDING], from_end=True) as client:
         for tp in client.assignment():
             await client.position(tp)
-        await _write(settings, [(one.partition, _released(one, moderator, any_text=any_text)) for one in shown])
+        await write(settings, [(one.partition, _released(one, moderator, any_text=any_text)) for one in shown])
         waiting: dict[bytes, set[str]] = defaultdict(set)
         for one in shown:
             waiting[one.action.content_id.encode()].add(one.action.action_id)
@@ -339,8 +229,8 @@ def _released(held_action: HeldAction, moderator: ChangedBy, *, any_text: bool =
     )
 
 
-async def _write(settings: Settings, placed: Sequence[tuple[int, Action]]) -> None:
-    """Write records to their partitions of moderation.actions; returns when the broker has them all."""
+async def write(settings: Settings, placed: Sequence[tuple[int, Action]]) -> None:
+    """Write moderators' records to their partitions of moderation.actions; returns when the broker has them all."""
     async with kafka.producer(settings) as client:
         sent = [
             await client.send(

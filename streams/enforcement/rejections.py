@@ -46,10 +46,12 @@ async def rejections(settings: Settings, content_id: str | None = None) -> list[
     letters = await _letters(settings, content_id)
     if not letters:
         return []
+    places = {letter.origin.partition for letter, _ in letters.values()}
+    partition = places.pop() if len(places) == 1 else None
     since = max(_FIRST, min(aware(action.acted_at) for _, action in letters.values())) - _SKEW
     followed: dict[str, list[tuple[int, int, Action]]] = {}
     items = {action.content_id for _, action in letters.values()}
-    async for record, action in kafka.read_decoded(settings, [topics.ACTIONS], Action, since=since):
+    async for record, action in kafka.read_decoded(settings, [topics.ACTIONS], Action, partition, since=since):
         if action.content_id in items and action.sequence is not None and not action.dry_run:
             followed.setdefault(action.content_id, []).append((record.partition, record.offset, action))
     found = [_rejection(letter, action, followed.get(action.content_id, ())) for letter, action in letters.values()]
@@ -57,10 +59,14 @@ async def rejections(settings: Settings, content_id: str | None = None) -> list[
 
 
 async def _letters(settings: Settings, content_id: str | None) -> dict[str, tuple[DeadLetter, Action]]:
-    """The newest letter of each message, by the action's id."""
-    letters = {}
-    async for _, letter in kafka.read_decoded(settings, [topics.DEAD_LETTERS], DeadLetter):
-        if letter.stage != DELIVERING:
+    """The newest letter of each message, by the action's id.
+
+    Those of the delivery have the item's id as their key, as the agent's actions have.
+    """
+    letters, key = {}, None if content_id is None else content_id.encode()
+    async for record in kafka.read_all(settings, [topics.DEAD_LETTERS]):
+        letter = kafka.decoded_or_left_out(settings, record, DeadLetter) if key in (None, record.key) else None
+        if letter is None or letter.stage != DELIVERING:
             continue
         with contextlib.suppress(RecordError):  # a letter without its value
             action = decode(letter.original().value, Action)

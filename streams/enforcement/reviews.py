@@ -4,59 +4,113 @@ actions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
-from safeguard_streams.contract.records import EVERY_POLICY, PolicyStanding, Standing
+from safeguard_streams.contract.records import EVERY_POLICY, Enforced, PolicyStanding, Standing, aware
 from safeguard_streams.enforcement import moderators
+from safeguard_streams.enforcement.moderators import PlacedStanding
 from safeguard_streams.enforcement.texts import is_outdated
+from safeguard_streams.policies.document import in_languages, on_surface
 from safeguard_streams.releases.texts import TextPlace
 from safeguard_streams.runtime.settings import Settings
 
+PART = 200  # items whose events are in memory at once
 _UNKNOWN = datetime.min.replace(tzinfo=UTC)
 Cause = Literal["rule", "undetermined", "held", "moderator"]
 
 
-class Waiting(msgspec.Struct, frozen=True):
+class Waiting(msgspec.Struct, frozen=True, gc=False):
     """One item that waits under one policy, or under all of them if a moderator sent it to review.
 
     since: when the action was written; None for what an earlier version of the agent wrote. rule: the enforcement rule.
     action: what a release would do, of a held action. in_effect: the action that is in effect now. edited: the item has
-    a newer text, on which the verdict under the policy has not come. text: the text that it is about; None if it was
-    not asked for, or is not there to be read.
+    a newer text, on which the verdict under the policy has not come. text, surface, language: those of the event that
+    it is about; None if they were not asked for, if the event names none, or if it is not there to be read.
     """
 
     content_id: str
     policy_id: str
     cause: Cause
-    action: str
-    in_effect: str
+    action: Enforced
+    in_effect: Enforced
     since: datetime | None = None
     rule: str | None = None
     edited: bool = False
     content_sha256: str | None = None
     origin: str | None = None
     text: str | None = None
+    surface: str | None = None
+    language: str | None = None
 
 
-async def with_texts(settings: Settings, waiting: Sequence[Waiting]) -> list[Waiting]:
-    """The same with the texts that they are about."""
-    places = [TextPlace(one.content_id, one.content_sha256, one.origin) for one in waiting]
-    found = await moderators.texts_of(settings, places)
-    return [msgspec.structs.replace(one, text=found.get(place)) for one, place in zip(waiting, places, strict=True)]
+class Wanted(NamedTuple):
+    """Which of the waiting items to look at, and whether with their events.
+
+    surface, language: None for all. Items of which that is unknown are always wanted, because they would be hidden from
+    everybody otherwise.
+    """
+
+    surface: str | None = None
+    language: str | None = None
+    texts: bool = True
 
 
 async def waiting(settings: Settings, policy_id: str | None = None) -> list[Waiting]:
-    """What waits for a moderator, by policy and oldest first; with policy_id, under that policy."""
-    placed = await moderators.all_standing(settings, lambda one: any(_of(one)))
-    found = [one for place in placed for one in _of(place.standing) if policy_id in (None, one.policy_id)]
+    """What waits for a moderator, by policy and oldest first; with policy_id, under that policy.
+
+    Holds in memory only what waits, about half a KB for each.
+    """
+
+    def made(placed: PlacedStanding) -> list[Waiting] | None:
+        return [one for one in waiting_on(placed.standing) if policy_id in (None, one.policy_id)] or None
+
+    found = [one for several in await moderators.each_standing(settings, made) for one in several]
     return sorted(found, key=lambda one: (one.policy_id, one.since or _UNKNOWN, one.content_id))
 
 
-def _of(standing: Standing) -> Iterator[Waiting]:
+async def looked_at(
+    settings: Settings, waiting: Sequence[Waiting], wanted: Wanted, limit: int | None = None
+) -> AsyncIterator[Waiting]:
+    """The wanted ones of what waits, in its order, at most `limit` of each policy.
+
+    Reads the events that this needs, in parts: only one part is in memory, and the rest is not read.
+    """
+    for _, group in itertools.groupby(waiting, lambda one: one.policy_id):
+        left = limit
+        while part := list(itertools.islice(group, PART)):
+            for one in await _with_events(settings, part, wanted):
+                if left == 0:
+                    break
+                left = None if left is None else left - 1
+                yield one
+            if left == 0:
+                break
+
+
+async def _with_events(settings: Settings, part: Sequence[Waiting], wanted: Wanted) -> Sequence[Waiting]:
+    """The wanted ones of a part, with what their events say about them."""
+    if wanted == Wanted(texts=False):
+        return part
+    places = [TextPlace(one.content_id, one.content_sha256, one.origin) for one in part]
+    events = await moderators.events_of(settings, places)
+    found = []
+    for one, place in zip(part, places, strict=True):
+        event = events.get(place)
+        surface, language = (event.surface, event.language) if event else (None, None)
+        in_scope = on_surface(surface, [wanted.surface] if wanted.surface else [])
+        if in_scope and in_languages(language, [wanted.language] if wanted.language else []):
+            text = event.text if event and wanted.texts else None
+            found.append(msgspec.structs.replace(one, text=text, surface=surface, language=language))
+    return found
+
+
+def waiting_on(standing: Standing) -> Iterator[Waiting]:
+    """What of all that stands on an item waits for a moderator."""
     decided = standing.in_force
     if decided is None:
         for policy in standing.policies:
@@ -69,7 +123,7 @@ def _of(standing: Standing) -> Iterator[Waiting]:
             "moderator",
             "review",
             standing.effective,
-            decided.at,
+            aware(decided.at),
             content_sha256=standing.content_sha256,
             origin=standing.origin,
         )
@@ -93,7 +147,7 @@ def _waiting(standing: Standing, policy: PolicyStanding, cause: Cause) -> Waitin
         cause,
         about.action,
         standing.effective,
-        since,
+        since and aware(since),
         rule,
         is_outdated(about, standing),
         about.content_sha256,

@@ -34,6 +34,7 @@ from safeguard_streams.runtime.settings import Settings
 RestoreState = Callable[[Partition], Awaitable["EnforcementState"]]
 MAX_SEEN_VERDICTS = 100_000
 MAX_ALLOWED = 20_000  # allowed items whose newest text is known
+REPEATED = timedelta(hours=1)  # how long a moderator's request is recognised when it is written again, at least
 RECENT_TEXTS = timedelta(minutes=15)  # how far back a restore looks for them
 
 
@@ -66,6 +67,7 @@ class EnforcementState:
     def __init__(self, partitions: int = 1) -> None:
         self.partitions = partitions
         self.seen_verdicts = RecentIds(MAX_SEEN_VERDICTS)
+        self._decisions = RecentIds(MAX_SEEN_VERDICTS)
         self._standings: dict[str, Standing] = {}
         self._allowed: OrderedDict[str, tuple[str, str | None]] = OrderedDict()  # ids to hashes and origins of texts
         self._held: Counter[str] = Counter()  # by policy id
@@ -108,6 +110,10 @@ class EnforcementState:
         for standing in list(self._standings.values()):
             self.put(msgspec.structs.replace(standing, policies=()))
 
+    def add_decision(self, action: Action) -> bool:
+        """Add a moderator's decision to those that were followed. Returns whether it is new."""
+        return self._decisions.add(f"{action.action_id} {action.content_id}")
+
     def count(self, action: Action) -> None:
         """Count the agent's own action towards the cap of its policy, and its alert."""
         if action.policy_id is None or action.releases:  # a release is a moderator's choice
@@ -144,8 +150,8 @@ class EnforcementState:
 
         Raises ConfigurationError when the records are of another number of partitions.
         """
-        state = await cls._read(settings, partition, partitions)
-        async for _, action in kafka.read_decoded(settings, [topics.ACTIONS], Action, partition, since=now() - window):
+        state, since = await cls._read(settings, partition, partitions), now() - max(window, REPEATED)
+        async for _, action in kafka.read_decoded(settings, [topics.ACTIONS], Action, partition, since=since):
             state.add_recent(action)
         recent = kafka.read_decoded(
             settings, [topics.ENFORCEMENT], EnforcementInput, partition, since=now() - RECENT_TEXTS
@@ -191,6 +197,8 @@ class EnforcementState:
         """Add an action of moderation.actions within a cap's window, in topic order."""
         if action.sequence is None or action.dry_run:
             return
+        if action.human and action.withdraws is None:
+            self.add_decision(action)
         self.count(action)
         if action.verdict_id is not None and action.releases is None:
             self.seen_verdicts.add(action.verdict_id)

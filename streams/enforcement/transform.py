@@ -29,11 +29,11 @@ from safeguard_streams.contract.records import (
     verdict_id,
 )
 from safeguard_streams.enforcement import texts
-from safeguard_streams.enforcement.plain_text import made_plain
 from safeguard_streams.enforcement.rules import Cap, EnforcementRules, RuleChoice, severity
 from safeguard_streams.enforcement.state import EnforcementState, RestoreState, effective
 from safeguard_streams.errors import RecordError
 from safeguard_streams.releases.erasures import Erased, never, standing_without_words, without_words
+from safeguard_streams.releases.people import made_plain
 from safeguard_streams.runtime import metrics
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ ACTING = "enforcement-actions"  # the stage and group that follow the one order;
 DELIVERING = "enforcement-webhook"  # those that send actions to the webhook
 REJECTED = "the receiver rejected the message"
 _PASSED = "the edited text passed the gate"
+MAX_REPLACED = 8  # decisions about an item that an undo can bring back, the newest
 MAX_VERDICT_IDS = 8  # of one policy on one item, to recognise a verdict that comes again
 _ACTION, _STANDING = schema_header(Action), schema_header(Standing)
 
@@ -371,6 +372,8 @@ def _decided(action: Action, state: EnforcementState, sequence: int, *, requeued
     earlier = standing.decision
     if earlier is not None and (earlier.action_id == action.action_id or (requeued and at <= earlier.at)):
         return None
+    if not state.add_decision(action):
+        return None
     by, why = action.by and made_plain(action.by), made_plain(action.why)
     text = action.content_sha256 or standing.content_sha256
     followed = msgspec.structs.replace(
@@ -389,16 +392,22 @@ def _decided(action: Action, state: EnforcementState, sequence: int, *, requeued
         same = text == standing.content_sha256
         origin = newest_place(action.origin, standing.origin, same_text=same) or standing.origin
         standing = msgspec.structs.replace(standing, content_sha256=text, origin=origin)
-    state.put(_with_effective(msgspec.structs.replace(standing, decision=decision)))
+    replaced = ((earlier,) if earlier else ()) + standing.replaced
+    state.put(_with_effective(msgspec.structs.replace(standing, decision=decision, replaced=replaced[:MAX_REPLACED])))
     return msgspec.structs.replace(followed, state="applied", effective=action.action)
 
 
 def _withdrawn(action: Action, state: EnforcementState, sequence: int) -> Action | None:
-    """The end of a moderator's decision, if it is still the last one. What the verdicts say stands again."""
+    """The end of a moderator's decision, if it is still the last one.
+
+    What the verdicts say stands again or, with `reinstates`, the decision that this one replaced.
+    """
     standing = state[action.content_id]
     if standing.decision is None or standing.decision.action_id != action.withdraws:
         return None
-    after = _with_effective(msgspec.structs.replace(standing, decision=None))
+    replaced = standing.replaced if action.reinstates else ()
+    before = replaced[0] if replaced else None
+    after = _with_effective(msgspec.structs.replace(standing, decision=before, replaced=replaced[1:]))
     state.put(after)
     return msgspec.structs.replace(
         action,

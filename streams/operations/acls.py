@@ -1,7 +1,8 @@
 """Access control: the rights of each role on the topics of the catalogue, and the access lists that grant them.
 
-A role has only the rights that its processes and commands need. Only auditors can read rationales, the model's
-reasoning about content. Operators can write to the topic of the rationales, to erase them, but cannot read it.
+A role has only the rights that its processes and commands need. Only auditors, and the console for them, can read
+rationales, the model's reasoning about content. Operators can write to the topic of the rationales, to erase them, but
+cannot read it.
 """
 
 from __future__ import annotations
@@ -87,6 +88,24 @@ ROLES: dict[str, Role] = {
             *(topics.ESCALATIONS_REPLAY, topics.ACTIONS, topics.STANDING, topics.POLICIES, topics.POLICIES_HISTORY),
             *(topics.REPLAY_PROGRESS, topics.ERASURES),
         ),
+    ),
+    "projector": Role(
+        "safeguard console project",
+        reads=tuple(
+            topic.name
+            for topic in topics.CATALOGUE
+            if topic.name not in (topics.EVENTS, topics.ENFORCEMENT, topics.POSITIONS)
+        ),
+    ),
+    "console": Role(
+        "safeguard console: follow what was judged, decided and replayed; write decisions, releases and replays",
+        reads=(
+            *(topics.VERDICTS, topics.CLEARED, topics.RATIONALES, *topics.LANES.values(), topics.ACTIONS),
+            *(topics.STANDING, topics.POLICIES, topics.POLICIES_HISTORY, topics.REPLAYS, topics.REPLAY_JOBS),
+            *(topics.REPLAY_PROGRESS, topics.DEAD_LETTERS, topics.DEAD_LETTERS_HANDLED, topics.ERASURES),
+        ),
+        writes=(topics.ACTIONS, topics.POLICIES, topics.POLICIES_HISTORY, topics.REPLAY_JOBS),
+        transactions=("policy-releases", "replay-jobs"),
     ),
     "operator": Role(
         "create topics, release policies, replay, promote, decide, requeue dead letters, erase",

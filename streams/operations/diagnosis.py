@@ -30,6 +30,7 @@ import safeguard_streams
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.kafka.clients import FORBIDDEN_ERRORS, forbidden
 from safeguard_streams.contract import topics
+from safeguard_streams.contract.topics import Topic
 from safeguard_streams.errors import BusError, ConfigurationError, ForbiddenError, SafeguardError
 from safeguard_streams.operations import acls, cluster
 from safeguard_streams.operations.cluster import Group, Lag, TopicState
@@ -114,7 +115,7 @@ async def _of_cluster(settings: Settings, role: str | None) -> list[Check]:
     states = await _bounded("topics", with_admin(settings, partial(cluster.topic_states, settings)))
     if isinstance(states, Check):
         return [states]
-    checks = [topic_settings(states), partitions(states), replication(states), rights(states, role)]
+    checks = [topic_settings(states, settings.catalogue), partitions(states), replication(states), rights(states, role)]
     found = await asyncio.gather(
         _bounded("transactions", transactions(settings)),
         _bounded("brokers' disks", with_admin(settings, _broker_disks)),
@@ -273,10 +274,10 @@ async def broker(settings: Settings) -> Check:
     return ok("broker", f"{len(found.addresses)} up, cluster {found.cluster_id or 'without an id'}")
 
 
-def topic_settings(states: Mapping[str, TopicState]) -> Check:
+def topic_settings(states: Mapping[str, TopicState], catalogue: Sequence[Topic] = topics.CATALOGUE) -> Check:
     """Whether each topic is there and has the settings of the contract."""
     name = "topics"
-    contracts = {topic.name: topic for topic in topics.CATALOGUE}
+    contracts = {topic.name: topic for topic in catalogue}
     if missing := [state.name for state in states.values() if state.missing]:
         return failed(name, f"{len(missing)} missing: {_some(missing)}", _CREATE)
     if offline := [state.name for state in states.values() if state.offline]:
@@ -299,6 +300,8 @@ def topic_settings(states: Mapping[str, TopicState]) -> Check:
 def _change(topic: str, setting: str, wanted: str) -> str:
     if setting == "max.message.bytes":
         return _CREATE
+    if setting == "retention.ms" and topic.endswith(topics.ACTIONS):
+        return "set SAFEGUARD_ACTIONS_RETENTION_DAYS to the days that you want, then run: safeguard topics create"
     return f"run: kafka-configs.sh --alter --topic {topic} --add-config {setting}=[{wanted}]"
 
 

@@ -44,8 +44,6 @@ from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime.settings import Settings
 
 _WRITER = "policy-releases"  # a transactional id that operators may use
-# Records of a compacted topic stay as long as something stands on the item.
-_RETENTION: dict[str, int] = {topic.name: topic.retention for topic in topics.CATALOGUE if topic.cleanup != "compact"}
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 # What no search of topics finds, and what to do about it.
 ELSEWHERE = (
@@ -54,6 +52,7 @@ ELSEWHERE = (
     "segments on the brokers' disks: Kafka deletes or compacts them some time after the dates above",
     "other items whose context holds the item's text: erase them by their own ids",
     "dead letters of records that no codec could read, which hold their bytes; reasons typed for policies and replays",
+    "databases of other consoles: their projectors remove its words when they read the erasure; backups of databases",
     "memory: caches of reasoners forget the item now, prefix caches of inference servers when they are full",
     "files that commands wrote: pages and Parquet files of replays, training data, output of commands that show texts",
     "folders safeguard-diff-* for temporary files, which only a replay diff that was killed leaves behind",
@@ -149,6 +148,8 @@ async def erase(settings: Settings, content_id: str, operator: ChangedBy, search
         async with kafka.exclusive_writer(settings, _WRITER) as write:
             tombstones = [Output(topics.RATIONALES, name.encode(), None) for name in partitions]
             await write(tombstones, list(partitions.values()))
+    # Records of a compacted topic stay as long as something stands on the item.
+    kept = {topic.name: topic.retention for topic in settings.catalogue if topic.cleanup != "compact"}
     return Erasure(
         content_id,
         request.erased_at,
@@ -156,16 +157,20 @@ async def erase(settings: Settings, content_id: str, operator: ChangedBy, search
         now() + timedelta(milliseconds=topics.COMPACTION_LAG),
         all_rationales,
         [
-            RemainingRecords(topic, one.records, one.text, tuple(sorted(one.quotes)), _until(topic, one.timestamps))
+            RemainingRecords(
+                *(topic, one.records, one.text, tuple(sorted(one.quotes))),
+                _until(kept.get(topic, topics.FOREVER), one.timestamps),
+            )
             for topic, one in found.items()
         ],
     )
 
 
-def _until(topic: str, timestamps: list[int]) -> datetime | None:
-    if topic not in _RETENTION or not all(map(kafka.plausible, timestamps)):
+def _until(kept: int, timestamps: list[int]) -> datetime | None:
+    """When the last of some records expires, if it does. kept: the retention of their topic."""
+    if kept == topics.FOREVER or not all(map(kafka.plausible, timestamps)):
         return None
-    return datetime.fromtimestamp((max(timestamps) + _RETENTION[topic]) / 1000, UTC)
+    return datetime.fromtimestamp((max(timestamps) + kept) / 1000, UTC)
 
 
 # ---------------------------------------------------------------------- search

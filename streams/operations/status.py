@@ -122,7 +122,7 @@ async def read(settings: Settings, count_held: CountHeld) -> Status:
         settings.bootstrap,
         settings.prefix,
         brokers.result(),
-        None if states is None else _summary(states),
+        None if states is None else _summary(settings, states),
         groups.result(),
         lag.result(),
         policies.result(),
@@ -183,8 +183,8 @@ async def _lag(settings: Settings, states: dict[str, cluster.TopicState] | None)
     return await with_admin(settings, partial(cluster.lags, settings, states))
 
 
-def _summary(states: dict[str, cluster.TopicState]) -> TopicSummary:
-    contracts = {topic.name: topic for topic in topics.CATALOGUE}
+def _summary(settings: Settings, states: dict[str, cluster.TopicState]) -> TopicSummary:
+    contracts = {topic.name: topic for topic in settings.catalogue}
     differing = {
         name: {setting: present for setting, (present, _) in state.differences(contracts[name]).items()}
         for name, state in states.items()

@@ -24,7 +24,7 @@ from safeguard_streams.bus import kafka
 from safeguard_streams.bus.interface import Record
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.intake import read_event
-from safeguard_streams.contract.records import Action, ErasureRequest, Standing, Verdict, decode
+from safeguard_streams.contract.records import Action, ErasureRequest, ModeratorDecision, Standing, Verdict, decode
 from safeguard_streams.errors import RecordError
 from safeguard_streams.runtime.settings import Settings
 
@@ -62,14 +62,20 @@ def without_words(record: T, erased: Erased) -> T:
 
 def standing_without_words(standing: Standing, erased: Erased) -> Standing:
     """What stands on an item as it is or, on an erased item, without the reasons that may quote it."""
-    decision = standing.decision
-    if decision is not None and erased(standing.content_id, _in_ms(decision.at)):
-        standing = msgspec.structs.replace(standing, decision=msgspec.structs.replace(decision, why=""))
+    standing = msgspec.structs.replace(
+        standing,
+        decision=standing.decision and _decision_without_words(standing.content_id, standing.decision, erased),
+        replaced=tuple(_decision_without_words(standing.content_id, one, erased) for one in standing.replaced),
+    )
     policies = tuple(
         policy if policy.held is None else msgspec.structs.replace(policy, held=without_words(policy.held, erased))
         for policy in standing.policies
     )
     return msgspec.structs.replace(standing, policies=policies)
+
+
+def _decision_without_words(content_id: str, decision: ModeratorDecision, erased: Erased) -> ModeratorDecision:
+    return msgspec.structs.replace(decision, why="") if erased(content_id, _in_ms(decision.at)) else decision
 
 
 class _Item(msgspec.Struct, frozen=True):

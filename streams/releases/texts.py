@@ -14,7 +14,7 @@ from typing import NamedTuple
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.intake import read_event
-from safeguard_streams.contract.records import Action, Verdict, content_sha256, place_of
+from safeguard_streams.contract.records import Action, ContentEvent, Verdict, content_sha256, place_of
 from safeguard_streams.errors import ForbiddenError, RecordError
 from safeguard_streams.releases.erasures import Erased
 from safeguard_streams.runtime.settings import Settings
@@ -34,7 +34,12 @@ class TextPlace(NamedTuple):
 
 
 async def texts_at(settings: Settings, places: Iterable[TextPlace], erased: Erased) -> dict[TextPlace, str]:
-    """The texts at these places, without those past retention, erased, or of records without an origin.
+    """The texts at these places, as far as `events_at` finds their events."""
+    return {place: event.text for place, event in (await events_at(settings, places, erased)).items()}
+
+
+async def events_at(settings: Settings, places: Iterable[TextPlace], erased: Erased) -> dict[TextPlace, ContentEvent]:
+    """The events at these places, without those past retention, erased, or of records without an origin.
 
     A user who may not read content.events gets none; the `Reading` that observes this counts them as left out.
     """
@@ -45,7 +50,7 @@ async def texts_at(settings: Settings, places: Iterable[TextPlace], erased: Eras
         for _ in wanted:
             kafka.watching().leave_out(topics.EVENTS, "not readable by this user")
         return {}
-    texts = {}
+    events = {}
     for one, place in wanted.items():
         record = records.get(place)
         if record is None or erased(one.content_id, record.timestamp):
@@ -53,5 +58,5 @@ async def texts_at(settings: Settings, places: Iterable[TextPlace], erased: Eras
         with contextlib.suppress(RecordError):
             event = read_event(record.value).event
             if (event.content_id, content_sha256(event.text)) == (one.content_id, one.content_sha256):
-                texts[one] = event.text
-    return texts
+                events[one] = event
+    return events

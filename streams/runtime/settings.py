@@ -27,6 +27,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Lane
 from safeguard_streams.errors import ConfigurationError, nearest
 from safeguard_streams.policies.vocabulary import Effort
@@ -42,6 +43,7 @@ _OF_A_SERVICE = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UD
 _PREFIX = "SAFEGUARD_"
 _OTHER_VARIABLES = {"SAFEGUARD_CONFIG", "SAFEGUARD_SECRETS"}  # they name where settings are
 LANES: tuple[Lane, ...] = get_args(Lane)
+ConsoleRole = Literal["reviewer", "author", "auditor", "operator", "admin"]
 _USER = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#]*@", re.IGNORECASE)
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
@@ -150,6 +152,13 @@ class Settings(BaseSettings):
         None,
         ge=1,
         description="replicas of each new topic; default: 3, or the number of brokers if that is lower",
+    )
+    actions_retention_days: int = Field(
+        topics.ACTIONS_DAYS,
+        ge=0,
+        le=36_500,
+        description="days for which moderation.actions is kept, also applied to an existing topic; 0: without limit. "
+        "What stands, moderators' decisions included, is kept in moderation.standing without limit",
     )
 
     # The prefilter.
@@ -295,6 +304,73 @@ class Settings(BaseSettings):
     webhook_authorization: SecretStr | None = Field(
         None, description="value of the Authorization header of webhook deliveries, as in Bearer TOKEN"
     )
+
+    # The console.
+    console_port: int = Field(6071, ge=0, le=65_535, description="port of the console's web server")
+    console_url: str = Field(
+        "",
+        pattern=r"^(https?://[^/?#@]+)?/?$",
+        description="address at which browsers reach the console, as in https://console.example.com; default: its "
+        "own host and port",
+    )
+    console_oidc_issuer: str = Field(
+        "",
+        pattern=r"^(https?://[^?#@]+)?$",
+        description="OpenID Connect provider that people sign in at, as in https://login.example.com; default: none, "
+        "and the console serves this machine alone",
+    )
+    console_oidc_client_id: str = Field("", description="the console's client id at the provider")
+    console_oidc_client_secret: SecretStr | None = Field(None, description="the console's client secret there")
+    console_oidc_scopes: str = Field("openid profile email", description="scopes to request, joined by spaces")
+    console_name_claim: str = Field(
+        "preferred_username", description="claim with the name that records and the audit log carry"
+    )
+    console_groups_claim: str = Field("groups", description="claim that lists a person's groups")
+    console_roles: dict[str, tuple[ConsoleRole, ...]] = Field(
+        {},
+        description='roles by group, as in {"trust-and-safety": ["reviewer"], "policy": ["author", "auditor"]}; roles '
+        "are reviewer, author, auditor, operator and admin",
+    )
+    console_proxy_secret: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="secret that a trusted proxy sends as X-Safeguard-Proxy, with X-Forwarded-User and "
+        "X-Forwarded-Groups; set it to sign people in at the proxy",
+    )
+    console_proxy_addresses: str = Field(
+        "127.0.0.1,::1", description="addresses or networks of that proxy, joined by commas, as in 10.0.0.0/8"
+    )
+    console_session_key: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="key that signs sessions, the same for all processes of a console; default: a new one at each "
+        "start",
+    )
+    console_session_hours: float = Field(
+        8.0, gt=0, le=168, description="time in hours after which people sign in again"
+    )
+    console_claim_minutes: float = Field(
+        15.0, gt=0, le=1440, description="time in minutes after which an item that a reviewer claimed returns"
+    )
+    console_blind_share: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="share of claimed items that a reviewer decides before the verdict is shown",
+    )
+    console_database: SecretStr | None = Field(
+        None,
+        description="URL of the console's database: sqlite:////PATH/console.db, or postgresql://USER:PASSWORD@HOST/NAME",
+    )
+    console_text_days: float = Field(
+        30.0, gt=0, le=36_500, description="days for which the console keeps the text of a content item"
+    )
+    projector_port: int = Field(6070, ge=0, le=65_535, description="port of the projector's health endpoint")
+
+    @property
+    def catalogue(self) -> tuple[topics.Topic, ...]:
+        """The topics of this deployment."""
+        return topics.catalogue(self.actions_retention_days)
 
     def identity(self, stage: str) -> dict[str, str]:
         """Which process of which deployment answers, as /health/ready says: several may run on a host."""

@@ -16,6 +16,7 @@ SHORT = {
     ("bench", "reason"): ("--count", "20"),
     ("bench", "release"): ("--rate", "50", "--seconds", "6"),
     ("bench", "telemetry"): ("--events", "5000"),
+    ("bench", "console"): ("--verdicts", "2000", "--actions", "400"),
 }
 
 

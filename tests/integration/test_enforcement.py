@@ -34,7 +34,7 @@ from safeguard_streams.contract.records import (
     encode,
 )
 from safeguard_streams.enforcement import app as enforcement_app
-from safeguard_streams.enforcement import delivery, moderators, repartition
+from safeguard_streams.enforcement import decisions, delivery, moderators, repartition
 from safeguard_streams.enforcement.app import EnforcementAgent
 from safeguard_streams.enforcement.delivery import Backoff, Delivery, message_for, signed_headers, signing_key
 from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, Webhook
@@ -191,9 +191,9 @@ async def test_what_waits_for_review_is_listed_by_policy_and_oldest_first(broker
             await until(lambda name=one.verdict_id: followed(broker, name))
         await publish(broker, topics.VERDICTS, *(verdict(f"h{n}", f"h{n}") for n in range(10)))
         await until(lambda: followed_by(broker, 13))
-        await moderators.decide(broker, "c3", "review", ChangedBy("", "ann"))
+        await decisions.decide(broker, "c3", "review", ChangedBy("", "ann"))
         await until(lambda: decided_on(broker, "c3"))
-    found = json.loads((await command("review", "--json")).stdout)
+    found = [json.loads(line) for line in (await command("review", "--json")).stdout.splitlines()]
     assert [(one["policy_id"], one["content_id"], one["cause"], one["action"]) for one in found][:3] == [
         (EVERY_POLICY, "c3", "moderator", "review"),
         ("fraud", "c1", "undetermined", "review"),
@@ -202,8 +202,8 @@ async def test_what_waits_for_review_is_listed_by_policy_and_oldest_first(broker
     assert {(one["policy_id"], one["cause"], one["action"]) for one in found[3:]} == {("hate", "held", "remove")}
     assert len(found) >= 3 + 8
     shown = (await command("review", "--policy", "fraud", "-n", "1", "--no-texts")).stdout
-    assert re.search(r"fraud: 2 waiting\n +item +since +waits for +rule", shown)
-    assert re.search(r"c1 +\S+ +undetermined +undetermined, no rule matches", shown)
+    assert re.search(r"fraud: 2 waiting\n +item +since +age +waits for +rule", shown)
+    assert re.search(r"c1 +\S+ +[0-9]+[smhd] +undetermined +undetermined, no rule matches", shown)
     assert "1 more; show them with --limit or --json" in shown
     unknown = (await command("review", "--policy", "fraudd")).exception
     assert "no policy 'fraudd' was ever released; available: none" in str(unknown)
@@ -228,7 +228,7 @@ async def test_what_the_receiver_rejects_is_listed_until_it_is_sent_again(broker
             await publish(broker, topics.VERDICTS, verdict("v1", "c1"), verdict("v2", "c2"), verdict("v3", "c3"))
             await until(lambda: agent.state()["rejected"] == 2)
             await until(lambda: agent.state()["delivered"] == {"action": 1})
-            await moderators.decide(broker, "c2", "label", ChangedBy("", "ann"))
+            await decisions.decide(broker, "c2", "label", ChangedBy("", "ann"))
             await until(lambda: agent.state()["rejected"] == 3)
             await asyncio.sleep(0.5)  # until the letters are committed
     found = {
@@ -283,7 +283,7 @@ async def test_held_actions_wait_for_a_moderator(broker, command):
         (row,) = json.loads((await command("held", "--json")).stdout)
         assert (row["policy"], row["action"], row["items"]) == ("hate", "remove", 16)
         held = sorted(one.action.content_id for one in await moderators.held(broker))
-        await moderators.decide(broker, held[0], "allow", ChangedBy("quotation", "ann"))
+        await decisions.decide(broker, held[0], "allow", ChangedBy("quotation", "ann"))
         await until(lambda: agent.state()["held"] == {"hate": 15})
         await publish(broker, topics.VERDICTS, verdict("w1", held[1], "HH5", "safe", "v1"))
         await until(lambda: followed(broker, "w1"))
@@ -333,7 +333,7 @@ async def test_raised_partitions_are_refused_until_what_stands_is_moved(kafka):
     async with enforcing(kafka, RULES):
         await publish(kafka, topics.VERDICTS, *(verdict(f"v-{name}", name) for name in content_ids))
         await until(lambda: followed_by(kafka, 12))
-        await moderators.decide(kafka, "c0", "allow", ChangedBy("", "ann"))
+        await decisions.decide(kafka, "c0", "allow", ChangedBy("", "ann"))
         await until(lambda: holds(kafka, dict.fromkeys(content_ids[1:], "remove")))
     raised = settings.load(bootstrap=kafka.bootstrap, prefix=kafka.prefix, partitions=5)
     await raise_partitions(raised, [topics.VERDICTS])

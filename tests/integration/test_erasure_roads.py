@@ -12,7 +12,7 @@ import pytest
 from safeguard_streams.bus import kafka as kafka_bus
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import ContentEvent, Verdict, encode
-from safeguard_streams.enforcement import moderators
+from safeguard_streams.enforcement import decisions
 from safeguard_streams.enforcement.rules import SHIPPED, load
 from safeguard_streams.infra import brokers
 from safeguard_streams.operations import erasure, requeueing
@@ -146,7 +146,7 @@ async def test_no_road_leads_past_an_erasure(broker, tmp_path):
             # It has been judged live and in shadow, acted upon, decided by a person, replayed, and edited.
             await publish(broker, event(ITEM))
             await until(lambda: verdicts(broker, topics.VERDICTS, ITEM))
-            await moderators.decide(broker, ITEM, "remove", ANN)
+            await decisions.decide(broker, ITEM, "remove", ANN)
             await replay(broker, classifier)
             await until(lambda: verdicts(broker, topics.REPLAYS, ITEM))
             # The model now holds what it is asked: of the edit, of a replay, and of a dead letter to come.

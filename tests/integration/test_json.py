@@ -100,6 +100,9 @@ RUNS = [
     "enforce release fraud-spam --yes",
     "enforce decide c1 remove --why seen",
     "enforce undecide c1",
+    "enforce decide allow --file {ids} --yes",
+    "enforce undecide --file {ids} --yes",
+    "enforce release fraud-spam --file {ids} --dry-run",
     "enforce show c1",
     "enforce deliveries",
     "enforce repartition",
@@ -115,7 +118,7 @@ RUNS = [
     "capacity --rate 100 --prefilter-rate 1000 --gpu-tokens 10000",
 ]
 FAILING = {("doctor",)}  # there are no processes: it prints what fails, and exits with status 1
-LINES = {("verdicts", "tail"), ("dead-letters", "list")}  # one document for each record
+LINES = {("verdicts", "tail"), ("dead-letters", "list"), ("enforce", "review")}  # one document for each record
 EMPTY = {("enforce", "deliveries")}
 
 
@@ -167,8 +170,9 @@ def printed(tmp_path_factory):
     """What each command of RUNS printed."""
     folder = tmp_path_factory.mktemp("json")
     changed = changed_policy(folder / "changed")
+    (folder / "ids.txt").write_text("c1\n")
     event = encode(ContentEvent("c0", TEXT, datetime.now(UTC))).decode()
-    found, ids = {}, {"folder": folder, "changed": folder / "changed" / "policy.md"}
+    found, ids = {}, {"folder": folder, "changed": folder / "changed" / "policy.md", "ids": folder / "ids.txt"}
     with brokers.embedded() as address, pytest.MonkeyPatch.context() as patched:
         patched.setattr(moderators, "FOLLOW_SECONDS", 0.2)  # there is no agent
         runner = CliRunner(env={"SAFEGUARD_BOOTSTRAP": address, "SAFEGUARD_PARTITIONS": "2"})

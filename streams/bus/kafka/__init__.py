@@ -62,6 +62,7 @@ from safeguard_streams.bus.kafka.reading import (
     watched,
     watching,
 )
+from safeguard_streams.bus.kafka.topic_ids import topic_ids_of
 from safeguard_streams.bus.kafka.writers import Write, exclusive_writer
 
 __all__ = [
@@ -94,6 +95,7 @@ __all__ = [
     "records_at",
     "set_first_positions",
     "started",
+    "topic_ids_of",
     "wait_for_broker",
     "watched",
     "watching",

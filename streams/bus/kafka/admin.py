@@ -1,4 +1,4 @@
-"""Creates the topics of the catalogue, and raises the record size of those that an earlier version created."""
+"""Creates the topics of the catalogue, and brings those that are there up to date: record size, set retention."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -30,7 +30,7 @@ from safeguard_streams.runtime.settings import Settings
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_SIZE, _CLEANUP = "max.message.bytes", "cleanup.policy"
+_SIZE, _CLEANUP, _RETENTION = "max.message.bytes", "cleanup.policy", "retention.ms"
 PATIENCE = 30.0  # seconds in which another broker takes over
 _RETRY_SECONDS = 0.5
 _SET = 0  # operation of IncrementalAlterConfigs
@@ -39,8 +39,9 @@ _SET = 0  # operation of IncrementalAlterConfigs
 async def create_topics(settings: Settings) -> dict[str, bool]:
     """Create the missing topics of the catalogue. Returns, by name with the prefix, whether it was created now.
 
-    Topics that exist and take only smaller records than the catalogue says are changed to its size. If this user may
-    not do that, or a topic has another cleanup policy, a warning in the log says what to change.
+    Topics that exist and take only smaller records than the catalogue says are changed to its size, and
+    moderation.actions to the retention that the settings name, if they name one. If this user may not do that, or a
+    topic has another cleanup policy, a warning in the log says what to change.
 
     Raises ForbiddenError or BusError. Once a broker has answered, it retries temporary errors for PATIENCE seconds.
     """
@@ -69,7 +70,7 @@ async def _create_topics(settings: Settings, created: dict[str, bool]) -> None:
     admin = AIOKafkaAdminClient(**client_options(settings))
     try:
         await admin.start()
-        for one in topics.CATALOGUE:
+        for one in settings.catalogue:
             created.setdefault(settings.prefix + one.name, False)
         replicas = settings.replication or min(3, len((await admin.describe_cluster())["brokers"]))
         catalogue = [
@@ -79,11 +80,11 @@ async def _create_topics(settings: Settings, created: dict[str, bool]) -> None:
                 replicas,
                 topic_configs=topic.config,
             )
-            for topic in topics.CATALOGUE
+            for topic in settings.catalogue
         ]
         for topic in catalogue:
             created[topic.name] |= await _create_topic(admin, topic)
-        await _bring_up_to_date(admin, [topic for topic in catalogue if not created[topic.name]])
+        await _bring_up_to_date(admin, [topic for topic in catalogue if not created[topic.name]], _set_by(settings))
     finally:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
@@ -112,26 +113,40 @@ async def _answered(request: Awaitable[T]) -> T:
         raise NotControllerError("no controller answered") from error
 
 
-async def _bring_up_to_date(admin: AIOKafkaAdminClient, existing: Sequence[NewTopic]) -> None:
+def _set_by(settings: Settings) -> set[str]:
+    """The topics whose retention a person set. That of the others may have been changed on the broker, and stays."""
+    return {settings.prefix + topics.ACTIONS} if "actions_retention_days" in settings.model_fields_set else set()
+
+
+async def _bring_up_to_date(
+    admin: AIOKafkaAdminClient, existing: Sequence[NewTopic], retention_set: Collection[str]
+) -> None:
     configs = await _configs(admin, [topic.name for topic in existing])
     for topic in existing:
         wanted, present = topic.topic_configs, configs.get(topic.name, {})
         if present.get(_CLEANUP, wanted[_CLEANUP]) != wanted[_CLEANUP]:
             _warn(topic.name, _CLEANUP, present[_CLEANUP], wanted[_CLEANUP])
-        size = present.get(_SIZE)
-        if size is None or int(size) >= int(wanted[_SIZE]):
-            continue
-        request = _AlterConfigs(topic.name, {_SIZE: wanted[_SIZE]})
-        response = await _answered(admin._send_to_controller(request))
-        if any(code for code, *_ in response.resources):
-            _warn(topic.name, _SIZE, size, wanted[_SIZE])
-        else:
-            log.info("topic changed topic=%s %s=%s before=%s", topic.name, _SIZE, wanted[_SIZE], size)
+        size, kept = present.get(_SIZE), present.get(_RETENTION)
+        if size is not None and int(size) < int(wanted[_SIZE]):
+            await _change(admin, topic, _SIZE, size)
+        if kept is not None and kept != wanted.get(_RETENTION) and topic.name in retention_set:
+            await _change(admin, topic, _RETENTION, kept)
+
+
+async def _change(admin: AIOKafkaAdminClient, topic: NewTopic, config: str, present: str) -> None:
+    wanted = topic.topic_configs[config]
+    request = _AlterConfigs(topic.name, {config: wanted})
+    response = await _answered(admin._send_to_controller(request))
+    if any(code for code, *_ in response.resources):
+        _warn(topic.name, config, present, wanted)
+    else:
+        log.info("topic changed topic=%s %s=%s before=%s", topic.name, config, wanted, present)
 
 
 async def _configs(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Size and cleanup policy of topics; those that this user may not see are left out."""
-    asked = [ConfigResource(ConfigResourceType.TOPIC, name, {_SIZE: None, _CLEANUP: None}) for name in names]
+    """Size, cleanup policy and retention of topics; those that this user may not see are left out."""
+    wanted = dict.fromkeys((_SIZE, _CLEANUP, _RETENTION))
+    asked = [ConfigResource(ConfigResourceType.TOPIC, name, wanted) for name in names]
     found: dict[str, dict[str, str]] = {}
     try:
         responses = await admin.describe_configs(asked) if asked else []

@@ -37,6 +37,7 @@ from safeguard_streams.runtime.settings import Settings
 
 T = TypeVar("T", bound=msgspec.Struct)
 R = TypeVar("R", bound="Reading")
+_FINITE_MS = 10  # a reading up to the ends of its partitions waits for no later record
 _SKEW = 3600 * 1000  # ms: a timestamp further in the future cannot be one
 
 
@@ -87,12 +88,19 @@ def watching() -> Reading:
 
 @contextlib.asynccontextmanager
 async def reader(
-    settings: Settings, names: Sequence[str], *, from_end: bool = False, partition: int | None = None
+    settings: Settings,
+    names: Sequence[str],
+    *,
+    from_end: bool = False,
+    partition: int | None = None,
+    wait_ms: int = 500,
 ) -> AsyncIterator[StrictConsumer]:
     """A consumer of whole topics, or of one partition of each, that reads committed records only.
 
-    It begins at the first record, or with the records that come next. Raises ConfigurationError when a topic is
-    missing, ForbiddenError or BusError.
+    It begins at the first record, or with the records that come next. wait_ms: how long the broker may hold a fetch
+    that finds no record. Brokers answer the requests of a connection in order, so all others wait that long.
+
+    Raises ConfigurationError when a topic is missing, ForbiddenError or BusError.
     """
     full = [settings.prefix + name for name in names]
     client = StrictConsumer(
@@ -102,6 +110,7 @@ async def reader(
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         isolation_level="read_committed",
+        fetch_max_wait_ms=wait_ms,
         max_partition_fetch_bytes=4 * topics.MiB,
     )
     try:
@@ -201,7 +210,7 @@ async def read_all(
     read, for the partitions that it names.
     """
     reading = watching()
-    async with reader(settings, names, partition=partition) as client:
+    async with reader(settings, names, partition=partition, wait_ms=_FINITE_MS) as client:
         ends = await EndOffsets.now(client)
         starts = await _seek(client, ends, since, until, after or {})
         unread = await ends.remaining()
@@ -358,7 +367,7 @@ async def follow(settings: Settings, name: str, take: Callable[[Record], None], 
 
 async def end_offsets(settings: Settings, name: str) -> dict[Partition, int]:
     """Where each partition of a topic ends now."""
-    async with reader(settings, [name]) as client:
+    async with reader(settings, [name], wait_ms=_FINITE_MS) as client:
         return await (await EndOffsets.now(client)).resolve()
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import IncompatibleBrokerVersion
 from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
@@ -23,6 +24,11 @@ async def topic_ids(client: Any, topics: Sequence[str]) -> dict[str, str]:
     except (IncompatibleBrokerVersion, NotImplementedError):
         return {}
     return {name: topic_id.hex for code, name, topic_id, *_ in response.topics if not code and topic_id.int}
+
+
+async def topic_ids_of(consumer: AIOKafkaConsumer, topics: Sequence[str]) -> dict[str, str]:
+    """The same, asked by a consumer's own client."""
+    return await topic_ids(consumer._client, topics)
 
 
 class _Uuid(AbstractType[uuid.UUID]):

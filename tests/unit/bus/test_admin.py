@@ -118,7 +118,7 @@ def test_a_controller_that_leaves_before_a_topic_is_changed_is_waited_for(monkey
     monkeypatch.setattr(admin, "_configs", small)
     topic = admin.NewTopic("content.events", 1, 1, topic_configs={size: "2", admin._CLEANUP: "delete"})
     with pytest.raises(NotControllerError) as raised:
-        asyncio.run(admin._bring_up_to_date(client, [topic]))
+        asyncio.run(admin._bring_up_to_date(client, [topic], set()))
     assert raised.value.retriable
 
 

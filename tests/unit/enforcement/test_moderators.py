@@ -8,12 +8,13 @@ from typer.testing import CliRunner
 from safeguard_streams.cli import app
 from safeguard_streams.cli.options import changed_by
 from safeguard_streams.contract.records import Action
-from safeguard_streams.enforcement import moderators
+from safeguard_streams.enforcement import decisions, moderators
 from safeguard_streams.enforcement.app import EnforcementAgent
 from safeguard_streams.enforcement.moderators import HeldAction
 from safeguard_streams.enforcement.rules import EnforcementRules
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.releases.operator import ChangedBy
+from safeguard_streams.releases.people import checked
 from safeguard_streams.runtime import settings
 from tests.unit.enforcement.test_transform import WHEN
 
@@ -25,17 +26,27 @@ from tests.unit.enforcement.test_transform import WHEN
 async def test_a_name_or_a_reason_that_is_no_plain_text_is_refused_before_anything_is_read(text):
     for moderator in (ChangedBy(text, "ann"), ChangedBy("", text)):
         with pytest.raises(ConfigurationError, match="--why|--by") as caught:
-            await moderators.decide(settings.load(bootstrap="127.0.0.1:1"), "c1", "allow", moderator)
+            await decisions.decide(settings.load(bootstrap="127.0.0.1:1"), "c1", "allow", moderator)
         assert text not in str(caught.value)
         with pytest.raises(ConfigurationError, match="--why|--by"):
             await moderators.release(settings.load(bootstrap="127.0.0.1:1"), [], moderator)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "Ünal Öz", "сатира, не угроза", "讽刺", "هجاء", "👩‍⚖️ [/x] $(ls) 'quoted'", "a\u00a0b"]
+    "text", ["Ünal Öz", "сатира, не угроза", "讽刺", "هجاء", "👩‍⚖️ [/x] $(ls) 'quoted'", "a\u00a0b"]
 )
 def test_plain_text_of_every_script_is_accepted(text):
-    moderators._check(ChangedBy(text, text))
+    assert checked(ChangedBy(text, text)) == ChangedBy(text, text.replace("\u00a0", " "))
+
+
+def test_names_and_reasons_have_one_form():
+    """One person has one name: whatever composes its letters, and whatever blanks a form adds."""
+    assert checked(ChangedBy(" sent twice ", "  U\u0308nal   O\u0308z ")) == ChangedBy("sent twice", "Ünal Öz")
+    for empty in ("", " ", "\u00a0"):
+        with pytest.raises(ConfigurationError, match="--by: give a name"):
+            checked(ChangedBy("", empty))
+    with pytest.raises(ConfigurationError, match="--by: write at most 200 characters"):
+        checked(ChangedBy("", "x" * 201))
 
 
 @pytest.mark.parametrize("value", ["a\nb", "Bearer \x00", "Bearer ключ"])

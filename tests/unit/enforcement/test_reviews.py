@@ -2,20 +2,23 @@
 
 import asyncio
 import base64
+import contextlib
 import json
+import re
 from datetime import datetime, timedelta
 
 import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from safeguard_streams.cli import app
+from safeguard_streams.cli import app, enforce_review
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Action, DeadLetter, Origin, PolicyChange, decode, encode
+from safeguard_streams.contract.records import Action, ContentEvent, DeadLetter, Origin, PolicyChange, decode, encode
 from safeguard_streams.enforcement import moderators, rejections, reviews
 from safeguard_streams.enforcement.moderators import PlacedStanding
 from safeguard_streams.enforcement.rules import Cap, EnforcementRules
 from safeguard_streams.enforcement.transform import DELIVERING
+from safeguard_streams.errors import RecordError
 from safeguard_streams.releases import operator
 from safeguard_streams.releases.operator import ReleaseHistory
 from safeguard_streams.runtime.memory_broker import StoredRecord
@@ -27,6 +30,15 @@ def invoke(*words):
     return CliRunner().invoke(app, ["enforce", *words])
 
 
+def event(content_id):
+    surface, language = {"c1": ("Chat", "en-GB"), "c5": ("profile", "de")}.get(content_id, (None, None))
+    return ContentEvent(content_id, f"the text of {content_id}", WHEN, surface=surface, language=language)
+
+
+def lines(*words):
+    return [json.loads(line) for line in invoke("review", "--json", *words).stdout.splitlines()]
+
+
 @pytest.fixture
 def queue(monkeypatch):
     """What an agent with a small cap leaves behind."""
@@ -36,25 +48,27 @@ def queue(monkeypatch):
     run(verdict(5, "c5", "fraud", rule_ids=("HH1",)), person("c5", "review"))
     run(verdict(6, "c6", "fraud", rule_ids=("HH1",)), person("c6", "allow"))
 
-    async def all_standing(_, wanted, partition=None):
-        standings = [run.state[f"c{number}"] for number in range(1, 9)]
-        return [PlacedStanding(0, one) for one in standings if wanted(one)]
+    async def each_standing(_, made, partition=None):
+        standings = [PlacedStanding(0, run.state[f"c{number}"]) for number in range(1, 9)]
+        return [one for one in map(made, standings) if one is not None]
 
     async def history(_):
         change = PolicyChange("release", "unused", WHEN, "ann")
         return ReleaseHistory([change], {}, {})
 
-    async def texts_of(_, places):
-        return {one: f"the text of {one.content_id}" for one in places if one.content_id != "c2"}
+    async def events_of(_, places):
+        asked.extend(one.content_id for one in places)
+        return {one: event(one.content_id) for one in places if one.content_id != "c2"}
 
-    monkeypatch.setattr(moderators, "all_standing", all_standing)
-    monkeypatch.setattr(moderators, "texts_of", texts_of)
+    asked = run.asked = []
+    monkeypatch.setattr(moderators, "each_standing", each_standing)
+    monkeypatch.setattr(moderators, "events_of", events_of)
     monkeypatch.setattr(operator, "history", history)
     return run
 
 
 def test_what_waits_is_listed_by_policy_with_its_cause(queue):
-    found = json.loads(invoke("review", "--json").stdout)
+    found = lines()
     assert [(one["policy_id"], one["content_id"], one["cause"], one["action"]) for one in found] == [
         ("*", "c5", "moderator", "review"),
         ("hate", "c1", "undetermined", "review"),
@@ -72,7 +86,7 @@ def test_what_waits_is_shown_with_its_text(queue):
     assert "\n  waits for   held: remove\n" in shown
     assert "\nc2\n  no text     past retention, erased" in shown
     assert shown.count("its verdict under hate is pending") == 1, "c4 was edited"
-    found = {one["content_id"]: one for one in json.loads(invoke("review", "--json").stdout)}
+    found = {one["content_id"]: one for one in lines()}
     assert {name: one["text"] for name, one in found.items() if one["text"] is None} == {"c2": None}
     assert found["c1"]["text"] == "the text of c1"
     assert [name for name, one in found.items() if one["edited"]] == ["c4"]
@@ -80,13 +94,48 @@ def test_what_waits_is_shown_with_its_text(queue):
     assert "the text of" not in without
     assert "no text" not in without
     assert "held: remove" in without
-    assert {one["text"] for one in json.loads(invoke("review", "--no-texts", "--json").stdout)} == {None}
+    assert {one["text"] for one in lines("--no-texts")} == {None}
 
 
 def test_an_edit_after_a_decision_puts_an_item_into_the_queue(queue):
     queue(judged(7, LONGER, 2, "HH1", content="c6", policy="fraud"))
-    found = {one["content_id"]: one for one in json.loads(invoke("review", "--json").stdout)}
+    found = {one["content_id"]: one for one in lines()}
     assert (found["c6"]["cause"], found["c6"]["action"], found["c6"]["policy_id"]) == ("held", "review", "fraud")
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["--surface", "chat"], {"c1", "c2", "c4"}),
+        (["--language", "en"], {"c1", "c2", "c4"}),
+        (["--language", "de"], {"c5", "c2", "c4"}),
+        (["--language", "de", "--surface", "chat"], {"c2", "c4"}),
+        (["--language", "en", "--policy", "hate"], {"c1", "c2", "c4"}),
+        (["--surface", "chat", "--limit", "1"], {"c1"}),
+    ],
+)
+def test_a_surface_and_a_language_select_and_hide_no_item_of_which_they_are_unknown(queue, words, found):
+    assert {one["content_id"] for one in lines(*words)} == found
+    assert {one["text"] for one in lines(*words, "--no-texts")} == {None}
+    assert "shown: " in invoke("review", *words).stdout
+
+
+def test_only_the_events_of_what_is_shown_are_read_in_parts(queue, monkeypatch):
+    monkeypatch.setattr(reviews, "PART", 1)
+    assert [one["content_id"] for one in lines("--limit", "1")] == ["c5", "c1"]
+    assert queue.asked == ["c5", "c1"]
+    queue.asked.clear()
+    lines("--no-texts")
+    assert queue.asked == []
+
+
+def test_how_long_an_item_has_waited_is_shown(queue):
+    shown = invoke("review", "--no-texts").stdout
+    assert re.search(r"item +since +age +waits for +rule", shown)
+    assert re.search(r"c1 +\S+ +[0-9]+[smhd] +undetermined", shown)
+    assert [enforce_review._age(seconds) for seconds in (-3, 59.9, 60, 7199, 86_400 * 40)] == [
+        *("0s", "59s", "1m", "1h", "40d"),
+    ]
 
 
 def test_a_policy_selects_and_an_unknown_one_is_an_error(queue):
@@ -125,14 +174,18 @@ def logs(monkeypatch):
     """The dead letters, and the actions by offset, as readers find them."""
     letters, actions = [], {}
 
-    async def read_decoded(_, names, kind, partition=None, **__):
-        if kind is DeadLetter:
-            for one in letters:
-                yield None, decode(encode(one), DeadLetter)
-        else:
-            for offset, one in actions.items():
-                yield StoredRecord(topics.ACTIONS, 0, offset, 0, None, None), one
+    async def read_all(_, names, partition=None, **__):
+        for offset, one in enumerate(letters):
+            key = None
+            with contextlib.suppress(RecordError):
+                key = decode(one.original().value, Action).content_id.encode()
+            yield StoredRecord(topics.DEAD_LETTERS, 0, offset, 0, key, encode(one))
 
+    async def read_decoded(_, names, kind, partition=None, **__):
+        for offset, one in actions.items():
+            yield StoredRecord(topics.ACTIONS, 0, offset, 0, None, None), one
+
+    monkeypatch.setattr(rejections.kafka, "read_all", read_all)
     monkeypatch.setattr(rejections.kafka, "read_decoded", read_decoded)
     return letters, actions
 

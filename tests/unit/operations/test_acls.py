@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from safeguard_streams.cli import app
+from safeguard_streams.console.folding import FOLDS
 from safeguard_streams.contract import topics
 from safeguard_streams.enforcement.cleared import STAGE as CLEARING
 from safeguard_streams.enforcement.transform import ACTING, DELIVERING, STAGE
@@ -18,6 +19,11 @@ def test_agents_and_operators_may_read_how_far_agents_are():
     for role in ("enforcement", "operator"):
         for group in (STAGE, ACTING, CLEARING, DELIVERING):
             assert any(group.startswith(prefix) for prefix in ROLES[role].groups), (role, group)
+
+
+def test_a_projector_may_read_what_it_projects_and_write_nothing():
+    assert set(ROLES["projector"].reads) == set(FOLDS)
+    assert not (ROLES["projector"].writes or ROLES["projector"].groups or ROLES["projector"].transactions)
 
 
 def test_who_creates_topics_may_raise_their_record_size():
@@ -53,6 +59,18 @@ def test_a_consumer_reads_verdicts_in_its_own_group_and_nothing_else():
     }
     groups = [one for one in bindings("consumer", "User:c", "eu.", "my-service") if one.resource == "group"]
     assert [(one.name, one.prefixed) for one in groups] == [("my-service", False)]
+
+
+def test_the_console_writes_what_people_do_and_nothing_that_processes_do():
+    rights = ROLES["console"]
+    assert set(rights.writes) == {
+        *(topics.ACTIONS, topics.POLICIES, topics.POLICIES_HISTORY, topics.REPLAY_JOBS),
+    }
+    assert not rights.creates_topics
+    assert rights.groups == (), "it keeps its positions beside its rows"
+    followed = {topics.VERDICTS, topics.RATIONALES, topics.ACTIONS, *topics.LANES.values(), topics.DEAD_LETTERS}
+    assert set(rights.reads) > {*followed, topics.POLICIES, topics.POLICIES_HISTORY, topics.REPLAYS, topics.STANDING}
+    assert topics.EVENTS not in rights.reads
 
 
 @pytest.mark.parametrize("principal", ["", "web", "User:", ":web"])

@@ -66,6 +66,17 @@ def test_topics_are_compared_with_the_contract(states, result, said, remedy):
     assert remedy in check.remedy
 
 
+@pytest.mark.parametrize(("days", "retention"), [(0, "-1"), (365, "31536000000")])
+def test_the_retention_of_actions_is_that_of_the_settings(days, retention):
+    catalogue = Settings(actions_retention_days=days).catalogue
+    check = diagnosis.topic_settings(HEALTHY, catalogue)
+    assert (check.result, f"not {retention}" in check.found) == ("warning", True)
+    assert check.remedy.startswith("set SAFEGUARD_ACTIONS_RETENTION_DAYS")
+    states = with_setting(topics.ACTIONS, retention_ms=retention)
+    assert diagnosis.topic_settings(states, catalogue).result == "ok"
+    assert diagnosis.topic_settings(states).result == "warning"
+
+
 def test_topics_that_records_pass_through_need_equal_partitions():
     check = diagnosis.partitions(with_change(topics.ESCALATIONS_AUDIT, partitions=3))
     assert (check.result, "eu.content.escalations.audit 3" in check.found) == ("failed", True)

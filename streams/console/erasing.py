@@ -1,0 +1,57 @@
+"""Removes the words about an erased item: its text, and what may quote it. Decisions, scores and times stay.
+
+`safeguard erase` does it at once, and the projector when it reads the erasure. Both give the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from sqlalchemy import Connection, Engine, Table, bindparam, delete, inspect, or_, update
+from sqlalchemy.sql.elements import KeyedColumnElement
+
+from safeguard_streams.console import native, schema
+from safeguard_streams.console.database import clean, insert
+
+_WORDS: tuple[tuple[Table, KeyedColumnElement[datetime], Mapping[str, None]], ...] = (
+    (schema.items, schema.items.c.text_at, schema.ITEM_WORDS),
+    (schema.verdicts, schema.verdicts.c.decided_at, schema.VERDICT_WORDS),
+    (schema.replay_verdicts, schema.replay_verdicts.c.decided_at, schema.VERDICT_WORDS),
+    (schema.escalations, schema.escalations.c.escalated_at, schema.ESCALATION_WORDS),
+    (schema.actions, schema.actions.c.acted_at, schema.ACTION_WORDS),
+)
+
+
+def remove_words(connection: Connection, erasures: Mapping[str, datetime]) -> set[str]:
+    """Remove the words about items that were written until they were erased. Returns the names of changed tables."""
+    keys = [{"item": content_id, "until": erased_at} for content_id, erased_at in erasures.items()]
+    changed: set[str] = set()
+    for table, written, words in _WORDS if keys else ():
+        about = (
+            table.c.content_id == bindparam("item"),
+            written <= bindparam("until"),
+            or_(*(table.c[name].is_not(None) for name in words)),
+        )
+        if connection.execute(update(table).where(*about).values(**words), keys).rowcount:
+            changed.add(table.name)
+    old = schema.rationales.c
+    gone = delete(schema.rationales).where(old.content_id == bindparam("item"), old.created_at <= bindparam("until"))
+    if keys and connection.execute(gone, keys).rowcount:
+        changed.add(schema.rationales.name)
+    return changed
+
+
+def erase(engine: Engine, content_id: str, erased_at: datetime) -> bool:
+    """Erase an item from the database and its files. False if the database has no tables yet."""
+    if not inspect(engine).has_table(schema.erasures.name):
+        return False
+    name, table = clean(content_id), schema.erasures
+    with engine.begin() as connection:
+        new = insert(engine, table).values(content_id=name, erased_at=erased_at)
+        later = new.excluded.erased_at > table.c.erased_at
+        values = {"erased_at": new.excluded.erased_at}
+        connection.execute(new.on_conflict_do_update(index_elements=["content_id"], set_=values, where=later))
+        changed = remove_words(connection, {name: erased_at})
+    native.leave_no_trace(engine, changed)
+    return True

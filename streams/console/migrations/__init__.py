@@ -1,0 +1,32 @@
+"""The versions of the console's schema, by Alembic. `upgrade` applies the missing ones; every command begins with it.
+
+After a change of `schema`, write the next version, and edit what it needs beyond new tables and columns:
+
+    python -m safeguard_streams.console.migrations "what changes"
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, text
+
+_LOCK = 7_233_861  # of PostgreSQL: of two processes that start at once, one waits until the other has upgraded
+
+
+def upgrade(engine: Engine) -> None:
+    """Bring the tables to the newest version, in one transaction."""
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        command.upgrade(config(connection), "head")
+
+
+def config(connection: Connection) -> Config:
+    """Alembic's configuration: the versions in this package, on a connection."""
+    options = Config()
+    options.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    options.attributes["connection"] = connection
+    return options

@@ -1,0 +1,119 @@
+"""The web application: routes, and what surrounds each request."""
+
+from __future__ import annotations
+
+import secrets
+from importlib.resources import files
+from typing import Any
+
+from sqlalchemy import Engine
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
+
+from safeguard_streams.console.web import guard
+from safeguard_streams.console.web.console import Console
+from safeguard_streams.console.web.guard import Page
+from safeguard_streams.console.web.pages import (
+    audit,
+    decisions,
+    entrance,
+    go,
+    item,
+    overview,
+    policies,
+    queue,
+    replays,
+    search,
+)
+from safeguard_streams.console.web.security import Surroundings
+from safeguard_streams.runtime import telemetry
+from safeguard_streams.runtime.settings import Settings
+
+PAGES: tuple[Page, ...] = (
+    *entrance.PAGES,
+    *overview.PAGES,
+    *queue.PAGES,
+    *item.PAGES,
+    *decisions.PAGES,
+    *search.PAGES,
+    *policies.PAGES,
+    *replays.PAGES,
+    *audit.PAGES,
+    *go.PAGES,
+)
+_COOKIE = "safeguard_console"
+_STATIC_SECONDS = 3600
+
+
+def build(settings: Settings, engine: Engine) -> Starlette:
+    """The application. Raises ConfigurationError where the settings of signing in contradict each other."""
+    console = Console(settings, engine, {page.name: page for page in PAGES})
+    https = settings.console_url.startswith("https://")
+    key = settings.console_session_key
+    middleware = [
+        Middleware(Surroundings, https=https),
+        Middleware(TrustedHostMiddleware, allowed_hosts=list(console.sign_in.hosts) or ["*"]),
+        Middleware(
+            SessionMiddleware,
+            secret_key=key.get_secret_value() if key else secrets.token_urlsafe(48),
+            session_cookie=f"__Host-{_COOKIE}" if https else _COOKIE,
+            max_age=int(settings.console_session_hours * 3600),
+            same_site="lax",  # the provider's redirect carries it; forms have a token besides
+            https_only=https,
+        ),
+    ]
+    static = _Static(directory=str(files("safeguard_streams.console.web") / "static"))
+    routes = [
+        *map(guard.route, PAGES),
+        Mount("/static", static, name="static"),
+        Route("/health/live", _live),
+        Route("/health/started", _live),
+        Route("/health/ready", _ready),
+        Route("/metrics", _metrics),
+    ]
+    app = Starlette(routes=routes, middleware=middleware, exception_handlers={404: _not_found, 405: _not_found})
+    app.state.console = console
+    return app
+
+
+class _Static(StaticFiles):
+    """The files of this package, which browsers keep for a while."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def kept(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"].append((b"cache-control", f"public, max-age={_STATIC_SECONDS}".encode()))
+            await send(message)
+
+        await super().__call__(scope, receive, kept)
+
+
+async def _not_found(request: Request, _: Exception) -> Response:
+    request.scope.setdefault("person", request.app.state.console.sign_in.person(request))
+    return guard.problem(request, 404, "There is no such page.")
+
+
+async def _live(_: Request) -> Response:
+    return JSONResponse({"alive": True, "started": True})
+
+
+def _ready(request: Request) -> Response:
+    """Ready once the database answers."""
+    console = request.app.state.console
+    try:
+        with console.engine.connect() as connection:
+            connection.exec_driver_sql("SELECT 1")
+    except Exception:  # drivers raise many kinds, and each means the same
+        return JSONResponse({**console.settings.identity("console"), "ready": False}, status_code=503)
+    return JSONResponse({**console.settings.identity("console"), "ready": True})
+
+
+async def _metrics(_: Request) -> Response:
+    return Response(telemetry.page(), media_type=telemetry.CONTENT_TYPE)

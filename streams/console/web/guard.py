@@ -1,0 +1,126 @@
+"""The one way to an endpoint: who asks, how often, whether this person may, and whether the form is the console's."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, NamedTuple
+
+from sqlalchemy.exc import DBAPIError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from safeguard_streams.console.web import rendering, sessions
+from safeguard_streams.console.web.auth import SignInError
+from safeguard_streams.console.web.roles import Permission
+from safeguard_streams.errors import BusError, ConfigurationError, SafeguardError
+
+log = logging.getLogger(__name__)
+
+Endpoint = Callable[[Request], Response | Awaitable[Response]]
+_FIELDS, _BYTES = 200, 100_000  # of a form
+_AWAY = {
+    False: "The console's database does not answer. Nothing is lost; try again in a minute.",
+    True: "Kafka does not answer. What you sent may not have been written; send it once more.",
+}
+
+
+class Page(NamedTuple):
+    """One route. permission: what it takes; None for pages that anybody may see. An endpoint that is no coroutine runs
+    in a thread.
+    """
+
+    name: str
+    method: Literal["GET", "POST"]
+    path: str
+    permission: Permission | None
+    endpoint: Endpoint
+
+
+class NotFoundError(Exception):
+    """There is no such thing. The message is safe to show."""
+
+
+class RefusedError(Exception):
+    """A request that makes no sense now. The message is safe to show."""
+
+
+_STATUS = {NotFoundError: 404, RefusedError: 409, ConfigurationError: 409, SignInError: 400}
+
+
+def route(page: Page) -> Route:
+    """The guarded route of a page."""
+
+    async def guarded(request: Request) -> Response:
+        request.scope["person"] = person = request.app.state.console.sign_in.person(request)
+        refused = _refused_rate(request) or (_refused_person(request, page) if page.permission else None)
+        if refused is not None:
+            return refused
+        form = FormData()
+        if page.method == "POST":
+            length = request.headers.get("content-length", "")
+            if not length.isdecimal() or int(length) > _BYTES:
+                return problem(request, 413, "This form is too long.")
+            form = await request.form(max_files=0, max_fields=_FIELDS)
+            if not sessions.is_own_form(request, form.get("token")):
+                return problem(request, 403, "This form is out of date. Load the page once more, and repeat.")
+        request.state.form = form
+        request.state.by = person.name if person else ""
+        return await _answered(request, page.endpoint)
+
+    return Route(page.path, guarded, name=page.name, methods=[page.method])
+
+
+def _refused_rate(request: Request) -> Response | None:
+    console, person = request.app.state.console, request.scope["person"]
+    address = request.client.host if request.client else "unknown"
+    rates, caller = (console.rates, person.name) if person is not None else (console.entrance_rates, address)
+    if not rates.allow(caller):
+        response = problem(request, 429, "Too many requests. Wait a minute.")
+        response.headers["retry-after"] = "60"
+        return response
+    return None
+
+
+def _refused_person(request: Request, page: Page) -> Response | None:
+    person = request.scope["person"]
+    if person is None:
+        if page.method == "GET":
+            request.session["next"] = str(request.url.replace(scheme="", netloc=""))
+            return RedirectResponse("/sign-in", status_code=303)
+        return problem(request, 401, "You are signed out. Sign in, and repeat.")
+    if page.permission is not None and not person.may(page.permission):
+        needed = ", ".join(sorted(request.app.state.console.roles_for(page.permission)))
+        return problem(request, 403, f"Your roles do not allow this. It takes one of: {needed}.")
+    return None
+
+
+async def _answered(request: Request, endpoint: Endpoint) -> Response:
+    try:
+        result: Any = (
+            endpoint(request) if inspect.iscoroutinefunction(endpoint) else run_in_threadpool(endpoint, request)
+        )
+        response: Response = await result
+    except (DBAPIError, BusError) as error:
+        log.warning("request not served path=%s error=%s", request.url.path, type(error).__name__)
+        return problem(request, 503, _AWAY[isinstance(error, BusError)])
+    except (SafeguardError, NotFoundError, RefusedError, SignInError) as error:
+        status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
+        return problem(request, status, str(error))
+    return response
+
+
+def problem(request: Request, status: int, text: str) -> Response:
+    """A page that says what went wrong and what to do."""
+    return rendering.page(request, "problem.html", status=status, text=text, status_code=status)
+
+
+def back(request: Request, url: str, message: str | None = None) -> Response:
+    """The answer to a form: see this page, which says the message once."""
+    if message is not None:
+        request.session["message"] = message
+    return RedirectResponse(url, status_code=303)

@@ -1,0 +1,146 @@
+"""All that the database knows about one content item."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row, select
+
+from safeguard_streams.console.schema import (
+    actions,
+    erasures,
+    escalations,
+    items,
+    rationales,
+    replay_verdicts,
+    review_items,
+    reviews,
+    verdicts,
+)
+from safeguard_streams.console.web import policy_text
+from safeguard_streams.console.web.policy_text import PolicyText
+from safeguard_streams.contract.records import EVERY_POLICY, now
+
+_MOST = 100  # rows of each kind; an item with more is being tried, and its newest rows matter
+_OTHERS = 10
+_DRAWS = 2**32
+
+AnyRow = Row[Any]
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """Rows about an item, newest first.
+
+    policies: the text of each policy version that a verdict names, by id and version; in force, by id and None.
+    """
+
+    content_id: str
+    item: AnyRow | None
+    waiting: Sequence[AnyRow]
+    verdicts: Sequence[AnyRow]
+    compared: Sequence[AnyRow]
+    escalations: Sequence[AnyRow]
+    actions: Sequence[AnyRow]
+    erased_at: datetime | None
+    others: Sequence[Any]
+    with_rationale: frozenset[str]
+    policies: dict[tuple[str, str | None], PolicyText]
+
+    @property
+    def superseded(self) -> frozenset[str]:
+        """The verdicts that a later one replaces."""
+        return frozenset(one.supersedes for one in self.verdicts if one.supersedes)
+
+    @property
+    def judged(self) -> AnyRow | None:
+        """The verdict that matters most: of what waits, or else the newest that nothing replaces."""
+        live = [one for one in self.verdicts if one.verdict_id not in self.superseded]
+        waits = {one.policy_id for one in self.waiting if one.state == "open"}
+        return next((one for one in live if one.policy_id in waits), live[0] if live else None)
+
+    @property
+    def policy_id(self) -> str | None:
+        """The policy that the item is about here."""
+        if self.judged is not None:
+            return str(self.judged.policy_id)
+        named = [one.policy_id for one in self.waiting if one.policy_id != EVERY_POLICY]
+        named += [one.policy_id for one in self.escalations]
+        return named[0] if named else None
+
+    @property
+    def decision(self) -> AnyRow | None:
+        """A moderator's decision that is in force: the newest one, unless it was taken back."""
+        withdrawn = {one.withdraws for one in self.actions if one.withdraws}
+        for one in self.actions:
+            if one.policy_id is None and not one.withdraws:
+                return None if one.action_id in withdrawn else one
+        return None
+
+
+def load(connection: Connection, content_id: str) -> Facts | None:
+    """The facts; None for an item that the database does not know."""
+
+    def rows(table: Any, at: Any) -> Sequence[AnyRow]:
+        found = select(table).where(table.c.content_id == content_id).order_by(at.desc()).limit(_MOST)
+        return connection.execute(found).all()
+
+    item = connection.execute(select(items).where(items.c.content_id == content_id)).first()
+    judged = rows(verdicts, verdicts.c.decided_at)
+    acted = rows(actions, actions.c.acted_at)
+    waiting = rows(review_items, review_items.c.priority)
+    if item is None and not judged and not acted and not waiting:
+        return None
+    compared = rows(replay_verdicts, replay_verdicts.c.decided_at)
+    facts = Facts(
+        content_id,
+        item,
+        waiting,
+        judged,
+        compared,
+        rows(escalations, escalations.c.escalated_at),
+        acted,
+        connection.execute(select(erasures.c.erased_at).where(erasures.c.content_id == content_id)).scalar(),
+        _others(connection, item),
+        _with_rationale(connection, [one.verdict_id for one in (*judged, *compared)]),
+        {},
+    )
+    wanted: set[tuple[str, str | None]] = {(one.policy_id, one.policy_version) for one in (*judged, *compared)}
+    if facts.policy_id:
+        wanted.add((facts.policy_id, None))
+    texts = {key: policy_text.version(connection, *key) for key in wanted}
+    return msgspec.structs.replace(facts, policies={key: text for key, text in texts.items() if text is not None})
+
+
+def _others(connection: Connection, item: AnyRow | None) -> Sequence[Any]:
+    if item is None or not item.author_id:
+        return ()
+    return connection.execute(
+        select(items.c.content_id, items.c.effective, items.c.last_activity, items.c.surface)
+        .where(items.c.author_id == item.author_id, items.c.content_id != item.content_id)
+        .order_by(items.c.last_activity.desc())
+        .limit(_OTHERS)
+    ).all()
+
+
+def _with_rationale(connection: Connection, verdict_ids: Sequence[str]) -> frozenset[str]:
+    found = select(rationales.c.verdict_id).where(rationales.c.verdict_id.in_(verdict_ids))
+    return frozenset(connection.execute(found).scalars()) if verdict_ids else frozenset()
+
+
+def is_blind(facts: Facts, by: str, share: float) -> bool:
+    """Whether somebody is to decide about the item before the verdict is shown. Equal each time that it is asked."""
+    sha = facts.item.content_sha256 if facts.item is not None else None
+    drawn = hashlib.sha256(f"{by}\0{facts.content_id}\0{sha}".encode()).digest()
+    return int.from_bytes(drawn[:4], "big") < share * _DRAWS
+
+
+def decided_lately(connection: Connection, content_id: str, by: str, within: timedelta) -> bool:
+    """Whether somebody decided about the item during their present claim."""
+    found = select(reviews.c.id).where(
+        reviews.c.content_id == content_id, reviews.c.who == by, reviews.c.at >= now() - within
+    )
+    return connection.execute(found.limit(1)).first() is not None

@@ -1,0 +1,63 @@
+"""The audit log: who saw and did what. Rows are only added."""
+
+from __future__ import annotations
+
+from urllib.parse import urlencode
+
+from sqlalchemy import Select, select
+from starlette.requests import Request
+from starlette.responses import Response
+
+from safeguard_streams.console.schema import audit_log
+from safeguard_streams.console.web import rendering
+from safeguard_streams.console.web.console import Console
+from safeguard_streams.console.web.guard import Page
+from safeguard_streams.console.web.pages.search import streamed
+from safeguard_streams.console.web.writing import logged, stored
+
+_ROWS = 100
+ACTIONS = ("claim", "decide", "export", "give back", "rationale", "reveal", "search", "undo")
+
+
+def show(request: Request) -> Response:
+    """The newest entries, by person, action and object."""
+    console: Console = request.app.state.console
+    wanted = _wanted(request)
+    query = _query(wanted).limit(_ROWS + 1)
+    if (before := request.query_params.get("before", "")).isdecimal():
+        query = query.where(audit_log.c.id < int(before[:18]))
+    with console.engine.connect() as connection:
+        rows = connection.execute(query).all()
+    given = {name: value for name, value in wanted.items() if value}
+    more = "/audit?" + urlencode({**given, "before": rows[_ROWS - 1].id}) if len(rows) > _ROWS else None
+    return rendering.page(
+        request,
+        "audit.html",
+        rows=rows[:_ROWS],
+        wanted=wanted,
+        actions=ACTIONS,
+        following=more,
+        export="/audit.csv?" + urlencode(given),
+    )
+
+
+def export(request: Request) -> Response:
+    """The same, whole, as CSV. That somebody took it stands in the log."""
+    wanted = _wanted(request)
+    logged(request, "export", "audit log", {"fields": sorted(name for name, value in wanted.items() if value)})
+    return streamed(request.app.state.console, _query(wanted), [one.name for one in audit_log.c], "audit-log.csv")
+
+
+def _wanted(request: Request) -> dict[str, str]:
+    return {name: stored(request.query_params.get(name, "").strip()) for name in ("who", "action", "object")}
+
+
+def _query(wanted: dict[str, str]) -> Select[tuple[object, ...]]:
+    conditions = [audit_log.c[name] == value for name, value in wanted.items() if value]
+    return select(audit_log).where(*conditions).order_by(audit_log.c.id.desc())
+
+
+PAGES = (
+    Page("audit", "GET", "/audit", "audit", show),
+    Page("audit_export", "GET", "/audit.csv", "audit", export),
+)

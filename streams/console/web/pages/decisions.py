@@ -1,0 +1,192 @@
+"""Deciding about an item, and taking that back. Both are records; the database learns of them from the topic.
+
+A form carries a key, which makes the record's id. A request that comes twice is one decision, and its label is kept
+once.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import select
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
+from starlette.requests import Request
+from starlette.responses import Response
+
+from safeguard_streams.console.schema import audit_log, reviews
+from safeguard_streams.console.web import item_facts
+from safeguard_streams.console.web.claims import Queue
+from safeguard_streams.console.web.console import Console
+from safeguard_streams.console.web.guard import NotFoundError, Page, RefusedError, back
+from safeguard_streams.console.web.pages.queue import item_url, lease_of
+from safeguard_streams.console.web.writing import log_access, logged, stored, transaction
+from safeguard_streams.contract.records import Decision, Enforced, now, origin_of
+from safeguard_streams.enforcement import decisions
+from safeguard_streams.enforcement.decisions import Cited
+from safeguard_streams.enforcement.places import KnownItem
+from safeguard_streams.releases.operator import ChangedBy
+
+_KEY = re.compile(r"[0-9a-f]{32}")
+
+
+class Decided(NamedTuple):
+    """What a form says."""
+
+    content_id: str
+    action: Enforced
+    rule: str
+    why: str
+    key: str
+    content_sha256: str
+
+
+async def decide(request: Request) -> Response:
+    """Write a decision, and go to the next item."""
+    decided = _read(request.state.form)
+    console: Console = request.app.state.console
+    blind, facts = await run_in_threadpool(_hold, request, decided)
+    written = await decisions.decide(
+        console.settings,
+        known_item(facts),
+        decided.action,
+        ChangedBy(decided.why, request.state.by),
+        cited=Cited(facts.policy_id, decided.rule or None),
+        key=decided.key,
+    )
+    following = await run_in_threadpool(_record, request, decided, facts, written.action_id, blind=blind)
+    request.session["undo"] = [decided.content_id, written.action_id]
+    text = f"{decided.content_id}: {decided.action}." + (f" {_verdict_said(facts)}" if blind else "")
+    return back(request, item_url(following) if following else "/queue", text)
+
+
+async def undo(request: Request) -> Response:
+    """Take the decision about an item back: what the verdicts say stands again."""
+    form, console = request.state.form, request.app.state.console
+    content_id, decision_id = str(form.get("content_id", "")), str(form.get("decision", ""))
+    facts = await run_in_threadpool(_known, request, content_id)
+    person = ChangedBy(str(form.get("why", "")).strip() or "undone in the console", request.state.by)
+    if decision_id:
+        await decisions.undo(console.settings, known_item(facts), decision_id, person)
+    else:
+        await decisions.undecide(console.settings, known_item(facts), person)
+    await run_in_threadpool(logged, request, "undo", content_id, {"decision": decision_id})
+    return back(request, item_url(content_id), "Undone. What the verdicts say stands again.")
+
+
+def known_item(facts: item_facts.Facts) -> str | KnownItem:
+    """The item with the text that the page shows, so that nobody has to look it up; its id where no place is known."""
+    item = facts.item
+    if item is None or item.event_partition is None:
+        return facts.content_id
+    origin = origin_of(item.event_partition, item.event_offset)
+    return KnownItem(facts.content_id, item.event_partition, item.content_sha256, origin)
+
+
+def _known(request: Request, content_id: str) -> item_facts.Facts:
+    with request.app.state.console.engine.connect() as connection:
+        facts = item_facts.load(connection, stored(content_id))
+    if facts is None:
+        raise NotFoundError("The console knows no item of this id.")
+    return facts
+
+
+def _read(form: FormData) -> Decided:
+    try:
+        action = msgspec.convert(form.get("action"), Enforced)
+    except msgspec.ValidationError:
+        raise RefusedError("Choose what to do: allow, label, limit, remove or escalate.") from None
+    content_id = str(form.get("content_id", ""))  # as it is: an id may begin with a blank
+    rule, why, key, sha = (str(form.get(name, "")).strip() for name in ("rule", "why", "key", "content_sha256"))
+    if not why:
+        raise RefusedError("Give a reason. Others will read it.")
+    if not _KEY.fullmatch(key):
+        raise RefusedError("This form is out of date. Load the page once more, and repeat.")
+    return Decided(content_id, action, rule, why, key, sha)
+
+
+def _hold(request: Request, decided: Decided) -> tuple[bool, item_facts.Facts]:
+    """Claim the item for the time of the decision, and find whether the person decides blind."""
+    console: Console = request.app.state.console
+    by, lease = request.state.by, lease_of(console)
+    with transaction(console.engine) as connection:
+        facts = item_facts.load(connection, stored(decided.content_id))
+        if facts is None:
+            raise NotFoundError("The console knows no item of this id.")
+        if facts.item is not None and (facts.item.content_sha256 or "") != decided.content_sha256:
+            raise RefusedError("The item has another text by now. Go back, load the page once more, and read it first.")
+        queue = Queue(connection, lease)
+        blind = (
+            queue.holder(facts.content_id) == by
+            and not item_facts.decided_lately(connection, facts.content_id, by, lease)
+            and item_facts.is_blind(facts, by, console.settings.console_blind_share)
+        )
+        waits = any(one.state == "open" for one in facts.waiting)
+        if waits and not queue.claim(facts.content_id, by):
+            holder = queue.holder(facts.content_id)
+            raise RefusedError(f"{holder or 'Somebody else'} works on this item. Nothing was written.")
+        return blind, facts
+
+
+def _record(request: Request, decided: Decided, facts: item_facts.Facts, action_id: str, *, blind: bool) -> str | None:
+    """Keep the decision as a label, once, and claim the next item."""
+    console: Console = request.app.state.console
+    by, judged = request.state.by, facts.judged
+    with transaction(console.engine) as connection:
+        queue = Queue(connection, lease_of(console))
+        if not _is_logged(connection, facts.content_id, action_id):
+            queue.claim(facts.content_id, by)
+            log_access(
+                connection,
+                request,
+                "decide",
+                decided.content_id,
+                {"action": decided.action, "action_id": action_id, "blind": blind},
+            )
+            connection.execute(
+                reviews.insert().values(
+                    who=by,
+                    content_id=facts.content_id,
+                    policy_id=facts.policy_id or "*",
+                    content_sha256=facts.item.content_sha256 if facts.item is not None else None,
+                    decision=_label(decided.action),
+                    rule=decided.rule or None,
+                    action=decided.action,
+                    verdict_id=judged.verdict_id if judged is not None else None,
+                    blind=blind,
+                    golden=False,
+                    second=any(one.policy_id is None and one.by not in (None, by) for one in facts.actions),
+                    at=now(),
+                )
+            )
+        following = queue.next(by, dict(request.session.get("queue", {})))
+        if following is not None:
+            log_access(connection, request, "claim", following)
+        return following
+
+
+def _is_logged(connection: Any, about: str, action_id: str) -> bool:
+    """Whether a decision about an item is in the audit log already."""
+    written = select(audit_log.c.details).where(audit_log.c.object == about, audit_log.c.action == "decide")
+    return any(one.get("action_id") == action_id for one in connection.execute(written).scalars())
+
+
+def _label(action: Enforced) -> Decision:
+    """What a decision says about the text: that it violates, or not; a colleague's turn says neither."""
+    return "safe" if action == "allow" else "undetermined" if action == "review" else "violates"
+
+
+def _verdict_said(facts: item_facts.Facts) -> str:
+    judged = facts.judged
+    if judged is None:
+        return "No verdict says anything about it."
+    rules = ", ".join(judged.rule_ids)
+    return f"You decided before you saw the verdict: {judged.decision}{', ' + rules if rules else ''}."
+
+
+PAGES = (
+    Page("decide", "POST", "/decisions", "decide", decide),
+    Page("undo", "POST", "/decisions/undo", "decide", undo),
+)

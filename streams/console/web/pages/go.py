@@ -1,0 +1,61 @@
+"""Going to whatever an id or a URL of this console names."""
+
+from __future__ import annotations
+
+from urllib.parse import urlencode, urlsplit
+
+from sqlalchemy import Connection, select
+from starlette.requests import Request
+from starlette.responses import Response
+
+from safeguard_streams.console.schema import (
+    actions,
+    items,
+    policy_changes,
+    policy_releases,
+    replay_verdicts,
+    replays,
+    verdicts,
+)
+from safeguard_streams.console.web.console import Console
+from safeguard_streams.console.web.guard import NotFoundError, Page, back
+from safeguard_streams.console.web.pages.queue import item_url
+from safeguard_streams.console.web.writing import stored
+
+
+def go(request: Request) -> Response:
+    """The page of an item, a verdict, an action, a policy or a replay, by its id, or of a URL that was copied."""
+    console: Console = request.app.state.console
+    wanted = stored(str(request.state.form.get("to", "")).strip())
+    parts = urlsplit(wanted)
+    own = {request.url.netloc, urlsplit(console.settings.console_url).netloc}
+    if parts.scheme in ("http", "https") and parts.netloc in own:
+        path = parts.path if parts.path.startswith("/") and not parts.path.startswith("//") else "/"
+        return back(request, path + (f"?{parts.query}" if parts.query else ""))
+    with console.engine.connect() as connection:
+        url = _url(connection, wanted)
+    if url is None:
+        raise NotFoundError("The console knows no item, verdict, action, policy or replay of this id.")
+    return back(request, url)
+
+
+def _url(connection: Connection, wanted: str) -> str | None:
+    for column in (items.c.content_id, verdicts.c.content_id):
+        if connection.execute(select(column).where(column == wanted).limit(1)).first() is not None:
+            return item_url(wanted)
+    by_key = ((verdicts, "verdict_id"), (replay_verdicts, "verdict_id"), (actions, "action_id"))
+    for table, key in by_key:
+        found = connection.execute(select(table.c.content_id).where(table.c[key] == wanted)).scalar()
+        if found is not None:
+            return item_url(str(found))
+    for column, path in (
+        (policy_releases.c.policy_id, "/policy"),
+        (policy_changes.c.policy_id, "/policy"),
+        (replays.c.replay_id, "/replay"),
+    ):
+        if connection.execute(select(column).where(column == wanted).limit(1)).first() is not None:
+            return f"{path}?" + urlencode({"id": wanted})
+    return None
+
+
+PAGES = (Page("go", "POST", "/go", "look", go),)

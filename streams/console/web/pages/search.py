@@ -1,0 +1,219 @@
+"""Search over verdicts: filters in the URL, pages by key, and all that is found as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, or_, select
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from safeguard_streams.console import native
+from safeguard_streams.console.schema import items, verdict_rules, verdicts
+from safeguard_streams.console.web import rendering
+from safeguard_streams.console.web.console import Console
+from safeguard_streams.console.web.guard import Page, RefusedError
+from safeguard_streams.console.web.writing import logged, stored
+
+ROWS = 50
+_RARE = 5000  # texts that a rare word is in
+_BATCH = 1000  # rows that an export reads at a time
+_EXACT = ("policy", "decision", "surface", "language", "author", "id", "effective")
+_COLUMNS = {
+    "policy": verdicts.c.policy_id,
+    "decision": verdicts.c.decision,
+    "surface": verdicts.c.surface,
+    "language": items.c.language,
+    "author": items.c.author_id,
+    "id": verdicts.c.content_id,
+    "effective": items.c.effective,
+}
+EXPORTED = (
+    verdicts.c.verdict_id,
+    verdicts.c.content_id,
+    verdicts.c.policy_id,
+    verdicts.c.policy_version,
+    verdicts.c.decision,
+    verdicts.c.rule_ids,
+    verdicts.c.score,
+    verdicts.c.confidence,
+    verdicts.c.reason,
+    verdicts.c.lane,
+    verdicts.c.gate,
+    verdicts.c.decided_at,
+    verdicts.c.surface,
+    items.c.language,
+    items.c.author_id,
+    items.c.effective,
+)
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take for the beginning of one
+
+
+class Search(msgspec.Struct, frozen=True):
+    """What somebody looks for: the fields of the form, as texts."""
+
+    id: str = ""
+    author: str = ""
+    words: str = ""
+    policy: str = ""
+    rule: str = ""
+    decision: str = ""
+    effective: str = ""
+    surface: str = ""
+    language: str = ""
+    since: str = ""
+    until: str = ""
+
+    @classmethod
+    def of(cls, request: Request) -> Search:
+        """The fields that a URL holds."""
+        given = request.query_params
+        return cls(**{name: stored(given.get(name, "").strip()) for name in cls.__struct_fields__})
+
+    @property
+    def given(self) -> dict[str, str]:
+        """The fields that are not empty."""
+        return {name: value for name, value in msgspec.structs.asdict(self).items() if value}
+
+    def query(self, connection: Connection, *columns: Any) -> Select[Any]:
+        """Verdicts that match, newest first."""
+        conditions = [_COLUMNS[name] == value for name, value in self.given.items() if name in _EXACT]
+        if self.rule:
+            cites = and_(verdict_rules.c.verdict_id == verdicts.c.verdict_id, verdict_rules.c.rule_id == self.rule)
+            conditions.append(exists().where(cites))
+        if self.words:
+            conditions.append(_with_words(connection, self.words))
+        if self.since:
+            conditions.append(verdicts.c.decided_at >= _moment(self.since))
+        if self.until:
+            conditions.append(verdicts.c.decided_at < _end(self.until))
+        joined = verdicts.outerjoin(items, items.c.content_id == verdicts.c.content_id)
+        return (
+            select(*columns)
+            .select_from(joined)
+            .where(*conditions)
+            .order_by(verdicts.c.decided_at.desc(), verdicts.c.verdict_id.desc())
+        )
+
+
+def _with_words(connection: Connection, words: str) -> ColumnElement[bool]:
+    """A condition for verdicts on items whose text has these words.
+
+    Databases guess how many texts have a word, and search all verdicts for a rare one. This looks first: rare words
+    are looked up by the ids of their items, and common ones by walking the verdicts from the newest.
+    """
+    matching = native.matches(connection.dialect.name, words)
+    with connection.begin_nested():
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        found = connection.execute(select(items.c.content_id).where(matching).limit(_RARE + 1)).scalars().all()
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = on")
+    return verdicts.c.content_id.in_(found) if len(found) <= _RARE else matching
+
+
+def _moment(text: str) -> datetime:
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise RefusedError("Write a time as 2026-11-26 or 2026-11-26T14:30, in UTC.") from None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at
+
+
+def _end(text: str) -> datetime:
+    """The end of the day or the minute that a text names."""
+    length = timedelta(days=1) if "T" not in text and ":" not in text else timedelta(minutes=1)
+    begin = _moment(text)
+    return begin + min(length, datetime.max.replace(tzinfo=UTC) - begin)
+
+
+def show(request: Request) -> Response:
+    """The form, and one page of what it finds."""
+    console: Console = request.app.state.console
+    wanted = Search.of(request)
+    after = request.query_params.get("after", "")
+    with console.engine.connect() as connection:
+        rows = connection.execute(_page(wanted.query(connection, *EXPORTED), after)).all()
+    if wanted.given and not after:
+        logged(request, "search", "verdicts", {"fields": sorted(wanted.given)})
+    last = rows[ROWS - 1] if len(rows) > ROWS else None
+    following = None
+    if last is not None:
+        place = f"{last.decided_at.isoformat()}~{last.verdict_id}"
+        following = "/search?" + urlencode({**wanted.given, "after": place})
+    return rendering.page(
+        request,
+        "search.html",
+        wanted=wanted,
+        rows=rows[:ROWS],
+        following=following,
+        later=bool(after),
+        export="/search.csv?" + urlencode(wanted.given),
+    )
+
+
+def _page(query: Select[Any], after: str) -> Select[Any]:
+    """The rows of one page, and one more, after the last row of the page before."""
+    if not after:
+        return query.limit(ROWS + 1)
+    at, _, verdict_id = after.partition("~")
+    moment = _moment(at)
+    same = and_(verdicts.c.decided_at == moment, verdicts.c.verdict_id < verdict_id)
+    return query.where(or_(verdicts.c.decided_at < moment, same)).limit(ROWS + 1)
+
+
+def export(request: Request) -> Response:
+    """All that a search finds as CSV, read and sent in parts."""
+    console: Console = request.app.state.console
+    wanted = Search.of(request)
+    with console.engine.connect() as connection:
+        query = wanted.query(connection, *EXPORTED)
+    logged(request, "export", "verdicts", {"fields": sorted(wanted.given)})
+    return streamed(console, query, [column.name for column in EXPORTED], "verdicts.csv")
+
+
+def streamed(console: Console, query: Select[Any], names: list[str], file: str) -> StreamingResponse:
+    """The rows of a query as a CSV file for download."""
+
+    def parts() -> Iterator[str]:
+        yield _csv([names])
+        with console.engine.connect() as connection:
+            rows = connection.execution_options(stream_results=True, yield_per=_BATCH).execute(query)
+            for part in rows.partitions():
+                yield _csv([list(map(_cell, row)) for row in part])
+
+    return StreamingResponse(
+        parts(), media_type="text/csv", headers={"content-disposition": f'attachment; filename="{file}"'}
+    )
+
+
+def _csv(rows: list[list[str]]) -> str:
+    written = io.StringIO()
+    csv.writer(written).writerows(rows)
+    return written.getvalue()
+
+
+def _cell(value: object) -> str:
+    """A value as a cell that no spreadsheet takes for a formula."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, list):
+        return _cell(" ".join(map(str, value)))
+    if isinstance(value, dict):
+        return msgspec.json.encode(value).decode()
+    text = str(value)
+    return "'" + text if isinstance(value, str) and text.startswith(_FORMULA) else text
+
+
+PAGES = (
+    Page("search", "GET", "/search", "items", show),
+    Page("export", "GET", "/search.csv", "export", export),
+)

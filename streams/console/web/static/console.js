@@ -1,0 +1,89 @@
+// Keys, the jump dialog, live figures and charts. Pages work without it.
+"use strict";
+(() => {
+  const dialog = () => document.getElementById("jump");
+  const typing = (element) => element.matches("input, textarea, select, [contenteditable]");
+
+  // Each control names its key as data-key. Rows of a table are walked with j and k.
+  const walk = (step) => {
+    const links = [...document.querySelectorAll("tbody a.row-link")];
+    if (!links.length) return;
+    const at = links.indexOf(document.activeElement);
+    links[Math.min(links.length - 1, Math.max(0, at + step))].focus();
+  };
+  document.addEventListener("keydown", (event) => {
+    if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") {
+      event.preventDefault();
+      dialog()?.showModal();
+      return;
+    }
+    if (event.ctrlKey || event.metaKey || event.altKey || typing(event.target) || dialog()?.open) return;
+    if (event.key === "j" || event.key === "k") return walk(event.key === "j" ? 1 : -1);
+    const control = [...document.querySelectorAll("[data-key]")].find((one) => one.dataset.key === event.key);
+    if (!control) return;
+    event.preventDefault();
+    if (typing(control)) control.type === "radio" ? control.click() : control.focus();
+    else control.click();
+  });
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("[data-jump]")) dialog()?.showModal();
+    if (event.target === dialog()) dialog().close();
+  });
+  // A form is sent once. The server would write one decision for two requests; this spares the second.
+  document.addEventListener("submit", (event) => {
+    if (event.defaultPrevented) return;
+    const form = event.target;
+    if (form.dataset.sent) return event.preventDefault();
+    if (form.method !== "post") return;
+    form.dataset.sent = "yes";
+    setTimeout(() => delete form.dataset.sent, 5000);
+  });
+  window.addEventListener("pageshow", () => document.querySelectorAll("form").forEach((one) => delete one.dataset.sent));
+
+  // Figures reload when the server says that something changed.
+  const live = document.querySelector("[data-live]");
+  if (live) {
+    const source = new EventSource(live.dataset.live);
+    source.addEventListener("changed", () => {
+      if (!document.hidden && !live.contains(document.activeElement)) htmx.trigger(live, "changed");
+    });
+    window.addEventListener("pagehide", () => source.close());
+  }
+
+  // A chart draws the table that it names: first column times, then one series each.
+  const charts = new WeakMap();
+  const draw = (place) => {
+    const table = document.getElementById(place.dataset.chart);
+    if (!table) return;
+    const names = [...table.querySelectorAll("thead th")].map((one) => one.textContent.trim());
+    const rows = [...table.querySelectorAll("tbody tr")].map((row) =>
+      [...row.querySelectorAll("[data-value]")].map((one) => Number(one.dataset.value)));
+    if (!rows.length) return;
+    const columns = names.map((_, index) => rows.map((row) => row[index]));
+    if (charts.has(place)) return charts.get(place).setData(columns);
+    const style = getComputedStyle(document.documentElement);
+    const colour = (name) => style.getPropertyValue(name).trim();
+    const said = place.nextElementSibling;
+    const axis = { stroke: colour("--quiet"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
+    const chart = new uPlot({
+      width: place.clientWidth, height: 190, legend: { show: false }, cursor: { y: false },
+      axes: [axis, { ...axis, size: 56 }],
+      scales: { y: { range: (_, low, high) => [0, Math.max(1, high * 1.05)] } },
+      series: names.map((name, index) => index === 0 ? {} : {
+        label: name, width: 2, stroke: colour(`--series-${index}`), points: { show: rows.length < 3 },
+      }),
+      hooks: { setCursor: [(plot) => {
+        const at = plot.cursor.idx;
+        if (at == null) return;
+        const cells = table.querySelectorAll("tbody tr")[at].querySelectorAll("[data-value]");
+        said.textContent = [...cells].map((cell, index) => index ? `${names[index]} ${cell.textContent.trim()}` : cell.textContent.trim()).join(" · ");
+      }] },
+    }, columns, place);
+    charts.set(place, chart);
+    new ResizeObserver(() => chart.setSize({ width: place.clientWidth, height: 190 })).observe(place);
+  };
+  const drawAll = () => document.querySelectorAll("[data-chart]").forEach(draw);
+  drawAll();
+  document.addEventListener("htmx:after:swap", drawAll);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => location.reload());
+})();

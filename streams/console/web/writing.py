@@ -1,0 +1,54 @@
+"""How pages write to the database: one short transaction, and an entry of the audit log with what it says."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+from starlette.requests import Request
+
+from safeguard_streams.console import schema
+from safeguard_streams.console.web.console import Console
+from safeguard_streams.contract.records import now
+
+
+@contextlib.contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """A transaction that may write. On SQLite its first statement takes the write lock: a transaction that reads first
+    could not write after another one did.
+    """
+    with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("UPDATE review_items SET claimed_by = claimed_by WHERE 0")
+        yield connection
+
+
+def log_access(
+    connection: Connection, request: Request, action: str, about: str, details: Mapping[str, Any] | None = None
+) -> None:
+    """Write who did what into the audit log. details: never content."""
+    person = request.scope["person"]
+    connection.execute(
+        schema.audit_log.insert().values(
+            at=now(),
+            who=person.name,
+            role=",".join(person.roles),
+            action=action,
+            object=stored(about),
+            details=dict(details or {}),
+        )
+    )
+
+
+def logged(request: Request, action: str, about: str, details: Mapping[str, Any] | None = None) -> None:
+    """The same in a transaction of its own."""
+    console: Console = request.app.state.console
+    with transaction(console.engine) as connection:
+        log_access(connection, request, action, about, details)
+
+
+def stored(text: str) -> str:
+    """A text as the database holds it: PostgreSQL refuses NUL."""
+    return text.replace("\0", "\ufffd")

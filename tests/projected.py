@@ -1,0 +1,206 @@
+"""Records of a small deployment for the console's tests, and the rows that are projected from them."""
+
+import random
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import msgspec
+import sqlalchemy as sa
+
+from safeguard_streams.console import schema
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import (
+    Action,
+    Attempt,
+    ContentEvent,
+    DeadLetter,
+    ErasureRequest,
+    Escalation,
+    HandledLetter,
+    Message,
+    ModeratorDecision,
+    Origin,
+    PolicyChange,
+    PolicyRelease,
+    PolicyStanding,
+    PrefilterResult,
+    Rationale,
+    Replay,
+    Replayed,
+    ReplayProgress,
+    Standing,
+    Tokens,
+    Verdict,
+    encode,
+)
+
+BEGAN = datetime(2026, 11, 1, 12, tzinfo=UTC)
+WHEN_READ = ("projected_at",)  # differs from run to run
+
+
+def at(seconds):
+    return BEGAN + timedelta(seconds=seconds)
+
+
+def record(topic, value, *, offset=0, partition=0, key=b"k", headers=()):
+    """One record as a consumer returns it. value: a record of the contract, bytes, or None for a tombstone."""
+    value = encode(value) if isinstance(value, msgspec.Struct) else value
+    timestamp = int(BEGAN.timestamp() * 1000) + offset
+    return SimpleNamespace(
+        topic=topic, partition=partition, offset=offset, timestamp=timestamp, key=key, value=value, headers=headers
+    )
+
+
+def verdict(number, content_id="c1", decision="violates", **fields):
+    given = {"policy_id": "hate", "policy_version": "v1", "stage": "reasoner", "lane": "live", "model": "gpt-oss"}
+    given |= {"rule_ids": ("H1",) if decision == "violates" else (), "reason": "quotes wombat", "score": 0.75}
+    given |= {"prefilter": PrefilterResult("terms", label="wombat", score=0.5), "tokens": Tokens(10, 5, 2)}
+    given |= {"latency": {"reason": 2.5}, "decided_at": at(number), "content_sha256": "0" * 64}
+    return Verdict(verdict_id=f"v{number}", content_id=content_id, decision=decision, **{**given, **fields})
+
+
+def escalation(number, content_id="c1", text="a wombat among words", **fields):
+    event = ContentEvent(
+        content_id,
+        text,
+        at(number),
+        author_id="author-7",
+        surface="comment",
+        language="en",
+        context=(Message("user", "an earlier wombat"),),
+        attributes={"title": "wombat"},
+    )
+    given = {"policy_id": "hate", "policy_version": "v1", "policy_revision": 1, "lane": "live"}
+    given |= {"prefilter": PrefilterResult("terms", label="wombat"), "escalated_at": at(number)}
+    given |= {"origin": f"0@{number}"}
+    return Escalation(event=event, **{**given, **fields})
+
+
+def action(number, content_id="c1", name="remove", **fields):
+    given = {"acted_at": at(number), "effective": name, "policy_id": "hate", "reason": "quotes wombat", "sequence": 1}
+    return Action(f"a{number}", content_id, name, **{**given, **fields})
+
+
+def standing(content_id="c1", policies=(), decision=None, effective="review", **fields):
+    return Standing(content_id, effective, 1, tuple(policies), decision, **fields)
+
+
+def in_review(policy_id="hate", decision="violates"):
+    return PolicyStanding(policy_id, action="review", action_id="a1", at=at(5), decision=decision, rule="unsure")
+
+
+def decided(name="allow"):
+    return ModeratorDecision(name, "d1", at(9), "kim", "why wombat")
+
+
+def rationale(number, content_id="c1"):
+    tried = (Attempt("the wombat is", "1"),)
+    return Rationale(f"v{number}", content_id, "hate", "v1", "gpt-oss", tried, at(number))
+
+
+def release(policy_id="hate", revision=1, **fields):
+    return PolicyRelease(policy_id, f"v{revision}", revision, "---\n# a policy", at(revision), "kim", **fields)
+
+
+def deployment(seed=1, items=40):
+    """Records of every topic, by topic and partition; with duplicates, tombstones, foreign records and erasures."""
+    made = _Deployment(random.Random(seed))
+    for item in range(items):
+        made.item(f"c{item}")
+    made.foreign()
+    made.once()
+    return made.logs
+
+
+class _Deployment:
+    def __init__(self, chance):
+        self.chance, self.logs, self.number = chance, {}, 0
+
+    def write(self, topic, value, content_id="", key=None, most=1):
+        """Write a record to the partition of its item, perhaps several times, as a broker without transactions does."""
+        partition = hash_of(content_id) if content_id else 0
+        log = self.logs.setdefault((topic, partition), [])
+        for _ in range(self.chance.choice(range(1, most + 1))):
+            log.append(record(topic, value, offset=len(log), partition=partition, key=key or content_id.encode()))
+
+    def item(self, content_id):
+        """An item with one or two texts, and what the pipeline and people did about them."""
+        for _ in range(self.chance.choice([1, 1, 2])):
+            self.number += 1
+            for policy in self.chance.sample(["hate", "spam", "fraud"], self.chance.randint(1, 2)):
+                self.judged(content_id, policy)
+        last = self.number * 10
+        if self.chance.random() < 0.3:
+            given = {"policy_id": None, "by": "kim", "why": "no wombat"}
+            made = action(last + 1, content_id, "allow", **given, sequence=None)
+            self.write(topics.ACTIONS, made, content_id)
+            self.write(topics.ACTIONS, msgspec.structs.replace(made, sequence=9), content_id)
+            self.write(topics.STANDING, standing(content_id, [in_review()], decided(), "allow"), content_id)
+        if self.chance.random() < 0.1:
+            self.write(topics.STANDING, None, content_id)
+        if self.chance.random() < 0.1:
+            self.write(topics.ERASURES, ErasureRequest(content_id, at(last + 5), "kim"), key=content_id.encode())
+        if self.chance.random() < 0.1:
+            self.write(topics.RATIONALES, None, content_id, f"v{self.number}-hate".encode())
+        for name in (f"x{self.number}", f"y{self.number}", f"z{self.number}"):
+            self.write(topics.CLEARED, verdict(self.number, name, "safe", policy_id="*", stage="prefilter"), name)
+
+    def judged(self, content_id, policy):
+        """One text under one policy."""
+        number = self.number
+        place = f"{hash_of(content_id)}@{number}"
+        text = f"text {number} of wombat {content_id}"
+        self.write(
+            topics.ESCALATIONS,
+            escalation(number, content_id, text, policy_id=policy, origin=place),
+            content_id,
+            most=2,
+        )
+        lane, name = self.chance.choice(["live", "audit"]), self.chance.choice(["violates", "safe", "undetermined"])
+        one = verdict(number * 10, content_id, name, policy_id=policy, lane=lane, origin=place)
+        one = msgspec.structs.replace(one, verdict_id=f"v{number}-{policy}")
+        self.write(topics.VERDICTS, one, content_id, most=2)
+        shadow = msgspec.structs.replace(one, verdict_id=f"s{number}-{policy}", lane="shadow")
+        self.write(topics.REPLAYS, shadow, content_id)
+        explained = msgspec.structs.replace(rationale(number, content_id), verdict_id=one.verdict_id)
+        self.write(topics.RATIONALES, explained, content_id, one.verdict_id.encode())
+        followed = action(number * 10, content_id, "review", policy_id=policy, verdict_id=one.verdict_id)
+        self.write(topics.ACTIONS, msgspec.structs.replace(followed, action_id=f"a{number}-{policy}"), content_id)
+        self.write(topics.STANDING, standing(content_id, [in_review(policy, name)]), content_id)
+
+    def foreign(self):
+        """What is no record of its topic, and one that no database takes."""
+        self.write(topics.VERDICTS, b"\xff no record", "c1")
+        self.write(topics.VERDICTS, verdict(5, "p" * 9000, malformed=2**63), "c1")
+
+    def once(self):
+        """Policies, a replay and a dead letter."""
+        for revision in (1, 2):
+            one = release(revision=revision)
+            self.write(topics.POLICIES, one, key=b"hate")
+            change = PolicyChange("release", "hate", at(revision), "kim", "", one)
+            self.write(topics.POLICIES_HISTORY, change)
+        self.write(topics.POLICIES, release("spam"), key=b"spam")
+        self.write(topics.POLICIES, None, key=b"spam")
+        job = Replay("r1", (Replayed("hate", "v2", "doc"),), {"0": 0}, {"0": 9}, "running", at(1), "kim")
+        self.write(topics.REPLAY_JOBS, job, key=b"r1")
+        self.write(topics.REPLAY_PROGRESS, ReplayProgress("r1", 0, 5, 4, 1, 2), key=b"r1 0")
+        origin = Origin("content.events", 0, 7, 1)
+        self.write(topics.DEAD_LETTERS, DeadLetter(origin, "prefilter", "RecordError", "text: is missing", 1, at(3)))
+        handled = HandledLetter("0@0", int(BEGAN.timestamp() * 1000), "requeued", at(4), "kim")
+        self.write(topics.DEAD_LETTERS_HANDLED, handled)
+
+
+def hash_of(content_id):
+    return sum(content_id.encode()) % 2
+
+
+def dump(engine, *, without=()):
+    """All projected rows, by table, in the order of their keys."""
+    found = {}
+    with engine.connect() as connection:
+        for table in schema.PROJECTED:
+            columns = [column for column in table.columns if column.name not in (*WHEN_READ, *without)]
+            rows = connection.execute(sa.select(*columns).order_by(*table.primary_key))
+            found[table.name] = [dict(row._mapping) for row in rows]
+    return found

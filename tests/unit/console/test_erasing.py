@@ -1,0 +1,108 @@
+"""After an erasure, no file of the database holds a word about the item."""
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from safeguard_streams.console import erasing, schema
+from safeguard_streams.console.store import Store
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import ErasureRequest
+from tests import projected
+from tests.projected import at, record
+
+WORD = "wombat"  # in every text, context, attribute, reason, label and rationale about an item
+OTHER = "quokka"
+
+
+@pytest.fixture
+def store(engine):
+    """A database with an item that is to be erased among others, and more rows about them than one page holds."""
+    opened = Store(engine, text_days=10_000)
+    opened.open()
+    records = []
+
+    def write(topic, value):
+        records.append(record(topic, value, offset=len(records)))
+
+    for number in range(60):
+        name, word = ("c1", WORD) if number == 30 else (f"o{number}", OTHER)
+        words = {"reason": f"quotes {word}", "prefilter": projected.PrefilterResult("terms", label=word)}
+        text = f"a {word} among words, padded: {number:0300}"
+        one = projected.escalation(number, name, text, prefilter=words["prefilter"])
+        event = projected.msgspec.structs.replace(one.event, context=(), attributes={"title": word})
+        write(topics.ESCALATIONS, projected.msgspec.structs.replace(one, event=event))
+        write(topics.VERDICTS, projected.verdict(number, name, **words))
+        write(topics.REPLAYS, projected.verdict(number + 1000, name, **words))
+        write(topics.ACTIONS, projected.action(number, name, reason=words["reason"], why=word))
+        if word == WORD:
+            write(topics.RATIONALES, projected.rationale(number, name))
+    for start in range(0, len(records), 12):
+        opened.apply(records[start : start + 12])
+    return opened
+
+
+@pytest.fixture
+def traces(engine, request):
+    """Which files of the database hold a word; PostgreSQL's write-ahead log is recycled by the server."""
+    if engine.dialect.name == "sqlite":
+        folder = Path(engine.url.database).parent
+    else:
+        folder = request.getfixturevalue("cluster").folder / "data" / "base"
+
+    def find(word):
+        if engine.dialect.name == "postgresql":
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.execute(sa.text("CHECKPOINT"))
+        return [file.name for file in folder.rglob("*") if file.is_file() and word.encode() in file.read_bytes()]
+
+    return find
+
+
+def test_a_command_leaves_no_trace_in_the_files(store, traces):
+    assert traces(WORD)
+    assert erasing.erase(store.engine, "c1", at(5000))
+    assert traces(WORD) == []
+    assert traces(OTHER)
+
+
+def test_the_projector_leaves_no_trace_in_the_files(store, traces):
+    assert traces(WORD)
+    store.apply([record(topics.ERASURES, ErasureRequest("c1", at(5000), "kim"))])
+    assert store.has_traces
+    store.tidy(at(5000))
+    assert traces(WORD) == []
+    assert traces(OTHER)
+
+
+def test_only_words_are_removed(store):
+    before = projected.dump(store.engine)
+    erasing.erase(store.engine, "c1", at(5000))
+    after = projected.dump(store.engine)
+    for name in ("items", "verdicts", "replay_verdicts", "escalations", "actions"):
+        words = {*schema.ITEM_WORDS, *schema.VERDICT_WORDS, *schema.ESCALATION_WORDS, *schema.ACTION_WORDS}
+        for old, new in zip(before[name], after[name], strict=True):
+            if old["content_id"] == "c1":
+                assert new == {key: None if key in words else value for key, value in old.items()}
+            else:
+                assert old == new
+    assert after["rationales"] == []
+
+
+def test_what_was_written_after_an_erasure_stays(store):
+    erasing.erase(store.engine, "c1", at(5000))
+    store.open()
+    late, new = projected.verdict(70, "c1"), projected.verdict(6000, "c1")
+    store.apply([record(topics.VERDICTS, one, offset=900 + n) for n, one in enumerate((late, new))])
+    store.apply([record(topics.ESCALATIONS, projected.escalation(6000, "c1", "new text"), offset=902)])
+    with store.engine.connect() as connection:
+        table = schema.verdicts
+        named = sa.select(table.c.verdict_id, table.c.reason).where(table.c.verdict_id.in_(("v70", "v6000")))
+        assert dict(connection.execute(named).all()) == {"v70": None, "v6000": "quotes wombat"}
+        text = sa.select(schema.items.c.text).where(schema.items.c.content_id == "c1")
+        assert connection.scalar(text) == "new text"
+
+
+def test_a_database_without_tables_has_nothing_to_erase(engine):
+    assert erasing.erase(engine, "c1", at(1)) is False

@@ -1,0 +1,40 @@
+"""The schema's versions."""
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from safeguard_streams.console import schema
+from safeguard_streams.console.migrations import upgrade
+from tests.projected import BEGAN
+
+
+def test_the_versions_lead_to_the_schema(engine):
+    upgrade(engine)
+    with engine.connect() as connection:
+        options = {
+            "compare_type": True,
+            "include_name": lambda name, kind, _: kind != "table" or not name.startswith(("items_words", "alembic")),
+            "include_object": lambda _object, name, kind, *_: kind != "index" or name != "ix_items_words",
+        }
+        assert compare_metadata(MigrationContext.configure(connection, opts=options), schema.metadata) == []
+
+
+def test_an_upgrade_of_what_is_up_to_date_changes_nothing(engine):
+    upgrade(engine)
+    tables = sa.inspect(engine).get_table_names()
+    upgrade(engine)
+    assert sa.inspect(engine).get_table_names() == tables
+
+
+@pytest.mark.parametrize("change", [sa.update(schema.audit_log).values(who="mallory"), sa.delete(schema.audit_log)])
+def test_the_audit_log_only_grows(engine, change):
+    upgrade(engine)
+    entry = {"at": BEGAN, "who": "kim", "role": "reviewer", "action": "reveal", "object": "c1", "details": {}}
+    with engine.begin() as connection:
+        connection.execute(sa.insert(schema.audit_log), entry)
+    with pytest.raises(sa.exc.DBAPIError, match="append-only"), engine.begin() as connection:
+        connection.execute(change)
+    with engine.connect() as connection:
+        assert connection.scalars(sa.select(schema.audit_log.c.who)).all() == ["kim"]

@@ -1,0 +1,203 @@
+"""Records become rows: each once, in any order of topics, whatever they hold."""
+
+import random
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from safeguard_streams.console import native, schema
+from safeguard_streams.console.store import Moved, Store
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import ErasureRequest, encode
+from tests import projected
+from tests.projected import BEGAN, at, record
+
+
+@pytest.fixture
+def store(engine):
+    opened = Store(engine, text_days=10_000)
+    opened.open()
+    return opened
+
+
+def rows(store, table, *columns):
+    with store.engine.connect() as connection:
+        chosen = [table.c[name] for name in columns] or [table]
+        return [tuple(row) for row in connection.execute(sa.select(*chosen).order_by(*table.primary_key))]
+
+
+def apply(store, topic, *values, start=0, **options):
+    store.apply([record(topic, value, offset=start + number, **options) for number, value in enumerate(values)])
+
+
+def interleaved(logs, chance):
+    """The records of all partitions in one order, which keeps the order in each."""
+    waiting = {place: list(log) for place, log in logs.items()}
+    while waiting:
+        place = chance.choice(sorted(waiting))
+        yield waiting[place].pop(0)
+        if not waiting[place]:
+            del waiting[place]
+
+
+def project(store, records, chance):
+    records = list(records)
+    while records:
+        size = chance.randint(1, 60)
+        store.apply(records[:size])
+        records = records[size:]
+
+
+def test_rows_are_the_same_in_whatever_order_topics_are_read(address, tmp_path, engine):
+    logs = projected.deployment()
+    found = []
+    for seed in range(3):
+        store = Store(engine, text_days=10_000)
+        store.open()
+        store.clear()
+        with engine.begin() as connection:
+            connection.execute(sa.delete(schema.erasures))
+        store.open()
+        chance = random.Random(seed)
+        project(store, interleaved(logs, chance), chance)
+        found.append(projected.dump(engine))
+    assert all(found[0].values()), [name for name, table in found[0].items() if not table]
+    for name in found[0]:
+        assert found[0][name] == found[1][name] == found[2][name], name
+
+
+def test_a_record_that_is_read_again_counts_once(store):
+    judged = projected.verdict(1)
+    apply(store, topics.VERDICTS, judged, judged)
+    apply(store, topics.VERDICTS, judged, start=2)
+    assert rows(store, schema.verdict_counts, "policy_id", "decision", "lane", "count") == [
+        ("hate", "violates", "live", 1)
+    ]
+    assert len(rows(store, schema.verdicts)) == len(rows(store, schema.verdict_rules)) == 1
+
+
+def test_of_two_projectors_one_stands_by(store):
+    other = Store(store.engine)
+    other.open()
+    apply(store, topics.CLEARED, projected.verdict(1, policy_id="*"))
+    with pytest.raises(Moved):
+        apply(other, topics.CLEARED, projected.verdict(1, policy_id="*"))
+    other.open()
+    apply(other, topics.CLEARED, projected.verdict(2, policy_id="*"), start=1)
+    with pytest.raises(Moved):
+        apply(store, topics.CLEARED, projected.verdict(2, policy_id="*"), start=1)
+    assert rows(store, schema.cleared_counts, "count") == [(2,)]
+
+
+def test_foreign_records_are_skipped_and_counted(store, caplog):
+    foreign = [b"secret words", b"[]", b'{"verdict_id": 1}', encode(ErasureRequest("c", BEGAN, "x")), b"\xff\xfe", None]
+    apply(store, topics.VERDICTS, *foreign, projected.verdict(1))
+    assert [one for (one,) in rows(store, schema.verdicts, "verdict_id")] == ["v1"]
+    assert rows(store, schema.positions, "offset", "skipped") == [(7, 6)]
+    assert store.skipped == {topics.VERDICTS: 6}
+    assert "secret" not in caplog.text
+    assert "offset=0" in caplog.text
+
+
+def test_a_record_that_the_database_refuses_is_skipped_alone(store, caplog):
+    before, after = projected.verdict(1), projected.verdict(3, "c3")
+    apply(store, topics.VERDICTS, before, projected.verdict(2, "secret", malformed=2**63), after)
+    assert [one for (one,) in rows(store, schema.verdicts, "verdict_id")] == ["v1", "v3"]
+    assert rows(store, schema.positions, "offset", "skipped") == [(3, 1)]
+    assert "secret" not in caplog.text
+
+
+def test_hostile_values_are_stored(store):
+    words = " ".join(f"word{number}" for number in range(120_000))  # more than a megabyte
+    hostile = f"\0<b>\u202e\x1b[31m\ud83d\ude00 {words}"
+    hostile = hostile.encode("utf-16", "surrogatepass").decode("utf-16")
+    apply(store, topics.ESCALATIONS, projected.escalation(1, "c\0\u202e", hostile))
+    text, context = rows(store, schema.items, "text", "attributes")[0]
+    assert text == hostile.replace("\0", "\ufffd")
+    assert [one for (one,) in rows(store, schema.items, "content_id")] == ["c\ufffd\u202e"]
+    early = projected.verdict(2, "c2", decided_at=datetime(1, 1, 1, tzinfo=UTC), reason="\0", latency={"a\0": 1.0})
+    value = encode(early).replace(b"0001-01-01T00:00:00Z", b"0001-01-01T00:00:00+14:00")
+    apply(store, topics.VERDICTS, value, encode(projected.verdict(3)).replace(b"0.75", b"1e400"))
+    stored = rows(store, schema.verdicts, "verdict_id", "reason", "latency", "decided_at", "score")
+    assert stored[0] == ("v2", "\ufffd", {"a\ufffd": 1.0}, datetime(1, 1, 1, tzinfo=UTC), 0.75)
+    assert found(store, "word5") == ["c\ufffd\u202e"]
+
+
+def found(store, words):
+    with store.engine.connect() as connection:
+        condition = native.matches(store.engine.dialect.name, words)
+        return connection.scalars(sa.select(schema.items.c.content_id).where(condition)).all()
+
+
+def test_words_are_found(store):
+    apply(
+        store, topics.ESCALATIONS, projected.escalation(1, "c1", "the Quick brown fox"), projected.escalation(2, "c2")
+    )
+    assert found(store, "quick FOX") == ["c1"]
+    assert found(store, '"brown fox"') == ["c1"]
+    assert found(store, '"fox brown"') == []
+    assert found(store, "wombat") == ["c2"]
+    assert found(store, 'a AND ( " * NEAR') == []
+    apply(store, topics.ESCALATIONS, projected.escalation(3, "c1", "another text"), start=2)
+    assert found(store, "quick") == []
+    assert found(store, "another") == ["c1"]
+
+
+def test_the_newest_text_stays_whatever_comes_late(store):
+    newer, older = projected.escalation(5, text="new"), projected.escalation(3, text="old")
+    apply(store, topics.ESCALATIONS, newer)
+    apply(store, topics.ESCALATIONS_REPLAY, older)
+    assert rows(store, schema.items, "text", "first_seen", "last_activity") == [("new", at(3), at(5))]
+
+
+def test_a_decision_closes_what_waits_and_its_withdrawal_opens_it_again(store):
+    waiting = [projected.in_review(), projected.in_review("spam", "undetermined")]
+    apply(store, topics.STANDING, projected.standing(policies=waiting))
+    opened = rows(store, schema.review_items, "policy_id", "cause", "state", "since")
+    assert opened == [("hate", "rule", "open", at(5)), ("spam", "undetermined", "open", at(5))]
+    with store.engine.begin() as connection:
+        connection.execute(sa.update(schema.review_items).values(claimed_by="kim"))
+    decision = projected.standing(policies=waiting, decision=projected.decided(), effective="allow")
+    apply(store, topics.STANDING, decision, start=1)
+    assert {state for (state,) in rows(store, schema.review_items, "state")} == {"decided"}
+    apply(store, topics.STANDING, projected.standing(policies=waiting[:1]), start=2)
+    assert rows(store, schema.review_items, "state", "claimed_by") == [("open", "kim"), ("decided", "kim")]
+    apply(store, topics.STANDING, None, start=3, key=b"c1")
+    assert {state for (state,) in rows(store, schema.review_items, "state")} == {"decided"}
+    assert rows(store, schema.items, "effective", "held") == [("allow", 0)]
+
+
+def test_an_action_that_the_agent_followed_replaces_what_its_moderator_wrote(store):
+    written = projected.action(1, policy_id=None, by="kim", sequence=None)
+    followed = projected.action(1, policy_id=None, by="kim", sequence=4)
+    apply(store, topics.ACTIONS, written)
+    apply(store, topics.ACTIONS, followed, written, start=1)
+    assert rows(store, schema.actions, "action_id", "sequence", "by") == [("a1", 4, "kim")]
+
+
+def test_cleared_items_are_counted_by_minute(store):
+    apply(store, topics.CLEARED, *(projected.verdict(number, policy_id="*", decision="safe") for number in (1, 59, 61)))
+    assert rows(store, schema.cleared_counts, "minute", "count") == [(BEGAN, 2), (BEGAN + timedelta(minutes=1), 1)]
+
+
+def test_a_log_that_was_cut_is_counted_again_from_where_it_begins(store):
+    def cleared(number):
+        return projected.verdict(number, policy_id="*")
+
+    apply(store, topics.CLEARED, cleared(0), cleared(60), cleared(61), cleared(120))
+    store.recount(next(iter(store.positions)))
+    apply(store, topics.CLEARED, cleared(60), cleared(61))
+    assert [count for (count,) in rows(store, schema.cleared_counts, "count")] == [1, 2]
+    assert rows(store, schema.positions, "offset") == [(2,)]
+
+
+def test_texts_are_removed_when_their_time_is_over_in_small_steps(store, monkeypatch):
+    monkeypatch.setattr("safeguard_streams.console.store.PRUNED", 2)
+    apply(store, topics.ESCALATIONS, *(projected.escalation(number, f"c{number}") for number in range(5)))
+    over = at(2) + timedelta(days=10_000)
+    assert [store.tidy(over), store.tidy(over), store.tidy(over)] == [True, False, False]
+    kept = rows(store, schema.items, "text", "context", "attributes", "author_id", "language")
+    assert [text is None for text, *_ in kept] == [True, True, True, False, False]
+    assert kept[0] == (None, None, None, "author-7", "en")
+    assert sorted(found(store, "wombat")) == ["c3", "c4"]

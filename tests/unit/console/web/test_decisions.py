@@ -1,0 +1,232 @@
+"""Claiming, revealing, deciding and undoing: who holds an item, what is recorded, and that a repeat records it once."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import select, update
+
+from safeguard_streams.console.schema import audit_log, exposures, review_items, reviews
+from safeguard_streams.console.web.app import build
+from safeguard_streams.console.web.claims import Queue
+from safeguard_streams.console.web.pages import decisions as page
+from safeguard_streams.console.web.writing import transaction
+from safeguard_streams.contract.records import Action, content_sha256, now, verdict_id
+from tests.unit.console.web.conftest import BOTH_DATABASES, Browser
+from tests.unit.console.web.filling import TEXTS
+
+pytestmark = BOTH_DATABASES
+
+
+@pytest.fixture(autouse=True)
+def free(filled):
+    """Every item is free again."""
+    with filled.begin() as connection:
+        connection.execute(update(review_items).values(claimed_by=None, claim_expires_at=None))
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """Stands for Kafka: what was written, once for each id, as the library does."""
+    records = {}
+
+    async def decide(_, item, action, moderator, *, cited, key):
+        await asyncio.sleep(0)
+        made = Action(verdict_id(key, item.content_id), item.content_id, action, now(), moderator.by, moderator.why)
+        made = records.setdefault(made.action_id, made)
+        records[made.action_id + " cited"] = (*cited, item.partition, item.origin, item.content_sha256)
+        return made
+
+    async def undo(_, item, decision_id, moderator):
+        return records.setdefault(f"undo {decision_id}", (item.content_id, moderator.by))
+
+    monkeypatch.setattr(page.decisions, "decide", decide)
+    monkeypatch.setattr(page.decisions, "undo", undo)
+    return records
+
+
+def sha_of(content_id):
+    return content_sha256(TEXTS[int(content_id[-3:]) % len(TEXTS)])
+
+
+def form(content_id, **more):
+    return {
+        "content_id": content_id,
+        "content_sha256": sha_of(content_id),
+        "action": "remove",
+        "rule": "FS1",
+        "why": "a lure",
+        "key": uuid4().hex,
+        **more,
+    }
+
+
+def entries(engine, action, about):
+    with engine.connect() as connection:
+        wanted = select(audit_log.c.who, audit_log.c.details).where(
+            audit_log.c.action == action, audit_log.c.object == about
+        )
+        return connection.execute(wanted).all()
+
+
+def id_in(answered):
+    return answered.headers["location"].removeprefix("/item?id=")
+
+
+def test_a_reviewer_claims_reveals_decides_and_undoes(browser, filled, written):
+    ann = browser("ann", "reviewer")
+    claimed = id_in(ann.post("/claims"))
+    text = TEXTS[int(claimed[-3:]) % len(TEXTS)]
+    veiled = ann.get(f"/item?id={claimed}").text
+    assert text not in veiled
+    assert "The text is hidden" in veiled
+    shown = ann.post("/item/text", content_id=claimed)
+    assert text in shown.text
+    assert [who for who, _ in entries(filled, "reveal", claimed)] == ["ann"]
+    with filled.connect() as connection:
+        assert connection.execute(select(exposures.c["count"]).where(exposures.c.who == "ann")).scalar() == 1
+    assert "Texts that you revealed today" in ann.get("/queue").text
+
+    answered = ann.post("/decisions", **form(claimed))
+    following = id_in(answered)
+    assert following not in ("", claimed)
+    (action_id,) = [name for name in written if " " not in name]
+    assert (written[action_id].by, written[action_id].why, written[action_id].action) == ("ann", "a lure", "remove")
+    policy, rule, partition, origin, sha = written[action_id + " cited"]
+    assert (rule, partition, origin, sha) == ("FS1", 0, f"0@{int(claimed[-3:])}", sha_of(claimed))
+    with filled.connect() as connection:
+        label = connection.execute(select(reviews).where(reviews.c.content_id == claimed)).one()
+    assert (label.who, label.decision, label.rule, label.policy_id, label.blind) == (
+        "ann",
+        "violates",
+        "FS1",
+        policy,
+        False,
+    )
+
+    after = ann.get(f"/item?id={following}").text
+    assert f"{claimed}: remove." in after
+    undone = ann.post("/decisions/undo", content_id=claimed, decision=action_id)
+    assert id_in(undone) == claimed
+    assert written[f"undo {action_id}"] == (claimed, "ann")
+    assert [who for who, _ in entries(filled, "undo", claimed)] == ["ann"]
+
+
+def test_a_repeated_request_is_one_decision_one_label_and_one_entry(browser, filled, written):
+    ann = browser("ann", "reviewer")
+    ann.post("/claims", content_id="post-003")
+    same = form("post-003")
+    assert {ann.post("/decisions", **same).status_code for _ in range(3)} == {303}
+    assert len([name for name in written if " " not in name]) == 1
+    with filled.connect() as connection:
+        assert len(connection.execute(select(reviews).where(reviews.c.content_id == "post-003")).all()) == 1
+    assert len(entries(filled, "decide", "post-003")) == 1
+
+
+def test_two_people_never_hold_one_item(app, filled):
+    people = [Browser(app, f"person-{number}", "reviewer") for number in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        claimed = list(pool.map(lambda one: id_in(one.post("/claims")), people))
+    assert len(set(claimed)) == 6, claimed
+    again = [id_in(one.post("/claims")) for one in people]
+    assert again == claimed, "who holds an undecided item continues with it"
+    taken = people[0].post("/claims", content_id=claimed[1])
+    assert taken.status_code == 409
+    assert "person-1 works on this item" in taken.text
+
+
+def test_an_item_that_somebody_else_holds_is_not_decided(browser, written):
+    ann, ben = browser("ann", "reviewer"), browser("ben", "reviewer")
+    ann.post("/claims", content_id="post-005")
+    assert 'action="/decisions"' not in ben.get("/item?id=post-005").text
+    refused = ben.post("/decisions", **form("post-005"))
+    assert refused.status_code == 409
+    assert not written
+
+
+def test_an_item_that_waits_under_two_policies_is_claimed_whole(filled):
+    with filled.begin() as connection:
+        row = connection.execute(select(review_items).where(review_items.c.content_id == "post-007")).mappings().one()
+        connection.execute(review_items.insert().values(**{**row, "policy_id": "another"}))
+    lease = timedelta(minutes=15)
+    with transaction(filled) as connection:
+        assert Queue(connection, lease).claim("post-007", "ann")
+        assert not Queue(connection, lease).claim("post-007", "ben")
+        held = connection.execute(select(review_items.c.claimed_by).where(review_items.c.content_id == "post-007"))
+        assert held.scalars().all() == ["ann", "ann"]
+
+
+def test_an_abandoned_claim_returns(browser, filled):
+    ann, ben = browser("ann", "reviewer"), browser("ben", "reviewer")
+    ann.post("/claims", content_id="post-008")
+    assert ben.post("/claims", content_id="post-008").status_code == 409
+    with filled.begin() as connection:
+        connection.execute(
+            update(review_items).where(review_items.c.claimed_by == "ann").values(claim_expires_at=now() - timedelta(1))
+        )
+    assert ben.post("/claims", content_id="post-008").status_code == 303
+    assert ann.post("/claims/end", content_id="post-008").status_code == 303
+    with filled.connect() as connection:
+        assert Queue(connection, timedelta(minutes=15)).holder("post-008") == "ben", "ann gave nothing of ben's back"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"action": "delete"}, "Choose what to do"),
+        ({"why": "  "}, "Give a reason"),
+        ({"key": "1"}, "out of date"),
+        ({"content_sha256": "0" * 64}, "another text by now"),
+    ],
+)
+def test_a_form_that_makes_no_sense_writes_nothing(browser, written, changed, said):
+    answered = browser("ann", "reviewer").post("/decisions", **form("post-010", **changed))
+    assert answered.status_code == 409
+    assert said in answered.text
+    assert not written
+
+
+def test_an_unknown_item_is_not_found(browser, written):
+    ann = browser("ann", "admin")
+    assert ann.post("/decisions", **{**form("post-010"), "content_id": "unknown"}).status_code == 404
+    assert ann.get("/item?id=unknown").status_code == 404
+    assert not written
+
+
+def test_a_share_is_decided_before_the_verdict_is_shown(filled, current, written):
+    blind = Browser(build(current.model_copy(update={"console_blind_share": 1.0}), filled), "ann", "reviewer")
+    blind.post("/claims", content_id="post-012")
+    page_text = blind.get("/item?id=post-012").text
+    assert "Decide first" in page_text
+    for told in ("lures with a prize", "attacks people for where they come from", "Score", "to-review", "Verdicts"):
+        assert told not in page_text
+    assert "Decide first" in blind.post("/item/text", content_id="post-012").text, "the text shows no verdict either"
+    answered = blind.post("/decisions", **form("post-012", action="allow"))
+    with filled.connect() as connection:
+        label = connection.execute(select(reviews).where(reviews.c.content_id == "post-012")).one()
+    assert (label.blind, label.decision) == (True, "safe")
+    assert "You decided before you saw the verdict" in blind.get(answered.headers["location"]).text
+    assert "Decide first" not in blind.get("/item?id=post-012").text
+
+
+def test_the_share_is_as_large_as_set_and_the_same_each_time(filled):
+    from safeguard_streams.console.web import item_facts
+
+    with filled.connect() as connection:
+        facts = item_facts.load(connection, "post-000")
+    drawn = [item_facts.is_blind(facts, f"person {number}", 0.05) for number in range(2000)]
+    assert 60 < sum(drawn) < 140
+    assert drawn == [item_facts.is_blind(facts, f"person {number}", 0.05) for number in range(2000)]
+
+
+def test_an_auditor_reads_a_rationale_and_that_is_logged(browser, filled):
+    verdict = verdict_id("post-001", "live")
+    page_text = browser("otto", "auditor").get(f"/rationale?verdict={verdict}").text
+    assert "The post 1 names a group." in page_text
+    assert [who for who, _ in entries(filled, "rationale", verdict)] == ["otto"]
+    assert browser("ann", "reviewer").get(f"/rationale?verdict={verdict}").status_code == 403
+    assert "/rationale" not in browser("ann", "reviewer").get("/item?id=post-001").text
+    assert "/rationale" in browser("otto", "auditor").get("/item?id=post-001").text
+    assert len(entries(filled, "rationale", verdict)) == 1

@@ -1,0 +1,260 @@
+"""Pages show what the database holds, find what is asked for, and render hostile texts harmless."""
+
+import csv
+import hashlib
+import html
+import io
+import re
+import tomllib
+from importlib.resources import files
+
+import pytest
+from sqlalchemy import create_engine, select
+
+from safeguard_streams.console.database import engine_of
+from safeguard_streams.console.migrations import upgrade
+from safeguard_streams.console.schema import verdicts
+from safeguard_streams.console.web import policy_text, rendering
+from safeguard_streams.console.web.app import build
+from safeguard_streams.console.web.pages import overview
+from tests.unit.console.web.conftest import BOTH_DATABASES, Browser
+from tests.unit.console.web.filling import fill, policies
+
+HOSTILE = (
+    "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}{%x%}"
+    "\u202eevil\u202c\u2066\x00\x1b[31m\x9b2J\x07\r\u2028=cmd|'/c'!A0 &amp; \U000e0041"
+)
+
+
+@BOTH_DATABASES
+def test_the_overview_counts_what_the_tables_hold(browser, filled):
+    page = browser("ann", "operator").get("/?window=day").text
+    assert "1,203" in page, "cleared: 400, 401 and 402"
+    assert "Wait for review" in page
+    assert "biomedical-misinformation" in page
+    assert 'data-chart="over-time"' in page
+    for window in ("hour", "week", "nonsense"):
+        assert browser("ann", "operator").get(f"/?window={window}").status_code == 200
+
+
+@BOTH_DATABASES
+def test_the_figures_alone_are_sent_to_a_page_that_is_open(browser):
+    part = browser("ann", "admin").get("/", headers={"hx-request": "true"}).text
+    assert part.lstrip().startswith("<div")
+    assert "Verdicts by policy" in part
+
+
+def test_a_page_that_is_open_learns_that_something_changed(browser, monkeypatch):
+    monkeypatch.setattr(overview, "_POLL_SECONDS", 0)
+    monkeypatch.setattr(overview, "_POLLS", 3)
+    answered = browser("ann", "operator").get("/changes")
+    assert answered.headers["content-type"].startswith("text/event-stream")
+    assert answered.text.count("event: changed") == 1, "the projector wrote once"
+
+
+def found(answered):
+    return [line for line in answered.text.splitlines() if '<a class="id row-link"' in line]
+
+
+@BOTH_DATABASES
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("id=post-004", 1),
+        ("words=photo", 10),
+        ("words=lovely+photo", 10),
+        ("words=%22photo+lovely%22", 0),
+        ("words=photo&decision=safe&policy=biomedical-misinformation", None),
+        ("author=author-3", 9),
+        ("rule=BM1", None),
+        ("language=de", 10),
+        ("since=2100-01-01", 0),
+        ("until=2000-01-01", 0),
+        ("until=9999-12-31", 50),
+        ("words=%22%22", 0),
+        ("words=' OR 1=1 --", 0),
+        ("policy=' OR '1'='1", 0),
+    ],
+)
+def test_a_search_finds_what_matches_and_nothing_else(browser, query, expected):
+    answered = browser("ann", "reviewer").get(f"/search?{query}")
+    assert answered.status_code == 200
+    rows = found(answered)
+    assert len(rows) == expected if expected is not None else rows
+
+
+def test_a_time_that_is_none_is_said(browser):
+    assert browser("ann", "reviewer").get("/search?since=yesterday").status_code == 409
+
+
+@BOTH_DATABASES
+def test_older_pages_follow_without_gap_or_repeat(browser):
+    ann = browser("ann", "reviewer")
+    first = ann.get("/search")
+    older = first.text.split('" rel="next"')[0].rsplit('href="', 1)[1].replace("&amp;", "&")
+    ids = [line.split("post-")[1][:3] for line in (*found(first), *found(ann.get(older)))]
+    assert len(ids) == len(set(ids)) == 60
+
+
+@BOTH_DATABASES
+def test_an_export_holds_all_that_a_search_finds(browser, filled):
+    answered = browser("otto", "auditor").get("/search.csv?decision=violates")
+    rows = list(csv.DictReader(io.StringIO(answered.text)))
+    with filled.connect() as connection:
+        wanted = connection.execute(select(verdicts.c.verdict_id).where(verdicts.c.decision == "violates")).scalars()
+        assert {row["verdict_id"] for row in rows} == set(wanted)
+    assert answered.headers["content-disposition"] == 'attachment; filename="verdicts.csv"'
+    log = list(csv.DictReader(io.StringIO(browser("otto", "auditor").get("/audit.csv?action=export").text)))
+    assert ("otto", "verdicts") in {(row["who"], row["object"]) for row in log}
+
+
+@BOTH_DATABASES
+@pytest.mark.parametrize(
+    ("wanted", "leads"),
+    [
+        ("post-002", "/item?id=post-002"),
+        (" post-002 ", "/item?id=post-002"),
+        ("http://testserver/policy?id=fraud-spam", "/policy?id=fraud-spam"),
+        ("fraud-spam", "/policy?id=fraud-spam"),
+        ("2026-11-harsher", "/replay?id=2026-11-harsher"),
+        ("http://evil.example/policy?id=fraud-spam", None),
+        ("http://testserver//evil.example/", "/"),
+        ("unknown", None),
+    ],
+)
+def test_going_to_an_id_or_a_url(browser, wanted, leads):
+    answered = browser("ann", "admin").post("/go", to=wanted)
+    assert (answered.headers.get("location"), answered.status_code) == (leads, 303 if leads else 404)
+
+
+def test_an_item_of_which_little_is_known_has_a_page(tmp_path, current):
+    """Topics keep their records for different times, and a projector may be ahead in any of them."""
+    engine = engine_of(f"sqlite:///{tmp_path}/console.db")
+    upgrade(engine)
+    fill(engine, items=12)
+    names = ["items", "verdicts", "replay_verdicts", "escalations", "actions", "review_items", "policy_releases"]
+    names += ["policy_changes", "rationales"]
+    ann = Browser(build(current, engine), "ann", "admin")
+    for kept in ("items", "verdicts", "actions", "review_items"):
+        with engine.begin() as connection:
+            for name in names:
+                connection.exec_driver_sql(f"CREATE TABLE kept_{name} AS SELECT * FROM {name}")
+                if name != kept:
+                    connection.exec_driver_sql(f"DELETE FROM {name}")
+            connection.exec_driver_sql("UPDATE review_items SET policy_id = '*', cause = 'moderator', since = NULL")
+            connection.exec_driver_sql("UPDATE items SET text = NULL, context = NULL, author_id = NULL")
+        for url in ("/item?id=post-002", "/queue", "/search", "/", "/policies"):
+            assert ann.get(url).status_code == 200, (kept, url)
+        assert ann.post("/item/text", content_id="post-002").status_code == 200
+        with engine.begin() as connection:
+            for name in names:
+                connection.exec_driver_sql(f"DELETE FROM {name}")
+                connection.exec_driver_sql(f"INSERT INTO {name} SELECT * FROM kept_{name}")
+                connection.exec_driver_sql(f"DROP TABLE kept_{name}")
+    engine.dispose()
+
+
+@BOTH_DATABASES
+def test_a_policy_shows_its_rules_as_the_model_reads_them_and_its_history(browser):
+    page = browser("ann", "author").get("/policy?id=fraud-spam").text
+    assert "Deceives to obtain money or data: phishing" in page
+    assert '<span class="removed">-' in page
+    assert '<span class="added">+' in page
+
+
+def test_a_replay_shows_which_decisions_it_changes(browser, filled):
+    page = browser("ann", "author").get("/replay?id=2026-11-harsher").text
+    flips = re.findall(r'id=(post-\d+)".*?tag (\w+)".*?tag (\w+)"', page.split("Items whose decision changes")[1])
+    with filled.connect() as connection:
+        old = dict(connection.execute(select(verdicts.c.content_id, verdicts.c.decision)).all())
+    assert flips
+    assert {(name, before, "violates") for name, before, _ in flips} == set(flips)
+    wanted = {name for name, decision in old.items() if decision == "safe" and int(name[-3:]) % 3 == 0}
+    assert {name for name, _, _ in flips} == wanted
+    assert "post-" not in browser("ola", "operator").get("/replay?id=2026-11-harsher").text
+
+
+def test_every_rule_of_the_library_has_its_paragraph():
+    for policy in policies():
+        read = policy_text.read(policy.document)
+        assert [rule.rule_id for rule in read.rules] == list(policy.rules)
+        assert all(rule.paragraph != rule.summary for rule in read.rules)
+        assert read.title == policy.title
+    assert policy_text.read("no front matter").rules == ()
+    assert policy_text.read("---\n: [\n---\ntext").text == "text"
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory, current):
+    engine = engine_of(f"sqlite:///{tmp_path_factory.mktemp('hostile')}/console.db")
+    upgrade(engine)
+    fill(engine, items=6, hostile=HOSTILE.replace("\0", "\ufffd"))
+    yield Browser(build(current, engine), "ann", "admin")
+    engine.dispose()
+
+
+def test_hostile_texts_are_shown_and_do_nothing(hostile):
+    first = found(hostile.get("/queue"))[0].split('href="')[1].split('"')[0].replace("&amp;", "&")
+    pages = [hostile.get(url) for url in ("/", "/queue", first, "/search", "/policies", "/replays", "/audit")]
+    pages.append(hostile.get("/policy?id=fraud-spam"))
+    content_id = pages[2].text.split('name="content_id" value="')[1].split('"')[0]
+    revealed = hostile.post("/item/text", content_id=html.unescape(content_id))
+    pages.append(revealed)
+    assert "<script>alert" not in "".join(page.text for page in pages)
+    for page in pages:
+        assert page.status_code == 200, page.request.url
+        assert "<img" not in page.text
+        shown = re.sub(r'="[^"]*"', "", page.text)  # values of forms are as they are, and nobody sees them
+        for sign in "\u202e\u2066\x00\x1b\x9b\x07":
+            assert sign not in shown, (page.request.url, hex(ord(sign)))
+    assert "\u27e8U+202E\u27e9" in revealed.text
+    assert "{{7*7}}" in revealed.text
+    assert "&lt;script&gt;alert(1)" in revealed.text
+    exported = hostile.get("/search.csv").text
+    assert all(not cell.startswith(("=", "+", "@")) for row in csv.reader(io.StringIO(exported)) for cell in row)
+
+
+def test_a_text_of_a_megabyte_is_shown_in_part_and_whole_when_asked_for(tmp_path, current):
+    engine = engine_of(f"sqlite:///{tmp_path}/console.db")
+    upgrade(engine)
+    fill(engine, items=1, hostile=None)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE items SET text = ?", ("ab " * 350_000,))
+    ann = Browser(build(current, engine), "ann", "admin")
+    shown = ann.post("/item/text", content_id="post-000").text
+    assert len(shown) < 100_000
+    assert "1,030,000 more characters" in shown
+    assert len(ann.post("/item/text", content_id="post-000", whole="1").text) > 1_000_000
+    engine.dispose()
+
+
+def test_what_a_browser_hides_is_visible():
+    hidden = "a\x00b\x1b\x7f\u202e\u2066\n\tç👩\u200d⚖️"
+    assert rendering.visible(hidden) == "a␀b␛␡\u27e8U+202E\u27e9\u27e8U+2066\u27e9\n\tç👩\u200d⚖️"
+    assert rendering.line("a\nb" * 100, 5) == "a ba " + "…"
+
+
+def test_a_database_that_is_away_is_said_and_the_console_recovers(current):
+    away = create_engine("sqlite:////nonexistent-folder/console.db")
+    ann = Browser(build(current, away), "ann", "admin")
+    for url in ("/", "/queue", "/item?id=x", "/search", "/policies", "/replays", "/audit"):
+        answered = ann.get(url)
+        assert answered.status_code == 503
+        assert "Nothing is lost" in answered.text
+    assert ann.get("/health/live").status_code == 200
+    assert ann.get("/health/ready").status_code == 503
+
+
+def test_health_and_metrics_need_nobody(app):
+    from starlette.testclient import TestClient
+
+    client = TestClient(app)
+    assert client.get("/health/ready").json() == {"stage": "console", "prefix": "", "ready": True}
+    assert client.get("/metrics").status_code == 200
+
+
+def test_files_of_other_projects_are_what_their_registry_gives():
+    folder = files("safeguard_streams.console.web") / "static"
+    for name, source in tomllib.loads((folder / "SOURCES.toml").read_text()).items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == source["sha256"], name
+        assert (folder / f"{source['package'].removesuffix('.org')}.LICENSE").read_text()
