@@ -23,7 +23,9 @@ def test_agents_and_operators_may_read_how_far_agents_are():
 
 def test_a_projector_may_read_what_it_projects_and_write_nothing():
     assert set(ROLES["projector"].reads) == set(FOLDS)
-    assert not (ROLES["projector"].writes or ROLES["projector"].groups or ROLES["projector"].transactions)
+    assert not ROLES["projector"].writes
+    assert not ROLES["projector"].groups
+    assert not ROLES["projector"].transactions
 
 
 def test_who_creates_topics_may_raise_their_record_size():
