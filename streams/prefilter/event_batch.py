@@ -9,10 +9,10 @@ import msgspec
 import numpy as np
 
 from safeguard_streams.contract.records import ContentEvent, GoldenScore, Lane, PrefilterResult, Stratum
+from safeguard_streams.prefilter.classifier import Floats
 from safeguard_streams.prefilter.compiled import CompiledPolicies, CompiledShadow
 from safeguard_streams.prefilter.encoder.encoder import Encoder, Vectors
 from safeguard_streams.prefilter.encoder.tokens import undisguised
-from safeguard_streams.prefilter.classifier import Floats
 from safeguard_streams.prefilter.gates import GateResults
 from safeguard_streams.prefilter.long_texts import evaluate
 from safeguard_streams.prefilter.normalise import Flags

@@ -27,6 +27,7 @@ from safeguard_streams.quality.scoring import GateAnswers, gate_answers
 from safeguard_streams.quality.weighted import Estimate
 
 FOLDS = 5
+TARGET_RECALL = 0.95  # of the gates that a release learns
 SCALE = 3.0  # of vectors: what their mean distance from their mean becomes
 STRENGTH = 20.0  # inverse of the regularisation's
 SAFE, BENIGN, OTHERS = 1 / 3, 1 / 2, 1 / 4  # total weights of what should pass, where what violates weighs 1
@@ -174,6 +175,19 @@ def _weights(model: _Linear, vectors: Floats, corpus: Corpus, policy: Policy, en
         least=float(np.percentile(added[corpus.rows("benign")], 1)),
         most=float(np.percentile(added[corpus.rows("violating")], 99)),
     )
+
+
+def table_lines(fitted: Sequence[Fitted]) -> list[str]:
+    """Both gates of each policy in Markdown, with 95% intervals."""
+    names = ["policy", "gate", "recall", "safe golden texts", "others' golden texts", "benign texts"]
+    names += [f"benign for recall {fitted[0].target_recall:.2f}", "ROC-AUC, others", "ROC-AUC, benign"]
+    lines = [f"| {' | '.join(names)} |", "| --- | --- |" + " ---: |" * (len(names) - 2)]
+    for one in fitted:
+        for gate, side in (("present", one.present), ("golden", one.golden)):
+            shares = (side.recall, side.safe, side.others, side.benign, side.for_recall)
+            cells = [one.gate.policy_id, gate, *shares, side.auc["others"], side.auc["benign"]]
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    return lines
 
 
 class _Measure:

@@ -114,9 +114,7 @@ async def history(settings: Settings) -> ReleaseHistory:
 
 
 class _ReleasedVersion(msgspec.Struct, frozen=True):
-    """What a release puts into force: a document with its distilled classifier and golden gate, and the share of content
-    of a shadow.
-    """
+    """What a release puts into force: a document with its classifiers, and the share of content of a shadow."""
 
     policy_id: str
     version: str
@@ -187,8 +185,8 @@ async def release(
     """Put policies into force or, with shadow, release each as a shadow on this share of content, 0 to 1.
 
     Returns what was written. The revision of each policy goes up by one, unless nothing changes. Releasing the version
-    that is in shadow ends the shadow. only_new, golden: as in `plan_releases`. review: called with the plan before anything is
-    written; an error that it raises prevents the release.
+    that is in shadow ends the shadow. only_new, golden: as in `plan_releases`. review: called with the plan
+    before anything is written; an error that it raises prevents the release.
     """
     requested = list(policies)
 
@@ -228,7 +226,9 @@ async def rollback(settings: Settings, policy_id: str, to: str | None, changed_b
                 f"{policy_id} has version {policy.version} in force already, as revision {in_force.revision}; "
                 f"see: safeguard policy history {policy_id}"
             )
-        version = _ReleasedVersion(policy_id, policy.version, earlier.document, earlier.distilled, golden=earlier.golden)
+        version = _ReleasedVersion(
+            policy_id, policy.version, earlier.document, earlier.distilled, golden=earlier.golden
+        )
         return [_change("rollback", policy_id, changed_by, _release(current, version, changed_by))]
 
     (change,) = await _change_policies(settings, plan)
