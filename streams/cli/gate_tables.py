@@ -28,15 +28,16 @@ _FIGURES: dict[str, Callable[[Side], object]] = {
 
 def show_fitted(one: Fitted) -> None:
     """What to expect of one golden gate, beside the present gate."""
-    learned_from = counted(one.gate.rows, "golden text, example or rule", "golden texts, examples and rules")
-    say(f"{one.gate.policy_id}: golden gate {one.gate.name}, learned from {learned_from}")
+    say(f"{one.gate.policy_id}: golden gate {one.gate.name}")
+    say(f"learned from {counted(one.gate.rows, 'golden text, example or rule', 'golden texts, examples and rules')}")
     say(f"threshold {one.gate.threshold:g}, for recall {one.target_recall:.2f}")
     table = Table("", "present gate", "golden gate", box=None)
     for name, figure in _FIGURES.items():
         table.add_row(name, figure(one.present), figure(one.golden))
     console().print(table)
     say(OPTIMISTIC)
-    say(f"a release runs the gate in shadow; then see: safeguard policy gate {one.gate.policy_id} --live")
+    say("a release runs the gate in shadow, and then:")
+    say(f"  safeguard policy gate {one.gate.policy_id} --live")
 
 
 def show_several(fitted: Sequence[Fitted]) -> None:
@@ -63,9 +64,8 @@ def show_live(comparison: LiveComparison, files: Sequence[Path]) -> None:
         say(c.why)
         return
     say(c.choice)
-    say(
-        f"in force with threshold {c.proposed.threshold:g}: recall {c.proposed.recall}, escalated {c.proposed.escalated}"
-    )
+    proposed = c.proposed
+    say(f"in force with threshold {proposed.threshold:g}: recall {proposed.recall}, escalated {proposed.escalated}")
     if files:
         say(f"wrote {', '.join(map(str, files))}")
         say("release the policy to put the golden gate into force: prefilters then encode most texts that it covers")

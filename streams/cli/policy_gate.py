@@ -79,14 +79,13 @@ def _fitted(loaded: Sequence[LoadedPolicy], target_recall: float) -> list[Fitted
     sets = [(policy, golden.load(path.with_name(golden.NAME))) for policy, path in loaded]
     try:
         from safeguard_streams.prefilter.classifier import Classifier
-        from safeguard_streams.prefilter.encoder.encoder import Encoder
         from safeguard_streams.quality.golden_corpus import corpus
-        from safeguard_streams.quality.golden_gate import TextVectors, learn
+        from safeguard_streams.quality.golden_gate import learn, shared_vectors
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
     corpora = [(policy, corpus(policy, rows)) for policy, rows in sets]
     with console(stderr=True).status("learning golden gates"):
-        vectors, classifier = TextVectors(Encoder()), Classifier()
+        vectors, classifier = shared_vectors(), Classifier()
         return [learn(policy, texts, classifier, vectors, target_recall) for policy, texts in corpora]
 
 
@@ -141,18 +140,16 @@ def golden_for_release(checked: Sequence[Checked], standing: Mapping[str, Policy
     Where the extras are not installed, none is learned, and policies keep what they have.
     """
     try:
-        from safeguard_streams.prefilter.encoder.encoder import Encoder
         from safeguard_streams.quality.golden_release import golden_releases
 
-        encoder = Encoder()
+        with console(stderr=True).status("learning golden gates"):
+            gates, notices = golden_releases(checked, standing)
     except ImportError as error:
         say(f"no golden gate was learned: {needs_extra(error, 'all-cpu')}", error=True)
         return {}
     except ConfigurationError as error:
         say(f"no golden gate was learned: {error}", error=True)
         return {}
-    with console(stderr=True).status("learning golden gates"):
-        gates, notices = golden_releases(checked, standing, encoder)
     for notice in notices:
         say(notice, error=True)
     return gates

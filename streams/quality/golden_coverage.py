@@ -96,9 +96,9 @@ def proposed_terms(missed: Sequence[str], safe: Sequence[str], subject: Sequence
     of_missed = [{p for p in _phrases(text) if not benign[p] and _is_told(p, benign) and _fits(p)} for text in missed]
     terms: list[str] = []
     left = set(range(len(missed)))
-    # Of phrases that equally many texts have, a pair says more of the subject than a word, and a long one than a short.
+    # A word that several texts have is of the subject. Of one text's phrases, a pair says more of it, and a long one.
     candidates = {phrase for phrases in of_missed for phrase in phrases}
-    for phrase in sorted(candidates, key=lambda p: (-of_subject[p], " " not in p, -len(p), p)):
+    for phrase in sorted(candidates, key=lambda p: (-of_subject[p], (" " in p) == (of_subject[p] > 1), -len(p), p)):
         finds = {number for number in left if phrase in of_missed[number]}
         if finds and len(terms) < MAX_TERMS:
             terms.append(phrase)

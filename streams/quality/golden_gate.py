@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import msgspec
@@ -76,6 +77,12 @@ class TextVectors:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         self._known.update(zip(new, self._encode(undisguised(read(new), range(len(new)))), strict=True))
         return np.array([self._known[text] for text in texts], dtype=np.float64)
+
+
+@cache
+def shared_vectors() -> TextVectors:
+    """Those of this process. Raises ConfigurationError when the extra `encoder` is not installed."""
+    return TextVectors(Encoder())
 
 
 def learn(

@@ -14,7 +14,7 @@ from safeguard_streams.policies.golden_gates import GoldenGate
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.encoder.encoder import Encoder
 from safeguard_streams.quality.golden_corpus import corpus
-from safeguard_streams.quality.golden_gate import TARGET_RECALL, TextVectors, learn
+from safeguard_streams.quality.golden_gate import TARGET_RECALL, learn, shared_vectors
 
 
 class GoldenReleases(NamedTuple):
@@ -24,28 +24,26 @@ class GoldenReleases(NamedTuple):
     notices: list[str]
 
 
-def golden_releases(
-    checked: Sequence[Checked], standing: Mapping[str, PolicyRelease], encoder: Encoder
-) -> GoldenReleases:
+def golden_releases(checked: Sequence[Checked], standing: Mapping[str, PolicyRelease]) -> GoldenReleases:
     """Learn a golden gate for each policy. One that would be learned from the same texts is taken as it stands.
 
-    standing: the releases in force, by policy id.
+    standing: the releases in force, by policy id. Raises ConfigurationError when the extra `encoder` is needed and not
+    installed.
     """
-    vectors, classifier = TextVectors(encoder), Classifier()
+    classifier = Classifier()
     result = GoldenReleases({}, [])
     for one in checked:
         policy = one.policy
         assert policy is not None, "it was checked for release"
-        result.gates[policy.id] = None
         try:
             texts = corpus(policy, golden.load(Path(one.path).with_name(golden.NAME)))
         except SafeguardError as error:
+            result.gates[policy.id] = None
             result.notices.append(f"no golden gate was learned: {error}")
             continue
-        name = texts.name(policy, classifier.name, vectors.encoder)
         gate = _standing(standing.get(policy.id))
-        if gate is None or gate.name != name:
-            gate = learn(policy, texts, classifier, vectors, TARGET_RECALL).gate
+        if gate is None or gate.name != texts.name(policy, classifier.name, Encoder.name):
+            gate = learn(policy, texts, classifier, shared_vectors(), TARGET_RECALL).gate
         result.gates[policy.id] = golden_gates.write(gate)
     return result
 
