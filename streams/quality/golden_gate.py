@@ -86,7 +86,12 @@ def shared_vectors() -> TextVectors:
 
 
 def learn(
-    policy: Policy, corpus: Corpus, classifier: Classifier, vectors: TextVectors, target_recall: float, seed: int = 0
+    policy: Policy,
+    corpus: Corpus,
+    classifier: Classifier,
+    vectors: TextVectors,
+    target_recall: float = TARGET_RECALL,
+    seed: int = 0,
 ) -> Fitted:
     """Learn from all texts of the corpus. Its threshold and the figures are those of cross-validation."""
     texts = corpus.texts

@@ -14,7 +14,7 @@ from safeguard_streams.policies.golden_gates import GoldenGate
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.encoder.encoder import Encoder
 from safeguard_streams.quality.golden_corpus import corpus
-from safeguard_streams.quality.golden_gate import TARGET_RECALL, learn, shared_vectors
+from safeguard_streams.quality.golden_gate import learn, shared_vectors
 
 
 class GoldenReleases(NamedTuple):
@@ -43,7 +43,7 @@ def golden_releases(checked: Sequence[Checked], standing: Mapping[str, PolicyRel
             continue
         gate = _standing(standing.get(policy.id))
         if gate is None or gate.name != texts.name(policy, classifier.name, Encoder.name):
-            gate = learn(policy, texts, classifier, shared_vectors(), TARGET_RECALL).gate
+            gate = learn(policy, texts, classifier, shared_vectors()).gate
         result.gates[policy.id] = golden_gates.write(gate)
     return result
 
