@@ -33,10 +33,10 @@ changes a running pipeline: calibration and distillation write a policy that an 
 - **A golden gate proves itself on live labels.** A golden set is small and its texts resemble each other. Its figures
   flatter every gate, most of all one that was learned from it. The gate therefore runs in shadow, and the command that
   puts it into force refuses while chance could explain its lead.
-- **A golden gate in force is a distilled classifier.** Both add a vector's weights to the present gate's log odds. Releases,
-  replays, fingerprints and the fallback without the encoder are those that exist.
-- **Terms escalate beside a golden gate, too.** An operator who adds a term expects it to work. As a bonus to the score, it
-  would work on some texts only.
+- **A golden gate in force is a distilled classifier.** Both add a vector's weights to the present gate's log odds.
+  Releases, replays, fingerprints and the fallback without the encoder are those that exist.
+- **Terms escalate beside a golden gate, too.** An operator who adds a term expects it to work. As a bonus to the score,
+  it would work on some texts only.
 - **Intervals are Fay and Feuer's.** Missed content is a sum of few items with large weights, for which normal and
   bootstrap intervals are too narrow. Simulations in the tests hold every estimator to 93% coverage.
 - **Scores of different gates are never pooled.** A verdict names the fingerprint of its gate. The newest gate counts,

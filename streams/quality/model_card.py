@@ -109,7 +109,7 @@ def _golden_lines(model: Path) -> list[str]:
         "## Gates of the library, and golden gates",
         "",
         "A golden gate is learned from a policy's golden set, by the vectors of the encoder. Its figures are by",
-        "cross-validation, with 95% intervals, and optimistic. Shares are those escalated at each gate's own threshold.",
+        "cross-validation, with 95% intervals, and optimistic. Shares are those escalated at each gate's threshold.",
         "Benign texts are those of `streams/quality/benign_bank.jsonl.gz`, which the classifier was not trained on.",
         "`safeguard policy gate` prints the same table.",
         "",

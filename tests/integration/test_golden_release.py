@@ -50,7 +50,8 @@ def run(embedded_address, monkeypatch, tmp_path):
         monkeypatch.setattr(module, "shared_vectors", lambda: vectors)
 
     def invoke(*words, fails=False):
-        done = CliRunner().invoke(app, ["policy", *words, "--library", str(tmp_path)])
+        library = () if words[0] == "rollback" else ("--library", str(tmp_path))
+        done = CliRunner().invoke(app, ["policy", *words, *library])
         if done.exception is not None and not fails:
             raise done.exception
         return done
@@ -170,7 +171,7 @@ def test_the_command_shows_what_to_expect(run):
     assert max(map(len, shown.splitlines())) <= 80
     (row,) = json.loads(run("gate", ID, "--json").stdout)
     assert row["golden"]["recall"]["of"] == row["present"]["recall"]["of"]
-    table = run("gate").stdout.splitlines()
+    table = run("gate", ID, str(run.folder / "policy.md")).stdout.splitlines()
     assert [line.split(" | ")[1] for line in table[2:4]] == ["present", "golden"]
     assert "needs --live" in run("gate", ID, "--write", fails=True).output
     assert "name one policy" in run("gate", "--live", fails=True).output
