@@ -71,7 +71,7 @@ def gate(
         print(msgspec.json.encode([_row(one) for one in fitted]).decode())
     elif len(fitted) == 1:
         gate_tables.show_fitted(fitted[0])
-    else:
+    elif fitted:
         gate_tables.show_several(fitted)
 
 
@@ -83,7 +83,14 @@ def _fitted(loaded: Sequence[LoadedPolicy], target_recall: float) -> list[Fitted
         from safeguard_streams.quality.golden_gate import learn, shared_vectors
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
-    corpora = [(policy, corpus(policy, rows)) for policy, rows in sets]
+    corpora = []
+    for policy, rows in sets:
+        try:
+            corpora.append((policy, corpus(policy, rows)))
+        except ConfigurationError as error:
+            if len(sets) == 1:
+                raise
+            say(error, error=True)
     with console(stderr=True).status("learning golden gates"):
         vectors, classifier = shared_vectors(), Classifier()
         return [learn(policy, texts, classifier, vectors, target_recall) for policy, texts in corpora]

@@ -165,13 +165,25 @@ def test_live_verdicts_take_a_golden_gate_into_force(run):
     assert in_force(run).golden is None
 
 
+def _small(folder):
+    """The policy's file beside a golden set of one text."""
+    other = folder.parent / "small"
+    other.mkdir()
+    shutil.copy(folder / "policy.md", other)
+    rows = (folder / "golden.jsonl").read_text().splitlines(keepends=True)
+    (other / "golden.jsonl").write_text(next(row for row in rows if '"safe"' in row))
+    return other / "policy.md"
+
+
 def test_the_command_shows_what_to_expect(run):
     shown = run("gate", ID).stdout
     assert all(cell in shown for cell in ("present gate", "golden gate", "ROC-AUC against benign texts", "optimistic"))
     assert max(map(len, shown.splitlines())) <= 80
     (row,) = json.loads(run("gate", ID, "--json").stdout)
     assert row["golden"]["recall"]["of"] == row["present"]["recall"]["of"]
-    table = run("gate", ID, str(run.folder / "policy.md")).stdout.splitlines()
+    several = run("gate", ID, str(run.folder / "policy.md"), str(_small(run.folder)))
+    assert "0 violating and 1 safe golden texts: too few to learn from" in several.stderr
+    table = several.stdout.splitlines()
     assert [line.split(" | ")[1] for line in table[2:4]] == ["present", "golden"]
     assert "needs --live" in run("gate", ID, "--write", fails=True).output
     assert "name one policy" in run("gate", "--live", fails=True).output
