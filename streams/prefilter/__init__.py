@@ -47,7 +47,7 @@ the last policy has been retired, the stage waits as at its start. In reading or
   fingerprint tells the two apart, and their scores are never pooled. The process loads the encoder once, for the first
   release that has a use for it.
 - **A golden gate in shadow scores judged content only.** What is not judged has no label, and only labels tell which
-  gate is better. It scores all that is drawn and a tenth of what the present gate escalates, which bounds the share of
+  gate is better. It scores all that is drawn and 5% of what the present gate escalates, which bounds the share of
   content that is encoded for it. Results carry the score with its rate, from which estimates for all content follow.
 - **A very long text is judged in part.** The classifier reads its beginning, its end and samples, and the result says
   `truncated`. Terms and patterns see all of it, in overlapping sections. No text takes long or much memory.

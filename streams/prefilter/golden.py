@@ -24,7 +24,8 @@ from safeguard_streams.releases.feed import Released
 
 log = logging.getLogger(__name__)
 
-RATE = 0.1  # of what the present gate escalates: encoding costs twenty times as much as all other gates
+RATE = 0.05  # of what the present gate escalates: encoding costs twenty times as much as all other gates
+_SEED = np.array([hashed("golden")], dtype=np.uint64)  # one draw for all policies: few texts serve many golden gates
 SCORE_DIGITS = 4
 
 _ignored: set[str] = set()  # golden gates that this process has no use for, each logged once
@@ -46,7 +47,6 @@ class GoldenShadows:
         self.gates = [golden for _, _, golden in usable]
         policies = [golden.deciding(one.policy) for _, one, golden in usable]
         self._evaluated = Gates(policies, classifier, encoder) if policies else None
-        self._seeds = np.array([hashed(f"{golden.policy_id}.golden") for golden in self.gates], dtype=np.uint64)
 
     def drawn(self, items: NDArray[np.uint64], judged: Flags, triggered: Flags) -> Flags:
         """Which items get a score [items, golden gates]. items: hashes of their ids.
@@ -54,7 +54,7 @@ class GoldenShadows:
         judged, triggered [items, policies]: what is judged, and what of it the present gate escalates.
         """
         judged, triggered = judged[:, self.columns], triggered[:, self.columns]
-        return np.asarray(judged & (~triggered | (drawn(items, self._seeds) < RATE)))
+        return np.asarray(judged & (~triggered | (drawn(items, _SEED) < RATE)))
 
     def begin(self, texts: Sequence[str]) -> GateResults | None:
         """The first stage, on the texts of items that get a score."""
