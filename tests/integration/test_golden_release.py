@@ -1,4 +1,4 @@
-"""Golden gates on a broker: `policy release` learns them, `policy gate --live` puts one into force."""
+"""Golden gates on a broker: `safeguard policy release` learns them, `safeguard policy gate` puts one into force."""
 
 import asyncio
 import json
