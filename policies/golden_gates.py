@@ -14,7 +14,7 @@ from safeguard_streams.policies.distilled import BUCKETS, VECTOR, DistilledClass
 from safeguard_streams.policies.document import Gate, Policy
 
 TRUST = 0.3  # in the log odds of the present gate's score
-_NEVER = -30.0  # a logit that no threshold lets through
+_ALWAYS = 30.0  # a logit above every threshold; its negative is below all
 
 
 class Expected(msgspec.Struct, frozen=True):
@@ -54,8 +54,11 @@ class GoldenGate(msgspec.Struct, frozen=True):
 
         Both sets of weights share one threshold: that of the present gate is shifted to it.
         """
-        scored = bool(gate.harms) and gate.threshold < 1
-        bias = float(np.diff(log_odds(np.array([gate.threshold, threshold])))[0]) if scored else _NEVER
+        scored = bool(gate.harms) and gate.threshold < 1 and not gate.everything
+        bias = _ALWAYS if gate.everything else -_ALWAYS
+        if scored:
+            present, wanted = log_odds(np.array([gate.threshold, threshold])).tolist()
+            bias = wanted - present
         nothing = distilled.vector_weights(np.zeros(BUCKETS), np.zeros(VECTOR), **_NO_VECTOR)
         return DistilledClassifier(
             policy_id=self.policy_id,
@@ -72,7 +75,7 @@ class GoldenGate(msgspec.Struct, frozen=True):
 
     def deciding(self, policy: Policy) -> Policy:
         """The policy with this gate in force."""
-        gate = msgspec.structs.replace(policy.gate, threshold=self.threshold, distilled=self.name)
+        gate = msgspec.structs.replace(policy.gate, threshold=self.threshold, distilled=self.name, everything=False)
         return msgspec.structs.replace(policy, gate=gate, distilled=self.in_force(policy.gate, self.threshold))
 
 

@@ -98,9 +98,10 @@ class _Scored:
         results = [(row, row.prefilter, golden) for row in rows if row.prefilter and (golden := _golden(row))]
         self.violates: Flags = np.array([row.violates for row in rows], dtype=bool)
         self.weights: Floats = np.array([row.weight / golden.rate for row, _, golden in results])
-        self.certain: Flags = np.array([result.gate in CERTAIN for _, result, _ in results], dtype=bool)
+        self.certain: Flags = np.array([result.gate == "terms" for _, result, _ in results], dtype=bool)
         self.escalated_now: Flags = np.array([not row.drawn for row in rows], dtype=bool)
-        self.present = np.where(self.certain, MATCHED, [result.score or 0.0 for _, result, _ in results])
+        scores = [MATCHED if result.gate in CERTAIN else result.score or 0.0 for _, result, _ in results]
+        self.present: Floats = np.array(scores)
         self.golden = np.where(self.certain, MATCHED, [golden.score for _, _, golden in results])
         self.thresholds = np.array([golden.threshold for _, _, golden in results])
 
@@ -169,7 +170,8 @@ def take_into_force(policy: Policy, gate: GoldenGate, comparison: LiveComparison
     threshold = comparison.proposed.threshold
     content = msgspec.json.encode(gate.in_force(policy.gate, threshold))
     digest = hashlib.sha256(content).hexdigest()[:12]
-    document = with_changes(policy.document, "gate", distilled=digest, threshold=threshold, calibration=None)
+    changes = {"distilled": digest, "threshold": threshold, "calibration": None, "everything": None}
+    document = with_changes(policy.document, "gate", **changes)
     files = {folder / "distilled.json": content, folder / "policy.md": document.encode()}
     for path, written in files.items():
         path.write_bytes(written)

@@ -9,6 +9,7 @@ import pytest
 
 from safeguard_streams.errors import ConfigurationError, PolicyError
 from safeguard_streams.policies import distilled, golden_gates, labelled
+from safeguard_streams.policies.document import Gate
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.policies.golden import Golden
 from safeguard_streams.prefilter.classifier import Classifier
@@ -134,7 +135,10 @@ def test_a_text_of_several_kinds_counts_once_and_other_policies_are_those_of_the
     assert texts.texts[texts.rows("others")[0]] == texts.others[0]
 
 
-@pytest.mark.parametrize("policy", [TERMS, LABEL], ids=["terms", "label"])
+EVERYTHING = msgspec.structs.replace(TERMS, gate=Gate(everything=True))
+
+
+@pytest.mark.parametrize("policy", [TERMS, LABEL, EVERYTHING], ids=["terms", "label", "everything"])
 def test_a_gate_in_force_decides_by_vectors_and_without_the_encoder_as_the_present_gate_does(policy, classifier):
     encoder = Meanings()
     gate = learn(policy, corpus(policy, rows()), classifier, TextVectors(encoder), 0.95).gate
@@ -142,7 +146,7 @@ def test_a_gate_in_force_decides_by_vectors_and_without_the_encoder_as_the_prese
     texts = ["a wasp", "a bee", "i hope you die, you worthless rat", "those people are rats", "good morning"]
     present = Gates([policy], classifier).evaluate(texts)
     without = Gates([deciding], classifier).evaluate(texts)
-    assert without.reached.tolist() == present.reached.tolist()
+    assert without.reached.tolist() == (present.reached | policy.gate.everything).tolist()
     assert without.matches == present.matches
     gates = Gates([deciding], classifier, NAME)
     with_vectors = gates.with_vectors(gates.evaluate(texts), encoder.encode(texts), np.ones(len(texts), dtype=bool))

@@ -94,6 +94,13 @@ def test_what_a_term_escalates_the_golden_gate_would_escalate_too():
     assert compared.choice.more_labels is None, "no difference"
 
 
+def test_a_golden_gate_is_compared_with_a_gate_that_escalates_everything():
+    rows = [item(n, n % 5 == 0, present=0.0, golden=0.9 if n % 5 == 0 else 0.1, gate="everything") for n in range(200)]
+    compared = from_labels(Labels(rows, "v"), LABEL.id, 0.95)
+    assert (compared.present.escalated.value, compared.golden.escalated.value) == (1.0, 0.2)
+    assert compared.better
+
+
 def test_scores_of_the_newest_golden_gate_alone_are_compared():
     older, newest = labels(separates=0.0, items=40, name="old").rows, labels(separates=0.3, items=300).rows
     without = LabeledItem(True, prefilter=PrefilterResult("label", None, 0.9, 0.5))
