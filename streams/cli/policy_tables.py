@@ -90,7 +90,7 @@ def print_plan(planned: Sequence[PlannedRelease], *, shadow: bool) -> None:
             say(f"{policy.id}: version {in_force.version} in force {becomes} {policy.version}")
             _print_difference(differs)
         _print_vectors(policy)
-        if one.golden:
+        if one.golden and not one.unchanged:
             _print_golden(one.golden)
 
 
