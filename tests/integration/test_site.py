@@ -32,6 +32,7 @@ ELSEWHERE = {
     ("prefilter", "calibrate"): "integration/test_commands.py",
     ("prefilter", "distill"): "integration/test_commands.py",
     ("prefilter", "recall"): "integration/test_commands.py",
+    ("policy", "gate"): "integration/test_golden_release.py",
     ("topics", "acls"): "integration/test_security.py",
     ("dead-letters", "show"): "integration/test_dead_letters.py",
     ("dead-letters", "discard"): "integration/test_dead_letters.py",
