@@ -20,13 +20,13 @@ from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies import distilled
 from safeguard_streams.policies.distilled import log_odds
 from safeguard_streams.policies.document import Policy
-from safeguard_streams.policies.files import with_changes
+from safeguard_streams.policies.files import PolicyFiles, with_changes
 from safeguard_streams.prefilter.classifier import Classifier, Floats
 from safeguard_streams.prefilter.encoder.encoder import Encoder, Vectors
 from safeguard_streams.prefilter.encoder.tokens import undisguised
 from safeguard_streams.prefilter.normalise import read, tokens
 from safeguard_streams.quality.evaluation import Figures, Flags, ScoredSet, figures
-from safeguard_streams.quality.gate_choice import Choice, compare, standard_error
+from safeguard_streams.quality.gate_choice import Choice, aimed_recall, compare
 from safeguard_streams.quality.scoring import gate_answers, gate_scores
 from safeguard_streams.quality.threshold import calibrate
 from safeguard_streams.quality.verdict_labels import LabeledItem
@@ -45,7 +45,8 @@ class Proposal(msgspec.Struct, frozen=True):
     """A distilled classifier, trained on all rows, compared with the gate in force.
 
     distilled is the file that travels with the policy. In cross-validation each row of scored_after comes from a
-    classifier that did not see it. matched [rows]: whether the gate's terms or patterns match, which it keeps.
+    classifier that did not see it. matched [rows]: whether the gate's terms or patterns match, which it keeps: these
+    rows are escalated by any of the gates, and have the score 1.
     after_vectors, scored_vectors: the same with the vectors of an encoder, if there was one.
     """
 
@@ -74,8 +75,7 @@ class Proposal(msgspec.Struct, frozen=True):
 
     def aimed_recall(self, target_recall: float) -> float:
         """The recall on these rows that makes up for their number: a standard error above the target, at most 1."""
-        after = self.scored_after
-        return min(1.0, target_recall + standard_error(target_recall, after.violates, after.weights))
+        return aimed_recall(target_recall, self.scored_after.violates, self.scored_after.weights)
 
     def threshold(self, target_recall: float) -> float:
         """The distilled classifier's threshold for this recall, 0 to 1, with a margin for the number of rows."""
@@ -85,8 +85,21 @@ class Proposal(msgspec.Struct, frozen=True):
         """distilled.json. A shift of the second set of weights gives both the same threshold for this recall."""
         if self.scored_vectors is None:
             return self.distilled
-        wanted, own = self.threshold(target_recall), self._threshold(self.scored_vectors, target_recall)
-        return distilled.shifted(self.distilled, *log_odds(np.array([wanted, own])).tolist())
+        return distilled.shifted(self.distilled, *self._logits(self.scored_vectors, target_recall))
+
+    def shifted_vectors(self, target_recall: float) -> ScoredSet | None:
+        """The scores with vectors as the file's second set of weights gives them."""
+        if self.scored_vectors is None:
+            return None
+        wanted, own = self._logits(self.scored_vectors, target_recall)
+        scores = 1 / (1 + np.exp(own - wanted - log_odds(self.scored_vectors.scores)))
+        return msgspec.structs.replace(self.scored_vectors, scores=np.where(self.matched, 1.0, scores))
+
+    def _logits(self, with_vectors: ScoredSet, target_recall: float) -> tuple[float, float]:
+        """The threshold of both sets of weights, and what that of the second would be without a shift."""
+        wanted, own = self.threshold(target_recall), self._threshold(with_vectors, target_recall)
+        logits = log_odds(np.array([wanted, own]))
+        return float(logits[0]), float(logits[1])
 
     def _threshold(self, scored: ScoredSet, target_recall: float) -> float:
         aimed = self.aimed_recall(target_recall)
@@ -127,9 +140,13 @@ def propose(
         rows=len(rows),
         with_vectors=_vector_weights(of_vectors.model, features, encoder.name) if encoder and of_vectors else None,
     )
-    scored_before = ScoredSet("gate in force", before.scores, violates, weights)
-    scored_after = ScoredSet("distilled classifier", learned.unseen, violates, weights)
-    scored_vectors = ScoredSet("with the encoder", of_vectors.unseen, violates, weights) if of_vectors else None
+
+    def scored(name: str, scores: Floats) -> ScoredSet:
+        return ScoredSet(name, np.where(before.matched, 1.0, scores), violates, weights)
+
+    scored_before = scored("gate in force", before.scores)
+    scored_after = scored("distilled classifier", learned.unseen)
+    scored_vectors = scored("with the encoder", of_vectors.unseen) if of_vectors else None
     return Proposal(
         distilled=distilled_file,
         before=figures(scored_before, seed),
@@ -142,11 +159,17 @@ def propose(
     )
 
 
+def with_classifier(policy: Policy, content: bytes, threshold: float) -> PolicyFiles:
+    """The policy's files with this distilled.json and its threshold in the gate."""
+    digest = hashlib.sha256(content).hexdigest()[:12]
+    gate = {"distilled": digest, "threshold": threshold, "calibration": None, "everything": None}
+    return PolicyFiles(with_changes(policy.document, "gate", **gate), content.decode())
+
+
 def write(policy: Policy, proposal: Proposal, target_recall: float, folder: Path) -> list[Path]:
     """Write policy.md and distilled.json with the proposed classifier and its threshold. Returns their paths."""
-    content, threshold = proposal.file(target_recall), proposal.threshold(target_recall)
-    digest = hashlib.sha256(content).hexdigest()[:12]
-    document = with_changes(policy.document, "gate", distilled=digest, threshold=threshold, calibration=None)
+    content = proposal.file(target_recall)
+    document, _ = with_classifier(policy, content, proposal.threshold(target_recall))
     files = {folder / "distilled.json": content, folder / "policy.md": document.encode()}
     folder.mkdir(parents=True, exist_ok=True)
     for path, written in files.items():

@@ -38,12 +38,17 @@ class Choice(msgspec.Struct, frozen=True):
         )
 
     @property
+    def better(self) -> bool:
+        """Whether `name` escalates less, beyond chance."""
+        return self.more_labels == 0 and self.escalated.value < 0
+
+    @property
     def verdict(self) -> str:
         """What the interval says, in words."""
         if self.more_labels is None:
             return "no difference, which more labels like these would not change"
         if self.more_labels == 0:
-            return "better, beyond chance" if self.escalated.value < 0 else "worse, beyond chance"
+            return "better, beyond chance" if self.better else "worse, beyond chance"
         return f"undecided; about {_two_digits(self.more_labels):,} more labels like these would settle it"
 
 
@@ -81,6 +86,14 @@ def _two_digits(number: int) -> int:
 
 def standard_error(recall: float, violates: Flags, weights: Floats) -> float:
     """The standard error of a recall that is measured on these rows. Unequal weights count as fewer rows."""
-    violating = weights[violates]
-    rows = violating.sum() ** 2 / (violating**2).sum()
-    return math.sqrt(recall * (1 - recall) / float(rows))
+    return math.sqrt(recall * (1 - recall) / counting_as(weights[violates]))
+
+
+def aimed_recall(target: float, violates: Flags, weights: Floats) -> float:
+    """The recall on these rows to set a threshold for: a standard error above the target, at most 1."""
+    return min(1.0, target + standard_error(target, violates, weights))
+
+
+def counting_as(weights: Floats) -> float:
+    """The number of rows of equal weight that would tell as much as these (Kish 1965); 0 of none."""
+    return float(weights.sum() ** 2 / (weights**2).sum()) if len(weights) else 0.0

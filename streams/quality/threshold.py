@@ -57,6 +57,13 @@ class Calibration(msgspec.Struct, frozen=True):
     brier: dict[str, float]
 
 
+class Effect(NamedTuple):
+    """What a threshold does to content like the labels': the share of what violates, and of all, that it escalates."""
+
+    recall: Estimate
+    escalated: Estimate
+
+
 class ScoredLabels(msgspec.Struct, frozen=True):
     """Labelled items and their gate scores [items], 0 for an item that is escalated without one.
 
@@ -170,11 +177,21 @@ class _Samples(NamedTuple):
     def share(self, taken: Flags, of: Flags) -> Estimate:
         """The share of the items of a kind that is taken, in content like this."""
 
-        def part(where: Flags) -> Estimate:
-            return total(self.weights[where & of], float(self.weights[where].max(initial=0.0)))
+        def part(where: Flags, least: float) -> Estimate:
+            return total(self.weights[where & of], float(self.weights[where].max(initial=least)))
 
-        estimate = share(part(taken), part(~taken)) or Estimate(0.0, 0.0, 1.0)
+        # A further item that is escalated stands at least for itself. Where none is let pass, none will be.
+        estimate = share(part(taken, 1.0), part(~taken, 0.0)) or Estimate(0.0, 0.0, 1.0)
         return Estimate(*(round(figure, 4) for figure in (estimate.value, estimate.low, estimate.high)))
+
+    def effect(self, threshold: float) -> Effect:
+        taken = (self.scores >= threshold) | self.certain
+        return Effect(self.share(taken, self.violates), self.share(taken, np.ones(len(taken), dtype=bool)))
+
+
+def effect(scores: Floats, violates: Flags, weights: Floats, certain: Flags, threshold: float) -> Effect:
+    """What a threshold does to these rows. certain: rows that are escalated whatever their score."""
+    return _Samples(scores, violates, weights, certain).effect(threshold)
 
 
 def calibrate(
@@ -207,13 +224,13 @@ def calibrate(
     threshold = float(_DOWN.create_decimal(repr(samples.threshold(target_recall))))
     if threshold <= 0:
         raise ConfigurationError(_out_of_reach(samples, target_recall))
-    taken = (samples.scores >= threshold) | samples.certain
+    recall, escalated = samples.effect(threshold)
     probability = _probability(samples, threshold, seed)
     return Calibration(
         target_recall=target_recall,
         threshold=threshold,
-        recall=samples.share(taken, samples.violates),
-        escalated=samples.share(taken, np.ones(rows, dtype=bool)),
+        recall=recall,
+        escalated=escalated,
         rows=rows,
         violating=violating,
         map=probability.map,
