@@ -12,7 +12,6 @@ from safeguard_streams.cli.texts import Labelled, show_item
 if TYPE_CHECKING:  # these need the extra `quality`
     from safeguard_streams.quality.gate_advice import Advice
     from safeguard_streams.quality.gate_curve import CurvePoint
-    from safeguard_streams.quality.gate_rungs import MeasuredGate
 
 _BAR = 32  # characters of a curve's axis
 
@@ -53,7 +52,9 @@ def _days(days: float) -> str:
 def _now(advice: Advice) -> Iterator[Labelled]:
     """How the gate in force does, and what there is to compare it with others."""
     live, labels, cost = advice.live, advice.labels, advice.cost
-    if live is None:
+    if advice.rung == "everything":
+        yield Labelled("live recall", "1: everything is escalated")
+    elif live is None:
         yield Labelled("live recall", "nothing was judged under this version yet")
     elif live.recall is None:
         yield Labelled("live recall", f"not known: {live.why}")

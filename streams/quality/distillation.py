@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +29,7 @@ from safeguard_streams.prefilter.normalise import read, tokens
 from safeguard_streams.quality.evaluation import Figures, Flags, ScoredSet, figures
 from safeguard_streams.quality.gate_choice import Choice, aimed_recall, compare
 from safeguard_streams.quality.scoring import gate_answers, gate_scores
-from safeguard_streams.quality.threshold import calibrate
+from safeguard_streams.quality.threshold import reaching
 from safeguard_streams.quality.verdict_labels import LabeledItem
 
 MIN_ROWS = 100
@@ -41,23 +42,36 @@ VECTOR_STRENGTHS = {3.0: (0.1, 0.5, 2.0, 8.0), 1.0: (2.0, 6.0, 20.0)}
 FOLDS = 4
 
 
-class Proposal(msgspec.Struct, frozen=True):
+class Proposal(msgspec.Struct, frozen=True, dict=True):
     """A distilled classifier, trained on all rows, compared with the gate in force.
 
     distilled is the file that travels with the policy. In cross-validation each row of scored_after comes from a
     classifier that did not see it. matched [rows]: whether the gate's terms or patterns match, which it keeps: these
     rows are escalated by any of the gates, and have the score 1.
-    after_vectors, scored_vectors: the same with the vectors of an encoder, if there was one.
+    scored_vectors: the same with the vectors of an encoder, if there was one.
     """
 
     distilled: bytes
-    before: Figures
-    after: Figures
     scored_before: ScoredSet
     scored_after: ScoredSet
     matched: Flags
-    after_vectors: Figures | None = None
     scored_vectors: ScoredSet | None = None
+    seed: int = 0
+
+    @cached_property
+    def before(self) -> Figures:
+        """The figures of the gate in force."""
+        return figures(self.scored_before, self.seed)
+
+    @cached_property
+    def after(self) -> Figures:
+        """The figures of the distilled classifier."""
+        return figures(self.scored_after, self.seed)
+
+    @cached_property
+    def after_vectors(self) -> Figures | None:
+        """The figures of the distilled classifier with vectors."""
+        return figures(self.scored_vectors, self.seed) if self.scored_vectors else None
 
     @property
     def figures(self) -> list[Figures]:
@@ -103,7 +117,7 @@ class Proposal(msgspec.Struct, frozen=True):
 
     def _threshold(self, scored: ScoredSet, target_recall: float) -> float:
         aimed = self.aimed_recall(target_recall)
-        return calibrate(scored.scores, scored.violates, aimed, scored.weights, self.matched).threshold
+        return reaching(scored.scores, scored.violates, aimed, scored.weights, self.matched)
 
 
 def propose(
@@ -128,8 +142,8 @@ def propose(
     weights = np.array([row.weight for row in rows])
     before = gate_answers(policy, classifier, texts, encoder)
     features = Features(policy, classifier, texts, encoder)
-    learned = _learn(features, violates, weights, seed)
-    of_vectors = _learn(features, violates, weights, seed, vectors=True) if encoder else None
+    learned = learn(features, violates, weights, seed)
+    of_vectors = learn(features, violates, weights, seed, vectors=True) if encoder else None
     distilled_file = distilled.write(
         learned.model.weights,
         policy_id=policy.id,
@@ -147,16 +161,7 @@ def propose(
     scored_before = scored("gate in force", before.scores)
     scored_after = scored("distilled classifier", learned.unseen)
     scored_vectors = scored("with the encoder", of_vectors.unseen) if of_vectors else None
-    return Proposal(
-        distilled=distilled_file,
-        before=figures(scored_before, seed),
-        after=figures(scored_after, seed),
-        scored_before=scored_before,
-        scored_after=scored_after,
-        matched=before.matched,
-        after_vectors=figures(scored_vectors, seed) if scored_vectors else None,
-        scored_vectors=scored_vectors,
-    )
+    return Proposal(distilled_file, scored_before, scored_after, before.matched, scored_vectors, seed)
 
 
 def with_classifier(policy: Policy, content: bytes, threshold: float) -> PolicyFiles:
@@ -229,18 +234,19 @@ class LinearModel(msgspec.Struct, frozen=True):
         return np.asarray(1 / (1 + np.exp(-logits)))
 
 
-class _Learned(NamedTuple):
+class Learned(NamedTuple):
     """A model of all rows, and for each row the score of a model that did not see it."""
 
     model: LinearModel
     unseen: Floats
 
 
-def _learn(features: Features, violates: Flags, weights: Floats, seed: int, *, vectors: bool = False) -> _Learned:
+def learn(features: Features, violates: Flags, weights: Floats, seed: int, *, vectors: bool = False) -> Learned:
+    """Learn from all rows, and score each by cross-validation."""
     scores = np.zeros(len(violates))
     for seen, unseen in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(violates, violates):
         scores[unseen] = fit(features, seen, violates, weights, seed, vectors=vectors).scores(features, unseen)
-    return _Learned(fit(features, np.arange(len(violates)), violates, weights, seed, vectors=vectors), scores)
+    return Learned(fit(features, np.arange(len(violates)), violates, weights, seed, vectors=vectors), scores)
 
 
 def _vector_weights(model: LinearModel, features: Features, encoder: str) -> distilled.VectorWeights:
@@ -298,24 +304,28 @@ def fit(
     y, w = violates[rows], weights[rows]
     folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(rows, y))
     centred = _Centred.of(features.vectors[rows] if vectors else np.zeros((len(rows), 0), dtype=np.float32))
+    occurring = np.flatnonzero(features.groups[rows].getnnz(axis=0))  # the weight of any other group would be 0
+    groups = features.groups[rows][:, occurring]
 
-    def regression(strength: float, x: sparse.csr_matrix, on: NDArray[np.intp]) -> LogisticRegression:
-        model = LogisticRegression(C=strength, solver="liblinear", intercept_scaling=10.0, random_state=seed)
+    def design(candidate: _Candidate) -> sparse.csr_matrix:
+        dense = np.hstack([features.odds[rows] * TRUST, centred.vectors * candidate.scale])
+        return sparse.hstack([groups.multiply(candidate.idf[occurring]), dense]).tocsr()
+
+    def regression(candidate: _Candidate, x: sparse.csr_matrix, on: NDArray[np.intp]) -> LogisticRegression:
+        model = LogisticRegression(C=candidate.strength, solver="liblinear", intercept_scaling=10.0, random_state=seed)
         return model.fit(x[on], y[on], sample_weight=w[on])
 
-    best: tuple[float, LogisticRegression, _Candidate] | None = None
-    for candidate in _candidates(features.idf(rows), vectors=vectors):
-        dense = np.hstack([features.odds[rows] * TRUST, centred.vectors * candidate.scale])
-        x = sparse.hstack([features.groups[rows].multiply(candidate.idf), dense]).tocsr()
-        predicted = np.zeros(len(rows))
+    def loss(candidate: _Candidate) -> float:
+        x, predicted = design(candidate), np.zeros(len(rows))
         for train, test in folds:
-            predicted[test] = regression(candidate.strength, x, train).predict_proba(x[test])[:, 1]
-        loss = float(log_loss(y, predicted, sample_weight=w))
-        if best is None or loss < best[0]:
-            best = loss, regression(candidate.strength, x, np.arange(len(rows))), candidate
-    assert best is not None
-    _, model, chosen = best
-    groups, trust, of_vector = np.split(model.coef_[0], [distilled.BUCKETS, distilled.BUCKETS + 2])
+            predicted[test] = regression(candidate, x, train).predict_proba(x[test])[:, 1]
+        return float(log_loss(y, predicted, sample_weight=w))
+
+    chosen = min(_candidates(features.idf(rows), vectors=vectors), key=loss)
+    model = regression(chosen, design(chosen), np.arange(len(rows)))
+    of_groups, trust, of_vector = np.split(model.coef_[0], [len(occurring), len(occurring) + 2])
+    weights_of = np.zeros(distilled.BUCKETS)
+    weights_of[occurring] = of_groups * chosen.idf[occurring]
     vector = of_vector * centred.factor * chosen.scale
     bias = float(model.intercept_[0]) - float(vector @ centred.mean)
-    return LinearModel(groups * chosen.idf, trust * TRUST, vector if vectors else np.zeros(distilled.VECTOR), bias)
+    return LinearModel(weights_of, trust * TRUST, vector if vectors else np.zeros(distilled.VECTOR), bias)

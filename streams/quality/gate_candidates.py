@@ -19,7 +19,7 @@ from safeguard_streams.quality.evaluation import Flags, ScoredSet
 from safeguard_streams.quality.gate_choice import aimed_recall
 from safeguard_streams.quality.gate_rungs import WORDS, Gate, Rung, rung_of
 from safeguard_streams.quality.scoring import GateAnswers, gate_answers
-from safeguard_streams.quality.threshold import calibrate
+from safeguard_streams.quality.threshold import reaching
 from safeguard_streams.quality.verdict_labels import LabeledItem
 
 
@@ -61,7 +61,7 @@ class LabelledTexts(NamedTuple):
     def threshold(self, scores: Floats, certain: Flags, target_recall: float) -> float:
         """The threshold for a recall, with a margin for the number of texts. Raises ConfigurationError."""
         aimed = aimed_recall(target_recall, self.violates, self.weights)
-        return calibrate(scores, self.violates, aimed, self.weights, certain).threshold
+        return reaching(scores, self.violates, aimed, self.weights, certain)
 
 
 def present_gate(policy: Policy, labels: LabelledTexts, scorers: Scorers, *, vectors: bool) -> Gate:

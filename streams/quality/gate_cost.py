@@ -45,14 +45,16 @@ def cost_of(evidence: Evidence, settings: Settings, gpu_tokens: float | None = N
 
     gpu_tokens: completion tokens a second of one GPU, if they are known.
     """
-    usage = evidence.usage
-    if usage.span < MIN_SPAN or not usage.judged:
+    usage, rows = evidence.usage, evidence.live.rows
+    times = [row.decided_at for row in rows if row.decided_at is not None]
+    span = (max(times) - min(times)).total_seconds() if times else 0.0
+    if min(usage.span, span) < MIN_SPAN:
         return None
     small = settings.model == "small" and not settings.servers
     concurrency = settings.max_in_flight or (_SMALL_CONCURRENCY if small else _CONCURRENCY)
     tokens, seconds = usage.completion_tokens / usage.judged, usage.seconds / usage.judged
     return GpuCost(
-        items_a_day=sum(row.weight for row in evidence.live.rows) / usage.span * DAY,
+        items_a_day=sum(row.weight for row in rows) / span * DAY,
         judgements_a_day=usage.judged / usage.span * DAY,
         completion_tokens=tokens,
         gpu_seconds=tokens / gpu_tokens if gpu_tokens else seconds / concurrency,

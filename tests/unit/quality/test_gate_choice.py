@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from safeguard_streams.quality.distillation import Proposal
-from safeguard_streams.quality.evaluation import ScoredSet, figures
+from safeguard_streams.quality.evaluation import ScoredSet
 from safeguard_streams.quality.gate_choice import compare, more_labels, standard_error
 
 
@@ -81,10 +81,9 @@ def test_a_threshold_from_few_labels_reaches_its_recall_on_other_content_more_of
 
     def short(margin):
         large, missed = scored("all", 30_000, 2.0, seed=99), 0
-        nothing = figures(scored("few", 150, 2.0))
         for seed in range(60):
             few = scored("few", 150, 2.0, seed)
-            proposal = Proposal(b"", nothing, nothing, few, few, np.zeros(150, dtype=bool))
+            proposal = Proposal(b"", few, few, np.zeros(150, dtype=bool))
             threshold = proposal.threshold(0.9) if margin else np.sort(few.scores[few.violates])[5]
             missed += (large.scores[large.violates] >= threshold).mean() < 0.9
         return missed / 60
@@ -95,7 +94,6 @@ def test_a_threshold_from_few_labels_reaches_its_recall_on_other_content_more_of
 
 def test_the_margin_ends_at_all_of_the_rows():
     few = scored("few", 90, 2.0)
-    nothing = figures(few)
-    proposal = Proposal(b"", nothing, nothing, few, few, np.zeros(90, dtype=bool))
+    proposal = Proposal(b"", few, few, np.zeros(90, dtype=bool))
     assert proposal.aimed_recall(0.99) == 1.0
     assert proposal.threshold(0.99) == pytest.approx(few.scores[few.violates].min(), abs=1e-4)
