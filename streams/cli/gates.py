@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from safeguard_streams.cli import gate_tables
+from safeguard_streams.cli import gate_advice_tables
 from safeguard_streams.cli.options import Bootstrap, By, Json, Library, Why, changed_by, needs_extra, output_file
 from safeguard_streams.cli.output import console, say
 from safeguard_streams.cli.policy_tables import print_plan, print_released
@@ -87,7 +87,7 @@ def advise(
         advice = {name: one.advice for name, one in answer.advised.items()}
         print(msgspec.json.encode({"policies": advice, "unread": answer.unread}).decode())
         return
-    gate_tables.show([one.advice for one in answer.advised.values()], answer.unread, plot)
+    gate_advice_tables.show([one.advice for one in answer.advised.values()], answer.unread, plot)
 
 
 @app.command("take")
@@ -128,7 +128,7 @@ def take(
         raise ConfigurationError(f"{policy}: {answer.unread[policy]}")
     (advice, gate, _), state = answer.advised[policy], answer.evidence[policy].state
     if gate is None or gate.files is None:
-        raise ConfigurationError(f"{policy} has no gate to take: {gate_tables.reason(advice)}")
+        raise ConfigurationError(f"{policy} has no gate to take: {gate_advice_tables.reason(advice)}")
     folder = gate_taking.policy_folder(library, state)
     if advice.lowers and shadow is None:
         say(f"{policy}: {advice.lowers}", error=True)
@@ -143,7 +143,7 @@ def take(
         return
     print_plan(planned, shadow=shadow is not None)
     print_released(released, shadow)
-    gate_tables.show_taken(advice, folder, shadow)
+    gate_advice_tables.show_taken(advice, folder, shadow)
 
 
 def _request(target_recall: float, since: str | None, gpu_tokens: float | None, bootstrap: str | None) -> _Request:

@@ -5,7 +5,7 @@ import json
 import msgspec
 import pytest
 
-from safeguard_streams.cli import gate_tables, gates
+from safeguard_streams.cli import gate_advice_tables, gates
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import LIBRARY, PolicyFiles, load
 from safeguard_streams.quality import gate_evidence, gate_taking
@@ -131,7 +131,7 @@ def test_a_gate_without_a_score_has_no_curve_and_that_is_said(advised):
     ],
 )
 def test_what_to_do_is_named(changes, text):
-    assert text in gate_tables.reason(advice(**changes))
+    assert text in gate_advice_tables.reason(advice(**changes))
 
 
 def test_what_is_not_known_is_said(advised):
