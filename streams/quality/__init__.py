@@ -15,8 +15,8 @@ have 95% intervals, and a result that is too uncertain to use is reported as suc
 - `model_comparison`: a canary's model compared with the live one.
 - `distillation`: a classifier distilled for one policy.
 - `gate_choice`, `gate_curve`: two gates compared on the same labels, and the curve of one.
-- `gate_evidence`, `gate_rungs`, `gate_candidates`, `gate_cost`: what is known of each policy in force, and the gates that
-  it could have.
+- `gate_evidence`, `gate_rungs`, `gate_candidates`, `gate_cost`: what is known of each policy in force, and the gates
+  that it could have.
 - `gate_advice`, `gate_taking`: the next gate of each policy, and its taking.
 - `threshold_margin`: whether thresholds of distilled classifiers reach their recall on other texts.
 - `encoded_labels`: what the encoder's vectors add to a distilled classifier.

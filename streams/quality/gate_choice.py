@@ -6,13 +6,12 @@ import math
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from safeguard_streams.prefilter.classifier import Floats
-from safeguard_streams.quality.evaluation import Flags, ScoredSet, escalated_for
+from safeguard_streams.quality.evaluation import Flags, ScoredSet
+from safeguard_streams.quality.gate_curve import Ranked, resamples
 from safeguard_streams.quality.weighted import Estimate
 
-RESAMPLES = 400
 NOTHING = 0.001  # a difference of shares below this is none
 
 
@@ -54,21 +53,16 @@ class Choice(msgspec.Struct, frozen=True):
 
 def compare(one: ScoredSet, than: ScoredSet, target_recall: float, seed: int = 0) -> Choice:
     """Compare two gates' scores of the same rows, by the share of content that each escalates for this recall."""
-    violates, weights = one.violates, one.weights
+    ranked = Ranked(one), Ranked(than)
 
-    def difference(rows: NDArray[np.intp]) -> float:
-        shares = [
-            escalated_for(s[rows], violates[rows], weights[rows], target_recall) for s in (one.scores, than.scores)
-        ]
-        return shares[0] - shares[1]
+    def difference(times: Floats) -> float:
+        shares = [gate.escalated(times, [target_recall])[0] for gate in ranked]
+        return float(shares[0] - shares[1])
 
-    draw = np.random.default_rng(seed)
-    picks = [draw.integers(0, len(violates), len(violates)) for _ in range(RESAMPLES)]
-    resampled = [difference(rows) for rows in picks if violates[rows].any()]
-    low, high = np.percentile(resampled, [2.5, 97.5]).tolist()
-    value = difference(np.arange(len(violates)))
+    low, high = np.percentile([difference(times) for times in resamples(one.violates, seed)], [2.5, 97.5]).tolist()
+    value = difference(np.ones(len(one.scores)))
     estimate = Estimate(*(round(figure, 4) for figure in (value, low, high)))
-    return Choice(one.name, than.name, target_recall, estimate, more_labels(value, low, high, len(violates)))
+    return Choice(one.name, than.name, target_recall, estimate, more_labels(value, low, high, len(one.scores)))
 
 
 def more_labels(value: float, low: float, high: float, labels: int) -> int | None:
