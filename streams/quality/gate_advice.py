@@ -14,13 +14,14 @@ from typing import Literal, NamedTuple
 import msgspec
 import numpy as np
 
+from safeguard_streams.prefilter.classifier import Floats
 from safeguard_streams.prefilter.encoder.files import NAME
 from safeguard_streams.prefilter.fingerprint import fingerprint
 from safeguard_streams.quality import gate_recall
 from safeguard_streams.quality.distillation import MIN_ROWS, MIN_ROWS_PER_SIDE
 from safeguard_streams.quality.evaluation import Flags, ScoredSet
 from safeguard_streams.quality.gate_candidates import LabelledTexts, Scorers, candidates, present_gate
-from safeguard_streams.quality.gate_choice import Choice, compare, counting_as
+from safeguard_streams.quality.gate_choice import Choice, compare, counting_as, labels_to_resolve
 from safeguard_streams.quality.gate_cost import DAY, GpuCost
 from safeguard_streams.quality.gate_evidence import Evidence
 from safeguard_streams.quality.gate_recall import GateRecall
@@ -28,6 +29,7 @@ from safeguard_streams.quality.gate_rungs import WORDS, Gate, MeasuredGate, Rung
 from safeguard_streams.quality.verdict_labels import LabeledItem
 from safeguard_streams.runtime.counts import counted
 
+_RATES = "raise gate.sample, or SAFEGUARD_AUDIT_RATE_NEAR and SAFEGUARD_AUDIT_RATE_FAR"
 Action = Literal["take", "collect", "keep", "compare"]
 
 
@@ -136,7 +138,7 @@ def advise(evidence: Evidence, scorers: Scorers, cost: GpuCost | None, target_re
         gpu_hours_a_day=cost.gpu_hours_a_day if cost else None,
     )
     blind = _NO_ENCODER if vectors and scorers.encoder is None else None
-    if short := blind or _shortfall(evidence, labels, unseen):
+    if short := blind or _shortfall(evidence, labels, unseen, target_recall):
         return Advised(_comparing(base) if base.shadow else _collecting(base, short))
     present = present_gate(state.policy, labels, scorers, vectors=bool(vectors))
     here = present.on(unseen)
@@ -180,7 +182,7 @@ def _count(evidence: Evidence, labels: LabelledTexts, unseen: Flags) -> LabelCou
     )
 
 
-def _shortfall(evidence: Evidence, labels: LabelledTexts, unseen: Flags) -> Shortfall | None:
+def _shortfall(evidence: Evidence, labels: LabelledTexts, unseen: Flags, target_recall: float) -> Shortfall | None:
     """What is missing before gates can be compared; None where nothing is."""
     rows = int(unseen.sum())
     if not evidence.labels.rows:
@@ -194,7 +196,7 @@ def _shortfall(evidence: Evidence, labels: LabelledTexts, unseen: Flags) -> Shor
         return Shortfall(
             None,
             f"all of {counted(len(evidence.learned), 'label')} are of content that the gate escalates, which tells "
-            "nothing of the rest: set gate.sample, or raise SAFEGUARD_AUDIT_RATE_NEAR and SAFEGUARD_AUDIT_RATE_FAR",
+            f"nothing of the rest: {_RATES}",
         )
     if rows < MIN_ROWS:
         after = ", judged after its classifier was released" if evidence.state.unseen_from else ""
@@ -202,14 +204,26 @@ def _shortfall(evidence: Evidence, labels: LabelledTexts, unseen: Flags) -> Shor
     for side, chosen in (("violating", labels.violates & unseen), ("safe", ~labels.violates & unseen)):
         if short := _side_short(side, labels.weights[chosen], rows):
             return short
-    return None
+    return _unresolved(target_recall, labels.violates[unseen], labels.weights[unseen])
+
+
+def _unresolved(target_recall: float, violates: Flags, weights: Floats) -> Shortfall | None:
+    more = labels_to_resolve(target_recall, violates, weights)
+    if not more:
+        return None
+    missed = (1 - target_recall) * weights[violates].sum()
+    return Shortfall(
+        more,
+        f"one drawn label stands for {weights.max():,.0f} items, and a gate may miss {missed:,.0f} violating ones for "
+        f"recall {target_recall:g}: {_RATES}. A rate of {min(1.0, 1 / missed):.2g} would do",
+    )
 
 
 def _needed() -> str:
     return f"{MIN_ROWS} are needed, {MIN_ROWS_PER_SIDE} of each side"
 
 
-def _side_short(side: str, weights: np.ndarray[tuple[int], np.dtype[np.float64]], rows: int) -> Shortfall | None:
+def _side_short(side: str, weights: Floats, rows: int) -> Shortfall | None:
     """What one side is short of. Unequal weights count as fewer labels."""
     number, worth = len(weights), counting_as(weights)
     if worth >= MIN_ROWS_PER_SIDE:
@@ -223,7 +237,7 @@ def _side_short(side: str, weights: np.ndarray[tuple[int], np.dtype[np.float64]]
     return Shortfall(
         more,
         f"its {number:,} {side} labels count as {worth:.0f}, because a drawn one stands for up to {heaviest:,.0f} "
-        f"items: {_needed()}. A higher sample or audit rate makes them count for more",
+        f"items: {_needed()}; {_RATES}",
     )
 
 

@@ -19,8 +19,9 @@ class Choice(msgspec.Struct, frozen=True):
     """Two gates on the same rows.
 
     escalated: what share of content `name` escalates for the recall, less the share of `than`, with its 95% bootstrap
-    interval. more_labels: after how many more labels like these the interval would exclude 0; 0 if it does, None if the
-    gates differ by nothing. It assumes that the difference stays and its interval narrows with the labels' square root.
+    interval. more_labels: after how many more labels like these the interval would exclude 0, and they would resolve
+    the recall; 0 if so now, None if the gates differ by nothing. It assumes that the difference stays and its interval
+    narrows with the labels' square root.
     """
 
     name: str
@@ -62,7 +63,21 @@ def compare(one: ScoredSet, than: ScoredSet, target_recall: float, seed: int = 0
     low, high = np.percentile([difference(times) for times in resamples(one.violates, seed)], [2.5, 97.5]).tolist()
     value = difference(np.ones(len(one.scores)))
     estimate = Estimate(*(round(figure, 4) for figure in (value, low, high)))
-    return Choice(one.name, than.name, target_recall, estimate, more_labels(value, low, high, len(one.scores)))
+    labels = len(one.scores)
+    more = more_labels(value, low, high, labels)
+    if more is not None:
+        more = max(more, labels_to_resolve(target_recall, one.violates, one.weights))
+    return Choice(one.name, than.name, target_recall, estimate, more)
+
+
+def labels_to_resolve(recall: float, violates: Flags, weights: Floats) -> int:
+    """How many labels, beyond these, resolve a recall; 0 if these do.
+
+    They do not while one row stands for more items than may be missed: such a violating row, or one that was not drawn
+    yet, decides alone about the threshold, and a bootstrap interval is too narrow.
+    """
+    factor = weights.max(initial=0.0) / max((1 - recall) * weights[violates].sum(), 1e-9)
+    return max(0, math.ceil(len(weights) * (factor - 1) - 1e-6))
 
 
 def more_labels(value: float, low: float, high: float, labels: int) -> int | None:

@@ -149,6 +149,13 @@ def test_a_few_drawn_labels_that_stand_for_many_count_as_few(scorers):
     assert "stands for up to 500 items" in found.why
 
 
+def test_a_drawn_label_that_stands_for_more_than_may_be_missed_resolves_no_recall(scorers):
+    found, gate, _ = advice(evidence(TERMS, rows()), scorers, target=0.99)
+    assert gate is None
+    assert "one drawn label stands for 2 items, and a gate may miss 1 violating ones for recall 0.99" in found.why
+    assert 0 < found.more_labels < 160
+
+
 def test_texts_that_are_gone_are_named(scorers):
     found = advice(evidence(TERMS, rows(), texts=False), scorers).advice
     assert "no longer holds the texts of its 160 verdicts" in found.why
