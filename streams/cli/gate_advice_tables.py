@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,32 +101,38 @@ def curves(advice: Advice) -> Iterator[str]:
         return
     if advice.present is not None and not present:
         yield "  the gate in force has no score, and therefore no curve"
-    heads = ("recall", f"{'share escalated, 0 to 1':{_BAR}}", f"{'o in force' if present else '':19}")
+    top = _top([*present, *proposed])
+    heads = ("recall", f"{f'share escalated, 0 to {top:g}':{_BAR}}", f"{'o in force' if present else '':19}")
     yield f"  {' '.join(heads)} {'* next' if proposed else ''}".rstrip()
     longer = present or proposed
     for number, point in enumerate(longer):
         drawn = [(mark, curve[number]) for mark, curve in (("o", present), ("*", proposed)) if curve]
         figures = " ".join(f"{_figures(curve[number]) if curve else '':19}" for curve in (present, proposed))
-        yield f"  {point.recall:<6.2f} {_bar(drawn)} {figures}".rstrip()
+        yield f"  {point.recall:<6.2f} {_bar(drawn, top)} {figures}".rstrip()
 
 
 def _figures(point: CurvePoint) -> str:
     return f"{point.escalated.value:.2f} ({point.escalated.low:.2f}-{point.escalated.high:.2f})"
 
 
-def _bar(drawn: Sequence[tuple[str, CurvePoint]]) -> str:
+def _top(points: Sequence[CurvePoint]) -> float:
+    """The end of the axis: the first tenth that is above all intervals."""
+    return min(1.0, math.ceil(max(point.escalated.high for point in points) * 10 + 1e-9) / 10)
+
+
+def _bar(drawn: Sequence[tuple[str, CurvePoint]], top: float) -> str:
     """Intervals as lines, values as marks; where two meet, the later one is seen."""
+
+    def place(share: float) -> int:
+        return min(_BAR - 1, max(0, int(share / top * _BAR)))
+
     cells = ["."] * _BAR
     for _, point in drawn:
-        for place in range(_place(point.escalated.low), _place(point.escalated.high) + 1):
-            cells[place] = "-"
+        for cell in range(place(point.escalated.low), place(point.escalated.high) + 1):
+            cells[cell] = "-"
     for mark, point in drawn:
-        cells[_place(point.escalated.value)] = mark
+        cells[place(point.escalated.value)] = mark
     return "".join(cells)
-
-
-def _place(share: float) -> int:
-    return min(_BAR - 1, max(0, int(share * _BAR)))
 
 
 def show_taken(advice: Advice, folder: Path, shadow: float | None) -> None:
