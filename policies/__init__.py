@@ -15,6 +15,7 @@ In reading order:
 - `check` and `gate_check`: what makes a policy fit for release.
 - `difference`: what differs between two versions.
 - `distilled`: classifiers distilled from one policy's verdicts.
+- `golden_gates`: first gates that are learned from a policy's golden set.
 - `small_model`: which texts the small model in the package has learned.
 - `labelled`: data sets of labelled texts, and the split that is held out from training.
 

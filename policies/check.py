@@ -265,6 +265,14 @@ def _example(read: Document, rules: RuleIds | None, line: Line) -> _PolicyExampl
     return _PolicyExample(line.number, match[1], match[2], cited)
 
 
+def violating_texts(document: str) -> list[str]:
+    """The violating examples of a policy's text, and the rules that name a violation."""
+    read = Document(document, "policy")
+    matches = [_EXAMPLE.match(line.text) for line in read.sections.get("Examples", ())]
+    shown = [match[1] for match in matches if match and match[2] == "violates"]
+    return [*shown, *(rule.text for rule in read.rules("VIOLATES"))]
+
+
 class _Place(NamedTuple):
     """A line of a file."""
 

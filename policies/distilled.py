@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import zlib
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -71,6 +71,7 @@ class DistilledClassifier(msgspec.Struct, frozen=True, dict=True, omit_defaults=
     harms: the gate's harms; empty means all. trust: (a, b).
     weights: int8 [BUCKETS], compressed with zlib and encoded in base64, in units of `unit`.
     with_vectors: the weights to use where the encoder is installed.
+    origin: what it was learned from, the policy's verdicts or its golden set.
     """
 
     policy_id: str
@@ -82,6 +83,7 @@ class DistilledClassifier(msgspec.Struct, frozen=True, dict=True, omit_defaults=
     weights: str
     rows: int
     with_vectors: VectorWeights | None = None
+    origin: Literal["verdicts", "golden"] = "verdicts"
 
     @property
     def encoder(self) -> str | None:

@@ -27,6 +27,7 @@ app = typer.Typer(no_args_is_help=True, help="Look up content items: texts, verd
 _TEXT_LINES = 40
 _RATIONALE_LINES = 12
 _GATES = {
+    "golden": "the golden gate",
     "terms": "a term or pattern matched",
     "everything": "the policy's gate escalates everything",
     "sample": "drawn for the sample",

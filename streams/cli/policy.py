@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import msgspec
 import orjson
 import typer
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.cli import model_tables, policy_authoring, policy_import
+from safeguard_streams.cli import model_tables, policy_authoring, policy_gate, policy_import
 from safeguard_streams.cli import policy_tables as tables
 from safeguard_streams.cli.options import (
     Bootstrap,
@@ -23,7 +23,6 @@ from safeguard_streams.cli.options import (
     Why,
     changed_by,
     check_all,
-    fit_for_release,
     one_of,
     show_rows,
 )
@@ -32,6 +31,7 @@ from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.cli.texts import Texts
 from safeguard_streams.contract.records import PolicyRelease
 from safeguard_streams.errors import ConfigurationError, choices
+from safeguard_streams.policies.check import Checked, require
 from safeguard_streams.policies.files import LIBRARY, load_library
 from safeguard_streams.quality import model_comparison, shadow_comparison
 from safeguard_streams.releases import model_notice, operator
@@ -41,6 +41,7 @@ from safeguard_streams.runtime.durations import moment
 app = typer.Typer(no_args_is_help=True, help="Write, check, test, release, compare and roll back policies.")
 app.command("new")(policy_authoring.new)
 app.command("import")(policy_import.import_file)
+app.command("gate")(policy_gate.gate)
 app.add_typer(policy_authoring.golden_app, name="golden")
 
 PolicyId = Annotated[str, typer.Argument(metavar="ID", help="Id of a released policy.")]
@@ -86,7 +87,7 @@ def check(
 
     Prints every problem with its file and line, and the version of each policy without errors.
     """
-    results = check_all(ids or [], library)
+    results = policy_gate.with_coverage(check_all(ids or [], library))
     if as_json:
         print(msgspec.json.encode([result.report() for result in results]).decode())
     else:
@@ -116,6 +117,14 @@ def release(
             "to moderation.replays, which enforcement never reads.",
         ),
     ] = None,
+    golden: Annotated[
+        bool,
+        typer.Option(
+            "--golden/--no-golden",
+            help="Learn a golden gate from the golden set, and run it in shadow beside the gate. Needs the extra "
+            "encoder; without it, none is learned.",
+        ),
+    ] = True,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
@@ -126,7 +135,8 @@ def release(
     """
     if bool(ids) == all_new:
         raise _names_or_all_new(library)
-    policies = fit_for_release(ids or [], library)
+    checked = check_all(ids or [], library)
+    policies = require(checked)
     who = changed_by(why, by)
     current = settings.load(bootstrap=bootstrap)
     planned: list[operator.PlannedRelease] = []
@@ -140,9 +150,13 @@ def release(
         await kafka.wait_for_broker(current, timeout=kafka.COMMAND_SECONDS)
         if notice := await model_notice.unlearned(current, policies):
             say(notice, error=True)
+        before = await operator.history(current)
+        wanted = operator.plan_releases(before, policies, shadow=shadow, only_new=all_new)
+        gates = _golden_gates(checked, wanted, before, learn=golden and shadow is None)
+        how = _How(shadow=shadow, only_new=all_new, golden=gates)
         if not dry_run:
-            return await operator.release(current, policies, who, shadow=shadow, only_new=all_new, review=review)
-        review(operator.plan_releases(await operator.history(current), policies, shadow=shadow, only_new=all_new))
+            return await operator.release(current, policies, who, **how, review=review)
+        review(operator.plan_releases(before, policies, **how))
         return []
 
     released = asyncio.run(work())
@@ -154,6 +168,29 @@ def release(
         say("nothing to release: every policy of the library was released before")
     if dry_run and not all(one.unchanged for one in planned):
         say("dry run: nothing was released")
+
+
+class _How(TypedDict):
+    """How policies are released: see operator.plan_releases."""
+
+    shadow: float | None
+    only_new: bool
+    golden: Mapping[str, str | None]
+
+
+def _golden_gates(
+    checked: Sequence[Checked],
+    wanted: Sequence[operator.PlannedRelease],
+    before: operator.ReleaseHistory,
+    *,
+    learn: bool,
+) -> Mapping[str, str | None]:
+    """The golden gates of the policies that are to be released."""
+    ids = {one.policy.id for one in wanted}
+    if not learn:
+        return dict.fromkeys(ids)
+    named = [one for one in checked if one.policy and one.policy.id in ids]
+    return policy_gate.golden_for_release(named, before.in_force) if named else {}
 
 
 def _names_or_all_new(library: Path) -> ConfigurationError:

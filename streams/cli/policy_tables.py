@@ -11,6 +11,7 @@ from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.cli.texts import Labelled, item_text, reason_of, show_item
 from safeguard_streams.contract.records import PolicyChange, PolicyRelease
 from safeguard_streams.errors import PolicyError
+from safeguard_streams.policies import golden_gates
 from safeguard_streams.policies.check import Checked
 from safeguard_streams.policies.difference import Difference, difference
 from safeguard_streams.policies.document import Policy
@@ -89,6 +90,17 @@ def print_plan(planned: Sequence[PlannedRelease], *, shadow: bool) -> None:
             say(f"{policy.id}: version {in_force.version} in force {becomes} {policy.version}")
             _print_difference(differs)
         _print_vectors(policy)
+        if one.golden and not one.unchanged:
+            _print_golden(one.golden)
+
+
+def _print_golden(value: str) -> None:
+    """Tell what to expect of the golden gate that runs in shadow."""
+    gate = golden_gates.read(value)
+    recall, escalated = (
+        f"{value:.3f} ({low:.3f}-{high:.3f})" for value, low, high in (gate.expected.recall, gate.expected.escalated)
+    )
+    say(f"  golden gate {gate.name} in shadow, optimistic: recall {recall}, escalates {escalated} of benign texts")
 
 
 def _print_vectors(policy: Policy) -> None:
@@ -138,6 +150,7 @@ def release_rows(planned: Sequence[PlannedRelease], released: Sequence[PolicyRel
             "unchanged": one.unchanged,
             "revision": revisions.get(one.policy.id),
             "encoder": one.policy.distilled.encoder if one.policy.distilled else None,
+            "golden": golden_gates.read(one.golden).name if one.golden else None,
             "difference": msgspec.to_builtins(_difference(one)),
         }
         for one in planned

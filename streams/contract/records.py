@@ -104,12 +104,27 @@ def _replace_null(record: msgspec.Struct, field: str, default: object) -> None:
         msgspec.structs.force_setattr(record, field, default)
 
 
+class GoldenScore(msgspec.Struct, frozen=True):
+    """What a policy's golden gate, which runs in shadow, says of an item that the present gate decided about."""
+
+    name: Annotated[str, Meta(description="which golden gate scored: only scores with the same name compare")]
+    score: Annotated[float, Meta(description="the golden gate's score, 0 to 1")]
+    threshold: Annotated[float, Meta(description="score at which the golden gate would escalate, 0 to 1")]
+    rate: Annotated[
+        float,
+        Meta(description="share of such items that get this score, 0 to 1: each stands for 1/rate items, drawn by id"),
+    ] = 1.0
+
+
 class PrefilterResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """Why the prefilter escalated or cleared an item."""
 
     gate: Annotated[
         str,
-        Meta(description="label, terms, everything, sample, audit, or live if only the version in force escalates"),
+        Meta(
+            description="label, golden, terms, everything, sample, audit, or live if only the version in force "
+            "escalates"
+        ),
     ]
     label: Annotated[
         str | None, Meta(description="the harm that scored highest, or the term or pattern that matched")
@@ -134,6 +149,9 @@ class PrefilterResult(msgspec.Struct, frozen=True, omit_defaults=True):
         Meta(description="identifies the gate that scored: only scores with the same fingerprint compare"),
     ] = None
     truncated: Annotated[bool, Meta(description="whether the classifier saw only samples of a very long text")] = False
+    golden: Annotated[
+        GoldenScore | None, Meta(description="what the golden gate in shadow says, for a share of the judged items")
+    ] = None
 
 
 class Escalation(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -474,6 +492,10 @@ class PolicyRelease(msgspec.Struct, frozen=True, omit_defaults=True):
         ),
     ] = None
     replay: Annotated[bool, Meta(description="whether the version is kept for replays, whatever is in force")] = False
+    golden: Annotated[
+        str | None,
+        Meta(description="the golden gate, which runs in shadow beside the gate and decides nothing, as JSON"),
+    ] = None
 
     @property
     def key(self) -> bytes:

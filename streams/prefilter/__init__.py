@@ -11,6 +11,7 @@ the last policy has been retired, the stage waits as at its start. In reading or
 - `event_batch`: which policies escalate an event and why, and which texts need a vector for that.
 - `compiled`: the policies in force, compiled for batches.
 - `batches`: cuts batches into parts whose cost has a bound.
+- `golden`: golden gates in shadow.
 - `long_texts`: the gates on texts of any length, at a cost that has a bound.
 - `gates`: the gates of all policies, evaluated on a batch of texts.
 - `normalise`: one form of text for many spellings.
@@ -45,6 +46,9 @@ the last policy has been retired, the stage waits as at its start. In reading or
 - **The encoder is optional in each process.** Without the extra, a gate uses its weights without vectors. The
   fingerprint tells the two apart, and their scores are never pooled. The process loads the encoder once, for the first
   release that has a use for it.
+- **A golden gate in shadow scores judged content only.** What is not judged has no label, and only labels tell which
+  gate is better. It scores all that is drawn and 5% of what the present gate escalates, which bounds the share of
+  content that is encoded for it. Results carry the score with its rate, from which estimates for all content follow.
 - **A very long text is judged in part.** The classifier reads its beginning, its end and samples, and the result says
   `truncated`. Terms and patterns see all of it, in overlapping sections. No text takes long or much memory.
 - **Samples and audits are drawn by a hash of ids.** A rerun or another process draws the same content items, and the

@@ -11,11 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 from safeguard_streams.contract.records import SHADOW, ContentEvent
-from safeguard_streams.policies.document import in_languages, on_surface
+from safeguard_streams.policies.document import Policy, in_languages, on_surface
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.encoder.encoder import Encoder
 from safeguard_streams.prefilter.fingerprint import fingerprint
 from safeguard_streams.prefilter.gates import Gates
+from safeguard_streams.prefilter.golden import GoldenShadows
 from safeguard_streams.prefilter.normalise import Flags
 from safeguard_streams.prefilter.sampling import hashed
 from safeguard_streams.releases.feed import PolicySet, Released
@@ -37,7 +38,8 @@ class CompiledPolicies:
 
     live: number of policies in force; released, fingerprints: the release and the gate's fingerprint of each column.
     everything, samples [columns]: those parts of the gates. seeds [columns], shadow_seeds [shadows]: for draws.
-    encoder: makes the vectors that the gates' second stage needs, if it is at hand.
+    encoder: makes the vectors that the gates' second stage needs, if it is at hand. golden: the golden gates in shadow.
+    scored_by [columns]: the name in results of what scores: golden where a golden gate is in force, else label.
     """
 
     def __init__(self, policies: PolicySet, classifier: Classifier, encoder: Encoder | None = None) -> None:
@@ -54,6 +56,8 @@ class CompiledPolicies:
         encoder_name = encoder.name if encoder else None
         self.gates = Gates([r.policy for r in self.released], classifier, encoder_name)
         self.fingerprints = [fingerprint(r.policy, classifier.name, encoder_name) for r in self.released]
+        self.golden = GoldenShadows(self.released[: self.live], classifier, encoder_name)
+        self.scored_by = ["golden" if _by_golden(r.policy, encoder_name) else "label" for r in self.released]
         self.everything = np.array([r.policy.gate.everything for r in self.released], dtype=bool)
         self.samples = np.array([r.policy.gate.sample for r in self.released], dtype=np.float64)
         scopes = [r.policy.applies_to for r in self.released]
@@ -96,10 +100,20 @@ def _bounded(value: str) -> str:
     return value
 
 
+def _by_golden(policy: Policy, encoder: str | None) -> bool:
+    own = policy.distilled
+    return own is not None and own.origin == "golden" and own.uses(encoder)
+
+
 def use_vectors(policies: PolicySet) -> bool:
-    """Whether the gate of some policy has weights for the encoder's vectors."""
+    """Whether the gate of some policy, or a golden gate in shadow, has weights for the encoder's vectors."""
     released = [*policies.released.values(), *policies.shadows.values()]
-    return any(r.policy.distilled is not None and r.policy.distilled.uses(Encoder.name) for r in released)
+    return any(
+        r.policy.distilled.uses(Encoder.name)
+        if r.policy.distilled is not None
+        else r.golden is not None and r.golden.weights.encoder == Encoder.name
+        for r in released
+    )
 
 
 def compile_policies(

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from safeguard_streams.contract.records import ContentEvent, Lane, PrefilterResult, Stratum
+from safeguard_streams.contract.records import ContentEvent, GoldenScore, Lane, PrefilterResult, Stratum
+from safeguard_streams.prefilter.classifier import Floats
 from safeguard_streams.prefilter.compiled import CompiledPolicies, CompiledShadow
 from safeguard_streams.prefilter.encoder.encoder import Encoder, Vectors
 from safeguard_streams.prefilter.encoder.tokens import undisguised
@@ -72,6 +73,25 @@ class _Cells(NamedTuple):
         )
 
 
+class _Decided(NamedTuple):
+    """For each event and policy that covers it: whether it is triggered, sampled or passed. Some passed are audited.
+
+    in_sample: whether the sample draws it, triggered or not. rates: the share of such items that sample and audit draw.
+    """
+
+    triggered: Flags
+    in_sample: Flags
+    sampled: Flags
+    passed: Flags
+    near: Flags
+    rates: Floats
+    audited: Flags
+
+    @property
+    def judged(self) -> Flags:
+        return self.triggered | self.sampled | self.audited
+
+
 class EventBatch:
     """The decisions for one batch of events, once it is settled. Arrays are [events, columns of the policies].
 
@@ -92,7 +112,11 @@ class EventBatch:
         for cell in self._results.matches:
             self._matched[cell] = True
         self._shadow_draws = drawn(self._ids, compiled.shadow_seeds)
-        self._encoded = compiled.gates.undecided(self._results, self._settled())
+        self._golden = self._drawn_for_golden()
+        has_golden = self._golden.any(axis=1)
+        self._golden_events = np.flatnonzero(has_golden)
+        self._golden_results = compiled.golden.begin([events[i].text for i in self._golden_events.tolist()])
+        self._encoded = compiled.gates.undecided(self._results, self._settled()) | has_golden
         self.texts = undisguised(self._results.views, np.flatnonzero(self._encoded).tolist())
 
     def _settled(self) -> Flags:
@@ -105,51 +129,82 @@ class EventBatch:
             settled[:, shadow.column] |= self._shadow_draws[:, number] >= shadow.released.share
         return settled
 
+    def _drawn_for_golden(self) -> Flags:
+        """Which events golden gates score [events, golden gates]. They stand beside gates that need no vectors."""
+        if not self.compiled.golden.gates:
+            return np.zeros((len(self._ids), 0), dtype=bool)
+        decided = self._decided()
+        return self.compiled.golden.drawn(self._ids, decided.judged, decided.triggered)
+
+    def _decided(self) -> _Decided:
+        """What the gates decide, by the present scores."""
+        compiled, audit, covered, results = self.compiled, self._audit, self._covered, self._results
+        draws = drawn(self._ids, compiled.seeds)
+        triggered = covered & (results.reached | self._matched | compiled.everything)
+        in_sample = covered & (draws < compiled.samples)
+        passed = covered & ~triggered & ~in_sample
+        near = results.scores >= NEAR * compiled.gates.thresholds
+        # A sample and an audit draw apart. An item that either would draw stands for 1/rate items, whichever drew it.
+        rates = compiled.samples + (1 - compiled.samples) * np.where(near, audit.near, audit.far)
+        return _Decided(triggered, in_sample, in_sample & ~triggered, passed, near, rates, passed & (draws < rates))
+
     def vectors(self) -> Vectors:
         """The vectors of the texts."""
         return self.encoder.encode(self.texts) if self.encoder and self.texts else NO_VECTORS
 
     def settle(self, vectors: Vectors) -> None:
         """Decide, given the vectors of the texts."""
-        compiled, audit, covered = self.compiled, self._audit, self._covered
-        results = self._results = compiled.gates.with_vectors(self._results, vectors, self._encoded)
-        draws = drawn(self._ids, compiled.seeds)
-        # For each policy that covers it, an event is triggered, sampled or passed. Some passed events are audited.
-        self._triggered = covered & (results.reached | self._matched | compiled.everything)
-        self._in_sample = covered & (draws < compiled.samples)
-        self._sampled = self._in_sample & ~self._triggered
-        self._passed = covered & ~self._triggered & ~self._in_sample
-        self._near = results.scores >= NEAR * compiled.gates.thresholds
-        # A sample and an audit draw apart. An item that either would draw stands for 1/rate items, whichever drew it.
-        self._rates = compiled.samples + (1 - compiled.samples) * np.where(self._near, audit.near, audit.far)
-        self._audited = self._passed & (draws < self._rates)
-        self._cells = _Cells.of(compiled, results, self._truncated, self._triggered)
+        compiled = self.compiled
+        self._results = compiled.gates.with_vectors(self._results, vectors, self._encoded)
+        self._decisions = self._decided()
+        self._golden_scores = self._scored_by_golden(vectors)
+        self._cells = _Cells.of(compiled, self._results, self._truncated, self._decisions.triggered)
+
+    def _scored_by_golden(self, vectors: Vectors) -> dict[tuple[int, int], GoldenScore]:
+        """What golden gates say, by event and column. A term or pattern that matches counts as a score of 1."""
+        golden, decided = self.compiled.golden, self._decisions
+        of_golden = vectors[np.isin(np.flatnonzero(self._encoded), self._golden_events)]
+        scores = golden.scores(self._golden_results, of_golden)
+        found: dict[tuple[int, int], GoldenScore] = {}
+        for row, i in enumerate(self._golden_events.tolist()):
+            for number in np.flatnonzero(self._golden[i]).tolist():
+                column = int(golden.columns[number])
+                score = 1.0 if self._matched[i, column] else float(scores[row, number])
+                found[i, column] = golden.record(number, score, triggered=bool(decided.triggered[i, column]))
+        return found
 
     def reasons(self) -> dict[int, list[EscalationReason]]:
         """The reasons by event number: for each event those of the policies in force, then those of the shadows."""
         by_event: dict[int, list[EscalationReason]] = {}
-        escalated_pairs = (self._triggered | self._sampled | self._audited)[:, : self.compiled.live]
-        for i, column in np.argwhere(escalated_pairs).tolist():
-            by_event.setdefault(i, []).append(self._live_reason(i, column))
+        for i, column in np.argwhere(self._decisions.judged[:, : self.compiled.live]).tolist():
+            by_event.setdefault(i, []).append(self._with_golden(i, self._live_reason(i, column)))
         for i, reason in self._shadow_reasons():
             by_event.setdefault(i, []).append(reason)
         return by_event
 
+    def _with_golden(self, i: int, reason: EscalationReason) -> EscalationReason:
+        golden = self._golden_scores.get((i, reason.column))
+        if golden is None:
+            return reason
+        return reason._replace(result=msgspec.structs.replace(reason.result, golden=golden))
+
     def _live_reason(self, i: int, column: int) -> EscalationReason:
         if self._cells.triggered[i][column]:
             return EscalationReason(column, self._trigger(i, column))
-        stratum: Stratum = "near" if self._near[i, column] else "far"
-        gate, lane = _SAMPLED if self._sampled[i, column] else _AUDITED
-        result = self._result(gate, i, column, rate=float(self._rates[i, column]), stratum=stratum)
+        decided = self._decisions
+        stratum: Stratum = "near" if decided.near[i, column] else "far"
+        gate, lane = _SAMPLED if decided.sampled[i, column] else _AUDITED
+        result = self._result(gate, i, column, rate=float(decided.rates[i, column]), stratum=stratum)
         return EscalationReason(column, result, lane)
 
     def _shadow_reasons(self) -> Iterator[tuple[int, EscalationReason]]:
         """Each event that either version escalates, within the shadow's share of content."""
+        decided = self._decisions
         for number, shadow in enumerate(self.compiled.shadows):
             live = np.zeros(len(self._ids), dtype=bool)
             if shadow.live_column is not None:
-                live = (self._triggered | self._sampled)[:, shadow.live_column]
-            own = (self._triggered | self._in_sample)[:, shadow.column]
+                live = (decided.triggered | decided.sampled)[:, shadow.live_column]
+            own = (decided.triggered | decided.in_sample)[:, shadow.column]
             for i in np.flatnonzero((own | live) & (self._shadow_draws[:, number] < shadow.released.share)).tolist():
                 yield i, self._shadow_reason(i, shadow, live=bool(live[i]))
 
@@ -157,7 +212,7 @@ class EventBatch:
         if self._cells.triggered[i][shadow.column]:
             result = self._trigger(i, shadow.column)
         else:
-            gate = "sample" if self._in_sample[i, shadow.column] else "live"
+            gate = "sample" if self._decisions.in_sample[i, shadow.column] else "live"
             result = self._result(gate, i, shadow.column)
         result = msgspec.structs.replace(result, live=live, rate=shadow.released.share)
         return EscalationReason(shadow.column, result, "shadow")
@@ -167,7 +222,7 @@ class EventBatch:
         if self._cells.everything[column]:
             return self._result("everything", i, column)
         if self._cells.reached[i][column]:
-            return self._result("label", i, column)
+            return self._result(self.compiled.scored_by[column], i, column)
         return self._result("terms", i, column, label=self._results.matches[i, column])
 
     def _result(
@@ -202,7 +257,7 @@ class EventBatch:
         if not self.compiled.released:
             return [None] * len(self._ids)
         scores, thresholds = self._results.scores, self.compiled.gates.thresholds
-        margins = np.where(self._passed, scores - thresholds, _NO_MARGIN)[:, : max(self.compiled.live, 1)]
+        margins = np.where(self._decisions.passed, scores - thresholds, _NO_MARGIN)[:, : max(self.compiled.live, 1)]
         columns = margins.argmax(axis=1)
         rows = np.arange(len(columns))
         best = zip(
@@ -212,10 +267,10 @@ class EventBatch:
             self._results.likeliest[rows, columns].tolist(),
             strict=True,
         )
-        threshold_of, classes = self._cells.thresholds, self._classes
+        threshold_of, classes, scored_by = self._cells.thresholds, self._classes, self.compiled.scored_by
         # A margin below -1 means that the gate has no score, or that the event did not pass it.
         return [
-            PrefilterResult("label", classes[harm], score, threshold_of[column], truncated=truncated)
+            PrefilterResult(scored_by[column], classes[harm], score, threshold_of[column], truncated=truncated)
             if margin >= -1
             else None
             for truncated, (margin, column, score, harm) in zip(self._cells.truncated, best, strict=True)

@@ -19,6 +19,10 @@ have 95% intervals, and a result that is too uncertain to use is reported as suc
   that it could have.
 - `gate_advice`, `gate_taking`: the next gate of each policy, and its taking.
 - `threshold_margin`: whether thresholds of distilled classifiers reach their recall on other texts.
+- `benign_bank`: harmless texts that ship with the package.
+- `golden_corpus`, `golden_gate`, `golden_release`: a policy's first gate, learned from its golden set.
+- `golden_live`: that gate compared with the present one by live verdicts, and taken into force.
+- `golden_coverage`: what the present gate would miss of a golden set.
 - `encoded_labels`: what the encoder's vectors add to a distilled classifier.
 - `training`: the prefilter's fastText classifier.
 - `model_card`: the card of that classifier.
@@ -31,6 +35,13 @@ have 95% intervals, and a result that is too uncertain to use is reported as suc
   comparison complete.
 - **Every drawn item stands for 1/rate items.** Samples and audits draw from the same content, which the gates let pass.
   The prefilter therefore records the probability that either draws an item, and no estimator counts content twice.
+- **A golden gate proves itself on live labels.** A golden set is small and its texts resemble each other. Its figures
+  flatter every gate, most of all one that was learned from it. The gate therefore runs in shadow, and the command that
+  puts it into force refuses while chance could explain its lead.
+- **A golden gate in force is a distilled classifier.** Both add a vector's weights to the present gate's log odds.
+  Releases, replays, fingerprints and the fallback without the encoder are those that exist.
+- **Terms escalate beside a golden gate, too.** An operator who adds a term expects it to work. As a bonus to the score,
+  it would work on some texts only.
 - **Intervals are Fay and Feuer's.** Missed content is a sum of few items with large weights, for which normal and
   bootstrap intervals are too narrow. Simulations in the tests hold every estimator to 93% coverage.
 - **Scores of different gates are never pooled.** A verdict names the fingerprint of its gate. The newest gate counts,

@@ -14,10 +14,12 @@ import fasttext
 import msgspec
 import numpy as np
 
-from safeguard_streams.policies import labelled
+from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.policies import golden, labelled
+from safeguard_streams.policies.files import LIBRARY, load_library
 from safeguard_streams.policies.labelled import Labelled
 from safeguard_streams.prefilter.classifier import STRIDE, WINDOW, Classifier
-from safeguard_streams.quality import training
+from safeguard_streams.quality import golden_gate, training
 from safeguard_streams.quality.evaluation import (
     Figures,
     by_harm,
@@ -28,6 +30,7 @@ from safeguard_streams.quality.evaluation import (
     plot,
     scored_sets,
 )
+from safeguard_streams.quality.golden_corpus import corpus
 from safeguard_streams.quality.scoring import Score, harm_scores
 from safeguard_streams.quality.training import TrainingData
 
@@ -88,7 +91,31 @@ def card(inputs: CardInputs, on_progress: Callable[[str], None] = lambda line: N
             *markdown(by_left_out_source([*inputs.data.train, *inputs.data.held_out], inputs.seed, on_progress)),
             "",
         ]
-    return "\n".join([*lines, *_data_lines(inputs.folder, inputs.data.train)]) + "\n"
+    on_progress("learning golden gates")
+    return "\n".join([*lines, *_golden_lines(inputs.model), *_data_lines(inputs.folder, inputs.data.train)]) + "\n"
+
+
+def _golden_lines(model: Path) -> list[str]:
+    """Golden gates of the library, beside its present gates with this classifier."""
+    try:
+        vectors = golden_gate.shared_vectors()
+    except ConfigurationError:
+        return []  # without the encoder
+    fitted = [
+        golden_gate.learn(policy, corpus(policy, golden.load(LIBRARY / name / golden.NAME)), Classifier(model), vectors)
+        for name, policy in load_library().items()
+    ]
+    return [
+        "## Gates of the library, and golden gates",
+        "",
+        "A golden gate is learned from a policy's golden set, by the vectors of the encoder. Its figures are by",
+        "cross-validation, with 95% intervals, and optimistic. Shares are those escalated at each gate's threshold.",
+        "Benign texts are those of `streams/quality/benign_bank.jsonl.gz`, which the classifier was not trained on.",
+        "`safeguard policy gate` prints the same table.",
+        "",
+        *golden_gate.table_lines(fitted),
+        "",
+    ]
 
 
 def _score(model: Path) -> Score:

@@ -16,7 +16,9 @@ from safeguard_streams.bus.interface import Record
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import SHADOW, Headers, PolicyRelease, decode, policy_key
 from safeguard_streams.errors import PolicyError, RecordError
+from safeguard_streams.policies import golden_gates
 from safeguard_streams.policies.document import Policy
+from safeguard_streams.policies.golden_gates import GoldenGate
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.runtime import metrics
 from safeguard_streams.runtime.settings import Settings
@@ -31,12 +33,13 @@ class Released(msgspec.Struct, frozen=True):
     """A policy and its release.
 
     revision counts the policy's releases from 1. share is the share of content that the policy judges, 0 to 1. It is
-    below 1 only for a shadow.
+    below 1 only for a shadow. golden is the golden gate beside the version in force, if it has one.
     """
 
     policy: Policy
     revision: int
     share: float = 1.0
+    golden: GoldenGate | None = None
 
 
 class PolicySet(msgspec.Struct, frozen=True):
@@ -77,7 +80,7 @@ class PolicyFeed:
                 log.error("record of moderation.policies ignored error=%s", error)  # noqa: TRY400  (the message suffices)
                 return
             share = 1.0 if release.shadow is None else release.shadow
-            self._by_key[release.key] = Released(policy, release.revision, share)
+            self._by_key[release.key] = Released(policy, release.revision, share, _golden(release))
             log.info(
                 "policy applied key=%s version=%s revision=%d", release.key.decode(), policy.version, release.revision
             )
@@ -137,6 +140,17 @@ class PolicyFeed:
 
     def _apply(self, record: Record) -> None:
         self.take(record.key, record.value, record.headers)
+
+
+def _golden(release: PolicyRelease) -> GoldenGate | None:
+    """The golden gate. It decides nothing: a broken one leaves the release as it is."""
+    if release.golden is None:
+        return None
+    try:
+        return golden_gates.read(release.golden)
+    except PolicyError as error:
+        log.warning("golden gate ignored policy=%s revision=%d error=%s", release.policy_id, release.revision, error)
+        return None
 
 
 def _read(key: bytes | None, value: bytes) -> tuple[PolicyRelease, Policy]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -114,32 +114,41 @@ async def history(settings: Settings) -> ReleaseHistory:
 
 
 class _ReleasedVersion(msgspec.Struct, frozen=True):
-    """What a release puts into force: a document and its distilled classifier, and the share of content of a shadow."""
+    """What a release puts into force: a document with its classifiers, and the share of content of a shadow."""
 
     policy_id: str
     version: str
     document: str
     distilled: str | None
     shadow: float | None = None
+    golden: str | None = None
 
 
 class PlannedRelease(msgspec.Struct, frozen=True):
     """A policy to release, beside its version in force, if there is one.
 
     unchanged: whether exactly this is in force or, for a shadow, judges this share of content already. Nothing is
-    written then.
+    written then. golden: the golden gate of the release, as JSON.
     """
 
     policy: Policy
     in_force: PolicyRelease | None
     unchanged: bool
+    golden: str | None = None
 
 
 def plan_releases(
-    current: ReleaseHistory, policies: Iterable[Policy], *, shadow: float | None = None, only_new: bool = False
+    current: ReleaseHistory,
+    policies: Iterable[Policy],
+    *,
+    shadow: float | None = None,
+    only_new: bool = False,
+    golden: Mapping[str, str | None] = {},
 ) -> list[PlannedRelease]:
     """What a release would do. only_new leaves out policies with any release before, also a retired one or a shadow.
 
+    golden: golden gates by policy id, as JSON; None releases a policy without one. A policy that is not named keeps the
+    golden gate that is in force with the same version.
     Raises ConfigurationError when a policy is given twice.
     """
     planned: dict[str, PlannedRelease] = {}
@@ -149,11 +158,13 @@ def plan_releases(
         if only_new and current.revision(policy.id):
             continue
         standing = (current.in_force if shadow is None else current.shadows).get(policy.id)
+        kept = standing.golden if standing is not None and standing.version == policy.version else None
+        own = golden.get(policy.id, kept) if shadow is None else None
         unchanged = standing is not None and (
-            (standing.version, standing.document, standing.distilled, standing.shadow)
-            == (policy.version, policy.document, policy.distilled_file, shadow)
+            (standing.version, standing.document, standing.distilled, standing.shadow, standing.golden)
+            == (policy.version, policy.document, policy.distilled_file, shadow, own)
         )
-        planned[policy.id] = PlannedRelease(policy, current.in_force.get(policy.id), unchanged)
+        planned[policy.id] = PlannedRelease(policy, current.in_force.get(policy.id), unchanged, own)
     return list(planned.values())
 
 
@@ -168,22 +179,26 @@ async def release(
     *,
     shadow: float | None = None,
     only_new: bool = False,
+    golden: Mapping[str, str | None] = {},
     review: Callable[[Sequence[PlannedRelease]], None] = _ignore,
 ) -> list[PolicyRelease]:
     """Put policies into force or, with shadow, release each as a shadow on this share of content, 0 to 1.
 
     Returns what was written. The revision of each policy goes up by one, unless nothing changes. Releasing the version
-    that is in shadow ends the shadow. only_new: as in `plan_releases`. review: called with the plan before anything is
-    written; an error that it raises prevents the release.
+    that is in shadow ends the shadow. only_new, golden: as in `plan_releases`. review: called with the plan
+    before anything is written; an error that it raises prevents the release.
     """
     requested = list(policies)
 
     def plan(current: ReleaseHistory) -> list[PolicyChange]:
-        planned = plan_releases(current, requested, shadow=shadow, only_new=only_new)
+        planned = plan_releases(current, requested, shadow=shadow, only_new=only_new, golden=golden)
         review(planned)
         changes = []
-        for policy in (one.policy for one in planned if not one.unchanged):
-            version = _ReleasedVersion(policy.id, policy.version, policy.document, policy.distilled_file, shadow)
+        for one in planned:
+            if one.unchanged:
+                continue
+            policy, files = one.policy, (one.policy.document, one.policy.distilled_file)
+            version = _ReleasedVersion(policy.id, policy.version, *files, shadow, one.golden)
             new = _release(current, version, changed_by)
             changes.append(_change("release" if shadow is None else "shadow", policy.id, changed_by, new))
             in_shadow = current.shadows.get(policy.id)
@@ -211,7 +226,9 @@ async def rollback(settings: Settings, policy_id: str, to: str | None, changed_b
                 f"{policy_id} has version {policy.version} in force already, as revision {in_force.revision}; "
                 f"see: safeguard policy history {policy_id}"
             )
-        version = _ReleasedVersion(policy_id, policy.version, earlier.document, earlier.distilled)
+        version = _ReleasedVersion(
+            policy_id, policy.version, earlier.document, earlier.distilled, golden=earlier.golden
+        )
         return [_change("rollback", policy_id, changed_by, _release(current, version, changed_by))]
 
     (change,) = await _change_policies(settings, plan)
@@ -252,6 +269,7 @@ def _release(current: ReleaseHistory, version: _ReleasedVersion, changed_by: Cha
         why=changed_by.why,
         distilled=version.distilled,
         shadow=version.shadow,
+        golden=version.golden,
     )
 
 

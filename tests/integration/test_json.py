@@ -53,6 +53,7 @@ ELSEWHERE = {
     ("demo",): "tests/unit/demo",
     ("broker",): "tests/unit/demo/test_broker.py",
     ("policy", "import"): "tests/unit/cli/test_policy_import.py",
+    ("policy", "gate"): "tests/integration/test_golden_release.py",
     ("policy", "test"): "tests/integration/test_model_commands.py",
     ("policy", "diff"): "tests/integration/test_model_commands.py",
     ("reason", "calibrate"): "tests/integration/test_servers.py",

@@ -34,6 +34,7 @@ ELSEWHERE = {
     ("prefilter", "recall"): "integration/test_commands.py",
     ("gates", "advise"): "integration/test_gates.py",
     ("gates", "take"): "integration/test_gates.py",
+    ("policy", "gate"): "integration/test_golden_release.py",
     ("topics", "acls"): "integration/test_security.py",
     ("dead-letters", "show"): "integration/test_dead_letters.py",
     ("dead-letters", "discard"): "integration/test_dead_letters.py",

@@ -1,0 +1,76 @@
+"""`safeguard policy gate`, `check` and `release` on hosts without the extras, and with options that do not fit."""
+
+import shutil
+import sys
+
+import pytest
+
+from safeguard_streams.cli.policy_gate import golden_for_release, with_coverage
+from safeguard_streams.errors import ConfigurationError, PolicyError
+from safeguard_streams.policies.check import check_library
+from safeguard_streams.quality import golden_gate
+
+from .invoking import invoke
+
+
+@pytest.fixture
+def without_encoder(monkeypatch):
+    golden_gate.shared_vectors.cache_clear()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    yield
+    golden_gate.shared_vectors.cache_clear()
+
+
+@pytest.mark.usefixtures("without_encoder")
+def test_without_the_encoder_a_release_learns_none_and_says_why(capsys):
+    assert golden_for_release(check_library(), {}) == {}
+    captured = capsys.readouterr()
+    assert captured.err.startswith("no golden gate was learned: onnxruntime is not installed here: pip install")
+    assert captured.err.count("\n") == 1
+    assert not captured.out
+
+
+@pytest.mark.usefixtures("without_encoder")
+def test_without_the_encoder_the_command_names_what_to_install():
+    with pytest.raises(ConfigurationError, match=r"pip install 'safeguard-streams\[encoder\]'"):
+        invoke("policy", "gate", "self-harm")
+
+
+def test_without_the_libraries_of_quality_a_release_learns_none_and_says_why(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "safeguard_streams.quality.golden_release", None)
+    assert golden_for_release(check_library(), {}) == {}
+    assert "no golden gate was learned: " in capsys.readouterr().err
+
+
+def test_without_the_prefilters_libraries_a_check_says_what_it_left_out(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "safeguard_streams.prefilter.classifier", None)
+    checked = check_library()
+    assert with_coverage(checked) == checked
+    assert "gates were not tried on golden sets" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["self-harm", "--write"], "needs --live"),
+        (["self-harm", "--since", "7d"], "needs --live"),
+        (["--live"], "name one policy for --live"),
+        (["self-harm", "fraud-spam", "--live"], "name one policy for --live"),
+        (["self-harm", "--target-recall", "0"], "0.01"),
+    ],
+)
+def test_options_that_do_not_fit_end_with_2(words, problem):
+    done = invoke("policy", "gate", *words)
+    assert done.exit_code == 2
+    assert problem in " ".join(done.output.split())
+
+
+def test_a_policy_without_a_golden_set_and_an_unknown_one_are_named(tmp_path):
+    with pytest.raises(ConfigurationError, match="no policy 'selfharm'.*self-harm"):
+        invoke("policy", "gate", "selfharm")
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    source = next(result.path for result in check_library() if result.policy.id == "self-harm")
+    shutil.copy(source, folder / "policy.md")
+    with pytest.raises(PolicyError, match="golden.jsonl: cannot be read"):
+        invoke("policy", "gate", folder / "policy.md")
