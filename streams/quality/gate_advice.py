@@ -136,6 +136,7 @@ def advise(evidence: Evidence, scorers: Scorers, cost: GpuCost | None, target_re
         labels=_count(evidence, labels, unseen),
         cost=cost,
         gpu_hours_a_day=cost.gpu_hours_a_day if cost else None,
+        notes=_notes(evidence),
     )
     blind = _NO_ENCODER if vectors and scorers.encoder is None else None
     if short := blind or _shortfall(evidence, labels, unseen, target_recall):
@@ -145,7 +146,7 @@ def advise(evidence: Evidence, scorers: Scorers, cost: GpuCost | None, target_re
     base = msgspec.structs.replace(base, present=here.measured())
     if state.shadow is not None:
         return Advised(_comparing(base), scored=_curves(base, here))
-    found = candidates(state.policy, present, rows, scorers, target_recall)
+    found = candidates(state, present, rows, scorers, target_recall)
     retuned = [gate.on(unseen) for gate in found.retuned]
     base = msgspec.structs.replace(base, notes=found.notes)
     return _with_choice(base, here, retuned[0] if retuned else None, [gate.on(unseen) for gate in found.gates])
@@ -247,6 +248,16 @@ def _other(choice: Choice) -> str:
 
 def _is(number: int) -> str:
     return "is" if number == 1 else "are"
+
+
+def _notes(evidence: Evidence) -> list[str]:
+    """What a policy with too few labels can have without any."""
+    state = evidence.state
+    if state.golden is not None:
+        return ["its golden gate runs in shadow, and is compared with the others once there are labels"]
+    if rung_of(state.policy) in ("terms", "label"):
+        return [f"a golden gate needs no labels: see safeguard policy gate {state.policy.id}"]
+    return []
 
 
 def _collecting(advice: Advice, short: Shortfall) -> Advice:

@@ -17,6 +17,7 @@ from safeguard_streams.prefilter.encoder.encoder import Encoder
 from safeguard_streams.quality.distillation import propose, with_classifier
 from safeguard_streams.quality.evaluation import Flags, ScoredSet
 from safeguard_streams.quality.gate_choice import aimed_recall
+from safeguard_streams.quality.gate_evidence import PolicyState
 from safeguard_streams.quality.gate_rungs import WORDS, Gate, Rung, rung_of
 from safeguard_streams.quality.scoring import GateAnswers, gate_answers
 from safeguard_streams.quality.threshold import reaching
@@ -72,7 +73,7 @@ def present_gate(policy: Policy, labels: LabelledTexts, scorers: Scorers, *, vec
         answers = GateAnswers(np.ones(len(labels.texts)), np.ones(len(labels.texts), dtype=bool))
     elif rung == "terms":
         answers = answers._replace(scores=np.zeros(len(labels.texts)))
-    threshold = policy.gate.threshold if rung in ("label", "distilled", "vectors") else None
+    threshold = policy.gate.threshold if rung not in ("everything", "terms") else None
     return Gate(rung, labels.scored(rung, answers), answers.matched, threshold)
 
 
@@ -88,10 +89,10 @@ class Candidates(NamedTuple):
 
 
 def candidates(
-    policy: Policy, present: Gate, rows: Sequence[LabeledItem], scorers: Scorers, target_recall: float
+    state: PolicyState, present: Gate, rows: Sequence[LabeledItem], scorers: Scorers, target_recall: float
 ) -> Candidates:
-    """The gates that these labels can make."""
-    labels = LabelledTexts.of(rows)
+    """The gates that these labels can make, and the golden gate that runs in shadow."""
+    policy, labels = state.policy, LabelledTexts.of(rows)
     found = Candidates([], [], [])
 
     def add(to: list[Gate], rung: Rung, make: Callable[[], list[Gate]]) -> None:
@@ -104,6 +105,7 @@ def candidates(
         add(found.gates, "label", lambda: [_general(policy, labels, scorers, target_recall)])
     else:
         add(found.retuned, present.rung, lambda: [_other_threshold(policy, present, labels, target_recall)])
+    add(found.gates, "golden", lambda: _golden(state, labels, scorers, target_recall))
     add(found.gates, "distilled", lambda: _distilled(policy, rows, scorers, target_recall))
     if scorers.encoder is None:
         found.notes.append("vectors were not compared: the extra encoder is not installed here")
@@ -131,6 +133,18 @@ def _other_threshold(policy: Policy, present: Gate, labels: LabelledTexts, targe
     document = with_changes(policy.document, "gate", threshold=threshold, calibration=None)
     files = PolicyFiles(document, policy.distilled_file)
     return msgspec.structs.replace(present, threshold=threshold, files=files)
+
+
+def _golden(state: PolicyState, labels: LabelledTexts, scorers: Scorers, target_recall: float) -> list[Gate]:
+    """The golden gate in shadow, in force at the threshold that the labels give; none where it cannot score."""
+    golden, policy, (classifier, encoder) = state.golden, state.policy, scorers
+    if golden is None or encoder is None or not golden.usable(classifier.name, encoder.name):
+        return []
+    answers = gate_answers(golden.deciding(policy), classifier, labels.texts, encoder)
+    scored = labels.scored("golden", answers)
+    threshold = labels.threshold(scored.scores, answers.matched, target_recall)
+    content = msgspec.json.encode(golden.in_force(policy.gate, threshold))
+    return [Gate("golden", scored, answers.matched, threshold, with_classifier(policy, content, threshold))]
 
 
 def _distilled(policy: Policy, rows: Sequence[LabeledItem], scorers: Scorers, target_recall: float) -> list[Gate]:

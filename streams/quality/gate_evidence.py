@@ -17,7 +17,9 @@ from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Escalation, PolicyRelease, Verdict, aware, content_sha256
 from safeguard_streams.errors import ConfigurationError, PolicyError, choices
+from safeguard_streams.policies import golden_gates
 from safeguard_streams.policies.document import Policy
+from safeguard_streams.policies.golden_gates import GoldenGate
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.policies.version import what_decides
 from safeguard_streams.prefilter.sampling import hashed
@@ -36,7 +38,8 @@ class PolicyState(msgspec.Struct, frozen=True):
 
     judged_alike: versions that differ from it at most in their gate and scope: the model judges by the same text, and
     their verdicts are labels as good as its own. unseen_from: when its distilled classifier was first released; all
-    that was judged before may have trained it. None without one.
+    that was judged before may have trained it. None without one, and for one that learned from the golden set. golden:
+    the golden gate that runs in shadow.
     """
 
     policy: Policy
@@ -44,6 +47,7 @@ class PolicyState(msgspec.Struct, frozen=True):
     shadow: PolicyRelease | None
     judged_alike: frozenset[str]
     unseen_from: datetime | None
+    golden: GoldenGate | None = None
 
 
 class Usage(msgspec.Struct):
@@ -135,8 +139,17 @@ def state_of(history: operator.ReleaseHistory, policy_id: str) -> PolicyState:
         release,
         history.shadows.get(policy_id),
         frozenset(one.version for one in known if _judges_alike(one, policy)),
-        first if release.distilled is not None else None,
+        first if policy.distilled is not None and policy.distilled.origin == "verdicts" else None,
+        _golden(release),
     )
+
+
+def _golden(release: PolicyRelease) -> GoldenGate | None:
+    """The golden gate of a release, unless it is broken: it decides nothing."""
+    try:
+        return golden_gates.read(release.golden) if release.golden else None
+    except PolicyError:
+        return None
 
 
 def _judges_alike(release: PolicyRelease, policy: Policy) -> bool:

@@ -14,11 +14,12 @@ from safeguard_streams.quality.threshold import effect
 from safeguard_streams.quality.weighted import Estimate
 
 _NEVER = 2.0  # a threshold that no score reaches
-Rung = Literal["everything", "terms", "label", "distilled", "vectors"]
+Rung = Literal["everything", "terms", "label", "golden", "distilled", "vectors"]
 WORDS: dict[Rung, str] = {
     "everything": "everything",
     "terms": "terms and sample",
     "label": "general model",
+    "golden": "golden gate",
     "distilled": "distilled",
     "vectors": "distilled, vectors",
 }
@@ -28,6 +29,8 @@ def rung_of(policy: Policy, *, encoder: bool = True) -> Rung:
     """The rung of a policy's gate. encoder: whether the prefilters use the vectors that it has weights for."""
     if policy.gate.everything or policy.gate.sample >= 1:
         return "everything"
+    if policy.distilled is not None and policy.distilled.origin == "golden":
+        return "golden"
     if policy.distilled is not None:
         return "vectors" if encoder and policy.distilled.encoder else "distilled"
     return "label" if policy.gate.harms else "terms"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from safeguard_streams.contract.records import PrefilterResult
-from safeguard_streams.policies.distilled import VectorWeights
+from safeguard_streams.policies.distilled import BUCKETS, VECTOR, VectorWeights, vector_weights
+from safeguard_streams.policies.golden_gates import Expected, GoldenGate
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.encoder.files import NAME
@@ -266,7 +267,7 @@ def test_the_last_verdict_tells_whether_vectors_are_in_use(distilled, scorers):
 def test_all_candidates_are_scored_on_the_same_rows_and_keep_the_terms(scorers):
     labels = LabelledTexts.of(rows())
     present = present_gate(TERMS, labels, scorers, vectors=False)
-    found = candidates(TERMS, present, rows(), scorers, 0.9)
+    found = candidates(evidence(TERMS, rows()).state, present, rows(), scorers, 0.9)
     matched = np.array([HARMFUL[0] in text for text in labels.texts])
     assert matched.any()
     for gate in (present, *found.gates):
@@ -274,3 +275,53 @@ def test_all_candidates_are_scored_on_the_same_rows_and_keep_the_terms(scorers):
         assert (gate.certain == matched).all()
     assert set(present.scored.scores[~matched]) == {0.0}
     assert escalated_for(present.scored.scores, labels.violates, labels.weights, 0.9) == 1.0
+
+
+class Meanings:
+    """Stands for the encoder: the first place of a text's vector says whether it has a harmful word."""
+
+    name = NAME
+
+    def encode(self, texts):
+        vectors = np.array([np.random.default_rng(sum(map(ord, text))).normal(size=VECTOR) for text in texts])
+        vectors[:, 0] += [40.0 * any(word in text for word in HARMFUL) for text in texts]
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def golden(scorers):
+    """A golden gate that tells harmful words by their vectors."""
+    vector = np.zeros(VECTOR)
+    vector[0] = 12.0
+    fields = {"trust": (0.0, 0.0), "bias": -6.0, "least": -12.0, "most": 12.0, "encoder": NAME}
+    weights = vector_weights(np.zeros(BUCKETS), vector, **fields)
+    expected = Expected((0.9, 0.8, 1.0), (0.1, 0.0, 0.2))
+    return GoldenGate("0123456789ab", TERMS.id, scorers.classifier.name, (), weights, 0.5, 40, expected)
+
+
+def test_a_golden_gate_in_shadow_is_a_candidate_and_can_be_taken(golden, scorers, monkeypatch):
+    monkeypatch.setattr(distillation, "VECTOR_STRENGTHS", {3.0: (2.0,)})
+    given = evidence(TERMS, rows())
+    given = msgspec.structs.replace(given, state=msgspec.structs.replace(given.state, golden=golden))
+    labels = LabelledTexts.of(rows())
+    with_vectors = Scorers(scorers.classifier, Meanings())
+    present = present_gate(TERMS, labels, with_vectors, vectors=False)
+    found = candidates(given.state, present, rows(), with_vectors, 0.9)
+    assert [gate.rung for gate in found.gates] == ["label", "golden", "distilled", "vectors"]
+    gate = found.gates[1]
+    assert gate.measured().recall.value >= 0.9
+    assert gate.measured().escalated.value < 0.6
+    released = parse(gate.files.document, distilled=gate.files.distilled)
+    assert rung_of(released) == rung_of(released, encoder=False) == "golden"
+    assert released.gate.threshold == gate.threshold
+    without = candidates(given.state, present, rows(), scorers, 0.9)
+    assert "golden" not in [gate.rung for gate in without.gates], "it cannot score without the encoder"
+
+
+def test_without_labels_the_golden_gate_is_named(golden, scorers):
+    short = evidence(TERMS, rows(60))
+    assert advice(short, scorers).advice.notes == [
+        "a golden gate needs no labels: see safeguard policy gate fraud-spam"
+    ]
+    state = msgspec.structs.replace(short.state, golden=golden)
+    assert "runs in shadow" in advice(msgspec.structs.replace(short, state=state), scorers).advice.notes[0]
