@@ -242,10 +242,6 @@ def _side_short(side: str, weights: Floats, rows: int) -> Shortfall | None:
     )
 
 
-def _other(choice: Choice) -> str:
-    return "the gate in force" if choice.name == choice.than else choice.than
-
-
 def _is(number: int) -> str:
     return "is" if number == 1 else "are"
 
@@ -334,5 +330,5 @@ def _keeping(advice: Advice) -> Advice:
     if not open_choices:
         return msgspec.structs.replace(advice, action="keep", why="no other gate is better")
     nearest = min(open_choices, key=lambda choice: choice.more_labels or 0)
-    why = f"undecided between {nearest.name} and {_other(nearest)}, which more labels would settle"
+    why = f"undecided between {nearest.name} and {nearest.than}, which more labels would settle"
     return _collecting(advice, Shortfall(nearest.more_labels, why))

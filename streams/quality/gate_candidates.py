@@ -74,7 +74,8 @@ def present_gate(policy: Policy, labels: LabelledTexts, scorers: Scorers, *, vec
     elif rung == "terms":
         answers = answers._replace(scores=np.zeros(len(labels.texts)))
     threshold = policy.gate.threshold if rung not in ("everything", "terms") else None
-    return Gate(rung, labels.scored(rung, answers), answers.matched, threshold)
+    scored = msgspec.structs.replace(labels.scored(rung, answers), name="the gate in force")
+    return Gate(rung, scored, answers.matched, threshold)
 
 
 class Candidates(NamedTuple):

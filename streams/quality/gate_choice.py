@@ -76,7 +76,7 @@ def labels_to_resolve(recall: float, violates: Flags, weights: Floats) -> int:
     They do not while one row stands for more items than may be missed: such a violating row, or one that was not drawn
     yet, decides alone about the threshold, and a bootstrap interval is too narrow.
     """
-    factor = weights.max(initial=0.0) / max((1 - recall) * weights[violates].sum(), 1e-9)
+    factor = float(weights.max(initial=0.0)) / max((1 - recall) * float(weights[violates].sum()), 1e-9)
     return max(0, math.ceil(len(weights) * (factor - 1) - 1e-6))
 
 

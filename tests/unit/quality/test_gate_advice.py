@@ -1,4 +1,4 @@
-"""Which gate is proposed, on which verdicts it is measured, and what is said where none can be."""
+"""Which gate is proposed, on which verdicts it is measured, and the message where none can be."""
 
 from datetime import timedelta
 

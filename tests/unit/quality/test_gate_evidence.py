@@ -188,7 +188,7 @@ def test_usage_counts_what_judgements_took():
 
 @pytest.fixture
 def topic(monkeypatch):
-    """Records by topic, in place of a broker."""
+    """Records by topic without a broker."""
     records = {topics.VERDICTS: [], topics.ESCALATIONS: [], topics.ERASURES: []}
     reads = []
 
