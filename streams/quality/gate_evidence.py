@@ -139,7 +139,9 @@ def state_of(history: operator.ReleaseHistory, policy_id: str) -> PolicyState:
         release,
         history.shadows.get(policy_id),
         frozenset(one.version for one in known if _judges_alike(one, policy)),
-        first if policy.distilled is not None and policy.distilled.origin == "verdicts" else None,
+        None
+        if release.distilled is None or (policy.distilled is not None and policy.distilled.origin == "golden")
+        else first,
         _golden(release),
     )
 
