@@ -72,7 +72,7 @@ def present_gate(policy: Policy, labels: LabelledTexts, scorers: Scorers, *, vec
         answers = GateAnswers(np.ones(len(labels.texts)), np.ones(len(labels.texts), dtype=bool))
     elif rung == "terms":
         answers = answers._replace(scores=np.zeros(len(labels.texts)))
-    threshold = policy.gate.threshold if rung in ("label", "distilled", "vectors") else None
+    threshold = policy.gate.threshold if rung not in ("everything", "terms") else None
     scored = msgspec.structs.replace(labels.scored(rung, answers), name="the gate in force")
     return Gate(rung, scored, answers.matched, threshold)
 
