@@ -68,6 +68,8 @@ async def take(
         (one,) = plan
         if one.in_force is None or one.in_force.revision != state.release.revision:
             raise ConfigurationError(f"{state.policy.id} was released or retired meanwhile: ask for advice again")
+        if one.unchanged:
+            raise ConfigurationError(f"{state.policy.id} has this gate already")
 
     with _written(folder, files) as path:
         policies = check.require([check.check(path, named_by_folder=True)])

@@ -33,7 +33,7 @@ def released(monkeypatch):
     done = {"in_force": STATE.release, "policies": [], "error": None}
 
     async def release(_settings, policies, changed_by, *, shadow, review):
-        review([PlannedRelease(one, done["in_force"], unchanged=False) for one in policies])
+        review([PlannedRelease(one, done["in_force"], unchanged=one.version == NOW.version) for one in policies])
         if done["error"]:
             raise done["error"]
         done["policies"] += [(one.version, changed_by.why, shadow) for one in policies]
@@ -91,6 +91,12 @@ def test_a_policy_that_was_released_meanwhile_is_not_replaced(library, released)
     with pytest.raises(ConfigurationError, match="was released or retired meanwhile"):
         take(library / NOW.id)
     assert load(library / NOW.id / "policy.md").version == NOW.version
+    assert not released["policies"]
+
+
+def test_a_gate_that_is_in_force_already_is_not_taken(library, released):
+    with pytest.raises(ConfigurationError, match="has this gate already"):
+        take(library / NOW.id, PolicyFiles(NOW.document, None))
     assert not released["policies"]
 
 
