@@ -173,6 +173,11 @@ def shifted(value: bytes, wanted: float, own: float) -> bytes:
     return msgspec.json.encode(msgspec.structs.replace(classifier, with_vectors=other))
 
 
+def without_vectors(value: bytes) -> bytes:
+    """The JSON without the second set of weights."""
+    return msgspec.json.encode(msgspec.structs.replace(read(value), with_vectors=None))
+
+
 def _packed(weights: Floats) -> tuple[bytes, float]:
     """Weights in int8, and their unit."""
     unit = max(float(np.abs(weights).max()) / 127, 1e-9)

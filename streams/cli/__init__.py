@@ -12,7 +12,7 @@ is the command's purpose.
 - `demo`, `broker`, `publish`, `verdicts`: try the pipeline, run a broker to try it on, send content, follow verdicts.
 - `completion`: lets a shell complete commands.
 - `status`, `doctor`, `dead_letters`: see how it is, and what to do.
-- `topics`, `prefilter`, `policy`, `replay`, `enforce`, `console`, `bench`, `erase`, `capacity`: operate it.
+- `topics`, `prefilter`, `gates`, `policy`, `replay`, `enforce`, `console`, `bench`, `erase`, `capacity`: operate it.
 
 ## Design decisions
 
@@ -47,6 +47,7 @@ from safeguard_streams.cli import (
     doctor,
     enforce,
     erase,
+    gates,
     policy,
     prefilter,
     publish,
@@ -97,6 +98,7 @@ app.command("erase")(erase.erase)
 app.command("capacity")(capacity.capacity)
 app.add_typer(topics.app, name="topics")
 app.add_typer(prefilter.app, name="prefilter")
+app.add_typer(gates.app, name="gates")
 app.add_typer(verdicts.app, name="verdicts")
 app.add_typer(policy.app, name="policy")
 app.add_typer(replay.app, name="replay")

@@ -12,7 +12,7 @@ import msgspec
 import typer
 
 from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, Port, load_policy, needs_extra, output_file
-from safeguard_streams.cli.output import console
+from safeguard_streams.cli.output import console, say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import LIBRARY, write_document
@@ -270,6 +270,9 @@ def distill(
         )
         return
     prefilter_tables.show_proposal(proposal, target_recall, threshold, files)
+    if document.distilled is not None:
+        say("the gate in force was distilled, too, and may have learned from these verdicts, which flatters it;")
+        say("compare it on later ones with: safeguard gates advise")
 
 
 def _since(given: str | None) -> datetime | None:

@@ -1,8 +1,8 @@
 """How good the gates, scores and policy versions are, and how to improve them.
 
 The figures come from labelled texts, or from the reasoner's verdicts weighted by how their content was drawn. Estimates
-have 95% intervals, and a result that is too uncertain to use is reported as such, with the next step. Nothing here
-changes a running pipeline: calibration and distillation write a policy that an operator then releases.
+have 95% intervals, and a result that is too uncertain to use is reported as such, with the next step. Only
+`gate_taking` changes a running pipeline; calibration and distillation write a policy that an operator then releases.
 
 - `verdict_labels`: the reasoner's verdicts as labels.
 - `weighted`: totals and shares of a stream from items drawn at known rates: the estimator of all figures.
@@ -14,6 +14,11 @@ changes a running pipeline: calibration and distillation write a policy that an 
 - `shadow_comparison`: a shadow compared with the version in force.
 - `model_comparison`: a canary's model compared with the live one.
 - `distillation`: a classifier distilled for one policy.
+- `gate_choice`, `gate_curve`: two gates compared on the same labels, and the curve of one.
+- `gate_evidence`, `gate_rungs`, `gate_candidates`, `gate_cost`: what is known of each policy in force, and the gates
+  that it could have.
+- `gate_advice`, `gate_taking`: the next gate of each policy, and its taking.
+- `threshold_margin`: whether thresholds of distilled classifiers reach their recall on other texts.
 - `benign_bank`: harmless texts that ship with the package.
 - `golden_corpus`, `golden_gate`, `golden_release`: a policy's first gate, learned from its golden set.
 - `golden_live`: that gate compared with the present one by live verdicts, and taken into force.
@@ -41,4 +46,9 @@ changes a running pipeline: calibration and distillation write a policy that an 
   bootstrap intervals are too narrow. Simulations in the tests hold every estimator to 93% coverage.
 - **Scores of different gates are never pooled.** A verdict names the fingerprint of its gate. The newest gate counts,
   and commands print how many verdicts they left out.
+- **A gate is proposed only on verdicts that neither gate saw.** A classifier looks better on the labels that it learned
+  from. Cross-validation gives each label a score of a classifier that did not see it. A distilled classifier in force
+  is compared on what was judged after its first release.
+- **A new gate keeps its policy's labels.** The version of a policy names its gate, but the model judges by its text.
+  Verdicts under all versions that judge alike are labels.
 """

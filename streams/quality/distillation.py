@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -20,15 +21,15 @@ from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies import distilled
 from safeguard_streams.policies.distilled import log_odds
 from safeguard_streams.policies.document import Policy
-from safeguard_streams.policies.files import with_changes
+from safeguard_streams.policies.files import PolicyFiles, with_changes
 from safeguard_streams.prefilter.classifier import Classifier, Floats
 from safeguard_streams.prefilter.encoder.encoder import Encoder, Vectors
 from safeguard_streams.prefilter.encoder.tokens import undisguised
 from safeguard_streams.prefilter.normalise import read, tokens
 from safeguard_streams.quality.evaluation import Figures, Flags, ScoredSet, figures
-from safeguard_streams.quality.gate_choice import Choice, compare, standard_error
+from safeguard_streams.quality.gate_choice import Choice, aimed_recall, compare
 from safeguard_streams.quality.scoring import gate_answers, gate_scores
-from safeguard_streams.quality.threshold import calibrate
+from safeguard_streams.quality.threshold import reaching
 from safeguard_streams.quality.verdict_labels import LabeledItem
 
 MIN_ROWS = 100
@@ -41,22 +42,36 @@ VECTOR_STRENGTHS = {3.0: (0.1, 0.5, 2.0, 8.0), 1.0: (2.0, 6.0, 20.0)}
 FOLDS = 4
 
 
-class Proposal(msgspec.Struct, frozen=True):
+class Proposal(msgspec.Struct, frozen=True, dict=True):
     """A distilled classifier, trained on all rows, compared with the gate in force.
 
     distilled is the file that travels with the policy. In cross-validation each row of scored_after comes from a
-    classifier that did not see it. matched [rows]: whether the gate's terms or patterns match, which it keeps.
-    after_vectors, scored_vectors: the same with the vectors of an encoder, if there was one.
+    classifier that did not see it. matched [rows]: whether the gate's terms or patterns match, which it keeps: these
+    rows are escalated by any of the gates, and have the score 1.
+    scored_vectors: the same with the vectors of an encoder, if there was one.
     """
 
     distilled: bytes
-    before: Figures
-    after: Figures
     scored_before: ScoredSet
     scored_after: ScoredSet
     matched: Flags
-    after_vectors: Figures | None = None
     scored_vectors: ScoredSet | None = None
+    seed: int = 0
+
+    @cached_property
+    def before(self) -> Figures:
+        """The figures of the gate in force."""
+        return figures(self.scored_before, self.seed)
+
+    @cached_property
+    def after(self) -> Figures:
+        """The figures of the distilled classifier."""
+        return figures(self.scored_after, self.seed)
+
+    @cached_property
+    def after_vectors(self) -> Figures | None:
+        """The figures of the distilled classifier with vectors."""
+        return figures(self.scored_vectors, self.seed) if self.scored_vectors else None
 
     @property
     def figures(self) -> list[Figures]:
@@ -74,8 +89,7 @@ class Proposal(msgspec.Struct, frozen=True):
 
     def aimed_recall(self, target_recall: float) -> float:
         """The recall on these rows that makes up for their number: a standard error above the target, at most 1."""
-        after = self.scored_after
-        return min(1.0, target_recall + standard_error(target_recall, after.violates, after.weights))
+        return aimed_recall(target_recall, self.scored_after.violates, self.scored_after.weights)
 
     def threshold(self, target_recall: float) -> float:
         """The distilled classifier's threshold for this recall, 0 to 1, with a margin for the number of rows."""
@@ -85,12 +99,25 @@ class Proposal(msgspec.Struct, frozen=True):
         """distilled.json. A shift of the second set of weights gives both the same threshold for this recall."""
         if self.scored_vectors is None:
             return self.distilled
-        wanted, own = self.threshold(target_recall), self._threshold(self.scored_vectors, target_recall)
-        return distilled.shifted(self.distilled, *log_odds(np.array([wanted, own])).tolist())
+        return distilled.shifted(self.distilled, *self._logits(self.scored_vectors, target_recall))
+
+    def shifted_vectors(self, target_recall: float) -> ScoredSet | None:
+        """The scores with vectors as the file's second set of weights gives them."""
+        if self.scored_vectors is None:
+            return None
+        wanted, own = self._logits(self.scored_vectors, target_recall)
+        scores = 1 / (1 + np.exp(own - wanted - log_odds(self.scored_vectors.scores)))
+        return msgspec.structs.replace(self.scored_vectors, scores=np.where(self.matched, 1.0, scores))
+
+    def _logits(self, with_vectors: ScoredSet, target_recall: float) -> tuple[float, float]:
+        """The threshold of both sets of weights, and what that of the second would be without a shift."""
+        wanted, own = self.threshold(target_recall), self._threshold(with_vectors, target_recall)
+        logits = log_odds(np.array([wanted, own]))
+        return float(logits[0]), float(logits[1])
 
     def _threshold(self, scored: ScoredSet, target_recall: float) -> float:
         aimed = self.aimed_recall(target_recall)
-        return calibrate(scored.scores, scored.violates, aimed, scored.weights, self.matched).threshold
+        return reaching(scored.scores, scored.violates, aimed, scored.weights, self.matched)
 
 
 def propose(
@@ -115,8 +142,8 @@ def propose(
     weights = np.array([row.weight for row in rows])
     before = gate_answers(policy, classifier, texts, encoder)
     features = Features(policy, classifier, texts, encoder)
-    learned = _learn(features, violates, weights, seed)
-    of_vectors = _learn(features, violates, weights, seed, vectors=True) if encoder else None
+    learned = learn(features, violates, weights, seed)
+    of_vectors = learn(features, violates, weights, seed, vectors=True) if encoder else None
     distilled_file = distilled.write(
         learned.model.weights,
         policy_id=policy.id,
@@ -127,26 +154,27 @@ def propose(
         rows=len(rows),
         with_vectors=_vector_weights(of_vectors.model, features, encoder.name) if encoder and of_vectors else None,
     )
-    scored_before = ScoredSet("gate in force", before.scores, violates, weights)
-    scored_after = ScoredSet("distilled classifier", learned.unseen, violates, weights)
-    scored_vectors = ScoredSet("with the encoder", of_vectors.unseen, violates, weights) if of_vectors else None
-    return Proposal(
-        distilled=distilled_file,
-        before=figures(scored_before, seed),
-        after=figures(scored_after, seed),
-        scored_before=scored_before,
-        scored_after=scored_after,
-        matched=before.matched,
-        after_vectors=figures(scored_vectors, seed) if scored_vectors else None,
-        scored_vectors=scored_vectors,
-    )
+
+    def scored(name: str, scores: Floats) -> ScoredSet:
+        return ScoredSet(name, np.where(before.matched, 1.0, scores), violates, weights)
+
+    scored_before = scored("gate in force", before.scores)
+    scored_after = scored("distilled classifier", learned.unseen)
+    scored_vectors = scored("with the encoder", of_vectors.unseen) if of_vectors else None
+    return Proposal(distilled_file, scored_before, scored_after, before.matched, scored_vectors, seed)
+
+
+def with_classifier(policy: Policy, content: bytes, threshold: float) -> PolicyFiles:
+    """The policy's files with this distilled.json and its threshold in the gate."""
+    digest = hashlib.sha256(content).hexdigest()[:12]
+    gate = {"distilled": digest, "threshold": threshold, "calibration": None, "everything": None}
+    return PolicyFiles(with_changes(policy.document, "gate", **gate), content.decode())
 
 
 def write(policy: Policy, proposal: Proposal, target_recall: float, folder: Path) -> list[Path]:
     """Write policy.md and distilled.json with the proposed classifier and its threshold. Returns their paths."""
-    content, threshold = proposal.file(target_recall), proposal.threshold(target_recall)
-    digest = hashlib.sha256(content).hexdigest()[:12]
-    document = with_changes(policy.document, "gate", distilled=digest, threshold=threshold, calibration=None)
+    content = proposal.file(target_recall)
+    document, _ = with_classifier(policy, content, proposal.threshold(target_recall))
     files = {folder / "distilled.json": content, folder / "policy.md": document.encode()}
     folder.mkdir(parents=True, exist_ok=True)
     for path, written in files.items():
@@ -206,18 +234,19 @@ class LinearModel(msgspec.Struct, frozen=True):
         return np.asarray(1 / (1 + np.exp(-logits)))
 
 
-class _Learned(NamedTuple):
+class Learned(NamedTuple):
     """A model of all rows, and for each row the score of a model that did not see it."""
 
     model: LinearModel
     unseen: Floats
 
 
-def _learn(features: Features, violates: Flags, weights: Floats, seed: int, *, vectors: bool = False) -> _Learned:
+def learn(features: Features, violates: Flags, weights: Floats, seed: int, *, vectors: bool = False) -> Learned:
+    """Learn from all rows, and score each by cross-validation."""
     scores = np.zeros(len(violates))
     for seen, unseen in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(violates, violates):
         scores[unseen] = fit(features, seen, violates, weights, seed, vectors=vectors).scores(features, unseen)
-    return _Learned(fit(features, np.arange(len(violates)), violates, weights, seed, vectors=vectors), scores)
+    return Learned(fit(features, np.arange(len(violates)), violates, weights, seed, vectors=vectors), scores)
 
 
 def _vector_weights(model: LinearModel, features: Features, encoder: str) -> distilled.VectorWeights:
@@ -275,24 +304,28 @@ def fit(
     y, w = violates[rows], weights[rows]
     folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(rows, y))
     centred = _Centred.of(features.vectors[rows] if vectors else np.zeros((len(rows), 0), dtype=np.float32))
+    occurring = np.flatnonzero(features.groups[rows].getnnz(axis=0))  # the weight of any other group would be 0
+    groups = features.groups[rows][:, occurring]
 
-    def regression(strength: float, x: sparse.csr_matrix, on: NDArray[np.intp]) -> LogisticRegression:
-        model = LogisticRegression(C=strength, solver="liblinear", intercept_scaling=10.0, random_state=seed)
+    def design(candidate: _Candidate) -> sparse.csr_matrix:
+        dense = np.hstack([features.odds[rows] * TRUST, centred.vectors * candidate.scale])
+        return sparse.hstack([groups.multiply(candidate.idf[occurring]), dense]).tocsr()
+
+    def regression(candidate: _Candidate, x: sparse.csr_matrix, on: NDArray[np.intp]) -> LogisticRegression:
+        model = LogisticRegression(C=candidate.strength, solver="liblinear", intercept_scaling=10.0, random_state=seed)
         return model.fit(x[on], y[on], sample_weight=w[on])
 
-    best: tuple[float, LogisticRegression, _Candidate] | None = None
-    for candidate in _candidates(features.idf(rows), vectors=vectors):
-        dense = np.hstack([features.odds[rows] * TRUST, centred.vectors * candidate.scale])
-        x = sparse.hstack([features.groups[rows].multiply(candidate.idf), dense]).tocsr()
-        predicted = np.zeros(len(rows))
+    def loss(candidate: _Candidate) -> float:
+        x, predicted = design(candidate), np.zeros(len(rows))
         for train, test in folds:
-            predicted[test] = regression(candidate.strength, x, train).predict_proba(x[test])[:, 1]
-        loss = float(log_loss(y, predicted, sample_weight=w))
-        if best is None or loss < best[0]:
-            best = loss, regression(candidate.strength, x, np.arange(len(rows))), candidate
-    assert best is not None
-    _, model, chosen = best
-    groups, trust, of_vector = np.split(model.coef_[0], [distilled.BUCKETS, distilled.BUCKETS + 2])
+            predicted[test] = regression(candidate, x, train).predict_proba(x[test])[:, 1]
+        return float(log_loss(y, predicted, sample_weight=w))
+
+    chosen = min(_candidates(features.idf(rows), vectors=vectors), key=loss)
+    model = regression(chosen, design(chosen), np.arange(len(rows)))
+    of_groups, trust, of_vector = np.split(model.coef_[0], [len(occurring), len(occurring) + 2])
+    weights_of = np.zeros(distilled.BUCKETS)
+    weights_of[occurring] = of_groups * chosen.idf[occurring]
     vector = of_vector * centred.factor * chosen.scale
     bias = float(model.intercept_[0]) - float(vector @ centred.mean)
-    return LinearModel(groups * chosen.idf, trust * TRUST, vector if vectors else np.zeros(distilled.VECTOR), bias)
+    return LinearModel(weights_of, trust * TRUST, vector if vectors else np.zeros(distilled.VECTOR), bias)

@@ -6,13 +6,12 @@ import math
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from safeguard_streams.prefilter.classifier import Floats
-from safeguard_streams.quality.evaluation import Flags, ScoredSet, escalated_for
+from safeguard_streams.quality.evaluation import Flags, ScoredSet
+from safeguard_streams.quality.gate_curve import Ranked, resamples
 from safeguard_streams.quality.weighted import Estimate
 
-RESAMPLES = 400
 NOTHING = 0.001  # a difference of shares below this is none
 
 
@@ -20,8 +19,9 @@ class Choice(msgspec.Struct, frozen=True):
     """Two gates on the same rows.
 
     escalated: what share of content `name` escalates for the recall, less the share of `than`, with its 95% bootstrap
-    interval. more_labels: after how many more labels like these the interval would exclude 0; 0 if it does, None if the
-    gates differ by nothing. It assumes that the difference stays and its interval narrows with the labels' square root.
+    interval. more_labels: after how many more labels like these the interval would exclude 0, and they would resolve
+    the recall; 0 if so now, None if the gates differ by nothing. It assumes that the difference stays and its interval
+    narrows with the labels' square root.
     """
 
     name: str
@@ -38,32 +38,46 @@ class Choice(msgspec.Struct, frozen=True):
         )
 
     @property
+    def better(self) -> bool:
+        """Whether `name` escalates less, beyond chance."""
+        return self.more_labels == 0 and self.escalated.value < 0
+
+    @property
     def verdict(self) -> str:
         """What the interval says, in words."""
         if self.more_labels is None:
             return "no difference, which more labels like these would not change"
         if self.more_labels == 0:
-            return "better, beyond chance" if self.escalated.value < 0 else "worse, beyond chance"
+            return "better, beyond chance" if self.better else "worse, beyond chance"
         return f"undecided; about {_two_digits(self.more_labels):,} more labels like these would settle it"
 
 
 def compare(one: ScoredSet, than: ScoredSet, target_recall: float, seed: int = 0) -> Choice:
     """Compare two gates' scores of the same rows, by the share of content that each escalates for this recall."""
-    violates, weights = one.violates, one.weights
+    ranked = Ranked(one), Ranked(than)
 
-    def difference(rows: NDArray[np.intp]) -> float:
-        shares = [
-            escalated_for(s[rows], violates[rows], weights[rows], target_recall) for s in (one.scores, than.scores)
-        ]
-        return shares[0] - shares[1]
+    def difference(times: Floats) -> float:
+        shares = [gate.escalated(times, [target_recall])[0] for gate in ranked]
+        return float(shares[0] - shares[1])
 
-    draw = np.random.default_rng(seed)
-    picks = [draw.integers(0, len(violates), len(violates)) for _ in range(RESAMPLES)]
-    resampled = [difference(rows) for rows in picks if violates[rows].any()]
-    low, high = np.percentile(resampled, [2.5, 97.5]).tolist()
-    value = difference(np.arange(len(violates)))
+    low, high = np.percentile([difference(times) for times in resamples(one.violates, seed)], [2.5, 97.5]).tolist()
+    value = difference(np.ones(len(one.scores)))
     estimate = Estimate(*(round(figure, 4) for figure in (value, low, high)))
-    return Choice(one.name, than.name, target_recall, estimate, more_labels(value, low, high, len(violates)))
+    labels = len(one.scores)
+    more = more_labels(value, low, high, labels)
+    if more is not None:
+        more = max(more, labels_to_resolve(target_recall, one.violates, one.weights))
+    return Choice(one.name, than.name, target_recall, estimate, more)
+
+
+def labels_to_resolve(recall: float, violates: Flags, weights: Floats) -> int:
+    """How many labels, beyond these, resolve a recall; 0 if these do.
+
+    They do not while one row stands for more items than may be missed: such a violating row, or one that was not drawn
+    yet, decides alone about the threshold, and a bootstrap interval is too narrow.
+    """
+    factor = float(weights.max(initial=0.0)) / max((1 - recall) * float(weights[violates].sum()), 1e-9)
+    return max(0, math.ceil(len(weights) * (factor - 1) - 1e-6))
 
 
 def more_labels(value: float, low: float, high: float, labels: int) -> int | None:
@@ -81,6 +95,14 @@ def _two_digits(number: int) -> int:
 
 def standard_error(recall: float, violates: Flags, weights: Floats) -> float:
     """The standard error of a recall that is measured on these rows. Unequal weights count as fewer rows."""
-    violating = weights[violates]
-    rows = violating.sum() ** 2 / (violating**2).sum()
-    return math.sqrt(recall * (1 - recall) / float(rows))
+    return math.sqrt(recall * (1 - recall) / counting_as(weights[violates]))
+
+
+def aimed_recall(target: float, violates: Flags, weights: Floats) -> float:
+    """The recall on these rows to set a threshold for: a standard error above the target, at most 1."""
+    return min(1.0, target + standard_error(target, violates, weights))
+
+
+def counting_as(weights: Floats) -> float:
+    """The number of rows of equal weight that would tell as much as these (Kish 1965); 0 of none."""
+    return float(weights.sum() ** 2 / (weights**2).sum()) if len(weights) else 0.0

@@ -57,6 +57,13 @@ class Calibration(msgspec.Struct, frozen=True):
     brier: dict[str, float]
 
 
+class Effect(NamedTuple):
+    """What a threshold does to content like the labels': the share of what violates, and of all, that it escalates."""
+
+    recall: Estimate
+    escalated: Estimate
+
+
 class ScoredLabels(msgspec.Struct, frozen=True):
     """Labelled items and their gate scores [items], 0 for an item that is escalated without one.
 
@@ -164,17 +171,39 @@ class _Samples(NamedTuple):
     def take(self, rows: NDArray[np.intp]) -> _Samples:
         return _Samples(self.scores[rows], self.violates[rows], self.weights[rows], self.certain[rows])
 
-    def threshold(self, recall: float) -> float:
-        return weighted_threshold(self.scores, self.violates, self.weights, self.certain, recall)
+    def reaching(self, recall: float) -> float:
+        """The threshold for a recall. Raises ConfigurationError."""
+        rows, violating = len(self.scores), int(self.violates.sum())
+        if violating < MIN_VIOLATING or violating == rows:
+            raise ConfigurationError(
+                f"{violating} violating of {rows} texts: a threshold needs at least {MIN_VIOLATING} that violate, "
+                "and some that do not"
+            )
+        exact = weighted_threshold(self.scores, self.violates, self.weights, self.certain, recall)
+        # Rounded down: scores that equal the threshold up to rounding must reach it.
+        threshold = float(_DOWN.create_decimal(repr(exact)))
+        if threshold <= 0:
+            raise ConfigurationError(_out_of_reach(self, recall))
+        return threshold
 
     def share(self, taken: Flags, of: Flags) -> Estimate:
         """The share of the items of a kind that is taken, in content like this."""
 
-        def part(where: Flags) -> Estimate:
-            return total(self.weights[where & of], float(self.weights[where].max(initial=0.0)))
+        def part(where: Flags, least: float) -> Estimate:
+            return total(self.weights[where & of], float(self.weights[where].max(initial=least)))
 
-        estimate = share(part(taken), part(~taken)) or Estimate(0.0, 0.0, 1.0)
+        # A further item that is escalated stands at least for itself. Where none is let pass, none will be.
+        estimate = share(part(taken, 1.0), part(~taken, 0.0)) or Estimate(0.0, 0.0, 1.0)
         return Estimate(*(round(figure, 4) for figure in (estimate.value, estimate.low, estimate.high)))
+
+    def effect(self, threshold: float) -> Effect:
+        taken = (self.scores >= threshold) | self.certain
+        return Effect(self.share(taken, self.violates), self.share(taken, np.ones(len(taken), dtype=bool)))
+
+
+def effect(scores: Floats, violates: Flags, weights: Floats, certain: Flags, threshold: float) -> Effect:
+    """What a threshold does to these rows. certain: rows that are escalated whatever their score."""
+    return _Samples(scores, violates, weights, certain).effect(threshold)
 
 
 def calibrate(
@@ -185,40 +214,54 @@ def calibrate(
     certain: Sequence[bool] | Flags | None = None,
     seed: int = 0,
 ) -> Calibration:
-    """The threshold of a gate, from scores 0 to 1 and the truth, one of each for a row.
+    """The threshold of a gate and its expected effect, from scores 0 to 1 and the truth, one of each for a row.
 
-    weights undo how content was drawn. certain marks rows that are escalated whatever their score. Raises
-    ConfigurationError when too few rows violate, or all do, and when only a threshold of 0 reaches the recall.
+    weights, certain and errors: as in `reaching`.
     """
-    rows = len(scores)
-    samples = _Samples(
-        np.asarray(scores, dtype=float),
-        np.asarray(violates, dtype=bool),
-        np.ones(rows) if weights is None else np.asarray(weights, dtype=float),
-        np.zeros(rows, dtype=bool) if certain is None else np.asarray(certain, dtype=bool),
-    )
-    violating = int(samples.violates.sum())
-    if violating < MIN_VIOLATING or violating == rows:
-        raise ConfigurationError(
-            f"{violating} violating of {rows} texts: a threshold needs at least {MIN_VIOLATING} that violate, "
-            "and some that do not"
-        )
-    # Rounded down: scores that equal the threshold up to rounding must reach it.
-    threshold = float(_DOWN.create_decimal(repr(samples.threshold(target_recall))))
-    if threshold <= 0:
-        raise ConfigurationError(_out_of_reach(samples, target_recall))
-    taken = (samples.scores >= threshold) | samples.certain
+    samples = _samples(scores, violates, weights, certain)
+    threshold = samples.reaching(target_recall)
+    recall, escalated = samples.effect(threshold)
     probability = _probability(samples, threshold, seed)
     return Calibration(
         target_recall=target_recall,
         threshold=threshold,
-        recall=samples.share(taken, samples.violates),
-        escalated=samples.share(taken, np.ones(rows, dtype=bool)),
-        rows=rows,
-        violating=violating,
+        recall=recall,
+        escalated=escalated,
+        rows=len(samples.scores),
+        violating=int(samples.violates.sum()),
         map=probability.map,
         probability=probability.at_threshold,
         brier=probability.brier,
+    )
+
+
+def reaching(
+    scores: Sequence[float] | Floats,
+    violates: Sequence[bool] | Flags,
+    target_recall: float,
+    weights: Sequence[float] | Floats | None = None,
+    certain: Sequence[bool] | Flags | None = None,
+) -> float:
+    """The threshold that reaches a recall on these rows.
+
+    weights undo how content was drawn. certain marks rows that are escalated whatever their score. Raises
+    ConfigurationError when too few rows violate, or all do, and when only a threshold of 0 reaches the recall.
+    """
+    return _samples(scores, violates, weights, certain).reaching(target_recall)
+
+
+def _samples(
+    scores: Sequence[float] | Floats,
+    violates: Sequence[bool] | Flags,
+    weights: Sequence[float] | Floats | None,
+    certain: Sequence[bool] | Flags | None,
+) -> _Samples:
+    rows = len(scores)
+    return _Samples(
+        np.asarray(scores, dtype=float),
+        np.asarray(violates, dtype=bool),
+        np.ones(rows) if weights is None else np.asarray(weights, dtype=float),
+        np.zeros(rows, dtype=bool) if certain is None else np.asarray(certain, dtype=bool),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -22,7 +22,10 @@ DRAWS = ("sample", "audit")  # gates that draw from what the others let pass
 
 
 class LabeledItem(msgspec.Struct, frozen=True):
-    """One content item under one policy. weight is the number of items in the stream that it stands for."""
+    """One content item under one policy. weight is the number of items in the stream that it stands for.
+
+    decided_at: when its verdict was made; None for a label of a file.
+    """
 
     violates: bool
     weight: float = 1.0
@@ -30,6 +33,7 @@ class LabeledItem(msgspec.Struct, frozen=True):
     text: str | None = None
     prefilter: PrefilterResult | None = None
     content_sha256: str = ""
+    decided_at: datetime | None = None
 
     @property
     def drawn(self) -> bool:
@@ -38,7 +42,7 @@ class LabeledItem(msgspec.Struct, frozen=True):
 
 
 class Labels(msgspec.Struct, frozen=True):
-    """Labels under one version of a policy.
+    """Labels under one version of a policy, or under several that judge alike. version: that of the last one.
 
     Verdicts under other versions (older), of gates whose scores do not compare (other_gates) and undetermined ones are
     only counted. The weights of the other items make up for those that are undetermined.
@@ -62,9 +66,9 @@ class Labels(msgspec.Struct, frozen=True):
 
 
 def from_verdicts(
-    verdicts: Iterable[Verdict], policy_id: str, version: str | None = None, *, one_gate: bool = True
+    verdicts: Iterable[Verdict], policy_id: str, versions: Collection[str] = (), *, one_gate: bool = True
 ) -> Labels:
-    """The last verdict on each content item under this version of the policy, by default the one judged last.
+    """The last verdict on each content item under these versions of the policy, by default the one judged last.
 
     one_gate: only items that the gate of the last verdict saw, whose scores compare.
     """
@@ -76,15 +80,15 @@ def from_verdicts(
             if current is None or decided(current) <= decided(verdict):
                 latest[key] = verdict
     newest_first = sorted(latest.values(), key=decided, reverse=True)
-    if version is None and newest_first:
-        version = newest_first[0].policy_version
-    of_version = [verdict for verdict in newest_first if verdict.policy_version == version][::-1]
+    if not versions and newest_first:
+        versions = {newest_first[0].policy_version}
+    of_version = [verdict for verdict in newest_first if verdict.policy_version in versions][::-1]
     gate = next((name for v in reversed(of_version) if (name := _fingerprint(v))), None)
     kept = [verdict for verdict in of_version if not one_gate or _fingerprint(verdict) == gate]
     rows = _weighted(kept)
     return Labels(
         rows=rows,
-        version=version or "",
+        version=of_version[-1].policy_version if of_version else "",
         undetermined=len(kept) - len(rows),
         older=len(latest) - len(of_version),
         other_gates=len(of_version) - len(kept),
@@ -117,6 +121,7 @@ def _weighted(verdicts: Sequence[Verdict]) -> list[LabeledItem]:
             content_id=v.content_id,
             prefilter=v.prefilter,
             content_sha256=v.content_sha256,
+            decided_at=decided(v),
         )
         for cell, v in zip(cells, verdicts, strict=True)
         if v.decision != "undetermined"
@@ -161,7 +166,6 @@ def _stratum(result: PrefilterResult) -> Stratum:
 async def from_kafka(
     settings: Settings,
     policy_id: str,
-    version: str | None = None,
     *,
     texts: bool = False,
     since: datetime | None = None,
@@ -173,7 +177,7 @@ async def from_kafka(
     """
     read = kafka.read_decoded(settings, [topics.VERDICTS], Verdict, since=since)
     verdicts = [verdict async for _, verdict in read if verdict.policy_id == policy_id]
-    labels = from_verdicts(verdicts, policy_id, version, one_gate=not texts)
+    labels = from_verdicts(verdicts, policy_id, one_gate=not texts)
     if not texts:
         return labels
     labelled = {(row.content_id, row.content_sha256) for row in labels.rows}

@@ -63,6 +63,7 @@ ELSEWHERE = {
     ("prefilter", "calibrate"): "tests/integration/test_commands.py",
     ("prefilter", "recall"): "tests/integration/test_commands.py",
     ("prefilter", "distill"): "tests/integration/test_commands.py",
+    ("gates", "take"): "tests/unit/cli/test_gates.py",
     **{("bench", name): "tests/integration/test_benchmarks.py" for name in ("prefilter", "pipeline", "telemetry")},
     **{("bench", name): "tests/integration/test_benchmarks.py" for name in ("release", "texts", "reason")},
 }
@@ -81,6 +82,7 @@ RUNS = [
     "verdicts tail --exit",
     "policy compare fraud-spam",
     "policy compare --by model",
+    "gates advise",
     "policy golden add {changed} c0 --label violates --rule FS1",
     "content show c0",
     "status",

@@ -32,6 +32,8 @@ ELSEWHERE = {
     ("prefilter", "calibrate"): "integration/test_commands.py",
     ("prefilter", "distill"): "integration/test_commands.py",
     ("prefilter", "recall"): "integration/test_commands.py",
+    ("gates", "advise"): "integration/test_gates.py",
+    ("gates", "take"): "integration/test_gates.py",
     ("policy", "gate"): "integration/test_golden_release.py",
     ("topics", "acls"): "integration/test_security.py",
     ("dead-letters", "show"): "integration/test_dead_letters.py",

@@ -25,7 +25,7 @@ from safeguard_streams.contract.records import (
 )
 from safeguard_streams.quality import gate_recall, threshold, verdict_labels
 from safeguard_streams.quality.distillation import Proposal
-from safeguard_streams.quality.evaluation import Figures, ScoredSet
+from safeguard_streams.quality.evaluation import ScoredSet
 from safeguard_streams.quality.proportions import weighted_proportion
 from safeguard_streams.quality.shadow_comparison import compare
 from safeguard_streams.quality.weighted import Estimate, share, total
@@ -186,7 +186,6 @@ def test_calibration_covers_the_recall_and_the_cost_of_its_threshold(monkeypatch
 def test_a_distilled_classifiers_threshold_reaches_its_recall_in_the_stream():
     """Most violating labels are those that the gate caught: without weights they would set the threshold."""
     large = Stream.of(np.random.default_rng(999), 500_000, 0.02)
-    nothing = Figures("", 0, 0, None, None, {}, {})
     reached = []
     for seed in range(10):
         draw = np.random.default_rng(seed)
@@ -199,7 +198,7 @@ def test_a_distilled_classifiers_threshold_reaches_its_recall_in_the_stream():
             np.array([row.weight for row in rows]),
         )
         terms = np.array([row.prefilter.gate == "terms" for row in rows])
-        proposal = Proposal(b"", nothing, nothing, scored, scored, terms)
+        proposal = Proposal(b"", scored, scored, terms)
         reached.append(large.recall(proposal.threshold(0.95)))
     assert np.mean(reached) == pytest.approx(0.95, abs=0.03)
 
