@@ -86,6 +86,7 @@ async def test_many_are_decided_about_and_taken_back_once(broker, command):
     assert len({one.action_id for one in asked}) == 3
 
 
+@pytest.mark.slow
 @embedded
 async def test_a_record_still_on_its_way_is_followed_once(broker):
     """The killed command's records arrive after the repeated command has looked for them."""
@@ -107,6 +108,7 @@ async def test_a_record_still_on_its_way_is_followed_once(broker):
     assert [one.effective for one in followed] == ["label", "limit"]
 
 
+@pytest.mark.slow
 @embedded
 async def test_a_decision_on_an_earlier_text_or_of_another_person_is_no_same_decision(broker):
     await kafka_bus.create_topics(broker)
@@ -124,6 +126,7 @@ async def test_a_decision_on_an_earlier_text_or_of_another_person_is_no_same_dec
     assert [one.content_sha256 for _, one in plan.records] == ["edited"]
 
 
+@pytest.mark.slow
 @embedded
 async def test_held_actions_on_some_items_are_released(broker, command):
     await kafka_bus.create_topics(broker)
@@ -147,6 +150,7 @@ async def test_held_actions_on_some_items_are_released(broker, command):
     assert [one.action.content_id for one in await moderators.held(broker)] == ["c1"]
 
 
+@pytest.mark.slow
 @embedded
 async def test_a_hundred_thousand_ids(broker):
     """Each topic is read once, and the records are written in parts."""
