@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from aiokafka import TopicPartition
@@ -162,6 +162,9 @@ async def test_the_code_that_the_guide_shows(broker, monkeypatch):
     asked, _ = await written(broker, "c1")
     assert [(one.by, one.action) for one in asked] == [("ann", "remove"), ("ann", "allow")]
     assert [bool(one.withdraws) for one in asked] == [False, True]
+    assert await moderators.history(broker, "c1") == asked
+    assert await moderators.history(broker, "c1", asked[0].acted_at - timedelta(minutes=5)) == asked
+    assert await moderators.history(broker, "c1", asked[0].acted_at + timedelta(minutes=5)) == []
 
 
 @pytest.mark.parametrize("key", ["", "x" * 201, "a\nb", "\x00"])
