@@ -40,6 +40,10 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     harms and threshold: escalate when the summed probability of these harms, 0 to 1, reaches the threshold in the
         text's worst window.
+    general: share, 0 to 1, that the log odds of any harm have in the score. The log odds of the gate's harms have the
+        rest. Without it, any harm has no part in the score.
+    threshold_with_encoder: the threshold where the extra `encoder` is installed. With it, the encoder's harm heads add
+        to the score. Without it, they don't.
     terms: words or phrases, found whole and in the disguises that the guide lists; addresses, found exactly.
     patterns: regular expressions in RE2's syntax, searched for in the text as sent and folded, case ignored.
     distilled: first 12 hex digits of the sha256 of distilled.json beside policy.md. Its classifier's probability then
@@ -51,6 +55,8 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     harms: tuple[Harm, ...] = ()
     threshold: float = 1.0
+    general: float = 0.0
+    threshold_with_encoder: float | None = None
     terms: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
     distilled: str | None = None

@@ -14,6 +14,7 @@ from safeguard_streams.contract.records import SHADOW, ContentEvent
 from safeguard_streams.policies.document import in_languages, on_surface
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.encoder.encoder import Encoder
+from safeguard_streams.prefilter.encoder.vector_terms import uses_vectors
 from safeguard_streams.prefilter.fingerprint import fingerprint
 from safeguard_streams.prefilter.gates import Gates
 from safeguard_streams.prefilter.normalise import Flags
@@ -97,9 +98,9 @@ def _bounded(value: str) -> str:
 
 
 def use_vectors(policies: PolicySet) -> bool:
-    """Whether the gate of some policy has weights for the encoder's vectors."""
+    """Whether the encoder's vectors add to the score of some policy's gate."""
     released = [*policies.released.values(), *policies.shadows.values()]
-    return any(r.policy.distilled is not None and r.policy.distilled.uses(Encoder.name) for r in released)
+    return any(uses_vectors(r.policy, Encoder.name) for r in released)
 
 
 def compile_policies(

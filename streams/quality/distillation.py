@@ -146,7 +146,8 @@ def write(policy: Policy, proposal: Proposal, target_recall: float, folder: Path
     """Write policy.md and distilled.json with the proposed classifier and its threshold. Returns their paths."""
     content, threshold = proposal.file(target_recall), proposal.threshold(target_recall)
     digest = hashlib.sha256(content).hexdigest()[:12]
-    document = with_changes(policy.document, "gate", distilled=digest, threshold=threshold, calibration=None)
+    none = dict.fromkeys(("general", "threshold_with_encoder", "calibration"))  # which a distilled classifier replaces
+    document = with_changes(policy.document, "gate", distilled=digest, threshold=threshold, **none)
     files = {folder / "distilled.json": content, folder / "policy.md": document.encode()}
     folder.mkdir(parents=True, exist_ok=True)
     for path, written in files.items():
@@ -173,8 +174,9 @@ class Features:
             columns += groups.tolist()
             values += (counts / np.sqrt(max(1, len(in_text)))).tolist()
         self.groups = sparse.csr_matrix((values, (rows, columns)), shape=(len(texts), distilled.BUCKETS))
-        gate_harms = msgspec.structs.replace(policy, distilled=None)
-        any_harm = msgspec.structs.replace(gate_harms, gate=msgspec.structs.replace(policy.gate, harms=()))
+        gate = msgspec.structs.replace(policy.gate, general=0.0)
+        gate_harms = msgspec.structs.replace(policy, distilled=None, gate=gate)
+        any_harm = msgspec.structs.replace(gate_harms, gate=msgspec.structs.replace(gate, harms=()))
         harms = [gate_scores(p, classifier, texts) for p in (gate_harms, any_harm)]
         self.odds = log_odds(np.column_stack(harms))
         empty: Vectors = np.zeros((0, distilled.VECTOR), dtype=np.float32)
