@@ -164,14 +164,24 @@ _PRIMARY = re.compile(r"[a-z]{2,3}(?:-|\Z)")
 _NOT_A_LANGUAGE = re.compile(r"(?:und|mul|zxx|mis|q[a-t][a-z]|un|unk|xx|xxx|zz)(?:-|\Z)")
 
 
+def _normal(tag: str | None) -> str:
+    return (tag or "").strip().replace("_", "-").lower()
+
+
+def primary_language(tag: str | None) -> str | None:
+    """The language of a tag without script and region; None where it names no language: missing, und, or no tag."""
+    language = _PRIMARY.match(_normal(tag))
+    return None if language is None or _NOT_A_LANGUAGE.match(_normal(tag)) else language[0].rstrip("-")
+
+
 def in_languages(language: str | None, ranges: Sequence[str]) -> bool:
     """Whether a language tag is in one of the ranges, by RFC 4647's basic filtering: en covers en-US and EN.
 
     True where there are no ranges, and where the tag names no language: it is missing, empty, und, or no tag at all.
     """
-    tag = (language or "").strip().replace("_", "-").lower()
-    if not ranges or not _PRIMARY.match(tag) or _NOT_A_LANGUAGE.match(tag):
+    if not ranges or primary_language(language) is None:
         return True
+    tag = _normal(language)
     return any(wanted == "*" or f"{tag}-".startswith(f"{wanted}-") for wanted in map(str.lower, ranges))
 
 

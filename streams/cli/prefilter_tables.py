@@ -68,6 +68,27 @@ def show_recall(results: Mapping[str, GateRecall]) -> None:
             say(f"  recall {cost.recall:.2f}: {change}, {cost.escalated:.2%} escalated")
 
 
+def show_recall_by_language(results: Mapping[str, Mapping[str, GateRecall]]) -> None:
+    """The recall of each policy's gates in each language."""
+    if not results:
+        print("no verdicts yet")
+    for name, languages in results.items():
+        say(f"{name}:")
+        table = Table("language", "recall", "95% interval", "caught", "missed", "escalated", box=None)
+        for language, result in languages.items():
+            table.add_row(
+                language,
+                "-" if result.recall is None else f"{result.recall:.3f}",
+                f"{result.low:.3f} to {result.high:.3f}",
+                f"{result.caught:,.0f}",
+                f"{result.missed:,.0f}",
+                f"{result.escalated:.2%}",
+            )
+        console().print(table)
+    if any("und" in languages for languages in results.values()):
+        say("und: no language was told or detected, or the text is not at hand")
+
+
 def _strata(result: GateRecall) -> Table:
     table = Table("stratum", "rate", "drawn", "violating", "items", "missed", "95% interval", box=None)
     for stratum in result.strata:
