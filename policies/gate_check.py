@@ -49,10 +49,12 @@ def _check_conditions(read: Document, gate: Gate) -> None:
 
 
 def _check_score(read: Document, gate: Gate) -> None:
-    """Report parts of a score that nothing asks for, and a threshold that every score reaches."""
+    """Report parts of a score that the gate does not have, and a threshold that every score reaches."""
     for field in ("general", "threshold_with_encoder"):
-        if getattr(gate, field) and (gate.distilled or not gate.harms):
-            read.error(read.line("gate", field), "gate", f"gate.{field} needs harms, and no distilled classifier")
+        if getattr(gate, field) and gate.distilled:
+            read.warn(read.line("gate", field), "gate", f"gate.{field} does nothing beside a distilled classifier")
+        elif getattr(gate, field) and not gate.harms and gate.threshold == 1:  # another threshold is reported already
+            read.error(read.line("gate", field), "gate", f"gate.{field} needs harms")
     if gate.threshold_with_encoder == 0:
         message = "this gate sends everything to the model: every score reaches a threshold_with_encoder of 0"
         read.warn(read.line("gate", "threshold_with_encoder"), "gate", message)
