@@ -42,7 +42,7 @@ def fingerprint(policy: Policy, classifier: str, encoder: str | None = None) -> 
     if uses_vectors(policy, encoder):
         parts.append(f"encoder {encoder}")
         if policy.distilled is None:
-            parts.append(f"heads {harm_heads.shipped().weights}")
+            parts.append(f"heads {harm_heads.shipped().name}")
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

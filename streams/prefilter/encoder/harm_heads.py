@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Collection
 from functools import cache, cached_property
 from pathlib import Path
@@ -39,6 +40,11 @@ class HarmHeads(msgspec.Struct, frozen=True, dict=True):
         packed = np.rint(weights / units).astype(np.int8).T
         columns = [tuple(np.round(values, 6).tolist()) for values in (units, bias, *ranges)]
         return cls(encoder, tuple(harms), *columns, weights=base64.b64encode(packed.tobytes()).decode())
+
+    @cached_property
+    def name(self) -> str:
+        """12 hex digits, equal for heads that give equal logits."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:12]
 
     @cached_property
     def table(self) -> Floats:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from safeguard_streams.policies.distilled import VectorWeights
 from safeguard_streams.policies.document import Policy
-from safeguard_streams.prefilter.encoder.harm_heads import HarmTerm, shipped
+from safeguard_streams.prefilter.encoder import harm_heads
+from safeguard_streams.prefilter.encoder.harm_heads import HarmTerm
 
 Floats = NDArray[np.float64]
 
@@ -46,9 +47,10 @@ def vector_term(policy: Policy, encoder: str | None) -> VectorTerm | None:
     if policy.distilled is not None:
         learned = policy.distilled.with_vectors
         return DistilledTerm(learned) if learned is not None and policy.distilled.uses(encoder) else None
-    if policy.gate.threshold_with_encoder is None or not policy.gate.harms or shipped().encoder != encoder:
+    if policy.gate.threshold_with_encoder is None or not policy.gate.harms or encoder is None:
         return None
-    return HarmTerm(shipped(), policy.gate.harms, policy.gate.general)
+    heads = harm_heads.shipped()
+    return None if heads.encoder != encoder else HarmTerm(heads, policy.gate.harms, policy.gate.general)
 
 
 def uses_vectors(policy: Policy, encoder: str | None) -> bool:
