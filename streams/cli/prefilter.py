@@ -173,11 +173,12 @@ def calibrate(
             scored = asyncio.run(threshold.score_verdicts(settings.load(bootstrap=bootstrap), document.id, start))
     result = threshold.calibrate_gate(scored, target_recall)
     if write:
-        write_document(path, threshold.with_calibration(document, result, scored.source))
+        write_document(path, threshold.with_calibration(document, result, scored.source, encoder=encoder))
     if as_json:
         _print_json(result)
         return
-    prefilter_tables.show_calibration(document, result, scored, path if write else None)
+    field = threshold.field(document, encoder=encoder)
+    prefilter_tables.show_calibration(document, field, result, scored, path if write else None)
 
 
 @app.command("recall")

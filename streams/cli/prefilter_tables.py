@@ -29,11 +29,14 @@ def show_evaluation(evaluation: Evaluation, plot: Path | None) -> None:
         print(f"\nplot: {plot}")
 
 
-def show_calibration(policy: Policy, calibration: Calibration, labels: ScoredLabels, written: Path | None) -> None:
-    """The threshold and its expected effect."""
+def show_calibration(
+    policy: Policy, field: str, calibration: Calibration, labels: ScoredLabels, written: Path | None
+) -> None:
+    """The threshold of this name and its expected effect."""
+    now = getattr(policy.gate, field)
     say(
-        f"{policy.id}: threshold {calibration.threshold:g} for recall {calibration.target_recall:.2f} "
-        f"(now {policy.gate.threshold:g})"
+        f"{policy.id}: {field} {calibration.threshold:g} for recall {calibration.target_recall:.2f} "
+        f"(now {'not set' if now is None else format(now, 'g')})"
     )
     say(f"from {calibration.rows:,} {labels.source}, {calibration.violating:,} of them violating")
     if labels.left_out:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from copy import copy
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -181,6 +182,12 @@ class Features:
         self.odds = log_odds(np.column_stack(harms))
         empty: Vectors = np.zeros((0, distilled.VECTOR), dtype=np.float32)
         self.vectors = encoder.encode(undisguised(read(texts), range(len(texts)))) if encoder else empty
+
+    def without_odds(self) -> Features:
+        """The same without log odds, to measure what they add."""
+        other = copy(self)
+        other.odds = np.zeros_like(self.odds)
+        return other
 
     def idf(self, rows: NDArray[np.intp]) -> Floats:
         """Inverse document frequency [buckets]: rare groups weigh more, and groups that do not occur weigh nothing."""

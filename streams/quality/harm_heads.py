@@ -1,16 +1,15 @@
-"""Trains the encoder's harm heads, and measures them beside fastText's score as a general filter.
+"""Trains the encoder's harm heads.
 
-    python -m safeguard_streams.quality.harm_heads train FOLDER [FILE]
-    python -m safeguard_streams.quality.harm_heads measure FOLDER
+    python -m safeguard_streams.quality.harm_heads FOLDER [FILE]
 
-A head is a logistic regression on vectors. While it trains, each source of texts with both kinds has an intercept of its
-own, which keeps it from mistaking differences between sources for harm; all other sources share one.
+A head is a logistic regression on vectors. While it trains, each source with texts of both kinds has an intercept of
+its own, which keeps the head from mistaking differences between sources for harm. All other sources share one.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,15 +18,14 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from safeguard_streams.errors import ConfigurationError
-from safeguard_streams.policies import labelled
-from safeguard_streams.policies.distilled import log_odds
 from safeguard_streams.policies.labelled import Labelled
-from safeguard_streams.prefilter.classifier import NONE, Classifier, Floats
+from safeguard_streams.prefilter.classifier import NONE, Floats
 from safeguard_streams.prefilter.encoder import harm_heads
 from safeguard_streams.prefilter.encoder.encoder import Encoder, Vectors
 from safeguard_streams.prefilter.encoder.harm_heads import HarmHeads
 from safeguard_streams.prefilter.encoder.tokens import undisguised
 from safeguard_streams.prefilter.normalise import read
+from safeguard_streams.quality import training
 from safeguard_streams.quality.scoring import BATCH
 
 MAX_ROWS = 3000  # of a source, of each side
@@ -102,3 +100,20 @@ def _sources(rows: Sequence[Labelled], positive: Flags) -> tuple[Floats, Floats]
     for side in (positive, ~positive):
         weights[side] *= len(rows) / 2 / weights[side].sum()
     return np.array(both, dtype=np.float64).reshape(len(both), len(rows)).T, weights
+
+
+def main() -> None:
+    """Train on the rows of a folder that are not held out, and write the heads, by default those of the package."""
+    folder, *out = sys.argv[1:]
+    encoder = Encoder()
+    rows = chosen(training.read_folder(Path(folder), print).train)
+    vectors = vectors_of(
+        encoder, [row.text for row in rows], lambda count: print(f"{count:,} of {len(rows):,} encoded")
+    )
+    path = Path(out[0]) if out else harm_heads.SHIPPED
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(fit(rows, vectors, encoder.name)), indent=1) + b"\n")
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
