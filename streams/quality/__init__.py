@@ -14,9 +14,14 @@ changes a running pipeline: calibration and distillation write a policy that an 
 - `shadow_comparison`: a shadow compared with the version in force.
 - `model_comparison`: a canary's model compared with the live one.
 - `distillation`: a classifier distilled for one policy.
-- `encoded_labels`: what the encoder's vectors add to a distilled classifier.
+- `paired`: several scores of the same texts, side by side.
+- `encoded_labels`: what log odds and the encoder's vectors add to a distilled classifier.
 - `training`: the prefilter's fastText classifier.
 - `model_card`: the card of that classifier.
+- `harm_heads`: the encoder's harm heads.
+- `encoder_card`: the card of these heads, with the figures of gates by language.
+- `library_labels`: labels for the thresholds of the library's gates.
+- `languages`: the language of a text, for figures alone.
 
 ## Design decisions
 

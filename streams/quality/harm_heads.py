@@ -32,6 +32,7 @@ MAX_ROWS = 3000  # of a source, of each side
 MIN_ROWS_PER_SIDE = 15  # for a source to have an intercept of its own
 SCALE = 12.0  # of the vectors, whose length is 1
 INVERSE_STRENGTH = 0.03  # of the regularisation
+FREE = 10.0  # column of an intercept, which makes its regularisation negligible
 WEIGHT = 1.0  # of a head's logit beside fastText's log odds
 RANGE = 2.0  # standard deviations from the mean: what a head usually gives
 
@@ -87,8 +88,8 @@ def _fit_one(rows: Sequence[Labelled], vectors: Vectors, positive: Flags) -> tup
 
 
 def _sources(rows: Sequence[Labelled], positive: Flags) -> tuple[Floats, Floats]:
-    """Columns that are 1 for rows of a source with an intercept [rows, sources], and weights that balance sources and
-    sides [rows].
+    """Columns that are FREE for rows of a source with an intercept [rows, sources], and weights that balance sources
+    and sides [rows].
     """
     names = np.array([row.source for row in rows], dtype=object)
     both, weights = [], np.zeros(len(rows))
@@ -99,7 +100,7 @@ def _sources(rows: Sequence[Labelled], positive: Flags) -> tuple[Floats, Floats]
             both.append(own)
     for side in (positive, ~positive):
         weights[side] *= len(rows) / 2 / weights[side].sum()
-    return np.array(both, dtype=np.float64).reshape(len(both), len(rows)).T, weights
+    return FREE * np.array(both, dtype=np.float64).reshape(len(both), len(rows)).T, weights
 
 
 def main() -> None:
