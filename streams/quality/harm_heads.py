@@ -28,12 +28,12 @@ from safeguard_streams.prefilter.normalise import read
 from safeguard_streams.quality import training
 from safeguard_streams.quality.scoring import BATCH
 
-MAX_ROWS = 3000  # of a source, of each side
+MAX_ROWS = 700  # of a source, of each side
 MIN_ROWS_PER_SIDE = 15  # for a source to have an intercept of its own
 SCALE = 12.0  # of the vectors, whose length is 1
-INVERSE_STRENGTH = 0.03  # of the regularisation
+INVERSE_STRENGTH = 0.01  # of the regularisation
 FREE = 10.0  # column of an intercept, which makes its regularisation negligible
-WEIGHT = 1.0  # of a head's logit beside fastText's log odds
+WEIGHT = 2.0  # of a head's logit beside fastText's log odds
 RANGE = 2.0  # standard deviations from the mean: what a head usually gives
 
 Flags = NDArray[np.bool_]

@@ -38,8 +38,9 @@ class HarmHeads(msgspec.Struct, frozen=True, dict=True):
         """Heads with these weights [numbers of a vector, heads], biases [heads] and ranges [least and most, heads]."""
         units = np.maximum(np.abs(weights).max(axis=0) / STEPS, 1e-9)
         packed = np.rint(weights / units).astype(np.int8).T
-        columns = [tuple(np.round(values, 6).tolist()) for values in (units, bias, *ranges)]
-        return cls(encoder, tuple(harms), *columns, weights=base64.b64encode(packed.tobytes()).decode())
+        each, biases, least, most = (tuple(np.round(values, 6).tolist()) for values in (units, bias, *ranges))
+        coded = base64.b64encode(packed.tobytes()).decode()
+        return cls(encoder, tuple(harms), each, biases, least, most, coded)
 
     @cached_property
     def name(self) -> str:
@@ -50,7 +51,7 @@ class HarmHeads(msgspec.Struct, frozen=True, dict=True):
     def table(self) -> Floats:
         """Weights by place in the vector [numbers of a vector, heads]."""
         packed = np.frombuffer(base64.b64decode(self.weights), dtype=np.int8).reshape(len(self.units), -1)
-        return packed.T * np.array(self.units)
+        return np.asarray(packed.T * np.array(self.units))
 
     def logits(self, vectors: NDArray[np.float32]) -> Floats:
         """The logit of each head for each vector [vectors, heads]."""
