@@ -20,6 +20,7 @@ from safeguard_streams.prefilter.encoder.encoder import Vectors
 from safeguard_streams.prefilter.encoder.vector_terms import VectorTerm, vector_term
 from safeguard_streams.prefilter.normalise import Flags, Folded, Views, fold, read
 
+_LEAST = 1e-12  # probability whose log odds count: texts of few known words differ far below a millionth
 _NEVER = 2.0  # a threshold that no probability reaches
 Matches = dict[tuple[int, int], str]  # (text, policy) to the first term or pattern that matched
 
@@ -148,8 +149,8 @@ class Gates:
 
     def _mix(self, scores: Floats, any_harm: Floats) -> None:
         """Mix any harm's log odds, in place, into the scores of the policies that ask for it. any_harm [texts]."""
-        own, share = log_odds(scores[:, self._mixed]), self._general[self._mixed]
-        logits = (1 - share) * own + share * log_odds(any_harm)[:, None]
+        own, share = log_odds(scores[:, self._mixed], _LEAST), self._general[self._mixed]
+        logits = (1 - share) * own + share * log_odds(any_harm, _LEAST)[:, None]
         scores[:, self._mixed] = 1 / (1 + np.exp(-logits))
 
     def _apply_distilled(self, scores: Floats, windows: Windows, any_harm: Floats) -> None:

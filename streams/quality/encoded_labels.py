@@ -26,7 +26,7 @@ from safeguard_streams.quality.evaluation import Flags
 from safeguard_streams.quality.paired import Paired, markdown, mean, paired
 
 SIZES = (200, 800)  # labels
-SPLITS = 2  # of each set
+SPLITS = 1  # of each set
 MIN_TESTED, MAX_TESTED = 200, 1500  # texts of a set, by which the classifiers are measured
 SEEN = ("letters", "letters and log odds", "letters, log odds and vectors")
 
