@@ -24,7 +24,7 @@ from safeguard_streams.prefilter.encoder import harm_heads
 from safeguard_streams.prefilter.encoder.encoder import Encoder, Vectors
 from safeguard_streams.prefilter.encoder.harm_heads import HarmTerm
 from safeguard_streams.quality import encoded_labels, library_labels, threshold
-from safeguard_streams.quality.evaluation import Flags, ScoredSet, figures
+from safeguard_streams.quality.evaluation import Flags
 from safeguard_streams.quality.harm_heads import INVERSE_STRENGTH, MAX_ROWS, WEIGHT, vectors_of
 from safeguard_streams.quality.languages import language_of
 from safeguard_streams.quality.paired import Paired, markdown, mean, paired
@@ -62,6 +62,17 @@ ABOUT = {
 }
 
 FINDINGS = """\
+Strength, weight and rows were chosen on the validation sets. An inverse strength of .003 to .3, 350 to 700 texts of a
+side and a weight of 1.5 to 3 differ by at most .01. Without intercepts of their own for sources, heads lose .005 to
+.01 in other languages. Heads alone are worse than fastText in English (.71) and better elsewhere (.61). A network of
+64 hidden units gained .005 more. No policy of the library asks for heads: most texts that a gate of harms leaves open
+would be encoded.
+
+The share of any harm in the gates of policies was chosen on the validation sets, too. From 0 to 0.2, escalation for a
+recall of 0.95 falls on each English set; more than 0.2 gains no more. Texts like the training data cost up to .02
+more. `fraud-spam` has 0.1 for that reason: for 95% of its golden violating texts, 34% instead of 39% of held-out
+benign texts are escalated. Beside the terms of `self-harm` and `biomedical-misinformation`, harms at any share found at
+most one more golden text for 5% of the benign texts. These gates therefore have none.
 """
 
 
@@ -160,17 +171,18 @@ def by_language(scorer: Scorer, at: Operating, texts: Texts) -> Iterator[str]:
         own = [number for number, tag in enumerate(tags) if tag == language]
         chosen = Texts([texts.rows[number] for number in own], texts.vectors[own])
         first, logits = scorer.scores(at.policy, chosen)
-        pairs = [(first, first >= at.threshold), (logits, logits >= log_odds(np.array([at.with_encoder]))[0])]
+        with_heads = logits >= log_odds(np.array([at.with_encoder]))[0]
+        ranked = paired(language, [first, logits], chosen.violates) if 0 < chosen.violates.sum() < len(own) else None
         cells = [language, "yes" if language in ENCODED else "no", f"{count:,}", f"{int(chosen.violates.sum()):,}"]
-        for scores, reached in pairs:
-            cells += _cells(scores, reached, chosen.violates)
+        for number, reached in enumerate((first >= at.threshold, with_heads)):
+            cells += [*_shares(reached, chosen.violates), str(ranked.estimate(0, number)) if ranked else ""]
         yield f"| {' | '.join(cells)} |"
 
 
-def _cells(scores: Floats, reached: Flags, violates: Flags) -> list[str]:
-    auc = figures(ScoredSet("", scores, violates, np.ones(len(scores)))).roc_auc
+def _shares(reached: Flags, violates: Flags) -> list[str]:
+    """Recall, and the share escalated."""
     recall = proportion(int((reached & violates).sum()), int(violates.sum()))
-    return [str(recall), str(proportion(int(reached.sum()), len(reached))), str(auc or "")]
+    return [str(recall), str(proportion(int(reached.sum()), len(reached)))]
 
 
 def _language(row: Labelled) -> str:
@@ -233,16 +245,18 @@ def card(train: Path, validation: Path, say: Callable[[str], None]) -> Iterator[
     yield from ("", "## Gates of policies", "", "On the validation sets that are about them.", "")
     for name, sets in gates(scorer, unseen):
         yield from (f"`{name}`:", "", *markdown(("harms", "with any harm", "with heads"), sets), "")
-    yield from ("## Distilled classifiers", "")
-    yield f"Trained on some texts of a set, and measured on others; {encoded_labels.SPLITS} splits of each set."
+    rows = [row for path in labelled.files(train) for row in labelled.read(path) if labelled.held_out(row.text)]
+    yield from ("## Languages", "", *language_lines(scorer, unseen, _texts(encoder, rows, say)), "")
+    yield from (
+        "## Distilled classifiers",
+        "",
+        "Trained on some texts of a set, and measured on others of the same set.",
+    )
     sets = encoded_labels.read_sets(validation)
     for labels in encoded_labels.SIZES:
         say(f"distilling from {labels} labels")
         measured = list(encoded_labels.measure(sets, labels, encoder, scorer.classifier))
         yield from ("", f"{labels} labels:", "", *markdown(encoded_labels.SEEN, with_means(measured)))
-    say("measuring languages")
-    rows = [row for path in labelled.files(train) for row in labelled.read(path) if labelled.held_out(row.text)]
-    yield from ("", "## Languages", "", *language_lines(scorer, unseen, _texts(encoder, rows, say)))
 
 
 def _texts(encoder: Encoder, rows: list[Labelled], say: Callable[[str], None]) -> Texts:
