@@ -32,6 +32,7 @@ from safeguard_streams.quality.proportions import proportion
 from safeguard_streams.quality.scoring import gate_scores
 
 CARD = harm_heads.SHIPPED.with_name("card.md")
+MAX_UNSEEN, MAX_HELD_OUT = 1200, 700  # texts of a set
 MIN_ROWS = 40  # of a language, for a row in the table
 ENCODED = ("ar", "de", "en", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt", "ru", "th", "tr", "zh", "zh-Hant")
 # Languages of sources; those of the mixed ones are detected text by text, and all others are English.
@@ -243,20 +244,23 @@ def card(train: Path, validation: Path, say: Callable[[str], None]) -> Iterator[
     yield from ("odds. Training data, and its licences: `prefilter/model/card.md`. Made by", "")
     yield "    python -m safeguard_streams.quality.harm_heads TRAIN"
     yield from ("    python -m safeguard_streams.quality.encoder_card TRAIN VALIDATION", "")
+    yield f"Measured on at most {MAX_UNSEEN:,} texts of a validation set, and {MAX_HELD_OUT:,} held-out texts of another."
     yield "Intervals are 95% bootstrap intervals over the texts of a set; those of means hold for these sets."
     yield from (
         "`escalated for 0.95` is the share of texts that reach the threshold for a recall of 0.95.",
         "",
         FINDINGS,
     )
-    unseen = _texts(encoder, [row for path in labelled.files(validation) for row in labelled.read(path)], say)
+    rows = [row for path in labelled.files(validation) for row in labelled.read(path)]
+    unseen = _texts(encoder, at_most(MAX_UNSEEN, rows), say)
     yield from ("## General filter without labels", "", "1 - P(none) of fastText, without and with the heads.", "")
     yield from markdown(("fastText", "with heads"), general_filter(scorer, unseen))
     yield from ("", "## Gates of policies", "", "On the validation sets that are about them.", "")
     for name, sets in gates(scorer, unseen):
         yield from (f"`{name}`:", "", *markdown(("harms", "with any harm", "with heads"), sets), "")
     rows = [row for path in labelled.files(train) for row in labelled.read(path) if labelled.held_out(row.text)]
-    yield from ("## Languages", "", *language_lines(scorer, unseen, _texts(encoder, rows, say)), "")
+    held_out = _texts(encoder, at_most(MAX_HELD_OUT, rows), say)
+    yield from ("## Languages", "", *language_lines(scorer, unseen, held_out), "")
     yield from (
         "## Distilled classifiers",
         "",
@@ -268,6 +272,14 @@ def card(train: Path, validation: Path, say: Callable[[str], None]) -> Iterator[
         say(f"distilling from {labels} labels")
         measured = list(encoded_labels.measure(labels_of, labels, encoder, scorer.classifier))
         yield from ("", f"{labels} labels:", "", *markdown(encoded_labels.SEEN, with_means(measured)))
+
+
+def at_most(count: int, rows: Sequence[Labelled]) -> list[Labelled]:
+    """At most this many rows of each source, drawn at random."""
+    groups: dict[str, list[int]] = {}
+    for number in np.random.default_rng(0).permutation(len(rows)).tolist():
+        groups.setdefault(rows[number].source, []).append(number)
+    return [rows[number] for source in sorted(groups) for number in sorted(groups[source][:count])]
 
 
 def _texts(encoder: Encoder, rows: list[Labelled], say: Callable[[str], None]) -> Texts:

@@ -148,7 +148,7 @@ def test_a_release_says_that_scores_change_and_which_threshold_counts(capsys, he
     released = PolicyRelease(before.id, before.version, 1, before.document, datetime.now(UTC), "test")
     print_plan([PlannedRelease(plain(), released, unchanged=False)], shadow=False)
     shown = " ".join(capsys.readouterr().out.split())
-    assert "gate.general: - -> 0.2" in shown or "gate.general" in shown
+    assert "gate.general" in shown
     assert "its gate gives other scores than before" in shown
     other = parse(with_changes(before.document, "gate", threshold=0.9, threshold_with_encoder=0.5))
     print_plan([PlannedRelease(other, released, unchanged=False)], shadow=False)
