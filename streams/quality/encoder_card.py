@@ -82,8 +82,8 @@ would be encoded.
 The share of any harm in the gates of policies was chosen on the validation sets, too. From 0 to 0.2, escalation for a
 recall of 0.95 falls on five of six English sets; more than 0.2 gains no more. Texts like the training data cost up
 to .02 more. `fraud-spam` has 0.1 for that reason: for 95% of its golden violating texts, 34% instead of 39% of
-held-out benign texts are escalated. Beside the terms of `self-harm` and `biomedical-misinformation`, harms at any share found at
-most one more golden text for 5% of the benign texts. These gates therefore have none.
+held-out benign texts are escalated. Beside the terms of `self-harm` and `biomedical-misinformation`, harms at any
+share found at most one more golden text for 5% of the benign texts. These gates therefore have none.
 """
 
 
@@ -267,8 +267,8 @@ def card(train: Path, validation: Path, say: Callable[[str], None]) -> Iterator[
         "",
         "Trained on some texts of a set, and measured on others of the same set.",
     )
-    yield f"Sets: {', '.join(DISTILLED)}. Each takes minutes. Many of their texts violate: a perfect score escalates 0.95"
-    yield "times the share that violates."
+    yield f"Sets: {', '.join(DISTILLED)}. Each takes minutes. Many of their texts violate: a perfect score escalates"
+    yield "0.95 times the share that violates."
     labels_of = encoded_labels.read_sets(validation, DISTILLED)
     for labels in encoded_labels.SIZES:
         say(f"distilling from {labels} labels")
