@@ -1,10 +1,14 @@
 """Figures by language: what an event says counts, then what a text looks like, and a doubt is no language."""
 
 import asyncio
+import json
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
+from typer.testing import CliRunner
 
+from safeguard_streams.cli import prefilter
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     ContentEvent,
@@ -16,6 +20,7 @@ from safeguard_streams.contract.records import (
     encode,
 )
 from safeguard_streams.policies.document import primary_language
+from safeguard_streams.policies.files import load_library
 from safeguard_streams.quality import gate_recall, verdict_labels
 from safeguard_streams.quality.languages import detected, language_of
 from safeguard_streams.runtime.memory_broker import StoredRecord
@@ -86,7 +91,9 @@ def judged(number, decision, language=None, text=GERMAN, gate="label"):
     return verdict, Escalation(event, "hate", "1", 1, result, lane, WHEN)
 
 
-def test_recall_by_language_counts_each_item_once_and_reads_no_erased_text(monkeypatch):
+@pytest.fixture
+def verdicts(monkeypatch):
+    """Verdicts in German by their tag, in German and English by detection, and one on an erased item."""
     pairs = [judged(n, "violates", language="de-AT", text=ENGLISH) for n in range(4)]  # the tag counts
     pairs += [judged(n, "violates", text=GERMAN, gate="audit") for n in range(4, 6)]
     pairs += [judged(n, "violates", text=ENGLISH) for n in range(6, 9)]
@@ -109,6 +116,9 @@ def test_recall_by_language_counts_each_item_once_and_reads_no_erased_text(monke
     monkeypatch.setattr(verdict_labels.kafka, "read_decoded", read_decoded)
     monkeypatch.setattr(verdict_labels.kafka, "wait_for_broker", wait_for_broker)
     monkeypatch.setattr(verdict_labels.ErasureList, "read", read)
+
+
+def test_recall_by_language_counts_each_item_once_and_reads_no_erased_text(verdicts):
     found = asyncio.run(gate_recall.by_language(Settings(), None, None, language_of))["hate"]
     assert list(found) == ["de", "en", "und"], "most items first"
     assert found["de"].caught == 4
@@ -116,3 +126,22 @@ def test_recall_by_language_counts_each_item_once_and_reads_no_erased_text(monke
     assert found["de"].recall == pytest.approx(0.5)
     assert (found["en"].caught, found["en"].missed) == (3, 0)
     assert (found["und"].caught, found["und"].recall) == (1, None)
+
+
+def test_the_command_shows_each_language_and_prints_the_same_as_json(verdicts):
+    shown = CliRunner().invoke(prefilter.app, ["recall", "--by-language"]).output
+    rows = {line.split()[0]: line for line in shown.splitlines() if line.strip()}
+    assert {"hate:", "language", "de", "en", "und", "und:"} <= set(rows)
+    assert "0.500" in rows["de"]
+    printed = json.loads(CliRunner().invoke(prefilter.app, ["recall", "hate", "--by-language", "--json"]).output)
+    assert printed["hate"]["de"]["recall"] == pytest.approx(0.5)
+    assert list(printed["hate"]) == ["de", "en", "und"]
+
+
+def test_a_detected_language_exempts_no_text():
+    policy = load_library()["hate-harassment"]
+    scope = msgspec.structs.replace(policy.applies_to, languages=("de",))
+    german_only = msgspec.structs.replace(policy, applies_to=scope)
+    assert detected(ENGLISH) == "en"
+    assert all(german_only.applies(None, tag) for tag in (None, "", "und", "de-CH"))
+    assert not german_only.applies(None, "en"), "only what the event itself says counts"
