@@ -75,7 +75,7 @@ ABOUT = {
 FINDINGS = """\
 Strength, weight and rows were chosen on the validation sets. An inverse strength of .003 to .3, 350 to 700 texts of a
 side and a weight of 1.5 to 3 differ by at most .01. Without intercepts of their own for sources, heads lose .005 to
-.01 in other languages. Heads alone are worse than fastText in English (.71) and better elsewhere (.61). A network of
+.015 in other languages. Heads alone are worse than fastText in English (.71) and better elsewhere (.61). A network of
 64 hidden units gained .005 more. No policy of the library asks for heads: most texts that a gate of harms leaves open
 would be encoded.
 
