@@ -34,9 +34,9 @@ def groups(word: str) -> list[int]:
     return [zlib.crc32(part.encode("utf-8", "surrogatepass")) % BUCKETS for part in (word, *letters)]
 
 
-def log_odds(probability: Floats) -> Floats:
-    """Logit, bounded to +-14."""
-    p = np.clip(probability, 1e-6, 1 - 1e-6)
+def log_odds(probability: Floats, least: float = 1e-6) -> Floats:
+    """Logit, bounded by that of the least probability: by default to +-14."""
+    p = np.clip(probability, least, 1 - least)
     return np.asarray(np.log(p / (1 - p)))
 
 

@@ -40,6 +40,10 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     harms and threshold: escalate when the summed probability of these harms, 0 to 1, reaches the threshold in the
         text's worst window.
+    general: share, 0 to 1, that the log odds of any harm have in the score. The log odds of the gate's harms have the
+        rest. Without it, any harm has no part in the score.
+    threshold_with_encoder: the threshold where the extra `encoder` is installed. With it, the encoder's harm heads add
+        to the score. Without it, they don't.
     terms: words or phrases, found whole and in the disguises that the guide lists; addresses, found exactly.
     patterns: regular expressions in RE2's syntax, searched for in the text as sent and folded, case ignored.
     distilled: first 12 hex digits of the sha256 of distilled.json beside policy.md. Its classifier's probability then
@@ -51,6 +55,8 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     harms: tuple[Harm, ...] = ()
     threshold: float = 1.0
+    general: float = 0.0
+    threshold_with_encoder: float | None = None
     terms: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
     distilled: str | None = None
@@ -158,14 +164,24 @@ _PRIMARY = re.compile(r"[a-z]{2,3}(?:-|\Z)")
 _NOT_A_LANGUAGE = re.compile(r"(?:und|mul|zxx|mis|q[a-t][a-z]|un|unk|xx|xxx|zz)(?:-|\Z)")
 
 
+def _normal(tag: str | None) -> str:
+    return (tag or "").strip().replace("_", "-").lower()
+
+
+def primary_language(tag: str | None) -> str | None:
+    """The language of a tag without script and region; None where it names no language: missing, und, or no tag."""
+    language = _PRIMARY.match(_normal(tag))
+    return None if language is None or _NOT_A_LANGUAGE.match(_normal(tag)) else language[0].rstrip("-")
+
+
 def in_languages(language: str | None, ranges: Sequence[str]) -> bool:
     """Whether a language tag is in one of the ranges, by RFC 4647's basic filtering: en covers en-US and EN.
 
     True where there are no ranges, and where the tag names no language: it is missing, empty, und, or no tag at all.
     """
-    tag = (language or "").strip().replace("_", "-").lower()
-    if not ranges or not _PRIMARY.match(tag) or _NOT_A_LANGUAGE.match(tag):
+    if not ranges or primary_language(language) is None:
         return True
+    tag = _normal(language)
     return any(wanted == "*" or f"{tag}-".startswith(f"{wanted}-") for wanted in map(str.lower, ranges))
 
 

@@ -21,6 +21,7 @@ def check_gate(read: Document, gate: Gate) -> None:
     """Report conditions that never or always hold. What is reported at parsing is left out."""
     if "gate" not in read.broken:
         _check_conditions(read, gate)
+    _check_score(read, gate)
     _check_terms(read, gate)
     _check_patterns(read, gate)
 
@@ -45,6 +46,18 @@ def _check_conditions(read: Document, gate: Gate) -> None:
         read.warn(read.line("gate", "sample"), "gate", message)
     if gate.everything and others:
         read.warn(read.line("gate", "everything"), "gate", "everything is escalated: the gate's other parts do nothing")
+
+
+def _check_score(read: Document, gate: Gate) -> None:
+    """Report parts of a score that the gate does not have, and a threshold that every score reaches."""
+    for field in ("general", "threshold_with_encoder"):
+        if getattr(gate, field) and gate.distilled:
+            read.warn(read.line("gate", field), "gate", f"gate.{field} does nothing beside a distilled classifier")
+        elif getattr(gate, field) and not gate.harms and gate.threshold == 1:  # another threshold is reported already
+            read.error(read.line("gate", field), "gate", f"gate.{field} needs harms")
+    if gate.threshold_with_encoder == 0:
+        message = "this gate sends everything to the model: every score reaches a threshold_with_encoder of 0"
+        read.warn(read.line("gate", "threshold_with_encoder"), "gate", message)
 
 
 def _check_terms(read: Document, gate: Gate) -> None:

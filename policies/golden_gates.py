@@ -64,7 +64,7 @@ class GoldenGate(msgspec.Struct, frozen=True):
             policy_id=self.policy_id,
             classifier=self.classifier,
             harms=self.harms,
-            trust=(1.0, 0.0) if scored else (0.0, 0.0),
+            trust=(1 - gate.general, gate.general) if scored else (0.0, 0.0),
             bias=bias,
             unit=nothing.unit,
             weights=nothing.weights,
@@ -82,9 +82,10 @@ class GoldenGate(msgspec.Struct, frozen=True):
 _NO_VECTOR = {"encoder": "", "trust": (0.0, 0.0), "bias": 0.0, "least": 0.0, "most": 0.0}
 
 
-def trust(harms: tuple[str, ...]) -> tuple[float, float]:
+def trust(gate: Gate) -> tuple[float, float]:
     """The trust in the log odds of the gate's harms and of any harm: a gate without harms is given those of any."""
-    return (TRUST, 0.0) if harms else (0.0, TRUST)
+    general = gate.general if gate.harms else 1.0
+    return TRUST * (1 - general), TRUST * general
 
 
 def read(value: bytes | str) -> GoldenGate:

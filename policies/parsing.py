@@ -356,6 +356,8 @@ def _check_values(
         read.error(read.line("id"), "id", f"id: use lower-case words joined by hyphens, not {front.id!r}")
     for path, share in (
         (("gate", "threshold"), front.gate.threshold),
+        (("gate", "threshold_with_encoder"), front.gate.threshold_with_encoder or 0.0),
+        (("gate", "general"), front.gate.general),
         (("gate", "sample"), front.gate.sample),
         (("judging", "agreement"), front.judging.agreement),
     ):

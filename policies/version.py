@@ -31,14 +31,19 @@ def what_decides(
     """
     judged = msgspec.to_builtins(judging)
     (judged["score_map"] or {}).pop("fitted", None)
-    for name, default in (("output", None), ("answer", "full")):
-        if judged[name] == default:
-            del judged[name]  # documents without the field decide as before it came, and keep their versions
+    gated = {name: value for name, value in msgspec.to_builtins(gate).items() if name != "calibration"}
+    for fields, defaults in (
+        (judged, {"output": None, "answer": "full"}),
+        (gated, {"general": 0.0, "threshold_with_encoder": None}),
+    ):
+        for name, default in defaults.items():
+            if fields[name] == default:
+                del fields[name]  # documents without the field decide as before it came, and keep their versions
     return {
         "text": text,
         "rules": sorted(rules),
         "effort": effort,
         "judging": judged,
-        "gate": {name: value for name, value in msgspec.to_builtins(gate).items() if name != "calibration"},
+        "gate": gated,
         "applies_to": msgspec.to_builtins(applies_to),
     }

@@ -71,6 +71,9 @@ def change_line(row: Row) -> str:
     )
 
 
+SCORED = {"gate.harms", "gate.general", "gate.distilled"}  # fields that change the scores of a gate
+
+
 def _share(release: PolicyRelease | None) -> str:
     return "" if release is None or release.shadow is None else f"{release.shadow:g}"
 
@@ -89,6 +92,8 @@ def print_plan(planned: Sequence[PlannedRelease], *, shadow: bool) -> None:
         else:
             say(f"{policy.id}: version {in_force.version} in force {becomes} {policy.version}")
             _print_difference(differs)
+            if SCORED.intersection(change.field for change in differs.decides):
+                say("  its gate gives other scores than before: calibrate and recall begin with verdicts from now on")
         _print_vectors(policy)
         if one.golden and not one.unchanged:
             _print_golden(one.golden)
@@ -104,7 +109,9 @@ def _print_golden(value: str) -> None:
 
 
 def _print_vectors(policy: Policy) -> None:
-    """Tell which prefilters use which weights of a distilled classifier that has two sets."""
+    """Tell which prefilters use which weights or thresholds of a gate that has two sets."""
+    if policy.gate.threshold_with_encoder is not None and policy.distilled is None:
+        say("  the encoder's harm heads add to its score; prefilters without the extra encoder use gate.threshold")
     encoder = policy.distilled.encoder if policy.distilled else None
     if encoder == NAME:
         say("  its distilled classifier uses vectors; prefilters without the extra encoder use its other weights")

@@ -173,11 +173,12 @@ def calibrate(
             scored = asyncio.run(threshold.score_verdicts(settings.load(bootstrap=bootstrap), document.id, start))
     result = threshold.calibrate_gate(scored, target_recall)
     if write:
-        write_document(path, threshold.with_calibration(document, result, scored.source))
+        write_document(path, threshold.with_calibration(document, result, scored.source, encoder=encoder))
     if as_json:
         _print_json(result)
         return
-    prefilter_tables.show_calibration(document, result, scored, path if write else None)
+    field = threshold.field(document, encoder=encoder)
+    prefilter_tables.show_calibration(document, field, result, scored, path if write else None)
 
 
 @app.command("recall")
@@ -185,6 +186,10 @@ def recall(
     policies: Annotated[
         list[str] | None, typer.Argument(help="Ids of policies; by default all that have verdicts.")
     ] = None,
+    by_language: Annotated[
+        bool,
+        typer.Option("--by-language", help="Estimate each language alone: that of the event, or else a detected one."),
+    ] = False,
     since: Since = None,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
@@ -198,12 +203,33 @@ def recall(
         from safeguard_streams.quality import gate_recall
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
+    if by_language:
+        _recall_by_language(policies, start, bootstrap, as_json=as_json)
+        return
     with shown_reading():
         results = asyncio.run(gate_recall.from_kafka(settings.load(bootstrap=bootstrap), policies, start))
     if as_json:
         _print_json(results)
         return
     prefilter_tables.show_recall(results)
+
+
+def _recall_by_language(
+    policies: list[str] | None, start: datetime | None, bootstrap: str | None, *, as_json: bool
+) -> None:
+    try:
+        from safeguard_streams.cli import prefilter_tables
+        from safeguard_streams.quality import gate_recall
+        from safeguard_streams.quality.languages import language_of
+    except ImportError as error:
+        raise needs_extra(error, "all-cpu") from error
+    current = settings.load(bootstrap=bootstrap)
+    with shown_reading():
+        results = asyncio.run(gate_recall.by_language(current, policies, start, language_of))
+    if as_json:
+        _print_json(results)
+        return
+    prefilter_tables.show_recall_by_language(results)
 
 
 @app.command("distill")

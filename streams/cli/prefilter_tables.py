@@ -29,11 +29,14 @@ def show_evaluation(evaluation: Evaluation, plot: Path | None) -> None:
         print(f"\nplot: {plot}")
 
 
-def show_calibration(policy: Policy, calibration: Calibration, labels: ScoredLabels, written: Path | None) -> None:
-    """The threshold and its expected effect."""
+def show_calibration(
+    policy: Policy, field: str, calibration: Calibration, labels: ScoredLabels, written: Path | None
+) -> None:
+    """The threshold of this name and its expected effect."""
+    now = getattr(policy.gate, field)
     say(
-        f"{policy.id}: threshold {calibration.threshold:g} for recall {calibration.target_recall:.2f} "
-        f"(now {policy.gate.threshold:g})"
+        f"{policy.id}: {field} {calibration.threshold:g} for recall {calibration.target_recall:.2f} "
+        f"(now {'not set' if now is None else format(now, 'g')})"
     )
     say(f"from {calibration.rows:,} {labels.source}, {calibration.violating:,} of them violating")
     if labels.left_out:
@@ -66,6 +69,27 @@ def show_recall(results: Mapping[str, GateRecall]) -> None:
         for cost in result.costs:
             change = "reached now" if cost.threshold is None else f"threshold {cost.threshold:g}"
             say(f"  recall {cost.recall:.2f}: {change}, {cost.escalated:.2%} escalated")
+
+
+def show_recall_by_language(results: Mapping[str, Mapping[str, GateRecall]]) -> None:
+    """The recall of each policy's gates in each language."""
+    if not results:
+        print("no verdicts yet")
+    for name, languages in results.items():
+        say(f"{name}:")
+        table = Table("language", "recall", "95% interval", "caught", "missed", "escalated", box=None)
+        for language, result in languages.items():
+            table.add_row(
+                language,
+                "-" if result.recall is None else f"{result.recall:.3f}",
+                f"{result.low:.3f} to {result.high:.3f}",
+                f"{result.caught:,.0f}",
+                f"{result.missed:,.0f}",
+                f"{result.escalated:.2%}",
+            )
+        console().print(table)
+    if any("und" in languages for languages in results.values()):
+        say("und: no language was told or detected, or the text is not at hand")
 
 
 def _strata(result: GateRecall) -> Table:

@@ -14,6 +14,7 @@ from safeguard_streams.contract.records import SHADOW, ContentEvent
 from safeguard_streams.policies.document import Policy, in_languages, on_surface
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.encoder.encoder import Encoder
+from safeguard_streams.prefilter.encoder.vector_terms import uses_vectors
 from safeguard_streams.prefilter.fingerprint import fingerprint
 from safeguard_streams.prefilter.gates import Gates
 from safeguard_streams.prefilter.golden import GoldenShadows
@@ -106,14 +107,14 @@ def _by_golden(policy: Policy, encoder: str | None) -> bool:
 
 
 def use_vectors(policies: PolicySet) -> bool:
-    """Whether the gate of some policy, or a golden gate in shadow, has weights for the encoder's vectors."""
+    """Whether vectors add to the score of some policy's gate, or a golden gate in shadow needs them."""
     released = [*policies.released.values(), *policies.shadows.values()]
-    return any(
-        r.policy.distilled.uses(Encoder.name)
-        if r.policy.distilled is not None
-        else r.golden is not None and r.golden.weights.encoder == Encoder.name
-        for r in released
-    )
+    return any(uses_vectors(r.policy, Encoder.name) or _golden_shadow(r) for r in released)
+
+
+def _golden_shadow(released: Released) -> bool:
+    golden = released.golden
+    return released.policy.distilled is None and golden is not None and golden.weights.encoder == Encoder.name
 
 
 def compile_policies(

@@ -6,6 +6,8 @@ import hashlib
 from functools import cache
 
 from safeguard_streams.policies.document import Policy
+from safeguard_streams.prefilter.encoder import harm_heads
+from safeguard_streams.prefilter.encoder.vector_terms import uses_vectors
 from safeguard_streams.prefilter.normalise import read
 
 # Texts that each rule of the normaliser changes. Their folded forms stand for the normaliser's version.
@@ -30,13 +32,17 @@ _PROBES = (
 def fingerprint(policy: Policy, classifier: str, encoder: str | None = None) -> str:
     """16 hex digits; equal for gates that give every text the same score.
 
-    Covers the classifier by its name (which holds the hash of its file), the gate's harms and distilled classifier, and
-    the normaliser. The threshold, terms and patterns are no part of a score. The encoder at hand counts, by its name,
-    where the distilled classifier has weights for it.
+    Covers the classifier by its name (which holds the hash of its file), the gate's harms, the share of any harm, the
+    distilled classifier, and the normaliser. The threshold, terms and patterns are no part of a score. The encoder at
+    hand counts, by its name, where its vectors add to the score, as do the harm heads where they make the addition.
     """
     parts = [classifier, _normaliser(), policy.gate.distilled or "", *sorted(policy.gate.harms)]
-    if policy.distilled is not None and policy.distilled.uses(encoder):
+    if policy.distilled is None and policy.gate.general:
+        parts.append(f"general {policy.gate.general!r}")
+    if uses_vectors(policy, encoder):
         parts.append(f"encoder {encoder}")
+        if policy.distilled is None:
+            parts.append(f"heads {harm_heads.shipped().name}")
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

@@ -23,9 +23,14 @@ have 95% intervals, and a result that is too uncertain to use is reported as suc
 - `golden_corpus`, `golden_gate`, `golden_release`: a policy's first gate, learned from its golden set.
 - `golden_live`: that gate compared with the present one by live verdicts, and taken into force.
 - `golden_coverage`: what the present gate would miss of a golden set.
-- `encoded_labels`: what the encoder's vectors add to a distilled classifier.
+- `paired`: several scores of the same texts, side by side.
+- `encoded_labels`: what log odds and the encoder's vectors add to a distilled classifier.
 - `training`: the prefilter's fastText classifier.
 - `model_card`: the card of that classifier.
+- `harm_heads`: the encoder's harm heads.
+- `encoder_card`: the card of these heads, with the figures of gates by language.
+- `library_labels`: labels for the thresholds of the library's gates.
+- `languages`: the language of a text, for figures alone.
 
 ## Design decisions
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -167,7 +168,8 @@ def propose(
 def with_classifier(policy: Policy, content: bytes, threshold: float) -> PolicyFiles:
     """The policy's files with this distilled.json and its threshold in the gate."""
     digest = hashlib.sha256(content).hexdigest()[:12]
-    gate = {"distilled": digest, "threshold": threshold, "calibration": None, "everything": None}
+    replaced = dict.fromkeys(("general", "threshold_with_encoder", "calibration", "everything"))
+    gate = {"distilled": digest, "threshold": threshold, **replaced}
     return PolicyFiles(with_changes(policy.document, "gate", **gate), content.decode())
 
 
@@ -201,12 +203,19 @@ class Features:
             columns += groups.tolist()
             values += (counts / np.sqrt(max(1, len(in_text)))).tolist()
         self.groups = sparse.csr_matrix((values, (rows, columns)), shape=(len(texts), distilled.BUCKETS))
-        gate_harms = msgspec.structs.replace(policy, distilled=None)
-        any_harm = msgspec.structs.replace(gate_harms, gate=msgspec.structs.replace(policy.gate, harms=()))
+        gate = msgspec.structs.replace(policy.gate, general=0.0)
+        gate_harms = msgspec.structs.replace(policy, distilled=None, gate=gate)
+        any_harm = msgspec.structs.replace(gate_harms, gate=msgspec.structs.replace(gate, harms=()))
         harms = [gate_scores(p, classifier, texts) for p in (gate_harms, any_harm)]
         self.odds = log_odds(np.column_stack(harms))
         empty: Vectors = np.zeros((0, distilled.VECTOR), dtype=np.float32)
         self.vectors = encoder.encode(undisguised(read(texts), range(len(texts)))) if encoder else empty
+
+    def without_odds(self) -> Features:
+        """The same without log odds, to measure what they add."""
+        other = copy(self)
+        other.odds = np.zeros_like(self.odds)
+        return other
 
     def idf(self, rows: NDArray[np.intp]) -> Floats:
         """Inverse document frequency [buckets]: rare groups weigh more, and groups that do not occur weigh nothing."""

@@ -116,18 +116,20 @@ def candidates(
 def _general(policy: Policy, labels: LabelledTexts, scorers: Scorers, target_recall: float) -> Gate:
     """The general model's probability of any harm."""
     harms = tuple(scorers.classifier.harms)
-    gate = msgspec.structs.replace(policy.gate, harms=harms, distilled=None)
+    gate = msgspec.structs.replace(policy.gate, harms=harms, general=0.0, threshold_with_encoder=None, distilled=None)
     general = msgspec.structs.replace(policy, gate=gate, distilled=None)
     answers = gate_answers(general, scorers.classifier, labels.texts)
     scored = labels.scored("label", answers)
     threshold = labels.threshold(scored.scores, answers.matched, target_recall)
-    changes = {"harms": list(harms), "threshold": threshold, "distilled": None, "everything": None}
-    document = with_changes(policy.document, "gate", **changes, calibration=None)
+    none = dict.fromkeys(("general", "threshold_with_encoder", "distilled", "everything", "calibration"))
+    document = with_changes(policy.document, "gate", harms=list(harms), threshold=threshold, **none)
     return Gate("label", scored, answers.matched, threshold, PolicyFiles(document, None))
 
 
 def _other_threshold(policy: Policy, present: Gate, labels: LabelledTexts, target_recall: float) -> Gate:
     """The gate in force with another threshold."""
+    if policy.gate.threshold_with_encoder is not None:
+        raise ConfigurationError("it has two thresholds: set both with safeguard prefilter calibrate --encoder")
     threshold = labels.threshold(present.scored.scores, present.certain, target_recall)
     if threshold >= 1:
         raise ConfigurationError("its terms reach the recall without a threshold")

@@ -7,7 +7,7 @@ is why r is the rate of both together. The interval is that of `weighted`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -17,12 +17,15 @@ from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Verdict
 from safeguard_streams.errors import ConfigurationError, choices
-from safeguard_streams.quality.verdict_labels import LabeledItem, Labels, from_verdicts
+from safeguard_streams.quality.verdict_labels import Key, LabeledItem, Labels, escalated_events, from_verdicts
 from safeguard_streams.quality.weighted import Estimate, share, total
 from safeguard_streams.runtime.settings import Settings
 
 MAX_WIDTH = 0.5  # a wider interval is not informative
 TARGETS = (0.90, 0.95, 0.99)
+NO_LANGUAGE = "und"  # of items whose text is not at hand
+LanguageOf = Callable[[str, str | None], str]
+"""A text and its event's language tag to a language."""
 
 
 class StratumRecall(msgspec.Struct, frozen=True):
@@ -82,14 +85,42 @@ async def from_kafka(
     since: when the oldest verdict to read was written; by default all. Raises ConfigurationError for a policy without
     verdicts.
     """
+    labels = await _labels(settings, policies, since)
+    return {name: from_labels(of_policy) for name, of_policy in labels.items()}
+
+
+async def by_language(
+    settings: Settings, policies: Sequence[str] | None, since: datetime | None, language_of: LanguageOf
+) -> dict[str, dict[str, GateRecall]]:
+    """As from_kafka, by policy and language. Languages come in the order of their items, most first.
+
+    An item whose escalation no longer exists, or that was erased, has no text: its language is und.
+    """
+    labels = await _labels(settings, policies, since)
+    keys = {row.key for of_policy in labels.values() for row in of_policy.rows}
+    languages: dict[Key, str] = {}
+    async for key, event in escalated_events(settings, keys):
+        if key not in languages:
+            languages[key] = language_of(event.text, event.language)
+    return {name: _each_language(of_policy, languages) for name, of_policy in labels.items()}
+
+
+def _each_language(labels: Labels, languages: Mapping[Key, str]) -> dict[str, GateRecall]:
+    groups: dict[str, list[LabeledItem]] = {}
+    for row in labels.rows:
+        groups.setdefault(languages.get(row.key, NO_LANGUAGE), []).append(row)
+    order = sorted(groups, key=lambda name: (-sum(row.weight for row in groups[name]), name))
+    return {name: from_labels(msgspec.structs.replace(labels, rows=groups[name])) for name in order}
+
+
+async def _labels(settings: Settings, policies: Sequence[str] | None, since: datetime | None) -> dict[str, Labels]:
     await kafka.wait_for_broker(settings, timeout=kafka.COMMAND_SECONDS)
     verdicts = [v async for _, v in kafka.read_decoded(settings, [topics.VERDICTS], Verdict, since=since)]
     judged = sorted({verdict.policy_id for verdict in verdicts if verdict.stage == "reasoner"})
     for name in policies or ():
         if name not in judged:
             raise ConfigurationError(f"the reasoner has judged nothing under {name!r} yet{choices(name, judged)}")
-    names = policies or judged
-    return {name: from_labels(from_verdicts(verdicts, name)) for name in names}
+    return {name: from_verdicts(verdicts, name) for name in policies or judged}
 
 
 def from_labels(labels: Labels) -> GateRecall:

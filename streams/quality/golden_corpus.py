@@ -46,8 +46,8 @@ class Corpus(msgspec.Struct, frozen=True):
         return np.arange(start, start + len(getattr(self, kind)))
 
     def name(self, policy: Policy, classifier: str, encoder: str) -> str:
-        """The name of the gate that is learned from this: equal for equal texts, harms and models."""
-        parts = [RECIPE, policy.id, classifier, encoder, *policy.gate.harms]
+        """The name of the gate that is learned from this: equal for equal texts, scores and models."""
+        parts = [RECIPE, policy.id, classifier, encoder, f"{policy.gate.general:g}", *policy.gate.harms]
         parts += [f"{kind}\0{text}" for kind in self.__struct_fields__ for text in getattr(self, kind)]
         return hashlib.sha256("\1".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:12]
 

@@ -182,7 +182,7 @@ def _weights(model: _Linear, vectors: Floats, corpus: Corpus, policy: Policy, en
         np.zeros(BUCKETS),
         model.weights,
         encoder=encoder,
-        trust=trust(policy.gate.harms),
+        trust=trust(policy.gate),
         bias=model.bias,
         least=float(np.percentile(added[corpus.rows("benign")], 1)),
         most=float(np.percentile(added[corpus.rows("violating")], 99)),

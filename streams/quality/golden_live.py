@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -13,10 +12,10 @@ import numpy as np
 from safeguard_streams.contract.records import GoldenScore
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.document import Policy
-from safeguard_streams.policies.files import with_changes
 from safeguard_streams.policies.golden_gates import GoldenGate, read
 from safeguard_streams.prefilter.classifier import Floats
 from safeguard_streams.quality import verdict_labels
+from safeguard_streams.quality.distillation import with_classifier
 from safeguard_streams.quality.evaluation import Flags, ScoredSet
 from safeguard_streams.quality.gate_choice import Choice, compare, standard_error
 from safeguard_streams.quality.threshold import CERTAIN, MIN_VIOLATING, Calibration, calibrate
@@ -169,9 +168,7 @@ def take_into_force(policy: Policy, gate: GoldenGate, comparison: LiveComparison
         raise ConfigurationError(f"{policy.id}: live labels do not say that the golden gate is better: {reason}")
     threshold = comparison.proposed.threshold
     content = msgspec.json.encode(gate.in_force(policy.gate, threshold))
-    digest = hashlib.sha256(content).hexdigest()[:12]
-    changes = {"distilled": digest, "threshold": threshold, "calibration": None, "everything": None}
-    document = with_changes(policy.document, "gate", **changes)
+    document, _ = with_classifier(policy, content, threshold)
     files = {folder / "distilled.json": content, folder / "policy.md": document.encode()}
     for path, written in files.items():
         path.write_bytes(written)

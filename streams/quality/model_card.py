@@ -54,7 +54,8 @@ validation sets served as a second check.
   Texts without any spaces remain weak (about 11 points).
 - Quantising: see below. The shipped model is small because it has fewer buckets and words.
 - The model is near chance on languages that the training data lacks (see the mhc sets). For those languages use
-  terms, a sample, and a classifier distilled from verdicts.
+  terms, a sample, and a classifier distilled from verdicts. `../encoder/card.md` has figures by language, and what the
+  encoder adds.
 """
 
 

@@ -12,6 +12,7 @@ from safeguard_streams.policies.document import Policy
 from safeguard_streams.prefilter.classifier import NONE, Classifier, Floats
 from safeguard_streams.prefilter.encoder.encoder import Encoder
 from safeguard_streams.prefilter.encoder.tokens import undisguised
+from safeguard_streams.prefilter.encoder.vector_terms import uses_vectors
 from safeguard_streams.prefilter.gates import GateResults, Gates
 from safeguard_streams.prefilter.normalise import Flags
 
@@ -41,13 +42,13 @@ def gate_answers(
     encoder: that of the prefilters whose scores to give, or None for those without one.
     """
     if policy.distilled is None and not policy.gate.harms:
-        gate = msgspec.structs.replace(policy.gate, harms=tuple(classifier.harms))
+        gate = msgspec.structs.replace(policy.gate, harms=tuple(classifier.harms), general=0.0)
         policy = msgspec.structs.replace(policy, gate=gate)
     gates = Gates([policy], classifier, encoder.name if encoder else None)
     scores, matched = np.zeros(len(texts)), np.zeros(len(texts), dtype=bool)
     for at in range(0, len(texts), BATCH):
         results = gates.evaluate(texts[at : at + BATCH])
-        if encoder and policy.distilled and policy.distilled.uses(encoder.name):
+        if encoder and uses_vectors(policy, encoder.name):
             results = _with_all_vectors(gates, results, encoder)
         scores[at : at + BATCH] = results.scores[:, 0]
         matched[[at + text for text, _ in results.matches]] = True

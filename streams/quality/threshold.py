@@ -33,6 +33,7 @@ MIN_VIOLATING = 20
 FOLDS = 5
 _DOWN = decimal.Context(prec=4, rounding=decimal.ROUND_FLOOR)  # significant digits of a threshold
 _RECORDED = 0.00005  # a verdict holds a score to four decimals: the score was at most this much lower
+WITH_ENCODER = "threshold_with_encoder"
 CERTAIN = ("terms", "everything")  # gates that escalate whatever the score
 
 MapName = Literal["isotonic", "platt"]
@@ -81,8 +82,11 @@ class ScoredLabels(msgspec.Struct, frozen=True):
 def score_file(policy: Policy, classifier: Classifier, path: Path, encoder: Encoder | None = None) -> ScoredLabels:
     """Labelled texts of a file, scored by the policy's gate. Raises ConfigurationError that names file and line.
 
-    encoder: that of the prefilters whose scores to give, or None for those without one.
+    encoder: that of the prefilters whose scores to give, or None for those without one. Its harm heads add to the score
+    of a gate with harms, whether the gate asks for them or not.
     """
+    if encoder and field(policy, encoder=True) == WITH_ENCODER:
+        policy = msgspec.structs.replace(policy, gate=msgspec.structs.replace(policy.gate, threshold_with_encoder=1.0))
     items = verdict_labels.from_file(path).rows
     answers = gate_answers(policy, classifier, [item.text or "" for item in items], encoder)
     return ScoredLabels(items, answers.scores, answers.matched, "labels")
@@ -125,16 +129,27 @@ def _certain(item: LabeledItem) -> bool:
     return item.prefilter is not None and item.prefilter.gate in CERTAIN
 
 
-def with_calibration(policy: Policy, calibration: Calibration, source: str) -> str:
+def field(policy: Policy, *, encoder: bool) -> str:
+    """The name of the threshold, of the gate's two, for prefilters with the encoder or without.
+
+    A distilled classifier has one for both.
+    """
+    return WITH_ENCODER if encoder and policy.distilled is None and policy.gate.harms else "threshold"
+
+
+def with_calibration(policy: Policy, calibration: Calibration, source: str, *, encoder: bool = False) -> str:
     """The policy's document with the threshold in its gate, and the expected effect beside it.
 
-    Raises ConfigurationError when the gate needs no threshold for the recall.
+    encoder: whether the scores were those of prefilters with the encoder. Their threshold, if it is another one, has no
+    record of its effect. Raises ConfigurationError when the gate needs no threshold for the recall.
     """
     if calibration.threshold >= 1:
         raise ConfigurationError(
             f"{policy.id}: the terms reach recall {calibration.target_recall:g} without a threshold; "
             "remove harms and threshold from the gate, or raise --target-recall"
         )
+    if field(policy, encoder=encoder) == WITH_ENCODER:
+        return with_changes(policy.document, "gate", threshold_with_encoder=calibration.threshold)
     expected = {
         "target_recall": calibration.target_recall,
         "recall": [calibration.recall.value, calibration.recall.low, calibration.recall.high],

@@ -22,9 +22,10 @@ from safeguard_streams.policies.labelled import Labelled
 from safeguard_streams.prefilter.classifier import Classifier, Floats
 from safeguard_streams.prefilter.encoder.encoder import Encoder
 from safeguard_streams.quality.distillation import Features, learn
-from safeguard_streams.quality.encoded_labels import MAX_TESTED, MIN_TESTED, TARGET_RECALL, general
+from safeguard_streams.quality.encoded_labels import MAX_TESTED, MIN_TESTED, general
 from safeguard_streams.quality.evaluation import Flags
 from safeguard_streams.quality.gate_choice import aimed_recall
+from safeguard_streams.quality.paired import TARGET_RECALL
 from safeguard_streams.quality.threshold import reaching
 
 SIZES, SPLITS = (200, 800), 3

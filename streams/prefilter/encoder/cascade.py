@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from safeguard_streams.policies.distilled import VECTOR, DistilledClassifier, log_odds
+from safeguard_streams.policies.distilled import log_odds
+from safeguard_streams.prefilter.encoder.vector_terms import VectorTerm
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -21,19 +22,14 @@ Flags = NDArray[np.bool_]
 class VectorGates:
     """The second stage of some gates. Columns of all arrays are the policies, in the order given.
 
-    distilled: each policy's distilled classifier, or None; thresholds: the score, 0 to 1, that escalates.
-    encoder: the name of the encoder at hand. Gates whose weights are for another one use no vectors.
+    terms: what vectors add to each policy's logit, or None; thresholds: the score, 0 to 1, that escalates.
     """
 
-    def __init__(self, distilled: Sequence[DistilledClassifier | None], thresholds: Floats, encoder: str) -> None:
-        learned = [own.with_vectors if own is not None else None for own in distilled]
-        usable = [own if own is not None and own.encoder == encoder else None for own in learned]
-        self.uses_vectors: Flags = np.array([own is not None for own in usable], dtype=bool)
-        zeros = np.zeros(VECTOR)
-        weights = [zeros if own is None else own.vector_table for own in usable]
-        self._weights = np.array(weights).reshape(len(usable), VECTOR).T  # [512, policies]
-        self._least = np.array([0.0 if own is None else own.least for own in usable])
-        self._most = np.array([0.0 if own is None else own.most for own in usable])
+    def __init__(self, terms: Sequence[VectorTerm | None], thresholds: Floats) -> None:
+        self._terms = [(column, term) for column, term in enumerate(terms) if term is not None]
+        self.uses_vectors: Flags = np.array([term is not None for term in terms], dtype=bool)
+        self._least = np.array([0.0 if term is None else term.least for term in terms])
+        self._most = np.array([0.0 if term is None else term.most for term in terms])
         self._thresholds = log_odds(np.asarray(thresholds, dtype=np.float64))
 
     def undecided(self, scores: Floats, settled: Flags) -> Flags:
@@ -53,5 +49,6 @@ class VectorGates:
         encoded [texts]: which texts have a vector; vectors [encoded texts, 512]: theirs, in the order of the texts.
         """
         added = np.tile((self._least + self._most) / 2, (len(scores), 1))
-        added[encoded] = vectors.astype(np.float64) @ self._weights
+        for column, term in self._terms:
+            added[encoded, column] = term.added(vectors)
         return np.where(self.uses_vectors, 1 / (1 + np.exp(-log_odds(scores) - added)), scores)

@@ -48,7 +48,7 @@ def gate():
         np.zeros(distilled.BUCKETS),
         np.ones(512),
         encoder="e",
-        trust=trust(LABEL.gate.harms),
+        trust=trust(LABEL.gate),
         bias=0.0,
         least=-1,
         most=1,

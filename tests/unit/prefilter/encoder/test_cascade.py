@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from safeguard_streams.policies import distilled
 from safeguard_streams.prefilter.encoder.cascade import VectorGates
+from safeguard_streams.prefilter.encoder.vector_terms import DistilledTerm
 
 ENCODER = "an encoder"
 TABLE = np.zeros(distilled.BUCKETS)
@@ -27,7 +28,8 @@ def sigmoid(logits):
 
 
 def gates(*classifiers, threshold=0.5):
-    return VectorGates(classifiers, np.full(len(classifiers), threshold), ENCODER)
+    terms = [DistilledTerm(one.with_vectors) if one and one.uses(ENCODER) else None for one in classifiers]
+    return VectorGates(terms, np.full(len(classifiers), threshold))
 
 
 @pytest.mark.parametrize(
