@@ -137,7 +137,7 @@ def test_a_gate_gets_heads_only_where_it_asks_and_the_encoder_is_theirs(classifi
 
 
 def released(policy):
-    return PolicySet({policy.id: type("R", (), {"policy": policy})()})
+    return PolicySet({policy.id: type("R", (), {"policy": policy, "golden": None})()})
 
 
 def test_the_prefilter_loads_the_encoder_only_for_a_gate_that_asks(document, heads):
