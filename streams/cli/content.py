@@ -238,6 +238,7 @@ def _show_action(action: Action) -> None:
             Labelled("decided by", action.by),
             Labelled("why", action.why or None),
             Labelled("verdict", action.verdict_id),
+            Labelled("author", action.author_id),
             Labelled("reverses", action.reverses),
             Labelled("releases", action.releases),
             Labelled("action", action.action_id),

@@ -253,6 +253,10 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
             "others passed it; absent where that is unknown, and on a cleared verdict without audit"
         ),
     ] = None
+    author_id: Annotated[str | None, Meta(description="the producer's id of the item's author")] = None
+    language: Annotated[
+        str | None, Meta(description="language of the text, as its producer named it; only on the reasoner's verdicts")
+    ] = None
 
     @property
     def clears(self) -> bool:
@@ -353,6 +357,7 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
     withdraws: Annotated[
         str | None, Meta(description="action_id of the moderator's decision that this record takes back")
     ] = None
+    author_id: Annotated[Label | None, Meta(description="the producer's id of the item's author")] = None
 
     @property
     def human(self) -> bool:
@@ -432,6 +437,7 @@ class Standing(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     origin: Annotated[
         str | None, Meta(description="where the event of that text stands on content.events, as 3@1042")
     ] = None
+    author_id: Annotated[str | None, Meta(description="the producer's id of the item's author")] = None
 
     @property
     def in_force(self) -> ModeratorDecision | None:
@@ -563,6 +569,7 @@ class Replay(msgspec.Struct, frozen=True, omit_defaults=True):
     publications: Annotated[
         tuple[Publication, ...], Meta(description="its promotions and reversions, oldest first")
     ] = ()
+    authors: Annotated[tuple[str, ...], Meta(description="ids of the authors to replay; empty for all")] = ()
 
     @property
     def total(self) -> int:

@@ -70,6 +70,7 @@ async def decide(
         content_sha256=place.content_sha256,
         origin=place.origin,
         any_text=any_text,
+        author_id=place.author_id,
     )
     await _write(settings, [(place.partition, decision)])
     return decision
@@ -134,11 +135,12 @@ def _check(moderator: ChangedBy) -> None:
 
 
 class _Located(NamedTuple):
-    """The partition of a content item's records, and its newest text, if one is known."""
+    """The partition of a content item's records, and its newest text and its author, if they are known."""
 
     partition: int
     content_sha256: str | None
     origin: str | None
+    author_id: str | None = None
 
 
 async def _locate(settings: Settings, content_id: str) -> _Located:
@@ -155,7 +157,8 @@ async def _locate(settings: Settings, content_id: str) -> _Located:
             )
         partition = placed.partition
     if placed is not None and placed.standing.content_sha256 is not None:
-        return _Located(partition, placed.standing.content_sha256, placed.standing.origin)
+        known = placed.standing
+        return _Located(partition, known.content_sha256, known.origin, known.author_id)
     return await _newest_text(settings, content_id, partition)
 
 
@@ -185,9 +188,9 @@ def _text_of(record: Record, content_id: str) -> _Located | None:
         if record.topic.endswith(topics.EVENTS):
             event, origin = read_event(record.value).event, origin_of(record.partition, record.offset)
             if event.content_id == content_id:
-                return _Located(record.partition, content_sha256(event.text), origin)
+                return _Located(record.partition, content_sha256(event.text), origin, event.author_id or None)
         elif (verdict := decode(record.value, Verdict)).content_id == content_id:
-            return _Located(record.partition, verdict.content_sha256, verdict.origin)
+            return _Located(record.partition, verdict.content_sha256, verdict.origin, verdict.author_id)
     return None
 
 

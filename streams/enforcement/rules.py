@@ -52,8 +52,9 @@ class RuleChoice(NamedTuple):
 class EnforcementRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One rule. An omitted condition matches every verdict.
 
-    A verdict without a score matches no min_score, and one without a surface no surfaces. Surfaces are compared as in
-    the scope of a policy: case and blanks around them do not matter. A rule with sub-rules stands for these, too.
+    A verdict without a score matches no min_score, one without a surface no surfaces, and one without an author no
+    authors. Surfaces are compared as in the scope of a policy: case and blanks around them do not matter. Authors are
+    compared exactly. A rule with sub-rules stands for these, too.
     """
 
     name: Annotated[str, msgspec.Meta(min_length=1)]
@@ -64,6 +65,7 @@ class EnforcementRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_score: MinScore | None = None
     confidence: tuple[Confidence, ...] = ()
     surfaces: tuple[str, ...] = ()
+    authors: tuple[str, ...] = ()
 
     def problems(self, known: Mapping[str, Policy]) -> Iterator[str]:
         """What the rule names and no policy that it applies to has. Unknown policies are a problem of the file."""
@@ -89,6 +91,7 @@ class EnforcementRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             and (self.min_score is None or (verdict.score is not None and verdict.score >= self.min_score))
             and (not self.confidence or verdict.confidence in self.confidence)
             and (not self.surfaces or is_surface(verdict.surface, self.surfaces))
+            and (not self.authors or verdict.author_id in self.authors)
         )
 
 

@@ -52,17 +52,20 @@ def _in_ms(date: datetime) -> int:
 
 
 def without_words(record: T, erased: Erased) -> T:
-    """A verdict or an action as it is or, about an erased item, without the reasons that may quote it."""
+    """A verdict or an action as it is or, about an erased item, without its author and reasons that may quote it."""
     if not is_about_erased(record, erased):
         return record
     if isinstance(record, Action):
-        return msgspec.structs.replace(record, reason=None, why="")
-    return msgspec.structs.replace(record, reason=None)
+        return msgspec.structs.replace(record, reason=None, why="", author_id=None)
+    return msgspec.structs.replace(record, reason=None, author_id=None)
 
 
 def standing_without_words(standing: Standing, erased: Erased) -> Standing:
-    """What stands on an item as it is or, on an erased item, without the reasons that may quote it."""
+    """What stands on an item as it is or, on an erased item, without its author and reasons that may quote it."""
     decision = standing.decision
+    written = [one.at for one in (*standing.policies, decision) if one is not None and one.at is not None]
+    if written and erased(standing.content_id, max(map(_in_ms, written))):
+        standing = msgspec.structs.replace(standing, author_id=None)
     if decision is not None and erased(standing.content_id, _in_ms(decision.at)):
         standing = msgspec.structs.replace(standing, decision=msgspec.structs.replace(decision, why=""))
     policies = tuple(

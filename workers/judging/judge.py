@@ -57,7 +57,7 @@ class EscalationResult(msgspec.Struct, frozen=True):
     """The judgement of one escalation under its own policy.
 
     policy: the version that judged it; None if there was nothing to judge, or nothing to judge it by.
-    bundle: the version of the bundle, where several policies were judged in one call.
+    bundle: the version of the bundle, where several policies were judged in one call. erased: the item was erased.
     """
 
     policy: Policy | None
@@ -65,6 +65,7 @@ class EscalationResult(msgspec.Struct, frozen=True):
     judgement: Judgement
     cached: bool = False
     bundle: str | None = None
+    erased: bool = False
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -145,13 +146,13 @@ class Judge:
         """Judge an escalation, unless its policy has ended or its item is erased, before or meanwhile."""
         policy = await self._resolve(escalation)
         if self._is_erased(escalation, timestamp):
-            return _unjudged("the item was erased")
+            return _unjudged("the item was erased", erased=True)
         if policy is None:
             return _unjudged("the policy is no longer in force")
         result = await self._run(policy, escalation, timestamp)
         if self._is_erased(escalation, timestamp):
             self._cache.forget(escalation.event.content_id)
-            return _unjudged("the item was erased")
+            return _unjudged("the item was erased", erased=True)
         return result
 
     def _is_erased(self, escalation: Escalation, timestamp: int) -> bool:
@@ -216,8 +217,8 @@ class Judge:
         )
 
 
-def _unjudged(problem: str) -> EscalationResult:
-    return EscalationResult(None, Finding("low", problem=problem), Judgement({}))
+def _unjudged(problem: str, *, erased: bool = False) -> EscalationResult:
+    return EscalationResult(None, Finding("low", problem=problem), Judgement({}), erased=erased)
 
 
 def _place(record: Record) -> str:
@@ -290,6 +291,8 @@ def build_verdict(
         origin=escalation.origin,
         repaired=escalation.repaired,
         judged_under=escalation.judged_under,
+        author_id=None if result.erased else event.author_id or None,
+        language=event.language,
     )
 
 
