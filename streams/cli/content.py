@@ -154,6 +154,7 @@ def _show_verdict(one: ItemVerdict) -> None:
         [
             Labelled("state", _state(one)),
             Labelled("reason", verdict.reason),
+            Labelled("severity", verdict.severity),
             Labelled("gate", _gate(verdict.prefilter)),
             Labelled("rationale", analysis, _RATIONALE_LINES, keep_lines=True),
             Labelled("judged", f"{_time(verdict.decided_at)} by {by}"),

@@ -20,7 +20,7 @@ from msgspec import Meta
 
 from safeguard_streams.contract import limits
 from safeguard_streams.errors import RecordError
-from safeguard_streams.policies.vocabulary import Effort
+from safeguard_streams.policies.vocabulary import Effort, Severity
 
 Decision = Literal["violates", "safe", "undetermined"]
 Stage = Literal["prefilter", "reasoner"]
@@ -257,6 +257,9 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
     language: Annotated[
         str | None, Meta(description="language of the text, as its producer named it; only on the reasoner's verdicts")
     ] = None
+    severity: Annotated[
+        Severity | None, Meta(description="the highest severity of the rules that a violating verdict cites")
+    ] = None
 
     @property
     def clears(self) -> bool:
@@ -358,6 +361,9 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
         str | None, Meta(description="action_id of the moderator's decision that this record takes back")
     ] = None
     author_id: Annotated[Label | None, Meta(description="the producer's id of the item's author")] = None
+    severity: Annotated[
+        Severity | None, Meta(description="the highest severity of the rules that a violating verdict cites")
+    ] = None
 
     @property
     def human(self) -> bool:

@@ -297,6 +297,7 @@ class Enforcer:
             policy_version=verdict.policy_version if own else None,
             decision=verdict.decision if own else None,
             rule_ids=verdict.rule_ids if own else (),
+            severity=verdict.severity if own else None,
             reason=verdict.reason if own else None,
             rule=decision.chosen.rule,
             reverses=policy.action_id,

@@ -207,8 +207,8 @@ VERDICTS = Metric(
     "safeguard.verdicts",
     "counter",
     "{verdict}",
-    "Verdicts, by policy, decision and lane.",
-    ("policy", "decision", "lane"),
+    "Verdicts, by policy, decision, lane and severity: that of a violation, or none.",
+    ("policy", "decision", "lane", "severity"),
 )
 RULES = Metric(
     "safeguard.verdicts.rules",

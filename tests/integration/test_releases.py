@@ -201,10 +201,12 @@ def test_a_release_shows_what_changes_and_writes_only_what_does(run_once, mine):
             "in_force": load(mine).version,
             "unchanged": False,
             "revision": None,
+            "encoder": None,
             "difference": {
                 "decides": [{"field": "gate.sample", "before": 0.05, "after": 0.02}],
                 "text": [],
                 "describes": [{"field": "owner", "before": "my trust-and-safety", "after": "trust-and-safety"}],
+                "enforces": [],
             },
         }
     ]

@@ -32,7 +32,7 @@ from safeguard_streams.contract.records import (
     verdict_id,
 )
 from safeguard_streams.policies.document import Policy
-from safeguard_streams.policies.vocabulary import EFFORTS, Effort
+from safeguard_streams.policies.vocabulary import EFFORTS, Effort, Severity
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime import metrics
 from safeguard_streams.workers.inference.interface import InferenceBackend
@@ -293,12 +293,20 @@ def build_verdict(
         judged_under=escalation.judged_under,
         author_id=None if result.erased else event.author_id or None,
         language=event.language,
+        severity=_severity(result),
     )
+
+
+def _severity(result: EscalationResult) -> Severity | None:
+    """The severity of a violation, by the policy's version that judged it."""
+    if result.policy is None or result.finding.decision != "violates":
+        return None
+    return result.policy.severity_of_violation(result.finding.answer.rule_ids if result.finding.answer else ())
 
 
 def _count(verdict: Verdict) -> None:
     policy, kind = {"policy": verdict.policy_id}, {"decision": verdict.decision, "lane": verdict.lane}
-    metrics.VERDICTS.add(1, {**policy, **kind})
+    metrics.VERDICTS.add(1, {**policy, **kind, "severity": verdict.severity or "none"})
     for rule in verdict.rule_ids:
         metrics.RULES.add(1, {**policy, "rule": rule, **kind})
     if verdict.cached:

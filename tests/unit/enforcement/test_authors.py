@@ -8,8 +8,8 @@ import pytest
 from safeguard_streams.contract import limits
 from safeguard_streams.contract.records import EVERY_POLICY, Action, PolicyStanding, Standing, decode, encode
 from safeguard_streams.enforcement.delivery import message_for
-from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules
-from safeguard_streams.errors import RecordError
+from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, load
+from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.releases.erasures import standing_without_words, without_words
 from tests.unit.enforcement.test_transform import WHEN, Enforced, person, verdict
 
@@ -103,3 +103,19 @@ def test_records_about_an_erased_item_name_no_author():
     later = msgspec.structs.replace(standing.policies[0], at=WHEN.replace(year=2027))
     newer = msgspec.structs.replace(standing, policies=(*standing.policies, later))
     assert standing_without_words(newer, erased).author_id == "u1", "new content under the same id"
+
+
+@pytest.mark.parametrize(
+    ("severity", "action"), [("low", "review"), ("high", "remove"), ("critical", "remove"), (None, "review")]
+)
+def test_a_rule_may_ask_for_a_severity(severity, action):
+    rules = EnforcementRules((EnforcementRule("severe", "remove", min_severity="high"),))
+    (acted,) = Enforced(rules)(verdict(severity=severity))
+    assert (acted.action, acted.severity) == (action, severity)
+
+
+def test_a_severity_that_there_is_not_is_refused_with_those_that_there_are(tmp_path):
+    path = tmp_path / "rules.toml"
+    path.write_text('[[rule]]\nname = "a"\naction = "remove"\nmin_severity = "sever"\n')
+    with pytest.raises(ConfigurationError, match="choose from: low, medium, high, critical"):
+        load(path)

@@ -5,6 +5,7 @@ import json
 import math
 import time
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -35,6 +36,7 @@ from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.policies.parsing import parse as parse_policy
 from safeguard_streams.releases import feed as feed_module
 from safeguard_streams.releases.feed import PolicyFeed
+from safeguard_streams.runtime import metrics
 from safeguard_streams.runtime.memory_broker import StoredRecord
 from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.inference.interface import Completion, InferenceError
@@ -317,6 +319,34 @@ async def test_the_verdict_that_an_erased_item_gets_names_no_author(feed):
     event = ContentEvent("c1", "text", datetime.now(UTC), "u1")
     (output,) = await judge([escalation(event=event)])
     assert decode(output.value, Verdict).author_id is None
+
+
+@pytest.mark.parametrize(
+    ("answers", "severity"),
+    [
+        ([completed(rules=("HH2",))], "medium"),
+        ([completed(rules=("HH2", "HH3"))], "critical"),
+        ([SAFE], None),
+        ([MALFORMED, MALFORMED], None),
+    ],
+)
+async def test_a_violation_has_the_highest_severity_of_the_rules_that_it_cites(feed, answers, severity, monkeypatch):
+    counted = []
+    monkeypatch.setattr(metrics, "VERDICTS", SimpleNamespace(add=lambda n, labels: counted.append(labels["severity"])))
+    assert (await judged(Scripted(*answers), feed))[1].severity == severity
+    assert counted == [severity or "none"]
+
+
+async def test_a_release_that_changes_severities_alone_holds_for_judgements_of_before(feed):
+    judge = Judge(Scripted(completed()), feed, InferenceBudget(500))
+    before = decode((await judge([escalation()]))[0].value, Verdict)
+    document = POLICY.document.replace("  HH1: high\n", "  HH1: low\n")
+    release = PolicyRelease(POLICY.id, POLICY.version, 4, document, datetime.now(UTC), "test")
+    feed.take(POLICY.id.encode(), encode(release))
+    after = decode((await judge([escalation(number=2)]))[0].value, Verdict)
+    assert (before.severity, after.severity) == ("high", "low")
+    assert after.cached, "the model sees no severity"
+    assert before.policy_version == after.policy_version
 
 
 async def test_an_undetermined_judgement_is_not_cached(feed):
