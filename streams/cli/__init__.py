@@ -50,6 +50,7 @@ from safeguard_streams.cli import (
     prefilter,
     publish,
     replay,
+    reports,
     status,
     topics,
     verdicts,
@@ -102,6 +103,7 @@ app.add_typer(replay.app, name="replay")
 app.add_typer(enforce.app, name="enforce")
 app.add_typer(bench.app, name="bench")
 app.add_typer(content.app, name="content")
+app.add_typer(reports.app, name="reports")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command("completion")(completion.completion)
 for entry in sorted(entry_points(group="safeguard.commands"), key=lambda e: e.name):

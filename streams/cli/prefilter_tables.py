@@ -13,7 +13,7 @@ from safeguard_streams.runtime.counts import counted
 if TYPE_CHECKING:  # these need the extra `quality`
     from safeguard_streams.quality.distillation import Proposal
     from safeguard_streams.quality.evaluation import Evaluation
-    from safeguard_streams.quality.gate_recall import GateRecall
+    from safeguard_streams.quality.gate_recall import GateRecall, ReportedItems
     from safeguard_streams.quality.threshold import Calibration, ScoredLabels
 
 
@@ -57,6 +57,8 @@ def show_recall(results: Mapping[str, GateRecall]) -> None:
         say(f"{name}: recall {value}, 95% interval {result.low:.3f} to {result.high:.3f}")
         say(f"  violating: {result.caught:,.0f} caught, about {result.missed:,.0f} missed")
         say(f"  escalated: {result.escalated:.2%} of content")
+        if result.reported.judged:
+            say(f"  {_reported(result.reported)}")
         if result.left_out:
             say(f"  left out: {result.left_out}")
         if result.why:
@@ -66,6 +68,14 @@ def show_recall(results: Mapping[str, GateRecall]) -> None:
         for cost in result.costs:
             change = "reached now" if cost.threshold is None else f"threshold {cost.threshold:g}"
             say(f"  recall {cost.recall:.2f}: {change}, {cost.escalated:.2%} escalated")
+
+
+def _reported(items: ReportedItems) -> str:
+    texts = counted(items.judged, "text was", "texts were")
+    return (
+        f"reports, in none of these figures: {texts} judged, {items.violating:,} violating, of which the gates missed "
+        f"{items.missed:,}"
+    )
 
 
 def _strata(result: GateRecall) -> Table:

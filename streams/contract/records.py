@@ -35,6 +35,7 @@ ActionState = Literal["applied", "held", "overridden"]
 Stratum = Literal["near", "far"]
 Confidence = Literal["low", "medium", "high"]
 AnswerBy = Literal["first", "constrained"]
+Reporter = Literal["user", "trusted_flagger", "authority"]
 Id = Annotated[str, Meta(min_length=1, max_length=limits.ID_CHARACTERS)]
 Label = Annotated[str, Meta(max_length=limits.LABEL_CHARACTERS)]
 Part = Literal["value", "headers", "key"]
@@ -109,7 +110,10 @@ class PrefilterResult(msgspec.Struct, frozen=True, omit_defaults=True):
 
     gate: Annotated[
         str,
-        Meta(description="label, terms, everything, sample, audit, or live if only the version in force escalates"),
+        Meta(
+            description="label, terms, everything, sample, audit, report where somebody reported the item, or live if "
+            "only the version in force escalates"
+        ),
     ]
     label: Annotated[
         str | None, Meta(description="the harm that scored highest, or the term or pattern that matched")
@@ -127,7 +131,8 @@ class PrefilterResult(msgspec.Struct, frozen=True, omit_defaults=True):
         Stratum | None, Meta(description="how close a sampled or audited item came to the threshold")
     ] = None
     live: Annotated[
-        bool | None, Meta(description="for a shadow: whether the version in force escalates the item too")
+        bool | None,
+        Meta(description="for a shadow or a report: whether the gates of the version in force escalate it too"),
     ] = None
     fingerprint: Annotated[
         str | None,
@@ -161,6 +166,59 @@ class Escalation(msgspec.Struct, frozen=True, omit_defaults=True):
             "absent where that is unknown"
         ),
     ] = None
+
+
+class ContentReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """content.reports: somebody reported a content item. The model judges it whatever the gates say.
+
+    The model never sees who reported an item, or why.
+    """
+
+    report_id: Annotated[Id, Meta(description="the producer's id of the report")]
+    event: Annotated[ContentEvent, Meta(description="the item as its producer published it, with its text")]
+    reporter: Annotated[Reporter, Meta(description="the kind of person or body that reported the item")]
+    reported_at: Annotated[
+        datetime, Meta(description="when it was reported, RFC 3339; a time without an offset is taken as UTC")
+    ]
+    reason: Annotated[
+        OrNull[Annotated[str, Meta(max_length=limits.REPORT_CHARACTERS)]],
+        Meta(description="what the reporter says, for moderators alone"),
+    ] = ""
+    policies: Annotated[
+        OrNull[Annotated[tuple[str, ...], Meta(max_length=limits.EVENT_POLICIES)]],
+        Meta(description="ids of the policies to judge under; empty for those of the event, or all that cover it"),
+    ] = ()
+    origin: Annotated[
+        str | None,
+        Meta(
+            description="where the event stands on content.events, as 3@1042; the report is then in a partition of the "
+            "same number"
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if None in (self.reason, self.policies):
+            _replace_null(self, "reason", "")
+            _replace_null(self, "policies", ())
+
+
+class ReportedText(msgspec.Struct, frozen=True, omit_defaults=True):
+    """content.reported: a text that was escalated under a policy's version because somebody reported it.
+
+    Further reports of the text lead to no other judgement. The record is written together with the escalation.
+    """
+
+    content_id: Annotated[Id, Meta(description="the reported item")]
+    content_sha256: Annotated[str, Meta(description="SHA-256 of its text in UTF-8, as hex")]
+    policy_id: Annotated[str, Meta(description="the policy to judge under")]
+    policy_version: Annotated[str, Meta(description="the version of that policy")]
+    report_id: Annotated[str, Meta(description="the first report of the text")]
+    escalated_at: Annotated[datetime, Meta(description="when it was escalated")]
+
+    @property
+    def key(self) -> str:
+        """The record key: 32 hex digits, one for each text and version of a policy."""
+        return verdict_id(self.content_id, self.content_sha256, self.policy_id, self.policy_version)
 
 
 class Tokens(msgspec.Struct, frozen=True):

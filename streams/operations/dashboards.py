@@ -298,7 +298,7 @@ POLICIES = (
         "percentunit",
         _ratio(
             f'sum by (policy) (increase({M.VIOLATIONS.prometheus}{{found_by="gate"}}[1d]))',
-            f"sum by (policy) (increase({M.VIOLATIONS.prometheus}[1d]))",
+            f'sum by (policy) (increase({M.VIOLATIONS.prometheus}{{found_by!="report"}}[1d]))',
             _legend("policy"),
         ),
     ),

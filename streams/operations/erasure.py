@@ -23,7 +23,7 @@ import msgspec
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.intake import read_event
+from safeguard_streams.contract.intake import read_event, read_report
 from safeguard_streams.contract.records import (
     Action,
     ContentEvent,
@@ -32,6 +32,7 @@ from safeguard_streams.contract.records import (
     ErasureRequest,
     Escalation,
     Rationale,
+    ReportedText,
     Standing,
     Verdict,
     decode,
@@ -213,6 +214,16 @@ def _escalation(value: bytes, content_id: str, _: kafka.Mention) -> _Place | Non
     return _of_event(decode(value, Escalation).event, content_id)
 
 
+def _report(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
+    read = read_report(value)
+    place = _of_event(read.received.event, content_id)
+    return place and msgspec.structs.replace(place, quotes=("reason",) if read.report.reason else ())
+
+
+def _reported(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
+    return _Place() if decode(value, ReportedText).content_id == content_id else None
+
+
 def _of_event(event: ContentEvent, content_id: str) -> _Place | None:
     return _Place(text=True, author=bool(event.author_id)) if event.content_id == content_id else None
 
@@ -292,6 +303,8 @@ def _holds(value: bytes, content_id: str) -> bool:
 _PlaceOf = Callable[[bytes, str, kafka.Mention], _Place | None]
 _SEARCHED: dict[str, _PlaceOf] = {
     topics.EVENTS: _event,
+    topics.REPORTS: _report,
+    topics.REPORTED: _reported,
     **dict.fromkeys(topics.LANES.values(), _escalation),
     topics.CLEARED: _cleared,
     topics.VERDICTS: _verdict,
@@ -301,5 +314,5 @@ _SEARCHED: dict[str, _PlaceOf] = {
     topics.ACTIONS: _action,
     topics.DEAD_LETTERS: _dead_letter,
 }
-_HOLDS_TEXT = (topics.EVENTS, *topics.LANES.values(), topics.DEAD_LETTERS)
+_HOLDS_TEXT = (topics.EVENTS, topics.REPORTS, *topics.LANES.values(), topics.DEAD_LETTERS)
 _ENCODED = (topics.DEAD_LETTERS,)  # in base64, in which an id does not show

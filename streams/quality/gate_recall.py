@@ -17,7 +17,7 @@ from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Verdict
 from safeguard_streams.errors import ConfigurationError, choices
-from safeguard_streams.quality.verdict_labels import LabeledItem, Labels, from_verdicts
+from safeguard_streams.quality.verdict_labels import LabeledItem, Labels, decided, from_verdicts, is_reported
 from safeguard_streams.quality.weighted import Estimate, share, total
 from safeguard_streams.runtime.settings import Settings
 
@@ -53,6 +53,17 @@ class RecallCost(msgspec.Struct, frozen=True):
     escalated: float
 
 
+class ReportedItems(msgspec.Struct, frozen=True):
+    """Reported texts that were judged, each once, apart from the estimates: a report is no random draw.
+
+    missed: of the violating ones, those that the gates let pass.
+    """
+
+    judged: int = 0
+    violating: int = 0
+    missed: int = 0
+
+
 class GateRecall(msgspec.Struct, frozen=True):
     """Recall with its 95% interval, low to high. recall is None where nothing was audited or nothing violates.
 
@@ -72,6 +83,7 @@ class GateRecall(msgspec.Struct, frozen=True):
     strata: list[StratumRecall]
     costs: list[RecallCost]
     left_out: str = ""
+    reported: ReportedItems = ReportedItems()
 
 
 async def from_kafka(
@@ -89,7 +101,20 @@ async def from_kafka(
         if name not in judged:
             raise ConfigurationError(f"the reasoner has judged nothing under {name!r} yet{choices(name, judged)}")
     names = policies or judged
-    return {name: from_labels(from_verdicts(verdicts, name)) for name in names}
+    return {
+        name: msgspec.structs.replace(from_labels(from_verdicts(verdicts, name)), reported=reported(verdicts, name))
+        for name in names
+    }
+
+
+def reported(verdicts: Iterable[Verdict], policy_id: str) -> ReportedItems:
+    """What the reasoner decided about texts that somebody reported, by the newest such verdict on each."""
+    of_policy = [one for one in verdicts if one.policy_id == policy_id and one.lane == "live" and is_reported(one)]
+    latest = {(one.content_id, one.content_sha256): one for one in sorted(of_policy, key=decided)}
+    determined = [one for one in latest.values() if one.decision != "undetermined"]
+    violating = [one for one in determined if one.decision == "violates"]
+    missed = [one for one in violating if one.prefilter is not None and not one.prefilter.live]
+    return ReportedItems(len(determined), len(violating), len(missed))
 
 
 def from_labels(labels: Labels) -> GateRecall:

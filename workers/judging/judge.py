@@ -254,7 +254,7 @@ def build_verdict(
             version,
             by.model,
             lane,
-            by.canary.name if by.canary else escalation.replay_id or "",
+            by.canary.name if by.canary else escalation.replay_id or _cause(escalation),
             escalation.origin or place,
         ),
         content_id=event.content_id,
@@ -297,6 +297,11 @@ def build_verdict(
     )
 
 
+def _cause(escalation: Escalation) -> str:
+    """What sets the judgement of a reported text apart from one that the gates asked for on the same event."""
+    return escalation.prefilter.gate if escalation.prefilter.gate == "report" else ""
+
+
 def _severity(result: EscalationResult) -> Severity | None:
     """The severity of a violation, by the policy's version that judged it."""
     if result.policy is None or result.finding.decision != "violates":
@@ -314,6 +319,7 @@ def _count(verdict: Verdict) -> None:
     if verdict.decision == "violates" and verdict.lane in ("live", "audit"):
         rate = verdict.prefilter.rate if verdict.prefilter else None
         items = 1 / rate if rate else 1.0
-        found_by = {**policy, "found_by": "audit" if rate else "gate"}
+        reported = verdict.prefilter is not None and verdict.prefilter.gate == "report"
+        found_by = {**policy, "found_by": "report" if reported else "audit" if rate else "gate"}
         metrics.VIOLATIONS.add(items, found_by)
         metrics.VIOLATIONS_VARIANCE.add(items * (items - 1), policy)
