@@ -124,7 +124,7 @@ def read_report(value: bytes | None) -> ReceivedReport:
     except RecursionError:
         raise _too_deep() from None
     try:
-        received = read_event(bytes(memoryview(report.event)))  # type: ignore[arg-type]
+        received = read_event(bytes(memoryview(report.event)))
     except RecordError as error:
         field = "event" if error.field == "record" else f"event.{error.field}"
         raise RecordError(field, str(error).partition(": ")[2]) from None

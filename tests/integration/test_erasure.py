@@ -15,12 +15,14 @@ from safeguard_streams.contract.records import (
     Action,
     Attempt,
     ContentEvent,
+    ContentReport,
     EnforcementInput,
     ErasureRequest,
     Escalation,
     ModeratorDecision,
     PrefilterResult,
     Rationale,
+    ReportedText,
     Standing,
     Verdict,
     encode,
@@ -47,6 +49,8 @@ def records_about(content):
     letter = dead_letter(broken, RecordError("record", "is not JSON"), stage="prefilter", attempts=1)
     yield topics.EVENTS, None, encode(event)
     yield topics.EVENTS, b"author-7", json.dumps({"content_id": content, "text": "b", "created_at": str(WHEN)}).encode()
+    yield topics.REPORTS, b"k", encode(ContentReport("r1", event, "user", WHEN, "they say so"))
+    yield topics.REPORTED, b"hash", encode(ReportedText(content, "sha", "hate", "1", "r1", WHEN))
     for lane in topics.LANES.values():
         yield lane, b"k", encode(escalation)
     yield topics.CLEARED, b"k", encode(_verdict("clear", content, reason=None))
@@ -90,9 +94,11 @@ async def test_every_place_is_named_and_rationales_are_erased(broker, monkeypatc
     assert "records of content.events" in done.stderr, "it says what it reads"
     remains = {one["topic"]: (one["records"], one["text"], one["quotes"]) for one in result["remains"]}
     named = {one["topic"] for one in result["remains"] if one["author"]}
-    assert named == {*_NAMED, topics.EVENTS, *topics.LANES.values(), topics.DEAD_LETTERS}
+    assert named == {*_NAMED, topics.EVENTS, topics.REPORTS, *topics.LANES.values(), topics.DEAD_LETTERS}
     assert remains == {
         topics.EVENTS: (2, True, []),
+        topics.REPORTS: (1, True, ["reason"]),
+        topics.REPORTED: (1, False, []),
         **dict.fromkeys(topics.LANES.values(), (1, True, [])),
         topics.CLEARED: (1, False, []),
         topics.VERDICTS: (1, False, ["reason"]),
