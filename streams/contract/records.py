@@ -212,6 +212,7 @@ class ReportedText(msgspec.Struct, frozen=True, omit_defaults=True):
     content_sha256: Annotated[str, Meta(description="SHA-256 of its text in UTF-8, as hex")]
     policy_id: Annotated[str, Meta(description="the policy to judge under")]
     policy_version: Annotated[str, Meta(description="the version of that policy")]
+    policy_revision: Annotated[int, Meta(description="the release number of that version, counted from 1")]
     report_id: Annotated[str, Meta(description="the first report of the text")]
     escalated_at: Annotated[datetime, Meta(description="when it was escalated")]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -53,14 +53,14 @@ Gates = Callable[[Sequence[ContentEvent]], Sequence[set[str]]]
 class ReportedTexts:
     """The texts of one partition that were escalated for a report, with the time, oldest first.
 
-    Each takes about 200 bytes. Those that content.reported no longer holds are forgotten.
+    Each takes about 240 bytes. Those that content.reported no longer holds are forgotten.
     """
 
     def __init__(self) -> None:
         self._known: OrderedDict[str, datetime] = OrderedDict()
 
-    def __contains__(self, text: ReportedText) -> bool:
-        return text.key in self._known
+    def __contains__(self, key: str) -> bool:
+        return key in self._known
 
     def __len__(self) -> int:
         return len(self._known)
@@ -127,12 +127,18 @@ class Reports:
         gates = await asyncio.to_thread(self._gates, [report.read.received.event for report in reports])
         known = self._texts[records[0].partition]
         known.forget(now())
+        escalated: dict[str, ReportedText] = {}  # the texts join the others once nothing can fail any more
         outputs: list[Output] = []
         for report, caught in zip(reports, gates, strict=True):
-            escalated = [output for pair in _escalations(report, caught, known) for output in pair]
-            outcome = "escalated" if escalated else "known"
+            texts = {text.key: text for text in _texts(report) if text.key not in known and text.key not in escalated}
+            for text in texts.values():
+                outputs += _escalated(report, text, caught)
+            escalated |= texts
+            outcome = "escalated" if texts else "known"
             metrics.REPORTS.add(1, {"reporter": report.read.report.reporter, "outcome": outcome})
-            outputs += escalated
+        for text in escalated.values():
+            known.add(text)
+            metrics.ESCALATED.add(1, {"policy": text.policy_id, "gate": GATE, "lane": "live"})
         return outputs
 
     def _report(self, record: Record, policies: PolicySet) -> _Report | None:
@@ -162,34 +168,36 @@ def _policies_for(read: ReceivedReport, policies: PolicySet) -> list[Released]:
     return covering
 
 
-def _escalations(report: _Report, caught: set[str], known: ReportedTexts) -> Iterator[tuple[Output, Output]]:
-    """The escalation under each policy's version for which there was none, and the record of it, which is added."""
-    read, record, at = report.read, report.record, now()
-    event, key = read.received.event, read.received.event.content_id.encode()
-    digest, trace = content_sha256(event.text), carried(record.headers)
-    for released in report.policies:
-        policy = released.policy
-        text = ReportedText(event.content_id, digest, policy.id, policy.version, read.report.report_id, at)
-        if text in known:
-            continue
-        escalation = Escalation(
-            event=as_sent(read.received),
-            policy_id=policy.id,
-            policy_version=policy.version,
-            policy_revision=released.revision,
-            prefilter=PrefilterResult(GATE, live=policy.id in caught),
-            lane="live",
-            escalated_at=at,
-            latency={"queue": milliseconds_since(read.report.reported_at, at)},
-            origin=read.report.origin,
-            repaired=read.received.repaired,
-        )
-        metrics.ESCALATED.add(1, {"policy": policy.id, "gate": GATE, "lane": "live"})
-        known.add(text)
-        yield (
-            Output(topics.ESCALATIONS, key, encode(escalation), [_ESCALATION, *trace]),
-            Output(topics.REPORTED, text.key.encode(), encode(text), [_REPORTED]),
-        )
+def _texts(report: _Report) -> list[ReportedText]:
+    """The reported text under each policy's version that is to judge it."""
+    said, event, at = report.read.report, report.read.received.event, now()
+    digest = content_sha256(event.text)
+    return [
+        ReportedText(event.content_id, digest, one.policy.id, one.policy.version, one.revision, said.report_id, at)
+        for one in report.policies
+    ]
+
+
+def _escalated(report: _Report, text: ReportedText, caught: set[str]) -> tuple[Output, Output]:
+    """The escalation of a reported text, and the record of it. caught: the policies whose gates escalate it, too."""
+    said, received = report.read.report, report.read.received
+    escalation = Escalation(
+        event=as_sent(received),
+        policy_id=text.policy_id,
+        policy_version=text.policy_version,
+        policy_revision=text.policy_revision,
+        prefilter=PrefilterResult(GATE, live=text.policy_id in caught),
+        lane="live",
+        escalated_at=text.escalated_at,
+        latency={"queue": milliseconds_since(said.reported_at, text.escalated_at)},
+        origin=said.origin,
+        repaired=received.repaired,
+    )
+    headers = [_ESCALATION, *carried(report.record.headers)]
+    return (
+        Output(topics.ESCALATIONS, text.content_id.encode(), encode(escalation), headers),
+        Output(topics.REPORTED, text.key.encode(), encode(text), [_REPORTED]),
+    )
 
 
 def _in_ms(date: datetime) -> int:

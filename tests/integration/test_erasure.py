@@ -50,7 +50,7 @@ def records_about(content):
     yield topics.EVENTS, None, encode(event)
     yield topics.EVENTS, b"author-7", json.dumps({"content_id": content, "text": "b", "created_at": str(WHEN)}).encode()
     yield topics.REPORTS, b"k", encode(ContentReport("r1", event, "user", WHEN, "they say so"))
-    yield topics.REPORTED, b"hash", encode(ReportedText(content, "sha", "hate", "1", "r1", WHEN))
+    yield topics.REPORTED, b"hash", encode(ReportedText(content, "sha", "hate", "1", 1, "r1", WHEN))
     for lane in topics.LANES.values():
         yield lane, b"k", encode(escalation)
     yield topics.CLEARED, b"k", encode(_verdict("clear", content, reason=None))

@@ -23,6 +23,7 @@ from safeguard_streams.contract.records import (
 from safeguard_streams.errors import RecordError
 from safeguard_streams.policies.files import load_library, with_changes
 from safeguard_streams.policies.parsing import parse
+from safeguard_streams.prefilter import reports as module
 from safeguard_streams.prefilter.reports import ReportedTexts, Reports
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime.memory_broker import StoredRecord
@@ -130,11 +131,11 @@ async def test_another_text_item_policy_or_version_is_judged_of_its_own():
 
 async def test_a_text_is_judged_again_once_its_record_is_past_retention():
     known = ReportedTexts()
-    texts = [ReportedText("c", str(n), "p", "v", "r", WHEN + timedelta(days=n)) for n in (0, 1, 60)]
+    texts = [ReportedText("c", str(n), "p", "v", 1, "r", WHEN + timedelta(days=n)) for n in (0, 1, 60)]
     for text in texts:
         known.add(text)
     known.forget(WHEN + timedelta(days=90, hours=1))
-    assert [text in known for text in texts] == [False, True, True]
+    assert [text.key in known for text in texts] == [False, True, True]
 
 
 async def test_what_the_reporter_says_reaches_no_prompt():
@@ -256,3 +257,19 @@ def test_reports_are_public_and_go_to_the_events_partition():
     assert len(written) == 2
     assert 3 in {record.partition for record in written}
     assert {record.key for record in written} == {b"c1"}
+
+
+async def test_what_fails_in_the_middle_leaves_nothing_that_would_make_it_look_done(monkeypatch):
+    stage = await Stage("fraud-spam", "hate-harassment").open()
+    whole, calls = module.encode, []
+
+    def failing(record):
+        calls.append(record)
+        if len(calls) == 3:
+            raise OSError("no memory")
+        return whole(record)
+
+    monkeypatch.setattr(module, "encode", failing)
+    with pytest.raises(OSError, match="no memory"):
+        await stage.process(report())
+    assert len(await stage.process(report())) == 2
