@@ -10,6 +10,7 @@ is the command's purpose.
 - `benchmark` runs and prints a benchmark.
 - `content`: looks up a content item.
 - `demo`, `broker`, `publish`, `verdicts`: try the pipeline, run a broker to try it on, send content, follow verdicts.
+- `reports`: reports content.
 - `completion`: lets a shell complete commands.
 - `status`, `doctor`, `dead_letters`: see how it is, and what to do.
 - `topics`, `prefilter`, `policy`, `replay`, `enforce`, `bench`, `erase`, `capacity`: operate it.

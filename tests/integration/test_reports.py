@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,7 +29,7 @@ pytestmark = pytest.mark.slow
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 TEXT = "thank you for the lovely recipe, my family enjoyed the soup"
-POLICIES = [load_library()[name] for name in ("fraud-spam", "hate-harassment")]
+POLICY = load_library()["hate-harassment"]
 
 
 @contextlib.contextmanager
@@ -67,7 +66,7 @@ def report(number, event, **more):
 
 async def test_a_cleared_text_reported_ten_times_is_answered_by_the_model_once(kafka):
     await kafka_bus.create_topics(kafka)
-    await operator.release(kafka, POLICIES, ChangedBy("test"))
+    await operator.release(kafka, [POLICY], ChangedBy("test"))
     event = ContentEvent("c1", TEXT, WHEN, author_id="u1")
     partition = kafka_bus.likely_partition("c1", kafka.partitions)
     last = next(f"z{n}" for n in range(99) if kafka_bus.likely_partition(f"z{n}", kafka.partitions) == partition)
@@ -86,20 +85,20 @@ async def test_a_cleared_text_reported_ten_times_is_answered_by_the_model_once(k
         await publisher.report(report("last", ContentEvent(last, "the end", WHEN)))
         with prefilter(kafka):
             await until(lambda: escalated(kafka, last))  # all reports before it are done
-    found = await escalated(kafka, "c1")
-    assert Counter(one.policy_id for one in found) == {policy.id: 1 for policy in POLICIES}
-    assert {(one.prefilter.gate, one.prefilter.live, one.lane) for one in found} == {("report", False, "live")}
+    (found,) = await escalated(kafka, "c1")
+    assert (found.policy_id, found.lane) == (POLICY.id, "live")
+    assert (found.prefilter.gate, found.prefilter.live) == ("report", False)
     (letter,) = await read(kafka, topics.DEAD_LETTERS, DeadLetter)
     assert (letter.stage, letter.field) == ("prefilter-reports", "policies")
 
-    backend = Scripted(*[SAFE] * 20)
+    backend = Scripted(*[SAFE] * 9)
     judge = Judge(backend, await feed_of(kafka), InferenceBudget(500))
     records = [record async for record in kafka_bus.read_all(kafka, [topics.ESCALATIONS])]
     outputs = [await judge([record]) for record in records if decode(record.value, Escalation).event.content_id == "c1"]
     verdicts = [decode(one[0].value, Verdict) for one in outputs]
-    assert len(backend.prompts) == len(verdicts) == len(POLICIES), "one answer under each policy"
-    assert {(one.author_id, one.prefilter.gate, one.cached) for one in verdicts} == {("u1", "report", False)}
-    assert not any("a claim" in prompt for prompt in backend.prompts)
+    assert len(backend.prompts) == len(verdicts) == 1, "one answer"
+    assert (verdicts[0].author_id, verdicts[0].decision, verdicts[0].prefilter.gate) == ("u1", "safe", "report")
+    assert "a claim" not in backend.prompts[0]
 
 
 def security(current):
