@@ -1,12 +1,16 @@
 """Severities and notes of rules: what a document may say, and what follows from it."""
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 
+from safeguard_streams.cli.policy_tables import print_plan
+from safeguard_streams.contract.records import PolicyRelease
 from safeguard_streams.policies.difference import difference
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.policies.parsing import MAX_NOTE, parse, parse_with_lines
+from safeguard_streams.releases.operator import PlannedRelease
 from tests.unit.cli.invoking import invoke
 
 DOCUMENT = """---
@@ -104,6 +108,14 @@ def test_severities_and_notes_leave_the_version_and_show_in_the_difference():
         "severity.AB2: not set -> critical",
         "notes.AB1: not set -> Not allowed.",
     ]
+
+
+def test_a_release_shows_changed_severities_before_it_is_made(capsys):
+    before, after = policy("severity: {AB1: high}\n"), policy("severity: {AB1: low}\n")
+    in_force = PolicyRelease("sub", before.version, 1, before.document, datetime(2026, 1, 1, tzinfo=UTC), "ann")
+    print_plan([PlannedRelease(after, in_force, unchanged=False)], shadow=False)
+    shown = capsys.readouterr().out
+    assert "decides as before: the version stays\n  severity.AB1: high -> low (for enforcement)\n" in shown
 
 
 @pytest.mark.parametrize("name", LIBRARY)

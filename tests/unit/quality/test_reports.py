@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
+from safeguard_streams.cli import prefilter_tables
 from safeguard_streams.contract.records import PrefilterResult, Verdict
 from safeguard_streams.quality import gate_recall
 from safeguard_streams.quality.verdict_labels import from_verdicts
@@ -74,3 +75,14 @@ def test_a_violation_that_was_reported_is_no_catch_of_the_gates(monkeypatch, gat
     monkeypatch.setattr(metrics, "VIOLATIONS", Counter())
     judge._count(verdict(1, "violates", gate))
     assert counted == [found_by]
+
+
+def test_the_report_of_the_recall_names_them_apart(capsys):
+    found = gate_recall.from_labels(from_verdicts([*BY_GATES, *REPORTS], "p"))
+    prefilter_tables.show_recall({"p": msgspec.structs.replace(found, reported=gate_recall.reported(REPORTS, "p"))})
+    shown = capsys.readouterr().out
+    assert (
+        "reports, in none of these figures: 14 texts were judged, 12 violating, of which the gates missed 11" in shown
+    )
+    prefilter_tables.show_recall({"p": found})
+    assert "reports" not in capsys.readouterr().out
