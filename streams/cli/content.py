@@ -17,7 +17,7 @@ from safeguard_streams.cli.texts import Labelled, show_item
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, PrefilterResult, Reporter, Standing
 from safeguard_streams.operations import content as lookup
-from safeguard_streams.operations.content import Complaint, ItemReport, ItemVerdict, TextVersion, WaitingEscalation
+from safeguard_streams.operations.content import ItemRecords, ItemReport, ItemVerdict, TextVersion, WaitingEscalation
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.counts import counted
 from safeguard_streams.runtime.durations import moment
@@ -68,7 +68,7 @@ def show(
     first = moment(since, "--since") if since else None
     current = settings.load(bootstrap=bootstrap)
 
-    async def work() -> ItemReport:
+    async def work() -> ItemRecords:
         await kafka.wait_for_broker(current, timeout=kafka.COMMAND_SECONDS)
         return await lookup.report(current, content, first, every_partition=every_partition)
 
@@ -80,7 +80,7 @@ def show(
         _show(report, first)
 
 
-def _show(report: ItemReport, since: datetime | None) -> None:
+def _show(report: ItemRecords, since: datetime | None) -> None:
     say(f"{report.content_id}: {_effect(report)}")
     if report.erased_at:
         say(f"erased at {_time(report.erased_at)}: no stage works on what was written about it by then")
@@ -97,19 +97,19 @@ def _show(report: ItemReport, since: datetime | None) -> None:
     _show_rest(report)
 
 
-def _effect(report: ItemReport) -> str:
+def _effect(report: ItemRecords) -> str:
     if report.standing:
         return f"{report.standing.effective} is in effect"
     return "unknown what stands" if topics.STANDING in report.forbidden else "allowed, nothing stands"
 
 
-def _why_no_text(report: ItemReport, since: datetime | None) -> str:
+def _why_no_text(report: ItemRecords, since: datetime | None) -> str:
     if topics.EVENTS in report.forbidden:
         return f"this user may not read {topics.EVENTS}"
     return "past retention" if since is None else f"past retention, or written before {_time(since)}"
 
 
-def _show_text(text: TextVersion, number: int, report: ItemReport) -> None:
+def _show_text(text: TextVersion, number: int, report: ItemRecords) -> None:
     count = len(report.texts)
     which = f" {number} of {count}" if count > 1 else ""
     published = _time(text.published_at) if text.published_at else "at an unknown time"
@@ -127,7 +127,7 @@ def _show_text(text: TextVersion, number: int, report: ItemReport) -> None:
     )
 
 
-def _cleared(report: ItemReport, origin: str | None) -> list[Labelled]:
+def _cleared(report: ItemRecords, origin: str | None) -> list[Labelled]:
     """When the prefilter cleared a text, and the gate that it passed by the least margin."""
     lines = []
     for verdict in report.cleared:
@@ -138,7 +138,7 @@ def _cleared(report: ItemReport, origin: str | None) -> list[Labelled]:
     return lines
 
 
-def _show_judgements(report: ItemReport, origin: str | None) -> None:
+def _show_judgements(report: ItemRecords, origin: str | None) -> None:
     for one in report.verdicts:
         if one.verdict.origin == origin:
             _show_verdict(one)
@@ -205,7 +205,7 @@ def _gate(result: PrefilterResult | None) -> str | None:
     return "; ".join(parts) or result.gate
 
 
-def _show_complaint(one: Complaint) -> None:
+def _show_report(one: ItemReport) -> None:
     show_item(
         f"reported by {_REPORTERS[one.reporter]}, {_time(one.reported_at)}",
         [
@@ -216,9 +216,9 @@ def _show_complaint(one: Complaint) -> None:
     )
 
 
-def _show_rest(report: ItemReport) -> None:
-    for complaint in report.complaints:
-        _show_complaint(complaint)
+def _show_rest(report: ItemRecords) -> None:
+    for one in report.reports:
+        _show_report(one)
     for action in report.actions:
         _show_action(action)
     if report.standing:
@@ -235,7 +235,7 @@ def _show_rest(report: ItemReport) -> None:
     _say_limits(report)
 
 
-def _say_limits(report: ItemReport) -> None:
+def _say_limits(report: ItemRecords) -> None:
     """Say on standard error what the report cannot hold."""
     if report.forbidden:
         say(f"not shown, because this user may not read them: {', '.join(report.forbidden)}", error=True)

@@ -106,7 +106,7 @@ class ItemLetter(msgspec.Struct, frozen=True):
     failed_at: datetime
 
 
-class Complaint(msgspec.Struct, frozen=True):
+class ItemReport(msgspec.Struct, frozen=True):
     """A report of the item by somebody. reason: None if the item is erased."""
 
     report_id: str
@@ -117,7 +117,7 @@ class Complaint(msgspec.Struct, frozen=True):
     content_sha256: str
 
 
-class ItemReport(msgspec.Struct, frozen=True):
+class ItemRecords(msgspec.Struct, frozen=True):
     """What the topics hold about a content item, each kind of record oldest first.
 
     read_partition: the only one that was read of each topic; None if all were. cleared: the prefilter's verdicts that
@@ -136,12 +136,12 @@ class ItemReport(msgspec.Struct, frozen=True):
     dead_letters: list[ItemLetter]
     forbidden: list[str]
     dropped: int
-    complaints: list[Complaint] = []
+    reports: list[ItemReport] = []
 
 
 async def report(
     settings: Settings, content_id: str, since: datetime | None = None, *, every_partition: bool = False
-) -> ItemReport:
+) -> ItemRecords:
     """Find what there is about an item. since: when the oldest record to read was written; what stands has no bound.
 
     Raises ConfigurationError if no record is about the item.
@@ -339,10 +339,10 @@ class _Found:
     def _read(self, topic: str, kind: type[T]) -> list[T]:
         return [read for _, read in self._placed(topic, kind)]
 
-    def report(self, erased: Erased) -> ItemReport:
+    def report(self, erased: Erased) -> ItemRecords:
         """What was found, without the words about an erased item."""
         standing = self._read(topics.STANDING, Standing)
-        return ItemReport(
+        return ItemRecords(
             content_id=self._content_id,
             read_partition=None,
             erased_at=None,
@@ -355,7 +355,7 @@ class _Found:
             dead_letters=[_letter(one) for one in self._placed(topics.DEAD_LETTERS, DeadLetter)],
             forbidden=[],
             dropped=self._dropped,
-            complaints=[_complaint(one, erased) for one in self._placed(topics.REPORTS, ReceivedReport)],
+            reports=[_item_report(one, erased) for one in self._placed(topics.REPORTS, ReceivedReport)],
         )
 
     def _verdicts(self, erased: Erased) -> list[ItemVerdict]:
@@ -429,10 +429,10 @@ def _text(placed: _Placed[Received], erased: Erased) -> TextVersion:
     )
 
 
-def _complaint(placed: _Placed[ReceivedReport], erased: Erased) -> Complaint:
+def _item_report(placed: _Placed[ReceivedReport], erased: Erased) -> ItemReport:
     record, (report, event) = placed.record, (placed.read.report, placed.read.received.event)
     gone = erased(event.content_id, record.timestamp)
-    return Complaint(
+    return ItemReport(
         report.report_id,
         report.reporter,
         report.reported_at,
