@@ -29,12 +29,14 @@ class Difference(msgspec.Struct, frozen=True):
     """The difference between two versions of a policy.
 
     decides: fields that decide about content. text: a unified diff of the text that the model reads. Versions differ
-    exactly if one of these is not empty. describes: fields that only readers see, such as the title.
+    exactly if one of these is not empty. describes: fields that only readers see, such as the title. enforces: fields
+    that only enforcement goes by: severities and notes of rules.
     """
 
     decides: tuple[ChangedField, ...]
     text: tuple[str, ...]
     describes: tuple[ChangedField, ...]
+    enforces: tuple[ChangedField, ...]
 
 
 def difference(before: Policy, after: Policy) -> Difference:
@@ -44,6 +46,7 @@ def difference(before: Policy, after: Policy) -> Difference:
         decides=tuple(_changes(_deciding(before), _deciding(after))),
         text=tuple(text)[2:],  # the two lines of a header name files
         describes=tuple(_changes(_describing(before), _describing(after))),
+        enforces=tuple(_changes(_enforcing(before), _enforcing(after))),
     )
 
 
@@ -63,6 +66,10 @@ def _describing(policy: Policy) -> dict[str, Any]:
         "judging.score_map.fitted": fitted,
     }
     return dict(_flat(described))
+
+
+def _enforcing(policy: Policy) -> dict[str, Any]:
+    return dict(_flat({"severity": policy.severity, "notes": policy.notes}))
 
 
 def _flat(fields: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, Any]]:

@@ -12,7 +12,15 @@ import msgspec
 import re2
 
 from safeguard_streams.policies.distilled import DistilledClassifier
-from safeguard_streams.policies.vocabulary import Effort, Harm, Side
+from safeguard_streams.policies.vocabulary import (
+    DEFAULT_SEVERITY,
+    SEVERITIES,
+    Effort,
+    Harm,
+    Severity,
+    Side,
+    rules_above,
+)
 
 MAX_SAMPLES = 25
 AnswerForm = Literal["full", "rules", "label"]
@@ -125,6 +133,8 @@ class Policy(msgspec.Struct, frozen=True):
     text: what the model reads; version: 12 hex digits of a hash over everything that decides, see version_of.
     violating and safe: the rule ids of the VIOLATES and SAFE sections, in order.
     document and distilled_file: the texts of policy.md and distilled.json.
+    severity: of violating rules, as the front matter names it; a rule above stands for those below it.
+    notes: what enforcement may say about a violating rule, in plain words. The model sees neither of the two.
     """
 
     id: str
@@ -142,6 +152,18 @@ class Policy(msgspec.Struct, frozen=True):
     document: str
     distilled: DistilledClassifier | None = None
     distilled_file: str | None = None
+    severity: dict[str, Severity] = {}
+    notes: dict[str, str] = {}
+
+    def severity_of(self, rule: str) -> Severity:
+        """The severity of a violating rule: its own, that of the nearest rule above it, or the default."""
+        return next((self.severity[name] for name in rules_above(rule) if name in self.severity), DEFAULT_SEVERITY)
+
+    def severity_of_violation(self, cited: Collection[str]) -> Severity:
+        """The highest severity of the cited rules. Where none is cited, what is certain: the lowest of the policy."""
+        rules = [rule for rule in cited if rule in self.violating]
+        worst = max if rules else min
+        return worst(map(self.severity_of, rules or self.violating), key=SEVERITIES.index)
 
     def applies(self, surface: str | None, language: str | None) -> bool:
         """Whether the policy covers this content. Content without a surface or language is never exempt."""

@@ -17,11 +17,12 @@ from safeguard_streams.errors import PolicyError, Problem, choices
 from safeguard_streams.policies import distilled as distilled_classifiers
 from safeguard_streams.policies.document import MAX_SAMPLES, AppliesTo, Gate, Judging, Policy, ScoreMap, pattern_options
 from safeguard_streams.policies.version import version_of
-from safeguard_streams.policies.vocabulary import PATTERN_CHARACTERS, RULE_ID, Effort, Side
+from safeguard_streams.policies.vocabulary import PATTERN_CHARACTERS, RULE_ID, SEVERITIES, Effort, Severity, Side
 
 FRONT = re.compile(r"\A---\n(.*?\n)---\n(.*)\Z", re.DOTALL)
 MAX_CHARACTERS = 200_000  # of a document
 MAX_WORD = 40  # characters of an output word
+MAX_NOTE = 500  # characters
 _NOT_IN_WORDS = frozenset('"\\<>{}[]|')
 RULE = re.compile(rf"- ({RULE_ID}): (\S.*)")
 POLICY_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
@@ -56,6 +57,8 @@ class FrontMatter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     applies_to: AppliesTo = AppliesTo()
     effort: Effort = "low"
     judging: Judging = Judging()
+    severity: dict[str, Severity] = {}
+    notes: dict[str, str] = {}
 
 
 _FIELDS: dict[str, tuple[str, ...]] = {
@@ -203,6 +206,7 @@ class Document:
     def _converted(self, loaded: Any) -> FrontMatter | None:
         """The front matter from what YAML holds. Each problem is reported, and a stand-in replaces what is at fault."""
         self._drop_rules_without_text(loaded)
+        self._drop_unknown_severities(loaded)
         for _ in range(_MAX_PROBLEMS):
             try:
                 return msgspec.convert(loaded, FrontMatter)
@@ -222,6 +226,25 @@ class Document:
                 self.error(self.line("rules", str(rule)), "field", f"rules: {rule} needs a name, both as text")
                 self.broken.add("rules")
                 del rules[rule]
+
+    def _drop_unknown_severities(self, loaded: Any) -> None:
+        """Report what is no severity, with all that there are, and notes that are no text."""
+        for field, allowed, form in (
+            ("severity", SEVERITIES, f"one of: {', '.join(SEVERITIES)}"),
+            ("notes", None, "a sentence"),
+        ):
+            given = loaded.get(field, {}) if isinstance(loaded, dict) else {}
+            if not isinstance(given, dict):
+                self.error(self.line(field), "field", f"{field}: write a line for each rule: its id, and {form}")
+                self.broken.add(field)
+                loaded[field] = {}
+                continue
+            for rule, value in list(given.items()):
+                if not (isinstance(rule, str) and isinstance(value, str) and (allowed is None or value in allowed)):
+                    shown = str(value)[:MAX_WORD]
+                    self.error(self.line(field, str(rule)), "field", f"{field}: {rule} is {shown!r}; write {form}")
+                    self.broken.add(field)
+                    del given[rule]
 
     def _mistyped(self, message: str) -> list[str | int]:
         """Report a field of a wrong form; returns its path."""
@@ -325,6 +348,8 @@ def parse_with_lines(document: str, origin: str, distilled: str | None) -> Parse
     classifier = _check_values(read, front, distilled) if front else None
     named = front.rules if front and "rules" not in read.broken else None
     rules = _check_rules(read, named)
+    if front and rules:
+        _check_severity(read, front, rules)
     if read.problems or front is None or rules is None:
         return Parsed(None, read, front, rules)
     text = read.body.strip() + "\n"
@@ -344,6 +369,8 @@ def parse_with_lines(document: str, origin: str, distilled: str | None) -> Parse
         document=document,
         distilled=classifier,
         distilled_file=distilled if classifier else None,
+        severity=front.severity,
+        notes=front.notes,
     )
     return Parsed(policy, read, front, rules)
 
@@ -479,6 +506,19 @@ def _rules_of(read: Document, section: str, lines: dict[str, int]) -> tuple[str,
         heading = next(h.number for h in read.headings if h.text == section)
         read.error(heading, "no-rule", f"name at least one rule under ## {section}, as in '- AB1: ...'")
     return tuple(ids)
+
+
+def _check_severity(read: Document, front: FrontMatter, rules: RuleIds) -> None:
+    """Report severities and notes of what is no rule of VIOLATES, and notes that are no line of text."""
+    for field, named in (("severity", front.severity), ("notes", front.notes)):
+        for rule in named:
+            if rule not in rules.violating:
+                known = f"a {field.rstrip('s')} is for a rule of VIOLATES: {', '.join(rules.violating)}"
+                read.error(read.line(field, rule), "unknown-rule", f"{field}: {rule[:MAX_WORD]} is none; {known}")
+    for rule, note in front.notes.items():
+        if not note.strip() or len(note) > MAX_NOTE or not note.isprintable():
+            line = read.line("notes", rule)
+            read.error(line, "field", f"notes: write the note of {rule} as one line of 1 to {MAX_NOTE} characters")
 
 
 def _compare(read: Document, named: dict[str, str], written: dict[str, int]) -> None:

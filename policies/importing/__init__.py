@@ -11,6 +11,7 @@ In reading order:
 - `numbering`: the ids that the rules have here.
 - `reader`: from lines to an outline.
 - `settle`: what the text leaves open, and the answers.
+- `severities`: what the levels of a policy say about the severity of their rules.
 - `compose`: from an outline to a policy.md.
 - `csv_tables`: from a CSV file to columns of texts and labels.
 - `golden_csv`: from these to golden texts.

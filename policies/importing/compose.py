@@ -13,6 +13,7 @@ from safeguard_streams.policies.document import Judging
 from safeguard_streams.policies.golden import canonical
 from safeguard_streams.policies.importing import ids, lines
 from safeguard_streams.policies.importing.outline import Labels, Outline, Rule
+from safeguard_streams.policies.importing.severities import severities
 from safeguard_streams.policies.skeleton import SAMPLE, front_matter, output_form
 from safeguard_streams.policies.vocabulary import Side
 
@@ -97,7 +98,12 @@ class _Writer:
         if output:
             tail["judging"] = {"output": dict(output)}
         rules = {rule.id: summary(rule.text) for side in ("violates", "safe") for rule in self._of_side(side)}
-        return front_matter({**front, "rules": rules}, tail) + "\n\n".join(parts) + "\n"
+        head = {**front, "rules": rules}
+        if graded := severities(self._outline.rules):
+            head["severity"] = graded
+            listed = ", ".join(f"{level} {severity}" for level, severity in graded.items())
+            self.changes.append(f"severities from the levels, which hold for the rules below them: {listed}")
+        return front_matter(head, tail) + "\n\n".join(parts) + "\n"
 
     # ------------------------------------------------------------------ rules
 

@@ -10,6 +10,7 @@ is the command's purpose.
 - `benchmark` runs and prints a benchmark.
 - `content`: looks up a content item.
 - `demo`, `broker`, `publish`, `verdicts`: try the pipeline, run a broker to try it on, send content, follow verdicts.
+- `reports`: reports content.
 - `completion`: lets a shell complete commands.
 - `status`, `doctor`, `dead_letters`: see how it is, and what to do.
 - `topics`, `prefilter`, `gates`, `policy`, `replay`, `enforce`, `console`, `bench`, `erase`, `capacity`: operate it.
@@ -52,6 +53,7 @@ from safeguard_streams.cli import (
     prefilter,
     publish,
     replay,
+    reports,
     status,
     topics,
     verdicts,
@@ -106,6 +108,7 @@ app.add_typer(enforce.app, name="enforce")
 app.add_typer(console.app, name="console")
 app.add_typer(bench.app, name="bench")
 app.add_typer(content.app, name="content")
+app.add_typer(reports.app, name="reports")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command("completion")(completion.completion)
 for entry in sorted(entry_points(group="safeguard.commands"), key=lambda e: e.name):

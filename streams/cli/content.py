@@ -15,9 +15,9 @@ from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.cli.texts import Labelled, show_item
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Action, PrefilterResult, Standing
+from safeguard_streams.contract.records import Action, PrefilterResult, Reporter, Standing
 from safeguard_streams.operations import content as lookup
-from safeguard_streams.operations.content import ContentReport, ItemVerdict, TextVersion, WaitingEscalation
+from safeguard_streams.operations.content import ItemRecords, ItemReport, ItemVerdict, TextVersion, WaitingEscalation
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.counts import counted
 from safeguard_streams.runtime.durations import moment
@@ -32,7 +32,13 @@ _GATES = {
     "everything": "the policy's gate escalates everything",
     "sample": "drawn for the sample",
     "audit": "passed the gate, drawn for the audit",
+    "report": "somebody reported it",
     "live": "only the version in force escalates it",
+}
+_REPORTERS: dict[Reporter, str] = {
+    "user": "a user",
+    "trusted_flagger": "a trusted flagger",
+    "authority": "an authority",
 }
 
 
@@ -63,7 +69,7 @@ def show(
     first = moment(since, "--since") if since else None
     current = settings.load(bootstrap=bootstrap)
 
-    async def work() -> ContentReport:
+    async def work() -> ItemRecords:
         await kafka.wait_for_broker(current, timeout=kafka.COMMAND_SECONDS)
         return await lookup.report(current, content, first, every_partition=every_partition)
 
@@ -75,7 +81,7 @@ def show(
         _show(report, first)
 
 
-def _show(report: ContentReport, since: datetime | None) -> None:
+def _show(report: ItemRecords, since: datetime | None) -> None:
     say(f"{report.content_id}: {_effect(report)}")
     if report.erased_at:
         say(f"erased at {_time(report.erased_at)}: no stage works on what was written about it by then")
@@ -92,19 +98,19 @@ def _show(report: ContentReport, since: datetime | None) -> None:
     _show_rest(report)
 
 
-def _effect(report: ContentReport) -> str:
+def _effect(report: ItemRecords) -> str:
     if report.standing:
         return f"{report.standing.effective} is in effect"
     return "unknown what stands" if topics.STANDING in report.forbidden else "allowed, nothing stands"
 
 
-def _why_no_text(report: ContentReport, since: datetime | None) -> str:
+def _why_no_text(report: ItemRecords, since: datetime | None) -> str:
     if topics.EVENTS in report.forbidden:
         return f"this user may not read {topics.EVENTS}"
     return "past retention" if since is None else f"past retention, or written before {_time(since)}"
 
 
-def _show_text(text: TextVersion, number: int, report: ContentReport) -> None:
+def _show_text(text: TextVersion, number: int, report: ItemRecords) -> None:
     count = len(report.texts)
     which = f" {number} of {count}" if count > 1 else ""
     published = _time(text.published_at) if text.published_at else "at an unknown time"
@@ -122,7 +128,7 @@ def _show_text(text: TextVersion, number: int, report: ContentReport) -> None:
     )
 
 
-def _cleared(report: ContentReport, origin: str | None) -> list[Labelled]:
+def _cleared(report: ItemRecords, origin: str | None) -> list[Labelled]:
     """When the prefilter cleared a text, and the gate that it passed by the least margin."""
     lines = []
     for verdict in report.cleared:
@@ -133,7 +139,7 @@ def _cleared(report: ContentReport, origin: str | None) -> list[Labelled]:
     return lines
 
 
-def _show_judgements(report: ContentReport, origin: str | None) -> None:
+def _show_judgements(report: ItemRecords, origin: str | None) -> None:
     for one in report.verdicts:
         if one.verdict.origin == origin:
             _show_verdict(one)
@@ -155,6 +161,7 @@ def _show_verdict(one: ItemVerdict) -> None:
         [
             Labelled("state", _state(one)),
             Labelled("reason", verdict.reason),
+            Labelled("severity", verdict.severity),
             Labelled("gate", _gate(verdict.prefilter)),
             Labelled("rationale", analysis, _RATIONALE_LINES, keep_lines=True),
             Labelled("judged", f"{_time(verdict.decided_at)} by {by}"),
@@ -199,7 +206,20 @@ def _gate(result: PrefilterResult | None) -> str | None:
     return "; ".join(parts) or result.gate
 
 
-def _show_rest(report: ContentReport) -> None:
+def _show_report(one: ItemReport) -> None:
+    show_item(
+        f"reported by {_REPORTERS[one.reporter]}, {_time(one.reported_at)}",
+        [
+            Labelled("reason", one.reason or None, _RATIONALE_LINES, keep_lines=True),
+            Labelled("under", ", ".join(one.policies) or None),
+            Labelled("report", one.report_id),
+        ],
+    )
+
+
+def _show_rest(report: ItemRecords) -> None:
+    for one in report.reports:
+        _show_report(one)
     for action in report.actions:
         _show_action(action)
     if report.standing:
@@ -216,7 +236,7 @@ def _show_rest(report: ContentReport) -> None:
     _say_limits(report)
 
 
-def _say_limits(report: ContentReport) -> None:
+def _say_limits(report: ItemRecords) -> None:
     """Say on standard error what the report cannot hold."""
     if report.forbidden:
         say(f"not shown, because this user may not read them: {', '.join(report.forbidden)}", error=True)
@@ -239,6 +259,7 @@ def _show_action(action: Action) -> None:
             Labelled("decided by", action.by),
             Labelled("why", action.why or None),
             Labelled("verdict", action.verdict_id),
+            Labelled("author", action.author_id),
             Labelled("reverses", action.reverses),
             Labelled("releases", action.releases),
             Labelled("action", action.action_id),

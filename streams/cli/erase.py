@@ -96,7 +96,7 @@ def erase(
         {
             "topic": remaining.topic,
             "records": remaining.records,
-            "text": "holds the text" if remaining.text else "no text",
+            "holds": ", ".join(name for name in ("text", "author") if getattr(remaining, name)),
             "may quote it in": ", ".join(remaining.quotes),
             "gone by": _moment(remaining.until),
         }

@@ -13,7 +13,7 @@ import orjson
 import typer
 
 from safeguard_streams.bus import kafka
-from safeguard_streams.cli import model_tables, policy_authoring, policy_gate, policy_import
+from safeguard_streams.cli import model_tables, policy_authoring, policy_gate, policy_import, policy_show
 from safeguard_streams.cli import policy_tables as tables
 from safeguard_streams.cli.options import (
     Bootstrap,
@@ -42,6 +42,7 @@ app = typer.Typer(no_args_is_help=True, help="Write, check, test, release, compa
 app.command("new")(policy_authoring.new)
 app.command("import")(policy_import.import_file)
 app.command("gate")(policy_gate.gate)
+app.command("show")(policy_show.show)
 app.add_typer(policy_authoring.golden_app, name="golden")
 
 PolicyId = Annotated[str, typer.Argument(metavar="ID", help="Id of a released policy.")]

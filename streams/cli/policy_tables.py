@@ -124,6 +124,8 @@ def _print_difference(differs: Difference) -> None:
         say(f"  {line}")
     if not differs.decides and not differs.text:
         print("  decides as before: the version stays")
+    for changed in differs.enforces:
+        say(f"  {changed} (for enforcement)")
     for changed in differs.describes:
         say(f"  {changed} (for readers only)")
 

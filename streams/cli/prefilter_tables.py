@@ -13,7 +13,7 @@ from safeguard_streams.runtime.counts import counted
 if TYPE_CHECKING:  # these need the extra `quality`
     from safeguard_streams.quality.distillation import Proposal
     from safeguard_streams.quality.evaluation import Evaluation
-    from safeguard_streams.quality.gate_recall import GateRecall
+    from safeguard_streams.quality.gate_recall import GateRecall, ReportedItems
     from safeguard_streams.quality.threshold import Calibration, ScoredLabels
 
 
@@ -60,6 +60,8 @@ def show_recall(results: Mapping[str, GateRecall]) -> None:
         say(f"{name}: recall {value}, 95% interval {result.low:.3f} to {result.high:.3f}")
         say(f"  violating: {result.caught:,.0f} caught, about {result.missed:,.0f} missed")
         say(f"  escalated: {result.escalated:.2%} of content")
+        if result.reported.judged:
+            say(f"  {_reported(result.reported)}")
         if result.left_out:
             say(f"  left out: {result.left_out}")
         if result.why:
@@ -90,6 +92,14 @@ def show_recall_by_language(results: Mapping[str, Mapping[str, GateRecall]]) -> 
         console().print(table)
     if any("und" in languages for languages in results.values()):
         say("und: no language was told or detected, or the text is not at hand")
+
+
+def _reported(items: ReportedItems) -> str:
+    texts = counted(items.judged, "text was", "texts were")
+    return (
+        f"reports, in none of these figures: {texts} judged, {items.violating:,} violating, of which the gates missed "
+        f"{items.missed:,}"
+    )
 
 
 def _strata(result: GateRecall) -> Table:

@@ -92,6 +92,9 @@ def start(
         list[str] | None, typer.Option(help="Only content of this surface, whatever its case; repeatable.")
     ] = None,
     language: Annotated[list[str] | None, typer.Option(help="Only content in this language; repeatable.")] = None,
+    author: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Only content of this author; repeatable.")
+    ] = None,
     decision: Annotated[
         list[str] | None,
         typer.Option(help="Only content with this earlier decision: violates, safe or undetermined; repeatable."),
@@ -124,6 +127,7 @@ def start(
         surfaces=tuple(surface or ()),
         languages=tuple(language or ()),
         decisions=decisions,
+        authors=tuple(author or ()),
     )
     classifier = _classifier(current)
 

@@ -52,6 +52,7 @@ def as_json(status: ReplayStatus) -> dict[str, Any]:
         "noise": replay.noise,
         "surfaces": replay.surfaces,
         "languages": replay.languages,
+        "authors": replay.authors,
         "decisions": replay.decisions,
         "publications": msgspec.to_builtins(replay.publications),
     }
@@ -110,7 +111,10 @@ def _failed(status: ReplayStatus) -> str:
 
 
 def _selection(replay: Replay) -> str:
-    kinds = (("surface", replay.surfaces), ("language", replay.languages), ("decision", replay.decisions))
+    kinds = (
+        *(("surface", replay.surfaces), ("language", replay.languages)),
+        *(("author", replay.authors), ("decision", replay.decisions)),
+    )
     chosen = [f"{kind} {', '.join(names)}" for kind, names in kinds if names]
     return "; ".join([f"{100 * replay.sample:.4g}% of the content", f"noise {100 * replay.noise:.4g}%", *chosen])
 

@@ -46,6 +46,13 @@ def tail(
     policy: Annotated[str | None, typer.Option(help="Only verdicts under this policy.")] = None,
     rule: Annotated[str | None, typer.Option(help="Only verdicts that cite this rule.")] = None,
     decision: Annotated[str | None, typer.Option(help="Only this decision: violates, safe or undetermined.")] = None,
+    author: Annotated[str | None, typer.Option(metavar="ID", help="Only verdicts on items of this author.")] = None,
+    surface: Annotated[
+        str | None, typer.Option(help="Only the reasoner's verdicts on this surface, whatever its case.")
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Only the reasoner's verdicts in this language: en covers en-US.")
+    ] = None,
     cleared: Annotated[bool, typer.Option(help="Include verdicts of items that the prefilter cleared.")] = False,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
@@ -56,7 +63,14 @@ def tail(
     if from_beginning and (last is not None or since is not None):
         raise ConfigurationError("--from-beginning shows every verdict: leave out -n and --since")
     wanted = tailing.VerdictFilter(
-        policy, rule, _decision(decision), content, moment(since, "--since") if since is not None else None
+        policy,
+        rule,
+        _decision(decision),
+        content,
+        moment(since, "--since") if since is not None else None,
+        author,
+        surface,
+        language,
     )
     current = settings.load(bootstrap=bootstrap)
     names = [topics.VERDICTS, topics.CLEARED] if cleared else [topics.VERDICTS]

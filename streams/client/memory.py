@@ -77,8 +77,14 @@ class MemoryProducer:
         return
 
     async def send(
-        self, topic: str, *, value: bytes, key: bytes | None, headers: Iterable[tuple[str, bytes]]
+        self,
+        topic: str,
+        *,
+        value: bytes,
+        key: bytes | None,
+        headers: Iterable[tuple[str, bytes]],
+        partition: int | None = None,
     ) -> asyncio.Future[Any]:
         written: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        written.set_result(self._broker.append(topic, value, key, headers=[*headers]))
+        written.set_result(self._broker.append(topic, value, key, headers=[*headers], partition=partition))
         return written

@@ -1,11 +1,11 @@
-"""Publish content events."""
+"""Publish content events, and reports of content."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from aiokafka import AIOKafkaProducer
@@ -14,8 +14,8 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError, UnknownError
 from safeguard_streams.client.kafka_errors import translated
 from safeguard_streams.client.memory import MemoryProducer
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.intake import content_id_of, read_event
-from safeguard_streams.contract.records import ContentEvent, Message, encode, schema_header
+from safeguard_streams.contract.intake import content_id_of, read_event, read_report
+from safeguard_streams.contract.records import ContentEvent, ContentReport, Message, encode, place_of, schema_header
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.runtime.brokers import check_brokers
 from safeguard_streams.runtime.memory_broker import MemoryBroker
@@ -23,10 +23,11 @@ from safeguard_streams.runtime.memory_broker import MemoryBroker
 log = logging.getLogger(__name__)
 
 _HEADERS = [schema_header(ContentEvent)]
+_REPORT_HEADERS = [schema_header(ContentReport)]
 
 
 class Publisher:
-    """Publishes content events to content.events, keyed by content_id.
+    """Publishes content events to content.events, and reports to content.reports, both keyed by content_id.
 
         async with Publisher("127.0.0.1:9092") as publisher:
             await publisher.publish(ContentEvent(content_id="c1", text="...", created_at=datetime.now(UTC)))
@@ -41,6 +42,7 @@ class Publisher:
         if not isinstance(bootstrap, MemoryBroker):
             check_brokers(bootstrap)
         self._topic = topics.prefixed(prefix, topics.EVENTS)
+        self._reports = topics.prefixed(prefix, topics.REPORTS)
         self._bootstrap = bootstrap
         self._options = options
         self._producer: EventProducer | None = None
@@ -76,21 +78,65 @@ class Publisher:
 
         Checks all of them before it sends the first.
         """
+        await self._send(self._topic, [ReadyRecord(*_checked(event), _HEADERS) for event in events])
+
+    async def report(self, report: ContentReport) -> None:
+        """Report a content item, which the model then judges whatever the gates say; returns when the brokers have it.
+
+        The report holds the event as it was published. Where its `origin` is known, the report goes to the event's
+        partition. Otherwise the id decides, as for events that are published by `publish`. Raises RecordError, naming
+        the field, for an invalid report.
+        """
+        await self._send(self._reports, [ready_report(report)])
+
+    async def _send(self, topic: str, records: list[ReadyRecord]) -> None:
         producer = self._producer
         if producer is None:
             raise ConfigurationError("the Publisher is not open; use it inside: async with Publisher(...) as publisher")
-        records = [_checked(event) for event in events]
         try:
-            sent = []
-            for key, value in records:
-                sent.append(await producer.send(self._topic, value=value, key=key, headers=_HEADERS))
-                sent[-1].add_done_callback(_retrieve)
-            for acknowledged in sent:
-                await acknowledged
+            await send_ready(producer, topic, records)
         except MessageSizeTooLargeError:
             raise _too_large() from None
         except KafkaError as error:
-            raise translated(error, f"publishing to {self._topic}") from error
+            raise translated(error, f"publishing to {topic}") from error
+
+
+class ReadyRecord(NamedTuple):
+    """A record that was checked. partition: None lets the key decide."""
+
+    key: bytes
+    value: bytes
+    headers: Iterable[tuple[str, bytes]]
+    partition: int | None = None
+
+
+def ready_report(report: ContentReport) -> ReadyRecord:
+    """The record of a report, if the pipeline can read it. Raises RecordError."""
+    _checked(report.event)
+    try:
+        value = encode(report)
+    except (UnicodeEncodeError, TypeError, ValueError):
+        raise RecordError("record", "holds what JSON in UTF-8 cannot represent") from None
+    return ready_line(value)
+
+
+def ready_line(line: bytes) -> ReadyRecord:
+    """The record of a report that is JSON already. Raises RecordError if the pipeline cannot read it."""
+    read = read_report(line)
+    place = place_of(read.report.origin)
+    if read.report.origin is not None and place is None:
+        raise RecordError("origin", "is no place; write partition and offset, as 3@1042")
+    return ReadyRecord(read.received.event.content_id.encode(), line, _REPORT_HEADERS, place[0] if place else None)
+
+
+async def send_ready(producer: EventProducer, topic: str, records: Iterable[ReadyRecord]) -> None:
+    """Send records; returns when the brokers have them all."""
+    sent = []
+    for key, value, headers, partition in records:
+        sent.append(await producer.send(topic, value=value, key=key, headers=headers, partition=partition))
+        sent[-1].add_done_callback(_retrieve)
+    for acknowledged in sent:
+        await acknowledged
 
 
 def _checked(event: ContentEvent) -> tuple[bytes, bytes]:
@@ -139,7 +185,13 @@ class EventProducer(Protocol):
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
     async def send(
-        self, topic: str, *, value: bytes, key: bytes | None, headers: Iterable[tuple[str, bytes]]
+        self,
+        topic: str,
+        *,
+        value: bytes,
+        key: bytes | None,
+        headers: Iterable[tuple[str, bytes]],
+        partition: int | None = None,
     ) -> Any: ...
 
 

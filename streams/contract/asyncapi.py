@@ -17,7 +17,8 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.topics import Topic
 
 # Topics that others may write. The pipeline alone writes the rest.
-_RECEIVED = (topics.EVENTS, topics.ACTIONS)
+_RECEIVED = (topics.EVENTS, topics.REPORTS, topics.ACTIONS)
+_ONLY_RECEIVED = (topics.EVENTS, topics.REPORTS)
 _REFERENCE = "#/components/schemas/{name}"
 
 
@@ -37,7 +38,7 @@ def document() -> dict[str, Any]:
     for topic in topics.CATALOGUE:
         if topic.name in _RECEIVED:
             operations[f"receive {topic.name}"] = _operation("receive", topic)
-        if topic.name != topics.EVENTS:
+        if topic.name not in _ONLY_RECEIVED:
             operations[f"send {topic.name}"] = _operation("send", topic)
     return {
         "asyncapi": "3.0.0",

@@ -13,7 +13,7 @@ from itertools import accumulate
 import msgspec
 
 from safeguard_streams.contract import limits
-from safeguard_streams.contract.records import ContentEvent, Id, field_error
+from safeguard_streams.contract.records import ContentEvent, ContentReport, Id, field_error
 from safeguard_streams.errors import RecordError
 
 _BOM = b"\xef\xbb\xbf"
@@ -56,11 +56,25 @@ class Received(msgspec.Struct, frozen=True, gc=False):
     repaired: bool
 
 
+class _SentReport(ContentReport, frozen=True, gc=False):
+    """A report whose event stays bytes, because the intake reads and repairs it as one of content.events."""
+
+    event: msgspec.Raw  # type: ignore[assignment]  # bytes, not an event
+
+
+class ReceivedReport(msgspec.Struct, frozen=True, gc=False):
+    """A report and its event. The report's own `event` is what its producer sent, in bytes: read `received` instead."""
+
+    report: ContentReport
+    received: Received
+
+
 class _Identity(msgspec.Struct, frozen=True, gc=False):
     content_id: Id
 
 
 _decoder = msgspec.json.Decoder(_Sent)
+_reports = msgspec.json.Decoder(_SentReport)
 _identities = msgspec.json.Decoder(_Identity)
 
 
@@ -91,6 +105,30 @@ def read_event(value: bytes | None) -> Received:
     if (_LIST in json or json.rfind(b"{")) and _depth(json) > limits.NESTING:
         raise _too_deep()
     return Received(event, json, json != sent)
+
+
+def read_report(value: bytes | None) -> ReceivedReport:
+    """Read one report, and its event as `read_event` does. Raises RecordError with the path of the field at fault."""
+    if value is None:
+        raise RecordError("record", "is empty; send a JSON object")
+    sent = value.removeprefix(_BOM)
+    if len(sent) > limits.ESCALATION_BYTES:
+        raise RecordError("record", f"has {len(sent):,} bytes; a report may have {limits.ESCALATION_BYTES:,}")
+    json = _repaired(sent)
+    try:
+        report = _reports.decode(json)
+    except msgspec.ValidationError as error:
+        raise field_error(str(error)) from None
+    except msgspec.DecodeError as error:
+        raise RecordError("record", f"is not JSON in UTF-8: {error}") from None
+    except RecursionError:
+        raise _too_deep() from None
+    try:
+        received = read_event(bytes(memoryview(report.event)))
+    except RecordError as error:
+        field = "event" if error.field == "record" else f"event.{error.field}"
+        raise RecordError(field, str(error).partition(": ")[2]) from None
+    return ReceivedReport(report, msgspec.structs.replace(received, repaired=received.repaired or json != sent))
 
 
 def content_id_of(value: bytes) -> str | None:

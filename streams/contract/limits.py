@@ -21,6 +21,7 @@ DEAD_LETTER_BYTES = 20 * MiB
 ID_CHARACTERS = 512
 LABEL_CHARACTERS = 512  # of author, surface and language
 EVENT_POLICIES = 256  # that an event may name
+REPORT_CHARACTERS = 10_000  # of a report's reason
 ATTRIBUTES_BYTES = 1 * MiB  # as JSON
 NESTING = 100  # lists and objects inside each other
 TRACEPARENT_BYTES = 55  # W3C Trace Context
@@ -49,6 +50,7 @@ class Limit(NamedTuple):
 
 
 _DEAD_LETTER = "the event becomes a dead letter that names the field"
+_REFUSED_REPORT = "the report becomes a dead letter that names the field"
 _INTAKE = "prefilter, replay, `Publisher`"
 _TRUNCATED = "`truncated` says so"
 _FORGOTTEN = "the one used least recently is forgotten"
@@ -58,6 +60,7 @@ TABLE: tuple[Limit, ...] = (
     Limit("`content_id`", ID_CHARACTERS, "characters", _DEAD_LETTER, _INTAKE),
     Limit("`author_id`, `surface`, `language`", LABEL_CHARACTERS, "characters each", _DEAD_LETTER, _INTAKE),
     Limit("`policies`", EVENT_POLICIES, "names", _DEAD_LETTER, _INTAKE),
+    Limit("`reason` of a report", REPORT_CHARACTERS, "characters", _REFUSED_REPORT, "prefilter, `Publisher`"),
     Limit("`attributes`", ATTRIBUTES_BYTES, "bytes of JSON", _DEAD_LETTER, _INTAKE),
     Limit("lists and objects inside each other", NESTING, "levels", "the event becomes a dead letter", _INTAKE),
     Limit("`traceparent`", TRACEPARENT_BYTES, "bytes", "the header is not passed on", "every stage"),

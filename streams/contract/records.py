@@ -20,7 +20,7 @@ from msgspec import Meta
 
 from safeguard_streams.contract import limits
 from safeguard_streams.errors import RecordError
-from safeguard_streams.policies.vocabulary import Effort
+from safeguard_streams.policies.vocabulary import Effort, Severity
 
 Decision = Literal["violates", "safe", "undetermined"]
 Stage = Literal["prefilter", "reasoner"]
@@ -35,6 +35,7 @@ ActionState = Literal["applied", "held", "overridden"]
 Stratum = Literal["near", "far"]
 Confidence = Literal["low", "medium", "high"]
 AnswerBy = Literal["first", "constrained"]
+Reporter = Literal["user", "trusted_flagger", "authority"]
 Id = Annotated[str, Meta(min_length=1, max_length=limits.ID_CHARACTERS)]
 Label = Annotated[str, Meta(max_length=limits.LABEL_CHARACTERS)]
 Part = Literal["value", "headers", "key"]
@@ -122,8 +123,8 @@ class PrefilterResult(msgspec.Struct, frozen=True, omit_defaults=True):
     gate: Annotated[
         str,
         Meta(
-            description="label, golden, terms, everything, sample, audit, or live if only the version in force "
-            "escalates"
+            description="label, golden, terms, everything, sample, audit, report where somebody reported the item, or "
+            "live if only the version in force escalates"
         ),
     ]
     label: Annotated[
@@ -142,7 +143,8 @@ class PrefilterResult(msgspec.Struct, frozen=True, omit_defaults=True):
         Stratum | None, Meta(description="how close a sampled or audited item came to the threshold")
     ] = None
     live: Annotated[
-        bool | None, Meta(description="for a shadow: whether the version in force escalates the item too")
+        bool | None,
+        Meta(description="for a shadow or a report: whether the gates of the version in force escalate it too"),
     ] = None
     fingerprint: Annotated[
         str | None,
@@ -179,6 +181,60 @@ class Escalation(msgspec.Struct, frozen=True, omit_defaults=True):
             "absent where that is unknown"
         ),
     ] = None
+
+
+class ContentReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """content.reports: somebody reported a content item. The model judges it whatever the gates say.
+
+    The model never sees who reported an item, or why.
+    """
+
+    report_id: Annotated[Id, Meta(description="the producer's id of the report")]
+    event: Annotated[ContentEvent, Meta(description="the item as its producer published it, with its text")]
+    reporter: Annotated[Reporter, Meta(description="the kind of person or body that reported the item")]
+    reported_at: Annotated[
+        datetime, Meta(description="when it was reported, RFC 3339; a time without an offset is taken as UTC")
+    ]
+    reason: Annotated[
+        OrNull[Annotated[str, Meta(max_length=limits.REPORT_CHARACTERS)]],
+        Meta(description="what the reporter says, for moderators alone"),
+    ] = ""
+    policies: Annotated[
+        OrNull[Annotated[tuple[str, ...], Meta(max_length=limits.EVENT_POLICIES)]],
+        Meta(description="ids of the policies to judge under; empty for those of the event, or all that cover it"),
+    ] = ()
+    origin: Annotated[
+        str | None,
+        Meta(
+            description="where the event stands on content.events, as 3@1042; the report is then in a partition of the "
+            "same number"
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if None in (self.reason, self.policies):
+            _replace_null(self, "reason", "")
+            _replace_null(self, "policies", ())
+
+
+class ReportedText(msgspec.Struct, frozen=True, omit_defaults=True):
+    """content.reported: a text that was escalated under a policy's version because somebody reported it.
+
+    Further reports of the text lead to no other judgement. The record is written together with the escalation.
+    """
+
+    content_id: Annotated[Id, Meta(description="the reported item")]
+    content_sha256: Annotated[str, Meta(description="SHA-256 of its text in UTF-8, as hex")]
+    policy_id: Annotated[str, Meta(description="the policy to judge under")]
+    policy_version: Annotated[str, Meta(description="the version of that policy")]
+    policy_revision: Annotated[int, Meta(description="the release number of that version, counted from 1")]
+    report_id: Annotated[str, Meta(description="the first report of the text")]
+    escalated_at: Annotated[datetime, Meta(description="when it was escalated")]
+
+    @property
+    def key(self) -> str:
+        """The record key: 32 hex digits, one for each text and version of a policy."""
+        return verdict_id(self.content_id, self.content_sha256, self.policy_id, self.policy_version)
 
 
 class Tokens(msgspec.Struct, frozen=True):
@@ -270,6 +326,13 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
             description="ids of the policies beside this one under which the event is judged, audits included, all "
             "others passed it; absent where that is unknown, and on a cleared verdict without audit"
         ),
+    ] = None
+    author_id: Annotated[str | None, Meta(description="the producer's id of the item's author")] = None
+    language: Annotated[
+        str | None, Meta(description="language of the text, as its producer named it; only on the reasoner's verdicts")
+    ] = None
+    severity: Annotated[
+        Severity | None, Meta(description="the highest severity of the rules that a violating verdict cites")
     ] = None
 
     @property
@@ -381,6 +444,10 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
         str | None,
         Meta(description="the policy that a moderator's decision cites as its ground; it covers all policies"),
     ] = None
+    author_id: Annotated[Label | None, Meta(description="the producer's id of the item's author")] = None
+    severity: Annotated[
+        Severity | None, Meta(description="the highest severity of the rules that a violating verdict cites")
+    ] = None
 
     @property
     def human(self) -> bool:
@@ -469,6 +536,7 @@ class Standing(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         tuple[ModeratorDecision, ...],
         Meta(description="the last decisions that this one replaced, newest first; an undo brings the newest back"),
     ] = ()
+    author_id: Annotated[str | None, Meta(description="the producer's id of the item's author")] = None
 
     @property
     def in_force(self) -> ModeratorDecision | None:
@@ -604,6 +672,7 @@ class Replay(msgspec.Struct, frozen=True, omit_defaults=True):
     publications: Annotated[
         tuple[Publication, ...], Meta(description="its promotions and reversions, oldest first")
     ] = ()
+    authors: Annotated[tuple[str, ...], Meta(description="ids of the authors to replay; empty for all")] = ()
 
     @property
     def total(self) -> int:

@@ -11,6 +11,7 @@ from safeguard_streams.contract import limits
 from safeguard_streams.contract.records import (
     Action,
     ContentEvent,
+    ContentReport,
     DeadLetter,
     EnforcementInput,
     ErasureRequest,
@@ -23,12 +24,15 @@ from safeguard_streams.contract.records import (
     Rationale,
     Replay,
     ReplayProgress,
+    ReportedText,
     Standing,
     Verdict,
 )
 from safeguard_streams.errors import ConfigurationError
 
 EVENTS = "content.events"
+REPORTS = "content.reports"
+REPORTED = "content.reported"
 ESCALATIONS = "content.escalations"
 ESCALATIONS_AUDIT = "content.escalations.audit"
 ESCALATIONS_SHADOW = "content.escalations.shadow"
@@ -70,6 +74,7 @@ MiB = limits.MiB
 DAY = 24 * 3600 * 1000
 ACTIONS_DAYS = 90  # unless a deployment sets another number
 TOMBSTONES = 30 * DAY  # a tombstone outlives all records that were written before what it ended
+REPORTED_FOR = 90 * DAY  # a text that is reported again after this time is judged again
 COMPACTION_LAG = DAY  # compaction removes an erased record from disk within this time
 LARGEST_CONTENT = limits.EVENT_BYTES
 LARGEST_ESCALATION = limits.ESCALATION_BYTES
@@ -117,6 +122,8 @@ class Topic(msgspec.Struct, frozen=True):
 
 CATALOGUE: tuple[Topic, ...] = (
     Topic(EVENTS, "content_id", ContentEvent, retention=30 * DAY),
+    Topic(REPORTS, "content_id", ContentReport, retention=90 * DAY, largest=LARGEST_ESCALATION),
+    Topic(REPORTED, "text and policy version", ReportedText, retention=REPORTED_FOR, cleanup="compact,delete"),
     Topic(ESCALATIONS, "content_id", Escalation, largest=LARGEST_ESCALATION),
     Topic(ESCALATIONS_AUDIT, "content_id", Escalation, largest=LARGEST_ESCALATION),
     Topic(ESCALATIONS_SHADOW, "content_id", Escalation, largest=LARGEST_ESCALATION),

@@ -87,6 +87,7 @@ async def decide(
         origin=known.origin,
         any_text=any_text,
         cited_policy=cited.policy_id,
+        author_id=known.author_id,
     )
     if key is not None:
         return await _write_once(settings, known.partition, decision)

@@ -21,13 +21,14 @@ from safeguard_streams.runtime.settings import Settings
 class KnownItem(NamedTuple):
     """A content item, the partition of its records, and the text that the moderator saw; None if no text is known.
 
-    origin: where the event of that text stands on content.events, as 3@1042.
+    origin: where the event of that text stands on content.events, as 3@1042. author_id: of its author, if known.
     """
 
     content_id: str
     partition: int
     content_sha256: str | None = None
     origin: str | None = None
+    author_id: str | None = None
 
 
 class _About(msgspec.Struct, frozen=True):
@@ -53,7 +54,8 @@ async def locate(settings: Settings, item: str | KnownItem) -> KnownItem:
             )
         partition = placed.partition
     if placed is not None and placed.standing.content_sha256 is not None:
-        return KnownItem(item, partition, placed.standing.content_sha256, placed.standing.origin)
+        standing = placed.standing
+        return KnownItem(item, partition, standing.content_sha256, standing.origin, standing.author_id)
     return (await with_texts(settings, [item], partition)).get(item, KnownItem(item, partition))
 
 
@@ -99,8 +101,9 @@ def _text_of(record: Record, wanted: Collection[str]) -> KnownItem | None:
         return None
     with contextlib.suppress(RecordError):
         if record.topic.endswith(topics.EVENTS):
-            text, origin = read_event(record.value).event.text, origin_of(record.partition, record.offset)
-            return KnownItem(content_id, record.partition, content_sha256(text), origin)
+            event, origin = read_event(record.value).event, origin_of(record.partition, record.offset)
+            text_hash = content_sha256(event.text)
+            return KnownItem(content_id, record.partition, text_hash, origin, event.author_id or None)
         verdict = decode(record.value, Verdict)
-        return KnownItem(content_id, record.partition, verdict.content_sha256, verdict.origin)
+        return KnownItem(content_id, record.partition, verdict.content_sha256, verdict.origin, verdict.author_id)
     return None

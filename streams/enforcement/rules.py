@@ -20,7 +20,7 @@ import msgspec
 from safeguard_streams.contract.records import Confidence, Decision, Enforced, Verdict
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.document import Policy, is_surface
-from safeguard_streams.policies.vocabulary import is_within
+from safeguard_streams.policies.vocabulary import SEVERITIES, Severity, is_within
 from safeguard_streams.runtime.durations import span
 
 SHIPPED = Path(str(files("safeguard_streams.policies") / "enforcement.toml"))
@@ -52,8 +52,9 @@ class RuleChoice(NamedTuple):
 class EnforcementRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One rule. An omitted condition matches every verdict.
 
-    A verdict without a score matches no min_score, and one without a surface no surfaces. Surfaces are compared as in
-    the scope of a policy: case and blanks around them do not matter. A rule with sub-rules stands for these, too.
+    A verdict without a score matches no min_score, one without a severity no min_severity, one without a surface no
+    surfaces, and one without an author no authors. Surfaces are compared as in the scope of a policy: case and blanks
+    around them do not matter. Authors are compared exactly. A rule with sub-rules stands for these, too.
     """
 
     name: Annotated[str, msgspec.Meta(min_length=1)]
@@ -64,6 +65,8 @@ class EnforcementRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_score: MinScore | None = None
     confidence: tuple[Confidence, ...] = ()
     surfaces: tuple[str, ...] = ()
+    authors: tuple[str, ...] = ()
+    min_severity: Severity | None = None
 
     def problems(self, known: Mapping[str, Policy]) -> Iterator[str]:
         """What the rule names and no policy that it applies to has. Unknown policies are a problem of the file."""
@@ -89,7 +92,13 @@ class EnforcementRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             and (self.min_score is None or (verdict.score is not None and verdict.score >= self.min_score))
             and (not self.confidence or verdict.confidence in self.confidence)
             and (not self.surfaces or is_surface(verdict.surface, self.surfaces))
+            and (not self.authors or verdict.author_id in self.authors)
+            and (self.min_severity is None or _is_severe(verdict.severity, self.min_severity))
         )
+
+
+def _is_severe(violation: Severity | None, least: Severity) -> bool:
+    return violation is not None and SEVERITIES.index(violation) >= SEVERITIES.index(least)
 
 
 class Cap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -203,8 +212,13 @@ class EnforcementRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return found
 
 
-_CHOICES = {"action": get_args(Enforced), "decision": get_args(Decision), "confidence": get_args(Confidence)}
-_FIELD = re.compile(r"\.(action|decision|confidence)(\[[0-9]+\])?`$")
+_CHOICES = {
+    "action": get_args(Enforced),
+    "decision": get_args(Decision),
+    "confidence": get_args(Confidence),
+    "min_severity": SEVERITIES,
+}
+_FIELD = re.compile(rf"\.({'|'.join(_CHOICES)})(\[[0-9]+\])?`$")
 
 
 def _allowed(message: str) -> str:

@@ -69,7 +69,7 @@ class EnforcementState:
         self.seen_verdicts = RecentIds(MAX_SEEN_VERDICTS)
         self._decisions = RecentIds(MAX_SEEN_VERDICTS)
         self._standings: dict[str, Standing] = {}
-        self._allowed: OrderedDict[str, tuple[str, str | None]] = OrderedDict()  # ids to hashes and origins of texts
+        self._allowed: OrderedDict[str, Standing] = OrderedDict()  # by content id
         self._held: Counter[str] = Counter()  # by policy id
         self._changes: dict[str, deque[datetime]] = {}  # by policy id
         self._alerts: dict[str, datetime] = {}  # by policy id
@@ -78,8 +78,7 @@ class EnforcementState:
         """What stands on an item, also where that is nothing."""
         standing = self._standings.get(content_id)
         if standing is None:
-            text, origin = self._allowed.get(content_id, (None, None))
-            standing = Standing(content_id, "allow", self.partitions, content_sha256=text, origin=origin)
+            standing = self._allowed.get(content_id) or Standing(content_id, "allow", self.partitions)
         return standing
 
     def __len__(self) -> int:
@@ -91,7 +90,14 @@ class EnforcementState:
         self.drop(standing.content_id)
         self._allowed.pop(standing.content_id, None)
         if standing.empty and standing.content_sha256 is not None:
-            self._allowed[standing.content_id] = (standing.content_sha256, standing.origin)
+            self._allowed[standing.content_id] = Standing(
+                standing.content_id,
+                "allow",
+                self.partitions,
+                content_sha256=standing.content_sha256,
+                origin=standing.origin,
+                author_id=standing.author_id,
+            )
             if len(self._allowed) > MAX_ALLOWED:
                 self._allowed.popitem(last=False)
         elif not standing.empty:

@@ -57,6 +57,7 @@ def with_text(standing: Standing, verdict: Verdict) -> Standing:
         origin=newest_place(
             verdict.origin, standing.origin, same_text=verdict.content_sha256 == standing.content_sha256
         ),
+        author_id=verdict.author_id or standing.author_id,
     )
     decided = standing.in_force
     if decided is None or known.in_force is not None:

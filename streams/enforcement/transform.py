@@ -218,7 +218,12 @@ class Enforcer:
         """The actions with what stands after them. One more where an edit changes that, and none of them says it."""
         note = _edited(before, after)
         told = [
-            msgspec.structs.replace(action, effective=after.effective, why="; ".join(filter(None, (action.why, note))))
+            msgspec.structs.replace(
+                action,
+                effective=after.effective,
+                why="; ".join(filter(None, (action.why, note))),
+                author_id=verdict.author_id or after.author_id,
+            )
             for action in actions
         ]
         if after.effective != before.effective and not any(action.changes for action in told):
@@ -238,6 +243,7 @@ class Enforcer:
                     sequence=None if self._dry_run else sequence,
                     content_sha256=verdict.content_sha256,
                     origin=verdict.origin,
+                    author_id=verdict.author_id or after.author_id,
                 )
             )
         for action in told:
@@ -292,6 +298,7 @@ class Enforcer:
             policy_version=verdict.policy_version if own else None,
             decision=verdict.decision if own else None,
             rule_ids=verdict.rule_ids if own else (),
+            severity=verdict.severity if own else None,
             reason=verdict.reason if own else None,
             rule=decision.chosen.rule,
             reverses=policy.action_id,
@@ -376,6 +383,7 @@ def _decided(action: Action, state: EnforcementState, sequence: int, *, requeued
         return None
     by, why = action.by and made_plain(action.by), made_plain(action.why)
     text = action.content_sha256 or standing.content_sha256
+    author = standing.author_id or action.author_id
     followed = msgspec.structs.replace(
         action,
         by=by,
@@ -383,6 +391,7 @@ def _decided(action: Action, state: EnforcementState, sequence: int, *, requeued
         previous=standing.effective,
         content_sha256=text,
         sequence=sequence,
+        author_id=author,
     )
     edited = text != standing.content_sha256 and came_later(action.origin, standing.origin) is False
     if edited and not action.any_text:
@@ -392,8 +401,9 @@ def _decided(action: Action, state: EnforcementState, sequence: int, *, requeued
         same = text == standing.content_sha256
         origin = newest_place(action.origin, standing.origin, same_text=same) or standing.origin
         standing = msgspec.structs.replace(standing, content_sha256=text, origin=origin)
-    replaced = ((earlier,) if earlier else ()) + standing.replaced
-    state.put(_with_effective(msgspec.structs.replace(standing, decision=decision, replaced=replaced[:MAX_REPLACED])))
+    replaced = (((earlier,) if earlier else ()) + standing.replaced)[:MAX_REPLACED]
+    standing = msgspec.structs.replace(standing, decision=decision, replaced=replaced, author_id=author)
+    state.put(_with_effective(standing))
     return msgspec.structs.replace(followed, state="applied", effective=action.action)
 
 
@@ -422,6 +432,7 @@ def _withdrawn(action: Action, state: EnforcementState, sequence: int) -> Action
         effective=after.effective,
         content_sha256=standing.decision.content_sha256,
         sequence=sequence,
+        author_id=standing.author_id or action.author_id,
     )
 
 
@@ -448,6 +459,7 @@ def _released(action: Action, state: EnforcementState, sequence: int, erased: Er
         any_text=action.any_text,
         alert=False,
         sequence=sequence,
+        author_id=standing.author_id or policy.held.author_id,
     )
     after = _with_effective(_after(standing, released))
     state.put(after)

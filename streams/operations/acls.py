@@ -42,12 +42,13 @@ _FOR_EVERY_STAGE = (topics.POSITIONS, topics.ERASURES)
 
 ROLES: dict[str, Role] = {
     "producer": Role("publish content", writes=(topics.EVENTS,)),
+    "reporter": Role("report content", writes=(topics.REPORTS,)),
     "prefilter": Role(
         "safeguard prefilter run",
-        reads=(topics.EVENTS, topics.POLICIES, *_FOR_EVERY_STAGE),
+        reads=(topics.EVENTS, topics.REPORTS, topics.REPORTED, topics.POLICIES, *_FOR_EVERY_STAGE),
         writes=(
             *(topics.ESCALATIONS, topics.ESCALATIONS_AUDIT, topics.ESCALATIONS_SHADOW, topics.CLEARED),
-            *(topics.DEAD_LETTERS, topics.POSITIONS),
+            *(topics.REPORTED, topics.DEAD_LETTERS, topics.POSITIONS),
         ),
         groups=("prefilter",),
         transactions=("prefilter",),
@@ -86,7 +87,7 @@ ROLES: dict[str, Role] = {
         reads=(
             *(topics.EVENTS, topics.CLEARED, topics.VERDICTS, topics.RATIONALES, topics.REPLAYS, topics.REPLAY_JOBS),
             *(topics.ESCALATIONS_REPLAY, topics.ACTIONS, topics.STANDING, topics.POLICIES, topics.POLICIES_HISTORY),
-            *(topics.REPLAY_PROGRESS, topics.ERASURES),
+            *(topics.REPLAY_PROGRESS, topics.ERASURES, topics.REPORTS),
         ),
     ),
     "projector": Role(

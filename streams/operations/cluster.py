@@ -58,6 +58,7 @@ class Queue(NamedTuple):
 
 QUEUES: tuple[Queue, ...] = (
     Queue("prefilter", "events", "prefilter", topics.EVENTS),
+    Queue("prefilter", "reports", "prefilter-reports", topics.REPORTS),
     *(Queue("reasoner", lane, topics.LANE_GROUPS[lane], topic) for lane, topic in topics.LANES.items()),
     Queue("enforcement", "verdicts", "enforcement", topics.VERDICTS),
     Queue("enforcement", "cleared", "enforcement-cleared", topics.CLEARED),

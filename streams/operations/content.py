@@ -19,7 +19,7 @@ from safeguard_streams.bus import kafka
 from safeguard_streams.bus.dead_letters import was_requeued
 from safeguard_streams.bus.interface import Record
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.intake import Received, read_event
+from safeguard_streams.contract.intake import Received, ReceivedReport, read_event, read_report
 from safeguard_streams.contract.records import (
     Action,
     DeadLetter,
@@ -28,6 +28,7 @@ from safeguard_streams.contract.records import (
     Message,
     PrefilterResult,
     Rationale,
+    Reporter,
     Standing,
     Verdict,
     content_sha256,
@@ -105,7 +106,18 @@ class ItemLetter(msgspec.Struct, frozen=True):
     failed_at: datetime
 
 
-class ContentReport(msgspec.Struct, frozen=True):
+class ItemReport(msgspec.Struct, frozen=True):
+    """A report of the item by somebody. reason: None if the item is erased."""
+
+    report_id: str
+    reporter: Reporter
+    reported_at: datetime
+    reason: str | None
+    policies: tuple[str, ...]
+    content_sha256: str
+
+
+class ItemRecords(msgspec.Struct, frozen=True):
     """What the topics hold about a content item, each kind of record oldest first.
 
     read_partition: the only one that was read of each topic; None if all were. cleared: the prefilter's verdicts that
@@ -124,11 +136,12 @@ class ContentReport(msgspec.Struct, frozen=True):
     dead_letters: list[ItemLetter]
     forbidden: list[str]
     dropped: int
+    reports: list[ItemReport] = []
 
 
 async def report(
     settings: Settings, content_id: str, since: datetime | None = None, *, every_partition: bool = False
-) -> ContentReport:
+) -> ItemRecords:
     """Find what there is about an item. since: when the oldest record to read was written; what stands has no bound.
 
     Raises ConfigurationError if no record is about the item.
@@ -275,6 +288,7 @@ _ESCALATION = _Kind(lambda value: decode(value, Escalation), _of_event, lambda _
 _KINDS: dict[str, _Kind] = {
     topics.EVENTS: _Kind(read_event, _of_event, _place),
     **dict.fromkeys(topics.LANES.values(), _ESCALATION),
+    topics.REPORTS: _Kind(read_report, lambda read, content_id, _: _of_event(read.received, content_id, _), _place),
     topics.CLEARED: _of(Verdict, _verdict_id),
     topics.VERDICTS: _of(Verdict, _verdict_id),
     topics.REPLAYS: _of(Verdict, _verdict_id),
@@ -325,10 +339,10 @@ class _Found:
     def _read(self, topic: str, kind: type[T]) -> list[T]:
         return [read for _, read in self._placed(topic, kind)]
 
-    def report(self, erased: Erased) -> ContentReport:
+    def report(self, erased: Erased) -> ItemRecords:
         """What was found, without the words about an erased item."""
         standing = self._read(topics.STANDING, Standing)
-        return ContentReport(
+        return ItemRecords(
             content_id=self._content_id,
             read_partition=None,
             erased_at=None,
@@ -341,6 +355,7 @@ class _Found:
             dead_letters=[_letter(one) for one in self._placed(topics.DEAD_LETTERS, DeadLetter)],
             forbidden=[],
             dropped=self._dropped,
+            reports=[_item_report(one, erased) for one in self._placed(topics.REPORTS, ReceivedReport)],
         )
 
     def _verdicts(self, erased: Erased) -> list[ItemVerdict]:
@@ -411,6 +426,19 @@ def _text(placed: _Placed[Received], erased: Erased) -> TextVersion:
         surface=event.surface,
         language=event.language,
         context=event.context,
+    )
+
+
+def _item_report(placed: _Placed[ReceivedReport], erased: Erased) -> ItemReport:
+    record, (report, event) = placed.record, (placed.read.report, placed.read.received.event)
+    gone = erased(event.content_id, record.timestamp)
+    return ItemReport(
+        report.report_id,
+        report.reporter,
+        report.reported_at,
+        None if gone else report.reason,
+        report.policies,
+        content_sha256(event.text),
     )
 
 

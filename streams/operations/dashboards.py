@@ -272,6 +272,9 @@ REASONER = (
 POLICIES = (
     Panel("Violating", "Live verdicts that violate, by policy.", "cps", _rates(M.VERDICTS, "policy", where=VIOLATING)),
     Panel(
+        "Severity", "Live verdicts that violate, by severity.", "cps", _rates(M.VERDICTS, "severity", where=VIOLATING)
+    ),
+    Panel(
         "Share violating",
         "Share of live verdicts that violate, by policy. Look into a jump without a release.",
         "percentunit",
@@ -295,7 +298,7 @@ POLICIES = (
         "percentunit",
         _ratio(
             f'sum by (policy) (increase({M.VIOLATIONS.prometheus}{{found_by="gate"}}[1d]))',
-            f"sum by (policy) (increase({M.VIOLATIONS.prometheus}[1d]))",
+            f'sum by (policy) (increase({M.VIOLATIONS.prometheus}{{found_by!="report"}}[1d]))',
             _legend("policy"),
         ),
     ),

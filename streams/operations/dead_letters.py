@@ -39,6 +39,7 @@ WRITER = "dead-letters"  # the exclusive name of those who handle letters
 # Topics that each stage reads and to which its letters may go back. A replay's end is fixed, so its letters may not.
 READ_BY: dict[str, tuple[str, ...]] = {
     "prefilter": (topics.EVENTS,),
+    "prefilter-reports": (topics.REPORTS,),
     "reasoner": tuple(topics.LANES.values()),
     "enforcement": (topics.VERDICTS, topics.ACTIONS),
     "enforcement-cleared": (topics.CLEARED,),

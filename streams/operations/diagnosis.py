@@ -62,6 +62,8 @@ _NO_TOPICS = "their topics do not exist, or this user may not see them"
 # Topics whose partitions must be as many as those of the events: every stage keeps a record's partition number.
 _ALIGNED = (
     topics.EVENTS,
+    topics.REPORTS,
+    topics.REPORTED,
     *topics.LANES.values(),
     topics.VERDICTS,
     topics.CLEARED,

@@ -23,14 +23,16 @@ import msgspec
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.intake import read_event
+from safeguard_streams.contract.intake import read_event, read_report
 from safeguard_streams.contract.records import (
     Action,
+    ContentEvent,
     DeadLetter,
     EnforcementInput,
     ErasureRequest,
     Escalation,
     Rationale,
+    ReportedText,
     Standing,
     Verdict,
     decode,
@@ -65,7 +67,8 @@ class RemainingRecords(msgspec.Struct, frozen=True):
     """Records about a content item in a topic.
 
     text: whether they hold its text. quotes: fields that may quote it. until: when the last is gone. It is
-    None where that is unknown: in a compacted topic, and if the timestamp of a record cannot be true.
+    None where that is unknown: in a compacted topic, and if the timestamp of a record cannot be true. author: whether
+    they name its author, or may.
     """
 
     topic: str
@@ -73,6 +76,7 @@ class RemainingRecords(msgspec.Struct, frozen=True):
     text: bool
     quotes: tuple[str, ...]
     until: datetime | None
+    author: bool
 
 
 class Erasure(msgspec.Struct, frozen=True):
@@ -108,16 +112,18 @@ class _Found(msgspec.Struct):
 
     records: int = 0
     text: bool = False
+    author: bool = False
     quotes: set[str] = msgspec.field(default_factory=set)
     timestamps: list[int] = msgspec.field(default_factory=list)
 
 
 class _Place(msgspec.Struct, frozen=True):
-    """What a record about an item holds: its text, and fields that may quote it. verdict_id: that it is about."""
+    """What a record about an item holds: text, fields that may quote it, author. verdict_id: that it is about."""
 
     text: bool = False
     quotes: tuple[str, ...] = ()
     verdict_id: str | None = None
+    author: bool = False
 
 
 async def erase(settings: Settings, content_id: str, operator: ChangedBy, search: Search | None = None) -> Erasure:
@@ -133,6 +139,7 @@ async def erase(settings: Settings, content_id: str, operator: ChangedBy, search
             there = found.setdefault(topic, _Found())
             there.records += 1
             there.text |= place.text
+            there.author |= place.author
             there.quotes |= set(place.quotes)
             there.timestamps.append(record.timestamp)
             if place.verdict_id is not None:
@@ -160,6 +167,7 @@ async def erase(settings: Settings, content_id: str, operator: ChangedBy, search
             RemainingRecords(
                 *(topic, one.records, one.text, tuple(sorted(one.quotes))),
                 _until(kept.get(topic, topics.FOREVER), one.timestamps),
+                author=one.author,
             )
             for topic, one in found.items()
         ],
@@ -189,7 +197,8 @@ async def _about(
         async for record in records:
             if record.value is not None and (topic in _ENCODED or mention.possible(record.key, record.value)):
                 # A record that cannot be read counts by its key, and may hold anything.
-                place = _Place(text=topic in _HOLDS_TEXT) if record.key == mention.key else None
+                holds = topic in _HOLDS_TEXT
+                place = _Place(text=holds, author=holds) if record.key == mention.key else None
                 with contextlib.suppress(RecordError):
                     place = place_of(record.value, content_id, mention) or place
                 if place is not None:
@@ -197,29 +206,46 @@ async def _about(
 
 
 def _event(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
-    return _Place(text=True) if read_event(value).event.content_id == content_id else None
+    return _of_event(read_event(value).event, content_id)
 
 
 def _escalation(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
-    return _Place(text=True) if decode(value, Escalation).event.content_id == content_id else None
+    return _of_event(decode(value, Escalation).event, content_id)
+
+
+def _report(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
+    read = read_report(value)
+    place = _of_event(read.received.event, content_id)
+    return place and msgspec.structs.replace(place, quotes=("reason",) if read.report.reason else ())
+
+
+def _reported(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
+    return _Place() if decode(value, ReportedText).content_id == content_id else None
+
+
+def _of_event(event: ContentEvent, content_id: str) -> _Place | None:
+    return _Place(text=True, author=bool(event.author_id)) if event.content_id == content_id else None
 
 
 def _verdict(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
     verdict = decode(value, Verdict)
     if verdict.content_id != content_id:
         return None
-    return _Place(quotes=("reason",) if verdict.reason else (), verdict_id=verdict.verdict_id)
+    quotes = ("reason",) if verdict.reason else ()
+    return _Place(quotes=quotes, verdict_id=verdict.verdict_id, author=bool(verdict.author_id))
 
 
 def _cleared(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
-    return _Place() if decode(value, Verdict).content_id == content_id else None
+    verdict = decode(value, Verdict)
+    return _Place(author=bool(verdict.author_id)) if verdict.content_id == content_id else None
 
 
 def _action(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
     action = decode(value, Action)
     if action.content_id != content_id:
         return None
-    return _Place(quotes=tuple(name for name in ("reason", "why") if getattr(action, name)))
+    quotes = tuple(name for name in ("reason", "why") if getattr(action, name))
+    return _Place(quotes=quotes, author=bool(action.author_id))
 
 
 def _input(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
@@ -230,7 +256,8 @@ def _input(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
         "reason": (read.verdict and read.verdict.reason) or (read.action and read.action.reason),
         "why": read.action and read.action.why,
     }
-    return _Place(quotes=tuple(name for name, words in said.items() if words))
+    author = any(part is not None and part.author_id for part in (read.verdict, read.action))
+    return _Place(quotes=tuple(name for name, words in said.items() if words), author=author)
 
 
 def _standing(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
@@ -239,7 +266,8 @@ def _standing(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
         return None
     held = any(policy.held is not None and policy.held.reason for policy in standing.policies)
     decided = standing.decision is not None and standing.decision.why
-    return _Place(quotes=tuple(name for name, words in (("reason", held), ("why", decided)) if words))
+    quotes = tuple(name for name, words in (("reason", held), ("why", decided)) if words)
+    return _Place(quotes=quotes, author=bool(standing.author_id))
 
 
 def _rationale(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
@@ -248,7 +276,7 @@ def _rationale(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None
 
 
 def _dead_letter(value: bytes, content_id: str, mention: kafka.Mention) -> _Place | None:
-    return _Place(text=True) if is_about(decode(value, DeadLetter), content_id, mention) else None
+    return _Place(text=True, author=True) if is_about(decode(value, DeadLetter), content_id, mention) else None
 
 
 def is_about(letter: DeadLetter, content_id: str, mention: kafka.Mention) -> bool:
@@ -274,6 +302,8 @@ def _holds(value: bytes, content_id: str) -> bool:
 _PlaceOf = Callable[[bytes, str, kafka.Mention], _Place | None]
 _SEARCHED: dict[str, _PlaceOf] = {
     topics.EVENTS: _event,
+    topics.REPORTS: _report,
+    topics.REPORTED: _reported,
     **dict.fromkeys(topics.LANES.values(), _escalation),
     topics.CLEARED: _cleared,
     topics.VERDICTS: _verdict,
@@ -283,5 +313,5 @@ _SEARCHED: dict[str, _PlaceOf] = {
     topics.ACTIONS: _action,
     topics.DEAD_LETTERS: _dead_letter,
 }
-_HOLDS_TEXT = (topics.EVENTS, *topics.LANES.values(), topics.DEAD_LETTERS)
+_HOLDS_TEXT = (topics.EVENTS, topics.REPORTS, *topics.LANES.values(), topics.DEAD_LETTERS)
 _ENCODED = (topics.DEAD_LETTERS,)  # in base64, in which an id does not show

@@ -18,6 +18,7 @@ from safeguard_streams.bus import kafka
 from safeguard_streams.bus.interface import Record
 from safeguard_streams.contract.records import EVERY_POLICY, Decision, Verdict
 from safeguard_streams.errors import ConfigurationError, PolicyError, choices
+from safeguard_streams.policies.document import in_languages, is_surface
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
@@ -36,15 +37,21 @@ class VerdictFilter(msgspec.Struct, frozen=True):
     decision: Decision | None = None
     content_id: str | None = None
     since: datetime | None = None
+    author_id: str | None = None
+    surface: str | None = None
+    language: str | None = None
 
     def accepts(self, record: Record, verdict: Verdict) -> bool:
         # Brokers find the first record of a time. The records behind it may be older, as their producers say.
-        return (
+        return bool(
             (self.since is None or record.timestamp >= self.since.timestamp() * 1000)
             and self.policy_id in {None, verdict.policy_id}
             and (self.rule is None or self.rule in verdict.rule_ids)
             and self.decision in {None, verdict.decision}
             and self.content_id in {None, verdict.content_id}
+            and self.author_id in {None, verdict.author_id}
+            and (self.surface is None or is_surface(verdict.surface, [self.surface]))
+            and (self.language is None or (verdict.language and in_languages(verdict.language, [self.language])))
         )
 
 

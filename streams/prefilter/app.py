@@ -1,9 +1,13 @@
-"""The prefilter process. Batches go from the engine over the Faust bridge to the prefilter, and back."""
+"""The prefilter process. Batches go from the engine over the Faust bridge to the prefilter, and back.
+
+A second engine escalates what people report: see `reports`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from safeguard_streams.bus.engine import Engine, Limits
@@ -11,14 +15,16 @@ from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.bus.kafka import KafkaBus
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
+from safeguard_streams.prefilter import reports
 from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
 from safeguard_streams.prefilter.decision import STAGE, Begun, Prefilter
 from safeguard_streams.prefilter.encoder.encoder import Vectors
 from safeguard_streams.prefilter.encoder.threads import EncoderThreads
 from safeguard_streams.prefilter.event_batch import NO_VECTORS, AuditRates
 from safeguard_streams.prefilter.faust_bridge import BridgeHooks, FaustBridge
+from safeguard_streams.prefilter.reports import ReportedTexts, Reports
 from safeguard_streams.releases.erasures import ErasureList
-from safeguard_streams.releases.feed import PolicyFeed
+from safeguard_streams.releases.feed import PolicyFeed, PolicySet
 from safeguard_streams.runtime import telemetry
 from safeguard_streams.runtime.process import (
     EventLoopPauses,
@@ -63,6 +69,17 @@ class PrefilterProcess:
             limits=Limits(max_in_flight=4),
             trace_sample_rate=settings.trace_sample_rate,
         )
+        self.reports = Engine(
+            KafkaBus(settings, [topics.REPORTS], reports.STAGE),
+            Reports(
+                self._policies_known,
+                self.prefilter.caught,
+                self.erasures.erased,
+                partial(ReportedTexts.restore, settings),
+            ),
+            stage=reports.STAGE,
+            limits=Limits(max_batch=100, max_in_flight=1),
+        )
 
     async def work(self) -> None:
         """Follow the policies, and run the engine until `stop` is set."""
@@ -81,7 +98,7 @@ class PrefilterProcess:
         """The body of /health/ready."""
         return {
             **self.settings.identity(STAGE),
-            "ready": self.engine.ready and self.prefilter.in_force,
+            "ready": self.engine.ready and self.reports.ready and self.prefilter.in_force,
             "policies": {name: r.policy.version for name, r in self.feed.policies.released.items()},
             "encoder": self.prefilter.encoder,
             "committed": self.engine.committed,
@@ -109,7 +126,16 @@ class PrefilterProcess:
         await run_until_first(policies_compiled(), self.stop.wait())
         if not self.stop.is_set():
             collect_rarely()  # again: the compiled policies are many objects, which live long
-            await self.engine.run(self.stop)
+            await self._run_engines()
+
+    async def _run_engines(self) -> None:
+        """Run both engines to their ends. When one fails, the other stops."""
+        running = [asyncio.create_task(engine.run(self.stop)) for engine in (self.engine, self.reports)]
+        try:
+            await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            self.stop.set()
+            await asyncio.gather(*running)
 
     async def _process(self, records: Sequence[Record]) -> Sequence[Output]:
         """Decide a batch without events of erased items. After the last policy was retired, wait as at the start."""
@@ -128,3 +154,7 @@ class PrefilterProcess:
         while not self.prefilter.in_force:
             await self.feed.wait_for_any()
             await asyncio.sleep(RENEWAL_INTERVAL)
+
+    async def _policies_known(self) -> PolicySet:
+        await self._policies_in_force()
+        return self.feed.policies

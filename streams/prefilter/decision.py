@@ -96,6 +96,14 @@ class Prefilter:
         batch.settle(batch.vectors())
         return EscalationReasons(batch.reasons(), compiled.released)
 
+    def caught(self, events: Sequence[ContentEvent]) -> list[set[str]]:
+        """The policies in force whose gates escalate each event, whatever is drawn."""
+        reasons, released = self.reasons(events)
+        return [
+            {released[r.column].policy.id for r in reasons.get(i, ()) if r.lane == "live" and r.result.gate != "sample"}
+            for i in range(len(events))
+        ]
+
     def decide(self, records: Sequence[Record]) -> list[Output]:
         """The outputs for these records, both stages at once."""
         begun = self.begin(records)

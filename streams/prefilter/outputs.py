@@ -114,5 +114,6 @@ def cleared(decided: Decided, policies_version: str, model: str, nearest: Prefil
         origin=origin,
         repaired=decided.received.repaired,
         judged_under=decided.judged_under or None,
+        author_id=event.author_id or None,
     )
     return Output(topics.CLEARED, decided.key, encode(verdict), _with_trace(_VERDICT, decided))

@@ -17,7 +17,15 @@ from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Verdict
 from safeguard_streams.errors import ConfigurationError, choices
-from safeguard_streams.quality.verdict_labels import Key, LabeledItem, Labels, escalated_events, from_verdicts
+from safeguard_streams.quality.verdict_labels import (
+    Key,
+    LabeledItem,
+    Labels,
+    decided,
+    escalated_events,
+    from_verdicts,
+    is_reported,
+)
 from safeguard_streams.quality.weighted import Estimate, share, total
 from safeguard_streams.runtime.settings import Settings
 
@@ -56,6 +64,17 @@ class RecallCost(msgspec.Struct, frozen=True):
     escalated: float
 
 
+class ReportedItems(msgspec.Struct, frozen=True):
+    """Reported texts that were judged, each once, apart from the estimates: a report is no random draw.
+
+    missed: of the violating ones, those that the gates let pass.
+    """
+
+    judged: int = 0
+    violating: int = 0
+    missed: int = 0
+
+
 class GateRecall(msgspec.Struct, frozen=True):
     """Recall with its 95% interval, low to high. recall is None where nothing was audited or nothing violates.
 
@@ -75,6 +94,7 @@ class GateRecall(msgspec.Struct, frozen=True):
     strata: list[StratumRecall]
     costs: list[RecallCost]
     left_out: str = ""
+    reported: ReportedItems = ReportedItems()
 
 
 async def from_kafka(
@@ -85,8 +105,11 @@ async def from_kafka(
     since: when the oldest verdict to read was written; by default all. Raises ConfigurationError for a policy without
     verdicts.
     """
-    labels = await _labels(settings, policies, since)
-    return {name: from_labels(of_policy) for name, of_policy in labels.items()}
+    verdicts, names = await _verdicts(settings, policies, since)
+    return {
+        name: msgspec.structs.replace(from_labels(from_verdicts(verdicts, name)), reported=reported(verdicts, name))
+        for name in names
+    }
 
 
 async def by_language(
@@ -96,7 +119,8 @@ async def by_language(
 
     An item whose escalation no longer exists, or that was erased, has no text: its language is und.
     """
-    labels = await _labels(settings, policies, since)
+    verdicts, names = await _verdicts(settings, policies, since)
+    labels = {name: from_verdicts(verdicts, name) for name in names}
     keys = {row.key for of_policy in labels.values() for row in of_policy.rows}
     languages: dict[Key, str] = {}
     async for key, event in escalated_events(settings, keys):
@@ -113,14 +137,27 @@ def _each_language(labels: Labels, languages: Mapping[Key, str]) -> dict[str, Ga
     return {name: from_labels(msgspec.structs.replace(labels, rows=groups[name])) for name in order}
 
 
-async def _labels(settings: Settings, policies: Sequence[str] | None, since: datetime | None) -> dict[str, Labels]:
+async def _verdicts(
+    settings: Settings, policies: Sequence[str] | None, since: datetime | None
+) -> tuple[list[Verdict], list[str]]:
+    """All verdicts, and the policies to estimate for."""
     await kafka.wait_for_broker(settings, timeout=kafka.COMMAND_SECONDS)
     verdicts = [v async for _, v in kafka.read_decoded(settings, [topics.VERDICTS], Verdict, since=since)]
     judged = sorted({verdict.policy_id for verdict in verdicts if verdict.stage == "reasoner"})
     for name in policies or ():
         if name not in judged:
             raise ConfigurationError(f"the reasoner has judged nothing under {name!r} yet{choices(name, judged)}")
-    return {name: from_verdicts(verdicts, name) for name in policies or judged}
+    return verdicts, list(policies or judged)
+
+
+def reported(verdicts: Iterable[Verdict], policy_id: str) -> ReportedItems:
+    """What the reasoner decided about texts that somebody reported, by the newest such verdict on each."""
+    of_policy = [one for one in verdicts if one.policy_id == policy_id and one.lane == "live" and is_reported(one)]
+    latest = {(one.content_id, one.content_sha256): one for one in sorted(of_policy, key=decided)}
+    determined = [one for one in latest.values() if one.decision != "undetermined"]
+    violating = [one for one in determined if one.decision == "violates"]
+    missed = [one for one in violating if one.prefilter is not None and not one.prefilter.live]
+    return ReportedItems(len(determined), len(violating), len(missed))
 
 
 def from_labels(labels: Labels) -> GateRecall:

@@ -27,6 +27,7 @@ from safeguard_streams.runtime.settings import Settings
 
 DRAWS = ("sample", "audit")  # gates that draw from what the others let pass
 Key = tuple[str, str]  # id of a content item, and the hash of its text
+REPORT = "report"  # instead of a gate: somebody reported the item, which is no random draw
 
 
 class LabeledItem(msgspec.Struct, frozen=True):
@@ -83,11 +84,13 @@ def from_verdicts(
 ) -> Labels:
     """The last verdict on each content item under these versions of the policy, by default the one judged last.
 
-    one_gate: only items that the gate of the last verdict saw, whose scores compare.
+    one_gate: only items that the gate of the last verdict saw, whose scores compare. Reported items are left out:
+    nobody knows what share of such content is reported.
     """
     latest: dict[tuple[str, str], Verdict] = {}
     for verdict in verdicts:
-        if verdict.policy_id == policy_id and verdict.stage == "reasoner" and verdict.lane in ("live", "audit"):
+        judged = verdict.policy_id == policy_id and verdict.stage == "reasoner" and verdict.lane in ("live", "audit")
+        if judged and not is_reported(verdict):
             key = (verdict.content_id, verdict.content_sha256)
             current = latest.get(key)
             if current is None or decided(current) <= decided(verdict):
@@ -106,6 +109,11 @@ def from_verdicts(
         older=len(latest) - len(of_version),
         other_gates=len(of_version) - len(kept),
     )
+
+
+def is_reported(verdict: Verdict) -> bool:
+    """Whether an item was judged because somebody reported it."""
+    return verdict.prefilter is not None and verdict.prefilter.gate == REPORT
 
 
 def decided(verdict: Verdict) -> datetime:

@@ -52,20 +52,23 @@ def _in_ms(date: datetime) -> int:
 
 
 def without_words(record: T, erased: Erased) -> T:
-    """A verdict or an action as it is or, about an erased item, without the reasons that may quote it."""
+    """A verdict or an action as it is or, about an erased item, without its author and reasons that may quote it."""
     if not is_about_erased(record, erased):
         return record
     if isinstance(record, Action):
-        return msgspec.structs.replace(record, reason=None, why="")
-    return msgspec.structs.replace(record, reason=None)
+        return msgspec.structs.replace(record, reason=None, why="", author_id=None)
+    return msgspec.structs.replace(record, reason=None, author_id=None)
 
 
 def standing_without_words(standing: Standing, erased: Erased) -> Standing:
-    """What stands on an item as it is or, on an erased item, without the reasons that may quote it."""
+    """What stands on an item as it is or, on an erased item, without its author and reasons that may quote it."""
+    written = [one.at for one in (*standing.policies, standing.decision) if one is not None and one.at is not None]
+    gone = bool(written) and erased(standing.content_id, max(map(_in_ms, written)))
     standing = msgspec.structs.replace(
         standing,
         decision=standing.decision and _decision_without_words(standing.content_id, standing.decision, erased),
         replaced=tuple(_decision_without_words(standing.content_id, one, erased) for one in standing.replaced),
+        author_id=None if gone else standing.author_id,
     )
     policies = tuple(
         policy if policy.held is None else msgspec.structs.replace(policy, held=without_words(policy.held, erased))

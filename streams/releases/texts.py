@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from datetime import datetime
 from typing import NamedTuple
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.intake import read_event
-from safeguard_streams.contract.records import Action, ContentEvent, Verdict, content_sha256, place_of
-from safeguard_streams.errors import ForbiddenError, RecordError
-from safeguard_streams.releases.erasures import Erased
+from safeguard_streams.contract.records import Action, ContentEvent, Verdict, content_sha256, origin_of, place_of
+from safeguard_streams.errors import ConfigurationError, ForbiddenError, RecordError
+from safeguard_streams.releases.erasures import Erased, ErasureList
 from safeguard_streams.runtime.settings import Settings
 
 
@@ -31,6 +32,38 @@ class TextPlace(NamedTuple):
     def of(cls, record: Verdict | Action) -> TextPlace:
         """The text that a verdict or an action is about."""
         return cls(record.content_id, record.content_sha256, record.origin)
+
+
+class PlacedEvent(NamedTuple):
+    """An event, and where it stands on content.events."""
+
+    event: ContentEvent
+    origin: str
+
+
+async def newest_event(settings: Settings, content_id: str, since: datetime | None = None) -> PlacedEvent:
+    """The newest event of an item. since: when the oldest event to read was written.
+
+    Reads the partition that the id hashes to, and all others only if that one has none. Raises ConfigurationError if
+    there is none, or the item was erased.
+    """
+    erasures = ErasureList()
+    await erasures.read(settings)
+    likely = kafka.likely_partition(content_id, len(await kafka.partitions_of(settings, topics.EVENTS)))
+    mention, newest = kafka.Mention(content_id), None
+    for partition in (likely, None):
+        async with contextlib.aclosing(kafka.read_all(settings, [topics.EVENTS], partition, since=since)) as records:
+            async for record in records:
+                if mention.possible(record.key, record.value) and not erasures.erased(content_id, record.timestamp):
+                    with contextlib.suppress(RecordError):
+                        event = read_event(record.value).event
+                        if event.content_id == content_id:
+                            newest = PlacedEvent(event, origin_of(record.partition, record.offset))
+        if newest is not None:
+            return newest
+    raise ConfigurationError(
+        f"{topics.EVENTS} holds no text of {content_id!r}: check the id; its events may be erased or past retention"
+    )
 
 
 async def texts_at(settings: Settings, places: Iterable[TextPlace], erased: Erased) -> dict[TextPlace, str]:

@@ -76,7 +76,8 @@ class Estimate(msgspec.Struct, frozen=True):
 async def estimate(settings: Settings, replay: Replay, classifier: Classifier, earlier: EarlierDecisions) -> Estimate:
     """Estimate a replay that has not begun.
 
-    Raises ConfigurationError if no event between its bounds is on one of its surfaces, or in one of its languages.
+    Raises ConfigurationError if no event between its bounds is on one of its surfaces, in one of its languages, or by
+    one of its authors.
     """
     # All of the sample passes through the selection: a small share of few events would tell little.
     all_of_it = msgspec.structs.replace(replay, sample=1.0)
@@ -111,7 +112,8 @@ class _Missing:
     """The filters of a replay that no event has matched yet, and what the events had instead."""
 
     def __init__(self, replay: Replay) -> None:
-        self.names = {("surface", name) for name in replay.surfaces} | {("language", name) for name in replay.languages}
+        filters = {"surface": replay.surfaces, "language": replay.languages, "author": replay.authors}
+        self.names = {(kind, name) for kind, names in filters.items() for name in names}
         self._seen: dict[str, Counter[str]] = {"surface": Counter(), "language": Counter()}
 
     def look(self, records: Sequence[Record]) -> None:
@@ -129,6 +131,8 @@ class _Missing:
     def require(self) -> None:
         """Raise ConfigurationError if a filter is left that no event has matched."""
         for kind, name in sorted(self.names):
+            if kind == "author":  # others' ids help nobody
+                raise ConfigurationError(f"--author: no event between these bounds has {name!r}")
             seen = [one for one, _ in self._seen[kind].most_common() if one]
             more = f" and {len(seen) - _NAMED} more" if len(seen) > _NAMED else ""
             there = f"there are: {', '.join(seen[:_NAMED])}{more}" if seen else f"none of them names a {kind}"
@@ -138,6 +142,8 @@ class _Missing:
 def _matches(event: ContentEvent, kind: str, name: str) -> bool:
     if kind == "surface":
         return is_surface(event.surface, [name])
+    if kind == "author":
+        return event.author_id == name
     # A tag that names no language is in every range, also in one that no language is in.
     return in_languages(event.language, [name]) and not in_languages(event.language, [_NO_LANGUAGE])
 

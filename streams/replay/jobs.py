@@ -45,8 +45,8 @@ class ReplayRequest(msgspec.Struct, frozen=True):
 
     since and until bound the time at which events were written to the topic. first and last bound the offsets in each
     partition, both included. sample is the share of content to replay. noise is the share of it that the version in
-    force judges again. Both are 0 to 1. surfaces, languages and decisions (the earlier ones) filter content, and empty
-    means all.
+    force judges again. Both are 0 to 1. surfaces, languages, authors and decisions (the earlier ones) filter content,
+    and empty means all.
     """
 
     policies: Sequence[Policy]
@@ -59,6 +59,7 @@ class ReplayRequest(msgspec.Struct, frozen=True):
     surfaces: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
     decisions: tuple[Decision, ...] = ()
+    authors: tuple[str, ...] = ()
 
 
 class _Bounds(NamedTuple):
@@ -94,6 +95,7 @@ async def plan(settings: Settings, request: ReplayRequest, changed_by: operator.
         surfaces=request.surfaces,
         languages=request.languages,
         decisions=request.decisions,
+        authors=request.authors,
     )
     if not replay.total:
         raise ConfigurationError("no event lies between these bounds; change --since, --until, --first or --last")

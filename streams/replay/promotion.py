@@ -75,7 +75,7 @@ class VerdictChange(msgspec.Struct, frozen=True):
     def reverted(self) -> Verdict:
         """The superseding verdict that restores the one before; safe where the item was cleared."""
         restored = self.before or msgspec.structs.replace(
-            self.after, decision="safe", rule_ids=(), score=None, confidence=None, reason=None
+            self.after, decision="safe", rule_ids=(), score=None, confidence=None, reason=None, severity=None
         )
         return msgspec.structs.replace(
             restored,

@@ -140,11 +140,12 @@ class ReplaySelector:
         return read
 
     def _fits(self, event: ContentEvent) -> bool:
-        """Whether an event passes the filters: by surface, by language, and by decision under one of the policies."""
+        """Whether an event passes the filters: by surface, language, author, and decision under one of the policies."""
         replay = self._replay
         return (
             (not replay.surfaces or is_surface(event.surface, replay.surfaces))
             and in_languages(event.language, replay.languages)
+            and (not replay.authors or event.author_id in replay.authors)
             and any(self._fits_earlier(event, one.policy_id) for one in replay.policies)
         )
 

@@ -195,6 +195,12 @@ ESCALATED = Metric(
     ("policy", "gate", "lane"),
 )
 
+REPORTS = Metric(
+    "safeguard.reports", "counter", "{report}",
+    "Reports of content items, by kind of reporter and outcome: escalated, or known if the text was escalated before.",
+    ("reporter", "outcome"),
+)  # fmt: skip
+
 UNKNOWN_SCOPE = Metric(
     "safeguard.scope.unknown",
     "counter",
@@ -207,8 +213,8 @@ VERDICTS = Metric(
     "safeguard.verdicts",
     "counter",
     "{verdict}",
-    "Verdicts, by policy, decision and lane.",
-    ("policy", "decision", "lane"),
+    "Verdicts, by policy, decision, lane and severity: that of a violation, or none.",
+    ("policy", "decision", "lane", "severity"),
 )
 RULES = Metric(
     "safeguard.verdicts.rules",
@@ -220,7 +226,7 @@ RULES = Metric(
 VIOLATIONS = Metric(
     "safeguard.violations", "counter", "{content}",
     "Violating content items, by what found them: a gate, or an audit or sample of what the gates let pass, where "
-    "each stands for 1/rate items. The gates' recall is their share of both.",
+    "each stands for 1/rate items. The gates' recall is their share of both. Reports are no such draw.",
     ("policy", "found_by"),
 )  # fmt: skip
 VIOLATIONS_VARIANCE = Metric(

@@ -18,6 +18,7 @@ from safeguard_streams.contract.records import (
     Action,
     Attempt,
     ContentEvent,
+    ContentReport,
     ErasureRequest,
     Escalation,
     ModeratorDecision,
@@ -85,6 +86,8 @@ async def write_item(write):
         await write(topics.RATIONALES, rationale, key=name.encode())
     await write(topics.RATIONALES, None, key=b"gone")
     decided = Action("a2", NAME, "label", WHEN, by="ann", why="satire", effective="label")
+    said = ContentReport("r1", ContentEvent(NAME, "first", WHEN), "authority", WHEN, "see \x1b[2Jarticle 5", ("hate",))
+    await write(topics.REPORTS, said)
     await write(topics.ACTIONS, Action("a1", NAME, "remove", WHEN, policy_id="hate", verdict_id="v1", rule="clear"))
     await write(topics.ACTIONS, decided)
     await write(topics.ACTIONS, decided)  # the agent writes it again
@@ -183,6 +186,9 @@ async def test_it_is_shown_at_80_columns_and_no_text_passes_for_a_line_of_the_co
         "why         satire",
         "decision    label, decided by ann at 2026-01-01T00:00:00+00:00: satire",
         "reason      text: is missing",
+        "reported by an authority, 2026-01-01T00:00:00+00:00\n",
+        "reason      see \\x1b[2Jarticle 5",
+        "report      r1",
     ):
         assert part in done.stdout, part
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from safeguard_streams.cli import app
 from safeguard_streams.contract import asyncapi, topics
-from safeguard_streams.contract.records import ContentEvent, Verdict, decode, encode
+from safeguard_streams.contract.records import ContentEvent, ContentReport, Verdict, decode, encode
 from safeguard_streams.demo import labels
 from safeguard_streams.infra import brokers
 from safeguard_streams.policies.check import check
@@ -119,6 +119,12 @@ async def test_the_snippet_that_publishes(address, tmp_path):
     subprocess.run([sys.executable, script(tmp_path, "publish", address)], check=True, timeout=TIMEOUT)
     event = await last(address, topics.EVENTS, ContentEvent)
     assert event.content_id == "post-1"
+
+
+async def test_the_snippet_that_reports(address, tmp_path):
+    subprocess.run([sys.executable, script(tmp_path, "report", address)], check=True, timeout=TIMEOUT)
+    report = await last(address, topics.REPORTS, ContentReport)
+    assert (report.report_id, report.event.content_id) == ("report-1", "post-9")
 
 
 @pytest.mark.parametrize("name", ["first", "follow", "faust"])

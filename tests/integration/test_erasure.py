@@ -15,12 +15,14 @@ from safeguard_streams.contract.records import (
     Action,
     Attempt,
     ContentEvent,
+    ContentReport,
     EnforcementInput,
     ErasureRequest,
     Escalation,
     ModeratorDecision,
     PrefilterResult,
     Rationale,
+    ReportedText,
     Standing,
     Verdict,
     encode,
@@ -36,16 +38,19 @@ from safeguard_streams.runtime.memory_broker import StoredRecord
 pytestmark = pytest.mark.slow
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 CONTENT = 'ключ "1"'
+_NAMED = (topics.CLEARED, topics.VERDICTS, topics.REPLAYS, topics.ENFORCEMENT, topics.STANDING)
 
 
 def records_about(content):
     """Records of every topic about an item, keyed by anything."""
-    event = ContentEvent(content, "the text", WHEN)
+    event = ContentEvent(content, "the text", WHEN, "u1")
     escalation = Escalation(event, "hate", "1", 1, PrefilterResult("label"), "live", WHEN)
     broken = StoredRecord("content.events", 0, 1, 0, b"k", encode(event)[:-9], [])
     letter = dead_letter(broken, RecordError("record", "is not JSON"), stage="prefilter", attempts=1)
     yield topics.EVENTS, None, encode(event)
     yield topics.EVENTS, b"author-7", json.dumps({"content_id": content, "text": "b", "created_at": str(WHEN)}).encode()
+    yield topics.REPORTS, b"k", encode(ContentReport("r1", event, "user", WHEN, "they say so"))
+    yield topics.REPORTED, b"hash", encode(ReportedText(content, "sha", "hate", "1", 1, "r1", WHEN))
     for lane in topics.LANES.values():
         yield lane, b"k", encode(escalation)
     yield topics.CLEARED, b"k", encode(_verdict("clear", content, reason=None))
@@ -54,7 +59,7 @@ def records_about(content):
     yield topics.ACTIONS, b"k", encode(Action("a1", content, "remove", WHEN, by="ann", why="said that", reason="said"))
     yield topics.ENFORCEMENT, b"k", encode(EnforcementInput(_verdict("v1", content)))
     decision = ModeratorDecision("remove", "a1", WHEN, "ann", "said that")
-    yield topics.STANDING, b"k", encode(Standing(content, "remove", 2, decision=decision))
+    yield topics.STANDING, b"k", encode(Standing(content, "remove", 2, decision=decision, author_id="u1"))
     yield topics.DEAD_LETTERS, b"k", letter.value
     for name in ("v1", "r1", "old-replay"):
         rationale = Rationale(name, content, "hate", "1", "m", (Attempt("analysis", "final"),), WHEN)
@@ -62,7 +67,9 @@ def records_about(content):
 
 
 def _verdict(name, content, *, reason="It says so."):
-    return Verdict(name, content, "sha", "hate", "1", "violates", "reasoner", "live", "m", WHEN, reason=reason)
+    return Verdict(
+        *(name, content, "sha", "hate", "1", "violates", "reasoner", "live", "m", WHEN), reason=reason, author_id="u1"
+    )
 
 
 async def write(current, records):
@@ -86,8 +93,12 @@ async def test_every_place_is_named_and_rationales_are_erased(broker, monkeypatc
     result = json.loads(done.stdout)
     assert "records of content.events" in done.stderr, "it says what it reads"
     remains = {one["topic"]: (one["records"], one["text"], one["quotes"]) for one in result["remains"]}
+    named = {one["topic"] for one in result["remains"] if one["author"]}
+    assert named == {*_NAMED, topics.EVENTS, topics.REPORTS, *topics.LANES.values(), topics.DEAD_LETTERS}
     assert remains == {
         topics.EVENTS: (2, True, []),
+        topics.REPORTS: (1, True, ["reason"]),
+        topics.REPORTED: (1, False, []),
         **dict.fromkeys(topics.LANES.values(), (1, True, [])),
         topics.CLEARED: (1, False, []),
         topics.VERDICTS: (1, False, ["reason"]),

@@ -52,6 +52,7 @@ WITHOUT = {
 ELSEWHERE = {
     ("demo",): "tests/unit/demo",
     ("broker",): "tests/unit/demo/test_broker.py",
+    ("reports", "publish"): "tests/unit/cli/test_reports.py",
     ("policy", "import"): "tests/unit/cli/test_policy_import.py",
     ("policy", "gate"): "tests/integration/test_golden_release.py",
     ("policy", "test"): "tests/integration/test_model_commands.py",
@@ -75,6 +76,7 @@ RUNS = [
     "policy new my-policy --library {folder} --title Mine --violates Harm",
     "policy list",
     "policy check fraud-spam",
+    "policy show fraud-spam",
     "policy release fraud-spam hate-harassment --why first",
     "policy release {changed} --shadow 0.5",
     "policy history",
@@ -84,6 +86,7 @@ RUNS = [
     "policy compare --by model",
     "gates advise",
     "policy golden add {changed} c0 --label violates --rule FS1",
+    "reports add c0 --reason seen",
     "content show c0",
     "status",
     "doctor",

@@ -208,6 +208,7 @@ def test_a_release_shows_what_changes_and_writes_only_what_does(run_once, mine):
                 "decides": [{"field": "gate.sample", "before": 0.05, "after": 0.02}],
                 "text": [],
                 "describes": [{"field": "owner", "before": "my trust-and-safety", "after": "trust-and-safety"}],
+                "enforces": [],
             },
         }
     ]

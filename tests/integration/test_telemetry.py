@@ -65,6 +65,7 @@ NOT_HERE = {
     metrics.POSITION_LOST,
     metrics.RELEASES_LATE,
     metrics.UNKNOWN_SCOPE,
+    metrics.REPORTS,
 }
 
 

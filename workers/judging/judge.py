@@ -32,7 +32,7 @@ from safeguard_streams.contract.records import (
     verdict_id,
 )
 from safeguard_streams.policies.document import Policy
-from safeguard_streams.policies.vocabulary import EFFORTS, Effort
+from safeguard_streams.policies.vocabulary import EFFORTS, Effort, Severity
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime import metrics
 from safeguard_streams.workers.inference.interface import InferenceBackend
@@ -57,7 +57,7 @@ class EscalationResult(msgspec.Struct, frozen=True):
     """The judgement of one escalation under its own policy.
 
     policy: the version that judged it; None if there was nothing to judge, or nothing to judge it by.
-    bundle: the version of the bundle, where several policies were judged in one call.
+    bundle: the version of the bundle, where several policies were judged in one call. erased: the item was erased.
     """
 
     policy: Policy | None
@@ -65,6 +65,7 @@ class EscalationResult(msgspec.Struct, frozen=True):
     judgement: Judgement
     cached: bool = False
     bundle: str | None = None
+    erased: bool = False
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -145,13 +146,13 @@ class Judge:
         """Judge an escalation, unless its policy has ended or its item is erased, before or meanwhile."""
         policy = await self._resolve(escalation)
         if self._is_erased(escalation, timestamp):
-            return _unjudged("the item was erased")
+            return _unjudged("the item was erased", erased=True)
         if policy is None:
             return _unjudged("the policy is no longer in force")
         result = await self._run(policy, escalation, timestamp)
         if self._is_erased(escalation, timestamp):
             self._cache.forget(escalation.event.content_id)
-            return _unjudged("the item was erased")
+            return _unjudged("the item was erased", erased=True)
         return result
 
     def _is_erased(self, escalation: Escalation, timestamp: int) -> bool:
@@ -216,8 +217,8 @@ class Judge:
         )
 
 
-def _unjudged(problem: str) -> EscalationResult:
-    return EscalationResult(None, Finding("low", problem=problem), Judgement({}))
+def _unjudged(problem: str, *, erased: bool = False) -> EscalationResult:
+    return EscalationResult(None, Finding("low", problem=problem), Judgement({}), erased=erased)
 
 
 def _place(record: Record) -> str:
@@ -253,7 +254,7 @@ def build_verdict(
             version,
             by.model,
             lane,
-            by.canary.name if by.canary else escalation.replay_id or "",
+            by.canary.name if by.canary else escalation.replay_id or _cause(escalation),
             escalation.origin or place,
         ),
         content_id=event.content_id,
@@ -290,12 +291,27 @@ def build_verdict(
         origin=escalation.origin,
         repaired=escalation.repaired,
         judged_under=escalation.judged_under,
+        author_id=None if result.erased else event.author_id or None,
+        language=event.language,
+        severity=_severity(result),
     )
+
+
+def _cause(escalation: Escalation) -> str:
+    """What sets the judgement of a reported text apart from one that the gates asked for on the same event."""
+    return escalation.prefilter.gate if escalation.prefilter.gate == "report" else ""
+
+
+def _severity(result: EscalationResult) -> Severity | None:
+    """The severity of a violation, by the policy's version that judged it."""
+    if result.policy is None or result.finding.decision != "violates":
+        return None
+    return result.policy.severity_of_violation(result.finding.answer.rule_ids if result.finding.answer else ())
 
 
 def _count(verdict: Verdict) -> None:
     policy, kind = {"policy": verdict.policy_id}, {"decision": verdict.decision, "lane": verdict.lane}
-    metrics.VERDICTS.add(1, {**policy, **kind})
+    metrics.VERDICTS.add(1, {**policy, **kind, "severity": verdict.severity or "none"})
     for rule in verdict.rule_ids:
         metrics.RULES.add(1, {**policy, "rule": rule, **kind})
     if verdict.cached:
@@ -303,6 +319,7 @@ def _count(verdict: Verdict) -> None:
     if verdict.decision == "violates" and verdict.lane in ("live", "audit"):
         rate = verdict.prefilter.rate if verdict.prefilter else None
         items = 1 / rate if rate else 1.0
-        found_by = {**policy, "found_by": "audit" if rate else "gate"}
+        reported = verdict.prefilter is not None and verdict.prefilter.gate == "report"
+        found_by = {**policy, "found_by": "report" if reported else "audit" if rate else "gate"}
         metrics.VIOLATIONS.add(items, found_by)
         metrics.VIOLATIONS_VARIANCE.add(items * (items - 1), policy)

@@ -10,16 +10,9 @@ from safeguard_streams.console.rows import Rows
 from safeguard_streams.contract.records import Action, decode
 
 
-class ProjectedAction(Action, frozen=True):
-    """An action with the fields that newer versions of the pipeline add."""
-
-    author_id: str | None = None
-    severity: str | None = None
-
-
 def fold(record: Record, rows: Rows, context: Context) -> None:
     """One action. A requeued record repeats one that is known."""
-    action = decode(record.value, ProjectedAction)
+    action = decode(record.value, Action)
     if was_requeued(record):
         return
     row = {

@@ -14,16 +14,9 @@ _NO_GATE = PrefilterResult("")
 _NO_TOKENS = Tokens()
 
 
-class ProjectedVerdict(Verdict, frozen=True):
-    """A verdict with the fields that newer versions of the pipeline add."""
-
-    author_id: str | None = None
-    severity: str | None = None
-
-
 def fold(record: Record, rows: Rows, context: Context) -> None:
     """A verdict that counts."""
-    verdict = decode(record.value, ProjectedVerdict)
+    verdict = decode(record.value, Verdict)
     _put(schema.verdicts, verdict, rows, context)
     for rule in verdict.rule_ids:
         rows.put(
@@ -41,17 +34,17 @@ def fold(record: Record, rows: Rows, context: Context) -> None:
 
 def fold_replay(record: Record, rows: Rows, context: Context) -> None:
     """A verdict for comparison only."""
-    _put(schema.replay_verdicts, decode(record.value, ProjectedVerdict), rows, context)
+    _put(schema.replay_verdicts, decode(record.value, Verdict), rows, context)
 
 
-def _put(table: Table, verdict: ProjectedVerdict, rows: Rows, context: Context) -> None:
+def _put(table: Table, verdict: Verdict, rows: Rows, context: Context) -> None:
     row = _row(verdict)
     if context.erased(verdict.content_id, verdict.decided_at):
         row |= schema.VERDICT_WORDS
     rows.put(table, row)
 
 
-def _row(verdict: ProjectedVerdict) -> Row:
+def _row(verdict: Verdict) -> Row:
     gate, tokens = verdict.prefilter or _NO_GATE, verdict.tokens or _NO_TOKENS
     return {
         "verdict_id": verdict.verdict_id,

@@ -18,7 +18,7 @@ from safeguard_streams.contract.records import (
     Standing,
     Verdict,
 )
-from safeguard_streams.operations.content import ContentReport, ItemVerdict, TextVersion
+from safeguard_streams.operations.content import ItemRecords, ItemVerdict, TextVersion
 
 GUIDE = Path(__file__).parents[3] / "docs/guides/look-up.md"
 WHEN = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -79,7 +79,7 @@ def report(**more):
         effective="remove",
     )
     decided = Action(A2, "post-1", "label", DECIDED, by="ann", why=WHY, effective="label")
-    known = ContentReport(
+    known = ItemRecords(
         content_id="post-1",
         read_partition=1,
         erased_at=None,

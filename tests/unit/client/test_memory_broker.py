@@ -147,7 +147,7 @@ def test_a_client_is_made_anywhere_and_says_how_to_open_it(at):
 
 
 async def test_a_failed_batch_raises_one_error_and_logs_none(monkeypatch, caplog):
-    async def fail(self, topic, *, value, key, headers):
+    async def fail(self, topic, **_):
         failed = asyncio.get_running_loop().create_future()
         failed.set_exception(KafkaTimeoutError())
         return failed

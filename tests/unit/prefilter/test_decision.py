@@ -397,3 +397,14 @@ def test_after_the_last_policy_nothing_is_cleared_by_none(classifier):
 def test_no_policy_is_in_force_at_the_start(classifier):
     feed = PolicyFeed()
     assert not Prefilter(classifier, feed).in_force
+
+
+@pytest.mark.parametrize(("author", "named"), [("u1", "u1"), ("", None), (None, None), ("a" * 512, "a" * 512)])
+def test_a_cleared_verdict_names_the_author(classifier, feed, author, named):
+    (output,) = Prefilter(classifier, feed).decide([event(KIND, author_id=author)])
+    assert decode(output.value, Verdict).author_id == named
+
+
+def test_an_author_longer_than_the_limit_is_a_dead_letter_that_names_the_field(classifier, feed):
+    (output,) = Prefilter(classifier, feed).decide([event(KIND, author_id="a" * (limits.LABEL_CHARACTERS + 1))])
+    assert (output.topic, decode(output.value, DeadLetter).field) == (topics.DEAD_LETTERS, "author_id")

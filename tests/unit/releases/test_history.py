@@ -7,8 +7,9 @@ import pytest
 from safeguard_streams.contract.records import PolicyChange, PolicyRelease, encode
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import load_library
+from safeguard_streams.policies.parsing import parse
 from safeguard_streams.releases.feed import PolicyFeed
-from safeguard_streams.releases.operator import ReleaseHistory
+from safeguard_streams.releases.operator import ReleaseHistory, plan_releases
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 ID = "spam"
@@ -65,3 +66,20 @@ def test_a_feed_applies_releases_and_tombstones_and_ignores_broken_records():
         assert feed.policies is in_force
     feed.take(release.key, None)
     assert not feed.policies.released
+
+
+def test_a_changed_severity_is_released_as_a_new_revision_of_the_same_version():
+    library = load_library()
+    policy = library["fraud-spam"]
+    changed = parse(policy.document.replace("  FS1: high\n", "  FS1: low\n"))
+    assert (changed.version, changed.severity["FS1"]) == (policy.version, "low")
+    in_force = PolicyRelease(policy.id, policy.version, 1, policy.document, WHEN, "test")
+    current = history(in_force, in_force=in_force)
+    (same,), (planned,) = plan_releases(current, [policy]), plan_releases(current, [changed])
+    assert (same.unchanged, planned.unchanged) == (True, False)
+    feed = PolicyFeed()
+    feed.take(policy.id.encode(), encode(in_force))
+    again = PolicyRelease(policy.id, policy.version, 2, changed.document, WHEN, "test")
+    feed.take(policy.id.encode(), encode(again))
+    released = feed.policies.released[policy.id]
+    assert (released.revision, released.policy.severity["FS1"]) == (2, "low")

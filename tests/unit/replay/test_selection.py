@@ -27,3 +27,21 @@ async def test_a_replay_reads_events_as_the_prefilter_does():
     assert all(escalation.repaired for escalation in escalations)
     assert {output.key for output in outputs} == {b"c1"}
     assert (value % INSULT).replace(rb"\ud83d", rb"\ufffd") in outputs[0].value
+
+
+async def test_a_replay_of_some_authors_covers_their_content_alone():
+    policy = load_library()["hate-harassment"]
+    replayed = Replayed(policy.id, policy.version, policy.document)
+    bounds = {"3": 0}, {"3": 9}
+    replay = Replay("r1", (replayed,), *bounds, "running", now(), "test", noise=0.0, authors=("alice", "bob"))
+    authors = [b"alice", "аlice".encode(), b"bob", b"Alice"]
+    value = b'{"content_id":"c%d","text":"%s","created_at":"2026-01-01T00:00:00Z","author_id":"%s"}'
+    records = [
+        StoredRecord(topics.EVENTS, 3, offset, 0, b"k", value % (offset, INSULT, author), [])
+        for offset, author in enumerate(authors)
+    ]
+    without = b'{"content_id":"c9","text":"%s","created_at":"2026-01-01T00:00:00Z"}' % INSULT
+    records.append(StoredRecord(topics.EVENTS, 3, 4, 0, b"k", without, []))
+    selection = await ReplaySelector(replay, Classifier(), {})(records)
+    assert selection.items == 2
+    assert [decode(one.value, Escalation).event.content_id for one in selection.outputs] == ["c0", "c2"]

@@ -439,3 +439,32 @@ def test_a_folder_that_is_no_id_is_refused(tmp_path, policy_id, title):
 def test_long_lines_are_text_and_no_expression_hangs_on_them(tmp_path, line):
     result = imported(tmp_path, f"# P (#AB)\n## Violates\n- AB1: bad\n## Safe\n- AB0: rest\n{line}\n")
     assert line.strip()[2:] in result.document
+
+
+SCALE = (
+    "# P\n## Violates\n- AB1: one\n- AB2: two (Medium Confidence)\n- AB2.a: sub\n- AB4: worst\n## Safe\n- AB0: rest\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "severity"),
+    [
+        (SCALE, {"AB1": "low", "AB2": "medium", "AB4": "critical"}),
+        (SCALE.replace("worst", "bad, low severity"), {"AB1": "low", "AB2": "medium", "AB4": "low"}),
+        (SCALE.replace(" (Medium Confidence)", ""), {}),
+        (SCALE.replace("AB4", "AB5"), {}),
+        (SCALE.replace("AB4", "CD4"), {}),
+        (SCALE.replace("AB0", "AB3"), {}),
+        (
+            SCALE.replace(" (Medium Confidence)", "").replace("worst", "Fraud - Maximum Severity"),
+            {"AB1": "low", "AB2": "medium", "AB4": "critical"},
+        ),
+    ],
+)
+def test_levels_have_severities_where_the_text_makes_them_clear(tmp_path, text, severity):
+    result = imported(tmp_path, text)
+    policy = checked(tmp_path, result).policy
+    assert policy.severity == severity
+    assert any("severities from the levels" in change for change in result.changes) is bool(severity)
+    if severity:
+        assert policy.severity_of("AB2.a") == "medium"

@@ -5,6 +5,7 @@ import json
 import math
 import time
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -15,6 +16,7 @@ from safeguard_streams.contract import limits, topics
 from safeguard_streams.contract.records import (
     SHADOW,
     Attempt,
+    Canary,
     ContentEvent,
     Escalation,
     Message,
@@ -34,6 +36,7 @@ from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.policies.parsing import parse as parse_policy
 from safeguard_streams.releases import feed as feed_module
 from safeguard_streams.releases.feed import PolicyFeed
+from safeguard_streams.runtime import metrics
 from safeguard_streams.runtime.memory_broker import StoredRecord
 from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.inference.interface import Completion, InferenceError
@@ -47,6 +50,7 @@ from safeguard_streams.workers.judging.rationale import build_rationale
 from safeguard_streams.workers.judging.reasoner import MAX_WINDOWS, InferenceBudget
 
 POLICY = load_library()["hate-harassment"]
+RELEASED_SHADOW = PolicyRelease(POLICY.id, POLICY.version, 3, POLICY.document, datetime.now(UTC), "test", shadow=0.5)
 
 
 def completed(violation=1, rules=("HH1",), p=0.9):
@@ -284,6 +288,65 @@ async def test_a_flood_of_one_text_costs_one_call(feed):
     assert [v.cached for v in verdicts].count(False) == 1
     assert all(v.tokens == Tokens() for v in verdicts if v.cached)
     assert len({decode(outputs[1].value, Rationale).verdict_id for outputs in floods}) == 51
+
+
+async def test_a_reused_judgement_names_each_items_own_author_and_surface(feed):
+    backend = Slow(completed())
+    judge = Judge(backend, feed, InferenceBudget(500))
+    abouts = [("u1", "chat", "en"), ("u2", None, "de"), (None, "chat", None), ("", None, None)]
+    items = [
+        ContentEvent(f"c{n}", "the same text", datetime.now(UTC), author, surface, language)
+        for n, (author, surface, language) in enumerate(abouts)
+    ]
+    judged = await asyncio.gather(*(judge([escalation(event=item)]) for item in items))
+    verdicts = [decode(outputs[0].value, Verdict) for outputs in judged]
+    assert len(backend.prompts) == 1
+    assert [(v.author_id, v.surface, v.language) for v in verdicts] == [*abouts[:3], (None, None, None)]
+
+
+@pytest.mark.parametrize("lane", ["live", "audit", "shadow", "replay"])
+async def test_a_verdict_of_every_lane_and_of_a_canary_names_the_author(feed, lane):
+    feed.take(policy_key(POLICY.id, SHADOW), encode(RELEASED_SHADOW))
+    event = ContentEvent("c1", "text", datetime.now(UTC), "u1")
+    record = escalation(event=event, lane=lane, replay="r1" if lane == "replay" else None)
+    assert (await judged(Scripted(completed()), feed, record))[1].author_id == "u1"
+    canary = Judge(Scripted(completed()), feed, InferenceBudget(500), canary=Canary("new", 0.5))
+    assert decode((await canary([record]))[0].value, Verdict).author_id == "u1"
+
+
+async def test_the_verdict_that_an_erased_item_gets_names_no_author(feed):
+    judge = Judge(Scripted(), feed, InferenceBudget(500), lambda *_: True)
+    event = ContentEvent("c1", "text", datetime.now(UTC), "u1")
+    (output,) = await judge([escalation(event=event)])
+    assert decode(output.value, Verdict).author_id is None
+
+
+@pytest.mark.parametrize(
+    ("answers", "severity"),
+    [
+        ([completed(rules=("HH2",))], "medium"),
+        ([completed(rules=("HH2", "HH3"))], "critical"),
+        ([SAFE], None),
+        ([MALFORMED, MALFORMED], None),
+    ],
+)
+async def test_a_violation_has_the_highest_severity_of_the_rules_that_it_cites(feed, answers, severity, monkeypatch):
+    counted = []
+    monkeypatch.setattr(metrics, "VERDICTS", SimpleNamespace(add=lambda n, labels: counted.append(labels["severity"])))
+    assert (await judged(Scripted(*answers), feed))[1].severity == severity
+    assert counted == [severity or "none"]
+
+
+async def test_a_release_that_changes_severities_alone_holds_for_judgements_of_before(feed):
+    judge = Judge(Scripted(completed()), feed, InferenceBudget(500))
+    before = decode((await judge([escalation()]))[0].value, Verdict)
+    document = POLICY.document.replace("  HH1: high\n", "  HH1: low\n")
+    release = PolicyRelease(POLICY.id, POLICY.version, 4, document, datetime.now(UTC), "test")
+    feed.take(POLICY.id.encode(), encode(release))
+    after = decode((await judge([escalation(number=2)]))[0].value, Verdict)
+    assert (before.severity, after.severity) == ("high", "low")
+    assert after.cached, "the model sees no severity"
+    assert before.policy_version == after.policy_version
 
 
 async def test_an_undetermined_judgement_is_not_cached(feed):
