@@ -62,6 +62,7 @@ class Store:
         upgrade(self.engine)
         with self.engine.connect() as connection:
             self._read(connection)
+            self._overwrite = erasing.left_over(connection)
 
     def _read(self, connection: Connection) -> None:
         table = schema.positions
@@ -120,6 +121,8 @@ class Store:
             self._forget_counts(connection, rows, moved)
             rows.write(connection)
             removed = erasing.remove_words(connection, rows.erased)
+            if not removed:
+                erasing.note_overwritten(connection, rows.erased)
         self._moved(moved, skipped)
         self._overwrite |= removed
         for number, problem in refused.items():
@@ -185,7 +188,7 @@ class Store:
     def tidy(self, moment: datetime) -> bool:
         """Remove some texts whose time is over, and overwrite what an erasure removed. Whether more texts wait."""
         if self._overwrite:
-            native.leave_no_trace(self.engine, self._overwrite)
+            erasing.overwrite(self.engine, self._overwrite)
             self._overwrite.clear()
         items = schema.items
         over = select(items.c.content_id).where(items.c.text.is_not(None), items.c.text_expires_at <= moment)
