@@ -12,9 +12,21 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from sqlalchemy import ColumnElement, Connection, Engine, column, func, literal_column, select, table, true
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Table,
+    column,
+    delete,
+    func,
+    literal_column,
+    select,
+    table,
+    true,
+)
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +86,15 @@ def _fts5(words: str) -> str:
     """Words as phrases of FTS5, in which nothing is an operator."""
     phrases = re.findall(r'"([^"]*)"|([^\s"]+)', words.replace("\0", " "))
     return " ".join(f'"{quoted or word}"' for quoted, word in phrases)
+
+
+def empty(connection: Connection, tables: Sequence[Table]) -> None:
+    """Delete all rows of these tables."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"TRUNCATE {', '.join(one.name for one in tables)}")
+        return
+    for one in tables:
+        connection.execute(delete(one))
 
 
 def leave_no_trace(engine: Engine, tables: Iterable[str]) -> bool:
