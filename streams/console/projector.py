@@ -88,7 +88,7 @@ class Projector:
                     failures = 0 if self.projected > projected else failures
                     seconds = _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)]
                     failures += 1
-                    log.warning("projection interrupted, retrying seconds=%.1f error=%s", seconds, _brief(error))
+                    log.warning("projection interrupted, retrying seconds=%.1f error=%s", seconds, brief(error))
                 self.following = False
                 await _pause(stop, seconds)
 
@@ -234,7 +234,7 @@ async def _pause(stop: asyncio.Event, seconds: float) -> None:
         return
 
 
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
     """The first line of an error. Those of the database's client name hosts and users, never content."""
     reason = getattr(error, "orig", None) or error
     return next(iter(str(reason).splitlines()), type(reason).__name__)
