@@ -129,7 +129,7 @@ class Projector:
             return first
         if self._is_new(tp, stored):
             log.warning("topic was created again, reading it from its first record partition=%s", place)
-            metrics.POSITION_LOST.add(1, {**attributes, "kind": "created again"})
+            metrics.POSITION_LOST.add(1, {**attributes, "kind": "recreated"})
             return first
         if stored.offset < first:
             log.error(
