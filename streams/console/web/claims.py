@@ -115,7 +115,9 @@ def matching(filters: Mapping[str, str]) -> list[ColumnElement[bool]]:
     if cause := filters.get("cause"):
         conditions.append(review_items.c.cause == cause)
     if language := filters.get("language"):
-        conditions.append(exists().where(items.c.content_id == review_items.c.content_id, items.c.language == language))
+        written_in = items.alias("written_in")  # a query may show items, too
+        same = written_in.c.content_id == review_items.c.content_id
+        conditions.append(exists().where(same, written_in.c.language == language))
     return conditions
 
 

@@ -1,4 +1,4 @@
-"""How pages write to the database: one short transaction, and an entry of the audit log with what it says."""
+"""How pages read what they were sent, and write: one short transaction, and an entry of the audit log with it."""
 
 from __future__ import annotations
 
@@ -49,6 +49,12 @@ def logged(request: Request, action: str, about: str, details: Mapping[str, Any]
         log_access(connection, request, action, about, details)
 
 
+def asked(request: Request, name: str) -> str:
+    """A field of the form that was sent, or of the URL's query, as the database holds texts: PostgreSQL refuses NUL."""
+    fields = request.state.form if request.method == "POST" else request.query_params
+    return stored(str(fields.get(name, "")))
+
+
 def stored(text: str) -> str:
-    """A text as the database holds it: PostgreSQL refuses NUL."""
+    """A text as the database holds it."""
     return text.replace("\0", "\ufffd")

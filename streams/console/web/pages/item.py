@@ -17,7 +17,7 @@ from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import NotFoundError, Page
 from safeguard_streams.console.web.item_facts import Facts
 from safeguard_streams.console.web.pages.queue import lease_of
-from safeguard_streams.console.web.writing import log_access, stored, transaction
+from safeguard_streams.console.web.writing import asked, log_access, transaction
 from safeguard_streams.contract.records import now
 from safeguard_streams.enforcement.rules import severity
 
@@ -27,15 +27,15 @@ UNKNOWN_HARM = "unknown"
 
 def show(request: Request) -> Response:
     """The item, its text behind the veil."""
-    return _page(request, request.query_params.get("id", ""), revealed=False)
+    return _page(request, asked(request, "id"), revealed=False)
 
 
 def reveal(request: Request) -> Response:
     """The same with its text. Counts as an exposure to the policy's harm, and stands in the audit log."""
     console: Console = request.app.state.console
-    content_id = str(request.state.form.get("content_id", ""))
+    content_id = asked(request, "content_id")
     with transaction(console.engine) as connection:
-        facts = item_facts.load(connection, stored(content_id))
+        facts = item_facts.load(connection, content_id)
         if facts is None:
             raise NotFoundError(_UNKNOWN)
         log_access(connection, request, "reveal", content_id, {"policy": facts.policy_id})
@@ -63,7 +63,7 @@ def _page(request: Request, content_id: str, *, revealed: bool) -> Response:
     console: Console = request.app.state.console
     by, lease = request.state.by, lease_of(console)
     with console.engine.connect() as connection:
-        facts = item_facts.load(connection, stored(content_id))
+        facts = item_facts.load(connection, content_id)
         if facts is None:
             raise NotFoundError(_UNKNOWN)
         holder = Queue(connection, lease).holder(facts.content_id)
@@ -86,7 +86,7 @@ def _page(request: Request, content_id: str, *, revealed: bool) -> Response:
         blind=blind,
         waits=any(one.state == "open" for one in facts.waiting),
         revealed=revealed,
-        whole=request.query_params.get("whole") == "1" or request.state.form.get("whole") == "1",
+        whole=asked(request, "whole") == "1",
         shown=rendering.SHOWN,
         key=uuid.uuid4().hex,
         choices=("allow", "label", "limit", "remove", "review"),
@@ -97,7 +97,7 @@ def _page(request: Request, content_id: str, *, revealed: bool) -> Response:
 def rationale(request: Request) -> Response:
     """What the model wrote, for auditors. That somebody read it stands in the audit log."""
     console: Console = request.app.state.console
-    verdict_id = stored(request.query_params.get("verdict", ""))
+    verdict_id = asked(request, "verdict")
     with transaction(console.engine) as connection:
         found = connection.execute(select(rationales).where(rationales.c.verdict_id == verdict_id)).first()
         if found is None:

@@ -14,7 +14,7 @@ from safeguard_streams.console.web import rendering
 from safeguard_streams.console.web.claims import Queue, matching
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page, RefusedError, back
-from safeguard_streams.console.web.writing import log_access, transaction
+from safeguard_streams.console.web.writing import asked, log_access, transaction
 from safeguard_streams.contract.records import now
 
 _ROWS = 50
@@ -34,7 +34,7 @@ def item_url(content_id: str) -> str:
 def show(request: Request) -> Response:
     """The queue: how much waits under each policy and since when, and its first items."""
     console: Console = request.app.state.console
-    filters = {name: request.query_params.get(name, "") for name in FILTERS}
+    filters = {name: asked(request, name) for name in FILTERS}
     open_ones = review_items.c.state == "open"
     with console.engine.connect() as connection:
         groups = connection.execute(
@@ -79,11 +79,11 @@ def show(request: Request) -> Response:
 def claim(request: Request) -> Response:
     """Claim an item, or the next one, and go to its page."""
     console: Console = request.app.state.console
-    wanted = request.state.form.get("content_id")
-    filters = {name: str(request.state.form.get(name, "")) for name in FILTERS}
+    wanted = asked(request, "content_id")
+    filters = {name: asked(request, name) for name in FILTERS}
     with transaction(console.engine) as connection:
         queue = Queue(connection, lease_of(console))
-        if isinstance(wanted, str) and wanted:
+        if wanted:
             if not queue.claim(wanted, request.state.by):
                 holder = queue.holder(wanted)
                 raise RefusedError(f"{holder} works on this item." if holder else "This item does not wait any more.")
@@ -101,7 +101,7 @@ def claim(request: Request) -> Response:
 def give_back(request: Request) -> Response:
     """End a claim, so that others get the item."""
     console: Console = request.app.state.console
-    content_id = str(request.state.form.get("content_id", ""))
+    content_id = asked(request, "content_id")
     with transaction(console.engine) as connection:
         Queue(connection, lease_of(console)).give_back(content_id, request.state.by)
         log_access(connection, request, "give back", content_id)
