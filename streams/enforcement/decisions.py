@@ -172,6 +172,8 @@ def in_order(standing: Standing, written: Sequence[Action]) -> list[ModeratorDec
             decisions.append(_as_decision(action))
         elif decisions and decisions[-1].action_id == action.withdraws:
             decisions = decisions[:-1] if action.reinstates else []
+        else:
+            decisions = [one for one in decisions if one.action_id != action.withdraws]
     return decisions
 
 

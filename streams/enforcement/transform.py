@@ -400,10 +400,13 @@ def _decided(action: Action, state: EnforcementState, sequence: int, *, requeued
 def _withdrawn(action: Action, state: EnforcementState, sequence: int) -> Action | None:
     """The end of a moderator's decision, if it is still the last one.
 
-    What the verdicts say stands again or, with `reinstates`, the decision that this one replaced.
+    What the verdicts say stands again or, with `reinstates`, the decision that this one replaced. A decision that
+    another one replaced meanwhile is over, too: no undo brings it back.
     """
     standing = state[action.content_id]
     if standing.decision is None or standing.decision.action_id != action.withdraws:
+        others = tuple(one for one in standing.replaced if one.action_id != action.withdraws)
+        state.put(msgspec.structs.replace(standing, replaced=others))
         return None
     replaced = standing.replaced if action.reinstates else ()
     before = replaced[0] if replaced else None

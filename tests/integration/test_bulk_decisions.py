@@ -14,7 +14,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, ContentEvent, PolicyStanding, Standing, encode
 from safeguard_streams.enforcement import bulk, decisions, moderators
 from safeguard_streams.releases.operator import ChangedBy
-from tests.conftest import enforcing, standing_on, until
+from tests.conftest import enforcing, until
 from tests.integration.test_decisions import ODD, RULES, judge, stands, written
 
 embedded = pytest.mark.parametrize("broker_address", ["embedded"], indirect=True)
@@ -86,6 +86,7 @@ async def test_many_are_decided_about_and_taken_back_once(broker, command):
     assert len({one.action_id for one in asked}) == 3
 
 
+@pytest.mark.slow
 @embedded
 async def test_a_record_still_on_its_way_is_followed_once(broker):
     """The killed command's records arrive after the repeated command has looked for them."""
@@ -107,6 +108,7 @@ async def test_a_record_still_on_its_way_is_followed_once(broker):
     assert [one.effective for one in followed] == ["label", "limit"]
 
 
+@pytest.mark.slow
 @embedded
 async def test_a_decision_on_an_earlier_text_or_of_another_person_is_no_same_decision(broker):
     await kafka_bus.create_topics(broker)
@@ -124,6 +126,7 @@ async def test_a_decision_on_an_earlier_text_or_of_another_person_is_no_same_dec
     assert [one.content_sha256 for _, one in plan.records] == ["edited"]
 
 
+@pytest.mark.slow
 @embedded
 async def test_held_actions_on_some_items_are_released(broker, command):
     await kafka_bus.create_topics(broker)
@@ -147,6 +150,7 @@ async def test_held_actions_on_some_items_are_released(broker, command):
     assert [one.action.content_id for one in await moderators.held(broker)] == ["c1"]
 
 
+@pytest.mark.slow
 @embedded
 async def test_a_hundred_thousand_ids(broker):
     """Each topic is read once, and the records are written in parts."""
@@ -154,14 +158,13 @@ async def test_a_hundred_thousand_ids(broker):
     ids = [f"post-{number}" for number in range(100_000)]
     standing = Standing("", "remove", 2, (PolicyStanding("hate", ("v",), "remove", "a"),), content_sha256="sha")
     async with kafka_bus.producer(broker) as producer:
-        for name in ids[:-1]:
+        for name in ids[::5]:
             one = msgspec.structs.replace(standing, content_id=name)
             await producer.send(broker.prefix + topics.STANDING, encode(one), key=name.encode())
     parts = []
     plan = await bulk.plan_decisions(broker, ids, "allow", ANN)
-    assert (len(plan.records), plan.left) == (99_999, [ids[-1]])
+    assert (len(plan.records), len(plan.left), plan.left[0]) == (20_000, 80_000, ids[1])
     await bulk.carry_out(broker, plan, parts.append)
-    assert (parts[-1], len(parts)) == (99_999, 50)
+    assert (parts[-1], len(parts)) == (20_000, 10)
     again = await bulk.plan_decisions(broker, ids, "allow", ANN)
-    assert (again.records, again.done) == ([], 99_999)
-    assert await standing_on(broker) != {}
+    assert (again.records, again.done) == ([], 20_000)

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from aiokafka import TopicPartition
@@ -67,7 +67,10 @@ async def stands(current, content_id, action):
     return (await standing_on(current)).get(content_id, "allow") == action
 
 
-@pytest.mark.parametrize("content_id", ["c1", ODD])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("broker_address", "content_id"), [("kafka", "c1"), ("embedded", ODD)], indirect=["broker_address"]
+)
 async def test_a_request_with_a_key_is_written_and_followed_once(broker, content_id):
     await kafka_bus.create_topics(broker)
     await judge(broker, content_id)
@@ -94,6 +97,8 @@ async def test_a_request_with_a_key_is_written_and_followed_once(broker, content
     assert [one.effective for one in followed] == ["label", "remove", "limit"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("broker_address", ["kafka"], indirect=True)
 async def test_requests_at_once_with_one_key_are_one_decision(broker):
     """A double click at two processes of the console: both may write, and the agent follows one."""
     await kafka_bus.create_topics(broker)
@@ -121,6 +126,7 @@ async def test_requests_at_once_with_one_key_are_one_decision(broker):
     assert [one.effective for one in followed][:2] == ["label", first.action]
 
 
+@pytest.mark.parametrize("broker_address", ["embedded"], indirect=True)
 async def test_people_decide_and_undo_before_the_agent_follows(broker):
     """No agent runs: what is undone is the last decision, and an undo of another one is refused."""
     await kafka_bus.create_topics(broker)
@@ -156,6 +162,9 @@ async def test_the_code_that_the_guide_shows(broker, monkeypatch):
     asked, _ = await written(broker, "c1")
     assert [(one.by, one.action) for one in asked] == [("ann", "remove"), ("ann", "allow")]
     assert [bool(one.withdraws) for one in asked] == [False, True]
+    assert await moderators.history(broker, "c1") == asked
+    assert await moderators.history(broker, "c1", asked[0].acted_at - timedelta(minutes=5)) == asked
+    assert await moderators.history(broker, "c1", asked[0].acted_at + timedelta(minutes=5)) == []
 
 
 @pytest.mark.parametrize("key", ["", "x" * 201, "a\nb", "\x00"])

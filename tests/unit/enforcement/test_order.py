@@ -144,6 +144,10 @@ class Pipeline:
             if action.sequence is not None and record.headers[-1][0] != TRIES_HEADER:
                 sequences[action.content_id].append(action.sequence)
         assert all(found == sorted(found) for found in sequences.values())
+        for content, standing in state._standings.items():
+            decisions = [one.action_id for one in (standing.decision, *standing.replaced) if one is not None]
+            assert len(decisions) == len(set(decisions)), "each decision was followed once"
+            assert next_owner[content].replaced == standing.replaced
 
 
 class Moderator:
@@ -161,6 +165,8 @@ events = st.lists(
         st.tuples(st.just("decision"), items, st.sampled_from(["allow", "label", "remove"])),
         st.tuples(st.sampled_from(["show", "release", "restart", "repeat", "reject", "accept", "requeue"])),
         st.tuples(st.just("cleared"), items),
+        st.tuples(st.just("undo"), items),
+        st.tuples(st.just("again")),
         st.tuples(st.sampled_from(["take verdict", "take record", "take cleared", "see standing", "act", "deliver"])),
     ),
     max_size=40,
@@ -184,6 +190,19 @@ class Script:
 
     def decision(self, content, action):
         self.run.write(topics.ACTIONS, decision(f"d{self.number}", content, action))
+
+    def undo(self, content):
+        decided = self.run.enforcer.states[0][content].decision
+        if decided is not None:
+            name, last = f"u-{decided.action_id}", decided.action_id
+            undone = Action(name, content, "allow", WHEN, by="ben", withdraws=last, reinstates=True)
+            self.run.write(topics.ACTIONS, undone)
+
+    def again(self):
+        """Moderators' records come twice, as from processes that were killed and whose requests are tried again."""
+        asked = [decode(record.value, Action) for record in self.run.logs[topics.ACTIONS]]
+        for action in [one for one in asked if one.to_follow][-3:]:
+            self.run.write(topics.ACTIONS, action)
 
     def cleared(self, content):
         self.run.write(topics.CLEARED, cleared(self.number, content, f"text {self.number}", self.number))

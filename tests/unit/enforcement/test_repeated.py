@@ -64,11 +64,14 @@ def test_each_undo_goes_one_decision_back():
     assert run.restored()["c1"].decision is None
 
 
-def test_an_undo_of_a_decision_that_was_replaced_changes_nothing():
+def test_an_undo_of_a_decision_that_was_replaced_meanwhile_changes_nothing_and_ends_it():
+    """Ann undoes her decision at the moment at which Ben decides, and Ben then undoes his."""
     run = Enforced()
     run(person(action="label"), person(action="remove", name="d2"))
     assert run(undo("d1")) == []
-    assert run.state.restricted() == {"c1": "remove"}
+    assert run.state.restricted() == run.restored().restricted() == {"c1": "remove"}
+    assert run(undo("d2"))[0].effective == "allow"
+    assert run.restored().restricted() == {}
 
 
 def test_a_decision_that_comes_back_covers_its_own_text_only():
