@@ -7,7 +7,7 @@ In reading order:
 - `security`: headers, the log of requests, limits of rates.
 - `guard`: the one way to an endpoint. `console`, `app`: what requests share, and the application.
 - `pages`: the endpoints, one module for each kind of thing. `claims`: who works on an item of the queue.
-- `figures`, `item_facts`, `policy_text`: what the database knows, as pages need it.
+- `figures`, `item_facts`, `policy_text`, `harms`: what the database knows, as pages need it.
 - `rendering`: templates, and how texts from outside appear in them. `writing`: the audit log.
 - `serve`: the process.
 

@@ -16,7 +16,7 @@ from safeguard_streams.console.web.pages.search import streamed
 from safeguard_streams.console.web.writing import asked, logged
 
 _ROWS = 100
-ACTIONS = ("claim", "decide", "export", "give back", "rationale", "reveal", "search", "undo")
+ACTIONS = ("avoid", "claim", "decide", "export", "give back", "rationale", "reveal", "search", "undo")
 
 
 def show(request: Request) -> Response:

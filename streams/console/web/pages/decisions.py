@@ -20,7 +20,7 @@ from safeguard_streams.console.web import item_facts
 from safeguard_streams.console.web.claims import Queue
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import NotFoundError, Page, RefusedError, back
-from safeguard_streams.console.web.pages.queue import item_url, lease_of
+from safeguard_streams.console.web.pages.queue import item_url, lease_of, next_item
 from safeguard_streams.console.web.writing import asked, log_access, logged, transaction
 from safeguard_streams.contract.records import Decision, Enforced, now, origin_of
 from safeguard_streams.enforcement import decisions
@@ -160,7 +160,7 @@ def _record(request: Request, decided: Decided, facts: item_facts.Facts, action_
                     at=now(),
                 )
             )
-        following = queue.next(by, dict(request.session.get("queue", {})))
+        following = next_item(connection, queue, by, dict(request.session.get("queue", {})))
         if following is not None:
             log_access(connection, request, "claim", following)
         return following

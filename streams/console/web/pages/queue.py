@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from urllib.parse import urlencode
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 from starlette.requests import Request
 from starlette.responses import Response
 
-from safeguard_streams.console.schema import exposures, items, review_items
-from safeguard_streams.console.web import rendering
+from safeguard_streams.console.schema import items, review_items
+from safeguard_streams.console.web import harms, rendering
 from safeguard_streams.console.web.claims import Queue, matching
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page, RefusedError, back
@@ -55,11 +56,8 @@ def show(request: Request) -> Response:
             .order_by(review_items.c.priority.desc(), review_items.c.since, review_items.c.content_id)
             .limit(_ROWS)
         ).all()
-        today = connection.execute(
-            select(exposures.c.harm, exposures.c["count"])
-            .where(exposures.c.who == request.state.by, exposures.c.day == now().date())
-            .order_by(exposures.c["count"].desc())
-        ).all()
+        today = harms.exposures_today(connection, request.state.by)
+        avoided = harms.avoided(connection, request.state.by)
         held = Queue(connection, lease_of(console)).held_by(request.state.by)
     return rendering.page(
         request,
@@ -69,6 +67,7 @@ def show(request: Request) -> Response:
         filters=filters,
         held=held,
         today=today,
+        avoided=avoided,
         waiting=sum(one.waiting for one in groups),
         most=_ROWS,
         languages=sorted({one.language for one in rows if one.language} | ({filters["language"]} - {""})),
@@ -90,12 +89,28 @@ def claim(request: Request) -> Response:
             claimed: str | None = wanted
         else:
             request.session["queue"] = filters
-            claimed = queue.next(request.state.by, filters)
+            claimed = next_item(connection, queue, request.state.by, filters)
         if claimed is not None:
             log_access(connection, request, "claim", claimed)
     if claimed is None:
         return back(request, "/queue", "Nothing is free in this part of the queue.")
     return back(request, item_url(claimed))
+
+
+def next_item(connection: Connection, queue: Queue, by: str, filters: Mapping[str, str]) -> str | None:
+    """Claim the next item for somebody, of no harm that they asked not to see today."""
+    return queue.next(by, filters, without=harms.policies_of(connection, harms.avoided(connection, by)))
+
+
+def avoid(request: Request) -> Response:
+    """Claim no more items of a harm today, and give the present one back."""
+    console: Console = request.app.state.console
+    content_id, harm, by = asked(request, "content_id"), asked(request, "harm"), request.state.by
+    with transaction(console.engine) as connection:
+        harms.avoid(connection, by, harm)
+        Queue(connection, lease_of(console)).give_back(content_id, by)
+        log_access(connection, request, "avoid", harm)
+    return back(request, "/queue", f"You get no more items about {harm} today. This one is back in the queue.")
 
 
 def give_back(request: Request) -> Response:
@@ -111,5 +126,6 @@ def give_back(request: Request) -> Response:
 PAGES = (
     Page("queue", "GET", "/queue", "items", show),
     Page("claim", "POST", "/claims", "decide", claim),
+    Page("avoid", "POST", "/claims/avoid", "decide", avoid),
     Page("give_back", "POST", "/claims/end", "decide", give_back),
 )
