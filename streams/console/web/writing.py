@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from sqlalchemy import Connection, Engine
 from starlette.requests import Request
@@ -53,6 +54,11 @@ def asked(request: Request, name: str) -> str:
     """A field of the form that was sent, or of the URL's query, as the database holds texts: PostgreSQL refuses NUL."""
     fields = request.state.form if request.method == "POST" else request.query_params
     return stored(str(fields.get(name, "")))
+
+
+def asked_item(request: Request) -> str:
+    """The item that a form names. Forms quote ids: browsers change line breaks in what they send."""
+    return stored(unquote(asked(request, "content_id")))
 
 
 def stored(text: str) -> str:

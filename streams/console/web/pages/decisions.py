@@ -21,7 +21,7 @@ from safeguard_streams.console.web.claims import Queue
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import NotFoundError, Page, RefusedError, back
 from safeguard_streams.console.web.pages.queue import item_url, lease_of, next_item
-from safeguard_streams.console.web.writing import asked, log_access, logged, transaction
+from safeguard_streams.console.web.writing import asked, asked_item, log_access, logged, transaction
 from safeguard_streams.contract.records import Decision, Enforced, now, origin_of
 from safeguard_streams.enforcement import decisions
 from safeguard_streams.enforcement.decisions import Cited
@@ -64,7 +64,7 @@ async def decide(request: Request) -> Response:
 async def undo(request: Request) -> Response:
     """Take the decision about an item back: what the verdicts say stands again."""
     console: Console = request.app.state.console
-    content_id, decision_id = asked(request, "content_id"), asked(request, "decision")
+    content_id, decision_id = asked_item(request), asked(request, "decision")
     facts = await run_in_threadpool(_known, request, content_id)
     person = ChangedBy(asked(request, "why").strip() or "undone in the console", request.state.by)
     if decision_id:
@@ -97,7 +97,7 @@ def _read(request: Request) -> Decided:
         action = msgspec.convert(asked(request, "action"), Enforced)
     except msgspec.ValidationError:
         raise RefusedError("Choose what to do: allow, label, limit, remove or escalate.") from None
-    content_id = asked(request, "content_id")  # as it is: an id may begin with a blank
+    content_id = asked_item(request)  # as it is: an id may begin with a blank
     rule, why, key, sha = (asked(request, name).strip() for name in ("rule", "why", "key", "content_sha256"))
     if not why:
         raise RefusedError("Give a reason. Others will read it.")

@@ -16,7 +16,7 @@ from safeguard_streams.console.web.guard import NotFoundError, Page
 from safeguard_streams.console.web.harms import count_exposure, harm_of
 from safeguard_streams.console.web.item_facts import Facts
 from safeguard_streams.console.web.pages.queue import lease_of
-from safeguard_streams.console.web.writing import asked, log_access, transaction
+from safeguard_streams.console.web.writing import asked, asked_item, log_access, transaction
 from safeguard_streams.enforcement.rules import severity
 
 _UNKNOWN = "The console knows no item of this id. It may not be projected yet, or was never escalated."
@@ -30,7 +30,7 @@ def show(request: Request) -> Response:
 def reveal(request: Request) -> Response:
     """The same with its text. Counts as an exposure to the policy's harm, and stands in the audit log."""
     console: Console = request.app.state.console
-    content_id = asked(request, "content_id")
+    content_id = asked_item(request)
     with transaction(console.engine) as connection:
         facts = item_facts.load(connection, content_id)
         if facts is None:

@@ -15,7 +15,7 @@ from safeguard_streams.console.web import harms, rendering
 from safeguard_streams.console.web.claims import Queue, matching
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page, RefusedError, back
-from safeguard_streams.console.web.writing import asked, log_access, transaction
+from safeguard_streams.console.web.writing import asked, asked_item, log_access, transaction
 from safeguard_streams.contract.records import now
 
 _ROWS = 50
@@ -78,7 +78,7 @@ def show(request: Request) -> Response:
 def claim(request: Request) -> Response:
     """Claim an item, or the next one, and go to its page."""
     console: Console = request.app.state.console
-    wanted = asked(request, "content_id")
+    wanted = asked_item(request)
     filters = {name: asked(request, name) for name in FILTERS}
     with transaction(console.engine) as connection:
         queue = Queue(connection, lease_of(console))
@@ -105,7 +105,7 @@ def next_item(connection: Connection, queue: Queue, by: str, filters: Mapping[st
 def avoid(request: Request) -> Response:
     """Claim no more items of a harm today, and give the present one back."""
     console: Console = request.app.state.console
-    content_id, harm, by = asked(request, "content_id"), asked(request, "harm"), request.state.by
+    content_id, harm, by = asked_item(request), asked(request, "harm"), request.state.by
     with transaction(console.engine) as connection:
         harms.avoid(connection, by, harm)
         Queue(connection, lease_of(console)).give_back(content_id, by)
@@ -116,7 +116,7 @@ def avoid(request: Request) -> Response:
 def give_back(request: Request) -> Response:
     """End a claim, so that others get the item."""
     console: Console = request.app.state.console
-    content_id = asked(request, "content_id")
+    content_id = asked_item(request)
     with transaction(console.engine) as connection:
         Queue(connection, lease_of(console)).give_back(content_id, request.state.by)
         log_access(connection, request, "give back", content_id)
