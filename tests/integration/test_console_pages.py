@@ -248,6 +248,8 @@ def test_a_reviewer_signs_in_claims_reveals_decides_and_undoes(person, console):
     assert page.get_by_label("remove").is_checked()
     page.select_option("#rule", index=1)
     page.fill("#why", "it is what the rule says")
+    if SHOTS:
+        page.screenshot(path=f"{SHOTS}/review.png")
     page.get_by_role("button", name="Decide", exact=True).dblclick()
     page.get_by_text(f"{content_id}: remove.").wait_for()
     assert f"id={content_id}" not in page.url, "the next item is there"
