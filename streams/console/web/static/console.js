@@ -85,5 +85,11 @@
   const drawAll = () => document.querySelectorAll("[data-chart]").forEach(draw);
   drawAll();
   document.addEventListener("htmx:after:swap", drawAll);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => location.reload());
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    document.querySelectorAll("[data-chart]").forEach((place) => {
+      charts.get(place)?.destroy();
+      charts.delete(place);
+      draw(place);
+    });
+  });
 })();
