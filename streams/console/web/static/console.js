@@ -65,9 +65,16 @@
     const colour = (name) => style.getPropertyValue(name).trim();
     const said = place.nextElementSibling;
     const axis = { stroke: colour("--quiet"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
+    // Times in UTC, as in the table; whole numbers, as counts are.
+    const clock = (seconds) => {
+      const iso = new Date(seconds * 1000).toISOString();
+      return iso.slice(11, 16) === "00:00" ? iso.slice(5, 10) : iso.slice(11, 16);
+    };
+    const steps = Array.from({ length: 12 }, (_, power) => [1, 2, 5].map((one) => one * 10 ** power)).flat();
     const chart = new uPlot({
+      tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
       width: place.clientWidth, height: 190, legend: { show: false }, cursor: { y: false },
-      axes: [axis, { ...axis, size: 56 }],
+      axes: [{ ...axis, values: (_, times) => times.map(clock) }, { ...axis, size: 56, incrs: steps }],
       scales: { y: { range: (_, low, high) => [0, Math.max(1, high * 1.05)] } },
       series: names.map((name, index) => index === 0 ? {} : {
         label: name, width: 2, stroke: colour(`--series-${index}`), points: { show: rows.length < 3 },
@@ -85,5 +92,11 @@
   const drawAll = () => document.querySelectorAll("[data-chart]").forEach(draw);
   drawAll();
   document.addEventListener("htmx:after:swap", drawAll);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => location.reload());
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    document.querySelectorAll("[data-chart]").forEach((place) => {
+      charts.get(place)?.destroy();
+      charts.delete(place);
+      draw(place);
+    });
+  });
 })();
