@@ -69,7 +69,8 @@ def _now(advice: Advice) -> Iterator[Labelled]:
         each = f"{cost.gpu_seconds:.2f} GPU seconds each, by {'' if cost.basis == 'tokens' else 'latency, '}{by}"
         yield Labelled("cost", f"{_hours(cost.gpu_hours_a_day)} a day: {cost.judgements_a_day:,.0f} judgements, {each}")
     sides = f"{labels.violating:,} violating, {labels.safe:,} safe, {labels.undetermined:,} undetermined"
-    yield Labelled("labels", f"{sides}; {labels.with_text:,} with texts, of them {labels.usable:,} to compare gates on")
+    usable = f"{labels.usable:,} to compare gates on"
+    yield Labelled("labels", f"{sides}; text known of {labels.with_text:,}, of them {usable}")
 
 
 def _hours(hours: float) -> str:

@@ -95,7 +95,7 @@ ROLES: dict[str, Role] = {
         reads=tuple(
             topic.name
             for topic in topics.CATALOGUE
-            if topic.name not in (topics.EVENTS, topics.ENFORCEMENT, topics.POSITIONS)
+            if topic.name not in (topics.EVENTS, topics.ENFORCEMENT, topics.POSITIONS, topics.REPORTS, topics.REPORTED)
         ),
     ),
     "console": Role(
