@@ -92,7 +92,7 @@ def test_advice_fits_80_columns_with_both_curves(advised):
     for text in (
         "live recall 0.957 (0.951-0.980)",
         "1.2 GPU hours a day: 3,000 judgements, 1.50 GPU seconds each, by latency, 64 at once",
-        "60 violating, 140 safe, 3 undetermined; 200 with texts",
+        "60 violating, 140 safe, 3 undetermined; text known of 200",
         "next distilled: escalates 30.0% of content",
         "proposed recall 0.960 (0.960-0.980), escalates 0.300 (0.250-0.350) at threshold 0.2",
         "saves 0.5 GPU hours a day",
