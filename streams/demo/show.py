@@ -29,7 +29,7 @@ FIELD = 11  # columns of a field's name
 INDENT = 3
 
 SMALL_MODEL = (
-    "The figures above are those of a model of 7 MB. It has the architecture of gpt-oss and shares its prompts, its "
+    "The figures above are those of a model of some megabytes. It has the architecture of gpt-oss and shares its prompts, its "
     "output format and its parser, but it has only learned the policies of this package. It does not follow a policy "
     "of your own, and its rationales are a sentence. gpt-oss-safeguard reads any policy, reasons about each text, and "
     "takes seconds for each judgement. It needs a GPU with 16 GB, or a server that has one: "

@@ -392,7 +392,7 @@ def _own(name: str, lesson: Lesson, language: str, seed: int) -> TrainingData:
             if not sentence.held_out and not labelled.held_out(sentence.text):
                 data.train.append(example)
             elif sentence.held_out and rule not in foreign:
-                data.held_out.append(example)
+                data.held_out.append(msgspec.structs.replace(example, source=f"new {source}"))
     return data
 
 

@@ -109,7 +109,7 @@ class SmallModel(torch.nn.Module):
             intermediate_size=HIDDEN,
             head_dim=32,
             num_attention_heads=HIDDEN // 32,
-            num_key_value_heads=2,
+            num_key_value_heads=HIDDEN // 32,
             num_local_experts=2,
             num_experts_per_tok=1,
             max_position_embeddings=131072,
@@ -124,8 +124,10 @@ class SmallModel(torch.nn.Module):
             if name.endswith(("bias", "sinks")):
                 torch.nn.init.zeros_(parameter)
             elif parameter.dim() > 1:
-                head = name.startswith(("sentence", "rules"))
-                torch.nn.init.normal_(parameter, std=0.005 if head else 0.07)
+                torch.nn.init.normal_(parameter, std=0.07 if "gate_up" in name or "lm_head" in name else 0.03)
+        for layer in self.model.layers[:-1]:  # a token begins with the mean of what it sees
+            for copied in (layer.self_attn.v_proj, layer.self_attn.o_proj):
+                copied.weight.data += 0.8 * torch.eye(HIDDEN)
         self.model.embed_tokens = torch.nn.Identity()
         self.embedding = Embedding(meanings)
         # The shared output row represents this many tokens of the full vocabulary.

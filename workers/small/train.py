@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import random
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic as clock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,20 +25,22 @@ import torch.nn.functional as F
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.small import batches, meanings
-from safeguard_streams.workers.small.batches import AFTER, BEFORE, LONG_TEXT, Source, judged, padded, tokens_of
+from safeguard_streams.workers.small.batches import AFTER, BEFORE, LONG_TEXT, Drawn, Source, judged, padded, tokens_of
 from safeguard_streams.workers.small.examples import Example, answer
 from safeguard_streams.workers.small.network import SmallModel, Vocabulary
 
 ROWS = 100_000  # tokens with their own embedding
-READING = 0.3  # share of the time
+READING = 0.2  # share of the time
 READING_BATCH, JUDGING_BATCH, LONG_BATCH = 128, 64, 12
-WHOLE_ANSWERS = 0.08  # share of batches with whole answers; the other answers end after the decision
-FINISH = 0.85  # from this share of the time on, WHOLE_AT_END, because the form is learned last
+WHOLE_ANSWERS = 0.2  # share of batches with whole answers; the other answers end after the decision
+FINISH = 0.75  # from this share of the time on, WHOLE_AT_END, because the form is learned last
 WHOLE_AT_END = 0.7
 LONG = 0.04  # share of batches with long texts
-RATE = 3e-3
+RATE = 7e-4
 SLOWER = 0.3  # the differences of single tokens learn at this share of the rate
 ENCODED = 4  # one in this many texts of data sets is encoded, and every second one of the project's own
+FITTED = 40  # batches for the first heads
+LOGITS, RIDGE = 5.0, 0.02
 CHECKPOINT_SECONDS = 180
 CHECKPOINT, MODEL = "checkpoint.pt", "model.safetensors"
 
@@ -144,10 +146,12 @@ class Trainer:
     def run(self, on_step: Callable[[float, str], None]) -> None:
         self.vectors = self._sentences()
         mean: dict[str, float] = {}
-        began, saved = time.monotonic() - self.spent, time.monotonic()
+        began, saved = clock() - self.spent, clock()
         source = Source(self.examples, self.seed * 1_000_003 + self.step)
         self.draw = random.Random(self.seed * 7 + self.step)
-        while (spent := time.monotonic() - began) < self.seconds:
+        if self.step == 0:
+            self._fit_heads(source)
+        while (spent := clock() - began) < self.seconds:
             progress = spent / self.seconds
             self._rate(progress)
             stage = "reading" if progress < READING else "judging"
@@ -162,8 +166,8 @@ class Trainer:
             for name, value in self.parts.items():
                 mean[name] = 0.97 * mean.get(name, value) + 0.03 * value
             on_step(progress, f"step {self.step} {stage} " + " ".join(f"{n} {v:.3f}" for n, v in mean.items()))
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                self.spent, saved = time.monotonic() - began, time.monotonic()
+            if clock() - saved > CHECKPOINT_SECONDS:
+                self.spent, saved = clock() - began, clock()
                 self._save()
         self.spent = self.seconds
         self._save()
@@ -176,11 +180,32 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = rate * (SLOWER if isinstance(optimiser, torch.optim.SparseAdam) else 1.0)
 
-    def _read(self, source: Source) -> torch.Tensor:
-        drawn = source.next(READING_BATCH)
+    @torch.no_grad()
+    def _fit_heads(self, source: Source) -> None:
+        """Begin with the heads that fit the untrained network best, by least squares."""
+        seen = [(drawn, self._last(drawn)) for drawn in (source.next(READING_BATCH) for _ in range(FITTED))]
+        every = torch.cat([last for _, last in seen])
+        examples = [e for drawn, _ in seen for e in drawn.examples]
+        known = [i for i, e in enumerate(examples) if e.text in self.vectors]
+        wanted = torch.from_numpy(np.stack([self.vectors[examples[i].text] for i in known])).float() - self.centre
+        _fit(self.model.sentence, every[known], wanted)
+        for lesson, rules in self.rules.items():
+            of = [(drawn, last) for drawn, last in seen if drawn.lesson == lesson]
+            if of:
+                numbers = torch.tensor([rules.index(e.rule) for drawn, _ in of for e in drawn.examples])
+                one_hot = F.one_hot(numbers, len(rules)).float() * LOGITS
+                _fit(self.model.rules[_slug(lesson)], torch.cat([last for _, last in of]), one_hot)
+
+    def _last(self, drawn: Drawn) -> torch.Tensor:
+        """What the network knows at the end of each text."""
         rows = [[*BEFORE, *tokens_of(e.text, self.draw), *AFTER] for e in drawn.examples]
         hidden = self.model(padded(rows, self.inputs))
-        last = hidden[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]
+        last: torch.Tensor = hidden[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]
+        return last
+
+    def _read(self, source: Source) -> torch.Tensor:
+        drawn = source.next(READING_BATCH)
+        last = self._last(drawn)
         loss = self._rule(last, drawn)
         near = self._near(last, drawn.examples)
         self.parts = {"rule": loss.item(), "near": near.item()}
@@ -194,7 +219,7 @@ class Trainer:
         wanted = torch.from_numpy(np.stack([self.vectors[examples[i].text] for i in known])).float() - self.centre
         return F.cosine_similarity(self.model.sentence(hidden[known]), wanted, dim=1).mean()
 
-    def _rule(self, hidden: torch.Tensor, drawn: batches.Drawn) -> torch.Tensor:
+    def _rule(self, hidden: torch.Tensor, drawn: Drawn) -> torch.Tensor:
         """The loss of the rule that decides each text."""
         rules = self.rules[drawn.lesson]
         target = torch.tensor([rules.index(e.rule) for e in drawn.examples])
@@ -253,6 +278,16 @@ class Trainer:
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         self.step, self.spent = state["step"], state["spent"]
+
+
+def _fit(head: torch.nn.Linear, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+    """Set a head to the solution of ridge regression."""
+    mean_in, mean_out = inputs.mean(dim=0), outputs.mean(dim=0)
+    x, y = inputs - mean_in, outputs - mean_out
+    covariance = x.T @ x / len(x)
+    solved = torch.linalg.solve(covariance + RIDGE * torch.eye(len(covariance)), x.T @ y / len(x)).T
+    head.weight.copy_(solved)
+    head.bias.copy_(mean_out - solved @ mean_in)
 
 
 def _slug(lesson: str) -> str:
