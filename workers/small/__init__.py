@@ -16,8 +16,8 @@ on the library's policies and cannot judge under others. `card.md` has its figur
 - **The package ships compacted weights.** Only trained token ids have their own rows, and embeddings are int8: some
   megabytes instead of a table of 201,088 rows. The first use expands them to an ordinary checkpoint, and vLLM needs no
   special loader.
-- **Embeddings begin as an encoder's.** The multilingual sentence encoder reads each token of the vocabulary, and training
-  learns one projection of all tokens. Words of one meaning lie close together in all languages. The small model thus
-  learns from few texts, most of which are English. Training needs the encoder; the trained model does not.
+- **Embeddings begin as an encoder's.** The multilingual sentence encoder reads each token, and training learns one
+  projection of all tokens. Words of one meaning lie close together in all languages. The small model thus learns from
+  few texts, most of which are English. Training needs the encoder; the trained model does not.
 - **Training has a time budget and continues after an interruption.** A checkpoint is written every three minutes.
 """
