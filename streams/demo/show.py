@@ -29,10 +29,10 @@ FIELD = 11  # columns of a field's name
 INDENT = 3
 
 SMALL_MODEL = (
-    "The figures above are those of a model of some megabytes. It has the architecture of gpt-oss and shares its prompts, its "
-    "output format and its parser, but it has only learned the policies of this package. It does not follow a policy "
-    "of your own, and its rationales are a sentence. gpt-oss-safeguard reads any policy, reasons about each text, and "
-    "takes seconds for each judgement. It needs a GPU with 16 GB, or a server that has one: "
+    "The figures above are those of a model of some megabytes. It has the architecture of gpt-oss and shares its "
+    "prompts, its output format and its parser, but it has only learned the policies of this package. It does not "
+    "follow a policy of your own, and its rationales are a sentence. gpt-oss-safeguard reads any policy, reasons about "
+    "each text, and takes seconds for each judgement. It needs a GPU with 16 GB, or a server that has one: "
     "safeguard demo --model openai/gpt-oss-safeguard-20b runs all of this on it."
 )
 EXAMPLES = "Examples of right answers, and of a mistake at the end. How often answers are right is what the table says."
