@@ -77,6 +77,7 @@ class Embedding(torch.nn.Module):
 
     def __init__(self, meanings: torch.Tensor) -> None:
         super().__init__()
+        self.meanings: torch.Tensor
         self.register_buffer("meanings", meanings)
         self.projection = torch.nn.Linear(meanings.shape[1], HIDDEN, bias=False)
         self.difference = torch.nn.Embedding(len(meanings), HIDDEN, sparse=True)
@@ -84,7 +85,7 @@ class Embedding(torch.nn.Module):
         torch.nn.init.normal_(self.difference.weight, std=0.05)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        used, position = rows.unique(return_inverse=True)
+        used, position = torch.unique(rows, return_inverse=True)
         table: torch.Tensor = self.projection(self.meanings[used]) + self.difference(used)
         return table[position]
 

@@ -87,10 +87,10 @@ class Trainer:
         self.outputs = Vocabulary(sorted(answers))
         self.inputs = Vocabulary(self._input_tokens(prompts | answers | {*BEFORE, *AFTER, *batches.TURN}))
         torch.manual_seed(seed)
-        self.rules = {}
+        rules: dict[str, set[str]] = {}
         for example in examples:
-            self.rules.setdefault(example.lesson, set()).add(example.rule)
-        self.rules = {lesson: sorted(rules) for lesson, rules in self.rules.items()}
+            rules.setdefault(example.lesson, set()).add(example.rule)
+        self.rules = {lesson: sorted(of) for lesson, of in rules.items()}
         heads = {_slug(lesson): len(rules) for lesson, rules in self.rules.items()}
         self.model = SmallModel(self._meanings(), len(self.outputs), heads)
         sparse = [self.model.embedding.difference.weight]
@@ -130,7 +130,8 @@ class Trainer:
         return torch.load(path, weights_only=False)
 
     def _meanings(self) -> torch.Tensor:
-        return self._cached("tokens.pt", lambda: meanings.of_tokens(self.inputs.ids.tolist()))
+        of: torch.Tensor = self._cached("tokens.pt", lambda: meanings.of_tokens(self.inputs.ids.tolist()))
+        return of
 
     def _sentences(self) -> dict[str, np.ndarray]:
         def make() -> Any:
@@ -158,7 +159,7 @@ class Trainer:
             loss = self._read(source) if stage == "reading" else self._judge(source, progress)
             for optimiser in self.optimisers:
                 optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # PyTorch does not annotate it
             torch.nn.utils.clip_grad_norm_(self.dense, 1.0)
             for optimiser in self.optimisers:
                 optimiser.step()
@@ -280,7 +281,7 @@ class Trainer:
         self.step, self.spent = state["step"], state["spent"]
 
 
-def _fit(head: torch.nn.Linear, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+def _fit(head: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
     """Set a head to the solution of ridge regression."""
     mean_in, mean_out = inputs.mean(dim=0), outputs.mean(dim=0)
     x, y = inputs - mean_in, outputs - mean_out
