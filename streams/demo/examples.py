@@ -31,7 +31,7 @@ ROLES = (
         "hate-harassment",
         False,
         "safe",
-        ("0228", "0329", "0353", "0631"),
+        ("0300", "0383", "0228", "0329", "0353", "0631"),
     ),
     Role(
         "A mistake: people call it harmless, the model flags it",

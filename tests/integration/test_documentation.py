@@ -66,7 +66,7 @@ def test_the_demo_output_in_the_readme_agrees_with_the_events_and_the_policies_o
         (policy, one.found.of, one.left_alone.of)
         for policy, one in {**figures, "all": labels.total(figures.values())}.items()
     }
-    (text,) = re.findall(r'text +"(.*?)"', shown, re.DOTALL)
+    (text,) = re.findall(r'text +"(.*?)"\n +gate', shown, re.DOTALL)
     assert " ".join(text.split()) in {" ".join(event.text.split()) for event in labels.read(lines).values()}
     assert load_library()["prompt-injection"].rules["PI1"] in " ".join(shown.split())
 
