@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from safeguard_streams.contract.records import EVERY_POLICY
 from safeguard_streams.policies import labelled
-from safeguard_streams.workers.small.examples import LESSONS, SAFE
+from safeguard_streams.policies.labelled import Labelled
 
 
 class Quota(NamedTuple):
@@ -55,6 +56,25 @@ QUOTAS = {
     "train/jigsaw_multi": Quota(HATE, "mul", 1, 4),
 }
 MAX_CHARACTERS = 600
+HATE_RULES = {"hate": "HH1", "harassment": "HH2", "violence": "HH3"}
+_LURE = re.compile(
+    r"\b(?:won|win|winner|prize|award|claim|free|guaranteed|ringtones?|txt|per ?min|p/min|£|1\.50)\b|£", re.IGNORECASE
+)
+_PERSONA = re.compile(
+    r"\b(?:DAN|act as|role ?play|pretend|persona|character|from now on|mode|you are going to)\b", re.IGNORECASE
+)
+
+
+def _rule(name: str, row: Labelled) -> str | None:
+    """The rule that fits the label of a violating row, where its data set says enough."""
+    if QUOTAS[name].policy == HATE:
+        unclear = name == "train/hatexplain" and row.category != "hate"  # its annotators disagree about the others
+        return None if unclear else HATE_RULES.get(row.harm)
+    if name == "train/sms_spam":
+        return "FS2" if _LURE.search(row.text) else "FS3"
+    if name == "train/cyberseceval":
+        return "PI2" if _PERSONA.search(row.text) else "PI1"
+    return {"train/youtube_spam": "FS3", "train/inthewild_jailbreak": "PI2"}.get(name)
 
 
 def choose(data: Path, seed: int = 7) -> list[dict[str, object]]:
@@ -77,9 +97,9 @@ def choose(data: Path, seed: int = 7) -> list[dict[str, object]]:
                     "labelled_for": quota.policy,
                     "violates": row.violates,
                 }
-                rule = LESSONS[quota.policy].rule_of(row) if row.violates else None
-                if rule is not None and rule.rule not in SAFE:
-                    attributes["rule"] = rule.rule
+                rule = _rule(name, row) if row.violates else None
+                if rule is not None:
+                    attributes["rule"] = rule
                 events.append(
                     {"text": row.text, "language": quota.language, "surface": "demo", "attributes": attributes}
                 )
