@@ -2,19 +2,21 @@
 
 DATA has train/, validation/ and manifest.json. All texts are held out from training, and their sources' licences allow
 redistribution. The attributes of each event name its source and its licence. They also state its label:
-`violates` under the policy `labelled_for`.
+`violates` under the policy `labelled_for`, and the `rule` of this policy that fits the label of a violating text.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from safeguard_streams.contract.records import EVERY_POLICY
 from safeguard_streams.policies import labelled
+from safeguard_streams.policies.labelled import Labelled
 
 
 class Quota(NamedTuple):
@@ -27,30 +29,52 @@ class Quota(NamedTuple):
 
 
 HATE, FRAUD, INJECTION, EVERYDAY = "hate-harassment", "fraud-spam", "prompt-injection", EVERY_POLICY
+# As a stream of user content is: about seven texts in eight are harmless, most of them in no way suspicious.
 QUOTAS = {
-    "train/davidson": Quota(HATE, "en", 24, 10),
-    "train/hatexplain": Quota(HATE, "en", 10, 24),
-    "train/toxic_spans": Quota(HATE, "en", 14, 0),
-    "train/sms_spam": Quota(FRAUD, "en", 30, 90),
-    "train/youtube_spam": Quota(FRAUD, "en", 24, 24),
-    "train/cyberseceval": Quota(INJECTION, "en", 10, 0),
-    "train/inthewild_jailbreak": Quota(INJECTION, "en", 16, 0),
-    "train/goemotions_benign": Quota(EVERYDAY, "en", 0, 110),
-    "train/topical_chat": Quota(EVERYDAY, "en", 0, 70),
-    "train/gpteacher": Quota(EVERYDAY, "en", 0, 40),
-    "train/banking77": Quota(EVERYDAY, "en", 0, 30),
-    "train/cold_zh": Quota(HATE, "zh", 16, 24),
-    "train/roman_urdu": Quota(HATE, "ur", 10, 14),
-    "train/curse_ko": Quota(HATE, "ko", 8, 12),
-    "train/germeval2018_de": Quota(HATE, "de", 8, 16),
-    "train/jigsaw_multi": Quota(HATE, "mul", 6, 18),
-    "validation/hatecheck": Quota(HATE, "en", 12, 12),
-    "validation/deepset_inj_test": Quota(INJECTION, "mul", 14, 14),
-    "validation/mhc_spanish": Quota(HATE, "es", 8, 8),
-    "validation/mhc_french": Quota(HATE, "fr", 8, 8),
-    "validation/xstest": Quota(EVERYDAY, "en", 0, 10),
+    "train/topical_chat": Quota(EVERYDAY, "en", 0, 205),
+    "train/goemotions_benign": Quota(EVERYDAY, "en", 0, 75),
+    "train/banking77": Quota(EVERYDAY, "en", 0, 145),
+    "train/taskmaster": Quota(EVERYDAY, "en", 0, 100),
+    "train/clinc_oos": Quota(EVERYDAY, "en", 0, 70),
+    "train/gpteacher": Quota(EVERYDAY, "en", 0, 24),
+    "train/sms_spam": Quota(FRAUD, "en", 16, 36),
+    "train/youtube_spam": Quota(FRAUD, "en", 10, 12),
+    "train/davidson": Quota(HATE, "en", 12, 4),
+    "train/hatexplain": Quota(HATE, "en", 4, 4),
+    "train/toxic_spans": Quota(HATE, "en", 5, 0),
+    "train/cyberseceval": Quota(INJECTION, "en", 7, 0),
+    "train/inthewild_jailbreak": Quota(INJECTION, "en", 13, 0),
+    "validation/deepset_inj_test": Quota(INJECTION, "mul", 10, 12),
+    "train/cold_zh": Quota(HATE, "zh", 4, 14),
+    "validation/mhc_mandarin": Quota(HATE, "zh", 0, 8),
+    "train/curse_ko": Quota(HATE, "ko", 2, 20),
+    "train/roman_urdu": Quota(HATE, "ur", 2, 4),
+    "train/germeval2018_de": Quota(HATE, "de", 3, 6),
+    "validation/mhc_german": Quota(HATE, "de", 3, 3),
+    "validation/mhc_spanish": Quota(HATE, "es", 4, 4),
+    "validation/mhc_french": Quota(HATE, "fr", 4, 4),
+    "train/jigsaw_multi": Quota(HATE, "mul", 1, 4),
 }
 MAX_CHARACTERS = 600
+HATE_RULES = {"hate": "HH1", "harassment": "HH2", "violence": "HH3"}
+_LURE = re.compile(
+    r"\b(?:won|win|winner|prize|award|claim|free|guaranteed|ringtones?|txt|per ?min|p/min|£|1\.50)\b|£", re.IGNORECASE
+)
+_PERSONA = re.compile(
+    r"\b(?:DAN|act as|role ?play|pretend|persona|character|from now on|mode|you are going to)\b", re.IGNORECASE
+)
+
+
+def _rule(name: str, row: Labelled) -> str | None:
+    """The rule that fits the label of a violating row, where its data set says enough."""
+    if QUOTAS[name].policy == HATE:
+        unclear = name == "train/hatexplain" and row.category != "hate"  # its annotators disagree about the others
+        return None if unclear else HATE_RULES.get(row.harm)
+    if name == "train/sms_spam":
+        return "FS2" if _LURE.search(row.text) else "FS3"
+    if name == "train/cyberseceval":
+        return "PI2" if _PERSONA.search(row.text) else "PI1"
+    return {"train/youtube_spam": "FS3", "train/inthewild_jailbreak": "PI2"}.get(name)
 
 
 def choose(data: Path, seed: int = 7) -> list[dict[str, object]]:
@@ -73,6 +97,9 @@ def choose(data: Path, seed: int = 7) -> list[dict[str, object]]:
                     "labelled_for": quota.policy,
                     "violates": row.violates,
                 }
+                rule = _rule(name, row) if row.violates else None
+                if rule is not None:
+                    attributes["rule"] = rule
                 events.append(
                     {"text": row.text, "language": quota.language, "surface": "demo", "attributes": attributes}
                 )

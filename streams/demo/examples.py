@@ -1,4 +1,7 @@
-"""Five worked examples: a text, the gate that escalated it, the rule, the rationale and the action."""
+"""Worked examples: a text, the gate that escalated it, the rule, the rationale and the action.
+
+All but the last are right answers for the right reason. How often answers are right is another question: see `labels`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from safeguard_streams.contract.records import Action, Decision, Rationale, Verdict
-from safeguard_streams.demo.labels import LabelledEvent
+from safeguard_streams.demo.labels import LabelledEvent, for_the_right_reason
 
 
 class Role(NamedTuple):
@@ -20,17 +23,23 @@ class Role(NamedTuple):
 
 
 ROLES = (
-    Role("A lure, found", "fraud-spam", True, "violates", ("0684", "0662", "0402", "0617", "0056")),
-    Role("An attempt on an assistant, found", "prompt-injection", True, "violates", ("0301", "0493", "0114", "0730")),
-    Role("Abuse, found", "hate-harassment", True, "violates", ("0163", "0650", "0345", "0608", "0048")),
+    Role("A lure, found", "fraud-spam", True, "violates", ("0360", "0283", "0564", "0185")),
+    Role("An attempt on an assistant, found", "prompt-injection", True, "violates", ("0111", "0219", "0196")),
+    Role("Abuse, found", "hate-harassment", True, "violates", ("0242", "0341", "0420", "0396")),
     Role(
         "Suspicious to the classifier, harmless to the model",
         "hate-harassment",
         False,
         "safe",
-        ("0280", "0468", "0124", "0175"),
+        ("0300", "0383", "0228", "0329", "0353", "0631"),
     ),
-    Role("A mistake: people call it harmless, the model flags it", "fraud-spam", False, "violates", ("0714",)),
+    Role(
+        "A mistake: people call it harmless, the model flags it",
+        "hate-harassment",
+        False,
+        "violates",
+        ("0131", "0215", "0749", "0494"),
+    ),
 )
 _LENGTHS = range(40, 160)  # characters of a text that reads well as an example
 
@@ -69,8 +78,8 @@ def _fitting(role: Role, events: Mapping[str, LabelledEvent], verdicts: Sequence
     for verdict in verdicts:
         event = events.get(verdict.content_id)
         if event is not None and (verdict.policy_id, verdict.decision) == (role.policy_id, role.decision):
-            label = event.label_under(role.policy_id)
-            if label is role.label:
+            mistake = role.decision != ("violates" if role.label else "safe")
+            if event.label_under(role.policy_id) is role.label and (mistake or for_the_right_reason(event, verdict)):
                 yield verdict
 
 

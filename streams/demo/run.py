@@ -222,7 +222,7 @@ class Demo:
         figures = labels.figures(self._events, self.tally.verdicts)
         summary["by_label"] = msgspec.to_builtins(figures)
         if figures:
-            self._act("What people had labelled, and what was found")
+            self._act("What was right, by what people had labelled")
             self._print(show.by_label(figures))
 
     async def _show_examples(self, current: Settings) -> list[examples.Example]:
@@ -233,6 +233,7 @@ class Demo:
         shown = examples.choose(self._events, self.tally.verdicts, self.tally.rationales, actions)
         if shown:
             self._act("From text to action")
+            self._print(show.prose(show.EXAMPLES), "")
             library = load_library()
             for letter, one in zip("abcde", shown, strict=False):
                 self._print(show.example(letter, one, library))

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, PrefilterResult
+from safeguard_streams.demo import labels
 from safeguard_streams.demo.broker import Broker
 from safeguard_streams.demo.child_process import ChildProcess
 from safeguard_streams.demo.examples import Example
@@ -28,12 +29,13 @@ FIELD = 11  # columns of a field's name
 INDENT = 3
 
 SMALL_MODEL = (
-    "The figures above are those of a model of 7 MB. It has the architecture of gpt-oss and shares its prompts, its "
-    "output format and its parser, but it has only learned the policies of this package. It does not follow a policy "
-    "of your own, and its rationales are a sentence. gpt-oss-safeguard reads any policy, reasons about each text, and "
-    "takes seconds for each judgement. It needs a GPU with 16 GB, or a server that has one: "
+    "The figures above are those of a model of some megabytes. It has the architecture of gpt-oss and shares its "
+    "prompts, its output format and its parser, but it has only learned the policies of this package. It does not "
+    "follow a policy of your own, and its rationales are a sentence. gpt-oss-safeguard reads any policy, reasons about "
+    "each text, and takes seconds for each judgement. It needs a GPU with 16 GB, or a server that has one: "
     "safeguard demo --model openai/gpt-oss-safeguard-20b runs all of this on it."
 )
+EXAMPLES = "Examples of right answers, and of a mistake at the end. How often answers are right is what the table says."
 NEXT = (
     ("safeguard demo --keep", "the same, and it keeps running for you to look around"),
     ("safeguard demo --replay", "a policy changes, and past content is judged again"),
@@ -145,30 +147,42 @@ def exactly_once(tally: Tally, broker: Broker, killed: Killed | None) -> Group:
 
 
 def by_label(figures: Mapping[str, LabelFigures]) -> Group:
-    """Found and flagged texts by policy, with intervals."""
-    right = [Column(name, justify="right") for name in ("found", "", "95%", "", "flagged", "", "95%")]
-    table = Table(Column("policy", no_wrap=True), *right, box=None, padding=(0, 1, 0, 0))
-    for policy_id, one in figures.items():
-        table.add_row(policy_id, *_share(one.found), "", *_share(one.flagged))
-    gate = sum(one.missed_by_gate for one in figures.values())
-    model = sum(one.missed_by_model for one in figures.values())
+    """What was right, of all that people had labelled, then by policy; and how many errors there were."""
+    every = labels.total(figures.values())
+    table = Table(Column("policy", no_wrap=True), box=None, padding=(0, 1, 0, 0))
+    for name in ("found", "right rule", "left alone"):
+        table.add_column(name, justify="right")
+        table.add_column("", justify="right")
+        table.add_column("")
+    for policy_id, one in {**figures, "all": every}.items():
+        table.add_row(policy_id, *_share(one.found), *_share(one.right_rule), *_share(one.left_alone))
+    flagged = every.left_alone.of - every.left_alone.count
     return Group(
+        prose(
+            f"Right: {_percent(every.found)} of the violating texts were found, {_percent(every.right_rule)} of these "
+            f"under the rule that fits the label. {_percent(every.left_alone)} of the harmless ones were left alone."
+        ),
+        "",
         _indented(table),
         "",
         prose(
-            "found: of the texts that people had labelled as violating the policy, those with the verdict violates. "
-            "flagged: the same verdict on texts labelled harmless, and on everyday texts. 95%: the interval in which "
-            "the share lies. The texts come from public data sets, and no model was trained on them."
+            f"Wrong: {every.missed_by_gate} violating texts were cleared by the prefilter, {every.missed_by_model} "
+            f"were called safe by the model, and {flagged} verdicts flagged a harmless text."
         ),
         "",
-        prose(f"Of {gate + model} texts that were not found, the prefilter cleared {gate}; the model judged {model}."),
+        prose(
+            "People labelled these texts, which come from public data sets, and no model was trained on them. Everyday "
+            "texts count as harmless under each policy."
+        ),
     )
 
 
 def _share(share: Proportion) -> tuple[str, str, str]:
-    if share.value is None:
-        return "-", "", ""
-    return f"{share.count} of {share.of}", f"{share.value:.0%}", f"{share.low:.0%} to {share.high:.0%}"
+    return ("-", "", "") if share.value is None else (f"{share.count} of {share.of}", f"{share.value:.0%}", "")
+
+
+def _percent(share: Proportion) -> str:
+    return "none" if share.value is None else f"{share.value:.0%}"
 
 
 def example(letter: str, shown: Example, policies: Mapping[str, Policy]) -> Group:

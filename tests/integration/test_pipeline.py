@@ -162,7 +162,7 @@ def test_the_demo_kills_two_processes_and_answers_every_event(broker_kind, reque
 def test_in_the_second_act_a_lenient_policy_restores_removed_content(kafka_address, inference_server, tmp_path):
     broker = own_topics(kafka_address)
     settings = {"SAFEGUARD_PREFIX": broker.prefix, "SAFEGUARD_PARTITIONS": "2", "SAFEGUARD_SERVERS": inference_server}
-    arguments = ["--json", "--no-faults", "--replay", "--count", "70", "--rate", "100", "--bootstrap", kafka_address]
+    arguments = ["--json", "--no-faults", "--replay", "--count", "400", "--rate", "100", "--bootstrap", kafka_address]
     with demo(*arguments, cwd=tmp_path, **settings, SAFEGUARD_SESSION_TIMEOUT_MS="6000") as process:
         output, progress = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0, progress

@@ -213,9 +213,9 @@ def train_small(
         ),
     ] = Path("model.safetensors"),
     validation: Annotated[Path | None, typer.Option(help="Folder of sources to measure on, never to train on.")] = None,
-    steps: Annotated[
-        int, typer.Option(help="Training batches of 32 texts; 12,000 take about 45 minutes on two cores.")
-    ] = 12_000,
+    minutes: Annotated[
+        float, typer.Option(min=1, help="Time of the training on one core; a repeated command continues it.")
+    ] = 60,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
 ) -> None:
     """Train the small model for machines without a GPU, and measure it through vLLM.
@@ -227,7 +227,7 @@ def train_small(
     except ImportError as error:
         raise needs_extra(error, "reasoner-gpu") from error
     with progress_bars() as on_progress:
-        card = report.train_and_measure(data, validation, out, steps, seed, on_progress)
+        card = report.train_and_measure(data, validation, out, minutes, seed, on_progress)
     print(card)
 
 

@@ -6,7 +6,6 @@ import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import as_file, files
-from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from safeguard_streams.policies import labelled
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.files import load, load_library
 from safeguard_streams.policies.labelled import Labelled
-from safeguard_streams.workers.small.sentences import sentences
+from safeguard_streams.workers.small.sentences import LANGUAGES, sentences
 
 REASONS = {
     "HH1": "It attacks or degrades people for who they are.",
@@ -53,42 +52,48 @@ REASONS = {
     "GC6": "It reports or discusses conduct.",
 }
 SAFE = {"HH4", "HH5", "FS4", "FS5", "PI4", "PI5", "SH4", "SH5", "BM4", "BM5", "GC5", "GC6"}
-SENTENCES = 400  # the project's own for each such rule, repeated if there are fewer distinct ones
+SENTENCES = 500  # the project's own for each rule and language, if frames and slots give so many
 
 _HATE = {"hate": "HH1", "harassment": "HH2", "violence": "HH3"}
 _HATE_SOURCES = {
     # source: maximum number of rows of each side. Sets whose labels depend on the conversation, or that were written to
     # deceive classifiers, are left out: a model this small learns noise from them.
-    "davidson": 12000,
-    "hatexplain": 5000,
-    "toxic_spans": 5000,
-    "wiki_toxicity": 2000,
-    "convabuse": 2000,
-    "context_toxicity": 5000,
+    "davidson": 3000,
+    "hatexplain": 1500,
+    "toxic_spans": 1200,
+    "wiki_toxicity": 400,
+    "convabuse": 800,
+    "context_toxicity": 1200,
     "synthetic_templates": 300,
-    "cold_zh": 7000,
-    "roman_urdu": 4000,
-    "curse_ko": 2000,
-    "germeval2018_de": 1500,
-    "topical_chat": 6000,
-    "goemotions_benign": 8000,
-    "clinc_oos": 500,
-    "sms_spam": 1000,
-    "gpteacher": 500,
-    "medquad": 300,
+    "cold_zh": 1500,
+    "roman_urdu": 1000,
+    "curse_ko": 800,
+    "germeval2018_de": 1800,
+    "gahd_de": 1200,
+    "mlma_fr": 1000,
+    "jigsaw_multi": 700,
+    "toxigen_prompts": 400,
+    "topical_chat": 800,
+    "goemotions_benign": 1500,
+    "clinc_oos": 300,
+    "sms_spam": 400,
+    "gpteacher": 200,
+    "medquad": 200,
 }
 _SPAM_SOURCES = {
     "sms_spam": 5000,
     "youtube_spam": 2000,
     "synthetic_templates": 500,
-    "goemotions_benign": 2500,
-    "topical_chat": 1500,
+    "goemotions_benign": 1000,
+    "topical_chat": 500,
     "banking77": 500,
     "clinc_oos": 500,
-    "davidson": 500,
-    "hatexplain": 500,
+    "davidson": 300,
+    "hatexplain": 300,
     "taskmaster": 300,
-    "context_toxicity": 500,
+    "context_toxicity": 300,
+    "germeval2018_de": 300,
+    "jigsaw_multi": 200,
 }
 _INJECTION_SOURCES = {
     "inthewild_jailbreak": 1000,
@@ -98,59 +103,69 @@ _INJECTION_SOURCES = {
     "bipia_email": 300,
     "cyberseceval": 2000,
     "gptfuzz": 100,
-    "gpteacher": 3000,
-    "assistant_benign": 1000,
-    "gsm8k": 500,
+    "gpteacher": 1500,
+    "assistant_benign": 800,
+    "gsm8k": 300,
     "human_eval_code": 200,
-    "nlu_eval": 500,
-    "topical_chat": 800,
-    "goemotions_benign": 800,
+    "nlu_eval": 400,
+    "topical_chat": 400,
+    "goemotions_benign": 400,
     "taskmaster": 200,
-    "davidson": 300,
-    "sms_spam": 300,
+    "davidson": 200,
+    "sms_spam": 200,
     "advbench": 300,
     "do_not_answer": 300,
-    "red_instruct": 500,
-    "medquad": 300,
+    "red_instruct": 400,
+    "medquad": 200,
+    "germeval2018_de": 200,
 }
 _LENIENT_SOURCES = {
-    "davidson": 12000,
-    "hatexplain": 6000,
-    "toxic_spans": 4000,
-    "cold_zh": 5000,
-    "goemotions_benign": 4000,
-    "topical_chat": 2000,
-    "sms_spam": 500,
+    "davidson": 3000,
+    "hatexplain": 1500,
+    "toxic_spans": 1000,
+    "cold_zh": 1200,
+    "germeval2018_de": 1200,
+    "gahd_de": 800,
+    "goemotions_benign": 1000,
+    "topical_chat": 500,
+    "sms_spam": 300,
     "synthetic_templates": 300,
 }
 _SELF_HARM_SOURCES = {
     "synthetic_templates": 300,
     "multijail": 300,
     "navirocker_redteam": 100,
-    "goemotions_benign": 3000,
-    "topical_chat": 1500,
-    "medquad": 800,
-    "davidson": 1000,
-    "sms_spam": 800,
+    "catqa_zh_vi": 100,
+    "goemotions_benign": 1200,
+    "topical_chat": 600,
+    "medquad": 500,
+    "davidson": 500,
+    "sms_spam": 400,
     "clinc_oos": 300,
+    "germeval2018_de": 400,
+    "jigsaw_multi": 200,
 }
 _BIOMEDICAL_SOURCES = {
-    "medquad": 3000,
-    "goemotions_benign": 2000,
-    "topical_chat": 1500,
-    "sms_spam": 800,
-    "davidson": 500,
+    "medquad": 1800,
+    "goemotions_benign": 800,
+    "topical_chat": 600,
+    "sms_spam": 400,
+    "davidson": 300,
     "cold_zh": 300,
     "clinc_oos": 300,
+    "germeval2018_de": 300,
+    "jigsaw_multi": 200,
 }
 _GAMING_SOURCES = {
-    "davidson": 6000,
-    "hatexplain": 3000,
-    "toxic_spans": 3000,
-    "goemotions_benign": 4000,
-    "topical_chat": 2000,
+    "davidson": 2500,
+    "hatexplain": 1200,
+    "toxic_spans": 1000,
+    "goemotions_benign": 1200,
+    "topical_chat": 500,
     "sms_spam": 500,
     "youtube_spam": 500,
+    "germeval2018_de": 800,
+    "gahd_de": 300,
     "synthetic_templates": 300,
 }
 _PRIZE = re.compile(
@@ -246,11 +261,23 @@ class Lesson(msgspec.Struct, frozen=True):
     sources: data sets, with the maximum number of rows of each side.
     rule_of: the label of a row; None to leave it out.
     rules: rules that the project's own sentences cover.
+    own: the rule that decides such sentences, where it is not the one that they were made for.
     """
 
     sources: Mapping[str, int]
     rule_of: Callable[[Labelled], _RuleLabel | None]
     rules: tuple[str, ...] = ()
+    own: Mapping[str, str] = {}
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """Rules of other lessons whose sentences are harmless here."""
+        return tuple(rule for rule, here in self.own.items() if rule not in self.rules)
+
+
+def _harmless(rule: str, *others: str) -> dict[str, str]:
+    """Rules of other lessons that this rule decides. A name of two letters means all of that lesson."""
+    return {other: rule for name in others for other in REASONS if other.startswith(name)}
 
 
 class TrainingData(NamedTuple):
@@ -264,13 +291,48 @@ LENIENT = (
     "hate-harassment, lenient"  # the same policy, changed to tolerate insults, so that the model must read the text
 )
 LESSONS = {
-    "hate-harassment": Lesson(_HATE_SOURCES, _hate, ("HH4",)),
-    LENIENT: Lesson(_LENIENT_SOURCES, _lenient, ("HH4",)),
-    "fraud-spam": Lesson(_SPAM_SOURCES, _spam, ("FS5",)),
-    "prompt-injection": Lesson(_INJECTION_SOURCES, _injection, ("PI5",)),
-    "self-harm": Lesson(_SELF_HARM_SOURCES, _self_harm, ("SH1", "SH2", "SH3", "SH4", "SH5")),
-    "biomedical-misinformation": Lesson(_BIOMEDICAL_SOURCES, _biomedical, ("BM1", "BM2", "BM3", "BM4", "BM5")),
-    "gaming-conduct": Lesson(_GAMING_SOURCES, _gaming, ("GC1", "GC2", "GC3", "GC4", "GC5", "GC6")),
+    "hate-harassment": Lesson(
+        _HATE_SOURCES,
+        _hate,
+        ("HH1", "HH2", "HH3", "HH4", "HH5"),
+        _harmless("HH5", "FS", "BM", "PI", "SH3", "SH4", "SH5", "GC4", "GC5"),
+    ),
+    LENIENT: Lesson(
+        _LENIENT_SOURCES,
+        _lenient,
+        ("HH1", "HH2", "HH3", "HH4", "HH5"),
+        {"HH2": "HH5", **_harmless("HH5", "FS", "BM", "PI", "SH3", "SH4", "SH5", "GC4", "GC5")},
+    ),
+    "fraud-spam": Lesson(
+        _SPAM_SOURCES,
+        _spam,
+        ("FS1", "FS2", "FS3", "FS4", "FS5"),
+        _harmless("FS4", "HH", "BM2", "BM3", "BM4", "BM5", "PI4", "SH", "GC1", "GC2", "GC5"),
+    ),
+    "prompt-injection": Lesson(
+        _INJECTION_SOURCES,
+        _injection,
+        ("PI1", "PI2", "PI3", "PI4", "PI5"),
+        _harmless("PI4", "HH", "FS", "BM", "SH", "GC"),
+    ),
+    "self-harm": Lesson(
+        _SELF_HARM_SOURCES,
+        _self_harm,
+        ("SH1", "SH2", "SH3", "SH4", "SH5"),
+        _harmless("SH5", "HH1", "HH4", "HH5", "FS", "BM", "PI", "GC3", "GC4", "GC5"),
+    ),
+    "biomedical-misinformation": Lesson(
+        _BIOMEDICAL_SOURCES,
+        _biomedical,
+        ("BM1", "BM2", "BM3", "BM4", "BM5"),
+        _harmless("BM4", "HH", "FS", "PI", "SH", "GC"),
+    ),
+    "gaming-conduct": Lesson(
+        _GAMING_SOURCES,
+        _gaming,
+        ("GC1", "GC2", "GC3", "GC4", "GC5", "GC6"),
+        _harmless("GC5", "BM", "PI", "SH3", "SH4", "SH5", "FS4", "HH5"),
+    ),
 }
 
 
@@ -308,13 +370,30 @@ def collect(folder: Path, seed: int = 0) -> TrainingData:
                 example = Example(name, source, row.text, violates, *label)
                 (held_out if labelled.held_out(row.text) else train).append(example)
     for name, lesson in LESSONS.items():
-        for rule in lesson.rules:
-            own = [
-                Example(name, "sentences", s, rule not in SAFE, rule, "high") for s in sentences(rule, SENTENCES, seed)
-            ]
-            held_out += [example for example in own if labelled.held_out(example.text)]
-            train += islice(cycle([e for e in own if not labelled.held_out(e.text)]), SENTENCES)
+        for language in LANGUAGES:
+            own = _own(name, lesson, language, seed)
+            train += own.train
+            held_out += own.held_out
     return TrainingData(train, held_out)
+
+
+def _own(name: str, lesson: Lesson, language: str, seed: int) -> TrainingData:
+    """The project's own sentences for a lesson. Whole frames are held out, because their sentences are alike.
+
+    Sentences that were made for rules of other lessons are harmless under this one.
+    """
+    data = TrainingData([], [])
+    foreign = dict.fromkeys(lesson.foreign, SENTENCES // 8)
+    for rule, count in (dict.fromkeys(lesson.rules, SENTENCES) | foreign).items():
+        decides = lesson.own.get(rule, rule)
+        source = f"sentences {language}{', other rules' if rule in foreign else ''}"
+        for sentence in sentences(rule, language, count, seed):
+            example = Example(name, source, sentence.text, decides not in SAFE, decides, "high")
+            if not sentence.held_out and not labelled.held_out(sentence.text):
+                data.train.append(example)
+            elif sentence.held_out and rule not in foreign:
+                data.held_out.append(msgspec.structs.replace(example, source=f"new {source}"))
+    return data
 
 
 def answer(example: Example) -> str:

@@ -1,209 +1,55 @@
-"""Training of the small model on a CPU.
+"""Training of the small model on a CPU, in two stages.
 
-Each step judges a batch under one policy. The prompt up to the user's text runs once, and the batch shares its keys and
-values. This makes a step several times cheaper than one with whole prompts. The loss covers only the answer's tokens.
+- Reading: the model learns what texts mean. From a text alone, it answers the encoder's vector of the text and the rule
+  that decides it under the policy it was drawn for.
+- Judging: the model learns to answer real prompts. Each step judges a batch under one policy. The prompt up to the
+  user's text runs once, and the batch shares its keys and values. The loss covers only the answer's tokens.
+
+The stages end by the clock, and training continues from its last checkpoint after an interruption.
 """
 
 from __future__ import annotations
 
 import random
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from time import monotonic as clock
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import GptOssConfig
-from transformers.cache_utils import DynamicCache
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.gpt_oss.modeling_gpt_oss import GptOssModel
 
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.workers.inference import harmony
-from safeguard_streams.workers.small.examples import Example, answer, balance, by_lesson, shorten, vary_policy
-from safeguard_streams.workers.small.weights import VOCABULARY, save_compact
+from safeguard_streams.workers.small import batches, meanings
+from safeguard_streams.workers.small.batches import AFTER, BEFORE, LONG_TEXT, Drawn, Source, judged, padded, tokens_of
+from safeguard_streams.workers.small.examples import Example, answer
+from safeguard_streams.workers.small.network import SmallModel, Vocabulary
 
-HIDDEN = 128
-MAX_TEXT = 400  # characters of one text
-DECISION_TOKENS = 9  # of the answer: the channel, the words that decide, and the rule
-WHOLE_ANSWERS = 0.25  # share of batches with whole answers; the other answers end after the decision
-FINISH = 0.8  # from this share of the steps on, all answers are whole, because the form is learned last
-UNKNOWN = 0.06  # share of a text's tokens replaced by the unknown token, against overfitting
-RARE = 4  # tokens seen less often than this share the row of the unknown token
-EFFORTS = {"low": 0.8, "medium": 0.15, "high": 0.05}  # how often a batch has each effort; retries use higher ones
-
-
-class _Batch(NamedTuple):
-    policy_text: str
-    effort: str
-    examples: list[Example]
-    whole: bool
-    draw: random.Random
-
-
-class Vocabulary:
-    """Maps token ids of the o200k vocabulary to rows of a compact table. All other tokens share the last row."""
-
-    def __init__(self, ids: list[int]) -> None:
-        self.ids = torch.tensor(sorted(ids), dtype=torch.int32)
-        self.table = torch.full((VOCABULARY,), len(ids), dtype=torch.long)
-        self.table[self.ids.long()] = torch.arange(len(ids))
-
-    def __len__(self) -> int:
-        return len(self.ids) + 1
-
-    def rows(self, tokens: list[int]) -> torch.Tensor:
-        return self.table[torch.tensor(tokens, dtype=torch.long)]
+ROWS = 100_000  # tokens with their own embedding
+READING = 0.2  # share of the time
+READING_BATCH, JUDGING_BATCH, LONG_BATCH = 128, 64, 12
+WHOLE_ANSWERS = 0.2  # share of batches with whole answers; the other answers end after the decision
+FINISH = 0.75  # from this share of the time on, WHOLE_AT_END, because the form is learned last
+WHOLE_AT_END = 0.7
+LONG = 0.04  # share of batches with long texts
+RATE = 7e-4
+SLOWER = 0.3  # the differences of single tokens learn at this share of the rate
+ENCODED = 4  # one in this many texts of data sets is encoded, and every second one of the project's own
+FITTED = 40  # batches for the first heads
+LOGITS, RIDGE = 5.0, 0.02
+CHECKPOINT_SECONDS = 180
+CHECKPOINT, MODEL = "checkpoint.pt", "model.safetensors"
 
 
-def _attention(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor,
-    **_ignored: Any,
-) -> tuple[torch.Tensor, None]:
-    """gpt-oss attention with PyTorch's fused kernel and the sinks fixed at zero.
+class Trained(NamedTuple):
+    """What a training took."""
 
-    A sink is one more key with logit 0 and value 0. Keys outside the sliding window are left out.
-    """
-    mask = attention_mask
-    if module.sliding_window is not None:
-        reach = query.shape[2] + module.sliding_window
-        key, value, mask = key[:, :, -reach:], value[:, :, -reach:], mask[..., -reach:]
-    batch, kv_heads, _, width = key.shape
-    none = key.new_zeros(batch, kv_heads, 1, width)
-    key, value = torch.cat([none, key], dim=2), torch.cat([none, value], dim=2)
-    mask = F.pad(mask, (1, 0))
-    repeats = module.num_key_value_groups
-    out = F.scaled_dot_product_attention(
-        query,
-        key.repeat_interleave(repeats, dim=1),
-        value.repeat_interleave(repeats, dim=1),
-        attn_mask=mask,
-        scale=module.scaling,
-    )
-    return out.transpose(1, 2).contiguous(), None
-
-
-ALL_ATTENTION_FUNCTIONS.register("zero_sinks", _attention)
-ALL_MASK_ATTENTION_FUNCTIONS.register("zero_sinks", eager_mask)
-
-
-class SmallModel(torch.nn.Module):
-    """gpt-oss with a compact embedding and a compact output table."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.config: Any = GptOssConfig(
-            vocab_size=inputs,
-            num_hidden_layers=2,
-            hidden_size=HIDDEN,
-            intermediate_size=HIDDEN,
-            head_dim=32,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            num_local_experts=2,
-            num_experts_per_tok=1,
-            max_position_embeddings=131072,
-            attn_implementation="zero_sinks",
-            experts_implementation="eager",
-        )
-        self.model = GptOssModel(self.config)
-        self.lm_head = torch.nn.Linear(HIDDEN, outputs, bias=False)
-        for name, parameter in self.named_parameters():
-            if name.endswith(("bias", "sinks")):
-                torch.nn.init.zeros_(parameter)
-            elif parameter.dim() > 1:
-                torch.nn.init.normal_(parameter, std=0.05 if "embed" in name else 0.08)
-        # The shared output row represents this many tokens of the full vocabulary.
-        self.shared_rows = float(torch.log(torch.tensor(VOCABULARY - outputs + 1.0)))
-
-    def forward(self, prefix: torch.Tensor, suffix: torch.Tensor) -> torch.Tensor:
-        """prefix [tokens], suffix [batch, tokens] -> hidden states of the suffix [batch, tokens, HIDDEN]."""
-        cache = DynamicCache()
-        self.model(prefix[None], past_key_values=cache, use_cache=True)
-        cache.batch_repeat_interleave(suffix.shape[0])
-        hidden: torch.Tensor = self.model(suffix, past_key_values=cache, use_cache=True).last_hidden_state
-        return hidden
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.lm_head(hidden)
-        return torch.cat([out[..., :-1], out[..., -1:] + self.shared_rows], dim=-1)
-
-
-_TURN = "<|end|><|start|>assistant"
-
-
-def _batches(
-    groups: dict[str, list[Example]], policies: dict[str, Policy], size: int, steps: int, seed: int
-) -> Iterator[_Batch]:
-    """Batches of one policy each. Half of the texts violate, and all are of similar length."""
-    draw = random.Random(seed)
-    sides = {policy: balance(examples) for policy, examples in groups.items()}
-    pools: dict[tuple[str, int], list[Example]] = {}
-    weights = {policy: len(examples) ** 0.5 for policy, examples in groups.items()}
-    names = list(weights)
-    for step in range(steps):
-        policy = draw.choices(names, [weights[n] for n in names])[0]
-        batch: list[Example] = []
-        for side in (0, 1):
-            pool = pools.get((policy, side), [])
-            if len(pool) < size // 2:
-                pool = list(sides[policy][side])
-                draw.shuffle(pool)
-                # Long and short texts go into different batches, for less padding. The batches are then shuffled.
-                chunk = size * 16
-                pool = [
-                    e
-                    for i in range(0, len(pool), chunk)
-                    for e in sorted(pool[i : i + chunk], key=lambda e: len(e.text))
-                ]
-                groups_of = [pool[i : i + size // 2] for i in range(0, len(pool), size // 2)]
-                draw.shuffle(groups_of)
-                pool = [e for g in groups_of for e in g]
-            batch += pool[-(size // 2) :]
-            pools[policy, side] = pool[: -(size // 2)]
-        yield _Batch(
-            policy_text=vary_policy(policies[policy], draw),
-            effort=draw.choices(list(EFFORTS), list(EFFORTS.values()))[0],
-            examples=batch,
-            whole=step >= FINISH * steps or draw.random() < WHOLE_ANSWERS,
-            draw=draw,
-        )
-
-
-def _step(model: SmallModel, inputs: Vocabulary, outputs: Vocabulary, batch: _Batch) -> torch.Tensor:
-    draw = batch.draw
-    turn = harmony.encode_markup(_TURN)
-    rows: list[list[int]] = []
-    lengths: list[int] = []
-    for example in batch.examples:
-        text = shorten(example.text, MAX_TEXT, draw.randrange(2**30))
-        if draw.random() < 0.15:
-            text = text.lower()
-        body = [t if draw.random() > UNKNOWN else -1 for t in harmony.encode_text(text)]
-        completion = harmony.encode_markup(answer(example))
-        if not batch.whole:
-            completion = completion[:DECISION_TOKENS]
-        rows.append([*body, *turn, *completion])
-        lengths.append(len(completion))
-    width = max(map(len, rows))
-    suffix = torch.zeros(len(rows), width, dtype=torch.long)
-    target = torch.full((len(rows), width), -100)
-    weight = torch.ones(len(rows), width)
-    for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-        suffix[i, : len(row)] = inputs.rows(row)
-        start = len(row) - length
-        target[i, start - 1 : len(row) - 1] = outputs.rows(row[start:])
-        weight[i, start - 1 : start - 1 + DECISION_TOKENS] = 4.0
-    hidden = model(inputs.rows(list(harmony.prefix(batch.policy_text, batch.effort))), suffix)
-    chosen = target != -100
-    losses = F.cross_entropy(model.logits(hidden[chosen]), target[chosen], reduction="none")
-    return (losses * weight[chosen]).sum() / weight[chosen].sum()
+    steps: int
+    seconds: float
 
 
 def train(
@@ -211,50 +57,239 @@ def train(
     policies: dict[str, Policy],
     out: Path,
     *,
-    steps: int,
-    batch: int = 32,
+    seconds: float,
     seed: int = 0,
-    on_step: Callable[[int, float], None] = lambda step, loss: None,
-) -> None:
-    """Train, and write the compacted model to `out`. on_step gets the step, from 1, and a running mean of the loss."""
-    torch.manual_seed(seed)
-    groups = by_lesson(examples)
-    counts: Counter[int] = Counter()
-    for example in examples:
-        counts.update(harmony.encode_text(example.text[: 4 * MAX_TEXT]))
-    different = {(e.rule, e.confidence): e for e in examples}.values()
-    answer_tokens = {token for example in different for token in harmony.encode_markup(answer(example))}
-    prompt_tokens = {token for p in policies.values() for token in harmony.prefix(p.text, p.effort)}
-    fixed = prompt_tokens | answer_tokens | set(harmony.encode_markup(_TURN))
-    inputs = Vocabulary(sorted({t for t, n in counts.items() if n >= RARE} | fixed))
-    outputs = Vocabulary(sorted(answer_tokens))
-    model = SmallModel(len(inputs), len(outputs))
-    decayed = [p for n, p in model.named_parameters() if p.dim() > 1 and "embed" not in n]
-    others = [p for n, p in model.named_parameters() if p.dim() <= 1 or "embed" in n]
-    optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
-        lr=2e-3,
-        betas=(0.9, 0.98),
-        fused=True,
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=2e-3, total_steps=steps, pct_start=0.05)
-    mean = 0.0
-    for step, item in enumerate(_batches(groups, policies, batch, steps, seed), 1):
-        loss = _step(model, inputs, outputs, item)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # PyTorch does not annotate it
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        mean = loss.item() if step == 1 else 0.98 * mean + 0.02 * loss.item()
-        on_step(step, mean)
-    _save(model, inputs, outputs, out)
+    on_step: Callable[[float, str], None] = lambda share, detail: None,
+) -> Trained:
+    """Train for some time, and write the compacted model to `out`. A folder beside it keeps what is needed to go on.
+
+    on_step gets the share of the time that has passed, and running means of the losses.
+    """
+    torch.set_num_threads(1)  # batches this small gain nothing from a second one
+    trainer = Trainer(examples, policies, out.with_suffix(".training"), seconds, seed)
+    trainer.run(on_step)
+    shutil.copyfile(trainer.folder / MODEL, out)
+    return Trained(trainer.step, trainer.spent)
 
 
-def _save(model: SmallModel, inputs: Vocabulary, outputs: Vocabulary, out: Path) -> None:
-    tensors = {name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in model.state_dict().items()}
-    config = model.config.to_dict()
-    config.update(architectures=["GptOssForCausalLM"], vocab_size=VOCABULARY, dtype="bfloat16")
-    for private in ("_name_or_path", "transformers_version"):
-        config.pop(private, None)
-    save_compact(out, {**tensors, "input_ids": inputs.ids, "output_ids": outputs.ids}, config)
+class Trainer:
+    """One training. folder: of its checkpoint and of vectors that were computed once."""
+
+    def __init__(
+        self, examples: list[Example], policies: dict[str, Policy], folder: Path, seconds: float, seed: int
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.seconds, self.seed, self.policies = folder, seconds, seed, policies
+        self.examples = examples
+        different = {(e.rule, e.confidence): e for e in examples}.values()
+        answers = {token for example in different for token in harmony.encode_markup(answer(example))}
+        prompts = {t for p in policies.values() for effort in batches.EFFORTS for t in harmony.prefix(p.text, effort)}
+        self.outputs = Vocabulary(sorted(answers))
+        self.inputs = Vocabulary(self._input_tokens(prompts | answers | {*BEFORE, *AFTER, *batches.TURN}))
+        torch.manual_seed(seed)
+        rules: dict[str, set[str]] = {}
+        for example in examples:
+            rules.setdefault(example.lesson, set()).add(example.rule)
+        self.rules = {lesson: sorted(of) for lesson, of in rules.items()}
+        heads = {_slug(lesson): len(rules) for lesson, rules in self.rules.items()}
+        self.model = SmallModel(self._meanings(), len(self.outputs), heads)
+        sparse = [self.model.embedding.difference.weight]
+        dense = [p for n, p in self.model.named_parameters() if "difference" not in n and p.requires_grad]
+        self.dense = dense
+        self.optimisers: list[Any] = [
+            torch.optim.AdamW(
+                [
+                    {"params": [p for p in dense if p.dim() > 1], "weight_decay": 0.05},
+                    {"params": [p for p in dense if p.dim() <= 1], "weight_decay": 0.0},
+                ],
+                lr=RATE,
+                betas=(0.9, 0.98),
+                fused=True,
+            ),
+            torch.optim.SparseAdam(sparse, lr=RATE, betas=(0.9, 0.98)),
+        ]
+        self.step, self.spent = 0, 0.0
+        self._load()
+
+    def _input_tokens(self, needed: set[int]) -> list[int]:
+        """The tokens with an embedding: needed ones, then those of the examples by count, then common ones."""
+        counts: Counter[int] = Counter()
+        for example in {e.text: e for e in self.examples}.values():
+            counts.update(set(harmony.encode_text(example.text[: 2 * batches.MAX_TEXT])))
+        ids = dict.fromkeys(needed)
+        ids |= dict.fromkeys(t for t, n in counts.most_common() if n > 1)
+        ids |= dict.fromkeys(range(100_000))  # lower ids are more frequent in text
+        return sorted(list(ids)[:ROWS])
+
+    def _cached(self, name: str, make: Callable[[], Any]) -> Any:
+        path = self.folder / name
+        if not path.exists():
+            value = make()
+            torch.save(value, path.with_suffix(".part"))
+            path.with_suffix(".part").rename(path)
+        return torch.load(path, weights_only=False)
+
+    def _meanings(self) -> torch.Tensor:
+        of: torch.Tensor = self._cached("tokens.pt", lambda: meanings.of_tokens(self.inputs.ids.tolist()))
+        return of
+
+    def _sentences(self) -> dict[str, np.ndarray]:
+        def make() -> Any:
+            own = {e.text for e in self.examples if e.source.startswith("sentences")}
+            data = {e.text for e in self.examples} - own
+            texts = sorted(own)[::2] + sorted(data)[::ENCODED]
+            return texts, meanings.vectors([t[:600] for t in texts])
+
+        texts, vectors = self._cached("texts.pt", make)
+        self.centre = torch.from_numpy(vectors[::7].astype(np.float32).mean(axis=0))
+        return {text: vectors[i] for i, text in enumerate(texts)}
+
+    def run(self, on_step: Callable[[float, str], None]) -> None:
+        self.vectors = self._sentences()
+        mean: dict[str, float] = {}
+        began, saved = clock() - self.spent, clock()
+        source = Source(self.examples, self.seed * 1_000_003 + self.step)
+        self.draw = random.Random(self.seed * 7 + self.step)
+        if self.step == 0:
+            self._fit_heads(source)
+        while (spent := clock() - began) < self.seconds:
+            progress = spent / self.seconds
+            self._rate(progress)
+            stage = "reading" if progress < READING else "judging"
+            loss = self._read(source) if stage == "reading" else self._judge(source, progress)
+            for optimiser in self.optimisers:
+                optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]  # PyTorch does not annotate it
+            torch.nn.utils.clip_grad_norm_(self.dense, 1.0)
+            for optimiser in self.optimisers:
+                optimiser.step()
+            self.step += 1
+            for name, value in self.parts.items():
+                mean[name] = 0.97 * mean.get(name, value) + 0.03 * value
+            on_step(progress, f"step {self.step} {stage} " + " ".join(f"{n} {v:.3f}" for n, v in mean.items()))
+            if clock() - saved > CHECKPOINT_SECONDS:
+                self.spent, saved = clock() - began, clock()
+                self._save()
+        self.spent = self.seconds
+        self._save()
+
+    def _rate(self, progress: float) -> None:
+        """Warm-up at the beginning of each stage, and a linear fall to almost nothing at the end."""
+        since = progress if progress < READING else progress - READING
+        rate = RATE * min(1.0, since / 0.015 + 0.02) * (1.0 - 0.97 * max(0.0, progress - 0.15) / 0.85)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate * (SLOWER if isinstance(optimiser, torch.optim.SparseAdam) else 1.0)
+
+    @torch.no_grad()
+    def _fit_heads(self, source: Source) -> None:
+        """Begin with the heads that fit the untrained network best, by least squares."""
+        seen = [(drawn, self._last(drawn)) for drawn in (source.next(READING_BATCH) for _ in range(FITTED))]
+        every = torch.cat([last for _, last in seen])
+        examples = [e for drawn, _ in seen for e in drawn.examples]
+        known = [i for i, e in enumerate(examples) if e.text in self.vectors]
+        wanted = torch.from_numpy(np.stack([self.vectors[examples[i].text] for i in known])).float() - self.centre
+        _fit(self.model.sentence, every[known], wanted)
+        for lesson, rules in self.rules.items():
+            of = [(drawn, last) for drawn, last in seen if drawn.lesson == lesson]
+            if of:
+                numbers = torch.tensor([rules.index(e.rule) for drawn, _ in of for e in drawn.examples])
+                one_hot = F.one_hot(numbers, len(rules)).float() * LOGITS
+                _fit(self.model.rules[_slug(lesson)], torch.cat([last for _, last in of]), one_hot)
+
+    def _last(self, drawn: Drawn) -> torch.Tensor:
+        """What the network knows at the end of each text."""
+        rows = [[*BEFORE, *tokens_of(e.text, self.draw), *AFTER] for e in drawn.examples]
+        hidden = self.model(padded(rows, self.inputs))
+        last: torch.Tensor = hidden[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]
+        return last
+
+    def _read(self, source: Source) -> torch.Tensor:
+        drawn = source.next(READING_BATCH)
+        last = self._last(drawn)
+        loss = self._rule(last, drawn)
+        near = self._near(last, drawn.examples)
+        self.parts = {"rule": loss.item(), "near": near.item()}
+        return loss + 2.0 * (1.0 - near)
+
+    def _near(self, hidden: torch.Tensor, examples: list[Example]) -> torch.Tensor:
+        """Mean cosine between the predicted and the encoder's vectors, about the centre of all texts."""
+        known = [i for i, example in enumerate(examples) if example.text in self.vectors]
+        if not known:
+            return torch.ones(())
+        wanted = torch.from_numpy(np.stack([self.vectors[examples[i].text] for i in known])).float() - self.centre
+        return F.cosine_similarity(self.model.sentence(hidden[known]), wanted, dim=1).mean()
+
+    def _rule(self, hidden: torch.Tensor, drawn: Drawn) -> torch.Tensor:
+        """The loss of the rule that decides each text."""
+        rules = self.rules[drawn.lesson]
+        target = torch.tensor([rules.index(e.rule) for e in drawn.examples])
+        return F.cross_entropy(self.model.rules[_slug(drawn.lesson)](hidden), target)
+
+    def _judge(self, source: Source, progress: float) -> torch.Tensor:
+        whole = self.draw.random() < (WHOLE_AT_END if progress > FINISH else WHOLE_ANSWERS)
+        long = self.draw.random() < LONG
+        drawn = source.next(
+            LONG_BATCH if long else JUDGING_BATCH // (2 if whole else 1), LONG_TEXT if long else batches.MAX_TEXT
+        )
+        batch = judged(
+            drawn,
+            self.policies,
+            self.inputs,
+            self.outputs,
+            self.draw,
+            whole=whole,
+            max_characters=LONG_TEXT if long else batches.MAX_TEXT,
+        )
+        hidden = self.model(batch.suffix, batch.prefix)
+        chosen = batch.target != -100
+        losses = F.cross_entropy(self.model.logits(hidden[chosen]), batch.target[chosen], reduction="none")
+        weight = batch.weight[chosen]
+        deciding = weight > 5
+        at = (batch.weight > 5).nonzero()[:, 1]
+        last = hidden[torch.arange(len(drawn.examples)), at]
+        near, rule = self._near(last, drawn.examples), self._rule(last, drawn)
+        self.parts = {
+            "decision": losses[deciding].mean().item(),
+            "answer": losses.mean().item(),
+            "near2": near.item(),
+            "rule2": rule.item(),
+        }
+        return (losses * weight).sum() / weight.sum() + 0.3 * (1.0 - near) + 0.2 * rule
+
+    def _save(self) -> None:
+        path = self.folder / CHECKPOINT
+        state = {
+            "model": {n: t for n, t in self.model.state_dict().items() if n != "embedding.meanings"},
+            "optimisers": [o.state_dict() for o in self.optimisers],
+            "step": self.step,
+            "spent": self.spent,
+            "seconds": self.seconds,
+        }
+        torch.save(state, path.with_suffix(".part"))
+        path.with_suffix(".part").rename(path)
+        self.model.save(self.inputs, self.outputs, self.folder / MODEL)
+
+    def _load(self) -> None:
+        path = self.folder / CHECKPOINT
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=True)
+        self.model.load_state_dict(state["model"], strict=False)
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.step, self.spent = state["step"], state["spent"]
+
+
+def _fit(head: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+    """Set a head to the solution of ridge regression."""
+    mean_in, mean_out = inputs.mean(dim=0), outputs.mean(dim=0)
+    x, y = inputs - mean_in, outputs - mean_out
+    covariance = x.T @ x / len(x)
+    solved = torch.linalg.solve(covariance + RIDGE * torch.eye(len(covariance)), x.T @ y / len(x)).T
+    head.weight.copy_(solved)
+    head.bias.copy_(mean_out - solved @ mean_in)
+
+
+def _slug(lesson: str) -> str:
+    return lesson.replace(",", "").replace(" ", "-")

@@ -45,11 +45,22 @@ def test_an_example_fits_and_shows_no_control_character(text):
 
 
 def test_the_figures_fit_with_the_longest_policy_id():
-    figures = LabelFigures(proportion(374, 374), proportion(0, 999), 3, 4)
+    figures = LabelFigures(proportion(374, 374), proportion(187, 374), proportion(990, 999), 3, 4)
     lines = show.rendered(show.by_label(dict.fromkeys(load_library(), figures))).split("\n")
     assert max(map(len, lines)) <= 80
-    assert "biomedical-misinformation 374 of 374" in "\n".join(lines)
-    assert "99% to 100%" in "\n".join(lines)
+    assert "biomedical-misinformation" in "\n".join(lines)
+    text = " ".join(" ".join(lines).split())
+    assert "374 of 374 100% 187 of 374 50% 990 of 999 99%" in text
+
+
+def test_the_table_leads_with_what_was_right_and_counts_what_was_wrong():
+    figures = LabelFigures(proportion(8, 10), proportion(6, 8), proportion(95, 100), 1, 1)
+    text = " ".join(show.rendered(show.by_label({"spam": figures, "hate": figures})).split())
+    assert text.startswith("Right: 80% of the violating texts were found, 75% of these under the rule")
+    assert "95% of the harmless ones were left alone" in text
+    assert "all 16 of 20 80% 12 of 16 75% 190 of 200 95%" in text
+    assert "2 violating texts were cleared by the prefilter, 2 were called safe" in text
+    assert "and 10 verdicts flagged a harmless text" in text
 
 
 @pytest.mark.parametrize("transactional", [True, False])
@@ -75,7 +86,8 @@ def test_every_command_and_every_page_that_the_demo_names_exists():
             assert (ROOT / command).is_file(), command
 
 
-def test_each_example_has_another_text_and_prefers_the_tame_ones():
+def test_each_example_has_another_text_and_prefers_the_tame_ones(monkeypatch):
+    monkeypatch.setattr(examples, "ROLES", (examples.ROLES[0]._replace(prefer=("0684",)),))
     events = {
         name: examples.LabelledEvent(name, text, "a set", "fraud-spam", violates=True)
         for name, text in {"demo-0684-x": "z" * 50, "demo-9999-x": "y" * 45, "other": "x" * 41}.items()
@@ -89,6 +101,20 @@ def test_each_example_has_another_text_and_prefers_the_tame_ones():
     (chosen,) = examples.choose(events, verdicts, {}, {})
     assert chosen.event.content_id == "other"
     assert (chosen.rationale, chosen.action) == (None, None)
+
+
+def test_an_example_of_a_right_answer_has_the_right_rule():
+    event = examples.LabelledEvent("a", "a text", "a set", "fraud-spam", violates=True, rule="FS2")
+    for rule, shown in (("FS2", 1), ("FS3", 0)):
+        verdict = Verdict("v", "a", "s", "fraud-spam", "1", "violates", "reasoner", "live", "m", NOW, (rule,))
+        assert len(examples.choose({"a": event}, [verdict], {}, {})) == shown
+
+
+def test_at_most_one_example_is_a_mistake():
+    wrong = [role for role in examples.ROLES if role.decision != ("violates" if role.label else "safe")]
+    assert len(wrong) == 1
+    assert wrong[0] == examples.ROLES[-1]
+    assert "mistake" in wrong[0].title
 
 
 def test_the_preferred_texts_are_among_the_demos_and_labelled_for_their_role():

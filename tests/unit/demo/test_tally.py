@@ -20,6 +20,9 @@ from safeguard_streams.contract.records import (
 from safeguard_streams.demo.tally import Tally, percentile
 from safeguard_streams.errors import RecordError
 from safeguard_streams.policies import labelled
+from safeguard_streams.policies.files import load_library
+from safeguard_streams.prefilter.classifier import Classifier
+from safeguard_streams.prefilter.gates import Gates
 from safeguard_streams.runtime.memory_broker import StoredRecord
 
 
@@ -114,3 +117,25 @@ def test_the_demos_texts_were_never_trained_on_and_state_their_licence():
         source = event["attributes"]["source"]
         unseen = any(word in source for word in ("hatecheck", "exaggerated-safety", "prompt-injections, test"))
         assert unseen or labelled.held_out(event["text"]), source
+
+
+def test_the_demos_texts_are_mostly_harmless_and_the_prefilter_clears_about_three_in_four():
+    lines = files("safeguard_streams.demo").joinpath("events.jsonl").read_bytes().splitlines()
+    events = [json.loads(line) for line in lines]
+    assert sum(e["attributes"]["violates"] for e in events) < len(events) / 7
+    library = load_library()
+    gates = Gates([p for p in library.values() if p.applies("demo", "en")], Classifier())
+    found = gates.evaluate([e["text"] for e in events])
+    escalated = found.reached.any(axis=1)
+    escalated[[text for text, _ in found.matches]] = True
+    assert 0.22 < escalated.mean() < 0.3
+
+
+def test_the_rule_of_a_violating_text_is_one_of_its_policys():
+    lines = files("safeguard_streams.demo").joinpath("events.jsonl").read_bytes().splitlines()
+    ruled = [e["attributes"] for e in map(json.loads, lines) if "rule" in e["attributes"]]
+    assert len(ruled) > 50
+    for attributes in ruled:
+        policy = load_library()[attributes["labelled_for"]]
+        assert attributes["violates"]
+        assert attributes["rule"] in policy.violating

@@ -1,0 +1,87 @@
+"""The training of the small model, on a few texts."""
+
+import itertools
+import json
+import random
+
+import pytest
+
+pytest.importorskip("vllm")
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from safeguard_streams.workers.inference import harmony
+from safeguard_streams.workers.small import batches, meanings, train
+from safeguard_streams.workers.small.batches import Source, judged
+from safeguard_streams.workers.small.examples import Example, answer, taught_policies
+from safeguard_streams.workers.small.network import HIDDEN, LAYERS, Vocabulary
+
+POLICIES = {name: taught_policies()[name] for name in ("self-harm", "fraud-spam")}
+RULES = {"self-harm": ("SH1", "SH5"), "fraud-spam": ("FS2", "FS4")}
+EXAMPLES = [
+    Example(lesson, source, f"{word} text number {n}", violates, RULES[lesson][not violates], "high")
+    for lesson in POLICIES
+    for violates, word in ((True, "bad"), (False, "good"))
+    for source in ("sentences en", "a set")
+    for n in range(20)
+]
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Without the encoder, and with few tokens and texts."""
+    monkeypatch.setattr(meanings, "of_tokens", lambda ids: torch.randn(len(ids) + 1, HIDDEN) * 0.5)
+    random_ = np.random.default_rng(0)
+    monkeypatch.setattr(meanings, "vectors", lambda texts: random_.normal(size=(len(texts), 512)).astype(np.float16))
+    for name, value in {"ROWS": 3000, "READING_BATCH": 8, "JUDGING_BATCH": 4, "LONG_BATCH": 4, "FITTED": 4}.items():
+        monkeypatch.setattr(train, name, value)
+    monkeypatch.setattr(batches, "CHUNK", 1)
+    ticks = itertools.count()
+    monkeypatch.setattr(train, "clock", lambda: float(next(ticks)))
+
+
+def test_batches_have_one_lesson_and_both_sides():
+    source = Source(EXAMPLES, seed=0)
+    for _ in range(20):
+        drawn = source.next(8)
+        assert {example.lesson for example in drawn.examples} == {drawn.lesson}
+    both = [example.violates for _ in range(batches.CHUNK * 4) for example in source.next(8).examples]
+    assert 0.4 < sum(both) / len(both) < 0.6
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_loss_covers_the_answer_alone_and_weighs_the_decision_most(whole):
+    drawn = Source(EXAMPLES, seed=0).next(6)
+    ids = sorted({t for e in EXAMPLES for t in (*harmony.encode_text(e.text), *harmony.encode_markup(answer(e)))})
+    inputs = outputs = Vocabulary(ids)
+    batch = judged(drawn, POLICIES, inputs, outputs, random.Random(0), whole=whole)
+    said = {int(inputs.table[harmony.encode_markup(word)[0]]) for word in (" violates", " is")}
+    for row, example in enumerate(drawn.examples):
+        wanted = harmony.encode_markup(answer(example).removeprefix(batches.OPENED))
+        wanted = wanted if whole else wanted[: batches.DECISION]
+        covered = batch.target[row][batch.target[row] >= 0].tolist()
+        assert covered == outputs.rows(wanted).tolist()
+        (heaviest,) = (batch.weight[row] > 5).nonzero().flatten().tolist()
+        assert int(batch.target[row][heaviest]) in said
+
+
+def test_a_training_goes_on_from_its_checkpoint_and_writes_a_model_that_vllm_can_load(small, tmp_path):
+    out = tmp_path / "model.safetensors"
+    stages = []
+    first = train.train(EXAMPLES, POLICIES, out, seconds=12, on_step=lambda _, detail: stages.append(detail.split()[2]))
+    assert stages == sorted(stages, reverse=True), "reading, then judging"
+    assert set(stages) == {"reading", "judging"}
+    assert first.steps == len(stages)
+    again = train.train(EXAMPLES, POLICIES, out, seconds=18)
+    assert first.steps < again.steps < 2 * first.steps
+    with safe_open(out, framework="pt") as file:
+        config = json.loads(file.metadata()["config"])
+        names = set(file.keys())
+        assert file.get_tensor("embed_rows").shape == (len(file.get_tensor("input_ids")) + 1, HIDDEN)
+    assert (config["num_hidden_layers"], config["hidden_size"]) == (LAYERS, HIDDEN)
+    tables = {"embed_rows", "embed_scales", "input_ids", "output_ids"}
+    assert {name for name in names if not name.startswith(("model.", "lm_head."))} == tables, (
+        "no head of training alone"
+    )
