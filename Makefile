@@ -56,7 +56,7 @@ lint: $(VENV)/package-$(EXTRA)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/safeguard policy check --library policies/library
+	$(BIN)/safeguard policy check --library policies/library --strict
 	$(BIN)/mkdocs build --quiet
 
 $(VENV)/bin/uv: $(PINS)/uv.txt

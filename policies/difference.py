@@ -63,6 +63,7 @@ def _describing(policy: Policy) -> dict[str, Any]:
         "owner": policy.owner,
         "rules": policy.rules,
         "gate.calibration": policy.gate.calibration,
+        "gate.accepted_misses": msgspec.to_builtins(policy.gate.accepted_misses),
         "judging.score_map.fitted": fitted,
     }
     return dict(_flat(described))

@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Collection, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import re2
@@ -43,6 +43,13 @@ class AppliesTo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     languages: tuple[str, ...] = ()
 
 
+class AcceptedMisses(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Violating golden texts that a gate may miss, a number of them, and the reason."""
+
+    texts: Annotated[int, msgspec.Meta(ge=1)]
+    reason: Annotated[str, msgspec.Meta(min_length=1)]
+
+
 class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Conditions that escalate content to the reasoner. Any one of them is enough.
 
@@ -59,6 +66,7 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calibration: how the threshold was chosen and what to expect of it, for readers.
     sample: share of all other content, 0 to 1, drawn by a hash of its id.
     everything: escalate all content.
+    accepted_misses: how many violating golden texts the gate may miss, and why its author accepts that.
     """
 
     harms: tuple[Harm, ...] = ()
@@ -71,6 +79,7 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calibration: dict[str, Any] | None = None
     sample: float = 0.0
     everything: bool = False
+    accepted_misses: AcceptedMisses | None = None
 
 
 class ScoreMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

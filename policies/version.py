@@ -12,6 +12,8 @@ import msgspec
 from safeguard_streams.policies.document import AppliesTo, Gate, Judging
 from safeguard_streams.policies.vocabulary import Effort
 
+_RECORDS = {"calibration", "accepted_misses"}  # fields of a gate that decide nothing
+
 
 def version_of(
     text: str, rules: Iterable[str], effort: Effort, judging: Judging, gate: Gate, applies_to: AppliesTo
@@ -27,11 +29,12 @@ def what_decides(
 ) -> dict[str, Any]:
     """Everything in a document that decides about content, as JSON has it.
 
-    Title, owner, names of rules, and the records of how a threshold or a score map was fitted decide nothing.
+    Title, owner, names of rules, the records of how a threshold or a score map was fitted, and misses that an author
+    accepts decide nothing.
     """
     judged = msgspec.to_builtins(judging)
     (judged["score_map"] or {}).pop("fitted", None)
-    gated = {name: value for name, value in msgspec.to_builtins(gate).items() if name != "calibration"}
+    gated = {name: value for name, value in msgspec.to_builtins(gate).items() if name not in _RECORDS}
     for fields, defaults in (
         (judged, {"output": None, "answer": "full"}),
         (gated, {"general": 0.0, "threshold_with_encoder": None}),

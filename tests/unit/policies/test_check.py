@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import shutil
 import zlib
 
@@ -19,7 +20,8 @@ from safeguard_streams.policies.files import LIBRARY, load, load_library
 from safeguard_streams.policies.golden import NAME
 from safeguard_streams.policies.parsing import parse
 
-GOOD = (LIBRARY / "fraud-spam" / "policy.md").read_text()
+# Without its terms and patterns, which the tests write themselves.
+GOOD = re.sub(r"  terms: .*?(?=  sample:)", "", (LIBRARY / "fraud-spam" / "policy.md").read_text(), flags=re.DOTALL)
 GOLDEN = (LIBRARY / "fraud-spam" / NAME).read_text()
 SIX = {
     *("hate-harassment", "self-harm", "fraud-spam", "biomedical-misinformation", "gaming-conduct", "prompt-injection"),
@@ -307,7 +309,7 @@ def test_a_broken_golden_text_has_one_message_with_its_line(folder, line, messag
 )
 def test_a_weakness_is_a_warning_and_not_an_error(folder, file, old, new, message):
     path = folder / file
-    text = path.read_text()
+    text = GOOD if file == "policy.md" else path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
     checked = check(folder / "policy.md")

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from safeguard_streams.policies.check import check
-from safeguard_streams.policies.files import load_library, with_changes
+from safeguard_streams.policies.files import LIBRARY, load_library, with_changes
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.quality.golden_coverage import proposed_terms, with_coverage
 from tests.unit.cli.invoking import invoke
@@ -21,7 +21,7 @@ def classifier():
 
 def written(folder, texts, safe=("the weather is fine",), **gate):
     """A policy with this golden set, and a gate without patterns."""
-    changes = {"terms": ["noose"], "patterns": [], "sample": 0.02, "calibration": None, **gate}
+    changes = {"terms": ["noose"], "patterns": [], "sample": 0.02, "calibration": None, "accepted_misses": None, **gate}
     (folder / "policy.md").write_text(with_changes(DOCUMENT, "gate", **changes), encoding="utf-8")
     rows = [{"text": text, "decision": "violates", "rule": "SH1", "kind": "clear"} for text in texts]
     rows += [{"text": text, "decision": "safe", "rule": "SH5", "kind": "clear"} for text in safe]
@@ -57,6 +57,29 @@ def test_a_gate_that_misses_no_more_than_a_tenth_is_fit(tmp_path, classifier):
     assert warnings(written(tmp_path, [*TEXTS[:9], "noose"]), classifier) == []
     assert warnings(written(tmp_path, TEXTS, everything=True, terms=[], sample=0.0), classifier) == []
     assert warnings(written(tmp_path, TEXTS[-9:]), classifier) == [], "too few texts to say"
+
+
+def test_misses_that_the_author_accepts_are_not_warned_of_and_one_more_is(tmp_path, classifier):
+    accepted = {"texts": 2, "reason": "words of everyday use"}
+    assert warnings(written(tmp_path, TEXTS, accepted_misses=accepted), classifier) == []
+    (problem,) = warnings(written(tmp_path, [*TEXTS, "喝农药"], accepted_misses=accepted), classifier)
+    assert "would miss 3 of 11" in problem.message
+
+
+def test_accepted_misses_need_a_number_and_a_reason_and_leave_the_version_alone(tmp_path):
+    path = written(tmp_path, TEXTS, accepted_misses={"texts": 2, "reason": "words of everyday use"})
+    accepted, plain = check(path).policy, check(written(tmp_path, TEXTS)).policy
+    assert accepted is not None
+    assert plain is not None
+    assert accepted.gate.accepted_misses is not None
+    assert accepted.version == plain.version
+    for wrong in ({"texts": 0, "reason": "x"}, {"texts": 2}, {"texts": 2, "reason": ""}):
+        assert check(written(tmp_path, TEXTS, accepted_misses=wrong)).errors
+
+
+@pytest.mark.parametrize("policy", sorted(load_library()))
+def test_no_gate_of_the_library_is_warned_of(policy, classifier):
+    assert warnings(LIBRARY / policy / "policy.md", classifier) == []
 
 
 def test_a_label_gate_is_tried_too(tmp_path, classifier):
