@@ -42,6 +42,8 @@ PACKAGES = (
     "console.folding",
     "console.migrations",
     "console.migrations.versions",
+    "console.web",
+    "console.web.pages",
     "cli",
     "demo",
     "bench",

@@ -12,9 +12,21 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from sqlalchemy import ColumnElement, Connection, Engine, column, func, literal_column, select, table, true
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Table,
+    column,
+    delete,
+    func,
+    literal_column,
+    select,
+    table,
+    true,
+)
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +88,20 @@ def _fts5(words: str) -> str:
     return " ".join(f'"{quoted or word}"' for quoted, word in phrases)
 
 
-def leave_no_trace(engine: Engine, tables: Iterable[str]) -> None:
+def empty(connection: Connection, tables: Sequence[Table]) -> None:
+    """Delete all rows of these tables."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"TRUNCATE {', '.join(one.name for one in tables)}")
+        return
+    for one in tables:
+        connection.execute(delete(one))
+
+
+def leave_no_trace(engine: Engine, tables: Iterable[str]) -> bool:
     """Overwrite what was removed from these tables, in all files of the database but PostgreSQL's write-ahead log.
 
-    PostgreSQL rewrites the tables, which nobody reads meanwhile. It recycles the segments of its log by itself.
+    PostgreSQL rewrites the tables, which nobody reads meanwhile. It recycles the segments of its log by itself. False
+    if SQLite's log could not be emptied, because somebody reads the database: repeat it later.
     """
     if engine.dialect.name == "postgresql":
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -87,15 +109,16 @@ def leave_no_trace(engine: Engine, tables: Iterable[str]) -> None:
             for name in sorted(tables):
                 connection.exec_driver_sql(f"VACUUM FULL {name}")
             connection.exec_driver_sql("RESET lock_timeout")
-        return
+        return True
     with contextlib.closing(engine.raw_connection()) as raw:  # outside of any transaction
         raw.cursor().execute("INSERT INTO items_words(items_words) VALUES ('optimize')")
         for _ in range(_CHECKPOINTS):
             busy, *_ = raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if not busy:
-                return
+                return True
             time.sleep(_PAUSE_SECONDS)
     log.warning("the write-ahead log still holds what was erased, because a page reads the database")
+    return False
 
 
 def merge_words(connection: Connection) -> None:

@@ -105,9 +105,9 @@ class Projector:
                 await in_thread(partial(self.store.apply, part))
                 self._count(part)
             await self._measure(client)
+            await self._maintain(client)
             if to_end and not await ends.remaining():
                 return
-            await self._maintain(client)
 
     # ------------------------------------------------------------------ positions
 

@@ -107,6 +107,7 @@ erasures = Table(
     metadata,
     _key("content_id", "the item that an operator erased"),
     _moment("erased_at", "what was written until then is erased", nullable=False),
+    Column("overwritten", Boolean, nullable=False, comment="whether the files of the database hold its words no more"),
     comment="Words about these items are gone, and late records about them are stored without words.",
 )
 

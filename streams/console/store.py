@@ -60,23 +60,24 @@ class Store:
     def open(self) -> None:
         """Bring the schema up to date, and read what is stored."""
         upgrade(self.engine)
-        with self.engine.connect() as connection:
-            self._read(connection)
-
-    def _read(self, connection: Connection) -> None:
         table = schema.positions
-        rows = connection.execute(select(table.c.topic, table.c.partition, table.c.offset, table.c.topic_id))
-        self.positions = {Partition(name, number): Stored(offset, uid) for name, number, offset, uid in rows}
+        with self.engine.connect() as connection:
+            rows = connection.execute(select(table.c.topic, table.c.partition, table.c.offset, table.c.topic_id))
+            self.positions = {Partition(name, number): Stored(offset, uid) for name, number, offset, uid in rows}
+            self._overwrite = erasing.left_over(connection)
+        self._read_erasures()
+
+    def _read_erasures(self) -> None:
+        """Read what was erased, as it is stored: folding has changed what this process knows of it."""
         erased = schema.erasures
-        known = connection.execute(select(erased.c.content_id, erased.c.erased_at))
-        self._context.erasures = {row.content_id: row.erased_at for row in known}
+        with self.engine.connect() as connection:
+            known = connection.execute(select(erased.c.content_id, erased.c.erased_at))
+            self._context.erasures = {row.content_id: row.erased_at for row in known}
 
     def clear(self) -> None:
         """Delete all that is projected. What the pages wrote stays, and so do erasures until the topic is read."""
         with self.engine.begin() as connection:
-            for table in schema.PROJECTED:
-                if table is not schema.erasures:
-                    connection.execute(delete(table))
+            native.empty(connection, [table for table in schema.PROJECTED if table is not schema.erasures])
         self.positions = {}
 
     def recount(self, partition: Partition) -> None:
@@ -98,8 +99,7 @@ class Store:
         except Exception as error:
             if not is_of_data(error):
                 raise
-            with self.engine.connect() as connection:
-                self._read(connection)
+            self._read_erasures()
             if len(records) > 1:
                 middle = len(records) // 2
                 self.apply(records[:middle])
@@ -120,6 +120,8 @@ class Store:
             self._forget_counts(connection, rows, moved)
             rows.write(connection)
             removed = erasing.remove_words(connection, rows.erased)
+            if not removed:
+                erasing.note_overwritten(connection, rows.erased)
         self._moved(moved, skipped)
         self._overwrite |= removed
         for number, problem in refused.items():
@@ -185,7 +187,7 @@ class Store:
     def tidy(self, moment: datetime) -> bool:
         """Remove some texts whose time is over, and overwrite what an erasure removed. Whether more texts wait."""
         if self._overwrite:
-            native.leave_no_trace(self.engine, self._overwrite)
+            erasing.overwrite(self.engine, self._overwrite)
             self._overwrite.clear()
         items = schema.items
         over = select(items.c.content_id).where(items.c.text.is_not(None), items.c.text_expires_at <= moment)

@@ -199,13 +199,13 @@ class Person:
         self.context = chromium.new_context(base_url=url, **more)
         self.page = self.context.new_page()
         self.complaints = []
-        self.page.on("console", lambda one: self.complaints.append(one.text) if one.type == "error" else None)
-        self.page.on("pageerror", lambda one: self.complaints.append(str(one)))
-        self.page.on("dialog", lambda one: (self.complaints.append(f"dialog {one.message}"), one.dismiss()))
         self.page.goto("/queue")
         self.page.get_by_role("link", name="Sign in").click()
         self.page.get_by_role("button", name=name, exact=True).click()
         self.page.wait_for_url("**/queue")
+        self.page.on("console", lambda one: self.complaints.append(one.text) if one.type == "error" else None)
+        self.page.on("pageerror", lambda one: self.complaints.append(str(one)))
+        self.page.on("dialog", lambda one: (self.complaints.append(f"dialog {one.message}"), one.dismiss()))
 
     def wait_for_queue(self, count):
         deadline = time.monotonic() + TIMEOUT
@@ -248,6 +248,8 @@ def test_a_reviewer_signs_in_claims_reveals_decides_and_undoes(person, console):
     assert page.get_by_label("remove").is_checked()
     page.select_option("#rule", index=1)
     page.fill("#why", "it is what the rule says")
+    if SHOTS:
+        page.screenshot(path=f"{SHOTS}/review.png")
     page.get_by_role("button", name="Decide", exact=True).dblclick()
     page.get_by_text(f"{content_id}: remove.").wait_for()
     assert f"id={content_id}" not in page.url, "the next item is there"
@@ -330,7 +332,7 @@ def test_every_page_is_accessible_and_fits(person, console, width, scheme):
         scrolled = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert scrolled <= 0, f"{name} is {scrolled} px too wide"
         if SHOTS:
-            page.screenshot(path=f"{SHOTS}/{name}-{width}-{scheme}.png", full_page=name != "hostile")
+            page.screenshot(path=f"{SHOTS}/{name}-{width}-{scheme}.png", full_page=name not in ("hostile", "overview"))
         page.evaluate(AXE.read_text())  # as the debugger does: the pages' own policy forbids any other script
         found = page.evaluate("axe.run()")
         violations = [(one["id"], [node["html"] for node in one["nodes"]][:3]) for one in found["violations"]]

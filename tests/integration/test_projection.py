@@ -9,6 +9,7 @@ import sys
 import uuid
 from functools import partial
 
+import orjson
 import pytest
 import sqlalchemy as sa
 from aiokafka import TopicPartition
@@ -261,3 +262,36 @@ def test_a_command_rebuilds_the_projection_and_prints_its_rate(embedded_address,
         engine = engine_of(database)
         assert projected.dump(engine, without=PLACES) == expected(logs, tmp_path)
         engine.dispose()
+
+
+def test_erase_reaches_the_database_before_a_projector_reads_the_erasure(embedded_address, tmp_path, monkeypatch):
+    current, one = own_topics(embedded_address), projected.escalation(1, "c1", "a wombat")
+    database = f"sqlite:///{tmp_path}/console.db"
+    monkeypatch.setenv("SAFEGUARD_CONSOLE_DATABASE", database)
+    monkeypatch.setenv("SAFEGUARD_PREFIX", current.prefix)
+
+    async def prepare():
+        await kafka_bus.create_topics(current)
+        async with publishing(current) as write:
+            judged = projected.record(topics.VERDICTS, projected.verdict(2))
+            await write([projected.record(topics.ESCALATIONS, one), judged])
+
+    def held():
+        return [file.name for file in tmp_path.iterdir() if b"wombat" in file.read_bytes()]
+
+    def run(*words):
+        result = CliRunner().invoke(app, [*words, "--bootstrap", current.bootstrap])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    asyncio.run(prepare())
+    run("console", "rebuild", "--yes")
+    assert held()
+    assert orjson.loads(run("erase", "c1", "--by", "kim", "--json"))["console"] is True
+    assert held() == []
+    assert "projected 4 records" in run("console", "rebuild", "--yes")  # which reads the item's records once more
+    assert held() == []
+    monkeypatch.setenv("SAFEGUARD_CONSOLE_DATABASE", f"sqlite:///{tmp_path}/other.db")
+    assert orjson.loads(run("erase", "c1", "--by", "kim", "--json"))["console"] is False
+    monkeypatch.delenv("SAFEGUARD_CONSOLE_DATABASE")
+    assert orjson.loads(run("erase", "c1", "--by", "kim", "--json"))["console"] is None

@@ -21,4 +21,4 @@ def fold(record: Record, rows: Rows, context: Context) -> None:
     content_id, erased_at = clean(request.content_id), schema.in_utc(request.erased_at)
     erased_at = max(erased_at, context.erasures.get(content_id, erased_at))
     context.erasures[content_id] = erased_at
-    rows.put(schema.erasures, {"content_id": content_id, "erased_at": erased_at})
+    rows.put(schema.erasures, {"content_id": content_id, "erased_at": erased_at, "overwritten": False})

@@ -1,16 +1,28 @@
-"""The pages of the console, served to people: who may do what, what waits, what a verdict rests on, who did what.
+"""The pages of the console, for people: who may do what, what waits, what a verdict rests on, who did what.
 
-Guarantees:
+In reading order:
 
-- Every request passes one guard. It checks the person's roles against the table in `roles`, by the route's permission.
-  Templates ask the same table, so that no page shows a button whose request would be refused.
-- The console changes nothing by itself. Decisions are records on moderation.actions, written by `enforcement.decisions`
-  under a key that the form carries: a request that is sent twice is one decision.
-- Texts of people and models reach a page only through a template that escapes them, and no log and no error message.
+- `roles`: the table of permissions by role.
+- `auth`, `sessions`: how people sign in, and for how long.
+- `security`: headers, the log of requests, limits of rates.
+- `guard`: the one way to an endpoint. `console`, `app`: what requests share, and the application.
+- `pages`: the endpoints, one module for each kind of thing. `claims`: who works on an item of the queue.
+- `figures`, `item_facts`, `policy_text`, `harms`: what the database knows, as pages need it.
+- `rendering`: templates, and how texts from outside appear in them. `writing`: the audit log.
+- `serve`: the process.
 
-Design decisions:
+## Design decisions
 
-- Pages are whole documents, rendered on the server. htmx replaces parts of them; without scripts, everything but the
-  live figures works.
-- Ids and search words stand in the query of a URL, which is not logged, and never in its path.
+- **One table decides who may do what.** The guard reads it by the route's permission, and templates read it by the
+  route's name. No page shows a button whose request would be refused, and a test tries each role against each route.
+- **The pages change nothing by themselves.** A decision is a record that `enforcement.decisions` writes under a key of
+  the form. A request that is sent twice is one decision, and the database learns of it from the topic.
+- **Pages are whole documents, rendered on the server.** htmx replaces parts of them, and nothing is built. Without
+  scripts, everything but the live figures works.
+- **Ids and search words stand in the query of a URL.** Logs name the path alone. A path is never made of an id, which
+  may hold any characters.
+- **A claim is a lease on all rows of an item.** PostgreSQL skips locked rows, and SQLite has one writer: nobody waits,
+  and nobody gets an item that another person holds. A lease that ran out needs nobody who returns it.
+- **Texts from outside are made visible, then escaped.** Control characters and marks of direction appear as signs, so
+  that reviewers see a trick instead of its effect.
 """

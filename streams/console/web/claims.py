@@ -24,14 +24,14 @@ class Queue:
         self._connection = connection
         self._lease = lease
 
-    def next(self, by: str, filters: Mapping[str, str]) -> str | None:
+    def next(self, by: str, filters: Mapping[str, str], without: Sequence[str] = ()) -> str | None:
         """Claim the next item for somebody: the one that they hold and have not decided, or else the first that is
-        free. None where there is none.
+        free. None where there is none. without: policies whose items are left to others.
         """
         held = self.held_by(by)
         if held is not None:
             return held
-        for content_id in self._free(filters):
+        for content_id in self._free(filters, without):
             if self.claim(content_id, by):
                 return content_id
         return None
@@ -96,11 +96,12 @@ class Queue:
                 return str(content_id)
         return None
 
-    def _free(self, filters: Mapping[str, str]) -> Sequence[str]:
+    def _free(self, filters: Mapping[str, str], without: Sequence[str]) -> Sequence[str]:
         free = or_(review_items.c.claim_expires_at.is_(None), review_items.c.claim_expires_at <= now())
+        others = [review_items.c.policy_id.not_in(without)] if without else []
         found = self._connection.execute(
             select(review_items.c.content_id)
-            .where(and_(review_items.c.state == "open", free, *matching(filters)))
+            .where(and_(review_items.c.state == "open", free, *matching(filters), *others))
             .order_by(review_items.c.priority.desc(), review_items.c.since, review_items.c.content_id)
             .limit(_CANDIDATES)
         ).scalars()
@@ -115,7 +116,9 @@ def matching(filters: Mapping[str, str]) -> list[ColumnElement[bool]]:
     if cause := filters.get("cause"):
         conditions.append(review_items.c.cause == cause)
     if language := filters.get("language"):
-        conditions.append(exists().where(items.c.content_id == review_items.c.content_id, items.c.language == language))
+        written_in = items.alias("written_in")  # a query may show items, too
+        same = written_in.c.content_id == review_items.c.content_id
+        conditions.append(exists().where(same, written_in.c.language == language))
     return conditions
 
 

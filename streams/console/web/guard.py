@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 from starlette.requests import Request
@@ -105,7 +106,7 @@ async def _answered(request: Request, endpoint: Endpoint) -> Response:
             endpoint(request) if inspect.iscoroutinefunction(endpoint) else run_in_threadpool(endpoint, request)
         )
         response: Response = await result
-    except (DBAPIError, BusError) as error:
+    except (DBAPIError, PoolTimeoutError, BusError) as error:
         log.warning("request not served path=%s error=%s", request.url.path, type(error).__name__)
         return problem(request, 503, _AWAY[isinstance(error, BusError)])
     except (SafeguardError, NotFoundError, RefusedError, SignInError) as error:

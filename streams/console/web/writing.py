@@ -1,10 +1,11 @@
-"""How pages write to the database: one short transaction, and an entry of the audit log with what it says."""
+"""How pages read what they were sent, and write: one short transaction, and an entry of the audit log with it."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from sqlalchemy import Connection, Engine
 from starlette.requests import Request
@@ -49,6 +50,17 @@ def logged(request: Request, action: str, about: str, details: Mapping[str, Any]
         log_access(connection, request, action, about, details)
 
 
+def asked(request: Request, name: str) -> str:
+    """A field of the form that was sent, or of the URL's query, as the database holds texts: PostgreSQL refuses NUL."""
+    fields = request.state.form if request.method == "POST" else request.query_params
+    return stored(str(fields.get(name, "")))
+
+
+def asked_item(request: Request) -> str:
+    """The item that a form names. Forms quote ids: browsers change line breaks in what they send."""
+    return stored(unquote(asked(request, "content_id")))
+
+
 def stored(text: str) -> str:
-    """A text as the database holds it: PostgreSQL refuses NUL."""
+    """A text as the database holds it."""
     return text.replace("\0", "\ufffd")

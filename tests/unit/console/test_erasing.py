@@ -76,6 +76,26 @@ def test_the_projector_leaves_no_trace_in_the_files(store, traces):
     assert traces(OTHER)
 
 
+def test_a_projector_that_was_killed_before_it_overwrote_the_files_does_so_when_it_starts(store, traces):
+    store.apply([record(topics.ERASURES, ErasureRequest("c1", at(5000), "kim"))])
+    again = Store(store.engine)
+    again.open()
+    assert again.has_traces
+    again.tidy(at(5000))
+    assert traces(WORD) == []
+    last = Store(store.engine)
+    last.open()
+    assert not last.has_traces
+
+
+def test_an_erasure_of_what_is_not_there_overwrites_nothing(store):
+    store.apply([record(topics.ERASURES, ErasureRequest("c-unknown", at(5000), "kim"))])
+    assert not store.has_traces
+    again = Store(store.engine)
+    again.open()
+    assert not again.has_traces
+
+
 def test_only_words_are_removed(store):
     before = projected.dump(store.engine)
     erasing.erase(store.engine, "c1", at(5000))

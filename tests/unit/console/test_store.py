@@ -90,6 +90,23 @@ def test_of_two_projectors_one_stands_by(store):
     assert rows(store, schema.cleared_counts, "count") == [(2,)]
 
 
+def test_while_a_refused_record_is_looked_for_another_process_may_move_the_positions(store, monkeypatch):
+    other, commit = Store(store.engine), store._commit
+    other.open()
+    cleared = [projected.verdict(number, policy_id="*") for number in range(6)]
+
+    def refused_once(records):
+        monkeypatch.setattr(store, "_commit", commit)
+        apply(other, topics.CLEARED, *cleared)
+        raise OverflowError
+
+    monkeypatch.setattr(store, "_commit", refused_once)
+    with pytest.raises(Moved):
+        apply(store, topics.CLEARED, *cleared[:2])
+    assert sum(count for (count,) in rows(store, schema.cleared_counts, "count")) == 6
+    assert rows(store, schema.positions, "offset") == [(6,)]
+
+
 def test_foreign_records_are_skipped_and_counted(store, caplog):
     foreign = [b"secret words", b"[]", b'{"verdict_id": 1}', encode(ErasureRequest("c", BEGAN, "x")), b"\xff\xfe", None]
     apply(store, topics.VERDICTS, *foreign, projected.verdict(1))

@@ -132,6 +132,12 @@ def upgrade() -> None:
         sa.Column(
             "erased_at", schema.Moment(timezone=True), nullable=False, comment="what was written until then is erased"
         ),
+        sa.Column(
+            "overwritten",
+            sa.Boolean(),
+            nullable=False,
+            comment="whether the files of the database hold its words no more",
+        ),
         sa.PrimaryKeyConstraint("content_id", name=op.f("pk_erasures")),
         comment="Words about these items are gone, and late records about them are stored without words.",
     )

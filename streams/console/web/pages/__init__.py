@@ -1,1 +1,1 @@
-"""The pages of the console, one module for each kind of thing."""
+"""The endpoints of the console, one module for each kind of thing."""

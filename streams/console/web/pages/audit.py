@@ -13,10 +13,10 @@ from safeguard_streams.console.web import rendering
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page
 from safeguard_streams.console.web.pages.search import streamed
-from safeguard_streams.console.web.writing import logged, stored
+from safeguard_streams.console.web.writing import asked, logged
 
 _ROWS = 100
-ACTIONS = ("claim", "decide", "export", "give back", "rationale", "reveal", "search", "undo")
+ACTIONS = ("avoid", "claim", "decide", "export", "give back", "rationale", "reveal", "search", "undo")
 
 
 def show(request: Request) -> Response:
@@ -24,7 +24,7 @@ def show(request: Request) -> Response:
     console: Console = request.app.state.console
     wanted = _wanted(request)
     query = _query(wanted).limit(_ROWS + 1)
-    if (before := request.query_params.get("before", "")).isdecimal():
+    if (before := asked(request, "before")).isdecimal():
         query = query.where(audit_log.c.id < int(before[:18]))
     with console.engine.connect() as connection:
         rows = connection.execute(query).all()
@@ -49,7 +49,7 @@ def export(request: Request) -> Response:
 
 
 def _wanted(request: Request) -> dict[str, str]:
-    return {name: stored(request.query_params.get(name, "").strip()) for name in ("who", "action", "object")}
+    return {name: asked(request, name).strip() for name in ("who", "action", "object")}
 
 
 def _query(wanted: dict[str, str]) -> Select[tuple[object, ...]]:

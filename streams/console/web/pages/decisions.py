@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -21,8 +20,8 @@ from safeguard_streams.console.web import item_facts
 from safeguard_streams.console.web.claims import Queue
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import NotFoundError, Page, RefusedError, back
-from safeguard_streams.console.web.pages.queue import item_url, lease_of
-from safeguard_streams.console.web.writing import log_access, logged, stored, transaction
+from safeguard_streams.console.web.pages.queue import item_url, lease_of, next_item
+from safeguard_streams.console.web.writing import asked, asked_item, log_access, logged, transaction
 from safeguard_streams.contract.records import Decision, Enforced, now, origin_of
 from safeguard_streams.enforcement import decisions
 from safeguard_streams.enforcement.decisions import Cited
@@ -45,7 +44,7 @@ class Decided(NamedTuple):
 
 async def decide(request: Request) -> Response:
     """Write a decision, and go to the next item."""
-    decided = _read(request.state.form)
+    decided = _read(request)
     console: Console = request.app.state.console
     blind, facts = await run_in_threadpool(_hold, request, decided)
     written = await decisions.decide(
@@ -64,10 +63,10 @@ async def decide(request: Request) -> Response:
 
 async def undo(request: Request) -> Response:
     """Take the decision about an item back: what the verdicts say stands again."""
-    form, console = request.state.form, request.app.state.console
-    content_id, decision_id = str(form.get("content_id", "")), str(form.get("decision", ""))
+    console: Console = request.app.state.console
+    content_id, decision_id = asked_item(request), asked(request, "decision")
     facts = await run_in_threadpool(_known, request, content_id)
-    person = ChangedBy(str(form.get("why", "")).strip() or "undone in the console", request.state.by)
+    person = ChangedBy(asked(request, "why").strip() or "undone in the console", request.state.by)
     if decision_id:
         await decisions.undo(console.settings, known_item(facts), decision_id, person)
     else:
@@ -87,19 +86,19 @@ def known_item(facts: item_facts.Facts) -> str | KnownItem:
 
 def _known(request: Request, content_id: str) -> item_facts.Facts:
     with request.app.state.console.engine.connect() as connection:
-        facts = item_facts.load(connection, stored(content_id))
+        facts = item_facts.load(connection, content_id)
     if facts is None:
         raise NotFoundError("The console knows no item of this id.")
     return facts
 
 
-def _read(form: FormData) -> Decided:
+def _read(request: Request) -> Decided:
     try:
-        action = msgspec.convert(form.get("action"), Enforced)
+        action = msgspec.convert(asked(request, "action"), Enforced)
     except msgspec.ValidationError:
         raise RefusedError("Choose what to do: allow, label, limit, remove or escalate.") from None
-    content_id = str(form.get("content_id", ""))  # as it is: an id may begin with a blank
-    rule, why, key, sha = (str(form.get(name, "")).strip() for name in ("rule", "why", "key", "content_sha256"))
+    content_id = asked_item(request)  # as it is: an id may begin with a blank
+    rule, why, key, sha = (asked(request, name).strip() for name in ("rule", "why", "key", "content_sha256"))
     if not why:
         raise RefusedError("Give a reason. Others will read it.")
     if not _KEY.fullmatch(key):
@@ -112,7 +111,7 @@ def _hold(request: Request, decided: Decided) -> tuple[bool, item_facts.Facts]:
     console: Console = request.app.state.console
     by, lease = request.state.by, lease_of(console)
     with transaction(console.engine) as connection:
-        facts = item_facts.load(connection, stored(decided.content_id))
+        facts = item_facts.load(connection, decided.content_id)
         if facts is None:
             raise NotFoundError("The console knows no item of this id.")
         if facts.item is not None and (facts.item.content_sha256 or "") != decided.content_sha256:
@@ -161,7 +160,7 @@ def _record(request: Request, decided: Decided, facts: item_facts.Facts, action_
                     at=now(),
                 )
             )
-        following = queue.next(by, dict(request.session.get("queue", {})))
+        following = next_item(connection, queue, by, dict(request.session.get("queue", {})))
         if following is not None:
             log_access(connection, request, "claim", following)
         return following

@@ -20,13 +20,13 @@ from safeguard_streams.console.schema import (
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import NotFoundError, Page, back
 from safeguard_streams.console.web.pages.queue import item_url
-from safeguard_streams.console.web.writing import stored
+from safeguard_streams.console.web.writing import asked
 
 
 def go(request: Request) -> Response:
     """The page of an item, a verdict, an action, a policy or a replay, by its id, or of a URL that was copied."""
     console: Console = request.app.state.console
-    wanted = stored(str(request.state.form.get("to", "")).strip())
+    wanted = asked(request, "to").strip()
     parts = urlsplit(wanted)
     own = {request.url.netloc, urlsplit(console.settings.console_url).netloc}
     if parts.scheme in ("http", "https") and parts.netloc in own:

@@ -3,67 +3,53 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
 
 from sqlalchemy import select
 from starlette.requests import Request
 from starlette.responses import Response
 
-from safeguard_streams.console.database import insert
-from safeguard_streams.console.schema import exposures, rationales, verdicts
+from safeguard_streams.console.schema import rationales, verdicts
 from safeguard_streams.console.web import item_facts, rendering
 from safeguard_streams.console.web.claims import Queue
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import NotFoundError, Page
+from safeguard_streams.console.web.harms import count_exposure, harm_of
 from safeguard_streams.console.web.item_facts import Facts
 from safeguard_streams.console.web.pages.queue import lease_of
-from safeguard_streams.console.web.writing import log_access, stored, transaction
-from safeguard_streams.contract.records import now
+from safeguard_streams.console.web.writing import asked, asked_item, log_access, transaction
 from safeguard_streams.enforcement.rules import severity
 
 _UNKNOWN = "The console knows no item of this id. It may not be projected yet, or was never escalated."
-UNKNOWN_HARM = "unknown"
 
 
 def show(request: Request) -> Response:
     """The item, its text behind the veil."""
-    return _page(request, request.query_params.get("id", ""), revealed=False)
+    return _page(request, asked(request, "id"), revealed=False)
 
 
 def reveal(request: Request) -> Response:
     """The same with its text. Counts as an exposure to the policy's harm, and stands in the audit log."""
     console: Console = request.app.state.console
-    content_id = str(request.state.form.get("content_id", ""))
+    content_id = asked_item(request)
     with transaction(console.engine) as connection:
-        facts = item_facts.load(connection, stored(content_id))
+        facts = item_facts.load(connection, content_id)
         if facts is None:
             raise NotFoundError(_UNKNOWN)
         log_access(connection, request, "reveal", content_id, {"policy": facts.policy_id})
-        _expose(connection, request.state.by, harm_of(facts))
+        count_exposure(connection, request.state.by, _harm(facts))
     return _page(request, content_id, revealed=True)
 
 
-def harm_of(facts: Facts) -> str:
-    """The harm that the item's policy is about: the first that its gate names, or else the policy's own id."""
-    policy = facts.policies.get((facts.policy_id or "", None))
-    return policy.harms[0] if policy and policy.harms else facts.policy_id or UNKNOWN_HARM
-
-
-def _expose(connection: Any, who: str, harm: str) -> None:
-    connection.execute(
-        insert(connection.engine, exposures)
-        .values(who=who, day=now().date(), harm=harm, count=1)
-        .on_conflict_do_update(
-            index_elements=[exposures.c.who, exposures.c.day, exposures.c.harm], set_={"count": exposures.c.count + 1}
-        )
-    )
+def _harm(facts: Facts) -> str:
+    policy_id = facts.policy_id
+    return harm_of(policy_id, facts.policies.get((policy_id, None))) if policy_id else "unknown"
 
 
 def _page(request: Request, content_id: str, *, revealed: bool) -> Response:
     console: Console = request.app.state.console
     by, lease = request.state.by, lease_of(console)
     with console.engine.connect() as connection:
-        facts = item_facts.load(connection, stored(content_id))
+        facts = item_facts.load(connection, content_id)
         if facts is None:
             raise NotFoundError(_UNKNOWN)
         holder = Queue(connection, lease).holder(facts.content_id)
@@ -81,12 +67,12 @@ def _page(request: Request, content_id: str, *, revealed: bool) -> Response:
         judged=judged,
         policy=judged_by or policy,
         cited=[(name, judged_by.rule(name) if judged_by else None) for name in rules],
-        harm=harm_of(facts),
+        harm=_harm(facts),
         holder=holder,
         blind=blind,
         waits=any(one.state == "open" for one in facts.waiting),
         revealed=revealed,
-        whole=request.query_params.get("whole") == "1" or request.state.form.get("whole") == "1",
+        whole=asked(request, "whole") == "1",
         shown=rendering.SHOWN,
         key=uuid.uuid4().hex,
         choices=("allow", "label", "limit", "remove", "review"),
@@ -97,7 +83,7 @@ def _page(request: Request, content_id: str, *, revealed: bool) -> Response:
 def rationale(request: Request) -> Response:
     """What the model wrote, for auditors. That somebody read it stands in the audit log."""
     console: Console = request.app.state.console
-    verdict_id = stored(request.query_params.get("verdict", ""))
+    verdict_id = asked(request, "verdict")
     with transaction(console.engine) as connection:
         found = connection.execute(select(rationales).where(rationales.c.verdict_id == verdict_id)).first()
         if found is None:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from safeguard_streams.console.web import figures, rendering
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page
+from safeguard_streams.console.web.writing import asked
 
 _POLL_SECONDS = 3.0
 _POLLS = 200  # then the browser asks once more, and its session is checked
@@ -23,7 +24,7 @@ _PING_SECONDS = 20
 def show(request: Request) -> Response:
     """Rates, verdicts by policy, lags, and what waits."""
     console: Console = request.app.state.console
-    window = figures.WINDOWS.get(request.query_params.get("window", ""), figures.WINDOWS["day"])
+    window = figures.WINDOWS.get(asked(request, "window"), figures.WINDOWS["day"])
     with console.engine.connect() as connection:
         found = figures.overview(connection, window)
     template = "overview_figures.html" if "hx-request" in request.headers else "overview.html"

@@ -16,7 +16,7 @@ from safeguard_streams.console.schema import policy_changes, policy_releases, ve
 from safeguard_streams.console.web import policy_text, rendering
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import NotFoundError, Page
-from safeguard_streams.console.web.writing import stored
+from safeguard_streams.console.web.writing import asked
 from safeguard_streams.contract.records import now
 
 _WEEK = timedelta(days=7)
@@ -53,7 +53,7 @@ def show_all(request: Request) -> Response:
 def show(request: Request) -> Response:
     """One policy: its rules with their verdicts of this week and the week before, its text, and its history."""
     console: Console = request.app.state.console
-    policy_id = stored(request.query_params.get("id", ""))
+    policy_id = asked(request, "id")
     with console.engine.connect() as connection:
         releases = connection.execute(
             select(policy_releases).where(policy_releases.c.policy_id == policy_id, policy_releases.c.place != "replay")

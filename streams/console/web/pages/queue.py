@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from urllib.parse import urlencode
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 from starlette.requests import Request
 from starlette.responses import Response
 
-from safeguard_streams.console.schema import exposures, items, review_items
-from safeguard_streams.console.web import rendering
+from safeguard_streams.console.schema import items, review_items
+from safeguard_streams.console.web import harms, rendering
 from safeguard_streams.console.web.claims import Queue, matching
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page, RefusedError, back
-from safeguard_streams.console.web.writing import log_access, transaction
+from safeguard_streams.console.web.writing import asked, asked_item, log_access, transaction
 from safeguard_streams.contract.records import now
 
 _ROWS = 50
@@ -34,7 +35,7 @@ def item_url(content_id: str) -> str:
 def show(request: Request) -> Response:
     """The queue: how much waits under each policy and since when, and its first items."""
     console: Console = request.app.state.console
-    filters = {name: request.query_params.get(name, "") for name in FILTERS}
+    filters = {name: asked(request, name) for name in FILTERS}
     open_ones = review_items.c.state == "open"
     with console.engine.connect() as connection:
         groups = connection.execute(
@@ -55,11 +56,8 @@ def show(request: Request) -> Response:
             .order_by(review_items.c.priority.desc(), review_items.c.since, review_items.c.content_id)
             .limit(_ROWS)
         ).all()
-        today = connection.execute(
-            select(exposures.c.harm, exposures.c["count"])
-            .where(exposures.c.who == request.state.by, exposures.c.day == now().date())
-            .order_by(exposures.c["count"].desc())
-        ).all()
+        today = harms.exposures_today(connection, request.state.by)
+        avoided = harms.avoided(connection, request.state.by)
         held = Queue(connection, lease_of(console)).held_by(request.state.by)
     return rendering.page(
         request,
@@ -69,6 +67,7 @@ def show(request: Request) -> Response:
         filters=filters,
         held=held,
         today=today,
+        avoided=avoided,
         waiting=sum(one.waiting for one in groups),
         most=_ROWS,
         languages=sorted({one.language for one in rows if one.language} | ({filters["language"]} - {""})),
@@ -79,18 +78,18 @@ def show(request: Request) -> Response:
 def claim(request: Request) -> Response:
     """Claim an item, or the next one, and go to its page."""
     console: Console = request.app.state.console
-    wanted = request.state.form.get("content_id")
-    filters = {name: str(request.state.form.get(name, "")) for name in FILTERS}
+    wanted = asked_item(request)
+    filters = {name: asked(request, name) for name in FILTERS}
     with transaction(console.engine) as connection:
         queue = Queue(connection, lease_of(console))
-        if isinstance(wanted, str) and wanted:
+        if wanted:
             if not queue.claim(wanted, request.state.by):
                 holder = queue.holder(wanted)
                 raise RefusedError(f"{holder} works on this item." if holder else "This item does not wait any more.")
             claimed: str | None = wanted
         else:
             request.session["queue"] = filters
-            claimed = queue.next(request.state.by, filters)
+            claimed = next_item(connection, queue, request.state.by, filters)
         if claimed is not None:
             log_access(connection, request, "claim", claimed)
     if claimed is None:
@@ -98,10 +97,26 @@ def claim(request: Request) -> Response:
     return back(request, item_url(claimed))
 
 
+def next_item(connection: Connection, queue: Queue, by: str, filters: Mapping[str, str]) -> str | None:
+    """Claim the next item for somebody, of no harm that they asked not to see today."""
+    return queue.next(by, filters, without=harms.policies_of(connection, harms.avoided(connection, by)))
+
+
+def avoid(request: Request) -> Response:
+    """Claim no more items of a harm today, and give the present one back."""
+    console: Console = request.app.state.console
+    content_id, harm, by = asked_item(request), asked(request, "harm"), request.state.by
+    with transaction(console.engine) as connection:
+        harms.avoid(connection, by, harm)
+        Queue(connection, lease_of(console)).give_back(content_id, by)
+        log_access(connection, request, "avoid", harm)
+    return back(request, "/queue", f"You get no more items about {harm} today. This one is back in the queue.")
+
+
 def give_back(request: Request) -> Response:
     """End a claim, so that others get the item."""
     console: Console = request.app.state.console
-    content_id = str(request.state.form.get("content_id", ""))
+    content_id = asked_item(request)
     with transaction(console.engine) as connection:
         Queue(connection, lease_of(console)).give_back(content_id, request.state.by)
         log_access(connection, request, "give back", content_id)
@@ -111,5 +126,6 @@ def give_back(request: Request) -> Response:
 PAGES = (
     Page("queue", "GET", "/queue", "items", show),
     Page("claim", "POST", "/claims", "decide", claim),
+    Page("avoid", "POST", "/claims/avoid", "decide", avoid),
     Page("give_back", "POST", "/claims/end", "decide", give_back),
 )

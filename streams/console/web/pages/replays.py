@@ -13,7 +13,7 @@ from safeguard_streams.console.schema import replay_progress, replay_verdicts, r
 from safeguard_streams.console.web import rendering
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import NotFoundError, Page
-from safeguard_streams.console.web.writing import stored
+from safeguard_streams.console.web.writing import asked
 
 _ROWS = 100
 _FLIPS = 50
@@ -39,7 +39,7 @@ def show_all(request: Request) -> Response:
 def show(request: Request) -> Response:
     """One replay: its progress, and its verdicts by policy version and decision."""
     console: Console = request.app.state.console
-    replay_id = stored(request.query_params.get("id", ""))
+    replay_id = asked(request, "id")
     with console.engine.connect() as connection:
         found = connection.execute(select(replays).where(replays.c.replay_id == replay_id)).first()
         if found is None:

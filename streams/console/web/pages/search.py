@@ -19,7 +19,7 @@ from safeguard_streams.console.schema import items, verdict_rules, verdicts
 from safeguard_streams.console.web import rendering
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page, RefusedError
-from safeguard_streams.console.web.writing import logged, stored
+from safeguard_streams.console.web.writing import asked, logged
 
 ROWS = 50
 _RARE = 5000  # texts that a rare word is in
@@ -73,8 +73,7 @@ class Search(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, request: Request) -> Search:
         """The fields that a URL holds."""
-        given = request.query_params
-        return cls(**{name: stored(given.get(name, "").strip()) for name in cls.__struct_fields__})
+        return cls(**{name: asked(request, name).strip() for name in cls.__struct_fields__})
 
     @property
     def given(self) -> dict[str, str]:
@@ -87,7 +86,7 @@ class Search(msgspec.Struct, frozen=True):
         if self.rule:
             cites = and_(verdict_rules.c.verdict_id == verdicts.c.verdict_id, verdict_rules.c.rule_id == self.rule)
             conditions.append(exists().where(cites))
-        if self.words:
+        if self.words.strip('" '):
             conditions.append(_with_words(connection, self.words))
         if self.since:
             conditions.append(verdicts.c.decided_at >= _moment(self.since))
@@ -137,7 +136,7 @@ def show(request: Request) -> Response:
     """The form, and one page of what it finds."""
     console: Console = request.app.state.console
     wanted = Search.of(request)
-    after = request.query_params.get("after", "")
+    after = asked(request, "after")
     with console.engine.connect() as connection:
         rows = connection.execute(_page(wanted.query(connection, *EXPORTED), after)).all()
     if wanted.given and not after:

@@ -221,6 +221,17 @@ def test_the_share_is_as_large_as_set_and_the_same_each_time(filled):
     assert drawn == [item_facts.is_blind(facts, f"person {number}", 0.05) for number in range(2000)]
 
 
+def test_who_asks_not_to_see_a_harm_gets_no_more_items_of_it_today(browser):
+    eve = browser("eve", "reviewer")
+    first = id_in(eve.post("/claims", policy="fraud-spam"))
+    assert "Not fraud_spam for me today" in eve.get(f"/item?id={first}").text
+    answered = eve.post("/claims/avoid", content_id=first, harm="fraud_spam")
+    assert "no more items about fraud_spam today" in eve.get(answered.headers["location"]).text
+    assert eve.post("/claims", policy="fraud-spam").headers["location"] == "/queue"
+    assert id_in(eve.post("/claims"))
+    assert id_in(browser("ann", "reviewer").post("/claims", policy="fraud-spam")) == first
+
+
 def test_an_auditor_reads_a_rationale_and_that_is_logged(browser, filled):
     verdict = verdict_id("post-001", "live")
     page_text = browser("otto", "auditor").get(f"/rationale?verdict={verdict}").text

@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import html
 import io
 import re
 import tomllib
@@ -71,7 +70,7 @@ def found(answered):
         ("since=2100-01-01", 0),
         ("until=2000-01-01", 0),
         ("until=9999-12-31", 50),
-        ("words=%22%22", 0),
+        ("words=%22%22", 50),
         ("words=' OR 1=1 --", 0),
         ("policy=' OR '1'='1", 0),
     ],
@@ -81,6 +80,65 @@ def test_a_search_finds_what_matches_and_nothing_else(browser, query, expected):
     assert answered.status_code == 200
     rows = found(answered)
     assert len(rows) == expected if expected is not None else rows
+
+
+ODD = (
+    "%00",
+    "%ff",
+    "a" * 5000,
+    "%ED%A0%80",
+    "%22",
+    "%22a",
+    "-",
+    "*",
+    "a*b",
+    "NEAR(a b)",
+    "(",
+    ":",
+    "^",
+    "{",
+    "'",
+    "%E2%80%AE",
+    "9" * 30,
+)
+QUERIES = (
+    "/?window=",
+    "/item?id=",
+    "/search?words=",
+    "/search?id=",
+    "/search?since=",
+    "/search?after=",
+    "/search?after=2026-01-01T00:00:00%2B00:00~",
+    "/policy?id=",
+    "/replay?id=",
+    "/rationale?verdict=",
+    "/audit?before=",
+    "/audit?who=",
+    "/queue?policy=",
+    "/queue?language=",
+)
+
+
+@BOTH_DATABASES
+@pytest.mark.parametrize("query", QUERIES)
+def test_no_query_is_an_error_of_the_server(browser, query):
+    ann = browser("ann", "admin")
+    for odd in ODD:
+        assert ann.get(query + odd).status_code < 500, odd
+
+
+@BOTH_DATABASES
+def test_the_queue_is_filtered_by_policy_cause_and_language(browser, filled):
+    ann = browser("ann", "reviewer")
+    for query, column in (
+        ("language=de", ">de<"),
+        ("policy=fraud-spam", ">fraud-spam<"),
+        ("cause=undetermined", "post-"),
+    ):
+        rows = found(ann.get(f"/queue?{query}"))
+        assert rows
+        assert all(column in row for row in rows)
+    assert not found(ann.get("/queue?language=xx"))
 
 
 def test_a_time_that_is_none_is_said(browser):
@@ -198,7 +256,8 @@ def test_hostile_texts_are_shown_and_do_nothing(hostile):
     pages = [hostile.get(url) for url in ("/", "/queue", first, "/search", "/policies", "/replays", "/audit")]
     pages.append(hostile.get("/policy?id=fraud-spam"))
     content_id = pages[2].text.split('name="content_id" value="')[1].split('"')[0]
-    revealed = hostile.post("/item/text", content_id=html.unescape(content_id))
+    assert "%0D" in content_id, "browsers would change the line break"
+    revealed = hostile.post("/item/text", content_id=content_id)
     pages.append(revealed)
     assert "<script>alert" not in "".join(page.text for page in pages)
     for page in pages:
