@@ -12,7 +12,8 @@ from sqlalchemy import Engine
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.console.database import connect
-from safeguard_streams.console.projector import STAGE, Projector
+from safeguard_streams.console.projector import AWAY, STAGE, Projector, brief
+from safeguard_streams.errors import DependencyError
 from safeguard_streams.runtime import telemetry
 from safeguard_streams.runtime.health import served
 from safeguard_streams.runtime.process import EventLoopPauses, Stop, in_thread, run_until_first
@@ -51,14 +52,13 @@ async def rebuild(settings: Settings, on_progress: Callable[[int, int], None]) -
     """Delete all that is projected, and project what the topics hold now.
 
     on_progress: called with the numbers of records that are projected and that are not. Raises ConfigurationError if no
-    database is set, or a topic is missing; BusError if no broker answers.
+    database is set, or a topic is missing; BusError if no broker answers, DependencyError if no database does.
     """
     async with _database(settings) as engine:
         with Stop() as stop:
             await kafka.wait_for_broker(settings, kafka.COMMAND_SECONDS)
             projector = Projector(settings, engine)
-            await in_thread(projector.store.open)
-            await in_thread(projector.store.clear)
+            await _emptied(projector)
             began = time.monotonic()
             reporting = asyncio.create_task(_report(projector, on_progress))
             try:
@@ -68,6 +68,14 @@ async def rebuild(settings: Settings, on_progress: Callable[[int, int], None]) -
             on_progress(projector.projected, 0)
             skipped, seconds = projector.store.skipped.total(), time.monotonic() - began
             return Rebuilt(projector.projected, seconds, skipped, not stop.event.is_set())
+
+
+async def _emptied(projector: Projector) -> None:
+    try:
+        await in_thread(projector.store.open)
+        await in_thread(projector.store.clear)
+    except AWAY as error:
+        raise DependencyError(f"the console's database failed: {brief(error)}") from None
 
 
 async def _report(projector: Projector, on_progress: Callable[[int, int], None]) -> None:

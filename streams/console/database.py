@@ -59,7 +59,9 @@ def engine_of(address: str) -> Engine:
             pool_pre_ping=True,
             connect_args={"connect_timeout": 5, "options": "-c timezone=UTC"},
         )
-    raise ConfigurationError(f"SAFEGUARD_CONSOLE_DATABASE: {backend} is no database that the console uses; {_EXAMPLES}")
+    raise ConfigurationError(
+        f"SAFEGUARD_CONSOLE_DATABASE: {backend} is no database that the console uses; name one {_EXAMPLES}"
+    )
 
 
 def _sqlite(url: URL) -> Engine:

@@ -22,7 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.interface import Partition, Record
 from safeguard_streams.console.folding import FOLDS
-from safeguard_streams.console.store import Moved, Store
+from safeguard_streams.console.store import Moved, Store, Stored
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import now
 from safeguard_streams.errors import BusError, ConfigurationError
@@ -88,14 +88,15 @@ class Projector:
                     failures = 0 if self.projected > projected else failures
                     seconds = _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)]
                     failures += 1
-                    log.warning("projection interrupted, retrying seconds=%.1f error=%s", seconds, _brief(error))
+                    log.warning("projection interrupted, retrying seconds=%.1f error=%s", seconds, brief(error))
                 self.following = False
                 await _pause(stop, seconds)
 
     async def _follow(self, client: StrictConsumer, stop: asyncio.Event, *, to_end: bool) -> None:
         await in_thread(self.store.open)
+        self.store.topic_ids = await kafka.topic_ids_of(client, self._names)
         self._begun.clear()
-        await self._learn_topic_ids(client)
+        self._check_at = time.monotonic() + _CHECK_SECONDS
         ends = await kafka.EndOffsets.now(client)
         while not stop.is_set():
             await self._begin(client)
@@ -126,10 +127,9 @@ class Projector:
         stored, attributes = self.store.positions.get(place), {metrics.TOPIC: place.topic, metrics.GROUP: STAGE}
         if stored is None:
             return first
-        topic_id = self.store.topic_ids.get(tp.topic)
-        if None not in (topic_id, stored.topic_id) and topic_id != stored.topic_id:
+        if self._is_new(tp, stored):
             log.warning("topic was created again, reading it from its first record partition=%s", place)
-            metrics.POSITION_LOST.add(1, {**attributes, "kind": "created again"})
+            metrics.POSITION_LOST.add(1, {**attributes, "kind": "recreated"})
             return first
         if stored.offset < first:
             log.error(
@@ -151,13 +151,10 @@ class Projector:
         kept: list[Record] = []
         for tp, records in polled.items():
             stored = self.store.positions.get(self._place(tp))
-            if stored is None or records[0].offset >= stored.offset:
+            if stored is None or records[0].offset >= stored.offset or self._is_new(tp, stored):
                 kept += records
                 continue
-            await self._learn_topic_ids(client)
-            if self._is_new(tp):
-                kept += records
-                continue
+            await self._check_topic_ids(client)
             ends = await client.end_offsets([tp])
             if ends[tp] >= stored.offset:
                 client.seek(tp, stored.offset)
@@ -168,9 +165,9 @@ class Projector:
             kept += records
         return kept
 
-    def _is_new(self, tp: TopicPartition) -> bool:
-        """Whether the topic is not the one that the stored position is of."""
-        stored, topic_id = self.store.positions[self._place(tp)], self.store.topic_ids.get(tp.topic)
+    def _is_new(self, tp: TopicPartition, stored: Stored) -> bool:
+        """Whether the topic was created again since the position was stored. Some brokers have no ids of topics."""
+        topic_id = self.store.topic_ids.get(tp.topic)
         return None not in (topic_id, stored.topic_id) and topic_id != stored.topic_id
 
     def _place(self, tp: TopicPartition) -> Partition:
@@ -180,18 +177,18 @@ class Projector:
 
     async def _maintain(self, client: StrictConsumer) -> None:
         if time.monotonic() > self._check_at:
-            await self._learn_topic_ids(client)
+            await self._check_topic_ids(client)
         if time.monotonic() > self._tidy_at or self.store.has_traces:
             more = await in_thread(lambda: self.store.tidy(now()))
             self._tidy_at = 0.0 if more else time.monotonic() + _TIDY_SECONDS
 
-    async def _learn_topic_ids(self, client: StrictConsumer) -> None:
-        """Begin once more in topics that were created again since the last look."""
+    async def _check_topic_ids(self, client: StrictConsumer) -> None:
+        """Raise BusError where a topic was created again: another consumer then begins with its new log."""
         self._check_at = time.monotonic() + _CHECK_SECONDS
         ids = await kafka.topic_ids_of(client, self._names)
-        again = {name for name, uid in ids.items() if uid != self.store.topic_ids.get(name, uid)}
-        self.store.topic_ids |= ids
-        self._begun -= {tp for tp in self._begun if tp.topic in again}
+        changed = sorted(name for name, known in self.store.topic_ids.items() if ids.get(name) != known)
+        if changed:
+            raise BusError(f"topics were deleted or created again: {', '.join(changed)}")
 
     def _count(self, records: Sequence[Record]) -> None:
         self.projected += len(records)
@@ -201,7 +198,7 @@ class Projector:
     async def _measure(self, client: StrictConsumer) -> None:
         """How far the topics are ahead. A position passes the markers of transactions, as the ends do."""
         for tp in self._begun:
-            end = client.last_stable_offset(tp)
+            end = client.last_stable_offset(tp) if tp in client.assignment() else None
             if end is not None and end >= 0:
                 self.lag[self._place(tp)] = max(0, end - await client.position(tp))
 
@@ -234,7 +231,7 @@ async def _pause(stop: asyncio.Event, seconds: float) -> None:
         return
 
 
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
     """The first line of an error. Those of the database's client name hosts and users, never content."""
     reason = getattr(error, "orig", None) or error
     return next(iter(str(reason).splitlines()), type(reason).__name__)

@@ -24,6 +24,7 @@ from safeguard_streams.console.database import engine_of
 from safeguard_streams.console.projector import Projector
 from safeguard_streams.console.store import Store
 from safeguard_streams.contract import topics
+from safeguard_streams.errors import DependencyError
 from safeguard_streams.runtime.security import client_options
 from tests import projected
 from tests.conftest import own_topics, until
@@ -262,6 +263,15 @@ def test_a_command_rebuilds_the_projection_and_prints_its_rate(embedded_address,
         engine = engine_of(database)
         assert projected.dump(engine, without=PLACES) == expected(logs, tmp_path)
         engine.dispose()
+
+
+def test_a_rebuild_without_a_database_says_so(embedded_address, monkeypatch):
+    monkeypatch.setenv("SAFEGUARD_CONSOLE_DATABASE", "postgresql://kim:hunter2@127.0.0.1:1/console")
+    result = CliRunner().invoke(app, ["console", "rebuild", "--yes", "--bootstrap", embedded_address])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, DependencyError)
+    assert "the console's database failed: connection failed" in str(result.exception)
+    assert "hunter2" not in str(result.exception) + result.output
 
 
 def test_erase_reaches_the_database_before_a_projector_reads_the_erasure(embedded_address, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from safeguard_streams.console.database import engine_of
 from safeguard_streams.console.projector import Projector
 from safeguard_streams.console.store import Stored
 from safeguard_streams.contract import topics
-from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.errors import BusError, ConfigurationError
 from safeguard_streams.runtime import settings
 from tests import projected
 
@@ -86,9 +86,16 @@ async def test_a_log_that_was_cut_is_read_from_its_beginning(one, caplog):
 
 async def test_a_topic_that_was_created_again_is_no_log_that_was_cut(one, ids):
     ids[TP.topic] = "id-2"
-    assert len(await one._expected(Log(9), {TP: records(0, 3)})) == 3
+    with pytest.raises(BusError, match="created again: eu.moderation.cleared"):
+        await one._expected(Log(9), {TP: records(0, 3)})
     assert one.store._recounted == set()
-    assert one._begun == set()
+
+
+async def test_every_record_of_a_topic_that_was_created_again_is_taken(one):
+    one.store.topic_ids = {TP.topic: "id-2"}
+    log = Log(9)
+    assert len(await one._expected(log, {TP: records(0, 3)})) == 3
+    assert log.sought == []
 
 
 @pytest.mark.parametrize(
@@ -133,7 +140,7 @@ async def failing(one, monkeypatch, *errors, followed=True):
 
 async def test_outages_are_waited_for(one, monkeypatch, caplog):
     secret = OperationalError("SELECT 'secret'", {"a": "secret"}, Exception("connection refused"), hide_parameters=True)
-    await failing(one, monkeypatch, secret, secret, projecting.BusError("no broker"), ConfigurationError("no topic"))
+    await failing(one, monkeypatch, secret, secret, BusError("no broker"), ConfigurationError("no topic"))
     assert caplog.text.count("projection interrupted, retrying") == 4
     assert "secret" not in caplog.text
 

@@ -260,8 +260,9 @@ def upgrade() -> None:
         sa.Column("held", sa.Integer(), server_default="0", nullable=False, comment="actions above a cap that wait"),
         sa.PrimaryKeyConstraint("content_id", name=op.f("pk_items")),
         comment="What is known of each content item that a gate escalated, or that has a verdict or an action.",
+        postgresql_with={"fillfactor": 80},
     )
-    op.create_index(op.f("ix_items_author_id_last_activity"), "items", ["author_id", "last_activity"], unique=False)
+    op.create_index(op.f("ix_items_author_id"), "items", ["author_id"], unique=False)
     op.create_index(
         "ix_items_expiring",
         "items",
