@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from safeguard_streams.console.schema import audit_log, reviews
-from safeguard_streams.console.web import item_facts
+from safeguard_streams.console.web import blind, item_facts
 from safeguard_streams.console.web.claims import Queue
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import NotFoundError, Page, RefusedError, back
@@ -46,7 +46,7 @@ async def decide(request: Request) -> Response:
     """Write a decision, and go to the next item."""
     decided = _read(request)
     console: Console = request.app.state.console
-    blind, facts = await run_in_threadpool(_hold, request, decided)
+    unseen, facts = await run_in_threadpool(_hold, request, decided)
     written = await decisions.decide(
         console.settings,
         known_item(facts),
@@ -55,9 +55,9 @@ async def decide(request: Request) -> Response:
         cited=Cited(facts.policy_id, decided.rule or None),
         key=decided.key,
     )
-    following = await run_in_threadpool(_record, request, decided, facts, written.action_id, blind=blind)
+    following = await run_in_threadpool(_record, request, decided, facts, written.action_id, unseen=unseen)
     request.session["undo"] = [decided.content_id, written.action_id]
-    text = f"{decided.content_id}: {decided.action}." + (f" {_verdict_said(facts)}" if blind else "")
+    text = f"{decided.content_id}: {decided.action}." + (f" {_verdict_said(facts)}" if unseen else "")
     return back(request, item_url(following) if following else "/queue", text)
 
 
@@ -109,27 +109,24 @@ def _read(request: Request) -> Decided:
 def _hold(request: Request, decided: Decided) -> tuple[bool, item_facts.Facts]:
     """Claim the item for the time of the decision, and find whether the person decides blind."""
     console: Console = request.app.state.console
-    by, lease = request.state.by, lease_of(console)
+    by = request.state.by
     with transaction(console.engine) as connection:
         facts = item_facts.load(connection, decided.content_id)
         if facts is None:
             raise NotFoundError("The console knows no item of this id.")
         if facts.item is not None and (facts.item.content_sha256 or "") != decided.content_sha256:
             raise RefusedError("The item has another text by now. Go back, load the page once more, and read it first.")
-        queue = Queue(connection, lease)
-        blind = (
-            queue.holder(facts.content_id) == by
-            and not item_facts.decided_lately(connection, facts.content_id, by, lease)
-            and item_facts.is_blind(facts, by, console.settings.console_blind_share)
-        )
+        queue = Queue(connection, lease_of(console))
+        share = console.settings.console_blind_share
+        unseen = blind.among(connection, request.scope["person"], [facts.content_id], share)
         waits = any(one.state == "open" for one in facts.waiting)
         if waits and not queue.claim(facts.content_id, by):
             holder = queue.holder(facts.content_id)
             raise RefusedError(f"{holder or 'Somebody else'} works on this item. Nothing was written.")
-        return blind, facts
+        return bool(unseen), facts
 
 
-def _record(request: Request, decided: Decided, facts: item_facts.Facts, action_id: str, *, blind: bool) -> str | None:
+def _record(request: Request, decided: Decided, facts: item_facts.Facts, action_id: str, *, unseen: bool) -> str | None:
     """Keep the decision as a label, once, and claim the next item."""
     console: Console = request.app.state.console
     by, judged = request.state.by, facts.judged
@@ -142,7 +139,7 @@ def _record(request: Request, decided: Decided, facts: item_facts.Facts, action_
                 request,
                 "decide",
                 decided.content_id,
-                {"action": decided.action, "action_id": action_id, "blind": blind},
+                {"action": decided.action, "action_id": action_id, "blind": unseen},
             )
             connection.execute(
                 reviews.insert().values(
@@ -154,7 +151,7 @@ def _record(request: Request, decided: Decided, facts: item_facts.Facts, action_
                     rule=decided.rule or None,
                     action=decided.action,
                     verdict_id=judged.verdict_id if judged is not None else None,
-                    blind=blind,
+                    blind=unseen,
                     golden=False,
                     second=any(one.policy_id is None and one.by not in (None, by) for one in facts.actions),
                     at=now(),

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from safeguard_streams.console.schema import items, review_items
-from safeguard_streams.console.web import harms, rendering
+from safeguard_streams.console.web import blind, harms, rendering
 from safeguard_streams.console.web.claims import Queue, matching
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page, RefusedError, back
@@ -58,6 +58,8 @@ def show(request: Request) -> Response:
         ).all()
         today = harms.exposures_today(connection, request.state.by)
         avoided = harms.avoided(connection, request.state.by)
+        ids = [one.content_id for one in rows]
+        unseen = blind.among(connection, request.scope["person"], ids, console.settings.console_blind_share)
         held = Queue(connection, lease_of(console)).held_by(request.state.by)
     return rendering.page(
         request,
@@ -66,6 +68,7 @@ def show(request: Request) -> Response:
         rows=rows,
         filters=filters,
         held=held,
+        unseen=unseen,
         today=today,
         avoided=avoided,
         waiting=sum(one.waiting for one in groups),

@@ -1,6 +1,7 @@
 """Claiming, revealing, deciding and undoing: who holds an item, what is recorded, and that a repeat records it once."""
 
 import asyncio
+import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from uuid import uuid4
@@ -10,12 +11,13 @@ from sqlalchemy import select, update
 
 from safeguard_streams.console.schema import audit_log, exposures, review_items, reviews
 from safeguard_streams.console.web.app import build
+from safeguard_streams.console.web.blind import is_drawn
 from safeguard_streams.console.web.claims import Queue
 from safeguard_streams.console.web.pages import decisions as page
 from safeguard_streams.console.web.writing import transaction
 from safeguard_streams.contract.records import Action, content_sha256, now, verdict_id
 from tests.unit.console.web.conftest import BOTH_DATABASES, Browser
-from tests.unit.console.web.filling import TEXTS
+from tests.unit.console.web.filling import TEXTS, policies
 
 pytestmark = BOTH_DATABASES
 
@@ -211,14 +213,40 @@ def test_a_share_is_decided_before_the_verdict_is_shown(filled, current, written
     assert "Decide first" not in blind.get("/item?id=post-012").text
 
 
-def test_the_share_is_as_large_as_set_and_the_same_each_time(filled):
-    from safeguard_streams.console.web import item_facts
+@pytest.mark.parametrize(
+    "url",
+    [
+        "/item?id=post-015",
+        "/queue",
+        "/search?id=post-015",
+        "/search?decision=violates&id=post-015",
+        "/search?effective=review&id=post-015",
+        "/replay?id=2026-11-harsher",
+    ],
+)
+def test_no_page_tells_a_verdict_before_the_decision(filled, current, url):
+    app = build(current.model_copy(update={"console_blind_share": 1.0}), filled)
+    shown = Browser(app, "ann", "reviewer").get(url).text
+    without_forms = re.sub(r"<form.*?</form>", "", shown.partition("</nav>")[2], flags=re.DOTALL)
+    about = [row for row in without_forms.split("<tr>") if "post-015" in row]
+    assert not [row for row in about if 'class="tag' in row or "to-review" in row or policies()[0].violating[0] in row], url
+    assert 'class="tag' in Browser(app, "otto", "auditor").get(url).text, "who cannot decide sees all"
 
-    with filled.connect() as connection:
-        facts = item_facts.load(connection, "post-000")
-    drawn = [item_facts.is_blind(facts, f"person {number}", 0.05) for number in range(2000)]
+
+def test_who_saw_the_verdict_does_not_decide_blind_again(filled, current, written):
+    blind = Browser(build(current.model_copy(update={"console_blind_share": 1.0}), filled), "ida", "reviewer")
+    blind.post("/decisions", **form("post-017"))
+    with filled.begin() as connection:  # long after, somebody took the decision back
+        connection.execute(update(reviews).values(at=now() - timedelta(days=1)).where(reviews.c.who == "ida"))
+        connection.execute(update(review_items).values(claimed_by=None, claim_expires_at=None))
+    blind.post("/claims", content_id="post-017")
+    assert "Decide first" not in blind.get("/item?id=post-017").text
+
+
+def test_the_share_is_as_large_as_set_and_the_same_each_time():
+    drawn = [is_drawn(f"person {number}", "post-000", sha_of("post-000"), 0.05) for number in range(2000)]
     assert 60 < sum(drawn) < 140
-    assert drawn == [item_facts.is_blind(facts, f"person {number}", 0.05) for number in range(2000)]
+    assert drawn == [is_drawn(f"person {number}", "post-000", sha_of("post-000"), 0.05) for number in range(2000)]
 
 
 def test_who_asks_not_to_see_a_harm_gets_no_more_items_of_it_today(browser):
