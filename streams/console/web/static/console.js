@@ -2,7 +2,7 @@
 "use strict";
 (() => {
   const dialog = () => document.getElementById("jump");
-  const typing = (element) => element.matches("input, textarea, select, [contenteditable]");
+  const typing = (element) => element.matches("input:not([type=radio]), textarea, select, [contenteditable]");
 
   // Each control names its key as data-key. Rows of a table are walked with j and k.
   const walk = (step) => {
@@ -17,12 +17,13 @@
       dialog()?.showModal();
       return;
     }
+    if (event.key === "Escape" && typing(event.target) && !dialog()?.open) return event.target.blur();
     if (event.ctrlKey || event.metaKey || event.altKey || typing(event.target) || dialog()?.open) return;
     if (event.key === "j" || event.key === "k") return walk(event.key === "j" ? 1 : -1);
     const control = [...document.querySelectorAll("[data-key]")].find((one) => one.dataset.key === event.key);
     if (!control) return;
     event.preventDefault();
-    if (typing(control)) control.type === "radio" ? control.click() : control.focus();
+    if (typing(control)) control.focus();
     else control.click();
   });
   document.addEventListener("click", (event) => {
@@ -52,6 +53,10 @@
 
   // A chart draws the table that it names: first column times, then one series each.
   const charts = new WeakMap();
+  const hour = (seconds) => { // at midnight, the day
+    const [day, time] = new Date(seconds * 1000).toISOString().split("T");
+    return time.startsWith("00:00") ? day.slice(5) : time.slice(0, 5);
+  };
   const draw = (place) => {
     const table = document.getElementById(place.dataset.chart);
     if (!table) return;
@@ -67,10 +72,11 @@
     const axis = { stroke: colour("--quiet"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
     const chart = new uPlot({
       width: place.clientWidth, height: 190, legend: { show: false }, cursor: { y: false },
-      axes: [axis, { ...axis, size: 56 }],
+      tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"), // as in the table
+      axes: [{ ...axis, values: (_, times) => times.map(hour) }, { ...axis, size: 56 }],
       scales: { y: { range: (_, low, high) => [0, Math.max(1, high * 1.05)] } },
       series: names.map((name, index) => index === 0 ? {} : {
-        label: name, width: 2, stroke: colour(`--series-${index}`), points: { show: rows.length < 3 },
+        label: name, width: 2, dash: index > 1 ? [5, 4] : undefined, stroke: colour(`--series-${index}`), points: { show: rows.length < 3 },
       }),
       hooks: { setCursor: [(plot) => {
         const at = plot.cursor.idx;
