@@ -90,7 +90,7 @@ def _refused_rate(request: Request) -> Response | None:
 def _refused_person(request: Request, page: Page) -> Response | None:
     person = request.scope["person"]
     if person is None:
-        if page.method == "GET":
+        if page.method == "GET" and not rendering.is_partial(request):
             request.session["next"] = str(request.url.replace(scheme="", netloc=""))
             return RedirectResponse("/sign-in", status_code=303)
         return problem(request, 401, "You are signed out. Sign in, and repeat.")

@@ -27,7 +27,7 @@ def show(request: Request) -> Response:
     window = figures.WINDOWS.get(asked(request, "window"), figures.WINDOWS["day"])
     with console.engine.connect() as connection:
         found = figures.overview(connection, window)
-    template = "overview_figures.html" if "hx-request" in request.headers else "overview.html"
+    template = "overview_figures.html" if rendering.is_partial(request) else "overview.html"
     return rendering.page(request, template, figures=found, windows=figures.WINDOWS.values())
 
 

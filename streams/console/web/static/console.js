@@ -41,12 +41,32 @@
   });
   window.addEventListener("pageshow", () => document.querySelectorAll("form").forEach((one) => delete one.dataset.sent));
 
+  // A part of the page that did not load leaves the page as it is, and says why.
+  const failed = (text) => {
+    const place = document.getElementById("failed");
+    place.textContent = text;
+    place.hidden = !text;
+    if (text) place.scrollIntoView({ block: "nearest" });
+  };
+  document.addEventListener("htmx:response:error", (event) => {
+    const answer = new DOMParser().parseFromString(event.detail.ctx.text, "text/html");
+    failed(answer.querySelector("main p")?.textContent || "The console could not answer. Try again in a minute.");
+  });
+  document.addEventListener("htmx:error", () => failed("The console does not answer. Try again in a minute."));
+  document.addEventListener("htmx:before:request", () => failed(""));
+  document.addEventListener("htmx:after:swap", () => { // the revealed text takes the focus of the button that is gone
+    if (document.activeElement === document.body) document.querySelector("#text .text")?.focus({ preventScroll: true });
+  });
+
   // Figures reload when the server says that something changed.
   const live = document.querySelector("[data-live]");
   if (live) {
     const source = new EventSource(live.dataset.live);
     source.addEventListener("changed", () => {
       if (!document.hidden && !live.contains(document.activeElement)) htmx.trigger(live, "changed");
+    });
+    source.addEventListener("error", () => {
+      if (source.readyState === EventSource.CLOSED) failed("These figures are not live any more. Load the page once more.");
     });
     window.addEventListener("pagehide", () => source.close());
   }

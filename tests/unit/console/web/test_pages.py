@@ -43,6 +43,18 @@ def test_the_figures_alone_are_sent_to_a_page_that_is_open(browser):
     assert "Verdicts by policy" in part
 
 
+def test_a_part_of_a_page_is_no_other_page_and_takes_no_message(app, browser):
+    from starlette.testclient import TestClient
+
+    gone = TestClient(app, follow_redirects=False).get("/", headers={"hx-request": "true"})
+    assert (gone.status_code, "You are signed out" in gone.text) == (401, True)
+    ann = browser("ann", "reviewer")
+    ann.post("/claims/avoid", content_id="post-000", harm="none_of_them")
+    assert ann.get("/", headers={"hx-request": "true"}).status_code == 200  # in another window
+    assert "no more items about none_of_them" in ann.get("/queue").text
+    assert "no more items about none_of_them" not in ann.get("/search").text
+
+
 def test_a_page_that_is_open_learns_that_something_changed(browser, monkeypatch):
     monkeypatch.setattr(overview, "_POLL_SECONDS", 0)
     monkeypatch.setattr(overview, "_POLLS", 3)
