@@ -71,10 +71,12 @@ class Queue:
         )
 
     def holder(self, content_id: str) -> str | None:
-        """Who holds an item now."""
+        """Who holds an item that waits now."""
         return self._connection.execute(
             select(review_items.c.claimed_by).where(
-                review_items.c.content_id == content_id, review_items.c.claim_expires_at > now()
+                review_items.c.content_id == content_id,
+                review_items.c.state == "open",
+                review_items.c.claim_expires_at > now(),
             )
         ).scalar()
 

@@ -69,6 +69,11 @@ class Facts(msgspec.Struct, frozen=True):
         return named[0] if named else None
 
     @property
+    def last_word(self) -> AnyRow | None:
+        """What a moderator last wrote about the item: a decision, or that one is taken back."""
+        return next((one for one in self.actions if one.policy_id is None), None)
+
+    @property
     def decision(self) -> AnyRow | None:
         """A moderator's decision that is in force: the newest one, unless it was taken back."""
         withdrawn = {one.withdraws for one in self.actions if one.withdraws}

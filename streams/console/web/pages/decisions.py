@@ -40,6 +40,7 @@ class Decided(NamedTuple):
     why: str
     key: str
     content_sha256: str
+    last_word: str
 
 
 async def decide(request: Request) -> Response:
@@ -98,12 +99,13 @@ def _read(request: Request) -> Decided:
     except msgspec.ValidationError:
         raise RefusedError("Choose what to do: allow, label, limit, remove or escalate.") from None
     content_id = asked_item(request)  # as it is: an id may begin with a blank
-    rule, why, key, sha = (asked(request, name).strip() for name in ("rule", "why", "key", "content_sha256"))
+    fields = ("rule", "why", "key", "content_sha256", "last_word")
+    rule, why, key, sha, last_word = (asked(request, name).strip() for name in fields)
     if not why:
         raise RefusedError("Give a reason. Others will read it.")
     if not _KEY.fullmatch(key):
         raise RefusedError("This form is out of date. Load the page once more, and repeat.")
-    return Decided(content_id, action, rule, why, key, sha)
+    return Decided(content_id, action, rule, why, key, sha, last_word)
 
 
 def _hold(request: Request, decided: Decided) -> tuple[bool, item_facts.Facts]:
@@ -116,6 +118,7 @@ def _hold(request: Request, decided: Decided) -> tuple[bool, item_facts.Facts]:
             raise NotFoundError("The console knows no item of this id.")
         if facts.item is not None and (facts.item.content_sha256 or "") != decided.content_sha256:
             raise RefusedError("The item has another text by now. Go back, load the page once more, and read it first.")
+        _check_last_word(facts, decided)
         queue = Queue(connection, lease_of(console))
         share = console.settings.console_blind_share
         unseen = blind.among(connection, request.scope["person"], [facts.content_id], share)
@@ -124,6 +127,15 @@ def _hold(request: Request, decided: Decided) -> tuple[bool, item_facts.Facts]:
             holder = queue.holder(facts.content_id)
             raise RefusedError(f"{holder or 'Somebody else'} works on this item. Nothing was written.")
         return bool(unseen), facts
+
+
+def _check_last_word(facts: item_facts.Facts, decided: Decided) -> None:
+    """Refuse to override what a colleague wrote after the page was loaded. The same request again is no other."""
+    word = facts.last_word
+    if word is None or word.action_id in (decided.last_word, decisions.id_of(decided.key, facts.content_id)):
+        return
+    done = "took a decision back" if word.withdraws else f"decided {word.action}"
+    raise RefusedError(f"{word.by or 'Somebody'} {done} meanwhile. Nothing was written. Load the page once more.")
 
 
 def _record(request: Request, decided: Decided, facts: item_facts.Facts, action_id: str, *, unseen: bool) -> str | None:

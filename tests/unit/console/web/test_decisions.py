@@ -9,13 +9,14 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import select, update
 
-from safeguard_streams.console.schema import audit_log, exposures, review_items, reviews
+from safeguard_streams.console.schema import actions, audit_log, exposures, review_items, reviews
 from safeguard_streams.console.web.app import build
 from safeguard_streams.console.web.blind import is_drawn
 from safeguard_streams.console.web.claims import Queue
 from safeguard_streams.console.web.pages import decisions as page
 from safeguard_streams.console.web.writing import transaction
 from safeguard_streams.contract.records import Action, content_sha256, now, verdict_id
+from safeguard_streams.enforcement import decisions
 from tests.unit.console.web.conftest import BOTH_DATABASES, Browser
 from tests.unit.console.web.filling import TEXTS, policies
 
@@ -146,6 +147,34 @@ def test_an_item_that_somebody_else_holds_is_not_decided(browser, written):
     refused = ben.post("/decisions", **form("post-005"))
     assert refused.status_code == 409
     assert not written
+
+
+def test_what_a_colleague_decided_meanwhile_is_not_overridden_unseen(browser, filled, written):
+    ann, content_id = browser("ann", "reviewer"), "post-018"
+    key = uuid4().hex
+    own = decisions.id_of(key, content_id)
+    with filled.begin() as connection:
+        row = connection.execute(select(actions).where(actions.c.content_id == content_id)).mappings().first()
+        human = {**row, "policy_id": None, "by": "ben", "action": "remove", "acted_at": now(), "action_id": "ben's"}
+        connection.execute(actions.insert().values(**human))
+    refused = ann.post("/decisions", **form(content_id, action="allow"))
+    assert (refused.status_code, "ben decided remove meanwhile" in refused.text) == (409, True)
+    assert not written
+    assert 'name="last_word" value="ben&#39;s"' in ann.get(f"/item?id={content_id}").text
+    assert ann.post("/decisions", **form(content_id, action="allow", last_word="ben's", key=key)).status_code == 303
+    with filled.begin() as connection:  # it is projected, and the request comes once more
+        connection.execute(actions.insert().values(**{**human, "by": "ann", "acted_at": now(), "action_id": own}))
+    assert ann.post("/decisions", **form(content_id, action="allow", last_word="ben's", key=key)).status_code == 303
+
+
+def test_nobody_holds_an_item_that_waits_no_more(browser, filled):
+    ann, ben = browser("ann", "reviewer"), browser("ben", "reviewer")
+    ann.post("/claims", content_id="post-020")
+    with filled.begin() as connection:
+        connection.execute(update(review_items).where(review_items.c.content_id == "post-020").values(state="decided"))
+    shown = ben.get("/item?id=post-020").text
+    assert "ann works on it now" not in shown
+    assert 'action="/decisions"' in shown
 
 
 def test_an_item_that_waits_under_two_policies_is_claimed_whole(filled):

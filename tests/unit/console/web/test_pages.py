@@ -190,6 +190,7 @@ def test_an_export_holds_all_that_a_search_finds(browser, filled):
         ("http://evil.example/policy?id=fraud-spam", None),
         ("http://testserver//evil.example/", "/"),
         ("unknown", None),
+        ("http://[", None),
     ],
 )
 def test_going_to_an_id_or_a_url(browser, wanted, leads):
