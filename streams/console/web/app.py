@@ -10,7 +10,6 @@ from sqlalchemy import Engine
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
@@ -32,7 +31,7 @@ from safeguard_streams.console.web.pages import (
     replays,
     search,
 )
-from safeguard_streams.console.web.security import Surroundings
+from safeguard_streams.console.web.security import OwnNames, Surroundings
 from safeguard_streams.runtime import telemetry
 from safeguard_streams.runtime.settings import Settings
 
@@ -59,7 +58,7 @@ def build(settings: Settings, engine: Engine) -> Starlette:
     key = settings.console_session_key
     middleware = [
         Middleware(Surroundings, https=https),
-        Middleware(TrustedHostMiddleware, allowed_hosts=list(console.sign_in.hosts) or ["*"]),
+        Middleware(OwnNames, allowed_hosts=list(console.sign_in.hosts) or ["*"]),
         Middleware(
             SessionMiddleware,
             secret_key=key.get_secret_value() if key else secrets.token_urlsafe(48),
