@@ -31,6 +31,8 @@ _PRAGMAS = (
 # SQLSTATE classes of errors that the data causes: data exceptions, integrity, limits of the program.
 _OF_DATA = ("22", "23", "54")
 
+_NO_WRITES = ("25006", "53100")  # SQLSTATEs of a read-only transaction and of a full disk
+
 Insert = postgresql.Insert | sqlite.Insert
 
 
@@ -114,6 +116,14 @@ def clean(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [clean(inner) for inner in value]
     return value
+
+
+def refuses_writes(error: Exception) -> bool:
+    """Whether a database answers and takes no writes: it is read-only, or its disk is full."""
+    original = getattr(error, "orig", None)
+    if (state := getattr(original, "sqlstate", None)) is not None:
+        return state in _NO_WRITES
+    return getattr(original, "sqlite_errorname", "").startswith(("SQLITE_READONLY", "SQLITE_FULL"))
 
 
 def is_of_data(error: Exception) -> bool:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
 _LOCK = 7_233_861  # of PostgreSQL: of two processes that start at once, one waits until the other has upgraded
@@ -22,6 +24,12 @@ def upgrade(engine: Engine) -> None:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         command.upgrade(config(connection), "head")
+
+
+def is_current(connection: Connection) -> bool:
+    """Whether the tables are those of this version of the package."""
+    head = ScriptDirectory.from_config(config(connection)).get_current_head()
+    return MigrationContext.configure(connection).get_current_revision() == head
 
 
 def config(connection: Connection) -> Config:

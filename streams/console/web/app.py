@@ -16,6 +16,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
+from safeguard_streams.console.migrations import is_current
 from safeguard_streams.console.web import guard
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page
@@ -104,14 +105,14 @@ async def _live(_: Request) -> Response:
 
 
 def _ready(request: Request) -> Response:
-    """Ready once the database answers."""
+    """Ready once the database answers, and has the tables of this version."""
     console = request.app.state.console
     try:
         with console.engine.connect() as connection:
-            connection.exec_driver_sql("SELECT 1")
+            ready = is_current(connection)
     except Exception:  # drivers raise many kinds, and each means the same
-        return JSONResponse({**console.settings.identity("console"), "ready": False}, status_code=503)
-    return JSONResponse({**console.settings.identity("console"), "ready": True})
+        ready = False
+    return JSONResponse({**console.settings.identity("console"), "ready": ready}, status_code=200 if ready else 503)
 
 
 async def _metrics(_: Request) -> Response:

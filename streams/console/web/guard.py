@@ -15,6 +15,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from safeguard_streams.console.database import refuses_writes
+from safeguard_streams.console.migrations import is_current
 from safeguard_streams.console.web import rendering, sessions
 from safeguard_streams.console.web.auth import SignInError
 from safeguard_streams.console.web.roles import Permission
@@ -24,10 +26,13 @@ log = logging.getLogger(__name__)
 
 Endpoint = Callable[[Request], Response | Awaitable[Response]]
 _FIELDS, _BYTES = 200, 100_000  # of a form
-_AWAY = {
-    False: "The console's database does not answer. Nothing is lost; try again in a minute.",
-    True: "Kafka does not answer. What you sent may not have been written; send it once more.",
-}
+_KAFKA_AWAY = "Kafka does not answer. What you sent may not have been written; send it once more."
+_NO_WRITES = "The console's database takes no writes: it is read-only, or its disk is full. Ask your administrator."
+_NO_ANSWER = "The console's database does not answer. Nothing is lost; try again in a minute."
+_NO_TABLES = (
+    "The console's database does not have the tables of this version of safeguard. A projector creates and upgrades "
+    "them: safeguard console project"
+)
 
 
 class Page(NamedTuple):
@@ -108,11 +113,24 @@ async def _answered(request: Request, endpoint: Endpoint) -> Response:
         response: Response = await result
     except (DBAPIError, PoolTimeoutError, BusError) as error:
         log.warning("request not served path=%s error=%s", request.url.path, type(error).__name__)
-        return problem(request, 503, _AWAY[isinstance(error, BusError)])
+        return problem(request, 503, await run_in_threadpool(_away, request, error))
     except (SafeguardError, NotFoundError, RefusedError, SignInError) as error:
         status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
         return problem(request, status, str(error))
     return response
+
+
+def _away(request: Request, error: Exception) -> str:
+    """Why a request could not be served."""
+    if isinstance(error, BusError):
+        return _KAFKA_AWAY
+    if refuses_writes(error):
+        return _NO_WRITES
+    try:
+        with request.app.state.console.engine.connect() as connection:
+            return _NO_ANSWER if is_current(connection) else _NO_TABLES
+    except Exception:  # drivers raise many kinds, and each means the same
+        return _NO_ANSWER
 
 
 def problem(request: Request, status: int, text: str) -> Response:

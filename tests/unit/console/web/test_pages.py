@@ -8,7 +8,7 @@ import tomllib
 from importlib.resources import files
 
 import pytest
-from sqlalchemy import create_engine, select
+from sqlalchemy import create_engine, event, select
 
 from safeguard_streams.console.database import engine_of
 from safeguard_streams.console.migrations import upgrade
@@ -17,7 +17,7 @@ from safeguard_streams.console.web import policy_text, rendering
 from safeguard_streams.console.web.app import build
 from safeguard_streams.console.web.pages import overview
 from tests.unit.console.web.conftest import BOTH_DATABASES, Browser
-from tests.unit.console.web.filling import fill, policies
+from tests.unit.console.web.filling import TEXTS, fill, policies
 
 HOSTILE = (
     "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}{%x%}"
@@ -315,6 +315,33 @@ def test_a_database_that_is_away_is_said_and_the_console_recovers(current):
         assert "Nothing is lost" in answered.text
     assert ann.get("/health/live").status_code == 200
     assert ann.get("/health/ready").status_code == 503
+
+
+def test_a_database_without_the_tables_of_this_version_is_said(tmp_path, current):
+    engine = engine_of(f"sqlite:///{tmp_path}/console.db")
+    ann = Browser(build(current, engine), "ann", "admin")
+    assert "safeguard console project" in ann.get("/queue").text
+    assert ann.get("/health/ready").status_code == 503
+    upgrade(engine)
+    assert ann.get("/queue").status_code == ann.get("/health/ready").status_code == 200
+    engine.dispose()
+
+
+def test_a_database_that_takes_no_writes_is_said(tmp_path, current):
+    engine = engine_of(f"sqlite:///{tmp_path}/console.db")
+    upgrade(engine)
+    fill(engine)
+
+    @event.listens_for(engine, "connect")
+    def opened(connection, _):
+        connection.execute("PRAGMA query_only = ON")
+
+    engine.dispose()
+    ann = Browser(build(current, engine), "ann", "admin")
+    assert ann.get("/item?id=post-000").status_code == 200
+    refused = ann.post("/item/text", content_id="post-000")
+    assert (refused.status_code, "takes no writes" in refused.text) == (503, True)
+    assert TEXTS[0] not in refused.text, "what is not logged is not revealed"
 
 
 def test_health_and_metrics_need_nobody(app):
