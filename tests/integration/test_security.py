@@ -268,7 +268,7 @@ async def test_no_role_exceeds_its_access_list(secure, capsys):
         for topic, (reads, writes) in table[role].items():
             assert reads == (topic in rights.reads), (role, topic)
             assert writes == (topic in rights.writes), (role, topic)
-    assert {role for role, row in table.items() if row[topics.RATIONALES][0]} == {"auditor", "projector"}
+    assert {role for role, row in table.items() if row[topics.RATIONALES][0]} == {"auditor", "console", "projector"}
     with capsys.disabled():
         print("\n" + " " * 34 + " ".join(f"{role:<11}" for role in table))
         for topic in topics.CATALOGUE:

@@ -17,8 +17,6 @@ from safeguard_streams.contract.records import aware, now
 
 SHOWN = 20_000  # characters of a text on a page, unless somebody asks for all
 _KEPT = "\n\t"
-_PICTURES = 0x2400  # control pictures: U+2400 shows U+0000
-_DELETE = "\x7f"
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"  # scripts and emoji need them
 
@@ -32,10 +30,6 @@ def visible(text: object) -> str:
 def _sign(one: str) -> str:
     if one in _KEPT or one in _JOINERS:
         return one
-    if one < " ":
-        return chr(_PICTURES + ord(one))
-    if one == _DELETE:
-        return "\u2421"
     return f"\u27e8U+{ord(one):04X}\u27e9"
 
 

@@ -73,10 +73,6 @@
 
   // A chart draws the table that it names: first column times, then one series each.
   const charts = new WeakMap();
-  const hour = (seconds) => { // at midnight, the day
-    const [day, time] = new Date(seconds * 1000).toISOString().split("T");
-    return time.startsWith("00:00") ? day.slice(5) : time.slice(0, 5);
-  };
   const draw = (place) => {
     const table = document.getElementById(place.dataset.chart);
     if (!table) return;
@@ -90,10 +86,16 @@
     const colour = (name) => style.getPropertyValue(name).trim();
     const said = place.nextElementSibling;
     const axis = { stroke: colour("--quiet"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
+    // Times in UTC, as in the table; whole numbers, as counts are.
+    const clock = (seconds) => {
+      const iso = new Date(seconds * 1000).toISOString();
+      return iso.slice(11, 16) === "00:00" ? iso.slice(5, 10) : iso.slice(11, 16);
+    };
+    const steps = Array.from({ length: 12 }, (_, power) => [1, 2, 5].map((one) => one * 10 ** power)).flat();
     const chart = new uPlot({
+      tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
       width: place.clientWidth, height: 190, legend: { show: false }, cursor: { y: false },
-      tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"), // as in the table
-      axes: [{ ...axis, values: (_, times) => times.map(hour) }, { ...axis, size: 56 }],
+      axes: [{ ...axis, values: (_, times) => times.map(clock) }, { ...axis, size: 56, incrs: steps }],
       scales: { y: { range: (_, low, high) => [0, Math.max(1, high * 1.05)] } },
       series: names.map((name, index) => index === 0 ? {} : {
         label: name, width: 2, dash: index > 1 ? [5, 4] : undefined, stroke: colour(`--series-${index}`), points: { show: rows.length < 3 },
@@ -111,5 +113,11 @@
   const drawAll = () => document.querySelectorAll("[data-chart]").forEach(draw);
   drawAll();
   document.addEventListener("htmx:after:swap", drawAll);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => location.reload());
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    document.querySelectorAll("[data-chart]").forEach((place) => {
+      charts.get(place)?.destroy();
+      charts.delete(place);
+      draw(place);
+    });
+  });
 })();

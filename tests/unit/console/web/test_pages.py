@@ -302,7 +302,10 @@ def test_a_text_of_a_megabyte_is_shown_in_part_and_whole_when_asked_for(tmp_path
 
 def test_what_a_browser_hides_is_visible():
     hidden = "a\x00b\x1b\x7f\u202e\u2066\n\tç👩\u200d⚖️"
-    assert rendering.visible(hidden) == "a␀b␛␡\u27e8U+202E\u27e9\u27e8U+2066\u27e9\n\tç👩\u200d⚖️"
+    assert (
+        rendering.visible(hidden)
+        == "a\u27e8U+0000\u27e9b\u27e8U+001B\u27e9\u27e8U+007F\u27e9\u27e8U+202E\u27e9\u27e8U+2066\u27e9\n\tç👩\u200d⚖️"
+    )
     assert rendering.line("a\nb" * 100, 5) == "a ba " + "…"
 
 
