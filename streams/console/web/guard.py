@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, NamedTuple
 
@@ -117,6 +118,12 @@ async def _answered(request: Request, endpoint: Endpoint) -> Response:
     except (SafeguardError, NotFoundError, RefusedError, SignInError) as error:
         status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
         return problem(request, status, str(error))
+    except Exception as error:  # a fault of the console; its message may quote content
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        log.error(
+            "request failed path=%s error=%s at=%s:%s", request.url.path, type(error).__name__, place.name, place.lineno
+        )
+        return problem(request, 500, "The console failed to answer this. Its log says where; tell your administrator.")
     return response
 
 

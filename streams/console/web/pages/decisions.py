@@ -15,8 +15,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from safeguard_streams.console import native
 from safeguard_streams.console.schema import audit_log, reviews
-from safeguard_streams.console.web import blind, item_facts
+from safeguard_streams.console.web import blind, item_facts, rendering
 from safeguard_streams.console.web.claims import Queue
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import NotFoundError, Page, RefusedError, back
@@ -28,6 +29,7 @@ from safeguard_streams.enforcement.decisions import Cited
 from safeguard_streams.enforcement.places import KnownItem
 from safeguard_streams.releases.operator import ChangedBy
 
+_LONGEST_UNDO = 500  # characters of an id; a cookie holds 4,096 bytes
 _KEY = re.compile(r"[0-9a-f]{32}")
 
 
@@ -57,8 +59,9 @@ async def decide(request: Request) -> Response:
         key=decided.key,
     )
     following = await run_in_threadpool(_record, request, decided, facts, written.action_id, unseen=unseen)
-    request.session["undo"] = [decided.content_id, written.action_id]
-    text = f"{decided.content_id}: {decided.action}." + (f" {_verdict_said(facts)}" if unseen else "")
+    if len(decided.content_id) <= _LONGEST_UNDO:
+        request.session["undo"] = [decided.content_id, written.action_id]
+    text = f"{rendering.line(decided.content_id)}: {decided.action}." + (f" {_verdict_said(facts)}" if unseen else "")
     return back(request, item_url(following) if following else "/queue", text)
 
 
@@ -144,6 +147,7 @@ def _record(request: Request, decided: Decided, facts: item_facts.Facts, action_
     by, judged = request.state.by, facts.judged
     with transaction(console.engine) as connection:
         queue = Queue(connection, lease_of(console))
+        native.alone(connection, action_id)  # the same request may come twice at once
         if not _is_logged(connection, facts.content_id, action_id):
             queue.claim(facts.content_id, by)
             log_access(

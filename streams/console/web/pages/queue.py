@@ -19,6 +19,7 @@ from safeguard_streams.console.web.writing import asked, asked_item, log_access,
 from safeguard_streams.contract.records import now
 
 _ROWS = 50
+_LONGEST_FILTER = 200  # characters that a session keeps; a cookie holds 4,096 bytes
 FILTERS = ("policy", "language", "cause")
 
 
@@ -91,7 +92,7 @@ def claim(request: Request) -> Response:
                 raise RefusedError(f"{holder} works on this item." if holder else "This item does not wait any more.")
             claimed: str | None = wanted
         else:
-            request.session["queue"] = filters
+            request.session["queue"] = {name: value[:_LONGEST_FILTER] for name, value in filters.items()}
             claimed = next_item(connection, queue, request.state.by, filters)
         if claimed is not None:
             log_access(connection, request, "claim", claimed)
@@ -113,7 +114,9 @@ def avoid(request: Request) -> Response:
         harms.avoid(connection, by, harm)
         Queue(connection, lease_of(console)).give_back(content_id, by)
         log_access(connection, request, "avoid", harm)
-    return back(request, "/queue", f"You get no more items about {harm} today. This one is back in the queue.")
+    return back(
+        request, "/queue", f"You get no more items about {rendering.line(harm)} today. This one is back in the queue."
+    )
 
 
 def give_back(request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from uuid import uuid4
@@ -126,6 +127,22 @@ def test_a_repeated_request_is_one_decision_one_label_and_one_entry(browser, fil
     with filled.connect() as connection:
         assert len(connection.execute(select(reviews).where(reviews.c.content_id == "post-003")).all()) == 1
     assert len(entries(filled, "decide", "post-003")) == 1
+
+
+def test_the_same_request_twice_at_once_is_one_label(app, filled, written, monkeypatch):
+    def slow(*given):
+        found = is_logged(*given)
+        time.sleep(0.5)
+        return found
+
+    is_logged = page._is_logged
+    monkeypatch.setattr(page, "_is_logged", slow)
+    ann, same = Browser(app, "ann", "reviewer"), form("post-022")
+    ann.post("/claims", content_id="post-022")
+    with ThreadPoolExecutor(2) as pool:
+        assert {one.status_code for one in pool.map(lambda _: ann.post("/decisions", **same), range(2))} == {303}
+    with filled.connect() as connection:
+        assert len(connection.execute(select(reviews).where(reviews.c.content_id == "post-022")).all()) == 1
 
 
 def test_two_people_never_hold_one_item(app, filled):

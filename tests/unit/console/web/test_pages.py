@@ -360,3 +360,25 @@ def test_files_of_other_projects_are_what_their_registry_gives():
     for name, source in tomllib.loads((folder / "SOURCES.toml").read_text()).items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == source["sha256"], name
         assert (folder / f"{source['package'].removesuffix('.org')}.LICENSE").read_text()
+
+
+def test_a_fault_of_the_console_has_a_page_and_its_log_no_content(app, browser, monkeypatch, caplog):
+    def broken(*_):
+        raise ValueError("a text of a user")
+
+    monkeypatch.setattr(overview.figures, "overview", broken)
+    answered = browser("ann", "admin").get("/")
+    assert answered.status_code == 500
+    assert "content-security-policy" in answered.headers
+    assert "a text of a user" not in answered.text + caplog.text
+    assert "request failed path=/ error=ValueError at=broken" in caplog.text
+
+
+def test_no_cookie_is_longer_than_browsers_keep(browser):
+    ann = browser("ann", "reviewer")
+    for sent in (
+        ann.post("/claims", policy="x" * 50_000),
+        ann.post("/claims/avoid", content_id="post-000", harm="y" * 50_000),
+    ):
+        assert sent.status_code == 303
+        assert len(sent.headers["set-cookie"]) < 4096
