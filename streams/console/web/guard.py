@@ -120,9 +120,8 @@ async def _answered(request: Request, endpoint: Endpoint) -> Response:
         return problem(request, status, str(error))
     except Exception as error:  # a fault of the console; its message may quote content
         place = traceback.extract_tb(error.__traceback__)[-1]
-        log.error(
-            "request failed path=%s error=%s at=%s:%s", request.url.path, type(error).__name__, place.name, place.lineno
-        )
+        failed = (request.url.path, type(error).__name__, place.name, place.lineno)
+        log.error("request failed path=%s error=%s at=%s:%s", *failed)  # noqa: TRY400 - as it quotes no message
         return problem(request, 500, "The console failed to answer this. Its log says where; tell your administrator.")
     return response
 
