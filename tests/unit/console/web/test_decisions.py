@@ -184,6 +184,17 @@ def test_what_a_colleague_decided_meanwhile_is_not_overridden_unseen(browser, fi
     assert ann.post("/decisions", **form(content_id, action="allow", last_word="ben's", key=key)).status_code == 303
 
 
+def test_a_decision_that_nobody_followed_yet_is_not_in_effect(browser, filled):
+    with filled.begin() as connection:
+        row = connection.execute(select(actions).where(actions.c.content_id == "post-023")).mappings().first()
+        human = {**row, "policy_id": None, "by": "ben", "action": "remove", "acted_at": now(), "action_id": "23"}
+        connection.execute(actions.insert().values(**human))
+    shown = " ".join(browser("ann", "reviewer").get("/item?id=post-023").text.split())
+    assert "ben decided" in shown
+    assert "which the enforcement agent has not followed yet" in shown
+    assert "decided by ben" not in shown
+
+
 def test_nobody_holds_an_item_that_waits_no_more(browser, filled):
     ann, ben = browser("ann", "reviewer"), browser("ben", "reviewer")
     ann.post("/claims", content_id="post-020")
