@@ -7,6 +7,7 @@ import logging
 import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, NamedTuple
+from urllib.parse import unquote
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -26,6 +27,7 @@ from safeguard_streams.errors import BusError, ConfigurationError, SafeguardErro
 log = logging.getLogger(__name__)
 
 Endpoint = Callable[[Request], Response | Awaitable[Response]]
+_NOT_NOW = 503
 _FIELDS, _BYTES = 200, 100_000  # of a form
 _KAFKA_AWAY = "Kafka does not answer. What you sent may not have been written; send it once more."
 _NO_WRITES = "The console's database takes no writes: it is read-only, or its disk is full. Ask your administrator."
@@ -114,7 +116,7 @@ async def _answered(request: Request, endpoint: Endpoint) -> Response:
         response: Response = await result
     except (DBAPIError, PoolTimeoutError, BusError) as error:
         log.warning("request not served path=%s error=%s", request.url.path, type(error).__name__)
-        return problem(request, 503, await run_in_threadpool(_away, request, error))
+        return problem(request, _NOT_NOW, await run_in_threadpool(_away, request, error))
     except (SafeguardError, NotFoundError, RefusedError, SignInError) as error:
         status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
         return problem(request, status, str(error))
@@ -140,8 +142,12 @@ def _away(request: Request, error: Exception) -> str:
 
 
 def problem(request: Request, status: int, text: str) -> Response:
-    """A page that says what went wrong and what to do."""
-    return rendering.page(request, "problem.html", status=status, text=text, status_code=status)
+    """A page that says what went wrong and what to do. A form that could not be served may be sent as it was."""
+    form = getattr(request.state, "form", FormData())
+    about = unquote(str(form.get("content_id", "")))
+    again = [(name, str(value)) for name, value in form.multi_items()] if status == _NOT_NOW else []
+    values = {"text": text, "status_code": status, "about": about, "again": again}
+    return rendering.page(request, "problem.html", status=status, **values)
 
 
 def back(request: Request, url: str, message: str | None = None) -> Response:

@@ -1,6 +1,7 @@
 """Claiming, revealing, deciding and undoing: who holds an item, what is recorded, and that a repeat records it once."""
 
 import asyncio
+import html
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from safeguard_streams.console.web.pages import decisions as page
 from safeguard_streams.console.web.writing import transaction
 from safeguard_streams.contract.records import Action, content_sha256, now, verdict_id
 from safeguard_streams.enforcement import decisions
+from safeguard_streams.errors import BusError
 from tests.unit.console.web.conftest import BOTH_DATABASES, Browser
 from tests.unit.console.web.filling import TEXTS, policies
 
@@ -143,6 +145,20 @@ def test_the_same_request_twice_at_once_is_one_label(app, filled, written, monke
         assert {one.status_code for one in pool.map(lambda _: ann.post("/decisions", **same), range(2))} == {303}
     with filled.connect() as connection:
         assert len(connection.execute(select(reviews).where(reviews.c.content_id == "post-022")).all()) == 1
+
+
+def test_a_form_that_kafka_did_not_take_can_be_sent_as_it_was(browser, written, monkeypatch):
+    async def away(*_, **__):
+        raise BusError("no broker")
+
+    ann, sent = browser("ann", "reviewer"), form("post-025", why='"><b>a reason')
+    monkeypatch.setattr(page.decisions, "decide", away)
+    answered = ann.post("/decisions", **sent)
+    assert answered.status_code == 503
+    fields = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', answered.text)
+    again = {name: html.unescape(value) for name, value in fields}
+    assert {name: again[name] for name in sent} == sent
+    assert 'href="/item?id=post-025"' in answered.text
 
 
 def test_two_people_never_hold_one_item(app, filled):
