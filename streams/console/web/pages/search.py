@@ -53,7 +53,8 @@ EXPORTED = (
     items.c.author_id,
     items.c.effective,
 )
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take for the beginning of one
+# What spreadsheets take for the beginning of one; some of them read wide characters, too.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 class Search(msgspec.Struct, frozen=True):

@@ -12,10 +12,11 @@ from sqlalchemy import create_engine, event, select
 
 from safeguard_streams.console.database import engine_of
 from safeguard_streams.console.migrations import upgrade
-from safeguard_streams.console.schema import verdicts
+from safeguard_streams.console.schema import audit_log, verdicts
 from safeguard_streams.console.web import policy_text, rendering
 from safeguard_streams.console.web.app import build
 from safeguard_streams.console.web.pages import overview
+from safeguard_streams.contract.records import now
 from tests.unit.console.web.conftest import BOTH_DATABASES, Browser
 from tests.unit.console.web.filling import TEXTS, fill, policies
 
@@ -382,3 +383,13 @@ def test_no_cookie_is_longer_than_browsers_keep(browser):
     ):
         assert sent.status_code == 303
         assert len(sent.headers["set-cookie"]) < 4096
+
+
+@pytest.mark.parametrize("begins", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
+def test_no_cell_of_an_export_begins_a_formula(browser, filled, begins):
+    who, about = f"sheet {ord(begins)}", f"{begins}1+1"
+    with filled.begin() as connection:
+        entry = {"at": now(), "who": who, "role": "admin", "action": "reveal", "object": about, "details": {}}
+        connection.execute(audit_log.insert().values(**entry))
+    answered = browser("otto", "auditor").get("/audit.csv", params={"who": who})
+    assert [row["object"] for row in csv.DictReader(io.StringIO(answered.text, newline=""))] == ["'" + about]
