@@ -82,7 +82,7 @@ def environment() -> Environment:
 
 
 def is_partial(request: Request) -> bool:
-    """Whether a page that is open asks for a part of itself, which no other page can replace."""
+    """Whether an open page asks for one of its parts, which no other page can replace."""
     return "hx-request" in request.headers
 
 
@@ -90,7 +90,7 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
     """A page from a template, which knows who asks, and what this person may do."""
     console = request.app.state.console
     person = request.scope.get("person")
-    # A page that is open in another window and renews a part of itself takes no message from the next whole page.
+    # A page in another window that renews one of its parts takes no message from the next whole page.
     once = request.session.get if is_partial(request) else request.session.pop
     known: Mapping[str, Any] = {
         "person": person,

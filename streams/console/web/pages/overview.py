@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -44,7 +45,10 @@ async def changes(request: Request) -> Response:
         for _ in range(_POLLS):
             try:
                 at = await run_in_threadpool(newest)
-            except DBAPIError:  # the database is away; the page shows its last figures until it is back
+            except (
+                DBAPIError,
+                PoolTimeoutError,
+            ):  # the page shows its last figures until the database is back
                 at = seen
             if at != seen:
                 yield ServerSentEvent(data=".", event="changed")

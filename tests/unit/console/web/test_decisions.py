@@ -161,6 +161,17 @@ def test_a_form_that_kafka_did_not_take_can_be_sent_as_it_was(browser, written, 
     assert 'href="/item?id=post-025"' in answered.text
 
 
+def test_an_item_that_somebody_passed_on_goes_to_a_colleague(browser, filled, written):
+    ann, ben = browser("ann", "reviewer"), browser("ben", "reviewer")
+    with filled.begin() as connection:  # of one policy, which no other item has
+        connection.execute(update(review_items).values(policy_id="rare").where(review_items.c.content_id == "post-027"))
+    ann.post("/decisions", **form("post-027", action="review"))
+    with filled.begin() as connection:  # long after
+        connection.execute(update(review_items).values(claimed_by=None, claim_expires_at=None))
+    assert ann.post("/claims", policy="rare").headers["location"] == "/queue"
+    assert id_in(ben.post("/claims", policy="rare")) == "post-027"
+
+
 def test_two_people_never_hold_one_item(app, filled):
     people = [Browser(app, f"person-{number}", "reviewer") for number in range(6)]
     with ThreadPoolExecutor(6) as pool:
