@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 SIGNED_IN = "/signed-in"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_PROXY_HEADERS = ("x-safeguard-proxy", "x-forwarded-user", "x-forwarded-groups")
 _METADATA = "/.well-known/openid-configuration"
 
 
@@ -95,6 +96,8 @@ class TrustedProxy:
         self.about = f"sign-in at the proxy, from {settings.console_proxy_addresses}"
 
     def person(self, request: Request) -> Person | None:
+        if any(len(request.headers.getlist(name)) > 1 for name in _PROXY_HEADERS):
+            return None  # a proxy that adds its headers to those of the browser
         given = request.headers.get("x-safeguard-proxy", "")
         name = name_of(_as_sent(request.headers.get("x-forwarded-user", "")))
         if not name or not self._is_proxy(request) or not hmac.compare_digest(given.encode(), self._secret.encode()):

@@ -265,3 +265,17 @@ def test_a_proxys_name_is_read_as_utf8(app):
     headers = {"x-safeguard-proxy": SECRET, "x-forwarded-user": "Zoë Łuk".encode(), "x-forwarded-groups": "reviewer"}
     client = TestClient(app, headers=headers, client=("127.0.0.1", 1))
     assert "Zoë Łuk · reviewer" in client.get("/").text
+
+
+@pytest.mark.parametrize(("name", "forged"), [("x-forwarded-user", "mallory"), ("x-forwarded-groups", "admin")])
+def test_a_header_that_comes_twice_signs_nobody_in(app, name, forged):
+    sent = [("x-safeguard-proxy", SECRET), ("x-forwarded-user", "ann"), ("x-forwarded-groups", "reviewer")]
+    client = TestClient(app, client=("127.0.0.1", 1), follow_redirects=False)
+    assert client.get("/queue", headers=sent).status_code == 200
+    assert client.get("/queue", headers=[(name, forged), *sent]).headers["location"] == "/sign-in"
+
+
+def test_a_link_to_the_provider_ends_no_session(signing_in):
+    signing_in.get(authorize(signing_in, "1")[0])
+    assert signing_in.get("/sign-in/provider").headers["location"] == "/"
+    assert signing_in.get("/queue").status_code == 200
