@@ -31,6 +31,9 @@ _PRAGMAS = (
 # SQLSTATE classes of errors that the data causes: data exceptions, integrity, limits of the program.
 _OF_DATA = ("22", "23", "54")
 
+_SQLITE = b"SQLite format 3\0"  # how its files begin
+_NO_WRITES = ("25006", "53100")  # SQLSTATEs of a read-only transaction and of a full disk
+
 Insert = postgresql.Insert | sqlite.Insert
 
 
@@ -90,8 +93,12 @@ def _create_private(file: Path) -> None:
         raise ConfigurationError(f"SAFEGUARD_CONSOLE_DATABASE: there is no folder {file.parent}; create it first")
     try:
         os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+        with file.open("rb") as opened:
+            begins = opened.read(len(_SQLITE))
     except OSError as error:
         raise ConfigurationError(f"SAFEGUARD_CONSOLE_DATABASE: {file}: {error.strerror}") from None
+    if begins not in (b"", _SQLITE):
+        raise ConfigurationError(f"SAFEGUARD_CONSOLE_DATABASE: {file} is no SQLite database; name another file")
 
 
 def insert(engine: Engine, table: Table) -> Insert:
@@ -114,6 +121,14 @@ def clean(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [clean(inner) for inner in value]
     return value
+
+
+def refuses_writes(error: Exception) -> bool:
+    """Whether a database answers and takes no writes: it is read-only, or its disk is full."""
+    original = getattr(error, "orig", None)
+    if (state := getattr(original, "sqlstate", None)) is not None:
+        return state in _NO_WRITES
+    return getattr(original, "sqlite_errorname", "").startswith(("SQLITE_READONLY", "SQLITE_FULL"))
 
 
 def is_of_data(error: Exception) -> bool:

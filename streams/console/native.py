@@ -121,6 +121,12 @@ def leave_no_trace(engine: Engine, tables: Iterable[str]) -> bool:
     return False
 
 
+def alone(connection: Connection, name: str) -> None:
+    """Wait for every other transaction that asked for this name. On SQLite, only one writes at a time."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+
+
 def merge_words(connection: Connection) -> None:
     """Do a small part of what drops removed words from the full-text index. PostgreSQL's vacuum does it by itself."""
     if connection.dialect.name == "sqlite":

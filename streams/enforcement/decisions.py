@@ -95,6 +95,11 @@ async def decide(
     return decision
 
 
+def id_of(key: str, content_id: str) -> str:
+    """The action_id of the decision that a request with a key writes about an item."""
+    return verdict_id(_named(key), content_id)
+
+
 async def undecide(settings: Settings, item: str | KnownItem, moderator: ChangedBy) -> Action:
     """Take back what moderators decided about a content item: what the verdicts say stands again.
 

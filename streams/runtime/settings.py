@@ -356,7 +356,7 @@ class Settings(BaseSettings):
         0.05,
         ge=0,
         le=1,
-        description="share of claimed items that a reviewer decides before the verdict is shown",
+        description="share of waiting items that a reviewer decides before the verdict is shown",
     )
     console_database: SecretStr | None = Field(
         None,

@@ -295,6 +295,27 @@ def test_an_auditor_reads_a_rationale_and_a_reviewer_gets_403(person):
     assert otto.page.get_by_role("cell", name="otto", exact=True).count() == 1
 
 
+def test_a_part_that_does_not_load_leaves_the_page_and_says_why(person):
+    rita = person("rita")
+    page = rita.page
+    page.goto("/item?id=post-1")
+    answer = {"status": 401, "content_type": "text/html", "body": "<main><p>You are signed out.</p></main>"}
+    for refuse, said in (
+        (lambda route: route.abort(), "The console does not answer"),
+        (lambda route: route.fulfill(**answer), "You are signed out"),
+    ):
+        page.route("**/item/text", refuse)
+        page.keyboard.press("r")
+        page.get_by_role("alert").get_by_text(said).wait_for()
+        assert page.get_by_text("The text is hidden").is_visible()
+        page.unroute("**/item/text")
+    page.keyboard.press("r")
+    page.locator("#text .text").first.wait_for()
+    assert page.get_by_role("alert").count() == 0
+    assert page.evaluate("document.activeElement.matches('#text .text')")
+    rita.complaints.clear()  # of the browser, about what was aborted
+
+
 def test_ctrl_k_goes_to_an_id(person):
     page = person("rita").page
     page.keyboard.press("Control+k")

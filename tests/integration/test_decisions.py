@@ -78,6 +78,7 @@ async def test_a_request_with_a_key_is_written_and_followed_once(broker, content
         await until(lambda: stands(broker, content_id, "remove"))
         first = await decisions.decide(broker, content_id, "label", ANN, key="k1", cited=HH3)
         assert await decisions.decide(broker, content_id, "label", ANN, key="k1", cited=HH3) == first
+        assert first.action_id == decisions.id_of("k1", content_id)
         await until(lambda: stands(broker, content_id, "label"))
         again = await decisions.decide(broker, content_id, "label", ANN, key="k1", cited=HH3)
         assert (again, again.cited_policy, again.rule_ids) == (first, "hate", ("HH3",))

@@ -10,13 +10,13 @@ from sqlalchemy import Engine
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
+from safeguard_streams.console.migrations import is_current
 from safeguard_streams.console.web import guard
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page
@@ -32,7 +32,7 @@ from safeguard_streams.console.web.pages import (
     replays,
     search,
 )
-from safeguard_streams.console.web.security import Surroundings
+from safeguard_streams.console.web.security import OwnNames, Surroundings
 from safeguard_streams.runtime import telemetry
 from safeguard_streams.runtime.settings import Settings
 
@@ -59,7 +59,7 @@ def build(settings: Settings, engine: Engine) -> Starlette:
     key = settings.console_session_key
     middleware = [
         Middleware(Surroundings, https=https),
-        Middleware(TrustedHostMiddleware, allowed_hosts=list(console.sign_in.hosts) or ["*"]),
+        Middleware(OwnNames, allowed_hosts=list(console.sign_in.hosts) or ["*"]),
         Middleware(
             SessionMiddleware,
             secret_key=key.get_secret_value() if key else secrets.token_urlsafe(48),
@@ -105,14 +105,14 @@ async def _live(_: Request) -> Response:
 
 
 def _ready(request: Request) -> Response:
-    """Ready once the database answers."""
+    """Ready once the database answers, and has the tables of this version."""
     console = request.app.state.console
     try:
         with console.engine.connect() as connection:
-            connection.exec_driver_sql("SELECT 1")
+            ready = is_current(connection)
     except Exception:  # drivers raise many kinds, and each means the same
-        return JSONResponse({**console.settings.identity("console"), "ready": False}, status_code=503)
-    return JSONResponse({**console.settings.identity("console"), "ready": True})
+        ready = False
+    return JSONResponse({**console.settings.identity("console"), "ready": ready}, status_code=200 if ready else 503)
 
 
 async def _metrics(_: Request) -> Response:

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 SIGNED_IN = "/signed-in"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_PROXY_HEADERS = ("x-safeguard-proxy", "x-forwarded-user", "x-forwarded-groups")
 _METADATA = "/.well-known/openid-configuration"
 
 
@@ -95,11 +96,13 @@ class TrustedProxy:
         self.about = f"sign-in at the proxy, from {settings.console_proxy_addresses}"
 
     def person(self, request: Request) -> Person | None:
+        if any(len(request.headers.getlist(name)) > 1 for name in _PROXY_HEADERS):
+            return None  # a proxy that adds its headers to those of the browser
         given = request.headers.get("x-safeguard-proxy", "")
-        name = name_of(request.headers.get("x-forwarded-user"))
+        name = name_of(_as_sent(request.headers.get("x-forwarded-user", "")))
         if not name or not self._is_proxy(request) or not hmac.compare_digest(given.encode(), self._secret.encode()):
             return None
-        groups = request.headers.get("x-forwarded-groups", "").split(",")
+        groups = _as_sent(request.headers.get("x-forwarded-groups", "")).split(",")
         return Person(name, roles_of((group.strip() for group in groups), self._roles))
 
     def _is_proxy(self, request: Request) -> bool:
@@ -177,6 +180,14 @@ class OpenIdConnect:
 def name_of(claimed: object) -> str:
     """A person's name as records carry it: plain text of bounded length; empty if there is none."""
     return " ".join(made_plain(claimed).split())[:LONGEST_NAME] if isinstance(claimed, str) else ""
+
+
+def _as_sent(header: str) -> str:
+    """A header's text, which proxies send as UTF-8 and servers read as Latin-1."""
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeError:
+        return header
 
 
 def _listed(claimed: object) -> Iterable[str]:

@@ -26,12 +26,13 @@ class Queue:
 
     def next(self, by: str, filters: Mapping[str, str], without: Sequence[str] = ()) -> str | None:
         """Claim the next item for somebody: the one that they hold and have not decided, or else the first that is
-        free. None where there is none. without: policies whose items are left to others.
+        free, and that they did not pass on to a colleague. None where there is none. without: policies whose items are
+        left to others.
         """
         held = self.held_by(by)
         if held is not None:
             return held
-        for content_id in self._free(filters, without):
+        for content_id in self._free(by, filters, without):
             if self.claim(content_id, by):
                 return content_id
         return None
@@ -71,10 +72,12 @@ class Queue:
         )
 
     def holder(self, content_id: str) -> str | None:
-        """Who holds an item now."""
+        """Who holds an item that waits now."""
         return self._connection.execute(
             select(review_items.c.claimed_by).where(
-                review_items.c.content_id == content_id, review_items.c.claim_expires_at > now()
+                review_items.c.content_id == content_id,
+                review_items.c.state == "open",
+                review_items.c.claim_expires_at > now(),
             )
         ).scalar()
 
@@ -96,12 +99,18 @@ class Queue:
                 return str(content_id)
         return None
 
-    def _free(self, filters: Mapping[str, str], without: Sequence[str]) -> Sequence[str]:
+    def _free(self, by: str, filters: Mapping[str, str], without: Sequence[str]) -> Sequence[str]:
         free = or_(review_items.c.claim_expires_at.is_(None), review_items.c.claim_expires_at <= now())
         others = [review_items.c.policy_id.not_in(without)] if without else []
+        passed_on = exists().where(
+            reviews.c.content_id == review_items.c.content_id,
+            reviews.c.who == by,
+            reviews.c.action == "review",
+            reviews.c.at >= review_items.c.since,
+        )
         found = self._connection.execute(
             select(review_items.c.content_id)
-            .where(and_(review_items.c.state == "open", free, *matching(filters), *others))
+            .where(and_(review_items.c.state == "open", free, ~passed_on, *matching(filters), *others))
             .order_by(review_items.c.priority.desc(), review_items.c.since, review_items.c.content_id)
             .limit(_CANDIDATES)
         ).scalars()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import logging
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, NamedTuple
+from urllib.parse import unquote
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -15,6 +17,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from safeguard_streams.console.database import refuses_writes
+from safeguard_streams.console.migrations import is_current
 from safeguard_streams.console.web import rendering, sessions
 from safeguard_streams.console.web.auth import SignInError
 from safeguard_streams.console.web.roles import Permission
@@ -23,11 +27,15 @@ from safeguard_streams.errors import BusError, ConfigurationError, SafeguardErro
 log = logging.getLogger(__name__)
 
 Endpoint = Callable[[Request], Response | Awaitable[Response]]
+_NOT_NOW = 503
 _FIELDS, _BYTES = 200, 100_000  # of a form
-_AWAY = {
-    False: "The console's database does not answer. Nothing is lost; try again in a minute.",
-    True: "Kafka does not answer. What you sent may not have been written; send it once more.",
-}
+_KAFKA_AWAY = "Kafka does not answer. What you sent may not have been written; send it once more."
+_NO_WRITES = "The console's database takes no writes: it is read-only, or its disk is full. Ask your administrator."
+_NO_ANSWER = "The console's database does not answer. Nothing is lost; try again in a minute."
+_NO_TABLES = (
+    "The console's database does not have the tables of this version of safeguard. A projector creates and upgrades "
+    "them: safeguard console project"
+)
 
 
 class Page(NamedTuple):
@@ -90,7 +98,7 @@ def _refused_rate(request: Request) -> Response | None:
 def _refused_person(request: Request, page: Page) -> Response | None:
     person = request.scope["person"]
     if person is None:
-        if page.method == "GET":
+        if page.method == "GET" and not rendering.is_partial(request):
             request.session["next"] = str(request.url.replace(scheme="", netloc=""))
             return RedirectResponse("/sign-in", status_code=303)
         return problem(request, 401, "You are signed out. Sign in, and repeat.")
@@ -108,16 +116,38 @@ async def _answered(request: Request, endpoint: Endpoint) -> Response:
         response: Response = await result
     except (DBAPIError, PoolTimeoutError, BusError) as error:
         log.warning("request not served path=%s error=%s", request.url.path, type(error).__name__)
-        return problem(request, 503, _AWAY[isinstance(error, BusError)])
+        return problem(request, _NOT_NOW, await run_in_threadpool(_away, request, error))
     except (SafeguardError, NotFoundError, RefusedError, SignInError) as error:
         status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
         return problem(request, status, str(error))
+    except Exception as error:  # a fault of the console; its message may quote content
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        failed = (request.url.path, type(error).__name__, place.name, place.lineno)
+        log.error("request failed path=%s error=%s at=%s:%s", *failed)  # noqa: TRY400 - as it quotes no message
+        return problem(request, 500, "The console failed to answer this. Its log says where; tell your administrator.")
     return response
 
 
+def _away(request: Request, error: Exception) -> str:
+    """Why a request could not be served."""
+    if isinstance(error, BusError):
+        return _KAFKA_AWAY
+    if refuses_writes(error):
+        return _NO_WRITES
+    try:
+        with request.app.state.console.engine.connect() as connection:
+            return _NO_ANSWER if is_current(connection) else _NO_TABLES
+    except Exception:  # drivers raise many kinds, and each means the same
+        return _NO_ANSWER
+
+
 def problem(request: Request, status: int, text: str) -> Response:
-    """A page that says what went wrong and what to do."""
-    return rendering.page(request, "problem.html", status=status, text=text, status_code=status)
+    """A page that says what went wrong and what to do. A form that could not be served may be sent as it was."""
+    form = getattr(request.state, "form", FormData())
+    about = unquote(str(form.get("content_id", "")))
+    again = [(name, str(value)) for name, value in form.multi_items()] if status == _NOT_NOW else []
+    values = {"text": text, "status_code": status, "about": about, "again": again}
+    return rendering.page(request, "problem.html", status=status, **values)
 
 
 def back(request: Request, url: str, message: str | None = None) -> Response:

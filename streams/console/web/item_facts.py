@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -18,16 +17,14 @@ from safeguard_streams.console.schema import (
     rationales,
     replay_verdicts,
     review_items,
-    reviews,
     verdicts,
 )
 from safeguard_streams.console.web import policy_text
 from safeguard_streams.console.web.policy_text import PolicyText
-from safeguard_streams.contract.records import EVERY_POLICY, now
+from safeguard_streams.contract.records import EVERY_POLICY
 
 _MOST = 100  # rows of each kind; an item with more is being tried, and its newest rows matter
 _OTHERS = 10
-_DRAWS = 2**32
 
 AnyRow = Row[Any]
 
@@ -70,6 +67,11 @@ class Facts(msgspec.Struct, frozen=True):
         named = [one.policy_id for one in self.waiting if one.policy_id != EVERY_POLICY]
         named += [one.policy_id for one in self.escalations]
         return named[0] if named else None
+
+    @property
+    def last_word(self) -> AnyRow | None:
+        """What a moderator last wrote about the item: a decision, or that one is taken back."""
+        return next((one for one in self.actions if one.policy_id is None), None)
 
     @property
     def decision(self) -> AnyRow | None:
@@ -129,18 +131,3 @@ def _others(connection: Connection, item: AnyRow | None) -> Sequence[Any]:
 def _with_rationale(connection: Connection, verdict_ids: Sequence[str]) -> frozenset[str]:
     found = select(rationales.c.verdict_id).where(rationales.c.verdict_id.in_(verdict_ids))
     return frozenset(connection.execute(found).scalars()) if verdict_ids else frozenset()
-
-
-def is_blind(facts: Facts, by: str, share: float) -> bool:
-    """Whether somebody is to decide about the item before the verdict is shown. Equal each time that it is asked."""
-    sha = facts.item.content_sha256 if facts.item is not None else None
-    drawn = hashlib.sha256(f"{by}\0{facts.content_id}\0{sha}".encode()).digest()
-    return int.from_bytes(drawn[:4], "big") < share * _DRAWS
-
-
-def decided_lately(connection: Connection, content_id: str, by: str, within: timedelta) -> bool:
-    """Whether somebody decided about the item during their present claim."""
-    found = select(reviews.c.id).where(
-        reviews.c.content_id == content_id, reviews.c.who == by, reviews.c.at >= now() - within
-    )
-    return connection.execute(found.limit(1)).first() is not None

@@ -81,10 +81,17 @@ def environment() -> Environment:
     return made
 
 
+def is_partial(request: Request) -> bool:
+    """Whether an open page asks for one of its parts, which no other page can replace."""
+    return "hx-request" in request.headers
+
+
 def page(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
     """A page from a template, which knows who asks, and what this person may do."""
     console = request.app.state.console
     person = request.scope.get("person")
+    # A page in another window that renews one of its parts takes no message from the next whole page.
+    once = request.session.get if is_partial(request) else request.session.pop
     known: Mapping[str, Any] = {
         "person": person,
         "may": lambda name: person is not None and console.allows(person, name),
@@ -92,8 +99,8 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
         "local": console.local,
         "token": sessions.form_token(request),
         "path": request.url.path,
-        "message": request.session.pop("message", None),
-        "undo": request.session.pop("undo", None),
+        "message": once("message", None),
+        "undo": once("undo", None),
         "now": now(),
     }
     return HTMLResponse(console.templates.get_template(template).render(**known, **values), status_code=status)

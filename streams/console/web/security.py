@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 
 from starlette.datastructures import MutableHeaders
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ _HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
 _YEAR = 31_536_000  # seconds
-_UNLOGGED = ("/health/", "/metrics")  # asked every few seconds, by machines
+_MACHINES = ("/health/", "/metrics")  # asked every few seconds, by machines
 _CALLERS = 10_000  # whose rates are kept
 
 
@@ -44,7 +45,7 @@ class Surroundings:
             self._headers["strict-transport-security"] = f"max-age={_YEAR}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].startswith(_UNLOGGED):
+        if scope["type"] != "http" or scope["path"].startswith(_MACHINES):
             await self._app(scope, receive, send)
             return
         begun, status = time.monotonic(), 500
@@ -68,6 +69,16 @@ class Surroundings:
             took = (time.monotonic() - begun) * 1000
             served = (scope["method"], path, status, took, person)
             log.info("request served method=%s path=%s status=%d ms=%.0f by=%r", *served)
+
+
+class OwnNames(TrustedHostMiddleware):
+    """Serves pages under the console's names only. Probes and scrapers call a process by its address."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(_MACHINES):
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 class Rates:

@@ -51,3 +51,9 @@ def test_json_holds_no_nul_and_no_number_that_is_none():
         to_json({"a\0": ["\0", {"b": "\\u0000"}], "c": float("inf")})
         == '{"a\ufffd":["\ufffd",{"b":"\\\\u0000"}],"c":null}'
     )
+
+
+def test_a_file_that_is_no_database_is_said(tmp_path):
+    (tmp_path / "notes.txt").write_text("not a database, but a text")
+    with pytest.raises(ConfigurationError, match=r"notes\.txt is no SQLite database"):
+        engine_of(f"sqlite:///{tmp_path}/notes.txt")

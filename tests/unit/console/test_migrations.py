@@ -7,6 +7,7 @@ from alembic.runtime.migration import MigrationContext
 
 from safeguard_streams.console import schema
 from safeguard_streams.console.migrations import upgrade
+from safeguard_streams.errors import ConfigurationError
 from tests.projected import BEGAN
 
 
@@ -38,3 +39,11 @@ def test_the_audit_log_only_grows(engine, change):
         connection.execute(change)
     with engine.connect() as connection:
         assert connection.scalars(sa.select(schema.audit_log.c.who)).all() == ["kim"]
+
+
+def test_tables_of_a_newer_version_are_said(engine):
+    upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(ConfigurationError, match="another version of safeguard, '9999'"):
+        upgrade(engine)

@@ -15,8 +15,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from safeguard_streams.console import native
 from safeguard_streams.console.schema import audit_log, reviews
-from safeguard_streams.console.web import item_facts
+from safeguard_streams.console.web import blind, item_facts, rendering
 from safeguard_streams.console.web.claims import Queue
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import NotFoundError, Page, RefusedError, back
@@ -28,6 +29,7 @@ from safeguard_streams.enforcement.decisions import Cited
 from safeguard_streams.enforcement.places import KnownItem
 from safeguard_streams.releases.operator import ChangedBy
 
+_LONGEST_UNDO = 500  # characters of an id; a cookie holds 4,096 bytes
 _KEY = re.compile(r"[0-9a-f]{32}")
 
 
@@ -40,13 +42,14 @@ class Decided(NamedTuple):
     why: str
     key: str
     content_sha256: str
+    last_word: str
 
 
 async def decide(request: Request) -> Response:
     """Write a decision, and go to the next item."""
     decided = _read(request)
     console: Console = request.app.state.console
-    blind, facts = await run_in_threadpool(_hold, request, decided)
+    unseen, facts = await run_in_threadpool(_hold, request, decided)
     written = await decisions.decide(
         console.settings,
         known_item(facts),
@@ -55,9 +58,10 @@ async def decide(request: Request) -> Response:
         cited=Cited(facts.policy_id, decided.rule or None),
         key=decided.key,
     )
-    following = await run_in_threadpool(_record, request, decided, facts, written.action_id, blind=blind)
-    request.session["undo"] = [decided.content_id, written.action_id]
-    text = f"{decided.content_id}: {decided.action}." + (f" {_verdict_said(facts)}" if blind else "")
+    following = await run_in_threadpool(_record, request, decided, facts, written.action_id, unseen=unseen)
+    if len(decided.content_id) <= _LONGEST_UNDO:
+        request.session["undo"] = [decided.content_id, written.action_id]
+    text = f"{rendering.line(decided.content_id)}: {decided.action}." + (f" {_verdict_said(facts)}" if unseen else "")
     return back(request, item_url(following) if following else "/queue", text)
 
 
@@ -98,43 +102,52 @@ def _read(request: Request) -> Decided:
     except msgspec.ValidationError:
         raise RefusedError("Choose what to do: allow, label, limit, remove or escalate.") from None
     content_id = asked_item(request)  # as it is: an id may begin with a blank
-    rule, why, key, sha = (asked(request, name).strip() for name in ("rule", "why", "key", "content_sha256"))
+    fields = ("rule", "why", "key", "content_sha256", "last_word")
+    rule, why, key, sha, last_word = (asked(request, name).strip() for name in fields)
     if not why:
         raise RefusedError("Give a reason. Others will read it.")
     if not _KEY.fullmatch(key):
         raise RefusedError("This form is out of date. Load the page once more, and repeat.")
-    return Decided(content_id, action, rule, why, key, sha)
+    return Decided(content_id, action, rule, why, key, sha, last_word)
 
 
 def _hold(request: Request, decided: Decided) -> tuple[bool, item_facts.Facts]:
     """Claim the item for the time of the decision, and find whether the person decides blind."""
     console: Console = request.app.state.console
-    by, lease = request.state.by, lease_of(console)
+    by = request.state.by
     with transaction(console.engine) as connection:
         facts = item_facts.load(connection, decided.content_id)
         if facts is None:
             raise NotFoundError("The console knows no item of this id.")
         if facts.item is not None and (facts.item.content_sha256 or "") != decided.content_sha256:
             raise RefusedError("The item has another text by now. Go back, load the page once more, and read it first.")
-        queue = Queue(connection, lease)
-        blind = (
-            queue.holder(facts.content_id) == by
-            and not item_facts.decided_lately(connection, facts.content_id, by, lease)
-            and item_facts.is_blind(facts, by, console.settings.console_blind_share)
-        )
+        _check_last_word(facts, decided)
+        queue = Queue(connection, lease_of(console))
+        share = console.settings.console_blind_share
+        unseen = blind.among(connection, request.scope["person"], [facts.content_id], share)
         waits = any(one.state == "open" for one in facts.waiting)
         if waits and not queue.claim(facts.content_id, by):
             holder = queue.holder(facts.content_id)
             raise RefusedError(f"{holder or 'Somebody else'} works on this item. Nothing was written.")
-        return blind, facts
+        return bool(unseen), facts
 
 
-def _record(request: Request, decided: Decided, facts: item_facts.Facts, action_id: str, *, blind: bool) -> str | None:
+def _check_last_word(facts: item_facts.Facts, decided: Decided) -> None:
+    """Refuse to override what a colleague wrote after the page was loaded. The same request again is no other."""
+    word = facts.last_word
+    if word is None or word.action_id in (decided.last_word, decisions.id_of(decided.key, facts.content_id)):
+        return
+    done = "took a decision back" if word.withdraws else f"decided {word.action}"
+    raise RefusedError(f"{word.by or 'Somebody'} {done} meanwhile. Nothing was written. Load the page once more.")
+
+
+def _record(request: Request, decided: Decided, facts: item_facts.Facts, action_id: str, *, unseen: bool) -> str | None:
     """Keep the decision as a label, once, and claim the next item."""
     console: Console = request.app.state.console
     by, judged = request.state.by, facts.judged
     with transaction(console.engine) as connection:
         queue = Queue(connection, lease_of(console))
+        native.alone(connection, action_id)  # the same request may come twice at once
         if not _is_logged(connection, facts.content_id, action_id):
             queue.claim(facts.content_id, by)
             log_access(
@@ -142,7 +155,7 @@ def _record(request: Request, decided: Decided, facts: item_facts.Facts, action_
                 request,
                 "decide",
                 decided.content_id,
-                {"action": decided.action, "action_id": action_id, "blind": blind},
+                {"action": decided.action, "action_id": action_id, "blind": unseen},
             )
             connection.execute(
                 reviews.insert().values(
@@ -154,7 +167,7 @@ def _record(request: Request, decided: Decided, facts: item_facts.Facts, action_
                     rule=decided.rule or None,
                     action=decided.action,
                     verdict_id=judged.verdict_id if judged is not None else None,
-                    blind=blind,
+                    blind=unseen,
                     golden=False,
                     second=any(one.policy_id is None and one.by not in (None, by) for one in facts.actions),
                     at=now(),

@@ -20,7 +20,9 @@ def sign_in(request: Request) -> Response:
 
 
 async def to_provider(request: Request) -> Response:
-    """Off to the provider, which sends the browser back to `signed_in`."""
+    """Off to the provider, which sends the browser back to `signed_in`. No other site's link ends a session by this."""
+    if request.scope["person"] is not None:
+        return RedirectResponse("/", status_code=303)
     wanted = request.session.get("next")
     response: Response = await request.app.state.console.sign_in.begin(request)
     if isinstance(wanted, str) and len(wanted) <= _LONGEST_NEXT:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 from sqlalchemy import Connection, select
 from starlette.requests import Request
@@ -27,7 +27,7 @@ def go(request: Request) -> Response:
     """The page of an item, a verdict, an action, a policy or a replay, by its id, or of a URL that was copied."""
     console: Console = request.app.state.console
     wanted = asked(request, "to").strip()
-    parts = urlsplit(wanted)
+    parts = _split(wanted)
     own = {request.url.netloc, urlsplit(console.settings.console_url).netloc}
     if parts.scheme in ("http", "https") and parts.netloc in own:
         path = parts.path if parts.path.startswith("/") and not parts.path.startswith("//") else "/"
@@ -37,6 +37,13 @@ def go(request: Request) -> Response:
     if url is None:
         raise NotFoundError("The console knows no item, verdict, action, policy or replay of this id.")
     return back(request, url)
+
+
+def _split(wanted: str) -> SplitResult:
+    try:
+        return urlsplit(wanted)
+    except ValueError:  # an id may look like a URL and be none, as http://[ is
+        return urlsplit("")
 
 
 def _url(connection: Connection, wanted: str) -> str | None:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from safeguard_streams.console.schema import rationales, verdicts
-from safeguard_streams.console.web import item_facts, rendering
+from safeguard_streams.console.web import blind, item_facts, rendering
 from safeguard_streams.console.web.claims import Queue
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import NotFoundError, Page
@@ -47,14 +47,13 @@ def _harm(facts: Facts) -> str:
 
 def _page(request: Request, content_id: str, *, revealed: bool) -> Response:
     console: Console = request.app.state.console
-    by, lease = request.state.by, lease_of(console)
     with console.engine.connect() as connection:
         facts = item_facts.load(connection, content_id)
         if facts is None:
             raise NotFoundError(_UNKNOWN)
-        holder = Queue(connection, lease).holder(facts.content_id)
-        decided = item_facts.decided_lately(connection, facts.content_id, by, lease)
-    blind = holder == by and not decided and item_facts.is_blind(facts, by, console.settings.console_blind_share)
+        holder = Queue(connection, lease_of(console)).holder(facts.content_id)
+        ids = [facts.content_id, *(one.content_id for one in facts.others)]
+        unseen = blind.among(connection, request.scope["person"], ids, console.settings.console_blind_share)
     policy = facts.policies.get((facts.policy_id or "", None))
     judged = facts.judged
     judged_by = facts.policies.get((judged.policy_id, judged.policy_version)) if judged is not None else None
@@ -69,7 +68,8 @@ def _page(request: Request, content_id: str, *, revealed: bool) -> Response:
         cited=[(name, judged_by.rule(name) if judged_by else None) for name in rules],
         harm=_harm(facts),
         holder=holder,
-        blind=blind,
+        blind=facts.content_id in unseen,
+        unseen=unseen,
         waits=any(one.state == "open" for one in facts.waiting),
         revealed=revealed,
         whole=asked(request, "whole") == "1",

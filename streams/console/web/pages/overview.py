@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -27,7 +28,7 @@ def show(request: Request) -> Response:
     window = figures.WINDOWS.get(asked(request, "window"), figures.WINDOWS["day"])
     with console.engine.connect() as connection:
         found = figures.overview(connection, window)
-    template = "overview_figures.html" if "hx-request" in request.headers else "overview.html"
+    template = "overview_figures.html" if rendering.is_partial(request) else "overview.html"
     return rendering.page(request, template, figures=found, windows=figures.WINDOWS.values())
 
 
@@ -44,7 +45,10 @@ async def changes(request: Request) -> Response:
         for _ in range(_POLLS):
             try:
                 at = await run_in_threadpool(newest)
-            except DBAPIError:  # the database is away; the page shows its last figures until it is back
+            except (
+                DBAPIError,
+                PoolTimeoutError,
+            ):  # the page shows its last figures until the database is back
                 at = seen
             if at != seen:
                 yield ServerSentEvent(data=".", event="changed")

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from safeguard_streams.console.schema import items, review_items
-from safeguard_streams.console.web import harms, rendering
+from safeguard_streams.console.web import blind, harms, rendering
 from safeguard_streams.console.web.claims import Queue, matching
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page, RefusedError, back
@@ -19,6 +19,7 @@ from safeguard_streams.console.web.writing import asked, asked_item, log_access,
 from safeguard_streams.contract.records import now
 
 _ROWS = 50
+_LONGEST_FILTER = 200  # characters that a session keeps; a cookie holds 4,096 bytes
 FILTERS = ("policy", "language", "cause")
 
 
@@ -58,6 +59,8 @@ def show(request: Request) -> Response:
         ).all()
         today = harms.exposures_today(connection, request.state.by)
         avoided = harms.avoided(connection, request.state.by)
+        ids = [one.content_id for one in rows]
+        unseen = blind.among(connection, request.scope["person"], ids, console.settings.console_blind_share)
         held = Queue(connection, lease_of(console)).held_by(request.state.by)
     return rendering.page(
         request,
@@ -66,6 +69,7 @@ def show(request: Request) -> Response:
         rows=rows,
         filters=filters,
         held=held,
+        unseen=unseen,
         today=today,
         avoided=avoided,
         waiting=sum(one.waiting for one in groups),
@@ -88,7 +92,7 @@ def claim(request: Request) -> Response:
                 raise RefusedError(f"{holder} works on this item." if holder else "This item does not wait any more.")
             claimed: str | None = wanted
         else:
-            request.session["queue"] = filters
+            request.session["queue"] = {name: value[:_LONGEST_FILTER] for name, value in filters.items()}
             claimed = next_item(connection, queue, request.state.by, filters)
         if claimed is not None:
             log_access(connection, request, "claim", claimed)
@@ -110,7 +114,9 @@ def avoid(request: Request) -> Response:
         harms.avoid(connection, by, harm)
         Queue(connection, lease_of(console)).give_back(content_id, by)
         log_access(connection, request, "avoid", harm)
-    return back(request, "/queue", f"You get no more items about {harm} today. This one is back in the queue.")
+    return back(
+        request, "/queue", f"You get no more items about {rendering.line(harm)} today. This one is back in the queue."
+    )
 
 
 def give_back(request: Request) -> Response:

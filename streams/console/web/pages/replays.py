@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from safeguard_streams.console.schema import replay_progress, replay_verdicts, replays, verdicts
-from safeguard_streams.console.web import rendering
+from safeguard_streams.console.web import blind, rendering
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import NotFoundError, Page
 from safeguard_streams.console.web.writing import asked
@@ -57,8 +57,17 @@ def show(request: Request) -> Response:
             .order_by(replay_verdicts.c.policy_id, replay_verdicts.c.policy_version, replay_verdicts.c.decision)
         ).all()
         compared = [_compared(connection, replay_id, policy) for policy in found.policies]
+        flipped = [row.content_id for one in compared for row in one.flips]
+        unseen = blind.among(connection, request.scope["person"], flipped, console.settings.console_blind_share)
     return rendering.page(
-        request, "replay.html", replay=found, progress=progress, counts=counts, offsets=_offsets, compared=compared
+        request,
+        "replay.html",
+        replay=found,
+        progress=progress,
+        counts=counts,
+        offsets=_offsets,
+        compared=compared,
+        unseen=unseen,
     )
 
 

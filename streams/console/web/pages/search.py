@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 
 from safeguard_streams.console import native
 from safeguard_streams.console.schema import items, verdict_rules, verdicts
-from safeguard_streams.console.web import rendering
+from safeguard_streams.console.web import blind, rendering
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page, RefusedError
 from safeguard_streams.console.web.writing import asked, logged
@@ -25,6 +25,7 @@ ROWS = 50
 _RARE = 5000  # texts that a rare word is in
 _BATCH = 1000  # rows that an export reads at a time
 _EXACT = ("policy", "decision", "surface", "language", "author", "id", "effective")
+_TELLING = {"rule", "decision", "effective"}  # filters that tell what a verdict says
 _COLUMNS = {
     "policy": verdicts.c.policy_id,
     "decision": verdicts.c.decision,
@@ -52,7 +53,8 @@ EXPORTED = (
     items.c.author_id,
     items.c.effective,
 )
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take for the beginning of one
+# What spreadsheets take for the beginning of one; some of them read wide characters, too.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 class Search(msgspec.Struct, frozen=True):
@@ -139,6 +141,8 @@ def show(request: Request) -> Response:
     after = asked(request, "after")
     with console.engine.connect() as connection:
         rows = connection.execute(_page(wanted.query(connection, *EXPORTED), after)).all()
+        ids = [one.content_id for one in rows]
+        unseen = blind.among(connection, request.scope["person"], ids, console.settings.console_blind_share)
     if wanted.given and not after:
         logged(request, "search", "verdicts", {"fields": sorted(wanted.given)})
     last = rows[ROWS - 1] if len(rows) > ROWS else None
@@ -150,7 +154,8 @@ def show(request: Request) -> Response:
         request,
         "search.html",
         wanted=wanted,
-        rows=rows[:ROWS],
+        rows=[one for one in rows[:ROWS] if one.content_id not in unseen or not _TELLING & wanted.given.keys()],
+        unseen=unseen,
         following=following,
         later=bool(after),
         export="/search.csv?" + urlencode(wanted.given),

@@ -2,7 +2,7 @@
 "use strict";
 (() => {
   const dialog = () => document.getElementById("jump");
-  const typing = (element) => element.matches("input, textarea, select, [contenteditable]");
+  const typing = (element) => element.matches("input:not([type=radio]), textarea, select, [contenteditable]");
 
   // Each control names its key as data-key. Rows of a table are walked with j and k.
   const walk = (step) => {
@@ -17,12 +17,13 @@
       dialog()?.showModal();
       return;
     }
+    if (event.key === "Escape" && typing(event.target) && !dialog()?.open) return event.target.blur();
     if (event.ctrlKey || event.metaKey || event.altKey || typing(event.target) || dialog()?.open) return;
     if (event.key === "j" || event.key === "k") return walk(event.key === "j" ? 1 : -1);
     const control = [...document.querySelectorAll("[data-key]")].find((one) => one.dataset.key === event.key);
     if (!control) return;
     event.preventDefault();
-    if (typing(control)) control.type === "radio" ? control.click() : control.focus();
+    if (typing(control)) control.focus();
     else control.click();
   });
   document.addEventListener("click", (event) => {
@@ -40,12 +41,32 @@
   });
   window.addEventListener("pageshow", () => document.querySelectorAll("form").forEach((one) => delete one.dataset.sent));
 
+  // A part of the page that did not load leaves the page as it is, and says why.
+  const failed = (text) => {
+    const place = document.getElementById("failed");
+    place.textContent = text;
+    place.hidden = !text;
+    if (text) place.scrollIntoView({ block: "nearest" });
+  };
+  document.addEventListener("htmx:response:error", (event) => {
+    const answer = new DOMParser().parseFromString(event.detail.ctx.text, "text/html");
+    failed(answer.querySelector("main p")?.textContent || "The console could not answer. Try again in a minute.");
+  });
+  document.addEventListener("htmx:error", () => failed("The console does not answer. Try again in a minute."));
+  document.addEventListener("htmx:before:request", () => failed(""));
+  document.addEventListener("htmx:after:swap", () => { // the revealed text takes the focus of the button that is gone
+    if (document.activeElement === document.body) document.querySelector("#text .text")?.focus({ preventScroll: true });
+  });
+
   // Figures reload when the server says that something changed.
   const live = document.querySelector("[data-live]");
   if (live) {
     const source = new EventSource(live.dataset.live);
     source.addEventListener("changed", () => {
       if (!document.hidden && !live.contains(document.activeElement)) htmx.trigger(live, "changed");
+    });
+    source.addEventListener("error", () => {
+      if (source.readyState === EventSource.CLOSED) failed("These figures are not live any more. Load the page once more.");
     });
     window.addEventListener("pagehide", () => source.close());
   }
@@ -77,7 +98,7 @@
       axes: [{ ...axis, values: (_, times) => times.map(clock) }, { ...axis, size: 56, incrs: steps }],
       scales: { y: { range: (_, low, high) => [0, Math.max(1, high * 1.05)] } },
       series: names.map((name, index) => index === 0 ? {} : {
-        label: name, width: 2, stroke: colour(`--series-${index}`), points: { show: rows.length < 3 },
+        label: name, width: 2, dash: index > 1 ? [5, 4] : undefined, stroke: colour(`--series-${index}`), points: { show: rows.length < 3 },
       }),
       hooks: { setCursor: [(plot) => {
         const at = plot.cursor.idx;

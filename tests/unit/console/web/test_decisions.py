@@ -1,6 +1,9 @@
 """Claiming, revealing, deciding and undoing: who holds an item, what is recorded, and that a repeat records it once."""
 
 import asyncio
+import html
+import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from uuid import uuid4
@@ -8,14 +11,17 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import select, update
 
-from safeguard_streams.console.schema import audit_log, exposures, review_items, reviews
+from safeguard_streams.console.schema import actions, audit_log, exposures, review_items, reviews
 from safeguard_streams.console.web.app import build
+from safeguard_streams.console.web.blind import is_drawn
 from safeguard_streams.console.web.claims import Queue
 from safeguard_streams.console.web.pages import decisions as page
 from safeguard_streams.console.web.writing import transaction
 from safeguard_streams.contract.records import Action, content_sha256, now, verdict_id
+from safeguard_streams.enforcement import decisions
+from safeguard_streams.errors import BusError
 from tests.unit.console.web.conftest import BOTH_DATABASES, Browser
-from tests.unit.console.web.filling import TEXTS
+from tests.unit.console.web.filling import TEXTS, policies
 
 pytestmark = BOTH_DATABASES
 
@@ -125,6 +131,47 @@ def test_a_repeated_request_is_one_decision_one_label_and_one_entry(browser, fil
     assert len(entries(filled, "decide", "post-003")) == 1
 
 
+def test_the_same_request_twice_at_once_is_one_label(app, filled, written, monkeypatch):
+    def slow(*given):
+        found = is_logged(*given)
+        time.sleep(0.5)
+        return found
+
+    is_logged = page._is_logged
+    monkeypatch.setattr(page, "_is_logged", slow)
+    ann, same = Browser(app, "ann", "reviewer"), form("post-022")
+    ann.post("/claims", content_id="post-022")
+    with ThreadPoolExecutor(2) as pool:
+        assert {one.status_code for one in pool.map(lambda _: ann.post("/decisions", **same), range(2))} == {303}
+    with filled.connect() as connection:
+        assert len(connection.execute(select(reviews).where(reviews.c.content_id == "post-022")).all()) == 1
+
+
+def test_a_form_that_kafka_did_not_take_can_be_sent_as_it_was(browser, written, monkeypatch):
+    async def away(*_, **__):
+        raise BusError("no broker")
+
+    ann, sent = browser("ann", "reviewer"), form("post-025", why='"><b>a reason')
+    monkeypatch.setattr(page.decisions, "decide", away)
+    answered = ann.post("/decisions", **sent)
+    assert answered.status_code == 503
+    fields = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', answered.text)
+    again = {name: html.unescape(value) for name, value in fields}
+    assert {name: again[name] for name in sent} == sent
+    assert 'href="/item?id=post-025"' in answered.text
+
+
+def test_an_item_that_somebody_passed_on_goes_to_a_colleague(browser, filled, written):
+    ann, ben = browser("ann", "reviewer"), browser("ben", "reviewer")
+    with filled.begin() as connection:  # of one policy, which no other item has
+        connection.execute(update(review_items).values(policy_id="rare").where(review_items.c.content_id == "post-027"))
+    ann.post("/decisions", **form("post-027", action="review"))
+    with filled.begin() as connection:  # long after
+        connection.execute(update(review_items).values(claimed_by=None, claim_expires_at=None))
+    assert ann.post("/claims", policy="rare").headers["location"] == "/queue"
+    assert id_in(ben.post("/claims", policy="rare")) == "post-027"
+
+
 def test_two_people_never_hold_one_item(app, filled):
     people = [Browser(app, f"person-{number}", "reviewer") for number in range(6)]
     with ThreadPoolExecutor(6) as pool:
@@ -144,6 +191,45 @@ def test_an_item_that_somebody_else_holds_is_not_decided(browser, written):
     refused = ben.post("/decisions", **form("post-005"))
     assert refused.status_code == 409
     assert not written
+
+
+def test_what_a_colleague_decided_meanwhile_is_not_overridden_unseen(browser, filled, written):
+    ann, content_id = browser("ann", "reviewer"), "post-018"
+    key = uuid4().hex
+    own = decisions.id_of(key, content_id)
+    with filled.begin() as connection:
+        row = connection.execute(select(actions).where(actions.c.content_id == content_id)).mappings().first()
+        human = {**row, "policy_id": None, "by": "ben", "action": "remove", "acted_at": now(), "action_id": "ben's"}
+        connection.execute(actions.insert().values(**human))
+    refused = ann.post("/decisions", **form(content_id, action="allow"))
+    assert (refused.status_code, "ben decided remove meanwhile" in refused.text) == (409, True)
+    assert not written
+    assert 'name="last_word" value="ben&#39;s"' in ann.get(f"/item?id={content_id}").text
+    assert ann.post("/decisions", **form(content_id, action="allow", last_word="ben's", key=key)).status_code == 303
+    with filled.begin() as connection:  # it is projected, and the request comes once more
+        connection.execute(actions.insert().values(**{**human, "by": "ann", "acted_at": now(), "action_id": own}))
+    assert ann.post("/decisions", **form(content_id, action="allow", last_word="ben's", key=key)).status_code == 303
+
+
+def test_a_decision_that_nobody_followed_yet_is_not_in_effect(browser, filled):
+    with filled.begin() as connection:
+        row = connection.execute(select(actions).where(actions.c.content_id == "post-023")).mappings().first()
+        human = {**row, "policy_id": None, "by": "ben", "action": "remove", "acted_at": now(), "action_id": "23"}
+        connection.execute(actions.insert().values(**human))
+    shown = " ".join(browser("ann", "reviewer").get("/item?id=post-023").text.split())
+    assert "ben decided" in shown
+    assert "which the enforcement agent has not followed yet" in shown
+    assert "decided by ben" not in shown
+
+
+def test_nobody_holds_an_item_that_waits_no_more(browser, filled):
+    ann, ben = browser("ann", "reviewer"), browser("ben", "reviewer")
+    ann.post("/claims", content_id="post-020")
+    with filled.begin() as connection:
+        connection.execute(update(review_items).where(review_items.c.content_id == "post-020").values(state="decided"))
+    shown = ben.get("/item?id=post-020").text
+    assert "ann works on it now" not in shown
+    assert 'action="/decisions"' in shown
 
 
 def test_an_item_that_waits_under_two_policies_is_claimed_whole(filled):
@@ -211,14 +297,41 @@ def test_a_share_is_decided_before_the_verdict_is_shown(filled, current, written
     assert "Decide first" not in blind.get("/item?id=post-012").text
 
 
-def test_the_share_is_as_large_as_set_and_the_same_each_time(filled):
-    from safeguard_streams.console.web import item_facts
+@pytest.mark.parametrize(
+    "url",
+    [
+        "/item?id=post-015",
+        "/queue",
+        "/search?id=post-015",
+        "/search?decision=violates&id=post-015",
+        "/search?effective=review&id=post-015",
+        "/replay?id=2026-11-harsher",
+    ],
+)
+def test_no_page_tells_a_verdict_before_the_decision(filled, current, url):
+    app = build(current.model_copy(update={"console_blind_share": 1.0}), filled)
+    shown = Browser(app, "ann", "reviewer").get(url).text
+    without_forms = re.sub(r"<form.*?</form>", "", shown.partition("</nav>")[2], flags=re.DOTALL)
+    about = [row for row in without_forms.split("<tr>") if "post-015" in row]
+    telling = ('class="tag', "to-review", policies()[0].violating[0])
+    assert not [row for row in about if any(told in row for told in telling)], url
+    assert 'class="tag' in Browser(app, "otto", "auditor").get(url).text, "who cannot decide sees all"
 
-    with filled.connect() as connection:
-        facts = item_facts.load(connection, "post-000")
-    drawn = [item_facts.is_blind(facts, f"person {number}", 0.05) for number in range(2000)]
+
+def test_who_saw_the_verdict_does_not_decide_blind_again(filled, current, written):
+    blind = Browser(build(current.model_copy(update={"console_blind_share": 1.0}), filled), "ida", "reviewer")
+    blind.post("/decisions", **form("post-017"))
+    with filled.begin() as connection:  # long after, somebody took the decision back
+        connection.execute(update(reviews).values(at=now() - timedelta(days=1)).where(reviews.c.who == "ida"))
+        connection.execute(update(review_items).values(claimed_by=None, claim_expires_at=None))
+    blind.post("/claims", content_id="post-017")
+    assert "Decide first" not in blind.get("/item?id=post-017").text
+
+
+def test_the_share_is_as_large_as_set_and_the_same_each_time():
+    drawn = [is_drawn(f"person {number}", "post-000", sha_of("post-000"), 0.05) for number in range(2000)]
     assert 60 < sum(drawn) < 140
-    assert drawn == [item_facts.is_blind(facts, f"person {number}", 0.05) for number in range(2000)]
+    assert drawn == [is_drawn(f"person {number}", "post-000", sha_of("post-000"), 0.05) for number in range(2000)]
 
 
 def test_who_asks_not_to_see_a_harm_gets_no_more_items_of_it_today(browser):

@@ -8,16 +8,17 @@ import tomllib
 from importlib.resources import files
 
 import pytest
-from sqlalchemy import create_engine, select
+from sqlalchemy import create_engine, event, select
 
 from safeguard_streams.console.database import engine_of
 from safeguard_streams.console.migrations import upgrade
-from safeguard_streams.console.schema import verdicts
+from safeguard_streams.console.schema import audit_log, verdicts
 from safeguard_streams.console.web import policy_text, rendering
 from safeguard_streams.console.web.app import build
 from safeguard_streams.console.web.pages import overview
+from safeguard_streams.contract.records import now
 from tests.unit.console.web.conftest import BOTH_DATABASES, Browser
-from tests.unit.console.web.filling import fill, policies
+from tests.unit.console.web.filling import TEXTS, fill, policies
 
 HOSTILE = (
     "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}{%x%}"
@@ -41,6 +42,18 @@ def test_the_figures_alone_are_sent_to_a_page_that_is_open(browser):
     part = browser("ann", "admin").get("/", headers={"hx-request": "true"}).text
     assert part.lstrip().startswith("<div")
     assert "Verdicts by policy" in part
+
+
+def test_a_part_of_a_page_is_no_other_page_and_takes_no_message(app, browser):
+    from starlette.testclient import TestClient
+
+    gone = TestClient(app, follow_redirects=False).get("/", headers={"hx-request": "true"})
+    assert (gone.status_code, "You are signed out" in gone.text) == (401, True)
+    ann = browser("ann", "reviewer")
+    ann.post("/claims/avoid", content_id="post-000", harm="none_of_them")
+    assert ann.get("/", headers={"hx-request": "true"}).status_code == 200  # in another window
+    assert "no more items about none_of_them" in ann.get("/queue").text
+    assert "no more items about none_of_them" not in ann.get("/search").text
 
 
 def test_a_page_that_is_open_learns_that_something_changed(browser, monkeypatch):
@@ -178,6 +191,7 @@ def test_an_export_holds_all_that_a_search_finds(browser, filled):
         ("http://evil.example/policy?id=fraud-spam", None),
         ("http://testserver//evil.example/", "/"),
         ("unknown", None),
+        ("http://[", None),
     ],
 )
 def test_going_to_an_id_or_a_url(browser, wanted, leads):
@@ -307,6 +321,33 @@ def test_a_database_that_is_away_is_said_and_the_console_recovers(current):
     assert ann.get("/health/ready").status_code == 503
 
 
+def test_a_database_without_the_tables_of_this_version_is_said(tmp_path, current):
+    engine = engine_of(f"sqlite:///{tmp_path}/console.db")
+    ann = Browser(build(current, engine), "ann", "admin")
+    assert "safeguard console project" in ann.get("/queue").text
+    assert ann.get("/health/ready").status_code == 503
+    upgrade(engine)
+    assert ann.get("/queue").status_code == ann.get("/health/ready").status_code == 200
+    engine.dispose()
+
+
+def test_a_database_that_takes_no_writes_is_said(tmp_path, current):
+    engine = engine_of(f"sqlite:///{tmp_path}/console.db")
+    upgrade(engine)
+    fill(engine)
+
+    @event.listens_for(engine, "connect")
+    def opened(connection, _):
+        connection.execute("PRAGMA query_only = ON")
+
+    engine.dispose()
+    ann = Browser(build(current, engine), "ann", "admin")
+    assert ann.get("/item?id=post-000").status_code == 200
+    refused = ann.post("/item/text", content_id="post-000")
+    assert (refused.status_code, "takes no writes" in refused.text) == (503, True)
+    assert TEXTS[0] not in refused.text, "what is not logged is not revealed"
+
+
 def test_health_and_metrics_need_nobody(app):
     from starlette.testclient import TestClient
 
@@ -320,3 +361,35 @@ def test_files_of_other_projects_are_what_their_registry_gives():
     for name, source in tomllib.loads((folder / "SOURCES.toml").read_text()).items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == source["sha256"], name
         assert (folder / f"{source['package'].removesuffix('.org')}.LICENSE").read_text()
+
+
+def test_a_fault_of_the_console_has_a_page_and_its_log_no_content(app, browser, monkeypatch, caplog):
+    def broken(*_):
+        raise ValueError("a text of a user")
+
+    monkeypatch.setattr(overview.figures, "overview", broken)
+    answered = browser("ann", "admin").get("/")
+    assert answered.status_code == 500
+    assert "content-security-policy" in answered.headers
+    assert "a text of a user" not in answered.text + caplog.text
+    assert "request failed path=/ error=ValueError at=broken" in caplog.text
+
+
+def test_no_cookie_is_longer_than_browsers_keep(browser):
+    ann = browser("ann", "reviewer")
+    for sent in (
+        ann.post("/claims", policy="x" * 50_000),
+        ann.post("/claims/avoid", content_id="post-000", harm="y" * 50_000),
+    ):
+        assert sent.status_code == 303
+        assert len(sent.headers["set-cookie"]) < 4096
+
+
+@pytest.mark.parametrize("begins", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
+def test_no_cell_of_an_export_begins_a_formula(browser, filled, begins):
+    who, about = f"sheet {ord(begins)}", f"{begins}1+1"
+    with filled.begin() as connection:
+        entry = {"at": now(), "who": who, "role": "admin", "action": "reveal", "object": about, "details": {}}
+        connection.execute(audit_log.insert().values(**entry))
+    answered = browser("otto", "auditor").get("/audit.csv", params={"who": who})
+    assert [row["object"] for row in csv.DictReader(io.StringIO(answered.text, newline=""))] == ["'" + about]

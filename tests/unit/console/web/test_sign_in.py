@@ -246,3 +246,36 @@ def test_nobody_asks_without_end(filled, current):
     statuses = [client.get("/sign-in").status_code for _ in range(8)]
     assert statuses[:5] == [200] * 5
     assert statuses[-1] == 429
+
+
+def test_probes_reach_a_process_by_its_address_and_pages_by_their_name(filled):
+    named = settings.load(
+        bootstrap="127.0.0.1:1",
+        console_url="https://console.example.com",
+        console_oidc_issuer="http://127.0.0.1:1",
+        console_oidc_client_id="console",
+        console_roles={"mods": ("reviewer",)},
+    )
+    client = TestClient(build(named, filled), base_url="http://10.0.0.7:6071", follow_redirects=False)
+    answered = {url: client.get(url).status_code for url in ("/health/live", "/health/ready", "/metrics", "/")}
+    assert answered == {"/health/live": 200, "/health/ready": 200, "/metrics": 200, "/": 400}
+
+
+def test_a_proxys_name_is_read_as_utf8(app):
+    headers = {"x-safeguard-proxy": SECRET, "x-forwarded-user": "Zoë Łuk".encode(), "x-forwarded-groups": "reviewer"}
+    client = TestClient(app, headers=headers, client=("127.0.0.1", 1))
+    assert "Zoë Łuk · reviewer" in client.get("/").text
+
+
+@pytest.mark.parametrize(("name", "forged"), [("x-forwarded-user", "mallory"), ("x-forwarded-groups", "admin")])
+def test_a_header_that_comes_twice_signs_nobody_in(app, name, forged):
+    sent = [("x-safeguard-proxy", SECRET), ("x-forwarded-user", "ann"), ("x-forwarded-groups", "reviewer")]
+    client = TestClient(app, client=("127.0.0.1", 1), follow_redirects=False)
+    assert client.get("/queue", headers=sent).status_code == 200
+    assert client.get("/queue", headers=[(name, forged), *sent]).headers["location"] == "/sign-in"
+
+
+def test_a_link_to_the_provider_ends_no_session(signing_in):
+    signing_in.get(authorize(signing_in, "1")[0])
+    assert signing_in.get("/sign-in/provider").headers["location"] == "/"
+    assert signing_in.get("/queue").status_code == 200
