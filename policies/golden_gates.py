@@ -5,6 +5,8 @@ It is a linear function of a text's vector and the score of the present gate. In
 
 from __future__ import annotations
 
+import zlib
+
 import msgspec
 import numpy as np
 
@@ -91,9 +93,8 @@ def read(value: bytes | str) -> GoldenGate:
     """Decode a golden gate. Raises PolicyError when it is none."""
     try:
         gate = msgspec.json.decode(value, type=GoldenGate)
-        if gate.weights.vector_table.size != VECTOR:
-            raise ValueError(f"has {gate.weights.vector_table.size} weights of the vector, not {VECTOR}")
-    except (msgspec.MsgspecError, ValueError) as error:
+        distilled.check(gate.in_force(Gate(), gate.threshold))
+    except (msgspec.MsgspecError, ValueError, zlib.error) as error:
         raise PolicyError(f"not a golden gate; make one with safeguard policy gate: {error}") from error
     return gate
 

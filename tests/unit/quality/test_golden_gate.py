@@ -157,8 +157,10 @@ def test_a_gate_in_force_decides_by_vectors_and_without_the_encoder_as_the_prese
 
 def test_only_a_golden_gate_is_read_as_one(fitted):
     assert golden_gates.read(golden_gates.write(fitted.gate)) == fitted.gate
-    cut = msgspec.structs.replace(fitted.gate.weights, vector=fitted.gate.weights.vector[:40])
-    for broken in (b"{}", b"\xff", golden_gates.write(msgspec.structs.replace(fitted.gate, weights=cut))):
+    changes = ({"vector": fitted.gate.weights.vector[:40]}, {"weights": "AAAA"}, {"weights": "!"}, {"weights": ""})
+    weights = [msgspec.structs.replace(fitted.gate.weights, **change) for change in changes]
+    cut = [golden_gates.write(msgspec.structs.replace(fitted.gate, weights=one)) for one in weights]
+    for broken in (b"{}", b"\xff", *cut):
         with pytest.raises(PolicyError, match="safeguard policy gate"):
             golden_gates.read(broken)
 
