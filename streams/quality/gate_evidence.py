@@ -142,16 +142,8 @@ def state_of(history: operator.ReleaseHistory, policy_id: str) -> PolicyState:
         None
         if release.distilled is None or (policy.distilled is not None and policy.distilled.origin == "golden")
         else first,
-        _golden(release),
+        golden_gates.intact(release.golden),
     )
-
-
-def _golden(release: PolicyRelease) -> GoldenGate | None:
-    """The golden gate of a release, unless it is broken: it decides nothing."""
-    try:
-        return golden_gates.read(release.golden) if release.golden else None
-    except PolicyError:
-        return None
 
 
 def _judges_alike(release: PolicyRelease, policy: Policy) -> bool:

@@ -12,9 +12,10 @@ import numpy as np
 
 from safeguard_streams.contract.records import GoldenScore
 from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.policies import golden_gates
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.files import with_changes
-from safeguard_streams.policies.golden_gates import GoldenGate, read
+from safeguard_streams.policies.golden_gates import GoldenGate
 from safeguard_streams.prefilter.classifier import Floats
 from safeguard_streams.quality import verdict_labels
 from safeguard_streams.quality.evaluation import Flags, ScoredSet
@@ -154,7 +155,8 @@ async def released(settings: Settings, policy: Policy, comparison: LiveCompariso
             "take the file of the version in force"
         )
     for release in reversed((await operator.history(settings)).releases(policy.id)):
-        if release.golden is not None and (gate := read(release.golden)).name == comparison.name:
+        gate = golden_gates.intact(release.golden)
+        if gate is not None and gate.name == comparison.name:
             return gate
     raise ConfigurationError(f"{policy.id}: no release has the golden gate {comparison.name}: release the policy again")
 

@@ -89,6 +89,12 @@ def test_the_figures_are_of_texts_that_the_gate_has_not_seen(classifier):
     assert gate.golden.for_recall.value > 0.2
 
 
+def test_the_only_safe_golden_text_is_scored_by_a_gate_that_did_not_learn_from_it(classifier):
+    fitted = learn(TERMS, corpus(TERMS, rows(safe=1)), classifier, TextVectors(Meanings()), 0.95)
+    assert fitted.golden.safe.value == 0
+    assert fitted.golden.auc["safe"].value == 1
+
+
 def test_equal_texts_give_the_same_gate_and_each_text_is_encoded_once(fitted, classifier):
     encoder = Meanings()
     vectors = TextVectors(encoder)

@@ -146,7 +146,7 @@ async def test_the_compared_gate_is_found_in_the_history_of_this_version(gate, m
     when = datetime(2026, 1, 1, tzinfo=UTC)
     releases = [
         PolicyRelease(LABEL.id, LABEL.version, n, LABEL.document, when, "test", golden=golden)
-        for n, golden in enumerate((golden_gates.write(gate), None), 1)
+        for n, golden in enumerate((golden_gates.write(gate), '{"name": 1}', None), 1)
     ]
     changes = [PolicyChange("release", LABEL.id, when, "test", "", release) for release in releases]
 
