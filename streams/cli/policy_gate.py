@@ -120,9 +120,12 @@ def _live(
     """Compare by live verdicts and, with write, take the golden gate into force."""
     policy, path = loaded
     try:
-        from safeguard_streams.quality import golden_live
+        from safeguard_streams.quality import gate_taking, golden_live
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
+
+    if write:
+        gate_taking.require_own(path.parent.parent)
 
     async def work() -> tuple[LiveComparison, list[Path]]:
         await kafka.wait_for_broker(current, timeout=kafka.COMMAND_SECONDS)

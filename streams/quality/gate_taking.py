@@ -71,15 +71,18 @@ async def take(
         if one.unchanged:
             raise ConfigurationError(f"{state.policy.id} has this gate already")
 
-    with _written(folder, files) as path:
+    with written(folder, files) as path:
         policies = check.require([check.check(path, named_by_folder=True)])
         released = await operator.release(settings, policies, changed_by, shadow=shadow, review=review)
     return planned, released
 
 
 @contextlib.contextmanager
-def _written(folder: Path, files: PolicyFiles) -> Iterator[Path]:
-    """Policy.md and distilled.json with these texts. Where the block fails, they are what they were."""
+def written(folder: Path, files: PolicyFiles) -> Iterator[Path]:
+    """Write policy.md and distilled.json, and give the path of the former. Where the block fails, both are as before.
+
+    Raises ConfigurationError when they cannot be written.
+    """
     wanted = {folder / "policy.md": files.document, folder / "distilled.json": files.distilled}
     try:
         folder.mkdir(exist_ok=True)

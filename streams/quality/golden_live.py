@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -14,12 +13,13 @@ from safeguard_streams.contract.records import GoldenScore
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies import golden_gates
 from safeguard_streams.policies.document import Policy
-from safeguard_streams.policies.files import with_changes
 from safeguard_streams.policies.golden_gates import GoldenGate
 from safeguard_streams.prefilter.classifier import Floats
 from safeguard_streams.quality import verdict_labels
+from safeguard_streams.quality.distillation import with_classifier
 from safeguard_streams.quality.evaluation import Flags, ScoredSet
 from safeguard_streams.quality.gate_choice import Choice, compare, standard_error
+from safeguard_streams.quality.gate_taking import written
 from safeguard_streams.quality.threshold import CERTAIN, MIN_VIOLATING, Calibration, calibrate
 from safeguard_streams.quality.verdict_labels import LabeledItem, Labels
 from safeguard_streams.quality.weighted import Estimate, share, total
@@ -164,17 +164,12 @@ async def released(settings: Settings, policy: Policy, comparison: LiveCompariso
 def take_into_force(policy: Policy, gate: GoldenGate, comparison: LiveComparison, folder: Path) -> list[Path]:
     """Write policy.md and distilled.json with the golden gate in force at the proposed threshold. Returns their paths.
 
-    Raises ConfigurationError while live labels do not say that it is better.
+    Raises ConfigurationError while live labels do not say that it is better, or when the folder cannot be written.
     """
     if not comparison.better or comparison.proposed is None:
         reason = comparison.choice.verdict if comparison.choice else comparison.why
         raise ConfigurationError(f"{policy.id}: live labels do not say that the golden gate is better: {reason}")
     threshold = comparison.proposed.threshold
     content = msgspec.json.encode(gate.in_force(policy.gate, threshold))
-    digest = hashlib.sha256(content).hexdigest()[:12]
-    changes = {"distilled": digest, "threshold": threshold, "calibration": None, "everything": None}
-    document = with_changes(policy.document, "gate", **changes)
-    files = {folder / "distilled.json": content, folder / "policy.md": document.encode()}
-    for path, written in files.items():
-        path.write_bytes(written)
-    return list(files)
+    with written(folder, with_classifier(policy, content, threshold)) as path:
+        return [path.with_name("distilled.json"), path]

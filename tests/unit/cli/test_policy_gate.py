@@ -65,6 +65,11 @@ def test_options_that_do_not_fit_end_with_2(words, problem):
     assert problem in " ".join(done.output.split())
 
 
+def test_the_packages_own_files_are_not_written():
+    with pytest.raises(ConfigurationError, match="an upgrade would replace.* give --library"):
+        invoke("policy", "gate", "self-harm", "--live", "--write", "--bootstrap", "127.0.0.1:1")
+
+
 def test_a_policy_without_a_golden_set_and_an_unknown_one_are_named(tmp_path):
     with pytest.raises(ConfigurationError, match="no policy 'selfharm'.*self-harm"):
         invoke("policy", "gate", "selfharm")

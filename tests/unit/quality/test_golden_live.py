@@ -132,6 +132,15 @@ def test_a_gate_that_is_better_is_written_and_decides_at_the_proposed_threshold(
     assert "release the policy to put the golden gate into force" in capsys.readouterr().out
 
 
+def test_a_folder_that_cannot_be_written_is_named_and_stays_as_it_was(gate, tmp_path):
+    compared = from_labels(labels(separates=0.3), LABEL.id, 0.95)
+    (tmp_path / "policy.md").write_text(LABEL.document, encoding="utf-8")
+    (tmp_path / "distilled.json").mkdir()
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        take_into_force(LABEL, gate, compared, tmp_path)
+    assert (tmp_path / "policy.md").read_text(encoding="utf-8") == LABEL.document
+
+
 @pytest.mark.parametrize(("separates", "items"), [(-0.15, 1200), (0.3, 50)], ids=["worse", "few"])
 def test_a_gate_that_is_not_better_stays_in_shadow(gate, tmp_path, separates, items):
     compared = from_labels(labels(separates=separates, items=items), LABEL.id, 0.95)
