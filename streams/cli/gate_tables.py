@@ -41,12 +41,14 @@ def show_fitted(one: Fitted) -> None:
 
 
 def show_several(fitted: Sequence[Fitted]) -> None:
-    """The same for several policies, in Markdown."""
-    from safeguard_streams.quality.golden_gate import table_lines
-
-    print("\n".join(table_lines(fitted)))
-    say()
-    say(f"Figures are {OPTIMISTIC}.")
+    """What the gates of several policies escalate: of violating golden texts, and of benign texts."""
+    table = Table("policy", "gate", "recall", "benign texts", box=None)
+    for one in fitted:
+        for name, side in (("present", one.present), ("golden", one.golden)):
+            table.add_row(one.gate.policy_id, name, side.recall, side.benign)
+    console().print(table)
+    say(OPTIMISTIC)
+    say("more figures of one policy: safeguard policy gate ID")
 
 
 def show_live(comparison: LiveComparison, files: Sequence[Path]) -> None:

@@ -99,7 +99,8 @@ def _print_golden(gate: golden_gates.GoldenGate) -> None:
     recall, escalated = (
         f"{value:.3f} ({low:.3f}-{high:.3f})" for value, low, high in (gate.expected.recall, gate.expected.escalated)
     )
-    say(f"  golden gate {gate.name} in shadow, optimistic: recall {recall}, escalates {escalated} of benign texts")
+    say(f"  golden gate {gate.name} in shadow, optimistic: recall {recall},")
+    say(f"    escalates {escalated} of benign texts")
 
 
 def _print_vectors(policy: Policy) -> None:
