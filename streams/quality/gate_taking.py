@@ -9,6 +9,7 @@ from pathlib import Path
 from safeguard_streams.contract.records import PolicyRelease
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies import check
+from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.files import LIBRARY, PolicyFiles, load
 from safeguard_streams.quality.gate_evidence import PolicyState
 from safeguard_streams.releases import operator
@@ -72,9 +73,17 @@ async def take(
             raise ConfigurationError(f"{state.policy.id} has this gate already")
 
     with written(folder, files) as path:
-        policies = check.require([check.check(path, named_by_folder=True)])
-        released = await operator.release(settings, policies, changed_by, shadow=shadow, review=review)
+        (policy,) = check.require([check.check(path, named_by_folder=True)])
+        golden = {policy.id: _kept_golden(state, policy)}
+        released = await operator.release(settings, [policy], changed_by, shadow=shadow, golden=golden, review=review)
     return planned, released
+
+
+def _kept_golden(state: PolicyState, policy: Policy) -> str | None:
+    """The golden gate of the release in force, if it stays in shadow beside the policy's new gate."""
+    golden = state.golden
+    fits = golden is not None and policy.distilled is None and golden.harms == policy.gate.harms
+    return state.release.golden if fits else None
 
 
 @contextlib.contextmanager
