@@ -59,7 +59,7 @@ def show_live(comparison: LiveComparison, files: Sequence[Path]) -> None:
     if c.left_out:
         say(f"left out: {c.left_out}")
     table = Table("", "present gate", "golden gate", box=None)
-    table.add_row("recall", c.present.recall, c.golden.recall)
+    table.add_row("recall", *(side.recall or "not known" for side in (c.present, c.golden)))
     table.add_row("content escalated", c.present.escalated, c.golden.escalated)
     console().print(table)
     if c.choice is None or c.proposed is None:

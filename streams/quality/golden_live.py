@@ -30,9 +30,12 @@ MATCHED = 2.0  # a score above all
 
 
 class LiveSide(msgspec.Struct, frozen=True):
-    """A gate on live content, at its own threshold: its recall, and the share of content that it escalates."""
+    """A gate on live content, at its own threshold: its recall, and the share of content that it escalates.
 
-    recall: Estimate
+    recall is None where no label violates.
+    """
+
+    recall: Estimate | None
     escalated: Estimate
 
 
@@ -108,7 +111,8 @@ class _Scored:
 
     def side(self, escalated: Flags) -> LiveSide:
         everything = np.ones(len(self.weights), dtype=bool)
-        return LiveSide(self._share(escalated, self.violates), self._share(escalated, everything))
+        of_violating, of_everything = self._share(escalated, self.violates), self._share(escalated, everything)
+        return LiveSide(of_violating if self.violates.any() else None, of_everything)
 
     def _share(self, taken: Flags, of: Flags) -> Estimate:
         def part(where: Flags) -> Estimate:

@@ -118,6 +118,14 @@ def test_few_labels_and_none_say_what_to_do(capsys):
     assert "wait for more verdicts" in capsys.readouterr().out
 
 
+def test_without_a_violating_label_no_recall_is_known(capsys):
+    safe = [row for row in labels(separates=0.3, items=50).rows if not row.violates]
+    compared = from_labels(Labels(safe, "v"), LABEL.id, 0.95)
+    assert (compared.present.recall, compared.golden.recall) == (None, None)
+    show_live(compared, [])
+    assert capsys.readouterr().out.count("not known") == 2
+
+
 def test_a_gate_that_is_better_is_written_and_decides_at_the_proposed_threshold(gate, tmp_path, capsys):
     compared = from_labels(labels(separates=0.3), LABEL.id, 0.95)
     files = take_into_force(LABEL, gate, compared, tmp_path)
