@@ -131,7 +131,7 @@ def read(value: bytes | str, origin: str = "distilled classifier") -> DistilledC
     """Decode the JSON of distilled.json. Raises PolicyError when it does not hold a distilled classifier."""
     try:
         classifier = msgspec.json.decode(value, type=DistilledClassifier)
-        _check(classifier)
+        check(classifier)
     except (msgspec.MsgspecError, ValueError, zlib.error) as error:
         raise PolicyError(
             f"{origin}: not a distilled classifier; make one with safeguard prefilter distill: {error}"
@@ -139,8 +139,8 @@ def read(value: bytes | str, origin: str = "distilled classifier") -> DistilledC
     return classifier
 
 
-def _check(classifier: DistilledClassifier) -> None:
-    """Raise ValueError when a set of weights has not as many as it must."""
+def check(classifier: DistilledClassifier) -> None:
+    """Raise ValueError or zlib.error when a set of weights cannot be unpacked, or has not as many as it must."""
     other = classifier.with_vectors
     for weights in (classifier, classifier.beside(other.encoder if other else None)):
         if weights.table.size != BUCKETS:

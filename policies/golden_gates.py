@@ -5,6 +5,8 @@ It is a linear function of a text's vector and the score of the present gate. In
 
 from __future__ import annotations
 
+import zlib
+
 import msgspec
 import numpy as np
 
@@ -30,7 +32,7 @@ class Expected(msgspec.Struct, frozen=True):
 class GoldenGate(msgspec.Struct, frozen=True):
     """A golden gate, as it travels with a release.
 
-    name: 12 hex digits over all that it was learned from; equal names stand for equal gates.
+    name: 12 hex digits over all that it was learned from; equal names stand for equal scores.
     policy_id, classifier: the policy, and the fastText model whose scores it adds to.
     harms: those of the present gate; empty means all. weights: what it learned, for one encoder.
     threshold: the score, 0 to 1, that would escalate. rows: golden texts and examples that taught it.
@@ -92,11 +94,18 @@ def read(value: bytes | str) -> GoldenGate:
     """Decode a golden gate. Raises PolicyError when it is none."""
     try:
         gate = msgspec.json.decode(value, type=GoldenGate)
-        if gate.weights.vector_table.size != VECTOR:
-            raise ValueError(f"has {gate.weights.vector_table.size} weights of the vector, not {VECTOR}")
-    except (msgspec.MsgspecError, ValueError) as error:
+        distilled.check(gate.in_force(Gate(), gate.threshold))
+    except (msgspec.MsgspecError, ValueError, zlib.error) as error:
         raise PolicyError(f"not a golden gate; make one with safeguard policy gate: {error}") from error
     return gate
+
+
+def intact(value: str | None) -> GoldenGate | None:
+    """The golden gate of a release; None where it has none, or a broken one, which decides nothing."""
+    try:
+        return read(value) if value else None
+    except PolicyError:
+        return None
 
 
 def write(gate: GoldenGate) -> str:

@@ -41,12 +41,14 @@ def show_fitted(one: Fitted) -> None:
 
 
 def show_several(fitted: Sequence[Fitted]) -> None:
-    """The same for several policies, in Markdown."""
-    from safeguard_streams.quality.golden_gate import table_lines
-
-    print("\n".join(table_lines(fitted)))
-    say()
-    say(f"Figures are {OPTIMISTIC}.")
+    """What the gates of several policies escalate: of violating golden texts, and of benign texts."""
+    table = Table("policy", "gate", "recall", "benign texts", box=None)
+    for one in fitted:
+        for name, side in (("present", one.present), ("golden", one.golden)):
+            table.add_row(one.gate.policy_id, name, side.recall, side.benign)
+    console().print(table)
+    say(OPTIMISTIC)
+    say("more figures of one policy: safeguard policy gate ID")
 
 
 def show_live(comparison: LiveComparison, files: Sequence[Path]) -> None:
@@ -57,7 +59,7 @@ def show_live(comparison: LiveComparison, files: Sequence[Path]) -> None:
     if c.left_out:
         say(f"left out: {c.left_out}")
     table = Table("", "present gate", "golden gate", box=None)
-    table.add_row("recall", c.present.recall, c.golden.recall)
+    table.add_row("recall", *(side.recall or "not known" for side in (c.present, c.golden)))
     table.add_row("content escalated", c.present.escalated, c.golden.escalated)
     console().print(table)
     if c.choice is None or c.proposed is None:

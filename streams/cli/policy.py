@@ -147,20 +147,22 @@ def release(
         if not as_json:
             tables.print_plan(plan, shadow=shadow is not None)
 
-    async def work() -> list[PolicyRelease]:
+    async def read() -> operator.ReleaseHistory:
         await kafka.wait_for_broker(current, timeout=kafka.COMMAND_SECONDS)
         if notice := await model_notice.unlearned(current, policies):
             say(notice, error=True)
-        before = await operator.history(current)
-        wanted = operator.plan_releases(before, policies, shadow=shadow, only_new=all_new)
-        gates = _golden_gates(checked, wanted, before, learn=golden and shadow is None)
-        how = _How(shadow=shadow, only_new=all_new, golden=gates)
-        if not dry_run:
-            return await operator.release(current, policies, who, **how, review=review)
-        review(operator.plan_releases(before, policies, **how))
-        return []
+        return await operator.history(current)
 
-    released = asyncio.run(work())
+    before = asyncio.run(read())
+    wanted = operator.plan_releases(before, policies, shadow=shadow, only_new=all_new)
+    # Outside an event loop, which would hold Ctrl-C back until all gates are learned.
+    gates = _golden_gates(checked, wanted, before, learn=golden and shadow is None)
+    how = _How(shadow=shadow, only_new=all_new, golden=gates)
+    released: list[PolicyRelease] = []
+    if dry_run:
+        review(operator.plan_releases(before, policies, **how))
+    else:
+        released = asyncio.run(operator.release(current, policies, who, **how, review=review))
     if as_json:
         print(orjson.dumps(tables.release_rows(planned, released)).decode())
         return

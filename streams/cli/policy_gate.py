@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,10 +17,12 @@ from safeguard_streams.cli.options import Bootstrap, Json, Library, LoadedPolicy
 from safeguard_streams.cli.output import console, say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.contract.records import PolicyRelease
-from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.errors import ConfigurationError, PolicyError
 from safeguard_streams.policies import golden
 from safeguard_streams.policies.check import Checked
+from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.files import LIBRARY, load_library
+from safeguard_streams.policies.golden import Golden
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.durations import moment
 
@@ -76,7 +78,7 @@ def gate(
 
 
 def _fitted(loaded: Sequence[LoadedPolicy], target_recall: float) -> list[Fitted]:
-    sets = [(policy, golden.load(path.with_name(golden.NAME))) for policy, path in loaded]
+    sets = list(_golden_sets(loaded))
     try:
         from safeguard_streams.prefilter.classifier import Classifier
         from safeguard_streams.quality.golden_corpus import corpus
@@ -88,12 +90,23 @@ def _fitted(loaded: Sequence[LoadedPolicy], target_recall: float) -> list[Fitted
         try:
             corpora.append((policy, corpus(policy, rows)))
         except ConfigurationError as error:
-            if len(sets) == 1:
+            if len(loaded) == 1:
                 raise
             say(error, error=True)
     with console(stderr=True).status("learning golden gates"):
         vectors, classifier = shared_vectors(), Classifier()
         return [learn(policy, texts, classifier, vectors, target_recall) for policy, texts in corpora]
+
+
+def _golden_sets(loaded: Sequence[LoadedPolicy]) -> Iterator[tuple[Policy, Sequence[Golden]]]:
+    """The golden sets that can be read. Of several, the others are named."""
+    for policy, path in loaded:
+        try:
+            yield policy, golden.load(path.with_name(golden.NAME))
+        except PolicyError as error:
+            if len(loaded) == 1:
+                raise
+            say(error, error=True)
 
 
 def _row(one: Fitted) -> dict[str, object]:
@@ -120,9 +133,12 @@ def _live(
     """Compare by live verdicts and, with write, take the golden gate into force."""
     policy, path = loaded
     try:
-        from safeguard_streams.quality import golden_live
+        from safeguard_streams.quality import gate_taking, golden_live
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
+
+    if write:
+        gate_taking.require_own(path.parent.parent)
 
     async def work() -> tuple[LiveComparison, list[Path]]:
         await kafka.wait_for_broker(current, timeout=kafka.COMMAND_SECONDS)

@@ -95,17 +95,17 @@ def print_plan(planned: Sequence[PlannedRelease], *, shadow: bool) -> None:
             if SCORED.intersection(change.field for change in differs.decides):
                 say("  its gate gives other scores than before: calibrate and recall begin with verdicts from now on")
         _print_vectors(policy)
-        if one.golden and not one.unchanged:
-            _print_golden(one.golden)
+        if not one.unchanged and (gate := golden_gates.intact(one.golden)):
+            _print_golden(gate)
 
 
-def _print_golden(value: str) -> None:
+def _print_golden(gate: golden_gates.GoldenGate) -> None:
     """Tell what to expect of the golden gate that runs in shadow."""
-    gate = golden_gates.read(value)
     recall, escalated = (
         f"{value:.3f} ({low:.3f}-{high:.3f})" for value, low, high in (gate.expected.recall, gate.expected.escalated)
     )
-    say(f"  golden gate {gate.name} in shadow, optimistic: recall {recall}, escalates {escalated} of benign texts")
+    say(f"  golden gate {gate.name} in shadow, optimistic: recall {recall},")
+    say(f"    escalates {escalated} of benign texts")
 
 
 def _print_vectors(policy: Policy) -> None:
@@ -159,7 +159,7 @@ def release_rows(planned: Sequence[PlannedRelease], released: Sequence[PolicyRel
             "unchanged": one.unchanged,
             "revision": revisions.get(one.policy.id),
             "encoder": one.policy.distilled.encoder if one.policy.distilled else None,
-            "golden": golden_gates.read(one.golden).name if one.golden else None,
+            "golden": gate.name if (gate := golden_gates.intact(one.golden)) else None,
             "difference": msgspec.to_builtins(_difference(one)),
         }
         for one in planned

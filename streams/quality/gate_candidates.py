@@ -139,10 +139,18 @@ def _other_threshold(policy: Policy, present: Gate, labels: LabelledTexts, targe
 
 
 def _golden(state: PolicyState, labels: LabelledTexts, scorers: Scorers, target_recall: float) -> list[Gate]:
-    """The golden gate in shadow, in force at the threshold that the labels give; none where it cannot score."""
+    """The golden gate in shadow, in force at the threshold that the labels give; none without it or the encoder.
+
+    Raises ConfigurationError where its scores would be of other models.
+    """
     golden, policy, (classifier, encoder) = state.golden, state.policy, scorers
-    if golden is None or encoder is None or not golden.usable(classifier.name, encoder.name):
+    if golden is None or encoder is None:
         return []
+    if not golden.usable(classifier.name, encoder.name):
+        raise ConfigurationError(
+            "it was learned for another classifier or encoder; "
+            f"learn it again: safeguard policy release {policy.id} --library DIR"
+        )
     answers = gate_answers(golden.deciding(policy), classifier, labels.texts, encoder)
     scored = labels.scored("golden", answers)
     threshold = labels.threshold(scored.scores, answers.matched, target_recall)

@@ -1,7 +1,7 @@
 """What advice about gates rests on: releases, verdicts and texts. Each topic is read once, for all policies.
 
 Memory is bounded. Of the verdicts on what a gate escalates, and of those on what was drawn, up to KEPT are kept for
-each policy: all, or those of a share of the items, chosen by a hash of their ids. Each of these stands for 1/share
+each policy: all, or those of a share of the texts, chosen by a hash. Each of these stands for 1/share
 others. Up to LEARNED of each kind come with their texts, of which the first CHARACTERS count.
 """
 
@@ -142,16 +142,8 @@ def state_of(history: operator.ReleaseHistory, policy_id: str) -> PolicyState:
         None
         if release.distilled is None or (policy.distilled is not None and policy.distilled.origin == "golden")
         else first,
-        _golden(release),
+        golden_gates.intact(release.golden),
     )
-
-
-def _golden(release: PolicyRelease) -> GoldenGate | None:
-    """The golden gate of a release, unless it is broken: it decides nothing."""
-    try:
-        return golden_gates.read(release.golden) if release.golden else None
-    except PolicyError:
-        return None
 
 
 def _judges_alike(release: PolicyRelease, policy: Policy) -> bool:
@@ -202,9 +194,12 @@ def _is_drawn(verdict: Verdict) -> bool:
     return verdict.prefilter is not None and verdict.prefilter.gate in DRAWS
 
 
-def _place(content_id: str) -> float:
-    """A number from 0 to 1 by which items are chosen; independent of the draws of gates and audits."""
-    return float(hashed(f"advice {content_id}") / 2**64)
+def _place(verdict: Verdict | LabeledItem) -> float:
+    """A number from 0 to 1 by which texts are chosen; independent of the draws of gates and audits.
+
+    Texts of one item have different numbers: otherwise, an item that is edited thousands of times displaces all others.
+    """
+    return float(hashed(f"advice {verdict.content_id} {verdict.content_sha256}") / 2**64)
 
 
 class _Kept:
@@ -216,7 +211,7 @@ class _Kept:
         self._limit = limit
 
     def take(self, verdict: Verdict) -> None:
-        if self.share < 1 and _place(verdict.content_id) >= self.share:
+        if self.share < 1 and _place(verdict) >= self.share:
             return
         key = (verdict.content_id, verdict.content_sha256, verdict.policy_version)
         former = self.verdicts.get(key)
@@ -224,7 +219,7 @@ class _Kept:
             self.verdicts[key] = _slim(verdict)
         while len(self.verdicts) > self._limit:
             self.share /= 2
-            self.verdicts = {key: one for key, one in self.verdicts.items() if _place(key[0]) < self.share}
+            self.verdicts = {key: one for key, one in self.verdicts.items() if _place(one) < self.share}
 
 
 def _slim(verdict: Verdict) -> Verdict:
@@ -238,7 +233,7 @@ def _fewer(rows: Sequence[LabeledItem], limit: int = LEARNED) -> list[LabeledIte
     """At most this many rows of each kind, which stand for the others."""
     fewer: list[LabeledItem] = []
     for drawn in (False, True):
-        kind = sorted((row for row in rows if row.drawn is drawn), key=lambda row: _place(row.content_id))
+        kind = sorted((row for row in rows if row.drawn is drawn), key=_place)
         scale = max(1.0, len(kind) / limit)
         fewer += [msgspec.structs.replace(row, weight=row.weight * scale) for row in kind[:limit]]
     return fewer

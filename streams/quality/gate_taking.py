@@ -9,6 +9,7 @@ from pathlib import Path
 from safeguard_streams.contract.records import PolicyRelease
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies import check
+from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.files import LIBRARY, PolicyFiles, load
 from safeguard_streams.quality.gate_evidence import PolicyState
 from safeguard_streams.releases import operator
@@ -71,15 +72,26 @@ async def take(
         if one.unchanged:
             raise ConfigurationError(f"{state.policy.id} has this gate already")
 
-    with _written(folder, files) as path:
-        policies = check.require([check.check(path, named_by_folder=True)])
-        released = await operator.release(settings, policies, changed_by, shadow=shadow, review=review)
+    with written(folder, files) as path:
+        (policy,) = check.require([check.check(path, named_by_folder=True)])
+        golden = {policy.id: _kept_golden(state, policy)}
+        released = await operator.release(settings, [policy], changed_by, shadow=shadow, golden=golden, review=review)
     return planned, released
 
 
+def _kept_golden(state: PolicyState, policy: Policy) -> str | None:
+    """The golden gate of the release in force, if it stays in shadow beside the policy's new gate."""
+    golden = state.golden
+    fits = golden is not None and policy.distilled is None and golden.harms == policy.gate.harms
+    return state.release.golden if fits else None
+
+
 @contextlib.contextmanager
-def _written(folder: Path, files: PolicyFiles) -> Iterator[Path]:
-    """Policy.md and distilled.json with these texts. Where the block fails, they are what they were."""
+def written(folder: Path, files: PolicyFiles) -> Iterator[Path]:
+    """Write policy.md and distilled.json, and give the path of the former. Where the block fails, both are as before.
+
+    Raises ConfigurationError when they cannot be written.
+    """
     wanted = {folder / "policy.md": files.document, folder / "distilled.json": files.distilled}
     try:
         folder.mkdir(exist_ok=True)

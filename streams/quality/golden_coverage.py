@@ -25,6 +25,7 @@ from safeguard_streams.quality import benign_bank
 MIN_VIOLATING = 10  # golden texts, below which a share of them says little
 MAX_MISSED = 0.1
 MAX_TERMS = 6
+MAX_RUNS = 40  # of lines that a warning names
 MAX_CHARACTERS = 24
 MAX_BENIGN = 3  # benign texts with a word that says what a text is about
 _ENDS = re.compile(r"^\W+|\W+$")  # punctuation around a word
@@ -67,7 +68,7 @@ def _problems(checked: Checked, violating: Sequence[GoldenRow], classifier: Clas
     missed = [row for row, found in zip(violating, escalated(policy, violating, classifier), strict=True) if not found]
     if len(missed) <= MAX_MISSED * len(violating) or (accepted and len(missed) <= accepted.texts):
         return
-    lines = ", ".join(str(row.line) for row in missed)
+    lines = ", ".join(_lines([row.line for row in missed]))
     message = f"the gate would miss {len(missed)} of {len(violating)} violating golden texts, in lines {lines}"
     rows = golden.read(Path(checked.path).with_name(golden.NAME)).rows
     safe = [row.golden.text for row in rows if row.golden.decision == "safe"]
@@ -76,6 +77,18 @@ def _problems(checked: Checked, violating: Sequence[GoldenRow], classifier: Clas
         message += f"; gate.terms that would find some of them: {', '.join(terms)}"
     line = policy.document.split("\ngate:")[0].count("\n") + 2
     yield Problem(checked.path, line, "warning", "gate-recall", message)
+
+
+def _lines(numbers: Sequence[int]) -> list[str]:
+    """Ascending numbers with runs of them in short, and only the first of very many."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    shown = [str(first) if first == last else f"{first}-{last}" for first, last in runs[:MAX_RUNS]]
+    return [*shown, "and later ones"] if len(runs) > MAX_RUNS else shown
 
 
 def escalated(policy: Policy, rows: Sequence[GoldenRow], classifier: Classifier) -> list[bool]:
@@ -95,14 +108,16 @@ def proposed_terms(missed: Sequence[str], safe: Sequence[str], subject: Sequence
     """
     benign = Counter(phrase for text in (*safe, *_bank()) for phrase in _phrases(text))
     of_subject = Counter(phrase for text in subject for phrase in _phrases(text))
-    of_missed = [{p for p in _phrases(text) if not benign[p] and _is_told(p, benign) and _fits(p)} for text in missed]
+    of_missed = [{p for p in _phrases(text) if not benign[p] and _is_told(p, benign)} for text in missed]
     terms: list[str] = []
     left = set(range(len(missed)))
     # A word that several texts have is of the subject. Of one text's phrases, a pair says more of it, and a long one.
     candidates = {phrase for phrases in of_missed for phrase in phrases}
     for phrase in sorted(candidates, key=lambda p: (-of_subject[p], (" " in p) == (of_subject[p] > 1), -len(p), p)):
+        if len(terms) == MAX_TERMS or not left:
+            break
         finds = {number for number in left if phrase in of_missed[number]}
-        if finds and len(terms) < MAX_TERMS:
+        if finds and _fits(phrase):
             terms.append(phrase)
             left -= finds
     return terms

@@ -142,7 +142,7 @@ def _folds(corpus: Corpus, seed: int) -> list[tuple[Indices, Indices]]:
     cuts = [
         [rows[left_out] for _, left_out in KFold(min(FOLDS, len(rows)), shuffle=True, random_state=seed).split(rows)]
         if len(rows) > 1
-        else []
+        else [rows]
         for rows in kinds
     ]
     left_out = [np.concatenate([cut[number] for cut in cuts if number < len(cut)]) for number in range(FOLDS)]

@@ -11,13 +11,15 @@ import numpy as np
 
 from safeguard_streams.contract.records import GoldenScore
 from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.policies import golden_gates
 from safeguard_streams.policies.document import Policy
-from safeguard_streams.policies.golden_gates import GoldenGate, read
+from safeguard_streams.policies.golden_gates import GoldenGate
 from safeguard_streams.prefilter.classifier import Floats
 from safeguard_streams.quality import verdict_labels
 from safeguard_streams.quality.distillation import with_classifier
 from safeguard_streams.quality.evaluation import Flags, ScoredSet
 from safeguard_streams.quality.gate_choice import Choice, compare, standard_error
+from safeguard_streams.quality.gate_taking import written
 from safeguard_streams.quality.threshold import CERTAIN, MIN_VIOLATING, Calibration, calibrate
 from safeguard_streams.quality.verdict_labels import LabeledItem, Labels
 from safeguard_streams.quality.weighted import Estimate, share, total
@@ -28,9 +30,12 @@ MATCHED = 2.0  # a score above all
 
 
 class LiveSide(msgspec.Struct, frozen=True):
-    """A gate on live content, at its own threshold: its recall, and the share of content that it escalates."""
+    """A gate on live content, at its own threshold: its recall, and the share of content that it escalates.
 
-    recall: Estimate
+    recall is None where no label violates.
+    """
+
+    recall: Estimate | None
     escalated: Estimate
 
 
@@ -106,7 +111,8 @@ class _Scored:
 
     def side(self, escalated: Flags) -> LiveSide:
         everything = np.ones(len(self.weights), dtype=bool)
-        return LiveSide(self._share(escalated, self.violates), self._share(escalated, everything))
+        of_violating, of_everything = self._share(escalated, self.violates), self._share(escalated, everything)
+        return LiveSide(of_violating if self.violates.any() else None, of_everything)
 
     def _share(self, taken: Flags, of: Flags) -> Estimate:
         def part(where: Flags) -> Estimate:
@@ -153,7 +159,8 @@ async def released(settings: Settings, policy: Policy, comparison: LiveCompariso
             "take the file of the version in force"
         )
     for release in reversed((await operator.history(settings)).releases(policy.id)):
-        if release.golden is not None and (gate := read(release.golden)).name == comparison.name:
+        gate = golden_gates.intact(release.golden)
+        if gate is not None and gate.name == comparison.name:
             return gate
     raise ConfigurationError(f"{policy.id}: no release has the golden gate {comparison.name}: release the policy again")
 
@@ -161,15 +168,12 @@ async def released(settings: Settings, policy: Policy, comparison: LiveCompariso
 def take_into_force(policy: Policy, gate: GoldenGate, comparison: LiveComparison, folder: Path) -> list[Path]:
     """Write policy.md and distilled.json with the golden gate in force at the proposed threshold. Returns their paths.
 
-    Raises ConfigurationError while live labels do not say that it is better.
+    Raises ConfigurationError while live labels do not say that it is better, or when the folder cannot be written.
     """
     if not comparison.better or comparison.proposed is None:
         reason = comparison.choice.verdict if comparison.choice else comparison.why
         raise ConfigurationError(f"{policy.id}: live labels do not say that the golden gate is better: {reason}")
     threshold = comparison.proposed.threshold
     content = msgspec.json.encode(gate.in_force(policy.gate, threshold))
-    document, _ = with_classifier(policy, content, threshold)
-    files = {folder / "distilled.json": content, folder / "policy.md": document.encode()}
-    for path, written in files.items():
-        path.write_bytes(written)
-    return list(files)
+    with written(folder, with_classifier(policy, content, threshold)) as path:
+        return [path.with_name("distilled.json"), path]

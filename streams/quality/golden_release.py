@@ -10,7 +10,6 @@ from safeguard_streams.contract.records import PolicyRelease
 from safeguard_streams.errors import SafeguardError
 from safeguard_streams.policies import golden, golden_gates
 from safeguard_streams.policies.check import Checked
-from safeguard_streams.policies.golden_gates import GoldenGate
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.encoder.encoder import Encoder
 from safeguard_streams.quality.golden_corpus import corpus
@@ -25,7 +24,7 @@ class GoldenReleases(NamedTuple):
 
 
 def golden_releases(checked: Sequence[Checked], standing: Mapping[str, PolicyRelease]) -> GoldenReleases:
-    """Learn a golden gate for each policy. One that would be learned from the same texts is taken as it stands.
+    """Learn a golden gate for each policy. One of the same version and the same texts is taken as it stands.
 
     standing: the releases in force, by policy id. Raises ConfigurationError when the extra `encoder` is needed and not
     installed.
@@ -41,16 +40,10 @@ def golden_releases(checked: Sequence[Checked], standing: Mapping[str, PolicyRel
             result.gates[policy.id] = None
             result.notices.append(f"no golden gate was learned: {error}")
             continue
-        gate = _standing(standing.get(policy.id))
+        release = standing.get(policy.id)
+        # The threshold depends on terms and patterns, which the version covers and the name does not.
+        gate = golden_gates.intact(release.golden) if release and release.version == policy.version else None
         if gate is None or gate.name != texts.name(policy, classifier.name, Encoder.name):
             gate = learn(policy, texts, classifier, shared_vectors()).gate
         result.gates[policy.id] = golden_gates.write(gate)
     return result
-
-
-def _standing(release: PolicyRelease | None) -> GoldenGate | None:
-    """The golden gate of the release in force, unless it is broken."""
-    try:
-        return golden_gates.read(release.golden) if release and release.golden else None
-    except SafeguardError:
-        return None

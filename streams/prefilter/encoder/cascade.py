@@ -1,8 +1,9 @@
 """Which texts are worth encoding, given what the first stage knows of them. Pure functions of arrays.
 
 A gate's logit is a sum: what letter groups and log odds say, and what the vector adds. What vectors usually add has a
-range, which is learned with the weights. A text whose logit is on one side of the threshold for all of the range needs
-no vector, and gets the middle of the range instead.
+range, which is learned with the weights, and no vector adds more or less. A text whose logit is on one side of the
+threshold for all of the range needs no vector, and gets the middle of the range instead: whether it is encoded for
+another policy changes no decision.
 """
 
 from __future__ import annotations
@@ -50,5 +51,5 @@ class VectorGates:
         """
         added = np.tile((self._least + self._most) / 2, (len(scores), 1))
         for column, term in self._terms:
-            added[encoded, column] = term.added(vectors)
+            added[encoded, column] = np.clip(term.added(vectors), self._least[column], self._most[column])
         return np.where(self.uses_vectors, 1 / (1 + np.exp(-log_odds(scores) - added)), scores)

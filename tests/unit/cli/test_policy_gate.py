@@ -3,12 +3,14 @@
 import shutil
 import sys
 
+import numpy as np
 import pytest
 
 from safeguard_streams.cli.policy_gate import golden_for_release, with_coverage
 from safeguard_streams.errors import ConfigurationError, PolicyError
 from safeguard_streams.policies.check import check_library
-from safeguard_streams.quality import golden_gate
+from safeguard_streams.policies.files import LIBRARY
+from safeguard_streams.quality import benign_bank, golden_gate
 
 from .invoking import invoke
 
@@ -65,6 +67,11 @@ def test_options_that_do_not_fit_end_with_2(words, problem):
     assert problem in " ".join(done.output.split())
 
 
+def test_the_packages_own_files_are_not_written():
+    with pytest.raises(ConfigurationError, match="an upgrade would replace.* give --library"):
+        invoke("policy", "gate", "self-harm", "--live", "--write", "--bootstrap", "127.0.0.1:1")
+
+
 def test_a_policy_without_a_golden_set_and_an_unknown_one_are_named(tmp_path):
     with pytest.raises(ConfigurationError, match="no policy 'selfharm'.*self-harm"):
         invoke("policy", "gate", "selfharm")
@@ -74,3 +81,24 @@ def test_a_policy_without_a_golden_set_and_an_unknown_one_are_named(tmp_path):
     shutil.copy(source, folder / "policy.md")
     with pytest.raises(PolicyError, match="golden.jsonl: cannot be read"):
         invoke("policy", "gate", folder / "policy.md")
+
+
+def test_several_policies_fit_the_terminal_and_one_without_a_golden_set_stops_no_other(tmp_path, monkeypatch):
+    class Meanings:
+        name = "vectors"
+
+        def encode(self, texts):
+            return np.random.default_rng(0).normal(size=(len(texts), 512)).astype(np.float32)
+
+    vectors, bank = golden_gate.TextVectors(Meanings()), benign_bank.load()[::20]
+    monkeypatch.setattr(golden_gate, "shared_vectors", lambda: vectors)
+    monkeypatch.setattr(benign_bank, "load", lambda: bank)
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("biomedical-misinformation", "fraud-spam", "self-harm"):
+        shutil.copytree(LIBRARY / name, tmp_path / name)
+    (tmp_path / "self-harm" / "golden.jsonl").unlink()
+    done = invoke("policy", "gate", "--library", tmp_path)
+    assert "self-harm/golden.jsonl: cannot be read" in done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:5]] == ["biomedical-misinformation"] * 2 + ["fraud-spam"] * 2
+    assert max(map(len, lines)) <= 80

@@ -12,7 +12,7 @@ from safeguard_streams.policies.golden_gates import Expected, GoldenGate
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.encoder.files import NAME
-from safeguard_streams.quality import distillation, gate_advice
+from safeguard_streams.quality import distillation, gate_advice, gate_candidates
 from safeguard_streams.quality.distillation import propose, with_classifier
 from safeguard_streams.quality.evaluation import escalated_for
 from safeguard_streams.quality.gate_advice import advise
@@ -316,6 +316,19 @@ def test_a_golden_gate_in_shadow_is_a_candidate_and_can_be_taken(golden, scorers
     assert released.gate.threshold == gate.threshold
     without = candidates(given.state, present, rows(), scorers, 0.9)
     assert "golden" not in [gate.rung for gate in without.gates], "it cannot score without the encoder"
+
+
+def test_a_golden_gate_of_another_classifier_is_no_candidate_and_a_note_says_why(golden, scorers, monkeypatch):
+    monkeypatch.setattr(gate_candidates, "_distilled", lambda *_: [])
+    other = msgspec.structs.replace(golden, classifier="another")
+    state = msgspec.structs.replace(evidence(TERMS, rows()).state, golden=other)
+    with_vectors, labels = Scorers(scorers.classifier, Meanings()), LabelledTexts.of(rows())
+    present = present_gate(TERMS, labels, with_vectors, vectors=False)
+    found = candidates(state, present, rows(), with_vectors, 0.9)
+    assert [gate.rung for gate in found.gates] == ["label"]
+    (note,) = found.notes
+    assert note.startswith("golden gate: it was learned for another classifier or encoder; learn it again: ")
+    assert note.endswith("safeguard policy release fraud-spam --library DIR")
 
 
 def test_without_labels_the_golden_gate_is_named(golden, scorers):

@@ -162,6 +162,17 @@ def test_drawn_items_are_kept_although_there_are_many_caught_ones():
     assert {row.weight for row in rows} == {10.0}
 
 
+def test_an_item_that_is_edited_all_the_time_displaces_no_other():
+    store = VerdictStore([SPAM.id], kept=100)
+    for number in range(80):
+        store.take(verdict(f"c{number}"))
+    for number in range(200):  # with place 7e-6 of all ids: one that a producer has searched for
+        store.take(msgspec.structs.replace(verdict("x115569"), content_sha256=content_sha256(f"edit {number}")))
+    rows = store.labels(SPAM.id, {"1"}, one_gate=True).rows
+    assert len({row.content_id for row in rows}) > 10
+    assert sum(row.weight for row in rows) == pytest.approx(280, rel=0.3)
+
+
 def test_the_rows_to_learn_from_stand_for_those_left_out():
     store = VerdictStore([SPAM.id])
     for number in range(900):

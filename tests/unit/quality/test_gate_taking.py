@@ -3,10 +3,13 @@
 import asyncio
 
 import msgspec
+import numpy as np
 import pytest
 
 from safeguard_streams.errors import ConfigurationError, PolicyError
+from safeguard_streams.policies import distilled
 from safeguard_streams.policies.files import LIBRARY, PolicyFiles, load
+from safeguard_streams.policies.golden_gates import Expected, GoldenGate
 from safeguard_streams.quality import gate_taking
 from safeguard_streams.quality.gate_taking import policy_folder
 from safeguard_streams.releases.operator import ChangedBy, PlannedRelease
@@ -30,9 +33,10 @@ def library(tmp_path):
 @pytest.fixture
 def released(monkeypatch):
     """What was released; the policy in force is STATE's, or what the test puts there."""
-    done = {"in_force": STATE.release, "policies": [], "error": None}
+    done = {"in_force": STATE.release, "policies": [], "golden": {}, "error": None}
 
-    async def release(_settings, policies, changed_by, *, shadow, review):
+    async def release(_settings, policies, changed_by, *, shadow, golden, review):
+        done["golden"] = golden
         review([PlannedRelease(one, done["in_force"], unchanged=one.version == NOW.version) for one in policies])
         if done["error"]:
             raise done["error"]
@@ -43,8 +47,8 @@ def released(monkeypatch):
     return done
 
 
-def take(folder, files=FILES, shadow=None):
-    return asyncio.run(gate_taking.take(Settings(), STATE, files, folder, ChangedBy("why", "ann"), shadow=shadow))
+def take(folder, files=FILES, shadow=None, state=STATE):
+    return asyncio.run(gate_taking.take(Settings(), state, files, folder, ChangedBy("why", "ann"), shadow=shadow))
 
 
 def test_the_packages_own_library_and_a_missing_one_are_refused(tmp_path):
@@ -112,3 +116,14 @@ def test_a_folder_that_cannot_be_written_is_named(library, released):
     with pytest.raises(ConfigurationError, match="file: cannot be written"):
         take(library / "file")
     assert not released["policies"]
+
+
+@pytest.mark.parametrize(("harms", "kept"), [(("fraud_spam",), "golden"), ((), None)])
+def test_a_golden_gate_stays_in_shadow_beside_another_threshold(library, released, harms, kept):
+    weights = distilled.vector_weights(
+        np.zeros(distilled.BUCKETS), np.zeros(distilled.VECTOR), encoder="e", trust=(0, 0), bias=0, least=0, most=0
+    )
+    golden = GoldenGate("name", NOW.id, "c", harms, weights, 0.5, 30, Expected((1, 1, 1), (0, 0, 0)))
+    release = msgspec.structs.replace(STATE.release, golden="golden")
+    take(library / NOW.id, state=msgspec.structs.replace(STATE, release=release, golden=golden))
+    assert released["golden"] == {NOW.id: kept}

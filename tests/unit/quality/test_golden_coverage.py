@@ -8,6 +8,7 @@ import pytest
 from safeguard_streams.policies.check import check
 from safeguard_streams.policies.files import LIBRARY, load_library, with_changes
 from safeguard_streams.prefilter.classifier import Classifier
+from safeguard_streams.quality import golden_coverage
 from safeguard_streams.quality.golden_coverage import proposed_terms, with_coverage
 from tests.unit.cli.invoking import invoke
 
@@ -45,7 +46,7 @@ TEXTS = [
 def test_a_gate_that_would_miss_a_tenth_is_warned_of_with_lines_and_terms_that_find_them(tmp_path, classifier):
     (problem,) = warnings(written(tmp_path, TEXTS), classifier)
     assert problem.severity == "warning"
-    assert "would miss 2 of 10 violating golden texts, in lines 9, 10;" in problem.message
+    assert "would miss 2 of 10 violating golden texts, in lines 9-10;" in problem.message
     document = (tmp_path / "policy.md").read_text(encoding="utf-8").splitlines()
     assert document[problem.line - 1].startswith("gate:")
     terms = re.search(r"some of them: (.*)", problem.message)[1].split(", ")
@@ -97,6 +98,18 @@ def test_proposed_terms_are_in_no_text_that_should_pass():
     assert not [term for term in proposed_terms(missed, ["absinthia is a plant"], []) if term == "absinthia"]
     assert proposed_terms(["what is the time", "so it is", ""], [], []) == [], "words of any text say nothing"
     assert proposed_terms(["喝农药 吧"], [], ["喝农药"])[:1] == ["喝农药"]
+
+
+def test_a_large_golden_set_is_named_in_short_and_few_phrases_are_tried_as_terms(tmp_path, classifier, monkeypatch):
+    tried = []
+    found = golden_coverage.trial.is_found
+    monkeypatch.setattr(golden_coverage.trial, "is_found", lambda phrase: tried.append(phrase) or found(phrase))
+    texts = [f"{'noose' if n % 3 == 0 else 'pebble'} alpha{n} beta{n} gamma{n}" for n in range(300)]
+    (problem,) = warnings(written(tmp_path, texts), classifier)
+    assert "200 of 300" in problem.message
+    assert "in lines 2-3, 5-6, 8-9," in problem.message
+    assert "119-120, and later ones; gate.terms" in problem.message
+    assert len(tried) < 50
 
 
 def test_a_check_without_golden_texts_needs_no_classifier(tmp_path):

@@ -89,6 +89,12 @@ def test_the_figures_are_of_texts_that_the_gate_has_not_seen(classifier):
     assert gate.golden.for_recall.value > 0.2
 
 
+def test_the_only_safe_golden_text_is_scored_by_a_gate_that_did_not_learn_from_it(classifier):
+    fitted = learn(TERMS, corpus(TERMS, rows(safe=1)), classifier, TextVectors(Meanings()), 0.95)
+    assert fitted.golden.safe.value == 0
+    assert fitted.golden.auc["safe"].value == 1
+
+
 def test_equal_texts_give_the_same_gate_and_each_text_is_encoded_once(fitted, classifier):
     encoder = Meanings()
     vectors = TextVectors(encoder)
@@ -157,8 +163,10 @@ def test_a_gate_in_force_decides_by_vectors_and_without_the_encoder_as_the_prese
 
 def test_only_a_golden_gate_is_read_as_one(fitted):
     assert golden_gates.read(golden_gates.write(fitted.gate)) == fitted.gate
-    cut = msgspec.structs.replace(fitted.gate.weights, vector=fitted.gate.weights.vector[:40])
-    for broken in (b"{}", b"\xff", golden_gates.write(msgspec.structs.replace(fitted.gate, weights=cut))):
+    changes = ({"vector": fitted.gate.weights.vector[:40]}, {"weights": "AAAA"}, {"weights": "!"}, {"weights": ""})
+    weights = [msgspec.structs.replace(fitted.gate.weights, **change) for change in changes]
+    cut = [golden_gates.write(msgspec.structs.replace(fitted.gate, weights=one)) for one in weights]
+    for broken in (b"{}", b"\xff", *cut):
         with pytest.raises(PolicyError, match="safeguard policy gate"):
             golden_gates.read(broken)
 

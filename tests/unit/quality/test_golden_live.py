@@ -118,6 +118,14 @@ def test_few_labels_and_none_say_what_to_do(capsys):
     assert "wait for more verdicts" in capsys.readouterr().out
 
 
+def test_without_a_violating_label_no_recall_is_known(capsys):
+    safe = [row for row in labels(separates=0.3, items=50).rows if not row.violates]
+    compared = from_labels(Labels(safe, "v"), LABEL.id, 0.95)
+    assert (compared.present.recall, compared.golden.recall) == (None, None)
+    show_live(compared, [])
+    assert capsys.readouterr().out.count("not known") == 2
+
+
 def test_a_gate_that_is_better_is_written_and_decides_at_the_proposed_threshold(gate, tmp_path, capsys):
     compared = from_labels(labels(separates=0.3), LABEL.id, 0.95)
     files = take_into_force(LABEL, gate, compared, tmp_path)
@@ -130,6 +138,15 @@ def test_a_gate_that_is_better_is_written_and_decides_at_the_proposed_threshold(
     assert written.version != LABEL.version
     show_live(compared, files)
     assert "release the policy to put the golden gate into force" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written_is_named_and_stays_as_it_was(gate, tmp_path):
+    compared = from_labels(labels(separates=0.3), LABEL.id, 0.95)
+    (tmp_path / "policy.md").write_text(LABEL.document, encoding="utf-8")
+    (tmp_path / "distilled.json").mkdir()
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        take_into_force(LABEL, gate, compared, tmp_path)
+    assert (tmp_path / "policy.md").read_text(encoding="utf-8") == LABEL.document
 
 
 @pytest.mark.parametrize(("separates", "items"), [(-0.15, 1200), (0.3, 50)], ids=["worse", "few"])
@@ -146,7 +163,7 @@ async def test_the_compared_gate_is_found_in_the_history_of_this_version(gate, m
     when = datetime(2026, 1, 1, tzinfo=UTC)
     releases = [
         PolicyRelease(LABEL.id, LABEL.version, n, LABEL.document, when, "test", golden=golden)
-        for n, golden in enumerate((golden_gates.write(gate), None), 1)
+        for n, golden in enumerate((golden_gates.write(gate), '{"name": 1}', None), 1)
     ]
     changes = [PolicyChange("release", LABEL.id, when, "test", "", release) for release in releases]
 

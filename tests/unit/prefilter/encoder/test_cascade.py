@@ -89,3 +89,14 @@ def test_the_cascade_decides_as_if_every_text_was_encoded(seed, threshold):
     everything = both.scores(scores, vectors, np.ones(40, dtype=bool)) >= threshold
     assert (both.scores(scores, vectors[needed], needed) >= threshold).tolist() == everything.tolist()
     assert needed.any()
+
+
+@pytest.mark.parametrize(("logit", "added"), [(1.5, -3.0), (-2.5, 4.0)])
+def test_a_vector_that_was_made_for_another_policy_changes_no_decision(logit, added):
+    vector = np.zeros(512)
+    vector[0] = added
+    vectors = np.eye(1, 512, dtype=np.float32)
+    one, scores = gates(classifier(vector, least=-1.0, most=2.0)), sigmoid([[logit]])
+    assert not one.undecided(scores, OPEN).any()
+    without = one.scores(scores, vectors[:0], np.array([False]))
+    assert (one.scores(scores, vectors, np.array([True])) >= 0.5) == (without >= 0.5)
