@@ -31,6 +31,7 @@ PACKAGES = (
     "workers.evaluation",
     "workers.evaluation.benchmark",
     "workers.small",
+    "workers.small.sentences",
     "workers.cli",
     "workers.bench",
     "client",
