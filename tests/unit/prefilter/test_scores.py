@@ -130,7 +130,7 @@ def test_a_gate_gets_heads_only_where_it_asks_and_the_encoder_is_theirs(classifi
     vectors[:, 0] = 1.0
     both = gates.with_vectors(first, vectors, np.ones(len(TEXTS), dtype=bool))
     assert both.scores[:, 0].tolist() == first.scores[:, 0].tolist()
-    assert log_odds(both.scores[:, 1]) == pytest.approx(log_odds(first.scores[:, 1]) + 2, abs=0.01), "no more than usual"
+    assert log_odds(both.scores[:, 1]) == pytest.approx(log_odds(first.scores[:, 1]) + 2, abs=0.01), "at most"
     assert gates.thresholds.tolist() == [plain.gate.threshold, 0.6]
     assert Gates([asks], classifier).thresholds.tolist() == [0.3]
     assert Gates([asks], classifier, "another encoder").thresholds.tolist() == [0.3]
