@@ -274,6 +274,7 @@ POLICIES = (
     Panel(
         "Severity", "Live verdicts that violate, by severity.", "cps", _rates(M.VERDICTS, "severity", where=VIOLATING)
     ),
+    Panel("Reports", "Reports of content items, by kind of reporter.", "cps", _rates(M.REPORTS, "reporter")),
     Panel(
         "Share violating",
         "Share of live verdicts that violate, by policy. Look into a jump without a release.",

@@ -308,8 +308,9 @@ def test_the_compose_file_is_valid_and_its_commands_and_settings_exist():
             assert set(service["environment"]) <= known, name
             image = (ROOT / service["build"]["dockerfile"]).read_text()
             assert "\nUSER safeguard\n" in image
+            usual = "".join(re.findall(r"^ARG EXTRA=(\S+)", image, re.MULTILINE))
             for pins in re.findall(r"infra/requirements/(\S+)", image):
-                extra = service["build"].get("args", {}).get("EXTRA", "")
+                extra = service["build"].get("args", {}).get("EXTRA") or usual
                 assert (ROOT / "infra/requirements" / pins.replace("${EXTRA}", extra)).is_file()
     device = services["reasoner"]["deploy"]["resources"]["reservations"]["devices"][0]
     assert device["capabilities"] == ["gpu"]

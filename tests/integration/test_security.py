@@ -457,5 +457,5 @@ def test_access_lists_are_printed_as_commands_and_as_json():
     )
     rows = json.loads(CliRunner().invoke(app, ["topics", "acls", "--json"]).stdout)
     readers = {row["principal"] for row in rows if (row["operation"], row["name"]) == ("read", topics.RATIONALES)}
-    assert readers == {"User:auditor"}
+    assert readers == {"User:auditor", "User:console", "User:projector"}
     assert "no role 'king'" in CliRunner().invoke(app, ["topics", "acls", "king"]).output

@@ -71,7 +71,7 @@ def advised(monkeypatch):
         gate = Gate("label", None, None, 0.2, case["files"]) if one.action == "take" else None
         return gates._Answer({NOW.id: Advised(one, gate)}, {NOW.id: given}, {})
 
-    async def release(_settings, policies, changed_by, *, shadow, review):
+    async def release(_settings, policies, changed_by, *, shadow, review, golden=None):
         review([PlannedRelease(one, given.state.release, unchanged=False) for one in policies])
         case["released"] += [(changed_by.by, changed_by.why, shadow)]
         record = msgspec.structs.replace(given.state.release, version=NEXT.version, revision=4, shadow=shadow)

@@ -128,7 +128,8 @@ def _hold(request: Request, decided: Decided) -> tuple[bool, item_facts.Facts]:
         waits = any(one.state == "open" for one in facts.waiting)
         if waits and not queue.claim(facts.content_id, by):
             holder = queue.holder(facts.content_id)
-            raise RefusedError(f"{holder or 'Somebody else'} works on this item. Nothing was written.")
+            if holder != by:  # the same request, under way, has the row of the claim
+                raise RefusedError(f"{holder or 'Somebody else'} works on this item. Nothing was written.")
         return bool(unseen), facts
 
 
