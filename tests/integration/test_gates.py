@@ -96,7 +96,7 @@ def ladder(kafka, tmp_path, monkeypatch):
     """A policy of one's own that begins with terms and a sample, released on a broker of this test's own."""
     for name, value in (("PREFIX", kafka.prefix), ("BOOTSTRAP", kafka.bootstrap), ("PARTITIONS", "2")):
         monkeypatch.setenv(f"SAFEGUARD_{name}", value)
-    first = {"harms": None, "threshold": None, "terms": ["my card", "my account"], "sample": 0.5}
+    first = {"harms": None, "general": None, "threshold": None, "terms": ["my card", "my account"], "sample": 0.5}
     path = tmp_path / ID / "policy.md"
     path.parent.mkdir()
     path.write_text(with_changes(load_library()[ID].document, "gate", **first), encoding="utf-8")

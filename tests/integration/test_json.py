@@ -42,6 +42,8 @@ WITHOUT = {
     ("topics", "asyncapi"),
     ("prefilter", "run"),
     ("prefilter", "train"),
+    ("console", "project"),
+    ("console", "serve"),
     ("enforce", "run"),
     ("reason", "run"),
     ("reason", "canary"),

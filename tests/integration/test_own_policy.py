@@ -170,7 +170,7 @@ class Reader:
     def until(self, words, met):
         """Repeat a command until its JSON meets a condition."""
         deadline = time.monotonic() + TIMEOUT
-        while not met(found := json.loads(self.again([*words, "--json"]))):
+        while not met(found := _json(self.again([*words, "--json"]))):
             assert time.monotonic() < deadline, found
             time.sleep(0.2)
         return found
@@ -267,6 +267,14 @@ def _replay(reader):
     prints("policy history", by_ann(reader.run("policy history")))
 
 
+def _json(shown):
+    """A document, or the rows of JSON lines."""
+    try:
+        return json.loads(shown)
+    except json.JSONDecodeError:
+        return [json.loads(line) for line in shown.splitlines()]
+
+
 def _decide(reader):
     prints("enforce check", reader.run("enforce check"))
     port = str(brokers.free_port())
@@ -323,7 +331,14 @@ def words(text):
 
 def settled(text):
     """An output without what differs from run to run: times, ids and places."""
-    for pattern in (r"\d{4}-\d\d-\d\dT[0-9:+Z]+", r"\d{8}-\d{6}-\w{4}", r"\b[0-9a-f]{32}\b", r"\d+@\d+", r"[\d.]+ s\b"):
+    for pattern in (
+        r"\d{4}-\d\d-\d\dT[0-9:+Z]+",
+        r"\d{8}-\d{6}-\w{4}",
+        r"\b[0-9a-f]{32}\b",
+        r"\d+@\d+",
+        r"[\d.]+ s\b",
+        r"\b\d+[dhms]\b",
+    ):
         text = re.sub(pattern, "IT", text)
     return text
 

@@ -58,7 +58,7 @@ WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 
 def version(word, **gate):
     """The fraud policy with a changed text and this gate only."""
-    nothing = dict.fromkeys(("harms", "threshold", "sample", "calibration"))
+    nothing = dict.fromkeys(("harms", "general", "threshold", "sample", "calibration"))
     document = with_changes(load_library()[NAME].document, "gate", **{**nothing, **gate})
     return parse(document.replace("Judge what", f"{word} what"))
 

@@ -195,7 +195,7 @@ async def test_each_role_does_its_work(secure, tmp_path, monkeypatch):
     for name, value in environment(secure, "operator").items():
         monkeypatch.setenv(name, value)
     policy = tmp_path / "policy.md"
-    gate = {**dict.fromkeys(("harms", "threshold", "calibration")), "terms": ["suspicious"]}
+    gate = {**dict.fromkeys(("harms", "general", "threshold", "calibration")), "terms": ["suspicious"]}
     policy.write_text(with_changes(load_library()[POLICY].document, "gate", **gate))
     changed = tmp_path / "changed.md"
     changed.write_text(policy.read_text().replace("You review user content", "You look at user content"))

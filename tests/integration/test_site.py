@@ -52,8 +52,13 @@ ELSEWHERE = {
     ("bench", "console"): "integration/test_benchmarks.py",
     ("console", "project"): "integration/test_projection.py",
     ("console", "rebuild"): "integration/test_projection.py",
+    ("reports", "publish"): "unit/cli/test_reports.py",
 }
-MENTIONS = {("enforce", "decide"), ("enforce", "undecide")}  # without arguments, the text only names the command
+MENTIONS = {
+    ("enforce", "decide"),
+    ("enforce", "undecide"),
+    ("policy", "release"),
+}  # without arguments, the text only names the command
 WALKED = {"own-policy.md"}  # pages that integration/test_own_policy.py walks
 READING = (
     ["content", "show"],

@@ -89,6 +89,7 @@ async def test_it_shows_what_runs_what_waits_and_what_is_in_force(broker):
     assert (found.topics.missing, found.topics.differing, found.topics.forbidden) == ([], {}, [])
     assert {name: len(group.hosts) for name, group in found.processes.items()} == {
         "prefilter": 1,
+        "prefilter-reports": 0,
         **dict.fromkeys(topics.LANE_GROUPS.values(), 0),
         "enforcement": 0,
         "enforcement-actions": 0,

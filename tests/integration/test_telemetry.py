@@ -127,7 +127,9 @@ def scraped(port):
 async def test_one_trace_spans_producer_to_enforcement_and_each_metric_is_exported(kafka, tmp_path):
     await kafka_bus.create_topics(kafka)
     document = load_library()[POLICY].document
-    gate = with_changes(document, "gate", harms=None, threshold=None, calibration=None, terms=["nobody's business"])
+    gate = with_changes(
+        document, "gate", harms=None, general=None, threshold=None, calibration=None, terms=["nobody's business"]
+    )
     await operator.release(kafka, [parse(gate)], operator.ChangedBy("test"))
     collector, receiver = Collector(), Receiver(brokers.free_port(), 1.0, 1, {"well": 1})
     (tmp_path / "rules.toml").write_text(RULES.format(port=receiver.port))
