@@ -29,7 +29,7 @@ have 95% intervals, and a result that is too uncertain to use is reported as suc
 - `model_card`: the card of that classifier.
 - `harm_heads`: the encoder's harm heads.
 - `encoder_card`: the card of these heads, with the figures of gates by language.
-- `library_labels`: labels for the thresholds of the library's gates.
+- `threshold_labels`: labels for the thresholds of the library's gates.
 - `languages`: the language of a text, for figures alone.
 
 ## Design decisions

@@ -23,7 +23,7 @@ from safeguard_streams.prefilter.classifier import Classifier, Floats
 from safeguard_streams.prefilter.encoder import harm_heads
 from safeguard_streams.prefilter.encoder.encoder import Encoder, Vectors
 from safeguard_streams.prefilter.encoder.harm_heads import HarmTerm
-from safeguard_streams.quality import encoded_labels, library_labels, threshold
+from safeguard_streams.quality import encoded_labels, threshold, threshold_labels
 from safeguard_streams.quality.evaluation import Flags
 from safeguard_streams.quality.harm_heads import INVERSE_STRENGTH, MAX_ROWS, WEIGHT, vectors_of
 from safeguard_streams.quality.languages import language_of
@@ -162,7 +162,7 @@ class Operating(NamedTuple):
     def of(cls, scorer: Scorer, policy: Policy, held_out: Texts) -> Operating:
         """The threshold that the policy has, and the one for the same recall with the encoder."""
         texts = held_out.take(lambda row: not row.violates or row.harm in policy.gate.harms)
-        weights = [float(str(label["weight"])) for label in library_labels.labels(policy, texts.rows)]
+        weights = [float(str(label["weight"])) for label in threshold_labels.labels(policy, texts.rows)]
         first, logits = scorer.scores(policy, texts)
         caught = np.average(first[texts.violates] >= policy.gate.threshold, weights=np.array(weights)[texts.violates])
         scores = 1 / (1 + np.exp(-logits))

@@ -19,7 +19,7 @@ from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.encoder import harm_heads as shipped_heads
 from safeguard_streams.prefilter.encoder.files import NAME
 from safeguard_streams.prefilter.encoder.harm_heads import HarmHeads
-from safeguard_streams.quality import harm_heads, library_labels, threshold
+from safeguard_streams.quality import harm_heads, threshold, threshold_labels
 from safeguard_streams.quality.paired import RESAMPLES, markdown, mean, paired
 from safeguard_streams.releases.operator import PlannedRelease
 
@@ -75,7 +75,7 @@ def test_labels_of_the_library_weigh_each_source_alike():
     policy = load_library()["fraud-spam"]
     rows = [Labelled(f"a{n}", n < 5, "a", "", "fraud_spam" if n < 5 else "none") for n in range(100)]
     rows += [Labelled(f"b{n}", n < 5, "b", "", "hate" if n < 5 else "none") for n in range(15)]
-    labels = list(library_labels.labels(policy, rows))
+    labels = list(threshold_labels.labels(policy, rows))
     assert len(labels) == 110, "texts of other harms are left out"
     assert sum(label["violates"] for label in labels) == 5
     assert sum(label["weight"] for label in labels if label["text"][0] == "b") == pytest.approx(55, abs=0.1)

@@ -1,6 +1,6 @@
 """Labels for the thresholds of the library's gates, from texts that are held out from all training.
 
-    python -m safeguard_streams.quality.library_labels FOLDER OUT
+    python -m safeguard_streams.quality.threshold_labels FOLDER OUT
 
 Writes OUT/POLICY.jsonl for each policy whose gate has harms, as `safeguard prefilter calibrate --labels` reads them.
 Texts of the gate's harms violate, and texts that violate nothing are safe; other texts are left out. All sources of
