@@ -3,7 +3,8 @@
 - Full text: FTS5 on SQLite, kept by triggers; an index of `tsvector` on PostgreSQL.
 - The audit log: triggers refuse UPDATE and DELETE.
 - `leave_no_trace`: deleted rows stay in files until something writes over them. SQLite zeroes them (secure_delete), but
-  not in its full-text index and its write-ahead log; PostgreSQL keeps them until the table is rewritten.
+  not in its full-text index and its write-ahead log; PostgreSQL keeps them until the table is rewritten. PostgreSQL
+  also copies frequent values into its planner's statistics. It keeps none of the columns that an erasure empties.
 """
 
 from __future__ import annotations
@@ -35,12 +36,26 @@ _CHECKPOINTS, _PAUSE_SECONDS = 20, 0.25
 # The first 100,000 characters of a text are searched. PostgreSQL takes a megabyte of words at most, with their places.
 _WORDS = "to_tsvector('simple', left(coalesce(items.text, ''), 100000))"
 
+_NO_STATISTICS = {
+    "items": ("text", "context", "attributes", "author_id"),
+    "verdicts": ("reason", "gate_label", "author_id"),
+    "replay_verdicts": ("reason", "gate_label", "author_id"),
+    "escalations": ("label",),
+    "actions": ("why", "reason", "author_id"),
+    "rationales": ("attempts",),
+}
+
 POSTGRESQL = (
     "CREATE INDEX ix_items_words ON items USING gin (to_tsvector('simple', left(coalesce(text, ''), 100000)))",
     """CREATE FUNCTION audit_log_is_append_only() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN RAISE EXCEPTION 'audit_log is append-only'; END $$""",
     """CREATE TRIGGER audit_log_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log
     FOR EACH STATEMENT EXECUTE FUNCTION audit_log_is_append_only()""",
+    "ALTER INDEX ix_items_words ALTER COLUMN 1 SET STATISTICS 0",
+    *(
+        f"ALTER TABLE {name} {', '.join(f'ALTER COLUMN {column} SET STATISTICS 0' for column in columns)}"
+        for name, columns in _NO_STATISTICS.items()
+    ),
 )
 SQLITE = (
     """CREATE VIRTUAL TABLE items_words USING fts5(

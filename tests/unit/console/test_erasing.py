@@ -49,7 +49,9 @@ def traces(engine, request):
     if engine.dialect.name == "sqlite":
         folder = Path(engine.url.database).parent
     else:
-        folder = request.getfixturevalue("cluster").folder / "data" / "base"
+        with engine.connect() as connection:
+            own = connection.scalar(sa.text("SELECT oid FROM pg_database WHERE datname = current_database()"))
+        folder = request.getfixturevalue("cluster").folder / "data" / "base" / str(own)
 
     def find(word):
         if engine.dialect.name == "postgresql":
@@ -65,6 +67,16 @@ def test_a_command_leaves_no_trace_in_the_files(store, traces):
     assert erasing.erase(store.engine, "c1", at(5000))
     assert traces(WORD) == []
     assert traces(OTHER)
+
+
+@pytest.mark.parametrize("address", ["postgresql"], indirect=True)
+def test_the_planner_keeps_no_word_in_its_statistics(store, traces):
+    with store.engine.begin() as connection:
+        connection.execute(sa.text("ANALYZE"))
+        of_ids = "SELECT count(*) FROM pg_stats WHERE tablename = 'items' AND attname = 'content_id'"
+        assert connection.scalar(sa.text(of_ids))
+    assert erasing.erase(store.engine, "c1", at(5000))
+    assert traces(WORD) == []
 
 
 def test_the_projector_leaves_no_trace_in_the_files(store, traces):
