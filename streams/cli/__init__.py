@@ -14,7 +14,7 @@ is the command's purpose.
 - `completion`: lets a shell complete commands.
 - `status`, `doctor`, `dead_letters`: see how it is, and what to do.
 - `topics`, `prefilter`, `gates`, `policy`, `replay`, `enforce`, `console`, `bench`, `erase`, `capacity`: operate it.
-- `export`: records to files.
+- `export`, `report`: records to files, and reports from these.
 
 ## Design decisions
 
@@ -55,6 +55,7 @@ from safeguard_streams.cli import (
     prefilter,
     publish,
     replay,
+    report,
     reports,
     status,
     topics,
@@ -112,6 +113,7 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(content.app, name="content")
 app.add_typer(reports.app, name="reports")
 app.add_typer(export.app, name="export")
+app.add_typer(report.app, name="report")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command("completion")(completion.completion)
 for entry in sorted(entry_points(group="safeguard.commands"), key=lambda e: e.name):
