@@ -60,7 +60,7 @@ def columns(months: Sequence[Mapping[str, int]], about: str) -> Markup:
 
 
 def shares(rows: Mapping[str, Proportion], about: str) -> Markup:
-    """A share with its interval for each row; rows without a share are left out."""
+    """A share with its interval for each row; rows without a share are left out. The scale is below them."""
     known = {name: share for name, share in rows.items() if share.value is not None}
     most = max([0.01, *(share.high for share in known.values())])
     drawn = []
@@ -72,8 +72,16 @@ def shares(rows: Mapping[str, Proportion], about: str) -> Markup:
             _heading(name, percent(share.value), top),
             Markup('<rect class="track" y="{}" width="{}" height="{}"/>').format(top + 20, _WIDTH, _BAR),
             _part("interval", told, (low, top + 24.0, max(1.0, high - low), 4.0)),
+            Markup('<circle class="dot" cx="{:.1f}" cy="{}" r="5"><title>{}</title></circle>').format(
+                min(max(value, 5.0), _WIDTH - 5.0), top + 26, told
+            ),
         ]
-    return _svg(drawn, len(known) * _ROW, about)
+    bottom = len(known) * _ROW + 12
+    drawn.append(Markup('<text class="soft" y="{}">0%</text>').format(bottom))
+    drawn.append(
+        Markup('<text class="soft" x="{}" y="{}" text-anchor="end">{}</text>').format(_WIDTH, bottom, percent(most))
+    )
+    return _svg(drawn, bottom + 4, about)
 
 
 def percent(share: float | None) -> str:

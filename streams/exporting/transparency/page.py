@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from importlib.resources import files
 
 import jinja2
+from markupsafe import Markup
 
 from safeguard_streams.contract.records import EVERY_POLICY
 from safeguard_streams.exporting.transparency import charts
@@ -119,13 +120,15 @@ def _number(value: int) -> str:
 
 
 def _share(share: Proportion | None) -> str:
-    """A share with its interval and counts."""
+    """A share, and in a second line its counts and its interval."""
     if share is None:
         return "not recorded"
     if share.value is None:
         return "none checked"
     interval = f"{charts.percent(share.low)} to {charts.percent(share.high)}"
-    return f"{charts.percent(share.value)} ({interval}; {share.count:,} of {share.of:,})"
+    return Markup("{}<br><small>{:,} of {:,}<br>{}</small>").format(
+        charts.percent(share.value), share.count, share.of, interval
+    )
 
 
 def _hours(hours: float | None) -> str:

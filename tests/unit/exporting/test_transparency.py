@@ -246,7 +246,7 @@ def test_the_page_shows_the_figures_and_loads_nothing(year):
     assert f'<th scope="row">hate</th><td class="n">{own["label"]}</td><td class="n">{own["limit"]}</td>' in shown
     assert "Illegal or harmful speech" in shown
     overruled = figures.means["hate"].overruled
-    assert f"{overruled.count:,} of {overruled.of:,})" in shown
+    assert f"<small>{overruled.count:,} of {overruled.of:,}<br>" in shown
     assert shown.count("<svg") == shown.count("</svg>") == 8
 
 
