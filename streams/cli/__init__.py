@@ -14,6 +14,7 @@ is the command's purpose.
 - `completion`: lets a shell complete commands.
 - `status`, `doctor`, `dead_letters`: see how it is, and what to do.
 - `topics`, `prefilter`, `gates`, `policy`, `replay`, `enforce`, `console`, `bench`, `erase`, `capacity`: operate it.
+- `export`, `report`: records to files, and reports from these.
 
 ## Design decisions
 
@@ -48,11 +49,13 @@ from safeguard_streams.cli import (
     doctor,
     enforce,
     erase,
+    export,
     gates,
     policy,
     prefilter,
     publish,
     replay,
+    report,
     reports,
     status,
     topics,
@@ -109,6 +112,8 @@ app.add_typer(console.app, name="console")
 app.add_typer(bench.app, name="bench")
 app.add_typer(content.app, name="content")
 app.add_typer(reports.app, name="reports")
+app.add_typer(export.app, name="export")
+app.add_typer(report.app, name="report")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command("completion")(completion.completion)
 for entry in sorted(entry_points(group="safeguard.commands"), key=lambda e: e.name):

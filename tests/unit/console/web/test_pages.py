@@ -15,7 +15,7 @@ from safeguard_streams.console.migrations import upgrade
 from safeguard_streams.console.schema import audit_log, verdicts
 from safeguard_streams.console.web import policy_text, rendering
 from safeguard_streams.console.web.app import build
-from safeguard_streams.console.web.pages import overview
+from safeguard_streams.console.web.pages import overview, search
 from safeguard_streams.contract.records import now
 from tests.unit.console.web.conftest import BOTH_DATABASES, Browser
 from tests.unit.console.web.filling import TEXTS, fill, policies
@@ -177,6 +177,26 @@ def test_an_export_holds_all_that_a_search_finds(browser, filled):
     assert answered.headers["content-disposition"] == 'attachment; filename="verdicts.csv"'
     log = list(csv.DictReader(io.StringIO(browser("otto", "auditor").get("/audit.csv?action=export").text)))
     assert ("otto", "verdicts") in {(row["who"], row["object"]) for row in log}
+
+
+@BOTH_DATABASES
+def test_an_export_as_parquet_holds_the_rows_of_the_one_as_csv_in_groups(browser, monkeypatch):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(search, "_ROW_GROUP", 7)
+    otto = browser("otto", "auditor")
+    exports = len(otto.get("/audit.csv?action=export").text.splitlines())
+    answered = otto.get("/search.parquet?decision=violates")
+    assert answered.headers["content-disposition"] == 'attachment; filename="verdicts.parquet"'
+    file = parquet.ParquetFile(io.BytesIO(answered.content))
+    rows = file.read().to_pylist()
+    assert len(otto.get("/audit.csv?action=export").text.splitlines()) == exports + 2  # this export, and the log's own
+    plain = list(csv.DictReader(io.StringIO(otto.get("/search.csv?decision=violates").text)))
+    assert [row["verdict_id"] for row in rows] == [row["verdict_id"] for row in plain]
+    assert [row["decided_at"].isoformat() for row in rows] == [row["decided_at"] for row in plain]
+    assert [" ".join(row["rule_ids"]) for row in rows] == [row["rule_ids"] for row in plain]
+    assert [str(row["score"]) for row in rows] == [row["score"] for row in plain]
+    assert file.metadata.num_row_groups == -(-len(rows) // 7) > 1
+    assert list(rows[0]) == list(plain[0])
 
 
 @BOTH_DATABASES

@@ -1,0 +1,93 @@
+"""The records of a kind as files: what the commands of `safeguard export` share."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+
+from safeguard_streams.cli.options import needs_extra, one_of
+from safeguard_streams.cli.output import say
+from safeguard_streams.cli.reading import shown_reading
+from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.exporting import export as exporting
+from safeguard_streams.exporting.formats import FORMATS
+from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.counts import counted
+from safeguard_streams.runtime.durations import moment
+
+_TIMES = ("--since", "--until")
+
+
+def _folder(name: str) -> Path:
+    """The parser of --to: the folder, or the one to create it in, must be one that this user may write."""
+    path = Path(name)
+    nearest = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not nearest.is_dir():
+        raise typer.BadParameter(f"{nearest} is a file; name a folder")
+    if not os.access(nearest, os.W_OK):
+        raise typer.BadParameter(f"{nearest} cannot be written by this user")
+    return path
+
+
+To = Annotated[
+    Path,
+    typer.Option(
+        "--to", parser=_folder, metavar="DIR", help="Folder for the files; repeat the command to add newer records."
+    ),
+]
+Since = Annotated[
+    str | None,
+    typer.Option(help="Begin with records written at this time: 2026-01-31T12:00:00Z, or 7d for seven days ago."),
+]
+Until = Annotated[str | None, typer.Option(help="End before records written at this time.")]
+Form = Annotated[
+    str, typer.Option("--format", parser=one_of("format", FORMATS), metavar="|".join(FORMATS), help="Format of files.")
+]
+
+
+def export_records(
+    kind: str, to: Path, form: str, times: tuple[str | None, str | None], bootstrap: str | None, *, as_json: bool
+) -> None:
+    """Export the records of a kind, and say how many. times: --since and --until."""
+    since, until = (moment(text, option) if text else None for text, option in zip(times, _TIMES, strict=True))
+    if since is not None and until is not None and since >= until:
+        raise ConfigurationError("--until: is not after --since")
+    current = settings.load(bootstrap=bootstrap)
+    target = exporting.Target(kind, to, form, since, until)
+    try:
+        with shown_reading():
+            done = asyncio.run(exporting.export(current, target))
+    except ImportError as error:
+        raise needs_extra(error, "export") from error
+    _show(target, done, as_json=as_json)
+
+
+def _show(target: exporting.Target, done: exporting.Exported, *, as_json: bool) -> None:
+    holds = done.manifest
+    if as_json:
+        printed = {
+            "kind": target.kind,
+            "topic": holds.topic,
+            "folder": str(target.path),
+            "records": done.records,
+            "files": done.files,
+            "total": holds.records,
+            "left_out": holds.left_out,
+            "erased": holds.erased,
+            "expired": holds.expired,
+        }
+        print(orjson.dumps(printed).decode())
+        return
+    say(f"exported {counted(done.records, 'record')} in {counted(done.files, 'file')}")
+    say(f"{target.path} holds {counted(holds.records, 'record')} of {holds.topic}")
+    if holds.erased:
+        say(f"{counted(holds.erased, 'record')} about erased items left out")
+    if holds.expired:
+        say(
+            f"up to {counted(holds.expired, 'record')} expired before they were exported; export more often", error=True
+        )
