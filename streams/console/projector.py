@@ -50,6 +50,7 @@ class Projector:
         self.store = Store(engine, prefix=settings.prefix, text_days=settings.console_text_days)
         self.following = self._followed = False
         self.projected = 0  # records since this process began
+        self.caught_up = False  # with what the topics held when it last began to follow
         self.lag: dict[Partition, int] = {}  # records of each partition that are not projected yet, as far as is known
         self._settings = settings
         self._names = [settings.prefix + name for name in FOLDS]
@@ -62,6 +63,7 @@ class Projector:
             **self._settings.identity(STAGE),
             "ready": self.following,
             "projected": self.projected,
+            "caught_up": self.caught_up,
             "lag": sum(self.lag.values()),
             "skipped": dict(self.store.skipped),
         }
@@ -97,7 +99,7 @@ class Projector:
         self.store.topic_ids = await kafka.topic_ids_of(client, self._names)
         self._begun.clear()
         self._check_at = time.monotonic() + _CHECK_SECONDS
-        ends = await kafka.EndOffsets.now(client)
+        ends, self.caught_up = await kafka.EndOffsets.now(client), False
         while not stop.is_set():
             await self._begin(client)
             self.following = self._followed = True
@@ -107,7 +109,8 @@ class Projector:
                 self._count(part)
             await self._measure(client)
             await self._maintain(client)
-            if to_end and not await ends.remaining():
+            self.caught_up = self.caught_up or not await ends.remaining()
+            if to_end and self.caught_up:
                 return
 
     # ------------------------------------------------------------------ positions
