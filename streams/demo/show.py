@@ -221,9 +221,7 @@ def _action(action: Action | None) -> str:
     return f"{action.action}{held}" + (f', by the rule "{action.rule}"' if action.rule else "")
 
 
-def addresses(
-    broker: Broker, children: Sequence[ChildProcess], content_id: str, console: str | None = None
-) -> Group:
+def addresses(broker: Broker, children: Sequence[ChildProcess], content_id: str, console: str | None = None) -> Group:
     """What runs where, and what to open or type, while the demo keeps running. console: its address, if it runs."""
     pages = () if console is None else (_step(console, CONSOLE), "")
     return Group(
