@@ -43,6 +43,7 @@ _NO_STATISTICS = {
     "escalations": ("label",),
     "actions": ("why", "reason", "author_id"),
     "rationales": ("attempts",),
+    "reports": ("reason",),
 }
 
 POSTGRESQL = (
@@ -140,6 +141,16 @@ def alone(connection: Connection, name: str) -> None:
     """Wait for every other transaction that asked for this name. On SQLite, only one writes at a time."""
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+
+
+def commit_late(connection: Connection) -> None:
+    """Let PostgreSQL answer the commit of this transaction before it is on disk.
+
+    This is safe for a projection. A crash of the server may lose the last transactions, but whole ones, in their order,
+    positions included: the projector then reads these records once more. SQLite does the same by synchronous = NORMAL.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
 
 
 def merge_words(connection: Connection) -> None:
