@@ -63,7 +63,7 @@ async def console(current: Settings, folder: Path, say: Callable[[str], None]) -
     """The address of a console that shows all of the run; it ends with the context.
 
     It keeps its database in the folder, and serves this machine alone, as one local user, whatever the settings say of
-    another console. None where it cannot run; then the reason is said, and everything else goes on.
+    another console. None where it cannot run: `say` then prints the reason, and everything else continues.
     """
     variables = {name: value for name, value in environment(current).items() if not name.startswith(_OF_THE_CONSOLE)}
     variables |= {
