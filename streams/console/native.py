@@ -44,8 +44,8 @@ _NO_STATISTICS = {
 }
 
 POSTGRESQL = (
-    # The first 100,000 characters of a text are searched: PostgreSQL takes a megabyte of words with their places. They are
-    # a column, because a search looks at them again in many rows.
+    # The first 100,000 characters of a text are searched: PostgreSQL takes a megabyte of words with their places. They
+    # are a column, because a search looks at them again in many rows.
     """ALTER TABLE items ADD COLUMN words tsvector
     GENERATED ALWAYS AS (to_tsvector('simple', left(coalesce(text, ''), 100000))) STORED""",
     "CREATE INDEX ix_items_words ON items USING gin (words)",
