@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import html
+import itertools
 import json
 import math
 import re
@@ -24,6 +25,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import aiohttp
 import msgspec
 
 from safeguard_streams import ContentEvent, Publisher
@@ -205,6 +207,15 @@ async def publish(bootstrap: str) -> None:
             await publisher.publish(msgspec.convert(fields, ContentEvent))
 
 
+async def look(console: str) -> None:
+    """Ask for pages of the console, as somebody does who works with it."""
+    async with aiohttp.ClientSession(console) as http:
+        for path in itertools.cycle(("/", "/queue", "/search")):
+            async with http.get(path) as response:
+                await response.read()
+            await asyncio.sleep(1)
+
+
 async def run() -> dict[str, list[Line]]:
     """What the panels show of a run, by the pictures' names."""
     with tempfile.TemporaryDirectory() as name:
@@ -212,11 +223,18 @@ async def run() -> dict[str, list[Line]]:
         async with broker.started(None, print) as here:
             await kafka.create_topics(here.settings)
             await operator.release(here.settings, load_library().values(), operator.ChangedBy("demo"))
-            async with pipeline.running(here.settings, None, folder, print) as children:
-                with prometheus(folder, [child.port for child in children]) as address:
-                    begin = time.time()
+            async with (
+                pipeline.running(here.settings, None, folder, print) as children,
+                pipeline.console(here.settings, folder, print) as console,
+            ):
+                if console is None:
+                    sys.exit("the console does not run here")
+                ports = [*(child.port for child in children), urllib.parse.urlsplit(console).port or 0]
+                with prometheus(folder, ports) as address:
+                    begin, looking = time.time(), asyncio.create_task(look(console))
                     await publish(here.settings.bootstrap)
                     await asyncio.sleep(4 * SCRAPE_SECONDS)  # the last answers
+                    looking.cancel()
                     return {picture: ask(address, panel, begin, time.time()) for picture, panel in charts()}
 
 

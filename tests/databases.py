@@ -16,7 +16,7 @@ import sqlalchemy as sa
 PROGRAMS = Path("/usr/lib/postgresql")  # where Debian's package puts each version
 
 
-def _programs():
+def programs():
     found = sorted(PROGRAMS.glob("*/bin/initdb"), key=lambda path: float(path.parent.parent.name))
     if not found and (on_path := shutil.which("initdb")):
         found = [Path(on_path)]
@@ -29,7 +29,7 @@ class PostgreSQL:
     """A cluster that can be stopped and started again. initdb refuses root, so that it runs as another user then."""
 
     def __init__(self, folder):
-        self.programs, self.folder = _programs(), folder
+        self.programs, self.folder = programs(), folder
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]

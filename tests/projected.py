@@ -13,6 +13,7 @@ from safeguard_streams.contract.records import (
     Action,
     Attempt,
     ContentEvent,
+    ContentReport,
     DeadLetter,
     ErasureRequest,
     Escalation,
@@ -81,6 +82,12 @@ def action(number, content_id="c1", name="remove", **fields):
     return Action(f"a{number}", content_id, name, **{**given, **fields})
 
 
+def report(number, content_id="c1", reporter="user", **fields):
+    event = ContentEvent(content_id, "a wombat among words", at(number), "author-7", "comment", "en")
+    given = {"report_id": f"r{number}", "event": event, "reporter": reporter, "reported_at": at(number)}
+    return ContentReport(**{**given, "reason": "calls me a wombat", **fields})
+
+
 def standing(content_id="c1", policies=(), decision=None, effective="review", **fields):
     return Standing(content_id, effective, 1, tuple(policies), decision, **fields)
 
@@ -136,6 +143,10 @@ class _Deployment:
             self.write(topics.ACTIONS, made, content_id)
             self.write(topics.ACTIONS, msgspec.structs.replace(made, sequence=9), content_id)
             self.write(topics.STANDING, standing(content_id, [in_review()], decided(), "allow"), content_id)
+        for count in range(self.chance.choice([0, 0, 1, 3])):
+            kind = self.chance.choice(["user", "trusted_flagger", "authority"])
+            reported = report(last + count, content_id, kind, report_id=f"r{last}-{count}")
+            self.write(topics.REPORTS, reported, content_id, most=2)
         if self.chance.random() < 0.1:
             self.write(topics.STANDING, None, content_id)
         if self.chance.random() < 0.1:

@@ -1,5 +1,5 @@
 # The bus side: prefilter, enforcement and all commands, without the reasoning model. With EXTRA=encoder, the prefilter's
-# gates can use the vectors of texts.
+# gates can use the vectors of texts. With EXTRA=console, the image holds the console and its projector instead.
 # A tag can be moved. To pin what you tested, build with --build-arg PYTHON=python@sha256:DIGEST.
 ARG PYTHON=python:3.11.14-slim-bookworm
 FROM ${PYTHON} AS build

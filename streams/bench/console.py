@@ -43,6 +43,7 @@ from safeguard_streams.infra.brokers import free_port
 DAYS = 30
 REQUESTS = 60  # of each page; the console allows a person 300 a minute
 _BATCH = 5_000
+_STAGE = 100_000  # records between two lines of progress
 _IN_REVIEW = 20  # of so many acted items, one waits
 _POLICIES = ("hate-harassment", "fraud-spam", "violence", "self-harm", "sexual-content")
 _RULES = 6  # of each policy
@@ -107,7 +108,7 @@ class Deployment:
         decision, policy = chance.choice(_DECISIONS), _policy(item if number < self.items else item + 1)
         rules = (f"{policy[:2].upper()}{chance.randrange(_RULES)}",) if decision == "violates" else ()
         return Verdict(
-            f"{number:032x}",
+            _verdict_id(number),
             f"item-{item}",
             f"{item:064x}",
             policy,
@@ -132,7 +133,7 @@ class Deployment:
         policy = _policy(item)
         at = self._at(number, self.actions) + timedelta(seconds=3)
         given: dict[str, Any] = {"policy_id": policy, "effective": "remove", "rule": "all", "sequence": number}
-        return Action(f"action-{number}", f"item-{item}", "remove", at, verdict_id=f"{item:032x}", **given)
+        return Action(f"action-{number}", f"item-{item}", "remove", at, verdict_id=_verdict_id(item), **given)
 
     def _standing(self, number: int) -> Standing:
         item = number * self.items * _IN_REVIEW // max(1, self.actions)
@@ -142,6 +143,11 @@ class Deployment:
 
 
 _GATE = PrefilterResult("label", "hate", 0.71, 0.2)
+
+
+def _verdict_id(number: int) -> str:
+    """Different for each number, and in no order, as hashes are: rows do not go to the end of an index."""
+    return f"{number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128:032x}"
 
 
 def _policy(number: int) -> str:
@@ -173,6 +179,8 @@ def _project(store: Store, deployment: Deployment, say: Say) -> dict[str, float]
             began = time.perf_counter()
             store.apply(batch)
             seconds, count = seconds + time.perf_counter() - began, count + len(batch)
+            if count % _STAGE == 0:
+                say(f"{count:,} records of {topic} projected, {count / seconds:,.0f} a second")
         name = topic.rpartition(".")[2]
         rates[name] = count / seconds if seconds else 0.0
         say(f"{count:,} records of {topic} projected in {seconds:.1f} s")

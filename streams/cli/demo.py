@@ -20,7 +20,9 @@ def demo(
     ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Publish only the first COUNT events.")] = None,
     rate: Annotated[float, typer.Option(min=0.1, help="Events per second.")] = 40.0,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep running after the summary, until Ctrl-C.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Serve the console afterwards, and keep all running until Ctrl-C.")
+    ] = False,
     faults: Annotated[
         bool,
         typer.Option("--faults/--no-faults", help="Kill a prefilter and a reasoner at work, restart both, and count."),

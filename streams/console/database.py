@@ -28,6 +28,9 @@ _PRAGMAS = (
     "PRAGMA secure_delete = ON",  # what is deleted is overwritten
     "PRAGMA busy_timeout = 10000",
 )
+# A query of a page reads few rows. Where PostgreSQL expects many, it starts workers and compiles the plan, which takes
+# longer than the query.
+_POSTGRESQL = ("timezone=UTC", "max_parallel_workers_per_gather=0", "jit=off")
 # SQLSTATE classes of errors that the data causes: data exceptions, integrity, limits of the program.
 _OF_DATA = ("22", "23", "54")
 
@@ -60,7 +63,7 @@ def engine_of(address: str) -> Engine:
             json_deserializer=orjson.loads,
             hide_parameters=True,  # an error's message quotes no content
             pool_pre_ping=True,
-            connect_args={"connect_timeout": 5, "options": "-c timezone=UTC"},
+            connect_args={"connect_timeout": 5, "options": " ".join(f"-c {one}" for one in _POSTGRESQL)},
         )
     raise ConfigurationError(
         f"SAFEGUARD_CONSOLE_DATABASE: {backend} is no database that the console uses; name one {_EXAMPLES}"

@@ -1,6 +1,6 @@
 """What each database does by its own means: full-text search, an append-only table, and leaving no trace of words.
 
-- Full text: FTS5 on SQLite, kept by triggers; an index of `tsvector` on PostgreSQL.
+- Full text: FTS5 on SQLite, kept by triggers; a generated column of `tsvector` with an index on PostgreSQL.
 - The audit log: triggers refuse UPDATE and DELETE.
 - `leave_no_trace`: deleted rows stay in files until something writes over them. SQLite zeroes them (secure_delete), but
   not in its full-text index and its write-ahead log; PostgreSQL keeps them until the table is rewritten. PostgreSQL
@@ -33,25 +33,26 @@ log = logging.getLogger(__name__)
 
 _LOCK_SECONDS = 30  # that a table may be in use, before its rewriting fails and is tried again
 _CHECKPOINTS, _PAUSE_SECONDS = 20, 0.25
-# The first 100,000 characters of a text are searched. PostgreSQL takes a megabyte of words at most, with their places.
-_WORDS = "to_tsvector('simple', left(coalesce(items.text, ''), 100000))"
-
 _NO_STATISTICS = {
-    "items": ("text", "context", "attributes", "author_id"),
+    "items": ("text", "words", "context", "attributes", "author_id"),
     "verdicts": ("reason", "gate_label", "author_id"),
     "replay_verdicts": ("reason", "gate_label", "author_id"),
     "escalations": ("label",),
     "actions": ("why", "reason", "author_id"),
     "rationales": ("attempts",),
+    "reports": ("reason",),
 }
 
 POSTGRESQL = (
-    "CREATE INDEX ix_items_words ON items USING gin (to_tsvector('simple', left(coalesce(text, ''), 100000)))",
+    # The first 100,000 characters of a text are searched: PostgreSQL takes a megabyte of words with their places. They
+    # are a column, because a search looks at them again in many rows.
+    """ALTER TABLE items ADD COLUMN words tsvector
+    GENERATED ALWAYS AS (to_tsvector('simple', left(coalesce(text, ''), 100000))) STORED""",
+    "CREATE INDEX ix_items_words ON items USING gin (words)",
     """CREATE FUNCTION audit_log_is_append_only() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN RAISE EXCEPTION 'audit_log is append-only'; END $$""",
     """CREATE TRIGGER audit_log_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log
     FOR EACH STATEMENT EXECUTE FUNCTION audit_log_is_append_only()""",
-    "ALTER INDEX ix_items_words ALTER COLUMN 1 SET STATISTICS 0",
     *(
         f"ALTER TABLE {name} {', '.join(f'ALTER COLUMN {column} SET STATISTICS 0' for column in columns)}"
         for name, columns in _NO_STATISTICS.items()
@@ -91,7 +92,7 @@ def matches(dialect: str, words: str) -> ColumnElement[bool]:
         return true()
     if dialect == "postgresql":
         asked = func.websearch_to_tsquery(literal_column("'simple'"), words)
-        return literal_column(_WORDS).op("@@", is_comparison=True)(asked)
+        return literal_column("items.words").op("@@", is_comparison=True)(asked)
     index = table("items_words", column("rowid"), column("items_words"))
     found = select(index.c.rowid).where(index.c.items_words.op("MATCH", is_comparison=True)(_fts5(words)))
     return literal_column("items.rowid").in_(found)
@@ -140,6 +141,16 @@ def alone(connection: Connection, name: str) -> None:
     """Wait for every other transaction that asked for this name. On SQLite, only one writes at a time."""
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+
+
+def commit_late(connection: Connection) -> None:
+    """Let PostgreSQL answer the commit of this transaction before it is on disk.
+
+    This is safe for a projection. A crash of the server may lose the last transactions, but whole ones, in their order,
+    positions included: the projector then reads these records once more. SQLite does the same by synchronous = NORMAL.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
 
 
 def merge_words(connection: Connection) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -50,7 +51,9 @@ class Projector:
         self.store = Store(engine, prefix=settings.prefix, text_days=settings.console_text_days)
         self.following = self._followed = False
         self.projected = 0  # records since this process began
+        self.caught_up = False  # with what the topics held when it last began to follow
         self.lag: dict[Partition, int] = {}  # records of each partition that are not projected yet, as far as is known
+        self._waiting_since: dict[Partition, float] = {}  # timestamps of the oldest records that were read
         self._settings = settings
         self._names = [settings.prefix + name for name in FOLDS]
         self._begun: set[TopicPartition] = set()
@@ -62,6 +65,7 @@ class Projector:
             **self._settings.identity(STAGE),
             "ready": self.following,
             "projected": self.projected,
+            "caught_up": self.caught_up,
             "lag": sum(self.lag.values()),
             "skipped": dict(self.store.skipped),
         }
@@ -73,7 +77,7 @@ class Projector:
         it waits for a topic that is deleted and created again.
         """
         failures = 0
-        with metrics.observed({metrics.LAG_RECORDS: self._lag_observed}):
+        with metrics.observed({metrics.LAG_RECORDS: self._lag_observed, metrics.LAG_SECONDS: self._age_observed}):
             while not stop.is_set():
                 seconds, projected = _STANDBY_SECONDS, self.projected
                 try:
@@ -81,10 +85,13 @@ class Projector:
                         await self._follow(client, stop, to_end=to_end)
                     return
                 except Moved as moved:
+                    self._waiting_since.clear()  # the other process projects what was read here
                     log.info("standing by reason=%s", moved)
                 except (*AWAY, BusError, ConfigurationError) as error:
                     if isinstance(error, ConfigurationError) and not self._followed:
                         raise
+                    if isinstance(error, AWAY):
+                        metrics.DATABASE_FAILURES.add(1, {"stage": STAGE})
                     failures = 0 if self.projected > projected else failures
                     seconds = _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)]
                     failures += 1
@@ -97,18 +104,25 @@ class Projector:
         self.store.topic_ids = await kafka.topic_ids_of(client, self._names)
         self._begun.clear()
         self._check_at = time.monotonic() + _CHECK_SECONDS
-        ends = await kafka.EndOffsets.now(client)
+        ends, self.caught_up = await kafka.EndOffsets.now(client), False
         while not stop.is_set():
             await self._begin(client)
             self.following = self._followed = True
             polled = await client.getmany(timeout_ms=_POLL_MS, max_records=_RECORDS)
-            for part in _parts(await self._expected(client, polled)):
-                await in_thread(partial(self.store.apply, part))
-                self._count(part)
+            await self._apply(await self._expected(client, polled))
             await self._measure(client)
             await self._maintain(client)
-            if to_end and not await ends.remaining():
+            self.caught_up = self.caught_up or not await ends.remaining()
+            if to_end and self.caught_up:
                 return
+
+    async def _apply(self, records: Sequence[Record]) -> None:
+        for record in reversed(records):
+            self._waiting_since[self.store.place(record)] = record.timestamp / 1000
+        for part in _parts(records):
+            await in_thread(partial(self.store.apply, part))
+            self._count(part)
+        self._waiting_since.clear()
 
     # ------------------------------------------------------------------ positions
 
@@ -192,8 +206,9 @@ class Projector:
 
     def _count(self, records: Sequence[Record]) -> None:
         self.projected += len(records)
-        for record in records:
-            metrics.CONSUMED.add(1, {metrics.TOPIC: self.store.place(record).topic, metrics.GROUP: STAGE})
+        for name, count in Counter(record.topic for record in records).items():
+            topic = name.removeprefix(self._settings.prefix)
+            metrics.CONSUMED.add(count, {metrics.TOPIC: topic, metrics.GROUP: STAGE})
 
     async def _measure(self, client: StrictConsumer) -> None:
         """How far the topics are ahead. A position passes the markers of transactions, as the ends do."""
@@ -203,10 +218,15 @@ class Projector:
                 self.lag[self._place(tp)] = max(0, end - await client.position(tp))
 
     def _lag_observed(self) -> list[tuple[float, metrics.Attributes]]:
-        return [
-            (lag, {metrics.TOPIC: place.topic, metrics.PARTITION: str(place.partition), metrics.GROUP: STAGE})
-            for place, lag in list(self.lag.items())
-        ]
+        return [(lag, _labels(place)) for place, lag in list(self.lag.items())]
+
+    def _age_observed(self) -> list[tuple[float, metrics.Attributes]]:
+        at = time.time()
+        return [(max(0.0, at - since), _labels(place)) for place, since in list(self._waiting_since.items())]
+
+
+def _labels(place: Partition) -> metrics.Attributes:
+    return {metrics.TOPIC: place.topic, metrics.PARTITION: str(place.partition), metrics.GROUP: STAGE}
 
 
 def _parts(records: Sequence[Record]) -> Iterator[Sequence[Record]]:

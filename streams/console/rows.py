@@ -5,38 +5,23 @@ transaction, in statements that give the same result whichever topics came first
 
 - Verdicts, escalations and changes never change: the first row of an id stays, and counts once.
 - What a topic holds in full (a policy, a replay, what stands on an item) replaces the row.
-- An item has columns from several topics. Each topic writes its own columns, or the earlier or later of two times.
+- An item has columns from several topics. Each topic writes its own columns.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Connection,
-    Table,
-    and_,
-    bindparam,
-    case,
-    column,
-    delete,
-    func,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import Connection, Table, bindparam, delete, update
 
-from safeguard_streams.console import schema
-from safeguard_streams.console.database import Insert, clean, insert
+from safeguard_streams.console import schema, statements
+from safeguard_streams.console.database import clean
+from safeguard_streams.console.statements import KEYS, Key, Row
 
-Row = dict[str, Any]
-Key = tuple[Any, ...]
-_LOOKED_UP = 1000  # keys in one query
+_LOOKED_UP = 1000  # keys in one statement
 
 _KEEP_FIRST = (
     schema.verdicts,
@@ -44,6 +29,7 @@ _KEEP_FIRST = (
     schema.replay_verdicts,
     schema.escalations,
     schema.policy_changes,
+    schema.reports,
 )
 _REPLACE = (
     schema.rationales,
@@ -58,11 +44,12 @@ _COUNTED: Mapping[Table, tuple[Table, str]] = {
     schema.verdicts: (schema.verdict_counts, "decided_at"),
     schema.escalations: (schema.escalation_counts, "escalated_at"),
 }
-_OF_TEXT = (  # columns of an item that change with its text
-    *("text", "language", "surface", "author_id", "context", "attributes", "created_at"),
-    *("content_sha256", "event_partition", "event_offset"),
-)
-_KEYS = {table: tuple(str(one.name) for one in table.primary_key) for table in schema.PROJECTED}
+# The columns of the queue that the projector writes: a claim stays.
+_QUEUE = [
+    one.name
+    for one in schema.review_items.columns
+    if one.name not in {"claimed_by", "claim_expires_at", *KEYS[schema.review_items]}
+]
 
 
 class Rows:
@@ -72,7 +59,6 @@ class Rows:
         self._rows: dict[Table, dict[Key, Row | None]] = {}
         self._actions: list[Row] = []
         self._texts: list[Row] = []
-        self._seen: dict[str, tuple[datetime, datetime]] = {}
         self._standing: dict[str, Row] = {}
         self._queue: dict[str, dict[str, Row]] = {}  # by content id and policy
         self._counts: dict[Table, Counter[Key]] = {}
@@ -80,7 +66,7 @@ class Rows:
     def put(self, table: Table, row: Row) -> None:
         """Add a row. A later one with its key replaces it."""
         cleaned = _clean(row)
-        self._rows.setdefault(table, {})[tuple(cleaned[name] for name in _KEYS[table])] = cleaned
+        self._rows.setdefault(table, {})[tuple(cleaned[name] for name in KEYS[table])] = cleaned
 
     def drop(self, table: Table, *key: Any) -> None:
         """Delete the row with a key."""
@@ -93,12 +79,6 @@ class Rows:
     def action(self, row: Row) -> None:
         """Add an action, which replaces the same one as its moderator wrote it."""
         self._actions.append(_clean(row))
-
-    def seen(self, content_id: str, at: datetime) -> None:
-        """An item had an escalation, a verdict or an action at a time."""
-        name, moment = clean(content_id), schema.in_utc(at)
-        first, last = self._seen.get(name, (moment, moment))
-        self._seen[name] = min(first, moment), max(last, moment)
 
     def stands(self, content_id: str, effective: str, held: int, waiting: Iterable[Row]) -> None:
         """All that stands on an item now, and what of it waits for a moderator."""
@@ -129,94 +109,58 @@ class Rows:
             self._add(connection, table)
         for table in _REPLACE:
             self._replace(connection, table)
-        _insert(connection, _actions(connection), self._actions)
+        statements.write(connection, statements.followed_actions(connection), self._actions)
         self._write_items(connection)
         for table, counts in self._counts.items():
-            names = [*_KEYS[table], "count"]
+            names = [*KEYS[table], "count"]
             rows = [dict(zip(names, (*key, count), strict=True)) for key, count in counts.items()]
-            _insert(connection, _counting(connection, table), rows)
+            statements.write(connection, statements.counting(connection, table), rows)
 
     def _of(self, table: Table) -> list[Row]:
         return [row for row in self._rows.get(table, {}).values() if row is not None]
 
     def _add(self, connection: Connection, table: Table) -> None:
         """Insert the rows that are new, and count them."""
-        rows = self._rows.get(table, {})
-        known = _known(connection, table, rows) if table in _COUNTED else frozenset()
-        new = [row for key, row in rows.items() if row is not None and key[0] not in known]
-        _insert(connection, insert(connection.engine, table).on_conflict_do_nothing(), new)
+        rows = self._of(table)
+        new = statements.add(connection, table, rows)
         if table in _COUNTED:
             counts, moment = _COUNTED[table]
-            for row in new:
-                self.count(counts, (minute_of(row[moment]), *(row[name] for name in _KEYS[counts][1:])))
+            named, others = KEYS[table][0], KEYS[counts][1:]
+            self._counts.setdefault(counts, Counter()).update(
+                (minute_of(row[moment]), *(row[name] for name in others)) for row in rows if row[named] in new
+            )
 
     def _replace(self, connection: Connection, table: Table) -> None:
-        rows, keys = self._rows.get(table, {}), _KEYS[table]
+        rows, keys = self._rows.get(table, {}), KEYS[table]
         gone = [dict(zip(keys, key, strict=True)) for key, row in rows.items() if row is None]
         if gone:
             connection.execute(delete(table).where(*(table.c[name] == bindparam(name) for name in keys)), gone)
-        _insert(connection, _replacing(connection, table), self._of(table))
+        statements.write(connection, statements.replacing(connection, table), self._of(table))
 
     def _write_items(self, connection: Connection) -> None:
-        _insert(connection, _newer_text(connection), self._texts)
-        seen = [{"content_id": name, "first_seen": a, "last_activity": b} for name, (a, b) in self._seen.items()]
-        _insert(connection, _seen(connection), seen)
-        standing = _replacing(connection, schema.items, ("effective", "held"))
-        _insert(connection, standing, list(self._standing.values()))
+        statements.write(connection, statements.newer_texts(connection), self._texts)
+        standing = statements.replacing(connection, schema.items, ("effective", "held"))
+        statements.write(connection, standing, list(self._standing.values()))
         queue = schema.review_items
         for names in _chunks(list(self._standing)):
             closed = update(queue).where(queue.c.content_id.in_(names), queue.c.state == "open")
             connection.execute(closed.values(state="decided"))
         waited = [row for rows in self._queue.values() for row in rows.values()]
-        _insert(connection, _replacing(connection, queue, _queue_columns()), waited)
+        statements.write(connection, statements.replacing(connection, queue, _QUEUE), waited)
+        reported = {content_id for content_id, _ in self._rows.get(schema.reports, ())}
+        for names in _chunks([*self._queue, *sorted(reported - self._queue.keys())]):
+            connection.execute(statements.priorities(names))
 
 
 def _clean(row: Row) -> Row:
     """A row as both databases take it. JSON is cleaned when it is written."""
-    return {name: _cleaned(value) for name, value in row.items()}
-
-
-def _cleaned(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return schema.in_utc(value)
-    return clean(value) if isinstance(value, str) else value
-
-
-def minute_of(moment: datetime) -> datetime:
-    """The minute in UTC that counts go by."""
-    return schema.in_utc(moment).replace(second=0, microsecond=0)
-
-
-def _insert(connection: Connection, statement: Insert, rows: Sequence[Row]) -> None:
-    """Insert rows, those of equal keys one after the other.
-
-    PostgreSQL gets all of them as one JSON document, which is several times as fast there as a statement for each row.
-    """
-    if not rows:
-        return
-    if connection.dialect.name != "postgresql":
-        connection.execute(statement, rows)
-        return
-    table = statement.table
-    names = list(rows[0])
-    typed = [column(name, table.c[name].type) for name in names]
-    document = func.json_to_recordset(bindparam("rows", type_=schema.JSON))
-    chosen = select(document.table_valued(*typed).render_derived(with_types=True))
-    for distinct in _distinct(rows, [one.name for one in table.primary_key]):
-        connection.execute(statement.from_select(names, chosen), {"rows": distinct})
-
-
-def _distinct(rows: Sequence[Row], keys: Sequence[str]) -> Iterator[list[Row]]:
-    """The rows in their order, in lists of distinct keys: one statement may change a row once."""
-    lists: list[list[Row]] = []
-    times = Counter[Key]()
-    for row in rows:
-        key = tuple(row[name] for name in keys)
-        if times[key] == len(lists):
-            lists.append([])
-        lists[times[key]].append(row)
-        times[key] += 1
-    yield from lists
+    for name, value in row.items():
+        if isinstance(value, str):
+            if "\0" in value:
+                row[name] = clean(value)
+        elif isinstance(value, datetime) and value.tzinfo is not UTC:
+            row[name] = schema.in_utc(value)
+    return row
 
 
 def _chunks(ids: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -224,76 +168,6 @@ def _chunks(ids: Sequence[Any]) -> Iterator[Sequence[Any]]:
         yield ids[start : start + _LOOKED_UP]
 
 
-def _known(connection: Connection, table: Table, keys: Iterable[Key]) -> frozenset[Any]:
-    """The ids among these that the table has already."""
-    named, found = next(iter(table.primary_key)), set[Any]()
-    for ids in _chunks([key[0] for key in keys]):
-        found |= set(connection.scalars(select(named).where(named.in_(ids))))
-    return frozenset(found)
-
-
-def _replacing(connection: Connection, table: Table, columns: Iterable[str] = ()) -> Insert:
-    """An insert that replaces these columns of a row that is there, or else all."""
-    statement, keys = insert(connection.engine, table), _KEYS[table]
-    names = list(columns) or [one.name for one in table.columns if one.name not in keys]
-    return statement.on_conflict_do_update(
-        index_elements=list(keys), set_={name: statement.excluded[name] for name in names}
-    )
-
-
-def _queue_columns() -> list[str]:
-    """The columns of the queue that the projector writes: a claim stays."""
-    own = {"claimed_by", "claim_expires_at", *_KEYS[schema.review_items]}
-    return [one.name for one in schema.review_items.columns if one.name not in own]
-
-
-def _counting(connection: Connection, table: Table) -> Insert:
-    statement = insert(connection.engine, table)
-    return statement.on_conflict_do_update(
-        index_elements=list(_KEYS[table]), set_={"count": table.c.count + statement.excluded.count}
-    )
-
-
-def _actions(connection: Connection) -> Insert:
-    """What a moderator wrote comes twice: as written, and with a sequence once the agent followed it, which stays."""
-    table, statement = schema.actions, insert(connection.engine, schema.actions)
-    return statement.on_conflict_do_update(
-        index_elements=["action_id"],
-        set_={one.name: statement.excluded[one.name] for one in table.columns if not one.primary_key},
-        where=or_(table.c.sequence.is_(None), statement.excluded.sequence.is_not(None)),
-    )
-
-
-def _seen(connection: Connection) -> Insert:
-    known, statement = schema.items.c, insert(connection.engine, schema.items)
-    new = statement.excluded
-    first = _chosen(known.first_seen, new.first_seen, new.first_seen < known.first_seen)
-    last = _chosen(known.last_activity, new.last_activity, new.last_activity > known.last_activity)
-    return statement.on_conflict_do_update(
-        index_elements=["content_id"], set_={"first_seen": first, "last_activity": last}
-    )
-
-
-def _chosen(known: Column[Any], new: ColumnElement[Any], better: ColumnElement[bool]) -> ColumnElement[Any]:
-    return case((or_(known.is_(None), better), new), else_=known)
-
-
-def _newer_text(connection: Connection) -> Insert:
-    """The text of the later event. Two partitions have no order: there, the time that the producer gives counts."""
-    table, statement = schema.items, insert(connection.engine, schema.items)
-    new = statement.excluded
-    placed = and_(table.c.event_partition == new.event_partition, table.c.event_offset.is_not(None))
-    same = or_(
-        and_(placed, table.c.event_offset == new.event_offset),
-        and_(table.c.event_offset.is_(None), table.c.content_sha256 == new.content_sha256),
-    )
-    newer = case(
-        (table.c.text_at.is_(None), True),
-        (placed, new.event_offset > table.c.event_offset),
-        else_=new.created_at > table.c.created_at,
-    )
-    earlier = and_(same, new.text_at < table.c.text_at)
-    values = {name: case((or_(same, newer), new[name]), else_=table.c[name]) for name in _OF_TEXT}
-    for name in ("text_at", "text_expires_at"):
-        values[name] = case((earlier, new[name]), (same, table.c[name]), (newer, new[name]), else_=table.c[name])
-    return statement.on_conflict_do_update(index_elements=["content_id"], set_=values)
+def minute_of(moment: datetime) -> datetime:
+    """The minute in UTC that counts go by."""
+    return schema.in_utc(moment).replace(second=0, microsecond=0)

@@ -32,6 +32,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TextClause,
     text,
 )
 from sqlalchemy.engine import Dialect
@@ -67,6 +68,8 @@ class Moment(TypeDecorator[datetime]):
 
 def in_utc(moment: datetime) -> datetime:
     """The same time in UTC; the nearest one that exists, at either end of the calendar. Without an offset it is UTC."""
+    if moment.tzinfo is UTC:
+        return moment
     if moment.tzinfo is None:
         return moment.replace(tzinfo=UTC)
     try:
@@ -86,6 +89,13 @@ def _text(name: str, about: str) -> Column[str]:
 def _moment(name: str, about: str, **options: Any) -> Column[datetime]:
     return Column(name, Moment, comment=about, **options)
 
+
+def _where(condition: str) -> dict[str, TextClause]:
+    """Of an index that holds these rows alone, on both databases."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
+
+_OPEN = "state = 'open'"
 
 # ---------------------------------------------------------------- how far the projector is, and what was erased
 
@@ -129,23 +139,16 @@ items = Table(
     Column("event_offset", BigInteger, comment="offset of that event, which orders the texts of an item"),
     _moment("text_at", "when that text was escalated first"),
     _moment("text_expires_at", "when the projector removes text, context and attributes"),
-    _moment("first_seen", "the earliest record about the item"),
-    _moment("last_activity", "the newest escalation, verdict or action"),
     Column(
         "effective", String, nullable=False, server_default="allow", comment="the action in effect under all policies"
     ),
     Column("held", Integer, nullable=False, server_default="0", comment="actions above a cap that wait"),
-    Index(None, "author_id"),
-    Index(
-        "ix_items_expiring",
-        "text_expires_at",
-        sqlite_where=text("text IS NOT NULL"),
-        postgresql_where=text("text IS NOT NULL"),
-    ),
-    # Verdicts and actions change `last_activity`, which no index has. With room in its page, PostgreSQL then touches no
-    # index of the row, of which the one of its words is costly.
+    Index(None, "author_id", "text_at"),
+    Index("ix_items_expiring", "text_expires_at", **_where("text IS NOT NULL")),
+    # What stands on an item changes columns that no index has. With room in its page, PostgreSQL then touches no index
+    # of the row, of which the one of its words is costly. Verdicts and actions do not touch the row at all.
     postgresql_with={"fillfactor": 80},
-    comment="What is known of each content item that a gate escalated, or that has a verdict or an action.",
+    comment="What is known of each content item that was escalated, or on which something stands.",
 )
 
 
@@ -202,7 +205,6 @@ verdicts = Table(
     Index(None, "content_id", "decided_at"),
     Index(None, "decided_at"),
     Index(None, "policy_id", "decision", "decided_at"),
-    Index(None, "supersedes"),
     comment="moderation.verdicts: live and audit verdicts, and those that a replay promoted.",
 )
 
@@ -267,6 +269,20 @@ escalations = Table(
     comment="content.escalations and its lanes: which gate let an item on to the model, and why.",
 )
 
+# ---------------------------------------------------------------- reports
+
+reports = Table(
+    "reports",
+    metadata,
+    _key("content_id", "the item"),
+    _key("report_id", "the producer's id of the report"),
+    Column("reporter", String, nullable=False, comment="user, trusted_flagger or authority"),
+    _moment("reported_at", "when", nullable=False),
+    _text("reason", "what the reporter says; null where the item was erased"),
+    _text("content_sha256", "SHA-256 of the text that was reported"),
+    comment="content.reports: who reported an item, by kind, and why.",
+)
+
 # ---------------------------------------------------------------- actions
 
 actions = Table(
@@ -315,15 +331,22 @@ review_items = Table(
     Column("action", String, nullable=False, comment="what a release would do (held), or review"),
     Column("effective", String, nullable=False, comment="the action in effect now"),
     _text("rule", "the enforcement rule that sent it here"),
-    Column("priority", Float, nullable=False, comment="higher first: severity of the action that is at stake"),
+    Column(
+        "priority",
+        Float,
+        nullable=False,
+        comment="higher first: severity of the action at stake; below 1 more where the item was reported",
+    ),
     _moment("since", "when it began to wait; null for what an early agent wrote"),
     Column("edited", Boolean, nullable=False, comment="the item has a newer text, which is not judged yet"),
     _text("content_sha256", "SHA-256 of the text that it is about"),
     _text("origin", "place of that text's event on content.events"),
     _text("claimed_by", "who works on it; written by the pages"),
     _moment("claim_expires_at", "when that claim lapses; written by the pages"),
-    Index(None, "state", "policy_id", "priority", "since"),
-    Index(None, "state", "priority", "since"),
+    # In the order of the queue, and by policy, without what is decided.
+    Index("ix_review_items_next", text("priority DESC"), "since", "content_id", **_where(_OPEN)),
+    Index("ix_review_items_of_policy", "policy_id", text("priority DESC"), "since", "content_id", **_where(_OPEN)),
+    Index("ix_review_items_groups", "policy_id", "cause", "since", **_where(_OPEN)),
     comment="The queue, from moderation.standing. A moderator's decision closes a row; one taken back re-opens it.",
 )
 
@@ -526,6 +549,7 @@ preferences = Table(
 ITEM_WORDS = dict.fromkeys(("text", "context", "attributes", "author_id"))
 VERDICT_WORDS = dict.fromkeys(("reason", "gate_label", "author_id"))
 ESCALATION_WORDS = dict.fromkeys(("label",))
+REPORT_WORDS = dict.fromkeys(("reason",))
 ACTION_WORDS = dict.fromkeys(("why", "reason", "author_id"))
 
 OWN = (audit_log, reviews, exposures, preferences)

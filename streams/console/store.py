@@ -116,6 +116,7 @@ class Store:
                 refused[number] = error
         skipped = Counter(self.place(records[number]) for number in refused)
         with self.engine.begin() as connection:
+            native.commit_late(connection)
             moved = self._move(connection, records, skipped)
             self._forget_counts(connection, rows, moved)
             rows.write(connection)

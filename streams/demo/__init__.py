@@ -6,7 +6,7 @@ reading order:
 
 - `run`: the acts in their order.
 - `broker`: Apache Kafka where it can run, else the embedded broker.
-- `pipeline`, `child_process`: the processes of the pipeline with their logs.
+- `pipeline`, `child_process`: the processes of the pipeline with their logs; the console, for `--keep`.
 - `faults`: kills a prefilter and a reasoner, and restarts them.
 - `tally`: counts answers, latencies and what is missing; the fault suite uses it too.
 - `labels`: what was found of what people had labelled, and what was flagged wrongly.

@@ -118,7 +118,7 @@ class Demo:
             if self.options.as_json:
                 print(orjson.dumps(summary).decode(), flush=True)
             self.summary = summary
-            await self._leave(here, children, shown)
+            await self._leave(here, children, shown, folder)
 
     def _act(self, title: str) -> None:
         self._acts += 1
@@ -244,11 +244,14 @@ class Demo:
             self._act("With the real model")
             self._print(show.prose(show.SMALL_MODEL))
 
-    async def _leave(self, here: Broker, children: list[ChildProcess], shown: list[examples.Example]) -> None:
+    async def _leave(
+        self, here: Broker, children: list[ChildProcess], shown: list[examples.Example], folder: Path
+    ) -> None:
         self._act("Next")
         if self.options.keep:
             content_id = shown[0].event.content_id if shown else "CONTENT_ID"
-            self._print(show.addresses(here, children, content_id))
-            await asyncio.Event().wait()
+            async with pipeline.console(here.settings, folder, self.say) as console:
+                self._print(show.addresses(here, children, content_id, console))
+                await asyncio.Event().wait()
         self._print(show.next_steps(), "")
         self.say(f"stopping; all of this took {time.monotonic() - self._began:.0f} s")

@@ -37,7 +37,7 @@ SMALL_MODEL = (
 )
 EXAMPLES = "Examples of right answers, and of a mistake at the end. How often answers are right is what the table says."
 NEXT = (
-    ("safeguard demo --keep", "the same, and it keeps running for you to look around"),
+    ("safeguard demo --keep", "the same, and it keeps running, with the console's pages"),
     ("safeguard demo --replay", "a policy changes, and past content is judged again"),
     ("safeguard demo --events FILE", "your own texts, one JSON object a line"),
     ("safeguard model check", "whether the real model is ready, and what it lacks"),
@@ -47,6 +47,7 @@ NEXT = (
     ("docs/guides/model.md", "three ways to a real model"),
     ("docs/guides/kafka.md", "the pipeline on your own Kafka"),
 )
+CONSOLE = "the console: what waits for a moderator, each text, policies; this machine alone"
 LOOK_AROUND = (
     ("safeguard status", "what runs, what waits, what is in force"),
     ("safeguard verdicts tail --from-beginning --exit", "every verdict, with rule and reason"),
@@ -220,10 +221,14 @@ def _action(action: Action | None) -> str:
     return f"{action.action}{held}" + (f', by the rule "{action.rule}"' if action.rule else "")
 
 
-def addresses(broker: Broker, children: Sequence[ChildProcess], content_id: str) -> Group:
-    """What runs where, and what to type, while the demo keeps running."""
+def addresses(broker: Broker, children: Sequence[ChildProcess], content_id: str, console: str | None = None) -> Group:
+    """What runs where, and what to open or type, while the demo keeps running. console: its address, if it runs."""
+    pages = () if console is None else (_step(console, CONSOLE), "")
     return Group(
-        prose("Everything still runs. In another terminal, with .venv/bin on the PATH:"),
+        prose("Everything still runs."),
+        "",
+        *pages,
+        prose("In another terminal, with .venv/bin on the PATH:"),
         "",
         prose(f"export SAFEGUARD_BOOTSTRAP={broker.settings.bootstrap}"),
         *(_step(command.format(content_id=content_id), why) for command, why in LOOK_AROUND),

@@ -95,7 +95,7 @@ ROLES: dict[str, Role] = {
         reads=tuple(
             topic.name
             for topic in topics.CATALOGUE
-            if topic.name not in (topics.EVENTS, topics.ENFORCEMENT, topics.POSITIONS, topics.REPORTS, topics.REPORTED)
+            if topic.name not in (topics.EVENTS, topics.ENFORCEMENT, topics.POSITIONS, topics.REPORTED)
         ),
     ),
     "console": Role(
@@ -104,6 +104,7 @@ ROLES: dict[str, Role] = {
             *(topics.VERDICTS, topics.CLEARED, topics.RATIONALES, *topics.LANES.values(), topics.ACTIONS),
             *(topics.STANDING, topics.POLICIES, topics.POLICIES_HISTORY, topics.REPLAYS, topics.REPLAY_JOBS),
             *(topics.REPLAY_PROGRESS, topics.DEAD_LETTERS, topics.DEAD_LETTERS_HANDLED, topics.ERASURES),
+            topics.REPORTS,
         ),
         writes=(topics.ACTIONS, topics.POLICIES, topics.POLICIES_HISTORY, topics.REPLAY_JOBS),
         transactions=("policy-releases", "replay-jobs"),

@@ -68,6 +68,7 @@ LIVE = 'lane="live"'
 VIOLATING = f'decision="violates", {LIVE}'
 UNDETERMINED = f'decision="undetermined", {LIVE}'
 NOT_ENCODED = 'encoded="no"'
+FAILED = 'http_response_status_code=~"5.."'
 EVENTS = f'{M.TOPIC.replace(".", "_")}=~".*content[.]events"'
 
 
@@ -165,6 +166,19 @@ PIPELINE = (
         "Age of the oldest action that the webhook's receiver has not accepted.",
         "s",
         (ChartLine(gauge(M.UNDELIVERED, aggregation="max"), "age"),),
+    ),
+    Panel("Console", "Time until the console answers a request.", "s", _quantiles(M.ANSWERED, (0.5, 0.95))),
+    Panel(
+        "Console problems",
+        "Requests that the console did not serve, by page; failures of its database, by process.",
+        "cps",
+        (
+            ChartLine(
+                f"sum{_by(['http.route'])} (rate({M.ANSWERED.prometheus}_count{{{FAILED}}}[{WINDOW}]))",
+                _legend("http.route"),
+            ),
+            ChartLine(rate(M.DATABASE_FAILURES, ["stage"]), "database, " + _legend("stage")),
+        ),
     ),
 )
 REASONER = (

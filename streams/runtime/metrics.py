@@ -1,8 +1,8 @@
 """Every metric of the pipeline, declared once: name, unit, description, attributes.
 
-Names follow OpenTelemetry's conventions for messaging and generative AI where these have one. All others begin with
-`safeguard`. Prometheus sees them with underscores, the unit, and `_total` for counters. No attribute holds content or
-ids of content. Topics, policies and rules bound the number of series.
+Names follow OpenTelemetry's conventions for messaging, HTTP and generative AI where these have one. All others begin
+with `safeguard`. Prometheus sees them with underscores, the unit, and `_total` for counters. No attribute holds content
+or ids of content. Topics, policies and rules bound the number of series.
 """
 
 from __future__ import annotations
@@ -345,5 +345,15 @@ DELIVERIES = Metric(
 UNDELIVERED = Metric(
     "safeguard.webhook.oldest", "gauge", "s", "Age of the oldest action that the webhook's receiver has not accepted."
 )
+
+ANSWERED = Metric(
+    "http.server.request.duration", "histogram", "s", "Duration of a request to the console.",
+    ("http.request.method", "http.route", "http.response.status_code"), SECONDS,
+)  # fmt: skip
+DATABASE_FAILURES = Metric(
+    "safeguard.database.failures", "counter", "{failure}",
+    "Requests and batches that the console's database did not serve because it was away, busy or took no writes.",
+    ("stage",),
+)  # fmt: skip
 
 CATALOGUE: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

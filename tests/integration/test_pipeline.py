@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import psutil
@@ -96,7 +98,9 @@ async def test_every_valid_event_is_answered_and_every_invalid_one_is_a_dead_let
     with demo(*arguments, "--keep", **settings, SAFEGUARD_SESSION_TIMEOUT_MS="6000") as process:
         output = await asyncio.to_thread(process.stdout.readline)
         assert output, process.stderr.read()
-        progress = await asyncio.to_thread(_ended_by_an_interrupt, process)
+        kept = await asyncio.to_thread(_until_said, process, "Ctrl-C stops all of it")
+        await asyncio.to_thread(_check_console, kept)
+        progress = kept + await asyncio.to_thread(_ended_by_an_interrupt, process)
     assert process.returncode == 0, progress
     summary = json.loads(output)
     assert summary["published"] == len(VALID) + len(INVALID)
@@ -121,6 +125,23 @@ async def test_every_valid_event_is_answered_and_every_invalid_one_is_a_dead_let
     for text in VALID.values():
         if len(text) > 20:
             assert text[:30] not in progress, "content is never logged"
+
+
+def _until_said(process, text):
+    """What a demo writes to standard error, up to a line with a text."""
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if text in line:
+            break
+    return "".join(lines)
+
+
+def _check_console(said):
+    """The address that a kept demo ends with leads to a console that shows its texts."""
+    address = re.search(r"(http://127\.0\.0\.1:\d+/)\n", said)[1]
+    with urllib.request.urlopen(f"{address}item?id=insult", timeout=30) as response:
+        assert "hate-harassment" in response.read().decode()
 
 
 def _descendants(process):

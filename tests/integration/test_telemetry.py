@@ -66,6 +66,8 @@ NOT_HERE = {
     metrics.RELEASES_LATE,
     metrics.UNKNOWN_SCOPE,
     metrics.REPORTS,
+    metrics.ANSWERED,
+    metrics.DATABASE_FAILURES,
 }
 
 
@@ -266,7 +268,7 @@ TELEMETRY = ROOT / "infra" / "telemetry"
 def names_in(query):
     """The names of the metrics in a Prometheus query."""
     without = re.sub(r"\{[^}]*\}|\"[^\"]*\"|by \([^)]*\)|\[[^\]]*\]|\$\w+", " ", query)
-    return set(re.findall(r"\b(?:safeguard|messaging|gen_ai|up|process)\w*", without))
+    return set(re.findall(r"\b(?:safeguard|messaging|http|gen_ai|up|process)\w*", without))
 
 
 def declared():

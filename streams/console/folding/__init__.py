@@ -19,6 +19,7 @@ from safeguard_streams.console.folding import (
     policies,
     rationales,
     replays,
+    reports,
     standing,
     verdicts,
 )
@@ -37,6 +38,7 @@ FOLDS: Mapping[str, Fold] = {
     topics.ACTIONS: actions.fold,
     topics.STANDING: standing.fold,
     topics.CLEARED: cleared.fold,
+    topics.REPORTS: reports.fold,
     topics.POLICIES: policies.fold,
     topics.POLICIES_HISTORY: policies.fold_change,
     topics.REPLAY_JOBS: replays.fold,

@@ -47,4 +47,3 @@ def fold(record: Record, rows: Rows, context: Context) -> None:
     if context.erased(action.content_id, action.acted_at):
         row |= schema.ACTION_WORDS
     rows.action(row)
-    rows.seen(action.content_id, action.acted_at)

@@ -64,4 +64,3 @@ def fold(record: Record, rows: Rows, context: Context) -> None:
         "text_expires_at": context.expires(escalated_at),
     }
     rows.text(text | schema.ITEM_WORDS if erased else text)
-    rows.seen(event.content_id, escalated_at)

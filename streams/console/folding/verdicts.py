@@ -29,7 +29,6 @@ def fold(record: Record, rows: Rows, context: Context) -> None:
                 "decided_at": verdict.decided_at,
             },
         )
-    rows.seen(verdict.content_id, verdict.decided_at)
 
 
 def fold_replay(record: Record, rows: Rows, context: Context) -> None:

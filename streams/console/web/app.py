@@ -17,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from safeguard_streams.console.migrations import is_current
+from safeguard_streams.console.projector import Projector
 from safeguard_streams.console.web import guard
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page
@@ -52,8 +53,11 @@ _COOKIE = "safeguard_console"
 _STATIC_SECONDS = 3600
 
 
-def build(settings: Settings, engine: Engine) -> Starlette:
-    """The application. Raises ConfigurationError where the settings of signing in contradict each other."""
+def build(settings: Settings, engine: Engine, projector: Projector | None = None) -> Starlette:
+    """The application. projector: the one in this process, whose state /health/ready names.
+
+    Raises ConfigurationError where the settings of signing in contradict each other.
+    """
     console = Console(settings, engine, {page.name: page for page in PAGES})
     https = settings.console_url.startswith("https://")
     key = settings.console_session_key
@@ -79,7 +83,7 @@ def build(settings: Settings, engine: Engine) -> Starlette:
         Route("/metrics", _metrics),
     ]
     app = Starlette(routes=routes, middleware=middleware, exception_handlers={404: _not_found, 405: _not_found})
-    app.state.console = console
+    app.state.console, app.state.projector = console, projector
     return app
 
 
@@ -105,14 +109,17 @@ async def _live(_: Request) -> Response:
 
 
 def _ready(request: Request) -> Response:
-    """Ready once the database answers, and has the tables of this version."""
-    console = request.app.state.console
+    """Ready once the database answers, and has the tables of this version. Pages need no projector."""
+    console, projector = request.app.state.console, request.app.state.projector
     try:
         with console.engine.connect() as connection:
             ready = is_current(connection)
     except Exception:  # drivers raise many kinds, and each means the same
         ready = False
-    return JSONResponse({**console.settings.identity("console"), "ready": ready}, status_code=200 if ready else 503)
+    state = {**console.settings.identity("console"), "ready": ready}
+    if projector is not None:
+        state["projector"] = projector.state()
+    return JSONResponse(state, status_code=200 if ready else 503)
 
 
 async def _metrics(_: Request) -> Response:

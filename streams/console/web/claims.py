@@ -11,9 +11,10 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Connection, and_, exists, or_, select
 
-from safeguard_streams.console.schema import items, review_items, reviews
+from safeguard_streams.console.schema import items, reports, review_items, reviews
 from safeguard_streams.contract.records import now
 
+REPORTED = "reported"  # as a cause: items that somebody reported, whatever sent them to review
 _CANDIDATES = 50  # items to try, while others claim the first of the queue at the same moment
 
 
@@ -122,7 +123,9 @@ def matching(filters: Mapping[str, str]) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     if policy := filters.get("policy"):
         conditions.append(review_items.c.policy_id == policy)
-    if cause := filters.get("cause"):
+    if (cause := filters.get("cause")) == REPORTED:
+        conditions.append(exists().where(reports.c.content_id == review_items.c.content_id))
+    elif cause:
         conditions.append(review_items.c.cause == cause)
     if language := filters.get("language"):
         written_in = items.alias("written_in")  # a query may show items, too

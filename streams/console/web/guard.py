@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import time
 import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, NamedTuple
@@ -23,6 +24,7 @@ from safeguard_streams.console.web import rendering, sessions
 from safeguard_streams.console.web.auth import SignInError
 from safeguard_streams.console.web.roles import Permission
 from safeguard_streams.errors import BusError, ConfigurationError, SafeguardError
+from safeguard_streams.runtime import metrics
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +83,16 @@ def route(page: Page) -> Route:
         request.state.by = person.name if person else ""
         return await _answered(request, page.endpoint)
 
-    return Route(page.path, guarded, name=page.name, methods=[page.method])
+    async def measured(request: Request) -> Response:
+        began = time.monotonic()
+        response = await guarded(request)
+        about = {"http.request.method": page.method, "http.route": page.path}
+        metrics.ANSWERED.record(
+            time.monotonic() - began, {**about, "http.response.status_code": str(response.status_code)}
+        )
+        return response
+
+    return Route(page.path, measured, name=page.name, methods=[page.method])
 
 
 def _refused_rate(request: Request) -> Response | None:
@@ -116,6 +127,8 @@ async def _answered(request: Request, endpoint: Endpoint) -> Response:
         response: Response = await result
     except (DBAPIError, PoolTimeoutError, BusError) as error:
         log.warning("request not served path=%s error=%s", request.url.path, type(error).__name__)
+        if not isinstance(error, BusError):
+            metrics.DATABASE_FAILURES.add(1, {"stage": "console"})
         return problem(request, _NOT_NOW, await run_in_threadpool(_away, request, error))
     except (SafeguardError, NotFoundError, RefusedError, SignInError) as error:
         status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)

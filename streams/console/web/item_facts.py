@@ -16,6 +16,7 @@ from safeguard_streams.console.schema import (
     items,
     rationales,
     replay_verdicts,
+    reports,
     review_items,
     verdicts,
 )
@@ -42,10 +43,20 @@ class Facts(msgspec.Struct, frozen=True):
     compared: Sequence[AnyRow]
     escalations: Sequence[AnyRow]
     actions: Sequence[AnyRow]
+    reports: Sequence[AnyRow]
     erased_at: datetime | None
     others: Sequence[Any]
     with_rationale: frozenset[str]
     policies: dict[tuple[str, str | None], PolicyText]
+
+    @property
+    def first_seen(self) -> datetime | None:
+        """When the oldest of these rows was written."""
+        times = [one.escalated_at for one in self.escalations[-1:]]
+        times += [one.decided_at for one in self.verdicts[-1:]]
+        times += [one.acted_at for one in self.actions[-1:]]
+        times += [one.reported_at for one in self.reports[-1:]]
+        return min(times, default=None)
 
     @property
     def superseded(self) -> frozenset[str]:
@@ -90,11 +101,12 @@ def load(connection: Connection, content_id: str) -> Facts | None:
         found = select(table).where(table.c.content_id == content_id).order_by(at.desc()).limit(_MOST)
         return connection.execute(found).all()
 
+    reported = rows(reports, reports.c.reported_at)
     item = connection.execute(select(items).where(items.c.content_id == content_id)).first()
     judged = rows(verdicts, verdicts.c.decided_at)
     acted = rows(actions, actions.c.acted_at)
     waiting = rows(review_items, review_items.c.priority)
-    if item is None and not judged and not acted and not waiting:
+    if item is None and not any((judged, acted, waiting, reported)):
         return None
     compared = rows(replay_verdicts, replay_verdicts.c.decided_at)
     facts = Facts(
@@ -105,6 +117,7 @@ def load(connection: Connection, content_id: str) -> Facts | None:
         compared,
         rows(escalations, escalations.c.escalated_at),
         acted,
+        reported,
         connection.execute(select(erasures.c.erased_at).where(erasures.c.content_id == content_id)).scalar(),
         _others(connection, item),
         _with_rationale(connection, [one.verdict_id for one in (*judged, *compared)]),
@@ -121,9 +134,9 @@ def _others(connection: Connection, item: AnyRow | None) -> Sequence[Any]:
     if item is None or not item.author_id:
         return ()
     return connection.execute(
-        select(items.c.content_id, items.c.effective, items.c.last_activity, items.c.surface)
+        select(items.c.content_id, items.c.effective, items.c.text_at, items.c.surface)
         .where(items.c.author_id == item.author_id, items.c.content_id != item.content_id)
-        .order_by(items.c.last_activity.desc())
+        .order_by(items.c.text_at.desc())
         .limit(_OTHERS)
     ).all()
 

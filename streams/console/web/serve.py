@@ -35,7 +35,8 @@ async def run(settings: Settings, *, project: bool) -> None:
     """Serve until SIGTERM or SIGINT. Raises ConfigurationError where settings of the console contradict each other."""
     engine = connect(settings)
     try:
-        app = build(settings, engine)
+        projector = Projector(settings, engine) if project else None
+        app = build(settings, engine, projector)
         server = _Server(
             uvicorn.Config(
                 app,
@@ -52,8 +53,8 @@ async def run(settings: Settings, *, project: bool) -> None:
         with Stop() as stop, telemetry.exported(STAGE):
             log.info("console served url=%s sign_in=%r", address(settings), app.state.console.sign_in.about)
             work = [_serve(server, stop.event), EventLoopPauses(STAGE).measure()]
-            if project:
-                work.append(_project(Projector(settings, engine), stop.event))
+            if projector is not None:
+                work.append(_project(projector, stop.event))
             await run_until_first(*work)
     finally:
         engine.dispose()

@@ -36,6 +36,7 @@ def store(engine):
         write(topics.VERDICTS, projected.verdict(number, name, **words))
         write(topics.REPLAYS, projected.verdict(number + 1000, name, **words))
         write(topics.ACTIONS, projected.action(number, name, reason=words["reason"], why=word))
+        write(topics.REPORTS, projected.report(number, name, reason=f"says {word}"))
         if word == WORD:
             write(topics.RATIONALES, projected.rationale(number, name))
     for start in range(0, len(records), 12):
@@ -112,8 +113,9 @@ def test_only_words_are_removed(store):
     before = projected.dump(store.engine)
     erasing.erase(store.engine, "c1", at(5000))
     after = projected.dump(store.engine)
-    for name in ("items", "verdicts", "replay_verdicts", "escalations", "actions"):
+    for name in ("items", "verdicts", "replay_verdicts", "escalations", "actions", "reports"):
         words = {*schema.ITEM_WORDS, *schema.VERDICT_WORDS, *schema.ESCALATION_WORDS, *schema.ACTION_WORDS}
+        words |= schema.REPORT_WORDS.keys()
         for old, new in zip(before[name], after[name], strict=True):
             if old["content_id"] == "c1":
                 assert new == {key: None if key in words else value for key, value in old.items()}

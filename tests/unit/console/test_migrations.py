@@ -13,11 +13,14 @@ from tests.projected import BEGAN
 
 def test_the_versions_lead_to_the_schema(engine):
     upgrade(engine)
+    uncompared = {"ix_items_words", "words"}
+    if engine.dialect.name == "sqlite":  # Alembic reads no order of a column there
+        uncompared |= {"ix_review_items_next", "ix_review_items_of_policy"}
     with engine.connect() as connection:
         options = {
             "compare_type": True,
             "include_name": lambda name, kind, _: kind != "table" or not name.startswith(("items_words", "alembic")),
-            "include_object": lambda _object, name, kind, *_: kind != "index" or name != "ix_items_words",
+            "include_object": lambda _object, name, kind, *_: name not in uncompared,
         }
         assert compare_metadata(MigrationContext.configure(connection, opts=options), schema.metadata) == []
 

@@ -11,10 +11,10 @@ from safeguard_streams.bus.interface import Partition
 from safeguard_streams.console import projector as projecting
 from safeguard_streams.console.database import engine_of
 from safeguard_streams.console.projector import Projector
-from safeguard_streams.console.store import Stored
+from safeguard_streams.console.store import Moved, Stored
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import BusError, ConfigurationError
-from safeguard_streams.runtime import settings
+from safeguard_streams.runtime import metrics, settings
 from tests import projected
 
 TP = TopicPartition("eu." + topics.CLEARED, 0)
@@ -134,6 +134,7 @@ async def failing(one, monkeypatch, *errors, followed=True):
     monkeypatch.setattr(one, "_follow", follow)
     monkeypatch.setattr(kafka_bus, "reader", lambda *_: Reader())
     monkeypatch.setattr(projecting, "_RETRY_SECONDS", (0.01,))
+    monkeypatch.setattr(projecting, "_STANDBY_SECONDS", 0.01)
     await one.run(asyncio.Event())
     assert left == []
 
@@ -153,3 +154,40 @@ async def test_a_topic_that_is_missing_at_the_start_ends_the_process(one, monkey
 async def test_an_error_of_the_program_is_no_outage(one, monkeypatch):
     with pytest.raises(AttributeError):
         await failing(one, monkeypatch, AttributeError("a bug"))
+
+
+async def test_outages_of_the_database_are_counted_and_those_of_kafka_are_not(one, monkeypatch):
+    counted = []
+    monkeypatch.setattr(metrics.Metric, "add", lambda which, count, about: counted.append((which, count, about)))
+    away = OperationalError("SELECT 1", {}, Exception("connection refused"))
+    await failing(one, monkeypatch, away, BusError("no broker"), away)
+    assert counted == [(metrics.DATABASE_FAILURES, 1, {"stage": "projector"})] * 2
+
+
+async def test_the_age_of_what_was_read_grows_until_it_is_projected(one, monkeypatch):
+    read, away = records(5, 3), OperationalError("SELECT 1", {}, Exception("connection refused"))
+
+    def refused(_):
+        raise away
+
+    monkeypatch.setattr(one.store, "apply", refused)
+    with pytest.raises(OperationalError):
+        await one._apply(read)
+    ((age, about),) = one._age_observed()
+    assert age > 0
+    assert about == {
+        metrics.TOPIC: topics.CLEARED,
+        metrics.PARTITION: "0",
+        metrics.GROUP: "projector",
+    }
+    monkeypatch.setattr(projecting.time, "time", lambda: read[0].timestamp / 1000 + 90)
+    assert [age for age, _ in one._age_observed()] == [90], "of the oldest record"
+    monkeypatch.setattr(one.store, "apply", lambda _: None)
+    await one._apply(read)
+    assert one._age_observed() == []
+
+
+async def test_a_projector_that_stands_by_is_not_behind(one, monkeypatch):
+    one._waiting_since[PLACE] = 1.0
+    await failing(one, monkeypatch, Moved("another process projects"))
+    assert one._age_observed() == []

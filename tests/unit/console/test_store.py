@@ -165,7 +165,7 @@ def test_the_newest_text_stays_whatever_comes_late(store):
     newer, older = projected.escalation(5, text="new"), projected.escalation(3, text="old")
     apply(store, topics.ESCALATIONS, newer)
     apply(store, topics.ESCALATIONS_REPLAY, older)
-    assert rows(store, schema.items, "text", "first_seen", "last_activity") == [("new", at(3), at(5))]
+    assert rows(store, schema.items, "text", "text_at") == [("new", at(5))]
 
 
 def test_a_decision_closes_what_waits_and_its_withdrawal_opens_it_again(store):
@@ -183,6 +183,33 @@ def test_a_decision_closes_what_waits_and_its_withdrawal_opens_it_again(store):
     apply(store, topics.STANDING, None, start=3, key=b"c1")
     assert {state for (state,) in rows(store, schema.review_items, "state")} == {"decided"}
     assert rows(store, schema.items, "effective", "held") == [("allow", 0)]
+
+
+@pytest.mark.parametrize("first", [topics.STANDING, topics.REPORTS])
+def test_a_reported_item_is_more_urgent_than_others_with_the_same_at_stake(store, first):
+    logs = {
+        topics.STANDING: [projected.standing(name, [projected.in_review()]) for name in ("c1", "c2", "c3", "c4")],
+        topics.REPORTS: [
+            *(projected.report(number, "c2") for number in range(3)),
+            projected.report(9, "c3", "trusted_flagger"),
+            projected.report(9, "c3", "trusted_flagger"),
+            projected.report(8, "c4", "authority", reason=""),
+        ],
+    }
+    for topic in sorted(logs, key=lambda topic: topic != first):
+        apply(store, topic, *logs[topic])
+    before = dict(rows(store, schema.review_items, "content_id", "priority"))
+    assert sorted(before, key=before.get, reverse=True) == ["c4", "c3", "c2", "c1"]
+    assert max(before.values()) < min(before.values()) + 1, "what is at stake counts first"
+    apply(store, topics.STANDING, *logs[topics.STANDING], start=4)
+    assert dict(rows(store, schema.review_items, "content_id", "priority")) == before
+    assert rows(store, schema.reports, "report_id", "reason")[-2:] == [("r9", "calls me a wombat"), ("r8", None)]
+
+
+def test_a_report_that_is_none_is_skipped(store):
+    apply(store, topics.REPORTS, b"{}", projected.verdict(1), None, projected.report(1))
+    assert [one for (one,) in rows(store, schema.reports, "report_id")] == ["r1"]
+    assert store.skipped == {topics.REPORTS: 3}
 
 
 def test_an_action_that_the_agent_followed_replaces_what_its_moderator_wrote(store):

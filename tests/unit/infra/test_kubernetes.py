@@ -42,6 +42,7 @@ def documents():
         "kustomization.yaml",
         "servers.yaml",
         "canary.yaml",
+        "console.yaml",
         *kustomization["resources"],
     }
     return [
@@ -318,7 +319,7 @@ def test_images_and_builds_are_pinned():
     compose = yaml.safe_load((FOLDER.parents[1] / "docker-compose.kafka.yml").read_text())
     for service in compose["services"].values():
         if "build" not in service and "safeguard-streams" not in service["image"]:
-            assert re.search(r":v?\d+\.\d+\.\d+$", service["image"])
+            assert re.search(r":v?\d+\.\d+(\.\d+|-\w+)$", service["image"])
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")

@@ -242,15 +242,6 @@ def upgrade() -> None:
             comment="when the projector removes text, context and attributes",
         ),
         sa.Column(
-            "first_seen", schema.Moment(timezone=True), nullable=True, comment="the earliest record about the item"
-        ),
-        sa.Column(
-            "last_activity",
-            schema.Moment(timezone=True),
-            nullable=True,
-            comment="the newest escalation, verdict or action",
-        ),
-        sa.Column(
             "effective",
             sa.String(),
             server_default="allow",
@@ -259,10 +250,10 @@ def upgrade() -> None:
         ),
         sa.Column("held", sa.Integer(), server_default="0", nullable=False, comment="actions above a cap that wait"),
         sa.PrimaryKeyConstraint("content_id", name=op.f("pk_items")),
-        comment="What is known of each content item that a gate escalated, or that has a verdict or an action.",
+        comment="What is known of each content item that was escalated, or on which something stands.",
         postgresql_with={"fillfactor": 80},
     )
-    op.create_index(op.f("ix_items_author_id"), "items", ["author_id"], unique=False)
+    op.create_index(op.f("ix_items_author_id_text_at"), "items", ["author_id", "text_at"], unique=False)
     op.create_index(
         "ix_items_expiring",
         "items",
@@ -505,7 +496,10 @@ def upgrade() -> None:
         sa.Column("effective", sa.String(), nullable=False, comment="the action in effect now"),
         sa.Column("rule", sa.Text(), nullable=True, comment="the enforcement rule that sent it here"),
         sa.Column(
-            "priority", sa.Float(), nullable=False, comment="higher first: severity of the action that is at stake"
+            "priority",
+            sa.Float(),
+            nullable=False,
+            comment="higher first: severity of the action at stake; below 1 more where the item was reported",
         ),
         sa.Column(
             "since",
@@ -526,14 +520,29 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("content_id", "policy_id", name=op.f("pk_review_items")),
         comment="The queue, from moderation.standing. A moderator's decision closes a row; one taken back re-opens it.",
     )
-    op.create_index(
-        op.f("ix_review_items_state_policy_id_priority_since"),
-        "review_items",
-        ["state", "policy_id", "priority", "since"],
-        unique=False,
-    )
-    op.create_index(
-        op.f("ix_review_items_state_priority_since"), "review_items", ["state", "priority", "since"], unique=False
+    for name, columns in (
+        ("ix_review_items_next", [sa.text("priority DESC"), "since", "content_id"]),
+        ("ix_review_items_of_policy", ["policy_id", sa.text("priority DESC"), "since", "content_id"]),
+        ("ix_review_items_groups", ["policy_id", "cause", "since"]),
+    ):
+        op.create_index(
+            name,
+            "review_items",
+            columns,
+            unique=False,
+            sqlite_where=sa.text("state = 'open'"),
+            postgresql_where=sa.text("state = 'open'"),
+        )
+    op.create_table(
+        "reports",
+        sa.Column("content_id", sa.String(), nullable=False, comment="the item"),
+        sa.Column("report_id", sa.String(), nullable=False, comment="the producer's id of the report"),
+        sa.Column("reporter", sa.String(), nullable=False, comment="user, trusted_flagger or authority"),
+        sa.Column("reported_at", schema.Moment(timezone=True), nullable=False, comment="when"),
+        sa.Column("reason", sa.Text(), nullable=True, comment="what the reporter says; null where the item was erased"),
+        sa.Column("content_sha256", sa.Text(), nullable=True, comment="SHA-256 of the text that was reported"),
+        sa.PrimaryKeyConstraint("content_id", "report_id", name=op.f("pk_reports")),
+        comment="content.reports: who reported an item, by kind, and why.",
     )
     op.create_table(
         "reviews",
@@ -656,5 +665,4 @@ def upgrade() -> None:
         ["policy_id", "decision", "decided_at"],
         unique=False,
     )
-    op.create_index(op.f("ix_verdicts_supersedes"), "verdicts", ["supersedes"], unique=False)
     native.create(op.get_bind())

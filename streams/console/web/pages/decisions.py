@@ -85,7 +85,7 @@ def known_item(facts: item_facts.Facts) -> str | KnownItem:
     if item is None or item.event_partition is None:
         return facts.content_id
     origin = origin_of(item.event_partition, item.event_offset)
-    return KnownItem(facts.content_id, item.event_partition, item.content_sha256, origin)
+    return KnownItem(facts.content_id, item.event_partition, item.content_sha256, origin, item.author_id)
 
 
 def _known(request: Request, content_id: str) -> item_facts.Facts:

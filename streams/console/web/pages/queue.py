@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from datetime import timedelta
 from urllib.parse import urlencode
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, literal_column, select
 from starlette.requests import Request
 from starlette.responses import Response
 
-from safeguard_streams.console.schema import items, review_items
+from safeguard_streams.console.schema import items, reports, review_items
 from safeguard_streams.console.web import blind, harms, rendering
 from safeguard_streams.console.web.claims import Queue, matching
 from safeguard_streams.console.web.console import Console
@@ -37,7 +37,8 @@ def show(request: Request) -> Response:
     """The queue: how much waits under each policy and since when, and its first items."""
     console: Console = request.app.state.console
     filters = {name: asked(request, name) for name in FILTERS}
-    open_ones = review_items.c.state == "open"
+    open_ones = review_items.c.state == literal_column("'open'")  # as the indexes of the queue have it
+    reported = select(func.count()).where(reports.c.content_id == review_items.c.content_id).scalar_subquery()
     with console.engine.connect() as connection:
         groups = connection.execute(
             select(
@@ -51,7 +52,7 @@ def show(request: Request) -> Response:
             .order_by(review_items.c.policy_id, review_items.c.cause)
         ).all()
         rows = connection.execute(
-            select(review_items, items.c.language)
+            select(review_items, items.c.language, reported.label("reported"))
             .outerjoin(items, items.c.content_id == review_items.c.content_id)
             .where(open_ones, *matching(filters))
             .order_by(review_items.c.priority.desc(), review_items.c.since, review_items.c.content_id)

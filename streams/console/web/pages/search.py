@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
-from sqlalchemy import JSON, ColumnElement, Connection, Float, Select, and_, exists, or_, select
+from sqlalchemy import JSON, ColumnElement, Connection, Float, Select, and_, exists, func, or_, select
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -110,13 +110,17 @@ def _with_words(connection: Connection, words: str) -> ColumnElement[bool]:
     are looked up by the ids of their items, and common ones by walking the verdicts from the newest.
     """
     matching = native.matches(connection.dialect.name, words)
+    some = select(items.c.content_id).where(matching).limit(_RARE + 1)
     with connection.begin_nested():
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-        found = connection.execute(select(items.c.content_id).where(matching).limit(_RARE + 1)).scalars().all()
+        found = connection.execute(select(func.count()).select_from(some.subquery())).scalar_one()
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql("SET LOCAL enable_seqscan = on")
-    return verdicts.c.content_id.in_(found) if len(found) <= _RARE else matching
+    if found > _RARE:
+        return matching
+    ids = some.cte("found").prefix_with("MATERIALIZED", dialect="postgresql")
+    return verdicts.c.content_id.in_(select(ids.c.content_id))
 
 
 def _moment(text: str) -> datetime:

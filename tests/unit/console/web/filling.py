@@ -139,8 +139,6 @@ def _item(add: Any, number: int, at: Any, policy: Any, hostile: str | None) -> N
         event_offset=number,
         text_at=when,
         text_expires_at=at + timedelta(days=30),
-        first_seen=when,
-        last_activity=when,
         effective="review" if waits else "allow",
         held=0,
     )

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import select, update
 
 from safeguard_streams.console.schema import actions, audit_log, exposures, review_items, reviews
+from safeguard_streams.console.web import item_facts
 from safeguard_streams.console.web.app import build
 from safeguard_streams.console.web.blind import is_drawn
 from safeguard_streams.console.web.claims import Queue
@@ -354,3 +355,10 @@ def test_an_auditor_reads_a_rationale_and_that_is_logged(browser, filled):
     assert "/rationale" not in browser("ann", "reviewer").get("/item?id=post-001").text
     assert "/rationale" in browser("otto", "auditor").get("/item?id=post-001").text
     assert len(entries(filled, "rationale", verdict)) == 1
+
+
+def test_a_decision_names_the_author_of_the_item(filled):
+    with filled.connect() as connection:
+        facts = item_facts.load(connection, "post-010")
+    assert facts is not None
+    assert page.known_item(facts).author_id == facts.item.author_id == "author-3"

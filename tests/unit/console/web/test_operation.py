@@ -1,0 +1,40 @@
+"""What the console tells those who run it: health with the projector's state, and metrics by page without content."""
+
+from sqlalchemy import create_engine
+
+from safeguard_streams.console.projector import Projector
+from safeguard_streams.console.web.app import build
+from safeguard_streams.runtime import metrics
+from tests.unit.console.web.conftest import Browser
+
+
+def test_each_answer_is_measured_by_page_and_status_and_no_id_is_kept(browser, monkeypatch):
+    measured = []
+    monkeypatch.setattr(metrics.Metric, "record", lambda which, value, about: measured.append((which, value, about)))
+    ann = browser("ann", "reviewer")
+    for url in ("/item?id=post-000", "/item?id=none", "/audit", "/none"):
+        ann.get(url)
+    assert {which for which, *_ in measured} == {metrics.ANSWERED}
+    assert all(value > 0 for _, value, _ in measured)
+    assert [tuple(about.values()) for *_, about in measured] == [
+        ("GET", "/item", "200"),
+        ("GET", "/item", "404"),
+        ("GET", "/audit", "403"),
+    ]
+    assert all(tuple(about) == metrics.ANSWERED.attributes for *_, about in measured)
+
+
+def test_requests_that_the_database_did_not_serve_are_counted(current, monkeypatch):
+    counted = []
+    monkeypatch.setattr(metrics.Metric, "add", lambda which, count, about: counted.append((which, count, about)))
+    ann = Browser(build(current, create_engine("sqlite:////nonexistent-folder/console.db")), "ann", "admin")
+    assert ann.get("/queue").status_code == 503
+    assert counted == [(metrics.DATABASE_FAILURES, 1, {"stage": "console"})]
+
+
+def test_health_names_the_state_of_the_projector_in_the_process(filled, current):
+    projector = Projector(current, filled)
+    ready = Browser(build(current, filled, projector), "ann", "admin").get("/health/ready")
+    assert ready.status_code == 200, "pages need no projector"
+    assert ready.json()["projector"] == projector.state()
+    assert ready.json()["projector"]["caught_up"] is False
