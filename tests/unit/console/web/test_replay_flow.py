@@ -24,6 +24,7 @@ from tests.conftest import TIMEOUT, own_topics
 from tests.replaying import EVENTS, NAME, NEW, OLD
 from tests.unit.console.web.conftest import Browser
 
+pytestmark = pytest.mark.slow
 FORM = {"release": f"{NAME}@{NEW.version}", "sample": "100", "noise": "100", "why": "stricter about gifts"}
 
 
@@ -254,15 +255,15 @@ def test_promoting_is_refused_beyond_the_budget_and_done_once(world, compared, b
 
 
 async def create(current):
-    """A replay all of whose items are escalated, as a command leaves it."""
+    """A replay as a command leaves it that was stopped at once."""
     replay = await jobs.plan(current, jobs.ReplayRequest([NEW]), ChangedBy("one more", "mia"))
     await jobs.create(current, replay)
-    return (await jobs.finish(current, replay)).replay_id
+    return replay.replay_id
 
 
 def test_a_replay_is_paused_resumed_and_cancelled_once_each(world, browser):
     ola, name = browser("ola", "operator"), asyncio.run(create(world.current))
-    for change, state in (("pause", "paused"), ("resume", "escalated"), ("cancel", "cancelled")):
+    for change, state in (("pause", "paused"), ("resume", "running"), ("cancel", "cancelled")):
         for _ in range(2):
             answered = ola.post("/replay/change", id=name, change=change)
             assert answered.status_code == 303, answered.text
@@ -290,8 +291,7 @@ def test_work_of_a_process_that_was_killed_is_taken_over(world, started, browser
     browser("aut", "author").post("/replay/compare", id=started, policy=NAME)
     world.done("compare")
     with world.engine.begin() as connection:
-        connection.execute(
-            replay_work.update().where(replay_work.c.key == key).values(ended_at=None, result=None, alive_until=now())
-        )
+        killed = {"ended_at": None, "result": None, "alive_until": now()}
+        connection.execute(replay_work.update().where(replay_work.c.key == key).values(**killed))
     world.workers.wake()
     assert world.done("compare").result["diff"]["compared"] == 8
