@@ -105,6 +105,11 @@ def find(connection: Connection, key: str) -> Found | None:
     return connection.execute(select(*_SHOWN).where(table.c.key == key)).first()
 
 
+def touch(connection: Connection, key: str) -> None:
+    """Tell the pages that show this work that there is something new to show."""
+    connection.execute(table.update().where(table.c.key == key).values(changed_at=now()))
+
+
 def under_way(connection: Connection, replay_id: str, kind: Kind) -> bool:
     """Whether work of this kind about a replay has not ended."""
     wanted = select(table.c.key).where(table.c.replay_id == replay_id, table.c.kind == kind, table.c.ended_at.is_(None))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, NamedTuple, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
+import msgspec
 from sqlalchemy import Connection, Row, select
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -184,9 +185,10 @@ def _budget(request: Request) -> float:
 
 
 def _asked(request: Request) -> tuple[str, str, Direction]:
-    direction = asked(request, "direction")
-    if direction not in get_args(Direction):
-        raise RefusedError("Choose what to do: promote or revert.")
+    try:
+        direction: Direction = msgspec.convert(asked(request, "direction"), Direction)
+    except msgspec.ValidationError:
+        raise RefusedError("Choose what to do: promote or revert.") from None
     return asked(request, "id"), asked(request, "policy"), direction
 
 

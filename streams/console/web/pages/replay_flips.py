@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
+import msgspec
 from sqlalchemy import Connection, Row, select
 from starlette.requests import Request
 from starlette.responses import Response
 
 from safeguard_streams.console.schema import items, replay_verdicts, replays, verdicts
-from safeguard_streams.console.web import blind, harms, policy_text, rendering
+from safeguard_streams.console.web import blind, harms, policy_text, rendering, replay_work
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.flips import Answer, Worklist
 from safeguard_streams.console.web.guard import NotFoundError, Page, RefusedError, back
 from safeguard_streams.console.web.harms import count_exposure, harm_of
 from safeguard_streams.console.web.pages.queue import lease_of
+from safeguard_streams.console.web.pages.replays import compare_key
 from safeguard_streams.console.web.policy_text import PolicyText, Rule
 from safeguard_streams.console.web.writing import asked, asked_item, log_access, transaction
 
@@ -93,9 +95,11 @@ def answer(request: Request) -> Response:
     """Keep what a person says about a flip, and go to the next one."""
     console: Console = request.app.state.console
     replay_id, policy_id, content_id = asked(request, "id"), asked(request, "policy"), asked_item(request)
-    said, by = asked(request, "answer"), request.state.by
-    if said not in get_args(Answer):
-        raise RefusedError("Say which verdict is right: the new one, the old one, or that you are not sure.")
+    by = request.state.by
+    try:
+        said: Answer = msgspec.convert(asked(request, "answer"), Answer)
+    except msgspec.ValidationError:
+        raise RefusedError("Say which verdict is right: the new one, the old one, or that you are not sure.") from None
     with transaction(console.engine) as connection:
         worklist = Worklist(connection, replay_id, policy_id, lease_of(console))
         row = worklist.take(content_id, by)
@@ -110,6 +114,7 @@ def answer(request: Request) -> Response:
         if worklist.answer(row, said, by):
             about = {"replay": replay_id, "policy": policy_id, "answer": said}
             log_access(connection, request, "answer flip", content_id, about)
+            replay_work.touch(connection, compare_key(replay_id, policy_id))
         url = _claim_next(connection, request, replay_id, policy_id)
     text = f"{rendering.line(content_id, 60)}: {_ANSWERS[said]}." + ("" if url else " No other flip waits for you.")
     return back(request, url or _list_url(replay_id, policy_id), text)

@@ -87,9 +87,9 @@ def show(request: Request) -> Response:
         if found is None and work is None:
             raise NotFoundError("There is no replay of this id.")
         progress = _progress(connection, [replay_id]).get(replay_id)
-        judged = _judged(connection, [replay_id]).get(replay_id, 0)
         counts = _counts(connection, replay_id)
-        compared = [_compared(connection, console, found, policy) for policy in (found.policies if found else ())]
+        compared = [_compared(connection, console, found, one) for one in found.policies] if found is not None else []
+    judged = sum(one.verdicts for one in counts)
     return rendering.page(
         request,
         "replay_live.html" if rendering.is_partial(request) else "replay.html",
@@ -156,7 +156,7 @@ def _judged(connection: Connection, replay_ids: Sequence[str]) -> dict[str, int]
     return {str(replay_id): int(count) for replay_id, count in rows}
 
 
-def _progress(connection: Connection, replay_ids: Sequence[str]) -> dict[str, Row[Any]]:
+def _progress(connection: Connection, replay_ids: Sequence[str]) -> dict[str, Any]:
     columns = replay_progress.c
     rows = connection.execute(
         select(
