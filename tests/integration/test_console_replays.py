@@ -144,8 +144,8 @@ def test_a_replay_is_started_worked_through_promoted_and_reverted(person, consol
     page = person("ola").page
     replay_id = start(page, current)
     work_through(person("rita").page, replay_id)
-    page.get_by_text("What people say about the flips").wait_for()  # live, too
-    assert page.get_by_text("87.50%").first.is_visible()
+    page.get_by_text(f"{FLIPS} of {FLIPS} flips were answered").wait_for()  # live, too
+    assert page.get_by_role("cell", name="87.50%", exact=True).first.is_visible()
     page.get_by_role("button", name="Promote…").click()
     page.get_by_text(f"Publish {FLIPS} verdicts under").wait_for()
     check(page, "replay-promote")

@@ -91,11 +91,11 @@ class Worklist:
         changed = self._connection.execute(
             said.on_conflict_do_update(
                 index_elements=list(values), set_=over, where=flip_reviews.c.answer != said.excluded.answer
-            )
-        ).rowcount
+            ).returning(flip_reviews.c.content_id)
+        ).first()
         own = and_(*(replay_flips.c[one] == value for one, value in values.items()))
         self._connection.execute(replay_flips.update().where(own).values(claimed_by=None, claim_expires_at=None))
-        return bool(changed)
+        return changed is not None
 
     def last_of(self, by: str) -> str | None:
         """The flip that somebody answered last."""

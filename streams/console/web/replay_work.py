@@ -94,7 +94,8 @@ def begin(connection: Connection, asked: Asked, *, again: bool = False) -> bool:
     new = insert(connection.engine, table).values(**values)
     over = {name: new.excluded[name] for name in values if name != "key"}
     free = table.c.ended_at.is_not(None) if again else table.c.error.is_not(None)
-    return bool(connection.execute(new.on_conflict_do_update(index_elements=["key"], set_=over, where=free)).rowcount)
+    written = new.on_conflict_do_update(index_elements=["key"], set_=over, where=free).returning(table.c.key)
+    return connection.execute(written).first() is not None
 
 
 Found = Row[Any]
