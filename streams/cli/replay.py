@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 import orjson
@@ -27,14 +27,14 @@ from safeguard_streams.cli.options import (
 from safeguard_streams.cli.output import console, say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.cli.texts import Texts
-from safeguard_streams.contract.records import Decision, Direction, Replay, Replayed
+from safeguard_streams.contract.records import Decision, Direction, Replay
 from safeguard_streams.errors import ConfigurationError, SafeguardError
 from safeguard_streams.policies.files import LIBRARY
 from safeguard_streams.releases import model_notice
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.replay import jobs, promotion
 from safeguard_streams.replay import status as following
-from safeguard_streams.replay.promotion import PromotionPlan
+from safeguard_streams.replay.promotion import Prepared
 from safeguard_streams.replay.status import ReplayStatus
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.counts import counted
@@ -132,13 +132,11 @@ def start(
     classifier = _classifier(current)
 
     async def plan() -> tuple[Replay, Estimate]:
-        from safeguard_streams.replay import estimate, selection
+        from safeguard_streams.replay import estimate
 
         if notice := await model_notice.unlearned(current, requested):
             say(notice, error=True)
-        replay = await jobs.plan(current, request, changed_by(why, by))
-        earlier = await selection.earlier_decisions(current, replay)
-        return replay, await estimate.estimate(current, replay, classifier, earlier)
+        return await estimate.plan(current, request, changed_by(why, by), classifier)
 
     with shown_reading():
         replay, estimated = _run_async(current, plan())
@@ -323,7 +321,7 @@ def promote(
     policy: PolicyOption = None,
     budget: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Refuse if more than this share of the compared items flips.")
-    ] = 0.05,
+    ] = promotion.BUDGET,
     why: Why = "",
     by: By = None,
     yes: Yes = False,
@@ -335,14 +333,9 @@ def promote(
     """
     who = changed_by(why, by)
     current = settings.load(bootstrap=bootstrap)
-    planned = _plan(current, replay_id, policy, "promote")
-    flips = planned.plan.share.value
-    if flips is not None and flips > budget:
-        raise ConfigurationError(
-            f"{flips:.1%} of the compared items would flip, more than the budget of {budget:.1%}: check "
-            f"safeguard replay diff {planned.replay.replay_id}, and raise --budget if this is intended"
-        )
-    _publish(current, planned, who, yes=yes, as_json=as_json)
+    prepared = _prepare(current, replay_id, policy, "promote")
+    prepared.plan.require_within(budget, prepared.status.replay.replay_id)
+    _publish(current, prepared, who, yes=yes, as_json=as_json)
 
 
 @app.command("revert")
@@ -360,41 +353,24 @@ def revert(
     """
     who = changed_by(why, by)
     current = settings.load(bootstrap=bootstrap)
-    _publish(current, _plan(current, replay_id, policy, "revert"), who, yes=yes, as_json=as_json)
+    _publish(current, _prepare(current, replay_id, policy, "revert"), who, yes=yes, as_json=as_json)
 
 
-class _Planned(NamedTuple):
-    """A plan for a policy of a replay, which was shown."""
-
-    replay: Replay
-    policy: Replayed
-    plan: PromotionPlan
-
-
-def _plan(current: settings.Settings, replay_id: str, policy: str | None, direction: Direction) -> _Planned:
+def _prepare(current: settings.Settings, replay_id: str, policy: str | None, direction: Direction) -> Prepared:
     """Plan a promotion or a reversion, and show its numbers on standard error."""
     try:
         import duckdb  # noqa: F401  (the plan needs it: said before anything is read)
     except ImportError as error:
         raise needs_extra(error, "all-cpu") from error
-
-    async def work() -> tuple[ReplayStatus, Replayed, PromotionPlan]:
-        replay = await jobs.find(current, replay_id)
-        chosen = jobs.policy_of(replay, policy)
-        if replay.state != "escalated":
-            raise ConfigurationError(replay_status.not_publishable(replay))
-        (status,) = await following.statuses(current, replay.replay_id)
-        return status, chosen, await promotion.plan(current, replay, chosen, direction)
-
     with shown_reading():
-        status, chosen, plan = _run_async(current, work())
-    replay_status.show_plan(plan, status)
-    return _Planned(status.replay, chosen, plan)
+        prepared = _run_async(current, promotion.prepare(current, replay_id, policy, direction))
+    replay_status.show_plan(prepared)
+    return prepared
 
 
-def _publish(current: settings.Settings, planned: _Planned, who: ChangedBy, *, yes: bool, as_json: bool) -> None:
+def _publish(current: settings.Settings, prepared: Prepared, who: ChangedBy, *, yes: bool, as_json: bool) -> None:
     """Confirm and write the superseding verdicts of a plan."""
-    replay, policy, plan = planned
+    replay, policy, plan = prepared.status.replay, prepared.policy, prepared.plan
     verb = "publish" if plan.direction == "promote" else "take back"
     question = f"{verb} {counted(len(plan.changes), 'verdict')} under {policy.policy_id}?"
     if plan.changes and not yes and not typer.confirm(question, err=True):
@@ -435,14 +411,8 @@ def _change(replay_id: str, change: _Change, bootstrap: str | None, *, as_json: 
     """Change a replay that is not over, and show what it is doing then."""
     current = settings.load(bootstrap=bootstrap)
 
-    async def work() -> ReplayStatus:
-        (status,) = await following.statuses(current, replay_id)
-        if status.state == "judged" and change is jobs.pause:
-            raise ConfigurationError(f"replay {status.replay.replay_id} is judged: nothing is left to pause")
-        return msgspec.structs.replace(status, replay=await change(current, status.replay))
-
     with kafka.watched(kafka.Reading()):
-        status = _run_async(current, work())
+        status = _run_async(current, following.change(current, replay_id, change))
     if as_json:
         print(orjson.dumps(replay_status.as_json(status)).decode())
     else:
@@ -455,13 +425,7 @@ def resume(replay_id: ReplayId, wait: Wait = False, bootstrap: Bootstrap = None,
     current = settings.load(bootstrap=bootstrap)
 
     async def work() -> Replay:
-        replay = await jobs.find(current, replay_id)
-        if replay.state == "escalated":
-            raise ConfigurationError(
-                f"replay {replay.replay_id} was neither paused nor stopped; see: "
-                f"safeguard replay show {replay.replay_id}"
-            )
-        return await jobs.resume(current, replay)
+        return await jobs.resume(current, await jobs.find(current, replay_id))
 
     replay = _run_async(current, work())
     classifier = None if replay.escalated_at else _classifier(current)

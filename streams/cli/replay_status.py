@@ -10,22 +10,13 @@ import msgspec
 
 from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.contract.records import Replay, Replayed
-from safeguard_streams.replay.pairs import Outcome
-from safeguard_streams.replay.promotion import PromotionPlan
+from safeguard_streams.replay import estimate_text
+from safeguard_streams.replay.promotion import LEFT_OUT, Prepared, PromotionPlan
 from safeguard_streams.replay.status import ReplayStatus
 from safeguard_streams.runtime.counts import counted
 
 if TYPE_CHECKING:
-    from safeguard_streams.replay.estimate import Estimate, JudgementCost, Source
-
-LEFT_OUT: dict[Outcome, str] = {
-    "edited": "because a newer text was judged or cleared since",
-    "judged_since": "because of a newer verdict",
-    "undetermined": "because the replay reached no decision",
-    "unknown": "because the earlier verdict no longer exists",
-    "erased": "because of an erasure",
-}
-_UNITS = ((86_400, "days"), (3600, "h"), (60, "min"), (1, "s"))
+    from safeguard_streams.replay.estimate import Estimate
 
 
 def as_json(status: ReplayStatus) -> dict[str, Any]:
@@ -140,34 +131,10 @@ def show_outcome(status: ReplayStatus, *, waited: bool = False) -> None:
         say(following)
 
 
-def not_publishable(replay: Replay) -> str:
-    """Why a replay's verdicts cannot be promoted or reverted, and what to do."""
-    name = replay.replay_id
-    if replay.state == "cancelled":
-        return f"replay {name} is cancelled: start another one"
-    if replay.state == "paused":
-        return f"replay {name} is paused: resume it first, with: safeguard replay resume {name}"
-    return f"replay {name} is escalating: wait until it ends, or continue it with: safeguard replay resume {name}"
-
-
-def show_plan(plan: PromotionPlan, status: ReplayStatus) -> None:
+def show_plan(prepared: Prepared) -> None:
     """The numbers of a promotion or a reversion, on standard error."""
-    again = "" if plan.direction == "promote" else " again"
-    lines = {
-        f"content items that become violating{again}": plan.count("violates"),
-        f"content items that become safe{again}": plan.count("safe"),
-    }
-    if plan.direction == "promote":
-        lines["content items compared"] = plan.compared
-        lines |= {f"left out, {why}": plan.outcomes.get(outcome, 0) for outcome, why in LEFT_OUT.items()}
-        lines["judgements still to come, to be promoted later"] = status.counts.escalated - status.counts.done
-    else:
-        lines["content items that become undetermined again"] = plan.count("undetermined")
-        lines["content items that were promoted"] = plan.compared
-        lines["of these, reverted already or judged again since"] = plan.compared - len(plan.changes)
-    for name, count in lines.items():
-        if count or not name.startswith("left out"):
-            say(f"{name}: {count:,}", error=True)
+    for name, count in prepared.figures.items():
+        say(f"{name}: {count:,}", error=True)
 
 
 def plan_as_json(plan: PromotionPlan, replay: Replay, policy: Replayed) -> dict[str, Any]:
@@ -198,60 +165,9 @@ def show_written(plan: PromotionPlan, written: int) -> None:
 
 def show_estimate(estimate: Estimate, background_share: float) -> None:
     """An estimate and what it was computed from, on standard error."""
-    rows = [
-        ("events", f"{estimate.events:,} between the bounds"),
-        ("judgements", f"about {estimate.judgements:,}, {_per_event(estimate)}"),
-    ]
-    cost = estimate.cost
-    if cost is None:
-        rows.append(("cost", "unknown: moderation.verdicts holds no judgement to measure"))
-    else:
-        alone = estimate.gpu_seconds or 0.0
-        beside = f", {_span(alone / background_share)} beside live content" if background_share else ""
-        rows += [
-            (
-                "tokens",
-                f"about {estimate.prompt_tokens or 0:,} in prompts and {estimate.completion_tokens or 0:,} written",
-            ),
-            ("GPU time", f"about {_span(alone)} of {_workers(cost)}{beside}"),
-        ]
-    rows.append(("from", _basis(estimate)))
     table = Table(box=None, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column()
-    for row in rows:
+    for row in estimate_text.rows(estimate, background_share):
         table.add_row(*row)
     console(stderr=True).print(table)
-
-
-_CONCURRENCY: dict[Source, str] = {
-    "settings": "SAFEGUARD_MAX_IN_FLIGHT here",
-    "measured": "the most at one moment on all busy workers",
-    "default": "assumed: the default of one worker",
-}
-
-
-def _per_event(estimate: Estimate) -> str:
-    return f"{estimate.escalated:.3g} per event, both versions together"
-
-
-def _workers(cost: JudgementCost) -> str:
-    return "all reasoning workers" if cost.source == "measured" else "one reasoning worker"
-
-
-def _basis(estimate: Estimate) -> str:
-    parts = [f"the gates on {estimate.looked_at:,} of the events"]
-    cost = estimate.cost
-    if cost is not None:
-        parts += [
-            f"the newest {counted(cost.measured, 'judgement')} under {', '.join(cost.policies)}",
-            f"{cost.prompt_tokens:,.0f} + {cost.completion_tokens:,.0f} tokens and {cost.seconds:.2f} s for each",
-            f"{counted(cost.concurrency, 'judgement')} at a time ({_CONCURRENCY[cost.source]})",
-        ]
-    return "; ".join(parts)
-
-
-def _span(seconds: float) -> str:
-    """A duration in its largest unit that it fills twice."""
-    unit, name = next((one for one in _UNITS if seconds >= 2 * one[0]), _UNITS[-1])
-    return f"{seconds / unit:,.0f} {name}"

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from rich.text import Text
 
 from safeguard_streams.cli.output import Table, console, plain, say
-from safeguard_streams.cli.replay_status import LEFT_OUT
 from safeguard_streams.cli.texts import Labelled, item_text, reason_of, show_item
 from safeguard_streams.replay.diff import Diff, FlipCounts, ReplayFlip
 from safeguard_streams.replay.headline import headline
 from safeguard_streams.replay.page import DECISIONS
+from safeguard_streams.replay.promotion import LEFT_OUT
 from safeguard_streams.runtime.counts import counted
 
 

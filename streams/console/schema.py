@@ -5,8 +5,8 @@ Three kinds of tables, which `PROJECTED` and `OWN` list:
 - Those that the projector writes are computed from the topics, and nothing else writes them, except the two columns of
   a claim in `review_items`. `safeguard console rebuild` empties them and reads the topics again.
 - `erasures` and `positions` say what was erased, and how far the projector has read.
-- Those that the pages write (`audit_log`, `reviews`, `exposures`, `preferences`) exist nowhere else. No rebuild touches
-  them: back them up.
+- Those that the pages write (`audit_log`, `reviews`, `exposures`, `preferences`, `flip_reviews`, and what is done about
+  replays) exist nowhere else. No rebuild touches them: back them up.
 
 Times are UTC, and come back as aware datetimes from both databases. NUL characters, which PostgreSQL refuses, are
 stored as U+FFFD. Full-text search is made by `full_text`, outside these tables, because the two databases do it by
@@ -552,5 +552,63 @@ ESCALATION_WORDS = dict.fromkeys(("label",))
 REPORT_WORDS = dict.fromkeys(("reason",))
 ACTION_WORDS = dict.fromkeys(("why", "reason", "author_id"))
 
-OWN = (audit_log, reviews, exposures, preferences)
+# ---------------------------------------------------------------- replays as people work with them
+
+replay_work = Table(
+    "replay_work",
+    metadata,
+    _key("key", "what is done; of one key, once at a time"),
+    Column("kind", String, nullable=False, comment="estimate, run, compare, plan or publish"),
+    Column("replay_id", String, nullable=False, comment="empty for an estimate"),
+    _text("policy_id", "the policy of the replay; null where the work is about all of them"),
+    Column("who", String, nullable=False, comment="who asked for it"),
+    Column("given", JSON, nullable=False, comment="what they asked for"),
+    _moment("changed_at", "when pages last had something new to show", nullable=False),
+    _moment("alive_until", "another process takes the work over then", nullable=False),
+    Column("tries", Integer, nullable=False, comment="processes that took it over since it last got further"),
+    Column("done", BigInteger, nullable=False),
+    Column("total", BigInteger, nullable=False, comment="0 where it is not known"),
+    _moment("ended_at", "when it was done, or failed"),
+    _text("error", "why it failed; holds no content"),
+    Column("result", JSON, comment="what came out last; never content"),
+    Column("judgements", JSON, comment="ids of the replay's verdicts that a plan publishes"),
+    Index(None, "replay_id", "kind"),
+    comment="What people asked for about replays that outlasts a request.",
+)
+
+replay_flips = Table(
+    "replay_flips",
+    metadata,
+    _key("replay_id", "the replay"),
+    _key("policy_id", "the policy under which the item was judged again"),
+    _key("content_id", "the item whose decision changes"),
+    Column("place", Integer, nullable=False, comment="in the worklist, which has a random order"),
+    Column("content_sha256", String, nullable=False, comment="the text that was judged"),
+    Column("flip", String, nullable=False, comment="to_violates or to_safe"),
+    Column("before", String, nullable=False, comment="violates, safe, undetermined or cleared"),
+    Column("after", String, nullable=False),
+    Column("rules_before", JSON, nullable=False),
+    Column("rules_after", JSON, nullable=False),
+    _text("verdict_before", "id of the verdict before; null where the item was cleared"),
+    Column("verdict_after", String, nullable=False, comment="id of the replay's verdict"),
+    _text("claimed_by", "who works on it"),
+    _moment("claim_expires_at", "when the lease ends"),
+    Index(None, "replay_id", "policy_id", "place"),
+    comment="What a comparison found: the flips of a replay, as a worklist. Holds no words.",
+)
+
+flip_reviews = Table(
+    "flip_reviews",
+    metadata,
+    _key("replay_id", "the replay"),
+    _key("policy_id", "the policy"),
+    _key("content_id", "the item"),
+    _key("verdict_after", "the verdict of the replay that somebody agrees with, or not"),
+    Column("answer", String, nullable=False, comment="new, old or unsure: which verdict is right"),
+    Column("who", String, nullable=False),
+    _moment("at", "when they last answered", nullable=False),
+    comment="What people say about the flips of replays.",
+)
+
+OWN = (audit_log, reviews, exposures, preferences, replay_work, replay_flips, flip_reviews)
 PROJECTED = tuple(table for table in metadata.sorted_tables if table not in OWN)

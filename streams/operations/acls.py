@@ -103,11 +103,16 @@ ROLES: dict[str, Role] = {
         reads=(
             *(topics.VERDICTS, topics.CLEARED, topics.RATIONALES, *topics.LANES.values(), topics.ACTIONS),
             *(topics.STANDING, topics.POLICIES, topics.POLICIES_HISTORY, topics.REPLAYS, topics.REPLAY_JOBS),
-            *(topics.REPLAY_PROGRESS, topics.DEAD_LETTERS, topics.DEAD_LETTERS_HANDLED, topics.ERASURES),
+            *(topics.REPLAY_PROGRESS, topics.DEAD_LETTERS, topics.DEAD_LETTERS_HANDLED, *_FOR_EVERY_STAGE),
             topics.REPORTS,
+            topics.EVENTS,  # of which it estimates and escalates a replay
         ),
-        writes=(topics.ACTIONS, topics.POLICIES, topics.POLICIES_HISTORY, topics.REPLAY_JOBS),
-        transactions=("policy-releases", "replay-jobs"),
+        writes=(
+            *(topics.ACTIONS, topics.POLICIES, topics.POLICIES_HISTORY, topics.REPLAY_JOBS, topics.REPLAY_PROGRESS),
+            *(topics.ESCALATIONS_REPLAY, topics.VERDICTS, topics.DEAD_LETTERS, topics.POSITIONS),
+        ),
+        groups=("replay-",),
+        transactions=("policy-releases", "replay-", "promote-"),
     ),
     "operator": Role(
         "create topics, release policies, replay, promote, decide, requeue dead letters, erase",

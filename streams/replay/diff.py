@@ -116,7 +116,13 @@ class Diff(msgspec.Struct, frozen=True):
 
 
 async def compute(
-    settings: Settings, replay: Replay, policy: Replayed, parquet: Path | None = None, *, texts: bool = True
+    settings: Settings,
+    replay: Replay,
+    policy: Replayed,
+    parquet: Path | None = None,
+    *,
+    texts: bool = True,
+    max_examples: int = MAX_EXAMPLES,
 ) -> Diff:
     """Read the topics, join and count. parquet: a file to write the joined items to, one row each, without texts.
     texts: whether to read the texts of the examples.
@@ -139,7 +145,7 @@ async def compute(
         db = loaded.join(policy)
         if parquet is not None:
             db.table("pairs").write_parquet(str(parquet))
-        examples = _query(db, "examples", _FlipRow, max_examples=MAX_EXAMPLES)
+        examples = _query(db, "examples", _FlipRow, max_examples=max_examples)
         verdicts = {name for one in examples for name in (one.verdict_before, one.verdict_after) if name}
         rationales = await _rationales(settings, verdicts, first_event)
         wanted = [_place(one) for one in examples if texts]
@@ -283,6 +289,8 @@ def _flip(example: _FlipRow, rationales: dict[str, str], text: str | None) -> Re
 async def _rationales(settings: Settings, verdicts: set[str], since: datetime | None) -> dict[str, str]:
     """The model's analyses by verdict id. Empty where the user may not read them."""
     analyses: dict[str, str] = {}
+    if not verdicts:
+        return analyses
     with contextlib.suppress(ForbiddenError):
         async with contextlib.aclosing(kafka.read_all(settings, [topics.RATIONALES], since=since)) as records:
             async for record in records:

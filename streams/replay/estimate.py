@@ -25,7 +25,9 @@ from safeguard_streams.contract.records import ContentEvent, Replay, Verdict, aw
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.policies.document import in_languages, is_surface
 from safeguard_streams.prefilter.classifier import Classifier
-from safeguard_streams.replay.selection import EarlierDecisions, ReplaySelector
+from safeguard_streams.releases.operator import ChangedBy
+from safeguard_streams.replay import jobs
+from safeguard_streams.replay.selection import EarlierDecisions, ReplaySelector, earlier_decisions
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
 from safeguard_streams.runtime.settings import Settings
 
@@ -71,6 +73,14 @@ class Estimate(msgspec.Struct, frozen=True):
     prompt_tokens: int | None
     completion_tokens: int | None
     gpu_seconds: float | None
+
+
+async def plan(
+    settings: Settings, request: jobs.ReplayRequest, changed_by: ChangedBy, classifier: Classifier
+) -> tuple[Replay, Estimate]:
+    """A job that is not written yet, and its estimate. Raises ConfigurationError as `jobs.plan` and `estimate` do."""
+    replay = await jobs.plan(settings, request, changed_by)
+    return replay, await estimate(settings, replay, classifier, await earlier_decisions(settings, replay))
 
 
 async def estimate(settings: Settings, replay: Replay, classifier: Classifier, earlier: EarlierDecisions) -> Estimate:

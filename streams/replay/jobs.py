@@ -32,6 +32,7 @@ from safeguard_streams.contract.records import (
 )
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.document import Policy
+from safeguard_streams.policies.parsing import parse
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime.settings import Settings
 
@@ -103,10 +104,20 @@ async def plan(settings: Settings, request: ReplayRequest, changed_by: operator.
 
 
 async def create(settings: Settings, replay: Replay) -> None:
-    """Write a job, and send its policy versions to the reasoning workers. Replays nothing yet."""
+    """Write a job, and send its policy versions to the reasoning workers. Replays nothing yet.
+
+    A job that is there already stays as it is.
+    """
     changed_by = operator.ChangedBy(replay.why, replay.created_by)
     async with kafka.exclusive_writer(settings, _WRITER) as write:
-        await write([*_versions(replay, changed_by), _job(replay)])
+        if replay.replay_id not in await read_all(settings):
+            await write([*_versions(replay, changed_by), _job(replay)])
+
+
+async def released(settings: Settings, policy_id: str, version: str) -> Policy:
+    """A policy in a version that was released, shadows included. Raises ConfigurationError where there is none."""
+    release = (await operator.history(settings)).find(policy_id, version)
+    return parse(release.document, f"policy {policy_id}", release.distilled)
 
 
 def _replayed(policy: Policy, before: PolicyRelease | None) -> Replayed:
@@ -217,11 +228,18 @@ async def pause(settings: Settings, replay: Replay) -> Replay:
 async def resume(settings: Settings, replay: Replay) -> Replay:
     """Let a replay go on. Its state is then running if a runner has items left to escalate, or else escalated.
 
-    Raises ConfigurationError for a replay that is cancelled or was published.
+    Raises ConfigurationError for a replay that is cancelled, was published, or has nothing to resume.
     """
-    return await _change(
-        settings, replay, lambda current: _with_state(current, "escalated" if current.escalated_at else "running")
-    )
+
+    def change(current: Replay) -> Replay:
+        if current.state == "escalated":
+            raise ConfigurationError(
+                f"replay {current.replay_id} was neither paused nor stopped; see: "
+                f"safeguard replay show {current.replay_id}"
+            )
+        return _with_state(current, "escalated" if current.escalated_at else "running")
+
+    return await _change(settings, replay, change)
 
 
 async def cancel(settings: Settings, replay: Replay) -> Replay:

@@ -15,8 +15,8 @@ the verdicts that are missing, and publishing repeats none after a crash. It hol
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -35,17 +35,27 @@ from safeguard_streams.contract.records import (
     now,
     schema_header,
 )
+from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.quality.proportions import Proportion, proportion
 from safeguard_streams.releases.erasures import ErasureList, is_about_erased
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.replay import jobs
 from safeguard_streams.replay.pairs import COMPARED, JUDGED, Outcome, Pair, passed_on_at, superseding_id
+from safeguard_streams.replay.status import ReplayStatus, statuses
 from safeguard_streams.runtime.settings import Settings
 
 if TYPE_CHECKING:
     from safeguard_streams.replay.diff_tables import DiffTables
 
 CHUNK = 2000  # verdicts in one transaction
+BUDGET = 0.05  # share of the compared items that may flip, unless an operator says otherwise
+LEFT_OUT: dict[Outcome, str] = {
+    "edited": "because a newer text was judged or cleared since",
+    "judged_since": "because of a newer verdict",
+    "undetermined": "because the replay reached no decision",
+    "unknown": "because the earlier verdict no longer exists",
+    "erased": "because of an erasure",
+}
 _VERDICT = schema_header(Verdict)
 
 
@@ -111,6 +121,49 @@ class PromotionPlan(msgspec.Struct, frozen=True):
         """Changes after which this decision stands."""
         return sum(change.result(self.direction).decision == decision for change in self.changes)
 
+    def only(self, judgements: Collection[str]) -> PromotionPlan:
+        """The same plan for these verdicts of the replay alone, by their ids."""
+        kept = [change for change in self.changes if change.after.verdict_id in judgements]
+        return msgspec.structs.replace(self, changes=kept)
+
+    def require_within(self, budget: float, replay_id: str) -> None:
+        """Raise ConfigurationError if more than this share of the compared items would flip."""
+        flips = self.share.value
+        if flips is not None and flips > budget:
+            raise ConfigurationError(
+                f"{flips:.1%} of the compared items would flip, more than the budget of {budget:.1%}: check "
+                f"safeguard replay diff {replay_id}, and raise --budget if this is intended"
+            )
+
+
+class Prepared(NamedTuple):
+    """A plan for a policy of a replay, and the replay's status when it was made."""
+
+    status: ReplayStatus
+    policy: Replayed
+    plan: PromotionPlan
+
+    @property
+    def figures(self) -> dict[str, int]:
+        """What the plan would do, in words for people."""
+        plan, counts = self.plan, self.status.counts
+        again = "" if plan.direction == "promote" else " again"
+        lines = {
+            f"content items that become violating{again}": plan.count("violates"),
+            f"content items that become safe{again}": plan.count("safe"),
+        }
+        if plan.direction == "promote":
+            lines["content items compared"] = plan.compared
+            lines |= {
+                f"left out, {why}": count for outcome, why in LEFT_OUT.items() if (count := plan.outcomes.get(outcome))
+            }
+            lines["judgements still to come, to be promoted later"] = counts.escalated - counts.done
+        else:
+            lines["content items that become undetermined again"] = plan.count("undetermined")
+            lines["content items that were promoted"] = plan.compared
+            lines["of these, reverted already or judged again since"] = plan.compared - len(plan.changes)
+        return lines
+
 
 def decide(pairs: Iterable[Pair], direction: Direction) -> PromotionPlan:
     """The changes to write, from pairs that hold all verdicts."""
@@ -138,6 +191,29 @@ def changing(loaded: DiffTables, policy: Replayed, direction: Direction) -> Prom
     decided = decide(each(), direction)
     loaded.complete(list(pairs.values()))
     return msgspec.structs.replace(decided, changes=decide(pairs.values(), direction).changes, pairs=pairs)
+
+
+async def prepare(settings: Settings, replay_id: str, policy_id: str | None, direction: Direction) -> Prepared:
+    """Plan for the named policy of a replay, or its only one.
+
+    Raises ConfigurationError where there is none, or the replay's items are not all escalated.
+    """
+    replay = await jobs.find(settings, replay_id)
+    policy = jobs.policy_of(replay, policy_id)
+    if replay.state != "escalated":
+        raise ConfigurationError(_not_publishable(replay))
+    (status,) = await statuses(settings, replay.replay_id)
+    return Prepared(status, policy, await plan(settings, replay, policy, direction))
+
+
+def _not_publishable(replay: Replay) -> str:
+    """Why a replay's verdicts cannot be promoted or reverted, and what to do."""
+    name = replay.replay_id
+    if replay.state == "cancelled":
+        return f"replay {name} is cancelled: start another one"
+    if replay.state == "paused":
+        return f"replay {name} is paused: resume it first, with: safeguard replay resume {name}"
+    return f"replay {name} is escalating: wait until it ends, or continue it with: safeguard replay resume {name}"
 
 
 async def plan(settings: Settings, replay: Replay, policy: Replayed, direction: Direction) -> PromotionPlan:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple, TypeVar
 
@@ -19,7 +19,7 @@ from safeguard_streams.bus import kafka
 from safeguard_streams.bus.interface import Partition, Record
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import DeadLetter, Replay, ReplayProgress, decode, now
-from safeguard_streams.errors import ForbiddenError, RecordError
+from safeguard_streams.errors import ConfigurationError, ForbiddenError, RecordError
 from safeguard_streams.replay import jobs
 from safeguard_streams.runtime.settings import Settings
 
@@ -152,6 +152,19 @@ async def statuses(settings: Settings, replay_id: str | None = None) -> list[Rep
     """The status of all replays, oldest first, or of the one with this id. Raises ConfigurationError as `find` does."""
     replays = [await jobs.find(settings, replay_id)] if replay_id else list((await jobs.read_all(settings)).values())
     return await ReplayWatch(settings, min((replay.created_at for replay in replays), default=now())).look(replays)
+
+
+async def change(
+    settings: Settings, replay_id: str, changed: Callable[[Settings, Replay], Awaitable[Replay]]
+) -> ReplayStatus:
+    """Pause, resume or cancel a replay by that function of `jobs`, and return what it is doing then.
+
+    Raises ConfigurationError where the replay cannot be changed so.
+    """
+    (status,) = await statuses(settings, replay_id)
+    if status.state == "judged" and changed is jobs.pause:
+        raise ConfigurationError(f"replay {status.replay.replay_id} is judged: nothing is left to pause")
+    return msgspec.structs.replace(status, replay=await changed(settings, status.replay))
 
 
 async def counts(settings: Settings, replay: Replay) -> ReplayCounts:

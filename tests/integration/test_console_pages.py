@@ -135,7 +135,7 @@ def enforcement(current):
 
 
 @contextlib.contextmanager
-def serving(current, provider, folder):
+def serving(current, provider, folder, roles='{"mods": ["reviewer"], "leads": ["auditor"]}'):
     """`safeguard console serve`, with an OpenID provider and a database of its own."""
     port = brokers.free_port()
     environment = {
@@ -146,7 +146,7 @@ def serving(current, provider, folder):
         "SAFEGUARD_CONSOLE_OIDC_ISSUER": provider,
         "SAFEGUARD_CONSOLE_OIDC_CLIENT_ID": "console",
         "SAFEGUARD_CONSOLE_OIDC_CLIENT_SECRET": "s",
-        "SAFEGUARD_CONSOLE_ROLES": '{"mods": ["reviewer"], "leads": ["auditor"]}',
+        "SAFEGUARD_CONSOLE_ROLES": roles,
         "SAFEGUARD_CONSOLE_BLIND_SHARE": "0",
     }
     log = folder / "console.log"

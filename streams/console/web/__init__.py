@@ -8,6 +8,7 @@ In reading order:
 - `guard`: the one way to an endpoint. `console`, `app`: what requests share, and the application.
 - `pages`: the endpoints, one module for each kind of thing. `claims`: who works on an item of the queue.
 - `figures`, `item_facts`, `policy_text`, `harms`: what the database knows, as pages need it.
+- `flips`: the worklist of a replay's flips. `replay_work`, `replay_steps`: what outlasts a request, and what it does.
 - `rendering`: templates, and how texts from outside appear in them. `writing`: the audit log.
 - `serve`: the process.
 
@@ -23,6 +24,12 @@ In reading order:
   may hold any characters.
 - **A claim is a lease on all rows of an item.** PostgreSQL skips locked rows, and SQLite has one writer: nobody waits,
   and nobody gets an item that another person holds. A lease that ran out needs nobody who returns it.
+- **Work that outlasts a request is a row with a key and a lease.** Estimates, replays, comparisons and promotions begin
+  once for each key, and a process that is killed loses its lease to another. Each step may begin once more: what it
+  writes is found by the next, and never repeated.
+- **A promotion writes the plan that was shown.** The plan's row holds the ids of its verdicts. Writing reads the topics
+  again, and keeps of them what the plan named.
+- **Flips are answered in a random order.** Those answered so far are a sample of all, whose share has an interval.
 - **Texts from outside are made visible, then escaped.** Control characters and marks of direction appear as signs, so
   that reviewers see a trick instead of its effect.
 """

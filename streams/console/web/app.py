@@ -30,6 +30,9 @@ from safeguard_streams.console.web.pages import (
     overview,
     policies,
     queue,
+    replay_changes,
+    replay_flips,
+    replay_start,
     replays,
     search,
 )
@@ -46,6 +49,9 @@ PAGES: tuple[Page, ...] = (
     *search.PAGES,
     *policies.PAGES,
     *replays.PAGES,
+    *replay_start.PAGES,
+    *replay_changes.PAGES,
+    *replay_flips.PAGES,
     *audit.PAGES,
     *go.PAGES,
 )

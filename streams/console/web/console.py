@@ -10,6 +10,8 @@ from sqlalchemy import Engine
 
 from safeguard_streams.console.web import auth, rendering
 from safeguard_streams.console.web.guard import Page
+from safeguard_streams.console.web.replay_steps import STEPS
+from safeguard_streams.console.web.replay_work import Workers
 from safeguard_streams.console.web.roles import GRANTED, Permission, Person
 from safeguard_streams.console.web.security import Rates
 from safeguard_streams.runtime.settings import ConsoleRole, Settings
@@ -27,6 +29,7 @@ class Console:
         self.sign_in = auth.chosen(settings)
         self.rates = Rates(REQUESTS_A_MINUTE)
         self.entrance_rates = Rates(ENTRANCES_A_MINUTE)
+        self.replay_workers = Workers(settings, engine, STEPS)
         self._pages = pages
 
     @cached_property

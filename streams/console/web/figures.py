@@ -20,6 +20,7 @@ from safeguard_streams.console.schema import (
     escalation_counts,
     escalations,
     positions,
+    replay_work,
     review_items,
     verdict_counts,
     verdicts,
@@ -237,6 +238,7 @@ def _waiting_letters(connection: Connection) -> int:
     )
 
 
-def newest_position(connection: Connection) -> datetime | None:
-    """When the projector last wrote: what the figures rest on changed then."""
-    return connection.execute(select(func.max(positions.c.projected_at))).scalar()
+def newest_position(connection: Connection) -> tuple[datetime | None, datetime | None]:
+    """When the projector last wrote, and when work on a replay last got further: what pages show changed then."""
+    written = connection.execute(select(func.max(positions.c.projected_at))).scalar()
+    return written, connection.execute(select(func.max(replay_work.c.changed_at))).scalar()

@@ -9,12 +9,14 @@ import msgspec
 
 from safeguard_streams.runtime.settings import ConsoleRole
 
-Permission = Literal["look", "items", "reveal", "decide", "rationale", "export", "audit"]
+Permission = Literal["look", "items", "reveal", "decide", "rationale", "export", "audit", "replay", "flips", "promote"]
 ROLES: tuple[ConsoleRole, ...] = get_args(ConsoleRole)
 
 # look: figures, policies and replays, without texts of users. items: what verdicts say about single items, and search.
 # reveal: the text behind the veil. decide: claim, decide and undo. rationale: what the model thought.
 # export: everything that a search finds. audit: who saw and did what.
+# replay: start, pause, cancel and compare replays, which costs judgements and changes nothing for users.
+# flips: read the decisions that a replay changes, and say which is right. promote: publish them, and take them back.
 GRANTED: Mapping[Permission, frozenset[ConsoleRole]] = {
     "look": frozenset(ROLES),
     "items": frozenset({"reviewer", "author", "auditor", "admin"}),
@@ -23,6 +25,9 @@ GRANTED: Mapping[Permission, frozenset[ConsoleRole]] = {
     "rationale": frozenset({"auditor", "admin"}),
     "export": frozenset({"auditor", "admin"}),
     "audit": frozenset({"auditor", "admin"}),
+    "replay": frozenset({"author", "operator", "admin"}),
+    "flips": frozenset({"reviewer", "author", "admin"}),
+    "promote": frozenset({"operator", "admin"}),
 }
 
 

@@ -50,7 +50,8 @@ async def run(settings: Settings, *, project: bool) -> None:
                 timeout_graceful_shutdown=_DRAIN_SECONDS,
             )
         )
-        with Stop() as stop, telemetry.exported(STAGE):
+        with Stop() as stop, telemetry.exported(STAGE), contextlib.closing(app.state.console.replay_workers) as workers:
+            workers.wake()  # what other processes left
             log.info("console served url=%s sign_in=%r", address(settings), app.state.console.sign_in.about)
             work = [_serve(server, stop.event), EventLoopPauses(STAGE).measure()]
             if projector is not None:

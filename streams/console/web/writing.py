@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from sqlalchemy import Connection, Engine
 from starlette.requests import Request
 
 from safeguard_streams.console import schema
-from safeguard_streams.console.web.console import Console
 from safeguard_streams.contract.records import now
+
+if TYPE_CHECKING:
+    from safeguard_streams.console.web.console import Console
 
 
 @contextlib.contextmanager

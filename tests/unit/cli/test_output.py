@@ -13,6 +13,7 @@ from typer import BadParameter
 
 from safeguard_streams.cli import options, output, replay_status
 from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.replay import promotion
 from safeguard_streams.replay.promotion import PromotionPlan
 from safeguard_streams.runtime import counts
 from safeguard_streams.workers import cli as workers_cli
@@ -166,11 +167,12 @@ def test_a_count_agrees_with_its_noun(number, line):
     assert counts.counted(number, "item was moved", "items were moved") == line
 
 
-@pytest.mark.parametrize("outcome", replay_status.LEFT_OUT)
+@pytest.mark.parametrize("outcome", promotion.LEFT_OUT)
 def test_the_reason_for_which_items_are_left_out_fits_one_item_and_several(outcome, capsys):
     """Before, a diff said that a promotion leaves out 1 item because they were erased."""
     plan = PromotionPlan("promote", [], 1, {outcome: 1})
-    replay_status.show_plan(plan, SimpleNamespace(counts=SimpleNamespace(escalated=1, done=1)))
+    status = SimpleNamespace(counts=SimpleNamespace(escalated=1, done=1))
+    replay_status.show_plan(promotion.Prepared(status, None, plan))
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out")]
     assert line.endswith(": 1")
     assert not re.search(r"\b(they|it|were)\b", line)

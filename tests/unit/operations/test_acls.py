@@ -63,16 +63,18 @@ def test_a_consumer_reads_verdicts_in_its_own_group_and_nothing_else():
     assert [(one.name, one.prefixed) for one in groups] == [("my-service", False)]
 
 
-def test_the_console_writes_what_people_do_and_nothing_that_processes_do():
+def test_the_console_writes_what_people_do_and_runs_the_replays_that_they_start():
     rights = ROLES["console"]
     assert set(rights.writes) == {
         *(topics.ACTIONS, topics.POLICIES, topics.POLICIES_HISTORY, topics.REPLAY_JOBS),
+        *(topics.REPLAY_PROGRESS, topics.ESCALATIONS_REPLAY, topics.DEAD_LETTERS, topics.POSITIONS, topics.VERDICTS),
     }
     assert not rights.creates_topics
-    assert rights.groups == (), "it keeps its positions beside its rows"
+    assert rights.groups == ("replay-",), "its projector keeps its positions beside its rows"
     followed = {topics.VERDICTS, topics.RATIONALES, topics.ACTIONS, *topics.LANES.values(), topics.DEAD_LETTERS}
     assert set(rights.reads) > {*followed, topics.POLICIES, topics.POLICIES_HISTORY, topics.REPLAYS, topics.STANDING}
-    assert topics.EVENTS not in rights.reads
+    assert topics.EVENTS in rights.reads
+    assert rights.transactions == ("policy-releases", "replay-", "promote-")
 
 
 @pytest.mark.parametrize("principal", ["", "web", "User:", ":web"])

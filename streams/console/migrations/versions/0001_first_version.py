@@ -665,4 +665,94 @@ def upgrade() -> None:
         ["policy_id", "decision", "decided_at"],
         unique=False,
     )
+    op.create_table(
+        "flip_reviews",
+        sa.Column("replay_id", sa.String(), nullable=False, comment="the replay"),
+        sa.Column("policy_id", sa.String(), nullable=False, comment="the policy"),
+        sa.Column("content_id", sa.String(), nullable=False, comment="the item"),
+        sa.Column(
+            "verdict_after",
+            sa.String(),
+            nullable=False,
+            comment="the verdict of the replay that somebody agrees with, or not",
+        ),
+        sa.Column("answer", sa.String(), nullable=False, comment="new, old or unsure: which verdict is right"),
+        sa.Column("who", sa.String(), nullable=False),
+        sa.Column("at", schema.Moment(timezone=True), nullable=False, comment="when they last answered"),
+        sa.PrimaryKeyConstraint("replay_id", "policy_id", "content_id", "verdict_after", name=op.f("pk_flip_reviews")),
+        comment="What people say about the flips of replays.",
+    )
+    op.create_table(
+        "replay_flips",
+        sa.Column("replay_id", sa.String(), nullable=False, comment="the replay"),
+        sa.Column("policy_id", sa.String(), nullable=False, comment="the policy under which the item was judged again"),
+        sa.Column("content_id", sa.String(), nullable=False, comment="the item whose decision changes"),
+        sa.Column("place", sa.Integer(), nullable=False, comment="in the worklist, which has a random order"),
+        sa.Column("content_sha256", sa.String(), nullable=False, comment="the text that was judged"),
+        sa.Column("flip", sa.String(), nullable=False, comment="to_violates or to_safe"),
+        sa.Column("before", sa.String(), nullable=False, comment="violates, safe, undetermined or cleared"),
+        sa.Column("after", sa.String(), nullable=False),
+        sa.Column("rules_before", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("rules_after", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column(
+            "verdict_before",
+            sa.Text(),
+            nullable=True,
+            comment="id of the verdict before; null where the item was cleared",
+        ),
+        sa.Column("verdict_after", sa.String(), nullable=False, comment="id of the replay's verdict"),
+        sa.Column("claimed_by", sa.Text(), nullable=True, comment="who works on it"),
+        sa.Column("claim_expires_at", schema.Moment(timezone=True), nullable=True, comment="when the lease ends"),
+        sa.PrimaryKeyConstraint("replay_id", "policy_id", "content_id", name=op.f("pk_replay_flips")),
+        comment="What a comparison found: the flips of a replay, as a worklist. Holds no words.",
+    )
+    op.create_index(
+        op.f("ix_replay_flips_replay_id_policy_id_place"),
+        "replay_flips",
+        ["replay_id", "policy_id", "place"],
+        unique=False,
+    )
+    op.create_table(
+        "replay_work",
+        sa.Column("key", sa.String(), nullable=False, comment="what is done; of one key, once at a time"),
+        sa.Column("kind", sa.String(), nullable=False, comment="estimate, run, compare, plan or publish"),
+        sa.Column("replay_id", sa.String(), nullable=False, comment="empty for an estimate"),
+        sa.Column(
+            "policy_id",
+            sa.Text(),
+            nullable=True,
+            comment="the policy of the replay; null where the work is about all of them",
+        ),
+        sa.Column("who", sa.String(), nullable=False, comment="who asked for it"),
+        sa.Column("given", sa.JSON(none_as_null=True), nullable=False, comment="what they asked for"),
+        sa.Column(
+            "changed_at",
+            schema.Moment(timezone=True),
+            nullable=False,
+            comment="when pages last had something new to show",
+        ),
+        sa.Column(
+            "alive_until",
+            schema.Moment(timezone=True),
+            nullable=False,
+            comment="another process takes the work over then",
+        ),
+        sa.Column(
+            "tries", sa.Integer(), nullable=False, comment="processes that took it over since it last got further"
+        ),
+        sa.Column("done", sa.BigInteger(), nullable=False),
+        sa.Column("total", sa.BigInteger(), nullable=False, comment="0 where it is not known"),
+        sa.Column("ended_at", schema.Moment(timezone=True), nullable=True, comment="when it was done, or failed"),
+        sa.Column("error", sa.Text(), nullable=True, comment="why it failed; holds no content"),
+        sa.Column("result", sa.JSON(none_as_null=True), nullable=True, comment="what came out last; never content"),
+        sa.Column(
+            "judgements",
+            sa.JSON(none_as_null=True),
+            nullable=True,
+            comment="ids of the replay's verdicts that a plan publishes",
+        ),
+        sa.PrimaryKeyConstraint("key", name=op.f("pk_replay_work")),
+        comment="What people asked for about replays that outlasts a request.",
+    )
+    op.create_index(op.f("ix_replay_work_replay_id_kind"), "replay_work", ["replay_id", "kind"], unique=False)
     native.create(op.get_bind())

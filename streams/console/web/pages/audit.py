@@ -16,7 +16,11 @@ from safeguard_streams.console.web.pages.search import streamed
 from safeguard_streams.console.web.writing import asked, logged
 
 _ROWS = 100
-ACTIONS = ("avoid", "claim", "decide", "export", "give back", "rationale", "reveal", "search", "undo")
+ACTIONS = (
+    *("answer flip", "avoid", "cancel replay", "claim", "claim flip", "compare replay", "decide", "estimate replay"),
+    *("export", "give back", "pause replay", "promote replay", "rationale", "resume replay", "reveal"),
+    *("revert replay", "search", "start replay", "undo"),
+)
 
 
 def show(request: Request) -> Response:

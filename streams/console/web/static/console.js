@@ -63,7 +63,8 @@
   if (live) {
     const source = new EventSource(live.dataset.live);
     source.addEventListener("changed", () => {
-      if (!document.hidden && !live.contains(document.activeElement)) htmx.trigger(live, "changed");
+      const at = document.activeElement; // somebody who fills in a field is left alone
+      if (!document.hidden && !(live.contains(at) && typing(at))) htmx.trigger(live, "changed");
     });
     source.addEventListener("error", () => {
       if (source.readyState === EventSource.CLOSED) failed("These figures are not live any more. Load the page once more.");

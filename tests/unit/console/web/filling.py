@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 from sqlalchemy import Engine
 
 from safeguard_streams.console import schema
 from safeguard_streams.contract.records import content_sha256, now, verdict_id
 from safeguard_streams.policies.files import load_library
+from safeguard_streams.quality.proportions import proportion
 
 TEXTS = (
     "you people do not belong here, go back to where you came from",
@@ -91,6 +93,7 @@ def fill(engine: Engine, items: int = 60, hostile: str | None = None) -> None:
             why=hostile or "the new rule on prizes",
             publications=[],
         )
+        _compared(add, items, at, chosen[0], hostile)
         add(schema.positions, topic="moderation.verdicts", partition=0, offset=items, projected_at=at, record_at=at)
         add(
             schema.dead_letters,
@@ -105,6 +108,59 @@ def fill(engine: Engine, items: int = 60, hostile: str | None = None) -> None:
             failed_at=at,
             letter_at=at,
         )
+
+
+def _compared(add: Any, items: int, at: Any, policy: Any, hostile: str | None) -> None:
+    """What a comparison of the replay found: what was safe violates."""
+    of = {"replay_id": hostile or REPLAY, "policy_id": policy.id}
+    flips = [number for number in range(0, items, 3) if number % 5 % 3 == 1]
+    for place, number in enumerate(flips):
+        content_id = (hostile and f"{hostile[:200]}{number}") or f"post-{number:03d}"
+        add(
+            schema.replay_flips,
+            **of,
+            content_id=content_id,
+            place=place,
+            content_sha256=content_sha256(hostile or TEXTS[number % len(TEXTS)]),
+            flip="to_violates",
+            before="safe",
+            after="violates",
+            rules_before=[hostile or policy.safe[0]],
+            rules_after=[hostile or policy.violating[0]],
+            verdict_before=verdict_id(content_id, "live"),
+            verdict_after=verdict_id(content_id, "replay"),
+        )
+
+    def share(count: int, out_of: int) -> dict[str, Any]:
+        return msgspec.to_builtins(proportion(count, out_of))
+
+    group = {"to_violates": len(flips), "to_safe": 1, "compared": 40}
+    diff = {
+        **dict.fromkeys(("unreadable", "waiting", "unknown", "edited", "judged_since", "undetermined", "erased"), 2),
+        "events": 500,
+        "compared": 40,
+        "to_violates": share(len(flips), 40),
+        "to_safe": share(1, 40),
+        "noise": share(1, 12),
+        "violating_before": share(90, 500),
+        "violating_after": share(90 + len(flips), 500),
+        "rules": {hostile or policy.violating[0]: group, hostile or policy.safe[0]: group},
+        "languages": {hostile or "en": group, "": {"to_violates": 0, "to_safe": 0, "compared": 3}},
+        "decisions": {"safe": {"violates": len(flips), "safe": 20}, "violates": {"safe": 1}},
+        "tokens": {"prompt": 80_000, "cached": 0, "completion": 9_000},
+        "seconds": 77.5,
+    }
+    add(
+        schema.replay_work,
+        key=f"compare {of['replay_id']} {policy.id}",
+        kind="compare",
+        who=hostile or "mia",
+        given={},
+        **dict.fromkeys(("changed_at", "alive_until", "ended_at"), at),
+        **dict.fromkeys(("tries", "done", "total"), 0),
+        result={"diff": diff, "headline": hostile or "More items flip than noise explains."},
+        **of,
+    )
 
 
 def _item(add: Any, number: int, at: Any, policy: Any, hostile: str | None) -> None:

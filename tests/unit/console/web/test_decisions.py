@@ -22,7 +22,7 @@ from safeguard_streams.contract.records import Action, content_sha256, now, verd
 from safeguard_streams.enforcement import decisions
 from safeguard_streams.errors import BusError
 from tests.unit.console.web.conftest import BOTH_DATABASES, Browser
-from tests.unit.console.web.filling import TEXTS, policies
+from tests.unit.console.web.filling import REPLAY, TEXTS, policies
 
 pytestmark = BOTH_DATABASES
 
@@ -306,7 +306,7 @@ def test_a_share_is_decided_before_the_verdict_is_shown(filled, current, written
         "/search?id=post-015",
         "/search?decision=violates&id=post-015",
         "/search?effective=review&id=post-015",
-        "/replay?id=2026-11-harsher",
+        f"/replay/flips?id={REPLAY}&policy={policies()[0].id}",
     ],
 )
 def test_no_page_tells_a_verdict_before_the_decision(filled, current, url):

@@ -8,13 +8,14 @@ from starlette.testclient import TestClient
 
 from safeguard_streams.console.web.app import PAGES
 from safeguard_streams.console.web.roles import GRANTED, ROLES, Person, roles_of
+from tests.unit.console.web.filling import REPLAY, policies
 
 # Written out once more, by hand: what the table is meant to say.
 MEANT = {
-    "reviewer": {"look", "items", "reveal", "decide"},
-    "author": {"look", "items", "reveal"},
+    "reviewer": {"look", "items", "reveal", "decide", "flips"},
+    "author": {"look", "items", "reveal", "replay", "flips"},
     "auditor": {"look", "items", "reveal", "rationale", "export", "audit"},
-    "operator": {"look"},
+    "operator": {"look", "replay", "promote"},
     "admin": set(GRANTED),
 }
 OPEN = {"sign_in", "to_provider", "signed_in", "sign_out"}
@@ -53,7 +54,16 @@ def test_nobody_passes_without_signing_in(app):
 def test_no_page_shows_a_button_or_a_link_whose_request_is_refused(browser, role):
     person, needs = browser("ann", role), {page.path: page.permission for page in PAGES}
     seen = set()
-    for url in ("/", "/queue", "/item?id=post-000", "/search", "/policies", "/replays", "/audit"):
+    of = f"id={REPLAY}&policy={policies()[0].id}"
+    replays = (
+        "/replays",
+        "/replays/new",
+        f"/replay?id={REPLAY}",
+        f"/replay/flips?{of}",
+        f"/replay/flip?{of}&item=post-006",
+    )
+    plans = (f"/replay/plan?{of}&direction=promote", f"/replay/plan?{of}&direction=revert")
+    for url in ("/", "/queue", "/item?id=post-000", "/search", "/policies", "/audit", *replays, *plans):
         answered = person.get(url)
         if answered.status_code == 403:
             continue
