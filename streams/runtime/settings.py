@@ -358,6 +358,23 @@ class Settings(BaseSettings):
         le=1,
         description="share of waiting items that a reviewer decides before the verdict is shown",
     )
+    console_golden_share: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="share of what the queue hands out that is a text of the policy's golden set, to measure reviewers",
+    )
+    console_second_share: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="share of what the queue hands out that a colleague decided before, to measure agreement",
+    )
+    console_library: Path | None = Field(
+        None,
+        description="folder of policies with their golden sets, one ID/golden.jsonl each; default: those of the "
+        "package",
+    )
     console_database: SecretStr | None = Field(
         None,
         description="URL of the console's database: sqlite:////PATH/console.db, or postgresql://USER:PASSWORD@HOST/NAME",

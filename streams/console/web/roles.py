@@ -9,12 +9,13 @@ import msgspec
 
 from safeguard_streams.runtime.settings import ConsoleRole
 
-Permission = Literal["look", "items", "reveal", "decide", "rationale", "export", "audit"]
+Permission = Literal["look", "items", "reveal", "decide", "rationale", "export", "audit", "quality", "limits"]
 ROLES: tuple[ConsoleRole, ...] = get_args(ConsoleRole)
 
 # look: figures, policies and replays, without texts of users. items: what verdicts say about single items, and search.
 # reveal: the text behind the veil. decide: claim, decide and undo. rationale: what the model thought.
-# export: everything that a search finds. audit: who saw and did what.
+# export: everything that a search finds. audit: who saw and did what. quality: how well people and model agree.
+# limits: how much of a harm people see on a day, and how much each of them saw.
 GRANTED: Mapping[Permission, frozenset[ConsoleRole]] = {
     "look": frozenset(ROLES),
     "items": frozenset({"reviewer", "author", "auditor", "admin"}),
@@ -23,6 +24,8 @@ GRANTED: Mapping[Permission, frozenset[ConsoleRole]] = {
     "rationale": frozenset({"auditor", "admin"}),
     "export": frozenset({"auditor", "admin"}),
     "audit": frozenset({"auditor", "admin"}),
+    "quality": frozenset({"author", "auditor", "admin"}),
+    "limits": frozenset({"operator", "admin"}),
 }
 
 

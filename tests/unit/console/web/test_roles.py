@@ -12,9 +12,9 @@ from safeguard_streams.console.web.roles import GRANTED, ROLES, Person, roles_of
 # Written out once more, by hand: what the table is meant to say.
 MEANT = {
     "reviewer": {"look", "items", "reveal", "decide"},
-    "author": {"look", "items", "reveal"},
-    "auditor": {"look", "items", "reveal", "rationale", "export", "audit"},
-    "operator": {"look"},
+    "author": {"look", "items", "reveal", "quality"},
+    "auditor": {"look", "items", "reveal", "rationale", "export", "audit", "quality"},
+    "operator": {"look", "limits"},
     "admin": set(GRANTED),
 }
 OPEN = {"sign_in", "to_provider", "signed_in", "sign_out"}
