@@ -1,8 +1,8 @@
 """Items about which somebody decides before the verdict is shown: their decisions are labels without anchoring.
 
-They are a share of what waits, and the checks that somebody got (`checks`). No page shows such a person what the verdict
-on such an item says, whether they claimed it yet or not, until they have decided about its present text. People who may
-not decide see every verdict.
+They are a share of what waits, and the checks that somebody got (`checks`). No page shows such a person what the
+verdict on such an item says, whether they claimed it yet or not, until they have decided about its present text. People
+who may not decide see every verdict.
 """
 
 from __future__ import annotations

@@ -218,31 +218,33 @@ def _as(table: Table, check: Row[Any], **values: Any) -> Select[Any]:
     return select(*columns).where(checks.c.who == check.who, checks.c.content_id == check.content_id)
 
 
-def judge(connection: Connection, check: Row[Any], key: str, **said: Any) -> str:
-    """Keep what somebody decided about their check, once. What it was, in words.
+def judge(connection: Connection, check: Row[Any], key: str, **said: Any) -> bool:
+    """Keep what somebody decided about their check. False where that was kept before.
 
     key: of the form. said: decision, rule and action, as columns of a review.
     """
     first = update(checks).where(checks.c.who == check.who, checks.c.content_id == check.content_id)
-    if connection.execute(first.where(checks.c.key.is_(None)).values(key=key, text=None)).rowcount:
-        connection.execute(
-            reviews.insert().values(
-                who=check.who,
-                content_id=check.content_id,
-                policy_id=check.policy_id,
-                content_sha256=check.content_sha256,
-                blind=True,
-                golden=check.expected is not None,
-                second=check.expected is None,
-                expected=check.expected,
-                at=now(),
-                **said,
-            )
+    if not connection.execute(first.where(checks.c.key.is_(None)).values(key=key, text=None)).rowcount:
+        return False
+    connection.execute(
+        reviews.insert().values(
+            who=check.who,
+            content_id=check.content_id,
+            policy_id=check.policy_id,
+            content_sha256=check.content_sha256,
+            blind=True,
+            golden=check.expected is not None,
+            second=check.expected is None,
+            expected=check.expected,
+            at=now(),
+            **said,
         )
-    return _told(connection, check, said["decision"])
+    )
+    return True
 
 
-def _told(connection: Connection, check: Row[Any], decision: str) -> str:
+def told(connection: Connection, check: Row[Any], decision: str) -> str:
+    """What a check was, for who has judged it."""
     if check.expected is not None:
         right = "You decided the same." if decision == check.expected else f"You decided {decision}."
         return f"This was a text of the golden set: {check.expected}, {check.rule}. {right} Nothing follows."

@@ -125,11 +125,11 @@ def _check(request: Request, decided: Decided) -> Response | None:
         if check.key is None and not checks.is_there(connection, check):
             checks.give_back(connection, by, decided.content_id)
             return back(request, "/queue", "That item has another text by now, or is erased. Nothing was written.")
-        told = checks.judge(
-            connection, check, decided.key, decision=label, rule=decided.rule or None, action=decided.action
-        )
-        kind = "golden" if check.expected is not None else "second"
-        log_access(connection, request, "decide", decided.content_id, {"action": decided.action, "check": kind})
+        said = {"decision": label, "rule": decided.rule or None, "action": decided.action}
+        if checks.judge(connection, check, decided.key, **said):
+            kind = "golden" if check.expected is not None else "second"
+            log_access(connection, request, "decide", decided.content_id, {"action": decided.action, "check": kind})
+        told = checks.told(connection, check, label)
         following = _next(connection, request)
     return back(request, item_url(following) if following else "/queue", told)
 
