@@ -99,7 +99,7 @@ def _golden(
     judged = set(connection.execute(select(reviews.c.content_sha256).where(*known)).scalars())
     rows = [
         one
-        for one in _golden_set(settings.console_library or LIBRARY, policy_id)
+        for one in _golden_set(settings.console_policies or LIBRARY, policy_id)
         if policy is not None and policy.rule(one.rule) is not None
         if language is None or _primary(one.language) == _primary(language)
         if content_sha256(one.text) not in judged

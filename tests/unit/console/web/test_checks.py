@@ -144,7 +144,7 @@ def test_nobody_gets_a_golden_text_twice_and_none_that_is_not_of_the_policy_in_f
         '{"text": "drei", "decision": "safe", "rule": "FS4", "kind": "language", "language": "fi"}',
     )
     (folder / "golden.jsonl").write_text("\n".join(rows))
-    settings = {"console_golden_share": 1.0, "console_library": tmp_path}
+    settings = {"console_golden_share": 1.0, "console_policies": tmp_path}
     ann = Browser(build(current.model_copy(update=settings), filled), "ann", "reviewer")
     shown = id_in(ann.post("/claims", policy="fraud-spam", language="en"))
     check = row_of(filled, checks, who="ann")
