@@ -141,10 +141,8 @@ def _standing(decisions: Sequence[Row[Any]], *, blind_only: bool) -> Row[Any]:
     said = [one for one in left if one.decision != "undetermined"]
     if not said:
         raise _LeftOut("passed_on")
-    acted = [number for number, one in enumerate(said) if one.action_id is not None]
-    stands = acted[-1] if acted else 0
-    last = said[stands]
-    if any(one.decision != last.decision for one in said[stands:]):
+    last, others = standing(said)
+    if others:
         raise _LeftOut("disputed")
     if blind_only and not any(one.blind and one.decision == last.decision for one in said):
         raise _LeftOut("not_blind")
@@ -153,6 +151,13 @@ def _standing(decisions: Sequence[Row[Any]], *, blind_only: bool) -> Row[Any]:
     if last.present != last.content_sha256:
         raise _LeftOut("edited")
     return last
+
+
+def standing(said: Sequence[Row[Any]]) -> tuple[Row[Any], Sequence[Row[Any]]]:
+    """Of what people said about a text, in order: the decision that stands, and later second looks that differ."""
+    acted = [number for number, one in enumerate(said) if one.action_id is not None]
+    stands = acted[-1] if acted else 0
+    return said[stands], [one for one in said[stands:] if one.decision != said[stands].decision]
 
 
 def _weighted(row: Row[Any]) -> dict[str, object]:
@@ -178,9 +183,7 @@ def _sides(connection: Connection, policy_id: str) -> dict[str, str]:
     release = policy_releases.c.policy_id == policy_id, policy_releases.c.place == "in-force"
     document = connection.execute(select(policy_releases.c.document).where(*release)).scalar()
     if document is None:
-        raise PolicyError(
-            f"policy {policy_id} is not in force, as far as the console knows: a golden set needs its rules"
-        )
+        raise PolicyError(f"a golden set needs the rules of {policy_id}, which the console does not know: release it")
     policy = parse(with_changes(document, "gate", distilled=None), policy_id)  # its file is not here
     return {**dict.fromkeys(policy.violating, "violates"), **dict.fromkeys(policy.safe, "safe")}
 

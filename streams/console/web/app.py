@@ -28,9 +28,11 @@ from safeguard_streams.console.web.pages import (
     item,
     overview,
     policies,
+    quality,
     queue,
     replays,
     search,
+    wellbeing,
 )
 from safeguard_streams.console.web.security import OwnNames, Surroundings
 from safeguard_streams.runtime import telemetry
@@ -45,6 +47,8 @@ PAGES: tuple[Page, ...] = (
     *search.PAGES,
     *policies.PAGES,
     *replays.PAGES,
+    *quality.PAGES,
+    *wellbeing.PAGES,
     *audit.PAGES,
     *go.PAGES,
 )

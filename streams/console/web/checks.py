@@ -236,11 +236,19 @@ def judge(connection: Connection, check: Row[Any], key: str, **said: Any) -> boo
             golden=check.expected is not None,
             second=check.expected is None,
             expected=check.expected,
+            verdict_id=_verdict_before(connection, check),
             at=now(),
             **said,
         )
     )
     return True
+
+
+def _verdict_before(connection: Connection, check: Row[Any]) -> str | None:
+    """The verdict that the colleague of a second look had before them; None for a golden item."""
+    same = reviews.c.content_id == check.content_id, reviews.c.content_sha256 == check.content_sha256
+    before = select(reviews.c.verdict_id).where(*same, reviews.c.action_id.is_not(None))
+    return connection.execute(before.order_by(reviews.c.at.desc())).scalar()
 
 
 def told(connection: Connection, check: Row[Any], decision: str) -> str:

@@ -12,7 +12,7 @@ from safeguard_streams.console.schema import rationales, verdicts
 from safeguard_streams.console.web import blind, checks, harms, rendering
 from safeguard_streams.console.web.claims import Queue
 from safeguard_streams.console.web.console import Console
-from safeguard_streams.console.web.guard import NotFoundError, Page
+from safeguard_streams.console.web.guard import NotFoundError, Page, RefusedError
 from safeguard_streams.console.web.item_facts import Facts
 from safeguard_streams.console.web.pages.queue import lease_of
 from safeguard_streams.console.web.writing import asked, asked_item, log_access, transaction
@@ -94,6 +94,9 @@ def rationale(request: Request) -> Response:
         found = connection.execute(select(rationales).where(rationales.c.verdict_id == verdict_id)).first()
         if found is None:
             raise NotFoundError("There is no rationale of this verdict: it was erased, is too old, or never was.")
+        share = console.settings.console_blind_share
+        if blind.among(connection, request.scope["person"], [found.content_id], share):
+            raise RefusedError("Decide about this item first. What the model wrote is shown after your decision.")
         verdict = connection.execute(select(verdicts).where(verdicts.c.verdict_id == verdict_id)).first()
         log_access(connection, request, "rationale", verdict_id, {"item": found.content_id})
     return rendering.page(request, "rationale.html", rationale=found, verdict=verdict)
