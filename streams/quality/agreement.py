@@ -76,8 +76,9 @@ def _kappas(tables: Floats) -> Floats:
     """Kappa of each table [..., first rater, second rater]; nan where chance alone gives full agreement."""
     total = tables.sum(axis=(-2, -1))
     expected = (tables.sum(axis=-1) * tables.sum(axis=-2)).sum(axis=-1)
+    same = np.trace(tables, axis1=-2, axis2=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (total * np.trace(tables, axis1=-2, axis2=-1) - expected) / (total * total - expected)
+        return np.asarray((total * same - expected) / (total * total - expected))
 
 
 def _alphas(tables: Floats) -> Floats:

@@ -24,6 +24,7 @@ from safeguard_streams.console.database import clean
 from safeguard_streams.console.schema import actions, audit_log, checks, items, review_items, reviews, verdicts
 from safeguard_streams.console.web import item_facts, policy_text
 from safeguard_streams.console.web.item_facts import Facts
+from safeguard_streams.console.web.policy_text import PolicyText
 from safeguard_streams.contract.records import EVERY_POLICY, content_sha256, now
 from safeguard_streams.errors import PolicyError
 from safeguard_streams.policies import golden
@@ -192,7 +193,7 @@ def load(connection: Connection, who: str, content_id: str) -> Facts | None:
         return item_facts.load(connection, content_id)
     waits = connection.execute(_as(review_items, check, state="open")).all()
     policy = policy_text.version(connection, check.policy_id, None)
-    texts = {(check.policy_id, None): policy} if policy is not None else {}
+    texts: dict[tuple[str, str | None], PolicyText] = {(check.policy_id, None): policy} if policy is not None else {}
     return Facts(content_id, item, waits, (), (), (), (), None, (), frozenset(), texts)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, time, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, delete, exists, func, select
@@ -30,7 +30,7 @@ EVERY_HARM = "*"  # has the limit of each harm that has none of its own
 _WEEK = 7  # days, today included
 
 
-class Exposure(NamedTuple):
+class Exposure(msgspec.Struct, frozen=True):
     """How many items of a harm somebody revealed today, and the limit; None where there is none."""
 
     harm: str

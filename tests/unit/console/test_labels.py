@@ -9,6 +9,7 @@ from sqlalchemy import insert
 from typer.testing import CliRunner
 
 from safeguard_streams.cli.console import app
+from safeguard_streams.console.database import engine_of
 from safeguard_streams.console.labels import Wanted, write
 from safeguard_streams.console.migrations import upgrade
 from safeguard_streams.console.schema import actions, items, policy_releases, reviews, verdicts
@@ -54,8 +55,24 @@ def take_back(engine, content_id, action_id):
     add(engine, actions, **made, any_text=False, withdraws=action_id)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    engine = engine_of(f"sqlite:///{tmp_path_factory.mktemp('labels')}/console.db")
+    yield ready(engine)
+    engine.dispose()
+
+
 @pytest.fixture
-def database(engine):
+def database(made):
+    """An SQLite database in which nobody decided yet, and the policy is in force."""
+    with made.begin() as connection:
+        for table in (actions, items, reviews, verdicts):
+            connection.execute(table.delete())
+        connection.execute(policy_releases.update().values(place="in-force", document=POLICY.document))
+    return made
+
+
+def ready(engine):
     upgrade(engine)
     released = {"key": POLICY.id, "place": "in-force", "version": POLICY.version, "revision": 1, "why": "first"}
     released |= {"policy_id": POLICY.id, "document": POLICY.document, "released_at": now(), "released_by": "mia"}
@@ -72,7 +89,8 @@ def labels(engine, tmp_path, **wanted):
     return {row.text: row for row in rows}, {why: number for why, number in counts.left_out.items() if number}
 
 
-def test_labels_are_what_calibration_and_distillation_read(database, tmp_path):
+def test_labels_are_what_calibration_and_distillation_read(engine, tmp_path):
+    database = ready(engine)
     for text, decision, gate, rate in (
         ("send gift cards 🎁\u2028now", "violates", "label", None),
         ("hello", "safe", "sample", 0.01),
@@ -169,15 +187,15 @@ def test_a_wrong_name_writes_nothing(database, tmp_path):
     with pytest.raises(ConfigurationError, match="fraud-spam"):
         write(database, Wanted("fraud-span"), out)
     with database.begin() as connection:
-        connection.execute(policy_releases.delete())
+        connection.execute(policy_releases.update().values(place="shadow"))
     with pytest.raises(PolicyError, match="needs the rules"):
         write(database, Wanted(POLICY.id, as_golden=True), out)
     assert list(tmp_path.glob(".labels*")) == []
     assert not out.exists()
 
 
-def test_the_command_says_what_it_wrote_and_left_out(database, address, tmp_path, monkeypatch):
-    monkeypatch.setenv("SAFEGUARD_CONSOLE_DATABASE", address)
+def test_the_command_says_what_it_wrote_and_left_out(database, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAFEGUARD_CONSOLE_DATABASE", str(database.url))
     decided(database, item(database), "violates")
     decided(database, item(database), "undetermined")
     out = tmp_path / "labels.jsonl"

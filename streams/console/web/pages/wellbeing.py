@@ -21,12 +21,8 @@ def show_own(request: Request) -> Response:
     by, shown = request.state.by, period(request)
     with console.engine.connect() as connection:
         together = judgements.load(connection, shown.since, judged_by=by)
-        values = {
-            "today": harms.today(connection, by),
-            "avoided": harms.avoided(connection, by),
-            "display": harms.display(connection, by),
-            "harms": sorted(set(harms.of_policies(connection).values())),
-        }
+        today, avoided = harms.today(connection, by), harms.avoided(connection, by)
+        display, known = harms.display(connection, by), harms.of_policies(connection)
     rows = [one for one in together if one.who == by]
     return rendering.page(
         request,
@@ -37,7 +33,10 @@ def show_own(request: Request) -> Response:
         models=judgements.with_model(rows),
         golden=judgements.golden(rows),
         colleagues=judgements.with_colleagues(together, by),
-        **values,
+        today=today,
+        avoided=avoided,
+        display=display,
+        harms=sorted(set(known.values())),
     )
 
 

@@ -27,8 +27,6 @@ from safeguard_streams.policies.golden import load
 from tests.unit.console.web.conftest import BOTH_DATABASES, Browser
 from tests.unit.console.web.filling import TEXTS, policies
 
-pytestmark = BOTH_DATABASES
-
 
 @pytest.fixture(autouse=True)
 def nothing_written(filled, monkeypatch):
@@ -82,6 +80,7 @@ def decided_by(engine, who, content_id, decision="violates", **more):
     return sha, values["action_id"]
 
 
+@BOTH_DATABASES
 def test_a_golden_item_looks_like_others_and_writes_a_label_alone(filled, golden):
     name = f"ann-{uuid4().hex[:6]}"
     ann = Browser(golden, name, "reviewer")
@@ -135,6 +134,7 @@ def test_a_page_of_a_check_differs_from_one_that_is_decided_blind_in_nothing_but
     assert shape(ann, checked) == shape(blind, waits)
 
 
+@BOTH_DATABASES
 def test_nobody_gets_a_golden_text_twice_and_none_that_is_not_of_the_policy_in_force(filled, golden, current, tmp_path):
     folder = tmp_path / "fraud-spam"
     folder.mkdir()
@@ -167,6 +167,7 @@ def test_a_check_that_is_given_back_or_abandoned_ends(filled, golden, current):
     assert row_of(filled, checks, who="ann") is None
 
 
+@BOTH_DATABASES
 def test_a_colleague_judges_a_decided_item_without_the_decision(filled, second, browser):
     sha, _ = decided_by(filled, "mia", "post-003", "safe", action="allow")
     with filled.begin() as connection:

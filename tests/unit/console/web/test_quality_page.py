@@ -13,7 +13,6 @@ from safeguard_streams.console.web import judgements
 from safeguard_streams.contract.records import now
 from tests.unit.console.web.conftest import BOTH_DATABASES
 
-pytestmark = BOTH_DATABASES
 POLICY = "fraud-spam"  # of the items whose number is 1 more than a multiple of 3
 
 
@@ -56,6 +55,7 @@ def cells(page, after):
     return [[cell.strip() for cell in row.split("|") if cell.strip()] for row in plain]
 
 
+@BOTH_DATABASES
 def test_people_are_compared_where_neither_knew_of_the_other(filled):
     for number in range(20):
         said(filled, "mia", number, "violates" if number % 2 else "safe")
@@ -70,6 +70,7 @@ def test_people_are_compared_where_neither_knew_of_the_other(filled):
     assert judgements.with_colleagues(rows(filled, judged_by="bob"), "bob").value == pytest.approx(0.9)
 
 
+@BOTH_DATABASES
 def test_a_person_counts_once_for_an_item_with_their_last_word_that_stands(filled):
     for number in range(12):
         said(filled, "mia", number, "safe")
@@ -141,6 +142,7 @@ def test_weeks_begin_on_monday(filled):
     assert weeks[0].begins > weeks[1].begins
 
 
+@BOTH_DATABASES
 def test_a_second_look_that_differs_is_listed_until_it_is_settled(filled, browser):
     said(filled, "mia", 4, "safe")
     look(filled, "bob", 4, "violates")
@@ -201,6 +203,7 @@ def test_a_reviewer_sees_their_own_figures_alone(browser, filled):
     assert cells(page, "Texts of golden sets that you got")[0][:2] == [POLICY, "100%"]
 
 
+@BOTH_DATABASES
 def test_labels_are_downloaded_by_who_may_export_and_that_is_logged(browser, filled):
     said(filled, "mia", 4, "violates", rule="FS1", blind=True)
     said(filled, "mia", 7, "safe")

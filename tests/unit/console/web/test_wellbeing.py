@@ -17,7 +17,6 @@ from safeguard_streams.console.schema import (
 from tests.unit.console.web.conftest import BOTH_DATABASES, Browser
 from tests.unit.console.web.filling import TEXTS
 
-pytestmark = BOTH_DATABASES
 HARM = "fraud_spam"  # of items whose number is 1 more than a multiple of 3
 WAIT = ("post-007", "post-010", "post-013")  # and that wait
 
@@ -50,6 +49,7 @@ def limited(browser):
     assert answered.status_code == 303
 
 
+@BOTH_DATABASES
 def test_beyond_the_limit_nothing_of_that_harm_is_revealed_or_handed_out(browser, filled, limited):
     ann = browser("ann-limit", "reviewer")
     for content_id in ("post-001", "post-004"):
@@ -95,6 +95,7 @@ def test_an_item_that_is_held_when_the_limit_comes_goes_back(browser, filled):
         assert connection.execute(holder).scalar() is None
 
 
+@BOTH_DATABASES
 def test_two_reveals_at_once_pass_no_limit(app, filled, limited):
     people = [Browser(app, "ann-twice", "reviewer") for _ in range(6)]
     for one in people:
@@ -106,6 +107,7 @@ def test_two_reveals_at_once_pass_no_limit(app, filled, limited):
     assert counted(filled, "ann-twice") == 2
 
 
+@BOTH_DATABASES
 def test_an_item_under_several_policies_is_left_to_others_for_each_of_them(browser, filled):
     with filled.begin() as connection:
         row = connection.execute(select(review_items).where(review_items.c.content_id == WAIT[0])).mappings().one()
@@ -122,6 +124,7 @@ def test_an_item_under_several_policies_is_left_to_others_for_each_of_them(brows
         connection.execute(delete(review_items).where(review_items.c.policy_id.in_(("several", "*"))))
 
 
+@BOTH_DATABASES
 def test_a_lead_sets_limits_and_sees_who_saw_how_much(browser, filled):
     lea, ann = browser("lea", "operator"), browser("ann-seen", "reviewer")
     reveal(ann, "post-000")
