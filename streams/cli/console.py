@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Annotated
 
 import orjson
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from safeguard_streams.cli.options import Bootstrap, Json, Port, needs_extra
+from safeguard_streams.cli.options import Bootstrap, Json, Port, needs_extra, output_file
 from safeguard_streams.cli.output import console, say
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.counts import counted
+from safeguard_streams.runtime.durations import moment
 from safeguard_streams.runtime.ports import check_port
 from safeguard_streams.runtime.process import INTERRUPTED, configure_logging
 from safeguard_streams.runtime.settings import Settings
@@ -121,3 +123,48 @@ def rebuild(
     if not result.complete:
         say("interrupted; `safeguard console project` goes on from here", error=True)
         raise typer.Exit(INTERRUPTED)
+
+
+@app.command("labels")
+def labels(
+    policy: Annotated[str, typer.Option("--policy", metavar="ID", help="Policy under which people decided.")],
+    out: Annotated[
+        Path, typer.Option("--out", parser=output_file, metavar="FILE", help="File to write; it holds texts of users.")
+    ],
+    since: Annotated[
+        str | None,
+        typer.Option("--since", help="Only decisions of this time or later: 2026-01-31T12:00:00Z, or 30d."),
+    ] = None,
+    blind_only: Annotated[
+        bool, typer.Option("--blind-only", help="Only decisions of people who had not seen the verdict.")
+    ] = False,
+    as_golden: Annotated[
+        bool, typer.Option("--golden", help="Write rows of a golden set: those with a rule, each text once.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write what people decided in the console as labels, one JSON line each.
+
+    `prefilter calibrate`, `prefilter distill` and `reason calibrate` read them by --labels: {text, violates, weight}. A
+    text that the gate drew at a rate stands for others, and weighs more. With --golden, they are rows of golden.jsonl.
+    Decisions that were taken back or are disputed, and items whose text is gone or edited, are left out and counted.
+    """
+    current = settings.load()
+    _require_database(current)
+    start = moment(since, "--since") if since else None
+    try:
+        from safeguard_streams.console import labels as reading
+        from safeguard_streams.console.database import connect
+    except ImportError as error:
+        raise needs_extra(error, "console") from error
+    engine = connect(current)
+    try:
+        counts = reading.write(engine, reading.Wanted(policy, start, blind_only, as_golden), out)
+    finally:
+        engine.dispose()
+    if as_json:
+        print(orjson.dumps(counts.report()).decode())
+        return
+    say(f"wrote {counted(counts.written.total(), 'label')} to {out}: {counts.written['violates']:,} violating")
+    if counts.reasons:
+        say(f"left out: {counts.reasons}", error=True)

@@ -5,8 +5,7 @@ Three kinds of tables, which `PROJECTED` and `OWN` list:
 - Those that the projector writes are computed from the topics, and nothing else writes them, except the two columns of
   a claim in `review_items`. `safeguard console rebuild` empties them and reads the topics again.
 - `erasures` and `positions` say what was erased, and how far the projector has read.
-- Those that the pages write (`audit_log`, `reviews`, `exposures`, `preferences`, `flip_reviews`, and what is done about
-  replays) exist nowhere else. No rebuild touches them: back them up.
+- Those that the pages write, from `audit_log` on, exist nowhere else. No rebuild touches them: back them up.
 
 Times are UTC, and come back as aware datetimes from both databases. NUL characters, which PostgreSQL refuses, are
 stored as U+FFFD. Full-text search is made by `full_text`, outside these tables, because the two databases do it by
@@ -520,9 +519,27 @@ reviews = Table(
     Column("golden", Boolean, nullable=False, comment="whether the item was a hidden golden one"),
     Column("second", Boolean, nullable=False, comment="whether somebody else had judged it before"),
     _moment("at", "when", nullable=False),
+    _text("action_id", "the action that they wrote; null for a check, which writes none"),
+    _text("expected", "what the golden set says of a golden item"),
     Index(None, "content_id", "policy_id"),
     Index(None, "at"),
     comment="What people decided, as labels: agreement, calibration and golden sets read them.",
+)
+
+checks = Table(
+    "checks",
+    metadata,
+    _key("who", "who is checked"),
+    _key("content_id", "as it is shown to them; a golden text gets an id that looks like others"),
+    Column("policy_id", String, nullable=False),
+    Column("content_sha256", String, comment="of the text that they are to judge"),
+    _text("text", "of a golden item, until it is judged"),
+    _text("language", "of a golden item"),
+    _text("expected", "what the golden set says; null for a decided item that is judged once more"),
+    _text("rule", "the rule that the golden set names"),
+    _moment("since", "when it was handed out", nullable=False),
+    _text("key", "of the form that judged it; null until then"),
+    comment="Items that somebody gets from the queue, that do not wait in it: nothing follows what they decide.",
 )
 
 exposures = Table(
@@ -542,6 +559,26 @@ preferences = Table(
     _key("harm", "that they asked not to see"),
     Column("day", Date, primary_key=True),
     comment="'Not this harm for me today.'",
+)
+
+exposure_limits = Table(
+    "exposure_limits",
+    metadata,
+    _key("harm", "* for every harm without a row"),
+    Column("most", BigInteger, nullable=False, comment="items of it that a person may reveal on a day"),
+    Column("set_by", String, nullable=False),
+    _moment("set_at", "when", nullable=False),
+    comment="How much of a harm a person sees on a day, as a lead decided.",
+)
+
+displays = Table(
+    "displays",
+    metadata,
+    _key("who", "the person"),
+    Column("grey", Boolean, nullable=False, comment="whether texts are grey"),
+    Column("small", Boolean, nullable=False, comment="whether texts are small"),
+    Column("unveiled", JSON, nullable=False, comment="harms of which texts are shown at once"),
+    comment="How somebody wants to see texts. Without a row: grey, small, and behind a veil.",
 )
 
 # ---------------------------------------------------------------- what an erasure removes
@@ -610,5 +647,8 @@ flip_reviews = Table(
     comment="What people say about the flips of replays.",
 )
 
-OWN = (audit_log, reviews, exposures, preferences, replay_work, replay_flips, flip_reviews)
+OWN = (
+    *(audit_log, reviews, checks, exposures, preferences, exposure_limits, displays),
+    *(replay_work, replay_flips, flip_reviews),
+)
 PROJECTED = tuple(table for table in metadata.sorted_tables if table not in OWN)

@@ -7,6 +7,7 @@ have 95% intervals, and a result that is too uncertain to use is reported as suc
 - `verdict_labels`: the reasoner's verdicts as labels.
 - `weighted`: totals and shares of a stream from items drawn at known rates: the estimator of all figures.
 - `proportions`: shares of counts with their intervals.
+- `agreement`: agreement of people with each other and with the model, beyond chance.
 - `scoring`: the scores that are measured.
 - `evaluation`: how well scores rank violating texts.
 - `threshold`: the threshold of a gate for a target recall.

@@ -358,12 +358,29 @@ class Settings(BaseSettings):
         le=1,
         description="share of waiting items that a reviewer decides before the verdict is shown",
     )
+    console_golden_share: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="share of what the queue hands out that is a text of the policy's golden set, to measure reviewers",
+    )
+    console_second_share: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="share of what the queue hands out that a colleague decided before, to measure agreement",
+    )
     console_database: SecretStr | None = Field(
         None,
         description="URL of the console's database: sqlite:////PATH/console.db, or postgresql://USER:PASSWORD@HOST/NAME",
     )
     console_text_days: float = Field(
         30.0, gt=0, le=36_500, description="days for which the console keeps the text of a content item"
+    )
+    console_policies: Path | None = Field(
+        None,
+        description="folder of the policies that the console edits, one ID/policy.md each; in a git checkout, releases "
+        "are committed there; default: golden sets come from the package, and nothing is committed",
     )
     projector_port: int = Field(6070, ge=0, le=65_535, description="port of the projector's health endpoint")
 

@@ -29,12 +29,14 @@ from safeguard_streams.console.web.pages import (
     item,
     overview,
     policies,
+    quality,
     queue,
     replay_changes,
     replay_flips,
     replay_start,
     replays,
     search,
+    wellbeing,
 )
 from safeguard_streams.console.web.security import OwnNames, Surroundings
 from safeguard_streams.runtime import telemetry
@@ -52,6 +54,8 @@ PAGES: tuple[Page, ...] = (
     *replay_start.PAGES,
     *replay_changes.PAGES,
     *replay_flips.PAGES,
+    *quality.PAGES,
+    *wellbeing.PAGES,
     *audit.PAGES,
     *go.PAGES,
 )

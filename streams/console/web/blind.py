@@ -1,7 +1,8 @@
 """Items about which somebody decides before the verdict is shown: their decisions are labels without anchoring.
 
-No page shows such a person what the verdict on such an item says, whether they claimed it yet or not, until they have
-decided about its present text. People who may not decide see every verdict.
+They are a share of what waits, and the checks that somebody got (`checks`). No page shows such a person what the
+verdict on such an item says, whether they claimed it yet or not, until they have decided about its present text. People
+who may not decide see every verdict.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, and_, exists, select
 
-from safeguard_streams.console.schema import items, review_items, reviews
+from safeguard_streams.console.schema import checks, items, review_items, reviews
 from safeguard_streams.console.web.roles import Person
 
 _DRAWS = 2**32
@@ -25,8 +26,14 @@ def is_drawn(by: str, content_id: str, content_sha256: str | None, share: float)
 
 def among(connection: Connection, person: Person, content_ids: Sequence[str], share: float) -> frozenset[str]:
     """Which of these items somebody has to decide about before the verdict is shown."""
-    if not content_ids or share == 0 or not person.may("decide"):
+    if not content_ids or not person.may("decide"):
         return frozenset()
+    handed = select(checks.c.content_id).where(checks.c.who == person.name, checks.c.key.is_(None))
+    checked = connection.execute(handed.where(checks.c.content_id.in_(set(content_ids)))).scalars()
+    return frozenset(checked) | (_drawn(connection, person, content_ids, share) if share else frozenset())
+
+
+def _drawn(connection: Connection, person: Person, content_ids: Sequence[str], share: float) -> frozenset[str]:
     decided = and_(
         reviews.c.content_id == review_items.c.content_id,
         reviews.c.who == person.name,

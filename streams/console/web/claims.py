@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Connection, and_, exists, or_, select
 
-from safeguard_streams.console.schema import items, reports, review_items, reviews
-from safeguard_streams.contract.records import now
+from safeguard_streams.console.schema import items, reports, review_items, reviews, verdicts
+from safeguard_streams.contract.records import EVERY_POLICY, now
 
 REPORTED = "reported"  # as a cause: items that somebody reported, whatever sent them to review
 _CANDIDATES = 50  # items to try, while others claim the first of the queue at the same moment
@@ -25,18 +25,32 @@ class Queue:
         self._connection = connection
         self._lease = lease
 
-    def next(self, by: str, filters: Mapping[str, str], without: Sequence[str] = ()) -> str | None:
-        """Claim the next item for somebody: the one that they hold and have not decided, or else the first that is
-        free, and that they did not pass on to a colleague. None where there is none. without: policies whose items are
-        left to others.
+    def free(self, by: str, filters: Mapping[str, str], without: Sequence[str] = ()) -> Sequence[str]:
+        """The first items of the queue that nobody holds, and that somebody did not pass on to a colleague.
+
+        without: policies whose items are left to others.
         """
-        held = self.held_by(by)
-        if held is not None:
-            return held
-        for content_id in self._free(by, filters, without):
-            if self.claim(content_id, by):
-                return content_id
-        return None
+        nobodys = or_(review_items.c.claim_expires_at.is_(None), review_items.c.claim_expires_at <= now())
+        passed_on = exists().where(
+            reviews.c.content_id == review_items.c.content_id,
+            reviews.c.who == by,
+            reviews.c.action == "review",
+            reviews.c.at >= review_items.c.since,
+        )
+        wanted = [review_items.c.state == "open", nobodys, ~passed_on, *matching(filters)]
+        if without:
+            wanted.append(~is_under(without))
+        found = self._connection.execute(
+            select(review_items.c.content_id)
+            .where(and_(*wanted))
+            .order_by(review_items.c.priority.desc(), review_items.c.since, review_items.c.content_id)
+            .limit(_CANDIDATES)
+        ).scalars()
+        return list(dict.fromkeys(found))
+
+    def claim_first(self, content_ids: Sequence[str], by: str) -> str | None:
+        """Claim the first of these items that nobody else claims at this moment. None where there is none."""
+        return next((content_id for content_id in content_ids if self.claim(content_id, by)), None)
 
     def claim(self, content_id: str, by: str) -> bool:
         """Claim an item, or renew the claim. False where somebody else holds it, or claims it just now.
@@ -72,6 +86,16 @@ class Queue:
             .values(claimed_by=None, claim_expires_at=None)
         )
 
+    def waits_under(self, content_id: str, policies: Sequence[str]) -> str | None:
+        """One of these policies that an item which waits is about; None where it is about none of them."""
+        rows = self._connection.execute(
+            select(verdicts.c.policy_id, review_items.c.policy_id)
+            .select_from(review_items)
+            .outerjoin(verdicts, and_(verdicts.c.content_id == content_id, review_items.c.policy_id == EVERY_POLICY))
+            .where(review_items.c.content_id == content_id, review_items.c.state == "open", is_under(policies))
+        ).all()
+        return next((name for row in rows for name in row if name in policies), None)
+
     def holder(self, content_id: str) -> str | None:
         """Who holds an item that waits now."""
         return self._connection.execute(
@@ -100,23 +124,6 @@ class Queue:
                 return str(content_id)
         return None
 
-    def _free(self, by: str, filters: Mapping[str, str], without: Sequence[str]) -> Sequence[str]:
-        free = or_(review_items.c.claim_expires_at.is_(None), review_items.c.claim_expires_at <= now())
-        others = [review_items.c.policy_id.not_in(without)] if without else []
-        passed_on = exists().where(
-            reviews.c.content_id == review_items.c.content_id,
-            reviews.c.who == by,
-            reviews.c.action == "review",
-            reviews.c.at >= review_items.c.since,
-        )
-        found = self._connection.execute(
-            select(review_items.c.content_id)
-            .where(and_(review_items.c.state == "open", free, ~passed_on, *matching(filters), *others))
-            .order_by(review_items.c.priority.desc(), review_items.c.since, review_items.c.content_id)
-            .limit(_CANDIDATES)
-        ).scalars()
-        return list(dict.fromkeys(found))
-
 
 def matching(filters: Mapping[str, str]) -> list[ColumnElement[bool]]:
     """Conditions on the queue, from the filters that are set."""
@@ -132,6 +139,15 @@ def matching(filters: Mapping[str, str]) -> list[ColumnElement[bool]]:
         same = written_in.c.content_id == review_items.c.content_id
         conditions.append(exists().where(same, written_in.c.language == language))
     return conditions
+
+
+def is_under(policies: Sequence[str]) -> ColumnElement[bool]:
+    """A condition on the queue: an item waits under one of these policies, or for a colleague with a verdict of one."""
+    other, said = review_items.alias("other"), verdicts.alias("said")  # a query may show both, too
+    same = other.c.content_id == review_items.c.content_id, other.c.state == "open"
+    waits = exists().where(*same, other.c.policy_id.in_(policies))
+    judged = exists().where(said.c.content_id == review_items.c.content_id, said.c.policy_id.in_(policies))
+    return or_(waits, and_(review_items.c.policy_id == EVERY_POLICY, judged))
 
 
 def _is_others(claimed_by: str | None, expires: datetime | None, by: str, at: datetime) -> bool:

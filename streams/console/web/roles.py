@@ -9,12 +9,18 @@ import msgspec
 
 from safeguard_streams.runtime.settings import ConsoleRole
 
-Permission = Literal["look", "items", "reveal", "decide", "rationale", "export", "audit", "replay", "flips", "promote"]
+# fmt: off
+Permission = Literal[
+    "look", "items", "reveal", "decide", "rationale", "export", "audit", "quality", "limits",
+    "replay", "flips", "promote",
+]
+# fmt: on
 ROLES: tuple[ConsoleRole, ...] = get_args(ConsoleRole)
 
 # look: figures, policies and replays, without texts of users. items: what verdicts say about single items, and search.
 # reveal: the text behind the veil. decide: claim, decide and undo. rationale: what the model thought.
-# export: everything that a search finds. audit: who saw and did what.
+# export: everything that a search finds. audit: who saw and did what. quality: how well people and model agree.
+# limits: how much of a harm people see on a day, and how much each of them saw.
 # replay: start, pause, cancel and compare replays, which costs judgements and changes nothing for users.
 # flips: read the decisions that a replay changes, and say which is right. promote: publish them, and take them back.
 GRANTED: Mapping[Permission, frozenset[ConsoleRole]] = {
@@ -28,6 +34,8 @@ GRANTED: Mapping[Permission, frozenset[ConsoleRole]] = {
     "replay": frozenset({"author", "operator", "admin"}),
     "flips": frozenset({"reviewer", "author", "admin"}),
     "promote": frozenset({"operator", "admin"}),
+    "quality": frozenset({"author", "auditor", "admin"}),
+    "limits": frozenset({"operator", "admin"}),
 }
 
 

@@ -11,7 +11,7 @@ branch_labels = None
 depends_on = None
 
 
-def upgrade() -> None:
+def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
     op.create_table(
         "actions",
         sa.Column("action_id", sa.String(), nullable=False, comment="deterministic id of the action"),
@@ -184,6 +184,51 @@ def upgrade() -> None:
     )
     op.create_index(
         op.f("ix_escalations_content_id_policy_id"), "escalations", ["content_id", "policy_id"], unique=False
+    )
+    op.create_table(
+        "checks",
+        sa.Column("who", sa.String(), nullable=False, comment="who is checked"),
+        sa.Column(
+            "content_id",
+            sa.String(),
+            nullable=False,
+            comment="as it is shown to them; a golden text gets an id that looks like others",
+        ),
+        sa.Column("policy_id", sa.String(), nullable=False),
+        sa.Column("content_sha256", sa.String(), nullable=True, comment="of the text that they are to judge"),
+        sa.Column("text", sa.Text(), nullable=True, comment="of a golden item, until it is judged"),
+        sa.Column("language", sa.Text(), nullable=True, comment="of a golden item"),
+        sa.Column(
+            "expected",
+            sa.Text(),
+            nullable=True,
+            comment="what the golden set says; null for a decided item that is judged once more",
+        ),
+        sa.Column("rule", sa.Text(), nullable=True, comment="the rule that the golden set names"),
+        sa.Column("since", schema.Moment(timezone=True), nullable=False, comment="when it was handed out"),
+        sa.Column("key", sa.Text(), nullable=True, comment="of the form that judged it; null until then"),
+        sa.PrimaryKeyConstraint("who", "content_id", name=op.f("pk_checks")),
+        comment="Items that somebody gets from the queue, that do not wait in it: nothing follows what they decide.",
+    )
+    op.create_table(
+        "displays",
+        sa.Column("who", sa.String(), nullable=False, comment="the person"),
+        sa.Column("grey", sa.Boolean(), nullable=False, comment="whether texts are grey"),
+        sa.Column("small", sa.Boolean(), nullable=False, comment="whether texts are small"),
+        sa.Column(
+            "unveiled", sa.JSON(none_as_null=True), nullable=False, comment="harms of which texts are shown at once"
+        ),
+        sa.PrimaryKeyConstraint("who", name=op.f("pk_displays")),
+        comment="How somebody wants to see texts. Without a row: grey, small, and behind a veil.",
+    )
+    op.create_table(
+        "exposure_limits",
+        sa.Column("harm", sa.String(), nullable=False, comment="* for every harm without a row"),
+        sa.Column("most", sa.BigInteger(), nullable=False, comment="items of it that a person may reveal on a day"),
+        sa.Column("set_by", sa.String(), nullable=False),
+        sa.Column("set_at", schema.Moment(timezone=True), nullable=False, comment="when"),
+        sa.PrimaryKeyConstraint("harm", name=op.f("pk_exposure_limits")),
+        comment="How much of a harm a person sees on a day, as a lead decided.",
     )
     op.create_table(
         "exposures",
@@ -561,6 +606,13 @@ def upgrade() -> None:
         sa.Column("golden", sa.Boolean(), nullable=False, comment="whether the item was a hidden golden one"),
         sa.Column("second", sa.Boolean(), nullable=False, comment="whether somebody else had judged it before"),
         sa.Column("at", schema.Moment(timezone=True), nullable=False, comment="when"),
+        sa.Column(
+            "action_id",
+            sa.Text(),
+            nullable=True,
+            comment="the action that they wrote; null for a check, which writes none",
+        ),
+        sa.Column("expected", sa.Text(), nullable=True, comment="what the golden set says of a golden item"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_reviews")),
         comment="What people decided, as labels: agreement, calibration and golden sets read them.",
     )

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from safeguard_streams.console.schema import audit_log
-from safeguard_streams.console.web import rendering
+from safeguard_streams.console.web import blind, rendering
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page
 from safeguard_streams.console.web.pages.search import streamed
@@ -18,7 +18,7 @@ from safeguard_streams.console.web.writing import asked, logged
 _ROWS = 100
 ACTIONS = (
     *("answer flip", "avoid", "cancel replay", "claim", "claim flip", "compare replay", "decide", "estimate replay"),
-    *("export", "give back", "pause replay", "promote replay", "rationale", "resume replay", "reveal"),
+    *("export", "give back", "limit", "pause replay", "promote replay", "rationale", "resume replay", "reveal"),
     *("revert replay", "search", "start replay", "undo"),
 )
 
@@ -32,6 +32,8 @@ def show(request: Request) -> Response:
         query = query.where(audit_log.c.id < int(before[:18]))
     with console.engine.connect() as connection:
         rows = connection.execute(query).all()
+        ids = [one.object for one in rows]
+        unseen = blind.among(connection, request.scope["person"], ids, console.settings.console_blind_share)
     given = {name: value for name, value in wanted.items() if value}
     more = "/audit?" + urlencode({**given, "before": rows[_ROWS - 1].id}) if len(rows) > _ROWS else None
     return rendering.page(
@@ -39,6 +41,7 @@ def show(request: Request) -> Response:
         "audit.html",
         rows=rows[:_ROWS],
         wanted=wanted,
+        unseen=unseen,
         actions=ACTIONS,
         following=more,
         export="/audit.csv?" + urlencode(given),

@@ -10,14 +10,14 @@ import re
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
 from safeguard_streams.console import native
 from safeguard_streams.console.schema import audit_log, reviews
-from safeguard_streams.console.web import blind, item_facts, rendering
+from safeguard_streams.console.web import blind, checks, item_facts, rendering
 from safeguard_streams.console.web.claims import Queue
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import NotFoundError, Page, RefusedError, back
@@ -49,6 +49,8 @@ async def decide(request: Request) -> Response:
     """Write a decision, and go to the next item."""
     decided = _read(request)
     console: Console = request.app.state.console
+    if (checked := await run_in_threadpool(_check, request, decided)) is not None:
+        return checked
     unseen, facts = await run_in_threadpool(_hold, request, decided)
     written = await decisions.decide(
         console.settings,
@@ -109,6 +111,36 @@ def _read(request: Request) -> Decided:
     if not _KEY.fullmatch(key):
         raise RefusedError("This form is out of date. Load the page once more, and repeat.")
     return Decided(content_id, action, rule, why, key, sha, last_word)
+
+
+def _check(request: Request, decided: Decided) -> Response | None:
+    """Keep the decision as a label, where the item is a check: nothing follows it. None where it is none."""
+    console: Console = request.app.state.console
+    by, label = request.state.by, _label(decided.action)
+    with transaction(console.engine) as connection:
+        native.alone(connection, decided.key)  # the same request may come twice at once
+        check = checks.find(connection, by, decided.content_id)
+        if check is None or check.key not in (None, decided.key):
+            return None
+        if check.key is None and not checks.is_there(connection, check):
+            checks.give_back(connection, by, decided.content_id)
+            return back(request, "/queue", "That item has another text by now, or is erased. Nothing was written.")
+        said = {"decision": label, "rule": decided.rule or None, "action": decided.action}
+        if checks.judge(connection, check, decided.key, **said):
+            kind = "golden" if check.expected is not None else "second"
+            log_access(connection, request, "decide", decided.content_id, {"action": decided.action, "check": kind})
+        told = checks.told(connection, check, label)
+        following = _next(connection, request)
+    return back(request, item_url(following) if following else "/queue", told)
+
+
+def _next(connection: Connection, request: Request) -> str | None:
+    """Claim the next item."""
+    filters = dict(request.session.get("queue", {}))
+    following = next_item(connection, request.app.state.console, request.state.by, filters)
+    if following is not None:
+        log_access(connection, request, "claim", following)
+    return following
 
 
 def _hold(request: Request, decided: Decided) -> tuple[bool, item_facts.Facts]:
@@ -172,12 +204,10 @@ def _record(request: Request, decided: Decided, facts: item_facts.Facts, action_
                     golden=False,
                     second=any(one.policy_id is None and one.by not in (None, by) for one in facts.actions),
                     at=now(),
+                    action_id=action_id,
                 )
             )
-        following = next_item(connection, queue, by, dict(request.session.get("queue", {})))
-        if following is not None:
-            log_access(connection, request, "claim", following)
-        return following
+        return _next(connection, request)
 
 
 def _is_logged(connection: Any, about: str, action_id: str) -> bool:

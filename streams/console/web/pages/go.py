@@ -17,6 +17,7 @@ from safeguard_streams.console.schema import (
     replays,
     verdicts,
 )
+from safeguard_streams.console.web import checks
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import NotFoundError, Page, back
 from safeguard_streams.console.web.pages.queue import item_url
@@ -33,7 +34,8 @@ def go(request: Request) -> Response:
         path = parts.path if parts.path.startswith("/") and not parts.path.startswith("//") else "/"
         return back(request, path + (f"?{parts.query}" if parts.query else ""))
     with console.engine.connect() as connection:
-        url = _url(connection, wanted)
+        check = checks.find(connection, request.state.by, wanted)
+        url = item_url(wanted) if check is not None and check.key is None else _url(connection, wanted)
     if url is None:
         raise NotFoundError("The console knows no item, verdict, action, policy or replay of this id.")
     return back(request, url)

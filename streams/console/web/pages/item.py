@@ -9,11 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from safeguard_streams.console.schema import rationales, verdicts
-from safeguard_streams.console.web import blind, item_facts, rendering
+from safeguard_streams.console.web import blind, checks, harms, rendering
 from safeguard_streams.console.web.claims import Queue
 from safeguard_streams.console.web.console import Console
-from safeguard_streams.console.web.guard import NotFoundError, Page
-from safeguard_streams.console.web.harms import count_exposure, harm_of
+from safeguard_streams.console.web.guard import NotFoundError, Page, RefusedError
 from safeguard_streams.console.web.item_facts import Facts
 from safeguard_streams.console.web.pages.queue import lease_of
 from safeguard_streams.console.web.writing import asked, asked_item, log_access, transaction
@@ -32,26 +31,31 @@ def reveal(request: Request) -> Response:
     console: Console = request.app.state.console
     content_id = asked_item(request)
     with transaction(console.engine) as connection:
-        facts = item_facts.load(connection, content_id)
+        facts = checks.load(connection, request.state.by, content_id)
         if facts is None:
             raise NotFoundError(_UNKNOWN)
+        harms.expose(connection, request.state.by, _harm(facts), content_id)
         log_access(connection, request, "reveal", content_id, {"policy": facts.policy_id})
-        count_exposure(connection, request.state.by, _harm(facts))
     return _page(request, content_id, revealed=True)
 
 
 def _harm(facts: Facts) -> str:
     policy_id = facts.policy_id
-    return harm_of(policy_id, facts.policies.get((policy_id, None))) if policy_id else "unknown"
+    return harms.harm_of(policy_id, facts.policies.get((policy_id, None))) if policy_id else "unknown"
 
 
 def _page(request: Request, content_id: str, *, revealed: bool) -> Response:
     console: Console = request.app.state.console
     with console.engine.connect() as connection:
-        facts = item_facts.load(connection, content_id)
+        by = request.state.by
+        facts = checks.load(connection, by, content_id)
         if facts is None:
             raise NotFoundError(_UNKNOWN)
-        holder = Queue(connection, lease_of(console)).holder(facts.content_id)
+        handed = checks.held(connection, by, lease_of(console)) == facts.content_id
+        holder = by if handed else Queue(connection, lease_of(console)).holder(facts.content_id)
+        exposure = harms.of_today(connection, by, _harm(facts))
+        seen = harms.was_revealed(connection, by, facts.content_id)
+        display = harms.display(connection, by)
         ids = [facts.content_id, *(one.content_id for one in facts.others)]
         unseen = blind.among(connection, request.scope["person"], ids, console.settings.console_blind_share)
     policy = facts.policies.get((facts.policy_id or "", None))
@@ -66,7 +70,9 @@ def _page(request: Request, content_id: str, *, revealed: bool) -> Response:
         judged=judged,
         policy=judged_by or policy,
         cited=[(name, judged_by.rule(name) if judged_by else None) for name in rules],
-        harm=_harm(facts),
+        harm=exposure.harm,
+        enough=harms.full(exposure) if exposure.is_full and not seen else "",
+        display=display,
         holder=holder,
         blind=facts.content_id in unseen,
         unseen=unseen,
@@ -88,6 +94,9 @@ def rationale(request: Request) -> Response:
         found = connection.execute(select(rationales).where(rationales.c.verdict_id == verdict_id)).first()
         if found is None:
             raise NotFoundError("There is no rationale of this verdict: it was erased, is too old, or never was.")
+        share = console.settings.console_blind_share
+        if blind.among(connection, request.scope["person"], [found.content_id], share):
+            raise RefusedError("Decide about this item first. What the model wrote is shown after your decision.")
         verdict = connection.execute(select(verdicts).where(verdicts.c.verdict_id == verdict_id)).first()
         log_access(connection, request, "rationale", verdict_id, {"item": found.content_id})
     return rendering.page(request, "rationale.html", rationale=found, verdict=verdict)

@@ -10,8 +10,9 @@ from sqlalchemy import Connection, func, literal_column, select
 from starlette.requests import Request
 from starlette.responses import Response
 
+from safeguard_streams.console import native
 from safeguard_streams.console.schema import items, reports, review_items
-from safeguard_streams.console.web import blind, harms, rendering
+from safeguard_streams.console.web import blind, checks, harms, rendering
 from safeguard_streams.console.web.claims import Queue, matching
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page, RefusedError, back
@@ -58,11 +59,12 @@ def show(request: Request) -> Response:
             .order_by(review_items.c.priority.desc(), review_items.c.since, review_items.c.content_id)
             .limit(_ROWS)
         ).all()
-        today = harms.exposures_today(connection, request.state.by)
+        today = harms.today(connection, request.state.by)
         avoided = harms.avoided(connection, request.state.by)
         ids = [one.content_id for one in rows]
         unseen = blind.among(connection, request.scope["person"], ids, console.settings.console_blind_share)
-        held = Queue(connection, lease_of(console)).held_by(request.state.by)
+        lease = lease_of(console)
+        held = checks.held(connection, request.state.by, lease) or Queue(connection, lease).held_by(request.state.by)
     return rendering.page(
         request,
         "queue.html",
@@ -86,15 +88,11 @@ def claim(request: Request) -> Response:
     wanted = asked_item(request)
     filters = {name: asked(request, name) for name in FILTERS}
     with transaction(console.engine) as connection:
-        queue = Queue(connection, lease_of(console))
         if wanted:
-            if not queue.claim(wanted, request.state.by):
-                holder = queue.holder(wanted)
-                raise RefusedError(f"{holder} works on this item." if holder else "This item does not wait any more.")
-            claimed: str | None = wanted
+            claimed: str | None = _claim(connection, lease_of(console), wanted, request.state.by)
         else:
             request.session["queue"] = {name: value[:_LONGEST_FILTER] for name, value in filters.items()}
-            claimed = next_item(connection, queue, request.state.by, filters)
+            claimed = next_item(connection, console, request.state.by, filters)
         if claimed is not None:
             log_access(connection, request, "claim", claimed)
     if claimed is None:
@@ -102,9 +100,36 @@ def claim(request: Request) -> Response:
     return back(request, item_url(claimed))
 
 
-def next_item(connection: Connection, queue: Queue, by: str, filters: Mapping[str, str]) -> str | None:
-    """Claim the next item for somebody, of no harm that they asked not to see today."""
-    return queue.next(by, filters, without=harms.policies_of(connection, harms.avoided(connection, by)))
+def _claim(connection: Connection, lease: timedelta, content_id: str, by: str) -> str:
+    """Claim this item for somebody. Raises RefusedError where others hold it, or this person has seen enough today."""
+    queue = Queue(connection, lease)
+    full = harms.full_today(connection, by)
+    if full and not harms.was_revealed(connection, by, content_id):
+        named = queue.waits_under(content_id, list(full))
+        if named is not None:
+            raise RefusedError(harms.full(full[named]))
+    if not queue.claim(content_id, by):
+        holder = queue.holder(content_id)
+        raise RefusedError(f"{holder} works on this item." if holder else "This item does not wait any more.")
+    return content_id
+
+
+def next_item(connection: Connection, console: Console, by: str, filters: Mapping[str, str]) -> str | None:
+    """Hand somebody the item that they hold and have not decided, or else the next one of the queue, or a check.
+
+    They get nothing of a harm that they asked not to see today, or of which they have seen enough.
+    """
+    native.alone(connection, f"next item of {by}")  # the same request may come twice at once
+    lease, without = lease_of(console), harms.left_to_others(connection, by)
+    queue = Queue(connection, lease)
+    held = checks.held(connection, by, lease, without) or queue.held_by(by)
+    if held is not None:
+        if not queue.waits_under(held, without) or harms.was_revealed(connection, by, held):
+            return held
+        queue.give_back(held, by)
+    free = queue.free(by, filters, without)
+    drawn = checks.draw(connection, console.settings, by, free[0], filters, without) if free else None
+    return drawn or queue.claim_first(free, by)
 
 
 def avoid(request: Request) -> Response:
@@ -113,11 +138,16 @@ def avoid(request: Request) -> Response:
     content_id, harm, by = asked_item(request), asked(request, "harm"), request.state.by
     with transaction(console.engine) as connection:
         harms.avoid(connection, by, harm)
-        Queue(connection, lease_of(console)).give_back(content_id, by)
+        _end(connection, console, content_id, by)
         log_access(connection, request, "avoid", harm)
     return back(
         request, "/queue", f"You get no more items about {rendering.line(harm)} today. This one is back in the queue."
     )
+
+
+def _end(connection: Connection, console: Console, content_id: str, by: str) -> None:
+    Queue(connection, lease_of(console)).give_back(content_id, by)
+    checks.give_back(connection, by, content_id)
 
 
 def give_back(request: Request) -> Response:
@@ -125,7 +155,7 @@ def give_back(request: Request) -> Response:
     console: Console = request.app.state.console
     content_id = asked_item(request)
     with transaction(console.engine) as connection:
-        Queue(connection, lease_of(console)).give_back(content_id, request.state.by)
+        _end(connection, console, content_id, request.state.by)
         log_access(connection, request, "give back", content_id)
     return back(request, "/queue", "The item is back in the queue.")
 

@@ -64,12 +64,14 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def current():
-    """The settings of a console behind a proxy. Nobody decides blind, unless a test says so."""
+    """The settings of a console behind a proxy. Nobody decides blind or gets a check, unless a test says so."""
     return settings.load(
         bootstrap="127.0.0.1:1",
         console_proxy_secret=SECRET,
         console_roles={role: (role,) for role in ROLES},
         console_blind_share=0.0,
+        console_golden_share=0.0,
+        console_second_share=0.0,
     )
 
 

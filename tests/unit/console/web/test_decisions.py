@@ -94,7 +94,7 @@ def test_a_reviewer_claims_reveals_decides_and_undoes(browser, filled, written):
     assert [who for who, _ in entries(filled, "reveal", claimed)] == ["ann"]
     with filled.connect() as connection:
         assert connection.execute(select(exposures.c["count"]).where(exposures.c.who == "ann")).scalar() == 1
-    assert "Texts that you revealed today" in ann.get("/queue").text
+    assert "Items that you revealed today" in ann.get("/queue").text
 
     answered = ann.post("/decisions", **form(claimed))
     following = id_in(answered)

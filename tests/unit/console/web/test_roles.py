@@ -13,9 +13,9 @@ from tests.unit.console.web.filling import REPLAY, policies
 # Written out once more, by hand: what the table is meant to say.
 MEANT = {
     "reviewer": {"look", "items", "reveal", "decide", "flips"},
-    "author": {"look", "items", "reveal", "replay", "flips"},
-    "auditor": {"look", "items", "reveal", "rationale", "export", "audit"},
-    "operator": {"look", "replay", "promote"},
+    "author": {"look", "items", "reveal", "quality", "replay", "flips"},
+    "auditor": {"look", "items", "reveal", "rationale", "export", "audit", "quality"},
+    "operator": {"look", "limits", "replay", "promote"},
     "admin": set(GRANTED),
 }
 OPEN = {"sign_in", "to_provider", "signed_in", "sign_out"}
