@@ -365,6 +365,11 @@ class Settings(BaseSettings):
     console_text_days: float = Field(
         30.0, gt=0, le=36_500, description="days for which the console keeps the text of a content item"
     )
+    console_policies: Path | None = Field(
+        None,
+        description="folder of the policies that the console edits, one ID/policy.md each; in a git checkout, releases "
+        "are committed there; default: golden sets come from the package, and nothing is committed",
+    )
     projector_port: int = Field(6070, ge=0, le=65_535, description="port of the projector's health endpoint")
 
     @property

@@ -9,17 +9,20 @@ import msgspec
 
 from safeguard_streams.runtime.settings import ConsoleRole
 
-Permission = Literal["look", "items", "reveal", "decide", "rationale", "export", "audit"]
+Permission = Literal["look", "items", "reveal", "decide", "edit", "release", "rationale", "export", "audit"]
 ROLES: tuple[ConsoleRole, ...] = get_args(ConsoleRole)
 
 # look: figures, policies and replays, without texts of users. items: what verdicts say about single items, and search.
-# reveal: the text behind the veil. decide: claim, decide and undo. rationale: what the model thought.
+# reveal: the text behind the veil. decide: claim, decide and undo. edit: write, check and try the texts of policies.
+# release: change what is in force or in shadow. rationale: what the model thought.
 # export: everything that a search finds. audit: who saw and did what.
 GRANTED: Mapping[Permission, frozenset[ConsoleRole]] = {
     "look": frozenset(ROLES),
     "items": frozenset({"reviewer", "author", "auditor", "admin"}),
     "reveal": frozenset({"reviewer", "author", "auditor", "admin"}),
     "decide": frozenset({"reviewer", "admin"}),
+    "edit": frozenset({"author", "admin"}),
+    "release": frozenset({"author", "admin"}),
     "rationale": frozenset({"auditor", "admin"}),
     "export": frozenset({"auditor", "admin"}),
     "audit": frozenset({"auditor", "admin"}),
@@ -27,10 +30,14 @@ GRANTED: Mapping[Permission, frozenset[ConsoleRole]] = {
 
 
 class Person(msgspec.Struct, frozen=True):
-    """Somebody who is signed in. name: what `by` says on every record that this person writes."""
+    """Somebody who is signed in. name: what `by` says on every record that this person writes.
+
+    mail: for commits; empty where nobody said it.
+    """
 
     name: str
     roles: tuple[ConsoleRole, ...] = ()
+    mail: str = ""
 
     def may(self, permission: Permission) -> bool:
         """Whether one of the roles has the permission."""

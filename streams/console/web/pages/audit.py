@@ -16,7 +16,26 @@ from safeguard_streams.console.web.pages.search import streamed
 from safeguard_streams.console.web.writing import asked, logged
 
 _ROWS = 100
-ACTIONS = ("avoid", "claim", "decide", "export", "give back", "rationale", "reveal", "search", "undo")
+ACTIONS = (
+    "avoid",
+    "begin test",
+    "claim",
+    "commit policy",
+    "decide",
+    "end-shadow",
+    "export",
+    "give back",
+    "promote",
+    "rationale",
+    "release",
+    "reveal",
+    "rollback",
+    "search",
+    "shadow",
+    "test policy",
+    "try policy",
+    "undo",
+)
 
 
 def show(request: Request) -> Response:

@@ -8,17 +8,18 @@ from starlette.testclient import TestClient
 
 from safeguard_streams.console.web.app import PAGES
 from safeguard_streams.console.web.roles import GRANTED, ROLES, Person, roles_of
+from tests.unit.console.web.filling import policies
 
 # Written out once more, by hand: what the table is meant to say.
 MEANT = {
     "reviewer": {"look", "items", "reveal", "decide"},
-    "author": {"look", "items", "reveal"},
+    "author": {"look", "items", "reveal", "edit", "release"},
     "auditor": {"look", "items", "reveal", "rationale", "export", "audit"},
     "operator": {"look"},
     "admin": set(GRANTED),
 }
 OPEN = {"sign_in", "to_provider", "signed_in", "sign_out"}
-ACTION = re.compile(r'<form[^>]+method="post"[^>]+action="([^"]+)"|href="(/[^"?#]*)')
+ACTION = re.compile(r'(?:<form[^>]+method="post"[^>]+ action|formaction)="([^"]+)"|href="(/[^"?#]*)')
 
 
 def test_the_table_of_permissions_is_the_one_that_is_meant():
@@ -36,7 +37,8 @@ def test_every_route_answers_a_role_by_the_table(browser, role):
         if page.permission is None or (page.name == "changes" and page.permission in MEANT[role]):
             continue  # the events of `changes` never end; a test of its own reads them
         url = page.path + ("?id=post-000&verdict=none" if page.method == "GET" else "")
-        answered = person.get(url) if page.method == "GET" else person.post(url, content_id="post-000", key=uuid4().hex)
+        sent = {"content_id": "post-000", "key": uuid4().hex, "id": "no-policy"}
+        answered = person.get(url) if page.method == "GET" else person.post(url, **sent)
         assert (answered.status_code == 403) == (page.permission not in MEANT[role]), (page.name, answered.status_code)
 
 
@@ -52,8 +54,9 @@ def test_nobody_passes_without_signing_in(app):
 @pytest.mark.parametrize("role", ROLES)
 def test_no_page_shows_a_button_or_a_link_whose_request_is_refused(browser, role):
     person, needs = browser("ann", role), {page.path: page.permission for page in PAGES}
-    seen = set()
-    for url in ("/", "/queue", "/item?id=post-000", "/search", "/policies", "/replays", "/audit"):
+    seen, policy = set(), policies()[0].id
+    about = (f"/policy?id={policy}", f"/policy/edit?id={policy}")
+    for url in ("/", "/queue", "/item?id=post-000", "/search", "/policies", *about, "/replays", "/audit"):
         answered = person.get(url)
         if answered.status_code == 403:
             continue
@@ -64,6 +67,7 @@ def test_no_page_shows_a_button_or_a_link_whose_request_is_refused(browser, role
             seen.add(path)
             assert needs[path] is None or needs[path] in MEANT[role], f"{url} offers {path}"
     assert "/policies" in seen
+    assert ("/policy/edit" in seen) == ("edit" in MEANT[role])
 
 
 def test_roles_come_from_groups_and_unknown_groups_give_none():
