@@ -107,9 +107,15 @@ def check(path: Path, *, named_by_folder: bool = False) -> Checked:
     problem.
     """
     try:
-        document, distilled = files.read(path)
+        texts = files.read(path)
     except PolicyError as error:
         return Checked(str(path), None, (_unreadable(path, error),))
+    return check_texts(texts, path, named_by_folder=named_by_folder)
+
+
+def check_texts(texts: files.PolicyFiles, path: Path, *, named_by_folder: bool = False) -> Checked:
+    """The same for texts that are to stand at a path. Only the golden set is read there."""
+    document, distilled = texts
     policy, read, front, rules = parse_with_lines(document, str(path), distilled)
     if not read.complete:
         return Checked(str(path), None, tuple(read.problems))

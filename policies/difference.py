@@ -11,6 +11,8 @@ import msgspec
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.version import what_decides
 
+_SCORED = {"gate.harms", "gate.general", "gate.distilled"}
+
 
 class ChangedField(msgspec.Struct, frozen=True):
     """A field of the front matter, as in gate.threshold, with both values. None: the field is not set."""
@@ -37,6 +39,11 @@ class Difference(msgspec.Struct, frozen=True):
     text: tuple[str, ...]
     describes: tuple[ChangedField, ...]
     enforces: tuple[ChangedField, ...]
+
+    @property
+    def rescores(self) -> bool:
+        """Whether the gate gives other scores than before."""
+        return not _SCORED.isdisjoint(change.field for change in self.decides)
 
 
 def difference(before: Policy, after: Policy) -> Difference:

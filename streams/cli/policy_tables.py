@@ -71,9 +71,6 @@ def change_line(row: Row) -> str:
     )
 
 
-SCORED = {"gate.harms", "gate.general", "gate.distilled"}  # fields that change the scores of a gate
-
-
 def _share(release: PolicyRelease | None) -> str:
     return "" if release is None or release.shadow is None else f"{release.shadow:g}"
 
@@ -92,7 +89,7 @@ def print_plan(planned: Sequence[PlannedRelease], *, shadow: bool) -> None:
         else:
             say(f"{policy.id}: version {in_force.version} in force {becomes} {policy.version}")
             _print_difference(differs)
-            if SCORED.intersection(change.field for change in differs.decides):
+            if differs.rescores:
                 say("  its gate gives other scores than before: calibrate and recall begin with verdicts from now on")
         _print_vectors(policy)
         if not one.unchanged and (gate := golden_gates.intact(one.golden)):

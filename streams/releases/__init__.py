@@ -8,6 +8,7 @@ read is logged and changes nothing.
 - `erasures`: the content items that operators erased, followed in the same way.
 - `texts`: the texts that verdicts are about, without those of erased items.
 - `operator`: operators' changes to policies, and their history.
+- `once`: a change that somebody was asked about, made once.
 - `people`: names and reasons in the one form that records have.
 - `model_notice`: a warning when the small model would judge by a policy that it has not learned.
 

@@ -168,6 +168,9 @@ def plan_releases(
     return list(planned.values())
 
 
+Plan = Callable[[ReleaseHistory], list[PolicyChange]]  # what is to change, by what stands when it is written
+
+
 def _ignore(_planned: Sequence[PlannedRelease]) -> None:
     """Look at no plan."""
 
@@ -188,6 +191,20 @@ async def release(
     that is in shadow ends the shadow. only_new, golden: as in `plan_releases`. review: called with the plan
     before anything is written; an error that it raises prevents the release.
     """
+    plan = releasing(policies, changed_by, shadow=shadow, only_new=only_new, golden=golden, review=review)
+    return [done.release for done in await change(settings, plan) if done.release is not None]
+
+
+def releasing(
+    policies: Iterable[Policy],
+    changed_by: ChangedBy,
+    *,
+    shadow: float | None = None,
+    only_new: bool = False,
+    golden: Mapping[str, str | None] = {},
+    review: Callable[[Sequence[PlannedRelease]], None] = _ignore,
+) -> Plan:
+    """The plan of a release, for `change`."""
     requested = list(policies)
 
     def plan(current: ReleaseHistory) -> list[PolicyChange]:
@@ -206,11 +223,18 @@ async def release(
                 changes.append(_change("end-shadow", policy.id, changed_by))
         return changes
 
-    return [change.release for change in await _change_policies(settings, plan) if change.release is not None]
+    return plan
 
 
 async def rollback(settings: Settings, policy_id: str, to: str | None, changed_by: ChangedBy) -> PolicyRelease:
     """Release an earlier version again, by default the previous one. Raises ConfigurationError when there is none."""
+    (done,) = await change(settings, rolling_back(policy_id, to, changed_by))
+    assert done.release is not None
+    return done.release
+
+
+def rolling_back(policy_id: str, to: str | None, changed_by: ChangedBy) -> Plan:
+    """The plan of a rollback, for `change`."""
 
     def plan(current: ReleaseHistory) -> list[PolicyChange]:
         earlier = current.find(policy_id, to) if to else current.previous(policy_id)
@@ -231,9 +255,7 @@ async def rollback(settings: Settings, policy_id: str, to: str | None, changed_b
         )
         return [_change("rollback", policy_id, changed_by, _release(current, version, changed_by))]
 
-    (change,) = await _change_policies(settings, plan)
-    assert change.release is not None
-    return change.release
+    return plan
 
 
 async def retire(settings: Settings, policy_id: str, changed_by: ChangedBy, *, shadow: bool = False) -> None:
@@ -241,6 +263,11 @@ async def retire(settings: Settings, policy_id: str, changed_by: ChangedBy, *, s
 
     Raises ConfigurationError when there is nothing to end.
     """
+    await change(settings, retiring(policy_id, changed_by, shadow=shadow))
+
+
+def retiring(policy_id: str, changed_by: ChangedBy, *, shadow: bool = False) -> Plan:
+    """The plan of an end, for `change`."""
 
     def plan(current: ReleaseHistory) -> list[PolicyChange]:
         ends: list[PolicyChange] = []
@@ -255,7 +282,7 @@ async def retire(settings: Settings, policy_id: str, changed_by: ChangedBy, *, s
             )
         return ends
 
-    await _change_policies(settings, plan)
+    return plan
 
 
 def _release(current: ReleaseHistory, version: _ReleasedVersion, changed_by: ChangedBy) -> PolicyRelease:
@@ -279,10 +306,8 @@ def _change(
     return PolicyChange(action, policy_id, now(), changed_by.by, changed_by.why, release)
 
 
-async def _change_policies(
-    settings: Settings, plan: Callable[[ReleaseHistory], list[PolicyChange]]
-) -> list[PolicyChange]:
-    """Read the history, plan, and write in one transaction.
+async def change(settings: Settings, plan: Plan) -> list[PolicyChange]:
+    """Read the history, plan, and write in one transaction. What the plan raises prevents the change.
 
     On a broker with transactions only one operator writes at a time.
     """
@@ -290,14 +315,14 @@ async def _change_policies(
         current = await history(settings)
         changes = plan(current)
         outputs = []
-        for change in changes:
-            key = policy_key(change.policy_id, SHADOW if change.action in ("shadow", "end-shadow") else "")
-            value = encode(change.release) if change.release else None
-            revision = (REVISION, str(current.revision(change.policy_id)).encode())
+        for one in changes:
+            key = policy_key(one.policy_id, SHADOW if one.action in ("shadow", "end-shadow") else "")
+            value = encode(one.release) if one.release else None
+            revision = (REVISION, str(current.revision(one.policy_id)).encode())
             outputs.append(Output(topics.POLICIES, key, value, [schema_header(PolicyRelease), revision]))
-            entry = encode(change)
+            entry = encode(one)
             outputs.append(
-                Output(topics.POLICIES_HISTORY, change.policy_id.encode(), entry, [schema_header(PolicyChange)])
+                Output(topics.POLICIES_HISTORY, one.policy_id.encode(), entry, [schema_header(PolicyChange)])
             )
         if outputs:
             await write(outputs)

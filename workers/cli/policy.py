@@ -64,7 +64,7 @@ def try_golden(
     model's rationale, the noise floor, and the cost in tokens.
     """
     try:
-        from safeguard_streams.workers.evaluation import offline
+        from safeguard_streams.workers.evaluation import trials
     except ImportError as error:
         raise needs_extra(error, "reasoner-gpu") from error
     path = policy_path(policy, library)
@@ -76,9 +76,7 @@ def try_golden(
 
     async def evaluate() -> golden_eval.GoldenReport:
         with progress_bars() as on_progress:
-            async with offline.offline_judge(current, on_progress, [document]) as judge:
-                outcomes = await golden_eval.run(judge, document, texts, runs)
-        return golden_eval.report(document, judge.model, texts, outcomes)
+            return await trials.evaluate(current, document, texts, runs, on_progress)
 
     announce_start(current)
     report = asyncio.run(evaluate())

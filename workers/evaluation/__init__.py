@@ -6,6 +6,7 @@ nothing. The modules, in reading order:
 - `interface`: the protocols of a judge of texts and of a progress display.
 - `offline`: judges texts with the same reasoner that the worker runs.
 - `golden_eval`: a policy on its golden set, and two versions of a policy compared.
+- `trials`: both for commands and for the console.
 - `model_check`: whether the configured model can be reached, keeps the form, and has room.
 - `score_calibration`: how close scores are to probabilities, and the map that corrects them.
 - `benchmark`: a model on published data.

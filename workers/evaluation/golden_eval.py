@@ -92,11 +92,12 @@ async def run(judge: TextJudge, policy: Policy, golden: Sequence[Golden], runs: 
         title = f"judging under {policy.id} {policy.version}, run {number + 1} of {runs}"
         judgements = await judge.judge(policy, [golden[i].text for i in order], title)
         by_index = dict(zip(order, judgements, strict=True))
-        outcomes.append([_outcome(by_index[i], policy) for i in range(len(golden))])
+        outcomes.append([outcome_of(by_index[i], policy) for i in range(len(golden))])
     return outcomes
 
 
-def _outcome(judgement: Judgement, policy: Policy) -> GoldenOutcome:
+def outcome_of(judgement: Judgement, policy: Policy) -> GoldenOutcome:
+    """The result of a judgement under a policy."""
     finding = judgement.findings[policy.id]
     answer = finding.answer
     return GoldenOutcome(

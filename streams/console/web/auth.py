@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 SIGNED_IN = "/signed-in"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_PROXY_HEADERS = ("x-safeguard-proxy", "x-forwarded-user", "x-forwarded-groups")
+_PROXY_HEADERS = ("x-safeguard-proxy", "x-forwarded-user", "x-forwarded-groups", "x-forwarded-email")
 _METADATA = "/.well-known/openid-configuration"
 
 
@@ -103,7 +103,8 @@ class TrustedProxy:
         if not name or not self._is_proxy(request) or not hmac.compare_digest(given.encode(), self._secret.encode()):
             return None
         groups = _as_sent(request.headers.get("x-forwarded-groups", "")).split(",")
-        return Person(name, roles_of((group.strip() for group in groups), self._roles))
+        mail = name_of(_as_sent(request.headers.get("x-forwarded-email", "")))
+        return Person(name, roles_of((group.strip() for group in groups), self._roles), mail)
 
     def _is_proxy(self, request: Request) -> bool:
         try:
@@ -174,7 +175,7 @@ class OpenIdConnect:
         if not name:
             raise SignInError(f"the provider sent no claim {self._settings.console_name_claim}; ask your administrator")
         groups = _listed(claims.get(self._settings.console_groups_claim))
-        return Person(name, roles_of(groups, self._settings.console_roles))
+        return Person(name, roles_of(groups, self._settings.console_roles), name_of(claims.get("email")))
 
 
 def name_of(claimed: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -9,7 +10,9 @@ from jinja2 import Environment
 from sqlalchemy import Engine
 
 from safeguard_streams.console.web import auth, rendering
+from safeguard_streams.console.web.checking import Checker
 from safeguard_streams.console.web.guard import Page
+from safeguard_streams.console.web.policy_files import Classifiers
 from safeguard_streams.console.web.replay_steps import STEPS
 from safeguard_streams.console.web.replay_work import Workers
 from safeguard_streams.console.web.roles import GRANTED, Permission, Person
@@ -30,6 +33,9 @@ class Console:
         self.rates = Rates(REQUESTS_A_MINUTE)
         self.entrance_rates = Rates(ENTRANCES_A_MINUTE)
         self.replay_workers = Workers(settings, engine, STEPS)
+        self.changing = asyncio.Lock()  # one policy at a time; other processes are fenced as they write
+        self.checker = Checker()
+        self.classifiers = Classifiers(settings)
         self._pages = pages
 
     @cached_property

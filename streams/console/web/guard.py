@@ -42,7 +42,7 @@ _NO_TABLES = (
 
 class Page(NamedTuple):
     """One route. permission: what it takes; None for pages that anybody may see. An endpoint that is no coroutine runs
-    in a thread.
+    in a thread. most: bytes of a form.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Page(NamedTuple):
     path: str
     permission: Permission | None
     endpoint: Endpoint
+    most: int = _BYTES
 
 
 class NotFoundError(Exception):
@@ -74,9 +75,9 @@ def route(page: Page) -> Route:
         form = FormData()
         if page.method == "POST":
             length = request.headers.get("content-length", "")
-            if not length.isdecimal() or int(length) > _BYTES:
+            if not length.isdecimal() or int(length) > page.most:
                 return problem(request, 413, "This form is too long.")
-            form = await request.form(max_files=0, max_fields=_FIELDS)
+            form = await request.form(max_files=0, max_fields=_FIELDS, max_part_size=page.most)
             if not sessions.is_own_form(request, form.get("token")):
                 return problem(request, 403, "This form is out of date. Load the page once more, and repeat.")
         request.state.form = form

@@ -12,7 +12,7 @@ from safeguard_streams.runtime.settings import ConsoleRole
 # fmt: off
 Permission = Literal[
     "look", "items", "reveal", "decide", "rationale", "export", "audit", "quality", "limits",
-    "replay", "flips", "promote",
+    "edit", "release", "replay", "flips", "promote",
 ]
 # fmt: on
 ROLES: tuple[ConsoleRole, ...] = get_args(ConsoleRole)
@@ -21,6 +21,7 @@ ROLES: tuple[ConsoleRole, ...] = get_args(ConsoleRole)
 # reveal: the text behind the veil. decide: claim, decide and undo. rationale: what the model thought.
 # export: everything that a search finds. audit: who saw and did what. quality: how well people and model agree.
 # limits: how much of a harm people see on a day, and how much each of them saw.
+# edit: write, check and try the texts of policies. release: change what is in force or in shadow.
 # replay: start, pause, cancel and compare replays, which costs judgements and changes nothing for users.
 # flips: read the decisions that a replay changes, and say which is right. promote: publish them, and take them back.
 GRANTED: Mapping[Permission, frozenset[ConsoleRole]] = {
@@ -28,6 +29,8 @@ GRANTED: Mapping[Permission, frozenset[ConsoleRole]] = {
     "items": frozenset({"reviewer", "author", "auditor", "admin"}),
     "reveal": frozenset({"reviewer", "author", "auditor", "admin"}),
     "decide": frozenset({"reviewer", "admin"}),
+    "edit": frozenset({"author", "admin"}),
+    "release": frozenset({"author", "admin"}),
     "rationale": frozenset({"auditor", "admin"}),
     "export": frozenset({"auditor", "admin"}),
     "audit": frozenset({"auditor", "admin"}),
@@ -40,10 +43,14 @@ GRANTED: Mapping[Permission, frozenset[ConsoleRole]] = {
 
 
 class Person(msgspec.Struct, frozen=True):
-    """Somebody who is signed in. name: what `by` says on every record that this person writes."""
+    """Somebody who is signed in. name: what `by` says on every record that this person writes.
+
+    mail: for commits; empty where nobody said it.
+    """
 
     name: str
     roles: tuple[ConsoleRole, ...] = ()
+    mail: str = ""
 
     def may(self, permission: Permission) -> bool:
         """Whether one of the roles has the permission."""

@@ -17,9 +17,10 @@ from safeguard_streams.console.web.writing import asked, logged
 
 _ROWS = 100
 ACTIONS = (
-    *("answer flip", "avoid", "cancel replay", "claim", "claim flip", "compare replay", "decide", "estimate replay"),
-    *("export", "give back", "limit", "pause replay", "promote replay", "rationale", "resume replay", "reveal"),
-    *("revert replay", "search", "start replay", "undo"),
+    *("answer flip", "avoid", "begin test", "cancel replay", "claim", "claim flip", "commit policy", "compare replay"),
+    *("decide", "end-shadow", "estimate replay", "export", "give back", "limit", "pause replay", "promote"),
+    *("promote replay", "rationale", "release", "resume replay", "reveal", "revert replay", "rollback", "search"),
+    *("shadow", "start replay", "test policy", "try policy", "undo"),
 )
 
 

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 from sqlalchemy import Row, case, func, select
 from starlette.requests import Request
@@ -14,6 +15,7 @@ from starlette.responses import Response
 
 from safeguard_streams.console.schema import policy_changes, policy_releases, verdict_rules
 from safeguard_streams.console.web import policy_text, rendering
+from safeguard_streams.console.web.checkout import CheckoutError, InGit, checkout_of
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import NotFoundError, Page
 from safeguard_streams.console.web.writing import asked
@@ -35,6 +37,19 @@ class Shown(NamedTuple):
 
     change: Row[Any]
     lines: Sequence[DiffLine]
+
+
+class GitState(NamedTuple):
+    """What git holds of a policy, beside what is in force. said: why it cannot be known, or takes no commit."""
+
+    in_git: InGit | None
+    said: str
+    lines: Sequence[DiffLine] = ()
+
+
+def policy_url(policy_id: str) -> str:
+    """The page of a policy."""
+    return "/policy?" + urlencode({"id": policy_id})
 
 
 def show_all(request: Request) -> Response:
@@ -87,7 +102,32 @@ def show(request: Request) -> Response:
         document=document,
         counts={one.rule_id: one for one in counts},
         history=list(reversed(list(_shown(changes)))),
+        earlier=_has_earlier(changes, in_force),
+        git=_git_state(console, policy_id, document if in_force is not None else None),
     )
+
+
+def _has_earlier(changes: Sequence[Row[Any]], in_force: Row[Any] | None) -> bool:
+    """Whether there is a release to return to."""
+    released = [one.document for one in changes if one.document and one.action != "shadow"]
+    return any(in_force is None or document != in_force.document for document in released)
+
+
+def _git_state(console: Console, policy_id: str, document: str | None) -> GitState | None:
+    """None where this console writes to no folder of policies."""
+    if console.settings.console_policies is None:
+        return None
+    checkout, without = checkout_of(console.settings)
+    if checkout is None:
+        return GitState(None, without)
+    try:
+        in_git = checkout.look(policy_id)
+    except CheckoutError as error:
+        return GitState(None, str(error))
+    if document is None or in_git.document == document:
+        return GitState(in_git, in_git.obstacle)
+    lines = list(_difference(document, in_git.document or ""))
+    return GitState(in_git, in_git.obstacle, lines or [DiffLine("kept", "…")])
 
 
 def _shown(changes: Sequence[Row[Any]]) -> Iterator[Shown]:

@@ -13,13 +13,13 @@ from tests.unit.console.web.filling import REPLAY, policies
 # Written out once more, by hand: what the table is meant to say.
 MEANT = {
     "reviewer": {"look", "items", "reveal", "decide", "flips"},
-    "author": {"look", "items", "reveal", "quality", "replay", "flips"},
+    "author": {"look", "items", "reveal", "quality", "edit", "release", "replay", "flips"},
     "auditor": {"look", "items", "reveal", "rationale", "export", "audit", "quality"},
     "operator": {"look", "limits", "replay", "promote"},
     "admin": set(GRANTED),
 }
 OPEN = {"sign_in", "to_provider", "signed_in", "sign_out"}
-ACTION = re.compile(r'<form[^>]+method="post"[^>]+action="([^"]+)"|href="(/[^"?#]*)')
+ACTION = re.compile(r'(?:<form[^>]+method="post"[^>]+ action|formaction)="([^"]+)"|href="(/[^"?#]*)')
 
 
 def test_the_table_of_permissions_is_the_one_that_is_meant():
@@ -37,7 +37,8 @@ def test_every_route_answers_a_role_by_the_table(browser, role):
         if page.permission is None or (page.name == "changes" and page.permission in MEANT[role]):
             continue  # the events of `changes` never end; a test of its own reads them
         url = page.path + ("?id=post-000&verdict=none" if page.method == "GET" else "")
-        answered = person.get(url) if page.method == "GET" else person.post(url, content_id="post-000", key=uuid4().hex)
+        sent = {"content_id": "post-000", "key": uuid4().hex, "id": "no-policy"}
+        answered = person.get(url) if page.method == "GET" else person.post(url, **sent)
         assert (answered.status_code == 403) == (page.permission not in MEANT[role]), (page.name, answered.status_code)
 
 
@@ -53,8 +54,9 @@ def test_nobody_passes_without_signing_in(app):
 @pytest.mark.parametrize("role", ROLES)
 def test_no_page_shows_a_button_or_a_link_whose_request_is_refused(browser, role):
     person, needs = browser("ann", role), {page.path: page.permission for page in PAGES}
-    seen = set()
-    of = f"id={REPLAY}&policy={policies()[0].id}"
+    seen, policy = set(), policies()[0].id
+    about = (f"/policy?id={policy}", f"/policy/edit?id={policy}")
+    of = f"id={REPLAY}&policy={policy}"
     replays = (
         "/replays",
         "/replays/new",
@@ -63,7 +65,7 @@ def test_no_page_shows_a_button_or_a_link_whose_request_is_refused(browser, role
         f"/replay/flip?{of}&item=post-006",
     )
     plans = (f"/replay/plan?{of}&direction=promote", f"/replay/plan?{of}&direction=revert")
-    for url in ("/", "/queue", "/item?id=post-000", "/search", "/policies", "/audit", *replays, *plans):
+    for url in ("/", "/queue", "/item?id=post-000", "/search", "/policies", *about, "/audit", *replays, *plans):
         answered = person.get(url)
         if answered.status_code == 403:
             continue
@@ -74,6 +76,7 @@ def test_no_page_shows_a_button_or_a_link_whose_request_is_refused(browser, role
             seen.add(path)
             assert needs[path] is None or needs[path] in MEANT[role], f"{url} offers {path}"
     assert "/policies" in seen
+    assert ("/policy/edit" in seen) == ("edit" in MEANT[role])
 
 
 def test_roles_come_from_groups_and_unknown_groups_give_none():

@@ -1,0 +1,167 @@
+"""The git checkout that policies are written to: what it holds, and a commit by the person who released.
+
+A commit holds the files of one policy, whatever else is changed or staged. git runs without a shell, without a
+terminal, and for a bounded time. Nothing is pushed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from safeguard_streams.console.web.roles import Person
+from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.policies.files import PolicyFiles
+from safeguard_streams.runtime.settings import Settings
+
+_SECONDS = 30.0  # for one command; a commit runs the repository's hooks
+_LONGEST = 300  # characters of what git says
+
+
+class CheckoutError(ConfigurationError):
+    """git refused. The message is safe to show."""
+
+
+class InGit(msgspec.Struct, frozen=True):
+    """A policy in the checkout. document: None where it has no file. base: names what the files hold now.
+
+    branch: empty where none is checked out. obstacle: why no release of the policy can be committed now, and what to
+    do; empty if one can.
+    """
+
+    document: str | None
+    base: str
+    branch: str = ""
+    obstacle: str = ""
+
+
+class Checkout:
+    """The folder of policies in a git checkout."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def look(self, policy_id: str) -> InGit:
+        """What the checkout holds of a policy. Raises CheckoutError."""
+        files = self._files(policy_id)
+        try:
+            branch = self._git("symbolic-ref", "--quiet", "--short", "HEAD").strip()
+        except CheckoutError:
+            branch = ""
+        return InGit(_text(files[0]), _base(files), branch, self._obstacle(policy_id, branch))
+
+    def commit(self, policy_id: str, texts: PolicyFiles, by: Person, message: str) -> str | None:
+        """Write a policy's files and commit them; None where they are committed so already.
+
+        Raises CheckoutError. The files and the index are then as before.
+        """
+        files = self._files(policy_id)
+        obstacle = self.look(policy_id).obstacle
+        if obstacle:
+            raise CheckoutError(obstacle)
+        before = [_bytes(path) for path in files]
+        wanted = [None if text is None else text.encode() for text in texts]
+        if before == wanted:
+            return None
+        named = [str(path) for path, old, new in zip(files, before, wanted, strict=True) if old != new]
+        author = {"NAME": by.name, "EMAIL": by.mail}
+        who = {f"GIT_{role}_{part}": text for role in ("AUTHOR", "COMMITTER") for part, text in author.items()}
+        try:
+            _write(files, wanted)
+            self._git("add", "--", *named)
+            self._git("commit", "--quiet", "--only", "--message", message, "--", *named, environment=who)
+        except (CheckoutError, OSError) as error:
+            with contextlib.suppress(OSError):
+                _write(files, before)
+            with contextlib.suppress(CheckoutError):
+                self._git("reset", "--quiet", "--", *named)
+            raise CheckoutError(str(error)) from error
+        return self._git("rev-parse", "--short", "HEAD").strip()
+
+    def _obstacle(self, policy_id: str, branch: str) -> str:
+        if not branch:
+            return f"No branch is checked out in {self._folder}: check one out."
+        for head, work in (("MERGE_HEAD", "merge"), ("CHERRY_PICK_HEAD", "cherry-pick"), ("REVERT_HEAD", "revert")):
+            with contextlib.suppress(CheckoutError):
+                self._git("rev-parse", "--quiet", "--verify", head)
+                return f"A {work} is under way in {self._folder}: finish or abort it."
+        files = [str(path) for path in self._files(policy_id)]
+        if self._git("status", "--porcelain", "--untracked-files=all", "--", *files).strip():
+            return f"{self._folder / policy_id} has changes that nobody committed: commit or discard them."
+        return ""
+
+    def _files(self, policy_id: str) -> tuple[Path, Path]:
+        """policy.md and distilled.json. Raises CheckoutError where they stand elsewhere, by a link."""
+        folder = self._folder / policy_id
+        files = folder / "policy.md", folder / "distilled.json"
+        if any(path.is_symlink() for path in (folder, *files)):
+            raise CheckoutError(f"{folder} holds a symbolic link: the console writes to plain files alone.")
+        return files
+
+    def _git(self, *arguments: str, environment: Mapping[str, str] = {}) -> str:
+        quiet = {"GIT_TERMINAL_PROMPT": "0", "GIT_EDITOR": "true", "LC_ALL": "C.UTF-8"}
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(self._folder), *arguments],
+                env={**os.environ, **quiet, **environment},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise CheckoutError(f"git {arguments[0]} took longer than {_SECONDS:.0f} s.") from None
+        except OSError:
+            raise CheckoutError("git is not installed here, or the folder cannot be read.") from None
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip() or done.stdout.decode(errors="replace").strip()
+            raise CheckoutError(f"git {arguments[0]}: {' '.join(said.split())[:_LONGEST]}")
+        return done.stdout.decode(errors="replace")
+
+
+def checkout_of(settings: Settings) -> tuple[Checkout | None, str]:
+    """The checkout that the settings name; or None, and why releases are not committed."""
+    folder = settings.console_policies
+    if folder is None:
+        return None, "SAFEGUARD_CONSOLE_POLICIES names no folder of policies: releases are not committed to git."
+    if not folder.is_dir():
+        return None, f"There is no folder {folder}: releases are not committed to git."
+    checkout = Checkout(folder)
+    try:
+        inside = checkout._git("rev-parse", "--is-inside-work-tree").strip() == "true"  # noqa: SLF001
+    except CheckoutError as error:
+        return None, f"{folder} is no git checkout: releases are not committed. {error}"
+    return (checkout, "") if inside else (None, f"{folder} is no git checkout: releases are not committed.")
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def _text(path: Path) -> str | None:
+    content = _bytes(path)
+    return None if content is None else content.decode("utf-8-sig", errors="replace")
+
+
+def _base(files: tuple[Path, ...]) -> str:
+    """Names the files' bytes."""
+    digest = hashlib.sha256()
+    for path in files:
+        content = _bytes(path)
+        digest.update(b"-" if content is None else b"%d:%s" % (len(content), content))
+    return digest.hexdigest()[:16]
+
+
+def _write(files: tuple[Path, ...], contents: list[bytes | None]) -> None:
+    for path, content in zip(files, contents, strict=True):
+        if content is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)

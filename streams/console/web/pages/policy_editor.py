@@ -1,0 +1,257 @@
+"""The editor of a policy: its text with the check's messages, and trials of it with a model. It writes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import select
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from safeguard_streams.console.schema import policy_releases
+from safeguard_streams.console.web import policy_files, rendering, trials
+from safeguard_streams.console.web.checker import Answer, Question
+from safeguard_streams.console.web.checkout import Checkout, InGit, checkout_of
+from safeguard_streams.console.web.console import Console
+from safeguard_streams.console.web.guard import NotFoundError, Page, RefusedError
+from safeguard_streams.console.web.writing import asked, logged
+from safeguard_streams.errors import ConfigurationError, SafeguardError
+from safeguard_streams.policies import golden
+from safeguard_streams.policies.document import Policy
+from safeguard_streams.policies.parsing import MAX_CHARACTERS, parse
+
+MOST = 12 * MAX_CHARACTERS  # bytes of a form with a document: nine for a character, and what else it holds
+_TRY_SECONDS = 120.0
+_TESTS = 2  # at once in one process of the console
+_TOLD_SECONDS = 0.2  # between two messages about progress
+
+
+class Draft(NamedTuple):
+    """A text that somebody edits. base: names the files in git from which it began; empty without a checkout."""
+
+    policy_id: str
+    document: str
+    base: str
+    path: Path
+
+    async def question(self, console: Console) -> Question:
+        """What the checker is asked about it."""
+        distilled = await console.classifiers.named_in(self.document, self.path)
+        return Question(str(self.path), self.document, distilled)
+
+    async def checked(self, console: Console) -> Answer:
+        """The result of the check. Raises RefusedError when it takes too long."""
+        return await run_in_threadpool(console.checker.ask, await self.question(console))
+
+    async def fit(self, console: Console) -> Policy:
+        """The policy. Raises RefusedError unless the check finds no error."""
+        errors = [one for one in (await self.checked(console)).report.problems if one.severity == "error"]
+        if errors:
+            raise RefusedError(f"The check finds errors. The first, in line {errors[0].line}: {errors[0].message}")
+        distilled = await console.classifiers.named_in(self.document, self.path)
+        return parse(self.document, str(self.path), distilled)
+
+
+def draft_in(request: Request) -> Draft:
+    """The text that a form carries. Browsers write CR LF, and some editors begin a file with a mark."""
+    policy_id = asked(request, "id")
+    document = asked(request, "document").replace("\r\n", "\n").replace("\r", "\n").removeprefix("\ufeff")
+    path = policy_files.path_of(request.app.state.console.settings, policy_id)
+    if not document:
+        raise RefusedError("There is no text. Open the editor once more.")
+    return Draft(policy_id, document, asked(request, "base"), path)
+
+
+def look(checkout: Checkout | None, policy_id: str) -> InGit | None:
+    """What the checkout holds of a policy; None without a checkout."""
+    return None if checkout is None else checkout.look(policy_id)
+
+
+def edit(request: Request) -> Response:
+    """The editor, with the text in git or else the one in force, or with the one that is asked for."""
+    console: Console = request.app.state.console
+    policy_id, wanted = asked(request, "id"), asked(request, "from")
+    path = policy_files.path_of(console.settings, policy_id)
+    checkout, without = checkout_of(console.settings)
+    with console.engine.connect() as connection:
+        rows = connection.execute(
+            select(policy_releases).where(
+                policy_releases.c.policy_id == policy_id, policy_releases.c.place.in_(["in-force", "shadow"])
+            )
+        ).all()
+    texts = {one.place: one.document for one in rows}
+    in_git = look(checkout, policy_id)
+    if in_git is not None and in_git.document is not None:
+        texts["git"] = in_git.document
+    source = wanted if wanted in texts else next((one for one in ("git", "in-force", "shadow") if one in texts), None)
+    if source is None:
+        raise NotFoundError("No policy of this id is in force, in shadow or in git.")
+    draft = Draft(policy_id, texts[source], in_git.base if in_git else "", path)
+    return _editor(request, draft, source=source, sources=sorted(texts), in_git=in_git, without=without)
+
+
+def _editor(request: Request, draft: Draft, **more: Any) -> Response:
+    """The page with a text. Without scripts, what was found about the text stands on it."""
+    console: Console = request.app.state.console
+    known = {"source": None, "sources": (), "in_git": None, "without": "", "answer": None, "result": None}
+    known |= {"outcome": None, "file": draft.path}
+    return rendering.page(
+        request,
+        "policy_edit.html",
+        draft=draft,
+        most=MAX_CHARACTERS,
+        golden=policy_files.golden_sha(draft.path),
+        missing=trials.missing(console.settings),
+        **{**known, **more},
+    )
+
+
+async def check(request: Request) -> Response:
+    """The messages of `safeguard policy check` about a text."""
+    console: Console = request.app.state.console
+    draft = draft_in(request)
+    answer = await draft.checked(console)
+    if not rendering.is_partial(request):
+        return _editor(request, draft, answer=answer)
+    return rendering.page(request, "policy_problems.html", answer=answer, file=draft.path)
+
+
+def _require_model(console: Console) -> None:
+    if reason := trials.missing(console.settings):
+        raise RefusedError(reason)
+
+
+def _trial(name: str) -> Any:
+    try:
+        return trials.load(name)
+    except ImportError as error:
+        raise RefusedError(
+            f"{error.name} is not installed here: install infra/requirements/all-cpu.txt to try policies."
+        ) from error
+
+
+@contextlib.contextmanager
+def _as_refusal() -> Iterator[None]:
+    """What the model's side raises says what to do. It is no fault of the console."""
+    try:
+        yield
+    except ConfigurationError:
+        raise
+    except SafeguardError as error:
+        raise RefusedError(str(error)) from error
+
+
+async def try_text(request: Request) -> Response:
+    """What the model says of one text under the policy. The text is kept nowhere."""
+    console: Console = request.app.state.console
+    _require_model(console)
+    draft, text = draft_in(request), asked(request, "text")
+    if not text.strip():
+        raise RefusedError("Write a text to try.")
+    policy = await draft.fit(console)
+    await run_in_threadpool(logged, request, "try policy", draft.policy_id, {"version": policy.version})
+    try:
+        with _as_refusal():
+            async with asyncio.timeout(_TRY_SECONDS):
+                outcome = await _trial(trials.ON_TEXT)(console.settings, policy, text)
+    except TimeoutError:
+        raise RefusedError(f"The model did not answer within {_TRY_SECONDS:.0f} s. Try again later.") from None
+    if not rendering.is_partial(request):
+        return _editor(request, draft, outcome=outcome)
+    return rendering.page(request, "policy_outcome.html", outcome=outcome)
+
+
+async def test(request: Request) -> Response:
+    """The golden set judged under the policy. A script gets its progress as lines of JSON, and the report as the last.
+
+    The test lives as long as its request: to close the connection cancels it.
+    """
+    console: Console = request.app.state.console
+    _require_model(console)
+    draft = draft_in(request)
+    policy = await draft.fit(console)
+    texts = await run_in_threadpool(golden.load, draft.path.with_name(golden.NAME))
+    judge, work = _trial(trials.ON_GOLDEN_SET), _Work(console)
+    if rendering.is_partial(request):
+        running = work.told(judge, policy, texts)
+        return StreamingResponse(_lines(request, draft, policy, running), media_type="application/x-ndjson")
+    with _as_refusal():
+        report = await work.done(judge, policy, texts)
+    await run_in_threadpool(_tested, request, draft, report)
+    return _editor(request, draft, result=report)
+
+
+class _Work:
+    """One test of a golden set, as one of the few that run at once."""
+
+    running = 0
+
+    def __init__(self, console: Console) -> None:
+        self._settings = console.settings
+
+    async def done(self, judge: Any, policy: Policy, texts: Any) -> dict[str, Any]:
+        """The report of a whole test."""
+        *_, report = [one async for one in self.told(judge, policy, texts)]
+        return report
+
+    async def told(self, judge: Any, policy: Policy, texts: Any) -> AsyncIterator[dict[str, Any]]:
+        """Yields how far it is, and the report at the end. Raises RefusedError while too many others run."""
+        if _Work.running >= _TESTS:
+            raise RefusedError(f"{_TESTS} tests run at the moment. Wait until one of them has ended.")
+        _Work.running += 1
+        progress: dict[str, Any] = {}
+
+        def on_progress(title: str, count: int, total: int) -> None:
+            progress.update(title=title, count=count, total=total)
+
+        judging = asyncio.ensure_future(judge(self._settings, policy, texts, on_progress))
+        try:
+            while not (await asyncio.wait({judging}, timeout=_TOLD_SECONDS))[0]:
+                yield dict(progress)
+            yield judging.result()
+        finally:
+            _Work.running -= 1
+            judging.cancel()
+
+
+async def _lines(
+    request: Request, draft: Draft, policy: Policy, running: AsyncIterator[dict[str, Any]]
+) -> AsyncIterator[bytes]:
+    """Progress, and at the end the report or what went wrong, as HTML."""
+    await run_in_threadpool(logged, request, "begin test", draft.policy_id, {"version": policy.version})
+    try:
+        async for told in running:
+            if "confusion" not in told:
+                yield _line({"progress": told})
+                continue
+            await run_in_threadpool(_tested, request, draft, told)
+            shown = rendering.page(request, "policy_report.html", result=told)
+            yield _line({"html": bytes(shown.body).decode()})
+    except (SafeguardError, RefusedError) as error:
+        yield _line({"problem": rendering.visible(error)})
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return msgspec.json.encode(value) + b"\n"
+
+
+def _tested(request: Request, draft: Draft, report: dict[str, Any]) -> None:
+    """Keep the figures of a test, without texts: the question before a release names them."""
+    right = sum(report["confusion"][side].get(side, 0) for side in ("violates", "safe"))
+    figures = {"version": report["version"], "golden": policy_files.golden_sha(draft.path), "right": right}
+    figures |= {"texts": report["texts"], "model": report["model"]}
+    logged(request, "test policy", draft.policy_id, figures)
+
+
+PAGES = (
+    Page("policy_edit", "GET", "/policy/edit", "edit", edit),
+    Page("policy_check", "POST", "/policy/check", "edit", check, MOST),
+    Page("policy_try", "POST", "/policy/try", "edit", try_text, MOST),
+    Page("policy_test", "POST", "/policy/test", "edit", test, MOST),
+)
