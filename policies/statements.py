@@ -173,12 +173,10 @@ def drop_broken(read: Document, loaded: Any) -> None:
             problem = _problem(msgspec.convert(entry, RuleStatement))
         except msgspec.ValidationError as error:
             problem = _explained(str(error), entry)
-        if problem or not isinstance(rule, str):
-            read.error(
-                read.line("statements", str(rule)),
-                "field",
-                f"statements: {rule}: {problem or 'write the id of the rule as text'}",
-            )
+        if not isinstance(rule, str):
+            problem = "write the id of the rule as text"
+        if problem:
+            read.error(read.line("statements", str(rule)), "field", f"statements: {rule}: {problem}")
             read.broken.add("statements")
             del given[rule]
 
