@@ -193,6 +193,8 @@ class Enforcer:
             return self._follow_verdict(without_words(one.verdict, self._erased), state, record)
         assert one.action is not None
         action = msgspec.structs.replace(without_words(one.action, self._erased), acted_at=aware(one.action.acted_at))
+        if action.sequence is None:  # statements are the agent's own
+            action = msgspec.structs.replace(action, statement=None, ends_statement=None)
         if action.sequence is not None:
             followed = _sent_again(action, state, record.offset)
         elif action.withdraws is not None:
