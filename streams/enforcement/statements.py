@@ -186,10 +186,10 @@ class Statements:
         )
 
     def _lines(self, said: Sentences, restriction: Restriction, ground: _Ground, facts: str) -> Iterator[str]:
-        """The statement as its author reads it: what, where, how long, why, on which facts, and what they can do."""
+        """The statement as its author reads it: what, how long, where, why, on which facts, and what they can do."""
         rules = self._rules
         where = said.territory.format(territory=", ".join(rules.territory)) if rules.territory else said.everywhere
-        yield f"{said.action[restriction.action]} {where} {said.duration}"
+        yield f"{said.action[restriction.action]} {said.duration} {where}"
         yield ground.sentence(said, undetermined=_undetermined(restriction))
         if ground.explanation:
             yield ground.explanation

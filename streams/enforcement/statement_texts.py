@@ -1,4 +1,4 @@
-"""The sentences of statements of reasons, one TOML file for each language.
+"""The sentences of statements of reasons, one TOML file for each language in the folder `sentences`.
 
 Another language is another file: `Sentences` names its keys, and a test compares the words in braces.
 """
@@ -46,14 +46,14 @@ class Sentences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @cache
 def languages() -> tuple[str, ...]:
     """The languages that have sentences, as ISO 639 codes."""
-    folder = files("safeguard_streams.enforcement") / "statement_texts"
+    folder = files("safeguard_streams.enforcement") / "sentences"
     return tuple(sorted(one.name.removesuffix(".toml") for one in folder.iterdir() if one.name.endswith(".toml")))
 
 
 @cache
 def sentences(language: str) -> Sentences:
     """The sentences in one of `languages`."""
-    file = files("safeguard_streams.enforcement") / "statement_texts" / f"{language}.toml"
+    file = files("safeguard_streams.enforcement") / "sentences" / f"{language}.toml"
     return msgspec.convert(tomllib.loads(file.read_text("utf-8")), Sentences)
 
 
