@@ -97,7 +97,7 @@ async def _add(
     events = await events_at(settings, undated.values(), erasures.erased) if undated else {}
     for one in statements:
         event = events.get(_place(one))
-        created_at = one.content_created_at or (event and event.created_at)
+        created_at = one.content_created_at or (event.created_at if event else None)
         if created_at is None:
             done.left_out[UNDATED] += 1
             continue

@@ -172,7 +172,7 @@ class Statements:
 
     def _withdrawn(self, before: Standing, by: Action, *, replaced: bool) -> StatementOfReasons:
         assert before.statement is not None
-        language = language_for(before.about and before.about.language, self._rules.language)
+        language = language_for(before.about.language if before.about else None, self._rules.language)
         said = sentences(language)
         return StatementOfReasons(
             statement_id=before.statement,

@@ -1,11 +1,14 @@
 """What a policy says for statements of reasons."""
 
+import json
+
 import pytest
 
 from safeguard_streams.policies.difference import difference
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.policies.parsing import parse_with_lines
 from safeguard_streams.policies.statements import CATEGORIES, KEYWORDS_OF, MAX_NOTE, OTHER_VIOLATION, of_rule
+from tests.unit.cli.invoking import invoke
 from tests.unit.policies.test_severity import DOCUMENT, policy
 
 LIBRARY = load_library()
@@ -72,6 +75,15 @@ def test_each_rule_of_the_library_has_a_category_and_notes_in_two_more_languages
     shipped = LIBRARY[name]
     assert set(shipped.statements) == set(shipped.violating)
     assert all(set(one.notes) == {"de", "fr"} and one.keyword for one in shipped.statements.values())
+
+
+def test_a_policy_is_shown_with_the_category_of_each_rule():
+    shown = json.loads(invoke("policy", "show", "fraud-spam", "--json").stdout)
+    categories = {rule["id"]: rule["statement"] and rule["statement"].get("category") for rule in shown["rules"]}
+    assert categories["FS1"] == "STATEMENT_CATEGORY_SCAMS_AND_FRAUD"
+    assert categories["FS4"] is None
+    shipped = invoke("policy", "show", "fraud-spam").stdout
+    assert "category of FS1: STATEMENT_CATEGORY_SCAMS_AND_FRAUD KEYWORD_PHISHING" in shipped
 
 
 def test_each_category_has_its_keywords():
