@@ -116,7 +116,7 @@ class Statements:
         was, now_restricted = restriction_of(before), restriction_of(after)
         unchanged = was and now_restricted and was.rests_on == now_restricted.rests_on
         if unchanged or not actions or (was is None and now_restricted is None):
-            return Stated(msgspec.structs.replace(after, statement=before.statement), actions, ())
+            return Stated(after, actions, ())
         by = _carrier(actions, now_restricted)
         issued = self._issued(after, now_restricted, by) if now_restricted else None
         ended = self._withdrawn(before, by, replaced=issued is not None) if before.statement else None
@@ -252,11 +252,11 @@ def _with_facts(before: Standing, after: Standing, verdict: Verdict | None) -> S
     """What stands, with the facts about its newest text that a verdict tells."""
     same = after.content_sha256 == before.content_sha256
     known = before.about if same else None
-    if verdict is None or verdict.clears or verdict.content_sha256 != after.content_sha256:
-        return msgspec.structs.replace(after, about=known)
-    reported = verdict.prefilter.reporter if verdict.prefilter else None
-    facts = TextFacts(verdict.language, verdict.created_at, reported or (known.reporter if known else None))
-    return msgspec.structs.replace(after, about=facts)
+    facts = known
+    if verdict is not None and not verdict.clears and verdict.content_sha256 == after.content_sha256:
+        reported = verdict.prefilter.reporter if verdict.prefilter else None
+        facts = TextFacts(verdict.language, verdict.created_at, reported or (known.reporter if known else None))
+    return after if facts == after.about else msgspec.structs.replace(after, about=facts)
 
 
 def _carrier(actions: Sequence[Action], restriction: Restriction | None) -> Action:

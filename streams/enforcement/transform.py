@@ -166,8 +166,10 @@ class Enforcer:
         """The actions with what they say of statements, and the statements. The state includes these on return."""
         if self._statements is None:
             return actions, ()
-        stated = self._statements.follow(before, state[before.content_id], actions, one.verdict)
-        state.put(stated.standing)
+        after = state[before.content_id]
+        stated = self._statements.follow(before, after, actions, one.verdict)
+        if stated.standing is not after:
+            state.put(stated.standing)
         return stated.actions, stated.outputs
 
     def _decoded(self, record: Record) -> EnforcementInput:

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
@@ -310,6 +312,57 @@ def test_where_it_holds_and_the_terms_come_from_the_rules():
     assert submission["content_language"] == "SW"
     assert dsa.territories(("US",)) == []
     assert len(dsa.territories(())) == len(dsa.territories(("EEA",))) == 30
+
+
+STEPS = st.one_of(
+    st.tuples(
+        st.just("verdict"),
+        st.sampled_from(["hate-harassment", "fraud-spam"]),
+        st.sampled_from(["violates", "severe", "safe", "undetermined"]),
+        st.sampled_from(["first", "second"]),
+    ),
+    st.tuples(st.just("cleared"), st.sampled_from(["first", "second"])),
+    st.tuples(st.just("person"), st.sampled_from(["allow", "label", "remove", "review"])),
+    st.tuples(st.just("withdrawal"), st.booleans()),
+    st.tuples(st.just("restart")),
+)
+
+
+def step(number, kind, *what):
+    """The input of a step."""
+    if kind == "person":
+        return person(what[0], f"d{number}")
+    if kind == "withdrawal":
+        return Action(f"w{number}", "c1", "allow", WHEN, by="Ann", withdraws=f"d{number - 1}", reinstates=what[0])
+    if kind == "cleared":
+        clear = verdict(number, "*", (), "safe", what[0], language=None)
+        return msgspec.structs.replace(clear, judged_under=None, stage="prefilter")
+    policy, decision, text = what
+    rules = {"violates": ("HH1", "FS1"), "severe": ("HH3", "FS3")}.get(decision, ())
+    cited = tuple(rule for rule in rules if rule in LIBRARY[policy].violating)
+    return verdict(number, policy, cited, "violates" if decision == "severe" else decision, text)
+
+
+@given(st.lists(STEPS, max_size=12))
+@example([("person", "label"), ("person", "remove"), ("withdrawal", True), ("withdrawal", False)])
+@example([("verdict", "fraud-spam", "violates", "first"), ("cleared", "second"), ("restart",)])
+def test_one_statement_holds_whatever_comes_if_the_item_is_restricted_and_none_else(steps):
+    stating = Stating()
+    stating.enforcer.rules = EnforcementRules(
+        (EnforcementRule("severe", "remove", rules=("HH3", "FS3")), EnforcementRule("others", "limit"))
+    )
+    for number, (kind, *what) in enumerate(steps):
+        if kind == "restart":
+            stating.restart()
+        else:
+            stating(step(number, kind, *what))
+        effective = stating.enforcer.states[0]["c1"].effective
+        assert [one.action for one in stating.holding.values()] == ([effective] if effective in RESTRICTIONS else [])
+    named = [one.statement.statement_id for one in stating.actions if one.statement]
+    ended = [one.ends_statement for one in stating.actions if one.ends_statement]
+    assert named == [one.statement_id for one in stating.statements if one.state == "issued"]
+    assert ended == [one.statement_id for one in stating.statements if one.state == "withdrawn"]
+    assert all(one.changes for one in stating.actions if one.statement or one.ends_statement), "the webhook tells it"
 
 
 @pytest.mark.parametrize("language", languages())
