@@ -109,7 +109,7 @@ async def acted(current):
 async def stated(current, actions):
     """Statements of reasons that an action names and that are not there once, or that are there and no action names."""
     read = kafka.read_decoded(current, [topics.STATEMENTS], StatementOfReasons)
-    found = Counter((one.state, one.statement_id) async for _, one in read)
+    found = Counter([(one.state, one.statement_id) async for _, one in read])
     named = Counter(("issued", one.statement.statement_id) for one in actions if one.statement)
     named.update(("withdrawn", one.ends_statement) for one in actions if one.ends_statement)
     issued, withdrawn = ({name for state, name in found if state == which} for which in ("issued", "withdrawn"))
