@@ -250,12 +250,12 @@ class _Ground(NamedTuple):
 
 def _with_facts(before: Standing, after: Standing, verdict: Verdict | None) -> Standing:
     """What stands, with the facts about its newest text that a verdict tells."""
-    same = after.content_sha256 == before.content_sha256
-    known = before.about if same else None
-    facts = known
+    facts = before.about if after.content_sha256 == before.content_sha256 else None
     if verdict is not None and not verdict.clears and verdict.content_sha256 == after.content_sha256:
-        reported = verdict.prefilter.reporter if verdict.prefilter else None
-        facts = TextFacts(verdict.language, verdict.created_at, reported or (known.reporter if known else None))
+        known, reported = facts or TextFacts(), verdict.prefilter.reporter if verdict.prefilter else None
+        facts = TextFacts(
+            verdict.language or known.language, verdict.created_at or known.created_at, reported or known.reporter
+        )
     return after if facts == after.about else msgspec.structs.replace(after, about=facts)
 
 

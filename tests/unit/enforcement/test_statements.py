@@ -22,12 +22,13 @@ from safeguard_streams.contract.records import (
 )
 from safeguard_streams.enforcement import dsa, policy_words
 from safeguard_streams.enforcement.policy_words import KnownPolicies
-from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules
+from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, load
 from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.enforcement.statement_rules import StatementRules
 from safeguard_streams.enforcement.statement_texts import Sentences, language_for, languages, sentences
 from safeguard_streams.enforcement.statements import RESTRICTIONS, Statements
 from safeguard_streams.enforcement.transform import Enforcer
+from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.memory_broker import StoredRecord
@@ -312,6 +313,24 @@ def test_where_it_holds_and_the_terms_come_from_the_rules():
     assert submission["content_language"] == "SW"
     assert dsa.territories(("US",)) == []
     assert len(dsa.territories(())) == len(dsa.territories(("EEA",))) == 30
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('language = "xx"', "language: there are sentences in de, en, fr"),
+        ('territory = ["Germany"]', "$.statements.territory[0]"),
+        ('appeal = "two\\nlines"', "appeal: write one line of plain text"),
+        ('terms = "example.com"', "$.statements.terms"),
+        ("duration = 3", "unknown field `duration`"),
+    ],
+)
+def test_what_the_rules_file_cannot_say_is_refused_with_its_place(tmp_path, text, problem):
+    path = tmp_path / "rules.toml"
+    path.write_text(f"[statements]\n{text}\n")
+    with pytest.raises(ConfigurationError) as caught:
+        load(path)
+    assert problem in str(caught.value)
 
 
 STEPS = st.one_of(
