@@ -32,7 +32,7 @@ class Difference(msgspec.Struct, frozen=True):
 
     decides: fields that decide about content. text: a unified diff of the text that the model reads. Versions differ
     exactly if one of these is not empty. describes: fields that only readers see, such as the title. enforces: fields
-    that only enforcement goes by: severities and notes of rules.
+    that only enforcement goes by: severities, notes and statements of rules.
     """
 
     decides: tuple[ChangedField, ...]
@@ -77,7 +77,8 @@ def _describing(policy: Policy) -> dict[str, Any]:
 
 
 def _enforcing(policy: Policy) -> dict[str, Any]:
-    return dict(_flat({"severity": policy.severity, "notes": policy.notes}))
+    statements = msgspec.to_builtins(policy.statements)
+    return dict(_flat({"severity": policy.severity, "notes": policy.notes, "statements": statements}))
 
 
 def _flat(fields: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, Any]]:

@@ -12,6 +12,7 @@ import msgspec
 import re2
 
 from safeguard_streams.policies.distilled import DistilledClassifier
+from safeguard_streams.policies.statements import RuleStatement
 from safeguard_streams.policies.vocabulary import (
     DEFAULT_SEVERITY,
     SEVERITIES,
@@ -143,7 +144,8 @@ class Policy(msgspec.Struct, frozen=True):
     violating and safe: the rule ids of the VIOLATES and SAFE sections, in order.
     document and distilled_file: the texts of policy.md and distilled.json.
     severity: of violating rules, as the front matter names it; a rule above stands for those below it.
-    notes: what enforcement may say about a violating rule, in plain words. The model sees neither of the two.
+    notes: what enforcement may say about a violating rule, in plain words.
+    statements: what statements of reasons say beside that, by violating rule. The model sees none of the three.
     """
 
     id: str
@@ -163,6 +165,7 @@ class Policy(msgspec.Struct, frozen=True):
     distilled_file: str | None = None
     severity: dict[str, Severity] = {}
     notes: dict[str, str] = {}
+    statements: dict[str, RuleStatement] = {}
 
     def severity_of(self, rule: str) -> Severity:
         """The severity of a violating rule: its own, that of the nearest rule above it, or the default."""

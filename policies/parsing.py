@@ -15,14 +15,15 @@ import yaml
 
 from safeguard_streams.errors import PolicyError, Problem, choices
 from safeguard_streams.policies import distilled as distilled_classifiers
+from safeguard_streams.policies import statements as rule_statements
 from safeguard_streams.policies.document import MAX_SAMPLES, AppliesTo, Gate, Judging, Policy, ScoreMap, pattern_options
+from safeguard_streams.policies.statements import MAX_NOTE, RuleStatement
 from safeguard_streams.policies.version import version_of
 from safeguard_streams.policies.vocabulary import PATTERN_CHARACTERS, RULE_ID, SEVERITIES, Effort, Severity, Side
 
 FRONT = re.compile(r"\A---\n(.*?\n)---\n(.*)\Z", re.DOTALL)
 MAX_CHARACTERS = 200_000  # of a document
 MAX_WORD = 40  # characters of an output word
-MAX_NOTE = 500  # characters
 _NOT_IN_WORDS = frozenset('"\\<>{}[]|')
 RULE = re.compile(rf"- ({RULE_ID}): (\S.*)")
 POLICY_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
@@ -59,6 +60,7 @@ class FrontMatter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     judging: Judging = Judging()
     severity: dict[str, Severity] = {}
     notes: dict[str, str] = {}
+    statements: dict[str, RuleStatement] = {}
 
 
 _FIELDS: dict[str, tuple[str, ...]] = {
@@ -207,6 +209,7 @@ class Document:
         """The front matter from what YAML holds. Each problem is reported, and a stand-in replaces what is at fault."""
         self._drop_rules_without_text(loaded)
         self._drop_unknown_severities(loaded)
+        rule_statements.drop_broken(self, loaded)
         for _ in range(_MAX_PROBLEMS):
             try:
                 return msgspec.convert(loaded, FrontMatter)
@@ -371,6 +374,7 @@ def parse_with_lines(document: str, origin: str, distilled: str | None) -> Parse
         distilled_file=distilled if classifier else None,
         severity=front.severity,
         notes=front.notes,
+        statements=front.statements,
     )
     return Parsed(policy, read, front, rules)
 
@@ -509,8 +513,13 @@ def _rules_of(read: Document, section: str, lines: dict[str, int]) -> tuple[str,
 
 
 def _check_severity(read: Document, front: FrontMatter, rules: RuleIds) -> None:
-    """Report severities and notes of what is no rule of VIOLATES, and notes that are no line of text."""
-    for field, named in (("severity", front.severity), ("notes", front.notes)):
+    """Report severities, notes and statements of what is no rule of VIOLATES, and notes that are no line of text."""
+    fields: dict[str, Mapping[str, Any]] = {
+        "severity": front.severity,
+        "notes": front.notes,
+        "statements": front.statements,
+    }
+    for field, named in fields.items():
         for rule in named:
             if rule not in rules.violating:
                 known = f"a {field.rstrip('s')} is for a rule of VIOLATES: {', '.join(rules.violating)}"

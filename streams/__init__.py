@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from safeguard_streams.contract.records import (
         Action,
         Attempt,
+        AuthorStatement,
         Canary,
         ContentEvent,
         ContentReport,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         Origin,
         PrefilterResult,
         Rationale,
+        StatementOfReasons,
         Tokens,
         Verdict,
         decode,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Action",
     "Attempt",
+    "AuthorStatement",
     "BusError",
     "Canary",
     "ConfigurationError",
@@ -67,6 +70,7 @@ __all__ = [
     "Resolver",
     "SafeguardError",
     "StandingVerdict",
+    "StatementOfReasons",
     "Tokens",
     "Verdict",
     "Verdicts",

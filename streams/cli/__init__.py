@@ -11,6 +11,7 @@ is the command's purpose.
 - `content`: looks up a content item.
 - `demo`, `broker`, `publish`, `verdicts`: try the pipeline, run a broker to try it on, send content, follow verdicts.
 - `reports`: reports content.
+- `export`: exports records to files.
 - `completion`: lets a shell complete commands.
 - `status`, `doctor`, `dead_letters`: see how it is, and what to do.
 - `topics`, `prefilter`, `gates`, `policy`, `replay`, `enforce`, `console`, `bench`, `erase`, `capacity`: operate it.
@@ -115,6 +116,7 @@ app.add_typer(reports.app, name="reports")
 app.add_typer(export.app, name="export")
 app.add_typer(report.app, name="report")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(export.app, name="export")
 app.command("completion")(completion.completion)
 for entry in sorted(entry_points(group="safeguard.commands"), key=lambda e: e.name):
     app.add_typer(entry.load(), name=entry.name)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import typer
 
+from safeguard_streams.cli import export_statements
 from safeguard_streams.cli.export_records import Form, Since, To, Until, export_records
 from safeguard_streams.cli.options import Bootstrap, Json
 from safeguard_streams.exporting.formats import FORMATS
@@ -39,4 +40,6 @@ def _command(kind: str) -> Callable[..., None]:
 
 
 for _kind in KINDS:
-    app.command(_kind)(_command(_kind))
+    if _kind != export_statements.KIND:
+        app.command(_kind)(_command(_kind))
+app.command(export_statements.KIND)(export_statements.statements)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import orjson
 import typer
 
-from safeguard_streams.cli.options import needs_extra, one_of
+from safeguard_streams.cli.options import needs_extra, one_of, output_folder
 from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.errors import ConfigurationError
@@ -23,21 +23,10 @@ from safeguard_streams.runtime.durations import moment
 _TIMES = ("--since", "--until")
 
 
-def _folder(name: str) -> Path:
-    """The parser of --to: the folder, or the one to create it in, must be one that this user may write."""
-    path = Path(name)
-    nearest = next(one for one in (path, *path.absolute().parents) if one.exists())
-    if not nearest.is_dir():
-        raise typer.BadParameter(f"{nearest} is a file; name a folder")
-    if not os.access(nearest, os.W_OK):
-        raise typer.BadParameter(f"{nearest} cannot be written by this user")
-    return path
-
-
 To = Annotated[
     Path,
     typer.Option(
-        "--to", parser=_folder, metavar="DIR", help="Folder for the files; repeat the command to add newer records."
+        "--to", parser=output_folder, metavar="DIR", help="Folder for the files; repeat the command to add newer records."
     ),
 ]
 Since = Annotated[
@@ -50,13 +39,19 @@ Form = Annotated[
 ]
 
 
+def period_of(times: tuple[str | None, str | None]) -> tuple[datetime | None, datetime | None]:
+    """The moments of --since and --until. Raises ConfigurationError where the second is not after the first."""
+    since, until = (moment(text, option) if text else None for text, option in zip(times, _TIMES, strict=True))
+    if since is not None and until is not None and since >= until:
+        raise ConfigurationError("--until: is not after --since")
+    return since, until
+
+
 def export_records(
     kind: str, to: Path, form: str, times: tuple[str | None, str | None], bootstrap: str | None, *, as_json: bool
 ) -> None:
     """Export the records of a kind, and say how many. times: --since and --until."""
-    since, until = (moment(text, option) if text else None for text, option in zip(times, _TIMES, strict=True))
-    if since is not None and until is not None and since >= until:
-        raise ConfigurationError("--until: is not after --since")
+    since, until = period_of(times)
     current = settings.load(bootstrap=bootstrap)
     target = exporting.Target(kind, to, form, since, until)
     try:

@@ -58,6 +58,17 @@ def output_file(name: str | Path) -> Path:
     return path
 
 
+def output_folder(name: str | Path) -> Path:
+    """The parser of an option that names a folder to write to, or to create: a wrong path ends the command at once."""
+    path = Path(name)
+    nearest = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not nearest.is_dir():
+        raise typer.BadParameter(f"{nearest} is a file; name a folder")
+    if not os.access(nearest, os.W_OK):
+        raise typer.BadParameter(f"{nearest} cannot be written by this user")
+    return path
+
+
 def check_content_id(content_id: str | None) -> None:
     """Raise ConfigurationError for an id that no content item can have; None stands for all items."""
     if content_id is None:

@@ -15,19 +15,23 @@ from safeguard_streams.contract.records import PolicyRelease
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.files import LIBRARY
 from safeguard_streams.policies.parsing import parse
+from safeguard_streams.policies.statements import RuleStatement, of_rule
 from safeguard_streams.policies.vocabulary import Severity, Side
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime import settings
 
 
 class ShownRule(msgspec.Struct, frozen=True):
-    """A rule. severity: of a violation, by the rule itself, one above it, or the default; None for a safe rule."""
+    """A rule. severity, statement: of a violation, by the rule itself, one above it, or the default; None for a safe
+    rule.
+    """
 
     id: str
     side: Side
     severity: Severity | None
     name: str
     note: str | None
+    statement: RuleStatement | None
 
 
 class ShownPolicy(msgspec.Struct, frozen=True):
@@ -77,10 +81,13 @@ async def _release(current: settings.Settings, policy_id: str, which: str) -> Po
 def _shown(policy: Policy, revision: int | None) -> ShownPolicy:
     rules = [
         *(
-            ShownRule(rule, "violates", policy.severity_of(rule), policy.rules[rule], policy.notes.get(rule))
+            ShownRule(
+                *(rule, "violates", policy.severity_of(rule), policy.rules[rule], policy.notes.get(rule)),
+                of_rule(policy.statements, rule),
+            )
             for rule in policy.violating
         ),
-        *(ShownRule(rule, "safe", None, policy.rules[rule], None) for rule in policy.safe),
+        *(ShownRule(rule, "safe", None, policy.rules[rule], None, None) for rule in policy.safe),
     ]
     scope = policy.applies_to
     return ShownPolicy(
@@ -100,3 +107,5 @@ def _print(policy: ShownPolicy) -> None:
     for rule in policy.rules:
         if rule.note:
             say(f"note of {rule.id}: {rule.note}")
+        if rule.statement:
+            say(f"category of {rule.id}: {rule.statement.category} {rule.statement.keyword or ''}".rstrip())

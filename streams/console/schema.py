@@ -314,6 +314,8 @@ actions = Table(
     _text("origin", "place of that text's event on content.events"),
     _text("author_id", "the producer's id of the author, where the action names it"),
     _text("severity", "of the violation, where the policy grades it"),
+    _text("statement", "the statement of reasons that the author got, if the action restricts the item"),
+    _text("ends_statement", "statement_id of the statement that it withdraws"),
     Index(None, "content_id", "acted_at"),
     Index(None, "acted_at"),
     Index(None, "policy_id", "acted_at"),

@@ -36,6 +36,8 @@ Stratum = Literal["near", "far"]
 Confidence = Literal["low", "medium", "high"]
 AnswerBy = Literal["first", "constrained"]
 Reporter = Literal["user", "trusted_flagger", "authority"]
+StatementState = Literal["issued", "withdrawn"]
+Automation = Literal["fully", "partially", "not"]
 Id = Annotated[str, Meta(min_length=1, max_length=limits.ID_CHARACTERS)]
 Label = Annotated[str, Meta(max_length=limits.LABEL_CHARACTERS)]
 Part = Literal["value", "headers", "key"]
@@ -153,6 +155,9 @@ class PrefilterResult(msgspec.Struct, frozen=True, omit_defaults=True):
     truncated: Annotated[bool, Meta(description="whether the classifier saw only samples of a very long text")] = False
     golden: Annotated[
         GoldenScore | None, Meta(description="what the golden gate in shadow says, for a share of the judged items")
+    ] = None
+    reporter: Annotated[
+        Reporter | None, Meta(description="for a report: the kind of person or body that reported the item first")
     ] = None
 
 
@@ -334,6 +339,10 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
     severity: Annotated[
         Severity | None, Meta(description="the highest severity of the rules that a violating verdict cites")
     ] = None
+    created_at: Annotated[
+        datetime | None,
+        Meta(description="when the item was created, as its producer says; only on the reasoner's verdicts"),
+    ] = None
 
     @property
     def clears(self) -> bool:
@@ -369,6 +378,14 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
     analysis: Annotated[str, Meta(description="the model's reasoning, never to be shown to authors")]
     final: Annotated[str, Meta(description="the final message as the model wrote it")]
     refused: Annotated[str | None, Meta(description="why the output was rejected; absent if it was accepted")] = None
+
+
+class AuthorStatement(msgspec.Struct, frozen=True):
+    """What to show to the author of a restricted item."""
+
+    statement_id: Annotated[str, Meta(description="the record on moderation.statements that has all of it")]
+    language: Annotated[str, Meta(description="language of the text, an ISO 639 code")]
+    text: Annotated[str, Meta(description="the statement of reasons, in lines of plain text")]
 
 
 class Action(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -448,6 +465,16 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
     severity: Annotated[
         Severity | None, Meta(description="the highest severity of the rules that a violating verdict cites")
     ] = None
+    reporter: Annotated[
+        Reporter | None, Meta(description="who reported the item, where a report led to the verdict")
+    ] = None
+    statement: Annotated[
+        AuthorStatement | None,
+        Meta(description="the statement of reasons that this action owes to the author, if it restricts the item"),
+    ] = None
+    ends_statement: Annotated[
+        str | None, Meta(description="statement_id of the statement of reasons that this action withdraws")
+    ] = None
 
     @property
     def human(self) -> bool:
@@ -490,6 +517,27 @@ class ModeratorDecision(msgspec.Struct, frozen=True, omit_defaults=True, gc=Fals
         Meta(description="SHA-256 of the text that the decision is about; absent if none was known: it holds for any"),
     ] = None
     any_text: Annotated[bool, Meta(description="whether the decision holds for whatever text the item gets")] = False
+    cited_policy: Annotated[str | None, Meta(description="the policy that the moderator cites")] = None
+    rule_ids: Annotated[tuple[str, ...], Meta(description="the rules of that policy that the moderator cites")] = ()
+
+
+class Grounds(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What an action under a policy rests on. Many items share the same."""
+
+    policy_version: Annotated[str | None, Meta(description="version of the policy")] = None
+    rule_ids: Annotated[tuple[str, ...], Meta(description="the policy's rules that the verdict cites")] = ()
+    reporter: Annotated[
+        Reporter | None, Meta(description="who reported the item, where a report led to the verdict")
+    ] = None
+    confirmed: Annotated[bool, Meta(description="whether a moderator released the action")] = False
+
+
+class TextFacts(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What statements of reasons say about the newest text of an item."""
+
+    language: Annotated[str | None, Meta(description="language of the text, as its producer named it")] = None
+    created_at: Annotated[datetime | None, Meta(description="when it was created, as its producer says")] = None
+    reporter: Annotated[Reporter | None, Meta(description="who reported it, if a report led to a verdict")] = None
 
 
 class PolicyStanding(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -513,6 +561,7 @@ class PolicyStanding(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     rule: Annotated[
         str | None, Meta(description="the enforcement rule that chose the action; absent if it is to allow")
     ] = None
+    grounds: Annotated[Grounds | None, Meta(description="what the action rests on; absent if it is to allow")] = None
 
     @property
     def empty(self) -> bool:
@@ -537,6 +586,10 @@ class Standing(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         Meta(description="the last decisions that this one replaced, newest first; an undo brings the newest back"),
     ] = ()
     author_id: Annotated[str | None, Meta(description="the producer's id of the item's author")] = None
+    about: Annotated[TextFacts | None, Meta(description="facts about that text, for statements of reasons")] = None
+    statement: Annotated[
+        str | None, Meta(description="statement_id of the statement of reasons that holds for the item now")
+    ] = None
 
     @property
     def in_force(self) -> ModeratorDecision | None:
@@ -557,6 +610,59 @@ class Standing(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     def empty(self) -> bool:
         """Whether nothing stands: no decision, no action and no held action."""
         return self.decision is None and all(policy.empty for policy in self.policies)
+
+
+class StatementOfReasons(msgspec.Struct, frozen=True, omit_defaults=True):
+    """moderation.statements: why an item is restricted, for its author, and when such a statement was withdrawn.
+
+    Its words come from the policy and from templates. None is a model's, a moderator's or the author's.
+    """
+
+    statement_id: Annotated[str, Meta(description="id of the statement; the record that withdraws it has the same")]
+    content_id: Annotated[Id, Meta(description="the restricted item; also the record's key")]
+    state: Annotated[StatementState, Meta(description="issued, or withdrawn because the restriction ended")]
+    action_id: Annotated[str, Meta(description="the action that led to this record")]
+    stated_at: Annotated[datetime, Meta(description="when the record was written")]
+    language: Annotated[str, Meta(description="language of the texts, an ISO 639 code")]
+    text: Annotated[str, Meta(description="what to show to the author, in lines of plain text")]
+    author_id: Annotated[str | None, Meta(description="the producer's id of the item's author")] = None
+    action: Annotated[
+        Enforced | None, Meta(description="the restriction: label, limit or remove; absent where it is withdrawn")
+    ] = None
+    territory: Annotated[
+        tuple[str, ...], Meta(description="ISO 3166 codes of where the restriction holds; empty for everywhere")
+    ] = ()
+    policy_id: Annotated[str | None, Meta(description="the policy that the item violates; absent if none is cited")] = (
+        None
+    )
+    policy_version: Annotated[str | None, Meta(description="the version of that policy")] = None
+    rule_ids: Annotated[tuple[str, ...], Meta(description="the policy's rules that the item violates")] = ()
+    ground: Annotated[str | None, Meta(description="the policy and its rules, by their names")] = None
+    explanation: Annotated[str | None, Meta(description="what the rules say, in the policy's own notes")] = None
+    law: Annotated[
+        str | None, Meta(description="the law that the item violates; absent if it violates the terms of the service")
+    ] = None
+    terms: Annotated[str | None, Meta(description="URL of the terms of the service")] = None
+    facts: Annotated[str | None, Meta(description="how the item was found and who decided, without personal data")] = (
+        None
+    )
+    reporter: Annotated[
+        Reporter | None, Meta(description="who gave notice of the item; absent if it was found without notice")
+    ] = None
+    automated_detection: Annotated[bool, Meta(description="whether automated means found the item")] = False
+    automated_decision: Annotated[
+        Automation | None, Meta(description="whether automated means decided: fully, partially or not")
+    ] = None
+    category: Annotated[str | None, Meta(description="category of the violation in the EU's database")] = None
+    keyword: Annotated[str | None, Meta(description="keyword of the violation in the EU's database")] = None
+    content_language: Annotated[str | None, Meta(description="language of the item, as its producer named it")] = None
+    content_created_at: Annotated[
+        datetime | None, Meta(description="when the item was created, as its producer says")
+    ] = None
+    content_sha256: Annotated[str | None, Meta(description="SHA-256 of the text in UTF-8, as hex")] = None
+    origin: Annotated[
+        str | None, Meta(description="where the event of that text stands on content.events, as 3@1042")
+    ] = None
 
 
 class PolicyRelease(msgspec.Struct, frozen=True, omit_defaults=True):

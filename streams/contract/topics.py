@@ -26,6 +26,7 @@ from safeguard_streams.contract.records import (
     ReplayProgress,
     ReportedText,
     Standing,
+    StatementOfReasons,
     Verdict,
 )
 from safeguard_streams.errors import ConfigurationError
@@ -52,6 +53,7 @@ DEAD_LETTERS = "moderation.dead-letters"
 DEAD_LETTERS_HANDLED = "moderation.dead-letters.handled"
 POSITIONS = "moderation.positions"
 ERASURES = "moderation.erasures"
+STATEMENTS = "moderation.statements"
 
 LANES: dict[Lane, str] = {
     "live": ESCALATIONS,
@@ -75,6 +77,7 @@ DAY = 24 * 3600 * 1000
 ACTIONS_DAYS = 90  # unless a deployment sets another number
 TOMBSTONES = 30 * DAY  # a tombstone outlives all records that were written before what it ended
 REPORTED_FOR = 90 * DAY  # a text that is reported again after this time is judged again
+STATEMENTS_FOR = 400 * DAY  # authors may complain for six months, and a yearly report counts statements
 COMPACTION_LAG = DAY  # compaction removes an erased record from disk within this time
 LARGEST_CONTENT = limits.EVENT_BYTES
 LARGEST_ESCALATION = limits.ESCALATION_BYTES
@@ -143,6 +146,7 @@ CATALOGUE: tuple[Topic, ...] = (
     Topic(DEAD_LETTERS_HANDLED, "place of the dead letter", HandledLetter, cleanup="compact", partitions=1),
     Topic(POSITIONS, "group, topic and partition", Position, cleanup="compact", partitions=1),
     Topic(ERASURES, "content_id", ErasureRequest, cleanup="compact", partitions=1),
+    Topic(STATEMENTS, "content_id", StatementOfReasons, retention=STATEMENTS_FOR),
 )
 
 

@@ -11,6 +11,9 @@ verdicts and release held actions by writing to moderation.actions. In reading o
 - `state`: what stands on the content items of one partition, restored from moderation.standing.
 - `texts`: which text of an item a verdict is about, and what follows where authors edited it.
 - `transform`: the action that follows a verdict or a moderator's record.
+- `statements`: why an author's item is restricted; with `statement_rules` of the file, `statement_texts` in each
+  language, and `policy_words`, what policies say.
+- `dsa`, `dsa_export`: statements as the EU's database takes them.
 - `delivery`: actions to the webhook.
 - `moderators`: what moderators look at and release: what stands, what was done, held actions.
 - `places`, `decisions`: where an item and its text are; decisions about it and their ends, each written once.
@@ -51,5 +54,9 @@ verdicts and release held actions by writing to moderation.actions. In reading o
   earlier text that comes later than that acts until the item is judged or cleared again.
 - **Partitions divide a cap.** An exact shared count would need coordination between partitions before each action. A
   reversal counts as a change: restoring a thousand removed posts by mistake is as bad as removing them.
+- **A statement of reasons follows what is in effect.** Authors are owed reasons for what restricts their item, not for
+  each verdict that says the same. What stands therefore names the statement that holds.
+- **Statements use no words of a model or a person.** Reasons and rationales may quote content, and others' words. The
+  policy's notes were written for authors, and one test searches all statements for what they must not hold.
 - **An undetermined verdict reverses nothing.** It says nothing about the content.
 """

@@ -2,7 +2,8 @@
 
     moderation.verdicts -+
     moderators' records -+-> intake -> moderation.enforcement -> Enforcer -+-> moderation.standing
-    moderation.cleared ------> cleared texts ---^                          +-> moderation.actions -> Delivery
+    moderation.cleared ------> cleared texts ---^                          +-> moderation.statements
+                                                                           +-> moderation.actions -> Delivery
 
 Moderators write to moderation.actions, from where the intake takes what the agent has not followed yet. Of the cleared
 verdicts, only those of items on which something stands pass. Each engine is a consumer group of its own. The Enforcer
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,9 +31,11 @@ from safeguard_streams.contract import topics
 from safeguard_streams.enforcement import cleared, intake
 from safeguard_streams.enforcement.cleared import ClearedTexts
 from safeguard_streams.enforcement.delivery import MAX_CONNECTIONS, Delivery, signing_key
+from safeguard_streams.enforcement.policy_words import KnownPolicies
 from safeguard_streams.enforcement.repartition import check_recorded, partitions_of
 from safeguard_streams.enforcement.rules import EnforcementRules
 from safeguard_streams.enforcement.state import EnforcementState
+from safeguard_streams.enforcement.statements import Statements
 from safeguard_streams.enforcement.transform import ACTING, DELIVERING, STAGE, Enforcer
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.releases.erasures import ErasureList
@@ -51,7 +54,11 @@ class EnforcementAgent:
         self.settings = settings
         self._erasures = ErasureList()
         erased = self._erasures.erased
-        self.enforcer = Enforcer(rules, partitions, self._restore, dry_run=dry_run, erased=erased)
+        self._policies = KnownPolicies()
+        statements = None if dry_run else Statements(settings, rules.statements, self._policies)
+        self.enforcer = Enforcer(
+            rules, partitions, self._restore, dry_run=dry_run, erased=erased, statements=statements
+        )
         self.delivery: Delivery | None = None
         self._cleared = ClearedTexts(partial(cleared.kafka_logs, settings), erased)
         self._partitions = partitions
@@ -90,9 +97,13 @@ class EnforcementAgent:
         """Enforce until `stop`. Raises SafeguardError when the process has to be restarted."""
         with metrics.observed({metrics.HELD: self._held_observed, metrics.UNDELIVERED: self._undelivered_observed}):
             async with self._delivering():
-                known = asyncio.Event()
-                erasures = self._erasures.follow(self.settings, known)
-                await run_until_first(erasures, self._run_when(known, stop), EventLoopPauses(STAGE).measure())
+                erased, released = asyncio.Event(), asyncio.Event()
+                await run_until_first(
+                    self._erasures.follow(self.settings, erased),
+                    self._policies.follow(self.settings, released),
+                    self._run_when((erased, released), stop),
+                    EventLoopPauses(STAGE).measure(),
+                )
 
     def _held(self) -> Counter[str]:
         """The number of actions that wait for a moderator in the partitions owned now, by policy id."""
@@ -107,9 +118,10 @@ class EnforcementAgent:
     def _undelivered_observed(self) -> list[tuple[float, metrics.Attributes]]:
         return [(self.delivery.oldest, {})] if self.delivery else []
 
-    async def _run_when(self, known: asyncio.Event, stop: asyncio.Event) -> None:
-        """Run the engines once the erased items are known."""
-        await run_until_first(known.wait(), stop.wait())
+    async def _run_when(self, known: Sequence[asyncio.Event], stop: asyncio.Event) -> None:
+        """Run the engines once the erased items and the policies are known."""
+        for one in known:
+            await run_until_first(one.wait(), stop.wait())
         await self._run_engines(stop)
 
     async def _run_engines(self, stop: asyncio.Event) -> None:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from safeguard_streams.contract.records import Confidence, Decision, Enforced, Verdict
+from safeguard_streams.enforcement.statement_rules import StatementRules
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.document import Policy, is_surface
 from safeguard_streams.policies.vocabulary import SEVERITIES, Severity, is_within
@@ -174,12 +175,13 @@ def _url_problem(url: str) -> str | None:
 
 
 class EnforcementRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A whole file: [[rule]], [cap], [caps.POLICY], [webhook]."""
+    """A whole file: [[rule]], [cap], [caps.POLICY], [webhook], [statements]."""
 
     rule: tuple[EnforcementRule, ...] = ()
     cap: Cap = Cap()
     caps: Mapping[str, Cap] = {}
     webhook: Webhook | None = None
+    statements: StatementRules = StatementRules()
 
     def choose(self, verdict: Verdict) -> RuleChoice:
         """The action for a verdict, by the first rule that matches it."""

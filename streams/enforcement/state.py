@@ -9,6 +9,7 @@ import sys
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 import msgspec
 
@@ -20,6 +21,7 @@ from safeguard_streams.contract.records import (
     Action,
     Enforced,
     EnforcementInput,
+    Grounds,
     Standing,
     Verdict,
     aware,
@@ -97,6 +99,7 @@ class EnforcementState:
                 content_sha256=standing.content_sha256,
                 origin=standing.origin,
                 author_id=standing.author_id,
+                about=standing.about,
             )
             if len(self._allowed) > MAX_ALLOWED:
                 self._allowed.popitem(last=False)
@@ -225,10 +228,18 @@ def _held_policies(standing: Standing) -> Iterable[str]:
     return [policy.policy_id for policy in standing.policies if policy.held] if standing.in_force is None else ()
 
 
+@lru_cache(maxsize=10_000)
+def _shared(grounds: Grounds) -> Grounds:
+    """One of all equal grounds: they differ by policy version and cited rules only."""
+    return grounds
+
+
 def _share_strings(standing: Standing) -> None:
     """Let the records of millions of items share ids and names, and those of one item its text's hash and origin."""
     for policy in standing.policies:
         msgspec.structs.force_setattr(policy, "policy_id", sys.intern(policy.policy_id))
+        if policy.grounds is not None:
+            msgspec.structs.force_setattr(policy, "grounds", _shared(policy.grounds))
         if policy.rule is not None:
             msgspec.structs.force_setattr(policy, "rule", sys.intern(policy.rule))
         for name in ("content_sha256", "origin"):

@@ -14,6 +14,7 @@ from safeguard_streams.contract.records import (
     Action,
     ActionState,
     EnforcementInput,
+    Grounds,
     ModeratorDecision,
     PolicyStanding,
     Standing,
@@ -31,6 +32,7 @@ from safeguard_streams.contract.records import (
 from safeguard_streams.enforcement import texts
 from safeguard_streams.enforcement.rules import Cap, EnforcementRules, RuleChoice, severity
 from safeguard_streams.enforcement.state import EnforcementState, RestoreState, effective
+from safeguard_streams.enforcement.statements import Statements
 from safeguard_streams.errors import RecordError
 from safeguard_streams.releases.erasures import Erased, never, standing_without_words, without_words
 from safeguard_streams.releases.people import made_plain
@@ -108,7 +110,7 @@ class Enforcer:
     of the topic.
 
     A dry run reads moderation.verdicts itself, marks its actions and records nothing that stands. Records about items
-    that `erased` names repeat no words about them.
+    that `erased` names repeat no words about them. statements: issues the statements of reasons; a dry run has none.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Enforcer:
         *,
         dry_run: bool = False,
         erased: Erased = never,
+        statements: Statements | None = None,
     ) -> None:
         self.rules = rules
         self.states: dict[int, EnforcementState] = {}
@@ -126,6 +129,7 @@ class Enforcer:
         self._partitions = partitions
         self._dry_run = dry_run
         self._erased = erased
+        self._statements = statements
 
     async def opened(self, partition: Partition) -> None:
         self.states[partition.partition] = await self._restore(partition)
@@ -136,18 +140,37 @@ class Enforcer:
     async def process(self, records: Sequence[Record]) -> list[Output]:
         # Decode all records first: a malformed one then fails the batch before any verdict counts as seen.
         inputs = [self._decoded(record) for record in records]
+        await self._prepare(inputs, self.states[records[0].partition])
         outputs: list[Output] = []
         changed: set[str] = set()
         for record, one in zip(records, inputs, strict=True):
             state, content_id = self.states[record.partition], _content_id(one)
             before = state[content_id]
-            actions = self._followed(one, state, record)
+            actions, stated = self._stated(one, state, self._followed(one, state, record), before)
             after = state[content_id]
             if after != before and not (after.empty and before.empty):
                 changed.add(content_id)
             headers = [_ACTION, *carried(record.headers)]
             outputs += [Output(topics.ACTIONS, content_id.encode(), encode(action), headers) for action in actions]
+            outputs += stated
         return outputs if self._dry_run else [*outputs, *self._standings(changed, records[0].partition)]
+
+    async def _prepare(self, inputs: Sequence[EnforcementInput], state: EnforcementState) -> None:
+        """Learn the words of the policies that statements may need, before anything counts as seen."""
+        if self._statements is not None:
+            await self._statements.prepare(inputs, [state[_content_id(one)] for one in inputs])
+
+    def _stated(
+        self, one: EnforcementInput, state: EnforcementState, actions: Sequence[Action], before: Standing
+    ) -> tuple[Sequence[Action], Sequence[Output]]:
+        """The actions with what they say of statements, and the statements. The state includes these on return."""
+        if self._statements is None:
+            return actions, ()
+        after = state[before.content_id]
+        stated = self._statements.follow(before, after, actions, one.verdict)
+        if stated.standing is not after:
+            state.put(stated.standing)
+        return stated.actions, stated.outputs
 
     def _decoded(self, record: Record) -> EnforcementInput:
         if self._dry_run:
@@ -172,6 +195,8 @@ class Enforcer:
             return self._follow_verdict(without_words(one.verdict, self._erased), state, record)
         assert one.action is not None
         action = msgspec.structs.replace(without_words(one.action, self._erased), acted_at=aware(one.action.acted_at))
+        if action.sequence is None:  # statements are the agent's own
+            action = msgspec.structs.replace(action, statement=None, ends_statement=None)
         if action.sequence is not None:
             followed = _sent_again(action, state, record.offset)
         elif action.withdraws is not None:
@@ -307,6 +332,7 @@ class Enforcer:
             sequence=None if self._dry_run else record.offset,
             content_sha256=verdict.content_sha256,
             origin=verdict.origin,
+            reporter=verdict.prefilter.reporter if own and verdict.prefilter else None,
         )
 
     def _action_id(self, verdict: Verdict, about: str) -> str:
@@ -362,6 +388,7 @@ def _said(policy: PolicyStanding, action: Action) -> PolicyStanding:
         at=action.acted_at if action.action != policy.action else policy.at or action.acted_at,
         decision=action.decision,
         rule=action.rule,
+        grounds=Grounds(action.policy_version, action.rule_ids, action.reporter, action.releases is not None),
     )
 
 
@@ -396,7 +423,8 @@ def _decided(action: Action, state: EnforcementState, sequence: int, *, requeued
     edited = text != standing.content_sha256 and came_later(action.origin, standing.origin) is False
     if edited and not action.any_text:
         return msgspec.structs.replace(followed, state="overridden", effective=standing.effective)
-    decision = ModeratorDecision(action.action, action.action_id, at, by, why, text, action.any_text)
+    cited = (action.cited_policy, action.rule_ids)
+    decision = ModeratorDecision(action.action, action.action_id, at, by, why, text, action.any_text, *cited)
     if not edited:
         same = text == standing.content_sha256
         origin = newest_place(action.origin, standing.origin, same_text=same) or standing.origin

@@ -10,7 +10,7 @@ import msgspec
 
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.intake import read_report
-from safeguard_streams.contract.records import Action, ContentEvent, ContentReport, PolicyChange, Verdict, aware, decode
+from safeguard_streams.contract.records import Action, ContentEvent, ContentReport, PolicyChange, StatementOfReasons, Verdict, aware, decode
 
 
 def _report(value: bytes | None, _kind: type[ContentReport]) -> ContentReport:
@@ -52,6 +52,7 @@ KINDS: dict[str, Kind] = {
     "reports": Kind(
         topics.REPORTS, ContentReport, "reported_at", f"the reported texts, {_IDS}, and what reporters say", _report
     ),
+    "statements": Kind(topics.STATEMENTS, StatementOfReasons, "stated_at", f"{_IDS}, and what authors are told"),
     "policies": Kind(topics.POLICIES_HISTORY, PolicyChange, "changed_at", "operators' names"),
 }
 

@@ -71,15 +71,19 @@ ROLES: dict[str, Role] = {
         "safeguard enforce run",
         reads=(
             *(topics.VERDICTS, topics.CLEARED, topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING),
-            *_FOR_EVERY_STAGE,
+            *(topics.POLICIES, topics.POLICIES_HISTORY, *_FOR_EVERY_STAGE),
         ),
-        writes=(topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING, topics.DEAD_LETTERS, topics.POSITIONS),
+        writes=(
+            *(topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING, topics.STATEMENTS, topics.DEAD_LETTERS),
+            topics.POSITIONS,
+        ),
         groups=("enforcement",),
         transactions=("enforcement",),
     ),
     "consumer": Role(
-        "read verdicts, in a group of its own (--group): a service of yours, or safeguard verdicts tail",
-        reads=(topics.VERDICTS, topics.CLEARED),
+        "read verdicts and statements of reasons, in a group of its own (--group): a service of yours, or safeguard "
+        "verdicts tail",
+        reads=(topics.VERDICTS, topics.CLEARED, topics.STATEMENTS),
         groups=("consumer",),
     ),
     "auditor": Role(
@@ -87,7 +91,7 @@ ROLES: dict[str, Role] = {
         reads=(
             *(topics.EVENTS, topics.CLEARED, topics.VERDICTS, topics.RATIONALES, topics.REPLAYS, topics.REPLAY_JOBS),
             *(topics.ESCALATIONS_REPLAY, topics.ACTIONS, topics.STANDING, topics.POLICIES, topics.POLICIES_HISTORY),
-            *(topics.REPLAY_PROGRESS, topics.ERASURES, topics.REPORTS),
+            *(topics.REPLAY_PROGRESS, topics.ERASURES, topics.REPORTS, topics.STATEMENTS),
         ),
     ),
     "projector": Role(
@@ -95,7 +99,11 @@ ROLES: dict[str, Role] = {
         reads=tuple(
             topic.name
             for topic in topics.CATALOGUE
-            if topic.name not in (topics.EVENTS, topics.ENFORCEMENT, topics.POSITIONS, topics.REPORTED)
+            if topic.name
+            not in (
+                *(topics.EVENTS, topics.ENFORCEMENT, topics.POSITIONS, topics.REPORTED),
+                topics.STATEMENTS,
+            )
         ),
     ),
     "console": Role(

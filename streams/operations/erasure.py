@@ -34,6 +34,7 @@ from safeguard_streams.contract.records import (
     Rationale,
     ReportedText,
     Standing,
+    StatementOfReasons,
     Verdict,
     decode,
     encode,
@@ -270,6 +271,11 @@ def _standing(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
     return _Place(quotes=quotes, author=bool(standing.author_id))
 
 
+def _statement(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
+    said = decode(value, StatementOfReasons)
+    return _Place(author=bool(said.author_id)) if said.content_id == content_id else None
+
+
 def _rationale(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
     rationale = decode(value, Rationale)
     return _Place(verdict_id=rationale.verdict_id) if rationale.content_id == content_id else None
@@ -311,6 +317,7 @@ _SEARCHED: dict[str, _PlaceOf] = {
     topics.ENFORCEMENT: _input,
     topics.STANDING: _standing,
     topics.ACTIONS: _action,
+    topics.STATEMENTS: _statement,
     topics.DEAD_LETTERS: _dead_letter,
 }
 _HOLDS_TEXT = (topics.EVENTS, topics.REPORTS, *topics.LANES.values(), topics.DEAD_LETTERS)

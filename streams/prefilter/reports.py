@@ -186,7 +186,7 @@ def _escalated(report: _Report, text: ReportedText, caught: set[str]) -> tuple[O
         policy_id=text.policy_id,
         policy_version=text.policy_version,
         policy_revision=text.policy_revision,
-        prefilter=PrefilterResult(GATE, live=text.policy_id in caught),
+        prefilter=PrefilterResult(GATE, live=text.policy_id in caught, reporter=said.reporter),
         lane="live",
         escalated_at=text.escalated_at,
         latency={"queue": milliseconds_since(said.reported_at, text.escalated_at)},

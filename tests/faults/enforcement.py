@@ -3,7 +3,8 @@
 Logs its steps; its last line is one JSON object. Exit status 0 only if each verdict led to its action once, every
 action with an effect was delivered, in order for each content item, a receiver that honours the key applied none twice,
 and the receiver knows the effective action of every content item on moderation.standing. At the end, edits of all
-items on which something stands are cleared among others, and nothing may stand any more.
+items on which something stands are cleared among others, and nothing may stand any more. Each restriction then has had
+one statement of reasons, which was withdrawn once.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from receiver import SECRET, Receiver
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import EVERY_POLICY, Action, Verdict, encode
+from safeguard_streams.contract.records import EVERY_POLICY, Action, StatementOfReasons, Verdict, encode
 from safeguard_streams.enforcement import moderators
 from safeguard_streams.infra import brokers
 from safeguard_streams.runtime import settings
@@ -105,6 +106,20 @@ async def acted(current):
     return [action for action in found if action.sequence is not None]
 
 
+async def stated(current, actions):
+    """Statements of reasons that an action names and that are not there once, or that are there and no action names."""
+    read = kafka.read_decoded(current, [topics.STATEMENTS], StatementOfReasons)
+    found = Counter([(one.state, one.statement_id) async for _, one in read])
+    named = Counter(("issued", one.statement.statement_id) for one in actions if one.statement)
+    named.update(("withdrawn", one.ends_statement) for one in actions if one.ends_statement)
+    issued, withdrawn = ({name for state, name in found if state == which} for which in ("issued", "withdrawn"))
+    return {
+        "statements": len(issued),
+        "statements_lost_or_doubled": (named - found).total() + (found - named).total(),
+        "statements_that_hold": len(issued ^ withdrawn),
+    }
+
+
 async def until(condition, agent, what):
     """Wait for an async condition. Fails when the agent exits or the time is up."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
@@ -145,7 +160,9 @@ async def run(address, options, folder):
         await until(lambda: settled(current, receiver, [*found, *late]), agent, "the edits to be delivered")
         stands = await moderators.standing(current)
         edits = {"edited": len(stood), "knew_before_edits": known}
-        return {**summary(await acted(current), [*found, *late], receiver, stands), **edits, "kills": options.kills}
+        actions = await acted(current)
+        counts = summary(actions, [*found, *late], receiver, stands) | await stated(current, actions)
+        return {**counts, **edits, "kills": options.kills}
     finally:
         publishing.cancel()
         agent.process.kill()
@@ -241,6 +258,8 @@ def main():
         address = options.bootstrap or brokers.addresses(stack.enter_context(brokers.kafka_cluster(1, "768m")))
         found = asyncio.run(run(address, options, folder))
         found["passed"] = found["passed"] and found["knew_before_edits"] and found["edited"] > 0
+        wrong = found["statements_lost_or_doubled"] or found["statements_that_hold"]
+        found["passed"] = found["passed"] and not wrong and found["statements"] > found["edited"]
         if not found["passed"]:
             print(f"--- end of the agent's log\n{(folder / 'agent.log').read_text(errors='replace')[-3000:]}")
     print(json.dumps(found))

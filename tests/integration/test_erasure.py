@@ -24,6 +24,7 @@ from safeguard_streams.contract.records import (
     Rationale,
     ReportedText,
     Standing,
+    StatementOfReasons,
     Verdict,
     encode,
 )
@@ -38,7 +39,7 @@ from safeguard_streams.runtime.memory_broker import StoredRecord
 pytestmark = pytest.mark.slow
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 CONTENT = 'ключ "1"'
-_NAMED = (topics.CLEARED, topics.VERDICTS, topics.REPLAYS, topics.ENFORCEMENT, topics.STANDING)
+_NAMED = (topics.CLEARED, topics.VERDICTS, topics.REPLAYS, topics.ENFORCEMENT, topics.STANDING, topics.STATEMENTS)
 
 
 def records_about(content):
@@ -60,6 +61,8 @@ def records_about(content):
     yield topics.ENFORCEMENT, b"k", encode(EnforcementInput(_verdict("v1", content)))
     decision = ModeratorDecision("remove", "a1", WHEN, "ann", "said that")
     yield topics.STANDING, b"k", encode(Standing(content, "remove", 2, decision=decision, author_id="u1"))
+    said = StatementOfReasons("s1", content, "issued", "a1", WHEN, "en", "It was removed.", author_id="u1")
+    yield topics.STATEMENTS, b"k", encode(said)
     yield topics.DEAD_LETTERS, b"k", letter.value
     for name in ("v1", "r1", "old-replay"):
         rationale = Rationale(name, content, "hate", "1", "m", (Attempt("analysis", "final"),), WHEN)
@@ -106,6 +109,7 @@ async def test_every_place_is_named_and_rationales_are_erased(broker, monkeypatc
         topics.ENFORCEMENT: (1, False, ["reason"]),
         topics.STANDING: (1, False, ["why"]),
         topics.ACTIONS: (1, False, ["reason", "why"]),
+        topics.STATEMENTS: (1, False, []),
         topics.DEAD_LETTERS: (1, True, []),
     }
     assert [one["topic"] for one in result["remains"] if one["until"] is None] == [topics.STANDING]

@@ -55,6 +55,7 @@ ELSEWHERE = {
     ("demo",): "tests/unit/demo",
     ("broker",): "tests/unit/demo/test_broker.py",
     ("reports", "publish"): "tests/unit/cli/test_reports.py",
+    ("export", "statements"): "tests/integration/test_statements.py",
     ("policy", "import"): "tests/unit/cli/test_policy_import.py",
     ("policy", "gate"): "tests/integration/test_golden_release.py",
     ("policy", "test"): "tests/integration/test_model_commands.py",

@@ -293,6 +293,7 @@ def build_verdict(
         judged_under=escalation.judged_under,
         author_id=None if result.erased else event.author_id or None,
         language=event.language,
+        created_at=event.created_at,
         severity=_severity(result),
     )
 

@@ -43,6 +43,8 @@ def fold(record: Record, rows: Rows, context: Context) -> None:
         "origin": action.origin,
         "author_id": action.author_id,
         "severity": action.severity,
+        "statement": action.statement and action.statement.text,
+        "ends_statement": action.ends_statement,
     }
     if context.erased(action.content_id, action.acted_at):
         row |= schema.ACTION_WORDS

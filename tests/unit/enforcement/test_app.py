@@ -109,7 +109,7 @@ class MemoryLogs:
             self.broker.append(output.topic, output.value, output.key, self.number)
 
 
-async def without_erasures(_erasures, _settings, caught_up):
+async def without_records(_follower, _settings, caught_up):
     caught_up.set()
     await asyncio.Event().wait()
 
@@ -121,7 +121,8 @@ def broker(monkeypatch):
     monkeypatch.setattr(reading, "read_all", broker.read_all)
     monkeypatch.setattr(app, "KafkaBus", broker.bus)
     monkeypatch.setattr(cleared, "kafka_logs", broker.logs_of)
-    monkeypatch.setattr(app.ErasureList, "follow", without_erasures)
+    monkeypatch.setattr(app.ErasureList, "follow", without_records)
+    monkeypatch.setattr(app.KnownPolicies, "follow", without_records)
     return broker
 
 

@@ -52,11 +52,12 @@ def test_commands_survive_a_shell_and_name_the_administrators_credentials():
         assert one.name in words
 
 
-def test_a_consumer_reads_verdicts_in_its_own_group_and_nothing_else():
+def test_a_consumer_reads_verdicts_and_statements_in_its_own_group_and_nothing_else():
     granted = {(one.operation, one.resource, one.name, one.prefixed) for one in bindings("consumer", "User:c", "eu.")}
     assert granted == {
         ("read", "topic", "eu.moderation.verdicts", False),
         ("read", "topic", "eu.moderation.cleared", False),
+        ("read", "topic", "eu.moderation.statements", False),
         ("read", "group", "eu.consumer", True),
     }
     groups = [one for one in bindings("consumer", "User:c", "eu.", "my-service") if one.resource == "group"]

@@ -56,6 +56,15 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
             "author_id", sa.Text(), nullable=True, comment="the producer's id of the author, where the action names it"
         ),
         sa.Column("severity", sa.Text(), nullable=True, comment="of the violation, where the policy grades it"),
+        sa.Column(
+            "statement",
+            sa.Text(),
+            nullable=True,
+            comment="the statement of reasons that the author got, if the action restricts the item",
+        ),
+        sa.Column(
+            "ends_statement", sa.Text(), nullable=True, comment="statement_id of the statement that it withdraws"
+        ),
         sa.PrimaryKeyConstraint("action_id", name=op.f("pk_actions")),
         comment="moderation.actions: what enforcement did and why, and what moderators decided.",
     )

@@ -219,6 +219,22 @@ def test_going_to_an_id_or_a_url(browser, wanted, leads):
     assert (answered.headers.get("location"), answered.status_code) == (leads, 303 if leads else 404)
 
 
+def test_an_item_shows_the_statement_that_its_author_got(tmp_path, current):
+    engine = engine_of(f"sqlite:///{tmp_path}/console.db")
+    upgrade(engine)
+    fill(engine, items=12)
+    with engine.begin() as connection:
+        item = connection.exec_driver_sql("SELECT content_id FROM actions").scalar()
+        said = "Removed.\n<b>Spam</b>, \u202eFS1"
+        connection.exec_driver_sql("UPDATE actions SET statement = ? WHERE content_id = ?", (said, item))
+    page = Browser(build(current, engine), "ann", "admin").get(f"/item?id={item}").text
+    assert "Statement of reasons" in page
+    assert "Removed.<br>" in page
+    assert "&lt;b&gt;Spam&lt;/b&gt;, " in page
+    assert "\u202e" not in page
+    engine.dispose()
+
+
 def test_an_item_of_which_little_is_known_has_a_page(tmp_path, current):
     """Topics keep their records for different times, and a projector may be ahead in any of them."""
     engine = engine_of(f"sqlite:///{tmp_path}/console.db")

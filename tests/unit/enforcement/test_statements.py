@@ -1,0 +1,428 @@
+"""Statements of reasons: when they are issued and withdrawn, what they say, and what they never say."""
+
+import asyncio
+import string
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import (
+    Action,
+    EnforcementInput,
+    PrefilterResult,
+    Standing,
+    StatementOfReasons,
+    Verdict,
+    decode,
+    encode,
+)
+from safeguard_streams.enforcement import dsa, policy_words
+from safeguard_streams.enforcement.policy_words import KnownPolicies
+from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, load
+from safeguard_streams.enforcement.state import EnforcementState
+from safeguard_streams.enforcement.statement_rules import StatementRules
+from safeguard_streams.enforcement.statement_texts import Sentences, language_for, languages, sentences
+from safeguard_streams.enforcement.statements import RESTRICTIONS, Statements
+from safeguard_streams.enforcement.transform import Enforcer
+from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.policies.files import load_library
+from safeguard_streams.runtime import settings
+from safeguard_streams.runtime.memory_broker import StoredRecord
+
+WHEN = datetime(2026, 1, 1, tzinfo=UTC)
+LIBRARY = load_library()
+REASON = "the author wrote: xyzzy plugh"
+ASK = "https://example.com/appeal"
+STATING = StatementRules(appeal=ASK)
+
+
+def known(*policies):
+    """The words of policies, of which nothing else is to be read."""
+    words = KnownPolicies()
+    for policy in policies or LIBRARY.values():
+        words.add(policy)
+    return words
+
+
+async def empty(_):
+    return EnforcementState()
+
+
+class Stating:
+    """An enforcer with statements, its records, and the statement that a reader of moderation.statements knows."""
+
+    def __init__(self, action="remove", stating=STATING, policies=None, **more):
+        rules = EnforcementRules((EnforcementRule("all", action), *more.pop("rules", ())), **more)
+        statements = Statements(settings.load(), stating, policies or known())
+        self.enforcer = Enforcer(rules, 1, empty, statements=statements)
+        self.enforcer.states[0] = EnforcementState()
+        self.actions, self.statements, self.offset, self.standing = [], [], 0, {}
+
+    def __call__(self, *inputs):
+        """Follow verdicts and moderators' records in one batch; returns the records of statements."""
+        outputs = asyncio.run(self.enforcer.process([self.record(one) for one in inputs]))
+        self.actions += [decode(one.value, Action) for one in outputs if one.topic == topics.ACTIONS]
+        for one in outputs:
+            if one.topic == topics.STANDING:
+                self.standing[one.key] = one.value and decode(one.value, Standing)
+        said = [decode(one.value, StatementOfReasons) for one in outputs if one.topic == topics.STATEMENTS]
+        self.statements += said
+        assert {one.topic for one in outputs} <= {topics.ACTIONS, topics.STANDING, topics.STATEMENTS}
+        return said
+
+    def record(self, one):
+        self.offset += 1
+        value = EnforcementInput(verdict=one) if isinstance(one, Verdict) else EnforcementInput(action=one)
+        return StoredRecord(topics.ENFORCEMENT, 0, self.offset, 0, one.content_id.encode(), encode(value))
+
+    def restart(self):
+        """Let another owner go on, from what stands."""
+        state = EnforcementState()
+        for key, standing in self.standing.items():
+            state.add(StoredRecord(topics.STANDING, 0, 0, 0, key, standing and encode(standing)), standing)
+        self.enforcer.states[0] = state
+
+    @property
+    def holding(self):
+        """The statements that hold, by id."""
+        found = {}
+        for one in self.statements:
+            if one.state == "issued":
+                assert one.statement_id not in found
+                found[one.statement_id] = one
+            else:
+                del found[one.statement_id]  # each is withdrawn once, after it was issued
+        return found
+
+
+def verdict(number=0, policy="hate-harassment", rules=("HH1",), decision="violates", text="sha", **more):
+    more = {"language": "en", "created_at": WHEN, "content_id": "c1", **more}
+    shipped = LIBRARY.get(policy)
+    return Verdict(
+        verdict_id=f"v{number}-{policy}",
+        content_sha256=text,
+        policy_id=policy,
+        policy_version=shipped.version if shipped else "p1",
+        decision=decision,
+        stage="reasoner",
+        lane="live",
+        model="m",
+        decided_at=WHEN,
+        rule_ids=rules,
+        reason=REASON,
+        origin=f"0@{number}",
+        judged_under=tuple(LIBRARY),
+        **more,
+    )
+
+
+def person(action="remove", name="d1", **more):
+    return Action(name, "c1", action, WHEN, by="Ann Xyzzy", why=REASON, **more)
+
+
+def every_word(one):
+    return "\n".join(map(str, msgspec.to_builtins(one).values()))
+
+
+@pytest.mark.parametrize("language", ["en", "de-AT", "fr"])
+@pytest.mark.parametrize("action", sorted(RESTRICTIONS))
+@pytest.mark.parametrize("policy", LIBRARY)
+def test_each_action_under_each_policy_has_a_statement_that_the_database_takes(policy, action, language):
+    shipped = LIBRARY[policy]
+    for rule in shipped.violating:
+        stating = Stating(action)
+        (said,) = stating(verdict(policy=policy, rules=(rule,), language=language, author_id="author-xyzzy"))
+        submission = dsa.submission(said, created_at=said.content_created_at, ended_at=None)
+        assert dsa.problem(submission) is None
+        assert said.language == language[:2]
+        note = shipped.notes[rule] if said.language == "en" else shipped.statements[rule].notes[said.language]
+        assert note in said.text.splitlines()
+        assert f"{shipped.title}, {rule}: {shipped.rules[rule]}" in said.text
+        assert ASK in said.text
+        assert sentences(said.language).action[action] in said.text
+        assert (said.action, said.policy_version, said.rule_ids) == (action, shipped.version, (rule,))
+        for words in (every_word(said), str(submission)):
+            assert "plugh" not in words
+        assert "xyzzy" not in str(submission), "nothing personal"
+        (written,) = stating.actions
+        assert written.statement is not None
+        assert (written.statement.statement_id, written.statement.text) == (said.statement_id, said.text)
+
+
+@pytest.mark.parametrize("action", ["allow", "review"])
+def test_what_restricts_nothing_has_no_statement(action):
+    stating = Stating(action)
+    assert stating(verdict()) == []
+
+
+def test_a_reversal_withdraws_the_statement_and_says_so():
+    stating = Stating()
+    (said,) = stating(verdict(language="de"))
+    stating.restart()
+    (gone,) = stating(verdict(1, decision="safe", rules=("HH5",), language="de"))
+    assert (gone.state, gone.statement_id, gone.language) == ("withdrawn", said.statement_id, "de")
+    assert gone.text == sentences("de").lifted
+    assert stating.actions[-1].ends_statement == said.statement_id
+    assert stating.actions[-1].statement is None
+    assert not stating.holding
+
+
+def test_a_verdict_that_comes_again_after_a_restart_and_one_that_changes_nothing_are_silent():
+    stating = Stating()
+    stating(verdict())
+    stating.restart()
+    assert stating(verdict(), verdict(1), verdict(2, rules=("HH3",))) == []
+    assert len(stating.holding) == 1
+
+
+def test_of_two_policies_the_first_to_restrict_is_stated_until_it_lifts():
+    stating = Stating()
+    (first,) = stating(verdict())
+    assert stating(verdict(1, "fraud-spam", ("FS1",))) == []
+    assert stating(verdict(2)) == [], "another verdict of the first policy is no other restriction"
+    gone, second = stating(verdict(3, decision="safe", rules=()))
+    assert (gone.statement_id, gone.text) == (first.statement_id, sentences("en").replaced)
+    assert (second.policy_id, second.rule_ids, second.state) == ("fraud-spam", ("FS1",), "issued")
+    assert LIBRARY["fraud-spam"].notes["FS1"] in second.text
+    assert list(stating.holding) == [second.statement_id]
+
+
+def test_a_severer_action_replaces_the_statement():
+    stating = Stating("limit", rules=())
+    stating.enforcer.rules = EnforcementRules(
+        (EnforcementRule("threats", "remove", rules=("HH3",)), EnforcementRule("all", "limit"))
+    )
+    (limited,) = stating(verdict())
+    gone, removed = stating(verdict(1, rules=("HH3",)))
+    assert gone.statement_id == limited.statement_id
+    assert (limited.action, removed.action) == ("limit", "remove")
+
+
+def test_a_moderator_who_overrides_withdraws_and_one_who_takes_that_back_restates():
+    stating = Stating()
+    (said,) = stating(verdict())
+    (gone,) = stating(person("allow"))
+    assert (gone.state, gone.statement_id) == ("withdrawn", said.statement_id)
+    stating.restart()
+    (again,) = stating(Action("w1", "c1", "allow", WHEN, by="Ann", withdraws="d1"))
+    assert again.statement_id != said.statement_id
+    assert (again.rule_ids, again.automated_decision) == (("HH1",), "fully")
+    assert LIBRARY["hate-harassment"].notes["HH1"] in again.text
+
+
+@pytest.mark.parametrize(
+    ("before", "cited", "policy", "rules", "automated"),
+    [
+        ((), {}, None, (), (False, "not")),
+        ((), {"cited_policy": "fraud-spam", "rule_ids": ("FS2",)}, "fraud-spam", ("FS2",), (False, "not")),
+        ((verdict(rules=("HH2",)),), {}, "hate-harassment", ("HH2",), (True, "partially")),
+        (
+            (verdict(rules=("HH2",)),),
+            {"cited_policy": "fraud-spam", "rule_ids": ("FS2",)},
+            "fraud-spam",
+            ("FS2",),
+            (True, "partially"),
+        ),
+    ],
+)
+def test_a_moderators_restriction_is_stated_without_what_they_wrote(before, cited, policy, rules, automated):
+    stating = Stating("review")
+    assert not before or stating(*before) == []
+    (said,) = stating(person(**cited))
+    assert (said.policy_id, said.rule_ids) == (policy, rules)
+    assert (said.automated_detection, said.automated_decision) == automated
+    assert "xyzzy" not in every_word(said).lower()
+    submission = dsa.submission(said, created_at=WHEN, ended_at=None)
+    assert dsa.problem(submission) is None
+
+
+def test_a_held_action_is_stated_when_a_moderator_releases_it():
+    stating = Stating(cap=Cap(1, "1h"))
+    stating(verdict(content_id="c0"))
+    assert stating(verdict(1)) == []
+    held = stating.actions[-1]
+    assert held.state == "held"
+    release = Action("r1", "c1", "remove", WHEN, by="Ann", policy_id=held.policy_id, releases=held.action_id)
+    (said,) = stating(release)
+    assert (said.automated_decision, said.rule_ids) == ("partially", ("HH1",))
+
+
+@pytest.mark.parametrize("reporter", ["user", "trusted_flagger", "authority"])
+def test_a_report_is_named_as_what_led_to_the_restriction(reporter):
+    stating = Stating()
+    (said,) = stating(verdict(prefilter=PrefilterResult("report", reporter=reporter)))
+    assert (said.reporter, said.automated_detection) == (reporter, False)
+    assert sentences("en").found[reporter] in said.text
+
+
+def test_an_undetermined_verdict_that_restricts_is_stated_as_a_precaution():
+    stating = Stating()
+    stating.enforcer.rules = EnforcementRules((EnforcementRule("unsure", "limit", decision="undetermined"),))
+    (said,) = stating(verdict(decision="undetermined", rules=()))
+    assert "The measure is a precaution." in said.text
+    assert dsa.problem(dsa.submission(said, created_at=WHEN, ended_at=None)) is None
+
+
+def test_an_edit_that_clears_withdraws_the_statement():
+    stating = Stating()
+    stating(verdict())
+    edit = msgspec.structs.replace(
+        verdict(5, "*", (), "safe", "other"), judged_under=None, stage="prefilter", reason=None, language=None
+    )
+    (gone,) = stating(edit)
+    assert gone.state == "withdrawn"
+    assert not stating.holding
+
+
+def test_a_rule_without_a_note_is_stated_by_its_name_and_an_unknown_policy_by_its_id():
+    shipped = LIBRARY["fraud-spam"]
+    bare = msgspec.structs.replace(shipped, notes={}, statements={})
+    (said,) = Stating(policies=known(bare))(verdict(policy="fraud-spam", rules=("FS1",), language="de"))
+    assert said.explanation == shipped.rules["FS1"]
+    unknown = known(bare)
+    unknown._missing.add(policy_words.PolicyVersion("odd", "p1"))
+    (said,) = Stating(policies=unknown)(verdict(policy="odd", rules=("OD1",)))
+    assert (said.ground, said.explanation) == ("odd, OD1", None)
+    assert dsa.problem(dsa.submission(said, created_at=WHEN, ended_at=None)) is None
+
+
+def test_a_law_makes_the_content_illegal():
+    shipped = LIBRARY["fraud-spam"]
+    entry = msgspec.structs.replace(shipped.statements["FS1"], law="Section 263 of the Criminal Code")
+    (said,) = Stating(policies=known(msgspec.structs.replace(shipped, statements={"FS1": entry})))(
+        verdict(policy="fraud-spam", rules=("FS1",))
+    )
+    submission = dsa.submission(said, created_at=WHEN, ended_at=None)
+    assert submission["decision_ground"] == "DECISION_GROUND_ILLEGAL_CONTENT"
+    assert dsa.problem(submission) is None
+    assert "Section 263 of the Criminal Code" in said.text
+
+
+def test_where_it_holds_and_the_terms_come_from_the_rules():
+    stating = Stating(stating=StatementRules("de", ("EU", "CH"), "", "https://example.com/terms"))
+    (said,) = stating(verdict(language="sw"))
+    assert said.language == "de"
+    assert "Es gilt in: EU, CH." in said.text
+    submission = dsa.submission(said, created_at=WHEN, ended_at=WHEN)
+    assert len(submission["territorial_scope"]) == 27
+    assert submission["decision_ground_reference_url"] == "https://example.com/terms"
+    assert submission["content_language"] == "SW"
+    assert dsa.territories(("US",)) == []
+    assert len(dsa.territories(())) == len(dsa.territories(("EEA",))) == 30
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('language = "xx"', "language: there are sentences in de, en, fr"),
+        ('territory = ["Germany"]', "$.statements.territory[0]"),
+        ('appeal = "two\\nlines"', "appeal: write one line of plain text"),
+        ('terms = "example.com"', "$.statements.terms"),
+        ("duration = 3", "unknown field `duration`"),
+    ],
+)
+def test_what_the_rules_file_cannot_say_is_refused_with_its_place(tmp_path, text, problem):
+    path = tmp_path / "rules.toml"
+    path.write_text(f"[statements]\n{text}\n")
+    with pytest.raises(ConfigurationError) as caught:
+        load(path)
+    assert problem in str(caught.value)
+
+
+STEPS = st.one_of(
+    st.tuples(
+        st.just("verdict"),
+        st.sampled_from(["hate-harassment", "fraud-spam"]),
+        st.sampled_from(["violates", "severe", "safe", "undetermined"]),
+        st.sampled_from(["first", "second"]),
+    ),
+    st.tuples(st.just("cleared"), st.sampled_from(["first", "second"])),
+    st.tuples(st.just("person"), st.sampled_from(["allow", "label", "remove", "review"])),
+    st.tuples(st.just("withdrawal"), st.booleans()),
+    st.tuples(st.just("restart")),
+)
+
+
+def step(number, kind, *what):
+    """The input of a step."""
+    if kind == "person":
+        return person(what[0], f"d{number}")
+    if kind == "withdrawal":
+        return Action(f"w{number}", "c1", "allow", WHEN, by="Ann", withdraws=f"d{number - 1}", reinstates=what[0])
+    if kind == "cleared":
+        clear = verdict(number, "*", (), "safe", what[0], language=None)
+        return msgspec.structs.replace(clear, judged_under=None, stage="prefilter")
+    policy, decision, text = what
+    rules = {"violates": ("HH1", "FS1"), "severe": ("HH3", "FS3")}.get(decision, ())
+    cited = tuple(rule for rule in rules if rule in LIBRARY[policy].violating)
+    return verdict(number, policy, cited, "violates" if decision == "severe" else decision, text)
+
+
+@given(st.lists(STEPS, max_size=12))
+@example([("person", "label"), ("person", "remove"), ("withdrawal", True), ("withdrawal", False)])
+@example([("verdict", "fraud-spam", "violates", "first"), ("cleared", "second"), ("restart",)])
+def test_one_statement_holds_whatever_comes_if_the_item_is_restricted_and_none_else(steps):
+    stating = Stating()
+    stating.enforcer.rules = EnforcementRules(
+        (EnforcementRule("severe", "remove", rules=("HH3", "FS3")), EnforcementRule("others", "limit"))
+    )
+    for number, (kind, *what) in enumerate(steps):
+        if kind == "restart":
+            stating.restart()
+        else:
+            stating(step(number, kind, *what))
+        effective = stating.enforcer.states[0]["c1"].effective
+        assert [one.action for one in stating.holding.values()] == ([effective] if effective in RESTRICTIONS else [])
+    named = [one.statement.statement_id for one in stating.actions if one.statement]
+    ended = [one.ends_statement for one in stating.actions if one.ends_statement]
+    assert named == [one.statement_id for one in stating.statements if one.state == "issued"]
+    assert ended == [one.statement_id for one in stating.statements if one.state == "withdrawn"]
+    assert all(one.changes for one in stating.actions if one.statement or one.ends_statement), "the webhook tells it"
+
+
+@pytest.mark.parametrize("language", languages())
+def test_each_language_has_each_sentence_with_the_same_braces(language):
+    def braces(one):
+        flat = [(name, text) for name, text in msgspec.to_builtins(one).items() if isinstance(text, str)]
+        flat += [
+            (f"{name}.{key}", text)
+            for name, texts in msgspec.to_builtins(one).items()
+            if isinstance(texts, dict)
+            for key, text in texts.items()
+        ]
+        return {name: {field for _, field, _, _ in string.Formatter().parse(text) if field} for name, text in flat}
+
+    assert braces(sentences(language)) == braces(sentences("en"))
+    assert isinstance(sentences(language), Sentences)
+
+
+@pytest.mark.parametrize(
+    ("tag", "language"), [("de-CH", "de"), ("DE_at", "de"), ("und", "fr"), (None, "fr"), ("ja", "fr"), ("\u202e", "fr")]
+)
+def test_a_statement_is_in_the_items_language_or_in_the_services(tag, language):
+    assert language_for(tag, "fr") == language
+
+
+def test_the_schema_refuses_what_the_interface_refuses():
+    (said,) = Stating()(verdict())
+    fine = dsa.submission(said, created_at=WHEN, ended_at=None)
+    assert dsa.problem(fine) is None
+    for name in fine:
+        if name not in ("content_language", "category_specification"):
+            without = {key: value for key, value in fine.items() if key != name}
+            assert dsa.problem(without) is not None, name
+    for name, value in {
+        "category": "STATEMENT_CATEGORY_SPAM",
+        "territorial_scope": ["US"],
+        "puid": "a b",
+        "content_date": "1999-12-31",
+        "decision_facts": "a" * 5001,
+        "automated_detection": True,
+        "author": "ann",
+    }.items():
+        assert dsa.problem({**fine, name: value}) is not None, name
+    assert "a b" not in dsa.problem({**fine, "puid": "a b"})
