@@ -36,6 +36,9 @@ Stratum = Literal["near", "far"]
 Confidence = Literal["low", "medium", "high"]
 AnswerBy = Literal["first", "constrained"]
 Reporter = Literal["user", "trusted_flagger", "authority"]
+Appellant = Literal["author", "notifier"]
+AppealState = Literal["open", "upheld", "overturned", "moot", "refused"]
+AppealOutcome = Literal["upheld", "overturned", "moot", "refused"]
 Id = Annotated[str, Meta(min_length=1, max_length=limits.ID_CHARACTERS)]
 Label = Annotated[str, Meta(max_length=limits.LABEL_CHARACTERS)]
 Part = Literal["value", "headers", "key"]
@@ -237,6 +240,54 @@ class ReportedText(msgspec.Struct, frozen=True, omit_defaults=True):
         return verdict_id(self.content_id, self.content_sha256, self.policy_id, self.policy_version)
 
 
+class Appeal(msgspec.Struct, frozen=True, omit_defaults=True):
+    """moderation.appeals: somebody appeals what was done about a content item, or that nothing was done.
+
+    A person who did not decide before reviews it. The words are for these people alone, and never for the model.
+    """
+
+    content_id: Annotated[Id, Meta(description="the item; also the record's key")]
+    appellant: Annotated[Appellant, Meta(description="the item's author, or the notifier who reported it in vain")]
+    created_at: Annotated[
+        datetime, Meta(description="when it was made, RFC 3339; a time without an offset is taken as UTC")
+    ]
+    appeal_id: Annotated[
+        OrNull[Annotated[str, Meta(max_length=limits.ID_CHARACTERS)]],
+        Meta(description="the platform's id of the appeal; default: one made of the item and the rest"),
+    ] = ""
+    action_id: Annotated[Id | None, Meta(description="action_id of the action that is appealed")] = None
+    verdict_id: Annotated[
+        Id | None, Meta(description="verdict_id of the verdict that is appealed; one of the two is needed")
+    ] = None
+    reason: Annotated[
+        OrNull[Annotated[str, Meta(max_length=limits.REPORT_CHARACTERS)]],
+        Meta(description="what the appellant says, for moderators alone"),
+    ] = ""
+    new_context: Annotated[
+        OrNull[Annotated[str, Meta(max_length=limits.REPORT_CHARACTERS)]],
+        Meta(description="what the appellant adds that the decision did not know, for moderators alone"),
+    ] = ""
+    language: Annotated[Label | None, Meta(description="language of the appeal, as a BCP 47 tag")] = None
+    origin: Annotated[
+        str | None,
+        Meta(
+            description="where the item's event stands on content.events, as 3@1042; the appeal is then in a partition "
+            "of the same number"
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        for name in ("appeal_id", "reason", "new_context"):
+            _replace_null(self, name, "")
+
+    @property
+    def identity(self) -> str:
+        """The id of the appeal: the platform's or, without one, 32 hex digits that the same record has again."""
+        made = aware(self.created_at).isoformat()
+        named = (self.content_id, self.appellant, made, self.action_id or "", self.verdict_id or "")
+        return self.appeal_id or verdict_id("appeal", *named)
+
+
 class Tokens(msgspec.Struct, frozen=True):
     """Tokens spent on a verdict, all attempts together."""
 
@@ -398,8 +449,8 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
     policy_id: Annotated[
         str | None,
         Meta(
-            description="the policy of that verdict, or * where an edit ends a decision under all policies; absent for "
-            "a moderator's decision"
+            description="the policy of that verdict, or * where an edit ends a decision under all policies, or an "
+            "appeal changes nothing; absent for a moderator's decision"
         ),
     ] = None
     policy_version: Annotated[str | None, Meta(description="the version of that policy")] = None
@@ -449,6 +500,15 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
         Severity | None, Meta(description="the highest severity of the rules that a violating verdict cites")
     ] = None
 
+    appeal_id: Annotated[Id | None, Meta(description="the appeal that this record decides or closes")] = None
+    outcome: Annotated[
+        AppealOutcome | None,
+        Meta(
+            description="the end of that appeal: upheld or overturned by a person; moot where what it names does not "
+            "stand any more; refused where a person decided about the same before"
+        ),
+    ] = None
+
     @property
     def human(self) -> bool:
         """Whether a moderator decided about the item itself."""
@@ -461,10 +521,11 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def changes(self) -> bool:
-        """Whether the action changes anything: a moderator decided, or the policy's action differs from the previous
-        one.
+        """Whether the action changes anything: a moderator decided, an appeal ended, or the policy's action differs
+        from the previous one.
         """
-        return self.state == "applied" and (self.human or self.action != self.previous)
+        ended = self.human or self.outcome is not None
+        return self.state == "applied" and (ended or self.action != self.previous)
 
 
 class EnforcementInput(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -475,6 +536,7 @@ class EnforcementInput(msgspec.Struct, frozen=True, omit_defaults=True):
         Action | None, Meta(description="a record of moderation.actions that the agent has not followed yet")
     ] = None
     requeued: Annotated[bool, Meta(description="whether the record was requeued from the dead letters")] = False
+    appeal: Annotated[Appeal | None, Meta(description="a record of moderation.appeals, without its words")] = None
 
 
 class ModeratorDecision(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -490,6 +552,23 @@ class ModeratorDecision(msgspec.Struct, frozen=True, omit_defaults=True, gc=Fals
         Meta(description="SHA-256 of the text that the decision is about; absent if none was known: it holds for any"),
     ] = None
     any_text: Annotated[bool, Meta(description="whether the decision holds for whatever text the item gets")] = False
+
+
+class AppealStanding(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """An appeal about an item, and its outcome. It holds no words: those are on moderation.appeals."""
+
+    appeal_id: Annotated[str, Meta(description="the appeal's own id")]
+    appellant: Annotated[Appellant, Meta(description="the item's author, or a notifier")]
+    state: Annotated[AppealState, Meta(description="open, or the outcome that ended it")]
+    opened_at: Annotated[datetime, Meta(description="when it was made, or when the agent read it if that is earlier")]
+    due_at: Annotated[datetime, Meta(description="when a person is to have decided it")]
+    action: Annotated[Enforced, Meta(description="the action in effect on the item when the appeal was read")]
+    grounds: Annotated[
+        str, Meta(description="what was in effect then, or at its outcome: a later appeal of the same is refused")
+    ]
+    closed_at: Annotated[datetime | None, Meta(description="when it ended; absent while it is open")] = None
+    by: Annotated[str | None, Meta(description="the person who decided it")] = None
+    outcome_id: Annotated[str | None, Meta(description="action_id of the record with its outcome")] = None
 
 
 class PolicyStanding(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -537,6 +616,13 @@ class Standing(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         Meta(description="the last decisions that this one replaced, newest first; an undo brings the newest back"),
     ] = ()
     author_id: Annotated[str | None, Meta(description="the producer's id of the item's author")] = None
+    appeals: Annotated[
+        tuple[AppealStanding, ...], Meta(description="appeals about the item: all open ones, and the last that ended")
+    ] = ()
+    deciders: Annotated[
+        tuple[str, ...], Meta(description="who decided about the item: none of them may decide an appeal")
+    ] = ()
+    referred: Annotated[tuple[str, ...], Meta(description="ids of the referrals about the item")] = ()
 
     @property
     def in_force(self) -> ModeratorDecision | None:
@@ -555,8 +641,9 @@ class Standing(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     @property
     def empty(self) -> bool:
-        """Whether nothing stands: no decision, no action and no held action."""
-        return self.decision is None and all(policy.empty for policy in self.policies)
+        """Whether nothing stands: no decision, no action, no held action, and neither appeal nor referral."""
+        remembered = self.decision is not None or self.appeals or self.referred
+        return not remembered and all(policy.empty for policy in self.policies)
 
 
 class PolicyRelease(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -809,6 +896,37 @@ class ErasureRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     content_id: Annotated[Id, Meta(description="the erased item; also the record's key")]
     erased_at: Annotated[datetime, Meta(description="when; events written later are new content")]
     erased_by: Annotated[str, Meta(description="the operator who erased it")]
+
+
+class Referral(msgspec.Struct, frozen=True, omit_defaults=True):
+    """moderation.referrals: a content item that an enforcement rule refers, for the operator's own integration.
+
+    The record is the evidence, the text included. Nothing sends it anywhere.
+    """
+
+    referral_id: Annotated[str, Meta(description="deterministic id of item, text and rule; also the record's key")]
+    content_id: Annotated[Id, Meta(description="the item that is referred")]
+    policy_id: Annotated[str, Meta(description="the policy that it violates")]
+    policy_version: Annotated[str, Meta(description="the version of that policy")]
+    verdict_id: Annotated[str, Meta(description="the verdict that led to it")]
+    rule: Annotated[str, Meta(description="name of the enforcement rule that refers")]
+    action_id: Annotated[str, Meta(description="the action that was written with it")]
+    action: Annotated[Enforced, Meta(description="what was done about the item")]
+    referred_at: Annotated[datetime, Meta(description="when the agent wrote it")]
+    content_sha256: Annotated[str, Meta(description="SHA-256 of the text in UTF-8, as hex")]
+    rule_ids: Annotated[tuple[str, ...], Meta(description="the policy's rules that the verdict cites")] = ()
+    author_id: Annotated[str | None, Meta(description="the producer's id of the author")] = None
+    text: Annotated[
+        str | None, Meta(description="the text itself; absent if it was erased or past retention by then")
+    ] = None
+    created_at: Annotated[datetime | None, Meta(description="when the item was created")] = None
+    surface: Annotated[str | None, Meta(description="where the item appears")] = None
+    language: Annotated[str | None, Meta(description="language of the text")] = None
+    origin: Annotated[str | None, Meta(description="where its event stands on content.events, as 3@1042")] = None
+    hold: Annotated[bool, Meta(description="whether a legal hold keeps the record from erasure")] = True
+    held_by: Annotated[str | None, Meta(description="who last set or released the hold; absent for the rule")] = None
+    held_at: Annotated[datetime | None, Meta(description="when that was")] = None
+    why: Annotated[str, Meta(description="the stated reason")] = ""
 
 
 T = TypeVar("T", bound=msgspec.Struct)

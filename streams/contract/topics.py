@@ -10,6 +10,7 @@ import msgspec
 from safeguard_streams.contract import limits
 from safeguard_streams.contract.records import (
     Action,
+    Appeal,
     ContentEvent,
     ContentReport,
     DeadLetter,
@@ -22,6 +23,7 @@ from safeguard_streams.contract.records import (
     PolicyRelease,
     Position,
     Rationale,
+    Referral,
     Replay,
     ReplayProgress,
     ReportedText,
@@ -52,6 +54,8 @@ DEAD_LETTERS = "moderation.dead-letters"
 DEAD_LETTERS_HANDLED = "moderation.dead-letters.handled"
 POSITIONS = "moderation.positions"
 ERASURES = "moderation.erasures"
+APPEALS = "moderation.appeals"
+REFERRALS = "moderation.referrals"
 
 LANES: dict[Lane, str] = {
     "live": ESCALATIONS,
@@ -143,6 +147,8 @@ CATALOGUE: tuple[Topic, ...] = (
     Topic(DEAD_LETTERS_HANDLED, "place of the dead letter", HandledLetter, cleanup="compact", partitions=1),
     Topic(POSITIONS, "group, topic and partition", Position, cleanup="compact", partitions=1),
     Topic(ERASURES, "content_id", ErasureRequest, cleanup="compact", partitions=1),
+    Topic(APPEALS, "content_id", Appeal, retention=365 * DAY),
+    Topic(REFERRALS, "referral_id", Referral, FOREVER, cleanup="compact,delete", largest=LARGEST_ESCALATION),
 )
 
 

@@ -22,7 +22,10 @@ from safeguard_streams.runtime.settings import Settings
 
 NEWEST = 1000  # offsets
 CHUNK = 2000  # items in one transaction
-TOPICS = (topics.VERDICTS, topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING, topics.CLEARED)
+TOPICS = (
+    *(topics.VERDICTS, topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING, topics.CLEARED),
+    *(topics.APPEALS, topics.REFERRALS),
+)
 
 
 async def partitions_of(settings: Settings) -> int:

@@ -1,6 +1,7 @@
 """Access control: the rights of each role on the topics of the catalogue, and the access lists that grant them.
 
-A role has only the rights that its processes and commands need. Only auditors, and the console for them, can read
+A role has only the rights that its processes and commands need. The role `referrals` alone reads what rules referred to
+authorities. Only auditors, and the console for them, can read
 rationales, the model's reasoning about content. Operators can write to the topic of the rationales, to erase them, but
 cannot read it.
 """
@@ -43,6 +44,7 @@ _FOR_EVERY_STAGE = (topics.POSITIONS, topics.ERASURES)
 ROLES: dict[str, Role] = {
     "producer": Role("publish content", writes=(topics.EVENTS,)),
     "reporter": Role("report content", writes=(topics.REPORTS,)),
+    "appeals": Role("publish appeals", writes=(topics.APPEALS,)),
     "prefilter": Role(
         "safeguard prefilter run",
         reads=(topics.EVENTS, topics.REPORTS, topics.REPORTED, topics.POLICIES, *_FOR_EVERY_STAGE),
@@ -70,10 +72,13 @@ ROLES: dict[str, Role] = {
     "enforcement": Role(
         "safeguard enforce run",
         reads=(
-            *(topics.VERDICTS, topics.CLEARED, topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING),
-            *_FOR_EVERY_STAGE,
+            *(topics.VERDICTS, topics.CLEARED, topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING, topics.APPEALS),
+            *(topics.EVENTS, *_FOR_EVERY_STAGE),  # events: the texts that rules refer
         ),
-        writes=(topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING, topics.DEAD_LETTERS, topics.POSITIONS),
+        writes=(
+            *(topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING, topics.REFERRALS),
+            *(topics.DEAD_LETTERS, topics.POSITIONS),
+        ),
         groups=("enforcement",),
         transactions=("enforcement",),
     ),
@@ -87,8 +92,15 @@ ROLES: dict[str, Role] = {
         reads=(
             *(topics.EVENTS, topics.CLEARED, topics.VERDICTS, topics.RATIONALES, topics.REPLAYS, topics.REPLAY_JOBS),
             *(topics.ESCALATIONS_REPLAY, topics.ACTIONS, topics.STANDING, topics.POLICIES, topics.POLICIES_HISTORY),
-            *(topics.REPLAY_PROGRESS, topics.ERASURES, topics.REPORTS),
+            *(topics.REPLAY_PROGRESS, topics.ERASURES, topics.REPORTS, topics.APPEALS),
         ),
+    ),
+    "referrals": Role(
+        "safeguard referrals: read what rules referred, set and release legal holds; your integration with authorities",
+        reads=(topics.REFERRALS,),
+        writes=(topics.REFERRALS,),
+        groups=("referrals",),
+        transactions=("referrals",),
     ),
     "projector": Role(
         "safeguard console project",
@@ -96,6 +108,7 @@ ROLES: dict[str, Role] = {
             topic.name
             for topic in topics.CATALOGUE
             if topic.name not in (topics.EVENTS, topics.ENFORCEMENT, topics.POSITIONS, topics.REPORTS, topics.REPORTED)
+            and topic.name != topics.REFERRALS
         ),
     ),
     "console": Role(
@@ -110,8 +123,10 @@ ROLES: dict[str, Role] = {
     ),
     "operator": Role(
         "create topics, release policies, replay, promote, decide, requeue dead letters, erase",
-        reads=tuple(topic.name for topic in topics.CATALOGUE if topic.name != topics.RATIONALES),
-        writes=tuple(topic.name for topic in topics.CATALOGUE),
+        reads=tuple(
+            topic.name for topic in topics.CATALOGUE if topic.name not in (topics.RATIONALES, topics.REFERRALS)
+        ),
+        writes=tuple(topic.name for topic in topics.CATALOGUE if topic.name != topics.REFERRALS),
         groups=("replay-", "enforcement"),  # repartition reads what agents have not followed
         transactions=("policy-releases", "replay-", "promote-", "dead-letters", "enforcement-people"),
         creates_topics=True,

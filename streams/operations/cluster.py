@@ -63,6 +63,7 @@ QUEUES: tuple[Queue, ...] = (
     Queue("enforcement", "verdicts", "enforcement", topics.VERDICTS),
     Queue("enforcement", "cleared", "enforcement-cleared", topics.CLEARED),
     Queue("enforcement", "decisions", "enforcement", topics.ACTIONS),
+    Queue("enforcement", "appeals", "enforcement", topics.APPEALS),
     Queue("enforcement", "actions", "enforcement-actions", topics.ENFORCEMENT),
     Queue("enforcement", "webhook", "enforcement-webhook", topics.ACTIONS),
 )
