@@ -10,10 +10,11 @@ is the command's purpose.
 - `benchmark` runs and prints a benchmark.
 - `content`: looks up a content item.
 - `demo`, `broker`, `publish`, `verdicts`: try the pipeline, run a broker to try it on, send content, follow verdicts.
-- `reports`: reports content.
+- `reports`, `appeals`: report content, and appeal what was done about it.
 - `completion`: lets a shell complete commands.
 - `status`, `doctor`, `dead_letters`: see how it is, and what to do.
-- `topics`, `prefilter`, `gates`, `policy`, `replay`, `enforce`, `console`, `bench`, `erase`, `capacity`: operate it.
+- `topics`, `prefilter`, `gates`, `policy`, `replay`, `enforce`, `console`, `bench`, `erase`, `capacity`,
+  `referrals`: operate it.
 
 ## Design decisions
 
@@ -37,6 +38,7 @@ import typer
 from typer.completion import completion_init  # type: ignore[attr-defined]  # public, but not marked as such
 
 from safeguard_streams.cli import (
+    appeals,
     bench,
     broker,
     capacity,
@@ -52,6 +54,7 @@ from safeguard_streams.cli import (
     policy,
     prefilter,
     publish,
+    referrals,
     replay,
     reports,
     status,
@@ -109,6 +112,8 @@ app.add_typer(console.app, name="console")
 app.add_typer(bench.app, name="bench")
 app.add_typer(content.app, name="content")
 app.add_typer(reports.app, name="reports")
+app.add_typer(appeals.app, name="appeals")
+app.add_typer(referrals.app, name="referrals")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command("completion")(completion.completion)
 for entry in sorted(entry_points(group="safeguard.commands"), key=lambda e: e.name):

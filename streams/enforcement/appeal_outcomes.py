@@ -22,9 +22,9 @@ from safeguard_streams.contract.records import (
     EVERY_POLICY,
     Action,
     Appeal,
-    Appellant,
-    AppealState,
     AppealStanding,
+    AppealState,
+    Appellant,
     Enforced,
     Standing,
     aware,
@@ -115,8 +115,9 @@ async def decide(
     if outcome == "overturned" and action is None and found.appeal.appellant == "notifier":
         raise ConfigurationError("to overturn a notifier's appeal, say what to do about the item: --action ACTION")
     record = outcome_of(found.standing, appeal_id, outcome, moderator, action=action, cited=cited)
-    if not is_repeated(record, found.standing):
-        await _check(settings, found.standing, record)
+    if is_repeated(record, found.standing):
+        return found.appeal
+    await _check(settings, found.standing, record)
     async with kafka.reader(settings, [topics.STANDING], from_end=True, partition=found.partition) as client:
         for tp in client.assignment():
             await client.position(tp)
