@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from safeguard_streams.client.verdicts import FollowedVerdict, Resolver, StandingVerdict, Verdicts
     from safeguard_streams.contract.records import (
         Action,
+        Appeal,
         Attempt,
         Canary,
         ContentEvent,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Action",
+    "Appeal",
     "Attempt",
     "BusError",
     "Canary",
