@@ -20,6 +20,7 @@ _WORDS: tuple[tuple[Table, KeyedColumnElement[datetime], Mapping[str, None]], ..
     (schema.replay_verdicts, schema.replay_verdicts.c.decided_at, schema.VERDICT_WORDS),
     (schema.escalations, schema.escalations.c.escalated_at, schema.ESCALATION_WORDS),
     (schema.actions, schema.actions.c.acted_at, schema.ACTION_WORDS),
+    (schema.appeal_statements, schema.appeal_statements.c.received_at, schema.APPEAL_WORDS),
 )
 
 

@@ -199,7 +199,7 @@ async def _find(settings: Settings, appeal_id: str) -> _Found:
 
 
 async def _said(settings: Settings, content_ids: Collection[str]) -> dict[tuple[str, str], Appeal]:
-    """What appellants say about items, by item and appeal, without what was erased; the first of equal ids."""
+    """What appellants say about items, by item and appeal, without what was erased; of equal ids the newest."""
     erasures = ErasureList()
     await erasures.read(settings)
     said: dict[tuple[str, str], Appeal] = {}
@@ -207,7 +207,7 @@ async def _said(settings: Settings, content_ids: Collection[str]) -> dict[tuple[
         with contextlib.suppress(RecordError):  # a dead letter of the agent's
             appeal = read_appeal(record.value)
             if appeal.content_id in content_ids and not erasures.erased(appeal.content_id, record.timestamp):
-                said.setdefault((appeal.content_id, appeal.identity), appeal)
+                said[appeal.content_id, appeal.identity] = appeal
     return said
 
 

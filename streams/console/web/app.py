@@ -21,6 +21,7 @@ from safeguard_streams.console.web import guard
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page
 from safeguard_streams.console.web.pages import (
+    appeals,
     audit,
     decisions,
     entrance,
@@ -42,6 +43,7 @@ PAGES: tuple[Page, ...] = (
     *queue.PAGES,
     *item.PAGES,
     *decisions.PAGES,
+    *appeals.PAGES,
     *search.PAGES,
     *policies.PAGES,
     *replays.PAGES,

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Connection, and_, exists, or_, select
 
-from safeguard_streams.console.schema import items, review_items, reviews
+from safeguard_streams.console.schema import actions, appeals, items, review_items, reviews
 from safeguard_streams.contract.records import now
 
 _CANDIDATES = 50  # items to try, while others claim the first of the queue at the same moment
@@ -108,9 +108,12 @@ class Queue:
             reviews.c.action == "review",
             reviews.c.at >= review_items.c.since,
         )
+        appealed = exists().where(appeals.c.content_id == review_items.c.content_id, appeals.c.state == "open")
+        decided = exists().where(actions.c.content_id == review_items.c.content_id, actions.c.by == by)
+        barred = and_(appealed, decided)  # somebody else decides an appeal
         found = self._connection.execute(
             select(review_items.c.content_id)
-            .where(and_(review_items.c.state == "open", free, ~passed_on, *matching(filters), *others))
+            .where(and_(review_items.c.state == "open", free, ~passed_on, ~barred, *matching(filters), *others))
             .order_by(review_items.c.priority.desc(), review_items.c.since, review_items.c.content_id)
             .limit(_CANDIDATES)
         ).scalars()

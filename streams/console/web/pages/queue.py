@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, select
 from starlette.requests import Request
 from starlette.responses import Response
 
-from safeguard_streams.console.schema import items, review_items
+from safeguard_streams.console.schema import appeals, items, review_items
 from safeguard_streams.console.web import blind, harms, rendering
 from safeguard_streams.console.web.claims import Queue, matching
 from safeguard_streams.console.web.console import Console
@@ -38,6 +38,8 @@ def show(request: Request) -> Response:
     console: Console = request.app.state.console
     filters = {name: asked(request, name) for name in FILTERS}
     open_ones = review_items.c.state == "open"
+    waiting_appeal = (appeals.c.content_id == review_items.c.content_id, appeals.c.state == "open")
+    due = select(func.min(appeals.c.due_at)).where(*waiting_appeal).scalar_subquery()
     with console.engine.connect() as connection:
         groups = connection.execute(
             select(
@@ -51,7 +53,7 @@ def show(request: Request) -> Response:
             .order_by(review_items.c.policy_id, review_items.c.cause)
         ).all()
         rows = connection.execute(
-            select(review_items, items.c.language)
+            select(review_items, items.c.language, due.label("due"))
             .outerjoin(items, items.c.content_id == review_items.c.content_id)
             .where(open_ones, *matching(filters))
             .order_by(review_items.c.priority.desc(), review_items.c.since, review_items.c.content_id)
