@@ -126,8 +126,8 @@ class PrefilterResult(msgspec.Struct, frozen=True, omit_defaults=True):
     gate: Annotated[
         str,
         Meta(
-            description="label, golden, terms, everything, sample, audit, report where somebody reported the item, or "
-            "live if only the version in force escalates"
+            description="label, golden, terms, everything, sample, audit, report where somebody reported the item, "
+            "appeal where it is judged again with an appeal's words, or live if only the version in force escalates"
         ),
     ]
     label: Annotated[
@@ -182,6 +182,12 @@ class Escalation(msgspec.Struct, frozen=True, omit_defaults=True):
         Meta(
             description="ids of the policies beside this one under which the event is judged, all others passed it; "
             "absent where that is unknown"
+        ),
+    ] = None
+    appeal_id: Annotated[
+        str | None,
+        Meta(
+            description="the appeal whose words end the context: the verdict is advice, and never acts"
         ),
     ] = None
 
@@ -384,6 +390,10 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
     ] = None
     severity: Annotated[
         Severity | None, Meta(description="the highest severity of the rules that a violating verdict cites")
+    ] = None
+    appeal_id: Annotated[
+        str | None,
+        Meta(description="the appeal whose words the model had before it: the verdict is advice, and never acts"),
     ] = None
 
     @property

@@ -68,7 +68,9 @@ class ListedAppeal(msgspec.Struct, frozen=True):
     language: str | None = None
 
 
-class _Found(NamedTuple):
+class FoundAppeal(NamedTuple):
+    """An appeal, what stands on its item, and the partition of the item's records."""
+
     partition: int
     standing: Standing
     appeal: AppealStanding
@@ -89,7 +91,7 @@ async def listed(settings: Settings, *, only_open: bool = True, words: bool = Tr
 
 async def shown(settings: Settings, appeal_id: str) -> ListedAppeal:
     """One appeal with what the appellant says. Raises ConfigurationError for an id that no appeal has."""
-    found = await _find(settings, appeal_id)
+    found = await find(settings, appeal_id)
     content_id = found.standing.content_id
     said = await _said(settings, {content_id})
     return _with_words(_listed(found.standing, found.appeal), said.get((content_id, appeal_id)))
@@ -111,7 +113,7 @@ async def decide(
     the appeal is not open, when the action reverses nothing, or when the name or the reason is no plain text.
     """
     moderator = checked(moderator)
-    found = await _find(settings, appeal_id)
+    found = await find(settings, appeal_id)
     if outcome == "overturned" and action is None and found.appeal.appellant == "notifier":
         raise ConfigurationError("to overturn a notifier's appeal, say what to do about the item: --action ACTION")
     record = outcome_of(found.standing, appeal_id, outcome, moderator, action=action, cited=cited)
@@ -177,9 +179,9 @@ async def _check(settings: Settings, standing: Standing, record: Action) -> None
         raise ConfigurationError(f"appeal {record.appeal_id}: {problem}")
 
 
-async def _find(settings: Settings, appeal_id: str) -> _Found:
-    """An appeal and what stands on its item, of whose records no others are decoded."""
-    mention, found = kafka.Mention(appeal_id), dict[tuple[int, bytes], _Found]()
+async def find(settings: Settings, appeal_id: str) -> FoundAppeal:
+    """An appeal by its id. Raises ConfigurationError where the agent knows none, or where several items have one."""
+    mention, found = kafka.Mention(appeal_id), dict[tuple[int, bytes], FoundAppeal]()
     async for record in kafka.read_all(settings, [topics.STANDING]):
         if record.key is None:
             continue
@@ -189,7 +191,7 @@ async def _find(settings: Settings, appeal_id: str) -> _Found:
         standing = kafka.decoded_or_left_out(settings, record, Standing)
         for one in standing.appeals if standing is not None else ():
             if standing is not None and one.appeal_id == appeal_id:
-                found[record.partition, record.key] = _Found(record.partition, standing, one)
+                found[record.partition, record.key] = FoundAppeal(record.partition, standing, one)
     if len(found) > 1:
         items = ", ".join(sorted(one.standing.content_id for one in found.values()))
         raise ConfigurationError(f"several items have an appeal {appeal_id}: {items}; give each appeal its own id")

@@ -39,7 +39,8 @@ def _input(record: Record, erased: Erased) -> EnforcementInput | None:
     if record.topic.endswith(topics.APPEALS):
         return EnforcementInput(appeal=without_statement(read_appeal(record.value)))
     if not record.topic.endswith(topics.ACTIONS):
-        return EnforcementInput(verdict=without_words(decode(record.value, Verdict), erased))
+        verdict = decode(record.value, Verdict)
+        return None if verdict.appeal_id else EnforcementInput(verdict=without_words(verdict, erased))  # advice
     action, requeued = decode(record.value, Action), was_requeued(record)
     if action.dry_run or (action.sequence is not None and not requeued):
         return None

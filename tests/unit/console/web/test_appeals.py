@@ -1,4 +1,4 @@
-"""Appeals in the console: shown with their deadlines, decided by a second person, refused to the first on the server."""
+"""Appeals in the console: shown with their deadlines, decided by a second person, and by no one who decided before."""
 
 from datetime import timedelta
 
