@@ -25,7 +25,7 @@ from safeguard_streams.runtime.settings import Settings
 
 ADMIN_PROPERTIES = "admin.properties"  # of Kafka's own tool: security.protocol and the administrator's credentials
 Resource = Literal["topic", "group", "transactional-id"]
-Operation = Literal["read", "write", "create", "describe-configs", "alter-configs"]
+Operation = Literal["read", "write", "create", "describe", "describe-configs", "alter-configs"]
 
 
 class Role(msgspec.Struct, frozen=True):
@@ -180,9 +180,17 @@ def bindings(role: str, principal: str, prefix: str = "", group: str | None = No
                 yield AclBinding(principal, operation, "topic", prefix + topic.name)
 
 
-_CREATING: tuple[Operation, ...] = ("create", "describe-configs", "alter-configs")  # it also raises the record size
+# It also raises the record size, and looks at topics that it may neither read nor write.
+_CREATING: tuple[Operation, ...] = ("create", "describe", "describe-configs", "alter-configs")
 _TYPES = {"topic": 2, "group": 3, "transactional-id": 5}
-_OPERATIONS: dict[Operation, int] = {"read": 3, "write": 4, "create": 5, "describe-configs": 10, "alter-configs": 11}
+_OPERATIONS: dict[Operation, int] = {
+    "read": 3,
+    "write": 4,
+    "create": 5,
+    "describe": 8,
+    "describe-configs": 10,
+    "alter-configs": 11,
+}
 _LITERAL, _PREFIXED, _ALLOW = 3, 4, 3
 
 

@@ -25,9 +25,8 @@ from tests.unit.enforcement.test_transform import empty, verdict
 
 TEXT = "the words: ü"
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
-RULES = EnforcementRules(
-    (EnforcementRule("danger", "remove", refer=True, rules=("HH3",)), EnforcementRule("all", "label"))
-)
+DANGER = EnforcementRule("danger", "remove", refer=True, rules=("HH3",))
+RULES = EnforcementRules((DANGER, EnforcementRule("all", "label")))
 
 
 def judged(number=1, **more):
@@ -70,13 +69,14 @@ class Referring:
 async def test_a_referral_goes_with_its_action_and_holds_the_evidence():
     run = Referring()
     outputs = await run(judged())
-    assert [one.topic for one in outputs] == [topics.ACTIONS, topics.REFERRALS, topics.STANDING]
+    by_topic = {one.topic: one for one in outputs}
+    assert sorted(by_topic) == [topics.ACTIONS, topics.REFERRALS, topics.STANDING]
     (one,) = run.referrals
-    action = decode(outputs[0].value, Action)
+    action = decode(by_topic[topics.ACTIONS].value, Action)
     assert (one.text, one.author_id, one.surface, one.language, one.created_at) == (TEXT, "a1", "chat", "de", WHEN)
     assert (one.action_id, one.action, one.rule, one.rule_ids) == (action.action_id, "remove", "danger", ("HH3",))
     assert (one.hold, one.origin, one.verdict_id, one.referred_at) == (True, "0@7", "v1", action.acted_at)
-    assert outputs[1].key == one.referral_id.encode()
+    assert by_topic[topics.REFERRALS].key == one.referral_id.encode()
 
 
 async def test_the_same_text_is_referred_once_whatever_comes_again_also_after_a_restart():
@@ -94,7 +94,7 @@ async def test_the_same_text_is_referred_once_whatever_comes_again_also_after_a_
 
 
 async def test_another_text_and_another_rule_are_referred_by_themselves():
-    both = EnforcementRules((*RULES.rule[:1], EnforcementRule("all", "label", refer=True)))
+    both = EnforcementRules((DANGER, EnforcementRule("all", "label", refer=True)))
     run = Referring(both)
     other = msgspec.structs.replace(judged(2, origin="0@9"), content_sha256="other")
     await run(judged(1), other, judged(3, origin="0@9", rule_ids=("HH1",)))
@@ -114,10 +114,8 @@ async def test_a_rule_without_refer_reads_no_text_and_refers_nothing():
 async def test_a_cap_delays_no_referral_and_a_persons_decision_prevents_one():
     run = Referring(EnforcementRules(RULES.rule, Cap(1)))
     await run(verdict(9, content="c0", rule_ids=("HH1",)), judged())
-    assert [decode(one.value, Action).state for one in run.outputs if one.topic == topics.ACTIONS] == [
-        "applied",
-        "held",
-    ]
+    states = [decode(one.value, Action).state for one in run.outputs if one.topic == topics.ACTIONS]
+    assert states == ["applied", "held"]
     assert len(run.referrals) == 1
     decided = Referring()
     await decided(Action("d1", "c1", "allow", WHEN, "ann", content_sha256=content_sha256(TEXT)), judged())
