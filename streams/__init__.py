@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from safeguard_streams.client.verdicts import FollowedVerdict, Resolver, StandingVerdict, Verdicts
     from safeguard_streams.contract.records import (
         Action,
+        Appeal,
         Attempt,
         AuthorStatement,
         Canary,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Action",
+    "Appeal",
     "Attempt",
     "AuthorStatement",
     "BusError",

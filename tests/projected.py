@@ -11,6 +11,8 @@ from safeguard_streams.console import schema
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     Action,
+    Appeal,
+    AppealStanding,
     Attempt,
     ContentEvent,
     ContentReport,
@@ -153,6 +155,14 @@ class _Deployment:
             self.write(topics.ERASURES, ErasureRequest(content_id, at(last + 5), "kim"), key=content_id.encode())
         if self.chance.random() < 0.1:
             self.write(topics.RATIONALES, None, content_id, f"v{self.number}-hate".encode())
+        if self.number % 5 == 0:
+            said = Appeal(
+                content_id, "author", at(last), "p1", verdict_id="v", reason="no wombat", new_context="wombat"
+            )
+            self.write(topics.APPEALS, said, content_id, most=2)
+            waiting = AppealStanding("p1", "author", "open", at(last), at(last + 9), "review", "g")
+            stands = msgspec.structs.replace(standing(content_id, [in_review()]), appeals=(waiting,), deciders=("Kim",))
+            self.write(topics.STANDING, stands, content_id)
         for name in (f"x{self.number}", f"y{self.number}", f"z{self.number}"):
             self.write(topics.CLEARED, verdict(self.number, name, "safe", policy_id="*", stage="prefilter"), name)
 

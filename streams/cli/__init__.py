@@ -10,11 +10,11 @@ is the command's purpose.
 - `benchmark` runs and prints a benchmark.
 - `content`: looks up a content item.
 - `demo`, `broker`, `publish`, `verdicts`: try the pipeline, run a broker to try it on, send content, follow verdicts.
-- `reports`: reports content.
-- `export`: exports records to files.
+- `reports`, `appeals`: report content, and appeal what was done about it.
 - `completion`: lets a shell complete commands.
 - `status`, `doctor`, `dead_letters`: see how it is, and what to do.
-- `topics`, `prefilter`, `gates`, `policy`, `replay`, `enforce`, `console`, `bench`, `erase`, `capacity`: operate it.
+- `topics`, `prefilter`, `gates`, `policy`, `replay`, `enforce`, `console`, `bench`, `erase`, `capacity`,
+  `referrals`: operate it.
 - `export`, `report`: records to files, and reports from these.
 
 ## Design decisions
@@ -39,6 +39,7 @@ import typer
 from typer.completion import completion_init  # type: ignore[attr-defined]  # public, but not marked as such
 
 from safeguard_streams.cli import (
+    appeals,
     bench,
     broker,
     capacity,
@@ -55,6 +56,7 @@ from safeguard_streams.cli import (
     policy,
     prefilter,
     publish,
+    referrals,
     replay,
     report,
     reports,
@@ -113,7 +115,8 @@ app.add_typer(console.app, name="console")
 app.add_typer(bench.app, name="bench")
 app.add_typer(content.app, name="content")
 app.add_typer(reports.app, name="reports")
-app.add_typer(export.app, name="export")
+app.add_typer(appeals.app, name="appeals")
+app.add_typer(referrals.app, name="referrals")
 app.add_typer(report.app, name="report")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(export.app, name="export")

@@ -42,7 +42,8 @@ def review(
 ) -> None:
     """List what waits for a moderator, by policy and oldest first, with the texts; --json prints a line for each.
 
-    An item waits if a rule or an undetermined verdict sent it to review, if a moderator did, or if its action is held.
+    An item waits if a rule or an undetermined verdict sent it to review, if a moderator did, if its action is held, or
+    if an appeal about it is open.
     Its surface and its language are those of its event. An item whose event names none, or is past retention, is listed
     whatever --language and --surface say.
     """
@@ -65,6 +66,8 @@ def review(
     say()
     say("read one: safeguard content show ITEM")
     say("decide:   safeguard enforce decide ITEM ACTION --why REASON")
+    if any(one.cause == "appealed" for one in shown):
+        say("appeals:  safeguard appeals decide APPEAL_ID --uphold|--overturn --reason REASON")
 
 
 async def _waiting(current: Settings, policy: str | None) -> list[reviews.Waiting]:
@@ -112,6 +115,9 @@ def edited_line(policy_id: str) -> Labelled:
 
 def _row(one: reviews.Waiting, moment: datetime) -> dict[str, Any]:
     cause = f"held: {one.action}" if one.cause == "held" else one.cause
+    if one.due is not None:
+        overdue = ", overdue" if one.due <= moment else ""
+        cause = f"appealed: {one.appeal_id}, due {one.due.isoformat(timespec='seconds')}{overdue}"
     since = one.since.isoformat(timespec="seconds") if one.since else ""
     age = _age((moment - one.since).total_seconds()) if one.since else ""
     return {"item": one.content_id, "since": since, "age": age, "waits_for": cause, "rule": one.rule or ""}

@@ -48,6 +48,23 @@ def _erase_in_console(current: Settings, content_id: str, erased_at: datetime) -
         engine.dispose()
 
 
+def _say_referrals(result: erasure.Erasure) -> None:
+    """Say what became of the item's referrals to authorities, and which a legal hold keeps."""
+    if result.referrals:
+        say(f"{counted(result.referrals, 'released referral was erased', 'released referrals were erased')}, too")
+    for one in result.held:
+        kept = " and ".join(name for name, there in (("the text", one.text), ("the author", one.author)) if there)
+        say(
+            f"kept: referral {one.referral_id}, under a legal hold since {one.since:%Y-%m-%d %H:%M} UTC, holds "
+            f"{kept or 'neither text nor author'}; to end the hold: safeguard referrals release {one.referral_id}"
+        )
+    if not result.all_referrals:
+        say(
+            "referrals to authorities were not searched, because this user may not read moderation.referrals; one "
+            "under hold keeps the text"
+        )
+
+
 def erase(
     content: Annotated[str, typer.Argument(metavar="CONTENT_ID", help="Id of a content item.")],
     since: Annotated[
@@ -67,6 +84,8 @@ def erase(
     as_json: Json = False,
 ) -> None:
     """Erase a content item: no stage works on its earlier events any more, and the model's rationales are erased.
+
+    Referrals to authorities under a legal hold stay, and are named.
 
     Lists which other records remain, and when they expire. Kafka can erase single records only in compacted topics, and
     only rationales are in such a topic. All other records expire with the retention of their topic. Where
@@ -92,6 +111,7 @@ def erase(
             "rationales whose verdict has expired were not searched, because this user may not read "
             "moderation.rationales; repeat the command as a user who may read and write it"
         )
+    _say_referrals(result)
     rows: list[dict[str, Any]] = [
         {
             "topic": remaining.topic,

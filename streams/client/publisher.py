@@ -1,4 +1,4 @@
-"""Publish content events, and reports of content."""
+"""Publish content events, reports of content, and appeals."""
 
 from __future__ import annotations
 
@@ -14,8 +14,17 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError, UnknownError
 from safeguard_streams.client.kafka_errors import translated
 from safeguard_streams.client.memory import MemoryProducer
 from safeguard_streams.contract import topics
+from safeguard_streams.contract.appeals import read_appeal
 from safeguard_streams.contract.intake import content_id_of, read_event, read_report
-from safeguard_streams.contract.records import ContentEvent, ContentReport, Message, encode, place_of, schema_header
+from safeguard_streams.contract.records import (
+    Appeal,
+    ContentEvent,
+    ContentReport,
+    Message,
+    encode,
+    place_of,
+    schema_header,
+)
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.runtime.brokers import check_brokers
 from safeguard_streams.runtime.memory_broker import MemoryBroker
@@ -24,10 +33,12 @@ log = logging.getLogger(__name__)
 
 _HEADERS = [schema_header(ContentEvent)]
 _REPORT_HEADERS = [schema_header(ContentReport)]
+_APPEAL_HEADERS = [schema_header(Appeal)]
 
 
 class Publisher:
-    """Publishes content events to content.events, and reports to content.reports, both keyed by content_id.
+    """Publishes content events, reports and appeals to content.events, content.reports and moderation.appeals. All are
+    keyed by content_id.
 
         async with Publisher("127.0.0.1:9092") as publisher:
             await publisher.publish(ContentEvent(content_id="c1", text="...", created_at=datetime.now(UTC)))
@@ -43,6 +54,7 @@ class Publisher:
             check_brokers(bootstrap)
         self._topic = topics.prefixed(prefix, topics.EVENTS)
         self._reports = topics.prefixed(prefix, topics.REPORTS)
+        self._appeals = topics.prefixed(prefix, topics.APPEALS)
         self._bootstrap = bootstrap
         self._options = options
         self._producer: EventProducer | None = None
@@ -89,6 +101,14 @@ class Publisher:
         """
         await self._send(self._reports, [ready_report(report)])
 
+    async def appeal(self, appeal: Appeal) -> None:
+        """Appeal what was done about a content item, or that nothing was; returns when the brokers have it.
+
+        Where its `origin` is known, the appeal goes to the event's partition. Otherwise the id decides. The same appeal
+        again is one appeal. Raises RecordError, naming the field, for an invalid appeal.
+        """
+        await self._send(self._appeals, [ready_appeal(appeal)])
+
     async def _send(self, topic: str, records: list[ReadyRecord]) -> None:
         producer = self._producer
         if producer is None:
@@ -127,6 +147,22 @@ def ready_line(line: bytes) -> ReadyRecord:
     if read.report.origin is not None and place is None:
         raise RecordError("origin", "is no place; write partition and offset, as 3@1042")
     return ReadyRecord(read.received.event.content_id.encode(), line, _REPORT_HEADERS, place[0] if place else None)
+
+
+def ready_appeal(appeal: Appeal) -> ReadyRecord:
+    """The record of an appeal, if the pipeline can read it. Raises RecordError."""
+    try:
+        value = encode(appeal)
+    except (UnicodeEncodeError, TypeError, ValueError):
+        raise RecordError("record", "holds what JSON in UTF-8 cannot represent") from None
+    return ready_appeal_line(value)
+
+
+def ready_appeal_line(line: bytes) -> ReadyRecord:
+    """The record of an appeal that is JSON already. Raises RecordError if the pipeline cannot read it."""
+    appeal = read_appeal(line)
+    place = place_of(appeal.origin)
+    return ReadyRecord(appeal.content_id.encode(), line, _APPEAL_HEADERS, place[0] if place else None)
 
 
 async def send_ready(producer: EventProducer, topic: str, records: Iterable[ReadyRecord]) -> None:

@@ -21,6 +21,7 @@ _WORDS: tuple[tuple[Table, KeyedColumnElement[datetime], Mapping[str, None]], ..
     (schema.escalations, schema.escalations.c.escalated_at, schema.ESCALATION_WORDS),
     (schema.actions, schema.actions.c.acted_at, schema.ACTION_WORDS),
     (schema.reports, schema.reports.c.reported_at, schema.REPORT_WORDS),
+    (schema.appeal_statements, schema.appeal_statements.c.received_at, schema.APPEAL_WORDS),
 )
 
 

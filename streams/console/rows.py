@@ -39,6 +39,8 @@ _REPLACE = (
     schema.dead_letters,
     schema.dead_letters_handled,
     schema.erasures,
+    schema.appeals,
+    schema.appeal_statements,
 )
 _COUNTED: Mapping[Table, tuple[Table, str]] = {
     schema.verdicts: (schema.verdict_counts, "decided_at"),

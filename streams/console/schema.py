@@ -327,7 +327,7 @@ review_items = Table(
     metadata,
     _key("content_id", "the item that waits"),
     _key("policy_id", "the policy under which it waits; * where a moderator sent it to review"),
-    Column("cause", String, nullable=False, comment="undetermined, rule, held or moderator"),
+    Column("cause", String, nullable=False, comment="undetermined, rule, held, moderator or appealed"),
     Column("state", String, nullable=False, comment="open, or decided: it waits no more, until something re-opens it"),
     Column("action", String, nullable=False, comment="what a release would do (held), or review"),
     Column("effective", String, nullable=False, comment="the action in effect now"),
@@ -349,6 +349,36 @@ review_items = Table(
     Index("ix_review_items_of_policy", "policy_id", text("priority DESC"), "since", "content_id", **_where(_OPEN)),
     Index("ix_review_items_groups", "policy_id", "cause", "since", **_where(_OPEN)),
     comment="The queue, from moderation.standing. A moderator's decision closes a row; one taken back re-opens it.",
+)
+
+appeals = Table(
+    "appeals",
+    metadata,
+    _key("content_id", "the item that the appeal is about"),
+    _key("appeal_id", "the platform's id of the appeal, or one made of it"),
+    Column("appellant", String, nullable=False, comment="author or notifier"),
+    Column("state", String, nullable=False, comment="open, upheld, overturned, moot or refused"),
+    _moment("opened_at", "when it was made", nullable=False),
+    _moment("due_at", "when a person is to have decided it", nullable=False),
+    Column("action", String, nullable=False, comment="what was in effect when the agent read it"),
+    _moment("closed_at", "when it ended"),
+    _text("by", "the person who decided it"),
+    _text("outcome_id", "action_id of the record with its outcome"),
+    Column("not_by", JSON, nullable=False, comment="who decided about the item before, as names are compared"),
+    Index(None, "state", "due_at"),
+    comment="Appeals and their outcomes, from moderation.standing.",
+)
+
+appeal_statements = Table(
+    "appeal_statements",
+    metadata,
+    _key("content_id", "the item that the appeal is about"),
+    _key("appeal_id", "the platform's id of the appeal, or one made of it"),
+    _text("reason", "what the appellant says; null where the item was erased"),
+    _text("new_context", "what the appellant adds; null where the item was erased"),
+    _text("language", "BCP 47 tag of the appeal"),
+    _moment("received_at", "timestamp of the record", nullable=False),
+    comment="moderation.appeals: what appellants say.",
 )
 
 # ---------------------------------------------------------------- policies, replays, dead letters
@@ -589,6 +619,7 @@ ITEM_WORDS = dict.fromkeys(("text", "context", "attributes", "author_id"))
 VERDICT_WORDS = dict.fromkeys(("reason", "gate_label", "author_id"))
 ESCALATION_WORDS = dict.fromkeys(("label",))
 REPORT_WORDS = dict.fromkeys(("reason",))
+APPEAL_WORDS = dict.fromkeys(("reason", "new_context"))
 ACTION_WORDS = dict.fromkeys(("why", "reason", "author_id"))
 
 # ---------------------------------------------------------------- replays as people work with them

@@ -17,8 +17,8 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.topics import Topic
 
 # Topics that others may write. The pipeline alone writes the rest.
-_RECEIVED = (topics.EVENTS, topics.REPORTS, topics.ACTIONS)
-_ONLY_RECEIVED = (topics.EVENTS, topics.REPORTS)
+_RECEIVED = (topics.EVENTS, topics.REPORTS, topics.APPEALS, topics.ACTIONS)
+_ONLY_RECEIVED = (topics.EVENTS, topics.REPORTS, topics.APPEALS)
 _REFERENCE = "#/components/schemas/{name}"
 
 

@@ -38,6 +38,9 @@ AnswerBy = Literal["first", "constrained"]
 Reporter = Literal["user", "trusted_flagger", "authority"]
 StatementState = Literal["issued", "withdrawn"]
 Automation = Literal["fully", "partially", "not"]
+Appellant = Literal["author", "notifier"]
+AppealState = Literal["open", "upheld", "overturned", "moot", "refused"]
+AppealOutcome = Literal["upheld", "overturned", "moot", "refused"]
 Id = Annotated[str, Meta(min_length=1, max_length=limits.ID_CHARACTERS)]
 Label = Annotated[str, Meta(max_length=limits.LABEL_CHARACTERS)]
 Part = Literal["value", "headers", "key"]
@@ -125,8 +128,8 @@ class PrefilterResult(msgspec.Struct, frozen=True, omit_defaults=True):
     gate: Annotated[
         str,
         Meta(
-            description="label, golden, terms, everything, sample, audit, report where somebody reported the item, or "
-            "live if only the version in force escalates"
+            description="label, golden, terms, everything, sample, audit, report where somebody reported the item, "
+            "appeal where it is judged again with an appeal's words, or live if only the version in force escalates"
         ),
     ]
     label: Annotated[
@@ -186,6 +189,12 @@ class Escalation(msgspec.Struct, frozen=True, omit_defaults=True):
             "absent where that is unknown"
         ),
     ] = None
+    appeal_id: Annotated[
+        str | None,
+        Meta(
+            description="the appeal whose words end the context: the verdict is advice, and never acts"
+        ),
+    ] = None
 
 
 class ContentReport(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -240,6 +249,54 @@ class ReportedText(msgspec.Struct, frozen=True, omit_defaults=True):
     def key(self) -> str:
         """The record key: 32 hex digits, one for each text and version of a policy."""
         return verdict_id(self.content_id, self.content_sha256, self.policy_id, self.policy_version)
+
+
+class Appeal(msgspec.Struct, frozen=True, omit_defaults=True):
+    """moderation.appeals: somebody appeals what was done about a content item, or that nothing was done.
+
+    A person who did not decide before reviews it. The words are for these people alone, and never for the model.
+    """
+
+    content_id: Annotated[Id, Meta(description="the item; also the record's key")]
+    appellant: Annotated[Appellant, Meta(description="the item's author, or the notifier who reported it in vain")]
+    created_at: Annotated[
+        datetime, Meta(description="when it was made, RFC 3339; a time without an offset is taken as UTC")
+    ]
+    appeal_id: Annotated[
+        OrNull[Annotated[str, Meta(max_length=limits.ID_CHARACTERS)]],
+        Meta(description="the platform's id of the appeal; default: one made of the item and the rest"),
+    ] = ""
+    action_id: Annotated[Id | None, Meta(description="action_id of the action that is appealed")] = None
+    verdict_id: Annotated[
+        Id | None, Meta(description="verdict_id of the verdict that is appealed; one of the two is needed")
+    ] = None
+    reason: Annotated[
+        OrNull[Annotated[str, Meta(max_length=limits.REPORT_CHARACTERS)]],
+        Meta(description="what the appellant says, for moderators alone"),
+    ] = ""
+    new_context: Annotated[
+        OrNull[Annotated[str, Meta(max_length=limits.REPORT_CHARACTERS)]],
+        Meta(description="what the appellant adds that the decision did not know, for moderators alone"),
+    ] = ""
+    language: Annotated[Label | None, Meta(description="language of the appeal, as a BCP 47 tag")] = None
+    origin: Annotated[
+        str | None,
+        Meta(
+            description="where the item's event stands on content.events, as 3@1042; the appeal is then in a partition "
+            "of the same number"
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        for name in ("appeal_id", "reason", "new_context"):
+            _replace_null(self, name, "")
+
+    @property
+    def identity(self) -> str:
+        """The id of the appeal: the platform's or, without one, 32 hex digits that the same record has again."""
+        made = aware(self.created_at).isoformat()
+        named = (self.content_id, self.appellant, made, self.action_id or "", self.verdict_id or "")
+        return self.appeal_id or verdict_id("appeal", *named)
 
 
 class Tokens(msgspec.Struct, frozen=True):
@@ -343,6 +400,10 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
         datetime | None,
         Meta(description="when the item was created, as its producer says; only on the reasoner's verdicts"),
     ] = None
+    appeal_id: Annotated[
+        str | None,
+        Meta(description="the appeal whose words the model had before it: the verdict is advice, and never acts"),
+    ] = None
 
     @property
     def clears(self) -> bool:
@@ -415,8 +476,8 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
     policy_id: Annotated[
         str | None,
         Meta(
-            description="the policy of that verdict, or * where an edit ends a decision under all policies; absent for "
-            "a moderator's decision"
+            description="the policy of that verdict, or * where an edit ends a decision under all policies, or an "
+            "appeal changes nothing; absent for a moderator's decision"
         ),
     ] = None
     policy_version: Annotated[str | None, Meta(description="the version of that policy")] = None
@@ -476,6 +537,15 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
         str | None, Meta(description="statement_id of the statement of reasons that this action withdraws")
     ] = None
 
+    appeal_id: Annotated[Id | None, Meta(description="the appeal that this record decides or closes")] = None
+    outcome: Annotated[
+        AppealOutcome | None,
+        Meta(
+            description="the end of that appeal: upheld or overturned by a person; moot where what it names does not "
+            "stand any more; refused where a person decided about the same before"
+        ),
+    ] = None
+
     @property
     def human(self) -> bool:
         """Whether a moderator decided about the item itself."""
@@ -488,10 +558,11 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def changes(self) -> bool:
-        """Whether the action changes anything: a moderator decided, or the policy's action differs from the previous
-        one.
+        """Whether the action changes anything: a moderator decided, an appeal ended, or the policy's action differs
+        from the previous one.
         """
-        return self.state == "applied" and (self.human or self.action != self.previous)
+        ended = self.human or self.outcome is not None
+        return self.state == "applied" and (ended or self.action != self.previous)
 
 
 class EnforcementInput(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -502,6 +573,7 @@ class EnforcementInput(msgspec.Struct, frozen=True, omit_defaults=True):
         Action | None, Meta(description="a record of moderation.actions that the agent has not followed yet")
     ] = None
     requeued: Annotated[bool, Meta(description="whether the record was requeued from the dead letters")] = False
+    appeal: Annotated[Appeal | None, Meta(description="a record of moderation.appeals, without its words")] = None
 
 
 class ModeratorDecision(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -538,6 +610,23 @@ class TextFacts(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     language: Annotated[str | None, Meta(description="language of the text, as its producer named it")] = None
     created_at: Annotated[datetime | None, Meta(description="when it was created, as its producer says")] = None
     reporter: Annotated[Reporter | None, Meta(description="who reported it, if a report led to a verdict")] = None
+
+
+class AppealStanding(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """An appeal about an item, and its outcome. It holds no words: those are on moderation.appeals."""
+
+    appeal_id: Annotated[str, Meta(description="the appeal's own id")]
+    appellant: Annotated[Appellant, Meta(description="the item's author, or a notifier")]
+    state: Annotated[AppealState, Meta(description="open, or the outcome that ended it")]
+    opened_at: Annotated[datetime, Meta(description="when it was made, or when the agent read it if that is earlier")]
+    due_at: Annotated[datetime, Meta(description="when a person is to have decided it")]
+    action: Annotated[Enforced, Meta(description="the action in effect on the item when the appeal was read")]
+    grounds: Annotated[
+        str, Meta(description="what was in effect then, or at its outcome: a later appeal of the same is refused")
+    ]
+    closed_at: Annotated[datetime | None, Meta(description="when it ended; absent while it is open")] = None
+    by: Annotated[str | None, Meta(description="the person who decided it")] = None
+    outcome_id: Annotated[str | None, Meta(description="action_id of the record with its outcome")] = None
 
 
 class PolicyStanding(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -590,6 +679,13 @@ class Standing(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     statement: Annotated[
         str | None, Meta(description="statement_id of the statement of reasons that holds for the item now")
     ] = None
+    appeals: Annotated[
+        tuple[AppealStanding, ...], Meta(description="appeals about the item: all open ones, and the last that ended")
+    ] = ()
+    deciders: Annotated[
+        tuple[str, ...], Meta(description="who decided about the item: none of them may decide an appeal")
+    ] = ()
+    referred: Annotated[tuple[str, ...], Meta(description="ids of the referrals about the item")] = ()
 
     @property
     def in_force(self) -> ModeratorDecision | None:
@@ -608,8 +704,9 @@ class Standing(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     @property
     def empty(self) -> bool:
-        """Whether nothing stands: no decision, no action and no held action."""
-        return self.decision is None and all(policy.empty for policy in self.policies)
+        """Whether nothing stands: no decision, no action, no held action, and neither appeal nor referral."""
+        remembered = self.decision is not None or self.appeals or self.referred
+        return not remembered and all(policy.empty for policy in self.policies)
 
 
 class StatementOfReasons(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -915,6 +1012,37 @@ class ErasureRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     content_id: Annotated[Id, Meta(description="the erased item; also the record's key")]
     erased_at: Annotated[datetime, Meta(description="when; events written later are new content")]
     erased_by: Annotated[str, Meta(description="the operator who erased it")]
+
+
+class Referral(msgspec.Struct, frozen=True, omit_defaults=True):
+    """moderation.referrals: a content item that an enforcement rule refers, for the operator's own integration.
+
+    The record is the evidence, the text included. Nothing sends it anywhere.
+    """
+
+    referral_id: Annotated[str, Meta(description="deterministic id of item, text and rule; also the record's key")]
+    content_id: Annotated[Id, Meta(description="the item that is referred")]
+    policy_id: Annotated[str, Meta(description="the policy that it violates")]
+    policy_version: Annotated[str, Meta(description="the version of that policy")]
+    verdict_id: Annotated[str, Meta(description="the verdict that led to it")]
+    rule: Annotated[str, Meta(description="name of the enforcement rule that refers")]
+    action_id: Annotated[str, Meta(description="the action that was written with it")]
+    action: Annotated[Enforced, Meta(description="what was done about the item")]
+    referred_at: Annotated[datetime, Meta(description="when the agent wrote it")]
+    content_sha256: Annotated[str, Meta(description="SHA-256 of the text in UTF-8, as hex")]
+    rule_ids: Annotated[tuple[str, ...], Meta(description="the policy's rules that the verdict cites")] = ()
+    author_id: Annotated[str | None, Meta(description="the producer's id of the author")] = None
+    text: Annotated[
+        str | None, Meta(description="the text itself; absent if it was erased or past retention by then")
+    ] = None
+    created_at: Annotated[datetime | None, Meta(description="when the item was created")] = None
+    surface: Annotated[str | None, Meta(description="where the item appears")] = None
+    language: Annotated[str | None, Meta(description="language of the text")] = None
+    origin: Annotated[str | None, Meta(description="where its event stands on content.events, as 3@1042")] = None
+    hold: Annotated[bool, Meta(description="whether a legal hold keeps the record from erasure")] = True
+    held_by: Annotated[str | None, Meta(description="who last set or released the hold; absent for the rule")] = None
+    held_at: Annotated[datetime | None, Meta(description="when that was")] = None
+    why: Annotated[str, Meta(description="the stated reason")] = ""
 
 
 T = TypeVar("T", bound=msgspec.Struct)

@@ -10,6 +10,7 @@ import msgspec
 from safeguard_streams.contract import limits
 from safeguard_streams.contract.records import (
     Action,
+    Appeal,
     ContentEvent,
     ContentReport,
     DeadLetter,
@@ -22,6 +23,7 @@ from safeguard_streams.contract.records import (
     PolicyRelease,
     Position,
     Rationale,
+    Referral,
     Replay,
     ReplayProgress,
     ReportedText,
@@ -54,6 +56,8 @@ DEAD_LETTERS_HANDLED = "moderation.dead-letters.handled"
 POSITIONS = "moderation.positions"
 ERASURES = "moderation.erasures"
 STATEMENTS = "moderation.statements"
+APPEALS = "moderation.appeals"
+REFERRALS = "moderation.referrals"
 
 LANES: dict[Lane, str] = {
     "live": ESCALATIONS,
@@ -147,6 +151,8 @@ CATALOGUE: tuple[Topic, ...] = (
     Topic(POSITIONS, "group, topic and partition", Position, cleanup="compact", partitions=1),
     Topic(ERASURES, "content_id", ErasureRequest, cleanup="compact", partitions=1),
     Topic(STATEMENTS, "content_id", StatementOfReasons, retention=STATEMENTS_FOR),
+    Topic(APPEALS, "content_id", Appeal, retention=365 * DAY),
+    Topic(REFERRALS, "referral_id", Referral, FOREVER, cleanup="compact,delete", largest=LARGEST_ESCALATION),
 )
 
 

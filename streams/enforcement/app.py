@@ -1,7 +1,8 @@
 """The enforcement agent's process: it turns verdicts into actions exactly once, and delivers actions at least once.
 
     moderation.verdicts -+
-    moderators' records -+-> intake -> moderation.enforcement -> Enforcer -+-> moderation.standing
+    moderators' records -+
+    appeals -------------+-> intake -> moderation.enforcement -> Enforcer -+-> moderation.standing
     moderation.cleared ------> cleared texts ---^                          +-> moderation.statements
                                                                            +-> moderation.actions -> Delivery
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,7 @@ from safeguard_streams.bus.interface import Partition
 from safeguard_streams.bus.kafka import KafkaBus
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import ContentEvent, now
 from safeguard_streams.enforcement import cleared, intake
 from safeguard_streams.enforcement.cleared import ClearedTexts
 from safeguard_streams.enforcement.delivery import MAX_CONNECTIONS, Delivery, signing_key
@@ -37,8 +39,9 @@ from safeguard_streams.enforcement.rules import EnforcementRules
 from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.enforcement.statements import Statements
 from safeguard_streams.enforcement.transform import ACTING, DELIVERING, STAGE, Enforcer
-from safeguard_streams.errors import ConfigurationError
-from safeguard_streams.releases.erasures import ErasureList
+from safeguard_streams.errors import BusError, ConfigurationError, DependencyError
+from safeguard_streams.releases.erasures import Erased, ErasureList
+from safeguard_streams.releases.texts import TextPlace, events_at
 from safeguard_streams.runtime import metrics, telemetry
 from safeguard_streams.runtime.health import served
 from safeguard_streams.runtime.process import EventLoopPauses, Stop, run_until_first
@@ -56,8 +59,15 @@ class EnforcementAgent:
         erased = self._erasures.erased
         self._policies = KnownPolicies()
         statements = None if dry_run else Statements(settings, rules.statements, self._policies)
+        evidence = partial(_evidence, settings, erased)
         self.enforcer = Enforcer(
-            rules, partitions, self._restore, dry_run=dry_run, erased=erased, statements=statements
+            rules,
+            partitions,
+            self._restore,
+            dry_run=dry_run,
+            erased=erased,
+            statements=statements,
+            evidence=evidence,
         )
         self.delivery: Delivery | None = None
         self._cleared = ClearedTexts(partial(cleared.kafka_logs, settings), erased)
@@ -68,7 +78,7 @@ class EnforcementAgent:
             bus = KafkaBus(settings, [topics.VERDICTS], _group(dry_run=True))
             self._engines = [Engine(bus, self.enforcer, stage=STAGE, limits=limits)]
         else:
-            taking = KafkaBus(settings, [topics.VERDICTS, topics.ACTIONS], _group(dry_run=False))
+            taking = KafkaBus(settings, [topics.VERDICTS, topics.ACTIONS, topics.APPEALS], _group(dry_run=False))
             acting = KafkaBus(settings, [topics.ENFORCEMENT], ACTING)
             clearing = KafkaBus(settings, [topics.CLEARED], cleared.STAGE)
             self._engines = [
@@ -85,6 +95,7 @@ class EnforcementAgent:
             "ready": all(engine.ready for engine in self._engines),
             "committed": self._engines[0].committed,
             "held": dict(self._held()),
+            "appeals": {"open": self._appeals().total(), "overdue": self._appeals()[True]},
             "delivered": dict(delivery.delivered) if delivery else {},
             "rejected": delivery.rejected if delivery else 0,
             "undelivered": {"messages": delivery.undelivered, "oldest_seconds": round(delivery.oldest)}
@@ -95,7 +106,12 @@ class EnforcementAgent:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Enforce until `stop`. Raises SafeguardError when the process has to be restarted."""
-        with metrics.observed({metrics.HELD: self._held_observed, metrics.UNDELIVERED: self._undelivered_observed}):
+        observed = {
+            metrics.HELD: self._held_observed,
+            metrics.UNDELIVERED: self._undelivered_observed,
+            metrics.APPEALS_OPEN: self._appeals_observed,
+        }
+        with metrics.observed(observed):
             async with self._delivering():
                 erased, released = asyncio.Event(), asyncio.Event()
                 await run_until_first(
@@ -114,6 +130,17 @@ class EnforcementAgent:
 
     def _held_observed(self) -> list[tuple[float, metrics.Attributes]]:
         return [(count, {"policy": policy}) for policy, count in self._held().items()]
+
+    def _appeals(self) -> Counter[bool]:
+        """The number of open appeals in the partitions owned now, by whether they are overdue."""
+        total: Counter[bool] = Counter()
+        for state in list(self.enforcer.states.values()):
+            total.update(state.overdue(now()))
+        return total
+
+    def _appeals_observed(self) -> list[tuple[float, metrics.Attributes]]:
+        counts = self._appeals()
+        return [(counts[True], {"overdue": "yes"}), (counts[False], {"overdue": "no"})]
 
     def _undelivered_observed(self) -> list[tuple[float, metrics.Attributes]]:
         return [(self.delivery.oldest, {})] if self.delivery else []
@@ -173,6 +200,20 @@ class EnforcementAgent:
         if self._dry_run:
             return await EnforcementState.of_decisions(*place)
         return await EnforcementState.restore(*place, self.enforcer.rules.longest_window)
+
+
+async def _evidence(
+    settings: Settings, erased: Erased, places: Sequence[TextPlace]
+) -> Mapping[TextPlace, ContentEvent]:
+    """The events of texts that rules refer. Raises DependencyError where they could be there and cannot be read."""
+    with kafka.watched(kafka.Reading()) as reading:
+        try:
+            found = await events_at(settings, places, erased)
+        except BusError as error:
+            raise DependencyError(f"texts that rules refer cannot be read: {error}") from error
+    if reading.left_out:
+        raise DependencyError(f"rules refer content: let this user read {settings.prefix}{topics.EVENTS}")
+    return found
 
 
 def _group(*, dry_run: bool) -> str:

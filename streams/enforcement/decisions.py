@@ -21,6 +21,7 @@ from safeguard_streams.bus.dead_letters import was_requeued
 from safeguard_streams.bus.interface import Partition
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, Enforced, ModeratorDecision, Standing, now, verdict_id
+from safeguard_streams.enforcement.appeals import objection
 from safeguard_streams.enforcement.moderators import standing_on, write
 from safeguard_streams.enforcement.places import KnownItem, content_id_of, locate
 from safeguard_streams.enforcement.state import REPEATED, effective
@@ -89,8 +90,10 @@ async def decide(
         cited_policy=cited.policy_id,
         author_id=known.author_id,
     )
+    if isinstance(item, str):
+        await _check_appeals(settings, known, decision)
     if key is not None:
-        return await _write_once(settings, known.partition, decision)
+        return await write_once(settings, known.partition, decision)
     await write(settings, [(known.partition, decision)])
     return decision
 
@@ -141,7 +144,16 @@ async def _withdraw(settings: Settings, item: str | KnownItem, decision_id: str 
             f"decision {decision_id} is not the last about {known.content_id!r}: look at what stands, then decide"
         )
     withdrawal = withdrawal_of(standing, decisions, moderator, reinstates=decision_id is not None)
-    return await _write_once(settings, known.partition, withdrawal)
+    if problem := objection(withdrawal, standing):
+        raise ConfigurationError(problem)
+    return await write_once(settings, known.partition, withdrawal)
+
+
+async def _check_appeals(settings: Settings, known: KnownItem, decision: Action) -> None:
+    """Raise ConfigurationError for a decision that the agent would not follow while an appeal of the item is open."""
+    placed = await standing_on(settings, known.content_id, known.partition)
+    if placed is not None and (problem := objection(decision, placed.standing)):
+        raise ConfigurationError(problem)
 
 
 def withdrawal_of(
@@ -227,7 +239,7 @@ def _withdrawal_id(decision_id: str) -> str:
     return verdict_id(decision_id, "withdrawal")
 
 
-async def _write_once(settings: Settings, partition: int, wanted: Action) -> Action:
+async def write_once(settings: Settings, partition: int, wanted: Action) -> Action:
     """Write a record unless one with its id is there, and return the first that is there.
 
     Two requests at once may both write. The agent follows the first, and both callers get that one. Raises
@@ -247,7 +259,7 @@ def _request(action: Action) -> tuple[object, ...]:
     if action.withdraws is not None:
         return (action.content_id, action.withdraws)
     chosen = (action.content_id, action.action, action.by, action.why, action.any_text)
-    return (*chosen, action.cited_policy, action.rule_ids)
+    return (*chosen, action.cited_policy, action.rule_ids, action.outcome)
 
 
 async def _written(settings: Settings, partition: int, action_id: str, start: int = 0) -> tuple[Action | None, int]:

@@ -1,8 +1,8 @@
 """One order for all that enforcement follows: verdicts, and what moderators write, on moderation.enforcement.
 
-Verdicts and moderators' records come on two topics, and no order between two topics is the same for every reader. The
-intake copies both into one partition, and the place there settles which came first: for the agent, for the webhook's
-receiver, and for the next owner of the partition.
+Verdicts, moderators' records and appeals come on three topics, and no order between topics is the same for every
+reader. The intake copies them into one partition, and the place there settles which came first: for the agent, for the
+webhook's receiver, and for the next owner of the partition.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from safeguard_streams.bus.dead_letters import was_requeued
 from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.contract import topics
+from safeguard_streams.contract.appeals import read_appeal, without_statement
 from safeguard_streams.contract.records import Action, EnforcementInput, Verdict, carried, decode, encode, schema_header
 from safeguard_streams.releases.erasures import Erased, never, without_words
 
@@ -19,9 +20,10 @@ _SCHEMA = schema_header(EnforcementInput)
 
 
 async def collect(records: Sequence[Record], erased: Erased = never) -> list[Output]:
-    """The inputs of moderation.enforcement from records of moderation.verdicts or moderation.actions.
+    """The inputs of moderation.enforcement from records of moderation.verdicts, moderation.actions or
+    moderation.appeals.
 
-    Those about erased items have no words that may quote them.
+    Those about erased items have no words that may quote them, and appeals have no words at all.
 
     The agent's own actions lead to none, except those that were requeued because the receiver had not accepted them.
     """
@@ -34,8 +36,11 @@ async def collect(records: Sequence[Record], erased: Erased = never) -> list[Out
 
 
 def _input(record: Record, erased: Erased) -> EnforcementInput | None:
+    if record.topic.endswith(topics.APPEALS):
+        return EnforcementInput(appeal=without_statement(read_appeal(record.value)))
     if not record.topic.endswith(topics.ACTIONS):
-        return EnforcementInput(verdict=without_words(decode(record.value, Verdict), erased))
+        verdict = decode(record.value, Verdict)
+        return None if verdict.appeal_id else EnforcementInput(verdict=without_words(verdict, erased))  # advice
     action, requeued = decode(record.value, Action), was_requeued(record)
     if action.dry_run or (action.sequence is not None and not requeued):
         return None

@@ -24,7 +24,7 @@ NEWEST = 1000  # offsets
 CHUNK = 2000  # items in one transaction
 TOPICS = (
     *(topics.VERDICTS, topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING, topics.CLEARED),
-    topics.STATEMENTS,
+    *(topics.APPEALS, topics.REFERRALS, topics.STATEMENTS),
 )
 
 

@@ -11,8 +11,9 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from safeguard_streams.contract.records import EVERY_POLICY, Enforced, PolicyStanding, Standing, aware
+from safeguard_streams.contract.records import EVERY_POLICY, AppealStanding, Enforced, PolicyStanding, Standing, aware
 from safeguard_streams.enforcement import moderators
+from safeguard_streams.enforcement.appeals import deciders, open_appeals
 from safeguard_streams.enforcement.moderators import PlacedStanding
 from safeguard_streams.enforcement.texts import is_outdated
 from safeguard_streams.policies.document import in_languages, on_surface
@@ -21,16 +22,17 @@ from safeguard_streams.runtime.settings import Settings
 
 PART = 200  # items whose events are in memory at once
 _UNKNOWN = datetime.min.replace(tzinfo=UTC)
-Cause = Literal["rule", "undetermined", "held", "moderator"]
+Cause = Literal["rule", "undetermined", "held", "moderator", "appealed"]
 
 
 class Waiting(msgspec.Struct, frozen=True, gc=False):
-    """One item that waits under one policy, or under all of them if a moderator sent it to review.
+    """One item that waits under one policy, or under all of them if a moderator sent it to review or it is appealed.
 
     since: when the action was written; None for what an earlier version of the agent wrote. rule: the enforcement rule.
     action: what a release would do, of a held action. in_effect: the action that is in effect now. edited: the item has
     a newer text, on which the verdict under the policy has not come. text, surface, language: those of the event that
-    it is about; None if they were not asked for, if the event names none, or if it is not there to be read.
+    it is about; None if they were not asked for, if the event names none, or if it is not there to be read. appeal_id,
+    due, not_by: of an appeal, the first due of the item's: its deadline, and who decided before and may not decide it.
     """
 
     content_id: str
@@ -46,6 +48,9 @@ class Waiting(msgspec.Struct, frozen=True, gc=False):
     text: str | None = None
     surface: str | None = None
     language: str | None = None
+    appeal_id: str | None = None
+    due: datetime | None = None
+    not_by: tuple[str, ...] = ()
 
 
 class Wanted(NamedTuple):
@@ -112,11 +117,14 @@ async def _with_events(settings: Settings, part: Sequence[Waiting], wanted: Want
 def waiting_on(standing: Standing) -> Iterator[Waiting]:
     """What of all that stands on an item waits for a moderator."""
     decided = standing.in_force
+    appeal = next(iter(open_appeals(standing)), None)
+    if appeal is not None:
+        yield _appealed(standing, appeal)
     if decided is None:
         for policy in standing.policies:
             if (cause := _cause(policy)) is not None:
                 yield _waiting(standing, policy, cause)
-    elif decided.action == "review":
+    elif decided.action == "review" and appeal is None:
         yield Waiting(
             standing.content_id,
             EVERY_POLICY,
@@ -127,6 +135,22 @@ def waiting_on(standing: Standing) -> Iterator[Waiting]:
             content_sha256=standing.content_sha256,
             origin=standing.origin,
         )
+
+
+def _appealed(standing: Standing, appeal: AppealStanding) -> Waiting:
+    return Waiting(
+        standing.content_id,
+        EVERY_POLICY,
+        "appealed",
+        standing.effective,
+        standing.effective,
+        aware(appeal.opened_at),
+        content_sha256=standing.content_sha256,
+        origin=standing.origin,
+        appeal_id=appeal.appeal_id,
+        due=aware(appeal.due_at),
+        not_by=tuple(sorted(deciders(standing))),
+    )
 
 
 def _cause(policy: PolicyStanding) -> Cause | None:

@@ -55,7 +55,8 @@ class EnforcementRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     A verdict without a score matches no min_score, one without a severity no min_severity, one without a surface no
     surfaces, and one without an author no authors. Surfaces are compared as in the scope of a policy: case and blanks
-    around them do not matter. Authors are compared exactly. A rule with sub-rules stands for these, too.
+    around them do not matter. Authors are compared exactly. A rule with sub-rules stands for these, too. refer: whether
+    to write what the rule matches to moderation.referrals, with its text.
     """
 
     name: Annotated[str, msgspec.Meta(min_length=1)]
@@ -68,6 +69,11 @@ class EnforcementRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     surfaces: tuple[str, ...] = ()
     authors: tuple[str, ...] = ()
     min_severity: Severity | None = None
+    refer: bool = False
+
+    def __post_init__(self) -> None:
+        if self.refer and self.action == "allow":
+            raise ValueError("refer: goes with an action other than allow")
 
     def problems(self, known: Mapping[str, Policy]) -> Iterator[str]:
         """What the rule names and no policy that it applies to has. Unknown policies are a problem of the file."""
@@ -174,14 +180,21 @@ def _url_problem(url: str) -> str | None:
     return None
 
 
+class Appeals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long people have to decide an appeal, in days."""
+
+    days: Annotated[float, msgspec.Meta(gt=0, le=366)] = 14.0
+
+
 class EnforcementRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A whole file: [[rule]], [cap], [caps.POLICY], [webhook], [statements]."""
+    """A whole file: [[rule]], [cap], [caps.POLICY], [webhook], [statements], [appeals]."""
 
     rule: tuple[EnforcementRule, ...] = ()
     cap: Cap = Cap()
     caps: Mapping[str, Cap] = {}
     webhook: Webhook | None = None
     statements: StatementRules = StatementRules()
+    appeals: Appeals = Appeals()
 
     def choose(self, verdict: Verdict) -> RuleChoice:
         """The action for a verdict, by the first rule that matches it."""
@@ -189,6 +202,15 @@ class EnforcementRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if rule.matches(verdict):
                 return RuleChoice(rule.action, rule.name)
         return RuleChoice("allow" if verdict.decision == "safe" else "review", f"{verdict.decision}, no rule matches")
+
+    def refers(self, name: str) -> bool:
+        """Whether a rule of this name refers what it matches to the authorities' hook, moderation.referrals."""
+        return any(rule.refer for rule in self.rule if rule.name == name)
+
+    @property
+    def any_refers(self) -> bool:
+        """Whether any rule refers what it matches."""
+        return any(rule.refer for rule in self.rule)
 
     def cap_of(self, policy_id: str) -> Cap:
         return self.caps.get(policy_id, self.cap)

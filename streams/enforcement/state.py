@@ -73,6 +73,7 @@ class EnforcementState:
         self._standings: dict[str, Standing] = {}
         self._allowed: OrderedDict[str, Standing] = OrderedDict()  # by content id
         self._held: Counter[str] = Counter()  # by policy id
+        self._appealed: set[str] = set()  # items with open appeals
         self._changes: dict[str, deque[datetime]] = {}  # by policy id
         self._alerts: dict[str, datetime] = {}  # by policy id
 
@@ -107,10 +108,13 @@ class EnforcementState:
             _share_strings(standing)
             self._standings[standing.content_id] = standing
             self._held.update(_held_policies(standing))
+            if any(one.state == "open" for one in standing.appeals):
+                self._appealed.add(standing.content_id)
 
     def drop(self, content_id: str) -> None:
         """Forget an item: nothing stands on it any more."""
         earlier = self._standings.pop(content_id, None)
+        self._appealed.discard(content_id)
         if earlier is not None:
             self._held.subtract(_held_policies(earlier))
 
@@ -147,6 +151,11 @@ class EnforcementState:
     def held(self) -> Counter[str]:
         """The number of actions that wait for a moderator, by policy id."""
         return +self._held
+
+    def overdue(self, moment: datetime) -> Counter[bool]:
+        """The number of open appeals, by whether their deadline has passed."""
+        waiting = [one for name in list(self._appealed) for one in self[name].appeals if one.state == "open"]
+        return Counter(one.due_at <= moment for one in waiting)
 
     def restricted(self) -> dict[str, Enforced]:
         """The action in effect on each content item that is not simply allowed, by content id."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from safeguard_streams.bus.dead_letters import dead_letter
 from safeguard_streams.bus.interface import Output, Partition, Record
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     EVERY_POLICY,
     Action,
     ActionState,
+    ContentEvent,
     EnforcementInput,
     Grounds,
     ModeratorDecision,
@@ -29,13 +31,15 @@ from safeguard_streams.contract.records import (
     schema_header,
     verdict_id,
 )
-from safeguard_streams.enforcement import texts
+from safeguard_streams.enforcement import appeals, referrals, texts
+from safeguard_streams.enforcement.referrals import Evidence, no_evidence
 from safeguard_streams.enforcement.rules import Cap, EnforcementRules, RuleChoice, severity
 from safeguard_streams.enforcement.state import EnforcementState, RestoreState, effective
 from safeguard_streams.enforcement.statements import Statements
 from safeguard_streams.errors import RecordError
 from safeguard_streams.releases.erasures import Erased, never, standing_without_words, without_words
 from safeguard_streams.releases.people import made_plain
+from safeguard_streams.releases.texts import TextPlace
 from safeguard_streams.runtime import metrics
 
 log = logging.getLogger(__name__)
@@ -122,6 +126,7 @@ class Enforcer:
         dry_run: bool = False,
         erased: Erased = never,
         statements: Statements | None = None,
+        evidence: Evidence = no_evidence,
     ) -> None:
         self.rules = rules
         self.states: dict[int, EnforcementState] = {}
@@ -130,6 +135,7 @@ class Enforcer:
         self._dry_run = dry_run
         self._erased = erased
         self._statements = statements
+        self._evidence = evidence
 
     async def opened(self, partition: Partition) -> None:
         self.states[partition.partition] = await self._restore(partition)
@@ -141,12 +147,18 @@ class Enforcer:
         # Decode all records first: a malformed one then fails the batch before any verdict counts as seen.
         inputs = [self._decoded(record) for record in records]
         await self._prepare(inputs, self.states[records[0].partition])
+        evidence = await self._texts_to_refer(inputs)
         outputs: list[Output] = []
         changed: set[str] = set()
         for record, one in zip(records, inputs, strict=True):
             state, content_id = self.states[record.partition], _content_id(one)
             before = state[content_id]
-            actions, stated = self._stated(one, state, self._followed(one, state, record), before)
+            if why := self._objection(one, state):
+                outputs.append(dead_letter(record, RecordError("action", why), stage=ACTING, attempts=1))
+            actions = self._overridden(one, state, record, why) if why else self._followed(one, state, record)
+            actions = [*actions, *self._appealed(one, actions, state, record.offset)]
+            outputs += self._referred(one, actions, state, evidence)
+            actions, stated = self._stated(one, state, actions, before)
             after = state[content_id]
             if after != before and not (after.empty and before.empty):
                 changed.add(content_id)
@@ -176,9 +188,77 @@ class Enforcer:
         if self._dry_run:
             return EnforcementInput(verdict=decode(record.value, Verdict))
         one = decode(record.value, EnforcementInput)
-        if one.verdict is None and one.action is None:
+        if one.verdict is None and one.action is None and one.appeal is None:
             raise RecordError("record", "has neither a verdict nor an action; write decisions to moderation.actions")
         return one
+
+    async def _texts_to_refer(self, inputs: Sequence[EnforcementInput]) -> Mapping[TextPlace, ContentEvent]:
+        """The texts that rules may refer. They are read before anything is followed: a failure then changes nothing."""
+        wanted = [] if self._dry_run else referrals.places(self.rules, [one.verdict for one in inputs if one.verdict])
+        return await self._evidence(wanted) if wanted else {}
+
+    def _referred(
+        self,
+        one: EnforcementInput,
+        actions: Sequence[Action],
+        state: EnforcementState,
+        evidence: Mapping[TextPlace, ContentEvent],
+    ) -> list[Output]:
+        """The referrals that go with the actions of a verdict. The state includes them on return."""
+        outputs = []
+        for action in actions if one.verdict is not None and not self._dry_run else ():
+            assert one.verdict is not None
+            standing = referrals.referred(self.rules, one.verdict, action, state[action.content_id])
+            if standing is not None:
+                state.put(standing)
+                event = evidence.get(TextPlace.of(one.verdict))
+                outputs.append(referrals.output(without_words(one.verdict, self._erased), action, event))
+        return outputs
+
+    def _objection(self, one: EnforcementInput, state: EnforcementState) -> str:
+        """Why a moderator's record is not followed, because of an appeal; empty if it may be."""
+        action = one.action
+        if action is None or action.sequence is not None:
+            return ""
+        standing = state[action.content_id]
+        return "" if appeals.is_repeated(action, standing) else appeals.objection(action, standing)
+
+    def _overridden(self, one: EnforcementInput, state: EnforcementState, record: Record, why: str) -> list[Action]:
+        """A moderator's record that is not followed, as the history of its item shows it."""
+        assert one.action is not None
+        action, stands = without_words(one.action, self._erased), state[one.action.content_id].effective
+        return [
+            msgspec.structs.replace(
+                action,
+                by=action.by and made_plain(action.by),
+                why=f"not followed: {why}",
+                state="overridden",
+                effective=stands,
+                previous=stands,
+                sequence=record.offset,
+            )
+        ]
+
+    def _appealed(
+        self, one: EnforcementInput, actions: Sequence[Action], state: EnforcementState, sequence: int
+    ) -> list[Action]:
+        """The records of appeals that an input opens or ends, beside its own. The state includes them on return."""
+        standing = before = state[_content_id(one)]
+        ended: list[Action] = []
+        if one.appeal is not None:
+            standing, ended = appeals.opened(one.appeal, standing, self.rules.appeals.days, sequence)
+        written = one.action is not None and one.action.sequence is None
+        followed = next((action for action in actions if written and action.state == "applied"), None)
+        if followed is not None and followed.by is not None:
+            standing = appeals.remembered(standing, followed)
+            if followed.outcome is not None:
+                standing, ended = appeals.decided(followed, standing)
+        if appeals.open_appeals(standing) and not self._dry_run:
+            standing, settled = appeals.settled(standing, followed, sequence)
+            ended += settled
+        if standing != before:
+            state.put(standing)
+        return ended
 
     def _standings(self, changed: set[str], partition: int) -> list[Output]:
         """What stands now on the items that changed, and tombstones for those on which nothing does."""
@@ -193,12 +273,19 @@ class Enforcer:
         """The actions that follow an input. The state includes them on return."""
         if one.verdict is not None:
             return self._follow_verdict(without_words(one.verdict, self._erased), state, record)
-        assert one.action is not None
+        if one.action is None:
+            return []
         action = msgspec.structs.replace(without_words(one.action, self._erased), acted_at=aware(one.action.acted_at))
         if action.sequence is None:  # statements are the agent's own
             action = msgspec.structs.replace(action, statement=None, ends_statement=None)
+        if action.outcome == "overturned" and action.sequence is None:
+            action = appeals.as_decision(action)
         if action.sequence is not None:
             followed = _sent_again(action, state, record.offset)
+        elif action.outcome is not None and appeals.is_repeated(action, state[action.content_id]):
+            return []
+        elif action.outcome == "upheld":
+            followed = appeals.upheld(action, state[action.content_id], record.offset)
         elif action.withdraws is not None:
             followed = _withdrawn(action, state, record.offset)
         elif action.human:
@@ -341,7 +428,7 @@ class Enforcer:
 
 
 def _content_id(one: EnforcementInput) -> str:
-    about = one.verdict or one.action
+    about = one.verdict or one.action or one.appeal
     assert about is not None
     return about.content_id
 

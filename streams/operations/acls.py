@@ -1,6 +1,7 @@
 """Access control: the rights of each role on the topics of the catalogue, and the access lists that grant them.
 
-A role has only the rights that its processes and commands need. Only auditors, and the console for them, can read
+A role has only the rights that its processes and commands need. The role `referrals` alone reads what rules referred to
+authorities. Only auditors, and the console for them, can read
 rationales, the model's reasoning about content. Operators can write to the topic of the rationales, to erase them, but
 cannot read it.
 """
@@ -24,7 +25,7 @@ from safeguard_streams.runtime.settings import Settings
 
 ADMIN_PROPERTIES = "admin.properties"  # of Kafka's own tool: security.protocol and the administrator's credentials
 Resource = Literal["topic", "group", "transactional-id"]
-Operation = Literal["read", "write", "create", "describe-configs", "alter-configs"]
+Operation = Literal["read", "write", "create", "describe", "describe-configs", "alter-configs"]
 
 
 class Role(msgspec.Struct, frozen=True):
@@ -43,6 +44,7 @@ _FOR_EVERY_STAGE = (topics.POSITIONS, topics.ERASURES)
 ROLES: dict[str, Role] = {
     "producer": Role("publish content", writes=(topics.EVENTS,)),
     "reporter": Role("report content", writes=(topics.REPORTS,)),
+    "appeals": Role("publish appeals", writes=(topics.APPEALS,)),
     "prefilter": Role(
         "safeguard prefilter run",
         reads=(topics.EVENTS, topics.REPORTS, topics.REPORTED, topics.POLICIES, *_FOR_EVERY_STAGE),
@@ -70,12 +72,13 @@ ROLES: dict[str, Role] = {
     "enforcement": Role(
         "safeguard enforce run",
         reads=(
-            *(topics.VERDICTS, topics.CLEARED, topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING),
+            *(topics.VERDICTS, topics.CLEARED, topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING, topics.APPEALS),
             *(topics.POLICIES, topics.POLICIES_HISTORY, *_FOR_EVERY_STAGE),
+            topics.EVENTS,  # the texts that rules refer
         ),
         writes=(
-            *(topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING, topics.STATEMENTS, topics.DEAD_LETTERS),
-            topics.POSITIONS,
+            *(topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING, topics.STATEMENTS, topics.REFERRALS),
+            *(topics.DEAD_LETTERS, topics.POSITIONS),
         ),
         groups=("enforcement",),
         transactions=("enforcement",),
@@ -91,8 +94,15 @@ ROLES: dict[str, Role] = {
         reads=(
             *(topics.EVENTS, topics.CLEARED, topics.VERDICTS, topics.RATIONALES, topics.REPLAYS, topics.REPLAY_JOBS),
             *(topics.ESCALATIONS_REPLAY, topics.ACTIONS, topics.STANDING, topics.POLICIES, topics.POLICIES_HISTORY),
-            *(topics.REPLAY_PROGRESS, topics.ERASURES, topics.REPORTS, topics.STATEMENTS),
+            *(topics.REPLAY_PROGRESS, topics.ERASURES, topics.REPORTS, topics.STATEMENTS, topics.APPEALS),
         ),
+    ),
+    "referrals": Role(
+        "safeguard referrals: read what rules referred, set and release legal holds; your integration with authorities",
+        reads=(topics.REFERRALS,),
+        writes=(topics.REFERRALS,),
+        groups=("referrals",),
+        transactions=("referrals",),
     ),
     "projector": Role(
         "safeguard console project",
@@ -102,7 +112,7 @@ ROLES: dict[str, Role] = {
             if topic.name
             not in (
                 *(topics.EVENTS, topics.ENFORCEMENT, topics.POSITIONS, topics.REPORTED),
-                topics.STATEMENTS,
+                *(topics.STATEMENTS, topics.REFERRALS),
             )
         ),
     ),
@@ -124,8 +134,10 @@ ROLES: dict[str, Role] = {
     ),
     "operator": Role(
         "create topics, release policies, replay, promote, decide, requeue dead letters, erase",
-        reads=tuple(topic.name for topic in topics.CATALOGUE if topic.name != topics.RATIONALES),
-        writes=tuple(topic.name for topic in topics.CATALOGUE),
+        reads=tuple(
+            topic.name for topic in topics.CATALOGUE if topic.name not in (topics.RATIONALES, topics.REFERRALS)
+        ),
+        writes=tuple(topic.name for topic in topics.CATALOGUE if topic.name != topics.REFERRALS),
         groups=("replay-", "enforcement"),  # repartition reads what agents have not followed
         transactions=("policy-releases", "replay-", "promote-", "dead-letters", "enforcement-people"),
         creates_topics=True,
@@ -179,9 +191,17 @@ def bindings(role: str, principal: str, prefix: str = "", group: str | None = No
                 yield AclBinding(principal, operation, "topic", prefix + topic.name)
 
 
-_CREATING: tuple[Operation, ...] = ("create", "describe-configs", "alter-configs")  # it also raises the record size
+# It also raises the record size, and looks at topics that it may neither read nor write.
+_CREATING: tuple[Operation, ...] = ("create", "describe", "describe-configs", "alter-configs")
 _TYPES = {"topic": 2, "group": 3, "transactional-id": 5}
-_OPERATIONS: dict[Operation, int] = {"read": 3, "write": 4, "create": 5, "describe-configs": 10, "alter-configs": 11}
+_OPERATIONS: dict[Operation, int] = {
+    "read": 3,
+    "write": 4,
+    "create": 5,
+    "describe": 8,
+    "describe-configs": 10,
+    "alter-configs": 11,
+}
 _LITERAL, _PREFIXED, _ALLOW = 3, 4, 3
 
 

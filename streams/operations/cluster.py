@@ -40,7 +40,7 @@ from safeguard_streams.runtime.settings import Settings
 
 T = TypeVar("T")
 # Kafka's operations on topics that roles need, by their numbers.
-OPERATIONS = {"read": 3, "write": 4, "create": 5, "describe-configs": 10, "alter-configs": 11}
+OPERATIONS = {"read": 3, "write": 4, "create": 5, "describe": 8, "describe-configs": 10, "alter-configs": 11}
 _NO_RIGHTS_TOLD = -(2**31)
 _COORDINATOR_RETRIES = 10
 _COORDINATOR_PAUSE = 0.2  # seconds
@@ -63,6 +63,7 @@ QUEUES: tuple[Queue, ...] = (
     Queue("enforcement", "verdicts", "enforcement", topics.VERDICTS),
     Queue("enforcement", "cleared", "enforcement-cleared", topics.CLEARED),
     Queue("enforcement", "decisions", "enforcement", topics.ACTIONS),
+    Queue("enforcement", "appeals", "enforcement", topics.APPEALS),
     Queue("enforcement", "actions", "enforcement-actions", topics.ENFORCEMENT),
     Queue("enforcement", "webhook", "enforcement-webhook", topics.ACTIONS),
 )

@@ -41,7 +41,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "prefilter": (topics.EVENTS,),
     "prefilter-reports": (topics.REPORTS,),
     "reasoner": tuple(topics.LANES.values()),
-    "enforcement": (topics.VERDICTS, topics.ACTIONS),
+    "enforcement": (topics.VERDICTS, topics.ACTIONS, topics.APPEALS),
     "enforcement-cleared": (topics.CLEARED,),
     "enforcement-actions": (topics.ENFORCEMENT,),
     "enforcement-webhook": (topics.ACTIONS,),

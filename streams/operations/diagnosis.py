@@ -69,6 +69,8 @@ _ALIGNED = (
     topics.CLEARED,
     topics.ENFORCEMENT,
     topics.ACTIONS,
+    topics.APPEALS,
+    topics.REFERRALS,
     topics.STANDING,
 )
 

@@ -1,12 +1,13 @@
 """Erasure of a content item: nothing is done with it any more, rationales are erased, and every other place is named.
 
-An erasure has three parts, in this order:
+An erasure has these parts, in this order:
 
 1. A record on moderation.erasures. From then on no stage works on the item's earlier events, delivers what was written
    about them, or keeps them in its caches.
 2. Tombstones for the model's rationales. Kafka erases single records in compacted topics only; the rationales have one
    for this reason, keyed by verdict.
-3. A search for the records that remain until the retention of their topic ends. Records are found by the content_id in
+3. Tombstones for referrals to authorities whose legal hold was released. Those under hold stay, and are named.
+4. A search for the records that remain until the retention of their topic ends. Records are found by the content_id in
    their value, because producers may key them by anything.
 """
 
@@ -26,6 +27,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.intake import read_event, read_report
 from safeguard_streams.contract.records import (
     Action,
+    Appeal,
     ContentEvent,
     DeadLetter,
     EnforcementInput,
@@ -42,6 +44,7 @@ from safeguard_streams.contract.records import (
     schema_header,
 )
 from safeguard_streams.errors import ForbiddenError, RecordError
+from safeguard_streams.operations.referrals import referrals, tombstones
 from safeguard_streams.releases.erasures import content_ids
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime.settings import Settings
@@ -80,12 +83,23 @@ class RemainingRecords(msgspec.Struct, frozen=True):
     author: bool
 
 
+class HeldReferral(msgspec.Struct, frozen=True):
+    """A referral that a legal hold keeps: since when, and whether it holds the item's text and names its author."""
+
+    referral_id: str
+    since: datetime
+    text: bool
+    author: bool
+
+
 class Erasure(msgspec.Struct, frozen=True):
     """The result of an erasure. Events that were written by erased_at are erased.
 
     rationales: the number erased. by: when compaction has removed them from the brokers' disks. all_rationales: whether
     rationales were searched, too; this user may not read them otherwise, and those whose verdict has expired stay until
-    their own retention ends. remains: the records that stay until retention ends. elsewhere: places outside the topics.
+    their own retention ends. remains: the records that stay until retention ends. referrals: the number erased; held:
+    those under a legal hold, which stay. all_referrals: whether this user may read and erase them. elsewhere: places
+    outside the topics.
     """
 
     content_id: str
@@ -94,6 +108,9 @@ class Erasure(msgspec.Struct, frozen=True):
     by: datetime
     all_rationales: bool
     remains: list[RemainingRecords]
+    referrals: int = 0
+    held: list[HeldReferral] = []
+    all_referrals: bool = True
     elsewhere: tuple[str, ...] = ELSEWHERE
 
 
@@ -156,6 +173,7 @@ async def erase(settings: Settings, content_id: str, operator: ChangedBy, search
         async with kafka.exclusive_writer(settings, _WRITER) as write:
             tombstones = [Output(topics.RATIONALES, name.encode(), None) for name in partitions]
             await write(tombstones, list(partitions.values()))
+    erased, held, all_referrals = await _referrals(settings, content_id, bounds)
     # Records of a compacted topic stay as long as something stands on the item.
     kept = {topic.name: topic.retention for topic in settings.catalogue if topic.cleanup != "compact"}
     return Erasure(
@@ -172,6 +190,32 @@ async def erase(settings: Settings, content_id: str, operator: ChangedBy, search
             )
             for topic, one in found.items()
         ],
+        erased,
+        held,
+        all_referrals,
+    )
+
+
+async def _referrals(settings: Settings, content_id: str, bounds: Search) -> tuple[int, list[HeldReferral], bool]:
+    """Erase the referrals of an item that no legal hold keeps. Returns their number, those under hold, and whether this
+    user may read referrals.
+    """
+    try:
+        found = await referrals(settings, content_id, await _partition(settings, topics.REFERRALS, content_id, bounds))
+        released = [one for one in found if not one.referral.hold]
+        if released:
+            async with kafka.exclusive_writer(settings, _WRITER) as write:
+                await write(tombstones(released), [one.partition for one in released])
+    except ForbiddenError:
+        return 0, [], False
+    held = [one.referral for one in found if one.referral.hold]
+    return (
+        len(released),
+        [
+            HeldReferral(one.referral_id, one.held_at or one.referred_at, one.text is not None, bool(one.author_id))
+            for one in held
+        ],
+        True,
     )
 
 
@@ -189,10 +233,7 @@ async def _about(
     settings: Settings, topic: str, content_id: str, bounds: Search
 ) -> AsyncIterator[tuple[Record, _Place]]:
     """The records of a topic about an item, and what each holds of it."""
-    partition = None
-    if bounds.by_key:
-        events = len(await kafka.partitions_of(settings, topics.EVENTS))
-        partition = kafka.likely_partition(content_id, events) % len(await kafka.partitions_of(settings, topic))
+    partition = await _partition(settings, topic, content_id, bounds)
     mention, place_of = kafka.Mention(content_id), _SEARCHED.get(topic, _rationale)
     async with contextlib.aclosing(kafka.read_all(settings, [topic], partition, since=bounds.since)) as records:
         async for record in records:
@@ -204,6 +245,14 @@ async def _about(
                     place = place_of(record.value, content_id, mention) or place
                 if place is not None:
                     yield record, place
+
+
+async def _partition(settings: Settings, topic: str, content_id: str, bounds: Search) -> int | None:
+    """The one partition of a topic to search; None for all."""
+    if not bounds.by_key:
+        return None
+    events = len(await kafka.partitions_of(settings, topics.EVENTS))
+    return kafka.likely_partition(content_id, events) % len(await kafka.partitions_of(settings, topic))
 
 
 def _event(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
@@ -251,7 +300,7 @@ def _action(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
 
 def _input(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
     read = decode(value, EnforcementInput)
-    if content_id not in {part.content_id for part in (read.verdict, read.action) if part is not None}:
+    if content_id not in {part.content_id for part in (read.verdict, read.action, read.appeal) if part is not None}:
         return None
     said = {
         "reason": (read.verdict and read.verdict.reason) or (read.action and read.action.reason),
@@ -259,6 +308,12 @@ def _input(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
     }
     author = any(part is not None and part.author_id for part in (read.verdict, read.action))
     return _Place(quotes=tuple(name for name, words in said.items() if words), author=author)
+
+
+def _appeal(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
+    appeal = decode(value, Appeal)
+    quotes = tuple(name for name in ("reason", "new_context") if getattr(appeal, name))
+    return _Place(quotes=quotes) if appeal.content_id == content_id else None
 
 
 def _standing(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
@@ -318,6 +373,7 @@ _SEARCHED: dict[str, _PlaceOf] = {
     topics.STANDING: _standing,
     topics.ACTIONS: _action,
     topics.STATEMENTS: _statement,
+    topics.APPEALS: _appeal,
     topics.DEAD_LETTERS: _dead_letter,
 }
 _HOLDS_TEXT = (topics.EVENTS, topics.REPORTS, *topics.LANES.values(), topics.DEAD_LETTERS)

@@ -92,6 +92,7 @@ class _Named(msgspec.Struct, frozen=True):
     event: _Item | None = None
     verdict: _Item | None = None
     action: _Item | None = None
+    appeal: _Item | None = None
 
 
 _STATED = re.compile(rb'"content_id"\s*:\s*("(?:[^"\\]|\\.)*")', re.DOTALL)
@@ -103,7 +104,7 @@ def content_ids(value: bytes | None) -> set[str]:
         named = decode(value, _Named)
     except RecordError:
         return {_content_id(value)}
-    inner = {part.content_id for part in (named.event, named.verdict, named.action) if part is not None}
+    inner = {part.content_id for part in (named.event, named.verdict, named.action, named.appeal) if part is not None}
     return inner if named.content_id is None else inner | {named.content_id}
 
 

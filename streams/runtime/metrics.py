@@ -325,6 +325,19 @@ SERVER_REFUSED = Metric(
     (*_SERVER, "http.response.status_code"),
 )  # fmt: skip
 
+APPEALS = Metric(
+    "safeguard.appeals", "counter", "{appeal}",
+    "Appeals, by kind of appellant and what became of them: opened, then upheld or overturned by a person, moot where "
+    "what they name stands no more, or refused where the same was decided before.",
+    ("appellant", "outcome"),
+)  # fmt: skip
+APPEALS_OPEN = Metric(
+    "safeguard.appeals.open", "gauge", "{appeal}",
+    "Appeals that wait for a person, by whether their deadline has passed: overdue is yes or no.", ("overdue",),
+)  # fmt: skip
+REFERRALS = Metric(
+    "safeguard.referrals", "counter", "{referral}", "Content items that enforcement rules refer, by rule.", ("rule",)
+)
 ACTIONS = Metric(
     "safeguard.actions",
     "counter",

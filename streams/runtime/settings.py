@@ -161,6 +161,15 @@ class Settings(BaseSettings):
         "What stands, moderators' decisions included, is kept in moderation.standing without limit",
     )
 
+    # safeguard referrals purge
+    referrals_retention_days: float = Field(
+        365.0,
+        ge=0,
+        le=36_500,
+        description="days for which referrals to authorities are kept after their legal hold was released; a referral "
+        "under hold is kept without limit",
+    )
+
     # The prefilter.
     prefilter_port: int = Field(6066, ge=1, le=65_535, description="port of the prefilter's web server")
     prefilter_model: Path | None = Field(

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from safeguard_streams.cli import app
 from safeguard_streams.contract import asyncapi, topics
-from safeguard_streams.contract.records import ContentEvent, ContentReport, Verdict, decode, encode
+from safeguard_streams.contract.records import Appeal, ContentEvent, ContentReport, Verdict, decode, encode
 from safeguard_streams.demo import labels
 from safeguard_streams.infra import brokers
 from safeguard_streams.policies.check import check
@@ -126,6 +126,12 @@ async def test_the_snippet_that_reports(address, tmp_path):
     subprocess.run([sys.executable, script(tmp_path, "report", address)], check=True, timeout=TIMEOUT)
     report = await last(address, topics.REPORTS, ContentReport)
     assert (report.report_id, report.event.content_id) == ("report-1", "post-9")
+
+
+async def test_the_snippet_that_appeals(address, tmp_path):
+    subprocess.run([sys.executable, script(tmp_path, "appeal", address)], check=True, timeout=TIMEOUT)
+    appeal = await last(address, topics.APPEALS, Appeal)
+    assert (appeal.identity, appeal.content_id, appeal.appellant) == ("appeal-1", "post-1", "author")
 
 
 @pytest.mark.parametrize("name", ["first", "follow", "faust"])

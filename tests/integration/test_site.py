@@ -53,6 +53,9 @@ ELSEWHERE = {
     ("console", "project"): "integration/test_projection.py",
     ("console", "rebuild"): "integration/test_projection.py",
     ("reports", "publish"): "unit/cli/test_reports.py",
+    ("appeals", "publish"): "unit/cli/test_appeals.py",
+    **{("appeals", name): "integration/test_appeals.py" for name in ("add", "decide", "rejudge", "show")},
+    **{("referrals", name): "integration/test_appeals.py" for name in ("hold", "release")},
 }
 MENTIONS = {
     ("enforce", "decide"),

@@ -68,6 +68,8 @@ NOT_HERE = {
     metrics.REPORTS,
     metrics.ANSWERED,
     metrics.DATABASE_FAILURES,
+    metrics.APPEALS,
+    metrics.REFERRALS,
 }
 
 

@@ -295,12 +295,13 @@ def build_verdict(
         language=event.language,
         created_at=event.created_at,
         severity=_severity(result),
+        appeal_id=escalation.appeal_id,
     )
 
 
 def _cause(escalation: Escalation) -> str:
-    """What sets the judgement of a reported text apart from one that the gates asked for on the same event."""
-    return escalation.prefilter.gate if escalation.prefilter.gate == "report" else ""
+    """What sets the judgement of a reported or appealed text apart from one that the gates asked for."""
+    return escalation.appeal_id or ("report" if escalation.prefilter.gate == "report" else "")
 
 
 def _severity(result: EscalationResult) -> Severity | None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from safeguard_streams.bus.interface import Record
 from safeguard_streams.console.folding import (
     actions,
+    appeals,
     cleared,
     dead_letters,
     erasures,
@@ -36,6 +37,7 @@ FOLDS: Mapping[str, Fold] = {
     topics.RATIONALES: rationales.fold,
     **dict.fromkeys(topics.LANES.values(), escalations.fold),
     topics.ACTIONS: actions.fold,
+    topics.APPEALS: appeals.fold,
     topics.STANDING: standing.fold,
     topics.CLEARED: cleared.fold,
     topics.REPORTS: reports.fold,

@@ -7,6 +7,8 @@ what waits, and a decision that was taken back re-opens it, in the order in whic
 from __future__ import annotations
 
 from safeguard_streams.bus.interface import Record
+from safeguard_streams.console import schema
+from safeguard_streams.console.folding import appeals
 from safeguard_streams.console.folding.context import Context, key_of
 from safeguard_streams.console.rows import Row, Rows
 from safeguard_streams.contract.records import Standing, decode
@@ -23,6 +25,8 @@ def fold(record: Record, rows: Rows, _context: Context) -> None:
     standing = as_in_effect(decode(record.value, Standing))
     held = 0 if standing.in_force is not None else sum(policy.held is not None for policy in standing.policies)
     rows.stands(standing.content_id, standing.effective, held, map(_row, waiting_on(standing)))
+    for appeal in standing.appeals:
+        rows.put(schema.appeals, appeals.row_of(standing, appeal))
 
 
 def _row(waiting: Waiting) -> Row:

@@ -22,6 +22,7 @@ from safeguard_streams.console.web import guard
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page
 from safeguard_streams.console.web.pages import (
+    appeals,
     audit,
     decisions,
     entrance,
@@ -50,6 +51,7 @@ PAGES: tuple[Page, ...] = (
     *queue.PAGES,
     *item.PAGES,
     *decisions.PAGES,
+    *appeals.PAGES,
     *search.PAGES,
     *policies.PAGES,
     *policy_editor.PAGES,

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Connection, and_, exists, or_, select
 
-from safeguard_streams.console.schema import items, reports, review_items, reviews, verdicts
+from safeguard_streams.console.schema import actions, appeals, items, reports, review_items, reviews, verdicts
 from safeguard_streams.contract.records import EVERY_POLICY, now
 
 REPORTED = "reported"  # as a cause: items that somebody reported, whatever sent them to review
@@ -37,7 +37,10 @@ class Queue:
             reviews.c.action == "review",
             reviews.c.at >= review_items.c.since,
         )
-        wanted = [review_items.c.state == "open", nobodys, ~passed_on, *matching(filters)]
+        appealed = exists().where(appeals.c.content_id == review_items.c.content_id, appeals.c.state == "open")
+        decided = exists().where(actions.c.content_id == review_items.c.content_id, actions.c.by == by)
+        barred = and_(appealed, decided)  # somebody else decides an appeal
+        wanted = [review_items.c.state == "open", nobodys, ~passed_on, ~barred, *matching(filters)]
         if without:
             wanted.append(~is_under(without))
         found = self._connection.execute(

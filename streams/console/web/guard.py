@@ -61,7 +61,11 @@ class RefusedError(Exception):
     """A request that makes no sense now. The message is safe to show."""
 
 
-_STATUS = {NotFoundError: 404, RefusedError: 409, ConfigurationError: 409, SignInError: 400}
+class BarredError(Exception):
+    """A person may not do what the roles allow. The message is safe to show."""
+
+
+_STATUS = {NotFoundError: 404, BarredError: 403, RefusedError: 409, ConfigurationError: 409, SignInError: 400}
 
 
 def route(page: Page) -> Route:
@@ -131,7 +135,7 @@ async def _answered(request: Request, endpoint: Endpoint) -> Response:
         if not isinstance(error, BusError):
             metrics.DATABASE_FAILURES.add(1, {"stage": "console"})
         return problem(request, _NOT_NOW, await run_in_threadpool(_away, request, error))
-    except (SafeguardError, NotFoundError, RefusedError, SignInError) as error:
+    except (SafeguardError, NotFoundError, BarredError, RefusedError, SignInError) as error:
         status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
         return problem(request, status, str(error))
     except Exception as error:  # a fault of the console; its message may quote content

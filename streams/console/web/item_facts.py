@@ -7,10 +7,12 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, and_, select
 
 from safeguard_streams.console.schema import (
     actions,
+    appeal_statements,
+    appeals,
     erasures,
     escalations,
     items,
@@ -23,6 +25,7 @@ from safeguard_streams.console.schema import (
 from safeguard_streams.console.web import policy_text
 from safeguard_streams.console.web.policy_text import PolicyText
 from safeguard_streams.contract.records import EVERY_POLICY
+from safeguard_streams.enforcement.appeals import person
 
 _MOST = 100  # rows of each kind; an item with more is being tried, and its newest rows matter
 _OTHERS = 10
@@ -34,6 +37,7 @@ class Facts(msgspec.Struct, frozen=True):
     """Rows about an item, newest first.
 
     policies: the text of each policy version that a verdict names, by id and version; in force, by id and None.
+    appeals: with what the appellants say.
     """
 
     content_id: str
@@ -48,6 +52,18 @@ class Facts(msgspec.Struct, frozen=True):
     others: Sequence[Any]
     with_rationale: frozenset[str]
     policies: dict[tuple[str, str | None], PolicyText]
+    appeals: Sequence[AnyRow] = ()
+
+    @property
+    def open_appeals(self) -> Sequence[AnyRow]:
+        """The appeals that wait for a person, the first due first."""
+        return sorted((one for one in self.appeals if one.state == "open"), key=lambda one: one.due_at)
+
+    def bars(self, name: str) -> bool:
+        """Whether an appeal is open and somebody, who decided about the item before, may change nothing meanwhile."""
+        before = {*(one for row in self.open_appeals for one in row.not_by)}
+        before |= {person(one.by) for one in self.actions if one.by and one.state != "overridden"}
+        return bool(self.open_appeals) and person(name) in before
 
     @property
     def first_seen(self) -> datetime | None:
@@ -122,12 +138,23 @@ def load(connection: Connection, content_id: str) -> Facts | None:
         _others(connection, item),
         _with_rationale(connection, [one.verdict_id for one in (*judged, *compared)]),
         {},
+        _appeals(connection, content_id),
     )
     wanted: set[tuple[str, str | None]] = {(one.policy_id, one.policy_version) for one in (*judged, *compared)}
     if facts.policy_id:
         wanted.add((facts.policy_id, None))
     texts = {key: policy_text.version(connection, *key) for key in wanted}
     return msgspec.structs.replace(facts, policies={key: text for key, text in texts.items() if text is not None})
+
+
+def _appeals(connection: Connection, content_id: str) -> Sequence[AnyRow]:
+    """The appeals of an item with what the appellants say, the newest first."""
+    said, one = appeal_statements.c, appeals.c
+    same = and_(said.content_id == one.content_id, said.appeal_id == one.appeal_id)
+    found = select(appeals, said.reason, said.new_context, said.language).outerjoin(appeal_statements, same)
+    return connection.execute(
+        found.where(one.content_id == content_id).order_by(one.opened_at.desc()).limit(_MOST)
+    ).all()
 
 
 def _others(connection: Connection, item: AnyRow | None) -> Sequence[Any]:

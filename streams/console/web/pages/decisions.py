@@ -20,7 +20,7 @@ from safeguard_streams.console.schema import audit_log, reviews
 from safeguard_streams.console.web import blind, checks, item_facts, rendering
 from safeguard_streams.console.web.claims import Queue
 from safeguard_streams.console.web.console import Console
-from safeguard_streams.console.web.guard import NotFoundError, Page, RefusedError, back
+from safeguard_streams.console.web.guard import BarredError, NotFoundError, Page, RefusedError, back
 from safeguard_streams.console.web.pages.queue import item_url, lease_of, next_item
 from safeguard_streams.console.web.writing import asked, asked_item, log_access, logged, transaction
 from safeguard_streams.contract.records import Decision, Enforced, now, origin_of
@@ -60,7 +60,7 @@ async def decide(request: Request) -> Response:
         cited=Cited(facts.policy_id, decided.rule or None),
         key=decided.key,
     )
-    following = await run_in_threadpool(_record, request, decided, facts, written.action_id, unseen=unseen)
+    following = await run_in_threadpool(record, request, decided, facts, written.action_id, unseen=unseen)
     if len(decided.content_id) <= _LONGEST_UNDO:
         request.session["undo"] = [decided.content_id, written.action_id]
     text = f"{rendering.line(decided.content_id)}: {decided.action}." + (f" {_verdict_said(facts)}" if unseen else "")
@@ -72,6 +72,7 @@ async def undo(request: Request) -> Response:
     console: Console = request.app.state.console
     content_id, decision_id = asked_item(request), asked(request, "decision")
     facts = await run_in_threadpool(_known, request, content_id)
+    _check_bar(request, facts)
     person = ChangedBy(asked(request, "why").strip() or "undone in the console", request.state.by)
     if decision_id:
         await decisions.undo(console.settings, known_item(facts), decision_id, person)
@@ -153,6 +154,7 @@ def _hold(request: Request, decided: Decided) -> tuple[bool, item_facts.Facts]:
             raise NotFoundError("The console knows no item of this id.")
         if facts.item is not None and (facts.item.content_sha256 or "") != decided.content_sha256:
             raise RefusedError("The item has another text by now. Go back, load the page once more, and read it first.")
+        _check_bar(request, facts)
         _check_last_word(facts, decided)
         queue = Queue(connection, lease_of(console))
         share = console.settings.console_blind_share
@@ -165,6 +167,12 @@ def _hold(request: Request, decided: Decided) -> tuple[bool, item_facts.Facts]:
         return bool(unseen), facts
 
 
+def _check_bar(request: Request, facts: item_facts.Facts) -> None:
+    """Refuse what the enforcement agent would not follow: somebody who decided before, while an appeal is open."""
+    if facts.bars(request.state.by):
+        raise BarredError("You decided about this item before. While its appeal is open, somebody else decides.")
+
+
 def _check_last_word(facts: item_facts.Facts, decided: Decided) -> None:
     """Refuse to override what a colleague wrote after the page was loaded. The same request again is no other."""
     word = facts.last_word
@@ -174,7 +182,7 @@ def _check_last_word(facts: item_facts.Facts, decided: Decided) -> None:
     raise RefusedError(f"{word.by or 'Somebody'} {done} meanwhile. Nothing was written. Load the page once more.")
 
 
-def _record(request: Request, decided: Decided, facts: item_facts.Facts, action_id: str, *, unseen: bool) -> str | None:
+def record(request: Request, decided: Decided, facts: item_facts.Facts, action_id: str, *, unseen: bool) -> str | None:
     """Keep the decision as a label, once, and claim the next item."""
     console: Console = request.app.state.console
     by, judged = request.state.by, facts.judged

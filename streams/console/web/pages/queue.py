@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from safeguard_streams.console import native
-from safeguard_streams.console.schema import items, reports, review_items
+from safeguard_streams.console.schema import appeals, items, reports, review_items
 from safeguard_streams.console.web import blind, checks, harms, rendering
 from safeguard_streams.console.web.claims import Queue, matching
 from safeguard_streams.console.web.console import Console
@@ -40,6 +40,8 @@ def show(request: Request) -> Response:
     filters = {name: asked(request, name) for name in FILTERS}
     open_ones = review_items.c.state == literal_column("'open'")  # as the indexes of the queue have it
     reported = select(func.count()).where(reports.c.content_id == review_items.c.content_id).scalar_subquery()
+    waiting_appeal = (appeals.c.content_id == review_items.c.content_id, appeals.c.state == "open")
+    due = select(func.min(appeals.c.due_at)).where(*waiting_appeal).scalar_subquery()
     with console.engine.connect() as connection:
         groups = connection.execute(
             select(
@@ -53,7 +55,7 @@ def show(request: Request) -> Response:
             .order_by(review_items.c.policy_id, review_items.c.cause)
         ).all()
         rows = connection.execute(
-            select(review_items, items.c.language, reported.label("reported"))
+            select(review_items, items.c.language, reported.label("reported"), due.label("due"))
             .outerjoin(items, items.c.content_id == review_items.c.content_id)
             .where(open_ones, *matching(filters))
             .order_by(review_items.c.priority.desc(), review_items.c.since, review_items.c.content_id)
