@@ -13,7 +13,8 @@ is the command's purpose.
 - `reports`: reports content.
 - `completion`: lets a shell complete commands.
 - `status`, `doctor`, `dead_letters`: see how it is, and what to do.
-- `topics`, `prefilter`, `gates`, `policy`, `replay`, `enforce`, `console`, `bench`, `erase`, `capacity`: operate it.
+- `topics`, `prefilter`, `gates`, `policy`, `replay`, `enforce`, `authors`, `console`, `bench`, `erase`, `capacity`:
+  operate it.
 
 ## Design decisions
 
@@ -37,6 +38,7 @@ import typer
 from typer.completion import completion_init  # type: ignore[attr-defined]  # public, but not marked as such
 
 from safeguard_streams.cli import (
+    authors,
     bench,
     broker,
     capacity,
@@ -105,6 +107,7 @@ app.add_typer(verdicts.app, name="verdicts")
 app.add_typer(policy.app, name="policy")
 app.add_typer(replay.app, name="replay")
 app.add_typer(enforce.app, name="enforce")
+app.add_typer(authors.app, name="authors")
 app.add_typer(console.app, name="console")
 app.add_typer(bench.app, name="bench")
 app.add_typer(content.app, name="content")

@@ -10,6 +10,8 @@ import msgspec
 from safeguard_streams.contract import limits
 from safeguard_streams.contract.records import (
     Action,
+    AuthorAction,
+    AuthorStanding,
     ContentEvent,
     ContentReport,
     DeadLetter,
@@ -26,6 +28,7 @@ from safeguard_streams.contract.records import (
     ReplayProgress,
     ReportedText,
     Standing,
+    Strike,
     Verdict,
 )
 from safeguard_streams.errors import ConfigurationError
@@ -52,6 +55,9 @@ DEAD_LETTERS = "moderation.dead-letters"
 DEAD_LETTERS_HANDLED = "moderation.dead-letters.handled"
 POSITIONS = "moderation.positions"
 ERASURES = "moderation.erasures"
+STRIKES = "moderation.strikes"
+AUTHOR_ACTIONS = "moderation.author-actions"
+AUTHOR_STANDING = "moderation.author-standing"
 
 LANES: dict[Lane, str] = {
     "live": ESCALATIONS,
@@ -143,6 +149,9 @@ CATALOGUE: tuple[Topic, ...] = (
     Topic(DEAD_LETTERS_HANDLED, "place of the dead letter", HandledLetter, cleanup="compact", partitions=1),
     Topic(POSITIONS, "group, topic and partition", Position, cleanup="compact", partitions=1),
     Topic(ERASURES, "content_id", ErasureRequest, cleanup="compact", partitions=1),
+    Topic(STRIKES, "author_id", Strike, retention=90 * DAY),
+    Topic(AUTHOR_ACTIONS, "author_id", AuthorAction, retention=90 * DAY),
+    Topic(AUTHOR_STANDING, "author_id", AuthorStanding, cleanup="compact", segment=64 * MiB),
 )
 
 

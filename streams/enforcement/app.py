@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,8 @@ from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
 from safeguard_streams.enforcement import cleared, intake
 from safeguard_streams.enforcement.cleared import ClearedTexts
-from safeguard_streams.enforcement.delivery import MAX_CONNECTIONS, Delivery, signing_key
+from safeguard_streams.enforcement.delivery import MAX_CONNECTIONS, Delivery, authorization, configured_key
+from safeguard_streams.enforcement.known_authors import KnownAuthors
 from safeguard_streams.enforcement.repartition import check_recorded, partitions_of
 from safeguard_streams.enforcement.rules import EnforcementRules
 from safeguard_streams.enforcement.state import EnforcementState
@@ -49,9 +50,11 @@ class EnforcementAgent:
 
     def __init__(self, settings: Settings, rules: EnforcementRules, partitions: int, *, dry_run: bool = False) -> None:
         self.settings = settings
-        self._erasures = ErasureList()
+        self._erasures, self._authors = ErasureList(), KnownAuthors()
         erased = self._erasures.erased
-        self.enforcer = Enforcer(rules, partitions, self._restore, dry_run=dry_run, erased=erased)
+        self.enforcer = Enforcer(
+            rules, partitions, self._restore, dry_run=dry_run, erased=erased, strikes_of=self._authors.strikes
+        )
         self.delivery: Delivery | None = None
         self._cleared = ClearedTexts(partial(cleared.kafka_logs, settings), erased)
         self._partitions = partitions
@@ -90,9 +93,15 @@ class EnforcementAgent:
         """Enforce until `stop`. Raises SafeguardError when the process has to be restarted."""
         with metrics.observed({metrics.HELD: self._held_observed, metrics.UNDELIVERED: self._undelivered_observed}):
             async with self._delivering():
-                known = asyncio.Event()
-                erasures = self._erasures.follow(self.settings, known)
-                await run_until_first(erasures, self._run_when(known, stop), EventLoopPauses(STAGE).measure())
+                known = {"erasures": asyncio.Event(), "authors": asyncio.Event()}
+                following = [self._erasures.follow(self.settings, known["erasures"])]
+                if self.enforcer.rules.look_at_strikes:
+                    following.append(self._authors.follow(self.settings, known["authors"]))
+                else:
+                    known["authors"].set()
+                await run_until_first(
+                    *following, self._run_when(known.values(), stop), EventLoopPauses(STAGE).measure()
+                )
 
     def _held(self) -> Counter[str]:
         """The number of actions that wait for a moderator in the partitions owned now, by policy id."""
@@ -107,9 +116,10 @@ class EnforcementAgent:
     def _undelivered_observed(self) -> list[tuple[float, metrics.Attributes]]:
         return [(self.delivery.oldest, {})] if self.delivery else []
 
-    async def _run_when(self, known: asyncio.Event, stop: asyncio.Event) -> None:
-        """Run the engines once the erased items are known."""
-        await run_until_first(known.wait(), stop.wait())
+    async def _run_when(self, known: Iterable[asyncio.Event], stop: asyncio.Event) -> None:
+        """Run the engines once the erased items are known and, if rules look at them, the authors' strikes."""
+        for event in known:
+            await run_until_first(event.wait(), stop.wait())
         await self._run_engines(stop)
 
     async def _run_engines(self, stop: asyncio.Event) -> None:
@@ -129,27 +139,11 @@ class EnforcementAgent:
         if webhook is None or self._dry_run:
             yield
             return
-        key, authorization = signing_key(self._secret()), self._authorization()
+        key, header = configured_key(self.settings), authorization(self.settings)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS)) as http:
-            self.delivery = Delivery(webhook, key, http, authorization=authorization, erased=self._erasures.erased)
+            self.delivery = Delivery(webhook, key, http, authorization=header, erased=self._erasures.erased)
             self._engines.append(self._deliver(self.delivery))
             yield
-
-    def _secret(self) -> str:
-        if self.settings.webhook_secret is None:
-            raise ConfigurationError(
-                "the rules name a webhook: set SAFEGUARD_WEBHOOK_SECRET, the secret that signs its messages"
-            )
-        return self.settings.webhook_secret.get_secret_value()
-
-    def _authorization(self) -> str | None:
-        secret = self.settings.webhook_authorization
-        if secret is None:
-            return None
-        value = secret.get_secret_value()
-        if not (value.isascii() and value.isprintable()):
-            raise ConfigurationError("SAFEGUARD_WEBHOOK_AUTHORIZATION: use printable ASCII characters on one line")
-        return value
 
     def _deliver(self, delivery: Delivery) -> Engine:
         bus = KafkaBus(self.settings, [topics.ACTIONS], DELIVERING)

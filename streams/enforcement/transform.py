@@ -28,7 +28,8 @@ from safeguard_streams.contract.records import (
     schema_header,
     verdict_id,
 )
-from safeguard_streams.enforcement import texts
+from safeguard_streams.enforcement import strikes, texts
+from safeguard_streams.enforcement.known_authors import StrikesOf, unknown
 from safeguard_streams.enforcement.rules import Cap, EnforcementRules, RuleChoice, severity
 from safeguard_streams.enforcement.state import EnforcementState, RestoreState, effective
 from safeguard_streams.errors import RecordError
@@ -108,7 +109,7 @@ class Enforcer:
     of the topic.
 
     A dry run reads moderation.verdicts itself, marks its actions and records nothing that stands. Records about items
-    that `erased` names repeat no words about them.
+    that `erased` names repeat no words about them. strikes_of: the strikes of an author, for rules that look at them.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Enforcer:
         *,
         dry_run: bool = False,
         erased: Erased = never,
+        strikes_of: StrikesOf = unknown,
     ) -> None:
         self.rules = rules
         self.states: dict[int, EnforcementState] = {}
@@ -126,6 +128,7 @@ class Enforcer:
         self._partitions = partitions
         self._dry_run = dry_run
         self._erased = erased
+        self._strikes_of = strikes_of
 
     async def opened(self, partition: Partition) -> None:
         self.states[partition.partition] = await self._restore(partition)
@@ -140,14 +143,38 @@ class Enforcer:
         changed: set[str] = set()
         for record, one in zip(records, inputs, strict=True):
             state, content_id = self.states[record.partition], _content_id(one)
-            before = state[content_id]
+            before, verdict = state[content_id], self._unseen(one, state)
             actions = self._followed(one, state, record)
+            outputs += self._strikes(before, state, actions, verdict)
             after = state[content_id]
             if after != before and not (after.empty and before.empty):
                 changed.add(content_id)
             headers = [_ACTION, *carried(record.headers)]
             outputs += [Output(topics.ACTIONS, content_id.encode(), encode(action), headers) for action in actions]
         return outputs if self._dry_run else [*outputs, *self._standings(changed, records[0].partition)]
+
+    def _unseen(self, one: EnforcementInput, state: EnforcementState) -> Verdict | None:
+        """The verdict of an input, if there is one that was not followed before."""
+        verdict = one.verdict
+        if (
+            verdict is None
+            or verdict.verdict_id in state.seen_verdicts
+            or _is_known(verdict, state[verdict.content_id])
+        ):
+            return None
+        return verdict
+
+    def _strikes(
+        self, before: Standing, state: EnforcementState, actions: Sequence[Action], verdict: Verdict | None
+    ) -> list[Output]:
+        """The records about the author's strikes that follow an input; none in a dry run. The state includes them."""
+        if self._dry_run or not self.rules.authors.strike:
+            return []
+        after = state[before.content_id]
+        found = strikes.followed(self.rules.authors, before, after, actions, verdict)
+        if found.standing != after:
+            state.put(found.standing)
+        return [strikes.strike_output(one) for one in found.strikes]
 
     def _decoded(self, record: Record) -> EnforcementInput:
         if self._dry_run:
@@ -210,7 +237,10 @@ class Enforcer:
     def _choices(self, verdict: Verdict, passed: Sequence[PolicyStanding]) -> list[tuple[str, RuleChoice]]:
         """The policies under which a verdict leads to an action, and what the rules choose."""
         choices = [(policy.policy_id, RuleChoice("allow", _PASSED)) for policy in passed]
-        return choices if verdict.clears else [*choices, (verdict.policy_id, self.rules.choose(verdict))]
+        if verdict.clears:
+            return choices
+        known = self._strikes_of(verdict.author_id) if self.rules.look_at_strikes else ()
+        return [*choices, (verdict.policy_id, self.rules.choose(verdict, known))]
 
     def _told(
         self, actions: Sequence[Action], before: Standing, after: Standing, verdict: Verdict, sequence: int

@@ -71,11 +71,24 @@ ROLES: dict[str, Role] = {
         "safeguard enforce run",
         reads=(
             *(topics.VERDICTS, topics.CLEARED, topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING),
-            *_FOR_EVERY_STAGE,
+            *(topics.AUTHOR_STANDING, *_FOR_EVERY_STAGE),
         ),
-        writes=(topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING, topics.DEAD_LETTERS, topics.POSITIONS),
+        writes=(
+            *(topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING, topics.STRIKES),
+            *(topics.DEAD_LETTERS, topics.POSITIONS),
+        ),
         groups=("enforcement",),
         transactions=("enforcement",),
+    ),
+    "authors": Role(
+        "safeguard authors run",
+        reads=(topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING, *_FOR_EVERY_STAGE),
+        writes=(
+            *(topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING),
+            *(topics.DEAD_LETTERS, topics.POSITIONS),
+        ),
+        groups=("authors",),
+        transactions=("authors",),
     ),
     "consumer": Role(
         "read verdicts, in a group of its own (--group): a service of yours, or safeguard verdicts tail",
@@ -88,6 +101,7 @@ ROLES: dict[str, Role] = {
             *(topics.EVENTS, topics.CLEARED, topics.VERDICTS, topics.RATIONALES, topics.REPLAYS, topics.REPLAY_JOBS),
             *(topics.ESCALATIONS_REPLAY, topics.ACTIONS, topics.STANDING, topics.POLICIES, topics.POLICIES_HISTORY),
             *(topics.REPLAY_PROGRESS, topics.ERASURES, topics.REPORTS),
+            *(topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING),
         ),
     ),
     "projector": Role(
@@ -96,6 +110,7 @@ ROLES: dict[str, Role] = {
             topic.name
             for topic in topics.CATALOGUE
             if topic.name not in (topics.EVENTS, topics.ENFORCEMENT, topics.POSITIONS, topics.REPORTS, topics.REPORTED)
+            and topic.name not in (topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING)
         ),
     ),
     "console": Role(
@@ -113,7 +128,7 @@ ROLES: dict[str, Role] = {
         reads=tuple(topic.name for topic in topics.CATALOGUE if topic.name != topics.RATIONALES),
         writes=tuple(topic.name for topic in topics.CATALOGUE),
         groups=("replay-", "enforcement"),  # repartition reads what agents have not followed
-        transactions=("policy-releases", "replay-", "promote-", "dead-letters", "enforcement-people"),
+        transactions=("policy-releases", "replay-", "promote-", "dead-letters", "enforcement-people", "authors-people"),
         creates_topics=True,
     ),
 }

@@ -159,6 +159,18 @@ PIPELINE = (
         "short",
         (ChartLine(gauge(M.HELD, ["policy"]), _legend("policy")),),
     ),
+    Panel(
+        "Strikes",
+        "Records about strikes against authors, by state and rule.",
+        "cps",
+        _rates(M.STRIKES, "state", "rule"),
+    ),
+    Panel(
+        "Author actions",
+        "Actions about authors, by action and threshold.",
+        "cps",
+        _rates(M.AUTHOR_ACTIONS, "action", "rule"),
+    ),
     Panel("Webhook", "Delivery attempts, by outcome.", "cps", _rates(M.DELIVERIES, "outcome")),
     Panel(
         "Oldest undelivered action",

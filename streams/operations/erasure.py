@@ -26,6 +26,8 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.intake import read_event, read_report
 from safeguard_streams.contract.records import (
     Action,
+    AuthorAction,
+    AuthorStanding,
     ContentEvent,
     DeadLetter,
     EnforcementInput,
@@ -34,6 +36,7 @@ from safeguard_streams.contract.records import (
     Rationale,
     ReportedText,
     Standing,
+    Strike,
     Verdict,
     decode,
     encode,
@@ -189,7 +192,7 @@ async def _about(
 ) -> AsyncIterator[tuple[Record, _Place]]:
     """The records of a topic about an item, and what each holds of it."""
     partition = None
-    if bounds.by_key:
+    if bounds.by_key and topic not in _BY_AUTHOR:
         events = len(await kafka.partitions_of(settings, topics.EVENTS))
         partition = kafka.likely_partition(content_id, events) % len(await kafka.partitions_of(settings, topic))
     mention, place_of = kafka.Mention(content_id), _SEARCHED.get(topic, _rationale)
@@ -270,6 +273,20 @@ def _standing(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
     return _Place(quotes=quotes, author=bool(standing.author_id))
 
 
+def _strike(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
+    strike = decode(value, Strike)
+    return _Place(author=True) if strike.content_id == content_id else None
+
+
+def _author_action(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
+    return _Place(author=True) if decode(value, AuthorAction).content_id == content_id else None
+
+
+def _author_standing(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
+    strikes = decode(value, AuthorStanding).strikes
+    return _Place(author=True) if any(one.content_id == content_id for one in strikes) else None
+
+
 def _rationale(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
     rationale = decode(value, Rationale)
     return _Place(verdict_id=rationale.verdict_id) if rationale.content_id == content_id else None
@@ -311,7 +328,11 @@ _SEARCHED: dict[str, _PlaceOf] = {
     topics.ENFORCEMENT: _input,
     topics.STANDING: _standing,
     topics.ACTIONS: _action,
+    topics.STRIKES: _strike,
+    topics.AUTHOR_ACTIONS: _author_action,
+    topics.AUTHOR_STANDING: _author_standing,
     topics.DEAD_LETTERS: _dead_letter,
 }
 _HOLDS_TEXT = (topics.EVENTS, topics.REPORTS, *topics.LANES.values(), topics.DEAD_LETTERS)
+_BY_AUTHOR = (topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING)  # whatever the key of the item
 _ENCODED = (topics.DEAD_LETTERS,)  # in base64, in which an id does not show
