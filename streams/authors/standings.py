@@ -82,25 +82,35 @@ async def repartition(settings: Settings) -> int:
     The writer fences no ledger: stop all of them first, when they have followed all strikes.
     """
     partitions = await partitions_of(settings)
-    placed: dict[str, tuple[int, AuthorStanding]] = {}
-    async for record, standing in kafka.read_decoded(settings, [topics.AUTHOR_STANDING], AuthorStanding):
-        if standing.partitions != partitions:
-            placed[standing.author_id] = (record.partition, standing)
-        else:
-            placed.pop(standing.author_id, None)
-    headers = [schema_header(AuthorStanding)]
+    placed = await _written_with_others(settings, partitions)
     async with kafka.exclusive_writer(settings, WRITER) as write:
-        authors = list(placed.values())
-        for start in range(0, len(authors), CHUNK):
-            outputs, targets = [], []
-            for partition, standing in authors[start : start + CHUNK]:
-                key = standing.author_id.encode()
-                target = kafka.likely_partition(standing.author_id, partitions)
-                moved = encode(msgspec.structs.replace(standing, partitions=partitions))
-                outputs.append(Output(topics.AUTHOR_STANDING, key, moved, headers))
-                targets.append(target)
-                if target != partition:
-                    outputs.append(Output(topics.AUTHOR_STANDING, key, None, headers))
-                    targets.append(partition)
-            await write(outputs, targets)
+        for start in range(0, len(placed), CHUNK):
+            moves = [move for one in placed[start : start + CHUNK] for move in _moves(*one, partitions)]
+            await write([output for output, _ in moves], [partition for _, partition in moves])
     return len(placed)
+
+
+async def _written_with_others(settings: Settings, partitions: int) -> list[tuple[int, AuthorStanding]]:
+    """What stands by records of another number of partitions, with the partitions that these are in."""
+    found: dict[tuple[int, bytes], AuthorStanding] = {}
+    async for record in kafka.read_all(settings, [topics.AUTHOR_STANDING]):
+        if record.key is None:
+            continue
+        place = (record.partition, record.key)
+        standing = None if record.value is None else kafka.decoded_or_left_out(settings, record, AuthorStanding)
+        if standing is not None and standing.partitions != partitions:
+            found[place] = standing
+        elif standing is not None or record.value is None:
+            found.pop(place, None)
+    return [(partition, standing) for (partition, _), standing in found.items()]
+
+
+def _moves(partition: int, standing: AuthorStanding, partitions: int) -> list[tuple[Output, int]]:
+    """The record in its new place, and a tombstone in the former one."""
+    key, target = standing.author_id.encode(), kafka.likely_partition(standing.author_id, partitions)
+    headers = [schema_header(AuthorStanding)]
+    moved = encode(msgspec.structs.replace(standing, partitions=partitions))
+    written = [(Output(topics.AUTHOR_STANDING, key, moved, headers), target)]
+    if target != partition:
+        written.append((Output(topics.AUTHOR_STANDING, key, None, headers), partition))
+    return written

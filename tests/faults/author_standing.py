@@ -39,7 +39,8 @@ def standings(authors, history):
             given = tuple(
                 Strike(
                     verdict_id(author, str(one)), author, "given", NOW, f"post-{number:012d}", "0" * 64, "fraud-spam",
-                    verdict_id(author), verdict_id(author), ("FS2",), "medium", "any", 1, NOW + timedelta(days=90 - one),
+                    verdict_id(author), verdict_id(author), ("FS2",), "medium", "any", 1,
+                    NOW + timedelta(days=90 - one),
                 )
                 for one in range(strikes)
             )  # fmt: skip

@@ -5,7 +5,8 @@ import contextlib
 import json
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     Action,
     AuthorStanding,
+    Strike,
     Verdict,
     encode,
     now,
@@ -32,17 +34,17 @@ from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.operations import erasure
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime.memory_broker import StoredRecord
-from tests.conftest import enforcing, until
+from tests.conftest import enforcing, own_topics, until
 
 SUITE = Path(__file__).parents[1] / "faults" / "authors.py"
 AUTHORS = AuthorRules(
-    strike=(StrikeRule("short", policies=("short",), expires="2s"), StrikeRule("any")),
+    strike=(StrikeRule("any"),),
     threshold=(
         Threshold(name="first", action="warn", weight=1),
         Threshold(name="third", action="suspend", weight=3),
     ),
 )
-ALL = EnforcementRule("all", "remove", policies=("hate", "short"))
+ALL = EnforcementRule("all", "remove", policies=("hate",))
 RULES = EnforcementRules((ALL,), Cap(1000), authors=AUTHORS)
 BEN = ChangedBy("satire", "ben")
 
@@ -52,6 +54,14 @@ def verdict(number, author="ann", policy="hate", decision="violates", **more):
         f"v{number}", f"c{number}", "sha", policy, "p1", decision, "reasoner", "live", "m", datetime.now(UTC),
         rule_ids=("HH3",), author_id=author, **more,
     )  # fmt: skip
+
+
+@pytest.fixture
+async def embedded(embedded_address):
+    """Settings for the embedded broker, with topics."""
+    current = own_topics(embedded_address)
+    await kafka_bus.create_topics(current)
+    return current
 
 
 async def publish(current, topic, *records):
@@ -93,9 +103,11 @@ async def safeguard(current, *words, code=0):
 
 
 async def test_strikes_add_up_and_fall_with_what_caused_them(broker):
-    """Verdicts of one author lie in several partitions, and the strikes meet in one."""
+    """Verdicts of one author lie in several partitions, and the strikes meet in one. Rules about content see them."""
     await kafka_bus.create_topics(broker)
-    async with enforcing(broker, RULES), keeping(broker):
+    second = EnforcementRule("second", "limit", policies=("spam",), strikes=StrikeCount(within="7d"))
+    rules = msgspec.structs.replace(RULES, rule=(second, ALL))
+    async with enforcing(broker, rules) as agent, keeping(broker):
         await publish(broker, topics.VERDICTS, *(verdict(number) for number in range(3)), verdict(9, "ben"))
         await becomes(broker, "suspend")
         await becomes(broker, "warn", "ben")
@@ -104,95 +116,84 @@ async def test_strikes_add_up_and_fall_with_what_caused_them(broker):
         await becomes(broker, "warn")
         await publish(broker, topics.ACTIONS, Action("u1", "c1", "allow", now(), by="ben", withdraws="d1"))
         await becomes(broker, "suspend")
+        await until(lambda: agent._authors.strikes("ann"))
+        await publish(broker, topics.VERDICTS, verdict(4, policy="spam"), verdict(5, "carl", policy="spam"))
+        await until(lambda: spam(broker, 2))
+        assert await spam(broker, 2) == {"c4": "limit", "c5": "review"}
     async with enforcing(broker, RULES), keeping(broker):  # others take over
         safe = [verdict(n, decision="safe", supersedes=f"v{n}") for n in range(3)]
         safe = [msgspec.structs.replace(one, verdict_id=f"r{one.verdict_id}", rule_ids=()) for one in safe]
         await publish(broker, topics.VERDICTS, *safe)
-        await becomes(broker, "none")
+        await becomes(broker, "warn")  # for what the content rule limited
     found = (await standings.known(broker, "ann")).actions
     assert [one.previous for one in found] == ["none", *(one.action for one in found[:-1])]
     assert [one.sequence for one in found] == sorted({one.sequence for one in found})
 
 
-async def test_strikes_expire_although_nobody_writes_and_the_ledger_was_down_meanwhile(broker):
-    await kafka_bus.create_topics(broker)
-    async with enforcing(broker, RULES), keeping(broker):
-        await publish(broker, topics.VERDICTS, verdict(1, policy="short"))
-        await becomes(broker, "warn")
-    async with keeping(broker):
-        await becomes(broker, "none")
-    assert (await standing(broker)).strikes == ()
+async def spam(current, count):
+    """The actions under the policy spam by item, once there are so many."""
+    read = kafka_bus.read_decoded(current, [topics.ACTIONS], Action)
+    found = {one.content_id: one.action async for _, one in read if one.policy_id == "spam"}
+    return found if len(found) == count else None
 
 
-async def test_a_rule_about_content_sees_the_strikes_of_the_author(broker):
-    await kafka_bus.create_topics(broker)
-    second = EnforcementRule("second", "limit", policies=("spam",), strikes=StrikeCount(within="7d"))
-    rules = EnforcementRules((second, ALL), Cap(1000), authors=AUTHORS)
-    async with enforcing(broker, rules) as agent, keeping(broker):
-        await publish(broker, topics.VERDICTS, verdict(1))
-        await until(lambda: agent._authors.strikes("ann"))
-        await publish(broker, topics.VERDICTS, verdict(2, policy="spam"), verdict(3, "ben", policy="spam"))
-
-        async def acted():
-            read = kafka_bus.read_decoded(broker, [topics.ACTIONS], Action)
-            return {one.content_id: one.action async for _, one in read if one.policy_id == "spam"}
-
-        async def both():
-            return len(await acted()) == 2
-
-        await until(both)
-    assert await acted() == {"c2": "limit", "c3": "review"}
+async def give(current, *numbers, author="ann", seconds=10**6):
+    """Write strikes as enforcement does."""
+    strikes = [
+        Strike(
+            f"s{number}", author, "given", now(), f"c{number}", "sha", "hate", f"v{number}", weight=1,
+            expires_at=now() + timedelta(seconds=seconds),
+        )
+        for number in numbers
+    ]  # fmt: skip
+    place = kafka_bus.likely_partition(author, current.partitions)
+    async with kafka_bus.producer(current) as producer:
+        for one in strikes:
+            topic = current.prefix + topics.STRIKES
+            await producer.send_and_wait(topic, encode(one), key=author.encode(), partition=place)
 
 
-async def test_people_decide_forgive_and_forget(broker):
-    await kafka_bus.create_topics(broker)
-    async with enforcing(broker, RULES), keeping(broker):
-        await publish(broker, topics.VERDICTS, *(verdict(number) for number in range(3)))
-        await becomes(broker, "suspend")
-        shown = json.loads(await safeguard(broker, "authors", "show", "ann", "--json"))
+async def test_strikes_expire_although_nobody_writes_and_the_ledger_was_down_meanwhile(embedded):
+    await give(embedded, 1, seconds=2)
+    async with keeping(embedded):
+        await becomes(embedded, "warn")
+    async with keeping(embedded):
+        await becomes(embedded, "none")
+    assert (await standing(embedded)).strikes == ()
+
+
+async def test_people_decide_forgive_and_forget_and_what_remains_is_named(embedded):
+    for command, *more in (("show",), ("undecide",), ("forgive", "x"), ("forget", "--yes")):
+        said = await safeguard(embedded, "authors", command, "ann", *more, code=1)
+        assert "no strike was ever given" in said
+    await give(embedded, 0, 1, 2)
+    async with keeping(embedded):
+        await becomes(embedded, "suspend")
+        shown = json.loads(await safeguard(embedded, "authors", "show", "ann", "--json"))
         assert (shown["standing"]["weight"], len(shown["standing"]["strikes"])) == (3, 3)
-        assert "suspend (third); 3 strikes count, together 3" in await safeguard(broker, "authors", "show", "ann")
-        name = shown["standing"]["strikes"][0]["strike_id"]
+        assert "suspend (third); 3 strikes count, together 3" in await safeguard(embedded, "authors", "show", "ann")
+        assert "has no strike 'x'" in await safeguard(embedded, "authors", "forgive", "ann", "x", code=1)
         for _ in range(2):
-            await safeguard(broker, "authors", "forgive", "ann", name, "--why", "first", "--by", "ben")
-        await becomes(broker, "warn")
-        assert "forgiven by ben" in await safeguard(broker, "authors", "show", "ann")
-        await safeguard(broker, "authors", "decide", "ann", "limit", "--by", "ben")
-        await becomes(broker, "limit")
-        await safeguard(broker, "authors", "undecide", "ann", "--by", "ben")
-        await becomes(broker, "warn")
-        same = [await people.decide(broker, "ann", "suspend", BEN, key="click") for _ in range(2)]
+            await safeguard(embedded, "authors", "forgive", "ann", "s0", "--why", "first", "--by", "ben")
+        await becomes(embedded, "warn")
+        assert "forgiven by ben" in await safeguard(embedded, "authors", "show", "ann")
+        await resend(embedded, expected=["warn"])
+        await safeguard(embedded, "authors", "decide", "ann", "limit", "--by", "ben")
+        await becomes(embedded, "limit")
+        await safeguard(embedded, "authors", "undecide", "ann", "--by", "ben")
+        await becomes(embedded, "warn")
+        same = [await people.decide(embedded, "ann", "suspend", BEN, key="click") for _ in range(2)]
         assert same[0].strike_id == same[1].strike_id
-        await becomes(broker, "suspend")
-        await safeguard(broker, "authors", "forget", "ann", "--yes", "--by", "ben")
-        await becomes(broker, "none")
-    found = [(one.action, one.by) for one in (await standings.known(broker, "ann")).actions]
+        await becomes(embedded, "suspend")
+        await remaining(embedded)
+        await safeguard(embedded, "authors", "forget", "ann", "--yes", "--by", "ben")
+        await becomes(embedded, "none")
+    found = [(one.action, one.by) for one in (await standings.known(embedded, "ann")).actions]
     assert found[-5:] == [("warn", "ben"), ("limit", "ben"), ("warn", "ben"), ("suspend", "ben"), ("none", "ben")]
 
 
-async def test_what_does_not_exist_is_named(broker):
-    await kafka_bus.create_topics(broker)
-    for words in (
-        ["show", "nobody"],
-        ["undecide", "nobody"],
-        ["forgive", "nobody", "x"],
-        ["forget", "nobody", "--yes"],
-    ):
-        assert "no strike was ever given" in await safeguard(broker, "authors", *words, code=1)
-    await people.decide(broker, "new", "warn", BEN)
-    async with keeping(broker):
-        await becomes(broker, "warn", "new")
-    assert "has no strike 'x'" in await safeguard(broker, "authors", "forgive", "new", "x", code=1)
-
-
-async def test_a_requeued_message_is_sent_only_if_it_is_the_newest(embedded_address):
-    from tests.conftest import own_topics
-
-    current = own_topics(embedded_address)
-    await kafka_bus.create_topics(current)
-    async with enforcing(current, RULES), keeping(current):
-        await publish(current, topics.VERDICTS, *(verdict(number) for number in range(3)))
-        await becomes(current, "suspend")
+async def resend(current, expected):
+    """Requeue all messages about the author: those that a later one replaced are not sent again."""
     sent = []
 
     class Sender:
@@ -200,53 +201,39 @@ async def test_a_requeued_message_is_sent_only_if_it_is_the_newest(embedded_addr
             if (message := await made()) is not None:
                 sent.append(json.loads(message.body)["data"]["action"])
 
-    async def standing_of(author, partition):
-        return await standings.standing_of(current, author, partition)
-
-    sending = AuthorDelivery(Sender(), standing_of)
-    partition = kafka_bus.likely_partition("ann", current.partitions)
+    sending = AuthorDelivery(Sender(), partial(standings.standing_of, current))
+    place = kafka_bus.likely_partition("ann", current.partitions)
     for action in (await standings.known(current, "ann")).actions:
         again = [(TRIES_HEADER, b"1")]
-        await sending.process([StoredRecord(topics.AUTHOR_ACTIONS, partition, 0, 0, b"ann", encode(action), again)])
-    assert sent == ["suspend"]
+        await sending.process([StoredRecord(topics.AUTHOR_ACTIONS, place, 0, 0, b"ann", encode(action), again)])
+    assert sent == expected
 
 
-async def test_more_partitions_are_refused_until_what_stands_is_moved(embedded_address):
-    from tests.conftest import own_topics
+async def remaining(current):
+    """An erasure of an item says which records about authors name it, though they lie in the author's partition."""
+    found = await erasure.erase(current, "c1", BEN, erasure.Search(by_key=True))
+    remains = {one.topic: one for one in found.remains}
+    for name in (topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING):
+        assert remains[name].records > 0
+        assert (remains[name].text, remains[name].quotes, remains[name].author) == (False, (), True)
 
-    current = own_topics(embedded_address)
-    await kafka_bus.create_topics(current)
+
+async def test_more_partitions_are_refused_until_what_stands_is_moved(embedded):
+    current = embedded
     names = [f"author {number}" for number in range(12)]
     async with kafka_bus.producer(current) as producer:
         for name in names:
-            written = encode(AuthorStanding(name, 1, action="warn"))
-            await producer.send_and_wait(
-                current.prefix + topics.AUTHOR_STANDING, written, key=name.encode(), partition=0
-            )
+            written, topic = encode(AuthorStanding(name, 1, action="warn")), current.prefix + topics.AUTHOR_STANDING
+            await producer.send_and_wait(topic, written, key=name.encode(), partition=0)
     with pytest.raises(ConfigurationError, match="authors repartition"):
-        async with keeping(current) as ledger:
-            await until(lambda: len(ledger.ledger.states) == current.partitions)
+        await LedgerProcess(current, RULES, current.partitions).run(asyncio.Event())
     assert await standings.repartition(current) == len(names)
-    assert await standings.repartition(current) == 0
+    assert json.loads(await safeguard(current, "authors", "repartition", "--json")) == {"moved": 0}
     async with keeping(current) as ledger:
         await until(lambda: sum(map(len, ledger.ledger.states.values())) == len(names))
         for name in names:
             state = ledger.ledger.states[kafka_bus.likely_partition(name, current.partitions)]
             assert state[name].action == "warn"
-
-
-async def test_an_erasure_names_the_strikes_that_remain(embedded_address):
-    from tests.conftest import own_topics
-
-    current = own_topics(embedded_address)
-    await kafka_bus.create_topics(current)
-    async with enforcing(current, RULES), keeping(current):
-        await publish(current, topics.VERDICTS, verdict(1))
-        await becomes(current, "warn")
-    found = await erasure.erase(current, "c1", BEN, erasure.Search(by_key=True))
-    remains = {one.topic: one for one in found.remains}
-    for name in (topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING):
-        assert (remains[name].records, remains[name].text, remains[name].author) == (1, False, True)
 
 
 @pytest.mark.slow

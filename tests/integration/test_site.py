@@ -53,6 +53,12 @@ ELSEWHERE = {
     ("console", "project"): "integration/test_projection.py",
     ("console", "rebuild"): "integration/test_projection.py",
     ("reports", "publish"): "unit/cli/test_reports.py",
+    ("authors", "show"): "integration/test_authors.py",
+    ("authors", "forgive"): "integration/test_authors.py",
+    ("authors", "decide"): "integration/test_authors.py",
+    ("authors", "undecide"): "integration/test_authors.py",
+    ("authors", "forget"): "integration/test_authors.py",
+    ("authors", "repartition"): "integration/test_authors.py",
 }
 MENTIONS = {
     ("enforce", "decide"),
@@ -68,7 +74,12 @@ READING = (
     ["verdicts", "tail"],
 )
 PATIENCE = 20  # seconds for which a command that only reads waits for the stages
-PORTS = {"prefilter": "PREFILTER_PORT", "reason": "REASONER_PORT", "enforce": "ENFORCEMENT_PORT"}
+PORTS = {
+    "prefilter": "PREFILTER_PORT",
+    "reason": "REASONER_PORT",
+    "enforce": "ENFORCEMENT_PORT",
+    "authors": "AUTHORS_PORT",
+}
 
 
 def pages():
@@ -284,7 +295,7 @@ def stage(kafka, inference_server, tmp_path, monkeypatch):
     touting.mkdir(parents=True)
     (touting / "policy.md").write_text(block("policy"))
     (touting / "golden.jsonl").write_text(block("golden"))
-    for name in ("my/noise.txt", "my/noise.csv"):
+    for name in ("my/noise.txt", "my/noise.csv", "my/authors.toml"):
         (tmp_path / name).write_text(block(f"file: {name}"))
     import safeguard_streams
 
