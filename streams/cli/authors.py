@@ -52,17 +52,17 @@ def run(
     It adds up the strikes that enforcement writes. When an author's strikes pass a threshold of the rules, or no longer
     do, it writes an action to moderation.author-actions and posts it to the webhook of the rules.
     """
+    loaded = rules_of.load(rules)
+    if not loaded.authors.threshold:
+        raise ConfigurationError(
+            f"{rules}: has no [[authors.threshold]], so that no strike would ever have an effect: add one"
+        )
     try:
         from safeguard_streams.authors import app as ledger
     except ImportError as error:
         raise needs_extra(error, "enforcement") from error
     current = settings.load(bootstrap=bootstrap, authors_port=port)
     check_port(current.host, current.authors_port)
-    loaded = rules_of.load(rules)
-    if not loaded.authors.threshold:
-        raise ConfigurationError(
-            f"{rules}: has no [[authors.threshold]], so that no strike would ever have an effect: add one"
-        )
     configure_logging(form=current.log_format)
     settings.log_misspelled()
     asyncio.run(ledger.run(current, loaded))

@@ -293,11 +293,12 @@ async def settled(current, plan, receiver, processes):
         for process in processes:
             assert process.process.poll() is None, f"{process.name} ended: {process.log.read_text()[-2000:]}"
         found = await Found.read(current, receiver)
-        delivered = found.in_order() == found.had
-        if (not found.wrong(plan) and delivered) or time.monotonic() > deadline:
+        delivered, wrong = found.in_order() == found.had, len(found.wrong(plan))
+        say(f"{len(found.strikes):,} records about strikes; {wrong} authors are not where they will be")
+        if (not wrong and delivered) or time.monotonic() > deadline:
             await asyncio.sleep(2.0)  # whatever comes after that would be too much
             return await Found.read(current, receiver)
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(3.0)
 
 
 async def run(address, options, folder):

@@ -102,30 +102,29 @@ async def safeguard(current, *words, code=0):
     return str(done.exception) if code else done.stdout
 
 
-async def test_strikes_add_up_and_fall_with_what_caused_them(broker):
+async def test_strikes_add_up_and_fall_with_what_caused_them(embedded):
     """Verdicts of one author lie in several partitions, and the strikes meet in one. Rules about content see them."""
-    await kafka_bus.create_topics(broker)
     second = EnforcementRule("second", "limit", policies=("spam",), strikes=StrikeCount(within="7d"))
     rules = msgspec.structs.replace(RULES, rule=(second, ALL))
-    async with enforcing(broker, rules) as agent, keeping(broker):
-        await publish(broker, topics.VERDICTS, *(verdict(number) for number in range(3)), verdict(9, "ben"))
-        await becomes(broker, "suspend")
-        await becomes(broker, "warn", "ben")
+    async with enforcing(embedded, rules) as agent, keeping(embedded):
+        await publish(embedded, topics.VERDICTS, *(verdict(number) for number in range(3)), verdict(9, "ben"))
+        await becomes(embedded, "suspend")
+        await becomes(embedded, "warn", "ben")
         allow = Action("d1", "c1", "allow", now(), by="ben", content_sha256="sha", author_id="ann")
-        await publish(broker, topics.ACTIONS, allow)
-        await becomes(broker, "warn")
-        await publish(broker, topics.ACTIONS, Action("u1", "c1", "allow", now(), by="ben", withdraws="d1"))
-        await becomes(broker, "suspend")
+        await publish(embedded, topics.ACTIONS, allow)
+        await becomes(embedded, "warn")
+        await publish(embedded, topics.ACTIONS, Action("u1", "c1", "allow", now(), by="ben", withdraws="d1"))
+        await becomes(embedded, "suspend")
         await until(lambda: agent._authors.strikes("ann"))
-        await publish(broker, topics.VERDICTS, verdict(4, policy="spam"), verdict(5, "carl", policy="spam"))
-        await until(lambda: spam(broker, 2))
-        assert await spam(broker, 2) == {"c4": "limit", "c5": "review"}
-    async with enforcing(broker, RULES), keeping(broker):  # others take over
+        await publish(embedded, topics.VERDICTS, verdict(4, policy="spam"), verdict(5, "carl", policy="spam"))
+        await until(lambda: spam(embedded, 2))
+        assert await spam(embedded, 2) == {"c4": "limit", "c5": "review"}
+    async with enforcing(embedded, RULES), keeping(embedded):  # others take over
         safe = [verdict(n, decision="safe", supersedes=f"v{n}") for n in range(3)]
         safe = [msgspec.structs.replace(one, verdict_id=f"r{one.verdict_id}", rule_ids=()) for one in safe]
-        await publish(broker, topics.VERDICTS, *safe)
-        await becomes(broker, "warn")  # for what the content rule limited
-    found = (await standings.known(broker, "ann")).actions
+        await publish(embedded, topics.VERDICTS, *safe)
+        await becomes(embedded, "warn")  # for what the content rule limited
+    found = (await standings.known(embedded, "ann")).actions
     assert [one.previous for one in found] == ["none", *(one.action for one in found[:-1])]
     assert [one.sequence for one in found] == sorted({one.sequence for one in found})
 
@@ -211,7 +210,7 @@ async def resend(current, expected):
 
 async def remaining(current):
     """An erasure of an item says which records about authors name it, though they lie in the author's partition."""
-    found = await erasure.erase(current, "c1", BEN, erasure.Search(by_key=True))
+    found = await erasure.erase(current, "c2", BEN, erasure.Search(by_key=True))
     remains = {one.topic: one for one in found.remains}
     for name in (topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING):
         assert remains[name].records > 0

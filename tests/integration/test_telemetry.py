@@ -66,6 +66,8 @@ NOT_HERE = {
     metrics.RELEASES_LATE,
     metrics.UNKNOWN_SCOPE,
     metrics.REPORTS,
+    metrics.STRIKES,
+    metrics.AUTHOR_ACTIONS,
 }
 
 
