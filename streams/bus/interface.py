@@ -40,12 +40,16 @@ class Record(Protocol):
 
 
 class Output(msgspec.Struct, frozen=True):
-    """One record to write. topic is without the deployment's prefix; value None makes a tombstone."""
+    """One record to write. topic is without the deployment's prefix; value None makes a tombstone.
+
+    by_key: it goes to the partition of its key instead of the one that has the input's number.
+    """
 
     topic: str
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+    by_key: bool = False
 
 
 class Committed(NamedTuple):
@@ -93,8 +97,8 @@ class Writer(Protocol):
     async def commit(self, outputs: Sequence[Output], offset: int, metadata: str) -> None:
         """Write outputs and position: all or nothing on a bus with transactions, else outputs first, then the position.
 
-        An output goes to the partition of its topic that has the input's number (modulo the topic's count). Everything
-        about one content item therefore stays in one partition, in order.
+        An output goes to the partition of its topic that has the input's number (modulo the topic's count), unless it
+        is `by_key`. Everything about one content item therefore stays in one partition, in order.
 
         Raises FencedError, OutputRefusedError, or BusError when it is unknown whether the commit took place. After
         each of them, open a new writer and read the position. OutputRefusedError says that the same outputs will be

@@ -109,7 +109,8 @@ class MemoryWriter:
         if any(len(output.value or b"") > self._broker.max_record_size for output in outputs):
             raise OutputRefusedError(f"{self._partition}: an output is refused for its size")
         for output in outputs:
-            partition = self._partition.partition % self._broker.partitions
+            own = self._partition.partition % self._broker.partitions
+            partition = None if output.by_key else own
             self._broker.append(output.topic, output.value, output.key, partition, output.headers)
         self._broker.positions[self._partition] = Committed(offset, metadata)
 

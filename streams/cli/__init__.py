@@ -13,7 +13,7 @@ is the command's purpose.
 - `reports`, `appeals`: report content, and appeal what was done about it.
 - `completion`: lets a shell complete commands.
 - `status`, `doctor`, `dead_letters`: see how it is, and what to do.
-- `topics`, `prefilter`, `gates`, `policy`, `replay`, `enforce`, `console`, `bench`, `erase`, `capacity`,
+- `topics`, `prefilter`, `gates`, `policy`, `replay`, `enforce`, `authors`, `console`, `bench`, `erase`, `capacity`,
   `referrals`: operate it.
 - `export`, `report`: records to files, and reports from these.
 
@@ -40,6 +40,7 @@ from typer.completion import completion_init  # type: ignore[attr-defined]  # pu
 
 from safeguard_streams.cli import (
     appeals,
+    authors,
     bench,
     broker,
     capacity,
@@ -111,6 +112,7 @@ app.add_typer(verdicts.app, name="verdicts")
 app.add_typer(policy.app, name="policy")
 app.add_typer(replay.app, name="replay")
 app.add_typer(enforce.app, name="enforce")
+app.add_typer(authors.app, name="authors")
 app.add_typer(console.app, name="console")
 app.add_typer(bench.app, name="bench")
 app.add_typer(content.app, name="content")

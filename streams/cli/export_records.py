@@ -26,7 +26,10 @@ _TIMES = ("--since", "--until")
 To = Annotated[
     Path,
     typer.Option(
-        "--to", parser=output_folder, metavar="DIR", help="Folder for the files; repeat the command to add newer records."
+        "--to",
+        parser=output_folder,
+        metavar="DIR",
+        help="Folder for the files; repeat the command to add to it.",
     ),
 ]
 Since = Annotated[

@@ -21,7 +21,7 @@ from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.settings import Settings
 
 _NAMES = 3  # that a line lists at most
-_STAGES = ("prefilter", "reasoner", "enforcement")
+_STAGES = ("prefilter", "reasoner", "enforcement", "authors")  # the last only where it runs
 
 
 def status(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
@@ -46,8 +46,11 @@ def status(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
 
 
 def _relevant(lag: Sequence[Lag]) -> list[Lag]:
-    """The queues that something is to read: not the webhook's where none has ever been used."""
-    return [one for one in lag if one.queue != "webhook" or one.started]
+    """The queues that something is to read: not a webhook's, or the authors', where none has ever been used."""
+    optional = {"webhook", "author actions"}
+    return [
+        one for one in lag if one.started or (one.queue not in optional and (one.stage != "authors" or one.records))
+    ]
 
 
 async def _count_held(current: Settings) -> dict[str, int]:
@@ -73,7 +76,8 @@ def _topics(found: TopicSummary) -> str:
 
 
 def _processes(groups: Mapping[str, Group]) -> str:
-    return ", ".join([*(_process(stage, groups[stage]) for stage in _STAGES), *_pools(groups)])
+    stages = [stage for stage in _STAGES if stage != "authors" or groups[stage].hosts]
+    return ", ".join([*(_process(stage, groups[stage]) for stage in stages), *_pools(groups)])
 
 
 def _pools(groups: Mapping[str, Group]) -> list[str]:

@@ -12,6 +12,9 @@ class RecentIds:
         self._ids: OrderedDict[str, None] = OrderedDict()
         self._size = size
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._ids
+
     def add(self, name: str) -> bool:
         """Add an id. Returns whether it is new."""
         if name in self._ids:

@@ -22,6 +22,8 @@ ID_CHARACTERS = 512
 LABEL_CHARACTERS = 512  # of author, surface and language
 EVENT_POLICIES = 256  # that an event may name
 REPORT_CHARACTERS = 10_000  # of a report's reason
+STRIKE_WEIGHT = 1_000  # of one strike
+AUTHOR_STRIKES = 500  # of an author that are kept
 ATTRIBUTES_BYTES = 1 * MiB  # as JSON
 NESTING = 100  # lists and objects inside each other
 TRACEPARENT_BYTES = 55  # W3C Trace Context
@@ -131,6 +133,9 @@ TABLE: tuple[Limit, ...] = (
     ),
     Limit("judgements kept, `SAFEGUARD_JUDGEMENT_CACHE_SIZE`", 10_000, "judgements", _FORGOTTEN, "reasoner"),
     Limit("judgements kept, by size", 64 * MiB, "bytes", _FORGOTTEN, "reasoner"),
+    Limit(
+        "strikes of an author that are kept", AUTHOR_STRIKES, "strikes", "the oldest no longer count", "`authors run`"
+    ),
     Limit("messages to the webhook at once", 1_024, "messages", "the next ones wait", "enforcement"),
     Limit("a file to publish, after decompression", 4 * 1024 * MiB, "bytes", "it is refused", "`safeguard publish`"),
 )

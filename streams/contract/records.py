@@ -41,6 +41,8 @@ Automation = Literal["fully", "partially", "not"]
 Appellant = Literal["author", "notifier"]
 AppealState = Literal["open", "upheld", "overturned", "moot", "refused"]
 AppealOutcome = Literal["upheld", "overturned", "moot", "refused"]
+AuthorEnforced = Literal["none", "warn", "review", "limit", "suspend"]  # in order of severity
+StrikeState = Literal["given", "taken-back", "forgiven", "aged", "decided", "undecided", "forgotten"]
 Id = Annotated[str, Meta(min_length=1, max_length=limits.ID_CHARACTERS)]
 Label = Annotated[str, Meta(max_length=limits.LABEL_CHARACTERS)]
 Part = Literal["value", "headers", "key"]
@@ -191,9 +193,7 @@ class Escalation(msgspec.Struct, frozen=True, omit_defaults=True):
     ] = None
     appeal_id: Annotated[
         str | None,
-        Meta(
-            description="the appeal whose words end the context: the verdict is advice, and never acts"
-        ),
+        Meta(description="the appeal whose words end the context: the verdict is advice, and never acts"),
     ] = None
 
 
@@ -576,6 +576,21 @@ class EnforcementInput(msgspec.Struct, frozen=True, omit_defaults=True):
     appeal: Annotated[Appeal | None, Meta(description="a record of moderation.appeals, without its words")] = None
 
 
+class Violation(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What a violation counts against its author, as long as the item is restricted for it."""
+
+    author_id: Annotated[str, Meta(description="the producer's id of the item's author")]
+    weight: Annotated[int, Meta(description="what it weighs, by the enforcement rules")]
+    at: Annotated[datetime, Meta(description="when enforcement followed the verdict or the decision")]
+    expires_at: Annotated[datetime, Meta(description="when it no longer counts")]
+    rule: Annotated[str, Meta(description="the rule for strikes that says so")]
+    action_id: Annotated[str, Meta(description="action_id of the action that it led to")]
+    verdict_id: Annotated[str | None, Meta(description="the verdict; absent if a moderator found the violation")] = None
+    rule_ids: Annotated[tuple[str, ...], Meta(description="the policy's rules that were cited")] = ()
+    severity: Annotated[Severity | None, Meta(description="the highest severity of these rules")] = None
+    policy_id: Annotated[str, Meta(description="the policy; only where a moderator cites one")] = ""
+
+
 class ModeratorDecision(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What a moderator decided about an item."""
 
@@ -591,6 +606,9 @@ class ModeratorDecision(msgspec.Struct, frozen=True, omit_defaults=True, gc=Fals
     any_text: Annotated[bool, Meta(description="whether the decision holds for whatever text the item gets")] = False
     cited_policy: Annotated[str | None, Meta(description="the policy that the moderator cites")] = None
     rule_ids: Annotated[tuple[str, ...], Meta(description="the rules of that policy that the moderator cites")] = ()
+    violation: Annotated[
+        Violation | None, Meta(description="what counts against the author where no verdict's violation does")
+    ] = None
 
 
 class Grounds(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -651,6 +669,9 @@ class PolicyStanding(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         str | None, Meta(description="the enforcement rule that chose the action; absent if it is to allow")
     ] = None
     grounds: Annotated[Grounds | None, Meta(description="what the action rests on; absent if it is to allow")] = None
+    violation: Annotated[
+        Violation | None, Meta(description="what counts against the author while the item is restricted for it")
+    ] = None
 
     @property
     def empty(self) -> bool:
@@ -1043,6 +1064,102 @@ class Referral(msgspec.Struct, frozen=True, omit_defaults=True):
     held_by: Annotated[str | None, Meta(description="who last set or released the hold; absent for the rule")] = None
     held_at: Annotated[datetime | None, Meta(description="when that was")] = None
     why: Annotated[str, Meta(description="the stated reason")] = ""
+
+
+class Strike(msgspec.Struct, frozen=True, omit_defaults=True):
+    """moderation.strikes: a strike against an author, or what people and time did to strikes, in order.
+
+    A strike is about one text of an item under one policy. The last record about it counts. An author's standing
+    follows from these records alone.
+    """
+
+    strike_id: Annotated[
+        Id, Meta(description="deterministic: of item, text and policy; of a record about the author, its own id")
+    ]
+    author_id: Annotated[Id, Meta(description="the producer's id of the author; also the record's key")]
+    state: Annotated[
+        StrikeState,
+        Meta(
+            description="given; taken-back because the item is no longer restricted for it; forgiven by a person; aged "
+            "where strikes expired or left a threshold's window; decided or undecided by a person about the author; "
+            "forgotten where a person ended all that is known of the author"
+        ),
+    ]
+    at: Annotated[datetime, Meta(description="when that was; a strike that is given again keeps its first time")]
+    content_id: Annotated[str | None, Meta(description="the item that was published")] = None
+    content_sha256: Annotated[str | None, Meta(description="SHA-256 of its text in UTF-8, as hex")] = None
+    policy_id: Annotated[str | None, Meta(description="the policy that the text violates")] = None
+    verdict_id: Annotated[str | None, Meta(description="the verdict that the strike follows")] = None
+    action_id: Annotated[str | None, Meta(description="the action of moderation.actions that it follows")] = None
+    rule_ids: Annotated[tuple[str, ...], Meta(description="the policy's rules that were cited")] = ()
+    severity: Annotated[Severity | None, Meta(description="the highest severity of these rules")] = None
+    rule: Annotated[str | None, Meta(description="name of the enforcement rule for strikes that matched")] = None
+    weight: Annotated[int, Meta(ge=0, le=limits.STRIKE_WEIGHT, description="what the strike weighs")] = 0
+    expires_at: Annotated[datetime | None, Meta(description="when it no longer counts; always there if given")] = None
+    action: Annotated[AuthorEnforced | None, Meta(description="what a person decided about the author")] = None
+    by: Annotated[str | None, Meta(description="the person who forgave or decided")] = None
+    why: Annotated[str, Meta(description="the person's stated reason")] = ""
+
+
+class AuthorAction(msgspec.Struct, frozen=True, omit_defaults=True):
+    """moderation.author-actions: what is to be done about an author, as strikes add up, expire or are taken back."""
+
+    action_id: Annotated[Id, Meta(description="deterministic id of the action; receivers deduplicate on it")]
+    author_id: Annotated[Id, Meta(description="the author; also the record's key")]
+    action: Annotated[
+        AuthorEnforced, Meta(description="what stands on the author after this; none ends what stood before")
+    ]
+    previous: Annotated[AuthorEnforced, Meta(description="what stood before")]
+    acted_at: Annotated[datetime, Meta(description="when the record was written")]
+    sequence: Annotated[
+        int, Meta(description="place of the cause on moderation.strikes, rising for each author: the highest stands")
+    ]
+    weight: Annotated[int, Meta(description="what all strikes that count weigh together")] = 0
+    rule: Annotated[str | None, Meta(description="name of the threshold that is passed, if one is")] = None
+    strike_id: Annotated[
+        str | None, Meta(description="the strike that was given, taken back or forgiven, if that is the cause")
+    ] = None
+    verdict_id: Annotated[str | None, Meta(description="the verdict that this strike follows")] = None
+    content_id: Annotated[str | None, Meta(description="the item that this strike is about")] = None
+    by: Annotated[str | None, Meta(description="the person who decided or forgave, if one did")] = None
+    why: Annotated[str, Meta(description="the person's stated reason")] = ""
+
+
+class AuthorDecision(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a person decided about an author. It stands whatever strikes the author has."""
+
+    action: Annotated[AuthorEnforced, Meta(description="what the person decided")]
+    decision_id: Annotated[str, Meta(description="strike_id of the record")]
+    at: Annotated[datetime, Meta(description="when the person decided")]
+    by: Annotated[str | None, Meta(description="the person who decided")] = None
+    why: Annotated[str, Meta(description="the person's stated reason")] = ""
+
+
+class AuthorStanding(msgspec.Struct, frozen=True, omit_defaults=True):
+    """moderation.author-standing: all that stands against an author. An author with nothing has a tombstone."""
+
+    author_id: Annotated[Id, Meta(description="the author; also the record's key")]
+    partitions: Annotated[int, Meta(description="number of partitions of the topics when the record was written")]
+    strikes: Annotated[
+        tuple[Strike, ...],
+        Meta(description="the last strikes that have not expired, oldest first; only those that are given count"),
+    ] = ()
+    weight: Annotated[int, Meta(description="what the strikes that count weigh together")] = 0
+    action: Annotated[AuthorEnforced, Meta(description="what stands on the author")] = "none"
+    rule: Annotated[str | None, Meta(description="name of the threshold that is passed, if one is")] = None
+    since: Annotated[datetime | None, Meta(description="when that action was written")] = None
+    sequence: Annotated[int | None, Meta(description="sequence of the last action about the author")] = None
+    decision: Annotated[AuthorDecision | None, Meta(description="what a person decided, if one did")] = None
+    decided: Annotated[tuple[str, ...], Meta(description="ids of the last decisions that were followed")] = ()
+    clock: Annotated[
+        datetime | None, Meta(description="time up to which strikes are counted: the latest of the author's records")
+    ] = None
+    due: Annotated[datetime | None, Meta(description="when the next strike expires or leaves a window")] = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is known of the author. Ids of decisions stay: an old one may be written again."""
+        return not self.strikes and self.decision is None and self.action == "none" and not self.decided
 
 
 T = TypeVar("T", bound=msgspec.Struct)

@@ -11,6 +11,8 @@ from safeguard_streams.contract import limits
 from safeguard_streams.contract.records import (
     Action,
     Appeal,
+    AuthorAction,
+    AuthorStanding,
     ContentEvent,
     ContentReport,
     DeadLetter,
@@ -29,6 +31,7 @@ from safeguard_streams.contract.records import (
     ReportedText,
     Standing,
     StatementOfReasons,
+    Strike,
     Verdict,
 )
 from safeguard_streams.errors import ConfigurationError
@@ -58,6 +61,9 @@ ERASURES = "moderation.erasures"
 STATEMENTS = "moderation.statements"
 APPEALS = "moderation.appeals"
 REFERRALS = "moderation.referrals"
+STRIKES = "moderation.strikes"
+AUTHOR_ACTIONS = "moderation.author-actions"
+AUTHOR_STANDING = "moderation.author-standing"
 
 LANES: dict[Lane, str] = {
     "live": ESCALATIONS,
@@ -153,6 +159,9 @@ CATALOGUE: tuple[Topic, ...] = (
     Topic(STATEMENTS, "content_id", StatementOfReasons, retention=STATEMENTS_FOR),
     Topic(APPEALS, "content_id", Appeal, retention=365 * DAY),
     Topic(REFERRALS, "referral_id", Referral, FOREVER, cleanup="compact,delete", largest=LARGEST_ESCALATION),
+    Topic(STRIKES, "author_id", Strike, retention=90 * DAY),
+    Topic(AUTHOR_ACTIONS, "author_id", AuthorAction, retention=90 * DAY),
+    Topic(AUTHOR_STANDING, "author_id", AuthorStanding, cleanup="compact", segment=64 * MiB),
 )
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,13 +32,14 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import ContentEvent, now
 from safeguard_streams.enforcement import cleared, intake
 from safeguard_streams.enforcement.cleared import ClearedTexts
-from safeguard_streams.enforcement.delivery import MAX_CONNECTIONS, Delivery, signing_key
+from safeguard_streams.enforcement.delivery import MAX_CONNECTIONS, Delivery, authorization, configured_key
+from safeguard_streams.enforcement.known_authors import KnownAuthors
 from safeguard_streams.enforcement.policy_words import KnownPolicies
 from safeguard_streams.enforcement.repartition import check_recorded, partitions_of
 from safeguard_streams.enforcement.rules import EnforcementRules
 from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.enforcement.statements import Statements
-from safeguard_streams.enforcement.transform import ACTING, DELIVERING, STAGE, Enforcer
+from safeguard_streams.enforcement.transform import ACTING, DELIVERING, STAGE, Enforcer, Lookups
 from safeguard_streams.errors import BusError, ConfigurationError, DependencyError
 from safeguard_streams.releases.erasures import Erased, ErasureList
 from safeguard_streams.releases.texts import TextPlace, events_at
@@ -55,19 +56,13 @@ class EnforcementAgent:
 
     def __init__(self, settings: Settings, rules: EnforcementRules, partitions: int, *, dry_run: bool = False) -> None:
         self.settings = settings
-        self._erasures = ErasureList()
+        self._erasures, self._authors = ErasureList(), KnownAuthors()
         erased = self._erasures.erased
         self._policies = KnownPolicies()
         statements = None if dry_run else Statements(settings, rules.statements, self._policies)
-        evidence = partial(_evidence, settings, erased)
+        lookups = Lookups(erased, partial(_evidence, settings, erased), self._authors.strikes)
         self.enforcer = Enforcer(
-            rules,
-            partitions,
-            self._restore,
-            dry_run=dry_run,
-            erased=erased,
-            statements=statements,
-            evidence=evidence,
+            rules, partitions, self._restore, dry_run=dry_run, lookups=lookups, statements=statements
         )
         self.delivery: Delivery | None = None
         self._cleared = ClearedTexts(partial(cleared.kafka_logs, settings), erased)
@@ -113,12 +108,17 @@ class EnforcementAgent:
         }
         with metrics.observed(observed):
             async with self._delivering():
-                erased, released = asyncio.Event(), asyncio.Event()
+                known = {name: asyncio.Event() for name in ("erasures", "policies", "authors")}
+                following = [
+                    self._erasures.follow(self.settings, known["erasures"]),
+                    self._policies.follow(self.settings, known["policies"]),
+                ]
+                if self.enforcer.rules.look_at_strikes:
+                    following.append(self._authors.follow(self.settings, known["authors"]))
+                else:
+                    known["authors"].set()
                 await run_until_first(
-                    self._erasures.follow(self.settings, erased),
-                    self._policies.follow(self.settings, released),
-                    self._run_when((erased, released), stop),
-                    EventLoopPauses(STAGE).measure(),
+                    *following, self._run_when(known.values(), stop), EventLoopPauses(STAGE).measure()
                 )
 
     def _held(self) -> Counter[str]:
@@ -145,10 +145,10 @@ class EnforcementAgent:
     def _undelivered_observed(self) -> list[tuple[float, metrics.Attributes]]:
         return [(self.delivery.oldest, {})] if self.delivery else []
 
-    async def _run_when(self, known: Sequence[asyncio.Event], stop: asyncio.Event) -> None:
-        """Run the engines once the erased items and the policies are known."""
-        for one in known:
-            await run_until_first(one.wait(), stop.wait())
+    async def _run_when(self, known: Iterable[asyncio.Event], stop: asyncio.Event) -> None:
+        """Run the engines once the erased items and the policies are known and, if rules look at them, the strikes."""
+        for event in known:
+            await run_until_first(event.wait(), stop.wait())
         await self._run_engines(stop)
 
     async def _run_engines(self, stop: asyncio.Event) -> None:
@@ -168,27 +168,11 @@ class EnforcementAgent:
         if webhook is None or self._dry_run:
             yield
             return
-        key, authorization = signing_key(self._secret()), self._authorization()
+        key, header = configured_key(self.settings), authorization(self.settings)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS)) as http:
-            self.delivery = Delivery(webhook, key, http, authorization=authorization, erased=self._erasures.erased)
+            self.delivery = Delivery(webhook, key, http, authorization=header, erased=self._erasures.erased)
             self._engines.append(self._deliver(self.delivery))
             yield
-
-    def _secret(self) -> str:
-        if self.settings.webhook_secret is None:
-            raise ConfigurationError(
-                "the rules name a webhook: set SAFEGUARD_WEBHOOK_SECRET, the secret that signs its messages"
-            )
-        return self.settings.webhook_secret.get_secret_value()
-
-    def _authorization(self) -> str | None:
-        secret = self.settings.webhook_authorization
-        if secret is None:
-            return None
-        value = secret.get_secret_value()
-        if not (value.isascii() and value.isprintable()):
-            raise ConfigurationError("SAFEGUARD_WEBHOOK_AUTHORIZATION: use printable ASCII characters on one line")
-        return value
 
     def _deliver(self, delivery: Delivery) -> Engine:
         bus = KafkaBus(self.settings, [topics.ACTIONS], DELIVERING)

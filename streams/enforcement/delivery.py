@@ -17,9 +17,10 @@ import logging
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
-from datetime import UTC
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Literal, NamedTuple
 
 import aiohttp
@@ -35,6 +36,7 @@ from safeguard_streams.enforcement.transform import REJECTED
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.releases.erasures import Erased, never, without_words
 from safeguard_streams.runtime import metrics
+from safeguard_streams.runtime.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +72,26 @@ def signing_key(secret: str) -> bytes:
             'echo "whsec_$(head -c 32 /dev/urandom | base64)" generates one'
         )
     return key
+
+
+def authorization(settings: Settings) -> str | None:
+    """The value of the Authorization header, if one is set. Raises ConfigurationError that does not show it."""
+    secret = settings.webhook_authorization
+    if secret is None:
+        return None
+    value = secret.get_secret_value()
+    if not (value.isascii() and value.isprintable()):
+        raise ConfigurationError("SAFEGUARD_WEBHOOK_AUTHORIZATION: use printable ASCII characters on one line")
+    return value
+
+
+def configured_key(settings: Settings) -> bytes:
+    """The signing key of the settings. Raises ConfigurationError if there is none."""
+    if settings.webhook_secret is None:
+        raise ConfigurationError(
+            "the rules name a webhook: set SAFEGUARD_WEBHOOK_SECRET, the secret that signs its messages"
+        )
+    return signing_key(settings.webhook_secret.get_secret_value())
 
 
 class WebhookMessage(NamedTuple):
@@ -173,22 +195,33 @@ class Delivery:
             # The agent writes moderators' records and requeued actions again, in their place in the order.
             followed = action.sequence is not None and not action.dry_run and not was_requeued(record)
             if followed and (action.changes or action.alert):
-                await self._deliver_in_order(action, record)
+                await self.in_order(action.content_id, action.acted_at, partial(self._message, action, record))
         return []
 
-    async def _deliver_in_order(self, action: Action, record: Record) -> None:
-        content_id = action.content_id
-        turn = self._turns.setdefault(content_id, asyncio.Lock())
-        waiting = self._undelivered.setdefault(content_id, deque())
-        waiting.append(action.acted_at.timestamp())  # before the first await, hence in topic order, as is the lock
+    async def _message(self, action: Action, record: Record) -> WebhookMessage:
+        return message_for(without_words(action, self._erased), record.partition)
+
+    async def in_order(
+        self, subject: str, since: datetime, made: Callable[[], Awaitable[WebhookMessage | None]]
+    ) -> None:
+        """Send a message about an item or an author, after all earlier ones about it. since: when it was written.
+
+        made: makes the message when its turn has come; None if it is outdated by then.
+        """
+        turn = self._turns.setdefault(subject, asyncio.Lock())
+        waiting = self._undelivered.setdefault(subject, deque())
+        waiting.append(since.timestamp())  # before the first await, hence in topic order, as is the lock
         try:
             async with turn:
-                with tracing.asking("POST", {"http.request.method": "POST", "server.address": self._webhook.origin}):
-                    await self._send(message_for(without_words(action, self._erased), record.partition))
+                message = await made()
+                if message is not None:
+                    server = {"http.request.method": "POST", "server.address": self._webhook.origin}
+                    with tracing.asking("POST", server):
+                        await self._send(message)
         finally:
             waiting.popleft()
             if not waiting:
-                del self._undelivered[content_id], self._turns[content_id]
+                del self._undelivered[subject], self._turns[subject]
 
     async def _send(self, message: WebhookMessage) -> None:
         """Send until the receiver accepts the message. Raises RecordError when it rejects the message permanently or

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -17,25 +17,27 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from safeguard_streams.contract.records import Confidence, Decision, Enforced, Verdict
+from safeguard_streams.contract.records import Confidence, Decision, Enforced, Strike, Verdict, now
+from safeguard_streams.enforcement.author_rules import (
+    AUTHOR_ACTIONS,
+    AuthorRules,
+    Span,
+    StrikeCount,
+    duration,
+    is_severe,
+)
 from safeguard_streams.enforcement.statement_rules import StatementRules
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.document import Policy, is_surface
 from safeguard_streams.policies.vocabulary import SEVERITIES, Severity, is_within
-from safeguard_streams.runtime.durations import span
 
 SHIPPED = Path(str(files("safeguard_streams.policies") / "enforcement.toml"))
 MinScore = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Span = Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,3}[smhd]$")]  # at most 9999d
 _SEVERITY: tuple[Enforced, ...] = get_args(Enforced)
 
 
 def _list(names: Iterable[str]) -> str:
     return ", ".join(names) or "none"
-
-
-def _duration(text: str) -> timedelta:
-    return span(text) or timedelta()
 
 
 def severity(action: Enforced) -> int:
@@ -54,9 +56,10 @@ class EnforcementRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One rule. An omitted condition matches every verdict.
 
     A verdict without a score matches no min_score, one without a severity no min_severity, one without a surface no
-    surfaces, and one without an author no authors. Surfaces are compared as in the scope of a policy: case and blanks
-    around them do not matter. Authors are compared exactly. A rule with sub-rules stands for these, too. refer: whether
-    to write what the rule matches to moderation.referrals, with its text.
+    surfaces, and one without an author no authors and no strikes. Surfaces are compared as in the scope of a policy:
+    case and blanks around them do not matter. Authors are compared exactly. A rule with sub-rules stands for these,
+    too. strikes: those that the author has from earlier verdicts, as far as the ledger has followed them. refer:
+    whether to write what the rule matches to moderation.referrals, with its text.
     """
 
     name: Annotated[str, msgspec.Meta(min_length=1)]
@@ -69,6 +72,7 @@ class EnforcementRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     surfaces: tuple[str, ...] = ()
     authors: tuple[str, ...] = ()
     min_severity: Severity | None = None
+    strikes: StrikeCount | None = None
     refer: bool = False
 
     def __post_init__(self) -> None:
@@ -91,7 +95,8 @@ class EnforcementRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 if not is_surface(surface, surfaces):
                     yield f"no policy of the rule covers the surface {surface!r}; they cover: {_list(surfaces)}"
 
-    def matches(self, verdict: Verdict) -> bool:
+    def matches(self, verdict: Verdict, strikes: Sequence[Strike] = ()) -> bool:
+        """Whether the rule decides about a verdict. strikes: those of its author."""
         return (
             verdict.decision == self.decision
             and (not self.policies or verdict.policy_id in self.policies)
@@ -100,12 +105,9 @@ class EnforcementRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             and (not self.confidence or verdict.confidence in self.confidence)
             and (not self.surfaces or is_surface(verdict.surface, self.surfaces))
             and (not self.authors or verdict.author_id in self.authors)
-            and (self.min_severity is None or _is_severe(verdict.severity, self.min_severity))
+            and (self.min_severity is None or is_severe(verdict.severity, self.min_severity))
+            and (self.strikes is None or self.strikes.passed(strikes, now()))
         )
-
-
-def _is_severe(violation: Severity | None, least: Severity) -> bool:
-    return violation is not None and SEVERITIES.index(violation) >= SEVERITIES.index(least)
 
 
 class Cap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,7 +118,7 @@ class Cap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def length(self) -> timedelta:
-        return _duration(self.window)
+        return duration(self.window)
 
     def partition_share(self, partition: int, partitions: int) -> int:
         """The changes that one of `partitions` partitions may make. The shares add up to max_actions, so the cap holds
@@ -150,7 +152,7 @@ class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def patience(self) -> timedelta:
-        return _duration(self.retry_for)
+        return duration(self.retry_for)
 
     @property
     def origin(self) -> str:
@@ -187,7 +189,7 @@ class Appeals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EnforcementRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A whole file: [[rule]], [cap], [caps.POLICY], [webhook], [statements], [appeals]."""
+    """A whole file: [[rule]], [cap], [caps.POLICY], [webhook], [statements], [appeals], [authors]."""
 
     rule: tuple[EnforcementRule, ...] = ()
     cap: Cap = Cap()
@@ -195,11 +197,12 @@ class EnforcementRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     webhook: Webhook | None = None
     statements: StatementRules = StatementRules()
     appeals: Appeals = Appeals()
+    authors: AuthorRules = AuthorRules()
 
-    def choose(self, verdict: Verdict) -> RuleChoice:
-        """The action for a verdict, by the first rule that matches it."""
+    def choose(self, verdict: Verdict, strikes: Sequence[Strike] = ()) -> RuleChoice:
+        """The action for a verdict, by the first rule that matches it. strikes: those of its author."""
         for rule in self.rule:
-            if rule.matches(verdict):
+            if rule.matches(verdict, strikes):
                 return RuleChoice(rule.action, rule.name)
         return RuleChoice("allow" if verdict.decision == "safe" else "review", f"{verdict.decision}, no rule matches")
 
@@ -223,7 +226,14 @@ class EnforcementRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def policies(self) -> set[str]:
         """Ids of all policies that the file names."""
-        return {policy for rule in self.rule for policy in rule.policies} | set(self.caps)
+        counted = {policy for rule in self.rule if rule.strikes for policy in rule.strikes.policies}
+        named = {policy for rule in self.rule for policy in rule.policies}
+        return named | counted | set(self.caps) | self.authors.policies
+
+    @property
+    def look_at_strikes(self) -> bool:
+        """Whether a rule about content looks at the strikes of its author."""
+        return any(rule.strikes is not None for rule in self.rule)
 
     def problems(self, known: Mapping[str, Policy]) -> list[str]:
         """The policies, rules of policies and surfaces that the file names and that do not exist, one problem each."""
@@ -233,6 +243,9 @@ class EnforcementRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ]
         for rule in self.rule:
             found += [f"rule {rule.name!r}: {problem}" for problem in rule.problems(known)]
+        found += self.authors.problems(known)
+        if self.look_at_strikes and not self.authors.strike:
+            found.append("a rule looks at strikes, and none is ever given: add [[authors.strike]]")
         return found
 
 
@@ -248,7 +261,10 @@ _FIELD = re.compile(rf"\.({'|'.join(_CHOICES)})(\[[0-9]+\])?`$")
 def _allowed(message: str) -> str:
     """What a field takes, for an error of msgspec about a value that it does not take."""
     field = _FIELD.search(message)
-    return f"; choose from: {', '.join(_CHOICES[field[1]])}" if field and message.startswith("Invalid enum") else ""
+    if field is None or not message.startswith("Invalid enum"):
+        return ""
+    of_authors = field[1] == "action" and ".threshold[" in message
+    return f"; choose from: {', '.join(AUTHOR_ACTIONS[1:] if of_authors else _CHOICES[field[1]])}"
 
 
 def load(path: Path) -> EnforcementRules:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -31,7 +32,8 @@ from safeguard_streams.contract.records import (
     schema_header,
     verdict_id,
 )
-from safeguard_streams.enforcement import appeals, referrals, texts
+from safeguard_streams.enforcement import appeals, referrals, strikes, texts
+from safeguard_streams.enforcement.known_authors import StrikesOf, unknown
 from safeguard_streams.enforcement.referrals import Evidence, no_evidence
 from safeguard_streams.enforcement.rules import Cap, EnforcementRules, RuleChoice, severity
 from safeguard_streams.enforcement.state import EnforcementState, RestoreState, effective
@@ -108,13 +110,25 @@ def _overruled(standing: Standing, *, earlier: bool) -> str:
     return "it is about an earlier text" if earlier else ""
 
 
+class Lookups(NamedTuple):
+    """What the enforcer asks beside its own states.
+
+    erased: whether the words about an item are to go. evidence: the texts that rules refer. strikes_of: the strikes of
+    an author, for rules that look at them.
+    """
+
+    erased: Erased = never
+    evidence: Evidence = no_evidence
+    strikes_of: StrikesOf = unknown
+
+
 class Enforcer:
     """The transform of the engine, in batches. `states` are those of the partitions that it owns: `restore` reads one
     when its partition is opened, and it is dropped when the partition is closed. partitions is the number of partitions
     of the topic.
 
-    A dry run reads moderation.verdicts itself, marks its actions and records nothing that stands. Records about items
-    that `erased` names repeat no words about them. statements: issues the statements of reasons; a dry run has none.
+    A dry run reads moderation.verdicts itself, marks its actions and records nothing that stands. Records about erased
+    items repeat no words about them. statements: issues the statements of reasons; a dry run has none.
     """
 
     def __init__(
@@ -124,18 +138,16 @@ class Enforcer:
         restore: RestoreState,
         *,
         dry_run: bool = False,
-        erased: Erased = never,
+        lookups: Lookups = Lookups(),
         statements: Statements | None = None,
-        evidence: Evidence = no_evidence,
     ) -> None:
         self.rules = rules
         self.states: dict[int, EnforcementState] = {}
         self._restore = restore
         self._partitions = partitions
         self._dry_run = dry_run
-        self._erased = erased
+        self._erased, self._evidence, self._strikes_of = lookups
         self._statements = statements
-        self._evidence = evidence
 
     async def opened(self, partition: Partition) -> None:
         self.states[partition.partition] = await self._restore(partition)
@@ -152,12 +164,13 @@ class Enforcer:
         changed: set[str] = set()
         for record, one in zip(records, inputs, strict=True):
             state, content_id = self.states[record.partition], _content_id(one)
-            before = state[content_id]
+            before, verdict = state[content_id], self._unseen(one, state)
             if why := self._objection(one, state):
                 outputs.append(dead_letter(record, RecordError("action", why), stage=ACTING, attempts=1))
             actions = self._overridden(one, state, record, why) if why else self._followed(one, state, record)
             actions = [*actions, *self._appealed(one, actions, state, record.offset)]
             outputs += self._referred(one, actions, state, evidence)
+            outputs += self._strikes(before, state, actions, verdict)
             actions, stated = self._stated(one, state, actions, before)
             after = state[content_id]
             if after != before and not (after.empty and before.empty):
@@ -183,6 +196,29 @@ class Enforcer:
         if stated.standing is not after:
             state.put(stated.standing)
         return stated.actions, stated.outputs
+
+    def _unseen(self, one: EnforcementInput, state: EnforcementState) -> Verdict | None:
+        """The verdict of an input, if there is one that was not followed before."""
+        verdict = one.verdict
+        if (
+            verdict is None
+            or verdict.verdict_id in state.seen_verdicts
+            or _is_known(verdict, state[verdict.content_id])
+        ):
+            return None
+        return verdict
+
+    def _strikes(
+        self, before: Standing, state: EnforcementState, actions: Sequence[Action], verdict: Verdict | None
+    ) -> list[Output]:
+        """The records about the author's strikes that follow an input; none in a dry run. The state includes them."""
+        if self._dry_run or not self.rules.authors.strike:
+            return []
+        after = state[before.content_id]
+        found = strikes.followed(self.rules.authors, before, after, actions, verdict)
+        if found.standing != after:
+            state.put(found.standing)
+        return [strikes.strike_output(one) for one in found.strikes]
 
     def _decoded(self, record: Record) -> EnforcementInput:
         if self._dry_run:
@@ -275,11 +311,7 @@ class Enforcer:
             return self._follow_verdict(without_words(one.verdict, self._erased), state, record)
         if one.action is None:
             return []
-        action = msgspec.structs.replace(without_words(one.action, self._erased), acted_at=aware(one.action.acted_at))
-        if action.sequence is None:  # statements are the agent's own
-            action = msgspec.structs.replace(action, statement=None, ends_statement=None)
-        if action.outcome == "overturned" and action.sequence is None:
-            action = appeals.as_decision(action)
+        action = _received(one.action, self._erased)
         if action.sequence is not None:
             followed = _sent_again(action, state, record.offset)
         elif action.outcome is not None and appeals.is_repeated(action, state[action.content_id]):
@@ -322,7 +354,10 @@ class Enforcer:
     def _choices(self, verdict: Verdict, passed: Sequence[PolicyStanding]) -> list[tuple[str, RuleChoice]]:
         """The policies under which a verdict leads to an action, and what the rules choose."""
         choices = [(policy.policy_id, RuleChoice("allow", _PASSED)) for policy in passed]
-        return choices if verdict.clears else [*choices, (verdict.policy_id, self.rules.choose(verdict))]
+        if verdict.clears:
+            return choices
+        known = self._strikes_of(verdict.author_id) if self.rules.look_at_strikes else ()
+        return [*choices, (verdict.policy_id, self.rules.choose(verdict, known))]
 
     def _told(
         self, actions: Sequence[Action], before: Standing, after: Standing, verdict: Verdict, sequence: int
@@ -425,6 +460,15 @@ class Enforcer:
     def _action_id(self, verdict: Verdict, about: str) -> str:
         """The id of an action that follows a verdict. about: a policy other than the verdict's own, or what else."""
         return verdict_id(verdict.verdict_id, "dry run" if self._dry_run else "action", *filter(None, (about,)))
+
+
+def _received(action: Action, erased: Erased) -> Action:
+    """A record of an action as the agent follows it. Of a moderator's record, statements are left out."""
+    action = msgspec.structs.replace(without_words(action, erased), acted_at=aware(action.acted_at))
+    if action.sequence is not None:
+        return action
+    action = msgspec.structs.replace(action, statement=None, ends_statement=None)
+    return appeals.as_decision(action) if action.outcome == "overturned" else action
 
 
 def _content_id(one: EnforcementInput) -> str:

@@ -10,7 +10,16 @@ import msgspec
 
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.intake import read_report
-from safeguard_streams.contract.records import Action, ContentEvent, ContentReport, PolicyChange, StatementOfReasons, Verdict, aware, decode
+from safeguard_streams.contract.records import (
+    Action,
+    ContentEvent,
+    ContentReport,
+    PolicyChange,
+    StatementOfReasons,
+    Verdict,
+    aware,
+    decode,
+)
 
 
 def _report(value: bytes | None, _kind: type[ContentReport]) -> ContentReport:

@@ -73,15 +73,25 @@ ROLES: dict[str, Role] = {
         "safeguard enforce run",
         reads=(
             *(topics.VERDICTS, topics.CLEARED, topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING, topics.APPEALS),
-            *(topics.POLICIES, topics.POLICIES_HISTORY, *_FOR_EVERY_STAGE),
+            *(topics.POLICIES, topics.POLICIES_HISTORY, topics.AUTHOR_STANDING, *_FOR_EVERY_STAGE),
             topics.EVENTS,  # the texts that rules refer
         ),
         writes=(
-            *(topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING, topics.STATEMENTS, topics.REFERRALS),
+            *(topics.ENFORCEMENT, topics.ACTIONS, topics.STANDING, topics.STATEMENTS, topics.REFERRALS, topics.STRIKES),
             *(topics.DEAD_LETTERS, topics.POSITIONS),
         ),
         groups=("enforcement",),
         transactions=("enforcement",),
+    ),
+    "authors": Role(
+        "safeguard authors run",
+        reads=(topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING, *_FOR_EVERY_STAGE),
+        writes=(
+            *(topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING),
+            *(topics.DEAD_LETTERS, topics.POSITIONS),
+        ),
+        groups=("authors",),
+        transactions=("authors",),
     ),
     "consumer": Role(
         "read verdicts and statements of reasons, in a group of its own (--group): a service of yours, or safeguard "
@@ -95,6 +105,7 @@ ROLES: dict[str, Role] = {
             *(topics.EVENTS, topics.CLEARED, topics.VERDICTS, topics.RATIONALES, topics.REPLAYS, topics.REPLAY_JOBS),
             *(topics.ESCALATIONS_REPLAY, topics.ACTIONS, topics.STANDING, topics.POLICIES, topics.POLICIES_HISTORY),
             *(topics.REPLAY_PROGRESS, topics.ERASURES, topics.REPORTS, topics.STATEMENTS, topics.APPEALS),
+            *(topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING),
         ),
     ),
     "referrals": Role(
@@ -113,6 +124,7 @@ ROLES: dict[str, Role] = {
             not in (
                 *(topics.EVENTS, topics.ENFORCEMENT, topics.POSITIONS, topics.REPORTED),
                 *(topics.STATEMENTS, topics.REFERRALS),
+                *(topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING),
             )
         ),
     ),
@@ -139,7 +151,7 @@ ROLES: dict[str, Role] = {
         ),
         writes=tuple(topic.name for topic in topics.CATALOGUE if topic.name != topics.REFERRALS),
         groups=("replay-", "enforcement"),  # repartition reads what agents have not followed
-        transactions=("policy-releases", "replay-", "promote-", "dead-letters", "enforcement-people"),
+        transactions=("policy-releases", "replay-", "promote-", "dead-letters", "enforcement-people", "authors-people"),
         creates_topics=True,
     ),
 }

@@ -66,6 +66,8 @@ QUEUES: tuple[Queue, ...] = (
     Queue("enforcement", "appeals", "enforcement", topics.APPEALS),
     Queue("enforcement", "actions", "enforcement-actions", topics.ENFORCEMENT),
     Queue("enforcement", "webhook", "enforcement-webhook", topics.ACTIONS),
+    Queue("authors", "strikes", "authors", topics.STRIKES),
+    Queue("authors", "author actions", "authors-webhook", topics.AUTHOR_ACTIONS),
 )
 
 

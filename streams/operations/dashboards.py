@@ -168,6 +168,18 @@ PIPELINE = (
         (ChartLine(gauge(M.APPEALS_OPEN, ["overdue"]), _legend("overdue")),),
     ),
     Panel("Referrals", "Content items that rules refer, by rule.", "cps", _rates(M.REFERRALS, "rule")),
+    Panel(
+        "Strikes",
+        "Records about strikes against authors, by state and rule.",
+        "cps",
+        _rates(M.STRIKES, "state", "rule"),
+    ),
+    Panel(
+        "Author actions",
+        "Actions about authors, by action and threshold.",
+        "cps",
+        _rates(M.AUTHOR_ACTIONS, "action", "rule"),
+    ),
     Panel("Webhook", "Delivery attempts, by outcome.", "cps", _rates(M.DELIVERIES, "outcome")),
     Panel(
         "Oldest undelivered action",

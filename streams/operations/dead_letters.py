@@ -45,6 +45,8 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "enforcement-cleared": (topics.CLEARED,),
     "enforcement-actions": (topics.ENFORCEMENT,),
     "enforcement-webhook": (topics.ACTIONS,),
+    "authors": (topics.STRIKES,),
+    "authors-webhook": (topics.AUTHOR_ACTIONS,),
 }
 STAGES = (*READ_BY, "replay")
 _ID = re.compile(r"[0-9]{1,9}@[0-9]{1,18}")

@@ -223,6 +223,7 @@ def _ports(settings: Settings) -> dict[str, int]:
         "prefilter": settings.prefilter_port,
         "reasoner": settings.reasoner_port,
         "enforcement": settings.enforcement_port,
+        "authors": settings.authors_port,
     }
 
 
@@ -489,7 +490,9 @@ def waiting(lags: Sequence[Lag]) -> Check:
 
 
 def _is_urgent(lag: Lag) -> bool:
-    return lag.queue not in {"audit", "shadow", "replay"} and (lag.started or lag.stage != "enforcement")
+    return lag.queue not in {"audit", "shadow", "replay"} and (
+        lag.started or lag.stage not in {"enforcement", "authors"}
+    )
 
 
 async def _dead_letters(settings: Settings, states: Mapping[str, TopicState]) -> Check:

@@ -28,6 +28,8 @@ from safeguard_streams.contract.intake import read_event, read_report
 from safeguard_streams.contract.records import (
     Action,
     Appeal,
+    AuthorAction,
+    AuthorStanding,
     ContentEvent,
     DeadLetter,
     EnforcementInput,
@@ -37,6 +39,7 @@ from safeguard_streams.contract.records import (
     ReportedText,
     Standing,
     StatementOfReasons,
+    Strike,
     Verdict,
     decode,
     encode,
@@ -249,7 +252,7 @@ async def _about(
 
 async def _partition(settings: Settings, topic: str, content_id: str, bounds: Search) -> int | None:
     """The one partition of a topic to search; None for all."""
-    if not bounds.by_key:
+    if not bounds.by_key or topic in _BY_AUTHOR:
         return None
     events = len(await kafka.partitions_of(settings, topics.EVENTS))
     return kafka.likely_partition(content_id, events) % len(await kafka.partitions_of(settings, topic))
@@ -331,6 +334,20 @@ def _statement(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None
     return _Place(author=bool(said.author_id)) if said.content_id == content_id else None
 
 
+def _strike(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
+    strike = decode(value, Strike)
+    return _Place(author=True) if strike.content_id == content_id else None
+
+
+def _author_action(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
+    return _Place(author=True) if decode(value, AuthorAction).content_id == content_id else None
+
+
+def _author_standing(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
+    strikes = decode(value, AuthorStanding).strikes
+    return _Place(author=True) if any(one.content_id == content_id for one in strikes) else None
+
+
 def _rationale(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
     rationale = decode(value, Rationale)
     return _Place(verdict_id=rationale.verdict_id) if rationale.content_id == content_id else None
@@ -374,7 +391,11 @@ _SEARCHED: dict[str, _PlaceOf] = {
     topics.ACTIONS: _action,
     topics.STATEMENTS: _statement,
     topics.APPEALS: _appeal,
+    topics.STRIKES: _strike,
+    topics.AUTHOR_ACTIONS: _author_action,
+    topics.AUTHOR_STANDING: _author_standing,
     topics.DEAD_LETTERS: _dead_letter,
 }
 _HOLDS_TEXT = (topics.EVENTS, topics.REPORTS, *topics.LANES.values(), topics.DEAD_LETTERS)
+_BY_AUTHOR = (topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING)  # whatever the key of the item
 _ENCODED = (topics.DEAD_LETTERS,)  # in base64, in which an id does not show

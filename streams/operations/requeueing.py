@@ -40,7 +40,14 @@ from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
 from safeguard_streams.runtime.settings import Settings
 
 # Only what already stands there may be written again.
-_ONLY_ORIGINALS = (topics.VERDICTS, topics.CLEARED, topics.ENFORCEMENT, topics.ACTIONS)
+_ONLY_ORIGINALS = (
+    topics.VERDICTS,
+    topics.CLEARED,
+    topics.ENFORCEMENT,
+    topics.ACTIONS,
+    topics.STRIKES,
+    topics.AUTHOR_ACTIONS,
+)
 # Of one transaction, at most.
 _CHUNK = 500  # letters
 _CHUNK_BYTES = 16 * topics.MiB  # of letters, unless one alone is larger

@@ -358,6 +358,17 @@ DELIVERIES = Metric(
 UNDELIVERED = Metric(
     "safeguard.webhook.oldest", "gauge", "s", "Age of the oldest action that the webhook's receiver has not accepted."
 )
+STRIKES = Metric(
+    "safeguard.strikes",
+    "counter",
+    "{strike}",
+    "Records about strikes that the ledger followed, by state and by the rule for strikes.",
+    ("state", "rule"),
+)
+AUTHOR_ACTIONS = Metric(
+    "safeguard.authors.actions", "counter", "{action}", "Actions about authors, by action and threshold.",
+    ("action", "rule"),
+)  # fmt: skip
 
 ANSWERED = Metric(
     "http.server.request.duration", "histogram", "s", "Duration of a request to the console.",

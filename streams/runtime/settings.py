@@ -314,6 +314,9 @@ class Settings(BaseSettings):
         None, description="value of the Authorization header of webhook deliveries, as in Bearer TOKEN"
     )
 
+    # The author ledger.
+    authors_port: int = Field(6072, ge=0, le=65_535, description="port of the author ledger's health endpoint")
+
     # The console.
     console_port: int = Field(6071, ge=0, le=65_535, description="port of the console's web server")
     console_url: str = Field(

@@ -255,3 +255,20 @@ async def test_records_of_an_aborted_transaction_are_never_read(kafka):
     await producer.abort_transaction()
     await producer.stop()
     assert await place.read(topics.CLEARED) == []
+
+
+async def test_an_output_may_go_to_the_partition_of_its_key_in_the_same_commit(place):
+    """Records about authors come from the partitions of their items, and meet in one partition for each author."""
+    await place.publish([b"a", b"b"])
+    keys = [f"author {number}".encode() for number in range(20)]
+    async with started(place) as (bus, listener):
+        for partition in sorted(listener.owned):
+            writer = await bus.writer(partition)
+            outputs = [Output(topics.VERDICTS, key, b"1", by_key=True) for key in keys]
+            await writer.commit([*outputs, Output(topics.CLEARED, b"k", b"2")], 1, "")
+            await writer.close()
+    placed = {(record.key, record.partition) for record in await place.read(topics.VERDICTS)}
+    assert {key for key, _ in placed} == set(keys)
+    assert len(placed) == len(keys), "whatever the input's partition"
+    assert {partition for _, partition in placed} == {0, 1}
+    assert {record.partition for record in await place.read(topics.CLEARED)} == {0, 1}

@@ -25,6 +25,7 @@ class Receiver:
         self.moods = MOODS if moods is None else moods
         self.had = {}  # keys to messages, as they were applied, in order
         self.of_content = defaultdict(list)
+        self.of_author = defaultdict(list)
         self.requests = Counter()
         self.checker = Webhook(SECRET)
         self._server = None
@@ -80,7 +81,11 @@ class Receiver:
     def _apply(self, key, message):
         if key not in self.had:
             self.had[key] = message
-            self.of_content[message["data"]["content_id"]].append(message["data"])
+            data = message["data"]
+            if message["type"] == "author-action":
+                self.of_author[data["author_id"]].append(data)
+            else:
+                self.of_content[data["content_id"]].append(data)
 
     def stands(self):
         """The action in effect by content id, as far as the receiver knows."""

@@ -15,10 +15,13 @@ from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     Action,
+    AuthorDecision,
+    AuthorStanding,
     Canary,
     ContentEvent,
     PolicyStanding,
     Standing,
+    Strike,
     Verdict,
     content_sha256,
     encode,
@@ -45,6 +48,7 @@ WITHOUT = {
     ("console", "project"),
     ("console", "serve"),
     ("enforce", "run"),
+    ("authors", "run"),
     ("reason", "run"),
     ("reason", "canary"),
     ("reason", "train-small"),
@@ -119,6 +123,12 @@ RUNS = [
     "enforce show c1",
     "enforce deliveries",
     "enforce repartition",
+    "authors show u1",
+    "authors forgive u1 s1 --why seen",
+    "authors decide u1 warn",
+    "authors undecide u1",
+    "authors forget u1 --yes",
+    "authors repartition",
     "dead-letters list",
     "dead-letters show {letter}",
     "dead-letters retry {letter}",
@@ -150,6 +160,8 @@ async def write(current, changed):
     """What a pipeline leaves behind: verdicts of two versions, a held action, a dead letter."""
     held = Action("a1", "c1", "remove", WHEN, policy_id="fraud-spam", verdict_id="v1", state="held", rule="spam")
     standing = Standing("c1", "allow", 2, (PolicyStanding("fraud-spam", ("v1",), held=held),))
+    strike = Strike("s1", "u1", "given", WHEN, weight=1, expires_at=WHEN)
+    author = AuthorStanding("u1", 2, (strike,), decision=AuthorDecision("warn", "d1", WHEN))
     letter = StoredRecord(current.prefix + topics.EVENTS, 0, 0, 0, b"c9", b"x", [])
     shadow = verdict("s0", "c0", changed.version, "safe", lane="shadow")
     canary = verdict("n0", "c0", SPAM.version, "safe", lane="canary", origin="0@0", canary=Canary("try", 1.0))
@@ -159,6 +171,7 @@ async def write(current, changed):
         (topics.REPLAYS, b"c0", encode(canary)),
         (topics.STANDING, b"c1", encode(standing)),
         (topics.ACTIONS, b"c1", encode(held)),
+        (topics.AUTHOR_STANDING, b"u1", encode(author)),
         (
             topics.DEAD_LETTERS,
             b"c9",

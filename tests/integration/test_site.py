@@ -56,6 +56,12 @@ ELSEWHERE = {
     ("appeals", "publish"): "unit/cli/test_appeals.py",
     **{("appeals", name): "integration/test_appeals.py" for name in ("add", "decide", "rejudge", "show")},
     **{("referrals", name): "integration/test_appeals.py" for name in ("hold", "release")},
+    ("authors", "show"): "integration/test_authors.py",
+    ("authors", "forgive"): "integration/test_authors.py",
+    ("authors", "decide"): "integration/test_authors.py",
+    ("authors", "undecide"): "integration/test_authors.py",
+    ("authors", "forget"): "integration/test_authors.py",
+    ("authors", "repartition"): "integration/test_authors.py",
 }
 MENTIONS = {
     ("enforce", "decide"),
@@ -71,7 +77,12 @@ READING = (
     ["verdicts", "tail"],
 )
 PATIENCE = 20  # seconds for which a command that only reads waits for the stages
-PORTS = {"prefilter": "PREFILTER_PORT", "reason": "REASONER_PORT", "enforce": "ENFORCEMENT_PORT"}
+PORTS = {
+    "prefilter": "PREFILTER_PORT",
+    "reason": "REASONER_PORT",
+    "enforce": "ENFORCEMENT_PORT",
+    "authors": "AUTHORS_PORT",
+}
 
 
 def pages():
@@ -287,7 +298,7 @@ def stage(kafka, inference_server, tmp_path, monkeypatch):
     touting.mkdir(parents=True)
     (touting / "policy.md").write_text(block("policy"))
     (touting / "golden.jsonl").write_text(block("golden"))
-    for name in ("my/noise.txt", "my/noise.csv"):
+    for name in ("my/noise.txt", "my/noise.csv", "my/authors.toml"):
         (tmp_path / name).write_text(block(f"file: {name}"))
     import safeguard_streams
 

@@ -70,6 +70,8 @@ NOT_HERE = {
     metrics.DATABASE_FAILURES,
     metrics.APPEALS,
     metrics.REFERRALS,
+    metrics.STRIKES,
+    metrics.AUTHOR_ACTIONS,
 }
 
 

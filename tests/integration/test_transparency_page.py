@@ -43,7 +43,7 @@ def test_the_page_stands_alone_and_fits_wide_and_narrow_screens_light_and_dark(r
             # The policy of the page forbids scripts, axe included.
             context = browser.new_context(color_scheme=scheme, bypass_csp=True)
             shown, asked = context.new_page(), []
-            shown.on("request", lambda request: asked.append(request.url))
+            shown.on("request", lambda request, asked=asked: asked.append(request.url))
             for width in (1280, 400):
                 shown.set_viewport_size({"width": width, "height": 900})
                 shown.goto(report.as_uri())

@@ -51,7 +51,12 @@ class Mention:
 
 def likely_partition(content_id: str, count: int) -> int:
     """The partition, of this many, in which the default partitioner places records that are keyed by the item's id."""
-    number: int = (murmur2(content_id.encode()) & 0x7FFFFFFF) % count
+    return partition_of_key(content_id.encode(), count)
+
+
+def partition_of_key(key: bytes, count: int) -> int:
+    """The partition, of this many, in which the default partitioner places records with a key."""
+    number: int = (murmur2(key) & 0x7FFFFFFF) % count
     return number
 
 

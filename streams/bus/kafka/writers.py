@@ -30,6 +30,7 @@ from safeguard_streams.bus.kafka.clients import (
     forbidden,
     started,
 )
+from safeguard_streams.bus.kafka.content import partition_of_key
 from safeguard_streams.bus.kafka.positions import committed
 from safeguard_streams.bus.kafka.probes import has_transactions
 from safeguard_streams.errors import BusError, FencedError, OutputRefusedError
@@ -131,14 +132,15 @@ def _refused(partition: Partition, error: KafkaError) -> OutputRefusedError:
 
 async def _produce(producer: AIOKafkaProducer, prefix: str, outputs: Sequence[Output], number: int) -> None:
     """Write outputs in order, in few batches. Returns when the broker has acknowledged them all."""
-    by_topic: dict[str, list[Output]] = {}
+    counts = {name: len(await producer.partitions_for(prefix + name)) for name in {one.topic for one in outputs}}
+    by_partition: dict[tuple[str, int], list[Output]] = {}
     for output in outputs:
-        by_topic.setdefault(output.topic, []).append(output)
+        count = counts[output.topic]
+        target = partition_of_key(output.key or b"", count) if output.by_key else number % count
+        by_partition.setdefault((output.topic, target), []).append(output)
     sent = []
-    for name, group in by_topic.items():
+    for (name, target), group in by_partition.items():
         topic = prefix + name
-        count = len(await producer.partitions_for(topic))
-        target = number % count
         any_names = not have_utf8_names(group)
         batch = new_batch(producer, any_names=any_names)
         for output in group:

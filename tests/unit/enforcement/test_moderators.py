@@ -9,9 +9,8 @@ from safeguard_streams.cli import app
 from safeguard_streams.cli.options import changed_by
 from safeguard_streams.contract.records import Action
 from safeguard_streams.enforcement import decisions, moderators
-from safeguard_streams.enforcement.app import EnforcementAgent
+from safeguard_streams.enforcement.delivery import authorization
 from safeguard_streams.enforcement.moderators import HeldAction
-from safeguard_streams.enforcement.rules import EnforcementRules
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.releases.people import checked
@@ -51,9 +50,8 @@ def test_names_and_reasons_have_one_form():
 
 @pytest.mark.parametrize("value", ["a\nb", "Bearer \x00", "Bearer ключ"])
 def test_an_authorization_that_no_header_can_carry_is_refused_and_not_printed(value):
-    agent = EnforcementAgent(settings.load(webhook_authorization=value), EnforcementRules(), 1)
     with pytest.raises(ConfigurationError, match="SAFEGUARD_WEBHOOK_AUTHORIZATION") as caught:
-        agent._authorization()
+        authorization(settings.load(webhook_authorization=value))
     assert value not in str(caught.value)
 
 

@@ -18,7 +18,7 @@ from safeguard_streams.contract.records import (
 )
 from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, load
 from safeguard_streams.enforcement.state import EnforcementState
-from safeguard_streams.enforcement.transform import Enforcer
+from safeguard_streams.enforcement.transform import Enforcer, Lookups
 from safeguard_streams.errors import ConfigurationError, DependencyError
 from safeguard_streams.runtime.memory_broker import StoredRecord
 from tests.unit.enforcement.test_transform import empty, verdict
@@ -39,7 +39,7 @@ class Referring:
 
     def __init__(self, rules=RULES, **more):
         self.away, self.asked, self.offset = False, [], 0
-        self.enforcer = Enforcer(rules, 1, empty, evidence=self.evidence, **more)
+        self.enforcer = Enforcer(rules, 1, empty, lookups=Lookups(evidence=self.evidence, **more))
         self.enforcer.states[0] = EnforcementState()
         self.outputs = []
 

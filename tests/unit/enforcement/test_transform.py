@@ -28,7 +28,7 @@ from safeguard_streams.enforcement import state
 from safeguard_streams.enforcement import transform as module
 from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, RuleChoice
 from safeguard_streams.enforcement.state import EnforcementState
-from safeguard_streams.enforcement.transform import Enforcer, Situation
+from safeguard_streams.enforcement.transform import Enforcer, Lookups, Situation
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.memory_broker import StoredRecord
@@ -70,11 +70,11 @@ async def empty(_):
 class Enforced:
     """An enforcer that receives verdicts in one partition, and all the actions that it wrote."""
 
-    def __init__(self, rules=RULES, partitions=1, **more):
-        self.enforcer = Enforcer(rules, partitions, empty, **more)
+    def __init__(self, rules=RULES, partitions=1, dry_run=False, **lookups):
+        self.enforcer = Enforcer(rules, partitions, empty, dry_run=dry_run, lookups=Lookups(**lookups))
         self.state = self.enforcer.states[0] = EnforcementState(partitions)
         self.actions, self.standings, self.offset = [], [], 0
-        self.dry_run = more.get("dry_run")
+        self.dry_run = dry_run
 
     def __call__(self, *inputs, requeued=False):
         """Follow verdicts and moderators' records; returns the actions."""

@@ -11,7 +11,7 @@ branch_labels = None
 depends_on = None
 
 
-def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
+def upgrade() -> None:
     op.create_table(
         "actions",
         sa.Column("action_id", sa.String(), nullable=False, comment="deterministic id of the action"),

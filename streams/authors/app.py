@@ -1,0 +1,112 @@
+"""The ledger's process: strikes to standings and actions exactly once, and these actions to the webhook in order.
+
+    moderation.strikes -> Ledger -+-> moderation.author-standing
+      ^ the clock                 +-> moderation.author-actions -> AuthorDelivery
+
+The Ledger writes a partition's actions and standings in one transaction, and the next owner restores its state from
+moderation.author-standing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+import aiohttp
+
+from safeguard_streams.authors import clock
+from safeguard_streams.authors.delivery import AuthorDelivery
+from safeguard_streams.authors.standings import partitions_of, standing_of
+from safeguard_streams.authors.state import AuthorsState
+from safeguard_streams.authors.transform import DELIVERING, STAGE, Ledger
+from safeguard_streams.bus import kafka
+from safeguard_streams.bus.engine import Engine, Limits
+from safeguard_streams.bus.interface import Partition
+from safeguard_streams.bus.kafka import KafkaBus
+from safeguard_streams.bus.transform import stateless
+from safeguard_streams.contract import topics
+from safeguard_streams.enforcement.delivery import MAX_CONNECTIONS, Delivery, authorization, configured_key
+from safeguard_streams.enforcement.rules import EnforcementRules
+from safeguard_streams.runtime import telemetry
+from safeguard_streams.runtime.health import served
+from safeguard_streams.runtime.process import EventLoopPauses, Stop, run_until_first
+from safeguard_streams.runtime.settings import Settings
+
+MAX_DELIVERIES = 1024  # messages that are being sent or wait for their next attempt
+
+
+class LedgerProcess:
+    """The engines of one process. partitions is the number of partitions of the topics."""
+
+    def __init__(self, settings: Settings, rules: EnforcementRules, partitions: int) -> None:
+        self.settings = settings
+        self.ledger = Ledger(rules.authors, self._restore)
+        self.delivery: Delivery | None = None
+        self._rules = rules
+        self._partitions = partitions
+        following = KafkaBus(settings, [topics.STRIKES], STAGE)
+        self._engines = [Engine(following, self.ledger, stage=STAGE, limits=Limits(max_batch=500))]
+
+    def state(self) -> dict[str, Any]:
+        """The body of /health/ready."""
+        delivery = self.delivery
+        return {
+            **self.settings.identity(STAGE),
+            "ready": all(engine.ready for engine in self._engines),
+            "committed": self._engines[0].committed,
+            "authors": sum(map(len, list(self.ledger.states.values()))),
+            "delivered": dict(delivery.delivered) if delivery else {},
+            "rejected": delivery.rejected if delivery else 0,
+            "undelivered": {"messages": delivery.undelivered, "oldest_seconds": round(delivery.oldest)}
+            if delivery
+            else None,
+            "webhook": delivery.failing if delivery else None,
+        }
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Follow strikes until `stop`. Raises SafeguardError when the process has to be restarted."""
+        async with self._delivering():
+            await run_until_first(self._run_engines(stop), EventLoopPauses(STAGE).measure())
+
+    async def _run_engines(self, stop: asyncio.Event) -> None:
+        """Run the engines and the clock to their ends. When one fails, the others stop."""
+        running: list[asyncio.Task[Any]] = [asyncio.create_task(engine.run(stop)) for engine in self._engines]
+        running.append(asyncio.create_task(clock.run(self.settings, self.ledger.states, stop)))
+        try:
+            await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            stop.set()
+            await asyncio.gather(*running)
+
+    @contextlib.asynccontextmanager
+    async def _delivering(self) -> AsyncIterator[None]:
+        webhook = self._rules.webhook
+        if webhook is None:
+            yield
+            return
+        key, header = configured_key(self.settings), authorization(self.settings)
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS)) as http:
+            self.delivery = Delivery(webhook, key, http, authorization=header)
+            sending = AuthorDelivery(self.delivery, partial(standing_of, self.settings))
+            bus = KafkaBus(self.settings, [topics.AUTHOR_ACTIONS], DELIVERING)
+            limits = Limits(max_batch=1, max_in_flight=MAX_DELIVERIES, max_buffered=4 * MAX_DELIVERIES)
+            self._engines.append(Engine(bus, stateless(sending.process), stage=DELIVERING, limits=limits))
+            yield
+
+    async def _restore(self, partition: Partition) -> AuthorsState:
+        return await AuthorsState.restore(self.settings, partition.partition, self._partitions)
+
+
+async def run(settings: Settings, rules: EnforcementRules) -> None:
+    """Follow strikes until SIGTERM or SIGINT.
+
+    Raises ConfigurationError when the topics have different numbers of partitions, or a secret is missing.
+    """
+    with Stop() as stop, telemetry.exported(STAGE):
+        await kafka.wait_for_broker(settings)
+        process = LedgerProcess(settings, rules, await partitions_of(settings))
+        async with served(settings.host, settings.authors_port, process.state):
+            await process.run(stop.event)

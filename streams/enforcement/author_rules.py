@@ -1,0 +1,161 @@
+"""What the enforcement rules say about authors: what a violation weighs, and what follows from the strikes that add up.
+
+[authors]
+expires = "90d"
+[[authors.strike]]      # the first that matches a violation gives its strike
+[[authors.threshold]]   # the severest of those that are passed stands on the author
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Annotated, NamedTuple, get_args
+
+import msgspec
+
+from safeguard_streams.contract.limits import STRIKE_WEIGHT
+from safeguard_streams.contract.records import Action, AuthorEnforced, Strike
+from safeguard_streams.policies.document import Policy
+from safeguard_streams.policies.vocabulary import SEVERITIES, Severity, is_within
+from safeguard_streams.runtime.durations import span
+
+Span = Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,3}[smhd]$")]  # at most 9999d
+Name = Annotated[str, msgspec.Meta(min_length=1)]
+Weight = Annotated[int, msgspec.Meta(ge=1, le=STRIKE_WEIGHT)]
+AUTHOR_ACTIONS: tuple[AuthorEnforced, ...] = get_args(AuthorEnforced)
+
+
+def duration(text: str) -> timedelta:
+    """The duration that a file of rules names."""
+    return span(text) or timedelta()
+
+
+def is_severe(violation: Severity | None, least: Severity) -> bool:
+    return violation is not None and SEVERITIES.index(violation) >= SEVERITIES.index(least)
+
+
+class StrikeRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a violation weighs. An omitted condition matches every violation; a rule with sub-rules stands for these."""
+
+    name: Name
+    weight: Weight = 1
+    policies: tuple[str, ...] = ()
+    rules: tuple[str, ...] = ()
+    min_severity: Severity | None = None
+    expires: Span | None = None
+
+    def matches(self, action: Action) -> bool:
+        """Whether the verdict or the decision that an action follows is such a violation."""
+        policy_id = action.cited_policy if action.human else action.policy_id
+        return (
+            (not self.policies or policy_id in self.policies)
+            and (not self.rules or any(is_within(cited, rule) for cited in action.rule_ids for rule in self.rules))
+            and (self.min_severity is None or is_severe(action.severity, self.min_severity))
+        )
+
+
+class StrikeCount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Strikes of an author that weigh so much together: under these policies, no older than `within`."""
+
+    weight: Annotated[int, msgspec.Meta(ge=1, le=10**6)] = 1
+    within: Span | None = None
+    policies: tuple[str, ...] = ()
+
+    def passed(self, strikes: Iterable[Strike], moment: datetime) -> bool:
+        """Whether the strikes that count at a moment weigh enough."""
+        first = moment - duration(self.within) if self.within else None
+        return self.weight <= sum(
+            strike.weight
+            for strike in strikes
+            if counts(strike, moment) and self._is_meant(strike) and (first is None or strike.at > first)
+        )
+
+    def leaves(self, strike: Strike) -> datetime | None:
+        """When a strike leaves the window, if it is ever counted in one."""
+        return strike.at + duration(self.within) if self.within and self._is_meant(strike) else None
+
+    def _is_meant(self, strike: Strike) -> bool:
+        return not self.policies or strike.policy_id in self.policies
+
+
+class Threshold(StrikeCount, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What follows for an author whose strikes weigh so much. Of several, the severest stands."""
+
+    name: Name
+    action: AuthorEnforced
+
+    def __post_init__(self) -> None:
+        if self.action == "none":
+            raise ValueError("action: choose warn, review, limit or suspend; without a threshold, none stands")
+
+
+class Stands(NamedTuple):
+    """What stands on an author by the thresholds, and the name of the one that says so, if one is passed.
+
+    rank: higher for what is severer, then for a higher weight.
+    """
+
+    action: AuthorEnforced = "none"
+    rule: str | None = None
+    rank: tuple[int, int] = (0, 0)
+
+
+class AuthorRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The section [authors] of a file of enforcement rules. Without it, no strike is given."""
+
+    expires: Span = "90d"
+    strike: tuple[StrikeRule, ...] = ()
+    threshold: tuple[Threshold, ...] = ()
+
+    def strike_rule(self, action: Action) -> StrikeRule | None:
+        """The first rule that matches the violation that an action follows."""
+        return next((rule for rule in self.strike if rule.matches(action)), None)
+
+    def lifetime(self, rule: StrikeRule) -> timedelta:
+        return duration(rule.expires or self.expires)
+
+    def stands(self, strikes: Sequence[Strike], moment: datetime) -> Stands:
+        """What stands on an author with these strikes at a moment."""
+        passed = [_stands(one) for one in self.threshold if one.passed(strikes, moment)]
+        return max(passed, key=lambda one: one.rank, default=Stands())
+
+    def rank_of(self, rule: str | None) -> tuple[int, int]:
+        """The rank of the threshold with a name; the lowest if there is none."""
+        return next((_stands(one).rank for one in self.threshold if one.name == rule), Stands().rank)
+
+    def due(self, strikes: Iterable[Strike], moment: datetime) -> datetime | None:
+        """When the next strike expires or leaves a window after a moment."""
+        times: set[datetime | None] = set()
+        for strike in strikes:
+            times.add(strike.expires_at)
+            if strike.state == "given":
+                times.update(one.leaves(strike) for one in self.threshold)
+        return min((time for time in times if time is not None and time > moment), default=None)
+
+    @property
+    def policies(self) -> set[str]:
+        """Ids of all policies that the section names."""
+        return {policy for one in (*self.strike, *self.threshold) for policy in one.policies}
+
+    def problems(self, known: Mapping[str, Policy]) -> Iterator[str]:
+        """What the section names that does not exist, and what in it can never have an effect."""
+        cited = {rule_id for policy in known.values() for rule_id in policy.rules}
+        for rule in self.strike:
+            for rule_id in sorted(set(rule.rules) - cited):
+                yield f"authors: strike {rule.name!r}: no policy has a rule {rule_id!r}"
+        for kind, names in (("strike", self.strike), ("threshold", self.threshold)):
+            listed = [one.name for one in names]
+            for name in sorted({name for name in listed if listed.count(name) > 1}):
+                yield f"authors: two of kind {kind} are named {name!r}: give each its own name"
+        if self.threshold and not self.strike:
+            yield "authors: no strike is ever given: add [[authors.strike]]"
+
+
+def _stands(threshold: Threshold) -> Stands:
+    return Stands(threshold.action, threshold.name, (AUTHOR_ACTIONS.index(threshold.action), threshold.weight))
+
+
+def counts(strike: Strike, moment: datetime) -> bool:
+    """Whether a strike is given and has not expired."""
+    return strike.state == "given" and strike.expires_at is not None and strike.expires_at > moment

@@ -1,0 +1,336 @@
+"""Strikes against authors: given while an item is restricted for a violation, taken back when it is not, each once."""
+
+from datetime import timedelta
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import Strike, decode
+from safeguard_streams.enforcement import moderators, rules
+from safeguard_streams.enforcement.author_rules import AuthorRules, StrikeCount, StrikeRule
+from safeguard_streams.enforcement.moderators import HeldAction
+from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules
+from safeguard_streams.enforcement.strikes import strike_id
+from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.policies.files import LIBRARY, load_library
+from tests.unit.enforcement.test_edits import KIND, LONGER, THREAT, cleared, judged, undecide
+from tests.unit.enforcement.test_transform import WHEN, Enforced, person, verdict
+
+AUTHORS = AuthorRules(
+    expires="30d",
+    strike=(StrikeRule("grave", 3, min_severity="high"), StrikeRule("any", 1)),
+)
+REMOVE = (EnforcementRule("threats", "remove", rules=("HH3",)), EnforcementRule("insults", "review", rules=("HH1",)))
+RULES = EnforcementRules(REMOVE, authors=AUTHORS)
+
+
+class Striking(Enforced):
+    """An enforcer, and the strikes that it wrote: all records, and the last of each strike."""
+
+    def __init__(self, rules=RULES, **more):
+        super().__init__(rules, **more)
+        self.entries = []
+
+    async def follow(self, *inputs, requeued=False):
+        outputs = await self.enforcer.process([self.record(one, requeued) for one in inputs])
+        written = [one for one in outputs if one.topic == topics.STRIKES]
+        assert all(one.by_key for one in written), "an author's strikes meet in one partition"
+        self.entries += [decode(one.value, Strike) for one in written]
+        assert all(one.key == decode(one.value, Strike).author_id.encode() for one in written)
+        others = [one for one in outputs if one.topic != topics.STRIKES]
+        process, self.enforcer.process = self.enforcer.process, lambda _: done(others)
+        try:
+            return await super().follow(*inputs, requeued=requeued)
+        finally:
+            self.enforcer.process = process
+
+    @property
+    def given(self):
+        last = {one.strike_id: one for one in self.entries}
+        return {(one.content_id, one.policy_id): one.weight for one in last.values() if one.state == "given"}
+
+    def take_over(self):
+        self.state = self.enforcer.states[0] = self.restored()
+
+
+async def done(outputs):
+    return outputs
+
+
+def violation(number, content="c1", rule="HH3", policy="hate", **more):
+    return verdict(number, content, policy, rule_ids=(rule,), author_id="ann", **more)
+
+
+def safe(number, supersedes=None, content="c1", policy="hate"):
+    return verdict(number, content, policy, "safe", author_id="ann", supersedes=supersedes)
+
+
+def test_a_strike_says_what_it_follows_and_when_it_expires():
+    run = Striking()
+    (removed,) = run(violation(1, severity="high"))
+    (strike,) = run.entries
+    assert strike.strike_id == strike_id("c1", "sha", "hate")
+    assert (strike.author_id, strike.state, strike.weight, strike.rule) == ("ann", "given", 3, "grave")
+    assert (strike.verdict_id, strike.action_id, strike.rule_ids) == ("v1", removed.action_id, ("HH3",))
+    assert strike.expires_at - strike.at == timedelta(days=30)
+
+
+def test_who_wrote_nothing_known_and_who_violated_nothing_gets_no_strike():
+    run = Striking()
+    run(verdict(1, rule_ids=("HH3",)), verdict(2, "c2", decision="safe", author_id="ann"))
+    run(violation(3, "c3", rule="HH1"), verdict(4, "c4", decision="undetermined", author_id="ann"))
+    assert run.entries == []
+
+
+def test_without_rules_about_authors_nothing_is_written():
+    run = Enforced(EnforcementRules(REMOVE))
+    run(violation(1))
+    assert run.standings[-1].value.find(b"violation") < 0
+
+
+def test_a_dry_run_gives_no_strike():
+    run = Enforced(RULES, dry_run=True)
+    assert len(run(violation(1))) == 1
+
+
+def test_a_superseding_verdict_takes_a_strike_back_and_another_one_gives_it_again():
+    """As when a replay is promoted and then reverted."""
+    run = Striking()
+    run(violation(1))
+    run(safe(2, supersedes="v1"))
+    assert run.given == {}
+    run.take_over()
+    run(violation(3, supersedes="v2"))
+    assert run.given == {("c1", "hate"): 1}
+    assert len({one.strike_id for one in run.entries}) == 1
+
+
+def test_a_verdict_that_comes_twice_gives_and_takes_nothing_twice():
+    run = Striking()
+    run(violation(1), violation(1))
+    run.take_over()
+    run(violation(1))
+    assert [one.state for one in run.entries] == ["given"]
+    run(safe(2, supersedes="v1"), violation(3, supersedes="v2"), safe(2, supersedes="v1"))
+    assert [one.state for one in run.entries] == ["given", "taken-back", "given"]
+
+
+def test_a_moderators_decision_takes_strikes_back_and_its_end_gives_them_again():
+    run = Striking()
+    run(violation(1), violation(2, policy="spam"))
+    assert run.given == {("c1", "hate"): 1, ("c1", "spam"): 1}
+    run(person(action="allow"))
+    assert run.given == {}
+    run.take_over()
+    run(undecide())
+    assert run.given == {("c1", "hate"): 1, ("c1", "spam"): 1}
+
+
+def test_what_waits_for_a_person_is_no_strike_until_the_person_restricts_it():
+    run = Striking()
+    run(violation(1, rule="HH1", severity="high"))
+    assert run.given == {}
+    run(person(action="remove"))
+    assert run.given == {("c1", "hate"): 3}, "one strike, by the verdict's severity, not another for the decision"
+    run(undecide())
+    assert run.given == {}
+
+
+def test_what_only_a_moderator_found_is_a_strike_under_the_policy_that_the_moderator_cites():
+    run = Striking()
+    decided = msgspec.structs.replace(
+        person(action="remove"), author_id="ann", cited_policy="spam", rule_ids=("FS1",), content_sha256="sha"
+    )
+    run(decided)
+    assert run.given == {("c1", "spam"): 1}
+    run(undecide())
+    assert run.given == {}
+
+
+def test_a_held_action_is_no_strike_until_it_is_released():
+    run = Striking(EnforcementRules(REMOVE, Cap(1), authors=AUTHORS))
+    run(violation(1, "c1"), violation(2, "c2"))
+    assert run.given == {("c1", "hate"): 1}
+    (held,) = [policy.held for policy in run.state["c2"].policies]
+    run(moderators._released(HeldAction(held, 0, "remove"), Moderator))
+    assert run.given == {("c1", "hate"): 1, ("c2", "hate"): 1}
+
+
+class Moderator:
+    by, why = "ann", ""
+
+
+def test_a_held_reversal_takes_no_strike_back_until_it_is_released():
+    run = Striking(EnforcementRules(REMOVE, Cap(1), authors=AUTHORS))
+    run(violation(1), safe(2, supersedes="v1"))
+    assert run.given == {("c1", "hate"): 1}
+    (held,) = [policy.held for policy in run.state["c1"].policies]
+    run(moderators._released(HeldAction(held, 0, "allow"), Moderator))
+    assert run.given == {}
+
+
+def test_an_undetermined_verdict_takes_nothing_back():
+    run = Striking()
+    run(violation(1), verdict(2, decision="undetermined", author_id="ann"))
+    run.take_over()
+    assert run.given == {("c1", "hate"): 1}
+    run(safe(3, supersedes="v2"))
+    assert run.given == {}
+
+
+def test_an_edit_takes_no_strike_back_and_a_superseding_verdict_on_the_earlier_text_does():
+    run = Striking()
+    run(judged(1, THREAT, 1, author_id="ann"))
+    run(cleared(2, "c1", KIND, 2, author_id="ann"))
+    assert run.given == {("c1", "hate"): 1}, "the text was published"
+    assert run.state.restricted() == {}
+    run.take_over()
+    run(judged(3, THREAT, 1, rule=None, author_id="ann", supersedes="v1"))
+    assert run.given == {}
+    run(judged(4, THREAT, 1, author_id="ann", supersedes="v3"))
+    assert run.given == {("c1", "hate"): 1}, "the promotion is reverted"
+
+
+def test_each_violating_text_of_an_item_is_a_strike():
+    run = Striking()
+    run(judged(1, THREAT, 1, author_id="ann"), judged(2, LONGER, 2, author_id="ann"))
+    states = [(one.strike_id, one.state) for one in run.entries]
+    assert len({name for name, state in states if state == "given"}) == 2
+    assert "taken-back" not in {state for _, state in states}
+
+
+def test_a_verdict_on_an_earlier_text_that_comes_late_is_a_strike_although_it_has_no_effect():
+    run = Striking()
+    run(judged(2, LONGER, 2, author_id="ann"))
+    (late,) = run(judged(1, THREAT, 1, author_id="ann"))
+    assert late.state == "overridden"
+    assert [one.state for one in run.entries] == ["given", "given"]
+
+
+def test_a_rule_may_look_at_the_strikes_that_the_author_has():
+    """The second spam in a week is removed."""
+    second = EnforcementRule("second", "remove", strikes=StrikeCount(within="7d", policies=("hate",)))
+    known = {"ann": [Strike("s", "ann", "given", rules.now(), policy_id="hate", weight=1, expires_at=FAR)]}
+    run = Striking(EnforcementRules((second,), authors=AUTHORS), strikes_of=lambda name: known.get(name, ()))
+    (action,) = run(violation(1))
+    assert (action.action, action.rule) == ("remove", "second")
+    (other,) = run(verdict(2, "c2", author_id="ben"))
+    assert other.action == "review"
+
+
+FAR = WHEN.replace(year=2999)
+
+
+async def test_known_authors_are_the_newest_records_and_broken_ones_are_nobodys():
+    from safeguard_streams.contract.records import AuthorStanding, encode
+    from safeguard_streams.enforcement.known_authors import KnownAuthors
+    from safeguard_streams.runtime.memory_broker import StoredRecord
+
+    known, strike = KnownAuthors(), Strike("s", "ann", "given", WHEN, expires_at=FAR)
+    for value in (encode(AuthorStanding("ann", 1)), encode(AuthorStanding("ann", 1, (strike,)))):
+        known.take(StoredRecord(topics.AUTHOR_STANDING, 0, 0, 0, b"ann", value))
+    known.take(StoredRecord(topics.AUTHOR_STANDING, 0, 0, 0, b"ben", b"no JSON"))
+    known.take(StoredRecord(topics.AUTHOR_STANDING, 0, 0, 0, None, b"{}"))
+    assert known.strikes("ann") == (strike,)
+    assert known.strikes("ben") == known.strikes("carl") == known.strikes(None) == ()
+    known.take(StoredRecord(topics.AUTHOR_STANDING, 0, 0, 0, b"ann", None))
+    assert known.strikes("ann") == ()
+
+
+# ---------------------------------------------------------------------- any sequence of inputs
+
+content = st.sampled_from(["c1", "c2"])
+policy = st.sampled_from(["hate", "spam"])
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("verdict"), content, policy, st.sampled_from(["HH3", "HH1", None])),
+        st.tuples(st.just("decide"), content, st.sampled_from(["allow", "remove", "review"])),
+        st.tuples(st.just("undecide"), content),
+        st.tuples(st.just("take over")),
+    ),
+    max_size=25,
+)
+
+
+def expected(stands):
+    """The strikes by what stands: verdicts by policy, and a decision, for each item. A computation of its own."""
+    found = set()
+    for name, (verdicts, decision) in stands.items():
+        violated = {one for one, cited in verdicts.items() if cited}
+        if decision == "remove":
+            found |= {(name, one) for one in violated} or {(name, None)}
+        elif decision is None:
+            found |= {(name, one) for one in violated if verdicts[one] == "HH3"}
+    return found
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps)
+def test_strikes_are_those_of_what_stands_whatever_came_before(script):
+    run, stands = Striking(), {"c1": ({}, None), "c2": ({}, None)}
+    names = {}
+    for number, (kind, *more) in enumerate(script):
+        if kind == "verdict":
+            name, under, cited = more
+            decided, cites = ("violates", (cited,)) if cited else ("safe", ())
+            run(verdict(number, name, under, decided, rule_ids=cites, author_id="ann", supersedes="before"))
+            stands[name][0][under] = cited
+        elif kind == "decide":
+            name, action = more
+            names[name] = f"d{number}"
+            run(msgspec.structs.replace(person(name, action, names[name]), author_id="ann", content_sha256="sha"))
+            stands[name] = (stands[name][0], action)
+        elif kind == "undecide" and stands[more[0]][1] is not None:
+            run(undecide(f"u{number}", names[more[0]], more[0]))
+            stands[more[0]] = (stands[more[0]][0], None)
+        elif kind == "take over":
+            run.take_over()
+        assert set(run.given) == expected(stands)
+
+
+# ---------------------------------------------------------------------- the file of rules
+
+
+def loaded(tmp_path, text):
+    path = tmp_path / "rules.toml"
+    path.write_text(text)
+    return rules.load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[[authors.threshold]]\nname='x'\naction='ban'", "choose from: warn, review, limit, suspend"),
+        ("[[authors.threshold]]\nname='x'\naction='none'", "choose warn, review, limit or suspend"),
+        ("[[authors.strike]]\nname='x'\nweight=0", "weight"),
+        ("[[authors.strike]]\nname='x'\nexpires='soon'", "expires"),
+        ("[[authors.strike]]\nname='x'\nseverity='high'", "severity"),
+        ("[[authors.strike]]\nname='x'\nmin_severity='bad'", "choose from: low, medium, high, critical"),
+        ("[[rule]]\nname='x'\naction='remove'\n[rule.strikes]\nweight=0", "weight"),
+    ],
+)
+def test_a_mistake_about_authors_is_named(tmp_path, text, problem):
+    with pytest.raises(ConfigurationError, match=problem):
+        loaded(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[[authors.strike]]\nname='x'\npolicies=['nothing']", "no policy 'nothing'"),
+        ("[[authors.strike]]\nname='x'\nrules=['ZZ9']", "no policy has a rule 'ZZ9'"),
+        ("[[authors.strike]]\nname='x'\n[[authors.strike]]\nname='x'", "two of kind strike are named 'x'"),
+        ("[[authors.threshold]]\nname='x'\naction='warn'\npolicies=['nothing']", "no policy 'nothing'"),
+        ("[[authors.threshold]]\nname='x'\naction='warn'", "no strike is ever given"),
+        ("[[rule]]\nname='x'\naction='remove'\n[rule.strikes]\nweight=2", "a rule looks at strikes"),
+    ],
+)
+def test_what_can_never_have_an_effect_is_named(tmp_path, text, problem):
+    assert any(problem in found for found in loaded(tmp_path, text).problems(load_library(LIBRARY)))
+
+
+def test_the_rules_of_the_package_have_no_problem():
+    assert rules.load(rules.SHIPPED).problems(load_library(LIBRARY)) == []
