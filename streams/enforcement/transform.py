@@ -122,6 +122,9 @@ class Lookups(NamedTuple):
     strikes_of: StrikesOf = unknown
 
 
+_NONE = Lookups()
+
+
 class Enforcer:
     """The transform of the engine, in batches. `states` are those of the partitions that it owns: `restore` reads one
     when its partition is opened, and it is dropped when the partition is closed. partitions is the number of partitions
@@ -138,7 +141,7 @@ class Enforcer:
         restore: RestoreState,
         *,
         dry_run: bool = False,
-        lookups: Lookups = Lookups(),
+        lookups: Lookups = _NONE,
         statements: Statements | None = None,
     ) -> None:
         self.rules = rules

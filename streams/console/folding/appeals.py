@@ -6,7 +6,8 @@ from safeguard_streams.bus.interface import Record
 from safeguard_streams.console import schema
 from safeguard_streams.console.folding.context import Context
 from safeguard_streams.console.folding.dead_letters import moment_of
-from safeguard_streams.console.rows import Row, Rows
+from safeguard_streams.console.rows import Rows
+from safeguard_streams.console.statements import Row
 from safeguard_streams.contract.appeals import read_appeal
 from safeguard_streams.contract.records import AppealStanding, Standing
 from safeguard_streams.enforcement.appeals import deciders

@@ -16,7 +16,7 @@ from safeguard_streams.console.web import blind, harms, policy_text, rendering, 
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.flips import Answer, Worklist
 from safeguard_streams.console.web.guard import NotFoundError, Page, RefusedError, back
-from safeguard_streams.console.web.harms import count_exposure, harm_of
+from safeguard_streams.console.web.harms import expose, harm_of
 from safeguard_streams.console.web.pages.queue import lease_of
 from safeguard_streams.console.web.pages.replays import compare_key
 from safeguard_streams.console.web.policy_text import PolicyText, Rule
@@ -86,8 +86,8 @@ def reveal(request: Request) -> Response:
         worklist = Worklist(connection, asked(request, "id"), policy_id, lease_of(console))
         if worklist.find(content_id) is None:
             raise NotFoundError("There is no such flip.")
+        expose(connection, request.state.by, _harm(connection, policy_id), content_id)
         log_access(connection, request, "reveal", content_id, {"policy": policy_id})
-        count_exposure(connection, request.state.by, _harm(connection, policy_id))
     return _page(request, content_id, revealed=True)
 
 
