@@ -76,7 +76,7 @@ $(VENV)/package-$(EXTRA): $(VENV)/pins-$(EXTRA) $(SOURCES)
 	@touch $@
 
 requirements: $(VENV)/bin/uv
-	for part in prefilter:prefilter encoder:encoder enforcement:enforcement console:console reasoner-cpu:cpu reasoner-gpu:gpu reasoner-remote:remote all-cpu:encoder,quality,enforcement,console,cpu,demo all-gpu:encoder,quality,enforcement,console,gpu,demo uv: build:; do \
+	for part in prefilter:prefilter encoder:encoder enforcement:enforcement console:console export:export reasoner-cpu:cpu reasoner-gpu:gpu reasoner-remote:remote all-cpu:encoder,quality,enforcement,console,export,cpu,demo all-gpu:encoder,quality,enforcement,console,export,gpu,demo uv: build:; do \
 	  name=$${part%%:*}; extras=$${part#*:}; options="--override $(PINS)/overrides.txt"; input=pyproject.toml; \
 	  case $$name in *cpu) options="$$options --override $(PINS)/overrides-cpu.txt";; uv|build) input=$(PINS)/$$name.in;; esac; \
 	  case $$name in all-*) options="$$options --group dev";; esac; \
@@ -89,7 +89,7 @@ encoder: $(VENV)/package-$(EXTRA)
 	$(BIN)/python -m safeguard_streams.prefilter.encoder.graph streams/prefilter/encoder/encoder.onnx
 
 audit: $(VENV)/bin/uv
-	for part in prefilter encoder enforcement console reasoner-remote reasoner-cpu reasoner-gpu; do \
+	for part in prefilter encoder enforcement console export reasoner-remote reasoner-cpu reasoner-gpu; do \
 	  $(BIN)/uv tool run pip-audit --require-hashes --disable-pip -r $(PINS)/$$part.txt || exit 1; done
 
 clean:

@@ -39,6 +39,8 @@ PACKAGES = (
     "replay",
     "quality",
     "operations",
+    "exporting",
+    "exporting.transparency",
     "console",
     "console.folding",
     "console.migrations",

@@ -41,6 +41,7 @@ _NO_STATISTICS = {
     "actions": ("why", "reason", "author_id"),
     "rationales": ("attempts",),
     "reports": ("reason",),
+    "appeal_statements": ("reason", "new_context"),
 }
 
 POSTGRESQL = (

@@ -63,7 +63,7 @@ ELSEWHERE = (
     "dead letters of records that no codec could read, which hold their bytes; reasons typed for policies and replays",
     "databases of other consoles: their projectors remove its words when they read the erasure; backups of databases",
     "memory: caches of reasoners forget the item now, prefix caches of inference servers when they are full",
-    "files that commands wrote: pages and Parquet files of replays, training data, output of commands that show texts",
+    "files that commands wrote: exports, pages and Parquet files of replays, training data, output with texts",
     "folders safeguard-diff-* for temporary files, which only a replay diff that was killed leaves behind",
     "backups and mirrors of the cluster, and inference servers or proxies that log prompts",
     "moderation.erasures: the id of the item, for as long as the erasure is to hold",

@@ -10,6 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
+import pyarrow.parquet as pq
 import pytest
 from aiokafka import AIOKafkaProducer
 
@@ -25,7 +26,6 @@ from tests import projected
 from tests.conftest import own_topics
 from tests.unit.cli.invoking import invoke
 
-pq = pytest.importorskip("pyarrow.parquet")
 pytestmark = pytest.mark.slow
 WHEN = datetime(2026, 1, 1, 12, tzinfo=UTC)
 HOSTILE = "=1+1\n\x00 \u202e 猫 \U0001f600,\";'"

@@ -76,6 +76,8 @@ ELSEWHERE = {
     ("prefilter", "recall"): "tests/integration/test_commands.py",
     ("prefilter", "distill"): "tests/integration/test_commands.py",
     ("gates", "take"): "tests/unit/cli/test_gates.py",
+    **{("export", name): "tests/integration/test_export.py" for name in ("verdicts", "actions", "reports", "policies")},
+    ("report", "transparency"): "tests/unit/exporting/test_transparency.py",
     **{("bench", name): "tests/integration/test_benchmarks.py" for name in ("prefilter", "pipeline", "telemetry")},
     **{("bench", name): "tests/integration/test_benchmarks.py" for name in ("release", "texts", "reason")},
 }

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("playwright")
-pytest.importorskip("pyarrow")
 
 from playwright.sync_api import sync_playwright
 
@@ -38,12 +37,17 @@ def report(tmp_path, monkeypatch):
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_the_page_stands_alone_and_fits_wide_and_narrow_screens_light_and_dark(report):
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser, asked = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]), []
         for scheme in ("light", "dark"):
             # The policy of the page forbids scripts, axe included.
             context = browser.new_context(color_scheme=scheme, bypass_csp=True)
+<<<<<<< HEAD
             shown, asked = context.new_page(), []
             shown.on("request", lambda request, asked=asked: asked.append(request.url))
+=======
+            shown = context.new_page()
+            shown.on("request", lambda request: asked.append(request.url))
+>>>>>>> w-exports
             for width in (1280, 400):
                 shown.set_viewport_size({"width": width, "height": 900})
                 shown.goto(report.as_uri())

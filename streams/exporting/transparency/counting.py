@@ -74,14 +74,15 @@ def count(source: Source, year: int) -> Figures:
     notices, appeals = _notices(source), _appeals(source)
     verdicts = read_verdicts(source, year, notices)
     counted = _passed(source, _Counted(year), notices, appeals, verdicts)
-    by_reporter = {name: _of_reporter(name, counted.notices) for name in get_args(Reporter)} if reported else None
+    notice_figures = {name: _of_reporter(name, counted.notices) for name in get_args(Reporter)}
+    orders = notice_figures.pop("authority")
     means = _MeansCount(counted, verdicts if covered["verdicts"] else None, appeals=appealed)
     return Figures(
         year=year,
         counted_at=now(),
         records=covered,
-        orders=by_reporter and by_reporter.pop("authority"),
-        notices=by_reporter,
+        orders=orders if reported else None,
+        notices=notice_figures if reported else None,
         measures=_measures(one for one, _ in counted.measures) if acted else None,
         own_initiative=_measures(one for one, told in counted.measures if not told) if acted and reported else None,
         after_notices=_measures(one for one, told in counted.measures if told) if acted and reported else None,
@@ -142,7 +143,8 @@ def _item(row: dict[str, Any]) -> str:
 
 
 def _action(row: dict[str, Any]) -> Action:
-    action: Action = msgspec.convert(row, KINDS["actions"].record)
+    kind: type[Any] = KINDS["actions"].record
+    action: Action = msgspec.convert(row, kind)
     return action
 
 

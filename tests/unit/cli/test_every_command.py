@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from safeguard_streams.cli import app
 from safeguard_streams.infra.brokers import free_port
 
-HEAVY = ("vllm", "torch", "faust", "fasttext", "sklearn", "duckdb", "matplotlib", "transformers")
+HEAVY = ("vllm", "torch", "faust", "fasttext", "sklearn", "duckdb", "matplotlib", "transformers", "pyarrow")
 NARROW = {"COLUMNS": "80", "TERMINAL_WIDTH": "80", "NO_COLOR": "1"}
 
 

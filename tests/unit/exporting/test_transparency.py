@@ -10,8 +10,6 @@ from itertools import chain
 import msgspec
 import pytest
 
-pytest.importorskip("pyarrow")
-
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.exporting import manifest as manifests
 from safeguard_streams.exporting.kinds import KINDS

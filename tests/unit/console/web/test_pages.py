@@ -8,6 +8,7 @@ import tomllib
 from importlib.resources import files
 
 import pytest
+from pyarrow import parquet
 from sqlalchemy import create_engine, event, select
 
 from safeguard_streams.console.database import engine_of
@@ -181,7 +182,6 @@ def test_an_export_holds_all_that_a_search_finds(browser, filled):
 
 @BOTH_DATABASES
 def test_an_export_as_parquet_holds_the_rows_of_the_one_as_csv_in_groups(browser, monkeypatch):
-    parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr(search, "_ROW_GROUP", 7)
     otto = browser("otto", "auditor")
     exports = len(otto.get("/audit.csv?action=export").text.splitlines())
