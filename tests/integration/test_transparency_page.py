@@ -41,13 +41,8 @@ def test_the_page_stands_alone_and_fits_wide_and_narrow_screens_light_and_dark(r
         for scheme in ("light", "dark"):
             # The policy of the page forbids scripts, axe included.
             context = browser.new_context(color_scheme=scheme, bypass_csp=True)
-<<<<<<< HEAD
-            shown, asked = context.new_page(), []
-            shown.on("request", lambda request, asked=asked: asked.append(request.url))
-=======
             shown = context.new_page()
             shown.on("request", lambda request: asked.append(request.url))
->>>>>>> w-exports
             for width in (1280, 400):
                 shown.set_viewport_size({"width": width, "height": 900})
                 shown.goto(report.as_uri())
