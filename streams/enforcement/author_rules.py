@@ -136,7 +136,8 @@ class AuthorRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def policies(self) -> set[str]:
         """Ids of all policies that the section names."""
-        return {policy for one in (*self.strike, *self.threshold) for policy in one.policies}
+        named = [one.policies for one in self.strike] + [one.policies for one in self.threshold]
+        return {policy for policies in named for policy in policies}
 
     def problems(self, known: Mapping[str, Policy]) -> Iterator[str]:
         """What the section names that does not exist, and what in it can never have an effect."""
@@ -144,8 +145,8 @@ class AuthorRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for rule in self.strike:
             for rule_id in sorted(set(rule.rules) - cited):
                 yield f"authors: strike {rule.name!r}: no policy has a rule {rule_id!r}"
-        for kind, names in (("strike", self.strike), ("threshold", self.threshold)):
-            listed = [one.name for one in names]
+        named = {"strike": [one.name for one in self.strike], "threshold": [one.name for one in self.threshold]}
+        for kind, listed in named.items():
             for name in sorted({name for name in listed if listed.count(name) > 1}):
                 yield f"authors: two of kind {kind} are named {name!r}: give each its own name"
         if self.threshold and not self.strike:

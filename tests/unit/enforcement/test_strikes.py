@@ -194,6 +194,15 @@ def test_an_edit_takes_no_strike_back_and_a_superseding_verdict_on_the_earlier_t
     assert run.given == {("c1", "hate"): 1}, "the promotion is reverted"
 
 
+def test_an_edit_after_a_moderators_removal_takes_no_strike_back():
+    run = Striking()
+    run(judged(1, THREAT, 1, rule="HH1", author_id="ann"))
+    run(person(action="remove"))
+    run(judged(2, KIND, 2, rule=None, policy="spam", author_id="ann", under=("hate",)))
+    assert run.state["c1"].in_force is None
+    assert run.given == {("c1", "hate"): 1}
+
+
 def test_each_violating_text_of_an_item_is_a_strike():
     run = Striking()
     run(judged(1, THREAT, 1, author_id="ann"), judged(2, LONGER, 2, author_id="ann"))
