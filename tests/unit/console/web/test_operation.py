@@ -1,6 +1,6 @@
 """What the console tells those who run it: health with the projector's state, and metrics by page without content."""
 
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
 
 from safeguard_streams.console.projector import Projector
 from safeguard_streams.console.web.app import build
@@ -38,3 +38,18 @@ def test_health_names_the_state_of_the_projector_in_the_process(filled, current)
     assert ready.status_code == 200, "pages need no projector"
     assert ready.json()["projector"] == projector.state()
     assert ready.json()["projector"]["caught_up"] is False
+
+
+def test_the_queue_is_read_in_the_order_of_an_index(browser, filled):
+    """However many items wait, a page reads its own rows only, and sorts none."""
+    statements = []
+    event.listen(filled, "before_cursor_execute", lambda *given: statements.append(given[2:4]))
+    assert browser("ann", "reviewer").get("/queue").status_code == 200
+    plans = []
+    with filled.connect() as connection:
+        for statement, parameters in [one for one in statements if one[0].lstrip().startswith("SELECT review_items.")]:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            plans.append(" ".join(str(row.detail) for row in plan))
+    assert len([one for one in plans if "INDEX ix_review_items_next" in one]) == 1
+    assert len([one for one in plans if "INDEX ix_review_items_groups" in one]) == 1
+    assert all("TEMP B-TREE" not in one for one in plans if "ix_review_items" in one), plans
