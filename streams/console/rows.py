@@ -12,16 +12,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Table, bindparam, delete, update
 
+from safeguard_streams.bus.interface import Record
 from safeguard_streams.console import schema, statements
 from safeguard_streams.console.database import clean
 from safeguard_streams.console.statements import KEYS, Key, Row
 
 _LOOKED_UP = 1000  # keys in one statement
+_NUL = rb"\u0000"
+_MOMENTS = {
+    table: [one.name for one in table.columns if isinstance(one.type, schema.Moment)] for table in schema.PROJECTED
+}
 
 _KEEP_FIRST = (
     schema.verdicts,
@@ -58,6 +63,7 @@ class Rows:
     """The rows of one batch."""
 
     def __init__(self) -> None:
+        self._has_nul = True  # the record that is read, as far as is known
         self._rows: dict[Table, dict[Key, Row | None]] = {}
         self._actions: list[Row] = []
         self._texts: list[Row] = []
@@ -65,9 +71,13 @@ class Rows:
         self._queue: dict[str, dict[str, Row]] = {}  # by content id and policy
         self._counts: dict[Table, Counter[Key]] = {}
 
+    def reading(self, record: Record) -> None:
+        """The rows that are added next come from this record. JSON has no other way to write NUL than as an escape."""
+        self._has_nul = _NUL in (record.value or b"") or b"\0" in (record.key or b"")
+
     def put(self, table: Table, row: Row) -> None:
         """Add a row. A later one with its key replaces it."""
-        cleaned = _clean(row)
+        cleaned = self._clean(table, row)
         self._rows.setdefault(table, {})[tuple(cleaned[name] for name in KEYS[table])] = cleaned
 
     def drop(self, table: Table, *key: Any) -> None:
@@ -76,11 +86,11 @@ class Rows:
 
     def text(self, row: Row) -> None:
         """Add the text of an item, which replaces an earlier one only."""
-        self._texts.append(_clean(row))
+        self._texts.append(self._clean(schema.items, row))
 
     def action(self, row: Row) -> None:
         """Add an action, which replaces the same one as its moderator wrote it."""
-        self._actions.append(_clean(row))
+        self._actions.append(self._clean(schema.actions, row))
 
     def stands(self, content_id: str, effective: str, held: int, waiting: Iterable[Row]) -> None:
         """All that stands on an item now, and what of it waits for a moderator."""
@@ -89,7 +99,8 @@ class Rows:
         queue = self._queue.setdefault(name, {})
         for row in queue.values():
             row["state"] = "decided"
-        queue |= {row["policy_id"]: row for row in map(_clean, waiting)}
+        rows = (self._clean(schema.review_items, row) for row in waiting)
+        queue |= {row["policy_id"]: row for row in rows}
 
     def count(self, table: Table, key: Key) -> None:
         """Count one, under a minute and further columns."""
@@ -117,6 +128,15 @@ class Rows:
             names = [*KEYS[table], "count"]
             rows = [dict(zip(names, (*key, count), strict=True)) for key, count in counts.items()]
             statements.write(connection, statements.counting(connection, table), rows)
+
+    def _clean(self, table: Table, row: Row) -> Row:
+        """A row as both databases take it. JSON is cleaned when it is written."""
+        for name in _MOMENTS[table]:
+            if (moment := row.get(name)) is not None:
+                row[name] = schema.in_utc(moment)
+        if self._has_nul:
+            row.update({name: clean(value) for name, value in row.items() if isinstance(value, str)})
+        return row
 
     def _of(self, table: Table) -> list[Row]:
         return [row for row in self._rows.get(table, {}).values() if row is not None]
@@ -152,17 +172,6 @@ class Rows:
         reported = {content_id for content_id, _ in self._rows.get(schema.reports, ())}
         for names in _chunks([*self._queue, *sorted(reported - self._queue.keys())]):
             connection.execute(statements.priorities(names))
-
-
-def _clean(row: Row) -> Row:
-    """A row as both databases take it. JSON is cleaned when it is written."""
-    for name, value in row.items():
-        if isinstance(value, str):
-            if "\0" in value:
-                row[name] = clean(value)
-        elif isinstance(value, datetime) and value.tzinfo is not UTC:
-            row[name] = schema.in_utc(value)
-    return row
 
 
 def _chunks(ids: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -110,6 +110,7 @@ class Store:
     def _commit(self, records: Sequence[Record]) -> None:
         rows, refused = Rows(), dict[int, RecordError]()
         for number, record in sorted(enumerate(records), key=lambda one: not one[1].topic.endswith(topics.ERASURES)):
+            rows.reading(record)
             try:
                 FOLDS[self.place(record).topic](record, rows, self._context)
             except RecordError as error:

@@ -77,6 +77,23 @@ def test_a_record_that_is_read_again_counts_once(store):
     assert len(rows(store, schema.verdicts)) == len(rows(store, schema.verdict_rules)) == 1
 
 
+def test_a_verdict_or_an_action_changes_no_row_of_an_item(store):
+    """The words of an item make its row costly to change, and most records are verdicts."""
+    apply(store, topics.VERDICTS, projected.verdict(1))
+    apply(store, topics.ACTIONS, projected.action(1))
+    assert rows(store, schema.items) == []
+
+
+@pytest.mark.parametrize("address", ["postgresql"], indirect=True)
+def test_only_what_is_projected_is_committed_late(store):
+    """What the pages write exists nowhere else."""
+    with store.engine.begin() as connection:
+        native.commit_late(connection)
+        assert connection.scalar(sa.text("SHOW synchronous_commit")) == "off"
+    with store.engine.begin() as connection:
+        assert connection.scalar(sa.text("SHOW synchronous_commit")) == "on"
+
+
 def test_of_two_projectors_one_stands_by(store):
     other = Store(store.engine)
     other.open()

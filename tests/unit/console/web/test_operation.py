@@ -1,6 +1,6 @@
 """What the console tells those who run it: health with the projector's state, and metrics by page without content."""
 
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
 
 from safeguard_streams.console.projector import Projector
 from safeguard_streams.console.web.app import build
@@ -38,3 +38,23 @@ def test_health_names_the_state_of_the_projector_in_the_process(filled, current)
     assert ready.status_code == 200, "pages need no projector"
     assert ready.json()["projector"] == projector.state()
     assert ready.json()["projector"]["caught_up"] is False
+
+
+def test_the_queue_is_read_in_the_order_of_an_index(browser, filled):
+    """However many items wait, a page reads its own rows only, and sorts none."""
+    statements = []
+    event.listen(filled, "before_cursor_execute", lambda *given: statements.append(given[2:4]))
+    assert browser("ann", "reviewer").get("/queue").status_code == 200
+
+    def plan(part, column):
+        statement, parameters = next(one for one in statements if f"{part} review_items.{column}" in one[0])
+        with filled.connect() as connection:
+            rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            return " ".join(str(row.detail) for row in rows)
+
+    for index, *named in (
+        ("ix_review_items_next", "ORDER BY", "priority"),
+        ("ix_review_items_groups", "GROUP BY", "policy_id"),
+    ):
+        assert f"INDEX {index}" in plan(*named)
+        assert "TEMP B-TREE" not in plan(*named)
