@@ -139,17 +139,16 @@ def by_rule(rows: Iterable[AnyRow]) -> list[WithModel]:
 
     A person who says that an item violates, and cites no rule, says nothing about any of them.
     """
-    judged = [row for row in rows if not row.golden and row.said in ("violates", "safe")]
-    judged = [row for row in judged if row.decision == "safe" or row.rule]
-    cited: dict[str, set[str]] = defaultdict(set)
-    for row in judged:
-        cited[row.policy_id] |= _by_person(row) | _by_model(row)
+    policies: dict[str, list[AnyRow]] = defaultdict(list)
+    for row in rows:
+        if not row.golden and row.said in ("violates", "safe") and (row.decision == "safe" or row.rule):
+            policies[row.policy_id].append(row)
 
     def of(policy_id: str, rule: str) -> WithModel:
-        own = [row for row in judged if row.policy_id == policy_id]
-        both = _both(own, lambda row: (str(rule in _by_person(row)), str(rule in _by_model(row))))
+        both = _both(policies[policy_id], lambda row: (str(rule in _by_person(row)), str(rule in _by_model(row))))
         return WithModel(policy_id, rule, *both)
 
+    cited = {name: {rule for row in own for rule in _by_person(row) | _by_model(row)} for name, own in policies.items()}
     return [of(policy_id, rule) for policy_id in sorted(cited) for rule in sorted(cited[policy_id])]
 
 

@@ -129,6 +129,10 @@ QUERIES = (
     "/audit?who=",
     "/queue?policy=",
     "/queue?language=",
+    "/quality?policy=",
+    "/quality?days=",
+    "/quality/labels?policy=",
+    "/quality/labels?since=",
 )
 
 
