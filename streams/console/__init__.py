@@ -10,6 +10,7 @@ The projector follows the topics and writes rows; the pages read them. In readin
 - `erasing`: the words about an erased item.
 - `store`: a batch of records and its positions in one transaction; texts whose time is over.
 - `projector`: follows the topics, through outages of Kafka and of the database.
+- `labels`: what people decided, as labels for calibration, distillation and golden sets.
 - `app`: the projector's process, and a rebuild.
 - `web`: the pages.
 

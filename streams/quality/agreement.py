@@ -17,12 +17,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from safeguard_streams.quality.proportions import proportion
+
 Floats = NDArray[np.float64]
 Pair = tuple[str, str]
+Disagreement = tuple[Floats, Floats]  # the share of unequal ratings, and that which chance gives
 
 ENOUGH = 10  # items that two raters have in common
 RESAMPLES = 2000
 _SEED = 0
+_NOTHING = 1e-12
 
 
 class Agreement(msgspec.Struct, frozen=True):
@@ -41,7 +45,8 @@ class Agreement(msgspec.Struct, frozen=True):
 def kappa(items: Iterable[Sequence[Pair]], enough: int = ENOUGH) -> Agreement:
     """Cohen's kappa of two raters. items: for each item, its pairs of the first and the second rater's category.
 
-    An item has several pairs where several people stand for the first rater; its pairs are resampled together.
+    An item has several pairs where several people stand for the first rater; its pairs are resampled together. There is
+    no figure where one of the raters has used one category alone: whatever the other says, kappa is 0.
     """
     rated = [pairs for pairs in items if pairs]
     names = _numbers(name for pairs in rated for pair in pairs for name in pair)
@@ -49,7 +54,8 @@ def kappa(items: Iterable[Sequence[Pair]], enough: int = ENOUGH) -> Agreement:
     for table, pairs in zip(tables, rated, strict=True):
         for first, second in pairs:
             table[names[first], names[second]] += 1
-    return _estimated(tables, _kappas, enough)
+    used = [np.count_nonzero(tables.sum(axis=(0, side))) for side in (1, 2)]
+    return _estimated(tables, _of_kappa, enough if min(used) > 1 else len(rated) + 1)
 
 
 def alpha(items: Iterable[Sequence[str]], enough: int = ENOUGH) -> Agreement:
@@ -65,36 +71,33 @@ def alpha(items: Iterable[Sequence[str]], enough: int = ENOUGH) -> Agreement:
             row[names[name]] = count
     # Each item adds its ordered pairs of ratings, over the number of its other ratings: the coincidence matrix.
     pairs = counts[:, :, None] * counts[:, None, :] - np.eye(len(names)) * counts[:, :, None]
-    return _estimated(pairs / (counts.sum(axis=1)[:, None, None] - 1), _alphas, enough)
+    return _estimated(pairs / (counts.sum(axis=1)[:, None, None] - 1), _of_alpha, enough)
 
 
 def _numbers(names: Iterable[Hashable]) -> Mapping[Hashable, int]:
     return {name: number for number, name in enumerate(dict.fromkeys(names))}
 
 
-def _kappas(tables: Floats) -> Floats:
-    """Kappa of each table [..., first rater, second rater]; nan where chance alone gives full agreement."""
+def _of_kappa(tables: Floats) -> Disagreement:
+    """From tables [..., first rater, second rater]."""
     total = tables.sum(axis=(-2, -1))
-    expected = (tables.sum(axis=-1) * tables.sum(axis=-2)).sum(axis=-1)
-    same = np.trace(tables, axis1=-2, axis2=-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((total * same - expected) / (total * total - expected))
+    by_chance = (tables.sum(axis=-1) * tables.sum(axis=-2)).sum(axis=-1)
+    return 1 - np.trace(tables, axis1=-2, axis2=-1) / total, 1 - by_chance / (total * total)
 
 
-def _alphas(tables: Floats) -> Floats:
-    """Alpha of each coincidence matrix; nan where there is one category."""
+def _of_alpha(tables: Floats) -> Disagreement:
+    """From coincidence matrices."""
     of_category = tables.sum(axis=-1)
     total = of_category.sum(axis=-1)
-    observed = total - np.trace(tables, axis1=-2, axis2=-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        expected = (total * total - (of_category * of_category).sum(axis=-1)) / (total - 1)
-        return np.where(expected > 0, 1 - observed / expected, np.nan)
+    by_chance = (of_category * (of_category - 1)).sum(axis=-1)
+    return 1 - np.trace(tables, axis1=-2, axis2=-1) / total, 1 - by_chance / (total * (total - 1))
 
 
-def _estimated(tables: Floats, figure: Callable[[Floats], Floats], enough: int) -> Agreement:
+def _estimated(tables: Floats, disagreement: Callable[[Floats], Disagreement], enough: int) -> Agreement:
     """The figure of the sum of these tables, one for each item, with the percentiles of its resamples.
 
-    Items whose tables are equal are drawn together: resampling takes as long for a million items as for a few.
+    Items whose tables are equal are drawn together: resampling takes as long for a million items as for a few. Where
+    all agree, so do all resamples: the lower end is then that of Wilson's interval for the share that agrees.
     """
     items, categories = tables.shape[:2]
     whole = tables.sum(axis=0)
@@ -103,10 +106,12 @@ def _estimated(tables: Floats, figure: Callable[[Floats], Floats], enough: int) 
         return Agreement(items, same)
     kinds, counts = np.unique(tables.reshape(items, -1), axis=0, return_counts=True)
     draws = np.random.default_rng(_SEED).multinomial(items, counts / items, size=RESAMPLES)
-    resampled = figure((draws @ kinds).reshape(RESAMPLES, categories, categories))
-    defined = resampled[~np.isnan(resampled)]  # a resample may draw one category alone
-    value = float(figure(whole))
-    if np.isnan(value) or len(defined) < RESAMPLES / 2:
+    observed, expected = disagreement((draws @ kinds).reshape(RESAMPLES, categories, categories))
+    varied = expected > _NOTHING  # a resample may draw one category alone
+    if varied.mean() < 0.5:
         return Agreement(items, same)
-    low, high = np.percentile(defined, (2.5, 97.5))
-    return Agreement(items, same, value, float(low), float(high))
+    value_observed, value_expected = disagreement(whole)
+    low, high = np.percentile(1 - observed[varied] / expected[varied], (2.5, 97.5))
+    if same == 1:
+        low = max(-1.0, 1 - (1 - proportion(items, items).low) / value_expected)
+    return Agreement(items, same, float(1 - value_observed / value_expected), float(low), float(high))

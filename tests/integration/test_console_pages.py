@@ -135,7 +135,7 @@ def enforcement(current):
 
 
 @contextlib.contextmanager
-def serving(current, provider, folder, roles='{"mods": ["reviewer"], "leads": ["auditor"]}'):
+def serving(current, provider, folder, roles='{"mods": ["reviewer"], "leads": ["auditor", "operator"]}'):
     """`safeguard console serve`, with an OpenID provider and a database of its own."""
     port = brokers.free_port()
     environment = {
@@ -148,6 +148,8 @@ def serving(current, provider, folder, roles='{"mods": ["reviewer"], "leads": ["
         "SAFEGUARD_CONSOLE_OIDC_CLIENT_SECRET": "s",
         "SAFEGUARD_CONSOLE_ROLES": roles,
         "SAFEGUARD_CONSOLE_BLIND_SHARE": "0",
+        "SAFEGUARD_CONSOLE_GOLDEN_SHARE": "0",
+        "SAFEGUARD_CONSOLE_SECOND_SHARE": "0",
     }
     log = folder / "console.log"
     command = [sys.executable, "-m", "safeguard_streams", "console", "serve", "--port", str(port)]
@@ -338,6 +340,9 @@ def test_every_page_is_accessible_and_fits(person, console, width, scheme):
         "policies": "/policies",
         "policy": page.locator("table a[href^='/policy']").first.get_attribute("href"),
         "replays": "/replays",
+        "quality": "/quality",
+        "exposure": "/exposure",
+        "own": "/own",
         "audit": "/audit",
         "hostile": page.locator("a.row-link", has_text="<b>").first.get_attribute("href"),
         "problem": "/item?id=unknown",

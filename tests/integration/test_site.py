@@ -39,6 +39,7 @@ ELSEWHERE = {
     ("dead-letters", "show"): "integration/test_dead_letters.py",
     ("dead-letters", "discard"): "integration/test_dead_letters.py",
     ("capacity",): "integration/test_documentation.py",
+    ("console", "labels"): "unit/console/test_labels.py",
     ("console", "serve"): "integration/test_console_pages.py",
     ("broker",): "integration/test_own_policy.py",
     ("policy", "compare"): "integration/test_releases.py",

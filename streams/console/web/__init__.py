@@ -7,7 +7,8 @@ In reading order:
 - `security`: headers, the log of requests, limits of rates.
 - `guard`: the one way to an endpoint. `console`, `app`: what requests share, and the application.
 - `pages`: the endpoints, one module for each kind of thing. `claims`: who works on an item of the queue.
-- `figures`, `item_facts`, `policy_text`, `harms`: what the database knows, as pages need it.
+- `blind`, `checks`: who decides before the verdict is shown, and what the queue hands out to measure people.
+- `figures`, `judgements`, `item_facts`, `policy_text`, `harms`: what the database knows, as pages need it.
 - `flips`: the worklist of a replay's flips. `replay_work`, `replay_steps`: what outlasts a request, and what it does.
 - `rendering`: templates, and how texts from outside appear in them. `writing`: the audit log.
 - `serve`: the process.
@@ -30,6 +31,10 @@ In reading order:
 - **A promotion writes the plan that was shown.** The plan's row holds the ids of its verdicts. Writing reads the topics
   again, and keeps of them what the plan named.
 - **Flips are answered in a random order.** Those answered so far are a sample of all, whose share has an interval.
+- **A check is an item that is decided blind.** Golden items and second looks need no disguise beyond that: such a page
+  shows neither verdict nor author, and an id of the same shape. What it writes is a label, never a record.
+- **A day's limit of a harm holds where the text is revealed.** The count and its limit are compared in the transaction
+  that counts. The queue and the pages say it earlier.
 - **Texts from outside are made visible, then escaped.** Control characters and marks of direction appear as signs, so
   that reviewers see a trick instead of its effect.
 """

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, exists, select
@@ -24,6 +24,7 @@ from safeguard_streams.quality.proportions import Proportion, proportion
 _PAIRS = 30  # of people, who have the most items in common
 AnyRow = Row[Any]
 Text = tuple[str, str | None, str]  # item, its text, policy
+Sides = list[list[list[AnyRow]]]  # blind and seen: for each text, what people said last
 
 
 class WithModel(NamedTuple):
@@ -124,14 +125,13 @@ def with_colleagues(rows: Iterable[AnyRow], who: str) -> Proportion:
 
 def with_model(rows: Iterable[AnyRow]) -> list[WithModel]:
     """Agreement with the model by policy, that of all policies first."""
-    judged = [row for row in rows if not row.golden and row.said in ("violates", "safe")]
-    names = sorted({row.policy_id for row in judged})
 
-    def of(name: str) -> WithModel:
-        own = [row for row in judged if name in (EVERY_POLICY, row.policy_id)]
-        return WithModel(name, "", *_both(own, lambda row: (row.decision, row.said)))
+    def of(name: str, sides: Sides) -> WithModel:
+        return WithModel(name, "", *_kappas(sides, lambda row: (row.decision, row.said)))
 
-    return [of(name) for name in dict.fromkeys([EVERY_POLICY, *names])]
+    policies = _sides(rows)
+    whole = [list(chain.from_iterable(side)) for side in zip(*policies.values(), strict=True)] or [[], []]
+    return [of(EVERY_POLICY, whole), *(of(name, policies[name]) for name in sorted(policies) if name != EVERY_POLICY)]
 
 
 def by_rule(rows: Iterable[AnyRow]) -> list[WithModel]:
@@ -139,18 +139,32 @@ def by_rule(rows: Iterable[AnyRow]) -> list[WithModel]:
 
     A person who says that an item violates, and cites no rule, says nothing about any of them.
     """
-    judged = [row for row in rows if not row.golden and row.said in ("violates", "safe")]
-    judged = [row for row in judged if row.decision == "safe" or row.rule]
-    cited: dict[str, set[str]] = defaultdict(set)
-    for row in judged:
-        cited[row.policy_id] |= _by_person(row) | _by_model(row)
 
     def of(policy_id: str, rule: str) -> WithModel:
-        own = [row for row in judged if row.policy_id == policy_id]
-        both = _both(own, lambda row: (str(rule in _by_person(row)), str(rule in _by_model(row))))
+        both = _kappas(policies[policy_id], lambda row: (str(rule in _by_person(row)), str(rule in _by_model(row))))
         return WithModel(policy_id, rule, *both)
 
+    policies = _sides(row for row in rows if row.decision != "violates" or row.rule)
+    cited = {
+        name: {rule for side in sides for said in side for row in said for rule in _by_person(row) | _by_model(row)}
+        for name, sides in policies.items()
+    }
     return [of(policy_id, rule) for policy_id in sorted(cited) for rule in sorted(cited[policy_id])]
+
+
+def _sides(rows: Iterable[AnyRow]) -> dict[str, Sides]:
+    """By policy, what people said about texts that the model decided: those who decided blind, and the others."""
+    judged = [row for row in rows if not row.golden and row.said in ("violates", "safe")]
+    policies: dict[str, Sides] = defaultdict(lambda: [[], []])
+    for number, blind in enumerate((True, False)):
+        for (_, _, policy_id), people in _by_text(row for row in judged if row.blind is blind).items():
+            policies[policy_id][number].append(list(people.values()))
+    return policies
+
+
+def _kappas(sides: Sides, pair: Callable[[AnyRow], agreement.Pair]) -> tuple[Agreement, Agreement]:
+    blind, seen = (agreement.kappa([[pair(row) for row in said] for said in side]) for side in sides)
+    return blind, seen
 
 
 def _by_person(row: AnyRow) -> set[str]:
@@ -159,15 +173,6 @@ def _by_person(row: AnyRow) -> set[str]:
 
 def _by_model(row: AnyRow) -> set[str]:
     return set(row.rule_ids) if row.said == "violates" else set()
-
-
-def _both(rows: Sequence[AnyRow], pair: Callable[[AnyRow], agreement.Pair]) -> tuple[Agreement, Agreement]:
-    """The kappa of those who decided blind, and of the others."""
-    sides = ([row for row in rows if row.blind is blind] for blind in (True, False))
-    blind, seen = (
-        agreement.kappa([pair(row) for row in people.values()] for people in _by_text(side).values()) for side in sides
-    )
-    return blind, seen
 
 
 def golden(rows: Iterable[AnyRow]) -> list[Golden]:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import insert
 from typer.testing import CliRunner
 
-from safeguard_streams.cli.console import app
+from safeguard_streams.cli import app
 from safeguard_streams.console.database import engine_of
 from safeguard_streams.console.labels import Wanted, write
 from safeguard_streams.console.migrations import upgrade
@@ -199,7 +199,7 @@ def test_the_command_says_what_it_wrote_and_left_out(database, tmp_path, monkeyp
     decided(database, item(database), "violates")
     decided(database, item(database), "undetermined")
     out = tmp_path / "labels.jsonl"
-    given = ["labels", "--policy", POLICY.id, "--out", str(out)]
+    given = ["console", "labels", "--policy", POLICY.id, "--out", str(out)]
     said = CliRunner().invoke(app, given)
     assert said.exit_code == 0
     assert "wrote 1 label" in said.output

@@ -73,6 +73,7 @@ def test_pairs_of_one_item_are_drawn_together():
         (alpha, [["v"]] * 50),  # one rater
         (alpha, [["v", "v"]] * 50),  # one category
         (kappa, [[("v", "v")]] * 50),
+        (kappa, [[("v", "v")]] * 20 + [[("v", "s")]] * 20),  # one rater has one category: 0 whatever the other says
         (alpha, [["v", "s"]] * (ENOUGH - 1)),
         (kappa, [[("v", "s")]] * (ENOUGH - 1)),
         (kappa, [[("v", "v")]] * 20 + [[]] * 50),  # items without a pair are none
@@ -89,5 +90,13 @@ def test_full_agreement_is_one_and_full_disagreement_is_below_zero():
     assert alpha([["v", "v"]] * 20 + [["s", "s", "s"]] * 20).value == 1
     assert kappa([[("v", "s")]] * 20 + [[("s", "v")]] * 20).value == -1
     assert alpha([["v", "s"]] * 40).value < 0
-    # One rater has one category: agreement is what chance gives.
-    assert kappa([[("v", "v")]] * 20 + [[("v", "s")]] * 20).value == 0
+
+
+def test_full_agreement_on_few_items_is_no_certainty():
+    few, many = (kappa([[("v", "v")]] * count + [[("s", "s")]] * count) for count in (6, 600))
+    assert (few.value, few.high, many.value, many.high) == (1, 1, 1, 1)
+    assert few.low == pytest.approx(1 - (1 - 12 / (12 + 1.96**2)) / 0.5, abs=0.001)
+    assert few.low < 0.6
+    assert many.low > 0.98
+    assert kappa([[("v", "v")]] * 99 + [[("s", "s")]]).low >= -1
+    assert alpha([["v", "v"]] * 6 + [["s", "s"]] * 6).low == pytest.approx(few.low, abs=0.05)

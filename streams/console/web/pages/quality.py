@@ -14,11 +14,11 @@ from safeguard_streams.console import labels
 from safeguard_streams.console.web import blind, judgements, rendering
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page, RefusedError
-from safeguard_streams.console.web.pages.search import moment
 from safeguard_streams.console.web.writing import asked, logged
 from safeguard_streams.contract.records import now
 from safeguard_streams.errors import PolicyError
 from safeguard_streams.quality.agreement import ENOUGH
+from safeguard_streams.runtime.durations import moment
 
 DAYS = (30, 90, 365)
 _USUAL = 90
@@ -71,9 +71,9 @@ def show(request: Request) -> Response:
 def export(request: Request) -> Response:
     """What people decided under a policy as a file of labels, as `safeguard console labels` writes it."""
     console: Console = request.app.state.console
-    policy_id, since = asked(request, "policy"), asked(request, "since")
+    policy_id, since = asked(request, "policy"), asked(request, "since").strip()
     flags = {name: asked(request, name) == "1" for name in ("blind_only", "as_golden")}
-    wanted = labels.Wanted(policy_id, moment(since) if since else None, **flags)
+    wanted = labels.Wanted(policy_id, moment(since, "since") if since else None, **flags)
 
     def parts() -> Iterator[bytes]:
         with console.engine.connect() as connection:

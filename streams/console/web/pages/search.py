@@ -91,7 +91,7 @@ class Search(msgspec.Struct, frozen=True):
         if self.words.strip('" '):
             conditions.append(_with_words(connection, self.words))
         if self.since:
-            conditions.append(verdicts.c.decided_at >= moment(self.since))
+            conditions.append(verdicts.c.decided_at >= _moment(self.since))
         if self.until:
             conditions.append(verdicts.c.decided_at < _end(self.until))
         joined = verdicts.outerjoin(items, items.c.content_id == verdicts.c.content_id)
@@ -123,8 +123,7 @@ def _with_words(connection: Connection, words: str) -> ColumnElement[bool]:
     return verdicts.c.content_id.in_(select(ids.c.content_id))
 
 
-def moment(text: str) -> datetime:
-    """A time that somebody wrote. Raises RefusedError where it is none."""
+def _moment(text: str) -> datetime:
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
@@ -135,7 +134,7 @@ def moment(text: str) -> datetime:
 def _end(text: str) -> datetime:
     """The end of the day or the minute that a text names."""
     length = timedelta(days=1) if "T" not in text and ":" not in text else timedelta(minutes=1)
-    begin = moment(text)
+    begin = _moment(text)
     return begin + min(length, datetime.max.replace(tzinfo=UTC) - begin)
 
 
@@ -172,9 +171,9 @@ def _page(query: Select[Any], after: str) -> Select[Any]:
     if not after:
         return query.limit(ROWS + 1)
     at, _, verdict_id = after.partition("~")
-    before = moment(at)
-    same = and_(verdicts.c.decided_at == before, verdicts.c.verdict_id < verdict_id)
-    return query.where(or_(verdicts.c.decided_at < before, same)).limit(ROWS + 1)
+    moment = _moment(at)
+    same = and_(verdicts.c.decided_at == moment, verdicts.c.verdict_id < verdict_id)
+    return query.where(or_(verdicts.c.decided_at < moment, same)).limit(ROWS + 1)
 
 
 def export(request: Request) -> Response:

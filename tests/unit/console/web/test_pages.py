@@ -130,6 +130,10 @@ QUERIES = (
     "/audit?who=",
     "/queue?policy=",
     "/queue?language=",
+    "/quality?policy=",
+    "/quality?days=",
+    "/quality/labels?policy=",
+    "/quality/labels?since=",
 )
 
 

@@ -223,3 +223,15 @@ def test_labels_are_downloaded_by_who_may_export_and_that_is_logged(browser, fil
     unknown = otto.get("/quality/labels?policy=unknown&as_golden=1")
     assert (unknown.status_code, "needs the rules" in unknown.text) == (409, True)
     assert otto.get(f"/quality/labels?policy={POLICY}&since=soon").status_code == 409
+
+
+def test_hostile_names_are_shown_and_do_nothing(browser, filled):
+    name = "<script>alert(1)</script>\u202e\x1b[31m"
+    said(filled, name, 4, "safe")
+    said(filled, name, 4, "safe", second=True)
+    look(filled, name + "2", 4, "violates")
+    golden(filled, name, 7, "safe", "safe")
+    page = browser("otto", "auditor").get("/quality").text
+    assert page.count("&lt;script&gt;alert(1)") >= 3
+    for sign in ("<script>alert", "\u202e", "\x1b"):
+        assert sign not in page
