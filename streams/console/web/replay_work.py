@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 Kind = Literal["estimate", "run", "compare", "plan", "publish"]
 _LEASE = timedelta(seconds=60)
+_PAUSE = timedelta(seconds=5)  # before work is tried again that Kafka did not answer
 _LOOK_SECONDS = 1.0
 _THREADS = 4
 _TRIES = 3
@@ -209,13 +210,16 @@ class Workers:
             await kafka.wait_for_broker(self._settings, kafka.COMMAND_SECONDS)
             outcome = await self._steps[doing.row.kind](doing)
             if outcome is None:
-                self._end(doing.row.key, left=True)
+                self._leave(doing.row.key)
             else:
                 self._end(doing.row.key, **msgspec.structs.asdict(outcome))
         except asyncio.CancelledError:
-            self._end(doing.row.key, left=True)
+            self._leave(doing.row.key)
         except Exception as error:  # each is written for the people who asked
-            self._end(doing.row.key, error=_said(error))
+            if isinstance(error, BusError) and doing.row.tries + 1 < _TRIES:
+                self._leave(doing.row.key, alive_until=now() + _PAUSE, tries=doing.row.tries + 1)
+            else:
+                self._end(doing.row.key, error=_said(error))
         finally:
             watching.cancel()
 
@@ -228,12 +232,17 @@ class Workers:
         if step is not None:
             step.cancel()
 
-    def _end(self, key: str, *, left: bool = False, **values: Any) -> None:
-        """Write that work has ended and how or, with `left`, that another process may take it at once."""
-        at = now()
-        ended: dict[str, Any] = {"alive_until": at, "tries": 0} if left else {"ended_at": at, **values}
+    def _end(self, key: str, **values: Any) -> None:
+        """Write that work has ended, and how."""
+        self._write(key, {"ended_at": now(), **values})
+
+    def _leave(self, key: str, **values: Any) -> None:
+        """Leave work to any process, at once unless it says when."""
+        self._write(key, {"alive_until": now(), "tries": 0, **values})
+
+    def _write(self, key: str, values: Mapping[str, Any]) -> None:
         with contextlib.suppress(DBAPIError, PoolTimeoutError), self._engine.begin() as connection:
-            connection.execute(table.update().where(table.c.key == key).values(changed_at=at, **ended))
+            connection.execute(table.update().where(table.c.key == key).values(changed_at=now(), **values))
 
 
 def _said(error: Exception) -> str:

@@ -91,7 +91,8 @@ def estimated(request: Request) -> Response:
     console: Console = request.app.state.console
     with console.engine.connect() as connection:
         work = _estimate(connection, asked(request, "key"))
-        begun = bool(work.result) and replay_work.find(connection, run_key(work.result["replay_id"])) is not None
+        run = replay_work.find(connection, run_key(work.result["replay_id"])) if work.result else None
+    begun = run is not None and not run.error
     template = "replay_estimate_live.html" if rendering.is_partial(request) else "replay_estimate.html"
     return rendering.page(request, template, work=work, wanted=msgspec.convert(work.given, Wanted), begun=begun)
 
@@ -107,7 +108,7 @@ def start(request: Request) -> Response:
         if now() - work.ended_at > _FRESH and replay_work.find(connection, run_key(replay_id)) is None:
             raise RefusedError("This estimate is too old: other versions may be in force now. Ask for a new one.")
         planned = msgspec.structs.replace(decode(work.result["replay"].encode(), Replay), created_by=by)
-        given = {"replay": encode(planned).decode()}
+        given = {"replay": encode(planned).decode(), "estimate": work.key}
         if replay_work.begin(connection, Asked(run_key(replay_id), "run", by, replay_id, given=given)):
             log_access(connection, request, "start replay", replay_id, {"policy": work.given["policy_id"]})
     console.replay_workers.wake()
