@@ -135,8 +135,8 @@ def enforcement(current):
 
 
 @contextlib.contextmanager
-def serving(current, provider, folder):
-    """`safeguard console serve`, with an OpenID provider and a database of its own."""
+def serving(current, provider, folder, **more):
+    """`safeguard console serve`, with an OpenID provider and a database of its own. more: variables."""
     port = brokers.free_port()
     environment = {
         **os.environ,
@@ -148,6 +148,7 @@ def serving(current, provider, folder):
         "SAFEGUARD_CONSOLE_OIDC_CLIENT_SECRET": "s",
         "SAFEGUARD_CONSOLE_ROLES": '{"mods": ["reviewer"], "leads": ["auditor"]}',
         "SAFEGUARD_CONSOLE_BLIND_SHARE": "0",
+        **more,
     }
     log = folder / "console.log"
     command = [sys.executable, "-m", "safeguard_streams", "console", "serve", "--port", str(port)]

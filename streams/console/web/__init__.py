@@ -7,6 +7,8 @@ In reading order:
 - `security`: headers, the log of requests, limits of rates.
 - `guard`: the one way to an endpoint. `console`, `app`: what requests share, and the application.
 - `pages`: the endpoints, one module for each kind of thing. `claims`: who works on an item of the queue.
+- `checker`, `checking`: the check of a policy's text, in a process of its own. `trials`: the same text before a model.
+- `policy_changes`, `policy_files`, `checkout`: what a release would change, the files of a policy, and git.
 - `figures`, `item_facts`, `policy_text`, `harms`: what the database knows, as pages need it.
 - `rendering`: templates, and how texts from outside appear in them. `writing`: the audit log.
 - `serve`: the process.
@@ -23,6 +25,12 @@ In reading order:
   may hold any characters.
 - **A claim is a lease on all rows of an item.** PostgreSQL skips locked rows, and SQLite has one writer: nobody waits,
   and nobody gets an item that another person holds. A lease that ran out needs nobody who returns it.
+- **A policy is changed on the topic first, and in git second.** The topic decides what content is judged by, and finds
+  a request that was sent before. A commit that fails can be repeated: it writes what is in force, and nothing else.
+- **A text that is being written is checked in a process that can be ended.** Tokens of one long word take minutes, and
+  hold up every thread.
+- **A test of a golden set lives as long as its request.** No process has to know the tests of another, and nobody pays
+  for one whose page was closed.
 - **Texts from outside are made visible, then escaped.** Control characters and marks of direction appear as signs, so
   that reviewers see a trick instead of its effect.
 """
