@@ -135,8 +135,8 @@ def enforcement(current):
 
 
 @contextlib.contextmanager
-def serving(current, provider, folder, roles='{"mods": ["reviewer"], "leads": ["auditor", "operator"]}'):
-    """`safeguard console serve`, with an OpenID provider and a database of its own."""
+def serving(current, provider, folder, **more):
+    """`safeguard console serve`, with an OpenID provider and a database of its own. more: variables."""
     port = brokers.free_port()
     environment = {
         **os.environ,
@@ -146,10 +146,11 @@ def serving(current, provider, folder, roles='{"mods": ["reviewer"], "leads": ["
         "SAFEGUARD_CONSOLE_OIDC_ISSUER": provider,
         "SAFEGUARD_CONSOLE_OIDC_CLIENT_ID": "console",
         "SAFEGUARD_CONSOLE_OIDC_CLIENT_SECRET": "s",
-        "SAFEGUARD_CONSOLE_ROLES": roles,
+        "SAFEGUARD_CONSOLE_ROLES": '{"mods": ["reviewer"], "leads": ["auditor", "operator"]}',
         "SAFEGUARD_CONSOLE_BLIND_SHARE": "0",
         "SAFEGUARD_CONSOLE_GOLDEN_SHARE": "0",
         "SAFEGUARD_CONSOLE_SECOND_SHARE": "0",
+        **more,
     }
     log = folder / "console.log"
     command = [sys.executable, "-m", "safeguard_streams", "console", "serve", "--port", str(port)]

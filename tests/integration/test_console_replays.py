@@ -32,7 +32,7 @@ def console(embedded_address, tmp_path_factory):
     people = [User(sub=name, claims={"preferred_username": name, "groups": [group]}) for name, group in PEOPLE.items()]
     with (
         run_server_in_thread(require_nonce=True, user_claims=people) as provider,
-        serving(current, f"http://localhost:{provider.server_port}", folder, ROLES) as (url, _),
+        serving(current, f"http://localhost:{provider.server_port}", folder, SAFEGUARD_CONSOLE_ROLES=ROLES) as (url, _),
     ):
         yield url, current
 

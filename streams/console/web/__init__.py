@@ -8,6 +8,8 @@ In reading order:
 - `guard`: the one way to an endpoint. `console`, `app`: what requests share, and the application.
 - `pages`: the endpoints, one module for each kind of thing. `claims`: who works on an item of the queue.
 - `blind`, `checks`: who decides before the verdict is shown, and what the queue hands out to measure people.
+- `checker`, `checking`: the check of a policy's text, in a process of its own. `trials`: the same text before a model.
+- `policy_changes`, `policy_files`, `checkout`: what a release would change, the files of a policy, and git.
 - `figures`, `judgements`, `item_facts`, `policy_text`, `harms`: what the database knows, as pages need it.
 - `flips`: the worklist of a replay's flips. `replay_work`, `replay_steps`: what outlasts a request, and what it does.
 - `rendering`: templates, and how texts from outside appear in them. `writing`: the audit log.
@@ -35,6 +37,12 @@ In reading order:
   shows neither verdict nor author, and an id of the same shape. What it writes is a label, never a record.
 - **A day's limit of a harm holds where the text is revealed.** The count and its limit are compared in the transaction
   that counts. The queue and the pages say it earlier.
+- **A policy is changed on the topic first, and in git second.** The topic decides what content is judged by, and finds
+  a request that was sent before. A commit that fails can be repeated: it writes what is in force, and nothing else.
+- **A text that is being written is checked in a process that can be ended.** Tokens of one long word take minutes, and
+  hold up every thread.
+- **A test of a golden set lives as long as its request.** No process has to know the tests of another, and nobody pays
+  for one whose page was closed.
 - **Texts from outside are made visible, then escaped.** Control characters and marks of direction appear as signs, so
   that reviewers see a trick instead of its effect.
 """

@@ -21,6 +21,8 @@ from safeguard_streams.policies.files import PolicyFiles
 from safeguard_streams.runtime.settings import Settings
 
 _SECONDS = 30.0  # for one command; a commit runs the repository's hooks
+_ENDING = 5.0  # for a command that was told to end, and removes its locks
+_UNDER_WAY = {"MERGE_HEAD": "merge", "CHERRY_PICK_HEAD": "cherry-pick", "REVERT_HEAD": "revert"}
 _LONGEST = 300  # characters of what git says
 
 
@@ -87,9 +89,9 @@ class Checkout:
     def _obstacle(self, policy_id: str, branch: str) -> str:
         if not branch:
             return f"No branch is checked out in {self._folder}: check one out."
-        for head, work in (("MERGE_HEAD", "merge"), ("CHERRY_PICK_HEAD", "cherry-pick"), ("REVERT_HEAD", "revert")):
-            with contextlib.suppress(CheckoutError):
-                self._git("rev-parse", "--quiet", "--verify", head)
+        asked = [part for head in _UNDER_WAY for part in ("--git-path", head)]
+        for head, work in zip(self._git("rev-parse", *asked).splitlines(), _UNDER_WAY.values(), strict=True):
+            if (self._folder / head).exists():
                 return f"A {work} is under way in {self._folder}: finish or abort it."
         files = [str(path) for path in self._files(policy_id)]
         if self._git("status", "--porcelain", "--untracked-files=all", "--", *files).strip():
@@ -107,22 +109,25 @@ class Checkout:
     def _git(self, *arguments: str, environment: Mapping[str, str] = {}) -> str:
         quiet = {"GIT_TERMINAL_PROMPT": "0", "GIT_EDITOR": "true", "LC_ALL": "C.UTF-8"}
         try:
-            done = subprocess.run(
+            process = subprocess.Popen(
                 ["git", "-C", str(self._folder), *arguments],
                 env={**os.environ, **quiet, **environment},
                 stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_SECONDS,
-                check=False,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
             )
-        except subprocess.TimeoutExpired:
-            raise CheckoutError(f"git {arguments[0]} took longer than {_SECONDS:.0f} s.") from None
         except OSError:
             raise CheckoutError("git is not installed here, or the folder cannot be read.") from None
-        if done.returncode:
-            said = done.stderr.decode(errors="replace").strip() or done.stdout.decode(errors="replace").strip()
+        with process:
+            try:
+                out, problem = process.communicate(timeout=_SECONDS)
+            except subprocess.TimeoutExpired:
+                _ended(process)
+                raise CheckoutError(f"git {arguments[0]} took longer than {_SECONDS:.0f} s.") from None
+        if process.returncode:
+            said = (problem.strip() or out.strip()).decode(errors="replace")
             raise CheckoutError(f"git {arguments[0]}: {' '.join(said.split())[:_LONGEST]}")
-        return done.stdout.decode(errors="replace")
+        return out.decode(errors="replace")
 
 
 def checkout_of(settings: Settings) -> tuple[Checkout | None, str]:
@@ -138,6 +143,14 @@ def checkout_of(settings: Settings) -> tuple[Checkout | None, str]:
     except CheckoutError as error:
         return None, f"{folder} is no git checkout: releases are not committed. {error}"
     return (checkout, "") if inside else (None, f"{folder} is no git checkout: releases are not committed.")
+
+
+def _ended(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_ENDING)
+        return
+    process.kill()
 
 
 def _bytes(path: Path) -> bytes | None:

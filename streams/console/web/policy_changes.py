@@ -125,17 +125,15 @@ def last_test(connection: Connection, policy_id: str, version: str) -> Tested | 
     return None
 
 
-def document_of(current: ReleaseHistory, policy_id: str, kind: Kind, to: str) -> tuple[str, str | None] | None:
-    """The document and the classifier that stand on the topic already: of the shadow, or of the release to return to.
+def standing(current: ReleaseHistory, policy_id: str, kind: Kind, to: str) -> PolicyRelease:
+    """The release that a change is about and that is there already: the shadow, or the one to return to.
 
-    None for what ends. Raises ConfigurationError when there is no such release.
+    to: its revision, where the question named it: what is in shadow, and what was before, changes with the answer.
+    Raises ConfigurationError when there is no such release.
     """
-    if kind == "end-shadow":
-        current.find(policy_id, "shadow")
-        return None
-    which = "shadow" if kind == "promote" else to
-    release = current.find(policy_id, which) if which else current.previous(policy_id)
-    return release.document, release.distilled
+    if kind == "rollback" and not to:
+        return current.previous(policy_id)
+    return current.find(policy_id, to or "shadow")
 
 
 def plan_of(

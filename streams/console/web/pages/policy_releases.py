@@ -43,7 +43,8 @@ _PROJECTED_SECONDS, _POLL_SECONDS = 3.0, 0.1
 class Wanted(NamedTuple):
     """A change that somebody asks for. draft: the text that it is about; None where something ends.
 
-    distilled: the classifier that the text names. share: of content under a shadow. to: the release to return to.
+    distilled: the classifier that the text names. share: of content under a shadow. to: the revision that it promotes,
+    ends or returns to.
     """
 
     kind: Kind
@@ -72,11 +73,9 @@ async def _wanted(request: Request, current: ReleaseHistory) -> Wanted:
         draft = draft_in(request)
         distilled = await console.classifiers.named_in(draft.document, path)
         return Wanted(known, policy_id, draft, distilled, share, to)
-    stands = planning.document_of(current, policy_id, known, to)
-    if stands is None:
-        return Wanted(known, policy_id, None, None, share, to)
-    document, distilled = stands
-    return Wanted(known, policy_id, Draft(policy_id, document, asked(request, "base"), path), distilled, share, to)
+    release = planning.standing(current, policy_id, known, to)
+    draft = Draft(policy_id, release.document, asked(request, "base"), path) if known != "end-shadow" else None
+    return Wanted(known, policy_id, draft, release.distilled, share, str(release.revision))
 
 
 def _share(given: str) -> float:
