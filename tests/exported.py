@@ -6,12 +6,20 @@ from types import SimpleNamespace
 
 import msgspec
 
-from safeguard_streams.contract.records import Action, ContentEvent, ContentReport, PrefilterResult, Verdict, encode
+from safeguard_streams.contract.records import (
+    Action,
+    Appeal,
+    ContentEvent,
+    ContentReport,
+    PrefilterResult,
+    StatementOfReasons,
+    Verdict,
+    encode,
+)
 from safeguard_streams.exporting import export
 from safeguard_streams.exporting import manifest as manifests
 from safeguard_streams.exporting.export import Target
 from safeguard_streams.exporting.formats import format_of
-from safeguard_streams.exporting.kinds import KINDS, Kind
 from safeguard_streams.releases.erasures import ErasureList
 
 YEAR = 2025
@@ -19,48 +27,6 @@ POLICIES = {"hate": "remove", "fraud-spam": "limit", "self-harm": "review"}
 CATEGORIES = {
     "hate": "STATEMENT_CATEGORY_ILLEGAL_OR_HARMFUL_SPEECH",
     "fraud-spam": "STATEMENT_CATEGORY_SCAMS_AND_FRAUD",
-}
-
-
-class AppealedAction(Action, frozen=True, omit_defaults=True):
-    """An action that may be the outcome of an appeal."""
-
-    appeal_id: str | None = None
-    outcome: str | None = None
-
-
-class Appeal(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An appeal, as far as figures read it."""
-
-    content_id: str
-    appellant: str
-    created_at: datetime
-    appeal_id: str = ""
-    action_id: str | None = None
-    verdict_id: str | None = None
-
-    @property
-    def identity(self):
-        return self.appeal_id or f"{self.content_id} {self.action_id or self.verdict_id}"
-
-
-class Statement(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A statement of reasons, as far as figures read it."""
-
-    statement_id: str
-    content_id: str
-    state: str
-    stated_at: datetime
-    category: str | None = None
-    reporter: str | None = None
-    law: str | None = None
-
-
-WITH_APPEALS = {
-    **KINDS,
-    "actions": KINDS["actions"]._replace(record=AppealedAction),
-    "appeals": Kind("moderation.appeals", Appeal, "created_at", "what appellants say"),
-    "statements": Kind("moderation.statements", Statement, "stated_at", "ids"),
 }
 
 
@@ -145,7 +111,7 @@ class Year:
 
     def action(self, content_id, name, at, **fields):
         self.sequence += 1
-        return AppealedAction(
+        return Action(
             **{
                 "action_id": f"action-{self.sequence}",
                 "content_id": content_id,
@@ -178,14 +144,17 @@ class Year:
 
     def stated(self, action):
         reported = any(one.event.content_id == action.content_id for one in self.records["reports"][-9:])
-        one = Statement(
+        one = StatementOfReasons(
             f"s-{action.action_id}",
             action.content_id,
             "issued",
+            action.action_id,
             action.acted_at,
-            CATEGORIES.get(action.policy_id),
-            "user" if reported else None,
-            "a law" if self.likely(0.1) else None,
+            "en",
+            "why",
+            category=CATEGORIES.get(action.policy_id),
+            reporter="user" if reported else None,
+            law="a law" if self.likely(0.1) else None,
         )
         self.records["statements"].append(one)
         if self.likely(0.05):
@@ -205,7 +174,7 @@ class Year:
     def appealed(self, about, at):
         named = {"action_id": about.action_id} if self.likely(0.7) else {"verdict_id": about.verdict_id}
         given = f"appeal-{about.action_id}" if self.likely(0.9) else ""
-        appeal = Appeal(about.content_id, "author" if self.likely(0.9) else "notifier", at, given, **named)
+        appeal = Appeal(about.content_id, "author" if self.likely(0.9) else "notifier", at, appeal_id=given, **named)
         self.records["appeals"].append(appeal)
         if self.likely(0.2):
             return

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from safeguard_streams.contract import topics
+from safeguard_streams.contract.appeals import read_appeal
 from safeguard_streams.contract.intake import read_report
 from safeguard_streams.contract.records import (
     Action,
+    Appeal,
     ContentEvent,
     ContentReport,
     PolicyChange,
@@ -26,6 +28,12 @@ def _report(value: bytes | None, _kind: type[ContentReport]) -> ContentReport:
     """A report, with the event that the intake reads and repairs. Raises RecordError."""
     read = read_report(value)
     return msgspec.structs.replace(read.report, event=decode(read.received.json, ContentEvent))
+
+
+def _appeal(value: bytes | None, _kind: type[Appeal]) -> Appeal:
+    """An appeal with its id, which outcomes name, whether the platform gave it one or not. Raises RecordError."""
+    appeal = read_appeal(value)
+    return msgspec.structs.replace(appeal, appeal_id=appeal.identity)
 
 
 class Kind(NamedTuple):
@@ -61,6 +69,7 @@ KINDS: dict[str, Kind] = {
     "reports": Kind(
         topics.REPORTS, ContentReport, "reported_at", f"the reported texts, {_IDS}, and what reporters say", _report
     ),
+    "appeals": Kind(topics.APPEALS, Appeal, "created_at", f"{_IDS}, and what appellants say", _appeal),
     "statements": Kind(topics.STATEMENTS, StatementOfReasons, "stated_at", f"{_IDS}, and what authors are told"),
     "policies": Kind(topics.POLICIES_HISTORY, PolicyChange, "changed_at", "operators' names"),
 }

@@ -8,7 +8,6 @@ pytest.importorskip("playwright")
 
 from playwright.sync_api import sync_playwright
 
-from safeguard_streams.exporting.kinds import KINDS
 from safeguard_streams.exporting.transparency import counting, page
 from safeguard_streams.exporting.transparency.source import Source
 from tests import exported
@@ -19,10 +18,8 @@ LONG = "a-policy-with-a-long-name-" * 8
 
 
 @pytest.fixture
-def report(tmp_path, monkeypatch):
+def report(tmp_path):
     """The page of a year, with a policy whose name is long and one in another script."""
-    for name, kind in exported.WITH_APPEALS.items():
-        monkeypatch.setitem(KINDS, name, kind)
     made = exported.Year(items=150)
     at = made.records["actions"][-1].acted_at.replace(year=exported.YEAR)
     named = [made.action("c", "label", at, policy_id=name, decision="violates") for name in (LONG, "猫の方針")]

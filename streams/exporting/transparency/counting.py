@@ -9,8 +9,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from safeguard_streams.contract.records import Action, Decision, Reporter, aware, now
-from safeguard_streams.exporting.kinds import KINDS
+from safeguard_streams.contract.records import Action, Appeal, Decision, Reporter, aware, now
 from safeguard_streams.exporting.transparency.automated import Verdicts, read_verdicts
 from safeguard_streams.exporting.transparency.figures import (
     APPEAL_OUTCOMES,
@@ -107,14 +106,11 @@ def _notices(source: Source) -> dict[str, list[Notice]]:
 
 def _appeals(source: Source) -> dict[str, list[Appealed]]:
     """The appeals of each item, each once."""
-    if "appeals" not in KINDS:
-        return {}
-    kind: Any = KINDS["appeals"].record
     found: dict[str, dict[str, Appealed]] = {}
     for row in source.rows(
         "appeals", ("content_id", "appellant", "created_at", "appeal_id", "action_id", "verdict_id")
     ):
-        one = msgspec.convert(row, kind)
+        one = msgspec.convert(row, Appeal)
         appeal = Appealed(one.identity, one.appellant, aware(one.created_at), one.action_id, one.verdict_id)
         found.setdefault(one.content_id, {}).setdefault(appeal.appeal_id, appeal)
     return {content_id: list(appeals.values()) for content_id, appeals in found.items()}
@@ -128,8 +124,8 @@ def _passed(
     verdicts: Verdicts,
 ) -> _Counted:
     """Let all items pass: those that have actions, and then the other reported ones."""
-    kind, waiting = KINDS["actions"].record, dict(notices)
-    for content_id, rows in groupby(source.sorted_rows("actions", kind.__struct_fields__), _item):
+    waiting = dict(notices)
+    for content_id, rows in groupby(source.sorted_rows("actions", Action.__struct_fields__), _item):
         past = history((_action(row) for row in rows), appeals.get(content_id, ()))
         counted.take(past, waiting.pop(content_id, ()), verdicts)
     for reports in waiting.values():
@@ -143,9 +139,7 @@ def _item(row: dict[str, Any]) -> str:
 
 
 def _action(row: dict[str, Any]) -> Action:
-    kind: type[Any] = KINDS["actions"].record
-    action: Action = msgspec.convert(row, kind)
-    return action
+    return msgspec.convert(row, Action)
 
 
 # ---------------------------------------------------------------------- counting

@@ -12,7 +12,6 @@ import pytest
 
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.exporting import manifest as manifests
-from safeguard_streams.exporting.kinds import KINDS
 from safeguard_streams.exporting.transparency import counting, page
 from safeguard_streams.exporting.transparency.source import Source
 from tests import exported
@@ -44,8 +43,7 @@ FROM decisions d JOIN acts a ON a.content_id = d.content_id AND a.place < d.plac
 WHERE NOT EXISTS (SELECT 1 FROM acts b WHERE b.content_id = a.content_id AND b.policy_id = a.policy_id
     AND b.outcome IS NULL AND b.withdraws IS NULL AND b.place > a.place AND b.place < d.place);
 CREATE VIEW named AS
-SELECT DISTINCT content_id, appellant, created_at, action_id, verdict_id,
-    coalesce(appeal_id, content_id || ' ' || coalesce(action_id, verdict_id)) AS id FROM appeals;
+SELECT DISTINCT content_id, appellant, created_at, action_id, verdict_id, appeal_id AS id FROM appeals;
 CREATE VIEW ends AS
 SELECT n.*, e.outcome, e.acted_at AS ended, e.of_year, (
     SELECT a.acted_at || ' ' || a.policy_id || ' ' || (a.by IS NULL) FROM acts a
@@ -79,16 +77,7 @@ FROM places;
 
 
 @pytest.fixture(scope="module")
-def kinds():
-    """The kinds with appeals and statements."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, kind in exported.WITH_APPEALS.items():
-            patch.setitem(KINDS, name, kind)
-        yield
-
-
-@pytest.fixture(scope="module")
-def year(kinds, tmp_path_factory):
+def year(tmp_path_factory):
     """The figures of a year, and a database with the same records from CSV."""
     folder, database = tmp_path_factory.mktemp("year"), sqlite3.connect(":memory:")
     made = exported.Year(items=600)
@@ -248,7 +237,7 @@ def test_the_page_shows_the_figures_and_loads_nothing(year):
     assert shown.count("<svg") == shown.count("</svg>") == 8
 
 
-def test_a_name_with_markup_stays_text(kinds, tmp_path):
+def test_a_name_with_markup_stays_text(tmp_path):
     hostile = "<script>alert(1)</script>\"'\u202e"
     made = exported.Year(items=0)
     action = made.action("c1", "remove", WHEN, policy_id=hostile, decision="violates")
@@ -258,7 +247,7 @@ def test_a_name_with_markup_stays_text(kinds, tmp_path):
     assert "&lt;script&gt;alert(1)" in shown
 
 
-def test_what_is_not_exported_is_null_and_said_never_zero(kinds, tmp_path):
+def test_what_is_not_exported_is_null_and_said_never_zero(tmp_path):
     exported.write(tmp_path, "verdicts", exported.Year(items=30).records["verdicts"])
     figures = counting.count(Source(tmp_path), YEAR)
     plain = json.loads(msgspec.json.encode(figures))
@@ -273,7 +262,7 @@ def test_what_is_not_exported_is_null_and_said_never_zero(kinds, tmp_path):
     assert plain["records"] == only
 
 
-def test_without_reports_nothing_is_taken_for_own_initiative(kinds, tmp_path):
+def test_without_reports_nothing_is_taken_for_own_initiative(tmp_path):
     exported.write(tmp_path, "actions", exported.Year(items=100).records["actions"])
     figures = counting.count(Source(tmp_path), YEAR)
     assert figures.measures.total > 0
@@ -282,7 +271,7 @@ def test_without_reports_nothing_is_taken_for_own_initiative(kinds, tmp_path):
     assert all(one.appeals_overturned is None for one in figures.means.values())
 
 
-def test_the_page_says_which_time_of_the_year_the_export_holds(kinds, tmp_path):
+def test_the_page_says_which_time_of_the_year_the_export_holds(tmp_path):
     march = datetime(YEAR, 3, 1, tzinfo=UTC)
     late = [one for one in exported.Year(items=100).records["actions"] if one.acted_at >= march]
     exported.write(tmp_path, "actions", late, until=datetime(YEAR, 11, 3, tzinfo=UTC))
@@ -294,7 +283,7 @@ def test_the_page_says_which_time_of_the_year_the_export_holds(kinds, tmp_path):
     assert "Up to 7 actions expired on their topic before they were exported." in shown
 
 
-def test_another_year_has_only_its_own_figures(kinds, tmp_path):
+def test_another_year_has_only_its_own_figures(tmp_path):
     made = exported.Year(items=100)
     for kind, records in made.records.items():
         exported.write(tmp_path, kind, records)
@@ -306,7 +295,7 @@ def test_another_year_has_only_its_own_figures(kinds, tmp_path):
     assert "None was checked" in page.render(figures, "")
 
 
-def test_an_export_that_cannot_be_read_is_named(kinds, tmp_path):
+def test_an_export_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(ConfigurationError, match="holds no export"):
         Source(tmp_path)
     exported.write(tmp_path, "actions", [], "csv")
