@@ -3,6 +3,7 @@
 import asyncio
 import string
 from datetime import UTC, datetime
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -151,6 +152,13 @@ def test_each_action_under_each_policy_has_a_statement_that_the_database_takes(p
         (written,) = stating.actions
         assert written.statement is not None
         assert (written.statement.statement_id, written.statement.text) == (said.statement_id, said.text)
+
+
+def test_the_guide_shows_a_statement_as_it_is():
+    guide = Path(__file__).parents[3] / "docs/guides/statements.md"
+    stating = Stating(stating=StatementRules(appeal="https://example.com/appeals"))
+    (said,) = stating(verdict(policy="fraud-spam", rules=("FS2",)))
+    assert f"```text\n{said.text}\n```" in guide.read_text("utf-8")
 
 
 @pytest.mark.parametrize("action", ["allow", "review"])
