@@ -77,7 +77,7 @@ def _read(request: Request) -> _Asked:
 
 
 def _hold(request: Request, wanted: _Asked) -> item_facts.Facts:
-    """Claim the item for the time of the decision. Refuses whoever decided about it before."""
+    """Claim the item for the time of the decision. Refuses somebody who decided about it before."""
     console: Console = request.app.state.console
     with transaction(console.engine) as connection:
         facts = item_facts.load(connection, wanted.content_id)
