@@ -283,6 +283,8 @@ def _because(action: Action, rejection: Rejection | None) -> Iterator[str]:
         yield " ".join(["cites", action.cited_policy, *action.rule_ids])
     if action.rule:
         yield f"rule: {action.rule}"
+    if action.outcome:
+        yield f"appeal {action.appeal_id}: {action.outcome}"
     if action.why:
         yield action.why
     if rejection is not None:

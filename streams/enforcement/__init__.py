@@ -14,10 +14,13 @@ verdicts and release held actions by writing to moderation.actions. In reading o
 - `statements`: why an author's item is restricted; with `statement_rules` of the file, `statement_texts` in each
   language, and `policy_words`, what policies say.
 - `dsa`, `dsa_export`: statements as the EU's database takes them.
+- `appeals`, `appealing`: which appeals are opened, who may decide them, when they end.
+- `referrals`: what rules refer to authorities, with its text.
 - `delivery`: actions to the webhook.
 - `moderators`: what moderators look at and release: what stands, what was done, held actions.
 - `places`, `decisions`: where an item and its text are; decisions about it and their ends, each written once.
 - `bulk`: decisions about many items at once.
+- `appeal_outcomes`, `appeal_figures`, `rejudging`: what people see of appeals and decide; the model's advice about one.
 - `reviews`, `rejections`: what waits for a moderator; which messages the receiver rejected.
 - `repartition`: what stands, after the topics got more partitions.
 - `app`: the process that runs the agent.
@@ -59,4 +62,14 @@ verdicts and release held actions by writing to moderation.actions. In reading o
 - **Statements use no words of a model or a person.** Reasons and rationales may quote content, and others' words. The
   policy's notes were written for authors, and one test searches all statements for what they must not hold.
 - **An undetermined verdict reverses nothing.** It says nothing about the content.
+- **An appeal is a part of what stands on its item.** What is appealed, who decided before and which outcome came are
+  then one state, in one order, and restored together. The agent refuses the outcome of a person who decided before,
+  because a command or a page can be passed by. The refused record becomes a dead letter in the transaction of its
+  place.
+- **An appeal has no words in enforcement.** What an appellant says is on moderation.appeals alone. The agent needs
+  none of it, and the model must not take it for instructions.
+- **An overturned appeal is a moderator's decision, an upheld one is none.** The decision keeps a later verdict on the
+  same text from restoring what was reversed. What is upheld goes on to follow the policy, as after a replay.
+- **A referral holds the text.** The event on content.events expires and may be erased, and a hotline needs evidence.
+  The topic has a role of its own, and is compacted: retention by time would delete what a court asked to keep.
 """

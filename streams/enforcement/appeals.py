@@ -60,7 +60,7 @@ def open_appeals(standing: Standing) -> list[AppealStanding]:
 
 
 def remembered(standing: Standing, action: Action) -> Standing:
-    """What stands after a moderator's record was followed: whoever wrote it decided about the item."""
+    """What stands after a moderator's record was followed: its author decided about the item."""
     if action.by is None or person(action.by) in map(person, standing.deciders):
         return standing
     return msgspec.structs.replace(standing, deciders=(*standing.deciders, action.by))

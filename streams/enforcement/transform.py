@@ -32,7 +32,7 @@ from safeguard_streams.contract.records import (
     schema_header,
     verdict_id,
 )
-from safeguard_streams.enforcement import appeals, referrals, strikes, texts
+from safeguard_streams.enforcement import appealing, appeals, referrals, strikes, texts
 from safeguard_streams.enforcement.known_authors import StrikesOf, unknown
 from safeguard_streams.enforcement.referrals import Evidence, no_evidence
 from safeguard_streams.enforcement.rules import Cap, EnforcementRules, RuleChoice, severity
@@ -168,10 +168,11 @@ class Enforcer:
         for record, one in zip(records, inputs, strict=True):
             state, content_id = self.states[record.partition], _content_id(one)
             before, verdict = state[content_id], self._unseen(one, state)
-            if why := self._objection(one, state):
+            if why := appealing.objection(one, before):
                 outputs.append(dead_letter(record, RecordError("action", why), stage=ACTING, attempts=1))
-            actions = self._overridden(one, state, record, why) if why else self._followed(one, state, record)
-            actions = [*actions, *self._appealed(one, actions, state, record.offset)]
+                actions = self._not_followed(one, before, record.offset, why)
+            else:
+                actions = self._followed_with_appeals(one, state, record)
             outputs += self._referred(one, actions, state, evidence)
             outputs += self._strikes(before, state, actions, verdict)
             actions, stated = self._stated(one, state, actions, before)
@@ -254,50 +255,22 @@ class Enforcer:
                 outputs.append(referrals.output(without_words(one.verdict, self._erased), action, event))
         return outputs
 
-    def _objection(self, one: EnforcementInput, state: EnforcementState) -> str:
-        """Why a moderator's record is not followed, because of an appeal; empty if it may be."""
-        action = one.action
-        if action is None or action.sequence is not None:
-            return ""
-        standing = state[action.content_id]
-        return "" if appeals.is_repeated(action, standing) else appeals.objection(action, standing)
-
-    def _overridden(self, one: EnforcementInput, state: EnforcementState, record: Record, why: str) -> list[Action]:
-        """A moderator's record that is not followed, as the history of its item shows it."""
+    def _not_followed(self, one: EnforcementInput, standing: Standing, sequence: int, why: str) -> Sequence[Action]:
         assert one.action is not None
-        action, stands = without_words(one.action, self._erased), state[one.action.content_id].effective
-        return [
-            msgspec.structs.replace(
-                action,
-                by=action.by and made_plain(action.by),
-                why=f"not followed: {why}",
-                state="overridden",
-                effective=stands,
-                previous=stands,
-                sequence=record.offset,
-            )
-        ]
+        return [appealing.not_followed(without_words(one.action, self._erased), standing, sequence, why)]
 
-    def _appealed(
-        self, one: EnforcementInput, actions: Sequence[Action], state: EnforcementState, sequence: int
-    ) -> list[Action]:
-        """The records of appeals that an input opens or ends, beside its own. The state includes them on return."""
-        standing = before = state[_content_id(one)]
-        ended: list[Action] = []
-        if one.appeal is not None:
-            standing, ended = appeals.opened(one.appeal, standing, self.rules.appeals.days, sequence)
-        written = one.action is not None and one.action.sequence is None
-        followed = next((action for action in actions if written and action.state == "applied"), None)
-        if followed is not None and followed.by is not None:
-            standing = appeals.remembered(standing, followed)
-            if followed.outcome is not None:
-                standing, ended = appeals.decided(followed, standing)
-        if appeals.open_appeals(standing) and not self._dry_run:
-            standing, settled = appeals.settled(standing, followed, sequence)
-            ended += settled
+    def _followed_with_appeals(
+        self, one: EnforcementInput, state: EnforcementState, record: Record
+    ) -> Sequence[Action]:
+        """The actions that follow an input, and the ends of appeals. The state includes them on return."""
+        actions = self._followed(one, state, record)
+        before = state[_content_id(one)]
+        if self._dry_run:
+            return actions
+        standing, ended = appealing.followed(one, actions, before, self.rules.appeals.days, record.offset)
         if standing != before:
             state.put(standing)
-        return ended
+        return [*actions, *ended]
 
     def _standings(self, changed: set[str], partition: int) -> list[Output]:
         """What stands now on the items that changed, and tombstones for those on which nothing does."""

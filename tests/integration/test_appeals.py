@@ -245,7 +245,7 @@ async def test_the_model_judges_again_with_the_new_context_as_a_quoted_claim_and
         await write(current, topics.REPLAYS, advice)
         shown = json.loads((await command("appeals", "show", "p1", "--json")).stdout)
         assert [one["decision"] for one in shown["advice"]] == ["safe"]
-        await write(current, topics.VERDICTS, advice, verdict("v2"))  # whoever writes it there
+        await write(current, topics.VERDICTS, advice, verdict("v2"))  # written there by mistake
         await until(lambda: followed(current, "v2"))
         assert not await followed(current, advice.verdict_id)
         assert await stands(current, "remove")

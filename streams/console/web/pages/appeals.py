@@ -77,7 +77,7 @@ def _read(request: Request) -> _Asked:
 
 
 def _hold(request: Request, wanted: _Asked) -> item_facts.Facts:
-    """Claim the item for the time of the decision. Refuses whoever decided about it before."""
+    """Claim the item for the time of the decision. Refuses somebody who decided about it before."""
     console: Console = request.app.state.console
     with transaction(console.engine) as connection:
         facts = item_facts.load(connection, wanted.content_id)
@@ -101,7 +101,7 @@ def _hold(request: Request, wanted: _Asked) -> item_facts.Facts:
 
 def _standing(facts: item_facts.Facts, known: KnownItem) -> Standing:
     """What stands on the item, as far as the database tells: the agent checks the outcome once more."""
-    effective = facts.item.effective if facts.item is not None else "allow"
+    effective: Enforced = facts.item.effective if facts.item is not None else "allow"
     appeals = tuple(
         AppealStanding(one.appeal_id, one.appellant, "open", one.opened_at, one.due_at, one.action, "")
         for one in facts.open_appeals
