@@ -87,10 +87,15 @@ def _with_strike(strikes: tuple[Strike, ...], entry: Strike) -> tuple[Strike, ..
 
 
 def _given(entry: Strike, known: Strike | None) -> Strike:
-    """A strike as it is given. One that was known keeps its age: to be judged again makes it no younger."""
+    """A strike as it is kept, without what its id and its verdict tell.
+
+    One that was known keeps its age: to be judged again makes it no younger.
+    """
     at, expires_at = aware(entry.at), aware(entry.expires_at or entry.at)
     first = min(at, known.at) if known else at
-    return msgspec.structs.replace(entry, at=first, expires_at=expires_at - (at - first))
+    return msgspec.structs.replace(
+        entry, at=first, expires_at=expires_at - (at - first), content_sha256=None, action_id=None
+    )
 
 
 def _kept(strikes: Iterable[Strike], clock: datetime) -> tuple[Strike, ...]:

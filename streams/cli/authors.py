@@ -15,7 +15,7 @@ from safeguard_streams.authors import people, standings
 from safeguard_streams.cli.options import Bootstrap, By, Json, Port, Why, changed_by, needs_extra, one_of, show_rows
 from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
-from safeguard_streams.contract.records import AuthorAction, AuthorStanding, Strike, now
+from safeguard_streams.contract.records import AuthorAction, AuthorEnforced, AuthorStanding, Strike, now
 from safeguard_streams.enforcement import rules as rules_of
 from safeguard_streams.enforcement.author_rules import AUTHOR_ACTIONS, counts
 from safeguard_streams.errors import ConfigurationError
@@ -145,7 +145,7 @@ def decide(
     people.check_author_id(author)
     person = changed_by(why, by)
     current = settings.load(bootstrap=bootstrap)
-    entry = asyncio.run(people.decide(current, author, msgspec.convert(action, people.AuthorEnforced), person))
+    entry = asyncio.run(people.decide(current, author, msgspec.convert(action, AuthorEnforced), person))
     _say_written(entry, f"{author}: {action}, decided by {entry.by}; this overrides all strikes", as_json=as_json)
 
 

@@ -32,7 +32,8 @@ from safeguard_streams.infra import brokers
 from safeguard_streams.replay.promotion import VerdictChange
 from safeguard_streams.runtime import settings
 
-TIMEOUT_SECONDS = 150.0
+TIMEOUT_SECONDS = 200.0
+STARTED_SECONDS = 90.0
 TIMEOUT = 0.5  # seconds, of the webhook
 PARTITIONS = 4
 POLICIES = {"hate-harassment": ["HH3", "HH2", "HH1", None], "fraud-spam": ["FS2", "FS1", None]}
@@ -201,19 +202,26 @@ async def publish_all(current, plan, options):
     say(f"{len(undone)} decisions are undone")
 
 
-async def kill_all(processes, options, publishing):
-    """Kill each process so many times while verdicts are published, and once more while the rest is followed."""
-    chance, expected = random.Random(options.seed), options.verdicts / options.rate
+async def written(current):
+    """How many records enforcement has written about strikes, and the ledger about standings."""
+    ends = [await kafka.end_offsets(current, name) for name in (topics.STRIKES, topics.AUTHOR_STANDING)]
+    return [sum(one.values()) for one in ends]
+
+
+async def kill_all(current, processes, options, publishing):
+    """Kill both processes so many times, each time when both have written something since they were started."""
+    chance = random.Random(options.seed)
     for number in range(options.kills):
-        await asyncio.sleep(expected / (options.kills + 1) * chance.uniform(0.5, 1.0))
+        before, deadline = await written(current), time.monotonic() + STARTED_SECONDS
+        while any(now <= then for now, then in zip(await written(current), before, strict=True)):
+            assert time.monotonic() < deadline, f"nothing was written in {STARTED_SECONDS:g} s: publish more slowly"
+            await asyncio.sleep(0.2)
+        await asyncio.sleep(chance.uniform(0.0, 1.0))
         for process in processes:
             process.kill()
             await asyncio.sleep(chance.uniform(0.0, 0.5))
             process.start()
-        say(
-            f"kill {number + 1} of {options.kills} of each"
-            + ("" if not publishing.done() else ", after the last verdict")
-        )
+        say(f"kill {number + 1} of {options.kills}, {'after' if publishing.done() else 'before'} the last verdict")
 
 
 class Found:
@@ -320,7 +328,7 @@ async def run(address, options, folder):
     started = time.monotonic()
     try:
         await receiver.start()
-        await kill_all(processes, options, publishing)
+        await kill_all(current, processes, options, publishing)
         await publishing
         found = await settled(current, plan, receiver, processes)
         summary = found.summary(plan, receiver)
