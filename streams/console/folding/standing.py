@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from safeguard_streams.bus.interface import Record
 from safeguard_streams.console.folding.context import Context, key_of
-from safeguard_streams.console.rows import Row, Rows
+from safeguard_streams.console.rows import Rows
+from safeguard_streams.console.statements import Row
 from safeguard_streams.contract.records import Standing, decode
 from safeguard_streams.enforcement.reviews import Waiting, waiting_on
 from safeguard_streams.enforcement.rules import severity

@@ -7,7 +7,8 @@ from sqlalchemy import Table
 from safeguard_streams.bus.interface import Record
 from safeguard_streams.console import schema
 from safeguard_streams.console.folding.context import Context
-from safeguard_streams.console.rows import Row, Rows
+from safeguard_streams.console.rows import Rows
+from safeguard_streams.console.statements import Row
 from safeguard_streams.contract.records import PrefilterResult, Tokens, Verdict, decode
 
 _NO_GATE = PrefilterResult("")
