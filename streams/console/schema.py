@@ -89,9 +89,9 @@ def _moment(name: str, about: str, **options: Any) -> Column[datetime]:
     return Column(name, Moment, comment=about, **options)
 
 
-def _where(condition: str) -> dict[str, TextClause]:
-    """Of an index that holds these rows alone, on both databases."""
-    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+def _partial(name: str, condition: str, *columns: str | TextClause) -> Index:
+    """An index of the rows that meet a condition, on both databases."""
+    return Index(name, *columns, sqlite_where=text(condition), postgresql_where=text(condition))
 
 
 _OPEN = "state = 'open'"
@@ -143,7 +143,7 @@ items = Table(
     ),
     Column("held", Integer, nullable=False, server_default="0", comment="actions above a cap that wait"),
     Index(None, "author_id", "text_at"),
-    Index("ix_items_expiring", "text_expires_at", **_where("text IS NOT NULL")),
+    _partial("ix_items_expiring", "text IS NOT NULL", "text_expires_at"),
     # What stands on an item changes columns that no index has. With room in its page, PostgreSQL then touches no index
     # of the row, of which the one of its words is costly. Verdicts and actions do not touch the row at all.
     postgresql_with={"fillfactor": 80},
@@ -345,9 +345,9 @@ review_items = Table(
     _text("claimed_by", "who works on it; written by the pages"),
     _moment("claim_expires_at", "when that claim lapses; written by the pages"),
     # In the order of the queue, and by policy, without what is decided.
-    Index("ix_review_items_next", text("priority DESC"), "since", "content_id", **_where(_OPEN)),
-    Index("ix_review_items_of_policy", "policy_id", text("priority DESC"), "since", "content_id", **_where(_OPEN)),
-    Index("ix_review_items_groups", "policy_id", "cause", "since", **_where(_OPEN)),
+    _partial("ix_review_items_next", _OPEN, text("priority DESC"), "since", "content_id"),
+    _partial("ix_review_items_of_policy", _OPEN, "policy_id", text("priority DESC"), "since", "content_id"),
+    _partial("ix_review_items_groups", _OPEN, "policy_id", "cause", "since"),
     comment="The queue, from moderation.standing. A moderator's decision closes a row; one taken back re-opens it.",
 )
 

@@ -574,19 +574,30 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("content_id", "policy_id", name=op.f("pk_review_items")),
         comment="The queue, from moderation.standing. A moderator's decision closes a row; one taken back re-opens it.",
     )
-    for name, columns in (
-        ("ix_review_items_next", [sa.text("priority DESC"), "since", "content_id"]),
-        ("ix_review_items_of_policy", ["policy_id", sa.text("priority DESC"), "since", "content_id"]),
-        ("ix_review_items_groups", ["policy_id", "cause", "since"]),
-    ):
-        op.create_index(
-            name,
-            "review_items",
-            columns,
-            unique=False,
-            sqlite_where=sa.text("state = 'open'"),
-            postgresql_where=sa.text("state = 'open'"),
-        )
+    op.create_index(
+        "ix_review_items_next",
+        "review_items",
+        [sa.text("priority DESC"), "since", "content_id"],
+        unique=False,
+        sqlite_where=sa.text("state = 'open'"),
+        postgresql_where=sa.text("state = 'open'"),
+    )
+    op.create_index(
+        "ix_review_items_of_policy",
+        "review_items",
+        ["policy_id", sa.text("priority DESC"), "since", "content_id"],
+        unique=False,
+        sqlite_where=sa.text("state = 'open'"),
+        postgresql_where=sa.text("state = 'open'"),
+    )
+    op.create_index(
+        "ix_review_items_groups",
+        "review_items",
+        ["policy_id", "cause", "since"],
+        unique=False,
+        sqlite_where=sa.text("state = 'open'"),
+        postgresql_where=sa.text("state = 'open'"),
+    )
     op.create_table(
         "reports",
         sa.Column("content_id", sa.String(), nullable=False, comment="the item"),
