@@ -15,6 +15,7 @@ import msgspec
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.interface import Partition, Record
+from safeguard_streams.contract.limits import MiB
 from safeguard_streams.contract.records import now
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.exporting import manifest as manifests
@@ -25,6 +26,7 @@ from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.runtime.settings import Settings
 
 ROW_GROUP = 10_000  # rows that are held in memory
+ROW_GROUP_BYTES = 32 * MiB  # of their records, of which one may have megabytes
 COMMIT = 200_000  # rows between two states of the manifest
 OPEN_FILES = 64  # days between two states of the manifest
 
@@ -123,6 +125,7 @@ class _Run:
         self._left_out = Counter(before.left_out)
         self._erased = before.erased
         self._waiting: list[tuple[str, Row]] = []
+        self._bytes = 0  # of the waiting rows' records
         self._files: dict[str, _DayFile] = {}
         self._rows = 0
 
@@ -136,12 +139,13 @@ class _Run:
                 self._erased += 1
                 return
             self._waiting.append((place.day, self._format.row(place, decoded)))
+            self._bytes += len(record.value or b"")
         except RecordError:
             what = "tombstone" if record.value is None else f"no {self._kind.record.__name__}"
             self._left_out[what] += 1
             kafka.watching().leave_out(self._kind.topic, what)
             return
-        if len(self._waiting) >= ROW_GROUP:
+        if len(self._waiting) >= ROW_GROUP or self._bytes >= ROW_GROUP_BYTES:
             self._write()
         if self._rows >= COMMIT or len(self._files) > OPEN_FILES:
             self._commit()
@@ -167,7 +171,7 @@ class _Run:
         by_day: dict[str, list[Row]] = {}
         for day, row in self._waiting:
             by_day.setdefault(day, []).append(row)
-        self._waiting = []
+        self._waiting, self._bytes = [], 0
         for day, rows in by_day.items():
             if day not in self._files:
                 number = self._manifest.files_written + len(self._files)

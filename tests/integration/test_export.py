@@ -226,6 +226,14 @@ async def test_a_folder_takes_nothing_that_does_not_fit(place, tmp_path, embedde
         await exported(place, tmp_path)
 
 
+async def test_large_records_are_written_in_smaller_groups(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "ROW_GROUP_BYTES", 100_000)
+    await write(place, [verdict(0, verdict_id=f"v{number}", reason="x" * 40_000) for number in range(12)])
+    await exported(place, tmp_path)
+    (file,) = (tmp_path / "verdicts").glob("day=*/*")
+    assert pq.ParquetFile(file).metadata.num_row_groups == 4
+
+
 async def test_memory_holds_a_row_group_and_a_folder_no_more_open_files(place, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "ROW_GROUP", 10)
     monkeypatch.setattr(exporting, "COMMIT", 60)

@@ -40,6 +40,10 @@ from safeguard_streams.quality.proportions import Proportion, proportion
 
 SOURCES = ("reports", "verdicts", "actions", "appeals", "statements")
 APPELLANTS = ("author", "notifier")
+_ACTION = (  # what a history reads of an action, which is not its words
+    *("action_id", "content_id", "action", "acted_at", "by", "state", "effective", "previous", "verdict_id"),
+    *("policy_id", "decision", "dry_run", "sequence", "withdraws", "cited_policy", "appeal_id", "outcome"),
+)
 
 
 class _Counted(msgspec.Struct):
@@ -98,7 +102,7 @@ def count(source: Source, year: int) -> Figures:
 def _notices(source: Source) -> dict[str, list[Notice]]:
     """The reports of each item, each once."""
     found: dict[str, dict[str, Notice]] = {}
-    for row in source.rows("reports", ("report_id", "event", "reporter", "reported_at")):
+    for row in source.rows("reports", ("report_id", "event.content_id", "reporter", "reported_at")):
         notice = Notice(row["report_id"], row["event"]["content_id"], row["reporter"], row["reported_at"])
         found.setdefault(notice.content_id, {}).setdefault(notice.report_id, notice)
     return {content_id: list(reports.values()) for content_id, reports in found.items()}
@@ -125,7 +129,7 @@ def _passed(
 ) -> _Counted:
     """Let all items pass: those that have actions, and then the other reported ones."""
     waiting = dict(notices)
-    for content_id, rows in groupby(source.sorted_rows("actions", Action.__struct_fields__), _item):
+    for content_id, rows in groupby(source.sorted_rows("actions", _ACTION), _item):
         past = history((_action(row) for row in rows), appeals.get(content_id, ()))
         counted.take(past, waiting.pop(content_id, ()), verdicts)
     for reports in waiting.values():

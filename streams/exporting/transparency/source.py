@@ -51,9 +51,12 @@ class Source:
         return Coverage(manifest.records, manifest.since or first, manifest.until, manifest.expired)
 
     def rows(self, kind: str, columns: Sequence[str]) -> Iterator[Row]:
-        """The rows of a kind, file by file; none if it was not exported. A column that a file lacks is left out."""
+        """The rows of a kind, file by file; none if it was not exported. A column that a file lacks is left out.
+
+        A column may be a part of another one, as in event.content_id.
+        """
         for file in self._files(kind):
-            names = [name for name in columns if name in file.schema_arrow.names]
+            names = [name for name in columns if name.split(".")[0] in file.schema_arrow.names]
             for batch in file.iter_batches(_BATCH, columns=names):
                 yield from batch.to_pylist()
 
