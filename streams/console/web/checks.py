@@ -194,7 +194,9 @@ def load(connection: Connection, who: str, content_id: str) -> Facts | None:
     waits = connection.execute(_as(review_items, check, state="open")).all()
     policy = policy_text.version(connection, check.policy_id, None)
     texts: dict[tuple[str, str | None], PolicyText] = {(check.policy_id, None): policy} if policy is not None else {}
-    return Facts(content_id, item, waits, (), (), (), (), None, (), frozenset(), texts)
+    nothing: dict[str, Any] = dict.fromkeys(Facts.__struct_fields__, ())
+    known = {"content_id": content_id, "item": item, "waiting": waits, "policies": texts}
+    return Facts(**{**nothing, **known, "erased_at": None, "with_rationale": frozenset()})
 
 
 def is_there(connection: Connection, check: Row[Any]) -> bool:
