@@ -22,7 +22,7 @@ from sqlalchemy import Connection, Row, Select, Table, and_, delete, exists, lit
 
 from safeguard_streams.console.database import clean
 from safeguard_streams.console.schema import actions, audit_log, checks, items, review_items, reviews, verdicts
-from safeguard_streams.console.web import item_facts, policy_text
+from safeguard_streams.console.web import harms, item_facts, policy_text
 from safeguard_streams.console.web.item_facts import Facts
 from safeguard_streams.console.web.policy_text import PolicyText
 from safeguard_streams.contract.records import EVERY_POLICY, content_sha256, now
@@ -45,10 +45,16 @@ def find(connection: Connection, who: str, content_id: str) -> Row[Any] | None:
 
 
 def held(connection: Connection, who: str, lease: timedelta, without: Collection[str] = ()) -> str | None:
-    """The check that somebody got within the lease, and has not judged. without: policies of which they get none."""
+    """The check that somebody got within the lease, and has not judged.
+
+    without: policies of which they get none, except what they revealed today.
+    """
     current = checks.c.who == who, checks.c.key.is_(None), checks.c.since > now() - lease
-    found = select(checks.c.content_id).where(*current, checks.c.policy_id.not_in(without))
-    return connection.execute(found.order_by(checks.c.since)).scalar()
+    found = select(checks.c.content_id, checks.c.policy_id).where(*current).order_by(checks.c.since)
+    for content_id, policy_id in connection.execute(found).all():
+        if policy_id not in without or harms.was_revealed(connection, who, content_id):
+            return str(content_id)
+    return None
 
 
 def give_back(connection: Connection, who: str, content_id: str) -> None:
