@@ -22,7 +22,7 @@ from sqlalchemy import Connection, Row, Select, Table, and_, delete, exists, lit
 
 from safeguard_streams.console.database import clean
 from safeguard_streams.console.schema import actions, audit_log, checks, items, review_items, reviews, verdicts
-from safeguard_streams.console.web import item_facts, policy_text
+from safeguard_streams.console.web import harms, item_facts, policy_text
 from safeguard_streams.console.web.item_facts import Facts
 from safeguard_streams.console.web.policy_text import PolicyText
 from safeguard_streams.contract.records import EVERY_POLICY, content_sha256, now
@@ -45,10 +45,16 @@ def find(connection: Connection, who: str, content_id: str) -> Row[Any] | None:
 
 
 def held(connection: Connection, who: str, lease: timedelta, without: Collection[str] = ()) -> str | None:
-    """The check that somebody got within the lease, and has not judged. without: policies of which they get none."""
+    """The check that somebody got within the lease, and has not judged.
+
+    without: policies of which they get none, except what they revealed today.
+    """
     current = checks.c.who == who, checks.c.key.is_(None), checks.c.since > now() - lease
-    found = select(checks.c.content_id).where(*current, checks.c.policy_id.not_in(without))
-    return connection.execute(found.order_by(checks.c.since)).scalar()
+    found = select(checks.c.content_id, checks.c.policy_id).where(*current).order_by(checks.c.since)
+    for content_id, policy_id in connection.execute(found).all():
+        if policy_id not in without or harms.was_revealed(connection, who, content_id):
+            return str(content_id)
+    return None
 
 
 def give_back(connection: Connection, who: str, content_id: str) -> None:
@@ -194,7 +200,9 @@ def load(connection: Connection, who: str, content_id: str) -> Facts | None:
     waits = connection.execute(_as(review_items, check, state="open")).all()
     policy = policy_text.version(connection, check.policy_id, None)
     texts: dict[tuple[str, str | None], PolicyText] = {(check.policy_id, None): policy} if policy is not None else {}
-    return Facts(content_id, item, waits, (), (), (), (), (), None, (), frozenset(), texts)
+    nothing: dict[str, Any] = dict.fromkeys(Facts.__struct_fields__, ())
+    known = {"content_id": content_id, "item": item, "waiting": waits, "policies": texts}
+    return Facts(**{**nothing, **known, "erased_at": None, "with_rationale": frozenset()})
 
 
 def is_there(connection: Connection, check: Row[Any]) -> bool:

@@ -25,32 +25,6 @@ class Queue:
         self._connection = connection
         self._lease = lease
 
-    def free(self, by: str, filters: Mapping[str, str], without: Sequence[str] = ()) -> Sequence[str]:
-        """The first items of the queue that nobody holds, and that somebody did not pass on to a colleague.
-
-        without: policies whose items are left to others.
-        """
-        nobodys = or_(review_items.c.claim_expires_at.is_(None), review_items.c.claim_expires_at <= now())
-        passed_on = exists().where(
-            reviews.c.content_id == review_items.c.content_id,
-            reviews.c.who == by,
-            reviews.c.action == "review",
-            reviews.c.at >= review_items.c.since,
-        )
-        appealed = exists().where(appeals.c.content_id == review_items.c.content_id, appeals.c.state == "open")
-        decided = exists().where(actions.c.content_id == review_items.c.content_id, actions.c.by == by)
-        barred = and_(appealed, decided)  # somebody else decides an appeal
-        wanted = [review_items.c.state == "open", nobodys, ~passed_on, ~barred, *matching(filters)]
-        if without:
-            wanted.append(~is_under(without))
-        found = self._connection.execute(
-            select(review_items.c.content_id)
-            .where(and_(*wanted))
-            .order_by(review_items.c.priority.desc(), review_items.c.since, review_items.c.content_id)
-            .limit(_CANDIDATES)
-        ).scalars()
-        return list(dict.fromkeys(found))
-
     def claim_first(self, content_ids: Sequence[str], by: str) -> str | None:
         """Claim the first of these items that nobody else claims at this moment. None where there is none."""
         return next((content_id for content_id in content_ids if self.claim(content_id, by)), None)
@@ -126,6 +100,30 @@ class Queue:
             if not self._connection.execute(decided).scalar():
                 return str(content_id)
         return None
+
+    def free(self, by: str, filters: Mapping[str, str], without: Sequence[str] = ()) -> Sequence[str]:
+        """The first items of the queue that nobody holds, and that somebody did not pass on to a colleague.
+
+        without: policies whose items are left to others.
+        """
+        free = or_(review_items.c.claim_expires_at.is_(None), review_items.c.claim_expires_at <= now())
+        others = [~is_under(without)] if without else []
+        passed_on = exists().where(
+            reviews.c.content_id == review_items.c.content_id,
+            reviews.c.who == by,
+            reviews.c.action == "review",
+            reviews.c.at >= review_items.c.since,
+        )
+        appealed = exists().where(appeals.c.content_id == review_items.c.content_id, appeals.c.state == "open")
+        decided = exists().where(actions.c.content_id == review_items.c.content_id, actions.c.by == by)
+        barred = and_(appealed, decided)  # somebody else decides an appeal
+        found = self._connection.execute(
+            select(review_items.c.content_id)
+            .where(and_(review_items.c.state == "open", free, ~passed_on, ~barred, *matching(filters), *others))
+            .order_by(review_items.c.priority.desc(), review_items.c.since, review_items.c.content_id)
+            .limit(_CANDIDATES)
+        ).scalars()
+        return list(dict.fromkeys(found))
 
 
 def matching(filters: Mapping[str, str]) -> list[ColumnElement[bool]]:

@@ -167,6 +167,26 @@ def test_a_check_that_is_given_back_or_abandoned_ends(filled, golden, current):
     assert row_of(filled, checks, who="ann") is None
 
 
+def test_a_check_counts_towards_the_limit_of_its_harm_and_stays_once_it_is_revealed(filled, golden):
+    ann = Browser(golden, f"ann-{uuid4().hex[:6]}", "reviewer", "operator")
+    ann.post("/exposure", harm="fraud_spam", most="1")
+    shown = id_in(ann.post("/claims", policy="fraud-spam", language="en"))
+    assert ann.post("/item/text", content_id=shown).status_code == 200
+    assert id_in(ann.post("/claims")) == shown
+    ann.post("/claims/end", content_id=shown)
+    assert ann.post("/claims", policy="fraud-spam", language="en").headers["location"] == "/queue"
+    ann.post("/exposure", harm="fraud_spam", most="")
+
+
+def test_a_check_that_nobody_revealed_ends_with_the_limit_of_its_harm(filled, golden):
+    ann = Browser(golden, f"ann-{uuid4().hex[:6]}", "reviewer", "operator")
+    shown = id_in(ann.post("/claims", policy="fraud-spam", language="en"))
+    ann.post("/exposure", harm="fraud_spam", most="0")
+    assert ann.post("/claims", policy="fraud-spam", language="en").headers["location"] == "/queue"
+    assert "Take a break" in ann.post("/item/text", content_id=shown).text
+    ann.post("/exposure", harm="fraud_spam", most="")
+
+
 @BOTH_DATABASES
 def test_a_colleague_judges_a_decided_item_without_the_decision(filled, second, browser):
     sha, _ = decided_by(filled, "mia", "post-003", "safe", action="allow")
