@@ -6,7 +6,7 @@ libraries of the model's side, and nothing under streams/ imports them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -30,15 +30,12 @@ async def evaluate(
 
 
 async def on_golden_set(
-    settings: Settings, policy: Policy, golden: Sequence[Golden], on_progress: Callable[[str, int, int], None]
+    settings: Settings, policy: Policy, golden: Sequence[Golden], on_progress: OnProgress
 ) -> dict[str, Any]:
     """The report of a golden set as `safeguard policy test --json` prints it."""
-
-    def told(title: str, count: int, total: int, _detail: str = "") -> None:
-        on_progress(title, count, total)
-
-    report: dict[str, Any] = msgspec.to_builtins(await evaluate(settings, policy, golden, RUNS, told))
-    return report
+    report = await evaluate(settings, policy, golden, RUNS, on_progress)
+    shown: dict[str, Any] = msgspec.to_builtins(report)
+    return shown
 
 
 async def on_text(settings: Settings, policy: Policy, text: str) -> dict[str, Any]:
@@ -49,5 +46,5 @@ async def on_text(settings: Settings, policy: Policy, text: str) -> dict[str, An
     return {**outcome, "model": judge.model}
 
 
-def _untold(_title: str, _count: int, _total: int, _detail: str = "") -> None:
-    """Tell nobody."""
+def _untold(*_: object, **__: object) -> None:
+    """Tell nobody of the progress."""

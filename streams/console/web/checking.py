@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 
 import msgspec
 
@@ -26,7 +27,7 @@ class Checker:
         self._seconds = seconds
         self._turn = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._end = weakref.finalize(self, lambda: None)
+        self._end: Callable[[], object] = _nothing
 
     def ask(self, question: Question) -> Answer:
         """The answer, for a thread to wait for. Raises RefusedError when it takes too long."""
@@ -76,6 +77,10 @@ def _line(process: subprocess.Popen[bytes], seconds: float, sent: bytes = b"") -
     finally:
         late.cancel()
     return line if line.endswith(b"\n") else b""
+
+
+def _nothing() -> None:
+    """End no process."""
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

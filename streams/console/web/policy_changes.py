@@ -10,6 +10,7 @@ from sqlalchemy import Connection, select
 
 from safeguard_streams.console.schema import audit_log
 from safeguard_streams.console.web import policy_text
+from safeguard_streams.console.web.policy_files import Draft
 from safeguard_streams.contract.records import Change, PolicyRelease
 from safeguard_streams.errors import PolicyError
 from safeguard_streams.policies import golden_gates
@@ -29,6 +30,21 @@ ACTIONS: Mapping[Kind, Change] = {
 }
 IN_FORCE: frozenset[Kind] = frozenset({"release", "promote", "rollback"})  # they change what is in force
 _TESTS = 200  # of a policy, in which the newest of a version is looked for
+
+
+class Wanted(NamedTuple):
+    """A change that somebody asks for. draft: the text that it is about; None where something ends.
+
+    distilled: the classifier that the text names. share: of content under a shadow. to: the revision that it promotes,
+    ends or returns to.
+    """
+
+    kind: Kind
+    policy_id: str
+    draft: Draft | None
+    distilled: str | None
+    share: float | None
+    to: str
 
 
 class RuleChange(NamedTuple):
@@ -136,19 +152,10 @@ def standing(current: ReleaseHistory, policy_id: str, kind: Kind, to: str) -> Po
     return current.find(policy_id, to or "shadow")
 
 
-def plan_of(
-    kind: Kind,
-    policy: Policy | None,
-    policy_id: str,
-    by: ChangedBy,
-    *,
-    share: float | None,
-    to: str,
-    golden: Mapping[str, str | None],
-) -> Plan:
+def plan_of(wanted: Wanted, policy: Policy | None, by: ChangedBy, golden: Mapping[str, str | None]) -> Plan:
     """The plan that makes it happen, as the commands make it."""
-    if kind == "rollback":
-        return operator.rolling_back(policy_id, to or None, by)
+    if wanted.kind == "rollback":
+        return operator.rolling_back(wanted.policy_id, wanted.to, by)
     if policy is None:
-        return operator.retiring(policy_id, by, shadow=True)
-    return operator.releasing([policy], by, shadow=share if kind == "shadow" else None, golden=golden)
+        return operator.retiring(wanted.policy_id, by, shadow=True)
+    return operator.releasing([policy], by, shadow=wanted.share, golden=golden)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from safeguard_streams.console.web.guard import NotFoundError
 from safeguard_streams.policies import golden
@@ -14,6 +15,17 @@ from safeguard_streams.releases import operator
 from safeguard_streams.runtime.settings import Settings
 
 _DISTILLED = re.compile(r"^\s+distilled:\s*['\"]?([0-9a-f]{12})\b", re.MULTILINE)
+
+
+class Draft(NamedTuple):
+    """A text that somebody edits, and where it is to stand. base: names the files in git from which it began; empty
+    without a checkout.
+    """
+
+    policy_id: str
+    document: str
+    base: str
+    path: Path
 
 
 def path_of(settings: Settings, policy_id: str) -> Path:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from sqlalchemy import select
@@ -20,6 +19,7 @@ from safeguard_streams.console.web.checker import Answer, Question
 from safeguard_streams.console.web.checkout import Checkout, InGit, checkout_of
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import NotFoundError, Page, RefusedError
+from safeguard_streams.console.web.policy_files import Draft
 from safeguard_streams.console.web.writing import asked, logged
 from safeguard_streams.errors import ConfigurationError, SafeguardError
 from safeguard_streams.policies import golden
@@ -32,30 +32,19 @@ _TESTS = 2  # at once in one process of the console
 _TOLD_SECONDS = 0.2  # between two messages about progress
 
 
-class Draft(NamedTuple):
-    """A text that somebody edits. base: names the files in git from which it began; empty without a checkout."""
+async def _checked(console: Console, draft: Draft) -> Answer:
+    """The result of the check. Raises RefusedError when it takes too long."""
+    distilled = await console.classifiers.named_in(draft.document, draft.path)
+    return await run_in_threadpool(console.checker.ask, Question(str(draft.path), draft.document, distilled))
 
-    policy_id: str
-    document: str
-    base: str
-    path: Path
 
-    async def question(self, console: Console) -> Question:
-        """What the checker is asked about it."""
-        distilled = await console.classifiers.named_in(self.document, self.path)
-        return Question(str(self.path), self.document, distilled)
-
-    async def checked(self, console: Console) -> Answer:
-        """The result of the check. Raises RefusedError when it takes too long."""
-        return await run_in_threadpool(console.checker.ask, await self.question(console))
-
-    async def fit(self, console: Console) -> Policy:
-        """The policy. Raises RefusedError unless the check finds no error."""
-        errors = [one for one in (await self.checked(console)).report.problems if one.severity == "error"]
-        if errors:
-            raise RefusedError(f"The check finds errors. The first, in line {errors[0].line}: {errors[0].message}")
-        distilled = await console.classifiers.named_in(self.document, self.path)
-        return parse(self.document, str(self.path), distilled)
+async def _fit(console: Console, draft: Draft) -> Policy:
+    """The policy of a text. Raises RefusedError unless the check finds no error."""
+    errors = [one for one in (await _checked(console, draft)).report.problems if one.severity == "error"]
+    if errors:
+        raise RefusedError(f"The check finds errors. The first, in line {errors[0].line}: {errors[0].message}")
+    distilled = await console.classifiers.named_in(draft.document, draft.path)
+    return parse(draft.document, str(draft.path), distilled)
 
 
 def draft_in(request: Request) -> Draft:
@@ -93,13 +82,21 @@ def edit(request: Request) -> Response:
     if source is None:
         raise NotFoundError("No policy of this id is in force, in shadow or in git.")
     draft = Draft(policy_id, texts[source], in_git.base if in_git else "", path)
-    return _editor(request, draft, source=source, sources=sorted(texts), in_git=in_git, without=without)
+    others = [one for one in sorted(texts) if texts[one] != draft.document]
+    return _editor(request, draft, source=source, others=others, in_git=in_git, without=without)
 
 
 def _editor(request: Request, draft: Draft, **more: Any) -> Response:
     """The page with a text. Without scripts, what was found about the text stands on it."""
     console: Console = request.app.state.console
-    known = {"source": None, "sources": (), "in_git": None, "without": "", "answer": None, "result": None}
+    known: dict[str, Any] = {
+        "source": None,
+        "others": (),
+        "in_git": None,
+        "without": "",
+        "answer": None,
+        "result": None,
+    }
     known |= {"outcome": None, "file": draft.path}
     return rendering.page(
         request,
@@ -116,7 +113,7 @@ async def check(request: Request) -> Response:
     """The messages of `safeguard policy check` about a text."""
     console: Console = request.app.state.console
     draft = draft_in(request)
-    answer = await draft.checked(console)
+    answer = await _checked(console, draft)
     if not rendering.is_partial(request):
         return _editor(request, draft, answer=answer)
     return rendering.page(request, "policy_problems.html", answer=answer, file=draft.path)
@@ -154,7 +151,7 @@ async def try_text(request: Request) -> Response:
     draft, text = draft_in(request), asked(request, "text")
     if not text.strip():
         raise RefusedError("Write a text to try.")
-    policy = await draft.fit(console)
+    policy = await _fit(console, draft)
     await run_in_threadpool(logged, request, "try policy", draft.policy_id, {"version": policy.version})
     try:
         with _as_refusal():
@@ -175,7 +172,7 @@ async def test(request: Request) -> Response:
     console: Console = request.app.state.console
     _require_model(console)
     draft = draft_in(request)
-    policy = await draft.fit(console)
+    policy = await _fit(console, draft)
     texts = await run_in_threadpool(golden.load, draft.path.with_name(golden.NAME))
     judge, work = _trial(trials.ON_GOLDEN_SET), _Work(console)
     if rendering.is_partial(request):
@@ -207,7 +204,7 @@ class _Work:
         _Work.running += 1
         progress: dict[str, Any] = {}
 
-        def on_progress(title: str, count: int, total: int) -> None:
+        def on_progress(title: str, count: int, total: int, **_: str) -> None:
             progress.update(title=title, count=count, total=total)
 
         judging = asyncio.ensure_future(judge(self._settings, policy, texts, on_progress))

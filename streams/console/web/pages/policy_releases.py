@@ -7,7 +7,7 @@ request. Where git refuses, the topic stands, the page of the policy shows the d
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple, cast, get_args
+from typing import cast, get_args
 
 from sqlalchemy import Connection, select
 from starlette.concurrency import run_in_threadpool
@@ -24,8 +24,9 @@ from safeguard_streams.console.web.checkout import Checkout, CheckoutError, InGi
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page, RefusedError, back
 from safeguard_streams.console.web.pages.policies import policy_url
-from safeguard_streams.console.web.pages.policy_editor import MOST, Draft, draft_in, look
-from safeguard_streams.console.web.policy_changes import ACTIONS, IN_FORCE, Kind
+from safeguard_streams.console.web.pages.policy_editor import MOST, draft_in, look
+from safeguard_streams.console.web.policy_changes import ACTIONS, IN_FORCE, Kind, Wanted
+from safeguard_streams.console.web.policy_files import Draft
 from safeguard_streams.console.web.writing import asked, log_access, logged, transaction
 from safeguard_streams.contract.records import PolicyChange, PolicyRelease
 from safeguard_streams.errors import PolicyError
@@ -38,27 +39,6 @@ from safeguard_streams.releases.operator import ChangedBy, ReleaseHistory
 from safeguard_streams.releases.people import checked
 
 _PROJECTED_SECONDS, _POLL_SECONDS = 3.0, 0.1
-
-
-class Wanted(NamedTuple):
-    """A change that somebody asks for. draft: the text that it is about; None where something ends.
-
-    distilled: the classifier that the text names. share: of content under a shadow. to: the revision that it promotes,
-    ends or returns to.
-    """
-
-    kind: Kind
-    policy_id: str
-    draft: Draft | None
-    distilled: str | None
-    share: float | None
-    to: str
-
-    def question(self, in_force: PolicyRelease | None = None, *, learn: bool = False) -> Question | None:
-        """What the checker is asked. A release to return to was checked when it was released first."""
-        if self.draft is None or self.kind == "rollback":
-            return None
-        return Question(str(self.draft.path), self.draft.document, self.distilled, learn, in_force)
 
 
 async def _wanted(request: Request, current: ReleaseHistory) -> Wanted:
@@ -74,8 +54,8 @@ async def _wanted(request: Request, current: ReleaseHistory) -> Wanted:
         distilled = await console.classifiers.named_in(draft.document, path)
         return Wanted(known, policy_id, draft, distilled, share, to)
     release = planning.standing(current, policy_id, known, to)
-    draft = Draft(policy_id, release.document, asked(request, "base"), path) if known != "end-shadow" else None
-    return Wanted(known, policy_id, draft, release.distilled, share, str(release.revision))
+    text = Draft(policy_id, release.document, asked(request, "base"), path) if known != "end-shadow" else None
+    return Wanted(known, policy_id, text, release.distilled, share, str(release.revision))
 
 
 def _share(given: str) -> float:
@@ -89,12 +69,19 @@ def _share(given: str) -> float:
     return share
 
 
+def _question_of(wanted: Wanted, in_force: PolicyRelease | None = None, *, learn: bool = False) -> Question | None:
+    """What the checker is asked. A release to return to was checked when it was released first."""
+    if wanted.draft is None or wanted.kind == "rollback":
+        return None
+    return Question(str(wanted.draft.path), wanted.draft.document, wanted.distilled, learn, in_force)
+
+
 async def question(request: Request) -> Response:
     """What would happen, and a button that makes it happen."""
     console: Console = request.app.state.console
     current = await operator.history(console.settings)
     wanted = await _wanted(request, current)
-    asks = wanted.question()
+    asks = _question_of(wanted)
     answer = await run_in_threadpool(console.checker.ask, asks) if asks is not None else None
     errors = [one for one in answer.report.problems if one.severity == "error"] if answer else []
     policy = _policy(wanted) if not errors else None
@@ -208,7 +195,7 @@ async def _made(
     in_git, _ = await run_in_threadpool(_in_git, console, wanted)
     if obstacle := _obstacle(wanted, in_git):
         raise RefusedError(f"Nothing was released, because git could not take it. {obstacle}")
-    asks = wanted.question(current.in_force.get(wanted.policy_id), learn=wanted.kind != "shadow")
+    asks = _question_of(wanted, current.in_force.get(wanted.policy_id), learn=wanted.kind != "shadow")
     answer: Answer | None = None
     if asks is not None:
         answer = await run_in_threadpool(learned if asks.learn else console.checker.ask, asks)
@@ -216,8 +203,7 @@ async def _made(
         if errors:
             raise RefusedError(f"Nothing was released: the check finds errors. The first: {errors[0].message}")
     golden = answer.golden if answer is not None else {}
-    how = {"share": wanted.share, "to": wanted.to, "golden": golden}
-    plan = planning.plan_of(wanted.kind, _policy(wanted), wanted.policy_id, request.by, **how)  # type: ignore[arg-type]
+    plan = planning.plan_of(wanted, _policy(wanted), request.by, golden)
     return await once.change(console.settings, request, plan), answer.notices if answer is not None else ()
 
 
