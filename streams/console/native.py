@@ -54,10 +54,6 @@ POSTGRESQL = (
     $$ BEGIN RAISE EXCEPTION 'audit_log is append-only'; END $$""",
     """CREATE TRIGGER audit_log_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log
     FOR EACH STATEMENT EXECUTE FUNCTION audit_log_is_append_only()""",
-    *(
-        f"ALTER TABLE {name} {', '.join(f'ALTER COLUMN {column} SET STATISTICS 0' for column in columns)}"
-        for name, columns in _NO_STATISTICS.items()
-    ),
 )
 SQLITE = (
     """CREATE VIRTUAL TABLE items_words USING fts5(
@@ -85,6 +81,15 @@ def create(connection: Connection) -> None:
     """Create what the tables lack. Part of the first migration."""
     for statement in POSTGRESQL if connection.dialect.name == "postgresql" else SQLITE:
         connection.exec_driver_sql(statement)
+    for table_name in ("items", "verdicts", "replay_verdicts", "escalations", "actions", "rationales", "reports"):
+        keep_no_statistics(connection, table_name)
+
+
+def keep_no_statistics(connection: Connection, table_name: str) -> None:
+    """Let PostgreSQL copy no words of a table into its planner's statistics. SQLite keeps none of values."""
+    if connection.dialect.name == "postgresql":
+        columns = ", ".join(f"ALTER COLUMN {column} SET STATISTICS 0" for column in _NO_STATISTICS[table_name])
+        connection.exec_driver_sql(f"ALTER TABLE {table_name} {columns}")
 
 
 def matches(dialect: str, words: str) -> ColumnElement[bool]:

@@ -539,7 +539,7 @@ def upgrade() -> None:
             nullable=False,
             comment="the policy under which it waits; * where a moderator sent it to review",
         ),
-        sa.Column("cause", sa.String(), nullable=False, comment="undetermined, rule, held or moderator"),
+        sa.Column("cause", sa.String(), nullable=False, comment="undetermined, rule, held, moderator or appealed"),
         sa.Column(
             "state",
             sa.String(),

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from safeguard_streams.console import schema
+from safeguard_streams.console import native, schema
 
 revision = "0002"
 down_revision = "0001"
@@ -55,3 +55,4 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("content_id", "appeal_id", name=op.f("pk_appeal_statements")),
         comment="moderation.appeals: what appellants say.",
     )
+    native.keep_no_statistics(op.get_bind(), "appeal_statements")
