@@ -16,7 +16,8 @@ from safeguard_streams.policies.gate_check import check_gate
 from safeguard_streams.policies.golden import GoldenFile, GoldenRow, canonical
 from safeguard_streams.policies.parsing import RULE, Document, FrontMatter, Line, RuleIds, parse_with_lines
 from safeguard_streams.policies.skeleton import blanks
-from safeguard_streams.policies.vocabulary import RULE_ID, is_within
+from safeguard_streams.policies.statements import OTHER_VIOLATION
+from safeguard_streams.policies.vocabulary import RULE_ID, is_within, rules_above
 
 RULE_SECTIONS = ("VIOLATES", "SAFE")
 SECTIONS = ("Instruction", "Definitions", "VIOLATES", "SAFE", "Examples", "Output")
@@ -129,6 +130,8 @@ def check_texts(texts: files.PolicyFiles, path: Path, *, named_by_folder: bool =
         _check_front(read, front, path.parent.name if named_by_folder else None)
     if rules is not None:
         _check_repeats(read)
+    if policy is not None:
+        _check_statements(read, policy)
     examples = _check_examples(read, rules)
     rows = _check_golden(read, rules, examples, path.with_name(golden.NAME))
     read.problems.sort(key=lambda problem: (problem.origin != read.origin, problem.line))
@@ -239,6 +242,14 @@ def _check_scope(read: Document, front: FrontMatter) -> None:
         if not _LANGUAGE.match(language):
             line = read.line("applies_to", "languages", number)
             read.error(line, "language", f"{language!r} is not a language tag: write it like 'en' or 'pt-BR'")
+
+
+def _check_statements(read: Document, policy: Policy) -> None:
+    """Report rules that statements of reasons say nothing about, where the policy says something about others."""
+    missing = [rule for rule in policy.violating if not any(above in policy.statements for above in rules_above(rule))]
+    if policy.statements and missing:
+        named = f"{', '.join(missing)}: no entry, and so no category of the EU's database but {OTHER_VIOLATION}"
+        read.warn(read.line("statements"), "statements", named)
 
 
 def _check_examples(read: Document, rules: RuleIds | None) -> list[_PolicyExample]:

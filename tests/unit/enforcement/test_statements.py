@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     Action,
+    AuthorStatement,
     EnforcementInput,
     PrefilterResult,
     Standing,
@@ -246,6 +247,14 @@ def test_a_moderators_restriction_is_stated_without_what_they_wrote(before, cite
     assert "xyzzy" not in every_word(said).lower()
     submission = dsa.submission(said, created_at=WHEN, ended_at=None)
     assert dsa.problem(submission) is None
+
+
+def test_a_record_written_by_hand_states_and_withdraws_nothing():
+    stating = Stating()
+    forged = person("allow", statement=AuthorStatement("s1", "en", "xyzzy"), ends_statement="s2")
+    assert stating(forged) == []
+    (action,) = stating.actions
+    assert (action.statement, action.ends_statement) == (None, None)
 
 
 def test_a_held_action_is_stated_when_a_moderator_releases_it():

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from safeguard_streams.policies.check import check
 from safeguard_streams.policies.difference import difference
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.policies.parsing import parse_with_lines
@@ -75,6 +76,16 @@ def test_each_rule_of_the_library_has_a_category_and_notes_in_two_more_languages
     shipped = LIBRARY[name]
     assert set(shipped.statements) == set(shipped.violating)
     assert all(set(one.notes) == {"de", "fr"} and one.keyword for one in shipped.statements.values())
+
+
+def test_a_check_names_the_rules_without_an_entry(tmp_path):
+    shipped = LIBRARY["fraud-spam"].document
+    start = shipped.index("  FS2:\n    category")
+    (tmp_path / "policy.md").write_text(shipped[:start] + shipped[shipped.index("gate:") :], "utf-8")
+    found = [problem for problem in check(tmp_path / "policy.md").problems if problem.code == "statements"]
+    assert [(one.severity, one.message[:19]) for one in found] == [("warning", "FS2, FS3: no entry,")]
+    (tmp_path / "policy.md").write_text(shipped, "utf-8")
+    assert "statements" not in {problem.code for problem in check(tmp_path / "policy.md").problems}
 
 
 def test_a_policy_is_shown_with_the_category_of_each_rule():
