@@ -160,14 +160,18 @@ PIPELINE = (
         "short",
         (ChartLine(gauge(M.HELD, ["policy"]), _legend("policy")),),
     ),
-    Panel("Appeals", "Appeals, by what became of them.", "cps", _rates(M.APPEALS, "appellant", "outcome")),
+    Panel(
+        "Appeals and referrals",
+        "Appeals, by appellant and what became of them, and items that rules refer, by rule.",
+        "cps",
+        (*_rates(M.APPEALS, "appellant", "outcome"), *_rates(M.REFERRALS, "rule")),
+    ),
     Panel(
         "Open appeals",
         "Appeals that wait for a person, by whether their deadline has passed.",
         "short",
         (ChartLine(gauge(M.APPEALS_OPEN, ["overdue"]), _legend("overdue")),),
     ),
-    Panel("Referrals", "Content items that rules refer, by rule.", "cps", _rates(M.REFERRALS, "rule")),
     Panel(
         "Strikes",
         "Records about strikes against authors, by state and rule.",

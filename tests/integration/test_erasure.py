@@ -13,6 +13,7 @@ from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     Action,
+    Appeal,
     Attempt,
     ContentEvent,
     ContentReport,
@@ -22,6 +23,7 @@ from safeguard_streams.contract.records import (
     ModeratorDecision,
     PrefilterResult,
     Rationale,
+    Referral,
     ReportedText,
     Standing,
     StatementOfReasons,
@@ -63,6 +65,9 @@ def records_about(content):
     yield topics.STANDING, b"k", encode(Standing(content, "remove", 2, decision=decision, author_id="u1"))
     said = StatementOfReasons("s1", content, "issued", "a1", WHEN, "en", "It was removed.", author_id="u1")
     yield topics.STATEMENTS, b"k", encode(said)
+    yield topics.APPEALS, b"k", encode(Appeal(content, "author", WHEN, verdict_id="v1", reason="not what they said"))
+    referral = Referral(f"ref {content}", content, "hate", "1", "v1", "r", "a1", "remove", WHEN, "sha", text="the text")
+    yield topics.REFERRALS, referral.referral_id.encode(), encode(referral)
     yield topics.DEAD_LETTERS, b"k", letter.value
     for name in ("v1", "r1", "old-replay"):
         rationale = Rationale(name, content, "hate", "1", "m", (Attempt("analysis", "final"),), WHEN)
@@ -110,10 +115,14 @@ async def test_every_place_is_named_and_rationales_are_erased(broker, monkeypatc
         topics.STANDING: (1, False, ["why"]),
         topics.ACTIONS: (1, False, ["reason", "why"]),
         topics.STATEMENTS: (1, False, []),
+        topics.APPEALS: (1, False, ["reason"]),
         topics.DEAD_LETTERS: (1, True, []),
     }
     assert [one["topic"] for one in result["remains"] if one["until"] is None] == [topics.STANDING]
     assert (result["rationales"], result["all_rationales"]) == (3, True)
+    assert [(one["referral_id"], one["text"], one["author"]) for one in result["held"]] == [
+        (f"ref {CONTENT}", True, False)
+    ]
     assert any("webhook" in place for place in result["elsewhere"])
     last = {r.key: r.value async for r in kafka_bus.read_all(broker, [topics.RATIONALES])}
     assert last == dict.fromkeys((b"v1", b"r1", b"old-replay"))

@@ -12,6 +12,10 @@ depends_on = None
 
 
 def upgrade() -> None:
+    if op.get_bind().dialect.name == "postgresql":  # SQLite keeps no comments
+        op.alter_column(
+            "review_items", "cause", comment="undetermined, rule, held, moderator or appealed", existing_nullable=False
+        )
     op.create_table(
         "appeals",
         sa.Column("content_id", sa.String(), nullable=False, comment="the item that the appeal is about"),
