@@ -145,7 +145,8 @@ class Enforcer:
             state, content_id = self.states[record.partition], _content_id(one)
             before, verdict = state[content_id], self._unseen(one, state)
             actions = self._followed(one, state, record)
-            outputs += self._strikes(before, state, actions, verdict)
+            if one.action is None or one.action.sequence is None:  # what is sent again was followed before
+                outputs += self._strikes(before, state, actions, verdict)
             after = state[content_id]
             if after != before and not (after.empty and before.empty):
                 changed.add(content_id)
