@@ -36,6 +36,7 @@ PACKAGES = (
     "workers.bench",
     "client",
     "enforcement",
+    "authors",
     "replay",
     "quality",
     "operations",

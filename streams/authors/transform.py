@@ -33,6 +33,7 @@ class Ledger:
     def __init__(self, rules: AuthorRules, restore: RestoreAuthors) -> None:
         self.states: dict[int, AuthorsState] = {}
         self._rules = rules
+        self._names = {rule.name for rule in rules.strike}  # whatever a record names, metrics name these alone
         self._restore = restore
 
     async def opened(self, partition: Partition) -> None:
@@ -52,7 +53,7 @@ class Ledger:
             before = standings.get(author_id) or state[author_id]
             dues.setdefault(author_id, before.due)
             standings[author_id], action = follow(before, entry, self._rules, Place(record.partition, record.offset))
-            metrics.STRIKES.add(1, {"state": entry.state, "rule": entry.rule or ""})
+            metrics.STRIKES.add(1, {"state": entry.state, "rule": entry.rule if entry.rule in self._names else ""})
             if action is not None:
                 metrics.AUTHOR_ACTIONS.add(1, {"action": action.action, "rule": action.rule or ""})
                 headers = [_ACTION, *carried(record.headers)]

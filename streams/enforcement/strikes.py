@@ -66,7 +66,8 @@ def followed(
         if (found := _violation(rules, action) or _kept(action, before)) is not None
     }
     after = _with_violations(after, weighed)
-    stood, stands, moment = _given(before), _given(after), now()
+    moment = now()
+    stood, stands = _given(before, moment), _given(after, moment)
     strikes = [
         _taken_back(strike, moment) for name, strike in stood.items() if name not in stands and _is_about(after, strike)
     ]
@@ -122,8 +123,8 @@ def _with_violations(standing: Standing, weighed: Mapping[str, Violation]) -> St
     return msgspec.structs.replace(standing, policies=policies, decision=decision)
 
 
-def _given(standing: Standing) -> dict[str, Strike]:
-    """The strikes that are given for what stands on an item, by id.
+def _given(standing: Standing, moment: datetime) -> dict[str, Strike]:
+    """The strikes that are given for what stands on an item, by id, and have not expired.
 
     A moderator's decision says what restricts the text that it is about. What it counts itself, it counts only where no
     verdict's violation of that text does.
@@ -132,10 +133,10 @@ def _given(standing: Standing) -> dict[str, Strike]:
     for policy in standing.policies:
         covered = decided is not None and _covers(decided, policy.content_sha256)
         in_effect = decided.action if decided is not None and covered else policy.action
-        if policy.violation is not None and in_effect in RESTRICTS:
+        if policy.violation is not None and policy.violation.expires_at > moment and in_effect in RESTRICTS:
             one = _strike(standing.content_id, policy.content_sha256, policy.policy_id, policy.violation)
             strikes[one.strike_id] = one
-    if decided is not None and decided.violation is not None:
+    if decided is not None and decided.violation is not None and decided.violation.expires_at > moment:
         text = decided.content_sha256
         if all(one.content_sha256 != text for one in strikes.values()):
             one = _strike(standing.content_id, text, decided.violation.policy_id, decided.violation)

@@ -174,7 +174,8 @@ class Enforcer:
             else:
                 actions = self._followed_with_appeals(one, state, record)
             outputs += self._referred(one, actions, state, evidence)
-            outputs += self._strikes(before, state, actions, verdict)
+            if one.action is None or one.action.sequence is None:  # what is sent again was followed before
+                outputs += self._strikes(before, state, actions, verdict)
             actions, stated = self._stated(one, state, actions, before)
             after = state[content_id]
             if after != before and not (after.empty and before.empty):

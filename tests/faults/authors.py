@@ -36,6 +36,7 @@ TIMEOUT_SECONDS = 200.0
 STARTED_SECONDS = 90.0
 TIMEOUT = 0.5  # seconds, of the webhook
 PARTITIONS = 4
+MOODS = {"well": 88, "fails before": 4, "fails after": 3, "says nothing": 1, "late": 2, "twice": 2}
 POLICIES = {"hate-harassment": ["HH3", "HH2", "HH1", None], "fraud-spam": ["FS2", "FS1", None]}
 WEIGHTS = {"HH3": 3, "HH2": 1, "HH1": 1, "FS2": 1, "FS1": 1}
 RESTRICTED = {"HH3", "HH2", "FS2", "FS1"}  # HH1 waits for a moderator
@@ -288,7 +289,10 @@ class Found:
             "strikes_written_twice": self.repeated(),
             "broken_chains": self.broken_chains(),
             "action_ids_twice": len(self.actions) - len({one.action_id for one in self.actions}),
-            "authors_out_of_order": sum(ids != self.had.get(author) for author, ids in order.items()),
+            "authors_out_of_order": sum(
+                ids[: len(self.had[a])] != self.had[a] for a, ids in order.items() if a in self.had
+            ),
+            "not_delivered": sum(map(len, order.values())) - sum(map(len, self.had.values())),
             "messages_not_due": sum(author not in order for author in self.had),
             "requests": dict(receiver.requests),
         }
@@ -312,7 +316,7 @@ async def settled(current, plan, receiver, processes):
 async def run(address, options, folder):
     current = settings.load(bootstrap=address, prefix=f"authors{os.getpid()}.", partitions=PARTITIONS)
     await kafka.create_topics(current)
-    receiver, plan = Receiver(brokers.free_port(), 2 * TIMEOUT, options.seed), Plan(options)
+    receiver, plan = Receiver(brokers.free_port(), 2 * TIMEOUT, options.seed, MOODS), Plan(options)
     (folder / "content.toml").write_text(RULES)
     (folder / "authors.toml").write_text(RULES + WEBHOOK.format(port=receiver.port, timeout=TIMEOUT))
     environment = {**os.environ, "SAFEGUARD_BOOTSTRAP": address, "SAFEGUARD_PREFIX": current.prefix}
@@ -338,7 +342,8 @@ async def run(address, options, folder):
             process.process.kill()
         await receiver.stop()
     none = ("wrong_standings", "strikes_written_twice", "broken_chains", "action_ids_twice", "authors_out_of_order")
-    passed = not any(summary[name] for name in (*none, "messages_not_due")) and summary["expired"] > 0
+    none = (*none, "not_delivered", "messages_not_due")
+    passed = not any(summary[name] for name in none) and summary["expired"] > 0
     for author in found.wrong(plan)[:5]:
         say(f"{author}: wanted {plan.strikes()[author]}, found {found.standings.get(author)}")
     kills = {"verdicts": options.verdicts, "kills_of_each": options.kills}

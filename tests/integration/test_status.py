@@ -95,6 +95,8 @@ async def test_it_shows_what_runs_what_waits_and_what_is_in_force(broker):
         "enforcement-actions": 0,
         "enforcement-cleared": 0,
         "enforcement-webhook": 0,
+        "authors": 0,
+        "authors-webhook": 0,
     }
     lags = {(lag.stage, lag.queue): lag for lag in found.lag}
     events, verdicts = lags["prefilter", "events"], lags["enforcement", "verdicts"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Strike, decode
-from safeguard_streams.enforcement import moderators, rules
+from safeguard_streams.enforcement import moderators, rules, strikes
 from safeguard_streams.enforcement.author_rules import AuthorRules, StrikeCount, StrikeRule
 from safeguard_streams.enforcement.moderators import HeldAction
 from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules
@@ -192,6 +192,23 @@ def test_an_edit_takes_no_strike_back_and_a_superseding_verdict_on_the_earlier_t
     assert run.given == {}
     run(judged(4, THREAT, 1, author_id="ann", supersedes="v3"))
     assert run.given == {("c1", "hate"): 1}, "the promotion is reverted"
+
+
+def test_a_message_that_is_sent_again_gives_no_strike_again():
+    run = Striking()
+    (removed,) = run(violation(1))
+    assert run(removed, requeued=True) != []
+    assert [one.state for one in run.entries] == ["given"]
+
+
+def test_what_has_expired_is_not_given_again_when_a_decision_ends(monkeypatch):
+    run = Striking()
+    run(violation(1))
+    run(person(action="allow"))
+    monkeypatch.setattr(strikes, "now", lambda: rules.now() + timedelta(days=31))
+    run(undecide())
+    assert run.given == {}
+    assert [one.state for one in run.entries] == ["given", "taken-back"]
 
 
 def test_an_edit_after_a_moderators_removal_takes_no_strike_back():
