@@ -23,7 +23,7 @@ def _group() -> None:
 
 @app.command("transparency")
 def transparency(
-    year: Annotated[int, typer.Option(min=_FIRST, max=9998, help="Year to report on, in UTC.")],
+    year: Annotated[int, typer.Option(min=_FIRST, max=9998, metavar="YEAR", help="Year to report on, in UTC.")],
     source: Annotated[
         Path,
         typer.Option(
