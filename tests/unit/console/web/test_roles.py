@@ -53,7 +53,18 @@ def test_nobody_passes_without_signing_in(app):
 def test_no_page_shows_a_button_or_a_link_whose_request_is_refused(browser, role):
     person, needs = browser("ann", role), {page.path: page.permission for page in PAGES}
     seen = set()
-    for url in ("/", "/queue", "/item?id=post-000", "/search", "/policies", "/replays", "/audit"):
+    for url in (
+        "/",
+        "/queue",
+        "/item?id=post-000",
+        "/search",
+        "/policies",
+        "/replays",
+        "/quality",
+        "/own",
+        "/exposure",
+        "/audit",
+    ):
         answered = person.get(url)
         if answered.status_code == 403:
             continue
