@@ -3,8 +3,8 @@
 - A golden item is a text of the policy's golden set, under an id that looks like those of other items.
 - A second look is an item about which a colleague decided.
 
-Nobody can tell a check from an item that they decide blind, until they have decided. Nothing follows that decision: it
-is kept as a label, and the person is told what it was. Both come instead of an item that waits, so that an empty queue
+The page of a check is that of an item which is decided blind. Nothing follows the decision: it is kept as a label, and
+the person is told what it was. Both come instead of an item that waits, so that an empty queue
 hands out none.
 """
 

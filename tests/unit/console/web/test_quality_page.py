@@ -153,7 +153,11 @@ def test_a_second_look_that_differs_is_listed_until_it_is_settled(filled, browse
     with filled.begin() as connection:  # an admin has a second look at it now
         check = {"who": "ada", "content_id": "post-004", "policy_id": POLICY, "since": now()}
         connection.execute(checks.insert().values(**check))
+        entry = {"who": "mia", "role": "reviewer", "action": "decide", "object": "post-004", "at": now()}
+        connection.execute(audit_log.insert().values(**entry, details={"action": "removed-it"}))
     assert "post-004" not in browser("ada", "admin").get("/quality").text
+    assert "removed-it" not in browser("ada", "admin").get("/audit?object=post-004").text
+    assert "removed-it" in browser("otto", "auditor").get("/audit?object=post-004").text
     assert (
         "Decide about this item first" in browser("ada", "admin").get(f"/rationale?verdict={verdict(filled, 4)}").text
     )
