@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class Change(NamedTuple):
-    """What somebody may do to a replay: the function, the states that it leads to, and what is said then."""
+    """What somebody may do to a replay: the function, the states that it leads to, and the message then."""
 
     function: Callable[[Settings, Replay], Awaitable[Replay]]
     states: tuple[str, ...]

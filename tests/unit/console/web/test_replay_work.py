@@ -1,4 +1,4 @@
-"""Work about replays is done once at a time, by whichever process lives, and its end is said."""
+"""Work about replays runs once at a time, in whichever process lives, and people read how it ended."""
 
 import asyncio
 import logging
