@@ -80,8 +80,9 @@ def test_a_text_without_problems_names_its_version(ann):
 
 
 def test_without_scripts_the_check_is_a_page_with_the_text(ann):
-    page = sent(ann, "/policy/check", "---\nid: <b>\n---\n", partial=False).text
-    assert html.unescape(AREA.search(page)[1]) == "---\nid: <b>\n---\n"
+    hostile = "---\nid: </textarea><b>\u202e\n---\n"
+    page = sent(ann, "/policy/check", hostile, partial=False).text
+    assert html.unescape(AREA.search(page)[1]) == hostile
     assert "<b>" not in page
     assert "is missing in the front matter" in page
 
