@@ -184,7 +184,7 @@ async def change(request: Request) -> Response:
         return back(request, policy_url(wanted.policy_id), "Nothing changed: exactly this stands already.")
     await run_in_threadpool(_log_once, request, wanted, made)
     await _projected(console, made)
-    said = [_said(wanted, made), committed, *notices]
+    said = [_said(wanted, made), committed, *(one[:1].upper() + one[1:] for one in notices)]
     return back(request, policy_url(wanted.policy_id), " ".join(filter(None, said)))
 
 
