@@ -25,9 +25,11 @@ from safeguard_streams.errors import ConfigurationError, SafeguardError
 from safeguard_streams.policies import golden
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.parsing import MAX_CHARACTERS, parse
+from safeguard_streams.policies.skeleton import Outline, skeleton
 
 MOST = 12 * MAX_CHARACTERS  # bytes of a form with a document: nine for a character, and what else it holds
 _TRY_SECONDS = 120.0
+_NEW = "new"  # the skeleton of a policy that nobody wrote yet
 _TESTS = 2  # at once in one process of the console
 _TOLD_SECONDS = 0.2  # between two messages about progress
 
@@ -78,6 +80,8 @@ def edit(request: Request) -> Response:
     in_git = look(checkout, policy_id)
     if in_git is not None and in_git.document is not None:
         texts["git"] = in_git.document
+    if not texts and wanted == _NEW:
+        texts[_NEW] = skeleton(Outline(policy_id))
     source = wanted if wanted in texts else next((one for one in ("git", "in-force", "shadow") if one in texts), None)
     if source is None:
         raise NotFoundError("No policy of this id is in force, in shadow or in git.")

@@ -95,7 +95,7 @@ async def question(request: Request) -> Response:
         policy=policy,
         answer=answer,
         errors=errors,
-        effect=planning.effect(in_force, policy) if policy else None,
+        effect=await run_in_threadpool(planning.effect, in_force, policy) if policy else None,
         in_force=in_force,
         shadow=shadow,
         tested=await run_in_threadpool(_last_test, console, policy) if policy else None,

@@ -20,6 +20,7 @@ from safeguard_streams.errors import DependencyError
 from safeguard_streams.policies import check
 from safeguard_streams.policies.files import LIBRARY
 from safeguard_streams.policies.parsing import MAX_CHARACTERS
+from safeguard_streams.policies.skeleton import Outline, skeleton
 from tests.unit.console.web.conftest import Browser
 from tests.unit.console.web.filling import policies
 
@@ -49,6 +50,13 @@ def test_the_editor_shows_the_text_in_force_as_it_is(ann):
     assert "SAFEGUARD_SERVERS" in page
     assert 'formaction="/policy/test"' not in page, "nothing is offered without a server"
     assert 'formaction="/policy/try"' not in page
+
+
+def test_a_new_policy_begins_with_its_skeleton_and_never_replaces_one(ann):
+    page = ann.get("/policy/edit?from=new&id=ticket-touting").text
+    assert html.unescape(AREA.search(page)[1]) == skeleton(Outline("ticket-touting"))
+    page = ann.get(f"/policy/edit?from=new&id={POLICY.id}").text
+    assert html.unescape(AREA.search(page)[1]) == POLICY.document
 
 
 @pytest.mark.parametrize("policy_id", ["no-such-policy", "../../etc", "", "a/b", "A"])
