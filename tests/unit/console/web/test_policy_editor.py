@@ -230,15 +230,23 @@ def test_a_test_tells_its_progress_and_then_the_report(tried, filled, monkeypatc
     assert "script" not in str(details)
 
 
-def test_a_test_that_fails_says_why(tried):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (DependencyError("the server is gone; start it"), "the server is gone; start it"),
+        (KeyError("a text"), "log says"),
+    ],
+)
+def test_a_test_that_fails_says_why(tried, caplog, error, told):
     browser, model = tried
 
     async def away(*_):
-        raise DependencyError("the server is gone; start it")
+        raise error
 
     model[trials.ON_GOLDEN_SET] = away
     (line,) = [json.loads(one) for one in sent(browser, "/policy/test", POLICY.document).text.splitlines()[-1:]]
-    assert line == {"problem": "the server is gone; start it"}
+    assert told in line["problem"]
+    assert "a text" not in str(line) + caplog.text
     assert policy_editor._Work.running == 0
 
 
