@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import traceback
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -25,9 +27,13 @@ from safeguard_streams.errors import ConfigurationError, SafeguardError
 from safeguard_streams.policies import golden
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.parsing import MAX_CHARACTERS, parse
+from safeguard_streams.policies.skeleton import Outline, skeleton
+
+log = logging.getLogger(__name__)
 
 MOST = 12 * MAX_CHARACTERS  # bytes of a form with a document: nine for a character, and what else it holds
 _TRY_SECONDS = 120.0
+_NEW = "new"  # the skeleton of a policy that nobody wrote yet
 _TESTS = 2  # at once in one process of the console
 _TOLD_SECONDS = 0.2  # between two messages about progress
 
@@ -78,6 +84,8 @@ def edit(request: Request) -> Response:
     in_git = look(checkout, policy_id)
     if in_git is not None and in_git.document is not None:
         texts["git"] = in_git.document
+    if not texts and wanted == _NEW:
+        texts[_NEW] = skeleton(Outline(policy_id))
     source = wanted if wanted in texts else next((one for one in ("git", "in-force", "shadow") if one in texts), None)
     if source is None:
         raise NotFoundError("No policy of this id is in force, in shadow or in git.")
@@ -232,6 +240,10 @@ async def _lines(
             yield _line({"html": bytes(shown.body).decode()})
     except (SafeguardError, RefusedError) as error:
         yield _line({"problem": rendering.visible(error)})
+    except Exception as error:  # a fault of the console; its message may quote content
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        log.error("test failed error=%s at=%s:%s", type(error).__name__, place.name, place.lineno)  # noqa: TRY400
+        yield _line({"problem": "The test failed. The console's log says where; tell your administrator."})
 
 
 def _line(value: dict[str, Any]) -> bytes:

@@ -95,7 +95,7 @@ async def question(request: Request) -> Response:
         policy=policy,
         answer=answer,
         errors=errors,
-        effect=planning.effect(in_force, policy) if policy else None,
+        effect=await run_in_threadpool(planning.effect, in_force, policy) if policy else None,
         in_force=in_force,
         shadow=shadow,
         tested=await run_in_threadpool(_last_test, console, policy) if policy else None,
@@ -173,18 +173,18 @@ async def change(request: Request) -> Response:
         current = await operator.history(console.settings)
         wanted = await _wanted(request, current)
         document = wanted.draft.document if wanted.draft else None
-        request_ = Asked(wanted.policy_id, int(counted[:9]), ACTIONS[wanted.kind], by, document)
-        made = once.made_before(current, request_)
+        agreed = Asked(wanted.policy_id, int(counted[:9]), ACTIONS[wanted.kind], by, document)
+        made = once.made_before(current, agreed)
         notices: tuple[str, ...] = ()
         if made is None:
-            made, notices = await _made(console, wanted, request_, current)
+            made, notices = await _made(console, wanted, agreed, current)
             current = await operator.history(console.settings)
         committed = await run_in_threadpool(_commit, request, wanted, current)
     if made is None:
         return back(request, policy_url(wanted.policy_id), "Nothing changed: exactly this stands already.")
-    await run_in_threadpool(_log_once, request, wanted, made, request_.changes)
+    await run_in_threadpool(_log_once, request, wanted, made)
     await _projected(console, made)
-    said = [_said(wanted, made), committed, *notices]
+    said = [_said(wanted, made), committed, *(one[:1].upper() + one[1:] for one in notices)]
     return back(request, policy_url(wanted.policy_id), " ".join(filter(None, said)))
 
 
@@ -238,21 +238,21 @@ def _said(wanted: Wanted, made: PolicyChange) -> str:
     return f"{done.get(wanted.kind, 'Released:')} revision {release.revision}, version {release.version}."
 
 
-def _log_once(request: Request, wanted: Wanted, made: PolicyChange, changes: int) -> None:
+def _log_once(request: Request, wanted: Wanted, made: PolicyChange) -> None:
     """An entry of the audit log for the change, also where the process that made it was killed before it wrote one."""
     console: Console = request.app.state.console
-    details = {"changes": changes, "version": made.release.version if made.release else None}
-    details["revision"] = made.release.revision if made.release else None
+    release, at = made.release, made.changed_at.isoformat()
+    version = {"version": release.version, "revision": release.revision} if release is not None else {}
     with transaction(console.engine) as connection:
         native.alone(connection, f"policy {wanted.policy_id}")
-        if not _is_logged(connection, wanted, changes):
-            log_access(connection, request, wanted.kind, wanted.policy_id, details)
+        if not _is_logged(connection, wanted, at):
+            log_access(connection, request, wanted.kind, wanted.policy_id, {"changed_at": at, **version})
 
 
-def _is_logged(connection: Connection, wanted: Wanted, changes: int) -> bool:
+def _is_logged(connection: Connection, wanted: Wanted, at: str) -> bool:
     log = audit_log.c
     written = select(log.details).where(log.object == wanted.policy_id, log.action == wanted.kind)
-    return any(one.get("changes") == changes for one in connection.execute(written).scalars())
+    return any(one.get("changed_at") == at for one in connection.execute(written).scalars())
 
 
 async def _projected(console: Console, made: PolicyChange) -> None:

@@ -20,6 +20,7 @@ from safeguard_streams.errors import DependencyError
 from safeguard_streams.policies import check
 from safeguard_streams.policies.files import LIBRARY
 from safeguard_streams.policies.parsing import MAX_CHARACTERS
+from safeguard_streams.policies.skeleton import Outline, skeleton
 from tests.unit.console.web.conftest import Browser
 from tests.unit.console.web.filling import policies
 
@@ -51,6 +52,13 @@ def test_the_editor_shows_the_text_in_force_as_it_is(ann):
     assert 'formaction="/policy/try"' not in page
 
 
+def test_a_new_policy_begins_with_its_skeleton_and_never_replaces_one(ann):
+    page = ann.get("/policy/edit?from=new&id=ticket-touting").text
+    assert html.unescape(AREA.search(page)[1]) == skeleton(Outline("ticket-touting"))
+    page = ann.get(f"/policy/edit?from=new&id={POLICY.id}").text
+    assert html.unescape(AREA.search(page)[1]) == POLICY.document
+
+
 @pytest.mark.parametrize("policy_id", ["no-such-policy", "../../etc", "", "a/b", "A"])
 def test_an_unknown_policy_and_a_path_are_not_found(ann, policy_id):
     assert ann.client.get("/policy/edit", params={"id": policy_id}).status_code == 404
@@ -80,8 +88,9 @@ def test_a_text_without_problems_names_its_version(ann):
 
 
 def test_without_scripts_the_check_is_a_page_with_the_text(ann):
-    page = sent(ann, "/policy/check", "---\nid: <b>\n---\n", partial=False).text
-    assert html.unescape(AREA.search(page)[1]) == "---\nid: <b>\n---\n"
+    hostile = "---\nid: </textarea><b>\u202e\n---\n"
+    page = sent(ann, "/policy/check", hostile, partial=False).text
+    assert html.unescape(AREA.search(page)[1]) == hostile
     assert "<b>" not in page
     assert "is missing in the front matter" in page
 
@@ -221,15 +230,23 @@ def test_a_test_tells_its_progress_and_then_the_report(tried, filled, monkeypatc
     assert "script" not in str(details)
 
 
-def test_a_test_that_fails_says_why(tried):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (DependencyError("the server is gone; start it"), "the server is gone; start it"),
+        (KeyError("a text"), "log says"),
+    ],
+)
+def test_a_test_that_fails_says_why(tried, caplog, error, told):
     browser, model = tried
 
     async def away(*_):
-        raise DependencyError("the server is gone; start it")
+        raise error
 
     model[trials.ON_GOLDEN_SET] = away
     (line,) = [json.loads(one) for one in sent(browser, "/policy/test", POLICY.document).text.splitlines()[-1:]]
-    assert line == {"problem": "the server is gone; start it"}
+    assert told in line["problem"]
+    assert "a text" not in str(line) + caplog.text
     assert policy_editor._Work.running == 0
 
 

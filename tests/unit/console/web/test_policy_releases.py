@@ -87,30 +87,45 @@ def at_once(monkeypatch):
     monkeypatch.setattr(policy_releases, "learned", ask)
 
 
-@pytest.fixture
-def library(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
     """A checkout with the policy in force, and how to run git in it."""
-    for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
-        monkeypatch.setenv(name, "/dev/null")
+    folder = tmp_path_factory.mktemp("library")
 
     def run(*arguments):
-        command = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@y", *arguments]
+        command = ["git", "-C", str(folder), "-c", "user.name=x", "-c", "user.email=x@y", *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     run("init", "--quiet", "--initial-branch", "main")
-    (tmp_path / ID).mkdir()
-    (tmp_path / ID / "policy.md").write_text(POLICY.document)
+    (folder / ID).mkdir()
+    (folder / ID / "policy.md").write_text(POLICY.document)
     run("add", "--all")
     run("commit", "--quiet", "--message", "begin")
-    run.file = tmp_path / ID / "policy.md"
+    run("tag", "begin")
+    run.folder, run.file, run.hook = folder, folder / ID / "policy.md", folder / ".git/hooks/pre-commit"
+    run.hook.parent.mkdir(exist_ok=True)
     return run
 
 
 @pytest.fixture
-def ann(topic, library, filled, current):
+def library(checkout, monkeypatch):
+    """The checkout as it was at first."""
+    for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
+        monkeypatch.setenv(name, "/dev/null")
+    checkout.hook.unlink(missing_ok=True)
+    checkout("reset", "--quiet", "--hard", "begin")
+    return checkout
+
+
+@pytest.fixture(scope="module")
+def with_checkout(checkout, filled, current):
+    return build(current.model_copy(update={"console_policies": checkout.folder}), filled)
+
+
+@pytest.fixture
+def ann(topic, library, with_checkout):
     """An author at a console with a checkout. Its address comes from the proxy."""
-    app = build(current.model_copy(update={"console_policies": library.file.parent.parent}), filled)
-    browser = Browser(app, "ann", "author")
+    browser = Browser(with_checkout, "ann", "author")
     browser.client.headers["x-forwarded-email"] = "ann@example.com"
     return browser
 
@@ -236,10 +251,8 @@ def test_a_dirty_or_changed_file_is_refused_before_anything_is_released(ann, top
 
 
 def test_a_refused_commit_is_said_and_repaired_by_a_button(ann, topic, library, filled):
-    hook = library.file.parent.parent / ".git/hooks/pre-commit"
-    hook.parent.mkdir(exist_ok=True)
-    hook.write_text("#!/bin/sh\necho no such luck >&2\nexit 1\n")
-    hook.chmod(0o755)
+    library.hook.write_text("#!/bin/sh\necho no such luck >&2\nexit 1\n")
+    library.hook.chmod(0o755)
     _, form = ask(ann, "release", document=SECOND, base=base_of(ann))
     told = said(ann, ann.post("/policy/change", **form))
     assert "Released: revision 2" in told
@@ -247,7 +260,7 @@ def test_a_refused_commit_is_said_and_repaired_by_a_button(ann, topic, library, 
     assert "no such luck" in told
     assert topic.in_force[ID].document == SECOND
     assert library("status", "--porcelain") == ""
-    hook.unlink()
+    library.hook.unlink()
     form = {"id": ID, "base": base_of(ann)}
     assert "Committed as" in said(ann, ann.post("/policy/commit", **form))
     assert library.file.read_text() == SECOND
@@ -265,10 +278,12 @@ def test_the_page_shows_when_git_and_the_topic_differ(ann, library):
     assert "In any words, " in page
     assert "Commit what is in force" in page
     assert SECOND in html.unescape(ann.get(f"/policy/edit?id={ID}").text), "the editor begins with the file"
+    assert "the commit replaces it" in ask(ann, "release", document=SECOND, base=base_of(ann))[0]
     assert "Edit the file in git" not in Browser(ann.client.app, "otto", "auditor").get(f"/policy?id={ID}").text
 
 
 def test_a_shadow_is_started_promoted_and_leaves_git_alone_until_then(ann, topic, library, filled):
+    before = [len(entries(filled, action)) for action in ("shadow", "promote")]
     page, form = ask(ann, "shadow", document=SECOND, base=base_of(ann), share="5")
     assert "judges 5.0% of content" in page
     assert "git is not changed" in page
@@ -284,7 +299,7 @@ def test_a_shadow_is_started_promoted_and_leaves_git_alone_until_then(ann, topic
     assert topic.in_force[ID].document == SECOND
     assert not topic.shadows
     assert library.file.read_text() == SECOND
-    assert [len(entries(filled, action)) for action in ("shadow", "promote")] == [1, 1]
+    assert [len(entries(filled, action)) for action in ("shadow", "promote")] == [before[0] + 1, before[1] + 1]
 
 
 def test_a_shadow_is_ended(ann, topic):
@@ -317,8 +332,8 @@ def test_a_roll_back_returns_to_a_revision_or_to_the_one_before(ann, topic, libr
     assert library.file.read_text() == POLICY.document
 
 
-def test_without_a_checkout_the_release_goes_on_and_says_so(topic, filled, current):
-    ann = Browser(build(current, filled), "ann", "author")
+def test_without_a_checkout_the_release_goes_on_and_says_so(topic, app):
+    ann = Browser(app, "ann", "author")
     page, form = ask(ann, "release", document=SECOND, base="")
     assert "not committed to git" in page
     assert "not committed to git" in said(ann, ann.post("/policy/change", **form))
