@@ -122,6 +122,7 @@ def test_an_author_edits_checks_tests_shadows_releases_and_rolls_back(chromium, 
     page = ann.page
     page.goto("/policies")
     page.get_by_role("link", name=ID).click()
+    page.wait_for_url("**/policy?id=*")
     page.keyboard.press("e")
     page.wait_for_url("**/policy/edit?*")
     page.locator(".summary", has_text=POLICY.version).wait_for()
