@@ -5,6 +5,7 @@ import json
 from datetime import UTC, datetime
 
 import pytest
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from safeguard_streams import Appeal, Publisher
@@ -55,8 +56,7 @@ def current(broker, monkeypatch):
     """Settings of a broker with one partition, also for the commands of this test."""
     monkeypatch.setenv("SAFEGUARD_BOOTSTRAP", broker.bootstrap)
     monkeypatch.setenv("SAFEGUARD_PREFIX", broker.prefix)
-    monkeypatch.setenv("SAFEGUARD_WEBHOOK_SECRET", SECRET)
-    return broker.model_copy(update={"partitions": 1})
+    return broker.model_copy(update={"partitions": 1, "webhook_secret": SecretStr(SECRET)})
 
 
 async def write(current, topic, *records):
