@@ -186,9 +186,7 @@ class Escalation(msgspec.Struct, frozen=True, omit_defaults=True):
     ] = None
     appeal_id: Annotated[
         str | None,
-        Meta(
-            description="the appeal whose words end the context: the verdict is advice, and never acts"
-        ),
+        Meta(description="the appeal whose words end the context: the verdict is advice, and never acts"),
     ] = None
 
 
