@@ -102,6 +102,7 @@ async def safeguard(current, *words, code=0):
     return str(done.exception) if code else done.stdout
 
 
+@pytest.mark.slow
 async def test_strikes_add_up_and_fall_with_what_caused_them(embedded):
     """Verdicts of one author lie in several partitions, and the strikes meet in one. Rules about content see them."""
     second = EnforcementRule("second", "limit", policies=("spam",), strikes=StrikeCount(within="7d"))

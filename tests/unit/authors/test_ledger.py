@@ -391,7 +391,7 @@ class Script:
             assert chain[author] == action, "the receiver of the actions knows what stands"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(entries, st.integers(1, 3))
 def test_what_stands_equals_an_offline_count_of_the_history(history, batch):
     script = Script(batch)

@@ -293,7 +293,7 @@ def expected(stands):
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(steps)
 def test_strikes_are_those_of_what_stands_whatever_came_before(script):
     run, stands = Striking(), {"c1": ({}, None), "c2": ({}, None)}
