@@ -127,21 +127,21 @@ def _given(standing: Standing, moment: datetime) -> dict[str, Strike]:
     """The strikes that are given for what stands on an item, by id, and have not expired.
 
     A moderator's decision says what restricts the text that it is about. What it counts itself, it counts only where no
-    verdict's violation of that text does.
+    verdict's violation of that text does, also after that has expired.
     """
     strikes, decided = {}, standing.decision
     for policy in standing.policies:
         covered = decided is not None and _covers(decided, policy.content_sha256)
         in_effect = decided.action if decided is not None and covered else policy.action
-        if policy.violation is not None and policy.violation.expires_at > moment and in_effect in RESTRICTS:
+        if policy.violation is not None and in_effect in RESTRICTS:
             one = _strike(standing.content_id, policy.content_sha256, policy.policy_id, policy.violation)
             strikes[one.strike_id] = one
-    if decided is not None and decided.violation is not None and decided.violation.expires_at > moment:
+    if decided is not None and decided.violation is not None:
         text = decided.content_sha256
         if all(one.content_sha256 != text for one in strikes.values()):
             one = _strike(standing.content_id, text, decided.violation.policy_id, decided.violation)
             strikes[one.strike_id] = one
-    return strikes
+    return {name: one for name, one in strikes.items() if one.expires_at is not None and one.expires_at > moment}
 
 
 def _of_another_text(

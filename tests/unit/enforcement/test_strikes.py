@@ -211,6 +211,14 @@ def test_what_has_expired_is_not_given_again_when_a_decision_ends(monkeypatch):
     assert [one.state for one in run.entries] == ["given", "taken-back"]
 
 
+def test_a_decision_about_a_violation_that_has_expired_gives_no_second_strike(monkeypatch):
+    run = Striking()
+    run(violation(1))
+    monkeypatch.setattr(strikes, "now", lambda: rules.now() + timedelta(days=31))
+    run(person(action="remove"))
+    assert [(one.state, one.verdict_id) for one in run.entries] == [("given", "v1")]
+
+
 def test_an_edit_after_a_moderators_removal_takes_no_strike_back():
     run = Striking()
     run(judged(1, THREAT, 1, rule="HH1", author_id="ann"))
