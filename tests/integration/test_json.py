@@ -76,10 +76,16 @@ ELSEWHERE = {
     ("prefilter", "recall"): "tests/integration/test_commands.py",
     ("prefilter", "distill"): "tests/integration/test_commands.py",
     ("gates", "take"): "tests/unit/cli/test_gates.py",
-    **{("export", name): "tests/integration/test_export.py" for name in ("verdicts", "actions", "reports", "policies")},
+    **{
+        ("export", name): "tests/integration/test_export.py"
+        for name in ("verdicts", "actions", "reports", "policies", "appeals")
+    },
     ("report", "transparency"): "tests/unit/exporting/test_transparency.py",
     **{("bench", name): "tests/integration/test_benchmarks.py" for name in ("prefilter", "pipeline", "telemetry")},
     **{("bench", name): "tests/integration/test_benchmarks.py" for name in ("release", "texts", "reason")},
+    ("bench", "console"): "tests/integration/test_benchmarks.py",
+    ("console", "rebuild"): "tests/integration/test_projection.py",
+    ("console", "labels"): "tests/unit/console/test_labels.py",
 }
 # The commands in an order in which each finds what it prints; some need ids that others printed.
 RUNS = [

@@ -33,6 +33,7 @@ T = TypeVar("T")
 _SIZE, _CLEANUP, _RETENTION = "max.message.bytes", "cleanup.policy", "retention.ms"
 PATIENCE = 30.0  # seconds in which another broker takes over
 _RETRY_SECONDS = 0.5
+_LISTED_SECONDS, _LOOK_SECONDS = 10.0, 0.1
 _SET = 0  # operation of IncrementalAlterConfigs
 
 
@@ -85,10 +86,19 @@ async def _create_topics(settings: Settings, created: dict[str, bool]) -> None:
         for topic in catalogue:
             created[topic.name] |= await _create_topic(admin, topic)
         await _bring_up_to_date(admin, [topic for topic in catalogue if not created[topic.name]], _set_by(settings))
+        await _until_listed(admin, {name for name, new in created.items() if new})
     finally:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
                 await admin.close()
+
+
+async def _until_listed(admin: AIOKafkaAdminClient, names: set[str]) -> None:
+    """A controller answers before brokers list a new topic. Wait for it, so that whatever comes next finds it."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LISTED_SECONDS):
+            while not names <= set(await admin.list_topics()):
+                await asyncio.sleep(_LOOK_SECONDS)
 
 
 async def _create_topic(admin: AIOKafkaAdminClient, topic: NewTopic) -> bool:

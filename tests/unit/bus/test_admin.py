@@ -62,7 +62,7 @@ class Flaky:
     """A client whose requests fail in these ways, one after the other."""
 
     def __init__(self, *failures):
-        self.failures = list(failures)
+        self.failures, self.created, self.looks = list(failures), [], 0
 
     async def start(self):
         pass
@@ -76,7 +76,12 @@ class Flaky:
 
     async def create_topics(self, asked):
         self._fail("create")
+        self.created.append(asked[0].name)
         return SimpleNamespace(topic_errors=[(asked[0].name, 0, None)])
+
+    async def list_topics(self):
+        self.looks += 1
+        return self.created[: -1 if self.looks == 1 else None]  # the last one is listed later
 
     def _fail(self, request):
         if self.failures and self.failures[0][0] == request:
@@ -97,11 +102,13 @@ def test_a_broker_that_leaves_after_it_answered_is_waited_for(monkeypatch, reque
     flaky = Flaky((request_, error))
     monkeypatch.setattr(admin, "AIOKafkaAdminClient", lambda **_: flaky)
     monkeypatch.setattr(admin, "_RETRY_SECONDS", 0)
+    monkeypatch.setattr(admin, "_LOOK_SECONDS", 0)
     monkeypatch.setattr(admin, "_bring_up_to_date", lambda *_: asyncio.sleep(0))
     created = create()
     assert len(created) > 10
     assert all(created.values())
     assert not flaky.failures
+    assert flaky.looks == 2, "the topics are listed when the command ends"
 
 
 @pytest.mark.parametrize("error", [TimeoutError(), AttributeError("'NoneType' object has no attribute 'nodeId'")])
