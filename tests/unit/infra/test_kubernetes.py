@@ -41,6 +41,7 @@ def documents():
     assert {path.name for path in FOLDER.glob("*.yaml")} == {
         "kustomization.yaml",
         "servers.yaml",
+        "authors.yaml",
         "canary.yaml",
         "console.yaml",
         *kustomization["resources"],
