@@ -58,8 +58,11 @@ PICTURES = (
     Picture("search", "/search?words=prize"),
     Picture("policies", "/policies"),
     Picture("policy", f"/policy?id={policies()[0].id}"),
+    Picture("editor", f"/policy/edit?id={policies()[0].id}"),
     Picture("replays", "/replays"),
     Picture("replay", f"/replay?id={REPLAY}"),
+    Picture("quality", "/quality"),
+    Picture("exposure", "/exposure"),
     Picture("audit", "/audit"),
 )
 
