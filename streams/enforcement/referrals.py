@@ -37,10 +37,8 @@ async def no_evidence(_: Sequence[TextPlace]) -> Mapping[TextPlace, ContentEvent
 
 
 def places(rules: EnforcementRules, verdicts: Sequence[Verdict]) -> list[TextPlace]:
-    """The texts of the verdicts that rules refer."""
-    if not rules.any_refers:
-        return []
-    return list(dict.fromkeys(TextPlace.of(one) for one in verdicts if rules.refers(rules.choose(one).rule)))
+    """The texts of the verdicts that rules may refer, whatever strikes their authors have by then."""
+    return list(dict.fromkeys(TextPlace.of(one) for one in verdicts if rules.may_refer(one)))
 
 
 def referred(rules: EnforcementRules, verdict: Verdict, action: Action, standing: Standing) -> Standing | None:
