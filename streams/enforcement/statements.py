@@ -41,6 +41,7 @@ from safeguard_streams.enforcement.policy_words import KnownPolicies, PolicyVers
 from safeguard_streams.enforcement.rules import severity
 from safeguard_streams.enforcement.statement_rules import StatementRules
 from safeguard_streams.enforcement.statement_texts import Sentences, language_for, sentences
+from safeguard_streams.errors import BusError, DependencyError, ForbiddenError
 from safeguard_streams.policies import statements as rule_statements
 from safeguard_streams.runtime.settings import Settings
 
@@ -96,19 +97,26 @@ class Statements:
         self._policies = policies
 
     async def prepare(self, inputs: Iterable[EnforcementInput], standings: Iterable[Standing]) -> None:
-        """Learn the words of the policies that follow these inputs, about items on which this stands."""
+        """Learn the words of the policies that follow these inputs, about items on which this stands.
+
+        Raises DependencyError where they could be there and cannot be read.
+        """
         wanted = {
             PolicyVersion(one.verdict.policy_id, one.verdict.policy_version)
             for one in inputs
             if one.verdict is not None and one.verdict.decision != "safe"
         }
         wanted |= {
-            PolicyVersion(policy.policy_id, policy.grounds.policy_version)
+            PolicyVersion(policy.policy_id, said.policy_version)
             for standing in standings
             for policy in standing.policies
-            if policy.grounds is not None and policy.grounds.policy_version is not None
+            for said in (policy.grounds, policy.held)  # a held action may be released
+            if said is not None and said.policy_version is not None
         }
-        await self._policies.fetch(self._settings, wanted)
+        try:
+            await self._policies.fetch(self._settings, wanted)
+        except (BusError, ForbiddenError) as error:  # no record is at fault
+            raise DependencyError(f"policies that statements of reasons name cannot be read: {error}") from error
 
     def follow(self, before: Standing, after: Standing, actions: Sequence[Action], verdict: Verdict | None) -> Stated:
         """What follows for an item from the actions of one input, which changed what stands on it."""
