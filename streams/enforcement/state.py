@@ -29,6 +29,7 @@ from safeguard_streams.contract.records import (
     now,
 )
 from safeguard_streams.enforcement import texts
+from safeguard_streams.enforcement.appealing import was_refused
 from safeguard_streams.enforcement.rules import Cap, severity
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.settings import Settings
@@ -213,7 +214,7 @@ class EnforcementState:
 
     def add_recent(self, action: Action) -> None:
         """Add an action of moderation.actions within a cap's window, in topic order."""
-        if action.sequence is None or action.dry_run:
+        if action.sequence is None or action.dry_run or was_refused(action):
             return
         if action.human and action.withdraws is None:
             self.add_decision(action)

@@ -99,3 +99,13 @@ def test_what_stands_on_an_erased_item_is_written_without_words(until, words):
     assert (kept == standing) is words
     assert (b"said that" in encode(kept), b"It says so." in encode(kept)) == (words, words)
     assert (kept.decision.by, kept.policies[0].held.action_id) == ("ann", "a1")
+
+
+def test_no_later_record_names_the_author_of_an_item_that_was_erased_since_then():
+    erased = Erasures()
+    run = Enforced(EnforcementRules(RULES.rule), erased=erased)
+    run(verdict(1, rule_ids=("HH3",), author_id="author-1"))
+    erased.until["c1"] = 2**53
+    run(msgspec.structs.replace(ACTION, action_id="a2", action="allow", author_id="author-1"))
+    assert b"author-1" not in encode(run.actions[-1])
+    assert run.state["c1"] == run.restored()["c1"]

@@ -30,7 +30,7 @@ from safeguard_streams.enforcement.statement_rules import StatementRules
 from safeguard_streams.enforcement.statement_texts import Sentences, language_for, languages, sentences
 from safeguard_streams.enforcement.statements import RESTRICTIONS, Statements
 from safeguard_streams.enforcement.transform import Enforcer
-from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.errors import BusError, ConfigurationError, DependencyError, ForbiddenError
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.memory_broker import StoredRecord
@@ -255,6 +255,47 @@ def test_a_record_written_by_hand_states_and_withdraws_nothing():
     assert stating(forged) == []
     (action,) = stating.actions
     assert (action.statement, action.ends_statement) == (None, None)
+
+
+def test_a_message_that_is_sent_again_has_its_statement_only_while_that_holds():
+    stating = Stating()
+    stating(verdict())
+    removed = stating.actions[0]
+    stating(removed)
+    assert stating.actions[-1].statement == removed.statement, "it holds"
+    stating(person("allow"), Action("w1", "c1", "allow", WHEN, by="Ann", withdraws="d1"))
+    assert list(stating.holding) != [removed.statement.statement_id]
+    stating(removed)
+    assert (stating.actions[-1].action_id, stating.actions[-1].statement) == (removed.action_id, None)
+
+
+@pytest.mark.parametrize("error", [BusError, ForbiddenError])
+def test_policies_that_cannot_be_read_are_no_fault_of_the_verdict(error):
+    words = known()
+
+    async def fetch(*_):
+        raise error("away")
+
+    words.fetch = fetch
+    stating = Stating(policies=words)
+    with pytest.raises(DependencyError):
+        stating(verdict())
+    assert len(stating.enforcer.states[0]) == 0
+
+
+def test_the_words_of_a_held_action_are_learned_before_its_release():
+    words, asked = known(), []
+
+    async def fetch(_, wanted):
+        asked.append(set(wanted))
+
+    words.fetch = fetch
+    stating = Stating(policies=words, cap=Cap(1))
+    stating(verdict(content_id="c0"), verdict(1))
+    held = stating.actions[-1]
+    assert held.state == "held"
+    stating(Action("r1", "c1", "remove", WHEN, by="Ann", policy_id=held.policy_id, releases=held.action_id))
+    assert (held.policy_id, held.policy_version) in asked[-1]
 
 
 def test_a_held_action_is_stated_when_a_moderator_releases_it():
