@@ -23,8 +23,9 @@ from safeguard_streams.contract.records import (
     encode,
 )
 from safeguard_streams.enforcement import dsa, policy_words
+from safeguard_streams.enforcement.delivery import Delivery
 from safeguard_streams.enforcement.policy_words import KnownPolicies
-from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, load
+from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, Webhook, load
 from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.enforcement.statement_rules import StatementRules
 from safeguard_streams.enforcement.statement_texts import Sentences, language_for, languages, sentences
@@ -423,6 +424,13 @@ def step(number, kind, *what):
 @given(st.lists(STEPS, max_size=12))
 @example([("person", "label"), ("person", "remove"), ("withdrawal", True), ("withdrawal", False)])
 @example([("verdict", "fraud-spam", "violates", "first"), ("cleared", "second"), ("restart",)])
+@example(
+    [
+        ("verdict", "hate-harassment", "severe", "first"),
+        ("person", "remove"),
+        ("verdict", "hate-harassment", "severe", "second"),
+    ]
+)
 def test_one_statement_holds_whatever_comes_if_the_item_is_restricted_and_none_else(steps):
     stating = Stating()
     stating.enforcer.rules = EnforcementRules(
@@ -439,7 +447,7 @@ def test_one_statement_holds_whatever_comes_if_the_item_is_restricted_and_none_e
     ended = [one.ends_statement for one in stating.actions if one.ends_statement]
     assert named == [one.statement_id for one in stating.statements if one.state == "issued"]
     assert ended == [one.statement_id for one in stating.statements if one.state == "withdrawn"]
-    assert all(one.changes for one in stating.actions if one.statement or one.ends_statement), "the webhook tells it"
+    assert all(one.told for one in stating.actions if one.statement or one.ends_statement), "the webhook tells it"
 
 
 @pytest.mark.parametrize("language", languages())
@@ -484,3 +492,17 @@ def test_the_schema_refuses_what_the_interface_refuses():
     }.items():
         assert dsa.problem({**fine, name: value}) is not None, name
     assert "a b" not in dsa.problem({**fine, "puid": "a b"})
+
+
+async def test_the_webhook_tells_a_statement_that_replaces_one_where_the_item_stays_as_restricted():
+    sent = []
+
+    class Receiver(Delivery):
+        async def _send(self, message):
+            sent.append(message.message_id)
+
+    same = Action("a1", "c1", "remove", WHEN, previous="remove", policy_id="p", sequence=1)
+    stated = msgspec.structs.replace(same, action_id="a2", statement=AuthorStatement("s2", "en", "why"))
+    receiver = Receiver(Webhook("http://127.0.0.1:1"), b"key", None)
+    await receiver.process([StoredRecord(topics.ACTIONS, 0, 0, 0, b"c1", encode(one)) for one in (same, stated)])
+    assert sent == ["action-a2"]
