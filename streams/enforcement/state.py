@@ -31,6 +31,7 @@ from safeguard_streams.contract.records import (
 from safeguard_streams.enforcement import texts
 from safeguard_streams.enforcement.appealing import was_refused
 from safeguard_streams.enforcement.rules import Cap, severity
+from safeguard_streams.enforcement.statements import with_facts
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.settings import Settings
 
@@ -210,7 +211,7 @@ class EnforcementState:
         """Take the text of a verdict as the newest one of an item on which nothing stands, if it is."""
         known = self[verdict.content_id]
         if known.empty and came_later(verdict.origin, known.origin) is not False:
-            self.put(texts.with_text(known, verdict))
+            self.put(with_facts(known, texts.with_text(known, verdict), verdict))
 
     def add_recent(self, action: Action) -> None:
         """Add an action of moderation.actions within a cap's window, in topic order."""

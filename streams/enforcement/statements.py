@@ -120,7 +120,7 @@ class Statements:
 
     def follow(self, before: Standing, after: Standing, actions: Sequence[Action], verdict: Verdict | None) -> Stated:
         """What follows for an item from the actions of one input, which changed what stands on it."""
-        after = _with_facts(before, after, verdict)
+        after = with_facts(before, after, verdict)
         was, now_restricted = restriction_of(before), restriction_of(after)
         unchanged = was and now_restricted and was.rests_on == now_restricted.rests_on
         if unchanged or not actions or (was is None and now_restricted is None):
@@ -256,7 +256,7 @@ class _Ground(NamedTuple):
         return said.illegal.format(law=self.law, ground=self.name) if self.law else said.ground.format(ground=self.name)
 
 
-def _with_facts(before: Standing, after: Standing, verdict: Verdict | None) -> Standing:
+def with_facts(before: Standing, after: Standing, verdict: Verdict | None) -> Standing:
     """What stands, with the facts about its newest text that a verdict tells."""
     facts = before.about if after.content_sha256 == before.content_sha256 else None
     if verdict is not None and not verdict.clears and verdict.content_sha256 == after.content_sha256:

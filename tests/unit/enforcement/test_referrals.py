@@ -19,6 +19,7 @@ from safeguard_streams.contract.records import (
     now,
 )
 from safeguard_streams.enforcement.author_rules import StrikeCount
+from safeguard_streams.enforcement.referrals import MAX_REFERRED
 from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, load
 from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.enforcement.transform import Enforcer, Lookups
@@ -106,6 +107,17 @@ async def test_another_text_and_another_rule_are_referred_by_themselves():
         ("v2", "danger", None),
     ]
     assert len({one.referral_id for one in run.referrals}) == len(run.referrals)
+
+
+async def test_an_author_who_edits_without_end_makes_no_endless_record():
+    run = Referring()
+    count = MAX_REFERRED + 3
+    texts = [msgspec.structs.replace(judged(n, origin=f"0@{n}"), content_sha256=f"t{n}") for n in range(count)]
+    await run(*texts)
+    assert len(run.referrals) == count
+    assert len(run.enforcer.states[0]["c1"].referred) == MAX_REFERRED
+    await run(msgspec.structs.replace(texts[-1], verdict_id="again"))
+    assert len(run.referrals) == count
 
 
 async def test_a_rule_that_looks_at_strikes_refers_with_the_text():

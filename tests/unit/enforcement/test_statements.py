@@ -506,3 +506,16 @@ async def test_the_webhook_tells_a_statement_that_replaces_one_where_the_item_st
     receiver = Receiver(Webhook("http://127.0.0.1:1"), b"key", None)
     await receiver.process([StoredRecord(topics.ACTIONS, 0, 0, 0, b"c1", encode(one)) for one in (same, stated)])
     assert sent == ["action-a2"]
+
+
+def test_what_a_verdict_tells_of_an_allowed_text_is_known_after_a_restart_too():
+    found = []
+    for restarted in (False, True):
+        stating = Stating()
+        allowed = verdict(decision="safe", rules=(), language="de")
+        if restarted:
+            stating.enforcer.states[0].add_text(allowed)
+        else:
+            stating(allowed)
+        found += stating(person(content_sha256="sha"))
+    assert [(one.language, one.content_created_at) for one in found] == [("de", WHEN)] * 2
