@@ -564,6 +564,11 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
         ended = self.human or self.outcome is not None
         return self.state == "applied" and (ended or self.action != self.previous)
 
+    @property
+    def told(self) -> bool:
+        """Whether the platform is told: the action changes or alerts anything, or tells of a statement of reasons."""
+        return self.changes or self.alert or self.statement is not None or self.ends_statement is not None
+
 
 class EnforcementInput(msgspec.Struct, frozen=True, omit_defaults=True):
     """moderation.enforcement: a verdict or a moderator's record, in the order in which enforcement follows them."""

@@ -10,6 +10,8 @@ from safeguard_streams.contract.records import Action, EnforcementInput, Standin
 from safeguard_streams.enforcement import appeals
 from safeguard_streams.releases.people import made_plain
 
+_NOT_FOLLOWED = "not followed: "
+
 
 def objection(one: EnforcementInput, standing: Standing) -> str:
     """Why a moderator's record is not followed, because of an appeal; empty if it may be, and for other inputs."""
@@ -24,12 +26,17 @@ def not_followed(action: Action, standing: Standing, sequence: int, why: str) ->
     return msgspec.structs.replace(
         action,
         by=action.by and made_plain(action.by),
-        why=f"not followed: {why}",
+        why=f"{_NOT_FOLLOWED}{why}",
         state="overridden",
         effective=standing.effective,
         previous=standing.effective,
         sequence=sequence,
     )
+
+
+def was_refused(action: Action) -> bool:
+    """Whether an action is the record of one that was not followed. Requeued later, that may be followed."""
+    return action.state == "overridden" and action.why.startswith(_NOT_FOLLOWED)
 
 
 def followed(

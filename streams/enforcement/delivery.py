@@ -194,7 +194,7 @@ class Delivery:
                 continue  # the intake, which reads the same topic, makes it a dead letter
             # The agent writes moderators' records and requeued actions again, in their place in the order.
             followed = action.sequence is not None and not action.dry_run and not was_requeued(record)
-            if followed and (action.changes or action.alert):
+            if followed and action.told:
                 await self.in_order(action.content_id, action.acted_at, partial(self._message, action, record))
         return []
 

@@ -28,6 +28,7 @@ from safeguard_streams.runtime import metrics
 
 # The events of texts, without those past retention or erased.
 Evidence = Callable[[Sequence[TextPlace]], Awaitable[Mapping[TextPlace, ContentEvent]]]
+MAX_REFERRED = 256  # referrals of an item that are known, the newest: one is for each text that its author makes of it
 _SCHEMA = schema_header(Referral)
 
 
@@ -37,10 +38,8 @@ async def no_evidence(_: Sequence[TextPlace]) -> Mapping[TextPlace, ContentEvent
 
 
 def places(rules: EnforcementRules, verdicts: Sequence[Verdict]) -> list[TextPlace]:
-    """The texts of the verdicts that rules refer."""
-    if not rules.any_refers:
-        return []
-    return list(dict.fromkeys(TextPlace.of(one) for one in verdicts if rules.refers(rules.choose(one).rule)))
+    """The texts of the verdicts that rules may refer, whatever strikes their authors have by then."""
+    return list(dict.fromkeys(TextPlace.of(one) for one in verdicts if rules.may_refer(one)))
 
 
 def referred(rules: EnforcementRules, verdict: Verdict, action: Action, standing: Standing) -> Standing | None:
@@ -53,7 +52,7 @@ def referred(rules: EnforcementRules, verdict: Verdict, action: Action, standing
     name = referral_id(verdict, action)
     if not refers or action.state == "overridden" or name in standing.referred:
         return None
-    return msgspec.structs.replace(standing, referred=(*standing.referred, name))
+    return msgspec.structs.replace(standing, referred=(*standing.referred, name)[-MAX_REFERRED:])
 
 
 def referral_id(verdict: Verdict, action: Action) -> str:

@@ -97,6 +97,10 @@ class EnforcementRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def matches(self, verdict: Verdict, strikes: Sequence[Strike] = ()) -> bool:
         """Whether the rule decides about a verdict. strikes: those of its author."""
+        return self.may_match(verdict) and (self.strikes is None or self.strikes.passed(strikes, now()))
+
+    def may_match(self, verdict: Verdict) -> bool:
+        """Whether the rule matches a verdict, its condition about strikes aside."""
         return (
             verdict.decision == self.decision
             and (not self.policies or verdict.policy_id in self.policies)
@@ -106,7 +110,6 @@ class EnforcementRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             and (not self.surfaces or is_surface(verdict.surface, self.surfaces))
             and (not self.authors or verdict.author_id in self.authors)
             and (self.min_severity is None or is_severe(verdict.severity, self.min_severity))
-            and (self.strikes is None or self.strikes.passed(strikes, now()))
         )
 
 
@@ -210,10 +213,15 @@ class EnforcementRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Whether a rule of this name refers what it matches to the authorities' hook, moderation.referrals."""
         return any(rule.refer for rule in self.rule if rule.name == name)
 
-    @property
-    def any_refers(self) -> bool:
-        """Whether any rule refers what it matches."""
-        return any(rule.refer for rule in self.rule)
+    def may_refer(self, verdict: Verdict) -> bool:
+        """Whether a rule that refers may decide about a verdict, for some strikes of its author."""
+        for rule in self.rule:
+            if rule.may_match(verdict):
+                if rule.refer:
+                    return True
+                if rule.strikes is None:
+                    return False
+        return False
 
     def cap_of(self, policy_id: str) -> Cap:
         return self.caps.get(policy_id, self.cap)

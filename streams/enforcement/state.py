@@ -29,7 +29,9 @@ from safeguard_streams.contract.records import (
     now,
 )
 from safeguard_streams.enforcement import texts
+from safeguard_streams.enforcement.appealing import was_refused
 from safeguard_streams.enforcement.rules import Cap, severity
+from safeguard_streams.enforcement.statements import with_facts
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.settings import Settings
 
@@ -209,11 +211,11 @@ class EnforcementState:
         """Take the text of a verdict as the newest one of an item on which nothing stands, if it is."""
         known = self[verdict.content_id]
         if known.empty and came_later(verdict.origin, known.origin) is not False:
-            self.put(texts.with_text(known, verdict))
+            self.put(with_facts(known, texts.with_text(known, verdict), verdict))
 
     def add_recent(self, action: Action) -> None:
         """Add an action of moderation.actions within a cap's window, in topic order."""
-        if action.sequence is None or action.dry_run:
+        if action.sequence is None or action.dry_run or was_refused(action):
             return
         if action.human and action.withdraws is None:
             self.add_decision(action)

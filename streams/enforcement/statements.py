@@ -41,6 +41,7 @@ from safeguard_streams.enforcement.policy_words import KnownPolicies, PolicyVers
 from safeguard_streams.enforcement.rules import severity
 from safeguard_streams.enforcement.statement_rules import StatementRules
 from safeguard_streams.enforcement.statement_texts import Sentences, language_for, sentences
+from safeguard_streams.errors import BusError, DependencyError, ForbiddenError
 from safeguard_streams.policies import statements as rule_statements
 from safeguard_streams.runtime.settings import Settings
 
@@ -96,23 +97,30 @@ class Statements:
         self._policies = policies
 
     async def prepare(self, inputs: Iterable[EnforcementInput], standings: Iterable[Standing]) -> None:
-        """Learn the words of the policies that follow these inputs, about items on which this stands."""
+        """Learn the words of the policies that follow these inputs, about items on which this stands.
+
+        Raises DependencyError where they could be there and cannot be read.
+        """
         wanted = {
             PolicyVersion(one.verdict.policy_id, one.verdict.policy_version)
             for one in inputs
             if one.verdict is not None and one.verdict.decision != "safe"
         }
         wanted |= {
-            PolicyVersion(policy.policy_id, policy.grounds.policy_version)
+            PolicyVersion(policy.policy_id, said.policy_version)
             for standing in standings
             for policy in standing.policies
-            if policy.grounds is not None and policy.grounds.policy_version is not None
+            for said in (policy.grounds, policy.held)  # a held action may be released
+            if said is not None and said.policy_version is not None
         }
-        await self._policies.fetch(self._settings, wanted)
+        try:
+            await self._policies.fetch(self._settings, wanted)
+        except (BusError, ForbiddenError) as error:  # no record is at fault
+            raise DependencyError(f"policies that statements of reasons name cannot be read: {error}") from error
 
     def follow(self, before: Standing, after: Standing, actions: Sequence[Action], verdict: Verdict | None) -> Stated:
         """What follows for an item from the actions of one input, which changed what stands on it."""
-        after = _with_facts(before, after, verdict)
+        after = with_facts(before, after, verdict)
         was, now_restricted = restriction_of(before), restriction_of(after)
         unchanged = was and now_restricted and was.rests_on == now_restricted.rests_on
         if unchanged or not actions or (was is None and now_restricted is None):
@@ -248,7 +256,7 @@ class _Ground(NamedTuple):
         return said.illegal.format(law=self.law, ground=self.name) if self.law else said.ground.format(ground=self.name)
 
 
-def _with_facts(before: Standing, after: Standing, verdict: Verdict | None) -> Standing:
+def with_facts(before: Standing, after: Standing, verdict: Verdict | None) -> Standing:
     """What stands, with the facts about its newest text that a verdict tells."""
     facts = before.about if after.content_sha256 == before.content_sha256 else None
     if verdict is not None and not verdict.clears and verdict.content_sha256 == after.content_sha256:

@@ -167,7 +167,7 @@ class Enforcer:
         changed: set[str] = set()
         for record, one in zip(records, inputs, strict=True):
             state, content_id = self.states[record.partition], _content_id(one)
-            before, verdict = state[content_id], self._unseen(one, state)
+            before, verdict = self._known(content_id, state), self._unseen(one, state)
             if why := appealing.objection(one, before):
                 outputs.append(dead_letter(record, RecordError("action", why), stage=ACTING, attempts=1))
                 actions = self._not_followed(one, before, record.offset, why)
@@ -184,6 +184,14 @@ class Enforcer:
             outputs += [Output(topics.ACTIONS, content_id.encode(), encode(action), headers) for action in actions]
             outputs += stated
         return outputs if self._dry_run else [*outputs, *self._standings(changed, records[0].partition)]
+
+    def _known(self, content_id: str, state: EnforcementState) -> Standing:
+        """What stands on an item as it was written, also after an erasure that came since then."""
+        standing = state[content_id]
+        written = standing_without_words(standing, self._erased)
+        if written != standing:
+            state.put(written)
+        return written
 
     async def _prepare(self, inputs: Sequence[EnforcementInput], state: EnforcementState) -> None:
         """Learn the words of the policies that statements may need, before anything counts as seen."""
@@ -258,7 +266,7 @@ class Enforcer:
 
     def _not_followed(self, one: EnforcementInput, standing: Standing, sequence: int, why: str) -> Sequence[Action]:
         assert one.action is not None
-        return [appealing.not_followed(without_words(one.action, self._erased), standing, sequence, why)]
+        return [appealing.not_followed(_received(one.action, self._erased), standing, sequence, why)]
 
     def _followed_with_appeals(
         self, one: EnforcementInput, state: EnforcementState, record: Record
@@ -309,6 +317,8 @@ class Enforcer:
     def _follow_verdict(self, verdict: Verdict, state: EnforcementState, record: Record) -> Sequence[Action]:
         """The actions that follow a verdict: its own, and the end of those that an edit left without a reason."""
         before = state[verdict.content_id]
+        if verdict.appeal_id is not None:  # advice, which only a dry run reads
+            return []
         earlier = texts.is_earlier(verdict, before)
         if verdict.clears:
             if before.empty or earlier:
@@ -440,11 +450,17 @@ class Enforcer:
 
 
 def _received(action: Action, erased: Erased) -> Action:
-    """A record of an action as the agent follows it. Of a moderator's record, statements are left out."""
+    """A record of an action as the agent follows it. Of a moderator's record, what only an agent says is left out."""
     action = msgspec.structs.replace(without_words(action, erased), acted_at=aware(action.acted_at))
     if action.sequence is not None:
         return action
-    action = msgspec.structs.replace(action, statement=None, ends_statement=None)
+    action = msgspec.structs.replace(
+        action,
+        statement=None,
+        ends_statement=None,
+        alert=False,
+        verdict_id=None if action.human else action.verdict_id,
+    )
     return appeals.as_decision(action) if action.outcome == "overturned" else action
 
 
@@ -608,7 +624,9 @@ def _adopt(action: Action, state: EnforcementState) -> None:
 
 
 def _sent_again(action: Action, state: EnforcementState, sequence: int) -> Action | None:
-    """An action that the receiver had not accepted, if what it says still stands."""
-    if action.effective != state[action.content_id].effective:
+    """An action that the receiver had not accepted, if what it says still stands; with its statement if that holds."""
+    standing = state[action.content_id]
+    if action.effective != standing.effective:
         return None
-    return msgspec.structs.replace(action, sequence=sequence)
+    holds = action.statement is not None and action.statement.statement_id == standing.statement
+    return msgspec.structs.replace(action, sequence=sequence, statement=action.statement if holds else None)

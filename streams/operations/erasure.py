@@ -326,7 +326,9 @@ def _standing(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
     held = any(policy.held is not None and policy.held.reason for policy in standing.policies)
     decided = standing.decision is not None and standing.decision.why
     quotes = tuple(name for name, words in (("reason", held), ("why", decided)) if words)
-    return _Place(quotes=quotes, author=bool(standing.author_id))
+    said = (*standing.policies, standing.decision, *standing.replaced)
+    violated = any(one is not None and one.violation is not None for one in said)
+    return _Place(quotes=quotes, author=bool(standing.author_id) or violated)
 
 
 def _statement(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:

@@ -9,6 +9,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     Action,
     Appeal,
+    AuthorStatement,
     DeadLetter,
     EnforcementInput,
     Standing,
@@ -206,6 +207,32 @@ async def test_the_same_appeal_twice_is_one_and_an_outcome_twice_is_one_also_aft
     await agent(outcome(), appeal())
     assert agent.outcomes == [("p1", "overturned")]
     assert not agent.letters
+
+
+async def test_a_record_that_was_not_followed_says_nothing_that_only_an_agent_says():
+    agent = Agent()
+    await agent(REMOVED, decided("ann"), appeal(action_id="d1"))
+    forged = msgspec.structs.replace(
+        decided("ann", "allow", "d9"),
+        alert=True,
+        statement=AuthorStatement("s1", "en", "forged"),
+        ends_statement="s0",
+        verdict_id="v7",
+    )
+    (refused,) = await agent(forged)
+    assert refused.state == "overridden"
+    assert (refused.alert, refused.statement, refused.ends_statement, refused.verdict_id) == (False, None, None, None)
+
+
+async def test_a_record_that_was_not_followed_may_be_requeued_once_the_appeal_ended_also_after_a_restart():
+    agent = Agent()
+    await agent(REMOVED, decided("ann"), appeal(action_id="d1"))
+    (refused,) = await agent(decided("ann", "limit", "d2"))
+    assert refused.state == "overridden"
+    await agent(outcome(what="upheld", action="remove"))
+    agent.restart()
+    (followed,) = await agent(decided("ann", "limit", "d2"))
+    assert (followed.state, agent.standing.effective) == ("applied", "limit")
 
 
 async def test_two_people_at_once_are_one_outcome_and_the_other_is_told():

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
+from safeguard_streams.bus.kafka import Mention
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     Action,
@@ -13,12 +14,14 @@ from safeguard_streams.contract.records import (
     ModeratorDecision,
     PolicyStanding,
     Standing,
+    Violation,
     decode,
     encode,
 )
 from safeguard_streams.enforcement import intake
 from safeguard_streams.enforcement.delivery import Delivery
 from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, Webhook
+from safeguard_streams.operations import erasure
 from safeguard_streams.releases.erasures import standing_without_words, without_words
 from safeguard_streams.runtime.memory_broker import StoredRecord
 from tests.unit.enforcement.test_transform import WHEN as DECIDED
@@ -99,3 +102,21 @@ def test_what_stands_on_an_erased_item_is_written_without_words(until, words):
     assert (kept == standing) is words
     assert (b"said that" in encode(kept), b"It says so." in encode(kept)) == (words, words)
     assert (kept.decision.by, kept.policies[0].held.action_id) == ("ann", "a1")
+
+
+def test_no_later_record_names_the_author_of_an_item_that_was_erased_since_then():
+    erased = Erasures()
+    run = Enforced(EnforcementRules(RULES.rule), erased=erased)
+    run(verdict(1, rule_ids=("HH3",), author_id="author-1"))
+    erased.until["c1"] = 2**53
+    run(msgspec.structs.replace(ACTION, action_id="a2", action="allow", author_id="author-1"))
+    assert b"author-1" not in encode(run.actions[-1])
+    assert run.state["c1"] == run.restored()["c1"]
+
+
+def test_an_erasure_names_what_stands_with_a_violation_of_the_author():
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    violation = Violation("author-1", 1, at, at, "any", "a1")
+    for one, author in ((PolicyStanding("hate", violation=violation), True), (PolicyStanding("hate"), False)):
+        place = erasure._standing(encode(Standing("c1", "remove", 1, (one,))), "c1", Mention("c1"))
+        assert place.author is author

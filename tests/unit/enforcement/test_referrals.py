@@ -1,6 +1,6 @@
 """Rules that refer: one referral for each text and rule, with its text, in the transaction of the action."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
@@ -12,10 +12,14 @@ from safeguard_streams.contract.records import (
     EnforcementInput,
     Referral,
     Standing,
+    Strike,
     content_sha256,
     decode,
     encode,
+    now,
 )
+from safeguard_streams.enforcement.author_rules import StrikeCount
+from safeguard_streams.enforcement.referrals import MAX_REFERRED
 from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, load
 from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.enforcement.transform import Enforcer, Lookups
@@ -103,6 +107,28 @@ async def test_another_text_and_another_rule_are_referred_by_themselves():
         ("v2", "danger", None),
     ]
     assert len({one.referral_id for one in run.referrals}) == len(run.referrals)
+
+
+async def test_an_author_who_edits_without_end_makes_no_endless_record():
+    run = Referring()
+    count = MAX_REFERRED + 3
+    texts = [msgspec.structs.replace(judged(n, origin=f"0@{n}"), content_sha256=f"t{n}") for n in range(count)]
+    await run(*texts)
+    assert len(run.referrals) == count
+    assert len(run.enforcer.states[0]["c1"].referred) == MAX_REFERRED
+    await run(msgspec.structs.replace(texts[-1], verdict_id="again"))
+    assert len(run.referrals) == count
+
+
+async def test_a_rule_that_looks_at_strikes_refers_with_the_text():
+    repeat = msgspec.structs.replace(DANGER, name="repeat", strikes=StrikeCount())
+    given_one = Strike("s1", "a1", "given", now(), weight=1, expires_at=now() + timedelta(days=1))
+    with_strike = Referring(EnforcementRules((repeat, *RULES.rule[1:])), strikes_of=lambda _: [given_one])
+    await with_strike(judged(author_id="a1"))
+    assert [(one.rule, one.text) for one in with_strike.referrals] == [("repeat", TEXT)]
+    without = Referring(EnforcementRules((msgspec.structs.replace(repeat, refer=False), DANGER)))
+    await without(judged(author_id="a1"))
+    assert [(one.rule, one.text) for one in without.referrals] == [("danger", TEXT)]
 
 
 async def test_a_rule_without_refer_reads_no_text_and_refers_nothing():

@@ -30,6 +30,14 @@ def test_a_repeated_decision_changes_nothing_whatever_came_between(between, rest
     assert run.state["c1"] == run.restored()["c1"] == before
 
 
+def test_a_verdict_that_a_record_written_by_hand_names_is_followed_after_a_restart_too():
+    run = Enforced()
+    run(msgspec.structs.replace(person(action="label"), verdict_id="v1", content_sha256="other"), undecide())
+    run.state = run.enforcer.states[0] = run.restored()
+    (followed,) = run(verdict(1, "c1", rule_ids=("HH3",)))
+    assert (followed.verdict_id, followed.effective) == ("v1", "remove")
+
+
 def test_a_repeated_withdrawal_does_not_end_a_later_decision():
     run = Enforced()
     run(person(action="remove"), undecide(), person(action="label", name="d2"))

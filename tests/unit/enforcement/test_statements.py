@@ -23,14 +23,15 @@ from safeguard_streams.contract.records import (
     encode,
 )
 from safeguard_streams.enforcement import dsa, policy_words
+from safeguard_streams.enforcement.delivery import Delivery
 from safeguard_streams.enforcement.policy_words import KnownPolicies
-from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, load
+from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, Webhook, load
 from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.enforcement.statement_rules import StatementRules
 from safeguard_streams.enforcement.statement_texts import Sentences, language_for, languages, sentences
 from safeguard_streams.enforcement.statements import RESTRICTIONS, Statements
 from safeguard_streams.enforcement.transform import Enforcer
-from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.errors import BusError, ConfigurationError, DependencyError, ForbiddenError
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.memory_broker import StoredRecord
@@ -257,6 +258,47 @@ def test_a_record_written_by_hand_states_and_withdraws_nothing():
     assert (action.statement, action.ends_statement) == (None, None)
 
 
+def test_a_message_that_is_sent_again_has_its_statement_only_while_that_holds():
+    stating = Stating()
+    stating(verdict())
+    removed = stating.actions[0]
+    stating(removed)
+    assert stating.actions[-1].statement == removed.statement, "it holds"
+    stating(person("allow"), Action("w1", "c1", "allow", WHEN, by="Ann", withdraws="d1"))
+    assert list(stating.holding) != [removed.statement.statement_id]
+    stating(removed)
+    assert (stating.actions[-1].action_id, stating.actions[-1].statement) == (removed.action_id, None)
+
+
+@pytest.mark.parametrize("error", [BusError, ForbiddenError])
+def test_policies_that_cannot_be_read_are_no_fault_of_the_verdict(error):
+    words = known()
+
+    async def fetch(*_):
+        raise error("away")
+
+    words.fetch = fetch
+    stating = Stating(policies=words)
+    with pytest.raises(DependencyError):
+        stating(verdict())
+    assert len(stating.enforcer.states[0]) == 0
+
+
+def test_the_words_of_a_held_action_are_learned_before_its_release():
+    words, asked = known(), []
+
+    async def fetch(_, wanted):
+        asked.append(set(wanted))
+
+    words.fetch = fetch
+    stating = Stating(policies=words, cap=Cap(1))
+    stating(verdict(content_id="c0"), verdict(1))
+    held = stating.actions[-1]
+    assert held.state == "held"
+    stating(Action("r1", "c1", "remove", WHEN, by="Ann", policy_id=held.policy_id, releases=held.action_id))
+    assert (held.policy_id, held.policy_version) in asked[-1]
+
+
 def test_a_held_action_is_stated_when_a_moderator_releases_it():
     stating = Stating(cap=Cap(1, "1h"))
     stating(verdict(content_id="c0"))
@@ -382,6 +424,13 @@ def step(number, kind, *what):
 @given(st.lists(STEPS, max_size=12))
 @example([("person", "label"), ("person", "remove"), ("withdrawal", True), ("withdrawal", False)])
 @example([("verdict", "fraud-spam", "violates", "first"), ("cleared", "second"), ("restart",)])
+@example(
+    [
+        ("verdict", "hate-harassment", "severe", "first"),
+        ("person", "remove"),
+        ("verdict", "hate-harassment", "severe", "second"),
+    ]
+)
 def test_one_statement_holds_whatever_comes_if_the_item_is_restricted_and_none_else(steps):
     stating = Stating()
     stating.enforcer.rules = EnforcementRules(
@@ -398,7 +447,7 @@ def test_one_statement_holds_whatever_comes_if_the_item_is_restricted_and_none_e
     ended = [one.ends_statement for one in stating.actions if one.ends_statement]
     assert named == [one.statement_id for one in stating.statements if one.state == "issued"]
     assert ended == [one.statement_id for one in stating.statements if one.state == "withdrawn"]
-    assert all(one.changes for one in stating.actions if one.statement or one.ends_statement), "the webhook tells it"
+    assert all(one.told for one in stating.actions if one.statement or one.ends_statement), "the webhook tells it"
 
 
 @pytest.mark.parametrize("language", languages())
@@ -443,3 +492,30 @@ def test_the_schema_refuses_what_the_interface_refuses():
     }.items():
         assert dsa.problem({**fine, name: value}) is not None, name
     assert "a b" not in dsa.problem({**fine, "puid": "a b"})
+
+
+async def test_the_webhook_tells_a_statement_that_replaces_one_where_the_item_stays_as_restricted():
+    sent = []
+
+    class Receiver(Delivery):
+        async def _send(self, message):
+            sent.append(message.message_id)
+
+    same = Action("a1", "c1", "remove", WHEN, previous="remove", policy_id="p", sequence=1)
+    stated = msgspec.structs.replace(same, action_id="a2", statement=AuthorStatement("s2", "en", "why"))
+    receiver = Receiver(Webhook("http://127.0.0.1:1"), b"key", None)
+    await receiver.process([StoredRecord(topics.ACTIONS, 0, 0, 0, b"c1", encode(one)) for one in (same, stated)])
+    assert sent == ["action-a2"]
+
+
+def test_what_a_verdict_tells_of_an_allowed_text_is_known_after_a_restart_too():
+    found = []
+    for restarted in (False, True):
+        stating = Stating()
+        allowed = verdict(decision="safe", rules=(), language="de")
+        if restarted:
+            stating.enforcer.states[0].add_text(allowed)
+        else:
+            stating(allowed)
+        found += stating(person(content_sha256="sha"))
+    assert [(one.language, one.content_created_at) for one in found] == [("de", WHEN)] * 2

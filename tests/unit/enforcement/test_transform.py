@@ -524,3 +524,9 @@ def test_the_state_matches_the_plain_definition_of_what_stands(events):
             expected[content] = action
     assert run.state.restricted() == run.restored().restricted() == expected
     assert max(Counter(a.verdict_id for a in run.actions if a.verdict_id).values(), default=1) == 1
+
+
+def test_a_dry_run_takes_no_advice_about_an_appeal_for_a_verdict():
+    run = Enforced(dry_run=True)
+    assert run(msgspec.structs.replace(verdict(1, rule_ids=("HH3",)), appeal_id="p1")) == []
+    assert [action.action for action in run(verdict(2, rule_ids=("HH3",)))] == ["remove"]
