@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from safeguard_streams.console.schema import audit_log
-from safeguard_streams.console.web import trials
+from safeguard_streams.console.web import policy_files, trials
 from safeguard_streams.console.web.app import build
 from safeguard_streams.console.web.checker import Question
 from safeguard_streams.console.web.checking import Checker
@@ -273,3 +273,15 @@ async def test_closing_the_connection_cancels_the_test_and_few_run_at_once(curre
     await ended.wait()
     assert time.monotonic() - begun < 5
     assert policy_editor._Work.running == 0
+
+
+async def test_a_text_of_blank_lines_holds_up_no_page(current):
+    classifiers = policy_files.Classifiers(current)
+    began = time.process_time()
+    blank = f"---\n{chr(10) * (MAX_CHARACTERS // 4)}id: x\n---\ntext\n"
+    assert await classifiers.named_in(blank, PATH) is None
+    assert time.process_time() - began < 3, "the time is of the order of the length, not of its square"
+    classifiers._add("a classifier")
+    (name,) = classifiers._known
+    named = f"---\ngate:\n  distilled: '{name}'\n---\ntext\n"
+    assert await classifiers.named_in(named, PATH) == "a classifier"
