@@ -268,6 +268,8 @@ def test_an_abandoned_claim_returns(browser, filled):
         ({"why": "  "}, "Give a reason"),
         ({"key": "1"}, "out of date"),
         ({"content_sha256": "0" * 64}, "another text by now"),
+        ({"rule": "no id"}, "Choose a rule"),
+        ({"rule": "A" * 90_000}, "Choose a rule"),
     ],
 )
 def test_a_form_that_makes_no_sense_writes_nothing(browser, written, changed, said):
