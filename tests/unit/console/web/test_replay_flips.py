@@ -19,6 +19,7 @@ from safeguard_streams.console.schema import (
     policy_changes,
     preferences,
     replay_flips,
+    replay_work,
     review_items,
 )
 from safeguard_streams.console.web.app import build
@@ -109,6 +110,20 @@ def test_nobody_sees_a_flip_of_an_item_that_they_have_to_decide_about_blind(fill
     assert (shown.status_code, "Decide about this item first" in shown.text) == (409, True)
     assert first not in listed
     assert "post-" in listed
+
+
+def test_a_plan_that_could_not_be_published_is_not_taken_for_another_one(browser, filled):
+    at = now()
+    times = dict.fromkeys(("changed_at", "alive_until", "ended_at"), at)
+    row = {"replay_id": REPLAY, "policy_id": POLICY, "judgements": ["1"], "error": "Kafka did not answer.", **times}
+    row |= {"given": {"direction": "promote", "why": "", "budget": 1.0}, **dict.fromkeys(("tries", "done", "total"), 0)}
+    with filled.begin() as connection:
+        connection.execute(replay_work.insert().values(key="publish p1", kind="publish", who="ola", **row))
+    answered = browser("ola", "operator").post("/replay/publish", **OF, plan="p1", direction="revert", why="w")
+    with filled.begin() as connection:
+        error = connection.execute(select(replay_work.c.error).where(replay_work.c.key == "publish p1")).scalar()
+        connection.execute(delete(replay_work).where(replay_work.c.key == "publish p1"))
+    assert (answered.status_code, "out of date" in answered.text, error) == (409, True, "Kafka did not answer.")
 
 
 def test_who_asked_not_to_see_a_harm_today_gets_no_flip_of_it(browser, filled):
