@@ -18,6 +18,7 @@ from safeguard_streams.console.web.guard import RefusedError
 START_SECONDS = 60.0
 CHECK_SECONDS = 10.0
 LEARN_SECONDS = 300.0
+WAITING = 8  # texts at most, the one that is checked included: each holds a thread, of which all pages share 40
 
 
 class Checker:
@@ -26,11 +27,20 @@ class Checker:
     def __init__(self, seconds: float = CHECK_SECONDS) -> None:
         self._seconds = seconds
         self._turn = threading.Lock()
+        self._places = threading.BoundedSemaphore(WAITING)
         self._process: subprocess.Popen[bytes] | None = None
         self._end: Callable[[], object] = _nothing
 
     def ask(self, question: Question) -> Answer:
-        """The answer, for a thread to wait for. Raises RefusedError when it takes too long."""
+        """The answer, for a thread to wait for. Raises RefusedError when it takes too long, or too many wait."""
+        if not self._places.acquire(blocking=False):
+            raise RefusedError("Many texts are being checked at the moment. Try again in a minute.")
+        try:
+            return self._asked(question)
+        finally:
+            self._places.release()
+
+    def _asked(self, question: Question) -> Answer:
         with self._turn:
             process = self._started()
             answered = _line(process, self._seconds, msgspec.json.encode(question) + b"\n")

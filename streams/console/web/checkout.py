@@ -10,8 +10,10 @@ import contextlib
 import hashlib
 import os
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -24,6 +26,8 @@ _SECONDS = 30.0  # for one command; a commit runs the repository's hooks
 _ENDING = 5.0  # for a command that was told to end, and removes its locks
 _UNDER_WAY = {"MERGE_HEAD": "merge", "CHERRY_PICK_HEAD": "cherry-pick", "REVERT_HEAD": "revert"}
 _LONGEST = 300  # characters of what git says
+_MOST = 1_000_000  # bytes that are read of it: hooks may write any
+_LONGEST_ID = 200  # characters; the name of a folder has at most 255 bytes
 
 
 class CheckoutError(ConfigurationError):
@@ -101,6 +105,8 @@ class Checkout:
     def _files(self, policy_id: str) -> tuple[Path, Path]:
         """policy.md and distilled.json. Raises CheckoutError where they stand elsewhere, by a link."""
         folder = self._folder / policy_id
+        if len(policy_id) > _LONGEST_ID:
+            raise CheckoutError(f"The policy's id is too long for a folder: it has more than {_LONGEST_ID} characters.")
         files = folder / "policy.md", folder / "distilled.json"
         if any(path.is_symlink() for path in (folder, *files)):
             raise CheckoutError(f"{folder} holds a symbolic link: the console writes to plain files alone.")
@@ -109,25 +115,22 @@ class Checkout:
     def _git(self, *arguments: str, environment: Mapping[str, str] = {}) -> str:
         quiet = {"GIT_TERMINAL_PROMPT": "0", "GIT_EDITOR": "true", "LC_ALL": "C.UTF-8"}
         try:
-            process = subprocess.Popen(
-                ["git", "-C", str(self._folder), *arguments],
-                env={**os.environ, **quiet, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
+            # Files, as what a hook leaves running would keep pipes open long after git has committed.
+            with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as problem:
+                process = subprocess.Popen(
+                    ["git", "-C", str(self._folder), *arguments],
+                    env={**os.environ, **quiet, **environment},
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=problem,
+                )
+                _wait(process, arguments[0])
+                written, said = _read(out), _read(problem)
         except OSError:
             raise CheckoutError("git is not installed here, or the folder cannot be read.") from None
-        with process:
-            try:
-                out, problem = process.communicate(timeout=_SECONDS)
-            except subprocess.TimeoutExpired:
-                _ended(process)
-                raise CheckoutError(f"git {arguments[0]} took longer than {_SECONDS:.0f} s.") from None
         if process.returncode:
-            said = (problem.strip() or out.strip()).decode(errors="replace")
-            raise CheckoutError(f"git {arguments[0]}: {' '.join(said.split())[:_LONGEST]}")
-        return out.decode(errors="replace")
+            raise CheckoutError(f"git {arguments[0]}: {' '.join((said.strip() or written).split())[:_LONGEST]}")
+        return written
 
 
 def checkout_of(settings: Settings) -> tuple[Checkout | None, str]:
@@ -145,12 +148,27 @@ def checkout_of(settings: Settings) -> tuple[Checkout | None, str]:
     return (checkout, "") if inside else (None, f"{folder} is no git checkout: releases are not committed.")
 
 
+def _wait(process: subprocess.Popen[bytes], command: str) -> None:
+    """Wait until a command has ended. Raises CheckoutError when it takes too long; it is ended then."""
+    try:
+        process.wait(_SECONDS)
+    except subprocess.TimeoutExpired:
+        _ended(process)
+        raise CheckoutError(f"git {command} took longer than {_SECONDS:.0f} s.") from None
+
+
+def _read(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read(_MOST).decode(errors="replace")
+
+
 def _ended(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_ENDING)
         return
     process.kill()
+    process.wait()
 
 
 def _bytes(path: Path) -> bytes | None:

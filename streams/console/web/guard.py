@@ -81,7 +81,7 @@ def route(page: Page) -> Route:
             length = request.headers.get("content-length", "")
             if not length.isdecimal() or int(length) > page.most:
                 return problem(request, 413, "This form is too long.")
-            form = await request.form(max_files=0, max_fields=_FIELDS, max_part_size=page.most)
+            form = _encodable(await request.form(max_files=0, max_fields=_FIELDS, max_part_size=page.most))
             if not sessions.is_own_form(request, form.get("token")):
                 return problem(request, 403, "This form is out of date. Load the page once more, and repeat.")
         request.state.form = form
@@ -98,6 +98,12 @@ def route(page: Page) -> Route:
         return response
 
     return Route(page.path, measured, name=page.name, methods=[page.method])
+
+
+def _encodable(form: FormData) -> FormData:
+    """A form without lone surrogates, which a part gets by a charset of the sender's choice."""
+    whole = [[str(text).encode(errors="replace").decode() for text in field] for field in form.multi_items()]
+    return FormData([(name, value) for name, value in whole])
 
 
 def _refused_rate(request: Request) -> Response | None:

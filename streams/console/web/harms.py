@@ -27,6 +27,7 @@ from safeguard_streams.console.web.policy_text import PolicyText
 from safeguard_streams.contract.records import now
 
 EVERY_HARM = "*"  # has the limit of each harm that has none of its own
+LONGEST_HARM = 200  # characters that somebody may ask about
 _WEEK = 7  # days, today included
 
 

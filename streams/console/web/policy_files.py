@@ -14,7 +14,7 @@ from safeguard_streams.policies.parsing import FRONT, POLICY_ID
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime.settings import Settings
 
-_DISTILLED = re.compile(r"^\s+distilled:\s*['\"]?([0-9a-f]{12})\b", re.MULTILINE)
+_DISTILLED = re.compile(r"^[ \t]+distilled:[ \t]*['\"]?([0-9a-f]{12})\b", re.MULTILINE)
 
 
 class Draft(NamedTuple):

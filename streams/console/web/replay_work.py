@@ -242,7 +242,8 @@ class Workers:
 
     def _write(self, key: str, values: Mapping[str, Any]) -> None:
         with contextlib.suppress(DBAPIError, PoolTimeoutError), self._engine.begin() as connection:
-            connection.execute(table.update().where(table.c.key == key).values(changed_at=now(), **values))
+            own = and_(table.c.key == key, table.c.ended_at.is_(None))  # or another process ended it meanwhile
+            connection.execute(table.update().where(own).values(changed_at=now(), **values))
 
 
 def _said(error: Exception) -> str:

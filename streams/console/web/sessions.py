@@ -54,4 +54,6 @@ def is_own_form(request: Request, given: object) -> bool:
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return False
     expected = request.session.get(_TOKEN)
-    return isinstance(expected, str) and isinstance(given, str) and hmac.compare_digest(expected, given)
+    if not isinstance(expected, str) or not isinstance(given, str):
+        return False
+    return hmac.compare_digest(expected.encode(), given.encode(errors="replace"))  # texts must be ASCII for it

@@ -13,7 +13,7 @@ from safeguard_streams.console.web import item_facts, rendering
 from safeguard_streams.console.web.claims import Queue
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import BarredError, NotFoundError, Page, RefusedError, back
-from safeguard_streams.console.web.pages.decisions import Decided, known_item, record
+from safeguard_streams.console.web.pages.decisions import Decided, known_item, record, require_rule
 from safeguard_streams.console.web.pages.queue import item_url, lease_of
 from safeguard_streams.console.web.writing import asked, asked_item, transaction
 from safeguard_streams.contract.records import AppealStanding, Enforced, Standing
@@ -72,6 +72,7 @@ def _read(request: Request) -> _Asked:
     appeal_id, rule, why, sha = (asked(request, name).strip() for name in names)
     if not why:
         raise RefusedError("Give a reason. The appellant has a right to it.")
+    require_rule(rule)
     overturned = action if outcome == "overturned" else None
     return _Asked(asked_item(request), appeal_id, outcome, overturned, rule, why, sha)
 

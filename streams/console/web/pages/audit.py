@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlencode
 
-from sqlalchemy import Select, select
+from sqlalchemy import Connection, Select, select
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,7 +12,7 @@ from safeguard_streams.console.schema import audit_log
 from safeguard_streams.console.web import blind, rendering
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page
-from safeguard_streams.console.web.pages.search import streamed
+from safeguard_streams.console.web.pages.search import Rows, streamed
 from safeguard_streams.console.web.writing import asked, logged
 
 _ROWS = 100
@@ -53,7 +53,14 @@ def export(request: Request) -> Response:
     """The same, whole, as CSV. That somebody took it stands in the log."""
     wanted = _wanted(request)
     logged(request, "export", "audit log", {"fields": sorted(name for name, value in wanted.items() if value)})
-    return streamed(request.app.state.console, _query(wanted), [one.name for one in audit_log.c], "audit-log.csv")
+    console, person, names = request.app.state.console, request.scope["person"], [one.name for one in audit_log.c]
+
+    def shown(connection: Connection, rows: Rows) -> Rows:
+        ids = [one.object for one in rows]
+        unseen = blind.among(connection, person, ids, console.settings.console_blind_share)
+        return [(*row[:-1], {}) if row.object in unseen else row for row in rows]  # the details come last
+
+    return streamed(console, _query(wanted), names, "audit-log.csv", shown)
 
 
 def _wanted(request: Request) -> dict[str, str]:

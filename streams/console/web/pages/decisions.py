@@ -27,9 +27,11 @@ from safeguard_streams.contract.records import Decision, Enforced, now, origin_o
 from safeguard_streams.enforcement import decisions
 from safeguard_streams.enforcement.decisions import Cited
 from safeguard_streams.enforcement.places import KnownItem
+from safeguard_streams.policies.vocabulary import RULE_ID
 from safeguard_streams.releases.operator import ChangedBy
 
 _LONGEST_UNDO = 500  # characters of an id; a cookie holds 4,096 bytes
+_RULE = re.compile(RULE_ID)
 _KEY = re.compile(r"[0-9a-f]{32}")
 
 
@@ -109,9 +111,16 @@ def _read(request: Request) -> Decided:
     rule, why, key, sha, last_word = (asked(request, name).strip() for name in fields)
     if not why:
         raise RefusedError("Give a reason. Others will read it.")
+    require_rule(rule)
     if not _KEY.fullmatch(key):
         raise RefusedError("This form is out of date. Load the page once more, and repeat.")
     return Decided(content_id, action, rule, why, key, sha, last_word)
+
+
+def require_rule(rule: str) -> None:
+    """Refuse what is no id of a rule: authors read it in their statement of reasons."""
+    if rule and not _RULE.fullmatch(rule):
+        raise RefusedError("Choose a rule of the policy, or none.")
 
 
 def _check(request: Request, decided: Decided) -> Response | None:

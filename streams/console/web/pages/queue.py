@@ -138,6 +138,8 @@ def avoid(request: Request) -> Response:
     """Claim no more items of a harm today, and give the present one back."""
     console: Console = request.app.state.console
     content_id, harm, by = asked_item(request), asked(request, "harm"), request.state.by
+    if not 0 < len(harm) <= harms.LONGEST_HARM:
+        raise RefusedError(f"Name a harm in at most {harms.LONGEST_HARM} characters.")
     with transaction(console.engine) as connection:
         harms.avoid(connection, by, harm)
         _end(connection, console, content_id, by)

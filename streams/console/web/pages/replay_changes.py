@@ -32,6 +32,7 @@ from safeguard_streams.replay import jobs, promotion, status
 from safeguard_streams.runtime.settings import Settings
 
 T = TypeVar("T")
+_OUT_OF_DATE = "These numbers are out of date. Look at the new ones, and decide."
 
 
 class Change(NamedTuple):
@@ -146,8 +147,10 @@ def publish(request: Request) -> Response:
     with transaction(console.engine) as connection:
         _require(connection, replay_id, policy_id)
         native.alone(connection, run_key(replay_id))
-        of = key
-        if replay_work.find(connection, key) is None:
+        of, begun = key, replay_work.find(connection, key)
+        if begun is not None and _of(begun) != (replay_id, policy_id, direction):
+            raise RefusedError(_OUT_OF_DATE)
+        if begun is None:
             of = _plan_key(replay_id, policy_id, direction)
             _check_plan(replay_work.find(connection, of), asked(request, "plan"), budget)
             if replay_work.under_way(connection, replay_id, "publish"):
@@ -165,13 +168,17 @@ def publish(request: Request) -> Response:
 def _check_plan(work: Row[Any] | None, plan_id: str, budget: float | None) -> None:
     """Refuse to publish anything but what was shown, and more than the budget allows."""
     if work is None or work.ended_at is None or not work.result or work.result["plan"] != plan_id:
-        raise RefusedError("These numbers are out of date. Look at the new ones, and decide.")
+        raise RefusedError(_OUT_OF_DATE)
     share = work.result["share"]["value"]
     if budget is not None and share is not None and share > budget:
         raise RefusedError(
             f"{share:.1%} of the compared items would flip, more than the budget of {budget:.1%}. Look at what the "
             "replay changes, and raise the budget if this is intended."
         )
+
+
+def _of(work: Row[Any]) -> tuple[str, str, Direction]:
+    return work.replay_id, work.policy_id, work.given["direction"]
 
 
 def _budget(request: Request) -> float:

@@ -86,6 +86,7 @@ def reveal(request: Request) -> Response:
         worklist = Worklist(connection, asked(request, "id"), policy_id, lease_of(console))
         if worklist.find(content_id) is None:
             raise NotFoundError("There is no such flip.")
+        _require_decided(connection, request, content_id)
         expose(connection, request.state.by, _harm(connection, policy_id), content_id)
         log_access(connection, request, "reveal", content_id, {"policy": policy_id})
     return _page(request, content_id, revealed=True)
@@ -105,6 +106,7 @@ def answer(request: Request) -> Response:
         row = worklist.take(content_id, by)
         if row is None:
             raise NotFoundError("There is no such flip any more.")
+        _require_decided(connection, request, content_id)
         if other := worklist.others(row, by):
             raise RefusedError(
                 f"{rendering.line(other, 60)} works on this flip, or has answered it. Nothing was written."
@@ -143,10 +145,7 @@ def _page(request: Request, content_id: str, *, revealed: bool) -> Response:
         row = worklist.find(content_id)
         if row is None:
             raise NotFoundError("There is no such flip: it was erased, or a later comparison no longer finds it.")
-        if blind.among(connection, request.scope["person"], [content_id], console.settings.console_blind_share):
-            raise RefusedError(
-                "Decide about this item first: it waits in the queue, and you have not seen its verdict."
-            )
+        _require_decided(connection, request, content_id)
         other = worklist.others(row, by)
         item = connection.execute(select(items).where(items.c.content_id == content_id)).first()
         last, (size, answered) = worklist.last_of(by), worklist.size()
@@ -171,6 +170,13 @@ def _page(request: Request, content_id: str, *, revealed: bool) -> Response:
         whole=asked(request, "whole") == "1",
         shown=rendering.SHOWN,
     )
+
+
+def _require_decided(connection: Connection, request: Request, content_id: str) -> None:
+    """Refuse an item that a person is to decide about before they see any verdict."""
+    share = request.app.state.console.settings.console_blind_share
+    if blind.among(connection, request.scope["person"], [content_id], share):
+        raise RefusedError("Decide about this item first: it waits in the queue, and you have not seen its verdict.")
 
 
 def _sides(connection: Connection, row: Row[Any], replayed: dict[str, Any]) -> tuple[Side, Side]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -26,7 +26,8 @@ ROWS = 50
 _RARE = 5000  # texts that a rare word is in
 _BATCH = 1000  # rows that an export reads at a time
 _EXACT = ("policy", "decision", "surface", "language", "author", "id", "effective")
-_TELLING = {"rule", "decision", "effective"}  # filters that tell what a verdict says
+# Filters that tell what a verdict says, or whether an item of the queue is a golden one, of which no verdict is.
+_TELLING = {"rule", "decision", "effective", "id", "words"}
 _COLUMNS = {
     "policy": verdicts.c.policy_id,
     "decision": verdicts.c.decision,
@@ -55,6 +56,8 @@ EXPORTED = (
     items.c.effective,
 )
 _ROW_GROUP = 10_000  # rows of a Parquet file that are held in memory
+Rows = Sequence[Any]
+Shown = Callable[[Connection, Rows], Rows]
 
 
 class Search(msgspec.Struct, frozen=True):
@@ -178,7 +181,20 @@ def _page(query: Select[Any], after: str) -> Select[Any]:
 
 def export(request: Request) -> Response:
     """All that a search finds as CSV, read and sent in parts."""
-    return streamed(request.app.state.console, _exported(request), [column.name for column in EXPORTED], "verdicts.csv")
+    names = [column.name for column in EXPORTED]
+    return streamed(request.app.state.console, _exported(request), names, "verdicts.csv", _seen_by(request))
+
+
+def _seen_by(request: Request) -> Shown:
+    """Leaves out what a person is to decide about before they see its verdict."""
+    console, person = request.app.state.console, request.scope["person"]
+
+    def seen(connection: Connection, rows: Rows) -> Rows:
+        ids = [row.content_id for row in rows]
+        unseen = blind.among(connection, person, ids, console.settings.console_blind_share)
+        return [row for row in rows if row.content_id not in unseen]
+
+    return seen
 
 
 def export_parquet(request: Request) -> Response:
@@ -186,13 +202,13 @@ def export_parquet(request: Request) -> Response:
     from safeguard_streams.exporting.streams import parquet
 
     console: Console = request.app.state.console
-    query = _exported(request)
+    query, seen = _exported(request), _seen_by(request)
 
     def groups() -> Iterator[list[dict[str, Any]]]:
         with console.engine.connect() as connection:
             rows = connection.execution_options(stream_results=True, yield_per=_ROW_GROUP).execute(query)
             for part in rows.partitions():
-                yield [dict(row._mapping) for row in part]  # noqa: SLF001  (public, despite its name)
+                yield [dict(row._mapping) for row in seen(connection, part)]  # noqa: SLF001  (public, despite its name)
 
     return _download(parquet(_schema(), groups()), "application/vnd.apache.parquet", "verdicts.parquet")
 
@@ -217,15 +233,15 @@ def _schema() -> Any:
     return pa.schema([(column.name, types.get(type(column.type), pa.string())) for column in EXPORTED])
 
 
-def streamed(console: Console, query: Select[Any], names: list[str], file: str) -> StreamingResponse:
-    """The rows of a query as a CSV file for download."""
+def streamed(console: Console, query: Select[Any], names: list[str], file: str, shown: Shown) -> StreamingResponse:
+    """The rows of a query as a CSV file for download. shown: what the person may see of them."""
 
     def parts() -> Iterator[str]:
         yield _csv([names])
         with console.engine.connect() as connection:
             rows = connection.execution_options(stream_results=True, yield_per=_BATCH).execute(query)
             for part in rows.partitions():
-                yield _csv([list(map(_cell, row)) for row in part])
+                yield _csv([list(map(_cell, row)) for row in shown(connection, part)])
 
     return _download(parts(), "text/csv", file)
 

@@ -8,11 +8,11 @@ from starlette.responses import Response
 from safeguard_streams.console.web import harms, judgements, rendering
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page, RefusedError, back
-from safeguard_streams.console.web.harms import EVERY_HARM, Display
+from safeguard_streams.console.web.harms import EVERY_HARM, LONGEST_HARM, Display
 from safeguard_streams.console.web.pages.quality import DAYS, period
 from safeguard_streams.console.web.writing import asked, log_access, transaction
 
-_MOST = 100_000  # items on a day
+_MOST, _DIGITS = 100_000, 6  # items on a day
 
 
 def show_own(request: Request) -> Response:
@@ -65,7 +65,9 @@ def set_limit(request: Request) -> Response:
     """Set or remove the daily limit of a harm."""
     console: Console = request.app.state.console
     harm, most = asked(request, "harm"), asked(request, "most").strip()
-    if not harm or (most and (not most.isdecimal() or int(most[:9]) > _MOST)):
+    if not 0 < len(harm) <= LONGEST_HARM:
+        raise RefusedError(f"Name a harm in at most {LONGEST_HARM} characters.")
+    if most and (not most.isdecimal() or len(most) > _DIGITS or int(most) > _MOST):
         raise RefusedError(f"Write a number of items from 0 to {_MOST:,}, or nothing for no limit.")
     with transaction(console.engine) as connection:
         harms.limit(connection, harm, int(most) if most else None, request.state.by)

@@ -158,6 +158,7 @@ def test_a_second_person_decides_and_a_repeat_is_the_same_record(browser, appeal
         ({"appeal_id": "p2"}, 409, "not known"),
         ({"outcome": "moot"}, 409, "upheld or overturned"),
         ({"why": " "}, 409, "Give a reason"),
+        ({"rule": "no id"}, 409, "Choose a rule"),
         ({"action": "remove"}, 409, "milder than remove"),
         ({"content_sha256": "other"}, 409, "another text"),
         ({"content_id": "nothing"}, 404, "knows no item"),

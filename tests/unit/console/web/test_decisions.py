@@ -2,6 +2,7 @@
 
 import asyncio
 import html
+import io
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +10,10 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import select, update
+from pyarrow import parquet
+from sqlalchemy import delete, select, update
 
-from safeguard_streams.console.schema import actions, audit_log, exposures, review_items, reviews
+from safeguard_streams.console.schema import actions, appeals, audit_log, exposures, review_items, reviews
 from safeguard_streams.console.web import item_facts
 from safeguard_streams.console.web.app import build
 from safeguard_streams.console.web.blind import is_drawn
@@ -266,6 +268,8 @@ def test_an_abandoned_claim_returns(browser, filled):
         ({"why": "  "}, "Give a reason"),
         ({"key": "1"}, "out of date"),
         ({"content_sha256": "0" * 64}, "another text by now"),
+        ({"rule": "no id"}, "Choose a rule"),
+        ({"rule": "A" * 90_000}, "Choose a rule"),
     ],
 )
 def test_a_form_that_makes_no_sense_writes_nothing(browser, written, changed, said):
@@ -317,6 +321,44 @@ def test_no_page_tells_a_verdict_before_the_decision(filled, current, url):
     telling = ('class="tag', "to-review", policies()[0].violating[0])
     assert not [row for row in about if any(told in row for told in telling)], url
     assert 'class="tag' in Browser(app, "otto", "auditor").get(url).text, "who cannot decide sees all"
+
+
+def test_no_export_tells_a_verdict_before_the_decision(filled, current):
+    app = build(current.model_copy(update={"console_blind_share": 1.0}), filled)
+    root, otto = Browser(app, "root", "admin"), Browser(app, "otto", "auditor")
+    with filled.begin() as connection:
+        entry = {"at": now(), "who": "bob", "role": "reviewer", "action": "decide", "object": "post-015"}
+        connection.execute(audit_log.insert().values(**entry, details={"action": "remove"}))
+    csv, log = "/search.csv", "/audit.csv?object=post-015"
+    assert "post-015," in otto.get(csv).text, "who cannot decide sees all"
+    assert "post-015," not in root.get(csv).text
+    assert "post-016," in root.get(csv).text, "it does not wait"
+    held = [parquet.read_table(io.BytesIO(one.get("/search.parquet").content)) for one in (otto, root)]
+    assert ["post-015" in one["content_id"].to_pylist() for one in held] == [True, False]
+    assert ["remove" in one.get(log).text for one in (otto, root)] == [True, False]
+    assert "bob" in root.get(log).text, "the entry itself stays"
+
+
+@pytest.mark.parametrize("wanted", ["id=post-015", "words=claim"])
+def test_no_search_tells_a_golden_item_from_one_that_is_decided_blind(filled, current, wanted):
+    """Of a golden item no search finds a verdict. So it is with the others."""
+    app = build(current.model_copy(update={"console_blind_share": 1.0}), filled)
+    assert "after yours" not in Browser(app, "ann", "reviewer").get(f"/search?{wanted}").text
+    assert "row-link" in Browser(app, "otto", "auditor").get(f"/search?{wanted}").text
+
+
+def test_an_appeal_that_ended_tells_nothing_of_an_item_that_is_decided_blind(filled, current):
+    app = build(current.model_copy(update={"console_blind_share": 1.0}), filled)
+    at = now()
+    row = {"content_id": "post-015", "appeal_id": "ended-1", "appellant": "author", "action": "limit", "not_by": []}
+    with filled.begin() as connection:
+        connection.execute(appeals.insert().values(**row, state="upheld", by="bob", opened_at=at, due_at=at))
+    try:
+        assert "ended-1" not in Browser(app, "ann", "reviewer").get("/item?id=post-015").text
+        assert "ended-1" in Browser(app, "otto", "auditor").get("/item?id=post-015").text
+    finally:
+        with filled.begin() as connection:
+            connection.execute(delete(appeals))
 
 
 def test_who_saw_the_verdict_does_not_decide_blind_again(filled, current, written):

@@ -421,3 +421,17 @@ def test_no_cell_of_an_export_begins_a_formula(browser, filled, begins):
         connection.execute(audit_log.insert().values(**entry))
     answered = browser("otto", "auditor").get("/audit.csv", params={"who": who})
     assert [row["object"] for row in csv.DictReader(io.StringIO(answered.text, newline=""))] == ["'" + about]
+
+
+@BOTH_DATABASES
+@pytest.mark.parametrize(("charset", "text"), [("utf-8", "\u00e9".encode()), ("utf-7", b"+2AA-")])
+def test_no_form_is_an_error_of_the_server(browser, charset, text):
+    ann = browser("ann", "reviewer")
+    token = re.search(r'name="token" value="([^"]+)"', ann.get("/sign-in/none").text)[1].encode()
+    assert ann.client.post("/claims/end", data={"token": "\u00e9"}).status_code == 403
+    fields = {"token": token, "content_id": text, "action": b"remove", "why": b"w", "key": b"0" * 32}
+    part = b'--x\r\ncontent-disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+    body = b"".join(part % (name.encode(), value) for name, value in fields.items()) + b"--x--\r\n"
+    sent = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+    for url in ("/claims/end", "/claims/avoid", "/item/text", "/decisions"):
+        assert ann.client.post(url, content=body, headers=sent).status_code in (303, 403, 404, 409), url

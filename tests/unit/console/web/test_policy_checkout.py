@@ -116,6 +116,22 @@ def test_a_git_that_hangs_is_ended(git, tmp_path, monkeypatch):
     assert git("status", "--porcelain") == "", "no lock is left"
 
 
+def test_what_a_hook_leaves_running_is_no_reason_to_take_a_commit_for_refused(git, tmp_path, monkeypatch):
+    hook = tmp_path / ".git/hooks/pre-commit"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nsleep 20 &\n")
+    hook.chmod(0o755)
+    monkeypatch.setattr(module, "_SECONDS", 10.0)
+    assert Checkout(tmp_path).commit("spam", PolicyFiles("second\n", None), ANN, "m") == git("log", "-1", "--format=%h")
+    assert git("status", "--porcelain") == ""
+    assert (tmp_path / "spam/policy.md").read_text() == "second\n"
+
+
+def test_an_id_that_no_folder_can_have_is_refused(git, tmp_path):
+    with pytest.raises(CheckoutError, match="too long for a folder"):
+        Checkout(tmp_path).look("a" * 300)
+
+
 def test_a_link_is_not_followed(git, tmp_path, tmp_path_factory):
     away = tmp_path_factory.mktemp("away")
     (tmp_path / "linked").symlink_to(away)

@@ -4,13 +4,15 @@ import asyncio
 import html
 import json
 import re
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import select
 
 from safeguard_streams.console.schema import audit_log
-from safeguard_streams.console.web import trials
+from safeguard_streams.console.web import checking, policy_files, trials
 from safeguard_streams.console.web.app import build
 from safeguard_streams.console.web.checker import Question
 from safeguard_streams.console.web.checking import Checker
@@ -21,6 +23,7 @@ from safeguard_streams.policies import check
 from safeguard_streams.policies.files import LIBRARY
 from safeguard_streams.policies.parsing import MAX_CHARACTERS
 from safeguard_streams.policies.skeleton import Outline, skeleton
+from tests.conftest import TIMEOUT
 from tests.unit.console.web.conftest import Browser
 from tests.unit.console.web.filling import policies
 
@@ -118,6 +121,26 @@ def test_a_check_that_takes_too_long_is_ended_and_the_next_one_works(ann):
     assert checker.ask(Question(str(PATH), "x")).report.problems
     checker.close()
     assert POLICY.version in sent(ann, "/policy/check", POLICY.document).text
+
+
+def test_only_some_wait_for_the_checker_so_that_threads_are_left_for_pages(monkeypatch):
+    checker, held, asked = Checker(), threading.Event(), threading.Semaphore(0)
+
+    def busy(_):
+        asked.release()
+        held.wait(TIMEOUT)
+
+    monkeypatch.setattr(checker, "_asked", busy)
+    with ThreadPoolExecutor(checking.WAITING) as threads:
+        waiting = [threads.submit(checker.ask, Question(str(PATH), "x")) for _ in range(checking.WAITING)]
+        for _ in waiting:
+            assert asked.acquire(timeout=TIMEOUT)
+        try:
+            with pytest.raises(RefusedError, match="Many texts are being checked"):
+                checker.ask(Question(str(PATH), "x"))
+        finally:
+            held.set()
+    checker.ask(Question(str(PATH), "x"))
 
 
 @pytest.fixture
@@ -273,3 +296,15 @@ async def test_closing_the_connection_cancels_the_test_and_few_run_at_once(curre
     await ended.wait()
     assert time.monotonic() - begun < 5
     assert policy_editor._Work.running == 0
+
+
+async def test_a_text_of_blank_lines_holds_up_no_page(current):
+    classifiers = policy_files.Classifiers(current)
+    began = time.process_time()
+    blank = f"---\n{chr(10) * (MAX_CHARACTERS // 4)}id: x\n---\ntext\n"
+    assert await classifiers.named_in(blank, PATH) is None
+    assert time.process_time() - began < 3, "the time is of the order of the length, not of its square"
+    classifiers._add("a classifier")
+    (name,) = classifiers._known
+    named = f"---\ngate:\n  distilled: '{name}'\n---\ntext\n"
+    assert await classifiers.named_in(named, PATH) == "a classifier"

@@ -19,6 +19,7 @@ from safeguard_streams.console.schema import (
     policy_changes,
     preferences,
     replay_flips,
+    replay_work,
     review_items,
 )
 from safeguard_streams.console.web.app import build
@@ -27,7 +28,7 @@ from safeguard_streams.console.web.harms import harm_of
 from safeguard_streams.console.web.policy_text import read
 from safeguard_streams.console.web.roles import Person
 from safeguard_streams.console.web.writing import transaction
-from safeguard_streams.contract.records import now
+from safeguard_streams.contract.records import now, verdict_id
 from tests.unit.console.web.conftest import BOTH_DATABASES, Browser
 from tests.unit.console.web.filling import REPLAY, TEXTS, fill, policies
 from tests.unit.console.web.test_pages import HOSTILE
@@ -87,6 +88,7 @@ def test_nobody_sees_a_flip_of_an_item_that_they_have_to_decide_about_blind(fill
     first = claimed(filled, "ann")
     waits = {"content_id": first, "policy_id": POLICY, "cause": "rule", "state": "open", "action": "review"}
     waits |= {"effective": "review", "priority": 1.0, "since": now(), "edited": False}
+    new = {"verdict": verdict_id(first, "replay"), "answer": "new"}
     with filled.begin() as connection:
         connection.execute(review_items.insert().values(**waits))
         connection.execute(update(replay_flips).values(claimed_by=None, claim_expires_at=None))
@@ -95,6 +97,12 @@ def test_nobody_sees_a_flip_of_an_item_that_they_have_to_decide_about_blind(fill
         app = build(current.model_copy(update={"console_blind_share": 1.0}), filled)
         shown = Browser(app, "ida", "reviewer").get(f"/replay/flip?id={REPLAY}&policy={POLICY}&item={first}")
         listed = Browser(app, "ida", "reviewer").get(f"/replay/flips?id={REPLAY}&policy={POLICY}").text
+        ida = Browser(app, "ida", "reviewer")
+        assert ida.post("/replay/flip/text", **OF, content_id=first).status_code == 409
+        assert ida.post("/replay/flip", **OF, content_id=first, **new).status_code == 409
+        with filled.connect() as connection:
+            for table in (exposures, audit_log, flip_reviews):
+                assert connection.execute(select(table).where(table.c.who == "ida")).all() == [], table
         assert claimed(filled, "ann") == first
     finally:
         with filled.begin() as connection:
@@ -102,6 +110,20 @@ def test_nobody_sees_a_flip_of_an_item_that_they_have_to_decide_about_blind(fill
     assert (shown.status_code, "Decide about this item first" in shown.text) == (409, True)
     assert first not in listed
     assert "post-" in listed
+
+
+def test_a_plan_that_could_not_be_published_is_not_taken_for_another_one(browser, filled):
+    at = now()
+    times = dict.fromkeys(("changed_at", "alive_until", "ended_at"), at)
+    row = {"replay_id": REPLAY, "policy_id": POLICY, "judgements": ["1"], "error": "Kafka did not answer.", **times}
+    row |= {"given": {"direction": "promote", "why": "", "budget": 1.0}, **dict.fromkeys(("tries", "done", "total"), 0)}
+    with filled.begin() as connection:
+        connection.execute(replay_work.insert().values(key="publish p1", kind="publish", who="ola", **row))
+    answered = browser("ola", "operator").post("/replay/publish", **OF, plan="p1", direction="revert", why="w")
+    with filled.begin() as connection:
+        error = connection.execute(select(replay_work.c.error).where(replay_work.c.key == "publish p1")).scalar()
+        connection.execute(delete(replay_work).where(replay_work.c.key == "publish p1"))
+    assert (answered.status_code, "out of date" in answered.text, error) == (409, True, "Kafka did not answer.")
 
 
 def test_who_asked_not_to_see_a_harm_today_gets_no_flip_of_it(browser, filled):

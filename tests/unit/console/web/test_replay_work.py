@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 import time
 from datetime import timedelta
 
@@ -111,6 +112,26 @@ def test_a_lease_keeps_others_away(engine, workers):
     one.wake()
     time.sleep(0.2)
     assert row_of(engine).ended_at is None
+
+
+def test_a_process_that_lost_its_lease_does_not_end_again_what_another_ended(engine, workers):
+    begun, go_on = threading.Event(), threading.Event()
+
+    async def stalled(_):
+        begun.set()
+        await asyncio.to_thread(go_on.wait, TIMEOUT)
+        raise ConfigurationError("what this process found is late")
+
+    ask(engine)
+    first = workers(stalled)
+    first.wake()
+    assert begun.wait(TIMEOUT)
+    with engine.begin() as connection:  # another process took the work over meanwhile
+        connection.execute(table.update().values(ended_at=now(), result={"by": "another"}))
+    go_on.set()
+    first.close()
+    row = row_of(engine)
+    assert (row.error, row.result) == (None, {"by": "another"})
 
 
 @pytest.mark.parametrize("heeds", [True, False])

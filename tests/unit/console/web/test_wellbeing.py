@@ -139,8 +139,10 @@ def test_a_lead_sets_limits_and_sees_who_saw_how_much(browser, filled):
         assert {"most": "5"} in connection.execute(entry).scalars().all()
     lea.post("/exposure", harm="*", most="")
     assert ">reached<" not in lea.get("/exposure").text
-    for harm, most in ((HARM, "many"), (HARM, "-1"), (HARM, "9" * 30), ("", "3"), (HARM, "²")):
+    numbers = ("many", "-1", "9" * 30, "0" * 9 + "9" * 30, "²")
+    for harm, most in (*((HARM, one) for one in numbers), ("", "3"), ("h" * 201, "3")):
         assert lea.post("/exposure", harm=harm, most=most).status_code == 409, most
+    assert ann.post("/claims/avoid", content_id=WAIT[0], harm="h" * 201).status_code == 409
     assert ann.get("/exposure").status_code == 403
     assert ann.post("/exposure", harm=HARM, most="900").status_code == 403
 
