@@ -195,8 +195,11 @@ def forget(
     people.check_author_id(author)
     person = changed_by(why, by)
     current = settings.load(bootstrap=bootstrap)
-    if not yes and not typer.confirm(f"forget author {author}?", err=True):
-        raise typer.Exit(1)
+    if not yes:
+        with shown_reading():
+            found = asyncio.run(standings.known(current, author))
+        if not typer.confirm(f"{_line(found.standing)}. Forget the author?", err=True):
+            raise typer.Exit(1)
     with shown_reading():
         entry = asyncio.run(people.forget(current, author, person))
     _say_written(entry, f"{author}: forgotten by {entry.by}", as_json=as_json)

@@ -10,13 +10,22 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 from aiokafka import AIOKafkaProducer
 
 from safeguard_streams.bus import kafka as kafka_bus
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import ContentEvent, ContentReport, ErasureRequest, Verdict, decode, encode
+from safeguard_streams.contract.records import (
+    ContentEvent,
+    ContentReport,
+    ErasureRequest,
+    StatementOfReasons,
+    Verdict,
+    decode,
+    encode,
+)
 from safeguard_streams.exporting import export as exporting
 from safeguard_streams.exporting import manifest as manifests
 from safeguard_streams.exporting.export import Target, export
@@ -106,6 +115,8 @@ def all_logs():
                 made.setdefault(name, []).extend(record.value for record in log)
     event = ContentEvent("c1", HOSTILE, WHEN, attributes={"a": [1, {"b": None}]})
     report = encode(ContentReport("r1", event, "user", WHEN, HOSTILE))
+    said = StatementOfReasons("s1", "c1", "issued", "a1", WHEN, "en", HOSTILE)
+    made["statements"] = [encode(said), encode(said), encode(msgspec.structs.replace(said, state="withdrawn")), None]
     made["reports"] = [report, report, report.replace(b'"r1"', b'"r2\\ud800"'), b"{}", None]
     return made
 

@@ -417,7 +417,7 @@ async def test_the_printed_commands_run_and_a_consumer_follows_verdicts(secure, 
     before = await may(as_user(secure, "stranger"), topics.VERDICTS)
     words = ["topics", "acls", "consumer", "--principal", "User:stranger", "--group", "my-service"]
     printed = command(secure, "admin", *words)
-    assert len(printed.stdout.splitlines()) == 3, printed.stderr
+    assert len(printed.stdout.splitlines()) == 4, printed.stderr
     given = {**os.environ, "PATH": f"{kafka_tools}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
         ["sh", "-e"], input=printed.stdout, env=given, cwd=tmp_path, capture_output=True, text=True, check=False

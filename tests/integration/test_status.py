@@ -214,7 +214,7 @@ def test_the_page_fits_a_terminal(broker, monkeypatch):
     lines = shown.stdout.splitlines()
     assert len(lines) <= 24
     queues = [line.split()[1] for line in lines if line.startswith(" enforcement")]
-    assert queues == ["verdicts", "cleared", "decisions", "actions"]  # and no webhook, which was never used
+    assert queues == ["verdicts", "cleared", "decisions", "appeals", "actions"]  # and no webhook, which was never used
     assert "none in force" in shown.stdout.replace("0 in force", "none in force")
     for part in ("brokers", "topics", "processes", "policies", "verdicts", "held actions", "dead letters", "webhook"):
         assert any(line.startswith(part) for line in lines), part

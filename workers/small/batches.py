@@ -24,7 +24,9 @@ DECISION = 6  # tokens of an answer that decide
 BEFORE = tuple(harmony.encode_markup("<|start|>user<|message|>"))
 AFTER = tuple(harmony.encode_markup("<|end|><|message|>It"))
 TURN = tuple(harmony.encode_markup("<|end|><|start|>assistant<|channel|>analysis<|message|>"))
-OPENED = "<|channel|>analysis<|message|>"  # of an answer, which the prompt has already
+OPENED = "<|channel|>analysis<|message|>"  # of an answer; some prompts have it already, those of chat servers do not
+    "<|channel|>analysis<|message|>"  # of an answer, which the prompt has already; the prompts of chat servers do not
+)
 
 
 class Drawn(NamedTuple):
@@ -114,12 +116,13 @@ def judged(
         completion = completion if whole else completion[:DECISION]
         rows.append([*tokens_of(example.text, draw, max_characters), *TURN, *completion])
         lengths.append(len(completion))
+    opened = len(harmony.encode_markup(OPENED))
     suffix = padded(rows, inputs)
     target = torch.full(suffix.shape, -100)
     weight = torch.full(suffix.shape, 0.3)
     for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
         start = len(row) - length
-        target[i, start - 1 : len(row) - 1] = outputs.rows(row[start:])
+        target[i, start - opened - 1 : len(row) - 1] = outputs.rows(row[start - opened :])
         weight[i, start - 1 : start - 1 + DECISION] = 1.0
         weight[i, start] = 6.0  # violates or safe
     return Judged(prefix, suffix, target, weight)
