@@ -25,8 +25,6 @@ BEFORE = tuple(harmony.encode_markup("<|start|>user<|message|>"))
 AFTER = tuple(harmony.encode_markup("<|end|><|message|>It"))
 TURN = tuple(harmony.encode_markup("<|end|><|start|>assistant<|channel|>analysis<|message|>"))
 OPENED = "<|channel|>analysis<|message|>"  # of an answer; some prompts have it already, those of chat servers do not
-    "<|channel|>analysis<|message|>"  # of an answer, which the prompt has already; the prompts of chat servers do not
-)
 
 
 class Drawn(NamedTuple):
