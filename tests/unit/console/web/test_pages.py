@@ -16,6 +16,7 @@ from safeguard_streams.console.migrations import upgrade
 from safeguard_streams.console.schema import audit_log, verdicts
 from safeguard_streams.console.web import policy_text, rendering
 from safeguard_streams.console.web.app import build
+from safeguard_streams.console.web.harms import LONGEST_HARM
 from safeguard_streams.console.web.pages import overview, search
 from safeguard_streams.contract.records import now
 from tests.unit.console.web.conftest import BOTH_DATABASES, Browser
@@ -407,7 +408,7 @@ def test_no_cookie_is_longer_than_browsers_keep(browser):
     ann = browser("ann", "reviewer")
     for sent in (
         ann.post("/claims", policy="x" * 50_000),
-        ann.post("/claims/avoid", content_id="post-000", harm="y" * 50_000),
+        ann.post("/claims/avoid", content_id="post-000", harm="\u00e9" * LONGEST_HARM),
     ):
         assert sent.status_code == 303
         assert len(sent.headers["set-cookie"]) < 4096
