@@ -68,6 +68,7 @@ MENTIONS = {
     ("enforce", "decide"),
     ("enforce", "undecide"),
     ("policy", "release"),
+    ("report", "transparency"),
 }  # without arguments, the text only names the command
 WALKED = {"own-policy.md"}  # pages that integration/test_own_policy.py walks
 READING = (
