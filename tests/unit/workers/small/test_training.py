@@ -52,15 +52,15 @@ def test_batches_have_one_lesson_and_both_sides():
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_the_loss_covers_the_answer_alone_and_weighs_the_decision_most(whole):
+def test_the_loss_covers_the_answer_with_its_header_and_weighs_the_decision_most(whole):
     drawn = Source(EXAMPLES, seed=0).next(6)
     ids = sorted({t for e in EXAMPLES for t in (*harmony.encode_text(e.text), *harmony.encode_markup(answer(e)))})
     inputs = outputs = Vocabulary(ids)
     batch = judged(drawn, POLICIES, inputs, outputs, random.Random(0), whole=whole)
     said = {int(inputs.table[harmony.encode_markup(word)[0]]) for word in (" violates", " is")}
     for row, example in enumerate(drawn.examples):
-        wanted = harmony.encode_markup(answer(example).removeprefix(batches.OPENED))
-        wanted = wanted if whole else wanted[: batches.DECISION]
+        wanted = harmony.encode_markup(answer(example))
+        wanted = wanted if whole else wanted[: len(harmony.encode_markup(batches.OPENED)) + batches.DECISION]
         covered = batch.target[row][batch.target[row] >= 0].tolist()
         assert covered == outputs.rows(wanted).tolist()
         (heaviest,) = (batch.weight[row] > 5).nonzero().flatten().tolist()
