@@ -97,7 +97,7 @@ class _Fold:
 
     def take(self, action: Action) -> None:
         self.seen[action.action_id] = action
-        outcome: str | None = getattr(action, "outcome", None)
+        outcome = action.outcome
         if action.withdraws is not None:
             for by_decision in self._checks.values():
                 by_decision.pop(action.withdraws, None)
@@ -123,7 +123,7 @@ class _Fold:
                 self._checks.setdefault(standing.action_id, {})[decision.action_id] = check
 
     def _end_appeal(self, action: Action, outcome: str) -> None:
-        appeal = self._appeals.get(getattr(action, "appeal_id", None) or "")
+        appeal = self._appeals.get(action.appeal_id or "")
         if appeal is not None:
             self._history.ends.append(AppealEnd(appeal, action.acted_at, outcome, self._named(appeal)))
 
