@@ -133,13 +133,16 @@ def _primary(language: str) -> str:
 
 
 def _disguise(connection: Connection, like: str) -> str | None:
-    """An id that looks like another one, and that no known item has. None where it has no digits that could differ."""
+    """An id that looks like another one, and that no known item or check has. None where no such id is found."""
     for _ in range(_TRIES):
         made = _LAST_NUMBER.sub(lambda found: _varied(found[0]), like)
-        taken = exists().where(items.c.content_id == made) | exists().where(verdicts.c.content_id == made)
-        if made != like and not connection.execute(select(taken)).scalar():
+        if made != like and not any(_has(connection, table, made) for table in (items, verdicts, checks)):
             return made
     return None
+
+
+def _has(connection: Connection, table: Table, content_id: str) -> bool:
+    return bool(connection.execute(select(exists().where(table.c.content_id == content_id))).scalar())
 
 
 def _varied(number: str) -> str:

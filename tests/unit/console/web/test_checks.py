@@ -19,7 +19,7 @@ from safeguard_streams.console.schema import (
     reviews,
 )
 from safeguard_streams.console.web.app import build
-from safeguard_streams.console.web.checks import _varied
+from safeguard_streams.console.web.checks import _disguise, _hand_out, _varied
 from safeguard_streams.console.web.pages import decisions as page
 from safeguard_streams.contract.records import content_sha256, now
 from safeguard_streams.policies.files import LIBRARY
@@ -289,3 +289,15 @@ def test_an_id_is_varied_in_its_second_half_and_keeps_its_shape(like, pattern):
     made = {_varied(like) for _ in range(50)}
     assert len(made) > 5
     assert all(re.fullmatch(pattern, one) for one in made)
+
+
+def test_the_id_of_a_golden_item_is_one_that_no_check_had(filled):
+    like = "thread-5"
+    with filled.begin() as connection:
+        others = [f"thread-{digit}" for digit in range(10) if digit != 5]
+        for content_id in others[1:]:
+            _hand_out(connection, "ann", content_id, "fraud-spam")
+        made = {_disguise(connection, like) for _ in range(5)} - {None}  # None: chance missed the only free one
+        _hand_out(connection, "bob", others[0], "fraud-spam")
+        assert made <= {others[0]}
+        assert _disguise(connection, like) is None, "all ids of this shape were shown to somebody"
