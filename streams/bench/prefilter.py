@@ -83,8 +83,9 @@ async def drain(
         usage = await _usage_until_quiet(current, process)
     outputs = await _outputs(current)
     if outputs.answered < count:
-        tail = log.read_text(errors="replace")[-1500:]
-        say(f"{variant}: only {outputs.answered} of {count} answered; its log ends with:\n{tail}")
+        say(f"{variant}: only {outputs.answered} of {count} answered; its log ends with:")
+        for line in log.read_text(errors="replace")[-1500:].splitlines():
+            say(line)
     rate = outputs.answered / max(0.001, outputs.seconds) if outputs.answered else 0.0
     say(f"{variant}: {rate:,.0f} events/s")
     return {

@@ -57,9 +57,10 @@ def process(command: Sequence[str], variables: Mapping[str, str], log: Path) -> 
 
 def failed(name: str, log: Path) -> SafeguardError:
     """The error for a process that ended unexpectedly or never became ready."""
-    return SafeguardError(
-        f"{name} ended or was not ready; its log ends with:\n{log.read_text(errors='replace')[-2000:]}"
-    )
+    error = SafeguardError(f"{name} ended or was not ready; its log ends with:")
+    for line in log.read_text(errors="replace")[-2000:].splitlines():
+        error.add_note(line)
+    return error
 
 
 async def ready(child: subprocess.Popen[bytes], url: str, name: str, log: Path) -> None:

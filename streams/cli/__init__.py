@@ -158,6 +158,8 @@ def _run() -> None:
         sys.exit(1)
     except SafeguardError as error:
         say(f"safeguard: {error}", error=True)
+        for note in getattr(error, "__notes__", ()):  # lines of another process's log
+            say(f"   {note}", error=True)
         sys.exit(1)
     except OSError as error:
         if error.filename is None and error.errno != errno.ENOSPC:

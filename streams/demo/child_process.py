@@ -51,9 +51,11 @@ class ChildProcess:
         return self.process is not None and self.process.returncode is None
 
     def failure(self, what: str) -> SafeguardError:
-        """An error that says what happened and shows the end of the log."""
-        tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_LINES:])
-        return SafeguardError(f"{self.name} {what}; its log ends with:\n{tail}")
+        """An error that says what happened, with a note for each line at the end of the log."""
+        error = SafeguardError(f"the {self.name} {what}; its log ends with:")
+        for line in self.log.read_text(errors="replace").splitlines()[-LOG_LINES:]:
+            error.add_note(line)
+        return error
 
     def check(self) -> None:
         """Raise SafeguardError when the process has ended, unless the demo killed it."""

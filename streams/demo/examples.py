@@ -23,22 +23,22 @@ class Role(NamedTuple):
 
 
 ROLES = (
-    Role("A lure, found", "fraud-spam", True, "violates", ("0360", "0283", "0564", "0185")),
-    Role("An attempt on an assistant, found", "prompt-injection", True, "violates", ("0111", "0219", "0196")),
-    Role("Abuse, found", "hate-harassment", True, "violates", ("0242", "0341", "0420", "0396")),
+    Role("A lure, found", "fraud-spam", True, "violates", ("0974", "0041", "0307", "0407")),
+    Role("An attempt on an assistant, found", "prompt-injection", True, "violates", ("1109", "0777", "0212")),
+    Role("Abuse, found", "hate-harassment", True, "violates", ("0448", "1203", "0963", "1011")),
     Role(
         "Suspicious to the classifier, harmless to the model",
         "hate-harassment",
         False,
         "safe",
-        ("0300", "0383", "0228", "0329", "0353", "0631"),
+        ("0445", "0282", "0901", "0466", "0659", "0324"),
     ),
     Role(
         "A mistake: people call it harmless, the model flags it",
         "hate-harassment",
         False,
         "violates",
-        ("0131", "0215", "0749", "0494"),
+        ("0122", "0352", "0424", "0859"),
     ),
 )
 _LENGTHS = range(40, 160)  # characters of a text that reads well as an example

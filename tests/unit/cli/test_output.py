@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 from typer import BadParameter
 
+from safeguard_streams import cli
 from safeguard_streams.cli import options, output, replay_status
-from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.errors import ConfigurationError, SafeguardError
 from safeguard_streams.replay import promotion
 from safeguard_streams.replay.promotion import PromotionPlan
 from safeguard_streams.runtime import counts
@@ -68,6 +69,24 @@ def test_rows_and_lines_are_plain(capsys):
     printed = capsys.readouterr().out
     assert "[/x]\\n\\x1b[2J" in printed
     assert "reason: \\u202eevil\\nreleased by root\n" in printed
+
+
+def test_an_errors_notes_are_printed_line_by_line_as_plain_text(monkeypatch, capsys):
+    def fails(**_):
+        error = SafeguardError("the reasoner was not ready; its log ends with:")
+        error.add_note("no model")
+        error.add_note("\x1b[2J")
+        raise error
+
+    monkeypatch.setattr(cli, "app", fails)
+    with pytest.raises(SystemExit) as ended:
+        cli._run()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "safeguard: the reasoner was not ready; its log ends with:",
+        "   no model",
+        "   \\x1b[2J",
+    ]
 
 
 def test_every_command_prints_tables_and_lines_through_this_module():

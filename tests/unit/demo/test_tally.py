@@ -1,6 +1,7 @@
 """The demo's tally and its texts."""
 
 import json
+import math
 from datetime import UTC, datetime
 from importlib.resources import files
 
@@ -119,16 +120,17 @@ def test_the_demos_texts_were_never_trained_on_and_state_their_licence():
         assert unseen or labelled.held_out(event["text"]), source
 
 
-def test_the_demos_texts_are_mostly_harmless_and_the_prefilter_clears_about_three_in_four():
+def test_the_demos_texts_are_mostly_harmless_and_the_prefilter_clears_three_in_four():
     lines = files("safeguard_streams.demo").joinpath("events.jsonl").read_bytes().splitlines()
     events = [json.loads(line) for line in lines]
-    assert sum(e["attributes"]["violates"] for e in events) < len(events) / 7
-    library = load_library()
-    gates = Gates([p for p in library.values() if p.applies("demo", "en")], Classifier())
+    assert 90 <= sum(e["attributes"]["violates"] for e in events) < len(events) / 10
+    policies = [p for p in load_library().values() if p.applies("demo", "en")]
+    gates = Gates(policies, Classifier())
     found = gates.evaluate([e["text"] for e in events])
     escalated = found.reached.any(axis=1)
     escalated[[text for text, _ in found.matches]] = True
-    assert 0.22 < escalated.mean() < 0.3
+    unsampled = math.prod(1 - policy.gate.sample for policy in policies)
+    assert 0.75 < (1 - escalated.mean()) * unsampled < 0.85
 
 
 def test_the_rule_of_a_violating_text_is_one_of_its_policys():
