@@ -11,6 +11,8 @@ import json
 import random
 import re
 import sys
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,7 +85,7 @@ def choose(data: Path, seed: int = 7) -> list[dict[str, object]]:
     """Events without created_at, which the demo sets when it publishes."""
     manifest = {entry["file"]: entry for entry in json.loads((data / "manifest.json").read_text(encoding="utf-8"))}
     draw = random.Random(seed)
-    events: list[dict[str, object]] = []
+    groups: dict[tuple[str, bool], list[dict[str, object]]] = defaultdict(list)
     for name, quota in QUOTAS.items():
         entry = manifest[f"{name}.jsonl.gz"]
         rows = [r for r in labelled.read(data / entry["file"]) if 3 < len(r.text) <= MAX_CHARACTERS]
@@ -102,11 +104,20 @@ def choose(data: Path, seed: int = 7) -> list[dict[str, object]]:
                 rule = _rule(name, row) if row.violates else None
                 if rule is not None:
                     attributes["rule"] = rule
-                events.append(
+                groups[quota.policy, violates].append(
                     {"text": row.text, "language": quota.language, "surface": "demo", "attributes": attributes}
                 )
-    draw.shuffle(events)
-    return [{"content_id": f"demo-{number:04}", **event} for number, event in enumerate(events, 1)]
+    mixed = _mixed(groups.values(), draw)
+    return [{"content_id": f"demo-{number:04}", **event} for number, event in enumerate(mixed, 1)]
+
+
+def _mixed(groups: Iterable[list[dict[str, object]]], draw: random.Random) -> list[dict[str, object]]:
+    """The events in random order, such that the first ones, however many, are mixed as all of them are."""
+    placed: list[tuple[float, dict[str, object]]] = []
+    for group in groups:
+        draw.shuffle(group)
+        placed += [((number + draw.random()) / len(group), event) for number, event in enumerate(group)]
+    return [event for _, event in sorted(placed, key=lambda pair: pair[0])]
 
 
 if __name__ == "__main__":

@@ -23,22 +23,22 @@ class Role(NamedTuple):
 
 
 ROLES = (
-    Role("A lure, found", "fraud-spam", True, "violates", ("0974", "0041", "0307", "0407")),
-    Role("An attempt on an assistant, found", "prompt-injection", True, "violates", ("1109", "0777", "0212")),
-    Role("Abuse, found", "hate-harassment", True, "violates", ("0448", "1203", "0963", "1011")),
+    Role("A lure, found", "fraud-spam", True, "violates", ("0790", "1006", "0319", "1299")),
+    Role("An attempt on an assistant, found", "prompt-injection", True, "violates", ("0620", "0553", "1302")),
+    Role("Abuse, found", "hate-harassment", True, "violates", ("0133", "0691", "0536", "0109")),
     Role(
         "Suspicious to the classifier, harmless to the model",
         "hate-harassment",
         False,
         "safe",
-        ("0445", "0282", "0901", "0466", "0659", "0324"),
+        ("0614", "0905", "0214", "0659", "1026", "0011"),
     ),
     Role(
         "A mistake: people call it harmless, the model flags it",
         "hate-harassment",
         False,
         "violates",
-        ("0122", "0352", "0424", "0859"),
+        ("1160", "0882", "0152", "0383"),
     ),
 )
 _LENGTHS = range(40, 160)  # characters of a text that reads well as an example

@@ -156,14 +156,14 @@ def _descendants(process):
 def test_the_demo_kills_two_processes_and_answers_every_event(broker_kind, request, inference_server):
     broker = own_topics(request.getfixturevalue(f"{broker_kind}_address"))
     settings = {"SAFEGUARD_PREFIX": broker.prefix, "SAFEGUARD_PARTITIONS": "2", "SAFEGUARD_SERVERS": inference_server}
-    arguments = ["--json", "--count", "200", "--rate", "60", "--bootstrap", broker.bootstrap]
+    arguments = ["--json", "--count", "300", "--rate", "60", "--bootstrap", broker.bootstrap]
     with demo(*arguments, **settings, SAFEGUARD_SESSION_TIMEOUT_MS="6000") as process:
         output, progress = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0, progress
     summary = json.loads(output)
     killed = summary["killed"]
     assert set(killed["processes"]) == {"prefilter", "reasoner"}
-    assert killed["answered"] < killed["published"] < summary["published"] == 200
+    assert killed["answered"] < killed["published"] < summary["published"] == 300
     assert summary["unanswered"] == 0
     assert summary["transactional"] is (broker_kind == "kafka")
     if summary["transactional"]:
@@ -183,7 +183,7 @@ def test_the_demo_kills_two_processes_and_answers_every_event(broker_kind, reque
 def test_in_the_second_act_a_lenient_policy_restores_removed_content(kafka_address, inference_server, tmp_path):
     broker = own_topics(kafka_address)
     settings = {"SAFEGUARD_PREFIX": broker.prefix, "SAFEGUARD_PARTITIONS": "2", "SAFEGUARD_SERVERS": inference_server}
-    arguments = ["--json", "--no-faults", "--replay", "--count", "400", "--rate", "100", "--bootstrap", kafka_address]
+    arguments = ["--json", "--no-faults", "--replay", "--count", "600", "--rate", "100", "--bootstrap", kafka_address]
     with demo(*arguments, cwd=tmp_path, **settings, SAFEGUARD_SESSION_TIMEOUT_MS="6000") as process:
         output, progress = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0, progress

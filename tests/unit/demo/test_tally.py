@@ -133,6 +133,15 @@ def test_the_demos_texts_are_mostly_harmless_and_the_prefilter_clears_three_in_f
     assert 0.75 < (1 - escalated.mean()) * unsampled < 0.85
 
 
+def test_the_first_texts_of_the_demo_are_mixed_as_all_of_them_are():
+    lines = files("safeguard_streams.demo").joinpath("events.jsonl").read_bytes().splitlines()
+    attributes = [json.loads(line)["attributes"] for line in lines]
+    for count in (50, 100, 300, 600):
+        for policy in ("hate-harassment", "fraud-spam", "prompt-injection"):
+            violating = [a["violates"] and a["labelled_for"] == policy for a in attributes]
+            assert abs(sum(violating[:count]) - sum(violating) * count / len(lines)) <= 1, (count, policy)
+
+
 def test_the_rule_of_a_violating_text_is_one_of_its_policys():
     lines = files("safeguard_streams.demo").joinpath("events.jsonl").read_bytes().splitlines()
     ruled = [e["attributes"] for e in map(json.loads, lines) if "rule" in e["attributes"]]
