@@ -19,6 +19,7 @@ STARTUP_SECONDS = 300.0
 STOP_SECONDS = 8.0
 REPORT_SECONDS = 20.0  # between two lines while a process starts
 LOG_LINES = 15
+LOADING = "an idle CPU loads the model in about a minute, a busy one takes longer"
 
 
 class ChildProcess:
@@ -99,6 +100,7 @@ async def all_ready(children: Sequence[ChildProcess], say: Callable[[str], None]
     """
     start = reported = time.monotonic() if since is None else since
     waiting = list(children)
+    hint = f"; {LOADING}"
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http:
         while waiting:
             for child in [c for c in waiting if await c.ready(http)]:
@@ -108,6 +110,7 @@ async def all_ready(children: Sequence[ChildProcess], say: Callable[[str], None]
                 raise waiting[0].failure(f"was not ready after {STARTUP_SECONDS:.0f} s")
             if waiting and time.monotonic() - reported > REPORT_SECONDS:
                 reported = time.monotonic()
-                names = " and the ".join(c.name for c in waiting)
-                say(f"{reported - start:.0f} s: waiting for the {names}; a CPU loads the model in about a minute")
+                names = ", the ".join(c.name for c in waiting)
+                say(f"{reported - start:.0f} s: waiting for the {names}{hint}")
+                hint = ""
             await asyncio.sleep(0.2)

@@ -78,3 +78,27 @@ async def test_a_process_that_ends_while_it_starts_is_an_error_with_its_log(tmp_
     await broken.start()
     with pytest.raises(SafeguardError, match="reasoner ended unexpectedly; its log ends with:\nno model"):
         await child_process.all_ready([broken], print)
+
+
+async def test_while_processes_start_the_waiting_is_reported_and_its_reason_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(child_process, "REPORT_SECONDS", 0.0)
+    gate = tmp_path / "go"
+    waits = f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.05)\n{SERVER}"
+    children = [
+        ChildProcess(name, [sys.executable, "-c", waits], dict(os.environ), tmp_path)
+        for name in ("prefilter", "reasoner")
+    ]
+    said = []
+    try:
+        for child in children:
+            await child.start()
+        waiting = asyncio.create_task(child_process.all_ready(children, said.append))
+        while len(said) < 3 and not waiting.done():
+            await asyncio.sleep(0.05)
+        gate.touch()
+        await waiting
+    finally:
+        for child in children:
+            await child.kill()
+    assert said[0].endswith(f"waiting for the prefilter, the reasoner; {child_process.LOADING}")
+    assert sum(child_process.LOADING in line for line in said) == 1
