@@ -17,7 +17,7 @@ from safeguard_streams.workers.small.network import Vocabulary
 MAX_TEXT = 400  # characters of one text
 LONG_TEXT = 1600  # the same of the few long batches
 CHUNK = 12  # batches that are drawn at once and cut by length, for less padding
-UNKNOWN = 0.06  # share of a text's tokens replaced by the unknown token, against overfitting
+UNKNOWN = 0.1  # share of a text's tokens replaced by the unknown token, against overfitting
 EFFORTS = {"low": 0.8, "medium": 0.15, "high": 0.05}  # how often a batch has each effort; retries use higher ones
 OWN = 0.35  # share of a side's rows that are the project's own sentences, where data sets cover it too
 DECISION = 6  # tokens of an answer that decide
