@@ -146,12 +146,12 @@ class Year:
         reported = any(one.event.content_id == action.content_id for one in self.records["reports"][-9:])
         one = StatementOfReasons(
             f"s-{action.action_id}",
-            action.content_id,
             "issued",
             action.action_id,
             action.acted_at,
             "en",
             "why",
+            action.content_id,
             category=CATEGORIES.get(action.policy_id),
             reporter="user" if reported else None,
             law="a law" if self.likely(0.1) else None,
