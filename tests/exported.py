@@ -157,6 +157,12 @@ class Year:
             law="a law" if self.likely(0.1) else None,
         )
         self.records["statements"].append(one)
+        if self.likely(0.1):
+            about = {
+                "account_action": self.chance.choice(["limit", "suspend"]),
+                "statement_id": f"{one.statement_id}-a",
+            }
+            self.records["statements"].append(msgspec.structs.replace(one, content_id=None, **about))
         if self.likely(0.05):
             at = self.later(action.acted_at, 50)
             self.records["statements"].append(msgspec.structs.replace(one, state="withdrawn", stated_at=at))
