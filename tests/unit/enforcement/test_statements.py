@@ -369,7 +369,7 @@ def test_where_it_holds_and_the_terms_come_from_the_rules():
     stating = Stating(stating=StatementRules("de", ("EU", "CH"), "", "https://example.com/terms"))
     (said,) = stating(verdict(language="sw"))
     assert said.language == "de"
-    assert "Dies gilt in folgenden Gebieten: EU, CH." in said.text
+    assert "Sie gilt in folgenden Gebieten: EU, CH." in said.text
     submission = dsa.submission(said, created_at=WHEN, ended_at=WHEN)
     assert len(submission["territorial_scope"]) == 27
     assert submission["decision_ground_reference_url"] == "https://example.com/terms"
