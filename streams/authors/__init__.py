@@ -25,7 +25,7 @@ moderation.statements, in one transaction, and posts the actions to the webhook 
 - **A strike that is given again keeps its age.** A replay that is promoted and reverted makes no strike younger.
 - **Strikes reach the partition of their author in the transaction of the item's partition.** A stage in between would
   copy each record once more and add its own delay.
-- **A statement says what the threshold counted.** Strikes carry the version of the policy and the facts about the text, so
-  that the ledger needs no verdict. No statement follows a strike that changes neither the restriction nor its threshold.
+- **A statement says what the threshold counted.** Strikes carry the version of the policy and the facts about the text,
+  so the ledger needs no verdict. A strike that changes neither the restriction nor its threshold has no statement.
 - **Idle authors stay in bytes.** A restore reads the newest record of each author and decodes two fields.
 """

@@ -105,7 +105,8 @@ def show(author: Author, bootstrap: Bootstrap = None, as_json: Json = False) -> 
         say(f"statement of reasons {name}")
         for action in found.actions:
             if action.statement is not None and action.statement.statement_id == name:
-                say(action.statement.text)
+                for line in action.statement.text.splitlines():
+                    say(line)
 
 
 def _line(standing: AuthorStanding) -> str:
