@@ -146,17 +146,23 @@ class Year:
         reported = any(one.event.content_id == action.content_id for one in self.records["reports"][-9:])
         one = StatementOfReasons(
             f"s-{action.action_id}",
-            action.content_id,
             "issued",
             action.action_id,
             action.acted_at,
             "en",
             "why",
+            action.content_id,
             category=CATEGORIES.get(action.policy_id),
             reporter="user" if reported else None,
             law="a law" if self.likely(0.1) else None,
         )
         self.records["statements"].append(one)
+        if self.likely(0.1):
+            about = {
+                "account_action": self.chance.choice(["limit", "suspend"]),
+                "statement_id": f"{one.statement_id}-a",
+            }
+            self.records["statements"].append(msgspec.structs.replace(one, content_id=None, **about))
         if self.likely(0.05):
             at = self.later(action.acted_at, 50)
             self.records["statements"].append(msgspec.structs.replace(one, state="withdrawn", stated_at=at))

@@ -1,10 +1,11 @@
 """The author ledger: strikes add up to what stands on an author, exactly once, and fall with what caused them.
 
 Enforcement writes strikes to moderation.strikes, in the transaction of the action. The ledger follows them author by
-author. It writes what stands to moderation.author-standing, and what is to be done to moderation.author-actions, in one
-transaction, and posts the latter to the webhook of the rules. In reading order:
+author. It writes what stands to moderation.author-standing, what is to be done to moderation.author-actions, and why to
+moderation.statements, in one transaction, and posts the actions to the webhook of the rules. In reading order:
 
 - `ledger`: the pure step from an author's standing and one record to the next standing.
+- `statements`: the statements of reasons that follow the actions.
 - `state`: the authors of one partition, restored from moderation.author-standing.
 - `transform`: the ledger as a transform of the engine.
 - `clock`: time passes for authors about whom nobody writes.
@@ -24,5 +25,7 @@ transaction, and posts the latter to the webhook of the rules. In reading order:
 - **A strike that is given again keeps its age.** A replay that is promoted and reverted makes no strike younger.
 - **Strikes reach the partition of their author in the transaction of the item's partition.** A stage in between would
   copy each record once more and add its own delay.
+- **A statement says what the threshold counted.** Strikes carry the version of the policy and the facts about the text,
+  so the ledger needs no verdict. A strike that changes neither the restriction nor its threshold has no statement.
 - **Idle authors stay in bytes.** A restore reads the newest record of each author and decodes two fields.
 """

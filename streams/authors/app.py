@@ -1,10 +1,11 @@
 """The ledger's process: strikes to standings and actions exactly once, and these actions to the webhook in order.
 
     moderation.strikes -> Ledger -+-> moderation.author-standing
-      ^ the clock                 +-> moderation.author-actions -> AuthorDelivery
+      ^ the clock                 +-> moderation.statements
+                                  +-> moderation.author-actions -> AuthorDelivery
 
-The Ledger writes a partition's actions and standings in one transaction, and the next owner restores its state from
-moderation.author-standing.
+The Ledger writes a partition's actions, standings and statements of reasons in one transaction, and the next owner
+restores its state from moderation.author-standing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from safeguard_streams.authors import clock
 from safeguard_streams.authors.delivery import AuthorDelivery
 from safeguard_streams.authors.standings import partitions_of, standing_of
 from safeguard_streams.authors.state import AuthorsState
+from safeguard_streams.authors.statements import AccountStatements
 from safeguard_streams.authors.transform import DELIVERING, STAGE, Ledger
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.engine import Engine, Limits
@@ -29,6 +31,7 @@ from safeguard_streams.bus.kafka import KafkaBus
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
 from safeguard_streams.enforcement.delivery import MAX_CONNECTIONS, Delivery, authorization, configured_key
+from safeguard_streams.enforcement.policy_words import KnownPolicies
 from safeguard_streams.enforcement.rules import EnforcementRules
 from safeguard_streams.runtime import telemetry
 from safeguard_streams.runtime.health import served
@@ -43,7 +46,9 @@ class LedgerProcess:
 
     def __init__(self, settings: Settings, rules: EnforcementRules, partitions: int) -> None:
         self.settings = settings
-        self.ledger = Ledger(rules.authors, self._restore)
+        self._policies = KnownPolicies()
+        statements = AccountStatements(settings, rules, self._policies)
+        self.ledger = Ledger(rules.authors, self._restore, statements)
         self.delivery: Delivery | None = None
         self._rules = rules
         self._partitions = partitions
@@ -69,7 +74,17 @@ class LedgerProcess:
     async def run(self, stop: asyncio.Event) -> None:
         """Follow strikes until `stop`. Raises SafeguardError when the process has to be restarted."""
         async with self._delivering():
-            await run_until_first(self._run_engines(stop), EventLoopPauses(STAGE).measure())
+            known = asyncio.Event()
+            await run_until_first(
+                self._policies.follow(self.settings, known),
+                self._run_when(known, stop),
+                EventLoopPauses(STAGE).measure(),
+            )
+
+    async def _run_when(self, known: asyncio.Event, stop: asyncio.Event) -> None:
+        """Run the engines once the policies are known."""
+        await run_until_first(known.wait(), stop.wait())
+        await self._run_engines(stop)
 
     async def _run_engines(self, stop: asyncio.Event) -> None:
         """Run the engines and the clock to their ends. When one fails, the others stop."""

@@ -24,7 +24,7 @@ from safeguard_streams.contract.records import (
     origin_of,
     verdict_id,
 )
-from safeguard_streams.enforcement.author_rules import AuthorRules, counts
+from safeguard_streams.enforcement.author_rules import ACCOUNT_RESTRICTIONS, AuthorRules, counts
 from safeguard_streams.releases.people import made_plain
 
 MAX_DECIDED = 16  # ids of decisions, to recognise one that is written again
@@ -117,12 +117,16 @@ def _with_decision(standing: AuthorStanding, entry: Strike) -> AuthorStanding:
 
 
 def _is_action(before: AuthorStanding, after: AuthorStanding, raised: bool) -> bool:
-    """Whether an action follows: something else stands, a person decided, or a higher threshold is passed."""
+    """Whether an action follows: something else stands, a person decided, or a higher threshold is passed.
+
+    A person's decision that ends is an action, too, if the strikes restrict the account as it did: the statement of
+    reasons is another one then.
+    """
     if after.action != before.action:
         return True
     if after.decision is not None:
         return after.decision != before.decision
-    return raised and before.decision is None
+    return raised if before.decision is None else after.action in ACCOUNT_RESTRICTIONS
 
 
 def _action(before: AuthorStanding, after: AuthorStanding, entry: Strike, place: Place) -> AuthorAction:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
 from safeguard_streams.authors.ledger import Place, follow
 from safeguard_streams.authors.state import AuthorsState, RestoreAuthors
+from safeguard_streams.authors.statements import AccountStatements
 from safeguard_streams.bus.interface import Output, Partition, Record
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
@@ -28,13 +28,17 @@ _ACTION, _STANDING = schema_header(AuthorAction), schema_header(AuthorStanding)
 
 
 class Ledger:
-    """The transform of the engine, in batches. `states` are those of the partitions that it owns."""
+    """The transform of the engine, in batches. `states` are those of the partitions that it owns.
 
-    def __init__(self, rules: AuthorRules, restore: RestoreAuthors) -> None:
+    statements: issues the statements of reasons about accounts.
+    """
+
+    def __init__(self, rules: AuthorRules, restore: RestoreAuthors, statements: AccountStatements) -> None:
         self.states: dict[int, AuthorsState] = {}
         self._rules = rules
         self._names = {rule.name for rule in rules.strike}  # whatever a record names, metrics name these alone
         self._restore = restore
+        self._statements = statements
 
     async def opened(self, partition: Partition) -> None:
         self.states[partition.partition] = await self._restore(partition)
@@ -45,20 +49,22 @@ class Ledger:
     async def process(self, records: Sequence[Record]) -> list[Output]:
         # Decode all records first: a malformed one then fails the batch before any strike counts.
         entries = [checked(decode(record.value, Strike)) for record in records]
+        state = self.states[records[0].partition]
+        standings = {author_id: state[author_id] for author_id in {one.author_id: None for one in entries}}
+        dues = {author_id: standing.due for author_id, standing in standings.items()}
+        await self._statements.prepare(entries, standings.values())
         outputs: list[Output] = []
-        standings: dict[str, AuthorStanding] = {}
-        dues: dict[str, datetime | None] = {}
         for record, entry in zip(records, entries, strict=True):
-            state, author_id = self.states[record.partition], entry.author_id
-            before = standings.get(author_id) or state[author_id]
-            dues.setdefault(author_id, before.due)
-            standings[author_id], action = follow(before, entry, self._rules, Place(record.partition, record.offset))
+            author_id = entry.author_id
+            before = standings[author_id]
+            step = follow(before, entry, self._rules, Place(record.partition, record.offset))
+            standings[author_id], action, stated = self._statements.follow(before, *step)
             metrics.STRIKES.add(1, {"state": entry.state, "rule": entry.rule if entry.rule in self._names else ""})
             if action is not None:
                 metrics.AUTHOR_ACTIONS.add(1, {"action": action.action, "rule": action.rule or ""})
                 headers = [_ACTION, *carried(record.headers)]
                 outputs.append(Output(topics.AUTHOR_ACTIONS, author_id.encode(), encode(action), headers))
-        state = self.states[records[0].partition]
+                outputs += stated
         for author_id, standing in standings.items():
             record_value = state.put(standing, dues[author_id])
             outputs.append(Output(topics.AUTHOR_STANDING, author_id.encode(), record_value, [_STANDING]))

@@ -70,7 +70,7 @@ def run(
 
 @app.command("show")
 def show(author: Author, bootstrap: Bootstrap = None, as_json: Json = False) -> None:
-    """Show what stands on an author: the action, the strikes, what was done and decided."""
+    """Show what stands on an author: the action, the strikes, what was done, and the statement of reasons."""
     people.check_author_id(author)
     current = settings.load(bootstrap=bootstrap)
     with shown_reading():
@@ -100,6 +100,13 @@ def show(author: Author, bootstrap: Bootstrap = None, as_json: Json = False) -> 
         for one in found.actions
     ]
     show_rows(done, "", as_json=False)
+    if found.standing.statement is not None:
+        name = found.standing.statement.statement_id
+        say(f"statement of reasons {name}")
+        for action in found.actions:
+            if action.statement is not None and action.statement.statement_id == name:
+                for line in action.statement.text.splitlines():
+                    say(line)
 
 
 def _line(standing: AuthorStanding) -> str:
@@ -189,8 +196,8 @@ def forget(
 ) -> None:
     """End all that is known of an author: strikes, what stands, decisions.
 
-    Records on moderation.strikes and moderation.author-actions stay until their retention ends. Records about the
-    author's items name the author, too: `safeguard erase` erases an item.
+    Records on moderation.strikes, moderation.author-actions and moderation.statements stay until their retention ends.
+    Records about the author's items name the author, too: `safeguard erase` erases an item.
     """
     people.check_author_id(author)
     person = changed_by(why, by)

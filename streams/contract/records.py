@@ -442,7 +442,7 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AuthorStatement(msgspec.Struct, frozen=True):
-    """What to show to the author of a restricted item."""
+    """What to show to the author of a restricted item, or of a restricted account."""
 
     statement_id: Annotated[str, Meta(description="the record on moderation.statements that has all of it")]
     language: Annotated[str, Meta(description="language of the text, an ISO 639 code")]
@@ -581,6 +581,14 @@ class EnforcementInput(msgspec.Struct, frozen=True, omit_defaults=True):
     appeal: Annotated[Appeal | None, Meta(description="a record of moderation.appeals, without its words")] = None
 
 
+class TextFacts(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What statements of reasons say about a text of an item."""
+
+    language: Annotated[str | None, Meta(description="language of the text, as its producer named it")] = None
+    created_at: Annotated[datetime | None, Meta(description="when it was created, as its producer says")] = None
+    reporter: Annotated[Reporter | None, Meta(description="who reported it, if a report led to a verdict")] = None
+
+
 class Violation(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What a violation counts against its author, as long as the item is restricted for it."""
 
@@ -594,6 +602,8 @@ class Violation(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     rule_ids: Annotated[tuple[str, ...], Meta(description="the policy's rules that were cited")] = ()
     severity: Annotated[Severity | None, Meta(description="the highest severity of these rules")] = None
     policy_id: Annotated[str, Meta(description="the policy; only where a moderator cites one")] = ""
+    policy_version: Annotated[str | None, Meta(description="the version of the policy that judged the text")] = None
+    about: Annotated[TextFacts | None, Meta(description="facts about the text, for statements of reasons")] = None
 
 
 class ModeratorDecision(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -625,14 +635,6 @@ class Grounds(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         Reporter | None, Meta(description="who reported the item, where a report led to the verdict")
     ] = None
     confirmed: Annotated[bool, Meta(description="whether a moderator released the action")] = False
-
-
-class TextFacts(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """What statements of reasons say about the newest text of an item."""
-
-    language: Annotated[str | None, Meta(description="language of the text, as its producer named it")] = None
-    created_at: Annotated[datetime | None, Meta(description="when it was created, as its producer says")] = None
-    reporter: Annotated[Reporter | None, Meta(description="who reported it, if a report led to a verdict")] = None
 
 
 class AppealStanding(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -736,51 +738,74 @@ class Standing(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class StatementOfReasons(msgspec.Struct, frozen=True, omit_defaults=True):
-    """moderation.statements: why an item is restricted, for its author, and when such a statement was withdrawn.
+    """moderation.statements: why an item or an account is restricted, and when such a statement was withdrawn.
 
-    Its words come from the policy and from templates. None is a model's, a moderator's or the author's.
+    Its words come from policies and from templates. None is a model's, a moderator's or the author's. A statement about
+    an account has `account_action` instead of `action`, and no `content_id`.
     """
 
     statement_id: Annotated[str, Meta(description="id of the statement; the record that withdraws it has the same")]
-    content_id: Annotated[Id, Meta(description="the restricted item; also the record's key")]
     state: Annotated[StatementState, Meta(description="issued, or withdrawn because the restriction ended")]
     action_id: Annotated[str, Meta(description="the action that led to this record")]
     stated_at: Annotated[datetime, Meta(description="when the record was written")]
     language: Annotated[str, Meta(description="language of the texts, an ISO 639 code")]
     text: Annotated[str, Meta(description="what to show to the author, in lines of plain text")]
-    author_id: Annotated[str | None, Meta(description="the producer's id of the item's author")] = None
+    content_id: Annotated[
+        Id | None, Meta(description="the restricted item, also the record's key; absent if it is about an account")
+    ] = None
+    author_id: Annotated[
+        str | None, Meta(description="the producer's id of the author; the key of a record about an account")
+    ] = None
     action: Annotated[
         Enforced | None, Meta(description="the restriction: label, limit or remove; absent where it is withdrawn")
     ] = None
+    account_action: Annotated[
+        AuthorEnforced | None,
+        Meta(description="the restriction of an account: limit or suspend; absent where it is withdrawn"),
+    ] = None
+    ends_at: Annotated[
+        datetime | None,
+        Meta(description="when the restriction of an account ends if no violation is added; absent if nothing ends it"),
+    ] = None
+    strike_ids: Annotated[
+        tuple[str, ...], Meta(description="the strikes on which the restriction of an account rests, oldest first")
+    ] = ()
     territory: Annotated[
         tuple[str, ...], Meta(description="ISO 3166 codes of where the restriction holds; empty for everywhere")
     ] = ()
-    policy_id: Annotated[str | None, Meta(description="the policy that the item violates; absent if none is cited")] = (
-        None
-    )
+    policy_id: Annotated[
+        str | None,
+        Meta(description="the policy that is violated, of several the one that weighs most; absent if none is cited"),
+    ] = None
     policy_version: Annotated[str | None, Meta(description="the version of that policy")] = None
-    rule_ids: Annotated[tuple[str, ...], Meta(description="the policy's rules that the item violates")] = ()
+    rule_ids: Annotated[tuple[str, ...], Meta(description="the policy's rules that are violated")] = ()
     ground: Annotated[str | None, Meta(description="the policy and its rules, by their names")] = None
     explanation: Annotated[str | None, Meta(description="what the rules say, in the policy's own notes")] = None
     law: Annotated[
         str | None, Meta(description="the law that the item violates; absent if it violates the terms of the service")
     ] = None
     terms: Annotated[str | None, Meta(description="URL of the terms of the service")] = None
-    facts: Annotated[str | None, Meta(description="how the item was found and who decided, without personal data")] = (
-        None
-    )
-    reporter: Annotated[
-        Reporter | None, Meta(description="who gave notice of the item; absent if it was found without notice")
+    facts: Annotated[
+        str | None, Meta(description="how the content was found and who decided, without personal data")
     ] = None
-    automated_detection: Annotated[bool, Meta(description="whether automated means found the item")] = False
+    reporter: Annotated[
+        Reporter | None, Meta(description="who gave notice of the content; absent if it was found without notice")
+    ] = None
+    automated_detection: Annotated[bool, Meta(description="whether automated means found the content")] = False
     automated_decision: Annotated[
         Automation | None, Meta(description="whether automated means decided: fully, partially or not")
     ] = None
     category: Annotated[str | None, Meta(description="category of the violation in the EU's database")] = None
     keyword: Annotated[str | None, Meta(description="keyword of the violation in the EU's database")] = None
-    content_language: Annotated[str | None, Meta(description="language of the item, as its producer named it")] = None
+    more_categories: Annotated[
+        tuple[str, ...], Meta(description="categories of the other violations of an account in the EU's database")
+    ] = ()
+    content_language: Annotated[str | None, Meta(description="language of the content, as its producer named it")] = (
+        None
+    )
     content_created_at: Annotated[
-        datetime | None, Meta(description="when the item was created, as its producer says")
+        datetime | None,
+        Meta(description="when the content was created, as its producer says; of an account, the newest"),
     ] = None
     content_sha256: Annotated[str | None, Meta(description="SHA-256 of the text in UTF-8, as hex")] = None
     origin: Annotated[
@@ -1104,6 +1129,8 @@ class Strike(msgspec.Struct, frozen=True, omit_defaults=True):
     action: Annotated[AuthorEnforced | None, Meta(description="what a person decided about the author")] = None
     by: Annotated[str | None, Meta(description="the person who forgave or decided")] = None
     why: Annotated[str, Meta(description="the person's stated reason")] = ""
+    policy_version: Annotated[str | None, Meta(description="the version of the policy that judged the text")] = None
+    about: Annotated[TextFacts | None, Meta(description="facts about the text, for statements of reasons")] = None
 
 
 class AuthorAction(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -1128,6 +1155,13 @@ class AuthorAction(msgspec.Struct, frozen=True, omit_defaults=True):
     content_id: Annotated[str | None, Meta(description="the item that this strike is about")] = None
     by: Annotated[str | None, Meta(description="the person who decided or forgave, if one did")] = None
     why: Annotated[str, Meta(description="the person's stated reason")] = ""
+    statement: Annotated[
+        AuthorStatement | None,
+        Meta(description="the statement of reasons that this action owes to the author, if it restricts the account"),
+    ] = None
+    ends_statement: Annotated[
+        str | None, Meta(description="statement_id of the statement of reasons that this action withdraws")
+    ] = None
 
 
 class AuthorDecision(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -1138,6 +1172,13 @@ class AuthorDecision(msgspec.Struct, frozen=True, omit_defaults=True):
     at: Annotated[datetime, Meta(description="when the person decided")]
     by: Annotated[str | None, Meta(description="the person who decided")] = None
     why: Annotated[str, Meta(description="the person's stated reason")] = ""
+
+
+class AccountStated(msgspec.Struct, frozen=True):
+    """The statement of reasons that holds for an account."""
+
+    statement_id: Annotated[str, Meta(description="statement_id of the record on moderation.statements")]
+    language: Annotated[str, Meta(description="language in which the author reads it, an ISO 639 code")]
 
 
 class AuthorStanding(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -1160,6 +1201,9 @@ class AuthorStanding(msgspec.Struct, frozen=True, omit_defaults=True):
         datetime | None, Meta(description="time up to which strikes are counted: the latest of the author's records")
     ] = None
     due: Annotated[datetime | None, Meta(description="when the next strike expires or leaves a window")] = None
+    statement: Annotated[
+        AccountStated | None, Meta(description="the statement of reasons that holds for the account now")
+    ] = None
 
     @property
     def empty(self) -> bool:

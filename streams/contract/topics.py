@@ -156,7 +156,7 @@ CATALOGUE: tuple[Topic, ...] = (
     Topic(DEAD_LETTERS_HANDLED, "place of the dead letter", HandledLetter, cleanup="compact", partitions=1),
     Topic(POSITIONS, "group, topic and partition", Position, cleanup="compact", partitions=1),
     Topic(ERASURES, "content_id", ErasureRequest, cleanup="compact", partitions=1),
-    Topic(STATEMENTS, "content_id", StatementOfReasons, retention=STATEMENTS_FOR),
+    Topic(STATEMENTS, "content_id or author_id", StatementOfReasons, retention=STATEMENTS_FOR),
     Topic(APPEALS, "content_id", Appeal, retention=365 * DAY),
     Topic(REFERRALS, "referral_id", Referral, FOREVER, cleanup="compact,delete", largest=LARGEST_ESCALATION),
     Topic(STRIKES, "author_id", Strike, retention=90 * DAY),

@@ -8,6 +8,7 @@ expires = "90d"
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, NamedTuple, get_args
@@ -24,6 +25,7 @@ Span = Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,3}[smhd]$")]  # at mo
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 Weight = Annotated[int, msgspec.Meta(ge=1, le=STRIKE_WEIGHT)]
 AUTHOR_ACTIONS: tuple[AuthorEnforced, ...] = get_args(AuthorEnforced)
+ACCOUNT_RESTRICTIONS: frozenset[AuthorEnforced] = frozenset({"limit", "suspend"})  # those that owe a statement
 
 
 def duration(text: str) -> timedelta:
@@ -64,12 +66,16 @@ class StrikeCount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def passed(self, strikes: Iterable[Strike], moment: datetime) -> bool:
         """Whether the strikes that count at a moment weigh enough."""
+        return self.weight <= sum(strike.weight for strike in self.counted(strikes, moment))
+
+    def counted(self, strikes: Iterable[Strike], moment: datetime) -> list[Strike]:
+        """The strikes that count at a moment: given, not expired, under these policies and in the window."""
         first = moment - duration(self.within) if self.within else None
-        return self.weight <= sum(
-            strike.weight
+        return [
+            strike
             for strike in strikes
             if counts(strike, moment) and self._is_meant(strike) and (first is None or strike.at > first)
-        )
+        ]
 
     def leaves(self, strike: Strike) -> datetime | None:
         """When a strike leaves the window, if it is ever counted in one."""
@@ -124,14 +130,32 @@ class AuthorRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The rank of the threshold with a name; the lowest if there is none."""
         return next((_stands(one).rank for one in self.threshold if one.name == rule), Stands().rank)
 
+    def counted(self, rule: str | None, strikes: Iterable[Strike], moment: datetime) -> list[Strike]:
+        """The strikes that the threshold with a name counts at a moment; all that count if there is none."""
+        threshold = next((one for one in self.threshold if one.name == rule), StrikeCount())
+        return threshold.counted(strikes, moment)
+
     def due(self, strikes: Iterable[Strike], moment: datetime) -> datetime | None:
         """When the next strike expires or leaves a window after a moment."""
+        return min(self._changes(strikes, moment), default=None)
+
+    def ends(self, action: AuthorEnforced, strikes: Sequence[Strike], moment: datetime) -> datetime | None:
+        """When an action, or a severer one, no longer stands if no strike is added; None if nothing ends it.
+
+        Without new strikes, what stands never becomes severer, so the times can be bisected.
+        """
+        least, times = AUTHOR_ACTIONS.index(action), sorted(self._changes(strikes, moment))
+        ended = bisect_left(times, True, key=lambda time: self.stands(strikes, time).rank[0] < least)
+        return times[ended] if ended < len(times) else None
+
+    def _changes(self, strikes: Iterable[Strike], moment: datetime) -> set[datetime]:
+        """The times after a moment at which a strike expires or leaves a window."""
         times: set[datetime | None] = set()
         for strike in strikes:
             times.add(strike.expires_at)
             if strike.state == "given":
                 times.update(one.leaves(strike) for one in self.threshold)
-        return min((time for time in times if time is not None and time > moment), default=None)
+        return {time for time in times if time is not None and time > moment}
 
     @property
     def policies(self) -> set[str]:

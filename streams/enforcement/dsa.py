@@ -22,7 +22,7 @@ from typing import Any
 import jsonschema
 import orjson
 
-from safeguard_streams.contract.records import Automation, Enforced, Reporter, StatementOfReasons, aware
+from safeguard_streams.contract.records import AuthorEnforced, Automation, Enforced, Reporter, StatementOfReasons, aware
 from safeguard_streams.policies.document import primary_language
 from safeguard_streams.policies.statements import OTHER_VIOLATION
 
@@ -32,6 +32,10 @@ _VISIBILITY: Mapping[Enforced, str] = {
     "remove": "DECISION_VISIBILITY_CONTENT_REMOVED",
     "limit": "DECISION_VISIBILITY_CONTENT_DEMOTED",
     "label": "DECISION_VISIBILITY_CONTENT_LABELLED",
+}
+_ACCOUNT: Mapping[AuthorEnforced, Mapping[str, object]] = {
+    "suspend": {"decision_account": "DECISION_ACCOUNT_SUSPENDED"},
+    "limit": {"decision_visibility": ["DECISION_VISIBILITY_CONTENT_DEMOTED"]},
 }
 _SOURCE: Mapping[Reporter | None, str] = {
     None: "SOURCE_VOLUNTARY",
@@ -83,10 +87,9 @@ def territories(given: tuple[str, ...]) -> list[str]:
 def submission(
     statement: StatementOfReasons, *, created_at: datetime | None, ended_at: datetime | None
 ) -> dict[str, Any]:
-    """A statement as the interface takes it. created_at: of the content item; ended_at: of a restriction that ended."""
-    assert statement.action is not None
+    """A statement as the interface takes it. created_at: of the content; ended_at: of a restriction that ended."""
     found: dict[str, Any] = {
-        "decision_visibility": [_VISIBILITY[statement.action]],
+        **_decision(statement),
         **_ground(statement),
         "content_type": ["CONTENT_TYPE_TEXT"],
         "category": statement.category or OTHER_VIOLATION,
@@ -99,14 +102,25 @@ def submission(
         "puid": statement.statement_id,
     }
     language = primary_language(statement.content_language)
+    end = "end_date_account_restriction" if "decision_account" in found else "end_date_visibility_restriction"
+    ends_at = ended_at or (statement.ends_at and max(aware(statement.ends_at), aware(statement.stated_at)))
     optional = {
+        "category_addition": list(statement.more_categories) or None,
         "category_specification": [statement.keyword] if statement.keyword else None,
         "content_language": language.upper() if language and len(language) == 2 else None,
         "content_date": str(_day(created_at)) if created_at else None,
-        "end_date_visibility_restriction": str(_day(ended_at)) if ended_at else None,
+        end: str(_day(ends_at)) if ends_at else None,
         "decision_ground_reference_url": statement.terms,
     }
     return found | {name: value for name, value in optional.items() if value is not None}
+
+
+def _decision(statement: StatementOfReasons) -> Mapping[str, object]:
+    """The restriction, of an account or of an item."""
+    if statement.account_action is not None:
+        return _ACCOUNT[statement.account_action]
+    assert statement.action is not None
+    return {"decision_visibility": [_VISIBILITY[statement.action]]}
 
 
 def _ground(statement: StatementOfReasons) -> dict[str, str]:

@@ -28,7 +28,7 @@ from safeguard_streams.runtime.settings import Settings
 
 _NAME = "statements-{number:06}.json"
 OUTSIDE = "holds outside the European Economic Area only"
-UNDATED = "nobody knows when the item was created"
+UNDATED = "nobody knows when the content was created"
 
 
 class Exported(msgspec.Struct):
@@ -93,10 +93,14 @@ async def _add(
     done: Exported,
 ) -> None:
     """Add the submissions of statements to the batches, as far as the interface would take them."""
-    undated = {one.statement_id: _place(one) for one in statements if one.content_created_at is None}
+    undated = {
+        one.statement_id: TextPlace(one.content_id, one.content_sha256, one.origin)
+        for one in statements
+        if one.content_created_at is None and one.content_id is not None
+    }
     events = await events_at(settings, undated.values(), erasures.erased) if undated else {}
     for one in statements:
-        event = events.get(_place(one))
+        event = events.get(undated[one.statement_id]) if one.statement_id in undated else None
         created_at = one.content_created_at or (event.created_at if event else None)
         if created_at is None:
             done.left_out[UNDATED] += 1
@@ -111,10 +115,6 @@ async def _add(
             continue
         batches.add(submission)
         done.statements += 1
-
-
-def _place(one: StatementOfReasons) -> TextPlace:
-    return TextPlace(one.content_id, one.content_sha256, one.origin)
 
 
 class _Batches:

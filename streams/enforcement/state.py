@@ -253,6 +253,8 @@ def _share_strings(standing: Standing) -> None:
             msgspec.structs.force_setattr(policy, "grounds", _shared(policy.grounds))
         if policy.rule is not None:
             msgspec.structs.force_setattr(policy, "rule", sys.intern(policy.rule))
+        if policy.violation is not None and policy.violation.about == standing.about:
+            msgspec.structs.force_setattr(policy.violation, "about", standing.about)
         for name in ("content_sha256", "origin"):
             if getattr(policy, name) == getattr(standing, name):
                 msgspec.structs.force_setattr(policy, name, getattr(standing, name))

@@ -6,29 +6,53 @@ Another language is another file: `Sentences` names its keys, and a test compare
 from __future__ import annotations
 
 import tomllib
+from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
-from safeguard_streams.contract.records import Automation, Enforced, Reporter
+from safeguard_streams.contract.records import AuthorEnforced, Automation, Enforced, Reporter, aware
 from safeguard_streams.policies.document import primary_language
+
+
+class AccountSentences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The sentences about accounts in one language. found: as in `Sentences`, of content that led to a restriction."""
+
+    contents: str
+    ground: str
+    illegal: str
+    lifted: str
+    replaced: str
+    uncited: str
+    until: str
+    violation: str
+    violations: str
+    action: dict[AuthorEnforced, str]
+    decided: dict[Automation, str]
+    found: dict[str, str]
 
 
 class Sentences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The sentences in one language.
 
     found: by who gave notice, or, without notice, by automated means or otherwise, on the platform's own initiative.
+    date, first_day, months: how dates are written.
     """
 
     language: str
     appeal: str
     appeal_unset: str
+    date: str
     duration: str
     everywhere: str
+    first_day: str
     ground: str
     illegal: str
     lifted: str
+    months: Annotated[tuple[str, ...], Meta(min_length=12, max_length=12)]
     redress: str
     replaced: str
     territory: str
@@ -37,10 +61,17 @@ class Sentences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     action: dict[Enforced, str]
     decided: dict[Automation, str]
     found: dict[str, str]
+    account: AccountSentences
 
     def facts(self, reporter: Reporter | None, *, automated: bool, decided: Automation) -> str:
         """How an item was found, and who decided."""
         return f"{self.found[reporter or ('automated' if automated else 'initiative')]} {self.decided[decided]}"
+
+    def day(self, moment: datetime) -> str:
+        """The day of a moment in UTC."""
+        at = aware(moment).astimezone(UTC)
+        day = self.first_day if at.day == 1 else str(at.day)
+        return self.date.format(day=day, month=self.months[at.month - 1], year=at.year)
 
 
 @cache

@@ -113,10 +113,7 @@ class Statements:
             for said in (policy.grounds, policy.held)  # a held action may be released
             if said is not None and said.policy_version is not None
         }
-        try:
-            await self._policies.fetch(self._settings, wanted)
-        except (BusError, ForbiddenError) as error:  # no record is at fault
-            raise DependencyError(f"policies that statements of reasons name cannot be read: {error}") from error
+        await learn(self._policies, self._settings, wanted)
 
     def follow(self, before: Standing, after: Standing, actions: Sequence[Action], verdict: Verdict | None) -> Stated:
         """What follows for an item from the actions of one input, which changed what stands on it."""
@@ -193,33 +190,28 @@ class Statements:
             author_id=by.author_id,
         )
 
-    def _lines(self, said: Sentences, restriction: Restriction, ground: _Ground, facts: str) -> Iterator[str]:
+    def _lines(self, said: Sentences, restriction: Restriction, ground: Ground, facts: str) -> Iterator[str]:
         """The statement as its author reads it: what, how long, where, why, on which facts, and what they can do."""
-        rules = self._rules
-        where = said.territory.format(territory=", ".join(rules.territory)) if rules.territory else said.everywhere
-        yield f"{said.action[restriction.action]} {said.duration} {where}"
+        yield f"{said.action[restriction.action]} {said.duration} {in_force_where(said, self._rules)}"
         yield ground.sentence(said, undetermined=_undetermined(restriction))
         if ground.explanation:
             yield ground.explanation
         yield facts
-        contest = said.appeal.format(appeal=rules.appeal) if rules.appeal else said.appeal_unset
-        yield f"{contest} {said.redress}" if contest.endswith(".") else f"{contest}\n{said.redress}"
-        if rules.terms:
-            yield rules.terms
+        yield from contested(said, self._rules)
 
-    def _ground(self, restriction: Restriction, language: str) -> _Ground:
+    def _ground(self, restriction: Restriction, language: str) -> Ground:
         """What the restriction rests on, in a policy's words: what the moderator cites, or else the verdict's rules."""
         decision, policy = restriction.decision, restriction.policy
         if decision is not None and decision.cited_policy is not None:
-            return _Ground.of(self._policies, PolicyVersion(decision.cited_policy, ""), decision.rule_ids, language)
+            return Ground.of(self._policies, PolicyVersion(decision.cited_policy, ""), decision.rule_ids, language)
         if policy is None:
-            return _Ground()
+            return Ground()
         grounds = policy.grounds
         version = PolicyVersion(policy.policy_id, (grounds.policy_version if grounds else None) or "")
-        return _Ground.of(self._policies, version, grounds.rule_ids if grounds else (), language)
+        return Ground.of(self._policies, version, grounds.rule_ids if grounds else (), language)
 
 
-class _Ground(NamedTuple):
+class Ground(NamedTuple):
     """What a restriction rests on, in a policy's words and by the codes of its rules."""
 
     policy_id: str | None = None
@@ -232,7 +224,7 @@ class _Ground(NamedTuple):
     keyword: str | None = None
 
     @classmethod
-    def of(cls, known: KnownPolicies, version: PolicyVersion, rules: Sequence[str], language: str) -> _Ground:
+    def of(cls, known: KnownPolicies, version: PolicyVersion, rules: Sequence[str], language: str) -> Ground:
         """The ground that rules of a policy make. A policy whose words are not known is named by its id."""
         words = known[version] or PolicyWords(version.policy_id, {}, {}, {})
         cited = tuple(rule for rule in rules if rule in words.rules or not words.rules)
@@ -256,15 +248,42 @@ class _Ground(NamedTuple):
         return said.illegal.format(law=self.law, ground=self.name) if self.law else said.ground.format(ground=self.name)
 
 
+async def learn(policies: KnownPolicies, settings: Settings, wanted: Iterable[PolicyVersion]) -> None:
+    """Learn the words of versions of policies. Raises DependencyError where they could be there and cannot be read."""
+    try:
+        await policies.fetch(settings, wanted)
+    except (BusError, ForbiddenError) as error:  # no record is at fault
+        raise DependencyError(f"policies that statements of reasons name cannot be read: {error}") from error
+
+
+def in_force_where(said: Sentences, rules: StatementRules) -> str:
+    """Where restrictions hold, in a sentence."""
+    return said.territory.format(territory=", ".join(rules.territory)) if rules.territory else said.everywhere
+
+
+def contested(said: Sentences, rules: StatementRules, also: str = "") -> Iterator[str]:
+    """The lines that say how to contest a decision. also: another way, in sentences."""
+    contest = said.appeal.format(appeal=rules.appeal) if rules.appeal else said.appeal_unset
+    others = f"{also} {said.redress}".lstrip()
+    yield f"{contest} {others}" if contest.endswith(".") else f"{contest}\n{others}"
+    if rules.terms:
+        yield rules.terms
+
+
 def with_facts(before: Standing, after: Standing, verdict: Verdict | None) -> Standing:
     """What stands, with the facts about its newest text that a verdict tells."""
     facts = before.about if after.content_sha256 == before.content_sha256 else None
     if verdict is not None and not verdict.clears and verdict.content_sha256 == after.content_sha256:
-        known, reported = facts or TextFacts(), verdict.prefilter.reporter if verdict.prefilter else None
-        facts = TextFacts(
-            verdict.language or known.language, verdict.created_at or known.created_at, reported or known.reporter
-        )
+        facts = facts_of(verdict, facts or TextFacts())
     return after if facts == after.about else msgspec.structs.replace(after, about=facts)
+
+
+def facts_of(verdict: Verdict, known: TextFacts) -> TextFacts:
+    """What a verdict tells of its text, beside what is known of that text."""
+    reporter = verdict.prefilter.reporter if verdict.prefilter else None
+    return TextFacts(
+        verdict.language or known.language, verdict.created_at or known.created_at, reporter or known.reporter
+    )
 
 
 def _carrier(actions: Sequence[Action], restriction: Restriction | None) -> Action:

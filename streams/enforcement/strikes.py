@@ -22,6 +22,7 @@ from safeguard_streams.contract.records import (
     ModeratorDecision,
     Standing,
     Strike,
+    TextFacts,
     Verdict,
     Violation,
     encode,
@@ -30,6 +31,7 @@ from safeguard_streams.contract.records import (
     verdict_id,
 )
 from safeguard_streams.enforcement.author_rules import AuthorRules
+from safeguard_streams.enforcement.statements import facts_of, with_facts
 
 RESTRICTS: tuple[Enforced, ...] = ("label", "limit", "remove")
 _STRIKE = schema_header(Strike)
@@ -60,10 +62,11 @@ def followed(
     before, after: what stood on the item, and what stands. actions: those that follow the input. verdict: the input, if
     it is one that was not followed before.
     """
+    about = _facts(before, after, verdict)
     weighed = {
         action.action_id: found
         for action in actions
-        if (found := _violation(rules, action) or _kept(action, before)) is not None
+        if (found := _violation(rules, action, about) or _kept(action, before)) is not None
     }
     after = _with_violations(after, weighed)
     moment = now()
@@ -78,7 +81,14 @@ def followed(
     return Followed(after, strikes)
 
 
-def _violation(rules: AuthorRules, action: Action) -> Violation | None:
+def _facts(before: Standing, after: Standing, verdict: Verdict | None) -> TextFacts | None:
+    """What is known of the text that an input is about."""
+    if verdict is not None and not verdict.clears and verdict.content_sha256 != after.content_sha256:
+        return facts_of(verdict, TextFacts())
+    return with_facts(before, after, verdict).about
+
+
+def _violation(rules: AuthorRules, action: Action, about: TextFacts | None) -> Violation | None:
     """What an action's violation weighs; None where there is none, no rule for strikes matches, or nobody wrote it."""
     violates = action.action in RESTRICTS and not action.withdraws if action.human else action.decision == "violates"
     if not violates or not action.author_id or action.state == "held":
@@ -98,6 +108,8 @@ def _violation(rules: AuthorRules, action: Action) -> Violation | None:
         action.rule_ids,
         action.severity,
         (action.cited_policy or "") if action.human else "",
+        action.policy_version,
+        about,
     )
 
 
@@ -184,6 +196,8 @@ def _strike(content_id: str, text: str | None, policy_id: str, violation: Violat
         violation.rule,
         violation.weight,
         violation.expires_at,
+        policy_version=violation.policy_version,
+        about=violation.about,
     )
 
 

@@ -85,9 +85,12 @@ ROLES: dict[str, Role] = {
     ),
     "authors": Role(
         "safeguard authors run",
-        reads=(topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING, *_FOR_EVERY_STAGE),
-        writes=(
+        reads=(
             *(topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING),
+            *(topics.POLICIES, topics.POLICIES_HISTORY, *_FOR_EVERY_STAGE),
+        ),
+        writes=(
+            *(topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING, topics.STATEMENTS),
             *(topics.DEAD_LETTERS, topics.POSITIONS),
         ),
         groups=("authors",),

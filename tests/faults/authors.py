@@ -16,7 +16,7 @@ import random
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,7 +26,16 @@ from receiver import SECRET, Receiver
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Action, AuthorAction, AuthorStanding, Strike, Verdict, encode
+from safeguard_streams.contract.records import (
+    Action,
+    AuthorAction,
+    AuthorStanding,
+    StatementOfReasons,
+    Strike,
+    Verdict,
+    encode,
+)
+from safeguard_streams.enforcement.author_rules import ACCOUNT_RESTRICTIONS
 from safeguard_streams.enforcement.strikes import strike_id
 from safeguard_streams.infra import brokers
 from safeguard_streams.replay.promotion import VerdictChange
@@ -228,8 +237,8 @@ async def kill_all(current, processes, options, publishing):
 class Found:
     """What the topics and the receiver hold."""
 
-    def __init__(self, standings, strikes, actions, receiver):
-        self.standings, self.strikes, self.actions = standings, strikes, actions
+    def __init__(self, standings, strikes, actions, statements, receiver):
+        self.standings, self.strikes, self.actions, self.statements = standings, strikes, actions, statements
         self.had = {author: [one["action_id"] for one in had] for author, had in receiver.of_author.items()}
 
     @classmethod
@@ -237,7 +246,9 @@ class Found:
         table = await kafka.read_table(current, topics.AUTHOR_STANDING, AuthorStanding)
         strikes = [one async for _, one in kafka.read_decoded(current, [topics.STRIKES], Strike)]
         actions = [one async for _, one in kafka.read_decoded(current, [topics.AUTHOR_ACTIONS], AuthorAction)]
-        return cls({one.author_id: one for one in table.values()}, strikes, actions, receiver)
+        said = [one async for _, one in kafka.read_decoded(current, [topics.STATEMENTS], StatementOfReasons)]
+        statements = [one for one in said if one.content_id is None]
+        return cls({one.author_id: one for one in table.values()}, strikes, actions, statements, receiver)
 
     def wrong(self, plan):
         """The authors whose standing is not that of the offline computation."""
@@ -269,6 +280,17 @@ class Found:
                 last[one.strike_id] = said
         return twice
 
+    def wrong_statements(self):
+        """Statements about accounts that no action tells of, or that are there twice, and restrictions without one."""
+        told = Counter(("issued", one.statement.statement_id) for one in self.actions if one.statement)
+        told += Counter(("withdrawn", one.ends_statement) for one in self.actions if one.ends_statement)
+        said = Counter((one.state, one.statement_id) for one in self.statements)
+        wrong = sum(((told - said) + (said - told)).values()) + sum(count > 1 for count in said.values())
+        holding = {name for state, name in said if state == "issued" and ("withdrawn", name) not in said}
+        restricted = [one for one in self.standings.values() if one.action in ACCOUNT_RESTRICTIONS]
+        wrong += len(holding ^ {one.statement.statement_id for one in self.standings.values() if one.statement})
+        return wrong + sum(one.statement is None for one in restricted) + abs(len(holding) - len(restricted))
+
     def broken_chains(self):
         """Actions that do not begin with what the one before about the author ended with."""
         stands, broken = {}, 0
@@ -286,6 +308,8 @@ class Found:
             "expired": sum(one.state == "aged" for one in self.strikes),
             "author_actions": len(self.actions),
             "wrong_standings": len(self.wrong(plan)),
+            "statements": len(self.statements),
+            "wrong_statements": self.wrong_statements(),
             "strikes_written_twice": self.repeated(),
             "broken_chains": self.broken_chains(),
             "action_ids_twice": len(self.actions) - len({one.action_id for one in self.actions}),
@@ -342,8 +366,8 @@ async def run(address, options, folder):
             process.process.kill()
         await receiver.stop()
     none = ("wrong_standings", "strikes_written_twice", "broken_chains", "action_ids_twice", "authors_out_of_order")
-    none = (*none, "not_delivered", "messages_not_due")
-    passed = not any(summary[name] for name in none) and summary["expired"] > 0
+    none = (*none, "not_delivered", "messages_not_due", "wrong_statements")
+    passed = not any(summary[name] for name in none) and summary["expired"] > 0 and summary["statements"] > 0
     for author in found.wrong(plan)[:5]:
         say(f"{author}: wanted {plan.strikes()[author]}, found {found.standings.get(author)}")
     kills = {"verdicts": options.verdicts, "kills_of_each": options.kills}

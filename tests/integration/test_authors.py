@@ -23,6 +23,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     Action,
     AuthorStanding,
+    StatementOfReasons,
     Strike,
     Verdict,
     encode,
@@ -172,10 +173,14 @@ async def test_people_decide_forgive_and_forget_and_what_remains_is_named(embedd
         shown = json.loads(await safeguard(embedded, "authors", "show", "ann", "--json"))
         assert (shown["standing"]["weight"], len(shown["standing"]["strikes"])) == (3, 3)
         assert "suspend (third); 3 strikes count, together 3" in await safeguard(embedded, "authors", "show", "ann")
+        (holds,) = await holding(embedded)
+        assert shown["standing"]["statement"]["statement_id"] == holds.statement_id
+        assert holds.text in await safeguard(embedded, "authors", "show", "ann"), "line by line"
         assert "has no strike 'x'" in await safeguard(embedded, "authors", "forgive", "ann", "x", code=1)
         for _ in range(2):
             await safeguard(embedded, "authors", "forgive", "ann", "s0", "--why", "first", "--by", "ben")
         await becomes(embedded, "warn")
+        assert await holding(embedded) == []
         assert "forgiven by ben" in await safeguard(embedded, "authors", "show", "ann")
         await resend(embedded, expected=["warn"])
         await safeguard(embedded, "authors", "decide", "ann", "limit", "--by", "ben")
@@ -188,8 +193,21 @@ async def test_people_decide_forgive_and_forget_and_what_remains_is_named(embedd
         await remaining(embedded)
         await safeguard(embedded, "authors", "forget", "ann", "--yes", "--by", "ben")
         await becomes(embedded, "none")
+    assert await holding(embedded) == []
     found = [(one.action, one.by) for one in (await standings.known(embedded, "ann")).actions]
     assert found[-5:] == [("warn", "ben"), ("limit", "ben"), ("warn", "ben"), ("suspend", "ben"), ("none", "ben")]
+
+
+async def holding(current):
+    """The statements about accounts that hold. Each is withdrawn once, after it was issued."""
+    found = {}
+    async for _, one in kafka_bus.read_decoded(current, [topics.STATEMENTS], StatementOfReasons):
+        if one.state == "issued":
+            assert one.statement_id not in found
+            found[one.statement_id] = one
+        else:
+            del found[one.statement_id]
+    return list(found.values())
 
 
 async def resend(current, expected):

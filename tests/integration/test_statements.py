@@ -13,6 +13,7 @@ from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, ContentEvent, StatementOfReasons, Verdict, content_sha256, encode
 from safeguard_streams.enforcement import dsa, dsa_export
+from safeguard_streams.enforcement.author_rules import AuthorRules, StrikeRule, Threshold
 from safeguard_streams.enforcement.policy_words import KnownPolicies, PolicyVersion
 from safeguard_streams.enforcement.rules import EnforcementRule, EnforcementRules
 from safeguard_streams.errors import ConfigurationError
@@ -21,6 +22,7 @@ from safeguard_streams.policies.parsing import parse
 from safeguard_streams.releases import operator
 from safeguard_streams.releases.operator import ChangedBy
 from tests.conftest import enforcing, own_topics, until
+from tests.integration.test_authors import keeping
 
 pytestmark = pytest.mark.slow
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -125,6 +127,38 @@ async def test_each_restriction_has_one_statement_and_is_exported_once(embedded_
     files[0].write_text("{}")
     with pytest.raises(ConfigurationError, match="no batch of statements"):
         await dsa_export.export(broker, tmp_path / "dsa", dsa_export.Period())
+
+
+async def test_a_suspended_account_has_one_statement_from_verdicts_to_the_databases_file(embedded_address, tmp_path):
+    """The strikes carry the facts about their texts and the policy's version to another stage and its next owner."""
+    broker = own_topics(embedded_address)
+    await kafka_bus.create_topics(broker)
+    await operator.release(broker, [POLICY], ChangedBy("test"))
+    threshold = Threshold(name="third", action="suspend", weight=3)
+    rules = EnforcementRules(RULES.rule, authors=AuthorRules(strike=(StrikeRule("any"),), threshold=(threshold,)))
+    verdicts = [verdict(number) for number in (1, 3, 5)]
+
+    async def about_account(state):
+        return [one for one in await stated(broker, state) if one.content_id is None] or None
+
+    async with enforcing(broker, rules), keeping(broker, rules):
+        await publish(broker, topics.VERDICTS, *verdicts)
+        await until(lambda: about_account("issued"))
+    async with enforcing(broker, rules), keeping(broker, rules):  # others take over
+        await publish(broker, topics.VERDICTS, *verdicts, verdict(1, "safe", "s"))
+        await until(lambda: about_account("withdrawn"))
+    (said,), (gone,) = await about_account("issued"), await about_account("withdrawn")
+    assert said.statement_id == gone.statement_id
+    assert (said.account_action, said.author_id, said.language) == ("suspend", AUTHOR, "de")
+    assert (said.policy_version, said.explanation) == (POLICY.version, POLICY.statements["FS2"].notes["de"])
+    assert (said.content_created_at, len(said.strike_ids)) == (WHEN, 3)
+    done = await dsa_export.export(broker, tmp_path, dsa_export.Period())
+    assert (done.statements, done.invalid) == (4, {})
+    rows = [row for file in tmp_path.iterdir() for row in json.loads(file.read_bytes())["statements"]]
+    (row,) = [row for row in rows if "decision_account" in row]
+    assert (row["puid"], row["decision_account"]) == (said.statement_id, "DECISION_ACCOUNT_SUSPENDED")
+    assert row["end_date_account_restriction"] == str(gone.stated_at.date())
+    assert not any(word in str(rows) + said.text for word in ("plugh", AUTHOR, "item-"))
 
 
 async def test_a_version_that_was_replaced_is_stated_in_its_own_words(embedded_address):

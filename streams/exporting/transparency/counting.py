@@ -12,6 +12,7 @@ import msgspec
 from safeguard_streams.contract.records import Action, Appeal, Decision, Reporter, aware, now
 from safeguard_streams.exporting.transparency.automated import Verdicts, read_verdicts
 from safeguard_streams.exporting.transparency.figures import (
+    ACCOUNT_ACTIONS,
     APPEAL_OUTCOMES,
     MEANS,
     Appeals,
@@ -264,7 +265,7 @@ def _overturned(ends: Sequence[AppealEnd]) -> Proportion:
 
 def _statements(source: Source, year: int) -> Statements:
     """The statements of reasons of a year: a statement and its withdrawal are records with one id."""
-    columns = ("statement_id", "state", "stated_at", "category", "reporter", "law")
+    columns = ("statement_id", "state", "stated_at", "category", "reporter", "law", "account_action")
     rows = {(row["statement_id"], row["state"]): row for row in source.rows("statements", columns)}
     of_year = [row for row in rows.values() if row["stated_at"].year == year]
     issued = [row for row in of_year if row["state"] == "issued"]
@@ -273,6 +274,7 @@ def _statements(source: Source, year: int) -> Statements:
         found = "own_initiative" if row["reporter"] is None else "after_notice"
         categories.setdefault(row["category"] or "", Counter())[found] += 1
     grounds = Counter("terms" if row["law"] is None else "law" for row in issued)
+    accounts = Counter(row.get("account_action") for row in issued)  # earlier exports lack the column
     return Statements(
         issued=len(issued),
         withdrawn=len(of_year) - len(issued),
@@ -281,4 +283,5 @@ def _statements(source: Source, year: int) -> Statements:
             for name, counts in sorted(categories.items(), key=lambda item: (-item[1].total(), item[0]))
         },
         by_ground={name: grounds[name] for name in ("law", "terms")},
+        accounts={name: accounts[name] for name in ACCOUNT_ACTIONS},
     )

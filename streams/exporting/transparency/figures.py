@@ -14,6 +14,7 @@ from safeguard_streams.quality.proportions import Proportion
 
 APPEAL_OUTCOMES = ("upheld", "overturned", "moot", "refused")
 MEANS = ("automated", "people")
+ACCOUNT_ACTIONS = ("limit", "suspend")
 
 
 class Notices(msgspec.Struct, frozen=True):
@@ -73,12 +74,14 @@ class Statements(msgspec.Struct, frozen=True):
     """Statements of reasons that were issued in a year, and those that were withdrawn in it.
 
     by_category: numbers by category of the EU's templates, own_initiative and after_notice. by_ground: law or terms.
+    accounts: those about accounts, by what restricts them.
     """
 
     issued: int
     withdrawn: int
     by_category: dict[str, dict[str, int]]
     by_ground: dict[str, int]
+    accounts: dict[str, int]
 
 
 class Figures(msgspec.Struct, frozen=True):

@@ -12,12 +12,16 @@ from hypothesis import strategies as st
 from safeguard_streams.authors import clock
 from safeguard_streams.authors.ledger import Place, follow
 from safeguard_streams.authors.state import AuthorsState, check_partitions
+from safeguard_streams.authors.statements import AccountStatements
 from safeguard_streams.authors.transform import Ledger
 from safeguard_streams.contract import limits, topics
-from safeguard_streams.contract.records import AuthorAction, AuthorStanding, Strike, decode, encode
-from safeguard_streams.enforcement.author_rules import AuthorRules, StrikeRule, Threshold
+from safeguard_streams.contract.records import AuthorAction, AuthorStanding, StatementOfReasons, Strike, decode, encode
+from safeguard_streams.enforcement.author_rules import ACCOUNT_RESTRICTIONS, AuthorRules, StrikeRule, Threshold
+from safeguard_streams.enforcement.policy_words import KnownPolicies
+from safeguard_streams.enforcement.rules import EnforcementRules
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.runtime.memory_broker import StoredRecord
+from safeguard_streams.runtime.settings import load
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -60,9 +64,10 @@ class Partition:
     """The ledger of one partition on a log in memory. Everything is lost in a takeover but what the topics hold."""
 
     def __init__(self, rules=RULES):
-        self.rules, self.log, self.standings, self.actions = rules, [], {}, []
+        self.rules, self.log, self.standings, self.actions, self.statements = rules, [], {}, [], []
         self.position = 0
-        self.ledger = Ledger(rules, None)
+        stating = AccountStatements(load(), EnforcementRules(authors=rules), KnownPolicies())
+        self.ledger = Ledger(rules, None, stating)
         self.ledger.states[0] = AuthorsState(1)
 
     def __call__(self, *entries, batch=500):
@@ -79,6 +84,8 @@ class Partition:
         for one in outputs:
             if one.topic == topics.AUTHOR_ACTIONS:
                 self.actions.append(decode(one.value, AuthorAction))
+            elif one.topic == topics.STATEMENTS:
+                self.statements.append(decode(one.value, StatementOfReasons))
             else:
                 self.standings[one.key] = one.value
 
@@ -389,6 +396,27 @@ class Script:
             standing = self.run[author]
             assert (standing.weight, standing.action) == (weight, action), author
             assert chain[author] == action, "the receiver of the actions knows what stands"
+            self.check_statements(author, standing)
+
+    def check_statements(self, author, standing):
+        """One statement holds if the account is restricted, and none otherwise; the actions tell of each."""
+        holding = {}
+        for one in (one for one in self.run.statements if one.author_id == author):
+            if one.state == "issued":
+                assert one.statement_id not in holding
+                holding[one.statement_id] = one
+            else:
+                del holding[one.statement_id]  # each is withdrawn once, after it was issued
+        restricted = standing.action in ACCOUNT_RESTRICTIONS
+        assert [one.account_action for one in holding.values()] == ([standing.action] if restricted else [])
+        assert [standing.statement.statement_id if standing.statement else None] == (list(holding) or [None])
+        told = [one for one in self.run.actions if one.author_id == author]
+        said = [one for one in self.run.statements if one.author_id == author]
+        for state, ids in {
+            "issued": [one.statement.statement_id for one in told if one.statement],
+            "withdrawn": [one.ends_statement for one in told if one.ends_statement],
+        }.items():
+            assert ids == [one.statement_id for one in said if one.state == state]
 
 
 @settings(max_examples=120, deadline=None)

@@ -1,9 +1,11 @@
 """Statements of reasons: when they are issued and withdrawn, what they say, and what they never say."""
 
 import asyncio
+import re
 import string
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
@@ -14,8 +16,10 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     Action,
     AuthorStatement,
+    Automation,
     EnforcementInput,
     PrefilterResult,
+    Reporter,
     Standing,
     StatementOfReasons,
     Verdict,
@@ -131,7 +135,7 @@ def every_word(one):
     return "\n".join(map(str, msgspec.to_builtins(one).values()))
 
 
-@pytest.mark.parametrize("language", ["en", "de-AT", "fr"])
+@pytest.mark.parametrize("language", ["en", "de-AT", "fr", "es-MX"])
 @pytest.mark.parametrize("action", sorted(RESTRICTIONS))
 @pytest.mark.parametrize("policy", LIBRARY)
 def test_each_action_under_each_policy_has_a_statement_that_the_database_takes(policy, action, language):
@@ -142,7 +146,7 @@ def test_each_action_under_each_policy_has_a_statement_that_the_database_takes(p
         submission = dsa.submission(said, created_at=said.content_created_at, ended_at=None)
         assert dsa.problem(submission) is None
         assert said.language == language[:2]
-        note = shipped.notes[rule] if said.language == "en" else shipped.statements[rule].notes[said.language]
+        note = shipped.statements[rule].notes.get(said.language, shipped.notes[rule])
         assert note in said.text.splitlines()
         assert f"{shipped.title}, {rule}: {shipped.rules[rule]}" in said.text
         assert ASK in said.text
@@ -365,7 +369,7 @@ def test_where_it_holds_and_the_terms_come_from_the_rules():
     stating = Stating(stating=StatementRules("de", ("EU", "CH"), "", "https://example.com/terms"))
     (said,) = stating(verdict(language="sw"))
     assert said.language == "de"
-    assert "Es gilt in: EU, CH." in said.text
+    assert "Sie gilt in folgenden Gebieten: EU, CH." in said.text
     submission = dsa.submission(said, created_at=WHEN, ended_at=WHEN)
     assert len(submission["territorial_scope"]) == 27
     assert submission["decision_ground_reference_url"] == "https://example.com/terms"
@@ -377,7 +381,7 @@ def test_where_it_holds_and_the_terms_come_from_the_rules():
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('language = "xx"', "language: there are sentences in de, en, fr"),
+        ('language = "xx"', "language: there are sentences in de, en, es, fr"),
         ('territory = ["Germany"]', "$.statements.territory[0]"),
         ('appeal = "two\\nlines"', "appeal: write one line of plain text"),
         ('terms = "example.com"', "$.statements.terms"),
@@ -450,20 +454,45 @@ def test_one_statement_holds_whatever_comes_if_the_item_is_restricted_and_none_e
     assert all(one.told for one in stating.actions if one.statement or one.ends_statement), "the webhook tells it"
 
 
+def every_sentence(found, above=""):
+    """The sentences in a file and in its tables, by their keys."""
+    for name, text in found.items():
+        if isinstance(text, str):
+            yield above + name, text
+        elif isinstance(text, dict):
+            yield from every_sentence(text, f"{above}{name}.")
+        else:
+            yield from ((f"{above}{name}.{number}", one) for number, one in enumerate(text))
+
+
 @pytest.mark.parametrize("language", languages())
 def test_each_language_has_each_sentence_with_the_same_braces(language):
     def braces(one):
-        flat = [(name, text) for name, text in msgspec.to_builtins(one).items() if isinstance(text, str)]
-        flat += [
-            (f"{name}.{key}", text)
-            for name, texts in msgspec.to_builtins(one).items()
-            if isinstance(texts, dict)
-            for key, text in texts.items()
-        ]
-        return {name: {field for _, field, _, _ in string.Formatter().parse(text) if field} for name, text in flat}
+        return {
+            name: {field for _, field, _, _ in string.Formatter().parse(text) if field}
+            for name, text in every_sentence(msgspec.to_builtins(one))
+        }
 
     assert braces(sentences(language)) == braces(sentences("en"))
     assert isinstance(sentences(language), Sentences)
+    said = sentences(language)
+    tables = (said.action, said.decided, said.found, said.account.action, said.account.decided, said.account.found)
+    keys = (RESTRICTIONS, get_args(Automation), {*get_args(Reporter), "automated", "initiative"})
+    account = ({"limit", "suspend"}, *keys[1:])
+    assert [set(one) for one in tables] == list(map(set, (*keys, *account)))
+    assert len(set(said.months)) == 12
+
+
+@pytest.mark.parametrize("language", languages())
+def test_each_sentence_is_set_as_its_language_is(language):
+    """No straight apostrophes or quotes, blanks before punctuation in French alone, and those do not break."""
+    for name, text in every_sentence(msgspec.to_builtins(sentences(language))):
+        assert text == text.strip(), name
+        assert not re.search(r"""['"]|  |\s[,.]""", text), name
+        if language == "fr":
+            assert not re.search(r"(?<!\u00a0):|(?<![\u00a0\u202f])[;?!]", text), name
+        else:
+            assert not re.search(r"\s[:;?!]", text), name
 
 
 @pytest.mark.parametrize(

@@ -216,6 +216,10 @@ def test_statements_equal_sql(year):
     shown = {(c, f): n for c, found in figures.statements.by_category.items() for f, n in found.items() if n}
     assert shown == counts(database, query)
     assert figures.statements.issued == sum(shown.values()) == sum(figures.statements.by_ground.values())
+    accounts = f"""SELECT account_action, COUNT(*) FROM statements
+        WHERE state = 'issued' AND stated_at LIKE '{YEAR}%' AND account_action IS NOT NULL GROUP BY 1"""
+    assert figures.statements.accounts == dict(database.execute(accounts).fetchall())
+    assert set(figures.statements.accounts) == {"limit", "suspend"}
     withdrawn = f"SELECT COUNT(*) FROM statements WHERE state = 'withdrawn' AND stated_at LIKE '{YEAR}%'"
     assert figures.statements.withdrawn == database.execute(withdrawn).fetchone()[0] > 0
 
