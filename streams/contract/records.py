@@ -614,6 +614,13 @@ class ModeratorDecision(msgspec.Struct, frozen=True, omit_defaults=True, gc=Fals
     violation: Annotated[
         Violation | None, Meta(description="what counts against the author where no verdict's violation does")
     ] = None
+    earlier_texts: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="SHA-256 of earlier texts whose actions stood when a moderator overturned an appeal and "
+            "allowed the item: they count no more against the author"
+        ),
+    ] = ()
 
 
 class Grounds(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

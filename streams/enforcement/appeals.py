@@ -223,6 +223,17 @@ def _would_change(action: Action, standing: Standing) -> bool:
     return action.action_id not in known
 
 
+def overturned_texts(action: Action, standing: Standing, text: str | None) -> tuple[str, ...]:
+    """The earlier texts of which a record says that nothing was wrong about them: it overturns an appeal to allow.
+
+    text: the one that the record is about itself.
+    """
+    if action.outcome != "overturned" or action.action != "allow":
+        return ()
+    restricted = {policy.content_sha256 for policy in standing.policies if policy.action != "allow"}
+    return tuple(sorted(one for one in restricted if one is not None and one != text))
+
+
 def as_decision(action: Action) -> Action:
     """The record of an overturned appeal as what it is, a decision about the item, whatever else a hand wrote in it."""
     return msgspec.structs.replace(action, policy_id=None, withdraws=None, releases=None)

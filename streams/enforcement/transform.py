@@ -572,7 +572,10 @@ def _decided(action: Action, state: EnforcementState, sequence: int, *, requeued
     if edited and not action.any_text:
         return msgspec.structs.replace(followed, state="overridden", effective=standing.effective)
     cited = (action.cited_policy, action.rule_ids)
-    decision = ModeratorDecision(action.action, action.action_id, at, by, why, text, action.any_text, *cited)
+    decision = ModeratorDecision(
+        *(action.action, action.action_id, at, by, why, text, action.any_text, *cited),
+        earlier_texts=appeals.overturned_texts(action, standing, text),
+    )
     if not edited:
         same = text == standing.content_sha256
         origin = newest_place(action.origin, standing.origin, same_text=same) or standing.origin

@@ -14,7 +14,7 @@ from safeguard_streams.contract.records import Action, Appeal, DeadLetter, Stand
 from safeguard_streams.enforcement.strikes import RESTRICTS
 
 KINDS = ("overturned", "milder", "upheld", "moot")
-WAITING_SECONDS = 300.0
+WAITING_SECONDS = 600.0
 
 
 class Appeals:
@@ -123,7 +123,8 @@ class Appeals:
         deadline = time.monotonic() + WAITING_SECONDS
         while (reached := await count()) < len(self.items):
             assert time.monotonic() < deadline, f"{reached} of {len(self.items)} {what}"
-            await asyncio.sleep(1.0)
+            say(f"{reached} of {len(self.items)} {what}")
+            await asyncio.sleep(3.0)
         say(f"{len(self.items)} {what}")
 
     async def summary(self, current):

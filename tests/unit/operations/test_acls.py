@@ -44,7 +44,7 @@ def test_security_names_all_who_may_write_what_decides():
     named = {}
     for row in rows:
         written, _, roles = row.partition(": ")
-        named |= dict.fromkeys(written.split(" and "), set(roles.split(", ")))
+        named |= {topic: set(roles.split(", ")) for topic in written.split(" and ")}
     trusted = (topics.ACTIONS, topics.VERDICTS, topics.ENFORCEMENT, topics.STANDING)
     assert named == {topic: {name for name, role in ROLES.items() if topic in role.writes} for topic in trusted}
 
