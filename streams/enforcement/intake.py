@@ -11,9 +11,18 @@ from collections.abc import Sequence
 
 from safeguard_streams.bus.dead_letters import was_requeued
 from safeguard_streams.bus.interface import Output, Record
-from safeguard_streams.contract import topics
+from safeguard_streams.contract import limits, topics
 from safeguard_streams.contract.appeals import read_appeal, without_statement
-from safeguard_streams.contract.records import Action, EnforcementInput, Verdict, carried, decode, encode, schema_header
+from safeguard_streams.contract.records import (
+    Action,
+    EnforcementInput,
+    Verdict,
+    carried,
+    decode,
+    encode,
+    place_of,
+    schema_header,
+)
 from safeguard_streams.enforcement.signing import Signer, kept
 from safeguard_streams.errors import RecordError
 from safeguard_streams.releases.erasures import Erased, never, without_words
@@ -55,4 +64,14 @@ def _input(record: Record, erased: Erased, signer: Signer | None) -> Enforcement
         if signer is not None and not signer.signed(record.partition, record.value, record.headers):
             raise RecordError("sequence", NOT_THE_AGENTS)
         return None
+    if action.sequence is None:
+        _check(record.value or b"", action)
     return EnforcementInput(action=without_words(action, erased), requeued=requeued)
+
+
+def _check(value: bytes, action: Action) -> None:
+    """Raise RecordError for a moderator's record that would make what stands on its item too large, or wrong."""
+    if len(value) > limits.DECISION_RECORD_BYTES:
+        raise RecordError("record", f"has {len(value):,} bytes, not at most {limits.DECISION_RECORD_BYTES:,}")
+    if action.origin is not None and place_of(action.origin) is None:
+        raise RecordError("origin", "is no place; write partition and offset, as 3@1042")

@@ -464,3 +464,89 @@ async def test_a_record_that_poses_as_an_action_of_a_verdict_is_not_followed():
     await agent(Action("x1", "c1", "allow", WHEN, "ann", policy_id="hate", verdict_id="v9"))
     assert agent.standing == before
     assert "names a policy" in agent.letters[0].reason
+
+
+# ---------------------------------------------------------------------- hostile appellants
+
+
+async def test_an_outcome_cannot_be_appealed():
+    agent = Agent()
+    upheld, milder = outcome("bob", "upheld", "remove"), outcome("eve", action="label", appeal_id="p3")
+    await agent(REMOVED, appeal(), upheld)
+    (moot,) = await agent(appeal("p2", verdict_id=None, action_id=upheld.action_id))
+    assert moot.outcome == "moot"
+    await agent(decided("ann", "limit"), appeal("p3", action_id="d1"), milder)
+    (refused,) = await agent(appeal("p4", verdict_id=None, action_id=milder.action_id))
+    assert refused.outcome == "refused"
+    assert [appeals.may_decide(agent.standing, name) for name in ("bob", "ann", "eve", "dan")] == [False] * 3 + [True]
+
+
+async def test_an_appeal_that_names_the_end_of_an_appeal_or_a_withdrawn_decision_is_moot():
+    agent = Agent()
+    (ended,) = await agent(appeal("p1"))
+    await agent(REMOVED, decided("ann"), Action("w1", "c1", "allow", WHEN, "ann", withdraws="d1"))
+    for name, named in (("p2", ended.action_id), ("p3", "d1"), ("p4", "w1")):
+        (moot,) = await agent(appeal(name, verdict_id=None, action_id=named))
+        assert moot.outcome == "moot"
+
+
+async def test_an_outcome_that_comes_before_its_appeal_is_answered_and_may_be_written_again():
+    agent = Agent()
+    await agent(REMOVED)
+    (early,) = await agent(outcome())
+    assert early.state == "overridden"
+    assert agent.letters[0].reason == "action: no appeal of this id is known about the item"
+    await agent(appeal())
+    agent.restart()
+    assert [one.state for one in agent.standing.appeals] == ["open"]
+    await agent(outcome())
+    assert agent.outcomes == [("p1", "overturned")]
+
+
+async def test_an_outcome_of_another_items_appeal_decides_nothing():
+    agent = Agent()
+    await agent(REMOVED, appeal(), verdict(2, content="c2", score=0.9))
+    before = agent.state["c2"]
+    await agent(msgspec.structs.replace(outcome(), content_id="c2"))
+    assert agent.state["c2"] == before
+    assert [one.state for one in agent.standing.appeals] == ["open"]
+
+
+async def test_an_appeal_of_an_erased_item_is_decided_and_repeats_no_words():
+    agent = Agent()
+    agent.enforcer._erased = lambda content_id, _: content_id == "c1"
+    await agent(verdict(1, score=0.9, reason="secret words", author_id="u1"), appeal(reason="secret words"))
+    await agent(outcome())
+    assert agent.outcomes == [("p1", "overturned")]
+    written = [*(one.value for one in agent.standings), *map(encode, agent.actions)]
+    assert not [one for one in written if b"secret" in one]
+
+
+ODD = [
+    None, "", "x" * 100_000, "\ud800".encode("utf-8", "surrogatepass").decode("utf-8", "replace"), 0, -1, 10**30, 1e308,
+    True, [], [None], {}, {"a": {"b": 1}}, "9999-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00", "\u0000\u202e[/x]",
+]  # fmt: skip
+_FIELDS = {
+    Appeal: ["content_id", "appellant", "created_at", "appeal_id", "action_id", "verdict_id", "reason", "new_context"],
+    Action: ["content_id", "action", "acted_at", "by", "why", "outcome", "appeal_id", "content_sha256", "origin",
+             "rule_ids", "policy_id", "withdraws", "releases", "sequence", "statement", "author_id", "any_text"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [Appeal, Action])
+@pytest.mark.parametrize("odd", ODD, ids=lambda one: repr(one)[:20])
+async def test_odd_fields_are_refused_or_followed_and_leave_small_records(kind, odd):
+    for field in _FIELDS[kind]:
+        agent = Agent()
+        await agent(REMOVED, appeal("p1"))
+        sent = msgspec.json.decode(encode(appeal("p2") if kind is Appeal else outcome())) | {field: odd}
+        topic = topics.APPEALS if kind is Appeal else topics.ACTIONS
+        record = StoredRecord(topic, 0, 0, 0, b"c1", msgspec.json.encode(sent))
+        try:
+            copied = await intake.collect([record])
+        except RecordError:
+            continue
+        for one in copied:
+            await agent(decode(one.value, EnforcementInput).appeal or decode(one.value, EnforcementInput).action)
+        agent.restart()
+        assert all(len(one.value or b"") < 20_000 for one in agent.standings), field
