@@ -333,14 +333,19 @@ class Found:
 
 
 async def settled(current, plan, receiver, processes):
-    """Wait until the standings are those of the offline computation and the receiver had all actions, or time is up."""
-    deadline = time.monotonic() + TIMEOUT_SECONDS
+    """Wait until the standings are those of the offline computation and the receiver had all actions, or until nothing
+    comes nearer to that any more.
+    """
+    deadline, before = time.monotonic() + TIMEOUT_SECONDS, None
     while True:
         for process in processes:
             assert process.process.poll() is None, f"{process.name} ended: {process.log.read_text()[-2000:]}"
         found = await Found.read(current, receiver)
-        delivered, wrong = found.in_order() == found.had, len(found.wrong(plan))
-        say(f"{len(found.strikes):,} records about strikes; {wrong} authors are not where they will be")
+        delivered, wrong = found.in_order() == found.had, found.wrong(plan)
+        say(f"{len(found.strikes):,} records about strikes; {len(wrong)} authors are not where they will be")
+        reached = len(found.strikes), len(wrong), sum(map(len, found.had.values()))
+        if reached != before:
+            deadline, before = time.monotonic() + TIMEOUT_SECONDS, reached
         if (not wrong and delivered) or time.monotonic() > deadline:
             await asyncio.sleep(2.0)  # whatever comes after that would be too much
             return await Found.read(current, receiver)
