@@ -22,6 +22,7 @@ ID_CHARACTERS = 512
 LABEL_CHARACTERS = 512  # of author, surface and language
 EVENT_POLICIES = 256  # that an event may name
 REPORT_CHARACTERS = 10_000  # of a report's reason
+DECISION_RECORD_BYTES = 64 * KiB  # of what a moderator's tool writes
 STRIKE_WEIGHT = 1_000  # of one strike
 AUTHOR_STRIKES = 500  # of an author that are kept
 ATTRIBUTES_BYTES = 1 * MiB  # as JSON
@@ -135,6 +136,13 @@ TABLE: tuple[Limit, ...] = (
     Limit("judgements kept, by size", 64 * MiB, "bytes", _FORGOTTEN, "reasoner"),
     Limit(
         "strikes of an author that are kept", AUTHOR_STRIKES, "strikes", "the oldest no longer count", "`authors run`"
+    ),
+    Limit(
+        "a moderator's record on `moderation.actions`",
+        DECISION_RECORD_BYTES,
+        "bytes",
+        "the record becomes a dead letter",
+        "enforcement",
     ),
     Limit("messages to the webhook at once", 1_024, "messages", "the next ones wait", "enforcement"),
     Limit("a file to publish, after decompression", 4 * 1024 * MiB, "bytes", "it is refused", "`safeguard publish`"),

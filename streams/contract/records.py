@@ -624,6 +624,13 @@ class ModeratorDecision(msgspec.Struct, frozen=True, omit_defaults=True, gc=Fals
     violation: Annotated[
         Violation | None, Meta(description="what counts against the author where no verdict's violation does")
     ] = None
+    earlier_texts: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="SHA-256 of earlier texts whose actions stood when a moderator overturned an appeal and "
+            "allowed the item: they count no more against the author"
+        ),
+    ] = ()
 
 
 class Grounds(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -714,6 +721,13 @@ class Standing(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         tuple[str, ...], Meta(description="who decided about the item: none of them may decide an appeal")
     ] = ()
     referred: Annotated[tuple[str, ...], Meta(description="ids of the referrals about the item")] = ()
+    kept_until: Annotated[
+        datetime | None,
+        Meta(
+            description="when the agent forgets the item, on which nothing stands, and of which it only remembers who "
+            "decided and which appeals ended; absent where something stands"
+        ),
+    ] = None
 
     @property
     def in_force(self) -> ModeratorDecision | None:
@@ -732,9 +746,15 @@ class Standing(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     @property
     def empty(self) -> bool:
-        """Whether nothing stands: no decision, no action, no held action, and neither appeal nor referral."""
-        remembered = self.decision is not None or self.appeals or self.referred
-        return not remembered and all(policy.empty for policy in self.policies)
+        """Whether nothing stands and nothing is remembered."""
+        return not (self.stands or self.appeals or self.deciders)
+
+    @property
+    def stands(self) -> bool:
+        """Whether anything stands: a decision, an action, a held action, an open appeal or a referral."""
+        waits = any(one.state == "open" for one in self.appeals)
+        decided = self.decision is not None or bool(self.referred)
+        return waits or decided or not all(policy.empty for policy in self.policies)
 
 
 class StatementOfReasons(msgspec.Struct, frozen=True, omit_defaults=True):

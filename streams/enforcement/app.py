@@ -37,6 +37,7 @@ from safeguard_streams.enforcement.known_authors import KnownAuthors
 from safeguard_streams.enforcement.policy_words import KnownPolicies
 from safeguard_streams.enforcement.repartition import check_recorded, partitions_of
 from safeguard_streams.enforcement.rules import EnforcementRules
+from safeguard_streams.enforcement.signing import Signer
 from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.enforcement.statements import Statements
 from safeguard_streams.enforcement.transform import ACTING, DELIVERING, STAGE, Enforcer, Lookups
@@ -59,10 +60,17 @@ class EnforcementAgent:
         self._erasures, self._authors = ErasureList(), KnownAuthors()
         erased = self._erasures.erased
         self._policies = KnownPolicies()
+        self._signer = None if settings.webhook_secret is None else Signer(configured_key(settings), settings.prefix)
         statements = None if dry_run else Statements(settings, rules.statements, self._policies)
         lookups = Lookups(erased, partial(_evidence, settings, erased), self._authors.strikes)
         self.enforcer = Enforcer(
-            rules, partitions, self._restore, dry_run=dry_run, lookups=lookups, statements=statements
+            rules,
+            partitions,
+            self._restore,
+            dry_run=dry_run,
+            lookups=lookups,
+            statements=statements,
+            signer=self._signer,
         )
         self.delivery: Delivery | None = None
         self._cleared = ClearedTexts(partial(cleared.kafka_logs, settings), erased)
@@ -78,7 +86,12 @@ class EnforcementAgent:
             clearing = KafkaBus(settings, [topics.CLEARED], cleared.STAGE)
             self._engines = [
                 Engine(acting, self.enforcer, stage=ACTING, limits=limits),
-                Engine(taking, stateless(partial(intake.collect, erased=erased)), stage=STAGE, limits=limits),
+                Engine(
+                    taking,
+                    stateless(partial(intake.collect, erased=erased, signer=self._signer)),
+                    stage=STAGE,
+                    limits=limits,
+                ),
                 Engine(clearing, self._cleared, stage=cleared.STAGE),
             ]
 
@@ -170,7 +183,8 @@ class EnforcementAgent:
             return
         key, header = configured_key(self.settings), authorization(self.settings)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS)) as http:
-            self.delivery = Delivery(webhook, key, http, authorization=header, erased=self._erasures.erased)
+            erased = self._erasures.erased
+            self.delivery = Delivery(webhook, key, http, authorization=header, erased=erased, signer=self._signer)
             self._engines.append(self._deliver(self.delivery))
             yield
 
@@ -183,7 +197,7 @@ class EnforcementAgent:
         place = (self.settings, partition.partition, self._partitions)
         if self._dry_run:
             return await EnforcementState.of_decisions(*place)
-        return await EnforcementState.restore(*place, self.enforcer.rules.longest_window)
+        return await EnforcementState.restore(*place, self.enforcer.rules.longest_window, self._signer)
 
 
 async def _evidence(

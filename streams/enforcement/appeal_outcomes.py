@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from safeguard_streams.bus import kafka
+from safeguard_streams.bus.interface import Record
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.appeals import read_appeal
 from safeguard_streams.contract.records import (
@@ -31,6 +32,7 @@ from safeguard_streams.contract.records import (
     now,
     verdict_id,
 )
+from safeguard_streams.enforcement.appealing import refusal
 from safeguard_streams.enforcement.appeals import NOT_BEFORE, deciders, is_repeated, objection, open_appeals, person
 from safeguard_streams.enforcement.decisions import NOTHING_CITED, Cited, write_once
 from safeguard_streams.enforcement.moderators import FOLLOW_SECONDS, PlacedStanding, each_standing, history
@@ -109,8 +111,10 @@ async def decide(
     """Decide an appeal. Returns what the agent made of it within FOLLOW_SECONDS; it is open until the agent followed.
 
     action: what is to stand after an appeal that is overturned; default: allow for an author's appeal. The same request
-    again writes nothing more. Raises ConfigurationError when somebody who decided about the item before decides, when
-    the appeal is not open, when the action reverses nothing, or when the name or the reason is no plain text.
+    again writes nothing more, unless the agent did not follow it: then the agent is asked again. Raises
+    ConfigurationError when somebody who decided about the item before decides, when the appeal is not open, when the
+    action reverses nothing, when the name or the reason is no plain text, or where the agent does not follow, for
+    the reason that it gives.
     """
     moderator = checked(moderator)
     found = await find(settings, appeal_id)
@@ -120,19 +124,38 @@ async def decide(
     if is_repeated(record, found.standing):
         return found.appeal
     await _check(settings, found.standing, record)
-    async with kafka.reader(settings, [topics.STANDING], from_end=True, partition=found.partition) as client:
+    answers = [topics.STANDING, topics.ACTIONS]
+    async with kafka.reader(settings, answers, from_end=True, partition=found.partition) as client:
         for tp in client.assignment():
             await client.position(tp)
         await write_once(settings, found.partition, record)
-        key, latest = record.content_id.encode(), found.appeal
+        key, latest, why = record.content_id.encode(), found.appeal, ""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FOLLOW_SECONDS):
-                while latest.state == "open":
+                while latest.state == "open" and not why:
                     written = await client.getone()
-                    standing = kafka.decoded_or_left_out(settings, written, Standing) if written.key == key else None
-                    for one in standing.appeals if standing is not None else ():
-                        latest = one if one.appeal_id == appeal_id else latest
+                    if written.key == key and written.topic.endswith(topics.STANDING):
+                        latest = _appeal_of(settings, written, latest)
+                    elif written.key == key:
+                        why = _refusal_of(settings, written, record)
+    if why:
+        latest = (await find(settings, appeal_id)).appeal  # somebody else may have decided it at the same moment
+        if latest.state == "open":
+            raise ConfigurationError(f"appeal {appeal_id}: {why}")
     return latest
+
+
+def _appeal_of(settings: Settings, written: Record, known: AppealStanding) -> AppealStanding:
+    """An appeal as a record of moderation.standing about its item has it."""
+    standing = kafka.decoded_or_left_out(settings, written, Standing)
+    named = standing.appeals if standing is not None else ()
+    return next((one for one in named if one.appeal_id == known.appeal_id), known)
+
+
+def _refusal_of(settings: Settings, written: Record, outcome: Action) -> str:
+    """Why the agent did not follow an outcome, if a record of moderation.actions says that; empty otherwise."""
+    action = kafka.decoded_or_left_out(settings, written, Action)
+    return refusal(action) if action is not None and action.action_id == outcome.action_id else ""
 
 
 def outcome_of(

@@ -35,8 +35,13 @@ def not_followed(action: Action, standing: Standing, sequence: int, why: str) ->
 
 
 def was_refused(action: Action) -> bool:
-    """Whether an action is the record of one that was not followed. Requeued later, that may be followed."""
+    """Whether an action is the record of one that was not followed. Written again later, that may be followed."""
     return action.state == "overridden" and action.why.startswith(_NOT_FOLLOWED)
+
+
+def refusal(action: Action) -> str:
+    """Why the agent did not follow what a moderator wrote; empty for any other action."""
+    return action.why.removeprefix(_NOT_FOLLOWED) if was_refused(action) else ""
 
 
 def followed(

@@ -28,19 +28,25 @@ from safeguard_streams.contract.records import (
     verdict_id,
 )
 from safeguard_streams.enforcement.rules import severity
-from safeguard_streams.releases.people import made_plain
+from safeguard_streams.releases.people import LONGEST_NAME, made_plain
 from safeguard_streams.runtime import metrics
 
 MAX_OPEN = 16  # appeals of one item; what comes beyond is refused, and answered by the outcome of these
 MAX_ENDED = 8  # appeals of one item that a person decided, and as many that ended otherwise, the newest
+MAX_DECIDERS = 256  # names that are remembered of one item, the newest
+UNKNOWN_DAYS = 30.0  # how long appeals are remembered about an item of which nothing else is
 BY_PERSON: tuple[AppealOutcome, ...] = ("upheld", "overturned")
 NOT_BEFORE = "somebody who decided about the item before may not decide its appeal, or change anything while it is open"
 
 
 def person(name: str | None) -> str:
-    """The form in which names of people are compared: neither case nor width, blanks or hidden characters matter."""
-    folded = unicodedata.normalize("NFKC", name or "").casefold()
-    return " ".join("".join(one for one in folded if one == " " or unicodedata.category(one)[0] != "C").split())
+    """The form in which names of people are compared: neither case nor width, blanks or hidden characters matter.
+
+    U+FFFD stands for hidden characters in names that were made plain.
+    """
+    folded = unicodedata.normalize("NFKC", (name or "").replace("\ufffd", "")).casefold()
+    seen = "".join(one for one in folded if one == " " or unicodedata.category(one)[0] != "C")
+    return " ".join(seen.split())[:LONGEST_NAME]
 
 
 def deciders(standing: Standing) -> frozenset[str]:
@@ -63,7 +69,25 @@ def remembered(standing: Standing, action: Action) -> Standing:
     """What stands after a moderator's record was followed: its author decided about the item."""
     if action.by is None or person(action.by) in map(person, standing.deciders):
         return standing
-    return msgspec.structs.replace(standing, deciders=(*standing.deciders, action.by))
+    name = action.by if len(action.by) <= LONGEST_NAME else person(action.by)
+    return msgspec.structs.replace(standing, deciders=(*standing.deciders, name)[-MAX_DECIDERS:])
+
+
+def kept(before: Standing, after: Standing, days: float) -> Standing:
+    """What stands after an input, with the time at which the agent forgets the item if nothing stands on it.
+
+    An appeal can come later, also about what stands no more, and nobody decides it who decided before. days: how long
+    who decided is remembered. Appeals about an item of which no person ever decided anything are remembered for
+    UNKNOWN_DAYS at most, because anybody may appeal anything.
+    """
+    if after.stands or after.empty:
+        return after if after.kept_until is None else msgspec.structs.replace(after, kept_until=None)
+    same = (before.deciders, before.appeals) == (after.deciders, after.appeals)
+    if same and after.kept_until is not None:
+        return after
+    known = after.deciders or any(one.state in BY_PERSON for one in after.appeals)
+    until = _later(now(), timedelta(days=days if known else min(days, UNKNOWN_DAYS)))
+    return msgspec.structs.replace(after, kept_until=until)
 
 
 # ---------------------------------------------------------------------- opening
@@ -144,6 +168,8 @@ def _grounds(standing: Standing) -> str:
 
 def objection(action: Action, standing: Standing) -> str:
     """Why the agent does not follow a record that a moderator wrote; empty if it may."""
+    if problem := _no_record_of_a_person(action):
+        return problem
     if action.outcome is None and action.appeal_id is None:
         refused = open_appeals(standing) and _would_change(action, standing) and not may_decide(standing, action.by)
         return NOT_BEFORE if refused else ""
@@ -153,8 +179,17 @@ def objection(action: Action, standing: Standing) -> str:
     if appeal is None or appeal.state != "open":
         return f"the appeal is {appeal.state}" if appeal else "no appeal of this id is known about the item"
     if not may_decide(standing, action.by):
-        return NOT_BEFORE if person(action.by) else "an outcome names the person who decided"
+        return NOT_BEFORE
     return _no_reversal(appeal, action, standing) if action.outcome == "overturned" else ""
+
+
+def _no_record_of_a_person(action: Action) -> str:
+    """Why a record is none that a moderator writes; empty if it is one."""
+    if not person(action.by):
+        return "it names nobody: write who decided, as by"
+    if not action.human and None is action.releases is action.withdraws is action.outcome:
+        return "it names a policy, as the agent's own records do: leave policy_id out of a decision"
+    return ""
 
 
 def _no_reversal(appeal: AppealStanding, action: Action, standing: Standing) -> str:
@@ -188,6 +223,17 @@ def _would_change(action: Action, standing: Standing) -> bool:
     return action.action_id not in known
 
 
+def overturned_texts(action: Action, standing: Standing, text: str | None) -> tuple[str, ...]:
+    """The earlier texts of which a record says that nothing was wrong about them: it overturns an appeal to allow.
+
+    text: the one that the record is about itself.
+    """
+    if action.outcome != "overturned" or action.action != "allow":
+        return ()
+    restricted = {policy.content_sha256 for policy in standing.policies if policy.action != "allow"}
+    return tuple(sorted(one for one in restricted if one is not None and one != text))
+
+
 def as_decision(action: Action) -> Action:
     """The record of an overturned appeal as what it is, a decision about the item, whatever else a hand wrote in it."""
     return msgspec.structs.replace(action, policy_id=None, withdraws=None, releases=None)
@@ -196,7 +242,7 @@ def as_decision(action: Action) -> Action:
 def upheld(action: Action, standing: Standing, sequence: int) -> Action:
     """The record that an appeal was upheld: what stands stays as it is, and no decision is added."""
     return msgspec.structs.replace(
-        _unchanged(standing, action.action_id, sequence),
+        unchanged(standing, action.action_id, sequence),
         acted_at=action.acted_at,
         by=action.by and made_plain(action.by),
         why=made_plain(action.why),
@@ -262,7 +308,7 @@ def _end(
 ) -> tuple[Standing, list[Action]]:
     """End an appeal by a record of the agent's own."""
     action = msgspec.structs.replace(
-        _unchanged(standing, verdict_id("appeal", appeal.appeal_id, standing.content_id, "ended"), sequence),
+        unchanged(standing, verdict_id("appeal", appeal.appeal_id, standing.content_id, "ended"), sequence),
         by=by,
         why=why,
         appeal_id=appeal.appeal_id,
@@ -272,7 +318,7 @@ def _end(
     return _with(standing, _closed(appeal, standing, outcome, action)), [action]
 
 
-def _unchanged(standing: Standing, action_id: str, sequence: int) -> Action:
+def unchanged(standing: Standing, action_id: str, sequence: int) -> Action:
     """A record of the agent that says what stands, and changes nothing of it."""
     return Action(
         action_id,

@@ -21,6 +21,7 @@ from safeguard_streams.bus.dead_letters import was_requeued
 from safeguard_streams.bus.interface import Partition
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, Enforced, ModeratorDecision, Standing, now, verdict_id
+from safeguard_streams.enforcement.appealing import was_refused
 from safeguard_streams.enforcement.appeals import objection
 from safeguard_streams.enforcement.moderators import standing_on, write
 from safeguard_streams.enforcement.places import KnownItem, content_id_of, locate
@@ -242,7 +243,8 @@ def _withdrawal_id(decision_id: str) -> str:
 async def write_once(settings: Settings, partition: int, wanted: Action) -> Action:
     """Write a record unless one with its id is there, and return the first that is there.
 
-    Two requests at once may both write. The agent follows the first, and both callers get that one. Raises
+    One that the agent did not follow is as good as none: to ask again is to get another answer. Two requests at once
+    may both write. The agent follows the first, and both callers get that one. Raises
     ConfigurationError when the first is another request's.
     """
     first, end = await _written(settings, partition, wanted.action_id)
@@ -263,8 +265,12 @@ def _request(action: Action) -> tuple[object, ...]:
 
 
 async def _written(settings: Settings, partition: int, action_id: str, start: int = 0) -> tuple[Action | None, int]:
-    """The first record with an id, of those that were written within an hour, and the offset after those read."""
+    """The first record with an id of those that were written within an hour, and the offset after those read.
+
+    None where the agent did not follow it.
+    """
     mark, end = action_id.encode(), start
+    first: Action | None = None
     after = {Partition(settings.prefix + topics.ACTIONS, partition): start}
     records = kafka.read_all(settings, [topics.ACTIONS], partition, since=now() - REPEATED, after=after)
     async with contextlib.aclosing(records):
@@ -273,5 +279,5 @@ async def _written(settings: Settings, partition: int, action_id: str, start: in
             if record.value is not None and mark in record.value:
                 action = kafka.decoded_or_left_out(settings, record, Action)
                 if action is not None and action.action_id == action_id:
-                    return action, end
-    return None, end
+                    first = None if was_refused(action) else first or action
+    return first, end

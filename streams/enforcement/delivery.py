@@ -32,6 +32,7 @@ from safeguard_streams.bus.dead_letters import was_requeued
 from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.contract.records import Action, decode, now
 from safeguard_streams.enforcement.rules import Webhook
+from safeguard_streams.enforcement.signing import Signer
 from safeguard_streams.enforcement.transform import REJECTED
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.releases.erasures import Erased, never, without_words
@@ -149,7 +150,8 @@ class Delivery:
     delivered: messages that the receiver accepted, by type. rejected: messages that became dead letters. failing: the
     last problem with the receiver, None while it is healthy. authorization: value of the Authorization header, if the
     receiver asks for one. erased: tells by an id and a time in ms since 1970 whether the item was erased. Its actions
-    are then delivered without words about it.
+    are then delivered without words about it. signer: knows the agent's own actions, and no others are delivered.
+    Without one, all are taken for the agent's.
     """
 
     def __init__(
@@ -161,8 +163,10 @@ class Delivery:
         authorization: str | None = None,
         backoff: Backoff | None = None,
         erased: Erased = never,
+        signer: Signer | None = None,
     ) -> None:
         self._erased = erased
+        self._signer = signer
         self.delivered: Counter[str] = Counter()
         self.rejected = 0
         self.failing: str | None = None
@@ -192,6 +196,8 @@ class Delivery:
                 action = decode(record.value, Action)
             except RecordError:
                 continue  # the intake, which reads the same topic, makes it a dead letter
+            if self._signer is not None and not self._signer.signed(record.partition, record.value, record.headers):
+                continue  # the same
             # The agent writes moderators' records and requeued actions again, in their place in the order.
             followed = action.sequence is not None and not action.dry_run and not was_requeued(record)
             if followed and action.told:

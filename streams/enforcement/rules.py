@@ -186,9 +186,12 @@ def _url_problem(url: str) -> str | None:
 
 
 class Appeals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How long people have to decide an appeal, in days."""
+    """How long people have to decide an appeal, and how long the agent remembers who decided about an item on which
+    nothing stands any more, both in days.
+    """
 
     days: Annotated[float, msgspec.Meta(gt=0, le=366)] = 14.0
+    remember_days: Annotated[float, msgspec.Meta(gt=0, le=3660)] = 365.0
 
 
 class EnforcementRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

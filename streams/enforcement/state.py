@@ -5,6 +5,7 @@ Only items on which something stands take memory. Nothing stands on any other it
 
 from __future__ import annotations
 
+import heapq
 import sys
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable
@@ -31,6 +32,7 @@ from safeguard_streams.contract.records import (
 from safeguard_streams.enforcement import texts
 from safeguard_streams.enforcement.appealing import was_refused
 from safeguard_streams.enforcement.rules import Cap, severity
+from safeguard_streams.enforcement.signing import Signer
 from safeguard_streams.enforcement.statements import with_facts
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.settings import Settings
@@ -76,6 +78,9 @@ class EnforcementState:
         self._allowed: OrderedDict[str, Standing] = OrderedDict()  # by content id
         self._held: Counter[str] = Counter()  # by policy id
         self._appealed: set[str] = set()  # items with open appeals
+        self._kept: list[
+            tuple[float, str]
+        ] = []  # a heap of seconds since 1970 and content ids, outdated ones among them
         self._changes: dict[str, deque[datetime]] = {}  # by policy id
         self._alerts: dict[str, datetime] = {}  # by policy id
 
@@ -92,7 +97,10 @@ class EnforcementState:
 
     def put(self, standing: Standing) -> None:
         """Replace what stands on an item."""
+        before = self._standings.get(standing.content_id)
         self.drop(standing.content_id)
+        if standing.kept_until is not None and (before is None or before.kept_until != standing.kept_until):
+            heapq.heappush(self._kept, (aware(standing.kept_until).timestamp(), standing.content_id))
         self._allowed.pop(standing.content_id, None)
         if standing.empty and standing.content_sha256 is not None:
             self._allowed[standing.content_id] = Standing(
@@ -119,6 +127,17 @@ class EnforcementState:
         self._appealed.discard(content_id)
         if earlier is not None:
             self._held.subtract(_held_policies(earlier))
+
+    def forgotten(self, moment: datetime, most: int) -> list[str]:
+        """Forget items on which nothing stands and of which nothing is to be remembered any more; their ids."""
+        ids: list[str] = []
+        while self._kept and self._kept[0][0] <= moment.timestamp() and len(ids) < most:
+            _, content_id = heapq.heappop(self._kept)
+            until = self[content_id].kept_until
+            if until is not None and aware(until) <= moment:
+                self.drop(content_id)
+                ids.append(content_id)
+        return ids
 
     def keep_decisions(self) -> None:
         """Forget what stands under policies, so that only moderators' decisions are left."""
@@ -164,15 +183,18 @@ class EnforcementState:
         return {name: one.effective for name, one in self._standings.items() if one.effective != "allow"}
 
     @classmethod
-    async def restore(cls, settings: Settings, partition: int, partitions: int, window: timedelta) -> EnforcementState:
+    async def restore(
+        cls, settings: Settings, partition: int, partitions: int, window: timedelta, signer: Signer | None = None
+    ) -> EnforcementState:
         """Read what stands in a partition, what the agent did within `window`, which caps count, and the newest texts
-        of the last inputs.
+        of the last inputs. signer: knows what the agent did; without one, each record with a sequence counts.
 
         Raises ConfigurationError when the records are of another number of partitions.
         """
         state, since = await cls._read(settings, partition, partitions), now() - max(window, REPEATED)
-        async for _, action in kafka.read_decoded(settings, [topics.ACTIONS], Action, partition, since=since):
-            state.add_recent(action)
+        async for record, action in kafka.read_decoded(settings, [topics.ACTIONS], Action, partition, since=since):
+            if signer is None or signer.signed(partition, record.value, record.headers):
+                state.add_recent(action)
         recent = kafka.read_decoded(
             settings, [topics.ENFORCEMENT], EnforcementInput, partition, since=now() - RECENT_TEXTS
         )

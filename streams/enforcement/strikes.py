@@ -214,8 +214,10 @@ def _taken_back(strike: Strike, moment: datetime) -> Strike:
 
 
 def _covers(decided: ModeratorDecision, text: str | None) -> bool:
-    """Whether a moderator's decision is about a text."""
-    return decided.any_text or decided.content_sha256 is None or decided.content_sha256 == text
+    """Whether a moderator's decision is about a text, or says that nothing is wrong about it."""
+    if decided.any_text or decided.content_sha256 is None:
+        return True
+    return text == decided.content_sha256 or (text is not None and text in decided.earlier_texts)
 
 
 def _is_about(standing: Standing, strike: Strike) -> bool:

@@ -36,6 +36,7 @@ from safeguard_streams.enforcement import appealing, appeals, referrals, strikes
 from safeguard_streams.enforcement.known_authors import StrikesOf, unknown
 from safeguard_streams.enforcement.referrals import Evidence, no_evidence
 from safeguard_streams.enforcement.rules import Cap, EnforcementRules, RuleChoice, severity
+from safeguard_streams.enforcement.signing import Signer
 from safeguard_streams.enforcement.state import EnforcementState, RestoreState, effective
 from safeguard_streams.enforcement.statements import Statements
 from safeguard_streams.errors import RecordError
@@ -52,6 +53,7 @@ DELIVERING = "enforcement-webhook"  # those that send actions to the webhook
 REJECTED = "the receiver rejected the message"
 _PASSED = "the edited text passed the gate"
 MAX_REPLACED = 8  # decisions about an item that an undo can bring back, the newest
+MAX_FORGOTTEN = 100  # items that are forgotten after a batch
 MAX_VERDICT_IDS = 8  # of one policy on one item, to recognise a verdict that comes again
 _ACTION, _STANDING = schema_header(Action), schema_header(Standing)
 
@@ -131,7 +133,8 @@ class Enforcer:
     of the topic.
 
     A dry run reads moderation.verdicts itself, marks its actions and records nothing that stands. Records about erased
-    items repeat no words about them. statements: issues the statements of reasons; a dry run has none.
+    items repeat no words about them. statements: issues the statements of reasons; a dry run has none. signer: signs
+    the actions.
     """
 
     def __init__(
@@ -143,6 +146,7 @@ class Enforcer:
         dry_run: bool = False,
         lookups: Lookups = _NONE,
         statements: Statements | None = None,
+        signer: Signer | None = None,
     ) -> None:
         self.rules = rules
         self.states: dict[int, EnforcementState] = {}
@@ -151,6 +155,7 @@ class Enforcer:
         self._dry_run = dry_run
         self._erased, self._evidence, self._strikes_of = lookups
         self._statements = statements
+        self._signer = signer
 
     async def opened(self, partition: Partition) -> None:
         self.states[partition.partition] = await self._restore(partition)
@@ -177,13 +182,34 @@ class Enforcer:
             if one.action is None or one.action.sequence is None:  # what is sent again was followed before
                 outputs += self._strikes(before, state, actions, verdict)
             actions, stated = self._stated(one, state, actions, before)
-            after = state[content_id]
+            after = self._remembered(before, state)
             if after != before and not (after.empty and before.empty):
                 changed.add(content_id)
-            headers = [_ACTION, *carried(record.headers)]
-            outputs += [Output(topics.ACTIONS, content_id.encode(), encode(action), headers) for action in actions]
+            outputs += [self._written(action, record) for action in actions]
             outputs += stated
-        return outputs if self._dry_run else [*outputs, *self._standings(changed, records[0].partition)]
+        if self._dry_run:
+            return outputs
+        changed.update(self.states[records[0].partition].forgotten(now(), MAX_FORGOTTEN))
+        return [*outputs, *self._standings(changed, records[0].partition)]
+
+    def _remembered(self, before: Standing, state: EnforcementState) -> Standing:
+        """What stands on an item after an input, with how long that is remembered where nothing stands any more."""
+        after = state[before.content_id]
+        standing = after if self._dry_run else appeals.kept(before, after, self.rules.appeals.remember_days)
+        if standing is not after:
+            state.put(standing)
+        return standing
+
+    def _written(self, action: Action, cause: Record) -> Output:
+        """The record of an action, signed if the agent signs. It goes to the partition of its cause."""
+        value, headers = encode(action), [_ACTION, *carried(cause.headers)]
+        if self._signer is not None and not self._dry_run:
+            headers.append(self._signer.header(cause.partition, value))
+        return Output(topics.ACTIONS, action.content_id.encode(), value, headers)
+
+    def _own(self, action: Action, record: Record) -> bool:
+        """Whether an agent wrote an action that is to be sent again, exactly as it is now."""
+        return self._signer is not None and self._signer.signed(record.partition, encode(action), record.headers)
 
     def _known(self, content_id: str, state: EnforcementState) -> Standing:
         """What stands on an item as it was written, also after an erasure that came since then."""
@@ -298,7 +324,8 @@ class Enforcer:
             return []
         action = _received(one.action, self._erased)
         if action.sequence is not None:
-            followed = _sent_again(action, state, record.offset)
+            own = self._own(one.action, record)
+            followed = _sent_again(action, state, record.offset) if own else _told_again(action, state, record.offset)
         elif action.outcome is not None and appeals.is_repeated(action, state[action.content_id]):
             return []
         elif action.outcome == "upheld":
@@ -307,11 +334,8 @@ class Enforcer:
             followed = _withdrawn(action, state, record.offset)
         elif action.human:
             followed = _decided(action, state, record.offset, requeued=one.requeued)
-        elif action.releases is not None:
-            followed = _released(action, state, record.offset, self._erased)
         else:
-            _adopt(action, state)
-            return []
+            followed = _released(action, state, record.offset, self._erased)
         return [followed] if followed is not None else []
 
     def _follow_verdict(self, verdict: Verdict, state: EnforcementState, record: Record) -> Sequence[Action]:
@@ -548,7 +572,10 @@ def _decided(action: Action, state: EnforcementState, sequence: int, *, requeued
     if edited and not action.any_text:
         return msgspec.structs.replace(followed, state="overridden", effective=standing.effective)
     cited = (action.cited_policy, action.rule_ids)
-    decision = ModeratorDecision(action.action, action.action_id, at, by, why, text, action.any_text, *cited)
+    decision = ModeratorDecision(
+        *(action.action, action.action_id, at, by, why, text, action.any_text, *cited),
+        earlier_texts=appeals.overturned_texts(action, standing, text),
+    )
     if not edited:
         same = text == standing.content_sha256
         origin = newest_place(action.origin, standing.origin, same_text=same) or standing.origin
@@ -618,11 +645,6 @@ def _released(action: Action, state: EnforcementState, sequence: int, erased: Er
     return msgspec.structs.replace(released, effective=after.effective)
 
 
-def _adopt(action: Action, state: EnforcementState) -> None:
-    """Add an action that an agent without moderation.standing wrote, and that was delivered then."""
-    state.put(_with_effective(_after(state[action.content_id], action, follows=action.state == "applied")))
-
-
 def _sent_again(action: Action, state: EnforcementState, sequence: int) -> Action | None:
     """An action that the receiver had not accepted, if what it says still stands; with its statement if that holds."""
     standing = state[action.content_id]
@@ -630,3 +652,16 @@ def _sent_again(action: Action, state: EnforcementState, sequence: int) -> Actio
         return None
     holds = action.statement is not None and action.statement.statement_id == standing.statement
     return msgspec.structs.replace(action, sequence=sequence, statement=action.statement if holds else None)
+
+
+def _told_again(action: Action, state: EnforcementState, sequence: int) -> Action | None:
+    """What stands on an item of which somebody says that the receiver had not accepted an action, if it is that.
+
+    The record may be anybody's. The agent repeats neither its words nor an outcome, nor its id, which a receiver may
+    take for that of another message.
+    """
+    standing = state[action.content_id]
+    if action.effective != standing.effective:
+        return None
+    again = appeals.unchanged(standing, verdict_id(action.action_id, str(sequence), "told again"), sequence)
+    return msgspec.structs.replace(again, previous=action.previous, why="sent again")

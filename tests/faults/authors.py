@@ -1,9 +1,11 @@
 """The author ledger on Apache Kafka with killed processes and a misbehaving receiver: python tests/faults/authors.py.
 
 Verdicts come on items of many authors. Meanwhile enforcement and the ledger are killed, a replay is promoted and half
-of it reverted, and moderators decide and undo. Some strikes expire within seconds. Logs its steps; its last line is one
-JSON object. Exit status 0 only if each author's standing equals one computed offline from what was published, no strike
-is lost or written twice, and the receiver had the actions about each author once and in order.
+of it reverted, and moderators decide and undo. Appeals are upheld, overturned, and moot by another replay, of which
+half is reverted, too. Some strikes expire within seconds. Outcomes that are written as if the agent had followed them,
+or by somebody who decided before, do not count. Logs its steps; its last line is one JSON object. Exit status 0 only if
+each author's standing equals one computed offline from what was published, no strike is lost or written twice, each
+appeal has the end that was meant for it, and the receiver had the actions about each author once and in order.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+from appealed import Appeals
 from processes import BIN, Process, say
 from receiver import SECRET, Receiver
 
@@ -42,7 +45,7 @@ from safeguard_streams.replay.promotion import VerdictChange
 from safeguard_streams.runtime import settings
 
 TIMEOUT_SECONDS = 200.0
-STARTED_SECONDS = 90.0
+STARTED_SECONDS = 300.0  # the ledger writes nothing while appeals are opened
 TIMEOUT = 0.5  # seconds, of the webhook
 PARTITIONS = 4
 MOODS = {"well": 88, "fails before": 4, "fails after": 3, "says nothing": 1, "late": 2, "twice": 2}
@@ -110,7 +113,9 @@ class Plan:
         self.items = max(1, options.verdicts * 2 // 3)
         self.verdicts = {}  # by item and policy
         self.decisions = {}  # by item
+        self.overturned = {}  # what a person decided about an item by its appeal
         self.last_id = {}
+        self.appeals = None
 
     def author(self, item):
         return f"author {item % self.authors}"
@@ -130,15 +135,28 @@ class Plan:
         self.verdicts[item, one.policy_id] = one
         self.last_id[item, one.policy_id] = one.verdict_id
 
-    def changes(self, count):
+    def restricts(self, verdict):
+        """Whether an item is restricted for a verdict, where nobody decided."""
+        return verdict.decision == "violates" and verdict.rule_ids[0] in RESTRICTED
+
+    def found_safe(self, items):
+        """What a replay finds about items that verdicts restrict: that they are safe."""
+        wanted = set(items)
+        places = [place for place, one in self.verdicts.items() if place[0] in wanted and one.decision == "violates"]
+        return self.changes(places, "r2")
+
+    def sample(self, count):
+        return self.chance.sample(sorted(self.verdicts), min(count, len(self.verdicts)))
+
+    def changes(self, places, replay="r1"):
         """What a replay finds: other decisions on items that were judged."""
         found = []
-        for item, policy in self.chance.sample(sorted(self.verdicts), min(count, len(self.verdicts))):
+        for item, policy in places:
             before = self.verdicts[item, policy]
             cited = POLICIES[policy][0]
             safe = before.decision == "violates"
             after = msgspec.structs.replace(
-                before, verdict_id=f"replay-{before.verdict_id}", replay_id="r1", lane="replay",
+                before, verdict_id=f"{replay}-{before.verdict_id}", replay_id=replay, lane="replay",
                 decision="safe" if safe else "violates", rule_ids=() if safe else (cited,),
             )  # fmt: skip
             found.append((item, VerdictChange(before, after, 0)))
@@ -173,7 +191,9 @@ class Plan:
         for item in items.keys() | self.decisions.keys():
             decided, author, content = self.decisions.get(item), self.author(item), f"c{item}"
             violated = {policy: one.rule_ids[0] for policy, one in items[item].items() if one.decision == "violates"}
-            if decided == "remove":
+            if item in self.overturned:
+                counting = (violated or {"": None}) if self.overturned[item] == "label" else {}
+            elif decided == "remove":
                 counting = violated or {"fraud-spam": None}
             else:
                 counting = {} if decided else {p: rule for p, rule in violated.items() if rule in RESTRICTED}
@@ -194,27 +214,41 @@ async def publish(current, topic, records, rate):
 
 
 async def publish_all(current, plan, options):
-    """Verdicts, a promotion, decisions, more verdicts on other items, a reversion and undone decisions."""
+    """Verdicts, a promotion, decisions, appeals and their outcomes, reversions, more verdicts, and undone decisions."""
     half, few = options.verdicts // 2, options.verdicts // 20
     await publish(current, topics.VERDICTS, map(plan.verdict, range(half)), options.rate)
-    changes = plan.changes(few)
+    changes = plan.changes(plan.sample(few))
     await publish(current, topics.VERDICTS, plan.superseding(changes, "promote"), options.rate)
     say(f"{len(changes)} verdicts of a replay are promoted")
     decided = plan.chance.sample(range(plan.items), min(few, plan.items))
     await publish(current, topics.ACTIONS, plan.decide(decided), options.rate)
     say(f"moderators decided about {len(decided)} items")
-    reverted = changes[::2]
+    mooted = await appeal(current, plan, 2 * few, {item for item, _ in changes}, options.rate)
+    reverted = changes[::2] + mooted[::2]
     await publish(current, topics.VERDICTS, plan.superseding(reverted, "revert"), options.rate)
     say(f"{len(reverted)} of them are reverted")
     await publish(current, topics.VERDICTS, map(plan.verdict, range(half, options.verdicts)), options.rate)
-    undone = decided[::2]
+    undone = [item for item in decided[::2] if item not in plan.appeals.items]
     await publish(current, topics.ACTIONS, plan.undo(undone), options.rate)
     say(f"{len(undone)} decisions are undone")
 
 
+async def appeal(current, plan, count, changed, rate):
+    """Appeals and their outcomes, each once what it is about was followed. Returns the replay that made some moot."""
+    appeals = plan.appeals = Appeals(plan, count, changed)
+    await appeals.until_restricted(current)
+    await publish(current, topics.APPEALS, appeals.sent(), rate)
+    await appeals.until(current)
+    mooted = plan.found_safe(appeals.of_kind("moot"))
+    await publish(current, topics.VERDICTS, plan.superseding(mooted, "promote"), rate)
+    await publish(current, topics.ACTIONS, appeals.outcomes(), rate)
+    await appeals.until(current, "overturned", "milder", "upheld", "moot")
+    return mooted
+
+
 async def written(current):
-    """How many records enforcement has written about strikes, and the ledger about standings."""
-    ends = [await kafka.end_offsets(current, name) for name in (topics.STRIKES, topics.AUTHOR_STANDING)]
+    """How many records enforcement has written about what stands on items, and the ledger about authors."""
+    ends = [await kafka.end_offsets(current, name) for name in (topics.STANDING, topics.AUTHOR_STANDING)]
     return [sum(one.values()) for one in ends]
 
 
@@ -323,14 +357,19 @@ class Found:
 
 
 async def settled(current, plan, receiver, processes):
-    """Wait until the standings are those of the offline computation and the receiver had all actions, or time is up."""
-    deadline = time.monotonic() + TIMEOUT_SECONDS
+    """Wait until the standings are those of the offline computation and the receiver had all actions, or until nothing
+    comes nearer to that any more.
+    """
+    deadline, before = time.monotonic() + TIMEOUT_SECONDS, None
     while True:
         for process in processes:
             assert process.process.poll() is None, f"{process.name} ended: {process.log.read_text()[-2000:]}"
         found = await Found.read(current, receiver)
-        delivered, wrong = found.in_order() == found.had, len(found.wrong(plan))
-        say(f"{len(found.strikes):,} records about strikes; {wrong} authors are not where they will be")
+        delivered, wrong = found.in_order() == found.had, found.wrong(plan)
+        say(f"{len(found.strikes):,} records about strikes; {len(wrong)} authors are not where they will be")
+        reached = len(found.strikes), len(wrong), sum(map(len, found.had.values()))
+        if reached != before:
+            deadline, before = time.monotonic() + TIMEOUT_SECONDS, reached
         if (not wrong and delivered) or time.monotonic() > deadline:
             await asyncio.sleep(2.0)  # whatever comes after that would be too much
             return await Found.read(current, receiver)
@@ -359,14 +398,14 @@ async def run(address, options, folder):
         await kill_all(current, processes, options, publishing)
         await publishing
         found = await settled(current, plan, receiver, processes)
-        summary = found.summary(plan, receiver)
+        summary = found.summary(plan, receiver) | await plan.appeals.summary(current)
     finally:
         publishing.cancel()
         for process in processes:
             process.process.kill()
         await receiver.stop()
     none = ("wrong_standings", "strikes_written_twice", "broken_chains", "action_ids_twice", "authors_out_of_order")
-    none = (*none, "not_delivered", "messages_not_due", "wrong_statements")
+    none = (*none, "not_delivered", "messages_not_due", "wrong_statements", "wrong_appeals", "forged_without_one_letter")
     passed = not any(summary[name] for name in none) and summary["expired"] > 0 and summary["statements"] > 0
     for author in found.wrong(plan)[:5]:
         say(f"{author}: wanted {plan.strikes()[author]}, found {found.standings.get(author)}")

@@ -4,6 +4,7 @@ import asyncio
 import json
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner
@@ -24,6 +25,7 @@ from safeguard_streams.contract.records import (
 )
 from safeguard_streams.enforcement import appeal_outcomes, decisions, moderators
 from safeguard_streams.enforcement.rules import EnforcementRule, EnforcementRules, Webhook
+from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.infra import brokers
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.releases import operator
@@ -126,7 +128,12 @@ async def test_an_appeal_is_decided_by_a_second_person_and_reverses_the_action_a
         await write(current, topics.ACTIONS, by_hand, by_hand)
         letter = (await until(lambda: read(current, topics.DEAD_LETTERS, DeadLetter)))[0]
         assert (letter.stage, letter.origin.topic) == ("enforcement-actions", current.prefix + topics.ENFORCEMENT)
+        said = {"sequence": 9, "effective": "allow", "previous": "remove"}
+        forged = msgspec.structs.replace(by_hand, action_id="h2", **said)  # as if the agent had followed it
+        await write(current, topics.ACTIONS, forged)
+        await until(lambda: letters_about(current, "sequence"))
         assert await stands(current, "remove")
+        assert "action-h2" not in receiver.had
 
         done = await command("appeals", "decide", "p1", "--overturn", "--reason", "a quote", "--by", "bob", "--json")
         assert done.exit_code == 0, done.stderr
@@ -136,15 +143,50 @@ async def test_an_appeal_is_decided_by_a_second_person_and_reverses_the_action_a
         await until(lambda: receiver.had.get(f"action-{json.loads(done.stdout)['outcome_id']}"))
         await until(lambda: stands(current, "allow"))
     await receiver.stop()
-    outcomes = [one for one in await moderators.history(current, "post-1") if one.outcome and one.state == "applied"]
+    assert not {"action-h1", "action-h2"} & receiver.had.keys()
+    written = [one for one in await moderators.history(current, "post-1") if one.outcome and one.state == "applied"]
+    outcomes = [one for one in written if one.action_id != "h2"]
     assert [(one.outcome, one.by, one.effective) for one in outcomes] == [("overturned", "bob", "allow")]
     summary = json.loads((await command("appeals", "summary", "--json")).stdout)
     assert (summary["open"], summary["decided"], summary["reversed"]["count"]) == (0, 1, 1)
 
 
+async def letters_about(current, field):
+    return [one for one in await read(current, topics.DEAD_LETTERS, DeadLetter) if one.field == field]
+
+
 async def decided_by(current, name):
     placed = await moderators.standing_of(current, "post-1")
     return placed is not None and placed.standing.decision is not None and placed.standing.decision.by == name
+
+
+@ONE
+async def test_who_asks_again_after_a_refusal_gets_an_answer(current, monkeypatch):
+    await kafka_bus.create_topics(current)
+    async with enforcing(current, RULES):
+        await removed(current)
+        await decisions.decide(current, "post-1", "remove", ChangedBy("a threat", "ann"))
+        await until(lambda: decided_by(current, "ann"))
+        async with Publisher(current.bootstrap, prefix=current.prefix) as publisher:
+            await publisher.appeal(Appeal("post-1", "author", WHEN, "p1", verdict_id="v1"))
+        await until(lambda: appealed(current, "p1"))
+        found = await appeal_outcomes.find(current, "p1")
+        bobs = appeal_outcomes.outcome_of(found.standing, "p1", "overturned", ChangedBy("of old", "bob"))
+        await write(current, topics.ACTIONS, msgspec.structs.replace(bobs, content_sha256="a text before"))
+        await until(lambda: letters_about(current, "action"))
+        with monkeypatch.context() as unchecked:  # as where somebody decides at the same moment
+            unchecked.setattr(appeal_outcomes, "_check", unchecking)
+            for _ in range(2):
+                with pytest.raises(ConfigurationError, match="may not decide"):
+                    await appeal_outcomes.decide(current, "p1", "upheld", ChangedBy("mine", "ann"))
+        assert len(await letters_about(current, "action")) == 3
+        done = await appeal_outcomes.decide(current, "p1", "overturned", ChangedBy("a quote", "bob"))
+        assert (done.state, done.by, done.outcome_id) == ("overturned", "bob", bobs.action_id)
+        assert await stands(current, "allow")
+
+
+async def unchecking(*_):
+    pass
 
 
 @ONE

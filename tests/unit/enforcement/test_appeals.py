@@ -16,7 +16,7 @@ from safeguard_streams.contract.records import (
     decode,
     encode,
 )
-from safeguard_streams.enforcement import appeals, intake
+from safeguard_streams.enforcement import appeals, intake, transform
 from safeguard_streams.enforcement.reviews import waiting_on
 from safeguard_streams.enforcement.rules import EnforcementRule, EnforcementRules
 from safeguard_streams.enforcement.state import EnforcementState
@@ -353,3 +353,200 @@ def test_an_appeal_without_an_id_has_one_that_the_same_record_has_again():
     assert len({first.identity, msgspec.structs.replace(first, appellant="notifier").identity}) == 2
     again = msgspec.structs.replace(first, created_at=WHEN + timedelta(days=1))
     assert again.identity != first.identity
+
+
+# ---------------------------------------------------------------------- what is remembered
+
+
+def later(monkeypatch, days):
+    moment = datetime.now(UTC) + timedelta(days=days)
+    for module in (transform, appeals):
+        monkeypatch.setattr(module, "now", lambda: moment)
+
+
+async def test_who_decided_is_remembered_when_nothing_stands_any_more(monkeypatch):
+    agent = Agent()
+    await agent(
+        verdict(1, decision="safe"), decided("ann", "label"), Action("w", "c1", "allow", WHEN, "eve", withdraws="d1")
+    )
+    agent.restart()
+    assert not agent.standing.stands
+    later(monkeypatch, 364)
+    await agent(appeal(appellant="notifier"))
+    for by in ("ann", "eve"):
+        (refused,) = await agent(outcome(by, action="remove"))
+        assert refused.state == "overridden"
+    await agent(outcome("bob", action="remove"))
+    assert agent.outcomes == [("p1", "overturned")]
+
+
+async def test_items_on_which_nothing_stands_are_forgotten_when_no_appeal_is_to_be_expected(monkeypatch):
+    agent = Agent()
+    await agent(REMOVED, decided("ann", "label"), verdict(2, decision="safe"))
+    await agent(Action("w", "c1", "allow", WHEN, "eve", withdraws="d1"))
+    until = agent.standing.kept_until
+    assert timedelta(days=364) < until - datetime.now(UTC) <= timedelta(days=365)
+    await agent(verdict(3, decision="safe"), verdict(3, "c2", decision="safe"))
+    assert agent.standing.kept_until == until, "other verdicts prolong nothing"
+    agent.restart()
+    later(monkeypatch, 364)
+    await agent(verdict(4, "c2", decision="safe"))
+    assert agent.standing.deciders == ("ann", "eve")
+    later(monkeypatch, 366)
+    await agent(verdict(5, "c2", decision="safe"))
+    assert (agent.standing.empty, len(agent.state)) == (True, 0)
+    assert [(one.key, one.value) for one in agent.standings][-1] == (b"c1", None)
+
+
+async def test_what_stands_again_is_not_forgotten(monkeypatch):
+    agent = Agent()
+    await agent(decided("ann", "label"), Action("w", "c1", "allow", WHEN, "eve", withdraws="d1"))
+    later(monkeypatch, 10)
+    await agent(REMOVED)
+    assert agent.standing.kept_until is None
+    later(monkeypatch, 1000)
+    await agent(verdict(4, "c2", decision="safe"))
+    agent.restart()
+    await agent(verdict(5, "c2", decision="safe"))
+    assert (agent.standing.effective, agent.standing.deciders) == ("remove", ("ann", "eve"))
+
+
+async def test_appeals_about_unknown_items_are_answered_and_leave_nothing_for_ever(monkeypatch):
+    agent = Agent()
+    for number in range(250):
+        await agent(msgspec.structs.replace(appeal(f"p{number}"), content_id=f"x{number}"))
+    assert (len(agent.state), {what for _, what in agent.outcomes}) == (250, {"moot"})
+    agent.restart()
+    later(monkeypatch, 29)
+    await agent(verdict(4, "c2", decision="safe"))
+    assert len(agent.state) == 250
+    later(monkeypatch, 31)
+    batches = 0
+    while len(agent.state):
+        await agent(verdict(10 + batches, "c2", decision="safe"))
+        batches += 1
+    assert batches == 3, "a few at a time"
+    agent.restart()
+    assert len(agent.state) == 0
+
+
+async def test_a_year_of_names_on_one_item_is_bounded():
+    agent = Agent()
+    for number in range(appeals.MAX_DECIDERS + 5):
+        await agent(decided(f"{number:04d} " + "n" * 5000, "label", f"d{number}"))
+    assert len(agent.standing.deciders) == appeals.MAX_DECIDERS
+    assert max(map(len, agent.standing.deciders)) <= 200
+    assert not appeals.may_decide(agent.standing, f"{number:04d} " + "N" * 5000)
+
+
+@pytest.mark.parametrize("by", ["an\x00n", "ann\u202e", "ann\ufffd", "an\nn"])
+async def test_characters_that_records_cannot_have_make_no_other_person(by):
+    agent = Agent()
+    await agent(REMOVED, decided(by), appeal(action_id="d1"))
+    assert not appeals.may_decide(agent.standing, "ann")
+
+
+@pytest.mark.parametrize("by", [None, "", " \u200b"])
+@pytest.mark.parametrize("more", [{}, {"withdraws": "d1"}, {"policy_id": "hate", "releases": "a1"}])
+async def test_a_record_that_names_nobody_is_not_followed(by, more):
+    agent = Agent()
+    await agent(decided("ann"))
+    before = agent.standing
+    await agent(Action("n1", "c1", "allow", WHEN, by, "seen", **more))
+    assert agent.standing == before
+    assert "names nobody" in agent.letters[0].reason
+
+
+async def test_a_record_that_poses_as_an_action_of_a_verdict_is_not_followed():
+    agent = Agent()
+    await agent(REMOVED)
+    before = agent.standing
+    await agent(Action("x1", "c1", "allow", WHEN, "ann", policy_id="hate", verdict_id="v9"))
+    assert agent.standing == before
+    assert "names a policy" in agent.letters[0].reason
+
+
+# ---------------------------------------------------------------------- hostile appellants
+
+
+async def test_an_outcome_cannot_be_appealed():
+    agent = Agent()
+    upheld, milder = outcome("bob", "upheld", "remove"), outcome("eve", action="label", appeal_id="p3")
+    await agent(REMOVED, appeal(), upheld)
+    (moot,) = await agent(appeal("p2", verdict_id=None, action_id=upheld.action_id))
+    assert moot.outcome == "moot"
+    await agent(decided("ann", "limit"), appeal("p3", action_id="d1"), milder)
+    (refused,) = await agent(appeal("p4", verdict_id=None, action_id=milder.action_id))
+    assert refused.outcome == "refused"
+    assert [appeals.may_decide(agent.standing, name) for name in ("bob", "ann", "eve", "dan")] == [False] * 3 + [True]
+
+
+async def test_an_appeal_that_names_the_end_of_an_appeal_or_a_withdrawn_decision_is_moot():
+    agent = Agent()
+    (ended,) = await agent(appeal("p1"))
+    await agent(REMOVED, decided("ann"), Action("w1", "c1", "allow", WHEN, "ann", withdraws="d1"))
+    for name, named in (("p2", ended.action_id), ("p3", "d1"), ("p4", "w1")):
+        (moot,) = await agent(appeal(name, verdict_id=None, action_id=named))
+        assert moot.outcome == "moot"
+
+
+async def test_an_outcome_that_comes_before_its_appeal_is_answered_and_may_be_written_again():
+    agent = Agent()
+    await agent(REMOVED)
+    (early,) = await agent(outcome())
+    assert early.state == "overridden"
+    assert agent.letters[0].reason == "action: no appeal of this id is known about the item"
+    await agent(appeal())
+    agent.restart()
+    assert [one.state for one in agent.standing.appeals] == ["open"]
+    await agent(outcome())
+    assert agent.outcomes == [("p1", "overturned")]
+
+
+async def test_an_outcome_of_another_items_appeal_decides_nothing():
+    agent = Agent()
+    await agent(REMOVED, appeal(), verdict(2, content="c2", score=0.9))
+    before = agent.state["c2"]
+    await agent(msgspec.structs.replace(outcome(), content_id="c2"))
+    assert agent.state["c2"] == before
+    assert [one.state for one in agent.standing.appeals] == ["open"]
+
+
+async def test_an_appeal_of_an_erased_item_is_decided_and_repeats_no_words():
+    agent = Agent()
+    agent.enforcer._erased = lambda content_id, _: content_id == "c1"
+    await agent(verdict(1, score=0.9, reason="secret words", author_id="u1"), appeal(reason="secret words"))
+    await agent(outcome())
+    assert agent.outcomes == [("p1", "overturned")]
+    written = [*(one.value for one in agent.standings), *map(encode, agent.actions)]
+    assert not [one for one in written if b"secret" in one]
+
+
+ODD = [
+    None, "", "x" * 100_000, "\ud800".encode("utf-8", "surrogatepass").decode("utf-8", "replace"), 0, -1, 10**30, 1e308,
+    True, [], [None], {}, {"a": {"b": 1}}, "9999-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00", "\u0000\u202e[/x]",
+]  # fmt: skip
+_FIELDS = {
+    Appeal: ["content_id", "appellant", "created_at", "appeal_id", "action_id", "verdict_id", "reason", "new_context"],
+    Action: ["content_id", "action", "acted_at", "by", "why", "outcome", "appeal_id", "content_sha256", "origin",
+             "rule_ids", "policy_id", "withdraws", "releases", "sequence", "statement", "author_id", "any_text"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [Appeal, Action])
+@pytest.mark.parametrize("odd", ODD, ids=lambda one: repr(one)[:20])
+async def test_odd_fields_are_refused_or_followed_and_leave_small_records(kind, odd):
+    for field in _FIELDS[kind]:
+        agent = Agent()
+        await agent(REMOVED, appeal("p1"))
+        sent = msgspec.json.decode(encode(appeal("p2") if kind is Appeal else outcome())) | {field: odd}
+        topic = topics.APPEALS if kind is Appeal else topics.ACTIONS
+        record = StoredRecord(topic, 0, 0, 0, b"c1", msgspec.json.encode(sent))
+        try:
+            copied = await intake.collect([record])
+        except RecordError:
+            continue
+        for one in copied:
+            await agent(decode(one.value, EnforcementInput).appeal or decode(one.value, EnforcementInput).action)
+        agent.restart()
+        assert all(len(one.value or b"") < 20_000 for one in agent.standings), field

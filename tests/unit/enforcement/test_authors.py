@@ -63,7 +63,9 @@ def test_a_released_action_names_the_author():
     run = Enforced(EnforcementRules((EnforcementRule("all", "remove"),), Cap(1)))
     _, held = run(verdict(1, content="c0", author_id="u0"), verdict(2, author_id="u1"))
     assert held.state == "held"
-    release = msgspec.structs.replace(held, action_id="r1", releases=held.action_id, sequence=None, author_id=None)
+    release = msgspec.structs.replace(
+        held, action_id="r1", releases=held.action_id, by="ann", sequence=None, author_id=None
+    )
     (released,) = run(release)
     assert (released.state, released.author_id) == ("applied", "u1")
 

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from safeguard_streams.contract.records import Action
+from safeguard_streams.contract.records import Action, Standing, decode
 from safeguard_streams.enforcement.transform import MAX_REPLACED
 from safeguard_streams.releases.erasures import standing_without_words
 from tests.unit.enforcement.test_edits import KIND, THREAT, cleared, judged, undecide
@@ -104,9 +104,10 @@ def test_what_an_undo_needs_is_bounded_and_holds_no_words_about_an_erased_item()
     assert standing_without_words(standing, lambda *_: False) == standing
 
 
-def test_a_withdrawal_with_nothing_left_ends_in_a_tombstone():
+def test_a_withdrawal_with_nothing_left_leaves_who_decided():
     run = Enforced()
     run(person(action="remove"), person(action="label", name="d2"), undecide("u1", "d2"))
-    assert run.standings[-1].value is None
+    left = decode(run.standings[-1].value, Standing)
+    assert (left.effective, left.stands, left.deciders) == ("allow", False, ("ann", "ben"))
     assert run(cleared(5, "c1", KIND, 5)) == []
     assert run(msgspec.structs.replace(person(), withdraws="d1")) == []

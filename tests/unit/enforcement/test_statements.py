@@ -30,6 +30,7 @@ from safeguard_streams.enforcement import dsa, policy_words
 from safeguard_streams.enforcement.delivery import Delivery
 from safeguard_streams.enforcement.policy_words import KnownPolicies
 from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, Webhook, load
+from safeguard_streams.enforcement.signing import Signer
 from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.enforcement.statement_rules import StatementRules
 from safeguard_streams.enforcement.statement_texts import Sentences, language_for, languages, sentences
@@ -59,13 +60,16 @@ async def empty(_):
     return EnforcementState()
 
 
+SIGNER = Signer(b"of tests", "")
+
+
 class Stating:
     """An enforcer with statements, its records, and the statement that a reader of moderation.statements knows."""
 
     def __init__(self, action="remove", stating=STATING, policies=None, **more):
         rules = EnforcementRules((EnforcementRule("all", action), *more.pop("rules", ())), **more)
         statements = Statements(settings.load(), stating, policies or known())
-        self.enforcer = Enforcer(rules, 1, empty, statements=statements)
+        self.enforcer = Enforcer(rules, 1, empty, statements=statements, signer=SIGNER)
         self.enforcer.states[0] = EnforcementState()
         self.actions, self.statements, self.offset, self.standing = [], [], 0, {}
 
@@ -84,7 +88,8 @@ class Stating:
     def record(self, one):
         self.offset += 1
         value = EnforcementInput(verdict=one) if isinstance(one, Verdict) else EnforcementInput(action=one)
-        return StoredRecord(topics.ENFORCEMENT, 0, self.offset, 0, one.content_id.encode(), encode(value))
+        signature = (SIGNER.header(0, encode(one)),)  # of an action that is sent again
+        return StoredRecord(topics.ENFORCEMENT, 0, self.offset, 0, one.content_id.encode(), encode(value), signature)
 
     def restart(self):
         """Let another owner go on, from what stands."""

@@ -7,16 +7,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from safeguard_streams.authors.ledger import Place, follow
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Strike, decode
+from safeguard_streams.contract.records import (
+    Action,
+    Appeal,
+    AuthorStanding,
+    EnforcementInput,
+    Strike,
+    decode,
+    encode,
+)
 from safeguard_streams.enforcement import moderators, rules, strikes
-from safeguard_streams.enforcement.author_rules import AuthorRules, StrikeCount, StrikeRule
+from safeguard_streams.enforcement.author_rules import AuthorRules, StrikeCount, StrikeRule, Threshold
 from safeguard_streams.enforcement.moderators import HeldAction
 from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules
 from safeguard_streams.enforcement.strikes import strike_id
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import LIBRARY, load_library
-from tests.unit.enforcement.test_edits import KIND, LONGER, THREAT, cleared, judged, undecide
+from safeguard_streams.runtime.memory_broker import StoredRecord
+from tests.unit.enforcement.test_edits import KIND, LONGER, THREAT, about, cleared, judged, undecide
 from tests.unit.enforcement.test_transform import WHEN, Enforced, person, verdict
 
 AUTHORS = AuthorRules(
@@ -368,3 +378,84 @@ def test_what_can_never_have_an_effect_is_named(tmp_path, text, problem):
 
 def test_the_rules_of_the_package_have_no_problem():
     assert rules.load(rules.SHIPPED).problems(load_library(LIBRARY)) == []
+
+
+# ---------------------------------------------------------------------- appeals
+
+
+class Appealed(Striking):
+    """Also takes appeals."""
+
+    def record(self, one, requeued=False):
+        if not isinstance(one, Appeal):
+            return super().record(one, requeued)
+        self.offset += 1
+        return StoredRecord(topics.ENFORCEMENT, 0, self.offset, 0, b"c1", encode(EnforcementInput(appeal=one)))
+
+    def standing_of_the_author(self):
+        """What the ledger makes of the strikes: the action about the author."""
+        standing = AuthorStanding("ann", 1)
+        thresholds = AuthorRules(
+            threshold=(Threshold(name="first", action="suspend", weight=1),), strike=AUTHORS.strike
+        )
+        for offset, entry in enumerate(self.entries):
+            standing, _ = follow(standing, entry, thresholds, Place(0, offset))
+        return standing.action
+
+
+def appeal_of(name, **named):
+    return Appeal("c1", "author", WHEN, name, **named)
+
+
+def outcome_of(name, action="allow", what="overturned", **more):
+    return Action(f"o{name}", "c1", action, WHEN, "bob", "read", appeal_id=name, outcome=what, **more)
+
+
+@pytest.mark.parametrize(
+    ("what", "action", "left", "account"),
+    [
+        ("overturned", "allow", {}, "none"),
+        ("overturned", "label", {("c1", "hate"): 1, ("c1", "spam"): 1}, "suspend"),
+        ("upheld", "remove", {("c1", "hate"): 1, ("c1", "spam"): 1}, "suspend"),
+    ],
+)
+def test_an_overturned_appeal_takes_the_strikes_and_what_they_did_to_the_account_with_it(what, action, left, account):
+    run = Appealed()
+    run(violation(1), violation(2, policy="spam"))
+    assert run.standing_of_the_author() == "suspend"
+    run(appeal_of("p1", verdict_id="v1"), outcome_of("p1", action, what))
+    run.take_over()
+    run(violation(3), violation(4, policy="spam"))  # the model says so again
+    assert (run.given, run.standing_of_the_author()) == (left, account)
+
+
+def test_an_overturned_appeal_of_a_moderators_own_restriction_takes_its_strike_back():
+    run = Appealed()
+    run(msgspec.structs.replace(person(action="remove"), author_id="ann"))
+    assert run.standing_of_the_author() == "suspend"
+    run(appeal_of("p1", action_id="d1"), outcome_of("p1"))
+    assert (run.given, run.standing_of_the_author()) == ({}, "none")
+
+
+def test_an_overturned_appeal_of_a_text_that_was_edited_meanwhile_takes_the_strike_of_that_text_back():
+    run = Appealed()
+    run(judged(1, THREAT, 1, author_id="ann"))
+    run(judged(2, KIND, 2, rule=None, policy="spam", under=("hate", "spam"), author_id="ann"))
+    assert run.state["c1"].effective == "remove", "hate has not judged the new text yet"
+    run(appeal_of("p1", verdict_id="v1"), about(KIND, 2, outcome_of("p1")))
+    assert run.state["c1"].effective == "allow"
+    assert (run.given, run.standing_of_the_author()) == ({}, "none")
+    run.take_over()
+    run(judged(3, THREAT, 1, author_id="ann"))  # late, and of the earlier text
+    assert run.given == {}
+    run(judged(4, LONGER, 3, author_id="ann"))
+    assert run.given == {("c1", "hate"): 1}, "another text is another violation"
+
+
+def test_an_overturned_appeal_that_is_undone_gives_the_strikes_again():
+    run = Appealed()
+    run(judged(1, THREAT, 1, author_id="ann"))
+    run(judged(2, KIND, 2, rule=None, policy="spam", under=("hate", "spam"), author_id="ann"))
+    run(appeal_of("p1", verdict_id="v1"), about(KIND, 2, outcome_of("p1")))
+    run(undecide("u1", "op1"))
+    assert (run.state["c1"].effective, run.given) == ("remove", {("c1", "hate"): 1})

@@ -286,15 +286,6 @@ def test_an_older_verdict_that_comes_again_is_recognised_by_what_stands():
     assert run.restored().restricted() == {"c1": "remove"}
 
 
-def test_the_ledger_of_an_agent_without_standing_records_is_taken_over():
-    run = Enforced()
-    old = Action("a0", "c1", "remove", WHEN, verdict_id="v0", policy_id="hate", effective="remove")
-    assert run(old, msgspec.structs.replace(old, state="overridden")) == [], "that agent acted, and delivered it"
-    assert run.state.restricted() == run.restored().restricted() == {"c1": "remove"}
-    (back,) = run(verdict(0, rule_ids=("HH3",)), verdict(1, decision="safe"))
-    assert (back.previous, back.effective, back.reverses) == ("remove", "allow", "a0")
-
-
 async def test_a_state_of_another_number_of_partitions_is_refused_until_its_records_are_replaced(monkeypatch):
     run = Enforced(partitions=2)
     await run.follow(verdict(1, rule_ids=("HH3",)), verdict(2, "c2", rule_ids=("HH3",)))
@@ -411,7 +402,7 @@ def test_a_release_counts_once_and_only_while_its_action_is_held():
     run(verdict(0, "c0", rule_ids=("HH3",)))
     (held,) = run(verdict(1, rule_ids=("HH3",)))
     release = msgspec.structs.replace(
-        held, state="applied", releases=held.action_id, action_id="r1", alert=False, sequence=None
+        held, state="applied", releases=held.action_id, action_id="r1", by="ann", alert=False, sequence=None
     )
     (released,) = run(release, release)
     assert (released.action_id, released.effective, released.changes) == ("r1", "remove", True)

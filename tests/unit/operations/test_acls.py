@@ -1,6 +1,7 @@
 """Roles have the rights that their commands need."""
 
 import shlex
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -34,6 +35,18 @@ def test_who_creates_topics_may_raise_their_record_size():
         assert {name for granted_one, name in granted if granted_one == operation} == {
             f"eu.{topic.name}" for topic in topics.CATALOGUE
         }
+
+
+def test_security_names_all_who_may_write_what_decides():
+    """A table of SECURITY.md tells operators whom the agent has to believe."""
+    text = (Path(__file__).parents[3] / "SECURITY.md").read_text()
+    rows = [line.strip("| ").split(" | ")[0] for line in text.splitlines() if line.startswith("| moderation.")]
+    named = {}
+    for row in rows:
+        written, _, roles = row.partition(": ")
+        named |= {topic: set(roles.split(", ")) for topic in written.split(" and ")}
+    trusted = (topics.ACTIONS, topics.VERDICTS, topics.ENFORCEMENT, topics.STANDING)
+    assert named == {topic: {name for name, role in ROLES.items() if topic in role.writes} for topic in trusted}
 
 
 def test_commands_name_operations_as_kafkas_tool_does():
