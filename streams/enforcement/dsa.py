@@ -14,7 +14,7 @@ its author nor its id: the words are those of the policy and of the templates.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 import jsonschema
 import orjson
 
-from safeguard_streams.contract.records import Automation, Enforced, Reporter, StatementOfReasons, aware
+from safeguard_streams.contract.records import Automation, Enforced, Reporter, StatementOfReasons, in_utc
 from safeguard_streams.policies.document import primary_language
 from safeguard_streams.policies.statements import OTHER_VIOLATION
 
@@ -127,4 +127,4 @@ def _ground(statement: StatementOfReasons) -> dict[str, str]:
 
 
 def _day(moment: datetime) -> date:
-    return aware(moment).astimezone(UTC).date()
+    return in_utc(moment).date()
