@@ -9,12 +9,12 @@ from safeguard_streams.authors.ledger import Place, follow
 from safeguard_streams.authors.state import AuthorsState, RestoreAuthors
 from safeguard_streams.bus.interface import Output, Partition, Record
 from safeguard_streams.contract import topics
+from safeguard_streams.contract.intake import decode_sent
 from safeguard_streams.contract.records import (
     AuthorAction,
     AuthorStanding,
     Strike,
     carried,
-    decode,
     encode,
     schema_header,
 )
@@ -44,7 +44,7 @@ class Ledger:
 
     async def process(self, records: Sequence[Record]) -> list[Output]:
         # Decode all records first: a malformed one then fails the batch before any strike counts.
-        entries = [checked(decode(record.value, Strike)) for record in records]
+        entries = [checked(decode_sent(record.value, Strike)) for record in records]
         outputs: list[Output] = []
         standings: dict[str, AuthorStanding] = {}
         dues: dict[str, datetime | None] = {}
