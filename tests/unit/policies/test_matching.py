@@ -154,6 +154,26 @@ def test_every_shipped_term_is_found_between_words_of_its_script(policy):
 @pytest.mark.parametrize(
     ("term", "text"),
     [
+        ("हत्या", "वह ह त् या करेगा"),
+        ("हत्या", "ह.त्.या"),
+        ("আত্মহত্যা", "সে আ ত্ম হ ত্যা করবে"),
+        ("தற்கொலை", "த ற் கொ லை"),
+        ("ฆ่าตัวตาย", "ฆ่ า ตั ว ต า ย"),
+        ("죽고 싶", "나는 죽고싶어요"),
+        ("죽고 싶", "죽 고 싶"),
+        ("evil.example", "http://evil\u3002example/buy"),
+        ("evil.example", "at evil\uff61example\u3002"),
+    ],
+)
+def test_syllables_that_are_spaced_out_korean_without_spaces_and_dots_of_domains_are_seen_through(term, text):
+    assert found(term, text) == [True]
+
+
+@pytest.mark.parametrize(
+    ("term", "text"),
+    [
+        ("죽고 싶", "안죽고싶"),
+        ("the rapist", "a therapist"),
         ("рак", "PAK army of Pakistan"),  # a word of another language, in its own script
         ("cop", "не вынесу сор из избы"),
         ("рак", "зимний брак"),
