@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import unicodedata
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import orjson
 from safeguard_streams.errors import PolicyError, Problem
 
 NAME = "golden.jsonl"
+_LONGEST = 200  # characters of what is wrong with a line, which may name a field of any length
 Kind = Literal["clear", "boundary", "language", "evasion", "quotation", "reclaimed", "news", "fiction"]
 
 
@@ -56,7 +58,8 @@ class GoldenFile(NamedTuple):
 def read(path: Path) -> GoldenFile:
     """Read a golden set. Raises PolicyError when the file cannot be read."""
     try:
-        lines = path.read_bytes().split(b"\n")  # at newlines only: texts hold other line separators
+        # At newlines only: texts hold other line separators.
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     except OSError as error:
         raise PolicyError(f"{path}: cannot be read: {error}") from error
     file = GoldenFile([], [])
@@ -65,7 +68,7 @@ def read(path: Path) -> GoldenFile:
             try:
                 file.rows.append(GoldenRow(number, msgspec.convert(orjson.loads(line), Golden)))
             except (orjson.JSONDecodeError, msgspec.ValidationError) as error:
-                message = str(error).replace("`", "")
+                message = str(error).replace("`", "")[:_LONGEST]
                 file.problems.append(Problem(str(path), number, "error", "golden", message[:1].lower() + message[1:]))
     return file
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,12 +49,21 @@ def read(path: Path) -> Iterator[Labelled]:
     Raises PolicyError with file and line.
     """
     source = path.name.removesuffix(".gz").removesuffix(".jsonl")
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = msgspec.convert(orjson.loads(line), Labelled)
-            except (orjson.JSONDecodeError, msgspec.ValidationError) as error:
-                raise PolicyError(f"{path}:{number}: {error}") from error
-            yield msgspec.structs.replace(row, source=source, harm=row.harm if row.violates else "none")
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            row = msgspec.convert(orjson.loads(line), Labelled)
+        except (orjson.JSONDecodeError, msgspec.ValidationError) as error:
+            raise PolicyError(f"{path}:{number}: {error}") from error
+        yield msgspec.structs.replace(row, source=source, harm=row.harm if row.violates else "none")
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file. Raises PolicyError when it cannot be read to its end."""
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
+            yield next(lines, b"").removeprefix(codecs.BOM_UTF8)
+            yield from lines
+    except (OSError, EOFError, zlib.error) as error:
+        raise PolicyError(f"{path}: cannot be read: {error}") from error

@@ -68,6 +68,12 @@ def gap() -> str:
 
 
 @cache
+def maybe_gap() -> str:
+    """An expression for what may stand between words."""
+    return rf"(?:(?![{classes().marks}])[\W_])*+"
+
+
+@cache
 def inside() -> str:
     """An expression for what may stand between the letters of one word."""
     return rf"[{re.escape(_MARKS)}{classes().symbols}]*+"

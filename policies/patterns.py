@@ -26,6 +26,7 @@ class Patterns:
     """RE2 patterns, found in one pass over each form of each text."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
+        patterns = [unicodedata.normalize("NFC", pattern) for pattern in patterns]  # as texts are
         self._folded = _compiled([(number, _folded(pattern)) for number, pattern in enumerate(patterns)])
         # RE2's word boundaries know ASCII letters alone: next to any other letter they would be inside words.
         seen = [(number, _bounded(pattern)) for number, pattern in enumerate(patterns) if _sees_sent(pattern)]
@@ -34,18 +35,15 @@ class Patterns:
 
     def find(self, texts: Sequence[str], plain_lines: Sequence[str], latin: Sequence[str]) -> list[tuple[int, int]]:
         """The texts and patterns, by number, that match. The texts come with their plain form, and in Latin letters."""
-        if self._folded is None:
-            return []
         found: list[tuple[int, int]] = []
-        match, numbers = self._folded
-        for text, hits in enumerate(map(match, latin)):
-            if hits:
-                found += [(text, numbers[hit]) for hit in hits]
-        for text, line in enumerate(plain_lines):
-            if line is not latin[text] and line != latin[text]:
-                found += [(text, numbers[hit]) for hit in match(line) or ()]
-        if self._sent:
-            match, numbers = self._sent
+        for match, numbers in self._folded:
+            for text, hits in enumerate(map(match, latin)):
+                if hits:
+                    found += [(text, numbers[hit]) for hit in hits]
+            for text, line in enumerate(plain_lines):
+                if line is not latin[text] and line != latin[text]:
+                    found += [(text, numbers[hit]) for hit in match(line) or ()]
+        for match, numbers in self._sent:
             for text, line in enumerate(texts):
                 if not line.isascii() and self._seen_as_sent.search(line):
                     found += [(text, numbers[hit]) for hit in match(sent(line)) or ()]
@@ -59,16 +57,23 @@ class _Matching(NamedTuple):
     numbers: list[int]
 
 
-def _compiled(patterns: Sequence[tuple[int, str]]) -> _Matching | None:
+def _compiled(patterns: Sequence[tuple[int, str]]) -> list[_Matching]:
+    """Sets of patterns, given by number: one or, where RE2 has not enough memory for all of them, several."""
     if not patterns:
-        return None
+        return []
     options: Any = pattern_options()
     options.max_mem = _PATTERN_MEMORY
     matching = re2.Set.SearchSet(options)
-    for _, pattern in patterns:
-        matching.Add(pattern)
-    matching.Compile()
-    return _Matching(matching.Match, [number for number, _ in patterns])
+    try:
+        for _, pattern in patterns:
+            matching.Add(pattern)
+        matching.Compile()
+    except re2.error:
+        if len(patterns) == 1:
+            raise
+        half = len(patterns) // 2
+        return [*_compiled(patterns[:half]), *_compiled(patterns[half:])]
+    return [_Matching(matching.Match, [number for number, _ in patterns])]
 
 
 def _sees_sent(pattern: str) -> bool:
@@ -100,22 +105,43 @@ def inner_boundary(pattern: str) -> bool:
 
 
 def _folded(pattern: str) -> str:
-    """A pattern whose letters are folded as texts are. A range of characters stays, because its ends mean more."""
+    """A pattern whose letters are folded as texts are. A range of characters stays, because its ends mean more.
+
+    A character that no folded text holds is left out inside a word, where readers do not see it, and stays elsewhere.
+    """
     bounded = _bounded(pattern)
-    folded = "".join(_OUTSIDE_CLASS if part in _APOSTROPHES else part for part in _PARTS.findall(bounded))
-    if re.search(r"[^\x00-\x7f]-|-[^\x00-\x7f]", bounded):
-        return folded
-    several = "[" not in bounded
-    return "".join(char if char.isascii() or char in _APOSTROPHES else _folded_letter(char, several) for char in folded)
+    ranges = bool(re.search(r"[^\x00-\x7f]-|-[^\x00-\x7f]", bounded))
+    parts = _PARTS.findall(bounded)
+    folded: list[str] = []
+    for part, after in zip(parts, [*parts[1:], ""], strict=True):
+        if part in _APOSTROPHES:
+            folded.append(_OUTSIDE_CLASS)
+        elif part.isascii() or ranges:
+            folded.append(part)
+        elif len(part) > 1:
+            folded.append("".join(_folded_letter(char) or char for char in part))
+        elif letter := _folded_letter(part, several=True):
+            folded.append(letter)
+        elif after in _QUANTIFIERS or not _belongs(part, folded[-1] if folded else ""):
+            folded.append(part)
+    return "".join(folded)
+
+
+def _belongs(unseen: str, before: str) -> bool:
+    """Whether an unseen character belongs to a word: it follows a letter or, being a mark, a class or a group."""
+    return (len(before) == 1 and before.isalnum()) or (unicodedata.combining(unseen) > 0 and before[-1:] in {")", "]"})
 
 
 _APOSTROPHES = "'\u2018\u2019\u02bc"
 _OUTSIDE_CLASS = f"[{_APOSTROPHES}]"
 _PARTS = re.compile(r"\\.|\[\^?\]?(?:\[:\^?\w+:\]|\\.|[^\]\\])*\]?|.", re.DOTALL)  # a class is one part
+_QUANTIFIERS = ("*", "+", "?", "{")
 
 
-def _folded_letter(char: str, several: bool) -> str:
+def _folded_letter(char: str, *, several: bool = False) -> str:
     """several: whether it may become a group of letters, which a class of characters cannot hold."""
+    if char in _APOSTROPHES:
+        return char
     folded = plain(char)
     if several and len(folded) > 1 and folded.isalnum():
         return f"(?:{folded})"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MAX_NOTE = 500  # characters
 Note = Annotated[str, Meta(min_length=1, max_length=MAX_NOTE)]
-Language = Annotated[str, Meta(pattern=r"^[a-z]{2,3}$")]  # ISO 639, without script and region
+Language = Annotated[str, Meta(pattern=r"^[a-z]{2,3}\Z")]  # ISO 639, without script and region
 Category = Literal[
     "STATEMENT_CATEGORY_ANIMAL_WELFARE",
     "STATEMENT_CATEGORY_CONSUMER_INFORMATION",

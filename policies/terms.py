@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import groupby, product
+from itertools import groupby, pairwise, product
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ from safeguard_streams.policies.letters import (
     inside_word,
     letters,
     letters_of_ascii,
+    maybe_gap,
     script,
     scripts,
     skeleton,
@@ -45,6 +46,8 @@ _STRETCHED = 3  # equal letters in a row that count as one
 _MAX_DOUBLES = 3  # letters of a term that occur twice in a row and are looked for in every mixture of once and twice
 _SPACED_MINIMUM = 4  # letters of a term that is found inside a longer row of spaced-out letters
 _NEAR, _AROUND = 4, 40  # characters on either side that are looked at for spaced-out letters, and for the language
+_VIRAMA = 9  # combining class of signs that join two letters
+_LOOSE = re.compile(r"[\uac00-\ud7a3 ]+\Z")  # Koreans write phrases with spaces or without
 _SYLLABLE = re.compile(f"[{SPACELESS}\uac00-\ud7a3]")
 _TAKES_PARTICLES = re.compile("[\uac00-\ud7a3] ?[\uac00-\ud7a3]\\Z")  # Korean words carry their particles
 _JOINS_WORDS = " '_-\u2019\u2010\u2011\u2012\u2013\u2014"  # between the words of a term
@@ -79,7 +82,8 @@ class Term:
 
     @cached_property
     def _joined(self) -> re.Pattern[str]:
-        return re.compile(gap().join(inside().join(_runs(word)) for word in self.words))
+        between = maybe_gap() if _LOOSE.match(self.form) else gap()
+        return re.compile(between.join(inside().join(_runs(word)) for word in self.words))
 
     @cached_property
     def _partly_spaced(self) -> re.Pattern[str]:
@@ -205,15 +209,20 @@ def _runs(word: str) -> list[str]:
 
 
 def _apart(letters: str) -> str:
-    """An expression for letters that are spaced out."""
-    return gap().join(map(standing_for, letters))
+    """An expression for letters that are spaced out. Those of one syllable, which marks join, may stay together."""
+    expression = standing_for(letters[0])
+    for before, letter in pairwise(letters):
+        joined = unicodedata.category(letter)[0] == "M" or unicodedata.combining(before) == _VIRAMA
+        expression += (maybe_gap() if joined else gap()) + standing_for(letter)
+    return expression
 
 
 def skeletal(lines: str) -> str:
-    """Plain lines as literal terms see them: look-alike letters as Latin, one space for any white space."""
-    return _WHITE_SPACE.sub(" ", looks(lines))
+    """Plain lines as literal terms see them: look-alike letters as Latin, one dot, one space for any white space."""
+    return _WHITE_SPACE.sub(" ", looks(lines).replace(_IDEOGRAPHIC_STOP, "."))
 
 
+_IDEOGRAPHIC_STOP = "\u3002"  # a dot in domains, by IDNA
 _WHITE_SPACE = re.compile(r"[^\S\n]{2,}|[^\S\n ]")
 
 

@@ -9,12 +9,12 @@ from safeguard_streams.authors.state import AuthorsState, RestoreAuthors
 from safeguard_streams.authors.statements import AccountStatements
 from safeguard_streams.bus.interface import Output, Partition, Record
 from safeguard_streams.contract import topics
+from safeguard_streams.contract.intake import decode_sent
 from safeguard_streams.contract.records import (
     AuthorAction,
     AuthorStanding,
     Strike,
     carried,
-    decode,
     encode,
     schema_header,
 )
@@ -48,7 +48,7 @@ class Ledger:
 
     async def process(self, records: Sequence[Record]) -> list[Output]:
         # Decode all records first: a malformed one then fails the batch before any strike counts.
-        entries = [checked(decode(record.value, Strike)) for record in records]
+        entries = [checked(decode_sent(record.value, Strike)) for record in records]
         state = self.states[records[0].partition]
         standings = {author_id: state[author_id] for author_id in {one.author_id: None for one in entries}}
         dues = {author_id: standing.due for author_id, standing in standings.items()}

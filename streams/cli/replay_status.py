@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from safeguard_streams.cli.output import Table, console, say
-from safeguard_streams.contract.records import Replay, Replayed
+from safeguard_streams.contract.records import Replay, Replayed, in_utc
 from safeguard_streams.replay import estimate_text
 from safeguard_streams.replay.promotion import LEFT_OUT, Prepared, PromotionPlan
 from safeguard_streams.replay.status import ReplayStatus
@@ -111,7 +111,7 @@ def _selection(replay: Replay) -> str:
 
 
 def _by(at: datetime, by: str, why: str) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC by {by}" + (f": {why}" if why else "")
+    return f"{in_utc(at):%Y-%m-%d %H:%M:%S} UTC by {by}" + (f": {why}" if why else "")
 
 
 def show_outcome(status: ReplayStatus, *, waited: bool = False) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import textwrap
-from datetime import UTC
 from typing import Annotated, get_args
 
 import typer
@@ -14,7 +13,7 @@ from safeguard_streams.bus import kafka
 from safeguard_streams.cli.options import Bootstrap, Json, check_content_id
 from safeguard_streams.cli.output import console, plain, say
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import Decision, Verdict, encode
+from safeguard_streams.contract.records import Decision, Verdict, encode, in_utc
 from safeguard_streams.errors import ConfigurationError, ForbiddenError
 from safeguard_streams.operations import tail as tailing
 from safeguard_streams.runtime import settings
@@ -125,7 +124,7 @@ class _Lines:
     def show(self, verdict: Verdict) -> None:
         score = "" if verdict.score is None else f"{verdict.score:.2f}"
         rules = ",".join(verdict.rule_ids)
-        at = verdict.decided_at.astimezone(UTC)
+        at = in_utc(verdict.decided_at)
         judged = plain(f"{at:%Y-%m-%dT%H:%M:%SZ} {verdict.decision:<12} {score:<5} {verdict.policy_id:<18} {rules:<8}")
         constrained = "(constrained)" if verdict.answer == "constrained" else ""
         item = plain(f"{verdict.content_id}  {verdict.reason or ''} {constrained}".rstrip())

@@ -21,6 +21,7 @@ from safeguard_streams.bus.interface import Record
 from safeguard_streams.console import schema, statements
 from safeguard_streams.console.database import clean
 from safeguard_streams.console.statements import KEYS, Key, Row
+from safeguard_streams.contract.records import in_utc
 
 _LOOKED_UP = 1000  # keys in one statement
 _NUL = rb"\u0000"
@@ -133,7 +134,7 @@ class Rows:
         """A row as both databases take it. JSON is cleaned when it is written."""
         for name in _MOMENTS[table]:
             if (moment := row.get(name)) is not None:
-                row[name] = schema.in_utc(moment)
+                row[name] = in_utc(moment)
         if self._has_nul:
             row.update({name: clean(value) for name, value in row.items() if isinstance(value, str)})
         return row
@@ -181,4 +182,4 @@ def _chunks(ids: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 def minute_of(moment: datetime) -> datetime:
     """The minute in UTC that counts go by."""
-    return schema.in_utc(moment).replace(second=0, microsecond=0)
+    return in_utc(moment).replace(second=0, microsecond=0)

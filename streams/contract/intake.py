@@ -1,7 +1,8 @@
-"""Reads content events as their producers sent them, and keeps the bytes that they sent.
+"""Reads what platforms send, content events above all, whose bytes it keeps.
 
-Content must not escape moderation because a part of it is no character. Such parts are replaced by U+FFFD in the
-bytes themselves, and everything else stays as it came: numbers, order of keys, fields that no stage knows.
+Content must not escape moderation because a part of it is no character, nor must an appeal or a person's decision be
+lost for that. Such parts are replaced by U+FFFD in the bytes themselves, and everything else stays as it came: numbers,
+order of keys, fields that no stage knows.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from itertools import accumulate
 import msgspec
 
 from safeguard_streams.contract import limits
-from safeguard_streams.contract.records import ContentEvent, ContentReport, Id, field_error
+from safeguard_streams.contract.records import ContentEvent, ContentReport, Id, T, decode, field_error
 from safeguard_streams.errors import RecordError
 
 _BOM = b"\xef\xbb\xbf"
@@ -129,6 +130,17 @@ def read_report(value: bytes | None) -> ReceivedReport:
         field = "event" if error.field == "record" else f"event.{error.field}"
         raise RecordError(field, str(error).partition(": ")[2]) from None
     return ReceivedReport(report, msgspec.structs.replace(received, repaired=received.repaired or json != sent))
+
+
+def decode_sent(value: bytes | None, kind: type[T]) -> T:
+    """A record that a platform's own code may write, as `decode` reads it, with U+FFFD for what is no character."""
+    try:
+        return decode(value, kind)
+    except RecordError:
+        mended = value if value is None else _repaired(value.removeprefix(_BOM))
+        if mended == value:
+            raise
+        return decode(mended, kind)
 
 
 def content_id_of(value: bytes) -> str | None:

@@ -1235,6 +1235,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _ORIGIN = re.compile(r"([0-9]{1,9})@([0-9]{1,18})")  # within what a client may seek
+_EARLIEST, _LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 _INT_DIGITS = 20  # of the largest integer of 64 bits, or of its negative with the sign
 _TENTH, _HALF_TENTH = timedelta(microseconds=100), timedelta(microseconds=50)
 _encoder = msgspec.json.Encoder()
@@ -1349,6 +1350,16 @@ def place_of(origin: str | None) -> tuple[int, int] | None:
 def aware(moment: datetime) -> datetime:
     """A time without an offset is taken as UTC."""
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def in_utc(moment: datetime) -> datetime:
+    """The same time in UTC; the nearest one that exists, at either end of the calendar. Without an offset it is UTC."""
+    if moment.tzinfo is UTC:
+        return moment
+    try:
+        return aware(moment).astimezone(UTC)
+    except OverflowError:
+        return _EARLIEST if moment.year == 1 else _LATEST
 
 
 def content_sha256(text: str) -> str:

@@ -21,7 +21,7 @@ from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.vocabulary import SEVERITIES, Severity, is_within
 from safeguard_streams.runtime.durations import span
 
-Span = Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,3}[smhd]$")]  # at most 9999d
+Span = Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,3}[smhd]\Z")]  # at most 9999d
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 Weight = Annotated[int, msgspec.Meta(ge=1, le=STRIKE_WEIGHT)]
 AUTHOR_ACTIONS: tuple[AuthorEnforced, ...] = get_args(AuthorEnforced)

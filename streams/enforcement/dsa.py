@@ -14,7 +14,7 @@ its author nor its id: the words are those of the policy and of the templates.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -22,7 +22,14 @@ from typing import Any
 import jsonschema
 import orjson
 
-from safeguard_streams.contract.records import AuthorEnforced, Automation, Enforced, Reporter, StatementOfReasons, aware
+from safeguard_streams.contract.records import (
+    AuthorEnforced,
+    Automation,
+    Enforced,
+    Reporter,
+    StatementOfReasons,
+    in_utc,
+)
 from safeguard_streams.policies.document import primary_language
 from safeguard_streams.policies.statements import OTHER_VIOLATION
 
@@ -103,7 +110,7 @@ def submission(
     }
     language = primary_language(statement.content_language)
     end = "end_date_account_restriction" if "decision_account" in found else "end_date_visibility_restriction"
-    ends_at = ended_at or (statement.ends_at and max(aware(statement.ends_at), aware(statement.stated_at)))
+    ends_at = ended_at or (statement.ends_at and max(in_utc(statement.ends_at), in_utc(statement.stated_at)))
     optional = {
         "category_addition": list(statement.more_categories) or None,
         "category_specification": [statement.keyword] if statement.keyword else None,
@@ -141,4 +148,4 @@ def _ground(statement: StatementOfReasons) -> dict[str, str]:
 
 
 def _day(moment: datetime) -> date:
-    return aware(moment).astimezone(UTC).date()
+    return in_utc(moment).date()

@@ -13,6 +13,7 @@ from safeguard_streams.bus.dead_letters import was_requeued
 from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.contract import limits, topics
 from safeguard_streams.contract.appeals import read_appeal, without_statement
+from safeguard_streams.contract.intake import decode_sent
 from safeguard_streams.contract.records import (
     Action,
     EnforcementInput,
@@ -57,7 +58,7 @@ def _input(record: Record, erased: Erased, signer: Signer | None) -> Enforcement
     if not record.topic.endswith(topics.ACTIONS):
         verdict = decode(record.value, Verdict)
         return None if verdict.appeal_id else EnforcementInput(verdict=without_words(verdict, erased))  # advice
-    action, requeued = decode(record.value, Action), was_requeued(record)
+    action, requeued = decode_sent(record.value, Action), was_requeued(record)
     if action.dry_run:
         return None
     if action.sequence is not None and not requeued:

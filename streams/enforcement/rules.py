@@ -166,10 +166,11 @@ class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def _url_problem(url: str) -> str | None:
     """What is wrong with a webhook's URL, without quoting it: it may hold a secret."""
-    if any(character <= " " or character == "\x7f" for character in url):
+    if " " in url or not url.isprintable():
         return "remove the spaces and control characters"
     try:
         parts = urlsplit(url)
+        (parts.hostname or "").encode("idna")  # what DNS cannot have
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False

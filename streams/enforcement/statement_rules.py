@@ -10,7 +10,7 @@ from msgspec import Meta
 from safeguard_streams.enforcement.statement_texts import languages
 
 # A country by its ISO 3166 code, all of the EU (EU), or of the European Economic Area (EEA).
-Territory = Annotated[str, Meta(pattern=r"^([A-Z]{2}|EEA)$")]
+Territory = Annotated[str, Meta(pattern=r"^([A-Z]{2}|EEA)\Z")]
 
 
 class StatementRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -24,10 +24,11 @@ class StatementRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     language: str = "en"
     territory: tuple[Territory, ...] = ()
     appeal: Annotated[str, Meta(max_length=500)] = ""
-    terms: Annotated[str, Meta(pattern=r"^(https?://\S+)?$", max_length=500)] = ""
+    terms: Annotated[str, Meta(pattern=r"^(https?://\S+)?\Z", max_length=500)] = ""
 
     def __post_init__(self) -> None:
         if self.language not in languages():
             raise ValueError(f"language: there are sentences in {', '.join(languages())}")
-        if not self.appeal.isprintable():
-            raise ValueError("appeal: write one line of plain text")
+        for name, text in (("appeal", self.appeal), ("terms", self.terms)):
+            if not text.isprintable():
+                raise ValueError(f"{name}: write one line of plain text")

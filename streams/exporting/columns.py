@@ -8,14 +8,13 @@ record that is absent on the wire has its default, which is null for most option
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
 from msgspec import inspect
 
-from safeguard_streams.contract.records import aware
+from safeguard_streams.contract.records import in_utc
 from safeguard_streams.errors import RecordError
 
 TIME = pa.timestamp("us", tz="UTC")
@@ -100,10 +99,6 @@ def _integer(value: int) -> int:
     return value
 
 
-def _time(value: datetime) -> datetime:
-    return aware(value)
-
-
 def _same(value: Any) -> Any:
     return value
 
@@ -115,5 +110,5 @@ _SIMPLE: dict[type[inspect.Type], Column] = {
     inspect.BoolType: Column(pa.bool_(), _same),
     inspect.IntType: Column(pa.int64(), _integer),
     inspect.FloatType: Column(pa.float64(), float),
-    inspect.DateTimeType: Column(TIME, _time),
+    inspect.DateTimeType: Column(TIME, in_utc),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -233,7 +234,7 @@ def from_file(path: Path) -> Labels:
     Raises ConfigurationError that names file and line.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error}") from error
     return Labels([_labeled(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()])

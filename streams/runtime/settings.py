@@ -436,18 +436,25 @@ class Settings(BaseSettings):
             env_settings.env_vars = {
                 name: value for name, value in env_settings.env_vars.items() if not _SERVICE_LINK.match(value or "")
             }
-        sources = (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, _file()))
+        sources = (init_settings, env_settings, _TomlFile(settings_cls, _file()))
         return (*sources, SecretsSettingsSource(settings_cls, secrets)) if secrets.is_dir() else sources
+
+
+class _TomlFile(TomlConfigSettingsSource):
+    """A file in UTF-8, with or without a byte order mark."""
+
+    def _read_file(self, file_path: Path) -> dict[str, Any]:
+        return tomllib.loads(file_path.read_text(encoding="utf-8-sig"))
 
 
 def load(**given: Any) -> Settings:
     """Settings, with `given` (None: not given) before all sources. Raises ConfigurationError naming the setting."""
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigurationError(f"{_file()}: cannot be read: {error}") from error
     except ValidationError as error:
         raise ConfigurationError("; ".join(_problem(e["type"], e["loc"], e["msg"]) for e in error.errors())) from None
+    except (ValueError, RecursionError, OSError) as error:  # also for bytes that are no UTF-8, and endless numbers
+        raise ConfigurationError(f"{_file()}: cannot be read: {error}") from error
 
 
 def _problem(kind: str, path: tuple[int | str, ...], message: str) -> str:

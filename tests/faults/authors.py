@@ -405,7 +405,8 @@ async def run(address, options, folder):
             process.process.kill()
         await receiver.stop()
     none = ("wrong_standings", "strikes_written_twice", "broken_chains", "action_ids_twice", "authors_out_of_order")
-    none = (*none, "not_delivered", "messages_not_due", "wrong_statements", "wrong_appeals", "forged_without_one_letter")
+    none = (*none, "not_delivered", "messages_not_due", "wrong_statements", "wrong_appeals")
+    none = (*none, "forged_without_one_letter")
     passed = not any(summary[name] for name in none) and summary["expired"] > 0 and summary["statements"] > 0
     for author in found.wrong(plan)[:5]:
         say(f"{author}: wanted {plan.strikes()[author]}, found {found.standings.get(author)}")

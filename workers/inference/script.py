@@ -69,10 +69,10 @@ class Script:
     def load(cls, path: Path) -> Script:
         """Read a TOML file of lines RULE = ["word", "two words"]. Raises ConfigurationError with what to correct."""
         try:
-            listed = tomllib.loads(path.read_text(encoding="utf-8"))
+            listed = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # also for bytes that are no UTF-8, and endless numbers
             raise ConfigurationError(f"{path}: is not TOML: {error}") from error
         for problem in _problems(listed):
             raise ConfigurationError(f'{path}: {problem}; lines have the form AB1 = ["word", "two words"]')

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from safeguard_streams.console.database import clean
-from safeguard_streams.console.schema import in_utc
+from safeguard_streams.contract.records import in_utc
 
 
 class Context:

@@ -7,7 +7,7 @@ from safeguard_streams.console import schema
 from safeguard_streams.console.database import clean
 from safeguard_streams.console.folding.context import Context, key_of
 from safeguard_streams.console.rows import Rows
-from safeguard_streams.contract.records import ErasureRequest, decode
+from safeguard_streams.contract.records import ErasureRequest, decode, in_utc
 
 
 def fold(record: Record, rows: Rows, context: Context) -> None:
@@ -18,7 +18,7 @@ def fold(record: Record, rows: Rows, context: Context) -> None:
         rows.drop(schema.erasures, content_id)
         return
     request = decode(record.value, ErasureRequest)
-    content_id, erased_at = clean(request.content_id), schema.in_utc(request.erased_at)
+    content_id, erased_at = clean(request.content_id), in_utc(request.erased_at)
     erased_at = max(erased_at, context.erasures.get(content_id, erased_at))
     context.erasures[content_id] = erased_at
     rows.put(schema.erasures, {"content_id": content_id, "erased_at": erased_at, "overwritten": False})

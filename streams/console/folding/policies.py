@@ -6,7 +6,7 @@ from safeguard_streams.bus.interface import Record
 from safeguard_streams.console import schema
 from safeguard_streams.console.folding.context import Context, key_of
 from safeguard_streams.console.rows import Rows
-from safeguard_streams.contract.records import PolicyChange, PolicyRelease, decode, verdict_id
+from safeguard_streams.contract.records import PolicyChange, PolicyRelease, decode, in_utc, verdict_id
 
 
 def fold(record: Record, rows: Rows, _context: Context) -> None:
@@ -47,7 +47,7 @@ def fold_change(record: Record, rows: Rows, _context: Context) -> None:
         schema.policy_changes,
         {
             "change_id": verdict_id(
-                change.policy_id, schema.in_utc(change.changed_at).isoformat(), change.action, change.changed_by
+                change.policy_id, in_utc(change.changed_at).isoformat(), change.action, change.changed_by
             ),
             "policy_id": change.policy_id,
             "action": change.action,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from safeguard_streams.console.web import sessions
-from safeguard_streams.contract.records import aware, now
+from safeguard_streams.contract.records import aware, in_utc, now
 
 SHOWN = 20_000  # characters of a text on a page, unless somebody asks for all
 _KEPT = "\n\t"
@@ -41,7 +41,7 @@ def line(text: object, most: int = 160) -> str:
 
 def moment(at: datetime | None) -> str:
     """A time in UTC, to the second."""
-    return "" if at is None else aware(at).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return "" if at is None else in_utc(at).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def ago(at: datetime | None) -> str:

@@ -251,6 +251,16 @@ def test_a_broken_record_fails_the_batch_before_any_strike_counts(entry):
     assert run.ledger.states[0]["ann"] == AuthorStanding("ann", 1)
 
 
+def test_half_an_emoji_loses_no_decision_of_a_person():
+    run = Partition()
+    written = encode(Strike("d", "ann", "decided", START, action="limit", by="bob", why="WHY")).replace(
+        b"WHY", b"\\ud83d"
+    )
+    run.log.append(StoredRecord(topics.STRIKES, 0, 0, 0, b"ann", written))
+    run()
+    assert (run["ann"].action, run["ann"].decision.why) == ("limit", "\ufffd")
+
+
 def test_a_record_of_another_number_of_partitions_is_refused():
     check_partitions(3, 3)
     with pytest.raises(ConfigurationError, match="authors repartition"):

@@ -15,6 +15,7 @@ from safeguard_streams.contract.records import (
     carried,
     decode,
     encode,
+    in_utc,
     milliseconds_since,
     verdict_id,
 )
@@ -99,6 +100,19 @@ def test_verdict_ids_are_equal_only_for_equal_parts():
     assert verdict_id("a", "b") == verdict_id("a", "b")
     assert verdict_id("a", "b") != verdict_id("ab", "")
     assert len(verdict_id("a")) == 32
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0001-01-01T00:00:00+14:00", datetime.min.replace(tzinfo=UTC)),
+        ("9999-12-31T23:59:59-14:00", datetime.max.replace(tzinfo=UTC)),
+        ("2026-01-01T00:00:00+01:00", datetime(2025, 12, 31, 23, tzinfo=UTC)),
+        ("2026-01-01T00:00:00", datetime(2026, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_any_time_has_one_in_utc(text, expected):
+    assert in_utc(datetime.fromisoformat(text)) == expected
 
 
 def test_a_time_without_an_offset_is_utc():

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from safeguard_streams.contract import topics
+from safeguard_streams.contract.appeals import read_appeal
 from safeguard_streams.contract.records import (
     Action,
     Appeal,
@@ -337,6 +338,22 @@ async def test_what_is_no_appeal_names_its_field_and_quotes_nothing(given, field
     assert caught.value.field == field
     assert "judge" not in str(caught.value)
     assert "somewhere" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(b"cut \\ud83d", "cut \ufffd"), (b"cut \xf0\x9f", "cut \ufffd"), (b"\xed\xa0\xbd\xed\xb8\x80", "\U0001f600")],
+)
+async def test_half_an_emoji_loses_neither_an_appeal_nor_a_moderators_decision(words, said):
+    sent = b"\xef\xbb\xbf" + encode(appeal(reason="WORDS")).replace(b"WORDS", words)
+    assert read_appeal(sent).reason == said
+    (copied,) = await intake.collect([StoredRecord(topics.APPEALS, 0, 0, 0, b"c1", sent)])
+    assert decode(copied.value, EnforcementInput).appeal.identity == "p1"
+    decision = encode(Action("a1", "c1", "allow", WHEN, by="ann", why="WORDS")).replace(b"WORDS", words)
+    (copied,) = await intake.collect([StoredRecord(topics.ACTIONS, 0, 0, 0, b"c1", decision)])
+    assert decode(copied.value, EnforcementInput).action.why == said
+    with pytest.raises(RecordError):
+        await intake.collect([StoredRecord(topics.ACTIONS, 0, 0, 0, b"c1", b"{" + decision)])
 
 
 async def test_the_intake_copies_no_words_of_an_appeal():

@@ -370,6 +370,15 @@ def test_a_law_makes_the_content_illegal():
     assert "Section 263 of the Criminal Code" in said.text
 
 
+@pytest.mark.parametrize(
+    ("text", "day"), [("0001-01-01T00:00:00+14:00", "0001-01-01"), ("9999-12-31T23:59:59-14:00", "9999-12-31")]
+)
+def test_an_item_of_either_end_of_the_calendar_is_submitted(text, day):
+    (said,) = Stating()(verdict())
+    submission = dsa.submission(said, created_at=datetime.fromisoformat(text), ended_at=None)
+    assert submission["content_date"] == day
+
+
 def test_where_it_holds_and_the_terms_come_from_the_rules():
     stating = Stating(stating=StatementRules("de", ("EU", "CH"), "", "https://example.com/terms"))
     (said,) = stating(verdict(language="sw"))

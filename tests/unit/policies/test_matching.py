@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from safeguard_streams.policies import patterns
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.policies.folding import looks, plain, sent
 from safeguard_streams.policies.letters import letters
@@ -153,6 +154,26 @@ def test_every_shipped_term_is_found_between_words_of_its_script(policy):
 @pytest.mark.parametrize(
     ("term", "text"),
     [
+        ("हत्या", "वह ह त् या करेगा"),
+        ("हत्या", "ह.त्.या"),
+        ("আত্মহত্যা", "সে আ ত্ম হ ত্যা করবে"),
+        ("தற்கொலை", "த ற் கொ லை"),
+        ("ฆ่าตัวตาย", "ฆ่ า ตั ว ต า ย"),
+        ("죽고 싶", "나는 죽고싶어요"),
+        ("죽고 싶", "죽 고 싶"),
+        ("evil.example", "http://evil\u3002example/buy"),
+        ("evil.example", "at evil\uff61example\u3002"),
+    ],
+)
+def test_syllables_that_are_spaced_out_korean_without_spaces_and_dots_of_domains_are_seen_through(term, text):
+    assert found(term, text) == [True]
+
+
+@pytest.mark.parametrize(
+    ("term", "text"),
+    [
+        ("죽고 싶", "안죽고싶"),
+        ("the rapist", "a therapist"),
         ("рак", "PAK army of Pakistan"),  # a word of another language, in its own script
         ("cop", "не вынесу сор из избы"),
         ("рак", "зимний брак"),
@@ -250,6 +271,16 @@ def matches(pattern, text):
         (r"[^']i'?m\b", "I\u2019m, i\u02bcm"),
         (r"straße", "STRASSE"),
         (r"straße", "Straße"),
+        (r"(?:straße|gasse)[nr]", "STRASSEN"),
+        ("adio\u0301s", "ADIÓS"),
+        ("كِتاب", "كتاب"),
+        ("[كق]ِتاب", "كتاب"),
+        ("می\u200cخواهم", "میخواهم"),
+        ("b\u200bad", "bad"),
+        ("\u200b{3,}", "hi\u200b\u200b\u200b"),
+        ("[\u200b\u200c]{2}", "hi\u200b\u200cho"),
+        ("\\w\u202e\\w", "a\u202eb"),
+        ("\u0301+", "\u0301\u0301"),
     ],
 )
 def test_a_pattern_sees_the_text_as_sent_and_folded(pattern, text):
@@ -261,6 +292,31 @@ def test_a_pattern_sees_the_text_as_sent_and_folded(pattern, text):
 )
 def test_a_word_boundary_knows_the_letters_of_all_scripts(pattern, text):
     assert not matches(pattern, text)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "\u200b",
+        "\ufeff",
+        "(\u200b|\u200d)x",
+        "\u200b{3,}",
+        "[\u200b\u00ad]",
+        "\u0301+",
+        "\\w\u200b\\w",
+        "\u0640",
+        "[^x]\u202e",
+    ],
+)
+def test_a_pattern_of_characters_that_nobody_sees_matches_them_and_nothing_else(pattern):
+    assert not any(matches(pattern, text) for text in ("hello world", "у него рак", "5 x", ""))
+
+
+def test_patterns_that_are_too_large_together_are_found_in_several_passes(monkeypatch):
+    monkeypatch.setattr(patterns, "_PATTERN_MEMORY", 2**20)
+    texts = ["-7!", "-59!"]
+    found = Patterns([rf"[^a-z]{{1,90}}{n}!" for n in range(60)]).find(texts, texts, texts)
+    assert {(0, 7), (1, 59)} <= set(found)
 
 
 ANY = st.text(st.characters(), max_size=80)

@@ -48,6 +48,7 @@ def test_a_rule_has_its_own_entry_or_that_of_the_rule_above(rule, category):
         ),
         ("statements: {AB1: {legal: x}}\n", 12, "AB1: object contains unknown field legal"),
         ("statements: {AB1: {notes: {german: x}}}\n", 12, "AB1: expected"),
+        ('statements: {AB1: {notes: {"de\\n": x}}}\n', 12, "AB1: expected"),
         ("statements: {AB1: {notes: {de: 1}}}\n", 12, "AB1: expected str, got int"),
         ('statements: {AB1: {notes: {de: "a\\nb"}}}\n', 12, "write law and notes as one line"),
         (f"statements: {{AB1: {{law: {'a' * (MAX_NOTE + 1)}}}}}\n", 12, "length <= 500"),

@@ -38,6 +38,18 @@ def test_a_file_that_is_no_toml_is_named(tmp_path):
         settings.load()
 
 
+@pytest.mark.parametrize("data", [b"a = " + b"[" * 100_000, b"a = " + b"9" * 5000, b"a = 1\0", b"a = '\xff'"])
+def test_a_file_that_is_no_toml_is_refused(data, tmp_path):
+    (tmp_path / "safeguard.toml").write_bytes(data)
+    with pytest.raises(ConfigurationError, match="safeguard.toml: cannot be read: "):
+        settings.load()
+
+
+def test_a_byte_order_mark_of_the_file_is_skipped(tmp_path):
+    (tmp_path / "safeguard.toml").write_bytes(b"\xef\xbb\xbfprefix = 'x-'\r\n")
+    assert settings.load().prefix == "x-"
+
+
 def test_the_catalogue_holds_every_topic_once():
     names = [t.name for t in topics.CATALOGUE]
     assert len(set(names)) == len(names) == 28

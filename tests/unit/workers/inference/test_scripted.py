@@ -184,9 +184,12 @@ def test_a_file_in_another_form_is_refused_with_what_to_correct(tmp_path, text, 
 def test_a_file_that_is_missing_or_not_text_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="cannot be read"):
         Script.load(tmp_path / "none.toml")
-    (tmp_path / "words.toml").write_bytes(b"FS1 = ['\xff']")
-    with pytest.raises(ConfigurationError, match="is not TOML"):
-        Script.load(tmp_path / "words.toml")
+    for data in (b"FS1 = ['\xff']", b"a = " + b"[" * 100_000, b"a = " + b"9" * 5000):
+        (tmp_path / "words.toml").write_bytes(data)
+        with pytest.raises(ConfigurationError, match="is not TOML"):
+            Script.load(tmp_path / "words.toml")
+    (tmp_path / "words.toml").write_bytes(b"\xef\xbb\xbfFS1 = ['word']")
+    assert Script.load(tmp_path / "words.toml").rules == ("FS1",)
 
 
 def test_rules_decide_in_the_order_of_the_file(tmp_path):
