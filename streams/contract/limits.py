@@ -35,6 +35,7 @@ JUDGED_IN_FULL = 128 * KiB  # longest text of which the classifier reads every w
 JUDGED_AT_ENDS = 32 * KiB  # of a longer text: its beginning, and its end
 JUDGED_BETWEEN = 64 * KiB  # of a longer text: spread evenly between the two
 JUDGED_SAMPLE = 2 * KiB  # length of one of these samples
+ENCODED_PASSAGES = 8  # of a text: together no more than the encoder reads in one batch
 SECTION = 128 * KiB  # terms and patterns are searched in sections of a longer text
 SECTION_OVERLAP = 4 * KiB  # of two neighbouring sections: longest match that is found for certain
 DECISION_BYTES = 512 * KiB  # events that are decided at a time
@@ -73,6 +74,13 @@ TABLE: tuple[Limit, ...] = (
         JUDGED_IN_FULL,
         "characters",
         "the classifier reads the beginning, the end and samples between them; `prefilter.truncated` says so",
+        "prefilter",
+    ),
+    Limit(
+        "passages of a text that are encoded, each of about 500 characters of English",
+        ENCODED_PASSAGES,
+        "passages",
+        "they spread from its beginning to its end; what stands between them counts in the first stage only",
         "prefilter",
     ),
     Limit(

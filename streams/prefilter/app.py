@@ -18,7 +18,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.prefilter import reports
 from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
 from safeguard_streams.prefilter.decision import STAGE, Begun, Prefilter
-from safeguard_streams.prefilter.encoder.encoder import Vectors
+from safeguard_streams.prefilter.encoder.passages import PassageVectors
 from safeguard_streams.prefilter.encoder.threads import EncoderThreads
 from safeguard_streams.prefilter.event_batch import NO_VECTORS, AuditRates
 from safeguard_streams.prefilter.faust_bridge import BridgeHooks, FaustBridge
@@ -143,7 +143,7 @@ class PrefilterProcess:
         kept = self.erasures.kept(records)
         return await self.bridge.process(kept) if kept else []
 
-    async def _encode(self, begun: Begun) -> Vectors:
+    async def _encode(self, begun: Begun) -> PassageVectors:
         """The vectors that a part of a batch waits for, made beside the event loop."""
         if begun.encoder is None:
             return NO_VECTORS

@@ -15,7 +15,8 @@ from safeguard_streams.contract.records import ContentEvent, now
 from safeguard_streams.errors import RecordError
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.compiled import CompiledPolicies, compile_policies, use_vectors
-from safeguard_streams.prefilter.encoder.encoder import Encoder, Vectors, at_hand
+from safeguard_streams.prefilter.encoder.encoder import Encoder, at_hand
+from safeguard_streams.prefilter.encoder.passages import PassageVectors
 from safeguard_streams.prefilter.event_batch import NO_VECTORS, AuditRates, EscalationReason, EventBatch
 from safeguard_streams.prefilter.outputs import Decided, cleared, escalated
 from safeguard_streams.releases.feed import PolicyFeed, PolicySet, Released
@@ -155,11 +156,11 @@ class Begun:
         """The texts that need a vector, as the encoder reads them."""
         return self._batch.texts if self._batch else ()
 
-    def vectors(self) -> Vectors:
+    def vectors(self) -> PassageVectors:
         """The vectors of the texts, made here and now."""
         return self._batch.vectors() if self._batch else NO_VECTORS
 
-    def outputs(self, vectors: Vectors) -> list[Output]:
+    def outputs(self, vectors: PassageVectors) -> list[Output]:
         """The outputs for the records, given the vectors of the texts.
 
         An event is either escalated under some policies or cleared under all of them.

@@ -11,7 +11,8 @@ import numpy as np
 from safeguard_streams.contract.records import ContentEvent, GoldenScore, Lane, PrefilterResult, Stratum
 from safeguard_streams.prefilter.classifier import Floats
 from safeguard_streams.prefilter.compiled import CompiledPolicies, CompiledShadow
-from safeguard_streams.prefilter.encoder.encoder import Encoder, Vectors
+from safeguard_streams.prefilter.encoder.encoder import Encoder
+from safeguard_streams.prefilter.encoder.passages import PassageVectors
 from safeguard_streams.prefilter.encoder.tokens import undisguised
 from safeguard_streams.prefilter.gates import GateResults
 from safeguard_streams.prefilter.long_texts import evaluate
@@ -20,7 +21,7 @@ from safeguard_streams.prefilter.sampling import drawn, hashed
 
 SCORE_DIGITS = 4
 NEAR = 0.5  # share of the threshold from which a cleared item counts as near it
-NO_VECTORS: Vectors = np.zeros((0, Encoder.width), dtype=np.float32)
+NO_VECTORS = PassageVectors.one_each(np.zeros((0, Encoder.width), dtype=np.float32))
 _NO_MARGIN = -9.0  # below any difference of a score and a threshold
 _SAMPLED: tuple[str, Lane] = ("sample", "live")
 _AUDITED: tuple[str, Lane] = ("audit", "audit")
@@ -148,11 +149,11 @@ class EventBatch:
         rates = compiled.samples + (1 - compiled.samples) * np.where(near, audit.near, audit.far)
         return _Decided(triggered, in_sample, in_sample & ~triggered, passed, near, rates, passed & (draws < rates))
 
-    def vectors(self) -> Vectors:
+    def vectors(self) -> PassageVectors:
         """The vectors of the texts."""
-        return self.encoder.encode(self.texts) if self.encoder and self.texts else NO_VECTORS
+        return self.encoder.encode_passages(self.texts) if self.encoder and self.texts else NO_VECTORS
 
-    def settle(self, vectors: Vectors) -> None:
+    def settle(self, vectors: PassageVectors) -> None:
         """Decide, given the vectors of the texts."""
         compiled = self.compiled
         self._results = compiled.gates.with_vectors(self._results, vectors, self._encoded)
@@ -160,10 +161,10 @@ class EventBatch:
         self._golden_scores = self._scored_by_golden(vectors)
         self._cells = _Cells.of(compiled, self._results, self._truncated, self._decisions.triggered)
 
-    def _scored_by_golden(self, vectors: Vectors) -> dict[tuple[int, int], GoldenScore]:
+    def _scored_by_golden(self, vectors: PassageVectors) -> dict[tuple[int, int], GoldenScore]:
         """What golden gates say, by event and column. A term or pattern that matches counts as a score of 1."""
         golden, decided = self.compiled.golden, self._decisions
-        of_golden = vectors[np.isin(np.flatnonzero(self._encoded), self._golden_events)]
+        of_golden = vectors.of(np.isin(np.flatnonzero(self._encoded), self._golden_events))
         scores = golden.scores(self._golden_results, of_golden)
         found: dict[tuple[int, int], GoldenScore] = {}
         for row, i in enumerate(self._golden_events.tolist()):

@@ -23,7 +23,7 @@ from mode import Service
 from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.prefilter.batches import is_large, parts
 from safeguard_streams.prefilter.decision import Begun
-from safeguard_streams.prefilter.encoder.encoder import Vectors
+from safeguard_streams.prefilter.encoder.passages import PassageVectors
 from safeguard_streams.runtime import telemetry
 from safeguard_streams.runtime.process import END_SECONDS
 from safeguard_streams.runtime.settings import Settings
@@ -44,7 +44,7 @@ class BridgeHooks(msgspec.Struct, frozen=True):
     """
 
     begin: Callable[[Sequence[Record]], Begun]
-    encode: Callable[[Begun], Awaitable[Vectors]]
+    encode: Callable[[Begun], Awaitable[PassageVectors]]
     run: Callable[[], Awaitable[None]]
     stop: asyncio.Event
     ready: Callable[[], Mapping[str, object]]

@@ -16,7 +16,7 @@ from safeguard_streams.policies.patterns import Patterns
 from safeguard_streams.policies.terms import Hit, Terms
 from safeguard_streams.prefilter.classifier import NONE, Classifier, Floats, Windows
 from safeguard_streams.prefilter.encoder.cascade import VectorGates
-from safeguard_streams.prefilter.encoder.encoder import Vectors
+from safeguard_streams.prefilter.encoder.passages import PassageVectors
 from safeguard_streams.prefilter.encoder.vector_terms import VectorTerm, vector_term
 from safeguard_streams.prefilter.normalise import Flags, Folded, Views, fold, read
 
@@ -127,7 +127,7 @@ class Gates:
             return np.zeros(len(results.scores), dtype=bool)
         return self._second.undecided(results.scores, settled)
 
-    def with_vectors(self, results: GateResults, vectors: Vectors, encoded: Flags) -> GateResults:
+    def with_vectors(self, results: GateResults, vectors: PassageVectors, encoded: Flags) -> GateResults:
         """The results of both stages. vectors, encoded: as in VectorGates."""
         if self._second is None:
             return results

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safeguard_streams.contract.records import GoldenScore
 from safeguard_streams.policies.golden_gates import GoldenGate
 from safeguard_streams.prefilter.classifier import Classifier
-from safeguard_streams.prefilter.encoder.encoder import Vectors
+from safeguard_streams.prefilter.encoder.passages import PassageVectors
 from safeguard_streams.prefilter.gates import GateResults, Gates
 from safeguard_streams.prefilter.long_texts import evaluate
 from safeguard_streams.prefilter.normalise import Flags
@@ -60,11 +60,11 @@ class GoldenShadows:
         """The first stage, on the texts of items that get a score."""
         return evaluate(self._evaluated, texts).results if self._evaluated and texts else None
 
-    def scores(self, results: GateResults | None, vectors: Vectors) -> NDArray[np.float64]:
+    def scores(self, results: GateResults | None, vectors: PassageVectors) -> NDArray[np.float64]:
         """The scores, given the vectors of all texts [texts, golden gates]."""
         if self._evaluated is None or results is None:
             return np.zeros((0, len(self.gates)))
-        every = np.ones(len(vectors), dtype=bool)
+        every = np.ones(len(results.scores), dtype=bool)
         return self._evaluated.with_vectors(results, vectors, every).scores
 
     def record(self, number: int, score: float, *, triggered: bool) -> GoldenScore:

@@ -25,6 +25,7 @@ from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.files import PolicyFiles, with_changes
 from safeguard_streams.prefilter.classifier import Classifier, Floats
 from safeguard_streams.prefilter.encoder.encoder import Encoder, Vectors
+from safeguard_streams.prefilter.encoder.passages import PassageVectors
 from safeguard_streams.prefilter.encoder.tokens import undisguised
 from safeguard_streams.prefilter.normalise import read, tokens
 from safeguard_streams.quality.evaluation import Figures, Flags, ScoredSet, figures
@@ -188,8 +189,8 @@ class Features:
     """What the distilled classifier sees of texts.
 
     groups counts letter groups, over the square root of their number [texts, buckets]. odds is the log odds of the
-    gate's harms and of any harm [texts, 2], whatever gate is in force. vectors [texts, 512] are
-    those of the encoder; without one there are none [0, 512].
+    gate's harms and of any harm [texts, 2], whatever gate is in force. passages: the encoder's vectors of all passages;
+    without an encoder there are none.
     """
 
     def __init__(
@@ -208,8 +209,18 @@ class Features:
         any_harm = msgspec.structs.replace(gate_harms, gate=msgspec.structs.replace(gate, harms=()))
         harms = [gate_scores(p, classifier, texts) for p in (gate_harms, any_harm)]
         self.odds = log_odds(np.column_stack(harms))
-        empty: Vectors = np.zeros((0, distilled.VECTOR), dtype=np.float32)
-        self.vectors = encoder.encode(undisguised(read(texts), range(len(texts)))) if encoder else empty
+        self.passages = PassageVectors.one_each(np.zeros((0, distilled.VECTOR), dtype=np.float32))
+        if encoder:
+            self.passages = encoder.encode_passages(undisguised(read(texts), range(len(texts))))
+
+    @property
+    def vectors(self) -> Vectors:
+        """Those of the texts' beginnings, from which the weights are learned [texts, 512]; without an encoder none."""
+        return self.passages.vectors[self.passages.first]
+
+    def added(self, vector: Floats) -> Floats:
+        """What the vectors of each text add with these weights, as prefilters score it [texts]."""
+        return self.passages.highest(self.passages.vectors.astype(np.float64) @ vector)
 
     def without_odds(self) -> Features:
         """The same without log odds, to measure what they add."""
@@ -239,7 +250,7 @@ class LinearModel(msgspec.Struct, frozen=True):
         """P(violates) of these rows."""
         logits = features.groups[rows] @ self.weights + features.odds[rows] @ self.trust + self.bias
         if self.vector.any():
-            logits = logits + features.vectors[rows] @ self.vector
+            logits = logits + features.added(self.vector)[rows]
         return np.asarray(1 / (1 + np.exp(-logits)))
 
 
@@ -259,7 +270,7 @@ def learn(features: Features, violates: Flags, weights: Floats, seed: int, *, ve
 
 
 def _vector_weights(model: LinearModel, features: Features, encoder: str) -> distilled.VectorWeights:
-    added = features.vectors.astype(np.float64) @ model.vector
+    added = features.added(model.vector)
     mean, deviation = float(added.mean()), float(added.std())
     return distilled.vector_weights(
         model.weights,

@@ -57,7 +57,7 @@ def gate_answers(
 
 def _with_all_vectors(gates: Gates, results: GateResults, encoder: Encoder) -> GateResults:
     every = np.ones(len(results.scores), dtype=bool)
-    return gates.with_vectors(results, encoder.encode(undisguised(results.views, range(len(every)))), every)
+    return gates.with_vectors(results, encoder.encode_passages(undisguised(results.views, range(len(every)))), every)
 
 
 def gate_scores(policy: Policy, classifier: Classifier, texts: Sequence[str], encoder: Encoder | None = None) -> Floats:

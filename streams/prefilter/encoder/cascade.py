@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safeguard_streams.policies.distilled import log_odds
+from safeguard_streams.prefilter.encoder.passages import PassageVectors
 from safeguard_streams.prefilter.encoder.vector_terms import VectorTerm
 
 Floats = NDArray[np.float64]
@@ -44,12 +45,13 @@ class VectorGates:
         open_to_both = (logits + self._least < self._thresholds) & (logits + self._most >= self._thresholds)
         return np.asarray((open_to_both & self.uses_vectors & ~settled).any(axis=1))
 
-    def scores(self, scores: Floats, vectors: NDArray[np.float32], encoded: Flags) -> Floats:
+    def scores(self, scores: Floats, vectors: PassageVectors, encoded: Flags) -> Floats:
         """The scores with what vectors add [texts, policies]. Policies that use none keep theirs.
 
-        encoded [texts]: which texts have a vector; vectors [encoded texts, 512]: theirs, in the order of the texts.
+        encoded [texts]: which texts have vectors; vectors: those of their passages, in the order of these texts.
         """
         added = np.tile((self._least + self._most) / 2, (len(scores), 1))
         for column, term in self._terms:
-            added[encoded, column] = np.clip(term.added(vectors), self._least[column], self._most[column])
+            most = vectors.highest(term.added(vectors.vectors))
+            added[encoded, column] = np.clip(most, self._least[column], self._most[column])
         return np.where(self.uses_vectors, 1 / (1 + np.exp(-log_odds(scores) - added)), scores)

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safeguard_streams.errors import ConfigurationError
-from safeguard_streams.prefilter.encoder import files
+from safeguard_streams.prefilter.encoder import files, passages
+from safeguard_streams.prefilter.encoder.passages import Passages, PassageVectors
 from safeguard_streams.prefilter.encoder.tokens import Batch, batches, pieces
 
 log = logging.getLogger(__name__)
@@ -40,13 +41,25 @@ class Encoder:
         self._session = onnxruntime.InferenceSession(files.checked(files.GRAPH), options, ["CPUExecutionProvider"])
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        """Vectors of length 1 for normalised texts [texts, 512]: see `tokens.undisguised`."""
-        parts = [self.encode_batch(batch) for batch in batches(self.pieces(texts))]
+        """Vectors of length 1 for the beginnings of normalised texts [texts, 512]: see `tokens.undisguised`."""
+        return self._vectors(self.pieces(texts))
+
+    def encode_passages(self, texts: Sequence[str]) -> PassageVectors:
+        """Vectors of length 1 for all passages of normalised texts."""
+        found = self.passages(texts)
+        return PassageVectors(self._vectors(found.pieces), found.text)
+
+    def _vectors(self, ids: Sequence[Sequence[int]]) -> Vectors:
+        parts = [self.encode_batch(batch) for batch in batches(ids)]
         return np.concatenate([np.zeros((0, self.width), dtype=np.float32), *parts])
 
     def pieces(self, texts: Sequence[str]) -> list[list[int]]:
-        """The numbers of each text's pieces."""
+        """The numbers of the pieces of each text's beginning."""
         return pieces(self._tokenizer, texts)
+
+    def passages(self, texts: Sequence[str]) -> Passages:
+        """The numbers of the pieces of each passage."""
+        return passages.cut(self._tokenizer, texts)
 
     def encode_batch(self, batch: Batch) -> Vectors:
         """Vectors of the texts of one batch [texts, 512]."""

@@ -9,7 +9,8 @@ from types import TracebackType
 
 import numpy as np
 
-from safeguard_streams.prefilter.encoder.encoder import Encoder, Vectors
+from safeguard_streams.prefilter.encoder.encoder import Encoder
+from safeguard_streams.prefilter.encoder.passages import PassageVectors
 from safeguard_streams.prefilter.encoder.tokens import batches
 
 
@@ -30,9 +31,10 @@ class EncoderThreads:
     ) -> None:
         await asyncio.to_thread(self._executor.shutdown, cancel_futures=True)
 
-    async def encode(self, encoder: Encoder, texts: Sequence[str]) -> Vectors:
-        """As Encoder.encode. The vectors do not depend on the number of threads."""
+    async def encode(self, encoder: Encoder, texts: Sequence[str]) -> PassageVectors:
+        """As Encoder.encode_passages. The vectors do not depend on the number of threads."""
         loop = asyncio.get_running_loop()
-        ids = await loop.run_in_executor(self._executor, encoder.pieces, texts)
-        parts = [loop.run_in_executor(self._executor, encoder.encode_batch, batch) for batch in batches(ids)]
-        return np.concatenate([np.zeros((0, encoder.width), dtype=np.float32), *await asyncio.gather(*parts)])
+        found = await loop.run_in_executor(self._executor, encoder.passages, texts)
+        parts = [loop.run_in_executor(self._executor, encoder.encode_batch, batch) for batch in batches(found.pieces)]
+        vectors = np.concatenate([np.zeros((0, encoder.width), dtype=np.float32), *await asyncio.gather(*parts)])
+        return PassageVectors(vectors, found.text)

@@ -44,9 +44,14 @@ def undisguised(views: Views, texts: Sequence[int]) -> list[str]:
 
 
 def pieces(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """The numbers of each text's pieces, between the marks of beginning and end."""
-    readable = [text[:MAX_CHARACTERS].encode("utf-8", "replace").decode() for text in texts]
-    return [[BEGINNING, *ids[: MAX_TOKENS - 2], END] for ids in tokenizer.encode(readable)]
+    """The numbers of the pieces of each text's beginning, between the marks of beginning and end."""
+    beginnings = [readable(text[:MAX_CHARACTERS]) for text in texts]
+    return [[BEGINNING, *ids[: MAX_TOKENS - 2], END] for ids in tokenizer.encode(beginnings)]
+
+
+def readable(text: str) -> str:
+    """The text without lone surrogates, which the tokenizer refuses."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def batches(texts: Sequence[Sequence[int]]) -> Iterator[Batch]:

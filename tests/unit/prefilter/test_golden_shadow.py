@@ -18,6 +18,7 @@ from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.compiled import use_vectors
 from safeguard_streams.prefilter.decision import Prefilter
 from safeguard_streams.prefilter.encoder.files import NAME
+from safeguard_streams.prefilter.encoder.passages import PassageVectors
 from safeguard_streams.prefilter.event_batch import AuditRates
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.runtime.memory_broker import StoredRecord
@@ -36,6 +37,9 @@ class Meanings:
         vectors = np.zeros((len(texts), distilled.VECTOR), dtype=np.float32)
         vectors[:, 0] = [1 if "wasp" in text else -1 for text in texts]
         return vectors
+
+    def encode_passages(self, texts):
+        return PassageVectors.one_each(self.encode(texts))
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from safeguard_streams.prefilter.compiled import use_vectors
 from safeguard_streams.prefilter.encoder import harm_heads
 from safeguard_streams.prefilter.encoder.files import NAME
 from safeguard_streams.prefilter.encoder.harm_heads import HarmHeads, HarmTerm, shipped
+from safeguard_streams.prefilter.encoder.passages import PassageVectors
 from safeguard_streams.prefilter.fingerprint import fingerprint
 from safeguard_streams.prefilter.gates import Gates
 from safeguard_streams.quality.scoring import gate_scores
@@ -128,7 +129,7 @@ def test_a_gate_gets_heads_only_where_it_asks_and_the_encoder_is_theirs(classifi
     first = gates.evaluate(TEXTS)
     vectors = np.zeros((len(TEXTS), 512), dtype=np.float32)
     vectors[:, 0] = 1.0
-    both = gates.with_vectors(first, vectors, np.ones(len(TEXTS), dtype=bool))
+    both = gates.with_vectors(first, PassageVectors.one_each(vectors), np.ones(len(TEXTS), dtype=bool))
     assert both.scores[:, 0].tolist() == first.scores[:, 0].tolist()
     assert log_odds(both.scores[:, 1]) == pytest.approx(log_odds(first.scores[:, 1]) + 2, abs=0.01), "at most"
     assert gates.thresholds.tolist() == [plain.gate.threshold, 0.6]

@@ -22,6 +22,7 @@ from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.decision import Prefilter
 from safeguard_streams.prefilter.encoder import encoder as encoder_module
 from safeguard_streams.prefilter.encoder.files import NAME
+from safeguard_streams.prefilter.encoder.passages import Passages, PassageVectors
 from safeguard_streams.prefilter.encoder.threads import EncoderThreads
 from safeguard_streams.prefilter.encoder.tokens import batches, undisguised
 from safeguard_streams.prefilter.event_batch import AuditRates
@@ -56,8 +57,14 @@ class Meanings:
         vectors[:, 0] = batch.pieces
         return vectors
 
+    def passages(self, texts):
+        return Passages(self.pieces(texts), np.arange(len(texts)))
+
     def encode(self, texts):
         return np.concatenate([self.encode_batch(batch) for batch in batches(self.pieces(texts))])
+
+    def encode_passages(self, texts):
+        return PassageVectors.one_each(self.encode(texts))
 
 
 def weighted(**words):
@@ -338,6 +345,26 @@ def test_the_two_stages_decide_as_if_every_text_was_encoded(classifier, make):
     assert sorted(one.reasons(read_events).by_event) == np.flatnonzero(escalated).tolist()
 
 
+def test_a_violation_after_harmless_words_is_found_wherever_it_stands(classifier):
+    """The gate's first stage says nothing, and leaves every text to its vectors."""
+    encoder = real_encoder()
+    violation, harmless = "you are a stupid worthless idiot", "the soup was lovely and the garden was green " * 40
+    harmful, calm = encoder.encode([violation, harmless]).astype(np.float64)
+    vector = harmful - calm
+    bias = -float((harmful + calm) @ vector / 2)
+    fields = {"encoder": NAME, "trust": (0, 0), "bias": 10 * bias, "least": -99.0, "most": 99.0}
+    other = distilled.vector_weights(weighted(), 10 * vector, **fields)
+    fields = {"policy_id": "self-harm", "classifier": classifier.name, "harms": (), "trust": (0, 0), "rows": 9}
+    learned = distilled.write(weighted(), other, bias=0.0, **fields)
+    feed = PolicyFeed()
+    policy = put(feed, document(learned), learned)
+    texts = [violation, harmless, harmless + violation, violation + harmless, harmless + violation + harmless]
+    expected = [True, False, True, True, True]
+    found = prefilter(classifier, feed, encoder).decide(events(*texts))
+    assert [o.topic == topics.ESCALATIONS for o in found] == expected
+    assert (gate_scores(policy, classifier, texts, encoder) >= 0.5).tolist() == expected
+
+
 async def test_the_process_encodes_in_threads_of_their_own(classifier, learned):
     process = app.PrefilterProcess(settings.load(bootstrap="127.0.0.1:1"), asyncio.Event())
     encoder = Meanings()
@@ -348,7 +375,7 @@ async def test_the_process_encodes_in_threads_of_their_own(classifier, learned):
         found = results(begun.outputs(await process._encode(begun)))
         assert process.state()["encoder"] == NAME
         settled = process.prefilter.begin(events("never"))
-        assert (await process._encode(settled)).shape == (0, distilled.VECTOR)
+        assert (await process._encode(settled)).vectors.shape == (0, distilled.VECTOR)
     assert [topic for topic, *_ in found] == ["escalations", "cleared", "cleared"]
     assert threading.main_thread() not in encoder.threads
     assert isinstance(process.encoder_threads, EncoderThreads)

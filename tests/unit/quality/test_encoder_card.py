@@ -11,6 +11,7 @@ from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.encoder import harm_heads
 from safeguard_streams.prefilter.encoder.files import NAME
 from safeguard_streams.prefilter.encoder.harm_heads import HarmHeads
+from safeguard_streams.prefilter.encoder.passages import PassageVectors
 from safeguard_streams.quality import encoded_labels, encoder_card, paired
 from safeguard_streams.quality.distillation import Features
 
@@ -79,7 +80,7 @@ def test_three_classifiers_see_ever_more_and_are_measured_on_the_same_texts():
     hidden = ["a note about a thing"] * len(texts)
     violates = np.array(["wasp" in text for text in texts])
     features = Features(load_library()["hate-harassment"], Classifier(), hidden)
-    features.vectors = Wasps().encode(texts)
+    features.passages = PassageVectors.one_each(Wasps().encode(texts))
     found = encoded_labels.compare("set", features, violates, 60, 0)
     letters, odds, vectors = (found.estimate(0, number).value for number in range(3))
     assert max(letters, odds) < 0.7, "letters say nothing"

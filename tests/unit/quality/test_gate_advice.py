@@ -12,6 +12,7 @@ from safeguard_streams.policies.golden_gates import Expected, GoldenGate
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.encoder.files import NAME
+from safeguard_streams.prefilter.encoder.passages import PassageVectors
 from safeguard_streams.quality import distillation, gate_advice, gate_candidates
 from safeguard_streams.quality.distillation import propose, with_classifier
 from safeguard_streams.quality.evaluation import escalated_for
@@ -286,6 +287,9 @@ class Meanings:
         vectors = np.array([np.random.default_rng(sum(map(ord, text))).normal(size=VECTOR) for text in texts])
         vectors[:, 0] += [40.0 * any(word in text for word in HARMFUL) for text in texts]
         return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+    def encode_passages(self, texts):
+        return PassageVectors.one_each(self.encode(texts))
 
 
 @pytest.fixture(scope="module")

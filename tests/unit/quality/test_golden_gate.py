@@ -14,6 +14,7 @@ from safeguard_streams.policies.files import load_library
 from safeguard_streams.policies.golden import Golden
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.encoder.files import NAME
+from safeguard_streams.prefilter.encoder.passages import PassageVectors
 from safeguard_streams.prefilter.gates import Gates
 from safeguard_streams.quality import benign_bank, golden_corpus
 from safeguard_streams.quality.golden_corpus import corpus
@@ -155,7 +156,9 @@ def test_a_gate_in_force_decides_by_vectors_and_without_the_encoder_as_the_prese
     assert without.reached.tolist() == (present.reached | policy.gate.everything).tolist()
     assert without.matches == present.matches
     gates = Gates([deciding], classifier, NAME)
-    with_vectors = gates.with_vectors(gates.evaluate(texts), encoder.encode(texts), np.ones(len(texts), dtype=bool))
+    with_vectors = gates.with_vectors(
+        gates.evaluate(texts), PassageVectors.one_each(encoder.encode(texts)), np.ones(len(texts), dtype=bool)
+    )
     assert with_vectors.reached[:2, 0].tolist() == [True, False]
     assert with_vectors.reached[4, 0] == False  # noqa: E712  (a numpy bool)
     assert distilled.read(msgspec.json.encode(deciding.distilled)) == deciding.distilled

@@ -20,6 +20,7 @@ from safeguard_streams.policies.files import load, load_library
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.encoder.files import NAME
+from safeguard_streams.prefilter.encoder.passages import PassageVectors
 from safeguard_streams.quality import distillation
 from safeguard_streams.quality.distillation import Features, fit, propose, write
 from safeguard_streams.quality.evaluation import roc_auc_score
@@ -45,6 +46,9 @@ class Meanings:
         vectors = np.array([np.random.default_rng(sum(map(ord, text))).normal(size=512) for text in texts])
         vectors[:, 0] += [40.0 * (2 * means_harm(text) - 1) for text in texts]
         return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+    def encode_passages(self, texts):
+        return PassageVectors.one_each(self.encode(texts))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from safeguard_streams.policies import distilled
 from safeguard_streams.prefilter.encoder.cascade import VectorGates
+from safeguard_streams.prefilter.encoder.passages import PassageVectors
 from safeguard_streams.prefilter.encoder.vector_terms import DistilledTerm
 
+one_each = PassageVectors.one_each
 ENCODER = "an encoder"
 TABLE = np.zeros(distilled.BUCKETS)
 OPEN = np.zeros((1, 1), dtype=bool)
@@ -51,15 +53,15 @@ def test_gates_without_weights_for_this_encoder_use_no_vectors():
     assert not three.uses_vectors.any()
     assert not three.undecided(scores, np.zeros((2, 3), bool)).any()
     vectors = np.ones((1, 512), dtype=np.float32)
-    assert (three.scores(scores, vectors, np.array([True, False])) == scores).all()
+    assert (three.scores(scores, one_each(vectors), np.array([True, False])) == scores).all()
 
 
 def test_no_texts_and_no_policies_need_nothing():
     one = gates(classifier(np.ones(512)))
     assert one.undecided(np.zeros((0, 1)), np.zeros((0, 1), bool)).shape == (0,)
-    assert one.scores(np.zeros((0, 1)), np.zeros((0, 512), np.float32), np.zeros(0, bool)).shape == (0, 1)
+    assert one.scores(np.zeros((0, 1)), one_each(np.zeros((0, 512), np.float32)), np.zeros(0, bool)).shape == (0, 1)
     assert gates().undecided(np.zeros((3, 0)), np.zeros((3, 0), bool)).tolist() == [False] * 3
-    assert gates().scores(np.zeros((3, 0)), np.zeros((0, 512), np.float32), np.zeros(3, bool)).shape == (3, 0)
+    assert gates().scores(np.zeros((3, 0)), one_each(np.zeros((0, 512), np.float32)), np.zeros(3, bool)).shape == (3, 0)
 
 
 def test_scores_add_the_vector_or_else_the_middle_of_the_range():
@@ -67,7 +69,9 @@ def test_scores_add_the_vector_or_else_the_middle_of_the_range():
     vector[7] = 2.0
     vectors = np.zeros((1, 512), dtype=np.float32)
     vectors[0, 7] = 0.75
-    scores = gates(classifier(vector), None).scores(sigmoid([[1, 1], [1, 1]]), vectors, np.array([False, True]))
+    scores = gates(classifier(vector), None).scores(
+        sigmoid([[1, 1], [1, 1]]), one_each(vectors), np.array([False, True])
+    )
     assert scores == pytest.approx(sigmoid([[1.5, 1], [2.5, 1]]), abs=1e-9)
 
 
@@ -86,8 +90,8 @@ def test_the_cascade_decides_as_if_every_text_was_encoded(seed, threshold):
     classifiers = [first, classifier(), second]
     both, scores = gates(*classifiers, threshold=threshold), sigmoid(rng.normal(scale=4, size=(40, 3)))
     needed = both.undecided(scores, np.zeros((40, 3), dtype=bool))
-    everything = both.scores(scores, vectors, np.ones(40, dtype=bool)) >= threshold
-    assert (both.scores(scores, vectors[needed], needed) >= threshold).tolist() == everything.tolist()
+    everything = both.scores(scores, one_each(vectors), np.ones(40, dtype=bool)) >= threshold
+    assert (both.scores(scores, one_each(vectors[needed]), needed) >= threshold).tolist() == everything.tolist()
     assert needed.any()
 
 
@@ -98,5 +102,5 @@ def test_a_vector_that_was_made_for_another_policy_changes_no_decision(logit, ad
     vectors = np.eye(1, 512, dtype=np.float32)
     one, scores = gates(classifier(vector, least=-1.0, most=2.0)), sigmoid([[logit]])
     assert not one.undecided(scores, OPEN).any()
-    without = one.scores(scores, vectors[:0], np.array([False]))
-    assert (one.scores(scores, vectors, np.array([True])) >= 0.5) == (without >= 0.5)
+    without = one.scores(scores, one_each(vectors[:0]), np.array([False]))
+    assert (one.scores(scores, one_each(vectors), np.array([True])) >= 0.5) == (without >= 0.5)
