@@ -449,7 +449,7 @@ author_standings = Table(
     Column("action", String, nullable=False, comment="what stands: none, warn, review, limit or suspend"),
     _text("rule", "name of the threshold that is passed; null where a person decided"),
     Column("weight", BigInteger, nullable=False, comment="what the strikes that count weigh together"),
-    _moment("since", "when that action was written"),
+    _moment("since", "when that action was written", nullable=False),
     Column("strikes", JSON, nullable=False, comment="the strikes that have not expired, without their items"),
     _text("decision", "what a person decided; null where nobody did"),
     _text("decision_id", "decision_id of that decision"),

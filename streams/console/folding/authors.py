@@ -13,6 +13,7 @@ from safeguard_streams.authors.transform import checked
 from safeguard_streams.bus.interface import Record
 from safeguard_streams.console import schema
 from safeguard_streams.console.folding.context import Context, key_of
+from safeguard_streams.console.folding.dead_letters import moment_of
 from safeguard_streams.console.rows import Rows
 from safeguard_streams.contract.records import AuthorAction, AuthorStanding, Strike, decode
 
@@ -87,7 +88,7 @@ def fold_standing(record: Record, rows: Rows, _context: Context) -> None:
             "action": standing.action,
             "rule": standing.rule,
             "weight": standing.weight,
-            "since": standing.since,
+            "since": standing.since or moment_of(record.timestamp),
             "strikes": strikes,
             "decision": decision and decision.action,
             "decision_id": decision and decision.decision_id,

@@ -75,7 +75,7 @@ def upgrade() -> None:
             comment="name of the threshold that is passed; null where a person decided",
         ),
         sa.Column("weight", sa.BigInteger(), nullable=False, comment="what the strikes that count weigh together"),
-        sa.Column("since", schema.Moment(timezone=True), nullable=True, comment="when that action was written"),
+        sa.Column("since", schema.Moment(timezone=True), nullable=False, comment="when that action was written"),
         sa.Column(
             "strikes",
             sa.JSON(none_as_null=True),
