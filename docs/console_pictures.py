@@ -56,6 +56,8 @@ PICTURES = (
     Picture("item", f"/item?id={ITEM}", dark=True, revealed=True),
     Picture("rationale", f"/rationale?verdict={verdict_id(ITEM, 'live')}"),
     Picture("search", "/search?words=prize"),
+    Picture("author", "/author?id=author-3"),
+    Picture("accounts", "/accounts"),
     Picture("policies", "/policies"),
     Picture("policy", f"/policy?id={policies()[0].id}"),
     Picture("editor", f"/policy/edit?id={policies()[0].id}"),

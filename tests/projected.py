@@ -14,6 +14,9 @@ from safeguard_streams.contract.records import (
     Appeal,
     AppealStanding,
     Attempt,
+    AuthorAction,
+    AuthorDecision,
+    AuthorStanding,
     ContentEvent,
     ContentReport,
     DeadLetter,
@@ -32,6 +35,7 @@ from safeguard_streams.contract.records import (
     Replayed,
     ReplayProgress,
     Standing,
+    Strike,
     Tokens,
     Verdict,
     encode,
@@ -102,6 +106,32 @@ def decided(name="allow"):
     return ModeratorDecision(name, "d1", at(9), "kim", "why wombat")
 
 
+def strike(number, author_id="author-7", state="given", content_id="c1", name=None, **fields):
+    """A record of moderation.strikes. name: of the strike; otherwise one of its own."""
+    given = {"content_id": content_id, "policy_id": "hate"} if state in ("given", "taken-back") else {}
+    if state == "given":
+        given |= {"verdict_id": f"v{number}", "action_id": f"a{number}", "rule_ids": ("H1",), "severity": "high"}
+        given |= {"rule": "any", "weight": 1, "expires_at": at(number) + timedelta(days=90)}
+    elif state != "taken-back":
+        given |= {"by": "kim", "why": "not wombat"}
+    return Strike(name or f"s{number}", author_id, state, at(number), **{**given, **fields})
+
+
+def author_action(number, author_id="author-7", name="warn", **fields):
+    given = {"previous": "none", "acted_at": at(number), "sequence": number, "weight": 1, "rule": "first"}
+    given |= {"strike_id": f"s{number}", "verdict_id": f"v{number}", "content_id": "c1"}
+    return AuthorAction(f"aa-{author_id}-{number}", author_id, name, **{**given, **fields})
+
+
+def author_standing(author_id="author-7", strikes=(), action="none", decision=None, **fields):
+    given = {"weight": sum(one.weight for one in strikes), "rule": "first" if strikes else None, "since": at(5)}
+    return AuthorStanding(author_id, 1, tuple(strikes), action=action, decision=decision, **{**given, **fields})
+
+
+def author_decided(name="none", number=9):
+    return AuthorDecision(name, f"s{number}", at(number), "kim", "not wombat")
+
+
 def rationale(number, content_id="c1"):
     tried = (Attempt("the wombat is", "1"),)
     return Rationale(f"v{number}", content_id, "hate", "v1", "gpt-oss", tried, at(number))
@@ -116,6 +146,8 @@ def deployment(seed=1, items=40):
     made = _Deployment(random.Random(seed))
     for item in range(items):
         made.item(f"c{item}")
+    for author in range(6):
+        made.author(f"author-{author}", [f"c{item}" for item in range(author, items, 6)])
     made.foreign()
     made.once()
     return made.logs
@@ -188,6 +220,30 @@ class _Deployment:
         followed = action(number * 10, content_id, "review", policy_id=policy, verdict_id=one.verdict_id)
         self.write(topics.ACTIONS, msgspec.structs.replace(followed, action_id=f"a{number}-{policy}"), content_id)
         self.write(topics.STANDING, standing(content_id, [in_review(policy, name)]), content_id)
+
+    def author(self, author_id, content_ids):
+        """Strikes for some items, what became of them, and what people decided; two authors are forgotten."""
+        begins = self.number = self.number + 100
+        for place, content_id in enumerate(content_ids):
+            self.number += 1
+            given = strike(self.number, author_id, content_id=content_id)
+            self.write(topics.STRIKES, given, author_id, most=2)
+            acted = author_action(self.number, author_id, content_id=content_id)
+            self.write(topics.AUTHOR_ACTIONS, acted, author_id, most=2)
+            self.write(topics.AUTHOR_STANDING, author_standing(author_id, [given], "warn"), author_id)
+            if ended := self.chance.choice([None, None, "taken-back", "forgiven"]):
+                self.write(
+                    topics.STRIKES, strike(self.number, author_id, ended, content_id, given.strike_id), author_id
+                )
+            if self.chance.random() < 0.3:
+                self.write(topics.STRIKES, given, author_id)
+            if place == 2 and author_id in ("author-1", "author-2"):
+                self.write(topics.STRIKES, strike(self.number, author_id, "forgotten", name="f"), author_id)
+                self.write(topics.AUTHOR_STANDING, None, author_id)
+        said = strike(begins + 90, author_id, "decided", action="suspend")
+        self.write(topics.STRIKES, said, author_id, most=2)
+        self.write(topics.STRIKES, strike(begins + 91, author_id, "undecided"), author_id)
+        self.write(topics.AUTHOR_STANDING, author_standing(author_id, decision=author_decided("suspend")), author_id)
 
     def foreign(self):
         """What is no record of its topic, and one that no database takes."""

@@ -55,8 +55,22 @@ async def undecide(settings: Settings, author_id: str, person: ChangedBy, *, key
     decision = (await known(settings, author_id)).standing.decision
     if decision is None:
         raise ConfigurationError(f"nobody decided about author {author_id!r}; see: safeguard authors show {author_id}")
-    name = _named(author_id, key or decision.decision_id, "undecided")
-    return await _write(settings, author_id, name, "undecided", person)
+    return await undo(settings, author_id, key or decision.decision_id, person)
+
+
+async def undo(settings: Settings, author_id: str, decision_id: str, person: ChangedBy) -> Strike:
+    """Take one decision back, of which the caller knows that it stands. The same undo again is followed once."""
+    return await _write(settings, author_id, undo_id(author_id, decision_id), "undecided", person)
+
+
+def id_of(author_id: str, key: str) -> str:
+    """The id of the decision that a request with a key writes about an author."""
+    return _named(author_id, key, "decided")
+
+
+def undo_id(author_id: str, decision_id: str) -> str:
+    """The id of the record that takes a decision back."""
+    return _named(author_id, decision_id, "undecided")
 
 
 async def forgive(settings: Settings, author_id: str, strike_id: str, person: ChangedBy) -> Strike:

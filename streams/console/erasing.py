@@ -1,18 +1,20 @@
-"""Removes the words about an erased item: its text, and what may quote it. Decisions, scores and times stay.
+"""Removes the words about an erased item: its text, and what may quote it. Decisions, scores and times stay. Removes
+all about an author whom a person let be forgotten.
 
 `safeguard erase` does it at once, and the projector when it reads the erasure. Both give the same rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, Engine, Table, bindparam, delete, inspect, or_, select, update
+from sqlalchemy import Connection, Engine, Table, and_, bindparam, delete, exists, inspect, or_, select, update
 from sqlalchemy.sql.elements import KeyedColumnElement
 
 from safeguard_streams.console import native, schema
 from safeguard_streams.console.database import clean, insert
+from safeguard_streams.console.statements import Row
 
 _WORDS: tuple[tuple[Table, KeyedColumnElement[datetime], Mapping[str, None]], ...] = (
     (schema.items, schema.items.c.text_at, schema.ITEM_WORDS),
@@ -22,7 +24,10 @@ _WORDS: tuple[tuple[Table, KeyedColumnElement[datetime], Mapping[str, None]], ..
     (schema.actions, schema.actions.c.acted_at, schema.ACTION_WORDS),
     (schema.reports, schema.reports.c.reported_at, schema.REPORT_WORDS),
     (schema.appeal_statements, schema.appeal_statements.c.received_at, schema.APPEAL_WORDS),
+    (schema.strikes, schema.strikes.c.at, schema.STRIKE_WORDS),
+    (schema.author_actions, schema.author_actions.c.acted_at, schema.AUTHOR_ACTION_WORDS),
 )
+_OF_AUTHORS = (schema.strikes, schema.author_decisions, schema.author_actions, schema.author_standings)
 
 
 def remove_words(connection: Connection, erasures: Mapping[str, datetime]) -> set[str]:
@@ -44,14 +49,42 @@ def remove_words(connection: Connection, erasures: Mapping[str, datetime]) -> se
     return changed
 
 
+def forget_earlier(connection: Connection, forgotten: Sequence[Row]) -> set[str]:
+    """Delete strikes of authors and decisions about them, as the database has them from earlier records. Returns the
+    names of tables whose files then hold them.
+
+    forgotten: rows of forgotten_authors.
+    """
+    names = [{"author": row["author_id"]} for row in forgotten]
+    for table in (schema.strikes, schema.author_decisions) if names else ():
+        connection.execute(delete(table).where(table.c.author_id == bindparam("author")), names)
+    return {table.name for table in _OF_AUTHORS} if names else set()
+
+
+def forget_actions(connection: Connection, forgotten: Sequence[Row]) -> None:
+    """Delete the actions about authors that were written until they were forgotten, and the one that follows that."""
+    one = schema.author_actions.c
+    own = and_(one.action == "none", one.sequence == bindparam("place"))
+    gone = one.author_id == bindparam("author"), or_(one.acted_at <= bindparam("until"), own)
+    if forgotten:
+        named = [
+            {"author": row["author_id"], "until": row["forgotten_at"], "place": row["sequence"]} for row in forgotten
+        ]
+        connection.execute(delete(schema.author_actions).where(*gone), named)
+
+
 def overwrite(engine: Engine, tables: Iterable[str]) -> None:
     """Overwrite the words that erasures removed from these tables in the files, and note that it was done."""
-    table = schema.erasures
+    table, authors = schema.erasures, schema.forgotten_authors
     with engine.connect() as connection:
         waiting = connection.scalars(select(table.c.content_id).where(table.c.overwritten.is_(False))).all()
+        forgotten = connection.scalars(select(authors.c.author_id).where(authors.c.overwritten.is_(False))).all()
     if native.leave_no_trace(engine, tables):
         with engine.begin() as connection:
             note_overwritten(connection, waiting)
+            if names := [{"author": name} for name in forgotten]:
+                noted = update(authors).where(authors.c.author_id == bindparam("author")).values(overwritten=True)
+                connection.execute(noted, names)
 
 
 def note_overwritten(connection: Connection, content_ids: Iterable[str]) -> None:
@@ -63,12 +96,14 @@ def note_overwritten(connection: Connection, content_ids: Iterable[str]) -> None
 
 def left_over(connection: Connection) -> set[str]:
     """The tables whose files may hold words: those of an erasure whose process was killed before it overwrote them."""
-    waits = select(schema.erasures.c.content_id).where(schema.erasures.c.overwritten.is_(False)).limit(1)
-    return (
-        {schema.rationales.name, *(table.name for table, *_ in _WORDS)}
-        if connection.scalar(waits) is not None
-        else set()
-    )
+    found: set[str] = set()
+    for noted, tables in (
+        (schema.erasures, (schema.rationales, *(table for table, *_ in _WORDS))),
+        (schema.forgotten_authors, _OF_AUTHORS),
+    ):
+        if connection.scalar(select(exists().where(noted.c.overwritten.is_(False)))):
+            found |= {table.name for table in tables}
+    return found
 
 
 def erase(engine: Engine, content_id: str, erased_at: datetime) -> bool:

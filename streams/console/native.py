@@ -42,6 +42,11 @@ _NO_STATISTICS = {
     "rationales": ("attempts",),
     "reports": ("reason",),
     "appeal_statements": ("reason", "new_context"),
+    "strikes": ("author_id", "content_id", "verdict_id", "action_id", "why"),
+    "author_decisions": ("author_id", "why"),
+    "author_actions": ("author_id", "content_id", "verdict_id", "why"),
+    "author_standings": ("author_id", "decided_why"),
+    "forgotten_authors": ("author_id",),
 }
 
 POSTGRESQL = (

@@ -36,6 +36,8 @@ _KEEP_FIRST = (
     schema.escalations,
     schema.policy_changes,
     schema.reports,
+    schema.author_decisions,
+    schema.author_actions,
 )
 _REPLACE = (
     schema.rationales,
@@ -47,6 +49,8 @@ _REPLACE = (
     schema.erasures,
     schema.appeals,
     schema.appeal_statements,
+    schema.author_standings,
+    schema.forgotten_authors,
 )
 _COUNTED: Mapping[Table, tuple[Table, str]] = {
     schema.verdicts: (schema.verdict_counts, "decided_at"),
@@ -67,6 +71,7 @@ class Rows:
         self._has_nul = True  # the record that is read, as far as is known
         self._rows: dict[Table, dict[Key, Row | None]] = {}
         self._actions: list[Row] = []
+        self._strikes: list[Row] = []
         self._texts: list[Row] = []
         self._standing: dict[str, Row] = {}
         self._queue: dict[str, dict[str, Row]] = {}  # by content id and policy
@@ -93,6 +98,23 @@ class Rows:
         """Add an action, which replaces the same one as its moderator wrote it."""
         self._actions.append(self._clean(schema.actions, row))
 
+    def strike(self, row: Row) -> None:
+        """Add what a record says about a strike. One that was forgiven stays so."""
+        self._strikes.append(self._clean(schema.strikes, row))
+
+    def forget(self, author_id: str, at: datetime, sequence: int) -> None:
+        """Leave out what was read about an author so far; what is in the database is deleted.
+
+        sequence: the place of the record on moderation.strikes.
+        """
+        name = clean(author_id)
+        self._strikes = [row for row in self._strikes if row["author_id"] != name]
+        decisions = self._rows.get(schema.author_decisions, {})
+        for key in [key for key, row in decisions.items() if row is not None and row["author_id"] == name]:
+            del decisions[key]
+        values = {"forgotten_at": at, "sequence": sequence, "overwritten": False}
+        self.put(schema.forgotten_authors, {"author_id": name, **values})
+
     def stands(self, content_id: str, effective: str, held: int, waiting: Iterable[Row]) -> None:
         """All that stands on an item now, and what of it waits for a moderator."""
         name = clean(content_id)
@@ -117,6 +139,11 @@ class Rows:
         """The erasures among these rows, by content id."""
         return {row["content_id"]: row["erased_at"] for row in self._of(schema.erasures)}
 
+    @property
+    def forgotten(self) -> list[Row]:
+        """The authors that were forgotten, among these rows."""
+        return self._of(schema.forgotten_authors)
+
     def write(self, connection: Connection) -> None:
         """Apply all rows in the transaction of a connection."""
         for table in _KEEP_FIRST:
@@ -124,6 +151,7 @@ class Rows:
         for table in _REPLACE:
             self._replace(connection, table)
         statements.write(connection, statements.followed_actions(connection), self._actions)
+        statements.write(connection, statements.followed_strikes(connection), self._strikes)
         self._write_items(connection)
         for table, counts in self._counts.items():
             names = [*KEYS[table], "count"]

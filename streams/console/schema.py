@@ -4,7 +4,7 @@ Three kinds of tables, which `PROJECTED` and `OWN` list:
 
 - Those that the projector writes are computed from the topics, and nothing else writes them, except the two columns of
   a claim in `review_items`. `safeguard console rebuild` empties them and reads the topics again.
-- `erasures` and `positions` say what was erased, and how far the projector has read.
+- `erasures`, `forgotten_authors` and `positions` say what was erased, and how far the projector has read.
 - Those that the pages write, from `audit_log` on, exist nowhere else. No rebuild touches them: back them up.
 
 Times are UTC, and come back as aware datetimes from both databases. NUL characters, which PostgreSQL refuses, are
@@ -369,6 +369,96 @@ appeal_statements = Table(
     comment="moderation.appeals: what appellants say.",
 )
 
+# ---------------------------------------------------------------- authors
+
+strikes = Table(
+    "strikes",
+    metadata,
+    _key("strike_id", "deterministic: of item, text and policy"),
+    Column("author_id", String, nullable=False, comment="the producer's id of the author"),
+    Column("state", String, nullable=False, comment="given, taken-back or forgiven, as the last record says"),
+    _moment("at", "when it was given, as the last record that gives it says", nullable=False),
+    _moment("expires_at", "when it no longer counts, as that record says; null where none is known"),
+    _text("content_id", "the item; null where it was erased"),
+    _text("verdict_id", "the verdict that it follows; null where the item was erased"),
+    _text("action_id", "the action that it follows; null where the item was erased"),
+    _text("policy_id", "the policy that the text violates"),
+    Column("rule_ids", JSON, nullable=False, comment="the policy's rules that were cited"),
+    _text("severity", "the highest severity of these rules"),
+    _text("rule", "name of the enforcement rule for strikes that matched"),
+    Column("weight", BigInteger, nullable=False, comment="what the strike weighs"),
+    _moment("ended_at", "when it was taken back or forgiven"),
+    _text("by", "the person who forgave it"),
+    _text("why", "that person's reason"),
+    Index(None, "author_id", "at"),
+    Index(None, "content_id"),
+    comment="moderation.strikes: strikes against authors, each as its last record says.",
+)
+
+author_decisions = Table(
+    "author_decisions",
+    metadata,
+    _key("decision_id", "of the request that wrote it"),
+    Column("author_id", String, nullable=False, comment="the author"),
+    Column("state", String, nullable=False, comment="decided, or undecided: the decision was taken back"),
+    _text("action", "none, warn, review, limit or suspend; null where a decision was taken back"),
+    _moment("at", "when", nullable=False),
+    _text("by", "the person"),
+    _text("why", "that person's reason"),
+    Index(None, "author_id", "at"),
+    comment="moderation.strikes: what people decided about authors.",
+)
+
+author_actions = Table(
+    "author_actions",
+    metadata,
+    _key("action_id", "deterministic id of the action"),
+    Column("author_id", String, nullable=False, comment="the author"),
+    Column("action", String, nullable=False, comment="what stands after it: none, warn, review, limit or suspend"),
+    Column("previous", String, nullable=False, comment="what stood before"),
+    _moment("acted_at", "when it was written", nullable=False),
+    Column("sequence", BigInteger, nullable=False, comment="place of the cause on moderation.strikes"),
+    Column("weight", BigInteger, nullable=False, comment="what all strikes that count weigh together"),
+    _text("rule", "name of the threshold that is passed"),
+    _text("strike_id", "the strike that is the cause"),
+    _text("verdict_id", "the verdict that this strike follows; null where the item was erased"),
+    _text("content_id", "the item that this strike is about; null where it was erased"),
+    _text("by", "the person who decided or forgave"),
+    _text("why", "that person's reason"),
+    Index(None, "author_id", "acted_at"),
+    Index(None, "content_id"),
+    comment="moderation.author-actions: what was done about authors.",
+)
+
+author_standings = Table(
+    "author_standings",
+    metadata,
+    _key("author_id", "the author"),
+    Column("action", String, nullable=False, comment="what stands: none, warn, review, limit or suspend"),
+    _text("rule", "name of the threshold that is passed; null where a person decided"),
+    Column("weight", BigInteger, nullable=False, comment="what the strikes that count weigh together"),
+    _moment("since", "when that action was written", nullable=False),
+    Column("strikes", JSON, nullable=False, comment="the strikes that have not expired, without their items"),
+    _text("decision", "what a person decided; null where nobody did"),
+    _text("decision_id", "decision_id of that decision"),
+    _moment("decided_at", "when"),
+    _text("decided_by", "the person"),
+    _text("decided_why", "that person's reason"),
+    Column("followed", JSON, nullable=False, comment="ids of the last decisions that the ledger followed"),
+    _partial("ix_author_standings_review", "action = 'review'", "since", "author_id"),
+    comment="moderation.author-standing: what stands on each author.",
+)
+
+forgotten_authors = Table(
+    "forgotten_authors",
+    metadata,
+    _key("author_id", "the author of whom a person ended all that is known"),
+    _moment("forgotten_at", "what was written about the author until then is gone", nullable=False),
+    Column("sequence", BigInteger, nullable=False, comment="place of that record on moderation.strikes"),
+    Column("overwritten", Boolean, nullable=False, comment="whether the files of the database hold it no more"),
+    comment="moderation.strikes: late records about these authors are left out.",
+)
+
 # ---------------------------------------------------------------- policies, replays, dead letters
 
 policy_releases = Table(
@@ -609,6 +699,8 @@ ESCALATION_WORDS = dict.fromkeys(("label",))
 REPORT_WORDS = dict.fromkeys(("reason",))
 APPEAL_WORDS = dict.fromkeys(("reason", "new_context"))
 ACTION_WORDS = dict.fromkeys(("why", "reason", "author_id"))
+STRIKE_WORDS = dict.fromkeys(("content_id", "verdict_id", "action_id"))  # an erased item has no author
+AUTHOR_ACTION_WORDS = dict.fromkeys(("content_id", "verdict_id"))
 
 # ---------------------------------------------------------------- replays as people work with them
 

@@ -106,6 +106,22 @@ def followed_actions(connection: Connection) -> Insert:
     )
 
 
+def followed_strikes(connection: Connection) -> Insert:
+    """What the records about a strike say, in their order. One that a person forgave stays forgiven, and one that is
+    taken back is known from the record that gave it.
+    """
+    table, statement = schema.strikes, insert(connection.engine, schema.strikes)
+    new, ended = statement.excluded, ("state", "ended_at", "by", "why")
+    values: dict[str, Any] = {
+        one.name: case((new.state == "given", new[one.name]), else_=table.c[one.name])
+        for one in table.columns
+        if not one.primary_key and one.name not in ended
+    }
+    for name in ended:
+        values[name] = case((table.c.state == "forgiven", table.c[name]), else_=new[name])
+    return statement.on_conflict_do_update(index_elements=["strike_id"], set_=values)
+
+
 def newer_texts(connection: Connection) -> Insert:
     """The text of the later event. Two partitions have no order: there, the time that the producer gives counts."""
     table, statement = schema.items, insert(connection.engine, schema.items)

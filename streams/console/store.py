@@ -20,7 +20,7 @@ from safeguard_streams.bus.interface import Partition, Record
 from safeguard_streams.console import erasing, native, schema
 from safeguard_streams.console.database import Insert, insert, is_of_data
 from safeguard_streams.console.folding import FOLDS
-from safeguard_streams.console.folding.context import Context
+from safeguard_streams.console.folding.context import Context, Forgotten
 from safeguard_streams.console.folding.dead_letters import moment_of
 from safeguard_streams.console.migrations import upgrade
 from safeguard_streams.console.rows import Rows
@@ -68,17 +68,20 @@ class Store:
         self._read_erasures()
 
     def _read_erasures(self) -> None:
-        """Read what was erased, as it is stored: folding has changed what this process knows of it."""
+        """Read what was erased and forgotten, as it is stored: folding has changed what this process knows of it."""
         erased = schema.erasures
         with self.engine.connect() as connection:
             known = connection.execute(select(erased.c.content_id, erased.c.erased_at))
             self._context.erasures = {row.content_id: row.erased_at for row in known}
+            authors = connection.execute(select(schema.forgotten_authors))
+            self._context.forgotten = {row.author_id: Forgotten(row.forgotten_at, row.sequence) for row in authors}
 
     def clear(self) -> None:
         """Delete all that is projected. What the pages wrote stays, and so do erasures until the topic is read."""
         with self.engine.begin() as connection:
             native.empty(connection, [table for table in schema.PROJECTED if table is not schema.erasures])
         self.positions = {}
+        self._context.forgotten = {}
 
     def recount(self, partition: Partition) -> None:
         """The log of a partition is read from its first record once more. What was counted of it is counted again."""
@@ -120,12 +123,14 @@ class Store:
             native.commit_late(connection)
             moved = self._move(connection, records, skipped)
             self._forget_counts(connection, rows, moved)
+            forgotten = erasing.forget_earlier(connection, rows.forgotten)
             rows.write(connection)
+            erasing.forget_actions(connection, rows.forgotten)
             removed = erasing.remove_words(connection, rows.erased)
             if not removed:
                 erasing.note_overwritten(connection, rows.erased)
         self._moved(moved, skipped)
-        self._overwrite |= removed
+        self._overwrite |= removed | forgotten
         for number, problem in refused.items():
             self._log_skipped(records[number], str(problem))
 

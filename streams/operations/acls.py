@@ -127,7 +127,6 @@ ROLES: dict[str, Role] = {
             not in (
                 *(topics.EVENTS, topics.ENFORCEMENT, topics.POSITIONS, topics.REPORTED),
                 *(topics.STATEMENTS, topics.REFERRALS),
-                *(topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING),
             )
         ),
     ),
@@ -137,12 +136,12 @@ ROLES: dict[str, Role] = {
             *(topics.VERDICTS, topics.CLEARED, topics.RATIONALES, *topics.LANES.values(), topics.ACTIONS),
             *(topics.STANDING, topics.POLICIES, topics.POLICIES_HISTORY, topics.REPLAYS, topics.REPLAY_JOBS),
             *(topics.REPLAY_PROGRESS, topics.DEAD_LETTERS, topics.DEAD_LETTERS_HANDLED, *_FOR_EVERY_STAGE),
-            topics.REPORTS,
+            *(topics.REPORTS, topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING),
             topics.EVENTS,  # of which it estimates and escalates a replay
         ),
         writes=(
             *(topics.ACTIONS, topics.POLICIES, topics.POLICIES_HISTORY, topics.REPLAY_JOBS, topics.REPLAY_PROGRESS),
-            *(topics.ESCALATIONS_REPLAY, topics.VERDICTS, topics.DEAD_LETTERS, topics.POSITIONS),
+            *(topics.ESCALATIONS_REPLAY, topics.VERDICTS, topics.DEAD_LETTERS, topics.POSITIONS, topics.STRIKES),
         ),
         groups=("replay-",),
         transactions=("policy-releases", "replay-", "promote-"),

@@ -13,6 +13,7 @@ from safeguard_streams.bus.interface import Record
 from safeguard_streams.console.folding import (
     actions,
     appeals,
+    authors,
     cleared,
     dead_letters,
     erasures,
@@ -39,6 +40,9 @@ FOLDS: Mapping[str, Fold] = {
     topics.ACTIONS: actions.fold,
     topics.APPEALS: appeals.fold,
     topics.STANDING: standing.fold,
+    topics.STRIKES: authors.fold,
+    topics.AUTHOR_ACTIONS: authors.fold_action,
+    topics.AUTHOR_STANDING: authors.fold_standing,
     topics.CLEARED: cleared.fold,
     topics.REPORTS: reports.fold,
     topics.POLICIES: policies.fold,

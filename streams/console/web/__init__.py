@@ -10,7 +10,8 @@ In reading order:
 - `blind`, `checks`: who decides before the verdict is shown, and what the queue hands out to measure people.
 - `checker`, `checking`: the check of a policy's text, in a process of its own. `trials`: the same text before a model.
 - `policy_changes`, `policy_files`, `checkout`: what a release would change, the files of a policy, and git.
-- `figures`, `judgements`, `item_facts`, `policy_text`, `harms`: what the database knows, as pages need it.
+- `figures`, `judgements`, `item_facts`, `author_facts`, `policy_text`, `harms`: what the database knows, as pages need
+  it.
 - `flips`: the worklist of a replay's flips. `replay_work`, `replay_steps`: what outlasts a request, and what it does.
 - `rendering`: templates, and how texts from outside appear in them. `writing`: the audit log.
 - `serve`: the process.
@@ -43,6 +44,8 @@ In reading order:
   hold up every thread.
 - **A test of a golden set lives as long as its request.** No process has to know the tests of another, and nobody pays
   for one whose page was closed.
+- **An author is shown by records, never by texts.** The page names items, and each item's page has its veil. What somebody
+  is to decide blind is left out, because the author would tell who wrote it.
 - **Texts from outside are made visible, then escaped.** Control characters and marks of direction appear as signs, so
   that reviewers see a trick instead of its effect.
 """

@@ -24,6 +24,7 @@ from safeguard_streams.console.web.guard import Page
 from safeguard_streams.console.web.pages import (
     appeals,
     audit,
+    authors,
     decisions,
     entrance,
     go,
@@ -52,6 +53,7 @@ PAGES: tuple[Page, ...] = (
     *item.PAGES,
     *decisions.PAGES,
     *appeals.PAGES,
+    *authors.PAGES,
     *search.PAGES,
     *policies.PAGES,
     *policy_editor.PAGES,

@@ -135,10 +135,12 @@ def matching(filters: Mapping[str, str]) -> list[ColumnElement[bool]]:
         conditions.append(exists().where(reports.c.content_id == review_items.c.content_id))
     elif cause:
         conditions.append(review_items.c.cause == cause)
-    if language := filters.get("language"):
-        written_in = items.alias("written_in")  # a query may show items, too
-        same = written_in.c.content_id == review_items.c.content_id
-        conditions.append(exists().where(same, written_in.c.language == language))
+    for name, column in (("language", "language"), ("author", "author_id")):
+        if value := filters.get(name):
+            written = items.alias(f"written_{name}")  # a query may show items, too
+            conditions.append(
+                exists().where(written.c.content_id == review_items.c.content_id, written.c[column] == value)
+            )
     return conditions
 
 

@@ -101,6 +101,7 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
         "path": request.url.path,
         "message": once("message", None),
         "undo": once("undo", None),
+        "undo_author": once("undo_author", None),
         "now": now(),
     }
     return HTMLResponse(console.templates.get_template(template).render(**known, **values), status_code=status)

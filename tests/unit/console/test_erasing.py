@@ -37,6 +37,9 @@ def store(engine):
         write(topics.REPLAYS, projected.verdict(number + 1000, name, **words))
         write(topics.ACTIONS, projected.action(number, name, reason=words["reason"], why=word))
         write(topics.REPORTS, projected.report(number, name, reason=f"says {word}"))
+        named = {"content_id": name, "verdict_id": word}
+        write(topics.STRIKES, projected.strike(number, **named, action_id=word))
+        write(topics.AUTHOR_ACTIONS, projected.author_action(number, **named))
         if word == WORD:
             write(topics.RATIONALES, projected.rationale(number, name))
     for start in range(0, len(records), 12):
@@ -140,3 +143,47 @@ def test_what_was_written_after_an_erasure_stays(store):
 
 def test_a_database_without_tables_has_nothing_to_erase(engine):
     assert erasing.erase(engine, "c1", at(1)) is False
+
+
+def write_about(store, author):
+    """All kinds of records about an author."""
+    for topic, *values in (
+        (
+            topics.STRIKES,
+            projected.strike(1, author, name=author),
+            projected.strike(2, author, "decided", name=f"d{author}", action="limit"),
+        ),
+        (topics.AUTHOR_ACTIONS, projected.author_action(1, author, why=author)),
+        (topics.AUTHOR_STANDING, projected.author_standing(author, [projected.strike(1, author)], "warn")),
+    ):
+        start = 0 if author == OTHER else 10
+        store.apply([record(topic, value, offset=start + number) for number, value in enumerate(values)])
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_of_an_author_who_was_forgotten_no_file_holds_a_trace_but_that_it_was_done(engine, traces, killed):
+    author = "wombat-author"
+    store = Store(engine)
+    store.open()
+    write_about(store, OTHER)
+    write_about(store, author)
+    assert traces(author)
+    store.apply([record(topics.STRIKES, projected.strike(9, author, "forgotten"), offset=20)])
+    store.apply([record(topics.AUTHOR_STANDING, None, offset=20, key=author.encode())])
+    if killed:
+        store = Store(engine)
+        store.open()
+    assert store.has_traces
+    store.tidy(at(5000))
+    after = projected.dump(engine)
+    assert [one["author_id"] for one in after["forgotten_authors"]] == [author]
+    for name in ("strikes", "author_decisions", "author_actions", "author_standings"):
+        assert [one["author_id"] for one in after[name]] == [OTHER], name
+    with engine.begin() as connection:
+        connection.execute(sa.delete(schema.forgotten_authors))
+    last = Store(engine)
+    last.open()
+    assert not last.has_traces
+    erasing.overwrite(engine, ["forgotten_authors"])
+    assert traces(author) == []
+    assert traces(OTHER)

@@ -262,3 +262,121 @@ def test_texts_are_removed_when_their_time_is_over_in_small_steps(store, monkeyp
     assert [text is None for text, *_ in kept] == [True, True, True, False, False]
     assert kept[0] == (None, None, None, "author-7", "en")
     assert sorted(found(store, "wombat")) == ["c3", "c4"]
+
+
+def strikes_of(store, *columns):
+    return rows(store, schema.strikes, "strike_id", *columns)
+
+
+def test_a_strike_is_as_its_last_record_says(store):
+    given = projected.strike(1)
+    apply(store, topics.STRIKES, given)
+    assert strikes_of(store, "state", "content_id", "rule_ids", "weight", "ended_at") == [
+        ("s1", "given", "c1", ["H1"], 1, None)
+    ]
+    apply(store, topics.STRIKES, projected.strike(7, state="taken-back", name="s1"), start=1)
+    assert strikes_of(store, "state", "at", "expires_at", "verdict_id", "ended_at") == [
+        ("s1", "taken-back", at(1), given.expires_at, "v1", at(7))
+    ]
+    apply(store, topics.STRIKES, given, start=2)
+    assert strikes_of(store, "state", "ended_at") == [("s1", "given", None)]
+
+
+def test_a_strike_that_was_forgiven_stays_forgiven(store):
+    forgiven = projected.strike(5, state="forgiven", name="s1")
+    apply(store, topics.STRIKES, projected.strike(1), forgiven, projected.strike(8))
+    apply(store, topics.STRIKES, projected.strike(1), start=3)
+    kept = strikes_of(store, "state", "ended_at", "by", "why", "content_id")
+    assert kept[0] == ("s1", "forgiven", at(5), "kim", "not wombat", "c1")
+
+
+def test_a_strike_of_which_the_topic_holds_the_end_alone_has_a_row(store):
+    apply(store, topics.STRIKES, projected.strike(5, state="forgiven", name="s1"))
+    assert strikes_of(store, "state", "policy_id", "expires_at") == [("s1", "forgiven", None, None)]
+
+
+@pytest.mark.parametrize("first", [topics.STRIKES, topics.AUTHOR_ACTIONS])
+def test_what_is_known_of_an_author_ends_and_what_comes_later_stays(store, first):
+    logs = {
+        topics.STRIKES: [
+            projected.strike(1),
+            projected.strike(2, "other"),
+            projected.strike(3, state="decided", action="limit"),
+            projected.strike(9, state="forgotten"),
+            projected.strike(12),
+        ],
+        topics.AUTHOR_ACTIONS: [
+            projected.author_action(1),
+            projected.author_action(2, "other"),
+            projected.author_action(10, name="none", sequence=3, by="kim"),  # it follows the record at offset 3
+            projected.author_action(12),
+        ],
+    }
+    for topic in sorted(logs, key=lambda topic: topic != first):
+        apply(store, topic, *logs[topic])
+    assert [one for (one,) in strikes_of(store)] == ["s12", "s2"]
+    assert rows(store, schema.author_decisions) == []
+    assert [one for (one,) in rows(store, schema.author_actions, "action_id")] == ["aa-author-7-12", "aa-other-2"]
+
+
+def test_what_is_forgotten_stays_so_in_another_process(store):
+    apply(store, topics.STRIKES, projected.strike(9, state="forgotten"))
+    again = Store(store.engine)
+    again.open()
+    apply(again, topics.AUTHOR_ACTIONS, projected.author_action(1))
+    assert rows(store, schema.author_actions) == []
+
+
+def test_what_stands_on_an_author_is_replaced_and_ends(store):
+    stands = projected.author_standing(strikes=[projected.strike(1)], action="review")
+    apply(store, topics.AUTHOR_STANDING, stands)
+    assert rows(store, schema.author_standings, "author_id", "action", "rule", "weight", "decision") == [
+        ("author-7", "review", "first", 1, None)
+    ]
+    kept = rows(store, schema.author_standings, "strikes")[0][0]
+    assert [(one["strike_id"], one["weight"], "content_id" in one) for one in kept] == [("s1", 1, False)]
+    decided = projected.author_standing(decision=projected.author_decided("limit"), action="limit", decided=("s9",))
+    apply(store, topics.AUTHOR_STANDING, decided, start=1)
+    assert rows(store, schema.author_standings, "action", "decision", "decided_by", "followed") == [
+        ("limit", "limit", "kim", ["s9"])
+    ]
+    apply(store, topics.AUTHOR_STANDING, None, start=2, key=b"author-7")
+    assert rows(store, schema.author_standings) == []
+
+
+def test_records_about_authors_that_are_none_are_skipped(store):
+    lacks_time, lacks_action = projected.strike(1, expires_at=None), projected.strike(1, state="decided")
+    apply(store, topics.STRIKES, lacks_time, lacks_action, None, b"{}", projected.strike(2))
+    apply(store, topics.AUTHOR_ACTIONS, None, b"[]")
+    apply(store, topics.AUTHOR_STANDING, b"{}")
+    assert [one for (one,) in strikes_of(store)] == ["s2"]
+    assert store.skipped == {topics.STRIKES: 4, topics.AUTHOR_ACTIONS: 2, topics.AUTHOR_STANDING: 1}
+
+
+def test_hostile_values_about_authors_are_stored(store):
+    hostile = "a\0<b>\u202e"
+    apply(store, topics.STRIKES, projected.strike(1, hostile, rule=hostile, content_id=hostile))
+    apply(store, topics.AUTHOR_STANDING, projected.author_standing(hostile, [projected.strike(1, hostile)], "warn"))
+    apply(store, topics.AUTHOR_ACTIONS, projected.author_action(1, hostile, why=hostile))
+    assert strikes_of(store, "author_id", "content_id") == [("s1", "a\ufffd<b>\u202e", "a\ufffd<b>\u202e")]
+    apply(store, topics.STRIKES, projected.strike(2, hostile, "forgotten"), start=1)
+    apply(store, topics.AUTHOR_STANDING, None, start=1, key=hostile.encode())
+    for table in (schema.strikes, schema.author_standings, schema.author_actions):
+        assert rows(store, table) == []
+
+
+@pytest.mark.parametrize("first", [topics.STRIKES, topics.ERASURES])
+def test_an_erased_item_has_no_author_that_strikes_name(store, first):
+    logs = {
+        topics.STRIKES: [projected.strike(1), projected.strike(2, content_id="c2"), projected.strike(20, name="s20")],
+        topics.AUTHOR_ACTIONS: [projected.author_action(1)],
+        topics.ERASURES: [ErasureRequest("c1", at(9), "kim")],
+    }
+    for topic in sorted(logs, key=lambda topic: topic != first):
+        apply(store, topic, *logs[topic])
+    assert strikes_of(store, "content_id", "verdict_id", "weight") == [
+        ("s1", None, None, 1),
+        ("s2", "c2", "v2", 1),
+        ("s20", "c1", "v20", 1),
+    ]
+    assert rows(store, schema.author_actions, "action", "content_id", "verdict_id") == [("warn", None, None)]

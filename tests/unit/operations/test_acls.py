@@ -82,6 +82,7 @@ def test_the_console_writes_what_people_do_and_runs_the_replays_that_they_start(
     assert set(rights.writes) == {
         *(topics.ACTIONS, topics.POLICIES, topics.POLICIES_HISTORY, topics.REPLAY_JOBS),
         *(topics.REPLAY_PROGRESS, topics.ESCALATIONS_REPLAY, topics.DEAD_LETTERS, topics.POSITIONS, topics.VERDICTS),
+        topics.STRIKES,  # decisions about authors
     }
     assert not rights.creates_topics
     assert rights.groups == ("replay-",), "its projector keeps its positions beside its rows"

@@ -17,10 +17,30 @@ from safeguard_streams.console.web.writing import asked, logged
 
 _ROWS = 100
 ACTIONS = (
-    *("answer flip", "avoid", "begin test", "cancel replay", "claim", "claim flip", "commit policy", "compare replay"),
-    *("decide", "end-shadow", "estimate replay", "export", "give back", "limit", "pause replay", "promote"),
+    *(
+        "answer flip",
+        "author",
+        "avoid",
+        "begin test",
+        "cancel replay",
+        "claim",
+        "claim flip",
+        "commit policy",
+        "compare replay",
+    ),
+    *(
+        "decide",
+        "decide author",
+        "end-shadow",
+        "estimate replay",
+        "export",
+        "give back",
+        "limit",
+        "pause replay",
+        "promote",
+    ),
     *("promote replay", "rationale", "release", "resume replay", "reveal", "revert replay", "rollback", "search"),
-    *("shadow", "start replay", "test policy", "try policy", "undo"),
+    *("shadow", "start replay", "test policy", "try policy", "undo", "undo author"),
 )
 
 

@@ -10,11 +10,13 @@ from starlette.responses import Response
 
 from safeguard_streams.console.schema import (
     actions,
+    author_standings,
     items,
     policy_changes,
     policy_releases,
     replay_verdicts,
     replays,
+    strikes,
     verdicts,
 )
 from safeguard_streams.console.web import checks
@@ -25,7 +27,7 @@ from safeguard_streams.console.web.writing import asked
 
 
 def go(request: Request) -> Response:
-    """The page of an item, a verdict, an action, a policy or a replay, by its id, or of a URL that was copied."""
+    """The page of an item, a verdict, an action, a policy, a replay or an author, by its id, or of a copied URL."""
     console: Console = request.app.state.console
     wanted = asked(request, "to").strip()
     parts = _split(wanted)
@@ -37,7 +39,7 @@ def go(request: Request) -> Response:
         check = checks.find(connection, request.state.by, wanted)
         url = item_url(wanted) if check is not None and check.key is None else _url(connection, wanted)
     if url is None:
-        raise NotFoundError("The console knows no item, verdict, action, policy or replay of this id.")
+        raise NotFoundError("The console knows no item, verdict, action, policy, replay or author of this id.")
     return back(request, url)
 
 
@@ -61,6 +63,9 @@ def _url(connection: Connection, wanted: str) -> str | None:
         (policy_releases.c.policy_id, "/policy"),
         (policy_changes.c.policy_id, "/policy"),
         (replays.c.replay_id, "/replay"),
+        (author_standings.c.author_id, "/author"),
+        (strikes.c.author_id, "/author"),
+        (items.c.author_id, "/author"),
     ):
         if connection.execute(select(column).where(column == wanted).limit(1)).first() is not None:
             return f"{path}?" + urlencode({"id": wanted})

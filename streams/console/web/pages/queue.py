@@ -21,7 +21,7 @@ from safeguard_streams.contract.records import now
 
 _ROWS = 50
 _LONGEST_FILTER = 200  # characters that a session keeps; a cookie holds 4,096 bytes
-FILTERS = ("policy", "language", "cause")
+FILTERS = ("policy", "language", "cause", "author")
 
 
 def lease_of(console: Console) -> timedelta:
@@ -71,7 +71,7 @@ def show(request: Request) -> Response:
         request,
         "queue.html",
         groups=groups,
-        rows=rows,
+        rows=[one for one in rows if one.content_id not in unseen or not filters["author"]],
         filters=filters,
         held=held,
         unseen=unseen,

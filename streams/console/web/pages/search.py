@@ -26,8 +26,9 @@ ROWS = 50
 _RARE = 5000  # texts that a rare word is in
 _BATCH = 1000  # rows that an export reads at a time
 _EXACT = ("policy", "decision", "surface", "language", "author", "id", "effective")
-# Filters that tell what a verdict says, or whether an item of the queue is a golden one, of which no verdict is.
-_TELLING = {"rule", "decision", "effective", "id", "words"}
+# Filters that tell what a verdict says or who wrote an item, or whether an item of the queue is a golden one, of which
+# no verdict is.
+_TELLING = {"rule", "decision", "effective", "id", "words", "author"}
 _COLUMNS = {
     "policy": verdicts.c.policy_id,
     "decision": verdicts.c.decision,

@@ -94,6 +94,7 @@ def fill(engine: Engine, items: int = 60, hostile: str | None = None) -> None:
             publications=[],
         )
         _compared(add, items, at, chosen[0], hostile)
+        _authors(add, at, chosen[0], hostile)
         add(schema.positions, topic="moderation.verdicts", partition=0, offset=items, projected_at=at, record_at=at)
         add(
             schema.dead_letters,
@@ -161,6 +162,63 @@ def _compared(add: Any, items: int, at: Any, policy: Any, hostile: str | None) -
         result={"diff": diff, "headline": hostile or "More items flip than noise explains."},
         **of,
     )
+
+
+def _authors(add: Any, at: Any, policy: Any, hostile: str | None) -> None:
+    """Two authors that wait for a review, by a threshold and by a person, and one whom a person suspended."""
+    days = timedelta(days=1)
+    ends = {"taken-back": None, "forgiven": (hostile or "mia", hostile or "a quotation")}
+    for number, name in enumerate((hostile or "author-3", "author-1", "author-5")):
+        given = []
+        for place, state in enumerate(("given", "given", "taken-back", "forgiven")):
+            by, why = ends.get(state) or (None, None)
+            strike = {
+                "strike_id": f"strike-{number}-{place}",
+                "state": state,
+                "policy_id": policy.id,
+                "rule_ids": [hostile or policy.violating[0]],
+                "severity": ("high", "low")[place % 2],
+                "rule": hostile or "any other",
+                "weight": 1 + 2 * (place == 0),
+            }
+            when, until = at - (1 + 30 * place) * days, at + (89 - 100 * (place == 1)) * days
+            ended = {} if state == "given" else {"ended_at": at - 2 * days, "by": by, "why": why}
+            about = {"content_id": (hostile and f"{hostile[:200]}3") or "post-003", "verdict_id": "v", "action_id": "a"}
+            row = {**strike, **about, "author_id": name, "at": when, "expires_at": until, **ended}
+            add(schema.strikes, **row)
+            given.append({**strike, "at": when.isoformat(), "expires_at": until.isoformat()})
+        decided = {} if number == 0 else dict.fromkeys(("decided_by", "decided_why"), hostile or "mia")
+        action = ("review", "review", "suspend")[number]
+        if number:
+            decided |= {"decision": action, "decision_id": f"decided-{number}", "decided_at": at - days}
+            said = {"decision_id": f"decided-{number}", "state": "decided", "action": action, "by": hostile or "mia"}
+            add(schema.author_decisions, author_id=name, at=at - days, why=hostile or "bought", **said)
+        add(
+            schema.author_standings,
+            author_id=name,
+            action=action,
+            rule=None if number else hostile or "spam twice in a week",
+            weight=3,
+            since=at - timedelta(hours=3 + number),
+            strikes=[given[0], *given[2:]],
+            followed=[f"decided-{number}"] if number else [],
+            **decided,
+        )
+        for place, (done, before) in enumerate((("warn", "none"), ("none", "warn"), (action, "none"))):
+            add(
+                schema.author_actions,
+                action_id=f"{number}-{place}",
+                author_id=name,
+                action=done,
+                previous=before,
+                acted_at=at - (9 - 3 * place) * days,
+                sequence=place,
+                weight=3,
+                rule=None if number else hostile or "spam twice in a week",
+                content_id="post-003",
+                by=(hostile or "mia") if number and place == 2 else None,
+                why=hostile,
+            )
 
 
 def _item(add: Any, number: int, at: Any, policy: Any, hostile: str | None) -> None:

@@ -131,6 +131,13 @@ QUERIES = (
     "/audit?who=",
     "/queue?policy=",
     "/queue?language=",
+    "/queue?author=",
+    "/author?id=",
+    "/author?id=author-3&after=",
+    "/author?id=author-3&after=2026-01-01T00:00:00%2B00:00~",
+    "/accounts?rule=",
+    "/accounts?after=",
+    "/accounts?after=2026-01-01T00:00:00%2B00:00~",
     "/quality?policy=",
     "/quality?days=",
     "/quality/labels?policy=",
@@ -153,11 +160,13 @@ def test_the_queue_is_filtered_by_policy_cause_and_language(browser, filled):
         ("language=de", ">de<"),
         ("policy=fraud-spam", ">fraud-spam<"),
         ("cause=undetermined", "post-"),
+        ("author=author-3", "post-0"),
     ):
         rows = found(ann.get(f"/queue?{query}"))
         assert rows
         assert all(column in row for row in rows)
     assert not found(ann.get("/queue?language=xx"))
+    assert len(found(ann.get("/queue?author=author-3"))) < len(found(ann.get("/queue"))) / 3
 
 
 def test_a_time_that_is_none_is_said(browser):
@@ -213,6 +222,8 @@ def test_an_export_as_parquet_holds_the_rows_of_the_one_as_csv_in_groups(browser
         ("http://testserver/policy?id=fraud-spam", "/policy?id=fraud-spam"),
         ("fraud-spam", "/policy?id=fraud-spam"),
         ("2026-11-harsher", "/replay?id=2026-11-harsher"),
+        ("author-3", "/author?id=author-3"),
+        ("author-6", "/author?id=author-6"),
         ("http://evil.example/policy?id=fraud-spam", None),
         ("http://testserver//evil.example/", "/"),
         ("unknown", None),
@@ -298,6 +309,8 @@ def test_hostile_texts_are_shown_and_do_nothing(hostile):
     first = found(hostile.get("/queue"))[0].split('href="')[1].split('"')[0].replace("&amp;", "&")
     pages = [hostile.get(url) for url in ("/", "/queue", first, "/search", "/policies", "/replays", "/audit")]
     pages.append(hostile.get("/policy?id=fraud-spam"))
+    author = found(hostile.get("/accounts"))[0].split('href="')[1].split('"')[0].replace("&amp;", "&")
+    pages += [hostile.get(author), hostile.get("/accounts")]
     content_id = pages[2].text.split('name="content_id" value="')[1].split('"')[0]
     assert "%0D" in content_id, "browsers would change the line break"
     revealed = hostile.post("/item/text", content_id=content_id)
@@ -342,7 +355,7 @@ def test_what_a_browser_hides_is_visible():
 def test_a_database_that_is_away_is_said_and_the_console_recovers(current):
     away = create_engine("sqlite:////nonexistent-folder/console.db")
     ann = Browser(build(current, away), "ann", "admin")
-    for url in ("/", "/queue", "/item?id=x", "/search", "/policies", "/replays", "/audit"):
+    for url in ("/", "/queue", "/item?id=x", "/search", "/author?id=x", "/accounts", "/policies", "/replays", "/audit"):
         answered = ann.get(url)
         assert answered.status_code == 503
         assert "Nothing is lost" in answered.text

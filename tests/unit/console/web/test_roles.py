@@ -65,7 +65,7 @@ def test_no_page_shows_a_button_or_a_link_whose_request_is_refused(browser, role
         f"/replay/flip?{of}&item=post-006",
     )
     plans = (f"/replay/plan?{of}&direction=promote", f"/replay/plan?{of}&direction=revert")
-    own = ("/quality", "/own", "/exposure", "/audit")
+    own = ("/author?id=author-1", "/accounts", "/quality", "/own", "/exposure", "/audit")
     for url in ("/", "/queue", "/item?id=post-000", "/search", "/policies", *about, *replays, *plans, *own):
         answered = person.get(url)
         if answered.status_code == 403:
