@@ -85,9 +85,12 @@ ROLES: dict[str, Role] = {
     ),
     "authors": Role(
         "safeguard authors run",
-        reads=(topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING, *_FOR_EVERY_STAGE),
+        reads=(
+            *(topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING, topics.AUTHOR_POSTS, *_FOR_EVERY_STAGE),
+            topics.EVENTS,  # which rates count
+        ),
         writes=(
-            *(topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING),
+            *(topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING, topics.AUTHOR_POSTS),
             *(topics.DEAD_LETTERS, topics.POSITIONS),
         ),
         groups=("authors",),
@@ -124,7 +127,7 @@ ROLES: dict[str, Role] = {
             not in (
                 *(topics.EVENTS, topics.ENFORCEMENT, topics.POSITIONS, topics.REPORTED),
                 *(topics.STATEMENTS, topics.REFERRALS),
-                *(topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING),
+                *(topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING, topics.AUTHOR_POSTS),
             )
         ),
     ),
