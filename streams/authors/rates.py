@@ -6,6 +6,7 @@ windows from the records before the committed position, and from the strikes whi
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -94,34 +95,37 @@ def checked(post: AuthorPost) -> AuthorPost:
 
 
 async def restored(settings: Settings, rates: Sequence[Rate], erased: Erased, partition: int) -> Windows:
-    """The windows of a partition as they were at the committed position."""
+    """The windows of a partition as they were at the committed position.
+
+    Reads twice the time for which items are kept: one that is sent again later is then known by its first record.
+    """
     windows = Windows(rates, erased)
     positions = await kafka.group_positions(settings, STAGE, topics.AUTHOR_POSTS, [partition])
     if partition not in positions:
         return windows
     position = positions[partition]
-    since = await _written_at(settings, partition, position) - timedelta(milliseconds=kept_for(rates)) - _CLOCKS
+    since = await _written_at(settings, partition, position) - timedelta(milliseconds=2 * kept_for(rates)) - _CLOCKS
     given: dict[str, list[tuple[str, str]]] = {}  # by place: the author, and the rate
     async for _, strike in kafka.read_decoded(settings, [topics.STRIKES], Strike, partition, since=since):
         if strike.origin is not None and strike.rule is not None:
             given.setdefault(strike.origin, []).append((strike.author_id, strike.rule))
-    async for record, post in kafka.read_decoded(settings, [topics.AUTHOR_POSTS], AuthorPost, partition, since=since):
-        if record.offset >= position:
-            break
-        try:
-            windows.take(checked(post), record.offset, written(record))
-        except RecordError:
-            continue
-        for author_id, rate in given.get(origin_of(partition, record.offset), ()):
-            windows.use(author_id, rate, record.offset)
+    reading = kafka.read_decoded(settings, [topics.AUTHOR_POSTS], AuthorPost, partition, since=since)
+    async with contextlib.aclosing(reading) as records:
+        async for record, post in records:
+            if record.offset >= position:
+                break
+            with contextlib.suppress(RecordError):
+                windows.take(checked(post), record.offset, written(record))
+                for author_id, rate in given.get(origin_of(partition, record.offset), ()):
+                    windows.use(author_id, rate, record.offset)
     return windows
 
 
 async def _written_at(settings: Settings, partition: int, position: int) -> datetime:
     """When the record at a position was written; now, where there is none yet or its time cannot be true."""
     place = Partition(settings.prefix + topics.AUTHOR_POSTS, partition)
-    async for record in kafka.read_all(settings, [topics.AUTHOR_POSTS], partition, after={place: position}):
-        if kafka.plausible(record.timestamp):
-            return datetime.fromtimestamp(record.timestamp / 1000, UTC)
-        break
+    reading = kafka.read_all(settings, [topics.AUTHOR_POSTS], partition, after={place: position})
+    async with contextlib.aclosing(reading) as records:
+        async for record in records:
+            return datetime.fromtimestamp(written(record) / 1000, UTC)
     return now()

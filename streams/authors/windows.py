@@ -8,7 +8,7 @@ a stopped clock for a flood, and the second the import of an archive. A clock th
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -137,12 +137,8 @@ def _is_passed(rate: Rate, author: _Author, newest: _Item) -> bool:
         and abs(one.written - newest.written) <= _apart(rate)
         and (not rate.similar or _is_alike(rate, one, newest))
     )
-    return any(first <= newest.posted <= last and last - first <= length for first, last in _spans(times, rate.posts))
-
-
-def _spans(times: Sequence[float], posts: int) -> Iterator[tuple[float, float]]:
-    """The first and the last time of each run of so many."""
-    return zip(times, times[posts - 1 :], strict=False)
+    # All times are so near to the newest record's that whatever fits into one window fits into one with it.
+    return any(last - first <= length for first, last in zip(times, times[rate.posts - 1 :], strict=False))
 
 
 def _is_alike(rate: Rate, one: _Item, newest: _Item) -> bool:
