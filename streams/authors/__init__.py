@@ -9,6 +9,9 @@ transaction, and posts the latter to the webhook of the rules. In reading order:
 - `transform`: the ledger as a transform of the engine.
 - `clock`: time passes for authors about whom nobody writes.
 - `delivery`: actions about authors to the webhook.
+- `posts`: what authors publish, from content.events to moderation.author-posts, where the rules have rates.
+- `windows`: the pure count of what an author published lately.
+- `rates`: the count as a transform of the engine, from posts to strikes.
 - `standings`, `people`: what stands, for people; what they decide, forgive and forget.
 - `app`: the process that runs the ledger.
 
@@ -25,4 +28,12 @@ transaction, and posts the latter to the webhook of the rules. In reading order:
 - **Strikes reach the partition of their author in the transaction of the item's partition.** A stage in between would
   copy each record once more and add its own delay.
 - **Idle authors stay in bytes.** A restore reads the newest record of each author and decodes two fields.
+- **A rate gives a strike.** Strikes expire, are forgiven and forgotten, and rules about content see them. A second kind
+  of fact about authors would need all of that again.
+- **The ledger reads events itself.** Floods are often cleared, so rates must see every event. A sketch made by the
+  prefilter would cost every deployment on its busiest topic, and only rates need it.
+- **Each post is one record in its author's partition.** Items of an author lie in all partitions of content.events. A
+  transaction brings a post to its author once, and the next counts it once.
+- **A restore counts again.** The state of rates changes with each post, and a record of it for each would cost more
+  than the posts. The windows follow from the last posts, and from the strikes which of them are used.
 """

@@ -1128,7 +1128,7 @@ class AuthorPost(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """moderation.author-posts: that an author published an item, for rates. It holds a sketch of the text, no text."""
 
     author_id: Annotated[Id, Meta(description="the producer's id of the author; also the record's key")]
-    content_id: Annotated[Id, Meta(description="the item")]
+    content_id: Annotated[Id, Meta(description="the item that was published")]
     posted_at: Annotated[
         datetime, Meta(description="when it was created, as its producer says, but no later than it arrived")
     ]
