@@ -10,6 +10,9 @@ moderation.statements, in one transaction, and posts the actions to the webhook 
 - `transform`: the ledger as a transform of the engine.
 - `clock`: time passes for authors about whom nobody writes.
 - `delivery`: actions about authors to the webhook.
+- `posts`: what authors publish, from content.events to moderation.author-posts, where the rules have rates.
+- `windows`: the pure count of what an author published lately.
+- `rates`: the count as a transform of the engine, from posts to strikes.
 - `standings`, `people`: what stands, for people; what they decide, forgive and forget.
 - `app`: the process that runs the ledger.
 
@@ -28,4 +31,12 @@ moderation.statements, in one transaction, and posts the actions to the webhook 
 - **A statement says what the threshold counted.** Strikes carry the version of the policy and the facts about the text,
   so the ledger needs no verdict. A strike that changes neither the restriction nor its threshold has no statement.
 - **Idle authors stay in bytes.** A restore reads the newest record of each author and decodes two fields.
+- **A rate gives a strike.** Strikes expire, are forgiven and forgotten, and rules about content see them. A second kind
+  of fact about authors would need all of that again.
+- **The ledger reads events itself.** Floods are often cleared, so rates must see every event. A sketch made by the
+  prefilter would cost every deployment on its busiest topic, and only rates need it.
+- **Each post is one record in its author's partition.** Items of an author lie in all partitions of content.events. A
+  transaction brings a post to its author once, and the next counts it once.
+- **A restore counts again.** The state of rates changes with each post, and a record of it for each would cost more
+  than the posts. The windows follow from the last posts, and from the strikes which of them are used.
 """

@@ -1,11 +1,14 @@
 """The ledger's process: strikes to standings and actions exactly once, and these actions to the webhook in order.
 
     moderation.strikes -> Ledger -+-> moderation.author-standing
-      ^ the clock                 +-> moderation.statements
-                                  +-> moderation.author-actions -> AuthorDelivery
+      ^ ^ the clock               +-> moderation.statements
+      |                           +-> moderation.author-actions -> AuthorDelivery
+      |
+      Rates <- moderation.author-posts <- Posts <- content.events
 
-The Ledger writes a partition's actions, standings and statements of reasons in one transaction, and the next owner
-restores its state from moderation.author-standing.
+Posts and Rates run only where the rules have rates. Each stage writes the outputs of a partition in one transaction
+with its position. The next owner restores the Ledger's state from moderation.author-standing, and that of Rates from
+the records before its position.
 """
 
 from __future__ import annotations
@@ -18,12 +21,15 @@ from typing import Any
 
 import aiohttp
 
-from safeguard_streams.authors import clock
+from safeguard_streams.authors import clock, posts, rates
 from safeguard_streams.authors.delivery import AuthorDelivery
+from safeguard_streams.authors.posts import Posts
+from safeguard_streams.authors.rates import Rates
 from safeguard_streams.authors.standings import partitions_of, standing_of
 from safeguard_streams.authors.state import AuthorsState
 from safeguard_streams.authors.statements import AccountStatements
 from safeguard_streams.authors.transform import DELIVERING, STAGE, Ledger
+from safeguard_streams.authors.windows import Windows
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.engine import Engine, Limits
 from safeguard_streams.bus.interface import Partition
@@ -33,6 +39,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.enforcement.delivery import MAX_CONNECTIONS, Delivery, authorization, configured_key
 from safeguard_streams.enforcement.policy_words import KnownPolicies
 from safeguard_streams.enforcement.rules import EnforcementRules
+from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.runtime import telemetry
 from safeguard_streams.runtime.health import served
 from safeguard_streams.runtime.process import EventLoopPauses, Stop, run_until_first
@@ -54,6 +61,15 @@ class LedgerProcess:
         self._partitions = partitions
         following = KafkaBus(settings, [topics.STRIKES], STAGE)
         self._engines = [Engine(following, self.ledger, stage=STAGE, limits=Limits(max_batch=500))]
+        self._erasures = ErasureList()
+        self.rates = Rates(rules.authors, self._restore_windows)
+        if rules.authors.rate:
+            arriving = KafkaBus(settings, [topics.EVENTS], posts.STAGE)
+            counting = KafkaBus(settings, [topics.AUTHOR_POSTS], rates.STAGE)
+            self._engines += [
+                Engine(arriving, stateless(Posts(self._erasures.kept).process), stage=posts.STAGE),
+                Engine(counting, self.rates, stage=rates.STAGE),
+            ]
 
     def state(self) -> dict[str, Any]:
         """The body of /health/ready."""
@@ -63,6 +79,7 @@ class LedgerProcess:
             "ready": all(engine.ready for engine in self._engines),
             "committed": self._engines[0].committed,
             "authors": sum(map(len, list(self.ledger.states.values()))),
+            "posts": sum(map(len, list(self.rates.windows.values()))),
             "delivered": dict(delivery.delivered) if delivery else {},
             "rejected": delivery.rejected if delivery else 0,
             "undelivered": {"messages": delivery.undelivered, "oldest_seconds": round(delivery.oldest)}
@@ -74,16 +91,20 @@ class LedgerProcess:
     async def run(self, stop: asyncio.Event) -> None:
         """Follow strikes until `stop`. Raises SafeguardError when the process has to be restarted."""
         async with self._delivering():
-            known = asyncio.Event()
+            known = [asyncio.Event(), asyncio.Event()]
             await run_until_first(
-                self._policies.follow(self.settings, known),
+                self._policies.follow(self.settings, known[0]),
+                self._erasures.follow(self.settings, known[1]),
                 self._run_when(known, stop),
                 EventLoopPauses(STAGE).measure(),
             )
 
-    async def _run_when(self, known: asyncio.Event, stop: asyncio.Event) -> None:
-        """Run the engines once the policies are known."""
-        await run_until_first(known.wait(), stop.wait())
+    async def _run_when(self, known: Sequence[asyncio.Event], stop: asyncio.Event) -> None:
+        """Run the engines once policies and erased items are known."""
+        if self._rules.authors.rate:
+            await posts.begin(self.settings)
+        for one in known:
+            await run_until_first(one.wait(), stop.wait())
         await self._run_engines(stop)
 
     async def _run_engines(self, stop: asyncio.Event) -> None:
@@ -113,6 +134,9 @@ class LedgerProcess:
 
     async def _restore(self, partition: Partition) -> AuthorsState:
         return await AuthorsState.restore(self.settings, partition.partition, self._partitions)
+
+    async def _restore_windows(self, partition: Partition) -> Windows:
+        return await rates.restored(self.settings, self._rules.authors.rate, self._erasures.erased, partition.partition)
 
 
 async def run(settings: Settings, rules: EnforcementRules) -> None:

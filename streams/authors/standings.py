@@ -15,7 +15,7 @@ from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.settings import Settings
 
 CHUNK = 2000  # authors in one transaction
-TOPICS = (topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING)
+TOPICS = (topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING, topics.AUTHOR_POSTS)
 WRITER = "authors-people"  # a transactional id
 
 

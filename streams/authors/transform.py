@@ -36,7 +36,7 @@ class Ledger:
     def __init__(self, rules: AuthorRules, restore: RestoreAuthors, statements: AccountStatements) -> None:
         self.states: dict[int, AuthorsState] = {}
         self._rules = rules
-        self._names = {rule.name for rule in rules.strike}  # whatever a record names, metrics name these alone
+        self._names = rules.givers  # whatever a record names, metrics name these alone
         self._restore = restore
         self._statements = statements
 

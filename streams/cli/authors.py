@@ -120,7 +120,7 @@ def _line(standing: AuthorStanding) -> str:
 
 def _about(strike: Strike) -> Iterator[str]:
     """What a strike is about, and what became of it."""
-    yield " ".join(filter(None, (strike.policy_id, *strike.rule_ids, strike.severity)))
+    yield " ".join(filter(None, (strike.policy_id, *strike.rule_ids, strike.severity))) or strike.rule or "no policy"
     yield f"item {strike.content_id}"
     if strike.state != "given":
         yield strike.state.replace("-", " ") + (f" by {strike.by}" if strike.by else "")

@@ -32,6 +32,8 @@ _USUAL_NAMES = {  # names of other systems for an event's fields
     "time": "created_at",
     "user_id": "author_id",
     "author": "author_id",
+    "account_created_at": "author_created_at",
+    "user_created_at": "author_created_at",
     "lang": "language",
     "channel": "surface",
     "metadata": "attributes",

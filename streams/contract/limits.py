@@ -25,6 +25,11 @@ REPORT_CHARACTERS = 10_000  # of a report's reason
 DECISION_RECORD_BYTES = 64 * KiB  # of what a moderator's tool writes
 STRIKE_WEIGHT = 1_000  # of one strike
 AUTHOR_STRIKES = 500  # of an author that are kept
+AUTHOR_POSTS = 256  # of an author that are kept for rates
+PARTITION_POSTS = 50_000  # of all authors of a partition: about 20 MB
+RATE_POSTS = 128  # that a rate may ask for
+RATE_SECONDS = 24 * 3600  # in which it may ask for them
+SKETCHED = 2_048  # characters at a text's beginning, and at its end, that its sketch is made of
 ATTRIBUTES_BYTES = 1 * MiB  # as JSON
 NESTING = 100  # lists and objects inside each other
 TRACEPARENT_BYTES = 55  # W3C Trace Context
@@ -151,6 +156,27 @@ TABLE: tuple[Limit, ...] = (
         "bytes",
         "the record becomes a dead letter",
         "enforcement",
+    ),
+    Limit(
+        "posts of an author, for rates",
+        AUTHOR_POSTS,
+        "posts",
+        "the oldest no longer count",
+        "`authors run`",
+    ),
+    Limit(
+        "posts of all authors, for rates, in each partition",
+        PARTITION_POSTS,
+        "posts",
+        "authors who wrote least recently are forgotten",
+        "`authors run`",
+    ),
+    Limit(
+        "text of which a sketch is made",
+        SKETCHED,
+        "characters at both ends",
+        "what is between them does not count",
+        "`authors run`",
     ),
     Limit("messages to the webhook at once", 1_024, "messages", "the next ones wait", "enforcement"),
     Limit("a file to publish, after decompression", 4 * 1024 * MiB, "bytes", "it is refused", "`safeguard publish`"),

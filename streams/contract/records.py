@@ -99,6 +99,10 @@ class ContentEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     attributes: Annotated[
         OrNull[dict[str, Any]], Meta(description="further data of the producer, which no stage reads")
     ] = {}
+    author_created_at: Annotated[
+        datetime | None,
+        Meta(description="when the author's account was created; a time without an offset is taken as UTC"),
+    ] = None
 
     def __post_init__(self) -> None:
         if None in (self.context, self.policies, self.attributes):
@@ -404,6 +408,13 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
         str | None,
         Meta(description="the appeal whose words the model had before it: the verdict is advice, and never acts"),
     ] = None
+    account_age: Annotated[
+        int | None,
+        Meta(
+            description="age in seconds of the author's account when the item was created; absent where that is "
+            "unknown; only on the reasoner's verdicts"
+        ),
+    ] = None
 
     @property
     def clears(self) -> bool:
@@ -544,6 +555,9 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
             description="the end of that appeal: upheld or overturned by a person; moot where what it names does not "
             "stand any more; refused where a person decided about the same before"
         ),
+    ] = None
+    account_age: Annotated[
+        int | None, Meta(description="age in seconds of the author's account when the item was created, by the verdict")
     ] = None
 
     @property
@@ -1151,6 +1165,30 @@ class Strike(msgspec.Struct, frozen=True, omit_defaults=True):
     why: Annotated[str, Meta(description="the person's stated reason")] = ""
     policy_version: Annotated[str | None, Meta(description="the version of the policy that judged the text")] = None
     about: Annotated[TextFacts | None, Meta(description="facts about the text, for statements of reasons")] = None
+    origin: Annotated[
+        str | None,
+        Meta(description="of a strike for a rate: where the post that passed it stands on moderation.author-posts"),
+    ] = None
+
+
+class AuthorPost(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """moderation.author-posts: that an author published an item, for rates. It holds a sketch of the text, no text."""
+
+    author_id: Annotated[Id, Meta(description="the producer's id of the author; also the record's key")]
+    content_id: Annotated[Id, Meta(description="the item that was published")]
+    posted_at: Annotated[
+        datetime, Meta(description="when it was created, as its producer says, but no later than it arrived")
+    ]
+    sketch: Annotated[
+        str | None,
+        Meta(description="16 hex digits, of which few bits differ where texts differ by little; absent without text"),
+    ] = None
+    characters: Annotated[
+        int, Meta(description="characters of the text, without blanks; links and mentions are shortened, as are runs")
+    ] = 0
+    account_age: Annotated[
+        int | None, Meta(description="age in seconds of the author's account then; absent where that is unknown")
+    ] = None
 
 
 class AuthorAction(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -1236,6 +1274,7 @@ _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _ORIGIN = re.compile(r"([0-9]{1,9})@([0-9]{1,18})")  # within what a client may seek
 _EARLIEST, _LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+_CLOCKS_DIFFER = 3600  # seconds, between those of the machines that create accounts and items
 _INT_DIGITS = 20  # of the largest integer of 64 bits, or of its negative with the sign
 _TENTH, _HALF_TENTH = timedelta(microseconds=100), timedelta(microseconds=50)
 _encoder = msgspec.json.Encoder()
@@ -1360,6 +1399,17 @@ def in_utc(moment: datetime) -> datetime:
         return aware(moment).astimezone(UTC)
     except OverflowError:
         return _EARLIEST if moment.year == 1 else _LATEST
+
+
+def account_age(event: ContentEvent, moment: datetime) -> int | None:
+    """Age in seconds of the author's account when an item was created, which was no later than a moment.
+
+    None where that is unknown: without the account's date, or with one that is past the item's by more than an hour.
+    """
+    if event.author_created_at is None:
+        return None
+    age = (min(aware(event.created_at), moment) - aware(event.author_created_at)) // timedelta(seconds=1)
+    return max(0, age) if age >= -_CLOCKS_DIFFER else None
 
 
 def content_sha256(text: str) -> str:

@@ -12,6 +12,7 @@ from safeguard_streams.contract.records import (
     Action,
     Appeal,
     AuthorAction,
+    AuthorPost,
     AuthorStanding,
     ContentEvent,
     ContentReport,
@@ -64,6 +65,7 @@ REFERRALS = "moderation.referrals"
 STRIKES = "moderation.strikes"
 AUTHOR_ACTIONS = "moderation.author-actions"
 AUTHOR_STANDING = "moderation.author-standing"
+AUTHOR_POSTS = "moderation.author-posts"
 
 LANES: dict[Lane, str] = {
     "live": ESCALATIONS,
@@ -83,7 +85,8 @@ CANARY_GROUP = "canary-"  # followed by the canary's name: each has a group of i
 FOREVER = -1
 
 MiB = limits.MiB
-DAY = 24 * 3600 * 1000
+HOUR = 3600 * 1000
+DAY = 24 * HOUR
 ACTIONS_DAYS = 90  # unless a deployment sets another number
 TOMBSTONES = 30 * DAY  # a tombstone outlives all records that were written before what it ended
 REPORTED_FOR = 90 * DAY  # a text that is reported again after this time is judged again
@@ -108,6 +111,7 @@ class Topic(msgspec.Struct, frozen=True):
     """One topic. partitions None: the number in the settings. retention: milliseconds, or FOREVER.
 
     largest: bytes of a record. segment: bytes of a file of the log; the newest file is never compacted.
+    roll: milliseconds after which a file of the log is closed: the newest file outlives the retention of its records.
     """
 
     name: str
@@ -118,6 +122,7 @@ class Topic(msgspec.Struct, frozen=True):
     partitions: int | None = None
     largest: int = LARGEST_CONTENT
     segment: int | None = None
+    roll: int | None = None
 
     @property
     def config(self) -> dict[str, str]:
@@ -128,6 +133,8 @@ class Topic(msgspec.Struct, frozen=True):
             config["retention.ms"] = str(self.retention)
         if self.segment is not None:
             config["segment.bytes"] = str(self.segment)
+        if self.roll is not None:
+            config["segment.ms"] = str(self.roll)
         if self.cleanup == "compact,delete":
             config["max.compaction.lag.ms"] = str(COMPACTION_LAG)
         return config
@@ -162,6 +169,7 @@ CATALOGUE: tuple[Topic, ...] = (
     Topic(STRIKES, "author_id", Strike, retention=90 * DAY),
     Topic(AUTHOR_ACTIONS, "author_id", AuthorAction, retention=90 * DAY),
     Topic(AUTHOR_STANDING, "author_id", AuthorStanding, cleanup="compact", segment=64 * MiB),
+    Topic(AUTHOR_POSTS, "author_id", AuthorPost, retention=2 * DAY, roll=6 * HOUR),
 )
 
 

@@ -3,6 +3,7 @@
 [authors]
 expires = "90d"
 [[authors.strike]]      # the first that matches a violation gives its strike
+[[authors.rate]]        # gives a strike to who publishes too much in a time
 [[authors.threshold]]   # the severest of those that are passed stands on the author
 """
 
@@ -15,7 +16,7 @@ from typing import Annotated, NamedTuple, get_args
 
 import msgspec
 
-from safeguard_streams.contract.limits import STRIKE_WEIGHT
+from safeguard_streams.contract.limits import RATE_POSTS, RATE_SECONDS, STRIKE_WEIGHT
 from safeguard_streams.contract.records import Action, AuthorEnforced, Strike
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.vocabulary import SEVERITIES, Severity, is_within
@@ -24,6 +25,7 @@ from safeguard_streams.runtime.durations import span
 Span = Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,3}[smhd]\Z")]  # at most 9999d
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 Weight = Annotated[int, msgspec.Meta(ge=1, le=STRIKE_WEIGHT)]
+MIN_CHARACTERS = 10  # of similar texts, unless a rate says otherwise
 AUTHOR_ACTIONS: tuple[AuthorEnforced, ...] = get_args(AuthorEnforced)
 ACCOUNT_RESTRICTIONS: frozenset[AuthorEnforced] = frozenset({"limit", "suspend"})  # those that owe a statement
 
@@ -37,6 +39,11 @@ def is_severe(violation: Severity | None, least: Severity) -> bool:
     return violation is not None and SEVERITIES.index(violation) >= SEVERITIES.index(least)
 
 
+def is_young(account_age: int | None, most: Span | None) -> bool:
+    """Whether an account is as young as a condition asks, if one does. One of unknown age is not."""
+    return most is None or (account_age is not None and account_age <= duration(most).total_seconds())
+
+
 class StrikeRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a violation weighs. An omitted condition matches every violation; a rule with sub-rules stands for these."""
 
@@ -45,6 +52,7 @@ class StrikeRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policies: tuple[str, ...] = ()
     rules: tuple[str, ...] = ()
     min_severity: Severity | None = None
+    max_account_age: Span | None = None
     expires: Span | None = None
 
     def matches(self, action: Action) -> bool:
@@ -54,15 +62,47 @@ class StrikeRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             (not self.policies or policy_id in self.policies)
             and (not self.rules or any(is_within(cited, rule) for cited in action.rule_ids for rule in self.rules))
             and (self.min_severity is None or is_severe(action.severity, self.min_severity))
+            and is_young(action.account_age, self.max_account_age)
         )
 
 
+class Rate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A strike for so many items that an author publishes within a time. Each item counts towards one strike.
+
+    similar: whether only items count that differ by little from the newest one, and have so many characters.
+    max_account_age: of the author when the newest item was created.
+    """
+
+    name: Name
+    posts: Annotated[int, msgspec.Meta(ge=2, le=RATE_POSTS)]
+    within: Span
+    similar: bool = True
+    min_characters: Annotated[int, msgspec.Meta(ge=1, le=1000)] | None = None
+    max_account_age: Span | None = None
+    weight: Weight = 1
+    expires: Span | None = None
+
+    def __post_init__(self) -> None:
+        if duration(self.within).total_seconds() > RATE_SECONDS:
+            raise ValueError("within: a rate counts a day at most, 1d")
+        if self.min_characters is not None and not self.similar:
+            raise ValueError("min_characters: goes with similar = true, where short texts are often the same")
+
+    @property
+    def least_characters(self) -> int:
+        return self.min_characters or MIN_CHARACTERS
+
+
 class StrikeCount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Strikes of an author that weigh so much together: under these policies, no older than `within`."""
+    """Strikes of an author that weigh so much together: under these policies, no older than `within`.
+
+    given_by: names of what gave them, strikes or rates of the file.
+    """
 
     weight: Annotated[int, msgspec.Meta(ge=1, le=10**6)] = 1
     within: Span | None = None
     policies: tuple[str, ...] = ()
+    given_by: tuple[str, ...] = ()
 
     def passed(self, strikes: Iterable[Strike], moment: datetime) -> bool:
         """Whether the strikes that count at a moment weigh enough."""
@@ -82,7 +122,9 @@ class StrikeCount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return strike.at + duration(self.within) if self.within and self._is_meant(strike) else None
 
     def _is_meant(self, strike: Strike) -> bool:
-        return not self.policies or strike.policy_id in self.policies
+        return (not self.policies or strike.policy_id in self.policies) and (
+            not self.given_by or strike.rule in self.given_by
+        )
 
 
 class Threshold(StrikeCount, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -112,13 +154,23 @@ class AuthorRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     expires: Span = "90d"
     strike: tuple[StrikeRule, ...] = ()
+    rate: tuple[Rate, ...] = ()
     threshold: tuple[Threshold, ...] = ()
 
     def strike_rule(self, action: Action) -> StrikeRule | None:
         """The first rule that matches the violation that an action follows."""
         return next((rule for rule in self.strike if rule.matches(action)), None)
 
-    def lifetime(self, rule: StrikeRule) -> timedelta:
+    @property
+    def gives_strikes(self) -> bool:
+        return bool(self.strike or self.rate)
+
+    @property
+    def givers(self) -> set[str]:
+        """The names of what gives strikes."""
+        return {one.name for one in self.strike} | {one.name for one in self.rate}
+
+    def lifetime(self, rule: StrikeRule | Rate) -> timedelta:
         return duration(rule.expires or self.expires)
 
     def stands(self, strikes: Sequence[Strike], moment: datetime) -> Stands:
@@ -169,12 +221,22 @@ class AuthorRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for rule in self.strike:
             for rule_id in sorted(set(rule.rules) - cited):
                 yield f"authors: strike {rule.name!r}: no policy has a rule {rule_id!r}"
-        named = {"strike": [one.name for one in self.strike], "threshold": [one.name for one in self.threshold]}
+        named = {
+            "strike or rate": [*(one.name for one in self.strike), *(one.name for one in self.rate)],
+            "threshold": [one.name for one in self.threshold],
+        }
         for kind, listed in named.items():
             for name in sorted({name for name in listed if listed.count(name) > 1}):
                 yield f"authors: two of kind {kind} are named {name!r}: give each its own name"
-        if self.threshold and not self.strike:
-            yield "authors: no strike is ever given: add [[authors.strike]]"
+        for threshold in self.threshold:
+            yield from (f"authors: threshold {threshold.name!r}: {one}" for one in self.unknown_givers(threshold))
+        if self.threshold and not self.gives_strikes:
+            yield "authors: no strike is ever given: add [[authors.strike]] or [[authors.rate]]"
+
+    def unknown_givers(self, count: StrikeCount) -> Iterator[str]:
+        """What a count of strikes names and the section does not have."""
+        for name in sorted(set(count.given_by) - self.givers):
+            yield f"nothing named {name!r} gives strikes; there are: {', '.join(sorted(self.givers)) or 'none'}"
 
 
 def _stands(threshold: Threshold) -> Stands:

@@ -25,6 +25,7 @@ from safeguard_streams.enforcement.author_rules import (
     StrikeCount,
     duration,
     is_severe,
+    is_young,
 )
 from safeguard_streams.enforcement.statement_rules import StatementRules
 from safeguard_streams.errors import ConfigurationError
@@ -56,10 +57,11 @@ class EnforcementRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One rule. An omitted condition matches every verdict.
 
     A verdict without a score matches no min_score, one without a severity no min_severity, one without a surface no
-    surfaces, and one without an author no authors and no strikes. Surfaces are compared as in the scope of a policy:
-    case and blanks around them do not matter. Authors are compared exactly. A rule with sub-rules stands for these,
-    too. strikes: those that the author has from earlier verdicts, as far as the ledger has followed them. refer:
-    whether to write what the rule matches to moderation.referrals, with its text.
+    surfaces, and one without an author no authors and no strikes. An account of unknown age matches no max_account_age.
+    Surfaces are compared as in the scope of a policy: case and blanks around them do not matter. Authors are compared
+    exactly. A rule with sub-rules stands for these, too. strikes: those that the author has from earlier verdicts, as
+    far as the ledger has followed them. refer: whether to write what the rule matches to moderation.referrals, with its
+    text.
     """
 
     name: Annotated[str, msgspec.Meta(min_length=1)]
@@ -72,6 +74,7 @@ class EnforcementRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     surfaces: tuple[str, ...] = ()
     authors: tuple[str, ...] = ()
     min_severity: Severity | None = None
+    max_account_age: Span | None = None
     strikes: StrikeCount | None = None
     refer: bool = False
 
@@ -110,6 +113,7 @@ class EnforcementRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             and (not self.surfaces or is_surface(verdict.surface, self.surfaces))
             and (not self.authors or verdict.author_id in self.authors)
             and (self.min_severity is None or is_severe(verdict.severity, self.min_severity))
+            and is_young(verdict.account_age, self.max_account_age)
         )
 
 
@@ -255,9 +259,11 @@ class EnforcementRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ]
         for rule in self.rule:
             found += [f"rule {rule.name!r}: {problem}" for problem in rule.problems(known)]
+            if rule.strikes is not None and self.authors.gives_strikes:
+                found += [f"rule {rule.name!r}: {problem}" for problem in self.authors.unknown_givers(rule.strikes)]
         found += self.authors.problems(known)
-        if self.look_at_strikes and not self.authors.strike:
-            found.append("a rule looks at strikes, and none is ever given: add [[authors.strike]]")
+        if self.look_at_strikes and not self.authors.gives_strikes:
+            found.append("a rule looks at strikes, and none is ever given: add [[authors.strike]] or [[authors.rate]]")
         return found
 
 

@@ -381,6 +381,7 @@ class Enforcer:
                 effective=after.effective,
                 why="; ".join(filter(None, (action.why, note))),
                 author_id=verdict.author_id or after.author_id,
+                account_age=verdict.account_age,
             )
             for action in actions
         ]

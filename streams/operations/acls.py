@@ -86,11 +86,12 @@ ROLES: dict[str, Role] = {
     "authors": Role(
         "safeguard authors run",
         reads=(
-            *(topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING),
+            *(topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING, topics.AUTHOR_POSTS),
             *(topics.POLICIES, topics.POLICIES_HISTORY, *_FOR_EVERY_STAGE),
+            topics.EVENTS,  # which rates count
         ),
         writes=(
-            *(topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING, topics.STATEMENTS),
+            *(topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING, topics.AUTHOR_POSTS, topics.STATEMENTS),
             *(topics.DEAD_LETTERS, topics.POSITIONS),
         ),
         groups=("authors",),
@@ -127,6 +128,7 @@ ROLES: dict[str, Role] = {
             not in (
                 *(topics.EVENTS, topics.ENFORCEMENT, topics.POSITIONS, topics.REPORTED),
                 *(topics.STATEMENTS, topics.REFERRALS),
+                topics.AUTHOR_POSTS,
             )
         ),
     ),

@@ -29,6 +29,7 @@ from safeguard_streams.contract.records import (
     Action,
     Appeal,
     AuthorAction,
+    AuthorPost,
     AuthorStanding,
     ContentEvent,
     DeadLetter,
@@ -345,6 +346,10 @@ def _author_action(value: bytes, content_id: str, _: kafka.Mention) -> _Place | 
     return _Place(author=True) if decode(value, AuthorAction).content_id == content_id else None
 
 
+def _author_post(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
+    return _Place(quotes=("sketch",), author=True) if decode(value, AuthorPost).content_id == content_id else None
+
+
 def _author_standing(value: bytes, content_id: str, _: kafka.Mention) -> _Place | None:
     strikes = decode(value, AuthorStanding).strikes
     return _Place(author=True) if any(one.content_id == content_id for one in strikes) else None
@@ -396,8 +401,10 @@ _SEARCHED: dict[str, _PlaceOf] = {
     topics.STRIKES: _strike,
     topics.AUTHOR_ACTIONS: _author_action,
     topics.AUTHOR_STANDING: _author_standing,
+    topics.AUTHOR_POSTS: _author_post,
     topics.DEAD_LETTERS: _dead_letter,
 }
 _HOLDS_TEXT = (topics.EVENTS, topics.REPORTS, *topics.LANES.values(), topics.DEAD_LETTERS)
-_BY_AUTHOR = (topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING)  # whatever the key of the item
+# Whatever the key of the item:
+_BY_AUTHOR = (topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING, topics.AUTHOR_POSTS)
 _ENCODED = (topics.DEAD_LETTERS,)  # in base64, in which an id does not show

@@ -56,8 +56,8 @@ def without_words(record: T, erased: Erased) -> T:
     if not is_about_erased(record, erased):
         return record
     if isinstance(record, Action):
-        return msgspec.structs.replace(record, reason=None, why="", author_id=None)
-    return msgspec.structs.replace(record, reason=None, author_id=None)
+        return msgspec.structs.replace(record, reason=None, why="", author_id=None, account_age=None)
+    return msgspec.structs.replace(record, reason=None, author_id=None, account_age=None)
 
 
 def standing_without_words(standing: Standing, erased: Erased) -> Standing:

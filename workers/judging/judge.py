@@ -21,6 +21,7 @@ from safeguard_streams.contract.records import (
     Tokens,
     Verdict,
     VerdictLane,
+    account_age,
     carried,
     content_sha256,
     decode,
@@ -296,6 +297,7 @@ def build_verdict(
         created_at=event.created_at,
         severity=_severity(result),
         appeal_id=escalation.appeal_id,
+        account_age=None if result.erased else account_age(event, escalation.escalated_at),
     )
 
 

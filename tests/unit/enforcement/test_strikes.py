@@ -19,7 +19,7 @@ from safeguard_streams.contract.records import (
     encode,
 )
 from safeguard_streams.enforcement import moderators, rules, strikes
-from safeguard_streams.enforcement.author_rules import AuthorRules, StrikeCount, StrikeRule, Threshold
+from safeguard_streams.enforcement.author_rules import AuthorRules, Rate, StrikeCount, StrikeRule, Threshold
 from safeguard_streams.enforcement.moderators import HeldAction
 from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules
 from safeguard_streams.enforcement.strikes import strike_id
@@ -265,6 +265,30 @@ def test_a_rule_may_look_at_the_strikes_that_the_author_has():
     assert other.action == "review"
 
 
+def test_a_rule_may_look_at_strikes_for_a_rate():
+    """Whatever a rate says, content is removed for a verdict alone."""
+    flooding = EnforcementRule("flooding", "remove", strikes=StrikeCount(given_by=("flood",)))
+    authors = msgspec.structs.replace(AUTHORS, rate=(Rate("flood", 20, "10m"),))
+    known = [Strike("s", "ann", "given", rules.now(), rule="flood", weight=1, expires_at=FAR)]
+    run = Striking(EnforcementRules((flooding,), authors=authors), strikes_of=lambda _: known)
+    assert run(violation(1))[0].action == "remove"
+    known[0] = msgspec.structs.replace(known[0], rule="grave")
+    assert run(violation(2, "c2"))[0].action == "review"
+    assert StrikeCount(policies=("hate",)).passed([known[0]], rules.now()) is False
+
+
+def test_rules_look_at_the_age_of_the_account():
+    young = EnforcementRule("young", "remove", max_account_age="1d")
+    weighty = msgspec.structs.replace(
+        AUTHORS, strike=(StrikeRule("new", weight=5, max_account_age="1d"), *AUTHORS.strike)
+    )
+    run = Striking(EnforcementRules((young, *REMOVE), authors=weighty))
+    found = [run(violation(n, f"c{n}", account_age=age))[0] for n, age in enumerate((0, 86400, 86401, None))]
+    assert [one.rule == "young" for one in found] == [True, True, False, False]
+    assert [one.account_age for one in found] == [0, 86400, 86401, None]
+    assert [one.rule == "new" for one in run.entries] == [True, True, False, False]
+
+
 FAR = WHEN.replace(year=2999)
 
 
@@ -338,6 +362,9 @@ def test_strikes_are_those_of_what_stands_whatever_came_before(script):
 # ---------------------------------------------------------------------- the file of rules
 
 
+RATE = "[[authors.rate]]\nname='x'\nposts=20\nwithin='10m'\n"
+
+
 def loaded(tmp_path, text):
     path = tmp_path / "rules.toml"
     path.write_text(text)
@@ -354,6 +381,13 @@ def loaded(tmp_path, text):
         ("[[authors.strike]]\nname='x'\nseverity='high'", "severity"),
         ("[[authors.strike]]\nname='x'\nmin_severity='bad'", "choose from: low, medium, high, critical"),
         ("[[rule]]\nname='x'\naction='remove'\n[rule.strikes]\nweight=0", "weight"),
+        ("[[rule]]\nname='x'\naction='remove'\nmax_account_age='young'", "max_account_age"),
+        ("[[authors.rate]]\nname='x'\nposts=20", "missing required field `within`"),
+        ("[[authors.rate]]\nname='x'\nposts=1\nwithin='10m'", "posts"),
+        ("[[authors.rate]]\nname='x'\nposts=129\nwithin='10m'", "posts"),
+        ("[[authors.rate]]\nname='x'\nposts=20\nwithin='2d'", "within: a rate counts a day at most"),
+        ("[[authors.rate]]\nname='x'\nposts=9\nwithin='1h'\nsimilar=false\nmin_characters=5", "min_characters: goes"),
+        ("[[authors.rate]]\nname='x'\nposts=9\nwithin='1h'\npolicies=['spam']", "policies"),
     ],
 )
 def test_a_mistake_about_authors_is_named(tmp_path, text, problem):
@@ -366,7 +400,10 @@ def test_a_mistake_about_authors_is_named(tmp_path, text, problem):
     [
         ("[[authors.strike]]\nname='x'\npolicies=['nothing']", "no policy 'nothing'"),
         ("[[authors.strike]]\nname='x'\nrules=['ZZ9']", "no policy has a rule 'ZZ9'"),
-        ("[[authors.strike]]\nname='x'\n[[authors.strike]]\nname='x'", "two of kind strike are named 'x'"),
+        ("[[authors.strike]]\nname='x'\n[[authors.strike]]\nname='x'", "two of kind strike or rate are named 'x'"),
+        (f"[[authors.strike]]\nname='x'\n{RATE}", "two of kind strike or rate are named 'x'"),
+        (f"{RATE}[[authors.threshold]]\nname='x'\naction='warn'\ngiven_by=['y']", "'y' gives strikes; there are: x"),
+        (f"{RATE}[[rule]]\nname='r'\naction='remove'\n[rule.strikes]\ngiven_by=['y']", "rule 'r': nothing named 'y'"),
         ("[[authors.threshold]]\nname='x'\naction='warn'\npolicies=['nothing']", "no policy 'nothing'"),
         ("[[authors.threshold]]\nname='x'\naction='warn'", "no strike is ever given"),
         ("[[rule]]\nname='x'\naction='remove'\n[rule.strikes]\nweight=2", "a rule looks at strikes"),
@@ -374,6 +411,11 @@ def test_a_mistake_about_authors_is_named(tmp_path, text, problem):
 )
 def test_what_can_never_have_an_effect_is_named(tmp_path, text, problem):
     assert any(problem in found for found in loaded(tmp_path, text).problems(load_library(LIBRARY)))
+
+
+def test_rates_alone_give_strikes(tmp_path):
+    found = loaded(tmp_path, f"{RATE}[[authors.threshold]]\nname='x'\naction='limit'\ngiven_by=['x']")
+    assert found.problems(load_library(LIBRARY)) == []
 
 
 def test_the_rules_of_the_package_have_no_problem():
