@@ -83,7 +83,7 @@ def test_the_page_says_what_stands_and_why(browser):
     assert "1 strike counts, together 3." in text
     for said in (
         "counts weighs 3 · severity high · until",
-        "expired weighs 1",
+        "expired weighed 1",
         "Forgiven by mia 2 d ago : a quotation",
     ):
         assert said in text
