@@ -15,8 +15,6 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
-import aiohttp
-
 from safeguard_streams.authors import clock
 from safeguard_streams.authors.delivery import AuthorDelivery
 from safeguard_streams.authors.standings import partitions_of, standing_of
@@ -28,7 +26,7 @@ from safeguard_streams.bus.interface import Partition
 from safeguard_streams.bus.kafka import KafkaBus
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
-from safeguard_streams.enforcement.delivery import MAX_CONNECTIONS, Delivery, authorization, configured_key
+from safeguard_streams.enforcement.delivery import Delivery, authorization, configured_key, receiver_session
 from safeguard_streams.enforcement.rules import EnforcementRules
 from safeguard_streams.runtime import telemetry
 from safeguard_streams.runtime.health import served
@@ -88,7 +86,7 @@ class LedgerProcess:
             yield
             return
         key, header = configured_key(self.settings), authorization(self.settings)
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS)) as http:
+        async with receiver_session() as http:
             self.delivery = Delivery(webhook, key, http, authorization=header)
             sending = AuthorDelivery(self.delivery, partial(standing_of, self.settings))
             bus = KafkaBus(self.settings, [topics.AUTHOR_ACTIONS], DELIVERING)
