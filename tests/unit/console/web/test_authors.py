@@ -98,6 +98,12 @@ def test_actions_on_the_account_say_whether_they_were_lifted(browser):
     assert "lifted" in rows[2]
 
 
+def test_the_page_shows_what_the_author_got(browser):
+    text = shown(browser("ann", "reviewer").get(f"/author?id={AUTHOR}"))
+    assert "What the author got" in text
+    assert "Your account was limited. It broke a rule." in text
+
+
 def answered(text):
     return type("Answer", (), {"status_code": 200, "text": f"<td {text}"})()
 
@@ -180,6 +186,7 @@ def test_items_that_somebody_decides_blind_are_nowhere_on_the_page(current, fill
         assert "post-003" not in text
         assert "severity" not in text
         assert "after your decision" in text
+        assert "What the author got" not in text
         assert "post-003" in Browser(app, who, "auditor").get(f"/author?id={AUTHOR}").text
         assert not [
             row for row in found(Browser(app, who, "reviewer").get(f"/search?author={AUTHOR}")) if "-003" in row
