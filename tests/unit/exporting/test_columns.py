@@ -31,7 +31,10 @@ class Outer(msgspec.Struct, frozen=True, omit_defaults=True):
     flag: bool = False
 
 
-@pytest.mark.parametrize("record", dict.fromkeys(topic.record for topic in CATALOGUE), ids=lambda record: record.__name__)
+RECORDS = list(dict.fromkeys(topic.record for topic in CATALOGUE))
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
 def test_every_record_of_the_contract_has_columns_in_the_order_of_its_fields(record):
     assert tuple(columns(record)) == record.__struct_fields__
     format_of("parquet", record)
