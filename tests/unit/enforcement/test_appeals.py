@@ -415,6 +415,20 @@ async def test_items_on_which_nothing_stands_are_forgotten_when_no_appeal_is_to_
     assert [(one.key, one.value) for one in agent.standings][-1] == (b"c1", None)
 
 
+def test_reminders_to_forget_are_bounded_by_the_items_that_are_remembered():
+    """Anybody may appeal any number of times, and each appeal moves the time on."""
+    state, start = EnforcementState(), WHEN
+    for number in range(200):
+        later = start + timedelta(days=number)
+        state.put(Standing("c1", "allow", 1, deciders=("ann",), kept_until=later))
+        state.put(Standing("c2", "allow", 1, deciders=("ann",), kept_until=None if number % 2 else later))
+    assert len(state._kept) <= 4
+    state.put(Standing("c2", "allow", 1, deciders=("ann",), kept_until=start))
+    assert state.forgotten(start + timedelta(days=198), 10) == ["c2"]
+    assert state.forgotten(start + timedelta(days=199), 10) == ["c1"]
+    assert (len(state), state._kept) == (0, [])
+
+
 async def test_what_stands_again_is_not_forgotten(monkeypatch):
     agent = Agent()
     await agent(decided("ann", "label"), Action("w", "c1", "allow", WHEN, "eve", withdraws="d1"))
