@@ -382,7 +382,6 @@ class Enforcer:
                 effective=after.effective,
                 why="; ".join(filter(None, (action.why, note))),
                 author_id=verdict.author_id or after.author_id,
-                account_age=verdict.account_age,
             )
             for action in actions
         ]
@@ -468,6 +467,7 @@ class Enforcer:
             content_sha256=verdict.content_sha256,
             origin=verdict.origin,
             reporter=verdict.prefilter.reporter if own and verdict.prefilter else None,
+            account_age=verdict.account_age,
         )
 
     def _action_id(self, verdict: Verdict, about: str) -> str:
