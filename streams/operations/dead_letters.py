@@ -47,6 +47,8 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "enforcement-webhook": (topics.ACTIONS,),
     "authors": (topics.STRIKES,),
     "authors-webhook": (topics.AUTHOR_ACTIONS,),
+    "authors-posts": (topics.EVENTS,),
+    "authors-rates": (topics.AUTHOR_POSTS,),
 }
 STAGES = (*READ_BY, "replay")
 _ID = re.compile(r"[0-9]{1,9}@[0-9]{1,18}")
