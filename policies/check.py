@@ -28,6 +28,7 @@ MIN_GOLDEN = 60
 _EXAMPLE = re.compile(rf'- "(.+)" -> (violates|safe), ({RULE_ID}(?:, {RULE_ID})*)\s*\Z')
 _QUOTED = re.compile(r"[\"“„«][^\"“”„«»]{3,}[\"”“»]")
 _LANGUAGE = re.compile(r"(?:[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*|\*)\Z")
+_JOINERS = dict.fromkeys(map(ord, "\u200c\u200d"))  # cannot be seen, but scripts and emoji need them
 _MARKUP = re.compile(r"<\|\w+\|>")
 
 
@@ -219,13 +220,20 @@ def _check_front(read: Document, front: FrontMatter, folder: str | None) -> None
     """Check the front matter, except fields with values of a wrong form. folder: the name that the id must be."""
     if folder is not None and "id" not in read.broken and front.id != folder:
         read.error(read.line("id"), "id", f"id is {front.id}, but the folder is {folder}")
+    for field, text in (("title", front.title), ("owner", front.owner)):
+        if field not in read.broken and not _is_line(text):
+            read.error(read.line(field), field, f"{field}: write one line of plain text, which authors may read")
     for rule_id, summary in front.rules.items():
-        if not summary.strip():
+        if not _is_line(summary):
             read.error(read.line("rules", rule_id), "rule", f"describe {rule_id} in one line")
     check_gate(read, front.gate)
     _check_words(read, front)
     if "applies_to" not in read.broken:
         _check_scope(read, front)
+
+
+def _is_line(text: str) -> bool:
+    return bool(text.strip()) and text.translate(_JOINERS).isprintable()
 
 
 def _check_repeats(read: Document) -> None:

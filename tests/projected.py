@@ -17,6 +17,7 @@ from safeguard_streams.contract.records import (
     AuthorAction,
     AuthorDecision,
     AuthorStanding,
+    AuthorStatement,
     ContentEvent,
     ContentReport,
     DeadLetter,
@@ -120,6 +121,8 @@ def strike(number, author_id="author-7", state="given", content_id="c1", name=No
 def author_action(number, author_id="author-7", name="warn", **fields):
     given = {"previous": "none", "acted_at": at(number), "sequence": number, "weight": 1, "rule": "first"}
     given |= {"strike_id": f"s{number}", "verdict_id": f"v{number}", "content_id": "c1"}
+    if name in ("limit", "suspend"):
+        given["statement"] = AuthorStatement(f"st{number}", "en", f"Your account: {name}.\nIt says why.")
     return AuthorAction(f"aa-{author_id}-{number}", author_id, name, **{**given, **fields})
 
 

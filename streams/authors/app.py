@@ -19,8 +19,6 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
 
-import aiohttp
-
 from safeguard_streams.authors import clock, posts, rates
 from safeguard_streams.authors.delivery import AuthorDelivery
 from safeguard_streams.authors.posts import Posts
@@ -36,7 +34,7 @@ from safeguard_streams.bus.interface import Partition
 from safeguard_streams.bus.kafka import KafkaBus
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
-from safeguard_streams.enforcement.delivery import MAX_CONNECTIONS, Delivery, authorization, configured_key
+from safeguard_streams.enforcement.delivery import Delivery, authorization, configured_key, receiver_session
 from safeguard_streams.enforcement.policy_words import KnownPolicies
 from safeguard_streams.enforcement.rules import EnforcementRules
 from safeguard_streams.releases.erasures import ErasureList
@@ -124,7 +122,7 @@ class LedgerProcess:
             yield
             return
         key, header = configured_key(self.settings), authorization(self.settings)
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS)) as http:
+        async with receiver_session() as http:
             self.delivery = Delivery(webhook, key, http, authorization=header)
             sending = AuthorDelivery(self.delivery, partial(standing_of, self.settings))
             bus = KafkaBus(self.settings, [topics.AUTHOR_ACTIONS], DELIVERING)

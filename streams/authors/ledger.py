@@ -28,7 +28,7 @@ from safeguard_streams.enforcement.author_rules import ACCOUNT_RESTRICTIONS, Aut
 from safeguard_streams.releases.people import made_plain
 
 MAX_DECIDED = 16  # ids of decisions, to recognise one that is written again
-_AGENT = ("given", "taken-back", "aged")  # records whose time is that of an agent: a person's clock moves no other
+AGENT = ("given", "taken-back", "aged")  # records whose time is that of an agent: a person's clock moves no other
 _ABOUT_STRIKES = ("given", "taken-back", "forgiven")
 _START = datetime.fromtimestamp(0, UTC)
 
@@ -50,7 +50,7 @@ class Step(NamedTuple):
 def follow(standing: AuthorStanding, entry: Strike, rules: AuthorRules, place: Place) -> Step:
     """Follow one record about an author."""
     before, clock = standing, standing.clock or _START
-    if entry.state in _AGENT:
+    if entry.state in AGENT:
         clock = max(clock, aware(entry.at))
     if entry.state == "forgotten":
         standing = AuthorStanding(standing.author_id, standing.partitions, action=before.action)

@@ -194,19 +194,22 @@ class AccountStatements:
 
 
 def _grounds(known: KnownPolicies, strikes: Sequence[Strike], language: str) -> list[Ground]:
-    """What the strikes are about, policy by policy, the one that weighs most first. Rules in the order of strikes."""
-    weights: Counter[str] = Counter()
-    rules: dict[str, dict[str, None]] = {}
-    versions: dict[str, str] = {}
+    """What the strikes are about, policy by policy, the one that weighs most first. Rules in the order of strikes.
+
+    The words are those of a policy's newest version among the strikes, and for rules that it lacks those of their own.
+    """
+    newest = {one.policy_id: one.policy_version for one in strikes if one.policy_id and one.policy_version}
+    weights: Counter[PolicyVersion] = Counter()
+    rules: dict[PolicyVersion, dict[str, None]] = {}
     for strike in strikes:
         if strike.policy_id:
-            weights[strike.policy_id] += strike.weight
-            rules.setdefault(strike.policy_id, {}).update(dict.fromkeys(strike.rule_ids))
-            versions[strike.policy_id] = strike.policy_version or versions.get(strike.policy_id, "")
-    return [
-        Ground.of(known, PolicyVersion(policy, versions[policy]), tuple(rules[policy]), language)
-        for policy, _ in weights.most_common()
-    ]
+            version = PolicyVersion(strike.policy_id, newest.get(strike.policy_id) or "")
+            words = known[version]
+            if words is not None and strike.policy_version and not words.rules.keys() >= set(strike.rule_ids):
+                version = PolicyVersion(strike.policy_id, strike.policy_version)
+            weights[version] += strike.weight
+            rules.setdefault(version, {}).update(dict.fromkeys(strike.rule_ids))
+    return [Ground.of(known, version, tuple(rules[version]), language) for version, _ in weights.most_common()]
 
 
 def _sentence(said: Sentences, ground: Ground) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
-from safeguard_streams.authors.ledger import Place, follow
+from safeguard_streams.authors.ledger import AGENT, Place, follow
 from safeguard_streams.authors.state import AuthorsState, RestoreAuthors
 from safeguard_streams.authors.statements import AccountStatements
 from safeguard_streams.bus.interface import Output, Partition, Record
@@ -14,8 +15,10 @@ from safeguard_streams.contract.records import (
     AuthorAction,
     AuthorStanding,
     Strike,
+    aware,
     carried,
     encode,
+    now,
     schema_header,
 )
 from safeguard_streams.enforcement.author_rules import AuthorRules
@@ -24,6 +27,7 @@ from safeguard_streams.runtime import metrics
 
 STAGE = "authors"  # the stage and group of the ledger
 DELIVERING = "authors-webhook"  # those that send actions about authors to the webhook
+_CLOCKS_DIFFER = timedelta(days=1)  # at most, between those of the machines that write and read strikes
 _ACTION, _STANDING = schema_header(AuthorAction), schema_header(AuthorStanding)
 
 
@@ -77,4 +81,6 @@ def checked(entry: Strike) -> Strike:
         raise RecordError("expires_at", "is missing; a strike that is given expires at some time")
     if entry.state == "decided" and entry.action is None:
         raise RecordError("action", "is missing; name what was decided about the author")
+    if entry.state in AGENT and aware(entry.at) > now() + _CLOCKS_DIFFER:
+        raise RecordError("at", "is more than a day ahead; the author's other strikes would expire by it")
     return entry

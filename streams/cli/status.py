@@ -46,8 +46,8 @@ def status(bootstrap: Bootstrap = None, as_json: Json = False) -> None:
 
 
 def _relevant(lag: Sequence[Lag]) -> list[Lag]:
-    """The queues that something is to read: not a webhook's, a rate's or the authors', where none was ever used."""
-    optional = {"webhook", "author actions", "posts", "rates"}
+    """The queues that something is to read: not a webhook's, or the authors', where none has ever been used."""
+    optional = {"webhook", "author actions", "events for rates"}
     return [
         one for one in lag if one.started or (one.queue not in optional and (one.stage != "authors" or one.records))
     ]

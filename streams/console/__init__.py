@@ -27,10 +27,10 @@ The projector follows the topics and writes rows; the pages read them. In readin
 - **An erasure removes words and nothing else.** Texts, contexts, reasons, matched terms and rationales go, decisions
   and scores stay. A record that is read before its erasure and one that is read after it lead to the same row. Tables
   and full-text index are rewritten, so that the files hold no trace.
-- **A strike is as its last record says.** Records about an author are in one partition, so that the projector reads them
-  in the order in which the ledger follows them. What stands holds the strikes without their items. An erasure therefore
-  finds each item in one column.
-- **A forgotten author loses all rows about strikes.** A table of these authors tells late records of other topics, which
+- **A strike is as its last record says.** Records about an author are in one partition, in the order in which the
+  ledger follows them. What stands holds the strikes without their items, so that an erasure finds each item in one
+  column.
+- **A forgotten author loses all rows about strikes.** A table of these authors tells which late records of other topics
   are left out.
 - **Cleared items are counted.** Most content is cleared. Counts by minute stay small, and move with the positions.
 - **A record that the database refuses is skipped alone.** The batch is halved until that record is found. An error

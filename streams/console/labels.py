@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
@@ -79,16 +79,20 @@ class Counts:
         return ", ".join(f"{self.left_out[why]:,} {words}" for why, words in _WORDS.items() if self.left_out[why])
 
 
-def lines(connection: Connection, wanted: Wanted, counts: Counts) -> Iterator[bytes]:
+def lines(connection: Connection, wanted: Wanted, counts: Counts, without: Collection[str] = ()) -> Iterator[bytes]:
     """The lines of the labels, in the order of ids. What is written and left out is counted as they are read.
+
+    without: ids of items that are passed over.
 
     Raises PolicyError for a golden set where the policy is not in force, or cannot be read.
     """
     sides = _sides(connection, wanted.policy_id) if wanted.as_golden else {}
     seen: set[str] = set()
-    for _, rows in groupby(_rows(connection, wanted.policy_id), key=lambda row: (row.content_id, row.content_sha256)):
+    for (content_id, _), rows in groupby(
+        _rows(connection, wanted.policy_id), key=lambda row: (row.content_id, row.content_sha256)
+    ):
         decisions = list(rows)
-        if wanted.since is not None and decisions[-1].at < wanted.since:
+        if content_id in without or (wanted.since is not None and decisions[-1].at < wanted.since):
             continue
         try:
             row = _standing(decisions, blind_only=wanted.blind_only)

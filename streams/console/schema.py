@@ -425,6 +425,8 @@ author_actions = Table(
     _text("content_id", "the item that this strike is about; null where it was erased"),
     _text("by", "the person who decided or forgave"),
     _text("why", "that person's reason"),
+    _text("statement", "the statement of reasons that the author got, if the action restricts the account"),
+    _text("ends_statement", "statement_id of the statement that it withdraws"),
     Index(None, "author_id", "acted_at"),
     Index(None, "content_id"),
     comment="moderation.author-actions: what was done about authors.",

@@ -1408,7 +1408,7 @@ def account_age(event: ContentEvent, moment: datetime) -> int | None:
     """
     if event.author_created_at is None:
         return None
-    age = (min(aware(event.created_at), moment) - aware(event.author_created_at)) // timedelta(seconds=1)
+    age = (min(aware(event.created_at), aware(moment)) - aware(event.author_created_at)) // timedelta(seconds=1)
     return max(0, age) if age >= -_CLOCKS_DIFFER else None
 
 

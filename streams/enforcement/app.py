@@ -21,8 +21,6 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import aiohttp
-
 from safeguard_streams.bus import kafka
 from safeguard_streams.bus.engine import Engine, Limits
 from safeguard_streams.bus.interface import Partition
@@ -32,7 +30,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import ContentEvent, now
 from safeguard_streams.enforcement import cleared, intake
 from safeguard_streams.enforcement.cleared import ClearedTexts
-from safeguard_streams.enforcement.delivery import MAX_CONNECTIONS, Delivery, authorization, configured_key
+from safeguard_streams.enforcement.delivery import Delivery, authorization, configured_key, receiver_session
 from safeguard_streams.enforcement.known_authors import KnownAuthors
 from safeguard_streams.enforcement.policy_words import KnownPolicies
 from safeguard_streams.enforcement.repartition import check_recorded, partitions_of
@@ -49,7 +47,7 @@ from safeguard_streams.runtime.health import served
 from safeguard_streams.runtime.process import EventLoopPauses, Stop, run_until_first
 from safeguard_streams.runtime.settings import Settings
 
-MAX_DELIVERIES = 1024  # messages that are being sent or wait for their next attempt; MAX_CONNECTIONS bounds requests
+MAX_DELIVERIES = 1024  # messages that are being sent or wait for their next attempt; the delivery bounds requests
 
 
 class EnforcementAgent:
@@ -182,7 +180,7 @@ class EnforcementAgent:
             yield
             return
         key, header = configured_key(self.settings), authorization(self.settings)
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS)) as http:
+        async with receiver_session() as http:
             erased = self._erasures.erased
             self.delivery = Delivery(webhook, key, http, authorization=header, erased=erased, signer=self._signer)
             self._engines.append(self._deliver(self.delivery))

@@ -48,6 +48,15 @@ MAX_CONNECTIONS = 32
 _SECRET_PREFIX = "whsec_"  # noqa: S105  (every secret of Standard Webhooks begins so)
 
 
+def receiver_session() -> aiohttp.ClientSession:
+    """A session for a receiver, whose body nobody reads, in whatever encoding it is."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
+        headers={"accept-encoding": "identity"},
+        auto_decompress=False,
+    )
+
+
 class Backoff(msgspec.Struct, frozen=True):
     """Delays between attempts in seconds: they double from `initial` to `max_delay`, and each is shortened at random by
     up to half.

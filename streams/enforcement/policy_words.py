@@ -23,6 +23,7 @@ from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.policies.statements import RuleStatement
 from safeguard_streams.policies.vocabulary import rules_above
+from safeguard_streams.releases.people import made_plain
 from safeguard_streams.runtime.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -45,9 +46,8 @@ class PolicyWords(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, policy: Policy) -> PolicyWords:
-        return cls(
-            policy.title, {rule: policy.rules[rule] for rule in policy.violating}, policy.notes, policy.statements
-        )
+        names = {rule: made_plain(policy.rules[rule]) for rule in policy.violating}
+        return cls(made_plain(policy.title), names, policy.notes, policy.statements)
 
     def name(self, rule: str) -> str:
         """A rule as statements name it, as in HH1: Attacks people."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 import msgspec
 
 from safeguard_streams.contract.records import aware
 
-# What spreadsheets take for the beginning of a formula; some of them read wide characters, too.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+# What spreadsheets take for the beginning of a formula, wide characters included. Some of them leave out blanks and
+# characters that nobody sees.
+_FORMULA = re.compile(
+    "[\t\r\n]|[\\s\\x00-\\x1f\\x7f-\\x9f\xad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]*[=+\\-@\uff1d\uff0b\uff0d\uff20]"
+)
 
 
 def guarded(text: str) -> str:
     """A text after an apostrophe, if a spreadsheet would take it for a formula."""
-    return "'" + text if text.startswith(_FORMULA) else text
+    return "'" + text if _FORMULA.match(text) else text
 
 
 def cell(value: object) -> str:

@@ -10,16 +10,19 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
+from safeguard_streams.contract.records import aware
 from safeguard_streams.errors import ConfigurationError
 
 MANIFEST = "_manifest.json"
 _LOCK = "_lock"
+_PATH = re.compile(r"day=(?:[0-9]{4}-(?:0[1-9]|1[0-2])-[0-3][0-9]|__HIVE_DEFAULT_PARTITION__)/records-[0-9]+\.[a-z]+")
 _UNFINISHED = ".unfinished"  # the suffix of a file that is being written
 
 
@@ -65,11 +68,21 @@ def load(folder: Path) -> Manifest | None:
     """The manifest of a folder; None if there is none. Raises ConfigurationError if it is damaged."""
     path = folder / MANIFEST
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+        found = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except FileNotFoundError:
         return None
-    except msgspec.MsgspecError:
-        raise ConfigurationError(f"{path}: is no manifest of an export; export into another folder") from None
+    except (msgspec.MsgspecError, OSError):
+        found = None
+    if found is None or not _is_whole(found):
+        raise ConfigurationError(f"{path}: is no manifest of an export; export into another folder")
+    return msgspec.structs.replace(
+        found, since=found.since and aware(found.since), until=found.until and aware(found.until)
+    )
+
+
+def _is_whole(manifest: Manifest) -> bool:
+    """Whether partitions are numbers, and files are those of days in the folder."""
+    return all(map(str.isdecimal, manifest.positions)) and all(_PATH.fullmatch(file.path) for file in manifest.files)
 
 
 def save(folder: Path, manifest: Manifest) -> None:

@@ -68,8 +68,8 @@ QUEUES: tuple[Queue, ...] = (
     Queue("enforcement", "webhook", "enforcement-webhook", topics.ACTIONS),
     Queue("authors", "strikes", "authors", topics.STRIKES),
     Queue("authors", "author actions", "authors-webhook", topics.AUTHOR_ACTIONS),
-    Queue("authors", "posts", "authors-posts", topics.EVENTS),
-    Queue("authors", "rates", "authors-rates", topics.AUTHOR_POSTS),
+    Queue("authors", "events for rates", "authors-posts", topics.EVENTS),
+    Queue("authors", "posts", "authors-rates", topics.AUTHOR_POSTS),
 )
 
 

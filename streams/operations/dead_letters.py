@@ -37,6 +37,7 @@ from safeguard_streams.runtime.settings import Settings
 LetterState = Literal["waiting", "requeued", "discarded"]
 WRITER = "dead-letters"  # the exclusive name of those who handle letters
 # Topics that each stage reads and to which its letters may go back. A replay's end is fixed, so its letters may not.
+# Those of authors-posts are letters of the prefilter, too, which go back once.
 READ_BY: dict[str, tuple[str, ...]] = {
     "prefilter": (topics.EVENTS,),
     "prefilter-reports": (topics.REPORTS,),
@@ -47,10 +48,9 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "enforcement-webhook": (topics.ACTIONS,),
     "authors": (topics.STRIKES,),
     "authors-webhook": (topics.AUTHOR_ACTIONS,),
-    "authors-posts": (topics.EVENTS,),
     "authors-rates": (topics.AUTHOR_POSTS,),
 }
-STAGES = (*READ_BY, "replay")
+STAGES = (*READ_BY, "authors-posts", "replay")
 _ID = re.compile(r"[0-9]{1,9}@[0-9]{1,18}")
 
 

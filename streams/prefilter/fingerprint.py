@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 
+from safeguard_streams.contract.limits import ENCODED_PASSAGES
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.prefilter.encoder import harm_heads
 from safeguard_streams.prefilter.encoder.vector_terms import uses_vectors
@@ -34,13 +35,14 @@ def fingerprint(policy: Policy, classifier: str, encoder: str | None = None) -> 
 
     Covers the classifier by its name (which holds the hash of its file), the gate's harms, the share of any harm, the
     distilled classifier, and the normaliser. The threshold, terms and patterns are no part of a score. The encoder at
-    hand counts, by its name, where its vectors add to the score, as do the harm heads where they make the addition.
+    hand counts, by its name and its passages, where its vectors add to the score, as do the harm heads where they make
+    the addition.
     """
     parts = [classifier, _normaliser(), policy.gate.distilled or "", *sorted(policy.gate.harms)]
     if policy.distilled is None and policy.gate.general:
         parts.append(f"general {policy.gate.general!r}")
     if uses_vectors(policy, encoder):
-        parts.append(f"encoder {encoder}")
+        parts.append(f"encoder {encoder}, passages {ENCODED_PASSAGES}")
         if policy.distilled is None:
             parts.append(f"heads {harm_heads.shipped().name}")
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

@@ -12,6 +12,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -443,7 +444,7 @@ class Settings(BaseSettings):
 class _TomlFile(TomlConfigSettingsSource):
     """A file in UTF-8, with or without a byte order mark."""
 
-    def _read_file(self, file_path: Path) -> dict[str, Any]:
+    def _read_file(self, file_path: Path | Traversable) -> dict[str, Any]:
         return tomllib.loads(file_path.read_text(encoding="utf-8-sig"))
 
 

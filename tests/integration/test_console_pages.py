@@ -11,7 +11,9 @@ import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
@@ -20,6 +22,7 @@ pytest.importorskip("playwright")
 from oidc_provider_mock import User, run_server_in_thread
 from playwright.sync_api import sync_playwright
 
+from safeguard_streams.authors import standings
 from safeguard_streams.bus import kafka as kafka_bus
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
@@ -29,6 +32,7 @@ from safeguard_streams.contract.records import (
     Message,
     PrefilterResult,
     Rationale,
+    Strike,
     Verdict,
     content_sha256,
     encode,
@@ -36,12 +40,14 @@ from safeguard_streams.contract.records import (
     verdict_id,
 )
 from safeguard_streams.enforcement import moderators
+from safeguard_streams.enforcement.author_rules import AuthorRules, StrikeRule, Threshold
 from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules
 from safeguard_streams.infra import brokers
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.releases import operator
 from safeguard_streams.releases.operator import ChangedBy
 from tests.conftest import TIMEOUT, enforcing, own_topics, standing_on, until
+from tests.integration.test_authors import keeping
 from tests.unit.console.web.filling import TEXTS
 from tests.unit.console.web.test_pages import HOSTILE
 
@@ -49,8 +55,10 @@ pytestmark = pytest.mark.slow
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 AXE = Path(__file__).parents[1] / "data/axe/axe.min.js"
 ITEMS = 8
-RULES = EnforcementRules((EnforcementRule("to-review", "review"),), Cap(1000))
+AUTHORS = AuthorRules(strike=(StrikeRule("any"),), threshold=(Threshold(name="one", action="review", weight=1),))
+RULES = EnforcementRules((EnforcementRule("to-review", "review"),), Cap(1000), authors=AUTHORS)
 PEOPLE = {"rita": "mods", "rob": "mods", "otto": "leads"}
+HOSTILE_ID = f"<b>{HOSTILE}"[:300].replace("\0", "")
 LONG = HOSTILE.replace("\0", "") + "x" * 1_000_000
 SHOTS = os.environ.get("SAFEGUARD_TEST_SHOTS")  # a folder for screenshots of every page
 
@@ -72,7 +80,7 @@ async def write(current):
             await producer.send_and_wait(current.prefix + topic, key=key.encode(), value=encode(record), partition=0)
 
         for number in range(ITEMS + 1):
-            content_id = f"post-{number}" if number < ITEMS else f"<b>{HOSTILE}"[:300].replace("\0", "")
+            content_id = f"post-{number}" if number < ITEMS else HOSTILE_ID
             text, policy, at = TEXTS[number % 3] if number < ITEMS else LONG, policies[number % 2], now()
             said = "attacks people for where they come from" if number < ITEMS else HOSTILE
             event = ContentEvent(content_id, text, at, "author-1", "comment", "en", (Message("user", text[:200]),))
@@ -111,15 +119,21 @@ async def write(current):
                     origin=origin,
                 ),
             )
+        for number, author_id in enumerate(("author-1", HOSTILE_ID)):
+            given = {"content_id": f"post-{number}", "policy_id": policies[0].id, "rule_ids": (HOSTILE,), "weight": 1}
+            strike = Strike(
+                f"strike-{number}", author_id, "given", now(), expires_at=now() + timedelta(days=9), **given
+            )
+            await producer.send_and_wait(current.prefix + topics.STRIKES, key=author_id.encode(), value=encode(strike))
 
 
 @contextlib.contextmanager
 def enforcement(current):
-    """An enforcement agent in a thread of its own."""
+    """An enforcement agent and a ledger of authors in a thread of their own."""
     loop, stop, up = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
 
     async def work():
-        async with enforcing(current, RULES):
+        async with enforcing(current, RULES), keeping(current, RULES):
             up.set()
             await stop.wait()
 
@@ -272,6 +286,43 @@ async def stands(current, content_id, action):
     return (await standing_on(current)).get(content_id, "allow") == action
 
 
+def test_a_reviewer_answers_for_an_account_that_waits_and_undoes(person, console):
+    _, current, log = console
+    page = person("rita").page
+
+    def wait_for(text):
+        deadline = time.monotonic() + TIMEOUT
+        while not page.get_by_text(text).count():
+            assert time.monotonic() < deadline, page.content()
+            time.sleep(0.3)
+            page.reload()
+
+    page.goto("/accounts")
+    wait_for("2 wait for a review")
+    page.locator("a.row-link", has_text="author-1").click()
+    page.wait_for_url("**/author?id=author-1")
+    wait_for("1 strike counts, together 1")
+    page.keyboard.press("5")
+    assert page.get_by_label("suspend").is_checked()
+    page.keyboard.press("w")
+    page.keyboard.type("a bought account")
+    page.get_by_role("button", name="Decide", exact=True).dblclick()
+    page.get_by_text("author-1: suspend.").wait_for()
+    run(until(lambda: stands_on_author(current, "suspend", "rita")))
+    wait_for("whatever the strikes say")
+    page.keyboard.press("z")
+    page.get_by_text("Undone.").wait_for()
+    run(until(lambda: stands_on_author(current, "review", None)))
+    done = run(standings.known(current, "author-1")).actions
+    assert [(one.action, one.by) for one in done] == [("review", None), ("suspend", "rita"), ("review", "rita")]
+    assert "author-1" not in log.read_text()
+
+
+async def stands_on_author(current, action, by):
+    standing = (await standings.known(current, "author-1")).standing
+    return (standing.action, standing.decision and standing.decision.by) == (action, by)
+
+
 def test_two_browsers_never_hold_one_item(person):
     rita, rob = person("rita"), person("rob")
     held = []
@@ -337,6 +388,8 @@ def test_every_page_is_accessible_and_fits(person, console, width, scheme):
         "overview": "/",
         "queue": "/queue",
         "item": "/item?id=post-1",
+        "accounts": "/accounts",
+        "author": "/author?id=author-1",
         "search": "/search",
         "policies": "/policies",
         "policy": page.locator("table a[href^='/policy']").first.get_attribute("href"),
@@ -345,6 +398,7 @@ def test_every_page_is_accessible_and_fits(person, console, width, scheme):
         "exposure": "/exposure",
         "own": "/own",
         "audit": "/audit",
+        "hostile-author": "/author?" + urlencode({"id": HOSTILE_ID}),
         "hostile": page.locator("a.row-link", has_text="<b>").first.get_attribute("href"),
         "problem": "/item?id=unknown",
     }

@@ -97,6 +97,8 @@ async def test_it_shows_what_runs_what_waits_and_what_is_in_force(broker):
         "enforcement-webhook": 0,
         "authors": 0,
         "authors-webhook": 0,
+        "authors-posts": 0,
+        "authors-rates": 0,
     }
     lags = {(lag.stage, lag.queue): lag for lag in found.lag}
     events, verdicts = lags["prefilter", "events"], lags["enforcement", "verdicts"]

@@ -15,6 +15,7 @@ from safeguard_streams.console import schema
 from safeguard_streams.console.folding.context import Context, key_of
 from safeguard_streams.console.folding.dead_letters import moment_of
 from safeguard_streams.console.rows import Rows
+from safeguard_streams.contract.intake import decode_sent
 from safeguard_streams.contract.records import AuthorAction, AuthorStanding, Strike, decode
 
 _KEPT = ("strike_id", "state", "at", "expires_at", "policy_id", "rule_ids", "severity", "rule", "weight")
@@ -22,7 +23,7 @@ _KEPT = ("strike_id", "state", "at", "expires_at", "policy_id", "rule_ids", "sev
 
 def fold(record: Record, rows: Rows, context: Context) -> None:
     """One record about an author: a strike, a person's decision, or the end of all that is known."""
-    entry = checked(decode(record.value, Strike))
+    entry = checked(decode_sent(record.value, Strike))
     if entry.state in ("given", "taken-back", "forgiven"):
         ended = {} if entry.state == "given" else {"ended_at": entry.at, "by": entry.by, "why": entry.why or None}
         row = {
@@ -67,7 +68,8 @@ def fold_action(record: Record, rows: Rows, context: Context) -> None:
     action = decode(record.value, AuthorAction)
     if context.is_forgotten(action):
         return
-    row = {**msgspec.structs.asdict(action), "why": action.why or None}
+    statement = action.statement and action.statement.text
+    row = {**msgspec.structs.asdict(action), "why": action.why or None, "statement": statement}
     if action.content_id is not None and context.erased(action.content_id, action.acted_at):
         row |= schema.AUTHOR_ACTION_WORDS
     rows.put(schema.author_actions, row)

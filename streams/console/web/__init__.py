@@ -44,8 +44,8 @@ In reading order:
   hold up every thread.
 - **A test of a golden set lives as long as its request.** No process has to know the tests of another, and nobody pays
   for one whose page was closed.
-- **An author is shown by records, never by texts.** The page names items, and each item's page has its veil. What somebody
-  is to decide blind is left out, because the author would tell who wrote it.
+- **An author is shown by records, never by texts.** The page names items, and each item's page has its veil. It leaves
+  out what somebody is to decide blind, since the model decides without the author.
 - **Texts from outside are made visible, then escaped.** Control characters and marks of direction appear as signs, so
   that reviewers see a trick instead of its effect.
 """

@@ -13,6 +13,7 @@ from pyarrow import parquet
 
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.exporting import manifest as manifests
+from safeguard_streams.exporting.formats import Place
 from safeguard_streams.exporting.manifest import Manifest
 
 _BATCH = 10_000  # rows that become records at a time
@@ -76,9 +77,17 @@ class Source:
             yield from batch.to_pylist()
 
     def _files(self, kind: str) -> Iterator[Any]:
+        """The files of a kind. Raises ConfigurationError for one that is away, damaged, or no file of its kind."""
         manifest = self._manifest(kind)
         for file in manifest.files if manifest else ():
-            yield parquet.ParquetFile(self._manifests[kind] / file.path)
+            path = self._manifests[kind] / file.path
+            try:
+                opened = parquet.ParquetFile(path)
+            except (OSError, pa.ArrowException):
+                opened = None
+            if opened is None or not set(Place._fields) <= set(opened.schema_arrow.names):
+                raise ConfigurationError(f"{path}: is no file of this export; export into a new folder")
+            yield opened
 
     def _manifest(self, kind: str) -> Manifest | None:
         if kind not in self._manifests:

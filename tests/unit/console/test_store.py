@@ -353,6 +353,15 @@ def test_records_about_authors_that_are_none_are_skipped(store):
     assert store.skipped == {topics.STRIKES: 4, topics.AUTHOR_ACTIONS: 2, topics.AUTHOR_STANDING: 1}
 
 
+def test_what_an_author_got_is_kept_with_the_action(store):
+    lifted = projected.author_action(2, name="none", previous="limit", ends_statement="st1")
+    apply(store, topics.AUTHOR_ACTIONS, projected.author_action(1, name="limit"), lifted)
+    assert rows(store, schema.author_actions, "action", "statement", "ends_statement") == [
+        ("limit", "Your account: limit.\nIt says why.", None),
+        ("none", None, "st1"),
+    ]
+
+
 def test_hostile_values_about_authors_are_stored(store):
     hostile = "a\0<b>\u202e"
     apply(store, topics.STRIKES, projected.strike(1, hostile, rule=hostile, content_id=hostile))

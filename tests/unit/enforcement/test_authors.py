@@ -97,6 +97,7 @@ def test_records_about_an_erased_item_name_no_author():
         return content_id == "c1" and timestamp <= WHEN.timestamp() * 1000
 
     assert without_words(verdict(author_id="u1"), erased).author_id is None
+    assert without_words(verdict(account_age=5), erased).account_age is None
     assert without_words(verdict(content="c2", author_id="u1"), erased).author_id == "u1"
     (action,) = Enforced(RULES, erased=erased)(verdict(author_id="u1"))
     assert action.author_id is None

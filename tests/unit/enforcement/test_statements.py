@@ -358,6 +358,16 @@ def test_a_rule_without_a_note_is_stated_by_its_name_and_an_unknown_policy_by_it
     assert dsa.problem(dsa.submission(said, created_at=WHEN, ended_at=None)) is None
 
 
+def test_a_released_title_or_rule_with_line_breaks_and_controls_reaches_no_author():
+    shipped = LIBRARY["fraud-spam"]
+    odd = msgspec.structs.replace(
+        shipped, title="Fraud\n\x1b[31mspam", rules={**shipped.rules, "FS1": "Scams\u202e"}, notes={}, statements={}
+    )
+    (said,) = Stating(policies=known(odd))(verdict(policy="fraud-spam", rules=("FS1",)))
+    assert "Fraud\ufffd\ufffd[31mspam" in said.text
+    assert all(line.isprintable() for line in said.text.split("\n"))
+
+
 def test_a_law_makes_the_content_illegal():
     shipped = LIBRARY["fraud-spam"]
     entry = msgspec.structs.replace(shipped.statements["FS1"], law="Section 263 of the Criminal Code")

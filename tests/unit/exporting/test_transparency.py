@@ -312,6 +312,32 @@ def test_an_export_that_cannot_be_read_is_named(tmp_path):
         counting.count(Source(tmp_path), YEAR)
 
 
+@pytest.mark.parametrize("left", [None, b"", b"PAR1" * 9], ids=["deleted", "empty", "damaged"])
+def test_a_file_that_was_deleted_or_damaged_is_named(tmp_path, left):
+    exported.write(tmp_path, "actions", exported.Year(items=5).records["actions"])
+    file = next(tmp_path.glob("actions/day=*/*"))
+    file.unlink()
+    if left is not None:
+        file.write_bytes(left)
+    with pytest.raises(ConfigurationError, match="records-00000000.parquet: is no file of this export"):
+        counting.count(Source(tmp_path), YEAR)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"positions": {"first": 1}},
+        {"files": [{"path": "../../etc/passwd", "records": 1, "bytes": 1}]},
+        {"files": [{"path": "/etc/passwd", "records": 1, "bytes": 1}]},
+        {"files": [{"path": "day=2026-99-01/records-1.csv", "records": 1, "bytes": 1}]},
+    ],
+)
+def test_a_manifest_of_another_form_is_named_and_leads_nowhere(tmp_path, change):
+    (tmp_path / manifests.MANIFEST).write_text(json.dumps({"kind": "actions", "topic": "t", "format": "csv", **change}))
+    with pytest.raises(ConfigurationError, match="is no manifest of an export"):
+        manifests.load(tmp_path)
+
+
 def test_the_command_writes_the_page_and_prints_the_figures(tmp_path):
     exported.write(tmp_path / "from", "reports", exported.Year(items=50).records["reports"])
     out = tmp_path / "report.html"

@@ -39,6 +39,15 @@ def upgrade() -> None:
         ),
         sa.Column("by", sa.Text(), nullable=True, comment="the person who decided or forgave"),
         sa.Column("why", sa.Text(), nullable=True, comment="that person's reason"),
+        sa.Column(
+            "statement",
+            sa.Text(),
+            nullable=True,
+            comment="the statement of reasons that the author got, if the action restricts the account",
+        ),
+        sa.Column(
+            "ends_statement", sa.Text(), nullable=True, comment="statement_id of the statement that it withdraws"
+        ),
         sa.PrimaryKeyConstraint("action_id", name=op.f("pk_author_actions")),
         comment="moderation.author-actions: what was done about authors.",
     )

@@ -101,6 +101,7 @@ async def decide(request: Request) -> Response:
     person = ChangedBy(wanted.why, request.state.by)
     written = await people.decide(console.settings, wanted.author_id, wanted.action, person, key=wanted.key)
     await run_in_threadpool(_log_once, request, _DECIDE, wanted.author_id, written.strike_id, {"action": wanted.action})
+    request.session.pop("undo", None)  # two ids may be more than a cookie holds
     if len(wanted.author_id) <= _LONGEST_UNDO:
         request.session["undo_author"] = [wanted.author_id, written.strike_id]
     return back(request, author_url(wanted.author_id), f"{rendering.line(wanted.author_id)}: {wanted.action}.")

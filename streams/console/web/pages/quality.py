@@ -7,10 +7,12 @@ from datetime import datetime, timedelta
 from itertools import chain
 from typing import NamedTuple
 
+from sqlalchemy import Connection, select
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from safeguard_streams.console import labels
+from safeguard_streams.console.schema import reviews
 from safeguard_streams.console.web import blind, judgements, rendering
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page, RefusedError
@@ -23,6 +25,7 @@ from safeguard_streams.runtime.durations import moment
 DAYS = (30, 90, 365)
 _USUAL = 90
 _DISPUTES = 50
+_LOOKED_UP = 1000  # items in one statement
 
 
 class Period(NamedTuple):
@@ -69,7 +72,9 @@ def show(request: Request) -> Response:
 
 
 def export(request: Request) -> Response:
-    """What people decided under a policy as a file of labels, as `safeguard console labels` writes it."""
+    """What people decided under a policy as a file of labels, as `safeguard console labels` writes it. Leaves out what
+    this person is to decide blind.
+    """
     console: Console = request.app.state.console
     policy_id, since = asked(request, "policy"), asked(request, "since").strip()
     flags = {name: asked(request, name) == "1" for name in ("blind_only", "as_golden")}
@@ -77,7 +82,7 @@ def export(request: Request) -> Response:
 
     def parts() -> Iterator[bytes]:
         with console.engine.connect() as connection:
-            yield from labels.lines(connection, wanted, labels.Counts())
+            yield from labels.lines(connection, wanted, labels.Counts(), _unseen(connection, request, policy_id))
 
     lines = parts()
     try:
@@ -88,6 +93,17 @@ def export(request: Request) -> Response:
     name = "golden.jsonl" if wanted.as_golden else "labels.jsonl"
     headers = {"content-disposition": f'attachment; filename="{name}"'}
     return StreamingResponse(chain([first], lines), media_type="application/x-ndjson", headers=headers)
+
+
+def _unseen(connection: Connection, request: Request, policy_id: str) -> frozenset[str]:
+    """The items that somebody decided under a policy, and about which this person is to decide blind."""
+    person, share = request.scope["person"], request.app.state.console.settings.console_blind_share
+    if not person.may("decide"):
+        return frozenset()
+    decided = select(reviews.c.content_id).where(reviews.c.policy_id == policy_id).distinct()
+    ids = connection.execute(decided).scalars().all()
+    parts = (ids[start : start + _LOOKED_UP] for start in range(0, len(ids), _LOOKED_UP))
+    return frozenset().union(*(blind.among(connection, person, part, share) for part in parts))
 
 
 PAGES = (

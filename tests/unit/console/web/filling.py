@@ -218,6 +218,7 @@ def _authors(add: Any, at: Any, policy: Any, hostile: str | None) -> None:
                 content_id="post-003",
                 by=(hostile or "mia") if number and place == 2 else None,
                 why=hostile,
+                statement=(hostile or "Your account was limited.\nIt broke a rule.") if place == 2 else None,
             )
 
 

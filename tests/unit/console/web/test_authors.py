@@ -83,7 +83,7 @@ def test_the_page_says_what_stands_and_why(browser):
     assert "1 strike counts, together 3." in text
     for said in (
         "counts weighs 3 · severity high · until",
-        "expired weighs 1",
+        "expired weighed 1",
         "Forgiven by mia 2 d ago : a quotation",
     ):
         assert said in text
@@ -96,6 +96,12 @@ def test_actions_on_the_account_say_whether_they_were_lifted(browser):
     rows = [shown(one) for one in map(answered, table.split("<tr>")[2:])]
     assert [row.strip().split(" ")[-1] for row in rows] == ["stands", "ago", "ago"]
     assert "lifted" in rows[2]
+
+
+def test_the_page_shows_what_the_author_got(browser):
+    text = shown(browser("ann", "reviewer").get(f"/author?id={AUTHOR}"))
+    assert "What the author got" in text
+    assert "Your account was limited. It broke a rule." in text
 
 
 def answered(text):
@@ -180,6 +186,7 @@ def test_items_that_somebody_decides_blind_are_nowhere_on_the_page(current, fill
         assert "post-003" not in text
         assert "severity" not in text
         assert "after your decision" in text
+        assert "What the author got" not in text
         assert "post-003" in Browser(app, who, "auditor").get(f"/author?id={AUTHOR}").text
         assert not [
             row for row in found(Browser(app, who, "reviewer").get(f"/search?author={AUTHOR}")) if "-003" in row

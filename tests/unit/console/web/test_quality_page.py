@@ -229,6 +229,25 @@ def test_labels_are_downloaded_by_who_may_export_and_that_is_logged(browser, fil
     assert otto.get(f"/quality/labels?policy={POLICY}&since=soon").status_code == 409
 
 
+@BOTH_DATABASES
+def test_labels_hold_no_item_that_the_person_is_to_decide_blind(browser, filled, monkeypatch):
+    monkeypatch.setattr("safeguard_streams.console.web.pages.quality._LOOKED_UP", 1)
+    said(filled, "mia", 4, "violates")
+    said(filled, "mia", 7, "safe")
+    url = f"/quality/labels?policy={POLICY}"
+    with filled.begin() as connection:
+        check = {"who": "ada", "content_id": "post-004", "policy_id": POLICY, "since": now()}
+        connection.execute(checks.insert().values(**check))
+    try:
+        own = [orjson.loads(line)["violates"] for line in browser("ada", "admin").get(url).content.splitlines()]
+        assert own == [False]
+        for name, role in (("otto", "auditor"), ("eve", "admin")):
+            assert len(browser(name, role).get(url).content.splitlines()) == 2
+    finally:
+        with filled.begin() as connection:
+            connection.execute(delete(checks))
+
+
 def test_hostile_names_are_shown_and_do_nothing(browser, filled):
     name = "<script>alert(1)</script>\u202e\x1b[31m"
     said(filled, name, 4, "safe")

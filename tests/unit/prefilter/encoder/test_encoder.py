@@ -141,7 +141,7 @@ async def test_threads_encode_as_one_and_leave_the_event_loop_free(encoder, text
         encoding = asyncio.create_task(held.encode(Held(), texts))
         while not started.is_set():  # the loop runs while a batch is being encoded
             await asyncio.sleep(0)
-        assert not encoding.done()
+            assert not encoding.done()
         may_end.set()
         vectors = await encoding
     assert_equal(vectors, encoder.encode_passages(texts))

@@ -83,8 +83,8 @@ def encoder():
     return Encoder()
 
 
-def test_what_a_long_text_ends_with_is_in_a_passage(encoder):
-    violation = "you are a stupid worthless idiot"
+def test_what_a_long_text_ends_with_is_in_its_last_passage(encoder):
+    violation = ("you are a stupid worthless idiot " * 12).strip()
     harmless = "the soup was lovely and the garden was green " * 40
     beginning, end = encoder.encode([harmless, violation])
     text = harmless + violation
@@ -92,7 +92,9 @@ def test_what_a_long_text_ends_with_is_in_a_passage(encoder):
     assert found.text.tolist().count(0) > 2
     own = found.vectors[found.text == 0]
     assert own[0].tobytes() == beginning.tobytes()
-    assert (own @ end).max() > (own[0] @ end) + 0.1
+    near = own @ end
+    assert near.argmax() == len(own) - 1
+    assert near[-1] > near[0] + 0.1
     assert found.vectors[found.text == 1].tobytes() == end.tobytes()
     assert encoder.encode_passages([]).vectors.shape == (0, 512)
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import math
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import msgspec
@@ -316,9 +316,16 @@ async def test_a_verdict_of_every_lane_and_of_a_canary_names_the_author(feed, la
 
 async def test_the_verdict_that_an_erased_item_gets_names_no_author(feed):
     judge = Judge(Scripted(), feed, InferenceBudget(500), lambda *_: True)
-    event = ContentEvent("c1", "text", datetime.now(UTC), "u1")
+    event = ContentEvent("c1", "text", datetime.now(UTC), "u1", author_created_at=datetime(2020, 1, 1, tzinfo=UTC))
     (output,) = await judge([escalation(event=event)])
-    assert decode(output.value, Verdict).author_id is None
+    verdict = decode(output.value, Verdict)
+    assert (verdict.author_id, verdict.account_age) == (None, None)
+
+
+async def test_a_verdict_says_how_old_the_account_was_when_the_item_was_created(feed):
+    moment = datetime(2026, 1, 31, tzinfo=UTC)
+    event = ContentEvent("c1", "text", moment, "u1", author_created_at=moment - timedelta(hours=1))
+    assert (await judged(Scripted(completed()), feed, escalation(event=event)))[1].account_age == 3600
 
 
 @pytest.mark.parametrize(
