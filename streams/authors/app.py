@@ -144,6 +144,7 @@ async def run(settings: Settings, rules: EnforcementRules) -> None:
     """
     with Stop() as stop, telemetry.exported(STAGE):
         await kafka.wait_for_broker(settings)
-        process = LedgerProcess(settings, rules, await partitions_of(settings))
+        partitions = await partitions_of(settings, rates=bool(rules.authors.rate))
+        process = LedgerProcess(settings, rules, partitions)
         async with served(settings.host, settings.authors_port, process.state):
             await process.run(stop.event)

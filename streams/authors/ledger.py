@@ -94,7 +94,7 @@ def _given(entry: Strike, known: Strike | None) -> Strike:
     at, expires_at = aware(entry.at), aware(entry.expires_at or entry.at)
     first = min(at, known.at) if known else at
     return msgspec.structs.replace(
-        entry, at=first, expires_at=expires_at - (at - first), content_sha256=None, action_id=None, origin=None
+        entry, at=first, expires_at=expires_at - (at - first), content_sha256=None, action_id=None
     )
 
 

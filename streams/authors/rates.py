@@ -17,6 +17,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     AuthorPost,
     Strike,
+    TextFacts,
     carried,
     decode,
     encode,
@@ -58,8 +59,9 @@ class Rates:
             windows = self.windows[record.partition]
             windows.take(post, record.offset, written(record))
             for rate in windows.passed(post, record.offset):
-                strike = encode(self._strike(rate, post, record))
-                outputs.append(Output(topics.STRIKES, record.key, strike, [_STRIKE, *carried(record.headers)]))
+                strike, key = encode(self._strike(rate, post, record)), post.author_id.encode()
+                headers = [_STRIKE, *carried(record.headers)]
+                outputs.append(Output(topics.STRIKES, key, strike, headers, by_key=True))
         return outputs
 
     def _strike(self, rate: Rate, post: AuthorPost, record: Record) -> Strike:
@@ -74,6 +76,7 @@ class Rates:
             rule=rate.name,
             weight=rate.weight,
             expires_at=at + self._rules.lifetime(rate),
+            about=TextFacts(created_at=post.posted_at),
             origin=origin_of(record.partition, record.offset),
         )
 

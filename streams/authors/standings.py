@@ -15,7 +15,7 @@ from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.settings import Settings
 
 CHUNK = 2000  # authors in one transaction
-TOPICS = (topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING, topics.AUTHOR_POSTS)
+TOPICS = (topics.STRIKES, topics.AUTHOR_ACTIONS, topics.AUTHOR_STANDING)
 WRITER = "authors-people"  # a transactional id
 
 
@@ -26,9 +26,13 @@ class Known(NamedTuple):
     actions: list[AuthorAction]
 
 
-async def partitions_of(settings: Settings) -> int:
-    """The number of partitions that the topics about authors have. Raises ConfigurationError when they differ."""
-    counts = {name: len(await kafka.partitions_of(settings, name)) for name in TOPICS}
+async def partitions_of(settings: Settings, *, rates: bool = False) -> int:
+    """The number of partitions that the topics about authors have. Raises ConfigurationError when they differ.
+
+    rates: whether posts are counted. People who ask about authors may not read moderation.author-posts.
+    """
+    names = (*TOPICS, topics.AUTHOR_POSTS) if rates else TOPICS
+    counts = {name: len(await kafka.partitions_of(settings, name)) for name in names}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise ConfigurationError(

@@ -239,8 +239,8 @@ def _automation(restriction: Restriction, strikes: Sequence[Strike]) -> Automati
 
 
 def _source(strike: Strike) -> str:
-    """How the content of a strike was found, as `Sentences.found` names it."""
-    return _reporter(strike) or ("automated" if strike.verdict_id else "initiative")
+    """How the content of a strike was found, as `Sentences.found` names it. A strike for a rate alone has an origin."""
+    return _reporter(strike) or ("automated" if strike.verdict_id or strike.origin else "initiative")
 
 
 def _reporter(strike: Strike) -> Reporter | None:

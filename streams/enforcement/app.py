@@ -86,7 +86,7 @@ class EnforcementAgent:
                 Engine(acting, self.enforcer, stage=ACTING, limits=limits),
                 Engine(
                     taking,
-                    stateless(partial(intake.collect, erased=erased, signer=self._signer)),
+                    stateless(partial(intake.collect, erased=erased, signer=None if rules.webhook else self._signer)),
                     stage=STAGE,
                     limits=limits,
                 ),

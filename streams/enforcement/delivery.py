@@ -30,7 +30,8 @@ import orjson
 from safeguard_streams.bus import tracing
 from safeguard_streams.bus.dead_letters import was_requeued
 from safeguard_streams.bus.interface import Output, Record
-from safeguard_streams.contract.records import Action, decode, now
+from safeguard_streams.contract.intake import decode_sent
+from safeguard_streams.contract.records import Action, now
 from safeguard_streams.enforcement.rules import Webhook
 from safeguard_streams.enforcement.signing import Signer
 from safeguard_streams.enforcement.transform import REJECTED
@@ -159,8 +160,9 @@ class Delivery:
     delivered: messages that the receiver accepted, by type. rejected: messages that became dead letters. failing: the
     last problem with the receiver, None while it is healthy. authorization: value of the Authorization header, if the
     receiver asks for one. erased: tells by an id and a time in ms since 1970 whether the item was erased. Its actions
-    are then delivered without words about it. signer: knows the agent's own actions, and no others are delivered.
-    Without one, all are taken for the agent's.
+    are then delivered without words about it. signer: knows the agent's own actions. One that only says to be the
+    agent's becomes a dead letter here, whatever the intake has read: it may have been written before the secret was
+    changed. Without a signer, all are taken for the agent's.
     """
 
     def __init__(
@@ -202,14 +204,15 @@ class Delivery:
     async def process(self, records: Sequence[Record]) -> list[Output]:
         for record in records:
             try:
-                action = decode(record.value, Action)
+                action = decode_sent(record.value, Action)
             except RecordError:
                 continue  # the intake, which reads the same topic, makes it a dead letter
-            if self._signer is not None and not self._signer.signed(record.partition, record.value, record.headers):
-                continue  # the same
             # The agent writes moderators' records and requeued actions again, in their place in the order.
-            followed = action.sequence is not None and not action.dry_run and not was_requeued(record)
-            if followed and action.told:
+            if action.sequence is None or action.dry_run or was_requeued(record):
+                continue
+            if self._signer is not None:
+                self._signer.check(record)
+            if action.told:
                 await self.in_order(action.content_id, action.acted_at, partial(self._message, action, record))
         return []
 

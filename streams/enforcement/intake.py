@@ -28,10 +28,6 @@ from safeguard_streams.enforcement.signing import Signer, kept
 from safeguard_streams.errors import RecordError
 from safeguard_streams.releases.erasures import Erased, never, without_words
 
-NOT_THE_AGENTS = (
-    "says that the agent followed the record, and no agent with this webhook secret wrote it; leave sequence out of "
-    "what you write. If the secret was changed meanwhile: retry, and the agent sends what stands"
-)
 _SCHEMA = schema_header(EnforcementInput)
 
 
@@ -42,7 +38,8 @@ async def collect(records: Sequence[Record], erased: Erased = never, signer: Sig
     Those about erased items have no words that may quote them, and appeals have no words at all.
 
     The agent's own actions lead to none, except those that were requeued because the receiver had not accepted them.
-    signer: knows the agent's own actions. Raises RecordError for a record that says to be one and is not.
+    signer: knows the agent's own actions. Raises RecordError for a record that says to be one and is not. None where
+    the delivery, which reads the same records, raises it.
     """
     inputs = [(record, _input(record, erased, signer)) for record in records]
     return [
@@ -62,8 +59,8 @@ def _input(record: Record, erased: Erased, signer: Signer | None) -> Enforcement
     if action.dry_run:
         return None
     if action.sequence is not None and not requeued:
-        if signer is not None and not signer.signed(record.partition, record.value, record.headers):
-            raise RecordError("sequence", NOT_THE_AGENTS)
+        if signer is not None:
+            signer.check(record)
         return None
     if action.sequence is None:
         _check(record.value or b"", action)

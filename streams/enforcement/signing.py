@@ -14,10 +14,16 @@ import base64
 import hashlib
 import hmac
 
+from safeguard_streams.bus.interface import Record
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Headers
+from safeguard_streams.errors import RecordError
 
 HEADER = "signature"
+NOT_THE_AGENTS = (
+    "says that the agent followed the record, and no agent with this webhook secret wrote it; leave sequence out of "
+    "what you write. If the secret was set or changed meanwhile: retry, and the agent sends what stands"
+)
 _VERSION = b"v1,"
 
 
@@ -42,6 +48,11 @@ class Signer:
             return False
         _, expected = self.header(partition, value)
         return any(hmac.compare_digest(expected, one) for name, one in headers if name == HEADER and one is not None)
+
+    def check(self, record: Record) -> None:
+        """Raise RecordError for a record with a sequence that no agent with this secret wrote."""
+        if not self.signed(record.partition, record.value, record.headers):
+            raise RecordError("sequence", NOT_THE_AGENTS)
 
 
 def kept(headers: Headers) -> list[tuple[str, bytes]]:

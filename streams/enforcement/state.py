@@ -6,6 +6,7 @@ Only items on which something stands take memory. Nothing stands on any other it
 from __future__ import annotations
 
 import heapq
+import math
 import sys
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable
@@ -78,9 +79,8 @@ class EnforcementState:
         self._allowed: OrderedDict[str, Standing] = OrderedDict()  # by content id
         self._held: Counter[str] = Counter()  # by policy id
         self._appealed: set[str] = set()  # items with open appeals
-        self._kept: list[
-            tuple[float, str]
-        ] = []  # a heap of seconds since 1970 and content ids, outdated ones among them
+        self._kept: list[tuple[float, str]] = []  # a heap of seconds since 1970 and content ids: when to look at them
+        self._looked_at: dict[str, float] = {}  # by content id: the one of these times that counts
         self._changes: dict[str, deque[datetime]] = {}  # by policy id
         self._alerts: dict[str, datetime] = {}  # by policy id
 
@@ -97,10 +97,9 @@ class EnforcementState:
 
     def put(self, standing: Standing) -> None:
         """Replace what stands on an item."""
-        before = self._standings.get(standing.content_id)
         self.drop(standing.content_id)
-        if standing.kept_until is not None and (before is None or before.kept_until != standing.kept_until):
-            heapq.heappush(self._kept, (aware(standing.kept_until).timestamp(), standing.content_id))
+        if standing.kept_until is not None:
+            self._look_at(standing.content_id, aware(standing.kept_until))
         self._allowed.pop(standing.content_id, None)
         if standing.empty and standing.content_sha256 is not None:
             self._allowed[standing.content_id] = Standing(
@@ -132,12 +131,24 @@ class EnforcementState:
         """Forget items on which nothing stands and of which nothing is to be remembered any more; their ids."""
         ids: list[str] = []
         while self._kept and self._kept[0][0] <= moment.timestamp() and len(ids) < most:
-            _, content_id = heapq.heappop(self._kept)
+            time, content_id = heapq.heappop(self._kept)
+            if self._looked_at.get(content_id) != time:
+                continue
+            del self._looked_at[content_id]
             until = self[content_id].kept_until
             if until is not None and aware(until) <= moment:
                 self.drop(content_id)
                 ids.append(content_id)
+            elif until is not None:
+                self._look_at(content_id, aware(until))
         return ids
+
+    def _look_at(self, content_id: str, until: datetime) -> None:
+        """Look whether an item is to be forgotten at a time; not twice where that was to be sooner."""
+        time = until.timestamp()
+        if time < self._looked_at.get(content_id, math.inf):
+            self._looked_at[content_id] = time
+            heapq.heappush(self._kept, (time, content_id))
 
     def keep_decisions(self) -> None:
         """Forget what stands under policies, so that only moderators' decisions are left."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from safeguard_streams.bus.dead_letters import dead_letter
+from safeguard_streams.bus.dead_letters import dead_letter, was_requeued
 from safeguard_streams.bus.interface import Output, Partition, Record
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
@@ -333,7 +333,8 @@ class Enforcer:
         elif action.withdraws is not None:
             followed = _withdrawn(action, state, record.offset)
         elif action.human:
-            followed = _decided(action, state, record.offset, requeued=one.requeued)
+            # Its dead letter is that of moderation.actions, or of moderation.enforcement if it was not followed.
+            followed = _decided(action, state, record.offset, requeued=one.requeued or was_requeued(record))
         else:
             followed = _released(action, state, record.offset, self._erased)
         return [followed] if followed is not None else []
@@ -381,7 +382,6 @@ class Enforcer:
                 effective=after.effective,
                 why="; ".join(filter(None, (action.why, note))),
                 author_id=verdict.author_id or after.author_id,
-                account_age=verdict.account_age,
             )
             for action in actions
         ]
@@ -467,6 +467,7 @@ class Enforcer:
             content_sha256=verdict.content_sha256,
             origin=verdict.origin,
             reporter=verdict.prefilter.reporter if own and verdict.prefilter else None,
+            account_age=verdict.account_age,
         )
 
     def _action_id(self, verdict: Verdict, about: str) -> str:

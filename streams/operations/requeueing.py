@@ -47,6 +47,7 @@ _ONLY_ORIGINALS = (
     topics.ACTIONS,
     topics.STRIKES,
     topics.AUTHOR_ACTIONS,
+    topics.AUTHOR_POSTS,
 )
 # Of one transaction, at most.
 _CHUNK = 500  # letters

@@ -112,6 +112,7 @@ async def test_a_flood_gives_one_strike_to_its_author():
     found = made(*(event(number) for number in range(25)), *(event(number, "ben", text="ok") for number in range(25)))
     (output,) = await rates.process(written(*found))
     assert (output.topic, output.key) == (topics.STRIKES, b"ann")
+    assert output.by_key, "a post that waits while partitions are added is not in its author's partition"
     strike = decode(output.value, Strike)
     assert (strike.author_id, strike.state, strike.rule, strike.weight) == ("ann", "given", "flood", 3)
     assert (strike.content_id, strike.origin, strike.expires_at - strike.at) == ("c19", "0@19", timedelta(days=1))

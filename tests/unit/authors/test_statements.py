@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from safeguard_streams.authors.rates import Rates
 from safeguard_streams.authors.state import AuthorsState
 from safeguard_streams.authors.statements import AccountStatements
 from safeguard_streams.authors.transform import Ledger
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     AuthorAction,
+    AuthorPost,
     AuthorStanding,
     StatementOfReasons,
     Strike,
@@ -23,7 +25,7 @@ from safeguard_streams.contract.records import (
     encode,
 )
 from safeguard_streams.enforcement import dsa
-from safeguard_streams.enforcement.author_rules import AUTHOR_ACTIONS, AuthorRules, Threshold
+from safeguard_streams.enforcement.author_rules import AUTHOR_ACTIONS, AuthorRules, Rate, Threshold
 from safeguard_streams.enforcement.policy_words import KnownPolicies
 from safeguard_streams.enforcement.rules import EnforcementRules
 from safeguard_streams.enforcement.statement_rules import StatementRules
@@ -210,6 +212,23 @@ def test_a_person_who_ends_a_restriction_withdraws_its_statement(end):
     (gone,) = stating(end)
     assert (gone.state, gone.statement_id) == ("withdrawn", said.statement_id)
     assert "xyzzy" not in every_word(msgspec.structs.replace(gone, author_id=None)).lower()
+
+
+def test_strikes_for_rates_are_found_by_automated_means_and_dated_by_the_post():
+    rule = Threshold(name="flooding", action="suspend", given_by=("flood",))
+    ledger = Stating(AuthorRules(rate=(Rate("flood", 2, "10m"),), threshold=(rule,)))
+    rates = Rates(ledger.ledger._rules, None)
+    post = AuthorPost("author-xyzzy", "c2", START - DAY)
+    place = StoredRecord(topics.AUTHOR_POSTS, 3, 41, 0, b"author-xyzzy", encode(post))
+    (said,) = ledger(rates._strike(rates._rules.rate[0], post, place))
+    assert (said.automated_detection, said.automated_decision, said.account_action) == (True, "fully", "suspend")
+    found = sentences("en").account.found
+    assert found["automated"] in said.text
+    assert found["initiative"] not in said.text
+    assert said.content_created_at == START - DAY, "without a date it is never submitted"
+    ledger.restart()
+    (ended, again) = ledger(about("d1", "decided", action="suspend"))
+    assert (ended.statement_id, again.automated_detection) == (said.statement_id, True)
 
 
 @pytest.mark.parametrize(("strikes", "automated"), [([], "not"), ([strike("a", rules=("HH2",))], "partially")])

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
+from safeguard_streams.bus.dead_letters import requeued
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.appeals import read_appeal
 from safeguard_streams.contract.records import (
@@ -413,6 +414,32 @@ async def test_items_on_which_nothing_stands_are_forgotten_when_no_appeal_is_to_
     await agent(verdict(5, "c2", decision="safe"))
     assert (agent.standing.empty, len(agent.state)) == (True, 0)
     assert [(one.key, one.value) for one in agent.standings][-1] == (b"c1", None)
+
+
+@pytest.mark.parametrize("newer", [True, False])
+async def test_a_refused_decision_that_is_retried_overrides_no_newer_one(newer):
+    agent = Agent()
+    late = msgspec.structs.replace(decided("ann", "remove", "d2"), acted_at=WHEN + timedelta(minutes=1 if newer else 9))
+    await agent(decided("ann", "label"), appeal(action_id="d1"), late)
+    (letter,) = agent.letters
+    await agent(msgspec.structs.replace(outcome(), acted_at=WHEN + timedelta(minutes=5)))
+    again = requeued(StoredRecord(topics.DEAD_LETTERS, 0, 0, 0, b"c1", encode(letter)), "")
+    await agent.enforcer.process([StoredRecord(again.topic, 0, 9, 0, b"c1", again.value, again.headers)])
+    assert agent.standing.effective == ("allow" if newer else "remove")
+
+
+def test_reminders_to_forget_are_bounded_by_the_items_that_are_remembered():
+    """Anybody may appeal any number of times, and each appeal moves the time on."""
+    state, start = EnforcementState(), WHEN
+    for number in range(200):
+        later = start + timedelta(days=number)
+        state.put(Standing("c1", "allow", 1, deciders=("ann",), kept_until=later))
+        state.put(Standing("c2", "allow", 1, deciders=("ann",), kept_until=None if number % 2 else later))
+    assert len(state._kept) <= 4
+    state.put(Standing("c2", "allow", 1, deciders=("ann",), kept_until=start))
+    assert state.forgotten(start + timedelta(days=198), 10) == ["c2"]
+    assert state.forgotten(start + timedelta(days=199), 10) == ["c1"]
+    assert (len(state), state._kept) == (0, [])
 
 
 async def test_what_stands_again_is_not_forgotten(monkeypatch):

@@ -45,7 +45,7 @@ class Pipeline:
         if topic == topics.ACTIONS:
             await self._deliver(record)
         written = []
-        for copied in await intake.collect([record], signer=SIGNER):
+        for copied in await intake.collect([record]):  # the delivery makes the dead letters
             self.offset += 1
             entry = StoredRecord(topics.ENFORCEMENT, 0, self.offset, 0, copied.key, copied.value, copied.headers)
             for output in await self.enforcer.process([entry]):
@@ -130,6 +130,32 @@ async def test_a_record_put_back_from_the_dead_letters_repeats_nothing_that_no_a
     assert await run(msgspec.structs.replace(forged, effective="allow"), REQUEUED) == [], "that does not stand"
     await run(real)
     assert run.told[-1] == (real.action_id, "remove", "upheld")
+
+
+@pytest.mark.parametrize("written", [None, OTHER], ids=["before agents signed", "with the former secret"])
+async def test_what_was_not_delivered_when_the_secret_changed_is_a_dead_letter_and_told_again(run, written):
+    """The intake had read these records before, so it makes no dead letters of them."""
+    (removed,) = await run(REMOVED)
+    headers = [] if written is None else [written.header(0, encode(removed))]
+    undelivered = StoredRecord(topics.ACTIONS, 0, 1, 0, b"c1", encode(removed), headers)
+    run.messages.clear()
+    with pytest.raises(RecordError, match="retry") as caught:
+        await run.delivery.process([undelivered])
+    assert (caught.value.field, run.told) == ("sequence", [])
+    (again,) = await run(removed, *headers, REQUEUED)
+    assert run.told == [(again.action_id, "remove", None)]
+
+
+async def test_one_stage_makes_the_dead_letter_of_a_forged_record(run):
+    record = StoredRecord(topics.ACTIONS, 0, 0, 0, b"c1", encode(followed(decided())), ())
+    assert await intake.collect([record]) == [], "the delivery does, where there is one"
+    with pytest.raises(RecordError):
+        await intake.collect([record], signer=SIGNER)
+    half = encode(followed(decided())).replace(b'"c1"', b'"c1\\ud83d"')
+    with pytest.raises(RecordError, match="sequence"):  # one that the intake can mend is not passed over
+        await run.delivery.process([StoredRecord(topics.ACTIONS, 0, 0, 0, b"c1", half, ())])
+    mine = StoredRecord(topics.ACTIONS, 0, 0, 0, b"c1", encode(decided()), ())
+    assert await run.delivery.process([mine]) == []
 
 
 async def test_the_agents_own_record_put_back_is_sent_again_as_it_was(run):

@@ -173,6 +173,17 @@ class Moderator:
     by, why = "ann", ""
 
 
+def test_a_released_action_gives_the_strike_for_a_new_account():
+    strict = msgspec.structs.replace(AUTHORS, strike=(StrikeRule("new", max_account_age="1d"),))
+    run = Striking(msgspec.structs.replace(RULES, authors=strict, cap=Cap(1, "1h")))
+    run(violation(1, account_age=0), violation(2, "c2", account_age=60))
+    assert run.given == {("c1", "hate"): 1}
+    (held,) = [policy.held for policy in run.state["c2"].policies]
+    (released,) = run(moderators._released(HeldAction(held, 0, "remove"), Moderator))
+    assert released.account_age == 60
+    assert run.given == {("c1", "hate"): 1, ("c2", "hate"): 1}
+
+
 def test_a_held_reversal_takes_no_strike_back_until_it_is_released():
     run = Striking(EnforcementRules(REMOVE, Cap(1), authors=AUTHORS))
     run(violation(1), safe(2, supersedes="v1"))
