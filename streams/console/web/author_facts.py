@@ -26,6 +26,7 @@ from safeguard_streams.contract.records import aware, now
 ITEMS = 20  # on a page
 _MOST = 100  # rows of each other kind, the newest ones
 _OTHERS = 20  # reports and appeals
+_NEWEST_ITEMS = 1000  # of which reports and appeals are shown
 _VERDICTS = 1000  # of the items on a page
 _CLOCKS = timedelta(seconds=1)  # an action and the strike that it takes back are written together
 AnyRow = Any  # a row
@@ -270,14 +271,20 @@ def _reported(connection: Connection, ids: Sequence[str]) -> Mapping[str, int]:
 
 
 def reports_on(connection: Connection, author_id: str) -> Sequence[AnyRow]:
-    """The newest reports on items of an author."""
-    own = items.c.content_id == reports.c.content_id, items.c.author_id == author_id
-    found = select(reports.c.content_id, reports.c.reporter, reports.c.reported_at).join(items, and_(*own))
+    """The newest reports on the newest items of an author."""
+    own = reports.c.content_id.in_(_newest_items(connection, author_id))
+    found = select(reports.c.content_id, reports.c.reporter, reports.c.reported_at).where(own)
     return connection.execute(found.order_by(reports.c.reported_at.desc()).limit(_OTHERS)).all()
 
 
 def appeals_of(connection: Connection, author_id: str) -> Sequence[AnyRow]:
-    """The newest appeals about items of an author, by the author or by who reported them."""
-    own = items.c.content_id == appeals.c.content_id, items.c.author_id == author_id
-    found = select(appeals).join(items, and_(*own))
+    """The newest appeals about the newest items of an author, by the author or by who reported them."""
+    found = select(appeals).where(appeals.c.content_id.in_(_newest_items(connection, author_id)))
     return connection.execute(found.order_by(appeals.c.opened_at.desc()).limit(_OTHERS)).all()
+
+
+def _newest_items(connection: Connection, author_id: str) -> Sequence[str]:
+    """Ids. A join reads all reports: PostgreSQL keeps no statistics of authors, and takes one to have many items."""
+    own = items.c.author_id == author_id, items.c.text_at.is_not(None)
+    found = select(items.c.content_id).where(*own).order_by(items.c.text_at.desc()).limit(_NEWEST_ITEMS)
+    return connection.execute(found).scalars().all()

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, event, insert, select, update
 
 from safeguard_streams.authors import people
 from safeguard_streams.console.schema import (
@@ -140,6 +140,22 @@ def test_items_follow_page_by_page_without_gap_or_repeat(browser, monkeypatch):
         older = re.search(r'href="([^"#]*)#items" rel="next"', text)
         url = older and older[1].replace("&amp;", "&")
     assert [int(one) for one in ids] == [number for number in range(60) if number % 7 == 3]
+
+
+def test_reports_and_appeals_are_looked_up_by_items_and_not_among_all(browser, filled):
+    asked = []
+
+    def note(_connection, _cursor, statement, *_):
+        asked.append(statement)
+
+    event.listen(filled, "before_cursor_execute", note)
+    try:
+        browser("ann", "reviewer").get(f"/author?id={AUTHOR}")
+    finally:
+        event.remove(filled, "before_cursor_execute", note)
+    about = [one for one in asked if "FROM reports" in one or "FROM appeals" in one]
+    assert about
+    assert not any("JOIN items" in one for one in about)
 
 
 def test_no_text_of_an_item_is_on_the_page_and_looking_is_logged(browser, filled):
