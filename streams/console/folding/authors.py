@@ -17,6 +17,7 @@ from safeguard_streams.console.folding.dead_letters import moment_of
 from safeguard_streams.console.rows import Rows
 from safeguard_streams.contract.records import AuthorAction, AuthorStanding, Strike, decode
 
+_OF_ACTION = tuple(str(one.name) for one in schema.author_actions.columns)  # the record has a statement besides
 _KEPT = ("strike_id", "state", "at", "expires_at", "policy_id", "rule_ids", "severity", "rule", "weight")
 
 
@@ -67,7 +68,8 @@ def fold_action(record: Record, rows: Rows, context: Context) -> None:
     action = decode(record.value, AuthorAction)
     if context.is_forgotten(action):
         return
-    row = {**msgspec.structs.asdict(action), "why": action.why or None}
+    row = {name: getattr(action, name) for name in _OF_ACTION}
+    row["why"] = action.why or None
     if action.content_id is not None and context.erased(action.content_id, action.acted_at):
         row |= schema.AUTHOR_ACTION_WORDS
     rows.put(schema.author_actions, row)
