@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
@@ -204,17 +205,19 @@ def _causes(connection: Connection, ended: Sequence[AnyRow]) -> Mapping[str, Any
         .order_by(actions.c.acted_at.desc())
         .limit(_MOST * len(content_ids))
     ).all()
+    about = defaultdict(list)
+    for row in rows:
+        about[row.content_id].append(row)
     return {
         one.strike_id: cause
         for one in ended
-        if (cause := next((row for row in rows if _took_back(row, one)), None)) is not None
+        if (cause := next((row for row in about[one.content_id] if _took_back(row, one)), None)) is not None
     }
 
 
 def _took_back(action: AnyRow, strike: AnyRow) -> bool:
-    """Whether an action may be what took a strike back: it is about the item under the strike's policy, or all."""
-    same = action.content_id == strike.content_id and action.policy_id in (None, strike.policy_id)
-    return same and strike.at <= action.acted_at <= strike.ended_at + _CLOCKS
+    """Whether an action about the item may be what took a strike back: it is under the strike's policy, or all."""
+    return action.policy_id in (None, strike.policy_id) and strike.at <= action.acted_at <= strike.ended_at + _CLOCKS
 
 
 def items_page(connection: Connection, author_id: str, after: str, unseen_by: Any) -> ItemsPage:
