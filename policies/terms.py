@@ -56,7 +56,7 @@ _SYMBOLS = str.maketrans("@$!+|", "45171")  # to digits that stand for the same 
 _COUNTED = re.compile(r"\d+[^\W\d_]{0,2}\Z")  # 1999, 50km, 2nd: not letters in disguise
 _URL = re.compile(r"[a-z][a-z+.-]*+://|[^\s/.]++\.[^\s/]++/")
 _LABEL = re.compile(r"[^\s./:@?#]{1,63}(?![^\s./:@?#])")
-_URL_ENDS = re.compile(r"/?[.,;:!?*]*(?:[\s\"'<>()\[\]{}|\\^`]|\Z)")
+_URL_ENDS = re.compile(r"/?[.,;:!?*]*(?:[\s\u3002\"'<>()\[\]{}|\\^`]|\Z)")
 
 
 class Term:
@@ -184,9 +184,10 @@ def _needles(words: Sequence[str]) -> list[str]:
 def _literal_needles(form: str, written: str) -> list[str]:
     """A term as skeletal lines have it. A domain is there in letters of its script, or in Punycode."""
     if "." not in form:
-        return [skeletal(form)]
+        return [_dotted(skeletal(form))]
     other = " ".join(plain(_LABEL.sub(_other_label, written)).split())
-    return list(dict.fromkeys([skeletal(form), skeletal(other if form.endswith("/") else other.rstrip("/"))]))
+    forms = form, other if form.endswith("/") else other.rstrip("/")
+    return list(dict.fromkeys(_dotted(skeletal(one)) for one in forms))
 
 
 def _other_label(label: re.Match[str]) -> str:
@@ -218,11 +219,15 @@ def _apart(letters: str) -> str:
 
 
 def skeletal(lines: str) -> str:
-    """Plain lines as literal terms see them: look-alike letters as Latin, one dot, one space for any white space."""
-    return _WHITE_SPACE.sub(" ", looks(lines).replace(_IDEOGRAPHIC_STOP, "."))
+    """Plain lines as literal terms see them: look-alike letters as Latin, one space for any white space."""
+    return _WHITE_SPACE.sub(" ", looks(lines))
 
 
-_IDEOGRAPHIC_STOP = "\u3002"  # a dot in domains, by IDNA
+def _dotted(line: str) -> str:
+    """A line of the same length with one kind of dot. The ideographic full stop is a dot in domains, by IDNA."""
+    return line.replace("\u3002", ".")
+
+
 _WHITE_SPACE = re.compile(r"[^\S\n]{2,}|[^\S\n ]")
 
 
@@ -286,10 +291,10 @@ class Terms:
 
     def _find_literal(self, lines: Sequence[str]) -> Iterator[tuple[int, int]]:
         assert self._literal is not None
-        line = skeletal(_between_ends(lines))
+        line = skeletal(_between_ends(lines))  # in which an ideographic full stop still ends what stands before it
         hits = [
             (start, term)
-            for needle, start, end in self._literal.find(line)
+            for needle, start, end in self._literal.find(_dotted(line))
             if self._terms[term := int(self._literal.terms[needle])].is_literally_at(line, start, end)
         ]
         if hits:

@@ -73,6 +73,16 @@ def forget_actions(connection: Connection, forgotten: Sequence[Row]) -> None:
         connection.execute(delete(schema.author_actions).where(*gone), named)
 
 
+def note_ended(connection: Connection, author_ids: Sequence[str]) -> set[str]:
+    """What stood on authors was deleted. Returns the names of tables whose files hold forgotten ones among them: the
+    ledger ends what stands after a person let an author be forgotten, and the files may be overwritten by then.
+    """
+    authors = schema.forgotten_authors
+    names = [{"author": name} for name in author_ids]
+    noted = update(authors).where(authors.c.author_id == bindparam("author")).values(overwritten=False)
+    return {schema.author_standings.name} if names and connection.execute(noted, names).rowcount else set()
+
+
 def overwrite(engine: Engine, tables: Iterable[str]) -> None:
     """Overwrite the words that erasures removed from these tables in the files, and note that it was done."""
     table, authors = schema.erasures, schema.forgotten_authors

@@ -144,6 +144,12 @@ class Rows:
         """The authors that were forgotten, among these rows."""
         return self._of(schema.forgotten_authors)
 
+    @property
+    def ended(self) -> list[str]:
+        """The authors on whom nothing stands any more, by these rows."""
+        standings = self._rows.get(schema.author_standings, {})
+        return [str(name) for (name,), row in standings.items() if row is None]
+
     def write(self, connection: Connection) -> None:
         """Apply all rows in the transaction of a connection."""
         for table in _KEEP_FIRST:

@@ -126,6 +126,7 @@ class Store:
             forgotten = erasing.forget_earlier(connection, rows.forgotten)
             rows.write(connection)
             erasing.forget_actions(connection, rows.forgotten)
+            forgotten |= erasing.note_ended(connection, rows.ended)
             removed = erasing.remove_words(connection, rows.erased)
             if not removed:
                 erasing.note_overwritten(connection, rows.erased)

@@ -25,6 +25,7 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SecretsSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -454,6 +455,9 @@ def load(**given: Any) -> Settings:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         raise ConfigurationError("; ".join(_problem(e["type"], e["loc"], e["msg"]) for e in error.errors())) from None
+    except SettingsError as error:  # it names the field, and its cause quotes the value
+        named = re.search(r'field "(\w+)"', str(error))
+        raise ConfigurationError(_problem("json", (named[1] if named else "?",), "is no valid JSON")) from None
     except (ValueError, RecursionError, OSError) as error:  # also for bytes that are no UTF-8, and endless numbers
         raise ConfigurationError(f"{_file()}: cannot be read: {error}") from error
 

@@ -36,6 +36,17 @@ KILLS = 10
 PLACES = ("record_at", "topic_id")  # of positions: the brokers set them
 
 
+@pytest.fixture(autouse=True)
+def without_retention(monkeypatch):
+    """Kafka keeps the records: those of the fixtures are from a time that is past the retention of their topics."""
+    config = topics.Topic.config.fget
+
+    def kept(topic):
+        return {name: "-1" if name == "retention.ms" else value for name, value in config(topic).items()}
+
+    monkeypatch.setattr(topics.Topic, "config", property(kept))
+
+
 @contextlib.asynccontextmanager
 async def publishing(current):
     """Writes records of the fixtures to their partitions, in their order."""

@@ -18,6 +18,7 @@ from safeguard_streams.console.rows import Rows
 from safeguard_streams.contract.intake import decode_sent
 from safeguard_streams.contract.records import AuthorAction, AuthorStanding, Strike, decode
 
+_OF_ACTION = tuple(str(one.name) for one in schema.author_actions.columns)
 _KEPT = ("strike_id", "state", "at", "expires_at", "policy_id", "rule_ids", "severity", "rule", "weight")
 
 
@@ -68,8 +69,8 @@ def fold_action(record: Record, rows: Rows, context: Context) -> None:
     action = decode(record.value, AuthorAction)
     if context.is_forgotten(action):
         return
-    statement = action.statement and action.statement.text
-    row = {**msgspec.structs.asdict(action), "why": action.why or None, "statement": statement}
+    row = {name: getattr(action, name) for name in _OF_ACTION}
+    row |= {"why": action.why or None, "statement": action.statement and action.statement.text}
     if action.content_id is not None and context.erased(action.content_id, action.acted_at):
         row |= schema.AUTHOR_ACTION_WORDS
     rows.put(schema.author_actions, row)

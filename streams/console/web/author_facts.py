@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
@@ -26,6 +27,7 @@ from safeguard_streams.contract.records import aware, now
 ITEMS = 20  # on a page
 _MOST = 100  # rows of each other kind, the newest ones
 _OTHERS = 20  # reports and appeals
+_NEWEST_ITEMS = 1000  # of which reports and appeals are shown
 _VERDICTS = 1000  # of the items on a page
 _CLOCKS = timedelta(seconds=1)  # an action and the strike that it takes back are written together
 AnyRow = Any  # a row
@@ -203,17 +205,19 @@ def _causes(connection: Connection, ended: Sequence[AnyRow]) -> Mapping[str, Any
         .order_by(actions.c.acted_at.desc())
         .limit(_MOST * len(content_ids))
     ).all()
+    about = defaultdict(list)
+    for row in rows:
+        about[row.content_id].append(row)
     return {
         one.strike_id: cause
         for one in ended
-        if (cause := next((row for row in rows if _took_back(row, one)), None)) is not None
+        if (cause := next((row for row in about[one.content_id] if _took_back(row, one)), None)) is not None
     }
 
 
 def _took_back(action: AnyRow, strike: AnyRow) -> bool:
-    """Whether an action may be what took a strike back: it is about the item under the strike's policy, or all."""
-    same = action.content_id == strike.content_id and action.policy_id in (None, strike.policy_id)
-    return same and strike.at <= action.acted_at <= strike.ended_at + _CLOCKS
+    """Whether an action about the item may be what took a strike back: it is under the strike's policy, or all."""
+    return action.policy_id in (None, strike.policy_id) and strike.at <= action.acted_at <= strike.ended_at + _CLOCKS
 
 
 def items_page(connection: Connection, author_id: str, after: str, unseen_by: Any) -> ItemsPage:
@@ -270,14 +274,20 @@ def _reported(connection: Connection, ids: Sequence[str]) -> Mapping[str, int]:
 
 
 def reports_on(connection: Connection, author_id: str) -> Sequence[AnyRow]:
-    """The newest reports on items of an author."""
-    own = items.c.content_id == reports.c.content_id, items.c.author_id == author_id
-    found = select(reports.c.content_id, reports.c.reporter, reports.c.reported_at).join(items, and_(*own))
+    """The newest reports on the newest items of an author."""
+    own = reports.c.content_id.in_(_newest_items(connection, author_id))
+    found = select(reports.c.content_id, reports.c.reporter, reports.c.reported_at).where(own)
     return connection.execute(found.order_by(reports.c.reported_at.desc()).limit(_OTHERS)).all()
 
 
 def appeals_of(connection: Connection, author_id: str) -> Sequence[AnyRow]:
-    """The newest appeals about items of an author, by the author or by who reported them."""
-    own = items.c.content_id == appeals.c.content_id, items.c.author_id == author_id
-    found = select(appeals).join(items, and_(*own))
+    """The newest appeals about the newest items of an author, by the author or by who reported them."""
+    found = select(appeals).where(appeals.c.content_id.in_(_newest_items(connection, author_id)))
     return connection.execute(found.order_by(appeals.c.opened_at.desc()).limit(_OTHERS)).all()
+
+
+def _newest_items(connection: Connection, author_id: str) -> Sequence[str]:
+    """Ids. A join reads all reports: PostgreSQL keeps no statistics of authors, and takes one to have many items."""
+    own = items.c.author_id == author_id, items.c.text_at.is_not(None)
+    found = select(items.c.content_id).where(*own).order_by(items.c.text_at.desc()).limit(_NEWEST_ITEMS)
+    return connection.execute(found).scalars().all()

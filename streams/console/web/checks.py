@@ -170,7 +170,6 @@ def _decided_by_others(who: str, filters: Mapping[str, str], without: Collection
     again, about = reviews.alias("again"), reviews.c.content_id
     wanted = [items.c.language == filters["language"]] if filters.get("language") else []
     wanted += [reviews.c.policy_id == filters["policy"]] if filters.get("policy") else []
-    wanted += [items.c.author_id == filters["author"]] if filters.get("author") else []
     return (
         select(about, reviews.c.policy_id, reviews.c.content_sha256)
         .join(items, and_(items.c.content_id == about, items.c.content_sha256 == reviews.c.content_sha256))

@@ -177,5 +177,5 @@ def problem(request: Request, status: int, text: str) -> Response:
 def back(request: Request, url: str, message: str | None = None) -> Response:
     """The answer to a form: see this page, which says the message once."""
     if message is not None:
-        request.session["message"] = message
+        sessions.keep(request, "message", message)
     return RedirectResponse(url, status_code=303)

@@ -7,6 +7,7 @@ later, so that a role that was taken away ends within that time. A new signing k
 from __future__ import annotations
 
 import hmac
+import json
 import secrets
 import time
 from typing import Any
@@ -17,6 +18,7 @@ from starlette.requests import Request
 from safeguard_streams.console.web.roles import Person
 
 _PERSON, _SINCE, _TOKEN = "person", "since", "token"
+_MOST = 2_850  # bytes of JSON: base64 makes 3,800 of them, and browsers drop a cookie of more than 4,096
 
 
 def sign_in(request: Request, person: Person) -> None:
@@ -28,6 +30,18 @@ def sign_in(request: Request, person: Person) -> None:
 def sign_out(request: Request) -> None:
     """End the session in this browser."""
     request.session.clear()
+
+
+def keep(request: Request, name: str, value: object, most: int = _MOST) -> bool:
+    """Keep a value in the session, whole or not at all. Returns whether it is kept.
+
+    most: bytes of JSON that the session may then have. What had this name before is gone in any case.
+    """
+    request.session.pop(name, None)
+    kept = len(json.dumps({**request.session, name: value})) <= min(most, _MOST)
+    if kept:
+        request.session[name] = value
+    return kept
 
 
 def signed_in(request: Request, max_seconds: float) -> Person | None:

@@ -161,7 +161,8 @@ def write_about(store, author):
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_of_an_author_who_was_forgotten_no_file_holds_a_trace_but_that_it_was_done(engine, traces, killed):
+@pytest.mark.parametrize("late", [False, True])
+def test_of_an_author_who_was_forgotten_no_file_holds_a_trace_but_that_it_was_done(engine, traces, killed, late):
     author = "wombat-author"
     store = Store(engine)
     store.open()
@@ -169,6 +170,9 @@ def test_of_an_author_who_was_forgotten_no_file_holds_a_trace_but_that_it_was_do
     write_about(store, author)
     assert traces(author)
     store.apply([record(topics.STRIKES, projected.strike(9, author, "forgotten"), offset=20)])
+    if late:
+        store.tidy(at(5000))
+        assert not store.has_traces
     store.apply([record(topics.AUTHOR_STANDING, None, offset=20, key=author.encode())])
     if killed:
         store = Store(engine)

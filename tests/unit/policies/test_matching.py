@@ -163,6 +163,10 @@ def test_every_shipped_term_is_found_between_words_of_its_script(policy):
         ("죽고 싶", "죽 고 싶"),
         ("evil.example", "http://evil\u3002example/buy"),
         ("evil.example", "at evil\uff61example\u3002"),
+        ("evil.example", "请访问 evil.example\u3002谢谢"),
+        ("evil.example", "evil\u3002example\u3002谢谢"),
+        ("evil.example/buy", "请看 evil.example/buy\u3002谢谢"),
+        ("@evil", "请看 @evil\u3002谢谢"),
     ],
 )
 def test_syllables_that_are_spaced_out_korean_without_spaces_and_dots_of_domains_are_seen_through(term, text):

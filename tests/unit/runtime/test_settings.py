@@ -45,6 +45,14 @@ def test_a_file_that_is_no_toml_is_refused(data, tmp_path):
         settings.load()
 
 
+def test_a_variable_that_is_no_json_is_named_and_not_quoted(monkeypatch):
+    monkeypatch.setenv("SAFEGUARD_CONSOLE_ROLES", "{a secret")
+    with pytest.raises(ConfigurationError) as refused:
+        settings.load()
+    assert str(refused.value) == "SAFEGUARD_CONSOLE_ROLES: is no valid JSON"
+    assert refused.value.__cause__ is None
+
+
 def test_a_byte_order_mark_of_the_file_is_skipped(tmp_path):
     (tmp_path / "safeguard.toml").write_bytes(b"\xef\xbb\xbfprefix = 'x-'\r\n")
     assert settings.load().prefix == "x-"

@@ -22,7 +22,7 @@ from starlette.responses import Response
 from safeguard_streams.authors import people
 from safeguard_streams.console import native
 from safeguard_streams.console.schema import audit_log, author_decisions, author_standings
-from safeguard_streams.console.web import author_facts, blind, rendering
+from safeguard_streams.console.web import author_facts, blind, rendering, sessions
 from safeguard_streams.console.web.author_facts import AuthorFacts
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import NotFoundError, Page, RefusedError, back
@@ -32,7 +32,7 @@ from safeguard_streams.enforcement.author_rules import AUTHOR_ACTIONS
 from safeguard_streams.releases.operator import ChangedBy
 
 _ROWS = 50
-_LONGEST_UNDO = 500  # characters of an id; a cookie holds 4,096 bytes
+_MOST_WITH_UNDO = 2_000  # bytes of a session: room for a message
 _KEY = re.compile(r"[0-9a-f]{32}")
 _DECIDE, _UNDO = "decide author", "undo author"  # in the audit log
 _UNKNOWN = "The console knows no author of this id. None of their items was escalated, and no strike was given."
@@ -101,9 +101,8 @@ async def decide(request: Request) -> Response:
     person = ChangedBy(wanted.why, request.state.by)
     written = await people.decide(console.settings, wanted.author_id, wanted.action, person, key=wanted.key)
     await run_in_threadpool(_log_once, request, _DECIDE, wanted.author_id, written.strike_id, {"action": wanted.action})
-    request.session.pop("undo", None)  # two ids may be more than a cookie holds
-    if len(wanted.author_id) <= _LONGEST_UNDO:
-        request.session["undo_author"] = [wanted.author_id, written.strike_id]
+    request.session.pop("undo", None)  # one decision is the last
+    sessions.keep(request, "undo_author", [wanted.author_id, written.strike_id], _MOST_WITH_UNDO)
     return back(request, author_url(wanted.author_id), f"{rendering.line(wanted.author_id)}: {wanted.action}.")
 
 

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from safeguard_streams.console import native
 from safeguard_streams.console.schema import audit_log, reviews
-from safeguard_streams.console.web import blind, checks, item_facts, rendering
+from safeguard_streams.console.web import blind, checks, item_facts, rendering, sessions
 from safeguard_streams.console.web.claims import Queue
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import BarredError, NotFoundError, Page, RefusedError, back
@@ -30,7 +30,7 @@ from safeguard_streams.enforcement.places import KnownItem
 from safeguard_streams.policies.vocabulary import RULE_ID
 from safeguard_streams.releases.operator import ChangedBy
 
-_LONGEST_UNDO = 500  # characters of an id; a cookie holds 4,096 bytes
+_MOST_WITH_UNDO = 2_000  # bytes of a session: room for a message
 _RULE = re.compile(RULE_ID)
 _KEY = re.compile(r"[0-9a-f]{32}")
 
@@ -63,8 +63,8 @@ async def decide(request: Request) -> Response:
         key=decided.key,
     )
     following = await run_in_threadpool(record, request, decided, facts, written.action_id, unseen=unseen)
-    if len(decided.content_id) <= _LONGEST_UNDO:
-        request.session["undo"] = [decided.content_id, written.action_id]
+    request.session.pop("undo_author", None)  # one decision is the last
+    sessions.keep(request, "undo", [decided.content_id, written.action_id], _MOST_WITH_UNDO)
     text = f"{rendering.line(decided.content_id)}: {decided.action}." + (f" {_verdict_said(facts)}" if unseen else "")
     return back(request, item_url(following) if following else "/queue", text)
 
@@ -147,7 +147,7 @@ def _check(request: Request, decided: Decided) -> Response | None:
 def _next(connection: Connection, request: Request) -> str | None:
     """Claim the next item."""
     filters = dict(request.session.get("queue", {}))
-    following = next_item(connection, request.app.state.console, request.state.by, filters)
+    following = next_item(connection, request.app.state.console, request.scope["person"], filters)
     if following is not None:
         log_access(connection, request, "claim", following)
     return following

@@ -12,15 +12,16 @@ from starlette.responses import Response
 
 from safeguard_streams.console import native
 from safeguard_streams.console.schema import appeals, items, reports, review_items
-from safeguard_streams.console.web import blind, checks, harms, rendering
+from safeguard_streams.console.web import blind, checks, harms, rendering, sessions
 from safeguard_streams.console.web.claims import Queue, matching
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page, RefusedError, back
+from safeguard_streams.console.web.roles import Person
 from safeguard_streams.console.web.writing import asked, asked_item, log_access, transaction
 from safeguard_streams.contract.records import now
 
 _ROWS = 50
-_LONGEST_FILTER = 200  # characters that a session keeps; a cookie holds 4,096 bytes
+_MOST_WITH_FILTERS = 1_500  # bytes of a session: room for what pages say once
 FILTERS = ("policy", "language", "cause", "author")
 
 
@@ -93,8 +94,10 @@ def claim(request: Request) -> Response:
         if wanted:
             claimed: str | None = _claim(connection, lease_of(console), wanted, request.state.by)
         else:
-            request.session["queue"] = {name: value[:_LONGEST_FILTER] for name, value in filters.items()}
-            claimed = next_item(connection, console, request.state.by, filters)
+            sessions.keep(
+                request, "queue", {name: value for name, value in filters.items() if value}, _MOST_WITH_FILTERS
+            )
+            claimed = next_item(connection, console, request.scope["person"], filters)
         if claimed is not None:
             log_access(connection, request, "claim", claimed)
     if claimed is None:
@@ -116,11 +119,13 @@ def _claim(connection: Connection, lease: timedelta, content_id: str, by: str) -
     return content_id
 
 
-def next_item(connection: Connection, console: Console, by: str, filters: Mapping[str, str]) -> str | None:
+def next_item(connection: Connection, console: Console, person: Person, filters: Mapping[str, str]) -> str | None:
     """Hand somebody the item that they hold and have not decided, or else the next one of the queue, or a check.
 
-    They get nothing of a harm that they asked not to see today, or of which they have seen enough.
+    They get nothing of a harm that they asked not to see today, or of which they have seen enough. Who asks for the
+    items of an author gets none to decide blind, and no check: the model decides without the author.
     """
+    by = person.name
     native.alone(connection, f"next item of {by}")  # the same request may come twice at once
     lease, without = lease_of(console), harms.left_to_others(connection, by)
     queue = Queue(connection, lease)
@@ -130,6 +135,9 @@ def next_item(connection: Connection, console: Console, by: str, filters: Mappin
             return held
         queue.give_back(held, by)
     free = queue.free(by, filters, without)
+    if filters.get("author"):
+        unseen = blind.among(connection, person, free, console.settings.console_blind_share)
+        return queue.claim_first([one for one in free if one not in unseen], by)
     drawn = checks.draw(connection, console.settings, by, free[0], filters, without) if free else None
     return drawn or queue.claim_first(free, by)
 

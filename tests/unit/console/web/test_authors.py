@@ -1,13 +1,16 @@
 """Authors in the console: what stands and why, who may see and decide it, and that a repeat decides once."""
 
 import asyncio
+import json
 import re
+from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, event, insert, select, update
 
 from safeguard_streams.authors import people
 from safeguard_streams.console.schema import (
@@ -18,6 +21,7 @@ from safeguard_streams.console.schema import (
     author_standings,
     items,
     reports,
+    review_items,
     strikes,
 )
 from safeguard_streams.console.web import author_facts
@@ -144,6 +148,22 @@ def test_items_follow_page_by_page_without_gap_or_repeat(browser, monkeypatch):
     assert [int(one) for one in ids] == [number for number in range(60) if number % 7 == 3]
 
 
+def test_reports_and_appeals_are_looked_up_by_items_and_not_among_all(browser, filled):
+    asked = []
+
+    def note(_connection, _cursor, statement, *_):
+        asked.append(statement)
+
+    event.listen(filled, "before_cursor_execute", note)
+    try:
+        browser("ann", "reviewer").get(f"/author?id={AUTHOR}")
+    finally:
+        event.remove(filled, "before_cursor_execute", note)
+    about = [one for one in asked if "FROM reports" in one or "FROM appeals" in one]
+    assert about
+    assert not any("JOIN items" in one for one in about)
+
+
 def test_no_text_of_an_item_is_on_the_page_and_looking_is_logged(browser, filled):
     before = len(entries(filled, "author", AUTHOR))
     ann = browser("ann", "reviewer")
@@ -174,7 +194,7 @@ def test_who_may_not_decide_sees_no_form_and_the_server_refuses_it(browser, writ
 def test_items_that_somebody_decides_blind_are_nowhere_on_the_page(current, filled):
     sha = {f"post-{number:03d}": sha_of(f"post-{number:03d}") for number in range(60) if number % 7 == 3}
     who = next(name for name in map(str, range(99)) if is_drawn(name, "post-003", sha["post-003"], 0.5))
-    app = build(type(current)(**{**current.model_dump(), "console_blind_share": 0.5}), filled)
+    app, closed = build(type(current)(**{**current.model_dump(), "console_blind_share": 0.5}), filled), []
     with filled.begin() as connection:
         at = now()
         report = {"content_id": "post-003", "report_id": "blind", "reporter": "user", "reported_at": at}
@@ -192,12 +212,27 @@ def test_items_that_somebody_decides_blind_are_nowhere_on_the_page(current, fill
             row for row in found(Browser(app, who, "reviewer").get(f"/search?author={AUTHOR}")) if "-003" in row
         ]
         assert not [row for row in found(Browser(app, who, "reviewer").get(f"/queue?author={AUTHOR}")) if "-003" in row]
+        claimed, mine = set(), Browser(app, who, "reviewer")
+        for _ in range(20):
+            place = mine.post("/claims", author=AUTHOR).headers["location"]
+            claimed.add(place)
+            if "id=" not in place:
+                break
+            mine.post("/claims/end", content_id=place.partition("id=")[2])
+            with filled.begin() as connection:
+                ended = review_items.c.content_id == place.partition("id=")[2]
+                connection.execute(update(review_items).where(ended).values(state="closed"))
+                closed.append(place.partition("id=")[2])
+        assert len(claimed) > 1
+        assert not [place for place in claimed if "post-003" in place]
         plain = [row for row in found(Browser(app, who, "reviewer").get("/search")) if "post-003" in row]
         assert plain
         assert AUTHOR not in plain[0]
     finally:
         with filled.begin() as connection:
             connection.execute(delete(reports).where(reports.c.report_id == "blind"))
+            reopened = review_items.c.content_id.in_(closed)
+            connection.execute(update(review_items).where(reopened).values(state="open"))
             connection.execute(delete(appeals).where(appeals.c.appeal_id == "blind"))
 
 
@@ -253,6 +288,31 @@ def project(engine, record):
     with engine.begin() as connection:
         row = {"decision_id": record.strike_id, "author_id": record.author_id, "state": record.state}
         connection.execute(insert(author_decisions).values(**row, action=record.action, at=record.at, by=record.by))
+
+
+@pytest.mark.parametrize("name", ["\u4e2d" * 512, "\U0001f600" * 512, "\u4e2d" * 100])
+def test_no_id_makes_a_cookie_that_browsers_drop(browser, written, filled, name):
+    ann = browser("ann", "reviewer")
+    ann.post("/claims", author="\u4e2d" * 100)
+    with filled.begin() as connection:
+        row = {"strike_id": "long", "author_id": name, "state": "given", "at": now(), "rule_ids": [], "weight": 1}
+        connection.execute(strikes.insert().values(**row))
+    try:
+        sent = ann.post("/author/decisions", **form(author_id=quote(name)))
+        assert sent.status_code == 303
+        assert len(sent.headers["set-cookie"]) < 4096
+        assert ann.get("/own").status_code == 200
+    finally:
+        with filled.begin() as connection:
+            connection.execute(delete(strikes).where(strikes.c.strike_id == "long"))
+
+
+def test_a_long_filter_by_author_is_kept_whole_or_not_at_all(browser):
+    ann = browser("ann", "reviewer")
+    for name, kept in (("a" * 300, True), ("\u4e2d" * 512, False)):
+        cookie = ann.post("/claims", author=name).headers["set-cookie"].split("=", 1)[1].split(".")[0]
+        session = json.loads(b64decode(cookie))
+        assert session.get("queue") == ({"author": name} if kept else None)
 
 
 @pytest.mark.parametrize("at_once", [True, False])

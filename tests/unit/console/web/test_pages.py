@@ -421,6 +421,8 @@ def test_no_cookie_is_longer_than_browsers_keep(browser):
     ann = browser("ann", "reviewer")
     for sent in (
         ann.post("/claims", policy="x" * 50_000),
+        ann.post("/claims", policy="p" * 200, cause="rule", language="\u4e2d" * 200, author="\U0001f600" * 512),
+        ann.post("/claims", policy="p" * 150, cause="rule", language="\u4e2d" * 40, author="\u4e2d" * 100),
         ann.post("/claims/avoid", content_id="post-000", harm="\u00e9" * LONGEST_HARM),
     ):
         assert sent.status_code == 303
