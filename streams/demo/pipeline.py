@@ -85,7 +85,8 @@ async def _address(child: ChildProcess, say: Callable[[str], None]) -> str | Non
         await all_ready([child], say)
         await until("the console shows all of this", lambda: _projected(child), say)
     except SafeguardError as error:
-        say(str(error))
+        for line in (str(error), *getattr(error, "__notes__", ())):
+            say(line)
         return None
     return f"http://127.0.0.1:{child.port}/"
 

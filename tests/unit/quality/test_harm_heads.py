@@ -19,6 +19,7 @@ from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.encoder import harm_heads as shipped_heads
 from safeguard_streams.prefilter.encoder.files import NAME
 from safeguard_streams.prefilter.encoder.harm_heads import HarmHeads
+from safeguard_streams.prefilter.encoder.passages import PassageVectors
 from safeguard_streams.quality import harm_heads, threshold, threshold_labels
 from safeguard_streams.quality.paired import RESAMPLES, markdown, mean, paired
 from safeguard_streams.releases.operator import PlannedRelease
@@ -119,6 +120,9 @@ class Wasps:
         vectors = np.zeros((len(given), WIDTH), dtype=np.float32)
         vectors[:, 0] = [1 if "wasp" in text else -1 for text in given]
         return vectors
+
+    def encode_passages(self, given):
+        return PassageVectors.one_each(self.encode(given))
 
 
 def plain() -> Policy:

@@ -141,6 +141,7 @@ def test_what_was_judged_is_not_judged_again(bench, server, torn):
 
 def test_a_benchmark_that_stops_keeps_each_judgement(bench, monkeypatch):
     """Ctrl-C after three judgements."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a process of its own, whatever ran before in this
     add, added = Journal.add, []
 
     def interrupted(self, line):
