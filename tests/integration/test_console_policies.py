@@ -121,6 +121,8 @@ def test_an_author_edits_checks_tests_shadows_releases_and_rolls_back(chromium, 
     ann = Person(chromium, url, "ann")
     page = ann.page
     page.goto("/policies")
+    while not page.get_by_role("link", name=ID).count():  # the release is projected meanwhile
+        page.reload()
     page.get_by_role("link", name=ID).click()
     page.wait_for_url("**/policy?id=*")
     page.keyboard.press("e")

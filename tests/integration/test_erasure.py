@@ -63,7 +63,7 @@ def records_about(content):
     yield topics.ENFORCEMENT, b"k", encode(EnforcementInput(_verdict("v1", content)))
     decision = ModeratorDecision("remove", "a1", WHEN, "ann", "said that")
     yield topics.STANDING, b"k", encode(Standing(content, "remove", 2, decision=decision, author_id="u1"))
-    said = StatementOfReasons("s1", content, "issued", "a1", WHEN, "en", "It was removed.", author_id="u1")
+    said = StatementOfReasons("s1", "issued", "a1", WHEN, "en", "It was removed.", content_id=content, author_id="u1")
     yield topics.STATEMENTS, b"k", encode(said)
     yield topics.APPEALS, b"k", encode(Appeal(content, "author", WHEN, verdict_id="v1", reason="not what they said"))
     referral = Referral(f"ref {content}", content, "hate", "1", "v1", "r", "a1", "remove", WHEN, "sha", text="the text")

@@ -115,7 +115,7 @@ def all_logs():
                 made.setdefault(name, []).extend(record.value for record in log)
     event = ContentEvent("c1", HOSTILE, WHEN, attributes={"a": [1, {"b": None}]})
     report = encode(ContentReport("r1", event, "user", WHEN, HOSTILE))
-    said = StatementOfReasons("s1", "c1", "issued", "a1", WHEN, "en", HOSTILE)
+    said = StatementOfReasons("s1", "issued", "a1", WHEN, "en", HOSTILE, content_id="c1")
     made["statements"] = [encode(said), encode(said), encode(msgspec.structs.replace(said, state="withdrawn")), None]
     made["reports"] = [report, report, report.replace(b'"r1"', b'"r2\\ud800"'), b"{}", None]
     return made

@@ -81,7 +81,7 @@ async def test_the_small_model_judges_texts_outside_its_training_data(backend, p
     judged = await asyncio.gather(*(judge(backend, policy, text) for text, _ in texts))
     answers = [answer for _, answer in judged]
     malformed = sum(isinstance(a, Malformed) for a in answers)
-    assert malformed <= 0.02 * len(answers)
+    assert malformed <= max(1, 0.02 * len(answers))
     rates = []
     for side in (True, False):
         of_side = [a for a, (_, violates) in zip(answers, texts, strict=True) if violates is side]
