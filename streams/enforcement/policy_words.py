@@ -113,7 +113,7 @@ class KnownPolicies:
             try:
                 policy = parse(release.document, f"release of {release.policy_id}", release.distilled)
             except PolicyError as error:
-                log.error("release ignored policy=%s error=%s", version.policy_id, error)  # noqa: TRY400
+                log.error("release ignored policy=%s error=%s", version.policy_id, error)  # noqa: TRY400 - no fault here
                 continue
             self._words[version] = PolicyWords.of(policy)
         self._missing |= missing - self._words.keys()

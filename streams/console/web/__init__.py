@@ -12,6 +12,7 @@ In reading order:
 - `policy_changes`, `policy_files`, `checkout`: what a release would change, the files of a policy, and git.
 - `figures`, `judgements`, `item_facts`, `author_facts`, `policy_text`, `harms`: what the database knows, as pages need
   it.
+- `keyset`: long lists, page by page.
 - `flips`: the worklist of a replay's flips. `replay_work`, `replay_steps`: what outlasts a request, and what it does.
 - `rendering`: templates, and how texts from outside appear in them. `writing`: the audit log.
 - `serve`: the process.

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, and_, exists, func, or_, select
+from sqlalchemy import Connection, exists, func, select
 
 from safeguard_streams.console.schema import (
     actions,
@@ -21,10 +21,12 @@ from safeguard_streams.console.schema import (
     strikes,
     verdicts,
 )
+from safeguard_streams.console.web.keyset import Keyset
 from safeguard_streams.contract.limits import AUTHOR_STRIKES
 from safeguard_streams.contract.records import aware, now
 
 ITEMS = 20  # on a page
+_PAGES = Keyset(items.c.text_at, items.c.content_id)
 _MOST = 100  # rows of each other kind, the newest ones
 _OTHERS = 20  # reports and appeals
 _NEWEST_ITEMS = 1000  # of which reports and appeals are shown
@@ -228,12 +230,9 @@ def items_page(connection: Connection, author_id: str, after: str, unseen_by: An
     query = select(items.c.content_id, items.c.effective, items.c.surface, items.c.language, items.c.text_at).where(
         items.c.author_id == author_id, items.c.text_at.is_not(None)
     )
-    if (place := _place(after)) is not None:
-        query = query.where(place)
-    order = items.c.text_at.desc(), items.c.content_id.desc()
-    rows = connection.execute(query.order_by(*order).limit(ITEMS + 1)).all()
+    rows = connection.execute(query.where(_PAGES.after(after)).order_by(*_PAGES.order).limit(ITEMS + 1)).all()
     last = rows[ITEMS - 1] if len(rows) > ITEMS else None
-    following = f"{last.text_at.isoformat()}~{last.content_id}" if last is not None else None
+    following = _PAGES.place(last.text_at, last.content_id) if last is not None else None
     ids = [one.content_id for one in rows[:ITEMS]]
     hidden: Collection[str] = unseen_by(ids)
     judged, reported = _verdicts(connection, ids), _reported(connection, ids)
@@ -243,16 +242,6 @@ def items_page(connection: Connection, author_id: str, after: str, unseen_by: An
         if one.content_id not in hidden
     ]
     return ItemsPage(shown, following)
-
-
-def _place(after: str) -> ColumnElement[bool] | None:
-    at, _, content_id = after.partition("~")
-    try:
-        moment = aware(datetime.fromisoformat(at))
-    except ValueError:
-        return None
-    same = and_(items.c.text_at == moment, items.c.content_id < content_id)
-    return or_(items.c.text_at < moment, same)
 
 
 def _verdicts(connection: Connection, ids: Sequence[str]) -> Mapping[str, AnyRow]:

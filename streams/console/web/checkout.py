@@ -142,7 +142,7 @@ def checkout_of(settings: Settings) -> tuple[Checkout | None, str]:
         return None, f"There is no folder {folder}: releases are not committed to git."
     checkout = Checkout(folder)
     try:
-        inside = checkout._git("rev-parse", "--is-inside-work-tree").strip() == "true"  # noqa: SLF001
+        inside = checkout._git("rev-parse", "--is-inside-work-tree").strip() == "true"  # noqa: SLF001 - its own module
     except CheckoutError as error:
         return None, f"{folder} is no git checkout: releases are not committed. {error}"
     return (checkout, "") if inside else (None, f"{folder} is no git checkout: releases are not committed.")

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from safeguard_streams.console import native, schema
 from safeguard_streams.console.store import Moved, Store
 from safeguard_streams.contract import topics
-from safeguard_streams.contract.records import ErasureRequest, encode
+from safeguard_streams.contract.records import ErasureRequest, Strike, encode
 from tests import projected
 from tests.projected import BEGAN, at, record
 
@@ -351,6 +351,12 @@ def test_records_about_authors_that_are_none_are_skipped(store):
     apply(store, topics.AUTHOR_STANDING, b"{}")
     assert [one for (one,) in strikes_of(store)] == ["s2"]
     assert store.skipped == {topics.STRIKES: 4, topics.AUTHOR_ACTIONS: 2, topics.AUTHOR_STANDING: 1}
+
+
+def test_half_an_emoji_loses_no_decision_about_an_author(store):
+    written = encode(Strike("d", "ann", "decided", at(1), action="limit", by="kim", why="WHY"))
+    apply(store, topics.STRIKES, written.replace(b"WHY", b"\\ud83d"))
+    assert rows(store, schema.author_decisions, "action", "why") == [("limit", "\ufffd")]
 
 
 def test_what_an_author_got_is_kept_with_the_action(store):

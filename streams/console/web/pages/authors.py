@@ -9,12 +9,11 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlencode
 
 import msgspec
-from sqlalchemy import Connection, and_, func, literal_column, or_, select
+from sqlalchemy import Connection, func, literal_column, select
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,12 +25,14 @@ from safeguard_streams.console.web import author_facts, blind, rendering, sessio
 from safeguard_streams.console.web.author_facts import AuthorFacts
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import NotFoundError, Page, RefusedError, back
+from safeguard_streams.console.web.keyset import Keyset
 from safeguard_streams.console.web.writing import asked, log_access, logged, stored, transaction
-from safeguard_streams.contract.records import AuthorEnforced, aware
+from safeguard_streams.contract.records import AuthorEnforced
 from safeguard_streams.enforcement.author_rules import AUTHOR_ACTIONS
 from safeguard_streams.releases.operator import ChangedBy
 
 _ROWS = 50
+_LONGEST_FIRST = Keyset(author_standings.c.since, author_standings.c.author_id, newest=False)
 _MOST_WITH_UNDO = 2_000  # bytes of a session: room for a message
 _KEY = re.compile(r"[0-9a-f]{32}")
 _DECIDE, _UNDO = "decide author", "undo author"  # in the audit log
@@ -201,8 +202,7 @@ def show_waiting(request: Request) -> Response:
     console: Console = request.app.state.console
     rule, after = asked(request, "rule"), asked(request, "after")
     waits = author_standings.c.action == literal_column("'review'")  # as the index has it
-    query = select(author_standings).where(waits, *_sent_by(rule), *_after(after))
-    order = author_standings.c.since, author_standings.c.author_id
+    query = select(author_standings).where(waits, *_sent_by(rule), _LONGEST_FIRST.after(after))
     with console.engine.connect() as connection:
         groups = connection.execute(
             select(author_standings.c.rule, func.count().label("waiting"))
@@ -210,7 +210,7 @@ def show_waiting(request: Request) -> Response:
             .group_by(author_standings.c.rule)
             .order_by(author_standings.c.rule)
         ).all()
-        rows = connection.execute(query.order_by(*order).limit(_ROWS + 1)).all()
+        rows = connection.execute(query.order_by(*_LONGEST_FIRST.order).limit(_ROWS + 1)).all()
         answers = _answers(connection, [one.author_id for one in rows])
     answered = {
         one.author_id: answer
@@ -220,7 +220,7 @@ def show_waiting(request: Request) -> Response:
     following = None
     if len(rows) > _ROWS:
         last = rows[_ROWS - 1]
-        place = f"{last.since.isoformat()}~{last.author_id}"
+        place = _LONGEST_FIRST.place(last.since, last.author_id)
         following = "/accounts?" + urlencode({**({"rule": rule} if rule else {}), "after": place})
     return rendering.page(
         request,
@@ -240,16 +240,6 @@ def _sent_by(rule: str) -> list[Any]:
     if rule == _BY_PERSON:
         return [author_standings.c.rule.is_(None)]
     return [author_standings.c.rule == rule] if rule else []
-
-
-def _after(after: str) -> list[Any]:
-    at, _, author_id = after.partition("~")
-    try:
-        moment = aware(datetime.fromisoformat(at))
-    except ValueError:
-        return []
-    same = and_(author_standings.c.since == moment, author_standings.c.author_id > author_id)
-    return [or_(author_standings.c.since > moment, same)]
 
 
 def _answers(connection: Connection, author_ids: Sequence[str]) -> dict[str, Any]:

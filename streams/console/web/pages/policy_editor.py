@@ -242,7 +242,7 @@ async def _lines(
         yield _line({"problem": rendering.visible(error)})
     except Exception as error:  # a fault of the console; its message may quote content
         place = traceback.extract_tb(error.__traceback__)[-1]
-        log.error("test failed error=%s at=%s:%s", type(error).__name__, place.name, place.lineno)  # noqa: TRY400
+        log.error("test failed error=%s at=%s:%s", type(error).__name__, place.name, place.lineno)  # noqa: TRY400 - as above
         yield _line({"problem": "The test failed. The console's log says where; tell your administrator."})
 
 

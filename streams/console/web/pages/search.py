@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
-from sqlalchemy import JSON, ColumnElement, Connection, Float, Select, and_, exists, func, or_, select
+from sqlalchemy import JSON, ColumnElement, Connection, Float, Select, and_, exists, func, select
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -19,10 +19,12 @@ from safeguard_streams.console.schema import Moment, items, verdict_rules, verdi
 from safeguard_streams.console.web import blind, rendering
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page, RefusedError
+from safeguard_streams.console.web.keyset import Keyset
 from safeguard_streams.console.web.writing import asked, logged
 from safeguard_streams.exporting.cells import guarded
 
 ROWS = 50
+_PAGES = Keyset(verdicts.c.decided_at, verdicts.c.verdict_id)
 _RARE = 5000  # texts that a rare word is in
 _BATCH = 1000  # rows that an export reads at a time
 _EXACT = ("policy", "decision", "surface", "language", "author", "id", "effective")
@@ -99,12 +101,7 @@ class Search(msgspec.Struct, frozen=True):
         if self.until:
             conditions.append(verdicts.c.decided_at < _end(self.until))
         joined = verdicts.outerjoin(items, items.c.content_id == verdicts.c.content_id)
-        return (
-            select(*columns)
-            .select_from(joined)
-            .where(*conditions)
-            .order_by(verdicts.c.decided_at.desc(), verdicts.c.verdict_id.desc())
-        )
+        return select(*columns).select_from(joined).where(*conditions).order_by(*_PAGES.order)
 
 
 def _with_words(connection: Connection, words: str) -> ColumnElement[bool]:
@@ -148,7 +145,8 @@ def show(request: Request) -> Response:
     wanted = Search.of(request)
     after = asked(request, "after")
     with console.engine.connect() as connection:
-        rows = connection.execute(_page(wanted.query(connection, *EXPORTED), after)).all()
+        page = wanted.query(connection, *EXPORTED).where(_PAGES.after(after)).limit(ROWS + 1)
+        rows = connection.execute(page).all()
         ids = [one.content_id for one in rows]
         unseen = blind.among(connection, request.scope["person"], ids, console.settings.console_blind_share)
     if wanted.given and not after:
@@ -156,7 +154,7 @@ def show(request: Request) -> Response:
     last = rows[ROWS - 1] if len(rows) > ROWS else None
     following = None
     if last is not None:
-        place = f"{last.decided_at.isoformat()}~{last.verdict_id}"
+        place = _PAGES.place(last.decided_at, last.verdict_id)
         following = "/search?" + urlencode({**wanted.given, "after": place})
     return rendering.page(
         request,
@@ -168,16 +166,6 @@ def show(request: Request) -> Response:
         later=bool(after),
         fields=urlencode(wanted.given),
     )
-
-
-def _page(query: Select[Any], after: str) -> Select[Any]:
-    """The rows of one page, and one more, after the last row of the page before."""
-    if not after:
-        return query.limit(ROWS + 1)
-    at, _, verdict_id = after.partition("~")
-    moment = _moment(at)
-    same = and_(verdicts.c.decided_at == moment, verdicts.c.verdict_id < verdict_id)
-    return query.where(or_(verdicts.c.decided_at < moment, same)).limit(ROWS + 1)
 
 
 def export(request: Request) -> Response:
