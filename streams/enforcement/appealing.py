@@ -16,9 +16,14 @@ _NOT_FOLLOWED = "not followed: "
 def objection(one: EnforcementInput, standing: Standing) -> str:
     """Why a moderator's record is not followed, because of an appeal; empty if it may be, and for other inputs."""
     action = one.action
-    if action is None or action.sequence is not None or appeals.is_repeated(action, standing):
+    if action is None or action.sequence is not None or _is_repeated_outcome(action, standing):
         return ""
     return appeals.objection(action, standing)
+
+
+def _is_repeated_outcome(action: Action, standing: Standing) -> bool:
+    """Whether a record is an outcome that was followed before. Any other record may bear its id, written by hand."""
+    return action.outcome is not None and appeals.is_repeated(action, standing)
 
 
 def not_followed(action: Action, standing: Standing, sequence: int, why: str) -> Action:

@@ -198,6 +198,28 @@ async def test_who_released_the_action_decided_before():
     assert not appeals.may_decide(agent.standing, "ann")
 
 
+async def test_nor_by_a_record_with_the_id_of_an_earlier_decision_after_a_restart():
+    agent = Agent()
+    await agent(REMOVED, decided("ann", "limit", "d1"), decided("bob", "remove", "d2"), appeal(action_id="d2"))
+    agent.actions.clear()  # older than what a new owner of the partition reads
+    agent.restart()
+    assert await agent(decided("ann", "allow", "d1"), decided("ann", "allow", "d2")) == []
+    assert agent.standing.effective == "remove"
+    assert [one.state for one in agent.standing.appeals] == ["open"]
+
+
+async def test_nor_by_a_record_with_the_id_of_an_earlier_outcome():
+    agent = Agent()
+    await agent(REMOVED, decided("ann", "remove", "d1"), appeal(action_id="d1"))
+    (done,) = await agent(outcome("bob", "upheld", "remove"))
+    await agent(decided("carol", "limit", "d2"), appeal("p2", action_id="d2"))
+    for by in ("ann", "", None):
+        (refused,) = await agent(Action(done.action_id, "c1", "allow", WHEN, by, "mine"))
+        assert (refused.state, refused.effective) == ("overridden", "limit")
+    assert agent.outcomes == [("p1", "upheld")]
+    assert [one.state for one in agent.standing.appeals] == ["upheld", "open"]
+
+
 async def test_the_same_appeal_twice_is_one_and_an_outcome_twice_is_one_also_after_a_restart():
     agent = Agent()
     await agent(REMOVED, appeal(), appeal())
