@@ -95,9 +95,9 @@ class AccountStatements:
             self._policies,
             self._settings,
             {
-                PolicyVersion(strike.policy_id, strike.policy_version)
+                PolicyVersion(strike.policy_id, strike.policy_version or "")
                 for strike in strikes
-                if strike.policy_id and strike.policy_version
+                if strike.policy_id and (strike.policy_version or strike.verdict_id is None)
             },
         )
 
@@ -197,6 +197,7 @@ def _grounds(known: KnownPolicies, strikes: Sequence[Strike], language: str) -> 
     """What the strikes are about, policy by policy, the one that weighs most first. Rules in the order of strikes.
 
     The words are those of a policy's newest version among the strikes, and for rules that it lacks those of their own.
+    A policy that only a person cites and nobody ever released is that person's own words, and no ground.
     """
     newest = {one.policy_id: one.policy_version for one in strikes if one.policy_id and one.policy_version}
     weights: Counter[PolicyVersion] = Counter()
@@ -205,6 +206,8 @@ def _grounds(known: KnownPolicies, strikes: Sequence[Strike], language: str) -> 
         if strike.policy_id:
             version = PolicyVersion(strike.policy_id, newest.get(strike.policy_id) or "")
             words = known[version]
+            if words is None and strike.verdict_id is None:
+                continue
             if words is not None and strike.policy_version and not words.rules.keys() >= set(strike.rule_ids):
                 version = PolicyVersion(strike.policy_id, strike.policy_version)
             weights[version] += strike.weight

@@ -5,7 +5,8 @@ personal data. `dsa.schema.json` is the schema of its interface, written down fr
 
 - https://transparency.dsa.ec.europa.eu/page/api-documentation: attributes, codes and lengths, since 1 July 2025.
 - https://transparency.dsa.ec.europa.eu/page/additional-explanation-for-statement-attributes: what they mean.
-- https://github.com/digital-services-act/transparency-database: its source code.
+- https://github.com/digital-services-act/transparency-database: its source code, for the last day that dates may have
+  and the languages.
 
 The schema's comment names what this documentation leaves open. A submission holds nothing of a text, and names neither
 its author nor its id: the words are those of the policy and of the templates.
@@ -108,15 +109,14 @@ def submission(
         "automated_decision": _AUTOMATED[statement.automated_decision],
         "puid": statement.statement_id,
     }
-    language = primary_language(statement.content_language)
     end = "end_date_account_restriction" if "decision_account" in found else "end_date_visibility_restriction"
-    ends_at = ended_at or (statement.ends_at and max(in_utc(statement.ends_at), in_utc(statement.stated_at)))
+    ends_at = ended_at or statement.ends_at
     optional = {
         "category_addition": list(statement.more_categories) or None,
         "category_specification": [statement.keyword] if statement.keyword else None,
-        "content_language": language.upper() if language and len(language) == 2 else None,
+        "content_language": _language(statement.content_language),
         "content_date": str(_day(created_at)) if created_at else None,
-        end: str(_day(ends_at)) if ends_at else None,
+        end: str(max(_day(ends_at), _day(statement.stated_at))) if ends_at else None,  # clocks may differ
         "decision_ground_reference_url": statement.terms,
     }
     return found | {name: value for name, value in optional.items() if value is not None}
@@ -145,6 +145,13 @@ def _ground(statement: StatementOfReasons) -> dict[str, str]:
         "incompatible_content_ground": named[:500],
         "incompatible_content_explanation": explanation,
     }
+
+
+def _language(tag: str | None) -> str | None:
+    """The language of content, if the interface knows its code: a submission without one is as good."""
+    known: list[str] = schema()["$defs"]["statement"]["properties"]["content_language"]["enum"]
+    code = (primary_language(tag) or "").upper()
+    return code if code in known else None
 
 
 def _day(moment: datetime) -> date:

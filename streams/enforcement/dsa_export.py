@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -27,6 +28,7 @@ from safeguard_streams.releases.texts import TextPlace, events_at
 from safeguard_streams.runtime.settings import Settings
 
 _NAME = "statements-{number:06}.json"
+_NUMBERED = re.compile(r"statements-([0-9]+)\.json")
 OUTSIDE = "holds outside the European Economic Area only"
 UNDATED = "nobody knows when the content was created"
 
@@ -125,7 +127,8 @@ class _Batches:
         self._waiting: list[Mapping[str, object]] = []
         files = sorted(folder.glob("statements-*.json"))
         self.known = {puid for file in files for puid in _puids(file)}
-        self._number = max((int(file.stem.rpartition("-")[2]) for file in files), default=0)
+        numbered = [_NUMBERED.fullmatch(file.name) for file in files]  # others are copies with names of their own
+        self._number = max((int(found[1]) for found in numbered if found), default=0)
         self.written = 0
 
     def claim(self, puid: str) -> bool:

@@ -92,15 +92,18 @@ class KnownPolicies:
             log.error("record of moderation.policies ignored error=%s", error)  # noqa: TRY400  (the message suffices)
         self._missing.clear()
 
+    def _knows(self, wanted: PolicyVersion) -> bool:
+        return wanted in self._words or (not wanted.version and wanted.policy_id in self._newest)
+
     async def follow(self, settings: Settings, caught_up: asyncio.Event) -> None:
         """Read moderation.policies from its beginning until cancelled. Sets `caught_up` at the ends found at first."""
         await kafka.follow(settings, topics.POLICIES, self.take, caught_up)
 
     async def fetch(self, settings: Settings, wanted: Iterable[PolicyVersion]) -> None:
         """Read the versions that are not known from the history. Those that it lacks are not looked for again until
-        another release comes.
+        another release comes. Without a version, the last one that was in force is wanted.
         """
-        missing = {one for one in wanted if one not in self._words} - self._missing
+        missing = {one for one in wanted if not self._knows(one)} - self._missing
         if not missing:
             return
         released: dict[PolicyVersion, PolicyRelease] = {}
@@ -109,6 +112,9 @@ class KnownPolicies:
                 version = PolicyVersion(change.release.policy_id, change.release.version)
                 if version in missing:
                     released[version] = change.release
+                last = PolicyVersion(change.release.policy_id, "")
+                if last in missing and change.release.shadow is None:
+                    released[last] = change.release
         for version, release in released.items():
             try:
                 policy = parse(release.document, f"release of {release.policy_id}", release.distilled)

@@ -34,6 +34,7 @@ from safeguard_streams.contract.records import (
     Verdict,
     aware,
     encode,
+    now,
     schema_header,
     verdict_id,
 )
@@ -106,6 +107,9 @@ class Statements:
             for one in inputs
             if one.verdict is not None and one.verdict.decision != "safe"
         }
+        cited = [one.action.cited_policy for one in inputs if one.action is not None]
+        cited += [one.cited_policy for each in standings for one in (each.decision, *each.replaced) if one is not None]
+        wanted |= {PolicyVersion(name, "") for name in cited if name is not None}
         wanted |= {
             PolicyVersion(policy.policy_id, said.policy_version)
             for standing in standings
@@ -150,7 +154,7 @@ class Statements:
             content_id=standing.content_id,
             state="issued",
             action_id=by.action_id,
-            stated_at=by.acted_at,
+            stated_at=now(),
             language=language,
             text="\n".join(self._lines(said, restriction, ground, facts)),
             author_id=by.author_id,
@@ -184,7 +188,7 @@ class Statements:
             content_id=before.content_id,
             state="withdrawn",
             action_id=by.action_id,
-            stated_at=by.acted_at,
+            stated_at=now(),
             language=language,
             text=said.replaced if replaced else said.lifted,
             author_id=by.author_id,
@@ -200,10 +204,15 @@ class Statements:
         yield from contested(said, self._rules)
 
     def _ground(self, restriction: Restriction, language: str) -> Ground:
-        """What the restriction rests on, in a policy's words: what the moderator cites, or else the verdict's rules."""
+        """What the restriction rests on, in a policy's words: what the moderator cites, or else the verdict's rules.
+
+        A policy that nobody ever released is the moderator's own words, and no ground.
+        """
         decision, policy = restriction.decision, restriction.policy
         if decision is not None and decision.cited_policy is not None:
-            return Ground.of(self._policies, PolicyVersion(decision.cited_policy, ""), decision.rule_ids, language)
+            cited = PolicyVersion(decision.cited_policy, "")
+            if self._policies[cited] is not None:
+                return Ground.of(self._policies, cited, decision.rule_ids, language)
         if policy is None:
             return Ground()
         grounds = policy.grounds

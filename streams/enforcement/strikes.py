@@ -108,7 +108,7 @@ def _violation(rules: AuthorRules, action: Action, about: TextFacts | None) -> V
         action.rule_ids,
         action.severity,
         (action.cited_policy or "") if action.human else "",
-        action.policy_version,
+        None if action.human else action.policy_version,
         about,
     )
 

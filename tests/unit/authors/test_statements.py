@@ -26,7 +26,7 @@ from safeguard_streams.contract.records import (
 )
 from safeguard_streams.enforcement import dsa
 from safeguard_streams.enforcement.author_rules import AUTHOR_ACTIONS, AuthorRules, Rate, Threshold
-from safeguard_streams.enforcement.policy_words import KnownPolicies
+from safeguard_streams.enforcement.policy_words import KnownPolicies, PolicyVersion
 from safeguard_streams.enforcement.rules import EnforcementRules
 from safeguard_streams.enforcement.statement_rules import StatementRules
 from safeguard_streams.enforcement.statement_texts import sentences
@@ -346,6 +346,18 @@ def test_strikes_from_before_an_upgrade_and_unknown_policies_are_stated_as_far_a
     naive = strike("b", 5, about=about, policy=None, rules=())
     (said,) = Stating()(strike("a"), naive)
     assert said.content_created_at == START
+    submitted(said)
+
+
+def test_a_policy_that_nobody_released_is_a_persons_own_words_and_reaches_no_author():
+    words, cited = known(), "Go away,\nyou xyzzy"
+    words._missing.add(PolicyVersion(cited, ""))
+    own = strike("a", 5, policy=cited, rules=("plugh",), verdict_id=None)
+    (said,) = Stating(policies=words)(own)
+    assert (said.policy_id, said.rule_ids) == (None, ())
+    assert sentences("en").account.uncited in said.text
+    said = msgspec.structs.replace(said, author_id="")
+    assert not any(one in every_word(said) for one in ("xyzzy", "plugh"))
     submitted(said)
 
 

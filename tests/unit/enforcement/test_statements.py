@@ -3,7 +3,7 @@
 import asyncio
 import re
 import string
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import get_args
 
@@ -18,6 +18,8 @@ from safeguard_streams.contract.records import (
     AuthorStatement,
     Automation,
     EnforcementInput,
+    PolicyChange,
+    PolicyRelease,
     PrefilterResult,
     Reporter,
     Standing,
@@ -25,8 +27,9 @@ from safeguard_streams.contract.records import (
     Verdict,
     decode,
     encode,
+    now,
 )
-from safeguard_streams.enforcement import dsa, policy_words
+from safeguard_streams.enforcement import dsa, dsa_export, policy_words
 from safeguard_streams.enforcement.delivery import Delivery
 from safeguard_streams.enforcement.policy_words import KnownPolicies
 from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, Webhook, load
@@ -133,7 +136,7 @@ def verdict(number=0, policy="hate-harassment", rules=("HH1",), decision="violat
 
 
 def person(action="remove", name="d1", **more):
-    return Action(name, "c1", action, WHEN, by="Ann Xyzzy", why=REASON, **more)
+    return Action(name, "c1", action, more.pop("acted_at", WHEN), by="Ann Xyzzy", why=REASON, **more)
 
 
 def every_word(one):
@@ -257,6 +260,44 @@ def test_a_moderators_restriction_is_stated_without_what_they_wrote(before, cite
     assert "xyzzy" not in every_word(said).lower()
     submission = dsa.submission(said, created_at=WHEN, ended_at=None)
     assert dsa.problem(submission) is None
+
+
+@pytest.mark.parametrize("before", [(), (verdict(rules=("HH2",)),)])
+def test_a_policy_that_nobody_released_is_the_moderators_own_words_and_reaches_no_author(before):
+    words = known()
+    cited = "Go away,\nyou xyzzy"
+    words._missing.add(policy_words.PolicyVersion(cited, ""))
+    stating = Stating("review", policies=words)
+    assert not before or stating(*before) == []
+    (said,) = stating(person(cited_policy=cited, rule_ids=("plugh",)))
+    assert (said.policy_id, said.rule_ids) == (("hate-harassment", ("HH2",)) if before else (None, ()))
+    assert not re.search("xyzzy|plugh", every_word(said).lower())
+
+
+async def test_a_retired_policy_that_a_moderator_cites_is_read_from_the_history(monkeypatch):
+    shipped = LIBRARY["fraud-spam"]
+    path = Path(__file__).parents[3] / "policies/library/fraud-spam/policy.md"
+    release = PolicyRelease("fraud-spam", shipped.version, 1, path.read_text("utf-8"), WHEN, "kim")
+    shadow = msgspec.structs.replace(release, version="later", document="", shadow=0.1)
+
+    async def history(*_):
+        yield None, PolicyChange("release", "fraud-spam", WHEN, "kim", release=release)
+        yield None, PolicyChange("shadow", "fraud-spam", WHEN, "kim", release=shadow)
+        yield None, PolicyChange("retire", "fraud-spam", WHEN, "kim")
+
+    monkeypatch.setattr(policy_words.kafka, "read_decoded", history)
+    words, cited = KnownPolicies(), policy_words.PolicyVersion("fraud-spam", "")
+    await words.fetch(settings.load(), [cited, policy_words.PolicyVersion("Go away", "")])
+    assert words[cited].title == shipped.title
+    assert words["Go away", ""] is None
+
+
+@pytest.mark.parametrize("acted_at", [datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)])
+def test_a_statement_has_the_time_of_the_agent_whatever_time_a_record_written_by_hand_has(acted_at):
+    stating, begun = Stating(), now()
+    (said,) = stating(person(acted_at=acted_at))
+    (gone,) = stating(person("allow", "d2", acted_at=acted_at))
+    assert begun <= said.stated_at <= gone.stated_at <= now()
 
 
 def test_a_record_written_by_hand_states_and_withdraws_nothing():
@@ -539,12 +580,47 @@ def test_the_schema_refuses_what_the_interface_refuses():
         "territorial_scope": ["US"],
         "puid": "a b",
         "content_date": "1999-12-31",
+        "content_language": "XX",
+        "application_date": "2038-01-02",
+        "end_date_visibility_restriction": "2040-01-01",
         "decision_facts": "a" * 5001,
         "automated_detection": True,
         "author": "ann",
     }.items():
         assert dsa.problem({**fine, name: value}) is not None, name
     assert "a b" not in dsa.problem({**fine, "puid": "a b"})
+
+
+def test_a_content_date_after_the_last_day_that_the_interface_takes_spoils_no_batch():
+    (said,) = Stating()(verdict())
+    for day, taken in (("2038-01-01", True), ("2038-01-02", False), ("2000-01-01", True), ("1999-12-31", False)):
+        found = dsa.submission(said, created_at=datetime.fromisoformat(day), ended_at=None)
+        assert (dsa.problem(found) is None) == taken, day
+
+
+@pytest.mark.parametrize("tag", ["xx", "sh-Latn", "gsw", "und", None])
+def test_a_language_that_the_interface_does_not_know_is_left_out(tag):
+    (said,) = Stating()(verdict(language=tag))
+    submission = dsa.submission(said, created_at=WHEN, ended_at=None)
+    assert "content_language" not in submission
+    assert dsa.problem(submission) is None
+
+
+def test_no_restriction_ends_before_it_begins():
+    (said,) = Stating()(verdict())
+    submission = dsa.submission(said, created_at=WHEN, ended_at=said.stated_at - timedelta(days=2))
+    assert submission["end_date_visibility_restriction"] == submission["application_date"]
+
+
+def test_batches_go_on_after_files_with_names_of_their_own(tmp_path):
+    body = '{"statements": [{"puid": "s1"}]}'
+    for name in ("statements-000007.json", "statements-000009 (sent).json", "statements-sent.json"):
+        (tmp_path / name).write_text(body)
+    batches = dsa_export._Batches(tmp_path)
+    assert batches.known == {"s1"}
+    batches.add({"puid": "s2"})
+    batches.flush()
+    assert (tmp_path / "statements-000008.json").exists()
 
 
 async def test_the_webhook_tells_a_statement_that_replaces_one_where_the_item_stays_as_restricted():
