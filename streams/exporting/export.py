@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -98,8 +99,14 @@ async def _begun(settings: Settings, target: Target, topic: str) -> Manifest:
         raise ConfigurationError(
             f"{target.path}: {topic} was created again since this export; export into another folder"
         )
-    lost = sum(max(0, first[number] - offset) for number, offset in positions.items())
-    return msgspec.structs.replace(found, expired=found.expired + lost)
+    return past_expired(found, first)
+
+
+def past_expired(found: Manifest, first: Mapping[int, int]) -> Manifest:
+    """A manifest that goes on at the first offsets that a topic still has, and counts the others as expired, once."""
+    positions = {number: max(offset, first[int(number)]) for number, offset in found.positions.items()}
+    lost = sum(positions.values()) - sum(found.positions.values())
+    return msgspec.structs.replace(found, positions=positions, expired=found.expired + lost)
 
 
 def _check(target: Target, found: Manifest, topic: str) -> None:
