@@ -107,8 +107,8 @@ class Figures(msgspec.Struct, frozen=True):
 
 
 def median_hours(times: Sequence[tuple[datetime, datetime]]) -> float | None:
-    """The median of time spans, in hours with two digits."""
-    spans = [(end - begin).total_seconds() / 3600 for begin, end in times]
+    """The median of time spans, in hours with two digits. None is below 0, whatever the clocks said."""
+    spans = [max(0.0, (end - begin).total_seconds() / 3600) for begin, end in times]
     return round(median(spans), 2) if spans else None
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import msgspec
 
-from safeguard_streams.contract.records import Action, Enforced
+from safeguard_streams.contract.records import EVERY_POLICY, Action, Enforced
 
 RESTRICTIONS: tuple[Enforced, ...] = ("label", "limit", "remove")
 NO_POLICY = ""  # of a person's decision that cites none
@@ -77,14 +77,19 @@ def history(actions: Iterable[Action], appeals: Sequence[Appealed]) -> History:
     """The history of an item. appeals: those about it.
 
     Only the agent's records count, each action_id once: what a moderator wrote has a sequence once the agent followed
-    it. Actions of dry runs, and those that were held or overridden, did nothing.
+    it. Actions of dry runs, those that were held or overridden, and messages that say again what stands, did nothing.
     """
     fold = _Fold({one.appeal_id: one for one in appeals})
     for action in actions:
         followed = action.sequence is not None and not action.dry_run
-        if followed and action.state == "applied" and action.action_id not in fold.seen:
+        if followed and action.state == "applied" and action.action_id not in fold.seen and not _says_again(action):
             fold.take(action)
     return fold.end()
+
+
+def _says_again(action: Action) -> bool:
+    """Whether an action only tells the platform again what stands, after a message that it had not accepted."""
+    return action.policy_id == EVERY_POLICY and action.verdict_id is None and action.outcome is None
 
 
 class _Fold:
@@ -115,7 +120,9 @@ class _Fold:
         self._history.changes.append(now)
 
     def _check(self, decision: Action) -> None:
-        """A person looked at what the verdicts had led to."""
+        """A person decided about what the verdicts had led to. Who sends an item to review leaves that to others."""
+        if decision.action == "review":
+            return
         for policy_id, standing in self._standing.items():
             if standing.decision == "violates":
                 restricted, allowed = standing.action in RESTRICTIONS, decision.action == "allow"
