@@ -15,14 +15,17 @@ from safeguard_streams.authors import people, standings
 from safeguard_streams.cli.options import Bootstrap, By, Json, Port, Why, changed_by, needs_extra, one_of, show_rows
 from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
-from safeguard_streams.contract.records import AuthorAction, AuthorEnforced, AuthorStanding, Strike, now
+from safeguard_streams.contract.records import AuthorAction, AuthorEnforced, AuthorStanding, Referral, Strike, now
 from safeguard_streams.enforcement import rules as rules_of
 from safeguard_streams.enforcement.author_rules import AUTHOR_ACTIONS, counts
-from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.errors import ConfigurationError, ForbiddenError
+from safeguard_streams.operations.referrals import referrals
+from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.counts import counted
 from safeguard_streams.runtime.ports import check_port
 from safeguard_streams.runtime.process import configure_logging
+from safeguard_streams.runtime.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Keep count of strikes against authors, and decide about authors.")
 Author = Annotated[str, typer.Argument(metavar="AUTHOR_ID", help="The producer's id of an author.")]
@@ -197,7 +200,8 @@ def forget(
     """End all that is known of an author: strikes, what stands, decisions.
 
     Records on moderation.strikes, moderation.author-actions and moderation.statements stay until their retention ends.
-    Records about the author's items name the author, too: `safeguard erase` erases an item.
+    Records about the author's items name the author, too: `safeguard erase` erases an item. Referrals to authorities
+    stay, and are named.
     """
     people.check_author_id(author)
     person = changed_by(why, by)
@@ -208,8 +212,33 @@ def forget(
         if not typer.confirm(f"{_line(found.standing)}. Forget the author?", err=True):
             raise typer.Exit(1)
     with shown_reading():
-        entry = asyncio.run(people.forget(current, author, person))
-    _say_written(entry, f"{author}: forgotten by {entry.by}", as_json=as_json)
+        entry, found = asyncio.run(_forget(current, author, person))
+    if as_json:
+        named = None if found is None else [{"referral_id": one.referral_id, "hold": one.hold} for one in found]
+        print(orjson.dumps({**msgspec.to_builtins(entry), "referrals": named}).decode())
+        return
+    say(f"{author}: forgotten by {entry.by}")
+    if found is None:
+        say(
+            "referrals to authorities were not searched, because this user may not read moderation.referrals; they may "
+            "name the author"
+        )
+    for one in found or ():
+        name = one.referral_id
+        kept = (
+            f"under a legal hold since {one.held_at or one.referred_at:%Y-%m-%d %H:%M} UTC" if one.hold else "released"
+        )
+        then = f"safeguard referrals release {name}" if one.hold else f"safeguard erase {one.content_id}"
+        say(f"kept: referral {name}, {kept}, names the author; to remove it: {then}")
+
+
+async def _forget(current: Settings, author: str, person: ChangedBy) -> tuple[Strike, list[Referral] | None]:
+    """Forget an author. Returns the record, and the referrals that name the author; None for who may not read them."""
+    entry = await people.forget(current, author, person)
+    try:
+        return entry, [one.referral for one in await referrals(current) if one.referral.author_id == author]
+    except ForbiddenError:
+        return entry, None
 
 
 def _say_written(entry: Strike, line: str, *, as_json: bool) -> None:

@@ -48,7 +48,7 @@ from safeguard_streams.contract.records import (
     schema_header,
 )
 from safeguard_streams.errors import ForbiddenError, RecordError
-from safeguard_streams.operations.referrals import referrals, tombstones
+from safeguard_streams.operations.referrals import erase_released
 from safeguard_streams.releases.erasures import content_ids
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime.settings import Settings
@@ -204,15 +204,11 @@ async def _referrals(settings: Settings, content_id: str, bounds: Search) -> tup
     """Erase the referrals of an item that no legal hold keeps. Returns their number, those under hold, and whether this
     user may read referrals.
     """
+    partition = await _partition(settings, topics.REFERRALS, content_id, bounds)
     try:
-        found = await referrals(settings, content_id, await _partition(settings, topics.REFERRALS, content_id, bounds))
-        released = [one for one in found if not one.referral.hold]
-        if released:
-            async with kafka.exclusive_writer(settings, _WRITER) as write:
-                await write(tombstones(released), [one.partition for one in released])
+        released, held = await erase_released(settings, content_id, partition)
     except ForbiddenError:
         return 0, [], False
-    held = [one.referral for one in found if one.referral.hold]
     return (
         len(released),
         [

@@ -77,11 +77,28 @@ async def purge(settings: Settings, moment: datetime, *, dry_run: bool) -> list[
             if not one.referral.hold and aware(one.referral.referred_at) <= oldest
         ]
         if gone and not dry_run:
-            await write(tombstones(gone), [one.partition for one in gone])
+            await write(_tombstones(gone), [one.partition for one in gone])
     return [one.referral for one in gone]
 
 
-def tombstones(gone: list[PlacedReferral]) -> list[Output]:
+async def erase_released(
+    settings: Settings, content_id: str, partition: int | None = None
+) -> tuple[list[Referral], list[Referral]]:
+    """Remove the released referrals of an item. Returns them, and those that a legal hold keeps.
+
+    Raises ForbiddenError for who may not read or write referrals, and BusError where somebody else changes one now.
+    """
+    found = await referrals(settings, content_id, partition)
+    if not all(one.referral.hold for one in found):
+        async with kafka.exclusive_writer(settings, _WRITER) as write:
+            found = await referrals(settings, content_id, partition)  # a hold may have been set until now
+            if gone := [one for one in found if not one.referral.hold]:
+                await write(_tombstones(gone), [one.partition for one in gone])
+    every = [one.referral for one in found]
+    return [one for one in every if not one.hold], [one for one in every if one.hold]
+
+
+def _tombstones(gone: list[PlacedReferral]) -> list[Output]:
     """The records that remove referrals."""
     return [Output(topics.REFERRALS, one.referral.referral_id.encode(), None) for one in gone]
 

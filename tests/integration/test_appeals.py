@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from safeguard_streams import Appeal, Publisher
+from safeguard_streams.authors import people
 from safeguard_streams.bus import kafka as kafka_bus
 from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
@@ -27,6 +28,7 @@ from safeguard_streams.enforcement import appeal_outcomes, decisions, moderators
 from safeguard_streams.enforcement.rules import EnforcementRule, EnforcementRules, Webhook
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.infra import brokers
+from safeguard_streams.operations import referrals as operations_referrals
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.releases import operator
 from safeguard_streams.releases.operator import ChangedBy
@@ -241,6 +243,25 @@ async def test_a_referral_is_written_once_with_its_text_and_survives_erasure(cur
     held = await command("referrals", "hold", referral.referral_id, "--why", "asked for", "--json")
     assert json.loads(held.stdout)["hold"] is True
     assert (await purged(monkeypatch, 0))["removed"] == 0, "it is under hold"
+    await people.decide(current, "a1", "none", ChangedBy("known", "kim"))
+    forgotten = json.loads((await command("authors", "forget", "a1", "--yes", "--json")).stdout)
+    assert forgotten["referrals"] == [{"referral_id": referral.referral_id, "hold": True}]
+    told = await command("authors", "forget", "a1", "--yes")
+    assert f"kept: referral {referral.referral_id}, under a legal hold since" in told.stdout
+    await command("referrals", "release", referral.referral_id, "--why", "handed over")
+    told = await command("authors", "forget", "a1", "--yes")
+    assert f"kept: referral {referral.referral_id}, released, names the author" in told.stdout
+
+    async def held_meanwhile(*found, known=operations_referrals.referrals):
+        """Read referrals, and let somebody set a hold before anything follows from that."""
+        read = await known(*found)
+        monkeypatch.setattr(operations_referrals, "referrals", known)
+        await operations_referrals.set_hold(current, referral.referral_id, ChangedBy("wait", "kim"), hold=True)
+        return read
+
+    monkeypatch.setattr(operations_referrals, "referrals", held_meanwhile)
+    erased = json.loads((await command("erase", "post-1", "--json")).stdout)
+    assert (erased["referrals"], [one["referral_id"] for one in erased["held"]]) == (0, [referral.referral_id])
     await command("referrals", "release", referral.referral_id, "--why", "handed over")
     erased = json.loads((await command("erase", "post-1", "--json")).stdout)
     assert (erased["referrals"], erased["held"]) == (1, [])
