@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Container, Iterator
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -12,11 +14,11 @@ from safeguard_streams.contract.records import PrefilterResult, Verdict
 from safeguard_streams.exporting.transparency.notices import Judgement
 from safeguard_streams.exporting.transparency.source import Source
 from safeguard_streams.quality.gate_recall import estimate
-from safeguard_streams.quality.verdict_labels import from_verdicts, is_reported
+from safeguard_streams.quality.verdict_labels import DRAWS, from_verdicts, is_reported
 
 _COLUMNS = (
     *("verdict_id", "content_id", "content_sha256", "policy_id", "policy_version", "decision", "stage", "lane"),
-    *("model", "decided_at", "prefilter"),
+    *("decided_at", "prefilter"),
 )
 
 
@@ -74,20 +76,28 @@ def _once(source: Source) -> Iterator[Verdict]:
     for row in source.rows("verdicts", _COLUMNS):
         if row["stage"] == "reasoner" and row["lane"] in {"live", "audit"} and row["verdict_id"] not in seen:
             seen.add(row["verdict_id"])
-            yield msgspec.convert({**row, "prefilter": _prefilter(row["prefilter"])}, Verdict)
+            shared = {name: sys.intern(row[name]) for name in ("policy_id", "policy_version")}
+            yield msgspec.convert({**row, **shared, "model": "", "prefilter": _prefilter(row["prefilter"])}, Verdict)
+
+
+@cache
+def _of_gate(gate: str) -> PrefilterResult:
+    return PrefilterResult(gate)
 
 
 def _prefilter(stored: dict[str, Any] | None) -> PrefilterResult | None:
-    """What an estimate reads of why an item was escalated."""
+    """What an estimate reads of why an item was escalated: of one that was not drawn, its gate. Millions share it."""
     if stored is None:
         return None
+    if stored["gate"] not in DRAWS:
+        return _of_gate(stored["gate"])
     return PrefilterResult(
         stored["gate"],
         score=stored["score"],
         threshold=stored["threshold"],
         rate=stored["rate"],
         stratum=stored["stratum"],
-        fingerprint=stored["fingerprint"],
+        fingerprint=stored["fingerprint"] and sys.intern(stored["fingerprint"]),
     )
 
 

@@ -266,18 +266,23 @@ def _overturned(ends: Sequence[AppealEnd]) -> Proportion:
 def _statements(source: Source, year: int) -> Statements:
     """The statements of reasons of a year: a statement and its withdrawal are records with one id."""
     columns = ("statement_id", "state", "stated_at", "category", "reporter", "law", "account_action")
-    rows = {(row["statement_id"], row["state"]): row for row in source.rows("statements", columns)}
-    of_year = [row for row in rows.values() if row["stated_at"].year == year]
-    issued = [row for row in of_year if row["state"] == "issued"]
+    seen: set[tuple[str, str]] = set()
     categories: dict[str, Counter[str]] = {}
-    for row in issued:
-        found = "own_initiative" if row["reporter"] is None else "after_notice"
-        categories.setdefault(row["category"] or "", Counter())[found] += 1
-    grounds = Counter("terms" if row["law"] is None else "law" for row in issued)
-    accounts = Counter(row.get("account_action") for row in issued)  # earlier exports lack the column
+    grounds: Counter[str] = Counter()
+    accounts: Counter[str | None] = Counter()
+    for row in source.rows("statements", columns):
+        record = row["statement_id"], row["state"]
+        if row["stated_at"].year != year or record in seen:
+            continue
+        seen.add(record)
+        if row["state"] == "issued":
+            found = "own_initiative" if row["reporter"] is None else "after_notice"
+            categories.setdefault(row["category"] or "", Counter())[found] += 1
+            grounds["terms" if row["law"] is None else "law"] += 1
+            accounts[row.get("account_action")] += 1  # earlier exports lack the column
     return Statements(
-        issued=len(issued),
-        withdrawn=len(of_year) - len(issued),
+        issued=grounds.total(),
+        withdrawn=len(seen) - grounds.total(),
         by_category={
             name: {found: counts[found] for found in ("own_initiative", "after_notice")}
             for name, counts in sorted(categories.items(), key=lambda item: (-item[1].total(), item[0]))

@@ -73,6 +73,7 @@ class Source:
         if not tables:
             return
         table = pa.concat_tables(tables, promote_options="default").sort_by([(name, "ascending") for name in order])
+        tables.clear()  # the sorted table is a copy
         for batch in table.to_batches(_BATCH):
             yield from batch.to_pylist()
 
