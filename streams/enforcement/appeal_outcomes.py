@@ -192,12 +192,14 @@ def outcome_of(
 async def _check(settings: Settings, standing: Standing, record: Action) -> None:
     """Raise ConfigurationError for an outcome that the agent would not follow, or whose person decided before.
 
-    The history also knows those who decided while nothing stood on the item afterwards.
+    The history also knows those who decided while nothing stood on the item afterwards. It has the same outcome, too,
+    where no agent followed it yet.
     """
     problem = objection(record, standing)
     if not problem:
-        decided = [one for one in await history(settings, standing.content_id) if one.state != "overridden"]
-        problem = NOT_BEFORE if person(record.by) in {person(one.by) for one in decided if one.by} else ""
+        written = await history(settings, standing.content_id)
+        others = [one for one in written if one.state != "overridden" and one.action_id != record.action_id]
+        problem = NOT_BEFORE if person(record.by) in {person(one.by) for one in others if one.by} else ""
     if problem:
         raise ConfigurationError(f"appeal {record.appeal_id}: {problem}")
 

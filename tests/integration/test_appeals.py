@@ -16,9 +16,11 @@ from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     Action,
+    AppealStanding,
     ContentEvent,
     DeadLetter,
     Referral,
+    Standing,
     Verdict,
     content_sha256,
     decode,
@@ -214,6 +216,24 @@ async def test_a_bad_appeal_is_a_dead_letter_whole_and_words_of_good_ones_go_no_
         assert not [one async for one in kafka_bus.read_all(current, [topic]) if b"secret" in (one.value or b"")]
     unknown = await command("appeals", "show", "p9")
     assert (unknown.exit_code, "no appeal 'p9'" in str(unknown.exception)) == (1, True)
+
+
+@ONE
+async def test_who_decides_an_appeal_again_while_no_agent_runs_is_taken_for_nobody_who_decided_before(
+    current, monkeypatch
+):
+    await kafka_bus.create_topics(current)
+    monkeypatch.setattr(appeal_outcomes, "FOLLOW_SECONDS", 0.2)
+    entry = AppealStanding("p1", "author", "open", WHEN, WHEN, "remove", "g")
+    await write(current, topics.STANDING, Standing("post-1", "remove", 1, appeals=(entry,)))
+    for _ in range(2):
+        done = await appeal_outcomes.decide(current, "p1", "overturned", ChangedBy("a quote", "bob"))
+        assert done.state == "open"
+    (written,) = await read(current, topics.ACTIONS, Action)
+    assert (written.by, written.outcome) == ("bob", "overturned")
+    await write(current, topics.ACTIONS, Action("d1", "post-1", "remove", WHEN, by="Carol"))
+    with pytest.raises(ConfigurationError, match="somebody who decided about the item before"):
+        await appeal_outcomes.decide(current, "p1", "overturned", ChangedBy("a quote", "carol"))
 
 
 @ONE
