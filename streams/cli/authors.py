@@ -212,18 +212,18 @@ def forget(
         if not typer.confirm(f"{_line(found.standing)}. Forget the author?", err=True):
             raise typer.Exit(1)
     with shown_reading():
-        entry, found = asyncio.run(_forget(current, author, person))
+        entry, left = asyncio.run(_forget(current, author, person))
     if as_json:
-        named = None if found is None else [{"referral_id": one.referral_id, "hold": one.hold} for one in found]
+        named = None if left is None else [{"referral_id": one.referral_id, "hold": one.hold} for one in left]
         print(orjson.dumps({**msgspec.to_builtins(entry), "referrals": named}).decode())
         return
     say(f"{author}: forgotten by {entry.by}")
-    if found is None:
+    if left is None:
         say(
             "referrals to authorities were not searched, because this user may not read moderation.referrals; they may "
             "name the author"
         )
-    for one in found or ():
+    for one in left or ():
         name = one.referral_id
         kept = (
             f"under a legal hold since {one.held_at or one.referred_at:%Y-%m-%d %H:%M} UTC" if one.hold else "released"
