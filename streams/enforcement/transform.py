@@ -555,7 +555,7 @@ def _decided(action: Action, state: EnforcementState, sequence: int, *, requeued
     standing, at = state[action.content_id], action.acted_at
     earlier = standing.decision
     if action.action_id in {one.action_id for one in (earlier, *standing.replaced) if one is not None}:
-        return None  # followed before, whoever wrote it again
+        return None  # followed before; anybody may have written it again
     if requeued and earlier is not None and at <= earlier.at:
         return None
     if not state.add_decision(action):
