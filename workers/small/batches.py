@@ -11,7 +11,7 @@ import torch
 
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.workers.inference import harmony
-from safeguard_streams.workers.small.examples import Example, answer, shorten, vary_policy
+from safeguard_streams.workers.small.examples import LESSONS, Example, answer, shorten, vary_policy
 from safeguard_streams.workers.small.network import Vocabulary
 
 MAX_TEXT = 400  # characters of one text
@@ -19,6 +19,8 @@ LONG_TEXT = 1600  # the same of the few long batches
 CHUNK = 12  # batches that are drawn at once and cut by length, for less padding
 UNKNOWN = 0.1  # share of a text's tokens replaced by the unknown token, against overfitting
 EFFORTS = {"low": 0.8, "medium": 0.15, "high": 0.05}  # how often a batch has each effort; retries use higher ones
+EVENNESS = 0.8  # exponent of the sizes of groups of data sets: 1 draws each text equally often
+OWN_EVENNESS = 0.4  # the same for the project's own sentences
 OWN = 0.35  # share of a side's rows that are the project's own sentences, where data sets cover it too
 DECISION = 6  # tokens of an answer that decide
 BEFORE = tuple(harmony.encode_markup("<|start|>user<|message|>"))
@@ -46,11 +48,11 @@ class Source:
             groups[example.violates][own, f"{example.source} {example.rule}"].append(example)
         self._sides = sides
         self._cut: dict[tuple[str, int], list[list[Example]]] = {}
-        self.lessons = list(sides)
+        self._shares = {lesson: LESSONS[lesson].share for lesson in sides}
 
     def next(self, size: int, max_characters: int = MAX_TEXT) -> Drawn:
         """A batch of this size."""
-        lesson = self._draw.choice(self.lessons)
+        lesson = self._draw.choices(list(self._shares), list(self._shares.values()))[0]
         cut = self._cut.setdefault((lesson, size), [])
         if not cut:
             half = size * CHUNK // 2
@@ -65,7 +67,8 @@ class Source:
         own = {key: rows for key, rows in groups.items() if key[0]}
         data = {key: rows for key, rows in groups.items() if not key[0]}
         chosen = own if own and (not data or self._draw.random() < OWN) else data
-        key = self._draw.choices(list(chosen), [len(rows) ** 0.4 for rows in chosen.values()])[0]
+        evenness = OWN_EVENNESS if chosen is own else EVENNESS
+        key = self._draw.choices(list(chosen), [len(rows) ** evenness for rows in chosen.values()])[0]
         return self._draw.choice(chosen[key])
 
 

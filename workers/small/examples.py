@@ -265,12 +265,14 @@ class Lesson(msgspec.Struct, frozen=True):
 
     sources: data sets, with the maximum number of rows of each side.
     rule_of: the label of a row; None to leave it out.
+    share: of the batches. Lessons whose data sets are large and noisy need more.
     rules: rules that the project's own sentences cover.
     own: the rule that decides such sentences, where it is not the one that they were made for.
     """
 
     sources: Mapping[str, int]
     rule_of: Callable[[Labelled], _RuleLabel | None]
+    share: float
     rules: tuple[str, ...] = ()
     own: Mapping[str, str] = {}
 
@@ -299,42 +301,49 @@ LESSONS = {
     "hate-harassment": Lesson(
         _HATE_SOURCES,
         _hate,
+        0.26,
         ("HH1", "HH2", "HH3", "HH4", "HH5"),
         _harmless("HH5", "FS", "BM", "PI", "SH3", "SH4", "SH5", "GC4", "GC5"),
     ),
     LENIENT: Lesson(
         _LENIENT_SOURCES,
         _lenient,
+        0.12,
         ("HH1", "HH2", "HH3", "HH4", "HH5"),
         {"HH2": "HH5", **_harmless("HH5", "FS", "BM", "PI", "SH3", "SH4", "SH5", "GC4", "GC5")},
     ),
     "fraud-spam": Lesson(
         _SPAM_SOURCES,
         _spam,
+        0.08,
         ("FS1", "FS2", "FS3", "FS4", "FS5"),
         _harmless("FS4", "HH", "BM2", "BM3", "BM4", "BM5", "PI4", "SH", "GC1", "GC2", "GC5"),
     ),
     "prompt-injection": Lesson(
         _INJECTION_SOURCES,
         _injection,
+        0.09,
         ("PI1", "PI2", "PI3", "PI4", "PI5"),
         _harmless("PI4", "HH", "FS", "BM", "SH", "GC"),
     ),
     "self-harm": Lesson(
         _SELF_HARM_SOURCES,
         _self_harm,
+        0.12,
         ("SH1", "SH2", "SH3", "SH4", "SH5"),
         _harmless("SH5", "HH1", "HH4", "HH5", "FS", "BM", "PI", "GC3", "GC4", "GC5"),
     ),
     "biomedical-misinformation": Lesson(
         _BIOMEDICAL_SOURCES,
         _biomedical,
+        0.09,
         ("BM1", "BM2", "BM3", "BM4", "BM5"),
         _harmless("BM4", "HH", "FS", "PI", "SH", "GC"),
     ),
     "gaming-conduct": Lesson(
         _GAMING_SOURCES,
         _gaming,
+        0.24,
         ("GC1", "GC2", "GC3", "GC4", "GC5", "GC6"),
         _harmless("GC5", "BM", "PI", "SH3", "SH4", "SH5", "FS4", "HH5"),
     ),

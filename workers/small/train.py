@@ -31,10 +31,10 @@ from safeguard_streams.workers.small.network import SmallModel, Vocabulary
 
 ROWS = 100_000  # tokens with their own embedding
 READING = 0.2  # share of the time
-READING_BATCH, JUDGING_BATCH, LONG_BATCH = 128, 64, 12
-WHOLE_ANSWERS = 0.3  # share of batches with whole answers; the other answers end after the decision
-FINISH = 0.65  # from this share of the time on, WHOLE_AT_END, because the form is learned last
-WHOLE_AT_END = 0.7
+READING_BATCH, JUDGING_BATCH, LONG_BATCH = 128, 96, 12
+WHOLE_ANSWERS = 0.2  # share of batches with whole answers; the other answers end after the decision
+FINISH = 0.72  # from this share of the time on, WHOLE_AT_END, because the form is learned last
+WHOLE_AT_END = 0.6
 LONG = 0.04  # share of batches with long texts
 RATE = 7e-4
 SLOWER = 0.3  # the differences of single tokens learn at this share of the rate
