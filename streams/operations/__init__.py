@@ -11,7 +11,7 @@ in the order in which a deployment needs them:
 - `log_dirs`: the room on the brokers' disks.
 - `health_pages`: what processes on this host say at /health/ready.
 - `status`: the state of a deployment on one page.
-- `diagnosis`: what commonly goes wrong, and what to do about it.
+- `diagnosis`: what commonly goes wrong, and what to do about it; its `checks`, in `host_checks` and `cluster_checks`.
 - `tail`: verdicts from the end of their topics.
 - `dead_letters`: dead letters with what became of each; discarding.
 - `requeueing`: dead letters put back into the topics that they came from.
