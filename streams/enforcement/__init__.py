@@ -16,7 +16,7 @@ verdicts and release held actions by writing to moderation.actions. In reading o
 - `statements`: why an author's item is restricted; with `statement_rules` of the file, `statement_texts` in each
   language, and `policy_words`, what policies say.
 - `dsa`, `dsa_export`: statements as the EU's database takes them.
-- `appeals`, `appealing`: which appeals are opened, who may decide them, when they end.
+- `appeals`, `appeal_inputs`: which appeals are opened, who may decide them, when they end.
 - `referrals`: what rules refer to authorities, with its text.
 - `delivery`: actions to the webhook.
 - `moderators`: what moderators look at and release: what stands, what was done, held actions.

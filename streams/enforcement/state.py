@@ -31,7 +31,7 @@ from safeguard_streams.contract.records import (
     now,
 )
 from safeguard_streams.enforcement import texts
-from safeguard_streams.enforcement.appealing import was_refused
+from safeguard_streams.enforcement.appeal_inputs import was_refused
 from safeguard_streams.enforcement.rules import Cap
 from safeguard_streams.enforcement.signing import Signer
 from safeguard_streams.enforcement.standing import as_in_effect

@@ -20,7 +20,7 @@ from safeguard_streams.contract.records import (
     now,
     schema_header,
 )
-from safeguard_streams.enforcement import appealing, appeals, moderator_actions, referrals, strikes
+from safeguard_streams.enforcement import appeal_inputs, appeals, moderator_actions, referrals, strikes
 from safeguard_streams.enforcement.known_authors import StrikesOf, unknown
 from safeguard_streams.enforcement.moderator_actions import received, sent_again, told_again
 from safeguard_streams.enforcement.referrals import Evidence, no_evidence
@@ -100,7 +100,7 @@ class Enforcer:
         for record, one in zip(records, inputs, strict=True):
             state, content_id = self.states[record.partition], _content_id(one)
             before, verdict = self._known(content_id, state), self._unseen(one, state)
-            if why := appealing.objection(one, before):
+            if why := appeal_inputs.objection(one, before):
                 outputs.append(dead_letter(record, RecordError("action", why), stage=ACTING, attempts=1))
                 actions = self._not_followed(one, before, record.offset, why)
             else:
@@ -154,7 +154,7 @@ class Enforcer:
 
     def _not_followed(self, one: EnforcementInput, standing: Standing, sequence: int, why: str) -> Sequence[Action]:
         assert one.action is not None
-        return [appealing.not_followed(received(one.action, self._erased), standing, sequence, why)]
+        return [appeal_inputs.not_followed(received(one.action, self._erased), standing, sequence, why)]
 
     def _followed_with_appeals(
         self, one: EnforcementInput, state: EnforcementState, record: Record
@@ -164,7 +164,7 @@ class Enforcer:
         before = state[_content_id(one)]
         if self._dry_run:
             return actions
-        standing, ended = appealing.followed(one, actions, before, self.rules.appeals.days, record.offset)
+        standing, ended = appeal_inputs.followed(one, actions, before, self.rules.appeals.days, record.offset)
         if standing != before:
             state.put(standing)
         return [*actions, *ended]
