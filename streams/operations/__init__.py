@@ -6,7 +6,8 @@ in the order in which a deployment needs them:
 - `capacity`: the partitions, prefilters and GPUs that a load needs.
 - `acls`: the rights of each role, and the access lists that grant them.
 - `dashboards`: Grafana's dashboards and the list of metrics.
-- `content`: everything that the topics hold about one content item.
+- `content`: everything that the topics hold about one content item; with `content_records`, which records are about it,
+  and `content_report`, what the report on it holds.
 - `cluster`: brokers, topics, groups and lag, read in few requests.
 - `log_dirs`: the room on the brokers' disks.
 - `health_pages`: what processes on this host say at /health/ready.
