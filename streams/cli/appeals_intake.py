@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Annotated, get_args
 
 import msgspec
@@ -14,24 +13,21 @@ from safeguard_streams.bus import kafka
 from safeguard_streams.cli.options import Bootstrap, Json, check_content_id, one_of
 from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
-from safeguard_streams.client.event_files import Line, LineProblem, lines_of, named
-from safeguard_streams.client.publisher import ReadyRecord, ready_appeal, ready_appeal_line, send_ready
+from safeguard_streams.cli.record_files import CheckOnly, RecordKind, publish_all_or_none, send_records
+from safeguard_streams.client.publisher import ready_appeal, ready_appeal_line
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Appeal, Appellant, now
 from safeguard_streams.enforcement.places import locate
-from safeguard_streams.errors import ConfigurationError, RecordError
+from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime import settings
-from safeguard_streams.runtime.counts import counted
 from safeguard_streams.runtime.settings import Settings
 
-_SHOWN = 10  # lines that messages explain at most
+_APPEALS = RecordKind("appeal", topics.APPEALS, ready_appeal_line)
 
 
 def publish(
     file: Annotated[str, typer.Argument(help="JSON lines, one appeal each; - for standard input.")],
-    check: Annotated[
-        bool, typer.Option("--check", help="Check the file without publishing it; needs no broker.")
-    ] = False,
+    check: CheckOnly = False,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
@@ -40,34 +36,7 @@ def publish(
     An appeal holds content_id, appellant (author or notifier), created_at, action_id or verdict_id, and optionally
     appeal_id, reason, new_context, language and origin.
     """
-    current = settings.load(bootstrap=bootstrap)
-    lines = lines_of(file)
-    ready, invalid = _checked(lines)
-    send = not check and not invalid
-    if send:
-        asyncio.run(_send(current, ready))
-    if as_json:
-        problems = [{"line": one.line.number, "reason": one.reason} for one in invalid]
-        published = len(ready) if send else 0
-        print(orjson.dumps({"published": published, "appeals": len(ready), "invalid": problems}).decode())
-    else:
-        say(f"published {counted(len(ready), 'appeal')}" if send else counted(len(ready), "appeal"))
-    for one in invalid[:_SHOWN]:
-        say(f"line {one.line.number}: no appeal: {one.reason}", error=True)
-    if invalid:
-        count = counted(len(lines), "line is no appeal", "lines are no appeals")
-        say(f"{len(invalid):,} of {count}: {named([one.line for one in invalid])}. Nothing was published", error=True)
-        raise typer.Exit(1)
-
-
-def _checked(lines: Sequence[Line]) -> tuple[list[ReadyRecord], list[LineProblem]]:
-    ready, invalid = [], []
-    for line in lines:
-        try:
-            ready.append(ready_appeal_line(line.value))
-        except RecordError as error:
-            invalid.append(LineProblem(line, str(error)))
-    return ready, invalid
+    publish_all_or_none(file, _APPEALS, check=check, bootstrap=bootstrap, as_json=as_json)
 
 
 def add(
@@ -115,10 +84,5 @@ async def _add(current: Settings, appeal: Appeal) -> Appeal:
     await kafka.wait_for_broker(current, timeout=kafka.COMMAND_SECONDS)
     known = await locate(current, appeal.content_id)
     appeal = msgspec.structs.replace(appeal, origin=known.origin)
-    await _send(current, [ready_appeal(appeal)._replace(partition=known.partition)])
+    await send_records(current, _APPEALS, [ready_appeal(appeal)._replace(partition=known.partition)])
     return appeal
-
-
-async def _send(current: Settings, ready: Sequence[ReadyRecord]) -> None:
-    async with kafka.producer(current) as producer:
-        await send_ready(producer, current.prefix + topics.APPEALS, ready)

@@ -17,7 +17,13 @@ from safeguard_streams.cli.texts import Labelled, show_item
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, PrefilterResult, Reporter, Standing
 from safeguard_streams.operations import content as lookup
-from safeguard_streams.operations.content import ItemRecords, ItemReport, ItemVerdict, TextVersion, WaitingEscalation
+from safeguard_streams.operations.content_report import (
+    ItemRecords,
+    ItemReport,
+    ItemVerdict,
+    TextVersion,
+    WaitingEscalation,
+)
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.counts import counted
 from safeguard_streams.runtime.durations import moment

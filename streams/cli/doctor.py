@@ -13,9 +13,9 @@ from safeguard_streams.bus import kafka
 from safeguard_streams.cli.options import Bootstrap, Json
 from safeguard_streams.cli.output import say
 from safeguard_streams.errors import ConfigurationError
-from safeguard_streams.operations import diagnosis
+from safeguard_streams.operations import diagnosis, host_checks
 from safeguard_streams.operations.acls import ROLES
-from safeguard_streams.operations.diagnosis import Check
+from safeguard_streams.operations.checks import Check, failed
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.security import client_options
 
@@ -51,6 +51,6 @@ def _checks(bootstrap: str | None, role: str | None) -> list[Check]:
         client_options(current)
     except ConfigurationError as error:
         remedy = "correct the environment, safeguard.toml or the folder of secrets; the reference lists all settings"
-        return [diagnosis.failed("settings", str(error), remedy), diagnosis.variables(os.environ)]
+        return [failed("settings", str(error), remedy), host_checks.variables(os.environ)]
     with kafka.watched(kafka.Reading()):
         return asyncio.run(diagnosis.diagnose(current, os.environ, role))

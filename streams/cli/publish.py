@@ -12,6 +12,7 @@ import typer
 from safeguard_streams.bus import kafka
 from safeguard_streams.cli.options import Bootstrap, Json
 from safeguard_streams.cli.output import say
+from safeguard_streams.cli.record_files import MAX_SHOWN, CheckOnly, as_builtins, say_invalid
 from safeguard_streams.client.event_files import CheckedLines, Line, checked, lines_of, meant, named
 from safeguard_streams.client.publisher import send
 from safeguard_streams.contract import topics
@@ -19,15 +20,12 @@ from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.counts import counted
 from safeguard_streams.runtime.settings import Settings
 
-_SHOWN = 10  # lines and fields that messages explain at most
 _LONGEST_NAME = 60  # characters of a field's name that are shown
 
 
 def publish(
     file: Annotated[str, typer.Argument(help="JSON lines, one content event each; - for standard input.")],
-    check: Annotated[
-        bool, typer.Option("--check", help="Check the file without publishing it; needs no broker.")
-    ] = False,
+    check: CheckOnly = False,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:
@@ -60,19 +58,14 @@ def _keys(lines: Sequence[Line], found: CheckedLines, published: int) -> dict[st
     return {
         "published": published,
         "events": len(lines) - len(found.invalid),
-        "invalid": [{"line": one.line.number, "reason": one.reason} for one in found.invalid],
+        "invalid": as_builtins(found.invalid),
         "unknown_fields": {name: [line.number for line in where] for name, where in found.unknown.items()},
     }
 
 
 def _report(found: CheckedLines, total: int, *, check: bool) -> None:
     """Say on standard error what is wrong with the lines, and with which."""
-    for name, where in list(found.unknown.items())[:_SHOWN]:
+    for name, where in list(found.unknown.items())[:MAX_SHOWN]:
         hint = f", did you mean {meant(name)}?" if meant(name) else ""
         say(f"{named(where)}: no event has a field {name[:_LONGEST_NAME]!r}, which is ignored{hint}", error=True)
-    for one in found.invalid[:_SHOWN]:
-        say(f"line {one.line.number}: no content event: {one.reason}", error=True)
-    if found.invalid:
-        next_step = "" if check else "; see: safeguard dead-letters list"
-        count = f"{len(found.invalid):,} of {counted(total, 'line is no content event', 'lines are no content events')}"
-        say(f"{count}: {named([one.line for one in found.invalid])}{next_step}", error=True)
+    say_invalid(found.invalid, total, "content event", "" if check else "; see: safeguard dead-letters list")

@@ -133,11 +133,7 @@ class ReadyRecord(NamedTuple):
 def ready_report(report: ContentReport) -> ReadyRecord:
     """The record of a report, if the pipeline can read it. Raises RecordError."""
     _checked(report.event)
-    try:
-        value = encode(report)
-    except (UnicodeEncodeError, TypeError, ValueError):
-        raise RecordError("record", "holds what JSON in UTF-8 cannot represent") from None
-    return ready_line(value)
+    return ready_line(_encoded(report))
 
 
 def ready_line(line: bytes) -> ReadyRecord:
@@ -151,11 +147,7 @@ def ready_line(line: bytes) -> ReadyRecord:
 
 def ready_appeal(appeal: Appeal) -> ReadyRecord:
     """The record of an appeal, if the pipeline can read it. Raises RecordError."""
-    try:
-        value = encode(appeal)
-    except (UnicodeEncodeError, TypeError, ValueError):
-        raise RecordError("record", "holds what JSON in UTF-8 cannot represent") from None
-    return ready_appeal_line(value)
+    return ready_appeal_line(_encoded(appeal))
 
 
 def ready_appeal_line(line: bytes) -> ReadyRecord:
@@ -163,6 +155,13 @@ def ready_appeal_line(line: bytes) -> ReadyRecord:
     appeal = read_appeal(line)
     place = place_of(appeal.origin)
     return ReadyRecord(appeal.content_id.encode(), line, _APPEAL_HEADERS, place[0] if place else None)
+
+
+def _encoded(record: ContentReport | Appeal) -> bytes:
+    try:
+        return encode(record)
+    except (UnicodeEncodeError, TypeError, ValueError):
+        raise RecordError("record", "holds what JSON in UTF-8 cannot represent") from None
 
 
 async def send_ready(producer: EventProducer, topic: str, records: Iterable[ReadyRecord]) -> None:

@@ -74,7 +74,7 @@ class _Identity(msgspec.Struct, frozen=True, gc=False):
     content_id: Id
 
 
-_decoder = msgspec.json.Decoder(_Sent)
+_events = msgspec.json.Decoder(_Sent)
 _reports = msgspec.json.Decoder(_SentReport)
 _identities = msgspec.json.Decoder(_Identity)
 
@@ -93,14 +93,7 @@ def read_event(value: bytes | None) -> Received:
     if len(json) > limits.EVENT_BYTES:
         repaired = f", and {len(json):,} with U+FFFD for what is no character" if json != sent else ""
         raise RecordError("record", f"has {len(sent):,} bytes{repaired}; an event may have {limits.EVENT_BYTES:,}")
-    try:
-        event = _decoder.decode(json)
-    except msgspec.ValidationError as error:
-        raise field_error(str(error)) from None
-    except msgspec.DecodeError as error:
-        raise RecordError("record", f"is not JSON in UTF-8: {error}") from None
-    except RecursionError:
-        raise _too_deep() from None
+    event = _read(json, _events)
     if event.attributes is not _NO_ATTRIBUTES:
         _check_attributes(event.attributes)
     if (_LIST in json or json.rfind(b"{")) and _depth(json) > limits.NESTING:
@@ -116,20 +109,25 @@ def read_report(value: bytes | None) -> ReceivedReport:
     if len(sent) > limits.ESCALATION_BYTES:
         raise RecordError("record", f"has {len(sent):,} bytes; a report may have {limits.ESCALATION_BYTES:,}")
     json = _repaired(sent)
-    try:
-        report = _reports.decode(json)
-    except msgspec.ValidationError as error:
-        raise field_error(str(error)) from None
-    except msgspec.DecodeError as error:
-        raise RecordError("record", f"is not JSON in UTF-8: {error}") from None
-    except RecursionError:
-        raise _too_deep() from None
+    report = _read(json, _reports)
     try:
         received = read_event(bytes(memoryview(report.event)))
     except RecordError as error:
         field = "event" if error.field == "record" else f"event.{error.field}"
         raise RecordError(field, str(error).partition(": ")[2]) from None
     return ReceivedReport(report, msgspec.structs.replace(received, repaired=received.repaired or json != sent))
+
+
+def _read(json: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """What JSON holds. Raises RecordError that names the field at fault, or `record`, and quotes nothing of it."""
+    try:
+        return decoder.decode(json)
+    except msgspec.ValidationError as error:
+        raise field_error(str(error)) from None
+    except msgspec.DecodeError as error:
+        raise RecordError("record", f"is not JSON in UTF-8: {error}") from None
+    except RecursionError:
+        raise _too_deep() from None
 
 
 def decode_sent(value: bytes | None, kind: type[T]) -> T:

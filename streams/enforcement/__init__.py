@@ -8,13 +8,15 @@ verdicts and release held actions by writing to moderation.actions. In reading o
 - `rules`: the file of enforcement rules, from verdicts to actions, and the caps.
 - `intake`: one order for verdicts and moderators' records, on moderation.enforcement.
 - `cleared`: cleared texts of the items on which something stands, into the same order.
-- `state`: what stands on the content items of one partition, restored from moderation.standing.
+- `transform`: what follows each input, in order: actions, referrals, strikes, statements, and what then stands.
+- `verdict_actions`, `action_decision`: the actions that follow a verdict; the pure decision about each.
+- `moderator_actions`: what follows moderators' decisions, their ends, releases, and actions that are sent again.
+- `standing`, `state`: what stands on one content item; on those of one partition, restored from moderation.standing.
 - `texts`: which text of an item a verdict is about, and what follows where authors edited it.
-- `transform`: the action that follows a verdict or a moderator's record.
 - `statements`: why an author's item is restricted; with `statement_rules` of the file, `statement_texts` in each
   language, and `policy_words`, what policies say.
 - `dsa`, `dsa_export`: statements as the EU's database takes them.
-- `appeals`, `appealing`: which appeals are opened, who may decide them, when they end.
+- `appeals`, `appeal_inputs`: which appeals are opened, who may decide them, when they end.
 - `referrals`: what rules refer to authorities, with its text.
 - `delivery`: actions to the webhook.
 - `moderators`: what moderators look at and release: what stands, what was done, held actions.
@@ -23,7 +25,7 @@ verdicts and release held actions by writing to moderation.actions. In reading o
 - `appeal_outcomes`, `appeal_figures`, `rejudging`: what people see of appeals and decide; the model's advice about one.
 - `reviews`, `rejections`: what waits for a moderator; which messages the receiver rejected.
 - `repartition`: what stands, after the topics got more partitions.
-- `app`: the process that runs the agent.
+- `app`, `stages`: the process that runs the agent; the names of its stages and groups.
 
 ## Design decisions
 

@@ -36,9 +36,10 @@ from safeguard_streams.enforcement.policy_words import KnownPolicies
 from safeguard_streams.enforcement.repartition import check_recorded, partitions_of
 from safeguard_streams.enforcement.rules import EnforcementRules
 from safeguard_streams.enforcement.signing import Signer
+from safeguard_streams.enforcement.stages import ACTING, DELIVERING, STAGE
 from safeguard_streams.enforcement.state import EnforcementState
 from safeguard_streams.enforcement.statements import Statements
-from safeguard_streams.enforcement.transform import ACTING, DELIVERING, STAGE, Enforcer, Lookups
+from safeguard_streams.enforcement.transform import Enforcer, Lookups
 from safeguard_streams.errors import BusError, ConfigurationError, DependencyError
 from safeguard_streams.releases.erasures import Erased, ErasureList
 from safeguard_streams.releases.texts import TextPlace, events_at

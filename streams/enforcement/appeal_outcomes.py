@@ -32,7 +32,7 @@ from safeguard_streams.contract.records import (
     now,
     verdict_id,
 )
-from safeguard_streams.enforcement.appealing import refusal
+from safeguard_streams.enforcement.appeal_inputs import refusal
 from safeguard_streams.enforcement.appeals import NOT_BEFORE, deciders, is_repeated, objection, open_appeals, person
 from safeguard_streams.enforcement.decisions import NOTHING_CITED, Cited, write_once
 from safeguard_streams.enforcement.moderators import FOLLOW_SECONDS, PlacedStanding, each_standing, history

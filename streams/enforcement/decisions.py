@@ -21,11 +21,12 @@ from safeguard_streams.bus.dead_letters import was_requeued
 from safeguard_streams.bus.interface import Partition
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, Enforced, ModeratorDecision, Standing, now, verdict_id
-from safeguard_streams.enforcement.appealing import was_refused
+from safeguard_streams.enforcement.appeal_inputs import was_refused
 from safeguard_streams.enforcement.appeals import objection
 from safeguard_streams.enforcement.moderators import standing_on, write
 from safeguard_streams.enforcement.places import KnownItem, content_id_of, locate
-from safeguard_streams.enforcement.state import REPEATED, effective
+from safeguard_streams.enforcement.standing import effective
+from safeguard_streams.enforcement.state import REPEATED
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.releases.people import checked

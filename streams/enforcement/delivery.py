@@ -34,7 +34,7 @@ from safeguard_streams.contract.intake import decode_sent
 from safeguard_streams.contract.records import Action, now
 from safeguard_streams.enforcement.rules import Webhook
 from safeguard_streams.enforcement.signing import Signer
-from safeguard_streams.enforcement.transform import REJECTED
+from safeguard_streams.enforcement.stages import REJECTED
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.releases.erasures import Erased, never, without_words
 from safeguard_streams.runtime import metrics

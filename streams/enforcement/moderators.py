@@ -28,7 +28,7 @@ from safeguard_streams.contract.records import (
     verdict_id,
 )
 from safeguard_streams.enforcement.rules import severity
-from safeguard_streams.enforcement.state import as_in_effect
+from safeguard_streams.enforcement.standing import as_in_effect
 from safeguard_streams.enforcement.texts import is_outdated
 from safeguard_streams.releases.erasures import ErasureList
 from safeguard_streams.releases.operator import ChangedBy

@@ -15,7 +15,7 @@ import msgspec
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Action, DeadLetter, Enforced, aware, decode
-from safeguard_streams.enforcement.transform import DELIVERING, REJECTED
+from safeguard_streams.enforcement.stages import DELIVERING, REJECTED
 from safeguard_streams.errors import RecordError
 from safeguard_streams.runtime.settings import Settings
 

@@ -15,8 +15,8 @@ from safeguard_streams.bus.interface import Output
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Standing, encode, schema_header
 from safeguard_streams.enforcement.moderators import PlacedStanding, all_standing
+from safeguard_streams.enforcement.stages import ACTING, STAGE
 from safeguard_streams.enforcement.state import check_partitions
-from safeguard_streams.enforcement.transform import ACTING, STAGE
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.settings import Settings
 

@@ -31,9 +31,10 @@ from safeguard_streams.contract.records import (
     now,
 )
 from safeguard_streams.enforcement import texts
-from safeguard_streams.enforcement.appealing import was_refused
-from safeguard_streams.enforcement.rules import Cap, severity
+from safeguard_streams.enforcement.appeal_inputs import was_refused
+from safeguard_streams.enforcement.rules import Cap
 from safeguard_streams.enforcement.signing import Signer
+from safeguard_streams.enforcement.standing import as_in_effect
 from safeguard_streams.enforcement.statements import with_facts
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.settings import Settings
@@ -43,25 +44,6 @@ MAX_SEEN_VERDICTS = 100_000
 MAX_ALLOWED = 20_000  # allowed items whose newest text is known
 REPEATED = timedelta(hours=1)  # how long a moderator's request is recognised when it is written again, at least
 RECENT_TEXTS = timedelta(minutes=15)  # how far back a restore looks for them
-
-
-def effective(standing: Standing) -> Enforced:
-    """The action in effect: a moderator's decision about the text, or else the most severe action of the policies."""
-    if standing.in_force is not None:
-        return standing.in_force.action
-    return max((policy.action for policy in standing.policies), key=severity, default="allow")
-
-
-def as_in_effect(standing: Standing) -> Standing:
-    """What a record of moderation.standing says, with its decision in force if that is in effect.
-
-    An earlier version of the agent let a decision hold for every text. It covers the newest of them here.
-    """
-    decided = standing.decision
-    if decided is None or standing.effective == effective(standing):
-        return standing
-    decided = msgspec.structs.replace(decided, content_sha256=standing.content_sha256)
-    return msgspec.structs.replace(standing, decision=decided)
 
 
 class EnforcementState:

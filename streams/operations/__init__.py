@@ -6,12 +6,13 @@ in the order in which a deployment needs them:
 - `capacity`: the partitions, prefilters and GPUs that a load needs.
 - `acls`: the rights of each role, and the access lists that grant them.
 - `dashboards`: Grafana's dashboards and the list of metrics.
-- `content`: everything that the topics hold about one content item.
+- `content`: everything that the topics hold about one content item; with `content_records`, which records are about it,
+  and `content_report`, what the report on it holds.
 - `cluster`: brokers, topics, groups and lag, read in few requests.
 - `log_dirs`: the room on the brokers' disks.
 - `health_pages`: what processes on this host say at /health/ready.
 - `status`: the state of a deployment on one page.
-- `diagnosis`: what commonly goes wrong, and what to do about it.
+- `diagnosis`: what commonly goes wrong, and what to do about it; its `checks`, in `host_checks` and `cluster_checks`.
 - `tail`: verdicts from the end of their topics.
 - `dead_letters`: dead letters with what became of each; discarding.
 - `requeueing`: dead letters put back into the topics that they came from.

@@ -32,7 +32,7 @@ from safeguard_streams.contract.records import (
     verdict_id,
 )
 from safeguard_streams.errors import RecordError
-from safeguard_streams.operations import content
+from safeguard_streams.operations import content, content_records
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.memory_broker import StoredRecord
 from safeguard_streams.runtime.security import client_options
@@ -274,7 +274,7 @@ async def test_an_erased_item_of_which_nothing_is_left_is_known(show, broker):
 
 
 async def test_an_item_that_was_published_without_end_takes_bounded_memory(broker, write, monkeypatch):
-    monkeypatch.setattr(content, "MAX_RECORDS", 3)
+    monkeypatch.setattr(content_records, "MAX_RECORDS", 3)
     for number in range(10):
         await write(topics.EVENTS, ContentEvent(NAME, f"text {number}", WHEN))
     report = await content.report(broker, NAME)

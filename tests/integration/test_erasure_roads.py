@@ -25,9 +25,9 @@ from safeguard_streams.releases import operator
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.replay import jobs, runner
 from safeguard_streams.workers.app import Worker
-from safeguard_streams.workers.inference.interface import Completion
 from tests.conftest import enforcing, until
 from tests.faults.processes import BIN, Process
+from tests.stand_in_model import StandIn, completion
 
 pytestmark = pytest.mark.slow
 WORD = "Zyxomma"
@@ -37,16 +37,10 @@ ITEM = "item/7q"
 POLICY = "self-harm"
 
 
-class QuotingModel:
+class QuotingModel(StandIn):
     """A stand-in for the model whose rationale and reason quote the content. It answers while `open` is set."""
 
-    model = "stand-in"
-    max_model_tokens = 16_384
     concurrency = 64
-    cache_tokens = None
-    revision = None
-    continues = False
-    healthy = True
 
     def __init__(self):
         self.open = asyncio.Event()
@@ -57,12 +51,7 @@ class QuotingModel:
         await self.open.wait()
         quoted = WORD if WORD in encoding().decode(list(question.user)) else "nothing"
         final = json.dumps({"violation": 1, "rule_ids": ["SH3"], "confidence": "high", "reason": f"It says {quoted}."})
-        answer = f"It says {quoted}.<|end|>"
-        answer += f"<|start|>assistant<|channel|>final<|message|>{final}<|return|>"
-        return Completion(encoding().encode(answer, allowed_special="all"), len(question.prompt), 0)
-
-    async def close(self):
-        return
+        return completion(f"It says {quoted}.", final, len(question.prompt))
 
 
 @contextlib.asynccontextmanager

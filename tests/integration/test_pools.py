@@ -17,20 +17,13 @@ from safeguard_streams.workers.bench.items import escalations, policies
 from safeguard_streams.workers.inference.interface import Completion
 from safeguard_streams.workers.inference.script import Script
 from tests.conftest import until
+from tests.stand_in_model import StandIn
 
 LANES = {"live": topics.VERDICTS, "audit": topics.VERDICTS, "replay": topics.REPLAYS}
 
 
-class Model:
+class Model(StandIn):
     """Answers after a moment that nothing violates, and counts how often each prompt was judged."""
-
-    model = "stand-in"
-    max_model_tokens = 16_384
-    concurrency = 8
-    cache_tokens = None
-    revision = None
-    continues = False
-    healthy = True
 
     def __init__(self):
         self.calls = Counter()
@@ -41,9 +34,6 @@ class Model:
             self.calls[tuple(question.user)] += 1
             await asyncio.sleep(0.02)
         return Completion(self._script.answer(question.policy_text, "").tokens, 100, 0)
-
-    async def close(self):
-        pass
 
 
 @contextlib.asynccontextmanager

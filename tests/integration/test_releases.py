@@ -16,7 +16,6 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import ContentEvent, Verdict, decode, encode, now
 from safeguard_streams.errors import BusError, ConfigurationError, PolicyError
 from safeguard_streams.policies.files import LIBRARY, load, load_library
-from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.prefilter.decision import Prefilter
@@ -26,10 +25,10 @@ from safeguard_streams.releases import operator
 from safeguard_streams.releases.feed import PolicyFeed
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime.memory_broker import StoredRecord
-from safeguard_streams.workers.inference.interface import Completion
 from safeguard_streams.workers.judging.judge import Judge
 from safeguard_streams.workers.judging.reasoner import InferenceBudget
 from tests.conftest import TIMEOUT, feed_of, own_topics
+from tests.stand_in_model import StandIn, completion
 
 pytestmark = pytest.mark.slow
 NAME = "self-harm"
@@ -277,24 +276,14 @@ async def test_a_release_under_load_loses_no_event_and_mixes_no_versions(kafka_a
         assert None not in (row["first_cleared_s"], row["first_verdict_s"])
 
 
-class StrictModel:
+class StrictModel(StandIn):
     """Finds that everything violates a policy which says "sadness violates", and that nothing violates any other."""
-
-    model = "stand-in"
-    max_model_tokens = 16_384
-    concurrency = 8
-    cache_tokens = None
-    revision = None
-    continues = False
-    healthy = True
 
     async def generate(self, question):
         final = {"violation": 0, "rule_ids": ["SH5"], "confidence": "high", "reason": "It encourages nobody."}
         if "sadness violates" in question.policy_text:
             final |= {"violation": 1, "rule_ids": ["SH1"], "reason": "It is sad."}
-        text = f"So.<|end|><|start|>assistant<|channel|>final<|message|>{json.dumps(final)}"
-        tokens = encoding().encode(f"{text}<|return|>", allowed_special="all")
-        return Completion(tokens, 100, 0)
+        return completion("So.", json.dumps(final))
 
 
 async def test_a_shadow_is_judged_beside_the_version_in_force_and_compared(broker, monkeypatch):

@@ -36,7 +36,6 @@ from safeguard_streams.enforcement import moderators
 from safeguard_streams.enforcement.rules import EnforcementRule, EnforcementRules
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.files import load_library, with_changes
-from safeguard_streams.policies.harmony import encoding
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.prefilter.classifier import Classifier
 from safeguard_streams.releases import operator
@@ -45,11 +44,11 @@ from safeguard_streams.replay import jobs, promotion, runner
 from safeguard_streams.replay.jobs import ReplayRequest
 from safeguard_streams.replay.selection import ReplaySelector
 from safeguard_streams.runtime.memory_broker import StoredRecord
-from safeguard_streams.workers.inference.interface import Completion
 from safeguard_streams.workers.judging.judge import Judge
 from safeguard_streams.workers.judging.reasoner import InferenceBudget
 from tests.conftest import TIMEOUT, enforcing, feed_of, standing_on
 from tests.groups import forget
+from tests.stand_in_model import StandIn, completion
 
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
 NAME = "fraud-spam"
@@ -235,23 +234,13 @@ async def test_any_process_can_pause_resume_and_cancel_a_replay(kafka):
         await jobs.find(kafka, "2")
 
 
-class ScriptedModel:
+class ScriptedModel(StandIn):
     """Answers at once, as its argument says."""
-
-    model = "stand-in"
-    max_model_tokens = 16_384
-    concurrency = 8
-    cache_tokens = None
-    revision = None
-    continues = False
-    healthy = True
 
     async def generate(self, question):
         violates = "Weigh what" in question.policy_text
         final = {"violation": int(violates), "rule_ids": ["FS1" if violates else "FS4"], "confidence": "high"}
-        text = json.dumps({**final, "reason": "Because."})
-        said = f"So.<|end|><|start|>assistant<|channel|>final<|message|>{text}<|return|>"
-        return Completion(encoding().encode(said, allowed_special="all"), 100, 0)
+        return completion("So.", json.dumps({**final, "reason": "Because."}))
 
     async def close(self):
         pass

@@ -20,6 +20,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Verdict, encode, now
 from safeguard_streams.errors import BusError, RecordError
 from safeguard_streams.operations import diagnosis, status
+from safeguard_streams.operations.checks import ok
 from safeguard_streams.policies.files import load_library
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime.memory_broker import StoredRecord
@@ -234,7 +235,7 @@ def test_the_doctors_exit_status_says_whether_a_check_failed(broker, monkeypatch
     assert {check["result"] for check in checks} >= {"ok", "failed"}
 
     async def all_well(*_):
-        return [diagnosis.ok("x", "y")]
+        return [ok("x", "y")]
 
     monkeypatch.setattr(diagnosis, "diagnose", all_well)
     assert run(broker, monkeypatch, "doctor").exit_code == 0

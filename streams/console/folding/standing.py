@@ -15,7 +15,7 @@ from safeguard_streams.console.statements import Row
 from safeguard_streams.contract.records import Standing, decode
 from safeguard_streams.enforcement.reviews import Waiting, waiting_on
 from safeguard_streams.enforcement.rules import severity
-from safeguard_streams.enforcement.state import as_in_effect
+from safeguard_streams.enforcement.standing import as_in_effect
 
 
 def fold(record: Record, rows: Rows, _context: Context) -> None:

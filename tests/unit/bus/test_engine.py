@@ -15,6 +15,7 @@ from safeguard_streams.contract.records import DeadLetter, decode
 from safeguard_streams.errors import BusError, DependencyError, FencedError, RecordError, StalledError
 from safeguard_streams.runtime.memory_broker import MemoryBroker
 from tests.conftest import TIMEOUT
+from tests.unit.bus.overtaking import take_over
 
 SOURCE = "source"
 SINK = "sink"
@@ -205,8 +206,7 @@ async def test_work_that_another_owner_committed_is_not_repeated():
         if not taken_over:
             taken_over = True
             # Another member processes the first 60 during this call.
-            thief = await MemoryBus(broker, [SOURCE]).writer(Partition(SOURCE, 0))
-            await thief.commit([Output(SINK, None, str(n).encode()) for n in range(60)], 60, "")
+            await take_over(broker, Partition(SOURCE, 0), 60)
         return echo(records)
 
     limits = Limits(max_batch=1, max_in_flight=1, reopen_delay=0.01)
@@ -233,8 +233,7 @@ async def test_calls_that_finish_after_another_owner_took_over_are_dropped():
             return echo(records)
         if number == 0:
             # Another member processes the first 60; this one learns of it when it commits.
-            thief = await MemoryBus(broker, [SOURCE]).writer(Partition(SOURCE, 0))
-            await thief.commit([Output(SINK, None, str(n).encode()) for n in range(60)], 60, "")
+            await take_over(broker, Partition(SOURCE, 0), 60)
             answered.set()
         else:
             await answered.wait()
@@ -260,8 +259,7 @@ async def test_a_worker_that_is_given_up_while_it_recovers_is_not_replaced():
             await asyncio.sleep(0.3)  # still under way when the partition is given up
         else:
             await begun.wait()
-            thief = await MemoryBus(broker, [SOURCE]).writer(partition)
-            await thief.commit([Output(SINK, None, b"0"), Output(SINK, None, b"1")], 2, "")
+            await take_over(broker, partition, 2)
         return echo(records)
 
     engine = Engine(
@@ -275,7 +273,7 @@ async def test_a_worker_that_is_given_up_while_it_recovers_is_not_replaced():
     bus._owned = set()
     await engine.revoked([partition])
     await asyncio.sleep(0.2)
-    assert broker.epochs[partition] <= 3, "the thief's writer, this member's, and at most one to look"
+    assert broker.epochs[partition] <= 3, "the other owner's writer, this member's, and at most one to look"
     assert not engine._workers
     stop.set()
     await running
@@ -472,8 +470,7 @@ async def test_a_partition_that_was_paused_when_another_owner_overtook_it_is_res
         nonlocal taken_over
         if not taken_over:
             taken_over = True
-            thief = await MemoryBus(broker, [SOURCE]).writer(Partition(SOURCE, 0))
-            await thief.commit([Output(SINK, None, str(n).encode()) for n in range(30)], 30, "")
+            await take_over(broker, Partition(SOURCE, 0), 30)
         return echo(records)
 
     limits = Limits(max_batch=1, max_in_flight=1, max_buffered=20, max_poll_records=50, reopen_delay=0.01)

@@ -7,6 +7,7 @@ from safeguard_streams.bus.interface import Committed, Output, Partition
 from safeguard_streams.bus.memory import MemoryBus
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.runtime.memory_broker import MemoryBroker
+from tests.unit.bus.overtaking import take_over
 
 SOURCE, SINK = "source", "sink"
 FIRST, SECOND = Partition(SOURCE, 0), Partition(SOURCE, 1)
@@ -143,8 +144,7 @@ async def test_an_overtaken_partition_is_read_to_its_end():
         nonlocal taken_over
         if not taken_over:
             taken_over = True
-            thief = await MemoryBus(broker, [SOURCE]).writer(FIRST)
-            await thief.commit([Output(SINK, None, str(n).encode()) for n in range(6)], 6, "")
+            await take_over(broker, FIRST, 6)
         return [Output(SINK, None, record.value) for record in records]
 
     # All 20 are polled at once, so the partition stands paused at its end when it is overtaken.

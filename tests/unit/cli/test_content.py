@@ -18,7 +18,7 @@ from safeguard_streams.contract.records import (
     Standing,
     Verdict,
 )
-from safeguard_streams.operations.content import ItemRecords, ItemVerdict, TextVersion
+from safeguard_streams.operations.content_report import ItemRecords, ItemVerdict, TextVersion
 
 GUIDE = Path(__file__).parents[3] / "docs/guides/look-up.md"
 WHEN = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -18,7 +18,7 @@ from safeguard_streams.contract.records import (
     decode,
     encode,
 )
-from safeguard_streams.enforcement import appeals, intake, transform
+from safeguard_streams.enforcement import appeals, intake, transform, verdict_actions
 from safeguard_streams.enforcement.reviews import waiting_on
 from safeguard_streams.enforcement.rules import EnforcementRule, EnforcementRules
 from safeguard_streams.enforcement.state import EnforcementState
@@ -34,8 +34,8 @@ REMOVED = verdict(1, score=0.9)
 class Agent:
     """An enforcer of one partition: all that it wrote, and what stands after it."""
 
-    def __init__(self):
-        self.enforcer = Enforcer(RULES, 1, empty)
+    def __init__(self, rules=RULES):
+        self.enforcer = Enforcer(rules, 1, empty)
         self.state = self.enforcer.states[0] = EnforcementState()
         self.actions, self.letters, self.standings, self.offset = [], [], [], 0
 
@@ -187,8 +187,7 @@ async def test_an_automated_action_may_be_decided_by_anybody_who_then_decided_be
 
 async def test_who_released_the_action_decided_before():
     capped = EnforcementRules(RULES.rule, caps={"hate": msgspec.structs.replace(RULES.cap, max_actions=1)})
-    agent = Agent()
-    agent.enforcer.rules = capped
+    agent = Agent(capped)
     await agent(verdict(9, content="c0", score=0.9))
     (held,) = await agent(REMOVED)
     assert held.state == "held"
@@ -400,7 +399,7 @@ def test_an_appeal_without_an_id_has_one_that_the_same_record_has_again():
 
 def later(monkeypatch, days):
     moment = datetime.now(UTC) + timedelta(days=days)
-    for module in (transform, appeals):
+    for module in (transform, verdict_actions, appeals):
         monkeypatch.setattr(module, "now", lambda: moment)
 
 

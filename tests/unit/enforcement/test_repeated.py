@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from safeguard_streams.contract.records import Action, Standing, decode
-from safeguard_streams.enforcement.transform import MAX_REPLACED
+from safeguard_streams.enforcement.moderator_actions import MAX_REPLACED
 from safeguard_streams.releases.erasures import standing_without_words
 from tests.unit.enforcement.test_edits import KIND, THREAT, cleared, judged, undecide
 from tests.unit.enforcement.test_transform import WHEN, Enforced, person, verdict

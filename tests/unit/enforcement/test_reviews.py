@@ -17,7 +17,7 @@ from safeguard_streams.contract.records import Action, ContentEvent, DeadLetter,
 from safeguard_streams.enforcement import moderators, rejections, reviews
 from safeguard_streams.enforcement.moderators import PlacedStanding
 from safeguard_streams.enforcement.rules import Cap, EnforcementRules
-from safeguard_streams.enforcement.transform import DELIVERING
+from safeguard_streams.enforcement.stages import DELIVERING
 from safeguard_streams.errors import RecordError
 from safeguard_streams.releases import operator
 from safeguard_streams.releases.operator import ReleaseHistory

@@ -70,7 +70,8 @@ class Stating:
     """An enforcer with statements, its records, and the statement that a reader of moderation.statements knows."""
 
     def __init__(self, action="remove", stating=STATING, policies=None, **more):
-        rules = EnforcementRules((EnforcementRule("all", action), *more.pop("rules", ())), **more)
+        rules = (EnforcementRule("all", action), *more.pop("rules", ()))
+        rules = EnforcementRules(more.pop("only", rules), **more)
         statements = Statements(settings.load(), stating, policies or known())
         self.enforcer = Enforcer(rules, 1, empty, statements=statements, signer=SIGNER)
         self.enforcer.states[0] = EnforcementState()
@@ -214,10 +215,7 @@ def test_of_two_policies_the_first_to_restrict_is_stated_until_it_lifts():
 
 
 def test_a_severer_action_replaces_the_statement():
-    stating = Stating("limit", rules=())
-    stating.enforcer.rules = EnforcementRules(
-        (EnforcementRule("threats", "remove", rules=("HH3",)), EnforcementRule("all", "limit"))
-    )
+    stating = Stating(only=(EnforcementRule("threats", "remove", rules=("HH3",)), EnforcementRule("all", "limit")))
     (limited,) = stating(verdict())
     gone, removed = stating(verdict(1, rules=("HH3",)))
     assert gone.statement_id == limited.statement_id
@@ -369,8 +367,7 @@ def test_a_report_is_named_as_what_led_to_the_restriction(reporter):
 
 
 def test_an_undetermined_verdict_that_restricts_is_stated_as_a_precaution():
-    stating = Stating()
-    stating.enforcer.rules = EnforcementRules((EnforcementRule("unsure", "limit", decision="undetermined"),))
+    stating = Stating(only=(EnforcementRule("unsure", "limit", decision="undetermined"),))
     (said,) = stating(verdict(decision="undetermined", rules=()))
     assert "The measure is a precaution." in said.text
     assert dsa.problem(dsa.submission(said, created_at=WHEN, ended_at=None)) is None
@@ -501,10 +498,8 @@ def step(number, kind, *what):
     ]
 )
 def test_one_statement_holds_whatever_comes_if_the_item_is_restricted_and_none_else(steps):
-    stating = Stating()
-    stating.enforcer.rules = EnforcementRules(
-        (EnforcementRule("severe", "remove", rules=("HH3", "FS3")), EnforcementRule("others", "limit"))
-    )
+    severe = EnforcementRule("severe", "remove", rules=("HH3", "FS3"))
+    stating = Stating(only=(severe, EnforcementRule("others", "limit")))
     for number, (kind, *what) in enumerate(steps):
         if kind == "restart":
             stating.restart()

@@ -24,11 +24,11 @@ from safeguard_streams.contract.records import (
     encode,
 )
 from safeguard_streams.enforcement import rules as rules_of
-from safeguard_streams.enforcement import state
-from safeguard_streams.enforcement import transform as module
+from safeguard_streams.enforcement import state, verdict_actions
+from safeguard_streams.enforcement.action_decision import Situation, decide_action
 from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, RuleChoice
 from safeguard_streams.enforcement.state import EnforcementState
-from safeguard_streams.enforcement.transform import Enforcer, Lookups, Situation
+from safeguard_streams.enforcement.transform import Enforcer, Lookups
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.memory_broker import StoredRecord
@@ -380,7 +380,7 @@ def test_a_moderator_overrides_current_and_future_verdicts():
 
 def test_actions_above_the_cap_are_held_until_the_window_has_passed(monkeypatch):
     moment = WHEN
-    monkeypatch.setattr(module, "now", lambda: moment)
+    monkeypatch.setattr(verdict_actions, "now", lambda: moment)
     run = Enforced(EnforcementRules(RULES.rule, Cap(3, "1h"), {"fraud": Cap(100, "1m")}))
     first = [run(verdict(n, f"c{n}", rule_ids=("HH3",)))[0] for n in range(6)]
     assert [a.state for a in first] == ["applied"] * 3 + ["held"] * 3
@@ -483,7 +483,7 @@ def test_the_decision_depends_on_the_situation_alone(changes, expected):
     situation = Situation(
         verdict(), RuleChoice("remove", "r"), PolicyStanding("hate"), "", Cap(3, "1h"), 3, False, False
     )
-    decision = module.decide_action(msgspec.structs.replace(situation, **changes))
+    decision = decide_action(msgspec.structs.replace(situation, **changes))
     assert expected == (decision and (decision.chosen.action, decision.state, decision.why, decision.alert))
 
 

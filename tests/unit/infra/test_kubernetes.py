@@ -13,7 +13,7 @@ import yaml
 
 from safeguard_streams.cli import app
 from safeguard_streams.contract import limits, topics
-from safeguard_streams.enforcement.transform import STAGE as ENFORCEMENT
+from safeguard_streams.enforcement.stages import STAGE as ENFORCEMENT
 from safeguard_streams.operations.acls import ROLES
 from safeguard_streams.operations.cluster import QUEUES
 from safeguard_streams.prefilter.decision import STAGE as PREFILTER

@@ -10,7 +10,7 @@ from safeguard_streams.cli import app
 from safeguard_streams.console.folding import FOLDS
 from safeguard_streams.contract import topics
 from safeguard_streams.enforcement.cleared import STAGE as CLEARING
-from safeguard_streams.enforcement.transform import ACTING, DELIVERING, STAGE
+from safeguard_streams.enforcement.stages import ACTING, DELIVERING, STAGE
 from safeguard_streams.operations.acls import ROLES, bindings
 from safeguard_streams.runtime.settings import Settings
 

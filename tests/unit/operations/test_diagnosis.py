@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from safeguard_streams.cli import app
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import ConfigurationError
-from safeguard_streams.operations import acls, diagnosis, health_pages
+from safeguard_streams.operations import acls, cluster_checks, diagnosis, health_pages, host_checks
+from safeguard_streams.operations.checks import failed
 from safeguard_streams.operations.cluster import OPERATIONS, QUEUES, Group, Lag, TopicState
 from safeguard_streams.operations.log_dirs import LogDir
 from safeguard_streams.operations.status import Letters
@@ -37,10 +38,10 @@ def with_setting(name, **settings):
 
 def test_a_healthy_cluster_passes():
     for check in (
-        diagnosis.topic_settings(HEALTHY),
-        diagnosis.partitions(HEALTHY),
-        diagnosis.replication(HEALTHY),
-        diagnosis.rights(HEALTHY, None),
+        cluster_checks.topic_settings(HEALTHY),
+        cluster_checks.partitions(HEALTHY),
+        cluster_checks.replication(HEALTHY),
+        cluster_checks.rights(HEALTHY, None),
     ):
         assert (check.result, check.remedy) == ("ok", ""), check
 
@@ -60,7 +61,7 @@ def test_a_healthy_cluster_passes():
     ],
 )
 def test_topics_are_compared_with_the_contract(states, result, said, remedy):
-    check = diagnosis.topic_settings(states)
+    check = cluster_checks.topic_settings(states)
     assert check.result == result
     assert said in check.found
     assert remedy in check.remedy
@@ -69,23 +70,23 @@ def test_topics_are_compared_with_the_contract(states, result, said, remedy):
 @pytest.mark.parametrize(("days", "retention"), [(0, "-1"), (365, "31536000000")])
 def test_the_retention_of_actions_is_that_of_the_settings(days, retention):
     catalogue = Settings(actions_retention_days=days).catalogue
-    check = diagnosis.topic_settings(HEALTHY, catalogue)
+    check = cluster_checks.topic_settings(HEALTHY, catalogue)
     assert (check.result, f"not {retention}" in check.found) == ("warning", True)
     assert check.remedy.startswith("set SAFEGUARD_ACTIONS_RETENTION_DAYS")
     states = with_setting(topics.ACTIONS, retention_ms=retention)
-    assert diagnosis.topic_settings(states, catalogue).result == "ok"
-    assert diagnosis.topic_settings(states).result == "warning"
+    assert cluster_checks.topic_settings(states, catalogue).result == "ok"
+    assert cluster_checks.topic_settings(states).result == "warning"
 
 
 def test_topics_that_records_pass_through_need_equal_partitions():
-    check = diagnosis.partitions(with_change(topics.ESCALATIONS_AUDIT, partitions=3))
+    check = cluster_checks.partitions(with_change(topics.ESCALATIONS_AUDIT, partitions=3))
     assert (check.result, "eu.content.escalations.audit 3" in check.found) == ("failed", True)
-    assert diagnosis.partitions(with_change(topics.POLICIES, partitions=9)).result == "ok"
+    assert cluster_checks.partitions(with_change(topics.POLICIES, partitions=9)).result == "ok"
 
 
 def test_dead_letters_that_wait_are_a_warning():
-    assert diagnosis.dead_letters(Letters(0, {})).result == "ok"
-    check = diagnosis.dead_letters(Letters(1027, {"prefilter": 5, "enforcement-webhook": 1022}))
+    assert cluster_checks.dead_letters(Letters(0, {})).result == "ok"
+    check = cluster_checks.dead_letters(Letters(1027, {"prefilter": 5, "enforcement-webhook": 1022}))
     assert check.result == "warning"
     assert check.found == "1,027 wait: enforcement-webhook 1,022, prefilter 5"
     assert check.remedy == "see: safeguard dead-letters list"
@@ -93,14 +94,14 @@ def test_dead_letters_that_wait_are_a_warning():
 
 async def test_nothing_is_called_healthy_where_no_topic_exists():
     absent = {name: msgspec.structs.replace(state, partitions=0, replicas=0) for name, state in HEALTHY.items()}
-    checks = [diagnosis.partitions(absent), diagnosis.replication(absent), diagnosis.waiting([])]
-    checks.append(await diagnosis.clocks(Settings(bootstrap="127.0.0.1:1"), absent))
+    checks = [cluster_checks.partitions(absent), cluster_checks.replication(absent), cluster_checks.waiting([])]
+    checks.append(await cluster_checks.clocks(Settings(bootstrap="127.0.0.1:1"), absent))
     assert {check.result for check in checks} == {"skipped"}
 
 
 def test_one_replica_and_replicas_behind_are_warnings():
-    assert diagnosis.replication(with_change(topics.EVENTS, replicas=1)).result == "warning"
-    check = diagnosis.replication(with_change(topics.EVENTS, under_replicated=2))
+    assert cluster_checks.replication(with_change(topics.EVENTS, replicas=1)).result == "warning"
+    check = cluster_checks.replication(with_change(topics.EVENTS, under_replicated=2))
     assert "not in sync: eu.content.events" in check.found
 
 
@@ -119,11 +120,11 @@ def only(role):
 @pytest.mark.parametrize("role", acls.ROLES)
 def test_the_rights_of_a_role_are_recognised_and_what_is_lacking_named(role):
     states = only(role)
-    assert diagnosis.rights(states, role).result == "ok"
-    assert role in diagnosis.rights(states, None).found
+    assert cluster_checks.rights(states, role).result == "ok"
+    assert role in cluster_checks.rights(states, None).found
     (name, state) = next((name, state) for name, state in states.items() if state.rights)
     right = min(state.rights)
-    check = diagnosis.rights(states | {name: msgspec.structs.replace(state, rights=state.rights - {right})}, role)
+    check = cluster_checks.rights(states | {name: msgspec.structs.replace(state, rights=state.rights - {right})}, role)
     assert check.result == "failed"
     assert f"{right} on eu.{name}" in check.found
     assert f"topics acls {role}" in check.remedy
@@ -131,7 +132,7 @@ def test_the_rights_of_a_role_are_recognised_and_what_is_lacking_named(role):
 
 def test_rights_that_a_broker_does_not_tell_are_no_failure():
     states = {name: msgspec.structs.replace(state, rights=None) for name, state in HEALTHY.items()}
-    assert diagnosis.rights(states, "reasoner").result == "skipped"
+    assert cluster_checks.rights(states, "reasoner").result == "skipped"
 
 
 def members(**counts):
@@ -156,26 +157,26 @@ def members(**counts):
     ],
 )
 def test_each_stage_needs_a_process(counts, result, said):
-    check = diagnosis.processes(members(**counts), 6)
+    check = cluster_checks.processes(members(**counts), 6)
     assert (check.result, said in check.found) == (result, True), check
 
 
 def test_live_content_that_waits_is_a_warning_and_a_replay_that_waits_is_not():
     late = Lag("reasoner", "live", topics.ESCALATIONS, 5, 1000.0, started=True)
-    assert diagnosis.waiting([late]).result == "warning"
-    assert "live 5 for 1,000 s" in diagnosis.waiting([late]).found
+    assert cluster_checks.waiting([late]).result == "warning"
+    assert "live 5 for 1,000 s" in cluster_checks.waiting([late]).found
     others = [
         msgspec.structs.replace(late, queue="replay"),
         msgspec.structs.replace(late, seconds=1.0),
         msgspec.structs.replace(late, stage="enforcement", queue="webhook", started=False),
     ]
-    assert diagnosis.waiting(others).result == "ok"
+    assert cluster_checks.waiting(others).result == "ok"
 
 
 def test_variables_that_nothing_reads_are_named_with_the_one_that_was_meant():
     known = {"SAFEGUARD_BOOTSTRAP": "x", "SAFEGUARD_CONFIG": "y", "PATH": "z", "SAFEGUARD_REASONER_SERVICE_HOST": "h"}
-    assert diagnosis.variables(known).result == "ok"
-    check = diagnosis.variables(known | {"SAFEGUARD_BOOTSTRP": "s3cret"})
+    assert host_checks.variables(known).result == "ok"
+    check = host_checks.variables(known | {"SAFEGUARD_BOOTSTRP": "s3cret"})
     assert check.result == "failed"
     assert "SAFEGUARD_BOOTSTRP (did you mean SAFEGUARD_BOOTSTRAP?)" in check.found
     assert "s3cret" not in f"{check}"
@@ -186,11 +187,11 @@ async def test_a_port_is_free_or_one_of_our_processes_is_there():
         other.bind(("127.0.0.1", 0))
         number = other.getsockname()[1]
         other.listen()
-        taken = asyncio.create_task(diagnosis.port(Settings(), "prefilter", number))
+        taken = asyncio.create_task(host_checks.port(Settings(), "prefilter", number))
         assert (await taken).result == "failed"
         assert "SAFEGUARD_PREFILTER_PORT" in (await taken).remedy
-    assert (await diagnosis.port(Settings(), "prefilter", number)).found == f"{number} is free"
-    assert (await diagnosis.port(Settings(), "reasoner", 0)).result == "ok"
+    assert (await host_checks.port(Settings(), "prefilter", number)).found == f"{number} is free"
+    assert (await host_checks.port(Settings(), "reasoner", 0)).result == "ok"
 
     class Ours(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -203,23 +204,23 @@ async def test_a_port_is_free_or_one_of_our_processes_is_there():
 
     server = HTTPServer(("127.0.0.1", 0), Ours)
     Thread(target=server.serve_forever, daemon=True).start()
-    check = await diagnosis.port(Settings(), "reasoner", server.server_port)
+    check = await host_checks.port(Settings(), "reasoner", server.server_port)
     assert (check.result, "not ready" in check.found) == ("ok", True)
-    answers = await diagnosis.inference_server(f"http://127.0.0.1:{server.server_port}/v1")
+    answers = await host_checks.inference_server(f"http://127.0.0.1:{server.server_port}/v1")
     assert (answers.result, "answers 503" in answers.found) == ("failed", True)
-    named = await diagnosis.inference_server(f"dns+http://localhost:{server.server_port}/v1")
+    named = await host_checks.inference_server(f"dns+http://localhost:{server.server_port}/v1")
     assert "answers 503" in named.found, "a name for several servers is asked at one of them"
     server.shutdown()
     server.server_close()
-    gone = await diagnosis.inference_server(f"http://127.0.0.1:{server.server_port}/v1")
+    gone = await host_checks.inference_server(f"http://127.0.0.1:{server.server_port}/v1")
     assert (gone.result, "SAFEGUARD_SERVERS" in gone.remedy) == ("failed", True)
 
 
 async def test_servers_of_a_first_judge_are_asked_too_and_their_setting_is_named(monkeypatch):
     async def away(_):
-        return diagnosis.failed("broker", "away", "start it")
+        return failed("broker", "away", "start it")
 
-    monkeypatch.setattr(diagnosis, "broker", away)
+    monkeypatch.setattr(cluster_checks, "broker", away)
     given = Settings(servers="http://127.0.0.1:1/v1", first_servers="http://127.0.0.1:2/v1,http://127.0.0.1:3/v1")
     checks = [check for check in await diagnosis.diagnose(given, {}, None) if check.name == "inference server"]
     assert [check.found.partition("/v1")[0][-1] for check in checks] == ["1", "2", "3"]
@@ -262,7 +263,7 @@ async def test_a_process_of_another_deployment_is_not_taken_for_ones_own(page, o
     """A webhook of another deployment is not failing in the status of this one."""
     current = Settings(prefix="acme.")
     with answering({"ready": True, "webhook": "answers 500", **page}) as number:
-        check = await diagnosis.port(current, "enforcement", number)
+        check = await host_checks.port(current, "enforcement", number)
         own = await health_pages.own_health_page(current, "enforcement", number)
     assert check.result == ("failed" if other else "ok")
     assert (other or "a process is there") in check.found
@@ -270,30 +271,30 @@ async def test_a_process_of_another_deployment_is_not_taken_for_ones_own(page, o
 
 
 def test_model_files_are_looked_at(tmp_path):
-    shipped = diagnosis.models(Settings())
+    shipped = host_checks.models(Settings())
     assert [check.result for check in shipped] == ["ok", "warning"], "the small model is no model for production"
     (tmp_path / "empty.bin").touch()
     for path, said in ((tmp_path / "nowhere.bin", "No such file"), (tmp_path / "empty.bin", "is empty")):
-        check = diagnosis.models(Settings(prefilter_model=path))[0]
+        check = host_checks.models(Settings(prefilter_model=path))[0]
         assert (check.result, said in check.found) == ("failed", True)
-    assert diagnosis.models(Settings(model=str(tmp_path)))[1].result == "failed", "a folder without config.json"
+    assert host_checks.models(Settings(model=str(tmp_path)))[1].result == "failed", "a folder without config.json"
     (tmp_path / "config.json").write_text("{}")
-    assert diagnosis.models(Settings(model=str(tmp_path)))[1].result == "ok"
-    assert diagnosis.models(Settings(servers="http://gpu-1:8000/v1"))[1].found == "on inference servers"
+    assert host_checks.models(Settings(model=str(tmp_path)))[1].result == "ok"
+    assert host_checks.models(Settings(servers="http://gpu-1:8000/v1"))[1].found == "on inference servers"
 
 
 def test_a_disk_that_is_full_fails(monkeypatch):
     for free, result in ((2**40, "ok"), (2**31, "warning"), (2**20, "failed")):
         monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: type("Usage", (), {"free": free}))
-        assert diagnosis.disk(Settings()).result == result
+        assert host_checks.disk(Settings()).result == result
 
 
 def test_a_brokers_disk_that_fills_up_is_named():
     room = LogDir(1, "/logs", 100 * 2**30, 80 * 2**30)
-    assert diagnosis.broker_disks([room]).result == "ok"
-    assert diagnosis.broker_disks([]).result == "skipped"
+    assert cluster_checks.broker_disks([room]).result == "ok"
+    assert cluster_checks.broker_disks([]).result == "skipped"
     for usable, result in ((10, "warning"), (2, "failed")):
-        check = diagnosis.broker_disks([room, LogDir(2, "/full", 100 * 2**30, usable * 2**30)])
+        check = cluster_checks.broker_disks([room, LogDir(2, "/full", 100 * 2**30, usable * 2**30)])
         assert (check.result, "on broker 2 in /full" in check.found) == (result, True)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import orjson
 import pytest
 
-from safeguard_streams.operations import diagnosis
+from safeguard_streams.operations import host_checks
 from safeguard_streams.operations.health_pages import own_health_page
 from safeguard_streams.runtime.settings import Settings
 
@@ -61,9 +61,9 @@ async def test_what_is_no_page_of_ours_is_another_program(answer):
     """A server of any protocol may be at the port, and what it says is not shown."""
     async with answering(answer) as number:
         assert await own_health_page(Settings(), "enforcement", number) is None
-        check = await diagnosis.port(Settings(), "enforcement", number)
+        check = await host_checks.port(Settings(), "enforcement", number)
         assert (check.result, "in use" in check.found) == ("failed", True)
-        server = await diagnosis.inference_server(f"http://127.0.0.1:{number}/v1")
+        server = await host_checks.inference_server(f"http://127.0.0.1:{number}/v1")
         assert server.name == "inference server"
 
 

@@ -9,18 +9,13 @@ first and last heading.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from safeguard_streams.workers.inference.dialects.interface import (
     ChatPrompt,
-    Label,
-    MalformedLabel,
+    OneWord,
     Prompt,
     TextPrompt,
-    Token,
-    beginning,
-    first_written,
-    share,
     without_control_tokens,
 )
 
@@ -29,7 +24,6 @@ _QUESTION = (
     'Answer "1" if yes, and "0" if no.'
 )
 _BODY = "{question}\n\n\nPOLICY\n======\n\n{policy}\n\n\nCONTENT\n=======\n\n{content}"
-_LABELS = {"1": True, "0": False}
 # A heading on a line of its own, whatever separates the lines. No run is read twice: blank content takes linear time.
 _BREAK = r"\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
 _HEADING = re.compile(
@@ -38,19 +32,10 @@ _HEADING = re.compile(
 )
 
 
-class _Cope:
+class _Cope(OneWord):
     classes: tuple[str, ...] = ()
-    max_tokens = 1
+    labels: Mapping[str, bool] = {"1": True, "0": False}
     imitation = _HEADING
-
-    def parse(self, text: str) -> Label:
-        if text.strip() not in _LABELS:
-            raise MalformedLabel
-        return Label(_LABELS[text.strip()])
-
-    def score(self, tokens: Sequence[Token]) -> float | None:
-        token = first_written(tokens)
-        return share(token.likeliest, beginning(_LABELS)) if token else None
 
 
 class CopeA(_Cope):

@@ -14,12 +14,13 @@ Sources, each for the classification of what a user wrote:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from safeguard_streams.workers.inference.dialects.interface import (
     ChatPrompt,
     Label,
     MalformedLabel,
+    OneWord,
     Prompt,
     TextPrompt,
     Token,
@@ -118,30 +119,20 @@ _GUIDELINES = {
     "descriptions, content aimed at causing arousal). Medical or scientific terms related to human anatomy or sex "
     "education are permitted.",
 }
-_LABELS = {"Yes": True, "No": False}
 
 
-class ShieldGemma:
+class ShieldGemma(OneWord):
     """ShieldGemma 1. ShieldGemma 2 is for images. The turns of its prompt are control tokens, the answer's is not."""
 
     name = "shieldgemma"
     models = re.compile(r"shieldgemma[-:](?:2|9|27)b", re.IGNORECASE)
     classes = tuple(_GUIDELINES)
-    max_tokens = 1
+    labels: Mapping[str, bool] = {"Yes": True, "No": False}
     imitation = re.compile(r"Our safety principle is defined|Your answer must start with", re.IGNORECASE)
 
     def render(self, policy: str, content: str, classes: Collection[str] = ()) -> Sequence[Prompt]:  # noqa: ARG002  (the protocol names it)
         question = without_control_tokens(content).strip()
         return [TextPrompt(_shieldgemma(question, name)) for name in self.classes if not classes or name in classes]
-
-    def parse(self, text: str) -> Label:
-        if text.strip() not in _LABELS:
-            raise MalformedLabel
-        return Label(_LABELS[text.strip()])
-
-    def score(self, tokens: Sequence[Token]) -> float | None:
-        token = first_written(tokens)
-        return share(token.likeliest, beginning(_LABELS)) if token else None
 
 
 def _shieldgemma(question: str, name: str) -> str:

@@ -127,6 +127,22 @@ def beginning(labels: Mapping[str, bool]) -> Callable[[str], bool | None]:
     return side
 
 
+class OneWord:
+    """A dialect whose whole answer is one of two words. labels: whether each word says that content violates."""
+
+    labels: Mapping[str, bool]
+    max_tokens = 1
+
+    def parse(self, text: str) -> Label:
+        if text.strip() not in self.labels:
+            raise MalformedLabel
+        return Label(self.labels[text.strip()])
+
+    def score(self, tokens: Sequence[Token]) -> float | None:
+        token = first_written(tokens)
+        return share(token.likeliest, beginning(self.labels)) if token else None
+
+
 def first_written(tokens: Sequence[Token]) -> Token | None:
     """The first token that is more than white space."""
     return next((token for token in tokens if token.text.strip()), None)
