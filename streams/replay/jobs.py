@@ -41,8 +41,8 @@ _WRITER = "replay-jobs"
 _NAMED = 5  # replays that an error names
 
 
-class ReplayRequest(msgspec.Struct, frozen=True):
-    """The content to replay and the policies to judge it by.
+class ReplayScope(msgspec.Struct, frozen=True, kw_only=True):
+    """The content to replay.
 
     since and until bound the time at which events were written to the topic. first and last bound the offsets in each
     partition, both included. sample is the share of content to replay. noise is the share of it that the version in
@@ -50,7 +50,6 @@ class ReplayRequest(msgspec.Struct, frozen=True):
     and empty means all.
     """
 
-    policies: Sequence[Policy]
     since: datetime | None = None
     until: datetime | None = None
     first: int | None = None
@@ -61,6 +60,12 @@ class ReplayRequest(msgspec.Struct, frozen=True):
     languages: tuple[str, ...] = ()
     decisions: tuple[Decision, ...] = ()
     authors: tuple[str, ...] = ()
+
+
+class ReplayRequest(ReplayScope, frozen=True):
+    """The content to replay and the policies to judge it by."""
+
+    policies: Sequence[Policy]
 
 
 class _Bounds(NamedTuple):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from safeguard_streams.console.schema import replay_flips
 from safeguard_streams.console.web import flips as worklists
 from safeguard_streams.console.web.replay_work import Doing, Kind, Outcome, Step, judgements
 from safeguard_streams.console.web.writing import transaction
-from safeguard_streams.contract.records import Decision, Direction, Replay, decode, encode
+from safeguard_streams.contract.records import Direction, Replay, decode, encode
 from safeguard_streams.releases import model_notice
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.replay import jobs, promotion
@@ -33,22 +32,12 @@ FROM read_parquet($file) WHERE flip IS NOT NULL ORDER BY hash(content_id), conte
 """
 
 
-class Wanted(msgspec.Struct, frozen=True):
-    """The form of a replay: a policy in one of its released versions, a reason, and the fields of `ReplayRequest`."""
+class Wanted(jobs.ReplayScope, frozen=True):
+    """The form of a replay: a policy in one of its released versions, a reason, and the content to replay."""
 
     policy_id: str
     version: str
     why: str = ""
-    since: datetime | None = None
-    until: datetime | None = None
-    first: int | None = None
-    last: int | None = None
-    sample: float = 1.0
-    noise: float = 0.1
-    surfaces: tuple[str, ...] = ()
-    languages: tuple[str, ...] = ()
-    decisions: tuple[Decision, ...] = ()
-    authors: tuple[str, ...] = ()
 
 
 async def estimate(doing: Doing) -> Outcome:
@@ -57,8 +46,8 @@ async def estimate(doing: Doing) -> Outcome:
 
     settings, wanted = doing.settings, msgspec.convert(doing.row.given, Wanted)
     policy = await jobs.released(settings, wanted.policy_id, wanted.version)
-    fields = {name: value for name, value in msgspec.structs.asdict(wanted).items() if name in _REQUEST}
-    request = jobs.ReplayRequest([policy], **fields)
+    scope = {name: getattr(wanted, name) for name in jobs.ReplayScope.__struct_fields__}
+    request = jobs.ReplayRequest([policy], **scope)
     by = ChangedBy(wanted.why, doing.row.who)
     replay, estimated = await estimate.plan(settings, request, by, _classifier(settings))
     return Outcome(
@@ -69,9 +58,6 @@ async def estimate(doing: Doing) -> Outcome:
             "notice": await model_notice.unlearned(settings, [policy]),
         }
     )
-
-
-_REQUEST = set(jobs.ReplayRequest.__struct_fields__)
 
 
 def _classifier(settings: Settings) -> Any:
