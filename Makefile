@@ -1,5 +1,6 @@
 # `make demo` and `make test` need no other set-up: each makes .venv first.
 #
+#   env          the environment alone, in .venv; EXTRA=gpu
 #   demo         the whole pipeline on this machine; ARGS="--count 100", EXTRA=gpu MODEL=name
 #   test         checks, unit tests, the bus on Kafka, and one run of the whole pipeline: about 10 minutes
 #   test-all     every check and test but those of test-faults and test-secure
@@ -22,7 +23,9 @@ UV := $(BIN)/uv --quiet
 PARALLEL := -n 2 --dist loadfile
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: audit clean demo docs encoder lint requirements test test-all test-faults test-rest test-secure unit
+.PHONY: audit clean demo docs encoder env lint requirements test test-all test-faults test-rest test-secure unit
+
+env: $(VENV)/package-$(EXTRA)
 
 demo: $(VENV)/package-$(EXTRA)
 	$(BIN)/safeguard demo $(if $(MODEL),--model $(MODEL)) $(ARGS)

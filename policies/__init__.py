@@ -7,6 +7,10 @@ In reading order:
 - `vocabulary`: types that policies, records and settings share.
 - `document`: what a parsed policy holds.
 - `parsing`: from text to a policy or to problems with their lines.
+- `version`: a hash of everything in a document that decides about content.
+- `statements`: what a policy says for statements of reasons.
+- `folding`, `letters`: one form for the spellings of a text.
+- `terms`, `patterns`: how gates find them in content; `trial`: each is tried as the prefilter uses it.
 - `files`: reading policy.md and distilled.json, and changing a gate in place.
 - `golden`: golden sets, the labelled texts that show what a policy's rules mean.
 - `importing`: policies from elsewhere, and their golden sets in CSV.

@@ -92,10 +92,7 @@ class _PolicyExample(msgspec.Struct, frozen=True):
 
 def check_library(folder: Path = files.LIBRARY) -> list[Checked]:
     """Check all policies of a library folder (ID/policy.md). Raises PolicyError when there are none."""
-    paths = sorted(folder.glob("*/policy.md"))
-    if not paths:
-        raise PolicyError(f"{folder}: contains no ID/policy.md")
-    return [check(path, named_by_folder=True) for path in paths]
+    return [check(path, named_by_folder=True) for path in files.documents(folder)]
 
 
 def _unreadable(path: Path, error: PolicyError) -> Problem:

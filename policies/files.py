@@ -27,8 +27,10 @@ def read(path: Path) -> PolicyFiles:
         document = path.read_text(encoding="utf-8-sig")
         distilled = path.with_name("distilled.json")
         return PolicyFiles(document, distilled.read_text(encoding="utf-8") if distilled.is_file() else None)
-    except (OSError, UnicodeDecodeError) as error:
-        raise PolicyError(f"{path}: cannot be read: {error}") from error
+    except OSError as error:
+        raise PolicyError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise PolicyError(f"{path}: cannot be read: byte {error.start + 1} is not UTF-8; save it in UTF-8") from error
 
 
 def write_document(path: Path, document: str) -> None:
@@ -57,12 +59,20 @@ def load(path: Path) -> Policy:
     return parse(document, str(path), distilled)
 
 
+def documents(folder: Path) -> list[Path]:
+    """The files ID/policy.md of a library folder, in the order of their ids. Raises PolicyError when there are none."""
+    paths = sorted(folder.glob("*/policy.md"))
+    if not paths:
+        problem = "contains no ID/policy.md" if folder.is_dir() else "is no folder; name one that holds ID/policy.md"
+        raise PolicyError(f"{folder}: {problem}")
+    return paths
+
+
 def load_library(folder: Path = LIBRARY) -> dict[str, Policy]:
     """All policies of a library folder (ID/policy.md), by id."""
-    policies = [load(path) for path in sorted(folder.glob("*/policy.md"))]
-    if not policies:
-        raise PolicyError(f"{folder}: contains no ID/policy.md")
-    for policy, path in zip(policies, sorted(folder.glob("*/policy.md")), strict=True):
+    paths = documents(folder)
+    policies = [load(path) for path in paths]
+    for policy, path in zip(policies, paths, strict=True):
         if policy.id != path.parent.name:
             raise PolicyError(f"{path}: id is {policy.id!r} but the folder is {path.parent.name!r}")
     return {policy.id: policy for policy in policies}

@@ -61,7 +61,7 @@ def read(path: Path) -> GoldenFile:
         # At newlines only: texts hold other line separators.
         lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     except OSError as error:
-        raise PolicyError(f"{path}: cannot be read: {error}") from error
+        raise PolicyError(f"{path}: cannot be read: {error.strerror}") from error
     file = GoldenFile([], [])
     for number, line in enumerate(lines, 1):
         if line.strip():

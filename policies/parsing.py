@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from copy import copy
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 import re2
@@ -16,10 +16,19 @@ import yaml
 from safeguard_streams.errors import PolicyError, Problem, choices
 from safeguard_streams.policies import distilled as distilled_classifiers
 from safeguard_streams.policies import statements as rule_statements
-from safeguard_streams.policies.document import MAX_SAMPLES, AppliesTo, Gate, Judging, Policy, ScoreMap, pattern_options
+from safeguard_streams.policies.document import (
+    MAX_SAMPLES,
+    AnswerForm,
+    AppliesTo,
+    Gate,
+    Judging,
+    Policy,
+    ScoreMap,
+    pattern_options,
+)
 from safeguard_streams.policies.statements import MAX_NOTE, RuleStatement
 from safeguard_streams.policies.version import version_of
-from safeguard_streams.policies.vocabulary import PATTERN_CHARACTERS, RULE_ID, SEVERITIES, Effort, Severity, Side
+from safeguard_streams.policies.vocabulary import PATTERN_CHARACTERS, RULE_ID, SEVERITIES, Effort, Harm, Severity, Side
 
 FRONT = re.compile(r"\A---\n(.*?\n)---\n(.*)\Z", re.DOTALL)
 MAX_CHARACTERS = 200_000  # of a document
@@ -44,6 +53,7 @@ _REQUIRED: dict[Any, Any] = {
     "intercept": 0.0,
 }
 _ITEM = "hate"
+_ENUM = re.compile(r"Invalid enum value '?([^']*)'?\Z")
 _FIELD = re.compile(r"(missing required|unknown) field `(\w+)`")
 
 
@@ -70,6 +80,40 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "judging": Judging.__struct_fields__,
     "judging.score_map": ScoreMap.__struct_fields__,
 }
+
+
+# The words of an enumerated field, by its path without indices.
+_WORDS: dict[str, tuple[str, ...]] = {
+    "effort": get_args(Effort),
+    "gate.harms": get_args(Harm),
+    "judging.answer": get_args(AnswerForm),
+    "judging.output": get_args(Side),
+}
+# How people call what YAML holds, by msgspec's names.
+_TYPES = {
+    "array": "a list",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "a number",
+    "null": "nothing",
+    "object": "lines of name: value",
+    "str": "text",
+}
+_TYPE = re.compile(rf"`(?:(?:{'|'.join(_TYPES)})(?: \| )?)+`")
+
+
+def plain_problem(problem: str, where: str = "") -> str:
+    """A message of msgspec without its path, in the words of people who write YAML.
+
+    where: the path of the field; where it has a fixed vocabulary, the message names that.
+    """
+    found = _ENUM.match(problem)
+    if found:
+        field = re.sub(r"\[\d+\]", "", where)
+        words = _WORDS.get(field) or _WORDS.get(field.rpartition(".")[0], ())
+        return f"{found[1]!r} is not one of its values{choices(found[1], words) if words else ''}"
+    named = _TYPE.sub(lambda kinds: " or ".join(_TYPES[kind] for kind in kinds[0].strip("`").split(" | ")), problem)
+    return (named[:1].lower() + named[1:]).replace("`", "")
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -262,8 +306,7 @@ class Document:
         elif field:
             self.error(self.line(*steps), "field", f"{field[2]} is missing {_inside(where)}")
         else:
-            reason = problem[:1].lower() + problem[1:]
-            self.error(self.line(*steps), "field", f"{where or 'front matter'}: {reason.replace('`', '')}")
+            self.error(self.line(*steps), "field", f"{where or 'front matter'}: {plain_problem(problem, where)}")
         at = [*steps, field[2]] if field else steps
         self.broken |= {str(step) for step in at[:1]}
         return at

@@ -15,6 +15,7 @@ becomes a dead letter and does not delay others.
 - `owned_writer`: the partition's writer, replaced after a failed commit.
 - `admission`: which topic's call begins next when capacity is short.
 - `dead_letters`: records that could not be processed, and how to requeue them.
+- `timestamps`: the ages of records, whose timestamps anybody may write.
 - `tracing`: a span for each traced record in each stage.
 - `memory`: a bus in memory, for tests.
 - `kafka`: the bus on Apache Kafka.

@@ -56,8 +56,8 @@ def capacity(
 ) -> None:
     """Plan partitions, prefilter processes and GPUs for a load, from benchmarks on your hosts.
 
-    Run safeguard bench prefilter and safeguard bench reason --sweep first. The formula is in
-    streams/operations/capacity.py.
+    Run safeguard bench prefilter and safeguard bench reason --sweep first. The formula is in the guide to capacity
+    planning, docs/guides/capacity.md.
     """
     reasoner = _figures(bench_reason, ReasonFigures) if bench_reason else ReasonFigures({})
     lengths = _lengths(tokens) if tokens else reasoner.completion_tokens or planning.LOGGED

@@ -79,7 +79,7 @@ def project(port: Port = None, bootstrap: Bootstrap = None) -> None:
 
 @app.command("rebuild")
 def rebuild(
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")] = False,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
 ) -> None:

@@ -107,6 +107,11 @@ def policy_path(name: str, library: Path) -> Path:
     """A policy's file, by its id in the library or by its path. Raises ConfigurationError when there is none."""
     path = Path(name) if name.endswith(".md") else library / name / "policy.md"
     if not path.is_file():
+        folder = Path(name)
+        if (folder / "policy.md").is_file():
+            raise ConfigurationError(f"{name} is a policy's folder; name its file: {folder / 'policy.md'}")
+        if any(folder.glob("*/policy.md")):
+            raise ConfigurationError(f"{name} is a folder of policies, not a policy; name it with --library {name}")
         ids = [file.parent.name for file in library.glob("*/policy.md")]
         raise ConfigurationError(f"no policy {name!r} in {library}, and no such policy.md file{choices(name, ids)}")
     return path

@@ -53,7 +53,7 @@ PolicyOption = Annotated[str | None, typer.Option("--policy", help="Policy of th
 Wait = Annotated[
     bool, typer.Option("--wait", help="Wait until all is judged. Ctrl-C ends the wait, and judging goes on.")
 ]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")]
 
 
 def _decisions(given: list[str]) -> tuple[Decision, ...]:

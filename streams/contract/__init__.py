@@ -7,6 +7,7 @@ becomes a dead letter that names the field.
 - `records`: every record as a typed struct, and the one place that reads and writes their JSON.
 - `limits`: how large and how deep a record may be, and what happens past that.
 - `intake`: reads content events as they were sent, and repairs what is no character.
+- `appeals`: reads appeals as platforms send them.
 - `topics`: the catalogue, from which topics are created and access lists and documents are generated.
 - `asyncapi`: the catalogue as an AsyncAPI 3 document.
 

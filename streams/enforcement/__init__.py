@@ -6,6 +6,7 @@ actions that change anything to a webhook, at least once and in order for each c
 verdicts and release held actions by writing to moderation.actions. In reading order:
 
 - `rules`: the file of enforcement rules, from verdicts to actions, and the caps.
+- `author_rules`, `known_authors`: what the rules say about authors; the strikes that rules about content look at.
 - `intake`: one order for verdicts and moderators' records, on moderation.enforcement.
 - `cleared`: cleared texts of the items on which something stands, into the same order.
 - `transform`: what follows each input, in order: actions, referrals, strikes, statements, and what then stands.
@@ -13,6 +14,8 @@ verdicts and release held actions by writing to moderation.actions. In reading o
 - `moderator_actions`: what follows moderators' decisions, their ends, releases, and actions that are sent again.
 - `standing`, `state`: what stands on one content item; on those of one partition, restored from moderation.standing.
 - `texts`: which text of an item a verdict is about, and what follows where authors edited it.
+- `strikes`: strikes against authors, from what stands on their items before and after each input.
+- `signing`: signatures of the agent's records on moderation.actions.
 - `statements`: why an author's item is restricted; with `statement_rules` of the file, `statement_texts` in each
   language, and `policy_words`, what policies say.
 - `dsa`, `dsa_export`: statements as the EU's database takes them.

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, NamedTuple, get_args
+from typing import Annotated, Any, NamedTuple, get_args
 from urllib.parse import urlsplit
 
 import msgspec
@@ -273,6 +273,7 @@ _CHOICES = {
     "confidence": get_args(Confidence),
     "min_severity": SEVERITIES,
 }
+_ENTRY = re.compile(r"`\$\.(authors\.)?(rule|strike|rate|threshold)\[(\d+)\][.`]")
 _FIELD = re.compile(rf"\.({'|'.join(_CHOICES)})(\[[0-9]+\])?`$")
 
 
@@ -285,14 +286,27 @@ def _allowed(message: str) -> str:
     return f"; choose from: {', '.join(AUTHOR_ACTIONS[1:] if of_authors else _CHOICES[field[1]])}"
 
 
+def _named(message: str, loaded: Mapping[str, Any]) -> str:
+    """The name of the rule, strike, rate or threshold that an error of msgspec numbers from 0; empty if it has none."""
+    place = _ENTRY.search(message)
+    if place is None:
+        return ""
+    table = loaded.get("authors", {}) if place[1] else loaded
+    entry = table[place[2]][int(place[3])]
+    name = entry.get("name") if isinstance(entry, dict) else None
+    return f" ({place[2]} {name!r})" if isinstance(name, str) else ""
+
+
 def load(path: Path) -> EnforcementRules:
     """Read a file of enforcement rules. Raises ConfigurationError that names the place and the problem."""
+    loaded: dict[str, Any] = {}
     try:
-        rules = msgspec.convert(tomllib.loads(path.read_text("utf-8-sig")), EnforcementRules)
+        loaded = tomllib.loads(path.read_text("utf-8-sig"))
+        rules = msgspec.convert(loaded, EnforcementRules)
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{path}: {error}{_allowed(str(error))}") from error
+        raise ConfigurationError(f"{path}: {error}{_named(str(error), loaded)}{_allowed(str(error))}") from error
     except (ValueError, RecursionError) as error:  # also for bytes that are no UTF-8, and endless numbers
         raise ConfigurationError(f"{path}: not TOML in UTF-8: {error}") from error
     names = [rule.name for rule in rules.rule]

@@ -16,6 +16,7 @@ in the order in which a deployment needs them:
 - `tail`: verdicts from the end of their topics.
 - `dead_letters`: dead letters with what became of each; discarding.
 - `requeueing`: dead letters put back into the topics that they came from.
+- `referrals`: referrals to authorities, and their legal holds.
 - `erasure`: the erasure of a content item, and what remains of it until retention ends.
 
 ## Design decisions

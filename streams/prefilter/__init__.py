@@ -16,6 +16,8 @@ the last policy has been retired, the stage waits as at its start. In reading or
 - `gates`: the gates of all policies, evaluated on a batch of texts.
 - `normalise`: one form of text for many spellings.
 - `classifier`: fastText's probabilities for windows of a text, and distilled classifiers.
+- `fingerprint`: what identifies the scores of a gate, so that only equal ones are compared.
+- `sketch`: 64 bits of a text, by which the author ledger finds texts that differ by little.
 - `encoder`: vectors of texts, with an extra, for the second stage of gates.
 - `sampling`: random draws that depend only on ids.
 - `outputs`: the escalations and the cleared verdicts as records.

@@ -114,7 +114,7 @@ def candidates(
 
 
 def _general(policy: Policy, labels: LabelledTexts, scorers: Scorers, target_recall: float) -> Gate:
-    """The general model's probability of any harm."""
+    """The general classifier's probability of any harm."""
     harms = tuple(scorers.classifier.harms)
     gate = msgspec.structs.replace(policy.gate, harms=harms, general=0.0, threshold_with_encoder=None, distilled=None)
     general = msgspec.structs.replace(policy, gate=gate, distilled=None)

@@ -18,7 +18,7 @@ Rung = Literal["everything", "terms", "label", "golden", "distilled", "vectors"]
 WORDS: dict[Rung, str] = {
     "everything": "everything",
     "terms": "terms and sample",
-    "label": "general model",
+    "label": "general classifier",
     "golden": "golden gate",
     "distilled": "distilled",
     "vectors": "distilled, vectors",

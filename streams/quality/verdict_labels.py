@@ -236,7 +236,7 @@ def from_file(path: Path) -> Labels:
     try:
         lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error}") from error
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
     return Labels([_labeled(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()])
 
 

@@ -5,14 +5,17 @@ reason. A process exits within nine seconds of SIGTERM. Content is never logged,
 
 - `settings`: all settings, by the role that uses them.
 - `brokers`: addresses of brokers.
+- `server_urls`: base URLs of inference servers.
 - `security`: TLS and SASL options of Kafka clients.
 - `aiokafka_patch`: a consumer that never mistakes a failed offset fetch for "no offset".
+- `record_batches`: a fetch taken apart, so that one bad record or batch costs only that.
+- `memory_broker`: a broker in memory, for tests of the project and of its users.
 - `process`: logs, signals, an end that is bounded in time, garbage collection, tasks that end together.
 - `ports`: whether a process can listen on a port.
 - `health`: liveness, readiness and metrics over HTTP.
 - `metrics`: every metric, declared once.
 - `telemetry`: export of metrics and traces.
-- `durations`: spans of time such as 15m.
+- `durations`, `counts`: spans of time such as 15m; numbers with their nouns, for people.
 
 ## Design decisions
 

@@ -50,6 +50,11 @@ def locate(model: str) -> LocatedModel:
         return LocatedModel(path, path.resolve().name)
     if path.exists() or model.startswith((".", "/")):
         raise ConfigurationError(f"{model}: no such model folder; give a folder with config.json, or a hub name")
+    if "/" not in model:  # answered at once: without a network, the hub's client retries for minutes
+        raise ConfigurationError(
+            f"{model}: no folder here, and hub names have the form OWNER/MODEL, as in openai/gpt-oss-safeguard-20b; "
+            "for a name on a server, also set SAFEGUARD_SERVERS"
+        )
     return LocatedModel(_from_hub(model), model)
 
 

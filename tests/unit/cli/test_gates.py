@@ -53,7 +53,7 @@ def advice(**changes):
         gpu_hours_a_day=1.25,
         present=measured("label", 0.9, CURVE),
         proposed=measured("distilled", 0.96, LOWER, 0.2),
-        choices=[Choice("distilled", "general model", 0.95, Estimate(-0.3, -0.4, -0.2), 0)],
+        choices=[Choice("distilled", "general classifier", 0.95, Estimate(-0.3, -0.4, -0.2), 0)],
         saved_gpu_hours_a_day=0.5,
         notes=["vectors were not compared: the extra encoder is not installed here"],
     )
@@ -87,7 +87,7 @@ def test_advice_fits_80_columns_with_both_curves(advised):
     shown = invoke("gates", "advise").stdout
     lines = shown.splitlines()
     assert max(map(len, lines)) <= 80, lines
-    assert f"{NOW.id}: general model, version {NOW.version}, revision 3" in lines
+    assert f"{NOW.id}: general classifier, version {NOW.version}, revision 3" in lines
     whole = " ".join(shown.split())
     for text in (
         "live recall 0.957 (0.951-0.980)",

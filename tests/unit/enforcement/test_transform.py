@@ -138,17 +138,18 @@ def test_the_first_rule_that_matches_decides(given, action, rule):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("[[rule]]\nname = 'a'\naction = 'ban'", "Invalid enum value 'ban' - at `$.rule[0].action`"),
+        ("[[rule]]\nname = 'a'\naction = 'ban'", "Invalid enum value 'ban' - at `$.rule[0].action` (rule 'a'); choose"),
         ("[[rule]]\nname = 'a'\naction = 'ban'", "choose from: allow, review, label, limit, remove"),
         (
             "[[rule]]\nname = 'a'\naction = 'limit'\ndecision = 'violatess'",
-            "'violatess' - at `$.rule[0].decision`; choose from: violates, safe, undetermined",
+            "'violatess' - at `$.rule[0].decision` (rule 'a'); choose from: violates, safe, undetermined",
         ),
         (
             "[[rule]]\nname = 'a'\naction = 'limit'\nconfidence = ['hgh']",
-            "'hgh' - at `$.rule[0].confidence[0]`; choose from: low, medium, high",
+            "'hgh' - at `$.rule[0].confidence[0]` (rule 'a'); choose from: low, medium, high",
         ),
         ("[[rule]]\naction = 'remove'", "missing required field `name`"),
+        ("rule = [3]", "at `$.rule[0]`"),
         ("[[rule]]\nname = 'a'\naction = 'remove'\npolicy = 'x'", "unknown field `policy`"),
         ("[[rule]]\nname = 'a'\naction = 'remove'\nmin_score = 1.5", "<= 1.0 - at `$.rule[0].min_score`"),
         ("[cap]\nmax_actions = 0", ">= 1 - at `$.cap.max_actions`"),

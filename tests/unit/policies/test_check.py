@@ -69,14 +69,19 @@ BROKEN = [
     ("title: Spam", 'title: "Spam\\n" #', 3, "title: write one line of plain text"),
     ("title: Spam", 'title: "" #', 3, "title: write one line of plain text"),
     ("owner: trust-and-safety", 'owner: "\\e[31mme"', 4, "owner: write one line of plain text"),
-    ("owner: trust-and-safety", "owner: 7", 4, "owner: expected str, got int"),
+    ("owner: trust-and-safety", "owner: 7", 4, "owner: expected text, got a number"),
     ("owner: trust-and-safety", "owner: &me you", 4, "anchors and aliases"),
-    ("effort: low", "effort: none", "effort:", "effort: invalid enum value"),
+    ("effort: low", "effort: none", "effort:", "effort: 'none' is not one of its values; available: high, low, medium"),
     ("effort: low", "effort: low\neffort: high", "rules:", "effort is set twice"),
     ("  sample: 0.01", "  samples: 0.01", "  sample: 0.01", "unknown field samples in gate"),
     ("  threshold: 0.", "  threshold: 2.", "  threshold: ", "gate.threshold must be between 0 and 1"),
-    ("  threshold: ", "  threshold: high #", "  threshold: ", "gate.threshold: expected float, got str"),
-    ("harms: [fraud_spam]", "harms: [spam]", "  harms:", "gate.harms[0]: invalid enum value 'spam'"),
+    ("  threshold: ", "  threshold: high #", "  threshold: ", "gate.threshold: expected a number, got text"),
+    (
+        "harms: [fraud_spam]",
+        "harms: [spam]",
+        "  harms:",
+        "gate.harms[0]: 'spam' is not one of its values; available: fraud_spam, ",
+    ),
     ("harms: [fraud_spam]", "harms: []", "  threshold:", "a threshold needs harms"),
     ("  threshold: 0.001014\n", "", "gate:", "set gate.threshold"),
     ("  general: 0.1", "  general: 1.2", "  general:", "gate.general must be between 0 and 1"),
@@ -153,7 +158,7 @@ def test_a_broken_document_has_one_message_with_its_line(folder, old, new, where
         ("label", OUTPUT, 'asks for "rule_ids", "confidence", "reason", which judging.answer label leaves out'),
         ("rules", OUTPUT, 'asks for "confidence", "reason", which judging.answer rules leaves out'),
         ("rules", '## Output\n{"violation":0 or 1}\n', 'must ask for "rule_ids"'),
-        ("short", OUTPUT, "judging.answer: invalid enum value 'short'"),
+        ("short", OUTPUT, "judging.answer: 'short' is not one of its values; available: full, label, rules"),
         ("label", '## Output\n{"violation":0 or 1}\n', None),
         ("rules", '## Output\n{"violation":0 or 1,"rule_ids":["the rules that decide"]}\n', None),
     ],
@@ -220,14 +225,17 @@ def test_all_fields_of_a_wrong_form_are_reported_each_with_its_line(folder):
     found = [(problem.line, problem.message) for problem in check(path).errors]
     expected = [
         (1, "id is missing in the front matter"),
-        (line_of("owner: 7", document), "owner: expected str, got int"),
+        (line_of("owner: 7", document), "owner: expected text, got a number"),
         (line_of("colour: red", document), "unknown field colour in the front matter; available: applies_to"),
-        (line_of("effort: ", document), "effort: invalid enum value 'none'"),
+        (line_of("effort: ", document), "effort: 'none' is not one of its values; available: high, low, medium"),
         (line_of("  FS2: ", document), "rules: FS2 needs a name"),
-        (line_of("  harms: ", document), "gate.harms[0]: invalid enum value 'spam'"),
+        (
+            line_of("  harms: ", document),
+            "gate.harms[0]: 'spam' is not one of its values; available: fraud_spam, ",
+        ),
         (line_of("  harms: ", document), "gate.harms[1]: expected"),
         (line_of("  treshold: ", document), "unknown field treshold in gate; did you mean threshold?"),
-        (line_of("  languages: ", document), "applies_to.languages: expected array, got str"),
+        (line_of("  languages: ", document), "applies_to.languages: expected a list, got text"),
     ]
     for line, message in expected:
         assert any(line == at and message in shown for at, shown in found), (line, message, found)
@@ -246,7 +254,8 @@ def test_files_that_cannot_be_read_are_problems_beside_those_of_others(folder, t
     assert [problem["code"] for report in (missing, latin, broken) for problem in report["problems"]] == [
         *("file", "file", "field", "file"),
     ]
-    assert missing["problems"][0]["message"].startswith("cannot be read: ")
+    assert missing["problems"][0]["message"] == "cannot be read: No such file or directory"
+    assert latin["problems"][0]["message"] == "cannot be read: byte 9 is not UTF-8; save it in UTF-8"
     problems = [problem for problem in good["problems"] if problem["code"] != "gate-recall"]
     assert (good["id"], problems) == ("fraud-spam", [])
 
@@ -348,6 +357,8 @@ def test_a_missing_file_and_a_misplaced_one_are_named(tmp_path):
         load(tmp_path / "policy.md")
     with pytest.raises(PolicyError, match="no ID/policy.md"):
         load_library(tmp_path)
+    with pytest.raises(PolicyError, match="is no folder"):
+        load_library(tmp_path / "libary")
     with pytest.raises(PolicyError, match="no ID/policy.md"):
         check_library(tmp_path)
     (tmp_path / "other").mkdir()
@@ -522,3 +533,12 @@ def test_an_empty_surface_counts_as_not_said():
     assert policy.applies(" ", None)
     assert policy.applies("Chat ", None)
     assert not policy.applies("mail", None)
+
+
+def test_a_folder_instead_of_a_policy_is_answered_with_what_to_name(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent.parent)
+    name = folder.parent.name
+    answers = {f"{name}/{folder.name}": f"name its file: {name}/{folder.name}/policy.md", name: f"--library {name}"}
+    for named, answer in answers.items():
+        done = CliRunner().invoke(app, ["policy", "check", named])
+        assert answer in str(done.exception)

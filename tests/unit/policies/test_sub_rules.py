@@ -66,7 +66,7 @@ def test_own_words_are_accepted_where_the_output_offers_them(tmp_path):
     [
         ("{BAD: violates}", "needs a word for violates and one for safe"),
         ("{}", "needs a word for violates and one for safe"),
-        ("{BAD: violates, GOOD: maybe}", "invalid enum value 'maybe'"),
+        ("{BAD: violates, GOOD: maybe}", "'maybe' is not one of its values; available: safe, violates"),
         ("{BAD: violates, ' GOOD': safe}", "is no word for an answer"),
         ("{BAD: violates, 'a\"b': safe}", "is no word for an answer"),
         ('{BAD: violates, "a\\nb": safe}', "is no word for an answer"),
@@ -78,9 +78,9 @@ def test_own_words_are_accepted_where_the_output_offers_them(tmp_path):
         ("{\u00e1: violates, a\u0301: safe}", "differ in their form only"),
         ("{safe: safe, \u017fafe: violates}", "differ in their form only"),
         (f"{{BAD: violates, {'G' * 41}: safe}}", "is no word for an answer"),
-        ("[BAD]", "got array"),
-        ("{YES: violates, NO: safe}", "judging.output: expected str, got bool"),
-        ("{1: violates, 0: safe}", "judging.output: expected str, got int"),
+        ("[BAD]", "got a list"),
+        ("{YES: violates, NO: safe}", "judging.output: expected text, got true or false"),
+        ("{1: violates, 0: safe}", "judging.output: expected text, got a number"),
     ],
 )
 def test_words_that_no_answer_can_have_are_reported_at_their_line(tmp_path, output, message):

@@ -74,7 +74,7 @@ def test_a_distilled_classifier_is_proposed_where_words_alone_do_not_reach_the_r
     assert found.present.recall.value < 0.5
     assert found.proposed.recall.value > 0.85
     assert [point.recall for point in found.proposed.curve][-1] == 0.99
-    assert [choice.name for choice in found.choices] == ["general model", "distilled"]
+    assert [choice.name for choice in found.choices] == ["general classifier", "distilled"]
     assert [one.name for one in scored] == ["fraud-spam: distilled"], "terms have no curve to plot"
     assert any("extra encoder is not installed" in note for note in found.notes)
     released = parse(gate.files.document, distilled=gate.files.distilled)

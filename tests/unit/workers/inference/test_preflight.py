@@ -146,6 +146,8 @@ def test_a_model_folder_is_located_and_anything_else_is_reported(folder, tmp_pat
         preflight.locate(str(folder))
     with pytest.raises(ConfigurationError, match="neither a folder nor a hub name"):
         preflight.locate("not//a name")
+    with pytest.raises(ConfigurationError, match=r"hub names have the form OWNER/MODEL.* also set SAFEGUARD_SERVERS"):
+        preflight.locate("gpt-oss-safeguard-20b")
 
 
 def test_an_unreachable_hub_is_reported(monkeypatch):
