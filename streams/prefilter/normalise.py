@@ -14,7 +14,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from safeguard_streams.policies.folding import decomposed, latin_look_alikes, normalized, one_line, plain_from, removes_more
+from safeguard_streams.policies.folding import (
+    decomposed,
+    latin_look_alikes,
+    normalized,
+    one_line,
+    plain_from,
+    removes_more,
+)
 from safeguard_streams.policies.folding import plain as plain_line
 
 Flags = NDArray[np.bool_]
