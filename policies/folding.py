@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 _TABLE = Path(__file__).with_name("confusables.txt")
 _NAMED = re.compile(
@@ -32,6 +32,8 @@ _IGNORABLE = (0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0, *range(0x1
 _IGNORABLE += (*range(0xFFF0, 0xFFF9), *range(0xFDD0, 0xFDF0), 0x2065)
 # Classes of combining marks that are accents or vowel points. Marks of other classes are letters of their scripts.
 _POINTS = range(10, 37)  # Hebrew, Arabic, Syriac
+_MARKS = 30  # marks in a row that are kept: as many as Unicode's Stream-Safe Text Format allows (UAX #15)
+_RARE_MARK = re.compile("[\U000101fd-\U0001e94a]")  # from the first mark beyond plane 0 to the last
 _TATWEEL = "\u0640"  # lengthens Arabic words
 _OVERLAY, _ACCENTS = 1, 200  # struck through; accents of these classes and above
 LEET = {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t", "8": "b", "9": "g"}
@@ -58,7 +60,7 @@ def one_line(text: str) -> str:
 
 def decomposed(text: str) -> str:
     """Compatibility forms and case folded, and letters apart from their marks."""
-    return unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
+    return normalized("NFKD", normalized("NFKD", text).casefold())
 
 
 def plain_from(decomposed: str) -> str:
@@ -67,14 +69,45 @@ def plain_from(decomposed: str) -> str:
     text = removed.plane_0.sub("", decomposed)
     if _RARE.search(text):
         text = removed.rare.sub("", text)
-    text = unicodedata.normalize("NFC", text)
+    text = normalized("NFC", text)
     return text.translate(_letters()) if _ANY_ENCLOSED.search(text) else text
 
 
 def sent(text: str) -> str:
     """The text as one line, as sent apart from Unicode's composition (NFC) and resolved references."""
     text = text.encode("utf-8", "replace").decode("utf-8")  # RE2 takes no lone surrogates
-    return unicodedata.normalize("NFC", one_line(resolved(text)))
+    return normalized("NFC", one_line(resolved(text)))
+
+
+def normalized(form: Literal["NFC", "NFKC", "NFKD"], text: str) -> str:
+    """The text in one of Unicode's normal forms. Of more than _MARKS marks in a row, the first ones stay.
+
+    Python puts the marks of a row in order in quadratic time: 130,000 of them would take half a minute, in which no
+    other thread runs.
+    """
+    if not text.isascii():
+        text = _many_marks().sub(r"\1", text)
+        if _RARE_MARK.search(text):
+            text = _many_rare_marks().sub(r"\1", text)
+    return unicodedata.normalize(form, text)
+
+
+@cache
+def _many_marks() -> re.Pattern[str]:
+    """More marks of plane 0 in a row than are kept."""
+    return _rows_of(range(0x10000))
+
+
+@cache
+def _many_rare_marks() -> re.Pattern[str]:
+    """The same of all planes, which takes ten times as long to search."""
+    return _rows_of(range(0x20000))
+
+
+def _rows_of(codes: Iterable[int]) -> re.Pattern[str]:
+    """Rows of the marks that normalisation may put in another order."""
+    mark = f"[{members(code for code in codes if unicodedata.combining(chr(code)))}]"
+    return re.compile(f"({mark}{mark}{{{_MARKS - 1}}}){mark}++")  # `re` finds a set faster than a repetition
 
 
 def _resolved(match: re.Match[str]) -> str:

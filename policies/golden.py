@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -13,6 +12,7 @@ import msgspec
 import orjson
 
 from safeguard_streams.errors import PolicyError, Problem
+from safeguard_streams.policies.folding import normalized
 
 NAME = "golden.jsonl"
 _LONGEST = 200  # characters of what is wrong with a line, which may name a field of any length
@@ -38,7 +38,7 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 def canonical(text: str) -> str:
     """One form for texts that read the same."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return " ".join(normalized("NFKC", text).casefold().split())
 
 
 class GoldenRow(msgspec.Struct, frozen=True):

@@ -41,6 +41,7 @@ _USUAL_NAMES = {  # names of other systems for an event's fields
 MAX_BYTES = 4 * 2**30  # of a decompressed file, which is held in memory
 _NAMED = 5  # lines that a message names at most
 _GZIP = b"\x1f\x8b"
+_PIECE = 2**16  # bytes that are decompressed at a time
 _REFUSED = {  # first bytes, the longer ones first: what the file is, and what makes lines of JSON of it
     codecs.BOM_UTF32_LE: ("UTF-32", "iconv -f UTF-32 -t UTF-8"),
     codecs.BOM_UTF32_BE: ("UTF-32", "iconv -f UTF-32 -t UTF-8"),
@@ -145,20 +146,23 @@ def decompressed(file: str, data: bytes) -> bytes:
     Raises ConfigurationError with what to do for gzip that is damaged or too large.
     """
     parts: list[bytes] = []
-    size = 0
-    while data.startswith(_GZIP):
+    size = start = 0
+    view = memoryview(data)
+    while view[start : start + len(_GZIP)] == _GZIP:
         stream = zlib.decompressobj(wbits=31)
-        try:
-            parts.append(stream.decompress(data, MAX_BYTES - size + 1))
-        except zlib.error:
-            raise ConfigurationError(f"{file}: is damaged gzip; compress it again") from None
-        size += len(parts[-1])
-        if size > MAX_BYTES:
-            raise ConfigurationError(f"{file}: has more than {MAX_BYTES:,} bytes when decompressed; split it")
-        if not stream.eof:
-            raise ConfigurationError(f"{file}: its gzip ends too early; compress it again")
-        data = stream.unused_data
-    if parts and data.strip(b"\0"):  # tape blocks end with zeros
+        while not stream.eof:
+            piece = view[start : start + _PIECE]  # the library copies what follows a member
+            if not piece:
+                raise ConfigurationError(f"{file}: its gzip ends too early; compress it again")
+            try:
+                parts.append(stream.decompress(piece, MAX_BYTES - size + 1))
+            except zlib.error:
+                raise ConfigurationError(f"{file}: is damaged gzip; compress it again") from None
+            size += len(parts[-1])
+            if size > MAX_BYTES:
+                raise ConfigurationError(f"{file}: has more than {MAX_BYTES:,} bytes when decompressed; split it")
+            start += len(piece) - len(stream.unused_data)
+    if parts and bytes(view[start:]).strip(b"\0"):  # tape blocks end with zeros
         raise ConfigurationError(f"{file}: is damaged gzip; compress it again")
     return b"".join(parts) if parts else data
 

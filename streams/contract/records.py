@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -1283,11 +1284,18 @@ _encoder = msgspec.json.Encoder()
 def decode(value: bytes | None, kind: type[T]) -> T:
     """A record from its JSON. Raises RecordError with the path of the field at fault, or `record` if it is no JSON
     object.
+
+    A number beyond those of 64 bits is at fault in a field of the record, which could not be written again. It is not
+    in the producer's attributes, nor in fields that are unknown.
     """
     if value is None:
         raise RecordError("record", "is empty; send a JSON object")
     try:
-        return msgspec.convert(_loads(value), kind)
+        loaded, beyond = _loads(value)
+        record = msgspec.convert(loaded, kind)
+        if beyond:
+            _check_finite(record)
+        return record
     except orjson.JSONDecodeError as error:
         # The library's message quotes at most one character of the content.
         raise RecordError("record", f"is not JSON in UTF-8: {error.msg} at byte {error.pos}") from None
@@ -1297,10 +1305,17 @@ def decode(value: bytes | None, kind: type[T]) -> T:
         raise RecordError("record", "is nested too deeply") from None
 
 
-def _loads(value: bytes) -> Any:
-    """JSON as Python objects. Numbers that orjson refuses, such as 1E400, become floats."""
+class _Loaded(NamedTuple):
+    """JSON as Python objects, and whether it has numbers beyond those of 64 bits, such as 1E400."""
+
+    value: Any
+    beyond: bool
+
+
+def _loads(value: bytes) -> _Loaded:
+    """JSON as Python objects. Numbers that orjson refuses become floats."""
     try:
-        return orjson.loads(value)
+        return _Loaded(orjson.loads(value), beyond=False)
     except orjson.JSONDecodeError as error:
         if "infinity" not in error.msg:
             raise
@@ -1309,7 +1324,20 @@ def _loads(value: bytes) -> Any:
             orjson.dumps(loaded)  # raises for half a surrogate pair
         except (ValueError, TypeError):
             raise error from None
-        return loaded
+        return _Loaded(loaded, beyond=True)
+
+
+def _check_finite(value: object, path: str = "") -> None:
+    """Raises RecordError for a field with an infinite number."""
+    if isinstance(value, float) and math.isinf(value):
+        raise RecordError(path, "is beyond the numbers of 64 bits")
+    if isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            if not (isinstance(value, ContentEvent) and name == "attributes"):
+                _check_finite(getattr(value, name), f"{path}.{name}".lstrip("."))
+    elif isinstance(value, (tuple, dict)):
+        for each in value.values() if isinstance(value, dict) else value:
+            _check_finite(each, f"{path}[...]")
 
 
 def _number(digits: str) -> float:

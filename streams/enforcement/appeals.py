@@ -28,6 +28,7 @@ from safeguard_streams.contract.records import (
     verdict_id,
 )
 from safeguard_streams.enforcement.rules import severity
+from safeguard_streams.policies.folding import normalized
 from safeguard_streams.releases.people import LONGEST_NAME, made_plain
 from safeguard_streams.runtime import metrics
 
@@ -44,7 +45,7 @@ def person(name: str | None) -> str:
 
     U+FFFD stands for hidden characters in names that were made plain.
     """
-    folded = unicodedata.normalize("NFKC", (name or "").replace("\ufffd", "")).casefold()
+    folded = normalized("NFKC", (name or "").replace("\ufffd", "")).casefold()
     seen = "".join(one for one in folded if one == " " or unicodedata.category(one)[0] != "C")
     return " ".join(seen.split())[:LONGEST_NAME]
 

@@ -7,6 +7,7 @@ import unicodedata
 import msgspec
 
 from safeguard_streams.errors import ConfigurationError
+from safeguard_streams.policies.folding import normalized
 from safeguard_streams.releases.operator import ChangedBy
 
 LONGEST_NAME = 200  # characters
@@ -29,7 +30,7 @@ def checked(person: ChangedBy) -> ChangedBy:
 def _plain(option: str, text: str, longest: int) -> str:
     if any(map(_controls, text)):
         raise ConfigurationError(f"{option}: remove line breaks, control characters and marks of direction")
-    normal = unicodedata.normalize("NFC", text).strip()
+    normal = normalized("NFC", text).strip()
     if len(normal) > longest:
         raise ConfigurationError(f"{option}: write at most {longest:,} characters")
     return normal

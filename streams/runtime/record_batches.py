@@ -29,6 +29,7 @@ _HEADER = struct.Struct(">qiibIhiqqqhii")  # of a batch; see aiokafka.record.def
 _LENGTH = struct.Struct(">i")
 _OVERHEAD = 12  # bytes of offset and length, which the length does not count
 _MAGIC, _ATTRIBUTES = 16, 21  # where they stand in a batch
+_SHORTEST = (26, 34, _HEADER.size)  # bytes of a batch in the formats 0, 1 and 2; aiokafka reads so many unasked
 _CODEC, _NO_CODEC = 0x07, 0xF8  # bits of the attributes' low byte
 _SNAPPY_BLOCKS = b"\x82SNAPPY\x00\x00\x00\x00\x01\x00\x00\x00\x01"
 _Buffer = bytes | bytearray | memoryview
@@ -125,6 +126,8 @@ class _Batch:
         self.raw = raw
         self.modern = raw[_MAGIC] >= 2
         try:
+            if len(raw) < _SHORTEST[min(raw[_MAGIC], 2)]:
+                raise CorruptRecordException("shorter than its header")
             inner = DefaultRecordBatch(raw) if self.modern else LegacyRecordBatch(raw, raw[_MAGIC])
         except Exception:  # even its header is broken
             inner = _NO_BATCH

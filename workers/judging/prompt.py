@@ -11,7 +11,6 @@ import asyncio
 import hashlib
 import operator
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from itertools import chain, islice
 from typing import Protocol
@@ -19,6 +18,7 @@ from typing import Protocol
 import msgspec
 import orjson
 
+from safeguard_streams.policies.folding import normalized
 from safeguard_streams.workers.inference import harmony
 
 # Texts with more characters are sampled before they are tokenised, which bounds the cost of any text. Ordinary text
@@ -209,7 +209,7 @@ async def _any_imitates(text: str) -> bool:
 
 def _imitates(text: str) -> bool:
     """Whether a text comes near the words of a heading. Case, spacing and signs between the letters do not matter."""
-    letters = _SIGNS.sub("", unicodedata.normalize("NFKD", text).casefold())
+    letters = _SIGNS.sub("", normalized("NFKD", text).casefold())
     letters = _FOREIGN_WORDS.sub(" ", _FOREIGN.sub("?", letters))
     return any(
         2 * sum(map(operator.eq, heading, letters[found.start() : found.start() + len(heading)])) >= len(heading)

@@ -83,6 +83,11 @@ def test_lines_that_are_too_large_are_named_before_anything_is_sent(folder):
     assert len(read(folder, b"\n".join([EVENT.encode()] * 3))) == 3
 
 
+def test_many_members_take_linear_time(folder):
+    members = gzip.compress(b"") * 300_000  # a quadratic step would exceed the time limit of the suite
+    assert read(folder, members + gzip.compress(EVENT.encode())) == [EVENT]
+
+
 def test_a_gzip_bomb_is_refused(folder, monkeypatch):
     monkeypatch.setattr(event_files, "MAX_BYTES", 10_000)
     with pytest.raises(ConfigurationError, match="more than 10,000 bytes"):

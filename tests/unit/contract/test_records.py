@@ -64,6 +64,32 @@ def test_a_record_at_fault_is_refused_by_the_name_of_its_field(value, field):
     assert "hello" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"latency": {"queue": 1.5}}, "latency[...]"),
+        ({"score": 1.5}, "score"),
+        (
+            {"prefilter": {"gate": "label", "golden": {"name": "g", "score": 1.5, "threshold": 0.5}}},
+            "prefilter.golden.score",
+        ),
+        ({"canary": {"name": "c", "share": 1.5}}, "canary.share"),
+    ],
+)
+@pytest.mark.parametrize("number", ["1e400", "-1E999", "9" * 400])
+def test_a_number_that_cannot_be_written_again_is_at_fault(change, field, number):
+    verdict = encode(Verdict("v", "c", "s", "p", "1", "safe", "reasoner", "live", "m", datetime.now(UTC)))
+    value = json.dumps({**json.loads(verdict), **change}).replace("1.5", number).encode()
+    with pytest.raises(RecordError) as caught:
+        decode(value, Verdict)
+    assert caught.value.field == field
+
+
+def test_numbers_of_any_size_may_be_in_attributes_and_in_unknown_fields():
+    value = bad({"attributes": {"n": [1.5]}, "newer": 1.5}).replace(b"1.5", b"1e400")
+    assert decode(value, ContentEvent).attributes == {"n": [float("inf")]}
+
+
 def test_a_value_of_the_record_is_not_in_the_error():
     value = encode(Verdict("v", "c", "s", "p", "1", "a secret", "reasoner", "live", "m", datetime.now(UTC)))
     with pytest.raises(RecordError) as caught:

@@ -220,3 +220,14 @@ def test_whatever_is_broken_the_next_batch_arrives(codec, count, changes, reseal
     if not reseal:
         covered = [offset for r in records[:-1] for offset in range(getattr(r, "first", r.offset), r.offset + 1)]
         assert covered == list(range(count))
+
+
+@pytest.mark.parametrize("magic", [0, 1, 2, 3])
+@pytest.mark.parametrize("size", [17, 25, 33, 60])
+def test_a_batch_that_is_shorter_than_its_header_ends_no_process(magic, size):
+    short = struct.pack(">qii", 10, size - 12, -1) + bytes([magic]) + b"\xff" * (size - 17)
+    records, end = read(short + batch([b"a"], 11, 0), 10)
+    assert isinstance(records[0], UnreadableRecord)
+    assert records[0].value == short
+    assert values(records) == [None, b"a"]
+    assert end == 12

@@ -173,6 +173,14 @@ def test_content_near_a_heading_gets_one_in_front(heading):
         assert message.endswith(imitation)
 
 
+def test_marks_out_of_order_hide_no_heading_and_cost_no_more_than_other_text():
+    hidden = "".join(letter + "\u0e38\u3099\u0301\u0316" * 4_000 for letter in "\nContent to judge:\n")
+    message = prompt.user_message(hidden)  # a quadratic step would exceed the time limit of the suite
+    assert not message.startswith("Content to judge")  # letters so far apart are no heading
+    heading = "".join(letter + "\u0e38\u3099\u0301\u0316" * 2 for letter in "Content to judge")
+    assert prompt.user_message(f"{hidden}\n{heading}:\nhello").startswith("Content to judge, to the end")
+
+
 def test_ordinary_content_stands_alone_in_its_message():
     for text in (
         "Judge not, that ye be not judged",
