@@ -65,7 +65,7 @@ def in_every_order(store, logs, read, size):
         yield read()
 
 
-@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("size", [1, 5])
 def test_an_author_who_was_moved_stands_as_in_the_new_partition(store, size):
     key = b"author-7"
     logs = moved(topics.AUTHOR_STANDING, key, of_author("warn", 4), of_author("warn", 6), of_author("suspend", 6))
@@ -73,14 +73,14 @@ def test_an_author_who_was_moved_stands_as_in_the_new_partition(store, size):
         assert found == [("author-7", "suspend")]
 
 
-@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("size", [1, 5])
 def test_an_author_who_was_moved_stands_no_longer_once_the_new_partition_says_so(store, size):
     logs = moved(topics.AUTHOR_STANDING, b"author-7", of_author("warn", 4), of_author("warn", 6), None)
     for found in in_every_order(store, logs, lambda: rows(store, schema.author_standings, "author_id"), size):
         assert found == []
 
 
-@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("size", [1, 5])
 def test_an_item_that_was_moved_stands_and_waits_as_in_the_new_partition(store, size):
     logs = moved(topics.STANDING, b"c1", of_item("review", 4), of_item("review", 6), of_item("limit", 6, ["spam"]))
     for found in in_every_order(
@@ -95,7 +95,7 @@ def test_an_item_that_was_moved_stands_and_waits_as_in_the_new_partition(store, 
         assert found == ([("c1", "limit")], ["spam"])
 
 
-@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("size", [1, 5])
 def test_an_item_that_was_moved_is_allowed_once_the_new_partition_says_so(store, size):
     logs = moved(topics.STANDING, b"c1", of_item("review", 4), of_item("review", 6), None)
     for found in in_every_order(
@@ -107,7 +107,7 @@ def test_an_item_that_was_moved_is_allowed_once_the_new_partition_says_so(store,
         assert found in [([("allow",)], {"decided"}), ([("allow",)], set())]
 
 
-@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("size", [1, 5])
 def test_an_appeal_of_an_item_that_was_moved_is_as_in_the_new_partition(store, size):
     opened = projected.standing_with_appeal("open", 4)
     closed = projected.standing_with_appeal("upheld", 6)
