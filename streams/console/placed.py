@@ -35,11 +35,12 @@ def next_place(known: RowPlace | None, says: Mapping[int, int | None], most: int
     that is known. A row of more is of a topic that was deleted.
     """
     row = known or RowPlace()
-    records = [RecordPlace(partition, count) for partition, count in reversed(says.items()) if count is not None]
+    last_first = list(reversed(list(says.items())))
+    records = [RecordPlace(partition, count) for partition, count in last_first if count is not None]
     newest = max(records, key=lambda place: place.partitions or 0, default=None)
     if newest is not None and not _is_outdated(newest, row, most):
         return newest
-    tombstones = (partition for partition in reversed(says) if says[partition] is None)
+    tombstones = (partition for partition, count in last_first if count is None)
     ended = next((partition for partition in tombstones if row.partition in (None, partition)), None)
     return None if ended is None else RecordPlace(ended, row.partitions)
 
