@@ -99,6 +99,11 @@ def standing(content_id="c1", policies=(), decision=None, effective="review", **
     return Standing(content_id, effective, 1, tuple(policies), decision, **fields)
 
 
+def standing_with_appeal(state, partitions, content_id="c1"):
+    said = AppealStanding("p1", "author", state, at(3), at(9), "review", "g")
+    return Standing(content_id, "review", partitions, (in_review(),), appeals=(said,))
+
+
 def in_review(policy_id="hate", decision="violates"):
     return PolicyStanding(policy_id, action="review", action_id="a1", at=at(5), decision=decision, rule="unsure")
 

@@ -14,6 +14,7 @@ moderation.statements, in one transaction, and posts the actions to the webhook 
 - `windows`: the pure count of what an author published lately.
 - `rates`: the count as a transform of the engine, from posts to strikes.
 - `standings`, `people`: what stands, for people; what they decide, forgive and forget.
+- `recount`: changed thresholds, applied to all authors.
 - `app`: the process that runs the ledger.
 
 ## Design decisions

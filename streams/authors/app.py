@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import shlex
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
@@ -34,7 +36,7 @@ from safeguard_streams.bus.interface import Partition
 from safeguard_streams.bus.kafka import KafkaBus
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
-from safeguard_streams.enforcement.delivery import Delivery, authorization, configured_key, receiver_session
+from safeguard_streams.enforcement.delivery import Delivery, authorization, begin, configured_key, receiver_session
 from safeguard_streams.enforcement.policy_words import KnownPolicies
 from safeguard_streams.enforcement.rules import EnforcementRules
 from safeguard_streams.releases.erasures import ErasureList
@@ -43,14 +45,18 @@ from safeguard_streams.runtime.health import served
 from safeguard_streams.runtime.process import EventLoopPauses, Stop, run_until_first
 from safeguard_streams.runtime.settings import Settings
 
+log = logging.getLogger(__name__)
+
 MAX_DELIVERIES = 1024  # messages that are being sent or wait for their next attempt
 
 
 class LedgerProcess:
-    """The engines of one process. partitions is the number of partitions of the topics."""
+    """The engines of one process. partitions is the number of partitions of the topics. file: name of that of rules."""
 
-    def __init__(self, settings: Settings, rules: EnforcementRules, partitions: int) -> None:
+    def __init__(self, settings: Settings, rules: EnforcementRules, partitions: int, file: str = "RULES") -> None:
         self.settings = settings
+        self._file = file
+        self._has_told = False  # of what stands by other thresholds
         self._policies = KnownPolicies()
         statements = AccountStatements(settings, rules, self._policies)
         self.ledger = Ledger(rules.authors, self._restore, statements)
@@ -109,6 +115,8 @@ class LedgerProcess:
         """Run the engines and the clock to their ends. When one fails, the others stop."""
         running: list[asyncio.Task[Any]] = [asyncio.create_task(engine.run(stop)) for engine in self._engines]
         running.append(asyncio.create_task(clock.run(self.settings, self.ledger.states, stop)))
+        if not self._rules.authors.rate:
+            running.append(asyncio.create_task(posts.end(self.settings, stop)))
         try:
             await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
         finally:
@@ -131,20 +139,31 @@ class LedgerProcess:
             yield
 
     async def _restore(self, partition: Partition) -> AuthorsState:
-        return await AuthorsState.restore(self.settings, partition.partition, self._partitions)
+        state = await AuthorsState.restore(self.settings, partition.partition, self._partitions)
+        others = state.restored_by.total() - state.restored_by[self._rules.authors.digest]
+        if others and not self._has_told:
+            self._has_told = True
+            log.warning(
+                "thresholds have changed, what stands on authors changes with their next strike; to count all strikes "
+                "again run: safeguard authors recount %s",
+                shlex.quote(self._file),
+            )
+        return state
 
     async def _restore_windows(self, partition: Partition) -> Windows:
         return await rates.restored(self.settings, self._rules.authors.rate, self._erasures.erased, partition.partition)
 
 
-async def run(settings: Settings, rules: EnforcementRules) -> None:
-    """Follow strikes until SIGTERM or SIGINT.
+async def run(settings: Settings, rules: EnforcementRules, file: str = "RULES") -> None:
+    """Follow strikes until SIGTERM or SIGINT. file: name of the file that the rules are from.
 
     Raises ConfigurationError when the topics have different numbers of partitions, or a secret is missing.
     """
     with Stop() as stop, telemetry.exported(STAGE):
         await kafka.wait_for_broker(settings)
         partitions = await partitions_of(settings, rates=bool(rules.authors.rate))
-        process = LedgerProcess(settings, rules, partitions)
+        if rules.webhook is not None:
+            await begin(settings, DELIVERING, topics.AUTHOR_ACTIONS)
+        process = LedgerProcess(settings, rules, partitions, file)
         async with served(settings.host, settings.authors_port, process.state):
             await process.run(stop.event)

@@ -30,7 +30,7 @@ from safeguard_streams.releases.people import made_plain
 MAX_DECIDED = 16  # ids of decisions, to recognise one that is written again
 AGENT = ("given", "taken-back", "aged")  # records whose time is that of an agent: a person's clock moves no other
 _ABOUT_STRIKES = ("given", "taken-back", "forgiven")
-_START = datetime.fromtimestamp(0, UTC)
+AT_FIRST = datetime.fromtimestamp(0, UTC)  # the clock of an author without strikes
 
 
 class Place(NamedTuple):
@@ -49,7 +49,7 @@ class Step(NamedTuple):
 
 def follow(standing: AuthorStanding, entry: Strike, rules: AuthorRules, place: Place) -> Step:
     """Follow one record about an author."""
-    before, clock = standing, standing.clock or _START
+    before, clock = standing, standing.clock or AT_FIRST
     if entry.state in AGENT:
         clock = max(clock, aware(entry.at))
     if entry.state == "forgotten":
@@ -65,6 +65,7 @@ def follow(standing: AuthorStanding, entry: Strike, rules: AuthorRules, place: P
         rule=None if decided else stands.rule,
         clock=clock if strikes else None,
         due=rules.due(strikes, clock),
+        thresholds=rules.digest,
     )
     if not _is_action(before, after, raised=stands.rank > rules.rank_of(before.rule)):
         return Step(after, None)

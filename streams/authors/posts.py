@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -25,11 +26,15 @@ from safeguard_streams.contract.records import (
     now,
     schema_header,
 )
-from safeguard_streams.errors import RecordError
+from safeguard_streams.errors import ForbiddenError, RecordError, SafeguardError
 from safeguard_streams.prefilter.sketch import sketches
+from safeguard_streams.runtime.process import unless_stopped
 from safeguard_streams.runtime.settings import Settings
 
+log = logging.getLogger(__name__)
+
 STAGE = "authors-posts"
+_RETRY_SECONDS = 30.0
 _POST = schema_header(AuthorPost)
 Kept = Callable[[Iterable[Record]], list[Record]]
 
@@ -79,6 +84,24 @@ def _arrived(record: Record, moment: datetime) -> datetime:
 
 async def begin(settings: Settings) -> None:
     """Let a new group count what comes from now on: a rule is no judgement of the past."""
-    partitions = await kafka.partitions_of(settings, topics.EVENTS)
-    if not await kafka.group_positions(settings, STAGE, topics.EVENTS, partitions):
-        await kafka.begin_at_end(settings, STAGE, topics.EVENTS)
+    await kafka.begin_unused_at_end(settings, STAGE, topics.EVENTS)
+
+
+async def end(settings: Settings, stop: asyncio.Event) -> None:
+    """Forget how far events were counted, where the rules have no rates any more: nobody waits for what comes then, and
+    rates that are added later count from that time on. Tries again while another ledger still counts.
+    """
+    while not stop.is_set():
+        try:
+            partitions = await kafka.partitions_of(settings, topics.EVENTS)
+            if not await kafka.group_positions(settings, STAGE, topics.EVENTS, partitions):
+                return
+            if await kafka.forget_group(settings, STAGE):
+                log.info("rates are not counted any more, the group's positions were forgotten group=%s", STAGE)
+                return
+        except ForbiddenError as error:
+            log.warning("positions of a group that is no longer used stay group=%s error=%s", STAGE, error)
+            return
+        except (SafeguardError, TimeoutError) as error:
+            log.debug("positions not forgotten yet group=%s error=%r", STAGE, error)
+        await unless_stopped(asyncio.sleep(_RETRY_SECONDS), stop)

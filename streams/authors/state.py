@@ -7,6 +7,7 @@ reads the compacted topic alone: its time grows with the number of authors, and 
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
@@ -27,6 +28,7 @@ class _Kept(msgspec.Struct, frozen=True):
 
     partitions: int
     due: datetime | None = None
+    thresholds: str | None = None
 
 
 class AuthorsState:
@@ -34,6 +36,7 @@ class AuthorsState:
 
     def __init__(self, partitions: int = 1) -> None:
         self.partitions = partitions
+        self.restored_by: Counter[str] = Counter()  # authors that were read, by the digest of the thresholds they had
         self._records: dict[str, bytes] = {}
         self._due: list[tuple[float, str]] = []  # a heap of seconds since 1970 and author ids, outdated ones among them
 
@@ -93,6 +96,8 @@ class AuthorsState:
                 del self._records[author_id]
                 continue
             check_partitions(kept.partitions, self.partitions)
+            if kept.thresholds is not None:
+                self.restored_by[kept.thresholds] += 1
             if kept.due is not None:
                 self._due.append((kept.due.timestamp(), author_id))
         heapq.heapify(self._due)

@@ -12,6 +12,7 @@ import orjson
 import typer
 
 from safeguard_streams.authors import people, standings
+from safeguard_streams.authors import recount as recounting
 from safeguard_streams.cli.options import Bootstrap, By, Json, Port, Why, changed_by, needs_extra, one_of, show_rows
 from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
@@ -56,9 +57,10 @@ def run(
     do, it writes an action to moderation.author-actions and posts it to the webhook of the rules.
     """
     loaded = rules_of.load(rules)
-    if not loaded.authors.threshold:
+    if not (loaded.authors.threshold or loaded.authors.gives_strikes):
         raise ConfigurationError(
-            f"{rules}: has no [[authors.threshold]], so that no strike would ever have an effect: add one"
+            f"{rules}: says nothing about authors: add [[authors.strike]] or [[authors.rate]], which give strikes, and "
+            "[[authors.threshold]], which says what follows; or name the file that `safeguard enforce run` has"
         )
     try:
         from safeguard_streams.authors import app as ledger
@@ -68,7 +70,9 @@ def run(
     check_port(current.host, current.authors_port)
     configure_logging(form=current.log_format)
     settings.log_misspelled()
-    asyncio.run(ledger.run(current, loaded))
+    if not loaded.authors.threshold:
+        ledger.log.info("strikes are counted, and no action follows from them: the rules have no [[authors.threshold]]")
+    asyncio.run(ledger.run(current, loaded, str(rules)))
 
 
 @app.command("show")
@@ -246,6 +250,37 @@ def _say_written(entry: Strike, line: str, *, as_json: bool) -> None:
         print(msgspec.json.encode(entry).decode())
     else:
         say(line)
+
+
+@app.command("recount")
+def recount(
+    rules: Annotated[
+        Path, typer.Argument(metavar="RULES", help="Enforcement rules, the file that the ledgers run with.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")] = False,
+    bootstrap: Bootstrap = None,
+    as_json: Json = False,
+) -> None:
+    """Count all strikes again after the thresholds have changed.
+
+    Shows first on how many authors something else would stand. Start the ledgers with the changed file before: they
+    count. Weights stay as they were when the strikes were given.
+    """
+    loaded = rules_of.load(rules).authors
+    current = settings.load(bootstrap=bootstrap)
+    with shown_reading():
+        found = asyncio.run(recounting.outdated(current, loaded))
+    changes = recounting.changes(found, loaded)
+    if not as_json:
+        say(f"{counted(len(found), 'author')} counted by other thresholds, {counted(changes.total(), 'change')} follow")
+        rows = [{"stands": one.before, "will": one.after, "authors": str(n)} for one, n in sorted(changes.items())]
+        show_rows(rows, "", as_json=False)
+    if found and not yes and not typer.confirm("Count their strikes again?", err=True):
+        raise typer.Exit(1)
+    asyncio.run(recounting.recount(current, found, loaded))
+    if as_json:
+        listed = [{"before": one.before, "after": one.after, "authors": n} for one, n in sorted(changes.items())]
+        print(orjson.dumps({"recounted": len(found), "changes": listed}).decode())
 
 
 @app.command("repartition")

@@ -130,6 +130,7 @@ class Projector:
         """Seek to where the projection stands in partitions that are new to this consumer."""
         if not (new := client.assignment() - self._begun):
             return
+        self.store.partitions = Counter(self._place(tp).topic for tp in client.assignment())
         firsts: dict[TopicPartition, int] = await client.beginning_offsets(list(new))
         for tp, first in firsts.items():
             client.seek(tp, self._start(tp, first))

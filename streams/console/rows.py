@@ -11,19 +11,24 @@ transaction, in statements that give the same result whichever topics came first
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Table, bindparam, delete, update
+from sqlalchemy import Column, Connection, Table, bindparam, delete, update
 
 from safeguard_streams.bus.interface import Record
 from safeguard_streams.console import schema, statements
 from safeguard_streams.console.database import clean
+from safeguard_streams.console.placed import RecordPlace, next_place, places_of
 from safeguard_streams.console.statements import KEYS, Key, Row
+from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import in_utc
 
 _LOOKED_UP = 1000  # keys in one statement
+_UNKNOWN: Mapping[str, int] = {}
+_ITEM_PLACE = (schema.items.c.standing_partition, schema.items.c.standing_partitions)
+_AUTHOR_PLACE = (schema.author_standings.c.partition, schema.author_standings.c.partitions)
 _NUL = rb"\u0000"
 _MOMENTS = {
     table: [one.name for one in table.columns if isinstance(one.type, schema.Moment)] for table in schema.PROJECTED
@@ -49,7 +54,6 @@ _REPLACE = (
     schema.erasures,
     schema.appeals,
     schema.appeal_statements,
-    schema.author_standings,
     schema.forgotten_authors,
 )
 _COUNTED: Mapping[Table, tuple[Table, str]] = {
@@ -64,17 +68,50 @@ _QUEUE = [
 ]
 
 
-class Rows:
-    """The rows of one batch."""
+class Stands(NamedTuple):
+    """What a record says about an item. partitions: that the record's topic had; None for a tombstone. waiting: rows of
+    the queue.
+    """
 
-    def __init__(self) -> None:
+    partitions: int | None = None
+    effective: str = "allow"
+    held: int = 0
+    waiting: Sequence[Row] = ()
+    appeals: Sequence[Row] = ()
+
+
+class _OfPartition(NamedTuple):
+    """What the records of one partition say about an item: the last one, and rows of all.
+
+    partitions: of the topic, as the last of them that is no tombstone says. queue: by policy. appeals: by id.
+    """
+
+    last: Stands
+    partitions: int | None
+    queue: dict[str, Row]
+    appeals: dict[str, Row]
+
+
+class _AuthorStands(NamedTuple):
+    """What the records of one partition say about an author. row: None where nothing stands."""
+
+    partitions: int | None
+    row: Row | None
+
+
+class Rows:
+    """The rows of one batch. partitions: how many each topic has now, as far as is known."""
+
+    def __init__(self, partitions: Mapping[str, int] = _UNKNOWN) -> None:
+        self._partitions = partitions
         self._has_nul = True  # the record that is read, as far as is known
         self._rows: dict[Table, dict[Key, Row | None]] = {}
         self._actions: list[Row] = []
         self._strikes: list[Row] = []
         self._texts: list[Row] = []
-        self._standing: dict[str, Row] = {}
-        self._queue: dict[str, dict[str, Row]] = {}  # by content id and policy
+        # By key and partition, the partition that was read last at the end.
+        self._standing: dict[str, dict[int, _OfPartition]] = {}
+        self._authors: dict[str, dict[int, _AuthorStands]] = {}
         self._counts: dict[Table, Counter[Key]] = {}
 
     def reading(self, record: Record) -> None:
@@ -115,15 +152,30 @@ class Rows:
         values = {"forgotten_at": at, "sequence": sequence, "overwritten": False}
         self.put(schema.forgotten_authors, {"author_id": name, **values})
 
-    def stands(self, content_id: str, effective: str, held: int, waiting: Iterable[Row]) -> None:
-        """All that stands on an item now, and what of it waits for a moderator."""
-        name = clean(content_id)
-        self._standing[name] = {"content_id": name, "effective": effective, "held": held}
-        queue = self._queue.setdefault(name, {})
-        for row in queue.values():
+    def stands(self, content_id: str, partition: int, said: Stands) -> None:
+        """All that stands on an item now, and what of it waits for a moderator, as a record in a partition says."""
+        places = self._standing.setdefault(clean(content_id), {})
+        before = places.pop(partition, _OfPartition(said, None, {}, {}))
+        for row in before.queue.values():
             row["state"] = "decided"
-        rows = (self._clean(schema.review_items, row) for row in waiting)
-        queue |= {row["policy_id"]: row for row in rows}
+        waiting = (self._clean(schema.review_items, row) for row in said.waiting)
+        appeals = (self._clean(schema.appeals, row) for row in said.appeals)
+        places[partition] = _OfPartition(
+            said,
+            before.partitions if said.partitions is None else said.partitions,
+            before.queue | {row["policy_id"]: row for row in waiting},
+            before.appeals | {row["appeal_id"]: row for row in appeals},
+        )
+
+    def author_stands(self, author_id: str, partition: int, row: Row | None) -> None:
+        """All that stands on an author now, as a record in a partition says. None: nothing does."""
+        places = self._authors.setdefault(clean(author_id), {})
+        before = places.pop(partition, None)
+        if row is None:
+            places[partition] = _AuthorStands(before and before.partitions, None)
+        else:
+            placed = self._clean(schema.author_standings, {**row, "partition": partition})
+            places[partition] = _AuthorStands(row["partitions"], placed)
 
     def count(self, table: Table, key: Key) -> None:
         """Count one, under a minute and further columns."""
@@ -147,8 +199,7 @@ class Rows:
     @property
     def ended(self) -> list[str]:
         """The authors on whom nothing stands any more, by these rows."""
-        standings = self._rows.get(schema.author_standings, {})
-        return [str(name) for (name,), row in standings.items() if row is None]
+        return [name for name, places in self._authors.items() if any(one.row is None for one in places.values())]
 
     def write(self, connection: Connection) -> None:
         """Apply all rows in the transaction of a connection."""
@@ -159,6 +210,7 @@ class Rows:
         statements.write(connection, statements.followed_actions(connection), self._actions)
         statements.write(connection, statements.followed_strikes(connection), self._strikes)
         self._write_items(connection)
+        self._write_authors(connection)
         for table, counts in self._counts.items():
             names = [*KEYS[table], "count"]
             rows = [dict(zip(names, (*key, count), strict=True)) for key, count in counts.items()]
@@ -196,17 +248,62 @@ class Rows:
 
     def _write_items(self, connection: Connection) -> None:
         statements.write(connection, statements.newer_texts(connection), self._texts)
-        standing = statements.replacing(connection, schema.items, ("effective", "held"))
-        statements.write(connection, standing, list(self._standing.values()))
-        queue = schema.review_items
-        for names in _chunks(list(self._standing)):
+        items, queue = schema.items, schema.review_items
+        says = {name: {at: one.partitions for at, one in said.items()} for name, said in self._standing.items()}
+        placed = self._placed(connection, topics.STANDING, items.c.content_id, _ITEM_PLACE, says)
+        chosen = {name: self._standing[name][place.partition] for name, place in placed.items()}
+        rows = [
+            {
+                "content_id": name,
+                "effective": one.last.effective,
+                "held": one.last.held,
+                "standing_partition": placed[name].partition,
+                "standing_partitions": placed[name].partitions,
+            }
+            for name, one in chosen.items()
+        ]
+        replaced = ("effective", "held", "standing_partition", "standing_partitions")
+        statements.write(connection, statements.replacing(connection, items, replaced), rows)
+        for names in _chunks(list(chosen)):
             closed = update(queue).where(queue.c.content_id.in_(names), queue.c.state == "open")
             connection.execute(closed.values(state="decided"))
-        waited = [row for rows in self._queue.values() for row in rows.values()]
+        waited = [row for one in chosen.values() for row in one.queue.values()]
         statements.write(connection, statements.replacing(connection, queue, _QUEUE), waited)
+        appeals = [row for one in chosen.values() for row in one.appeals.values()]
+        statements.write(connection, statements.replacing(connection, schema.appeals), appeals)
         reported = {content_id for content_id, _ in self._rows.get(schema.reports, ())}
-        for names in _chunks([*self._queue, *sorted(reported - self._queue.keys())]):
+        for names in _chunks([*chosen, *sorted(reported - chosen.keys())]):
             connection.execute(statements.priorities(names))
+
+    def _write_authors(self, connection: Connection) -> None:
+        table = schema.author_standings
+        says = {name: {at: one.partitions for at, one in places.items()} for name, places in self._authors.items()}
+        placed = self._placed(connection, topics.AUTHOR_STANDING, table.c.author_id, _AUTHOR_PLACE, says)
+        chosen = {name: self._authors[name][place.partition].row for name, place in placed.items()}
+        for names in _chunks([name for name, row in chosen.items() if row is None]):
+            connection.execute(delete(table).where(table.c.author_id.in_(names)))
+        rows = [row for row in chosen.values() if row is not None]
+        statements.write(connection, statements.replacing(connection, table), rows)
+
+    def _placed(
+        self,
+        connection: Connection,
+        topic: str,
+        key: Column[str],
+        columns: tuple[Column[int], Column[int]],
+        says: Mapping[str, Mapping[int, int | None]],
+    ) -> dict[str, RecordPlace]:
+        """The rows that change, by key, with the places of the records that change them. says: what the records of each
+        partition say about a key, as `next_place` takes it.
+        """
+        places: dict[str, RecordPlace] = {}
+        for names in _chunks(list(says)):
+            known = places_of(connection, key, columns, names)
+            for name in names:
+                place = next_place(known.get(name), says[name], self._partitions.get(topic))
+                if place is not None:
+                    places[name] = place
+        return places
 
 
 def _chunks(ids: Sequence[Any]) -> Iterator[Sequence[Any]]:

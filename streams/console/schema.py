@@ -130,6 +130,8 @@ items = Table(
         "effective", String, nullable=False, server_default="allow", comment="the action in effect under all policies"
     ),
     Column("held", Integer, nullable=False, server_default="0", comment="actions above a cap that wait"),
+    Column("standing_partition", Integer, comment="of the record of moderation.standing that says so"),
+    Column("standing_partitions", Integer, comment="that moderation.standing had then: a record of fewer is outdated"),
     Index(None, "author_id", "text_at"),
     _partial("ix_items_expiring", "text IS NOT NULL", "text_expires_at"),
     # What stands on an item changes columns that no index has. With room in its page, PostgreSQL then touches no index
@@ -447,6 +449,8 @@ author_standings = Table(
     _text("decided_by", "the person"),
     _text("decided_why", "that person's reason"),
     Column("followed", JSON, nullable=False, comment="ids of the last decisions that the ledger followed"),
+    Column("partition", Integer, comment="of the record that says so"),
+    Column("partitions", Integer, comment="that the topic had then: a record of fewer is outdated"),
     _partial("ix_author_standings_review", "action = 'review'", "since", "author_id"),
     comment="moderation.author-standing: what stands on each author.",
 )

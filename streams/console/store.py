@@ -52,6 +52,7 @@ class Store:
         self.positions: dict[Partition, Stored] = {}  # topics without the deployment's prefix
         self.skipped: Counter[str] = Counter()  # records of each topic that were none, since this process began
         self.topic_ids: dict[str, str] = {}
+        self.partitions: dict[str, int] = {}  # how many each topic has, as far as is known, without the prefix
         self._prefix = prefix
         self._context = Context({}, text_days)
         self._recounted: set[Partition] = set()
@@ -111,7 +112,7 @@ class Store:
                 self._skip(records[0], error)
 
     def _commit(self, records: Sequence[Record]) -> None:
-        rows, refused = Rows(), dict[int, RecordError]()
+        rows, refused = Rows(self.partitions), dict[int, RecordError]()
         for number, record in sorted(enumerate(records), key=lambda one: not one[1].topic.endswith(topics.ERASURES)):
             rows.reading(record)
             try:

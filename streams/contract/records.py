@@ -1263,6 +1263,9 @@ class AuthorStanding(msgspec.Struct, frozen=True, omit_defaults=True):
     statement: Annotated[
         AccountStated | None, Meta(description="the statement of reasons that holds for the account now")
     ] = None
+    thresholds: Annotated[
+        str | None, Meta(description="digest of the thresholds that say so; rules with others may say otherwise")
+    ] = None
 
     @property
     def empty(self) -> bool:

@@ -30,7 +30,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import ContentEvent, now
 from safeguard_streams.enforcement import cleared, intake
 from safeguard_streams.enforcement.cleared import ClearedTexts
-from safeguard_streams.enforcement.delivery import Delivery, authorization, configured_key, receiver_session
+from safeguard_streams.enforcement.delivery import Delivery, authorization, begin, configured_key, receiver_session
 from safeguard_streams.enforcement.known_authors import KnownAuthors
 from safeguard_streams.enforcement.policy_words import KnownPolicies
 from safeguard_streams.enforcement.repartition import check_recorded, partitions_of
@@ -232,7 +232,8 @@ async def run(settings: Settings, rules: EnforcementRules, *, from_now: bool = F
             await kafka.begin_at_end(settings, _group(dry_run=dry_run), topics.VERDICTS)
             if not dry_run:
                 await kafka.begin_at_end(settings, cleared.STAGE, topics.CLEARED)
-                await kafka.begin_at_end(settings, DELIVERING, topics.ACTIONS)
+        if rules.webhook is not None and not dry_run:
+            await begin(settings, DELIVERING, topics.ACTIONS)
         agent = EnforcementAgent(settings, rules, partitions, dry_run=dry_run)
         async with served(settings.host, settings.enforcement_port, agent.state):
             await agent.run(stop.event)

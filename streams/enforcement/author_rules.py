@@ -9,9 +9,11 @@ expires = "90d"
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Annotated, NamedTuple, get_args
 
 import msgspec
@@ -170,6 +172,11 @@ class AuthorRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The names of what gives strikes."""
         return {one.name for one in self.strike} | {one.name for one in self.rate}
 
+    @property
+    def digest(self) -> str:
+        """16 hex digits that differ where the thresholds do."""
+        return _digest(self.threshold)
+
     def lifetime(self, rule: StrikeRule | Rate) -> timedelta:
         return duration(rule.expires or self.expires)
 
@@ -237,6 +244,11 @@ class AuthorRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """What a count of strikes names and the section does not have."""
         for name in sorted(set(count.given_by) - self.givers):
             yield f"nothing named {name!r} gives strikes; there are: {', '.join(sorted(self.givers)) or 'none'}"
+
+
+@lru_cache(maxsize=4)
+def _digest(thresholds: tuple[Threshold, ...]) -> str:
+    return hashlib.sha256(msgspec.json.encode(thresholds)).hexdigest()[:16]
 
 
 def _stands(threshold: Threshold) -> Stands:

@@ -27,7 +27,7 @@ import aiohttp
 import msgspec
 import orjson
 
-from safeguard_streams.bus import tracing
+from safeguard_streams.bus import kafka, tracing
 from safeguard_streams.bus.dead_letters import was_requeued
 from safeguard_streams.bus.interface import Output, Record
 from safeguard_streams.contract.intake import decode_sent
@@ -46,6 +46,20 @@ log = logging.getLogger(__name__)
 _NON_RETRYABLE = {400, 413, 415, 422}
 MAX_CONNECTIONS = 32
 _SECRET_PREFIX = "whsec_"  # noqa: S105  (every secret of Standard Webhooks begins so)
+
+
+async def begin(settings: Settings, group: str, topic: str) -> None:
+    """Let a webhook that was never used begin with the actions that come next. Before the first of them is written.
+
+    Nobody was to be told what was done before: without a webhook, those actions had no effect elsewhere, and agents
+    without its secret did not sign them.
+    """
+    if await kafka.begin_unused_at_end(settings, group, topic):
+        log.info(
+            "the webhook is new and gets actions from now on; earlier ones are not sent, see what stands by: "
+            "safeguard enforce standing group=%s",
+            group,
+        )
 
 
 def receiver_session() -> aiohttp.ClientSession:

@@ -7,6 +7,7 @@ a strike belongs to the thresholds, which the ledger itself counts.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 
 from safeguard_streams.bus import kafka
@@ -25,28 +26,34 @@ def unknown(_: str | None) -> Sequence[Strike]:
 
 
 class KnownAuthors:
-    """The newest record of each author, in the bytes that it came in: most authors are never asked about."""
+    """The newest record of each author, in the bytes that it came in: most authors are never asked about.
+
+    By partition, because a repartition leaves a tombstone where a record was, which may be read after the moved one.
+    """
 
     def __init__(self) -> None:
-        self._standings: dict[bytes, bytes] = {}
+        self._standings: dict[int, dict[bytes, bytes]] = {}
 
     def take(self, record: Record) -> None:
         if record.key is None:
             return
+        standings = self._standings.setdefault(record.partition, {})
         if record.value is None:
-            self._standings.pop(record.key, None)
+            standings.pop(record.key, None)
         else:
-            self._standings[record.key] = record.value
+            standings[record.key] = record.value
 
     def strikes(self, author_id: str | None) -> Sequence[Strike]:
-        """The strikes of an author that are known; those that were taken back are among them."""
-        value = self._standings.get(author_id.encode()) if author_id else None
-        if value is None:
-            return ()
-        try:
-            return decode(value, AuthorStanding).strikes
-        except RecordError:  # somebody else wrote it
-            return ()
+        """The strikes of an author that are known; those that were taken back are among them.
+
+        Of two records in two partitions, the one counts that was written when there were more of them.
+        """
+        key, found = author_id.encode() if author_id else None, []
+        for standings in self._standings.values():
+            if key is not None and (value := standings.get(key)) is not None:
+                with contextlib.suppress(RecordError):  # somebody else wrote it
+                    found.append(decode(value, AuthorStanding))
+        return max(found, key=lambda one: one.partitions).strikes if found else ()
 
     async def follow(self, settings: Settings, caught_up: asyncio.Event) -> None:
         """Read the topic from its beginning until cancelled. Sets `caught_up` at the end offsets found at the start."""

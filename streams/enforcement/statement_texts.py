@@ -6,7 +6,7 @@ Another language is another file: `Sentences` names its keys, and a test compare
 from __future__ import annotations
 
 import tomllib
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from importlib.resources import files
 from typing import Annotated
@@ -14,7 +14,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from safeguard_streams.contract.records import AuthorEnforced, Automation, Enforced, Reporter, aware
+from safeguard_streams.contract.records import AuthorEnforced, Automation, Enforced, Reporter, in_utc
 from safeguard_streams.policies.document import primary_language
 
 
@@ -69,7 +69,7 @@ class Sentences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def day(self, moment: datetime) -> str:
         """The day of a moment in UTC."""
-        at = aware(moment).astimezone(UTC)
+        at = in_utc(moment)
         day = self.first_day if at.day == 1 else str(at.day)
         return self.date.format(day=day, month=self.months[at.month - 1], year=at.year)
 

@@ -25,17 +25,21 @@ from safeguard_streams.runtime.settings import Settings
 
 ADMIN_PROPERTIES = "admin.properties"  # of Kafka's own tool: security.protocol and the administrator's credentials
 Resource = Literal["topic", "group", "transactional-id"]
-Operation = Literal["read", "write", "create", "describe", "describe-configs", "alter-configs"]
+Operation = Literal["read", "write", "create", "delete", "describe", "describe-configs", "alter-configs"]
 
 
 class Role(msgspec.Struct, frozen=True):
-    """The topics that a role reads and writes, and the prefixes of its consumer groups and transactional ids."""
+    """The topics that a role reads and writes, and the prefixes of its consumer groups and transactional ids.
+
+    ends_groups: the consumer groups that it deletes when it uses them no longer.
+    """
 
     about: str
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     transactions: tuple[str, ...] = ()
+    ends_groups: tuple[str, ...] = ()
     creates_topics: bool = False
 
 
@@ -96,6 +100,7 @@ ROLES: dict[str, Role] = {
         ),
         groups=("authors",),
         transactions=("authors",),
+        ends_groups=("authors-posts",),  # once the rules have no rates any more
     ),
     "consumer": Role(
         "read verdicts and statements of reasons, in a group of its own (--group): a service of yours, or safeguard "
@@ -199,6 +204,8 @@ def bindings(role: str, principal: str, prefix: str = "", group: str | None = No
         yield AclBinding(principal, "read", "group", group)
     for name in rights.groups if group is None else ():
         yield AclBinding(principal, "read", "group", prefix + name, prefixed=True)
+    for name in rights.ends_groups:
+        yield AclBinding(principal, "delete", "group", prefix + name)
     for name in rights.transactions:
         yield AclBinding(principal, "write", "transactional-id", prefix + name, prefixed=True)
     if rights.creates_topics:
@@ -214,6 +221,7 @@ _OPERATIONS: dict[Operation, int] = {
     "read": 3,
     "write": 4,
     "create": 5,
+    "delete": 6,
     "describe": 8,
     "describe-configs": 10,
     "alter-configs": 11,

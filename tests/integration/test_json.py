@@ -137,6 +137,7 @@ RUNS = [
     "authors undecide u1",
     "authors forget u1 --yes",
     "authors repartition",
+    "authors recount {rules} --yes",
     "dead-letters list",
     "dead-letters show {letter}",
     "dead-letters retry {letter}",
@@ -205,8 +206,10 @@ def printed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("json")
     changed = changed_policy(folder / "changed")
     (folder / "ids.txt").write_text("c1\n")
+    (folder / "rules.toml").write_text('[[authors.threshold]]\nname = "first"\naction = "warn"\n')
     event = encode(ContentEvent("c0", TEXT, datetime.now(UTC))).decode()
     found, ids = {}, {"folder": folder, "changed": folder / "changed" / "policy.md", "ids": folder / "ids.txt"}
+    ids["rules"] = folder / "rules.toml"
     with brokers.embedded() as address, pytest.MonkeyPatch.context() as patched:
         patched.setattr(moderators, "FOLLOW_SECONDS", 0.2)  # there is no agent
         runner = CliRunner(env={"SAFEGUARD_BOOTSTRAP": address, "SAFEGUARD_PARTITIONS": "2"})

@@ -63,6 +63,7 @@ ELSEWHERE = {
     ("authors", "undecide"): "integration/test_authors.py",
     ("authors", "forget"): "integration/test_authors.py",
     ("authors", "repartition"): "integration/test_authors.py",
+    ("authors", "recount"): "integration/test_author_rules.py",
 }
 MENTIONS = {
     ("enforce", "decide"),

@@ -39,8 +39,10 @@ from safeguard_streams.bus.kafka.admin import create_topics
 from safeguard_streams.bus.kafka.bus import KafkaBus
 from safeguard_streams.bus.kafka.clients import producer, started
 from safeguard_streams.bus.kafka.content import Mention, Place, likely_partition, partition_of_content, records_at
+from safeguard_streams.bus.kafka.groups import forget_group
 from safeguard_streams.bus.kafka.positions import (
     begin_at_end,
+    begin_unused_at_end,
     begin_where_another_stands,
     group_positions,
     set_first_positions,
@@ -74,12 +76,14 @@ __all__ = [
     "Reading",
     "Write",
     "begin_at_end",
+    "begin_unused_at_end",
     "begin_where_another_stands",
     "create_topics",
     "decoded_or_left_out",
     "end_offsets",
     "exclusive_writer",
     "follow",
+    "forget_group",
     "group_positions",
     "has_transactions",
     "likely_partition",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapping
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -85,15 +85,36 @@ async def begin_where_another_stands(settings: Settings, group: str, other: str,
     To be called before a member joins: the positions that an earlier member has set, or has committed since, stay.
     """
     starts = await group_positions(settings, other, topic, await partitions_of(settings, topic))
-    try:
-        await set_first_positions(settings, group, topic, starts)
-    except BusError as error:
-        if not isinstance(error.__cause__, CommitFailedError):  # else a member joined just now, which has set them
-            raise
+    await _unless_joined(set_first_positions(settings, group, topic, starts))
 
 
 async def begin_at_end(settings: Settings, group: str, topic: str) -> None:
-    """Let a group that has no position yet begin with the records that come next."""
+    """Let a group begin with the records that come next, in the partitions in which it has no position yet."""
+    await set_first_positions(settings, group, topic, await _ends(settings, topic))
+
+
+async def begin_unused_at_end(settings: Settings, group: str, topic: str) -> bool:
+    """Let a group that was never used begin with the records that come next. Whether it then leaves out earlier ones.
+
+    To be called before a member joins. A group that has a position in any partition stays as it is.
+    """
+    ends = await _ends(settings, topic)
+    if await group_positions(settings, group, topic, ends):
+        return False
+    await _unless_joined(set_first_positions(settings, group, topic, ends))
+    return any(ends.values())
+
+
+async def _ends(settings: Settings, topic: str) -> dict[int, int]:
     async with reader(settings, [topic]) as client:
         ends = await (await EndOffsets.now(client)).resolve()
-    await set_first_positions(settings, group, topic, {tp.partition: end for tp, end in ends.items()})
+    return {tp.partition: end for tp, end in ends.items()}
+
+
+async def _unless_joined(setting: Awaitable[None]) -> None:
+    """Set first positions, unless a member of the group joined just now, which has set them."""
+    try:
+        await setting
+    except BusError as error:
+        if not isinstance(error.__cause__, CommitFailedError):
+            raise

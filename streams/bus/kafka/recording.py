@@ -32,13 +32,15 @@ async def recorded_positions(settings: Settings, group: str) -> dict[Partition, 
 
     Raises ConfigurationError if the topic is missing, ForbiddenError or BusError.
     """
-    found: dict[Partition, Position] = {}
+    found: dict[bytes, Position] = {}
     async for record in read_all(settings, [topics.POSITIONS]):
+        if record.value is None and record.key is not None:
+            found.pop(record.key, None)
         with contextlib.suppress(RecordError):  # a tombstone, or a record of others
             position = decode(record.value, Position)
             if position.group == group and position.offset >= 0:
-                found[Partition(position.topic, position.partition)] = position
-    return found
+                found[position.key] = position
+    return {Partition(one.topic, one.partition): one for one in found.values()}
 
 
 class RecordedPositions:

@@ -79,13 +79,14 @@ def fold_action(record: Record, rows: Rows, context: Context) -> None:
 def fold_standing(record: Record, rows: Rows, _context: Context) -> None:
     """All that stands on one author; a tombstone where nothing does. Strikes are kept without their items."""
     if record.value is None:
-        rows.drop(schema.author_standings, key_of(record.key))
+        rows.author_stands(key_of(record.key), record.partition, None)
         return
     standing = decode(record.value, AuthorStanding)
     decision = standing.decision
     strikes = [msgspec.to_builtins({name: getattr(one, name) for name in _KEPT}) for one in standing.strikes]
-    rows.put(
-        schema.author_standings,
+    rows.author_stands(
+        standing.author_id,
+        record.partition,
         {
             "author_id": standing.author_id,
             "action": standing.action,
@@ -99,5 +100,6 @@ def fold_standing(record: Record, rows: Rows, _context: Context) -> None:
             "decided_by": decision and decision.by,
             "decided_why": (decision and decision.why) or None,
             "followed": standing.decided,
+            "partitions": standing.partitions,
         },
     )

@@ -7,10 +7,9 @@ what waits, and a decision that was taken back re-opens it, in the order in whic
 from __future__ import annotations
 
 from safeguard_streams.bus.interface import Record
-from safeguard_streams.console import schema
 from safeguard_streams.console.folding import appeals
 from safeguard_streams.console.folding.context import Context, key_of
-from safeguard_streams.console.rows import Rows
+from safeguard_streams.console.rows import Rows, Stands
 from safeguard_streams.console.statements import Row
 from safeguard_streams.contract.records import Standing, decode
 from safeguard_streams.enforcement.reviews import Waiting, waiting_on
@@ -21,13 +20,14 @@ from safeguard_streams.enforcement.standing import as_in_effect
 def fold(record: Record, rows: Rows, _context: Context) -> None:
     """All that stands on one item; a tombstone where nothing does."""
     if record.value is None:
-        rows.stands(key_of(record.key), "allow", 0, ())
+        rows.stands(key_of(record.key), record.partition, Stands())
         return
     standing = as_in_effect(decode(record.value, Standing))
     held = 0 if standing.in_force is not None else sum(policy.held is not None for policy in standing.policies)
-    rows.stands(standing.content_id, standing.effective, held, map(_row, waiting_on(standing)))
-    for appeal in standing.appeals:
-        rows.put(schema.appeals, appeals.row_of(standing, appeal))
+    waiting = [_row(one) for one in waiting_on(standing)]
+    appealed = [appeals.row_of(standing, one) for one in standing.appeals]
+    said = Stands(standing.partitions, standing.effective, held, waiting, appealed)
+    rows.stands(standing.content_id, record.partition, said)
 
 
 def _row(waiting: Waiting) -> Row:

@@ -3,9 +3,12 @@
 import asyncio
 
 import pytest
+from typer.testing import CliRunner
 
+from safeguard_streams import cli
 from safeguard_streams.authors import app
 from safeguard_streams.enforcement import rules
+from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime import settings
 
 
@@ -49,3 +52,24 @@ async def test_a_process_that_is_stopped_while_it_waits_ends(process):
         await asyncio.sleep(0)
     stop.set()
     await running
+
+
+def test_rules_that_say_nothing_about_authors_are_refused_with_what_to_add():
+    done = CliRunner().invoke(cli.app, ["authors", "run", "--port", "0"])
+    assert isinstance(done.exception, ConfigurationError)
+    assert "add [[authors.strike]] or [[authors.rate]]" in str(done.exception)
+
+
+@pytest.mark.parametrize("gives", ["strike", "rate"])
+def test_rules_without_thresholds_count_strikes(gives, tmp_path, monkeypatch):
+    """Rules about content look at strikes, and people decide by them."""
+    file, ran = tmp_path / "rules.toml", []
+
+    async def run(_settings, found, name):
+        ran.append((found.authors.gives_strikes, name))
+
+    monkeypatch.setattr(app, "run", run)
+    monkeypatch.setattr("safeguard_streams.cli.authors.configure_logging", lambda **_: None)
+    file.write_text(f'[[authors.{gives}]]\nname = "any"\n' + ('posts = 3\nwithin = "1h"\n' if gives == "rate" else ""))
+    done = CliRunner().invoke(cli.app, ["authors", "run", str(file), "--port", "0"])
+    assert (done.exit_code, ran) == (0, [(True, str(file))])

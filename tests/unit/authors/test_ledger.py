@@ -1,6 +1,7 @@
 """The ledger: what stands on an author after any strikes, decisions and time equals an offline count."""
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safeguard_streams.authors import clock
+from safeguard_streams.authors import clock, recount
 from safeguard_streams.authors.ledger import Place, follow
 from safeguard_streams.authors.state import AuthorsState, check_partitions
 from safeguard_streams.authors.statements import AccountStatements
@@ -460,3 +461,71 @@ def test_the_pure_step_reads_no_clock_but_for_when_the_action_was_written():
     again = follow(AuthorStanding("ann", 1), strike("a"), RULES, Place(0, 7))
     assert step.action.action_id == again.action.action_id
     assert step.standing.due == START + 90 * DAY
+
+
+def test_changed_thresholds_count_all_strikes_again_once_the_records_for_it_are_followed():
+    run = Partition()
+    run(strike("a"), strike("b"), Strike("d", "ben", "decided", START, action="limit"))
+    digest = run["ann"].thresholds
+    assert digest == RULES.digest == run["ben"].thresholds
+    run.rules = run.ledger._rules = changed = AuthorRules(threshold=(Threshold(name="one", action="suspend"),))
+    run.take_over()
+    assert run.ledger.states[0].restored_by == {digest: 2}
+    placed = [recount.Placed(0, run[name]) for name in ("ann", "ben")]
+    assert recount.changes(placed, changed) == {("warn", "suspend"): 1}, "what a person decided stays"
+    records = [recount.recounted(one.standing, changed) for one in placed]
+    run(*records)
+    run(*records)
+    assert run.done() == [("none", "warn"), ("warn", "suspend")]
+    assert run.done("ben") == [("none", "limit")]
+    assert {run["ann"].thresholds, run["ben"].thresholds} == {changed.digest}
+    assert run["ann"].clock == START
+
+
+# ---------------------------------------------------------------- hostile ids and times
+
+HOSTILE = ["a\0b", "line\nbreak\r\n", "\u202euser\u2066", "é", "e\u0301", "\ufeff", " ", "x" * 512, "\U0001f600"]
+
+
+def test_every_id_is_an_author_of_its_own():
+    run = Partition()
+    run(*(strike(f"s{number}", author=name, weight=3) for number, name in enumerate(HOSTILE)))
+    assert [(one.author_id, one.action) for one in run.actions] == [(name, "limit") for name in HOSTILE]
+    run.take_over()
+    for number, name in enumerate(HOSTILE):
+        run(Strike(f"s{number}", name, "taken-back", START))
+        assert (run[name].action, run[name].weight) == ("none", 0)
+
+
+@pytest.mark.parametrize("author_id", ["", "x" * 1_000_000])
+def test_an_id_that_no_author_can_have_is_refused(author_id):
+    run = Partition()
+    with pytest.raises(RecordError, match="author_id"):
+        run(strike("a", author=author_id))
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00", "9999-12-31T23:59:59"])
+@pytest.mark.parametrize("offset", ["+00:00", "+14:00", "-12:00"])
+def test_times_at_the_ends_of_the_calendar_stop_no_ledger(moment, offset):
+    """A time that a ledger cannot follow is a broken record: it ends no process and no other author's strikes."""
+    for field in ("at", "expires_at"):
+        run = Partition()
+        entry = msgspec.json.encode({**msgspec.json.decode(encode(strike("a", weight=3))), field: moment + offset})
+        run.log.append(StoredRecord(topics.STRIKES, 0, 0, 0, b"ann", entry))
+        with contextlib.suppress(RecordError):
+            run()
+        run.position = len(run.log)
+        run(strike("b", author="ben", weight=3))
+        run.tick(START + 400 * DAY)
+        run.take_over()
+        assert run.done("ben") == [("none", "limit"), ("limit", "none")]
+
+
+def test_a_reversal_after_an_author_was_forgotten_brings_nothing_back():
+    """As where a person forgets an author whose appeal about the item is overturned later."""
+    run = Partition()
+    run(strike("a", weight=5), Strike("f", "ann", "forgotten", START), back("a", 1))
+    assert run["ann"].empty
+    assert run.standings[b"ann"] is None
+    assert run.done() == [("none", "suspend"), ("suspend", "none")]
+    assert [one.state for one in run.statements] == ["issued", "withdrawn"]

@@ -319,6 +319,24 @@ async def test_known_authors_are_the_newest_records_and_broken_ones_are_nobodys(
     assert known.strikes("ann") == ()
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (2, 3, 0, 1), (0, 2, 1, 3), (2, 0, 3, 1)])
+def test_strikes_of_an_author_who_was_moved_are_those_of_the_new_partition(order):
+    """A repartition leaves a tombstone in the former partition, which may be read at any time."""
+    from safeguard_streams.enforcement.known_authors import KnownAuthors
+    from safeguard_streams.runtime.memory_broker import StoredRecord
+
+    known, first, second = KnownAuthors(), *(Strike(name, "ann", "given", WHEN, expires_at=FAR) for name in "ab")
+    records = [
+        StoredRecord(topics.AUTHOR_STANDING, 1, 0, 0, b"ann", encode(AuthorStanding("ann", 4, (first,)))),
+        StoredRecord(topics.AUTHOR_STANDING, 1, 1, 0, b"ann", None),
+        StoredRecord(topics.AUTHOR_STANDING, 4, 0, 0, b"ann", encode(AuthorStanding("ann", 6, (first,)))),
+        StoredRecord(topics.AUTHOR_STANDING, 4, 1, 0, b"ann", encode(AuthorStanding("ann", 6, (first, second)))),
+    ]
+    for place in order:
+        known.take(records[place])
+    assert known.strikes("ann") == (first, second)
+
+
 # ---------------------------------------------------------------------- any sequence of inputs
 
 content = st.sampled_from(["c1", "c2"])
