@@ -158,9 +158,7 @@ def test_a_second_look_that_differs_is_listed_until_it_is_settled(filled, browse
     assert "post-004" not in browser("ada", "admin").get("/quality").text
     assert "removed-it" not in browser("ada", "admin").get("/audit?object=post-004").text
     assert "removed-it" in browser("otto", "auditor").get("/audit?object=post-004").text
-    assert (
-        "Decide about this item first" in browser("ada", "admin").get(f"/rationale?verdict={verdict(filled, 4)}").text
-    )
+    assert "decide about its item first" in browser("ada", "admin").get(f"/rationale?verdict={verdict(filled, 4)}").text
     with filled.begin() as connection:
         connection.execute(delete(checks))
     said(filled, "lea", 4, "violates")
