@@ -155,7 +155,7 @@ def _add(connection: Connection, settings: Settings, like: Row[Any], since: date
     if content_id is None:
         return
     chosen = _random.choice(rows)
-    at = min(now(), since + timedelta(seconds=_random.uniform(0, _LATER)))
+    at = _as_exact(min(now(), since + timedelta(seconds=_random.uniform(0, _LATER))), since)
     connection.execute(
         golden_items.insert().values(
             content_id=content_id,
@@ -171,6 +171,12 @@ def _add(connection: Connection, settings: Settings, like: Row[Any], since: date
         )
     )
     _put(connection, content_id)
+
+
+def _as_exact(at: datetime, like: datetime) -> datetime:
+    """A time in the unit of another one: records hold seconds, milliseconds or microseconds."""
+    step = next(step for step in (1_000_000, 1000, 1) if like.microsecond % step == 0)
+    return at.replace(microsecond=at.microsecond // step * step)
 
 
 def _texts(connection: Connection, settings: Settings, policy_id: str, language: str | None) -> Sequence[Golden]:

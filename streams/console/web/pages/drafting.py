@@ -24,9 +24,11 @@ class Present(NamedTuple):
 
 
 class Meanwhile(NamedTuple):
-    """What changed since a draft began. released: whether another version came into force; committed: whether the file in
-    git changed. since: how the present text differs from the one at the beginning; None where that is not known, or the
-    texts are too long. left: how the draft differs from the present text; None where they are too long.
+    """What changed since a draft began.
+
+    released: whether another version came into force. committed: whether the file in git changed. since: how the
+    present text differs from the one at the beginning; None where that is not known, or the texts are too long. left:
+    how the draft differs from the present text; None where they are too long.
     """
 
     began: Base

@@ -184,7 +184,7 @@ async def change(request: Request) -> Response:
     if made is None:
         return back(request, policy_url(wanted.policy_id), "Nothing changed: exactly this stands already.")
     await run_in_threadpool(_log_once, request, wanted, made)
-    if wanted.kind == "release" and wanted.draft is not None:
+    if wanted.kind in IN_FORCE and wanted.draft is not None:
         await run_in_threadpool(_forget_draft, request, wanted.draft)
     await _projected(console, made)
     said = [_said(wanted, made), committed, *(one[:1].upper() + one[1:] for one in notices)]
